@@ -1,0 +1,58 @@
+# Every verb makes .venv first where it is missing or older than the packaging files; a re-run starts at once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+
+.PHONY: help demo test lint types format scatter wheel clean
+.DEFAULT_GOAL := help
+
+help:  ## list these verbs
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-8s %s\n", $$1, $$2}'
+
+# Debian without python3-venv has no ensurepip: there the system's pip puts a pip into the environment.
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
+	  $(PYTHON) -m venv --clear --without-pip $(VENV) && \
+	  $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+
+$(STAMP): setup.cfg pyproject.toml | $(BIN)/pip
+	@echo 'Installing into $(VENV): the first time about two minutes and 5.4 GB, most of it torch.'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP)  ## distil, compare and draw in a few minutes
+	$(BIN)/python experiments/demo.py
+
+test: $(STAMP)  ## every test and every documented example
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## ruff: rules and format, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## mypy --strict over relgraph, cli and tests
+	$(BIN)/mypy
+
+format: $(STAMP)  ## ruff: mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# No isolation: it compiles against the installed torch. No cache: pip's cached wheel carries no torch version, and one
+# built for another torch fails at import. No binary: for the same reason.
+scatter: $(STAMP)  ## build the optional torch_scatter (minutes)
+	@if $(BIN)/python -c 'import torch_scatter' 2>/dev/null; then \
+	  echo 'torch_scatter already works under the installed torch.'; \
+	else \
+	  echo 'Compiling torch_scatter: this takes about five minutes and needs a C++ compiler.'; \
+	  $(BIN)/python -m pip install --no-build-isolation --no-cache-dir --no-binary torch_scatter \
+	    --no-deps --force-reinstall 'torch_scatter>=2.1' && \
+	  $(BIN)/python -c 'import torch_scatter'; \
+	fi
+
+wheel: $(STAMP)  ## source distribution and wheel, in dist/
+	$(BIN)/python -m build --outdir dist .
+
+clean:  ## remove what the other verbs made
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find relgraph cli tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The way of the data: data sets in memory, random views of them, and batches."""

@@ -1,0 +1,162 @@
+"""Kernels: how strongly two embeddings are related.
+
+A kernel is a map of each node, then one product of all nodes with all others, then a map of each number:
+`(..., N, D) x (..., M, D) -> (..., N, M)`. Leading dimensions are batches of graphs.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from relgraph.errors import RelgraphError
+
+
+def identity(x: Tensor) -> Tensor:
+    """Return `x`."""
+    return x
+
+
+def wide(x: Tensor) -> Tensor:
+    """Return `x` in float32, or in float64 if it is that already: half precision does not carry a difference of correlations."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way to relate embeddings, `finish(product(prepare(x), prepare(y)))`, always computed in float32 or wider.
+
+    Attributes:
+        name: The field's term for it.
+        prepare: Map of the nodes, `(..., N, D) -> (..., N, D)`.
+        product: `dot` or `squared_distance`, `(..., N, D) x (..., M, D) -> (..., N, M)`.
+        finish: Map of each number of the matrix.
+        nearest_is_largest: Whether a larger number means nearer, as in a correlation, or farther, as in a distance.
+
+    >>> pearson(torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]))
+    tensor([[ 1., -1.],
+            [-1.,  1.]])
+    """
+
+    name: str
+    prepare: Callable[[Tensor], Tensor]
+    product: Callable[[Tensor, Tensor], Tensor]
+    finish: Callable[[Tensor], Tensor] = identity
+    nearest_is_largest: bool = True
+
+    def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return the matrix of all pairs, `(..., N, M)`; of `x` with itself, `(..., N, N)`, if there is no `y`."""
+        z = self.nodes(x)
+        return self.matrix(z, z if y is None else self.nodes(y))
+
+    def nodes(self, x: Tensor) -> Tensor:
+        """Return the prepared nodes, `(..., N, D)`, in float32 or wider."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.prepare(wide(x))
+
+    def matrix(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the weights of all pairs of *prepared* nodes; where `y` is `x` itself, distances on the diagonal are exactly 0."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.finish(self.product(x, y))
+
+
+def centre(x: Tensor) -> Tensor:
+    """Subtract each row's mean, `(..., N, D) -> (..., N, D)`; a row without variance becomes exactly 0.
+
+    The mean of D equal numbers is off by some units in the last place. What that leaves is rounding, and `unit` would blow it up to a
+    vector of length 1; so deviations below 8 epsilon of the row's largest number count as none.
+    """
+    deviation = x - x.mean(-1, keepdim=True)
+    rounding = 8 * torch.finfo(x.dtype).eps * x.abs().amax(-1, keepdim=True)
+    return deviation * (deviation.abs().amax(-1, keepdim=True) > rounding)
+
+
+def unit(x: Tensor) -> Tensor:
+    """Divide each row by its length, `(..., N, D) -> (..., N, D)`; a row of zeros stays 0 and gets no gradient.
+
+    Rows are first divided by their largest number, so that squares neither overflow nor vanish (a bfloat16 row reaches 1e38).
+    The quotient does not depend on that number, so it is a constant for the gradient.
+    """
+    size = x.detach().abs().amax(-1, keepdim=True)
+    x = x / torch.where(size > 0, size, 1)
+    square = x.square().sum(-1, keepdim=True)
+    return x * torch.where(square > 0, torch.where(square > 0, square, 1).rsqrt(), 0)
+
+
+def dot(x: Tensor, y: Tensor) -> Tensor:
+    """Return `x y'`, `(..., N, D) x (..., M, D) -> (..., N, M)`."""
+    return x @ y.mT
+
+
+def squared_distance(x: Tensor, y: Tensor) -> Tensor:
+    """Return `|x_i - y_j|^2`, `(..., N, D) x (..., M, D) -> (..., N, M)`, never negative.
+
+    The expansion `|x|^2 + |y|^2 - 2 x y'` cancels digits when the nodes lie far from the origin, as features after a ReLU do
+    (relative error 7e-4 in float32); distances do not move with the origin, so the mean of `y` is subtracted first (1e-7).
+    """
+    same = x is y
+    origin = y.mean(-2, keepdim=True).detach()
+    x, y = x - origin, y - origin
+    square = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2) - 2 * dot(x, y)
+    square = square.clamp_min(0)
+    if same:
+        square = square.masked_fill(torch.eye(square.shape[-1], dtype=torch.bool, device=square.device), 0)
+    return square
+
+
+def safe_sqrt(square: Tensor) -> Tensor:
+    """Return the square root, with gradient 0 (not infinity, and then NaN) at 0."""
+    positive = square > 0
+    return torch.where(positive, torch.where(positive, square, 1).sqrt(), 0)
+
+
+def gaussian(gamma: float) -> Kernel:
+    """Return the kernel `exp(-gamma |x - y|^2)` on unit vectors (correlation congruence; Peng et al., 2019, arXiv 1904.01802).
+
+    Raises:
+        RelgraphError: if `gamma` is not positive.
+
+    >>> gaussian(0.4)(torch.eye(2))
+    tensor([[1.0000, 0.4493],
+            [0.4493, 1.0000]])
+    """
+    _check_positive("gamma", gamma)
+    return Kernel("gaussian", unit, squared_distance, lambda square: torch.exp(-gamma * square))
+
+
+def gaussian_taylor(gamma: float, order: int) -> Kernel:
+    """Return the Taylor polynomial of `gaussian(gamma)` in the dot product of unit vectors, `sum_p exp(-2 gamma) (2 gamma)^p / p! (x.y)^p`.
+
+    Orders 0 to `order` are summed (Peng et al., 2019, arXiv 1904.01802, use gamma 0.4 and order 2 in the known implementations).
+
+    Raises:
+        RelgraphError: if `gamma` is not positive or `order` is negative.
+    """
+    _check_positive("gamma", gamma)
+    if order < 0:
+        raise RelgraphError(f"the order of a Taylor polynomial must be at least 0, got {order}")
+    factors = [math.exp(-2 * gamma) * (2 * gamma) ** p / math.factorial(p) for p in range(order + 1)]
+
+    def polynomial(cosine: Tensor) -> Tensor:
+        total = torch.full_like(cosine, factors[-1])
+        for factor in reversed(factors[:-1]):  # Horner's scheme
+            total = total * cosine + factor
+        return total
+
+    return Kernel("gaussian_taylor", unit, dot, polynomial)
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise RelgraphError(f"{name} must be positive, got {value}")
+
+
+linear = Kernel("linear", identity, dot)
+cosine = Kernel("cosine", unit, dot)
+# Correlation of two embeddings over their D coordinates, in [-1, 1]; unchanged by x -> a x + b with a > 0 for each node by itself.
+# A node without variance has correlation 0 with everything, itself included.
+pearson = Kernel("pearson", lambda x: unit(centre(x)), dot)
+squared_euclidean = Kernel("squared_euclidean", identity, squared_distance, nearest_is_largest=False)
+euclidean = Kernel("euclidean", identity, squared_distance, safe_sqrt, nearest_is_largest=False)

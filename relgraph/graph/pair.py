@@ -1,0 +1,99 @@
+"""The graph pair of a batch as PyTorch Geometric sees it, and what is read from it."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from relgraph.graph.kernels import Kernel, pearson
+from relgraph.graph.refine import Refinement
+from relgraph.graph.relation import check_nodes
+from relgraph.graph.topology import ALL_PAIRS, AllPairs, Edges, Rule
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
+
+STUDENT = ("student", "relates", "student")
+TEACHER = ("teacher", "relates", "teacher")
+MATCHES = ("teacher", "matches", "student")
+
+
+def graph_pair(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    topology: Rule = ALL_PAIRS,
+    kernel: Kernel = pearson,
+    refinement: Refinement | None = None,
+    index: Tensor | None = None,
+    y: Tensor | None = None,
+) -> "HeteroData":
+    """Return student and teacher of one batch as a `HeteroData` of two graphs and the cross graph between them.
+
+    Node types `student` and `teacher` hold `x` (N, D), `degenerate` (N,), true where a node has no variance and so relates to nothing,
+    `index` and `y` if given, and `refined` (N, D) if there is a refinement. Edge types are `(student, relates, student)`,
+    `(teacher, relates, teacher)` and `(teacher, matches, student)`. On all pairs each holds `adj` (N, N), row = source, column = target, as
+    PyG's `to_dense_adj`; on sparse topologies `edge_index` (2, E) and `edge_weight` (E,), where the cross graph joins each student node with
+    its own teacher node (the first N edges) and with the teacher nodes of its neighbours. Nothing is copied: the weights are the tensors that
+    the loss compares, gradient included.
+
+    Raises:
+        RelgraphError: if the two are not (N, D_s) and (N, D_t) of the same N, if their widths differ (nodes are matched across the
+            networks, so both need a projection to one width), or if the topology does not fit N.
+
+    >>> pair = graph_pair(torch.randn(4, 8), torch.randn(4, 8))
+    >>> pair["teacher", "matches", "student"].adj.shape
+    torch.Size([4, 4])
+    """
+    from torch_geometric.data import HeteroData
+
+    check_nodes(student, teacher, one_width=True)
+    nodes = kernel.nodes(student), kernel.nodes(teacher)
+    matrices = kernel.matrix(nodes[0], nodes[0]), kernel.matrix(nodes[1], nodes[1])
+    edges = topology(*matrices, kernel)
+    pair = HeteroData()
+    for side, x, z, matrix in zip(("student", "teacher"), (student, teacher), nodes, matrices, strict=True):
+        store = pair[side]
+        store.x, store.degenerate = x, (z == 0).all(-1)
+        if index is not None:
+            store.index = index
+        if y is not None:
+            store.y = y
+        _put(pair[side, "relates", side], matrix, edges)
+    if refinement is not None:
+        for side, network in (("student", refinement.student), ("teacher", refinement.teacher)):
+            pair[side].refined = refinement.refine(network, pair[side].x, weights(pair, (side, "relates", side)), edges)
+        nodes = kernel.nodes(pair["student"].refined), kernel.nodes(pair["teacher"].refined)
+    across = kernel.matrix(*nodes)
+    _put(pair[MATCHES], across, edges if isinstance(edges, AllPairs) else edges.with_own())
+    return pair
+
+
+def _put(store: "HeteroData", matrix: Tensor, edges: AllPairs | Edges) -> None:
+    """Store a matrix of anchors (rows, targets) and candidates (columns, sources)."""
+    if isinstance(edges, AllPairs):
+        store.adj = matrix.mT
+    else:
+        store.edge_index, store.edge_weight = edges.edge_index, edges.pick(matrix)
+
+
+def weights(pair: "HeteroData", edge_type: tuple[str, str, str]) -> Tensor:
+    """Return the weights of one edge type: with an anchor in each row, `(N, N)`, on all pairs, else `(E,)`."""
+    store = pair[edge_type]
+    found: Tensor = store.adj.mT if "adj" in store else store.edge_weight
+    return found
+
+
+def target(pair: "HeteroData") -> Tensor:
+    """Return what the cross graph's weights are compared with: 1 between a student node and its own teacher node, else 0."""
+    store = pair[MATCHES]
+    if "adj" in store:
+        return torch.eye(len(store.adj), dtype=store.adj.dtype, device=store.adj.device)
+    teacher, student = store.edge_index
+    return (teacher == student).to(store.edge_weight.dtype)
+
+
+def topology_of(pair: "HeteroData", edge_type: tuple[str, str, str] = TEACHER) -> AllPairs | Edges:
+    """Return the topology of one edge type of a pair."""
+    store = pair[edge_type]
+    return ALL_PAIRS if "adj" in store else Edges(store.edge_index, pair[edge_type[2]].x.shape[0])

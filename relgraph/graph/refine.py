@@ -1,0 +1,112 @@
+"""Refinement: a small graph network moves each node by its neighbours before the two sides are matched.
+
+Edges keep their sign. A convolution that divides by the sum of *signed* weights divides by something near 0 and gives NaN, so messages
+are normalised by the sum of magnitudes, and a node without edges keeps what it has.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relgraph.errors import RelgraphError, unknown
+from relgraph.graph.kernels import wide
+from relgraph.graph.topology import AllPairs, Edges
+
+
+@cache
+def _sum_of_messages() -> Any:
+    from torch_geometric.nn import SimpleConv
+
+    return SimpleConv(aggr="sum")
+
+
+def neighbourhood(x: Tensor, weights: Tensor, topology: AllPairs | Edges) -> Tensor:
+    """Return the signed mean of each node's neighbours, `sum_j r_ij x_j / sum_j |r_ij|`, itself left out, `(N, D) -> (N, D)`.
+
+    `weights` are those of the topology's edges, a matrix `(N, N)` or `(E,)`. A node without edges, or with weights of 0 only, gets 0.
+    """
+    if isinstance(topology, AllPairs):
+        itself = torch.eye(len(x), dtype=torch.bool, device=x.device)
+        weights = weights.masked_fill(itself, 0)
+    total = topology.sum(weights.abs())
+    share = weights * torch.where(total > 0, 1 / torch.where(total > 0, total, 1), 0)
+    if isinstance(topology, AllPairs):
+        return share @ x
+    mean: Tensor = _sum_of_messages()(x, topology.edge_index, share)
+    return mean
+
+
+class Smoothing(nn.Module):
+    """The refinement without parameters, `x_i' = (1 - a) x_i + a sum_j r_ij x_j / sum_j |r_ij|`, `(N, D) -> (N, D)`.
+
+    A step of label spreading on embeddings (Zhou et al., 2003) with signed weights.
+
+    Raises:
+        RelgraphError: if `strength` (a) is outside [0, 1].
+    """
+
+    def __init__(self, dim: int, strength: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= strength <= 1:
+            raise RelgraphError(f"the strength of smoothing must be in [0, 1], got {strength}")
+        self.strength = strength
+
+    def forward(self, x: Tensor, weights: Tensor, topology: AllPairs | Edges) -> Tensor:
+        return torch.lerp(x, neighbourhood(x, weights, topology), self.strength)
+
+
+class SignedConv(nn.Module):
+    """The learned refinement, `x_i' = W x_i + V sum_j r_ij x_j / sum_j |r_ij| + b`, `(N, D) -> (N, D)`.
+
+    GraphConv (Morris et al., 2019, arXiv 1810.02244) with edge weights normalised by magnitude, which is safe for signed ones. It starts
+    as the identity (W = 1, V = 0, b = 0), so training begins at the unrefined loss.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.own = nn.Linear(dim, dim, bias=False)
+        self.neighbours = nn.Linear(dim, dim)
+        nn.init.eye_(self.own.weight)
+        nn.init.zeros_(self.neighbours.weight)
+        nn.init.zeros_(self.neighbours.bias)
+
+    def forward(self, x: Tensor, weights: Tensor, topology: AllPairs | Edges) -> Tensor:
+        moved: Tensor = self.own(x) + self.neighbours(neighbourhood(x, weights, topology))
+        return moved
+
+
+REFINERS: dict[str, Callable[[int], nn.Module]] = {"smooth": Smoothing, "conv": SignedConv}
+
+
+class Refinement(nn.Module):
+    """One graph network for each side. Only the matching of nodes sees what they return.
+
+    The student's learns from the distillation loss; the teacher's is given a detached teacher there and learns, like the teacher's
+    projection, from the teacher's own cross-entropy.
+
+    Raises:
+        RelgraphError: for an unknown name.
+    """
+
+    def __init__(self, name: str, dim: int) -> None:
+        super().__init__()
+        if name not in REFINERS:
+            raise unknown("refinement", name, REFINERS)
+        self.dim = dim
+        self.student = REFINERS[name](dim)
+        self.teacher = REFINERS[name](dim)
+
+    def refine(self, side: nn.Module, x: Tensor, weights: Tensor, topology: AllPairs | Edges) -> Tensor:
+        """Return the nodes of one side, refined, in float32 or wider, `(N, D) -> (N, D)`.
+
+        Raises:
+            RelgraphError: if the nodes are not of the width that this refinement was built for.
+        """
+        if x.shape[-1] != self.dim:
+            raise RelgraphError(f"the refinement was built for embeddings of width {self.dim}, got {x.shape[-1]}")
+        with torch.autocast(x.device.type, enabled=False):
+            refined: Tensor = side(wide(x), weights, topology)
+            return refined

@@ -1,0 +1,215 @@
+"""Topologies: which entries of the matrix of all pairs are edges, and reductions over one anchor's edges.
+
+A row of the matrix is an anchor, a column one of its candidates. PyG's `edge_index` runs from source to target, and messages flow to the
+target, so an edge is `(candidate, anchor)`: node i's neighbour j is the column `(j, i)`.
+
+A *rule* decides on the edges when it sees the two networks' matrices (student first): `AllPairs`, `Nearest`, `Given`, `Above`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from relgraph.errors import RelgraphError, unknown
+from relgraph.graph.kernels import Kernel
+from relgraph.graph.segments import segment_log_softmax, segment_sum
+
+Rule = Callable[[Tensor, Tensor, Kernel], "AllPairs | Edges"]
+Chooser = Literal["teacher", "student", "union", "mutual"]
+GRAPHS = ("dense", "knn")
+CHOOSERS: tuple[Chooser, ...] = ("teacher", "student", "union", "mutual")
+
+
+@dataclass(frozen=True)
+class AllPairs:
+    """Every entry is an edge: topology and rule in one. Weights keep the form of the matrix, `(..., N, M)`."""
+
+    def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> "AllPairs":
+        """Return itself."""
+        return self
+
+    def pick(self, matrix: Tensor) -> Tensor:
+        """Return the matrix."""
+        return matrix
+
+    def sum(self, weights: Tensor) -> Tensor:
+        """Return the sums of the rows, `(..., N, M)`."""
+        return weights.sum(-1, keepdim=True).expand_as(weights)
+
+    def log_softmax(self, weights: Tensor) -> Tensor:
+        """Return the logarithm of the softmax of each row, `(..., N, M)`."""
+        return weights.log_softmax(-1)
+
+    def count(self, weights: Tensor) -> int:
+        """Return the number of anchors."""
+        return weights.shape[:-1].numel()
+
+
+ALL_PAIRS = AllPairs()
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """The entries that a PyG `edge_index` (2, E) names: row 0 the candidates, row 1 the anchors. Weights are `(..., E)`.
+
+    >>> edges = Edges(torch.tensor([[1, 2], [0, 0]]), anchors=3)
+    >>> edges.pick(torch.arange(9.0).view(3, 3))
+    tensor([1., 2.])
+    """
+
+    edge_index: Tensor
+    anchors: int
+
+    def pick(self, matrix: Tensor) -> Tensor:
+        """Return `matrix[..., anchor, candidate]` of each edge, `(..., N, M) -> (..., E)`."""
+        candidate, anchor = self.edge_index
+        return matrix.flatten(-2).index_select(-1, anchor * matrix.shape[-1] + candidate)
+
+    def sum(self, weights: Tensor) -> Tensor:
+        """Return each anchor's sum at each of its edges, `(..., E)`."""
+        return segment_sum(weights, self.edge_index[1], self.anchors).index_select(-1, self.edge_index[1])
+
+    def log_softmax(self, weights: Tensor) -> Tensor:
+        """Return the logarithm of the softmax over each anchor's edges, `(..., E)`."""
+        return segment_log_softmax(weights, self.edge_index[1], self.anchors)
+
+    def count(self, weights: Tensor) -> int:
+        """Return the number of anchors."""
+        return weights.shape[:-1].numel() * self.anchors
+
+    def with_own(self) -> "Edges":
+        """Return the cross graph of these edges: each student node's own teacher node first, then those of its neighbours, (2, N + E')."""
+        node = torch.arange(self.anchors, device=self.edge_index.device)
+        return Edges(torch.cat([torch.stack([node, node]), self.edge_index], dim=1), self.anchors)
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The rule of the k nearest neighbours, a node itself left out.
+
+    `by` says whose matrix chooses: the teacher's, the student's, their union, or their mutual part (edges that both choose). The number of
+    edges of the last two depends on the data, so they read it back from the device once a call; the first two do not.
+
+    Raises:
+        RelgraphError: if `k` is not in 1..N-1, or `by` is unknown.
+    """
+
+    k: int
+    by: Chooser = "teacher"
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data."""
+        if self.by not in CHOOSERS:
+            raise unknown("choice of neighbours", self.by, CHOOSERS)
+        if self.k < 1:
+            raise RelgraphError(f"k must be at least 1, got {self.k}")
+
+    def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> Edges:
+        """Return the edges among N nodes from the matrices `(N, N)` of the student and the teacher."""
+        if self.by in ("teacher", "student"):
+            return self._of(teacher if self.by == "teacher" else student, kernel)
+        count = teacher.shape[-1]
+        one, other = (self._of(matrix, kernel).edge_index for matrix in (student, teacher))
+        chosen = torch.zeros(count, count, dtype=torch.int8, device=teacher.device)
+        for candidate, anchor in (one, other):
+            chosen[anchor, candidate] += 1
+        anchor, candidate = (chosen >= (1 if self.by == "union" else 2)).nonzero(as_tuple=True)
+        return Edges(torch.stack([candidate, anchor]), count)
+
+    def _of(self, matrix: Tensor, kernel: Kernel) -> Edges:
+        count = matrix.shape[-1]
+        candidates = nearest(matrix, self.k, kernel)
+        anchors = torch.arange(count, device=matrix.device).repeat_interleave(self.k, output_size=count * self.k)
+        return Edges(torch.stack([candidates.flatten(), anchors]), count)
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """The rule of an `edge_index` (2, E) that the user brings, over nodes 0..N-1: row 0 the neighbours, row 1 the anchors.
+
+    Raises:
+        RelgraphError: if `edge_index` is not (2, E) of integers, names a node outside 0..N-1, or joins a node with itself.
+    """
+
+    edge_index: Tensor
+    highest: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Check once, here, so that no call reads anything back from the device."""
+        edges = self.edge_index
+        if edges.ndim != 2 or edges.shape[0] != 2 or edges.is_floating_point():
+            raise RelgraphError(f"edge_index must be (2, E) of integers, got {tuple(edges.shape)} of {edges.dtype}")
+        if edges.numel() == 0:
+            raise RelgraphError("edge_index must hold at least one edge, got (2, 0)")
+        if int(edges.min()) < 0:
+            raise RelgraphError(f"edge_index must name nodes from 0 on, got {int(edges.min())}")
+        if bool((edges[0] == edges[1]).any()):
+            raise RelgraphError("edge_index must not join a node with itself: the cross graph adds each node's own counterpart")
+        object.__setattr__(self, "highest", int(edges.max()))
+
+    def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> Edges:
+        """Return these edges, once they are known to fit N nodes."""
+        count = teacher.shape[-1]
+        if self.highest >= count:
+            raise RelgraphError(f"edge_index must name nodes 0 to {count - 1}, got {self.highest}")
+        return Edges(self.edge_index.to(teacher.device, torch.long), count)
+
+
+@dataclass(frozen=True)
+class Above:
+    """The rule of all pairs whose weight has at least this magnitude, a node itself left out.
+
+    The number of edges depends on the data, so it is read back from the device once a call. `by` is the side that chooses.
+    """
+
+    threshold: float
+    by: Literal["teacher", "student"] = "teacher"
+
+    def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> Edges:
+        """Return the edges among N nodes from the matrices `(N, N)` of the student and the teacher."""
+        matrix = (teacher if self.by == "teacher" else student).detach()
+        itself = torch.eye(matrix.shape[-1], dtype=torch.bool, device=matrix.device)
+        anchor, candidate = ((matrix.abs() >= self.threshold) & ~itself).nonzero(as_tuple=True)
+        return Edges(torch.stack([candidate, anchor]), matrix.shape[-1])
+
+
+def nearest(matrix: Tensor, k: int, kernel: Kernel) -> Tensor:
+    """Return each row's k nearest others, nearest first, `(N, N) -> (N, k)`.
+
+    Raises:
+        RelgraphError: if `k` is not in 1..N-1.
+
+    >>> from relgraph.graph.kernels import euclidean
+    >>> nearest(euclidean(torch.tensor([[0.0], [1.0], [3.0]])), 1, euclidean).flatten()
+    tensor([1, 0, 1])
+    """
+    count = matrix.shape[-1]
+    check_k(k, count)
+    farthest = float("-inf") if kernel.nearest_is_largest else float("inf")
+    itself = torch.eye(count, dtype=torch.bool, device=matrix.device)
+    others = matrix.detach().masked_fill(itself, farthest)
+    return others.topk(k, dim=-1, largest=kernel.nearest_is_largest).indices
+
+
+def check_k(k: int, count: int) -> None:
+    """Raise RelgraphError unless each of `count` nodes has k others."""
+    if not 1 <= k <= count - 1:
+        raise RelgraphError(f"k must be between 1 and the number of nodes less one, {count - 1}, got {k}")
+
+
+def make_rule(graph: str, k: int | None = None, neighbours: Chooser = "teacher") -> AllPairs | Nearest:
+    """Return the rule of a graph's name, `dense` (all pairs) or `knn` (k nearest neighbours, 8 if `k` is not given).
+
+    Raises:
+        RelgraphError: for an unknown name, or `k` for a graph without one.
+    """
+    if graph == "knn":
+        return Nearest(8 if k is None else k, neighbours)
+    if graph != "dense":
+        raise unknown("graph", graph, GRAPHS)
+    if k is not None:
+        raise RelgraphError(f"k belongs to the graph 'knn'; the graph 'dense' takes all pairs, got k = {k}")
+    return ALL_PAIRS

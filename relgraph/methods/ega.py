@@ -1,0 +1,123 @@
+"""Embedding Graph Alignment (Ma, Chen, Akata, BMVC 2022, arXiv 2211.13264)."""
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from relgraph.errors import RelgraphError
+from relgraph.graph.kernels import pearson
+from relgraph.graph.matching import frobenius
+from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, graph_pair, target, weights
+from relgraph.graph.refine import Refinement
+from relgraph.graph.relation import Relation
+from relgraph.graph.topology import Chooser, Given, make_rule
+from relgraph.methods.base import Batch, Method, Output
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
+
+
+class EGA(Method):
+    """Align the student's graph of a batch with the teacher's, and each student node with its own teacher node.
+
+    With Pearson correlation `r(a, b)` of two embeddings over their D coordinates,
+
+        L_edge = || r(s_i, s_j) - r(t_i, t_j) ||_F      L_node = || r(s_i, t_j) - 1[i = j] ||_F
+        L = node_weight * L_node + edge_weight * L_edge
+
+    over all pairs (`graph="dense"`), or over each node's k nearest neighbours (`graph="knn"`: both networks weigh the same edges, and a
+    student node is compared with its own teacher node and with the teacher nodes of its neighbours), or over the edges of an `edge_index`
+    (2, E). With k = N - 1 the sparse form is the dense one, in value and gradient. The norms are Frobenius norms, neither squared nor divided by
+    N: both terms grow with the batch, so weights tuned at one N do not carry over to another.
+
+    Called with student and teacher embeddings `(N, D)`, in this order; returns a scalar >= 0. The teacher receives no gradient.
+
+    Paper, official code and this one: the paper writes one weight lambda = 0.3 for the edges, the code's command line 0.8 and 0.24 (= 0.8 * 0.3),
+    its class 1 and 0.3; the defaults here are the command line's. The paper's "2-norm" is the Frobenius norm in the code, and here. The
+    code's teacher is cut off by the order of two backward passes, here by a detach. The code gives NaN for the whole batch if one embedding
+    is constant; here such a node has correlation 0 with everything, itself included (which is the one case in which the dense form, with its
+    diagonal, differs from the sparse form at k = N - 1). `knn`, `edge_index` and `refine` are ours.
+
+    Args:
+        node_weight: Weight of the node term.
+        edge_weight: Weight of the edge term.
+        graph: "dense" or "knn", or an `edge_index` (2, E) over the N images of every batch, row 0 the neighbours of row 1.
+        k: Neighbours of each node, 1..N-1, for "knn"; 8 if not given.
+        neighbours: Whose correlations choose them: "teacher", "student", their "union" or their "mutual" part.
+        refine: "smooth" or "conv": refine the nodes by their neighbours before they are matched (see `relgraph.graph.refine`).
+        dim: Width of the embeddings; needed for `refine` alone.
+
+    Raises:
+        RelgraphError: for unknown names, k outside 1..N-1, embeddings of different N or D, a negative weight.
+
+    >>> import torch
+    >>> loss = EGA(graph="knn", k=4)(torch.randn(16, 32, requires_grad=True), torch.randn(16, 32))
+    >>> loss.shape, bool(loss > 0)
+    (torch.Size([]), True)
+    """
+
+    def __init__(
+        self,
+        node_weight: float = 0.8,
+        edge_weight: float = 0.24,
+        graph: str | Tensor = "dense",
+        k: int | None = None,
+        neighbours: Chooser = "teacher",
+        refine: str | None = None,
+        dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, weight in (("node_weight", node_weight), ("edge_weight", edge_weight)):
+            if not weight >= 0:
+                raise RelgraphError(f"{name} must be at least 0, got {weight}")
+        self.node_weight = node_weight
+        self.edge_weight = edge_weight
+        self.topology = Given(graph) if isinstance(graph, Tensor) else make_rule(graph, k, neighbours)
+        if refine is not None and dim is None:
+            raise RelgraphError("refine needs dim, the width of the embeddings, got none")
+        self.refinement = None if refine is None or dim is None else Refinement(refine, dim)
+        self.edges = Relation(pearson, self.topology, criterion=frobenius)
+
+    def pair(self, student: Tensor, teacher: Tensor, index: Tensor | None = None, y: Tensor | None = None) -> "HeteroData":
+        """Return the graph pair of a batch, which is what the loss reads; see `relgraph.graph_pair`."""
+        return graph_pair(
+            student, teacher, topology=self.topology, kernel=pearson, refinement=self.refinement, index=index, y=y
+        )
+
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Tensor:
+        pair = self.pair(student.embedding, teacher.embedding)
+        node, edge = self.terms(pair)
+        return self.node_weight * node + self.edge_weight * edge
+
+    def terms(self, pair: "HeteroData") -> tuple[Tensor, Tensor]:
+        """Return L_node and L_edge of a graph pair, without their weights."""
+        edge = self.edges.compare(weights(pair, STUDENT), weights(pair, TEACHER))
+        return frobenius(weights(pair, MATCHES), target(pair)), edge
+
+    def refined_teacher(self, student: Output, teacher: Output) -> Tensor | None:
+        if self.refinement is None or not any(True for _ in self.refinement.teacher.parameters()):
+            return None
+        refined: Tensor = self.pair(student.embedding.detach(), teacher.embedding)["teacher"].refined
+        return refined
+
+
+def ega_loss(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    node_weight: float = 0.8,
+    edge_weight: float = 0.24,
+    graph: str | Tensor = "dense",
+    k: int | None = None,
+    neighbours: Chooser = "teacher",
+) -> Tensor:
+    """Return the loss of `EGA` for embeddings `(N, D)` of one batch, as a plain function: a scalar >= 0.
+
+    The equation, the options and the errors are those of `EGA` (Ma, Chen, Akata, BMVC 2022, arXiv 2211.13264).
+
+    >>> import torch
+    >>> x = torch.tensor([[1.0, 2.0, 3.0], [3.0, 1.0, 2.0]])
+    >>> round(ega_loss(x, x, node_weight=1.0).item(), 4)  # nodes agree, but two images are correlated by -1/2
+    0.7071
+    """
+    return EGA(node_weight, edge_weight, graph, k, neighbours)(student, teacher)

@@ -1,0 +1,1 @@
+"""The networks on both sides: students, their heads, and frozen teachers."""
