@@ -17,7 +17,7 @@ $(BIN)/pip:
 	  $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 
 $(STAMP): setup.cfg pyproject.toml | $(BIN)/pip
-	@echo 'Installing into $(VENV): the first time about two minutes and 5.4 GB, most of it torch.'
+	@echo 'Installing into $(VENV): the first time some minutes and 6 GB, most of it torch.'
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
@@ -39,14 +39,14 @@ format: $(STAMP)  ## ruff: mend what it can
 	$(BIN)/ruff format .
 
 # No isolation: it compiles against the installed torch. No cache: pip's cached wheel carries no torch version, and one
-# built for another torch fails at import. No binary: for the same reason.
+# built for another torch fails at import.
 scatter: $(STAMP)  ## build the optional torch_scatter (minutes)
 	@if $(BIN)/python -c 'import torch_scatter' 2>/dev/null; then \
 	  echo 'torch_scatter already works under the installed torch.'; \
 	else \
-	  echo 'Compiling torch_scatter: this takes about five minutes and needs a C++ compiler.'; \
-	  $(BIN)/python -m pip install --no-build-isolation --no-cache-dir --no-binary torch_scatter \
-	    --no-deps --force-reinstall 'torch_scatter>=2.1' && \
+	  echo 'Compiling torch_scatter: this takes five to ten minutes and needs a C++ compiler.'; \
+	  $(BIN)/python -m pip install --no-build-isolation --no-cache-dir --no-deps --force-reinstall \
+	    'torch_scatter>=2.1' && \
 	  $(BIN)/python -c 'import torch_scatter'; \
 	fi
 

@@ -43,7 +43,7 @@ def test_files_that_are_not_python_are_package_data() -> None:
     for file in (ROOT / "relgraph").rglob("*"):
         if file.is_dir() or file.suffix in {".py", ".pyc"}:
             continue
-        patterns = data[package_name(file.parent)].split()
+        patterns = data.get(package_name(file.parent), "").split()
         assert any(file.match(pattern) for pattern in patterns), f"{file.relative_to(ROOT)} would not be installed"
 
 

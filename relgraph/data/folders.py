@@ -143,12 +143,14 @@ def read_image(file: Path, image_size: int | None) -> "Image":
 
     try:
         with Image.open(file) as opened:
-            image: Image.Image = opened.convert("RGBA") if "transparency" in opened.info else opened.copy()
+            mode = opened.mode
+            # By way of RGBA, or PIL warns about every such file.
+            opaque = opened.convert("RGBA") if "transparency" in opened.info else opened
+            image = opaque.convert("RGB")
     except Exception as error:  # the decoders of PIL raise nearly everything on a corrupt file
         raise RelgraphError(f"{file}: not a readable image ({' '.join(str(error).split())})") from error
-    if image.mode.startswith(("I", "F")):  # PIL would clip those to white without a word
-        raise RelgraphError(f"{file}: expected 8 bits per channel, found PIL's mode {image.mode}")
-    image = image.convert("RGB")
+    if mode.startswith(("I", "F")):  # PIL clips those to white without a word
+        raise RelgraphError(f"{file}: expected 8 bits per channel, found PIL's mode {mode}")
     return image if image_size is None else _fit(image, image_size)
 
 

@@ -48,7 +48,7 @@ def _inside(position: Tensor, size: int) -> Tensor:
 
 
 def draw_view(n: int, padding: int, flip: bool, generator: torch.Generator) -> View:
-    """Draw a view for each of `n` images: a crop after `padding` black pixels on every side, and a mirror image if `flip`.
+    """Draw a view for each of `n` images: a crop after `padding` black pixels on every side, mirrored if `flip`.
 
     Every image has its own draw, uniform over the `(2 padding + 1)^2` crops; with `flip` it is mirrored with
     probability 1/2. The generator lives on the CPU, so that every device sees the same views.

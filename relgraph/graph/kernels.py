@@ -73,14 +73,18 @@ def centre(x: Tensor) -> Tensor:
     return deviation * (deviation.abs().amax(-1, keepdim=True) > rounding)
 
 
-def unit(x: Tensor) -> Tensor:
-    """Divide each row by its length, `(..., N, D) -> (..., N, D)`; a row of zeros stays 0 and gets no gradient.
+def bounded(x: Tensor) -> Tensor:
+    """Divide each row by its largest magnitude, `(..., N, D) -> (..., N, D)`, so that sums and squares neither overflow nor vanish.
 
-    Rows are first divided by their largest number, so that squares neither overflow nor vanish (a bfloat16 row reaches 1e38).
-    The quotient does not depend on that number, so it is a constant for the gradient.
+    A bfloat16 row reaches 1e38. What follows must not depend on a row's scale: the divisor is a constant for the gradient.
     """
     size = x.detach().abs().amax(-1, keepdim=True)
-    x = x / torch.where(size > 0, size, 1)
+    return x / torch.where(size > 0, size, 1)
+
+
+def unit(x: Tensor) -> Tensor:
+    """Divide each row by its length, `(..., N, D) -> (..., N, D)`; a row of zeros stays 0 and gets no gradient."""
+    x = bounded(x)
     square = x.square().sum(-1, keepdim=True)
     return x * torch.where(square > 0, torch.where(square > 0, square, 1).rsqrt(), 0)
 
@@ -157,6 +161,6 @@ linear = Kernel("linear", identity, dot)
 cosine = Kernel("cosine", unit, dot)
 # Correlation of two embeddings over their D coordinates, in [-1, 1]; unchanged by x -> a x + b with a > 0 for each node by itself.
 # A node without variance has correlation 0 with everything, itself included.
-pearson = Kernel("pearson", lambda x: unit(centre(x)), dot)
+pearson = Kernel("pearson", lambda x: unit(centre(bounded(x))), dot)
 squared_euclidean = Kernel("squared_euclidean", identity, squared_distance, nearest_is_largest=False)
 euclidean = Kernel("euclidean", identity, squared_distance, safe_sqrt, nearest_is_largest=False)

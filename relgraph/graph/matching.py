@@ -30,6 +30,8 @@ def by_mean(weights: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
 
 def by_max(weights: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
     """Divide by the largest weight of the whole graph (IRG's code; Liu et al., 2019); all stay 0 if it is 0. The gradient goes through it."""
+    if weights.numel() == 0:  # mutual neighbours, or a threshold, may leave no edge
+        return weights
     largest = weights.max()
     return weights * torch.where(largest > 0, 1 / torch.where(largest > 0, largest, 1), 0)
 
@@ -74,12 +76,12 @@ def frobenius(student: Tensor, teacher: Tensor, topology: AllPairs | Edges = ALL
 
 def mean_square(student: Tensor, teacher: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
     """Return the mean of the squared differences over all edges."""
-    return (student - teacher).square().mean()
+    return _mean((student - teacher).square())
 
 
 def huber(student: Tensor, teacher: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
     """Return the mean over all edges of the Huber loss at delta 1: `d^2 / 2` where `|d| < 1`, else `|d| - 1/2`."""
-    return smooth_l1_loss(student, teacher)
+    return _mean(smooth_l1_loss(student, teacher, reduction="none"))
 
 
 def kl(student: Tensor, teacher: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
@@ -87,9 +89,14 @@ def kl(student: Tensor, teacher: Tensor, topology: AllPairs | Edges = ALL_PAIRS)
 
     1e-7 is added to both inside the logarithm, as in the official code of PKT; the mean, in place of a sum over each anchor's edges, is its too.
     """
-    return (teacher * ((teacher + 1e-7) / (student + 1e-7)).log()).mean()
+    return _mean(teacher * ((teacher + 1e-7) / (student + 1e-7)).log())
 
 
 def cross_entropy(student: Tensor, teacher: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
     """Return the mean over anchors of `-sum exp(t) s` for *log-probabilities* s and t (SEED; Fang et al., 2021, arXiv 2101.04731)."""
     return -(teacher.exp() * student).sum() / topology.count(student)
+
+
+def _mean(values: Tensor) -> Tensor:
+    """Return the mean; 0, not NaN, of a graph without edges."""
+    return values.sum() / max(1, values.numel())

@@ -1,13 +1,13 @@
-"""What every method is made of: the networks' outputs, the batch, and a module that turns them into one scalar."""
+"""What every method is made of: the networks' outputs, the batch, and a module that turns them into named losses."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """What a network says of a batch.
 
     Attributes:
@@ -22,11 +22,14 @@ class Output:
 
     def detach(self) -> "Output":
         """Return the same without gradient."""
-        return Output(*(None if part is None else part.detach() for part in (self.embedding, self.logits, self.feature)))  # type: ignore[arg-type]
+        return Output(
+            self.embedding.detach(),
+            None if self.logits is None else self.logits.detach(),
+            None if self.feature is None else self.feature.detach(),
+        )
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """What a method may know of the images besides the two outputs.
 
     Attributes:
@@ -41,20 +44,27 @@ class Batch:
 class Method(nn.Module):
     """A published choice of how a student follows a teacher: `method(student, teacher, batch) -> scalar`.
 
-    Student and teacher are `Output`s, or bare embeddings `(N, D)` where a method needs no more. The teacher is detached here, once, for all
-    methods: no method sends gradient into it. A loss is pure: it may read a memory and never writes it; `remember` does, after the step.
+    Student and teacher are `Output`s, or bare embeddings `(N, D)` where a method needs no more. The teacher is detached in `terms`, once, for
+    all methods: no method sends gradient into it. A loss is pure: it may read a memory and never writes it; `remember` does, after the step.
+    A method implements `compare`.
     """
 
     def forward(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch | None = None) -> Tensor:
-        """Return the loss of one batch, a scalar.
+        """Return the loss of one batch, a scalar: the sum of its terms.
 
         Raises:
             RelgraphError: if shapes or values do not fit the method.
         """
+        return torch.stack(list(self.terms(student, teacher, batch).values())).sum()
+
+    def terms(
+        self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch | None = None
+    ) -> dict[str, Tensor]:
+        """Return the weighted terms of the loss by name, a scalar each, for logs and for the message when one of them is not a number."""
         return self.compare(_as_output(student), _as_output(teacher).detach(), batch)
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Tensor:
-        """Return the loss of one batch; the teacher comes detached."""
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        """Return the weighted terms of one batch; the teacher comes detached."""
         raise NotImplementedError
 
     def refined_teacher(self, student: Output, teacher: Output) -> Tensor | None:
@@ -63,6 +73,10 @@ class Method(nn.Module):
         The teacher's own cross-entropy on them is what trains it; `None` says that there is nothing to train.
         """
         return None
+
+    def teacher_parameters(self) -> Iterable[nn.Parameter]:
+        """Return the parameters that the teacher's own cross-entropy trains, and the student's optimiser must leave alone."""
+        return ()
 
     @torch.no_grad()
     def remember(self, student: Output, teacher: Output, batch: Batch) -> None:

@@ -1,8 +1,9 @@
 """Embedding Graph Alignment (Ma, Chen, Akata, BMVC 2022, arXiv 2211.13264)."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import pearson
@@ -84,21 +85,20 @@ class EGA(Method):
             student, teacher, topology=self.topology, kernel=pearson, refinement=self.refinement, index=index, y=y
         )
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Tensor:
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         pair = self.pair(student.embedding, teacher.embedding)
-        node, edge = self.terms(pair)
-        return self.node_weight * node + self.edge_weight * edge
-
-    def terms(self, pair: "HeteroData") -> tuple[Tensor, Tensor]:
-        """Return L_node and L_edge of a graph pair, without their weights."""
+        node = frobenius(weights(pair, MATCHES), target(pair))
         edge = self.edges.compare(weights(pair, STUDENT), weights(pair, TEACHER))
-        return frobenius(weights(pair, MATCHES), target(pair)), edge
+        return {"node": self.node_weight * node, "edge": self.edge_weight * edge}
 
     def refined_teacher(self, student: Output, teacher: Output) -> Tensor | None:
-        if self.refinement is None or not any(True for _ in self.refinement.teacher.parameters()):
+        if not list(self.teacher_parameters()):
             return None
         refined: Tensor = self.pair(student.embedding.detach(), teacher.embedding)["teacher"].refined
         return refined
+
+    def teacher_parameters(self) -> Iterable[nn.Parameter]:
+        return () if self.refinement is None else self.refinement.teacher.parameters()
 
 
 def ega_loss(

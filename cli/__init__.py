@@ -1,0 +1,1 @@
+"""The command line of relgraph, installed as the package `relgraph_cli`."""

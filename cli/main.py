@@ -1,0 +1,47 @@
+"""The group of commands, and how their errors look."""
+
+import warnings
+from typing import Any
+
+import click
+
+from relgraph.errors import RelgraphError
+
+from .evaluate import evaluate
+from .export import export
+from .names import students
+from .train import train
+
+
+class Commands(click.Group):
+    """A group whose commands end an expected error in one line and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        # PyTorch Geometric's import warns of what it will change itself; a user of this program can do nothing about it.
+        warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
+        try:
+            return super().invoke(ctx)
+        except RelgraphError as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            raise click.ClickException(f"{error.strerror or error}: {error.filename}" if error.filename else str(error)) from error
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="relgraph")
+def main() -> None:
+    """Distil what a teacher knows of the relations between images into a small student.
+
+    \b
+    relgraph train --graph dense              offline example: digits, a self-supervised teacher, 20 epochs
+    relgraph train --graph knn --k 8          the same on a sparse graph
+    relgraph evaluate runs/NAME               accuracy, k-NN and linear probe of student and teacher
+    relgraph export runs/NAME -o graph.gexf   the graph for Gephi or networkx
+
+    `relgraph COMMAND --help` says more.
+    """
+
+
+for command in (train, evaluate, export, students):
+    main.add_command(command)

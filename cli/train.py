@@ -1,0 +1,87 @@
+"""relgraph train."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .options import from_file, recipe_options
+from .show import table
+
+EPILOG = """\b
+Examples:
+  relgraph train --graph dense
+  relgraph train --graph knn --k 8 --seed 1 --out runs/knn8
+  relgraph train --method none                             the student alone, to compare with
+  relgraph train --dataset cifar100 --clip_mode ViT-B/32 --preset ega
+  relgraph train --dataset folder:photos --image-size 64 --teacher timm:vit_small_patch14_dinov2
+  relgraph train --config recipe.yaml --seed 2
+  relgraph train --resume runs/knn8
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option("--out", type=click.Path(path_type=Path), help="Run directory. [default: a new one under runs/]")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue a stopped run as if it had not stopped.")
+@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.yaml",
+              help="Options from a file, as recipe.yaml of a run; those on the command line win.")  # fmt: skip
+@click.option("--preset", help="A named set of options, which --config and others change: ega (EGA's official script), digits, none.")
+@click.option("--clip_mode", metavar="NAME", help="The original's spelling of a CLIP teacher: RN50, RN101, ViT-B/32, ViT-B/16.")
+@recipe_options
+@click.pass_context
+def train(
+    ctx: click.Context,
+    out: Path | None,
+    resume: Path | None,
+    config: Path | None,
+    preset: str | None,
+    clip_mode: str | None,
+    **options: Any,
+) -> None:
+    """Train a student: views -> student and teacher -> graph pair -> matching -> loss.
+
+    Without a data set, the offline example is trained: scikit-learn's digits with labels for a few images a class, and a teacher that was
+    trained without labels and comes with the package.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if resume is not None and (given or config or preset or out or clip_mode):
+        raise click.UsageError("--resume keeps the recipe of the run: give no other option with it")
+    from relgraph.training.recipe import resolve
+    from relgraph.training.runs import Run, free_name, read_yaml
+
+    if resume is not None:
+        recipe, path = Run.open(resume).recipe(), resume
+    else:
+        if clip_mode is not None:
+            from relgraph.networks.teachers import clip_spec
+
+            given["teacher"] = clip_spec(clip_mode)
+        stored = {} if config is None else from_file(ctx, read_yaml(config))
+        recipe = resolve({**stored, **given}, preset)
+        path = out or free_name(Path("runs"), recipe)
+    method = f"{recipe.method} on the graph {recipe.graph}" if recipe.method == "ega" else f"method {recipe.method}"
+    click.echo(f"{recipe.dataset}: {recipe.student} from {recipe.teacher}, {method}, {recipe.epochs} epochs -> {path}")
+    _run(recipe, path, resume is not None)
+
+
+def _run(recipe: Any, path: Path, resume: bool) -> None:
+    from relgraph.analysis.plots import learning_curve
+    from relgraph.training.loop import train as train_loop
+
+    try:
+        result = train_loop(recipe, path, resume=resume)
+    except KeyboardInterrupt:
+        click.echo(f"\nstopped; finished epochs are kept, continue with: relgraph train --resume {path}", err=True)
+        raise SystemExit(130) from None
+    learning_curve(path)
+    test = result["test"]
+    click.echo(
+        table(
+            ["student on the test split", "top-1 %", "top-5 %"],
+            [
+                [f"last epoch ({result['epochs']})", test["last"]["top1"], test["last"]["top5"]],
+                [f"best epoch ({result['best_epoch']})", test["best"]["top1"], test["best"]["top5"]],
+            ],
+        )
+    )
+    click.echo(f"{result['note']}\nnext: relgraph evaluate {path}")

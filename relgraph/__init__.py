@@ -1,0 +1,65 @@
+"""relgraph: distil what a teacher knows of the relations between images into a small student.
+
+Every batch becomes a PyTorch Geometric graph pair; on all pairs this is Embedding Graph Alignment (Ma, Chen, Akata, BMVC 2022,
+arXiv 2211.13264), on k nearest neighbours its sparse form.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from relgraph.analysis.export import read_pair, to_networkx, write_graph
+    from relgraph.errors import RelgraphError
+    from relgraph.graph.pair import graph_pair
+    from relgraph.graph.relation import Relation
+    from relgraph.methods import EGA, KD, METHODS, Output, ega_loss
+    from relgraph.networks.students import build_backbone
+    from relgraph.networks.teachers import load_teacher
+    from relgraph.training.student import load_student
+
+# In the order of the data's way: networks, graph, methods, results. Loaded when first asked for, so that `import relgraph` costs nothing.
+_HOME = {
+    "load_teacher": "relgraph.networks.teachers",
+    "build_backbone": "relgraph.networks.students",
+    "graph_pair": "relgraph.graph.pair",
+    "Relation": "relgraph.graph.relation",
+    "EGA": "relgraph.methods",
+    "ega_loss": "relgraph.methods",
+    "KD": "relgraph.methods",
+    "METHODS": "relgraph.methods",
+    "Output": "relgraph.methods",
+    "load_student": "relgraph.training.student",
+    "to_networkx": "relgraph.analysis.export",
+    "write_graph": "relgraph.analysis.export",
+    "read_pair": "relgraph.analysis.export",
+    "RelgraphError": "relgraph.errors",
+}
+
+__version__ = version("relgraph")
+__all__ = [
+    "EGA",
+    "KD",
+    "METHODS",
+    "Output",
+    "Relation",
+    "RelgraphError",
+    "build_backbone",
+    "ega_loss",
+    "graph_pair",
+    "load_student",
+    "load_teacher",
+    "read_pair",
+    "to_networkx",
+    "write_graph",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'relgraph' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,229 @@
+"""The graph pair for other programs: networkx, GraphML and GEXF (Gephi, Cytoscape), node-link JSON (d3), and PyG's own form."""
+
+import json
+import os
+import pickle
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from relgraph.errors import RelgraphError, unknown
+from relgraph.graph.pair import MATCHES, STUDENT, TEACHER
+
+if TYPE_CHECKING:
+    import networkx as nx
+    from torch_geometric.data import HeteroData
+
+EdgeType = tuple[str, str, str]
+Side = Literal["teacher", "student", "pair"]
+# Nodes and edges of each side, by PyG's names.
+SIDES: dict[str, tuple[tuple[str, ...], tuple[EdgeType, ...]]] = {
+    "teacher": (("teacher",), (TEACHER,)),
+    "student": (("student",), (STUDENT,)),
+    "pair": (("teacher", "student"), (TEACHER, STUDENT, MATCHES)),
+}
+KINDS = {TEACHER: "teacher", STUDENT: "student", MATCHES: "match"}
+# An edge takes networkx about 1 kB, and its GraphML twice that while it is written.
+EDGE_LIMIT = 2_000_000
+# The smallest normal float32: what an exact 0 weighs. It is not 0 for programs that read single precision either.
+NO_WEIGHT = torch.finfo(torch.float32).tiny
+# XML 1.0 has no way to write these, UTF-8 none for half a surrogate pair; and a carriage return would come back as a line feed.
+UNWRITABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+def to_networkx(pair: "HeteroData", side: Side = "pair") -> "nx.Graph[str]":
+    """Return the teacher's graph, the student's, or both with the cross graph between them, for networkx.
+
+    All pairs become an undirected `Graph`, each pair once and no node with itself; an edge list becomes a `DiGraph` from neighbour to anchor.
+
+    Nodes are named `t0`, `t1`, ... and `s0`, `s1`, ... by their position in the pair. Attributes of a node: `kind` (`teacher` or `student`),
+    `index` (in the data set, where known, else the position) and, where the pair knows them, `label`, `class_name`, `split`, `prediction`,
+    `correct`; they are read from `index`, `y`, `prediction` and `correct` of the pair's nodes and from `pair.classes` and `pair.split`. A label of
+    -1 is unknown and left out, with what hangs on it.
+
+    Attributes of an edge: `correlation`, the exact weight in the pair; `sign` of it (1, 0 or -1); `weight`, its magnitude, because layouts
+    and shortest paths take neither negative weights nor 0 (an exact 0 weighs 1.2e-38, the smallest normal float32); and `kind` (`teacher`,
+    `student` or `match`). Characters in names that XML cannot hold become U+FFFD.
+
+    Raises:
+        RelgraphError: for an unknown side, if the pair lacks its edges, if there are more than 2,000,000 of them, or if one is not finite.
+
+    >>> from relgraph.graph.pair import graph_pair
+    >>> graph = to_networkx(graph_pair(torch.eye(3), torch.eye(3)))
+    >>> graph.edges["t0", "s1"]
+    {'weight': 0.5, 'sign': -1, 'correlation': -0.5, 'kind': 'match'}
+    """
+    import networkx as nx
+
+    if side not in SIDES:
+        raise unknown("side", side, SIDES)
+    nodes, edges = SIDES[side]
+    _check_edges(pair, edges)
+    dense = all("adj" in pair[edge_type] for edge_type in edges)
+    graph: nx.Graph[str] = nx.Graph() if dense else nx.DiGraph()
+    for kind in nodes:
+        graph.add_nodes_from(_nodes(pair, kind))
+    for edge_type in edges:
+        graph.add_edges_from(_edges(pair, edge_type))
+    return graph
+
+
+def write_graph(pair: "HeteroData", path: Path, format: str | None = None, side: Side = "pair") -> None:
+    """Write a pair, whole or not at all, as `graphml`, `gexf` or node-link `json` of `to_networkx`, or as `pt`, which `read_pair` reads.
+
+    Without a format the suffix of the path names it. In GEXF `label` is a node's title, which holds its name, so the number of its class
+    is the attribute `class` there. `pt` keeps both sides, whatever the side.
+
+    Raises:
+        RelgraphError: for an unknown format or side, if the file cannot be written, and where `to_networkx` raises it.
+    """
+    name = format if format is not None else path.suffix.removeprefix(".").lower()
+    if name not in FORMATS:
+        raise unknown("graph format", name, FORMATS)
+    if side not in SIDES:
+        raise unknown("side", side, SIDES)
+    with _replacing(path) as stream:
+        FORMATS[name](pair, stream, side)
+
+
+def read_pair(path: Path) -> "HeteroData":
+    """Return the pair that `write_graph` wrote as `pt`; nothing but tensors and plain values is unpickled.
+
+    Raises:
+        RelgraphError: if the file is missing, truncated, another program's, or holds anything else.
+    """
+    from torch_geometric.data import HeteroData
+
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise RelgraphError(f"cannot read the graph pair {path}: {reason}") from error
+    if not (isinstance(stored, dict) and {"_global_store", "student", "teacher"} <= stored.keys()):
+        raise RelgraphError(f"{path} must hold a graph pair of student and teacher, got {type(stored).__name__}")
+    return HeteroData.from_dict(stored)
+
+
+def _check_edges(pair: "HeteroData", edges: tuple[EdgeType, ...]) -> None:
+    count = 0
+    for edge_type in edges:
+        if edge_type not in pair.edge_types:
+            raise RelgraphError(f"the pair must hold the edges {' '.join(edge_type)}, got {pair.edge_types}")
+        store = pair[edge_type]
+        weights = store.adj if "adj" in store else store.edge_weight
+        if not bool(weights.isfinite().all()):
+            raise RelgraphError(f"weights must be finite, got NaN or infinity among the edges {' '.join(edge_type)}")
+        pairs_once = "adj" in store and edge_type != MATCHES
+        count += len(weights) * (len(weights) - 1) // 2 if pairs_once else weights.numel()
+    if count > EDGE_LIMIT:
+        raise RelgraphError(f"a graph for networkx takes at most {EDGE_LIMIT:,} edges, got {count:,}: take fewer nodes or a sparse graph")
+
+
+def _nodes(pair: "HeteroData", kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    store = pair[kind]
+    count = len(store.x)
+    columns = {"index": store["index"].tolist() if "index" in store else list(range(count))}
+    for key, attribute in (("y", "label"), ("prediction", "prediction"), ("correct", "correct")):
+        if key in store:
+            columns[attribute] = store[key].tolist()
+    shared = {"split": writable(pair.split)} if hasattr(pair, "split") else {}
+    classes = [writable(name) for name in getattr(pair, "classes", [])]
+    for position in range(count):
+        attributes = {"kind": kind, **{name: column[position] for name, column in columns.items()}, **shared}
+        label = attributes.get("label")
+        if label == -1:
+            del attributes["label"]
+            attributes.pop("correct", None)
+        elif label is not None and label < len(classes):
+            attributes["class_name"] = classes[label]
+        yield f"{kind[0]}{position}", attributes
+
+
+def _edges(pair: "HeteroData", edge_type: EdgeType) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    source, _, target = edge_type
+    kind = KINDS[edge_type]
+    ends, weights = _edge_list(pair, edge_type)
+    columns = weights.abs().clamp_min(NO_WEIGHT).tolist(), weights.sign().long().tolist(), weights.tolist()
+    for tail, head, weight, sign, correlation in zip(*ends.tolist(), *columns, strict=True):
+        attributes = {"weight": weight, "sign": sign, "correlation": correlation, "kind": kind}
+        yield f"{source[0]}{tail}", f"{target[0]}{head}", attributes
+
+
+def _edge_list(pair: "HeteroData", edge_type: EdgeType) -> tuple[Tensor, Tensor]:
+    """Return the edges of one type and their weights, `(2, E), (E,)`; of all pairs within one network only those above the diagonal."""
+    store = pair[edge_type]
+    if "adj" not in store:
+        return store.edge_index, store.edge_weight.detach()
+    adj: Tensor = store.adj.detach()
+    chosen = torch.ones_like(adj, dtype=torch.bool)
+    if edge_type != MATCHES:
+        chosen = chosen.triu(1)
+    return chosen.nonzero().T, adj[chosen]
+
+
+def writable(text: str) -> str:
+    """Return the text with each character that XML cannot hold, or would change, replaced by U+FFFD.
+
+    >>> writable("a & b\\x00")
+    'a & b\\ufffd'
+    """
+    return UNWRITABLE.sub("\ufffd", text)
+
+
+def _write_graphml(pair: "HeteroData", stream: IO[bytes], side: Side) -> None:
+    import networkx as nx
+
+    # Not nx.write_graphml, which is another writer where lxml is installed.
+    nx.write_graphml_xml(to_networkx(pair, side), stream, prettyprint=False)
+
+
+def _write_gexf(pair: "HeteroData", stream: IO[bytes], side: Side) -> None:
+    import networkx as nx
+
+    graph = to_networkx(pair, side)
+    for _, attributes in graph.nodes(data=True):
+        if "label" in attributes:
+            attributes["class"] = attributes.pop("label")
+    nx.write_gexf(graph, stream, prettyprint=False)
+
+
+def _write_json(pair: "HeteroData", stream: IO[bytes], side: Side) -> None:
+    import networkx as nx
+
+    data = nx.node_link_data(to_networkx(pair, side), edges="edges")
+    stream.write(json.dumps(data, ensure_ascii=False, allow_nan=False).encode())
+
+
+def _write_pt(pair: "HeteroData", stream: IO[bytes], side: Side) -> None:
+    # Cloned, because torch stores the whole memory that a view looks into.
+    plain = pair.clone().apply(lambda tensor: tensor.detach().cpu().clone())
+    torch.save(plain.to_dict(), stream)
+
+
+FORMATS: dict[str, Callable[["HeteroData", IO[bytes], Side], None]] = {
+    "graphml": _write_graphml,
+    "gexf": _write_gexf,
+    "json": _write_json,
+    "pt": _write_pt,
+}
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file beside the target that takes its place once it is complete, so that an interrupt or a full disk leaves the old one."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise RelgraphError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)

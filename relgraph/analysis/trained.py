@@ -1,0 +1,154 @@
+"""A finished run, opened again: its networks, and what they say of a split."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from relgraph.data.datasets import ImageSet
+from relgraph.data.views import prepare
+from relgraph.errors import RelgraphError, unknown
+from relgraph.methods import Output
+from relgraph.networks.heads import Head
+from relgraph.training.checkpoint import load_checkpoint
+from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
+from relgraph.training.runs import Run
+from relgraph.training.setup import open_data, open_fabric, open_teacher, teacher_input
+from relgraph.training.student import load_student
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
+
+SPLITS = ("train", "val", "test")
+BATCH = 256
+
+
+class TrainedRun:
+    """The best student of a run, its teacher and the teacher's head as they were in that epoch, and the run's data.
+
+    Raises:
+        RelgraphError: if `path` is not a run, or a file of it is missing, truncated or does not fit the others.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.run = Run.open(path)
+        self.recipe = self.run.recipe()
+        self.data = open_data(self.recipe)
+        self.device = open_fabric(self.recipe).device
+        self.student, self.description = load_student(self.run.student_file)
+        self.student.to(self.device)
+        if tuple(self.description["classes"]) != self.data.train.classes:
+            raise RelgraphError(
+                f"the data set now has {len(self.data.train.classes)} classes that are not those of the student in {path}"
+            )
+        weights = load_checkpoint(self.run.best)["distiller"]
+        head = {name.removeprefix("teacher_head."): t for name, t in weights.items() if name.startswith("teacher_head.")}
+        self.teacher = self.head = None
+        if head:
+            self.teacher = open_teacher(self.recipe).to(self.device)
+            self.head = Head(self.teacher.width, self.recipe.dim, len(self.data.train.classes))
+            self.head.load_state_dict(head)
+            self.head.eval()
+
+    def split(self, name: str) -> ImageSet:
+        """Return a split of the data by name.
+
+        Raises:
+            RelgraphError: for an unknown one.
+        """
+        if name not in SPLITS:
+            raise unknown("split", name, SPLITS)
+        images: ImageSet = getattr(self.data, name)
+        return images
+
+    @torch.no_grad()
+    def outputs(self, images: ImageSet) -> tuple[Output, Output | None]:
+        """Return what student and teacher say of images, on the CPU; the teacher is `None` in a run without one."""
+        feature = embed(self.student.backbone, images.images, self._student_input, BATCH, self.device, "student")
+        head = self.student.head.cpu()
+        student = Output(*head(feature), feature)
+        self.student.to(self.device)
+        if self.teacher is None or self.head is None:
+            return student, None
+        teacher = self.teacher
+        feature = embed(teacher, images.images, lambda part: teacher_input(teacher, part), BATCH, self.device, "teacher")
+        return student, Output(*self.head(feature), feature)
+
+    def _student_input(self, images: Tensor) -> Tensor:
+        return prepare(images, None, images.shape[1], self.description["mean"], self.description["std"])
+
+
+def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
+    """Return how good student and teacher of a run are on its test split, in percent.
+
+    For each network: `top1` and `top5` of its head; k-NN (cosine, majority) and linear probe on its pooled features, from the images of the
+    training split, with all their labels (`knn`, `linear`) and, where the run was given fewer, with those alone (`knn_few`, `linear_few`).
+
+    Raises:
+        RelgraphError: if the run cannot be opened.
+    """
+    opened = TrainedRun(path)
+    train, test = opened.data.train, opened.data.test
+    few = train.labels
+    every = open_data(replace(opened.recipe, labels_per_class=0)).train.labels
+    report: dict[str, Any] = {
+        "run": str(path),
+        "images": {"train": len(train), "labelled": int((few >= 0).sum()), "test": len(test)},
+        "neighbours": k,
+    }
+    for name, of_train, of_test in zip(("student", "teacher"), opened.outputs(train), opened.outputs(test), strict=True):
+        if of_train is None or of_test is None:
+            continue
+        assert of_train.feature is not None and of_test.feature is not None and of_test.logits is not None
+        row = accuracy(of_test.logits, test.labels)
+        for suffix, labels in (("", every), ("_few", few)) if bool((few < 0).any()) else (("", every),):
+            row[f"knn{suffix}"] = knn_accuracy(of_train.feature, labels, of_test.feature, test.labels, k=k)
+            row[f"linear{suffix}"] = linear_probe(of_train.feature, labels, of_test.feature, test.labels)
+        report[name] = row
+    return report
+
+
+def run_pair(
+    path: Path,
+    *,
+    split: str = "test",
+    first: int | None = None,
+    side: str = "pair",
+    graph: str = "knn",
+    k: int = 8,
+    threshold: float = 0.5,
+    neighbours: str | None = None,
+) -> "HeteroData":
+    """Return the graph pair of a split of a run, or of its first images: the embeddings that the loss compares, with labels and predictions.
+
+    Nodes are in the order of the split; `index` is an image's position in the data set's original split. Edges are chosen by the side that is
+    asked for, the teacher for the pair, unless `neighbours` says otherwise.
+
+    Raises:
+        RelgraphError: if the run cannot be opened, has no teacher where one is asked for, or the graph does not fit the number of images.
+    """
+    from relgraph.analysis.whole import whole_pair
+
+    opened = TrainedRun(path)
+    images = opened.split(split)
+    if first is not None:
+        if first < 2:
+            raise RelgraphError(f"a graph needs two images, got {first}")
+        images = images.select(torch.arange(min(first, len(images))))
+    student, teacher = opened.outputs(images)
+    if teacher is None and side != "student":
+        raise RelgraphError(f"{path} was trained without a teacher: export its student's graph (side student)")
+    chooser = neighbours or ("student" if side == "student" else "teacher")
+    reference = student if teacher is None else teacher
+    pair = whole_pair(
+        student.embedding, reference.embedding, graph=graph, k=k, threshold=threshold, neighbours=chooser  # type: ignore[arg-type]
+    )
+    pair.classes, pair.split = list(images.classes), split
+    for name, output in (("student", student), ("teacher", reference)):
+        assert output.logits is not None
+        store = pair[name]
+        store.index, store.y, store.prediction = images.index, images.labels, output.logits.argmax(-1)
+        store.correct = store.prediction == images.labels
+    return pair

@@ -1,0 +1,1 @@
+"""Files that ship with the package: the teacher of the default run."""

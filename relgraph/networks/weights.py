@@ -1,0 +1,107 @@
+"""Weights that others trained: read from a file, or fetched from the Hugging Face Hub."""
+
+import logging
+import ssl
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from relgraph.errors import RelgraphError
+
+# Long enough for a slow line to answer, short enough to wait for where there is none.
+HUB_TIMEOUT_SECONDS = 5.0
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a weights file by name: `.safetensors`, or what `torch.load(weights_only=True)` accepts.
+
+    A training checkpoint is opened at its `state_dict` or `model`, and the prefix `module.` of data-parallel training
+    is dropped.
+
+    Raises:
+        RelgraphError: if the file is missing, truncated, holds no tensors by name, or holds objects that only unsafe
+            loading would read.
+    """
+    if not path.is_file():
+        raise RelgraphError(f"there is no weights file {path}")
+    if _is_torchscript(path):
+        raise RelgraphError(
+            f"{path} is a TorchScript program, expected weights: if you trust it, "
+            f"save torch.jit.load({path.name!r}).state_dict() with torch.save and pass that file"
+        )
+    try:
+        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes pickle, zipfile and torch raise nearly anything
+        raise RelgraphError(f"{path} cannot be read as weights: {_reason(error)}") from error
+    return _named_tensors(content, path)
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("constants.pkl") for name in archive.namelist())
+
+
+def _reason(error: Exception) -> str:
+    """Return why a file was refused, in a few words."""
+    text = str(error)
+    if "Unsupported global" in text:
+        return "it holds Python objects beside the tensors, which are not loaded for safety; save its state_dict alone"
+    return f"it is damaged, truncated or of another kind ({first_line(error)})"
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its kind where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+
+
+def _named_tensors(content: Any, path: Path) -> dict[str, Tensor]:
+    if isinstance(content, Mapping):
+        nested = (content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping))
+        content = next(nested, content)
+        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+        if tensors:
+            prefix = "module." if all(name.startswith("module.") for name in tensors) else ""
+            return {name.removeprefix(prefix): value for name, value in tensors.items()}
+    raise RelgraphError(f"{path} holds no weights: expected tensors by name, found {type(content).__name__}")
+
+
+@contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Within it, libraries read the Hub's local cache and ask the Hub itself only if it answers.
+
+    Without a network `huggingface_hub` retries each file five times, almost a minute in all, logging each of them.
+    """
+    from huggingface_hub import constants
+
+    offline, silenced = constants.HF_HUB_OFFLINE, logging.root.manager.disable
+    constants.HF_HUB_OFFLINE = offline or not _answers(constants.ENDPOINT)
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+        logging.disable(silenced)
+
+
+def _answers(address: str) -> bool:
+    """Return whether a server can be reached at all; what it answers does not matter."""
+    try:
+        with urlopen(Request(address, method="HEAD"), timeout=HUB_TIMEOUT_SECONDS):
+            return True
+    except HTTPError:
+        return True
+    except URLError as error:
+        # A certificate that Python does not trust may be one that the Hub's client is told to.
+        return isinstance(error.reason, ssl.SSLError)
+    except (OSError, ValueError):
+        return False

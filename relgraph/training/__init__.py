@@ -1,0 +1,1 @@
+"""Training: the recipe, the step, the loop, checkpoints, run directories and evaluation."""

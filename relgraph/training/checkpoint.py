@@ -1,0 +1,75 @@
+"""Checkpoints: written whole or not at all, read without unpickling anything but tensors and plain values."""
+
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from relgraph.errors import RelgraphError
+
+
+def save_checkpoint(fabric: Any, path: Path, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint beside `path` and move it there, so that an interrupt or a full disk leaves the previous one as it was.
+
+    Raises:
+        RelgraphError: if it cannot be written; the previous checkpoint is untouched.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        fabric.save(part, dict(state))
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:
+        raise RelgraphError(f"cannot write {path}, what it held before is untouched: {_first_line(error)}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def copy_checkpoint(source: Path, path: Path) -> None:
+    """Copy a checkpoint in the same way.
+
+    Raises:
+        RelgraphError: if it cannot be written; the previous checkpoint is untouched.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        shutil.copyfile(source, part)
+        os.replace(part, path)
+    except OSError as error:
+        raise RelgraphError(f"cannot write {path}, what it held before is untouched: {_first_line(error)}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint, on the CPU.
+
+    Raises:
+        RelgraphError: if it is missing, truncated, or holds anything but tensors and plain values.
+    """
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise RelgraphError(f"there is no checkpoint {path}") from error
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        raise RelgraphError(f"cannot read the checkpoint {path}, is it truncated? ({_first_line(error)})") from error
+    return content
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of torch's generators, on the CPU and on CUDA devices if there are any."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put torch's generators back into a state that `random_state` returned."""
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,61 @@
+"""Running sums of an epoch, kept on the device: reading them back waits for it, so that happens twice a second, not every step."""
+
+import time
+
+import torch
+from torch import Tensor
+
+from relgraph.errors import RelgraphError
+from relgraph.training.objective import Losses
+
+PAUSE = 0.5  # seconds between two readings: often enough for a progress bar, rare enough to cost nothing
+
+
+class Meter:
+    """Sums the losses and counts the hits of an epoch."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.sums: Tensor | None = None
+        self.culprit: Tensor | None = None
+        self.steps = 0
+        self.last = time.perf_counter()
+
+    @torch.no_grad()
+    def add(self, losses: Losses, labels: Tensor) -> None:
+        """Add one batch."""
+        terms = torch.stack([term.float() for term in losses.terms.values()])
+        assert losses.student.logits is not None
+        hits = (losses.student.logits.argmax(-1) == labels).sum()
+        counts = torch.stack([hits, (labels >= 0).sum(), losses.degenerate])
+        row = torch.cat([terms, counts]).double()
+        # A bad step spoils the weights, and then every later term: only what was not finite in the first bad step is to blame.
+        bad = ~terms.isfinite()
+        if self.sums is None or self.culprit is None:
+            self.names, self.sums, self.culprit = list(losses.terms), row, bad
+        else:
+            self.sums = self.sums + row
+            self.culprit = torch.where(self.culprit.any(), self.culprit, bad)
+        self.steps += 1
+
+    def due(self) -> bool:
+        """Return whether the progress bar is old enough to be read again."""
+        return time.perf_counter() - self.last > PAUSE
+
+    def read(self, epoch: int) -> dict[str, float]:
+        """Return the means so far: `loss` (the student's), its terms, `train_top1` in percent of the labelled images, `degenerate` nodes.
+
+        Raises:
+            RelgraphError: if a term was not a number; the message names it.
+        """
+        assert self.sums is not None and self.culprit is not None, "an epoch has at least one batch"
+        if bool(self.culprit.any()):
+            bad = [name for name, spoilt in zip(self.names, self.culprit.tolist(), strict=True) if spoilt]
+            raise RelgraphError(
+                f"the loss is not a number in epoch {epoch + 1}: {', '.join(bad)} first; a smaller learning rate or weight may help"
+            )
+        *terms, hits, labelled, degenerate = self.sums.tolist()
+        means = {name: term / self.steps for name, term in zip(self.names, terms, strict=True)}
+        loss = sum(mean for name, mean in means.items() if name != "teacher_head")
+        self.last = time.perf_counter()
+        return {"loss": loss, **means, "train_top1": 100 * hits / labelled, "degenerate": degenerate}

@@ -1,0 +1,142 @@
+"""The recipe of a run: every option once, as a field. The command line and the YAML file are made from it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from relgraph.errors import RelgraphError, unknown
+
+
+def option(default: Any, text: str, *, aliases: tuple[str, ...] = (), choices: tuple[str, ...] = ()) -> Any:
+    """Return a field with what the command line needs to know of it."""
+    return field(default=default, metadata={"help": text, "aliases": aliases, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every choice of one run. The defaults are those of EGA's official code where it has one; presets and users change them."""
+
+    dataset: str = option("digits", "digits, cifar10, cifar100, stl10, or folder:PATH with train/ and val/ or test/.")
+    root: str = option("data", "Folder in which downloaded data sets lie.")
+    image_size: int | None = option(None, "Resize the images of a folder to this many pixels.")
+    val_fraction: float = option(0.1, "Share of the training set held out for choosing the best epoch.")
+    labels_per_class: int = option(0, "Keep the labels of so many training images a class; the others stay, unlabelled. 0: all.")
+    labelled_share: float = option(0.5, "Share of labelled images in a batch where some have no label.")
+    views: str = option(
+        "shared", "Same crop and flip for both networks, or one each as in EGA's code.", choices=("shared", "independent")
+    )
+    teacher: str = option("embedded:digits", "embedded:digits, timm:NAME, open_clip:NAME/WEIGHTS, checkpoint:FILE.")
+    teacher_weights: str | None = option(None, "File with the teacher's weights, for machines without a hub.")
+    teacher_size: int | None = option(None, "Input size of the teacher, where it is not the model's own.")
+    teacher_mean: tuple[float, ...] | None = option(None, "Mean of the teacher's input, such as 0.5,0.5,0.5.")
+    teacher_std: tuple[float, ...] | None = option(None, "Deviation of the teacher's input.")
+    teacher_args: tuple[str, ...] = option((), "Constructor arguments of the teacher, such as num_classes=1001,pad_type=same.")
+    student: str = option("resnet8x4", "resnet8, resnet20, resnet8x4, ... (relgraph students lists them).", aliases=("--model_s",))
+    dim: int = option(256, "Width of the embeddings, the nodes of the graph.")
+    method: str = option("ega", "ega, kd, or none for cross-entropy alone.", aliases=("--distill",))
+    graph: str = option("dense", "All pairs, or k nearest neighbours.", choices=("dense", "knn"))
+    k: int | None = option(None, "Neighbours of each node (for --graph knn; 8 if not given).")
+    neighbours: str = option(
+        "teacher", "Who chooses the neighbours.", choices=("teacher", "student", "union", "mutual")
+    )
+    refine: str | None = option(None, "Refine nodes by their neighbours before matching.", choices=("smooth", "conv"))
+    node_weight: float = option(0.8, "Weight of EGA's node term. Grows with the batch: retune it for another batch size.")
+    edge_weight: float = option(0.24, "Weight of EGA's edge term. Grows with the batch as well.")
+    gamma: float = option(1.0, "Weight of the cross-entropy.", aliases=("-r",))
+    alpha: float = option(0.0, "Weight of KD on the logits of the teacher's head, beside the method.", aliases=("-a",))
+    beta: float = option(1.0, "Weight of the method.", aliases=("-b",))
+    temperature: float = option(4.0, "Temperature of KD.")
+    epochs: int = option(240, "Passes over the training set.")
+    batch_size: int = option(64, "Images in a batch, which are the nodes of its graph.")
+    lr: float = option(0.05, "Learning rate of the student.")
+    momentum: float = option(0.9, "Momentum of both optimisers.")
+    weight_decay: float = option(5e-4, "Weight decay of both optimisers.")
+    schedule: str = option(
+        "step", "x 0.1 at the milestones, a cosine to 0, or constant.", choices=("step", "cosine", "constant")
+    )
+    milestones: tuple[int, ...] | None = option(
+        None, "Epochs of the steps; 150,180,210 of 240, and in that proportion for other lengths, if not given."
+    )
+    teacher_lr: float = option(0.01, "Learning rate of the teacher's head, which stays constant.")
+    select: str = option(
+        "val", "Split on which the best epoch is picked; 'test' is the original's habit.", choices=("val", "test")
+    )
+    seed: int = option(0, "Seed of everything: split, labels, weights, batches, crops.")
+    device: str = option("auto", "Where to compute.", choices=("auto", "cpu", "cuda"))
+    precision: str = option("auto", "auto: bf16 where CUDA has it.", choices=("auto", "32-true", "bf16-mixed", "16-mixed"))
+
+    def __post_init__(self) -> None:
+        """Check ranges; names are checked where they are looked up."""
+        for name in ("epochs", "dim"):
+            _at_least(name, getattr(self, name), 1)
+        if self.batch_size < 2:
+            raise RelgraphError(f"a relation needs two images: batch_size must be at least 2, got {self.batch_size}")
+        if self.method == "ega" and self.graph == "dense" and self.k is not None:
+            raise RelgraphError(f"k belongs to the graph 'knn'; the graph 'dense' takes all pairs, got k = {self.k}")
+        if self.graph == "knn" and not 1 <= self.neighbours_of_each <= self.batch_size - 1:
+            limit = f"k must be between 1 and batch_size - 1 = {self.batch_size - 1}"
+            raise RelgraphError(f"{limit}, got {self.neighbours_of_each}")
+        for name in ("lr", "teacher_lr", "momentum", "weight_decay", "gamma", "alpha", "beta", "labels_per_class"):
+            _at_least(name, getattr(self, name), 0)
+        for item in fields(self):
+            choices, value = item.metadata["choices"], getattr(self, item.name)
+            if choices and value is not None and value not in choices:
+                raise unknown(item.name, value, choices)
+
+    @property
+    def neighbours_of_each(self) -> int:
+        """The k of a k-NN graph, its default included."""
+        return 8 if self.k is None else self.k
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "none": {},
+    # EGA's official training script: the defaults of the fields, written out, so that a recipe can name it.
+    "ega": {
+        "student": "resnet8x4",
+        "node_weight": 0.8,
+        "edge_weight": 0.24,
+        "epochs": 240,
+        "batch_size": 64,
+        "lr": 0.05,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "schedule": "step",
+        "milestones": (150, 180, 210),
+        "teacher_lr": 0.01,
+        "views": "independent",
+    },
+    "digits": {
+        "student": "resnet8",
+        "labels_per_class": 2,
+        "epochs": 20,
+        "schedule": "cosine",
+    },
+}
+
+
+def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
+    """Return the recipe of what a user gave, over the preset, over the defaults.
+
+    Digits, the data set of the offline example, brings the preset of its name if none is asked for.
+
+    Raises:
+        RelgraphError: for an unknown preset or option, or a value out of range.
+
+    >>> resolve({"graph": "knn", "epochs": 3}).epochs
+    3
+    """
+    known = [item.name for item in fields(Recipe)]
+    for name in given:
+        if name not in known:
+            raise unknown("option", name, known)
+    if preset is None:
+        preset = "digits" if given.get("dataset", "digits") == "digits" else "none"
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    return Recipe(**{**PRESETS[preset], **given})
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise RelgraphError(f"{name} must be at least {least}, got {value}")

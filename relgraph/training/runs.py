@@ -1,0 +1,179 @@
+"""The run directory: what a stranger needs to understand, repeat and continue a run."""
+
+import csv
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from relgraph.errors import RelgraphError
+from relgraph.networks.files import write_atomically
+from relgraph.training.recipe import Recipe, resolve
+
+PACKAGES = ("relgraph", "torch", "torchvision", "torch_geometric", "torch_scatter", "lightning-fabric", "timm", "numpy")
+
+
+class Run:
+    """One run directory and the names of its files.
+
+    `recipe.yaml` every option, resolved; `environment.json` versions, commit, seed, hardware; `metrics.csv` a row an epoch; `tensorboard/` the
+    same for TensorBoard; `last.ckpt` and `best.ckpt` to continue from; `student.safetensors` the best student alone; `result.json` the final
+    figures; `learning_curve.png`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe_file = path / "recipe.yaml"
+        self.environment_file = path / "environment.json"
+        self.metrics_file = path / "metrics.csv"
+        self.last = path / "last.ckpt"
+        self.best = path / "best.ckpt"
+        self.student_file = path / "student.safetensors"
+        self.result_file = path / "result.json"
+        self.curve_file = path / "learning_curve.png"
+
+    @classmethod
+    def create(cls, path: Path, recipe: Recipe) -> "Run":
+        """Return a new run directory with its recipe and environment written.
+
+        Raises:
+            RelgraphError: if the directory exists and is not empty.
+        """
+        check_free(path)
+        path.mkdir(parents=True, exist_ok=True)
+        run = cls(path)
+        write_atomically(run.recipe_file, yaml.safe_dump(_plain(recipe), sort_keys=False).encode())
+        write_json(run.environment_file, environment(recipe.seed))
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """Return an existing run directory.
+
+        Raises:
+            RelgraphError: if it is not one.
+        """
+        run = cls(path)
+        if not run.recipe_file.is_file():
+            raise RelgraphError(f"{path} is not a run: expected a directory with recipe.yaml, as relgraph train writes it")
+        return run
+
+    def recipe(self) -> Recipe:
+        """Return the run's recipe.
+
+        Raises:
+            RelgraphError: if its file is not valid.
+        """
+        return resolve(read_yaml(self.recipe_file), preset="none")
+
+    def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Write all rows, one an epoch, so that what follows the last checkpoint of a stopped run disappears when it is resumed."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.metrics_file, text.getvalue().encode())
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """Return the rows of `metrics.csv`."""
+        with self.metrics_file.open(newline="") as stream:
+            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
+
+
+def check_free(path: Path) -> None:
+    """Raise RelgraphError if something is at `path` already, an empty directory aside."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RelgraphError(f"{path} exists already: continue it with --resume {path}, or choose another --out")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file; dashes in its keys count as underscores.
+
+    Raises:
+        RelgraphError: if it cannot be read or is not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RelgraphError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise RelgraphError(f"{path} must hold options as 'name: value' lines, got {type(content).__name__}")
+    return {str(name).replace("-", "_"): tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+
+
+def free_name(root: Path, recipe: Recipe) -> Path:
+    """Return a directory under `root` that does not exist yet, named after the recipe."""
+    dataset = Path(recipe.dataset.removeprefix("folder:")).name
+    graph = f"-{recipe.graph}" if recipe.method == "ega" else ""
+    refine = f"-{recipe.refine}" if recipe.method == "ega" and recipe.refine else ""
+    name = f"{dataset}-{recipe.student}-{recipe.method}{graph}{refine}-seed{recipe.seed}"
+    candidates = [root / name, *(root / f"{name}-{i}" for i in range(2, 10_000))]
+    return next(path for path in candidates if not path.exists())
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """Return what a run depends on besides its recipe: versions, commit, command, seed, hardware."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "seed": seed,
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "hardware": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "torch_threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+    }
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Return the commit of the checkout that this package is run from, if it is one."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

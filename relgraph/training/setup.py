@@ -1,0 +1,179 @@
+"""From a recipe to everything that a run needs, built in a fixed order from one seed."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Optimizer
+
+from relgraph.data.datasets import DataSet, ImageSet, load
+from relgraph.data.views import prepare
+from relgraph.errors import RelgraphError
+from relgraph.graph.topology import check_k
+from relgraph.methods import build_method
+from relgraph.networks.heads import Head
+from relgraph.networks.students import build_backbone
+from relgraph.networks.teachers import Teacher, load_teacher
+from relgraph.training.objective import Distiller
+from relgraph.training.recipe import Recipe
+from relgraph.training.student import Student
+
+
+@dataclass
+class Setup:
+    """What a recipe becomes: data and networks on the device, and their optimisers.
+
+    `distiller` is Fabric's wrapper, which the step calls; `student` is the network inside it.
+    """
+
+    recipe: Recipe
+    fabric: Any
+    data: DataSet
+    teacher: Teacher | None
+    distiller: Any
+    student: Student
+    student_optimiser: Optimizer
+    teacher_optimiser: Optimizer
+
+    def student_input(self, images: Tensor) -> Tensor:
+        """Return uint8 images (N, C, H, W) as the student reads them."""
+        return prepare(images, None, images.shape[1], self.data.mean, self.data.std)
+
+    def teacher_input(self, images: Tensor) -> Tensor:
+        """Return uint8 images (N, C, H, W) as the teacher reads them, at its size."""
+        assert self.teacher is not None
+        return teacher_input(self.teacher, images)
+
+    def description(self) -> dict[str, Any]:
+        """Return what is needed to build and feed the student again, as it is stored beside its weights."""
+        recipe, train = self.recipe, self.data.train
+        return {
+            "objective": f"{recipe.method} ({recipe.graph})" if recipe.method == "ega" else recipe.method,
+            "backbone": recipe.student,
+            "dim": recipe.dim,
+            "classes": list(train.classes),
+            "in_channels": train.images.shape[1],
+            "image_size": train.images.shape[-1],
+            "mean": list(self.data.mean),
+            "std": list(self.data.std),
+            "dataset": recipe.dataset,
+        }
+
+
+def build(recipe: Recipe) -> Setup:
+    """Return everything that the recipe asks for.
+
+    Raises:
+        RelgraphError: for names that are not known, files that cannot be read, or values that do not fit the data.
+    """
+    fabric = open_fabric(recipe)
+    data = open_data(recipe)
+    uses_teacher = recipe.method != "none" or recipe.alpha > 0
+    teacher = open_teacher(recipe).to(fabric.device) if uses_teacher else None
+    torch.manual_seed(recipe.seed)
+    classes = len(data.train.classes)
+    student = Student(build_backbone(recipe.student, data.train.images.shape[1]), recipe.dim, classes)
+    head = None if teacher is None else Head(teacher.width, recipe.dim, classes)
+    method = build_method(recipe.method, vars(recipe))
+    distiller = Distiller(
+        student, head, method, gamma=recipe.gamma, alpha=recipe.alpha, beta=recipe.beta, temperature=recipe.temperature
+    )
+    own = {"momentum": recipe.momentum, "weight_decay": recipe.weight_decay}
+    students = SGD(distiller.student_parameters(), lr=recipe.lr, **own)
+    # Without a teacher there is nothing for this one to train; an optimiser over nothing keeps the step free of questions.
+    teachers = SGD([{"params": list(distiller.teacher_parameters())}], lr=recipe.teacher_lr, **own)
+    wrapped, students, teachers = fabric.setup(distiller, students, teachers)
+    return Setup(recipe, fabric, _on(data, fabric.device), teacher, wrapped, student, students, teachers)
+
+
+def open_fabric(recipe: Recipe) -> Any:
+    """Return Lightning Fabric for the recipe's device and precision.
+
+    Raises:
+        RelgraphError: if CUDA is asked for and there is none.
+    """
+    from lightning_fabric import Fabric
+
+    if recipe.device == "cuda" and not torch.cuda.is_available():
+        raise RelgraphError("device cuda was asked for, but torch finds no CUDA device here: use --device cpu")
+    cuda = recipe.device != "cpu" and torch.cuda.is_available()
+    precision = recipe.precision
+    if precision == "auto":
+        precision = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
+    if cuda:
+        torch.backends.cudnn.deterministic = True  # the same seed gives the same numbers
+    return Fabric(accelerator="cuda" if cuda else "cpu", devices=1, precision=precision)  # type: ignore[arg-type]
+
+
+def open_data(recipe: Recipe) -> DataSet:
+    """Return the recipe's data set.
+
+    Raises:
+        RelgraphError: if it cannot be read, or its training set is too small for the recipe's graph.
+    """
+    data = load(
+        recipe.dataset,
+        root=Path(recipe.root),
+        image_size=recipe.image_size,
+        val_fraction=recipe.val_fraction,
+        labels_per_class=recipe.labels_per_class or None,
+        seed=recipe.seed,
+    )
+    nodes = min(recipe.batch_size, len(data.train))
+    if nodes < 2:
+        raise RelgraphError(f"a relation needs two images: the training set must hold at least 2, got {nodes}")
+    if recipe.graph == "knn":
+        check_k(recipe.neighbours_of_each, nodes)
+    return data
+
+
+def open_teacher(recipe: Recipe) -> Teacher:
+    """Return the recipe's frozen teacher.
+
+    Raises:
+        RelgraphError: if it is unknown or its weights cannot be had.
+    """
+    return load_teacher(
+        recipe.teacher,
+        weights=None if recipe.teacher_weights is None else Path(recipe.teacher_weights),
+        input_size=recipe.teacher_size,
+        mean=recipe.teacher_mean,
+        std=recipe.teacher_std,
+        arguments=parse_arguments(recipe.teacher_args),
+    )
+
+
+def teacher_input(teacher: Teacher, images: Tensor) -> Tensor:
+    """Return uint8 images (N, C, H, W) as the teacher reads them: its size, channels and normalisation."""
+    return prepare(images, teacher.input_size, teacher.channels, teacher.mean, teacher.std)
+
+
+def parse_arguments(pairs: tuple[str, ...]) -> dict[str, str | int | float | bool]:
+    """Return constructor arguments from `name=value` strings; values are read as YAML reads them.
+
+    Raises:
+        RelgraphError: if one has no `=`.
+
+    >>> parse_arguments(("num_classes=1001", "pad_type=same"))
+    {'num_classes': 1001, 'pad_type': 'same'}
+    """
+    import yaml
+
+    found = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign or not name:
+            raise RelgraphError(f"teacher arguments must be name=value, got {pair!r}")
+        found[name.strip()] = yaml.safe_load(value)
+    return found
+
+
+def _on(data: DataSet, device: torch.device) -> DataSet:
+    """Return the data set with its images and labels on a device, where they stay as uint8."""
+
+    def move(images: ImageSet) -> ImageSet:
+        return replace(images, images=images.images.to(device), labels=images.labels.to(device))
+
+    return replace(data, train=move(data.train), val=move(data.val), test=move(data.test))

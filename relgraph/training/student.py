@@ -1,0 +1,42 @@
+"""The student as it is trained, stored and loaded: a backbone with its head."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from relgraph.methods import Output
+from relgraph.networks.files import load_strictly, read_network
+from relgraph.networks.heads import Head
+from relgraph.networks.students import CifarResNet, build_backbone
+
+
+class Student(nn.Module):
+    """A backbone with its head, `(N, C, H, W) -> Output` of embedding (N, dim), logits (N, classes) and feature (N, width)."""
+
+    def __init__(self, backbone: CifarResNet, dim: int, classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = Head(backbone.width, dim, classes)
+
+    def forward(self, images: Tensor) -> Output:
+        feature = self.backbone(images)
+        embedding, logits = self.head(feature)
+        return Output(embedding, logits, feature)
+
+
+def load_student(path: str | Path) -> tuple[Student, dict[str, Any]]:
+    """Return a trained student, in evaluation mode, and the description stored with it, from a run or its `student.safetensors`.
+
+    The description tells how to feed it: `in_channels`, `image_size`, `mean`, `std` (of images in 0..1) and `classes`.
+
+    Raises:
+        RelgraphError: if the file is missing, truncated, without a head, or of another architecture than it says.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "student.safetensors"
+    tensors, info = read_network(path)
+    student = Student(build_backbone(info["backbone"], info["in_channels"]), info["dim"], len(info["classes"]))
+    load_strictly(student, tensors, path)
+    return student.eval(), info

@@ -1,0 +1,96 @@
+"""Batches are counted: every image as often as promised, no batch of another size."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from relgraph.data.batches import epoch_batches
+from relgraph.errors import RelgraphError
+
+
+def batches(
+    labels: torch.Tensor, batch_size: int = 8, share: float = 0.25, seed: int = 0, epoch: int = 0
+) -> list[list[int]]:
+    drawn = epoch_batches(labels, batch_size=batch_size, labelled_share=share, seed=seed, epoch=epoch)
+    return [batch.tolist() for batch in drawn]
+
+
+def some_labels(labelled: int, unlabelled: int) -> torch.Tensor:
+    return torch.tensor([0, 1] * labelled + [-1] * unlabelled)[labelled:]
+
+
+def test_labelled_images_are_shuffled_and_cut() -> None:
+    drawn = batches(torch.arange(35) % 5)
+    flat = [image for batch in drawn for image in batch]
+    assert [len(batch) for batch in drawn] == [8, 8, 8, 8]
+    assert len(set(flat)) == 32 and flat != sorted(flat)
+
+
+def test_few_images_are_one_batch() -> None:
+    assert [sorted(batch) for batch in batches(torch.zeros(5, dtype=torch.int64))] == [[0, 1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(64, dtype=torch.int64), some_labels(10, 90)])
+def test_seed_and_epoch_alone_decide(labels: torch.Tensor) -> None:
+    torch.manual_seed(1)
+    first = batches(labels, seed=3, epoch=4)
+    torch.manual_seed(2)
+    assert first == batches(labels, seed=3, epoch=4)
+    others = [batches(labels, seed=seed, epoch=epoch) for seed, epoch in ((4, 3), (3, 5), (4, 4), (2, 5))]
+    assert all(first != other for other in others)
+
+
+@pytest.mark.parametrize(("labelled", "unlabelled", "share"), [(10, 90, 0.25), (3, 100, 0.3), (50, 21, 0.9)])
+def test_an_epoch_goes_once_through_the_unlabelled(labelled: int, unlabelled: int, share: float) -> None:
+    labels = some_labels(labelled, unlabelled)
+    drawn = batches(labels, share=share)
+    quota = round(share * 8)
+    assert all(len(set(batch)) == 8 for batch in drawn)
+    assert all(sum(image < labelled for image in batch) == quota for batch in drawn)
+    seen = Counter(image for batch in drawn for image in batch)
+    assert len(drawn) == unlabelled // (8 - quota)
+    assert sum(seen[image] == 1 for image in range(labelled, len(labels))) == len(drawn) * (8 - quota)
+    rounds = [seen[image] for image in range(labelled)]
+    assert max(rounds) - min(rounds) <= 1
+
+
+def test_too_few_labelled_images_repeat_within_a_batch() -> None:
+    drawn = batches(some_labels(2, 40), share=0.5)
+    assert len(drawn) == 10
+    assert all(Counter(image for image in batch if image < 2) == {0: 2, 1: 2} for batch in drawn)
+
+
+def test_a_batch_mixes_labelled_and_unlabelled() -> None:
+    drawn = batches(some_labels(50, 500), share=0.5)
+    assert sum(image < 50 for batch in drawn for image in batch[:4]) < 0.75 * 4 * len(drawn)
+
+
+def test_few_unlabelled_images_are_one_batch() -> None:
+    (batch,) = batches(some_labels(10, 3), batch_size=16)
+    assert sum(image < 10 for image in batch) == 4
+    assert {image for image in batch if image >= 10} == {10, 11, 12}
+
+
+def test_a_tiny_share_still_holds_one_labelled_image() -> None:
+    assert all(sum(image < 10 for image in batch) == 1 for batch in batches(some_labels(10, 70), share=0.01))
+
+
+def test_a_full_share_trains_on_the_labelled_alone() -> None:
+    drawn = batches(some_labels(16, 70), share=1.0)
+    assert sorted(image for batch in drawn for image in batch) == list(range(16))
+
+
+@pytest.mark.parametrize(
+    ("labels", "batch_size", "share", "message"),
+    [
+        (torch.zeros(8), 1, 0.5, "a relation needs at least two images: batch size 1"),
+        (torch.zeros(1), 8, 0.5, "a relation needs at least two images: 1 training image"),
+        (torch.zeros(8), 4, 0.0, "above 0 and at most 1, got 0.0"),
+        (torch.zeros(8), 4, 1.5, "above 0 and at most 1, got 1.5"),
+        (-torch.ones(8), 4, 0.5, "at least one labelled image, got none among 8"),
+    ],
+)
+def test_misuse_is_named(labels: torch.Tensor, batch_size: int, share: float, message: str) -> None:
+    with pytest.raises(RelgraphError, match=message):
+        batches(labels, batch_size=batch_size, share=share)

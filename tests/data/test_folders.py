@@ -1,0 +1,162 @@
+"""Folders written with PIL, read back and compared pixel by pixel; every way they can be wrong."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from relgraph.data.folders import check_memory, read_folder, read_image
+from relgraph.errors import RelgraphError
+
+
+def write_image(file: Path, size: tuple[int, int] = (6, 6), seed: int = 0) -> np.ndarray:
+    """Write random colours and return them as (H, W, 3)."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(file)
+    return pixels
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes with three training and two test images each."""
+    for split, count in (("train", 3), ("test", 2)):
+        for name in ("cat", "dog"):
+            for i in range(count):
+                write_image(tmp_path / split / name / f"{i}.png")
+    return tmp_path
+
+
+def test_images_and_labels_are_read_in_order(tmp_path: Path) -> None:
+    expected: list[np.ndarray] = []
+    for name in ("cat", "dog"):
+        for file in ("0.png", "1.PNG", "deeper/2.bmp"):
+            expected.append(write_image(tmp_path / "train" / name / file, (7, 5), seed=len(expected)))
+        write_image(tmp_path / "val" / name / "0.png", (7, 5), seed=9)
+    (tmp_path / "train/cat/notes.txt").write_text("not an image")
+    (tmp_path / "train/cat/._0.png").write_bytes(b"not an image either")
+    (tmp_path / "train/.cache").mkdir()
+    classes, splits = read_folder(tmp_path, None)
+    images, labels = splits["train"]
+    assert classes == ("cat", "dog") and list(splits) == ["train", "test"]
+    assert torch.equal(images, torch.from_numpy(np.stack(expected)).permute(0, 3, 1, 2))
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1] and labels.dtype == torch.int64
+
+
+def test_val_and_test_are_both_kept(folder: Path) -> None:
+    for name in ("cat", "dog"):
+        write_image(folder / "val" / name / "0.png")
+    _, splits = read_folder(folder, None)
+    assert {split: len(labels) for split, (_, labels) in splits.items()} == {"train": 6, "val": 2, "test": 4}
+
+
+def test_image_size_resizes_the_shorter_side_and_crops_the_centre(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 20, 3), dtype=np.uint8)
+    pixels[:, 6:14] = 200  # the central square is bright, what is cropped is black
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    image = np.asarray(read_image(tmp_path / "wide.png", 4))
+    assert image.shape == (4, 4, 3)
+    assert image[:, 1:3].min() > 195
+
+
+def test_an_image_of_the_asked_size_is_left_alone(tmp_path: Path) -> None:
+    pixels = write_image(tmp_path / "a.png")
+    assert np.array_equal(np.asarray(read_image(tmp_path / "a.png", 6)), pixels)
+
+
+def test_mixed_sizes_are_read_with_an_image_size(folder: Path) -> None:
+    write_image(folder / "train/dog/1.png", (9, 7))
+    _, splits = read_folder(folder, 5)
+    assert splits["train"][0].shape == (6, 3, 5, 5)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA", "RGBA", "P"])
+def test_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
+    Image.new("RGB", (4, 4), (255, 255, 255)).convert(mode).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png", None)
+    assert image.mode == "RGB" and np.asarray(image).min() == 255
+
+
+def test_a_transparent_palette_is_read_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    image = Image.new("P", (4, 4))
+    image.putpalette([255] * 768)
+    image.save(tmp_path / "a.png", transparency=bytes([0, 128]))
+    assert np.asarray(read_image(tmp_path / "a.png", None)).min() == 255
+    assert not recwarn.list
+
+
+def test_sixteen_bit_images_are_refused_rather_than_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 3000, dtype=np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(RelgraphError, match=r"a\.png: expected 8 bits per channel, found PIL's mode I;16"):
+        read_image(tmp_path / "a.png", None)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder with all that is in it."""
+    for file in folder.iterdir():
+        remove(file) if file.is_dir() else file.unlink()
+    folder.rmdir()
+
+
+def fails(folder: Path, message: str) -> None:
+    with pytest.raises(RelgraphError, match=message) as caught:
+        read_folder(folder, None)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_folders_are_named(folder: Path) -> None:
+    fails(folder / "nowhere", "nowhere: no such folder")
+    remove(folder / "test")
+    fails(folder, r"expected a folder val/ or test/ beside train/, found neither")
+    remove(folder / "train")
+    fails(folder, r"expected a folder train/ in it, found none")
+
+
+def test_classes_without_images_are_named(folder: Path) -> None:
+    (folder / "train/emu").mkdir()
+    fails(folder, r"train/emu: no images in this class folder")
+
+
+def test_fewer_than_two_classes_are_refused(folder: Path) -> None:
+    remove(folder / "train/dog")
+    fails(folder, r"train: expected one folder for each of at least 2 classes, found cat")
+    remove(folder / "train/cat")
+    fails(folder, r"at least 2 classes, found none")
+
+
+def test_classes_that_differ_are_named(folder: Path) -> None:
+    write_image(folder / "train/emu/0.png")
+    write_image(folder / "test/fox/0.png")
+    fails(folder, re.escape("the classes of the test images differ from train/: missing emu; not in train/ fox"))
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n broken"])
+def test_corrupt_images_are_named(folder: Path, content: bytes) -> None:
+    (folder / "train/dog/1.png").write_bytes(content)
+    fails(folder, r"train/dog/1\.png: not a readable image")
+
+
+def test_cut_off_images_are_named(folder: Path) -> None:
+    write_image(folder / "train/dog/1.png", (64, 64))
+    file = folder / "train/dog/1.png"
+    file.write_bytes(file.read_bytes()[:2000])
+    fails(folder, r"train/dog/1\.png: not a readable image")
+
+
+def test_the_first_image_of_another_size_is_named(folder: Path) -> None:
+    for name in ("cat/2", "dog/0"):
+        write_image(folder / f"train/{name}.png", (9, 7))
+    fails(folder, r"train/cat/2\.png: expected 6 x 6 pixels like the first image, found 9 x 7: give --image-size")
+
+
+def test_too_much_memory_is_refused_before_decoding(folder: Path) -> None:
+    with pytest.raises(
+        RelgraphError, match=r"10 images of 3 x 20000 x 20000 need 11\.2 GiB of memory, expected at most 8"
+    ):
+        read_folder(folder, 20_000)
+    check_memory(2**20, 1, 64, 128)  # 8 GiB exactly
+    with pytest.raises(RelgraphError):
+        check_memory(2**20 + 1, 1, 64, 128)

@@ -1,0 +1,124 @@
+"""Views against a loop over images with numpy's pad; `prepare` against the formula, channel by channel."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from relgraph.data.views import View, draw_view, prepare
+from relgraph.errors import RelgraphError
+
+
+def random_images(*shape: int) -> torch.Tensor:
+    return torch.randint(1, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def pad_crop_flip(images: torch.Tensor, view: View, padding: int) -> torch.Tensor:
+    """Do what torchvision's RandomCrop(padding=...) and RandomHorizontalFlip do, one image at a time."""
+    height, width = images.shape[-2:]
+    result = []
+    for image, dx, dy, flip in zip(images.numpy(), view.dx.tolist(), view.dy.tolist(), view.flip.tolist(), strict=True):
+        padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding)))
+        top, left = padding + dy, padding + dx
+        crop = padded[:, top : top + height, left : left + width]
+        result.append(crop[:, :, ::-1] if flip else crop)
+    return torch.from_numpy(np.stack(result))
+
+
+@pytest.mark.parametrize("shape", [(40, 3, 32, 32), (40, 1, 8, 8), (40, 2, 5, 9)])
+@pytest.mark.parametrize("padding", [0, 1, 4])
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_view_is_pad_crop_and_flip(shape: tuple[int, ...], padding: int, flip: bool) -> None:
+    images = random_images(*shape)
+    view = draw_view(len(images), padding, flip, torch.Generator().manual_seed(0))
+    viewed = view.apply(images)
+    assert viewed.dtype == torch.uint8
+    assert torch.equal(viewed, pad_crop_flip(images, view, padding))
+
+
+def test_a_shift_beyond_the_image_leaves_it_black() -> None:
+    view = View(dx=torch.tensor([9]), dy=torch.tensor([0]), flip=torch.tensor([False]))
+    assert torch.equal(view.apply(random_images(1, 3, 4, 4)), torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
+
+
+def test_draws_are_uniform_over_offsets_and_flips() -> None:
+    n, padding = 40_000, 2
+    view = draw_view(n, padding, True, torch.Generator().manual_seed(0))
+    cells = ((view.dy + padding) * 5 + view.dx + padding) * 2 + view.flip
+    counts = torch.bincount(cells, minlength=50).double()
+    chi_square = ((counts - n / 50) ** 2 / (n / 50)).sum()
+    assert len(counts) == 50
+    assert chi_square < 85.4  # the 99.9 % quantile with 49 degrees of freedom
+
+
+def test_no_flip_unless_asked() -> None:
+    assert not draw_view(1000, 4, False, torch.Generator().manual_seed(0)).flip.any()
+
+
+def test_the_generator_alone_decides() -> None:
+    first, again, other = (draw_view(100, 4, True, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
+    assert torch.equal(first.dx, again.dx) and torch.equal(first.dy, again.dy) and torch.equal(first.flip, again.flip)
+    assert not torch.equal(first.dx, other.dx)
+
+
+def test_a_view_wants_as_many_images_as_draws() -> None:
+    with pytest.raises(RelgraphError, match="a view of 3 images was applied to 4 images"):
+        draw_view(3, 1, True, torch.Generator()).apply(random_images(4, 3, 8, 8))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_view_on_the_gpu_is_the_view_on_the_cpu() -> None:
+    images = random_images(40, 3, 32, 32)
+    view = draw_view(40, 4, True, torch.Generator().manual_seed(0))
+    assert torch.equal(view.apply(images.cuda()).cpu(), view.apply(images))
+
+
+def test_prepare_normalises_each_channel() -> None:
+    images, mean, std = random_images(5, 3, 6, 6), (0.5, 0.4, 0.3), (0.2, 0.25, 0.1)
+    prepared = prepare(images, None, 3, mean, std)
+    assert prepared.dtype == torch.float32
+    for channel in range(3):
+        expected = (images[:, channel].numpy() / 255.0 - mean[channel]) / std[channel]
+        np.testing.assert_allclose(prepared[:, channel].numpy(), expected, rtol=0, atol=1e-5)
+
+
+def test_prepare_repeats_grey() -> None:
+    prepared = prepare(random_images(4, 1, 8, 8), None, 3, (0.0, 0.0, 0.5), (1.0, 1.0, 2.0))
+    assert torch.equal(prepared[:, 0], prepared[:, 1])
+    torch.testing.assert_close(prepared[:, 2], (prepared[:, 0] - 0.5) / 2)
+
+
+def test_prepare_turns_colour_into_the_grey_that_pil_sees() -> None:
+    from PIL import Image
+
+    images = random_images(4, 3, 8, 8)
+    prepared = prepare(images, None, 1, (0.0,), (1.0,))
+    for image, grey in zip(images, prepared, strict=True):
+        expected = np.asarray(Image.fromarray(image.permute(1, 2, 0).numpy()).convert("L"))
+        np.testing.assert_allclose(grey[0].numpy() * 255, expected, rtol=0, atol=1.01)  # PIL rounds
+
+
+@pytest.mark.parametrize("size", [4, 16])
+def test_prepare_resizes_as_pil_does(size: int) -> None:
+    from PIL import Image
+
+    images = functional.interpolate(random_images(3, 3, 3, 3).float(), size=(8, 8), mode="bilinear").to(torch.uint8)
+    prepared = prepare(images, size, 3, (0.0,) * 3, (1.0,) * 3)
+    assert prepared.shape == (3, 3, size, size)
+    for image, resized in zip(images, prepared, strict=True):
+        expected = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((size, size), Image.Resampling.BICUBIC)
+        np.testing.assert_allclose(resized.permute(1, 2, 0).numpy() * 255, np.asarray(expected), rtol=0, atol=2.01)
+
+
+def test_prepare_clamps_the_overshoot_of_bicubic() -> None:
+    images = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    images[..., 4:] = 255
+    prepared = prepare(images, 32, 1, (0.0,), (1.0,))
+    assert prepared.min() == 0 and prepared.max() == 1
+
+
+def test_prepare_wants_one_number_per_channel_and_grey_or_colour() -> None:
+    with pytest.raises(RelgraphError, match="one number for each of 3 channels, got 1 and 3"):
+        prepare(random_images(1, 3, 8, 8), None, 3, (0.5,), (0.5, 0.5, 0.5))
+    with pytest.raises(RelgraphError, match="images with 4 channels cannot become images with 3"):
+        prepare(random_images(1, 4, 8, 8), None, 3, (0.5,) * 3, (0.5,) * 3)

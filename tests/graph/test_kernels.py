@@ -1,0 +1,221 @@
+"""Kernels against a double loop in float64 over numpy vectors, on every dtype and on degenerate nodes."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import pairwise_distances
+from torch import Tensor
+
+from relgraph.errors import RelgraphError
+from relgraph.graph.kernels import (
+    Kernel,
+    bounded,
+    centre,
+    cosine,
+    euclidean,
+    gaussian,
+    gaussian_taylor,
+    linear,
+    pearson,
+    safe_sqrt,
+    squared_euclidean,
+    unit,
+    wide,
+)
+
+Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+
+def cosine_of(a: Vector, b: Vector) -> float:
+    return float(a @ b / math.sqrt(a @ a) / math.sqrt(b @ b))
+
+
+def taylor_of(a: Vector, b: Vector) -> float:
+    return sum(math.exp(-0.8) * 0.8**p / math.factorial(p) * cosine_of(a, b) ** p for p in range(3))
+
+
+PAIRWISE: dict[str, tuple[Kernel, Callable[[Vector, Vector], float]]] = {
+    "linear": (linear, lambda a, b: float(a @ b)),
+    "cosine": (cosine, cosine_of),
+    "pearson": (pearson, lambda a, b: float(np.corrcoef(a, b)[0, 1])),
+    "squared_euclidean": (squared_euclidean, lambda a, b: float(((a - b) ** 2).sum())),
+    "euclidean": (euclidean, lambda a, b: float(np.linalg.norm(a - b))),
+    "gaussian": (gaussian(0.4), lambda a, b: math.exp(-0.8 * (1 - cosine_of(a, b)))),
+    "gaussian_taylor": (gaussian_taylor(0.4, 2), taylor_of),
+}
+KERNELS = [kernel for kernel, _ in PAIRWISE.values()]
+by_name = pytest.mark.parametrize("kernel", KERNELS, ids=list(PAIRWISE))
+
+
+def double_loop(name: str, x: Tensor, y: Tensor) -> Tensor:
+    function = PAIRWISE[name][1]
+    rows = [[function(a, b) for b in y.double().numpy()] for a in x.double().numpy()]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", PAIRWISE)
+def test_kernel_equals_a_double_loop(name: str, dtype: torch.dtype) -> None:
+    kernel = PAIRWISE[name][0]
+    x, y = torch.randn(6, 9).to(dtype), torch.rand(4, 9).to(dtype)
+    assert kernel.name == name
+    for other in (x, y):
+        found = kernel(x, other if other is y else None)
+        assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        tolerance = 1e-12 if dtype == torch.float64 else 2e-5
+        torch.testing.assert_close(found.double(), double_loop(name, x, other), rtol=tolerance, atol=tolerance)
+
+
+@by_name
+def test_leading_dimensions_are_batches_of_graphs(kernel: Kernel) -> None:
+    x, y = torch.randn(2, 3, 5, 7).double(), torch.randn(2, 3, 4, 7).double()
+    found = kernel(x, y)
+    assert found.shape == (2, 3, 5, 4)
+    for i in range(2):
+        for j in range(3):
+            torch.testing.assert_close(found[i, j], kernel(x[i, j], y[i, j]))
+
+
+@by_name
+def test_relations_are_float32_under_autocast(kernel: Kernel) -> None:
+    x, y = torch.randn(16, 32), torch.randn(8, 32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (x @ y.T).dtype == torch.bfloat16
+        found = kernel(x, y)
+    assert torch.equal(found, kernel(x, y))
+
+
+@by_name
+def test_gradients(kernel: Kernel) -> None:
+    x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    y = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(kernel, (x, y))
+    assert torch.autograd.gradcheck(lambda x: kernel(x), (x,))
+
+
+@by_name
+def test_permuted_nodes_permute_the_matrix(kernel: Kernel) -> None:
+    x, order = torch.randn(7, 5).double(), torch.randperm(7)
+    torch.testing.assert_close(kernel(x[order]), kernel(x)[order][:, order])
+
+
+def test_pearson_ignores_scale_and_shift_of_each_node() -> None:
+    x, y = torch.randn(6, 8).double(), torch.randn(5, 8).double()
+    scale, shift = torch.rand(6, 1).double() + 0.1, 100 * torch.randn(6, 1).double()
+    torch.testing.assert_close(pearson(scale * x + shift, y), pearson(x, y), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(pearson(-x, y), -pearson(x, y))
+
+
+def test_numpy_agrees_on_the_whole_correlation_matrix() -> None:
+    x = torch.randn(40, 64, dtype=torch.float64)
+    torch.testing.assert_close(pearson(x), torch.from_numpy(np.corrcoef(x.numpy())))
+
+
+@pytest.mark.parametrize("offset", [0.0, 30.0, 1000.0])
+@pytest.mark.parametrize("kernel", [euclidean, squared_euclidean], ids=lambda kernel: kernel.name)
+def test_distances_far_from_the_origin_keep_their_digits(kernel: Kernel, offset: float) -> None:
+    x = torch.rand(32, 64) + offset  # rounded to float32 here, so the oracle sees the same numbers
+    metric = "euclidean" if kernel is euclidean else "sqeuclidean"
+    expected = torch.from_numpy(pairwise_distances(x.double().numpy(), metric=metric))
+    torch.testing.assert_close(kernel(x).double(), expected, rtol=3e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("kernel", [euclidean, squared_euclidean], ids=lambda kernel: kernel.name)
+def test_distances_are_never_negative_and_exactly_zero_to_oneself(kernel: Kernel) -> None:
+    x = torch.rand(20, 8).repeat(2, 1) + 5
+    assert (kernel(x) >= 0).all()
+    assert not kernel(x).diagonal().any()
+
+
+def test_the_taylor_polynomial_tends_to_the_gaussian() -> None:
+    x = torch.randn(6, 5).double()
+    torch.testing.assert_close(gaussian_taylor(0.4, 20)(x), gaussian(0.4)(x))
+    torch.testing.assert_close(gaussian_taylor(0.4, 0)(x), torch.full((6, 6), math.exp(-0.8), dtype=torch.float64))
+
+
+def pattern(value: float, dtype: torch.dtype, n: int = 4) -> Tensor:
+    """Return nodes whose numbers are all plus or minus one extreme value."""
+    signs = torch.tensor([[1.0, -1, 1, 1, 1, 1], [1, 1, 1, -1, -1, 1], [-1, -1, 1, -1, -1, -1], [1, 1, 1, 1, 1, -1]])
+    return (signs[:n] * value).to(dtype)
+
+
+DEGENERATE = {
+    "a constant row": torch.cat([torch.randn(3, 6), torch.full((1, 6), 0.1)]),
+    "two equal rows": torch.randn(2, 6)[[0, 1, 1]],
+    "one node": torch.randn(1, 6),
+    "two nodes": torch.randn(2, 6),
+    "one dimension": torch.randn(3, 1),
+    "all zeros": torch.zeros(3, 6),
+    "float16 extremes": pattern(65504, torch.float16),
+}
+
+
+@pytest.mark.parametrize("case", DEGENERATE)
+@by_name
+def test_degenerate_nodes_give_finite_values_and_gradients(kernel: Kernel, case: str) -> None:
+    x = DEGENERATE[case].clone().requires_grad_()
+    found = kernel(x)
+    # Relative to the largest weight, whose own gradient float16 cannot hold for a kernel without a bound.
+    (found / found.detach().abs().max().clamp_min(1)).square().mean().backward()
+    assert x.grad is not None
+    assert found.isfinite().all() and x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("value", [1e38, 3e38, 1e-30, 1e-36])
+@pytest.mark.parametrize("name", ["cosine", "pearson", "gaussian", "gaussian_taylor"])
+def test_kernels_of_unit_vectors_bear_bfloat16_extremes(name: str, value: float) -> None:
+    x = pattern(value, torch.bfloat16).requires_grad_()
+    found = PAIRWISE[name][0](x)
+    found.square().sum().backward()
+    torch.testing.assert_close(found.double(), double_loop(name, x.detach(), x.detach()), rtol=1e-5, atol=1e-5)
+    assert x.grad is not None and x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dim", [1, 3, 16, 1000, 4096])
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1 / 3, -7.7, 1e-30, 12345.678, 1e38])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_node_without_variance_is_correlated_with_nothing(dtype: torch.dtype, constant: float, dim: int) -> None:
+    x = torch.randn(3, dim).to(dtype)
+    x[1] = constant
+    assert not centre(bounded(wide(x[1]))).any()
+    matrix = pearson(x)
+    assert not matrix[1].any() and not matrix[:, 1].any()
+    if dim > 1:
+        assert matrix[0, 0] == pytest.approx(1, rel=1e-5)
+
+
+def test_small_variance_about_a_large_mean_is_not_rounding() -> None:
+    row = 1000 + 0.05 * torch.randn(2, 64)
+    expected = torch.from_numpy(np.corrcoef(row.double().numpy()))
+    torch.testing.assert_close(pearson(row).double(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_row_of_zeros_gets_no_gradient() -> None:
+    x = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
+    unit(x).sum().backward()
+    assert x.grad is not None
+    assert not x.grad[0].any() and x.grad[1].any()
+
+
+def test_the_square_root_has_no_gradient_at_zero() -> None:
+    square = torch.tensor([0.0, 4.0], requires_grad=True)
+    root = safe_sqrt(square)
+    root.sum().backward()
+    assert root.tolist() == [0, 2]
+    assert square.grad is not None and square.grad.tolist() == [0, 0.25]
+
+
+@pytest.mark.parametrize("gamma", [0, -1, math.nan])
+def test_gamma_must_be_positive(gamma: float) -> None:
+    for build in (gaussian, lambda gamma: gaussian_taylor(gamma, 2)):
+        with pytest.raises(RelgraphError, match=f"^gamma must be positive, got {gamma}$"):
+            build(gamma)
+
+
+def test_order_must_not_be_negative() -> None:
+    with pytest.raises(RelgraphError, match="^the order of a Taylor polynomial must be at least 0, got -1$"):
+        gaussian_taylor(0.4, -1)

@@ -1,0 +1,184 @@
+"""Scales and criteria against double loops in Python's floats, and on edge lists against all pairs."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from relgraph.errors import RelgraphError
+from relgraph.graph.matching import (
+    Criterion,
+    Scale,
+    by_anchor_norm,
+    by_anchor_sum,
+    by_max,
+    by_mean,
+    cross_entropy,
+    frobenius,
+    huber,
+    kl,
+    mean_square,
+    raw,
+    softmax,
+)
+from relgraph.graph.topology import ALL_PAIRS, Edges
+
+Rows = list[list[float]]
+SCALES: dict[str, Scale] = {
+    "raw": raw,
+    "by_mean": by_mean,
+    "by_max": by_max,
+    "by_anchor_norm": by_anchor_norm,
+    "by_anchor_sum": by_anchor_sum,
+    "softmax": softmax(0.3),
+}
+CRITERIA: dict[str, Criterion] = {
+    "frobenius": frobenius,
+    "mean_square": mean_square,
+    "huber": huber,
+    "kl": kl,
+    "cross_entropy": cross_entropy,
+}
+
+
+def naive_scale(name: str, rows: Rows) -> Rows:
+    flat = [w for row in rows for w in row]
+    positive = [w for w in flat if w > 0]
+    result = []
+    for row in rows:
+        divisor = {
+            "raw": 1.0,
+            "by_mean": sum(positive) / len(positive),
+            "by_max": max(flat),
+            "by_anchor_norm": math.sqrt(sum(w * w for w in row)),
+            "by_anchor_sum": sum(row),
+            "softmax": 1.0,
+        }[name]
+        if name == "softmax":
+            total = sum(math.exp(w / 0.3) for w in row)
+            row = [math.log(math.exp(w / 0.3) / total) for w in row]
+        result.append([w / divisor for w in row])
+    return result
+
+
+def naive_criterion(name: str, student: Rows, teacher: Rows) -> float:
+    pairs = [(s, t) for row_s, row_t in zip(student, teacher, strict=True) for s, t in zip(row_s, row_t, strict=True)]
+    if name == "frobenius":
+        return math.sqrt(sum((s - t) ** 2 for s, t in pairs))
+    if name == "mean_square":
+        return sum((s - t) ** 2 for s, t in pairs) / len(pairs)
+    if name == "huber":
+        return sum((s - t) ** 2 / 2 if abs(s - t) < 1 else abs(s - t) - 0.5 for s, t in pairs) / len(pairs)
+    if name == "kl":
+        return sum(t * math.log((t + 1e-7) / (s + 1e-7)) for s, t in pairs) / len(pairs)
+    return -sum(math.exp(t) * s for s, t in pairs) / len(student)
+
+
+def every_pair(n: int, m: int) -> Edges:
+    anchor, candidate = torch.ones(n, m).nonzero(as_tuple=True)
+    return Edges(torch.stack([candidate, anchor]), n)
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_scale_equals_a_double_loop(name: str) -> None:
+    weights = torch.rand(4, 6).double()
+    weights[0, 0] = 0
+    expected = torch.tensor(naive_scale(name, weights.tolist())).double()
+    torch.testing.assert_close(SCALES[name](weights, ALL_PAIRS), expected)
+
+
+def test_the_mean_is_that_of_positive_weights() -> None:
+    weights = torch.tensor([[0.0, 2.0, -1.0], [4.0, 0.0, 0.0]])
+    torch.testing.assert_close(by_mean(weights), weights / 3)
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_criterion_equals_a_double_loop(name: str) -> None:
+    student, teacher = torch.rand(2, 4, 6).double() * (4 if name == "huber" else 1)
+    expected = naive_criterion(name, student.tolist(), teacher.tolist())
+    assert CRITERIA[name](student, teacher, ALL_PAIRS).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("scale", SCALES)
+def test_an_edge_list_of_all_pairs_equals_all_pairs(scale: str, criterion: str) -> None:
+    student, teacher = torch.rand(2, 5, 7).double()
+    student.requires_grad_()
+    edges = every_pair(5, 7)
+    values, gradients = [], []
+    for topology in (ALL_PAIRS, edges):
+        s, t = (SCALES[scale](topology.pick(x), topology) for x in (student, teacher))
+        values.append(CRITERIA[criterion](s, t, topology))
+        gradients.append(torch.autograd.grad(values[-1], student)[0])
+    torch.testing.assert_close(*values, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("topology", [ALL_PAIRS, every_pair(3, 4)], ids=["all pairs", "edges"])
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("scale", SCALES)
+def test_gradients(scale: str, criterion: str, topology: Edges) -> None:
+    student, teacher = torch.rand(2, 3, 4).double() + 0.1
+
+    def loss(student: Tensor) -> Tensor:
+        s, t = (SCALES[scale](topology.pick(x), topology) for x in (student, teacher))
+        # Log-probabilities are what cross_entropy reads, probabilities what kl does.
+        if criterion == "kl" and scale == "softmax":
+            s, t = s.exp(), t.exp()
+        return CRITERIA[criterion](s, t, topology)
+
+    assert torch.autograd.gradcheck(loss, (student.requires_grad_(),))
+
+
+@pytest.mark.parametrize("topology", [ALL_PAIRS, every_pair(3, 4)], ids=["all pairs", "edges"])
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("scale", SCALES)
+def test_weights_of_zero_give_finite_values_and_gradients(scale: str, criterion: str, topology: Edges) -> None:
+    student = torch.zeros(3, 4, requires_grad=True)
+    s, t = (SCALES[scale](topology.pick(x), topology) for x in (student, torch.zeros(3, 4)))
+    value = CRITERIA[criterion](*((s.exp(), t.exp()) if criterion == "kl" and scale == "softmax" else (s, t)), topology)
+    value.backward()
+    assert value.isfinite()
+    assert student.grad is not None and student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_a_graph_without_edges_differs_by_nothing(scale: str, criterion: str) -> None:
+    edges = Edges(torch.zeros(2, 0, dtype=torch.long), anchors=3)
+    student = torch.rand(3, 3, requires_grad=True)
+    s, t = (SCALES[scale](edges.pick(x), edges) for x in (student, torch.rand(3, 3)))
+    value = CRITERIA[criterion](s, t, edges)
+    value.backward()
+    assert value.item() == 0
+
+
+def test_the_frobenius_norm_of_equal_weights_pulls_nothing() -> None:
+    for shape in ((4, 5), (7,), (2, 3, 3)):
+        student = torch.rand(shape, requires_grad=True)
+        value = frobenius(student, student.detach().clone())
+        value.backward()
+        assert value.item() == 0
+        assert student.grad is not None and not student.grad.any()
+
+
+@pytest.mark.parametrize("shape", [(2048, 2048), (4_000_000,)])
+def test_the_frobenius_norm_of_a_large_graph_keeps_its_digits(shape: tuple[int, ...]) -> None:
+    student, teacher = torch.rand(shape), torch.rand(shape)
+    exact = (student.double() - teacher.double()).square().sum().sqrt().item()
+    assert frobenius(student, teacher).item() == pytest.approx(exact, rel=1e-6)
+
+
+def test_the_softmax_bears_a_low_temperature() -> None:
+    weights = torch.rand(3, 4, requires_grad=True)
+    for topology in (ALL_PAIRS, every_pair(3, 4)):
+        scaled = softmax(1e-4)(topology.pick(weights), topology)
+        (gradient,) = torch.autograd.grad(cross_entropy(scaled, scaled.detach(), topology), weights)
+        assert scaled.isfinite().all() and gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("temperature", [0, -0.1, math.nan])
+def test_a_temperature_must_be_positive(temperature: float) -> None:
+    with pytest.raises(RelgraphError, match=f"^a temperature must be positive, got {temperature}$"):
+        softmax(temperature)

@@ -1,0 +1,77 @@
+"""The search in blocks against the matrix of all pairs and the rules of `topology` that read it."""
+
+import pytest
+import torch
+
+from relgraph.errors import RelgraphError
+from relgraph.graph.kernels import Kernel, euclidean, gaussian, linear, pearson, squared_euclidean
+from relgraph.graph.search import above_in_blocks, edge_weights, nearest_in_blocks
+from relgraph.graph.topology import Above, nearest
+
+KERNELS = [pearson, linear, euclidean, squared_euclidean, gaussian(0.5)]
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("block", [1, 7, 23, 100])
+def test_blocks_find_what_the_matrix_holds(kernel: Kernel, block: int) -> None:
+    x = torch.randn(23, 6, dtype=torch.float64) + 3
+    matrix = kernel(x)
+    indices, weights = nearest_in_blocks(x, 5, kernel, block)
+    assert torch.equal(indices, nearest(matrix, 5, kernel))
+    torch.testing.assert_close(weights, matrix.gather(1, indices))
+
+
+def test_all_others_are_found_and_never_the_node_itself() -> None:
+    indices, weights = nearest_in_blocks(torch.randn(9, 4), 8, block=4)
+    for node, row in enumerate(indices.tolist()):
+        assert sorted([*row, node]) == list(range(9))
+    assert (weights.diff(dim=1) <= 0).all()
+
+
+def test_half_precision_is_weighed_in_float32() -> None:
+    indices, weights = nearest_in_blocks(torch.randn(9, 4).bfloat16(), 2, block=4)
+    assert weights.dtype == torch.float32
+    assert indices.dtype == torch.int64
+
+
+@pytest.mark.parametrize("k", [0, 9])
+def test_k_must_fit(k: int) -> None:
+    with pytest.raises(RelgraphError, match=f"between 1 and the number of nodes less one, 8, got {k}"):
+        nearest_in_blocks(torch.randn(9, 4), k)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.9, 2.0])
+@pytest.mark.parametrize("block", [1, 6, 50])
+def test_above_is_the_rule_on_the_matrix(threshold: float, block: int) -> None:
+    x = torch.randn(17, 8, dtype=torch.float64)
+    matrix = pearson(x)
+    expected = Above(threshold)(matrix, matrix, pearson).edge_index
+    assert torch.equal(above_in_blocks(x, threshold, block=block), expected)
+
+
+def test_too_many_edges_are_refused_before_they_fill_the_memory() -> None:
+    x = torch.randn(10, 4)
+    assert above_in_blocks(x, 0.0, limit=90).shape == (2, 90)
+    with pytest.raises(RelgraphError, match=r"at most 89 edges, got 90 from the first 10 of 10 nodes: raise the thresh"):
+        above_in_blocks(x, 0.0, limit=89)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("chunk", [1, 13, 1000])
+def test_edge_weights_are_entries_of_the_matrix(kernel: Kernel, chunk: int) -> None:
+    x, y = torch.randn(6, 5, dtype=torch.float64), torch.randn(8, 5, dtype=torch.float64)
+    candidate, anchor = torch.cartesian_prod(torch.arange(8), torch.arange(6)).T
+    weights = edge_weights(x, y, torch.stack([candidate, anchor]), kernel, chunk)
+    torch.testing.assert_close(weights, kernel(x, y)[anchor, candidate])
+
+
+def test_no_edges_have_no_weights() -> None:
+    x = torch.randn(4, 3)
+    assert edge_weights(x, x, torch.empty(2, 0, dtype=torch.long)).shape == (0,)
+
+
+def test_the_search_takes_no_gradient() -> None:
+    x = torch.randn(9, 4, requires_grad=True)
+    _, weights = nearest_in_blocks(x, 2)
+    assert not weights.requires_grad
+    assert not edge_weights(x, x, torch.tensor([[0], [1]])).requires_grad

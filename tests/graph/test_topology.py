@@ -1,0 +1,222 @@
+"""Topologies against double loops, set operations and scikit-learn's neighbours."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+from relgraph.errors import RelgraphError
+from relgraph.graph.kernels import Kernel, cosine, euclidean, pearson, squared_euclidean
+from relgraph.graph.topology import (
+    ALL_PAIRS,
+    Above,
+    AllPairs,
+    Chooser,
+    Edges,
+    Given,
+    Nearest,
+    check_k,
+    make_rule,
+    nearest,
+)
+
+Pairs = set[tuple[int, int]]
+
+
+def matrices(n: int = 12) -> tuple[Tensor, Tensor]:
+    return pearson(torch.randn(n, 8).double()), pearson(torch.randn(n, 8).double())
+
+
+def as_set(edges: AllPairs | Edges) -> Pairs:
+    """Return the edges (neighbour, anchor); each may stand there once only."""
+    assert isinstance(edges, Edges)
+    pairs = set(map(tuple, edges.edge_index.T.tolist()))
+    assert len(pairs) == edges.edge_index.shape[1]
+    return pairs
+
+
+def neighbours(matrix: Tensor, k: int) -> Pairs:
+    """Return the edges (neighbour, anchor) of each row's k largest others, by Python's sort."""
+    pairs = set()
+    for anchor, row in enumerate(matrix.tolist()):
+        others = sorted((j for j in range(len(row)) if j != anchor), key=lambda j: -row[j])
+        pairs |= {(j, anchor) for j in others[:k]}
+    return pairs
+
+
+def every_pair(n: int) -> Edges:
+    anchor, candidate = torch.ones(n, n).nonzero(as_tuple=True)
+    return Edges(torch.stack([candidate, anchor]), n)
+
+
+EDGES = Edges(torch.tensor([[3, 1, 0, 2, 4, 1], [0, 0, 2, 4, 2, 2]]), anchors=5)
+
+
+def test_pick_reads_anchor_and_candidate() -> None:
+    matrix = torch.randn(5, 5)
+    expected = [matrix[anchor, candidate] for candidate, anchor in EDGES.edge_index.T.tolist()]
+    assert EDGES.pick(matrix).tolist() == [float(e) for e in expected]
+
+
+def test_pick_of_a_matrix_that_is_not_square() -> None:
+    edges = Edges(torch.tensor([[6, 0, 3], [0, 1, 1]]), anchors=2)
+    matrix = torch.arange(14.0).view(2, 7)
+    assert edges.pick(matrix).tolist() == [6, 7, 10]
+    batch = torch.stack([matrix, matrix + 100])
+    assert edges.pick(batch).tolist() == [[6, 7, 10], [106, 107, 110]]
+
+
+def test_reductions_are_those_of_each_anchor() -> None:
+    weights = torch.randn(6).double()
+    groups = {0: [0, 1], 2: [2, 4, 5], 4: [3]}
+    total, softmax = EDGES.sum(weights), EDGES.log_softmax(weights)
+    for members in groups.values():
+        torch.testing.assert_close(total[members], weights[members].sum().expand(len(members)))
+        torch.testing.assert_close(softmax[members], weights[members].log_softmax(0))
+    assert EDGES.count(weights) == 5
+    assert EDGES.count(weights.expand(3, 2, 6)) == 30
+
+
+def test_all_pairs_reduce_rows() -> None:
+    weights = torch.randn(2, 3, 4).double()
+    assert ALL_PAIRS.pick(weights) is weights
+    assert ALL_PAIRS(weights, weights, pearson) is ALL_PAIRS
+    assert ALL_PAIRS.count(weights) == 6
+    total, softmax = ALL_PAIRS.sum(weights), ALL_PAIRS.log_softmax(weights)
+    for i in range(2):
+        for j in range(3):
+            torch.testing.assert_close(total[i, j], weights[i, j].sum().expand(4))
+            torch.testing.assert_close(softmax[i, j].exp(), weights[i, j].exp() / weights[i, j].exp().sum())
+
+
+@pytest.mark.parametrize("reduce", ["sum", "log_softmax"])
+def test_an_edge_list_of_all_pairs_reduces_like_all_pairs(reduce: str) -> None:
+    matrix = torch.randn(3, 6, 6).double()
+    edges = every_pair(6)
+    found = getattr(edges, reduce)(edges.pick(matrix))
+    torch.testing.assert_close(found, getattr(ALL_PAIRS, reduce)(matrix).flatten(-2))
+
+
+@pytest.mark.parametrize("k", [1, 4, 19])
+@pytest.mark.parametrize(
+    ("kernel", "metric"),
+    [(pearson, "correlation"), (cosine, "cosine"), (euclidean, "euclidean"), (squared_euclidean, "sqeuclidean")],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_nearest_are_those_of_scikit_learn(kernel: Kernel, metric: str, k: int) -> None:
+    x = torch.randn(20, 6).double() + 1
+    oracle = NearestNeighbors(n_neighbors=k, metric=metric, algorithm="brute").fit(x.numpy())
+    assert nearest(kernel(x), k, kernel).tolist() == oracle.kneighbors(return_distance=False).tolist()
+
+
+def test_equal_nodes_are_neighbours_and_never_their_own() -> None:
+    x = torch.randn(1, 6).repeat(5, 1)
+    for kernel in (pearson, euclidean):
+        for row, chosen in enumerate(nearest(kernel(x), 4, kernel).tolist()):
+            assert sorted(chosen) == [j for j in range(5) if j != row]
+
+
+@pytest.mark.parametrize("k", [1, 3, 11])
+@pytest.mark.parametrize(
+    ("by", "combine"),
+    [
+        ("student", lambda s, t: s),
+        ("teacher", lambda s, t: t),
+        ("union", lambda s, t: s | t),
+        ("mutual", lambda s, t: s & t),
+    ],
+)
+def test_who_chooses(by: Chooser, combine: Callable[[Pairs, Pairs], Pairs], k: int) -> None:
+    student, teacher = matrices()
+    edges = Nearest(k, by)(student, teacher, pearson)
+    assert isinstance(edges, Edges) and edges.anchors == 12
+    assert as_set(edges) == combine(neighbours(student, k), neighbours(teacher, k))
+
+
+def test_with_own_puts_each_nodes_counterpart_first() -> None:
+    student, teacher = matrices()
+    edges = Nearest(3)(student, teacher, pearson)
+    across = edges.with_own()
+    assert across.edge_index[:, :12].tolist() == [list(range(12))] * 2
+    assert torch.equal(across.edge_index[:, 12:], edges.edge_index)
+    assert as_set(Nearest(11)(student, teacher, pearson).with_own()) == as_set(every_pair(12))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.4, 2.0])
+@pytest.mark.parametrize("by", ["teacher", "student"])
+def test_above_is_a_double_loop(by: str, threshold: float) -> None:
+    student, teacher = matrices()
+    chosen = (teacher if by == "teacher" else student).tolist()
+    expected = {(j, i) for i in range(12) for j in range(12) if i != j and abs(chosen[i][j]) >= threshold}
+    found = Above(threshold, "teacher" if by == "teacher" else "student")(student, teacher, pearson)
+    assert as_set(found) == expected
+
+
+def test_given_edges_are_taken_as_they_are() -> None:
+    edge_index = torch.tensor([[0, 1, 5], [1, 0, 3]], dtype=torch.int32)
+    found = Given(edge_index)(*matrices(6), pearson)
+    assert found.edge_index.dtype == torch.long
+    assert found.edge_index.tolist() == edge_index.tolist()
+    assert found.anchors == 6
+
+
+@pytest.mark.parametrize(
+    ("edge_index", "message"),
+    [
+        (torch.zeros(3, 64, dtype=torch.long), "edge_index must be (2, E) of integers, got (3, 64) of torch.int64"),
+        (torch.zeros(2, 4), "edge_index must be (2, E) of integers, got (2, 4) of torch.float32"),
+        (torch.zeros(4, dtype=torch.long), "edge_index must be (2, E) of integers, got (4,) of torch.int64"),
+        (torch.zeros(2, 0, dtype=torch.long), "edge_index must hold at least one edge, got (2, 0)"),
+        (torch.tensor([[0], [-1]]), "edge_index must name nodes from 0 on, got -1"),
+        (
+            torch.tensor([[0, 1], [1, 1]]),
+            "edge_index must not join a node with itself: the cross graph adds each node's own counterpart",
+        ),
+    ],
+)
+def test_given_edges_are_checked(edge_index: Tensor, message: str) -> None:
+    with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
+        Given(edge_index)
+
+
+def test_given_edges_must_fit_the_batch() -> None:
+    rule = Given(torch.tensor([[0, 6], [1, 2]]))
+    with pytest.raises(RelgraphError, match="^edge_index must name nodes 0 to 5, got 6$"):
+        rule(*matrices(6), pearson)
+
+
+def test_k_must_fit_the_batch() -> None:
+    with pytest.raises(RelgraphError, match="^k must be at least 1, got 0$"):
+        Nearest(0)
+    message = "^k must be between 1 and the number of nodes less one, 11, got 12$"
+    for by in ("teacher", "mutual"):
+        with pytest.raises(RelgraphError, match=message):
+            Nearest(12, "mutual" if by == "mutual" else "teacher")(*matrices(), pearson)
+    check_k(11, 12)
+    with pytest.raises(RelgraphError, match=message):
+        check_k(12, 12)
+
+
+def test_unknown_choosers_and_graphs_are_named() -> None:
+    with pytest.raises(RelgraphError, match="^unknown choice of neighbours 'teachr': did you mean 'teacher'?"):
+        Nearest(2, "teachr")  # type: ignore[arg-type]
+    with pytest.raises(RelgraphError, match="^unknown graph 'dnse': did you mean 'dense'?"):
+        make_rule("dnse")
+
+
+def test_rules_by_name() -> None:
+    assert make_rule("dense") is ALL_PAIRS
+    assert make_rule("knn") == Nearest(8, "teacher")
+    assert make_rule("knn", 3, "union") == Nearest(3, "union")
+    with pytest.raises(RelgraphError, match="^k belongs to the graph 'knn'; the graph 'dense' takes all pairs, got k = 3$"):
+        make_rule("dense", 3)
+
+
+def test_choosing_gives_no_gradient() -> None:
+    student, teacher = (matrix.requires_grad_() for matrix in matrices())
+    for rule in (Nearest(3, "union"), Nearest(3), Above(0.2)):
+        edges = rule(student, teacher, pearson)
+        assert isinstance(edges, Edges) and not edges.edge_index.requires_grad

@@ -1,0 +1,228 @@
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from relgraph.errors import RelgraphError
+from relgraph.networks.files import save_network
+from relgraph.networks.students import build_backbone
+from relgraph.networks.teachers import CLIP_NAMES, Teacher, clip_spec, load_teacher
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def saved_timm(path: Path, name: str, **settings: int) -> nn.Module:
+    """Save a model with random weights (and moved statistics) and return it."""
+    model = timm.create_model(name, **settings).eval()  # type: ignore[arg-type]
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            module.running_mean.uniform_(-1, 1)
+    save_file(model.state_dict(), path)
+    return model
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_mambaout"])
+@pytest.mark.parametrize("told", [True, False])
+def test_timm_file_with_a_classifier(tmp_path: Path, images: torch.Tensor, name: str, told: bool) -> None:
+    path = tmp_path / "w.safetensors"
+    model = saved_timm(path, name, num_classes=17)
+    arguments = {"num_classes": 17} if told else None
+    teacher = load_teacher(f"timm:{name}", weights=path, input_size=64, arguments=arguments)
+    with torch.no_grad():
+        expected = model.forward_head(model.forward_features(images), pre_logits=True)  # type: ignore[operator]
+        torch.testing.assert_close(model.get_classifier()(teacher(images)), model(images))  # type: ignore[operator]
+    torch.testing.assert_close(teacher(images), expected)
+    assert teacher.width == expected.shape[1]
+
+
+def test_timm_half_precision_file(tmp_path: Path, images: torch.Tensor) -> None:
+    model = timm.create_model("test_resnet", num_classes=0).half()
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    teacher = load_teacher("timm:test_resnet", weights=tmp_path / "w.safetensors")
+    embedding = teacher(images)
+    assert embedding.dtype == torch.float32
+    torch.testing.assert_close(embedding, model.float().eval()(images))
+
+
+def test_timm_preparation_and_its_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    saved_timm(path, "test_resnet")
+    teacher = load_teacher("timm:test_resnet", weights=path)
+    config = timm.create_model("test_resnet").pretrained_cfg
+    assert (teacher.input_size, teacher.channels) == (160, 3)
+    assert (teacher.mean, teacher.std) == (config["mean"], config["std"])  # type: ignore[index]
+    teacher = load_teacher("timm:test_resnet", weights=path, input_size=96, mean=[0, 0, 0], std=[1, 1, 1])
+    assert (teacher.input_size, teacher.mean, teacher.std) == (96, (0, 0, 0), (1, 1, 1))
+
+
+def test_timm_transformer_at_another_size(tmp_path: Path, images: torch.Tensor) -> None:
+    path = tmp_path / "w.safetensors"
+    model = saved_timm(path, "test_vit", num_classes=0)
+    model.set_input_size(img_size=64)  # type: ignore[operator]
+    teacher = load_teacher("timm:test_vit", weights=path, input_size=64)
+    with torch.no_grad():
+        torch.testing.assert_close(teacher(images), model(images))
+    with pytest.raises(RelgraphError, match="does not take images of 3 x 65 x 65"):
+        load_teacher("timm:test_vit", weights=path, input_size=65)
+
+
+def test_timm_grey(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    saved_timm(path, "test_resnet", in_chans=1)
+    teacher = load_teacher("timm:test_resnet", weights=path, mean=[0.5], std=[0.5], arguments={"in_chans": 1})
+    assert teacher(torch.zeros(2, 1, 64, 64)).shape == (2, teacher.width)
+    with pytest.raises(RelgraphError, match="mean of teacher timm:test_resnet must have 1 values, got 3"):
+        load_teacher("timm:test_resnet", weights=path, arguments={"in_chans": 1})
+
+
+def test_frozen(tmp_path: Path, images: torch.Tensor) -> None:
+    path = tmp_path / "w.safetensors"
+    saved_timm(path, "test_resnet")
+    teacher = load_teacher("timm:test_resnet", weights=path, input_size=64)
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    whole = nn.Sequential(teacher).train()
+    assert whole.training
+    assert not any(module.training for module in teacher.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    leaf = images.clone().requires_grad_()
+    embedding = teacher(leaf)
+    assert not embedding.requires_grad
+    # Unlike a tensor of inference mode, the embedding can enter a graph that is differentiated later.
+    weight = torch.ones(teacher.width, requires_grad=True)
+    (embedding * weight).sum().backward()
+    torch.testing.assert_close(weight.grad, embedding.sum(0))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+
+
+def test_float32_under_autocast(tmp_path: Path, images: torch.Tensor) -> None:
+    path = tmp_path / "w.safetensors"
+    saved_timm(path, "test_resnet")
+    teacher = load_teacher("timm:test_resnet", weights=path)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert teacher(images).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("tim:test_resnet", "unknown teacher source 'tim': did you mean 'timm'"),
+        ("timm:", "SOURCE:NAME"),
+        ("timm:resnet5O", "unknown timm model 'resnet5O': did you mean .*resnet50"),
+        ("timm:resnet10t.c3_in2k", r"unknown timm weights .*did you mean resnet10t\.c3_in1k"),
+        ("open_clip:ViT-B-33/openai", "unknown open_clip model 'ViT-B-33': did you mean .*ViT-B-32"),
+        ("open_clip:ViT-B-32/opanai", "unknown weights of open_clip:ViT-B-32/WEIGHTS 'opanai': did you mean openai"),
+        ("open_clip:ViT-B-32", "unknown weights of open_clip:ViT-B-32/WEIGHTS"),
+        ("open_clip:ViT-S-32-alt/some", "none are published, pass a file with --teacher-weights FILE"),
+        ("timm:vit_huge_patch14_xp_224", "no published file is known, get one and pass it with --teacher-weights FILE"),
+        ("embedded:letters", "unknown embedded teacher 'letters'"),
+        ("checkpoint:nowhere.safetensors", "nowhere.safetensors"),
+    ],
+)
+def test_unknown_names(spec: str, words: str) -> None:
+    with pytest.raises(RelgraphError, match=words) as caught:
+        load_teacher(spec)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"num_classes": 5}, r"\(5,\) in the network, \(17,\) in the file"),
+        ({"nonsense": 1}, "does not take {'nonsense': 1}"),
+    ],
+)
+def test_arguments_that_do_not_fit(tmp_path: Path, arguments: dict[str, int], words: str) -> None:
+    saved_timm(tmp_path / "w.safetensors", "test_resnet", num_classes=17)
+    with pytest.raises(RelgraphError, match=words):
+        load_teacher("timm:test_resnet", weights=tmp_path / "w.safetensors", arguments=arguments)
+
+
+def test_weights_of_another_architecture(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    saved_timm(path, "test_resnet")
+    with pytest.raises(RelgraphError, match=r"another architecture: .* is "):
+        load_teacher("timm:test_vit", weights=path)
+    with pytest.raises(RelgraphError, match="is not of an open_clip model"):
+        load_teacher("open_clip:ViT-S-32", weights=path)
+
+
+def test_options_that_do_not_apply(tmp_path: Path) -> None:
+    with pytest.raises(RelgraphError, match="arguments are for timm"):
+        load_teacher("open_clip:ViT-B-32/openai", arguments={"x": 1})
+    with pytest.raises(RelgraphError, match="brings its own weights"):
+        load_teacher("embedded:digits", weights=tmp_path / "w")
+
+
+@pytest.mark.parametrize("spec", ["timm:test_resnet", "open_clip:RN50/openai"])
+def test_no_network(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(RelgraphError) as caught:
+        load_teacher(spec)
+    assert "fetch the file from https://huggingface.co/timm/" in str(caught.value)
+    assert "--teacher-weights FILE" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def tiny_clip(path: Path) -> nn.Module:
+    """Teach open_clip an architecture of a few thousand weights, `tiny-clip`, and save random weights of it."""
+    import open_clip
+
+    text = {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1}
+    vision = {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
+    (path.parent / "tiny-clip.json").write_text(json.dumps({"embed_dim": 12, "vision_cfg": vision, "text_cfg": text}))
+    open_clip.add_model_config(path.parent / "tiny-clip.json")
+    model: nn.Module = open_clip.create_model("tiny-clip").eval()
+    torch.save(model.state_dict(), path)
+    return model
+
+
+def test_open_clip_file(tmp_path: Path) -> None:
+    model = tiny_clip(tmp_path / "clip.pt")
+    teacher = load_teacher("open_clip:tiny-clip", weights=tmp_path / "clip.pt")
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = model.encode_image(images, normalize=False)  # type: ignore[operator]
+    torch.testing.assert_close(teacher(images), expected)
+    assert (teacher.width, teacher.input_size, teacher.channels) == (12, 32, 3)
+    assert teacher.mean == (0.48145466, 0.4578275, 0.40821073)
+    assert teacher.std == (0.26862954, 0.26130258, 0.27577711)
+
+
+def test_original_clip_names_are_known_to_open_clip() -> None:
+    import open_clip
+
+    known = {f"open_clip:{model}/{tag}" for model, tag in open_clip.list_pretrained()}
+    assert {clip_spec(name) for name in CLIP_NAMES} <= known
+    with pytest.raises(RelgraphError, match="did you mean 'ViT-B/32'"):
+        clip_spec("ViT-B-32")
+
+
+@pytest.mark.parametrize("directory", [True, False])
+def test_checkpoint(tmp_path: Path, directory: bool) -> None:
+    backbone = build_backbone("resnet8", 1).eval()
+    info = {"backbone": "resnet8", "in_channels": 1, "image_size": 8, "mean": [0.3], "std": [0.4], "objective": "x"}
+    file = tmp_path / "student.safetensors"
+    save_network(file, nn.ModuleDict({"backbone": backbone}), info)
+    teacher = load_teacher(f"checkpoint:{tmp_path if directory else file}")
+    images = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(teacher(images), backbone(images))
+    found = (teacher.input_size, teacher.channels, teacher.mean, teacher.std, teacher.width)
+    assert found == (8, 1, (0.3,), (0.4,), backbone.width)
+
+
+def test_refuses_embeddings_that_are_not_vectors() -> None:
+    with pytest.raises(RelgraphError, match=r"must give \(N, width\), got \(1, 3, 4, 4\)"):
+        Teacher(nn.Identity(), name="x", input_size=4, channels=3, mean=[0, 0, 0], std=[1, 1, 1])
+    with pytest.raises(RelgraphError, match="std of teacher x must be positive"):
+        Teacher(nn.Flatten(), name="x", input_size=4, channels=1, mean=[0], std=[0])

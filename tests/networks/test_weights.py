@@ -1,0 +1,90 @@
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from relgraph.errors import RelgraphError
+from relgraph.networks.weights import quiet_hub, read_weights
+
+TENSORS = {"layer.weight": torch.arange(6.0).reshape(2, 3), "layer.bias": torch.ones(2)}
+
+
+def assert_same(found: dict[str, Tensor]) -> None:
+    assert found.keys() == TENSORS.keys()
+    assert all(torch.equal(found[name], TENSORS[name]) for name in TENSORS)
+
+
+def test_reads_safetensors(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "w.safetensors")
+    assert_same(read_weights(tmp_path / "w.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        TENSORS,
+        {"state_dict": TENSORS, "epoch": 3},
+        {"model": {f"module.{name}": tensor for name, tensor in TENSORS.items()}},
+    ],
+)
+def test_reads_checkpoints_of_torch(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    assert_same(read_weights(tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_refuses_a_truncated_file(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name.endswith("pth"):
+        torch.save(TENSORS, path)
+    else:
+        save_file(TENSORS, path)
+    whole = path.read_bytes()
+    for length in (len(whole) - 5, len(whole) // 2, 7, 0):
+        path.write_bytes(whole[:length])
+        with pytest.raises(RelgraphError, match="cannot be read as weights: it is damaged, truncated") as caught:
+            read_weights(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_refuses_objects_that_only_unsafe_loading_reads(tmp_path: Path) -> None:
+    torch.save({"state_dict": TENSORS, "options": Path("somewhere")}, tmp_path / "w.pth")
+    with pytest.raises(RelgraphError, match="not loaded for safety; save its state_dict alone"):
+        read_weights(tmp_path / "w.pth")
+
+
+def test_refuses_a_file_without_tensors(tmp_path: Path) -> None:
+    torch.save([1, 2], tmp_path / "w.pth")
+    with pytest.raises(RelgraphError, match="expected tensors by name, found list"):
+        read_weights(tmp_path / "w.pth")
+
+
+def test_refuses_a_torchscript_program(tmp_path: Path) -> None:
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:
+        archive.writestr("w/constants.pkl", b"")
+    with pytest.raises(RelgraphError, match="TorchScript program, expected weights"):
+        read_weights(tmp_path / "w.pt")
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(RelgraphError, match=r"no weights file .*nothing.pth"):
+        read_weights(tmp_path / "nothing.pth")
+
+
+def test_the_hub_is_left_as_it_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # the discard port: nobody answers
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    before = logging.root.manager.disable
+    with pytest.raises(KeyError), quiet_hub():
+        assert constants.HF_HUB_OFFLINE
+        assert not logging.getLogger("huggingface_hub").isEnabledFor(logging.ERROR)
+        raise KeyError
+    assert not constants.HF_HUB_OFFLINE
+    assert logging.root.manager.disable == before
