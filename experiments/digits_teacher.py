@@ -1,7 +1,8 @@
 """Train the teacher that ships with relgraph: SimCLR on scikit-learn's digits, from images alone.
 
-SimCLR (Chen et al., 2020, arXiv 2002.05709) pulls two random views of an image together and pushes different images apart. No label enters
-the training, and no test image. Labels serve the two judgements only: on the validation images while it trains, on the test images once.
+SimCLR (Chen et al., 2020, arXiv 2002.05709) pulls two random views of an image together and pushes different images
+apart. No label enters the training, and no test image. Labels serve the judgements only: on the validation images
+while it trains, on the test images before and after.
 
     python experiments/digits_teacher.py --out digits-simclr.safetensors
 """
@@ -34,7 +35,7 @@ def uniform(count: int, low: float, high: float) -> Tensor:
 
 
 def warp(images: Tensor) -> Tensor:
-    """Rotate, shear, scale, shift and bend each image `(N, 1, H, W)` a little. There are no flips: a mirrored digit is another sign."""
+    """Rotate, shear, scale, shift and bend each image `(N, 1, H, W)` a little, without flips: digits have a handedness."""
     n, _, height, width = images.shape
     angle, shear = uniform(n, -15, 15).deg2rad(), uniform(n, -0.25, 0.25)
     across, down = uniform(n, 0.8, 1.2), uniform(n, 0.8, 1.2)
@@ -44,8 +45,9 @@ def warp(images: Tensor) -> Tensor:
         torch.stack((sin * across, shear * sin + cos * down, uniform(n, -0.2, 0.2)), dim=1),
     )
     grid = functional.affine_grid(torch.stack(rows, dim=1), [n, 1, height, width], align_corners=False)
-    # Bending makes the largest difference of all: a smooth random field, drawn on 4 x 4 points.
-    bend = functional.interpolate(0.08 * torch.randn(n, 2, 4, 4), size=(height, width), mode="bicubic", align_corners=True)
+    # Bending, by a smooth random field drawn on 4 x 4 points, matters most: see relgraph/assets/README.md.
+    field = 0.08 * torch.randn(n, 2, 4, 4)
+    bend = functional.interpolate(field, size=(height, width), mode="bicubic", align_corners=True)
     grid = grid + bend.permute(0, 2, 3, 1)
     return functional.grid_sample(images, grid, mode="bicubic", align_corners=False).clamp(0, 1)
 
@@ -69,7 +71,7 @@ def view(images: Tensor) -> Tensor:
 
 
 def nt_xent(embeddings: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of finding the other view among all, for `(2N, D)` whose rows i and i + N are views of one image."""
+    """Cross-entropy of finding the other view among all: rows i and i + N of `(2N, D)` are views of one image."""
     unit = functional.normalize(embeddings, dim=1)
     similarity = (unit @ unit.T / temperature).fill_diagonal_(-math.inf)
     count = len(unit)
@@ -79,32 +81,29 @@ def nt_xent(embeddings: Tensor, temperature: float) -> Tensor:
 @torch.no_grad()
 def features(backbone: nn.Module, images: Tensor, mean: float, std: float) -> Tensor:
     """Return the pooled vectors `(N, width)` of uint8 images `(N, 1, H, W)`, normalised as in training."""
-    backbone.eval()
-    return backbone((images / 255 - mean) / std).float()
+    pooled: Tensor = backbone.eval()((images / 255 - mean) / std)
+    return pooled
+
+
+def linear_probe(x: Tensor, labels: Tensor, y: Tensor, asked: Tensor, few: Tensor | None = None) -> float:
+    """Return the accuracy, in percent, of a logistic regression on standardised features, fitted on all or on a few."""
+    centre, spread = x.mean(0), x.std(0) + 1e-6
+    fitted = torch.arange(len(x)) if few is None else few
+    probe = LogisticRegression(max_iter=3000).fit(((x - centre) / spread)[fitted], labels[fitted])
+    return 100 * float(probe.score((y - centre) / spread, asked))
 
 
 def judge(backbone: nn.Module, known: ImageSet, asked: ImageSet, mean: float, std: float) -> tuple[float, float]:
-    """Return the accuracies, in percent, of 20 nearest neighbours (cosine) and of a linear probe, from `known` to `asked`."""
+    """Return the accuracies, in percent, of 20 nearest neighbours (cosine) and of a linear probe with all labels."""
     x, y = features(backbone, known.images, mean, std), features(backbone, asked.images, mean, std)
     neighbours = KNeighborsClassifier(20, metric="cosine").fit(x, known.labels)
-    centre, spread = x.mean(0), x.std(0) + 1e-6
-    probe = LogisticRegression(max_iter=3000).fit((x - centre) / spread, known.labels)
-    return 100 * neighbours.score(y, asked.labels), 100 * probe.score((y - centre) / spread, asked.labels)
+    return 100 * neighbours.score(y, asked.labels), linear_probe(x, known.labels, y, asked.labels)
 
 
-def judge_few(backbone: nn.Module, known: ImageSet, asked: ImageSet, mean: float, std: float, labels_per_class: int) -> Tensor:
-    """Return the linear probe's accuracies, in percent, `(5,)`: fitted on so few images a class, in five draws."""
-    accuracies = []
-    for seed in range(5):
-        shuffled = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))
-        ordered = shuffled[known.labels[shuffled].argsort(stable=True)]
-        starts = known.labels.bincount().cumsum(0) - known.labels.bincount()
-        few = ordered[(starts[:, None] + torch.arange(labels_per_class)).flatten()]
-        x, y = features(backbone, known.images, mean, std), features(backbone, asked.images, mean, std)
-        centre, spread = x.mean(0), x.std(0) + 1e-6
-        probe = LogisticRegression(max_iter=3000).fit(((x - centre) / spread)[few], known.labels[few])
-        accuracies.append(100 * probe.score((y - centre) / spread, asked.labels))
-    return torch.tensor(accuracies)
+def draw_few(labels: Tensor, labels_per_class: int, seed: int) -> Tensor:
+    """Return the positions of so many images of every class."""
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    return torch.cat([shuffled[labels[shuffled] == label][:labels_per_class] for label in range(10)])
 
 
 def train(backbone: nn.Module, images: Tensor, mean: float, std: float, epochs: int, digits: DataSet) -> None:
@@ -113,15 +112,16 @@ def train(backbone: nn.Module, images: Tensor, mean: float, std: float, epochs: 
     parameters = [*backbone.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=0.01)
     batches = len(images) // BATCH
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=epochs * batches, pct_start=0.1)
+    steps = epochs * batches
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps, pct_start=0.1)
     bar = tqdm(range(1, epochs + 1), unit="epoch")
     for epoch in bar:
         backbone.train()
-        for batch in torch.randperm(len(images))[: batches * BATCH].split(BATCH):
+        for batch in torch.randperm(len(images))[: batches * BATCH].split(BATCH):  # type: ignore[no-untyped-call]
             pair = torch.cat((view(images[batch]), view(images[batch])))
             loss = nt_xent(head(backbone((pair - mean) / std)), TEMPERATURE)
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
         bar.set_postfix(loss=f"{loss.item():.3f}")
@@ -134,8 +134,10 @@ def report(name: str, backbone: nn.Module, known: ImageSet, digits: DataSet, mea
     """Print what the features are worth on the test images, with all labels and with few."""
     knn, linear = judge(backbone, known, digits.test, mean, std)
     print(f"{name}: test k-NN {knn:.2f} %, linear probe {linear:.2f} % (n = {len(digits.test)})")
+    x, y = features(backbone, known.images, mean, std), features(backbone, digits.test.images, mean, std)
     for count in (2, 3, 5):
-        few = judge_few(backbone, known, digits.test, mean, std, count)
+        draws = [draw_few(known.labels, count, seed) for seed in range(5)]
+        few = torch.tensor([linear_probe(x, known.labels, y, digits.test.labels, draw) for draw in draws])
         print(f"{name}: linear probe, {count} labels a class: {few.mean():.1f} +- {few.std():.1f} % (5 draws)")
 
 
@@ -149,7 +151,8 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     digits = load("digits", root=Path("data"), image_size=None, val_fraction=0.1, labels_per_class=None, seed=0)
     images = torch.cat((digits.train.images, digits.val.images))
-    known = ImageSet(images, torch.cat((digits.train.labels, digits.val.labels)), digits.train.classes, "train", torch.arange(len(images)))
+    labels, index = (torch.cat((getattr(digits.train, n), getattr(digits.val, n))) for n in ("labels", "index"))
+    known = ImageSet(images, labels, digits.train.classes, "train", index)
     mean, std = (round(statistic[0], 4) for statistic in channel_statistics(images))
 
     backbone = build_backbone(BACKBONE, in_channels=1)
@@ -157,8 +160,8 @@ def main() -> None:
     start = time.perf_counter()
     train(backbone, images / 255, mean, std, arguments.epochs, digits)
     print(f"{arguments.epochs} epochs in {time.perf_counter() - start:.0f} s, {torch.get_num_threads()} threads")
-    info = {"backbone": BACKBONE, "in_channels": 1, "image_size": 8, "mean": [mean], "std": [std], "objective": "simclr"}
-    save_network(arguments.out, backbone.half(), info)
+    info = {"backbone": BACKBONE, "in_channels": 1, "image_size": 8, "mean": [mean], "std": [std]}
+    save_network(arguments.out, backbone.half(), info | {"objective": "simclr"})
     saved, _ = load_network(arguments.out)
     report("trained", saved, known, digits, mean, std)
 

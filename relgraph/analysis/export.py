@@ -1,4 +1,4 @@
-"""The graph pair for other programs: networkx, GraphML and GEXF (Gephi, Cytoscape), node-link JSON (d3), and PyG's own form."""
+"""The graph pair for other programs: networkx, GraphML and GEXF (Gephi, Cytoscape), node-link JSON (d3), and PyG."""
 
 import json
 import os
@@ -27,31 +27,36 @@ SIDES: dict[str, tuple[tuple[str, ...], tuple[EdgeType, ...]]] = {
     "student": (("student",), (STUDENT,)),
     "pair": (("teacher", "student"), (TEACHER, STUDENT, MATCHES)),
 }
+NODE_ATTRIBUTES = {"index": "index", "y": "label", "prediction": "prediction", "correct": "correct"}
 KINDS = {TEACHER: "teacher", STUDENT: "student", MATCHES: "match"}
-# An edge takes networkx about 1 kB, and its GraphML twice that while it is written.
-EDGE_LIMIT = 2_000_000
+# An edge takes about 1 kB in networkx and 2 kB more while its GraphML or GEXF is written.
+EDGE_LIMIT = 1_000_000
 # The smallest normal float32: what an exact 0 weighs. It is not 0 for programs that read single precision either.
 NO_WEIGHT = torch.finfo(torch.float32).tiny
-# XML 1.0 has no way to write these, UTF-8 none for half a surrogate pair; and a carriage return would come back as a line feed.
-UNWRITABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
+# All but the characters of XML 1.0. The carriage return is one of them, but it comes back from a file as a line feed.
+UNWRITABLE = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def to_networkx(pair: "HeteroData", side: Side = "pair") -> "nx.Graph[str]":
     """Return the teacher's graph, the student's, or both with the cross graph between them, for networkx.
 
-    All pairs become an undirected `Graph`, each pair once and no node with itself; an edge list becomes a `DiGraph` from neighbour to anchor.
+    All pairs become an undirected `Graph`, each pair once and no node with itself; an edge list becomes a `DiGraph`
+    from neighbour to anchor.
 
-    Nodes are named `t0`, `t1`, ... and `s0`, `s1`, ... by their position in the pair. Attributes of a node: `kind` (`teacher` or `student`),
-    `index` (in the data set, where known, else the position) and, where the pair knows them, `label`, `class_name`, `split`, `prediction`,
-    `correct`; they are read from `index`, `y`, `prediction` and `correct` of the pair's nodes and from `pair.classes` and `pair.split`. A label of
-    -1 is unknown and left out, with what hangs on it.
+    Nodes are named `t0`, `t1`, ... and `s0`, `s1`, ... by their position in the pair. Attributes of a node: `kind`
+    (`teacher` or `student`), `index` (in the data set where known, else the position) and, where the pair knows them,
+    `label`, `class_name`, `split`, `prediction` and `correct`. They are read from `index`, `y`, `prediction` and
+    `correct` of the pair's nodes, from `pair.classes` and from `pair.split`. A negative label is an unknown one: it is
+    left out, and `correct` with it.
 
-    Attributes of an edge: `correlation`, the exact weight in the pair; `sign` of it (1, 0 or -1); `weight`, its magnitude, because layouts
-    and shortest paths take neither negative weights nor 0 (an exact 0 weighs 1.2e-38, the smallest normal float32); and `kind` (`teacher`,
-    `student` or `match`). Characters in names that XML cannot hold become U+FFFD.
+    Attributes of an edge: `correlation`, the exact weight in the pair; `sign` of it (1, 0 or -1); `weight`, its
+    magnitude, because layouts and shortest paths take neither negative weights nor 0 (an exact 0 weighs 1.2e-38, the
+    smallest normal float32); and `kind` (`teacher`, `student` or `match`). Characters in names that XML cannot hold
+    become U+FFFD.
 
     Raises:
-        RelgraphError: for an unknown side, if the pair lacks its edges, if there are more than 2,000,000 of them, or if one is not finite.
+        RelgraphError: for an unknown side, if the pair lacks its edges, if there are more than 1,000,000 of them, if a
+            weight is not finite, or if metadata are not one number for each node.
 
     >>> from relgraph.graph.pair import graph_pair
     >>> graph = to_networkx(graph_pair(torch.eye(3), torch.eye(3)))
@@ -74,21 +79,35 @@ def to_networkx(pair: "HeteroData", side: Side = "pair") -> "nx.Graph[str]":
 
 
 def write_graph(pair: "HeteroData", path: Path, format: str | None = None, side: Side = "pair") -> None:
-    """Write a pair, whole or not at all, as `graphml`, `gexf` or node-link `json` of `to_networkx`, or as `pt`, which `read_pair` reads.
+    """Write a pair, whole or not at all.
 
-    Without a format the suffix of the path names it. In GEXF `label` is a node's title, which holds its name, so the number of its class
-    is the attribute `class` there. `pt` keeps both sides, whatever the side.
+    `graphml`, `gexf` and node-link `json` hold what `to_networkx` returns, `pt` the pair itself, both sides of it, for
+    `read_pair`. Without a format the suffix of the path names it. In GEXF `label` is a node's title, and that is its
+    name, so the number of its class is the attribute `class` there.
 
     Raises:
         RelgraphError: for an unknown format or side, if the file cannot be written, and where `to_networkx` raises it.
     """
-    name = format if format is not None else path.suffix.removeprefix(".").lower()
-    if name not in FORMATS:
-        raise unknown("graph format", name, FORMATS)
+    name = check_format(path, format)
     if side not in SIDES:
         raise unknown("side", side, SIDES)
     with _replacing(path) as stream:
         FORMATS[name](pair, stream, side)
+
+
+def check_format(path: Path, format: str | None = None) -> str:
+    """Return the name of the format to write, the one given or else the one that the path's suffix names.
+
+    Raises:
+        RelgraphError: for an unknown format.
+
+    >>> check_format(Path("graph.GEXF"))
+    'gexf'
+    """
+    name = format if format is not None else path.suffix.removeprefix(".").lower()
+    if name not in FORMATS:
+        raise unknown("graph format", name, FORMATS)
+    return name
 
 
 def read_pair(path: Path) -> "HeteroData":
@@ -104,7 +123,10 @@ def read_pair(path: Path) -> "HeteroData":
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise RelgraphError(f"cannot read the graph pair {path}: {reason}") from error
-    if not (isinstance(stored, dict) and {"_global_store", "student", "teacher"} <= stored.keys()):
+    parts = {"_global_store", "student", "teacher"}
+    if not (
+        isinstance(stored, dict) and parts <= stored.keys() and all(isinstance(part, dict) for part in stored.values())
+    ):
         raise RelgraphError(f"{path} must hold a graph pair of student and teacher, got {type(stored).__name__}")
     return HeteroData.from_dict(stored)
 
@@ -121,27 +143,36 @@ def _check_edges(pair: "HeteroData", edges: tuple[EdgeType, ...]) -> None:
         pairs_once = "adj" in store and edge_type != MATCHES
         count += len(weights) * (len(weights) - 1) // 2 if pairs_once else weights.numel()
     if count > EDGE_LIMIT:
-        raise RelgraphError(f"a graph for networkx takes at most {EDGE_LIMIT:,} edges, got {count:,}: take fewer nodes or a sparse graph")
+        advice = "take fewer nodes, one side or a sparse graph, or the format pt"
+        raise RelgraphError(f"a graph for networkx takes at most {EDGE_LIMIT:,} edges, got {count:,}: {advice}")
 
 
 def _nodes(pair: "HeteroData", kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    store = pair[kind]
-    count = len(store.x)
-    columns = {"index": store["index"].tolist() if "index" in store else list(range(count))}
-    for key, attribute in (("y", "label"), ("prediction", "prediction"), ("correct", "correct")):
-        if key in store:
-            columns[attribute] = store[key].tolist()
-    shared = {"split": writable(pair.split)} if hasattr(pair, "split") else {}
-    classes = [writable(name) for name in getattr(pair, "classes", [])]
-    for position in range(count):
+    columns = _columns(pair, kind)
+    shared = {"split": _writable(pair.split)} if hasattr(pair, "split") else {}
+    classes = [_writable(name) for name in getattr(pair, "classes", [])]
+    for position in range(len(pair[kind].x)):
         attributes = {"kind": kind, **{name: column[position] for name, column in columns.items()}, **shared}
-        label = attributes.get("label")
-        if label == -1:
+        label = attributes.get("label", -1)
+        if 0 <= label < len(classes):
+            attributes["class_name"] = classes[label]
+        if label < 0 and "label" in attributes:
             del attributes["label"]
             attributes.pop("correct", None)
-        elif label is not None and label < len(classes):
-            attributes["class_name"] = classes[label]
         yield f"{kind[0]}{position}", attributes
+
+
+def _columns(pair: "HeteroData", kind: str) -> dict[str, list[Any]]:
+    """Return what the pair knows of each node of one kind, as plain numbers."""
+    store = pair[kind]
+    columns = {"index": list(range(len(store.x)))}
+    for key, attribute in NODE_ATTRIBUTES.items():
+        if key in store:
+            if store[key].shape != (len(store.x),):
+                expected = f"{key} must hold one number for each of {len(store.x)} {kind} nodes"
+                raise RelgraphError(f"{expected}, got {tuple(store[key].shape)}")
+            columns[attribute] = store[key].tolist()
+    return columns
 
 
 def _edges(pair: "HeteroData", edge_type: EdgeType) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -155,7 +186,7 @@ def _edges(pair: "HeteroData", edge_type: EdgeType) -> Iterator[tuple[str, str, 
 
 
 def _edge_list(pair: "HeteroData", edge_type: EdgeType) -> tuple[Tensor, Tensor]:
-    """Return the edges of one type and their weights, `(2, E), (E,)`; of all pairs within one network only those above the diagonal."""
+    """Return the edges of one type and their weights, `(2, E), (E,)`; of one network's matrix the upper triangle."""
     store = pair[edge_type]
     if "adj" not in store:
         return store.edge_index, store.edge_weight.detach()
@@ -166,11 +197,11 @@ def _edge_list(pair: "HeteroData", edge_type: EdgeType) -> tuple[Tensor, Tensor]
     return chosen.nonzero().T, adj[chosen]
 
 
-def writable(text: str) -> str:
-    """Return the text with each character that XML cannot hold, or would change, replaced by U+FFFD.
+def _writable(text: str) -> str:
+    r"""Return the text with each character that XML cannot hold, or would change, replaced by U+FFFD.
 
-    >>> writable("a & b\\x00")
-    'a & b\\ufffd'
+    >>> _writable("a & b\x00")
+    'a & b\ufffd'
     """
     return UNWRITABLE.sub("\ufffd", text)
 
@@ -178,8 +209,8 @@ def writable(text: str) -> str:
 def _write_graphml(pair: "HeteroData", stream: IO[bytes], side: Side) -> None:
     import networkx as nx
 
-    # Not nx.write_graphml, which is another writer where lxml is installed.
-    nx.write_graphml_xml(to_networkx(pair, side), stream, prettyprint=False)
+    # With lxml installed networkx takes it, which needs half the time and no tree in memory.
+    nx.write_graphml(to_networkx(pair, side), stream, prettyprint=False)
 
 
 def _write_gexf(pair: "HeteroData", stream: IO[bytes], side: Side) -> None:
@@ -200,9 +231,12 @@ def _write_json(pair: "HeteroData", stream: IO[bytes], side: Side) -> None:
 
 
 def _write_pt(pair: "HeteroData", stream: IO[bytes], side: Side) -> None:
-    # Cloned, because torch stores the whole memory that a view looks into.
-    plain = pair.clone().apply(lambda tensor: tensor.detach().cpu().clone())
-    torch.save(plain.to_dict(), stream)
+    stores = pair.to_dict()
+    for store in stores.values():
+        for name, value in store.items():
+            if isinstance(value, Tensor):
+                store[name] = value.detach().cpu().clone()  # torch stores all the memory that a view looks into
+    torch.save(stores, stream)
 
 
 FORMATS: dict[str, Callable[["HeteroData", IO[bytes], Side], None]] = {
@@ -215,7 +249,11 @@ FORMATS: dict[str, Callable[["HeteroData", IO[bytes], Side], None]] = {
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file beside the target that takes its place once it is complete, so that an interrupt or a full disk leaves the old one."""
+    """Open a file beside the target that takes its place once it is complete.
+
+    An interrupt or a full disk leaves the old file, as with `networks.files.write_atomically`, but nothing is held in
+    memory.
+    """
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as stream:

@@ -35,14 +35,16 @@ def whole_pair(
     index: Tensor | None = None,
     y: Tensor | None = None,
 ) -> "HeteroData":
-    """Return student and teacher of a whole split, `(N, D)` each, as the `HeteroData` that `graph_pair` gives for a batch.
+    """Return student and teacher of a whole split, `(N, D)` each, as the `HeteroData` that `graph_pair` gives.
 
-    The graphs `knn` (each node's `k` nearest) and `threshold` (all pairs with at least this magnitude of weight) are built in blocks, without
-    the matrix of all pairs; `neighbours` says whose weights choose the edges of both. Weights are the same to rounding, and have no gradient.
+    The graphs `knn` (each node's `k` nearest) and `threshold` (all pairs with at least this magnitude of weight) are
+    built in blocks, without the matrix of all pairs; `neighbours` says whose weights choose the edges of both. Weights
+    are those of `graph_pair` to rounding, and have no gradient.
 
     Raises:
-        RelgraphError: if the two are not finite and (N, D) alike, for an unknown graph or choice of neighbours, if `k` is not in 1..N-1, and
-            if there are too many pairs: N above 3,000 for `dense`, or more than 5,000,000 edges above the threshold.
+        RelgraphError: if the two are not finite and (N, D) alike, for an unknown graph or choice of neighbours, if `k`
+            is not in 1..N-1, or if there are too many pairs: N above 3,000 for `dense`, more than 5,000,000 edges
+            above the threshold.
 
     >>> pair = whole_pair(torch.randn(100, 8), torch.randn(100, 8), graph="knn", k=3)
     >>> pair["teacher", "relates", "teacher"].edge_index.shape
@@ -70,7 +72,9 @@ def _check(student: Tensor, teacher: Tensor, graph: str, neighbours: str) -> Non
     for side, x in (("student", student), ("teacher", teacher)):
         broken = int((~x.isfinite().all(-1)).sum())
         if broken:
-            raise RelgraphError(f"embeddings must be finite, got NaN or infinity in {broken} of {len(x)} of the {side}'s")
+            raise RelgraphError(
+                f"embeddings must be finite, got NaN or infinity in {broken} of {len(x)} of the {side}'s"
+            )
     if graph == "dense" and len(student) > DENSE_LIMIT:
         raise RelgraphError(
             f"the graph 'dense' holds all pairs and takes at most {DENSE_LIMIT:,} nodes, got {len(student):,}: "
@@ -85,7 +89,7 @@ def _nearest_edges(x: Tensor, k: int, kernel: Kernel) -> Tensor:
 
 
 def _choose(student: Tensor, teacher: Tensor, neighbours: Chooser, find: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the edges (2, E) that one network finds, or the union or mutual part of both, sorted by anchor as in `topology.Nearest`."""
+    """Return the edges (2, E) that one network finds, the union or the mutual part of both, as `topology.Nearest`."""
     if neighbours in ("teacher", "student"):
         return find(teacher if neighbours == "teacher" else student)
     candidate, anchor = torch.cat([find(student), find(teacher)], dim=1)

@@ -69,8 +69,8 @@ def centre(x: Tensor) -> Tensor:
     vector of length 1; so deviations below 8 epsilon of the row's largest number count as none.
     """
     deviation = x - x.mean(-1, keepdim=True)
-    rounding = 8 * torch.finfo(x.dtype).eps * x.abs().amax(-1, keepdim=True)
-    return deviation * (deviation.abs().amax(-1, keepdim=True) > rounding)
+    rounding = 8 * torch.finfo(x.dtype).eps * x.detach().abs().amax(-1, keepdim=True)
+    return deviation.masked_fill(deviation.detach().abs().amax(-1, keepdim=True) <= rounding, 0)
 
 
 def bounded(x: Tensor) -> Tensor:
@@ -79,14 +79,17 @@ def bounded(x: Tensor) -> Tensor:
     A bfloat16 row reaches 1e38. What follows must not depend on a row's scale: the divisor is a constant for the gradient.
     """
     size = x.detach().abs().amax(-1, keepdim=True)
-    return x / torch.where(size > 0, size, 1)
+    return x / (size + (size == 0))
 
 
 def unit(x: Tensor) -> Tensor:
     """Divide each row by its length, `(..., N, D) -> (..., N, D)`; a row of zeros stays 0 and gets no gradient."""
-    x = bounded(x)
-    square = x.square().sum(-1, keepdim=True)
-    return x * torch.where(square > 0, torch.where(square > 0, square, 1).rsqrt(), 0)
+    return _unit(bounded(x))
+
+
+def _unit(x: Tensor) -> Tensor:
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / length.masked_fill(length == 0, float("inf"))
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:
@@ -161,6 +164,6 @@ linear = Kernel("linear", identity, dot)
 cosine = Kernel("cosine", unit, dot)
 # Correlation of two embeddings over their D coordinates, in [-1, 1]; unchanged by x -> a x + b with a > 0 for each node by itself.
 # A node without variance has correlation 0 with everything, itself included.
-pearson = Kernel("pearson", lambda x: unit(centre(bounded(x))), dot)
+pearson = Kernel("pearson", lambda x: _unit(centre(bounded(x))), dot)
 squared_euclidean = Kernel("squared_euclidean", identity, squared_distance, nearest_is_largest=False)
 euclidean = Kernel("euclidean", identity, squared_distance, safe_sqrt, nearest_is_largest=False)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import check_nodes
@@ -48,6 +49,8 @@ def graph_pair(
     from torch_geometric.data import HeteroData
 
     check_nodes(student, teacher, one_width=True)
+    if student.ndim != 2:
+        raise RelgraphError(f"a graph pair holds one batch (N, D), got {tuple(student.shape)}")
     nodes = kernel.nodes(student), kernel.nodes(teacher)
     matrices = kernel.matrix(nodes[0], nodes[0]), kernel.matrix(nodes[1], nodes[1])
     edges = topology(*matrices, kernel)

@@ -30,7 +30,8 @@ def nearest_in_blocks(x: Tensor, k: int, kernel: Kernel = pearson, block: int = 
     check_k(k, len(x))
     farthest = float("-inf") if kernel.nearest_is_largest else float("inf")
     found = [
-        rows.topk(k, dim=-1, largest=kernel.nearest_is_largest) for _, rows in _rows_of_others(x, kernel, block, farthest)
+        rows.topk(k, dim=-1, largest=kernel.nearest_is_largest)
+        for _, rows in _rows_of_others(x, kernel, block, farthest)
     ]
     return torch.cat([best.indices for best in found]), torch.cat([best.values for best in found])
 
@@ -61,7 +62,9 @@ def above_in_blocks(
 
 @torch.no_grad()
 def edge_weights(x: Tensor, y: Tensor, edge_index: Tensor, kernel: Kernel = pearson, chunk: int = CHUNK) -> Tensor:
-    """Return the weight of each edge, `kernel(x, y)[anchor, candidate]`, `chunk` edges at a time, `(N, D), (M, D) -> (E,)`.
+    """Return the weight of each edge, `kernel(x, y)[anchor, candidate]`, `(N, D), (M, D) -> (E,)`.
+
+    `chunk` edges at a time are weighed, and the matrix of all pairs is not needed.
 
     `edge_index` (2, E) holds candidates, which are rows of `y`, above anchors, which are rows of `x`.
 
@@ -78,7 +81,7 @@ def edge_weights(x: Tensor, y: Tensor, edge_index: Tensor, kernel: Kernel = pear
 
 
 def _rows_of_others(x: Tensor, kernel: Kernel, block: int, itself: float) -> Iterator[tuple[int, Tensor]]:
-    """Yield the first row and the rows of the matrix, `(block, N)`, block by block, with `itself` where a node meets itself."""
+    """Yield the number of each block's first row and the block, `(block, N)`; a node has the weight `itself` with itself."""
     z = kernel.nodes(x)
     for start in range(0, len(z), block):
         rows = kernel.matrix(z[start : start + block], z)

@@ -67,6 +67,8 @@ def _timm_model(name: str, weights: Path | None, arguments: Arguments) -> Any:
     import timm
 
     page = _timm_page(name)
+    if weights is None and not page:
+        raise RelgraphError(f"nobody publishes weights of timm:{name}: pass a file with --teacher-weights FILE")
     settings: dict[str, Any] = {"num_classes": 0, **arguments}
     try:
         if weights is None:
@@ -201,24 +203,26 @@ def embedded(name: str) -> Source:
 
 def _fetched(spec: str, page: str, build: Callable[[], Any]) -> Any:
     """Return what `build` builds, with one sentence for whatever goes wrong while it downloads."""
-    try:
-        with quiet_hub():
+    with quiet_hub() as online:
+        try:
             return build()
-    except TypeError:
-        raise  # wrong arguments, not a failed download
-    except Exception as error:  # what a failed download raises changes with library, version and server
-        source = f"fetch the file from {page}" if page else "no published file is known, get one"
-        raise RelgraphError(
-            f"the weights of {spec} could not be downloaded or loaded: {source} and pass it with "
-            f"--teacher-weights FILE ({first_line(error)})"
-        ) from error
+        except TypeError:
+            raise  # wrong arguments, not a failed download
+        except Exception as error:  # what a failed download raises changes with library, version and server
+            reason = first_line(error) if online else "the Hugging Face Hub cannot be reached and its cache has no copy"
+            raise RelgraphError(
+                f"the weights of {spec} could not be loaded: {reason}; fetch the file from {page} and pass it with "
+                "--teacher-weights FILE"
+            ) from error
 
 
 def _no_model(kind: str, name: str, known: Iterable[str]) -> RelgraphError:
     """Return the error for a name among hundreds, where listing all would bury the hint."""
     names = list(known)
-    near = get_close_matches(name, names, n=3, cutoff=0.4) or names[:8]
-    hint = (
-        f"did you mean {' or '.join(near)}?" if near else "none are published, pass a file with --teacher-weights FILE"
-    )
-    return RelgraphError(f"unknown {kind} {name!r}: {hint}")
+    near = get_close_matches(name, names, n=3, cutoff=0.4)
+    if near:
+        return RelgraphError(f"unknown {kind} {name!r}: did you mean {' or '.join(near)}?")
+    if not names:
+        return RelgraphError(f"unknown {kind} {name!r}: none are published, pass a file with --teacher-weights FILE")
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return RelgraphError(f"unknown {kind} {name!r} (known: {', '.join(names[:8])}{more})")

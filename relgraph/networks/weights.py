@@ -76,18 +76,19 @@ def _named_tensors(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 @contextmanager
-def quiet_hub() -> Iterator[None]:
-    """Within it, libraries read the Hub's local cache and ask the Hub itself only if it answers.
+def quiet_hub() -> Iterator[bool]:
+    """Within it, libraries read the Hub's local cache, and ask the Hub only if it answers; yields whether it does.
 
     Without a network `huggingface_hub` retries each file five times, almost a minute in all, logging each of them.
     """
     from huggingface_hub import constants
 
     offline, silenced = constants.HF_HUB_OFFLINE, logging.root.manager.disable
-    constants.HF_HUB_OFFLINE = offline or not _answers(constants.ENDPOINT)
+    online = not offline and _answers(constants.ENDPOINT)
+    constants.HF_HUB_OFFLINE = not online
     logging.disable(logging.ERROR)
     try:
-        yield
+        yield online
     finally:
         constants.HF_HUB_OFFLINE = offline
         logging.disable(silenced)

@@ -11,6 +11,10 @@ from tqdm import tqdm
 
 from relgraph.errors import RelgraphError
 
+# Fixed, so that probes compare. Of 1, 0.1 and 0.01 the best and quickest on 4,000 CIFAR-100 images (256 features of a
+# MobileNetV2: 26, 30, 33 %), and the best on the embeddings of the digits as well.
+PROBE_C = 0.01
+
 
 def accuracy(logits: Tensor, labels: Tensor, k: Sequence[int] = (1, 5)) -> dict[str, float]:
     """Return for each k the percentage of images whose class is among the k largest logits: `{"top1": ..., ...}`.
@@ -64,8 +68,8 @@ def knn_accuracy(
 def linear_probe(train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor) -> float:
     """Return the accuracy in percent of a logistic regression on frozen features.
 
-    Features are standardised by the training images; the regression is scikit-learn's (L-BFGS, C = 1), which draws no
-    random numbers. Training images labelled -1 (unknown) are left out.
+    Features are standardised by the training images; the regression is scikit-learn's (L-BFGS, C = 0.01), without
+    chance. Training images labelled -1 (unknown) are left out.
 
     Args:
         train_features: `(N, D)`.
@@ -86,7 +90,7 @@ def linear_probe(train_features: Tensor, train_labels: Tensor, test_features: Te
     _check_features(train_features, train_labels, test_features, test_labels)
     if (train_labels == train_labels[0]).all():
         raise RelgraphError("a linear probe needs two classes or more among the training labels, got one")
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=PROBE_C, max_iter=1000))
     with warnings.catch_warnings():
         # A probe stopped after that many steps is a little worse, not wrong.
         warnings.simplefilter("ignore", ConvergenceWarning)

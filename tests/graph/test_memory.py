@@ -52,7 +52,9 @@ def test_checkpoints_keep_it() -> None:
 
 @pytest.mark.parametrize(("size", "dim"), [(0, 4), (4, 0), (-1, 4)])
 def test_it_needs_room(size: int, dim: int) -> None:
-    with pytest.raises(RelgraphError, match=f"^a queue needs at least one key of at least one number, got {size} x {dim}$"):
+    with pytest.raises(
+        RelgraphError, match=f"^a queue needs at least one key of at least one number, got {size} x {dim}$"
+    ):
         Queue(size, dim)
 
 

@@ -164,7 +164,7 @@ def test_own_then_rest_is_a_double_loop() -> None:
 
 def seed_loss(student: Tensor, teacher: Tensor, queue: Queue) -> Tensor:
     s, t = (own_then_rest(cosine, x, teacher, queue.keys) for x in (student, teacher))
-    return cross_entropy(softmax(0.2)(s), softmax(0.1)(t))
+    return cross_entropy(softmax(0.2)(s, ALL_PAIRS), softmax(0.1)(t, ALL_PAIRS), ALL_PAIRS)
 
 
 def naive_seed_loss(student: Tensor, teacher: Tensor, keys: list[Tensor]) -> float:

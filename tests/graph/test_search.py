@@ -52,7 +52,9 @@ def test_above_is_the_rule_on_the_matrix(threshold: float, block: int) -> None:
 def test_too_many_edges_are_refused_before_they_fill_the_memory() -> None:
     x = torch.randn(10, 4)
     assert above_in_blocks(x, 0.0, limit=90).shape == (2, 90)
-    with pytest.raises(RelgraphError, match=r"at most 89 edges, got 90 from the first 10 of 10 nodes: raise the thresh"):
+    with pytest.raises(
+        RelgraphError, match=r"at most 89 edges, got 90 from the first 10 of 10 nodes: raise the thresh"
+    ):
         above_in_blocks(x, 0.0, limit=89)
 
 

@@ -155,6 +155,11 @@ def test_above_is_a_double_loop(by: str, threshold: float) -> None:
     assert as_set(found) == expected
 
 
+def test_above_counts_magnitudes_and_the_threshold_itself() -> None:
+    matrix = torch.tensor([[1.0, -0.5, 0.25], [-0.5, 1.0, 0.0], [0.25, 0.0, 1.0]])
+    assert as_set(Above(0.5)(matrix, matrix, pearson)) == {(0, 1), (1, 0)}
+
+
 def test_given_edges_are_taken_as_they_are() -> None:
     edge_index = torch.tensor([[0, 1, 5], [1, 0, 3]], dtype=torch.int32)
     found = Given(edge_index)(*matrices(6), pearson)
@@ -184,12 +189,12 @@ def test_given_edges_are_checked(edge_index: Tensor, message: str) -> None:
 
 def test_given_edges_must_fit_the_batch() -> None:
     rule = Given(torch.tensor([[0, 6], [1, 2]]))
-    with pytest.raises(RelgraphError, match="^edge_index must name nodes 0 to 5, got 6$"):
+    with pytest.raises(RelgraphError, match=r"^edge_index must name nodes 0 to 5, got 6$"):
         rule(*matrices(6), pearson)
 
 
 def test_k_must_fit_the_batch() -> None:
-    with pytest.raises(RelgraphError, match="^k must be at least 1, got 0$"):
+    with pytest.raises(RelgraphError, match=r"^k must be at least 1, got 0$"):
         Nearest(0)
     message = "^k must be between 1 and the number of nodes less one, 11, got 12$"
     for by in ("teacher", "mutual"):
@@ -201,9 +206,9 @@ def test_k_must_fit_the_batch() -> None:
 
 
 def test_unknown_choosers_and_graphs_are_named() -> None:
-    with pytest.raises(RelgraphError, match="^unknown choice of neighbours 'teachr': did you mean 'teacher'?"):
+    with pytest.raises(RelgraphError, match=r"^unknown choice of neighbours 'teachr': did you mean 'teacher'?"):
         Nearest(2, "teachr")  # type: ignore[arg-type]
-    with pytest.raises(RelgraphError, match="^unknown graph 'dnse': did you mean 'dense'?"):
+    with pytest.raises(RelgraphError, match=r"^unknown graph 'dnse': did you mean 'dense'?"):
         make_rule("dnse")
 
 
@@ -211,7 +216,9 @@ def test_rules_by_name() -> None:
     assert make_rule("dense") is ALL_PAIRS
     assert make_rule("knn") == Nearest(8, "teacher")
     assert make_rule("knn", 3, "union") == Nearest(3, "union")
-    with pytest.raises(RelgraphError, match="^k belongs to the graph 'knn'; the graph 'dense' takes all pairs, got k = 3$"):
+    with pytest.raises(
+        RelgraphError, match=r"^k belongs to the graph 'knn'; the graph 'dense' takes all pairs, got k = 3$"
+    ):
         make_rule("dense", 3)
 
 

@@ -1,0 +1,79 @@
+"""Train the same recipe with several methods and seeds, and write every figure to one JSON file as it comes.
+
+    python experiments/compare.py --out experiments/results/digits.json --seeds 5
+    python experiments/compare.py --config experiments/cifar100.yaml --variants cross-entropy,dense,knn --out cifar100.json
+
+A run that is there already (in --runs) is resumed or, if it is finished, read. See experiments/README.md for results.
+"""
+
+import json
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import click
+
+from relgraph.networks.files import write_atomically
+from relgraph.training.loop import train
+from relgraph.training.recipe import resolve
+from relgraph.training.runs import Run, environment, read_yaml
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "cross-entropy": {"method": "none"},
+    "kd": {"method": "kd"},
+    "dense": {"graph": "dense"},
+    "knn": {"graph": "knn", "k": 8},
+    "dense-smooth": {"graph": "dense", "refine": "smooth"},
+    "knn-smooth": {"graph": "knn", "k": 8, "refine": "smooth"},
+    "dense-conv": {"graph": "dense", "refine": "conv"},
+    "knn-conv": {"graph": "knn", "k": 8, "refine": "conv"},
+    "node only": {"edge_weight": 0.0},
+    "edge only": {"node_weight": 0.0},
+}
+
+
+@click.command(help=__doc__)
+@click.option("--config", type=click.Path(path_type=Path), help="Options of relgraph train, as a YAML file.")
+@click.option("--variants", default="cross-entropy,dense,knn,dense-smooth,knn-smooth", show_default=True)
+@click.option("--seeds", default="5", show_default=True, help="How many, from 0, or a list such as 3,4.")
+@click.option("--runs", default="runs/compare", show_default=True, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path))
+def main(config: Path | None, variants: str, seeds: str, runs: Path, out: Path) -> None:
+    options = {} if config is None else read_yaml(config)
+    numbers = [int(part) for part in seeds.split(",")] if "," in seeds else list(range(int(seeds)))
+    results: dict[str, list[dict[str, Any]]] = {}
+    for seed in numbers:
+        for name in variants.split(","):
+            result = run_once({**options, **VARIANTS[name], "seed": seed}, runs / f"{name.replace(' ', '-')}-seed{seed}")
+            results.setdefault(name, []).append(result)
+            report = {"environment": environment(0), "options": options, "summary": summary(results), "runs": results}
+            write_atomically(out, (json.dumps(report, indent=1) + "\n").encode())
+            click.echo(f"{name} seed {seed}: {result['test']}")
+    click.echo(json.dumps(summary(results), indent=1))
+
+
+def run_once(options: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the result of one run, trained now or read."""
+    run = Run(path)
+    if not run.result_file.exists():
+        train(resolve(options), path, resume=run.recipe_file.exists())
+    result: dict[str, Any] = json.loads(run.result_file.read_text())
+    return result
+
+
+def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
+    """Return mean and deviation over seeds of the test accuracy of the last and the best epoch, by variant."""
+    table = {}
+    for name, runs in results.items():
+        row: dict[str, float] = {"n": len(runs)}
+        for which in ("last", "best"):
+            values = [run["test"][which]["top1"] for run in runs]
+            row[f"{which}_top1_mean"] = round(mean(values), 2)
+            row[f"{which}_top1_deviation"] = round(stdev(values), 2) if len(values) > 1 else 0.0
+        row["images_per_s"] = mean(run["images_per_s"] for run in runs)
+        table[name] = row
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,327 @@
+"""Export: every attribute of every node and edge, read back by networkx and PyG from each format."""
+
+import json
+import pickle
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import pytest
+import torch
+from torch_geometric.data import HeteroData
+
+from relgraph.analysis import export
+from relgraph.analysis.export import FORMATS, SIDES, Side, check_format, read_pair, to_networkx, write_graph
+from relgraph.errors import RelgraphError
+from relgraph.graph.pair import graph_pair
+from relgraph.graph.topology import Nearest
+
+CLASSES = ["Überschall-Möwe 鸥 🐦", "\"quoted\" & 'so'", "<script>alert(1)</script>]]>", "tab\tand\nline", "", " "]
+SIDE_NAMES: tuple[Side, ...] = ("teacher", "student", "pair")
+TEXT_FORMATS = ("graphml", "gexf", "json")
+
+
+def make_pair(sparse: bool, metadata: bool = True) -> HeteroData:
+    teacher = torch.randn(9, 5)
+    teacher[4] = 0.5  # no variance: all its weights are exactly 0
+    student = teacher + torch.randn(9, 5)
+    if not metadata:
+        return graph_pair(student, teacher, topology=Nearest(3)) if sparse else graph_pair(student, teacher)
+    index, y = torch.randperm(1000)[:9], torch.tensor([0, 1, 2, 3, 4, 5, 0, -1, 1])
+    pair = (
+        graph_pair(student, teacher, topology=Nearest(3), index=index, y=y)
+        if sparse
+        else graph_pair(student, teacher, index=index, y=y)
+    )
+    pair.classes, pair.split = list(CLASSES), "test"
+    for side in ("student", "teacher"):
+        pair[side].prediction = torch.randint(0, 6, (9,))
+        pair[side].correct = pair[side].prediction == y
+    return pair
+
+
+def read(path: Path) -> "nx.Graph[str]":
+    """Open a file as a user of networkx does."""
+    if path.suffix == ".graphml":
+        return nx.read_graphml(path, node_type=str)
+    if path.suffix == ".gexf":
+        return nx.read_gexf(path)
+    return nx.node_link_graph(json.loads(path.read_text(encoding="utf-8")), edges="edges")
+
+
+def content(graph: "nx.Graph[str]") -> tuple[dict[str, Any], dict[Any, Any]]:
+    """Return the attributes of all nodes and edges, with each value's type, independent of the order of undirected ends."""
+    ends = tuple if graph.is_directed() else frozenset
+
+    def typed(attributes: dict[str, Any]) -> dict[str, tuple[type, Any]]:
+        return {name: (type(value), value) for name, value in attributes.items()}
+
+    nodes = {node: typed(attributes) for node, attributes in graph.nodes(data=True)}
+    return nodes, {ends((u, v)): typed(attributes) for u, v, attributes in graph.edges(data=True)}
+
+
+def as_gexf_tells_it(graph: "nx.Graph[str]") -> "nx.Graph[str]":
+    """Put what GEXF has of its own into a graph: a title per node, `label`, and a running number per edge, `id`."""
+    for node, attributes in graph.nodes(data=True):
+        if "label" in attributes:
+            attributes["class"] = attributes["label"]
+        attributes["label"] = node
+    for number, (_, _, attributes) in enumerate(graph.edges(data=True)):
+        attributes["id"] = str(number)
+    return graph
+
+
+@pytest.mark.parametrize("metadata", [True, False], ids=["metadata", "bare"])
+@pytest.mark.parametrize("sparse", [True, False], ids=["directed", "undirected"])
+@pytest.mark.parametrize("side", SIDE_NAMES)
+@pytest.mark.parametrize("name", TEXT_FORMATS)
+def test_nothing_is_lost_on_the_way(tmp_path: Path, name: str, side: Side, sparse: bool, metadata: bool) -> None:
+    pair = make_pair(sparse, metadata)
+    path = tmp_path / f"graph.{name}"
+    write_graph(pair, path, side=side)
+    expected, found = to_networkx(pair, side), read(path)
+    if name == "gexf":
+        expected = as_gexf_tells_it(expected)
+    assert found.is_directed() is sparse
+    assert not found.is_multigraph()
+    assert content(found) == content(expected)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("side", ["teacher", "student"])
+def test_a_sparse_side_runs_from_neighbour_to_anchor(side: Side) -> None:
+    pair = make_pair(sparse=True)
+    store = pair[side, "relates", side]
+    graph = to_networkx(pair, side)
+    assert isinstance(graph, nx.DiGraph)
+    expected = {
+        (f"{side[0]}{source}", f"{side[0]}{target}"): weight
+        for source, target, weight in zip(*store.edge_index.tolist(), store.edge_weight.tolist(), strict=True)
+    }
+    assert {(u, v): r for u, v, r in graph.edges(data="correlation")} == expected
+    assert {kind for _, _, kind in graph.edges(data="kind")} == {side}
+    assert all(degree == 3 for _, degree in graph.in_degree())
+
+
+def test_a_dense_pair_has_each_pair_once() -> None:
+    pair = make_pair(sparse=False)
+    graph = to_networkx(pair)
+    assert type(graph) is nx.Graph
+    assert nx.number_of_selfloops(graph) == 0
+    counts = {kind: sum(k == kind for _, _, k in graph.edges(data="kind")) for kind in ("teacher", "student", "match")}
+    assert counts == {"teacher": 36, "student": 36, "match": 81}
+    across = pair["teacher", "matches", "student"].adj
+    for i in range(9):
+        for j in range(9):
+            assert graph.edges[f"t{i}", f"s{j}"]["correlation"] == across[i, j].item()
+            if i < j:
+                inside = pair["teacher", "relates", "teacher"].adj[i, j].item()
+                assert graph.edges[f"t{i}", f"t{j}"]["correlation"] == inside
+
+
+def test_a_sparse_pair_holds_the_cross_graph() -> None:
+    pair = make_pair(sparse=True)
+    graph = to_networkx(pair)
+    store = pair["teacher", "matches", "student"]
+    expected = {(f"t{i}", f"s{j}") for i, j in store.edge_index.T.tolist()}
+    assert {(u, v) for u, v, kind in graph.edges(data="kind") if kind == "match"} == expected
+    assert {(f"t{i}", f"s{i}") for i in range(9)} <= expected
+    assert graph.number_of_edges() == 3 * 27 + 9
+
+
+def test_weights_are_positive_magnitudes_beside_the_exact_correlation() -> None:
+    graph = to_networkx(make_pair(sparse=False))
+    signs = set()
+    for _, _, edge in graph.edges(data=True):
+        assert edge["weight"] > 0
+        assert torch.tensor(edge["weight"]) > 0  # in single precision too
+        if edge["correlation"] == 0:
+            assert (edge["sign"], edge["weight"]) == (0, torch.finfo(torch.float32).tiny)
+        else:
+            assert edge["sign"] * edge["weight"] == edge["correlation"]
+        signs.add(edge["sign"])
+    assert signs == {-1, 0, 1}
+    assert all(edge["correlation"] == 0 for _, _, edge in graph.edges("t4", data=True))
+
+
+def test_nodes_carry_what_the_pair_knows() -> None:
+    pair = make_pair(sparse=True)
+    nodes = to_networkx(pair).nodes
+    store = pair["student"]
+    assert nodes["s2"] == {
+        "kind": "student",
+        "index": store["index"][2].item(),
+        "label": 2,
+        "class_name": CLASSES[2],
+        "split": "test",
+        "prediction": store.prediction[2].item(),
+        "correct": bool(store.correct[2]),
+    }
+    assert nodes["t7"].keys() == {"kind", "index", "prediction", "split"}  # its label is -1, unknown
+
+
+def test_a_bare_batch_pair_has_positions() -> None:
+    nodes = to_networkx(make_pair(sparse=False, metadata=False), "student").nodes
+    assert dict(nodes(data=True)) == {f"s{i}": {"kind": "student", "index": i} for i in range(9)}
+
+
+def test_labels_beyond_the_class_names_have_none() -> None:
+    pair = make_pair(sparse=True)
+    pair.classes = ["only one"]
+    nodes = to_networkx(pair, "teacher").nodes
+    assert nodes["t0"]["class_name"] == "only one"
+    assert "class_name" not in nodes["t1"]
+
+
+@pytest.mark.parametrize("name", TEXT_FORMATS)
+def test_what_xml_cannot_hold_becomes_a_replacement_character(tmp_path: Path, name: str) -> None:
+    pair = make_pair(sparse=True)
+    pair.classes = ["bell\x07", "null\x00", "cr\r", "half \ud83d", "\ufffe", "\x0b\x1b"]
+    path = tmp_path / f"graph.{name}"
+    write_graph(pair, path)
+    names = {data.get("class_name") for _, data in read(path).nodes(data=True)}
+    assert names == {"bell\ufffd", "null\ufffd", "cr\ufffd", "half \ufffd", "\ufffd", "\ufffd\ufffd", None}
+
+
+def test_float32_is_read_back_bit_for_bit(tmp_path: Path) -> None:
+    pair = make_pair(sparse=True)
+    store = pair["teacher", "relates", "teacher"]
+    store.edge_weight = torch.randint(1, 2**31 - 2**23, (27,), dtype=torch.int32).view(torch.float32)  # all magnitudes
+    for name in TEXT_FORMATS:
+        write_graph(pair, tmp_path / f"graph.{name}", side="teacher")
+        graph = read(tmp_path / f"graph.{name}")
+        found = [graph.edges[f"t{i}", f"t{j}"]["correlation"] for i, j in store.edge_index.T.tolist()]
+        assert torch.equal(torch.tensor(found, dtype=torch.float64), store.edge_weight.double())
+
+
+def test_the_key_weight_stands_where_gephi_looks(tmp_path: Path) -> None:
+    write_graph(make_pair(sparse=True), tmp_path / "graph.gexf")
+    write_graph(make_pair(sparse=True), tmp_path / "graph.graphml")
+    edges = ElementTree.parse(tmp_path / "graph.gexf").iter("{http://www.gexf.net/1.2draft}edge")
+    assert all(float(edge.attrib["weight"]) > 0 for edge in edges)
+    keys = ElementTree.parse(tmp_path / "graph.graphml").iter("{http://graphml.graphdrawing.org/xmlns}key")
+    assert ("weight", "double", "edge") in {
+        (key.get("attr.name"), key.get("attr.type"), key.get("for")) for key in keys
+    }
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_pt_holds_the_pair_itself(tmp_path: Path, sparse: bool) -> None:
+    pair = make_pair(sparse)
+    pair["student"].x.requires_grad_()
+    path = tmp_path / "pair.pt"
+    write_graph(pair, path)
+    found = read_pair(path)
+    assert isinstance(found, HeteroData)
+    assert (found.classes, found.split) == (CLASSES, "test")
+    before, after = pair.to_dict(), found.to_dict()
+    assert before.keys() == after.keys()
+    for kind in (*pair.node_types, *pair.edge_types):
+        assert before[kind].keys() == after[kind].keys()
+        for key, value in before[kind].items():
+            assert torch.equal(after[kind][key], value)
+            assert not after[kind][key].requires_grad
+    assert pair["student"].x.requires_grad  # the pair that was written is as it was
+    assert content(to_networkx(found)) == content(to_networkx(pair))
+
+
+def test_pt_does_not_store_the_memory_behind_a_view(tmp_path: Path) -> None:
+    pair = make_pair(sparse=True)
+    pair["student"].x = torch.zeros(1_000_000)[:45].view(9, 5)
+    write_graph(pair, tmp_path / "pair.pt")
+    assert (tmp_path / "pair.pt").stat().st_size < 100_000
+
+
+class Intruder:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.target,)
+
+
+def test_read_pair_runs_nothing_that_it_reads(tmp_path: Path) -> None:
+    trap, trapped = tmp_path / "trap.pt", tmp_path / "trapped"
+    torch.save({"_global_store": {}, "student": Intruder(trapped), "teacher": {}}, trap)
+    with pytest.raises(RelgraphError, match="cannot read the graph pair"):
+        read_pair(trap)
+    trap.write_bytes(pickle.dumps(Intruder(trapped)))
+    with pytest.raises(RelgraphError, match="cannot read the graph pair"):
+        read_pair(trap)
+    assert not trapped.exists()
+
+
+def test_read_pair_tells_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(RelgraphError, match=r"cannot read the graph pair .*none\.pt: .*No such file"):
+        read_pair(tmp_path / "none.pt")
+    path = tmp_path / "pair.pt"
+    for other in ({"weights": torch.ones(2)}, torch.ones(2), {"_global_store": {}, "student": 1, "teacher": 2}):
+        torch.save(other, path)
+        with pytest.raises(RelgraphError, match="must hold a graph pair of student and teacher"):
+            read_pair(path)
+    write_graph(make_pair(sparse=True), path)
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"<gexf/>", b"\x80\x02garbage", whole[:100]):
+        path.write_bytes(damaged)
+        with pytest.raises(RelgraphError, match="cannot read the graph pair"):
+            read_pair(path)
+
+
+def test_the_format_is_given_or_read_from_the_suffix(tmp_path: Path) -> None:
+    assert [check_format(Path(f"graph.{name}")) for name in FORMATS] == list(FORMATS)
+    assert check_format(Path("graph.graphml"), "json") == "json"
+    with pytest.raises(RelgraphError, match="unknown graph format 'graphlm': did you mean 'graphml'"):
+        write_graph(make_pair(sparse=True), tmp_path / "graph.graphlm")
+    write_graph(make_pair(sparse=True), tmp_path / "graph.xml", "graphml", "teacher")
+    assert nx.read_graphml(tmp_path / "graph.xml").number_of_nodes() == 9
+
+
+def test_a_compressing_suffix_changes_nothing(tmp_path: Path) -> None:
+    write_graph(make_pair(sparse=True), tmp_path / "graph.gz", "graphml")
+    assert (tmp_path / "graph.gz").read_bytes().startswith(b"<?xml")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(pair: HeteroData, stream: Any, side: Side) -> None:
+        stream.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / f"graph.{name}"
+    path.write_text("old")
+    monkeypatch.setitem(FORMATS, name, fail)
+    with pytest.raises(RelgraphError, match=f"cannot write .*graph.{name}: No space left"):
+        write_graph(make_pair(sparse=True), path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RelgraphError, match=r"cannot write .*graph\.json: No such file or directory"):
+        write_graph(make_pair(sparse=True), tmp_path / "none" / "graph.json")
+
+
+def test_pairs_that_cannot_be_graphs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = make_pair(sparse=False)
+    with pytest.raises(RelgraphError, match="unknown side 'teachers': did you mean 'teacher'"):
+        to_networkx(pair, "teachers")  # type: ignore[arg-type]
+    monkeypatch.setattr(export, "EDGE_LIMIT", 152)
+    with pytest.raises(RelgraphError, match="at most 152 edges, got 153"):
+        to_networkx(pair)
+    assert to_networkx(pair, "teacher").number_of_edges() == 36
+    pair["teacher"].prediction = torch.ones(8)
+    with pytest.raises(RelgraphError, match=r"prediction must hold one number for each of 9 teacher nodes, got \(8,\)"):
+        to_networkx(pair, "teacher")
+    pair["student", "relates", "student"].adj[0, 1] = float("nan")
+    with pytest.raises(RelgraphError, match="NaN or infinity among the edges student relates student"):
+        to_networkx(pair, "student")
+    del pair["student", "relates", "student"]
+    with pytest.raises(RelgraphError, match="must hold the edges student relates student"):
+        to_networkx(pair, "student")
+
+
+def test_the_sides_are_all_there() -> None:
+    assert set(SIDES) == set(SIDE_NAMES)

@@ -1,0 +1,184 @@
+"""Refinement against double loops and PyG's GraphConv; sparse against dense; where weights cancel."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import GraphConv
+
+from relgraph.errors import RelgraphError
+from relgraph.graph.kernels import pearson
+from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, graph_pair, weights
+from relgraph.graph.refine import REFINERS, Refinement, SignedConv, Smoothing, neighbourhood
+from relgraph.graph.topology import ALL_PAIRS, AllPairs, Edges, Nearest
+
+N, D = 7, 5
+
+
+def nodes() -> tuple[Tensor, Tensor]:
+    x = torch.randn(N, D).double()
+    return x, pearson(x)
+
+
+def knn(matrix: Tensor, k: int) -> Edges:
+    edges = Nearest(k)(matrix, matrix, pearson)
+    assert isinstance(edges, Edges)
+    return edges
+
+
+def double_loop(x: Tensor, matrix: Tensor, edges: list[list[int]]) -> Tensor:
+    """Return `sum_j r_ij x_j / sum_j |r_ij|` over the edges (j, i)."""
+    rows = []
+    for i in range(len(x)):
+        mine = [j for j, anchor in edges if anchor == i]
+        total = sum(abs(matrix[i, j].item()) for j in mine)
+        rows.append(sum((matrix[i, j] * x[j] / total for j in mine), torch.zeros(x.shape[1]).double()))
+    return torch.stack(rows)
+
+
+def randomise(module: nn.Module) -> nn.Module:
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    return module.double()
+
+
+def test_the_neighbourhood_is_a_double_loop() -> None:
+    x, matrix = nodes()
+    everyone = [[j, i] for i in range(N) for j in range(N) if i != j]
+    torch.testing.assert_close(neighbourhood(x, matrix, ALL_PAIRS), double_loop(x, matrix, everyone))
+    edges = knn(matrix, 3)
+    expected = double_loop(x, matrix, edges.edge_index.T.tolist())
+    torch.testing.assert_close(neighbourhood(x, edges.pick(matrix), edges), expected)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
+def test_smoothing_is_the_formula(strength: float) -> None:
+    x, matrix = nodes()
+    everyone = [[j, i] for i in range(N) for j in range(N) if i != j]
+    expected = (1 - strength) * x + strength * double_loop(x, matrix, everyone)
+    torch.testing.assert_close(Smoothing(D, strength)(x, matrix, ALL_PAIRS), expected)
+
+
+@pytest.mark.parametrize("name", REFINERS)
+def test_all_neighbours_equal_the_dense_graph(name: str) -> None:
+    module = randomise(REFINERS[name](D))
+    results: list[tuple[Tensor, Tensor, Tensor]] = []
+    for sparse in (False, True):
+        x = nodes()[0] if not results else results[0][0].detach()
+        x.requires_grad_()
+        matrix = pearson(x)
+        topology: AllPairs | Edges = knn(matrix, N - 1) if sparse else ALL_PAIRS
+        refined = module(x, topology.pick(matrix), topology)
+        results.append((x, refined, torch.autograd.grad(refined.sin().sum(), x)[0]))
+    (_, dense, dense_gradient), (_, found, gradient) = results
+    torch.testing.assert_close(found, dense)
+    torch.testing.assert_close(gradient, dense_gradient)
+
+
+def test_signed_conv_is_pygs_graph_conv_with_normalised_weights() -> None:
+    x, matrix = nodes()
+    edges = knn(matrix, 3)
+    picked = edges.pick(matrix)
+    conv = SignedConv(D)
+    randomise(conv)
+    oracle = GraphConv(D, D).double()
+    oracle.lin_root.weight.data = conv.own.weight.data
+    oracle.lin_rel.weight.data = conv.neighbours.weight.data
+    oracle.lin_rel.bias.data = conv.neighbours.bias.data
+    node = edges.edge_index[1]
+    total = torch.zeros(N).double()
+    for anchor, weight in zip(node.tolist(), picked.tolist(), strict=True):
+        total[anchor] += abs(weight)
+    assert (picked < 0).any()
+    expected = oracle(x, edges.edge_index, picked / total[node])
+    torch.testing.assert_close(conv(x, picked, edges), expected)
+
+
+def test_signed_conv_starts_as_the_identity() -> None:
+    x, matrix = nodes()
+    assert torch.equal(SignedConv(D).double()(x, matrix, ALL_PAIRS), x)
+
+
+EDGES = Edges(torch.tensor([[1, 2, 0, 3], [0, 0, 1, 1]]), anchors=4)  # nodes 2 and 3 have no neighbours
+
+
+@pytest.mark.parametrize("name", REFINERS)
+@pytest.mark.parametrize("values", [[0.5, -0.5, 0.3, -0.3], [0.0, 0.0, 0.0, 0.0], [1e-15, -1e-15, 0.0, 1.0]])
+def test_weights_that_cancel_give_finite_values_and_gradients(name: str, values: list[float]) -> None:
+    module = REFINERS[name](D)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(4, D, requires_grad=True)
+    sparse = torch.tensor(values, requires_grad=True)
+    matrix = torch.zeros(4, 4)
+    matrix[EDGES.edge_index[1], EDGES.edge_index[0]] = sparse.detach()
+    dense = matrix.requires_grad_()
+    graphs: list[tuple[Tensor, AllPairs | Edges]] = [(sparse, EDGES), (dense, ALL_PAIRS)]
+    results = []
+    for given, topology in graphs:
+        refined = module(x, given, topology)
+        gradients = torch.autograd.grad(refined.square().sum(), (x, given))
+        assert refined.isfinite().all() and all(g.isfinite().all() for g in gradients)
+        results.append(refined)
+    torch.testing.assert_close(*results)
+
+
+def test_a_node_without_edges_gets_nothing_from_its_neighbours() -> None:
+    moved = neighbourhood(torch.randn(4, D), torch.ones(4), EDGES)
+    assert moved[:2].any() and not moved[2:].any()
+
+
+def test_gradients() -> None:
+    x = nodes()[0].requires_grad_()
+    for name in REFINERS:
+        module = randomise(REFINERS[name](D))
+        for rule in (ALL_PAIRS, Nearest(2)):
+
+            def refined(x: Tensor, module: nn.Module = module, rule: Callable[..., AllPairs | Edges] = rule) -> Tensor:
+                matrix = pearson(x)
+                topology = rule(matrix, matrix, pearson)
+                result: Tensor = module(x, topology.pick(matrix), topology)
+                return result
+
+            assert torch.autograd.gradcheck(refined, (x,))
+
+
+@pytest.mark.parametrize("rule", [ALL_PAIRS, Nearest(3)], ids=str)
+def test_only_matching_sees_refined_nodes(rule: AllPairs | Nearest) -> None:
+    student, teacher = nodes()[0], nodes()[0]
+    refinement = Refinement("smooth", D)
+    plain, refined = (graph_pair(student, teacher, topology=rule, refinement=r) for r in (None, refinement))
+    for kind in (STUDENT, TEACHER):
+        assert torch.equal(weights(refined, kind), weights(plain, kind))
+    assert "refined" not in plain["student"]
+    s, t = refined["student"].refined, refined["teacher"].refined
+    torch.testing.assert_close(
+        s, Smoothing(D)(student, weights(plain, STUDENT), rule(pearson(student), pearson(teacher), pearson))
+    )
+    across = graph_pair(s, t, topology=rule)[MATCHES]
+    if rule is ALL_PAIRS:
+        torch.testing.assert_close(refined[MATCHES].adj, across.adj)
+    else:
+        torch.testing.assert_close(refined[MATCHES].edge_weight[:N], across.edge_weight[:N])
+
+
+@pytest.mark.parametrize("rule", [ALL_PAIRS, Nearest(3)], ids=str)
+@pytest.mark.parametrize("name", REFINERS)
+def test_refinement_is_float32_under_autocast(name: str, rule: AllPairs | Nearest) -> None:
+    student, teacher = nodes()[0].bfloat16(), nodes()[0].bfloat16()
+    refinement = Refinement(name, D)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        pair = graph_pair(student, teacher, topology=rule, refinement=refinement)
+    assert pair["student"].refined.dtype == torch.float32
+    expected = graph_pair(student.float(), teacher.float(), topology=rule, refinement=refinement)
+    assert torch.equal(weights(pair, MATCHES), weights(expected, MATCHES))
+
+
+def test_messages() -> None:
+    with pytest.raises(RelgraphError, match=r"^the strength of smoothing must be in \[0, 1\], got 1.5$"):
+        Smoothing(D, 1.5)
+    with pytest.raises(RelgraphError, match=r"^unknown refinement 'smoth': did you mean 'smooth'?"):
+        Refinement("smoth", D)
+    with pytest.raises(RelgraphError, match=r"^the refinement was built for embeddings of width 8, got 5$"):
+        graph_pair(torch.randn(3, 5), torch.randn(3, 5), refinement=Refinement("smooth", 8))
