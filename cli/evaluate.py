@@ -25,7 +25,9 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--k", default=20, show_default=True, type=click.IntRange(min=1), help="Neighbours that vote in the k-NN accuracy.")
+@click.option(
+    "--k", default=20, show_default=True, type=click.IntRange(min=1), help="Neighbours that vote in the k-NN accuracy."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(run: Path, k: int, as_json: bool) -> None:
     """Compare student and teacher of a RUN on its test split.
@@ -41,7 +43,9 @@ def evaluate(run: Path, k: int, as_json: bool) -> None:
         return
     networks = [name for name in ("student", "teacher") if name in report]
     columns = [name for name in COLUMNS if name in report[networks[0]]]
-    click.echo(table(["network", *(COLUMNS[c] for c in columns)], [[n, *(report[n][c] for c in columns)] for n in networks]))
+    click.echo(
+        table(["network", *(COLUMNS[c] for c in columns)], [[n, *(report[n][c] for c in columns)] for n in networks])
+    )
     images = report["images"]
     click.echo(
         f"{images['test']} test images; {images['train']} training images, {images['labelled']} of them with a label in the run; "

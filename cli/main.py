@@ -25,7 +25,9 @@ class Commands(click.Group):
         except RelgraphError as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
-            raise click.ClickException(f"{error.strerror or error}: {error.filename}" if error.filename else str(error)) from error
+            raise click.ClickException(
+                f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+            ) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

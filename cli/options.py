@@ -13,7 +13,7 @@ from relgraph.training.recipe import PRESETS, Recipe
 HINTS = get_type_hints(Recipe)
 
 
-class CommaList(click.ParamType):
+class CommaList(click.ParamType[tuple[Any, ...], Any]):
     """Values with commas between them, as a tuple."""
 
     def __init__(self, item: Callable[[str], Any]) -> None:
@@ -46,11 +46,13 @@ def _option(item: Field[Any]) -> Callable[[Any], Any]:
         item.name,
         type=_type(item),
         default=None,
-        help=item.metadata["help"] + default + (f" [digits: {PRESETS['digits'][item.name]}]" if values and item.name in PRESETS["digits"] else ""),
+        help=item.metadata["help"]
+        + default
+        + (f" [digits: {PRESETS['digits'][item.name]}]" if values and item.name in PRESETS["digits"] else ""),
     )
 
 
-def _type(item: Field[Any]) -> click.ParamType:
+def _type(item: Field[Any]) -> Any:
     if item.metadata["choices"]:
         return click.Choice(item.metadata["choices"])
     hint = HINTS[item.name]

@@ -22,15 +22,23 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory. [default: a new one under runs/]")
-@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue a stopped run as if it had not stopped.")
+@click.option(
+    "--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue a stopped run as if it had not stopped."
+)
 @click.option("--config", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.yaml",
               help="Options from a file, as recipe.yaml of a run; those on the command line win.")  # fmt: skip
-@click.option("--preset", help="A named set of options, which --config and others change: ega (EGA's official script), digits, none.")
-@click.option("--clip_mode", metavar="NAME", help="The original's spelling of a CLIP teacher: RN50, RN101, ViT-B/32, ViT-B/16.")
+@click.option(
+    "--preset",
+    help="A named set of options, which --config and others change: ega (EGA's official script), digits, none.",
+)
+@click.option(
+    "--clip_mode", metavar="NAME", help="The original's spelling of a CLIP teacher: RN50, RN101, ViT-B/32, ViT-B/16."
+)
 @recipe_options
 @click.pass_context
 def train(
     ctx: click.Context,
+    /,
     out: Path | None,
     resume: Path | None,
     config: Path | None,

@@ -44,7 +44,9 @@ def main(config: Path | None, variants: str, seeds: str, runs: Path, out: Path) 
     results: dict[str, list[dict[str, Any]]] = {}
     for seed in numbers:
         for name in variants.split(","):
-            result = run_once({**options, **VARIANTS[name], "seed": seed}, runs / f"{name.replace(' ', '-')}-seed{seed}")
+            result = run_once(
+                {**options, **VARIANTS[name], "seed": seed}, runs / f"{name.replace(' ', '-')}-seed{seed}"
+            )
             results.setdefault(name, []).append(result)
             report = {"environment": environment(0), "options": options, "summary": summary(results), "runs": results}
             write_atomically(out, (json.dumps(report, indent=1) + "\n").encode())

@@ -2,8 +2,8 @@
 
 import json
 import os
-import pickle
 import re
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,17 +118,22 @@ def read_pair(path: Path) -> "HeteroData":
     """
     from torch_geometric.data import HeteroData
 
+    if path.is_file() and not zipfile.is_zipfile(path):  # torch would take it for a pickle of its early days
+        raise RelgraphError(f"cannot read the graph pair {path}: the file is truncated, or not one of torch.save")
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged pickle fails in any of Python's ways
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise RelgraphError(f"cannot read the graph pair {path}: {reason}") from error
-    parts = {"_global_store", "student", "teacher"}
-    if not (
-        isinstance(stored, dict) and parts <= stored.keys() and all(isinstance(part, dict) for part in stored.values())
-    ):
+    if not _is_stored_pair(stored):
         raise RelgraphError(f"{path} must hold a graph pair of student and teacher, got {type(stored).__name__}")
     return HeteroData.from_dict(stored)
+
+
+def _is_stored_pair(stored: object) -> bool:
+    if not (isinstance(stored, dict) and {"_global_store", "student", "teacher"} <= stored.keys()):
+        return False
+    return all(isinstance(store, dict) and all(isinstance(name, str) for name in store) for store in stored.values())
 
 
 def _check_edges(pair: "HeteroData", edges: tuple[EdgeType, ...]) -> None:

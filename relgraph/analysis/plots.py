@@ -31,7 +31,9 @@ def learning_curve(path: Path) -> Path:
     losses.plot(epochs, [row["cross_entropy"] for row in rows], marker=".", label="cross-entropy")
     losses.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
     accuracies.plot(epochs, [row["train_top1"] for row in rows], marker=".", label="training, labelled images")
-    accuracies.plot(epochs, [row[f"{split}_top1"] for row in rows], marker=".", label="validation" if split == "val" else split)
+    accuracies.plot(
+        epochs, [row[f"{split}_top1"] for row in rows], marker=".", label="validation" if split == "val" else split
+    )
     accuracies.set(xlabel="epoch", ylabel="top-1 accuracy in %", ylim=(0, 101))
     for axis in (losses, accuracies):
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from relgraph.analysis.whole import WholeGraph, whole_pair
 from relgraph.data.datasets import ImageSet
 from relgraph.data.views import prepare
 from relgraph.errors import RelgraphError, unknown
+from relgraph.graph.topology import Chooser
 from relgraph.methods import Output
 from relgraph.networks.heads import Head
 from relgraph.training.checkpoint import load_checkpoint
@@ -44,13 +46,15 @@ class TrainedRun:
                 f"the data set now has {len(self.data.train.classes)} classes that are not those of the student in {path}"
             )
         weights = load_checkpoint(self.run.best)["distiller"]
-        head = {name.removeprefix("teacher_head."): t for name, t in weights.items() if name.startswith("teacher_head.")}
+        head = {
+            name.removeprefix("teacher_head."): t for name, t in weights.items() if name.startswith("teacher_head.")
+        }
         self.teacher = self.head = None
         if head:
             self.teacher = open_teacher(self.recipe).to(self.device)
             self.head = Head(self.teacher.width, self.recipe.dim, len(self.data.train.classes))
             self.head.load_state_dict(head)
-            self.head.eval()
+            self.head.to(self.device)
 
     def split(self, name: str) -> ImageSet:
         """Return a split of the data by name.
@@ -67,14 +71,18 @@ class TrainedRun:
     def outputs(self, images: ImageSet) -> tuple[Output, Output | None]:
         """Return what student and teacher say of images, on the CPU; the teacher is `None` in a run without one."""
         feature = embed(self.student.backbone, images.images, self._student_input, BATCH, self.device, "student")
-        head = self.student.head.cpu()
-        student = Output(*head(feature), feature)
-        self.student.to(self.device)
+        student = self._on_head(self.student.head, feature)
         if self.teacher is None or self.head is None:
             return student, None
         teacher = self.teacher
-        feature = embed(teacher, images.images, lambda part: teacher_input(teacher, part), BATCH, self.device, "teacher")
-        return student, Output(*self.head(feature), feature)
+        feature = embed(
+            teacher, images.images, lambda part: teacher_input(teacher, part), BATCH, self.device, "teacher"
+        )
+        return student, self._on_head(self.head, feature)
+
+    def _on_head(self, head: Head, feature: Tensor) -> Output:
+        embedding, logits = head(feature.to(self.device))
+        return Output(embedding.cpu(), logits.cpu(), feature)
 
     def _student_input(self, images: Tensor) -> Tensor:
         return prepare(images, None, images.shape[1], self.description["mean"], self.description["std"])
@@ -98,7 +106,9 @@ def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
         "images": {"train": len(train), "labelled": int((few >= 0).sum()), "test": len(test)},
         "neighbours": k,
     }
-    for name, of_train, of_test in zip(("student", "teacher"), opened.outputs(train), opened.outputs(test), strict=True):
+    for name, of_train, of_test in zip(
+        ("student", "teacher"), opened.outputs(train), opened.outputs(test), strict=True
+    ):
         if of_train is None or of_test is None:
             continue
         assert of_train.feature is not None and of_test.feature is not None and of_test.logits is not None
@@ -116,10 +126,10 @@ def run_pair(
     split: str = "test",
     first: int | None = None,
     side: str = "pair",
-    graph: str = "knn",
+    graph: WholeGraph = "knn",
     k: int = 8,
     threshold: float = 0.5,
-    neighbours: str | None = None,
+    neighbours: Chooser | None = None,
 ) -> "HeteroData":
     """Return the graph pair of a split of a run, or of its first images: the embeddings that the loss compares, with labels and predictions.
 
@@ -129,8 +139,6 @@ def run_pair(
     Raises:
         RelgraphError: if the run cannot be opened, has no teacher where one is asked for, or the graph does not fit the number of images.
     """
-    from relgraph.analysis.whole import whole_pair
-
     opened = TrainedRun(path)
     images = opened.split(split)
     if first is not None:
@@ -140,10 +148,15 @@ def run_pair(
     student, teacher = opened.outputs(images)
     if teacher is None and side != "student":
         raise RelgraphError(f"{path} was trained without a teacher: export its student's graph (side student)")
-    chooser = neighbours or ("student" if side == "student" else "teacher")
+    chooser: Chooser = neighbours or ("student" if side == "student" else "teacher")
     reference = student if teacher is None else teacher
     pair = whole_pair(
-        student.embedding, reference.embedding, graph=graph, k=k, threshold=threshold, neighbours=chooser  # type: ignore[arg-type]
+        student.embedding,
+        reference.embedding,
+        graph=graph,
+        k=k,
+        threshold=threshold,
+        neighbours=chooser,
     )
     pair.classes, pair.split = list(images.classes), split
     for name, output in (("student", student), ("teacher", reference)):

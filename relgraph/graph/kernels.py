@@ -88,8 +88,12 @@ def unit(x: Tensor) -> Tensor:
 
 
 def _unit(x: Tensor) -> Tensor:
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x / length.masked_fill(length == 0, float("inf"))
+    return quotient(x, torch.linalg.vector_norm(x, dim=-1, keepdim=True))
+
+
+def quotient(x: Tensor, total: Tensor) -> Tensor:
+    """Return `x / total`, and 0 with gradient 0 where the total is not positive."""
+    return x / total.masked_fill(total <= 0, float("inf"))
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:

@@ -3,17 +3,29 @@
 Both read the weights of the edges together with their topology, so the same function serves a matrix `(N, M)` and an edge list `(E,)`.
 """
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.kernels import quotient
 from relgraph.graph.topology import ALL_PAIRS, AllPairs, Edges
 
-Scale = Callable[[Tensor, AllPairs | Edges], Tensor]
-Criterion = Callable[[Tensor, Tensor, AllPairs | Edges], Tensor]
+
+class Scale(Protocol):
+    """Makes the weights of one network's edges comparable with another's, in the same shape."""
+
+    def __call__(self, weights: Tensor, topology: AllPairs | Edges = ALL_PAIRS, /) -> Tensor:
+        """Return the scaled weights."""
+
+
+class Criterion(Protocol):
+    """Measures the difference of two networks' weights of the same edges."""
+
+    def __call__(self, student: Tensor, teacher: Tensor, topology: AllPairs | Edges = ALL_PAIRS, /) -> Tensor:
+        """Return a scalar."""
 
 
 def raw(weights: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
@@ -22,34 +34,41 @@ def raw(weights: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
 
 
 def by_mean(weights: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
-    """Divide by the mean of the positive weights of the whole graph (RKD; Park et al., 2019, arXiv 1904.05068); all stay 0 if none is."""
+    """Divide by the mean of the positive weights of the whole graph; 0 if there are none.
+
+    The scale of RKD's distances (Park et al., 2019, arXiv 1904.05068).
+    """
     positive = weights > 0
     total = torch.where(positive, weights, 0).sum()
-    return weights * torch.where(total > 0, positive.sum() / torch.where(total > 0, total, 1), 0)
+    return quotient(weights, total / positive.sum().clamp_min(1))
 
 
 def by_max(weights: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
-    """Divide by the largest weight of the whole graph (IRG's code; Liu et al., 2019); all stay 0 if it is 0. The gradient goes through it."""
+    """Divide by the largest weight of the whole graph, with gradient through it; 0 if it is not positive.
+
+    The scale in the codes of IRG (Liu et al., CVPR 2019).
+    """
     if weights.numel() == 0:  # mutual neighbours, or a threshold, may leave no edge
         return weights
-    largest = weights.max()
-    return weights * torch.where(largest > 0, 1 / torch.where(largest > 0, largest, 1), 0)
+    return quotient(weights, weights.max())
 
 
 def by_anchor_norm(weights: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
-    """Divide by the Euclidean length of each anchor's weights (SP; Tung and Mori, 2019, arXiv 1907.09682); zeros stay 0."""
+    """Divide by the Euclidean length of each anchor's weights; zeros stay 0 (SP; Tung and Mori, 2019, arXiv 1907.09682)."""
     square = topology.sum(weights.square())
     return weights * torch.where(square > 0, torch.where(square > 0, square, 1).rsqrt(), 0)
 
 
 def by_anchor_sum(weights: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
-    """Divide by the sum of each anchor's weights, which makes probabilities of weights >= 0 (PKT; Passalis and Tefas, 2018, arXiv 1803.10837)."""
-    total = topology.sum(weights)
-    return weights * torch.where(total > 0, 1 / torch.where(total > 0, total, 1), 0)
+    """Divide by the sum of each anchor's weights, which makes probabilities of weights >= 0.
+
+    The scale of PKT (Passalis and Tefas, 2018, arXiv 1803.10837).
+    """
+    return quotient(weights, topology.sum(weights))
 
 
 def softmax(temperature: float) -> Scale:
-    """Return the scale `log softmax(weights / temperature)` over each anchor's edges; criteria that follow expect log-probabilities.
+    """Return the scale `log softmax(weights / temperature)` over each anchor's edges, for criteria on log-probabilities.
 
     Raises:
         RelgraphError: if the temperature is not positive.
@@ -71,7 +90,8 @@ def frobenius(student: Tensor, teacher: Tensor, topology: AllPairs | Edges = ALL
     """
     difference = student - teacher
     rows = torch.linalg.vector_norm(difference, dim=-1) if difference.ndim > 1 else difference
-    return torch.linalg.vector_norm(rows, dtype=torch.float64).to(difference.dtype)
+    norm: Tensor = torch.linalg.vector_norm(rows, dtype=torch.float64)
+    return norm.to(difference.dtype)
 
 
 def mean_square(student: Tensor, teacher: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:

@@ -31,7 +31,8 @@ def graph_pair(
 ) -> "HeteroData":
     """Return student and teacher of one batch as a `HeteroData` of two graphs and the cross graph between them.
 
-    Node types `student` and `teacher` hold `x` (N, D), `degenerate` (N,), true where a node has no variance and so relates to nothing,
+    Node types `student` and `teacher` hold `x` (N, D), `degenerate` (N,), true where the kernel leaves nothing of a node (for Pearson: it has no
+    variance), which then relates to nothing,
     `index` and `y` if given, and `refined` (N, D) if there is a refinement. Edge types are `(student, relates, student)`,
     `(teacher, relates, teacher)` and `(teacher, matches, student)`. On all pairs each holds `adj` (N, N), row = source, column = target, as
     PyG's `to_dense_adj`; on sparse topologies `edge_index` (2, E) and `edge_weight` (E,), where the cross graph joins each student node with
@@ -57,7 +58,7 @@ def graph_pair(
     pair = HeteroData()
     for side, x, z, matrix in zip(("student", "teacher"), (student, teacher), nodes, matrices, strict=True):
         store = pair[side]
-        store.x, store.degenerate = x, (z == 0).all(-1)
+        store.x, store.degenerate = x, z.detach().abs().amax(-1) == 0
         if index is not None:
             store.index = index
         if y is not None:
@@ -66,7 +67,8 @@ def graph_pair(
     if refinement is not None:
         for side, network in (("student", refinement.student), ("teacher", refinement.teacher)):
             pair[side].refined = refinement.refine(network, pair[side].x, weights(pair, (side, "relates", side)), edges)
-        nodes = kernel.nodes(pair["student"].refined), kernel.nodes(pair["teacher"].refined)
+        # Matching trains the student's refinement alone: the teacher's must not learn to make matching easy.
+        nodes = kernel.nodes(pair["student"].refined), kernel.nodes(pair["teacher"].refined.detach())
     across = kernel.matrix(*nodes)
     _put(pair[MATCHES], across, edges if isinstance(edges, AllPairs) else edges.with_own())
     return pair
@@ -93,7 +95,8 @@ def target(pair: "HeteroData") -> Tensor:
     if "adj" in store:
         return torch.eye(len(store.adj), dtype=store.adj.dtype, device=store.adj.device)
     teacher, student = store.edge_index
-    return (teacher == student).to(store.edge_weight.dtype)
+    own: Tensor = (teacher == student).to(store.edge_weight.dtype)
+    return own
 
 
 def topology_of(pair: "HeteroData", edge_type: tuple[str, str, str] = TEACHER) -> AllPairs | Edges:

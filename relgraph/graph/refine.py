@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError, unknown
-from relgraph.graph.kernels import wide
+from relgraph.graph.kernels import quotient, wide
 from relgraph.graph.topology import AllPairs, Edges
 
 
@@ -32,7 +32,7 @@ def neighbourhood(x: Tensor, weights: Tensor, topology: AllPairs | Edges) -> Ten
         itself = torch.eye(len(x), dtype=torch.bool, device=x.device)
         weights = weights.masked_fill(itself, 0)
     total = topology.sum(weights.abs())
-    share = weights * torch.where(total > 0, 1 / torch.where(total > 0, total, 1), 0)
+    share = quotient(weights, total)
     if isinstance(topology, AllPairs):
         return share @ x
     mean: Tensor = _sum_of_messages()(x, topology.edge_index, share)

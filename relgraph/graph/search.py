@@ -81,7 +81,7 @@ def edge_weights(x: Tensor, y: Tensor, edge_index: Tensor, kernel: Kernel = pear
 
 
 def _rows_of_others(x: Tensor, kernel: Kernel, block: int, itself: float) -> Iterator[tuple[int, Tensor]]:
-    """Yield the number of each block's first row and the block, `(block, N)`; a node has the weight `itself` with itself."""
+    """Yield the matrix as blocks `(block, N)`, each after its first row's number, with `itself` on the diagonal."""
     z = kernel.nodes(x)
     for start in range(0, len(z), block):
         rows = kernel.matrix(z[start : start + block], z)

@@ -93,6 +93,9 @@ class Nearest:
     `by` says whose matrix chooses: the teacher's, the student's, their union, or their mutual part (edges that both choose). The number of
     edges of the last two depends on the data, so they read it back from the device once a call; the first two do not.
 
+    With k = N - 1 this is all pairs without the diagonal. A relation whose diagonal is 0 in both networks, or equal, then has the same value as on
+    all pairs (EGA); where the diagonal counts (PKT, SP) or in a mean (RKD) it has not: there are N (N - 1) edges, not N^2.
+
     Raises:
         RelgraphError: if `k` is not in 1..N-1, or `by` is unknown.
     """
@@ -120,6 +123,7 @@ class Nearest:
         return Edges(torch.stack([candidate, anchor]), count)
 
     def _of(self, matrix: Tensor, kernel: Kernel) -> Edges:
+        _check_one_graph(matrix)
         count = matrix.shape[-1]
         candidates = nearest(matrix, self.k, kernel)
         anchors = torch.arange(count, device=matrix.device).repeat_interleave(self.k, output_size=count * self.k)
@@ -136,6 +140,7 @@ class Given:
 
     edge_index: Tensor
     highest: int = field(init=False)
+    placed: dict[torch.device, Tensor] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Check once, here, so that no call reads anything back from the device."""
@@ -147,7 +152,9 @@ class Given:
         if int(edges.min()) < 0:
             raise RelgraphError(f"edge_index must name nodes from 0 on, got {int(edges.min())}")
         if bool((edges[0] == edges[1]).any()):
-            raise RelgraphError("edge_index must not join a node with itself: the cross graph adds each node's own counterpart")
+            raise RelgraphError(
+                "edge_index must not join a node with itself: the cross graph adds each node's own counterpart"
+            )
         object.__setattr__(self, "highest", int(edges.max()))
 
     def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> Edges:
@@ -155,7 +162,9 @@ class Given:
         count = teacher.shape[-1]
         if self.highest >= count:
             raise RelgraphError(f"edge_index must name nodes 0 to {count - 1}, got {self.highest}")
-        return Edges(self.edge_index.to(teacher.device, torch.long), count)
+        if teacher.device not in self.placed:  # a copy waits for the device: once, not every step
+            self.placed[teacher.device] = self.edge_index.to(teacher.device, torch.long)
+        return Edges(self.placed[teacher.device], count)
 
 
 @dataclass(frozen=True)
@@ -171,9 +180,15 @@ class Above:
     def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> Edges:
         """Return the edges among N nodes from the matrices `(N, N)` of the student and the teacher."""
         matrix = (teacher if self.by == "teacher" else student).detach()
+        _check_one_graph(matrix)
         itself = torch.eye(matrix.shape[-1], dtype=torch.bool, device=matrix.device)
         anchor, candidate = ((matrix.abs() >= self.threshold) & ~itself).nonzero(as_tuple=True)
         return Edges(torch.stack([candidate, anchor]), matrix.shape[-1])
+
+
+def _check_one_graph(matrix: Tensor) -> None:
+    if matrix.ndim != 2:
+        raise RelgraphError(f"edges are chosen in one graph, a matrix (N, N), got {tuple(matrix.shape)}")
 
 
 def nearest(matrix: Tensor, k: int, kernel: Kernel) -> Tensor:

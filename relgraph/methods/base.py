@@ -33,11 +33,11 @@ class Batch(NamedTuple):
     """What a method may know of the images besides the two outputs.
 
     Attributes:
-        index: Position of each image in the training set, `(N,)`.
+        indices: Position of each image in the training set, `(N,)`.
         labels: Class of each image, `(N,)`; -1 where it is unknown.
     """
 
-    index: Tensor
+    indices: Tensor
     labels: Tensor
 
 

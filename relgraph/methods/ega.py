@@ -79,7 +79,9 @@ class EGA(Method):
         self.refinement = None if refine is None or dim is None else Refinement(refine, dim)
         self.edges = Relation(pearson, self.topology, criterion=frobenius)
 
-    def pair(self, student: Tensor, teacher: Tensor, index: Tensor | None = None, y: Tensor | None = None) -> "HeteroData":
+    def pair(
+        self, student: Tensor, teacher: Tensor, index: Tensor | None = None, y: Tensor | None = None
+    ) -> "HeteroData":
         """Return the graph pair of a batch, which is what the loss reads; see `relgraph.graph_pair`."""
         return graph_pair(
             student, teacher, topology=self.topology, kernel=pearson, refinement=self.refinement, index=index, y=y
@@ -92,10 +94,14 @@ class EGA(Method):
         return {"node": self.node_weight * node, "edge": self.edge_weight * edge}
 
     def refined_teacher(self, student: Output, teacher: Output) -> Tensor | None:
-        if not list(self.teacher_parameters()):
+        if self.refinement is None or not list(self.refinement.teacher.parameters()):
             return None
-        refined: Tensor = self.pair(student.embedding.detach(), teacher.embedding)["teacher"].refined
-        return refined
+        return self._refine_teacher(self.refinement, student.embedding.detach(), teacher.embedding)
+
+    def _refine_teacher(self, refinement: Refinement, student: Tensor, teacher: Tensor) -> Tensor:
+        matrices = pearson(student), pearson(teacher)
+        edges = self.topology(*matrices, pearson)
+        return refinement.refine(refinement.teacher, teacher, edges.pick(matrices[1]), edges)
 
     def teacher_parameters(self) -> Iterable[nn.Parameter]:
         return () if self.refinement is None else self.refinement.teacher.parameters()

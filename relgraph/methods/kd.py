@@ -28,7 +28,9 @@ class KD(Method):
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         if student.logits is None or teacher.logits is None:
-            raise RelgraphError("KD reads logits: expected Output(embedding, logits) of student and teacher, got bare embeddings")
+            raise RelgraphError(
+                "KD reads logits: expected Output(embedding, logits) of student and teacher, got bare embeddings"
+            )
         if student.logits.shape != teacher.logits.shape:
             shapes = f"{tuple(student.logits.shape)} and {tuple(teacher.logits.shape)}"
             raise RelgraphError(f"KD needs logits of one shape (N, classes) from student and teacher, got {shapes}")

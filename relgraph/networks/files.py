@@ -14,6 +14,9 @@ from relgraph.errors import RelgraphError
 from relgraph.networks.students import CifarResNet, build_backbone
 
 
+DESCRIBED = {"backbone", "in_channels", "image_size", "mean", "std"}  # what any network file must say of itself
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a whole file or none of it: beside the target first, then moved over it, so that an interrupt or a full disk leaves the old file."""
     part = path.with_name(path.name + ".part")
@@ -28,7 +31,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def save_network(path: Path, network: nn.Module, info: Mapping[str, Any]) -> None:
-    """Write weights and `info` (JSON values: at least `backbone`, `in_channels`, `image_size`, `mean`, `std`, `objective`) to a safetensors file.
+    """Write weights and `info` (JSON values: at least those of `DESCRIBED`) to a safetensors file.
 
     A student with its head is stored whole: the keys of its backbone begin with `backbone.`, those of its head with `head.`.
     """
@@ -40,7 +43,7 @@ def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and the `info` of a file that `save_network` wrote.
 
     Raises:
-        RelgraphError: if the file is missing, truncated or another program's.
+        RelgraphError: if the file is missing, truncated, another program's, or without a valid description.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -49,8 +52,18 @@ def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (OSError, SafetensorError) as error:
         raise RelgraphError(f"cannot read the network file {path}: {error}") from error
     if header is None:
-        raise RelgraphError(f"{path} holds weights without relgraph's description: expected a student.safetensors of a run")
-    return tensors, json.loads(header)
+        raise RelgraphError(
+            f"{path} holds weights without relgraph's description: expected a student.safetensors of a run"
+        )
+    try:
+        info = json.loads(header)
+    except json.JSONDecodeError:
+        info = None
+    if not isinstance(info, dict) or not info.keys() >= DESCRIBED:
+        raise RelgraphError(
+            f"the description in {path} is damaged: expected JSON with {', '.join(sorted(DESCRIBED))}, got {header[:80]}"
+        )
+    return tensors, info
 
 
 def load_network(path: Path) -> tuple[CifarResNet, dict[str, Any]]:
@@ -80,5 +93,7 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) 
             raise RelgraphError(f"{path} is of another architecture: {name} is not part of the network")
         if tensors[name].shape != expected[name].shape:
             want, got = tuple(expected[name].shape), tuple(tensors[name].shape)
-            raise RelgraphError(f"{path} is of another architecture: {name} is {want} in the network, {got} in the file")
+            raise RelgraphError(
+                f"{path} is of another architecture: {name} is {want} in the network, {got} in the file"
+            )
     module.load_state_dict(dict(tensors))

@@ -30,8 +30,12 @@ from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run, check_free, write_json
 from relgraph.training.setup import Setup, build
 
-SELECTED_ON_VAL = "best epoch picked on a validation split held out from the training set; the test split was read once, at the end"
-SELECTED_ON_TEST = "best epoch picked on the test split itself, as the original code does: the figure of the best epoch is optimistic"
+SELECTED_ON_VAL = (
+    "best epoch picked on a validation split held out from the training set; the test split was read once, at the end"
+)
+SELECTED_ON_TEST = (
+    "best epoch picked on the test split itself, as the original code does: the figure of the best epoch is optimistic"
+)
 
 
 @dataclass
@@ -133,10 +137,12 @@ def _result(setup: Setup, run: Run, progress: Progress) -> dict[str, Any]:
 
 
 def _tensorboard(run: Run, epochs_done: int) -> Any:
-    from lightning_fabric.loggers import TensorBoardLogger
+    from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
     # Steps after the last checkpoint of a stopped run are hidden, since they are trained again.
-    return TensorBoardLogger(run.path, name="tensorboard", version="", default_hp_metric=False, purge_step=epochs_done + 1)
+    return TensorBoardLogger(
+        run.path, name="tensorboard", version="", default_hp_metric=False, purge_step=epochs_done + 1
+    )
 
 
 def _line(row: dict[str, float], recipe: Recipe) -> str:
@@ -156,7 +162,11 @@ def train_epoch(setup: Setup, epoch: int) -> dict[str, float]:
     meter = Meter()
     start, seen = time.perf_counter(), 0
     batches = epoch_batches(
-        images.labels.cpu(), batch_size=recipe.batch_size, labelled_share=recipe.labelled_share, seed=recipe.seed, epoch=epoch
+        images.labels.cpu(),
+        batch_size=recipe.batch_size,
+        labelled_share=recipe.labelled_share,
+        seed=recipe.seed,
+        epoch=epoch,
     )
     views = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
     bar = tqdm(batches, desc=f"epoch {epoch + 1}/{recipe.epochs}", unit="batch", leave=False, disable=None)
@@ -205,7 +215,7 @@ def step(setup: Setup, index: Tensor, views: torch.Generator, meter: Meter) -> N
 def evaluate(setup: Setup, images: ImageSet, batch_size: int = 512) -> dict[str, float]:
     """Return the student's accuracy on a split, `top1` and `top5` in percent, on its own head and in float32."""
     setup.student.eval()
-    logits = [setup.student(setup.student_input(part)).logits for part in images.images.split(batch_size)]
+    logits = [setup.student(setup.student_input(part)).logits for part in torch.split(images.images, batch_size)]
     return accuracy(torch.cat(logits), images.labels)
 
 

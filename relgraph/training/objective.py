@@ -66,7 +66,8 @@ class Distiller(nn.Module):
         terms = {"cross_entropy": self.gamma * _known(student.logits, batch.labels)}
         if self.teacher_head is None or teacher_feature is None:
             return Losses(terms, student, None, _degenerate(student))
-        teacher = Output(*self.teacher_head(teacher_feature), teacher_feature)
+        embedding, logits = self.teacher_head(teacher_feature)
+        teacher = Output(embedding, logits, teacher_feature)
         if self.kd is not None:
             terms["kd_of_logits"] = self.alpha * self.kd(student, teacher)
         if self.method is not None:

@@ -20,18 +20,26 @@ class Recipe:
     root: str = option("data", "Folder in which downloaded data sets lie.")
     image_size: int | None = option(None, "Resize the images of a folder to this many pixels.")
     val_fraction: float = option(0.1, "Share of the training set held out for choosing the best epoch.")
-    labels_per_class: int = option(0, "Keep the labels of so many training images a class; the others stay, unlabelled. 0: all.")
+    labels_per_class: int = option(
+        0, "Keep the labels of so many training images a class; the others stay, unlabelled. 0: all."
+    )
     labelled_share: float = option(0.5, "Share of labelled images in a batch where some have no label.")
     views: str = option(
-        "shared", "Same crop and flip for both networks, or one each as in EGA's code.", choices=("shared", "independent")
+        "shared",
+        "Same crop and flip for both networks, or one each as in EGA's code.",
+        choices=("shared", "independent"),
     )
     teacher: str = option("embedded:digits", "embedded:digits, timm:NAME, open_clip:NAME/WEIGHTS, checkpoint:FILE.")
     teacher_weights: str | None = option(None, "File with the teacher's weights, for machines without a hub.")
     teacher_size: int | None = option(None, "Input size of the teacher, where it is not the model's own.")
     teacher_mean: tuple[float, ...] | None = option(None, "Mean of the teacher's input, such as 0.5,0.5,0.5.")
     teacher_std: tuple[float, ...] | None = option(None, "Deviation of the teacher's input.")
-    teacher_args: tuple[str, ...] = option((), "Constructor arguments of the teacher, such as num_classes=1001,pad_type=same.")
-    student: str = option("resnet8x4", "resnet8, resnet20, resnet8x4, ... (relgraph students lists them).", aliases=("--model_s",))
+    teacher_args: tuple[str, ...] = option(
+        (), "Constructor arguments of the teacher, such as num_classes=1001,pad_type=same."
+    )
+    student: str = option(
+        "resnet8x4", "resnet8, resnet20, resnet8x4, ... (relgraph students lists them).", aliases=("--model_s",)
+    )
     dim: int = option(256, "Width of the embeddings, the nodes of the graph.")
     method: str = option("ega", "ega, kd, or none for cross-entropy alone.", aliases=("--distill",))
     graph: str = option("dense", "All pairs, or k nearest neighbours.", choices=("dense", "knn"))
@@ -40,7 +48,9 @@ class Recipe:
         "teacher", "Who chooses the neighbours.", choices=("teacher", "student", "union", "mutual")
     )
     refine: str | None = option(None, "Refine nodes by their neighbours before matching.", choices=("smooth", "conv"))
-    node_weight: float = option(0.8, "Weight of EGA's node term. Grows with the batch: retune it for another batch size.")
+    node_weight: float = option(
+        0.8, "Weight of EGA's node term. Grows with the batch: retune it for another batch size."
+    )
     edge_weight: float = option(0.24, "Weight of EGA's edge term. Grows with the batch as well.")
     gamma: float = option(1.0, "Weight of the cross-entropy.", aliases=("-r",))
     alpha: float = option(0.0, "Weight of KD on the logits of the teacher's head, beside the method.", aliases=("-a",))
@@ -63,7 +73,9 @@ class Recipe:
     )
     seed: int = option(0, "Seed of everything: split, labels, weights, batches, crops.")
     device: str = option("auto", "Where to compute.", choices=("auto", "cpu", "cuda"))
-    precision: str = option("auto", "auto: bf16 where CUDA has it.", choices=("auto", "32-true", "bf16-mixed", "16-mixed"))
+    precision: str = option(
+        "auto", "auto: bf16 where CUDA has it.", choices=("auto", "32-true", "bf16-mixed", "16-mixed")
+    )
 
     def __post_init__(self) -> None:
         """Check ranges; names are checked where they are looked up."""

@@ -66,7 +66,9 @@ class Run:
         """
         run = cls(path)
         if not run.recipe_file.is_file():
-            raise RelgraphError(f"{path} is not a run: expected a directory with recipe.yaml, as relgraph train writes it")
+            raise RelgraphError(
+                f"{path} is not a run: expected a directory with recipe.yaml, as relgraph train writes it"
+            )
         return run
 
     def recipe(self) -> Recipe:

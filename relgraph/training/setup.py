@@ -80,10 +80,12 @@ def build(recipe: Recipe) -> Setup:
     distiller = Distiller(
         student, head, method, gamma=recipe.gamma, alpha=recipe.alpha, beta=recipe.beta, temperature=recipe.temperature
     )
-    own = {"momentum": recipe.momentum, "weight_decay": recipe.weight_decay}
-    students = SGD(distiller.student_parameters(), lr=recipe.lr, **own)
-    # Without a teacher there is nothing for this one to train; an optimiser over nothing keeps the step free of questions.
-    teachers = SGD([{"params": list(distiller.teacher_parameters())}], lr=recipe.teacher_lr, **own)
+    momentum, decay = recipe.momentum, recipe.weight_decay
+    students = SGD(distiller.student_parameters(), lr=recipe.lr, momentum=momentum, weight_decay=decay)
+    # Without a teacher it has nothing to train; an optimiser over nothing keeps the step free of questions.
+    teachers = SGD(
+        [{"params": list(distiller.teacher_parameters())}], lr=recipe.teacher_lr, momentum=momentum, weight_decay=decay
+    )
     wrapped, students, teachers = fabric.setup(distiller, students, teachers)
     return Setup(recipe, fabric, _on(data, fabric.device), teacher, wrapped, student, students, teachers)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from relgraph.errors import RelgraphError
 from relgraph.methods import Output
 from relgraph.networks.files import load_strictly, read_network
 from relgraph.networks.heads import Head
@@ -37,6 +38,10 @@ def load_student(path: str | Path) -> tuple[Student, dict[str, Any]]:
     if path.is_dir():
         path = path / "student.safetensors"
     tensors, info = read_network(path)
+    if "dim" not in info or "classes" not in info:
+        raise RelgraphError(
+            f"{path} holds a backbone without a head: expected the student.safetensors of a training run"
+        )
     student = Student(build_backbone(info["backbone"], info["in_channels"]), info["dim"], len(info["classes"]))
     load_strictly(student, tensors, path)
     return student.eval(), info

@@ -8,7 +8,7 @@ from torch_geometric.data import HeteroData
 from relgraph.analysis import whole
 from relgraph.analysis.whole import whole_pair
 from relgraph.errors import RelgraphError
-from relgraph.graph.kernels import euclidean, pearson
+from relgraph.graph.kernels import Kernel, euclidean, pearson
 from relgraph.graph.pair import graph_pair
 from relgraph.graph.topology import CHOOSERS, Above, Chooser, Nearest
 
@@ -30,7 +30,7 @@ def assert_same(found: HeteroData, expected: HeteroData) -> None:
 
 @pytest.mark.parametrize("neighbours", CHOOSERS)
 @pytest.mark.parametrize("kernel", [pearson, euclidean], ids=lambda kernel: kernel.name)
-def test_knn_is_graph_pair(neighbours: Chooser, kernel: whole.Kernel) -> None:
+def test_knn_is_graph_pair(neighbours: Chooser, kernel: Kernel) -> None:
     student, teacher = embeddings()
     index, y = torch.randperm(40), torch.randint(0, 5, (40,))
     found = whole_pair(student, teacher, graph="knn", k=3, neighbours=neighbours, kernel=kernel, index=index, y=y)
@@ -66,7 +66,7 @@ def test_mistakes_are_told() -> None:
         whole_pair(student, teacher, graph="knm")  # type: ignore[arg-type]
     with pytest.raises(RelgraphError, match="unknown choice of neighbours 'both'"):
         whole_pair(student, teacher, neighbours="both")  # type: ignore[arg-type]
-    with pytest.raises(RelgraphError, match="k must be between 1 and .* 39, got 40"):
+    with pytest.raises(RelgraphError, match=r"k must be between 1 and .* 39, got 40"):
         whole_pair(student, teacher, k=40)
     with pytest.raises(RelgraphError, match="one width"):
         whole_pair(student[:, :5], teacher)
