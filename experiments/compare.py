@@ -1,7 +1,8 @@
 """Train the same recipe with several methods and seeds, and write every figure to one JSON file as it comes.
 
     python experiments/compare.py --out experiments/results/digits.json --seeds 5
-    python experiments/compare.py --config experiments/cifar100.yaml --variants cross-entropy,dense,knn --out cifar100.json
+    python experiments/compare.py --config experiments/cifar100.yaml --variants cross-entropy,dense,knn --out
+    cifar100.json
 
 A run that is there already (in --runs) is resumed or, if it is finished, read. See experiments/README.md for results.
 """

@@ -35,7 +35,7 @@ def uniform(count: int, low: float, high: float) -> Tensor:
 
 
 def warp(images: Tensor) -> Tensor:
-    """Rotate, shear, scale, shift and bend each image `(N, 1, H, W)` a little, without flips: digits are not symmetric."""
+    """Rotate, shear, scale, shift and bend each image `(N, 1, H, W)` a little; never mirrored, as digits are not."""
     n, _, height, width = images.shape
     angle, shear = uniform(n, -15, 15).deg2rad(), uniform(n, -0.25, 0.25)
     across, down = uniform(n, 0.8, 1.2), uniform(n, 0.8, 1.2)

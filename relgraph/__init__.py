@@ -1,7 +1,7 @@
 """relgraph: distil what a teacher knows of the relations between images into a small student.
 
-Every batch becomes a PyTorch Geometric graph pair; on all pairs this is Embedding Graph Alignment (Ma, Chen, Akata, BMVC 2022,
-arXiv 2211.13264), on k nearest neighbours its sparse form.
+Every batch becomes a PyTorch Geometric graph pair; on all pairs this is Embedding Graph Alignment (Ma, Chen, Akata,
+BMVC 2022, arXiv 2211.13264), on k nearest neighbours its sparse form.
 """
 
 from importlib import import_module
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from relgraph.networks.teachers import load_teacher
     from relgraph.training.student import load_student
 
-# In the order of the data's way: networks, graph, methods, results. Loaded when first asked for, so that `import relgraph` costs nothing.
+# In the order of the data's way: networks, graph, methods, results. Loaded when first asked for, so that `import
+# relgraph` costs nothing.
 _HOME = {
     "load_teacher": "relgraph.networks.teachers",
     "build_backbone": "relgraph.networks.students",

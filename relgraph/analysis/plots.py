@@ -9,7 +9,7 @@ from relgraph.training.runs import Run
 
 
 def learning_curve(path: Path) -> Path:
-    """Draw loss and accuracy of a run against its epochs into `learning_curve.png` of its directory, and return that file's path.
+    """Draw loss and accuracy of a run against its epochs into its `learning_curve.png`, and return that path.
 
     Raises:
         RelgraphError: if `path` is not a run, or has not finished an epoch.

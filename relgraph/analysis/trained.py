@@ -43,7 +43,8 @@ class TrainedRun:
         self.student.to(self.device)
         if tuple(self.description["classes"]) != self.data.train.classes:
             raise RelgraphError(
-                f"the data set now has {len(self.data.train.classes)} classes that are not those of the student in {path}"
+                f"the classes of {self.recipe.dataset} are no longer those of the student in {path}: "
+                f"expected {len(self.description['classes'])}, got {len(self.data.train.classes)} or other names"
             )
         weights = load_checkpoint(self.run.best)["distiller"]
         head = {
@@ -91,8 +92,9 @@ class TrainedRun:
 def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
     """Return how good student and teacher of a run are on its test split, in percent.
 
-    For each network: `top1` and `top5` of its head; k-NN (cosine, majority) and linear probe on its pooled features, from the images of the
-    training split, with all their labels (`knn`, `linear`) and, where the run was given fewer, with those alone (`knn_few`, `linear_few`).
+    For each network: `top1` and `top5` of its head; k-NN (cosine, majority) and linear probe on its pooled features,
+    from the images of the training split, with all their labels (`knn`, `linear`) and, where the run was given
+    fewer, with those alone (`knn_few`, `linear_few`).
 
     Raises:
         RelgraphError: if the run cannot be opened.
@@ -131,13 +133,16 @@ def run_pair(
     threshold: float = 0.5,
     neighbours: Chooser | None = None,
 ) -> "HeteroData":
-    """Return the graph pair of a split of a run, or of its first images: the embeddings that the loss compares, with labels and predictions.
+    """Return the graph pair of a split of a run, or of its first images, with labels and predictions.
 
-    Nodes are in the order of the split; `index` is an image's position in the data set's original split. Edges are chosen by the side that is
-    asked for, the teacher for the pair, unless `neighbours` says otherwise.
+    Nodes are the embeddings that the loss compares, unrefined.
+
+    Nodes are in the order of the split; `index` is an image's position in the data set's original split. Edges are
+    chosen by the side that is asked for, the teacher for the pair, unless `neighbours` says otherwise.
 
     Raises:
-        RelgraphError: if the run cannot be opened, has no teacher where one is asked for, or the graph does not fit the number of images.
+        RelgraphError: if the run cannot be opened, has no teacher where one is asked for, or the graph does not fit
+        the number of images.
     """
     opened = TrainedRun(path)
     images = opened.split(split)

@@ -1,1 +1,1 @@
-"""The core: kernels, topologies, scales and criteria, relations, memory, and the explicit graph pair with its refinement."""
+"""The core: kernels, topologies, scales, criteria, relations, memory, and the graph pair with its refinement."""

@@ -20,7 +20,7 @@ def identity(x: Tensor) -> Tensor:
 
 
 def wide(x: Tensor) -> Tensor:
-    """Return `x` in float32, or in float64 if it is that already: half precision does not carry a difference of correlations."""
+    """Return `x` in float32 or, if it is that already, float64: half precision does not carry differences."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -57,7 +57,7 @@ class Kernel:
             return self.prepare(wide(x))
 
     def matrix(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the weights of all pairs of *prepared* nodes; where `y` is `x` itself, distances on the diagonal are exactly 0."""
+        """Return the weights of all pairs of *prepared* nodes; of `x` with itself, own distances are exactly 0."""
         with torch.autocast(x.device.type, enabled=False):
             return self.finish(self.product(x, y))
 
@@ -65,8 +65,8 @@ class Kernel:
 def centre(x: Tensor) -> Tensor:
     """Subtract each row's mean, `(..., N, D) -> (..., N, D)`; a row without variance becomes exactly 0.
 
-    The mean of D equal numbers is off by some units in the last place. What that leaves is rounding, and `unit` would blow it up to a
-    vector of length 1; so deviations below 8 epsilon of the row's largest number count as none.
+    The mean of D equal numbers is off by some units in the last place. What that leaves is rounding, and `unit`
+    would blow it up to a vector of length 1; so deviations below 8 epsilon of the row's largest number count as none.
     """
     deviation = x - x.mean(-1, keepdim=True)
     rounding = 8 * torch.finfo(x.dtype).eps * x.detach().abs().amax(-1, keepdim=True)
@@ -74,9 +74,10 @@ def centre(x: Tensor) -> Tensor:
 
 
 def bounded(x: Tensor) -> Tensor:
-    """Divide each row by its largest magnitude, `(..., N, D) -> (..., N, D)`, so that sums and squares neither overflow nor vanish.
+    """Divide each row by its largest magnitude, `(..., N, D) -> (..., N, D)`.
 
-    A bfloat16 row reaches 1e38. What follows must not depend on a row's scale: the divisor is a constant for the gradient.
+    Sums and squares then neither overflow nor vanish: a bfloat16 row reaches 1e38. What follows must not depend on a
+    row's scale: the divisor is a constant for the gradient.
     """
     size = x.detach().abs().amax(-1, keepdim=True)
     return x / (size + (size == 0))
@@ -104,8 +105,9 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
 def squared_distance(x: Tensor, y: Tensor) -> Tensor:
     """Return `|x_i - y_j|^2`, `(..., N, D) x (..., M, D) -> (..., N, M)`, never negative.
 
-    The expansion `|x|^2 + |y|^2 - 2 x y'` cancels digits when the nodes lie far from the origin, as features after a ReLU do
-    (relative error 7e-4 in float32); distances do not move with the origin, so the mean of `y` is subtracted first (1e-7).
+    The expansion `|x|^2 + |y|^2 - 2 x y'` cancels digits when the nodes lie far from the origin, as features after a
+    ReLU do (relative error 7e-4 in float32); distances do not move with the origin, so the mean of `y` is subtracted
+    first (1e-7).
     """
     same = x is y
     origin = y.mean(-2, keepdim=True).detach()
@@ -124,7 +126,7 @@ def safe_sqrt(square: Tensor) -> Tensor:
 
 
 def gaussian(gamma: float) -> Kernel:
-    """Return the kernel `exp(-gamma |x - y|^2)` on unit vectors (correlation congruence; Peng et al., 2019, arXiv 1904.01802).
+    """Return the kernel `exp(-gamma |x - y|^2)` on unit vectors (CC; Peng et al., 2019, arXiv 1904.01802).
 
     Raises:
         RelgraphError: if `gamma` is not positive.
@@ -138,9 +140,10 @@ def gaussian(gamma: float) -> Kernel:
 
 
 def gaussian_taylor(gamma: float, order: int) -> Kernel:
-    """Return the Taylor polynomial of `gaussian(gamma)` in the dot product of unit vectors, `sum_p exp(-2 gamma) (2 gamma)^p / p! (x.y)^p`.
+    """Return the Taylor polynomial of `gaussian(gamma)` in the dot product of unit vectors.
 
-    Orders 0 to `order` are summed (Peng et al., 2019, arXiv 1904.01802, use gamma 0.4 and order 2 in the known implementations).
+    `sum_p exp(-2 gamma) (2 gamma)^p / p! (x.y)^p`, summed over orders 0 to `order`: the form of correlation
+    congruence (Peng et al., 2019, arXiv 1904.01802), whose known implementations use gamma 0.4 and order 2.
 
     Raises:
         RelgraphError: if `gamma` is not positive or `order` is negative.
@@ -166,8 +169,8 @@ def _check_positive(name: str, value: float) -> None:
 
 linear = Kernel("linear", identity, dot)
 cosine = Kernel("cosine", unit, dot)
-# Correlation of two embeddings over their D coordinates, in [-1, 1]; unchanged by x -> a x + b with a > 0 for each node by itself.
-# A node without variance has correlation 0 with everything, itself included.
+# Correlation of two embeddings over their D coordinates, in [-1, 1]; unchanged by x -> a x + b with a > 0 for each
+# node by itself. A node without variance has correlation 0 with everything, itself included.
 pearson = Kernel("pearson", lambda x: _unit(centre(bounded(x))), dot)
 squared_euclidean = Kernel("squared_euclidean", identity, squared_distance, nearest_is_largest=False)
 euclidean = Kernel("euclidean", identity, squared_distance, safe_sqrt, nearest_is_largest=False)

@@ -1,6 +1,7 @@
 """Scales, which make two networks' weights comparable, and criteria, which measure what still differs.
 
-Both read the weights of the edges together with their topology, so the same function serves a matrix `(N, M)` and an edge list `(E,)`.
+Both read the weights of the edges together with their topology, so the same function serves a matrix `(N, M)` and an
+edge list `(E,)`.
 """
 
 from typing import Protocol
@@ -54,7 +55,10 @@ def by_max(weights: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
 
 
 def by_anchor_norm(weights: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
-    """Divide by the Euclidean length of each anchor's weights; zeros stay 0 (SP; Tung and Mori, 2019, arXiv 1907.09682)."""
+    """Divide by the Euclidean length of each anchor's weights; zeros stay 0.
+
+    The scale of SP (Tung and Mori, 2019, arXiv 1907.09682).
+    """
     square = topology.sum(weights.square())
     return weights * torch.where(square > 0, torch.where(square > 0, square, 1).rsqrt(), 0)
 
@@ -68,7 +72,7 @@ def by_anchor_sum(weights: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Te
 
 
 def softmax(temperature: float) -> Scale:
-    """Return the scale `log softmax(weights / temperature)` over each anchor's edges, for criteria on log-probabilities.
+    """Return the scale `log softmax(weights / temperature)` over each anchor's edges: log-probabilities.
 
     Raises:
         RelgraphError: if the temperature is not positive.
@@ -83,10 +87,10 @@ def softmax(temperature: float) -> Scale:
 
 
 def frobenius(student: Tensor, teacher: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
-    """Return the Frobenius norm of the difference, `sqrt(sum (s - t)^2)`: neither squared nor divided by the number of edges.
+    """Measure by the Frobenius norm, `sqrt(sum (s - t)^2)`, which is neither squared nor divided by anything.
 
-    At zero difference the gradient is 0. Rows are summed first and their norms in float64: a plain float32 sum over a matrix of
-    N = 4,096 loses three digits.
+    At zero difference the gradient is 0. Rows are summed first and their norms in float64: a plain float32 sum over
+    a matrix of N = 4,096 loses three digits.
     """
     difference = student - teacher
     rows = torch.linalg.vector_norm(difference, dim=-1) if difference.ndim > 1 else difference
@@ -107,13 +111,17 @@ def huber(student: Tensor, teacher: Tensor, topology: AllPairs | Edges = ALL_PAI
 def kl(student: Tensor, teacher: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
     """Return the mean over all edges of `t log(t / s)` for *probabilities* s and t.
 
-    1e-7 is added to both inside the logarithm, as in the official code of PKT; the mean, in place of a sum over each anchor's edges, is its too.
+    1e-7 is added to both inside the logarithm, as in the official code of PKT; the mean, in place of a sum over each
+    anchor's edges, is its too.
     """
     return _mean(teacher * ((teacher + 1e-7) / (student + 1e-7)).log())
 
 
 def cross_entropy(student: Tensor, teacher: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
-    """Return the mean over anchors of `-sum exp(t) s` for *log-probabilities* s and t (SEED; Fang et al., 2021, arXiv 2101.04731)."""
+    """Return the mean over anchors of `-sum exp(t) s` for *log-probabilities* s and t.
+
+    The criterion of SEED (Fang et al., 2021, arXiv 2101.04731).
+    """
     return -(teacher.exp() * student).sum() / topology.count(student)
 
 

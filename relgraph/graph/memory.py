@@ -1,4 +1,7 @@
-"""Memory: embeddings of earlier batches as more keys. A loss reads its memory and never writes it; `remember` does, after the step."""
+"""Memory: embeddings of earlier batches as more keys.
+
+A loss reads its memory and never writes it; `remember` does, after the step.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -7,9 +10,10 @@ from relgraph.errors import RelgraphError
 
 
 class Queue(nn.Module):
-    """The last `size` keys, first in, first out: `collections.deque(maxlen=size)` as a tensor `(size, D)` that checkpoints keep.
+    """The last `size` keys, first in, first out: a `collections.deque(maxlen=size)` as a tensor `(size, D)`.
 
-    It starts full of random unit vectors, as in MoCo (He et al., 2019, arXiv 1911.05722). Any batch size fits, larger than the queue included.
+    Checkpoints keep it. It starts full of random unit vectors, as in MoCo (He et al., 2019, arXiv 1911.05722). Any
+    batch size fits, larger than the queue included.
 
     Raises:
         RelgraphError: if `size` or `dim` is below 1.

@@ -1,7 +1,7 @@
 """Refinement: a small graph network moves each node by its neighbours before the two sides are matched.
 
-Edges keep their sign. A convolution that divides by the sum of *signed* weights divides by something near 0 and gives NaN, so messages
-are normalised by the sum of magnitudes, and a node without edges keeps what it has.
+Edges keep their sign. A convolution that divides by the sum of *signed* weights divides by something near 0 and
+gives NaN, so messages are normalised by the sum of magnitudes, and a node without edges keeps what it has.
 """
 
 from collections.abc import Callable
@@ -24,9 +24,12 @@ def _sum_of_messages() -> Any:
 
 
 def neighbourhood(x: Tensor, weights: Tensor, topology: AllPairs | Edges) -> Tensor:
-    """Return the signed mean of each node's neighbours, `sum_j r_ij x_j / sum_j |r_ij|`, itself left out, `(N, D) -> (N, D)`.
+    """Return the signed mean of each node's neighbours, `sum_j r_ij x_j / sum_j |r_ij|`, `(N, D) -> (N, D)`.
 
-    `weights` are those of the topology's edges, a matrix `(N, N)` or `(E,)`. A node without edges, or with weights of 0 only, gets 0.
+    A node itself is left out.
+
+    `weights` are those of the topology's edges, a matrix `(N, N)` or `(E,)`. A node without edges, or with weights
+    of 0 only, gets 0.
     """
     if isinstance(topology, AllPairs):
         itself = torch.eye(len(x), dtype=torch.bool, device=x.device)
@@ -55,14 +58,15 @@ class Smoothing(nn.Module):
         self.strength = strength
 
     def forward(self, x: Tensor, weights: Tensor, topology: AllPairs | Edges) -> Tensor:
+        """Return the moved nodes, `(N, D)`."""
         return torch.lerp(x, neighbourhood(x, weights, topology), self.strength)
 
 
 class SignedConv(nn.Module):
     """The learned refinement, `x_i' = W x_i + V sum_j r_ij x_j / sum_j |r_ij| + b`, `(N, D) -> (N, D)`.
 
-    GraphConv (Morris et al., 2019, arXiv 1810.02244) with edge weights normalised by magnitude, which is safe for signed ones. It starts
-    as the identity (W = 1, V = 0, b = 0), so training begins at the unrefined loss.
+    GraphConv (Morris et al., 2019, arXiv 1810.02244) with edge weights normalised by magnitude, which is safe for
+    signed ones. It starts as the identity (W = 1, V = 0, b = 0), so training begins at the unrefined loss.
     """
 
     def __init__(self, dim: int) -> None:
@@ -74,6 +78,7 @@ class SignedConv(nn.Module):
         nn.init.zeros_(self.neighbours.bias)
 
     def forward(self, x: Tensor, weights: Tensor, topology: AllPairs | Edges) -> Tensor:
+        """Return the moved nodes, `(N, D)`."""
         moved: Tensor = self.own(x) + self.neighbours(neighbourhood(x, weights, topology))
         return moved
 
@@ -84,8 +89,8 @@ REFINERS: dict[str, Callable[[int], nn.Module]] = {"smooth": Smoothing, "conv": 
 class Refinement(nn.Module):
     """One graph network for each side. Only the matching of nodes sees what they return.
 
-    The student's learns from the distillation loss; the teacher's is given a detached teacher there and learns, like the teacher's
-    projection, from the teacher's own cross-entropy.
+    The student's learns from the distillation loss; the teacher's is given a detached teacher there and learns, like
+    the teacher's projection, from the teacher's own cross-entropy.
 
     Raises:
         RelgraphError: for an unknown name.

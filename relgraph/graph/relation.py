@@ -13,7 +13,7 @@ from relgraph.graph.topology import ALL_PAIRS, AllPairs, Edges, Rule
 
 @dataclass(frozen=True)
 class Relation:
-    """What two networks say of the pairs of one batch, compared: `criterion(scale(weights of student), scale(weights of teacher))`.
+    """What two networks say of the pairs of one batch, compared: `criterion(scale(w_s), scale(w_t))`.
 
     >>> from relgraph.graph.kernels import linear
     >>> from relgraph.graph.matching import by_anchor_norm, mean_square
@@ -44,7 +44,7 @@ class Relation:
 
 
 def own_then_rest(kernel: Kernel, anchors: Tensor, own: Tensor, rest: Tensor) -> Tensor:
-    """Return each anchor's weight with its own key, then with every key of a memory, `(N, D), (N, D), (K, D) -> (N, 1 + K)`.
+    """Return each anchor's weight with its own key, then with a memory, `(N, D), (N, D), (K, D) -> (N, 1 + K)`.
 
     The topology of queues: the own key stands first, the others' keys of the same batch are left out.
     """
@@ -54,7 +54,7 @@ def own_then_rest(kernel: Kernel, anchors: Tensor, own: Tensor, rest: Tensor) ->
 
 
 def check_nodes(student: Tensor, teacher: Tensor, one_width: bool = False) -> None:
-    """Raise RelgraphError unless both are matrices of as many rows (and columns, if asked), of floating point, on one device."""
+    """Raise RelgraphError unless both have as many rows (and columns, if asked), floating point, one device."""
     if student.ndim < 2 or teacher.ndim < 2 or student.shape[:-1] != teacher.shape[:-1]:
         expected = "embeddings must be (N, D), student and teacher of the same N images"
         raise RelgraphError(f"{expected}, got {tuple(student.shape)} and {tuple(teacher.shape)}")

@@ -3,7 +3,6 @@
 torch_scatter is used where it is installed and works, torch's own operations elsewhere: equal results.
 """
 
-import torch
 from torch import Tensor
 
 try:
@@ -27,7 +26,7 @@ def segment_sum(values: Tensor, anchors: Tensor, count: int) -> Tensor:
 
 
 def segment_max(values: Tensor, anchors: Tensor, count: int) -> Tensor:
-    """Return the largest value of each anchor, `(E,), (E,) -> (count,)`, without gradient; 0 for an anchor without edges."""
+    """Return the largest value of each anchor, `(E,), (E,) -> (count,)`, without gradient; 0 without edges."""
     values = values.detach()
     if torch_scatter is not None:
         largest: Tensor = torch_scatter.scatter_max(values, anchors, dim=-1, dim_size=count)[0]

@@ -1,9 +1,10 @@
 """Topologies: which entries of the matrix of all pairs are edges, and reductions over one anchor's edges.
 
-A row of the matrix is an anchor, a column one of its candidates. PyG's `edge_index` runs from source to target, and messages flow to the
-target, so an edge is `(candidate, anchor)`: node i's neighbour j is the column `(j, i)`.
+A row of the matrix is an anchor, a column one of its candidates. PyG's `edge_index` runs from source to target, and
+messages flow to the target, so an edge is `(candidate, anchor)`: node i's neighbour j is the column `(j, i)`.
 
-A *rule* decides on the edges when it sees the two networks' matrices (student first): `AllPairs`, `Nearest`, `Given`, `Above`.
+A *rule* decides on the edges when it sees the two networks' matrices (student first): `AllPairs`, `Nearest`,
+`Given`, `Above`.
 """
 
 from collections.abc import Callable
@@ -53,7 +54,7 @@ ALL_PAIRS = AllPairs()
 
 @dataclass(frozen=True, eq=False)
 class Edges:
-    """The entries that a PyG `edge_index` (2, E) names: row 0 the candidates, row 1 the anchors. Weights are `(..., E)`.
+    """The entries that a PyG `edge_index` (2, E) names: row 0 candidates, row 1 anchors. Weights are `(..., E)`.
 
     >>> edges = Edges(torch.tensor([[1, 2], [0, 0]]), anchors=3)
     >>> edges.pick(torch.arange(9.0).view(3, 3))
@@ -81,7 +82,7 @@ class Edges:
         return weights.shape[:-1].numel() * self.anchors
 
     def with_own(self) -> "Edges":
-        """Return the cross graph of these edges: each student node's own teacher node first, then those of its neighbours, (2, N + E')."""
+        """Return the cross graph (2, N + E): each student node with its own teacher node, then its neighbours'."""
         node = torch.arange(self.anchors, device=self.edge_index.device)
         return Edges(torch.cat([torch.stack([node, node]), self.edge_index], dim=1), self.anchors)
 
@@ -90,11 +91,13 @@ class Edges:
 class Nearest:
     """The rule of the k nearest neighbours, a node itself left out.
 
-    `by` says whose matrix chooses: the teacher's, the student's, their union, or their mutual part (edges that both choose). The number of
-    edges of the last two depends on the data, so they read it back from the device once a call; the first two do not.
+    `by` says whose matrix chooses: the teacher's, the student's, their union, or their mutual part (edges that both
+    choose). The number of edges of the last two depends on the data, so they read it back from the device once a
+    call; the first two do not.
 
-    With k = N - 1 this is all pairs without the diagonal. A relation whose diagonal is 0 in both networks, or equal, then has the same value as on
-    all pairs (EGA); where the diagonal counts (PKT, SP) or in a mean (RKD) it has not: there are N (N - 1) edges, not N^2.
+    With k = N - 1 this is all pairs without the diagonal. A relation whose diagonal is 0 in both networks, or equal,
+    then has the same value as on all pairs (EGA); where the diagonal counts (PKT, SP) or in a mean (RKD) it has not:
+    there are N (N - 1) edges, not N^2.
 
     Raises:
         RelgraphError: if `k` is not in 1..N-1, or `by` is unknown.
@@ -132,10 +135,11 @@ class Nearest:
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """The rule of an `edge_index` (2, E) that the user brings, over nodes 0..N-1: row 0 the neighbours, row 1 the anchors.
+    """The rule of a user's `edge_index` (2, E) over nodes 0..N-1: row 0 the neighbours, row 1 the anchors.
 
     Raises:
-        RelgraphError: if `edge_index` is not (2, E) of integers, names a node outside 0..N-1, or joins a node with itself.
+        RelgraphError: if `edge_index` is not (2, E) of integers, names a node outside 0..N-1, or joins a node with
+        itself.
     """
 
     edge_index: Tensor
@@ -171,7 +175,8 @@ class Given:
 class Above:
     """The rule of all pairs whose weight has at least this magnitude, a node itself left out.
 
-    The number of edges depends on the data, so it is read back from the device once a call. `by` is the side that chooses.
+    The number of edges depends on the data, so it is read back from the device once a call. `by` is the side that
+    chooses.
     """
 
     threshold: float

@@ -44,9 +44,9 @@ class Batch(NamedTuple):
 class Method(nn.Module):
     """A published choice of how a student follows a teacher: `method(student, teacher, batch) -> scalar`.
 
-    Student and teacher are `Output`s, or bare embeddings `(N, D)` where a method needs no more. The teacher is detached in `terms`, once, for
-    all methods: no method sends gradient into it. A loss is pure: it may read a memory and never writes it; `remember` does, after the step.
-    A method implements `compare`.
+    Student and teacher are `Output`s, or bare embeddings `(N, D)` where a method needs no more. The teacher is
+    detached in `terms`, once, for all methods: no method sends gradient into it. A loss is pure: it may read a
+    memory and never writes it; `remember` does, after the step. A method implements `compare`.
     """
 
     def forward(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch | None = None) -> Tensor:
@@ -60,7 +60,7 @@ class Method(nn.Module):
     def terms(
         self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch | None = None
     ) -> dict[str, Tensor]:
-        """Return the weighted terms of the loss by name, a scalar each, for logs and for the message when one of them is not a number."""
+        """Return the weighted terms of the loss by name, scalars, for logs and for telling which one went wrong."""
         return self.compare(_as_output(student), _as_output(teacher).detach(), batch)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
@@ -68,14 +68,14 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def refined_teacher(self, student: Output, teacher: Output) -> Tensor | None:
-        """Return the teacher's nodes as this method refines them, *with* gradient, `(N, D)`, if it learns a refinement of the teacher.
+        """Return the teacher's nodes as this method refines them, *with* gradient, `(N, D)`.
 
         The teacher's own cross-entropy on them is what trains it; `None` says that there is nothing to train.
         """
         return None
 
     def teacher_parameters(self) -> Iterable[nn.Parameter]:
-        """Return the parameters that the teacher's own cross-entropy trains, and the student's optimiser must leave alone."""
+        """Return the parameters that the teacher's own cross-entropy trains, not the student's optimiser."""
         return ()
 
     @torch.no_grad()

@@ -26,26 +26,31 @@ class EGA(Method):
         L_edge = || r(s_i, s_j) - r(t_i, t_j) ||_F      L_node = || r(s_i, t_j) - 1[i = j] ||_F
         L = node_weight * L_node + edge_weight * L_edge
 
-    over all pairs (`graph="dense"`), or over each node's k nearest neighbours (`graph="knn"`: both networks weigh the same edges, and a
-    student node is compared with its own teacher node and with the teacher nodes of its neighbours), or over the edges of an `edge_index`
-    (2, E). With k = N - 1 the sparse form is the dense one, in value and gradient. The norms are Frobenius norms, neither squared nor divided by
-    N: both terms grow with the batch, so weights tuned at one N do not carry over to another.
+    over all pairs (`graph="dense"`), or over each node's k nearest neighbours (`graph="knn"`: both networks weigh
+    the same edges, and a student node is compared with its own teacher node and with the teacher nodes of its
+    neighbours), or over the edges of an `edge_index` (2, E). With k = N - 1 the sparse form is the dense one, in
+    value and gradient. The norms are Frobenius norms, neither squared nor divided by N: both terms grow with the
+    batch, so weights tuned at one N do not carry over to another.
 
-    Called with student and teacher embeddings `(N, D)`, in this order; returns a scalar >= 0. The teacher receives no gradient.
+    Called with student and teacher embeddings `(N, D)`, in this order; returns a scalar >= 0. The teacher receives
+    no gradient.
 
-    Paper, official code and this one: the paper writes one weight lambda = 0.3 for the edges, the code's command line 0.8 and 0.24 (= 0.8 * 0.3),
-    its class 1 and 0.3; the defaults here are the command line's. The paper's "2-norm" is the Frobenius norm in the code, and here. The
-    code's teacher is cut off by the order of two backward passes, here by a detach. The code gives NaN for the whole batch if one embedding
-    is constant; here such a node has correlation 0 with everything, itself included (which is the one case in which the dense form, with its
+    Paper, official code and this one: the paper writes one weight lambda = 0.3 for the edges, the code's command
+    line 0.8 and 0.24 (= 0.8 * 0.3), its class 1 and 0.3; the defaults here are the command line's. The paper's
+    "2-norm" is the Frobenius norm in the code, and here. The code's teacher is cut off by the order of two backward
+    passes, here by a detach. The code gives NaN for the whole batch if one embedding is constant; here such a node
+    has correlation 0 with everything, itself included (which is the one case in which the dense form, with its
     diagonal, differs from the sparse form at k = N - 1). `knn`, `edge_index` and `refine` are ours.
 
     Args:
         node_weight: Weight of the node term.
         edge_weight: Weight of the edge term.
-        graph: "dense" or "knn", or an `edge_index` (2, E) over the N images of every batch, row 0 the neighbours of row 1.
+        graph: "dense" or "knn", or an `edge_index` (2, E) over the N images of every batch, row 0 the neighbours of
+            row 1.
         k: Neighbours of each node, 1..N-1, for "knn"; 8 if not given.
         neighbours: Whose correlations choose them: "teacher", "student", their "union" or their "mutual" part.
-        refine: "smooth" or "conv": refine the nodes by their neighbours before they are matched (see `relgraph.graph.refine`).
+        refine: "smooth" or "conv": refine the nodes by their neighbours before they are matched (see
+            `relgraph.graph.refine`).
         dim: Width of the embeddings; needed for `refine` alone.
 
     Raises:
@@ -88,12 +93,14 @@ class EGA(Method):
         )
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        """Return `node` and `edge`, with their weights."""
         pair = self.pair(student.embedding, teacher.embedding)
         node = frobenius(weights(pair, MATCHES), target(pair))
         edge = self.edges.compare(weights(pair, STUDENT), weights(pair, TEACHER))
         return {"node": self.node_weight * node, "edge": self.edge_weight * edge}
 
     def refined_teacher(self, student: Output, teacher: Output) -> Tensor | None:
+        """Return the teacher's nodes as its side of the refinement moves them, `(N, D)`; `None` without a learned one."""
         if self.refinement is None or not list(self.refinement.teacher.parameters()):
             return None
         return self._refine_teacher(self.refinement, student.embedding.detach(), teacher.embedding)
@@ -104,6 +111,7 @@ class EGA(Method):
         return refinement.refine(refinement.teacher, teacher, edges.pick(matrices[1]), edges)
 
     def teacher_parameters(self) -> Iterable[nn.Parameter]:
+        """Return the parameters of the teacher's side of the refinement."""
         return () if self.refinement is None else self.refinement.teacher.parameters()
 
 

@@ -10,8 +10,9 @@ from relgraph.methods.base import Batch, Method, Output
 class KD(Method):
     """Follow the teacher's class distribution, `T^2 / N * sum_i KL(softmax(z_t_i / T) || softmax(z_s_i / T))`.
 
-    Reads logits `(N, classes)` of both; sum over classes, mean over the batch. The teacher receives no gradient. The default T = 4 is that
-    of the official benchmark codes (RepDistiller); a mean over all elements, found in some codes, is smaller by the number of classes.
+    Reads logits `(N, classes)` of both; sum over classes, mean over the batch. The teacher receives no gradient. The
+    default T = 4 is that of the official benchmark codes (RepDistiller); a mean over all elements, found in some
+    codes, is smaller by the number of classes.
 
     Args:
         temperature: T > 0.
@@ -27,6 +28,7 @@ class KD(Method):
         self.temperature = temperature
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        """Return `kd`."""
         if student.logits is None or teacher.logits is None:
             raise RelgraphError(
                 "KD reads logits: expected Output(embedding, logits) of student and teacher, got bare embeddings"

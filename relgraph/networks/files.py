@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.networks.students import CifarResNet, build_backbone
 
-
 DESCRIBED = {"backbone", "in_channels", "image_size", "mean", "std"}  # what any network file must say of itself
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file or none of it: beside the target first, then moved over it, so that an interrupt or a full disk leaves the old file."""
+    """Write a whole file or none of it: beside the target first, then moved over it.
+
+    An interrupt or a full disk leaves the old file as it was.
+    """
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as stream:
@@ -33,7 +35,8 @@ def write_atomically(path: Path, data: bytes) -> None:
 def save_network(path: Path, network: nn.Module, info: Mapping[str, Any]) -> None:
     """Write weights and `info` (JSON values: at least those of `DESCRIBED`) to a safetensors file.
 
-    A student with its head is stored whole: the keys of its backbone begin with `backbone.`, those of its head with `head.`.
+    A student with its head is stored whole: the keys of its backbone begin with `backbone.`, those of its head with
+    `head.`.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     write_atomically(path, save(tensors, metadata={"relgraph": json.dumps(dict(info))}))
@@ -61,7 +64,8 @@ def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         info = None
     if not isinstance(info, dict) or not info.keys() >= DESCRIBED:
         raise RelgraphError(
-            f"the description in {path} is damaged: expected JSON with {', '.join(sorted(DESCRIBED))}, got {header[:80]}"
+            f"the description in {path} is damaged: "
+            f"expected JSON with {', '.join(sorted(DESCRIBED))}, got {header[:80]}"
         )
     return tensors, info
 

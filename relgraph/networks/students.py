@@ -1,9 +1,9 @@
 """Student backbones: the residual networks of He et al. for small images.
 
-Each is a map from images `(N, C, H, W)` to one pooled vector an image, `(N, width)`. The classifier is not part of it: see `heads`.
+Each is a map from images `(N, C, H, W)` to one pooled vector an image, `(N, width)`. The classifier is not part of
+it: see `heads`.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
@@ -30,6 +30,7 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the block's map."""
         y = self.norm2(self.conv2(relu(self.norm1(self.conv1(x)))))
         return relu(y + self.shortcut(x))
 
@@ -37,8 +38,8 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """A residual network of 6n + 2 layers, `(N, C, H, W) -> (N, width)` (He et al., 2015, arXiv 1512.03385).
 
-    Parameter counts equal those of the RepDistiller benchmark. The benchmark's fixed 8 x 8 average pool breaks at any size but 32 pixels;
-    this one averages over all positions, which is the same at 32 and right elsewhere.
+    Parameter counts equal those of the RepDistiller benchmark. The benchmark's fixed 8 x 8 average pool breaks at
+    any size but 32 pixels; this one averages over all positions, which is the same at 32 and right elsewhere.
     """
 
     def __init__(self, blocks: int, widths: tuple[int, int, int, int], in_channels: int = 3) -> None:
@@ -58,6 +59,7 @@ class CifarResNet(nn.Module):
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return one pooled vector an image."""
         maps: Tensor = self.blocks(self.stem(images))
         return maps.mean(dim=(2, 3))
 

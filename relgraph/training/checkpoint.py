@@ -13,7 +13,7 @@ from relgraph.errors import RelgraphError
 
 
 def save_checkpoint(fabric: Any, path: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint beside `path` and move it there, so that an interrupt or a full disk leaves the previous one as it was.
+    """Write a checkpoint beside `path` and move it there: an interrupt or a full disk leaves the previous one.
 
     Raises:
         RelgraphError: if it cannot be written; the previous checkpoint is untouched.

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from relgraph.data.batches import epoch_batches
 from relgraph.data.datasets import ImageSet
-from relgraph.data.views import draw_view, prepare
+from relgraph.data.views import draw_view
 from relgraph.errors import RelgraphError
 from relgraph.methods import Batch
 from relgraph.networks.files import save_network
@@ -59,7 +59,8 @@ def train(recipe: Recipe, path: Path, *, resume: bool = False) -> dict[str, Any]
     A run that is stopped and resumed ends with the same weights and figures as one that was not.
 
     Raises:
-        RelgraphError: if the recipe does not fit the data, a file cannot be used, or a loss is not a number. What earlier epochs gave stays.
+        RelgraphError: if the recipe does not fit the data, a file cannot be used, or a loss is not a number. What
+        earlier epochs gave stays.
     """
     if not resume:
         check_free(path)
@@ -175,9 +176,8 @@ def train_epoch(setup: Setup, epoch: int) -> dict[str, float]:
         seen += len(batch)
         if meter.due():
             sums = meter.read(epoch)
-            bar.set_postfix_str(
-                f"loss {sums['loss']:.3f}, accuracy {sums['train_top1']:.1f} %, {seen / (time.perf_counter() - start):.0f} images/s"
-            )
+            speed = seen / (time.perf_counter() - start)
+            bar.set_postfix_str(f"loss {sums['loss']:.3f}, accuracy {sums['train_top1']:.1f} %, {speed:.0f} images/s")
     sums = meter.read(epoch)
     return {
         "epoch": epoch + 1,
@@ -188,7 +188,7 @@ def train_epoch(setup: Setup, epoch: int) -> dict[str, float]:
 
 
 def step(setup: Setup, index: Tensor, views: torch.Generator, meter: Meter) -> None:
-    """Train on the images at `index` (N,) of the training set: views -> student, teacher -> graph pair -> losses -> backward -> step."""
+    """Train on the images at `index` (N,): views -> student, teacher -> graph pair -> losses -> backward -> step."""
     data, recipe = setup.data, setup.recipe
     images, batch = data.train.images[index], Batch(index, data.train.labels[index])
     shared = draw_view(len(index), data.crop_padding, data.flip, views).apply(images)
@@ -222,8 +222,8 @@ def evaluate(setup: Setup, images: ImageSet, batch_size: int = 512) -> dict[str,
 def learning_rate(recipe: Recipe, epoch: int) -> float:
     """Return the student's learning rate in an epoch, counted from 0.
 
-    Steps of x 0.1 come after the milestones: by default after 62.5 %, 75 % and 87.5 % of the epochs, 150, 180 and 210 of 240 as in EGA's
-    official code.
+    Steps of x 0.1 come after the milestones: by default after 62.5 %, 75 % and 87.5 % of the epochs, 150, 180 and
+    210 of 240 as in EGA's official code.
     """
     if recipe.schedule == "cosine":
         return recipe.lr * 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))

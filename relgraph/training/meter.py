@@ -1,4 +1,7 @@
-"""Running sums of an epoch, kept on the device: reading them back waits for it, so that happens twice a second, not every step."""
+"""Running sums of an epoch, kept on the device.
+
+Reading them back waits for the device, so that happens twice a second, not every step.
+"""
 
 import time
 
@@ -29,7 +32,8 @@ class Meter:
         hits = (losses.student.logits.argmax(-1) == labels).sum()
         counts = torch.stack([hits, (labels >= 0).sum(), losses.degenerate])
         row = torch.cat([terms, counts]).double()
-        # A bad step spoils the weights, and then every later term: only what was not finite in the first bad step is to blame.
+        # A bad step spoils the weights, and then every later term: only what was not finite in the first bad step is
+        # to blame.
         bad = ~terms.isfinite()
         if self.sums is None or self.culprit is None:
             self.names, self.sums, self.culprit = list(losses.terms), row, bad
@@ -43,7 +47,9 @@ class Meter:
         return time.perf_counter() - self.last > PAUSE
 
     def read(self, epoch: int) -> dict[str, float]:
-        """Return the means so far: `loss` (the student's), its terms, `train_top1` in percent of the labelled images, `degenerate` nodes.
+        """Return the means so far: the student's `loss`, its terms, `train_top1` in percent, and `degenerate` nodes.
+
+        Accuracy is that on labelled images.
 
         Raises:
             RelgraphError: if a term was not a number; the message names it.
@@ -52,7 +58,8 @@ class Meter:
         if bool(self.culprit.any()):
             bad = [name for name, spoilt in zip(self.names, self.culprit.tolist(), strict=True) if spoilt]
             raise RelgraphError(
-                f"the loss is not a number in epoch {epoch + 1}: {', '.join(bad)} first; a smaller learning rate or weight may help"
+                f"the loss is not a number in epoch {epoch + 1}: {', '.join(bad)} first; "
+                "a smaller learning rate or weight may help"
             )
         *terms, hits, labelled, degenerate = self.sums.tolist()
         means = {name: term / self.steps for name, term in zip(self.names, terms, strict=True)}

@@ -17,8 +17,8 @@ class Losses(NamedTuple):
     """What one batch costs.
 
     Attributes:
-        terms: The student's weighted terms by name; their sum is what the student minimises. With a teacher, its head's cross-entropy
-            stands among them as `teacher_head`: no parameter receives gradient from both.
+        terms: The student's weighted terms by name; their sum is what the student minimises. With a teacher, its
+            head's cross-entropy stands among them as `teacher_head`: no parameter receives gradient from both.
         student: What the student said.
         teacher: What the teacher and its head said, if there is a teacher.
         degenerate: Number of nodes without variance on both sides, which relate to nothing.
@@ -38,8 +38,9 @@ class Losses(NamedTuple):
 class Distiller(nn.Module):
     """`gamma * cross-entropy + alpha * KD + beta * method` for the student, and the teacher's head beside it.
 
-    The teacher's backbone is frozen and not part of this. Its head, one linear projection and one classifier, learns from its own
-    cross-entropy only: every method gets it detached. Cross-entropies are means over the images that have a label.
+    The teacher's backbone is frozen and not part of this. Its head, one linear projection and one classifier, learns
+    from its own cross-entropy only: every method gets it detached. Cross-entropies are means over the images that
+    have a label.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Distiller(nn.Module):
         self.gamma, self.alpha, self.beta = gamma, alpha, beta
 
     def forward(self, images: Tensor, teacher_feature: Tensor | None, batch: Batch) -> Losses:
-        """Return the losses of the student's views `(N, C, H, W)` and the frozen teacher's features `(N, width)` of the same images."""
+        """Return the losses of the student's views `(N, C, H, W)` and the teacher's features `(N, width)` of them."""
         student = self.student(images)
         terms = {"cross_entropy": self.gamma * _known(student.logits, batch.labels)}
         if self.teacher_head is None or teacher_feature is None:

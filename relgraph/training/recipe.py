@@ -14,7 +14,7 @@ def option(default: Any, text: str, *, aliases: tuple[str, ...] = (), choices: t
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every choice of one run. The defaults are those of EGA's official code where it has one; presets and users change them."""
+    """Every choice of one run, by default as in EGA's official code; presets and users change it."""
 
     dataset: str = option("digits", "digits, cifar10, cifar100, stl10, or folder:PATH with train/ and val/ or test/.")
     root: str = option("data", "Folder in which downloaded data sets lie.")

@@ -27,9 +27,9 @@ PACKAGES = ("relgraph", "torch", "torchvision", "torch_geometric", "torch_scatte
 class Run:
     """One run directory and the names of its files.
 
-    `recipe.yaml` every option, resolved; `environment.json` versions, commit, seed, hardware; `metrics.csv` a row an epoch; `tensorboard/` the
-    same for TensorBoard; `last.ckpt` and `best.ckpt` to continue from; `student.safetensors` the best student alone; `result.json` the final
-    figures; `learning_curve.png`.
+    `recipe.yaml` every option, resolved; `environment.json` versions, commit, seed, hardware; `metrics.csv` a row an
+    epoch; `tensorboard/` the same for TensorBoard; `last.ckpt` and `best.ckpt` to continue from;
+    `student.safetensors` the best student alone; `result.json` the final figures; `learning_curve.png`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -80,7 +80,7 @@ class Run:
         return resolve(read_yaml(self.recipe_file), preset="none")
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Write all rows, one an epoch, so that what follows the last checkpoint of a stopped run disappears when it is resumed."""
+        """Write all rows, one an epoch: what a stopped run wrote after its last checkpoint is trained again."""
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()

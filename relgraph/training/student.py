@@ -13,7 +13,7 @@ from relgraph.networks.students import CifarResNet, build_backbone
 
 
 class Student(nn.Module):
-    """A backbone with its head, `(N, C, H, W) -> Output` of embedding (N, dim), logits (N, classes) and feature (N, width)."""
+    """A backbone with its head, `(N, C, H, W) -> Output` of embedding (N, dim), logits and feature (N, width)."""
 
     def __init__(self, backbone: CifarResNet, dim: int, classes: int) -> None:
         super().__init__()
@@ -21,13 +21,14 @@ class Student(nn.Module):
         self.head = Head(backbone.width, dim, classes)
 
     def forward(self, images: Tensor) -> Output:
+        """Return what the student says of a batch."""
         feature = self.backbone(images)
         embedding, logits = self.head(feature)
         return Output(embedding, logits, feature)
 
 
 def load_student(path: str | Path) -> tuple[Student, dict[str, Any]]:
-    """Return a trained student, in evaluation mode, and the description stored with it, from a run or its `student.safetensors`.
+    """Return a trained student, in evaluation mode, and its description, from a run or its `student.safetensors`.
 
     The description tells how to feed it: `in_channels`, `image_size`, `mean`, `std` (of images in 0..1) and `classes`.
 

@@ -167,8 +167,8 @@ def test_nodes_carry_what_the_pair_knows() -> None:
 
 def test_a_bare_batch_pair_has_positions() -> None:
     graph = to_networkx(make_pair(sparse=False, metadata=False), "student")
-    expected = [(f"s{i}", {"kind": "student", "index": i}) for i in range(9)]
-    assert list(graph.nodes(data=True)) == expected
+    assert list(graph) == [f"s{i}" for i in range(9)]
+    assert [dict(graph.nodes[node]) for node in graph] == [{"kind": "student", "index": i} for i in range(9)]
 
 
 def test_labels_beyond_the_class_names_have_none() -> None:
