@@ -45,7 +45,7 @@ def warp(images: Tensor) -> Tensor:
         torch.stack((sin * across, shear * sin + cos * down, uniform(n, -0.2, 0.2)), dim=1),
     )
     grid = functional.affine_grid(torch.stack(rows, dim=1), [n, 1, height, width], align_corners=False)
-    # Bending, by a smooth random field drawn on 4 x 4 points, matters most: see relgraph/assets/README.md.
+    # Bending, by a smooth random field drawn on 4 x 4 points, helped most of what was tried (see assets/README.md).
     field = 0.08 * torch.randn(n, 2, 4, 4)
     bend = functional.interpolate(field, size=(height, width), mode="bicubic", align_corners=True)
     grid = grid + bend.permute(0, 2, 3, 1)

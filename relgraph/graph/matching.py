@@ -72,7 +72,7 @@ def by_anchor_sum(weights: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Te
 
 
 def softmax(temperature: float) -> Scale:
-    """Return the scale `log softmax(weights / temperature)` over each anchor's edges: log-probabilities.
+    """Build the scale `log softmax(weights / temperature)` over each anchor's edges: log-probabilities.
 
     Raises:
         RelgraphError: if the temperature is not positive.

@@ -16,6 +16,7 @@ HAS_SCATTER = torch_scatter is not None
 def segment_sum(values: Tensor, anchors: Tensor, count: int) -> Tensor:
     """Return the sum of the values of each anchor, `(E,), (E,) -> (count,)`; 0 for an anchor without edges.
 
+    >>> import torch
     >>> segment_sum(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0, 2, 2]), 3)
     tensor([1., 0., 5.])
     """

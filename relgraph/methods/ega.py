@@ -100,15 +100,13 @@ class EGA(Method):
         return {"node": self.node_weight * node, "edge": self.edge_weight * edge}
 
     def refined_teacher(self, student: Output, teacher: Output) -> Tensor | None:
-        """Return the teacher's nodes as its side of the refinement moves them, `(N, D)`; `None` without a learned one."""
-        if self.refinement is None or not list(self.refinement.teacher.parameters()):
+        """Return the teacher's nodes as its side of the refinement moves them, `(N, D)`, if that one learns."""
+        refinement = self.refinement
+        if refinement is None or not list(refinement.teacher.parameters()):
             return None
-        return self._refine_teacher(self.refinement, student.embedding.detach(), teacher.embedding)
-
-    def _refine_teacher(self, refinement: Refinement, student: Tensor, teacher: Tensor) -> Tensor:
-        matrices = pearson(student), pearson(teacher)
+        matrices = pearson(student.embedding.detach()), pearson(teacher.embedding)
         edges = self.topology(*matrices, pearson)
-        return refinement.refine(refinement.teacher, teacher, edges.pick(matrices[1]), edges)
+        return refinement.refine(refinement.teacher, teacher.embedding, edges.pick(matrices[1]), edges)
 
     def teacher_parameters(self) -> Iterable[nn.Parameter]:
         """Return the parameters of the teacher's side of the refinement."""

@@ -75,6 +75,7 @@ def build_backbone(name: str, in_channels: int = 3) -> CifarResNet:
     Raises:
         RelgraphError: for an unknown name; the message holds the nearest known one.
 
+    >>> import torch
     >>> build_backbone("resnet8x4")(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 256])
     """

@@ -18,7 +18,7 @@ class Recipe:
 
     dataset: str = option("digits", "digits, cifar10, cifar100, stl10, or folder:PATH with train/ and val/ or test/.")
     root: str = option("data", "Folder in which downloaded data sets lie.")
-    image_size: int | None = option(None, "Resize the images of a folder to this many pixels.")
+    image_size: int | None = option(None, "Resize images to this many pixels; needed for folders of mixed sizes.")
     val_fraction: float = option(0.1, "Share of the training set held out for choosing the best epoch.")
     labels_per_class: int = option(
         0, "Keep the labels of so many training images a class; the others stay, unlabelled. 0: all."
@@ -118,11 +118,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "teacher_lr": 0.01,
         "views": "independent",
     },
+    # Few labels, where a teacher has something to give; the weights are EGA's own.
     "digits": {
         "student": "resnet8",
-        "labels_per_class": 2,
+        "labels_per_class": 3,
+        "labelled_share": 0.5,
         "epochs": 20,
-        "schedule": "cosine",
     },
 }
 

@@ -1,0 +1,73 @@
+"""Running sums against plain means, and the term that is to blame for a loss that is not a number."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from relgraph.errors import RelgraphError
+from relgraph.methods import Output
+from relgraph.training.meter import Meter
+from relgraph.training.objective import Losses
+
+
+def losses(logits: Tensor | None = None, degenerate: int = 0, **terms: float) -> Losses:
+    logits = torch.eye(3) if logits is None else logits
+    tensors = {name: torch.tensor(value, requires_grad=True) for name, value in terms.items()}
+    return Losses(tensors, Output(logits, logits), None, torch.tensor(degenerate))
+
+
+def test_means_of_an_epoch() -> None:
+    meter = Meter()
+    meter.add(losses(cross_entropy=1.0, node=2.0, teacher_head=8.0), torch.tensor([0, 1, 0]))
+    meter.add(losses(cross_entropy=2.0, node=4.0, teacher_head=4.0, degenerate=2), torch.tensor([0, -1, -1]))
+    row = meter.read(0)
+    assert row["cross_entropy"] == 1.5 and row["node"] == 3.0 and row["teacher_head"] == 6.0
+    assert row["loss"] == 4.5, "the teacher's head is not the student's loss"
+    assert row["train_top1"] == 75.0, "3 of 4 labelled images"
+    assert row["degenerate"] == 2
+    assert all(isinstance(value, float) for value in row.values())
+
+
+def test_reading_in_between_changes_nothing() -> None:
+    meter = Meter()
+    meter.add(losses(cross_entropy=1.0), torch.tensor([0, 1, 2]))
+    assert meter.read(0)["loss"] == 1.0
+    meter.add(losses(cross_entropy=3.0), torch.tensor([1, 1, 1]))
+    assert meter.read(0) == {"loss": 2.0, "cross_entropy": 2.0, "train_top1": pytest.approx(400 / 6), "degenerate": 0}
+
+
+def test_sums_hold_no_graph() -> None:
+    meter = Meter()
+    meter.add(losses(cross_entropy=1.0), torch.tensor([0, 1, 2]))
+    assert meter.sums is not None and not meter.sums.requires_grad
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_the_first_bad_term_is_named_and_not_those_that_it_spoils(bad: float) -> None:
+    meter = Meter()
+    meter.add(losses(cross_entropy=1.0, node=1.0, edge=1.0), torch.tensor([0, 1, 2]))
+    meter.add(losses(cross_entropy=1.0, node=1.0, edge=bad), torch.tensor([0, 1, 2]))
+    meter.add(losses(cross_entropy=bad, node=bad, edge=bad), torch.tensor([0, 1, 2]))
+    with pytest.raises(RelgraphError, match=r"^the loss is not a number in epoch 5: edge first; [^\n]*$"):
+        meter.read(4)
+
+
+def test_terms_that_fail_together_are_all_named() -> None:
+    meter = Meter()
+    meter.add(losses(cross_entropy=1.0, node=math.nan, edge=math.nan), torch.tensor([0, 1, 2]))
+    with pytest.raises(RelgraphError, match=r"in epoch 1: node, edge first"):
+        meter.read(0)
+
+
+def test_a_reading_is_due_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("relgraph.training.meter.time.perf_counter", lambda: now)
+    meter = Meter()
+    meter.add(losses(cross_entropy=1.0), torch.tensor([0, 1, 2]))
+    assert not meter.due()
+    now = 101.0
+    assert meter.due()
+    meter.read(0)
+    assert not meter.due()

@@ -1,0 +1,115 @@
+"""From a recipe to networks, data and optimisers: what is built, from which seed, and what is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from relgraph.errors import RelgraphError
+from relgraph.training.recipe import Recipe
+from relgraph.training.setup import build, open_fabric, parse_arguments
+
+RecipeMaker = Callable[..., Recipe]
+
+
+def test_one_seed_gives_one_start(make: RecipeMaker) -> None:
+    first, same, other = (build(make(seed=seed)) for seed in (3, 3, 4))
+    weights = [setup.distiller.state_dict() for setup in (first, same, other)]
+    assert list(weights[0]) == list(weights[1]) == list(weights[2])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+    assert torch.equal(first.data.train.labels, same.data.train.labels)
+    assert not torch.equal(first.data.train.labels, other.data.train.labels)
+
+
+def test_student_starts_alike_whatever_the_method(make: RecipeMaker) -> None:
+    """So that a comparison of methods at one seed is not one of starting points."""
+    states = [
+        build(make(**options)).student.state_dict()
+        for options in ({}, {"method": "none"}, {"method": "kd"}, {"graph": "knn", "k": 3, "refine": "conv"})
+    ]
+    assert all(torch.equal(states[0][name], other[name]) for other in states[1:] for name in states[0])
+
+
+def test_each_parameter_has_one_optimiser(make: RecipeMaker) -> None:
+    setup = build(make(graph="knn", k=3, refine="conv", lr=0.3, teacher_lr=0.02, momentum=0.7, weight_decay=0.1))
+    student, teacher = (
+        [id(p) for group in optimiser.param_groups for p in group["params"]]
+        for optimiser in (setup.student_optimiser, setup.teacher_optimiser)
+    )
+    trained = {id(p) for p in setup.distiller.parameters()}
+    assert len(student) + len(teacher) == len(trained)
+    assert {*student, *teacher} == trained
+    assert setup.student_optimiser.param_groups[0]["lr"] == 0.3
+    assert setup.teacher_optimiser.param_groups[0]["lr"] == 0.02
+    for optimiser in (setup.student_optimiser, setup.teacher_optimiser):
+        assert optimiser.param_groups[0]["momentum"] == 0.7
+        assert optimiser.param_groups[0]["weight_decay"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "has_teacher"), [({"method": "none"}, False), ({"method": "none", "alpha": 1.0}, True), ({}, True)]
+)
+def test_a_teacher_is_loaded_where_something_reads_it(
+    make: RecipeMaker, options: dict[str, Any], has_teacher: bool
+) -> None:
+    setup = build(make(**options))
+    assert (setup.teacher is not None) == has_teacher
+    assert bool(list(setup.distiller.teacher_parameters())) == has_teacher
+
+
+def test_networks_get_the_input_that_they_describe(make: RecipeMaker) -> None:
+    setup = build(make())
+    images = setup.data.train.images[:2]
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (setup.data.mean, setup.data.std))
+    torch.testing.assert_close(setup.student_input(images), (images / 255 - mean) / std)
+    assert setup.teacher is not None
+    assert setup.teacher_input(images).shape[1] == setup.teacher.channels == 1
+    info = setup.description()
+    assert info["classes"] == ["ant", "bee", "cat"] and info["in_channels"] == 3 and info["image_size"] == 8
+    assert info["backbone"] == "resnet8" and info["dim"] == 16
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_no_cuda_where_it_was_asked_for(make: RecipeMaker) -> None:
+    with pytest.raises(RelgraphError, match=r"^device cuda was asked for, but torch finds no CUDA device here: [^\n]*$"):
+        build(make(device="cuda"))
+
+
+def test_precision_is_single_on_a_processor_unless_asked(make: RecipeMaker) -> None:
+    assert open_fabric(make())._precision.precision == "32-true"
+    assert open_fabric(make(precision="bf16-mixed"))._precision.precision == "bf16-mixed"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"student": "resnet9"}, r"^unknown student 'resnet9'"),
+        ({"method": "egg"}, r"^unknown method 'egg': did you mean 'ega'\?"),
+        ({"teacher": "embedded:digit"}, r"did you mean '(embedded:)?digits'"),
+        ({"teacher": "checkpoint:nowhere.safetensors"}, r"nowhere\.safetensors"),
+        ({"node_weight": -1.0}, r"^node_weight must be at least 0, got -1\.0$"),
+        ({"alpha": 1.0, "temperature": 0.0}, r"^a temperature must be positive, got 0\.0$"),
+        ({"labels_per_class": 13}, r"has 12 training images, fewer than the 13 labels"),
+        ({"graph": "knn", "k": 36, "batch_size": 64}, r"k must be .*35.*36"),
+    ],
+)
+def test_what_does_not_fit(make: RecipeMaker, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RelgraphError, match=message):
+        build(make(**options))
+
+
+def test_a_missing_folder(make: RecipeMaker, tmp_path: Path) -> None:
+    with pytest.raises(RelgraphError, match=r"nowhere: no such folder$"):
+        build(make(dataset=f"folder:{tmp_path / 'nowhere'}"))
+
+
+def test_arguments_of_a_teacher_are_typed() -> None:
+    found = parse_arguments(("a=1", "b=0.5", "c=true", "d=same", "e=x=y"))
+    assert found == {"a": 1, "b": 0.5, "c": True, "d": "same", "e": "x=y"}
+    assert [type(value) for value in found.values()] == [int, float, bool, str, str]
+    for wrong in ("a", "=1"):
+        with pytest.raises(RelgraphError, match=rf"^teacher arguments must be name=value, got '{wrong}'$"):
+            parse_arguments((wrong,))
