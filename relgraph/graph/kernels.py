@@ -62,17 +62,6 @@ class Kernel:
             return self.finish(self.product(x, y))
 
 
-def centre(x: Tensor) -> Tensor:
-    """Subtract each row's mean, `(..., N, D) -> (..., N, D)`; a row without variance becomes exactly 0.
-
-    The mean of D equal numbers is off by some units in the last place. What that leaves is rounding, and `unit`
-    would blow it up to a vector of length 1; so deviations below 8 epsilon of the row's largest number count as none.
-    """
-    deviation = x - x.mean(-1, keepdim=True)
-    rounding = 8 * torch.finfo(x.dtype).eps * x.detach().abs().amax(-1, keepdim=True)
-    return deviation.masked_fill(deviation.detach().abs().amax(-1, keepdim=True) <= rounding, 0)
-
-
 def bounded(x: Tensor) -> Tensor:
     """Divide each row by its largest magnitude, `(..., N, D) -> (..., N, D)`.
 
@@ -85,11 +74,22 @@ def bounded(x: Tensor) -> Tensor:
 
 def unit(x: Tensor) -> Tensor:
     """Divide each row by its length, `(..., N, D) -> (..., N, D)`; a row of zeros stays 0 and gets no gradient."""
-    return _unit(bounded(x))
-
-
-def _unit(x: Tensor) -> Tensor:
+    x = bounded(x)
     return quotient(x, torch.linalg.vector_norm(x, dim=-1, keepdim=True))
+
+
+def standardise(x: Tensor) -> Tensor:
+    """Subtract each row's mean and divide by its length, `(..., N, D) -> (..., N, D)`; 0 without variance.
+
+    The mean of D equal numbers is off by some units in the last place. What that leaves is rounding, and the division
+    would blow it up to a vector of length 1; so a deviation (root mean square) below 8 epsilon of the row's largest
+    number counts as none, and gets no gradient.
+    """
+    x = bounded(x)
+    deviation = x - x.mean(-1, keepdim=True)
+    length = torch.linalg.vector_norm(deviation, dim=-1, keepdim=True)
+    rounding = 8 * torch.finfo(x.dtype).eps * math.sqrt(x.shape[-1])
+    return deviation / length.masked_fill(length <= rounding, float("inf"))
 
 
 def quotient(x: Tensor, total: Tensor) -> Tensor:
@@ -171,6 +171,6 @@ linear = Kernel("linear", identity, dot)
 cosine = Kernel("cosine", unit, dot)
 # Correlation of two embeddings over their D coordinates, in [-1, 1]; unchanged by x -> a x + b with a > 0 for each
 # node by itself. A node without variance has correlation 0 with everything, itself included.
-pearson = Kernel("pearson", lambda x: _unit(centre(bounded(x))), dot)
+pearson = Kernel("pearson", standardise, dot)
 squared_euclidean = Kernel("squared_euclidean", identity, squared_distance, nearest_is_largest=False)
 euclidean = Kernel("euclidean", identity, squared_distance, safe_sqrt, nearest_is_largest=False)

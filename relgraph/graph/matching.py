@@ -72,7 +72,9 @@ def by_anchor_sum(weights: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Te
 
 
 def softmax(temperature: float) -> Scale:
-    """Build the scale `log softmax(weights / temperature)` over each anchor's edges: log-probabilities.
+    """Build the scale that makes log-probabilities of each anchor's edges, at a temperature.
+
+    `w_ij / T - log sum_k exp(w_ik / T)` over the edges of anchor i.
 
     Raises:
         RelgraphError: if the temperature is not positive.

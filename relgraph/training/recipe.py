@@ -96,6 +96,11 @@ class Recipe:
                 raise unknown(item.name, value, choices)
 
     @property
+    def uses_teacher(self) -> bool:
+        """Whether any term of the loss reads a teacher."""
+        return self.method != "none" or self.alpha > 0
+
+    @property
     def neighbours_of_each(self) -> int:
         """The k of a k-NN graph, its default included."""
         return 8 if self.k is None else self.k
@@ -134,7 +139,7 @@ def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
     Digits, the data set of the offline example, brings the preset of its name if none is asked for.
 
     Raises:
-        RelgraphError: for an unknown preset or option, or a value out of range.
+        RelgraphError: for an unknown preset or option, a value out of range, or a data set without a teacher.
 
     >>> resolve({"graph": "knn", "epochs": 3}).epochs
     3
@@ -147,7 +152,10 @@ def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
         preset = "digits" if given.get("dataset", "digits") == "digits" else "none"
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
-    return Recipe(**{**PRESETS[preset], **given})
+    recipe = Recipe(**{**PRESETS[preset], **given})
+    if recipe.uses_teacher and recipe.dataset != "digits" and "teacher" not in given:
+        raise RelgraphError(f"the data set {recipe.dataset} needs a teacher: the embedded one knows digits alone")
+    return recipe
 
 
 def _at_least(name: str, value: float, least: float) -> None:

@@ -70,8 +70,7 @@ def build(recipe: Recipe) -> Setup:
     """
     fabric = open_fabric(recipe)
     data = open_data(recipe)
-    uses_teacher = recipe.method != "none" or recipe.alpha > 0
-    teacher = open_teacher(recipe).to(fabric.device) if uses_teacher else None
+    teacher = open_teacher(recipe).to(fabric.device) if recipe.uses_teacher else None
     torch.manual_seed(recipe.seed)
     classes = len(data.train.classes)
     student = Student(build_backbone(recipe.student, data.train.images.shape[1]), recipe.dim, classes)
