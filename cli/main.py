@@ -1,5 +1,6 @@
 """The group of commands, and how their errors look."""
 
+import logging
 import warnings
 from typing import Any
 
@@ -20,6 +21,8 @@ class Commands(click.Group):
         """Run the command."""
         # PyTorch Geometric's import warns of what it will change itself; a user of this program can do nothing about it.
         warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
+        # Lightning tells which precision and GPU it was told to take, and advises on its own trainer.
+        logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
         try:
             return super().invoke(ctx)
         except RelgraphError as error:

@@ -1,13 +1,14 @@
 """Command-line options made from the fields of the recipe, so that each is written once."""
 
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import Field, fields
+from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import click
 
-from relgraph.errors import unknown
+from relgraph.errors import RelgraphError, unknown
 from relgraph.training.recipe import PRESETS, Recipe
 
 HINTS = get_type_hints(Recipe)
@@ -22,10 +23,9 @@ class CommaList(click.ParamType[tuple[Any, ...], Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
         """Return the values, or fail with one sentence."""
-        if isinstance(value, (tuple, list)):
-            return tuple(self.item(part) for part in value)
+        parts = value if isinstance(value, (tuple, list)) else str(value).split(",")
         try:
-            return tuple(self.item(part.strip()) for part in str(value).split(","))
+            return tuple(self.item(str(part).strip()) for part in parts)
         except ValueError:
             self.fail(f"{value!r} is not {self.item.__name__} values with commas between them", param, ctx)
 
@@ -63,16 +63,26 @@ def _type(item: Field[Any]) -> Any:
     return {int: click.INT, float: click.FLOAT, str: click.STRING}[hint]
 
 
-def from_file(ctx: click.Context, content: Mapping[str, Any]) -> dict[str, Any]:
+def from_file(ctx: click.Context, file: Path) -> dict[str, Any]:
     """Return the options of a YAML file, each converted as the command line converts it; `null` stays `None`.
 
     Raises:
-        RelgraphError: for an unknown option.
+        RelgraphError: if the file cannot be read, for an unknown option, or a value that the option does not take.
     """
-    params = {param.name: param for param in ctx.command.params if param.name in HINTS}
+    from relgraph.training.runs import read_yaml
+
+    params = {str(param.name): param for param in ctx.command.params if param.name in HINTS}
     converted = {}
-    for name, value in content.items():
+    for name, value in read_yaml(file).items():
         if name not in params:
-            raise unknown("option", name, [str(known) for known in params])
-        converted[name] = None if value is None else params[name].type.convert(value, params[name], ctx)
+            raise unknown("option", name, params)
+        if value is None and type(None) in get_args(HINTS[name]):
+            converted[name] = None
+            continue
+        # As text, or click would make 1 of true and of 1.5; a list is for CommaList, which takes it as it is.
+        given = value if isinstance(value, tuple) and isinstance(params[name].type, CommaList) else str(value)
+        try:
+            converted[name] = params[name].type.convert(given, params[name], ctx)
+        except click.BadParameter as error:
+            raise RelgraphError(f"{file}: {name}: {error.message}") from error
     return converted

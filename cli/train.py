@@ -1,6 +1,7 @@
 """relgraph train."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -54,8 +55,10 @@ def train(
     given = {name: value for name, value in options.items() if value is not None}
     if resume is not None and (given or config or preset or out or clip_mode):
         raise click.UsageError("--resume keeps the recipe of the run: give no other option with it")
+    if clip_mode is not None and "teacher" in given:
+        raise click.UsageError("--clip_mode names the teacher: give it or --teacher, not both")
     from relgraph.training.recipe import resolve
-    from relgraph.training.runs import Run, free_name, read_yaml
+    from relgraph.training.runs import Run, free_name
 
     if resume is not None:
         recipe, path = Run.open(resume).recipe(), resume
@@ -64,12 +67,18 @@ def train(
             from relgraph.networks.teachers import clip_spec
 
             given["teacher"] = clip_spec(clip_mode)
-        stored = {} if config is None else from_file(ctx, read_yaml(config))
+        stored = {} if config is None else from_file(ctx, config)
         recipe = resolve({**stored, **given}, preset)
         path = out or free_name(Path("runs"), recipe)
-    method = f"{recipe.method} on the graph {recipe.graph}" if recipe.method == "ega" else f"method {recipe.method}"
-    click.echo(f"{recipe.dataset}: {recipe.student} from {recipe.teacher}, {method}, {recipe.epochs} epochs -> {path}")
+    click.echo(f"{_summary(recipe)} -> {path}")
     _run(recipe, path, resume is not None)
+
+
+def _summary(recipe: Any) -> str:
+    method = f"{recipe.method} on the graph {recipe.graph}" if recipe.method == "ega" else f"method {recipe.method}"
+    alone = recipe.method == "none" and recipe.alpha == 0
+    networks = f"{recipe.student} without a teacher" if alone else f"{recipe.student} from {recipe.teacher}, {method}"
+    return f"{recipe.dataset}: {networks}, {recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"
 
 
 def _run(recipe: Any, path: Path, resume: bool) -> None:
@@ -79,7 +88,10 @@ def _run(recipe: Any, path: Path, resume: bool) -> None:
     try:
         result = train_loop(recipe, path, resume=resume)
     except KeyboardInterrupt:
-        click.echo(f"\nstopped; finished epochs are kept, continue with: relgraph train --resume {path}", err=True)
+        kept = "stopped before the training began"
+        if (path / "recipe.yaml").is_file():
+            kept = f"stopped; finished epochs are kept, continue with: relgraph train --resume {quote(str(path))}"
+        click.echo(f"\n{kept}", err=True)
         raise SystemExit(130) from None
     learning_curve(path)
     test = result["test"]
@@ -92,4 +104,4 @@ def _run(recipe: Any, path: Path, resume: bool) -> None:
             ],
         )
     )
-    click.echo(f"{result['note']}\nnext: relgraph evaluate {path}")
+    click.echo(f"{result['note']}\nnext: relgraph evaluate {quote(str(path))}")

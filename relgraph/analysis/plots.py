@@ -14,10 +14,7 @@ def learning_curve(path: Path) -> Path:
     Raises:
         RelgraphError: if `path` is not a run, or has not finished an epoch.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # not pyplot, whose back end is the caller's affair
     from matplotlib.ticker import MaxNLocator
 
     run = Run.open(path)
@@ -26,7 +23,8 @@ def learning_curve(path: Path) -> Path:
     rows = run.read_metrics()
     split = run.recipe().select
     epochs = [row["epoch"] for row in rows]
-    figure, (losses, accuracies) = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    losses, accuracies = figure.subplots(1, 2)
     losses.plot(epochs, [row["loss"] for row in rows], marker=".", label="student, all terms")
     losses.plot(epochs, [row["cross_entropy"] for row in rows], marker=".", label="cross-entropy")
     losses.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
@@ -42,6 +40,5 @@ def learning_curve(path: Path) -> Path:
     figure.suptitle(path.name)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
-    pyplot.close(figure)
     write_atomically(run.curve_file, picture.getvalue())
     return run.curve_file

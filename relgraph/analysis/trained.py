@@ -13,6 +13,7 @@ from relgraph.data.views import prepare
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.topology import Chooser
 from relgraph.methods import Output
+from relgraph.networks.files import load_strictly
 from relgraph.networks.heads import Head
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
@@ -54,7 +55,7 @@ class TrainedRun:
         if head:
             self.teacher = open_teacher(self.recipe).to(self.device)
             self.head = Head(self.teacher.width, self.recipe.dim, len(self.data.train.classes))
-            self.head.load_state_dict(head)
+            load_strictly(self.head, head, self.run.best)
             self.head.to(self.device)
 
     def split(self, name: str) -> ImageSet:
@@ -102,7 +103,10 @@ def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
     opened = TrainedRun(path)
     train, test = opened.data.train, opened.data.test
     few = train.labels
-    every = open_data(replace(opened.recipe, labels_per_class=0)).train.labels
+    # Only a run with few labels reads its data a second time, for the labels that it was not given.
+    every = (
+        open_data(replace(opened.recipe, labels_per_class=0)).train.labels if opened.recipe.labels_per_class else few
+    )
     report: dict[str, Any] = {
         "run": str(path),
         "images": {"train": len(train), "labelled": int((few >= 0).sum()), "test": len(test)},

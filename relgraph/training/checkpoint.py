@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,34 +27,20 @@ def save_checkpoint(fabric: Any, path: Path, state: Mapping[str, Any]) -> None:
         part.unlink(missing_ok=True)
 
 
-def copy_checkpoint(source: Path, path: Path) -> None:
-    """Copy a checkpoint in the same way.
-
-    Raises:
-        RelgraphError: if it cannot be written; the previous checkpoint is untouched.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        shutil.copyfile(source, part)
-        os.replace(part, path)
-    except OSError as error:
-        raise RelgraphError(f"cannot write {path}, what it held before is untouched: {_first_line(error)}") from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint, on the CPU.
 
     Raises:
-        RelgraphError: if it is missing, truncated, or holds anything but tensors and plain values.
+        RelgraphError: if it is missing, truncated, not a run's, or holds anything but tensors and plain values.
     """
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise RelgraphError(f"there is no checkpoint {path}") from error
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
         raise RelgraphError(f"cannot read the checkpoint {path}, is it truncated? ({_first_line(error)})") from error
+    if not isinstance(content, dict) or not isinstance(content.get("distiller"), dict):
+        raise RelgraphError(f"{path} is not the checkpoint of a training run")
     return content
 
 

@@ -18,7 +18,6 @@ from relgraph.errors import RelgraphError
 from relgraph.methods import Batch
 from relgraph.networks.files import save_network
 from relgraph.training.checkpoint import (
-    copy_checkpoint,
     load_checkpoint,
     random_state,
     save_checkpoint,
@@ -59,10 +58,12 @@ def train(recipe: Recipe, path: Path, *, resume: bool = False) -> dict[str, Any]
     A run that is stopped and resumed ends with the same weights and figures as one that was not.
 
     Raises:
-        RelgraphError: if the recipe does not fit the data, a file cannot be used, or a loss is not a number. What
-        earlier epochs gave stays.
+        RelgraphError: if the recipe does not fit the data, or is not that of the run to resume, a file cannot be used,
+        or a loss is not a number. What earlier epochs gave stays.
     """
-    if not resume:
+    if resume:
+        Run.open(path).check_recipe(recipe)
+    else:
         check_free(path)
     setup = build(recipe)
     run = Run.open(path) if resume else Run.create(path, recipe)
@@ -70,6 +71,7 @@ def train(recipe: Recipe, path: Path, *, resume: bool = False) -> dict[str, Any]
     logger = _tensorboard(run, len(progress.rows))
     for epoch in range(len(progress.rows), recipe.epochs):
         row = train_epoch(setup, epoch)
+        _check_weights(setup, epoch)
         top = evaluate(setup, setup.data.val if recipe.select == "val" else setup.data.test)
         row |= {f"{recipe.select}_{name}": value for name, value in top.items()}
         progress.rows.append(row)
@@ -84,7 +86,7 @@ def train(recipe: Recipe, path: Path, *, resume: bool = False) -> dict[str, Any]
 
 
 def _store(setup: Setup, run: Run, progress: Progress) -> None:
-    """Write the epoch to disk: checkpoints first, then what is read from them by people."""
+    """Write the epoch to disk, `last.ckpt` at the end: what a stop before that leaves half done is done again."""
     newest = progress.rows[-1][f"{setup.recipe.select}_top1"]
     better = newest > progress.best_top1
     if better:
@@ -96,11 +98,20 @@ def _store(setup: Setup, run: Run, progress: Progress) -> None:
         "progress": asdict(progress),
         "random": random_state(),
     }
-    save_checkpoint(setup.fabric, run.last, state)
     if better:
-        copy_checkpoint(run.last, run.best)
+        save_checkpoint(setup.fabric, run.best, state)
         save_network(run.student_file, setup.student, setup.description())
     run.write_metrics(progress.rows)
+    save_checkpoint(setup.fabric, run.last, state)
+
+
+def _check_weights(setup: Setup, epoch: int) -> None:
+    """Refuse to keep weights that are not numbers: no loss shows what an epoch's last step did to them."""
+    for name, tensor in setup.distiller.state_dict().items():
+        if not bool(tensor.isfinite().all()):
+            raise RelgraphError(
+                f"the weights are not a number after epoch {epoch + 1}: {name} first; a smaller learning rate may help"
+            )
 
 
 def _restore(setup: Setup, run: Run) -> Progress:

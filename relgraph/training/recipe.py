@@ -12,6 +12,14 @@ def option(default: Any, text: str, *, aliases: tuple[str, ...] = (), choices: t
     return field(default=default, metadata={"help": text, "aliases": aliases, "choices": choices})
 
 
+# A YAML file may hold a word where a number belongs; 5e-4, without a point, is such a word.
+NUMBERS: dict[Any, tuple[Any, str]] = {
+    int: (int, "a whole number"),
+    int | None: (int | None, "a whole number"),
+    float: (int | float, "a number"),
+}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Every choice of one run, by default as in EGA's official code; presets and users change it."""
@@ -78,7 +86,12 @@ class Recipe:
     )
 
     def __post_init__(self) -> None:
-        """Check ranges; names are checked where they are looked up."""
+        """Check kinds and ranges; names are checked where they are looked up."""
+        for item in fields(self):
+            value = getattr(self, item.name)
+            kind, words = NUMBERS.get(item.type, (object, ""))
+            if not isinstance(value, kind):
+                raise RelgraphError(f"{item.name} must be {words}, got {value!r}")
         for name in ("epochs", "dim"):
             _at_least(name, getattr(self, name), 1)
         if self.batch_size < 2:

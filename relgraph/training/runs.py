@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -78,6 +78,14 @@ class Run:
             RelgraphError: if its file is not valid.
         """
         return resolve(read_yaml(self.recipe_file), preset="none")
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Raise RelgraphError if the run was started with another recipe, naming the first option that differs."""
+        stored = self.recipe()
+        for item in fields(Recipe):
+            was, now = getattr(stored, item.name), getattr(recipe, item.name)
+            if was != now:
+                raise RelgraphError(f"{self.path} was started with another recipe: {item.name} was {was}, is now {now}")
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Write all rows, one an epoch: what a stopped run wrote after its last checkpoint is trained again."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
+from relgraph.data.batches import epoch_batches
 from relgraph.data.datasets import DataSet, ImageSet, load
 from relgraph.data.views import prepare
 from relgraph.errors import RelgraphError
@@ -112,7 +113,7 @@ def open_data(recipe: Recipe) -> DataSet:
     """Return the recipe's data set.
 
     Raises:
-        RelgraphError: if it cannot be read, or its training set is too small for the recipe's graph.
+        RelgraphError: if it cannot be read, or its batches cannot be formed or are too small for the recipe's graph.
     """
     data = load(
         recipe.dataset,
@@ -122,7 +123,14 @@ def open_data(recipe: Recipe) -> DataSet:
         labels_per_class=recipe.labels_per_class or None,
         seed=recipe.seed,
     )
-    nodes = min(recipe.batch_size, len(data.train))
+    batches = epoch_batches(
+        data.train.labels,
+        batch_size=recipe.batch_size,
+        labelled_share=recipe.labelled_share,
+        seed=recipe.seed,
+        epoch=0,
+    )
+    nodes = min(len(batch) for batch in batches)
     if nodes < 2:
         raise RelgraphError(f"a relation needs two images: the training set must hold at least 2, got {nodes}")
     if recipe.graph == "knn":

@@ -12,7 +12,6 @@ from torch import Tensor
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import (
     Kernel,
-    centre,
     cosine,
     euclidean,
     gaussian,
@@ -21,6 +20,7 @@ from relgraph.graph.kernels import (
     pearson,
     safe_sqrt,
     squared_euclidean,
+    standardise,
     unit,
 )
 
@@ -189,7 +189,7 @@ def test_a_node_without_variance_is_correlated_with_nothing(dtype: torch.dtype, 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1 / 3, -7.7, 1e-30, 12345.678])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_the_rounding_of_a_mean_is_no_deviation(dtype: torch.dtype, constant: float, dim: int) -> None:
-    assert not centre(torch.full((2, dim), constant, dtype=dtype)).any()
+    assert not standardise(torch.full((2, dim), constant, dtype=dtype)).any()
 
 
 def test_small_variance_about_a_large_mean_is_not_rounding() -> None:

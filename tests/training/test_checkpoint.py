@@ -10,7 +10,6 @@ import torch
 
 from relgraph.errors import RelgraphError
 from relgraph.training.checkpoint import (
-    copy_checkpoint,
     load_checkpoint,
     random_state,
     save_checkpoint,
@@ -42,10 +41,10 @@ FULL = OSError(28, "No space left on device")
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    state = {"weights": {"a": torch.randn(3)}, "rows": [{"epoch": 1, "loss": 0.1}], "best": -1.0}
+    state = {"distiller": {"a": torch.randn(3)}, "rows": [{"epoch": 1, "loss": 0.1}], "best": -1.0}
     save_checkpoint(Writer(), path, state)
     again = load_checkpoint(path)
-    assert torch.equal(again["weights"].pop("a"), state["weights"].pop("a"))  # type: ignore[attr-defined]
+    assert torch.equal(again["distiller"].pop("a"), state["distiller"].pop("a"))  # type: ignore[attr-defined]
     assert again == state
     assert list(tmp_path.iterdir()) == [path]
 
@@ -53,7 +52,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [FULL, RuntimeError("PytorchStreamWriter failed writing file data/0: file write")])
 def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, error: Exception) -> None:
     path = tmp_path / "last.ckpt"
-    save_checkpoint(Writer(), path, {"epoch": 1})
+    save_checkpoint(Writer(), path, {"distiller": {}, "epoch": 1})
     before = path.read_bytes()
     with pytest.raises(RelgraphError, match=r"^cannot write .*last\.ckpt, what it held before is untouched: [^\n]*$"):
         save_checkpoint(FullDisk(error), path, {"epoch": 2})
@@ -63,29 +62,11 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, error: Except
 
 def test_an_interrupt_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    save_checkpoint(Writer(), path, {"epoch": 1})
+    save_checkpoint(Writer(), path, {"distiller": {}, "epoch": 1})
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(FullDisk(KeyboardInterrupt()), path, {"epoch": 2})
-    assert load_checkpoint(path) == {"epoch": 1}
+    assert load_checkpoint(path) == {"distiller": {}, "epoch": 1}
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_copy_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    last, best = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
-    save_checkpoint(Writer(), last, {"epoch": 1})
-    copy_checkpoint(last, best)
-    assert best.read_bytes() == last.read_bytes()
-    save_checkpoint(Writer(), last, {"epoch": 2})
-
-    def half(source: Path, target: Path) -> None:
-        target.write_bytes(source.read_bytes()[:50])
-        raise FULL
-
-    monkeypatch.setattr("shutil.copyfile", half)
-    with pytest.raises(RelgraphError, match=r"^cannot write .*best\.ckpt, .*No space left on device"):
-        copy_checkpoint(last, best)
-    assert load_checkpoint(best) == {"epoch": 1}
-    assert sorted(tmp_path.iterdir()) == [best, last]
 
 
 def test_a_folder_that_is_gone(tmp_path: Path) -> None:
@@ -101,11 +82,18 @@ def test_a_missing_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep", [0, 1, 100, 0.5, -1])
 def test_a_truncated_checkpoint(tmp_path: Path, keep: float) -> None:
     path = tmp_path / "last.ckpt"
-    save_checkpoint(Writer(), path, {"weights": torch.randn(1000)})
+    save_checkpoint(Writer(), path, {"distiller": {"weight": torch.randn(1000)}})
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
     with pytest.raises(RelgraphError, match=r"^cannot read the checkpoint .*last\.ckpt, is it truncated\? \([^\n]*\)$"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", [torch.zeros(3), [1, 2], {"progress": {}}, {"distiller": torch.zeros(3)}])
+def test_the_checkpoint_of_another_program(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(RelgraphError, match=r"last\.ckpt is not the checkpoint of a training run$"):
+        load_checkpoint(tmp_path / "last.ckpt")
 
 
 class Attack:

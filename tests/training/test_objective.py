@@ -1,10 +1,13 @@
 """The objective against a hand-written formula, and who receives gradient from which term."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from relgraph.graph.refine import SignedConv
 from relgraph.methods import EGA, KD, Batch, Method
 from relgraph.networks.heads import Head
 from relgraph.networks.students import build_backbone
@@ -13,8 +16,8 @@ from relgraph.training.student import Student
 
 N, DIM, CLASSES, WIDTH = 8, 6, 4, 5
 LABELS = torch.tensor([0, 1, 2, 3, -1, 0, -1, 2])
-METHODS = {
-    "dense": lambda: EGA(),
+METHODS: dict[str, Callable[[], Method]] = {
+    "dense": EGA,
     "smooth": lambda: EGA(refine="smooth", dim=DIM),
     "conv": lambda: EGA(refine="conv", dim=DIM),
     "knn-conv": lambda: EGA(graph="knn", k=3, refine="conv", dim=DIM),
@@ -30,6 +33,11 @@ def distiller(method: Method | None, *, teacher: bool = True, alpha: float = 0.0
         for parameter in method.parameters():
             nn.init.normal_(parameter, std=0.5)
     return module
+
+
+def teacher_head(module: Distiller) -> Head:
+    assert module.teacher_head is not None
+    return module.teacher_head
 
 
 def inputs() -> tuple[Tensor, Tensor, Batch]:
@@ -66,7 +74,7 @@ def test_the_official_loss() -> None:
     images, feature, batch = inputs()
     losses = module(images, feature, batch)
     s, z = losses.student.embedding, losses.student.logits
-    t, w = module.teacher_head(feature)
+    t, w = teacher_head(module)(feature)
     node = (correlations(s, t) - torch.eye(N)).square().sum().sqrt()
     edge = (correlations(s, s) - correlations(t, t)).square().sum().sqrt()
     p, q = (w / temperature).softmax(1), (z / temperature).softmax(1)
@@ -115,18 +123,21 @@ def test_the_teachers_side_learns_from_its_own_cross_entropy_only(name: str) -> 
     images, feature, batch = inputs()
     losses = module(images, feature, batch)
     own = list(module.teacher_parameters())
-    embedding, logits = module.teacher_head(feature)
+    head, method = teacher_head(module), module.method
+    embedding, logits = head(feature)
     loss = cross_entropy(logits, LABELS, ignore_index=-1)
     if "conv" in name:
         # The teacher's nodes, moved by hand: own + neighbours of the signed mean over the chosen edges.
-        conv = module.method.refinement.teacher
+        assert isinstance(method, EGA) and method.refinement is not None
+        conv = method.refinement.teacher
+        assert isinstance(conv, SignedConv)
         weights = correlations(embedding, embedding) - torch.eye(N)
         if name == "knn-conv":
             chosen = weights.masked_fill(torch.eye(N, dtype=torch.bool), -2).topk(3).indices
             weights = weights * torch.zeros(N, N).scatter(1, chosen, 1)
         around = (weights / weights.abs().sum(1, keepdim=True)) @ embedding
         loss = loss + cross_entropy(
-            module.teacher_head.classify(conv.own(embedding) + conv.neighbours(around)), LABELS, ignore_index=-1
+            head.classify(conv.own(embedding) + conv.neighbours(around)), LABELS, ignore_index=-1
         )
     found, expected = gradients(losses.total, own), gradients(loss, own)
     assert all(g is not None and g.any() for g in expected)
@@ -175,6 +186,6 @@ def test_degenerate_nodes_of_both_sides_are_counted() -> None:
     images, feature, batch = inputs()
     assert module(images, feature, batch).degenerate.item() == 0
     with torch.no_grad():
-        module.teacher_head.project.bias.zero_()
+        teacher_head(module).project.bias.zero_()
         feature[:3] = 0  # a projection to a constant row
     assert module(images, feature, batch).degenerate.item() == 3

@@ -8,6 +8,8 @@ import pytest
 from relgraph.errors import RelgraphError
 from relgraph.training.recipe import PRESETS, Recipe, resolve
 
+TEACHER: dict[str, Any] = {"teacher": "timm:resnet50"}
+
 
 def test_what_is_given_wins_over_the_preset_and_that_over_the_defaults() -> None:
     default = Recipe()
@@ -21,12 +23,25 @@ def test_what_is_given_wins_over_the_preset_and_that_over_the_defaults() -> None
 
 def test_digits_bring_their_preset_and_no_other_data_set_does() -> None:
     assert resolve({}) == resolve({"dataset": "digits"}) == resolve({}, "digits")
-    assert resolve({"dataset": "cifar100"}) == Recipe(dataset="cifar100")
+    assert resolve({"dataset": "cifar100", **TEACHER}) == Recipe(dataset="cifar100", **TEACHER)
     assert resolve({"dataset": "digits"}, "none") == Recipe()
 
 
+@pytest.mark.parametrize("needs", [{}, {"method": "kd"}, {"method": "none", "alpha": 1.0}])
+def test_another_data_set_needs_a_teacher_of_its_own(needs: dict[str, Any]) -> None:
+    with pytest.raises(
+        RelgraphError, match=r"^the data set stl10 needs a teacher: the embedded one knows digits alone$"
+    ):
+        resolve({"dataset": "stl10", **needs})
+    assert resolve({"dataset": "stl10", **needs, **TEACHER}).dataset == "stl10"
+
+
+def test_cross_entropy_alone_needs_no_teacher() -> None:
+    assert not resolve({"dataset": "stl10", "method": "none"}).uses_teacher
+
+
 def test_ega_is_the_official_script() -> None:
-    recipe = resolve({"dataset": "cifar100"}, "ega")
+    recipe = resolve({"dataset": "cifar100", **TEACHER}, "ega")
     official = {
         "method": "ega",
         "graph": "dense",
@@ -88,6 +103,9 @@ def test_unknown_names(given: dict[str, Any], preset: str | None, message: str) 
             for name in ("lr", "teacher_lr", "momentum", "weight_decay", "gamma", "alpha", "beta")
         ),
         ({"labels_per_class": -1}, r"^labels_per_class must be at least 0, got -1$"),
+        ({"lr": "5e-4"}, r"^lr must be a number, got '5e-4'$"),
+        ({"epochs": 2.5}, r"^epochs must be a whole number, got 2\.5$"),
+        ({"k": "8", "graph": "knn"}, r"^k must be a whole number, got '8'$"),
         ({"lr": float("nan")}, r"^lr must be at least 0, got nan$"),
     ],
 )

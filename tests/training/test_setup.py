@@ -74,7 +74,9 @@ def test_networks_get_the_input_that_they_describe(make: RecipeMaker) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_no_cuda_where_it_was_asked_for(make: RecipeMaker) -> None:
-    with pytest.raises(RelgraphError, match=r"^device cuda was asked for, but torch finds no CUDA device here: [^\n]*$"):
+    with pytest.raises(
+        RelgraphError, match=r"^device cuda was asked for, but torch finds no CUDA device here: [^\n]*$"
+    ):
         build(make(device="cuda"))
 
 
@@ -93,7 +95,9 @@ def test_precision_is_single_on_a_processor_unless_asked(make: RecipeMaker) -> N
         ({"node_weight": -1.0}, r"^node_weight must be at least 0, got -1\.0$"),
         ({"alpha": 1.0, "temperature": 0.0}, r"^a temperature must be positive, got 0\.0$"),
         ({"labels_per_class": 13}, r"has 12 training images, fewer than the 13 labels"),
-        ({"graph": "knn", "k": 36, "batch_size": 64}, r"k must be .*35.*36"),
+        ({"labelled_share": 0.0}, r"^the labelled share of a batch must be above 0 and at most 1, got 0\.0$"),
+        ({"graph": "knn", "k": 6, "labelled_share": 1.0}, r"k must be .*5.*6"),  # batches of the 6 labelled images
+        ({"graph": "knn", "k": 36, "batch_size": 64, "labels_per_class": 0}, r"k must be .*35.*36"),
     ],
 )
 def test_what_does_not_fit(make: RecipeMaker, options: dict[str, Any], message: str) -> None:

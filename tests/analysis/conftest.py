@@ -1,0 +1,32 @@
+"""Finished runs of one epoch on digits, which tests read and do not change."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relgraph.training.loop import train
+from relgraph.training.recipe import Recipe
+
+Runs = Callable[[str], Path]
+VARIANTS: dict[str, dict[str, Any]] = {
+    "few": {"labels_per_class": 3, "labelled_share": 0.5, "epochs": 2},
+    "all": {"method": "kd"},
+    "none": {"method": "none", "labels_per_class": 20},
+}
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Return a function from a variant's name to its run, trained once."""
+    root = tmp_path_factory.mktemp("digits")
+
+    def run(variant: str) -> Path:
+        path = root / variant
+        if not path.exists():
+            options: dict[str, Any] = {"student": "resnet8", "dim": 32, "epochs": 1, "device": "cpu", "lr": 0.01}
+            train(Recipe(**{**options, **VARIANTS[variant]}), path)
+        return path
+
+    return run

@@ -1,0 +1,223 @@
+"""A finished run against scikit-learn and against its own result.json."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import top_k_accuracy_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+
+from relgraph.analysis.trained import TrainedRun, evaluate_run, run_pair
+from relgraph.errors import RelgraphError
+from relgraph.graph.kernels import pearson
+from relgraph.graph.pair import MATCHES, STUDENT, TEACHER
+from relgraph.methods import Output
+from relgraph.training.checkpoint import load_checkpoint
+
+Runs = Callable[[str], Path]
+
+
+def result(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((path / "result.json").read_text(encoding="utf-8"))
+    return content
+
+
+def knn(train: Output, labels: np.ndarray, test: Output, truth: np.ndarray, k: int) -> float:
+    assert train.feature is not None and test.feature is not None
+    known = labels >= 0
+    vote = KNeighborsClassifier(min(k, int(known.sum())), metric="cosine", algorithm="brute")
+    vote.fit(train.feature.numpy()[known], labels[known])
+    return 100 * float(vote.score(test.feature.numpy(), truth))
+
+
+def linear(train: Output, labels: np.ndarray, test: Output, truth: np.ndarray) -> float:
+    assert train.feature is not None and test.feature is not None
+    known = labels >= 0
+    scaler = StandardScaler().fit(train.feature.numpy()[known])
+    probe = LogisticRegression(C=0.01, max_iter=1000)
+    probe.fit(scaler.transform(train.feature.numpy()[known]), labels[known])
+    return 100 * float(probe.score(scaler.transform(test.feature.numpy()), truth))
+
+
+def test_figures_are_those_of_scikit_learn(runs: Runs) -> None:
+    path = runs("few")
+    report = evaluate_run(path, k=7)
+    opened = TrainedRun(path)
+    train, test = opened.data.train, opened.data.test
+    few, truth = train.labels.numpy(), test.labels.numpy()
+    # The test split is every fifth image of a class; the others are numbered without the gaps.
+    target = load_digits().target
+    held = np.zeros(len(target), bool)
+    for label in range(10):
+        held[np.flatnonzero(target == label)[4::5]] = True
+    every = target[~held][train.index.numpy()]
+    assert (few >= 0).sum() == 30 and (every[few >= 0] == few[few >= 0]).all()
+    assert report["images"] == {"train": len(train), "labelled": 30, "test": len(test)} and report["neighbours"] == 7
+    for name, of_train, of_test in zip(
+        ("student", "teacher"), opened.outputs(train), opened.outputs(test), strict=True
+    ):
+        assert of_train is not None and of_test is not None and of_test.logits is not None
+        scores = of_test.logits.numpy()
+        expected = {
+            "top1": 100 * top_k_accuracy_score(truth, scores, k=1),
+            "top5": 100 * top_k_accuracy_score(truth, scores, k=5),
+            "knn": knn(of_train, every, of_test, truth, 7),
+            "linear": linear(of_train, every, of_test, truth),
+            "knn_few": knn(of_train, few, of_test, truth, 7),
+            "linear_few": linear(of_train, few, of_test, truth),
+        }
+        # One image of 355 may lie so near to the border between two that rounding decides.
+        assert report[name] == pytest.approx(expected, abs=100 / len(test) + 1e-9), name
+    assert list(report) == ["run", "images", "neighbours", "student", "teacher"]
+
+
+@pytest.mark.parametrize("variant", ["few", "all", "none"])
+def test_the_head_is_as_good_as_the_run_said(variant: str, runs: Runs) -> None:
+    path = runs(variant)
+    best = result(path)["test"]["best"]
+    student = evaluate_run(path)["student"]
+    assert {"top1": student["top1"], "top5": student["top5"]} == pytest.approx(best)
+
+
+def test_all_labels_have_no_columns_of_few(runs: Runs) -> None:
+    report = evaluate_run(runs("all"))
+    assert list(report["student"]) == list(report["teacher"]) == ["top1", "top5", "knn", "linear"]
+    assert report["images"]["labelled"] == report["images"]["train"]
+
+
+def test_a_run_without_a_teacher(runs: Runs) -> None:
+    path = runs("none")
+    report = evaluate_run(path)
+    assert "teacher" not in report and "linear_few" in report["student"]
+    opened = TrainedRun(path)
+    assert opened.teacher is None and opened.head is None
+    assert opened.outputs(opened.data.val)[1] is None
+    for side in ("pair", "teacher"):
+        with pytest.raises(RelgraphError, match=r"was trained without a teacher: .*\(side student\)$"):
+            run_pair(path, side=side)
+    pair = run_pair(path, side="student", k=3)
+    assert pair["student"].x.shape == (355, 32)
+
+
+def test_the_teachers_head_is_that_of_the_best_epoch(runs: Runs) -> None:
+    opened = TrainedRun(runs("few"))
+    assert opened.head is not None and opened.teacher is not None
+    stored = load_checkpoint(runs("few") / "best.ckpt")["distiller"]
+    for name, tensor in opened.head.state_dict().items():
+        assert torch.equal(tensor, stored[f"teacher_head.{name}"])
+    output = opened.outputs(opened.data.val)[1]
+    assert output is not None and output.feature is not None and output.logits is not None
+    embedding, logits = opened.head(output.feature)
+    torch.testing.assert_close((output.embedding, output.logits), (embedding, logits))
+    assert not output.embedding.requires_grad
+
+
+@pytest.mark.parametrize("split", ["test", "val", "train"])
+def test_predictions_of_a_pair(split: str, runs: Runs) -> None:
+    path = runs("few")
+    pair = run_pair(path, split=split, k=4)
+    opened = TrainedRun(path)
+    images = opened.split(split)
+    assert pair.split == split and pair.classes == [str(i) for i in range(10)]
+    for name, output in zip(("student", "teacher"), opened.outputs(images), strict=True):
+        assert output is not None and output.logits is not None
+        store = pair[name]
+        torch.testing.assert_close(store.x, output.embedding)
+        assert torch.equal(store.index, images.index) and torch.equal(store.y, images.labels)
+        assert torch.equal(store.prediction, output.logits.argmax(1))
+        assert torch.equal(store.correct, store.prediction == images.labels)
+    if split == "test":
+        share = 100 * pair["student"].correct.double().mean().item()
+        assert share == pytest.approx(result(path)["test"]["best"]["top1"])
+
+
+def test_edges_of_a_pair_are_correlations_of_what_the_loss_compares(runs: Runs) -> None:
+    pair = run_pair(runs("few"), first=40, k=5)
+    student, teacher = pair["student"].x, pair["teacher"].x
+    assert len(student) == len(teacher) == 40
+    full = pearson(teacher).fill_diagonal_(-2)
+    for kind, x, y in ((TEACHER, teacher, teacher), (STUDENT, student, student), (MATCHES, student, teacher)):
+        candidate, anchor = pair[kind].edge_index
+        torch.testing.assert_close(pair[kind].edge_weight, pearson(x, y)[anchor, candidate], atol=1e-5, rtol=1e-5)
+    candidate, anchor = pair[TEACHER].edge_index
+    nearest = full.topk(5).indices
+    assert all({*candidate[anchor == i].tolist()} == {*nearest[i].tolist()} for i in range(40))
+
+
+def test_edges_are_chosen_by_the_side_that_is_asked_for(runs: Runs) -> None:
+    path = runs("few")
+
+    def edges(**options: Any) -> torch.Tensor:
+        found: torch.Tensor = run_pair(path, first=50, k=3, **options)[STUDENT].edge_index
+        return found
+
+    teacher, student = edges(neighbours="teacher"), edges(neighbours="student")
+    assert not torch.equal(teacher, student)
+    assert torch.equal(edges(), teacher) and torch.equal(edges(side="teacher"), teacher)
+    assert torch.equal(edges(side="student"), student)
+    assert torch.equal(edges(side="student", neighbours="teacher"), teacher)
+
+
+def test_first_images(runs: Runs) -> None:
+    path = runs("few")
+    assert run_pair(path, split="val", first=10_000, k=2)["student"].x.shape[0] == 143
+    assert run_pair(path, first=2, graph="dense")["student"].x.shape[0] == 2
+    for wrong in (1, 0, -3):
+        with pytest.raises(RelgraphError, match=rf"^a graph needs two images, got {wrong}$"):
+            run_pair(path, first=wrong)
+    with pytest.raises(RelgraphError, match=r"k must be"):
+        run_pair(path, first=8, k=8)
+
+
+def test_an_unknown_split(runs: Runs) -> None:
+    with pytest.raises(RelgraphError, match=r"^unknown split 'tests': did you mean 'test'\?"):
+        run_pair(runs("few"), split="tests")
+
+
+@pytest.fixture
+def copy(runs: Runs, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(runs("few"), tmp_path / "run"))
+
+
+def test_classes_that_are_not_the_students(copy: Path, tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        for name in ("ant", "bee"):
+            folder = tmp_path / "insects" / split / name
+            folder.mkdir(parents=True)
+            for i in range(2):
+                Image.new("RGB", (8, 8), (20 * i, 0, 0)).save(folder / f"{i}.png")
+    options = yaml.safe_load((copy / "recipe.yaml").read_text(encoding="utf-8"))
+    options |= {"dataset": f"folder:{tmp_path / 'insects'}", "labels_per_class": 0}
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(options), encoding="utf-8")
+    for use in (evaluate_run, run_pair):
+        with pytest.raises(RelgraphError, match=r"are no longer those of the student in [^\n]*: expected 10, got 2"):
+            use(copy)
+
+
+def test_no_run_and_files_that_are_gone(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(RelgraphError, match=r"is not a run"):
+        TrainedRun(tmp_path)
+    (copy / "best.ckpt").rename(copy / "elsewhere")
+    with pytest.raises(RelgraphError, match=r"^there is no checkpoint .*best\.ckpt$"):
+        TrainedRun(copy)
+    (copy / "student.safetensors").unlink()
+    with pytest.raises(RelgraphError, match=r"^cannot read the network file .*student\.safetensors"):
+        evaluate_run(copy)
+
+
+def test_files_of_different_runs(copy: Path) -> None:
+    content = load_checkpoint(copy / "best.ckpt")
+    content["distiller"]["teacher_head.project.weight"] = torch.zeros(32, 5)
+    torch.save(content, copy / "best.ckpt")
+    with pytest.raises(RelgraphError, match=r"best\.ckpt is of another architecture: project\.weight is \(32, "):
+        TrainedRun(copy)

@@ -1,0 +1,411 @@
+"""The loop: the same numbers again, also after a stop at any point, and nothing lost when something breaks."""
+
+import csv
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from relgraph.errors import RelgraphError
+from relgraph.methods import EGA, METHODS, Batch, Output
+from relgraph.training import loop
+from relgraph.training.checkpoint import load_checkpoint
+from relgraph.training.evaluation import accuracy
+from relgraph.training.loop import learning_rate, train
+from relgraph.training.meter import Meter
+from relgraph.training.recipe import Recipe, resolve
+from relgraph.training.runs import Run
+from relgraph.training.setup import Setup, build
+from relgraph.training.student import load_student
+
+RecipeMaker = Callable[..., Recipe]
+Runs = Callable[[str], Path]
+STEPS = 5  # batches of an epoch in the tests' recipe
+VARIANTS: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "knn-conv": {"graph": "knn", "k": 3, "refine": "conv", "alpha": 0.5, "views": "independent"},
+    "none": {"method": "none"},
+    "kd": {"method": "kd", "schedule": "cosine"},
+}
+
+
+def outcome(path: Path) -> dict[str, Any]:
+    """Return everything that a run of the same recipe must give again, bit for bit."""
+    result = json.loads((path / "result.json").read_text())
+    del result["images_per_s"]
+    with (path / "metrics.csv").open(newline="") as stream:
+        rows = [{name: text for name, text in row.items() if name != "images_per_s"} for row in csv.DictReader(stream)]
+    return {"student": (path / "student.safetensors").read_bytes(), "metrics": rows, "result": result}
+
+
+def call_before(monkeypatch: pytest.MonkeyPatch, name: str, number: int, act: Callable[..., None]) -> None:
+    """Let `act` see the arguments of the loop's function of that name, in its call of that number, before it runs."""
+    original, calls = getattr(loop, name), 0
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            act(*args, **kwargs)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(loop, name, wrapped)
+
+
+def interrupt(*args: Any, **kwargs: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_same_seed_gives_the_same_run(variant: str, make: RecipeMaker, finished: Runs, tmp_path: Path) -> None:
+    train(make(**VARIANTS[variant]), tmp_path / "again")
+    assert outcome(tmp_path / "again") == outcome(finished(variant))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_stopped_run_ends_as_if_it_had_not_stopped(
+    variant: str, make: RecipeMaker, finished: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, recipe = tmp_path / "stopped", make(**VARIANTS[variant])
+    with monkeypatch.context() as patch:
+        call_before(patch, "step", STEPS + 3, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, path)
+    assert len(Run(path).read_metrics()) == 1 and not (path / "result.json").exists()
+    torch.manual_seed(12345)
+    train(Run.open(path).recipe(), path, resume=True)
+    assert outcome(path) == outcome(finished(variant))
+
+
+def test_another_seed_gives_another_run(make: RecipeMaker, finished: Runs, tmp_path: Path) -> None:
+    train(make(seed=1, epochs=1), tmp_path / "other")
+    assert outcome(tmp_path / "other")["student"] != outcome(finished("dense"))["student"]
+
+
+# Which of the loop's writes, and which call of it, is the one that is stopped: the best checkpoint, then the last one.
+WRITES = [("save_checkpoint", 1), ("save_network", 1), ("write_metrics", 1), ("save_checkpoint", 2), ("write_json", 1)]
+
+
+@pytest.mark.parametrize(("name", "number"), WRITES)
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_stop_between_any_two_writes(
+    name: str,
+    number: int,
+    after: bool,
+    make: RecipeMaker,
+    one_epoch: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the last epoch, which is also the best: what was not written yet has no later epoch to write it."""
+    owner: Any = Run if name == "write_metrics" else loop
+    original, calls = getattr(owner, name), 0
+
+    def stop(*args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if after or calls < number:
+            original(*args)
+        if calls == number:
+            raise KeyboardInterrupt
+
+    recipe, path = make(epochs=1), tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, path)
+    train(recipe, path, resume=True)
+    assert outcome(path) == one_epoch
+
+
+@pytest.fixture(scope="module")
+def one_epoch(make: RecipeMaker, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    path = tmp_path_factory.mktemp("one") / "run"
+    train(make(epochs=1), path)
+    return outcome(path)
+
+
+def test_a_run_that_stopped_before_its_first_epoch(
+    make: RecipeMaker, one_epoch: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        call_before(patch, "step", 2, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(make(epochs=1), path)
+    train(make(epochs=1), path, resume=True)
+    assert outcome(path) == one_epoch
+
+
+def test_a_finished_run_that_is_resumed_stays_as_it_is(copied: Runs) -> None:
+    path = copied("dense")
+    before = outcome(path)
+    train(Run.open(path).recipe(), path, resume=True)
+    assert outcome(path) == before
+
+
+def test_a_run_goes_on_with_its_own_recipe_only(make: RecipeMaker, copied: Runs) -> None:
+    path = copied("dense")
+    before = outcome(path)
+    with pytest.raises(RelgraphError, match=r"dense was started with another recipe: lr was 0\.01, is now 0\.5$"):
+        train(make(lr=0.5), path, resume=True)
+    assert outcome(path) == before
+
+
+def test_what_is_no_run_is_not_resumed(make: RecipeMaker, tmp_path: Path) -> None:
+    with pytest.raises(RelgraphError, match=r"is not a run: expected a directory with recipe\.yaml"):
+        train(make(), tmp_path / "nowhere", resume=True)
+
+
+def test_a_directory_with_something_in_it_is_left_alone(make: RecipeMaker, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("three years")
+    with pytest.raises(RelgraphError, match=r"exists already: continue it with --resume .*, or choose another --out$"):
+        train(make(), tmp_path)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("thesis.txt", "three years")]
+
+
+def test_the_term_that_is_not_a_number_is_named_and_finished_epochs_are_kept(
+    make: RecipeMaker, finished: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(setup: Setup, *args: Any) -> None:
+        setup.distiller.method.node_weight = math.nan
+
+    path = tmp_path / "spoilt"
+    with monkeypatch.context() as patch:
+        call_before(patch, "step", STEPS + 2, spoil)
+        with pytest.raises(RelgraphError, match=r"^the loss is not a number in epoch 2: node first; [^\n]*$"):
+            train(make(), path)
+    assert len(load_checkpoint(path / "last.ckpt")["progress"]["rows"]) == 1
+    train(make(), path, resume=True)
+    assert outcome(path) == outcome(finished("dense"))
+
+
+@pytest.mark.parametrize("part", ["student", "teacher_head"])
+def test_weights_that_the_last_step_of_an_epoch_spoilt_are_not_kept(
+    part: str, make: RecipeMaker, finished: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finite loss can have a gradient that is not: no loss shows it before the epoch ends."""
+    original, calls = loop.step, 0
+
+    def spoil(setup: Setup, *args: Any) -> None:
+        nonlocal calls
+        original(setup, *args)
+        calls += 1
+        if calls == 2 * STEPS:
+            with torch.no_grad():
+                next(getattr(setup.distiller, part).parameters()).view(-1)[0] = math.nan
+
+    path = tmp_path / "spoilt"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "step", spoil)
+        with pytest.raises(RelgraphError, match=rf"not a number after epoch 2: {part}\."):
+            train(make(), path)
+    train(make(), path, resume=True)
+    assert outcome(path) == outcome(finished("dense"))
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint(
+    make: RecipeMaker, finished: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning_fabric import Fabric
+
+    original, calls = Fabric.save, 0
+
+    def fill(self: Fabric, path: Path, state: dict[str, Any]) -> None:
+        nonlocal calls
+        original(self, path, state)
+        calls += path.name.startswith("last")
+        if calls == 2 and path.name.startswith("last"):
+            path.write_bytes(path.read_bytes()[:1000])
+            raise OSError(28, "No space left on device")
+
+    path = tmp_path / "full"
+    with monkeypatch.context() as patch:
+        patch.setattr(Fabric, "save", fill)
+        with pytest.raises(
+            RelgraphError, match=r"^cannot write .*\.ckpt, what it held before is untouched: .*No space"
+        ):
+            train(make(), path)
+    assert len(load_checkpoint(path / "last.ckpt")["progress"]["rows"]) == 1
+    assert not list(path.glob("*.part"))
+    train(make(), path, resume=True)
+    assert outcome(path) == outcome(finished("dense"))
+
+
+def test_a_truncated_checkpoint_is_not_resumed(copied: Runs) -> None:
+    path = copied("dense")
+    (path / "last.ckpt").write_bytes((path / "last.ckpt").read_bytes()[:5000])
+    with pytest.raises(RelgraphError, match=r"^cannot read the checkpoint .*last\.ckpt, is it truncated\?"):
+        train(Run.open(path).recipe(), path, resume=True)
+
+
+@pytest.mark.parametrize("other", ["knn-conv", "none"])
+def test_a_checkpoint_of_another_run_is_not_resumed(other: str, copied: Runs, finished: Runs) -> None:
+    path = copied("dense")
+    shutil.copy(finished(other) / "last.ckpt", path / "last.ckpt")
+    with pytest.raises(RelgraphError, match=r"last\.ckpt does not belong to this run's recipe: [^\n]*$"):
+        train(Run.open(path).recipe(), path, resume=True)
+
+
+def splits_read(recipe: Recipe, path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    original, splits = loop.evaluate, []
+
+    def record(setup: Setup, images: Any) -> dict[str, float]:
+        splits.append(images.split)
+        return original(setup, images)
+
+    monkeypatch.setattr(loop, "evaluate", record)
+    train(recipe, path)
+    return splits
+
+
+def test_the_test_split_is_read_at_the_end_only(
+    make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert splits_read(make(epochs=2), tmp_path / "run", monkeypatch) == ["val", "val", "test", "test"]
+
+
+def test_the_validation_split_is_not_read_where_the_test_split_selects(
+    make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert set(splits_read(make(epochs=2, select="test"), tmp_path / "run", monkeypatch)) == {"test"}
+
+
+def test_the_result_says_on_what_the_best_epoch_was_picked(finished: Runs) -> None:
+    val, test = (
+        json.loads((finished(name) / "result.json").read_text(encoding="utf-8")) for name in ("dense", "select-test")
+    )
+    assert val["selected_on"] == "val" and "validation split held out" in val["note"]
+    assert test["selected_on"] == "test" and "picked on the test split itself" in test["note"]
+    assert test["test_top1_of_best"] == test["test"]["best"]["top1"]
+    assert "val_top1_of_best" not in test
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, "select-test"])
+def test_the_best_epoch_is_the_first_of_the_best_accuracy(variant: str, finished: Runs) -> None:
+    path = finished(variant)
+    result = json.loads((path / "result.json").read_text(encoding="utf-8"))
+    split = result["selected_on"]
+    values = [row[f"{split}_top1"] for row in Run(path).read_metrics()]
+    assert result[f"{split}_top1_of_best"] == max(values)
+    assert result["best_epoch"] == 1 + values.index(max(values))
+
+
+def test_the_results_are_those_of_the_stored_students(make: RecipeMaker, finished: Runs) -> None:
+    path = finished("dense")
+    result = json.loads((path / "result.json").read_text(encoding="utf-8"))
+    setup = build(make())
+    student, info = load_student(path)
+    mean, std = (torch.tensor(info[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    for which in ("best", "last"):
+        weights = load_checkpoint(path / f"{which}.ckpt")["distiller"]
+        own = {k.removeprefix("student."): v for k, v in weights.items() if k.startswith("student.")}
+        student.load_state_dict(own)
+        for name, split in (("test", setup.data.test), ("val", setup.data.val)):
+            with torch.no_grad():
+                found = accuracy(student((split.images / 255 - mean) / std).logits, split.labels)
+            if name == "test":
+                assert result["test"][which] == pytest.approx(found)
+            elif which == "best":
+                assert result["val_top1_of_best"] == pytest.approx(found["top1"])
+    assert result["images"] == {"train": 36, "labelled": 6, "val": 15, "test": 18}
+    assert result["epochs"] == 3 and result["seed"] == 0
+
+
+@pytest.mark.parametrize(("views", "alike"), [("shared", True), ("independent", False)])
+def test_views_of_the_two_networks(views: str, alike: bool, make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Tensor] = {}
+    for name in ("student_input", "teacher_input"):
+        original = getattr(Setup, name)
+
+        def record(self: Setup, images: Tensor, name: str = name, original: Any = original) -> Tensor:
+            seen[name] = images
+            prepared: Tensor = original(self, images)
+            return prepared
+
+        monkeypatch.setattr(Setup, name, record)
+    setup = build(make(views=views))
+    index = torch.arange(12)
+    loop.step(setup, index, torch.Generator().manual_seed(1), Meter())
+    assert torch.equal(seen["student_input"], seen["teacher_input"]) == alike
+    assert not torch.equal(seen["student_input"], setup.data.train.images[index]), "training images are augmented"
+
+
+def test_a_method_remembers_after_the_step(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what it is given has no gradient and is what the loss read."""
+    remembered: list[tuple[Output, Output, Batch, Tensor]] = []
+    setup: Setup
+
+    class Spy(EGA):
+        def remember(self, student: Output, teacher: Output, batch: Batch) -> None:
+            weight = next(setup.student.parameters()).detach().clone()
+            remembered.append((student, teacher, batch, weight))
+
+    monkeypatch.setitem(METHODS, "ega", Spy)
+    setup = build(make())
+    before = next(setup.student.parameters()).detach().clone()
+    index = torch.tensor([5, 1, 30, 20])
+    loop.step(setup, index, torch.Generator(), Meter())
+    ((student, teacher, batch, weight),) = remembered
+    assert not torch.equal(weight, before)
+    assert torch.equal(weight, next(setup.student.parameters()))
+    for output in (student, teacher):
+        assert not any(part is not None and part.requires_grad for part in output)
+        assert output.embedding.shape == (4, 16)
+    assert torch.equal(batch.indices, index) and torch.equal(batch.labels, setup.data.train.labels[index])
+
+
+def test_the_teacher_does_not_change(make: RecipeMaker) -> None:
+    setup = build(make())
+    assert setup.teacher is not None
+    before = {name: tensor.clone() for name, tensor in setup.teacher.state_dict().items()}
+    loop.train_epoch(setup, 0)
+    assert all(torch.equal(before[name], tensor) for name, tensor in setup.teacher.state_dict().items())
+
+
+def test_evaluation_leaves_the_student_as_it_was_and_splits_do_not_matter(make: RecipeMaker) -> None:
+    setup = build(make())
+    loop.train_epoch(setup, 0)
+    before = {name: tensor.clone() for name, tensor in setup.student.state_dict().items()}
+    whole = loop.evaluate(setup, setup.data.test)
+    assert loop.evaluate(setup, setup.data.test, batch_size=5) == whole
+    assert all(torch.equal(before[name], tensor) for name, tensor in setup.student.state_dict().items())
+
+
+def test_the_steps_of_the_official_schedule() -> None:
+    """After 150, 180 and 210 of 240 epochs: the 151st is the first with a tenth of the rate. Here they count from 0."""
+    recipe = resolve({"dataset": "cifar100", "teacher": "timm:resnet50"}, "ega")
+    rates = [learning_rate(recipe, epoch) for epoch in range(240)]
+    # As the official code has it, with epochs from 1: 0.05 * 0.1 ** (number of milestones below the epoch).
+    official = [0.05 * 0.1 ** sum(epoch > m for m in (150, 180, 210)) for epoch in range(1, 241)]
+    assert rates == pytest.approx(official, rel=1e-12)
+    drops = [epoch for epoch in range(1, 240) if rates[epoch] != rates[epoch - 1]]
+    assert drops == [150, 180, 210]
+    assert [learning_rate(Recipe(), epoch) for epoch in range(240)] == rates, "the default milestones are the official"
+
+
+def test_steps_in_proportion_and_as_given() -> None:
+    short = Recipe(epochs=24, lr=1.0)
+    assert [e for e in range(1, 24) if learning_rate(short, e) < learning_rate(short, e - 1)] == [15, 18, 21]
+    given = Recipe(epochs=24, lr=1.0, milestones=(2, 3))
+    assert [learning_rate(given, e) for e in range(5)] == pytest.approx([1, 1, 0.1, 0.01, 0.01])
+
+
+def test_cosine_and_constant() -> None:
+    cosine = [learning_rate(Recipe(schedule="cosine", epochs=4, lr=2.0), epoch) for epoch in range(4)]
+    assert cosine == pytest.approx([2.0, 1 + math.sqrt(0.5), 1.0, 1 - math.sqrt(0.5)])
+    assert {learning_rate(Recipe(schedule="constant", epochs=9, lr=0.3), epoch) for epoch in range(9)} == {0.3}
+
+
+def test_the_rate_reaches_the_student_and_not_the_teachers_head(make: RecipeMaker) -> None:
+    setup = build(make(epochs=4, schedule="cosine", lr=0.2, teacher_lr=0.01))
+    row = loop.train_epoch(setup, 2)
+    assert row["lr"] == setup.student_optimiser.param_groups[0]["lr"] == pytest.approx(0.1)
+    assert setup.teacher_optimiser.param_groups[0]["lr"] == 0.01
+    assert row["epoch"] == 3

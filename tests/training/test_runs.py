@@ -1,0 +1,198 @@
+"""The run directory: what a stranger finds in it, and what is no run."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from relgraph.errors import RelgraphError
+from relgraph.training.loop import train
+from relgraph.training.recipe import Recipe, resolve
+from relgraph.training.runs import Run, check_free, environment, free_name, read_yaml
+
+RecipeMaker = Callable[..., Recipe]
+Runs = Callable[[str], Path]
+COLUMNS = {
+    "dense": ["cross_entropy", "node", "edge", "teacher_head"],
+    "knn-conv": ["cross_entropy", "kd_of_logits", "node", "edge", "teacher_head"],
+    "none": ["cross_entropy"],
+    "kd": ["cross_entropy", "kd", "teacher_head"],
+}
+
+
+def test_the_files_of_a_run(finished: Runs) -> None:
+    path = finished("dense")
+    assert sorted(file.name for file in path.iterdir()) == [
+        "best.ckpt",
+        "environment.json",
+        "last.ckpt",
+        "metrics.csv",
+        "recipe.yaml",
+        "result.json",
+        "student.safetensors",
+        "tensorboard",
+    ]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(),
+        resolve({}),
+        resolve({}, "ega"),
+        Recipe(
+            graph="knn", k=3, refine="conv", lr=1e-5, weight_decay=5e-20, teacher_mean=(0.1, 1 / 3, 0.5),
+            teacher_args=("num_classes=1001", "a=b: c"), milestones=(1, 2), dataset="folder:/tmp/öl # 1", root="~/null",
+        ),
+    ],
+)  # fmt: skip
+def test_the_recipe_comes_back_as_it_was(recipe: Recipe, tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", recipe)
+    again = Run.open(run.path).recipe()
+    assert again == recipe
+    assert [type(getattr(again, item.name)) for item in fields(Recipe)] == [
+        type(getattr(recipe, item.name)) for item in fields(Recipe)
+    ]
+    written = yaml.safe_load(run.recipe_file.read_text(encoding="utf-8"))
+    assert list(written) == [item.name for item in fields(Recipe)], "every option is written, in order"
+
+
+@pytest.mark.parametrize("variant", COLUMNS)
+def test_columns_and_sums_of_the_metrics(variant: str, finished: Runs) -> None:
+    rows = Run(finished(variant)).read_metrics()
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    terms = COLUMNS[variant]
+    for row in rows:
+        assert list(row) == [
+            "epoch", "lr", "loss", *terms, "train_top1", "degenerate", "images_per_s", "val_top1", "val_top5",
+        ]  # fmt: skip
+        assert all(math.isfinite(value) for value in row.values())
+        assert row["loss"] == pytest.approx(sum(row[name] for name in terms if name != "teacher_head"), rel=1e-9)
+        assert 0 <= row["val_top1"] <= row["val_top5"] == 100, "there are three classes"
+        assert row["images_per_s"] > 0
+
+
+def test_the_environment(finished: Runs) -> None:
+    found = json.loads((finished("dense") / "environment.json").read_text(encoding="utf-8"))
+    assert list(found) == ["started", "command", "seed", "python", "versions", "commit", "hardware"]
+    assert found["seed"] == 0
+    assert {"relgraph", "torch", "torch_geometric"} <= found["versions"].keys()
+    import torch
+
+    assert (
+        found["versions"]["torch"] == torch.__version__.split("+")[0] or found["versions"]["torch"] == torch.__version__
+    )
+    assert found["commit"] is None or re.fullmatch(r"[0-9a-f]{40}", found["commit"])
+    assert list(found["hardware"]) == ["processor", "cores", "torch_threads", "gpu"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", found["started"])
+    assert environment(7)["seed"] == 7
+
+
+def scalars(path: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+        EventAccumulator,
+    )
+
+    events = EventAccumulator(str(path / "tensorboard"))
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def expected_scalars(path: Path) -> dict[str, Any]:
+    rows = Run(path).read_metrics()
+    return {
+        name: [(int(row["epoch"]), pytest.approx(row[name], rel=1e-6)) for row in rows]
+        for name in rows[0]
+        if name != "epoch"
+    }
+
+
+def test_tensorboard_holds_the_metrics(finished: Runs) -> None:
+    path = finished("dense")
+    assert scalars(path) == expected_scalars(path)
+
+
+def test_tensorboard_after_a_resume_holds_each_epoch_once(
+    make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after epoch 2 was logged and before it was kept."""
+    original, calls = Run.write_metrics, 0
+
+    def stop(run: Run, rows: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        original(run, rows)
+
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "write_metrics", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(make(), path)
+    train(make(), path, resume=True)
+    found = scalars(path)
+    assert [step for step, _ in found["loss"]] == [1, 2, 3]
+    assert found == expected_scalars(path)
+
+
+def test_a_directory_that_is_free(tmp_path: Path) -> None:
+    check_free(tmp_path)
+    check_free(tmp_path / "new")
+    file = tmp_path / "file"
+    file.write_text("")
+    for taken in (file, tmp_path):
+        with pytest.raises(
+            RelgraphError, match=r"exists already: continue it with --resume .*, or choose another --out$"
+        ):
+            check_free(taken)
+
+
+def test_names_of_new_runs(tmp_path: Path) -> None:
+    assert free_name(tmp_path, Recipe(seed=3)) == tmp_path / "digits-resnet8x4-ega-dense-seed3"
+    knn = Recipe(dataset="folder:/data/birds", graph="knn", refine="conv", student="resnet8")
+    first = free_name(tmp_path, knn)
+    assert first == tmp_path / "birds-resnet8-ega-knn-conv-seed0"
+    first.mkdir()
+    assert free_name(tmp_path, knn) == tmp_path / "birds-resnet8-ega-knn-conv-seed0-2"
+    assert free_name(tmp_path, Recipe(method="kd", graph="knn")).name == "digits-resnet8x4-kd-seed0"
+
+
+def test_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RelgraphError, match=r"is not a run: expected a directory with recipe\.yaml"):
+        Run.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr: [", r"^cannot read .*recipe\.yaml: [^\n]*$"),
+        ("- a\n- b\n", r"recipe\.yaml must hold options as 'name: value' lines, got list$"),
+        ("epoch: 3\n", r"^unknown option 'epoch': did you mean 'epochs'\?"),
+        ("epochs: 0\n", r"^epochs must be at least 1, got 0$"),
+        ("epochs: three\n", r"^epochs must be a whole number, got 'three'$"),
+        ("k: 2.5\n", r"^k must be a whole number, got 2\.5$"),
+        ("weight_decay: 5e-4\n", r"^weight_decay must be a number, got '5e-4'$"),
+        ("a: !!python/object/apply:os.getcwd []\n", r"^cannot read .*recipe\.yaml: [^\n]*$"),
+    ],
+)
+def test_a_recipe_that_is_not_one(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(RelgraphError, match=message):
+        Run.open(tmp_path).recipe()
+
+
+def test_options_from_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text("batch-size: 8\nmilestones: [1, 2]\nrefine: null\n")
+    assert read_yaml(file) == {"batch_size": 8, "milestones": (1, 2), "refine": None}
+    file.write_text("")
+    assert read_yaml(file) == {}
+    with pytest.raises(RelgraphError, match=r"^cannot read .*nowhere\.yaml: [^\n]*$"):
+        read_yaml(tmp_path / "nowhere.yaml")
