@@ -32,8 +32,8 @@ Examples:
 def evaluate(run: Path, k: int, as_json: bool) -> None:
     """Compare student and teacher of a RUN on its test split.
 
-    Accuracy is that of the network's head. k-NN and linear probe read the pooled features and learn from the training split, with all its
-    labels, and with those labels alone that the run was given, where these are few.
+    Accuracy is that of the network's head. k-NN and linear probe read the pooled features and learn from the training
+    split, with all its labels, and with those labels alone that the run was given, where these are few.
     """
     from relgraph.analysis.trained import evaluate_run
 
@@ -48,6 +48,6 @@ def evaluate(run: Path, k: int, as_json: bool) -> None:
     )
     images = report["images"]
     click.echo(
-        f"{images['test']} test images; {images['train']} training images, {images['labelled']} of them with a label in the run; "
-        f"k = {report['neighbours']}"
+        f"{images['test']} test images; {images['train']} training images, {images['labelled']} of them with a label "
+        f"in the run; k = {report['neighbours']}"
     )

@@ -1,8 +1,14 @@
 """relgraph export."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from relgraph.analysis.export import Side
+    from relgraph.analysis.whole import WholeGraph
+    from relgraph.graph.topology import Chooser
 
 EPILOG = """\b
 Examples:
@@ -42,16 +48,16 @@ def export(
     format_: str | None,
     split: str,
     first: int | None,
-    side: str,
-    graph: str,
+    side: "Side",
+    graph: "WholeGraph",
     k: int,
     threshold: float,
-    neighbours: str | None,
+    neighbours: "Chooser | None",
 ) -> None:
     """Write the graph of a RUN for networkx, Gephi or PyTorch Geometric.
 
-    Nodes carry index, label, class name, split, prediction and whether it is correct; edges carry the correlation, its magnitude as `weight`,
-    its sign, and their kind (teacher, student, match).
+    Nodes carry index, label, class name, split, prediction and whether it is correct; edges carry the correlation, its
+    magnitude as `weight`, its sign, and their kind (teacher, student, match).
     """
     from relgraph.analysis.export import check_format, write_graph
     from relgraph.analysis.trained import run_pair
@@ -60,5 +66,5 @@ def export(
     pair = run_pair(
         run, split=split, first=first, side=side, graph=graph, k=k, threshold=threshold, neighbours=neighbours
     )
-    write_graph(pair, output, name, side)  # type: ignore[arg-type]
+    write_graph(pair, output, name, side)
     click.echo(f"{output}: {pair['student'].x.shape[0]} images, {output.stat().st_size / 1e6:.1f} MB")

@@ -19,7 +19,7 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        # PyTorch Geometric's import warns of what it will change itself; a user of this program can do nothing about it.
+        # PyTorch Geometric's import warns of what it will change itself; a user of this program can do nothing there.
         warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
         # Lightning tells which precision and GPU it was told to take, and advises on its own trainer.
         logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
@@ -45,7 +45,7 @@ def main() -> None:
     relgraph export runs/NAME -o graph.gexf   the graph for Gephi or networkx
 
     `relgraph COMMAND --help` says more.
-    """
+    """  # noqa: D301 (click wants the backspace itself)
 
 
 for command in (train, evaluate, export, students):

@@ -14,7 +14,7 @@ from relgraph.training.recipe import PRESETS, Recipe
 HINTS = get_type_hints(Recipe)
 
 
-class CommaList(click.ParamType[tuple[Any, ...], Any]):
+class CommaList(click.ParamType):  # type: ignore[type-arg]  # click 8.4 has one, 8.5 two, 8.1 none
     """Values with commas between them, as a tuple."""
 
     def __init__(self, item: Callable[[str], Any]) -> None:
@@ -72,7 +72,7 @@ def from_file(ctx: click.Context, file: Path) -> dict[str, Any]:
     from relgraph.training.runs import read_yaml
 
     params = {str(param.name): param for param in ctx.command.params if param.name in HINTS}
-    converted = {}
+    converted: dict[str, Any] = {}
     for name, value in read_yaml(file).items():
         if name not in params:
             raise unknown("option", name, params)

@@ -49,8 +49,8 @@ def train(
 ) -> None:
     """Train a student: views -> student and teacher -> graph pair -> matching -> loss.
 
-    Without a data set, the offline example is trained: scikit-learn's digits with labels for a few images a class, and a teacher that was
-    trained without labels and comes with the package.
+    Without a data set, the offline example is trained: scikit-learn's digits with labels for a few images a class, and
+    a teacher that was trained without labels and comes with the package.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if resume is not None and (given or config or preset or out or clip_mode):
@@ -76,8 +76,8 @@ def train(
 
 def _summary(recipe: Any) -> str:
     method = f"{recipe.method} on the graph {recipe.graph}" if recipe.method == "ega" else f"method {recipe.method}"
-    alone = recipe.method == "none" and recipe.alpha == 0
-    networks = f"{recipe.student} without a teacher" if alone else f"{recipe.student} from {recipe.teacher}, {method}"
+    taught = f"{recipe.student} from {recipe.teacher}, {method}"
+    networks = taught if recipe.uses_teacher else f"{recipe.student} without a teacher"
     return f"{recipe.dataset}: {networks}, {recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"
 
 

@@ -57,9 +57,11 @@ def main(config: Path | None, variants: str, seeds: str, runs: Path, out: Path) 
 
 def run_once(options: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return the result of one run, trained now or read."""
-    run = Run(path)
-    if not run.result_file.exists():
-        train(resolve(options), path, resume=run.recipe_file.exists())
+    run, recipe = Run(path), resolve(options)
+    if run.result_file.exists():
+        run.check_recipe(recipe)
+    else:
+        train(recipe, path, resume=run.recipe_file.exists())
     result: dict[str, Any] = json.loads(run.result_file.read_text())
     return result
 

@@ -2,8 +2,8 @@
 
     python experiments/loss_speed.py
 
-Prints medians in milliseconds and the ratio to the formula. All forms are timed in turn, so that a machine whose speed drifts
-treats them alike.
+Prints medians in milliseconds and the ratio to the formula. All forms are timed in turn, so that a machine whose
+speed drifts treats them alike.
 """
 
 import statistics

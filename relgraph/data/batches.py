@@ -14,8 +14,8 @@ def epoch_batches(labels: Tensor, *, batch_size: int, labelled_share: float, see
 
     They depend on `(seed, epoch)` alone, so a resumed run sees the same batches. With all labels known, they are the
     shuffled images cut into equal parts. With some unknown, every batch holds `round(labelled_share * batch_size)`
-    labelled images (at least one), cycling through them; the rest is unlabelled, and the epoch goes once through the
-    unlabelled images. A share that leaves no room for them trains on the labelled images alone. The remainder that
+    labelled images (at least one, and at most all there are: no image stands twice in a graph), cycling through them;
+    the rest is unlabelled, and the epoch goes once through the unlabelled images. A share that leaves no room for them trains on the labelled images alone. The remainder that
     fills no batch is dropped; too few images for a single batch are one smaller batch.
 
     Raises:
@@ -32,6 +32,7 @@ def epoch_batches(labels: Tensor, *, batch_size: int, labelled_share: float, see
     quota = max(1, round(labelled_share * batch_size))
     if len(unlabelled) == 0 or quota == batch_size:
         return _cut(_shuffle(labelled, generator), batch_size)
+    quota = min(quota, len(labelled))
     parts = _cut(_shuffle(unlabelled, generator), batch_size - quota)
     cycle = _cycle(labelled, quota, generator)
     # Shuffled once more, so that a device's slice of the batch is not all labelled or all unlabelled.
@@ -65,7 +66,7 @@ def _cut(indices: Tensor, size: int) -> list[Tensor]:
 
 
 def _cycle(indices: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield `size` indices at a time, each index once per round; none twice at a time if there are `size` of them."""
+    """Yield `size` indices at a time, each index once per round and none twice at a time; there are at least `size`."""
     queue = indices[:0]
     while True:
         while len(queue) < size:

@@ -30,7 +30,7 @@ from relgraph.training.runs import Run, check_free, write_json
 from relgraph.training.setup import Setup, build
 
 SELECTED_ON_VAL = (
-    "best epoch picked on a validation split held out from the training set; the test split was read once, at the end"
+    "best epoch picked on a validation split held out from the training set; the test split was only read at the end"
 )
 SELECTED_ON_TEST = (
     "best epoch picked on the test split itself, as the original code does: the figure of the best epoch is optimistic"
@@ -240,5 +240,7 @@ def learning_rate(recipe: Recipe, epoch: int) -> float:
         return recipe.lr * 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))
     if recipe.schedule == "constant":
         return recipe.lr
-    milestones = recipe.milestones or tuple(round(recipe.epochs * part) for part in (0.625, 0.75, 0.875))
+    milestones = recipe.milestones
+    if milestones is None:
+        milestones = tuple(round(recipe.epochs * part) for part in (0.625, 0.75, 0.875))
     return recipe.lr * 0.1 ** sum(epoch >= milestone for milestone in milestones)

@@ -98,7 +98,7 @@ class Recipe:
             raise RelgraphError(f"a relation needs two images: batch_size must be at least 2, got {self.batch_size}")
         if self.method == "ega" and self.graph == "dense" and self.k is not None:
             raise RelgraphError(f"k belongs to the graph 'knn'; the graph 'dense' takes all pairs, got k = {self.k}")
-        if self.graph == "knn" and not 1 <= self.neighbours_of_each <= self.batch_size - 1:
+        if self.method == "ega" and self.graph == "knn" and not 1 <= self.neighbours_of_each <= self.batch_size - 1:
             limit = f"k must be between 1 and batch_size - 1 = {self.batch_size - 1}"
             raise RelgraphError(f"{limit}, got {self.neighbours_of_each}")
         for name in ("lr", "teacher_lr", "momentum", "weight_decay", "gamma", "alpha", "beta", "labels_per_class"):

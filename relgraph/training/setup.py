@@ -133,7 +133,7 @@ def open_data(recipe: Recipe) -> DataSet:
     nodes = min(len(batch) for batch in batches)
     if nodes < 2:
         raise RelgraphError(f"a relation needs two images: the training set must hold at least 2, got {nodes}")
-    if recipe.graph == "knn":
+    if recipe.method == "ega" and recipe.graph == "knn":
         check_k(recipe.neighbours_of_each, nodes)
     return data
 

@@ -297,10 +297,12 @@ def test_the_best_epoch_is_the_first_of_the_best_accuracy(variant: str, finished
     assert result["best_epoch"] == 1 + values.index(max(values))
 
 
-def test_the_results_are_those_of_the_stored_students(make: RecipeMaker, finished: Runs) -> None:
-    path = finished("dense")
-    result = json.loads((path / "result.json").read_text(encoding="utf-8"))
-    setup = build(make())
+def test_the_results_are_those_of_the_stored_students(make: RecipeMaker, tmp_path: Path) -> None:
+    path, recipe = tmp_path / "run", make(method="none", lr=0.1, epochs=4, seed=1)
+    result = train(recipe, path)
+    assert json.loads((path / "result.json").read_text(encoding="utf-8")) == result
+    assert result["test"]["best"] != result["test"]["last"], "else this test could not tell them apart"
+    setup = build(recipe)
     student, info = load_student(path)
     mean, std = (torch.tensor(info[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
     for which in ("best", "last"):
@@ -315,7 +317,7 @@ def test_the_results_are_those_of_the_stored_students(make: RecipeMaker, finishe
             elif which == "best":
                 assert result["val_top1_of_best"] == pytest.approx(found["top1"])
     assert result["images"] == {"train": 36, "labelled": 6, "val": 15, "test": 18}
-    assert result["epochs"] == 3 and result["seed"] == 0
+    assert result["epochs"] == 4 and result["seed"] == 1
 
 
 @pytest.mark.parametrize(("views", "alike"), [("shared", True), ("independent", False)])
@@ -335,6 +337,16 @@ def test_views_of_the_two_networks(views: str, alike: bool, make: RecipeMaker, m
     loop.step(setup, index, torch.Generator().manual_seed(1), Meter())
     assert torch.equal(seen["student_input"], seen["teacher_input"]) == alike
     assert not torch.equal(seen["student_input"], setup.data.train.images[index]), "training images are augmented"
+
+
+def test_each_epoch_draws_other_views(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Tensor] = []
+    call_before(monkeypatch, "step", 1, lambda setup, index, views, meter: drawn.append(views.get_state()))
+    setup = build(make())
+    loop.train_epoch(setup, 0)
+    call_before(monkeypatch, "step", 1, lambda setup, index, views, meter: drawn.append(views.get_state()))
+    loop.train_epoch(setup, 1)
+    assert len(drawn) == 2 and not torch.equal(*drawn)
 
 
 def test_a_method_remembers_after_the_step(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,93 @@
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+
+import click
+import pytest
+from click.testing import Result
+
+Program = Callable[..., Result]
+Failing = Callable[..., str]
+COMMANDS = ("train", "evaluate", "export")
+
+
+def examples(text: str) -> list[list[str]]:
+    """Return the arguments of the lines of a help that can be typed, without the remarks beside them."""
+    lines = [
+        line.strip() for line in text.splitlines() if line.startswith(" ") and line.strip().startswith("relgraph ")
+    ]
+    return [shlex.split(line.split("  ")[0].split(" > ")[0])[1:] for line in lines]
+
+
+def test_the_version_is_the_package_s(program: Program) -> None:
+    assert program("--version").stdout == f"relgraph, version {version('relgraph')}\n"
+
+
+def test_python_dash_m(one_thread: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "relgraph", "--version"], capture_output=True, text=True, env=one_thread
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert version("relgraph") in done.stdout
+
+
+def test_help_names_every_command(program: Program, command: click.Group) -> None:
+    text = program("--help").stdout
+    assert set(COMMANDS) < set(command.commands)
+    for name in command.commands:
+        assert f"\n  {name} " in text
+    assert program("-h").stdout == text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_examples_of_a_help_can_be_typed(program: Program, command: click.Group, name: str) -> None:
+    text = program(name, "--help").stdout
+    typed = examples(text.split("Examples:")[1])
+    assert len(typed) >= 2
+    for first, *rest in typed:
+        assert first == name
+        with command.commands[name].make_context(name, rest) as context:
+            assert any(value is not None for value in context.params.values())
+
+
+def test_the_examples_of_the_program_s_help_name_its_commands(program: Program, command: click.Group) -> None:
+    typed = [line for line in examples(program("--help").stdout) if line[0] != "COMMAND"]
+    assert len(typed) >= 4
+    for first, *rest in typed:
+        command.commands[first].make_context(first, rest).close()
+
+
+def test_every_option_is_explained(command: click.Group) -> None:
+    for name in COMMANDS:
+        for param in command.commands[name].params:
+            if isinstance(param, click.Option) and not isinstance(param.type, click.Choice):
+                assert param.help, f"{name} {param.name}"
+
+
+def test_no_command_of_that_name(misuse: Failing) -> None:
+    assert "No such command 'trian'" in misuse("trian")
+    assert "No such option" in misuse("train", "--epoch-number", 3)
+    assert "Missing argument 'RUN'" in misuse("evaluate")
+
+
+def test_an_error_in_a_process_of_its_own(one_thread: dict[str, str]) -> None:
+    arguments = [sys.executable, "-m", "relgraph", "train", "--student", "resnet9", "--epochs", "1"]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=one_thread)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: unknown student 'resnet9': did you mean 'resnet8'? (known: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_directory_that_cannot_be_made_is_named(failure: Failing) -> None:
+    with open("file", "w"):
+        pass
+    assert failure("train", "--epochs", 1, "--out", "file/run").endswith(": file/run")
+
+
+def test_students(program: Program) -> None:
+    rows = {row[0]: row[1:] for row in map(str.split, program("students").stdout.splitlines()[2:])}
+    assert rows["resnet8x4"][1] == "256"
+    assert rows["resnet8"][1] == "64"
+    assert int(rows["resnet8"][0].replace(",", "")) < int(rows["resnet8x4"][0].replace(",", ""))
