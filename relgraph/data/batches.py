@@ -15,8 +15,9 @@ def epoch_batches(labels: Tensor, *, batch_size: int, labelled_share: float, see
     They depend on `(seed, epoch)` alone, so a resumed run sees the same batches. With all labels known, they are the
     shuffled images cut into equal parts. With some unknown, every batch holds `round(labelled_share * batch_size)`
     labelled images (at least one, and at most all there are: no image stands twice in a graph), cycling through them;
-    the rest is unlabelled, and the epoch goes once through the unlabelled images. A share that leaves no room for them trains on the labelled images alone. The remainder that
-    fills no batch is dropped; too few images for a single batch are one smaller batch.
+    the rest is unlabelled, and the epoch goes once through the unlabelled images. A share that leaves no room for
+    them trains on the labelled images alone. The remainder that fills no batch is dropped; too few images for a single
+    batch are one smaller batch.
 
     Raises:
         RelgraphError: if the batch size is below 2, the share is not in `(0, 1]`, or no image is labelled.

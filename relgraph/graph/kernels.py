@@ -87,7 +87,7 @@ def standardise(x: Tensor) -> Tensor:
     """
     x = bounded(x)
     deviation = x - x.mean(-1, keepdim=True)
-    length = torch.linalg.vector_norm(deviation, dim=-1, keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(deviation, dim=-1, keepdim=True)
     rounding = 8 * torch.finfo(x.dtype).eps * math.sqrt(x.shape[-1])
     return deviation / length.masked_fill(length <= rounding, float("inf"))
 

@@ -132,4 +132,5 @@ def ega_loss(
     >>> round(ega_loss(x, x, node_weight=1.0).item(), 4)  # nodes agree, but two images are correlated by -1/2
     0.7071
     """
-    return EGA(node_weight, edge_weight, graph, k, neighbours)(student, teacher)
+    loss: Tensor = EGA(node_weight, edge_weight, graph, k, neighbours)(student, teacher)
+    return loss
