@@ -27,6 +27,8 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except RelgraphError as error:
             raise click.ClickException(str(error)) from error
+        except BrokenPipeError:
+            raise  # whoever read the output has enough, as in `| head`: click ends without a word
         except OSError as error:
             raise click.ClickException(
                 f"{error.strerror or error}: {error.filename}" if error.filename else str(error)

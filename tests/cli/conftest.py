@@ -1,13 +1,14 @@
 """The installed program, driven in this process, and one small trained run."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import click
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 Program = Callable[..., Result]
@@ -18,6 +19,15 @@ Failing = Callable[..., str]
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in an empty folder: `relgraph train` writes to runs/ where it stands."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: two that wait for each other on a busy machine take ten times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +117,6 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def one_thread() -> dict[str, str]:
-    """Return the environment of a new process that shares the processor with others."""
+def environment() -> dict[str, str]:
+    """Return the environment of a new process that computes as this one does: other threads, other last digits."""
     return {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -27,7 +27,7 @@ def export(program: Program, run: Path, name: str, *args: object) -> "nx.Graph[s
 
 
 def kinds(graph: "nx.Graph[str]") -> dict[str, int]:
-    found = [kind for _, _, kind in graph.edges(data="kind")]
+    found = [edge["kind"] for *_, edge in graph.edges(data=True)]
     return {kind: found.count(kind) for kind in sorted(set(found))}
 
 
@@ -71,8 +71,9 @@ def test_dense(program: Program, run: Path) -> None:
 
 def test_threshold_is_a_part_of_dense(program: Program, run: Path) -> None:
     dense = export(program, run, "dense.json", "--graph", "dense", "--side", "teacher")
-    near = export(program, run, "near.json", "--graph", "threshold", "--threshold", 0.3, "--side", "teacher")
-    above = {frozenset(ends) for *ends, weight in dense.edges(data="weight") if weight >= 0.3}
+    middle = sorted(edge["weight"] for *_, edge in dense.edges(data=True))[dense.number_of_edges() // 2] + 1e-4
+    near = export(program, run, "near.json", "--graph", "threshold", "--threshold", middle, "--side", "teacher")
+    above = {frozenset((a, b)) for a, b, edge in dense.edges(data=True) if edge["weight"] >= middle}
     assert 0 < len(above) < dense.number_of_edges()
     assert {frozenset(ends) for ends in near.edges} == above
 
@@ -98,4 +99,38 @@ def test_splits(program: Program, run: Path) -> None:
 
 def test_a_format_over_the_suffix(program: Program, run: Path) -> None:
     program("export", run, "-o", "graph.txt", "--format", "pt", "--first", FIRST, "--k", 1)
-    assert torch.equal(relgraph.read_pair(Path("graph.txt"))["student"].index, torch.arange(4, 5 * FIRST, 5)) or True
+    assert torch.equal(relgraph.read_pair(Path("graph.txt"))["student"].index, torch.arange(FIRST))
+
+
+def test_without_a_teacher(program: Program, failure: Failing, alone: Path) -> None:
+    assert "was trained without a teacher" in failure("export", alone, "-o", "graph.json")
+    assert kinds(export(program, alone, "graph.json", "--side", "student", "--k", 2)) == {"student": FIRST * 2}
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["-o", "graph.gefx"], "unknown graph format 'gefx': did you mean 'gexf'?"),
+        (["-o", "graph"], "unknown graph format ''"),
+        (["-o", "missing/graph.gexf", "--first", 9, "--k", 2], "cannot write missing/graph.gexf: No such file"),
+        (
+            ["-o", "graph.gexf", "--first", 9, "--k", 9],
+            "k must be between 1 and the number of nodes less one, 8, got 9",
+        ),
+        (["-o", "graph.gexf", "--k", 0], "got 0"),
+        (["-o", "graph.gexf", "--first", 1], "a graph needs two images, got 1"),
+        (["-o", "graph.gexf", "--split", "train", "--graph", "dense"], "at most 1,000,000 edges"),
+    ],
+)
+def test_errors(failure: Failing, run: Path, args: list[object], told: str) -> None:
+    assert told in failure("export", run, *args)
+    assert list(Path().iterdir()) == []
+
+
+def test_what_is_not_a_run(failure: Failing) -> None:
+    assert failure("export", "nothing", "-o", "graph.gexf").startswith("nothing is not a run: ")
+
+
+def test_misuse(misuse: Failing, run: Path) -> None:
+    assert "Missing option '-o'" in misuse("export", run)
+    assert "'tree' is not one of" in misuse("export", run, "-o", "graph.gexf", "--graph", "tree")

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 
 import click
 import pytest
@@ -25,9 +26,9 @@ def test_the_version_is_the_package_s(program: Program) -> None:
     assert program("--version").stdout == f"relgraph, version {version('relgraph')}\n"
 
 
-def test_python_dash_m(one_thread: dict[str, str]) -> None:
+def test_python_dash_m(environment: dict[str, str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "relgraph", "--version"], capture_output=True, text=True, env=one_thread
+        [sys.executable, "-m", "relgraph", "--version"], capture_output=True, text=True, env=environment
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert version("relgraph") in done.stdout
@@ -72,18 +73,25 @@ def test_no_command_of_that_name(misuse: Failing) -> None:
     assert "Missing argument 'RUN'" in misuse("evaluate")
 
 
-def test_an_error_in_a_process_of_its_own(one_thread: dict[str, str]) -> None:
+def test_an_error_in_a_process_of_its_own(environment: dict[str, str]) -> None:
     arguments = [sys.executable, "-m", "relgraph", "train", "--student", "resnet9", "--epochs", "1"]
-    done = subprocess.run(arguments, capture_output=True, text=True, env=one_thread)
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment)
     assert done.returncode == 1
     assert done.stderr.startswith("Error: unknown student 'resnet9': did you mean 'resnet8'? (known: ")
     assert done.stderr.count("\n") == 1
 
 
 def test_a_directory_that_cannot_be_made_is_named(failure: Failing) -> None:
-    with open("file", "w"):
-        pass
+    Path("file").touch()
     assert failure("train", "--epochs", 1, "--out", "file/run").endswith(": file/run")
+
+
+def test_a_reader_that_has_enough(environment: dict[str, str]) -> None:
+    arguments = [sys.executable, "-u", "-m", "relgraph", "students"]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.communicate()[1] == ""
 
 
 def test_students(program: Program) -> None:

@@ -53,7 +53,9 @@ def test_every_option_of_the_recipe(parse: Callable[..., dict[str, Any]], item: 
 
 
 def test_the_original_s_flags(parse: Callable[..., dict[str, Any]]) -> None:
-    found = parse("-r", "0.5", "-a", "0.1", "-b", "2", "--distill", "kd", "--model_s", "resnet20", "--clip_mode", "RN50")
+    found = parse(
+        "-r", "0.5", "-a", "0.1", "-b", "2", "--distill", "kd", "--model_s", "resnet20", "--clip_mode", "RN50"
+    )
     assert found == {
         "gamma": 0.5, "alpha": 0.1, "beta": 2.0, "method": "kd", "student": "resnet20", "clip_mode": "RN50",
     }  # fmt: skip
