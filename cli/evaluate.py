@@ -46,8 +46,10 @@ def evaluate(run: Path, k: int, as_json: bool) -> None:
     click.echo(
         table(["network", *(COLUMNS[c] for c in columns)], [[n, *(report[n][c] for c in columns)] for n in networks])
     )
-    images = report["images"]
+    images, votes = report["images"], str(report["neighbours"])
+    if "knn_few" in columns:
+        votes += f", and {report['neighbours_few']} with few labels"
     click.echo(
         f"{images['test']} test images; {images['train']} training images, {images['labelled']} of them with a label "
-        f"in the run; k = {report['neighbours']}"
+        f"in the run; k = {votes}"
     )

@@ -15,7 +15,7 @@ Examples:
   relgraph train --graph knn --k 8 --seed 1 --out runs/knn8
   relgraph train --method none                             the student alone, to compare with
   relgraph train --dataset cifar100 --clip_mode ViT-B/32 --preset ega
-  relgraph train --dataset folder:photos --image-size 64 --teacher timm:vit_small_patch14_dinov2
+  relgraph train --dataset folder:photos --image-size 64 --teacher timm:vit_small_patch14_dinov2 --teacher-size 112
   relgraph train --config recipe.yaml --seed 2
   relgraph train --resume runs/knn8
 """

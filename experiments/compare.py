@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from relgraph.networks.files import write_atomically
+from relgraph.files import write_atomically
 from relgraph.training.loop import train
 from relgraph.training.recipe import resolve
 from relgraph.training.runs import Run, environment, read_yaml

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from relgraph.errors import RelgraphError
     from relgraph.graph.pair import graph_pair
     from relgraph.graph.relation import Relation
+    from relgraph.graph.topology import AllPairs, Given, Nearest
     from relgraph.methods import EGA, KD, METHODS, Output, ega_loss
     from relgraph.networks.students import build_backbone
     from relgraph.networks.teachers import load_teacher
@@ -24,6 +25,9 @@ _HOME = {
     "load_teacher": "relgraph.networks.teachers",
     "build_backbone": "relgraph.networks.students",
     "graph_pair": "relgraph.graph.pair",
+    "AllPairs": "relgraph.graph.topology",
+    "Nearest": "relgraph.graph.topology",
+    "Given": "relgraph.graph.topology",
     "Relation": "relgraph.graph.relation",
     "EGA": "relgraph.methods",
     "ega_loss": "relgraph.methods",
@@ -42,6 +46,9 @@ __all__ = [
     "EGA",
     "KD",
     "METHODS",
+    "AllPairs",
+    "Given",
+    "Nearest",
     "Output",
     "Relation",
     "RelgraphError",

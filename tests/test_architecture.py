@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 # cli -> analysis, training -> methods, networks, data -> graph: a module imports its own level and those below.
 LEVELS = {
     "relgraph.errors": 0,
+    "relgraph.files": 0,
     "relgraph.assets": 0,
     "relgraph.graph": 1,
     "relgraph.methods": 2,

@@ -1,1 +1,1 @@
-"""What is read from trained networks and their graphs: diagnostics, export, plots and reports."""
+"""What is read from trained networks and their graphs: export and plots."""

@@ -1,11 +1,9 @@
 """The graph pair for other programs: networkx, GraphML and GEXF (Gephi, Cytoscape), node-link JSON (d3), and PyG."""
 
 import json
-import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError, unknown
+from relgraph.files import replacing
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER
 
 if TYPE_CHECKING:
@@ -27,7 +26,13 @@ SIDES: dict[str, tuple[tuple[str, ...], tuple[EdgeType, ...]]] = {
     "student": (("student",), (STUDENT,)),
     "pair": (("teacher", "student"), (TEACHER, STUDENT, MATCHES)),
 }
-NODE_ATTRIBUTES = {"index": "index", "y": "label", "prediction": "prediction", "correct": "correct"}
+NODE_ATTRIBUTES = {
+    "index": "index",
+    "y": "label",
+    "prediction": "prediction",
+    "correct": "correct",
+    "labelled": "labelled",
+}
 KINDS = {TEACHER: "teacher", STUDENT: "student", MATCHES: "match"}
 # An edge takes about 1 kB in networkx and 2 kB more while its GraphML or GEXF is written.
 EDGE_LIMIT = 1_000_000
@@ -78,7 +83,7 @@ def to_networkx(pair: "HeteroData", side: Side = "pair") -> "nx.Graph[str]":
     return graph
 
 
-def write_graph(pair: "HeteroData", path: Path, format: str | None = None, side: Side = "pair") -> None:
+def write_graph(pair: "HeteroData", path: str | Path, format: str | None = None, side: Side = "pair") -> None:
     """Write a pair, whole or not at all.
 
     `graphml`, `gexf` and node-link `json` hold what `to_networkx` returns, `pt` the pair itself, both sides of it, for
@@ -88,10 +93,11 @@ def write_graph(pair: "HeteroData", path: Path, format: str | None = None, side:
     Raises:
         RelgraphError: for an unknown format or side, if the file cannot be written, and where `to_networkx` raises it.
     """
+    path = Path(path)
     name = check_format(path, format)
     if side not in SIDES:
         raise unknown("side", side, SIDES)
-    with _replacing(path) as stream:
+    with replacing(path) as part, part.open("wb") as stream:
         FORMATS[name](pair, stream, side)
 
 
@@ -110,7 +116,7 @@ def check_format(path: Path, format: str | None = None) -> str:
     return name
 
 
-def read_pair(path: Path) -> "HeteroData":
+def read_pair(path: str | Path) -> "HeteroData":
     """Return the pair that `write_graph` wrote as `pt`; nothing but tensors and plain values is unpickled.
 
     Raises:
@@ -118,6 +124,7 @@ def read_pair(path: Path) -> "HeteroData":
     """
     from torch_geometric.data import HeteroData
 
+    path = Path(path)
     if path.is_file() and not zipfile.is_zipfile(path):  # torch would take it for a pickle of its early days
         raise RelgraphError(f"cannot read the graph pair {path}: the file is truncated, or not one of torch.save")
     try:
@@ -250,23 +257,3 @@ FORMATS: dict[str, Callable[["HeteroData", IO[bytes], Side], None]] = {
     "json": _write_json,
     "pt": _write_pt,
 }
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file beside the target that takes its place once it is complete.
-
-    An interrupt or a full disk leaves the old file, as with `networks.files.write_atomically`, but nothing is held in
-    memory.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise RelgraphError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)

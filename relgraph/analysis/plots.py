@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 
 from relgraph.errors import RelgraphError
-from relgraph.networks.files import write_atomically
+from relgraph.files import write_atomically
 from relgraph.training.runs import Run
 
 

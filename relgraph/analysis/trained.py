@@ -69,6 +69,12 @@ class TrainedRun:
         images: ImageSet = getattr(self.data, name)
         return images
 
+    def all_labels(self, name: str) -> Tensor:
+        """Return the true labels of a split, `(N,)`, also those that the run was not given."""
+        if name != "train" or not self.recipe.labels_per_class:
+            return self.split(name).labels
+        return open_data(replace(self.recipe, labels_per_class=0)).train.labels
+
     @torch.no_grad()
     def outputs(self, images: ImageSet) -> tuple[Output, Output | None]:
         """Return what student and teacher say of images, on the CPU; the teacher is `None` in a run without one."""
@@ -95,22 +101,21 @@ def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
 
     For each network: `top1` and `top5` of its head; k-NN (cosine, majority) and linear probe on its pooled features,
     from the images of the training split, with all their labels (`knn`, `linear`) and, where the run was given
-    fewer, with those alone (`knn_few`, `linear_few`).
+    fewer, with those alone (`linear_few`, and `knn_few` with no more votes than a class has labels).
 
     Raises:
         RelgraphError: if the run cannot be opened.
     """
     opened = TrainedRun(path)
     train, test = opened.data.train, opened.data.test
-    few = train.labels
-    # Only a run with few labels reads its data a second time, for the labels that it was not given.
-    every = (
-        open_data(replace(opened.recipe, labels_per_class=0)).train.labels if opened.recipe.labels_per_class else few
-    )
+    few, every = train.labels, opened.all_labels("train")
+    # With 3 labels a class, 20 votes would be cast for wrong classes.
+    fewest = int(few[few >= 0].bincount().clamp_min(1).min())
     report: dict[str, Any] = {
         "run": str(path),
         "images": {"train": len(train), "labelled": int((few >= 0).sum()), "test": len(test)},
         "neighbours": k,
+        "neighbours_few": min(k, fewest),
     }
     for name, of_train, of_test in zip(
         ("student", "teacher"), opened.outputs(train), opened.outputs(test), strict=True
@@ -120,7 +125,8 @@ def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
         assert of_train.feature is not None and of_test.feature is not None and of_test.logits is not None
         row = accuracy(of_test.logits, test.labels)
         for suffix, labels in (("", every), ("_few", few)) if bool((few < 0).any()) else (("", every),):
-            row[f"knn{suffix}"] = knn_accuracy(of_train.feature, labels, of_test.feature, test.labels, k=k)
+            votes = min(k, fewest) if suffix else k
+            row[f"knn{suffix}"] = knn_accuracy(of_train.feature, labels, of_test.feature, test.labels, k=votes)
             row[f"linear{suffix}"] = linear_probe(of_train.feature, labels, of_test.feature, test.labels)
         report[name] = row
     return report
@@ -149,11 +155,13 @@ def run_pair(
         the number of images.
     """
     opened = TrainedRun(path)
-    images = opened.split(split)
+    if graph == "threshold" and not 0 < threshold <= 1:
+        raise RelgraphError(f"the threshold of a correlation must be above 0 and at most 1, got {threshold}")
+    images, labels = opened.split(split), opened.all_labels(split)
     if first is not None:
         if first < 2:
             raise RelgraphError(f"a graph needs two images, got {first}")
-        images = images.select(torch.arange(min(first, len(images))))
+        images, labels = images.select(torch.arange(min(first, len(images)))), labels[:first]
     student, teacher = opened.outputs(images)
     if teacher is None and side != "student":
         raise RelgraphError(f"{path} was trained without a teacher: export its student's graph (side student)")
@@ -171,6 +179,8 @@ def run_pair(
     for name, output in (("student", student), ("teacher", reference)):
         assert output.logits is not None
         store = pair[name]
-        store.index, store.y, store.prediction = images.index, images.labels, output.logits.argmax(-1)
-        store.correct = store.prediction == images.labels
+        store.index, store.y, store.prediction = images.index, labels, output.logits.argmax(-1)
+        store.correct = store.prediction == labels
+        if bool((images.labels < 0).any()):
+            store.labelled = images.labels >= 0
     return pair

@@ -107,7 +107,7 @@ def _sparse_pair(
     pair = HeteroData()
     for side, x in (("student", student), ("teacher", teacher)):
         store = pair[side]
-        store.x, store.degenerate = x, (kernel.nodes(x) == 0).all(-1)
+        store.x, store.degenerate = x, kernel.degenerate(kernel.nodes(x))
         if index is not None:
             store.index = index
         if y is not None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from relgraph.data import BUILT_IN
 from relgraph.data.folders import check_memory, read_folder
 from relgraph.errors import RelgraphError, unknown
 
@@ -76,7 +77,8 @@ def load(
 
     Where the data set has no validation images of its own, a share `val_fraction` of every class of the training images
     becomes them, drawn by `seed`. With `labels_per_class` all but that many training labels per class, drawn by `seed`,
-    become -1. `root` is where downloads are kept. With an `image_size` the images are resized to it (bicubic).
+    become -1. A share of 0 leaves the validation split empty. `root` is where downloads are kept. With an `image_size`
+    the images are resized to it (bicubic).
 
     Raises:
         RelgraphError: if the name is unknown, a number is out of range, the files are missing or wrong, or a class has
@@ -90,7 +92,9 @@ def load(
     source = _read(dataset, root, image_size)
     generator = torch.Generator().manual_seed(seed)
     train, val = source.train, source.val
-    if val is None:
+    if val is None and val_fraction == 0:
+        val = replace(train.select(torch.arange(0)), split="val")
+    elif val is None:
         train, val = _hold_out(train, val_fraction, generator)
     mean, std = source.normalisation or channel_statistics(train.images)
     if labels_per_class is not None:
@@ -101,8 +105,8 @@ def load(
 def _check(image_size: int | None, val_fraction: float, labels_per_class: int | None) -> None:
     if image_size is not None and image_size < 1:
         raise RelgraphError(f"the image size must be at least 1 pixel, got {image_size}")
-    if not 0 < val_fraction < 1:
-        raise RelgraphError(f"the share of validation images must be above 0 and below 1, got {val_fraction}")
+    if not 0 <= val_fraction < 1:
+        raise RelgraphError(f"the share of validation images must be at least 0 and below 1, got {val_fraction}")
     if labels_per_class is not None and labels_per_class < 1:
         raise RelgraphError(f"the labels per class must be at least 1, got {labels_per_class}")
 
@@ -110,12 +114,8 @@ def _check(image_size: int | None, val_fraction: float, labels_per_class: int | 
 def _read(dataset: str, root: Path, image_size: int | None) -> _Source:
     if dataset.startswith("folder:"):
         return _folder(Path(dataset.removeprefix("folder:")).expanduser(), image_size)
-    built_in: dict[str, Callable[[Path], _Source]] = {
-        "digits": _digits,
-        "cifar10": _cifar10,
-        "cifar100": _cifar100,
-        "stl10": _stl10,
-    }
+    readers: tuple[Callable[[Path], _Source], ...] = (_digits, _cifar10, _cifar100, _stl10)
+    built_in = dict(zip(BUILT_IN, readers, strict=True))
     if dataset not in built_in:
         raise unknown("data set", dataset, [*built_in, "folder:PATH"])
     source = built_in[dataset](root)

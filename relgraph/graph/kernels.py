@@ -56,8 +56,15 @@ class Kernel:
         with torch.autocast(x.device.type, enabled=False):
             return self.prepare(wide(x))
 
+    def degenerate(self, nodes: Tensor) -> Tensor:
+        """Return which *prepared* nodes relate to nothing, `(..., N)`: for Pearson, those without variance."""
+        return nodes.detach().abs().amax(-1) == 0
+
     def matrix(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the weights of all pairs of *prepared* nodes; of `x` with itself, own distances are exactly 0."""
+        if x.dtype != y.dtype:
+            wider = torch.promote_types(x.dtype, y.dtype)
+            x, y = x.to(wider), y.to(wider)
         with torch.autocast(x.device.type, enabled=False):
             return self.finish(self.product(x, y))
 

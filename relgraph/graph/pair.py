@@ -60,17 +60,18 @@ def graph_pair(
     pair = HeteroData()
     for side, x, z, matrix in zip(("student", "teacher"), (student, teacher), nodes, matrices, strict=True):
         store = pair[side]
-        store.x, store.degenerate = x, z.detach().abs().amax(-1) == 0
+        store.x, store.degenerate = x, kernel.degenerate(z)
         if index is not None:
             store.index = index
         if y is not None:
             store.y = y
         _put(pair[side, "relates", side], matrix, edges)
     if refinement is not None:
-        for side, network in (("student", refinement.student), ("teacher", refinement.teacher)):
-            pair[side].refined = refinement.refine(network, pair[side].x, weights(pair, (side, "relates", side)), edges)
+        pair["student"].refined = refinement.refine(refinement.student, student, weights(pair, STUDENT), edges)
         # Matching trains the student's refinement alone: the teacher's must not learn to make matching easy.
-        nodes = kernel.nodes(pair["student"].refined), kernel.nodes(pair["teacher"].refined.detach())
+        with torch.no_grad():
+            pair["teacher"].refined = refinement.refine(refinement.teacher, teacher, weights(pair, TEACHER), edges)
+        nodes = kernel.nodes(pair["student"].refined), kernel.nodes(pair["teacher"].refined)
     across = kernel.matrix(*nodes)
     _put(pair[MATCHES], across, edges if isinstance(edges, AllPairs) else edges.with_own())
     return pair

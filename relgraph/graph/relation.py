@@ -38,7 +38,7 @@ class Relation:
         edges = self.topology(*matrices, self.kernel)
         return self.compare(edges.pick(matrices[0]), edges.pick(matrices[1]), edges)
 
-    def compare(self, student: Tensor, teacher: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
+    def compare(self, student: Tensor, teacher: Tensor, topology: AllPairs | Edges) -> Tensor:
         """Return the scalar for the weights of the same edges, of a graph pair or of a matrix against a memory."""
         return self.criterion(self.scale(student, topology), self.scale(teacher, topology), topology)
 

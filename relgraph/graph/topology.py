@@ -155,6 +155,8 @@ class Given:
             raise RelgraphError("edge_index must hold at least one edge, got (2, 0)")
         if int(edges.min()) < 0:
             raise RelgraphError(f"edge_index must name nodes from 0 on, got {int(edges.min())}")
+        if torch.unique(edges, dim=1).shape[1] < edges.shape[1]:
+            raise RelgraphError("edge_index must name each edge once")
         if bool((edges[0] == edges[1]).any()):
             raise RelgraphError(
                 "edge_index must not join a node with itself: the cross graph adds each node's own counterpart"
@@ -220,16 +222,16 @@ def check_k(k: int, count: int) -> None:
         raise RelgraphError(f"k must be between 1 and the number of nodes less one, {count - 1}, got {k}")
 
 
-def make_rule(graph: str, k: int | None = None, neighbours: Chooser = "teacher") -> AllPairs | Nearest:
-    """Return the rule of a graph's name, `dense` (all pairs) or `knn` (k nearest neighbours, 8 if `k` is not given).
+def make_rule(graph: str | Tensor, k: int | None = None, neighbours: Chooser = "teacher") -> AllPairs | Nearest | Given:
+    """Return the rule of a graph: `dense` (all pairs), `knn` (8 nearest neighbours, or k), or an `edge_index`.
 
     Raises:
-        RelgraphError: for an unknown name, or `k` for a graph without one.
+        RelgraphError: for an unknown name, `k` or `neighbours` for a graph without them, or a wrong `edge_index`.
     """
-    if graph == "knn":
+    if isinstance(graph, str) and graph == "knn":
         return Nearest(8 if k is None else k, neighbours)
-    if graph != "dense":
+    if isinstance(graph, str) and graph != "dense":
         raise unknown("graph", graph, GRAPHS)
-    if k is not None:
-        raise RelgraphError(f"k belongs to the graph 'knn'; the graph 'dense' takes all pairs, got k = {k}")
-    return ALL_PAIRS
+    if k is not None or neighbours != "teacher":
+        raise RelgraphError(f"k and neighbours belong to the graph 'knn', got k = {k} and neighbours = {neighbours!r}")
+    return ALL_PAIRS if isinstance(graph, str) else Given(graph)

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import pearson
 from relgraph.graph.matching import frobenius
-from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, graph_pair, target, weights
+from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, graph_pair, target, topology_of, weights
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
-from relgraph.graph.topology import Chooser, Given, make_rule
+from relgraph.graph.topology import Chooser, make_rule
 from relgraph.methods.base import Batch, Method, Output
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class EGA(Method):
                 raise RelgraphError(f"{name} must be at least 0, got {weight}")
         self.node_weight = node_weight
         self.edge_weight = edge_weight
-        self.topology = Given(graph) if isinstance(graph, Tensor) else make_rule(graph, k, neighbours)
+        self.topology = make_rule(graph, k, neighbours)
         if refine is not None and dim is None:
             raise RelgraphError("refine needs dim, the width of the embeddings, got none")
         self.refinement = None if refine is None or dim is None else Refinement(refine, dim)
@@ -96,7 +96,7 @@ class EGA(Method):
         """Return `node` and `edge`, with their weights."""
         pair = self.pair(student.embedding, teacher.embedding)
         node = frobenius(weights(pair, MATCHES), target(pair))
-        edge = self.edges.compare(weights(pair, STUDENT), weights(pair, TEACHER))
+        edge = self.edges.compare(weights(pair, STUDENT), weights(pair, TEACHER), topology_of(pair))
         return {"node": self.node_weight * node, "edge": self.edge_weight * edge}
 
     def refined_teacher(self, student: Output, teacher: Output) -> Tensor | None:

@@ -1,7 +1,6 @@
 """Networks on disk: weights as safetensors, with what is needed to build them again in the file's own header."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,25 +10,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
+from relgraph.files import write_atomically
 from relgraph.networks.students import CifarResNet, build_backbone
 
 DESCRIBED = {"backbone", "in_channels", "image_size", "mean", "std"}  # what any network file must say of itself
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file or none of it: beside the target first, then moved over it.
-
-    An interrupt or a full disk leaves the old file as it was.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save_network(path: Path, network: nn.Module, info: Mapping[str, Any]) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError, unknown
+from relgraph.files import first_line
 from relgraph.networks.files import load_network, load_strictly
-from relgraph.networks.weights import first_line, quiet_hub, read_weights
+from relgraph.networks.weights import quiet_hub, read_weights
 
 EMBEDDED = {"digits": "digits-simclr.safetensors"}
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError, unknown
+from relgraph.files import first_line
 from relgraph.networks.sources import Arguments, Source, checkpoint, embedded, from_open_clip, from_timm
-from relgraph.networks.weights import first_line
 
 SOURCES = ("timm", "open_clip", "checkpoint", "embedded")
 # The names of the original CLIP release, as the official EGA code spells its teachers.
@@ -90,7 +90,7 @@ class Teacher(nn.Module):
 def load_teacher(
     spec: str,
     *,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     input_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -118,7 +118,7 @@ def load_teacher(
         raise RelgraphError(f"arguments are for timm teachers, got {dict(arguments)} for {spec}")
     if weights and source in ("checkpoint", "embedded"):
         raise RelgraphError(f"{spec} brings its own weights, got the file {weights} as well")
-    found = _find(source, name, weights, input_size, arguments or {})
+    found = _find(source, name, None if weights is None else Path(weights), input_size, arguments or {})
     return Teacher(
         found.network,
         name=spec,

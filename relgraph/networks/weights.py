@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
+from relgraph.files import first_line
 
 # Long enough for a slow line to answer, short enough to wait for where there is none.
 HUB_TIMEOUT_SECONDS = 5.0
@@ -57,11 +58,6 @@ def _reason(error: Exception) -> str:
     if "Unsupported global" in text:
         return "it holds Python objects beside the tensors, which are not loaded for safety; save its state_dict alone"
     return f"it is damaged, truncated or of another kind ({first_line(error)})"
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its kind where it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
 
 
 def _named_tensors(content: Any, path: Path) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """Checkpoints: written whole or not at all, read without unpickling anything but tensors and plain values."""
 
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 
 from relgraph.errors import RelgraphError
+from relgraph.files import first_line, replacing
 
 
 def save_checkpoint(fabric: Any, path: Path, state: Mapping[str, Any]) -> None:
@@ -17,14 +17,11 @@ def save_checkpoint(fabric: Any, path: Path, state: Mapping[str, Any]) -> None:
     Raises:
         RelgraphError: if it cannot be written; the previous checkpoint is untouched.
     """
-    part = path.with_name(path.name + ".part")
-    try:
-        fabric.save(part, dict(state))
-        os.replace(part, path)
-    except (OSError, RuntimeError) as error:
-        raise RelgraphError(f"cannot write {path}, what it held before is untouched: {_first_line(error)}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part:
+        try:
+            fabric.save(part, dict(state))
+        except RuntimeError as error:  # torch's own writer does not say OSError of a full disk
+            raise OSError(first_line(error)) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -38,7 +35,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise RelgraphError(f"there is no checkpoint {path}") from error
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        raise RelgraphError(f"cannot read the checkpoint {path}, is it truncated? ({_first_line(error)})") from error
+        raise RelgraphError(f"cannot read the checkpoint {path}, is it truncated? ({first_line(error)})") from error
     if not isinstance(content, dict) or not isinstance(content.get("distiller"), dict):
         raise RelgraphError(f"{path} is not the checkpoint of a training run")
     return content
@@ -54,7 +51,3 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,9 +1,10 @@
 """The recipe of a run: every option once, as a field. The command line and the YAML file are made from it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
+from relgraph.data import BUILT_IN
 from relgraph.errors import RelgraphError, unknown
 
 
@@ -22,12 +23,17 @@ NUMBERS: dict[Any, tuple[Any, str]] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every choice of one run, by default as in EGA's official code; presets and users change it."""
+    """Every choice of one run.
+
+    Optimiser, weights and widths are by default those of EGA's official code; presets and users change them.
+    """
 
     dataset: str = option("digits", "digits, cifar10, cifar100, stl10, or folder:PATH with train/ and val/ or test/.")
     root: str = option("data", "Folder in which downloaded data sets lie.")
     image_size: int | None = option(None, "Resize images to this many pixels; needed for folders of mixed sizes.")
-    val_fraction: float = option(0.1, "Share of the training set held out for choosing the best epoch.")
+    val_fraction: float = option(
+        0.1, "Share of the training set held out for choosing the best epoch; 0 with --select test."
+    )
     labels_per_class: int = option(
         0, "Keep the labels of so many training images a class; the others stay, unlabelled. 0: all."
     )
@@ -81,32 +87,33 @@ class Recipe:
     )
     seed: int = option(0, "Seed of everything: split, labels, weights, batches, crops.")
     device: str = option("auto", "Where to compute.", choices=("auto", "cpu", "cuda"))
-    precision: str = option(
-        "auto", "auto: bf16 where CUDA has it.", choices=("auto", "32-true", "bf16-mixed", "16-mixed")
-    )
+    precision: str = option("auto", "auto: bf16 where CUDA has it.", choices=("auto", "32-true", "bf16-mixed"))
 
     def __post_init__(self) -> None:
-        """Check kinds and ranges; names are checked where they are looked up."""
+        """Check kinds and ranges; names that are open-ended are checked where they are looked up."""
         for item in fields(self):
-            value = getattr(self, item.name)
-            kind, words = NUMBERS.get(item.type, (object, ""))
-            if not isinstance(value, kind):
-                raise RelgraphError(f"{item.name} must be {words}, got {value!r}")
-        for name in ("epochs", "dim"):
-            _at_least(name, getattr(self, name), 1)
-        if self.batch_size < 2:
-            raise RelgraphError(f"a relation needs two images: batch_size must be at least 2, got {self.batch_size}")
-        if self.method == "ega" and self.graph == "dense" and self.k is not None:
-            raise RelgraphError(f"k belongs to the graph 'knn'; the graph 'dense' takes all pairs, got k = {self.k}")
-        if self.method == "ega" and self.graph == "knn" and not 1 <= self.neighbours_of_each <= self.batch_size - 1:
-            limit = f"k must be between 1 and batch_size - 1 = {self.batch_size - 1}"
-            raise RelgraphError(f"{limit}, got {self.neighbours_of_each}")
+            _check_kind(item, getattr(self, item.name))
+        for name in ("epochs", "dim", "image_size", "teacher_size"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
         for name in ("lr", "teacher_lr", "momentum", "weight_decay", "gamma", "alpha", "beta", "labels_per_class"):
             _at_least(name, getattr(self, name), 0)
-        for item in fields(self):
-            choices, value = item.metadata["choices"], getattr(self, item.name)
-            if choices and value is not None and value not in choices:
-                raise unknown(item.name, value, choices)
+        if not 0 <= self.seed < 2**31:
+            raise RelgraphError(f"seed must be between 0 and {2**31 - 1}, got {self.seed}")
+        self._check_graph()
+
+    def _check_graph(self) -> None:
+        if self.batch_size < 2:
+            raise RelgraphError(f"a relation needs two images: batch_size must be at least 2, got {self.batch_size}")
+        if self.method != "ega":
+            if self.k is not None or self.refine is not None:
+                raise RelgraphError(f"k and refine belong to the method ega, which has a graph, got {self.method}")
+        elif self.graph == "dense" and (self.k is not None or self.neighbours != "teacher"):
+            given = f"k = {self.k} and neighbours = {self.neighbours!r}"
+            raise RelgraphError(f"k and neighbours belong to the graph 'knn', got {given}")
+        elif self.graph == "knn" and not 1 <= self.neighbours_of_each <= self.batch_size - 1:
+            limit = f"k must be between 1 and batch_size - 1 = {self.batch_size - 1}"
+            raise RelgraphError(f"{limit}, got {self.neighbours_of_each}")
 
     @property
     def uses_teacher(self) -> bool:
@@ -121,7 +128,9 @@ class Recipe:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "none": {},
-    # EGA's official training script: the defaults of the fields, written out, so that a recipe can name it.
+    # EGA's official training script. What still differs from it: images are normalised for the student by their own
+    # statistics (there CLIP's), and the best epoch is picked on held-out training images (there on the test split,
+    # which is `select: test` with `val_fraction: 0`).
     "ega": {
         "student": "resnet8x4",
         "node_weight": 0.8,
@@ -166,11 +175,27 @@ def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     recipe = Recipe(**{**PRESETS[preset], **given})
+    if recipe.dataset not in BUILT_IN and not recipe.dataset.startswith("folder:"):
+        raise unknown("data set", recipe.dataset, [*BUILT_IN, "folder:PATH"])
     if recipe.uses_teacher and recipe.dataset != "digits" and "teacher" not in given:
-        raise RelgraphError(f"the data set {recipe.dataset} needs a teacher: the embedded one knows digits alone")
+        raise RelgraphError(
+            f"{recipe.dataset} needs a teacher, since the embedded one knows digits alone: "
+            "give --teacher timm:NAME, open_clip:NAME/WEIGHTS or checkpoint:RUN, or --method none"
+        )
     return recipe
 
 
 def _at_least(name: str, value: float, least: float) -> None:
     if not value >= least:
         raise RelgraphError(f"{name} must be at least {least}, got {value}")
+
+
+def _check_kind(item: Field[Any], value: Any) -> None:
+    kind, words = NUMBERS.get(item.type, (object, ""))
+    if not isinstance(value, kind):
+        raise RelgraphError(f"{item.name} must be {words}, got {value!r}")
+    if str(item.type).startswith("tuple") and not isinstance(value, tuple | None):
+        raise RelgraphError(f"{item.name} must be a list, got {value!r}")
+    choices = item.metadata["choices"]
+    if choices and value is not None and value not in choices:
+        raise unknown(item.name, value, choices)

@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from relgraph.errors import RelgraphError
-from relgraph.networks.files import write_atomically
+from relgraph.files import write_atomically
 from relgraph.training.recipe import Recipe, resolve
 
 PACKAGES = ("relgraph", "torch", "torchvision", "torch_geometric", "torch_scatter", "lightning-fabric", "timm", "numpy")

@@ -105,7 +105,8 @@ def open_fabric(recipe: Recipe) -> Any:
     if precision == "auto":
         precision = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
     if cuda:
-        torch.backends.cudnn.deterministic = True  # the same seed gives the same numbers
+        # The same seed gives the same numbers, but for sums over edges (k-NN with a refinement), atomic on CUDA.
+        torch.backends.cudnn.deterministic = True
     return Fabric(accelerator="cuda" if cuda else "cpu", devices=1, precision=precision)  # type: ignore[arg-type]
 
 
@@ -123,6 +124,8 @@ def open_data(recipe: Recipe) -> DataSet:
         labels_per_class=recipe.labels_per_class or None,
         seed=recipe.seed,
     )
+    if recipe.select == "val" and len(data.val) == 0:
+        raise RelgraphError("picking the best epoch needs validation images: val_fraction must be above 0, got 0")
     batches = epoch_batches(
         data.train.labels,
         batch_size=recipe.batch_size,
@@ -150,7 +153,7 @@ def open_teacher(recipe: Recipe) -> Teacher:
         input_size=recipe.teacher_size,
         mean=recipe.teacher_mean,
         std=recipe.teacher_std,
-        arguments=parse_arguments(recipe.teacher_args),
+        arguments=parse_arguments(recipe.teacher_args or ()),
     )
 
 
@@ -175,7 +178,12 @@ def parse_arguments(pairs: tuple[str, ...]) -> dict[str, str | int | float | boo
         name, sign, value = pair.partition("=")
         if not sign or not name:
             raise RelgraphError(f"teacher arguments must be name=value, got {pair!r}")
-        found[name.strip()] = yaml.safe_load(value)
+        try:
+            found[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise RelgraphError(
+                f"the value of the teacher argument {name.strip()!r} is not valid: {value!r}"
+            ) from error
     return found
 
 

@@ -119,7 +119,7 @@ def test_weights_that_cannot_be_fetched(failure: Failing, monkeypatch: pytest.Mo
         (["--preset", "eag"], "unknown preset 'eag': did you mean 'ega'?"),
         (["--graph", "knn", "--k", 64], "k must be between 1 and batch_size - 1 = 63, got 64"),
         (["--graph", "knn", "--k", 0], "k must be between 1 and batch_size - 1 = 63, got 0"),
-        (["--graph", "dense", "--k", 8], "k belongs to the graph 'knn'"),
+        (["--graph", "dense", "--k", 8], "k and neighbours belong to the graph 'knn'"),
         (["--batch-size", 1], "batch_size must be at least 2, got 1"),
         (["--epochs", 0], "epochs must be at least 1, got 0"),
         (["--lr", "nan"], "lr must be at least 0, got nan"),

@@ -133,8 +133,8 @@ def test_select_takes_positions_or_a_mask() -> None:
     [
         ({"dataset": "cifar1000"}, "unknown data set 'cifar1000': did you mean 'cifar100'"),
         ({"dataset": "folder:nowhere"}, "nowhere: no such folder"),
-        ({"fraction": 0.0}, "above 0 and below 1, got 0.0"),
-        ({"fraction": 1.0}, "above 0 and below 1, got 1.0"),
+        ({"fraction": -0.1}, "at least 0 and below 1, got -0.1"),
+        ({"fraction": 1.0}, "at least 0 and below 1, got 1.0"),
         ({"labels": 0}, "labels per class must be at least 1, got 0"),
         ({"size": 0}, "image size must be at least 1 pixel, got 0"),
         ({"size": 5000}, "choose a smaller --image-size"),

@@ -223,3 +223,9 @@ def test_gamma_must_be_positive(gamma: float) -> None:
 def test_order_must_not_be_negative() -> None:
     with pytest.raises(RelgraphError, match=r"^the order of a Taylor polynomial must be at least 0, got -1$"):
         gaussian_taylor(0.4, -1)
+
+
+def test_two_precisions_are_related_in_the_wider_one() -> None:
+    x, y = torch.randn(3, 5, dtype=torch.float64), torch.randn(4, 5)
+    torch.testing.assert_close(pearson(x, y), pearson(x, y.double()), rtol=1e-5, atol=1e-6)
+    assert pearson(y, x).dtype == torch.float64

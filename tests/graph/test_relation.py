@@ -74,7 +74,7 @@ def test_all_neighbours_equal_all_pairs_without_the_diagonal(name: str) -> None:
     off = ~torch.eye(8, dtype=torch.bool)
     # Without the diagonal each row is a matrix of its own, (N, N - 1).
     s, t = (relation.kernel(x)[off].view(8, 7) for x in (student, teacher))
-    dense = relation.compare(s, t)
+    dense = relation.compare(s, t, ALL_PAIRS)
     expected = dense, torch.autograd.grad(dense, student)[0]
     for by in ("teacher", "student"):
         rule = Nearest(7, "teacher" if by == "teacher" else "student")

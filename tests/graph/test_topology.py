@@ -217,9 +217,15 @@ def test_rules_by_name() -> None:
     assert make_rule("knn") == Nearest(8, "teacher")
     assert make_rule("knn", 3, "union") == Nearest(3, "union")
     with pytest.raises(
-        RelgraphError, match=r"^k belongs to the graph 'knn'; the graph 'dense' takes all pairs, got k = 3$"
+        RelgraphError, match=r"^k and neighbours belong to the graph 'knn', got k = 3 and neighbours = 'teacher'$"
     ):
         make_rule("dense", 3)
+    edges = torch.tensor([[1], [0]])
+    assert isinstance(make_rule(edges), Given)
+    with pytest.raises(RelgraphError, match=r"got k = None and neighbours = 'union'$"):
+        make_rule(edges, neighbours="union")
+    with pytest.raises(RelgraphError, match="must name each edge once"):
+        make_rule(torch.tensor([[1, 1], [0, 0]]))
 
 
 def test_choosing_gives_no_gradient() -> None:

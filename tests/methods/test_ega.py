@@ -297,7 +297,7 @@ def test_the_function_is_the_module(graph: str) -> None:
         ({"edge_weight": math.nan}, "edge_weight must be at least 0, got nan"),
         ({"graph": "dnse"}, "unknown graph 'dnse': did you mean 'dense'? (known: dense, knn)"),
         ({"graph": "knn", "k": 0}, "k must be at least 1, got 0"),
-        ({"k": 3}, "k belongs to the graph 'knn'; the graph 'dense' takes all pairs, got k = 3"),
+        ({"k": 3}, "k and neighbours belong to the graph 'knn', got k = 3 and neighbours = 'teacher'"),
         ({"refine": "smooth"}, "refine needs dim, the width of the embeddings, got none"),
         ({"refine": "con", "dim": 4}, "unknown refinement 'con': did you mean 'conv'? (known: conv, smooth)"),
         (

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.networks.files import load_network, load_strictly, read_network, save_network, write_atomically
+from relgraph.networks.files import load_network, load_strictly, read_network, save_network
 from relgraph.networks.heads import Head
 from relgraph.networks.students import build_backbone
 
@@ -66,28 +66,6 @@ def test_half_precision_weights_are_read_into_float32(tmp_path: Path) -> None:
     path = tmp_path / "student.safetensors"
     save_network(path, trained_backbone().bfloat16(), INFO)
     assert {p.dtype for p in load_network(path)[0].parameters()} == {torch.float32}
-
-
-def test_writing_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    for data in (b"one", b"another, longer", b""):
-        write_atomically(path, data)
-        assert path.read_bytes() == data
-        assert list(tmp_path.iterdir()) == [path]
-
-
-def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match=r"No space left"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from relgraph.errors import RelgraphError
 from relgraph.training.recipe import Recipe
-from relgraph.training.setup import build, open_fabric, parse_arguments
+from relgraph.training.setup import build, open_data, open_fabric, parse_arguments
 
 RecipeMaker = Callable[..., Recipe]
 
@@ -114,6 +114,15 @@ def test_arguments_of_a_teacher_are_typed() -> None:
     found = parse_arguments(("a=1", "b=0.5", "c=true", "d=same", "e=x=y"))
     assert found == {"a": 1, "b": 0.5, "c": True, "d": "same", "e": "x=y"}
     assert [type(value) for value in found.values()] == [int, float, bool, str, str]
+    with pytest.raises(RelgraphError, match=r"^the value of the teacher argument 'a' is not valid: '\[1'$"):
+        parse_arguments(("a=[1",))
     for wrong in ("a", "=1"):
         with pytest.raises(RelgraphError, match=rf"^teacher arguments must be name=value, got '{wrong}'$"):
             parse_arguments((wrong,))
+
+
+def test_without_validation_images_only_the_test_split_can_select() -> None:
+    data = open_data(Recipe(val_fraction=0.0, select="test"))
+    assert len(data.val) == 0 and len(data.train) + len(data.test) == 1797
+    with pytest.raises(RelgraphError, match=r"^picking the best epoch needs validation images"):
+        open_data(Recipe(val_fraction=0.0, select="val"))
