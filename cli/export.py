@@ -57,7 +57,8 @@ def export(
     """Write the graph of a RUN for networkx, Gephi or PyTorch Geometric.
 
     Nodes carry index, label, class name, split, prediction and whether it is correct; edges carry the correlation, its
-    magnitude as `weight`, its sign, and their kind (teacher, student, match).
+    magnitude as `weight`, its sign, and their kind (teacher, student, match). In GEXF `label` is a node's title, so the
+    number of its class is `class` there.
     """
     from relgraph.analysis.export import check_format, write_graph
     from relgraph.analysis.trained import run_pair

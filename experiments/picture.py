@@ -1,6 +1,6 @@
 """Draw the README's picture: the same test images as the teacher relates them and as the student does.
 
-python experiments/picture.py runs/demo/knn docs/graph_pair.png
+python experiments/picture.py runs/demo/knn experiments/results/graph_pair.png
 """
 
 from math import cos, pi, sin
