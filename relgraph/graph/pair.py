@@ -32,18 +32,16 @@ def graph_pair(
     """Return student and teacher of one batch as a `HeteroData` of two graphs and the cross graph between them.
 
     Node types `student` and `teacher` hold `x` (N, D), `degenerate` (N,), true where the kernel leaves nothing of a
-    node (for Pearson: it has no variance), which then relates to nothing,
-    `index` and `y` if given, and `refined` (N, D) if there is a refinement. Edge types are `(student, relates,
-    student)`, `(teacher, relates, teacher)` and `(teacher, matches, student)`. On all pairs each holds `adj` (N, N),
-    row = source, column = target, as PyG's `to_dense_adj`; on sparse topologies `edge_index` (2, E) and
-    `edge_weight` (E,), where the cross graph joins each student node with its own teacher node (the first N edges)
-    and with the teacher nodes of its neighbours. Nothing is copied: the weights are the tensors that the loss
-    compares, gradient included.
+    node (for Pearson: it has no variance), which then relates to nothing, `index` and `y` if given, and with a
+    refinement `refined` (N, D), the teacher's without gradient. Edge types are `(student, relates, student)`,
+    `(teacher, relates, teacher)` and `(teacher, matches, student)`. On all pairs each holds `adj` (N, N), row = source,
+    column = target, as PyG's `to_dense_adj`; on sparse topologies `edge_index` (2, E) and `edge_weight` (E,), where the
+    cross graph joins each student node with its own teacher node (the first N edges) and with the teacher nodes of its
+    neighbours. Nothing is copied: the weights are the tensors that the loss compares, gradient included.
 
     Raises:
-        RelgraphError: if the two are not (N, D_s) and (N, D_t) of the same N, if their widths differ (nodes are
-        matched across the
-            networks, so both need a projection to one width), or if the topology does not fit N.
+        RelgraphError: if the two are not (N, D) of the same N and D (nodes are matched across the networks, so both
+            need a projection to one width), or if the topology does not fit N.
 
     >>> pair = graph_pair(torch.randn(4, 8), torch.randn(4, 8))
     >>> pair["teacher", "matches", "student"].adj.shape
