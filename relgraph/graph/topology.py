@@ -138,8 +138,8 @@ class Given:
     """The rule of a user's `edge_index` (2, E) over nodes 0..N-1: row 0 the neighbours, row 1 the anchors.
 
     Raises:
-        RelgraphError: if `edge_index` is not (2, E) of integers, names a node outside 0..N-1, or joins a node with
-        itself.
+        RelgraphError: if `edge_index` is not (2, E) of integers, is empty, names a node outside 0..N-1 or an edge
+            twice, or joins a node with itself.
     """
 
     edge_index: Tensor

@@ -59,7 +59,7 @@ def train(recipe: Recipe, path: Path, *, resume: bool = False) -> dict[str, Any]
 
     Raises:
         RelgraphError: if the recipe does not fit the data, or is not that of the run to resume, a file cannot be used,
-        or a loss is not a number. What earlier epochs gave stays.
+            or a loss is not a number. What earlier epochs gave stays.
     """
     if resume:
         Run.open(path).check_recipe(recipe)
