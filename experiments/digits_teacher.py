@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from relgraph.data.datasets import DataSet, ImageSet, channel_statistics, load
+from relgraph.data.datasets import DataSet, channel_statistics, load
+from relgraph.data.images import ImageSet
 from relgraph.networks.files import load_network, save_network
 from relgraph.networks.students import build_backbone
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from relgraph.analysis.whole import WholeGraph, whole_pair
-from relgraph.data.datasets import ImageSet
+from relgraph.data.images import ImageSet
 from relgraph.data.views import prepare
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.topology import Chooser

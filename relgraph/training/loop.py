@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from relgraph.data.batches import epoch_batches
-from relgraph.data.datasets import ImageSet
+from relgraph.data.images import ImageSet
 from relgraph.data.views import draw_view
 from relgraph.errors import RelgraphError
 from relgraph.methods import Batch

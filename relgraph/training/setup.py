@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from relgraph.data.batches import epoch_batches
-from relgraph.data.datasets import DataSet, ImageSet, load
+from relgraph.data.datasets import DataSet, load
+from relgraph.data.images import ImageSet
 from relgraph.data.views import prepare
 from relgraph.errors import RelgraphError
 from relgraph.graph.topology import check_k
