@@ -14,11 +14,13 @@ class Output(NamedTuple):
         embedding: The nodes of its graph, `(N, D)`.
         logits: `(N, classes)`, where there is a classifier.
         feature: The pooled vector below the projection, `(N, width)`, where there is one.
+        maps: The maps between the network's stages, in order, each `(N, C, H, W)`; none of a teacher.
     """
 
     embedding: Tensor
     logits: Tensor | None = None
     feature: Tensor | None = None
+    maps: tuple[Tensor, ...] = ()
 
     def detach(self) -> "Output":
         """Return the same without gradient."""
@@ -26,6 +28,7 @@ class Output(NamedTuple):
             self.embedding.detach(),
             None if self.logits is None else self.logits.detach(),
             None if self.feature is None else self.feature.detach(),
+            tuple(stage.detach() for stage in self.maps),
         )
 
 

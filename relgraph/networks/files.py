@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
-from relgraph.networks.students import CifarResNet, build_backbone
+from relgraph.networks.backbone import Backbone
+from relgraph.networks.students import build_backbone
 
 DESCRIBED = {"backbone", "in_channels", "image_size", "mean", "std"}  # what any network file must say of itself
 
@@ -54,14 +55,14 @@ def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, info
 
 
-def load_network(path: Path) -> tuple[CifarResNet, dict[str, Any]]:
+def load_network(path: Path) -> tuple[Backbone, dict[str, Any]]:
     """Return the backbone, in float32 and evaluation mode, and the `info` stored with it.
 
     Raises:
         RelgraphError: if the file cannot be read or its weights are of another architecture than it says.
     """
     tensors, info = read_network(path)
-    backbone = build_backbone(info["backbone"], info["in_channels"])
+    backbone = build_backbone(info["backbone"], info["in_channels"], image_size=info["image_size"])
     own = {name.removeprefix("backbone."): t for name, t in tensors.items() if not name.startswith("head.")}
     load_strictly(backbone, own, path)
     return backbone.float().eval(), info

@@ -7,24 +7,25 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.methods import Output
+from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import load_strictly, read_network
 from relgraph.networks.heads import Head
-from relgraph.networks.students import CifarResNet, build_backbone
+from relgraph.networks.students import build_backbone
 
 
 class Student(nn.Module):
-    """A backbone with its head, `(N, C, H, W) -> Output` of embedding (N, dim), logits and feature (N, width)."""
+    """A backbone with its head, `(N, C, H, W) -> Output` of embedding (N, dim), logits, feature (N, width) and maps."""
 
-    def __init__(self, backbone: CifarResNet, dim: int, classes: int) -> None:
+    def __init__(self, backbone: Backbone, dim: int, classes: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = Head(backbone.width, dim, classes)
 
     def forward(self, images: Tensor) -> Output:
         """Return what the student says of a batch."""
-        feature = self.backbone(images)
+        maps, feature = self.backbone.stages(images)
         embedding, logits = self.head(feature)
-        return Output(embedding, logits, feature)
+        return Output(embedding, logits, feature, maps)
 
 
 def load_student(path: str | Path) -> tuple[Student, dict[str, Any]]:
@@ -43,6 +44,7 @@ def load_student(path: str | Path) -> tuple[Student, dict[str, Any]]:
         raise RelgraphError(
             f"{path} holds a backbone without a head: expected the student.safetensors of a training run"
         )
-    student = Student(build_backbone(info["backbone"], info["in_channels"]), info["dim"], len(info["classes"]))
+    backbone = build_backbone(info["backbone"], info["in_channels"], image_size=info["image_size"])
+    student = Student(backbone, info["dim"], len(info["classes"]))
     load_strictly(student, tensors, path)
     return student.eval(), info

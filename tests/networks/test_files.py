@@ -62,6 +62,21 @@ def test_a_student_is_stored_whole_and_its_backbone_read_alone(tmp_path: Path) -
     assert torch.equal(load_network(path)[0](images), backbone.eval()(images))
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["wrn_16_1", "ShuffleV2", "MobileNetV2", "timm:test_resnet", "timm:test_vit", "torchvision:shufflenet_v2_x0_5"],
+)
+def test_every_kind_of_backbone_comes_back(tmp_path: Path, name: str) -> None:
+    path, images = tmp_path / "student.safetensors", torch.rand(4, 3, 48, 48)
+    backbone = build_backbone(name, 3, image_size=48)
+    backbone(images)  # so that running statistics are unlike a new network's
+    save_network(path, backbone, {**INFO, "backbone": name, "in_channels": 3, "image_size": 48})
+    again, info = load_network(path)
+    assert info["backbone"] == name and not again.training
+    with torch.no_grad():
+        assert torch.equal(again(images), backbone.eval()(images))
+
+
 def test_half_precision_weights_are_read_into_float32(tmp_path: Path) -> None:
     path = tmp_path / "student.safetensors"
     save_network(path, trained_backbone().bfloat16(), INFO)

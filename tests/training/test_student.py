@@ -25,6 +25,27 @@ def test_embedding_and_logits_are_linear_in_the_feature() -> None:
     torch.testing.assert_close(output.logits, output.embedding @ classify.weight.T + classify.bias)
 
 
+def test_the_output_holds_the_stage_maps() -> None:
+    student = Student(build_backbone("vgg8", 3), 16, 5)
+    output = student(torch.rand(4, 3, 16, 16))
+    assert [tuple(stage.shape) for stage in output.maps] == [
+        (4, 64, 16, 16), (4, 128, 8, 8), (4, 256, 4, 4), (4, 512, 2, 2), (4, 512, 2, 2),
+    ]  # fmt: skip
+    assert output.feature is not None
+    torch.testing.assert_close(output.feature, output.maps[-1].mean(dim=(2, 3)))
+    torch.autograd.backward(output.maps[0].sum())
+    assert student.backbone.get_parameter("blocks.0.0.weight").grad is not None
+
+
+def test_a_student_of_timm_is_built_for_the_size_of_its_images(tmp_path: Path) -> None:
+    student = Student(build_backbone("timm:test_vit", 1, image_size=32), 8, 3).eval()
+    info = {"backbone": "timm:test_vit", "in_channels": 1, "image_size": 32, "mean": [0.5], "std": [0.5], "dim": 8}
+    save_network(tmp_path / "student.safetensors", student, {**info, "classes": ["a", "b", "c"]})
+    again, _ = load_student(tmp_path)
+    images = torch.rand(2, 1, 32, 32)
+    assert torch.equal(again(images).logits, student(images).logits)
+
+
 def test_a_run_and_its_file_give_the_same_student(finished: Runs) -> None:
     path = finished("dense")
     (first, info), (second, same) = load_student(path), load_student(str(path / "student.safetensors"))

@@ -1,0 +1,51 @@
+"""What every student backbone is: images to stage maps and one pooled vector an image."""
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+
+class Backbone(nn.Module):
+    """A network without its classifier, `(N, C, H, W) -> (N, width)`. A family implements `stages`.
+
+    Attributes:
+        width: Length of the pooled vector.
+    """
+
+    width: int
+
+    def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the stage maps, each `(N, channels, height, width)`, in order, and the pooled vector `(N, width)`."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return one pooled vector an image."""
+        return self.stages(images)[1]
+
+
+def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """Return a convolution without bias and its batch norm; the map shrinks by the stride alone."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+
+def start_from_fan_out(network: nn.Module) -> None:
+    """Draw all convolutions anew, with Kaiming's variance of 2 / fan-out, and set their biases to zero."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def in_turn(modules: Iterable[nn.Module], images: Tensor) -> tuple[Tensor, ...]:
+    """Return the output of each module, the first of which reads the images and every other the output before it."""
+    maps = [images]
+    for module in modules:
+        maps.append(module(maps[-1]))
+    return tuple(maps[1:])
+
+
+def spatial_mean(maps: Tensor) -> Tensor:
+    """Return the mean over all positions, `(N, C, H, W) -> (N, C)`, which holds at any image size."""
+    return maps.mean(dim=(2, 3))

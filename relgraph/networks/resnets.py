@@ -1,0 +1,108 @@
+"""Residual networks for small images: basic blocks in three stages, and ResNet-50."""
+
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from relgraph.networks.backbone import Backbone, conv_norm, in_turn, spatial_mean, start_from_fan_out
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut, `(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)`."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = conv_norm(inputs, outputs, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's map."""
+        y = self.norm2(self.conv2(relu(self.norm1(self.conv1(x)))))
+        return relu(y + self.shortcut(x))
+
+
+class CifarResNet(Backbone):
+    """A residual network of 6n + 2 layers, `(N, C, H, W) -> (N, width)` (He et al., 2015, arXiv 1512.03385).
+
+    Parameter counts equal those of the RepDistiller benchmark. The benchmark's fixed 8 x 8 average pool breaks at
+    any size but 32 pixels; this one averages over all positions, which is the same at 32 and right elsewhere. The
+    paper's shortcuts without parameters are 1 x 1 convolutions there and here.
+    """
+
+    def __init__(self, blocks: int, widths: tuple[int, int, int, int], in_channels: int = 3) -> None:
+        super().__init__()
+        stem, *stages = widths
+        self.width = stages[-1]
+        self.blocks_per_stage = blocks
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem), nn.ReLU()
+        )
+        layers: list[nn.Module] = []
+        inputs = stem
+        for stage, outputs in enumerate(stages):
+            for block in range(blocks):
+                layers.append(BasicBlock(inputs, outputs, stride=2 if stage > 0 and block == 0 else 1))
+                inputs = outputs
+        self.blocks = nn.Sequential(*layers)
+        start_from_fan_out(self)
+
+    def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the maps of stem and three stages, and the mean of the last."""
+        x = self.stem(images)
+        maps = [x]
+        for index, block in enumerate(self.blocks, start=1):
+            x = block(x)
+            if index % self.blocks_per_stage == 0:
+                maps.append(x)
+        return tuple(maps), spatial_mean(x)
+
+
+class Bottleneck(nn.Module):
+    """1 x 1, 3 x 3 (with the stride) and 1 x 1 convolution, to four times the channels, and a shortcut."""
+
+    def __init__(self, inputs: int, channels: int, stride: int) -> None:
+        super().__init__()
+        outputs = 4 * channels
+        self.narrow = conv_norm(inputs, channels, 1)
+        self.conv = conv_norm(channels, channels, 3, stride)
+        self.widen = conv_norm(channels, outputs, 1)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = conv_norm(inputs, outputs, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's map."""
+        y = self.widen(relu(self.conv(relu(self.narrow(x)))))
+        return relu(y + self.shortcut(x))
+
+
+class BottleneckResNet(Backbone):
+    """ResNet-50 for small images, `(N, C, H, W) -> (N, 2048)` (He et al., 2015, arXiv 1512.03385).
+
+    As in the RepDistiller benchmark: a 3 x 3 stem without stride and no max-pool, so that the map of a 32-pixel image
+    ends at 4 x 4; the stride of a block is on its 3 x 3 convolution, where the paper has it on the first. For large
+    images, ImageNet's own is `timm:resnet50`, 16 times as fast.
+    """
+
+    def __init__(self, blocks: tuple[int, int, int, int], in_channels: int = 3) -> None:
+        super().__init__()
+        self.width = 2048
+        self.stem = nn.Sequential(*conv_norm(in_channels, 64, 3), nn.ReLU())
+        self.layers = nn.ModuleList()
+        inputs = 64
+        for stage, count in enumerate(blocks):
+            channels = 64 * 2**stage
+            stride = 1 if stage == 0 else 2
+            first = Bottleneck(inputs, channels, stride)
+            inputs = 4 * channels
+            self.layers.append(nn.Sequential(first, *(Bottleneck(inputs, channels, 1) for _ in range(count - 1))))
+        start_from_fan_out(self)
+
+    def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the maps of stem and four stages, and the mean of the last."""
+        maps = in_turn((self.stem, *self.layers), images)
+        return maps, spatial_mean(maps[-1])
