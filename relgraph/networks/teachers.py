@@ -1,16 +1,36 @@
 """Frozen teachers: a network that somebody trained, as a map from images to embeddings.
 
-A teacher is spelled `SOURCE:NAME`:
+A teacher is spelled `SOURCE:NAME[/WEIGHTS]`; `relgraph teachers PATTERN` lists what there is:
 
 | spelling | network | embedding |
 |---|---|---|
-| `timm:NAME` | an image model of timm, with timm's weights or a file | pooled features before the classifier |
 | `open_clip:NAME/WEIGHTS` | image side of a CLIP, e.g. `ViT-B-32/openai` | `encode_image`, not normalised |
+| `timm:NAME[.WEIGHTS]` | an image model of timm | pooled features before the classifier |
+| `torchvision:NAME[/WEIGHTS]` | a classification network of torchvision | what its last linear layer reads |
 | `checkpoint:FILE` | a student of relgraph: its file or its run directory | pooled features of the backbone |
 | `embedded:digits` | a small self-supervised network of this package | pooled features of the backbone |
+
+The first three come with the weights that their libraries download, or with those of a file.
+
+Self-supervised networks, and how long their embeddings are:
+
+| method | spelling | width |
+|---|---|---|
+| CLIP (Radford et al. 2021, arXiv 2103.00020) | `open_clip:ViT-B-32/openai`, `ViT-B-16`, `RN101`; `RN50` | 512; 1024 |
+| DINO (Caron et al. 2021, arXiv 2104.14294) | `timm:vit_small_patch16_224.dino` | 384 |
+| DINOv2 (Oquab et al. 2023, arXiv 2304.07193) | `timm:vit_small_patch14_dinov2.lvd142m` | 384 |
+| MAE (He et al. 2021, arXiv 2111.06377) | `timm:vit_base_patch16_224.mae` | 768 |
+| MoCo (He et al. 2019, arXiv 1911.05722) | `torchvision:resnet50` with a file of the encoder alone | 2048 |
+
+No library here publishes MoCo's weights, and its authors' file is a training checkpoint: save the query encoder's state
+dict alone, under the names of a ResNet-50 (`fc` may stay), and pass that file.
+
+Pooled features are what a classifier would read: by timm's own choice the class token of most vision transformers (also
+of MAE's, which no loss has trained), and the mean over the image of a convolutional network.
 """
 
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -18,9 +38,12 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import first_line
-from relgraph.networks.sources import Arguments, Source, checkpoint, embedded, from_open_clip, from_timm
+from relgraph.networks.open_clip_source import from_open_clip
+from relgraph.networks.sources import Arguments, Source, checkpoint, embedded
+from relgraph.networks.timm_source import from_timm
+from relgraph.networks.torchvision_source import from_torchvision
 
-SOURCES = ("timm", "open_clip", "checkpoint", "embedded")
+SOURCES = ("open_clip", "timm", "torchvision", "checkpoint", "embedded")
 # The names of the original CLIP release, as the official EGA code spells its teachers.
 CLIP_NAMES = (
     "RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px",
@@ -86,6 +109,21 @@ class Teacher(nn.Module):
         embedding: Tensor = self.network(images.contiguous(memory_format=torch.channels_last))
         return embedding.float()
 
+    def fingerprint(self) -> str:
+        """Return the SHA-256, in hexadecimal, of the names, types, shapes and values of all parameters and buffers.
+
+        Teachers with equal weights have equal fingerprints, whatever file the weights came from; one value that differs
+        gives another. Stored embeddings tell by it whose they are.
+        """
+        digest = sha256()
+        tensors = {**dict(self.network.named_parameters()), **dict(self.network.named_buffers())}
+        for name, tensor in sorted(tensors.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            # Of each tensor in its logical order, since a device or version may choose another one in memory.
+            values = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+            digest.update(values.numpy().data)
+        return digest.hexdigest()
+
 
 def load_teacher(
     spec: str,
@@ -99,8 +137,9 @@ def load_teacher(
     """Return the frozen teacher that `spec` spells (see the head of this file).
 
     Args:
-        spec: `SOURCE:NAME`.
-        weights: a file for `timm:` and `open_clip:` teachers, instead of the weights that these libraries download.
+        spec: `SOURCE:NAME[/WEIGHTS]`.
+        weights: a file for `open_clip:`, `timm:` and `torchvision:` teachers, instead of the weights that these
+            libraries download.
         input_size: side of the images in pixels, instead of what the network was trained on.
         mean: per channel on the scale 0..1, instead of the one known for the weights.
         std: per channel on the scale 0..1, instead of the one known for the weights.
@@ -113,7 +152,7 @@ def load_teacher(
     if source not in SOURCES:
         raise unknown("teacher source", source, SOURCES)
     if not name:
-        raise RelgraphError(f"a teacher is spelled SOURCE:NAME, got {spec!r}")
+        raise RelgraphError(f"a teacher is spelled SOURCE:NAME[/WEIGHTS], got {spec!r}")
     if arguments and source != "timm":
         raise RelgraphError(f"arguments are for timm teachers, got {dict(arguments)} for {spec}")
     if weights and source in ("checkpoint", "embedded"):
@@ -137,6 +176,8 @@ def _find(source: str, name: str, weights: Path | None, input_size: int | None, 
             return from_open_clip(name, weights, input_size)
         case "checkpoint":
             return checkpoint(Path(name))
+        case "torchvision":
+            return from_torchvision(name, weights, input_size)
         case "embedded":
             return embedded(name)
         case _:

@@ -1,13 +1,14 @@
-"""Weights that others trained: read from a file, or fetched from the Hugging Face Hub."""
+"""Weights that others trained: read from a file, or fetched from the Hugging Face Hub or another server."""
 
 import logging
 import ssl
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlparse
 from urllib.request import Request, urlopen
 
 import torch
@@ -19,6 +20,8 @@ from relgraph.files import first_line
 
 # Long enough for a slow line to answer, short enough to wait for where there is none.
 HUB_TIMEOUT_SECONDS = 5.0
+
+T = TypeVar("T")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -71,6 +74,76 @@ def _named_tensors(content: Any, path: Path) -> dict[str, Tensor]:
     raise RelgraphError(f"{path} holds no weights: expected tensors by name, found {type(content).__name__}")
 
 
+def from_hub(spec: str, repository: str, file: str, get: Callable[[], T]) -> T:
+    """Return what `get` gets from the Hugging Face Hub or its local cache.
+
+    Args:
+        spec: how the network is spelled, for the error.
+        repository: `owner/name` on the Hub.
+        file: what to download by hand, for the error.
+        get: asks the Hub for the weights.
+
+    Raises:
+        RelgraphError: if it cannot be had, with what to download and where to put it.
+    """
+    from huggingface_hub import constants
+
+    with quiet_hub() as online:
+        try:
+            return get()
+        except (TypeError, RelgraphError):
+            raise  # wrong arguments, or a file that is there and damaged: not a failed download
+        except Exception as error:  # what a failed download raises changes with library, version and server
+            absent = not online and isinstance(error, FileNotFoundError)
+            reason = "the Hugging Face Hub cannot be reached and its cache has no copy" if absent else first_line(error)
+            folder = f"models--{repository.replace('/', '--')}"
+            raise _not_had(
+                spec,
+                reason,
+                f"{file} from https://huggingface.co/{repository}",
+                f"copy the folder {folder} of another machine's Hub cache to {constants.HF_HUB_CACHE}",
+            ) from error
+
+
+def from_url(spec: str, url: str, get: Callable[[Path], T]) -> T:
+    """Return what `get` makes of the place where torch keeps a download, `<torch.hub.get_dir()>/checkpoints/NAME`.
+
+    It is `get` that downloads where nothing lies there.
+
+    Raises:
+        RelgraphError: if it cannot be had, with what to download and where to put it.
+    """
+    copy = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    place = f"put it at {copy} (torch.hub.get_dir()/checkpoints)"
+    if not copy.is_file() and not _answers(url):
+        server = urlparse(url).netloc or url
+        raise _not_had(spec, f"{server} cannot be reached and torch's cache has no copy", url, place)
+    try:
+        return get(copy)
+    except (TypeError, RelgraphError):
+        raise  # wrong arguments, or a file that is there and damaged: not a failed download
+    except Exception as error:  # what a failed download raises changes with library, version and server
+        raise _not_had(spec, first_line(error), url, place) from error
+
+
+def _not_had(spec: str, reason: str, what: str, place: str) -> RelgraphError:
+    return RelgraphError(
+        f"the weights of {spec} could not be loaded: {reason}; download {what} and pass it with --teacher-weights "
+        f"FILE, or {place}"
+    )
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Within it, libraries log nothing but what is worse than an error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 @contextmanager
 def quiet_hub() -> Iterator[bool]:
     """Within it, libraries read the Hub's local cache, and ask the Hub only if it answers; yields whether it does.
@@ -79,15 +152,14 @@ def quiet_hub() -> Iterator[bool]:
     """
     from huggingface_hub import constants
 
-    offline, silenced = constants.HF_HUB_OFFLINE, logging.root.manager.disable
+    offline = constants.HF_HUB_OFFLINE
     online = not offline and _answers(constants.ENDPOINT)
     constants.HF_HUB_OFFLINE = not online
-    logging.disable(logging.ERROR)
     try:
-        yield online
+        with silent():
+            yield online
     finally:
         constants.HF_HUB_OFFLINE = offline
-        logging.disable(silenced)
 
 
 def _answers(address: str) -> bool:
@@ -95,7 +167,8 @@ def _answers(address: str) -> bool:
     try:
         with urlopen(Request(address, method="HEAD"), timeout=HUB_TIMEOUT_SECONDS):
             return True
-    except HTTPError:
+    except HTTPError as error:
+        error.close()
         return True
     except URLError as error:
         # A certificate that Python does not trust may be one that the Hub's client is told to.

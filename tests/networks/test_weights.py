@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.networks.weights import quiet_hub, read_weights
+from relgraph.networks.weights import from_url, quiet_hub, read_weights
 
 TENSORS = {"layer.weight": torch.arange(6.0).reshape(2, 3), "layer.bias": torch.ones(2)}
 
@@ -88,3 +88,17 @@ def test_the_hub_is_left_as_it_was_found(monkeypatch: pytest.MonkeyPatch) -> Non
         raise KeyError
     assert not constants.HF_HUB_OFFLINE
     assert logging.root.manager.disable == before
+
+
+def test_a_server_that_nobody_reaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    url = "http://127.0.0.1:9/w.pth"  # the discard port: nobody answers
+    place = tmp_path / "hub" / "checkpoints" / "w.pth"
+    with pytest.raises(
+        RelgraphError, match=r"download http://127\.0\.0\.1:9/w\.pth and pass it .* or put it at"
+    ) as caught:
+        from_url("x:y", url, lambda copy: pytest.fail("it was asked all the same"))
+    assert str(place) in str(caught.value)
+    place.parent.mkdir(parents=True)
+    place.touch()
+    assert from_url("x:y", url, lambda copy: copy) == place

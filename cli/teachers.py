@@ -1,0 +1,73 @@
+"""relgraph teachers."""
+
+from collections.abc import Sequence
+
+import click
+
+EPILOG = """\b
+Examples:
+  relgraph teachers                                        the sources, and some that learned without labels
+  relgraph teachers dinov2                                 all whose spelling contains it
+  relgraph teachers 'open_clip:*ViT-B-32*'                 wildcards stand for the whole spelling
+  relgraph teachers 'timm:vit_*.mae'
+  relgraph teachers torchvision:resnet50
+"""
+
+# By source: how its teachers are spelled, and what they are.
+SPELLINGS = {
+    "embedded": ("embedded:NAME", "a small self-supervised network that comes with the package"),
+    "open_clip": ("open_clip:NAME/WEIGHTS", "image side of a CLIP"),
+    "timm": ("timm:NAME[.WEIGHTS]", "an image model of timm, up to its classifier"),
+    "torchvision": ("torchvision:NAME[/WEIGHTS]", "a classification network of torchvision, up to its classifier"),
+}
+SELF_SUPERVISED = (
+    ("embedded:digits", "SimCLR on scikit-learn's digits, the teacher of the offline example"),
+    ("open_clip:ViT-B-32/openai", "CLIP, as in the EGA paper"),
+    ("open_clip:RN50/openai", "CLIP with a ResNet-50"),
+    ("timm:vit_small_patch16_224.dino", "DINO"),
+    ("timm:vit_small_patch14_dinov2.lvd142m", "DINOv2"),
+    ("timm:vit_base_patch16_224.mae", "masked autoencoder (MAE)"),
+)
+
+
+@click.command(epilog=EPILOG)
+@click.argument("pattern", required=False)
+def teachers(pattern: str | None) -> None:
+    """List the teachers that --teacher takes, with their input size and where their weights are published.
+
+    Nothing is downloaded. On a machine without a network, pass a file that was downloaded elsewhere with
+    --teacher-weights FILE.
+    """
+    if pattern is None:
+        _overview()
+        return
+    from relgraph.networks.catalogue import find_teachers
+
+    rows = [
+        [
+            teacher.spec,
+            f"{teacher.input_size} px" if teacher.input_size else "-",
+            f"{teacher.megabytes:.0f} MB" if teacher.megabytes else "-",
+            teacher.address or "-",
+        ]
+        for teacher in find_teachers(pattern)
+    ]
+    click.echo(_columns([["teacher", "images", "download", "published at"], *rows]))
+
+
+def _overview() -> None:
+    from relgraph.networks.catalogue import LISTS, known_teachers
+
+    rows = [[SPELLINGS[source][0], str(len(known_teachers(source))), SPELLINGS[source][1]] for source in LISTS]
+    rows.append(["checkpoint:FILE", "-", "a student of relgraph: its file, or the directory of its run"])
+    click.echo(_columns([["teacher", "weights", "network"], *rows]))
+    click.echo("\ntrained without class labels, among others:")
+    click.echo(_columns([["teacher", "method"], *SELF_SUPERVISED]))
+    click.echo("\nnames and sizes: relgraph teachers PATTERN, such as: relgraph teachers dinov2")
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of words, the first of them a header, each column as wide as its widest word."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * max(len(line) for line in lines), *lines[1:]])

@@ -1,0 +1,121 @@
+"""Teachers of open_clip: the image side of a CLIP."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from relgraph.errors import RelgraphError
+from relgraph.networks.files import load_strictly
+from relgraph.networks.sources import Listed, Source, no_model
+from relgraph.networks.weights import from_hub, from_url, read_weights, silent
+
+# The smallest text side that open_clip builds: it is let go, and the published ones would cost time and memory, those
+# of other libraries a download as well.
+NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
+
+
+class ImageTower(nn.Module):
+    """The image side of a CLIP: what its `encode_image` computes."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the embeddings `(N, width)` of `(N, 3, H, W)`, not normalised."""
+        embedding: Tensor | tuple[Tensor, ...] = self.visual(images)
+        return embedding[0] if isinstance(embedding, tuple) else embedding  # CoCa returns its tokens as well
+
+
+def from_open_clip(name: str, weights: Path | None, input_size: int | None) -> Source:
+    """Build the image side of a CLIP from `ARCHITECTURE[/WEIGHTS]`; the text side is let go.
+
+    With a file, WEIGHTS only says how they were trained (`openai`: with QuickGELU), and nothing is downloaded; a
+    downloaded file is read as one that was passed.
+
+    Raises:
+        RelgraphError: if a name is unknown or the weights cannot be had, read, or do not match.
+    """
+    import open_clip
+
+    architecture, _, tag = name.partition("/")
+    config = _open_clip_config(architecture, tag, needed=weights is None)
+    path = weights or _downloaded(f"open_clip:{name}", config)
+    with silent():  # it warns that the weights are random, which are loaded in a moment
+        model: Any = open_clip.create_model(
+            architecture,
+            force_quick_gelu=bool(config.get("quick_gelu")),
+            force_image_size=input_size,
+            text_cfg=dict(NO_TEXT),
+        )
+    _load_image_tower(model, path)
+    preparation: dict[str, Any] = {**model.visual.preprocess_cfg, **config}
+    return Source(ImageTower(model.visual), _side(preparation["size"]), 3, preparation["mean"], preparation["std"])
+
+
+def list_open_clip() -> list[Listed]:
+    """Return the weights that open_clip publishes."""
+    import open_clip
+
+    listed = []
+    for architecture, tag in open_clip.list_pretrained():
+        config: dict[str, Any] = open_clip.get_pretrained_cfg(architecture, tag)
+        vision = (open_clip.get_model_config(architecture) or {}).get("vision_cfg", {})
+        size = config.get("size", vision.get("image_size"))
+        repository = _repository(config)
+        page = f"https://huggingface.co/{repository}" if repository else str(config.get("url", ""))
+        listed.append(Listed(f"open_clip:{architecture}/{tag}", None if size is None else _side(size), None, page))
+    return listed
+
+
+def _side(size: int | tuple[int, ...] | list[int]) -> int:
+    return size if isinstance(size, int) else size[-1]
+
+
+def _open_clip_config(architecture: str, tag: str, needed: bool) -> dict[str, Any]:
+    """Return what open_clip knows of weights: where they are, their activation, mean and std."""
+    import open_clip
+
+    if architecture not in open_clip.list_models():
+        raise no_model("open_clip model", architecture, open_clip.list_models())
+    if not tag and not needed:
+        return {}
+    tags = [known for model, known in open_clip.list_pretrained() if model == architecture]
+    if tag not in tags:
+        raise no_model(f"weights of open_clip:{architecture}/WEIGHTS", tag, tags)
+    config: dict[str, Any] = open_clip.get_pretrained_cfg(architecture, tag)
+    # OpenAI trained with QuickGELU, which the plain architectures lack and older versions of open_clip do not list.
+    return {"quick_gelu": tag == "openai", **config}
+
+
+def _repository(config: dict[str, Any]) -> str:
+    """Return `owner/name` on the Hub; open_clip writes the file's name behind it where it is not the usual one."""
+    return "/".join(str(config.get("hf_hub", "")).split("/")[:2])
+
+
+def _downloaded(spec: str, config: dict[str, Any]) -> Path:
+    """Return the file with the weights, from where open_clip keeps its downloads or publishes them."""
+    import open_clip
+
+    def download(directory: Path | None = None) -> Path:
+        return Path(open_clip.download_pretrained(config, cache_dir=None if directory is None else str(directory)))
+
+    repository = _repository(config)
+    if not repository:
+        return from_url(spec, config["url"], lambda copy: download(copy.parent))
+    named = str(config["hf_hub"]).split("/", 2)[-1]
+    return from_hub(spec, repository, named or "open_clip_model.safetensors (or open_clip_pytorch_model.bin)", download)
+
+
+def _load_image_tower(model: Any, path: Path) -> None:
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import resize_pos_embed
+
+    tensors: dict[str, Tensor] = convert_state_dict(model, read_weights(path))  # MobileCLIP's authors name otherwise
+    resize_pos_embed(tensors, model)  # for images of another size
+    prefix = "visual."
+    tower = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    if not tower:
+        raise RelgraphError(f"{path} is not of an open_clip model: expected keys that begin with 'visual.', found none")
+    load_strictly(model.visual, tower, path)

@@ -1,0 +1,238 @@
+import gc
+import hashlib
+import re
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torchvision import models
+from torchvision.models import vision_transformer
+
+from relgraph.errors import RelgraphError
+from relgraph.networks.teachers import load_teacher
+from relgraph.networks.torchvision_source import list_torchvision
+
+SMALL = "shufflenet_v2_x0_5"
+PUBLISHED = models.ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1
+
+
+def random_model(name: str, **settings: Any) -> nn.Module:
+    """Return a model with random weights and statistics, in evaluation mode."""
+    model: nn.Module = models.get_model(name, **settings).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            module.running_mean.uniform_(-0.1, 0.1)
+    return model
+
+
+def last_linear(model: nn.Module) -> nn.Module:
+    return [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.parametrize("classes", [1000, 7])
+def test_file(tmp_path: Path, suffix: str, classes: int) -> None:
+    model, path = random_model(SMALL, num_classes=classes), tmp_path / f"w.{suffix}"
+    torch.save(model.state_dict(), path) if suffix == "pth" else save_file(model.state_dict(), path)
+    teacher = load_teacher(f"torchvision:{SMALL}", weights=path, input_size=64)
+    images = torch.randn(3, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(last_linear(model)(teacher(images)), model(images))
+    assert teacher.width == 1024
+
+
+@pytest.mark.parametrize(("name", "width"), [("mnasnet0_5", 1280), ("mobilenet_v3_small", 1024), ("googlenet", 1024)])
+def test_embedding_is_what_the_last_layer_reads(tmp_path: Path, name: str, width: int) -> None:
+    settings = {"init_weights": False, "aux_logits": True, "transform_input": True} if name == "googlenet" else {}
+    model = random_model(name, **settings)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    teacher = load_teacher(f"torchvision:{name}", weights=tmp_path / "w.pth", input_size=64)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(last_linear(model)(teacher(images)), model(images))
+    assert teacher.width == width
+
+
+def test_squeezenet_s_features_are_pooled(tmp_path: Path) -> None:
+    model = random_model("squeezenet1_1")
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    teacher = load_teacher("torchvision:squeezenet1_1", weights=tmp_path / "w.pth", input_size=64)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model.features(images).mean((2, 3))  # type: ignore[operator]
+    torch.testing.assert_close(teacher(images), expected)
+
+
+def test_older_densenet_files(tmp_path: Path) -> None:
+    """The published files have dots in the names of layers, and no count of batches."""
+    model = random_model("densenet121")
+    older = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): value
+        for key, value in model.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
+    torch.save(older, tmp_path / "w.pth")
+    teacher = load_teacher("torchvision:densenet121", weights=tmp_path / "w.pth", input_size=32)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(last_linear(model)(teacher(images)), model(images))
+
+
+@pytest.fixture
+def tiny_vit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torchvision build its vision transformers with one layer of 32 values: the real ones take seconds."""
+    build = vision_transformer._vision_transformer
+    tiny = {"num_layers": 1, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 32}
+    monkeypatch.setattr(vision_transformer, "_vision_transformer", lambda **settings: build(**{**settings, **tiny}))
+
+
+@pytest.mark.usefixtures("tiny_vit")
+def test_vision_transformer_at_another_size(tmp_path: Path) -> None:
+    model = models.vit_b_32().eval()
+    model.encoder.pos_embedding.data.normal_()
+    # As the published file names them.
+    names = {".mlp.0.": ".mlp.linear_1.", ".mlp.3.": ".mlp.linear_2."}
+    older = {re.sub(r"\.mlp\.[03]\.", lambda m: names[m[0]], k): v for k, v in model.state_dict().items()}
+    torch.save(older, tmp_path / "w.pth")
+    images = torch.randn(2, 3, 224, 224)
+    same = load_teacher("torchvision:vit_b_32", weights=tmp_path / "w.pth")
+    with torch.no_grad():
+        torch.testing.assert_close(model.heads(same(images)), model(images))
+    other = load_teacher("torchvision:vit_b_32", weights=tmp_path / "w.pth", input_size=96)
+    assert (other.input_size, other.width) == (96, 32)
+    # Corners of the grid of positions stay where they were, and the class token's own as well.
+    old, new = same.network.encoder.pos_embedding, other.network.encoder.pos_embedding  # type: ignore[union-attr]
+    assert new.shape == (1, 1 + 3 * 3, 32)
+    torch.testing.assert_close(new[0, [0, 1, 3, 7, 9]], old[0, [0, 1, 7, 43, 49]])  # type: ignore[index]
+    with pytest.raises(RelgraphError, match="does not take images of 97 x 97"):
+        load_teacher("torchvision:vit_b_32", weights=tmp_path / "w.pth", input_size=97)
+
+
+@pytest.mark.usefixtures("tiny_vit")
+def test_preparation_is_that_of_the_weights(tmp_path: Path) -> None:
+    for size, tag in ((224, ""), (384, "/IMAGENET1K_SWAG_E2E_V1"), (224, "/IMAGENET1K_SWAG_LINEAR_V1")):
+        torch.save(models.vit_b_16(image_size=size).state_dict(), tmp_path / "w.pth")
+        teacher = load_teacher(f"torchvision:vit_b_16{tag}", weights=tmp_path / "w.pth")
+        assert teacher.input_size == size
+        assert (teacher.mean, teacher.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("torchvision:resnet5O", "unknown torchvision model 'resnet5O': did you mean resnet50"),
+        ("torchvision:resnet50/IMAGENET1K_V3", "did you mean IMAGENET1K_V2 or IMAGENET1K_V1"),
+        ("torchvision:vgg16/IMAGENET1K_FEATURES", "did you mean IMAGENET1K_V1"),
+        ("torchvision:fcn_resnet50", "unknown torchvision model"),
+        ("torchvision:quantized_resnet18", "unknown torchvision model"),
+    ],
+)
+def test_unknown_names(spec: str, words: str) -> None:
+    with pytest.raises(RelgraphError, match=words) as caught:
+        load_teacher(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_architecture(tmp_path: Path) -> None:
+    torch.save(random_model("shufflenet_v2_x1_0").state_dict(), tmp_path / "w.pth")
+    with pytest.raises(RelgraphError, match=r"another architecture: size mismatch for .*\(") as caught:
+        load_teacher(f"torchvision:{SMALL}", weights=tmp_path / "w.pth")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RelgraphError, match=r"another architecture: Missing key.*features"):
+        load_teacher("torchvision:squeezenet1_1", weights=tmp_path / "w.pth")
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """Serve a folder on this machine; return its address and the folder."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}", folder
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return tmp_path / "torch" / "hub" / "checkpoints"
+
+
+def served(folder: Path, model: nn.Module) -> str:
+    """Save weights under the name that torchvision's rule gives them, with the start of their checksum."""
+    torch.save(model.state_dict(), folder / "w.pth")
+    name = f"tiny-{hashlib.sha256((folder / 'w.pth').read_bytes()).hexdigest()[:8]}.pth"
+    (folder / "w.pth").rename(folder / name)
+    return name
+
+
+def test_download(server: tuple[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of a real download, from a server on this machine: fetched, its checksum compared, kept, read.
+
+    Only the address in torchvision's own entry for the weights is another. Afterwards the server is gone, and the kept
+    copy is enough; a file that was passed gives the same teacher.
+    """
+    address, folder = server
+    model = random_model(SMALL)
+    name = served(folder, model)
+    monkeypatch.setattr(PUBLISHED.value, "url", f"{address}/{name}")
+    first = load_teacher(f"torchvision:{SMALL}", input_size=64)
+    assert (cache / name).read_bytes() == (folder / name).read_bytes()
+    monkeypatch.setattr(PUBLISHED.value, "url", f"http://127.0.0.1:9/{name}")  # the discard port: nobody answers
+    again = load_teacher(f"torchvision:{SMALL}/IMAGENET1K_V1", input_size=64)
+    passed = load_teacher(f"torchvision:{SMALL}", weights=folder / name, input_size=64)
+    assert first.fingerprint() == again.fingerprint() == passed.fingerprint()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(last_linear(model)(first(images)), model(images))
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # torch.hub does not close what it stops to read
+@pytest.mark.parametrize("name", ["tiny-00000000.pth", "nothing.pth"])
+def test_download_that_fails(server: tuple[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    address, folder = server
+    torch.save({"a": torch.ones(1)}, folder / "tiny-00000000.pth")
+    monkeypatch.setattr(PUBLISHED.value, "url", f"{address}/{name}")
+    with pytest.raises(RelgraphError, match=r"could not be loaded: (invalid hash value|HTTP Error 404)") as caught:
+        load_teacher(f"torchvision:{SMALL}")
+    assert "\n" not in str(caught.value)
+    assert not (cache / name).exists()
+    del caught
+    gc.collect()  # the warning comes now, or in a test that has nothing to do with it
+
+
+def test_no_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PUBLISHED.value, "url", "http://127.0.0.1:9/tiny-12345678.pth")
+    with pytest.raises(RelgraphError) as caught:
+        load_teacher(f"torchvision:{SMALL}")
+    assert str(caught.value) == (
+        f"the weights of torchvision:{SMALL} could not be loaded: 127.0.0.1:9 cannot be reached and torch's cache has "
+        "no copy; download http://127.0.0.1:9/tiny-12345678.pth and pass it with --teacher-weights FILE, or put it at "
+        f"{cache / 'tiny-12345678.pth'} (torch.hub.get_dir()/checkpoints)"
+    )
+    cache.mkdir(parents=True)
+    (cache / "tiny-12345678.pth").write_bytes(bytes(100))
+    with pytest.raises(RelgraphError, match=r"tiny-12345678\.pth cannot be read as weights: it is damaged"):
+        load_teacher(f"torchvision:{SMALL}")
+
+
+def test_every_listed_network_is_for_classification() -> None:
+    listed = {teacher.spec: teacher for teacher in list_torchvision()}
+    assert listed["torchvision:resnet50/IMAGENET1K_V2"].megabytes == pytest.approx(97.8, abs=0.1)
+    assert listed["torchvision:vit_b_16/IMAGENET1K_SWAG_E2E_V1"].input_size == 384
+    assert not [spec for spec in listed if "rcnn" in spec or "FEATURES" in spec or "quantized" in spec]
