@@ -1,3 +1,3 @@
-"""The way of the data: data sets in memory, random views of them, and batches."""
+"""The way of the data: data sets in memory or in files, random views of them, and batches."""
 
-BUILT_IN = ("digits", "cifar10", "cifar100", "stl10")
+BUILT_IN = ("digits", "cifar10", "cifar100", "stl10", "stl10+unlabelled", "tiny-imagenet")

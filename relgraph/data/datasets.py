@@ -1,25 +1,23 @@
-"""Image data sets, decoded once into uint8 tensors in memory, with a validation split and, if asked, few labels."""
+"""Data sets by name: their splits, few or noisy labels, and what normalises them."""
 
-import socket
-import tarfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from relgraph.data import BUILT_IN
-from relgraph.data.folders import check_memory, read_folder
+from relgraph.data.catalogue import provide
+from relgraph.data.folders import MODES, check_memory, read_folder
 from relgraph.data.images import ImageSet
+from relgraph.data.labels import add_noise, hold_out, keep_count, keep_fraction
+from relgraph.data.published import Source, read_published, whole
+from relgraph.data.tiny_imagenet import read_tiny_imagenet
 from relgraph.errors import RelgraphError, unknown
 
-if TYPE_CHECKING:
-    from torchvision.datasets import CIFAR10
+SAMPLE = 10_000  # streamed images that mean and std are taken from
+RESIZED_AT_ONCE = 1_000  # images
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,27 +34,31 @@ class DataSet:
     flip: bool
 
 
-@dataclass(frozen=True, eq=False)
-class _Source:
-    """A data set as it was published; `normalisation` is (mean, std), None where nobody published them."""
-
-    train: ImageSet
-    test: ImageSet
-    crop_padding: int
-    flip: bool
-    val: ImageSet | None = None
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-
-
 def load(
-    dataset: str, *, root: Path, image_size: int | None, val_fraction: float, labels_per_class: int | None, seed: int
+    dataset: str,
+    *,
+    root: Path,
+    image_size: int | None,
+    val_fraction: float,
+    labels_per_class: int | None,
+    seed: int,
+    label_fraction: float = 1.0,
+    label_noise: float = 0.0,
+    mode: str = "auto",
 ) -> DataSet:
-    """Load a data set by name: digits, cifar10, cifar100, stl10 or `folder:PATH`.
+    """Load a data set by name: digits, cifar10, cifar100, stl10, stl10+unlabelled, tiny-imagenet or `folder:PATH`.
 
     Where the data set has no validation images of its own, a share `val_fraction` of every class of the training images
-    becomes them, drawn by `seed`. With `labels_per_class` all but that many training labels per class, drawn by `seed`,
-    become -1. A share of 0 leaves the validation split empty. `root` is where downloads are kept. With an `image_size`
-    the images are resized to it (bicubic).
+    becomes them, drawn by `seed`. A share of 0 leaves the validation split empty. `root` is where downloads are kept.
+    With an `image_size` the images are resized to it (bicubic). The `mode` auto, memory or stream is that of
+    `read_folder`.
+
+    All but `labels_per_class` training labels a class, or the share `label_fraction` of every class, become -1; of
+    those that remain, the share `label_noise` becomes wrong. All of it is drawn by `seed`; validation and test images
+    keep their labels.
+
+    The unlabelled images of stl10+unlabelled are training images with the label -1. Mean and std are those of the
+    labelled ones, as without them.
 
     Raises:
         RelgraphError: if the name is unknown, a number is out of range, the files are missing or wrong, or a class has
@@ -66,162 +68,107 @@ def load(
     >>> digits.train.images.shape, len(digits.val), len(digits.test)
     (torch.Size([1299, 1, 8, 8]), 143, 355)
     """
-    _check(image_size, val_fraction, labels_per_class)
-    source = _read(dataset, root, image_size)
+    _check(image_size, val_fraction, labels_per_class, label_fraction, label_noise, mode)
+    source = _read(dataset, root.expanduser(), image_size, mode)
     generator = torch.Generator().manual_seed(seed)
     train, val = source.train, source.val
     if val is None and val_fraction == 0:
         val = replace(train.select(torch.arange(0)), split="val")
     elif val is None:
-        train, val = _hold_out(train, val_fraction, generator)
-    mean, std = source.normalisation or channel_statistics(train.images)
+        train, val = hold_out(train, val_fraction, generator)
+    mean, std = source.normalisation or _statistics(train)
     if labels_per_class is not None:
-        train = _keep_labels(train, labels_per_class, generator)
+        train = keep_count(train, labels_per_class, generator)
+    elif label_fraction < 1:
+        train = keep_fraction(train, label_fraction, generator)
+    if label_noise > 0:
+        train = add_noise(train, label_noise, generator)
+    if source.unlabelled is not None:
+        train = _join(train, source.unlabelled, first=len(source.train))
     return DataSet(dataset, train, val, source.test, mean, std, source.crop_padding, source.flip)
 
 
-def _check(image_size: int | None, val_fraction: float, labels_per_class: int | None) -> None:
+def _check(
+    image_size: int | None,
+    val_fraction: float,
+    labels_per_class: int | None,
+    label_fraction: float,
+    label_noise: float,
+    mode: str,
+) -> None:
     if image_size is not None and image_size < 1:
         raise RelgraphError(f"the image size must be at least 1 pixel, got {image_size}")
     if not 0 <= val_fraction < 1:
         raise RelgraphError(f"the share of validation images must be at least 0 and below 1, got {val_fraction}")
     if labels_per_class is not None and labels_per_class < 1:
         raise RelgraphError(f"the labels per class must be at least 1, got {labels_per_class}")
+    if not 0 < label_fraction <= 1:
+        raise RelgraphError(f"the share of labels must be above 0 and at most 1, got {label_fraction}")
+    if labels_per_class is not None and label_fraction < 1:
+        raise RelgraphError(
+            "labels_per_class and label_fraction exclude each other: expected one of them, got "
+            f"{labels_per_class} and {label_fraction}"
+        )
+    if not 0 <= label_noise <= 1:
+        raise RelgraphError(f"the share of wrong labels must be at least 0 and at most 1, got {label_noise}")
+    if mode not in MODES:
+        raise unknown("way to hold images", mode, MODES)
 
 
-def _read(dataset: str, root: Path, image_size: int | None) -> _Source:
+def _read(dataset: str, root: Path, image_size: int | None, mode: str) -> Source:
     if dataset.startswith("folder:"):
-        return _folder(Path(dataset.removeprefix("folder:")).expanduser(), image_size)
-    readers: tuple[Callable[[Path], _Source], ...] = (_digits, _cifar10, _cifar100, _stl10)
-    built_in = dict(zip(BUILT_IN, readers, strict=True))
-    if dataset not in built_in:
-        raise unknown("data set", dataset, [*built_in, "folder:PATH"])
-    source = built_in[dataset](root)
+        return _folder(Path(dataset.removeprefix("folder:")).expanduser(), image_size, mode)
+    if dataset not in BUILT_IN:
+        raise unknown("data set", dataset, [*BUILT_IN, "folder:PATH"])
+    if dataset == "tiny-imagenet":
+        return read_tiny_imagenet(provide(dataset, root), image_size, mode)
+    if mode == "stream":
+        raise RelgraphError(f"{dataset} is published as one array: expected to hold it in memory, got mode stream")
+    source = read_published(dataset, root)
     return source if image_size is None else _resize(source, image_size)
 
 
-def _whole(images: Tensor, labels: Tensor, classes: tuple[str, ...], split: str) -> ImageSet:
-    return ImageSet(images, labels, classes, split, torch.arange(len(images)))
-
-
-def _folder(path: Path, image_size: int | None) -> _Source:
-    classes, read = read_folder(path, image_size)
-    splits = {split: _whole(images, labels, classes, split) for split, (images, labels) in read.items()}
+def _folder(path: Path, image_size: int | None, mode: str) -> Source:
+    classes, read = read_folder(path, image_size, mode)
+    splits = {split: whole(images, labels, classes, split) for split, (images, labels) in read.items()}
     padding = min(splits["train"].images.shape[-2:]) // 8  # the 4 pixels that are common for CIFAR's 32
-    return _Source(splits["train"], splits["test"], crop_padding=padding, flip=True, val=splits.get("val"))
+    return Source(splits["train"], splits["test"], crop_padding=padding, flip=True, val=splits.get("val"))
 
 
-def _digits(root: Path) -> _Source:
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    images = torch.from_numpy(data.images * (255 / 16)).round().to(torch.uint8)[:, None]
-    labels = torch.from_numpy(data.target).long()
-    classes = tuple(str(name) for name in data.target_names)
-    # Every fifth image of a class is a test image: a split that no library's random numbers can change.
-    test = torch.zeros(len(labels), dtype=torch.bool)
-    for label in range(len(classes)):
-        test[(labels == label).nonzero().flatten()[4::5]] = True
-    return _Source(
-        _whole(images[~test], labels[~test], classes, "train"),
-        _whole(images[test], labels[test], classes, "test"),
-        crop_padding=1,
-        flip=False,
-    )
-
-
-def _cifar10(root: Path) -> _Source:
-    from torchvision.datasets import CIFAR10
-
-    return _cifar(CIFAR10, "cifar10", root, ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)))
-
-
-def _cifar100(root: Path) -> _Source:
-    from torchvision.datasets import CIFAR100
-
-    return _cifar(CIFAR100, "cifar100", root, ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)))
-
-
-def _cifar(
-    published: "type[CIFAR10]", name: str, root: Path, normalisation: tuple[tuple[float, ...], tuple[float, ...]]
-) -> _Source:
-    def read(split: str) -> ImageSet:
-        data = published(root, train=split == "train", download=True)
-        images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
-        return _whole(images, torch.tensor(data.targets), tuple(data.classes), split)
-
-    with _download_errors(name, published.url, root):
-        return _Source(read("train"), read("test"), crop_padding=4, flip=True, normalisation=normalisation)
-
-
-def _stl10(root: Path) -> _Source:
-    from torchvision.datasets import STL10
-
-    def read(split: str) -> ImageSet:
-        data = STL10(root, split=split, download=True)
-        images, labels = torch.from_numpy(data.data).contiguous(), torch.from_numpy(data.labels).long()
-        return _whole(images, labels, tuple(data.classes), split)
-
-    with _download_errors("stl10", STL10.url, root):
-        return _Source(read("train"), read("test"), crop_padding=4, flip=True)
-
-
-@contextmanager
-def _download_errors(name: str, url: str, root: Path) -> Iterator[None]:
-    """Turn what torchvision raises into one sentence, and let no silent connection hang for minutes."""
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(30)  # seconds without a byte; torchvision has no option for it
-    try:
-        yield
-    except (OSError, RuntimeError, EOFError, tarfile.TarError, HTTPException) as error:
-        reason = " ".join(str(error).split())
-        raise RelgraphError(f"{name} could not be downloaded ({reason}): fetch {url} and put it in {root}") from error
-    finally:
-        socket.setdefaulttimeout(patience)
-
-
-def _resize(source: _Source, size: int) -> _Source:
-    side = source.train.images.shape[-1]
-    check_memory(len(source.train) + len(source.test), source.train.images.shape[1], size, size)
-    train, test = (
-        replace(
-            split,
-            images=functional.interpolate(split.images, size=(size, size), mode="bicubic", antialias=True),
-        )
-        for split in (source.train, source.test)
-    )
+def _resize(source: Source, size: int) -> Source:
+    _, channels, side, _ = source.train.pixels.shape
+    unlabelled = 0 if source.unlabelled is None else len(source.unlabelled)
+    check_memory(len(source.train) + len(source.test) + unlabelled, channels, size, size)
+    train, test = (replace(split, images=_resized(split.pixels, size)) for split in (source.train, source.test))
     return replace(source, train=train, test=test, crop_padding=round(source.crop_padding * size / side))
 
 
-def _hold_out(images: ImageSet, fraction: float, generator: torch.Generator) -> tuple[ImageSet, ImageSet]:
-    """Return (training, validation) images: `fraction` of every class is for validation, at least one image."""
-    held = torch.zeros(len(images), dtype=torch.bool)
-    for label, name in enumerate(images.classes):
-        members = (images.labels == label).nonzero().flatten()
-        count = max(1, round(fraction * len(members)))
-        if count >= len(members):
-            raise RelgraphError(
-                f"class {name!r} has {len(members)} training images, and {count} for validation leave none to train on"
-            )
-        held[_draw(members, count, generator)] = True
-    return images.select(~held), replace(images.select(held), split="val")
+def _resized(images: Tensor, size: int) -> Tensor:
+    return functional.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
 
 
-def _keep_labels(images: ImageSet, count: int, generator: torch.Generator) -> ImageSet:
-    """Return the images with the labels of `count` of them per class, and -1 for the others."""
-    labels = torch.full_like(images.labels, -1)
-    for label, name in enumerate(images.classes):
-        members = (images.labels == label).nonzero().flatten()
-        if count > len(members):
-            raise RelgraphError(
-                f"class {name!r} has {len(members)} training images, fewer than the {count} labels per class asked for"
-            )
-        labels[_draw(members, count, generator)] = label
-    return replace(images, labels=labels)
+def _join(train: ImageSet, unlabelled: Tensor, first: int) -> ImageSet:
+    """Return the training images and, numbered from `first`, those without a label, resized as the others are."""
+    known, total = len(train), len(train) + len(unlabelled)
+    images = torch.empty(total, *train.pixels.shape[1:], dtype=torch.uint8)
+    images[:known] = train.pixels
+    # A part after the other: these are the large ones, and they come from a file.
+    for start in range(0, len(unlabelled), RESIZED_AT_ONCE):
+        part = unlabelled[start : start + RESIZED_AT_ONCE]
+        slots = slice(known + start, known + start + len(part))
+        images[slots] = part if part.shape[1:] == images.shape[1:] else _resized(part, images.shape[-1])
+    nothing = train.labels.new_full((len(unlabelled),), -1)
+    return replace(
+        train,
+        images=images,
+        labels=torch.cat([train.labels, nothing]),
+        index=torch.cat([train.index, torch.arange(first, first + len(unlabelled))]),
+        truth=None if train.truth is None else torch.cat([train.truth, nothing]),
+    )
 
 
-def _draw(members: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    return members[torch.randperm(len(members), generator=generator)[:count]]
+def _statistics(train: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return channel_statistics(train.images if isinstance(train.images, Tensor) else train.sample(SAMPLE))
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,45 +1,58 @@
-"""Folders of images, `PATH/train/CLASS/*.png` with `PATH/val` or `PATH/test`, decoded once into memory."""
+"""Folders of images, `PATH/train/CLASS/*.png` with `PATH/val` or `PATH/test`: in memory, or listed to be streamed."""
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from relgraph.errors import RelgraphError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from relgraph.data.images import ImageFiles, image_files
+from relgraph.errors import RelgraphError, unknown
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # those of torchvision
 MEMORY_LIMIT = 8 * 2**30  # bytes: beyond that, images in memory stop being a good idea on common machines
 
-Listing = dict[str, list[Path]]  # the image files of each class
+MODES = ("auto", "memory", "stream")
+
+Listing = dict[str, list[str]]  # the image files of each class, as paths within the folder of the classes
+Split = tuple[Tensor | ImageFiles, Tensor]  # images (N, 3, H, W) and labels (N,)
 
 
-def read_folder(path: Path, image_size: int | None) -> tuple[tuple[str, ...], dict[str, tuple[Tensor, Tensor]]]:
+def read_folder(path: Path, image_size: int | None, mode: str = "auto") -> tuple[tuple[str, ...], dict[str, Split]]:
     """Return the classes and, for each split, its images `(N, 3, H, W)` uint8 and labels `(N,)`.
 
     The splits are `train`, `val` and `test`; a folder with only one of the last two has `train` and `test`. With an
     `image_size` the shorter side is resized to it (bicubic, antialiased) and the centre is cropped; without one all
-    images must have the same size.
+    images must have the same size. The `mode` memory decodes all images now, stream leaves them in their files, and
+    auto does that only where they need more than 8 GiB.
 
     Raises:
-        RelgraphError: if a folder or a class is missing, an image is unreadable or of another size, or the images need
-            too much memory.
+        RelgraphError: if a folder or a class is missing, an image that is decoded is unreadable or of another size, or
+            images for the memory need too much of it.
     """
-    listings = {split: list_images(folder) for split, folder in _find_splits(path).items()}
+    if mode not in MODES:
+        raise unknown("way to hold images", mode, MODES)
+    classes, splits = _list_splits(path, image_size)
+    total, shape = sum(len(files) for files, _ in splits.values()), splits["train"][0].shape[1:]
+    if mode == "stream" or (mode == "auto" and not fits_memory(total, *shape)):
+        return classes, {split: (files, labels) for split, (files, labels) in splits.items()}
+    check_memory(total, *shape)
+    return classes, {split: (files.load(f"decode {split}"), labels) for split, (files, labels) in splits.items()}
+
+
+def _list_splits(path: Path, image_size: int | None) -> tuple[tuple[str, ...], dict[str, tuple[ImageFiles, Tensor]]]:
+    """Return the classes and, for each split, its files and labels; at most the first training image is opened."""
+    folders = _find_splits(path)
+    listings = {split: list_images(folder) for split, folder in folders.items()}
     classes = _common_classes(path, listings)
-    files = {split: [file for name in classes for file in listing[name]] for split, listing in listings.items()}
-    width, height = (image_size, image_size) if image_size else read_image(files["train"][0], None).size
-    check_memory(sum(map(len, files.values())), 3, height, width)
-    read = {}
-    for split, listing in listings.items():
+    splits: dict[str, tuple[ImageFiles, Tensor]] = {}
+    size = None
+    for split, listing in listings.items():  # train comes first: its first image has the size of all
+        files = image_files(folders[split], [file for name in classes for file in listing[name]], image_size, size)
+        size = files.size
         labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(listing[name]) for name in classes]))
-        read[split] = (_decode(files[split], image_size, (width, height), split), labels)
-    return classes, read
+        splits[split] = (files, labels)
+    return classes, splits
 
 
 def _find_splits(path: Path) -> dict[str, Path]:
@@ -56,7 +69,7 @@ def _find_splits(path: Path) -> dict[str, Path]:
 
 
 def list_images(folder: Path) -> Listing:
-    """Return the image files of every class, a folder in `folder`, both in alphabetical order.
+    """Return the image files of every class, a folder in `folder`, as paths within it; both in alphabetical order.
 
     Hidden folders and files do not count; files deeper in a class folder do.
 
@@ -67,18 +80,20 @@ def list_images(folder: Path) -> Listing:
     if len(classes) < 2:
         found = f"found {classes[0].name}" if classes else "found none"
         raise RelgraphError(f"{folder}: expected one folder for each of at least 2 classes, {found}")
-    listing = {entry.name: _list_files(entry) for entry in classes}
+    listing = {entry.name: _list_files(folder, entry.name) for entry in classes}
     for name, files in listing.items():
         if not files:
             raise RelgraphError(f"{folder / name}: no images in this class folder (looked for {', '.join(SUFFIXES)})")
     return listing
 
 
-def _list_files(folder: Path) -> list[Path]:
-    files = []
-    for parent, _, names in os.walk(folder, followlinks=True):
-        files += [Path(parent, name) for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
-    return sorted(files)
+def _list_files(folder: Path, name: str) -> list[str]:
+    # Strings rather than Paths, which are slow to make and to sort by the million.
+    files: list[str] = []
+    for parent, _, names in os.walk(folder / name, followlinks=True):
+        inside = os.path.relpath(parent, folder)
+        files += [os.path.join(inside, n) for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
+    return sorted(files, key=lambda file: file.split(os.sep))
 
 
 def _common_classes(path: Path, listings: dict[str, Listing]) -> tuple[str, ...]:
@@ -95,71 +110,20 @@ def _common_classes(path: Path, listings: dict[str, Listing]) -> tuple[str, ...]
     return tuple(listings["train"])
 
 
+def fits_memory(images: int, channels: int, height: int, width: int) -> bool:
+    """Return whether so many images need at most 8 GiB as uint8."""
+    return images * channels * height * width <= MEMORY_LIMIT
+
+
 def check_memory(images: int, channels: int, height: int, width: int) -> None:
     """Refuse images that need more than 8 GiB as uint8.
 
     Raises:
         RelgraphError: if they do.
     """
-    needed = images * channels * height * width
-    if needed > MEMORY_LIMIT:
+    if not fits_memory(images, channels, height, width):
+        needed = images * channels * height * width / 2**30
         raise RelgraphError(
-            f"{images} images of {channels} x {height} x {width} need {needed / 2**30:.1f} GiB of memory, expected at "
-            f"most {MEMORY_LIMIT / 2**30:.0f}: choose a smaller --image-size (large folders cannot be streamed yet)"
+            f"{images} images of {channels} x {height} x {width} need {needed:.1f} GiB of memory, expected at most "
+            f"{MEMORY_LIMIT / 2**30:.0f}: choose a smaller --image-size, or stream a folder with --images stream"
         )
-
-
-def _decode(files: list[Path], image_size: int | None, size: tuple[int, int], split: str) -> Tensor:
-    import numpy as np
-    from tqdm import tqdm
-
-    width, height = size
-    images = torch.empty(len(files), 3, height, width, dtype=torch.uint8)
-    pixels = images.numpy()  # the same memory
-
-    def fill(slot: int) -> None:
-        image = read_image(files[slot], image_size)
-        if image.size != size:
-            raise RelgraphError(
-                f"{files[slot]}: expected {width} x {height} pixels like the first image, found "
-                f"{image.width} x {image.height}: give --image-size to resize them"
-            )
-        pixels[slot] = np.asarray(image).transpose(2, 0, 1)
-
-    with ThreadPoolExecutor() as pool:
-        decoded = pool.map(fill, range(len(files)))
-        for _ in tqdm(decoded, desc=f"decode {split}", total=len(files), unit="img", leave=False, disable=None):
-            pass
-    return images
-
-
-def read_image(file: Path, image_size: int | None) -> "Image":
-    """Return the image in `file` as RGB; with an `image_size`, its shorter side resized to it and its centre cropped.
-
-    Raises:
-        RelgraphError: if the file is not a readable image of 8 bits per channel.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(file) as opened:
-            mode = opened.mode
-            # By way of RGBA, or PIL warns about every such file.
-            opaque = opened.convert("RGBA") if "transparency" in opened.info else opened
-            image = opaque.convert("RGB")
-    except Exception as error:  # the decoders of PIL raise nearly everything on a corrupt file
-        raise RelgraphError(f"{file}: not a readable image ({' '.join(str(error).split())})") from error
-    if mode.startswith(("I", "F")):  # PIL clips those to white without a word
-        raise RelgraphError(f"{file}: expected 8 bits per channel, found PIL's mode {mode}")
-    return image if image_size is None else _fit(image, image_size)
-
-
-def _fit(image: "Image", size: int) -> "Image":
-    from PIL import Image
-
-    if image.size == (size, size):
-        return image
-    scale = size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))

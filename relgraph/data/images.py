@@ -1,28 +1,217 @@
-"""Images with their labels: a split of a data set."""
+"""Images with their labels: a split of a data set, in memory or in files."""
 
+import os
+import zlib
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from relgraph.data.decode import read_image
+from relgraph.data.stream import stream
+from relgraph.errors import RelgraphError
+
+SAMPLE_BYTES = 2**30  # a sample of streamed images stays small, however large they are
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Colour images `(N, 3, H, W)` uint8 that stay in their files until they are asked for; `image_files` makes them.
+
+    `names` are paths within `folder`, as bytes in one array: worker processes share its memory, while of a list of
+    strings each would get its own copy as references are counted. `size` is `(H, W)`; with an `image_size` images are
+    made to fit it, without one all must have it.
+    """
+
+    folder: Path
+    names: NDArray[np.bytes_]
+    size: tuple[int, int]
+    image_size: int | None
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.names)
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape that they would have in memory, `(N, 3, H, W)`."""
+        return torch.Size((len(self), 3, *self.size))
+
+    def select(self, which: Tensor) -> "ImageFiles":
+        """Return the images at `which`, positions or a mask; none is decoded."""
+        return replace(self, names=self.names[which.cpu().numpy()])
+
+    def decode(self, which: NDArray[np.int64]) -> Tensor:
+        """Return the images at the positions `which` `(B,)`, `(B, 3, H, W)` uint8.
+
+        Raises:
+            RelgraphError: if a file is no readable image, or has another size.
+        """
+        # PIL and numpy alone: torch's threads do not survive the fork of a worker process.
+        pixels = np.empty((len(which), *self.shape[1:]), dtype=np.uint8)
+        for slot, number in enumerate(which):
+            self._read(int(number), pixels[slot])
+        return torch.from_numpy(pixels)
+
+    def load(self, progress: str) -> Tensor:
+        """Return all images, decoded by threads; `progress` is what a bar on a terminal is called.
+
+        Raises:
+            RelgraphError: if a file is no readable image, or has another size.
+        """
+        from tqdm import tqdm
+
+        pixels = np.empty(self.shape, dtype=np.uint8)
+        with ThreadPoolExecutor() as pool:
+            decoded = pool.map(self._read, range(len(self)), pixels)
+            for _ in tqdm(decoded, desc=progress, total=len(self), unit="img", leave=False, disable=None):
+                pass
+        return torch.from_numpy(pixels)
+
+    def checksums(self) -> Tensor:
+        """Return a checksum `(N,)` int64 of each file's path within the folder, its size and `image_size`.
+
+        Raises:
+            RelgraphError: if a file is gone.
+        """
+        found = []
+        for name in self.names:
+            file = os.path.join(self.folder, os.fsdecode(name))
+            try:
+                size = os.stat(file).st_size
+            except OSError as error:
+                raise RelgraphError(f"{file}: expected an image, found none ({error.strerror})") from error
+            found.append(zlib.crc32(b"%s\0%d\0%s" % (name, size, str(self.image_size).encode())))
+        return torch.tensor(found, dtype=torch.int64)
+
+    def _read(self, number: int, pixels: NDArray[np.uint8]) -> None:
+        file = self.folder / os.fsdecode(self.names[number])
+        image = read_image(file, self.image_size)
+        height, width = self.size
+        if image.size != (width, height):
+            raise RelgraphError(
+                f"{file}: expected {width} x {height} pixels like the first image, found "
+                f"{image.width} x {image.height}: give --image-size to resize them"
+            )
+        pixels[...] = np.asarray(image).transpose(2, 0, 1)
+
+
+def image_files(
+    folder: Path, names: Sequence[str], image_size: int | None, size: tuple[int, int] | None = None
+) -> ImageFiles:
+    """Return the images `names` in `folder`; only where neither size is given, the first is opened to learn its.
+
+    Raises:
+        RelgraphError: if the first image is unreadable.
+    """
+    if image_size is not None:
+        size = (image_size, image_size)
+    elif size is None:
+        width, height = read_image(folder / names[0], None).size
+        size = (height, width)
+    return ImageFiles(folder, np.array([os.fsencode(name) for name in names], dtype=np.bytes_), size, image_size)
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """Images `(N, C, H, W)` uint8 with labels `(N,)` int64, -1 where training does not know them.
 
-    `index` `(N,)` is the position in the data set's original split: training and validation images that were cut from
-    one split share its numbers.
+    `images` is a tensor, or where they do not fit memory their files. `index` `(N,)` is the position in the data set's
+    original split: training and validation images that were cut from one split share its numbers. `truth` `(N,)` are
+    the true labels, where `labels` hides or changes some (see `relabel`).
     """
 
-    images: Tensor
+    images: Tensor | ImageFiles
     labels: Tensor
     classes: tuple[str, ...]
     split: str
     index: Tensor
+    truth: Tensor | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.images)
 
+    @property
+    def pixels(self) -> Tensor:
+        """The images where they lie in memory, `(N, C, H, W)` uint8.
+
+        Raises:
+            RelgraphError: if they are streamed.
+        """
+        if isinstance(self.images, ImageFiles):
+            raise RelgraphError(f"expected the {self.split} images in memory, found files that are streamed")
+        return self.images
+
+    @property
+    def true_labels(self) -> Tensor:
+        """The labels `(N,)` of all images, also those that training does not know."""
+        return self.labels if self.truth is None else self.truth
+
+    def relabel(self, labels: Tensor) -> "ImageSet":
+        """Return the images with other labels `(N,)` for training; the true ones stay known to evaluation."""
+        return replace(self, labels=labels, truth=self.true_labels)
+
     def select(self, which: Tensor) -> "ImageSet":
-        """Return the images at `which`, positions or a mask."""
-        return replace(self, images=self.images[which], labels=self.labels[which], index=self.index[which])
+        """Return the images at `which`, positions or a mask; of files none is decoded."""
+        images = self.images.select(which) if isinstance(self.images, ImageFiles) else self.images[which]
+        truth = None if self.truth is None else self.truth[which]
+        return replace(self, images=images, labels=self.labels[which], index=self.index[which], truth=truth)
+
+    def to(self, device: torch.device | str) -> "ImageSet":
+        """Return the images that lie in memory, and the labels, on a device."""
+        images = self.images if isinstance(self.images, ImageFiles) else self.images.to(device)
+        truth = None if self.truth is None else self.truth.to(device)
+        return replace(self, images=images, labels=self.labels.to(device), truth=truth)
+
+    def batches(self, indices: Sequence[Tensor], workers: int = 0) -> Generator[Tensor, None, None]:
+        """Yield the images `(B, C, H, W)` uint8 at each of `indices`, `(B,)` each, in order.
+
+        Images in memory come from the device where they lie. Files are decoded ahead by `workers` processes, or by this
+        one if 0, and come from the CPU; they are the same at any number of workers. Closing the generator early ends
+        the processes.
+
+        Raises:
+            RelgraphError: if a file is no readable image, or has another size.
+        """
+        if isinstance(self.images, ImageFiles):
+            return stream(self.images.decode, indices, workers, pin_memory=self.labels.is_cuda)
+        return _batches_of(self.images, indices)
+
+    def sample(self, limit: int) -> Tensor:
+        """Return at most `limit` evenly spaced images `(n, C, H, W)`, and of files at most 1 GiB, decoded.
+
+        Raises:
+            RelgraphError: if a file is no readable image, or has another size.
+        """
+        count = min(len(self), limit)
+        if isinstance(self.images, ImageFiles):
+            count = min(count, max(1, SAMPLE_BYTES // self.images.shape[1:].numel()))
+        chosen = self.select(torch.arange(count) * len(self) // max(count, 1)).images
+        return chosen.load(f"sample {self.split}") if isinstance(chosen, ImageFiles) else chosen
+
+    def checksums(self) -> Tensor:
+        """Return a checksum (CRC-32) of each image, `(N,)` int64, by which stored results know their images.
+
+        In memory it is that of the pixels, bytes in `(C, H, W)` order. For files it is that of the path within the
+        split, the file's size in bytes and the image size, so that nothing is read.
+
+        >>> images = torch.zeros(2, 1, 1, 4, dtype=torch.uint8)
+        >>> ImageSet(images, torch.zeros(2), ("a",), "test", torch.arange(2)).checksums()
+        tensor([558161692, 558161692])
+        """
+        if isinstance(self.images, ImageFiles):
+            return self.images.checksums()
+        pixels: NDArray[Any] = self.images.cpu().contiguous().numpy()
+        return torch.tensor([zlib.crc32(image) for image in pixels], dtype=torch.int64)
+
+
+def _batches_of(images: Tensor, indices: Sequence[Tensor]) -> Generator[Tensor, None, None]:
+    for index in indices:
+        yield images[index.to(images.device, non_blocking=True)]

@@ -1,8 +1,7 @@
-"""Splits are disjoint, stratified and repeatable; published data sets are read from tiny files of their own formats."""
+"""Splits are disjoint, stratified and repeatable, whatever the data set; only training sees few or wrong labels."""
 
-import hashlib
-import pickle
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
 
+from relgraph.data.catalogue import PUBLISHED
 from relgraph.data.datasets import DataSet, channel_statistics, load
 from relgraph.errors import RelgraphError
 
@@ -23,8 +22,9 @@ def read(
     fraction: float = 0.2,
     labels: int | None = None,
     seed: int = 0,
+    **more: Any,
 ) -> DataSet:
-    return load(dataset, root=root, image_size=size, val_fraction=fraction, labels_per_class=labels, seed=seed)
+    return load(dataset, root=root, image_size=size, val_fraction=fraction, labels_per_class=labels, seed=seed, **more)
 
 
 def write_folder(path: Path, counts: dict[str, int]) -> Path:
@@ -37,21 +37,33 @@ def write_folder(path: Path, counts: dict[str, int]) -> Path:
     return path
 
 
-def test_digits_are_those_of_scikit_learn() -> None:
+def test_the_data_set_keeps_what_was_published() -> None:
     data = read()
-    images = torch.cat([data.train.images, data.val.images, data.test.images])[:, 0].numpy()
-    ours = sorted(np.round(images * (16 / 255)).astype(int).reshape(-1, 64).tolist())
-    assert ours == sorted(load_digits().data.astype(int).tolist())
-    assert images.dtype == np.uint8 and images.max() == 255
     assert data.train.classes == tuple("0123456789")
     assert (data.crop_padding, data.flip, data.name) == (1, False, "digits")
+    assert len(data.train) + len(data.val) == 1442 and len(data.test) == 355
+
+
+@pytest.mark.parametrize(
+    ("seed", "labels", "first", "total", "labelled"),
+    [
+        (0, 3, [3, 10, 32, 48, 55, 58, 103, 105], 102_348, [37, 127, 142, 335, 418, 488, 528, 595]),
+        (7, 4, [9, 16, 18, 30, 33, 54, 63, 78], 105_082, [14, 21, 27, 105, 107, 147, 172, 249]),
+    ],
+)
+def test_recorded_runs_keep_their_split(
+    seed: int, labels: int, first: list[int], total: int, labelled: list[int]
+) -> None:
+    data = read(fraction=0.1, labels=labels, seed=seed)  # numbers of version 0.1.0
+    assert data.val.index.tolist()[:8] == first and int(data.val.index.sum()) == total
+    assert data.train.index[data.train.labels >= 0].tolist()[:8] == labelled
 
 
 def test_the_seed_moves_validation_but_not_the_test_images() -> None:
     first, again, other = read(seed=1), read(seed=1), read(seed=2)
-    assert torch.equal(first.val.index, again.val.index) and torch.equal(first.train.images, again.train.images)
+    assert torch.equal(first.val.index, again.val.index) and torch.equal(first.train.pixels, again.train.pixels)
     assert not torch.equal(first.val.index, other.val.index)
-    assert torch.equal(first.test.images, other.test.images)
+    assert torch.equal(first.test.pixels, other.test.pixels)
 
 
 def test_validation_is_a_disjoint_stratified_share_of_train() -> None:
@@ -66,7 +78,7 @@ def test_validation_is_a_disjoint_stratified_share_of_train() -> None:
 def test_index_is_the_position_in_the_original_split(tmp_path: Path) -> None:
     data = read(f"folder:{write_folder(tmp_path, {'train': 10, 'test': 2})}")
     for part in (data.train, data.val):
-        assert torch.equal(part.images[:, 0, 0, 0].long(), part.index % 10)
+        assert torch.equal(part.pixels[:, 0, 0, 0].long(), part.index % 10)
         assert torch.equal(part.labels, part.index // 10)
 
 
@@ -92,7 +104,7 @@ def test_labels_per_class_hides_training_labels_only() -> None:
     known = few.train.labels >= 0
     assert Counter(few.train.labels[known].tolist()) == dict.fromkeys(range(10), 4)
     assert torch.equal(few.train.labels[known], full.train.labels[known])
-    assert torch.equal(few.train.images, full.train.images)
+    assert torch.equal(few.train.pixels, full.train.pixels)
     assert torch.equal(few.val.labels, full.val.labels) and torch.equal(few.test.labels, full.test.labels)
     assert (more.train.labels[known] >= 0).all()  # more labels contain the fewer
 
@@ -106,7 +118,7 @@ def test_labels_per_class_cannot_exceed_a_class(tmp_path: Path) -> None:
 
 def test_mean_and_std_are_those_of_the_training_images() -> None:
     data = read()
-    pixels = data.train.images.double().numpy() / 255
+    pixels = data.train.pixels.double().numpy() / 255
     np.testing.assert_allclose([*data.mean, *data.std], [pixels.mean(), pixels.std()], rtol=1e-12)
 
 
@@ -117,14 +129,14 @@ def test_a_channel_without_contrast_has_no_zero_std() -> None:
 
 def test_image_size_resizes_a_built_in_data_set_and_its_padding() -> None:
     data = read(size=16)
-    assert data.train.images.shape[1:] == data.test.images.shape[1:] == (1, 16, 16)
-    assert data.train.images.dtype == torch.uint8 and data.crop_padding == 2
+    assert data.train.pixels.shape[1:] == data.test.pixels.shape[1:] == (1, 16, 16)
+    assert data.train.pixels.dtype == torch.uint8 and data.crop_padding == 2
 
 
 def test_select_takes_positions_or_a_mask() -> None:
     train = read().train
     chosen, masked = train.select(torch.tensor([7, 3])), train.select(train.labels == 5)
-    assert len(chosen) == 2 and torch.equal(chosen.images[1], train.images[3])
+    assert len(chosen) == 2 and torch.equal(chosen.pixels[1], train.pixels[3])
     assert (masked.labels == 5).all() and masked.classes == train.classes
 
 
@@ -138,6 +150,14 @@ def test_select_takes_positions_or_a_mask() -> None:
         ({"labels": 0}, "labels per class must be at least 1, got 0"),
         ({"size": 0}, "image size must be at least 1 pixel, got 0"),
         ({"size": 5000}, "choose a smaller --image-size"),
+        ({"label_fraction": 0.0}, "share of labels must be above 0 and at most 1, got 0.0"),
+        ({"label_fraction": 1.5}, "share of labels must be above 0 and at most 1, got 1.5"),
+        ({"label_fraction": float("nan")}, "share of labels must be above 0 and at most 1, got nan"),
+        ({"label_fraction": 0.5, "labels": 4}, "labels_per_class and label_fraction exclude each other: .* 4 and 0.5"),
+        ({"label_noise": -0.1}, "share of wrong labels must be at least 0 and at most 1, got -0.1"),
+        ({"label_noise": 1.1}, "share of wrong labels must be at least 0 and at most 1, got 1.1"),
+        ({"mode": "straem"}, "unknown way to hold images 'straem': did you mean 'stream'"),
+        ({"mode": "stream"}, "digits is published as one array: expected to hold it in memory, got mode stream"),
     ],
 )
 def test_misuse_is_named(arguments: dict[str, Any], message: str) -> None:
@@ -145,53 +165,54 @@ def test_misuse_is_named(arguments: dict[str, Any], message: str) -> None:
         read(**arguments)
 
 
-@pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100", "STL10"])
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_a_failed_download_is_one_sentence(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torchvision.datasets
-
     address = "http://127.0.0.1:9/images.tar.gz"  # nobody listens there
-    monkeypatch.setattr(getattr(torchvision.datasets, name), "url", address)
-    with pytest.raises(RelgraphError, match=f"{name.lower()} could not be downloaded .*: fetch {address}") as caught:
-        read(name.lower(), root=tmp_path / "data")
+    monkeypatch.setitem(PUBLISHED, name, replace(PUBLISHED[name], url=address))
+    with pytest.raises(RelgraphError, match=f"could not be downloaded .*: fetch {address} and put it in") as caught:
+        read(name, root=tmp_path / "data")
     assert str(tmp_path / "data") in str(caught.value) and "\n" not in str(caught.value)
 
 
-def write_checked(file: Path, content: bytes) -> list[str]:
-    """Write a file and return [name, md5], as torchvision lists its files."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(content)
-    return [file.name, hashlib.md5(content).hexdigest()]
+def test_a_fraction_of_the_labels_stays() -> None:
+    full, tenth = read(), read(label_fraction=0.1)
+    known = tenth.train.labels >= 0
+    whole, kept = Counter(full.train.labels.tolist()), Counter(tenth.train.labels[known].tolist())
+    assert kept == {label: max(1, round(0.1 * count)) for label, count in whole.items()}
+    assert torch.equal(tenth.val.labels, full.val.labels) and torch.equal(tenth.val.index, full.val.index)
 
 
-def test_cifar100_is_read_in_its_own_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.datasets import CIFAR100
-
-    folder, pixels = tmp_path / CIFAR100.base_folder, np.random.default_rng(0).integers(0, 256, (8, 3072), np.uint8)
-    for split in ("train", "test"):
-        content = pickle.dumps({"data": pixels, "fine_labels": [0, 1] * 4})
-        monkeypatch.setattr(CIFAR100, f"{split}_list", [write_checked(folder / split, content)])
-    _, md5 = write_checked(folder / "meta", pickle.dumps({"fine_label_names": ["apple", "bear"]}))
-    monkeypatch.setattr(CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": md5})
-    data = read("cifar100", root=tmp_path)
-    assert np.array_equal(data.test.images.numpy(), pixels.reshape(8, 3, 32, 32))
-    assert data.test.labels.tolist() == [0, 1] * 4 and data.test.classes == ("apple", "bear")
-    assert (len(data.train), len(data.val)) == (6, 2)
-    assert data.mean == (0.5071, 0.4867, 0.4408) and (data.crop_padding, data.flip) == (4, True)
+def test_noise_changes_the_labels_that_training_keeps() -> None:
+    full, few, noisy = read(), read(labels=4), read(labels=4, label_noise=0.25)
+    changed = noisy.train.labels != few.train.labels
+    assert int(changed.sum()) == 10 and (few.train.labels[changed] >= 0).all()
+    assert torch.equal(noisy.train.true_labels, full.train.labels)
+    for clean, other in ((full.val, noisy.val), (full.test, noisy.test)):
+        assert torch.equal(clean.labels, other.labels)
 
 
-def test_stl10_is_read_in_its_own_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.datasets import STL10
+def test_streamed_images_have_the_same_splits(tmp_path: Path) -> None:
+    folder = f"folder:{write_folder(tmp_path, {'train': 10, 'test': 2})}"
+    held, streamed = (read(folder, labels=3, label_noise=0.5, mode=mode) for mode in ("memory", "stream"))
+    assert isinstance(held.train.images, torch.Tensor) and not isinstance(streamed.train.images, torch.Tensor)
+    assert torch.equal(held.train.labels, streamed.train.labels) and torch.equal(held.val.index, streamed.val.index)
+    assert (held.mean, held.std) == (streamed.mean, streamed.std)  # so few are all in the sample
 
-    folder = tmp_path / STL10.base_folder
-    images = np.random.default_rng(0).integers(0, 256, (4, 3, 96, 96), np.uint8)
-    for split in ("train", "test"):
-        files = [
-            write_checked(folder / f"{split}_X.bin", images.swapaxes(2, 3).tobytes()),  # stored column by column
-            write_checked(folder / f"{split}_y.bin", bytes([1, 2, 1, 2])),
-        ]
-        monkeypatch.setattr(STL10, f"{split}_list", files)
-    (folder / "class_names.txt").write_text("airplane\nbird\n")
-    data = read("stl10", root=tmp_path)
-    assert np.array_equal(data.test.images.numpy(), images)
-    assert data.test.labels.tolist() == [0, 1, 0, 1] and data.test.classes == ("airplane", "bird")
-    np.testing.assert_allclose(data.mean, data.train.images.double().mean((0, 2, 3)) / 255, rtol=1e-12)
+
+def test_tiny_imagenet_is_read_from_its_folder(tmp_path: Path) -> None:
+    root = tmp_path / "tiny-imagenet-200"
+    for wnid in ("n01", "n02"):
+        for i in range(4):
+            file = root / f"train/{wnid}/images/{i}.JPEG"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (64, 64), (60 * i, 0, 0)).save(file)
+    (root / "val/images").mkdir(parents=True)
+    Image.new("L", (64, 64)).save(root / "val/images/val_0.JPEG")
+    (root / "val/val_annotations.txt").write_text("val_0.JPEG\tn02\t0\t0\t63\t63\n")
+    (root / "wnids.txt").write_text("n02\nn01\n")
+    (root / "words.txt").write_text("n01\ttench, Tinca tinca\nn02\tgoldfish\n")
+    data = read("tiny-imagenet", root=tmp_path, fraction=0.25)
+    assert (len(data.train), len(data.val), len(data.test)) == (6, 2, 1)
+    assert data.train.classes == ("tench", "goldfish") and data.test.labels.tolist() == [1]
+    streamed = read("tiny-imagenet", root=tmp_path, fraction=0.25, mode="stream", size=32)
+    assert streamed.train.images.shape == (6, 3, 32, 32) and torch.equal(streamed.val.index, data.val.index)

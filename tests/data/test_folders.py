@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from relgraph.data.folders import check_memory, read_folder, read_image
+from relgraph.data import folders
+from relgraph.data.folders import check_memory, list_images, read_folder
+from relgraph.data.images import ImageFiles
 from relgraph.errors import RelgraphError
 
 
@@ -41,6 +43,7 @@ def test_images_and_labels_are_read_in_order(tmp_path: Path) -> None:
     (tmp_path / "train/.cache").mkdir()
     classes, splits = read_folder(tmp_path, None)
     images, labels = splits["train"]
+    assert isinstance(images, torch.Tensor)
     assert classes == ("cat", "dog") and list(splits) == ["train", "test"]
     assert torch.equal(images, torch.from_numpy(np.stack(expected)).permute(0, 3, 1, 2))
     assert labels.tolist() == [0, 0, 0, 1, 1, 1] and labels.dtype == torch.int64
@@ -53,45 +56,10 @@ def test_val_and_test_are_both_kept(folder: Path) -> None:
     assert {split: len(labels) for split, (_, labels) in splits.items()} == {"train": 6, "val": 2, "test": 4}
 
 
-def test_image_size_resizes_the_shorter_side_and_crops_the_centre(tmp_path: Path) -> None:
-    pixels = np.zeros((8, 20, 3), dtype=np.uint8)
-    pixels[:, 6:14] = 200  # the central square is bright, what is cropped is black
-    Image.fromarray(pixels).save(tmp_path / "wide.png")
-    image = np.asarray(read_image(tmp_path / "wide.png", 4))
-    assert image.shape == (4, 4, 3)
-    assert image[:, 1:3].min() > 195
-
-
-def test_an_image_of_the_asked_size_is_left_alone(tmp_path: Path) -> None:
-    pixels = write_image(tmp_path / "a.png")
-    assert np.array_equal(np.asarray(read_image(tmp_path / "a.png", 6)), pixels)
-
-
 def test_mixed_sizes_are_read_with_an_image_size(folder: Path) -> None:
     write_image(folder / "train/dog/1.png", (9, 7))
     _, splits = read_folder(folder, 5)
     assert splits["train"][0].shape == (6, 3, 5, 5)
-
-
-@pytest.mark.parametrize("mode", ["L", "1", "LA", "RGBA", "P"])
-def test_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
-    Image.new("RGB", (4, 4), (255, 255, 255)).convert(mode).save(tmp_path / "a.png")
-    image = read_image(tmp_path / "a.png", None)
-    assert image.mode == "RGB" and np.asarray(image).min() == 255
-
-
-def test_a_transparent_palette_is_read_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    image = Image.new("P", (4, 4))
-    image.putpalette([255] * 768)
-    image.save(tmp_path / "a.png", transparency=bytes([0, 128]))
-    assert np.asarray(read_image(tmp_path / "a.png", None)).min() == 255
-    assert not recwarn.list
-
-
-def test_sixteen_bit_images_are_refused_rather_than_clipped(tmp_path: Path) -> None:
-    Image.fromarray(np.full((4, 4), 3000, dtype=np.uint16)).save(tmp_path / "a.png")
-    with pytest.raises(RelgraphError, match=r"a\.png: expected 8 bits per channel, found PIL's mode I;16"):
-        read_image(tmp_path / "a.png", None)
 
 
 def remove(folder: Path) -> None:
@@ -154,9 +122,55 @@ def test_the_first_image_of_another_size_is_named(folder: Path) -> None:
 
 def test_too_much_memory_is_refused_before_decoding(folder: Path) -> None:
     with pytest.raises(
-        RelgraphError, match=r"10 images of 3 x 20000 x 20000 need 11\.2 GiB of memory, expected at most 8"
+        RelgraphError,
+        match=r"10 images of 3 x 20000 x 20000 need 11\.2 GiB of memory, expected at most 8: .*--images stream$",
     ):
-        read_folder(folder, 20_000)
+        read_folder(folder, 20_000, "memory")
     check_memory(2**20, 1, 64, 128)  # 8 GiB exactly
     with pytest.raises(RelgraphError):
         check_memory(2**20 + 1, 1, 64, 128)
+
+
+def test_streamed_images_are_those_in_memory(folder: Path) -> None:
+    write_image(folder / "train/dog/1.png", (9, 7), seed=1)
+    classes, held = read_folder(folder, 5, "memory")
+    same, streamed = read_folder(folder, 5, "stream")
+    assert same == classes and list(streamed) == list(held)
+    for split, (files, labels) in streamed.items():
+        pixels = held[split][0]
+        assert isinstance(files, ImageFiles) and isinstance(pixels, torch.Tensor)
+        assert torch.equal(files.load(split), pixels) and torch.equal(labels, held[split][1])
+        assert files.shape == pixels.shape
+
+
+def test_auto_streams_all_splits_if_together_they_do_not_fit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, kind in ((10 * 3 * 6 * 6, torch.Tensor), (10 * 3 * 6 * 6 - 1, ImageFiles)):
+        monkeypatch.setattr(folders, "MEMORY_LIMIT", limit)
+        _, splits = read_folder(folder, None)
+        assert [type(images) for images, _ in splits.values()] == [kind, kind]
+
+
+def test_streaming_opens_the_first_image_alone(folder: Path) -> None:
+    for file in sorted(folder.rglob("*.png"))[:0:-1]:
+        if file != folder / "train/cat/0.png":
+            file.write_bytes(b"not an image")
+    _, splits = read_folder(folder, None, "stream")
+    assert splits["train"][0].shape == (6, 3, 6, 6) and splits["test"][0].shape == (4, 3, 6, 6)
+    (folder / "train/cat/0.png").write_bytes(b"not an image")
+    assert read_folder(folder, 9, "stream")[1]["train"][0].shape == (6, 3, 9, 9)
+    with pytest.raises(RelgraphError, match=r"train/cat/0\.png: not a readable image"):
+        read_folder(folder, None, "stream")
+
+
+def test_an_unknown_mode(folder: Path) -> None:
+    with pytest.raises(RelgraphError, match=r"^unknown way to hold images 'streams': did you mean 'stream'\?"):
+        read_folder(folder, None, "streams")
+
+
+def test_a_listing_is_in_the_order_of_folders_and_names(tmp_path: Path) -> None:
+    files = ["a/b/1.png", "a/b/c/1.png", "a/b-c/1.png", "a/b.png", "a/a.png", "z/1.png"]
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    expected = sorted(Path(file) for file in files[:5])
+    assert [Path(file) for file in list_images(tmp_path)["a"]] == expected

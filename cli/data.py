@@ -1,0 +1,88 @@
+"""relgraph data."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .show import table
+
+if TYPE_CHECKING:
+    from relgraph.data.catalogue import Published
+
+EPILOG = """\b
+Examples:
+  relgraph data                                 what is known, where it lies, and what is missing
+  relgraph data --root /scratch/data            the same for another folder
+  relgraph data --fetch cifar100                download it now, as for machines without a network
+  relgraph data --fetch stl10 --fetch tiny-imagenet --root /scratch/data
+"""
+
+FOLDER = """\
+folder:PATH: images of your own in PATH/train/CLASS/, with PATH/test/CLASS/, PATH/val/CLASS/ or both; formats are
+those of PIL, such as .jpg and .png; sizes may differ with --image-size; no network is needed."""
+
+
+@click.command(epilog=EPILOG)
+@click.option(
+    "--root", type=click.Path(path_type=Path, file_okay=False), default="data", show_default=True,
+    help="Folder in which downloaded data sets lie.",
+)  # fmt: skip
+@click.option(
+    "--fetch", "names", multiple=True, metavar="NAME", help="Download this data set and check it; again for more."
+)
+def data(root: Path, names: tuple[str, ...]) -> None:
+    """List the data sets that relgraph train knows, or download them.
+
+    A download that was cut off goes on where it stopped. An archive (such as cifar-100-python.tar.gz) that you put into
+    the folder yourself is used, and so is what torchvision has unpacked there.
+    """
+    root = root.expanduser()
+    if names:
+        for name in names:
+            click.echo(f"{name}: {_fetch(name, root)}")
+    else:
+        click.echo(_listing(root))
+
+
+def _fetch(name: str, root: Path) -> str:
+    from relgraph.data import BUILT_IN
+    from relgraph.data.catalogue import PUBLISHED, provide
+    from relgraph.errors import unknown
+
+    if name not in BUILT_IN:
+        raise unknown("data set", name, BUILT_IN)
+    if name not in PUBLISHED:
+        return "ready, it comes with scikit-learn"
+    from relgraph.data.published import check_published
+    from relgraph.data.tiny_imagenet import check_tiny_imagenet
+
+    folder = provide(name, root)
+    if name == "tiny-imagenet":
+        check_tiny_imagenet(folder)
+        return f"ready in {folder}, its lists agree with its files"
+    check_published(name, folder)
+    return f"ready in {folder}, its checksums are those published"
+
+
+def _listing(root: Path) -> str:
+    from relgraph.data.catalogue import PUBLISHED, state
+
+    rows, notes = [["digits", "1,442", "355", "10", "8 x 8, grey", "scikit-learn", "ready"]], []
+    for name, published in PUBLISHED.items():
+        found = state(name, root)
+        rows.append([name, *_facts(published), str(root / published.folder), found.word])
+        if found.word != "ready":
+            notes.append(f"{name}: {found.word}: {found.detail}")
+    if notes:
+        notes.append("What is missing is downloaded by relgraph train, or now by relgraph data --fetch NAME.")
+    text = table(["data set", "train", "test", "classes", "pixels", "where", "state"], rows)
+    return "\n\n".join(filter(None, [text, "\n".join(notes), FOLDER]))
+
+
+def _facts(published: "Published") -> list[str]:
+    train = f"{published.train:,}"
+    if published.unlabelled:
+        train += f" + {published.unlabelled:,}"
+    side = published.pixels
+    return [train, f"{published.test:,}", str(published.classes), f"{side} x {side}"]

@@ -1,0 +1,108 @@
+"""Batches of images decoded ahead of their use by worker processes."""
+
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Generator as RandomGenerator
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from relgraph.errors import RelgraphError
+
+Decode = Callable[[NDArray[np.int64]], Tensor]
+
+
+def stream(decode: Decode, indices: Sequence[Tensor], workers: int, pin_memory: bool) -> Generator[Tensor, None, None]:
+    """Yield `decode(index)` for each index tensor, in order; close it to end the workers.
+
+    Each worker is two batches ahead; with 0 workers this process decodes, without being ahead.
+
+    Raises:
+        RelgraphError: what `decode` raises, or if a worker dies.
+    """
+    with _uninterrupted():
+        loaded = _start(_Batches(decode, indices), min(workers, len(indices)), pin_memory)
+    try:
+        for _ in indices:
+            yield _next(loaded)
+    finally:
+        with _uninterrupted():
+            del loaded  # the last reference: this ends the workers
+
+
+class _Batches(Dataset[Tensor | str]):
+    """One item is one decoded batch, or the sentence that says why there is none."""
+
+    def __init__(self, decode: Decode, indices: Sequence[Tensor]) -> None:
+        self.decode = decode
+        # numpy: each tensor sent to a spawned worker would hold a file open.
+        self.indices = [index.cpu().numpy() for index in indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, number: int) -> Tensor | str:
+        try:
+            return self.decode(self.indices[number])
+        except RelgraphError as error:
+            return str(error)  # raised here, it would reach the user inside the worker's traceback
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block: workers that are half started or half ended print tracebacks."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
+        yield  # interrupts are not raised here, or not by Python
+        return
+    late: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: late.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if late:
+            signal.raise_signal(signal.SIGINT)
+
+
+def _start(batches: _Batches, workers: int, pin_memory: bool) -> Iterator[Any]:
+    with warnings.catch_warnings():
+        # The number of workers is the user's choice; and workers touch nothing that the threads of this process hold.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)
+        return iter(
+            DataLoader(
+                batches,
+                batch_size=None,
+                num_workers=workers,
+                pin_memory=pin_memory,
+                worker_init_fn=_keep_quiet,
+                # Its own generator: a seed drawn from torch's would change the random numbers of the training.
+                generator=RandomGenerator(),
+            )
+        )
+
+
+def _keep_quiet(worker: int) -> None:
+    # Ctrl-C reaches the whole group of processes; the main one ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # By this hook alone, a thread of multiprocessing tells that the main process left in the middle of a batch.
+    sys.excepthook = lambda kind, error, traceback: None
+
+
+def _next(loaded: Iterator[Any]) -> Tensor:
+    try:
+        batch = next(loaded)
+    except RuntimeError as error:  # what DataLoader raises for a worker that was killed or lacks memory
+        reason = " ".join(str(error).split())
+        raise RelgraphError(f"a process that decodes images failed ({reason}): try fewer --workers, or 0") from error
+    if isinstance(batch, str):
+        raise RelgraphError(batch)
+    images: Tensor = batch
+    return images

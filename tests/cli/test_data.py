@@ -1,0 +1,83 @@
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from relgraph.data import BUILT_IN
+from relgraph.data.catalogue import PUBLISHED, File
+
+Program = Callable[..., Result]
+Failing = Callable[..., str]
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """Return the cells of the table, by name."""
+    lines = text.split("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+    return {name: row for name, *row in cells}
+
+
+def test_every_data_set_is_listed_with_what_it_lacks(program: Program) -> None:
+    text = program("data").stdout
+    table = rows(text)
+    assert tuple(table) == BUILT_IN
+    assert table["digits"] == ["1,442", "355", "10", "8 x 8, grey", "scikit-learn", "ready"]
+    assert table["cifar100"] == ["50,000", "10,000", "100", "32 x 32", "data/cifar-100-python", "missing"]
+    assert table["stl10+unlabelled"][0] == "5,000 + 100,000"
+    assert "cifar100: missing: 169 MB from https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz\n" in text
+    assert "folder:PATH" in text
+    assert os.listdir() == []  # looking changes nothing
+
+
+def test_what_is_there_in_part_is_told(program: Program) -> None:
+    folder = Path("elsewhere/tiny-imagenet-200")
+    (folder / "train").mkdir(parents=True)
+    (folder / "wnids.txt").write_text("n01\n")
+    text = program("data", "--root", "elsewhere").stdout
+    assert rows(text)["tiny-imagenet"][-1] == "incomplete"
+    assert f"tiny-imagenet: incomplete: {folder} lacks words.txt, val/images, val/val_annotations.txt: move" in text
+
+
+@pytest.fixture
+def packed(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """Publish a CIFAR-100 of one file."""
+    content, packed = b"images", io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        member = tarfile.TarInfo("cifar-100-python/train")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    files = (File("train", len(content), hashlib.md5(content).hexdigest()),)
+    md5 = hashlib.md5(packed.getvalue()).hexdigest()
+    small = replace(PUBLISHED["cifar100"], url="http://127.0.0.1:9/cifar.tar.gz", md5=md5, files=files)
+    monkeypatch.setitem(PUBLISHED, "cifar100", small)
+    return packed.getvalue()
+
+
+def test_an_archive_is_unpacked_and_checked(program: Program, failure: Failing, packed: bytes) -> None:
+    Path("data").mkdir()
+    Path("data/cifar.tar.gz").write_bytes(packed)
+    assert rows(program("data").stdout)["cifar100"][-1] == "packed"
+    fetched = program("data", "--fetch", "cifar100", "--fetch", "digits").stdout.splitlines()
+    assert fetched == [
+        "cifar100: ready in data/cifar-100-python, its checksums are those published",
+        "digits: ready, it comes with scikit-learn",
+    ]
+    assert rows(program("data").stdout)["cifar100"][-1] == "ready"
+    Path("data/cifar-100-python/train").write_bytes(b"Images")
+    assert "train is not the published file" in failure("data", "--fetch", "cifar100")
+
+
+def test_a_download_without_a_network_is_one_line(failure: Failing, packed: bytes) -> None:
+    message = failure("data", "--fetch", "cifar100")
+    assert message.startswith("cifar.tar.gz could not be downloaded (Connection refused): fetch http://127.0.0.1:9/")
+    assert message.endswith("and put it in data")
+
+
+def test_unknown_names(failure: Failing) -> None:
+    assert failure("data", "--fetch", "cifar").startswith("unknown data set 'cifar': did you mean 'cifar10'? (known: ")

@@ -1,0 +1,54 @@
+"""Files written with PIL, read back and compared pixel by pixel."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from relgraph.data.decode import read_image
+from relgraph.errors import RelgraphError
+
+
+def test_image_size_resizes_the_shorter_side_and_crops_the_centre(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 20, 3), dtype=np.uint8)
+    pixels[:, 6:14] = 200  # the central square is bright, what is cropped is black
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    image = np.asarray(read_image(tmp_path / "wide.png", 4))
+    assert image.shape == (4, 4, 3)
+    assert image[:, 1:3].min() > 195
+
+
+def test_an_image_of_the_asked_size_is_left_alone(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert np.array_equal(np.asarray(read_image(tmp_path / "a.png", 6)), pixels)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA", "RGBA", "P"])
+def test_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
+    Image.new("RGB", (4, 4), (255, 255, 255)).convert(mode).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png", None)
+    assert image.mode == "RGB" and np.asarray(image).min() == 255
+
+
+def test_a_transparent_palette_is_read_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    image = Image.new("P", (4, 4))
+    image.putpalette([255] * 768)
+    image.save(tmp_path / "a.png", transparency=bytes([0, 128]))
+    assert np.asarray(read_image(tmp_path / "a.png", None)).min() == 255
+    assert not recwarn.list
+
+
+def test_sixteen_bit_images_are_refused_rather_than_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 3000, dtype=np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(RelgraphError, match=r"a\.png: expected 8 bits per channel, found PIL's mode I;16"):
+        read_image(tmp_path / "a.png", None)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n broken"])
+def test_corrupt_images_are_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(RelgraphError, match=r"a\.png: not a readable image") as caught:
+        read_image(tmp_path / "a.png", None)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,113 @@
+"""Few and wrong labels: counted per class, nested, repeatable, and nothing else changed."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from relgraph.data.images import ImageSet
+from relgraph.data.labels import add_noise, hold_out, keep_count, keep_fraction
+from relgraph.errors import RelgraphError
+
+SIZES = (40, 25, 3)
+
+
+def images(labels: Tensor | None = None) -> ImageSet:
+    """Return 40, 25 and 3 images of three classes, mixed."""
+    if labels is None:
+        labels = torch.repeat_interleave(torch.arange(3), torch.tensor(SIZES))
+        labels = labels[torch.randperm(len(labels), generator=seeded(9))]
+    pixels = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1)
+    return ImageSet(pixels, labels, ("ape", "bee", "cat"), "train", torch.arange(len(labels)))
+
+
+def seeded(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def counts(labels: Tensor) -> list[int]:
+    found = Counter(labels.tolist())
+    return [found[label] for label in range(3)]
+
+
+def test_a_share_of_every_class_is_held_out() -> None:
+    train, val = hold_out(images(), 0.2, seeded())
+    assert counts(val.labels) == [8, 5, 1] and counts(train.labels) == [32, 20, 2]
+    assert sorted([*train.index.tolist(), *val.index.tolist()]) == list(range(68))
+    assert (train.split, val.split) == ("train", "val")
+
+
+def test_images_without_a_label_are_left_alone() -> None:
+    whole = images(torch.arange(60) % 3)
+    unlabelled = images(torch.where(whole.index % 4 == 0, whole.labels, -1))
+    train, val = hold_out(unlabelled, 0.2, seeded())
+    assert (val.labels >= 0).all()
+    assert (train.labels == -1).sum() == (unlabelled.labels == -1).sum()
+    for few in (
+        keep_count(unlabelled, 1, seeded()),
+        keep_fraction(unlabelled, 0.5, seeded()),
+        add_noise(unlabelled, 1.0, seeded()),
+    ):
+        assert (few.labels[unlabelled.labels == -1] == -1).all()
+        assert torch.equal(few.pixels, unlabelled.pixels)
+
+
+def test_a_class_must_keep_an_image() -> None:
+    with pytest.raises(RelgraphError, match="class 'cat' has 3 training images, and 3 for validation leave none"):
+        hold_out(images(), 0.9, seeded())
+
+
+@pytest.mark.parametrize(("fraction", "kept"), [(0.1, [4, 2, 1]), (0.5, [20, 12, 2]), (0.01, [1, 1, 1])])
+def test_a_fraction_of_every_class_keeps_its_label(fraction: float, kept: list[int]) -> None:
+    whole = images()
+    few = keep_fraction(whole, fraction, seeded())
+    assert kept == [max(1, round(fraction * size)) for size in SIZES]
+    assert counts(few.labels) == kept
+    known = few.labels >= 0
+    assert torch.equal(few.labels[known], whole.labels[known])
+    assert torch.equal(few.true_labels, whole.labels)
+
+
+def test_more_labels_contain_fewer() -> None:
+    fewer, more = (keep_fraction(images(), share, seeded()).labels >= 0 for share in (0.1, 0.6))
+    assert bool((more | ~fewer).all()) and more.sum() > fewer.sum()
+
+
+def test_the_same_number_of_labels_by_count_or_by_fraction_are_the_same() -> None:
+    even = images(torch.arange(60) % 3)
+    by_count, by_fraction = keep_count(even, 4, seeded()), keep_fraction(even, 0.2, seeded())
+    assert torch.equal(by_count.labels, by_fraction.labels)
+
+
+def test_more_labels_than_images_are_refused() -> None:
+    with pytest.raises(RelgraphError, match="class 'cat' has 3 training images, fewer than the 4 labels per class"):
+        keep_count(images(), 4, seeded())
+
+
+@pytest.mark.parametrize(("share", "wrong"), [(0.0, 0), (0.25, 17), (1.0, 68)])
+def test_noise_is_never_the_true_class(share: float, wrong: int) -> None:
+    whole = images()
+    noisy = add_noise(whole, share, seeded())
+    assert int((noisy.labels != whole.labels).sum()) == wrong == round(share * 68)
+    assert noisy.labels.min() >= 0 and noisy.labels.max() <= 2
+    assert torch.equal(noisy.true_labels, whole.labels)
+
+
+def test_noise_draws_every_other_class_alike() -> None:
+    noisy = add_noise(images(torch.zeros(30_000, dtype=torch.int64) + 1), 1.0, seeded()).labels
+    assert counts(noisy)[1] == 0
+    # Half of them, within five standard deviations of a fair coin.
+    assert abs(counts(noisy)[0] - 15_000) < 5 * (30_000 / 4) ** 0.5
+
+
+def test_noise_is_a_share_of_the_labels_that_remain() -> None:
+    few = keep_count(images(), 2, seeded())
+    noisy = add_noise(few, 0.5, seeded(1))
+    assert int((noisy.labels != few.labels).sum()) == 3
+    assert torch.equal(noisy.labels == -1, few.labels == -1)
+
+
+def test_the_seed_decides() -> None:
+    first, again, other = (add_noise(images(), 0.5, seeded(seed)).labels for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)

@@ -1,0 +1,145 @@
+"""Worker processes: what they leave behind, and what an interrupt prints."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from relgraph.data.stream import stream
+from relgraph.errors import RelgraphError
+
+INDICES = [torch.tensor([i, i + 1]) for i in range(12)]
+
+
+def decode(index: np.ndarray) -> Tensor:
+    return torch.from_numpy(index.astype(np.uint8))
+
+
+def refuse_three(index: np.ndarray) -> Tensor:
+    if 3 in index:
+        raise RelgraphError("expected no three, found 3")
+    return decode(index)
+
+
+def die(index: np.ndarray) -> Tensor:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return decode(index)
+
+
+def batches(decoder: object = decode, workers: int = 2, indices: Sequence[Tensor] = INDICES):  # type: ignore[no-untyped-def]
+    return stream(decoder, indices, workers, pin_memory=False)  # type: ignore[arg-type]
+
+
+def no_children() -> bool:
+    """Return whether all worker processes are gone; they are joined, so none needs to be waited for."""
+    return multiprocessing.active_children() == []
+
+
+def test_all_batches_and_then_no_workers() -> None:
+    assert [batch.tolist() for batch in batches()] == [[i, i + 1] for i in range(12)]
+    assert no_children()
+
+
+def test_workers_are_there_only_when_there_is_work_for_them() -> None:
+    few = batches(workers=8, indices=INDICES[:2])
+    next(few)
+    assert len(multiprocessing.active_children()) == 2
+    few.close()
+    assert no_children()
+
+
+def test_closing_early_ends_the_workers() -> None:
+    early = batches()
+    next(early)
+    assert len(multiprocessing.active_children()) == 2
+    early.close()
+    assert no_children()
+
+
+def test_an_exception_in_the_consumer_ends_the_workers() -> None:
+    def consume() -> None:
+        for batch in batches():
+            assert batch.tolist() == [0, 1]
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        consume()
+    assert no_children()
+
+
+def test_an_error_in_a_worker_is_the_same_error_here() -> None:
+    failing = batches(refuse_three)
+    assert [next(failing).tolist(), next(failing).tolist()] == [[0, 1], [1, 2]]
+    with pytest.raises(RelgraphError, match=r"^expected no three, found 3$"):
+        next(failing)
+    assert no_children(), "though the exception is still alive"
+
+
+def test_a_worker_that_is_killed_is_one_sentence() -> None:
+    with pytest.raises(RelgraphError, match=r"a process that decodes images failed \(.*try fewer --workers") as caught:
+        next(batches(die))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_random_numbers_of_the_training_stay_as_they_were(workers: int) -> None:
+    before = torch.get_rng_state()
+    list(batches(workers=workers))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+INTERRUPTED = """
+import sys, time, torch
+from relgraph.data.stream import stream
+
+def slow(index):
+    time.sleep(0.05)
+    return torch.from_numpy(index)
+
+if __name__ == "__main__":
+    try:
+        for number, batch in enumerate(stream(slow, [torch.tensor([i]) for i in range(2000)], 2, False)):
+            if number == 3:
+                print("ready", flush=True)
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+def test_an_interrupt_of_the_whole_group_prints_nothing_and_leaves_no_process(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(INTERRUPTED)
+    process = subprocess.Popen(
+        [sys.executable, script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a group of its own, as a shell gives it, for Ctrl-C to reach
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "")
+    deadline = time.monotonic() + 30
+    while group_lives(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not group_lives(process.pid)
+
+
+def group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
