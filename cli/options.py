@@ -32,16 +32,37 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]  # click 8.4 has one
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command an option for every field of the recipe."""
-    for item in reversed(fields(Recipe)):
-        command = _option(item)(command)
-    return command
+    return options_named(*HINTS)(command)
+
+
+def options_named(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that gives a command an option for each of these fields of the recipe, in its order.
+
+    Raises:
+        RelgraphError: if the recipe has no field of a name.
+    """
+    for name in names:
+        if name not in HINTS:
+            raise unknown("option", name, HINTS)
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for item in reversed(fields(Recipe)):
+            if item.name in names:
+                command = _option(item)(command)
+        return command
+
+    return decorate
 
 
 def _option(item: Field[Any]) -> Callable[[Any], Any]:
     values = sorted({preset[item.name] for preset in PRESETS.values() if item.name in preset} - {item.default}, key=str)
+    name = item.name.replace("_", "-")
     default = "" if item.default in (None, ()) else f"  [default: {item.default}]"
+    if HINTS[item.name] is bool:
+        default = f"  [default: {name if item.default else f'no-{name}'}]"
+        name = f"{name}/--no-{name}"
     return click.option(
-        f"--{item.name.replace('_', '-')}",
+        f"--{name}",
         *item.metadata["aliases"],
         item.name,
         type=_type(item),
@@ -60,7 +81,7 @@ def _type(item: Field[Any]) -> Any:
         hint = next(part for part in get_args(hint) if part is not type(None))
     if get_origin(hint) is tuple:
         return CommaList(get_args(hint)[0])
-    return {int: click.INT, float: click.FLOAT, str: click.STRING}[hint]
+    return {int: click.INT, float: click.FLOAT, str: click.STRING, bool: click.BOOL}[hint]
 
 
 def from_file(ctx: click.Context, file: Path) -> dict[str, Any]:

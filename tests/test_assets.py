@@ -9,7 +9,7 @@ from relgraph.data.datasets import DataSet, load
 from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Teacher, load_teacher
 from relgraph.training.evaluation import embed, knn_accuracy, linear_probe
-from relgraph.training.setup import teacher_input
+from relgraph.training.inputs import teacher_input
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def digits() -> DataSet:
 
 def features(teacher: Teacher, digits: DataSet) -> tuple[torch.Tensor, torch.Tensor]:
     train, test = (
-        embed(teacher, images.images, lambda part: teacher_input(teacher, part), 256, "cpu")
+        embed(teacher, images, lambda part: teacher_input(teacher, part), 256, "cpu")
         for images in (digits.train, digits.test)
     )
     return train, test
@@ -36,7 +36,7 @@ def test_an_untrained_network_of_its_kind_does_not(digits: DataSet) -> None:
     torch.manual_seed(0)
     untrained = build_backbone("resnet20", in_channels=1).eval()
     train, test = (
-        embed(untrained, images.images, lambda part: teacher_input(teacher, part), 256, "cpu")
+        embed(untrained, images, lambda part: teacher_input(teacher, part), 256, "cpu")
         for images in (digits.train, digits.test)
     )
     assert knn_accuracy(train, digits.train.labels, test, digits.test.labels, k=20) < 90

@@ -1,6 +1,5 @@
 """A finished run, opened again: its networks, and what they say of a split."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,9 @@ from relgraph.networks.files import load_strictly
 from relgraph.networks.heads import Head
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
+from relgraph.training.inputs import teacher_input
 from relgraph.training.runs import Run
-from relgraph.training.setup import open_data, open_fabric, open_teacher, teacher_input
+from relgraph.training.setup import open_data, open_fabric, open_teacher
 from relgraph.training.student import load_student
 
 if TYPE_CHECKING:
@@ -70,21 +70,20 @@ class TrainedRun:
         return images
 
     def all_labels(self, name: str) -> Tensor:
-        """Return the true labels of a split, `(N,)`, also those that the run was not given."""
-        if name != "train" or not self.recipe.labels_per_class:
-            return self.split(name).labels
-        return open_data(replace(self.recipe, labels_per_class=0)).train.labels
+        """Return the true labels of a split, `(N,)`, also those that the run was not given or was given wrong."""
+        return self.split(name).true_labels
 
     @torch.no_grad()
     def outputs(self, images: ImageSet) -> tuple[Output, Output | None]:
         """Return what student and teacher say of images, on the CPU; the teacher is `None` in a run without one."""
-        feature = embed(self.student.backbone, images.images, self._student_input, BATCH, self.device, "student")
+        workers = self.recipe.processes
+        feature = embed(self.student.backbone, images, self._student_input, BATCH, self.device, "student", workers)
         student = self._on_head(self.student.head, feature)
         if self.teacher is None or self.head is None:
             return student, None
         teacher = self.teacher
         feature = embed(
-            teacher, images.images, lambda part: teacher_input(teacher, part), BATCH, self.device, "teacher"
+            teacher, images, lambda part: teacher_input(teacher, part), BATCH, self.device, "teacher", workers
         )
         return student, self._on_head(self.head, feature)
 
@@ -109,6 +108,7 @@ def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
     opened = TrainedRun(path)
     train, test = opened.data.train, opened.data.test
     few, every = train.labels, opened.all_labels("train")
+    hidden = bool(((few < 0) & (every >= 0)).any())
     # With 3 labels a class, 20 votes would be cast for wrong classes.
     fewest = int(few[few >= 0].bincount().clamp_min(1).min())
     report: dict[str, Any] = {
@@ -124,7 +124,7 @@ def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
             continue
         assert of_train.feature is not None and of_test.feature is not None and of_test.logits is not None
         row = accuracy(of_test.logits, test.labels)
-        for suffix, labels in (("", every), ("_few", few)) if bool((few < 0).any()) else (("", every),):
+        for suffix, labels in (("", every), ("_few", few)) if hidden else (("", every),):
             votes = min(k, fewest) if suffix else k
             row[f"knn{suffix}"] = knn_accuracy(of_train.feature, labels, of_test.feature, test.labels, k=votes)
             row[f"linear{suffix}"] = linear_probe(of_train.feature, labels, of_test.feature, test.labels)

@@ -24,8 +24,8 @@ def save_checkpoint(fabric: Any, path: Path, state: Mapping[str, Any]) -> None:
             raise OSError(first_line(error)) from error
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint, on the CPU.
+def load_checkpoint(path: Path, network: str = "distiller") -> dict[str, Any]:
+    """Return the content of a checkpoint, on the CPU; the weights are under the name `network`.
 
     Raises:
         RelgraphError: if it is missing, truncated, not a run's, or holds anything but tensors and plain values.
@@ -36,7 +36,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise RelgraphError(f"there is no checkpoint {path}") from error
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
         raise RelgraphError(f"cannot read the checkpoint {path}, is it truncated? ({first_line(error)})") from error
-    if not isinstance(content, dict) or not isinstance(content.get("distiller"), dict):
+    if not isinstance(content, dict) or not isinstance(content.get(network), dict):
         raise RelgraphError(f"{path} is not the checkpoint of a training run")
     return content
 

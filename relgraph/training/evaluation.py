@@ -1,14 +1,15 @@
 """How good embeddings and logits are: accuracies in percent, and the embeddings of a whole data set."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
+from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError
 
 # Fixed, so that probes compare. Of 1, 0.1 and 0.01 the best and quickest on 4,000 CIFAR-100 images (256 features of a
@@ -101,32 +102,40 @@ def linear_probe(train_features: Tensor, train_labels: Tensor, test_features: Te
 
 def embed(
     network: nn.Module,
-    images: Tensor,
+    images: Tensor | ImageSet,
     prepare: Callable[[Tensor], Tensor],
     batch_size: int,
     device: torch.device | str,
     progress: str | None = None,
+    workers: int = 0,
 ) -> Tensor:
     """Return what a network makes of images, `(N, D)` float32 on the CPU; in evaluation mode, without gradient.
 
     Args:
         network: a map `(B, C, H, W) -> (B, D)`, already on `device`.
-        images: `(N, C, H, W)` uint8.
+        images: `(N, C, H, W)` uint8, or a split, whose images may be in files.
         prepare: turns a uint8 batch on `device` into the network's input.
         batch_size: images at a time.
         device: where `prepare` and the network run.
         progress: what a progress bar on a terminal is called; None shows none.
+        workers: processes that decode images in files ahead; 0: this one.
 
     Raises:
-        RelgraphError: if there are no images.
+        RelgraphError: if there are no images, or a file of them cannot be decoded.
     """
     if len(images) == 0:
         raise RelgraphError("there are no images to embed")
-    batches = tqdm(
-        torch.split(images, batch_size), desc=progress, unit="batch", leave=False, disable=None if progress else True
-    )
-    with torch.no_grad(), _evaluating(network):
-        return torch.cat([network(prepare(batch.to(device))).float().cpu() for batch in batches])
+    total, hidden = -(-len(images) // batch_size), None if progress else True
+    with torch.no_grad(), _evaluating(network), closing(_batches(images, batch_size, workers)) as batches:
+        bar = tqdm(batches, desc=progress, total=total, unit="batch", leave=False, disable=hidden)
+        return torch.cat([network(prepare(batch.to(device))).float().cpu() for batch in bar])
+
+
+def _batches(images: Tensor | ImageSet, batch_size: int, workers: int) -> Generator[Tensor, None, None]:
+    if isinstance(images, Tensor):
+        yield from torch.split(images, batch_size)
+    else:
+        yield from images.batches(torch.split(torch.arange(len(images)), batch_size), workers)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """The training loop: one step, one epoch, one run."""
 
-import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ from tqdm import tqdm
 
 from relgraph.data.batches import epoch_batches
 from relgraph.data.images import ImageSet
-from relgraph.data.views import draw_view
 from relgraph.errors import RelgraphError
 from relgraph.methods import Batch
 from relgraph.networks.files import save_network
@@ -24,9 +22,11 @@ from relgraph.training.checkpoint import (
     set_random_state,
 )
 from relgraph.training.evaluation import accuracy
+from relgraph.training.head import train_head
 from relgraph.training.meter import Meter
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run, check_free, write_json
+from relgraph.training.schedule import learning_rate
 from relgraph.training.setup import Setup, build
 
 SELECTED_ON_VAL = (
@@ -66,8 +66,11 @@ def train(recipe: Recipe, path: Path, *, resume: bool = False) -> dict[str, Any]
     else:
         check_free(path)
     setup = build(recipe)
-    run = Run.open(path) if resume else Run.create(path, recipe)
+    tqdm.write(setup.note)
+    run = Run.open(path) if resume else Run.create(path, setup.recipe)
     progress = _restore(setup, run) if resume and run.last.exists() else Progress(rows=[])
+    if setup.trains_head and not progress.rows:
+        train_head(setup, run)
     logger = _tensorboard(run, len(progress.rows))
     for epoch in range(len(progress.rows), recipe.epochs):
         row = train_epoch(setup, epoch)
@@ -180,11 +183,11 @@ def train_epoch(setup: Setup, epoch: int) -> dict[str, float]:
         seed=recipe.seed,
         epoch=epoch,
     )
-    views = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
+    views = setup.view_generator(epoch)
     bar = tqdm(batches, desc=f"epoch {epoch + 1}/{recipe.epochs}", unit="batch", leave=False, disable=None)
-    for batch in bar:
-        step(setup, batch.to(images.images.device), views, meter)
-        seen += len(batch)
+    for index, pixels in zip(bar, setup.batches(batches), strict=True):
+        step(setup, pixels, index.to(pixels.device), views, meter)
+        seen += len(index)
         if meter.due():
             sums = meter.read(epoch)
             speed = seen / (time.perf_counter() - start)
@@ -198,19 +201,14 @@ def train_epoch(setup: Setup, epoch: int) -> dict[str, float]:
     }
 
 
-def step(setup: Setup, index: Tensor, views: torch.Generator, meter: Meter) -> None:
-    """Train on the images at `index` (N,): views -> student, teacher -> graph pair -> losses -> backward -> step."""
-    data, recipe = setup.data, setup.recipe
-    images, batch = data.train.images[index], Batch(index, data.train.labels[index])
-    shared = draw_view(len(index), data.crop_padding, data.flip, views).apply(images)
-    feature = None
-    if setup.teacher is not None:
-        other = shared
-        if recipe.views == "independent":
-            other = draw_view(len(index), data.crop_padding, data.flip, views).apply(images)
-        with setup.fabric.autocast():
-            feature = setup.teacher(setup.teacher_input(other))
-    losses = setup.distiller(setup.student_input(shared), feature, batch)
+def step(setup: Setup, images: Tensor, index: Tensor, views: torch.Generator, meter: Meter) -> None:
+    """Train on the uint8 images of the training set at `index` (N,).
+
+    Views -> student, teacher -> graph pair -> losses -> backward -> step.
+    """
+    batch = Batch(index, setup.data.train.labels[index])
+    view, feature = setup.feed(images, index, views)
+    losses = setup.distiller(setup.student_input(view), feature, batch)
     setup.student_optimiser.zero_grad()
     setup.teacher_optimiser.zero_grad()
     setup.fabric.backward(losses.total)
@@ -226,21 +224,7 @@ def step(setup: Setup, index: Tensor, views: torch.Generator, meter: Meter) -> N
 def evaluate(setup: Setup, images: ImageSet, batch_size: int = 512) -> dict[str, float]:
     """Return the student's accuracy on a split, `top1` and `top5` in percent, on its own head and in float32."""
     setup.student.eval()
-    logits = [setup.student(setup.student_input(part)).logits for part in torch.split(images.images, batch_size)]
-    return accuracy(torch.cat(logits), images.labels)
-
-
-def learning_rate(recipe: Recipe, epoch: int) -> float:
-    """Return the student's learning rate in an epoch, counted from 0.
-
-    Steps of x 0.1 come after the milestones: by default after 62.5 %, 75 % and 87.5 % of the epochs, 150, 180 and
-    210 of 240 as in EGA's official code.
-    """
-    if recipe.schedule == "cosine":
-        return recipe.lr * 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))
-    if recipe.schedule == "constant":
-        return recipe.lr
-    milestones = recipe.milestones
-    if milestones is None:
-        milestones = tuple(round(recipe.epochs * part) for part in (0.625, 0.75, 0.875))
-    return recipe.lr * 0.1 ** sum(epoch >= milestone for milestone in milestones)
+    parts = torch.split(torch.arange(len(images)), batch_size)
+    # `forward` itself, not the compiled call: that would be compiled anew for evaluation and for the last batch's size.
+    logits = [setup.student.forward(setup.student_input(part)).logits for part in setup.batches(parts, images)]
+    return accuracy(torch.cat([part for part in logits if part is not None]), images.labels)

@@ -1,5 +1,6 @@
 """The recipe of a run: every option once, as a field. The command line and the YAML file are made from it."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
@@ -18,6 +19,7 @@ NUMBERS: dict[Any, tuple[Any, str]] = {
     int: (int, "a whole number"),
     int | None: (int | None, "a whole number"),
     float: (int | float, "a number"),
+    bool: (bool, "true or false"),
 }
 
 
@@ -28,22 +30,38 @@ class Recipe:
     Optimiser, weights and widths are by default those of EGA's official code; presets and users change them.
     """
 
-    dataset: str = option("digits", "digits, cifar10, cifar100, stl10, or folder:PATH with train/ and val/ or test/.")
+    dataset: str = option(
+        "digits",
+        "digits, cifar10, cifar100, tiny-imagenet, stl10, stl10+unlabelled (with 100,000 images that have no label), "
+        "or folder:PATH with train/ and val/ or test/ (relgraph data lists what is there).",
+    )
     root: str = option("data", "Folder in which downloaded data sets lie.")
     image_size: int | None = option(None, "Resize images to this many pixels; needed for folders of mixed sizes.")
+    images: str = option(
+        "auto",
+        "Hold all images in memory, or stream them from a folder; auto: in memory up to 8 GiB.",
+        choices=("auto", "memory", "stream"),
+    )
+    workers: int | None = option(None, "Processes that decode streamed images; if not given one a core, up to 8.")
     val_fraction: float = option(
         0.1, "Share of the training set held out for choosing the best epoch; 0 with --select test."
     )
     labels_per_class: int = option(
         0, "Keep the labels of so many training images a class; the others stay, unlabelled. 0: all."
     )
+    label_fraction: float = option(1.0, "Keep the labels of this share of every class's training images.")
+    label_noise: float = option(0.0, "Give this share of the labelled training images a wrong class, drawn at random.")
     labelled_share: float = option(0.5, "Share of labelled images in a batch where some have no label.")
     views: str = option(
         "shared",
         "Same crop and flip for both networks, or one each as in EGA's code.",
         choices=("shared", "independent"),
     )
-    teacher: str = option("embedded:digits", "embedded:digits, timm:NAME, open_clip:NAME/WEIGHTS, checkpoint:FILE.")
+    teacher: str = option(
+        "embedded:digits",
+        "embedded:digits, open_clip:NAME/WEIGHTS, timm:NAME, torchvision:NAME[/WEIGHTS], checkpoint:FILE "
+        "(relgraph teachers lists them).",
+    )
     teacher_weights: str | None = option(None, "File with the teacher's weights, for machines without a hub.")
     teacher_size: int | None = option(None, "Input size of the teacher, where it is not the model's own.")
     teacher_mean: tuple[float, ...] | None = option(None, "Mean of the teacher's input, such as 0.5,0.5,0.5.")
@@ -51,8 +69,23 @@ class Recipe:
     teacher_args: tuple[str, ...] = option(
         (), "Constructor arguments of the teacher, such as num_classes=1001,pad_type=same."
     )
+    teacher_mode: str = option(
+        "auto",
+        "Run the teacher in every step, or read what relgraph embed stored of it; auto: a store if one fits. "
+        "Stored views are a fixed few an image, where an online teacher sees fresh ones.",
+        choices=("auto", "online", "stored"),
+    )
+    embeddings: str = option("embeddings", "Folder in which relgraph embed keeps its stores.")
+    teacher_head: str = option(
+        "joint",
+        "The teacher's projection learns beside the student, or is trained first and then fixed.",
+        choices=("joint", "sequential"),
+    )
+    head_epochs: int | None = option(None, "Epochs for a sequential head; as many as for the student if not given.")
     student: str = option(
-        "resnet8x4", "resnet8, resnet20, resnet8x4, ... (relgraph students lists them).", aliases=("--model_s",)
+        "resnet8x4",
+        "resnet8x4, wrn_16_2, vgg8, mobilenetv2, ... (relgraph students lists them), timm:NAME or torchvision:NAME.",
+        aliases=("--model_s",),
     )
     dim: int = option(256, "Width of the embeddings, the nodes of the graph.")
     method: str = option("ega", "ega, kd, or none for cross-entropy alone.", aliases=("--distill",))
@@ -87,17 +120,26 @@ class Recipe:
     )
     seed: int = option(0, "Seed of everything: split, labels, weights, batches, crops.")
     device: str = option("auto", "Where to compute.", choices=("auto", "cpu", "cuda"))
-    precision: str = option("auto", "auto: bf16 where CUDA has it.", choices=("auto", "32-true", "bf16-mixed"))
+    precision: str = option(
+        "auto",
+        "auto: bf16 where the processor has it; relations stay float32.",
+        choices=("auto", "32-true", "bf16-mixed"),
+    )
+    compile: bool = option(False, "Compile the student with torch.compile.")
 
     def __post_init__(self) -> None:
         """Check kinds and ranges; names that are open-ended are checked where they are looked up."""
         for item in fields(self):
             _check_kind(item, getattr(self, item.name))
-        for name in ("epochs", "dim", "image_size", "teacher_size"):
+        for name in ("epochs", "dim", "image_size", "teacher_size", "head_epochs"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
         for name in ("lr", "teacher_lr", "momentum", "weight_decay", "gamma", "alpha", "beta", "labels_per_class"):
             _at_least(name, getattr(self, name), 0)
+        if self.workers is not None:
+            _at_least("workers", self.workers, 0)
+        if self.head_epochs is not None and self.teacher_head == "joint":
+            raise RelgraphError(f"head_epochs belongs to teacher_head 'sequential', got 'joint' and {self.head_epochs}")
         if not 0 <= self.seed < 2**31:
             raise RelgraphError(f"seed must be between 0 and {2**31 - 1}, got {self.seed}")
         self._check_graph()
@@ -125,6 +167,11 @@ class Recipe:
         """The k of a k-NN graph, its default included."""
         return 8 if self.k is None else self.k
 
+    @property
+    def processes(self) -> int:
+        """The number of processes that decode streamed images, its default included."""
+        return min(os.cpu_count() or 1, 8) if self.workers is None else self.workers
+
 
 PRESETS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -151,6 +198,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "labels_per_class": 3,
         "labelled_share": 0.5,
         "epochs": 20,
+        "precision": "32-true",  # so small a network gains nothing from bf16, and all machines then compute alike
     },
 }
 
@@ -174,7 +222,10 @@ def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
         preset = "digits" if given.get("dataset", "digits") == "digits" else "none"
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
-    recipe = Recipe(**{**PRESETS[preset], **given})
+    chosen = {**PRESETS[preset], **given}
+    if "label_fraction" in given and "labels_per_class" not in given:
+        chosen.pop("labels_per_class", None)  # two ways to say the same; the user's stands
+    recipe = Recipe(**chosen)
     if recipe.dataset not in BUILT_IN and not recipe.dataset.startswith("folder:"):
         raise unknown("data set", recipe.dataset, [*BUILT_IN, "folder:PATH"])
     if recipe.uses_teacher and recipe.dataset != "digits" and "teacher" not in given:

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +19,7 @@ import yaml
 
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
+from relgraph.training.hardware import processor
 from relgraph.training.recipe import Recipe, resolve
 
 PACKAGES = ("relgraph", "torch", "torchvision", "torch_geometric", "torch_scatter", "lightning-fabric", "timm", "numpy")
@@ -29,7 +30,8 @@ class Run:
 
     `recipe.yaml` every option, resolved; `environment.json` versions, commit, seed, hardware; `metrics.csv` a row an
     epoch; `tensorboard/` the same for TensorBoard; `last.ckpt` and `best.ckpt` to continue from;
-    `student.safetensors` the best student alone; `result.json` the final figures; `learning_curve.png`.
+    `student.safetensors` the best student alone; `result.json` the final figures; `learning_curve.png`. A head that is
+    trained first has `head.ckpt` and `teacher_head.csv`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,6 +44,8 @@ class Run:
         self.student_file = path / "student.safetensors"
         self.result_file = path / "result.json"
         self.curve_file = path / "learning_curve.png"
+        self.head_checkpoint = path / "head.ckpt"
+        self.head_metrics_file = path / "teacher_head.csv"
 
     @classmethod
     def create(cls, path: Path, recipe: Recipe) -> "Run":
@@ -80,20 +84,25 @@ class Run:
         return resolve(read_yaml(self.recipe_file), preset="none")
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Raise RelgraphError if the run was started with another recipe, naming the first option that differs."""
+        """Raise RelgraphError if the run was started with another recipe, naming the first option that differs.
+
+        Where the recipe leaves to the program whether the teacher runs or is read, what was found then stands.
+        """
         stored = self.recipe()
+        if recipe.teacher_mode == "auto":
+            recipe = replace(recipe, teacher_mode=stored.teacher_mode, embeddings=stored.embeddings)
         for item in fields(Recipe):
             was, now = getattr(stored, item.name), getattr(recipe, item.name)
             if was != now:
                 raise RelgraphError(f"{self.path} was started with another recipe: {item.name} was {was}, is now {now}")
 
-    def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
+    def write_metrics(self, rows: Sequence[Mapping[str, float]], file: Path | None = None) -> None:
         """Write all rows, one an epoch: what a stopped run wrote after its last checkpoint is trained again."""
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        write_atomically(self.metrics_file, text.getvalue().encode())
+        write_atomically(file or self.metrics_file, text.getvalue().encode())
 
     def read_metrics(self) -> list[dict[str, float]]:
         """Return the rows of `metrics.csv`."""
@@ -149,7 +158,7 @@ def environment(seed: int) -> dict[str, Any]:
         "versions": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
         "hardware": {
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -178,12 +187,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return found.stdout.strip()
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -1,5 +1,6 @@
 """From a recipe to everything that a run needs, built in a fixed order from one seed."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,35 +19,50 @@ from relgraph.methods import build_method
 from relgraph.networks.heads import Head
 from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Teacher, load_teacher
+from relgraph.training.hardware import native_bf16
 from relgraph.training.objective import Distiller
 from relgraph.training.recipe import Recipe
 from relgraph.training.student import Student
+from relgraph.training.teaching import Feed, open_feed, settled
 
 
 @dataclass
 class Setup:
     """What a recipe becomes: data and networks on the device, and their optimisers.
 
-    `distiller` is Fabric's wrapper, which the step calls; `student` is the network inside it.
+    `distiller` is Fabric's wrapper, which the step calls; `student` is the network inside it. `feed` draws a batch's
+    views and has the teacher's features of them, and `note` says how.
     """
 
     recipe: Recipe
     fabric: Any
     data: DataSet
-    teacher: Teacher | None
+    feed: Feed
+    note: str
     distiller: Any
     student: Student
     student_optimiser: Optimizer
     teacher_optimiser: Optimizer
 
     def student_input(self, images: Tensor) -> Tensor:
-        """Return uint8 images (N, C, H, W) as the student reads them."""
-        return prepare(images, None, images.shape[1], self.data.mean, self.data.std)
+        """Return uint8 images (N, C, H, W) as the student reads them, with the channels last in memory."""
+        prepared = prepare(images, None, images.shape[1], self.data.mean, self.data.std)
+        return prepared.contiguous(memory_format=torch.channels_last)
 
-    def teacher_input(self, images: Tensor) -> Tensor:
-        """Return uint8 images (N, C, H, W) as the teacher reads them, at its size."""
-        assert self.teacher is not None
-        return teacher_input(self.teacher, images)
+    def batches(self, indices: Sequence[Tensor], images: ImageSet | None = None) -> Iterator[Tensor]:
+        """Yield the uint8 images (N, C, H, W) at each of `indices` on the device, of the training set by default."""
+        chosen = self.data.train if images is None else images
+        for batch in chosen.batches(indices, self.recipe.processes):
+            yield batch.to(self.fabric.device, non_blocking=True)
+
+    def view_generator(self, epoch: int) -> torch.Generator:
+        """Return the generator of an epoch's crops and flips, on the CPU, so that every device sees the same."""
+        return torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch)
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether the teacher's head is trained before the student."""
+        return self.recipe.teacher_head == "sequential" and self.distiller.teacher_head is not None
 
     def description(self) -> dict[str, Any]:
         """Return what is needed to build and feed the student again, as it is stored beside its weights."""
@@ -73,14 +89,19 @@ def build(recipe: Recipe) -> Setup:
     fabric = open_fabric(recipe)
     data = open_data(recipe)
     teacher = open_teacher(recipe).to(fabric.device) if recipe.uses_teacher else None
+    feed, note = open_feed(recipe, data, teacher, fabric)
+    recipe = settled(recipe, feed)
+    return assemble(recipe, fabric, data, None if teacher is None else teacher.width, feed, note)
+
+
+def assemble(recipe: Recipe, fabric: Any, data: DataSet, teacher_width: int | None, feed: Feed, note: str) -> Setup:
+    """Return data and new networks on the device, with their optimisers; the weights are drawn from the recipe's seed.
+
+    Raises:
+        RelgraphError: for names that are not known, or values that do not fit the data.
+    """
     torch.manual_seed(recipe.seed)
-    classes = len(data.train.classes)
-    student = Student(build_backbone(recipe.student, data.train.images.shape[1]), recipe.dim, classes)
-    head = None if teacher is None else Head(teacher.width, recipe.dim, classes)
-    method = build_method(recipe.method, vars(recipe))
-    distiller = Distiller(
-        student, head, method, gamma=recipe.gamma, alpha=recipe.alpha, beta=recipe.beta, temperature=recipe.temperature
-    )
+    distiller = _distiller(recipe, data, teacher_width)
     momentum, decay = recipe.momentum, recipe.weight_decay
     students = SGD(distiller.student_parameters(), lr=recipe.lr, momentum=momentum, weight_decay=decay)
     # Without a teacher it has nothing to train; an optimiser over nothing keeps the step free of questions.
@@ -88,7 +109,27 @@ def build(recipe: Recipe) -> Setup:
         [{"params": list(distiller.teacher_parameters())}], lr=recipe.teacher_lr, momentum=momentum, weight_decay=decay
     )
     wrapped, students, teachers = fabric.setup(distiller, students, teachers)
-    return Setup(recipe, fabric, _on(data, fabric.device), teacher, wrapped, student, students, teachers)
+    student = distiller.student
+    if recipe.compile:
+        student.compile()
+    return Setup(recipe, fabric, _on(data, fabric.device), feed, note, wrapped, student, students, teachers)
+
+
+def _distiller(recipe: Recipe, data: DataSet, teacher_width: int | None) -> Distiller:
+    classes, (channels, _, side) = len(data.train.classes), data.train.images.shape[1:]
+    backbone = build_backbone(recipe.student, channels, image_size=side)
+    # Convolutions run 1.2 to 1.4 times as fast with the channels last.
+    student = Student(backbone, recipe.dim, classes).to(memory_format=torch.channels_last)
+    return Distiller(
+        student,
+        None if teacher_width is None else Head(teacher_width, recipe.dim, classes),
+        build_method(recipe.method, vars(recipe)),
+        gamma=recipe.gamma,
+        alpha=recipe.alpha,
+        beta=recipe.beta,
+        temperature=recipe.temperature,
+        head_fixed=recipe.teacher_head == "sequential",
+    )
 
 
 def open_fabric(recipe: Recipe) -> Any:
@@ -104,7 +145,8 @@ def open_fabric(recipe: Recipe) -> Any:
     cuda = recipe.device != "cpu" and torch.cuda.is_available()
     precision = recipe.precision
     if precision == "auto":
-        precision = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
+        fast = torch.cuda.is_bf16_supported() if cuda else native_bf16()
+        precision = "bf16-mixed" if fast else "32-true"
     if cuda:
         # The same seed gives the same numbers, but for sums over edges (k-NN with a refinement), atomic on CUDA.
         torch.backends.cudnn.deterministic = True
@@ -123,6 +165,9 @@ def open_data(recipe: Recipe) -> DataSet:
         image_size=recipe.image_size,
         val_fraction=recipe.val_fraction,
         labels_per_class=recipe.labels_per_class or None,
+        label_fraction=recipe.label_fraction,
+        label_noise=recipe.label_noise,
+        mode=recipe.images,
         seed=recipe.seed,
     )
     if recipe.select == "val" and len(data.val) == 0:
@@ -158,11 +203,6 @@ def open_teacher(recipe: Recipe) -> Teacher:
     )
 
 
-def teacher_input(teacher: Teacher, images: Tensor) -> Tensor:
-    """Return uint8 images (N, C, H, W) as the teacher reads them: its size, channels and normalisation."""
-    return prepare(images, teacher.input_size, teacher.channels, teacher.mean, teacher.std)
-
-
 def parse_arguments(pairs: tuple[str, ...]) -> dict[str, str | int | float | bool]:
     """Return constructor arguments from `name=value` strings; values are read as YAML reads them.
 
@@ -190,8 +230,4 @@ def parse_arguments(pairs: tuple[str, ...]) -> dict[str, str | int | float | boo
 
 def _on(data: DataSet, device: torch.device) -> DataSet:
     """Return the data set with its images and labels on a device, where they stay as uint8."""
-
-    def move(images: ImageSet) -> ImageSet:
-        return replace(images, images=images.images.to(device), labels=images.labels.to(device))
-
-    return replace(data, train=move(data.train), val=move(data.val), test=move(data.test))
+    return replace(data, train=data.train.to(device), val=data.val.to(device), test=data.test.to(device))

@@ -23,6 +23,8 @@ from relgraph.graph.kernels import pearson
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER
 from relgraph.methods import Output
 from relgraph.training.checkpoint import load_checkpoint
+from relgraph.training.loop import train
+from relgraph.training.recipe import Recipe
 
 Runs = Callable[[str], Path]
 
@@ -184,6 +186,49 @@ def test_first_images(runs: Runs) -> None:
 def test_an_unknown_split(runs: Runs) -> None:
     with pytest.raises(RelgraphError, match=r"^unknown split 'tests': did you mean 'test'\?"):
         run_pair(runs("few"), split="tests")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes of colourful noise, twelve training images each and four in the other splits."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 4), ("test", 4)):
+        for name in ("ant", "bee"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{i:02}.png")
+    return tmp_path
+
+
+def test_a_run_on_streamed_images_is_judged_as_one_in_memory(folder: Path, tmp_path: Path) -> None:
+    common: dict[str, Any] = {
+        "dataset": f"folder:{folder}", "student": "resnet8", "dim": 16, "epochs": 1, "batch_size": 8, "device": "cpu",
+        "labels_per_class": 4, "label_noise": 0.5, "precision": "32-true",
+    }  # fmt: skip
+    reports, pairs = [], []
+    for images in ("memory", "stream"):
+        path = tmp_path / images
+        train(Recipe(**common, images=images, workers=2), path)
+        reports.append(evaluate_run(path, k=3) | {"run": None})
+        pairs.append(run_pair(path, split="train", k=3))
+    assert reports[0] == reports[1]
+    assert torch.equal(pairs[0]["teacher"].x, pairs[1]["teacher"].x)
+    assert torch.equal(pairs[1]["teacher"].y, torch.arange(2).repeat_interleave(12)), "true labels, without the noise"
+
+
+def test_all_labels_open_no_image(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    recipe = Recipe(
+        dataset=f"folder:{folder}", student="resnet8", dim=16, epochs=1, batch_size=8, device="cpu", method="none",
+        labels_per_class=4, images="stream", workers=0,
+    )  # fmt: skip
+    train(recipe, path)
+    opened = TrainedRun(path)
+    for file in folder.rglob("*.png"):
+        file.unlink()
+    assert opened.all_labels("train").tolist() == [0] * 12 + [1] * 12
+    assert int((opened.data.train.labels >= 0).sum()) == 8
 
 
 @pytest.fixture

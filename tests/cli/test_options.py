@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,10 @@ import click
 import pytest
 from click.testing import Result
 
+from relgraph.errors import RelgraphError
 from relgraph.training.recipe import Recipe
+
+options = import_module("relgraph_cli.options")
 
 Program = Callable[..., Result]
 Failing = Callable[..., str]
@@ -15,6 +19,8 @@ Failing = Callable[..., str]
 # What is typed and what the recipe gets, where the field's default does not tell its kind.
 TYPED: dict[str, tuple[str, Any]] = {
     "image_size": ("32", 32),
+    "workers": ("2", 2),
+    "head_epochs": ("5", 5),
     "teacher_weights": ("w.safetensors", "w.safetensors"),
     "teacher_size": ("160", 160),
     "teacher_mean": (".5,0.4, 0.25", (0.5, 0.4, 0.25)),
@@ -45,6 +51,10 @@ def parse(command: click.Group) -> Callable[..., dict[str, Any]]:
 
 @pytest.mark.parametrize("item", fields(Recipe), ids=lambda item: item.name)
 def test_every_option_of_the_recipe(parse: Callable[..., dict[str, Any]], item: Any) -> None:
+    if isinstance(item.default, bool):
+        assert parse(f"--{item.name}") == {item.name: True}
+        assert parse(f"--no-{item.name}") == {item.name: False}
+        return
     text, value = typed(item.name, item.metadata["choices"], item.default)
     for option in (f"--{item.name.replace('_', '-')}", *item.metadata["aliases"]):
         found = parse(option, text)
@@ -66,6 +76,29 @@ def test_help_tells_the_defaults(program: Program) -> None:
     for item in fields(Recipe):
         assert f"--{item.name.replace('_', '-')}" in text
     assert "[default: 240] [digits: 20]" in text
+    assert "--compile / --no-compile" in text
+    assert "[default: no-compile]" in text
+
+
+def command_with(*names: str) -> click.Command:
+    def nothing(**given: Any) -> None: ...
+
+    return click.command()(options.options_named(*names)(nothing))
+
+
+def test_some_options_of_the_recipe() -> None:
+    command = command_with("seed", "compile", "dataset")
+    assert [param.name for param in command.params] == ["dataset", "seed", "compile"], "in the recipe's order"
+    with pytest.raises(RelgraphError, match="unknown option 'sed': did you mean 'seed'"):
+        options.options_named("sed")
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False), ("on", True)])
+def test_switches_in_a_file(tmp_path: Path, text: str, value: bool) -> None:
+    command = command_with("compile")
+    (tmp_path / "f.yaml").write_text(f"compile: {text}\n")
+    with command.make_context("command", []) as context:
+        assert options.from_file(context, tmp_path / "f.yaml") == {"compile": value}
 
 
 @pytest.mark.parametrize(
@@ -96,6 +129,8 @@ def test_values_of_another_kind(misuse: Failing, option: str, value: str, told: 
         ("epochs: true\n", "f.yaml: epochs: 'True' is not a valid integer"),
         ("epochs: [1, 2]\n", "f.yaml: epochs: '(1, 2)' is not a valid integer"),
         ("epochs: null\n", "f.yaml: epochs: 'None' is not a valid integer"),
+        ("compile: maybe\n", "f.yaml: compile: 'maybe' is not a valid boolean"),
+        ("compile: null\n", "f.yaml: compile: 'None' is not a valid boolean"),
         ("lr: {a: 1}\n", "is not a valid float"),
         ("graph: kn\n", "f.yaml: graph: 'kn' is not one of 'dense', 'knn'"),
         ("milestones: [1, b]\n", "f.yaml: milestones: (1, 'b') is not int values"),

@@ -1,10 +1,13 @@
 import math
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from relgraph.data.images import ImageSet, image_files
 from relgraph.errors import RelgraphError
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
 
@@ -117,6 +120,19 @@ def test_embed_is_the_network_in_evaluation_mode(generator: torch.Generator) -> 
     torch.testing.assert_close(found, expected)
     assert found.dtype == torch.float32
     assert not found.requires_grad
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_embed_reads_a_split_in_memory_or_in_files(tmp_path: Path, generator: torch.Generator, workers: int) -> None:
+    pixels = torch.randint(256, (7, 3, 5, 5), dtype=torch.uint8, generator=generator)
+    names = [f"{i}.png" for i in range(7)]
+    for name, image in zip(names, pixels, strict=True):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / name)
+    net = network()
+    expected = embed(net, pixels, prepare, batch_size=3, device="cpu")
+    for images in (pixels, image_files(tmp_path, names, None)):
+        split = ImageSet(images, torch.zeros(7), ("a", "b"), "test", torch.arange(7))
+        assert torch.equal(embed(net, split, prepare, batch_size=3, device="cpu", workers=workers), expected)
 
 
 def test_embed_restores_the_mode_of_every_module() -> None:

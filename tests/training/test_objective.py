@@ -28,7 +28,8 @@ METHODS: dict[str, Callable[[], Method]] = {
 def distiller(method: Method | None, *, teacher: bool = True, alpha: float = 0.0, **weights: float) -> Distiller:
     """Return a small one in float64, its refinements moved away from the identity at which they start."""
     student = Student(build_backbone("resnet8", 1), DIM, CLASSES)
-    module = Distiller(student, Head(WIDTH, DIM, CLASSES) if teacher else None, method, alpha=alpha, **weights).double()
+    head = Head(WIDTH, DIM, CLASSES) if teacher else None
+    module = Distiller(student, head, method, alpha=alpha, head_fixed=False, **weights).double()
     if method is not None:
         for parameter in method.parameters():
             nn.init.normal_(parameter, std=0.5)

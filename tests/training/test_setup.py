@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from relgraph.errors import RelgraphError
+from relgraph.training.hardware import native_bf16
+from relgraph.training.inputs import teacher_input
 from relgraph.training.recipe import Recipe
-from relgraph.training.setup import build, open_data, open_fabric, parse_arguments
+from relgraph.training.setup import build, open_data, open_fabric, open_teacher, parse_arguments
 
 RecipeMaker = Callable[..., Recipe]
 
@@ -56,17 +58,17 @@ def test_a_teacher_is_loaded_where_something_reads_it(
     make: RecipeMaker, options: dict[str, Any], has_teacher: bool
 ) -> None:
     setup = build(make(**options))
-    assert (setup.teacher is not None) == has_teacher
+    assert (setup.distiller.teacher_head is not None) == has_teacher
     assert bool(list(setup.distiller.teacher_parameters())) == has_teacher
 
 
 def test_networks_get_the_input_that_they_describe(make: RecipeMaker) -> None:
     setup = build(make())
-    images = setup.data.train.images[:2]
+    images = next(setup.batches([torch.arange(2)]))
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (setup.data.mean, setup.data.std))
     torch.testing.assert_close(setup.student_input(images), (images / 255 - mean) / std)
-    assert setup.teacher is not None
-    assert setup.teacher_input(images).shape[1] == setup.teacher.channels == 1
+    teacher = open_teacher(make())
+    assert teacher_input(teacher, images).shape[1] == teacher.channels == 1
     info = setup.description()
     assert info["classes"] == ["ant", "bee", "cat"] and info["in_channels"] == 3 and info["image_size"] == 8
     assert info["backbone"] == "resnet8" and info["dim"] == 16
@@ -80,8 +82,9 @@ def test_no_cuda_where_it_was_asked_for(make: RecipeMaker) -> None:
         build(make(device="cuda"))
 
 
-def test_precision_is_single_on_a_processor_unless_asked(make: RecipeMaker) -> None:
-    assert open_fabric(make())._precision.precision == "32-true"
+def test_precision_is_what_the_processor_is_fast_at_unless_asked(make: RecipeMaker) -> None:
+    assert open_fabric(make(precision="auto"))._precision.precision == ("bf16-mixed" if native_bf16() else "32-true")
+    assert open_fabric(make(precision="32-true"))._precision.precision == "32-true"
     assert open_fabric(make(precision="bf16-mixed"))._precision.precision == "bf16-mixed"
 
 

@@ -1,0 +1,80 @@
+"""relgraph embed."""
+
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import click
+
+from .options import options_named
+
+OPTIONS = (
+    "dataset", "root", "image_size", "images", "workers", "teacher", "teacher_weights", "teacher_size", "teacher_mean",
+    "teacher_std", "teacher_args", "embeddings", "device", "precision",
+)  # fmt: skip
+
+EPILOG = """\b
+Examples:
+  relgraph embed --dataset digits --teacher embedded:digits --views 4
+  relgraph embed --dataset cifar100 --teacher open_clip:ViT-B-32/openai
+  relgraph train --dataset cifar100 --teacher open_clip:ViT-B-32/openai --views independent
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option(
+    "--views",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Views of every image: the image itself, and a fixed crop and flip for each further one.",
+)
+@click.option(
+    "--dtype",
+    default="float32",
+    show_default=True,
+    type=click.Choice(["float32", "float16"]),
+    help="Type of the stored numbers; float16 halves the space.",
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the crops and flips.")
+@click.option("--batch-size", default=256, show_default=True, type=click.IntRange(min=1), help="Images at a time.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Directory of the store. [default: one in the folder --embeddings]"
+)
+@options_named(*OPTIONS)
+def embed(views: int, dtype: str, seed: int, batch_size: int, out: Path | None, **options: Any) -> None:
+    """Store a teacher's embeddings of a training set, once for all runs that follow.
+
+    `relgraph train` with the same data set and teacher then reads them and the teacher need not run. All training
+    images are embedded, so that every seed, validation split and choice of labels can use the store. When stopped, the
+    same command continues.
+
+    What is lost: a teacher that runs in every step sees fresh crops and flips all the time; a store has a fixed few.
+    With --views N and the student's `--views shared`, each step draws one of the N and the student sees the very same,
+    so that its own augmentation shrinks to N views an image, the first without any crop. With `--views independent` the
+    student keeps fresh crops, and the teacher speaks of another view than the one that the student sees; one view, of
+    the whole image, is then enough.
+    """
+    from relgraph.training.embedding import default_path, store_embeddings
+    from relgraph.training.recipe import resolve
+
+    recipe = resolve({name: value for name, value in options.items() if value is not None})
+    path = out or default_path(recipe, views)
+    click.echo(f"{recipe.dataset} by {recipe.teacher} -> {path}")
+    try:
+        done = store_embeddings(recipe, path, views=views, dtype=dtype, seed=seed, batch_size=batch_size)
+    except KeyboardInterrupt:
+        click.echo("\nstopped; finished shards are kept, the same command continues", err=True)
+        raise SystemExit(130) from None
+    click.echo(_summary(path, done))
+
+
+def _summary(path: Path, done: Any) -> str:
+    found = done.contents
+    views = f"{found.views} view{'s' if found.views > 1 else ''}"
+    size = f"{found.images} images x {views} x {found.width}, {found.dtype}, {found.bytes / 1e6:.1f} MB"
+    if done.images == 0:
+        return f"{quote(str(path))} was finished already: {size}"
+    # Every view of an image goes through the teacher on its own.
+    speed = done.images * found.views / done.seconds
+    return f"{quote(str(path))}: {size}; {speed:.0f} images/s through the teacher, in {found.precision}"

@@ -1,0 +1,253 @@
+"""A store of embeddings on disk: written shard by shard, verified when it is opened, read row by row.
+
+A store is a directory with `manifest.json`, `images.npy`, a checksum `(images,)` int64 for each image, and the shards
+`shard-00000.npy`, ..., each `(images in the shard, views, width)`.
+"""
+
+import hashlib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from relgraph.data.fixed_views import FixedViews
+from relgraph.data.manifest import DTYPES, Contents, Manifest, manifest_file
+from relgraph.errors import RelgraphError
+from relgraph.files import first_line, replacing
+
+# What a device holds without asking: 50,000 images with 20 views of width 1024, and a small part of a common GPU.
+RESIDENT_LIMIT = 4 * 2**30
+
+
+class EmbeddingStore:
+    """A finished, verified store: the embedding of every view of every image.
+
+    Attributes:
+        path: its directory.
+        contents: what was embedded, and how.
+        checksums: `(images,)` int64, one for each image.
+        resident: whether the embeddings lie on the device as one tensor; otherwise they are gathered from the files.
+    """
+
+    def __init__(self, path: Path, device: torch.device | str = "cpu", *, limit: int = RESIDENT_LIMIT) -> None:
+        """Open the store at `path` for a device; with more than `limit` bytes the embeddings stay in the files.
+
+        Raises:
+            RelgraphError: if it is not a store, not finished, or a file of it is missing or damaged.
+        """
+        self.path = path
+        manifest = Manifest.read(path)
+        check_complete(path, manifest)
+        self.contents = manifest.contents
+        self.checksums = torch.from_numpy(read_checksums(path, self.contents))
+        self._shards = _verified(path, manifest)
+        self._device = torch.device(device)
+        self.resident = self.contents.bytes <= limit
+        self._table = self._load() if self.resident else None
+
+    def _load(self) -> Tensor:
+        contents = self.contents
+        table = torch.empty(
+            contents.images, contents.views, contents.width, dtype=DTYPES[contents.dtype], device=self._device
+        )
+        for number, shard in enumerate(self._shards):
+            start = number * contents.images_per_shard
+            table[start : start + len(shard)] = torch.from_numpy(np.array(shard)).to(self._device)
+        return table
+
+    def views(self) -> FixedViews:
+        """Return the views that were embedded, on the store's device."""
+        found = self.contents
+        views = FixedViews(found.images, found.views, padding=found.crop_padding, flip=found.flip, seed=found.view_seed)
+        return views.to(self._device)
+
+    def rows(self, view: Tensor, index: Tensor) -> Tensor:
+        """Return the embeddings `(B, width)` of view `view` `(B,)` of the images `index` `(B,)`, float32 on the device.
+
+        A resident store is read without waiting for the device.
+        """
+        if self._table is not None:
+            return self._table[index, view].float()
+        return self._gather(view.cpu().numpy(), index.cpu().numpy()).to(self._device, non_blocking=True)
+
+    def _gather(self, view: Any, index: Any) -> Tensor:
+        found = torch.empty(len(index), self.contents.width)
+        shard, row = np.divmod(index, self.contents.images_per_shard)
+        for number in np.unique(shard):
+            here = shard == number
+            found[torch.from_numpy(here)] = torch.from_numpy(self._shards[number][row[here], view[here]]).float()
+        return found
+
+
+class StoreWriter:
+    """A store being written: new at `path`, or continued there.
+
+    Shards that the manifest lists and that are intact stay; all others, `missing`, are to be written.
+    """
+
+    def __init__(self, path: Path, contents: Contents, checksums: Tensor) -> None:
+        """Start or continue a store of these contents; `checksums` `(images,)` int64 are those of the images.
+
+        Raises:
+            RelgraphError: if something else is at `path`: another thing than a store, or a store of other contents.
+        """
+        self.path = path
+        if manifest_file(path).is_file():
+            self.manifest = Manifest.read(path)
+            _check_same(path, self.manifest.contents, contents, checksums)
+            _save(path / "images.npy", checksums.numpy())  # the same bytes, in place of what may be damaged
+        else:
+            self.manifest = _start(path, contents, checksums)
+        listed = [number for number, digest in enumerate(self.manifest.shards) if digest is not None]
+        for number in _bar(path, self.manifest, listed):
+            if _fault(path, self.manifest, number):
+                self.manifest.shards[number] = None
+
+    @property
+    def missing(self) -> list[int]:
+        """Numbers of the shards that are to be written."""
+        return [number for number, digest in enumerate(self.manifest.shards) if digest is None]
+
+    def write(self, shard: int, rows: Tensor) -> None:
+        """Write a shard, `(images in the shard, views, width)`, and then the manifest that lists it.
+
+        Raises:
+            RelgraphError: if the shape is another, a number is not finite, or the disk is full.
+        """
+        contents = self.manifest.contents
+        if rows.shape != _shape(contents, shard):
+            raise RelgraphError(f"a shard must be {_shape(contents, shard)}, got {tuple(rows.shape)}")
+        stored = rows.to(DTYPES[contents.dtype])
+        wrong = (~stored.flatten(1).isfinite().all(1)).nonzero().flatten()
+        if len(wrong):
+            image, fits = int(contents.positions(shard)[wrong[0]]), bool(rows[wrong[0]].isfinite().all())
+            hint = f" in {contents.dtype}: use --dtype float32" if fits else ""
+            raise RelgraphError(f"the embedding of image {image} of the training split is not finite{hint}")
+        file = shard_file(self.path, shard)
+        self.manifest.shards[shard] = _save(file, stored.numpy())
+        self.manifest.write(self.path)
+
+
+def shard_file(path: Path, shard: int) -> Path:
+    """Return the file of a shard in a store's directory."""
+    return path / f"shard-{shard:05}.npy"
+
+
+def check_complete(path: Path, manifest: Manifest) -> None:
+    """Raise RelgraphError if shards of a store are still to be written."""
+    if not manifest.complete:
+        done = sum(digest is not None for digest in manifest.shards)
+        raise RelgraphError(
+            f"{path} is not finished, {done} of {len(manifest.shards)} shards are written: "
+            "the same relgraph embed command continues it"
+        )
+
+
+def first_changed(stored: Tensor, found: Tensor) -> int | None:
+    """Return the first position at which two rows of checksums `(N,)` differ, None if they are equal.
+
+    >>> first_changed(torch.tensor([3, 4, 5]), torch.tensor([3, 9, 9]))
+    1
+    """
+    changed = (stored != found).nonzero().flatten()
+    return int(changed[0]) if len(changed) else None
+
+
+def _verified(path: Path, manifest: Manifest) -> list[Any]:
+    """Return the shards, mapped into memory, once every byte of them is known to be the one that was written."""
+    for number in _bar(path, manifest, list(range(len(manifest.shards)))):
+        fault = _fault(path, manifest, number)
+        if fault:
+            raise RelgraphError(f"{shard_file(path, number)} {fault}: the same relgraph embed command writes it again")
+    return [_mapped(shard_file(path, number)) for number in range(len(manifest.shards))]
+
+
+def _bar(path: Path, manifest: Manifest, shards: list[int]) -> "tqdm[int]":
+    small = manifest.contents.bytes < 2**30  # read in a second or two
+    return tqdm(shards, desc=f"verify {path}", unit="shard", leave=False, disable=True if small else None)
+
+
+def _fault(path: Path, manifest: Manifest, number: int) -> str | None:
+    file, contents = shard_file(path, number), manifest.contents
+    if not file.is_file():
+        return "is missing"
+    try:
+        shard = _mapped(file)
+    except (OSError, ValueError, EOFError) as error:
+        return f"is damaged ({first_line(error)})"
+    expected = _shape(contents, number)
+    if shard.shape != expected or shard.dtype != contents.dtype:
+        return f"is {shard.dtype} {shard.shape}, expected {contents.dtype} {expected}"
+    return None if _digest(file) == manifest.shards[number] else "is damaged (its SHA-256 is not the manifest's)"
+
+
+def _mapped(file: Path) -> Any:
+    return np.load(file, mmap_mode="r", allow_pickle=False)
+
+
+def _shape(contents: Contents, shard: int) -> tuple[int, ...]:
+    return len(contents.positions(shard)), contents.views, contents.width
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _save(file: Path, array: Any) -> str:
+    """Write an array whole or not at all and return the file's SHA-256."""
+    with replacing(file) as part:
+        with part.open("wb") as stream:
+            np.save(stream, array, allow_pickle=False)
+        return _digest(part)
+
+
+def checksums_digest(checksums: Tensor) -> str:
+    """Return the SHA-256 of the checksums `(images,)` int64 of all images."""
+    return hashlib.sha256(checksums.numpy().astype("<i8").tobytes()).hexdigest()
+
+
+def read_checksums(path: Path, contents: Contents) -> Any:
+    """Return the checksums of a store's images, `(images,)` int64.
+
+    Raises:
+        RelgraphError: if their file is missing or damaged.
+    """
+    file = path / "images.npy"
+    try:
+        found = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise RelgraphError(f"{file} cannot be read: {first_line(error)}") from error
+    if found.dtype != np.int64 or checksums_digest(torch.from_numpy(found)) != contents.checksums:
+        raise RelgraphError(f"{file} is damaged: its checksums are not those of the manifest")
+    return found
+
+
+def _start(path: Path, contents: Contents, checksums: Tensor) -> Manifest:
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RelgraphError(f"{path} exists already and is not a store of embeddings: choose another --out")
+    path.mkdir(parents=True, exist_ok=True)
+    _save(path / "images.npy", checksums.numpy())
+    manifest = Manifest(contents, [None] * contents.shards)
+    manifest.write(path)
+    return manifest
+
+
+def _check_same(path: Path, stored: Contents, asked: Contents, checksums: Tensor) -> None:
+    """Refuse to continue a store of other contents, naming the first difference."""
+    for item in fields(Contents):
+        was, now = getattr(stored, item.name), getattr(asked, item.name)
+        if was == now:
+            continue
+        if item.name == "checksums":
+            image = first_changed(torch.from_numpy(read_checksums(path, stored)), checksums)
+            raise RelgraphError(
+                f"{path} was started with other images: the first that differs is image {image}; choose another --out"
+            )
+        raise RelgraphError(
+            f"{path} was started with something else: {item.name} was {was}, is now {now}; choose another --out"
+        )

@@ -1,0 +1,193 @@
+"""What a store of embeddings says of itself: `manifest.json`, in a directory with the store's arrays."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relgraph.errors import RelgraphError
+from relgraph.files import first_line, write_atomically
+
+FORMAT = "relgraph embeddings"
+VERSION = 1
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+# A shard is a 32nd of the store, which is what an interrupt costs at most: not below 16 MiB, so that a small store is
+# one file, and not above 256 MiB, which have to fit into memory while they are computed.
+SHARDS, SHARD_MIN, SHARD_MAX = 32, 16 * 2**20, 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What was embedded, and how.
+
+    Attributes:
+        dataset: how the data set was spelled.
+        images: number of images of its original training split, which are all in the store.
+        image_shape: `(C, H, W)` of the images as they were loaded.
+        streamed: whether they came from files one by one, whose checksums are others than those of images in memory.
+        checksums: SHA-256 of the file with a checksum for each image.
+        teacher: how the teacher was spelled.
+        arguments: its constructor arguments, sorted.
+        fingerprint: SHA-256 of its weights.
+        input_size: side of its input in pixels, None for that of the images.
+        mean: what was subtracted from each channel of its input.
+        std: what each channel was then divided by.
+        width: length of an embedding.
+        dtype: of the stored numbers, float32 or float16.
+        precision: in which the teacher computed, as the recipe spells it.
+        views: number of views of every image; the first is the image itself.
+        crop_padding: black pixels around the images before a crop.
+        flip: whether half the crops are mirrored.
+        view_seed: what the crops depend on.
+        images_per_shard: number of images in a shard; the last has fewer.
+    """
+
+    dataset: str
+    images: int
+    image_shape: tuple[int, ...]
+    streamed: bool
+    checksums: str
+    teacher: str
+    arguments: tuple[str, ...]
+    fingerprint: str
+    input_size: int | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    width: int
+    dtype: str
+    precision: str
+    views: int
+    crop_padding: int
+    flip: bool
+    view_seed: int
+    images_per_shard: int
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return -(-self.images // self.images_per_shard)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all embeddings."""
+        return self.images * self.views * self.width * DTYPES[self.dtype].itemsize
+
+    def positions(self, shard: int) -> Tensor:
+        """Return the positions of a shard's images in the data set's original training split."""
+        start = shard * self.images_per_shard
+        return torch.arange(start, min(start + self.images_per_shard, self.images))
+
+
+def images_per_shard(images: int, bytes_per_image: int) -> int:
+    """Return how many images go into a shard.
+
+    >>> images_per_shard(50_000, 4 * 512 * 4), images_per_shard(1442, 64 * 4)
+    (2048, 65536)
+    """
+    size = min(max(images * bytes_per_image // SHARDS, SHARD_MIN), SHARD_MAX)
+    return max(1, size // bytes_per_image)
+
+
+@dataclass
+class Manifest:
+    """A store's contents and the SHA-256 of each of its shards, None for those that are not written yet."""
+
+    contents: Contents
+    shards: list[str | None]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all shards are written."""
+        return None not in self.shards
+
+    def write(self, path: Path) -> None:
+        """Write `manifest.json` into the directory `path`, whole or not at all.
+
+        Raises:
+            RelgraphError: if it cannot be written.
+        """
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "complete": self.complete,
+            "contents": asdict(self.contents),
+            "shards": self.shards,
+        }
+        write_atomically(manifest_file(path), (json.dumps(content, indent=2) + "\n").encode())
+
+    @classmethod
+    def read(cls, path: Path) -> "Manifest":
+        """Return the manifest of the store in the directory `path`.
+
+        Raises:
+            RelgraphError: if it is not one.
+        """
+        file = manifest_file(path)
+        try:
+            content = json.loads(file.read_bytes())
+        except (OSError, ValueError) as error:
+            raise RelgraphError(f"{file} cannot be read as JSON: {first_line(error)}") from error
+        try:
+            return _parse(content)
+        except ValueError as error:
+            raise RelgraphError(f"{file} is not the manifest of a store of embeddings: {error}") from error
+
+
+def manifest_file(path: Path) -> Path:
+    """Return the file of the manifest in a store's directory."""
+    return path / "manifest.json"
+
+
+def _parse(content: Any) -> Manifest:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"its format is not {FORMAT!r}")
+    if content.get("version") != VERSION:
+        raise ValueError(f"its version is {content.get('version')!r}, expected {VERSION}")
+    contents = _contents(content.get("contents"))
+    shards = content.get("shards")
+    if not isinstance(shards, list) or not all(shard is None or isinstance(shard, str) for shard in shards):
+        raise ValueError("its shards are not a list of SHA-256")
+    if len(shards) != contents.shards:
+        raise ValueError(f"it lists {len(shards)} shards, expected {contents.shards}")
+    manifest = Manifest(contents, shards)
+    if content.get("complete") is not manifest.complete:
+        raise ValueError(f"it says complete: {content.get('complete')}, but its shards do not")
+    return manifest
+
+
+def _contents(given: Any) -> Contents:
+    names = [item.name for item in fields(Contents)]
+    if not isinstance(given, dict) or sorted(given) != sorted(names):
+        raise ValueError(f"its contents must be {', '.join(names)}")
+    for item in fields(Contents):
+        if not _KINDS[item.type](given[item.name]):
+            raise ValueError(f"{item.name} cannot be {given[item.name]!r}")
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
+    found = Contents(**values)
+    if min(found.images, found.width, found.views, found.images_per_shard) < 1 or found.dtype not in DTYPES:
+        raise ValueError("images, width, views and images_per_shard must be at least 1, and dtype float32 or float16")
+    return found
+
+
+def _whole(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _list_of(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(kind, value))
+
+
+_KINDS: dict[Any, Callable[[Any], bool]] = {
+    str: lambda value: isinstance(value, str),
+    bool: lambda value: isinstance(value, bool),
+    int: _whole,
+    int | None: lambda value: value is None or _whole(value),
+    tuple[int, ...]: _list_of(_whole),
+    tuple[str, ...]: _list_of(lambda value: isinstance(value, str)),
+    tuple[float, ...]: _list_of(lambda value: type(value) in (int, float)),
+}

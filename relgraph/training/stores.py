@@ -1,0 +1,164 @@
+"""Which store of embeddings fits a run: its teacher, its images, its views, and a few values computed anew."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relgraph.data.datasets import DataSet
+from relgraph.data.embeddings import EmbeddingStore, check_complete, first_changed
+from relgraph.data.images import ImageFiles
+from relgraph.data.manifest import Contents, Manifest, manifest_file
+from relgraph.errors import RelgraphError
+from relgraph.networks.teachers import Teacher
+from relgraph.training.inputs import teacher_input
+from relgraph.training.recipe import Recipe
+
+SAMPLE = 16  # images whose embeddings are computed anew: a moment, and a wrong order or crop shows in every row
+
+# The largest ||found - stored|| / ||stored|| of a row. With a MobileNetV2 on 48 images of Tiny-ImageNet, bfloat16 is
+# 0.05 to 0.09 from float32, so two machines' bfloat16 at most twice that from each other; another image is 0.75 to
+# 1.2 away, another crop of the same image 0.5 (median), and the sample has several.
+TOLERANCE = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """A run that looks for its teacher's embeddings."""
+
+    recipe: Recipe
+    data: DataSet
+    teacher: Teacher
+    device: torch.device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The teacher's fingerprint."""
+        return self.teacher.fingerprint()
+
+    @cached_property
+    def checksums(self) -> Tensor:
+        """The checksums of the training images."""
+        return self.data.train.checksums()
+
+
+def find_store(wanted: Wanted) -> tuple[EmbeddingStore | None, list[str]]:
+    """Return the first store in the recipe's folder that fits, those with more views first, and why others do not.
+
+    The folder may be a store itself. Stores of other data sets or teachers are passed over without a word.
+    """
+    folder, reasons = Path(wanted.recipe.embeddings), []
+    found = []
+    for path in _stores(folder):
+        try:
+            found.append((path, Manifest.read(path)))
+        except RelgraphError as error:
+            reasons.append(str(error))
+    for path, manifest in sorted(found, key=lambda item: (-item[1].contents.views, item[0])):
+        try:
+            return open_fitting(wanted, path, manifest), []
+        except RelgraphError as error:
+            if manifest_file(folder).is_file() or _is_related(wanted.recipe, manifest.contents):
+                reasons.append(str(error))
+    return None, reasons
+
+
+def open_fitting(wanted: Wanted, path: Path, manifest: Manifest) -> EmbeddingStore:
+    """Return the store at `path` if it fits: the cheap comparisons come first, the teacher runs last.
+
+    Raises:
+        RelgraphError: if it does not, with the reason.
+    """
+    check_complete(path, manifest)
+    _check_kind_of_images(wanted, path, manifest.contents)
+    _check_views(wanted, path, manifest.contents)
+    _check_teacher(wanted, path, manifest.contents)
+    store = EmbeddingStore(path, wanted.device)
+    _check_images(wanted, store)
+    _check_values(wanted, store)
+    return store
+
+
+def _stores(folder: Path) -> Iterator[Path]:
+    if manifest_file(folder).is_file():
+        yield folder
+    elif folder.is_dir():
+        yield from sorted(path for path in folder.iterdir() if manifest_file(path).is_file())
+
+
+def _is_related(recipe: Recipe, contents: Contents) -> bool:
+    return (contents.dataset, contents.teacher) == (recipe.dataset, recipe.teacher)
+
+
+def _check_views(wanted: Wanted, path: Path, contents: Contents) -> None:
+    if wanted.recipe.views == "shared" and contents.views < 2:
+        raise RelgraphError(
+            f"{path} has one view an image, which as the shared one would leave the student without augmentation: "
+            "use --views independent, or relgraph embed --views N"
+        )
+    _same(path, "the black pixels around an image", contents.crop_padding, wanted.data.crop_padding)
+    _same(path, "whether crops are mirrored", contents.flip, wanted.data.flip)
+
+
+def _check_teacher(wanted: Wanted, path: Path, contents: Contents) -> None:
+    teacher = wanted.teacher
+    arguments = tuple(sorted(wanted.recipe.teacher_args))
+    _same(path, "the teacher's input size", contents.input_size, teacher.input_size)
+    _same(path, "the teacher's mean", contents.mean, teacher.mean)
+    _same(path, "the teacher's std", contents.std, teacher.std)
+    _same(path, "the teacher's arguments", contents.arguments, arguments)
+    _same(path, "the teacher's width", contents.width, teacher.width)
+    _same(path, "the SHA-256 of the teacher's weights", contents.fingerprint, wanted.fingerprint)
+
+
+def _check_kind_of_images(wanted: Wanted, path: Path, contents: Contents) -> None:
+    images = wanted.data.train.images
+    _same(path, "the shape of an image", contents.image_shape, tuple(images.shape[1:]))
+    _same(path, "whether images are streamed", contents.streamed, isinstance(images, ImageFiles))
+    most = int(wanted.data.train.index.max())
+    if most >= contents.images:
+        raise RelgraphError(f"{path} does not fit: it has {contents.images} images, the training set has more")
+
+
+def _same(path: Path, what: str, stored: Any, here: Any) -> None:
+    if stored != here:
+        raise RelgraphError(f"{path} does not fit: {what}: {_short(stored)} in the store, {_short(here)} in this run")
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) < 64 else f"{text[:12]}..."
+
+
+def _check_images(wanted: Wanted, store: EmbeddingStore) -> None:
+    index = wanted.data.train.index.cpu()
+    changed = first_changed(store.checksums[index], wanted.checksums)
+    if changed is not None:
+        raise RelgraphError(
+            f"{store.path} does not fit: image {int(index[changed])} of the training split is another one there"
+        )
+
+
+def _check_values(wanted: Wanted, store: EmbeddingStore) -> None:
+    """Compute a few of the store's embeddings anew, spread over images and views, and compare them."""
+    train, contents = wanted.data.train, store.contents
+    position = torch.arange(min(SAMPLE, len(train))) * len(train) // min(SAMPLE, len(train))
+    index = train.index.cpu()[position].to(wanted.device)
+    view = (torch.arange(len(position)) % contents.views).to(wanted.device)
+    images = train.select(position).sample(len(position)).to(wanted.device)
+    seen = store.views().take(view, index).apply(images)
+    # In the store's precision: what the run computes in changes the values by more than another machine does.
+    with torch.autocast(wanted.device.type, torch.bfloat16, enabled=contents.precision == "bf16-mixed"):
+        found = wanted.teacher(teacher_input(wanted.teacher, seen))
+    stored = store.rows(view, index)
+    error = (found - stored).norm(dim=1) / stored.norm(dim=1).clamp_min(torch.finfo(stored.dtype).tiny)
+    worst = int(error.argmax())
+    if not bool((error <= TOLERANCE).all()):
+        raise RelgraphError(
+            f"{store.path} does not fit: computed anew, view {int(view[worst])} of image {int(index[worst])} differs "
+            f"by {100 * float(error[worst]):.0f} % from what is stored, expected at most {100 * TOLERANCE:.0f} %"
+        )

@@ -1,0 +1,95 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from relgraph.data.embeddings import EmbeddingStore, StoreWriter
+from relgraph.training import embedding
+from relgraph.training.runs import Run
+
+Program = Callable[..., Result]
+Failing = Callable[..., str]
+
+
+def test_digits_from_end_to_end(program: Program) -> None:
+    told = program("embed", "--dataset", "digits", "--teacher", "embedded:digits", "--views", 3).stdout.splitlines()
+    path = Path("embeddings/digits-embedded-digits-3views")
+    assert told[0] == f"digits by embedded:digits -> {path}"
+    assert told[1].startswith(f"{path}: 1442 images x 3 views x 64, float32, 1.1 MB; ")
+    assert told[1].endswith(" images/s through the teacher, in 32-true")
+    assert EmbeddingStore(path).contents.views == 3
+    again = program("embed", "--views", 3).stdout.splitlines()
+    assert again[1] == f"{path} was finished already: 1442 images x 3 views x 64, float32, 1.1 MB"
+
+
+def test_a_folder_with_every_option(program: Program, photos: Path) -> None:
+    teacher = ("--teacher", "embedded:digits", "--teacher-mean", "0.5", "--teacher-std", "0.25")
+    program(
+        "embed", "--dataset", f"folder:{photos}", *teacher, "--image-size", 6, "--views", 2, "--dtype", "float16",
+        "--seed", 7, "--batch-size", 3, "--device", "cpu", "--precision", "32-true", "--out", "store",
+    )  # fmt: skip
+    contents = json.loads(Path("store/manifest.json").read_text())["contents"]
+    expected: dict[str, Any] = {
+        "images": 8, "image_shape": [3, 6, 6], "mean": [0.5], "std": [0.25], "views": 2, "dtype": "float16",
+        "view_seed": 7, "precision": "32-true", "dataset": f"folder:{photos}",
+    }  # fmt: skip
+    assert {name: contents[name] for name in expected} == expected
+
+
+def test_an_interrupt_says_how_to_go_on(
+    command: click.Group, program: Program, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ["embed", "--dataset", f"folder:{photos}", "--teacher", "embedded:digits", "--out", "store"]
+    monkeypatch.setattr(embedding, "images_per_shard", lambda images, size: 5)
+    with monkeypatch.context() as patch:
+        original = StoreWriter.write
+
+        def stop(self: StoreWriter, shard: int, rows: Any) -> None:
+            if shard == 1:
+                raise KeyboardInterrupt
+            original(self, shard, rows)
+
+        patch.setattr(StoreWriter, "write", stop)
+        result = CliRunner().invoke(command, args)
+    assert result.exit_code == 130
+    assert result.stderr == "\nstopped; finished shards are kept, the same command continues\n"
+    assert Path("store/shard-00000.npy").exists()
+    assert "store: 8 images x 1 view x 64" in program(*args).stdout
+
+
+def test_refusals(failure: Failing, misuse: Failing, program: Program, photos: Path) -> None:
+    options = ("embed", "--dataset", f"folder:{photos}")
+    assert "needs a teacher" in failure(*options)
+    teacher = ("--teacher", "embedded:digits", "--out", "store")
+    program(*options, *teacher)
+    assert failure(*options, *teacher, "--views", 2) == (
+        "store was started with something else: views was 1, is now 2; choose another --out"
+    )
+    assert "0 is not in the range" in misuse(*options, "--views", 0)
+    assert "No such option" in misuse(*options, "--lr", 1)
+
+
+def test_training_uses_it_and_says_so(program: Program, failure: Failing) -> None:
+    train = ("train", "--epochs", 1, "--out")
+    told = program(*train, "online").stdout
+    assert "teacher: online, in every step (relgraph embed would store what it says, once)" in told
+    assert "no stored embeddings fit: " in failure(*train, "none", "--teacher-mode", "stored")
+    program("embed", "--views", 2)
+    told = program(*train, "stored").stdout
+    assert "teacher: stored embeddings embeddings/digits-embedded-digits-2views, 2 views an image" in told
+    found = {run: Run.open(Path(run)).recipe() for run in ("online", "stored")}
+    assert {run: recipe.teacher_mode for run, recipe in found.items()} == {"online": "online", "stored": "stored"}
+    assert "teacher: online\n" in program(*train, "asked", "--teacher-mode", "online").stdout
+    rows = [Run.open(Path(run)).read_metrics() for run in ("online", "asked", "stored")]
+    losses = [[row["loss"] for row in of_run] for of_run in rows]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_help_is_honest_about_fixed_views(program: Program) -> None:
+    text = " ".join(program("embed", "--help").stdout.split())
+    assert "its own augmentation shrinks to N views an image" in text
+    assert "--val-fraction" not in text

@@ -1,0 +1,190 @@
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from relgraph.data.embeddings import EmbeddingStore, StoreWriter, checksums_digest, shard_file
+from relgraph.data.fixed_views import FixedViews
+from relgraph.data.manifest import Contents, Manifest
+from relgraph.errors import RelgraphError
+
+IMAGES, VIEWS, WIDTH = 10, 3, 5
+CHECKSUMS = torch.arange(IMAGES) * 7
+VALUES = torch.randn(IMAGES, VIEWS, WIDTH, generator=torch.Generator().manual_seed(0))
+
+
+def contents(**changes: Any) -> Contents:
+    usual = Contents(
+        dataset="digits", images=IMAGES, image_shape=(1, 8, 8), streamed=False, checksums=checksums_digest(CHECKSUMS),
+        teacher="t", arguments=(), fingerprint="f", input_size=8, mean=(0.5,), std=(1.0,), width=WIDTH, dtype="float32",
+        precision="32-true", views=VIEWS, crop_padding=1, flip=False, view_seed=0, images_per_shard=4,
+    )  # fmt: skip
+    return replace(usual, **changes)
+
+
+def fill(writer: StoreWriter, shards: list[int]) -> None:
+    for shard in shards:
+        writer.write(shard, VALUES[writer.manifest.contents.positions(shard)])
+
+
+def write(path: Path, **changes: Any) -> Path:
+    writer = StoreWriter(path, contents(**changes), CHECKSUMS)
+    fill(writer, writer.missing)
+    return path
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return write(tmp_path / "store")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("limit", [0, 2**20])
+def test_every_row_comes_back(tmp_path: Path, dtype: str, limit: int) -> None:
+    store = EmbeddingStore(write(tmp_path / "store", dtype=dtype), limit=limit)
+    assert store.resident == (limit > 0)
+    view, index = torch.arange(IMAGES * VIEWS) % VIEWS, torch.arange(IMAGES * VIEWS) // VIEWS
+    order = torch.randperm(IMAGES * VIEWS)
+    rows = store.rows(view[order], index[order])
+    assert rows.dtype == torch.float32
+    assert torch.equal(rows, VALUES.flatten(0, 1)[order].to(getattr(torch, dtype)).float())
+    assert torch.equal(store.checksums, CHECKSUMS)
+
+
+def test_files_are_plain_arrays(store: Path) -> None:
+    shards = [np.load(shard_file(store, shard), allow_pickle=False) for shard in range(3)]
+    assert [shard.shape for shard in shards] == [(4, 3, 5), (4, 3, 5), (2, 3, 5)]
+    np.testing.assert_array_equal(np.concatenate(shards), VALUES.numpy())
+    assert sorted(files(store)) == [
+        "images.npy", "manifest.json", "shard-00000.npy", "shard-00001.npy", "shard-00002.npy",
+    ]  # fmt: skip
+
+
+def test_its_views_are_those_of_the_manifest(store: Path) -> None:
+    views = EmbeddingStore(store).views()
+    assert torch.equal(views.dx, FixedViews(IMAGES, VIEWS, padding=1, flip=False, seed=0).dx)
+
+
+def test_an_unfinished_store_cannot_be_opened_and_goes_on(tmp_path: Path, store: Path) -> None:
+    path = tmp_path / "stopped"
+    fill(StoreWriter(path, contents(), CHECKSUMS), [0, 2])
+    shard_file(path, 1).write_bytes(b"half")  # as a stop between a shard and the manifest leaves it
+    with pytest.raises(RelgraphError, match="stopped is not finished, 2 of 3 shards are written: the same relgraph"):
+        EmbeddingStore(path)
+    writer = StoreWriter(path, contents(), CHECKSUMS)
+    assert writer.missing == [1]
+    fill(writer, [1])
+    assert files(path) == files(store)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+def turn(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 16
+    file.write_bytes(data)
+
+
+def other_type(file: Path) -> None:
+    np.save(file, np.load(file).astype(np.float64))
+
+
+def pickled(file: Path) -> None:
+    np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+
+
+DAMAGES = [
+    (cut, "is damaged"),
+    (turn, "is damaged .its SHA-256 is not the manifest's."),
+    (other_type, r"is float64 .* expected float32 .4, 3, 5."),
+    (pickled, "is damaged"),
+    (Path.unlink, "is missing"),
+]
+
+
+@pytest.mark.parametrize(("damage", "told"), DAMAGES)
+def test_a_damaged_shard_is_refused_and_written_again(store: Path, damage: Callable[[Path], None], told: str) -> None:
+    before = files(store)
+    damage(shard_file(store, 1))
+    with pytest.raises(RelgraphError, match=rf"shard-00001\.npy {told}.*relgraph embed command writes it again"):
+        EmbeddingStore(store)
+    writer = StoreWriter(store, contents(), CHECKSUMS)
+    assert writer.missing == [1]
+    fill(writer, [1])
+    assert files(store) == before
+
+
+@pytest.mark.parametrize("damage", [cut, turn, other_type, Path.unlink])
+def test_damaged_checksums_are_refused_and_written_again(store: Path, damage: Callable[[Path], None]) -> None:
+    before = files(store)
+    damage(store / "images.npy")
+    with pytest.raises(RelgraphError, match=r"images\.npy (is damaged|cannot be read)"):
+        EmbeddingStore(store)
+    assert StoreWriter(store, contents(), CHECKSUMS).missing == []
+    assert files(store) == before
+
+
+def test_the_shard_of_another_store_is_refused(tmp_path: Path, store: Path) -> None:
+    shutil.copy(shard_file(store, 0), shard_file(store, 1))
+    with pytest.raises(RelgraphError, match=r"shard-00001\.npy is damaged"):
+        EmbeddingStore(store)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("teacher", "other"), ("fingerprint", "g"), ("views", 4), ("dtype", "float16"), ("view_seed", 1), ("std", (2.0,))],
+)
+def test_another_store_is_not_continued(store: Path, name: str, value: Any) -> None:
+    was = getattr(contents(), name)
+    before = files(store)
+    with pytest.raises(RelgraphError) as caught:
+        StoreWriter(store, contents(**{name: value}), CHECKSUMS)
+    assert str(caught.value).endswith(
+        f"was started with something else: {name} was {was}, is now {value}; choose another --out"
+    )
+    assert files(store) == before
+
+
+def test_other_images_are_not_continued(store: Path) -> None:
+    changed = CHECKSUMS.clone()
+    changed[6] += 1
+    with pytest.raises(RelgraphError, match="other images: the first that differs is image 6"):
+        StoreWriter(store, contents(checksums=checksums_digest(changed)), changed)
+
+
+def test_what_is_no_store_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    for path in (tmp_path, tmp_path / "letter.txt"):
+        with pytest.raises(RelgraphError, match="exists already and is not a store of embeddings"):
+            StoreWriter(path, contents(), CHECKSUMS)
+    assert (tmp_path / "letter.txt").read_text() == "dear"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "told"),
+    [("float32", float("nan"), "not finite$"), ("float16", 1e5, "not finite in float16: use --dtype float32")],
+)
+def test_numbers_that_cannot_be_stored(tmp_path: Path, dtype: str, value: float, told: str) -> None:
+    writer = StoreWriter(tmp_path / "store", contents(dtype=dtype), CHECKSUMS)
+    rows = VALUES[4:8].clone()
+    rows[1, 2, 3] = value
+    with pytest.raises(RelgraphError, match=f"the embedding of image 5 of the training split is {told}"):
+        writer.write(1, rows)
+    assert Manifest.read(tmp_path / "store").shards == [None, None, None]
+
+
+def test_a_shard_of_another_shape(tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path / "store", contents(), CHECKSUMS)
+    with pytest.raises(RelgraphError, match=r"a shard must be \(2, 3, 5\), got \(4, 3, 5\)"):
+        writer.write(2, VALUES[:4])

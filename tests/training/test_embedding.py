@@ -1,0 +1,155 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from relgraph.data.datasets import load
+from relgraph.data.embeddings import EmbeddingStore, StoreWriter
+from relgraph.data.manifest import Manifest
+from relgraph.data.views import draw_view
+from relgraph.errors import RelgraphError
+from relgraph.training import embedding
+from relgraph.training.embedding import default_path, store_embeddings
+from relgraph.training.inputs import teacher_input
+from relgraph.training.recipe import Recipe
+from relgraph.training.setup import open_data, open_teacher
+
+RecipeMaker = Callable[..., Recipe]
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put 10 images in a shard: the 36 of the folder are 4 shards."""
+    monkeypatch.setattr(embedding, "images_per_shard", lambda images, size: 10)
+
+
+def test_values_are_those_of_the_teacher(make: RecipeMaker, tmp_path: Path) -> None:
+    recipe = make(val_fraction=0.3)
+    done = store_embeddings(recipe, tmp_path / "store", views=2, seed=4)
+    whole = load(recipe.dataset, root=Path(), image_size=None, val_fraction=0, labels_per_class=None, seed=0)
+    images, teacher = whole.train.pixels, open_teacher(recipe)
+    crop = draw_view(36, whole.crop_padding, whole.flip, torch.Generator().manual_seed(4 * 1_000_003 + 1))
+    store = EmbeddingStore(tmp_path / "store")
+    for view, seen in ((0, images), (1, crop.apply(images))):
+        found = store.rows(torch.full((36,), view), torch.arange(36))
+        torch.testing.assert_close(found, teacher(teacher_input(teacher, seen)))
+    assert (done.images, done.contents) == (36, store.contents)
+
+
+def test_the_store_says_what_is_in_it(make: RecipeMaker, tmp_path: Path) -> None:
+    recipe = make()
+    teacher = open_teacher(recipe)
+    contents = store_embeddings(recipe, tmp_path / "store", views=1, dtype="float16").contents
+    assert (contents.images, contents.image_shape, contents.streamed) == (36, (3, 8, 8), False)
+    assert (contents.teacher, contents.fingerprint) == ("embedded:digits", teacher.fingerprint())
+    assert (contents.input_size, contents.mean, contents.std) == (teacher.input_size, teacher.mean, teacher.std)
+    assert (contents.width, contents.dtype, contents.precision) == (teacher.width, "float16", "32-true")
+    assert (contents.views, contents.crop_padding, contents.flip, contents.view_seed) == (1, 1, True, 0)
+    assert torch.equal(EmbeddingStore(tmp_path / "store").checksums, open_data_of_all(recipe))
+
+
+def open_data_of_all(recipe: Recipe) -> torch.Tensor:
+    whole = load(recipe.dataset, root=Path(), image_size=None, val_fraction=0, labels_per_class=None, seed=0)
+    return whole.train.checksums()
+
+
+def test_it_serves_every_split_and_choice_of_labels(make: RecipeMaker, tmp_path: Path) -> None:
+    recipes = [make(dataset="digits", seed=seed, labels_per_class=seed + 1) for seed in range(2)]
+    for number, recipe in enumerate(recipes):
+        assert store_embeddings(recipe, tmp_path / str(number), views=1).images == 1442
+    assert files(tmp_path / "0") == files(tmp_path / "1")
+    assert not torch.equal(*(open_data(recipe).train.index for recipe in recipes))
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize(
+    ("done", "moment"), [*((done, "before the shard") for done in range(4)), (2, "before the manifest")]
+)
+def test_an_interrupt_at_any_shard(
+    make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int, moment: str
+) -> None:
+    store_embeddings(make(), tmp_path / "whole", views=2, batch_size=4)
+
+    def stop(owner: Any, name: str) -> None:
+        original, calls = getattr(owner, name), iter(range(99))
+
+        def call(*args: Any) -> None:
+            if next(calls) == done + (owner is Manifest):  # the first manifest lists no shard
+                raise KeyboardInterrupt
+            original(*args)
+
+        patch.setattr(owner, name, call)
+
+    with monkeypatch.context() as patch:
+        stop(*{"before the shard": (StoreWriter, "write"), "before the manifest": (Manifest, "write")}[moment])
+        with pytest.raises(KeyboardInterrupt):
+            store_embeddings(make(), tmp_path / "stopped", views=2, batch_size=4)
+    assert sum(shard is not None for shard in Manifest.read(tmp_path / "stopped").shards) == done
+    rest = store_embeddings(make(), tmp_path / "stopped", views=2, batch_size=4)
+    assert rest.images == 36 - 10 * done
+    assert files(tmp_path / "stopped") == files(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_finished_store_is_left_alone(make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = store_embeddings(make(), tmp_path / "store", views=2)
+    monkeypatch.setattr(embedding, "teacher_input", None)  # nothing goes through the teacher
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("store/shard*")}
+    again = store_embeddings(make(), tmp_path / "store", views=2)
+    assert (again.images, again.contents) == (0, first.contents)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("store/shard*")} == before
+
+
+def test_other_parameters_are_refused(make: RecipeMaker, tmp_path: Path) -> None:
+    store_embeddings(make(), tmp_path / "store", views=2)
+    for told, recipe, views in (
+        ("views was 2, is now 3", make(), 3),
+        (r"mean was \(0.3.*\), is now \(0.1,\)", make(teacher_mean=(0.1,)), 2),
+        (r"image_shape was \(3, 8, 8\), is now \(3, 6, 6\)", make(image_size=6), 2),
+    ):
+        with pytest.raises(RelgraphError, match=told):
+            store_embeddings(recipe, tmp_path / "store", views=views)
+    with pytest.raises(RelgraphError, match=r"views and batch_size must be at least 1 .* got 0, 256 and 'float32'"):
+        store_embeddings(make(), tmp_path / "new", views=0)
+    with pytest.raises(RelgraphError, match="got 1, 256 and 'int8'"):
+        store_embeddings(make(), tmp_path / "new", views=1, dtype="int8")
+    assert not (tmp_path / "new").exists()
+
+
+def test_streamed_images_give_the_same_embeddings(make: RecipeMaker, tmp_path: Path) -> None:
+    shards = {}
+    for images in ("memory", "stream"):
+        recipe = make(images=images, workers=0)
+        assert store_embeddings(recipe, tmp_path / images, views=2).contents.streamed == (images == "stream")
+        shards[images] = (tmp_path / images / "shard-00000.npy").read_bytes()
+    assert shards["memory"] == shards["stream"]
+
+
+def test_bf16_is_computed_and_float32_is_stored(make: RecipeMaker, tmp_path: Path) -> None:
+    contents = store_embeddings(make(precision="bf16-mixed"), tmp_path / "bf16", views=1).contents
+    store_embeddings(make(), tmp_path / "float32", views=1)
+    half, full = (np.load(tmp_path / name / "shard-00000.npy") for name in ("bf16", "float32"))
+    assert (contents.precision, half.dtype) == ("bf16-mixed", np.float32)
+    error = np.linalg.norm(half - full) / np.linalg.norm(full)
+    assert 1e-4 < error < 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "views", "name"),
+    [
+        ({"dataset": "digits"}, 1, "embeddings/digits-embedded-digits-1view"),
+        ({"dataset": "cifar100", "teacher": "open_clip:ViT-B-32/openai"}, 4,
+         "embeddings/cifar100-open_clip-ViT-B-32-openai-4views"),
+        ({"dataset": "folder:../a b/", "teacher": "checkpoint:../runs/x", "embeddings": "e"}, 2,
+         "e/a-b-checkpoint-..-runs-x-2views"),
+    ],
+)  # fmt: skip
+def test_default_paths_are_safe_names(options: dict[str, Any], views: int, name: str) -> None:
+    assert default_path(Recipe(**options), views) == Path(name)
