@@ -57,6 +57,11 @@ class Recipe:
         "Same crop and flip for both networks, or one each as in EGA's code.",
         choices=("shared", "independent"),
     )
+    normalise: str = option(
+        "dataset",
+        "Statistics by which the student's images are normalised: the data set's, or the teacher's as in EGA's code.",
+        choices=("dataset", "teacher"),
+    )
     teacher: str = option(
         "embedded:digits",
         "embedded:digits, open_clip:NAME/WEIGHTS, timm:NAME, torchvision:NAME[/WEIGHTS], checkpoint:FILE "
@@ -175,9 +180,8 @@ class Recipe:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "none": {},
-    # EGA's official training script. What still differs from it: images are normalised for the student by their own
-    # statistics (there CLIP's), and the best epoch is picked on held-out training images (there on the test split,
-    # which is `select: test` with `val_fraction: 0`).
+    # EGA's official training script. What still differs from it: the best epoch is picked on held-out training images
+    # (there on the test split, which is `select: test` with `val_fraction: 0`).
     "ega": {
         "student": "resnet8x4",
         "node_weight": 0.8,
@@ -191,6 +195,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "milestones": (150, 180, 210),
         "teacher_lr": 0.01,
         "views": "independent",
+        "normalise": "teacher",
     },
     # Few labels, where a teacher has something to give; the weights are EGA's own.
     "digits": {
@@ -201,6 +206,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "precision": "32-true",  # so small a network gains nothing from bf16, and all machines then compute alike
     },
 }
+# The official script for the sequential strategy.
+PRESETS["ega-sequential"] = {**PRESETS["ega"], "edge_weight": 0.3, "teacher_head": "sequential"}
 
 
 def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:

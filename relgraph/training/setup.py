@@ -89,6 +89,8 @@ def build(recipe: Recipe) -> Setup:
     fabric = open_fabric(recipe)
     data = open_data(recipe)
     teacher = open_teacher(recipe).to(fabric.device) if recipe.uses_teacher else None
+    if recipe.normalise == "teacher" and teacher is not None:
+        data = _normalised_as(teacher, data)
     feed, note = open_feed(recipe, data, teacher, fabric)
     recipe = settled(recipe, feed)
     return assemble(recipe, fabric, data, None if teacher is None else teacher.width, feed, note)
@@ -130,6 +132,16 @@ def _distiller(recipe: Recipe, data: DataSet, teacher_width: int | None) -> Dist
         temperature=recipe.temperature,
         head_fixed=recipe.teacher_head == "sequential",
     )
+
+
+def _normalised_as(teacher: Teacher, data: DataSet) -> DataSet:
+    channels = data.train.images.shape[1]
+    if teacher.channels != channels:
+        raise RelgraphError(
+            f"normalise 'teacher' needs images with the teacher's channels, got {channels} and {teacher.channels} of "
+            f"{teacher.name}: use 'dataset'"
+        )
+    return replace(data, mean=teacher.mean, std=teacher.std)
 
 
 def open_fabric(recipe: Recipe) -> Any:

@@ -84,6 +84,14 @@ def test_a_stopped_run_ends_as_if_it_had_not_stopped(
     assert outcome(path) == outcome(finished(variant))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_streamed_images_give_the_same_run_as_those_in_memory(
+    workers: int, make: RecipeMaker, one_epoch: dict[str, Any], tmp_path: Path
+) -> None:
+    train(make(epochs=1, images="stream", workers=workers), tmp_path / "run")
+    assert outcome(tmp_path / "run") == one_epoch
+
+
 def test_another_seed_gives_another_run(make: RecipeMaker, finished: Runs, tmp_path: Path) -> None:
     train(make(seed=1, epochs=1), tmp_path / "other")
     assert outcome(tmp_path / "other")["student"] != outcome(finished("dense"))["student"]

@@ -60,8 +60,19 @@ def test_ega_is_the_official_script() -> None:
         "milestones": (150, 180, 210),
         "dim": 256,
         "views": "independent",
+        "normalise": "teacher",
+        "teacher_head": "joint",
+        "teacher_lr": 0.01,
     }
     assert {name: getattr(recipe, name) for name in official} == official
+    sequential = resolve({"dataset": "cifar100", **TEACHER}, "ega-sequential")
+    assert sequential == replace(recipe, edge_weight=0.3, teacher_head="sequential")
+
+
+def test_a_share_of_labels_replaces_the_preset_s_number_of_them() -> None:
+    assert resolve({"label_fraction": 0.5}).labels_per_class == 0
+    assert resolve({"label_noise": 0.5}).labels_per_class == PRESETS["digits"]["labels_per_class"]
+    assert resolve({"label_fraction": 0.5, "labels_per_class": 2}).labels_per_class == 2
 
 
 def test_every_preset_is_a_recipe() -> None:
@@ -73,7 +84,11 @@ def test_every_preset_is_a_recipe() -> None:
     ("given", "preset", "message"),
     [
         ({"batchsize": 8}, None, r"^unknown option 'batchsize': did you mean 'batch_size'\? \(known: alpha, "),
-        ({}, "digit", r"^unknown preset 'digit': did you mean 'digits'\? \(known: digits, ega, none\)$"),
+        (
+            {},
+            "digit",
+            r"^unknown preset 'digit': did you mean 'digits'\? \(known: digits, ega, ega-sequential, none\)$",
+        ),
         ({"graph": "den"}, None, r"^unknown graph 'den': did you mean 'dense'\? \(known: dense, knn\)$"),
         ({"refine": "cov"}, None, r"^unknown refine 'cov': did you mean 'conv'\? \(known: conv, smooth\)$"),
         ({"neighbours": "onion"}, None, r"^unknown neighbours 'onion': did you mean 'union'\?"),

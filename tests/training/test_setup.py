@@ -74,6 +74,27 @@ def test_networks_get_the_input_that_they_describe(make: RecipeMaker) -> None:
     assert info["backbone"] == "resnet8" and info["dim"] == 16
 
 
+def test_the_student_s_images_may_be_normalised_as_the_teacher_s(make: RecipeMaker) -> None:
+    """As EGA's official code does; the stored student says so, and a student alone has the data set's statistics."""
+    options: dict[str, Any] = {"dataset": "digits", "labels_per_class": 0, "normalise": "teacher"}
+    teacher, setup = open_teacher(make()), build(make(**options))
+    images = next(setup.batches([torch.arange(2)]))
+    torch.testing.assert_close(setup.student_input(images), (images / 255 - teacher.mean[0]) / teacher.std[0])
+    assert setup.description()["mean"] == list(teacher.mean) and setup.description()["std"] == list(teacher.std)
+    assert build(make(**options, method="none")).data.mean == open_data(make(**options)).mean
+    with pytest.raises(
+        RelgraphError, match=r"^normalise 'teacher' needs images with .* got 3 and 1 of embedded:digits"
+    ):
+        build(make(normalise="teacher"))
+
+
+def test_the_whole_student_is_compiled_and_its_weights_keep_their_names(make: RecipeMaker) -> None:
+    """What it computes is measured by `relgraph bench`: compiling takes half a minute and a C++ compiler."""
+    plain, compiled = build(make()), build(make(compile=True))
+    assert list(plain.distiller.state_dict()) == list(compiled.distiller.state_dict())
+    assert compiled.student._compiled_call_impl is not None and plain.student._compiled_call_impl is None
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_no_cuda_where_it_was_asked_for(make: RecipeMaker) -> None:
     with pytest.raises(
