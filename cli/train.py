@@ -16,6 +16,8 @@ Examples:
   relgraph train --method none                             the student alone, to compare with
   relgraph train --dataset cifar100 --clip_mode ViT-B/32 --preset ega
   relgraph train --dataset folder:photos --image-size 64 --teacher timm:vit_small_patch14_dinov2 --teacher-size 112
+  relgraph train --dataset stl10+unlabelled --teacher torchvision:resnet50 --student timm:mobilenetv3_small_050
+  relgraph train --student wrn_16_1 --label-fraction 0.1 --label-noise 0.2 --teacher-head sequential
   relgraph train --config recipe.yaml --seed 2
   relgraph train --resume runs/knn8
 """
@@ -30,7 +32,8 @@ Examples:
               help="Options from a file, as recipe.yaml of a run; those on the command line win.")  # fmt: skip
 @click.option(
     "--preset",
-    help="A named set of options, which --config and others change: ega (EGA's official script), digits, none.",
+    help="A named set of options, which --config and others change: ega (EGA's official script), ega-sequential, "
+    "digits, none.",
 )
 @click.option(
     "--clip_mode", metavar="NAME", help="The original's spelling of a CLIP teacher: RN50, RN101, ViT-B/32, ViT-B/16."
