@@ -175,7 +175,11 @@ class Recipe:
     @property
     def processes(self) -> int:
         """The number of processes that decode streamed images, its default included."""
-        return min(os.cpu_count() or 1, 8) if self.workers is None else self.workers
+        if self.workers is not None:
+            return self.workers
+        # A container or a scheduler may grant fewer cores than the machine has.
+        granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(granted, 8)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -1,6 +1,7 @@
 """From a recipe to everything that a run needs, built in a fixed order from one seed."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,9 @@ class Setup:
     def batches(self, indices: Sequence[Tensor], images: ImageSet | None = None) -> Iterator[Tensor]:
         """Yield the uint8 images (N, C, H, W) at each of `indices` on the device, of the training set by default."""
         chosen = self.data.train if images is None else images
-        for batch in chosen.batches(indices, self.recipe.processes):
-            yield batch.to(self.fabric.device, non_blocking=True)
+        with closing(chosen.batches(indices, self.recipe.processes)) as batches:  # ends its processes, come what may
+            for batch in batches:
+                yield batch.to(self.fabric.device, non_blocking=True)
 
     def view_generator(self, epoch: int) -> torch.Generator:
         """Return the generator of an epoch's crops and flips, on the CPU, so that every device sees the same."""

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from relgraph.data.stream import stream
+from relgraph.data.stream import _uninterrupted, stream
 from relgraph.errors import RelgraphError
 
 INDICES = [torch.tensor([i, i + 1]) for i in range(12)]
@@ -91,6 +91,18 @@ def test_a_worker_that_is_killed_is_one_sentence() -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_an_interrupt_while_workers_start_or_end_comes_afterwards() -> None:
+    seen = []
+    with contextlib.suppress(KeyboardInterrupt), _uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+        seen.append("the end of the block")
+    assert seen == ["the end of the block"]
+    with pytest.raises(KeyboardInterrupt), _uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_random_numbers_of_the_training_stay_as_they_were(workers: int) -> None:
     before = torch.get_rng_state()
@@ -98,18 +110,18 @@ def test_the_random_numbers_of_the_training_stay_as_they_were(workers: int) -> N
     assert torch.equal(torch.get_rng_state(), before)
 
 
+# Workers start and end all the time, since that is when an interrupt does most harm.
 INTERRUPTED = """
-import sys, time, torch
+import sys, torch
 from relgraph.data.stream import stream
 
-def slow(index):
-    time.sleep(0.05)
-    return torch.from_numpy(index)
-
 if __name__ == "__main__":
+    indices = [torch.tensor([i]) for i in range(6)]
     try:
-        for number, batch in enumerate(stream(slow, [torch.tensor([i]) for i in range(2000)], 2, False)):
-            if number == 3:
+        for epoch in range(1000):
+            for batch in stream(torch.from_numpy, indices, 2, False):
+                pass
+            if epoch == 2:
                 print("ready", flush=True)
     except KeyboardInterrupt:
         sys.exit(130)
