@@ -8,9 +8,13 @@ import click
 
 from relgraph.errors import RelgraphError
 
+from .bench import bench
+from .data import data
+from .embed import embed
 from .evaluate import evaluate
 from .export import export
 from .names import students
+from .teachers import teachers
 from .train import train
 
 
@@ -45,10 +49,13 @@ def main() -> None:
     relgraph train --graph knn --k 8          the same on a sparse graph
     relgraph evaluate runs/NAME               accuracy, k-NN and linear probe of student and teacher
     relgraph export runs/NAME -o graph.gexf   the graph for Gephi or networkx
+    relgraph embed --views 4                  run the teacher once, instead of in every step
+    relgraph teachers dinov2                  what can teach; students and data list the rest
+    relgraph bench                            how fast this machine trains, against the original's way
 
     `relgraph COMMAND --help` says more.
     """  # noqa: D301 (click wants the backspace itself)
 
 
-for command in (train, evaluate, export, students):
+for command in (train, evaluate, export, embed, data, teachers, students, bench):
     main.add_command(command)

@@ -100,7 +100,8 @@ def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
 
     For each network: `top1` and `top5` of its head; k-NN (cosine, majority) and linear probe on its pooled features,
     from the images of the training split, with all their labels (`knn`, `linear`) and, where the run was given
-    fewer, with those alone (`linear_few`, and `knn_few` with no more votes than a class has labels).
+    fewer of two classes or more, with those alone (`linear_few`, and `knn_few` with no more votes than a class has
+    labels).
 
     Raises:
         RelgraphError: if the run cannot be opened.
@@ -108,7 +109,8 @@ def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
     opened = TrainedRun(path)
     train, test = opened.data.train, opened.data.test
     few, every = train.labels, opened.all_labels("train")
-    hidden = bool(((few < 0) & (every >= 0)).any())
+    # Wrong labels can leave a single class of few, from which no probe learns.
+    hidden = bool(((few < 0) & (every >= 0)).any()) and len(few[few >= 0].unique()) > 1
     # With 3 labels a class, 20 votes would be cast for wrong classes.
     fewest = int(few[few >= 0].bincount().clamp_min(1).min())
     report: dict[str, Any] = {

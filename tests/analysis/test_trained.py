@@ -217,6 +217,17 @@ def test_a_run_on_streamed_images_is_judged_as_one_in_memory(folder: Path, tmp_p
     assert torch.equal(pairs[1]["teacher"].y, torch.arange(2).repeat_interleave(12)), "true labels, without the noise"
 
 
+def test_few_labels_that_noise_made_one_class_have_no_columns(folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe(
+        dataset=f"folder:{folder}", student="resnet8", dim=16, epochs=1, batch_size=8, device="cpu", method="none",
+        labels_per_class=1, label_noise=0.5, precision="32-true",
+    )  # fmt: skip
+    train(recipe, tmp_path / "run")
+    report = evaluate_run(tmp_path / "run", k=3)
+    assert report["images"]["labelled"] == 2
+    assert list(report["student"]) == ["top1", "top5", "knn", "linear"]
+
+
 def test_all_labels_open_no_image(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     recipe = Recipe(

@@ -11,7 +11,7 @@ from click.testing import Result
 
 Program = Callable[..., Result]
 Failing = Callable[..., str]
-COMMANDS = ("train", "evaluate", "export")
+COMMANDS = ("train", "evaluate", "export", "embed", "data", "teachers", "students", "bench")
 
 
 def examples(text: str) -> list[list[str]]:
@@ -36,7 +36,7 @@ def test_python_dash_m(environment: dict[str, str]) -> None:
 
 def test_help_names_every_command(program: Program, command: click.Group) -> None:
     text = program("--help").stdout
-    assert set(COMMANDS) < set(command.commands)
+    assert set(COMMANDS) == set(command.commands)
     for name in command.commands:
         assert f"\n  {name} " in text
     assert program("-h").stdout == text
@@ -47,10 +47,10 @@ def test_the_examples_of_a_help_can_be_typed(program: Program, command: click.Gr
     text = program(name, "--help").stdout
     typed = examples(text.split("Examples:")[1])
     assert len(typed) >= 2
-    for first, *rest in typed:
-        assert first == name
-        with command.commands[name].make_context(name, rest) as context:
-            assert any(value is not None for value in context.params.values())
+    assert name in {first for first, *_ in typed}
+    for first, *rest in typed:  # an example may go on with another command
+        with command.commands[first].make_context(first, rest) as context:
+            assert not rest or any(value is not None for value in context.params.values())
 
 
 def test_the_examples_of_the_program_s_help_name_its_commands(program: Program, command: click.Group) -> None:
@@ -92,10 +92,3 @@ def test_a_reader_that_has_enough(environment: dict[str, str]) -> None:
     assert process.stdout is not None
     process.stdout.close()
     assert process.communicate()[1] == ""
-
-
-def test_students(program: Program) -> None:
-    rows = {row[0]: row[1:] for row in map(str.split, program("students").stdout.splitlines()[2:])}
-    assert rows["resnet8x4"][1] == "256"
-    assert rows["resnet8"][1] == "64"
-    assert int(rows["resnet8"][0].replace(",", "")) < int(rows["resnet8x4"][0].replace(",", ""))

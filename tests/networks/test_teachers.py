@@ -5,7 +5,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.networks.files import save_network
@@ -246,3 +246,25 @@ def test_refuses_embeddings_that_are_not_vectors() -> None:
         Teacher(nn.Identity(), name="x", input_size=4, channels=3, mean=[0, 0, 0], std=[1, 1, 1])
     with pytest.raises(RelgraphError, match="std of teacher x must be positive"):
         Teacher(nn.Flatten(), name="x", input_size=4, channels=1, mean=[0], std=[0])
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_attention_is_fed_in_another_layout_with_the_same_values(autocast: bool) -> None:
+    """What the library's own forward computes: bit for bit in float32, to bf16's rounding under autocast."""
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    plain = nn.Sequential(nn.Conv2d(3, 16, 4, 4), nn.Flatten(2), Transposed(), layer, Mean()).eval()
+    images = torch.rand(5, 3, 16, 16)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        expected = plain(images).float()
+        teacher = Teacher(plain, name="small", input_size=16, channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
+        torch.testing.assert_close(teacher(images), expected, rtol=0, atol=0.03 if autocast else 0)
+
+
+class Transposed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
+
+class Mean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1)

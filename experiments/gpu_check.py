@@ -1,0 +1,236 @@
+"""Every check that needs a GPU, in one command.
+
+    python experiments/gpu_check.py --out gpu.json
+
+Official values and gradients, k nearest neighbours with k = N - 1 against all pairs, steps that never wait for the
+GPU, equal runs of equal seeds, and then the tables of `relgraph bench`. One line a check; exit status 1 if one fails.
+`--device cpu` runs on the processor what means something there.
+"""
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+
+from relgraph import EGA
+from relgraph.analysis.ways import KNN, ONLINE, STORED, Settings, Way, Workshop
+from relgraph.errors import RelgraphError
+from relgraph.graph.kernels import cosine, euclidean, gaussian, gaussian_taylor, linear, squared_euclidean
+from relgraph.graph.matching import by_anchor_norm, by_max, by_mean, huber, mean_square
+from relgraph.graph.relation import Relation
+from relgraph.methods import KD, Output
+from relgraph.training.loop import step
+from relgraph.training.meter import Meter
+
+GOLDEN = Path(__file__).parents[1] / "tests" / "golden.json"
+# Relative to the value and to the gradient's norm; float32 products of D = 256 round to some 1e-6.
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Check = Callable[[], tuple[bool, str]]
+SMALL = Settings(student="resnet8", batch_size=16, teacher="timm:test_vit", steps=4, classes=10)
+
+
+def kd(temperature: float) -> Loss:
+    return lambda student, teacher: KD(temperature)(Output(student, student), Output(teacher, teacher))
+
+
+# Name in golden.json -> the loss, and the side that its gradient is of.
+EMBEDDING_LOSSES: dict[str, Loss] = {
+    "ega_node": EGA(1, 0),
+    "ega_edge": EGA(0, 1),
+    "ega_total_node0.8_edge0.24": EGA(),
+    "ega_paper_lambda0.3 (L_node+0.3*L_edge)": EGA(1, 0.3),
+    "ega_seq_node0.8_edge0.3": EGA(0.8, 0.3),
+    "hint_mse": lambda student, teacher: mean_square(student, teacher),
+    "sp": Relation(linear, scale=by_anchor_norm, criterion=mean_square),
+    "rkd_distance": Relation(euclidean, scale=by_mean, criterion=huber),
+    **{f"cc_rbf_taylor_g0.4_P{p}": Relation(gaussian_taylor(0.4, p), criterion=mean_square) for p in (1, 2, 3, 5)},
+    "cc_rbf_exact_g0.4 (P->inf)": Relation(gaussian(0.4), criterion=mean_square),
+    "cc_bilinear_raw": Relation(linear, criterion=mean_square),
+    "cc_bilinear_l2normalised": Relation(cosine, criterion=mean_square),
+    "irg_edge_feat_only_mse": Relation(squared_euclidean, scale=by_max, criterion=mean_square),
+}
+SIZES = ((4, 5), (64, 256), (128, 64))
+TERMS = {"total_node0.8_edge0.24": (0.8, 0.24), "node": (1.0, 0.0), "edge": (0.0, 1.0)}
+
+
+def outer(rows: int, first: int, columns: int, start: int) -> Tensor:
+    """Return `(i + first)(j + start)`."""
+    i = torch.arange(rows, dtype=torch.float64) + first
+    return i[:, None] * (torch.arange(columns, dtype=torch.float64) + start)
+
+
+def embeddings(n: int = 8, dim: int = 16) -> tuple[Tensor, Tensor]:
+    return torch.cos(0.07 * outer(n, 2, dim, 1)), torch.sin(0.1 * outer(n, 1, dim, 1))
+
+
+def logits(n: int = 8, classes: int = 10) -> tuple[Tensor, Tensor]:
+    return 2 * torch.cos(0.2 * outer(n, 1, classes, 2)), 2 * torch.sin(0.3 * outer(n, 1, classes, 1))
+
+
+def official() -> Iterator[tuple[str, Loss, tuple[Tensor, Tensor], str]]:
+    """Yield the name of an official value, the loss that should give it, its inputs, and whose gradient it has."""
+    for key, loss in EMBEDDING_LOSSES.items():
+        yield key, loss, embeddings(), "student"
+    for temperature in (1, 4):
+        yield f"kd_T{temperature}", kd(temperature), logits(), "student_logits"
+    for n, dim in SIZES:
+        for term, (node, edge) in TERMS.items():
+            for loss in (EGA(node, edge), EGA(node, edge, "knn", k=n - 1)):
+                yield f"ega_{term}_B{n}_D{dim}", loss, embeddings(n, dim), "student"
+
+
+def golden(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
+    """Compare values, norms of gradients and their first elements with the official ones."""
+    entries = json.loads(GOLDEN.read_text(encoding="utf-8"))["golden"]
+    worst, worst_key, count = 0.0, "", 0
+    for key, loss, inputs, side in official():
+        student, teacher = (x.to(device, dtype) for x in inputs)
+        value, gradient = value_and_gradient(loss, student, teacher)
+        errors = [error(value, entries[key]["value"])]
+        if "grad_fro" in entries[key]:
+            norm = entries[key]["grad_fro"][side]
+            errors.append(error(gradient.norm(), norm))
+            # An element may be nearly zero: it is compared on the scale of the whole gradient.
+            errors.append(abs(gradient.flatten()[0].item() - entries[key]["grad_first"][side]) / norm)
+        count += len(errors)
+        if max(errors) > worst:
+            worst, worst_key = max(errors), key
+    return worst <= TOLERANCE[dtype], f"{count} official numbers, largest relative error {worst:.1e} ({worst_key})"
+
+
+def dense_is_knn(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
+    """Compare EGA on all pairs with EGA on N - 1 neighbours, in value and gradient."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(64, 256, generator=generator, dtype=torch.float64) for _ in range(2))
+    student, teacher = student.to(device, dtype), teacher.to(device, dtype)
+    dense, knn = (value_and_gradient(loss, student, teacher) for loss in (EGA(), EGA(graph="knn", k=63)))
+    worst = max(error(knn[0], dense[0].item()), ((knn[1] - dense[1]).norm() / dense[1].norm()).item())
+    return worst <= TOLERANCE[dtype], f"64 nodes, largest relative difference {worst:.1e}"
+
+
+def value_and_gradient(loss: Loss, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    student = student.clone().requires_grad_()
+    value = loss(student, teacher)
+    (gradient,) = torch.autograd.grad(value, student)
+    return value, gradient
+
+
+def error(found: Tensor, expected: float) -> float:
+    return abs(found.item() - expected) / max(abs(expected), 1e-12)
+
+
+def no_waiting(settings: Settings, way: Way) -> tuple[bool, str]:
+    """Train some steps while CUDA refuses every operation that waits for the GPU."""
+    with TemporaryDirectory() as folder:
+        train(settings, way, Path(folder), forbid_waiting=True)
+    return True, f"{settings.steps - 1} steps without a synchronisation"
+
+
+def equal_runs(settings: Settings, way: Way) -> tuple[bool, str]:
+    """Train some steps twice from one seed and compare all weights bit for bit."""
+    with TemporaryDirectory() as first, TemporaryDirectory() as second:
+        runs = [train(settings, way, Path(folder)) for folder in (first, second)]
+    different = [name for name, tensor in runs[0].items() if not torch.equal(tensor, runs[1][name])]
+    return not different, f"{settings.steps} steps, {len(different)} of {len(runs[0])} tensors differ"
+
+
+def train(settings: Settings, way: Way, folder: Path, forbid_waiting: bool = False) -> dict[str, Tensor]:
+    """Return the weights after some steps; the first may wait, since libraries choose their algorithms in it."""
+    shop = Workshop(settings, folder)
+    setup = shop.setup(way)
+    setup.distiller.train()
+    views, meter, size = setup.view_generator(0), Meter(), settings.batch_size
+    indices = [torch.arange(size, device=shop.device) + size * number for number in range(settings.steps)]
+    batches = list(zip(indices, setup.batches(indices), strict=True))
+    step(setup, batches[0][1], batches[0][0], views, meter)
+    with waiting_is_an_error() if forbid_waiting else nullcontext():
+        for index, images in batches[1:]:
+            step(setup, images, index, views, meter)
+    return {name: tensor.clone() for name, tensor in setup.distiller.state_dict().items()}
+
+
+@contextmanager
+def waiting_is_an_error() -> Iterator[None]:
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def checks(device: torch.device) -> dict[str, Check]:
+    """Return the checks by name; none has run yet."""
+    small = replace(SMALL, device=device.type)
+    found: dict[str, Check] = {}
+    for name, dtype in {"float64": torch.float64, "float32": torch.float32}.items():
+        found[f"official values, {name}"] = partial(golden, device, dtype)
+        found[f"dense = knn(N - 1), {name}"] = partial(dense_is_knn, device, dtype)
+    for way in (STORED, KNN, ONLINE):
+        if device.type == "cuda":
+            found[f"no waiting: {way.name}"] = partial(no_waiting, small, way)
+        found[f"equal runs: {way.name}"] = partial(equal_runs, small, way)
+    return found
+
+
+def run_all(device: torch.device) -> list[dict[str, Any]]:
+    """Run every check, print a line for each, and return them; one that raises has failed."""
+    results = []
+    for name, check in checks(device).items():
+        try:
+            passed, detail = check()
+        except (RuntimeError, RelgraphError) as problem:
+            passed, detail = False, " ".join(str(problem).split())[:200]
+        print(f"{'ok  ' if passed else 'FAIL'} {name}: {detail}", flush=True)
+        results.append({"check": name, "passed": passed, "detail": detail})
+    return results
+
+
+@click.command(help=__doc__)
+@click.option("--device", default="cuda", show_default=True, type=click.Choice(["cuda", "cpu"]))
+@click.option("--bench/--no-bench", default=True, help="Whether to measure speed at the end.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write everything as JSON.")
+def main(device: str, bench: bool, out: Path | None) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.ClickException("torch finds no CUDA device here: --device cpu runs what needs none")
+    if device == "cuda":
+        # As precise as float32 is: TensorFloat-32 keeps three digits.
+        torch.backends.cuda.matmul.allow_tf32 = False
+    # Lightning tells which precision it was told to take.
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    print(f"{name}, torch {torch.__version__}")
+    report: dict[str, Any] = {"device": name, "torch": torch.__version__, "checks": run_all(torch.device(device))}
+    if bench:
+        report["bench"] = measure(device)
+    if out is not None:
+        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    sys.exit(not all(check["passed"] for check in report["checks"]))
+
+
+def measure(device: str) -> dict[str, Any]:
+    """Run `relgraph bench`, which prints its tables, compiled steps included on a GPU, and return what it measured."""
+    more = ["--compile", "--steps", "50"] if device == "cuda" else []
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "bench.json"
+        command = [sys.executable, "-m", "relgraph", "bench", "--device", device, "--json", str(file), *more]
+        subprocess.run(command, check=True)
+        measured: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return measured
+
+
+if __name__ == "__main__":
+    main()

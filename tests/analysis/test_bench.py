@@ -1,0 +1,132 @@
+import json
+import runpy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from relgraph.analysis.bench import measure_training, peak_memory
+from relgraph.analysis.ways import ALONE, ORIGINAL, STORED, Settings, Workshop
+from relgraph.errors import RelgraphError
+from relgraph.training.teaching import Stored
+
+SMALL = Settings(
+    student="resnet8",
+    batch_size=4,
+    teacher="timm:test_vit",
+    steps=2,
+    rounds=2,
+    device="cpu",
+    memory=False,
+    image_size=8,
+    classes=5,
+)
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    return measure_training(SMALL)
+
+
+def test_rows(report: dict[str, Any]) -> None:
+    precisions = list(dict.fromkeys((report["machine"]["precision"], "32-true")))
+    steps = [(row["name"], row["precision"]) for row in report["steps"]]
+    names = ["cross-entropy alone", "EGA, stored embeddings", "EGA on 8 neighbours, stored", "KD, stored embeddings"]
+    expected = [(name, precision) for precision in precisions for name in names]
+    assert steps == [*expected, ("EGA, online teacher", precisions[0])]
+    loops = [row["name"] for row in report["loops"]]
+    assert loops[0] == "the original's way" and loops[-1] == "cross-entropy alone"
+    assert loops.count("EGA, online teacher") == len(precisions)
+    assert report["memory"] == []
+
+
+def test_numbers(report: dict[str, Any]) -> None:
+    for row in report["steps"] + report["loops"]:
+        assert len(row["seconds"]) == SMALL.rounds and min(row["seconds"]) > 0 and row["first_seconds"] > 0
+        assert 0 < row["ratio"]["min"] <= row["ratio"]["median"] <= row["ratio"]["max"]
+    alone, stored = report["steps"][:2]
+    assert alone["ratio"] == {"median": 1, "min": 1, "max": 1}
+    quotients = sorted(a / b for a, b in zip(stored["seconds"], alone["seconds"], strict=True))
+    assert (stored["ratio"]["min"], stored["ratio"]["max"]) == pytest.approx((quotients[0], quotients[-1]))
+    original, other = report["loops"][0], report["loops"][1]
+    assert original["ratio"]["max"] == 1
+    assert original["images_per_s"]["max"] == pytest.approx(SMALL.batch_size / min(original["seconds"]))
+    faster = [a / b for a, b in zip(original["seconds"], other["seconds"], strict=True)]
+    assert other["ratio"]["max"] == pytest.approx(max(faster))
+
+
+def test_it_is_json_and_tells_its_settings(report: dict[str, Any]) -> None:
+    again = json.loads(json.dumps(report))
+    assert again == report
+    assert Settings(**again["settings"]) == SMALL
+    assert again["machine"]["threads"] == torch.get_num_threads() and again["machine"]["type"] == "cpu"
+
+
+def test_the_stored_way_reads_the_store(tmp_path: Path) -> None:
+    shop = Workshop(SMALL, tmp_path)
+    setup = shop.setup(STORED)
+    assert isinstance(setup.feed, Stored)
+    index = torch.tensor([5, 0])
+    _, feature = setup.feed(shop.data.train.pixels[index], index, torch.Generator())
+    views = [shop.store.rows(torch.full((2,), view), index) for view in range(4)]
+    assert feature is not None
+    assert all(any(torch.equal(row, view[i]) for view in views) for i, row in enumerate(feature))
+
+
+def test_the_steps_are_those_of_training(tmp_path: Path) -> None:
+    """A way's steps change the weights as often as they are asked for: momentum tells a second step from a first."""
+    shop = Workshop(SMALL, tmp_path)
+    setups = [shop.setup(ALONE)]
+    shop.setup = lambda way: setups[0]  # type: ignore[method-assign]
+    start = shop.steps(ALONE)
+    before = {name: tensor.clone() for name, tensor in setups[0].student.state_dict().items()}
+    assert sum(1 for _ in start(2)) == 1
+    after = setups[0].student.state_dict()
+    assert int(after["backbone.stem.1.num_batches_tracked"]) == 2
+    assert not torch.equal(before["head.classify.weight"], after["head.classify.weight"])
+
+
+@pytest.mark.parametrize("way", [ALONE, ORIGINAL])
+def test_memory_of_this_process(way: Any) -> None:
+    peak = peak_memory(SMALL, way)
+    assert peak is None or peak > 50 * 2**20  # torch alone takes more
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"student": "resnet9"}, "unknown student"),
+        ({"teacher": "checkpoint:runs/x"}, "unknown source of untrained teachers"),
+        ({"teacher": "timm:no_such_model_at_all"}, "unknown timm model"),
+        ({"batch_size": 1}, "batch_size must be at least 2"),
+    ],
+)
+def test_what_cannot_be_measured(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(RelgraphError, match=words):
+        measure_training(replace(SMALL, **change))
+
+
+def test_the_checks_for_a_gpu_hold_on_the_processor(tmp_path: Path) -> None:
+    script, file = Path(__file__).parents[2] / "experiments" / "gpu_check.py", tmp_path / "checks.json"
+    command = runpy.run_path(str(script))["main"]
+    run = CliRunner().invoke(command, ["--device", "cpu", "--no-bench", "--out", str(file)])
+    assert run.exit_code == 0, run.output
+    checks = json.loads(file.read_text(encoding="utf-8"))["checks"]
+    assert len(checks) == 7 and all(check["passed"] for check in checks)
+    assert run.stdout.count("\nok   ") == 7
+
+
+def test_a_check_that_fails_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    wrong = json.loads((Path(__file__).parents[1] / "golden.json").read_text(encoding="utf-8"))
+    wrong["golden"]["ega_node"]["value"] *= 1.001
+    golden = tmp_path / "golden.json"
+    golden.write_text(json.dumps(wrong), encoding="utf-8")
+    script = runpy.run_path(str(Path(__file__).parents[2] / "experiments" / "gpu_check.py"))
+    monkeypatch.setitem(script["golden"].__globals__, "GOLDEN", golden)
+    monkeypatch.setitem(script["main"].callback.__globals__, "SMALL", replace(SMALL, batch_size=12))
+    run = CliRunner().invoke(script["main"], ["--device", "cpu", "--no-bench"])
+    assert run.exit_code == 1
+    assert run.stdout.count("FAIL official values") == 2 and "(ega_node)" in run.stdout
