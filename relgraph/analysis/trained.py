@@ -110,7 +110,7 @@ def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
     train, test = opened.data.train, opened.data.test
     few, every = train.labels, opened.all_labels("train")
     # Wrong labels can leave a single class of few, from which no probe learns.
-    hidden = bool(((few < 0) & (every >= 0)).any()) and len(few[few >= 0].unique()) > 1
+    hidden = bool(((few < 0) & (every >= 0)).any()) and int(few[few >= 0].bincount().count_nonzero()) > 1
     # With 3 labels a class, 20 votes would be cast for wrong classes.
     fewest = int(few[few >= 0].bincount().clamp_min(1).min())
     report: dict[str, Any] = {

@@ -142,6 +142,8 @@ def _receive(response: HTTPResponse, total: int | None, start: int) -> Iterator[
         yield block
     if total is not None and received < total:
         raise _BrokenOff(f"expected {total:,}")
+    if received == 0:
+        raise _BrokenOff("the answer is empty")
 
 
 def _reason(error: Exception) -> str:

@@ -231,9 +231,9 @@ def _start(path: Path, contents: Contents, checksums: Tensor) -> Manifest:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RelgraphError(f"{path} exists already and is not a store of embeddings: choose another --out")
     path.mkdir(parents=True, exist_ok=True)
-    _save(path / "images.npy", checksums.numpy())
     manifest = Manifest(contents, [None] * contents.shards)
-    manifest.write(path)
+    manifest.write(path)  # first: stopped after it, the directory is known again as a store that was begun
+    _save(path / "images.npy", checksums.numpy())
     return manifest
 
 

@@ -1,10 +1,12 @@
 """Networks on disk: weights as safetensors, with what is needed to build them again in the file's own header."""
 
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -23,7 +25,9 @@ def save_network(path: Path, network: nn.Module, info: Mapping[str, Any]) -> Non
     A student with its head is stored whole: the keys of its backbone begin with `backbone.`, those of its head with
     `head.`.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    # Cloned, since safetensors refuses two names for one memory, which CoaT has: its blocks share a layer.
+    layout = torch.contiguous_format
+    tensors = {n: tensor.detach().clone(memory_format=layout).cpu() for n, tensor in network.state_dict().items()}
     write_atomically(path, save(tensors, metadata={"relgraph": json.dumps(dict(info))}))
 
 
@@ -85,4 +89,6 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) 
             raise RelgraphError(
                 f"{path} is of another architecture: {name} is {want} in the network, {got} in the file"
             )
-    module.load_state_dict(dict(tensors))
+    state = OrderedDict(tensors)
+    state._metadata = expected._metadata  # type: ignore[attr-defined]  # MNASNet wants to be told its own version
+    module.load_state_dict(state)

@@ -114,7 +114,7 @@ def student_names(pattern: str = "*") -> list[str]:
     ['wrn_16_2', 'wrn_40_2']
     """
     pattern = ALIASES.get(pattern, pattern)
-    library = pattern.partition(":")[0]
+    library = pattern.partition(":")[0].lower()
     lists = {"timm": timm_names, "torchvision": torchvision_names}
     names = [f"{library}:{name}" for name in lists[library]()] if library in lists else list(STUDENTS)
     whole = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"

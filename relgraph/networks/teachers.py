@@ -114,12 +114,14 @@ class Teacher(nn.Module):
         return embedding.float()
 
     def fingerprint(self) -> str:
-        """Return the SHA-256, in hexadecimal, of the names, types, shapes and values of all parameters and buffers.
+        """Return the SHA-256, in hexadecimal, of all layers' kinds and all parameters' and buffers' names and values.
 
         Teachers with equal weights have equal fingerprints, whatever file the weights came from; one value that differs
         gives another. Stored embeddings tell by it whose they are.
         """
         digest = sha256()
+        # Two activations differ in no weight.
+        digest.update(" ".join(type(module).__name__ for module in self.network.modules()).encode())
         tensors = {**dict(self.network.named_parameters()), **dict(self.network.named_buffers())}
         for name, tensor in sorted(tensors.items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -166,10 +168,11 @@ def load_teacher(
         RelgraphError: if a name is unknown, weights cannot be had, read, or do not match, or an option does not apply.
     """
     source, _, name = spec.partition(":")
+    if not name:
+        known = ", ".join(SOURCES)
+        raise RelgraphError(f"a teacher is spelled SOURCE:NAME[/WEIGHTS] with a source of {known}, got {spec!r}")
     if source not in SOURCES:
         raise unknown("teacher source", source, SOURCES)
-    if not name:
-        raise RelgraphError(f"a teacher is spelled SOURCE:NAME[/WEIGHTS], got {spec!r}")
     if arguments and source != "timm":
         raise RelgraphError(f"arguments are for timm teachers, got {dict(arguments)} for {spec}")
     if weights and source in ("checkpoint", "embedded"):

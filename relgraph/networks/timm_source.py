@@ -113,8 +113,15 @@ def _load_timm_file(model: Any, path: Path, keep_classifier: bool) -> None:
     tensors = _converted(model, read_weights(path))
     if not keep_classifier:
         named = model.pretrained_cfg.get("classifier") or ()
-        heads = tuple(f"{head}." for head in ([named] if isinstance(named, str) else named))
-        tensors = {key: value for key, value in tensors.items() if not key.startswith(heads)}
+        names = [named] if isinstance(named, str) else named
+        heads = tuple(f"{head}." for head in names)
+        norms = tuple(f"{head.rpartition('.')[0]}.bn." for head in names)  # LeViT's classifiers have one of their own
+        own = model.state_dict().keys()
+        tensors = {
+            key: value
+            for key, value in tensors.items()
+            if not key.startswith(heads) and (key in own or not key.startswith(norms))
+        }
     load_strictly(model, tensors, path)
 
 

@@ -9,8 +9,10 @@ from relgraph.networks.library import built_for, measured_width, unknown_model
 
 
 class TimmBackbone(Backbone):
-    """A model of timm up to what its classifier reads, `(N, C, H, W) -> (N, width)`.
+    """A model of timm up to its classifier, `(N, C, H, W) -> (N, width)`: timm's `forward_head(pre_logits=True)`.
 
+    That is what the classifier reads, but for a few families: the mean of class and distillation token of a distilled
+    transformer, the vector before the classifier's own norm (LeViT, EfficientViT-M, RepViT).
     The stage maps are those of timm's `forward_intermediates`: the map of each stage of a convolutional network; the
     tokens of each block of a vision transformer, laid out as an image and without class token.
     """

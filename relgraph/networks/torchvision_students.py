@@ -103,7 +103,8 @@ def _last_of_each_resolution(model: nn.Module, image: Tensor) -> tuple[str, ...]
     outputs, _ = _with_outputs(model.eval(), list(_parts(model)), image)
     last: dict[torch.Size, str] = {}
     for name, output in outputs.items():
-        if output.ndim != 4 or isinstance(model.get_submodule(name), nn.AdaptiveAvgPool2d):
+        # The classifier begins: SqueezeNet's drops values of the maps themselves.
+        if output.ndim != 4 or isinstance(model.get_submodule(name), nn.AdaptiveAvgPool2d | nn.Dropout):
             break
         last[output.shape[2:]] = name
     return tuple(last.values())

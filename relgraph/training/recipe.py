@@ -119,7 +119,9 @@ class Recipe:
     milestones: tuple[int, ...] | None = option(
         None, "Epochs of the steps; 150,180,210 of 240, and in that proportion for other lengths, if not given."
     )
-    teacher_lr: float = option(0.01, "Learning rate of the teacher's head, which stays constant.")
+    teacher_lr: float = option(
+        0.01, "Learning rate of the teacher's head: constant for a joint one, with the schedule for a sequential one."
+    )
     select: str = option(
         "val", "Split on which the best epoch is picked; 'test' is the original's habit.", choices=("val", "test")
     )
@@ -242,7 +244,7 @@ def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
     if recipe.uses_teacher and recipe.dataset != "digits" and "teacher" not in given:
         raise RelgraphError(
             f"{recipe.dataset} needs a teacher, since the embedded one knows digits alone: "
-            "give --teacher timm:NAME, open_clip:NAME/WEIGHTS or checkpoint:RUN, or --method none"
+            "give --teacher timm:NAME, open_clip:NAME/WEIGHTS or checkpoint:RUN, or train with --method none"
         )
     return recipe
 

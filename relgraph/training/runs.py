@@ -89,8 +89,12 @@ class Run:
         Where the recipe leaves to the program whether the teacher runs or is read, what was found then stands.
         """
         stored = self.recipe()
+        if stored.teacher_mode == "stored" and recipe.teacher_mode in ("auto", "stored"):
+            recipe = replace(
+                recipe, embeddings=stored.embeddings
+            )  # the run names its store, the recipe a folder of them
         if recipe.teacher_mode == "auto":
-            recipe = replace(recipe, teacher_mode=stored.teacher_mode, embeddings=stored.embeddings)
+            recipe = replace(recipe, teacher_mode=stored.teacher_mode)
         for item in fields(Recipe):
             was, now = getattr(stored, item.name), getattr(recipe, item.name)
             if was != now:

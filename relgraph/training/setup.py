@@ -91,8 +91,9 @@ def build(recipe: Recipe) -> Setup:
     fabric = open_fabric(recipe)
     data = open_data(recipe)
     teacher = open_teacher(recipe).to(fabric.device) if recipe.uses_teacher else None
-    if recipe.normalise == "teacher" and teacher is not None:
-        data = _normalised_as(teacher, data)
+    if recipe.normalise == "teacher":
+        # Also for a student alone, so that it is compared on the same input.
+        data = _normalised_as(teacher or open_teacher(recipe), data)
     feed, note = open_feed(recipe, data, teacher, fabric)
     recipe = settled(recipe, feed)
     return assemble(recipe, fabric, data, None if teacher is None else teacher.width, feed, note)
@@ -141,7 +142,7 @@ def _normalised_as(teacher: Teacher, data: DataSet) -> DataSet:
     if teacher.channels != channels:
         raise RelgraphError(
             f"normalise 'teacher' needs images with the teacher's channels, got {channels} and {teacher.channels} of "
-            f"{teacher.name}: use 'dataset'"
+            f"{teacher.name}: use 'dataset', or another teacher"
         )
     return replace(data, mean=teacher.mean, std=teacher.std)
 
@@ -159,7 +160,7 @@ def open_fabric(recipe: Recipe) -> Any:
     cuda = recipe.device != "cpu" and torch.cuda.is_available()
     precision = recipe.precision
     if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if cuda else native_bf16()
+        fast = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else native_bf16()
         precision = "bf16-mixed" if fast else "32-true"
     if cuda:
         # The same seed gives the same numbers, but for sums over edges (k-NN with a refinement), atomic on CUDA.

@@ -20,10 +20,11 @@ from relgraph.training.recipe import Recipe
 
 SAMPLE = 16  # images whose embeddings are computed anew: a moment, and a wrong order or crop shows in every row
 
-# The largest ||found - stored|| / ||stored|| of a row. With a MobileNetV2 on 48 images of Tiny-ImageNet, bfloat16 is
-# 0.05 to 0.09 from float32, so two machines' bfloat16 at most twice that from each other; another image is 0.75 to
-# 1.2 away, another crop of the same image 0.5 (median), and the sample has several.
-TOLERANCE = 0.2
+# The largest ||found - stored|| / ||stored|| of a row, by the precision of the store. With a MobileNetV2 on 48 images
+# of Tiny-ImageNet, rounding to TF32 is at most 0.004 from float32, and bfloat16 0.05 to 0.12, so two machines' bfloat16
+# at most twice that from each other. The image moved by one pixel is 0.11 to 0.25 away, mirrored 0.25 to 0.6, another
+# image 0.75 to 1.2, and the sample has several.
+TOLERANCE = {"32-true": 0.05, "bf16-mixed": 0.2}
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,9 +157,9 @@ def _check_values(wanted: Wanted, store: EmbeddingStore) -> None:
         found = wanted.teacher(teacher_input(wanted.teacher, seen))
     stored = store.rows(view, index)
     error = (found - stored).norm(dim=1) / stored.norm(dim=1).clamp_min(torch.finfo(stored.dtype).tiny)
-    worst = int(error.argmax())
-    if not bool((error <= TOLERANCE).all()):
+    worst, tolerance = int(error.argmax()), TOLERANCE.get(contents.precision, max(TOLERANCE.values()))
+    if not bool((error <= tolerance).all()):
         raise RelgraphError(
             f"{store.path} does not fit: computed anew, view {int(view[worst])} of image {int(index[worst])} differs "
-            f"by {100 * float(error[worst]):.0f} % from what is stored, expected at most {100 * TOLERANCE:.0f} %"
+            f"by {100 * float(error[worst]):.0f} % from what is stored, expected at most {100 * tolerance:.0f} %"
         )

@@ -69,6 +69,12 @@ def test_what_was_cut_off_after_the_last_byte_is_whole(web: Any, file: Path) -> 
     assert web.asked == [f"bytes={len(CONTENT)}-"] and file.read_bytes() == CONTENT
 
 
+def test_an_empty_answer(web: Any, file: Path) -> None:
+    web.content = b""
+    fails(web.url, file, r"^images\.tar\.gz could not be downloaded \(the answer is empty\): fetch .* and put it in ")
+    assert os.listdir(file.parent) == []
+
+
 def test_a_wrong_checksum_deletes_what_came(web: Any, file: Path) -> None:
     fails(web.url, file, f"{web.url}: expected the checksum {'0' * 32}, found {MD5}; .* is deleted", md5="0" * 32)
     assert os.listdir(file.parent) == []

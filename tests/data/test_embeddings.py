@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from relgraph.data import embeddings
 from relgraph.data.embeddings import EmbeddingStore, StoreWriter, checksums_digest, shard_file
 from relgraph.data.fixed_views import FixedViews
 from relgraph.data.manifest import Contents, Manifest
@@ -84,6 +85,21 @@ def test_an_unfinished_store_cannot_be_opened_and_goes_on(tmp_path: Path, store:
     assert writer.missing == [1]
     fill(writer, [1])
     assert files(path) == files(store)
+
+
+@pytest.mark.parametrize("owner", [Manifest, embeddings])
+def test_a_stop_before_the_first_shard_can_be_continued(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, owner: Any
+) -> None:
+    def stop(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, "write" if owner is Manifest else "_save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            StoreWriter(tmp_path / "stopped", contents(), CHECKSUMS)
+    write(tmp_path / "stopped")
+    assert files(tmp_path / "stopped") == files(store)
 
 
 def cut(file: Path) -> None:

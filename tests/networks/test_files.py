@@ -64,9 +64,13 @@ def test_a_student_is_stored_whole_and_its_backbone_read_alone(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "name",
-    ["wrn_16_1", "ShuffleV2", "MobileNetV2", "timm:test_resnet", "timm:test_vit", "torchvision:shufflenet_v2_x0_5"],
-)
+    [
+        "wrn_16_1", "ShuffleV2", "MobileNetV2", "timm:test_resnet", "timm:test_vit", "torchvision:shufflenet_v2_x0_5",
+        "torchvision:mnasnet0_5",
+    ],
+)  # fmt: skip
 def test_every_kind_of_backbone_comes_back(tmp_path: Path, name: str) -> None:
+    """MNASNet loads nothing that does not say of which version of its layout it is."""
     path, images = tmp_path / "student.safetensors", torch.rand(4, 3, 48, 48)
     backbone = build_backbone(name, 3, image_size=48)
     backbone(images)  # so that running statistics are unlike a new network's
@@ -75,6 +79,15 @@ def test_every_kind_of_backbone_comes_back(tmp_path: Path, name: str) -> None:
     assert info["backbone"] == name and not again.training
     with torch.no_grad():
         assert torch.equal(again(images), backbone.eval()(images))
+
+
+def test_two_names_of_one_weight_are_both_stored(tmp_path: Path) -> None:
+    """As in timm's CoaT, whose blocks share a layer."""
+    first = nn.Linear(3, 3)
+    save_network(tmp_path / "shared.safetensors", nn.Sequential(first, first), INFO)
+    tensors, _ = read_network(tmp_path / "shared.safetensors")
+    assert list(tensors) == ["0.bias", "0.weight", "1.bias", "1.weight"]
+    assert all(torch.equal(tensors[f"{i}.weight"], first.weight) for i in range(2))
 
 
 def test_half_precision_weights_are_read_into_float32(tmp_path: Path) -> None:

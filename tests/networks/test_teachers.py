@@ -248,6 +248,15 @@ def test_refuses_embeddings_that_are_not_vectors() -> None:
         Teacher(nn.Flatten(), name="x", input_size=4, channels=1, mean=[0], std=[0])
 
 
+def test_the_fingerprint_tells_layers_without_weights_apart() -> None:
+    def fingerprint(activation: nn.Module) -> str:
+        network = nn.Sequential(nn.Conv2d(3, 4, 4), activation, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        network[0].load_state_dict({"weight": torch.ones(4, 3, 4, 4), "bias": torch.zeros(4)})
+        return Teacher(network, name="a", input_size=8, channels=3, mean=(0.5,) * 3, std=(0.5,) * 3).fingerprint()
+
+    assert fingerprint(nn.GELU()) == fingerprint(nn.GELU()) != fingerprint(nn.ReLU())
+
+
 @pytest.mark.parametrize("autocast", [False, True])
 def test_attention_is_fed_in_another_layout_with_the_same_values(autocast: bool) -> None:
     """What the library's own forward computes: bit for bit in float32, to bf16's rounding under autocast."""

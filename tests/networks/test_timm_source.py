@@ -92,6 +92,20 @@ def test_a_file_of_the_authors(tmp_path: Path) -> None:
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
 
 
+def test_a_file_whose_classifier_has_a_norm_of_its_own(tmp_path: Path) -> None:
+    """Of LeViT's family; the norm belongs to the classifier and goes with it."""
+    model = timm.create_model("efficientvit_m0", num_classes=7).eval()
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    teacher = load_teacher("timm:efficientvit_m0", weights=tmp_path / "w.safetensors")
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(model.head(teacher(images)), model(images))  # type: ignore[operator]
+    first, *kept = model.state_dict().items()
+    save_file(dict(kept), tmp_path / "cut.safetensors")
+    with pytest.raises(RelgraphError, match=f"another architecture: {first[0]} is missing"):
+        load_teacher("timm:efficientvit_m0", weights=tmp_path / "cut.safetensors")
+
+
 def test_the_self_supervised_ones_are_listed() -> None:
     listed = {teacher.spec: teacher for teacher in list_timm()}
     assert listed["timm:vit_small_patch14_dinov2.lvd142m"].input_size == 518

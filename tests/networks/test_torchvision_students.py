@@ -40,6 +40,16 @@ def test_vector_and_maps(name: str, classifier: str, shapes: Shapes) -> None:
     assert [tuple(stage.shape[1:]) for stage in maps] == shapes
 
 
+def test_no_map_comes_after_the_classifiers_dropout() -> None:
+    """SqueezeNet's classifier drops values of the last map before it pools them; it has no other source of chance."""
+    backbone = build_backbone("torchvision:squeezenet1_1", image_size=32)
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        (first, pooled), (second, again) = backbone.stages(images), backbone.stages(images)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert not torch.equal(pooled, again)
+
+
 def test_vgg_on_32_pixels() -> None:
     with torch.device("meta"):
         backbone = build_backbone("torchvision:vgg11_bn", image_size=32).eval()

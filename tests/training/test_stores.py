@@ -112,9 +112,10 @@ def test_one_view_cannot_be_shared(make: RecipeMaker, tmp_path: Path) -> None:
 
 def test_another_teacher_of_the_same_name(make: RecipeMaker, folder: Path) -> None:
     one = wanted(make(embeddings=str(folder)))
+    stored = one.teacher.fingerprint()[:12]
     with torch.no_grad():
         next(one.teacher.parameters()).view(-1)[0] += 1e-3
-    assert "the SHA-256 of the teacher's weights: 149734c10adb... in the store, " in reason(one)
+    assert f"the SHA-256 of the teacher's weights: {stored}... in the store, " in reason(one)
 
 
 def test_other_arguments_of_the_teacher(make: RecipeMaker, folder: Path) -> None:
@@ -174,7 +175,7 @@ def rewrite(path: Path, change: Callable[[Any], Any]) -> None:
     [
         lambda rows: np.roll(rows, 1, axis=0),  # each image has its neighbour's embedding
         lambda rows: np.roll(rows, 1, axis=1),  # each view has another's
-        lambda rows: rows * 1.3,
+        lambda rows: rows * 1.1,  # where a crop that is off by one pixel is found by a large network
         np.zeros_like,
     ],
 )
@@ -182,13 +183,22 @@ def test_values_that_are_not_the_teacher_s(make: RecipeMaker, folder: Path, chan
     rewrite(folder / "three", change)
     told = reason(wanted(make(embeddings=str(folder))))
     assert "does not fit: computed anew, view " in told
-    assert told.endswith("% from what is stored, expected at most 20 %")
+    assert told.endswith("% from what is stored, expected at most 5 %")
 
 
 def test_the_last_digits_of_another_machine(make: RecipeMaker, folder: Path) -> None:
     rewrite(folder / "three", lambda rows: rows * (1 + 0.01 * np.random.default_rng(0).standard_normal(rows.shape)))
     store, _ = find_store(wanted(make(embeddings=str(folder))))
     assert store is not None
+
+
+def test_bf16_may_be_further_away(make: RecipeMaker, tmp_path: Path) -> None:
+    recipe = make(embeddings=str(tmp_path), precision="bf16-mixed")
+    store_embeddings(recipe, tmp_path / "bf16", views=2)
+    rewrite(tmp_path / "bf16", lambda rows: rows * 1.1)
+    assert find_store(wanted(recipe))[0] is not None
+    rewrite(tmp_path / "bf16", lambda rows: rows * 1.3)
+    assert reason(wanted(recipe)).endswith("% from what is stored, expected at most 20 %")
 
 
 def test_damaged_and_unfinished_stores_are_told(make: RecipeMaker, folder: Path) -> None:
