@@ -56,14 +56,14 @@ def main(config: Path | None, variants: str, seeds: str, runs: Path, out: Path) 
 
 
 def run_once(options: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the result of one run, trained now or read."""
+    """Return the result of one run, trained now or read, and its accuracy after each epoch as `curve`."""
     run, recipe = Run(path), resolve(options)
     if run.result_file.exists():
         run.check_recipe(recipe)
     else:
         train(recipe, path, resume=run.recipe_file.exists())
     result: dict[str, Any] = json.loads(run.result_file.read_text())
-    return result
+    return {**result, "curve": [row[f"{recipe.select}_top1"] for row in run.read_metrics()]}
 
 
 def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
