@@ -15,7 +15,7 @@ Examples:
   relgraph train --graph knn --k 8 --seed 1 --out runs/knn8
   relgraph train --method none                             the student alone, to compare with
   relgraph train --dataset cifar100 --clip_mode ViT-B/32 --preset ega
-  relgraph train --dataset folder:photos --image-size 64 --teacher timm:vit_small_patch14_dinov2 --teacher-size 112
+  relgraph train --dataset folder:photos --image-size 64 --teacher timm:vit_small_patch16_224.dino
   relgraph train --dataset stl10+unlabelled --teacher torchvision:resnet50 --student timm:mobilenetv3_small_050
   relgraph train --student wrn_16_1 --label-fraction 0.1 --label-noise 0.2 --teacher-head sequential
   relgraph train --config recipe.yaml --seed 2

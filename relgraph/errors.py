@@ -19,5 +19,5 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> RelgraphError:
     """
     names = sorted(known)
     near = get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return RelgraphError(f"unknown {kind} {name!r}: {hint}(known: {', '.join(names)})")
+    hint = f": did you mean {near[0]!r}?" if near else ""
+    return RelgraphError(f"unknown {kind} {name!r}{hint} (known: {', '.join(names)})")

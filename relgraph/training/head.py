@@ -47,7 +47,7 @@ def train_head(setup: Setup, run: Run) -> None:
     if rows:
         last = rows[-1]
         figures = f"loss {last['loss']:.4f}, train {last['train_top1']:.2f} %"
-        tqdm.write(f"teacher's head: {recipe.epochs} epochs, {figures}, now fixed")
+        tqdm.write(f"teacher's head: {len(rows)} epoch{'s' if len(rows) > 1 else ''}, {figures}, now fixed")
 
 
 def head_recipe(recipe: Recipe) -> Recipe:

@@ -148,6 +148,8 @@ def _result(setup: Setup, run: Run, progress: Progress) -> dict[str, Any]:
                    "val": len(data.val), "test": len(data.test)},
         "images_per_s": median(row["images_per_s"] for row in progress.rows),
         "seed": recipe.seed,
+        "device": str(setup.fabric.device),
+        "precision": str(setup.fabric.strategy.precision.precision),
     }  # fmt: skip
 
 

@@ -64,7 +64,7 @@ class Recipe:
     )
     teacher: str = option(
         "embedded:digits",
-        "embedded:digits, open_clip:NAME/WEIGHTS, timm:NAME, torchvision:NAME[/WEIGHTS], checkpoint:FILE "
+        "embedded:digits, open_clip:NAME/WEIGHTS, timm:NAME, torchvision:NAME[/WEIGHTS], checkpoint:RUN "
         "(relgraph teachers lists them).",
     )
     teacher_weights: str | None = option(None, "File with the teacher's weights, for machines without a hub.")
@@ -197,8 +197,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr": 0.05,
         "momentum": 0.9,
         "weight_decay": 5e-4,
-        "schedule": "step",
-        "milestones": (150, 180, 210),
+        "schedule": "step",  # at 150, 180 and 210 of 240 epochs
         "teacher_lr": 0.01,
         "views": "independent",
         "normalise": "teacher",
@@ -244,7 +243,8 @@ def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
     if recipe.uses_teacher and recipe.dataset != "digits" and "teacher" not in given:
         raise RelgraphError(
             f"{recipe.dataset} needs a teacher, since the embedded one knows digits alone: "
-            "give --teacher timm:NAME, open_clip:NAME/WEIGHTS or checkpoint:RUN, or train with --method none"
+            "give --teacher timm:NAME, open_clip:NAME/WEIGHTS, torchvision:NAME or checkpoint:RUN, "
+            "or train with --method none"
         )
     return recipe
 

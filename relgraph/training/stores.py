@@ -140,7 +140,8 @@ def _check_images(wanted: Wanted, store: EmbeddingStore) -> None:
     changed = first_changed(store.checksums[index], wanted.checksums)
     if changed is not None:
         raise RelgraphError(
-            f"{store.path} does not fit: image {int(index[changed])} of the training split is another one there"
+            f"{store.path} does not fit: image {int(index[changed])} of the training split is another one there; "
+            "if the images have changed, delete the store and run relgraph embed again"
         )
 
 
