@@ -1,5 +1,7 @@
 """How much memory a process has held at most."""
 
+import logging
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -28,8 +30,14 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
     Raises:
         RelgraphError: if that process is killed.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_quiet) as pool:
         try:
             return pool.submit(function, *arguments).result()
         except BrokenProcessPool as error:
             raise RelgraphError("a process that measured memory was killed: there may be too little of it") from error
+
+
+def _quiet() -> None:
+    """Silence in a new process what the command line silences in its own."""
+    warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
