@@ -13,6 +13,7 @@ from .data import data
 from .embed import embed
 from .evaluate import evaluate
 from .export import export
+from .methods import methods
 from .names import students
 from .teachers import teachers
 from .train import train
@@ -50,6 +51,7 @@ def main() -> None:
     relgraph evaluate runs/NAME               accuracy, k-NN and linear probe of student and teacher
     relgraph export runs/NAME -o graph.gexf   the graph for Gephi or networkx
     relgraph embed --views 4                  run the teacher once, instead of in every step
+    relgraph methods                          how to distil: the published methods, any of them on any graph
     relgraph teachers dinov2                  what can teach; students and data list the rest
     relgraph bench                            how fast this machine trains, against the original's way
 
@@ -57,5 +59,5 @@ def main() -> None:
     """  # noqa: D301 (click wants the backspace itself)
 
 
-for command in (train, evaluate, export, embed, data, teachers, students, bench):
+for command in (train, evaluate, export, embed, data, teachers, students, methods, bench):
     main.add_command(command)

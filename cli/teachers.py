@@ -1,8 +1,8 @@
 """relgraph teachers."""
 
-from collections.abc import Sequence
-
 import click
+
+from .show import columns
 
 EPILOG = """\b
 Examples:
@@ -52,7 +52,7 @@ def teachers(pattern: str | None) -> None:
         ]
         for teacher in find_teachers(pattern)
     ]
-    click.echo(_columns([["teacher", "images", "download", "published at"], *rows]))
+    click.echo(columns([["teacher", "images", "download", "published at"], *rows]))
 
 
 def _overview() -> None:
@@ -60,14 +60,7 @@ def _overview() -> None:
 
     rows = [[SPELLINGS[source][0], str(len(known_teachers(source))), SPELLINGS[source][1]] for source in LISTS]
     rows.append(["checkpoint:FILE", "-", "a student of relgraph: its file, or the directory of its run"])
-    click.echo(_columns([["teacher", "weights", "network"], *rows]))
+    click.echo(columns([["teacher", "weights", "network"], *rows]))
     click.echo("\ntrained without class labels, among others:")
-    click.echo(_columns([["teacher", "method"], *SELF_SUPERVISED]))
+    click.echo(columns([["teacher", "method"], *SELF_SUPERVISED]))
     click.echo("\nnames and sizes: relgraph teachers PATTERN, such as: relgraph teachers dinov2")
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of words, the first of them a header, each column as wide as its widest word."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([lines[0], "-" * max(len(line) for line in lines), *lines[1:]])

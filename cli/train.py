@@ -14,6 +14,8 @@ Examples:
   relgraph train --graph dense
   relgraph train --graph knn --k 8 --seed 1 --out runs/knn8
   relgraph train --method none                             the student alone, to compare with
+  relgraph train --method rkd --graph knn                  another method (relgraph methods lists them)
+  relgraph train --method crd+0.9*kd --gamma 0.1           a sum of methods, weights as spelled
   relgraph train --dataset cifar100 --clip_mode ViT-B/32 --preset ega
   relgraph train --dataset folder:photos --image-size 64 --teacher timm:vit_small_patch16_224.dino
   relgraph train --dataset stl10+unlabelled --teacher torchvision:resnet50 --student timm:mobilenetv3_small_050
@@ -78,7 +80,7 @@ def train(
 
 
 def _summary(recipe: Any) -> str:
-    method = f"{recipe.method} on the graph {recipe.graph}" if recipe.method == "ega" else f"method {recipe.method}"
+    method = f"{recipe.method} on the graph {recipe.topology}" if recipe.relates else f"method {recipe.method}"
     taught = f"{recipe.student} from {recipe.teacher}, {method}"
     networks = taught if recipe.uses_teacher else f"{recipe.student} without a teacher"
     return f"{recipe.dataset}: {networks}, {recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"

@@ -3,6 +3,8 @@
     python experiments/compare.py --out experiments/results/digits.json --seeds 5
     python experiments/compare.py --config experiments/cifar100.yaml --variants cross-entropy,dense,knn --out
     cifar100.json
+    python experiments/compare.py --config experiments/cifar100_family.yaml --variants family --seeds 2 --out
+    experiments/results/cifar100_family.json
 
 A run that is there already (in --runs) is resumed or, if it is finished, read. See experiments/README.md for results.
 """
@@ -21,7 +23,7 @@ from relgraph.training.runs import Run, environment, read_yaml
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "cross-entropy": {"method": "none"},
-    "kd": {"method": "kd"},
+    "kd": {"method": "0.9*kd", "gamma": 0.1},
     "dense": {"graph": "dense"},
     "knn": {"graph": "knn", "k": 8},
     "dense-smooth": {"graph": "dense", "refine": "smooth"},
@@ -30,21 +32,37 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "knn-conv": {"graph": "knn", "k": 8, "refine": "conv"},
     "node only": {"edge_weight": 0.0},
     "edge only": {"node_weight": 0.0},
-}
+    # The other methods at their authors' weights, which are the defaults, and two on neighbours.
+    **{
+        name: {"method": name}
+        for name in (
+            "ega", "sp", "cc", "rkd", "irg", "pkt", "darkrank", "nce", "ccl", "crd", "fitnet", "at", "vid", "nst", "fsp",
+            "ab", "ft",
+        )
+    },
+    "cc consecutive": {"method": "0.02*cc", "method_args": ("correlation=consecutive",)},
+    "rkd knn": {"method": "rkd", "graph": "knn"},
+    "sp knn": {"method": "sp", "graph": "knn"},
+    "crd+kd": {"method": "crd+kd"},
+}  # fmt: skip
+FAMILY = (
+    "cross-entropy,ega,kd,rkd,sp,cc,irg,pkt,crd,nce,ccl,fitnet,at,vid,nst,fsp,ab,ft,darkrank,cc consecutive,knn,"
+    "rkd knn"
+)
 
 
 @click.command(help=__doc__)
 @click.option("--config", type=click.Path(path_type=Path), help="Options of relgraph train, as a YAML file.")
 @click.option("--variants", default="cross-entropy,dense,knn,dense-smooth,knn-smooth", show_default=True)
-@click.option("--seeds", default="5", show_default=True, help="How many, from 0, or a list such as 3,4.")
+@click.option("--seeds", default="5", show_default=True, help="How many, from 0, or a list such as 3,4 or 3,.")
 @click.option("--runs", default="runs/compare", show_default=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path))
 def main(config: Path | None, variants: str, seeds: str, runs: Path, out: Path) -> None:
     options = {} if config is None else read_yaml(config)
-    numbers = [int(part) for part in seeds.split(",")] if "," in seeds else list(range(int(seeds)))
+    numbers = [int(part) for part in seeds.split(",") if part] if "," in seeds else list(range(int(seeds)))
     results: dict[str, list[dict[str, Any]]] = {}
     for seed in numbers:
-        for name in variants.split(","):
+        for name in (FAMILY if variants == "family" else variants).split(","):
             result = run_once(
                 {**options, **VARIANTS[name], "seed": seed}, runs / f"{name.replace(' ', '-')}-seed{seed}"
             )

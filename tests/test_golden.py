@@ -1,9 +1,9 @@
 """The authors' own numbers: `golden.json` holds what each official code gave in float64 for inputs of a closed form."""
 
-import json
+import ast
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,11 +17,13 @@ from relgraph.graph.kernels import (
     gaussian,
     gaussian_taylor,
     linear,
+    nearly_unit,
     squared_euclidean,
 )
 from relgraph.graph.matching import (
     by_anchor_norm,
     by_anchor_sum,
+    by_constant_max,
     by_max,
     by_mean,
     cross_entropy,
@@ -34,38 +36,15 @@ from relgraph.graph.memory import Queue
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, graph_pair, weights
 from relgraph.graph.relation import Relation, own_then_rest
 from relgraph.graph.topology import ALL_PAIRS
-from relgraph.methods import EGA, KD, Output
+from relgraph.methods import EGA
+from tests.methods.golden import GOLDEN, check, embeddings, maps, outer
 
-GOLDEN: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("golden.json").read_text(encoding="utf-8"))[
-    "golden"
-]
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-def outer(rows: int, first: int, columns: int, start: int) -> Tensor:
-    """Return `(i + first)(j + start)`."""
-    i = torch.arange(rows, dtype=torch.float64) + first
-    j = torch.arange(columns, dtype=torch.float64) + start
-    return i[:, None] * j
-
-
-def embeddings(n: int = 8, dim: int = 16) -> tuple[Tensor, Tensor]:
-    return torch.cos(0.07 * outer(n, 2, dim, 1)), torch.sin(0.1 * outer(n, 1, dim, 1))
-
-
-def logits(n: int = 8, classes: int = 10) -> tuple[Tensor, Tensor]:
-    return 2 * torch.cos(0.2 * outer(n, 1, classes, 2)), 2 * torch.sin(0.3 * outer(n, 1, classes, 1))
 
 
 def queue_keys() -> Tensor:
     columns = torch.sin(0.05 * outer(16, 1, 32, 2) + 0.3)
     return torch.nn.functional.normalize(columns, dim=0).T
-
-
-def maps(*shape: int, phase: float) -> tuple[Tensor, Tensor]:
-    b, c, h, w = torch.meshgrid(*(torch.arange(size, dtype=torch.float64) for size in shape), indexing="ij")
-    student = torch.cos(0.07 * (b + 2) * (c + 1) + 0.15 * (h + 2) * (w + 1) + phase)
-    return student, torch.sin(0.1 * (b + 1) * (c + 1) + 0.2 * (h + 1) * (w + 2) + phase)
 
 
 def seed(student_temperature: float, teacher_temperature: float) -> Loss:
@@ -89,16 +68,8 @@ def in_batch(temperature: float) -> Loss:
     return lambda student, teacher: -softmax(temperature)(cosine(student, teacher), ALL_PAIRS).diagonal().mean()
 
 
-def detached_max(weights: Tensor, topology: object = None) -> Tensor:
-    return weights / weights.max().detach()
-
-
-def kd(temperature: float) -> Loss:
-    return lambda student, teacher: KD(temperature)(Output(student, student), Output(teacher, teacher))
-
-
 # PKT's code divides by the norm + 1e-7, which shows in the ninth digit.
-pkt_kernel = Kernel("pkt", lambda x: x / (x.norm(dim=-1, keepdim=True) + 1e-7), dot, lambda c: (c + 1) / 2)
+pkt_kernel = Kernel("pkt", nearly_unit(1e-7), dot, lambda c: (c + 1) / 2)
 
 LOSSES: dict[str, Loss] = {
     "ega_node": EGA(1, 0),
@@ -115,7 +86,7 @@ LOSSES: dict[str, Loss] = {
     "cc_bilinear_raw": Relation(linear, criterion=mean_square),
     "cc_bilinear_l2normalised": Relation(cosine, criterion=mean_square),
     "irg_edge_feat_only_mse": Relation(squared_euclidean, scale=by_max, criterion=mean_square),
-    "irg_edge_feat_only_mse_maxdetached": Relation(squared_euclidean, scale=detached_max, criterion=mean_square),
+    "irg_edge_feat_only_mse_maxdetached": Relation(squared_euclidean, scale=by_constant_max, criterion=mean_square),
     "seed_tauS0.2_tauT0.0001": seed(0.2, 0.0001),
     "seed_tauS0.2_tauT0.01": seed(0.2, 0.01),
     "seed_tauS0.2_tauT0.05": seed(0.2, 0.05),
@@ -126,22 +97,14 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-def check(key: str, loss: Loss, student: Tensor, teacher: Tensor, side: str = "student") -> None:
-    """Compare the value, the gradient's norm and its first element with the entry of that name."""
-    entry = GOLDEN[key]
-    student = student.clone().requires_grad_()
-    value = loss(student, teacher)
-    assert value.item() == pytest.approx(entry["value"], rel=1e-10, abs=1e-14)
-    if "grad_fro" not in entry:
-        return
-    (gradient,) = torch.autograd.grad(value, student)
-    assert gradient.norm().item() == pytest.approx(entry["grad_fro"][side], rel=1e-10)
-    assert gradient.flatten()[0].item() == pytest.approx(entry["grad_first"][side], rel=1e-10, abs=1e-14)
+def compare(key: str, loss: Loss, student: Tensor, teacher: Tensor) -> None:
+    """Compare the value, and the gradient where there is one, with the entry of that name."""
+    check(key, lambda: loss(student, teacher), {"student": student} if "grad_fro" in GOLDEN[key] else {})
 
 
 @pytest.mark.parametrize("key", LOSSES)
 def test_official_value_and_gradient(key: str) -> None:
-    check(key, LOSSES[key], *embeddings())
+    compare(key, LOSSES[key], *embeddings())
 
 
 @pytest.mark.parametrize("graph", ["dense", "knn"])
@@ -151,12 +114,12 @@ def test_official_value_and_gradient(key: str) -> None:
 )
 def test_ega_at_other_sizes(term: str, node: float, edge: float, n: int, dim: int, graph: str) -> None:
     loss = EGA(node, edge, graph, k=n - 1 if graph == "knn" else None)
-    check(f"ega_{term}_B{n}_D{dim}", loss, *embeddings(n, dim))
+    compare(f"ega_{term}_B{n}_D{dim}", loss, *embeddings(n, dim))
 
 
 def test_ega_of_one_image() -> None:
-    check("ega_total_node0.8_edge0.24_B1_D16", EGA(), *embeddings(1))
-    check("ega_node_B1_D16", EGA(1, 0), *embeddings(1))
+    compare("ega_total_node0.8_edge0.24_B1_D16", EGA(), *embeddings(1))
+    compare("ega_node_B1_D16", EGA(1, 0), *embeddings(1))
     assert EGA(0, 1)(*embeddings(1)).item() < 1e-15  # the official code's number is pure rounding, 2.2e-16
 
 
@@ -186,12 +149,7 @@ def test_ega_of_equal_embeddings_pulls_no_edge() -> None:
 
 def test_sp_of_maps() -> None:
     student, teacher = (x.flatten(1) for x in maps(8, 8, 4, 4, phase=0.5))
-    check("sp_featuremap", LOSSES["sp"], student, teacher)
-
-
-@pytest.mark.parametrize("temperature", [1, 4])
-def test_kd(temperature: int) -> None:
-    check(f"kd_T{temperature}", kd(temperature), *logits(), side="student_logits")
+    compare("sp_featuremap", LOSSES["sp"], student, teacher)
 
 
 def test_seed_queue_after_one_step() -> None:
@@ -201,3 +159,73 @@ def test_seed_queue_after_one_step() -> None:
     queue.remember(cosine.nodes(teacher))
     assert queue.keys.sum().item() == pytest.approx(GOLDEN["seed_queue_sum_after_update"]["value"], rel=1e-10)
     assert queue.next == 8
+
+
+# The family of methods: each of these numbers is that of a method's class, or says so in the method's own test.
+FAMILY = (
+    "kd_", "hint_mse", "pkt", "nce_", "ccl", "rkd_", "sp", "cc_", "irg_", "at_", "vid_", "nst_", "fsp_", "ab_", "ft_",
+)  # fmt: skip
+Parts = dict[str, ast.AST]
+
+
+def parts_of(source: str) -> Parts:
+    """Return the functions and constants of a module, by name."""
+    parts: Parts = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef):
+            parts[node.name] = node
+        for target in node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]:
+            if isinstance(target, ast.Name):
+                parts[target.id] = node
+    return parts
+
+
+def named(part: ast.AST) -> set[str]:
+    """Return the names that a part of a module uses."""
+    nodes = list(ast.walk(part))
+    return {n.id for n in nodes if isinstance(n, ast.Name)} | {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+
+
+def keys_in(part: ast.AST) -> set[str]:
+    """Return the keys of golden.json that stand in a part of a module; an f-string stands for all that it fits."""
+    nodes = list(ast.walk(part))
+    found = {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    for string in (n for n in nodes if isinstance(n, ast.JoinedStr)):
+        texts = [re.escape(str(v.value)) if isinstance(v, ast.Constant) else ".+" for v in string.values]
+        if len(texts[0]) > 2 and texts[0] != ".+":  # or it would fit everything
+            found |= {key for key in GOLDEN if re.fullmatch("".join(texts), key)}
+    return found & GOLDEN.keys()
+
+
+def checked_keys(source: str) -> set[str]:
+    """Return the keys in those functions that reach golden's `check` or table, and in the constants that these name."""
+    if "tests.methods" not in source:
+        return set()
+    parts, reached = parts_of(source), {"check", "GOLDEN"}
+    while more := {name for name, part in parts.items() if name not in reached and named(part) & reached}:
+        reached |= more
+    texts = [part for name, part in parts.items() if name in reached]
+    texts += [parts[name] for part in list(texts) for name in named(part) & parts.keys()]
+    return {key for part in texts for key in keys_in(part)}
+
+
+def test_every_number_of_the_family_is_checked_in_the_tests_of_its_method() -> None:
+    sources = [file.read_text(encoding="utf-8") for file in Path(__file__).with_name("methods").glob("test_*.py")]
+    checked = {key for source in sources for key in checked_keys(source)}
+    missing = sorted(key for key in GOLDEN if key.startswith(FAMILY) and key not in checked)
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ('KEYS = ["pkt"]\ndef test_a(): check(KEYS[0])\n', {"pkt"}),
+        ('@parametrize("key", ["sp"])\ndef test_a(key): compare(key)\ndef compare(key): golden.check(key)\n', {"sp"}),
+        ('def test_a(p): golden.check(f"kd_T{p}")\n', {"kd_T1", "kd_T4"}),
+        ('NAME = "pkt"\ndef test_a(): golden.check("sp")\ndef test_b(): assert NAME == "ccl"\n', {"sp"}),
+        ('"""pkt"""\n# check("sp")\ndef test_a(): "hint_mse"\n', set()),
+    ],
+)
+def test_the_scan_finds_what_is_checked_and_nothing_else(source: str, expected: set[str]) -> None:
+    assert checked_keys(f"from tests.methods import golden\n{source}") == expected
+    assert checked_keys(source) == set()

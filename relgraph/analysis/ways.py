@@ -24,7 +24,7 @@ from relgraph.networks.untrained import untrained_teacher
 from relgraph.training.loop import step, train_epoch
 from relgraph.training.meter import Meter
 from relgraph.training.recipe import Recipe
-from relgraph.training.setup import Setup, assemble, open_fabric
+from relgraph.training.setup import Setup, assemble, new_distiller, open_fabric
 from relgraph.training.student import Student
 from relgraph.training.teaching import Feed, Online, Stored, WithoutTeacher
 
@@ -135,8 +135,8 @@ class Workshop:
         """
         recipe = self.recipe(way)
         fabric = open_fabric(recipe)
-        width = self.teacher.width if recipe.uses_teacher else None
-        return assemble(recipe, fabric, self.data, width, self._feed(way, fabric), way.name)
+        distiller = new_distiller(recipe, self.data, self.teacher if recipe.uses_teacher else None)
+        return assemble(recipe, fabric, self.data, distiller, self._feed(way, fabric), way.name)
 
     def _feed(self, way: Way, fabric: Any) -> Feed:
         if way.teacher == "stored":

@@ -85,6 +85,18 @@ def unit(x: Tensor) -> Tensor:
     return quotient(x, torch.linalg.vector_norm(x, dim=-1, keepdim=True))
 
 
+def nearly_unit(epsilon: float) -> Callable[[Tensor], Tensor]:
+    """Return the map that divides each row by its length plus epsilon; a row of zeros stays 0 and gets no gradient."""
+
+    def prepare(x: Tensor) -> Tensor:
+        size = x.detach().abs().amax(-1, keepdim=True)
+        x = bounded(x)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x / torch.where(length > 0, length + epsilon / size, float("inf"))
+
+    return prepare
+
+
 def standardise(x: Tensor) -> Tensor:
     """Subtract each row's mean and divide by its length, `(..., N, D) -> (..., N, D)`; 0 without variance.
 

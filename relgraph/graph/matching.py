@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import smooth_l1_loss
+from torch.nn.functional import smooth_l1_loss, softplus
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import quotient
@@ -52,6 +52,16 @@ def by_max(weights: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
     if weights.numel() == 0:  # mutual neighbours, or a threshold, may leave no edge
         return weights
     return quotient(weights, weights.max())
+
+
+def by_constant_max(weights: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
+    """Divide by the largest weight of the whole graph, a constant for the gradient; 0 if it is not positive.
+
+    The scale in the authors' code of IRG (Liu et al., CVPR 2019).
+    """
+    if weights.numel() == 0:
+        return weights
+    return quotient(weights, weights.detach().max())
 
 
 def by_anchor_norm(weights: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
@@ -105,6 +115,20 @@ def mean_square(student: Tensor, teacher: Tensor, topology: AllPairs | Edges = A
     return _mean((student - teacher).square())
 
 
+def sum_square(student: Tensor, teacher: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
+    """Return the sum of the squared differences over all edges, which grows with the square of N on all pairs."""
+    return (student - teacher).square().sum()
+
+
+def half_square(student: Tensor, teacher: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
+    """Return half the sum of the squared differences over all edges, divided by the number of anchors.
+
+    The Euclidean loss of Caffe, in which the authors of IRG wrote (Liu et al., CVPR 2019). One row `(M,)` is that of
+    one anchor.
+    """
+    return (student - teacher).square().sum() / (2 * topology.count(student))
+
+
 def huber(student: Tensor, teacher: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
     """Return the mean over all edges of the Huber loss at delta 1: `d^2 / 2` where `|d| < 1`, else `|d| - 1/2`."""
     return _mean(smooth_l1_loss(student, teacher, reduction="none"))
@@ -125,6 +149,33 @@ def cross_entropy(student: Tensor, teacher: Tensor, topology: AllPairs | Edges =
     The criterion of SEED (Fang et al., 2021, arXiv 2101.04731).
     """
     return -(teacher.exp() * student).sum() / topology.count(student)
+
+
+def nce(positive: Tensor, negative: Tensor, count: Tensor, noise: float) -> Tensor:
+    """Measure how well each anchor's positive is told from its m negatives, by noise-contrastive estimation.
+
+    With probabilities p of the positive and p_k of the negatives, q of the noise, and e = 1e-7 as in the official code,
+
+        1 / N * sum_i [-log(p_i / (p_i + m_i q + e)) - sum_k log(m_i q / (p_ik + m_i q + e))]
+
+    The criterion of CRD (Tian et al., 2019, arXiv 1910.10699). It reads logarithms of the p, like `cross_entropy`:
+    they neither overflow at a low temperature nor lose digits where p is far below m q.
+
+    Args:
+        positive: Log-probabilities `(N,)`; they need not be normalised.
+        negative: Log-probabilities `(N, K)`; -inf stands for no negative.
+        count: m, the number of negatives of each anchor, `(N,)`.
+        noise: q, the probability that the noise gives to any one image.
+
+    >>> nce(torch.zeros(1), torch.zeros(1, 2), torch.tensor([2]), noise=0.5)  # 3 log 2: all probabilities are 1/2
+    tensor(2.0794)
+    """
+    expected = count.to(positive.dtype) * noise
+    bar = (expected + 1e-7).log()
+    # A threshold of 40, since beyond torch's own, 20, the softplus is its argument only to 2e-9.
+    own = softplus(bar - positive, threshold=40)
+    others = softplus(negative - bar.unsqueeze(-1), threshold=40).sum(-1)
+    return (own + others + count * torch.log1p(1e-7 / expected)).sum() / len(positive)
 
 
 def _mean(values: Tensor) -> Tensor:

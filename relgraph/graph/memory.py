@@ -3,10 +3,13 @@
 A loss reads its memory and never writes it; `remember` does, after the step.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.kernels import unit
 
 
 class Queue(nn.Module):
@@ -44,3 +47,63 @@ class Queue(nn.Module):
         slots = (start + torch.arange(len(last), device=self.keys.device)) % size
         self.keys.index_copy_(0, slots, last.to(self.keys))
         self.next.copy_((self.next + len(keys)) % size)
+
+
+class Bank(nn.Module):
+    """A slot for each image of the training set, `(images, D)`, that holds a running mean of its keys.
+
+    Checkpoints keep it. It starts uniform in `+-1 / sqrt(D / 3)`, not normalised, as in the code of CRD (Tian et al.,
+    2019, arXiv 1910.10699): vectors of about unit length.
+
+    Args:
+        images: Size of the training set.
+        dim: Width D of the keys.
+
+    Raises:
+        RelgraphError: if `images` or `dim` is below 1.
+
+    >>> bank = Bank(3, 2)
+    >>> bank.remember(torch.tensor([1]), torch.tensor([[0.0, 4.0]]), momentum=0.0)
+    >>> bank.keys[1]
+    tensor([0., 1.])
+    """
+
+    keys: Tensor
+
+    def __init__(self, images: int, dim: int) -> None:
+        super().__init__()
+        if images < 1 or dim < 1:
+            raise RelgraphError(f"a bank needs at least one slot of at least one number, got {images} x {dim}")
+        bound = math.sqrt(3 / dim)
+        self.register_buffer("keys", torch.empty(images, dim).uniform_(-bound, bound))
+
+    def check(self, indices: Tensor, count: int) -> None:
+        """Raise RelgraphError unless these are `count` of the bank's images; values are read on the CPU alone."""
+        if indices.shape != (count,):
+            raise RelgraphError(f"indices must be one for each of the {count} keys, got {tuple(indices.shape)}")
+        if indices.device.type != "cpu" or count == 0:  # elsewhere a look would wait for the device
+            return
+        least, most = (int(bound) for bound in indices.aminmax())
+        if least < 0 or most >= len(self.keys):
+            raise RelgraphError(
+                f"indices must name images 0 to {len(self.keys) - 1}, got {least if least < 0 else most}"
+            )
+
+    @torch.no_grad()
+    def remember(self, indices: Tensor, keys: Tensor, momentum: float) -> None:
+        """Move the slots of these images, each named once: `slot = unit(momentum * slot + (1 - momentum) * key)`.
+
+        Args:
+            indices: The images, `(N,)`.
+            keys: Their keys, `(N, D)`.
+            momentum: Share of the slot, in [0, 1].
+
+        Raises:
+            RelgraphError: if widths or sizes do not fit, or an index is not of the bank.
+        """
+        dim = self.keys.shape[1]
+        if keys.ndim != 2 or keys.shape[1] != dim:
+            raise RelgraphError(f"keys must be (N, {dim}), got {tuple(keys.shape)}")
+        self.check(indices, len(keys))
+        moved = unit(torch.lerp(keys.to(self.keys), self.keys[indices], momentum))
+        self.keys.index_copy_(0, indices, moved)

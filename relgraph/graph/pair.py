@@ -8,7 +8,7 @@ from torch import Tensor
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.refine import Refinement
-from relgraph.graph.relation import check_nodes
+from relgraph.graph.relation import Relation, check_nodes
 from relgraph.graph.topology import ALL_PAIRS, AllPairs, Edges, Rule
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def graph_pair(
     refinement: Refinement | None = None,
     index: Tensor | None = None,
     y: Tensor | None = None,
+    match: bool = True,
 ) -> "HeteroData":
     """Return student and teacher of one batch as a `HeteroData` of two graphs and the cross graph between them.
 
@@ -37,11 +38,12 @@ def graph_pair(
     `(teacher, relates, teacher)` and `(teacher, matches, student)`. On all pairs each holds `adj` (N, N), row = source,
     column = target, as PyG's `to_dense_adj`; on sparse topologies `edge_index` (2, E) and `edge_weight` (E,), where the
     cross graph joins each student node with its own teacher node (the first N edges) and with the teacher nodes of its
-    neighbours. Nothing is copied: the weights are the tensors that the loss compares, gradient included.
+    neighbours. Nothing is copied: the weights are the tensors that the loss compares, gradient included. With
+    `match=False` there is no cross graph, and the widths of student and teacher may differ.
 
     Raises:
-        RelgraphError: if the two are not (N, D) of the same N and D (nodes are matched across the networks, so both
-            need a projection to one width), or if the topology does not fit N.
+        RelgraphError: if the two are not (N, D) of the same N and D (to match nodes across the networks, both need a
+            projection to one width), or if the topology does not fit N.
 
     >>> pair = graph_pair(torch.randn(4, 8), torch.randn(4, 8))
     >>> pair["teacher", "matches", "student"].adj.shape
@@ -49,7 +51,7 @@ def graph_pair(
     """
     from torch_geometric.data import HeteroData
 
-    check_nodes(student, teacher, one_width=True)
+    check_nodes(student, teacher, one_width=match)
     if student.ndim != 2:
         raise RelgraphError(f"a graph pair holds one batch (N, D), got {tuple(student.shape)}")
     nodes = kernel.nodes(student), kernel.nodes(teacher)
@@ -70,8 +72,9 @@ def graph_pair(
         with torch.no_grad():
             pair["teacher"].refined = refinement.refine(refinement.teacher, teacher, weights(pair, TEACHER), edges)
         nodes = kernel.nodes(pair["student"].refined), kernel.nodes(pair["teacher"].refined)
-    across = kernel.matrix(*nodes)
-    _put(pair[MATCHES], across, edges if isinstance(edges, AllPairs) else edges.with_own())
+    if match:
+        across = kernel.matrix(*nodes)
+        _put(pair[MATCHES], across, edges if isinstance(edges, AllPairs) else edges.with_own())
     return pair
 
 
@@ -104,3 +107,8 @@ def topology_of(pair: "HeteroData", edge_type: tuple[str, str, str] = TEACHER) -
     """Return the topology of one edge type of a pair."""
     store = pair[edge_type]
     return ALL_PAIRS if "adj" in store else Edges(store.edge_index, pair[edge_type[2]].x.shape[0])
+
+
+def related(pair: "HeteroData", relation: Relation) -> Tensor:
+    """Return what a relation says of the two graphs of a pair, which was built with its kernel: a scalar."""
+    return relation.compare(weights(pair, STUDENT), weights(pair, TEACHER), topology_of(pair))

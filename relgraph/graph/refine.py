@@ -92,17 +92,28 @@ class Refinement(nn.Module):
     The student's learns from the distillation loss; the teacher's is given a detached teacher there and learns, like
     the teacher's projection, from the teacher's own cross-entropy.
 
+    Args:
+        name: "smooth" or "conv".
+        dim: Width of the student's nodes.
+        teacher_dim: Width of the teacher's, where it is another.
+
     Raises:
         RelgraphError: for an unknown name.
     """
 
-    def __init__(self, name: str, dim: int) -> None:
+    def __init__(self, name: str, dim: int, teacher_dim: int | None = None) -> None:
         super().__init__()
         if name not in REFINERS:
             raise unknown("refinement", name, REFINERS)
         self.dim = dim
+        self.teacher_dim = dim if teacher_dim is None else teacher_dim
         self.student = REFINERS[name](dim)
-        self.teacher = REFINERS[name](dim)
+        self.teacher = REFINERS[name](self.teacher_dim)
+
+    @property
+    def learns(self) -> bool:
+        """Whether the teacher's side has parameters."""
+        return bool(list(self.teacher.parameters()))
 
     def refine(self, side: nn.Module, x: Tensor, weights: Tensor, topology: AllPairs | Edges) -> Tensor:
         """Return the nodes of one side, refined, in float32 or wider, `(N, D) -> (N, D)`.
@@ -110,8 +121,9 @@ class Refinement(nn.Module):
         Raises:
             RelgraphError: if the nodes are not of the width that this refinement was built for.
         """
-        if x.shape[-1] != self.dim:
-            raise RelgraphError(f"the refinement was built for embeddings of width {self.dim}, got {x.shape[-1]}")
+        dim = self.dim if side is self.student else self.teacher_dim
+        if x.shape[-1] != dim:
+            raise RelgraphError(f"the refinement was built for embeddings of width {dim}, got {x.shape[-1]}")
         with torch.autocast(x.device.type, enabled=False):
             refined: Tensor = side(wide(x), weights, topology)
             return refined

@@ -4,12 +4,12 @@ A row of the matrix is an anchor, a column one of its candidates. PyG's `edge_in
 messages flow to the target, so an edge is `(candidate, anchor)`: node i's neighbour j is the column `(j, i)`.
 
 A *rule* decides on the edges when it sees the two networks' matrices (student first): `AllPairs`, `Nearest`,
-`Given`, `Above`.
+`Given`, `Above`; `WithOwn` adds to one of them each node's edge to itself.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,6 +52,20 @@ class AllPairs:
 ALL_PAIRS = AllPairs()
 
 
+class Table(NamedTuple):
+    """The edges of each anchor side by side, `(N, M)` for anchors of up to M edges.
+
+    Attributes:
+        edges: Which edge of the list it is; any edge in an empty place.
+        candidates: The edge's candidate; the anchor itself in an empty place.
+        real: Whether there is an edge: an anchor of fewer than M has its empty places at the end.
+    """
+
+    edges: Tensor
+    candidates: Tensor
+    real: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Edges:
     """The entries that a PyG `edge_index` (2, E) names: row 0 candidates, row 1 anchors. Weights are `(..., E)`.
@@ -82,9 +96,30 @@ class Edges:
         return weights.shape[:-1].numel() * self.anchors
 
     def with_own(self) -> "Edges":
-        """Return the cross graph (2, N + E): each student node with its own teacher node, then its neighbours'."""
+        """Return these edges after one of each node to itself, or in a cross graph to its counterpart, (2, N + E)."""
         node = torch.arange(self.anchors, device=self.edge_index.device)
         return Edges(torch.cat([torch.stack([node, node]), self.edge_index], dim=1), self.anchors)
+
+    def table(self, degree: int | None = None) -> Table:
+        """Return the edges of each anchor side by side, its candidates in growing order.
+
+        `degree` is the number of edges of every anchor, where it is known (`degree_of`). Elsewhere the largest one is
+        read back from the device.
+
+        >>> Edges(torch.tensor([[2, 1, 0], [0, 0, 1]]), anchors=2).table().candidates
+        tensor([[1, 2],
+                [0, 1]])
+        """
+        candidate, anchor = self.edge_index
+        order = candidate.argsort()
+        order = order[anchor[order].argsort(stable=True)]
+        count = anchor.new_zeros(self.anchors).index_add(0, anchor, torch.ones_like(anchor)).unsqueeze(-1)
+        width = int(count.max()) if degree is None else degree
+        place = torch.arange(width, device=anchor.device)
+        real = place < count
+        edges = order[(count.cumsum(0) - count + place).clamp_max(len(order) - 1)]
+        own = torch.arange(self.anchors, device=anchor.device).unsqueeze(-1)
+        return Table(edges, torch.where(real, candidate[edges], own), real)
 
 
 @dataclass(frozen=True)
@@ -96,8 +131,8 @@ class Nearest:
     call; the first two do not.
 
     With k = N - 1 this is all pairs without the diagonal. A relation whose diagonal is 0 in both networks, or equal,
-    then has the same value as on all pairs (EGA); where the diagonal counts (PKT, SP) or in a mean (RKD) it has not:
-    there are N (N - 1) edges, not N^2.
+    then has the same value as on all pairs (EGA); where the diagonal counts (PKT, SP, the mean of RKD) it has with
+    `WithOwn`, whose edges are then all N^2.
 
     Raises:
         RelgraphError: if `k` is not in 1..N-1, or `by` is unknown.
@@ -193,6 +228,30 @@ class Above:
         return Edges(torch.stack([candidate, anchor]), matrix.shape[-1])
 
 
+@dataclass(frozen=True)
+class WithOwn:
+    """The rule of another one's edges and each node's edge to itself, which most published sums over pairs include."""
+
+    rule: Rule
+
+    def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> AllPairs | Edges:
+        """Return the edges among N nodes from the matrices `(N, N)` of the student and the teacher."""
+        edges = self.rule(student, teacher, kernel)
+        return edges if isinstance(edges, AllPairs) else edges.with_own()
+
+
+def degree_of(rule: Rule) -> int | None:
+    """Return how many edges each anchor has by a rule, `None` where that depends on the data or on the batch.
+
+    >>> degree_of(WithOwn(Nearest(8))), degree_of(Nearest(8, "mutual"))
+    (9, None)
+    """
+    if isinstance(rule, WithOwn):
+        others = degree_of(rule.rule)
+        return None if others is None else others + 1
+    return rule.k if isinstance(rule, Nearest) and rule.by in ("teacher", "student") else None
+
+
 def _check_one_graph(matrix: Tensor) -> None:
     if matrix.ndim != 2:
         raise RelgraphError(f"edges are chosen in one graph, a matrix (N, N), got {tuple(matrix.shape)}")
@@ -222,8 +281,8 @@ def check_k(k: int, count: int) -> None:
         raise RelgraphError(f"k must be between 1 and the number of nodes less one, {count - 1}, got {k}")
 
 
-def make_rule(graph: str | Tensor, k: int | None = None, neighbours: Chooser = "teacher") -> AllPairs | Nearest | Given:
-    """Return the rule of a graph: `dense` (all pairs), `knn` (8 nearest neighbours, or k), or an `edge_index`.
+def make_rule(graph: str | Tensor | Rule, k: int | None = None, neighbours: Chooser = "teacher") -> Rule:
+    """Return the rule of a graph: `dense` (all pairs), `knn` (8 nearest neighbours, or k), an `edge_index`, or a rule.
 
     Raises:
         RelgraphError: for an unknown name, `k` or `neighbours` for a graph without them, or a wrong `edge_index`.
@@ -234,4 +293,6 @@ def make_rule(graph: str | Tensor, k: int | None = None, neighbours: Chooser = "
         raise unknown("graph", graph, GRAPHS)
     if k is not None or neighbours != "teacher":
         raise RelgraphError(f"k and neighbours belong to the graph 'knn', got k = {k} and neighbours = {neighbours!r}")
-    return ALL_PAIRS if isinstance(graph, str) else Given(graph)
+    if isinstance(graph, Tensor):
+        return Given(graph)
+    return ALL_PAIRS if isinstance(graph, str) else graph

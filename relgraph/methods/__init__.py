@@ -1,28 +1,127 @@
-"""The published methods, one file each."""
+"""The published methods, one file each.
 
-from collections.abc import Mapping
-from inspect import signature
+A method is a module that compares what student and teacher say of a batch, and needs no trainer of ours. Most read one
+vector an image, of any width on either side:
+
+>>> import torch
+>>> from relgraph.methods import PKT
+>>> student, teacher = torch.nn.Linear(8, 4), torch.nn.Linear(8, 32)  # your networks, up to their classifiers
+>>> classifier, criterion = torch.nn.Linear(4, 10), PKT()
+>>> parameters = [*student.parameters(), *classifier.parameters(), *criterion.parameters()]
+>>> optimiser = torch.optim.SGD(parameters, lr=0.05)
+>>> for images, labels in [(torch.randn(16, 8), torch.randint(10, (16,)))]:
+...     feature = student(images)
+...     loss = torch.nn.functional.cross_entropy(classifier(feature), labels)
+...     loss = loss + criterion.weight * criterion(feature, teacher(images))  # the teacher receives no gradient
+...     optimiser.zero_grad()
+...     loss.backward()
+...     optimiser.step()
+
+Those that read logits, stage maps or labels take an `Output` of each network and a `Batch`.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from relgraph.errors import unknown
+from relgraph.methods.ab import AB
+from relgraph.methods.at import AT
 from relgraph.methods.base import Batch, Method, Output
+from relgraph.methods.cc import CC
+from relgraph.methods.ccl import CCL
+from relgraph.methods.crd import CRD
+from relgraph.methods.darkrank import DarkRank
 from relgraph.methods.ega import EGA, ega_loss
+from relgraph.methods.fitnet import FitNet
+from relgraph.methods.fsp import FSP
+from relgraph.methods.ft import FT
+from relgraph.methods.irg import IRG
 from relgraph.methods.kd import KD
+from relgraph.methods.nce import NCE
+from relgraph.methods.nst import NST
+from relgraph.methods.pkt import PKT
+from relgraph.methods.rkd import RKD
+from relgraph.methods.sp import SP
+from relgraph.methods.spelling import Spelled, build, read_spelling
+from relgraph.methods.sum import Sum
+from relgraph.methods.vid import VID
 
-METHODS: dict[str, type[Method]] = {"ega": EGA, "kd": KD}
+# EGA and the relational family, logits and hints, then the yardsticks that read maps.
+METHODS: dict[str, type[Method]] = {
+    "ega": EGA,
+    "sp": SP,
+    "cc": CC,
+    "rkd": RKD,
+    "irg": IRG,
+    "pkt": PKT,
+    "darkrank": DarkRank,
+    "nce": NCE,
+    "ccl": CCL,
+    "crd": CRD,
+    "kd": KD,
+    "fitnet": FitNet,
+    "at": AT,
+    "vid": VID,
+    "nst": NST,
+    "fsp": FSP,
+    "ab": AB,
+    "ft": FT,
+}
 
-__all__ = ["EGA", "KD", "METHODS", "Batch", "Method", "Output", "build_method", "ega_loss"]
+__all__ = [
+    "AB",
+    "AT",
+    "CC",
+    "CCL",
+    "CRD",
+    "EGA",
+    "FSP",
+    "FT",
+    "IRG",
+    "KD",
+    "METHODS",
+    "NCE",
+    "NST",
+    "PKT",
+    "RKD",
+    "SP",
+    "VID",
+    "Batch",
+    "DarkRank",
+    "FitNet",
+    "Method",
+    "Output",
+    "Spelled",
+    "Sum",
+    "build_method",
+    "ega_loss",
+    "spelled_methods",
+]
 
 
-def build_method(name: str, options: Mapping[str, Any]) -> Method | None:
-    """Return a method with those of the options that its constructor names; `None` for "none", cross-entropy alone.
+def spelled_methods(spelling: str, beta: float | None = None) -> list[Spelled]:
+    """Return the methods of a spelling such as `ega`, `crd+0.9*kd` or `none`, each with its weight.
 
     Raises:
-        RelgraphError: for an unknown name, or an option's value that the method refuses.
+        RelgraphError: for an unknown name, a wrong weight, a method named twice, or `beta` beside a sum.
+
+    >>> [(item.name, item.weight) for item in spelled_methods("sp+0.9*kd")]
+    [('sp', 3000.0), ('kd', 0.9)]
     """
-    if name == "none":
-        return None
-    if name not in METHODS:
-        raise unknown("method", name, [*METHODS, "none"])
-    cls = METHODS[name]
-    return cls(**{key: options[key] for key in signature(cls).parameters if key in options})
+    return read_spelling(spelling, METHODS, beta)
+
+
+def build_method(
+    spelling: str, run: Mapping[str, Any], arguments: Sequence[str] = (), beta: float | None = None
+) -> Method | None:
+    """Return the method of a spelling, with its weights; `None` for "none", cross-entropy alone.
+
+    Args:
+        spelling: As for `spelled_methods`.
+        run: What constructors may ask for by name: the recipe's graph, and the facts of networks and data.
+        arguments: Options of the methods, `NAME=VALUE`.
+        beta: Weight of a single method, in place of the authors'.
+
+    Raises:
+        RelgraphError: for an unknown name, an option that the method does not have, or a value that it refuses.
+    """
+    return build(spelled_methods(spelling, beta), run, arguments)

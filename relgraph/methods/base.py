@@ -1,10 +1,17 @@
 """What every method is made of: the networks' outputs, the batch, and a module that turns them into named losses."""
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from relgraph.errors import RelgraphError, unknown
+from relgraph.graph.kernels import wide
+
+Part = Literal["embedding", "feature", "map"]
+PARTS: tuple[Part, ...] = ("embedding", "feature", "map")
 
 
 class Output(NamedTuple):
@@ -14,7 +21,8 @@ class Output(NamedTuple):
         embedding: The nodes of its graph, `(N, D)`.
         logits: `(N, classes)`, where there is a classifier.
         feature: The pooled vector below the projection, `(N, width)`, where there is one.
-        maps: The maps between the network's stages, in order, each `(N, C, H, W)`; none of a teacher.
+        maps: The maps between the network's stages, in order, each `(N, C, H, W)`, the first that of the stem; none
+            of a network that hands on no maps.
     """
 
     embedding: Tensor
@@ -47,10 +55,29 @@ class Batch(NamedTuple):
 class Method(nn.Module):
     """A published choice of how a student follows a teacher: `method(student, teacher, batch) -> scalar`.
 
-    Student and teacher are `Output`s, or bare embeddings `(N, D)` where a method needs no more. The teacher is
-    detached in `terms`, once, for all methods: no method sends gradient into it. A loss is pure: it may read a
-    memory and never writes it; `remember` does, after the step. A method implements `compare`.
+    Student and teacher are `Output`s, or bare vectors `(N, D)`, which stand for embedding and feature alike, where a
+    method needs no more. The teacher is detached in `terms`, once, for all methods: no method sends gradient into it.
+    A loss is pure: it may read a memory and never writes it; `remember` does. A method implements `compare`.
+
+    Attributes:
+        paper: Name, authors, year and arXiv number.
+        weight: The authors' weight of the method beside a cross-entropy of weight 1.
+        kernel, topology, criterion: What it is composed of, for the table of methods.
+        differs: Where paper, official code and this one differ, in one line; the docstring says all.
+        init_share: Share of the epochs in which the method trains alone, before the cross-entropy does, as the authors
+            of some methods have it; 0 for the others.
+        reads: What it reads of the outputs ("embedding", "feature", "map", "maps", "logits") and of the batch
+            ("labels", "indices").
     """
+
+    paper: ClassVar[str] = ""
+    weight: ClassVar[float] = 1.0
+    kernel: ClassVar[str] = "-"
+    topology: ClassVar[str] = "-"
+    criterion: ClassVar[str] = "-"
+    differs: ClassVar[str] = ""
+    init_share: ClassVar[float] = 0.0
+    reads: tuple[str, ...] = ()
 
     def forward(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch | None = None) -> Tensor:
         """Return the loss of one batch, a scalar: the sum of its terms.
@@ -70,21 +97,101 @@ class Method(nn.Module):
         """Return the weighted terms of one batch; the teacher comes detached."""
         raise NotImplementedError
 
-    def refined_teacher(self, student: Output, teacher: Output) -> Tensor | None:
-        """Return the teacher's nodes as this method refines them, *with* gradient, `(N, D)`.
+    def teacher_terms(
+        self, student: Output, teacher: Output, batch: Batch, classify: Callable[[Output], Tensor]
+    ) -> dict[str, Tensor]:
+        """Return what trains the method's own side of the teacher, by name; its head learns from it as well.
 
-        The teacher's own cross-entropy on them is what trains it; `None` says that there is nothing to train.
+        `classify` returns the logits `(N, classes)` of the teacher's head for an output whose embedding or feature
+        the method has changed. The student learns nothing from it. Most methods have nothing to train there.
         """
-        return None
+        return {}
 
-    def teacher_parameters(self) -> Iterable[nn.Parameter]:
-        """Return the parameters that the teacher's own cross-entropy trains, not the student's optimiser."""
+    def teacher_parameters(self) -> Sequence[nn.Parameter]:
+        """Return the parameters that `teacher_terms` trains, which the student's optimiser leaves alone."""
         return ()
 
     @torch.no_grad()
     def remember(self, student: Output, teacher: Output, batch: Batch) -> None:
-        """Write this batch into the method's memory, after the step; most methods have none."""
+        """Write this batch into the method's memory, once its gradient is known; most methods have none."""
+
+
+def nodes_of(output: Output, part: Part, method: str) -> Tensor:
+    """Return the nodes `(N, D)` that a method reads of an output: embedding, feature, or the last map, flattened.
+
+    Raises:
+        RelgraphError: if the output has no such part.
+    """
+    if part not in PARTS:
+        raise unknown("kind of nodes", part, PARTS)
+    if part == "map":
+        return stage_maps(output, method)[-1].flatten(1)
+    found = output.embedding if part == "embedding" else output.feature
+    if found is None:
+        raise RelgraphError(f"{method} reads features: expected Output(embedding, feature=...) of both networks")
+    return found
+
+
+def stage_maps(output: Output, method: str, least: int = 1) -> tuple[Tensor, ...]:
+    """Return the maps of an output, that of the stem first.
+
+    Raises:
+        RelgraphError: if there are fewer than `least`.
+    """
+    if len(output.maps) < least:
+        raise RelgraphError(
+            f"{method} reads stage maps (N, C, H, W): expected at least {least} of student and teacher, "
+            f"got {len(output.maps)}"
+        )
+    return output.maps
+
+
+def logits_of(student: Output, teacher: Output, method: str) -> tuple[Tensor, Tensor]:
+    """Return the logits `(N, classes)` of student and teacher.
+
+    Raises:
+        RelgraphError: if they are missing or differ in shape.
+    """
+    if student.logits is None or teacher.logits is None:
+        raise RelgraphError(
+            f"{method} reads logits: expected Output(embedding, logits) of student and teacher, got bare embeddings"
+        )
+    if student.logits.shape != teacher.logits.shape:
+        shapes = f"{tuple(student.logits.shape)} and {tuple(teacher.logits.shape)}"
+        raise RelgraphError(f"{method} needs logits of one shape (N, classes) from student and teacher, got {shapes}")
+    return student.logits, teacher.logits
+
+
+def labels_of(batch: Batch | None, method: str) -> Tensor:
+    """Return the labels `(N,)` of a batch.
+
+    Raises:
+        RelgraphError: if there is no batch.
+    """
+    if batch is None:
+        raise RelgraphError(f"{method} reads labels: expected a Batch(indices, labels) as the third argument, got none")
+    return batch.labels
+
+
+def labelled_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy over the images that have a label (not -1); 0 if none has one."""
+    loss = cross_entropy(wide(logits), labels, ignore_index=-1, reduction="sum")
+    return loss / (labels >= 0).sum().clamp_min(1)
+
+
+def check_positive(**values: float) -> None:
+    """Raise RelgraphError unless each value is above 0."""
+    for name, value in values.items():
+        if not value > 0:
+            raise RelgraphError(f"{name} must be positive, got {value}")
+
+
+def check_weights(**weights: float) -> None:
+    """Raise RelgraphError unless each weight is at least 0."""
+    for name, weight in weights.items():
+        if not weight >= 0:
+            raise RelgraphError(f"{name} must be at least 0, got {weight}")
 
 
 def _as_output(given: Output | Tensor) -> Output:
-    return given if isinstance(given, Output) else Output(given)
+    return given if isinstance(given, Output) else Output(given, feature=given)

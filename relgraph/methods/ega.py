@@ -1,24 +1,24 @@
 """Embedding Graph Alignment (Ma, Chen, Akata, BMVC 2022, arXiv 2211.13264)."""
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.kernels import pearson
+from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.matching import frobenius
-from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, graph_pair, target, topology_of, weights
+from relgraph.graph.pair import MATCHES, graph_pair, related, target, weights
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
-from relgraph.graph.topology import Chooser, make_rule
-from relgraph.methods.base import Batch, Method, Output
+from relgraph.graph.topology import Chooser, Rule, make_rule
+from relgraph.methods.base import Batch, Output, check_weights
+from relgraph.methods.relational import Relational
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
 
 
-class EGA(Method):
+class EGA(Relational):
     """Align the student's graph of a batch with the teacher's, and each student node with its own teacher node.
 
     With Pearson correlation `r(a, b)` of two embeddings over their D coordinates,
@@ -46,7 +46,7 @@ class EGA(Method):
         node_weight: Weight of the node term.
         edge_weight: Weight of the edge term.
         graph: "dense" or "knn", or an `edge_index` (2, E) over the N images of every batch, row 0 the neighbours of
-            row 1.
+            row 1, or a rule such as `Nearest(8)`.
         k: Neighbours of each node, 1..N-1, for "knn"; 8 if not given.
         neighbours: Whose correlations choose them: "teacher", "student", their "union" or their "mutual" part.
         refine: "smooth" or "conv": refine the nodes by their neighbours before they are matched (see
@@ -62,55 +62,48 @@ class EGA(Method):
     (torch.Size([]), True)
     """
 
+    paper = "Embedding Graph Alignment (Ma, Chen, Akata, BMVC 2022, arXiv 2211.13264)"
+    kernel = "pearson"
+    topology = "all pairs, and across the networks"
+    criterion = "Frobenius norm"
+    differs = (
+        "the paper's 2-norm is the Frobenius norm, neither squared nor divided by N; a constant embedding gives NaN in "
+        "the code, correlation 0 here; k-NN, given edges and refinement are ours"
+    )
+
     def __init__(
         self,
         node_weight: float = 0.8,
         edge_weight: float = 0.24,
-        graph: str | Tensor = "dense",
+        graph: str | Tensor | Rule = "dense",
         k: int | None = None,
         neighbours: Chooser = "teacher",
         refine: str | None = None,
         dim: int | None = None,
     ) -> None:
-        super().__init__()
-        for name, weight in (("node_weight", node_weight), ("edge_weight", edge_weight)):
-            if not weight >= 0:
-                raise RelgraphError(f"{name} must be at least 0, got {weight}")
-        self.node_weight = node_weight
-        self.edge_weight = edge_weight
-        self.topology = make_rule(graph, k, neighbours)
+        check_weights(node_weight=node_weight, edge_weight=edge_weight)
         if refine is not None and dim is None:
             raise RelgraphError("refine needs dim, the width of the embeddings, got none")
-        self.refinement = None if refine is None or dim is None else Refinement(refine, dim)
-        self.edges = Relation(pearson, self.topology, criterion=frobenius)
+        refinement = None if refine is None or dim is None else Refinement(refine, dim)
+        super().__init__(make_rule(graph, k, neighbours), "embedding", refinement)
+        self.node_weight = node_weight
+        self.edge_weight = edge_weight
+        self.edges = Relation(pearson, self.rule, criterion=frobenius)
 
-    def pair(
-        self, student: Tensor, teacher: Tensor, index: Tensor | None = None, y: Tensor | None = None
-    ) -> "HeteroData":
-        """Return the graph pair of a batch, which is what the loss reads; see `relgraph.graph_pair`."""
-        return graph_pair(
-            student, teacher, topology=self.topology, kernel=pearson, refinement=self.refinement, index=index, y=y
-        )
+    def pair(self, student: Output, teacher: Output, kernel: Kernel = pearson) -> "HeteroData":
+        """Return the graph pair of a batch, which is what the loss reads; see `relgraph.graph_pair`.
+
+        A node's edge to itself, of weight 1 in both networks, is left out of sparse graphs, and only the cross graph
+        sees refined nodes.
+        """
+        nodes = student.embedding, teacher.embedding
+        return graph_pair(*nodes, topology=self.rule, kernel=kernel, refinement=self.refinement)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `node` and `edge`, with their weights."""
-        pair = self.pair(student.embedding, teacher.embedding)
+        pair = self.pair(student, teacher)
         node = frobenius(weights(pair, MATCHES), target(pair))
-        edge = self.edges.compare(weights(pair, STUDENT), weights(pair, TEACHER), topology_of(pair))
-        return {"node": self.node_weight * node, "edge": self.edge_weight * edge}
-
-    def refined_teacher(self, student: Output, teacher: Output) -> Tensor | None:
-        """Return the teacher's nodes as its side of the refinement moves them, `(N, D)`, if that one learns."""
-        refinement = self.refinement
-        if refinement is None or not list(refinement.teacher.parameters()):
-            return None
-        matrices = pearson(student.embedding.detach()), pearson(teacher.embedding)
-        edges = self.topology(*matrices, pearson)
-        return refinement.refine(refinement.teacher, teacher.embedding, edges.pick(matrices[1]), edges)
-
-    def teacher_parameters(self) -> Iterable[nn.Parameter]:
-        """Return the parameters of the teacher's side of the refinement."""
-        return () if self.refinement is None else self.refinement.teacher.parameters()
+        return {"node": self.node_weight * node, "edge": self.edge_weight * related(pair, self.edges)}
 
 
 def ega_loss(
@@ -119,7 +112,7 @@ def ega_loss(
     *,
     node_weight: float = 0.8,
     edge_weight: float = 0.24,
-    graph: str | Tensor = "dense",
+    graph: str | Tensor | Rule = "dense",
     k: int | None = None,
     neighbours: Chooser = "teacher",
 ) -> Tensor:

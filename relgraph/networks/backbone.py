@@ -1,8 +1,12 @@
 """What every student backbone is: images to stage maps and one pooled vector an image."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+import torch
 from torch import Tensor, nn
+
+# From images to stage maps, each `(N, channels, height, width)`, in order, and one vector an image `(N, width)`.
+Stages = Callable[[Tensor], tuple[tuple[Tensor, ...], Tensor]]
 
 
 class Backbone(nn.Module):
@@ -21,6 +25,15 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return one pooled vector an image."""
         return self.stages(images)[1]
+
+
+@torch.no_grad()
+def map_shapes(backbone: Backbone, in_channels: int, image_size: int) -> tuple[tuple[int, int, int], ...]:
+    """Return `(channels, height, width)` of each stage map of one square image; the backbone is left as it was."""
+    training = backbone.training
+    maps, _ = backbone.eval().stages(torch.zeros(1, in_channels, image_size, image_size))
+    backbone.train(training)
+    return tuple((int(x.shape[1]), int(x.shape[2]), int(x.shape[3])) for x in maps)
 
 
 def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:

@@ -16,11 +16,25 @@ NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers
 
 
 class ImageTower(nn.Module):
-    """The image side of a CLIP: what its `encode_image` computes."""
+    """The image side of a CLIP: what its `encode_image` computes.
 
-    def __init__(self, visual: nn.Module) -> None:
+    The stage maps are those of open_clip's `forward_intermediates`: of a ResNet its stem (behind the pooling) and its
+    four layers; of a vision transformer the tokens of each block, laid out as an image and without class token; of a
+    network that open_clip takes from timm what timm hands on. A network for which an older version (of open_clip,
+    before 2.32) has no `forward_intermediates` hands on none.
+    """
+
+    def __init__(self, visual: Any) -> None:
         super().__init__()
         self.visual = visual
+
+    def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the stage maps and the embeddings."""
+        trunk = getattr(self.visual, "trunk", self.visual)  # the network of timm that open_clip asks in its turn
+        if not all(hasattr(network, "forward_intermediates") for network in (self.visual, trunk)):
+            return (), self(images)
+        outputs = self.visual.forward_intermediates(images)
+        return tuple(outputs["image_intermediates"]), outputs["image_features"]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the embeddings `(N, width)` of `(N, 3, H, W)`, not normalised."""
@@ -51,7 +65,8 @@ def from_open_clip(name: str, weights: Path | None, input_size: int | None) -> S
         )
     _load_image_tower(model, path)
     preparation: dict[str, Any] = {**model.visual.preprocess_cfg, **config}
-    return Source(ImageTower(model.visual), _side(preparation["size"]), 3, preparation["mean"], preparation["std"])
+    tower = ImageTower(model.visual)
+    return Source(tower, _side(preparation["size"]), 3, preparation["mean"], preparation["std"], tower.stages)
 
 
 def list_open_clip() -> list[Listed]:

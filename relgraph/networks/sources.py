@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from relgraph.errors import RelgraphError, unknown
+from relgraph.networks.backbone import Stages
 from relgraph.networks.files import load_network, read_network
 
 EMBEDDED = {"digits": "digits-simclr.safetensors"}
@@ -18,13 +19,17 @@ Arguments = Mapping[str, str | int | float | bool]
 
 @dataclass(frozen=True)
 class Source:
-    """A network, images to embeddings, and how the images were prepared that it was trained on."""
+    """A network, images to embeddings, and how the images were prepared that it was trained on.
+
+    `stages` is the same network with its stage maps: the maps, none if it hands on none, and the embedding.
+    """
 
     network: nn.Module
     input_size: int
     channels: int
     mean: Sequence[float]
     std: Sequence[float]
+    stages: Stages
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def checkpoint(path: Path) -> Source:
         RelgraphError: if the file is missing, damaged or another program's.
     """
     backbone, info = load_network(path / "student.safetensors" if path.is_dir() else path)
-    return Source(backbone, info["image_size"], info["in_channels"], info["mean"], info["std"])
+    return Source(backbone, info["image_size"], info["in_channels"], info["mean"], info["std"], backbone.stages)
 
 
 def embedded(name: str) -> Source:

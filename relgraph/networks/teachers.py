@@ -12,6 +12,22 @@ A teacher is spelled `SOURCE:NAME[/WEIGHTS]`; `relgraph teachers PATTERN` lists 
 
 The first three come with the weights that their libraries download, or with those of a file.
 
+Stage maps, each `(N, channels, height, width)`, in order, which `Teacher.features` gives beside the embedding:
+
+| teacher | stage maps |
+|---|---|
+| a ResNet of open_clip (`RN50`) | the stem, behind its pooling, and the four layers |
+| a vision transformer of open_clip | the tokens of each block, laid out as an image and without class token |
+| any other network of open_clip, which it takes from timm | as timm's |
+| a network of timm that has stages: convolutional, Swin | the map of each stage, of many the stem's before them |
+| a vision transformer of timm | the tokens of each block, laid out as an image and without class token |
+| a convolutional network of torchvision, MaxViT | the last map of each resolution before the pooling |
+| ViT and Swin of torchvision | none |
+| `checkpoint:`, `embedded:` | those of the student |
+
+Those of timm and open_clip are what their `forward_intermediates` gives. Older versions lack it, open_clip before 2.32
+for all networks and timm 1.0.3 for many: these then hand on no maps.
+
 Self-supervised networks, and how long their embeddings are:
 
 | method | spelling | width |
@@ -32,13 +48,14 @@ of MAE's, which no loss has trained), and the mean over the image of a convoluti
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import first_line
+from relgraph.networks.backbone import Stages
 from relgraph.networks.open_clip_source import from_open_clip
 from relgraph.networks.sources import Arguments, Source, checkpoint, embedded
 from relgraph.networks.timm_source import from_timm
@@ -51,8 +68,23 @@ CLIP_NAMES = (
 )  # fmt: skip
 
 
+class Features(NamedTuple):
+    """What a teacher makes of a batch of images: one vector an image, and its stage maps.
+
+    Attributes:
+        pooled: the embeddings `(N, width)`, float32: what the teacher gives when it is called.
+        maps: the stage maps, each `(N, channels, height, width)`, in order; `()` of a network that hands on none. They
+            stay in the type in which the network computed them, which is autocast's where it is on.
+    """
+
+    pooled: Tensor
+    maps: tuple[Tensor, ...] = ()
+
+
 class Teacher(nn.Module):
     """A frozen network, `(N, channels, H, W) -> (N, width)`: always in evaluation mode, without gradient, float32.
+
+    `features` gives its stage maps as well.
 
     Attributes:
         name: how it was spelled.
@@ -72,7 +104,9 @@ class Teacher(nn.Module):
         channels: int,
         mean: Sequence[float],
         std: Sequence[float],
+        stages: Stages | None = None,
     ) -> None:
+        """Freeze a network; `stages` is the same network with its stage maps, None if it hands on none."""
         super().__init__()
         for key, values in (("mean", mean), ("std", std)):
             if len(values) != channels:
@@ -84,6 +118,7 @@ class Teacher(nn.Module):
         self.channels = channels
         self.mean = tuple(mean)
         self.std = tuple(std)
+        self._stages = stages
         # Convolutions run 1.3 to 1.5 times as fast with the channels last; other layers do not mind.
         self.network = network.float().requires_grad_(False).to(memory_format=torch.channels_last)
         for module in self.network.modules():
@@ -93,15 +128,20 @@ class Teacher(nn.Module):
         self.width = self._measure_width()
 
     def _measure_width(self) -> int:
-        size = self.input_size or 32
+        image = self._blank_image()
         try:
-            embedding = self(torch.zeros(1, self.channels, size, size))
+            embedding = self(image)
         except (RuntimeError, AssertionError, ValueError) as error:
-            images = f"{self.channels} x {size} x {size}"
+            images = " x ".join(map(str, image.shape[1:]))
             raise RelgraphError(f"teacher {self.name} does not take images of {images}: {first_line(error)}") from error
         if embedding.ndim != 2:
             raise RelgraphError(f"teacher {self.name} must give (N, width), got {tuple(embedding.shape)}")
         return int(embedding.shape[1])
+
+    def _blank_image(self) -> Tensor:
+        size = self.input_size or 32
+        device = next((values.device for values in self.network.parameters()), None)
+        return torch.zeros(1, self.channels, size, size, device=device)
 
     def train(self, mode: bool = True) -> "Teacher":
         """Stay in evaluation mode: statistics of a frozen network do not move."""
@@ -112,6 +152,25 @@ class Teacher(nn.Module):
         """Return the embeddings `(N, width)`, float32, of prepared images `(N, channels, H, W)`."""
         embedding: Tensor = self.network(images.contiguous(memory_format=torch.channels_last))
         return embedding.float()
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Features:
+        """Return the embeddings and the stage maps of prepared images `(N, channels, H, W)`."""
+        if self._stages is None:
+            return Features(self(images))
+        maps, pooled = self._stages(images.contiguous(memory_format=torch.channels_last))
+        return Features(pooled.float(), maps)
+
+    def map_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """Return the `(channels, height, width)` of each stage map of an image, in order; `()` if there are none.
+
+        The image, of zeros, has the teacher's `input_size`, 32 pixels if it has none.
+
+        >>> load_teacher("embedded:digits").map_shapes()
+        ((16, 8, 8), (16, 8, 8), (32, 4, 4), (64, 2, 2))
+        """
+        maps = () if self._stages is None else self.features(self._blank_image()).maps
+        return tuple((m.shape[1], m.shape[2], m.shape[3]) for m in maps)
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hexadecimal, of all layers' kinds and all parameters' and buffers' names and values.
@@ -185,6 +244,7 @@ def load_teacher(
         channels=found.channels,
         mean=mean or found.mean,
         std=std or found.std,
+        stages=found.stages,
     )
 
 

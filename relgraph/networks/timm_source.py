@@ -5,26 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 from relgraph.networks.files import load_strictly
 from relgraph.networks.sources import Arguments, Listed, Source, no_model
+from relgraph.networks.timm_students import BeforeClassifier
 from relgraph.networks.weights import from_hub, from_url, read_weights
-
-
-class BeforeClassifier(nn.Module):
-    """A timm model up to its classifier, so that files with and without one load into it."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the pooled features `(N, width)` of `(N, C, H, W)`."""
-        embedding: Tensor = self.model.forward_head(self.model.forward_features(images), pre_logits=True)
-        return embedding
 
 
 def from_timm(name: str, weights: Path | None, input_size: int | None, arguments: Arguments) -> Source:
@@ -46,7 +34,8 @@ def from_timm(name: str, weights: Path | None, input_size: int | None, arguments
     if input_size and input_size != size and hasattr(model, "set_input_size"):
         model.set_input_size(img_size=input_size)  # interpolates the positions of a transformer
     channels = int(arguments.get("in_chans", config["input_size"][0]))
-    return Source(BeforeClassifier(model), size, channels, config["mean"], config["std"])
+    network = BeforeClassifier(model)
+    return Source(network, size, channels, config["mean"], config["std"], network.stages)
 
 
 def list_timm() -> list[Listed]:

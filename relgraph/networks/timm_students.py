@@ -2,28 +2,30 @@
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.library import built_for, measured_width, unknown_model
 
 
-class TimmBackbone(Backbone):
+class BeforeClassifier(nn.Module):
     """A model of timm up to its classifier, `(N, C, H, W) -> (N, width)`: timm's `forward_head(pre_logits=True)`.
 
     That is what the classifier reads, but for a few families: the mean of class and distillation token of a distilled
     transformer, the vector before the classifier's own norm (LeViT, EfficientViT-M, RepViT).
     The stage maps are those of timm's `forward_intermediates`: the map of each stage of a convolutional network; the
-    tokens of each block of a vision transformer, laid out as an image and without class token.
+    tokens of each block of a vision transformer, laid out as an image and without class token. A model for which an
+    older timm has no `forward_intermediates` hands on none.
     """
 
-    def __init__(self, model: Any, in_channels: int, image_size: int) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self.width = measured_width(self, in_channels, image_size)
 
     def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return the stage maps and the pooled vector."""
+        if not hasattr(self.model, "forward_intermediates"):
+            return (), self(images)
         features, maps = self.model.forward_intermediates(images)
         return tuple(maps), self.model.forward_head(features, pre_logits=True)
 
@@ -31,6 +33,14 @@ class TimmBackbone(Backbone):
         """Return one pooled vector an image."""
         pooled: Tensor = self.model.forward_head(self.model.forward_features(images), pre_logits=True)
         return pooled
+
+
+class TimmBackbone(BeforeClassifier, Backbone):
+    """A student of timm: a model up to its classifier, whose width has been measured."""
+
+    def __init__(self, model: Any, in_channels: int, image_size: int) -> None:
+        super().__init__(model)
+        self.width = measured_width(self, in_channels, image_size)
 
 
 def timm_names() -> list[str]:

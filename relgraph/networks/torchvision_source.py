@@ -2,6 +2,7 @@
 
 import re
 from collections import OrderedDict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,32 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 from relgraph.networks.sources import Listed, Source, no_model
+from relgraph.networks.torchvision_students import last_of_each_resolution, maps_and_vector
 from relgraph.networks.weights import from_url, read_weights
 
 # Heads that only the training used; a file may hold them.
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+
+
+class LastMaps:
+    """The stages of a network: its last map of each resolution before the pooling, and its embedding.
+
+    Where in the network those maps are is found at the first use, with an image of zeros of its own size: a network
+    that is asked for embeddings alone has no work with them.
+    """
+
+    def __init__(self, network: nn.Module, size: int) -> None:
+        self.network, self.size = network, size
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The parts of the network that give the maps."""
+        device = next(self.network.parameters()).device
+        return last_of_each_resolution(self.network, torch.zeros(1, 3, self.size, self.size, device=device))
+
+    def __call__(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the stage maps and the embeddings."""
+        return maps_and_vector(self.network, self.names, images)
 
 
 def from_torchvision(name: str, weights: Path | None, input_size: int | None) -> Source:
@@ -38,7 +61,8 @@ def from_torchvision(name: str, weights: Path | None, input_size: int | None) ->
     passed_over = (f"{classifier}.", *AUXILIARY)
     kept = {_present_name(key): value for key, value in tensors.items() if not key.startswith(passed_over)}
     _load(model, _fitted(model, kept, size), path)
-    return Source(model, int(preparation.crop_size[0]), 3, tuple(preparation.mean), tuple(preparation.std))
+    side, mean, std = int(preparation.crop_size[0]), tuple(preparation.mean), tuple(preparation.std)
+    return Source(model, side, 3, mean, std, LastMaps(model, size))
 
 
 def list_torchvision() -> list[Listed]:

@@ -25,13 +25,12 @@ class TorchvisionBackbone(Backbone):
         _remove_classifier(model)
         _set_channels(model, in_channels)
         self.model = model
-        self.map_names = _last_of_each_resolution(model, torch.zeros(1, in_channels, image_size, image_size))
+        self.map_names = last_of_each_resolution(model, torch.zeros(1, in_channels, image_size, image_size))
         self.width = measured_width(self, in_channels, image_size)
 
     def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return the stage maps and the pooled vector."""
-        outputs, pooled = _with_outputs(self.model, self.map_names, images)
-        return tuple(outputs[name] for name in self.map_names), pooled
+        return maps_and_vector(self.model, self.map_names, images)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return one pooled vector an image."""
@@ -95,7 +94,11 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _last_of_each_resolution(model: nn.Module, image: Tensor) -> tuple[str, ...]:
+def last_of_each_resolution(model: nn.Module, image: Tensor) -> tuple[str, ...]:
+    """Return the names of the parts that give the last map of each resolution before the pooling, in their order.
+
+    The model, which is left in evaluation mode, reads one image; ViT and Swin have no such parts.
+    """
     from torchvision.models import SwinTransformer, VisionTransformer
 
     if isinstance(model, SwinTransformer | VisionTransformer):
@@ -108,6 +111,12 @@ def _last_of_each_resolution(model: nn.Module, image: Tensor) -> tuple[str, ...]
             break
         last[output.shape[2:]] = name
     return tuple(last.values())
+
+
+def maps_and_vector(model: nn.Module, names: Sequence[str], images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Return what the named parts gave, in the order of the names, and what the whole model gave."""
+    outputs, pooled = _with_outputs(model, names, images)
+    return tuple(outputs[name] for name in names), pooled
 
 
 def _parts(module: nn.Module, prefix: str = "") -> Iterator[str]:

@@ -6,7 +6,7 @@ from relgraph.errors import RelgraphError, unknown
 from relgraph.networks.open_clip_source import NO_TEXT, ImageTower
 from relgraph.networks.sources import Source, no_model
 from relgraph.networks.teachers import Teacher
-from relgraph.networks.timm_source import BeforeClassifier
+from relgraph.networks.timm_students import BeforeClassifier
 from relgraph.networks.weights import silent
 
 
@@ -30,6 +30,7 @@ def untrained_teacher(spec: str) -> Teacher:
         channels=found.channels,
         mean=found.mean,
         std=found.std,
+        stages=found.stages,
     )
 
 
@@ -42,7 +43,8 @@ def _timm(name: str) -> Source:
     model: Any = timm.create_model(name, pretrained=False, num_classes=0)
     config: dict[str, Any] = data.resolve_model_data_config(model)  # type: ignore[attr-defined, no-untyped-call]
     channels, _, side = config["input_size"]
-    return Source(BeforeClassifier(model), side, channels, config["mean"], config["std"])
+    network = BeforeClassifier(model)
+    return Source(network, side, channels, config["mean"], config["std"], network.stages)
 
 
 def _open_clip(name: str) -> Source:
@@ -54,4 +56,5 @@ def _open_clip(name: str) -> Source:
         model: Any = open_clip.create_model(name, text_cfg=dict(NO_TEXT))
     config: dict[str, Any] = model.visual.preprocess_cfg
     side = config["size"] if isinstance(config["size"], int) else config["size"][-1]
-    return Source(ImageTower(model.visual), side, 3, config["mean"], config["std"])
+    tower = ImageTower(model.visual)
+    return Source(tower, side, 3, config["mean"], config["std"], tower.stages)

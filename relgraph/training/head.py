@@ -55,7 +55,7 @@ def head_recipe(recipe: Recipe) -> Recipe:
     epochs = recipe.head_epochs or recipe.epochs
     milestones = recipe.milestones if epochs == recipe.epochs else None
     return replace(recipe, epochs=epochs, head_epochs=None, teacher_head="joint", lr=recipe.teacher_lr,
-                   milestones=milestones)  # fmt: skip
+                   milestones=milestones, init_epochs=0)  # fmt: skip
 
 
 def _epoch(setup: Setup, recipe: Recipe, optimiser: SGD, epoch: int) -> dict[str, float]:
@@ -67,22 +67,22 @@ def _epoch(setup: Setup, recipe: Recipe, optimiser: SGD, epoch: int) -> dict[str
     sums = torch.zeros(3, dtype=torch.float64, device=setup.fabric.device)
     bar = tqdm(batches, desc=f"teacher's head {epoch + 1}/{recipe.epochs}", unit="batch", leave=False, disable=None)
     for index, images in zip(bar, setup.batches(batches), strict=True):
-        _, feature = setup.feed(images, index, generator)
-        assert feature is not None
+        _, seen = setup.feed(images, index, generator)
+        assert seen is not None
         labels = train.labels[index.to(train.labels.device)]
-        _, logits = head(feature)
+        _, logits = head(seen.pooled)
         loss = cross_entropy(logits, labels)
         optimiser.zero_grad()
         setup.fabric.backward(loss)
         optimiser.step()
         sums += _sums(loss, logits, labels)
-    loss_sum, hits, seen = sums.tolist()
+    loss_sum, hits, count = sums.tolist()
     # No loss shows what the last step did to the weights.
     if not (loss_sum < float("inf") and all(bool(p.isfinite().all()) for p in head.parameters())):
         raise RelgraphError(
             f"the loss of the teacher's head is not a number in epoch {epoch + 1}: a smaller --teacher-lr may help"
         )
-    return {"loss": loss_sum / len(batches), "train_top1": 100 * hits / seen}
+    return {"loss": loss_sum / len(batches), "train_top1": 100 * hits / count}
 
 
 @torch.no_grad()

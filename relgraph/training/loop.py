@@ -176,6 +176,7 @@ def train_epoch(setup: Setup, epoch: int) -> dict[str, float]:
     for group in setup.student_optimiser.param_groups:
         group["lr"] = learning_rate(recipe, epoch)
     setup.distiller.train()
+    setup.objective.stage = recipe.stage(epoch)
     meter = Meter()
     start, seen = time.perf_counter(), 0
     batches = epoch_batches(
@@ -209,16 +210,17 @@ def step(setup: Setup, images: Tensor, index: Tensor, views: torch.Generator, me
     Views -> student, teacher -> graph pair -> losses -> backward -> step.
     """
     batch = Batch(index, setup.data.train.labels[index])
-    view, feature = setup.feed(images, index, views)
-    losses = setup.distiller(setup.student_input(view), feature, batch)
+    view, seen = setup.feed(images, index, views)
+    losses = setup.distiller(setup.student_input(view), seen, batch)
     setup.student_optimiser.zero_grad()
     setup.teacher_optimiser.zero_grad()
     setup.fabric.backward(losses.total)
-    setup.student_optimiser.step()
-    setup.teacher_optimiser.step()
     method = setup.distiller.method
     if method is not None and losses.teacher is not None:
+        # Before the step, so that a method's own layers are those that the loss was computed with.
         method.remember(losses.student.detach(), losses.teacher.detach(), batch)
+    setup.student_optimiser.step()
+    setup.teacher_optimiser.step()
     meter.add(losses, batch.labels)
 
 

@@ -19,6 +19,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.of_student = 0
         self.sums: Tensor | None = None
         self.culprit: Tensor | None = None
         self.steps = 0
@@ -27,7 +28,8 @@ class Meter:
     @torch.no_grad()
     def add(self, losses: Losses, labels: Tensor) -> None:
         """Add one batch."""
-        terms = torch.stack([term.float() for term in losses.terms.values()])
+        named = {**losses.terms, **losses.teacher_terms}
+        terms = torch.stack([term.float() for term in named.values()])
         assert losses.student.logits is not None
         hits = (losses.student.logits.argmax(-1) == labels).sum()
         counts = torch.stack([hits, (labels >= 0).sum(), losses.degenerate])
@@ -36,7 +38,8 @@ class Meter:
         # to blame.
         bad = ~terms.isfinite()
         if self.sums is None or self.culprit is None:
-            self.names, self.sums, self.culprit = list(losses.terms), row, bad
+            self.names, self.of_student = list(named), len(losses.terms)
+            self.sums, self.culprit = row, bad
         else:
             self.sums = self.sums + row
             self.culprit = torch.where(self.culprit.any(), self.culprit, bad)
@@ -63,6 +66,6 @@ class Meter:
             )
         *terms, hits, labelled, degenerate = self.sums.tolist()
         means = {name: term / self.steps for name, term in zip(self.names, terms, strict=True)}
-        loss = sum(mean for name, mean in means.items() if name != "teacher_head")
+        loss = sum(term / self.steps for term in terms[: self.of_student])
         self.last = time.perf_counter()
         return {"loss": loss, **means, "train_top1": 100 * hits / labelled, "degenerate": degenerate}

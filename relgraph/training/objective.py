@@ -1,46 +1,54 @@
 """The objective: student, teacher's head and method as one module, from a batch to its named losses."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from relgraph.graph.kernels import pearson
 from relgraph.methods import KD, Batch, Method, Output
+from relgraph.methods.base import labelled_cross_entropy
 from relgraph.networks.heads import Head
+from relgraph.networks.teachers import Features
 from relgraph.training.student import Student
+
+Stage = Literal["method", "labels", "both"]
 
 
 class Losses(NamedTuple):
     """What one batch costs.
 
     Attributes:
-        terms: The student's weighted terms by name; their sum is what the student minimises. With a teacher, its
-            head's cross-entropy stands among them as `teacher_head`: no parameter receives gradient from both.
+        terms: The student's weighted terms by name; their sum is what the student minimises.
         student: What the student said, without its stage maps.
-        teacher: What the teacher and its head said, if there is a teacher.
+        teacher: What the teacher and its head said, if there is a teacher, without its stage maps.
         degenerate: Number of nodes without variance on both sides, which relate to nothing.
+        teacher_terms: What the teacher's side learns from, its head's cross-entropy as `teacher_head`: no parameter
+            receives gradient from these and from those of the student.
     """
 
     terms: dict[str, Tensor]
     student: Output
     teacher: Output | None
     degenerate: Tensor
+    teacher_terms: dict[str, Tensor]
 
     @property
     def total(self) -> Tensor:
         """Return the scalar for `backward`."""
-        return torch.stack(list(self.terms.values())).sum()
+        return torch.stack([*self.terms.values(), *self.teacher_terms.values()]).sum()
 
 
 class Distiller(nn.Module):
-    """`gamma * cross-entropy + alpha * KD + beta * method` for the student, and the teacher's head beside it.
+    """`gamma * cross-entropy + alpha * KD + method` for the student, and the teacher's head beside it.
 
     The teacher's backbone is frozen and not part of this. Its head, one linear projection and one classifier, learns
     from its own cross-entropy only: every method gets it detached. With `head_fixed` it was trained before and learns
     no more. Cross-entropies are means over the images that have a label.
+
+    In the stage "method" the student learns from the method alone, in the stage "labels" from all but the method: some
+    methods come before the training proper. In the stage "both", the default, it learns from all.
     """
 
     def __init__(
@@ -51,7 +59,6 @@ class Distiller(nn.Module):
         *,
         gamma: float = 1.0,
         alpha: float = 0.0,
-        beta: float = 1.0,
         temperature: float = 4.0,
         head_fixed: bool = False,
     ) -> None:
@@ -60,31 +67,57 @@ class Distiller(nn.Module):
         self.teacher_head = teacher_head
         self.method = method
         self.kd = KD(temperature) if alpha > 0 else None
-        self.gamma, self.alpha, self.beta = gamma, alpha, beta
+        self.gamma, self.alpha = gamma, alpha
+        self.stage: Stage = "both"
         if head_fixed and teacher_head is not None:
             teacher_head.requires_grad_(False)
 
-    def forward(self, images: Tensor, teacher_feature: Tensor | None, batch: Batch) -> Losses:
-        """Return the losses of the student's views `(N, C, H, W)` and the teacher's features `(N, width)` of them."""
+    def forward(self, images: Tensor, seen: Features | None, batch: Batch) -> Losses:
+        """Return the losses of the student's views `(N, C, H, W)` and of what the teacher's backbone saw in them."""
         student: Output = self.student(images)
         # Without its maps: under autocast Fabric would turn all that leaves this module into float32, maps last of all.
         kept = student._replace(maps=())
-        terms = {"cross_entropy": self.gamma * _known(student.logits, batch.labels)}
-        if self.teacher_head is None or teacher_feature is None:
-            return Losses(terms, kept, None, _degenerate(student))
-        embedding, logits = self.teacher_head(teacher_feature)
-        teacher = Output(embedding, logits, teacher_feature)
-        if self.kd is not None:
-            terms["kd_of_logits"] = self.alpha * self.kd(student, teacher)
-        if self.method is not None:
-            terms |= {name: self.beta * term for name, term in self.method.terms(student, teacher, batch).items()}
-        terms["teacher_head"] = self._teacher_loss(self.teacher_head, student, teacher, batch)
-        return Losses(terms, kept, teacher, _degenerate(student) + _degenerate(teacher))
+        if self.teacher_head is None or seen is None:
+            return Losses(self._student_terms(student, None, batch), kept, None, _degenerate(student), {})
+        embedding, logits = self.teacher_head(seen.pooled)
+        teacher = Output(embedding, logits, seen.pooled, seen.maps)
+        return Losses(
+            self._student_terms(student, teacher, batch),
+            kept,
+            teacher._replace(maps=()),
+            _degenerate(student) + _degenerate(teacher),
+            self._teacher_terms(student, teacher, batch),
+        )
 
-    def _teacher_loss(self, head: Head, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        loss = _known(teacher.logits, batch.labels)
-        refined = None if self.method is None else self.method.refined_teacher(student, teacher)
-        return loss if refined is None else loss + _known(head.classify(refined), batch.labels)
+    def _student_terms(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        assert student.logits is not None
+        by_labels = {"cross_entropy": self.gamma * labelled_cross_entropy(student.logits, batch.labels)}
+        by_method = {}
+        if teacher is not None and self.kd is not None:
+            by_labels["kd_of_logits"] = self.alpha * self.kd(student, teacher)
+        if teacher is not None and self.method is not None:
+            by_method = self.method.terms(student, teacher, batch)
+        if self.stage == "method":
+            by_labels = _zeros(by_labels)
+        if self.stage == "labels":
+            by_method = _zeros(by_method)
+        return {**by_labels, **by_method}
+
+    def _teacher_terms(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        assert teacher.logits is not None
+        terms = {"head": labelled_cross_entropy(teacher.logits, batch.labels)}
+        if self.method is not None:
+            terms |= self.method.teacher_terms(student, teacher, batch, self._classify)
+        return {f"teacher_{name}": term for name, term in terms.items()}
+
+    def _classify(self, output: Output) -> Tensor:
+        assert self.teacher_head is not None
+        logits: Tensor
+        if output.feature is None:
+            logits = self.teacher_head.classify(output.embedding)
+        else:
+            _, logits = self.teacher_head(output.feature)
+        return logits
 
     def student_parameters(self) -> list[nn.Parameter]:
         """Return what the distillation loss trains: the student, and the student's side of a method."""
@@ -99,9 +132,12 @@ class Distiller(nn.Module):
             yield from self.method.teacher_parameters()
 
 
-def _known(logits: Tensor | None, labels: Tensor) -> Tensor:
-    assert logits is not None
-    return cross_entropy(logits.float(), labels, ignore_index=-1)
+def _zeros(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return zeros for terms that wait: not 0 times them, which is NaN for infinity and weight decay for their layers.
+
+    They stay among the terms so that all rows of the metrics have the same columns.
+    """
+    return {name: torch.zeros_like(term) for name, term in terms.items()}
 
 
 def _degenerate(output: Output) -> Tensor:

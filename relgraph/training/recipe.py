@@ -3,10 +3,16 @@
 import os
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
-from typing import Any
+from functools import cached_property
+from inspect import signature
+from typing import TYPE_CHECKING, Any
 
 from relgraph.data import BUILT_IN
 from relgraph.errors import RelgraphError, unknown
+
+if TYPE_CHECKING:
+    from relgraph.methods import Spelled
+    from relgraph.training.objective import Stage
 
 
 def option(default: Any, text: str, *, aliases: tuple[str, ...] = (), choices: tuple[str, ...] = ()) -> Any:
@@ -19,6 +25,7 @@ NUMBERS: dict[Any, tuple[Any, str]] = {
     int: (int, "a whole number"),
     int | None: (int | None, "a whole number"),
     float: (int | float, "a number"),
+    float | None: (int | float | None, "a number"),
     bool: (bool, "true or false"),
 }
 
@@ -93,20 +100,45 @@ class Recipe:
         aliases=("--model_s",),
     )
     dim: int = option(256, "Width of the embeddings, the nodes of the graph.")
-    method: str = option("ega", "ega, kd, or none for cross-entropy alone.", aliases=("--distill",))
-    graph: str = option("dense", "All pairs, or k nearest neighbours.", choices=("dense", "knn"))
+    method: str = option(
+        "ega",
+        "ega, kd, rkd, sp, crd, ... (relgraph methods lists them), a sum such as crd+0.9*kd, or none for cross-entropy "
+        "alone.",
+        aliases=("--distill",),
+    )
+    method_args: tuple[str, ...] = option(
+        (), "Options of the method, such as angle_weight=2 (relgraph methods NAME lists them)."
+    )
+    graph: str | None = option(
+        None,
+        "All pairs, or k nearest neighbours; dense if not given, but for methods with a way of their own (crd).",
+        choices=("dense", "knn"),
+    )
     k: int | None = option(None, "Neighbours of each node (for --graph knn; 8 if not given).")
     neighbours: str = option(
         "teacher", "Who chooses the neighbours.", choices=("teacher", "student", "union", "mutual")
     )
-    refine: str | None = option(None, "Refine nodes by their neighbours before matching.", choices=("smooth", "conv"))
+    refine: str | None = option(
+        None, "Refine nodes by their neighbours before they are compared.", choices=("smooth", "conv")
+    )
+    nodes: str | None = option(
+        None,
+        "What a method's nodes are: the projected embedding, the pooled feature below it, or the last stage map; the "
+        "method's own choice if not given.",
+        choices=("embedding", "feature", "map"),
+    )
     node_weight: float = option(
         0.8, "Weight of EGA's node term. Grows with the batch: retune it for another batch size."
     )
     edge_weight: float = option(0.24, "Weight of EGA's edge term. Grows with the batch as well.")
     gamma: float = option(1.0, "Weight of the cross-entropy.", aliases=("-r",))
     alpha: float = option(0.0, "Weight of KD on the logits of the teacher's head, beside the method.", aliases=("-a",))
-    beta: float = option(1.0, "Weight of the method.", aliases=("-b",))
+    beta: float | None = option(
+        None, "Weight of the method; its authors' if not given (relgraph methods).", aliases=("-b",)
+    )
+    init_epochs: int | None = option(
+        None, "First epochs in which the method trains alone, and then no more: for fsp and ab 1/9, else 0."
+    )
     temperature: float = option(4.0, "Temperature of KD.")
     epochs: int = option(240, "Passes over the training set.")
     batch_size: int = option(64, "Images in a batch, which are the nodes of its graph.")
@@ -141,33 +173,82 @@ class Recipe:
         for name in ("epochs", "dim", "image_size", "teacher_size", "head_epochs"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
-        for name in ("lr", "teacher_lr", "momentum", "weight_decay", "gamma", "alpha", "beta", "labels_per_class"):
+        for name in ("lr", "teacher_lr", "momentum", "weight_decay", "gamma", "alpha", "labels_per_class"):
             _at_least(name, getattr(self, name), 0)
-        if self.workers is not None:
-            _at_least("workers", self.workers, 0)
+        for name in ("workers", "beta", "init_epochs"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 0)
         if self.head_epochs is not None and self.teacher_head == "joint":
             raise RelgraphError(f"head_epochs belongs to teacher_head 'sequential', got 'joint' and {self.head_epochs}")
         if not 0 <= self.seed < 2**31:
             raise RelgraphError(f"seed must be between 0 and {2**31 - 1}, got {self.seed}")
+        self._check_method()
         self._check_graph()
+
+    def _check_method(self) -> None:
+        from relgraph.methods.spelling import has_graph, read_arguments
+
+        read_arguments(self.methods, self.method_args or ())
+        if self.k is not None and not any(has_graph(item.cls) for item in self.methods):
+            raise RelgraphError(f"k belongs to methods that have a graph, got {self.method}, which has none")
+        if self.refine is not None and not self.relates:
+            raise RelgraphError(f"refine belongs to methods that relate the images of a batch, got {self.method}")
+        if self.neighbours != "teacher" and not self.relates:
+            raise RelgraphError(f"neighbours belong to methods that relate the images of a batch, got {self.method}")
+        if self.nodes is not None and not any("nodes" in signature(item.cls).parameters for item in self.methods):
+            raise RelgraphError(f"nodes belong to methods that leave the choice of them, got {self.method}")
+        if self.initial_epochs > 0 and not self.methods:
+            raise RelgraphError(f"init_epochs belong to a method, which then trains alone, got method {self.method}")
+        if self.initial_epochs > 0 and self.initial_epochs >= self.epochs:
+            raise RelgraphError(f"init_epochs must be below epochs = {self.epochs}, got {self.initial_epochs}")
 
     def _check_graph(self) -> None:
         if self.batch_size < 2:
             raise RelgraphError(f"a relation needs two images: batch_size must be at least 2, got {self.batch_size}")
-        if self.method != "ega":
-            if self.k is not None or self.refine is not None:
-                raise RelgraphError(f"k and refine belong to the method ega, which has a graph, got {self.method}")
-        elif self.graph == "dense" and (self.k is not None or self.neighbours != "teacher"):
+        if self.topology == "dense" and (self.k is not None or self.neighbours != "teacher"):
             given = f"k = {self.k} and neighbours = {self.neighbours!r}"
             raise RelgraphError(f"k and neighbours belong to the graph 'knn', got {given}")
-        elif self.graph == "knn" and not 1 <= self.neighbours_of_each <= self.batch_size - 1:
+        if self.relates and self.topology == "knn" and not 1 <= self.neighbours_of_each <= self.batch_size - 1:
             limit = f"k must be between 1 and batch_size - 1 = {self.batch_size - 1}"
             raise RelgraphError(f"{limit}, got {self.neighbours_of_each}")
+
+    @cached_property
+    def methods(self) -> list["Spelled"]:
+        """The methods that `method` and `beta` spell, each with its weight."""
+        from relgraph.methods import spelled_methods
+
+        return spelled_methods(self.method, self.beta)
+
+    @property
+    def relates(self) -> bool:
+        """Whether a method relates the images of a batch to each other."""
+        from relgraph.methods.relational import Relational
+
+        return any(issubclass(item.cls, Relational) for item in self.methods)
+
+    @property
+    def topology(self) -> str:
+        """The graph, its default included."""
+        return "dense" if self.graph is None else self.graph
+
+    @property
+    def initial_epochs(self) -> int:
+        """The number of epochs in which the method trains alone, before the labels do."""
+        if self.init_epochs is not None:
+            return self.init_epochs
+        share = self.methods[0].cls.init_share if len(self.methods) == 1 else 0.0
+        return round(share * self.epochs)
+
+    def stage(self, epoch: int) -> "Stage":
+        """Return what the student learns from in an epoch, counted from 0."""
+        if self.initial_epochs == 0:
+            return "both"
+        return "method" if epoch < self.initial_epochs else "labels"
 
     @property
     def uses_teacher(self) -> bool:
         """Whether any term of the loss reads a teacher."""
-        return self.method != "none" or self.alpha > 0
+        return bool(self.methods) or self.alpha > 0
 
     @property
     def neighbours_of_each(self) -> int:

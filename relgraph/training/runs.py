@@ -145,9 +145,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def free_name(root: Path, recipe: Recipe) -> Path:
     """Return a directory under `root` that does not exist yet, named after the recipe."""
     dataset = Path(recipe.dataset.removeprefix("folder:")).name
-    graph = f"-{recipe.graph}" if recipe.method == "ega" else ""
-    refine = f"-{recipe.refine}" if recipe.method == "ega" and recipe.refine else ""
-    name = f"{dataset}-{recipe.student}-{recipe.method}{graph}{refine}-seed{recipe.seed}"
+    graph = f"-{recipe.topology}" if recipe.relates else ""
+    refine = f"-{recipe.refine}" if recipe.refine else ""
+    method = recipe.method.replace("*", "x")  # 0.9*kd would be a pattern in a shell
+    name = f"{dataset}-{recipe.student}-{method}{graph}{refine}-seed{recipe.seed}"
     candidates = [root / name, *(root / f"{name}-{i}" for i in range(2, 10_000))]
     return next(path for path in candidates if not path.exists())
 

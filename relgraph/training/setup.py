@@ -1,6 +1,6 @@
 """From a recipe to everything that a run needs, built in a fixed order from one seed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,8 @@ from relgraph.data.images import ImageSet
 from relgraph.data.views import prepare
 from relgraph.errors import RelgraphError
 from relgraph.graph.topology import check_k
-from relgraph.methods import build_method
+from relgraph.methods import Batch, Method, Output, build_method
+from relgraph.networks.backbone import map_shapes
 from relgraph.networks.heads import Head
 from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Teacher, load_teacher
@@ -31,8 +32,8 @@ from relgraph.training.teaching import Feed, open_feed, settled
 class Setup:
     """What a recipe becomes: data and networks on the device, and their optimisers.
 
-    `distiller` is Fabric's wrapper, which the step calls; `student` is the network inside it. `feed` draws a batch's
-    views and has the teacher's features of them, and `note` says how.
+    `distiller` is Fabric's wrapper of the `objective`, which the step calls. `feed` draws a batch's views and has the
+    teacher's features of them, and `note` says how.
     """
 
     recipe: Recipe
@@ -41,9 +42,14 @@ class Setup:
     feed: Feed
     note: str
     distiller: Any
-    student: Student
+    objective: Distiller
     student_optimiser: Optimizer
     teacher_optimiser: Optimizer
+
+    @property
+    def student(self) -> Student:
+        """The student that is trained."""
+        return self.objective.student
 
     def student_input(self, images: Tensor) -> Tensor:
         """Return uint8 images (N, C, H, W) as the student reads them, with the channels last in memory."""
@@ -70,7 +76,7 @@ class Setup:
         """Return what is needed to build and feed the student again, as it is stored beside its weights."""
         recipe, train = self.recipe, self.data.train
         return {
-            "objective": f"{recipe.method} ({recipe.graph})" if recipe.method == "ega" else recipe.method,
+            "objective": f"{recipe.method} ({recipe.topology})" if recipe.relates else recipe.method,
             "backbone": recipe.student,
             "dim": recipe.dim,
             "classes": list(train.classes),
@@ -94,19 +100,13 @@ def build(recipe: Recipe) -> Setup:
     if recipe.normalise == "teacher":
         # Also for a student alone, so that it is compared on the same input.
         data = _normalised_as(teacher or open_teacher(recipe), data)
-    feed, note = open_feed(recipe, data, teacher, fabric)
-    recipe = settled(recipe, feed)
-    return assemble(recipe, fabric, data, None if teacher is None else teacher.width, feed, note)
+    distiller = new_distiller(recipe, data, teacher)
+    feed, note = open_feed(recipe, data, teacher, fabric, maps=reads_maps(distiller.method))
+    return assemble(settled(recipe, feed), fabric, data, distiller, feed, note)
 
 
-def assemble(recipe: Recipe, fabric: Any, data: DataSet, teacher_width: int | None, feed: Feed, note: str) -> Setup:
-    """Return data and new networks on the device, with their optimisers; the weights are drawn from the recipe's seed.
-
-    Raises:
-        RelgraphError: for names that are not known, or values that do not fit the data.
-    """
-    torch.manual_seed(recipe.seed)
-    distiller = _distiller(recipe, data, teacher_width)
+def assemble(recipe: Recipe, fabric: Any, data: DataSet, distiller: Distiller, feed: Feed, note: str) -> Setup:
+    """Return data and networks on the device, with the networks' optimisers."""
     momentum, decay = recipe.momentum, recipe.weight_decay
     students = SGD(distiller.student_parameters(), lr=recipe.lr, momentum=momentum, weight_decay=decay)
     # Without a teacher it has nothing to train; an optimiser over nothing keeps the step free of questions.
@@ -114,27 +114,77 @@ def assemble(recipe: Recipe, fabric: Any, data: DataSet, teacher_width: int | No
         [{"params": list(distiller.teacher_parameters())}], lr=recipe.teacher_lr, momentum=momentum, weight_decay=decay
     )
     wrapped, students, teachers = fabric.setup(distiller, students, teachers)
-    student = distiller.student
     if recipe.compile:
-        student.compile()
-    return Setup(recipe, fabric, _on(data, fabric.device), feed, note, wrapped, student, students, teachers)
+        distiller.student.compile()
+    return Setup(recipe, fabric, _on(data, fabric.device), feed, note, wrapped, distiller, students, teachers)
 
 
-def _distiller(recipe: Recipe, data: DataSet, teacher_width: int | None) -> Distiller:
+def new_distiller(recipe: Recipe, data: DataSet, teacher: Teacher | None) -> Distiller:
+    """Return a new student with what distils it; the weights are drawn from the recipe's seed.
+
+    The method sees one batch of zeros, so that what it cannot read is told before the training.
+
+    Raises:
+        RelgraphError: for names that are not known, or options, widths or maps that do not fit.
+    """
+    torch.manual_seed(recipe.seed)
     classes, (channels, _, side) = len(data.train.classes), data.train.images.shape[1:]
     backbone = build_backbone(recipe.student, channels, image_size=side)
     # Convolutions run 1.2 to 1.4 times as fast with the channels last.
     student = Student(backbone, recipe.dim, classes).to(memory_format=torch.channels_last)
+    head = None if teacher is None else Head(teacher.width, recipe.dim, classes)
+    method = None
+    if teacher is not None:
+        facts = _facts(recipe, data, student, teacher)
+        method = build_method(recipe.method, {**vars(recipe), **facts}, recipe.method_args, recipe.beta)
+        if method is not None:
+            rehearse(method, recipe, classes, facts)
     return Distiller(
         student,
-        None if teacher_width is None else Head(teacher_width, recipe.dim, classes),
-        build_method(recipe.method, vars(recipe)),
+        head,
+        method,
         gamma=recipe.gamma,
         alpha=recipe.alpha,
-        beta=recipe.beta,
         temperature=recipe.temperature,
         head_fixed=recipe.teacher_head == "sequential",
     )
+
+
+def _facts(recipe: Recipe, data: DataSet, student: Student, teacher: Teacher) -> dict[str, Any]:
+    """Return what a method's constructor may ask for: widths, shapes of the stage maps, the training set's labels."""
+    channels, _, side = data.train.images.shape[1:]
+    return {
+        "dim": recipe.dim,
+        "student_width": student.backbone.width,
+        "teacher_width": teacher.width,
+        "student_maps": map_shapes(student.backbone, channels, side),
+        "teacher_maps": teacher.map_shapes(),
+        "images": len(data.train),
+        "labels": data.train.labels,
+    }
+
+
+@torch.no_grad()
+def rehearse(method: Method, recipe: Recipe, classes: int, facts: Mapping[str, Any]) -> None:
+    """Let a method compare one batch of zeros in the shapes of the run.
+
+    Raises:
+        RelgraphError: if it cannot: what it then says, it would say in the first step.
+    """
+    n = min(recipe.batch_size, facts["images"])
+
+    def output(side: str) -> Output:
+        maps = tuple(torch.zeros(n, *shape) for shape in facts[f"{side}_maps"])
+        return Output(torch.zeros(n, recipe.dim), torch.zeros(n, classes), torch.zeros(n, facts[f"{side}_width"]), maps)
+
+    method.eval()  # or norms would count it
+    method(output("student"), output("teacher"), Batch(torch.arange(n), facts["labels"][:n].cpu()))
+    method.train()
+
+
+def reads_maps(method: Method | None) -> bool:
+    """Return whether a method reads stage maps, which stores of embeddings do not hold."""
+    return method is not None and not {"map", "maps"}.isdisjoint(method.reads)
 
 
 def _normalised_as(teacher: Teacher, data: DataSet) -> DataSet:
@@ -197,7 +247,7 @@ def open_data(recipe: Recipe) -> DataSet:
     nodes = min(len(batch) for batch in batches)
     if nodes < 2:
         raise RelgraphError(f"a relation needs two images: the training set must hold at least 2, got {nodes}")
-    if recipe.method == "ega" and recipe.graph == "knn":
+    if recipe.relates and recipe.topology == "knn":
         check_k(recipe.neighbours_of_each, nodes)
     return data
 

@@ -10,7 +10,7 @@ from relgraph.data.datasets import DataSet
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.data.views import draw_view
 from relgraph.errors import RelgraphError
-from relgraph.networks.teachers import Teacher
+from relgraph.networks.teachers import Features, Teacher
 from relgraph.training.inputs import teacher_input
 from relgraph.training.recipe import Recipe
 from relgraph.training.stores import Wanted, find_store
@@ -19,8 +19,8 @@ from relgraph.training.stores import Wanted, find_store
 class Feed(Protocol):
     """A map from a batch of the training set to what student and teacher make of it."""
 
-    def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Return the student's view, uint8 `(B, C, H, W)`, and the teacher's features `(B, width)` float32, if any.
+    def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Features | None]:
+        """Return the student's view, uint8 `(B, C, H, W)`, and the teacher's features of the images, if any.
 
         `images` `(B, C, H, W)` uint8 lie on the device; `index` `(B,)` are their positions in the training set, and
         what is random comes from `generator`, on the CPU.
@@ -40,20 +40,24 @@ class WithoutTeacher:
 
 
 class Online:
-    """The teacher runs in every step, on the student's view or, with `views: independent`, on one of its own."""
+    """The teacher runs in every step, on the student's view or, with `views: independent`, on one of its own.
 
-    def __init__(self, data: DataSet, teacher: Teacher, fabric: Any, *, shared: bool) -> None:
+    With `maps` it hands on its stage maps as well.
+    """
+
+    def __init__(self, data: DataSet, teacher: Teacher, fabric: Any, *, shared: bool, maps: bool = False) -> None:
         self.padding, self.flip = data.crop_padding, data.flip
-        self.teacher, self.fabric, self.shared = teacher, fabric, shared
+        self.teacher, self.fabric, self.shared, self.maps = teacher, fabric, shared, maps
 
-    def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Features]:
         """Return fresh views, and the teacher's features of them or of other fresh views."""
         student = draw_view(len(images), self.padding, self.flip, generator).apply(images)
         seen = student
         if not self.shared:
             seen = draw_view(len(images), self.padding, self.flip, generator).apply(images)
         with self.fabric.autocast():
-            return student, self.teacher(teacher_input(self.teacher, seen))
+            prepared = teacher_input(self.teacher, seen)
+            return student, self.teacher.features(prepared) if self.maps else Features(self.teacher(prepared))
 
 
 class Stored:
@@ -70,34 +74,42 @@ class Stored:
         self.views = store.views()
         self._stored_as = data.train.index.to(device)
 
-    def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Features]:
         """Return the student's views, and the teacher's features of stored ones."""
         device = self._stored_as.device
         stored_as = self._stored_as[index.to(device, non_blocking=True)]
         if self.shared:
             view = self._draw(len(index), generator).to(device, non_blocking=True)
-            return self.views.take(view, stored_as).apply(images), self.store.rows(view, stored_as)
+            return self.views.take(view, stored_as).apply(images), Features(self.store.rows(view, stored_as))
         student = draw_view(len(images), self.padding, self.flip, generator).apply(images)
         view = self._draw(len(index), generator).to(device, non_blocking=True)
-        return student, self.store.rows(view, stored_as)
+        return student, Features(self.store.rows(view, stored_as))
 
     def _draw(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.randint(self.store.contents.views, (n,), generator=generator)
 
 
-def open_feed(recipe: Recipe, data: DataSet, teacher: Teacher | None, fabric: Any) -> tuple[Feed, str]:
+def open_feed(
+    recipe: Recipe, data: DataSet, teacher: Teacher | None, fabric: Any, *, maps: bool = False
+) -> tuple[Feed, str]:
     """Return where views and features come from as the recipe's `teacher_mode` says, and a line that tells it.
 
     `auto` takes the first store that fits; where there is none, the line says why a store of the same data set and
-    teacher was passed over.
+    teacher was passed over. Stage maps (`maps`) are in no store: there the teacher runs.
 
     Raises:
-        RelgraphError: if the mode is `stored` and no store fits.
+        RelgraphError: if the mode is `stored` and no store fits, or stage maps are asked for.
     """
     if teacher is None:
         return WithoutTeacher(data), "teacher: none"
     shared = recipe.views == "shared"
-    online = Online(data, teacher, fabric, shared=shared)
+    online = Online(data, teacher, fabric, shared=shared, maps=maps)
+    if maps:
+        if recipe.teacher_mode == "stored":
+            raise RelgraphError(
+                f"{recipe.method} reads the teacher's stage maps, which no store holds: use --teacher-mode online"
+            )
+        return online, f"teacher: online, in every step ({recipe.method} reads its stage maps)"
     if recipe.teacher_mode == "online":
         return online, "teacher: online"
     store, reasons = find_store(Wanted(recipe, data, teacher, fabric.device))

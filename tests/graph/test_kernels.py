@@ -17,6 +17,7 @@ from relgraph.graph.kernels import (
     gaussian,
     gaussian_taylor,
     linear,
+    nearly_unit,
     pearson,
     safe_sqrt,
     squared_euclidean,
@@ -203,6 +204,27 @@ def test_a_row_of_zeros_gets_no_gradient() -> None:
     torch.autograd.backward(unit(x).sum())
     assert x.grad is not None
     assert not x.grad[0].any() and x.grad[1].any()
+
+
+@pytest.mark.parametrize("epsilon", [1e-7, 0.5, 3.0])
+def test_nearly_unit_divides_by_the_length_plus_epsilon(epsilon: float) -> None:
+    x = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
+    expected = torch.tensor([[[v / (math.hypot(*row) + epsilon) for v in row] for row in one] for one in x.tolist()])
+    torch.testing.assert_close(nearly_unit(epsilon)(x), expected.double(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(nearly_unit(epsilon)(x), x / (x.norm(dim=-1, keepdim=True) + epsilon))
+    assert torch.autograd.gradcheck(nearly_unit(epsilon), (x,))
+
+
+@pytest.mark.parametrize("value", [1e-36, 1e-7, 1.0, 65504.0, 1e38])
+def test_nearly_unit_bears_extremes(value: float) -> None:
+    x = pattern(value, torch.float32)
+    x[2] = 0
+    x.requires_grad_()
+    found = nearly_unit(1e-7)(x)
+    (gradient,) = torch.autograd.grad(found.sum(), x)
+    length = torch.linalg.vector_norm(x.double(), dim=-1, keepdim=True)
+    torch.testing.assert_close(found.double(), x.double() / (length + 1e-7), rtol=1e-5, atol=0)
+    assert gradient.isfinite().all() and not gradient[2].any() and gradient[0].any()
 
 
 def test_the_square_root_has_no_gradient_at_zero() -> None:

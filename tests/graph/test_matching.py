@@ -19,6 +19,7 @@ from relgraph.graph.matching import (
     huber,
     kl,
     mean_square,
+    nce,
     raw,
     softmax,
 )
@@ -182,3 +183,52 @@ def test_the_softmax_bears_a_low_temperature() -> None:
 def test_a_temperature_must_be_positive(temperature: float) -> None:
     with pytest.raises(RelgraphError, match=f"^a temperature must be positive, got {temperature}$"):
         softmax(temperature)
+
+
+def naive_nce(positive: Rows, negative: Rows, noise: float) -> float:
+    """Return the sum over anchors of probabilities, divided by their number; rows may differ in length."""
+    total = 0.0
+    for (own,), others in zip(positive, negative, strict=True):
+        m = len(others)
+        total -= math.log(own / (own + m * noise + 1e-7))
+        total -= sum(math.log(m * noise / (p + m * noise + 1e-7)) for p in others)
+    return total / len(positive)
+
+
+@pytest.mark.parametrize("noise", [1e-6, 0.02, 0.5])
+def test_nce_equals_a_double_loop(noise: float) -> None:
+    positive, negative = torch.rand(4).double(), torch.rand(4, 6).double() * 0.1
+    expected = naive_nce(positive.unsqueeze(1).tolist(), negative.tolist(), noise)
+    value = nce(positive.log(), negative.log(), torch.full((4,), 6), noise)
+    assert value.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_nce_of_anchors_with_different_numbers_of_negatives() -> None:
+    positive, negative, count = torch.rand(3).double(), torch.rand(3, 5).double(), [5, 2, 3]
+    rows = [row[:m] for row, m in zip(negative.tolist(), count, strict=True)]
+    for row, m in zip(negative, count, strict=True):
+        row[m:] = 0  # of which the logarithm is -inf
+    expected = naive_nce(positive.unsqueeze(1).tolist(), rows, 0.1)
+    logarithms = negative.log().requires_grad_()
+    value = nce(positive.log(), logarithms, torch.tensor(count), 0.1)
+    assert value.item() == pytest.approx(expected, rel=1e-12)
+    (gradient,) = torch.autograd.grad(value, logarithms)
+    assert gradient.isfinite().all() and not gradient[1, 2:].any() and (gradient[0] > 0).all()
+
+
+def test_nce_has_a_gradient_and_does_not_mind_probabilities_beyond_floats() -> None:
+    positive = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    negative = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    count = torch.full((3,), 4)
+    assert torch.autograd.gradcheck(lambda p, n: nce(p, n, count, 0.05), (positive, negative))
+    for scale in (1e3, -1e3):
+        p, n = (torch.full(x.shape, scale, requires_grad=True) for x in (positive, negative))
+        value = nce(p, n, count, 0.05)
+        gradients = torch.autograd.grad(value, (p, n))
+        assert value.isfinite() and all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_nce_keeps_the_digits_of_small_probabilities() -> None:
+    negative = torch.full((2, 1000), 1e-5)
+    value = nce(torch.full((2,), 30.0), negative.log(), torch.full((2,), 1000), 1e-3)
+    assert value.item() == pytest.approx(1000 * (math.log1p(1e-5) + 1e-7), rel=1e-4)

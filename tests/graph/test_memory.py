@@ -1,4 +1,4 @@
-"""The queue against `collections.deque`."""
+"""The queue against `collections.deque`, the bank against its formula, slot by slot."""
 
 from collections import deque
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.memory import Queue
+from relgraph.graph.memory import Bank, Queue
 
 
 def in_order(queue: Queue) -> list[list[float]]:
@@ -62,3 +62,64 @@ def test_it_needs_room(size: int, dim: int) -> None:
 def test_keys_must_have_its_width(keys: Tensor) -> None:
     with pytest.raises(RelgraphError, match=r"^keys must be \(N, 4\), got \("):
         Queue(8, 4).remember(keys)
+
+
+def test_a_bank_starts_uniform_within_its_bound() -> None:
+    keys = Bank(2000, 12).keys
+    bound = (3 / 12) ** 0.5
+    assert keys.abs().max() <= bound and keys.abs().max() > 0.999 * bound
+    assert keys.mean().abs() < 0.02 and keys.var().item() == pytest.approx(bound**2 / 3, rel=0.02)
+    assert keys.norm(dim=1).mean().item() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+def test_a_bank_moves_the_slots_of_the_batch_alone(momentum: float) -> None:
+    bank = Bank(6, 3)
+    before = bank.keys.clone()
+    indices, keys = torch.tensor([4, 0, 3]), torch.randn(3, 3)
+    bank.remember(indices, keys, momentum)
+    expected = before.clone()
+    for index, key in zip(indices.tolist(), keys, strict=True):
+        slot = momentum * before[index] + (1 - momentum) * key
+        expected[index] = slot / slot.norm()
+    torch.testing.assert_close(bank.keys, expected)
+    assert torch.equal(bank.keys[[1, 2, 5]], before[[1, 2, 5]])
+
+
+def test_a_bank_keeps_values_not_graphs_and_checkpoints_keep_it() -> None:
+    bank, copy = Bank(4, 3), Bank(4, 3)
+    bank.remember(torch.tensor([1]), torch.randn(1, 3, dtype=torch.bfloat16, requires_grad=True), 0.5)
+    assert not bank.keys.requires_grad and bank.keys.dtype == torch.float32
+    copy.load_state_dict(bank.state_dict())
+    assert torch.equal(copy.keys, bank.keys)
+
+
+def test_a_slot_without_direction_is_zero_and_finite() -> None:
+    bank = Bank(2, 3)
+    bank.remember(torch.tensor([0]), -bank.keys[:1], 0.5)
+    assert not bank.keys[0].any() and bank.keys[1].any()
+
+
+@pytest.mark.parametrize(("images", "dim"), [(0, 4), (4, 0)])
+def test_a_bank_needs_room(images: int, dim: int) -> None:
+    message = f"^a bank needs at least one slot of at least one number, got {images} x {dim}$"
+    with pytest.raises(RelgraphError, match=message):
+        Bank(images, dim)
+
+
+@pytest.mark.parametrize(
+    ("indices", "keys", "message"),
+    [
+        ([0, 1], torch.zeros(2, 5), r"keys must be \(N, 4\), got \(2, 5\)"),
+        ([0, 1], torch.zeros(4), r"keys must be \(N, 4\), got \(4,\)"),
+        ([0, 1, 2], torch.zeros(2, 4), r"indices must be one for each of the 2 keys, got \(3,\)"),
+        ([0, 8], torch.zeros(2, 4), "indices must name images 0 to 7, got 8"),
+        ([-1, 0], torch.zeros(2, 4), "indices must name images 0 to 7, got -1"),
+    ],
+)
+def test_what_a_bank_refuses_to_remember(indices: list[int], keys: Tensor, message: str) -> None:
+    bank = Bank(8, 4)
+    before = bank.keys.clone()
+    with pytest.raises(RelgraphError, match=f"^{message}$"):
+        bank.remember(torch.tensor(indices), keys, 0.5)
+    assert torch.equal(bank.keys, before)

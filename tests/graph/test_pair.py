@@ -9,9 +9,10 @@ from torch_geometric.utils import to_dense_adj, to_networkx
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import cosine, pearson
-from relgraph.graph.matching import frobenius
-from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, graph_pair, target, topology_of, weights
-from relgraph.graph.topology import ALL_PAIRS, Above, Edges, Given, Nearest, Rule
+from relgraph.graph.matching import by_anchor_sum, frobenius, mean_square
+from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, graph_pair, related, target, topology_of, weights
+from relgraph.graph.relation import Relation
+from relgraph.graph.topology import ALL_PAIRS, Above, Edges, Given, Nearest, Rule, WithOwn
 
 N, D = 7, 5
 
@@ -103,6 +104,29 @@ def test_pyg_takes_it_for_a_graph(rule: Rule) -> None:
     assert "index" not in graph_pair(student, teacher)["student"] and "y" not in graph_pair(student, teacher)["student"]
 
 
+@pytest.mark.parametrize("rule", [ALL_PAIRS, Nearest(2)], ids=str)
+def test_without_a_cross_graph_the_widths_may_differ(rule: Rule) -> None:
+    student, teacher = embeddings()[0], torch.randn(N, D + 3).double()
+    pair = graph_pair(student, teacher, topology=rule, match=False)
+    assert pair.validate()
+    assert pair.edge_types == [STUDENT, TEACHER]
+    for kind, x in ((STUDENT, student), (TEACHER, teacher)):
+        picked = topology_of(pair, kind).pick(correlations(x, x))
+        torch.testing.assert_close(weights(pair, kind).detach(), picked)
+
+
+@pytest.mark.parametrize("rule", [ALL_PAIRS, Nearest(2), WithOwn(Nearest(2))], ids=str)
+def test_what_a_relation_says_of_a_pair(rule: Rule) -> None:
+    """Of the same nodes, kernel and rule, by way of the pair and without it."""
+    student, teacher = embeddings()[0], torch.randn(N, D + 3).double()
+    relation = Relation(cosine, rule, by_anchor_sum, mean_square)
+    pair = graph_pair(student, teacher, topology=rule, kernel=cosine, match=False)
+    found, expected = related(pair, relation), relation(student, teacher)
+    torch.testing.assert_close(found, expected)
+    for a, b in zip(*(torch.autograd.grad(value, student) for value in (found, expected)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_networkx_finds_the_same_edges() -> None:
     student, teacher = embeddings()
     pair = graph_pair(student, teacher, topology=Nearest(2))
@@ -151,8 +175,9 @@ def test_one_image() -> None:
 def test_messages() -> None:
     with pytest.raises(RelgraphError, match=r"^matching nodes needs embeddings of one width: .* got 4 and 5$"):
         graph_pair(torch.zeros(3, 4), torch.zeros(3, 5))
-    with pytest.raises(RelgraphError, match=r"^embeddings must be \(N, D\), .* got \(3, 4\) and \(2, 4\)$"):
-        graph_pair(torch.zeros(3, 4), torch.zeros(2, 4))
+    for match in (True, False):
+        with pytest.raises(RelgraphError, match=r"^embeddings must be \(N, D\), .* got \(3, 4\) and \(2, 4\)$"):
+            graph_pair(torch.zeros(3, 4), torch.zeros(2, 4), match=match)
     with pytest.raises(RelgraphError, match=r"^k must be between 1 and the number of nodes less one, 2, got 5$"):
         graph_pair(torch.zeros(3, 4), torch.zeros(3, 4), topology=Nearest(5))
     with pytest.raises(RelgraphError, match=r"^a graph pair holds one batch \(N, D\), got \(2, 3, 4\)$"):

@@ -165,6 +165,26 @@ def test_only_matching_sees_refined_nodes(rule: AllPairs | Nearest) -> None:
 
 @pytest.mark.parametrize("rule", [ALL_PAIRS, Nearest(3)], ids=str)
 @pytest.mark.parametrize("name", REFINERS)
+def test_two_widths(name: str, rule: AllPairs | Nearest) -> None:
+    """Each side moves its own nodes by its own weights, over the same edges."""
+    student, teacher = nodes()[0].requires_grad_(), torch.randn(N, D + 3).double().requires_grad_()
+    refinement = Refinement(name, D, D + 3)
+    randomise(refinement)
+    pair = graph_pair(student, teacher, topology=rule, refinement=refinement, match=False)
+    edges = rule(pearson(student), pearson(teacher), pearson)
+    for side, module, x in (("student", refinement.student, student), ("teacher", refinement.teacher, teacher)):
+        torch.testing.assert_close(pair[side].refined, module(x, edges.pick(pearson(x)), edges))
+    assert pair["student"].refined.requires_grad and not pair["teacher"].refined.requires_grad
+
+
+def test_which_refinement_learns() -> None:
+    assert not Refinement("smooth", D).learns
+    assert Refinement("conv", D, 3).learns
+    assert [p.shape[-1] for p in Refinement("conv", D, 3).teacher.parameters()] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("rule", [ALL_PAIRS, Nearest(3)], ids=str)
+@pytest.mark.parametrize("name", REFINERS)
 def test_refinement_is_float32_under_autocast(name: str, rule: AllPairs | Nearest) -> None:
     student, teacher = nodes()[0].bfloat16(), nodes()[0].bfloat16()
     refinement = Refinement(name, D)
@@ -182,3 +202,5 @@ def test_messages() -> None:
         Refinement("smoth", D)
     with pytest.raises(RelgraphError, match=r"^the refinement was built for embeddings of width 8, got 5$"):
         graph_pair(torch.randn(3, 5), torch.randn(3, 5), refinement=Refinement("smooth", 8))
+    with pytest.raises(RelgraphError, match=r"^the refinement was built for embeddings of width 8, got 6$"):
+        graph_pair(torch.randn(3, 5), torch.randn(3, 6), refinement=Refinement("smooth", 5, 8), match=False)

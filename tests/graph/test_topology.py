@@ -18,6 +18,8 @@ from relgraph.graph.topology import (
     Edges,
     Given,
     Nearest,
+    Rule,
+    WithOwn,
     check_k,
     make_rule,
     nearest,
@@ -145,6 +147,19 @@ def test_with_own_puts_each_nodes_counterpart_first() -> None:
     assert as_set(Nearest(11)(student, teacher, pearson).with_own()) == as_set(every_pair(12))
 
 
+@pytest.mark.parametrize("rule", [Nearest(3), Nearest(2, "mutual"), Above(0.4), Given(torch.tensor([[1, 2], [0, 5]]))])
+def test_the_rule_with_own_adds_each_nodes_edge_to_itself(rule: Rule) -> None:
+    student, teacher = matrices()
+    with_own = WithOwn(rule)(student, teacher, pearson)
+    assert as_set(with_own) == as_set(rule(student, teacher, pearson)) | {(i, i) for i in range(12)}
+    assert isinstance(with_own, Edges) and with_own.anchors == 12
+
+
+def test_all_pairs_have_their_own_already() -> None:
+    assert WithOwn(ALL_PAIRS)(*matrices(), pearson) is ALL_PAIRS
+    assert as_set(WithOwn(Nearest(11))(*matrices(), pearson)) == as_set(every_pair(12))
+
+
 @pytest.mark.parametrize("threshold", [0.0, 0.4, 2.0])
 @pytest.mark.parametrize("by", ["teacher", "student"])
 def test_above_is_a_double_loop(by: str, threshold: float) -> None:
@@ -222,6 +237,10 @@ def test_rules_by_name() -> None:
         make_rule("dense", 3)
     edges = torch.tensor([[1], [0]])
     assert isinstance(make_rule(edges), Given)
+    own = Above(0.5)
+    assert make_rule(own) is own
+    with pytest.raises(RelgraphError, match=r"^k and neighbours belong to the graph 'knn', got k = 2"):
+        make_rule(own, 2)
     with pytest.raises(RelgraphError, match=r"got k = None and neighbours = 'union'$"):
         make_rule(edges, neighbours="union")
     with pytest.raises(RelgraphError, match="must name each edge once"):

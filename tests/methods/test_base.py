@@ -1,5 +1,10 @@
-"""What every method has from its base: detached teachers, sums of terms, purity, and names that are looked up."""
+"""What every method has from its base: detached teachers, sums of terms, the nodes of an output, checks at the border.
 
+The laws that all methods keep are in test_laws.py.
+"""
+
+import math
+import re
 from collections.abc import Callable
 
 import pytest
@@ -8,14 +13,19 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.methods import EGA, KD, METHODS, Batch, Method, Output, build_method
+from relgraph.methods.base import (
+    Part,
+    check_positive,
+    check_weights,
+    labelled_cross_entropy,
+    labels_of,
+    logits_of,
+    nodes_of,
+    stage_maps,
+)
 
 N, DIM, CLASSES = 8, 6, 4
 BATCH = Batch(torch.arange(N), torch.arange(N) % CLASSES)
-INSTANCES: dict[str, Callable[[], Method]] = {
-    "ega": EGA,
-    "ega-knn-conv": lambda: EGA(graph="knn", k=3, refine="conv", dim=DIM).double(),
-    "kd": KD,
-}
 
 
 class Product(Method):
@@ -39,7 +49,7 @@ def output(requires_grad: bool = False) -> Output:
         torch.randn(N, DIM, dtype=torch.float64, requires_grad=requires_grad),
         torch.randn(N, CLASSES, dtype=torch.float64, requires_grad=requires_grad),
         torch.randn(N, 5, dtype=torch.float64, requires_grad=requires_grad),
-        (torch.randn(N, 3, 4, 4, dtype=torch.float64, requires_grad=requires_grad),),
+        tuple(torch.randn(N, 3, side, side, dtype=torch.float64, requires_grad=requires_grad) for side in (4, 2)),
     )
 
 
@@ -55,43 +65,31 @@ def test_the_loss_is_the_sum_of_its_terms_which_come_in_order() -> None:
     torch.testing.assert_close(method(student, teacher, BATCH), terms["a"] + terms["b"])
 
 
-def test_bare_embeddings_are_outputs_without_logits() -> None:
+def test_bare_vectors_stand_for_embedding_and_feature_and_nothing_else() -> None:
     method, student, teacher = Product(), output(), output()
     torch.testing.assert_close(method(student.embedding, teacher.embedding), method(student, teacher, BATCH))
-    method(student.embedding, teacher.embedding)
-    assert method.given is not None and method.given.logits is None and method.given.feature is None
+    method(student, teacher.embedding)
+    assert method.given is not None and method.given.logits is None and method.given.maps == ()
+    assert torch.equal(method.given.embedding, teacher.embedding)
+    assert method.given.feature is not None and torch.equal(method.given.feature, teacher.embedding)
 
 
-def test_the_teacher_comes_detached_whole() -> None:
+@pytest.mark.parametrize("bare", [False, True])
+def test_the_teacher_comes_detached_whole(bare: bool) -> None:
     method, student, teacher = Product(), output(), output(requires_grad=True)
-    method(student, teacher)
+    method(student, teacher.embedding if bare else teacher)
     assert method.given is not None
     assert not any(part.requires_grad for part in tensors(method.given))
-    assert len(tensors(teacher)) == 4
-    assert all(torch.equal(a, b) for a, b in zip(tensors(method.given), tensors(teacher), strict=True))
+    if not bare:
+        assert len(tensors(teacher)) == 5
+        assert all(torch.equal(a, b) for a, b in zip(tensors(method.given), tensors(teacher), strict=True))
     assert teacher.embedding.requires_grad, "the caller's own tensor is left as it was"
 
 
-@pytest.mark.parametrize("name", INSTANCES)
-def test_gradient_reaches_the_student_and_never_the_teacher(name: str) -> None:
-    """L4."""
-    method, student, teacher = INSTANCES[name](), output(requires_grad=True), output(requires_grad=True)
-    torch.autograd.backward(method(student, teacher, BATCH))
-    assert all(part.grad is None for part in tensors(teacher))
-    read = student.logits if name == "kd" else student.embedding
-    assert read is not None and read.grad is not None and read.grad.any()
-
-
-@pytest.mark.parametrize("name", INSTANCES)
-def test_a_loss_is_pure(name: str) -> None:
-    """L5: two calls, one value; nothing is written, and what most methods remember is nothing."""
-    method, student, teacher = INSTANCES[name](), output(), output()
-    state = {key: value.clone() for key, value in method.state_dict().items()}
-    first = method(student, teacher, BATCH)
-    assert torch.equal(method(student, teacher, BATCH), first)
-    method.remember(student, teacher, BATCH)
-    assert torch.equal(method(student, teacher, BATCH), first)
-    assert all(torch.equal(state[key], value) for key, value in method.state_dict().items())
+def test_an_output_without_parts_is_detached_as_it_is() -> None:
+    detached = Output(torch.ones(2, 3, requires_grad=True)).detach()
+    assert not detached.embedding.requires_grad
+    assert detached.logits is None and detached.feature is None and detached.maps == ()
 
 
 def test_only_remembering_changes_the_next_loss() -> None:
@@ -102,11 +100,94 @@ def test_only_remembering_changes_the_next_loss() -> None:
     assert not torch.equal(method(student, teacher, BATCH), first)
 
 
-def test_a_base_method_trains_nothing_of_the_teachers() -> None:
+def never(given: Output) -> Tensor:
+    raise AssertionError("nothing is to be classified")
+
+
+def test_a_base_method_trains_nothing_of_the_teachers_and_compares_nothing() -> None:
     method = Product()
-    assert list(method.teacher_parameters()) == [] and method.refined_teacher(output(), output()) is None
+    assert list(method.teacher_parameters()) == []
+    assert method.teacher_terms(output(), output(), BATCH, never) == {}
     with pytest.raises(NotImplementedError):
         Method()(output(), output())
+
+
+def test_the_parts_of_an_output_that_can_be_nodes() -> None:
+    given = output()
+    assert nodes_of(given, "embedding", "SP") is given.embedding
+    assert nodes_of(given, "feature", "SP") is given.feature
+    assert torch.equal(nodes_of(given, "map", "SP"), given.maps[1].reshape(N, 12))
+    assert stage_maps(given, "FSP", least=2) is given.maps
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (
+            lambda: nodes_of(output(), "pixel", "SP"),  # type: ignore[arg-type]
+            "unknown kind of nodes 'pixel' (known: embedding, feature, map)",
+        ),
+        (
+            lambda: nodes_of(Output(torch.zeros(2, 3)), "feature", "RKD"),
+            "RKD reads features: expected Output(embedding, feature=...) of both networks",
+        ),
+        (
+            lambda: nodes_of(Output(torch.zeros(2, 3)), "map", "SP"),
+            "SP reads stage maps (N, C, H, W): expected at least 1 of student and teacher, got 0",
+        ),
+        (
+            lambda: stage_maps(output(), "FSP", least=3),
+            "FSP reads stage maps (N, C, H, W): expected at least 3 of student and teacher, got 2",
+        ),
+        (
+            lambda: logits_of(output(), Output(torch.zeros(2, 3)), "KD"),
+            "KD reads logits: expected Output(embedding, logits) of student and teacher, got bare embeddings",
+        ),
+        (
+            lambda: logits_of(output(), output()._replace(logits=torch.zeros(N, 3)), "KD"),
+            "KD needs logits of one shape (N, classes) from student and teacher, got (8, 4) and (8, 3)",
+        ),
+        (
+            lambda: labels_of(None, "NCE"),
+            "NCE reads labels: expected a Batch(indices, labels) as the third argument, got none",
+        ),
+    ],
+)
+def test_missing_parts_are_named(read: Callable[[], object], message: str) -> None:
+    with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
+        read()
+
+
+def test_labels_are_those_of_the_batch() -> None:
+    assert labels_of(BATCH, "NCE") is BATCH.labels
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_cross_entropy_is_the_mean_over_the_labelled_images(dtype: torch.dtype) -> None:
+    logits, labels = torch.randn(5, 3).to(dtype), torch.tensor([2, -1, 0, -1, 1])
+    found = labelled_cross_entropy(logits, labels)
+    known = [(row, label) for row, label in zip(logits.double().tolist(), labels.tolist(), strict=True) if label >= 0]
+    expected = sum(math.log(sum(map(math.exp, row))) - row[label] for row, label in known) / 3
+    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert found.item() == pytest.approx(expected, rel=1e-12 if dtype == torch.float64 else 1e-6)
+
+
+def test_cross_entropy_without_labels_is_zero_and_teaches_nothing() -> None:
+    logits = torch.randn(5, 3, requires_grad=True)
+    loss = labelled_cross_entropy(logits, torch.full((5,), -1))
+    torch.autograd.backward(loss)
+    assert loss.item() == 0 and logits.grad is not None and not logits.grad.any()
+
+
+def test_numbers_are_checked() -> None:
+    check_positive(tau=1e-9, order=2)
+    check_weights(distance_weight=0, angle_weight=2.0)
+    for value in (0.0, -1.0, math.nan):
+        with pytest.raises(RelgraphError, match=f"^tau must be positive, got {value}$"):
+            check_positive(order=1, tau=value)
+    for value in (-1.0, math.nan):
+        with pytest.raises(RelgraphError, match=f"^angle_weight must be at least 0, got {value}$"):
+            check_weights(distance_weight=0, angle_weight=value)
 
 
 def test_methods_are_built_from_the_options_that_they_name() -> None:
@@ -117,11 +198,21 @@ def test_methods_are_built_from_the_options_that_they_name() -> None:
     student, teacher = output(), output()
     assert torch.equal(ega(student, teacher), EGA(2.0, 1.0, "knn", 3)(student, teacher))
     assert build_method("none", options) is None
-    assert METHODS == {"ega": EGA, "kd": KD}
 
 
-def test_unknown_methods_and_refused_options() -> None:
-    with pytest.raises(RelgraphError, match=r"^unknown method 'egga': did you mean 'ega'\? \(known: ega, kd, none\)$"):
-        build_method("egga", {})
+def test_every_part_that_can_be_nodes_is_read_by_name() -> None:
+    parts: tuple[Part, ...] = ("embedding", "feature", "map")
+    for part in parts:
+        method = build_method("sp", {"nodes": part}, beta=1.0)
+        assert method is not None and method.reads == (part,)
+
+
+def test_the_table_of_methods_holds_classes_of_methods_under_their_names() -> None:
+    assert {"ega", "kd", "sp", "pkt", "nce", "ccl"} <= METHODS.keys()
+    for name, cls in METHODS.items():
+        assert issubclass(cls, Method) and name == cls.__name__.lower()
+
+
+def test_what_a_method_refuses_is_told() -> None:
     with pytest.raises(RelgraphError, match=r"^edge_weight must be at least 0, got -1\.0$"):
         build_method("ega", {"edge_weight": -1.0})

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.pair import MATCHES, STUDENT, weights
-from relgraph.graph.topology import Chooser
+from relgraph.graph.topology import Chooser, Nearest
 from relgraph.methods import EGA, Batch, Output, ega_loss
 
 N, D = 9, 6
@@ -114,6 +115,12 @@ def test_relabelling_the_batch_changes_nothing(graph: str, refine: str | None) -
     torch.testing.assert_close(moved_gradient, gradient[order])
 
 
+def test_the_rule_of_its_topology_may_be_given() -> None:
+    student, teacher = embeddings()
+    assert EGA(graph="knn", k=3, neighbours="union").rule == Nearest(3, "union")
+    assert torch.equal(EGA(graph=Nearest(3))(student, teacher), GRAPHS["knn"](student, teacher))
+
+
 @each_graph
 def test_scale_and_shift_of_an_embedding_change_nothing(graph: str) -> None:
     student, teacher = (x.detach() for x in embeddings())
@@ -210,7 +217,7 @@ def test_a_degenerate_node_spoils_no_other_and_is_counted() -> None:
     student, teacher = (x.detach() for x in embeddings())
     student[4], teacher[7] = 0.1, 3
     loss = EGA(1, 1)
-    pair = loss.pair(student, teacher)
+    pair = loss.pair(Output(student), Output(teacher))
     assert pair["student"].degenerate.nonzero().flatten().tolist() == [4]
     assert pair["teacher"].degenerate.nonzero().flatten().tolist() == [7]
     matrix = weights(pair, STUDENT)
@@ -223,9 +230,10 @@ def test_neighbours_that_nobody_shares_leave_the_own_counterparts() -> None:
     student = torch.tensor([[1.0, 2, 3], [1, 2, 3.1], [3, 2, 1], [3, 2, 1.1]], requires_grad=True)
     teacher = student.detach()[[0, 2, 1, 3]]  # each student node's neighbour is another than its teacher node's
     loss = EGA(1, 1, "knn", 1, "mutual")
-    assert loss.pair(student, teacher)[STUDENT].edge_index.shape == (2, 0)
+    pair = loss.pair(Output(student), Output(teacher))
+    assert pair[STUDENT].edge_index.shape == (2, 0)
     terms = loss.terms(student, teacher)
-    own = weights(loss.pair(student, teacher), MATCHES)
+    own = weights(pair, MATCHES)
     assert terms["edge"].item() == 0
     assert terms["node"].item() == pytest.approx((own - 1).norm().item(), rel=1e-6)
     assert torch.autograd.grad(terms["edge"] + terms["node"], student)[0].isfinite().all()
@@ -245,30 +253,40 @@ def test_the_loss_learns_the_students_refinement_and_not_the_teachers() -> None:
     torch.autograd.backward(loss(student, teacher))
     assert loss.refinement is not None
     assert all(p.grad is not None and p.grad.any() for p in loss.refinement.student.parameters())
-    # The teacher's network is part of the loss's value: whoever trains the loss leaves it out (see `refined_teacher`).
+    # The teacher's network is part of the loss's value: whoever trains the loss leaves its `teacher_parameters` out.
     assert {name.split(".")[1] for name, _ in loss.named_parameters()} == {"student", "teacher"}
 
 
-def test_the_teachers_refinement_learns_through_refined_teacher_alone() -> None:
+@pytest.mark.parametrize("graph", ["dense", "knn"])
+def test_the_teachers_refinement_learns_from_the_teachers_cross_entropy_alone(graph: str) -> None:
     student, teacher = embeddings()
     teacher.requires_grad_()
-    loss = EGA(graph="knn", k=3, refine="conv", dim=D).double()
-    refined = loss.refined_teacher(Output(student), Output(teacher))
-    assert refined is not None and refined.shape == teacher.shape
-    torch.testing.assert_close(refined, loss.pair(student, teacher)["teacher"].refined)
-    torch.autograd.backward(refined.square().sum())
+    labels = torch.arange(N) % 3
+    classify = nn.Linear(D, 3).double()
+    loss = EGA(graph=graph, k=3 if graph == "knn" else None, refine="conv", dim=D).double()
+    for parameter in loss.parameters():
+        nn.init.normal_(parameter)
+    outputs, batch = (Output(student), Output(teacher)), Batch(torch.arange(N), labels)
+    terms = loss.teacher_terms(*outputs, batch, lambda output: classify(output.embedding))
+    refined = loss.pair(*outputs)["teacher"].refined
+    assert list(terms) == ["refined"]
+    torch.testing.assert_close(terms["refined"], cross_entropy(classify(refined), labels))
+    torch.autograd.backward(terms["refined"])
     assert loss.refinement is not None
-    assert all(p.grad is not None and p.grad.any() for p in loss.refinement.teacher.parameters())
+    assert all(p.grad is not None and p.grad.any() for p in loss.teacher_parameters())
+    assert list(loss.teacher_parameters()) == list(loss.refinement.teacher.parameters())
     assert all(p.grad is None for p in loss.refinement.student.parameters())
     assert teacher.grad is not None and teacher.grad.any() and student.grad is None
+    assert classify.weight.grad is not None and classify.weight.grad.any()
 
 
 @pytest.mark.parametrize("refine", [None, "smooth"])
 def test_without_parameters_there_is_no_refinement_of_the_teacher_to_learn(refine: str | None) -> None:
     student, teacher = embeddings()
     loss = EGA(refine=refine, dim=D)
-    assert loss.refined_teacher(Output(student), Output(teacher)) is None
-    assert not list(loss.parameters())
+    batch = Batch(torch.arange(N), torch.zeros(N, dtype=torch.long))
+    assert loss.teacher_terms(Output(student), Output(teacher), batch, lambda output: output.embedding) == {}
+    assert not list(loss.parameters()) and list(loss.teacher_parameters()) == []
 
 
 def test_conv_starts_at_the_loss_without_refinement() -> None:

@@ -1,4 +1,4 @@
-"""KD against a loop over images and classes; the authors' numbers are in `tests/test_golden.py`."""
+"""KD against a loop over images and classes, and against the benchmark code's own numbers."""
 
 import math
 
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.methods import KD, Output
+from tests.methods.golden import check, logits
 
 
 def output(logits: Tensor) -> Output:
@@ -21,6 +22,12 @@ def naive(student: Tensor, teacher: Tensor, temperature: float) -> float:
         for a, b in zip(s, t, strict=True):
             total += b / sum(t) * math.log((b / sum(t)) / (a / sum(s)))
     return temperature**2 * total / len(student)
+
+
+@pytest.mark.parametrize(("key", "loss"), [("kd_T1", KD(1.0)), ("kd_T4", KD())])
+def test_official_value_and_gradient(key: str, loss: KD) -> None:
+    student, teacher = logits()
+    check(key, lambda: loss(output(student), output(teacher)), {"student_logits": student})
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
@@ -59,6 +66,21 @@ def test_extreme_logits_are_finite(scale: float) -> None:
     value = KD()(output(student), output(torch.randn(3, 4) * scale))
     torch.autograd.backward(value)
     assert value.isfinite() and student.grad is not None and student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype: torch.dtype, temperature: float, autocast: bool) -> None:
+    extreme = torch.tensor([[65504.0, -65504.0, 0.0], [1.0, 2.0, 3.0]]).to(dtype)
+    student, teacher = extreme.clone().requires_grad_(), extreme.roll(1, 1)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        value = KD(temperature)(output(student), output(teacher))
+    assert value.dtype == torch.float32
+    expected = KD(temperature)(output(student.double()), output(teacher.double()))
+    torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=0)
+    (gradient,) = torch.autograd.grad(value, student)
+    assert gradient.dtype == dtype and gradient.isfinite().all()
 
 
 def test_its_term_has_a_name() -> None:

@@ -60,6 +60,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "knn-conv": {"graph": "knn", "k": 3, "refine": "conv", "alpha": 0.5, "views": "independent"},
     "none": {"method": "none"},
     "kd": {"method": "kd", "schedule": "cosine"},
+    "memory-maps": {"method": "crd+0.5*sp+0.9*kd", "method_args": ("negatives=8",)},
+    "early": {"method": "sp", "init_epochs": 1},
     "select-test": {"select": "test", "epochs": 2},
 }
 

@@ -45,9 +45,9 @@ def test_it_is_trained_as_a_plain_classifier_on_the_labelled_images(make: Recipe
         generator = setup.view_generator(FIRST_EPOCH + epoch)
         for index in batches:
             assert (setup.data.train.labels[index] >= 0).all()
-            _, feature = setup.feed(next(setup.batches([index])), index, generator)
-            assert feature is not None
-            embedding = feature @ own["project.weight"].T + own["project.bias"]
+            _, seen = setup.feed(next(setup.batches([index])), index, generator)
+            assert seen is not None
+            embedding = seen.pooled @ own["project.weight"].T + own["project.bias"]
             logits = embedding @ own["classify.weight"].T + own["classify.bias"]
             loss = cross_entropy(logits, setup.data.train.labels[index])
             gradients = torch.autograd.grad(loss, list(own.values()))
@@ -119,6 +119,7 @@ def test_its_recipe(make: RecipeMaker) -> None:
     official = head_recipe(make(epochs=240, teacher_head="sequential", milestones=(150, 180, 210)))
     rates = [learning_rate(official, epoch) for epoch in (0, 149, 150, 180, 210)]
     assert rates == pytest.approx([0.01, 0.01, 1e-3, 1e-4, 1e-5])
+    assert head_recipe(make(epochs=240, init_epochs=30, teacher_head="sequential", head_epochs=8)).initial_epochs == 0
     short = head_recipe(make(epochs=240, teacher_head="sequential", head_epochs=8, milestones=(150, 180, 210)))
     assert short.epochs == 8
     assert [e for e in range(1, 8) if learning_rate(short, e) < learning_rate(short, e - 1)] == [5, 6, 7]

@@ -5,15 +5,17 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from relgraph.errors import RelgraphError
-from relgraph.methods import EGA, METHODS, Batch, Output
+from relgraph.methods import CRD, EGA, METHODS, Batch, Output, Sum
 from relgraph.training import loop
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.evaluation import accuracy
@@ -33,6 +35,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "knn-conv": {"graph": "knn", "k": 3, "refine": "conv", "alpha": 0.5, "views": "independent"},
     "none": {"method": "none"},
     "kd": {"method": "kd", "schedule": "cosine"},
+    "memory-maps": {"method": "crd+0.5*sp+0.9*kd", "method_args": ("negatives=8",)},
+    "early": {"method": "sp", "init_epochs": 1},
 }
 
 
@@ -42,7 +46,11 @@ def outcome(path: Path) -> dict[str, Any]:
     del result["images_per_s"]
     with (path / "metrics.csv").open(newline="") as stream:
         rows = [{name: text for name, text in row.items() if name != "images_per_s"} for row in csv.DictReader(stream)]
-    return {"student": (path / "student.safetensors").read_bytes(), "metrics": rows, "result": result}
+    state = {
+        name: tensor.numpy().tobytes() for name, tensor in load_checkpoint(path / "last.ckpt")["distiller"].items()
+    }
+    student = (path / "student.safetensors").read_bytes()
+    return {"student": student, "metrics": rows, "result": result, "state": state}
 
 
 def call_before(monkeypatch: pytest.MonkeyPatch, name: str, number: int, act: Callable[..., None]) -> None:
@@ -340,28 +348,63 @@ def test_each_epoch_draws_other_views(make: RecipeMaker, monkeypatch: pytest.Mon
     assert len(drawn) == 2 and not torch.equal(*drawn)
 
 
-def test_a_method_remembers_after_the_step(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what it is given has no gradient and is what the loss read."""
-    remembered: list[tuple[Output, Output, Batch, Tensor]] = []
-    setup: Setup
+def test_a_method_remembers_before_the_step(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the gradient is known, and with the weights that the loss read; it is given no gradient."""
+    remembered: list[tuple[Output, Output, Batch]] = []
+    weights: list[Tensor] = []
 
     class Spy(EGA):
         def remember(self, student: Output, teacher: Output, batch: Batch) -> None:
-            weight = next(setup.student.parameters()).detach().clone()
-            remembered.append((student, teacher, batch, weight))
+            remembered.append((student, teacher, batch))
+            assert all(parameter.grad is not None for parameter in setup.objective.parameters())
+            weights.extend(parameter.detach().clone() for parameter in setup.objective.parameters())
 
     monkeypatch.setitem(METHODS, "ega", Spy)
     setup = build(make())
-    before = next(setup.student.parameters()).detach().clone()
+    before = [parameter.detach().clone() for parameter in setup.objective.parameters()]
     index = torch.tensor([5, 1, 30, 20])
     loop.step(setup, next(setup.batches([index])), index, torch.Generator(), Meter())
-    ((student, teacher, batch, weight),) = remembered
-    assert not torch.equal(weight, before)
-    assert torch.equal(weight, next(setup.student.parameters()))
+    ((student, teacher, batch),) = remembered
+    assert all(map(torch.equal, weights, before))
+    assert not any(map(torch.equal, weights, setup.objective.parameters()))
     for output in (student, teacher):
         assert not any(isinstance(part, Tensor) and part.requires_grad for part in output)
-        assert output.embedding.shape == (4, 16)
+        assert output.embedding.shape == (4, 16) and output.maps == ()
     assert torch.equal(batch.indices, index) and torch.equal(batch.labels, setup.data.train.labels[index])
+
+
+def test_a_memory_holds_what_the_loss_was_computed_with(make: RecipeMaker) -> None:
+    """Of the batch's images alone, as the method's own layer saw them before it learned."""
+    setup = build(make(method="crd", method_args=("negatives=8", "bank_momentum=0")))
+    crd = setup.objective.method
+    crd = crd.methods["crd"] if isinstance(crd, Sum) else crd
+    assert isinstance(crd, CRD)
+    index, before = torch.tensor([5, 1, 30, 20]), crd.teacher_bank.keys.clone()
+    layer = deepcopy(crd.embed_teacher)
+    images = next(setup.batches([index]))
+    loop.step(setup, images, index, torch.Generator().manual_seed(0), Meter())
+    _, seen = setup.feed(images, index, torch.Generator().manual_seed(0))
+    assert seen is not None
+    torch.testing.assert_close(crd.teacher_bank.keys[index], normalize(layer(seen.pooled)))
+    others = torch.ones(36, dtype=torch.bool).index_fill(0, index, value=False)
+    assert torch.equal(crd.teacher_bank.keys[others], before[others])
+
+
+def test_a_method_that_comes_first_trains_alone_and_then_no_more(make: RecipeMaker, finished: Runs) -> None:
+    first, *later = Run(finished("early")).read_metrics()
+    assert first["cross_entropy"] == 0 < first["sp"] == first["loss"]
+    assert len(later) == 2
+    assert all(row["sp"] == 0 < row["cross_entropy"] == row["loss"] and row["lr"] == first["lr"] for row in later[:1])
+    setup = build(make(method="sp", init_epochs=1))
+    before = {name: tensor.clone() for name, tensor in setup.student.state_dict().items()}
+    loop.train_epoch(setup, 0)
+    after = setup.student.state_dict()
+    assert setup.objective.stage == "method"
+    assert all(torch.equal(before[name], after[name]) for name in after if name.startswith("head."))
+    assert not torch.equal(before["backbone.stem.0.weight"], after["backbone.stem.0.weight"])
+    loop.train_epoch(setup, 1)
+    assert setup.objective.stage == "labels"
+    assert not torch.equal(before["head.classify.weight"], setup.student.head.classify.weight)
 
 
 def test_the_teacher_does_not_change(make: RecipeMaker) -> None:

@@ -12,22 +12,37 @@ from relgraph.training.meter import Meter
 from relgraph.training.objective import Losses
 
 
-def losses(logits: Tensor | None = None, degenerate: int = 0, **terms: float) -> Losses:
+def losses(
+    logits: Tensor | None = None, degenerate: int = 0, teacher: dict[str, float] | None = None, **terms: float
+) -> Losses:
     logits = torch.eye(3) if logits is None else logits
-    tensors = {name: torch.tensor(value, requires_grad=True) for name, value in terms.items()}
-    return Losses(tensors, Output(logits, logits), None, torch.tensor(degenerate))
+    student, teachers = (
+        {name: torch.tensor(value, requires_grad=True) for name, value in given.items()}
+        for given in (terms, teacher or {})
+    )
+    return Losses(student, Output(logits, logits), None, torch.tensor(degenerate), teachers)
 
 
 def test_means_of_an_epoch() -> None:
     meter = Meter()
-    meter.add(losses(cross_entropy=1.0, node=2.0, teacher_head=8.0), torch.tensor([0, 1, 0]))
-    meter.add(losses(cross_entropy=2.0, node=4.0, teacher_head=4.0, degenerate=2), torch.tensor([0, -1, -1]))
+    head = {"teacher_head": 8.0, "teacher_refined": 1.0}
+    meter.add(losses(cross_entropy=1.0, node=2.0, teacher=head), torch.tensor([0, 1, 0]))
+    head = {"teacher_head": 4.0, "teacher_refined": 2.0}
+    meter.add(losses(cross_entropy=2.0, node=4.0, teacher=head, degenerate=2), torch.tensor([0, -1, -1]))
     row = meter.read(0)
-    assert row["cross_entropy"] == 1.5 and row["node"] == 3.0 and row["teacher_head"] == 6.0
-    assert row["loss"] == 4.5, "the teacher's head is not the student's loss"
+    assert row["cross_entropy"] == 1.5 and row["node"] == 3.0
+    assert row["teacher_head"] == 6.0 and row["teacher_refined"] == 1.5
+    assert row["loss"] == 4.5, "what the teacher's side learns from is not the student's loss"
     assert row["train_top1"] == 75.0, "3 of 4 labelled images"
     assert row["degenerate"] == 2
     assert all(isinstance(value, float) for value in row.values())
+
+
+def test_a_term_of_the_student_is_part_of_its_loss_whatever_its_name() -> None:
+    meter = Meter()
+    anchors = {"student_anchors": 2.0, "teacher_anchors": 3.0}
+    meter.add(losses(cross_entropy=1.0, **anchors, teacher={"teacher_head": 8.0}), torch.tensor([0, 1, 2]))
+    assert meter.read(0)["loss"] == 6.0
 
 
 def test_reading_in_between_changes_nothing() -> None:
@@ -52,6 +67,13 @@ def test_the_first_bad_term_is_named_and_not_those_that_it_spoils(bad: float) ->
     meter.add(losses(cross_entropy=bad, node=bad, edge=bad), torch.tensor([0, 1, 2]))
     with pytest.raises(RelgraphError, match=r"^the loss is not a number in epoch 5: edge first; [^\n]*$"):
         meter.read(4)
+
+
+def test_a_bad_term_of_the_teacher_s_side_is_named() -> None:
+    meter = Meter()
+    meter.add(losses(cross_entropy=1.0, teacher={"teacher_head": math.inf}), torch.tensor([0, 1, 2]))
+    with pytest.raises(RelgraphError, match=r"in epoch 1: teacher_head first"):
+        meter.read(0)
 
 
 def test_terms_that_fail_together_are_all_named() -> None:

@@ -1,5 +1,6 @@
 """The objective against a hand-written formula, and who receives gradient from which term."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -8,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from relgraph.graph.refine import SignedConv
-from relgraph.methods import EGA, KD, Batch, Method
+from relgraph.methods import EGA, KD, SP, Batch, Method, Output, Sum
 from relgraph.networks.heads import Head
 from relgraph.networks.students import build_backbone
-from relgraph.training.objective import Distiller
+from relgraph.networks.teachers import Features
+from relgraph.training.objective import Distiller, Losses
 from relgraph.training.student import Student
 
 N, DIM, CLASSES, WIDTH = 8, 6, 4, 5
@@ -22,6 +24,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "conv": lambda: EGA(refine="conv", dim=DIM),
     "knn-conv": lambda: EGA(graph="knn", k=3, refine="conv", dim=DIM),
     "kd": lambda: KD(2.0),
+    "sum-conv": lambda: Sum({"ega": (0.5, EGA(refine="conv", dim=DIM)), "sp": (3.0, SP()), "kd": (0.9, KD(2.0))}),
 }
 
 
@@ -41,9 +44,11 @@ def teacher_head(module: Distiller) -> Head:
     return module.teacher_head
 
 
-def inputs() -> tuple[Tensor, Tensor, Batch]:
+def inputs() -> tuple[Tensor, Features, Batch]:
+    """Return images, what a teacher of two stages saw in them, and the batch."""
     images, feature = torch.randn(N, 1, 8, 8, dtype=torch.float64), torch.randn(N, WIDTH, dtype=torch.float64)
-    return images, feature, Batch(torch.arange(N), LABELS)
+    maps = tuple(torch.randn(N, 3, side, side, dtype=torch.float64) for side in (4, 2))
+    return images, Features(feature, maps), Batch(torch.arange(N), LABELS)
 
 
 def mean_log_loss(logits: Tensor) -> Tensor:
@@ -61,9 +66,9 @@ def gradients(loss: Tensor, parameters: list[nn.Parameter]) -> list[Tensor | Non
 
 
 def close(found: list[Tensor | None], expected: list[Tensor | None]) -> bool:
-    """Return whether all gradients are there and agree, to what a cross-entropy in float32 leaves."""
+    """Return whether all gradients are there and agree."""
     return all(
-        a is not None and b is not None and torch.allclose(a, b, rtol=1e-5, atol=1e-7)
+        a is not None and b is not None and torch.allclose(a, b, rtol=1e-10, atol=1e-12)
         for a, b in zip(found, expected, strict=True)
     )
 
@@ -71,11 +76,11 @@ def close(found: list[Tensor | None], expected: list[Tensor | None]) -> bool:
 def test_the_official_loss() -> None:
     """gamma * CE + alpha * KD + beta * (0.8 L_node + 0.24 L_edge), written out once more."""
     gamma, alpha, beta, temperature = 0.7, 0.9, 1.3, 3.0
-    module = distiller(EGA(), gamma=gamma, alpha=alpha, beta=beta, temperature=temperature)
-    images, feature, batch = inputs()
-    losses = module(images, feature, batch)
+    module = distiller(Sum({"ega": (beta, EGA())}), gamma=gamma, alpha=alpha, temperature=temperature)
+    images, seen, batch = inputs()
+    losses = module(images, seen, batch)
     s, z = losses.student.embedding, losses.student.logits
-    t, w = teacher_head(module)(feature)
+    t, w = teacher_head(module)(seen.pooled)
     node = (correlations(s, t) - torch.eye(N)).square().sum().sqrt()
     edge = (correlations(s, s) - correlations(t, t)).square().sum().sqrt()
     p, q = (w / temperature).softmax(1), (z / temperature).softmax(1)
@@ -85,25 +90,63 @@ def test_the_official_loss() -> None:
         "kd_of_logits": alpha * kd,
         "node": beta * 0.8 * node,
         "edge": beta * 0.24 * edge,
-        "teacher_head": mean_log_loss(w),
     }
-    assert list(losses.terms) == list(expected)
+    of_teacher = mean_log_loss(w)
+    assert list(losses.terms) == list(expected) and list(losses.teacher_terms) == ["teacher_head"]
     for name, value in expected.items():
-        # Cross-entropies are computed in float32.
-        rtol = 1e-6 if name in ("cross_entropy", "teacher_head") else 1e-12
-        torch.testing.assert_close(losses.terms[name].double(), value, rtol=rtol, atol=0)
-    torch.testing.assert_close(losses.total, torch.stack(list(expected.values())).sum(), rtol=1e-6, atol=0)
+        torch.testing.assert_close(losses.terms[name], value, rtol=1e-10, atol=0)
+    torch.testing.assert_close(losses.teacher_terms["teacher_head"], of_teacher, rtol=1e-10, atol=0)
+    total = torch.stack([*expected.values(), of_teacher]).sum()
+    torch.testing.assert_close(losses.total, total, rtol=1e-10, atol=0)
+
+
+def test_the_weights_of_a_sum_are_those_of_the_loss() -> None:
+    ega, sp = EGA(), SP()
+    module = distiller(Sum({"ega": (0.5, ega), "sp": (3.0, sp)}))
+    images, seen, batch = inputs()
+    losses = module(images, seen, batch)
+    student, head = module.student(images), teacher_head(module)
+    teacher = Output(head(seen.pooled)[0], feature=seen.pooled, maps=seen.maps)
+    expected = {f"ega_{name}": 0.5 * term for name, term in ega.terms(student, teacher).items()}
+    expected["sp"] = 3.0 * sp(student, teacher)
+    found = {name: term for name, term in losses.terms.items() if name != "cross_entropy"}
+    torch.testing.assert_close(found, expected)
+    flat = [maps[-1].flatten(1) for maps in (student.maps, seen.maps)]
+    gram = [(x @ x.T) / (x @ x.T).norm(dim=1, keepdim=True) for x in flat]
+    torch.testing.assert_close(expected["sp"], 3.0 * (gram[0] - gram[1]).square().mean())
+
+
+def test_no_map_leaves_it() -> None:
+    losses = distiller(SP())(*inputs())
+    assert losses.student.maps == losses.teacher.maps == ()
+    assert losses.student.feature is not None and losses.teacher.feature is not None
 
 
 def test_what_a_label_would_be_does_not_matter_where_it_is_unknown() -> None:
     module = distiller(EGA()).eval()
-    images, feature, batch = inputs()
+    images, seen, batch = inputs()
     known = (LABELS >= 0).nonzero().flatten()
-    terms = module(images, feature, batch).terms
-    alone = module(images[known], feature[known], Batch(known, LABELS[known])).terms
-    torch.testing.assert_close(terms["cross_entropy"], alone["cross_entropy"])
-    torch.testing.assert_close(terms["teacher_head"], alone["teacher_head"])
-    assert terms["edge"] > alone["edge"], "unlabelled images are nodes like the others"
+    both = module(images, seen, batch)
+    alone = module(images[known], Features(seen.pooled[known]), Batch(known, LABELS[known]))
+    torch.testing.assert_close(both.terms["cross_entropy"], alone.terms["cross_entropy"])
+    torch.testing.assert_close(both.teacher_terms, alone.teacher_terms)
+    assert both.terms["edge"] > alone.terms["edge"], "unlabelled images are nodes like the others"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_batch_without_any_label(name: str) -> None:
+    """What is learned from labels is 0 and sends no gradient; the method learns as ever."""
+    module = distiller(METHODS[name]())
+    images, seen, _ = inputs()
+    losses = module(images, seen, Batch(torch.arange(N), torch.full((N,), -1)))
+    assert losses.terms["cross_entropy"] == 0 and losses.total.isfinite()
+    assert all(term == 0 for term in losses.teacher_terms.values())
+    for parameter in module.parameters():
+        (gradient,) = torch.autograd.grad(losses.total, parameter, retain_graph=True, allow_unused=True)
+        assert gradient is None or gradient.isfinite().all()
+    found = gradients(losses.total, [next(module.student.backbone.parameters()), *teacher_head(module).parameters()])
+    assert found[0] is not None and found[0].any()
+    assert all(gradient is None or not gradient.any() for gradient in found[1:])
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -121,14 +164,15 @@ def test_parameters_are_parted_between_the_two_optimisers(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_the_teachers_side_learns_from_its_own_cross_entropy_only(name: str) -> None:
     module = distiller(METHODS[name](), alpha=0.5)
-    images, feature, batch = inputs()
-    losses = module(images, feature, batch)
+    images, seen, batch = inputs()
+    losses = module(images, seen, batch)
     own = list(module.teacher_parameters())
     head, method = teacher_head(module), module.method
-    embedding, logits = head(feature)
+    embedding, logits = head(seen.pooled)
     loss = cross_entropy(logits, LABELS, ignore_index=-1)
     if "conv" in name:
         # The teacher's nodes, moved by hand: own + neighbours of the signed mean over the chosen edges.
+        method = method.methods["ega"] if isinstance(method, Sum) else method
         assert isinstance(method, EGA) and method.refinement is not None
         conv = method.refinement.teacher
         assert isinstance(conv, SignedConv)
@@ -143,7 +187,9 @@ def test_the_teachers_side_learns_from_its_own_cross_entropy_only(name: str) -> 
     found, expected = gradients(losses.total, own), gradients(loss, own)
     assert all(g is not None and g.any() for g in expected)
     assert close(found, expected)
-    for term in [value for key, value in losses.terms.items() if key != "teacher_head"]:
+    names = {"conv": ["teacher_refined"], "knn-conv": ["teacher_refined"], "sum-conv": ["teacher_ega_refined"]}
+    assert list(losses.teacher_terms) == ["teacher_head", *names.get(name, [])]
+    for term in losses.terms.values():
         assert not any(g is not None and g.any() for g in gradients(term, own))
 
 
@@ -152,10 +198,10 @@ def test_the_student_learns_from_its_own_terms_only(name: str) -> None:
     module = distiller(METHODS[name](), alpha=0.5)
     losses = module(*inputs())
     own = module.student_parameters()
-    terms = torch.stack([value for key, value in losses.terms.items() if key != "teacher_head"]).sum()
     found = gradients(losses.total, own)
-    assert close(found, gradients(terms, own))
-    assert not any(g is not None and g.any() for g in gradients(losses.terms["teacher_head"], own))
+    assert close(found, gradients(torch.stack(list(losses.terms.values())).sum(), own))
+    for term in losses.teacher_terms.values():
+        assert not any(g is not None and g.any() for g in gradients(term, own))
     assert all(g is not None and g.isfinite().all() for g in found)
 
 
@@ -163,30 +209,69 @@ def test_every_term_of_the_method_reaches_the_students_backbone() -> None:
     module = distiller(EGA(refine="conv", dim=DIM), alpha=0.5)
     losses = module(*inputs())
     first = next(module.student.backbone.parameters())
-    for key, term in losses.terms.items():
-        (gradient,) = gradients(term, [first])
-        assert (gradient is not None and bool(gradient.any())) == (key != "teacher_head"), key
+    for key, term in {**losses.terms, **losses.teacher_terms}.items():
+        (gradient,) = gradients(term, [first]) if term.requires_grad else (None,)
+        assert (gradient is not None and bool(gradient.any())) == (key in losses.terms), key
 
 
 def test_without_a_teacher_there_is_cross_entropy_alone() -> None:
     module = distiller(None, teacher=False, gamma=2.0)
     images, _, batch = inputs()
     losses = module(images, None, batch)
-    assert list(losses.terms) == ["cross_entropy"] and losses.teacher is None
-    torch.testing.assert_close(losses.total.double(), 2.0 * mean_log_loss(losses.student.logits), rtol=1e-6, atol=0)
+    assert list(losses.terms) == ["cross_entropy"] and losses.teacher is None and not losses.teacher_terms
+    torch.testing.assert_close(losses.total, 2.0 * mean_log_loss(losses.student.logits), rtol=1e-10, atol=0)
     assert list(module.teacher_parameters()) == []
 
 
 def test_kd_beside_no_method() -> None:
     losses = distiller(None, alpha=1.0)(*inputs())
-    assert list(losses.terms) == ["cross_entropy", "kd_of_logits", "teacher_head"]
+    assert list(losses.terms) == ["cross_entropy", "kd_of_logits"] and list(losses.teacher_terms) == ["teacher_head"]
+
+
+def staged(stage: str, images: Tensor, seen: Features, batch: Batch, alpha: float = 0.5) -> tuple[Distiller, Losses]:
+    torch.manual_seed(1)
+    module = distiller(SP(), alpha=alpha)
+    module.stage = stage  # type: ignore[assignment]
+    return module, module(images, seen, batch)
+
+
+def test_stages_part_what_the_student_learns_from() -> None:
+    given = inputs()
+    both, method, labels = (staged(stage, *given)[1] for stage in ("both", "method", "labels"))
+    assert list(both.terms) == list(method.terms) == list(labels.terms) == ["cross_entropy", "kd_of_logits", "sp"]
+    zero = torch.zeros((), dtype=torch.float64)
+    assert method.terms == {"cross_entropy": zero, "kd_of_logits": zero, "sp": both.terms["sp"]}
+    assert labels.terms == {**both.terms, "sp": zero}
+    assert both.teacher_terms == method.teacher_terms == labels.teacher_terms
+
+
+@pytest.mark.parametrize(("stage", "reached"), [("both", True), ("method", False), ("labels", True)])
+def test_what_waits_gets_no_gradient_so_that_no_optimiser_touches_it(stage: str, reached: bool) -> None:
+    """A gradient of 0 would let momentum and weight decay move the classifier while the method trains alone."""
+    module, losses = staged(stage, *inputs())
+    losses.total.backward()
+    assert all((parameter.grad is not None) == reached for parameter in module.student.head.parameters())
+    first = next(module.student.backbone.parameters())
+    assert first.grad is not None and first.grad.any()
+    assert all(parameter.grad is not None for parameter in module.teacher_parameters())
+
+
+def test_a_term_that_waits_does_no_harm() -> None:
+    """0 times infinity is not a number."""
+    images, seen, batch = inputs()
+    far = Features(seen.pooled, tuple(stage * math.inf for stage in seen.maps))
+    module, losses = staged("labels", images, far, batch)
+    losses.total.backward()
+    assert losses.terms["sp"] == 0 and losses.total.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in module.parameters())
+    assert not staged("both", images, far, batch)[1].total.isfinite(), "else this test could not fail"
 
 
 def test_degenerate_nodes_of_both_sides_are_counted() -> None:
     module = distiller(EGA())
-    images, feature, batch = inputs()
-    assert module(images, feature, batch).degenerate.item() == 0
+    images, seen, batch = inputs()
+    assert module(images, seen, batch).degenerate.item() == 0
     with torch.no_grad():
         teacher_head(module).project.bias.zero_()
-        feature[:3] = 0  # a projection to a constant row
-    assert module(images, feature, batch).degenerate.item() == 3
+        seen.pooled[:3] = 0  # a projection to a constant row
+    assert module(images, seen, batch).degenerate.item() == 3

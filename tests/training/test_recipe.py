@@ -1,11 +1,13 @@
 """The recipe: what wins over what, and what is refused in which words."""
 
-from dataclasses import FrozenInstanceError, fields, replace
+import pickle
+from dataclasses import FrozenInstanceError, asdict, fields, replace
 from typing import Any
 
 import pytest
 
 from relgraph.errors import RelgraphError
+from relgraph.methods import EGA, KD, METHODS, SP
 from relgraph.training.recipe import PRESETS, Recipe, resolve
 
 TEACHER: dict[str, Any] = {"teacher": "timm:resnet50"}
@@ -38,19 +40,23 @@ def test_another_data_set_needs_a_teacher_of_its_own(needs: dict[str, Any]) -> N
 
 
 def test_cross_entropy_alone_needs_no_teacher() -> None:
-    assert not resolve({"dataset": "stl10", "method": "none"}).uses_teacher
+    for spelling in ("none", " none "):
+        assert not resolve({"dataset": "stl10", "method": spelling}).uses_teacher
 
 
 def test_ega_is_the_official_script() -> None:
     recipe = resolve({"dataset": "cifar100", **TEACHER}, "ega")
     official = {
         "method": "ega",
-        "graph": "dense",
+        "topology": "dense",
         "node_weight": 0.8,
         "edge_weight": 0.24,
         "gamma": 1.0,
         "alpha": 0.0,
-        "beta": 1.0,
+        "methods": [("ega", EGA, 1.0)],
+        "method_args": (),
+        "refine": None,
+        "initial_epochs": 0,
         "epochs": 240,
         "batch_size": 64,
         "lr": 0.05,
@@ -113,7 +119,15 @@ def test_unknown_names(given: dict[str, Any], preset: str | None, message: str) 
         ({"graph": "knn", "k": 64, "batch_size": 64}, r"^k must be between 1 and batch_size - 1 = 63, got 64$"),
         ({"graph": "knn", "k": 0}, r"^k must be between 1 and batch_size - 1 = 63, got 0$"),
         ({"graph": "knn", "batch_size": 8}, r"^k must be between 1 and batch_size - 1 = 7, got 8$"),
-        ({"graph": "dense", "k": 4}, r"^k and neighbours belong to the graph 'knn'"),
+        (
+            {"graph": "dense", "k": 4},
+            r"^k and neighbours belong to the graph 'knn', got k = 4 and neighbours = 'teacher'$",
+        ),
+        ({"k": 4}, r"^k and neighbours belong to the graph 'knn', got k = 4 and neighbours = 'teacher'$"),
+        (
+            {"neighbours": "union"},
+            r"^k and neighbours belong to the graph 'knn', got k = None and neighbours = 'union'$",
+        ),
         *(
             ({name: -0.5}, rf"^{name} must be at least 0, got -0\.5$")
             for name in ("lr", "teacher_lr", "momentum", "weight_decay", "gamma", "alpha", "beta")
@@ -130,10 +144,119 @@ def test_values_out_of_range(given: dict[str, Any], message: str) -> None:
         Recipe(**given)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"method": "kd", "k": 4}, r"^k belongs to methods that have a graph, got kd, which has none$"),
+        ({"method": "none", "graph": "knn", "k": 4}, r"^k belongs to methods that have a graph, got none, which"),
+        ({"method": "kd", "refine": "conv"}, r"^refine belongs to methods that relate the images of a batch, got kd$"),
+        ({"method": "none", "refine": "smooth"}, r"^refine belongs to methods that relate .*, got none$"),
+        (
+            {"method": "crd", "graph": "knn", "neighbours": "union"},
+            r"^neighbours belong to methods that relate the images of a batch, got crd$",
+        ),
+        ({"nodes": "map"}, r"^nodes belong to methods that leave the choice of them, got ega$"),
+        ({"method": "kd", "nodes": "feature"}, r"^nodes belong to methods that leave the choice of them, got kd$"),
+        ({"method": "sp", "nodes": "maps"}, r"^unknown nodes 'maps': did you mean 'map'\?"),
+        ({"method": "sp+kd", "graph": "knn", "k": 64}, r"^k must be between 1 and batch_size - 1 = 63, got 64$"),
+        ({"init_epochs": 240}, r"^init_epochs must be below epochs = 240, got 240$"),
+        ({"init_epochs": -1}, r"^init_epochs must be at least 0, got -1$"),
+        ({"init_epochs": 1.5}, r"^init_epochs must be a whole number, got 1\.5$"),
+        (
+            {"method": "none", "init_epochs": 2},
+            r"^init_epochs belong to a method, which then trains alone, got .* none$",
+        ),
+        ({"beta": "2"}, r"^beta must be a number, got '2'$"),
+        ({"method": "sp+kd", "beta": 2.0}, r"^beta is the weight of one method: write the weights of 'sp\+kd' as in "),
+        (
+            {"method": "0.9*kd", "beta": 2.0},
+            r"^beta is the weight of one method: write the weights of '0\.9\*kd' as in ",
+        ),
+        ({"method": "kd+sp+kd"}, r"^a sum names each method once, got kd more often in 'kd\+sp\+kd'$"),
+        ({"method": "sp+kf"}, r"^unknown method 'kf': did you mean 'kd'\?"),
+        ({"method": "two*kd"}, r"^the weight of kd must be a number, got 'two'$"),
+        ({"method_args": "tau=2"}, r"^method_args must be a list, got 'tau=2'$"),
+        ({"method_args": ("tau",)}, r"^an option of a method must be NAME=VALUE or METHOD\.NAME=VALUE, got 'tau'$"),
+        ({"method_args": ("tau=1",)}, r"^ega has no options of its own, got 'tau'$"),
+        ({"method": "nce", "method_args": ("ta=1",)}, r"^unknown option of the method 'ta': did you mean 'tau'\?"),
+        ({"method": "nce", "method_args": ("tau=hot",)}, r"^tau of nce must be a number, got 'hot'$"),
+        ({"method": "nce", "method_args": ("cc.order=1",)}, r"^unknown method 'cc'"),
+        ({"method": "none", "method_args": ("tau=1",)}, r"^cross-entropy alone has no options of its own, got 'tau'$"),
+        (
+            {"method": "nce+crd", "method_args": ("tau=1",)},
+            r"^tau is an option of several methods: write nce\.tau or crd\.tau$",
+        ),
+    ],
+)
+def test_methods_that_a_recipe_does_not_fit(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(RelgraphError, match=message):
+        Recipe(**given)
+
+
 def test_the_limits_themselves_are_allowed() -> None:
     assert Recipe(graph="knn", k=7, batch_size=8).neighbours_of_each == 7
     assert Recipe(graph="knn", batch_size=9).neighbours_of_each == 8
     assert Recipe(batch_size=2, gamma=0, alpha=0, beta=0, momentum=0, weight_decay=0).batch_size == 2
+    assert Recipe(init_epochs=239).initial_epochs == 239 and Recipe(epochs=1, init_epochs=0).initial_epochs == 0
+    assert Recipe(method="none", init_epochs=0).stage(0) == "both"
+
+
+@pytest.mark.parametrize(
+    ("spelling", "beta", "expected"),
+    [
+        ("none", None, []),
+        ("sp", None, [("sp", SP, SP.weight)]),
+        ("sp", 0.0, [("sp", SP, 0.0)]),
+        ("sp+0.9*kd", None, [("sp", SP, SP.weight), ("kd", KD, 0.9)]),
+        ("1e+3*sp + kd", None, [("sp", SP, 1000.0), ("kd", KD, KD.weight)]),
+    ],
+)
+def test_methods_and_their_weights(spelling: str, beta: float | None, expected: list[Any]) -> None:
+    assert Recipe(method=spelling, beta=beta).methods == expected
+
+
+def test_sums_take_options_by_the_method_s_name() -> None:
+    assert Recipe(method="nce+crd", method_args=("nce.tau=1", "negatives=8")).relates
+    assert Recipe(method="crd+kd", graph="knn", k=200).k == 200, "not neighbours within the batch"
+
+
+def test_what_is_looked_up_once_is_not_part_of_a_recipe() -> None:
+    fresh, used = Recipe(method="sp+kd"), Recipe(method="sp+kd")
+    assert used.methods and used == fresh and replace(used, method="kd").methods == [("kd", KD, KD.weight)]
+    assert list(asdict(used)) == [item.name for item in fields(Recipe)]
+    assert pickle.loads(pickle.dumps(used)) == fresh
+
+
+@pytest.mark.parametrize(
+    ("options", "relates", "topology"),
+    [
+        ({}, True, "dense"),
+        ({"graph": "knn"}, True, "knn"),
+        ({"method": "kd"}, False, "dense"),
+        ({"method": "crd"}, False, "dense"),
+        ({"method": "kd+sp", "graph": "knn"}, True, "knn"),
+        ({"method": "none"}, False, "dense"),
+    ],
+)
+def test_what_relates_the_images_of_a_batch(options: dict[str, Any], relates: bool, topology: str) -> None:
+    recipe = Recipe(**options)
+    assert (recipe.relates, recipe.topology) == (relates, topology)
+
+
+def test_stages_of_a_method_that_trains_alone_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Early(SP):
+        init_share = 1 / 9
+
+    monkeypatch.setitem(METHODS, "early", Early)
+    recipe = Recipe(method="early", epochs=27)
+    assert recipe.initial_epochs == 3
+    assert [recipe.stage(epoch) for epoch in (0, 2, 3, 26)] == ["method", "method", "labels", "labels"]
+    assert replace(recipe, epochs=240).initial_epochs == 27
+    assert Recipe(method="2*early", epochs=27).initial_epochs == 3
+    for other in (replace(recipe, init_epochs=0), Recipe(method="early+kd", epochs=27), Recipe(epochs=27)):
+        assert other.initial_epochs == 0 and {other.stage(epoch) for epoch in range(27)} == {"both"}
+    asked = Recipe(method="sp+kd", epochs=4, init_epochs=1)
+    assert [asked.stage(epoch) for epoch in range(4)] == ["method", "labels", "labels", "labels"]
 
 
 def test_every_field_says_what_it_is_and_its_choices_hold_its_default() -> None:

@@ -20,9 +20,11 @@ RecipeMaker = Callable[..., Recipe]
 Runs = Callable[[str], Path]
 COLUMNS = {
     "dense": ["cross_entropy", "node", "edge", "teacher_head"],
-    "knn-conv": ["cross_entropy", "kd_of_logits", "node", "edge", "teacher_head"],
+    "knn-conv": ["cross_entropy", "kd_of_logits", "node", "edge", "teacher_head", "teacher_refined"],
     "none": ["cross_entropy"],
     "kd": ["cross_entropy", "kd", "teacher_head"],
+    "memory-maps": ["cross_entropy", "crd_student_anchors", "crd_teacher_anchors", "sp", "kd", "teacher_head"],
+    "early": ["cross_entropy", "sp", "teacher_head"],
 }
 
 
@@ -73,7 +75,8 @@ def test_columns_and_sums_of_the_metrics(variant: str, finished: Runs) -> None:
             "epoch", "lr", "loss", *terms, "train_top1", "degenerate", "images_per_s", "val_top1", "val_top5",
         ]  # fmt: skip
         assert all(math.isfinite(value) for value in row.values())
-        assert row["loss"] == pytest.approx(sum(row[name] for name in terms if name != "teacher_head"), rel=1e-9)
+        own = [name for name in terms if name not in ("teacher_head", "teacher_refined")]
+        assert row["loss"] == pytest.approx(sum(row[name] for name in own), rel=1e-9)
         assert 0 <= row["val_top1"] <= row["val_top5"] == 100, "there are three classes"
         assert row["images_per_s"] > 0
 

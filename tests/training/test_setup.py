@@ -8,10 +8,24 @@ import pytest
 import torch
 
 from relgraph.errors import RelgraphError
+from relgraph.methods import EGA, KD, METHODS, SP, Batch, Method, Output, Sum
+from relgraph.networks.backbone import map_shapes
+from relgraph.networks.teachers import Teacher
 from relgraph.training.hardware import native_bf16
 from relgraph.training.inputs import teacher_input
+from relgraph.training.loop import train
+from relgraph.training.objective import Distiller
 from relgraph.training.recipe import Recipe
-from relgraph.training.setup import build, open_data, open_fabric, open_teacher, parse_arguments
+from relgraph.training.setup import (
+    build,
+    new_distiller,
+    open_data,
+    open_fabric,
+    open_teacher,
+    parse_arguments,
+    reads_maps,
+)
+from relgraph.training.teaching import Online
 
 RecipeMaker = Callable[..., Recipe]
 
@@ -30,13 +44,23 @@ def test_student_starts_alike_whatever_the_method(make: RecipeMaker) -> None:
     """So that a comparison of methods at one seed is not one of starting points."""
     states = [
         build(make(**options)).student.state_dict()
-        for options in ({}, {"method": "none"}, {"method": "kd"}, {"graph": "knn", "k": 3, "refine": "conv"})
+        for options in (
+            {},
+            {"method": "none"},
+            {"method": "sp"},
+            {"method": "crd+kd"},
+            {"graph": "knn", "k": 3, "refine": "conv"},
+        )
     ]
     assert all(torch.equal(states[0][name], other[name]) for other in states[1:] for name in states[0])
 
 
-def test_each_parameter_has_one_optimiser(make: RecipeMaker) -> None:
-    setup = build(make(graph="knn", k=3, refine="conv", lr=0.3, teacher_lr=0.02, momentum=0.7, weight_decay=0.1))
+@pytest.mark.parametrize(
+    "options",
+    [{"graph": "knn", "k": 3, "refine": "conv"}, {"method": "crd"}, {"method": "crd+0.5*ega", "refine": "conv"}],
+)
+def test_each_parameter_has_one_optimiser(make: RecipeMaker, options: dict[str, Any]) -> None:
+    setup = build(make(lr=0.3, teacher_lr=0.02, momentum=0.7, weight_decay=0.1, **options))
     student, teacher = (
         [id(p) for group in optimiser.param_groups for p in group["params"]]
         for optimiser in (setup.student_optimiser, setup.teacher_optimiser)
@@ -60,6 +84,120 @@ def test_a_teacher_is_loaded_where_something_reads_it(
     setup = build(make(**options))
     assert (setup.distiller.teacher_head is not None) == has_teacher
     assert bool(list(setup.distiller.teacher_parameters())) == has_teacher
+    assert isinstance(setup.objective, Distiller) and setup.student is setup.objective.student
+
+
+@pytest.mark.parametrize(
+    ("method", "reads"),
+    [
+        (None, False),
+        (KD(), False),
+        (EGA(), False),
+        (SP(), True),
+        (SP(nodes="feature"), False),
+        (Sum({"kd": (1.0, KD()), "sp": (1.0, SP())}), True),
+        (Sum({"kd": (1.0, KD()), "ega": (1.0, EGA())}), False),
+    ],
+)
+def test_methods_that_read_stage_maps(method: Method | None, reads: bool) -> None:
+    assert reads_maps(method) == reads
+
+
+@pytest.mark.parametrize(("options", "maps"), [({"method": "sp"}, 4), ({"method": "sp", "nodes": "feature"}, 0)])
+def test_the_teacher_hands_on_maps_where_the_method_reads_them(
+    make: RecipeMaker, options: dict[str, Any], maps: int
+) -> None:
+    setup = build(make(**options))
+    assert isinstance(setup.feed, Online)
+    images = next(setup.batches([torch.arange(2)]))
+    _, seen = setup.feed(images, torch.arange(2), torch.Generator())
+    assert len(seen.maps) == maps
+
+
+class Curious(Method):
+    """Keeps what its constructor and its first batch get."""
+
+    def __init__(
+        self,
+        dim: int,
+        student_width: int,
+        teacher_width: int,
+        student_maps: Any,
+        teacher_maps: Any,
+        images: int,
+        labels: torch.Tensor,
+    ) -> None:
+        super().__init__()
+        self.facts = (dim, student_width, teacher_width, student_maps, teacher_maps, images, labels)
+        self.given: list[tuple[Output, Output, Batch | None, bool]] = []
+
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, torch.Tensor]:
+        self.given.append((student, teacher, batch, self.training))
+        return {"curious": student.embedding.sum()}
+
+
+def test_a_method_is_told_the_facts_and_rehearses(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One batch of zeros in the shapes of the run, in evaluation mode; then it is ready for training."""
+    monkeypatch.setitem(METHODS, "curious", Curious)
+    recipe = make(method="curious", student="resnet8x4")
+    data, teacher = open_data(recipe), open_teacher(recipe)
+    module = new_distiller(recipe, data, teacher)
+    method = module.method
+    assert isinstance(method, Curious) and method.training
+    maps = map_shapes(module.student.backbone, 3, 8)
+    *facts, labels = method.facts
+    assert facts == [16, 256, 64, maps, teacher.map_shapes(), 36]
+    assert torch.equal(labels, data.train.labels) and set(labels.tolist()) == {-1, 0, 1, 2}
+    ((student, seen, batch, training),) = method.given
+    assert batch is not None and not training
+    for output, width, shapes in ((student, 256, maps), (seen, 64, teacher.map_shapes())):
+        assert output.embedding.shape == (12, 16) and output.logits is not None and output.logits.shape == (12, 3)
+        assert output.feature is not None and output.feature.shape == (12, width)
+        assert tuple(stage.shape for stage in output.maps) == tuple((12, *shape) for shape in shapes)
+        assert not any(part.any() for part in (output.embedding, output.feature, *output.maps))
+    assert torch.equal(batch.indices, torch.arange(12)) and torch.equal(batch.labels, labels[:12])
+    few = new_distiller(make(method="curious", batch_size=64), data, teacher).method
+    assert isinstance(few, Curious) and len(few.given[0][0].embedding) == 36, "no more than there are images"
+
+
+def test_a_rehearsal_leaves_no_trace(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = make(method="crd+kd")
+    data, teacher = open_data(recipe), open_teacher(recipe)
+    rehearsed = new_distiller(recipe, data, teacher).state_dict()
+    monkeypatch.setattr("relgraph.training.setup.rehearse", lambda *_: None)
+    plain = new_distiller(recipe, data, teacher).state_dict()
+    assert list(rehearsed) == list(plain) and any("bank" in name for name in plain)
+    assert all(torch.equal(rehearsed[name], plain[name]) for name in plain)
+
+
+def test_what_a_method_cannot_read_is_told_before_the_training(
+    make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Teacher, "map_shapes", lambda self: ())  # as of a vision transformer of torchvision
+    with pytest.raises(
+        RelgraphError, match=r"^SP reads stage maps .*: expected at least 1 of student and teacher, got 0$"
+    ):
+        train(make(method="sp"), tmp_path / "run")
+    with pytest.raises(
+        RelgraphError, match=r"^nodes 'map' need stage maps of student and teacher, got none of the teacher$"
+    ):
+        train(make(method="sp", refine="smooth"), tmp_path / "run")
+    with pytest.raises(RelgraphError, match=r"width.*256.*64"):
+        train(make(method="nce", nodes="feature", student="resnet8x4"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({}, "ega (dense)"),
+        ({"method": "sp+0.9*kd", "graph": "knn", "k": 3}, "sp+0.9*kd (knn)"),
+        ({"method": "kd"}, "kd"),
+        ({"method": "none"}, "none"),
+    ],
+)
+def test_the_stored_student_says_what_it_learned_by(make: RecipeMaker, options: dict[str, Any], name: str) -> None:
+    assert build(make(**options)).description()["objective"] == name
 
 
 def test_networks_get_the_input_that_they_describe(make: RecipeMaker) -> None:
@@ -118,6 +256,8 @@ def test_precision_is_what_the_processor_is_fast_at_unless_asked(make: RecipeMak
         ({"teacher": "embedded:digit"}, r"did you mean '(embedded:)?digits'"),
         ({"teacher": "checkpoint:nowhere.safetensors"}, r"nowhere\.safetensors"),
         ({"node_weight": -1.0}, r"^node_weight must be at least 0, got -1\.0$"),
+        ({"method": "crd", "method_args": ("tau=0",)}, r"^tau must be positive, got 0\.0$"),
+        ({"method": "sp", "refine": "conv"}, r"^a learned refinement trains the teacher's side by its classifier"),
         ({"alpha": 1.0, "temperature": 0.0}, r"^a temperature must be positive, got 0\.0$"),
         ({"labels_per_class": 13}, r"has 12 training images, fewer than the 13 labels"),
         ({"labelled_share": 0.0}, r"^the labelled share of a batch must be above 0 and at most 1, got 0\.0$"),

@@ -10,6 +10,7 @@ from torch import Tensor
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.data.views import draw_view
 from relgraph.errors import RelgraphError
+from relgraph.networks.teachers import Features
 from relgraph.training.embedding import store_embeddings
 from relgraph.training.inputs import teacher_input
 from relgraph.training.recipe import Recipe
@@ -32,13 +33,15 @@ def digits(make: RecipeMaker, **options: Any) -> Recipe:
     return make(dataset="digits", **options)
 
 
-def opened(recipe: Recipe) -> tuple[Feed, str]:
+def opened(recipe: Recipe, maps: bool = False) -> tuple[Feed, str]:
     teacher = open_teacher(recipe) if recipe.uses_teacher else None
-    return open_feed(recipe, open_data(recipe), teacher, open_fabric(recipe))
+    return open_feed(recipe, open_data(recipe), teacher, open_fabric(recipe), maps=maps)
 
 
-def fed(feed: Feed, recipe: Recipe, seed: int = 1, index: Tensor = INDEX) -> tuple[Tensor, Tensor | None]:
-    return feed(open_data(recipe).train.pixels[index], index, torch.Generator().manual_seed(seed))
+def fed(feed: Feed, recipe: Recipe, seed: int = 1, index: Tensor = INDEX) -> tuple[Tensor, Features]:
+    student, seen = feed(open_data(recipe).train.pixels[index], index, torch.Generator().manual_seed(seed))
+    assert seen is not None
+    return student, seen
 
 
 @torch.no_grad()
@@ -52,9 +55,9 @@ def taught(recipe: Recipe, images: Tensor) -> Tensor:
 def test_without_a_teacher(make: RecipeMaker) -> None:
     recipe = digits(make, method="none")
     feed, line = opened(recipe)
-    student, feature = fed(feed, recipe)
+    student, seen = feed(open_data(recipe).train.pixels[INDEX], INDEX, torch.Generator().manual_seed(1))
     assert isinstance(feed, WithoutTeacher)
-    assert (line, feature) == ("teacher: none", None)
+    assert (line, seen) == ("teacher: none", None)
     drawn = draw_view(6, 1, False, torch.Generator().manual_seed(1))
     assert torch.equal(student, drawn.apply(open_data(recipe).train.pixels[INDEX]))
     assert settled(recipe, feed) == recipe
@@ -64,24 +67,39 @@ def test_without_a_teacher(make: RecipeMaker) -> None:
 def test_online_draws_what_recorded_runs_drew(make: RecipeMaker, views: str) -> None:
     recipe = make(views=views, teacher_mode="online")
     feed, line = opened(recipe)
-    student, feature = fed(feed, recipe)
+    student, seen = fed(feed, recipe)
     images, generator = open_data(recipe).train.pixels[INDEX], torch.Generator().manual_seed(1)
     first, second = (draw_view(6, 1, True, generator).apply(images) for _ in range(2))
     assert torch.equal(student, first)
-    assert feature is not None
-    assert torch.equal(feature, taught(recipe, first if views == "shared" else second))
+    assert torch.equal(seen.pooled, taught(recipe, first if views == "shared" else second))
+    assert seen.maps == (), "maps are handed on where a method reads them"
     assert line == "teacher: online"
+
+
+@pytest.mark.parametrize("views", ["shared", "independent"])
+def test_online_hands_on_the_stage_maps_of_the_same_views(make: RecipeMaker, views: str) -> None:
+    recipe = make(views=views, method="sp")
+    (plain, _), (feed, line) = opened(recipe), opened(recipe, maps=True)
+    (student, pooled), (same, seen) = fed(plain, recipe), fed(feed, recipe)
+    assert torch.equal(student, same)
+    torch.testing.assert_close(seen.pooled, pooled.pooled)
+    assert tuple(stage.shape[1:] for stage in seen.maps) == open_teacher(recipe).map_shapes()
+    torch.testing.assert_close(seen.maps[-1].mean((2, 3)), seen.pooled)  # of this teacher, a CIFAR ResNet
+    assert not any(part.requires_grad for part in (seen.pooled, *seen.maps))
+    assert line == "teacher: online, in every step (sp reads its stage maps)"
 
 
 def test_online_computes_in_the_run_s_precision(make: RecipeMaker) -> None:
     features = []
     for precision in ("32-true", "bf16-mixed"):
         recipe = make(teacher_mode="online", precision=precision)
-        _, feature = fed(opened(recipe)[0], recipe)
-        assert feature is not None and feature.dtype == torch.float32
-        features.append(feature)
-    assert not torch.equal(*features)
-    torch.testing.assert_close(*features, rtol=0.05, atol=0.05)
+        for maps in (False, True):
+            _, seen = fed(opened(recipe, maps)[0], recipe)
+            assert seen.pooled.dtype == torch.float32
+            features.append(seen.pooled)
+    assert torch.equal(features[0], features[1]) and torch.equal(features[2], features[3])
+    assert not torch.equal(features[0], features[2])
+    torch.testing.assert_close(features[0], features[2], rtol=0.05, atol=0.05)
 
 
 def test_the_line_about_a_store(make: RecipeMaker, folder: Path) -> None:
@@ -100,10 +118,9 @@ def test_the_student_sees_the_view_whose_embedding_is_given(make: RecipeMaker, f
     feed = Stored(open_data(recipe), store, "cpu", shared=True)
     assert store.resident == (limit > 0)
     index = torch.arange(60)
-    images, (student, feature) = open_data(recipe).train.pixels[index], fed(feed, recipe, index=index)
-    assert feature is not None
-    assert student.dtype == torch.uint8 and feature.shape == (60, 64)
-    torch.testing.assert_close(feature, taught(recipe, student))
+    images, (student, seen) = open_data(recipe).train.pixels[index], fed(feed, recipe, index=index)
+    assert student.dtype == torch.uint8 and seen.pooled.shape == (60, 64) and seen.maps == ()
+    torch.testing.assert_close(seen.pooled, taught(recipe, student))
     plain = (student == images).flatten(1).all(1)
     assert 0 < plain.sum() < 40, "about a third are the image itself"
 
@@ -112,13 +129,13 @@ def test_independent_views_are_fresh_for_the_student(make: RecipeMaker, folder: 
     recipe = digits(make, embeddings=str(folder), views="independent")
     feed, line = opened(recipe)
     assert "3 views an image, fresh ones for the student" in line
-    student, feature = fed(feed, recipe)
+    student, seen = fed(feed, recipe)
     drawn = draw_view(6, 1, False, torch.Generator().manual_seed(1))
     assert torch.equal(student, drawn.apply(open_data(recipe).train.pixels[INDEX]))
-    assert feature is not None and isinstance(feed, Stored)
+    assert isinstance(feed, Stored)
     stored_as = open_data(recipe).train.index[INDEX]
     rows = torch.stack([feed.store.rows(torch.full((6,), view), stored_as) for view in range(3)])
-    assert (feature == rows).all(2).any(0).all(), "every feature is that of some view of its image"
+    assert (seen.pooled == rows).all(2).any(0).all(), "every feature is that of some view of its image"
 
 
 def test_one_view_is_the_image_itself(make: RecipeMaker, tmp_path: Path) -> None:
@@ -126,17 +143,16 @@ def test_one_view_is_the_image_itself(make: RecipeMaker, tmp_path: Path) -> None
     store_embeddings(recipe, tmp_path / "one", views=1)
     feed, line = opened(recipe)
     assert "1 view an image, fresh ones for the student" in line
-    _, feature = fed(feed, recipe)
-    torch.testing.assert_close(feature, taught(recipe, open_data(recipe).train.pixels[INDEX]))
+    _, seen = fed(feed, recipe)
+    torch.testing.assert_close(seen.pooled, taught(recipe, open_data(recipe).train.pixels[INDEX]))
 
 
 @pytest.mark.parametrize("views", ["shared", "independent"])
 def test_the_generator_decides(make: RecipeMaker, folder: Path, views: str) -> None:
     recipe = digits(make, embeddings=str(folder), views=views)
     feed, _ = opened(recipe)
-    (first, feature), (again, same), (other, _) = (fed(feed, recipe, seed) for seed in (1, 1, 2))
-    assert feature is not None and same is not None
-    assert torch.equal(first, again) and torch.equal(feature, same)
+    (first, seen), (again, same), (other, _) = (fed(feed, recipe, seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and torch.equal(seen.pooled, same.pooled)
     assert not torch.equal(first, other)
 
 
@@ -170,6 +186,20 @@ def test_stored_is_an_error_where_nothing_fits(make: RecipeMaker, folder: Path, 
     with pytest.raises(RelgraphError, match=r"no stored embeddings fit: .* holds none of digits by embedded:digits"):
         opened(replace(recipe, embeddings=str(tmp_path)))
     assert isinstance(opened(replace(recipe, teacher_mode="online"))[0], Online)
+
+
+def test_maps_are_in_no_store(make: RecipeMaker, folder: Path) -> None:
+    recipe = digits(make, embeddings=str(folder), method="sp")
+    assert isinstance(opened(recipe)[0], Stored), "a store fits"
+    feed, line = opened(recipe, maps=True)
+    assert isinstance(feed, Online) and len(fed(feed, recipe)[1].maps) == 4
+    assert line == "teacher: online, in every step (sp reads its stage maps)"
+    assert settled(recipe, feed) == replace(recipe, teacher_mode="online")
+    asked = replace(recipe, teacher_mode="stored")
+    with pytest.raises(
+        RelgraphError, match=r"^sp reads the teacher's stage maps, which no store holds: use --teacher-mode online$"
+    ):
+        opened(asked, maps=True)
 
 
 def test_a_settled_recipe_finds_the_same_again(make: RecipeMaker, folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+"""relgraph methods."""
+
+from textwrap import wrap
+from typing import TYPE_CHECKING
+
+import click
+
+from .show import columns
+
+if TYPE_CHECKING:
+    from relgraph.methods.card import Card
+
+EPILOG = """\b
+Examples:
+  relgraph methods                                         the table
+  relgraph methods rkd                                     one of them in full: equation, options, differences
+  relgraph train --method rkd --method-args distance_weight=1,angle_weight=2
+  relgraph train --method 0.8*crd+kd                       a sum; the numbers take the place of the authors' weights
+"""
+
+WIDTH = 110
+
+
+@click.command(epilog=EPILOG)
+@click.argument("name", required=False)
+def methods(name: str | None) -> None:
+    """List the methods that --method takes: what each reads, what it is made of, and the authors' weight.
+
+    A method reads the projected embedding, the pooled feature below it, the last stage map or all maps, logits, labels,
+    or positions in the training set (indices). Kernel, topology and criterion are its parts; those with a topology run
+    on --graph dense and --graph knn alike. The weight is that beside a cross-entropy of weight 1.
+    """
+    from relgraph.methods import METHODS
+    from relgraph.methods.card import card
+
+    if name is not None:
+        click.echo(_in_full(card(name)))
+        return
+    cards = [card(known) for known in METHODS]
+    rows = [[c.name, ", ".join(c.reads), c.kernel, c.topology, c.criterion, f"{c.weight:g}"] for c in cards]
+    click.echo(columns([["method", "reads", "kernel", "topology", "criterion", "weight"], *rows]))
+    click.echo("\npapers, and where paper, official code and this one differ:")
+    for c in cards:
+        click.echo("\n".join(wrap(f"{c.paper}: {c.differs}", WIDTH, initial_indent=f"{c.name:<10}", subsequent_indent=10 * " ")))
+    click.echo("\none in full: relgraph methods NAME; cross-entropy alone: --method none")
+
+
+def _in_full(c: "Card") -> str:
+    facts = [
+        ["paper", c.paper],
+        ["reads", ", ".join(c.reads)],
+        ["kernel", c.kernel],
+        ["topology", c.topology],
+        ["criterion", c.criterion],
+        ["weight", f"{c.weight:g}"],
+        ["options", ", ".join(f"{name}={value}" for name, value in c.options.items()) or "none of its own"],
+    ]
+    lines = [line for key, value in facts
+             for line in wrap(value, WIDTH - 10, initial_indent=f"{key:<10}", subsequent_indent=10 * " ")]  # fmt: skip
+    return "\n".join([*lines, "", c.doc])

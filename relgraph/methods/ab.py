@@ -1,0 +1,87 @@
+"""Activation boundaries (Heo, Lee, Yun, Choi, AAAI 2019, arXiv 1811.03233)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from relgraph.methods.base import Batch, Method, Output, check_positive
+from relgraph.methods.stages import Shapes, check_channels, check_stages, map_pairs, norm, paired, same_size, through
+
+
+class AB(Method):
+    """Let the student's neurons be active where the teacher's are, and inactive where they are not, by a margin.
+
+    With the student's pre-activations s and the teacher's activations t of a stage map, and a margin m,
+
+        d = max(0, m - s) where t > 0, else max(0, m + s)
+        L = 3 / 1000 * sum over stages l = 1..n of 2^(l - n) * 1 / N * sum d^2
+
+    with the inner sum over all images, channels and positions. s comes out of a connector of each stage, a 1x1
+    convolution and a batch norm, which maps the student's channels to the teacher's and is trained with the student.
+    The larger map is averaged over space to the size of the smaller before they are compared; a teacher's position
+    counts as active if that mean is positive. The maps of the stems are left out. Networks with different numbers of
+    stages are paired from the end, deepest with deepest, as many as the shorter has. Called with outputs that hold maps
+    `(N, C, H, W)`; returns a scalar >= 0. The teacher receives no gradient.
+
+    Paper, official code and this one: the code reads the maps before their activation, of both networks; a stage map
+    here comes after it. Of the teacher only the sign matters, and t > 0 asks the same after a ReLU as before it. Of the
+    student, the connector reads the activated map, and its output is the pre-activation. Paper and benchmark code
+    (RepDistiller) use the loss to start the student, which then learns from labels alone; the code in 30 epochs before
+    its 240, which is 1/9 of the 270 and the share here (`init_share`). The factors 3 / 1000 and 2^(l - n) are the
+    code's, which pairs stages from the front: the same where their numbers are equal.
+
+    Args:
+        student_maps: Shapes (C, H, W) of the student's maps, the stem's first.
+        teacher_maps: Those of the teacher.
+        margin: m > 0.
+
+    Raises:
+        RelgraphError: if a network hands on fewer than two maps, they are not of the same images or of other channels
+            than the shapes say, or the margin is not positive.
+
+    >>> student, teacher = torch.tensor([0.5, 0.5, 2.0]), torch.tensor([1.0, 0.0, 1.0])
+    >>> boundary_loss([student.view(1, 3, 1, 1)], [teacher.view(1, 3, 1, 1)]) * 1000 / 3  # 0.5^2 + 1.5^2 + 0
+    tensor(2.5000)
+    """
+
+    paper = (
+        "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons (Heo, Lee, Yun, Choi, "
+        "AAAI 2019, arXiv 1811.03233)"
+    )
+    criterion = "squared hinge"
+    differs = (
+        "the code reads maps before their activation, this one after it, with the connector's output as the student's "
+        "pre-activation; trains alone, before the labels do"
+    )
+    init_share = 1 / 9
+    reads = ("maps",)
+
+    def __init__(self, student_maps: Shapes, teacher_maps: Shapes, margin: float = 1.0) -> None:
+        super().__init__()
+        check_positive(margin=margin)
+        check_stages("AB", student_maps, teacher_maps)
+        self.margin = margin
+        self.built = paired(student_maps[1:], teacher_maps[1:])
+        self.connectors = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(s[0], t[0], 1, bias=False), norm(t[0])) for s, t in self.built
+        )
+
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        """Return `ab`."""
+        pairs = map_pairs(student, teacher, "AB")
+        check_channels("AB", self.built, pairs)
+        connected = [through(connector, s) for connector, (s, _) in zip(self.connectors, pairs, strict=True)]
+        return {"ab": boundary_loss(connected, [t for _, t in pairs], self.margin)}
+
+
+def boundary_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], margin: float = 1.0) -> Tensor:
+    """Return the loss of pre-activations `(N, C, H, W)` of the student against the teacher's maps, stage by stage."""
+    losses = [_missing(s, t, margin) for s, t in zip(student, teacher, strict=True)]
+    factors = [2.0 ** (depth + 1 - len(losses)) for depth in range(len(losses))]
+    return 3 / 1000 * torch.stack([factor * loss for factor, loss in zip(factors, losses, strict=True)]).sum()
+
+
+def _missing(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
+    s, t = same_size(student, teacher)
+    return torch.where(t > 0, margin - s, margin + s).clamp_min(0).square().sum() / len(s)

@@ -1,0 +1,74 @@
+"""What the table of methods says of each, read from the code."""
+
+from inspect import Parameter, getdoc
+from typing import Any, NamedTuple
+
+import torch
+
+from relgraph.errors import unknown
+from relgraph.methods import METHODS, build_method
+from relgraph.methods.spelling import options_of
+
+# The least that every constructor takes, so that an instance can say what it reads.
+MAPS = ((2, 8, 8), (2, 8, 8), (2, 4, 4), (4, 2, 2))
+SMALL_RUN: dict[str, Any] = {
+    "dim": 4,
+    "student_width": 4,
+    "teacher_width": 4,
+    "student_maps": MAPS,
+    "teacher_maps": MAPS,
+    "images": 4,
+    "labels": torch.arange(4),
+}
+
+
+class Card(NamedTuple):
+    """One method as the table shows it.
+
+    Attributes:
+        name: How `--method` spells it.
+        paper: Name, authors, year and arXiv number.
+        reads: What it reads of networks and batch, by default.
+        kernel, topology, criterion: What it is composed of.
+        weight: The authors' weight.
+        differs: Where paper, official code and this one differ, in one line.
+        options: Its own options and their defaults.
+        doc: Its docstring: equation, shapes, all differences, an example.
+    """
+
+    name: str
+    paper: str
+    reads: tuple[str, ...]
+    kernel: str
+    topology: str
+    criterion: str
+    weight: float
+    differs: str
+    options: dict[str, str]
+    doc: str
+
+
+def card(name: str) -> Card:
+    """Return what there is to say of a method.
+
+    Raises:
+        RelgraphError: for an unknown name.
+
+    >>> card("kd").reads
+    ('logits',)
+    """
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    cls = METHODS[name]
+    with torch.random.fork_rng(devices=[]):
+        method = build_method(name, SMALL_RUN, beta=1.0)
+    assert method is not None
+    options = {key: _default(given) for key, given in options_of(cls).items()}
+    return Card(
+        name, cls.paper, method.reads, cls.kernel, cls.topology, cls.criterion, cls.weight, cls.differs, options,
+        getdoc(cls) or "",
+    )  # fmt: skip
+
+
+def _default(given: Parameter) -> str:
+    return "needed" if given.default is Parameter.empty else str(given.default)

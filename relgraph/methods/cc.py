@@ -1,0 +1,176 @@
+"""Correlation congruence (Peng et al., ICCV 2019, arXiv 1904.01802)."""
+
+from dataclasses import replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from relgraph.errors import RelgraphError, unknown
+from relgraph.graph.kernels import Kernel, cosine, gaussian, gaussian_taylor, identity, linear, wide
+from relgraph.graph.matching import mean_square
+from relgraph.graph.pair import related
+from relgraph.graph.refine import Refinement
+from relgraph.graph.relation import Relation, check_nodes
+from relgraph.graph.topology import AllPairs, Rule
+from relgraph.methods.base import Batch, Output, Part, check_positive
+from relgraph.methods.relational import Relational
+
+Correlation = Literal["taylor", "gaussian", "bilinear", "consecutive"]
+CORRELATIONS: tuple[Correlation, ...] = get_args(Correlation)
+
+
+class CC(Relational):
+    """Let the images of a batch be correlated for the student as they are for the teacher.
+
+    With `c_ij = k(x_i, x_j)` of the nodes of one network,
+
+        L = 1 / N^2 * sum_ij (c^s_ij - c^t_ij)^2
+
+    over all pairs, the diagonal included, or the mean over the edges of a sparse graph. The kernel k is the Gaussian
+    `exp(-gamma |x - y|^2)` on unit vectors (`correlation="gaussian"`), its Taylor polynomial in their dot product,
+    `sum_p exp(-2 gamma) (2 gamma)^p / p! (x.y)^p` over the orders p = 0..P ("taylor"), or `x.y` ("bilinear").
+    Called with outputs or vectors of student and teacher, `(N, D_s)` and `(N, D_t)`; returns a scalar >= 0.
+
+    `correlation="consecutive"` is the form that the authors gave to a benchmark (RepDistiller), and another loss:
+    neighbours in the order of the batch, not pairs of one network, make its products (see `consecutive_rows`). It has
+    no graph, it changes with the order of the images, and both networks' nodes are compared with each other, so they
+    need one width: with `student_width` and `teacher_width` features pass through a linear layer each, to `key_dim`.
+    This loss trains both layers, so it also shrinks where the teacher's collapses. In full,
+    `--method 0.02*cc --method-args correlation=consecutive` is the benchmark's.
+
+    Paper, official code and this one: the authors published no code but that form, which holds no matrix of the paper.
+    The default is the closest known to the paper, a third party's (gamma 0.4, P = 2, weight 100). Another third party
+    (torchdistill) takes the Frobenius norm, not squared, over N^2, of kernels of vectors that are not of unit length,
+    where the polynomial no longer is one of the Gaussian: `Relation(k, criterion=frobenius)(s, t) / N**2`. The paper
+    has a third kernel, the difference of two nodes' means, and samplers of batches that hold several images of a class
+    or of similar ones: they are not here. Its total weighs the cross-entropy by alpha and KD by 1 - alpha beside this
+    loss. Sparse graphs are ours.
+
+    Args:
+        correlation: "taylor", "gaussian", "bilinear" or "consecutive".
+        order: P >= 0 of "taylor".
+        rbf_gamma: gamma > 0 of "taylor" and "gaussian", `1 / (2 delta^2)` of the paper.
+        unit_length: Whether nodes are divided by their length before they are correlated; "consecutive" never does.
+        student_width: Width of the student's feature, for "consecutive" with linear layers on `nodes="feature"`.
+        teacher_width: Width of the teacher's.
+        key_dim: Width to which those layers lead.
+        graph: See `Relational`; "dense" for "consecutive".
+        nodes: See `Relational`.
+        refinement: See `Relational`.
+
+    Raises:
+        RelgraphError: for unknown names, numbers out of range, a graph or nodes of two widths with "consecutive", one
+            width without the other, or outputs without the nodes that it reads.
+
+    >>> import torch
+    >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    >>> CC("bilinear")(x, torch.tensor([[1.0, 0.0], [3.0, 0.0]])).item()  # two of four cosines differ by 1
+    0.5
+    """
+
+    paper = "Correlation Congruence for Knowledge Distillation (Peng et al., ICCV 2019, arXiv 1904.01802)"
+    weight = 100.0
+    kernel = "gaussian on unit vectors, as a Taylor polynomial"
+    topology = "all pairs"
+    criterion = "mean square"
+    differs = (
+        "the authors' only code, correlation=consecutive at weight 0.02, multiplies consecutive rows of the batch and "
+        "holds no matrix of the paper; the default and its weight are a third party's, closest to the paper"
+    )
+
+    def __init__(
+        self,
+        correlation: Correlation = "taylor",
+        order: int = 2,
+        rbf_gamma: float = 0.4,
+        unit_length: bool = True,
+        student_width: int | None = None,
+        teacher_width: int | None = None,
+        key_dim: int = 128,
+        graph: str | Tensor | Rule = "dense",
+        nodes: Part = "feature",
+        refinement: Refinement | None = None,
+    ) -> None:
+        check_positive(rbf_gamma=rbf_gamma, key_dim=key_dim)
+        super().__init__(graph, nodes, refinement)
+        self.relation: Relation | None = None
+        self.embeds = nn.ModuleList()
+        if correlation != "consecutive":
+            kernel = correlation_kernel(correlation, order, rbf_gamma, unit_length)
+            self.relation = Relation(kernel, criterion=mean_square)
+            return
+        if not isinstance(self.rule, AllPairs):
+            found = type(self.rule).__name__
+            raise RelgraphError(f"the correlation 'consecutive' has no graph: expected graph 'dense', got {found}")
+        if nodes == "feature":  # embeddings have one width already, and these widths are not those of maps
+            self.embeds.extend(_linear_layers(student_width, teacher_width, key_dim))
+
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        """Return `cc`."""
+        if self.relation is None:
+            return {"cc": consecutive_rows(*self.embedded(student, teacher))}
+        return {"cc": related(self.pair(student, teacher, self.relation.kernel), self.relation)}
+
+    def embedded(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
+        """Return the nodes of student and teacher for "consecutive", `(N, D)`, in float32 or wider.
+
+        Raises:
+            RelgraphError: if their widths are not those of the linear layers.
+        """
+        s, t = (wide(x) for x in self.vectors(student, teacher))
+        if not self.embeds:
+            return s, t
+        expected, found = [layer.in_features for layer in self.embeds], [s.shape[-1], t.shape[-1]]
+        if found != expected:
+            raise RelgraphError(f"CC was built for widths {expected} of student and teacher, got {found}")
+        with torch.autocast(s.device.type, enabled=False):
+            return self.embeds[0](s), self.embeds[1](t)
+
+
+def correlation_kernel(correlation: Correlation, order: int, rbf_gamma: float, unit_length: bool) -> Kernel:
+    """Return the kernel of one form of the correlation matrix, on unit vectors or on vectors as they are.
+
+    Raises:
+        RelgraphError: for an unknown name, or numbers out of range.
+
+    >>> correlation_kernel("gaussian", 2, 0.5, unit_length=False)(torch.tensor([[0.0], [2.0]]))
+    tensor([[1.0000, 0.1353],
+            [0.1353, 1.0000]])
+    """
+    if correlation not in CORRELATIONS:
+        raise unknown("correlation", correlation, CORRELATIONS)
+    if correlation == "bilinear":
+        return cosine if unit_length else linear
+    kernel = gaussian(rbf_gamma) if correlation == "gaussian" else gaussian_taylor(rbf_gamma, order)
+    return kernel if unit_length else replace(kernel, prepare=identity)
+
+
+def consecutive_rows(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean over the rows i but the last of `sum_d |s - t|_i,d |s - t|_i+1,d`, `(N, D) -> scalar >= 0`.
+
+    It is 0 for equal nodes, and of one image alone.
+
+    Raises:
+        RelgraphError: if the two are not (N, D) of the same N and D.
+
+    >>> consecutive_rows(torch.tensor([[1.0], [-2.0], [3.0]]), torch.zeros(3, 1)).item()  # (1 * 2 + 2 * 3) / 2
+    4.0
+    """
+    check_nodes(student, teacher, one_width=True)
+    if student.ndim != 2:
+        raise RelgraphError(f"consecutive rows are those of one batch (N, D), got {tuple(student.shape)}")
+    delta = (wide(student) - wide(teacher)).abs()
+    return (delta[:-1] * delta[1:]).sum() / max(1, len(delta) - 1)
+
+
+def _linear_layers(student_width: int | None, teacher_width: int | None, key_dim: int) -> list[nn.Linear]:
+    """Return the layers of student and teacher, or none if neither width is given."""
+    if student_width is None and teacher_width is None:
+        return []
+    if student_width is None or teacher_width is None:
+        raise RelgraphError(
+            "the linear layers of the correlation 'consecutive' need student_width and teacher_width, got "
+            f"{student_width} and {teacher_width}"
+        )
+    return [nn.Linear(student_width, key_dim), nn.Linear(teacher_width, key_dim)]

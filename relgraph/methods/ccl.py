@@ -1,0 +1,61 @@
+"""Compositional contrastive learning (Chen et al., CVPR 2021), as in the code of EGA (arXiv 2211.13264)."""
+
+from torch import Tensor
+from torch.nn.functional import kl_div
+
+from relgraph.graph.kernels import wide
+from relgraph.graph.refine import Refinement
+from relgraph.graph.topology import Rule
+from relgraph.methods.base import Batch, Output, Part, logits_of
+from relgraph.methods.nce import NCE
+
+
+class CCL(NCE):
+    """Contrast across the networks by labels, and follow the teacher's class distribution from both sides.
+
+        L = NCE + 1/2 * (KL(p_t || p_s) + KL(p_s || p_t))
+
+    with the loss of `NCE`, and p the softmax of the logits `(N, classes)`, each KL summed over classes and averaged
+    over the batch. Called with outputs that hold nodes of one width and logits, and a `Batch`; returns a scalar >= 0.
+
+    Paper, official code and this one: this is what EGA's table calls CCL. The network of the original that composes
+    embeddings of several modalities is dropped there, and here. The second term, called Jensen-Shannon divergence, is
+    half the Jeffreys divergence. The teacher's logits are those of its head, which learns beside the student.
+
+    Args:
+        tau: Temperature > 0 of the contrast; that of the logits is 1.
+        graph: See `Relational`.
+        nodes: See `Relational`.
+        refinement: See `Relational`.
+
+    Raises:
+        RelgraphError: as `NCE`, and without logits of one shape.
+
+    >>> import torch
+    >>> one = Output(torch.eye(3), torch.zeros(3, 3))
+    >>> sorted(CCL().terms(one, one, Batch(torch.arange(3), torch.arange(3))))
+    ['jeffreys', 'nce']
+    """
+
+    paper = "Compositional Contrastive Learning (Chen et al., CVPR 2021; as in the code of EGA, arXiv 2211.13264)"
+    criterion = "NCE of a softmax; half the Jeffreys divergence of logits"
+    differs = (
+        "without the original's compositional network, as in EGA's code; its 'JSD' is half the Jeffreys divergence"
+    )
+
+    def __init__(
+        self,
+        tau: float = 0.1,
+        graph: str | Tensor | Rule = "dense",
+        nodes: Part = "embedding",
+        refinement: Refinement | None = None,
+    ) -> None:
+        super().__init__(tau, graph, nodes, refinement)
+        self.reads = (nodes, "logits", "labels")
+
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        """Return `nce` and `jeffreys`."""
+        s, t = (wide(logits).log_softmax(-1) for logits in logits_of(student, teacher, "CCL"))
+        there = kl_div(s, t, reduction="batchmean", log_target=True)
+        back = kl_div(t, s, reduction="batchmean", log_target=True)
+        return {**super().compare(student, teacher, batch), "jeffreys": (there + back) / 2}

@@ -1,0 +1,123 @@
+"""FitNets: hints of the teacher's maps (Romero et al., ICLR 2015, arXiv 1412.6550)."""
+
+from torch import Tensor, nn
+
+from relgraph.errors import RelgraphError, unknown
+from relgraph.graph.kernels import wide
+from relgraph.graph.matching import mean_square
+from relgraph.graph.relation import check_nodes
+from relgraph.methods.base import PARTS, Batch, Method, Output, Part, nodes_of
+from relgraph.methods.stages import Shape, Shapes, check_maps, check_stages, norm, same_size, through
+
+
+class FitNet(Method):
+    """Give a student's stage map, or its vectors, the teacher's values.
+
+        L = mean over all numbers of (r(s) - t)^2
+
+    With the shapes of the maps, s and t are stage maps `(N, C, H, W)` and r is a regressor, trained with the student: a
+    3x3 convolution of stride 2 if the student's map is twice as large as the teacher's, a transposed 4x4 convolution of
+    stride 2 if it is half as large, else one without padding of as many positions as it must lose, 1 + H_s - H_t; then
+    batch norm and ReLU. Without shapes, or with `nodes="embedding"` or "feature", s and t are vectors of one width
+    `(N, D)` and r(s) = s. Called with outputs, or with vectors where it reads these; returns a scalar >= 0. The
+    teacher receives no gradient.
+
+    Paper, official code and this one: in the paper the hint alone trains the lower part of the student, in a stage
+    before the distillation of logits; the benchmark code (RepDistiller) has this single stage, on stage 2, with the
+    weight 100, as here. The code of EGA compares the embeddings, with the weight 1 and no regressor
+    (`--nodes embedding --beta 1`). Where the teacher's map is larger than the student's, and not twice as large, the
+    code gives up; here the teacher's is averaged over space to the student's size, and r is a 1x1 convolution.
+
+    Args:
+        student_maps: Shapes (C, H, W) of the student's maps, the stem's first.
+        teacher_maps: Those of the teacher.
+        stage: Which of them is compared; 0 is the stem's.
+        nodes: "map" (the stage's, through the regressor), "embedding" or "feature"; by default the map if there are
+            shapes, else the embedding.
+
+    Raises:
+        RelgraphError: for unknown names, shapes of one network alone or too few of them for the stage, none for the
+            nodes "map", maps of other shapes or of different images, or vectors of two widths.
+
+    >>> import torch
+    >>> FitNet()(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 5.0]]))
+    tensor(4.5000)
+    """
+
+    paper = "FitNets: Hints for Thin Deep Nets (Romero et al., ICLR 2015, arXiv 1412.6550)"
+    weight = 100.0
+    criterion = "mean square"
+    differs = (
+        "two stages of training in the paper, one in the benchmark code and here; EGA's code compares embeddings, with "
+        "the weight 1"
+    )
+
+    def __init__(
+        self,
+        student_maps: Shapes | None = None,
+        teacher_maps: Shapes | None = None,
+        stage: int = 2,
+        nodes: Part | None = None,
+    ) -> None:
+        super().__init__()
+        if nodes is not None and nodes not in PARTS:
+            raise unknown("kind of nodes", nodes, PARTS)
+        if (student_maps is None) != (teacher_maps is None):
+            given = "teacher" if student_maps is None else "student"
+            raise RelgraphError(
+                f"FitNet needs the shapes of both networks' maps or of neither, got the {given}'s alone"
+            )
+        if nodes is None:
+            nodes = "embedding" if student_maps is None else "map"
+        self.nodes: Part = nodes
+        self.stage = stage
+        self.reads = ("maps",) if nodes == "map" else (nodes,)
+        if nodes == "map":
+            self.shapes = _shapes_of(student_maps, teacher_maps, stage)
+            self.regressor = regressor(*self.shapes)
+
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        """Return `fitnet`."""
+        if self.nodes == "map":
+            s, t = self._maps(student, teacher)
+            return {"fitnet": mean_square(*same_size(through(self.regressor, s), t))}
+        s, t = (nodes_of(output, self.nodes, "FitNet") for output in (student, teacher))
+        check_nodes(s, t, one_width=True)
+        return {"fitnet": mean_square(wide(s), wide(t))}
+
+    def _maps(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
+        check_stages("FitNet", student.maps, teacher.maps, self.stage + 1)
+        s, t = student.maps[self.stage], teacher.maps[self.stage]
+        check_maps(s, t)
+        found = tuple(s.shape[1:]), tuple(t.shape[1:])
+        if found != self.shapes:
+            expected = f"{self.shapes[0]} and {self.shapes[1]}"
+            raise RelgraphError(f"FitNet was built for stage maps {expected}, got {found[0]} and {found[1]}")
+        return s, t
+
+
+def regressor(student: Shape, teacher: Shape) -> nn.Sequential:
+    """Return the layers that make of the student's map one of the teacher's channels and size, or of its own, if less.
+
+    >>> [str(regressor((4, side, side), (8, 8, 8))[0].kernel_size) for side in (16, 4, 8, 10, 6)]
+    ['(3, 3)', '(4, 4)', '(1, 1)', '(3, 3)', '(1, 1)']
+    """
+    (inputs, *size), (outputs, *target) = student, teacher
+    layer: nn.Conv2d | nn.ConvTranspose2d
+    if size == [2 * side for side in target]:
+        layer = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
+    elif target == [2 * side for side in size]:
+        layer = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
+    else:
+        height, width = (1 + max(0, s - t) for s, t in zip(size, target, strict=True))
+        layer = nn.Conv2d(inputs, outputs, (height, width), bias=False)
+    return nn.Sequential(layer, norm(outputs), nn.ReLU())
+
+
+def _shapes_of(student: Shapes | None, teacher: Shapes | None, stage: int) -> tuple[Shape, Shape]:
+    if student is None or teacher is None:
+        raise RelgraphError("FitNet compares maps by a regressor: expected the shapes of both networks' maps, got none")
+    if stage < 0:
+        raise RelgraphError(f"stage must be at least 0, got {stage}")
+    check_stages("FitNet", student, teacher, stage + 1)
+    return student[stage], teacher[stage]

@@ -1,0 +1,88 @@
+"""The flow of the solution procedure (Yim, Joo, Bae, Kim, CVPR 2017)."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from relgraph.errors import RelgraphError
+from relgraph.graph.kernels import linear
+from relgraph.graph.matching import mean_square
+from relgraph.methods.base import Batch, Method, Output
+from relgraph.methods.stages import Shapes, check_stages, map_pairs, paired, same_size
+
+
+class FSP(Method):
+    """Let the channels of one stage go together with those of the next as the teacher's do, image by image.
+
+    With the channels of two consecutive maps f (N, C, H, W) and g (N, D, H, W) of one network,
+
+        G_cd = 1 / (H W) * sum over positions of f_c g_d        L = sum over stages of mean (G^s - G^t)^2
+
+    with the mean over images and pairs of channels; the first map is that of the stem. The larger of two consecutive
+    maps is averaged over space to the size of the smaller before. Student and teacher need as many channels as each
+    other in each stage, at any spatial size. Networks with different numbers of stages are paired from the end, deepest
+    with deepest, as many as the shorter has. Called with outputs that hold maps; returns a scalar >= 0. The teacher
+    receives no gradient.
+
+    Paper, official code and this one: paper and benchmark code (RepDistiller) use it to start the student, which then
+    learns from labels alone; the code in 30 epochs before its 240, which is 1/9 of the 270 and the share here
+    (`init_share`). The paper sums the squares over pairs of channels, the code averages, as here. The code pairs maps
+    from the front: the same where their numbers are equal.
+
+    Args:
+        student_maps: Shapes (C, H, W) of the student's maps, the stem's first; with both, channels are checked at once.
+        teacher_maps: Those of the teacher.
+
+    Raises:
+        RelgraphError: if a network hands on fewer than two maps, they are not of the same images, or channels differ.
+
+    >>> earlier, later = torch.ones(1, 1, 2, 2), torch.tensor([1.0, 5.0]).view(1, 2, 1, 1)
+    >>> flow(earlier, later)
+    tensor([[[1., 5.]]])
+    """
+
+    paper = (
+        "A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer Learning (Yim, Joo, "
+        "Bae, Kim, CVPR 2017)"
+    )
+    weight = 50.0
+    kernel = "linear"
+    topology = "all pairs of channels of consecutive stages of an image"
+    criterion = "mean square"
+    differs = "squares are summed in the paper, averaged in the code and here; trains alone, before the labels do"
+    init_share = 1 / 9
+    reads = ("maps",)
+
+    def __init__(self, student_maps: Shapes | None = None, teacher_maps: Shapes | None = None) -> None:
+        super().__init__()
+        if student_maps is not None and teacher_maps is not None:
+            check_stages("FSP", student_maps, teacher_maps)
+            _check_equal([(s[0], t[0]) for s, t in paired(student_maps, teacher_maps)])
+
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        """Return `fsp`."""
+        pairs = map_pairs(student, teacher, "FSP", stem=True)
+        _check_equal([(s.shape[1], t.shape[1]) for s, t in pairs])
+        losses = [flow_loss((s, next_s), (t, next_t)) for (s, t), (next_s, next_t) in pairwise(pairs)]
+        return {"fsp": torch.stack(losses).sum()}
+
+
+def flow_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the mean squared difference of the flow between two maps of the student and two of the teacher."""
+    return mean_square(flow(*student), flow(*teacher))
+
+
+def flow(earlier: Tensor, later: Tensor) -> Tensor:
+    """Return the mean product of the channels of two maps of one network, `(N, C, H, W), (N, D, h, w) -> (N, C, D)`."""
+    f, g = (maps.flatten(2) for maps in same_size(earlier, later))
+    return linear(f, g) / f.shape[-1]
+
+
+def _check_equal(channels: list[tuple[int, int]]) -> None:
+    if any(student != teacher for student, teacher in channels):
+        student, teacher = (", ".join(map(str, side)) for side in zip(*channels, strict=True))
+        raise RelgraphError(
+            "FSP compares channel with channel: expected stage maps with as many channels in student and teacher, "
+            f"got {student} and {teacher}"
+        )

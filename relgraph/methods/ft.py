@@ -1,0 +1,119 @@
+"""Factor transfer (Kim, Park, Kwak, NeurIPS 2018, arXiv 1802.04977)."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from relgraph.errors import RelgraphError
+from relgraph.graph.matching import mean_square
+from relgraph.methods.at import attention
+from relgraph.methods.base import Batch, Method, Output
+from relgraph.methods.stages import Shapes, check_channels, check_maps, check_stages, norm, same_size, through
+
+SLOPE = 0.1  # of all leaky ReLUs, as in the code
+
+
+class FT(Method):
+    """Follow the teacher's last map in the words of a paraphraser, an auto-encoder that is trained on that map.
+
+    The paraphraser's encoder makes of the teacher's last map, of C channels, a factor of `paraphrase_rate * C`, and the
+    translator makes one of the same of the student's last map. With `Q(f)` the mean square of a factor over its
+    channels, as a vector of length 1 over the positions,
+
+        L = mean |Q(translator(s)) - Q(encoder(t))|        L_paraphraser = mean (decoder(encoder(t)) - t)^2
+
+    with means over all images and positions (and channels). The larger factor is averaged over space to the size of the
+    smaller before. Encoder, decoder and translator are three 3x3 convolutions of stride 1 each, with leaky ReLUs of
+    slope 0.1: from C channels to C, kC and kC in the encoder, back the same way by transposed convolutions in the
+    decoder, and in the translator from the student's C_s to C_s, kC and kC, with batch norms. The translator is trained
+    with the student by L; the paraphraser by L_paraphraser alone (`teacher_terms`), from which the student learns
+    nothing. Called with outputs that hold maps `(N, C, H, W)`; returns a scalar >= 0. The teacher receives no gradient.
+
+    Paper, official code and this one: the code trains the paraphraser in 30 epochs before the student's; here it is
+    trained beside the student, so the first targets are those of a paraphraser that has learnt little. The paper
+    compares the factors themselves, each divided by its length; the benchmark code (RepDistiller) their channels' mean
+    squares, as here. The weight 200 is its too.
+
+    Args:
+        student_maps: Shapes (C, H, W) of the student's maps, the stem's first.
+        teacher_maps: Those of the teacher.
+        paraphrase_rate: k in (0, 1]: channels of a factor for each channel of the teacher.
+
+    Raises:
+        RelgraphError: if a network hands on no map, they are not of the same images or of other channels than the
+            shapes say, or the rate is out of range.
+
+    >>> loss = FT(student_maps=((4, 8, 8),), teacher_maps=((8, 4, 4),))
+    >>> loss.encoder[-2].out_channels, len(loss.teacher_parameters())
+    (4, 12)
+    """
+
+    paper = (
+        "Paraphrasing Complex Network: Network Compression via Factor Transfer (Kim, Park, Kwak, NeurIPS 2018, "
+        "arXiv 1802.04977)"
+    )
+    weight = 200.0
+    criterion = "mean absolute difference of factors"
+    differs = (
+        "the paraphraser is trained beside the student, in the code 30 epochs before it; factors are compared by their "
+        "channels' mean squares, as in the code, not in the paper"
+    )
+    reads = ("maps",)
+
+    def __init__(self, student_maps: Shapes, teacher_maps: Shapes, paraphrase_rate: float = 0.5) -> None:
+        super().__init__()
+        if not 0 < paraphrase_rate <= 1:
+            raise RelgraphError(f"paraphrase_rate must be above 0 and at most 1, got {paraphrase_rate}")
+        check_stages("FT", student_maps, teacher_maps, least=1)
+        self.built = [(student_maps[-1], teacher_maps[-1])]
+        ((student, *_), (teacher, *_)) = self.built[0]
+        factor = max(1, int(paraphrase_rate * teacher))
+        self.translator = _normed((student, student, factor, factor))
+        self.encoder = _plain(nn.Conv2d, (teacher, teacher, factor, factor))
+        self.decoder = _plain(nn.ConvTranspose2d, (factor, factor, teacher, teacher))
+
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        """Return `ft`."""
+        s, t = self._last(student, teacher)
+        # Not under no_grad: autocast would keep the weights it casts there, and the paraphraser get no gradient later.
+        target = through(self.encoder, t).detach()
+        return {"ft": factor_loss(through(self.translator, s), target)}
+
+    def teacher_terms(
+        self, student: Output, teacher: Output, batch: Batch, classify: Callable[[Output], Tensor]
+    ) -> dict[str, Tensor]:
+        """Return `paraphraser`, the mean squared error of its reconstruction of the teacher's last map."""
+        t = self._last(student, teacher)[1].detach()
+        return {"paraphraser": mean_square(through(nn.Sequential(self.encoder, self.decoder), t), t)}
+
+    def teacher_parameters(self) -> Sequence[nn.Parameter]:
+        """Return the parameters of the paraphraser."""
+        return [*self.encoder.parameters(), *self.decoder.parameters()]
+
+    def _last(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
+        check_stages("FT", student.maps, teacher.maps, least=1)
+        last = student.maps[-1], teacher.maps[-1]
+        check_maps(*last)
+        check_channels("FT", self.built, [last])
+        return last
+
+
+def factor_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean absolute difference of the attention of two factors `(N, k, H, W)` and `(N, k, h, w)`."""
+    s, t = (attention(factor) for factor in same_size(student, teacher))
+    return (s - t).abs().mean()
+
+
+def _normed(widths: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), norm(outputs), nn.LeakyReLU(SLOPE)]
+    return nn.Sequential(*layers)
+
+
+def _plain(convolution: type[nn.Conv2d] | type[nn.ConvTranspose2d], widths: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths):
+        layers += [convolution(inputs, outputs, 3, padding=1), nn.LeakyReLU(SLOPE)]
+    return nn.Sequential(*layers)

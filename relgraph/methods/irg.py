@@ -1,0 +1,182 @@
+"""The instance relationship graph (Liu et al., CVPR 2019)."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from relgraph.errors import RelgraphError, unknown
+from relgraph.graph.kernels import squared_euclidean, wide
+from relgraph.graph.matching import by_constant_max, by_max, half_square, mean_square, sum_square
+from relgraph.graph.pair import TEACHER, related, topology_of, weights
+from relgraph.graph.refine import Refinement
+from relgraph.graph.relation import Relation
+from relgraph.graph.topology import AllPairs, Edges, Rule
+from relgraph.methods.base import Batch, Output, Part, check_weights, logits_of, stage_maps
+from relgraph.methods.relational import Relational
+
+Form = Literal["max", "caffe", "literal"]
+Layers = Literal["one-to-one", "one-to-many"]
+
+FORMS: dict[Form, Relation] = {
+    "max": Relation(squared_euclidean, scale=by_max, criterion=mean_square),
+    "caffe": Relation(squared_euclidean, scale=by_constant_max, criterion=half_square),
+    "literal": Relation(squared_euclidean, criterion=sum_square),
+}
+
+
+class IRG(Relational):
+    """Match the distances among the images of a batch, on several levels, and how far each moves between two levels.
+
+    With the values `x_l` of one network on level l, `A_l(i, j) = |x_l,i - x_l,j|^2` and, of the last two stage maps,
+    `T(i) = |x_1,i - x_2,i|^2`, each divided by its maximum over the batch,
+
+        L_vertex = mean of (z^s - z^t)^2      over the logits
+        L_edge = mean over levels of 1 / N^2 * sum_ij (A^s_l(i, j) - A^t_l(i, j))^2
+        L_transition = 1 / N * sum_i (T^s(i) - T^t(i))^2
+        L = vertex_weight * L_vertex + relation_weight * L_edge + transition_weight * L_transition
+
+    The levels are the nodes, by default the pooled feature, then the last stage map, then the one before. For T, the
+    earlier map is averaged over space to the size of the later one, and the later one's channels in neighbouring
+    groups, pairs where it has twice as many, to the number of the earlier one. On a sparse graph the edges are chosen
+    on the level of the nodes and read on all, with each node's edge to itself; means and maxima are those of the edges.
+    A refinement moves the nodes, not the maps. A term of weight 0 reads nothing: without vertex and transition, and
+    with `levels=1`, the method reads bare vectors of student and teacher, `(N, D_s)` and `(N, D_t)`; else outputs.
+    Returns a scalar >= 0.
+
+    Paper, official code and this one: `form="literal"` is the paper's, without maxima and with sums in place of all
+    means, over levels as well; how it weighs them is not known. `form="caffe"` is that of the authors' Caffe layers:
+    the maxima are constants for the gradient, edges cost `sum / (2 N)` and transitions `sum / 2`, levels are summed,
+    the logits' term is `sum / (2 N)` but in none of their published networks, and the weights there are 0.005
+    (`--method-args form=caffe,vertex_weight=0,relation_weight=0.005,transition_weight=0.005`). Their
+    hand-written backward pass follows one end of each edge only, which gives exactly half of the gradient of that loss;
+    here it is the whole one. They read maps pooled to one position, one level (`levels=1`) and no transition, or the
+    transitions between first and last block of each stage and no edge; blocks inside a stage are not at hand here. The
+    default `form="max"`, with its groups of channels and weights, is a third party's, in PyTorch. "one-to-many" is the
+    paper's for networks that differ: the teacher's nodes supervise every level of the student. The transitions
+    of edges, which the paper drops, and vertices below the logits, which need equal widths, are not here.
+
+    Args:
+        vertex_weight: Weight of the logits' term.
+        relation_weight: Weight of the edges' term.
+        transition_weight: Weight of the transitions' term.
+        form: "max", "caffe" or "literal".
+        layers: "one-to-one": each level of the teacher supervises the student's; "one-to-many": its nodes do all.
+        levels: Number of levels, at least 1.
+        graph: See `Relational`.
+        nodes: See `Relational`. With the nodes "map", the level below them is the map before the last.
+        refinement: See `Relational`.
+
+    Raises:
+        RelgraphError: for unknown names, numbers out of range, no weight above 0, outputs without the nodes, maps or
+            logits that it reads, or channels of the last map that are no multiple of those of the one before.
+
+    >>> import torch
+    >>> student, teacher = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[0.0], [2.0], [2.0]])
+    >>> IRG(0, 1, 0, levels=1)(student, teacher)  # 1/4, 1, 1/4 and 1, 1, 0, each twice: 2 * (9 + 1) / 16 / 9
+    tensor(0.1389)
+    """
+
+    paper = "Knowledge Distillation via Instance Relationship Graph (Liu et al., CVPR 2019)"
+    kernel = "squared euclidean"
+    topology = "all pairs, on three levels; from stage to stage"
+    criterion = "mean square by maximum; mean square of logits"
+    differs = (
+        "the paper has no maxima and sums; the code divides by constant maxima, with weights 0.005, no logits and half "
+        "the gradient; the default is a third party's PyTorch form, whose maxima pass gradient"
+    )
+
+    def __init__(
+        self,
+        vertex_weight: float = 0.1,
+        relation_weight: float = 5.0,
+        transition_weight: float = 5.0,
+        form: Form = "max",
+        layers: Layers = "one-to-one",
+        levels: int = 3,
+        graph: str | Tensor | Rule = "dense",
+        nodes: Part = "feature",
+        refinement: Refinement | None = None,
+    ) -> None:
+        given = {"vertex": vertex_weight, "relation": relation_weight, "transition": transition_weight}
+        check_weights(**{f"{name}_weight": weight for name, weight in given.items()})
+        if not any(given.values()):
+            raise RelgraphError("IRG needs a weight above 0, got 0 for all of vertices, edges and transitions")
+        if form not in FORMS:
+            raise unknown("form", form, FORMS)
+        if layers not in get_args(Layers):
+            raise unknown("choice of layers", layers, get_args(Layers))
+        if levels < 1:
+            raise RelgraphError(f"levels must be at least 1, got {levels}")
+        super().__init__(graph, nodes, refinement)
+        self.vertex_weight, self.relation_weight, self.transition_weight = given.values()
+        self.form = form
+        self.layers = layers
+        self.levels = levels
+        self.relation = FORMS[form]
+        lower = relation_weight > 0 and levels > 1
+        both = transition_weight > 0 or (lower and layers == "one-to-one")
+        maps = ["maps"] if both else ["student's maps"] if lower else []
+        self.reads = (nodes, *maps, *(["logits"] if vertex_weight > 0 else []))
+
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        """Return those of `vertex`, `edge` and `transition` whose weight is above 0."""
+        terms = {}
+        if self.vertex_weight > 0:
+            terms["vertex"] = self.vertex_weight * self.vertices(student, teacher)
+        if self.relation_weight > 0:
+            terms["edge"] = self.relation_weight * self.edges(student, teacher)
+        if self.transition_weight > 0:
+            terms["transition"] = self.transition_weight * self.transitions(student, teacher)
+        return terms
+
+    def vertices(self, student: Output, teacher: Output) -> Tensor:
+        """Return the difference of the logits by the form's criterion, a scalar without its weight."""
+        s, t = (wide(logits) for logits in logits_of(student, teacher, "IRG"))
+        return self.relation.criterion(s, t)
+
+    def edges(self, student: Output, teacher: Output) -> Tensor:
+        """Return the difference of the graphs of all levels, a scalar without its weight."""
+        pair = self.pair(student, teacher, squared_euclidean)
+        topology, top = topology_of(pair), weights(pair, TEACHER)
+        s = self._lower(student, topology)
+        t = self._lower(teacher, topology) if self.layers == "one-to-one" else [top] * len(s)
+        lower = [self.relation.compare(*level, topology) for level in zip(s, t, strict=True)]
+        found = torch.stack([related(pair, self.relation), *lower])
+        return found.mean() if self.form == "max" else found.sum()
+
+    def transitions(self, student: Output, teacher: Output) -> Tensor:
+        """Return the difference of the ways between the last two stage maps, a scalar without its weight."""
+        s, t = (transition(*stage_maps(output, "IRG", least=2)[-2:]) for output in (student, teacher))
+        return self.relation.compare(s, t, AllPairs())
+
+    def _lower(self, output: Output, topology: AllPairs | Edges) -> list[Tensor]:
+        """Return the weights of the edges on the levels below the nodes, of the last map first."""
+        skip = 1 if self.nodes == "map" else 0
+        count = self.levels - 1
+        maps = stage_maps(output, "IRG", least=skip + count)[::-1][skip : skip + count] if count else ()
+        return [topology.pick(squared_euclidean(stage.flatten(1))) for stage in maps]
+
+
+def transition(earlier: Tensor, later: Tensor) -> Tensor:
+    """Return how far each image moves from one stage map to the next, its squared distance `(N,)`.
+
+    The earlier map is averaged over space to the size of the later, `(N, C, H, W) -> (N, C, h, w)`, and the later one
+    over neighbouring channels to the number of the earlier's, `(N, g * C, h, w) -> (N, C, h, w)`.
+
+    Raises:
+        RelgraphError: if the later map's channels are no multiple of the earlier's.
+
+    >>> transition(torch.ones(1, 1, 2, 2), torch.tensor([1.0, 5.0]).view(1, 2, 1, 1))  # (1 - (1 + 5) / 2)^2
+    tensor([4.])
+    """
+    channels, (more, height, width) = earlier.shape[1], later.shape[1:]
+    if more % channels:
+        raise RelgraphError(
+            "transitions need a last stage map whose channels are a multiple of those of the map before, got "
+            f"{more} after {channels} (without them: transition_weight=0)"
+        )
+    pooled: Tensor = adaptive_avg_pool2d(wide(earlier), (height, width))
+    grouped = wide(later).reshape(len(later), channels, more // channels, height, width).mean(2)
+    return (pooled - grouped).square().flatten(1).sum(1)

@@ -1,0 +1,96 @@
+"""Noise-contrastive estimation on labels, across the networks (as in the code of EGA, arXiv 2211.13264)."""
+
+import torch
+from torch import Tensor
+
+from relgraph.errors import RelgraphError
+from relgraph.graph.kernels import cosine
+from relgraph.graph.matching import Scale, softmax
+from relgraph.graph.pair import MATCHES, graph_pair, topology_of, weights
+from relgraph.graph.refine import Refinement
+from relgraph.graph.topology import AllPairs, Edges, Rule
+from relgraph.methods.base import Batch, Output, Part, check_positive, labels_of
+from relgraph.methods.relational import Relational
+
+
+class NCE(Relational):
+    """Tell, for each student node, the teacher's nodes of its class from those of others.
+
+    With `p_ij` the softmax over j of `cos(s_i, t_j) / tau`, P(i) the images of the class of i, itself included, and
+    Q(i) the others,
+
+        L = 1 / N * sum_i [ mean over P(i) of -log(p_ij + 1e-10) + mean over Q(i) of -log(1 - p_ij + 1e-10) ]
+
+    An image without label is of a class of its own, so only its own counterpart is a positive. On a sparse graph an
+    anchor's candidates are its own counterpart and those of its neighbours. Called with outputs or vectors of one width
+    `(N, D)` and a `Batch` with labels; returns a scalar >= 0.
+
+    Paper, official code and this one: the loss is the one called NCE in EGA's table, from Compositional Contrastive
+    Learning (Chen et al., CVPR 2021), which sums it over both directions; EGA's code, and this one, have student
+    anchors only. Where the batch has no image of another class the code gives NaN; here that mean is 0.
+
+    Args:
+        tau: Temperature > 0.
+        graph: See `Relational`.
+        nodes: See `Relational`.
+        refinement: See `Relational`.
+
+    Raises:
+        RelgraphError: for unknown names, tau <= 0, nodes of two widths, without a batch, or labels of another N.
+
+    >>> import torch
+    >>> student = torch.eye(3)
+    >>> NCE()(student, student, Batch(torch.arange(3), torch.arange(3))).item() < 1e-3
+    True
+    """
+
+    paper = "NCE on labels (Chen et al., CVPR 2021; as in the code of EGA, arXiv 2211.13264)"
+    kernel = "cosine"
+    topology = "across the networks"
+    criterion = "NCE of a softmax"
+    differs = (
+        "the original sums both directions, EGA's code and this one have student anchors; images without label are "
+        "classes of their own"
+    )
+
+    def __init__(
+        self,
+        tau: float = 0.1,
+        graph: str | Tensor | Rule = "dense",
+        nodes: Part = "embedding",
+        refinement: Refinement | None = None,
+    ) -> None:
+        check_positive(tau=tau)
+        super().__init__(graph, nodes, refinement)
+        self.scale: Scale = softmax(tau)
+        self.reads = (nodes, "labels")
+
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        """Return `nce`."""
+        labels = labels_of(batch, type(self).__name__)
+        nodes = self.vectors(student, teacher)
+        if labels.shape != nodes[0].shape[:1]:
+            raise RelgraphError(f"labels must be one for each of the {len(nodes[0])} images, got {tuple(labels.shape)}")
+        pair = graph_pair(*nodes, topology=self.rule, kernel=cosine)
+        edges = topology_of(pair, MATCHES)
+        probability = self.scale(weights(pair, MATCHES), edges).exp()
+        same = edges.pick(same_class(labels))
+        positive = _mean_of(-(probability + 1e-10).log(), same, edges)
+        negative = _mean_of(-(1 - probability + 1e-10).log(), ~same, edges)
+        return {"nce": (positive + negative) / len(labels)}
+
+
+def same_class(labels: Tensor) -> Tensor:
+    """Return which images are of one class, `(N,) -> (N, N)`; one without label (-1) only with itself.
+
+    >>> same_class(torch.tensor([0, 0, -1, -1])).int().tolist()
+    [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    """
+    known = (labels >= 0) & (labels == labels.unsqueeze(-1))
+    return known | torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+
+
+def _mean_of(values: Tensor, chosen: Tensor, edges: AllPairs | Edges) -> Tensor:
+    """Return the sum over anchors of the mean over the chosen ones of their edges; 0 where none is."""
+    share = chosen.to(values.dtype)
+    return (values * share / edges.sum(share).clamp_min(1)).sum()

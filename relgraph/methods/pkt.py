@@ -1,0 +1,71 @@
+"""Probabilistic knowledge transfer (Passalis, Tefas, ECCV 2018, arXiv 1803.10837)."""
+
+from torch import Tensor
+
+from relgraph.graph.kernels import Kernel, dot, nearly_unit
+from relgraph.graph.matching import by_anchor_sum, kl
+from relgraph.graph.pair import related
+from relgraph.graph.refine import Refinement
+from relgraph.graph.relation import Relation
+from relgraph.graph.topology import Rule
+from relgraph.methods.base import Batch, Output, Part
+from relgraph.methods.relational import Relational
+
+
+def _half(cosine: Tensor) -> Tensor:
+    # Rounding takes the cosine of opposite nodes below -1, and the logarithm of what is then negative is NaN.
+    return (cosine + 1).clamp_min(0) / 2
+
+
+# Rows are divided by their length plus 1e-7, as in the official code: it shows in the ninth digit.
+SIMILARITY = Kernel("(cosine + 1) / 2", nearly_unit(1e-7), dot, _half)
+
+
+class PKT(Relational):
+    """Match each image's distribution over the others: how probable they are as its neighbours.
+
+    With `K_ij = (cos(x_i, x_j) + 1) / 2` and `p_ij = K_ij / sum_k K_ik` of the nodes of one network,
+
+        L = 1 / N^2 * sum_ij p^t_ij log((p^t_ij + 1e-7) / (p^s_ij + 1e-7))
+
+    over all pairs, the diagonal included; over the edges of a sparse graph, sums and mean are those of its edges.
+    Called with outputs or vectors of student and teacher, `(N, D_s)` and `(N, D_t)`; returns a scalar.
+
+    Paper, official code and this one: the paper leaves the image itself out of its distribution, the code and this one
+    keep it. The code takes the mean over all N^2 entries where a sum over each row is meant, hence the benchmark's
+    weight of 30,000; its label term, which no benchmark uses, is not here. EGA's code reads the projected embeddings
+    with weight 1 (`nodes="embedding"`).
+
+    Args:
+        graph: See `Relational`.
+        nodes: See `Relational`.
+        refinement: See `Relational`.
+
+    Raises:
+        RelgraphError: for unknown names, or outputs without the nodes that it reads.
+
+    >>> import torch
+    >>> x = torch.randn(8, 4)
+    >>> PKT()(x, 3 * x).abs().item() < 1e-8  # it does not see lengths
+    True
+    """
+
+    paper = "Probabilistic Knowledge Transfer (Passalis, Tefas, ECCV 2018, arXiv 1803.10837)"
+    weight = 30000.0
+    kernel = "(cosine + 1) / 2"
+    topology = "all pairs"
+    criterion = "KL of rows"
+    differs = "the paper leaves the image itself out; the code keeps it and divides by N^2, as here"
+
+    def __init__(
+        self,
+        graph: str | Tensor | Rule = "dense",
+        nodes: Part = "feature",
+        refinement: Refinement | None = None,
+    ) -> None:
+        super().__init__(graph, nodes, refinement)
+        self.relation = Relation(SIMILARITY, scale=by_anchor_sum, criterion=kl)
+
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        """Return `pkt`."""
+        return {"pkt": related(self.pair(student, teacher, SIMILARITY), self.relation)}

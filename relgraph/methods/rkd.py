@@ -1,0 +1,89 @@
+"""Relational knowledge distillation (Park, Kim, Lu, Cho, CVPR 2019, arXiv 1904.05068)."""
+
+from torch import Tensor
+
+from relgraph.graph.angles import related_angles
+from relgraph.graph.kernels import cosine, euclidean
+from relgraph.graph.matching import by_mean, huber
+from relgraph.graph.pair import related, topology_of
+from relgraph.graph.refine import Refinement
+from relgraph.graph.relation import Relation
+from relgraph.graph.topology import AllPairs, Rule, WithOwn, degree_of
+from relgraph.methods.base import Batch, Output, Part, check_weights
+from relgraph.methods.relational import Relational
+
+
+class RKD(Relational):
+    """Keep the distances between images, relative to their mean, and the angles that three images make.
+
+    With `d_ij = |x_i - x_j|` of the nodes of one network, mu the mean of those distances that are not 0, and
+    `a_ijk = <x_i - x_j, x_k - x_j> / (|x_i - x_j| |x_k - x_j|)`, the cosine of the angle at j,
+
+        L_distance = 1 / N^2 * sum_ij  huber(d^s_ij / mu^s, d^t_ij / mu^t)
+        L_angle    = 1 / N^3 * sum_ijk huber(a^s_ijk, a^t_ijk)
+        L = distance_weight * L_distance + angle_weight * L_angle
+
+    with `huber(s, t) = (s - t)^2 / 2` where `|s - t| < 1`, else `|s - t| - 1/2`. On a sparse graph the distances are
+    those of its edges, and the angles at j those between its candidates, j itself included as on all pairs; both are
+    means, and with k = N - 1 they are the dense form, in value and gradient. The loss does not change when the nodes of
+    a network are all scaled, shifted or rotated.
+
+    Called with outputs or vectors of student and teacher, `(N, D_s)` and `(N, D_t)`; returns a scalar >= 0. The angles
+    of all pairs are N^3 numbers from N^2 differences of D: of many nodes they are compared a block of anchors at a time
+    (`relgraph.graph.angles`). A graph whose anchors differ in their number of edges (given edges, union or mutual
+    neighbours) reads the largest number back from the device once a call; k nearest neighbours do not.
+
+    Paper, official code and this one: the paper sums over pairs and triplets, the code takes means, over all N^2
+    entries, the diagonal included, and over all N^3 triplets, degenerate ones included (they count 0), as here. The
+    student's mu has a gradient in the code, and here. 25 and 50 are the weights of classification benchmarks
+    (RepDistiller); the authors' metric learning has 1 and 2, on embeddings of which the student's are not of unit
+    length (`nodes="embedding"`). Sparse graphs are ours.
+
+    Args:
+        distance_weight: Weight of the distances.
+        angle_weight: Weight of the angles; 0 leaves them out.
+        graph: See `Relational`.
+        nodes: See `Relational`.
+        refinement: See `Relational`.
+
+    Raises:
+        RelgraphError: for unknown names, a negative weight, or outputs without the nodes that it reads.
+
+    >>> import torch
+    >>> x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
+    >>> turned = 3 * x @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]]) + 5
+    >>> RKD()(turned, x).item() < 1e-9, RKD()(x, x.square()).item() > 0.1
+    (True, True)
+    """
+
+    paper = "Relational Knowledge Distillation (Park, Kim, Lu, Cho, CVPR 2019, arXiv 1904.05068)"
+    kernel = "euclidean; cosine of differences"
+    topology = "all pairs; triplets"
+    criterion = "Huber"
+    differs = "the paper sums over pairs and triplets; the code, and this one, take means, zeros included"
+
+    def __init__(
+        self,
+        distance_weight: float = 25.0,
+        angle_weight: float = 50.0,
+        graph: str | Tensor | Rule = "dense",
+        nodes: Part = "feature",
+        refinement: Refinement | None = None,
+    ) -> None:
+        check_weights(distance_weight=distance_weight, angle_weight=angle_weight)
+        super().__init__(graph, nodes, refinement)
+        self.distance_weight = distance_weight
+        self.angle_weight = angle_weight
+        self.distance = Relation(euclidean, scale=by_mean, criterion=huber)
+        self.angle = Relation(cosine, criterion=huber)
+
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        """Return `distance` and, unless its weight is 0, `angle`, with their weights."""
+        pair = self.pair(student, teacher, euclidean)
+        terms = {"distance": self.distance_weight * related(pair, self.distance)}
+        if self.angle_weight > 0:
+            edges = topology_of(pair)
+            table = None if isinstance(edges, AllPairs) else edges.table(degree_of(WithOwn(self.rule)))
+            angle = related_angles(self.angle, pair["student"].x, pair["teacher"].x, table)
+            terms["angle"] = self.angle_weight * angle
+        return terms

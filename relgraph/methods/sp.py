@@ -1,0 +1,71 @@
+"""Similarity-preserving knowledge distillation (Tung, Mori, ICCV 2019, arXiv 1907.09682)."""
+
+from torch import Tensor
+
+from relgraph.graph.kernels import Kernel, dot
+from relgraph.graph.matching import by_anchor_norm, mean_square
+from relgraph.graph.pair import related
+from relgraph.graph.refine import Refinement
+from relgraph.graph.relation import Relation
+from relgraph.graph.topology import Rule
+from relgraph.methods.base import Batch, Output, Part
+from relgraph.methods.relational import Relational
+
+
+def _together(x: Tensor) -> Tensor:
+    size = x.detach().abs().amax((-2, -1), keepdim=True)
+    return x / (size + (size == 0))
+
+
+# Unit rows of G do not see a factor of all nodes together, but squares of its numbers overflow, or vanish, without it.
+SIMILARITY = Kernel("linear", _together, dot)
+
+
+class SP(Relational):
+    """Let two images be as similar to the student as they are to the teacher, relative to the image's other pairs.
+
+    With `G_ij = <x_i, x_j>` of the nodes of one network and each row of G divided by its length,
+
+        L = 1 / N^2 * sum_ij (G^s_ij - G^t_ij)^2
+
+    over all pairs, the diagonal included; over the edges of a sparse graph, rows and mean are those of its edges.
+    Called with outputs or vectors of student and teacher, `(N, D_s)` and `(N, D_t)`; returns a scalar >= 0.
+
+    Paper, official code and this one: the paper sums over pairs of layers, the code reads the last map alone, flattened
+    and not normalised, as here by default (`nodes="map"`); bare vectors are read with `nodes="feature"`. A known
+    third-party version divides rows by their sum of magnitudes instead. The weight 3000 is the authors'.
+
+    Args:
+        graph: See `Relational`.
+        nodes: See `Relational`.
+        refinement: See `Relational`.
+
+    Raises:
+        RelgraphError: for unknown names, or outputs without the nodes that it reads.
+
+    >>> import torch
+    >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    >>> y = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    >>> round(SP(nodes="feature")(x, y).item(), 4)  # rows (1, 0), (0, 1), and (1, 1) / sqrt 2 twice
+    0.2929
+    """
+
+    paper = "Similarity-Preserving Knowledge Distillation (Tung, Mori, ICCV 2019, arXiv 1907.09682)"
+    weight = 3000.0
+    kernel = "linear"
+    topology = "all pairs"
+    criterion = "mean square of unit rows"
+    differs = "the paper sums over pairs of layers; the code, and this one, read the last stage map"
+
+    def __init__(
+        self,
+        graph: str | Tensor | Rule = "dense",
+        nodes: Part = "map",
+        refinement: Refinement | None = None,
+    ) -> None:
+        super().__init__(graph, nodes, refinement)
+        self.relation = Relation(SIMILARITY, scale=by_anchor_norm, criterion=mean_square)
+
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        """Return `sp`."""
+        return {"sp": related(self.pair(student, teacher, SIMILARITY), self.relation)}

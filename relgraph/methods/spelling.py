@@ -1,0 +1,198 @@
+"""Methods as they are spelled on the command line: `rkd`, `crd+0.9*kd`, with options `angle_weight=2`."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from inspect import Parameter, signature
+from types import UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from relgraph.errors import RelgraphError, unknown
+from relgraph.graph.refine import Refinement
+from relgraph.graph.topology import make_rule
+from relgraph.methods.base import Method, Part
+from relgraph.methods.relational import check_refinement
+from relgraph.methods.sum import Sum
+
+# What a constructor gets from the run, not from the user's options of the method.
+FROM_RUN = {
+    "graph", "k", "neighbours", "nodes", "refine", "refinement", "dim", "student_width", "teacher_width",
+    "student_maps", "teacher_maps", "images", "labels", "temperature", "node_weight", "edge_weight",
+}  # fmt: skip
+
+
+class Spelled(NamedTuple):
+    """One method of a sum, as it was spelled.
+
+    Attributes:
+        name: Its name.
+        cls: Its class.
+        weight: What it is multiplied by: the spelled number, or the authors' weight.
+    """
+
+    name: str
+    cls: type[Method]
+    weight: float
+
+
+def read_spelling(spelling: str, known: Mapping[str, type[Method]], beta: float | None = None) -> list[Spelled]:
+    """Return the methods of a spelling, `[WEIGHT*]NAME[+...]`; none for "none".
+
+    `beta` is the weight of a single method that is spelled without one.
+
+    Raises:
+        RelgraphError: for an unknown name, a weight that is no number >= 0, a method named twice, or `beta` beside a
+            sum or a spelled weight.
+    """
+    if spelling.strip() == "none":
+        return []
+    # A plus after a digit and an e belongs to a number, 1e+3; that of nce+kd does not.
+    parts = [part.strip() for part in re.split(r"(?<![\d.][eE])\+", spelling)]
+    if beta is not None and (len(parts) > 1 or "*" in spelling):
+        raise RelgraphError(f"beta is the weight of one method: write the weights of {spelling!r} as in 25*rkd+0.9*kd")
+    found = [_read_part(part, known, beta) for part in parts]
+    names = [item.name for item in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise RelgraphError(f"a sum names each method once, got {twice} more often in {spelling!r}")
+    return found
+
+
+def _read_part(part: str, known: Mapping[str, type[Method]], beta: float | None) -> Spelled:
+    factor, sign, name = part.rpartition("*")
+    name = name.strip()
+    if name == "none":
+        raise RelgraphError("none is cross-entropy alone: it has no weight and stands in no sum")
+    if name not in known:
+        raise unknown("method", name, [*known, "none"])
+    weight = known[name].weight if beta is None else beta
+    if sign:
+        try:
+            weight = float(factor)
+        except ValueError:
+            raise RelgraphError(f"the weight of {name} must be a number, got {factor.strip()!r}") from None
+    if not 0 <= weight < math.inf:
+        raise RelgraphError(f"the weight of {name} must be at least 0 and finite, got {weight}")
+    return Spelled(name, known[name], weight)
+
+
+def build(spelled: Sequence[Spelled], run: Mapping[str, Any], arguments: Sequence[str] = ()) -> Method | None:
+    """Return the method of a spelling; `None` if there is none.
+
+    Args:
+        spelled: From `read_spelling`.
+        run: What a constructor may ask for by name: `graph`, `k`, `neighbours`, `refine`, `nodes`, widths and shapes.
+        arguments: `OPTION=VALUE`, or `METHOD.OPTION=VALUE` where several methods have the option.
+
+    Raises:
+        RelgraphError: for options that no method has or values that it refuses.
+    """
+    options = read_arguments(spelled, arguments)
+    methods = {item.name: (item.weight, _construct(item.cls, run, options[item.name])) for item in spelled}
+    if not methods:
+        return None
+    if len(methods) == 1:
+        ((weight, method),) = methods.values()
+        if weight == 1:
+            return method
+    return Sum(methods)
+
+
+def options_of(cls: type[Method]) -> dict[str, Parameter]:
+    """Return the options that a method has of its own, by name."""
+    return {name: given for name, given in signature(cls).parameters.items() if name not in FROM_RUN}
+
+
+def has_graph(cls: type[Method]) -> bool:
+    """Return whether a method compares graphs of a batch, so that a topology can be chosen."""
+    return "graph" in signature(cls).parameters
+
+
+def _construct(cls: type[Method], run: Mapping[str, Any], options: Mapping[str, Any]) -> Method:
+    wanted = signature(cls).parameters
+    chosen = {name: run[name] for name in wanted if name in FROM_RUN and run.get(name) is not None}
+    if "graph" in chosen and "k" not in wanted:
+        chosen["graph"] = make_rule(run["graph"], run.get("k"), run.get("neighbours", "teacher"))
+    if "refinement" in wanted and run.get("refine") is not None:
+        nodes = chosen["nodes"] if "nodes" in chosen else wanted["nodes"].default
+        chosen["refinement"] = _refinement(run, nodes)
+    return cls(**chosen, **options)
+
+
+def _refinement(run: Mapping[str, Any], nodes: Part) -> Refinement:
+    """Return a refinement for the widths that the nodes have in a run."""
+    if nodes == "embedding":
+        return Refinement(run["refine"], run["dim"])
+    if nodes == "map":
+        # Before it is built: one that learns would hold as many numbers as a flat map has, squared.
+        check_refinement(nodes, Refinement(run["refine"], 1))
+        return Refinement(run["refine"], *(_flat(run, side) for side in ("student", "teacher")))
+    return Refinement(run["refine"], run["student_width"], run["teacher_width"])
+
+
+def _flat(run: Mapping[str, Any], side: str) -> int:
+    stages = run[f"{side}_maps"]
+    if not stages:
+        raise RelgraphError(f"nodes 'map' need stage maps of student and teacher, got none of the {side}")
+    return math.prod(stages[-1])
+
+
+def read_arguments(spelled: Sequence[Spelled], arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the options of each method by name, from `OPTION=VALUE` or `METHOD.OPTION=VALUE`.
+
+    Raises:
+        RelgraphError: for an option that no method has, or that several have, one that is given twice, or a value of
+            the wrong kind.
+    """
+    found: dict[str, dict[str, Any]] = {item.name: {} for item in spelled}
+    for argument in arguments:
+        key, sign, text = argument.partition("=")
+        prefix, _, option = key.strip().rpartition(".")
+        if not sign or not option:
+            raise RelgraphError(f"an option of a method must be NAME=VALUE or METHOD.NAME=VALUE, got {argument!r}")
+        if prefix and prefix not in found:
+            raise unknown("method", prefix, found)
+        owners = [item for item in spelled if prefix in ("", item.name) and option in options_of(item.cls)]
+        if not owners:
+            raise _no_option([item for item in spelled if prefix in ("", item.name)], option)
+        if len(owners) > 1:
+            names = " or ".join(f"{item.name}.{option}" for item in owners)
+            raise RelgraphError(f"{option} is an option of several methods: write {names}")
+        name = owners[0].name
+        if option in found[name]:
+            raise RelgraphError(f"{option} of {name} is given twice: {found[name][option]} and {text.strip()}")
+        found[name][option] = _value(owners[0], option, text.strip())
+    return found
+
+
+def _no_option(asked: Sequence[Spelled], option: str) -> RelgraphError:
+    known = {name for item in asked for name in options_of(item.cls)}
+    if known:
+        return unknown("option of the method", option, known)
+    names = ", ".join(item.name for item in asked) or "cross-entropy alone"
+    return RelgraphError(f"{names} has no options of its own, got {option!r}")
+
+
+def _value(item: Spelled, option: str, text: str) -> Any:
+    """Return the value as the constructor's annotation wants it."""
+    hint = options_of(item.cls)[option].annotation
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for kind in kinds:
+        if get_origin(kind) is Literal:
+            if text in get_args(kind):
+                return text
+            raise unknown(f"{option} of {item.name}", text, get_args(kind))
+        if kind is bool and text in ("true", "false"):
+            return text == "true"
+        if kind in (int, float):
+            try:
+                number = kind(text)
+            except ValueError:
+                continue
+            if math.isfinite(number):
+                return number
+        if kind is str:
+            return text
+    words = {int: "a whole number", float: "a number", bool: "true or false"}
+    expected = " or ".join(words[kind] for kind in kinds if kind in words)
+    raise RelgraphError(f"{option} of {item.name} must be {expected}, got {text!r}")

@@ -1,0 +1,102 @@
+"""What methods over stage maps have in common: which maps face each other, at which size, and layers between them."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
+
+from relgraph.errors import RelgraphError
+from relgraph.graph.kernels import wide
+from relgraph.methods.base import Output
+
+Shape = tuple[int, int, int]  # channels, height and width of a stage map
+Shapes = tuple[Shape, ...]  # of all of a network, the stem's first
+T = TypeVar("T")
+
+
+def paired(student: Sequence[T], teacher: Sequence[T]) -> list[tuple[T, T]]:
+    """Return the pairs that face each other, deepest with deepest, as many as the shorter list has, in order.
+
+    >>> paired(["s1", "s2"], ["t1", "t2", "t3"])
+    [('s1', 't2'), ('s2', 't3')]
+    """
+    count = min(len(student), len(teacher))
+    return list(zip(student[len(student) - count :], teacher[len(teacher) - count :], strict=True))
+
+
+def check_stages(method: str, student: Sequence[object], teacher: Sequence[object], least: int = 2) -> None:
+    """Raise RelgraphError unless both networks hand on at least so many maps, or say so by their shapes."""
+    if min(len(student), len(teacher)) < least:
+        which = {1: "", 2: " (stem and one stage)"}.get(least, f" (stem and {least - 1} stages)")
+        raise RelgraphError(
+            f"{method} reads stage maps: expected at least {least} of student and teacher{which}, "
+            f"got {len(student)} and {len(teacher)}"
+        )
+
+
+def map_pairs(
+    student: Output, teacher: Output, method: str, least: int = 2, stem: bool = False
+) -> list[tuple[Tensor, Tensor]]:
+    """Return the maps of student and teacher that face each other, with those of the stems if asked; see `paired`.
+
+    Raises:
+        RelgraphError: if there are fewer than `least` of one, stems included, or they are not maps of the same images.
+    """
+    check_stages(method, student.maps, teacher.maps, least)
+    first = 0 if stem else 1
+    pairs = paired(student.maps[first:], teacher.maps[first:])
+    for pair in pairs:
+        check_maps(*pair)
+    return pairs
+
+
+def check_maps(student: Tensor, teacher: Tensor) -> None:
+    """Raise RelgraphError unless both are maps `(N, C, H, W)` of the same N images."""
+    four = student.ndim == teacher.ndim == 4
+    if not four or len(student) != len(teacher) or 0 in (student.numel(), teacher.numel()):
+        raise RelgraphError(
+            "stage maps must be (N, C, H, W), student and teacher of the same N images, "
+            f"got {tuple(student.shape)} and {tuple(teacher.shape)}"
+        )
+
+
+def check_channels(method: str, built: Sequence[tuple[Shape, Shape]], found: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Raise RelgraphError unless maps have the channels that a method's layers were built for, pair by pair."""
+    expected = [(student[0], teacher[0]) for student, teacher in built]
+    channels = [(student.shape[1], teacher.shape[1]) for student, teacher in found]
+    if channels != expected:
+        raise RelgraphError(
+            f"{method} was built for stage maps with channels {expected} of student and teacher, got {channels}"
+        )
+
+
+def same_size(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Average the larger of two maps over space to the size of the smaller; both come back in float32 or wider.
+
+    `(N, C, H, W), (N, D, h, w) -> (N, C, h, w), (N, D, h, w)`, by adaptive average pooling; a map that is higher but
+    narrower than the other gives up its height, and the other its width.
+
+    >>> import torch
+    >>> same_size(torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]]), torch.zeros(1, 1, 1, 1))[0].flatten()
+    tensor([4.])
+    """
+    height, width = (min(x.shape[dim], y.shape[dim]) for dim in (-2, -1))
+    return _pooled(x, height, width), _pooled(y, height, width)
+
+
+def _pooled(x: Tensor, height: int, width: int) -> Tensor:
+    if x.shape[-2:] == (height, width):
+        return wide(x)
+    pooled: Tensor = adaptive_avg_pool2d(wide(x), (height, width))
+    return pooled
+
+
+def through(layers: nn.Module, maps: Tensor) -> Tensor:
+    """Return what layers make of maps, in float32 or wider; under autocast they compute in its type."""
+    return wide(layers(maps.to(next(layers.parameters()).dtype)))
+
+
+def norm(channels: int) -> nn.BatchNorm2d:
+    """Return a batch norm over the batch at hand: it keeps no running statistics, since a loss writes nothing."""
+    return nn.BatchNorm2d(channels, track_running_stats=False)

@@ -1,0 +1,91 @@
+"""Variational information distillation (Ahn, Hu, Damianou, Lawrence, Dai, CVPR 2019, arXiv 1904.05835)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from relgraph.errors import RelgraphError
+from relgraph.graph.kernels import wide
+from relgraph.methods.base import Batch, Method, Output
+from relgraph.methods.stages import Shapes, check_channels, check_stages, map_pairs, paired, same_size, through
+
+# The least variance, as in the code: a channel that is predicted exactly would else have an infinite likelihood.
+FLOOR = 1e-5
+
+
+class VID(Method):
+    """Predict the teacher's maps from the student's, as a Gaussian with one variance per channel, stage by stage.
+
+        L = sum over stages of mean of 1/2 [(mu(s) - t)^2 / v_c + log v_c],    v_c = softplus(p_c) + 1e-5
+
+    with the mean over images, channels and positions: a bound of the mutual information of s and t, up to constants. mu
+    is three 1x1 convolutions without bias, with a ReLU between them and as many channels in the middle as the teacher
+    has; it and p are trained with the student. The larger map is averaged over space to the size of the smaller before.
+    The maps of the stems are left out. Networks with different numbers of stages are paired from the end, deepest with
+    deepest, as many as the shorter has. Called with outputs that hold maps `(N, C, H, W)`; returns a scalar, which
+    falls below 0 where the prediction is good. The teacher receives no gradient.
+
+    Paper, official code and this one: the paper sums the log-likelihood over all numbers of a map, the benchmark code
+    (RepDistiller) averages, as here. The code pairs stages from the front: the same where their numbers are equal.
+
+    Args:
+        student_maps: Shapes (C, H, W) of the student's maps, the stem's first.
+        teacher_maps: Those of the teacher.
+        init_variance: The variance of all channels at the start, above 1e-5.
+
+    Raises:
+        RelgraphError: if a network hands on fewer than two maps, they are not of the same images or of other channels
+            than the shapes say, or the variance is out of range.
+
+    >>> maps = ((3, 8, 8), (4, 8, 8), (6, 4, 4))
+    >>> loss = VID(maps, maps)
+    >>> [str(tuple(p.shape)) for p in loss.raw_variances]
+    ['(4,)', '(6,)']
+    """
+
+    paper = (
+        "Variational Information Distillation for Knowledge Transfer (Ahn, Hu, Damianou, Lawrence, Dai, CVPR 2019, "
+        "arXiv 1904.05835)"
+    )
+    criterion = "Gaussian log-likelihood"
+    differs = "the log-likelihood is summed over a map in the paper, averaged in the code and here"
+    reads = ("maps",)
+
+    def __init__(self, student_maps: Shapes, teacher_maps: Shapes, init_variance: float = 5.0) -> None:
+        super().__init__()
+        if not FLOOR < init_variance < math.inf:
+            raise RelgraphError(f"init_variance must be above {FLOOR} and finite, got {init_variance}")
+        check_stages("VID", student_maps, teacher_maps)
+        self.built = paired(student_maps[1:], teacher_maps[1:])
+        self.regressors = nn.ModuleList(_regressor(s[0], t[0]) for s, t in self.built)
+        above = init_variance - FLOOR
+        raw = above + math.log(-math.expm1(-above))  # softplus(raw) is what is above the floor
+        self.raw_variances = nn.ParameterList(nn.Parameter(torch.full((t[0],), raw)) for _, t in self.built)
+
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        """Return `vid`."""
+        pairs = map_pairs(student, teacher, "VID")
+        check_channels("VID", self.built, pairs)
+        losses = []
+        for (s, t), regressor, raw in zip(pairs, self.regressors, self.raw_variances, strict=True):
+            smaller, target = same_size(s, t)
+            losses.append(variational_loss(through(regressor, smaller), target, raw))
+        return {"vid": torch.stack(losses).sum()}
+
+
+def variational_loss(mean: Tensor, teacher: Tensor, raw_variance: Tensor) -> Tensor:
+    """Return the mean of 1/2 [(mean - t)^2 / v_c + log v_c] over maps `(N, C, H, W)`, with v from p `(C,)`."""
+    variance = (softplus(wide(raw_variance)) + FLOOR).view(-1, 1, 1)
+    return 0.5 * ((wide(mean) - wide(teacher)).square() / variance + variance.log()).mean()
+
+
+def _regressor(student: int, teacher: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(student, teacher, 1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(teacher, teacher, 1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(teacher, teacher, 1, bias=False),
+    )

@@ -1,0 +1,176 @@
+"""Angles against triple loops, blocks of anchors against all at once, and the tables of candidates that they read."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from relgraph.graph.angles import differences, related_angles
+from relgraph.graph.kernels import cosine, euclidean
+from relgraph.graph.matching import huber
+from relgraph.graph.relation import Relation
+from relgraph.graph.topology import ALL_PAIRS, Above, Edges, Given, Nearest, Rule, WithOwn, degree_of
+
+N = 7
+ANGLE = Relation(cosine, criterion=huber)
+# In no order: 0 and 5 have three candidates each, 2 and 6 one, the others none.
+EDGE_INDEX = torch.tensor([[3, 1, 0, 2, 4, 6, 0, 0], [0, 0, 2, 5, 5, 0, 5, 6]])
+RULES: dict[str, Rule] = {
+    "nearest": Nearest(3),
+    "student's": Nearest(2, "student"),
+    "union": Nearest(2, "union"),
+    "mutual": Nearest(2, "mutual"),
+    "given": Given(EDGE_INDEX),
+    "everybody": Nearest(N - 1),
+}
+each_rule = pytest.mark.parametrize("rule", RULES)
+
+
+def embeddings(n: int = N, student: int = 4, teacher: int = 6) -> tuple[Tensor, Tensor]:
+    return torch.randn(n, student).double().requires_grad_(), torch.randn(n, teacher).double()
+
+
+def edges_of(rule: Rule, student: Tensor, teacher: Tensor) -> Edges:
+    edges = rule(euclidean(student), euclidean(teacher), euclidean)
+    assert isinstance(edges, Edges)
+    return edges
+
+
+def candidates_of(edges: Edges) -> list[list[int]]:
+    """Return each anchor's candidates in growing order, by Python."""
+    pairs = edges.edge_index.T.tolist()
+    return [sorted(i for i, j in pairs if j == anchor) for anchor in range(edges.anchors)]
+
+
+def cosine_at(x: list[list[float]], i: int, j: int, k: int) -> float:
+    """Return the cosine of the angle at j, 0 where there is none."""
+    one, other = ([a - b for a, b in zip(x[side], x[j], strict=True)] for side in (i, k))
+    lengths = math.hypot(*one) * math.hypot(*other)
+    return sum(a * b for a, b in zip(one, other, strict=True)) / lengths if lengths else 0.0
+
+
+def triple_loop(student: Tensor, teacher: Tensor, candidates: list[list[int]]) -> float:
+    s, t = student.tolist(), teacher.tolist()
+    terms = []
+    for j, around in enumerate(candidates):
+        for i in around:
+            for k in around:
+                difference = abs(cosine_at(s, i, j, k) - cosine_at(t, i, j, k))
+                terms.append(difference**2 / 2 if difference < 1 else difference - 0.5)
+    return sum(terms) / len(terms)
+
+
+def value_and_gradient(value: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
+    return value, torch.autograd.grad(value, student)[0]
+
+
+def test_differences_meet_in_each_anchor() -> None:
+    x, table = torch.randn(N, 3), edges_of(RULES["given"], *embeddings()).table()
+    for j in range(2, 5):
+        torch.testing.assert_close(differences(x, slice(2, 5))[j - 2], torch.stack([x[i] - x[j] for i in range(N)]))
+    for j, around in enumerate(candidates_of(Edges(EDGE_INDEX, N))):
+        expected = [x[i] - x[j] for i in around] + [torch.zeros(3)] * (3 - len(around))
+        assert torch.equal(differences(x, slice(j, j + 1), table)[0], torch.stack(expected))
+
+
+def test_all_pairs_are_a_triple_loop() -> None:
+    student, teacher = embeddings()
+    expected = triple_loop(student, teacher, [list(range(N))] * N)
+    assert related_angles(ANGLE, student, teacher).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("own", [False, True])
+@each_rule
+def test_a_sparse_graph_is_a_triple_loop(rule: str, own: bool) -> None:
+    student, teacher = embeddings()
+    edges = edges_of(WithOwn(RULES[rule]) if own else RULES[rule], student, teacher)
+    expected = triple_loop(student, teacher, candidates_of(edges))
+    assert related_angles(ANGLE, student, teacher, edges.table()).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("largest", [1, 100, 7 * 9 * 9, 10**6])
+@pytest.mark.parametrize("rule", [None, "nearest", "given", "everybody"])
+def test_blocks_are_all_anchors_at_once(rule: str | None, largest: int) -> None:
+    student, teacher = embeddings(9)
+    table = None if rule is None else edges_of(WithOwn(RULES[rule]), student, teacher).table()
+    found, whole = (
+        value_and_gradient(related_angles(ANGLE, student, teacher, table, size), student) for size in (largest, 10**9)
+    )
+    torch.testing.assert_close(found, whole, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("largest", [100, 10**6])
+@pytest.mark.parametrize("rule", [None, "nearest", "given"])
+def test_gradcheck(rule: str | None, largest: int) -> None:
+    student, teacher = embeddings()
+    table = None if rule is None else edges_of(WithOwn(RULES[rule]), student, teacher).table()
+    assert torch.autograd.gradcheck(lambda s: related_angles(ANGLE, s, teacher, table, largest), (student,))
+
+
+@pytest.mark.parametrize("largest", [1, 10**6])
+def test_half_precision_is_widened_before_it_is_subtracted(largest: int) -> None:
+    student, teacher = (x.detach().bfloat16() for x in embeddings())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = related_angles(ANGLE, student, teacher, largest=largest)
+    assert found.dtype == torch.float32
+    expected = related_angles(ANGLE, student.double(), teacher.double())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+
+
+def test_equal_nodes_make_no_angle() -> None:
+    student, teacher = embeddings()
+    with torch.no_grad():
+        student[3] = student[5]
+    found, gradient = value_and_gradient(related_angles(ANGLE, student, teacher), student)
+    assert found.item() == pytest.approx(triple_loop(student, teacher, [list(range(N))] * N), rel=1e-12)
+    assert gradient.isfinite().all()
+
+
+@each_rule
+def test_a_table_lists_each_anchors_candidates(rule: str) -> None:
+    student, teacher = embeddings()
+    edges = edges_of(RULES[rule], student, teacher)
+    expected = candidates_of(edges)
+    table = edges.table()
+    assert table.real.shape == table.edges.shape == (N, max(map(len, expected)))
+    assert [row[real].tolist() for row, real in zip(table.candidates, table.real, strict=True)] == expected
+    for j in range(N):
+        assert table.real[j].tolist() == sorted(table.real[j].tolist(), reverse=True)
+        assert all(i == j for i in table.candidates[j][~table.real[j]].tolist())
+        for edge, i in zip(table.edges[j][table.real[j]].tolist(), expected[j], strict=True):
+            assert edges.edge_index[:, edge].tolist() == [i, j]
+
+
+def test_a_table_of_no_edges_is_empty() -> None:
+    table = Edges(torch.zeros(2, 0, dtype=torch.long), 3).table()
+    assert [part.shape for part in table] == [(3, 0)] * 3
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (Nearest(3), 3),
+        (Nearest(3, "student"), 3),
+        (WithOwn(Nearest(3)), 4),
+        (Nearest(3, "union"), None),
+        (WithOwn(Nearest(3, "mutual")), None),
+        (Given(EDGE_INDEX), None),
+        (Above(0.5), None),
+        (ALL_PAIRS, None),
+        (WithOwn(ALL_PAIRS), None),
+    ],
+)
+def test_the_degree_of_a_rule(rule: Rule, expected: int | None) -> None:
+    assert degree_of(rule) == expected
+
+
+@pytest.mark.parametrize("rule", [Nearest(3), Nearest(2, "student"), WithOwn(Nearest(3))])
+def test_a_known_degree_gives_the_same_table_and_reads_nothing_back(rule: Rule) -> None:
+    edges = edges_of(rule, *embeddings())
+    found, expected = edges.table(degree_of(rule)), edges.table()
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    nowhere = Edges(edges.edge_index.to("meta"), N)  # there is nothing to read back from
+    assert [part.shape for part in nowhere.table(degree_of(rule))] == [part.shape for part in expected]
+    with pytest.raises(RuntimeError, match="meta"):
+        nowhere.table()

@@ -1,0 +1,59 @@
+"""The authors' own numbers for tests of single methods: inputs of a closed form, and the comparison with an entry."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+STORED = Path(__file__).parents[1] / "golden.json"
+GOLDEN: dict[str, dict[str, Any]] = json.loads(STORED.read_text(encoding="utf-8"))["golden"]
+
+
+def outer(rows: int, first: int, columns: int, start: int) -> Tensor:
+    """Return `(i + first)(j + start)`."""
+    i = torch.arange(rows, dtype=torch.float64) + first
+    j = torch.arange(columns, dtype=torch.float64) + start
+    return i[:, None] * j
+
+
+def embeddings(n: int = 8, dim: int = 16) -> tuple[Tensor, Tensor]:
+    """Return the embeddings of student and teacher."""
+    return torch.cos(0.07 * outer(n, 2, dim, 1)), torch.sin(0.1 * outer(n, 1, dim, 1))
+
+
+def logits(n: int = 8, classes: int = 10) -> tuple[Tensor, Tensor]:
+    """Return the logits of student and teacher."""
+    return 2 * torch.cos(0.2 * outer(n, 1, classes, 2)), 2 * torch.sin(0.3 * outer(n, 1, classes, 1))
+
+
+def maps(*shape: int, phase: float) -> tuple[Tensor, Tensor]:
+    """Return stage maps of student and teacher: golden's fm1 is (8, 4, 8, 8) at phase 0, fm2 (8, 8, 4, 4) at 0.5."""
+    b, c, h, w = torch.meshgrid(*(torch.arange(size, dtype=torch.float64) for size in shape), indexing="ij")
+    student = torch.cos(0.07 * (b + 2) * (c + 1) + 0.15 * (h + 2) * (w + 1) + phase)
+    return student, torch.sin(0.1 * (b + 1) * (c + 1) + 0.2 * (h + 1) * (w + 2) + phase)
+
+
+def check(key: str, loss: Callable[[], Tensor], inputs: Mapping[str, Tensor]) -> None:
+    """Compare the value of a loss, and its gradient's norm and first element for each input, with an entry.
+
+    `inputs` holds the student's leaf tensors by the names that the entry gives them: student, fm1, student_logits...;
+    none for an entry without gradients.
+    """
+    entry = GOLDEN[key]
+    assert inputs or "grad_fro" not in entry, f"{key} lists gradients: {', '.join(entry['grad_fro'])}"
+    for tensor in inputs.values():
+        tensor.requires_grad_()
+    value = loss()
+    assert value.item() == pytest.approx(entry["value"], rel=1e-10, abs=1e-14)
+    if not inputs:
+        return
+    gradients = torch.autograd.grad(value, list(inputs.values()), allow_unused=True)
+    for name, gradient in zip(inputs, gradients, strict=True):
+        found = torch.zeros(1, dtype=torch.float64) if gradient is None else gradient
+        assert found.norm().item() == pytest.approx(entry["grad_fro"][name], rel=1e-10, abs=1e-14), name
+        first = entry["grad_first"][name]
+        assert found.flatten()[0].item() == pytest.approx(first, rel=1e-10, abs=1e-14), name

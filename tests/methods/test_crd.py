@@ -1,0 +1,379 @@
+"""CRD against double loops over images in float64: negatives one by one, with the memory written slot by slot."""
+
+import io
+import math
+import re
+
+import pytest
+import torch
+from torch import Tensor
+
+from relgraph.errors import RelgraphError
+from relgraph.graph.topology import AllPairs, Given, Nearest
+from relgraph.methods import Batch, Output
+from relgraph.methods.crd import CRD
+from relgraph.methods.spelling import Spelled, build
+
+IMAGES, N, STUDENT, TEACHER, KEY = 12, 4, 5, 7, 6
+TAU = 0.3
+LABELS = torch.tensor([2, 0, 5, 0, -1, 2, 2, 0, 2, 5, -1, 2])
+INDICES = torch.tensor([0, 4, 9, 3])
+BATCH = Batch(INDICES, LABELS[INDICES])
+GRAPHS = {"sampled": None, "dense": None, "knn": 3}
+each_graph = pytest.mark.parametrize("graph", GRAPHS)
+
+
+def crd(graph: str = "sampled", labels: Tensor | None = LABELS, **options: object) -> CRD:
+    options = {"k": GRAPHS[graph], "negatives": 9, "tau": TAU, "key_dim": KEY, **options}
+    return CRD(STUDENT, TEACHER, IMAGES, labels, graph, **options).double()  # type: ignore[arg-type]
+
+
+def features(n: int = N) -> tuple[Tensor, Tensor]:
+    student, teacher = torch.randn(n, STUDENT).double(), torch.randn(n, TEACHER).double()
+    return student.requires_grad_(), teacher
+
+
+def outputs(student: Tensor, teacher: Tensor) -> tuple[Output, Output]:
+    return Output(student, feature=student), Output(teacher, feature=teacher)
+
+
+def others(image: int) -> list[int]:
+    """Return the images of other classes, one by one."""
+    return [j for j in range(IMAGES) if j != image and (LABELS[j] < 0 or LABELS[j] != LABELS[image])]
+
+
+def unit_rows(layer: torch.nn.Linear, x: Tensor) -> list[Tensor]:
+    rows = [torch.stack([row @ w + b for w, b in zip(layer.weight, layer.bias, strict=True)]) for row in x]
+    return [row / row.square().sum().sqrt() for row in rows]
+
+
+def chosen(loss: CRD, graph: str, anchors: list[Tensor], keys: Tensor) -> list[list[int]]:
+    if graph == "sampled":
+        drawn: list[list[int]] = loss.sampler.others(INDICES, 9).tolist()
+        return drawn
+    found = []
+    for anchor, image in zip(anchors, INDICES.tolist(), strict=True):
+        scores = sorted((-(anchor @ keys[j]).item(), j) for j in others(image))
+        found.append([j for _, j in scores[: GRAPHS[graph]]])
+    return found
+
+
+def naive(loss: CRD, graph: str, student: Tensor, teacher: Tensor, z: list[float] | None = None) -> tuple[Tensor, ...]:
+    """Return the losses of both directions, and both Z: of this batch unless they are given."""
+    g = unit_rows(loss.embed_student, student), unit_rows(loss.embed_teacher, teacher)
+    keys = loss.teacher_bank.keys, loss.student_bank.keys
+    losses, constants = [], []
+    for side in range(2):
+        negatives = chosen(loss, graph, g[side], keys[side])
+        exponentials = [
+            [torch.exp(anchor @ keys[side][j] / TAU) for j in [image, *row]]
+            for anchor, image, row in zip(g[side], INDICES.tolist(), negatives, strict=True)
+        ]
+        flat = torch.stack([value for row in exponentials for value in row])
+        constants.append(flat.mean().detach() * IMAGES if z is None else torch.tensor(z[side], dtype=torch.float64))
+        total = torch.zeros((), dtype=torch.float64)
+        for own, *rest in exponentials:
+            noise = len(rest) / IMAGES
+            total = total - torch.log(own / constants[-1] / (own / constants[-1] + noise + 1e-7))
+            for value in rest:
+                total = total - torch.log(noise / (value / constants[-1] + noise + 1e-7))
+        losses.append(total / N)
+    return *losses, *constants
+
+
+@each_graph
+def test_a_naive_loop(graph: str) -> None:
+    """Value and gradient, in the first step, where Z is the batch's, and in later ones, where it is the first's."""
+    loss = crd(graph)
+    z = None
+    for _ in range(3):
+        student, teacher = features()
+        expected = naive(loss, graph, student, teacher, z)
+        terms = loss.terms(student, teacher, BATCH)
+        assert list(terms) == ["student_anchors", "teacher_anchors"]
+        torch.testing.assert_close(torch.stack(list(terms.values())), torch.stack(expected[:2]), rtol=1e-10, atol=0)
+        leaves = [student, *loss.parameters()]
+        found = torch.autograd.grad(loss(student, teacher, BATCH), leaves)
+        for gradient, wanted in zip(found, torch.autograd.grad(expected[0] + expected[1], leaves), strict=True):
+            assert wanted.any()
+            torch.testing.assert_close(gradient, wanted, rtol=1e-10, atol=1e-13)
+        loss.remember(*outputs(student.detach(), teacher), BATCH)
+        z = [constant.item() for constant in expected[2:]] if z is None else z
+        assert loss.log_z.exp().tolist() == pytest.approx(z, rel=1e-12)
+
+
+def test_by_hand() -> None:
+    """All scores 0: Z is n, each P is 1 / n, and with m = 2 of n = 3 each anchor costs log 3 + 2 log(3 / 2)."""
+    loss = CRD(2, 2, 3, graph="dense")
+    for bank in (loss.student_bank, loss.teacher_bank):
+        torch.nn.init.zeros_(bank.keys)
+    terms = loss.terms(torch.randn(2, 2), torch.randn(2, 2), Batch(torch.tensor([0, 2]), torch.tensor([-1, -1])))
+    for value in terms.values():
+        assert value.item() == pytest.approx(math.log(3) + 2 * math.log(1.5), rel=1e-5)
+
+
+@each_graph
+def test_a_loss_is_pure_and_remembering_changes_the_next(graph: str) -> None:
+    loss, (student, teacher) = crd(graph), features()
+    state = {name: value.clone() for name, value in loss.state_dict().items()}
+    random = torch.get_rng_state()
+    first = loss(student, teacher, BATCH)
+    assert torch.equal(loss(student, teacher, BATCH), first)
+    assert all(torch.equal(state[name], value) for name, value in loss.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    loss.remember(*outputs(student, teacher), BATCH)
+    changed = {name for name, value in loss.state_dict().items() if not torch.equal(state[name], value)}
+    assert changed == {"log_z", "student_bank.keys", "teacher_bank.keys", "sampler._extra_state"}
+    assert not torch.equal(loss(student, teacher, BATCH), first)
+
+
+def test_it_remembers_the_embeddings_of_both_networks() -> None:
+    loss, (student, teacher) = crd(bank_momentum=0.25), features()
+    banks = loss.student_bank, loss.teacher_bank
+    before = [bank.keys.clone() for bank in banks]
+    embedded = unit_rows(loss.embed_student, student), unit_rows(loss.embed_teacher, teacher)
+    loss.remember(*outputs(student, teacher), BATCH)
+    for bank, old, rows in zip(banks, before, embedded, strict=True):
+        for index, row in zip(INDICES.tolist(), rows, strict=True):
+            slot = 0.25 * old[index] + 0.75 * row
+            old[index] = (slot / slot.norm()).detach()
+        torch.testing.assert_close(bank.keys, old)
+        assert not bank.keys.requires_grad
+
+
+def test_the_teacher_gets_no_gradient_and_both_layers_do() -> None:
+    loss, (student, teacher) = crd(), features()
+    teacher.requires_grad_()
+    torch.autograd.backward(loss(student, teacher, BATCH))
+    assert teacher.grad is None and student.grad is not None and student.grad.any()
+    assert all(p.grad is not None and p.grad.any() for p in loss.parameters())
+    assert len(list(loss.parameters())) == 4 and not list(loss.teacher_parameters())
+
+
+@each_graph
+def test_gradcheck(graph: str) -> None:
+    loss, (student, teacher) = crd(graph), features()
+    loss.remember(*outputs(student, teacher), BATCH)  # a Z of the batch itself would be held constant
+    assert torch.autograd.gradcheck(lambda s: loss(s, teacher, BATCH), (student,))
+
+
+@pytest.mark.parametrize("labels", [LABELS, None], ids=["labels", "no labels"])
+@pytest.mark.parametrize("k", [11, 12, 1000])
+def test_knn_of_all_is_dense(k: int, labels: Tensor | None) -> None:
+    dense, knn = crd("dense", labels), crd("knn", labels, k=k)
+    for _ in range(2):
+        knn.load_state_dict(dense.state_dict())
+        student, teacher = features()
+        values = [loss(student, teacher, BATCH) for loss in (dense, knn)]
+        torch.testing.assert_close(*values, rtol=1e-12, atol=0)
+        torch.testing.assert_close(*(torch.autograd.grad(v, student)[0] for v in values), rtol=1e-10, atol=1e-14)
+        dense.remember(*outputs(student, teacher), BATCH)
+
+
+def test_dense_is_the_mean_of_sampled_with_as_many_draws() -> None:
+    labels = torch.arange(IMAGES) % 3  # eight images of other classes for each
+    dense, sampled = crd("dense", labels), crd("sampled", labels, negatives=8)
+    student, teacher = features()
+    dense.remember(*outputs(student, teacher), BATCH)
+    sampled.load_state_dict(dense.state_dict())
+    expected = torch.stack(list(dense.terms(student, teacher, BATCH).values()))
+    draws = []
+    with torch.no_grad():
+        for _ in range(600):
+            draws.append(torch.stack(list(sampled.terms(student, teacher, BATCH).values())))
+            sampled.sampler.advance()
+    values = torch.stack(draws)
+    error = values.std(0) / math.sqrt(len(values))
+    assert (error < 0.01 * expected).all()
+    assert ((values.mean(0) - expected).abs() < 4 * error).all()
+
+
+def test_it_goes_on_from_a_checkpoint() -> None:
+    loss, copy = crd(), crd()
+    for _ in range(2):
+        loss.remember(*outputs(*features()), BATCH)
+    file = io.BytesIO()
+    torch.save(loss.state_dict(), file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    assert all(isinstance(value, Tensor) and bool(value.isfinite().all()) for value in state.values())
+    copy.load_state_dict(state)
+    for _ in range(3):
+        student, teacher = features()
+        assert torch.equal(loss(student, teacher, BATCH), copy(student, teacher, BATCH))
+        for each in (loss, copy):
+            each.remember(*outputs(student, teacher), BATCH)
+
+
+def test_relaxed_positives_are_of_the_class() -> None:
+    """In all steps together each image of the class, and no other; the score is that of the slot that was drawn."""
+    loss = crd(positives="relaxed", tau=1.0)
+    seen = []
+    for _ in range(200):
+        positive = loss.sampler.same(INDICES)
+        seen.append(positive)
+        student, teacher = features()
+        own = loss._scores(*loss._anchors(*outputs(student, teacher)), INDICES)[0].own
+        anchors = torch.stack(unit_rows(loss.embed_student, student))
+        torch.testing.assert_close(own, (anchors * loss.teacher_bank.keys[positive]).sum(1))
+        loss.sampler.advance()
+    for image, column in zip(INDICES.tolist(), torch.stack(seen, dim=1), strict=True):
+        assert sorted(set(column.tolist())) == [j for j in range(IMAGES) if j not in others(image)]
+
+
+def test_without_labels_only_the_image_itself_is_left_out() -> None:
+    loss = crd("dense", None)
+    negatives = loss.rule(loss.sampler, INDICES)
+    assert negatives.count.tolist() == [IMAGES - 1] * N
+
+
+DEGENERATE = {
+    "a constant row": torch.cat([torch.randn(3, STUDENT), torch.full((1, STUDENT), 0.1)]),
+    "all rows equal": torch.randn(1, STUDENT).repeat(4, 1),
+    "all zeros": torch.zeros(4, STUDENT),
+    "one image": torch.randn(1, STUDENT),
+    "float16 extremes": torch.full((4, STUDENT), 65504.0).half(),
+    "bfloat16": torch.randn(4, STUDENT).bfloat16(),
+}
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("case", DEGENERATE)
+@each_graph
+def test_degenerate_batches_give_finite_values_and_gradients(graph: str, case: str, bias: bool) -> None:
+    student = DEGENERATE[case].clone().requires_grad_()
+    loss = CRD(STUDENT, STUDENT, IMAGES, LABELS, graph, GRAPHS[graph], negatives=9, tau=0.005)
+    if not bias:  # zeros then stay zeros
+        torch.nn.init.zeros_(loss.embed_student.bias)
+        torch.nn.init.zeros_(loss.embed_teacher.bias)
+    batch = Batch(INDICES[: len(student)], LABELS[INDICES[: len(student)]])
+    for _ in range(2):
+        value = loss(student, student.detach(), batch)
+        gradients = torch.autograd.grad(value, [student, *loss.parameters()])
+        assert value.isfinite() and all(gradient.isfinite().all() for gradient in gradients)
+        loss.remember(*outputs(student, student), batch)
+    assert all(bool(tensor.isfinite().all()) for tensor in loss.state_dict().values())
+
+
+@each_graph
+def test_scores_are_float32_under_autocast(graph: str) -> None:
+    loss = crd(graph).float()
+    student, teacher = (x.detach().bfloat16() for x in features())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(student, teacher, BATCH)
+    assert value.dtype == torch.float32
+    assert torch.equal(value, loss(student.float(), teacher.float(), BATCH))
+    # Scores are divided by tau before they are exponents: bfloat16 would be off by percents.
+    torch.testing.assert_close(
+        value.double(), loss.double()(student.double(), teacher.double(), BATCH), rtol=1e-5, atol=0
+    )
+
+
+def test_what_the_first_batch_leaves_is_what_its_loss_used() -> None:
+    """Also from bfloat16, in which a training loop computes the loss; `remember` runs outside autocast."""
+    loss = crd().float()
+    student, teacher = outputs(*(x.detach().bfloat16() for x in features()))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        used = loss._log_z(loss._scores(*loss._anchors(student, teacher), INDICES))
+    loss.remember(student, teacher, BATCH)
+    assert torch.equal(loss.log_z, used)
+    loss.remember(student, teacher, BATCH)
+    assert torch.equal(loss.log_z, used)
+
+
+def test_the_rules_of_the_graph_stand_for_their_names() -> None:
+    student, teacher = features()
+    for graph, k, rule in (("dense", None, AllPairs()), ("knn", 3, Nearest(3))):
+        named, given = crd(graph, k=k), CRD(STUDENT, TEACHER, IMAGES, LABELS, rule, tau=TAU, key_dim=KEY).double()
+        given.load_state_dict(named.state_dict())
+        assert torch.equal(named(student, teacher, BATCH), given(student, teacher, BATCH))
+
+
+def test_embeddings_may_be_the_nodes() -> None:
+    loss = crd(nodes="embedding", dim=3)
+    assert loss.reads == ("embedding", "indices") and crd().reads == ("feature", "indices")
+    student, teacher = (Output(torch.randn(N, 3).double(), feature=torch.randn(N, 9).double()) for _ in range(2))
+    assert loss(student, teacher, BATCH).isfinite()
+
+
+def test_it_is_built_from_a_recipe_and_its_options() -> None:
+    run = {"student_width": STUDENT, "teacher_width": TEACHER, "images": IMAGES, "labels": LABELS, "dim": 3}
+    spelled = [Spelled("crd", CRD, 1.0)]
+    loss = build(spelled, run, ["negatives=5", "tau=0.1", "positives=relaxed", "bank_momentum=0.9", "key_dim=4"])
+    assert isinstance(loss, CRD) and loss.rule.k == 5 and loss.positives == "relaxed" and loss.tau == 0.1
+    assert loss.embed_student.weight.shape == (4, STUDENT) and loss.embed_teacher.weight.shape == (4, TEACHER)
+    knn = build(spelled, run | {"graph": "knn", "k": 2})
+    assert isinstance(knn, CRD) and knn.rule.k == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tau": 0}, "tau must be positive, got 0"),
+        ({"negatives": 0}, "negatives must be positive, got 0"),
+        ({"key_dim": 0}, "key_dim must be positive, got 0"),
+        ({"bank_momentum": 1}, "bank_momentum must be at least 0 and below 1, got 1"),
+        ({"bank_momentum": math.nan}, "bank_momentum must be at least 0 and below 1, got nan"),
+        ({"graph": "dens"}, "unknown graph 'dens': did you mean 'dense'? (known: dense, knn, sampled)"),
+        ({"k": 3}, "k belongs to the graph 'knn', got k = 3 and graph = 'sampled'"),
+        ({"graph": "knn", "k": 0}, "k must be at least 1, got 0"),
+        ({"nodes": "map"}, "CRD embeds one vector per image: nodes must be 'embedding' or 'feature', got 'map'"),
+        (
+            {"positives": "relax"},
+            "unknown choice of positives 'relax': did you mean 'relaxed'? (known: exact, relaxed)",
+        ),
+        (
+            {"positives": "relaxed", "labels": None},
+            "relaxed positives are images of the same class: expected labels, got none",
+        ),
+        ({"labels": torch.zeros(5)}, "labels must be one for each of the 12 images, got (5,)"),
+        (
+            {"labels": torch.ones(12)},
+            "negatives are images of other classes: expected at least 2 classes among 12 images, got 1",
+        ),
+    ],
+)
+def test_options_are_checked(options: dict[str, object], message: str) -> None:
+    with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
+        CRD(**{"student_width": 5, "teacher_width": 7, "images": 12, "labels": LABELS, **options})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("graph", [torch.tensor([[0], [1]]), Given(torch.tensor([[0], [1]])), Nearest(3, "student")])
+def test_edges_among_the_images_of_a_batch_are_refused(graph: object) -> None:
+    message = (
+        "^CRD takes the graph 'sampled', 'dense' or 'knn', which its own scores and labels choose in its memory: "
+        f"edges among the images of a batch are none of them, got {type(graph).__name__}$"
+    )
+    with pytest.raises(RelgraphError, match=message):
+        CRD(5, 7, 12, LABELS, graph)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "indices", "message"),
+    [
+        (((4, 6), (4, 7)), [0, 1, 2, 3], "CRD was built for student nodes (N, 5), got (4, 6)"),
+        (((4, 5), (4, 5)), [0, 1, 2, 3], "CRD was built for teacher nodes (N, 7), got (4, 5)"),
+        (
+            ((4, 5), (3, 7)),
+            [0, 1, 2, 3],
+            "embeddings must be (N, D), student and teacher of the same N images, got (4, 5) and (3, 7)",
+        ),
+        (((4, 5), (4, 7)), [0, 1, 2], "indices must be one for each of the 4 keys, got (3,)"),
+        (((4, 5), (4, 7)), [0, 1, 2, 12], "indices must name images 0 to 11, got 12"),
+        (((4, 5), (4, 7)), [0, 1, -2, 3], "indices must name images 0 to 11, got -2"),
+        (
+            ((4, 5), (4, 7)),
+            None,
+            "CRD reads indices: expected a Batch(indices, labels) as the third argument, got none",
+        ),
+    ],
+)
+def test_batches_are_checked(shapes: tuple[tuple[int, ...], ...], indices: list[int] | None, message: str) -> None:
+    batch = None if indices is None else Batch(torch.tensor(indices), torch.zeros(len(indices)))
+    with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
+        crd()(*(torch.zeros(shape).double() for shape in shapes), batch)
+
+
+def test_bare_outputs_without_features_are_refused() -> None:
+    with pytest.raises(RelgraphError, match=r"^CRD reads features: expected Output\(embedding, feature=\.\.\.\)"):
+        crd()(Output(torch.zeros(4, 5)), Output(torch.zeros(4, 7)), BATCH)

@@ -1,0 +1,223 @@
+"""What the methods over the graphs of a batch share: nodes, edges, refinement, and what the teacher's side learns."""
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from relgraph.errors import RelgraphError
+from relgraph.graph.kernels import Kernel, euclidean, linear, pearson
+from relgraph.graph.pair import STUDENT, TEACHER, weights
+from relgraph.graph.refine import Refinement
+from relgraph.graph.topology import ALL_PAIRS, Above, Given, Nearest, Rule
+from relgraph.methods import Batch, Output
+from relgraph.methods.base import Part
+from relgraph.methods.relational import Relational, check_refinement
+
+N, DIM, STUDENT_WIDTH, TEACHER_WIDTH, CLASSES = 7, 4, 5, 6, 3
+BATCH = Batch(torch.arange(N), torch.tensor([0, 1, 2, -1, 1, 0, 2]))
+WIDTHS: dict[Part, tuple[int, int]] = {"embedding": (DIM, DIM), "feature": (STUDENT_WIDTH, TEACHER_WIDTH)}
+each_part = pytest.mark.parametrize("part", WIDTHS)
+each_graph = pytest.mark.parametrize("graph", [ALL_PAIRS, Nearest(3)], ids=str)
+
+
+def outputs() -> tuple[Output, Output]:
+    return tuple(  # type: ignore[return-value]
+        Output(
+            torch.randn(N, DIM).double(),
+            torch.randn(N, CLASSES).double(),
+            torch.randn(N, width).double(),
+            (torch.randn(N, 2, 4, 4).double(), torch.randn(N, width, 2, 2).double()),
+        )
+        for width in (STUDENT_WIDTH, TEACHER_WIDTH)
+    )
+
+
+def refinement(part: Part, name: str = "conv") -> Refinement:
+    found = Refinement(name, *WIDTHS[part])
+    for parameter in found.parameters():
+        nn.init.normal_(parameter)
+    return found.double()
+
+
+def moved(x: Tensor, edges: list[tuple[int, int]]) -> Tensor:
+    """Return one step of smoothing over the edges (neighbour, anchor), weighed by numpy's correlations."""
+    r = torch.from_numpy(np.corrcoef(x.numpy()))
+    rows = []
+    for i in range(N):
+        mine = [j for j, anchor in edges if anchor == i]
+        total = sum(abs(r[i, j]) for j in mine)
+        rows.append(x[i] / 2 + sum((r[i, j] * x[j] for j in mine), torch.zeros_like(x[i])) / total / 2)
+    return torch.stack(rows)
+
+
+def nearest(matrix: Tensor, k: int, largest: bool = True) -> list[tuple[int, int]]:
+    """Return the edges (neighbour, anchor) of each row's k largest (or smallest) others, by Python's sort."""
+    edges = []
+    for i, row in enumerate(matrix.tolist()):
+        others = sorted((j for j in range(len(row)) if j != i), key=lambda j: -row[j] if largest else row[j])
+        edges += [(j, i) for j in others[:k]]
+    return edges
+
+
+@pytest.mark.parametrize("part", ["embedding", "feature", "map"])
+def test_the_nodes_are_those_that_were_asked_for(part: Part) -> None:
+    student, teacher = outputs()
+    method = Relational("dense", part, None)
+    expected = {
+        "embedding": (student.embedding, teacher.embedding),
+        "feature": (student.feature, teacher.feature),
+        "map": (student.maps[1].flatten(1), teacher.maps[1].flatten(1)),
+    }[part]
+    assert method.reads == (part,)
+    assert all(
+        torch.equal(a, b) for a, b in zip(method.vectors(student, teacher), expected, strict=True) if b is not None
+    )
+
+
+@pytest.mark.parametrize("kernel", [linear, euclidean], ids=lambda kernel: kernel.name)
+def test_neighbours_are_chosen_by_the_methods_own_kernel_and_each_node_has_its_own_edge(kernel: Kernel) -> None:
+    student, teacher = outputs()
+    pair = Relational(Nearest(3), "feature", None).pair(student, teacher, kernel)
+    assert teacher.feature is not None and student.feature is not None
+    matrix = kernel(teacher.feature)
+    expected = {(i, i) for i in range(N)} | set(nearest(matrix, 3, kernel.nearest_is_largest))
+    for kind, x in ((STUDENT, student.feature), (TEACHER, teacher.feature)):
+        source, target = pair[kind].edge_index
+        assert len(source) == 4 * N
+        assert set(zip(source.tolist(), target.tolist(), strict=True)) == expected
+        torch.testing.assert_close(weights(pair, kind), kernel(x)[target, source])
+    assert set(pair.edge_types) == {STUDENT, TEACHER}
+
+
+def test_all_pairs_are_whole_matrices() -> None:
+    student, teacher = outputs()
+    pair = Relational("dense", "feature", None).pair(student, teacher, linear)
+    assert student.feature is not None
+    torch.testing.assert_close(weights(pair, STUDENT), student.feature @ student.feature.T)
+
+
+@pytest.mark.parametrize("part", ["embedding", "feature", "map"])
+@pytest.mark.parametrize("k", [None, 3])
+def test_smoothing_moves_each_networks_nodes_by_its_own_correlations(part: Part, k: int | None) -> None:
+    student, teacher = outputs()
+    rule = ALL_PAIRS if k is None else Nearest(k)
+    plain = Relational(rule, part, None).vectors(student, teacher)
+    widths = [x.shape[1] for x in plain]
+    found = Relational(rule, part, Refinement("smooth", *widths)).vectors(student, teacher)
+    edges = nearest(torch.from_numpy(np.corrcoef(plain[1].numpy())), N - 1 if k is None else k)
+    for x, refined in zip(plain, found, strict=True):
+        torch.testing.assert_close(refined, moved(x, edges))
+
+
+@each_graph
+@each_part
+def test_the_students_side_learns_from_the_comparison_and_the_teachers_does_not(part: Part, graph: Rule) -> None:
+    student, teacher = outputs()
+    method = Relational(graph, part, refinement(part))
+    s, t = method.vectors(student, teacher)
+    assert s.requires_grad and not t.requires_grad
+
+
+@each_graph
+@each_part
+def test_the_teachers_side_learns_from_its_classifier_on_the_refined_nodes(part: Part, graph: Rule) -> None:
+    student, teacher = outputs()
+    for x in (student.embedding, student.feature):
+        assert x is not None
+        x.requires_grad_()
+    head = nn.Linear(WIDTHS[part][1], CLASSES).double()
+    given: list[Output] = []
+
+    def classify(output: Output) -> Tensor:
+        given.append(output)
+        x = output.embedding if part == "embedding" else output.feature
+        assert x is not None
+        logits: Tensor = head(x)
+        return logits
+
+    method = Relational(graph, part, refinement(part))
+    terms = method.teacher_terms(student, teacher, BATCH, classify)
+    expected = method.vectors(student, teacher)[1]
+    known = BATCH.labels >= 0
+    assert list(terms) == ["refined"]
+    torch.testing.assert_close(terms["refined"], cross_entropy(head(expected)[known], BATCH.labels[known]))
+    if part == "embedding":
+        assert given[0].feature is None, "or the head would project what was not refined"
+    else:
+        assert torch.equal(given[0].embedding, teacher.embedding)
+    torch.autograd.backward(terms["refined"])
+    assert method.refinement is not None
+    assert all(p.grad is not None and p.grad.any() for p in method.teacher_parameters())
+    assert all(p.grad is None for p in method.refinement.student.parameters())
+    assert student.embedding.grad is None and student.feature is not None and student.feature.grad is None
+    assert {id(p) for p in method.teacher_parameters()} == {id(p) for p in method.refinement.teacher.parameters()}
+
+
+def never(given: Output) -> Tensor:
+    raise AssertionError("nothing is to be classified")
+
+
+@pytest.mark.parametrize("name", [None, "smooth"])
+def test_without_a_learned_refinement_the_teacher_learns_nothing(name: str | None) -> None:
+    method = Relational("dense", "feature", None if name is None else refinement("feature", name))
+    assert method.teacher_terms(*outputs(), BATCH, never) == {}
+    assert list(method.teacher_parameters()) == []
+
+
+def test_rules_by_name_by_edges_and_as_they_are() -> None:
+    rule = Above(0.3)
+    assert Relational("dense", "feature", None).rule is ALL_PAIRS
+    assert Relational("knn", "feature", None).rule == Nearest(8)
+    assert isinstance(Relational(torch.tensor([[1], [0]]), "feature", None).rule, Given)
+    assert Relational(rule, "feature", None).rule is rule
+
+
+LEARNED_MAPS = (
+    "a learned refinement trains the teacher's side by its classifier, which reads the nodes 'embedding' or 'feature', "
+    "got 'map'"
+)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Relational("dnse", "map", None), "unknown graph 'dnse': did you mean 'dense'? (known: dense, knn)"),
+        (
+            lambda: Relational("dense", "maps", None),  # type: ignore[arg-type]
+            "unknown kind of nodes 'maps': did you mean 'map'? (known: embedding, feature, map)",
+        ),
+        (lambda: Relational("dense", "map", Refinement("conv", 3)), LEARNED_MAPS),
+        (lambda: check_refinement("map", Refinement("conv", 3)), LEARNED_MAPS),
+    ],
+)
+def test_options_are_checked(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (
+            Relational("dense", "feature", None),
+            "Relational reads features: expected Output(embedding, feature=...) of both networks",
+        ),
+        (
+            Relational("dense", "map", None),
+            "Relational reads stage maps (N, C, H, W): expected at least 1 of student and teacher, got 0",
+        ),
+        (
+            Relational("dense", "embedding", Refinement("smooth", 3, 9)),
+            "the refinement was built for embeddings of width 9, got 3",
+        ),
+        (Relational("knn", "embedding", None), "k must be between 1 and the number of nodes less one, 3, got 8"),
+    ],
+)
+def test_outputs_are_checked(method: Relational, message: str) -> None:
+    with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
+        method.pair(Output(torch.zeros(4, 3)), Output(torch.zeros(4, 3)), pearson)

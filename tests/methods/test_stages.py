@@ -1,0 +1,154 @@
+"""What methods over stage maps share: pairs from the end, one size by averages over space, layers, and sentences."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from relgraph.errors import RelgraphError
+from relgraph.methods import Output
+from relgraph.methods.stages import (
+    check_channels,
+    check_maps,
+    check_stages,
+    map_pairs,
+    norm,
+    paired,
+    same_size,
+    through,
+)
+
+
+def output(*shapes: tuple[int, ...], n: int = 3) -> Output:
+    return Output(torch.zeros(n, 2), maps=tuple(torch.randn(n, *shape) for shape in shapes))
+
+
+def pooled(rows: list[list[float]], height: int, width: int) -> list[list[float]]:
+    """Return the means over windows, which reach from floor(i H / h) to ceil((i + 1) H / h)."""
+
+    def window(i: int, size: int, target: int) -> range:
+        return range(i * size // target, -(-(i + 1) * size // target))
+
+    def mean(i: int, j: int) -> float:
+        cells = [(a, b) for a in window(i, len(rows), height) for b in window(j, len(rows[0]), width)]
+        return sum(rows[a][b] for a, b in cells) / len(cells)
+
+    return [[mean(i, j) for j in range(width)] for i in range(height)]
+
+
+def test_the_deepest_face_each_other() -> None:
+    assert paired([1, 2, 3], [4, 5, 6]) == [(1, 4), (2, 5), (3, 6)]
+    assert paired([1, 2, 3], [5, 6]) == [(2, 5), (3, 6)]
+    assert paired([3], [4, 5, 6]) == [(3, 6)]
+    assert paired([], [4]) == []
+
+
+@pytest.mark.parametrize("stem", [False, True])
+def test_pairs_of_maps_leave_the_stems_out_unless_asked(stem: bool) -> None:
+    student, teacher = output((1, 8, 8), (2, 8, 8), (3, 4, 4)), output((5, 8, 8), (6, 8, 8), (7, 4, 4), (8, 2, 2))
+    pairs = map_pairs(student, teacher, "AT", stem=stem)
+    expected = [(1, 6), (2, 7), (3, 8)] if stem else [(2, 7), (3, 8)]
+    assert [(s.shape[1], t.shape[1]) for s, t in pairs] == expected
+    assert pairs[-1][0] is student.maps[-1] and pairs[-1][1] is teacher.maps[-1]
+
+
+@pytest.mark.parametrize("sizes", [((6, 6), (3, 3)), ((5, 7), (5, 7)), ((4, 4), (7, 5)), ((8, 2), (3, 6))])
+def test_one_size_is_the_mean_over_windows(sizes: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    x, y = torch.randn(2, 3, *sizes[0]).double(), torch.randn(2, 4, *sizes[1]).double()
+    size = min(sizes[0][0], sizes[1][0]), min(sizes[0][1], sizes[1][1])
+    for maps, found in zip((x, y), same_size(x, y), strict=True):
+        assert found.shape == (*maps.shape[:2], *size)
+        for channel, expected in zip(found.flatten(0, 1), maps.flatten(0, 1), strict=True):
+            rows = torch.tensor(pooled(expected.tolist(), *size), dtype=torch.float64)
+            torch.testing.assert_close(channel, rows, rtol=1e-12, atol=1e-14)
+
+
+def test_a_map_of_that_size_is_not_copied() -> None:
+    x, y = torch.randn(1, 2, 4, 4), torch.randn(1, 2, 8, 8)
+    assert same_size(x, y)[0] is x and same_size(y, x)[1] is x
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sizes_and_layers_give_float32(dtype: torch.dtype, autocast: bool) -> None:
+    x = torch.randn(2, 3, 4, 4).to(dtype)
+    layer = nn.Conv2d(3, 5, 1)
+    computed: list[torch.dtype] = []
+    layer.register_forward_hook(lambda _, __, out: computed.append(out.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        small, same = same_size(x, x[..., :2, :2])
+        found = through(layer, x)
+    assert {small.dtype, same.dtype, found.dtype} == {torch.float32}
+    assert computed == [torch.bfloat16 if autocast else torch.float32]
+    torch.testing.assert_close(small, torch.nn.functional.avg_pool2d(x.float(), 2))
+
+
+def test_layers_of_float64_are_read_in_float64() -> None:
+    layer = nn.Conv2d(3, 5, 1).double()
+    assert through(layer, torch.randn(2, 3, 4, 4)).dtype == torch.float64
+
+
+def test_a_norm_writes_nothing_and_is_the_same_in_evaluation() -> None:
+    x = torch.randn(4, 3, 2, 2) * 5 + 1
+    layer = norm(3)
+    first = layer(x)
+    assert torch.equal(layer(x), first) and torch.equal(layer.eval()(x), first)
+    assert not list(layer.buffers())
+    flat = x.transpose(0, 1).flatten(1)
+    expected = (flat - flat.mean(1, keepdim=True)) / flat.std(1, correction=0, keepdim=True)
+    torch.testing.assert_close(first.transpose(0, 1).flatten(1), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (
+            lambda: check_stages("VID", [0] * 4, []),
+            "VID reads stage maps: expected at least 2 of student and teacher (stem and one stage), got 4 and 0",
+        ),
+        (
+            lambda: check_stages("FT", [], [0], least=1),
+            "FT reads stage maps: expected at least 1 of student and teacher, got 0 and 1",
+        ),
+        (
+            lambda: check_stages("FitNet", [0] * 3, [0] * 2, least=3),
+            "FitNet reads stage maps: expected at least 3 of student and teacher (stem and 2 stages), got 3 and 2",
+        ),
+        (
+            lambda: map_pairs(output((1, 2, 2)), output((1, 2, 2), (1, 2, 2)), "AT"),
+            "AT reads stage maps: expected at least 2 of student and teacher (stem and one stage), got 1 and 2",
+        ),
+        (
+            lambda: map_pairs(output((1, 2, 2), (1, 2, 2)), output((1, 2, 2), (4,)), "AT"),
+            "stage maps must be (N, C, H, W), student and teacher of the same N images, got (3, 1, 2, 2) and (3, 4)",
+        ),
+        (
+            lambda: check_maps(torch.zeros(2, 1, 1, 1), torch.zeros(3, 1, 1, 1)),
+            "stage maps must be (N, C, H, W), student and teacher of the same N images, "
+            "got (2, 1, 1, 1) and (3, 1, 1, 1)",
+        ),
+        (
+            lambda: check_maps(torch.zeros(0, 1, 1, 1), torch.zeros(0, 1, 1, 1)),
+            "stage maps must be (N, C, H, W), student and teacher of the same N images, "
+            "got (0, 1, 1, 1) and (0, 1, 1, 1)",
+        ),
+        (
+            lambda: check_channels(
+                "AB", [((4, 8, 8), (6, 8, 8))], [(torch.zeros(1, 6, 8, 8), torch.zeros(1, 4, 8, 8))]
+            ),
+            "AB was built for stage maps with channels [(4, 6)] of student and teacher, got [(6, 4)]",
+        ),
+    ],
+)
+def test_what_is_refused(read: Callable[[], object], message: str) -> None:
+    with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
+        read()
+
+
+def test_fitting_maps_are_not_refused() -> None:
+    maps: tuple[Tensor, Tensor] = torch.zeros(1, 4, 2, 2), torch.zeros(1, 6, 5, 5)
+    check_maps(*maps)
+    check_channels("AB", [((4, 8, 8), (6, 8, 8))], [maps])
+    check_stages("VID", [0, 0], [0, 0, 0])

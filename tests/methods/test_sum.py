@@ -1,0 +1,168 @@
+"""Sums against their parts one by one: names, weights, memories, and the teacher's sides."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from relgraph.errors import RelgraphError
+from relgraph.graph.refine import Refinement
+from relgraph.methods import CCL, EGA, KD, PKT, SP, Batch, Method, Output, Sum
+
+N, D, CLASSES = 6, 4, 3
+BATCH = Batch(torch.arange(N), torch.arange(N) % CLASSES)
+
+
+class Remembers(Method):
+    """Adds the mean of the last teacher's embeddings that it was shown."""
+
+    reads = ("embedding", "indices")
+    memory: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("memory", torch.zeros(()))
+
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        return {"remembers": student.embedding.sum() * self.memory}
+
+    @torch.no_grad()
+    def remember(self, student: Output, teacher: Output, batch: Batch) -> None:
+        self.memory.copy_(teacher.embedding.mean())
+
+
+def output(requires_grad: bool = False) -> Output:
+    shapes = (N, D), (N, CLASSES), (N, D), (N, 2, 4, 4)
+    embedding, logits, feature, stage = (torch.randn(shape, requires_grad=requires_grad) for shape in shapes)
+    return Output(embedding, logits, feature, (stage,))
+
+
+def test_terms_carry_the_weights_and_the_names_of_their_methods() -> None:
+    student, teacher = output(), output()
+    methods: dict[str, tuple[float, Method]] = {"ega": (2.0, EGA()), "kd": (0.9, KD()), "ccl": (0.5, CCL())}
+    terms = Sum(methods).terms(student, teacher, BATCH)
+    ega, kd, ccl = (method.terms(student, teacher, BATCH) for _, method in methods.values())
+    expected = {
+        "ega_node": 2 * ega["node"],
+        "ega_edge": 2 * ega["edge"],
+        "kd": 0.9 * kd["kd"],
+        "ccl_nce": 0.5 * ccl["nce"],
+        "ccl_jeffreys": 0.5 * ccl["jeffreys"],
+    }
+    assert list(terms) == list(expected)
+    torch.testing.assert_close(terms, expected)
+    torch.testing.assert_close(Sum(methods)(student, teacher, BATCH), torch.stack(list(expected.values())).sum())
+
+
+def test_a_single_method_keeps_the_names_of_its_terms() -> None:
+    student, teacher = output(), output()
+    terms = Sum({"ega": (3.0, EGA())}).terms(student, teacher)
+    assert list(terms) == ["node", "edge"]
+    torch.testing.assert_close(sum(terms.values()), 3 * EGA()(student, teacher))
+
+
+def test_a_weight_of_zero_teaches_nothing_and_is_told_in_the_terms() -> None:
+    student, teacher = output(requires_grad=True), output()
+    loss = Sum({"kd": (0.0, KD()), "pkt": (1.0, PKT())})
+    terms = loss.terms(student, teacher)
+    assert terms["kd"].item() == 0 and terms["pkt"].item() > 0
+    torch.autograd.backward(loss(student, teacher))
+    assert student.logits is not None and student.logits.grad is not None and not student.logits.grad.any()
+    assert student.feature is not None and student.feature.grad is not None and student.feature.grad.any()
+
+
+def test_no_method_of_a_sum_sends_gradient_into_the_teacher() -> None:
+    student, teacher = output(requires_grad=True), output(requires_grad=True)
+    torch.autograd.backward(Sum({"sp": (3.0, SP()), "ega": (1.0, EGA()), "kd": (1.0, KD())})(student, teacher))
+    parts = (teacher.embedding, teacher.logits, teacher.feature, *teacher.maps)
+    assert all(part is None or part.grad is None for part in parts)
+
+
+def test_it_reads_what_its_methods_read() -> None:
+    assert Sum({"sp": (1.0, SP()), "ccl": (1.0, CCL())}).reads == ("embedding", "labels", "logits", "map")
+    assert Sum({"pkt": (1.0, PKT(nodes="embedding"))}).reads == ("embedding",)
+
+
+def test_remembering_reaches_every_method_and_keeps_memories_apart() -> None:
+    student, teacher = output(), output()
+    loss = Sum({"a": (1.0, Remembers()), "b": (10.0, Remembers()), "kd": (1.0, KD())})
+    before = loss.terms(student, teacher, BATCH)
+    assert before["a_remembers"].item() == 0 == before["b_remembers"].item()
+    loss.remember(student, teacher, BATCH)
+    after = loss.terms(student, teacher, BATCH)
+    expected = student.embedding.sum() * teacher.embedding.mean()
+    torch.testing.assert_close(after["a_remembers"], expected)
+    torch.testing.assert_close(after["b_remembers"], 10 * expected)
+    one, other = (loss.methods[name].memory for name in ("a", "b"))
+    assert isinstance(one, Tensor) and isinstance(other, Tensor) and one.data_ptr() != other.data_ptr()
+
+
+def refined(names: Sequence[str] = ("ega", "pkt", "kd")) -> Sum:
+    methods: dict[str, tuple[float, Method]] = {
+        "ega": (0.5, EGA(refine="conv", dim=D)),
+        "pkt": (100.0, PKT(refinement=Refinement("conv", D))),
+        "kd": (1.0, KD()),
+    }
+    loss = Sum({name: methods[name] for name in names})
+    for parameter in loss.parameters():
+        nn.init.normal_(parameter)
+    return loss
+
+
+def classifier() -> Callable[[Output], Tensor]:
+    head = nn.Linear(D, CLASSES)
+
+    def classify(given: Output) -> Tensor:
+        logits: Tensor = head(given.embedding if given.feature is None else given.feature)
+        return logits
+
+    return classify
+
+
+def test_what_trains_the_teachers_sides_is_asked_of_each_and_not_weighted() -> None:
+    student, teacher = output(), output()
+    loss, classify = refined(), classifier()
+    terms = loss.teacher_terms(student, teacher, BATCH, classify)
+    assert list(terms) == ["ega_refined", "pkt_refined"]
+    for name in ("ega", "pkt"):
+        method = loss.methods[name]
+        assert isinstance(method, Method)
+        expected = method.teacher_terms(student, teacher, BATCH, classify)["refined"]
+        torch.testing.assert_close(terms[f"{name}_refined"], expected)
+    assert list(refined(["ega"]).teacher_terms(student, teacher, BATCH, classify)) == ["refined"]
+
+
+def test_the_teachers_parameters_are_those_that_the_teachers_terms_train() -> None:
+    student, teacher = output(), output()
+    loss = refined()
+    torch.autograd.backward(torch.stack(list(loss.teacher_terms(student, teacher, BATCH, classifier()).values())).sum())
+    trained = {name for name, parameter in loss.named_parameters() if parameter.grad is not None}
+    mine = {id(parameter) for parameter in loss.teacher_parameters()}
+    assert trained == {name for name, parameter in loss.named_parameters() if id(parameter) in mine}
+    assert len(trained) == 6 and all(".refinement.teacher." in name for name in trained)
+
+
+def test_its_state_is_that_of_its_methods_by_name() -> None:
+    loss, other = refined(), refined()
+    assert "methods.ega.refinement.student.own.weight" in loss.state_dict()
+    student, teacher = output(), output()
+    assert not torch.equal(loss(student, teacher), other(student, teacher))
+    other.load_state_dict(loss.state_dict())
+    assert torch.equal(loss(student, teacher), other(student, teacher))
+
+
+def test_a_sum_may_stand_in_a_sum() -> None:
+    student, teacher = output(), output()
+    inner = Sum({"ega": (2.0, EGA()), "kd": (1.0, KD())})
+    terms = Sum({"both": (0.5, inner), "pkt": (1.0, PKT())}).terms(student, teacher)
+    assert list(terms) == ["both_ega_node", "both_ega_edge", "both_kd", "pkt"]
+    torch.testing.assert_close(terms["both_kd"], 0.5 * KD()(student, teacher))
+
+
+def test_what_it_refuses() -> None:
+    with pytest.raises(RelgraphError, match=r"^a sum of methods needs at least one, got none$"):
+        Sum({})
+    for weight in (-1.0, float("nan")):
+        with pytest.raises(RelgraphError, match=f"^the weight of kd must be at least 0, got {weight}$"):
+            Sum({"pkt": (1.0, PKT()), "kd": (weight, KD())})
