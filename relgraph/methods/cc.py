@@ -71,7 +71,7 @@ class CC(Relational):
 
     paper = "Correlation Congruence for Knowledge Distillation (Peng et al., ICCV 2019, arXiv 1904.01802)"
     weight = 100.0
-    kernel = "gaussian on unit vectors, as a Taylor polynomial"
+    kernel = "gaussian (Taylor)"
     topology = "all pairs"
     criterion = "mean square"
     differs = (

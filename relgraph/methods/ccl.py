@@ -38,7 +38,7 @@ class CCL(NCE):
     """
 
     paper = "Compositional Contrastive Learning (Chen et al., CVPR 2021; as in the code of EGA, arXiv 2211.13264)"
-    criterion = "NCE of a softmax; half the Jeffreys divergence of logits"
+    criterion = "NCE; Jeffreys"
     differs = (
         "without the original's compositional network, as in EGA's code; its 'JSD' is half the Jeffreys divergence"
     )

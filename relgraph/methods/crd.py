@@ -76,8 +76,8 @@ class CRD(Method):
 
     paper = "Contrastive Representation Distillation (Tian, Krishnan, Isola, ICLR 2020, arXiv 1910.10699)"
     weight = 0.8
-    kernel = "exp(dot / tau) of unit vectors"
-    topology = "own slot, and random ones of other classes"
+    kernel = "exp(dot / tau)"
+    topology = "memory, drawn"
     criterion = "NCE"
     differs = (
         "scores are divided by a constant Z, as in the code, not in the paper; negatives of other classes are drawn "

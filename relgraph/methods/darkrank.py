@@ -63,9 +63,9 @@ class DarkRank(Relational):
         "DarkRank: Accelerating Deep Metric Learning via Cross Sample Similarities Transfer (Chen, Wang, Zhang, AAAI "
         "2018, arXiv 1707.01220)"
     )
-    kernel = "-alpha euclidean^beta"
-    topology = "each image's nearest others"
-    criterion = "likelihood of the teacher's order"
+    kernel = "euclidean^beta"
+    topology = "nearest others"
+    criterion = "likelihood of order"
     differs = "the hard form alone; ranks each image's 4 nearest, as RKD's code, where DarkRank's own ranks the batch"
 
     def __init__(

@@ -64,7 +64,7 @@ class EGA(Relational):
 
     paper = "Embedding Graph Alignment (Ma, Chen, Akata, BMVC 2022, arXiv 2211.13264)"
     kernel = "pearson"
-    topology = "all pairs, and across the networks"
+    topology = "all pairs; across"
     criterion = "Frobenius norm"
     differs = (
         "the paper's 2-norm is the Frobenius norm, neither squared nor divided by N; a constant embedding gives NaN in "

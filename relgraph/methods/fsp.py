@@ -48,7 +48,7 @@ class FSP(Method):
     )
     weight = 50.0
     kernel = "linear"
-    topology = "all pairs of channels of consecutive stages of an image"
+    topology = "channels, stages"
     criterion = "mean square"
     differs = "squares are summed in the paper, averaged in the code and here; trains alone, before the labels do"
     init_share = 1 / 9
@@ -62,7 +62,7 @@ class FSP(Method):
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `fsp`."""
-        pairs = map_pairs(student, teacher, "FSP", stem=True)
+        pairs = map_pairs(student, teacher, "FSP")
         _check_equal([(s.shape[1], t.shape[1]) for s, t in pairs])
         losses = [flow_loss((s, next_s), (t, next_t)) for (s, t), (next_s, next_t) in pairwise(pairs)]
         return {"fsp": torch.stack(losses).sum()}

@@ -54,7 +54,7 @@ class FT(Method):
         "arXiv 1802.04977)"
     )
     weight = 200.0
-    criterion = "mean absolute difference of factors"
+    criterion = "mean absolute"
     differs = (
         "the paraphraser is trained beside the student, in the code 30 epochs before it; factors are compared by their "
         "channels' mean squares, as in the code, not in the paper"
@@ -76,7 +76,8 @@ class FT(Method):
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `ft`."""
         s, t = self._last(student, teacher)
-        # Not under no_grad: autocast would keep the weights it casts there, and the paraphraser get no gradient later.
+        # Not under no_grad: autocast keeps the weights it casts, in older torch (its issue 158232) as constants then,
+        # and the paraphraser would get no gradient from its own loss.
         target = through(self.encoder, t).detach()
         return {"ft": factor_loss(through(self.translator, s), target)}
 

@@ -80,8 +80,8 @@ class IRG(Relational):
 
     paper = "Knowledge Distillation via Instance Relationship Graph (Liu et al., CVPR 2019)"
     kernel = "squared euclidean"
-    topology = "all pairs, on three levels; from stage to stage"
-    criterion = "mean square by maximum; mean square of logits"
+    topology = "all pairs; stages"
+    criterion = "mean square / max"
     differs = (
         "the paper has no maxima and sums; the code divides by constant maxima, with weights 0.005, no logits and half "
         "the gradient; the default is a third party's PyTorch form, whose maxima pass gradient"

@@ -46,8 +46,8 @@ class NCE(Relational):
 
     paper = "NCE on labels (Chen et al., CVPR 2021; as in the code of EGA, arXiv 2211.13264)"
     kernel = "cosine"
-    topology = "across the networks"
-    criterion = "NCE of a softmax"
+    topology = "across"
+    criterion = "NCE"
     differs = (
         "the original sums both directions, EGA's code and this one have student anchors; images without label are "
         "classes of their own"

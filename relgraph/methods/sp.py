@@ -54,7 +54,7 @@ class SP(Relational):
     weight = 3000.0
     kernel = "linear"
     topology = "all pairs"
-    criterion = "mean square of unit rows"
+    criterion = "mean square of rows"
     differs = "the paper sums over pairs of layers; the code, and this one, read the last stage map"
 
     def __init__(

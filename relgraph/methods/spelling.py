@@ -100,7 +100,9 @@ def build(spelled: Sequence[Spelled], run: Mapping[str, Any], arguments: Sequenc
 
 def options_of(cls: type[Method]) -> dict[str, Parameter]:
     """Return the options that a method has of its own, by name."""
-    return {name: given for name, given in signature(cls).parameters.items() if name not in FROM_RUN}
+    own = {name: given for name, given in signature(cls).parameters.items() if name not in FROM_RUN}
+    # A class without a constructor has that of torch's modules, (*args, **kwargs).
+    return {name: given for name, given in own.items() if given.kind not in (given.VAR_POSITIONAL, given.VAR_KEYWORD)}
 
 
 def has_graph(cls: type[Method]) -> bool:

@@ -35,17 +35,14 @@ def check_stages(method: str, student: Sequence[object], teacher: Sequence[objec
         )
 
 
-def map_pairs(
-    student: Output, teacher: Output, method: str, least: int = 2, stem: bool = False
-) -> list[tuple[Tensor, Tensor]]:
-    """Return the maps of student and teacher that face each other, with those of the stems if asked; see `paired`.
+def map_pairs(student: Output, teacher: Output, method: str) -> list[tuple[Tensor, Tensor]]:
+    """Return the maps of student and teacher that face each other; see `paired`. The first pair is one of a stem.
 
     Raises:
-        RelgraphError: if there are fewer than `least` of one, stems included, or they are not maps of the same images.
+        RelgraphError: if there are fewer than two of one network, or they are not maps of the same images.
     """
-    check_stages(method, student.maps, teacher.maps, least)
-    first = 0 if stem else 1
-    pairs = paired(student.maps[first:], teacher.maps[first:])
+    check_stages(method, student.maps, teacher.maps)
+    pairs = paired(student.maps, teacher.maps)
     for pair in pairs:
         check_maps(*pair)
     return pairs

@@ -49,7 +49,7 @@ class VID(Method):
         "Variational Information Distillation for Knowledge Transfer (Ahn, Hu, Damianou, Lawrence, Dai, CVPR 2019, "
         "arXiv 1904.05835)"
     )
-    criterion = "Gaussian log-likelihood"
+    criterion = "likelihood"
     differs = "the log-likelihood is summed over a map in the paper, averaged in the code and here"
     reads = ("maps",)
 
@@ -58,7 +58,7 @@ class VID(Method):
         if not FLOOR < init_variance < math.inf:
             raise RelgraphError(f"init_variance must be above {FLOOR} and finite, got {init_variance}")
         check_stages("VID", student_maps, teacher_maps)
-        self.built = paired(student_maps[1:], teacher_maps[1:])
+        self.built = paired(student_maps, teacher_maps)[1:]
         self.regressors = nn.ModuleList(_regressor(s[0], t[0]) for s, t in self.built)
         above = init_variance - FLOOR
         raw = above + math.log(-math.expm1(-above))  # softplus(raw) is what is above the floor
@@ -66,7 +66,7 @@ class VID(Method):
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `vid`."""
-        pairs = map_pairs(student, teacher, "VID")
+        pairs = map_pairs(student, teacher, "VID")[1:]
         check_channels("VID", self.built, pairs)
         losses = []
         for (s, t), regressor, raw in zip(pairs, self.regressors, self.raw_variances, strict=True):

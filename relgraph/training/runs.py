@@ -147,7 +147,7 @@ def free_name(root: Path, recipe: Recipe) -> Path:
     dataset = Path(recipe.dataset.removeprefix("folder:")).name
     graph = f"-{recipe.topology}" if recipe.relates else ""
     refine = f"-{recipe.refine}" if recipe.refine else ""
-    method = recipe.method.replace("*", "x")  # 0.9*kd would be a pattern in a shell
+    method = recipe.method.replace("*", "x").replace(" ", "")  # 0.9*kd would be a pattern in a shell
     name = f"{dataset}-{recipe.student}-{method}{graph}{refine}-seed{recipe.seed}"
     candidates = [root / name, *(root / f"{name}-{i}" for i in range(2, 10_000))]
     return next(path for path in candidates if not path.exists())

@@ -14,7 +14,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "few": {"labels_per_class": 3, "labelled_share": 0.5, "epochs": 2},
     "all": {"method": "kd"},
     "none": {"method": "none", "labels_per_class": 20},
-}
+    "memory": {  # one step; a checkpoint with memories and layers of the teacher's side
+        "method": "crd+0.1*ft", "method_args": ("negatives=8",), "labels_per_class": 3, "labelled_share": 1.0,
+        "batch_size": 30,
+    },
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")

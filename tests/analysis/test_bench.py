@@ -70,10 +70,10 @@ def test_the_stored_way_reads_the_store(tmp_path: Path) -> None:
     setup = shop.setup(STORED)
     assert isinstance(setup.feed, Stored)
     index = torch.tensor([5, 0])
-    _, feature = setup.feed(shop.data.train.pixels[index], index, torch.Generator())
+    _, seen = setup.feed(shop.data.train.pixels[index], index, torch.Generator())
     views = [shop.store.rows(torch.full((2,), view), index) for view in range(4)]
-    assert feature is not None
-    assert all(any(torch.equal(row, view[i]) for view in views) for i, row in enumerate(feature))
+    assert seen is not None
+    assert all(any(torch.equal(row, view[i]) for view in views) for i, row in enumerate(seen.pooled))
 
 
 def test_the_steps_are_those_of_training(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_figures_are_those_of_scikit_learn(runs: Runs) -> None:
     assert list(report) == ["run", "images", "neighbours", "neighbours_few", "student", "teacher"]
 
 
-@pytest.mark.parametrize("variant", ["few", "all", "none"])
+@pytest.mark.parametrize("variant", ["few", "all", "none", "memory"])
 def test_the_head_is_as_good_as_the_run_said(variant: str, runs: Runs) -> None:
     path = runs(variant)
     best = result(path)["test"]["best"]
@@ -111,10 +111,11 @@ def test_a_run_without_a_teacher(runs: Runs) -> None:
     assert pair["student"].x.shape == (355, 32)
 
 
-def test_the_teachers_head_is_that_of_the_best_epoch(runs: Runs) -> None:
-    opened = TrainedRun(runs("few"))
+@pytest.mark.parametrize("variant", ["few", "memory"])
+def test_the_teachers_head_is_that_of_the_best_epoch(variant: str, runs: Runs) -> None:
+    opened = TrainedRun(runs(variant))
     assert opened.head is not None and opened.teacher is not None
-    stored = load_checkpoint(runs("few") / "best.ckpt")["distiller"]
+    stored = load_checkpoint(runs(variant) / "best.ckpt")["distiller"]
     for name, tensor in opened.head.state_dict().items():
         assert torch.equal(tensor, stored[f"teacher_head.{name}"])
     output = opened.outputs(opened.data.val)[1]
@@ -145,7 +146,7 @@ def test_predictions_of_a_pair(split: str, runs: Runs) -> None:
         assert share == pytest.approx(result(path)["test"]["best"]["top1"])
 
 
-def test_edges_of_a_pair_are_correlations_of_what_the_loss_compares(runs: Runs) -> None:
+def test_edges_of_a_pair_are_correlations_of_the_embeddings(runs: Runs) -> None:
     pair = run_pair(runs("few"), first=40, k=5)
     student, teacher = pair["student"].x, pair["teacher"].x
     assert len(student) == len(teacher) == 40

@@ -26,8 +26,10 @@ TYPED: dict[str, tuple[str, Any]] = {
     "teacher_mean": (".5,0.4, 0.25", (0.5, 0.4, 0.25)),
     "teacher_std": ("1", (1.0,)),
     "teacher_args": ("num_classes=1001,pad_type=same", ("num_classes=1001", "pad_type=same")),
+    "method_args": ("angle_weight=2, kd.temperature=1e-1", ("angle_weight=2", "kd.temperature=1e-1")),
     "k": ("4", 4),
-    "refine": ("conv", "conv"),
+    "beta": ("0.5", 0.5),
+    "init_epochs": ("0", 0),
     "milestones": ("2,5", (2, 5)),
 }
 

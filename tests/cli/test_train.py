@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -8,14 +9,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import torch
 import yaml
-from click.testing import Result
+from click.testing import CliRunner, Result
+
+from relgraph.analysis import plots
+from relgraph.methods import METHODS
+from relgraph.training import loop
+from relgraph.training.checkpoint import load_checkpoint
+from relgraph.training.runs import Run
+from relgraph.training.student import load_student
 
 Program = Callable[..., Result]
 Failing = Callable[..., str]
 QUICK = ("train", "--method", "none", "--epochs", 1)
+# The 30 labelled images of the digits' preset, in one batch: an epoch is one step.
+STEP = ("train", "--labelled-share", 1, "--batch-size", 30, "--epochs", 1)
 
 
 def recipe(path: Path | str) -> dict[str, Any]:
@@ -49,6 +60,114 @@ def test_what_a_user_reads(program: Program, tmp_path: Path) -> None:
 def test_the_first_line_names_teacher_method_and_graph(program: Program) -> None:
     told = program("train", "--graph", "knn", "--k", 4, "--epochs", 1, "--out", "knn").stdout
     assert told.startswith("digits: resnet8 from embedded:digits, ega on the graph knn, 1 epoch -> knn\n")
+
+
+@pytest.fixture
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no learning curve, which takes longer than a step does."""
+    monkeypatch.setattr(plots, "learning_curve", lambda path: path)
+
+
+@pytest.fixture(scope="module")
+def stem_alone(program: Program, tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
+    """Return the student's first weights after the step by cross-entropy alone."""
+    path = tmp_path_factory.mktemp("runs") / "step"
+    program(*STEP, "--method", "none", "--out", path)
+    return stem(path)
+
+
+def stem(path: Path | str) -> torch.Tensor:
+    weights: torch.Tensor = load_student(path)[0].state_dict()["backbone.stem.0.weight"]
+    return weights
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_step_of_every_method(
+    method: str, program: Program, stem_alone: torch.Tensor, no_picture: None, tmp_path: Path
+) -> None:
+    told = program(*STEP, "--method", method, "--out", "run").stdout
+    taught = told.removeprefix("digits: resnet8 from embedded:digits, ").splitlines()[0]
+    assert taught in (f"method {method}, 1 epoch -> run", f"{method} on the graph dense, 1 epoch -> run")
+    (row,) = Run(Path("run")).read_metrics()
+    names = list(row)
+    terms = names[names.index("loss") + 1 : names.index("train_top1")]
+    own = [name for name in terms if name not in ("teacher_head", "teacher_paraphraser")]
+    assert own[0] == "cross_entropy" and len(own) > 1 and "teacher_head" in terms
+    assert all(math.isfinite(row[name]) and row[name] > 0 for name in terms)
+    assert row["loss"] == pytest.approx(sum(row[name] for name in own))
+    assert not torch.equal(stem("run"), stem_alone), "the method's gradient reaches the student's first layer"
+    assert recipe("run")["method"] == method and recipe("run")["beta"] is None
+
+
+def test_a_sum_of_methods_with_options(program: Program, no_picture: None) -> None:
+    options = ("--method", "rkd+0.9*kd", "--method-args", "distance_weight=0,angle_weight=2", "--temperature", 2)
+    assert "-> runs/digits-resnet8-rkd+0.9xkd-dense-seed0\n" in program(*STEP, *options).stdout
+    path = Path("runs/digits-resnet8-rkd+0.9xkd-dense-seed0")
+    found = recipe(path)
+    assert found["method"] == "rkd+0.9*kd" and found["method_args"] == ["distance_weight=0", "angle_weight=2"]
+    (row,) = Run(path).read_metrics()
+    assert row["rkd_distance"] == 0
+    program(*STEP, "--method", "rkd", "--out", "rkd")
+    program(*STEP, "--method", "kd", "--beta", 1, "--temperature", 2, "--out", "kd")
+    (rkd,), (kd,) = (Run(Path(name)).read_metrics() for name in ("rkd", "kd"))
+    assert row["rkd_angle"] == pytest.approx(rkd["angle"] * 2 / 50), "the authors' weight is 50"
+    assert row["kd"] == pytest.approx(0.9 * kd["kd"])
+    assert row["loss"] == pytest.approx(row["cross_entropy"] + row["rkd_angle"] + row["kd"])
+
+
+def test_methods_from_a_file(program: Program, no_picture: None, tmp_path: Path) -> None:
+    (tmp_path / "sum.yaml").write_text(
+        "method: 1e-1*crd+sp\nmethod_args: [crd.negatives=8]\ngraph: null\nbeta: null\nnodes: feature\n"
+    )
+    program(*STEP, "--config", "sum.yaml", "--out", "run")
+    found = recipe("run")
+    assert (found["method"], found["method_args"]) == ("1e-1*crd+sp", ["crd.negatives=8"])
+    assert (found["graph"], found["beta"], found["nodes"]) == (None, None, "feature")
+    program("train", "--config", Path("run/recipe.yaml"), "--out", "again")
+    assert Path("again/student.safetensors").read_bytes() == Path("run/student.safetensors").read_bytes()
+
+
+def test_a_method_that_comes_first(program: Program, no_picture: None) -> None:
+    """In a ninth of the epochs, as its authors have it, or in as many as one likes."""
+    program(*STEP[:-1], 9, "--method", "ab", "--out", "run")
+    first, *later = Run(Path("run")).read_metrics()
+    assert first["cross_entropy"] == 0 < first["ab"] and len(later) == 8
+    assert all(row["ab"] == 0 < row["cross_entropy"] for row in later)
+    program(*STEP, "--method", "ab", "--init-epochs", 0, "--out", "beside")
+    (row,) = Run(Path("beside")).read_metrics()
+    assert row["ab"] > 0 < row["cross_entropy"]
+
+
+def test_a_teacher_of_one_s_own_hands_on_its_maps(program: Program, alone: Path, no_picture: None) -> None:
+    told = program(*STEP, "--teacher", f"checkpoint:{alone}", "--method", "fsp+sp", "--nodes", "map").stdout
+    assert "teacher: online, in every step (fsp+sp reads its stage maps)" in told
+
+
+def test_a_memory_goes_on_after_a_stop(
+    command: click.Group, program: Program, no_picture: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps an epoch; the stop comes between those of the second."""
+    options = [*map(str, STEP[:-3]), "15", "--epochs", "3", "--method", "crd+rkd", "--method-args", "negatives=64"]
+    original, calls = loop.step, 0
+
+    def stop(*args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "step", stop)
+        result = CliRunner().invoke(command, [*options, "--out", "run"])
+    assert result.exit_code == 130 and "relgraph train --resume run" in result.stderr
+    torch.manual_seed(12345)
+    assert "epoch   1/3" not in program("train", "--resume", "run").stdout
+    program(*options, "--out", "whole")
+    assert Path("run/student.safetensors").read_bytes() == Path("whole/student.safetensors").read_bytes()
+    resumed, whole = (load_checkpoint(Path(name, "last.ckpt"))["distiller"] for name in ("run", "whole"))
+    assert list(resumed) == list(whole) and any(name.endswith("student_bank.keys") for name in whole)
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
 def test_selecting_on_the_test_split_is_said(program: Program) -> None:
@@ -123,6 +242,21 @@ def test_weights_that_cannot_be_fetched(failure: Failing, monkeypatch: pytest.Mo
         (["--graph", "knn", "--k", 64], "k must be between 1 and batch_size - 1 = 63, got 64"),
         (["--graph", "knn", "--k", 0], "k must be between 1 and batch_size - 1 = 63, got 0"),
         (["--graph", "dense", "--k", 8], "k and neighbours belong to the graph 'knn'"),
+        (["--method", "rkd+0.9*kdd"], "unknown method 'kdd': did you mean 'kd'?"),
+        (["--method", "rkd+kd", "--beta", 2], "beta is the weight of one method: write the weights of 'rkd+kd' as in"),
+        (["--method", "kd", "--k", 8], "k belongs to methods that have a graph, got kd, which has none"),
+        (["--method", "crd", "--refine", "conv"], "refine belongs to methods that relate the images of a batch, got"),
+        (["--method", "kd", "--nodes", "map"], "nodes belong to methods that leave the choice of them, got kd"),
+        (["--method", "none", "--init-epochs", 1], "init_epochs belong to a method, which then trains alone"),
+        (["--method", "fsp", "--init-epochs", 20], "init_epochs must be below epochs = 20, got 20"),
+        (["--method", "rkd", "--method-args", "angel_weight=2"], "'angel_weight': did you mean 'angle_weight'?"),
+        (["--method", "rkd", "--method-args", "angle_weight=two"], "angle_weight of rkd must be a number, got 'two'"),
+        (["--method", "rkd", "--method-args", "angle_weight"], "must be NAME=VALUE or METHOD.NAME=VALUE, got"),
+        (["--method", "nce+crd", "--method-args", "tau=1"], "tau is an option of several methods: write nce.tau or"),
+        (["--method", "crd", "--method-args", "tau=0"], "tau must be positive, got 0.0"),
+        (["--method", "fsp", "--student", "vgg8"], "FSP compares channel with channel"),
+        (["--method", "sp", "--teacher-mode", "stored"], "sp reads the teacher's stage maps, which no store holds"),
+        (["--method", "sp", "--refine", "conv"], "a learned refinement trains the teacher's side by its classifier"),
         (["--batch-size", 1], "batch_size must be at least 2, got 1"),
         (["--epochs", 0], "epochs must be at least 1, got 0"),
         (["--lr", "nan"], "lr must be at least 0, got nan"),

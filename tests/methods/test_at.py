@@ -10,6 +10,7 @@ from torch import Tensor
 from relgraph.errors import RelgraphError
 from relgraph.methods import Output
 from relgraph.methods.at import AT, attention, attention_loss
+from relgraph.methods.spelling import options_of
 from tests.methods import golden
 
 N = 4
@@ -116,11 +117,15 @@ def test_its_term_has_a_name_and_two_calls_are_equal() -> None:
     assert torch.equal(loss(student, teacher), loss(student, teacher))
 
 
+def test_it_has_no_options() -> None:
+    assert options_of(AT) == {}
+
+
 def test_what_it_refuses() -> None:
     message = "AT reads stage maps: expected at least 2 of student and teacher (stem and one stage), got 3 and 0"
     with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
         AT()(output(), torch.zeros(N, 2))
     with pytest.raises(
-        RelgraphError, match=r"^stage maps must be \(N, C, H, W\).* got \(4, 3, 8, 8\) and \(3, 3, 8, 8\)$"
+        RelgraphError, match=r"^stage maps must be \(N, C, H, W\).* got \(4, 2, 8, 8\) and \(3, 2, 8, 8\)$"
     ):
         AT()(output(), output(n=3))

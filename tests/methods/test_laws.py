@@ -46,7 +46,7 @@ READS = {"embedding", "feature", "map", "maps", "logits", "labels", "indices"}
 # Whose state `remember` changes. All others remember nothing.
 MEMORIES = {"crd"}
 # Whose value depends on no network's scale, so that the largest number of bfloat16 is nothing to it.
-SCALE_FREE = {"ega", "pkt", "nce", "sp"}
+SCALE_FREE = {"ega", "pkt", "nce", "sp", "cc", "at", "nst"}
 # Which rank 4 others of an image, and can say nothing of one alone.
 RANKS = {"darkrank"}
 

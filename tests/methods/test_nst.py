@@ -10,6 +10,7 @@ from torch import Tensor
 from relgraph.errors import RelgraphError
 from relgraph.methods import Output
 from relgraph.methods.nst import NST, selectivity_loss
+from relgraph.methods.spelling import options_of
 from tests.methods import golden
 
 N = 3
@@ -111,11 +112,15 @@ def test_its_term_has_a_name_and_two_calls_are_equal() -> None:
     assert torch.equal(loss(student, teacher), loss(student, teacher))
 
 
+def test_it_has_no_options() -> None:
+    assert options_of(NST) == {}
+
+
 def test_what_it_refuses() -> None:
     message = "NST reads stage maps: expected at least 2 of student and teacher (stem and one stage), got 0 and 3"
     with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
         NST()(torch.zeros(N, 2), output())
     with pytest.raises(
-        RelgraphError, match=r"^stage maps must be \(N, C, H, W\).* got \(3, 3, 4, 4\) and \(2, 3, 4, 4\)$"
+        RelgraphError, match=r"^stage maps must be \(N, C, H, W\).* got \(3, 2, 4, 4\) and \(2, 2, 4, 4\)$"
     ):
         NST()(output(), output(n=2))

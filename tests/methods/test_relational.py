@@ -22,7 +22,7 @@ N, DIM, STUDENT_WIDTH, TEACHER_WIDTH, CLASSES = 7, 4, 5, 6, 3
 BATCH = Batch(torch.arange(N), torch.tensor([0, 1, 2, -1, 1, 0, 2]))
 WIDTHS: dict[Part, tuple[int, int]] = {"embedding": (DIM, DIM), "feature": (STUDENT_WIDTH, TEACHER_WIDTH)}
 each_part = pytest.mark.parametrize("part", WIDTHS)
-each_graph = pytest.mark.parametrize("graph", [ALL_PAIRS, Nearest(3)], ids=str)
+each_graph = pytest.mark.parametrize("graph", [ALL_PAIRS, Nearest(3), Nearest(3, "student")], ids=str)
 
 
 def outputs() -> tuple[Output, Output]:

@@ -210,6 +210,20 @@ def test_options_of_several_methods_are_told_apart_by_name() -> None:
         read_arguments(spelled, ["share=1"])
 
 
+class Bare(Method):
+    """A method without a constructor."""
+
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        return {"bare": student.embedding.sum()}
+
+
+def test_a_method_without_a_constructor_has_no_options() -> None:
+    assert options_of(Bare) == {}
+    assert isinstance(build([Spelled("bare", Bare, 1.0)], RUN), Bare)
+    with pytest.raises(RelgraphError, match=r"^bare has no options of its own, got 'args'$"):
+        build([Spelled("bare", Bare, 1.0)], RUN, ["args=1"])
+
+
 def test_methods_without_options_say_so() -> None:
     for spelling, names in (("kd", "kd"), ("kd+ega", "kd, ega"), ("none", "cross-entropy alone")):
         message = f"^{names} has no options of its own, got 'tau'$"

@@ -40,8 +40,8 @@ def test_means_of_an_epoch() -> None:
 
 def test_a_term_of_the_student_is_part_of_its_loss_whatever_its_name() -> None:
     meter = Meter()
-    anchors = {"student_anchors": 2.0, "teacher_anchors": 3.0}
-    meter.add(losses(cross_entropy=1.0, **anchors, teacher={"teacher_head": 8.0}), torch.tensor([0, 1, 2]))
+    given = losses(cross_entropy=1.0, student_anchors=2.0, teacher_anchors=3.0, teacher={"teacher_head": 8.0})
+    meter.add(given, torch.tensor([0, 1, 2]))
     assert meter.read(0)["loss"] == 6.0
 
 

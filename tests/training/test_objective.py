@@ -167,12 +167,12 @@ def test_the_teachers_side_learns_from_its_own_cross_entropy_only(name: str) -> 
     images, seen, batch = inputs()
     losses = module(images, seen, batch)
     own = list(module.teacher_parameters())
-    head, method = teacher_head(module), module.method
+    head = teacher_head(module)
     embedding, logits = head(seen.pooled)
     loss = cross_entropy(logits, LABELS, ignore_index=-1)
     if "conv" in name:
         # The teacher's nodes, moved by hand: own + neighbours of the signed mean over the chosen edges.
-        method = method.methods["ega"] if isinstance(method, Sum) else method
+        method = module.method.methods["ega"] if isinstance(module.method, Sum) else module.method
         assert isinstance(method, EGA) and method.refinement is not None
         conv = method.refinement.teacher
         assert isinstance(conv, SignedConv)
@@ -249,7 +249,7 @@ def test_stages_part_what_the_student_learns_from() -> None:
 def test_what_waits_gets_no_gradient_so_that_no_optimiser_touches_it(stage: str, reached: bool) -> None:
     """A gradient of 0 would let momentum and weight decay move the classifier while the method trains alone."""
     module, losses = staged(stage, *inputs())
-    losses.total.backward()
+    torch.autograd.backward(losses.total)
     assert all((parameter.grad is not None) == reached for parameter in module.student.head.parameters())
     first = next(module.student.backbone.parameters())
     assert first.grad is not None and first.grad.any()
@@ -261,7 +261,7 @@ def test_a_term_that_waits_does_no_harm() -> None:
     images, seen, batch = inputs()
     far = Features(seen.pooled, tuple(stage * math.inf for stage in seen.maps))
     module, losses = staged("labels", images, far, batch)
-    losses.total.backward()
+    torch.autograd.backward(losses.total)
     assert losses.terms["sp"] == 0 and losses.total.isfinite()
     assert all(p.grad is None or p.grad.isfinite().all() for p in module.parameters())
     assert not staged("both", images, far, batch)[1].total.isfinite(), "else this test could not fail"

@@ -52,6 +52,8 @@ def test_the_files_of_a_run(finished: Runs) -> None:
             graph="knn", k=3, refine="conv", lr=1e-5, weight_decay=5e-20, teacher_mean=(0.1, 1 / 3, 0.5),
             teacher_args=("num_classes=1001", "a=b: c"), milestones=(1, 2), dataset="folder:/tmp/öl # 1", root="~/null",
         ),
+        Recipe(method="1e+3*sp+nce", method_args=("nce.tau=1e-2",), nodes="feature", init_epochs=3),
+        Recipe(method="kd", beta=0.0),
     ],
 )  # fmt: skip
 def test_the_recipe_comes_back_as_it_was(recipe: Recipe, tmp_path: Path) -> None:
@@ -165,6 +167,9 @@ def test_names_of_new_runs(tmp_path: Path) -> None:
     first.mkdir()
     assert free_name(tmp_path, knn) == tmp_path / "birds-resnet8-ega-knn-conv-seed0-2"
     assert free_name(tmp_path, Recipe(method="kd", graph="knn")).name == "digits-resnet8x4-kd-seed0"
+    assert free_name(tmp_path, Recipe(method="crd")).name == "digits-resnet8x4-crd-seed0"
+    sum_of_two = Recipe(method="25*sp + 0.9*kd", refine="smooth")
+    assert free_name(tmp_path, sum_of_two).name == "digits-resnet8x4-25xsp+0.9xkd-dense-smooth-seed0"
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:

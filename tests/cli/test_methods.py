@@ -1,0 +1,59 @@
+"""`relgraph methods`: the table and each method in full, and README's table, against the registry."""
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from relgraph_cli.main import main
+
+from relgraph.methods import METHODS
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def output(*arguments: str) -> str:
+    result = CliRunner().invoke(main, ["methods", *arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_table_has_a_row_for_each_method_and_fits_a_terminal() -> None:
+    lines = output().splitlines()
+    rows = {line.split()[0]: line for line in lines[2 : 2 + len(METHODS)]}
+    assert list(rows) == list(METHODS)
+    assert all(line.endswith(f"{METHODS[name].weight:g}") for name, line in rows.items())
+    assert max(map(len, lines)) <= 125
+
+
+def test_papers_and_differences_stand_below() -> None:
+    text = " ".join(output().split())
+    for cls in METHODS.values():
+        assert f"{cls.paper}: {cls.differs}" in text
+
+
+def test_one_in_full_has_options_with_defaults_and_the_docstring() -> None:
+    text = output("rkd")
+    assert re.search(r"^options +distance_weight=25.0, angle_weight=50.0$", text, re.MULTILINE)
+    assert "Paper, official code and this one:" in text
+    assert re.search(r"^reads +feature$", text, re.MULTILINE)
+    assert "none of its own" in output("sp")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_page(name: str) -> None:
+    assert METHODS[name].criterion in output(name)
+
+
+def test_an_unknown_name_is_one_line_with_the_nearest() -> None:
+    result = CliRunner().invoke(main, ["methods", "rdk"])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: unknown method 'rdk': did you mean 'rkd'?")
+
+
+def test_readmes_table_names_each_method_with_its_weight() -> None:
+    rows = re.findall(
+        r"^\| (`[a-z`, ]+`) \|.*\| ([\d.]+) \| [^|]+\|$", README.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    found = {name.strip("` "): float(weight) for names, weight in rows for name in names.split(",")}
+    assert found == {name: cls.weight for name, cls in METHODS.items()}
