@@ -80,7 +80,8 @@ def train(
 
 
 def _summary(recipe: Any) -> str:
-    method = f"{recipe.method} on the graph {recipe.topology}" if recipe.relates else f"method {recipe.method}"
+    graph = recipe.graph_in_use
+    method = f"{recipe.method} on the graph {graph}" if graph else f"method {recipe.method}"
     taught = f"{recipe.student} from {recipe.teacher}, {method}"
     networks = taught if recipe.uses_teacher else f"{recipe.student} without a teacher"
     return f"{recipe.dataset}: {networks}, {recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"

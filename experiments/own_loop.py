@@ -1,7 +1,7 @@
 """A relgraph method in a training loop of one's own: timm networks, plain torch, none of relgraph's trainer.
 
     python experiments/own_loop.py
-    python experiments/own_loop.py --method sp --student mobilenetv3_small_050 --teacher resnet18
+    python experiments/own_loop.py --method pkt --student resnet10t --teacher resnet18
 
 The data are scikit-learn's digits. The teacher is trained here, on all labels; the student has 3 labels a class, and
 learns once without and once with the method. To take a published teacher instead, create it with `pretrained=True`.
@@ -64,9 +64,9 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 @click.command(help=__doc__)
 @click.option("--method", default="rkd", show_default=True, help="One that reads a vector an image: rkd, pkt, cc...")
-@click.option("--student", default="mobilenetv3_small_050", show_default=True)
+@click.option("--student", default="test_resnet", show_default=True)
 @click.option("--teacher", default="resnet10t", show_default=True)
-@click.option("--epochs", default=15, show_default=True)
+@click.option("--epochs", default=8, show_default=True)
 @click.option("--images", default=1797, show_default=True, help="How many, the last 500 of them for the test.")
 def main(method: str, student: str, teacher: str, epochs: int, images: int) -> None:
     x, y = digits()

@@ -232,12 +232,22 @@ class Recipe:
         return "dense" if self.graph is None else self.graph
 
     @property
+    def graph_in_use(self) -> str | None:
+        """The graph that a method reads, `None` if it was left to a method with a way of its own, or there is none."""
+        from relgraph.methods.spelling import has_graph
+
+        if self.relates:
+            return self.topology
+        return self.graph if any(has_graph(item.cls) for item in self.methods) else None
+
+    @property
     def initial_epochs(self) -> int:
         """The number of epochs in which the method trains alone, before the labels do."""
         if self.init_epochs is not None:
             return self.init_epochs
         share = self.methods[0].cls.init_share if len(self.methods) == 1 else 0.0
-        return round(share * self.epochs)
+        least = 1 if share > 0 and self.epochs > 1 else 0  # a short run has its stage as well
+        return max(least, round(share * self.epochs))
 
     def stage(self, epoch: int) -> "Stage":
         """Return what the student learns from in an epoch, counted from 0."""
@@ -341,6 +351,8 @@ def _check_kind(item: Field[Any], value: Any) -> None:
         raise RelgraphError(f"{item.name} must be {words}, got {value!r}")
     if str(item.type).startswith("tuple") and not isinstance(value, tuple | None):
         raise RelgraphError(f"{item.name} must be a list, got {value!r}")
+    if str(item.type) == "tuple[str, ...]" and not all(isinstance(part, str) for part in value or ()):
+        raise RelgraphError(f"{item.name} must be a list of words, got {list(value)}")
     choices = item.metadata["choices"]
     if choices and value is not None and value not in choices:
         raise unknown(item.name, value, choices)

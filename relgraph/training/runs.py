@@ -145,7 +145,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def free_name(root: Path, recipe: Recipe) -> Path:
     """Return a directory under `root` that does not exist yet, named after the recipe."""
     dataset = Path(recipe.dataset.removeprefix("folder:")).name
-    graph = f"-{recipe.topology}" if recipe.relates else ""
+    graph = f"-{recipe.graph_in_use}" if recipe.graph_in_use else ""
     refine = f"-{recipe.refine}" if recipe.refine else ""
     method = recipe.method.replace("*", "x").replace(" ", "")  # 0.9*kd would be a pattern in a shell
     name = f"{dataset}-{recipe.student}-{method}{graph}{refine}-seed{recipe.seed}"

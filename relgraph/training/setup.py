@@ -76,7 +76,7 @@ class Setup:
         """Return what is needed to build and feed the student again, as it is stored beside its weights."""
         recipe, train = self.recipe, self.data.train
         return {
-            "objective": f"{recipe.method} ({recipe.topology})" if recipe.relates else recipe.method,
+            "objective": f"{recipe.method} ({recipe.graph_in_use})" if recipe.graph_in_use else recipe.method,
             "backbone": recipe.student,
             "dim": recipe.dim,
             "classes": list(train.classes),
