@@ -29,7 +29,8 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import cosine, euclidean, gaussian, gaussian_taylor, linear, squared_euclidean
 from relgraph.graph.matching import by_anchor_norm, by_max, by_mean, huber, mean_square
 from relgraph.graph.relation import Relation
-from relgraph.methods import KD, Output
+from relgraph.methods import KD, METHODS, Batch, Output, build_method
+from relgraph.methods.card import SMALL_RUN
 from relgraph.training.loop import step
 from relgraph.training.meter import Meter
 
@@ -121,6 +122,29 @@ def dense_is_knn(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
     return worst <= TOLERANCE[dtype], f"64 nodes, largest relative difference {worst:.1e}"
 
 
+def as_on_the_cpu(device: torch.device, name: str) -> tuple[bool, str]:
+    """Compare a method's value and gradient in float64 with those on the CPU, at its defaults; CRD on all images."""
+    torch.manual_seed(0)
+    run = {**SMALL_RUN, "images": 16, "labels": torch.arange(16) % 4}
+    method = build_method(name, {**run, "graph": "dense"} if name == "crd" else run)
+    assert method is not None
+    method.double()
+    maps = [[torch.randn(16, *shape).double() for shape in SMALL_RUN["student_maps"]] for _ in range(2)]
+    parts = [torch.randn(16, 4).double() for _ in range(6)]
+    found = []
+    for place in (torch.device("cpu"), device):
+        s, t = (
+            Output(*(x.to(place) for x in parts[i : i + 3]), tuple(m.to(place) for m in maps[i // 3])) for i in (0, 3)
+        )
+        leaves = [x.clone().requires_grad_() for x in (s.embedding, s.logits, s.feature, *s.maps) if x is not None]
+        s = Output(leaves[0], leaves[1], leaves[2], tuple(leaves[3:]))
+        value = method.to(place)(s, t, Batch(torch.arange(16, device=place), run["labels"].to(place)))
+        gradients = torch.autograd.grad(value, leaves, allow_unused=True)
+        found.append([value.detach().cpu(), *(g.cpu() for g in gradients if g is not None)])
+    worst = max(float((b - a).norm() / a.norm().clamp_min(1e-12)) for a, b in zip(*found, strict=True))
+    return worst <= TOLERANCE[torch.float64], f"value and gradient, largest relative difference {worst:.1e}"
+
+
 def value_and_gradient(loss: Loss, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     student = student.clone().requires_grad_()
     value = loss(student, teacher)
@@ -179,7 +203,12 @@ def checks(device: torch.device) -> dict[str, Check]:
     for name, dtype in {"float64": torch.float64, "float32": torch.float32}.items():
         found[f"official values, {name}"] = partial(golden, device, dtype)
         found[f"dense = knn(N - 1), {name}"] = partial(dense_is_knn, device, dtype)
-    for way in (STORED, KNN, ONLINE):
+    if device.type != "cpu":
+        for name in METHODS:
+            found[f"{name} as on the CPU"] = partial(as_on_the_cpu, device, name)
+    # FSP needs a teacher as wide as the student.
+    others = [Way(f"{name}, online teacher", name, teacher="online") for name in METHODS if name not in ("ega", "fsp")]
+    for way in (STORED, KNN, ONLINE, *others):
         if device.type == "cuda":
             found[f"no waiting: {way.name}"] = partial(no_waiting, small, way)
         found[f"equal runs: {way.name}"] = partial(equal_runs, small, way)

@@ -24,7 +24,7 @@ from relgraph.networks.untrained import untrained_teacher
 from relgraph.training.loop import step, train_epoch
 from relgraph.training.meter import Meter
 from relgraph.training.recipe import Recipe
-from relgraph.training.setup import Setup, assemble, new_distiller, open_fabric
+from relgraph.training.setup import Setup, assemble, new_distiller, open_fabric, reads_maps
 from relgraph.training.student import Student
 from relgraph.training.teaching import Feed, Online, Stored, WithoutTeacher
 
@@ -66,7 +66,7 @@ class Way:
 
     name: str
     method: str = "none"
-    graph: str = "dense"
+    graph: str | None = None
     teacher: str = "none"  # none, stored, online, or the original's
     precision: str = "auto"
     compile: bool = False
@@ -136,13 +136,14 @@ class Workshop:
         recipe = self.recipe(way)
         fabric = open_fabric(recipe)
         distiller = new_distiller(recipe, self.data, self.teacher if recipe.uses_teacher else None)
-        return assemble(recipe, fabric, self.data, distiller, self._feed(way, fabric), way.name)
+        feed = self._feed(way, fabric, maps=reads_maps(distiller.method))
+        return assemble(recipe, fabric, self.data, distiller, feed, way.name)
 
-    def _feed(self, way: Way, fabric: Any) -> Feed:
+    def _feed(self, way: Way, fabric: Any, *, maps: bool) -> Feed:
         if way.teacher == "stored":
             return Stored(self.data, self.store, self.device, shared=True)
         if way.teacher == "online":
-            return Online(self.data, self.teacher, fabric, shared=True)
+            return Online(self.data, self.teacher, fabric, shared=True, maps=maps)
         return WithoutTeacher(self.data)
 
     def steps(self, way: Way) -> Start:
