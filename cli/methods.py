@@ -15,7 +15,7 @@ Examples:
   relgraph methods                                         the table
   relgraph methods rkd                                     one of them in full: equation, options, differences
   relgraph train --method rkd --method-args distance_weight=1,angle_weight=2
-  relgraph train --method 0.8*crd+kd                       a sum; the numbers take the place of the authors' weights
+  relgraph train --method 0.8*crd+kd                       a sum; numbers take the place of the published weights
 """
 
 WIDTH = 110
@@ -24,7 +24,7 @@ WIDTH = 110
 @click.command(epilog=EPILOG)
 @click.argument("name", required=False)
 def methods(name: str | None) -> None:
-    """List the methods that --method takes: what each reads, what it is made of, and the authors' weight.
+    """List the methods that --method takes: what each reads, what it is made of, and the published weight.
 
     A method reads the projected embedding, the pooled feature below it, the last stage map or all maps, logits, labels,
     or positions in the training set (indices). Kernel, topology and criterion are its parts; those with a topology run
@@ -33,6 +33,9 @@ def methods(name: str | None) -> None:
     from relgraph.methods import METHODS
     from relgraph.methods.card import card
 
+    if name == "none":
+        click.echo("none: cross-entropy alone, without a teacher")
+        return
     if name is not None:
         click.echo(_in_full(card(name)))
         return

@@ -32,7 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "knn-conv": {"graph": "knn", "k": 8, "refine": "conv"},
     "node only": {"edge_weight": 0.0},
     "edge only": {"node_weight": 0.0},
-    # The other methods at their authors' weights, which are the defaults, and two on neighbours.
+    # The other methods at their published weights, which are the defaults, and two on neighbours.
     **{
         name: {"method": name}
         for name in (

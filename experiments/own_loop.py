@@ -40,10 +40,11 @@ def train(
     method: Method | None = None,
 ) -> None:  # fmt: skip
     """Train on labels (-1: unknown) and, if there is one, by a method on the features and a frozen teacher's."""
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4)
+    parameters = [*network.parameters(), *(() if method is None else method.parameters())]
+    optimiser = torch.optim.SGD(parameters, lr=0.02, momentum=0.9, weight_decay=5e-4)
     for _ in range(epochs):
         network.train()
-        for index in torch.randperm(len(images)).split(64):
+        for index in torch.randperm(len(images))[: len(images) // 64 * 64].split(64):
             feature = network.forward_head(network.forward_features(images[index]), pre_logits=True)
             logits, y = network.get_classifier()(feature), labels[index]
             loss = cross_entropy(logits, y, ignore_index=-1, reduction="sum") / (y >= 0).sum().clamp_min(1)
@@ -63,7 +64,10 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 @click.command(help=__doc__)
-@click.option("--method", default="rkd", show_default=True, help="One that reads a vector an image: rkd, pkt, cc...")
+@click.option(
+    "--method", default="rkd", show_default=True, type=click.Choice(["rkd", "pkt", "cc", "darkrank"]),
+    help="One that reads a vector an image, of any width.",
+)  # fmt: skip
 @click.option("--student", default="test_resnet", show_default=True)
 @click.option("--teacher", default="resnet10t", show_default=True)
 @click.option("--epochs", default=8, show_default=True)

@@ -5,8 +5,9 @@ A kernel is a map of each node, then one product of all nodes with all others, t
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -87,14 +88,14 @@ def unit(x: Tensor) -> Tensor:
 
 def nearly_unit(epsilon: float) -> Callable[[Tensor], Tensor]:
     """Return the map that divides each row by its length plus epsilon; a row of zeros stays 0 and gets no gradient."""
+    return partial(_nearly_unit, epsilon)
 
-    def prepare(x: Tensor) -> Tensor:
-        size = x.detach().abs().amax(-1, keepdim=True)
-        x = bounded(x)
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return x / torch.where(length > 0, length + epsilon / size, float("inf"))
 
-    return prepare
+def _nearly_unit(epsilon: float, x: Tensor) -> Tensor:
+    size = x.detach().abs().amax(-1, keepdim=True)
+    x = bounded(x)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / torch.where(length > 0, length + epsilon / size, float("inf"))
 
 
 def standardise(x: Tensor) -> Tensor:
@@ -155,7 +156,11 @@ def gaussian(gamma: float) -> Kernel:
             [0.4493, 1.0000]])
     """
     _check_positive("gamma", gamma)
-    return Kernel("gaussian", unit, squared_distance, lambda square: torch.exp(-gamma * square))
+    return Kernel("gaussian", unit, squared_distance, partial(_bell, gamma))
+
+
+def _bell(gamma: float, square: Tensor) -> Tensor:
+    return torch.exp(-gamma * square)
 
 
 def gaussian_taylor(gamma: float, order: int) -> Kernel:
@@ -171,14 +176,14 @@ def gaussian_taylor(gamma: float, order: int) -> Kernel:
     if order < 0:
         raise RelgraphError(f"the order of a Taylor polynomial must be at least 0, got {order}")
     factors = [math.exp(-2 * gamma) * (2 * gamma) ** p / math.factorial(p) for p in range(order + 1)]
+    return Kernel("gaussian_taylor", unit, dot, partial(_polynomial, factors))
 
-    def polynomial(cosine: Tensor) -> Tensor:
-        total = torch.full_like(cosine, factors[-1])
-        for factor in reversed(factors[:-1]):  # Horner's scheme
-            total = total * cosine + factor
-        return total
 
-    return Kernel("gaussian_taylor", unit, dot, polynomial)
+def _polynomial(factors: Sequence[float], x: Tensor) -> Tensor:
+    total = torch.full_like(x, factors[-1])
+    for factor in reversed(factors[:-1]):  # Horner's scheme
+        total = total * x + factor
+    return total
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -4,6 +4,7 @@ Both read the weights of the edges together with their topology, so the same fun
 edge list `(E,)`.
 """
 
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -91,11 +92,11 @@ def softmax(temperature: float) -> Scale:
     """
     if not temperature > 0:
         raise RelgraphError(f"a temperature must be positive, got {temperature}")
+    return partial(_log_softmax, temperature)
 
-    def scale(weights: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
-        return topology.log_softmax(weights / temperature)
 
-    return scale
+def _log_softmax(temperature: float, weights: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
+    return topology.log_softmax(weights / temperature)
 
 
 def frobenius(student: Tensor, teacher: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:

@@ -81,6 +81,8 @@ class Bank(nn.Module):
         """Raise RelgraphError unless these are `count` of the bank's images; values are read on the CPU alone."""
         if indices.shape != (count,):
             raise RelgraphError(f"indices must be one for each of the {count} keys, got {tuple(indices.shape)}")
+        if indices.is_floating_point():
+            raise RelgraphError(f"indices must be integers, got {indices.dtype}")
         if indices.device.type != "cpu" or count == 0:  # elsewhere a look would wait for the device
             return
         least, most = (int(bound) for bound in indices.aminmax())

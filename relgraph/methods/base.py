@@ -61,7 +61,7 @@ class Method(nn.Module):
 
     Attributes:
         paper: Name, authors, year and arXiv number.
-        weight: The authors' weight of the method beside a cross-entropy of weight 1.
+        weight: The published weight of the method, or of the form that was asked for, beside a cross-entropy of 1.
         kernel, topology, criterion: What it is composed of, for the table of methods.
         differs: Where paper, official code and this one differ, in one line; the docstring says all.
         init_share: Share of the epochs in which the method trains alone, before the cross-entropy does, as the authors
@@ -71,7 +71,7 @@ class Method(nn.Module):
     """
 
     paper: ClassVar[str] = ""
-    weight: ClassVar[float] = 1.0
+    weight: float = 1.0
     kernel: ClassVar[str] = "-"
     topology: ClassVar[str] = "-"
     criterion: ClassVar[str] = "-"
@@ -94,7 +94,7 @@ class Method(nn.Module):
         self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch | None = None
     ) -> dict[str, Tensor]:
         """Return the weighted terms of the loss by name, scalars, for logs and for telling which one went wrong."""
-        return self.compare(_as_output(student), _as_output(teacher).detach(), batch)
+        return self.compare(as_output(student), as_output(teacher).detach(), as_batch(batch))
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return the weighted terms of one batch; the teacher comes detached."""
@@ -115,8 +115,11 @@ class Method(nn.Module):
         return ()
 
     @torch.no_grad()
-    def remember(self, student: Output, teacher: Output, batch: Batch) -> None:
-        """Write this batch into the method's memory, once its gradient is known; most methods have none."""
+    def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
+        """Write this batch into the method's memory; most methods have none.
+
+        In a loop of your own, call it in every step between `backward` and the optimiser's step.
+        """
 
 
 def nodes_of(output: Output, part: Part, method: str) -> Tensor:
@@ -128,7 +131,12 @@ def nodes_of(output: Output, part: Part, method: str) -> Tensor:
     if part not in PARTS:
         raise unknown("kind of nodes", part, PARTS)
     if part == "map":
-        return stage_maps(output, method)[-1].flatten(1)
+        if not output.maps:
+            raise RelgraphError(
+                f"{method} reads the last stage map: expected Output(embedding, maps=(...)) of both networks, or "
+                "nodes='feature' for vectors"
+            )
+        return output.maps[-1].flatten(1)
     found = output.embedding if part == "embedding" else output.feature
     if found is None:
         raise RelgraphError(f"{method} reads features: expected Output(embedding, feature=...) of both networks")
@@ -143,8 +151,8 @@ def stage_maps(output: Output, method: str, least: int = 1) -> tuple[Tensor, ...
     """
     if len(output.maps) < least:
         raise RelgraphError(
-            f"{method} reads stage maps (N, C, H, W): expected at least {least} of student and teacher, "
-            f"got {len(output.maps)}"
+            f"{method} reads stage maps (N, C, H, W): expected Output(embedding, maps=(...)) with at least {least} of "
+            f"student and teacher, got {len(output.maps)}"
         )
     return output.maps
 
@@ -171,7 +179,7 @@ def labels_of(batch: Batch | None, method: str) -> Tensor:
     Raises:
         RelgraphError: if there is no batch.
     """
-    if batch is None:
+    if batch is None or not isinstance(batch.labels, Tensor):
         raise RelgraphError(f"{method} reads labels: expected a Batch(indices, labels) as the third argument, got none")
     return batch.labels
 
@@ -196,5 +204,28 @@ def check_weights(**weights: float) -> None:
             raise RelgraphError(f"{name} must be at least 0, got {weight}")
 
 
-def _as_output(given: Output | Tensor) -> Output:
-    return given if isinstance(given, Output) else Output(given, feature=given)
+def as_output(given: Output | Tensor) -> Output:
+    """Return an output; a bare tensor is embedding and feature alike.
+
+    Raises:
+        RelgraphError: for anything else.
+    """
+    if isinstance(given, Output):
+        return given
+    if not isinstance(given, Tensor):
+        raise RelgraphError(
+            "a method takes vectors (N, D) or an Output(embedding, logits=..., feature=..., maps=...) of each network, "
+            f"got {type(given).__name__}"
+        )
+    return Output(given, feature=given)
+
+
+def as_batch(given: Batch | None) -> Batch | None:
+    """Return a batch, or none.
+
+    Raises:
+        RelgraphError: for anything else.
+    """
+    if given is not None and not isinstance(given, Batch):
+        raise RelgraphError(f"the third argument of a method is a Batch(indices, labels), got {type(given).__name__}")
+    return given

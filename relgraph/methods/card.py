@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import torch
 
 from relgraph.errors import unknown
+from relgraph.graph.relation import Relation
 from relgraph.methods import METHODS, build_method
-from relgraph.methods.spelling import options_of
+from relgraph.methods.relational import Relational
+from relgraph.methods.spelling import options_of, options_of_recipe
 
 # The least that every constructor takes, so that an instance can say what it reads.
 MAPS = ((2, 8, 8), (2, 8, 8), (2, 4, 4), (4, 2, 2))
@@ -29,10 +31,10 @@ class Card(NamedTuple):
         name: How `--method` spells it.
         paper: Name, authors, year and arXiv number.
         reads: What it reads of networks and batch, by default.
-        kernel, topology, criterion: What it is composed of.
-        weight: The authors' weight.
+        kernel, topology, criterion: What it is composed of: of relations their kernels and criteria.
+        weight: The published weight.
         differs: Where paper, official code and this one differ, in one line.
-        options: Its own options and their defaults.
+        options: Its own options and their defaults; those that begin with `--` are options of `relgraph train`.
         doc: Its docstring: equation, shapes, all differences, an example.
     """
 
@@ -63,11 +65,23 @@ def card(name: str) -> Card:
     with torch.random.fork_rng(devices=[]):
         method = build_method(name, SMALL_RUN, beta=1.0)
     assert method is not None
-    options = {key: _default(given) for key, given in options_of(cls).items()}
+    options = {f"--{key.replace('_', '-')}": _default(given) for key, given in options_of_recipe(cls).items()}
+    options |= {key: _default(given) for key, given in options_of(cls).items()}
+    relations = [part for part in vars(method).values() if isinstance(part, Relation)]
+    kernel = "; ".join(relation.kernel.name.replace("_", " ") for relation in relations) or cls.kernel
+    criteria = dict.fromkeys(_words(relation.criterion) for relation in relations)
+    criterion = "; ".join(criteria) or cls.criterion
+    doc = getdoc(cls) or ""
+    if "See `Relational`" in doc:
+        doc += f"\n\nGraph, nodes and refinement of relational methods:\n\n{getdoc(Relational)}"
     return Card(
-        name, cls.paper, method.reads, cls.kernel, cls.topology, cls.criterion, cls.weight, cls.differs, options,
-        getdoc(cls) or "",
+        name, cls.paper, method.reads, kernel, cls.topology, criterion, cls.weight, cls.differs, options,
+        doc,
     )  # fmt: skip
+
+
+def _words(function: object) -> str:
+    return str(getattr(function, "__name__", function)).replace("_", " ")
 
 
 def _default(given: Parameter) -> str:

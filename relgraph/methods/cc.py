@@ -12,7 +12,7 @@ from relgraph.graph.matching import mean_square
 from relgraph.graph.pair import related
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation, check_nodes
-from relgraph.graph.topology import AllPairs, Rule
+from relgraph.graph.topology import AllPairs, Nearest, Rule
 from relgraph.methods.base import Batch, Output, Part, check_positive
 from relgraph.methods.relational import Relational
 
@@ -37,7 +37,7 @@ class CC(Relational):
     no graph, it changes with the order of the images, and both networks' nodes are compared with each other, so they
     need one width: with `student_width` and `teacher_width` features pass through a linear layer each, to `key_dim`.
     This loss trains both layers, so it also shrinks where the teacher's collapses. In full,
-    `--method 0.02*cc --method-args correlation=consecutive` is the benchmark's.
+    `--method cc --method-args correlation=consecutive` is the benchmark's, whose weight 0.02 it then has.
 
     Paper, official code and this one: the authors published no code but that form, which holds no matrix of the paper.
     The default is the closest known to the paper, a third party's (gamma 0.4, P = 2, weight 100). Another third party
@@ -101,8 +101,9 @@ class CC(Relational):
             self.relation = Relation(kernel, criterion=mean_square)
             return
         if not isinstance(self.rule, AllPairs):
-            found = type(self.rule).__name__
+            found = "knn" if isinstance(self.rule, Nearest) else type(self.rule).__name__
             raise RelgraphError(f"the correlation 'consecutive' has no graph: expected graph 'dense', got {found}")
+        self.weight = 0.02
         if nodes == "feature":  # embeddings have one width already, and these widths are not those of maps
             self.embeds.extend(_linear_layers(student_width, teacher_width, key_dim))
 

@@ -1,4 +1,4 @@
-"""Compositional contrastive learning (Chen et al., CVPR 2021), as in the code of EGA (arXiv 2211.13264)."""
+"""Compositional contrastive learning (Chen et al., CVPR 2021, arXiv 2104.10955), as in the code of EGA."""
 
 from torch import Tensor
 from torch.nn.functional import kl_div
@@ -37,7 +37,7 @@ class CCL(NCE):
     ['jeffreys', 'nce']
     """
 
-    paper = "Compositional Contrastive Learning (Chen et al., CVPR 2021; as in the code of EGA, arXiv 2211.13264)"
+    paper = "Compositional Contrastive Learning (Chen et al., CVPR 2021, arXiv 2104.10955; as in EGA's code)"
     criterion = "NCE; Jeffreys"
     differs = (
         "without the original's compositional network, as in EGA's code; its 'JSD' is half the Jeffreys divergence"

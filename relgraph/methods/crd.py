@@ -14,11 +14,12 @@ from relgraph.graph.memory import Bank
 from relgraph.graph.relation import check_nodes
 from relgraph.graph.sampling import ClassSampler, Drawn, NearestOthers, gathered
 from relgraph.graph.topology import AllPairs, Nearest
-from relgraph.methods.base import PARTS, Batch, Method, Output, Part, check_positive, nodes_of
+from relgraph.methods.base import PARTS, Batch, Method, Output, Part, as_output, check_positive, nodes_of
 
 Positives = Literal["exact", "relaxed"]
 POSITIVES: tuple[Positives, ...] = ("exact", "relaxed")
 GRAPHS = ("sampled", "dense", "knn")
+DRAWS = 16384  # the authors' number of negatives
 
 
 class CRD(Method):
@@ -33,7 +34,9 @@ class CRD(Method):
 
     for each of the two directions; e = 1e-7. Each Z is the mean of exp(...) over what the first batch scores, times n,
     and constant from the first `remember` on. Called with outputs or vectors `(N, D_s)` and `(N, D_t)` and a `Batch`
-    with indices; returns a scalar >= 0. Both layers are trained by this loss, and the teacher receives no gradient.
+    with indices; returns a scalar >= 0. Both layers are trained by this loss (their parameters belong into the
+    optimiser), and the teacher receives no gradient. The memories move, and other negatives are drawn, only when
+    `remember` is called: once a step, between `backward` and the optimiser's step.
 
     The graph says which images are negatives. "sampled" are `negatives` random images of other classes, anew in each
     step. "dense" are all images of other classes: what "sampled" with as many draws is on average. "knn" are the k of
@@ -43,7 +46,8 @@ class CRD(Method):
 
     Paper, official code and this one: the paper's critic is exp / (exp + m / n), the code divides exp by Z first, as
     here. The code's negatives come from other classes, without replacement where there are enough, one set for both
-    directions, drawn in the loader; here with replacement and on the device, one set for both directions too. The code
+    directions, drawn in the loader; here with replacement and on the device, one set for both directions too. The published
+    results come from that code; what the paper itself says of the choice could not be verified. The code
     gathers `(N, m + 1, D)` from each memory; here the draws are picked from one product with the memory, in the
     logarithm, which is the same number. "dense", "knn", and training without labels are ours.
 
@@ -54,7 +58,8 @@ class CRD(Method):
         labels: Class of each of its images, `(images,)`, -1 where it is unknown.
         graph: "sampled", "dense" or "knn", or the rules `AllPairs()` for "dense" and `Nearest(k)` for "knn".
         k: Negatives of each image for "knn"; 8 if not given.
-        negatives: Draws for each image for "sampled", m.
+        negatives: Draws for each image for "sampled", m; the authors' 16,384 if not given. More than there are images
+            only repeat them: "dense" then has each once, in less time.
         tau: Temperature > 0.
         key_dim: Width of the embeddings that are compared and remembered.
         bank_momentum: Share in [0, 1) that a slot keeps of itself when it is written.
@@ -69,8 +74,11 @@ class CRD(Method):
 
     >>> import torch
     >>> loss = CRD(student_width=6, teacher_width=8, images=100, labels=torch.arange(100) % 10, negatives=32)
-    >>> batch = Batch(torch.tensor([3, 14, 15]), torch.tensor([3, 4, 5]))
-    >>> sorted(loss.terms(torch.randn(3, 6), torch.randn(3, 8), batch))
+    >>> student, teacher = torch.randn(3, 6), torch.randn(3, 8)
+    >>> batch = Batch(indices=torch.tensor([3, 14, 15]), labels=torch.tensor([3, 4, 5]))
+    >>> loss(student, teacher, batch).backward()
+    >>> loss.remember(student, teacher, batch)  # then the optimiser's step
+    >>> sorted(loss.terms(student, teacher, batch))
     ['student_anchors', 'teacher_anchors']
     """
 
@@ -94,7 +102,7 @@ class CRD(Method):
         labels: Tensor | None = None,
         graph: str | AllPairs | Nearest = "sampled",
         k: int | None = None,
-        negatives: int = 16384,
+        negatives: int | None = None,
         tau: float = 0.07,
         key_dim: int = 128,
         bank_momentum: float = 0.5,
@@ -103,7 +111,7 @@ class CRD(Method):
         dim: int | None = None,
     ) -> None:
         super().__init__()
-        check_positive(tau=tau, negatives=negatives, key_dim=key_dim)
+        check_positive(tau=tau, negatives=DRAWS if negatives is None else negatives, key_dim=key_dim)
         if not 0 <= bank_momentum < 1:
             raise RelgraphError(f"bank_momentum must be at least 0 and below 1, got {bank_momentum}")
         _check_names(nodes, positives, labels)
@@ -130,9 +138,9 @@ class CRD(Method):
         return dict(zip(("student_anchors", "teacher_anchors"), losses, strict=True))
 
     @torch.no_grad()
-    def remember(self, student: Output, teacher: Output, batch: Batch) -> None:
+    def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
         """Write the embeddings into both memories, at the first call Z, and let the next negatives be others."""
-        s, t = self._anchors(student, teacher)
+        s, t = self._anchors(as_output(student), as_output(teacher))
         if self.sampler.steps == 0:
             self.log_z.copy_(self._log_z(self._scores(s, t, batch.indices)))
         self.student_bank.remember(batch.indices, s, self.bank_momentum)
@@ -191,8 +199,12 @@ def _indices_of(batch: Batch | None) -> Tensor:
     return batch.indices
 
 
-def _rule(graph: str | AllPairs | Nearest, k: int | None, negatives: int) -> Drawn | NearestOthers:
+def _rule(graph: str | AllPairs | Nearest, k: int | None, negatives: int | None) -> Drawn | NearestOthers:
     """Return the rule of the negatives."""
+    if negatives is not None and graph != "sampled":
+        raise RelgraphError(f"negatives are those of the graph 'sampled', got {negatives} and another graph")
+    if k is not None and not isinstance(graph, str):
+        raise RelgraphError(f"k belongs to the graph 'knn', got k = {k} beside a rule")
     if isinstance(graph, AllPairs):
         return NearestOthers()
     if isinstance(graph, Nearest) and graph.by == "teacher":
@@ -210,10 +222,12 @@ def _rule(graph: str | AllPairs | Nearest, k: int | None, negatives: int) -> Dra
         raise RelgraphError(f"k must be at least 1, got {k}")
     if graph == "knn":
         return NearestOthers(8 if k is None else k)
-    return Drawn(negatives) if graph == "sampled" else NearestOthers()
+    return Drawn(DRAWS if negatives is None else negatives) if graph == "sampled" else NearestOthers()
 
 
 def _check_names(nodes: str, positives: str, labels: Tensor | None) -> None:
+    if labels is not None and not isinstance(labels, Tensor):
+        raise RelgraphError(f"labels must be a tensor (images,) of integers, got {type(labels).__name__}")
     if nodes not in PARTS:
         raise unknown("kind of nodes", nodes, PARTS)
     if nodes == "map":

@@ -1,5 +1,6 @@
 """DarkRank, the hard form (Chen, Wang, Zhang, AAAI 2018, arXiv 1707.01220)."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,7 +10,7 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import Kernel, identity, squared_distance
 from relgraph.graph.pair import STUDENT, TEACHER, graph_pair, topology_of, weights
 from relgraph.graph.refine import Refinement
-from relgraph.graph.topology import AllPairs, Rule, degree_of
+from relgraph.graph.topology import AllPairs, Nearest, Rule, degree_of
 from relgraph.methods.base import Batch, Output, Part, check_positive
 from relgraph.methods.relational import Relational
 
@@ -81,6 +82,11 @@ class DarkRank(Relational):
         if length < 2:
             raise RelgraphError(f"length must be at least 2, got {length}")
         super().__init__(graph, nodes, refinement)
+        if isinstance(self.rule, Nearest) and self.rule.by == "mutual":
+            raise RelgraphError(
+                "DarkRank ranks as many others of each image: expected neighbours 'teacher', 'student' or 'union', got "
+                "'mutual'"
+            )
         self.length = length
         self.score = score(rank_alpha, rank_beta)
 
@@ -121,12 +127,12 @@ def score(alpha: float, beta: float) -> Kernel:
     tensor([[ -0., -16.],
             [-16.,  -0.]])
     """
+    return Kernel("score", identity, squared_distance, partial(_score, alpha, beta))
 
-    def finish(square: Tensor) -> Tensor:
-        positive = square > 0
-        return -alpha * torch.where(positive, torch.where(positive, square, 1) ** (beta / 2), 0)
 
-    return Kernel("score", identity, squared_distance, finish)
+def _score(alpha: float, beta: float, square: Tensor) -> Tensor:
+    positive = square > 0
+    return -alpha * torch.where(positive, torch.where(positive, square, 1) ** (beta / 2), 0)
 
 
 def log_likelihood(scores: Tensor) -> Tensor:

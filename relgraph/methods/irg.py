@@ -19,6 +19,12 @@ from relgraph.methods.relational import Relational
 Form = Literal["max", "caffe", "literal"]
 Layers = Literal["one-to-one", "one-to-many"]
 
+# Of vertices, edges and transitions; for the paper's own form none are known.
+WEIGHTS: dict[Form, tuple[float, float, float]] = {
+    "max": (0.1, 5.0, 5.0),
+    "caffe": (0.0, 0.005, 0.005),
+    "literal": (0.0, 0.0, 0.0),
+}
 FORMS: dict[Form, Relation] = {
     "max": Relation(squared_euclidean, scale=by_max, criterion=mean_square),
     "caffe": Relation(squared_euclidean, scale=by_constant_max, criterion=half_square),
@@ -35,7 +41,9 @@ class IRG(Relational):
         L_vertex = mean of (z^s - z^t)^2      over the logits
         L_edge = mean over levels of 1 / N^2 * sum_ij (A^s_l(i, j) - A^t_l(i, j))^2
         L_transition = 1 / N * sum_i (T^s(i) - T^t(i))^2
+        Theta = 1 / N^2 * sum_ij (A_1(i, j) - A_2(i, j))^2       L_edge_transition = (Theta^s - Theta^t)^2
         L = vertex_weight * L_vertex + relation_weight * L_edge + transition_weight * L_transition
+            + edge_transition_weight * L_edge_transition
 
     The levels are the nodes, by default the pooled feature, then the last stage map, then the one before. For T, the
     earlier map is averaged over space to the size of the later one, and the later one's channels in neighbouring
@@ -49,18 +57,20 @@ class IRG(Relational):
     means, over levels as well; how it weighs them is not known. `form="caffe"` is that of the authors' Caffe layers:
     the maxima are constants for the gradient, edges cost `sum / (2 N)` and transitions `sum / 2`, levels are summed,
     the logits' term is `sum / (2 N)` but in none of their published networks, and the weights there are 0.005
-    (`--method-args form=caffe,vertex_weight=0,relation_weight=0.005,transition_weight=0.005`). Their
+    (those of `--method-args form=caffe`). Their
     hand-written backward pass follows one end of each edge only, which gives exactly half of the gradient of that loss;
     here it is the whole one. They read maps pooled to one position, one level (`levels=1`) and no transition, or the
     transitions between first and last block of each stage and no edge; blocks inside a stage are not at hand here. The
     default `form="max"`, with its groups of channels and weights, is a third party's, in PyTorch. "one-to-many" is the
     paper's for networks that differ: the teacher's nodes supervise every level of the student. The transitions
-    of edges, which the paper drops, and vertices below the logits, which need equal widths, are not here.
+    of edges, which the paper defines and drops as costly, have weight 0 here; vertices below the logits, which need
+    equal widths, are not here.
 
     Args:
-        vertex_weight: Weight of the logits' term.
-        relation_weight: Weight of the edges' term.
-        transition_weight: Weight of the transitions' term.
+        vertex_weight: Weight of the logits' term; the form's if not given: 0.1 of "max", 0 of "caffe".
+        relation_weight: Weight of the edges' term; the form's if not given: 5 and 0.005.
+        transition_weight: Weight of the transitions' term; the form's if not given: 5 and 0.005.
+        edge_transition_weight: Weight of the term of the edges' transitions.
         form: "max", "caffe" or "literal".
         layers: "one-to-one": each level of the teacher supervises the student's; "one-to-many": its nodes do all.
         levels: Number of levels, at least 1.
@@ -89,9 +99,10 @@ class IRG(Relational):
 
     def __init__(
         self,
-        vertex_weight: float = 0.1,
-        relation_weight: float = 5.0,
-        transition_weight: float = 5.0,
+        vertex_weight: float | None = None,
+        relation_weight: float | None = None,
+        transition_weight: float | None = None,
+        edge_transition_weight: float = 0.0,
         form: Form = "max",
         layers: Layers = "one-to-one",
         levels: int = 3,
@@ -99,24 +110,32 @@ class IRG(Relational):
         nodes: Part = "feature",
         refinement: Refinement | None = None,
     ) -> None:
-        given = {"vertex": vertex_weight, "relation": relation_weight, "transition": transition_weight}
-        check_weights(**{f"{name}_weight": weight for name, weight in given.items()})
-        if not any(given.values()):
-            raise RelgraphError("IRG needs a weight above 0, got 0 for all of vertices, edges and transitions")
         if form not in FORMS:
             raise unknown("form", form, FORMS)
+        weights_given = (vertex_weight, relation_weight, transition_weight)
+        vertex_weight, relation_weight, transition_weight = (
+            usual if given is None else given for given, usual in zip(weights_given, WEIGHTS[form], strict=True)
+        )
+        check_weights(vertex_weight=vertex_weight, relation_weight=relation_weight)
+        check_weights(transition_weight=transition_weight, edge_transition_weight=edge_transition_weight)
+        if not vertex_weight + relation_weight + transition_weight + edge_transition_weight > 0:
+            raise RelgraphError(
+                "IRG needs a weight above 0, got 0 for all of vertices, edges and transitions (the form 'literal' has no "
+                "published ones)"
+            )
         if layers not in get_args(Layers):
             raise unknown("choice of layers", layers, get_args(Layers))
         if levels < 1:
             raise RelgraphError(f"levels must be at least 1, got {levels}")
         super().__init__(graph, nodes, refinement)
-        self.vertex_weight, self.relation_weight, self.transition_weight = given.values()
+        self.vertex_weight, self.relation_weight = vertex_weight, relation_weight
+        self.transition_weight, self.edge_transition_weight = transition_weight, edge_transition_weight
         self.form = form
         self.layers = layers
         self.levels = levels
         self.relation = FORMS[form]
         lower = relation_weight > 0 and levels > 1
-        both = transition_weight > 0 or (lower and layers == "one-to-one")
+        both = transition_weight + edge_transition_weight > 0 or (lower and layers == "one-to-one")
         maps = ["maps"] if both else ["student's maps"] if lower else []
         self.reads = (nodes, *maps, *(["logits"] if vertex_weight > 0 else []))
 
@@ -129,6 +148,8 @@ class IRG(Relational):
             terms["edge"] = self.relation_weight * self.edges(student, teacher)
         if self.transition_weight > 0:
             terms["transition"] = self.transition_weight * self.transitions(student, teacher)
+        if self.edge_transition_weight > 0:
+            terms["edge_transition"] = self.edge_transition_weight * self.edge_transitions(student, teacher)
         return terms
 
     def vertices(self, student: Output, teacher: Output) -> Tensor:
@@ -150,6 +171,18 @@ class IRG(Relational):
         """Return the difference of the ways between the last two stage maps, a scalar without its weight."""
         s, t = (transition(*stage_maps(output, "IRG", least=2)[-2:]) for output in (student, teacher))
         return self.relation.compare(s, t, AllPairs())
+
+    def edge_transitions(self, student: Output, teacher: Output) -> Tensor:
+        """Return the squared difference of how much the edges change between the last two stage maps, unweighted."""
+        topology = topology_of(self.pair(student, teacher, squared_euclidean))
+        s, t = (self._edge_transition(output, topology) for output in (student, teacher))
+        return (s - t).square()
+
+    def _edge_transition(self, output: Output, topology: AllPairs | Edges) -> Tensor:
+        """Return `Theta = criterion(A_1, A_2)` of one network, a scalar."""
+        maps = stage_maps(output, "IRG", least=2)[-2:]
+        earlier, later = (topology.pick(squared_euclidean(stage.flatten(1))) for stage in maps)
+        return self.relation.compare(earlier, later, topology)
 
     def _lower(self, output: Output, topology: AllPairs | Edges) -> list[Tensor]:
         """Return the weights of the edges on the levels below the nodes, of the last map first."""

@@ -26,7 +26,7 @@ class NCE(Relational):
     `(N, D)` and a `Batch` with labels; returns a scalar >= 0.
 
     Paper, official code and this one: the loss is the one called NCE in EGA's table, from Compositional Contrastive
-    Learning (Chen et al., CVPR 2021), which sums it over both directions; EGA's code, and this one, have student
+    Learning (Chen et al., CVPR 2021, arXiv 2104.10955), which sums it over both directions; EGA's code, and this one, have student
     anchors only. Where the batch has no image of another class the code gives NaN; here that mean is 0.
 
     Args:
@@ -44,7 +44,7 @@ class NCE(Relational):
     True
     """
 
-    paper = "NCE on labels (Chen et al., CVPR 2021; as in the code of EGA, arXiv 2211.13264)"
+    paper = "NCE on labels (Chen et al., CVPR 2021, arXiv 2104.10955; as in EGA's code)"
     kernel = "cosine"
     topology = "across"
     criterion = "NCE"

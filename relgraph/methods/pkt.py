@@ -31,8 +31,8 @@ class PKT(Relational):
     over all pairs, the diagonal included; over the edges of a sparse graph, sums and mean are those of its edges.
     Called with outputs or vectors of student and teacher, `(N, D_s)` and `(N, D_t)`; returns a scalar.
 
-    Paper, official code and this one: the paper leaves the image itself out of its distribution, the code and this one
-    keep it. The code takes the mean over all N^2 entries where a sum over each row is meant, hence the benchmark's
+    Paper, official code and this one: the code and this one keep the image itself in its distribution, which the paper,
+    from memory and not verified, leaves out. The code takes the mean over all N^2 entries where a sum over each row is meant, hence the benchmark's
     weight of 30,000; its label term, which no benchmark uses, is not here. EGA's code reads the projected embeddings
     with weight 1 (`nodes="embedding"`).
 
@@ -50,12 +50,15 @@ class PKT(Relational):
     True
     """
 
-    paper = "Probabilistic Knowledge Transfer (Passalis, Tefas, ECCV 2018, arXiv 1803.10837)"
+    paper = (
+        "Learning Deep Representations with Probabilistic Knowledge Transfer (Passalis, Tefas, ECCV 2018, arXiv "
+        "1803.10837)"
+    )
     weight = 30000.0
     kernel = "(cosine + 1) / 2"
     topology = "all pairs"
     criterion = "KL of rows"
-    differs = "the paper leaves the image itself out; the code keeps it and divides by N^2, as here"
+    differs = "the code, as here, keeps the image itself in its distribution and divides by N^2, hence the weight"
 
     def __init__(
         self,

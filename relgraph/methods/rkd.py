@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from relgraph.errors import RelgraphError
 from relgraph.graph.angles import related_angles
 from relgraph.graph.kernels import cosine, euclidean
 from relgraph.graph.matching import by_mean, huber
@@ -71,6 +72,8 @@ class RKD(Relational):
         refinement: Refinement | None = None,
     ) -> None:
         check_weights(distance_weight=distance_weight, angle_weight=angle_weight)
+        if distance_weight == angle_weight == 0:
+            raise RelgraphError("RKD needs a weight above 0, got 0 for both distances and angles")
         super().__init__(graph, nodes, refinement)
         self.distance_weight = distance_weight
         self.angle_weight = angle_weight

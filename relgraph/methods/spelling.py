@@ -11,7 +11,7 @@ from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.refine import Refinement
 from relgraph.graph.topology import make_rule
 from relgraph.methods.base import Method, Part
-from relgraph.methods.relational import check_refinement
+from relgraph.methods.relational import Relational, check_refinement
 from relgraph.methods.sum import Sum
 
 # What a constructor gets from the run, not from the user's options of the method.
@@ -27,12 +27,14 @@ class Spelled(NamedTuple):
     Attributes:
         name: Its name.
         cls: Its class.
-        weight: What it is multiplied by: the spelled number, or the authors' weight.
+        weight: What it is multiplied by: the spelled number, or the published weight.
+        chosen: Whether the number was spelled; otherwise a form of the method may bring another one.
     """
 
     name: str
     cls: type[Method]
     weight: float
+    chosen: bool = False
 
 
 def read_spelling(spelling: str, known: Mapping[str, type[Method]], beta: float | None = None) -> list[Spelled]:
@@ -60,7 +62,9 @@ def read_spelling(spelling: str, known: Mapping[str, type[Method]], beta: float 
 
 def _read_part(part: str, known: Mapping[str, type[Method]], beta: float | None) -> Spelled:
     factor, sign, name = part.rpartition("*")
-    name = name.strip()
+    name = name.strip().lower()
+    if name == "" or "," in name or name[0].isdigit():
+        raise RelgraphError(f"methods are spelled NAME, WEIGHT*NAME or a sum of these with +, got {part!r}")
     if name == "none":
         raise RelgraphError("none is cross-entropy alone: it has no weight and stands in no sum")
     if name not in known:
@@ -73,7 +77,7 @@ def _read_part(part: str, known: Mapping[str, type[Method]], beta: float | None)
             raise RelgraphError(f"the weight of {name} must be a number, got {factor.strip()!r}") from None
     if not 0 <= weight < math.inf:
         raise RelgraphError(f"the weight of {name} must be at least 0 and finite, got {weight}")
-    return Spelled(name, known[name], weight)
+    return Spelled(name, known[name], weight, chosen=bool(sign) or beta is not None)
 
 
 def build(spelled: Sequence[Spelled], run: Mapping[str, Any], arguments: Sequence[str] = ()) -> Method | None:
@@ -88,7 +92,13 @@ def build(spelled: Sequence[Spelled], run: Mapping[str, Any], arguments: Sequenc
         RelgraphError: for options that no method has or values that it refuses.
     """
     options = read_arguments(spelled, arguments)
-    methods = {item.name: (item.weight, _construct(item.cls, run, options[item.name])) for item in spelled}
+    methods = {}
+    for item in spelled:
+        # The graph of a sum is that of the images of a batch; a memory's has an option.
+        own = not issubclass(item.cls, Relational) and len(spelled) > 1
+        facts = {**run, "graph": None, "k": None} if own else run
+        method = _construct(item.cls, facts, options[item.name])
+        methods[item.name] = (item.weight if item.chosen else method.weight, method)
     if not methods:
         return None
     if len(methods) == 1:
@@ -100,9 +110,16 @@ def build(spelled: Sequence[Spelled], run: Mapping[str, Any], arguments: Sequenc
 
 def options_of(cls: type[Method]) -> dict[str, Parameter]:
     """Return the options that a method has of its own, by name."""
-    own = {name: given for name, given in signature(cls).parameters.items() if name not in FROM_RUN}
+    shared = FROM_RUN if issubclass(cls, Relational) else FROM_RUN - {"graph", "k"}
+    own = {name: given for name, given in signature(cls).parameters.items() if name not in shared}
     # A class without a constructor has that of torch's modules, (*args, **kwargs).
     return {name: given for name, given in own.items() if given.kind not in (given.VAR_POSITIONAL, given.VAR_KEYWORD)}
+
+
+def options_of_recipe(cls: type[Method]) -> dict[str, Parameter]:
+    """Return the options of a method that `relgraph train` has under their own names, as those of EGA and KD."""
+    names = ("temperature", "node_weight", "edge_weight")
+    return {name: given for name, given in signature(cls).parameters.items() if name in names}
 
 
 def has_graph(cls: type[Method]) -> bool:
@@ -118,7 +135,7 @@ def _construct(cls: type[Method], run: Mapping[str, Any], options: Mapping[str, 
     if "refinement" in wanted and run.get("refine") is not None:
         nodes = chosen["nodes"] if "nodes" in chosen else wanted["nodes"].default
         chosen["refinement"] = _refinement(run, nodes)
-    return cls(**chosen, **options)
+    return cls(**{**chosen, **options})
 
 
 def _refinement(run: Mapping[str, Any], nodes: Part) -> Refinement:
@@ -169,10 +186,12 @@ def read_arguments(spelled: Sequence[Spelled], arguments: Sequence[str]) -> dict
 
 def _no_option(asked: Sequence[Spelled], option: str) -> RelgraphError:
     known = {name for item in asked for name in options_of(item.cls)}
-    if known:
+    if known and not any(option in options_of_recipe(item.cls) for item in asked):
         return unknown("option of the method", option, known)
-    names = ", ".join(item.name for item in asked) or "cross-entropy alone"
-    return RelgraphError(f"{names} has no options of its own, got {option!r}")
+    names = " and ".join(item.name for item in asked) or "cross-entropy alone"
+    if any(option in options_of_recipe(item.cls) for item in asked):
+        return RelgraphError(f"{option} of {names} has an option of its own: --{option.replace('_', '-')}")
+    return RelgraphError(f"there are no options of {names}, got {option!r}")
 
 
 def _value(item: Spelled, option: str, text: str) -> Any:
@@ -184,8 +203,8 @@ def _value(item: Spelled, option: str, text: str) -> Any:
             if text in get_args(kind):
                 return text
             raise unknown(f"{option} of {item.name}", text, get_args(kind))
-        if kind is bool and text in ("true", "false"):
-            return text == "true"
+        if kind is bool and text.lower() in ("true", "false", "yes", "no"):
+            return text.lower() in ("true", "yes")
         if kind in (int, float):
             try:
                 number = kind(text)

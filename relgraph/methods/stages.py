@@ -27,10 +27,14 @@ def paired(student: Sequence[T], teacher: Sequence[T]) -> list[tuple[T, T]]:
 
 def check_stages(method: str, student: Sequence[object], teacher: Sequence[object], least: int = 2) -> None:
     """Raise RelgraphError unless both networks hand on at least so many maps, or say so by their shapes."""
+    for shape in (*student, *teacher):
+        if not isinstance(shape, Tensor) and (not isinstance(shape, Sequence) or len(shape) != 3):
+            raise RelgraphError(f"{method} is built for shapes (C, H, W) of stage maps, without the batch, got {shape}")
     if min(len(student), len(teacher)) < least:
         which = {1: "", 2: " (stem and one stage)"}.get(least, f" (stem and {least - 1} stages)")
         raise RelgraphError(
-            f"{method} reads stage maps: expected at least {least} of student and teacher{which}, "
+            f"{method} reads stage maps, the maps=(...) of an Output: expected at least {least} of student and "
+            f"teacher{which}, "
             f"got {len(student)} and {len(teacher)}"
         )
 

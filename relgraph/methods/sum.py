@@ -59,7 +59,7 @@ class Sum(Method):
         return [parameter for _, method in self._each() for parameter in method.teacher_parameters()]
 
     @torch.no_grad()
-    def remember(self, student: Output, teacher: Output, batch: Batch) -> None:
+    def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
         """Let each method remember the batch."""
         for _, method in self._each():
             method.remember(student, teacher, batch)

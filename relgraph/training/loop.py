@@ -13,7 +13,7 @@ from tqdm import tqdm
 from relgraph.data.batches import epoch_batches
 from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError
-from relgraph.methods import Batch
+from relgraph.methods import Batch, Sum
 from relgraph.networks.files import save_network
 from relgraph.training.checkpoint import (
     load_checkpoint,
@@ -133,11 +133,14 @@ def _restore(setup: Setup, run: Run) -> Progress:
 
 def _result(setup: Setup, run: Run, progress: Progress) -> dict[str, Any]:
     """Return the run's figures: the test split is read here, at the end, for the last epoch and for the best."""
-    recipe, data = setup.recipe, setup.data
+    recipe, data, method = setup.recipe, setup.data, setup.objective.method
     last = evaluate(setup, data.test)
     setup.distiller.load_state_dict(load_checkpoint(run.best)["distiller"])
     best = evaluate(setup, data.test)
     return {
+        "method": recipe.method,
+        "weights": method.weights if isinstance(method, Sum) else dict.fromkeys((m.name for m in recipe.methods), 1.0),
+        "graph": recipe.graph_in_use,
         "test": {"last": last, "best": best},
         "best_epoch": progress.best_epoch,
         "epochs": recipe.epochs,

@@ -69,6 +69,7 @@ class Distiller(nn.Module):
         self.kd = KD(temperature) if alpha > 0 else None
         self.gamma, self.alpha = gamma, alpha
         self.stage: Stage = "both"
+        self.method_terms: tuple[str, ...] = ()  # their names, once they were computed: what has had its stage is not
         if head_fixed and teacher_head is not None:
             teacher_head.requires_grad_(False)
 
@@ -92,16 +93,17 @@ class Distiller(nn.Module):
     def _student_terms(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         assert student.logits is not None
         by_labels = {"cross_entropy": self.gamma * labelled_cross_entropy(student.logits, batch.labels)}
-        by_method = {}
         if teacher is not None and self.kd is not None:
             by_labels["kd_of_logits"] = self.alpha * self.kd(student, teacher)
-        if teacher is not None and self.method is not None:
-            by_method = self.method.terms(student, teacher, batch)
         if self.stage == "method":
             by_labels = _zeros(by_labels)
-        if self.stage == "labels":
-            by_method = _zeros(by_method)
-        return {**by_labels, **by_method}
+        if teacher is None or self.method is None:
+            return by_labels
+        if self.stage == "labels" and self.method_terms:
+            return {**by_labels, **{name: student.logits.new_zeros(()) for name in self.method_terms}}
+        by_method = self.method.terms(student, teacher, batch)
+        self.method_terms = tuple(by_method)
+        return {**by_labels, **(_zeros(by_method) if self.stage == "labels" else by_method)}
 
     def _teacher_terms(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         assert teacher.logits is not None

@@ -1,5 +1,6 @@
 """The recipe of a run: every option once, as a field. The command line and the YAML file are made from it."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -134,10 +135,12 @@ class Recipe:
     gamma: float = option(1.0, "Weight of the cross-entropy.", aliases=("-r",))
     alpha: float = option(0.0, "Weight of KD on the logits of the teacher's head, beside the method.", aliases=("-a",))
     beta: float | None = option(
-        None, "Weight of the method; its authors' if not given (relgraph methods).", aliases=("-b",)
+        None, "Weight of the method; the published one if not given (relgraph methods).", aliases=("-b",)
     )
     init_epochs: int | None = option(
-        None, "First epochs in which the method trains alone, and then no more: for fsp and ab 1/9, else 0."
+        None,
+        "First epochs in which the method trains alone, and then no more; if not given, 1/9 of them for fsp and ab, else "
+        "0.",
     )
     temperature: float = option(4.0, "Temperature of KD.")
     epochs: int = option(240, "Passes over the training set.")
@@ -178,6 +181,8 @@ class Recipe:
         for name in ("workers", "beta", "init_epochs"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 0)
+        if not self.temperature > 0:
+            raise RelgraphError(f"temperature must be positive, got {self.temperature}")
         if self.head_epochs is not None and self.teacher_head == "joint":
             raise RelgraphError(f"head_epochs belongs to teacher_head 'sequential', got 'joint' and {self.head_epochs}")
         if not 0 <= self.seed < 2**31:
@@ -191,6 +196,16 @@ class Recipe:
         read_arguments(self.methods, self.method_args or ())
         if self.k is not None and not any(has_graph(item.cls) for item in self.methods):
             raise RelgraphError(f"k belongs to methods that have a graph, got {self.method}, which has none")
+        if self.graph is not None and not any(has_graph(item.cls) for item in self.methods):
+            raise RelgraphError(f"graph belongs to methods that have one, got {self.method}, which has none")
+        if self.beta is not None and not self.methods:
+            raise RelgraphError(f"beta is the weight of a method, got method {self.method}")
+        first = next((item.name for item in self.methods if item.cls.init_share > 0), None)
+        if first is not None and len(self.methods) > 1 and self.init_epochs is None:
+            raise RelgraphError(
+                f"{first} trains alone before the labels do, a stage that a sum has not: give --init-epochs 0 to add it "
+                "all the same, or add KD to it by --alpha"
+            )
         if self.refine is not None and not self.relates:
             raise RelgraphError(f"refine belongs to methods that relate the images of a batch, got {self.method}")
         if self.neighbours != "teacher" and not self.relates:
@@ -341,7 +356,7 @@ def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
 
 
 def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
+    if not least <= value < math.inf:
         raise RelgraphError(f"{name} must be at least {least}, got {value}")
 
 
