@@ -66,7 +66,13 @@ def main(config: Path | None, variants: str, seeds: str, runs: Path, out: Path) 
                 {**options, **VARIANTS[name], "seed": seed}, runs / f"{name.replace(' ', '-')}-seed{seed}"
             )
             results.setdefault(name, []).append(result)
-            report = {"environment": environment(0), "options": options, "summary": summary(results), "runs": results}
+            report = {
+                "environment": environment(0),
+                "options": options,
+                "variants": {variant: VARIANTS[variant] for variant in results},
+                "summary": summary(results),
+                "runs": results,
+            }
             write_atomically(out, (json.dumps(report, indent=1) + "\n").encode())
             click.echo(f"{name} seed {seed}: {result['test']}")
     click.echo(json.dumps(summary(results), indent=1))

@@ -28,10 +28,9 @@ class AB(Method):
     here comes after it. Of the teacher only the sign matters, and t > 0 asks the same after a ReLU as before it. Of the
     student, the connector reads the activated map, and its output is the pre-activation; the code's connector is the
     identity where the maps have one shape, and else a convolution with stride, where here positions are averaged. Paper
-    and benchmark code
-    (RepDistiller) use the loss to start the student, which then learns from labels alone; the code in 30 epochs before
-    its 240, which is 1/9 of the 270 and the share here (`init_share`). The factors 3 / 1000 and 2^(l - n) are the
-    code's, which pairs stages from the front: the same where their numbers are equal.
+    and benchmark code (RepDistiller) use the loss to start the student, which then learns from labels alone; the code
+    in 30 epochs before its 240, which is 1/9 of the 270 and the share here (`init_share`). The factors 3 / 1000 and
+    2^(l - n) are the code's, which pairs stages from the front: the same where their numbers are equal.
 
     Args:
         student_maps: Shapes (C, H, W) of the student's maps, the stem's first.

@@ -46,8 +46,8 @@ class CRD(Method):
 
     Paper, official code and this one: the paper's critic is exp / (exp + m / n), the code divides exp by Z first, as
     here. The code's negatives come from other classes, without replacement where there are enough, one set for both
-    directions, drawn in the loader; here with replacement and on the device, one set for both directions too. The published
-    results come from that code; what the paper itself says of the choice could not be verified. The code
+    directions, drawn in the loader; here with replacement and on the device, one set for both directions too. The
+    published results come from that code; what the paper itself says of the choice could not be verified. The code
     gathers `(N, m + 1, D)` from each memory; here the draws are picked from one product with the memory, in the
     logarithm, which is the same number. "dense", "knn", and training without labels are ours.
 

@@ -10,7 +10,7 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import Kernel, identity, squared_distance
 from relgraph.graph.pair import STUDENT, TEACHER, graph_pair, topology_of, weights
 from relgraph.graph.refine import Refinement
-from relgraph.graph.topology import AllPairs, Nearest, Rule, degree_of
+from relgraph.graph.topology import AllPairs, Rule, degree_of
 from relgraph.methods.base import Batch, Output, Part, check_positive
 from relgraph.methods.relational import Relational
 
@@ -82,11 +82,6 @@ class DarkRank(Relational):
         if length < 2:
             raise RelgraphError(f"length must be at least 2, got {length}")
         super().__init__(graph, nodes, refinement)
-        if isinstance(self.rule, Nearest) and self.rule.by == "mutual":
-            raise RelgraphError(
-                "DarkRank ranks as many others of each image: expected neighbours 'teacher', 'student' or 'union', got "
-                "'mutual'"
-            )
         self.length = length
         self.score = score(rank_alpha, rank_beta)
 

@@ -24,9 +24,10 @@ class FitNet(Method):
 
     Paper, official code and this one: in the paper the hint alone trains the lower part of the student, in a stage
     before the distillation of logits; the benchmark code (RepDistiller) has this single stage, on stage 2, with the
-    weight 100, as here. The code of EGA compares the embeddings, with the weight 1 and no regressor
-    (`--nodes embedding`, which then has that weight). Where the teacher's map is larger than the student's, and not twice as large, the
-    code gives up; here the teacher's is averaged over space to the student's size, and r is a 1x1 convolution.
+    weight 100, as here. The code of EGA compares the embeddings, with the weight 1 and no regressor (`--nodes
+    embedding`, which then has that weight). Where the teacher's map is larger than the student's, and not twice as
+    large, the code gives up; here the teacher's is averaged over space to the student's size, and r is a 1x1
+    convolution.
 
     Args:
         student_maps: Shapes (C, H, W) of the student's maps, the stem's first.

@@ -56,24 +56,23 @@ class IRG(Relational):
     Paper, official code and this one: `form="literal"` is the paper's, without maxima and with sums in place of all
     means, over levels as well; how it weighs them is not known. `form="caffe"` is that of the authors' Caffe layers:
     the maxima are constants for the gradient, edges cost `sum / (2 N)` and transitions `sum / 2`, levels are summed,
-    the logits' term is `sum / (2 N)` but in none of their published networks, and the weights there are 0.005
-    (those of `--method-args form=caffe`). Their
-    hand-written backward pass follows one end of each edge only, which gives exactly half of the gradient of that loss;
-    here it is the whole one. They read maps pooled to one position, one level (`levels=1`) and no transition, or the
-    transitions between first and last block of each stage and no edge; blocks inside a stage are not at hand here. The
-    default `form="max"`, with its groups of channels and weights, is a third party's, in PyTorch. "one-to-many" is the
-    paper's for networks that differ: the teacher's nodes supervise every level of the student. The transitions
-    of edges, which the paper defines and drops as costly, have weight 0 here; vertices below the logits, which need
-    equal widths, are not here.
+    the logits' term is `sum / (2 N)` but in none of their published networks, and the weights there are 0.005 (those of
+    `--method-args form=caffe`). Their hand-written backward pass follows one end of each edge only, which gives exactly
+    half of the gradient of that loss; here it is the whole one. They read maps pooled to one position, one level
+    (`levels=1`) and no transition, or the transitions between first and last block of each stage and no edge; blocks
+    inside a stage are not at hand here. The default `form="max"`, with its groups of channels and weights, is a third
+    party's, in PyTorch. "one-to-many" is the paper's for networks that differ: the teacher's nodes supervise every
+    level of the student. The transitions of edges, which the paper defines and drops as costly, have weight 0 here;
+    vertices below the logits, which need equal widths, are not here.
 
     Args:
         vertex_weight: Weight of the logits' term; the form's if not given: 0.1 of "max", 0 of "caffe".
         relation_weight: Weight of the edges' term; the form's if not given: 5 and 0.005.
         transition_weight: Weight of the transitions' term; the form's if not given: 5 and 0.005.
-        edge_transition_weight: Weight of the term of the edges' transitions.
         form: "max", "caffe" or "literal".
         layers: "one-to-one": each level of the teacher supervises the student's; "one-to-many": its nodes do all.
         levels: Number of levels, at least 1.
+        edge_transition_weight: Weight of the term of the edges' transitions.
         graph: See `Relational`.
         nodes: See `Relational`. With the nodes "map", the level below them is the map before the last.
         refinement: See `Relational`.
@@ -102,10 +101,10 @@ class IRG(Relational):
         vertex_weight: float | None = None,
         relation_weight: float | None = None,
         transition_weight: float | None = None,
-        edge_transition_weight: float = 0.0,
         form: Form = "max",
         layers: Layers = "one-to-one",
         levels: int = 3,
+        edge_transition_weight: float = 0.0,
         graph: str | Tensor | Rule = "dense",
         nodes: Part = "feature",
         refinement: Refinement | None = None,
@@ -120,8 +119,8 @@ class IRG(Relational):
         check_weights(transition_weight=transition_weight, edge_transition_weight=edge_transition_weight)
         if not vertex_weight + relation_weight + transition_weight + edge_transition_weight > 0:
             raise RelgraphError(
-                "IRG needs a weight above 0, got 0 for all of vertices, edges and transitions (the form 'literal' has no "
-                "published ones)"
+                "IRG needs a weight above 0, got 0 for vertices, edges and transitions alike (the form 'literal' has no "
+                "published weights)"
             )
         if layers not in get_args(Layers):
             raise unknown("choice of layers", layers, get_args(Layers))

@@ -26,8 +26,8 @@ class NCE(Relational):
     `(N, D)` and a `Batch` with labels; returns a scalar >= 0.
 
     Paper, official code and this one: the loss is the one called NCE in EGA's table, from Compositional Contrastive
-    Learning (Chen et al., CVPR 2021, arXiv 2104.10955), which sums it over both directions; EGA's code, and this one, have student
-    anchors only. Where the batch has no image of another class the code gives NaN; here that mean is 0.
+    Learning (Chen et al., CVPR 2021, arXiv 2104.10955), which sums it over both directions; EGA's code, and this one,
+    have student anchors only. Where the batch has no image of another class the code gives NaN; here that mean is 0.
 
     Args:
         tau: Temperature > 0.

@@ -32,9 +32,9 @@ class PKT(Relational):
     Called with outputs or vectors of student and teacher, `(N, D_s)` and `(N, D_t)`; returns a scalar.
 
     Paper, official code and this one: the code and this one keep the image itself in its distribution, which the paper,
-    from memory and not verified, leaves out. The code takes the mean over all N^2 entries where a sum over each row is meant, hence the benchmark's
-    weight of 30,000; its label term, which no benchmark uses, is not here. EGA's code reads the projected embeddings
-    with weight 1 (`nodes="embedding"`).
+    from memory and not verified, leaves out. The code takes the mean over all N^2 entries where a sum over each row is
+    meant, hence the benchmark's weight of 30,000; its label term, which no benchmark uses, is not here. EGA's code
+    reads the projected embeddings with weight 1 (`nodes="embedding"`).
 
     Args:
         graph: See `Relational`.

@@ -139,8 +139,7 @@ class Recipe:
     )
     init_epochs: int | None = option(
         None,
-        "First epochs in which the method trains alone, and then no more; if not given, 1/9 of them for fsp and ab, else "
-        "0.",
+        "First epochs, in which the method trains alone, and then no more; if not given 1/9 for fsp and ab, else 0.",
     )
     temperature: float = option(4.0, "Temperature of KD.")
     epochs: int = option(240, "Passes over the training set.")
@@ -203,8 +202,8 @@ class Recipe:
         first = next((item.name for item in self.methods if item.cls.init_share > 0), None)
         if first is not None and len(self.methods) > 1 and self.init_epochs is None:
             raise RelgraphError(
-                f"{first} trains alone before the labels do, a stage that a sum has not: give --init-epochs 0 to add it "
-                "all the same, or add KD to it by --alpha"
+                f"{first} trains alone before the labels do, a stage that a sum has not: give --init-epochs 0 to add "
+                "it, or add KD to it by --alpha"
             )
         if self.refine is not None and not self.relates:
             raise RelgraphError(f"refine belongs to methods that relate the images of a batch, got {self.method}")
