@@ -33,6 +33,7 @@ def methods(name: str | None) -> None:
     from relgraph.methods import METHODS
     from relgraph.methods.card import card
 
+    name = None if name is None else name.lower()  # as --method reads it
     if name == "none":
         click.echo("none: cross-entropy alone, without a teacher")
         return

@@ -119,8 +119,8 @@ class IRG(Relational):
         check_weights(transition_weight=transition_weight, edge_transition_weight=edge_transition_weight)
         if not vertex_weight + relation_weight + transition_weight + edge_transition_weight > 0:
             raise RelgraphError(
-                "IRG needs a weight above 0, got 0 for vertices, edges and transitions alike (the form 'literal' has no "
-                "published weights)"
+                "IRG needs a weight above 0, got 0 for vertices, edges and transitions alike (the form 'literal' has "
+                "no published weights)"
             )
         if layers not in get_args(Layers):
             raise unknown("choice of layers", layers, get_args(Layers))
@@ -139,7 +139,7 @@ class IRG(Relational):
         self.reads = (nodes, *maps, *(["logits"] if vertex_weight > 0 else []))
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
-        """Return those of `vertex`, `edge` and `transition` whose weight is above 0."""
+        """Return those of `vertex`, `edge`, `transition` and `edge_transition` whose weight is above 0."""
         terms = {}
         if self.vertex_weight > 0:
             terms["vertex"] = self.vertex_weight * self.vertices(student, teacher)

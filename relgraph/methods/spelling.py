@@ -46,7 +46,7 @@ def read_spelling(spelling: str, known: Mapping[str, type[Method]], beta: float 
         RelgraphError: for an unknown name, a weight that is no number >= 0, a method named twice, or `beta` beside a
             sum or a spelled weight.
     """
-    if spelling.strip() == "none":
+    if spelling.strip().lower() == "none":
         return []
     # A plus after a digit and an e belongs to a number, 1e+3; that of nce+kd does not.
     parts = [part.strip() for part in re.split(r"(?<![\d.][eE])\+", spelling)]
@@ -127,6 +127,11 @@ def has_graph(cls: type[Method]) -> bool:
     return "graph" in signature(cls).parameters
 
 
+def reads_graph(spelled: Sequence[Spelled]) -> bool:
+    """Return whether the run's graph reaches a method: in a sum it is that of a batch, and a memory keeps its own."""
+    return any(issubclass(item.cls, Relational) or (len(spelled) == 1 and has_graph(item.cls)) for item in spelled)
+
+
 def _construct(cls: type[Method], run: Mapping[str, Any], options: Mapping[str, Any]) -> Method:
     wanted = signature(cls).parameters
     chosen = {name: run[name] for name in wanted if name in FROM_RUN and run.get(name) is not None}
@@ -167,6 +172,7 @@ def read_arguments(spelled: Sequence[Spelled], arguments: Sequence[str]) -> dict
     for argument in arguments:
         key, sign, text = argument.partition("=")
         prefix, _, option = key.strip().rpartition(".")
+        prefix = prefix.lower()
         if not sign or not option:
             raise RelgraphError(f"an option of a method must be NAME=VALUE or METHOD.NAME=VALUE, got {argument!r}")
         if prefix and prefix not in found:

@@ -190,13 +190,19 @@ class Recipe:
         self._check_graph()
 
     def _check_method(self) -> None:
-        from relgraph.methods.spelling import has_graph, read_arguments
+        from relgraph.methods.spelling import has_graph, read_arguments, reads_graph
 
         read_arguments(self.methods, self.method_args or ())
         if self.k is not None and not any(has_graph(item.cls) for item in self.methods):
             raise RelgraphError(f"k belongs to methods that have a graph, got {self.method}, which has none")
         if self.graph is not None and not any(has_graph(item.cls) for item in self.methods):
             raise RelgraphError(f"graph belongs to methods that have one, got {self.method}, which has none")
+        if (self.graph is not None or self.k is not None) and not reads_graph(self.methods):
+            name = next(item.name for item in self.methods if has_graph(item.cls))
+            raise RelgraphError(
+                f"the graph of a sum is that of the images of a batch, got {self.method}: give {name}'s own by "
+                f"--method-args {name}.graph=... and {name}.k=..."
+            )
         if self.beta is not None and not self.methods:
             raise RelgraphError(f"beta is the weight of a method, got method {self.method}")
         first = next((item.name for item in self.methods if item.cls.init_share > 0), None)
@@ -248,11 +254,11 @@ class Recipe:
     @property
     def graph_in_use(self) -> str | None:
         """The graph that a method reads, `None` if it was left to a method with a way of its own, or there is none."""
-        from relgraph.methods.spelling import has_graph
+        from relgraph.methods.spelling import reads_graph
 
         if self.relates:
             return self.topology
-        return self.graph if any(has_graph(item.cls) for item in self.methods) else None
+        return self.graph if reads_graph(self.methods) else None
 
     @property
     def initial_epochs(self) -> int:

@@ -1,13 +1,16 @@
 """`relgraph methods`: the table and each method in full, and README's table, against the registry."""
 
 import re
+from inspect import getdoc
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from relgraph_cli.main import main
 
-from relgraph.methods import METHODS
+from relgraph.methods import CRD, KD, METHODS
+from relgraph.methods.card import card
+from relgraph.methods.relational import Relational
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -42,7 +45,38 @@ def test_one_in_full_has_options_with_defaults_and_the_docstring() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_a_page(name: str) -> None:
-    assert METHODS[name].criterion in output(name)
+    text, found = output(name), card(name)
+    for fact in ("kernel", "topology", "criterion"):
+        assert re.search(rf"^{fact} +{re.escape(getattr(found, fact))}$", text, re.MULTILINE)
+    assert re.search(rf"^weight +{METHODS[name].weight:g}$", text, re.MULTILINE)
+    assert text.endswith(f"\n\n{found.doc}\n")
+    shared = getdoc(Relational)
+    assert shared is not None
+    assert text.endswith(shared + "\n") == ("See `Relational`" in str(METHODS[name].__doc__))
+
+
+def test_kernel_and_criterion_are_those_of_the_relations() -> None:
+    found = {name: (card(name).kernel, card(name).criterion) for name in ("rkd", "sp", "kd", "crd")}
+    assert found == {
+        "rkd": ("euclidean; cosine", "huber"),
+        "sp": ("linear", "mean square"),
+        "kd": (KD.kernel, KD.criterion),
+        "crd": (CRD.kernel, CRD.criterion),
+    }
+
+
+def test_names_are_read_in_any_case_as_by_method() -> None:
+    assert output("RKD") == output("rkd") and output("None") == output("none")
+
+
+def test_none_is_told() -> None:
+    assert output("none") == "none: cross-entropy alone, without a teacher\n"
+
+
+def test_options_of_the_recipe_are_named_as_such() -> None:
+    assert re.search(r"^options +--temperature=4\.0$", output("kd"), re.MULTILINE)
+    assert re.search(r"^options +--node-weight=0\.8, --edge-weight=0\.24$", output("ega"), re.MULTILINE)
+    assert {"graph": "sampled", "k": "None"}.items() <= card("crd").options.items()
 
 
 def test_an_unknown_name_is_one_line_with_the_nearest() -> None:

@@ -139,7 +139,9 @@ def test_a_method_that_comes_first(program: Program, no_picture: None) -> None:
 
 
 def test_a_teacher_of_one_s_own_hands_on_its_maps(program: Program, alone: Path, no_picture: None) -> None:
-    told = program(*STEP, "--teacher", f"checkpoint:{alone}", "--method", "fsp+sp", "--nodes", "map").stdout
+    told = program(
+        *STEP, "--teacher", f"checkpoint:{alone}", "--method", "fsp+sp", "--nodes", "map", "--init-epochs", 0
+    ).stdout
     assert "teacher: online, in every step (fsp+sp reads its stage maps)" in told
 
 

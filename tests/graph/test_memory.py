@@ -113,11 +113,12 @@ def test_a_bank_needs_room(images: int, dim: int) -> None:
         ([0, 1], torch.zeros(2, 5), r"keys must be \(N, 4\), got \(2, 5\)"),
         ([0, 1], torch.zeros(4), r"keys must be \(N, 4\), got \(4,\)"),
         ([0, 1, 2], torch.zeros(2, 4), r"indices must be one for each of the 2 keys, got \(3,\)"),
+        ([0.0, 1.0], torch.zeros(2, 4), r"indices must be integers, got torch\.float32"),
         ([0, 8], torch.zeros(2, 4), "indices must name images 0 to 7, got 8"),
         ([-1, 0], torch.zeros(2, 4), "indices must name images 0 to 7, got -1"),
     ],
 )
-def test_what_a_bank_refuses_to_remember(indices: list[int], keys: Tensor, message: str) -> None:
+def test_what_a_bank_refuses_to_remember(indices: list[float], keys: Tensor, message: str) -> None:
     bank = Bank(8, 4)
     before = bank.keys.clone()
     with pytest.raises(RelgraphError, match=f"^{message}$"):

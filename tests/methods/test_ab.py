@@ -145,7 +145,10 @@ def test_its_layers_follow_the_seed() -> None:
 
 
 def test_what_it_refuses() -> None:
-    message = "AB reads stage maps: expected at least 2 of student and teacher (stem and one stage), got 3 and 0"
+    message = (
+        "AB reads stage maps, the maps=(...) of an Output: "
+        "expected at least 2 of student and teacher (stem and one stage), got 3 and 0"
+    )
     with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
         AB(STUDENT, ())
     with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):

@@ -122,7 +122,10 @@ def test_it_has_no_options() -> None:
 
 
 def test_what_it_refuses() -> None:
-    message = "AT reads stage maps: expected at least 2 of student and teacher (stem and one stage), got 3 and 0"
+    message = (
+        "AT reads stage maps, the maps=(...) of an Output: "
+        "expected at least 2 of student and teacher (stem and one stage), got 3 and 0"
+    )
     with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
         AT()(output(), torch.zeros(N, 2))
     with pytest.raises(

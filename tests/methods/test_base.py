@@ -15,6 +15,8 @@ from relgraph.errors import RelgraphError
 from relgraph.methods import EGA, KD, METHODS, Batch, Method, Output, build_method
 from relgraph.methods.base import (
     Part,
+    as_batch,
+    as_output,
     check_positive,
     check_weights,
     labelled_cross_entropy,
@@ -40,7 +42,7 @@ class Product(Method):
         self.given = teacher
         return {"a": (student.embedding * teacher.embedding).sum(), "b": student.embedding.sum() * self.seen}
 
-    def remember(self, student: Output, teacher: Output, batch: Batch) -> None:
+    def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
         self.seen += len(batch.indices)
 
 
@@ -133,11 +135,13 @@ def test_the_parts_of_an_output_that_can_be_nodes() -> None:
         ),
         (
             lambda: nodes_of(Output(torch.zeros(2, 3)), "map", "SP"),
-            "SP reads stage maps (N, C, H, W): expected at least 1 of student and teacher, got 0",
+            "SP reads the last stage map: expected Output(embedding, maps=(...)) "
+            "of both networks, or nodes='feature' for vectors",
         ),
         (
             lambda: stage_maps(output(), "FSP", least=3),
-            "FSP reads stage maps (N, C, H, W): expected at least 3 of student and teacher, got 2",
+            "FSP reads stage maps (N, C, H, W): expected Output(embedding, maps=(...)) with at least 3 "
+            "of student and teacher, got 2",
         ),
         (
             lambda: logits_of(output(), Output(torch.zeros(2, 3)), "KD"),
@@ -151,11 +155,38 @@ def test_the_parts_of_an_output_that_can_be_nodes() -> None:
             lambda: labels_of(None, "NCE"),
             "NCE reads labels: expected a Batch(indices, labels) as the third argument, got none",
         ),
+        (
+            lambda: labels_of(Batch(torch.arange(2), None), "NCE"),  # type: ignore[arg-type]
+            "NCE reads labels: expected a Batch(indices, labels) as the third argument, got none",
+        ),
     ],
 )
 def test_missing_parts_are_named(read: Callable[[], object], message: str) -> None:
     with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
         read()
+
+
+@pytest.mark.parametrize("given", [None, [1.0, 2.0], (torch.zeros(2, 3), torch.zeros(2, 3)), BATCH])
+def test_what_is_no_output_is_refused(given: object) -> None:
+    message = (
+        "a method takes vectors (N, D) or an Output(embedding, logits=..., feature=..., maps=...) of each network, "
+        f"got {type(given).__name__}"
+    )
+    for pair in ((given, output()), (output(), given)):
+        with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
+            Product()(*pair, BATCH)
+
+
+@pytest.mark.parametrize("given", [BATCH.labels, (BATCH.indices, BATCH.labels), output()])
+def test_what_is_no_batch_is_refused(given: object) -> None:
+    message = f"the third argument of a method is a Batch(indices, labels), got {type(given).__name__}"
+    with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
+        Product()(output(), output(), given)
+
+
+def test_what_is_given_as_an_output_stays_it() -> None:
+    given = output()
+    assert as_output(given) is given and as_batch(BATCH) is BATCH and as_batch(None) is None
 
 
 def test_labels_are_those_of_the_batch() -> None:

@@ -295,7 +295,7 @@ def test_the_largest_numbers_of_half_precision_are_no_obstacle(
         ({"graph": "dnse"}, "unknown graph 'dnse': did you mean 'dense'? (known: dense, knn)"),
         (
             {"correlation": "consecutive", "graph": "knn"},
-            "the correlation 'consecutive' has no graph: expected graph 'dense', got Nearest",
+            "the correlation 'consecutive' has no graph: expected graph 'dense', got knn",
         ),
         (
             {"correlation": "consecutive", "student_width": 64},

@@ -24,7 +24,8 @@ each_graph = pytest.mark.parametrize("graph", GRAPHS)
 
 
 def crd(graph: str = "sampled", labels: Tensor | None = LABELS, **options: object) -> CRD:
-    options = {"k": GRAPHS[graph], "negatives": 9, "tau": TAU, "key_dim": KEY, **options}
+    negatives = 9 if graph == "sampled" else None
+    options = {"k": GRAPHS[graph], "negatives": negatives, "tau": TAU, "key_dim": KEY, **options}
     return CRD(STUDENT, TEACHER, IMAGES, labels, graph, **options).double()  # type: ignore[arg-type]
 
 
@@ -242,7 +243,7 @@ DEGENERATE = {
 @each_graph
 def test_degenerate_batches_give_finite_values_and_gradients(graph: str, case: str, bias: bool) -> None:
     student = DEGENERATE[case].clone().requires_grad_()
-    loss = CRD(STUDENT, STUDENT, IMAGES, LABELS, graph, GRAPHS[graph], negatives=9, tau=0.005)
+    loss = CRD(STUDENT, STUDENT, IMAGES, LABELS, graph, GRAPHS[graph], 9 if graph == "sampled" else None, tau=0.005)
     if not bias:  # zeros then stay zeros
         torch.nn.init.zeros_(loss.embed_student.bias)
         torch.nn.init.zeros_(loss.embed_teacher.bias)
@@ -298,7 +299,7 @@ def test_embeddings_may_be_the_nodes() -> None:
 
 def test_it_is_built_from_a_recipe_and_its_options() -> None:
     run = {"student_width": STUDENT, "teacher_width": TEACHER, "images": IMAGES, "labels": LABELS, "dim": 3}
-    spelled = [Spelled("crd", CRD, 1.0)]
+    spelled = [Spelled("crd", CRD, 1.0, chosen=True)]
     loss = build(spelled, run, ["negatives=5", "tau=0.1", "positives=relaxed", "bank_momentum=0.9", "key_dim=4"])
     assert isinstance(loss, CRD) and loss.rule.k == 5 and loss.positives == "relaxed" and loss.tau == 0.1
     assert loss.embed_student.weight.shape == (4, STUDENT) and loss.embed_teacher.weight.shape == (4, TEACHER)
@@ -326,6 +327,16 @@ def test_it_is_built_from_a_recipe_and_its_options() -> None:
             {"positives": "relaxed", "labels": None},
             "relaxed positives are images of the same class: expected labels, got none",
         ),
+        (
+            {"graph": "dense", "negatives": 9},
+            "negatives are those of the graph 'sampled', got 9 and another graph",
+        ),
+        (
+            {"graph": Nearest(3), "negatives": 9},
+            "negatives are those of the graph 'sampled', got 9 and another graph",
+        ),
+        ({"graph": Nearest(3), "k": 3}, "k belongs to the graph 'knn', got k = 3 beside a rule"),
+        ({"labels": LABELS.tolist()}, "labels must be a tensor (images,) of integers, got list"),
         ({"labels": torch.zeros(5)}, "labels must be one for each of the 12 images, got (5,)"),
         (
             {"labels": torch.ones(12)},
@@ -372,6 +383,27 @@ def test_batches_are_checked(shapes: tuple[tuple[int, ...], ...], indices: list[
     batch = None if indices is None else Batch(torch.tensor(indices), torch.zeros(len(indices)))
     with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
         crd()(*(torch.zeros(shape).double() for shape in shapes), batch)
+
+
+def test_indices_are_integers() -> None:
+    loss, batch = crd(), Batch(INDICES.double(), BATCH.labels)
+    for act in (loss, loss.remember):
+        with pytest.raises(RelgraphError, match=r"^indices must be integers, got torch\.float64$"):
+            act(*features(), batch)
+
+
+def test_the_authors_number_of_negatives_is_the_default() -> None:
+    assert CRD(STUDENT, TEACHER, IMAGES, LABELS).rule.k == 16384
+
+
+def test_bare_vectors_are_remembered_as_outputs_are() -> None:
+    student, teacher = features()
+    vectors, given = crd(), crd()
+    given.load_state_dict(vectors.state_dict())
+    vectors.remember(student, teacher, BATCH)
+    given.remember(*outputs(student, teacher), BATCH)
+    assert torch.equal(vectors.student_bank.keys, given.student_bank.keys)
+    assert torch.equal(vectors(student, teacher, BATCH), given(student, teacher, BATCH))
 
 
 def test_bare_outputs_without_features_are_refused() -> None:

@@ -222,11 +222,13 @@ MAPS = shapes(8, 4)
         ),
         (
             {"student_maps": MAPS[0], "teacher_maps": ()},
-            "FitNet reads stage maps: expected at least 3 of student and teacher (stem and 2 stages), got 3 and 0",
+            "FitNet reads stage maps, the maps=(...) of an Output: "
+            "expected at least 3 of student and teacher (stem and 2 stages), got 3 and 0",
         ),
         (
             {"student_maps": MAPS[0], "teacher_maps": MAPS[1], "stage": 3},
-            "FitNet reads stage maps: expected at least 4 of student and teacher (stem and 3 stages), got 3 and 4",
+            "FitNet reads stage maps, the maps=(...) of an Output: "
+            "expected at least 4 of student and teacher (stem and 3 stages), got 3 and 4",
         ),
         ({"student_maps": MAPS[0], "teacher_maps": MAPS[1], "stage": -1}, "stage must be at least 0, got -1"),
     ],
@@ -239,7 +241,10 @@ def test_what_its_constructor_refuses(arguments: dict[str, object], message: str
 def test_what_its_call_refuses() -> None:
     loss = FitNet(*MAPS).double()
     student, teacher = (output(side) for side in MAPS)
-    message = "FitNet reads stage maps: expected at least 3 of student and teacher (stem and 2 stages), got 3 and 0"
+    message = (
+        "FitNet reads stage maps, the maps=(...) of an Output: "
+        "expected at least 3 of student and teacher (stem and 2 stages), got 3 and 0"
+    )
     with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
         loss(student, teacher.embedding)
     message = "FitNet was built for stage maps (3, 8, 8) and (4, 4, 4), got (4, 4, 4) and (3, 8, 8)"

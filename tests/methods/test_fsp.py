@@ -120,7 +120,10 @@ def test_what_it_refuses() -> None:
         FSP(STUDENT, wide)
     with pytest.raises(RelgraphError, match=f"^{re.escape(sentence)}$"):
         FSP()(output(), output(wide))
-    message = "FSP reads stage maps: expected at least 2 of student and teacher (stem and one stage), got 3 and 0"
+    message = (
+        "FSP reads stage maps, the maps=(...) of an Output: "
+        "expected at least 2 of student and teacher (stem and one stage), got 3 and 0"
+    )
     with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
         FSP(STUDENT, ())
     with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):

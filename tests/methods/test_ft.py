@@ -185,7 +185,9 @@ def test_its_layers_follow_the_seed() -> None:
 
 
 def test_what_it_refuses() -> None:
-    message = "FT reads stage maps: expected at least 1 of student and teacher, got 2 and 0"
+    message = (
+        "FT reads stage maps, the maps=(...) of an Output: expected at least 1 of student and teacher, got 2 and 0"
+    )
     with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
         FT(STUDENT, ())
     with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):

@@ -25,6 +25,11 @@ def edge_only(form: Form = "max", levels: int = 1, graph: str | Tensor | Rule = 
     return IRG(0, 1, 0, form, levels=levels, graph=graph)
 
 
+def whole(form: Form, graph: str | Tensor | Rule = "dense") -> IRG:
+    """Return the sum of all terms there are, of which the forms have some at weight 0."""
+    return IRG(0.1, 5, 5, form, edge_transition_weight=0.3, graph=graph)
+
+
 def transition_only(form: Form = "max") -> IRG:
     return IRG(0, 0, 1, form)
 
@@ -230,6 +235,45 @@ def test_the_terms_carry_their_weights(form: Form) -> None:
         torch.testing.assert_close(term, weight * unweighted(student, teacher))
 
 
+@pytest.mark.parametrize("k", [None, 2])
+@each_form
+def test_transitions_of_edges_are_a_double_loop(form: Form, k: int | None) -> None:
+    student, teacher = outputs()
+    edges = edges_of(levels_of(teacher, 1)[0], k)
+    s, t = (
+        level_difference(output.maps[-2].flatten(1).tolist(), output.maps[-1].flatten(1).tolist(), edges, form)
+        for output in (student, teacher)
+    )
+    loss = IRG(0, 0, 0, form, edge_transition_weight=0.5, graph="dense" if k is None else Nearest(k))
+    terms = loss.terms(student, teacher)
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(
+        {"edge_transition": 0.5 * (s - t) ** 2}, rel=1e-10
+    )
+
+
+@pytest.mark.parametrize("graph", ["dense", Nearest(2)])
+@pytest.mark.parametrize(("form", "weight"), [("max", 100), ("literal", 1e-8)])
+def test_gradcheck_of_the_transitions_of_edges(form: Form, weight: float, graph: str | Nearest) -> None:
+    student, teacher = outputs()
+    loss = IRG(0, 0, 0, form, edge_transition_weight=weight, graph=graph)
+
+    def value(first: Tensor, last: Tensor) -> Tensor:
+        found: Tensor = loss(student._replace(maps=(first, last)), teacher)
+        return found
+
+    assert torch.autograd.gradcheck(value, student.maps[-2:])
+
+
+@pytest.mark.parametrize(("form", "weights"), [("max", (0.1, 5, 5)), ("caffe", (0, 0.005, 0.005))])
+def test_weights_that_are_not_given_are_those_of_the_form(form: Form, weights: tuple[float, float, float]) -> None:
+    student, teacher = outputs()
+    found, expected = IRG(form=form).terms(student, teacher), IRG(*weights, form).terms(student, teacher)
+    assert list(found) == ["vertex", "edge", "transition"][0 if weights[0] else 1 :]
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+    one = IRG(relation_weight=7, form=form).terms(student, teacher)
+    torch.testing.assert_close(one, {**expected, "edge": expected["edge"] * 7 / weights[1]})
+
+
 def test_the_way_of_images_between_maps_of_other_shapes() -> None:
     earlier, later = torch.randn(3, 2, 5, 5), torch.randn(3, 6, 5, 5)
     expected = (earlier - (later[:, [0, 3]] + later[:, [1, 4]] + later[:, [2, 5]]) / 3).square().sum((1, 2, 3))
@@ -242,9 +286,9 @@ def test_the_way_of_images_between_maps_of_other_shapes() -> None:
 def test_all_neighbours_equal_the_dense_form(form: Form) -> None:
     student, teacher = outputs()
     everyone = torch.tensor([(j, i) for i in range(N) for j in range(N) if i != j]).T
-    expected = value_and_gradients(IRG(form=form), student, teacher)
+    expected = value_and_gradients(whole(form), student, teacher)
     for graph in (Nearest(N - 1), everyone):
-        found = value_and_gradients(IRG(form=form, graph=graph), student, teacher)
+        found = value_and_gradients(whole(form, graph), student, teacher)
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
@@ -261,7 +305,7 @@ def test_given_edges_are_those_and_each_nodes_own_on_all_levels() -> None:
 def test_relabelling_the_batch_changes_nothing(form: Form, graph: str | Nearest) -> None:
     student, teacher = outputs()
     order = torch.randperm(N)
-    loss = IRG(form=form, graph=graph)
+    loss = whole(form, graph)
     value, *gradients = value_and_gradients(loss, student, teacher)
     moved, *moved_gradients = value_and_gradients(loss, reordered(student, order), reordered(teacher, order))
     torch.testing.assert_close(moved, value)
@@ -285,7 +329,7 @@ def _times(factor: float, output: Output) -> tuple[Tensor, tuple[Tensor, ...]]:
 @pytest.mark.parametrize("form", ["max", "literal"])  # a constant maximum is not what the value depends on
 def test_gradcheck(form: Form, graph: str | Nearest) -> None:
     student, teacher = outputs()
-    loss = IRG(form=form, graph=graph)
+    loss = IRG(0.1, 5, 5, form, graph=graph)
 
     def value(logits: Tensor, feature: Tensor, first: Tensor, last: Tensor) -> Tensor:
         found: Tensor = loss(Output(feature, logits, feature, (first, last)), teacher)
@@ -299,7 +343,7 @@ def test_the_teacher_receives_no_gradient_and_the_loss_is_pure(form: Form) -> No
     student, teacher = outputs()
     for leaf in leaves(teacher):
         leaf.requires_grad_()
-    loss = IRG(form=form)
+    loss = whole(form)
     first, second = (value_and_gradients(loss, student, teacher) for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
     assert all(gradient.any() for gradient in first[1:])
@@ -312,7 +356,7 @@ def test_the_teacher_receives_no_gradient_and_the_loss_is_pure(form: Form) -> No
 @each_form
 def test_relations_are_float32_under_autocast(form: Form, graph: str | Nearest, dtype: torch.dtype) -> None:
     student, teacher = (_as(output, dtype) for output in outputs())
-    loss = IRG(form=form, graph=graph)
+    loss = whole(form, graph)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value, *gradients = value_and_gradients(loss, student, teacher)
     assert value.dtype == torch.float32
@@ -368,6 +412,8 @@ def test_a_refinement_moves_the_nodes_and_no_map() -> None:
         (IRG(1, 1, 0, levels=1, nodes="embedding"), ("embedding", "logits")),
         (IRG(0, 1, 1, levels=1), ("feature", "maps")),
         (IRG(1, 0, 0), ("feature", "logits")),
+        (IRG(0, 1, 0, levels=1, edge_transition_weight=1), ("feature", "maps")),
+        (IRG(form="caffe"), ("feature", "maps")),
     ],
 )
 def test_what_it_reads_follows_from_its_terms(loss: IRG, reads: tuple[str, ...]) -> None:
@@ -396,7 +442,7 @@ def test_degenerate_batches_give_finite_values_and_gradients(form: Form, case: s
     teacher = good if who == "student" else bad
     graphs: list[str | Nearest] = ["dense", Nearest(1)]
     for graph in graphs[: len(bad)]:  # one image has no neighbours
-        loss = IRG(form=form, graph=graph)
+        loss = whole(form, graph)
         value = loss(*(Output(x, x, x, (x.view(-1, 2, 2, 2), x.view(-1, 8, 1, 1))) for x in (student, teacher)))
         (gradient,) = torch.autograd.grad(value, student)
         assert value.isfinite() and gradient.isfinite().all()
@@ -409,8 +455,15 @@ def test_degenerate_batches_give_finite_values_and_gradients(form: Form, case: s
         ({"relation_weight": float("nan")}, "relation_weight must be at least 0, got nan"),
         (
             {"vertex_weight": 0, "relation_weight": 0, "transition_weight": 0},
-            "IRG needs a weight above 0, got 0 for all of vertices, edges and transitions",
+            "IRG needs a weight above 0, got 0 for vertices, edges and transitions alike (the form 'literal' has no "
+            "published weights)",
         ),
+        (
+            {"form": "literal"},
+            "IRG needs a weight above 0, got 0 for vertices, edges and transitions alike (the form 'literal' has no "
+            "published weights)",
+        ),
+        ({"edge_transition_weight": -1}, "edge_transition_weight must be at least 0, got -1"),
         ({"form": "coffee"}, "unknown form 'coffee': did you mean 'caffe'? (known: caffe, literal, max)"),
         (
             {"layers": "one-to-all"},
@@ -444,17 +497,20 @@ MAPS = torch.zeros(4, 48, 2, 2), torch.zeros(4, 160, 2, 2)
         (
             IRG(0),
             Output(X, None, X, MAPS[:1]),
-            "IRG reads stage maps (N, C, H, W): expected at least 2 of student and teacher, got 1",
+            "IRG reads stage maps (N, C, H, W): expected Output(embedding, maps=(...)) with at least 2 "
+            "of student and teacher, got 1",
         ),
         (
             IRG(0, 0, 1),
             Output(X),
-            "IRG reads stage maps (N, C, H, W): expected at least 2 of student and teacher, got 0",
+            "IRG reads stage maps (N, C, H, W): expected Output(embedding, maps=(...)) with at least 2 "
+            "of student and teacher, got 0",
         ),
         (
             IRG(0, 1, 0, nodes="map"),
             Output(X, None, X, MAPS),
-            "IRG reads stage maps (N, C, H, W): expected at least 3 of student and teacher, got 2",
+            "IRG reads stage maps (N, C, H, W): expected Output(embedding, maps=(...)) with at least 3 "
+            "of student and teacher, got 2",
         ),
         (
             IRG(0),

@@ -2,6 +2,7 @@
 
 import doctest
 import math
+import pickle
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -183,6 +184,15 @@ def test_a_checkpoint_holds_all_that_the_loss_depends_on(name: str, form: str) -
         assert torch.equal(other.eval()(student, teacher, BATCH), method.eval()(student, teacher, BATCH))
         for each in (method, other):
             each.remember(student, teacher, BATCH)
+
+
+@each_form_and_refinement
+def test_a_method_can_be_pickled(name: str, form: str, refine: str | None) -> None:
+    method, (student, teacher) = refined(name, form, refine), outputs()
+    method.remember(student, teacher, BATCH)
+    copy = pickle.loads(pickle.dumps(method))
+    assert type(copy) is type(method)
+    assert torch.equal(copy(student, teacher, BATCH), method(student, teacher, BATCH))
 
 
 @pytest.mark.parametrize(("name", "form"), [(name, form) for name, form in EACH_FORM if form != "own"])

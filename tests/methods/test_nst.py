@@ -117,7 +117,10 @@ def test_it_has_no_options() -> None:
 
 
 def test_what_it_refuses() -> None:
-    message = "NST reads stage maps: expected at least 2 of student and teacher (stem and one stage), got 0 and 3"
+    message = (
+        "NST reads stage maps, the maps=(...) of an Output: "
+        "expected at least 2 of student and teacher (stem and one stage), got 0 and 3"
+    )
     with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
         NST()(torch.zeros(N, 2), output())
     with pytest.raises(

@@ -209,7 +209,8 @@ def test_options_are_checked(make: Callable[[], object], message: str) -> None:
         ),
         (
             Relational("dense", "map", None),
-            "Relational reads stage maps (N, C, H, W): expected at least 1 of student and teacher, got 0",
+            "Relational reads the last stage map: expected Output(embedding, maps=(...)) "
+            "of both networks, or nodes='feature' for vectors",
         ),
         (
             Relational("dense", "embedding", Refinement("smooth", 3, 9)),

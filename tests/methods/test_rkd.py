@@ -316,6 +316,10 @@ def test_which_nodes_are_read() -> None:
     [
         ({"distance_weight": -1}, "distance_weight must be at least 0, got -1"),
         ({"angle_weight": math.nan}, "angle_weight must be at least 0, got nan"),
+        (
+            {"distance_weight": 0, "angle_weight": 0.0},
+            "RKD needs a weight above 0, got 0 for both distances and angles",
+        ),
         ({"graph": "dnse"}, "unknown graph 'dnse': did you mean 'dense'? (known: dense, knn)"),
         ({"nodes": "embeding"}, "unknown kind of nodes 'embeding': did you mean 'embedding'? (known: embedding, "),
     ],

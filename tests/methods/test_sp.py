@@ -132,6 +132,9 @@ def test_its_term_has_a_name_and_it_reads_the_last_map() -> None:
 
 
 def test_what_it_refuses() -> None:
-    message = "SP reads stage maps (N, C, H, W): expected at least 1 of student and teacher, got 0"
+    message = (
+        "SP reads the last stage map: expected Output(embedding, maps=(...)) "
+        "of both networks, or nodes='feature' for vectors"
+    )
     with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
         SP()(torch.zeros(3, 4), torch.zeros(3, 4))

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.refine import Refinement, SignedConv
+from relgraph.graph.sampling import Drawn, NearestOthers
 from relgraph.graph.topology import ALL_PAIRS, Given, Nearest
-from relgraph.methods import CCL, EGA, KD, METHODS, NCE, PKT, SP, Batch, Method, Output, Sum, build_method
+from relgraph.methods import CCL, EGA, KD, METHODS, NCE, PKT, SP, Batch, FitNet, Method, Output, Sum, build_method
 from relgraph.methods.relational import Relational
-from relgraph.methods.spelling import Spelled, build, has_graph, options_of, read_arguments, read_spelling
+from relgraph.methods.spelling import Spelled, build, has_graph, options_of, read_arguments, read_spelling, reads_graph
 
 KNOWN: dict[str, type[Method]] = {"ega": EGA, "kd": KD, "pkt": PKT, "nce": NCE, "ccl": CCL, "sp": SP}
 MAPS = ((2, 8, 8), (3, 4, 4))
@@ -60,7 +61,7 @@ def spell(spelling: str, beta: float | None = None) -> list[tuple[str, float]]:
 
 
 def with_options(*arguments: str, cls: type[Method] = Options) -> dict[str, Any]:
-    method = build([Spelled("options", cls, 1.0)], {}, arguments)
+    method = build([Spelled("options", cls, 1.0, chosen=True)], {}, arguments)
     assert isinstance(method, Options)
     return method.given
 
@@ -81,6 +82,9 @@ def with_options(*arguments: str, cls: type[Method] = Options) -> dict[str, Any]
         ("0*ega", [("ega", 0.0)]),
         ("none", []),
         (" none ", []),
+        ("NONE", []),
+        ("KD", [("kd", 1.0)]),
+        ("2*Ega+SP", [("ega", 2.0), ("sp", 3000.0)]),
     ],
 )
 def test_sums_and_weights(spelling: str, expected: list[tuple[str, float]]) -> None:
@@ -104,10 +108,14 @@ def test_beta_is_the_weight_of_a_single_method() -> None:
     [
         ("egga", None, "unknown method 'egga': did you mean 'ega'? (known: ccl, ega, kd, nce, none, pkt, sp)"),
         ("ega+kdd", None, "unknown method 'kdd': did you mean 'kd'? (known: ccl, ega, kd, nce, none, pkt, sp)"),
-        ("", None, "unknown method '' (known: ccl, ega, kd, nce, none, pkt, sp)"),
-        ("+3*kd", None, "unknown method '' (known: ccl, ega, kd, nce, none, pkt, sp)"),
-        ("ega+", None, "unknown method '' (known: ccl, ega, kd, nce, none, pkt, sp)"),
-        ("kd*2", None, "unknown method '2' (known: ccl, ega, kd, nce, none, pkt, sp)"),
+        ("", None, "methods are spelled NAME, WEIGHT*NAME or a sum of these with +, got ''"),
+        ("+3*kd", None, "methods are spelled NAME, WEIGHT*NAME or a sum of these with +, got ''"),
+        ("ega+", None, "methods are spelled NAME, WEIGHT*NAME or a sum of these with +, got ''"),
+        ("ega++pkt", None, "methods are spelled NAME, WEIGHT*NAME or a sum of these with +, got ''"),
+        ("2*", None, "methods are spelled NAME, WEIGHT*NAME or a sum of these with +, got '2*'"),
+        ("ega,kd", None, "methods are spelled NAME, WEIGHT*NAME or a sum of these with +, got 'ega,kd'"),
+        ("2", None, "methods are spelled NAME, WEIGHT*NAME or a sum of these with +, got '2'"),
+        ("kd*2", None, "methods are spelled NAME, WEIGHT*NAME or a sum of these with +, got 'kd*2'"),
         ("kd+ega+kd", None, "a sum names each method once, got kd more often in 'kd+ega+kd'"),
         ("kd+0.5*kd", None, "a sum names each method once, got kd more often in 'kd+0.5*kd'"),
         ("two*kd", None, "the weight of kd must be a number, got 'two'"),
@@ -122,7 +130,7 @@ def test_beta_is_the_weight_of_a_single_method() -> None:
         ("ega+kd", 2.0, "beta is the weight of one method: write the weights of 'ega+kd' as in 25*rkd+0.9*kd"),
         ("3*kd", 2.0, "beta is the weight of one method: write the weights of '3*kd' as in 25*rkd+0.9*kd"),
         ("none+kd", None, "none is cross-entropy alone: it has no weight and stands in no sum"),
-        ("2*none", None, "none is cross-entropy alone: it has no weight and stands in no sum"),
+        ("2*NONE", None, "none is cross-entropy alone: it has no weight and stands in no sum"),
     ],
 )
 def test_spellings_that_are_refused(spelling: str, beta: float | None, message: str) -> None:
@@ -153,12 +161,15 @@ def test_what_is_built_carries_the_weights() -> None:
         ("count=7", "count", 7),
         ("exact=true", "exact", True),
         ("exact=false", "exact", False),
+        ("exact=YES", "exact", True),
+        ("exact=no", "exact", False),
         ("name=a=b", "name", "a=b"),
         ("side=right", "side", "right"),
         ("limit=4", "limit", 4),
         ("most=0.5", "most", 0.5),
         ("most=all", "most", "all"),
         (" options.share = 0.25 ", "share", 0.25),
+        ("Options.share=0.25", "share", 0.25),
     ],
 )
 def test_options_have_the_kind_that_the_constructor_names(argument: str, option: str, value: object) -> None:
@@ -175,7 +186,7 @@ def test_options_have_the_kind_that_the_constructor_names(argument: str, option:
         (["share=inf"], "share of options must be a number, got 'inf'"),
         (["count=2.5"], "count of options must be a whole number, got '2.5'"),
         (["count="], "count of options must be a whole number, got ''"),
-        (["exact=yes"], "exact of options must be true or false, got 'yes'"),
+        (["exact=maybe"], "exact of options must be true or false, got 'maybe'"),
         (["limit=none"], "limit of options must be a whole number, got 'none'"),
         (["side=rigth"], "unknown side of options 'rigth': did you mean 'right'? (known: left, right)"),
         (["most=al"], "unknown most of options 'al': did you mean 'all'? (known: all)"),
@@ -191,7 +202,7 @@ def test_options_have_the_kind_that_the_constructor_names(argument: str, option:
         ),
         (
             ["temperature=2"],  # it is the run's
-            "unknown option of the method 'temperature' (known: count, exact, limit, most, name, share, side)",
+            "temperature of options has an option of its own: --temperature",
         ),
     ],
 )
@@ -220,13 +231,13 @@ class Bare(Method):
 def test_a_method_without_a_constructor_has_no_options() -> None:
     assert options_of(Bare) == {}
     assert isinstance(build([Spelled("bare", Bare, 1.0)], RUN), Bare)
-    with pytest.raises(RelgraphError, match=r"^bare has no options of its own, got 'args'$"):
+    with pytest.raises(RelgraphError, match=r"^there are no options of bare, got 'args'$"):
         build([Spelled("bare", Bare, 1.0)], RUN, ["args=1"])
 
 
 def test_methods_without_options_say_so() -> None:
-    for spelling, names in (("kd", "kd"), ("kd+ega", "kd, ega"), ("none", "cross-entropy alone")):
-        message = f"^{names} has no options of its own, got 'tau'$"
+    for spelling, names in (("kd", "kd"), ("kd+ega", "kd and ega"), ("none", "cross-entropy alone")):
+        message = f"^there are no options of {names}, got 'tau'$"
         with pytest.raises(RelgraphError, match=message):
             build_method(spelling, RUN, ["tau=1"])
 
@@ -311,3 +322,40 @@ def test_maps_that_are_not_there_cannot_be_refined(side: str) -> None:
 def test_what_a_constructor_refuses_is_told(make: Callable[[], object], message: str) -> None:
     with pytest.raises(RelgraphError, match=f"^{re.escape(message)}"):
         make()
+
+
+def test_a_form_brings_its_weight_unless_one_is_given() -> None:
+    stages = ((2, 8, 8), (3, 8, 8), (4, 4, 4))
+    run = {**RUN, "student_maps": stages, "teacher_maps": stages}
+    for name, options, weight in (
+        ("cc", ["correlation=consecutive"], 0.02),
+        ("cc", [], 100.0),
+        ("fitnet", [], 100.0),
+    ):
+        for spelling, beta, expected in ((name, None, weight), (f"3*{name}", None, 3.0), (name, 3.0, 3.0)):
+            method = build_method(spelling, run, options, beta=beta)
+            assert isinstance(method, Sum) and method.weights == {name: expected}
+    embeddings = {**run, "nodes": "embedding"}
+    alone, both = build_method("fitnet", embeddings), build_method("fitnet+sp", embeddings)
+    assert isinstance(alone, FitNet) and alone.weight == 1 and FitNet.weight == 100
+    assert isinstance(both, Sum) and both.weights == {"fitnet": 1.0, "sp": 3000.0}
+
+
+CRD_RUN: dict[str, Any] = {**RUN, "images": 9, "labels": torch.arange(9) % 3, "graph": "knn", "k": 4}
+
+
+def test_the_graph_of_a_sum_is_that_of_the_batch_and_a_memory_keeps_its_own() -> None:
+    def rules(spelling: str, *options: str) -> dict[str, Any]:
+        method = build_method(spelling, CRD_RUN, options)
+        assert isinstance(method, Sum)
+        return {name: getattr(part, "rule", None) for name, part in method.methods.items()}
+
+    assert rules("crd+pkt") == {"crd": Drawn(16384), "pkt": Nearest(4)}
+    assert rules("crd+pkt", "crd.graph=knn", "k=2") == {"crd": NearestOthers(2), "pkt": Nearest(4)}
+    assert rules("crd+kd", "graph=dense") == {"crd": NearestOthers(), "kd": None}
+    assert rules("crd") == {"crd": NearestOthers(4)}, "alone it takes the run's"
+
+
+def test_whether_the_graph_of_a_run_reaches_a_method() -> None:
+    found = {name: reads_graph(read_spelling(name, METHODS)) for name in ("crd", "crd+kd", "crd+sp", "kd", "none")}
+    assert found == {"crd": True, "crd+kd": False, "crd+sp": True, "kd": False, "none": False}

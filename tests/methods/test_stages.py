@@ -20,6 +20,8 @@ from relgraph.methods.stages import (
     through,
 )
 
+SHAPE = (4, 8, 8)
+
 
 def output(*shapes: tuple[int, ...], n: int = 3) -> Output:
     return Output(torch.zeros(n, 2), maps=tuple(torch.randn(n, *shape) for shape in shapes))
@@ -103,20 +105,31 @@ def test_a_norm_writes_nothing_and_is_the_same_in_evaluation() -> None:
     ("read", "message"),
     [
         (
-            lambda: check_stages("VID", [0] * 4, []),
-            "VID reads stage maps: expected at least 2 of student and teacher (stem and one stage), got 4 and 0",
+            lambda: check_stages("VID", [SHAPE] * 4, []),
+            "VID reads stage maps, the maps=(...) of an Output: "
+            "expected at least 2 of student and teacher (stem and one stage), got 4 and 0",
         ),
         (
-            lambda: check_stages("FT", [], [0], least=1),
-            "FT reads stage maps: expected at least 1 of student and teacher, got 0 and 1",
+            lambda: check_stages("VID", [SHAPE], [(2, 4, 8, 8), SHAPE]),
+            "VID is built for shapes (C, H, W) of stage maps, without the batch, got (2, 4, 8, 8)",
         ),
         (
-            lambda: check_stages("FitNet", [0] * 3, [0] * 2, least=3),
-            "FitNet reads stage maps: expected at least 3 of student and teacher (stem and 2 stages), got 3 and 2",
+            lambda: check_stages("VID", SHAPE, [SHAPE, SHAPE]),  # the shape of one map for that of all
+            "VID is built for shapes (C, H, W) of stage maps, without the batch, got 4",
+        ),
+        (
+            lambda: check_stages("FT", [], [SHAPE], least=1),
+            "FT reads stage maps, the maps=(...) of an Output: expected at least 1 of student and teacher, got 0 and 1",
+        ),
+        (
+            lambda: check_stages("FitNet", [SHAPE] * 3, [SHAPE] * 2, least=3),
+            "FitNet reads stage maps, the maps=(...) of an Output: "
+            "expected at least 3 of student and teacher (stem and 2 stages), got 3 and 2",
         ),
         (
             lambda: map_pairs(output((1, 2, 2)), output((1, 2, 2), (1, 2, 2)), "AT"),
-            "AT reads stage maps: expected at least 2 of student and teacher (stem and one stage), got 1 and 2",
+            "AT reads stage maps, the maps=(...) of an Output: "
+            "expected at least 2 of student and teacher (stem and one stage), got 1 and 2",
         ),
         (
             lambda: map_pairs(output((1, 2, 2), (1, 2, 2)), output((1, 2, 2), (4,)), "AT"),
@@ -149,4 +162,4 @@ def test_fitting_maps_are_not_refused() -> None:
     maps: tuple[Tensor, Tensor] = torch.zeros(1, 4, 2, 2), torch.zeros(1, 6, 5, 5)
     check_maps(*maps)
     check_channels("AB", [((4, 8, 8), (6, 8, 8))], [maps])
-    check_stages("VID", [0, 0], [0, 0, 0])
+    check_stages("VID", [SHAPE, list(SHAPE)], [torch.Size(SHAPE), SHAPE, maps[0]])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.graph.refine import Refinement
 from relgraph.methods import CCL, EGA, KD, PKT, SP, Batch, Method, Output, Sum
+from relgraph.methods.base import as_output
 
 N, D, CLASSES = 6, 4, 3
 BATCH = Batch(torch.arange(N), torch.arange(N) % CLASSES)
@@ -28,8 +29,8 @@ class Remembers(Method):
         return {"remembers": student.embedding.sum() * self.memory}
 
     @torch.no_grad()
-    def remember(self, student: Output, teacher: Output, batch: Batch) -> None:
-        self.memory.copy_(teacher.embedding.mean())
+    def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
+        self.memory.copy_(as_output(teacher).embedding.mean())
 
 
 def output(requires_grad: bool = False) -> Output:

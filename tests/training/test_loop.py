@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 
 from relgraph.errors import RelgraphError
 from relgraph.methods import CRD, EGA, METHODS, Batch, Output, Sum
+from relgraph.methods.base import as_output
 from relgraph.training import loop
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.evaluation import accuracy
@@ -304,6 +305,24 @@ def test_the_result_says_on_what_the_best_epoch_was_picked(finished: Runs) -> No
     assert "val_top1_of_best" not in test
 
 
+@pytest.mark.parametrize(
+    ("variant", "method", "weights", "graph"),
+    [
+        ("dense", "ega", {"ega": 1.0}, "dense"),
+        ("knn-conv", "ega", {"ega": 1.0}, "knn"),
+        ("none", "none", {}, None),
+        ("kd", "kd", {"kd": 1.0}, None),
+        ("memory-maps", "crd+0.5*sp+0.9*kd", {"crd": 0.8, "sp": 0.5, "kd": 0.9}, "dense"),
+        ("early", "sp", {"sp": 3000.0}, "dense"),
+    ],
+)
+def test_the_result_names_the_method(
+    variant: str, method: str, weights: dict[str, float], graph: str | None, finished: Runs
+) -> None:
+    result = json.loads((finished(variant) / "result.json").read_text(encoding="utf-8"))
+    assert (result["method"], result["weights"], result["graph"]) == (method, weights, graph)
+
+
 @pytest.mark.parametrize("variant", [*VARIANTS, "select-test"])
 def test_the_best_epoch_is_the_first_of_the_best_accuracy(variant: str, finished: Runs) -> None:
     path = finished(variant)
@@ -354,8 +373,8 @@ def test_a_method_remembers_before_the_step(make: RecipeMaker, monkeypatch: pyte
     weights: list[Tensor] = []
 
     class Spy(EGA):
-        def remember(self, student: Output, teacher: Output, batch: Batch) -> None:
-            remembered.append((student, teacher, batch))
+        def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
+            remembered.append((as_output(student), as_output(teacher), batch))
             assert all(parameter.grad is not None for parameter in setup.objective.parameters())
             weights.extend(parameter.detach().clone() for parameter in setup.objective.parameters())
 

@@ -245,6 +245,39 @@ def test_stages_part_what_the_student_learns_from() -> None:
     assert both.teacher_terms == method.teacher_terms == labels.teacher_terms
 
 
+class Counting(SP):
+    """Counts how often it is computed."""
+
+    calls = 0
+
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        self.calls += 1
+        return super().compare(student, teacher, batch)
+
+
+def test_a_method_that_had_its_stage_is_not_computed_and_keeps_its_columns() -> None:
+    method = Counting()
+    module, given = distiller(method, alpha=0.5), inputs()
+    module.stage = "method"
+    names = list(module(*given).terms)
+    module.stage = "labels"
+    for _ in range(2):
+        losses = module(*given)
+        assert method.calls == 1 and list(losses.terms) == names == ["cross_entropy", "kd_of_logits", "sp"]
+        assert losses.terms["sp"].item() == 0 and losses.terms["cross_entropy"] > 0
+    module.stage = "both"
+    assert module(*given).terms["sp"] > 0 and method.calls == 2
+
+
+def test_a_run_that_goes_on_after_the_stage_learns_the_names_once() -> None:
+    method = Counting()
+    module, given = distiller(method), inputs()
+    module.stage = "labels"
+    for _ in range(3):
+        losses = module(*given)
+        assert method.calls == 1 and list(losses.terms) == ["cross_entropy", "sp"] and losses.terms["sp"].item() == 0
+
+
 @pytest.mark.parametrize(("stage", "reached"), [("both", True), ("method", False), ("labels", True)])
 def test_what_waits_gets_no_gradient_so_that_no_optimiser_touches_it(stage: str, reached: bool) -> None:
     """A gradient of 0 would let momentum and weight decay move the classifier while the method trains alone."""

@@ -8,6 +8,7 @@ import pytest
 
 from relgraph.errors import RelgraphError
 from relgraph.methods import EGA, KD, METHODS, SP
+from relgraph.methods.spelling import Spelled
 from relgraph.training.recipe import PRESETS, Recipe, resolve
 
 TEACHER: dict[str, Any] = {"teacher": "timm:resnet50"}
@@ -53,7 +54,7 @@ def test_ega_is_the_official_script() -> None:
         "edge_weight": 0.24,
         "gamma": 1.0,
         "alpha": 0.0,
-        "methods": [("ega", EGA, 1.0)],
+        "methods": [Spelled("ega", EGA, 1.0)],
         "method_args": (),
         "refine": None,
         "initial_epochs": 0,
@@ -137,6 +138,14 @@ def test_unknown_names(given: dict[str, Any], preset: str | None, message: str) 
         ({"epochs": 2.5}, r"^epochs must be a whole number, got 2\.5$"),
         ({"k": "8", "graph": "knn"}, r"^k must be a whole number, got '8'$"),
         ({"lr": float("nan")}, r"^lr must be at least 0, got nan$"),
+        *(
+            ({name: float("inf")}, rf"^{name} must be at least 0, got inf$")
+            for name in ("lr", "gamma", "alpha", "beta", "weight_decay")
+        ),
+        *(
+            ({"temperature": value}, rf"^temperature must be positive, got {value}$")
+            for value in (0.0, -1.0, float("nan"))
+        ),
     ],
 )
 def test_values_out_of_range(given: dict[str, Any], message: str) -> None:
@@ -174,14 +183,34 @@ def test_values_out_of_range(given: dict[str, Any], message: str) -> None:
         ),
         ({"method": "kd+sp+kd"}, r"^a sum names each method once, got kd more often in 'kd\+sp\+kd'$"),
         ({"method": "sp+kf"}, r"^unknown method 'kf': did you mean 'kd'\?"),
+        ({"method": "kd", "graph": "dense"}, r"^graph belongs to methods that have one, got kd, which has none$"),
+        ({"method": "none", "graph": "knn"}, r"^graph belongs to methods that have one, got none, which has none$"),
+        (
+            {"method": "crd+kd", "graph": "knn"},
+            r"^the graph of a sum is that of the images of a batch, got crd\+kd: give crd's own by --method-args "
+            r"crd\.graph=\.\.\. and crd\.k=\.\.\.$",
+        ),
+        ({"method": "none", "beta": 2.0}, r"^beta is the weight of a method, got method none$"),
+        *(
+            ({"method": spelling}, rf"^{name} trains alone before the labels do, .*: give --init-epochs 0 to add it,")
+            for spelling, name in (("fsp+kd", "fsp"), ("kd+2*ab", "ab"))
+        ),
+        (
+            {"method": "kd", "method_args": ("temperature=2",)},
+            r"^temperature of kd has an option of its own: --temperature$",
+        ),
+        (
+            {"method_args": ("node_weight=2",)},
+            r"^node_weight of ega has an option of its own: --node-weight$",
+        ),
         ({"method": "two*kd"}, r"^the weight of kd must be a number, got 'two'$"),
         ({"method_args": "tau=2"}, r"^method_args must be a list, got 'tau=2'$"),
         ({"method_args": ("tau",)}, r"^an option of a method must be NAME=VALUE or METHOD\.NAME=VALUE, got 'tau'$"),
-        ({"method_args": ("tau=1",)}, r"^ega has no options of its own, got 'tau'$"),
+        ({"method_args": ("tau=1",)}, r"^there are no options of ega, got 'tau'$"),
         ({"method": "nce", "method_args": ("ta=1",)}, r"^unknown option of the method 'ta': did you mean 'tau'\?"),
         ({"method": "nce", "method_args": ("tau=hot",)}, r"^tau of nce must be a number, got 'hot'$"),
         ({"method": "nce", "method_args": ("cc.order=1",)}, r"^unknown method 'cc'"),
-        ({"method": "none", "method_args": ("tau=1",)}, r"^cross-entropy alone has no options of its own, got 'tau'$"),
+        ({"method": "none", "method_args": ("tau=1",)}, r"^there are no options of cross-entropy alone, got 'tau'$"),
         (
             {"method": "nce+crd", "method_args": ("tau=1",)},
             r"^tau is an option of several methods: write nce\.tau or crd\.tau$",
@@ -199,16 +228,17 @@ def test_the_limits_themselves_are_allowed() -> None:
     assert Recipe(batch_size=2, gamma=0, alpha=0, beta=0, momentum=0, weight_decay=0).batch_size == 2
     assert Recipe(init_epochs=239).initial_epochs == 239 and Recipe(epochs=1, init_epochs=0).initial_epochs == 0
     assert Recipe(method="none", init_epochs=0).stage(0) == "both"
+    assert Recipe(method="fsp+2*ab", init_epochs=0).stage(0) == "both"
 
 
 @pytest.mark.parametrize(
     ("spelling", "beta", "expected"),
     [
         ("none", None, []),
-        ("sp", None, [("sp", SP, SP.weight)]),
-        ("sp", 0.0, [("sp", SP, 0.0)]),
-        ("sp+0.9*kd", None, [("sp", SP, SP.weight), ("kd", KD, 0.9)]),
-        ("1e+3*sp + kd", None, [("sp", SP, 1000.0), ("kd", KD, KD.weight)]),
+        ("sp", None, [Spelled("sp", SP, SP.weight)]),
+        ("sp", 0.0, [Spelled("sp", SP, 0.0, True)]),
+        ("sp+0.9*kd", None, [Spelled("sp", SP, SP.weight), Spelled("kd", KD, 0.9, True)]),
+        ("1e+3*sp + kd", None, [Spelled("sp", SP, 1000.0, True), Spelled("kd", KD, KD.weight)]),
     ],
 )
 def test_methods_and_their_weights(spelling: str, beta: float | None, expected: list[Any]) -> None:
@@ -217,12 +247,14 @@ def test_methods_and_their_weights(spelling: str, beta: float | None, expected: 
 
 def test_sums_take_options_by_the_method_s_name() -> None:
     assert Recipe(method="nce+crd", method_args=("nce.tau=1", "negatives=8")).relates
-    assert Recipe(method="crd+kd", graph="knn", k=200).k == 200, "not neighbours within the batch"
+    assert Recipe(method="crd", graph="knn", k=200).k == 200, "not neighbours within the batch"
+    assert Recipe(method="crd+kd", method_args=("graph=knn", "k=200")).graph_in_use is None
+    assert Recipe(method="crd+sp", graph="knn", method_args=("crd.k=200",)).graph_in_use == "knn"
 
 
 def test_what_is_looked_up_once_is_not_part_of_a_recipe() -> None:
     fresh, used = Recipe(method="sp+kd"), Recipe(method="sp+kd")
-    assert used.methods and used == fresh and replace(used, method="kd").methods == [("kd", KD, KD.weight)]
+    assert used.methods and used == fresh and replace(used, method="kd").methods == [Spelled("kd", KD, KD.weight)]
     assert list(asdict(used)) == [item.name for item in fields(Recipe)]
     assert pickle.loads(pickle.dumps(used)) == fresh
 
@@ -253,7 +285,8 @@ def test_stages_of_a_method_that_trains_alone_first(monkeypatch: pytest.MonkeyPa
     assert [recipe.stage(epoch) for epoch in (0, 2, 3, 26)] == ["method", "method", "labels", "labels"]
     assert replace(recipe, epochs=240).initial_epochs == 27
     assert Recipe(method="2*early", epochs=27).initial_epochs == 3
-    for other in (replace(recipe, init_epochs=0), Recipe(method="early+kd", epochs=27), Recipe(epochs=27)):
+    added = Recipe(method="early+kd", epochs=27, init_epochs=0)
+    for other in (replace(recipe, init_epochs=0), added, Recipe(epochs=27)):
         assert other.initial_epochs == 0 and {other.stage(epoch) for epoch in range(27)} == {"both"}
     asked = Recipe(method="sp+kd", epochs=4, init_epochs=1)
     assert [asked.stage(epoch) for epoch in range(4)] == ["method", "labels", "labels", "labels"]

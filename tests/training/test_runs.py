@@ -166,7 +166,7 @@ def test_names_of_new_runs(tmp_path: Path) -> None:
     assert first == tmp_path / "birds-resnet8-ega-knn-conv-seed0"
     first.mkdir()
     assert free_name(tmp_path, knn) == tmp_path / "birds-resnet8-ega-knn-conv-seed0-2"
-    assert free_name(tmp_path, Recipe(method="kd", graph="knn")).name == "digits-resnet8x4-kd-seed0"
+    assert free_name(tmp_path, Recipe(method="kd")).name == "digits-resnet8x4-kd-seed0"
     assert free_name(tmp_path, Recipe(method="crd")).name == "digits-resnet8x4-crd-seed0"
     sum_of_two = Recipe(method="25*sp + 0.9*kd", refine="smooth")
     assert free_name(tmp_path, sum_of_two).name == "digits-resnet8x4-25xsp+0.9xkd-dense-smooth-seed0"
