@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +91,15 @@ def test_a_worker_that_is_killed_is_one_sentence() -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.fixture
+def _interrupts() -> Iterator[None]:
+    """Have interrupts raised, which a shell switches off for what it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interrupts")
 def test_an_interrupt_while_workers_start_or_end_comes_afterwards() -> None:
     seen = []
     with contextlib.suppress(KeyboardInterrupt), _uninterrupted():
