@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
+from relgraph.graph import segments
 from relgraph.methods import METHODS, Batch, Method, Output, build_method
 from relgraph.methods.base import Part
 from relgraph.methods.relational import Relational
@@ -390,6 +391,7 @@ def test_no_number_is_read_back_from_the_device(
 ) -> None:
     """On the device "meta", which has no numbers to read; nor can a tensor of another device stand beside its own."""
     monkeypatch.setattr(torch, "autocast", lambda *given, **options: nullcontext())  # nor does it have autocast
+    monkeypatch.setattr(segments, "torch_scatter", None)  # whose kernels are for the CPU and CUDA alone
     method = refined(name, form, refine).to("meta")
     student, teacher = (changed(given, lambda x: x.to("meta").requires_grad_()) for given in outputs())
     batch = Batch(INDICES.to("meta"), BATCH.labels.to("meta"))
