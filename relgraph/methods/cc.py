@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.kernels import Kernel, cosine, gaussian, gaussian_taylor, identity, linear, wide
 from relgraph.graph.matching import mean_square
-from relgraph.graph.pair import related
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation, check_nodes
 from relgraph.graph.topology import AllPairs, Nearest, Rule
@@ -94,7 +93,6 @@ class CC(Relational):
     ) -> None:
         check_positive(rbf_gamma=rbf_gamma, key_dim=key_dim)
         super().__init__(graph, nodes, refinement)
-        self.relation: Relation | None = None
         self.embeds = nn.ModuleList()
         if correlation != "consecutive":
             kernel = correlation_kernel(correlation, order, rbf_gamma, unit_length)
@@ -111,7 +109,7 @@ class CC(Relational):
         """Return `cc`."""
         if self.relation is None:
             return {"cc": consecutive_rows(*self.embedded(student, teacher))}
-        return {"cc": related(self.pair(student, teacher, self.relation.kernel), self.relation)}
+        return super().compare(student, teacher, batch)
 
     def embedded(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
         """Return the nodes of student and teacher for "consecutive", `(N, D)`, in float32 or wider.

@@ -87,6 +87,8 @@ class IRG(Relational):
     tensor(0.1389)
     """
 
+    relation: Relation
+
     paper = "Knowledge Distillation via Instance Relationship Graph (Liu et al., CVPR 2019)"
     kernel = "squared euclidean"
     topology = "all pairs; stages"

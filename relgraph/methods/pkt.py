@@ -4,11 +4,10 @@ from torch import Tensor
 
 from relgraph.graph.kernels import Kernel, dot, nearly_unit
 from relgraph.graph.matching import by_anchor_sum, kl
-from relgraph.graph.pair import related
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Rule
-from relgraph.methods.base import Batch, Output, Part
+from relgraph.methods.base import Part
 from relgraph.methods.relational import Relational
 
 
@@ -68,7 +67,3 @@ class PKT(Relational):
     ) -> None:
         super().__init__(graph, nodes, refinement)
         self.relation = Relation(SIMILARITY, scale=by_anchor_sum, criterion=kl)
-
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
-        """Return `pkt`."""
-        return {"pkt": related(self.pair(student, teacher, SIMILARITY), self.relation)}

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.kernels import Kernel, pearson
-from relgraph.graph.pair import graph_pair
+from relgraph.graph.pair import graph_pair, related
 from relgraph.graph.refine import Refinement
+from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Rule, WithOwn, make_rule
 from relgraph.methods.base import PARTS, Batch, Method, Output, Part, labelled_cross_entropy, nodes_of
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Relational(Method):
-    """A method that compares the student's graph of a batch with the teacher's.
+    """A method that compares the student's graph of a batch with the teacher's: by one relation, or by its `compare`.
 
     On a sparse graph (k nearest neighbours or given edges) both networks weigh the same edges, chosen by the method's
     own kernel, and each node's edge to itself, which the published sums over all pairs include; with k = N - 1 it is
@@ -35,6 +36,8 @@ class Relational(Method):
         RelgraphError: for unknown names, or a learned refinement of maps, which no classifier of the teacher reads.
     """
 
+    relation: Relation | None = None
+
     def __init__(self, graph: str | Tensor | Rule, nodes: Part, refinement: Refinement | None) -> None:
         super().__init__()
         if nodes not in PARTS:
@@ -44,6 +47,13 @@ class Relational(Method):
         self.nodes = nodes
         self.refinement = refinement
         self.reads = (nodes,)
+
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        """Return what the method's one relation says of the two graphs, by the method's name."""
+        if self.relation is None:
+            raise NotImplementedError
+        pair = self.pair(student, teacher, self.relation.kernel)
+        return {type(self).__name__.lower(): related(pair, self.relation)}
 
     def vectors(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
         """Return the nodes `(N, D_s)` and `(N, D_t)` of the two graphs, refined if there is a refinement."""
