@@ -69,6 +69,7 @@ class CC(Relational):
     """
 
     paper = "Correlation Congruence for Knowledge Distillation (Peng et al., ICCV 2019, arXiv 1904.01802)"
+    term = "cc"
     weight = 100.0
     kernel = "gaussian (Taylor)"
     topology = "all pairs"

@@ -53,6 +53,7 @@ class PKT(Relational):
         "Learning Deep Representations with Probabilistic Knowledge Transfer (Passalis, Tefas, ECCV 2018, arXiv "
         "1803.10837)"
     )
+    term = "pkt"
     weight = 30000.0
     kernel = "(cosine + 1) / 2"
     topology = "all pairs"

@@ -1,7 +1,7 @@
 """What methods over the graphs of a batch have in common: nodes, topology and refinement."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
@@ -36,6 +36,7 @@ class Relational(Method):
         RelgraphError: for unknown names, or a learned refinement of maps, which no classifier of the teacher reads.
     """
 
+    term: ClassVar[str] = ""  # what the loss of the one relation is called
     relation: Relation | None = None
 
     def __init__(self, graph: str | Tensor | Rule, nodes: Part, refinement: Refinement | None) -> None:
@@ -49,11 +50,11 @@ class Relational(Method):
         self.reads = (nodes,)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
-        """Return what the method's one relation says of the two graphs, by the method's name."""
+        """Return what the method's one relation says of the two graphs, under its `term`."""
         if self.relation is None:
             raise NotImplementedError
         pair = self.pair(student, teacher, self.relation.kernel)
-        return {type(self).__name__.lower(): related(pair, self.relation)}
+        return {self.term: related(pair, self.relation)}
 
     def vectors(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
         """Return the nodes `(N, D_s)` and `(N, D_t)` of the two graphs, refined if there is a refinement."""

@@ -50,6 +50,7 @@ class SP(Relational):
     """
 
     paper = "Similarity-Preserving Knowledge Distillation (Tung, Mori, ICCV 2019, arXiv 1907.09682)"
+    term = "sp"
     weight = 3000.0
     kernel = "linear"
     topology = "all pairs"
