@@ -4,9 +4,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from relgraph.graph.kernels import wide
-from relgraph.graph.refine import Refinement
-from relgraph.graph.topology import Rule
-from relgraph.methods.base import Batch, Output, Part, logits_of
+from relgraph.methods.base import Batch, Output, logits_of
 from relgraph.methods.nce import NCE
 
 
@@ -42,16 +40,7 @@ class CCL(NCE):
     differs = (
         "without the original's compositional network, as in EGA's code; its 'JSD' is half the Jeffreys divergence"
     )
-
-    def __init__(
-        self,
-        tau: float = 0.1,
-        graph: str | Tensor | Rule = "dense",
-        nodes: Part = "embedding",
-        refinement: Refinement | None = None,
-    ) -> None:
-        super().__init__(tau, graph, nodes, refinement)
-        self.reads = (nodes, "logits", "labels")
+    beside_nodes = ("logits", "labels")
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `nce` and `jeffreys`."""

@@ -1,5 +1,7 @@
 """Noise-contrastive estimation on labels, across the networks (as in the code of EGA, arXiv 2211.13264)."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -48,6 +50,7 @@ class NCE(Relational):
     kernel = "cosine"
     topology = "across"
     criterion = "NCE"
+    beside_nodes: ClassVar[tuple[str, ...]] = ("labels",)
     differs = (
         "the original sums both directions, EGA's code and this one have student anchors; images without label are "
         "classes of their own"
@@ -63,7 +66,7 @@ class NCE(Relational):
         check_positive(tau=tau)
         super().__init__(graph, nodes, refinement)
         self.scale: Scale = softmax(tau)
-        self.reads = (nodes, "labels")
+        self.reads = (nodes, *self.beside_nodes)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `nce`."""

@@ -48,7 +48,7 @@ class RKD(Relational):
         refinement: See `Relational`.
 
     Raises:
-        RelgraphError: for unknown names, a negative weight, or outputs without the nodes that it reads.
+        RelgraphError: for unknown names, a negative weight, none above 0, or outputs without the nodes that it reads.
 
     >>> import torch
     >>> x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
