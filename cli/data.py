@@ -19,8 +19,9 @@ Examples:
 """
 
 FOLDER = """\
-folder:PATH: images of your own in PATH/train/CLASS/, with PATH/test/CLASS/, PATH/val/CLASS/ or both; formats are
-those of PIL, such as .jpg and .png; sizes may differ with --image-size; no network is needed."""
+folder:PATH: images of your own in PATH/train/CLASS/, with PATH/test/CLASS/, PATH/val/CLASS/ or both; or, with none of
+these three folders, images without labels anywhere in PATH, for what needs no labels. Formats are those of PIL, such
+as .jpg and .png; sizes may differ with --image-size; no network is needed."""
 
 
 @click.command(epilog=EPILOG)

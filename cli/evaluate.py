@@ -42,9 +42,11 @@ def evaluate(run: Path, k: int, as_json: bool) -> None:
         click.echo(json.dumps(report, indent=2))
         return
     networks = [name for name in ("student", "teacher") if name in report]
-    columns = [name for name in COLUMNS if name in report[networks[0]]]
+    columns = [name for name in COLUMNS if any(name in report[network] for network in networks)]
     click.echo(
-        table(["network", *(COLUMNS[c] for c in columns)], [[n, *(report[n][c] for c in columns)] for n in networks])
+        table(
+            ["network", *(COLUMNS[c] for c in columns)], [[n, *(report[n].get(c) for c in columns)] for n in networks]
+        )
     )
     images, votes = report["images"], str(report["neighbours"])
     if "knn_few" in columns:

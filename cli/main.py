@@ -15,6 +15,7 @@ from .evaluate import evaluate
 from .export import export
 from .methods import methods
 from .names import students
+from .pretrain import pretrain
 from .teachers import teachers
 from .train import train
 
@@ -59,5 +60,5 @@ def main() -> None:
     """  # noqa: D301 (click wants the backspace itself)
 
 
-for command in (train, evaluate, export, embed, data, teachers, students, methods, bench):
+for command in (train, pretrain, evaluate, export, embed, data, teachers, students, methods, bench):
     main.add_command(command)

@@ -1,7 +1,7 @@
 """Command-line options made from the fields of the recipe, so that each is written once."""
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -9,9 +9,11 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import click
 
 from relgraph.errors import RelgraphError, unknown
+from relgraph.training.pretrain_recipe import DIGITS, PretrainRecipe
 from relgraph.training.recipe import PRESETS, Recipe
 
 HINTS = get_type_hints(Recipe)
+PRETRAIN_HINTS = get_type_hints(PretrainRecipe)
 
 
 class CommaList(click.ParamType):  # type: ignore[type-arg]  # click 8.4 has one, 8.5 two, 8.1 none
@@ -35,6 +37,13 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return options_named(*HINTS)(command)
 
 
+def pretraining_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command an option for every field of the recipe of a pre-training."""
+    for item in reversed(fields(PretrainRecipe)):
+        command = _option(item, PRETRAIN_HINTS, DIGITS)(command)
+    return command
+
+
 def options_named(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator that gives a command an option for each of these fields of the recipe, in its order.
 
@@ -48,35 +57,33 @@ def options_named(*names: str) -> Callable[[Callable[..., Any]], Callable[..., A
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for item in reversed(fields(Recipe)):
             if item.name in names:
-                command = _option(item)(command)
+                command = _option(item, HINTS, PRESETS["digits"])(command)
         return command
 
     return decorate
 
 
-def _option(item: Field[Any]) -> Callable[[Any], Any]:
-    values = sorted({preset[item.name] for preset in PRESETS.values() if item.name in preset} - {item.default}, key=str)
+def _option(item: Field[Any], hints: Mapping[str, Any], digits: Mapping[str, Any]) -> Callable[[Any], Any]:
     name = item.name.replace("_", "-")
     default = "" if item.default in (None, ()) else f"  [default: {item.default}]"
-    if HINTS[item.name] is bool:
+    if hints[item.name] is bool:
         default = f"  [default: {name if item.default else f'no-{name}'}]"
         name = f"{name}/--no-{name}"
+    offline = f" [digits: {digits[item.name]}]" if digits.get(item.name, item.default) != item.default else ""
     return click.option(
         f"--{name}",
         *item.metadata["aliases"],
         item.name,
-        type=_type(item),
+        type=_type(item, hints),
         default=None,
-        help=item.metadata["help"]
-        + default
-        + (f" [digits: {PRESETS['digits'][item.name]}]" if values and item.name in PRESETS["digits"] else ""),
+        help=item.metadata["help"] + default + offline,
     )
 
 
-def _type(item: Field[Any]) -> Any:
+def _type(item: Field[Any], hints: Mapping[str, Any]) -> Any:
     if item.metadata["choices"]:
         return click.Choice(item.metadata["choices"])
-    hint = HINTS[item.name]
+    hint = hints[item.name]
     if get_origin(hint) in (Union, types.UnionType):
         hint = next(part for part in get_args(hint) if part is not type(None))
     if get_origin(hint) is tuple:
@@ -92,12 +99,13 @@ def from_file(ctx: click.Context, file: Path) -> dict[str, Any]:
     """
     from relgraph.training.runs import read_yaml
 
-    params = {str(param.name): param for param in ctx.command.params if param.name in HINTS}
+    hints = {**PRETRAIN_HINTS, **HINTS}
+    params = {str(param.name): param for param in ctx.command.params if param.name in hints}
     converted: dict[str, Any] = {}
     for name, value in read_yaml(file).items():
         if name not in params:
             raise unknown("option", name, params)
-        if value is None and type(None) in get_args(HINTS[name]):
+        if value is None and type(None) in get_args(hints[name]):
             converted[name] = None
             continue
         # As text, or click would make 1 of true and of 1.5; a list is for CommaList, which takes it as it is.

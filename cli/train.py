@@ -19,6 +19,9 @@ Examples:
   relgraph train --dataset cifar100 --clip_mode ViT-B/32 --preset ega
   relgraph train --dataset folder:photos --image-size 64 --teacher timm:vit_small_patch16_224.dino
   relgraph train --dataset stl10+unlabelled --teacher torchvision:resnet50 --student timm:mobilenetv3_small_050
+  relgraph train --method seed                             without labels; then fine-tune what came of it:
+  relgraph train --method none --init-from runs/NAME
+  relgraph train --method sskd --ss-head runs/HEAD         few or wrong labels (see relgraph pretrain --help)
   relgraph train --student wrn_16_1 --label-fraction 0.1 --label-noise 0.2 --teacher-head sequential
   relgraph train --config recipe.yaml --seed 2
   relgraph train --resume runs/knn8
@@ -101,13 +104,10 @@ def _run(recipe: Any, path: Path, resume: bool) -> None:
         raise SystemExit(130) from None
     learning_curve(path)
     test = result["test"]
-    click.echo(
-        table(
-            ["student on the test split", "top-1 %", "top-5 %"],
-            [
-                [f"last epoch ({result['epochs']})", test["last"]["top1"], test["last"]["top5"]],
-                [f"best epoch ({result['best_epoch']})", test["best"]["top1"], test["best"]["top5"]],
-            ],
-        )
-    )
+    columns = {"top1": "top-1 %", "top5": "top-5 %", "knn": "k-NN %", "linear": "linear probe %"}
+    found = [name for name in columns if name in test["last"]]
+    if found:
+        epochs = {"last": result["epochs"], "best": result["best_epoch"]}
+        rows = [[f"{which} epoch ({epoch})", *(test[which][name] for name in found)] for which, epoch in epochs.items()]
+        click.echo(table(["student on the test split", *(columns[name] for name in found)], rows))
     click.echo(f"{result['note']}\nnext: relgraph evaluate {quote(str(path))}")

@@ -21,24 +21,37 @@ def learning_curve(path: Path) -> Path:
     if not run.metrics_file.is_file():
         raise RelgraphError(f"{path} has no metrics.csv yet: it has not finished an epoch")
     rows = run.read_metrics()
-    split = run.recipe().select
-    epochs = [row["epoch"] for row in rows]
+    split = run.stored().select
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     losses, accuracies = figure.subplots(1, 2)
-    losses.plot(epochs, [row["loss"] for row in rows], marker=".", label="student, all terms")
-    losses.plot(epochs, [row["cross_entropy"] for row in rows], marker=".", label="cross-entropy")
+    by_labels = any(row.get("cross_entropy", 0) > 0 for row in rows)
+    for axis, curves in ((losses, _losses(by_labels)), (accuracies, _accuracies(split))):
+        for column, label in curves.items():
+            points = [(row["epoch"], row[column]) for row in rows if column in row]
+            if points:
+                axis.plot(*zip(*points, strict=True), marker=".", label=label)
     losses.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
-    accuracies.plot(epochs, [row["train_top1"] for row in rows], marker=".", label="training, labelled images")
-    accuracies.plot(
-        epochs, [row[f"{split}_top1"] for row in rows], marker=".", label="validation" if split == "val" else split
-    )
-    accuracies.set(xlabel="epoch", ylabel="top-1 accuracy in %", ylim=(0, 101))
+    accuracies.set(xlabel="epoch", ylabel="accuracy in %", ylim=(0, 101))
     for axis in (losses, accuracies):
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
-        axis.legend(frameon=False)
+        if axis.lines:
+            axis.legend(frameon=False)
     figure.suptitle(path.name)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
     write_atomically(run.curve_file, picture.getvalue())
     return run.curve_file
+
+
+def _losses(by_labels: bool) -> dict[str, str]:
+    """Return the columns of losses, and what they are called."""
+    whole = {"loss": "all terms"}
+    return {**whole, "cross_entropy": "cross-entropy"} if by_labels else whole
+
+
+def _accuracies(split: str) -> dict[str, str]:
+    """Return the columns of accuracies, and what they are called."""
+    called = "validation" if split == "val" else split
+    return {"train_top1": "top-1, training, labelled images", f"{split}_top1": f"top-1, {called}",
+            f"{split}_knn": f"k-NN on features, {called}"}  # fmt: skip

@@ -54,7 +54,7 @@ class TrainedRun:
         self.teacher = self.head = None
         if head:
             self.teacher = open_teacher(self.recipe).to(self.device)
-            self.head = Head(self.teacher.width, self.recipe.dim, len(self.data.train.classes))
+            self.head = Head(self.teacher.width, *(len(head[f"{layer}.weight"]) for layer in ("project", "classify")))
             load_strictly(self.head, head, self.run.best)
             self.head.to(self.device)
 
@@ -108,6 +108,8 @@ def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
     """
     opened = TrainedRun(path)
     train, test = opened.data.train, opened.data.test
+    if len(test) == 0 or not bool((opened.all_labels("train") >= 0).any()):
+        raise RelgraphError(f"{opened.recipe.dataset} has no labels, by which networks could be judged")
     few, every = train.labels, opened.all_labels("train")
     # Wrong labels can leave a single class of few, from which no probe learns.
     hidden = bool(((few < 0) & (every >= 0)).any()) and int(few[few >= 0].bincount().count_nonzero()) > 1
@@ -125,7 +127,9 @@ def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
         if of_train is None or of_test is None:
             continue
         assert of_train.feature is not None and of_test.feature is not None and of_test.logits is not None
-        row = accuracy(of_test.logits, test.labels)
+        # Nothing taught that classifier: its accuracy would be a number without a meaning.
+        taught = name == "teacher" or opened.recipe.learns_labels
+        row = accuracy(of_test.logits, test.labels) if taught else {}
         for suffix, labels in (("", every), ("_few", few)) if hidden else (("", every),):
             votes = min(k, fewest) if suffix else k
             row[f"knn{suffix}"] = knn_accuracy(of_train.feature, labels, of_test.feature, test.labels, k=votes)

@@ -26,7 +26,7 @@ from relgraph.training.meter import Meter
 from relgraph.training.recipe import Recipe
 from relgraph.training.setup import Setup, assemble, new_distiller, open_fabric, reads_maps
 from relgraph.training.student import Student
-from relgraph.training.teaching import Feed, Online, Stored, WithoutTeacher
+from relgraph.training.teaching import Feed, Online, Plan, Stored, WithoutTeacher, make_plan
 
 VIEWS = 4  # of every image in the store
 
@@ -136,15 +136,17 @@ class Workshop:
         recipe = self.recipe(way)
         fabric = open_fabric(recipe)
         distiller = new_distiller(recipe, self.data, self.teacher if recipe.uses_teacher else None)
-        feed = self._feed(way, fabric, maps=reads_maps(distiller.method))
+        method = distiller.method
+        plan = make_plan(recipe.augmentation, self.data, None if method is None else method.views)
+        feed = self._feed(way, plan, fabric, maps=reads_maps(method))
         return assemble(recipe, fabric, self.data, distiller, feed, way.name)
 
-    def _feed(self, way: Way, fabric: Any, *, maps: bool) -> Feed:
+    def _feed(self, way: Way, plan: Plan, fabric: Any, *, maps: bool) -> Feed:
         if way.teacher == "stored":
-            return Stored(self.data, self.store, self.device, shared=True)
+            return Stored(plan, self.data, self.store, self.device, shared=True)
         if way.teacher == "online":
-            return Online(self.data, self.teacher, fabric, shared=True, maps=maps)
-        return WithoutTeacher(self.data)
+            return Online(plan, self.teacher, fabric, shared=True, maps=maps)
+        return WithoutTeacher(plan)
 
     def steps(self, way: Way) -> Start:
         """Return n steps of `relgraph.training.loop`, from uint8 images to running sums, as `timing` wants them."""

@@ -9,7 +9,9 @@ from torch import Tensor
 from relgraph.errors import RelgraphError
 
 
-def epoch_batches(labels: Tensor, *, batch_size: int, labelled_share: float, seed: int, epoch: int) -> list[Tensor]:
+def epoch_batches(
+    labels: Tensor, *, batch_size: int, labelled_share: float, seed: int, epoch: int, by_label: bool = True
+) -> list[Tensor]:
     """Return the batches of one epoch, each a CPU tensor of indices into `labels` `(N,)`, where -1 is an unknown label.
 
     They depend on `(seed, epoch)` alone, so a resumed run sees the same batches. With all labels known, they are the
@@ -19,14 +21,18 @@ def epoch_batches(labels: Tensor, *, batch_size: int, labelled_share: float, see
     them trains on the labelled images alone. The remainder that fills no batch is dropped; too few images for a single
     batch are one smaller batch.
 
+    Without `by_label` labels play no part, as training without them needs it: the batches are those of labels that are
+    all known.
+
     Raises:
-        RelgraphError: if the batch size is below 2, the share is not in `(0, 1]`, or no image is labelled.
+        RelgraphError: if the batch size is below 2, the share is not in `(0, 1]`, there are fewer than two images, or
+            with `by_label` no image is labelled.
 
     >>> labels = torch.tensor([0, 1, -1, -1, -1, -1])
     >>> [len(batch) for batch in epoch_batches(labels, batch_size=3, labelled_share=0.3, seed=0, epoch=0)]
     [3, 3]
     """
-    labels = labels.cpu()
+    labels = labels.cpu() if by_label else torch.zeros(len(labels))
     labelled, unlabelled = (labels >= 0).nonzero().flatten(), (labels < 0).nonzero().flatten()
     _check(len(labelled), len(labels), batch_size, labelled_share)
     generator = torch.Generator().manual_seed(_mix(seed, epoch))
@@ -45,10 +51,13 @@ def _check(labelled: int, images: int, batch_size: int, labelled_share: float) -
         raise RelgraphError(f"a relation needs at least two images: batch size {batch_size}")
     if not 0 < labelled_share <= 1:
         raise RelgraphError(f"the labelled share of a batch must be above 0 and at most 1, got {labelled_share}")
-    if labelled == 0:
-        raise RelgraphError(f"training needs at least one labelled image, got none among {images}")
     if images < 2:
-        raise RelgraphError(f"a relation needs at least two images: {images} training image")
+        raise RelgraphError(f"a relation needs at least two images: {images} training image{'s' * (images == 0)}")
+    if labelled == 0:
+        raise RelgraphError(
+            f"training needs at least one labelled image, got none among {images}: methods without labels (seed) train "
+            "with --gamma 0"
+        )
 
 
 def _mix(seed: int, epoch: int) -> int:

@@ -22,7 +22,10 @@ RESIZED_AT_ONCE = 1_000  # images
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Training, validation and test images, mean and std per channel (0..1 scale), and the augmentation that suits."""
+    """Training, validation and test images, mean and std per channel (0..1 scale), and the augmentation that suits.
+
+    A data set without labels has no `classes`, the label -1 for every training image, and no validation or test images.
+    """
 
     name: str
     train: ImageSet
@@ -60,9 +63,13 @@ def load(
     The unlabelled images of stl10+unlabelled are training images with the label -1. Mean and std are those of the
     labelled ones, as without them.
 
+    A `folder:PATH` with neither train/, val/ nor test/ in it is a data set without labels: all its images, at any
+    depth, are training images with the label -1, `classes` is empty, and so are the validation and test images,
+    whatever the `val_fraction`: without classes nothing is held out. Mean and std are those of all images.
+
     Raises:
-        RelgraphError: if the name is unknown, a number is out of range, the files are missing or wrong, or a class has
-            too few images.
+        RelgraphError: if the name is unknown, a number is out of range, the files are missing or wrong, a class has too
+            few images, or labels are to be hidden or changed where there are none.
 
     >>> digits = load("digits", root=Path("data"), image_size=None, val_fraction=0.1, labels_per_class=None, seed=0)
     >>> digits.train.images.shape, len(digits.val), len(digits.test)
@@ -70,6 +77,8 @@ def load(
     """
     _check(image_size, val_fraction, labels_per_class, label_fraction, label_noise, mode)
     source = _read(dataset, root.expanduser(), image_size, mode)
+    if not source.train.classes:
+        _check_unlabelled(dataset, labels_per_class, label_fraction, label_noise)
     generator = torch.Generator().manual_seed(seed)
     train, val = source.train, source.val
     if val is None and val_fraction == 0:
@@ -113,6 +122,17 @@ def _check(
         raise RelgraphError(f"the share of wrong labels must be at least 0 and at most 1, got {label_noise}")
     if mode not in MODES:
         raise unknown("way to hold images", mode, MODES)
+
+
+def _check_unlabelled(dataset: str, labels_per_class: int | None, label_fraction: float, label_noise: float) -> None:
+    asked = {"labels_per_class": labels_per_class, "label_fraction": label_fraction, "label_noise": label_noise}
+    plain = {"labels_per_class": None, "label_fraction": 1.0, "label_noise": 0.0}
+    found = [f"{name} {value}" for name, value in asked.items() if value != plain[name]]
+    if found:
+        raise RelgraphError(
+            f"{dataset} has no labels to hide or to change: expected none of {', '.join(asked)}, got "
+            f"{' and '.join(found)}"
+        )
 
 
 def _read(dataset: str, root: Path, image_size: int | None, mode: str) -> Source:

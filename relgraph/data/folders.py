@@ -1,4 +1,8 @@
-"""Folders of images, `PATH/train/CLASS/*.png` with `PATH/val` or `PATH/test`: in memory, or listed to be streamed."""
+"""Folders of images, in memory or listed to be streamed.
+
+Labelled ones are `PATH/train/CLASS/*.png` with `PATH/val` or `PATH/test`; a `PATH` without these three holds images
+without labels.
+"""
 
 import os
 from pathlib import Path
@@ -21,14 +25,17 @@ Split = tuple[Tensor | ImageFiles, Tensor]  # images (N, 3, H, W) and labels (N,
 def read_folder(path: Path, image_size: int | None, mode: str = "auto") -> tuple[tuple[str, ...], dict[str, Split]]:
     """Return the classes and, for each split, its images `(N, 3, H, W)` uint8 and labels `(N,)`.
 
-    The splits are `train`, `val` and `test`; a folder with only one of the last two has `train` and `test`. With an
-    `image_size` the shorter side is resized to it (bicubic, antialiased) and the centre is cropped; without one all
-    images must have the same size. The `mode` memory decodes all images now, stream leaves them in their files, and
+    The splits are `train`, `val` and `test`; a folder with only one of the last two has `train` and `test`. A folder
+    with none of the three holds images without labels: all that are in it, at any depth, hidden ones left out, are
+    `train` with the label -1, `test` is empty, and there are no classes, whatever the folders in it are called.
+
+    With an `image_size` the shorter side is resized to it (bicubic, antialiased) and the centre is cropped; without one
+    all images must have the same size. The `mode` memory decodes all images now, stream leaves them in their files, and
     auto does that only where they need more than 8 GiB.
 
     Raises:
-        RelgraphError: if a folder or a class is missing, an image that is decoded is unreadable or of another size, or
-            images for the memory need too much of it.
+        RelgraphError: if a folder or a class is missing, there is no image at all, an image that is decoded is
+            unreadable or of another size, or images for the memory need too much of it.
     """
     if mode not in MODES:
         raise unknown("way to hold images", mode, MODES)
@@ -43,6 +50,8 @@ def read_folder(path: Path, image_size: int | None, mode: str = "auto") -> tuple
 def _list_splits(path: Path, image_size: int | None) -> tuple[tuple[str, ...], dict[str, tuple[ImageFiles, Tensor]]]:
     """Return the classes and, for each split, its files and labels; at most the first training image is opened."""
     folders = _find_splits(path)
+    if not folders:
+        return (), _list_unlabelled(path, image_size)
     listings = {split: list_images(folder) for split, folder in folders.items()}
     classes = _common_classes(path, listings)
     splits: dict[str, tuple[ImageFiles, Tensor]] = {}
@@ -55,10 +64,26 @@ def _list_splits(path: Path, image_size: int | None) -> tuple[tuple[str, ...], d
     return classes, splits
 
 
+def _list_unlabelled(path: Path, image_size: int | None) -> dict[str, tuple[ImageFiles, Tensor]]:
+    """Return all images of a folder for training, without labels, and none to test with."""
+    names = _list_files(path, "")
+    if not names:
+        raise RelgraphError(
+            f"{path}: expected train/CLASS/image.png with val/ or test/ beside train/, or images without labels at any "
+            f"depth, found no image (looked for {', '.join(SUFFIXES)})"
+        )
+    train = image_files(path, names, image_size)
+    test = image_files(path, [], image_size, train.size)
+    return {split: (files, torch.full((len(files),), -1)) for split, files in (("train", train), ("test", test))}
+
+
 def _find_splits(path: Path) -> dict[str, Path]:
+    """Return the folder of each split; none where neither train/, val/ nor test/ is there."""
     if not path.is_dir():
         raise RelgraphError(f"{path}: no such folder")
     train, val, test = (path / split for split in ("train", "val", "test"))
+    if not any(split.is_dir() for split in (train, val, test)):
+        return {}
     if not train.is_dir():
         raise RelgraphError(f"{path}: expected a folder train/ in it, found none")
     if val.is_dir() and test.is_dir():
@@ -88,10 +113,12 @@ def list_images(folder: Path) -> Listing:
 
 
 def _list_files(folder: Path, name: str) -> list[str]:
+    """Return the image files at any depth of `folder / name`, as paths within `folder`, in alphabetical order."""
     # Strings rather than Paths, which are slow to make and to sort by the million.
     files: list[str] = []
-    for parent, _, names in os.walk(folder / name, followlinks=True):
-        inside = os.path.relpath(parent, folder)
+    for parent, folders, names in os.walk(folder / name, followlinks=True):
+        folders[:] = [inner for inner in folders if not inner.startswith(".")]  # these alone are walked into
+        inside = "" if parent == str(folder) else os.path.relpath(parent, folder)
         files += [os.path.join(inside, n) for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
     return sorted(files, key=lambda file: file.split(os.sep))
 

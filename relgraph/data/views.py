@@ -65,10 +65,11 @@ def draw_view(n: int, padding: int, flip: bool, generator: torch.Generator) -> V
 
 
 def prepare(images: Tensor, size: int | None, channels: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return uint8 `images` `(B, C, H, W)` as a network wants them: float32 `(B, channels, size, size)`, normalised.
+    """Return `images` `(B, C, H, W)` as a network wants them: float32 `(B, channels, size, size)`, normalised.
 
-    The result is `(pixel / 255 - mean) / std` per channel. Images of another size are resized (bicubic, antialiased,
-    clamped to `[0, 1]`); `size` None keeps theirs. Grey is repeated to colour, colour becomes its luminance.
+    Images are uint8, which is divided by 255, or float in 0..1, as augmentations return them. The result is
+    `(pixel - mean) / std` per channel. Images of another size are resized (bicubic, antialiased, clamped to `[0, 1]`);
+    `size` None keeps theirs. Grey is repeated to colour, colour becomes its luminance.
 
     Raises:
         RelgraphError: if the channels are neither 1 nor 3, or mean and std are not one number per channel.
@@ -80,11 +81,20 @@ def prepare(images: Tensor, size: int | None, channels: int, mean: Sequence[floa
         raise RelgraphError(
             f"mean and std must hold one number for each of {channels} channels, got {len(mean)} and {len(std)}"
         )
-    pixels = images.float() / 255
+    pixels = unit(images)
     if size is not None and pixels.shape[-2:] != (size, size):
         pixels = functional.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
     pixels = _with_channels(pixels, channels)
     return (pixels - _per_channel(mean, pixels)) / _per_channel(std, pixels)
+
+
+def unit(images: Tensor) -> Tensor:
+    """Return images as float32 in 0..1: uint8 is divided by 255, float is 0..1 already.
+
+    >>> unit(torch.tensor([0, 51, 255], dtype=torch.uint8))
+    tensor([0.0000, 0.2000, 1.0000])
+    """
+    return images.float().div_(255) if images.dtype == torch.uint8 else images.float()
 
 
 def _with_channels(pixels: Tensor, channels: int) -> Tensor:

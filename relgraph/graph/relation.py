@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
@@ -15,6 +14,7 @@ from relgraph.graph.topology import ALL_PAIRS, AllPairs, Edges, Rule
 class Relation:
     """What two networks say of the pairs of one batch, compared: `criterion(scale(w_s), scale(w_t))`.
 
+    >>> import torch
     >>> from relgraph.graph.kernels import linear
     >>> from relgraph.graph.matching import by_anchor_norm, mean_square
     >>> similarity_preserving = Relation(linear, scale=by_anchor_norm, criterion=mean_square)
@@ -39,18 +39,8 @@ class Relation:
         return self.compare(edges.pick(matrices[0]), edges.pick(matrices[1]), edges)
 
     def compare(self, student: Tensor, teacher: Tensor, topology: AllPairs | Edges) -> Tensor:
-        """Return the scalar for the weights of the same edges, of a graph pair or of a matrix against a memory."""
+        """Return the scalar for the weights of the same edges, of a graph pair or of a matrix."""
         return self.criterion(self.scale(student, topology), self.scale(teacher, topology), topology)
-
-
-def own_then_rest(kernel: Kernel, anchors: Tensor, own: Tensor, rest: Tensor) -> Tensor:
-    """Return each anchor's weight with its own key, then with a memory, `(N, D), (N, D), (K, D) -> (N, 1 + K)`.
-
-    The topology of queues: the own key stands first, the others' keys of the same batch are left out.
-    """
-    z, memory = kernel.nodes(anchors), kernel.nodes(rest)
-    counterpart = kernel.matrix(z.unsqueeze(-2), kernel.nodes(own).unsqueeze(-2)).squeeze(-1)
-    return torch.cat([counterpart, kernel.matrix(z, memory)], dim=-1)
 
 
 def check_nodes(student: Tensor, teacher: Tensor, one_width: bool = False) -> None:

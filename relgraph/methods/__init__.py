@@ -25,7 +25,7 @@ from typing import Any
 
 from relgraph.methods.ab import AB
 from relgraph.methods.at import AT
-from relgraph.methods.base import Batch, Method, Output
+from relgraph.methods.base import Batch, Method, Output, Views
 from relgraph.methods.cc import CC
 from relgraph.methods.ccl import CCL
 from relgraph.methods.crd import CRD
@@ -34,18 +34,23 @@ from relgraph.methods.ega import EGA, ega_loss
 from relgraph.methods.fitnet import FitNet
 from relgraph.methods.fsp import FSP
 from relgraph.methods.ft import FT
+from relgraph.methods.infonce import InfoNCE
 from relgraph.methods.irg import IRG
 from relgraph.methods.kd import KD
+from relgraph.methods.moco import MoCo
 from relgraph.methods.nce import NCE
 from relgraph.methods.nst import NST
+from relgraph.methods.ntxent import NTXent
 from relgraph.methods.pkt import PKT
 from relgraph.methods.rkd import RKD
+from relgraph.methods.seed import SEED
 from relgraph.methods.sp import SP
 from relgraph.methods.spelling import Spelled, build, read_spelling
+from relgraph.methods.sskd import SSKD
 from relgraph.methods.sum import Sum
 from relgraph.methods.vid import VID
 
-# EGA and the relational family, logits and hints, then the yardsticks that read maps.
+# EGA and the relational family, contrast and self-supervision, logits and hints, then the yardsticks that read maps.
 METHODS: dict[str, type[Method]] = {
     "ega": EGA,
     "sp": SP,
@@ -57,6 +62,11 @@ METHODS: dict[str, type[Method]] = {
     "nce": NCE,
     "ccl": CCL,
     "crd": CRD,
+    "seed": SEED,
+    "moco": MoCo,
+    "infonce": InfoNCE,
+    "ntxent": NTXent,
+    "sskd": SSKD,
     "kd": KD,
     "fitnet": FitNet,
     "at": AT,
@@ -83,15 +93,21 @@ __all__ = [
     "NST",
     "PKT",
     "RKD",
+    "SEED",
     "SP",
+    "SSKD",
     "VID",
     "Batch",
     "DarkRank",
     "FitNet",
+    "InfoNCE",
     "Method",
+    "MoCo",
+    "NTXent",
     "Output",
     "Spelled",
     "Sum",
+    "Views",
     "build_method",
     "ega_loss",
     "spelled_methods",

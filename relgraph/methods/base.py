@@ -14,6 +14,18 @@ Part = Literal["embedding", "feature", "map"]
 PARTS: tuple[Part, ...] = ("embedding", "feature", "map")
 
 
+class Views(NamedTuple):
+    """Further views of each image that a method asks for: what the networks say of them is in `Output.further`.
+
+    Attributes:
+        kind: "rotations" by 90, 180 and 270 degrees; "transformations", one each of SSKD's four; small "patches".
+        each: How many of each image, V.
+    """
+
+    kind: Literal["rotations", "transformations", "patches"]
+    each: int
+
+
 class Output(NamedTuple):
     """What a network says of a batch.
 
@@ -23,12 +35,15 @@ class Output(NamedTuple):
         feature: The pooled vector below the projection, `(N, width)`, where there is one.
         maps: The maps between the network's stages, in order, each `(N, C, H, W)`, the first that of the stem; none
             of a network that hands on no maps.
+        further: What it says of V further views of the same images, for a method that asks for them by `views`: row
+            `v * N + i` is view v of image i.
     """
 
     embedding: Tensor
     logits: Tensor | None = None
     feature: Tensor | None = None
     maps: tuple[Tensor, ...] = ()
+    further: "Output | None" = None
 
     def detach(self) -> "Output":
         """Return the same without gradient."""
@@ -37,6 +52,7 @@ class Output(NamedTuple):
             None if self.logits is None else self.logits.detach(),
             None if self.feature is None else self.feature.detach(),
             tuple(stage.detach() for stage in self.maps),
+            None if self.further is None else self.further.detach(),
         )
 
 
@@ -66,6 +82,10 @@ class Method(nn.Module):
         differs: Where paper, official code and this one differ, in one line; the docstring says all.
         init_share: Share of the epochs in which the method trains alone, before the cross-entropy does, as the authors
             of some methods have it; 0 for the others.
+        gamma: The published weight of the cross-entropy beside it; 0 for a method that needs no labels.
+        augment: How the images are augmented that both networks see: "crop" (padding, crop, flip), or "contrastive" as
+            in the training of self-supervised teachers.
+        views: The further views of each image that it asks for, if any.
         reads: What it reads of the outputs ("embedding", "feature", "map", "maps", "logits") and of the batch
             ("labels", "indices").
     """
@@ -77,6 +97,9 @@ class Method(nn.Module):
     criterion: ClassVar[str] = "-"
     differs: ClassVar[str] = ""
     init_share: ClassVar[float] = 0.0
+    gamma: ClassVar[float] = 1.0
+    augment: ClassVar[Literal["crop", "contrastive"]] = "crop"
+    views: Views | None = None
     reads: tuple[str, ...] = ()
 
     def __init__(self) -> None:

@@ -18,6 +18,7 @@ from relgraph.methods.sum import Sum
 FROM_RUN = {
     "graph", "k", "neighbours", "nodes", "refine", "refinement", "dim", "student_width", "teacher_width",
     "student_maps", "teacher_maps", "images", "labels", "temperature", "node_weight", "edge_weight",
+    "ss_head",
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.methods.base import Batch, Method, Output, check_weights
+from relgraph.methods.base import Batch, Method, Output, Views, check_weights
 
 
 class Sum(Method):
@@ -34,6 +34,7 @@ class Sum(Method):
         check_weights(**{f"the weight of {name}": weight for name, (weight, _) in methods.items()})
         self.methods = nn.ModuleDict({name: method for name, (_, method) in methods.items()})
         self.weights = {name: weight for name, (weight, _) in methods.items()}
+        self.views = _views({name: method.views for name, (_, method) in methods.items() if method.views is not None})
         self.reads = tuple(sorted({part for _, method in methods.values() for part in method.reads}))
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
@@ -69,3 +70,11 @@ class Sum(Method):
 
     def _called(self, name: str, term: str) -> str:
         return term if len(self.methods) == 1 or term == name else f"{name}_{term}"
+
+
+def _views(asked: Mapping[str, Views]) -> Views | None:
+    """Return the further views that the methods of a sum ask for, which must be the same."""
+    if len(set(asked.values())) > 1:
+        words = " and ".join(f"{name} for {views.each} {views.kind}" for name, views in asked.items())
+        raise RelgraphError(f"the methods of a sum share the further views of an image, got {words}")
+    return next(iter(asked.values()), None)

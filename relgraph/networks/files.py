@@ -4,7 +4,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,21 +14,42 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
 from relgraph.networks.backbone import Backbone
+from relgraph.networks.heads import Head, Projector
 from relgraph.networks.students import build_backbone
 
 DESCRIBED = {"backbone", "in_channels", "image_size", "mean", "std"}  # what any network file must say of itself
+NETWORK_FILES = ("network.safetensors", "student.safetensors")  # of a run directory: a pre-training's, a training's
+SS_HEAD_FILE = "ss_head.safetensors"
+SS_HEAD_KIND = "sskd-head"  # by which such a file is known
 
 
 def save_network(path: Path, network: nn.Module, info: Mapping[str, Any]) -> None:
-    """Write weights and `info` (JSON values: at least those of `DESCRIBED`) to a safetensors file.
+    """Write weights and `info` (JSON values, of a network at least those of `DESCRIBED`) to a safetensors file.
 
-    A student with its head is stored whole: the keys of its backbone begin with `backbone.`, those of its head with
-    `head.`.
+    A network with what is on top of it is stored whole: the keys of its backbone begin with `backbone.`, those of a
+    student's head with `head.`, those of a projector with `projector.`; of that `info` then says
+    `{"projector": {"dim": int, "hidden": int, "norm": bool}}`.
     """
     # Cloned, since safetensors refuses two names for one memory, which CoaT has: its blocks share a layer.
     layout = torch.contiguous_format
     tensors = {n: tensor.detach().clone(memory_format=layout).cpu() for n, tensor in network.state_dict().items()}
     write_atomically(path, save(tensors, metadata={"relgraph": json.dumps(dict(info))}))
+
+
+def find_network(path: Path) -> Path:
+    """Return the file of the network in a run directory, of a pre-training or of a training, or `path` if it is none.
+
+    Raises:
+        RelgraphError: if the directory holds neither file.
+    """
+    if not path.is_dir():
+        return path
+    for name in NETWORK_FILES:
+        if (path / name).is_file():
+            return path / name
+    raise RelgraphError(
+        f"{path} holds no network: expected network.safetensors of a pre-training or student.safetensors of a training"
+    )
 
 
 def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -37,39 +58,128 @@ def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         RelgraphError: if the file is missing, truncated, another program's, or without a valid description.
     """
+    return _read(path, "network", "a student.safetensors or network.safetensors of a run", DESCRIBED)
+
+
+def _read(path: Path, kind: str, expected: str, keys: set[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("relgraph")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, SafetensorError) as error:
-        raise RelgraphError(f"cannot read the network file {path}: {error}") from error
+        raise RelgraphError(f"cannot read the {kind} file {path}: {error}") from error
     if header is None:
-        raise RelgraphError(
-            f"{path} holds weights without relgraph's description: expected a student.safetensors of a run"
-        )
+        raise RelgraphError(f"{path} holds weights without relgraph's description: expected {expected}")
     try:
         info = json.loads(header)
     except json.JSONDecodeError:
         info = None
-    if not isinstance(info, dict) or not info.keys() >= DESCRIBED:
-        raise RelgraphError(
-            f"the description in {path} is damaged: "
-            f"expected JSON with {', '.join(sorted(DESCRIBED))}, got {header[:80]}"
-        )
+    if not isinstance(info, dict) or not info.keys() >= keys:
+        wanted = ", ".join(sorted(keys)) or "names and values"
+        raise RelgraphError(f"the description in {path} is damaged: expected JSON with {wanted}, got {header[:80]}")
     return tensors, info
 
 
 def load_network(path: Path) -> tuple[Backbone, dict[str, Any]]:
-    """Return the backbone, in float32 and evaluation mode, and the `info` stored with it.
+    """Return the backbone of a file or run directory, in float32 and evaluation mode, and the `info` stored with it.
 
     Raises:
         RelgraphError: if the file cannot be read or its weights are of another architecture than it says.
     """
+    path = find_network(path)
     tensors, info = read_network(path)
     backbone = build_backbone(info["backbone"], info["in_channels"], image_size=info["image_size"])
-    own = {name.removeprefix("backbone."): t for name, t in tensors.items() if not name.startswith("head.")}
+    own = {
+        name.removeprefix("backbone."): t for name, t in tensors.items() if not name.startswith(("head.", "projector."))
+    }
     load_strictly(backbone, own, path)
     return backbone.float().eval(), info
+
+
+def load_head(path: Path) -> tuple[Head, tuple[str, ...]]:
+    """Return the trained head of a student, in float32 and evaluation mode, and its classes, from a file or run.
+
+    Raises:
+        RelgraphError: if the file cannot be read, holds no head with classes, or one of other sizes than it says.
+    """
+    path = find_network(path)
+    tensors, info = read_network(path)
+    dim, classes = info.get("dim"), info.get("classes")
+    own = _part(tensors, "head.")
+    if not own or not _is_width(dim) or not isinstance(classes, list) or not classes:
+        raise RelgraphError(
+            f"{path} holds no classifier: expected the student.safetensors of a training run with labels"
+        )
+    head = Head(_input_width(own, "project.weight"), dim, len(classes))
+    load_strictly(head, own, path)
+    return head.float().eval(), tuple(str(name) for name in classes)
+
+
+def load_projector(path: Path) -> Projector:
+    """Return the trained projector of a pre-training, in float32 and evaluation mode, from a file or run.
+
+    Raises:
+        RelgraphError: if the file cannot be read, holds no projector, or one of other sizes than it says.
+    """
+    path = find_network(path)
+    tensors, info = read_network(path)
+    own, said = _part(tensors, "projector."), info.get("projector")
+    if not own or said is None:
+        raise RelgraphError(f"{path} holds no projector: expected the network.safetensors of relgraph pretrain")
+    dim, hidden, norm = (said.get(name) if isinstance(said, dict) else None for name in ("dim", "hidden", "norm"))
+    if not (_is_width(dim) and _is_width(hidden) and isinstance(norm, bool)):
+        raise RelgraphError(
+            f"the description in {path} is damaged: expected a projector with dim, hidden and norm, got {said}"
+        )
+    projector = Projector(_input_width(own, "0.weight"), dim, hidden, norm)
+    load_strictly(projector, own, path)
+    return projector.float().eval()
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _is_width(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and value > 0
+
+
+def _input_width(tensors: Mapping[str, Tensor], name: str) -> int:
+    """Return what the weight of a first layer reads; a layer that is missing or no matrix is refused when loaded."""
+    weight = tensors.get(name)
+    return 1 if weight is None or weight.ndim != 2 else weight.shape[1]
+
+
+def save_ss_head(path: Path, head: Projector, *, teacher: str, fingerprint: str) -> None:
+    """Write a self-supervision head of SSKD, `Projector(width, width)`, to a safetensors file.
+
+    `teacher` is how the teacher was spelled whose features it reads, `fingerprint` that of its weights.
+    """
+    info = {"kind": SS_HEAD_KIND, "width": _input_width(head.state_dict(), "0.weight")}
+    save_network(path, head, {**info, "teacher": teacher, "fingerprint": fingerprint})
+
+
+def load_ss_head(path: Path, width: int) -> tuple[Projector, dict[str, Any]]:
+    """Return the self-supervision head of SSKD for a teacher of a width, and the `info` stored with it.
+
+    It is in float32, in evaluation mode and frozen. `path` is the file or the run directory with `ss_head.safetensors`;
+    `info` has `width`, `teacher` and `fingerprint` (see `save_ss_head`).
+
+    Raises:
+        RelgraphError: if the file is missing, damaged, another's, or of a teacher of another width.
+    """
+    path = path / SS_HEAD_FILE if path.is_dir() else path
+    expected = f"the {SS_HEAD_FILE} of a run of sskd"
+    tensors, info = _read(path, "self-supervision head", expected, set())
+    if info.get("kind") != SS_HEAD_KIND:
+        raise RelgraphError(f"{path} holds no self-supervision head: expected {expected}")
+    if missing := sorted({"width", "teacher", "fingerprint"} - info.keys()):
+        raise RelgraphError(f"the description in {path} is damaged: it lacks {', '.join(missing)}")
+    if info["width"] != width:
+        raise RelgraphError(f"{path} was trained for a teacher of width {info['width']}, this one has {width}")
+    head = Projector(width, width)
+    load_strictly(head, tensors, path)
+    return head.float().eval().requires_grad_(False), info
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Projection and classifier: what both networks get on top of their pooled vector."""
+"""What networks get on top of their pooled vector: projection and classifier, or a projector of two layers."""
 
 from torch import Tensor, nn
 
@@ -19,3 +19,21 @@ class Head(nn.Module):
         """Return embedding and logits."""
         embedding: Tensor = self.project(feature)
         return embedding, self.classify(embedding)
+
+
+class Projector(nn.Sequential):
+    """Two linear layers with a ReLU between them, `(N, width) -> (N, dim)`: the head of contrastive objectives.
+
+    SEED, MoCo v2 and SSKD have it like this; SimCLR's has a batch norm before the ReLU.
+
+    Args:
+        width: Width of the input.
+        dim: Width of the output.
+        hidden: Width in between; the input's if not given.
+        norm: Whether a batch norm comes before the ReLU.
+    """
+
+    def __init__(self, width: int, dim: int, hidden: int | None = None, norm: bool = False) -> None:
+        hidden = width if hidden is None else hidden
+        middle = [nn.BatchNorm1d(hidden)] if norm else []
+        super().__init__(nn.Linear(width, hidden), *middle, nn.ReLU(), nn.Linear(hidden, dim))

@@ -6,13 +6,15 @@ from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError, unknown
-from relgraph.networks.backbone import Stages
-from relgraph.networks.files import load_network, read_network
+from relgraph.networks.backbone import Backbone, Stages
+from relgraph.networks.files import load_network, load_projector, read_network
+from relgraph.networks.heads import Projector
 
 EMBEDDED = {"digits": "digits-simclr.safetensors"}
+OUTPUTS = ("feature", "projection")  # of a checkpoint
 
 Arguments = Mapping[str, str | int | float | bool]
 
@@ -49,14 +51,47 @@ class Listed:
     address: str
 
 
-def checkpoint(path: Path) -> Source:
-    """Read the backbone of a student of relgraph, from its file or the directory of its run.
+class Projected(Backbone):
+    """A backbone and the projector that was trained on top of it, `(N, C, H, W) -> (N, width)`, the projection's."""
+
+    def __init__(self, backbone: Backbone, projector: Projector, width: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = projector
+        self.width = width
+
+    def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the backbone's maps and the projection."""
+        maps, feature = self.backbone.stages(images)
+        return maps, self.projector(feature)
+
+
+def checkpoint(path: Path, arguments: Arguments | None = None) -> Source:
+    """Read a network that relgraph trained, a pre-training's or a student's, from its file or the directory of its run.
+
+    The argument `output` chooses what it gives: "feature", the backbone's pooled vector, or "projection", what the
+    projector of the pre-training makes of it.
 
     Raises:
-        RelgraphError: if the file is missing, damaged or another program's.
+        RelgraphError: if the file is missing, damaged or another program's, an argument is unknown, or a projection is
+            asked for where there is no projector.
     """
-    backbone, info = load_network(path / "student.safetensors" if path.is_dir() else path)
+    output = _output(path, arguments or {})
+    backbone, info = load_network(path)
+    if output == "projection":
+        backbone = Projected(backbone, load_projector(path), info["projector"]["dim"])
     return Source(backbone, info["image_size"], info["in_channels"], info["mean"], info["std"], backbone.stages)
+
+
+def _output(path: Path, arguments: Arguments) -> str:
+    if arguments.keys() - {"output"}:
+        raise RelgraphError(
+            f"a checkpoint takes the argument output={' or output='.join(OUTPUTS)}, got {dict(arguments)} for {path}"
+        )
+    output = str(arguments.get("output", "feature"))
+    if output not in OUTPUTS:
+        raise unknown("output of a checkpoint", output, OUTPUTS)
+    return output
 
 
 def embedded(name: str) -> Source:

@@ -7,10 +7,11 @@ A teacher is spelled `SOURCE:NAME[/WEIGHTS]`; `relgraph teachers PATTERN` lists 
 | `open_clip:NAME/WEIGHTS` | image side of a CLIP, e.g. `ViT-B-32/openai` | `encode_image`, not normalised |
 | `timm:NAME[.WEIGHTS]` | an image model of timm | pooled features before the classifier |
 | `torchvision:NAME[/WEIGHTS]` | a classification network of torchvision | what its last linear layer reads |
-| `checkpoint:FILE` | a student of relgraph: its file or its run directory | pooled features of the backbone |
+| `checkpoint:RUN` | what relgraph trained, a student or with `relgraph pretrain`: run or file | pooled features |
 | `embedded:digits` | a small self-supervised network of this package | pooled features of the backbone |
 
-The first three come with the weights that their libraries download, or with those of a file.
+The first three come with the weights that their libraries download, or with those of a file. With the argument
+`output=projection` the embedding of a `checkpoint:` of `relgraph pretrain` is what its projector makes of the features.
 
 Stage maps, each `(N, channels, height, width)`, in order, which `Teacher.features` gives beside the embedding:
 
@@ -23,7 +24,7 @@ Stage maps, each `(N, channels, height, width)`, in order, which `Teacher.featur
 | a vision transformer of timm | the tokens of each block, laid out as an image and without class token |
 | a convolutional network of torchvision, MaxViT | the last map of each resolution before the pooling |
 | ViT and Swin of torchvision | none |
-| `checkpoint:`, `embedded:` | those of the student |
+| `checkpoint:`, `embedded:` | those of the student, whatever the output |
 
 Those of timm and open_clip are what their `forward_intermediates` gives. Older versions lack it, open_clip before 2.32
 for all networks and timm 1.0.3 for many: these then hand on no maps.
@@ -221,7 +222,8 @@ def load_teacher(
         input_size: side of the images in pixels, instead of what the network was trained on.
         mean: per channel on the scale 0..1, instead of the one known for the weights.
         std: per channel on the scale 0..1, instead of the one known for the weights.
-        arguments: what else `timm.create_model` needs for the file, e.g. `{"num_classes": 1001, "pad_type": "same"}`.
+        arguments: what else `timm.create_model` needs for the file, e.g. `{"num_classes": 1001, "pad_type": "same"}`;
+            of a `checkpoint:`, `{"output": "projection"}` for its projector's output instead of its features.
 
     Raises:
         RelgraphError: if a name is unknown, weights cannot be had, read, or do not match, or an option does not apply.
@@ -232,8 +234,8 @@ def load_teacher(
         raise RelgraphError(f"a teacher is spelled SOURCE:NAME[/WEIGHTS] with a source of {known}, got {spec!r}")
     if source not in SOURCES:
         raise unknown("teacher source", source, SOURCES)
-    if arguments and source != "timm":
-        raise RelgraphError(f"arguments are for timm teachers, got {dict(arguments)} for {spec}")
+    if arguments and source not in ("timm", "checkpoint"):
+        raise RelgraphError(f"arguments are for timm and checkpoint teachers, got {dict(arguments)} for {spec}")
     if weights and source in ("checkpoint", "embedded"):
         raise RelgraphError(f"{spec} brings its own weights, got the file {weights} as well")
     found = _find(source, name, None if weights is None else Path(weights), input_size, arguments or {})
@@ -255,7 +257,7 @@ def _find(source: str, name: str, weights: Path | None, input_size: int | None, 
         case "open_clip":
             return from_open_clip(name, weights, input_size)
         case "checkpoint":
-            return checkpoint(Path(name))
+            return checkpoint(Path(name), arguments)
         case "torchvision":
             return from_torchvision(name, weights, input_size)
         case "embedded":

@@ -67,7 +67,7 @@ def _epoch(setup: Setup, recipe: Recipe, optimiser: SGD, epoch: int) -> dict[str
     sums = torch.zeros(3, dtype=torch.float64, device=setup.fabric.device)
     bar = tqdm(batches, desc=f"teacher's head {epoch + 1}/{recipe.epochs}", unit="batch", leave=False, disable=None)
     for index, images in zip(bar, setup.batches(batches), strict=True):
-        _, seen = setup.feed(images, index, generator)
+        seen = setup.feed(images, index, generator).seen
         assert seen is not None
         labels = train.labels[index.to(train.labels.device)]
         _, logits = head(seen.pooled)

@@ -30,9 +30,9 @@ class Meter:
         """Add one batch."""
         named = {**losses.terms, **losses.teacher_terms}
         terms = torch.stack([term.float() for term in named.values()])
-        assert losses.student.logits is not None
-        hits = (losses.student.logits.argmax(-1) == labels).sum()
-        counts = torch.stack([hits, (labels >= 0).sum(), losses.degenerate])
+        logits = losses.student.logits
+        right = labels.new_zeros(()) if logits is None else (logits.argmax(-1) == labels).sum()
+        counts = torch.stack([right, (labels >= 0).sum(), losses.degenerate])
         row = torch.cat([terms, counts]).double()
         # A bad step spoils the weights, and then every later term: only what was not finite in the first bad step is
         # to blame.
@@ -52,7 +52,7 @@ class Meter:
     def read(self, epoch: int) -> dict[str, float]:
         """Return the means so far: the student's `loss`, its terms, `train_top1` in percent, and `degenerate` nodes.
 
-        Accuracy is that on labelled images.
+        Accuracy is that on labelled images; it is left out where there are none.
 
         Raises:
             RelgraphError: if a term was not a number; the message names it.
@@ -68,4 +68,5 @@ class Meter:
         means = {name: term / self.steps for name, term in zip(self.names, terms, strict=True)}
         loss = sum(term / self.steps for term in terms[: self.of_student])
         self.last = time.perf_counter()
-        return {"loss": loss, **means, "train_top1": 100 * hits / labelled, "degenerate": degenerate}
+        top1 = {"train_top1": 100 * hits / labelled} if labelled else {}
+        return {"loss": loss, **means, **top1, "degenerate": degenerate}

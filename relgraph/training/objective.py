@@ -73,15 +73,27 @@ class Distiller(nn.Module):
         if head_fixed and teacher_head is not None:
             teacher_head.requires_grad_(False)
 
-    def forward(self, images: Tensor, seen: Features | None, batch: Batch) -> Losses:
-        """Return the losses of the student's views `(N, C, H, W)` and of what the teacher's backbone saw in them."""
-        student: Output = self.student(images)
+    def forward(
+        self,
+        images: Tensor,
+        seen: Features | None,
+        batch: Batch,
+        further: Tensor | None = None,
+        further_seen: Features | None = None,
+    ) -> Losses:
+        """Return the losses of the student's views `(N, C, H, W)` and of what the teacher's backbone saw in them.
+
+        `further` `(V * N, C, h, w)` are the further views that a method asks for, and `further_seen` what the teacher's
+        backbone saw in those. Views of one size go through the student together.
+        """
+        student = self._see(images, further)
         # Without its maps: under autocast Fabric would turn all that leaves this module into float32, maps last of all.
         kept = student._replace(maps=())
         if self.teacher_head is None or seen is None:
             return Losses(self._student_terms(student, None, batch), kept, None, _degenerate(student), {})
-        embedding, logits = self.teacher_head(seen.pooled)
-        teacher = Output(embedding, logits, seen.pooled, seen.maps)
+        teacher = self._taught(self.teacher_head, seen)
+        if further_seen is not None:
+            teacher = teacher._replace(further=self._taught(self.teacher_head, further_seen)._replace(maps=()))
         return Losses(
             self._student_terms(student, teacher, batch),
             kept,
@@ -89,6 +101,23 @@ class Distiller(nn.Module):
             _degenerate(student) + _degenerate(teacher),
             self._teacher_terms(student, teacher, batch),
         )
+
+    def _see(self, images: Tensor, further: Tensor | None) -> Output:
+        """Return what the student says of its views, those of one size in one pass: they share batch statistics."""
+        if further is None:
+            output: Output = self.student(images)
+            return output
+        if images.shape[1:] != further.shape[1:]:
+            output = self.student(images)
+            return output._replace(further=self.student(further)._replace(maps=()))
+        both: Output = self.student(torch.cat([images, further]))
+        first, rest = (_rows(both, rows) for rows in (slice(len(images)), slice(len(images), None)))
+        return first._replace(further=rest._replace(maps=()))
+
+    @staticmethod
+    def _taught(head: Head, seen: Features) -> Output:
+        embedding, logits = head(seen.pooled)
+        return Output(embedding, logits, seen.pooled, seen.maps)
 
     def _student_terms(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         assert student.logits is not None
@@ -132,6 +161,11 @@ class Distiller(nn.Module):
             yield from (p for p in self.teacher_head.parameters() if p.requires_grad)
         if self.method is not None:
             yield from self.method.teacher_parameters()
+
+
+def _rows(output: Output, rows: slice) -> Output:
+    logits, feature = (None if part is None else part[rows] for part in (output.logits, output.feature))
+    return Output(output.embedding[rows], logits, feature, tuple(stage[rows] for stage in output.maps))
 
 
 def _zeros(terms: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -65,6 +65,12 @@ class Recipe:
         "Same crop and flip for both networks, or one each as in EGA's code.",
         choices=("shared", "independent"),
     )
+    augment: str = option(
+        "auto",
+        "Random views of the images: crop (padding, crop, flip), the contrastive ones of moco, simclr or simclr-small "
+        "(crop and resize, flip, colours, blur), or digits (bent and shaded); auto: what the method was published with.",
+        choices=("auto", "crop", "moco", "simclr", "simclr-small", "digits"),
+    )
     normalise: str = option(
         "dataset",
         "Statistics by which the student's images are normalised: the data set's, or the teacher's as in EGA's code.",
@@ -80,7 +86,9 @@ class Recipe:
     teacher_mean: tuple[float, ...] | None = option(None, "Mean of the teacher's input, such as 0.5,0.5,0.5.")
     teacher_std: tuple[float, ...] | None = option(None, "Deviation of the teacher's input.")
     teacher_args: tuple[str, ...] = option(
-        (), "Constructor arguments of the teacher, such as num_classes=1001,pad_type=same."
+        (),
+        "Arguments of the teacher: of timm's constructor, such as num_classes=1001,pad_type=same, or output=projection "
+        "for the contrastive head of a checkpoint: that relgraph pretrain made.",
     )
     teacher_mode: str = option(
         "auto",
@@ -91,14 +99,18 @@ class Recipe:
     embeddings: str = option("embeddings", "Folder in which relgraph embed keeps its stores.")
     teacher_head: str = option(
         "joint",
-        "The teacher's projection learns beside the student, or is trained first and then fixed.",
-        choices=("joint", "sequential"),
+        "The teacher's projection and classifier learn beside the student, are trained first and then fixed, or are "
+        "the own ones of a checkpoint: that was trained on the same classes.",
+        choices=("joint", "sequential", "own"),
     )
     head_epochs: int | None = option(None, "Epochs for a sequential head; as many as for the student if not given.")
     student: str = option(
         "resnet8x4",
         "resnet8x4, wrn_16_2, vgg8, mobilenetv2, ... (relgraph students lists them), timm:NAME or torchvision:NAME.",
         aliases=("--model_s",),
+    )
+    init_from: str | None = option(
+        None, "Run, or its file of weights, whose backbone the student starts from: to fine-tune what seed distilled."
     )
     dim: int = option(256, "Width of the embeddings, the nodes of the graph.")
     method: str = option(
@@ -109,6 +121,9 @@ class Recipe:
     )
     method_args: tuple[str, ...] = option(
         (), "Options of the method, such as angle_weight=2 (relgraph methods NAME lists them)."
+    )
+    ss_head: str | None = option(
+        None, "Run of relgraph pretrain --objective sskd-head: the teacher's self-supervision head, which sskd reads."
     )
     graph: str | None = option(
         None,
@@ -132,7 +147,12 @@ class Recipe:
         0.8, "Weight of EGA's node term. Grows with the batch: retune it for another batch size."
     )
     edge_weight: float = option(0.24, "Weight of EGA's edge term. Grows with the batch as well.")
-    gamma: float = option(1.0, "Weight of the cross-entropy.", aliases=("-r",))
+    gamma: float | None = option(
+        None,
+        "Weight of the cross-entropy; if not given the published one: 1, of sskd 0.1, of seed, moco, infonce and ntxent "
+        "0, which need no labels.",
+        aliases=("-r",),
+    )
     alpha: float = option(0.0, "Weight of KD on the logits of the teacher's head, beside the method.", aliases=("-a",))
     beta: float | None = option(
         None, "Weight of the method; the published one if not given (relgraph methods).", aliases=("-b",)
@@ -171,19 +191,25 @@ class Recipe:
     def __post_init__(self) -> None:
         """Check kinds and ranges; names that are open-ended are checked where they are looked up."""
         for item in fields(self):
-            _check_kind(item, getattr(self, item.name))
+            check_kind(item, getattr(self, item.name))
         for name in ("epochs", "dim", "image_size", "teacher_size", "head_epochs"):
             if getattr(self, name) is not None:
-                _at_least(name, getattr(self, name), 1)
-        for name in ("lr", "teacher_lr", "momentum", "weight_decay", "gamma", "alpha", "labels_per_class"):
-            _at_least(name, getattr(self, name), 0)
-        for name in ("workers", "beta", "init_epochs"):
+                at_least(name, getattr(self, name), 1)
+        for name in ("lr", "teacher_lr", "momentum", "weight_decay", "alpha", "labels_per_class"):
+            at_least(name, getattr(self, name), 0)
+        for name in ("workers", "beta", "gamma", "init_epochs"):
             if getattr(self, name) is not None:
-                _at_least(name, getattr(self, name), 0)
+                at_least(name, getattr(self, name), 0)
         if not self.temperature > 0:
             raise RelgraphError(f"temperature must be positive, got {self.temperature}")
-        if self.head_epochs is not None and self.teacher_head == "joint":
-            raise RelgraphError(f"head_epochs belongs to teacher_head 'sequential', got 'joint' and {self.head_epochs}")
+        if self.head_epochs is not None and self.teacher_head != "sequential":
+            raise RelgraphError(
+                f"head_epochs belongs to teacher_head 'sequential', got {self.teacher_head!r} and {self.head_epochs}"
+            )
+        if self.teacher_head == "own" and not self.teacher.startswith("checkpoint:"):
+            raise RelgraphError(f"teacher_head 'own' needs a teacher checkpoint:RUN, got {self.teacher}")
+        if self.ss_head is not None and not any("ss_head" in signature(item.cls).parameters for item in self.methods):
+            raise RelgraphError(f"ss_head belongs to sskd, got method {self.method}")
         if not 0 <= self.seed < 2**31:
             raise RelgraphError(f"seed must be between 0 and {2**31 - 1}, got {self.seed}")
         self._check_method()
@@ -276,6 +302,28 @@ class Recipe:
         return "method" if epoch < self.initial_epochs else "labels"
 
     @property
+    def label_weight(self) -> float:
+        """The weight of the cross-entropy, its default included: that which a method was published with."""
+        if self.gamma is not None:
+            return self.gamma
+        return self.methods[0].cls.gamma if len(self.methods) == 1 else 1.0
+
+    @property
+    def learns_labels(self) -> bool:
+        """Whether anything teaches the student's classifier; otherwise its features are judged by their neighbours."""
+        by_logits = any("logits" in item.cls.reads for item in self.methods)
+        return self.label_weight > 0 or self.alpha > 0 or by_logits
+
+    @property
+    def augmentation(self) -> str:
+        """The random views, `auto` replaced by those that the method was published with."""
+        if self.augment != "auto":
+            return self.augment
+        if not any(item.cls.augment == "contrastive" for item in self.methods):
+            return "crop"
+        return "digits" if self.dataset == "digits" else "moco"
+
+    @property
     def uses_teacher(self) -> bool:
         """Whether any term of the loss reads a teacher."""
         return bool(self.methods) or self.alpha > 0
@@ -288,11 +336,14 @@ class Recipe:
     @property
     def processes(self) -> int:
         """The number of processes that decode streamed images, its default included."""
-        if self.workers is not None:
-            return self.workers
-        # A container or a scheduler may grant fewer cores than the machine has.
-        granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(granted, 8)
+        return granted_processes() if self.workers is None else self.workers
+
+
+def granted_processes() -> int:
+    """Return one process for each core that this program may use, up to 8."""
+    # A container or a scheduler may grant fewer cores than the machine has.
+    granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(granted, 8)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -360,12 +411,14 @@ def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
     return recipe
 
 
-def _at_least(name: str, value: float, least: float) -> None:
+def at_least(name: str, value: float, least: float) -> None:
+    """Raise RelgraphError unless a value is finite and at least so much."""
     if not least <= value < math.inf:
         raise RelgraphError(f"{name} must be at least {least}, got {value}")
 
 
-def _check_kind(item: Field[Any], value: Any) -> None:
+def check_kind(item: Field[Any], value: Any) -> None:
+    """Raise RelgraphError unless a value is of its field's kind and one of its choices."""
     kind, words = NUMBERS.get(item.type, (object, ""))
     if not isinstance(value, kind):
         raise RelgraphError(f"{item.name} must be {words}, got {value!r}")

@@ -20,8 +20,10 @@ import yaml
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
 from relgraph.training.hardware import processor
+from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.recipe import Recipe, resolve
 
+AnyRecipe = Recipe | PretrainRecipe
 PACKAGES = ("relgraph", "torch", "torchvision", "torch_geometric", "torch_scatter", "lightning-fabric", "timm", "numpy")
 
 
@@ -30,7 +32,8 @@ class Run:
 
     `recipe.yaml` every option, resolved; `environment.json` versions, commit, seed, hardware; `metrics.csv` a row an
     epoch; `tensorboard/` the same for TensorBoard; `last.ckpt` and `best.ckpt` to continue from;
-    `student.safetensors` the best student alone; `result.json` the final figures; `learning_curve.png`. A head that is
+    `student.safetensors` the best student alone, `network.safetensors` what a pre-training made, `ss_head.safetensors`
+    the self-supervision head of a teacher; `result.json` the final figures; `learning_curve.png`. A head that is
     trained first has `head.ckpt` and `teacher_head.csv`.
     """
 
@@ -42,13 +45,15 @@ class Run:
         self.last = path / "last.ckpt"
         self.best = path / "best.ckpt"
         self.student_file = path / "student.safetensors"
+        self.network_file = path / "network.safetensors"
+        self.ss_head_file = path / "ss_head.safetensors"
         self.result_file = path / "result.json"
         self.curve_file = path / "learning_curve.png"
         self.head_checkpoint = path / "head.ckpt"
         self.head_metrics_file = path / "teacher_head.csv"
 
     @classmethod
-    def create(cls, path: Path, recipe: Recipe) -> "Run":
+    def create(cls, path: Path, recipe: AnyRecipe) -> "Run":
         """Return a new run directory with its recipe and environment written.
 
         Raises:
@@ -71,31 +76,47 @@ class Run:
         run = cls(path)
         if not run.recipe_file.is_file():
             raise RelgraphError(
-                f"{path} is not a run: expected a directory with recipe.yaml, as relgraph train writes it"
+                f"{path} is not a run: expected a directory with recipe.yaml, as relgraph train and pretrain write it"
             )
         return run
 
-    def recipe(self) -> Recipe:
-        """Return the run's recipe.
+    def stored(self) -> AnyRecipe:
+        """Return the run's recipe, of a training or of a pre-training.
 
         Raises:
             RelgraphError: if its file is not valid.
         """
-        return resolve(read_yaml(self.recipe_file), preset="none")
+        content = read_yaml(self.recipe_file)
+        return resolve_pretraining(content) if "objective" in content else resolve(content, preset="none")
 
-    def check_recipe(self, recipe: Recipe) -> None:
+    def recipe(self) -> Recipe:
+        """Return the recipe of a training.
+
+        Raises:
+            RelgraphError: if its file is not valid, or the run is a pre-training.
+        """
+        recipe = self.stored()
+        if isinstance(recipe, PretrainRecipe):
+            raise RelgraphError(
+                f"{self.path} is a pre-training ({recipe.objective}): expected a run of relgraph train; its network is "
+                f"a teacher, --teacher checkpoint:{self.path}, and its figures are in result.json"
+            )
+        return recipe
+
+    def check_recipe(self, recipe: AnyRecipe) -> None:
         """Raise RelgraphError if the run was started with another recipe, naming the first option that differs.
 
         Where the recipe leaves to the program whether the teacher runs or is read, what was found then stands.
         """
-        stored = self.recipe()
-        if stored.teacher_mode == "stored" and recipe.teacher_mode in ("auto", "stored"):
-            recipe = replace(
-                recipe, embeddings=stored.embeddings
-            )  # the run names its store, the recipe a folder of them
-        if recipe.teacher_mode == "auto":
-            recipe = replace(recipe, teacher_mode=stored.teacher_mode)
-        for item in fields(Recipe):
+        stored = self.stored()
+        if type(stored) is not type(recipe):
+            kinds = ("a pre-training", "a training")
+            raise RelgraphError(
+                f"{self.path} is {kinds[isinstance(stored, Recipe)]}: expected {kinds[isinstance(recipe, Recipe)]}"
+            )
+        if isinstance(stored, Recipe) and isinstance(recipe, Recipe):
+            recipe = _as_settled(recipe, stored)
+        for item in fields(recipe):
             was, now = getattr(stored, item.name), getattr(recipe, item.name)
             if was != now:
                 raise RelgraphError(f"{self.path} was started with another recipe: {item.name} was {was}, is now {now}")
@@ -103,7 +124,9 @@ class Run:
     def write_metrics(self, rows: Sequence[Mapping[str, float]], file: Path | None = None) -> None:
         """Write all rows, one an epoch: what a stopped run wrote after its last checkpoint is trained again."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        # What is not measured in every epoch has an empty cell in the others.
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(file or self.metrics_file, text.getvalue().encode())
@@ -111,7 +134,14 @@ class Run:
     def read_metrics(self) -> list[dict[str, float]]:
         """Return the rows of `metrics.csv`."""
         with self.metrics_file.open(newline="") as stream:
-            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
+            return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(stream)]
+
+
+def _as_settled(recipe: Recipe, stored: Recipe) -> Recipe:
+    """Return a recipe with what the run found out, where it leaves that to the program."""
+    if stored.teacher_mode == "stored" and recipe.teacher_mode in ("auto", "stored"):
+        recipe = replace(recipe, embeddings=stored.embeddings)  # the run names its store, the recipe a folder of them
+    return replace(recipe, teacher_mode=stored.teacher_mode) if recipe.teacher_mode == "auto" else recipe
 
 
 def check_free(path: Path) -> None:
@@ -142,15 +172,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return {str(name).replace("-", "_"): tuple(v) if isinstance(v, list) else v for name, v in content.items()}
 
 
-def free_name(root: Path, recipe: Recipe) -> Path:
+def free_name(root: Path, recipe: AnyRecipe) -> Path:
     """Return a directory under `root` that does not exist yet, named after the recipe."""
     dataset = Path(recipe.dataset.removeprefix("folder:")).name
+    name = f"{dataset}-{_subject(recipe)}-seed{recipe.seed}"
+    candidates = [root / name, *(root / f"{name}-{i}" for i in range(2, 10_000))]
+    return next(path for path in candidates if not path.exists())
+
+
+def _subject(recipe: AnyRecipe) -> str:
+    if isinstance(recipe, PretrainRecipe):
+        return recipe.objective if recipe.objective == "sskd-head" else f"{recipe.network}-{recipe.objective}"
     graph = f"-{recipe.graph_in_use}" if recipe.graph_in_use else ""
     refine = f"-{recipe.refine}" if recipe.refine else ""
     method = recipe.method.replace("*", "x").replace(" ", "")  # 0.9*kd would be a pattern in a shell
-    name = f"{dataset}-{recipe.student}-{method}{graph}{refine}-seed{recipe.seed}"
-    candidates = [root / name, *(root / f"{name}-{i}" for i in range(2, 10_000))]
-    return next(path for path in candidates if not path.exists())
+    return f"{recipe.student}-{method}{graph}{refine}"
 
 
 def environment(seed: int) -> dict[str, Any]:
@@ -171,7 +207,7 @@ def environment(seed: int) -> dict[str, Any]:
     }
 
 
-def _plain(recipe: Recipe) -> dict[str, Any]:
+def _plain(recipe: AnyRecipe) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()}
 
 

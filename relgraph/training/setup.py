@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from relgraph.data.batches import epoch_batches
@@ -18,11 +18,13 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.topology import check_k
 from relgraph.methods import Batch, Method, Output, build_method
 from relgraph.networks.backbone import map_shapes
+from relgraph.networks.files import load_head, load_network, load_ss_head, load_strictly
 from relgraph.networks.heads import Head
 from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Teacher, load_teacher
 from relgraph.training.hardware import native_bf16
 from relgraph.training.objective import Distiller
+from relgraph.training.pretrain_recipe import PretrainRecipe
 from relgraph.training.recipe import Recipe
 from relgraph.training.student import Student
 from relgraph.training.teaching import Feed, open_feed, settled
@@ -52,20 +54,17 @@ class Setup:
         return self.objective.student
 
     def student_input(self, images: Tensor) -> Tensor:
-        """Return uint8 images (N, C, H, W) as the student reads them, with the channels last in memory."""
-        prepared = prepare(images, None, images.shape[1], self.data.mean, self.data.std)
-        return prepared.contiguous(memory_format=torch.channels_last)
+        """Return images (N, C, H, W), uint8 or in 0..1, as the student reads them, with the channels last in memory."""
+        return network_input(images, self.data.mean, self.data.std)
 
     def batches(self, indices: Sequence[Tensor], images: ImageSet | None = None) -> Iterator[Tensor]:
         """Yield the uint8 images (N, C, H, W) at each of `indices` on the device, of the training set by default."""
         chosen = self.data.train if images is None else images
-        with closing(chosen.batches(indices, self.recipe.processes)) as batches:  # ends its processes, come what may
-            for batch in batches:
-                yield batch.to(self.fabric.device, non_blocking=True)
+        yield from batches_on(self.fabric.device, chosen, indices, self.recipe.processes)
 
     def view_generator(self, epoch: int) -> torch.Generator:
-        """Return the generator of an epoch's crops and flips, on the CPU, so that every device sees the same."""
-        return torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch)
+        """Return the generator of an epoch's views, on the CPU, so that every device sees the same."""
+        return view_generator(self.recipe.seed, epoch)
 
     @property
     def trains_head(self) -> bool:
@@ -88,6 +87,23 @@ class Setup:
         }
 
 
+def network_input(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Return images `(N, C, H, W)`, uint8 or in 0..1, normalised, with the channels last in memory."""
+    return prepare(images, None, images.shape[1], mean, std).contiguous(memory_format=torch.channels_last)
+
+
+def batches_on(device: torch.device, images: ImageSet, indices: Sequence[Tensor], processes: int) -> Iterator[Tensor]:
+    """Yield the uint8 images (N, C, H, W) at each of `indices` on a device."""
+    with closing(images.batches(indices, processes)) as batches:  # ends its processes, come what may
+        for batch in batches:
+            yield batch.to(device, non_blocking=True)
+
+
+def view_generator(seed: int, epoch: int) -> torch.Generator:
+    """Return the generator of an epoch's views, on the CPU, so that every device sees the same."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+
+
 def build(recipe: Recipe) -> Setup:
     """Return everything that the recipe asks for.
 
@@ -101,7 +117,10 @@ def build(recipe: Recipe) -> Setup:
         # Also for a student alone, so that it is compared on the same input.
         data = _normalised_as(teacher or open_teacher(recipe), data)
     distiller = new_distiller(recipe, data, teacher)
-    feed, note = open_feed(recipe, data, teacher, fabric, maps=reads_maps(distiller.method))
+    method = distiller.method
+    feed, note = open_feed(
+        recipe, data, teacher, fabric, maps=reads_maps(method), views=None if method is None else method.views
+    )
     return assemble(settled(recipe, feed), fabric, data, distiller, feed, note)
 
 
@@ -116,7 +135,7 @@ def assemble(recipe: Recipe, fabric: Any, data: DataSet, distiller: Distiller, f
     wrapped, students, teachers = fabric.setup(distiller, students, teachers)
     if recipe.compile:
         distiller.student.compile()
-    return Setup(recipe, fabric, _on(data, fabric.device), feed, note, wrapped, distiller, students, teachers)
+    return Setup(recipe, fabric, on_device(data, fabric.device), feed, note, wrapped, distiller, students, teachers)
 
 
 def new_distiller(recipe: Recipe, data: DataSet, teacher: Teacher | None) -> Distiller:
@@ -130,24 +149,56 @@ def new_distiller(recipe: Recipe, data: DataSet, teacher: Teacher | None) -> Dis
     torch.manual_seed(recipe.seed)
     classes, (channels, _, side) = len(data.train.classes), data.train.images.shape[1:]
     backbone = build_backbone(recipe.student, channels, image_size=side)
+    _start_from(backbone, recipe)
     # Convolutions run 1.2 to 1.4 times as fast with the channels last.
     student = Student(backbone, recipe.dim, classes).to(memory_format=torch.channels_last)
-    head = None if teacher is None else Head(teacher.width, recipe.dim, classes)
+    head = None if teacher is None else _teacher_head(recipe, teacher, data.train.classes)
     method = None
     if teacher is not None:
         facts = _facts(recipe, data, student, teacher)
         method = build_method(recipe.method, {**vars(recipe), **facts}, recipe.method_args, recipe.beta)
         if method is not None:
-            rehearse(method, recipe, classes, facts)
+            assert head is not None
+            rehearse(method, recipe, max(1, classes), head.project.out_features, facts)
     return Distiller(
         student,
         head,
         method,
-        gamma=recipe.gamma,
+        gamma=recipe.label_weight,
         alpha=recipe.alpha,
         temperature=recipe.temperature,
-        head_fixed=recipe.teacher_head == "sequential",
+        head_fixed=recipe.teacher_head != "joint",
     )
+
+
+def _teacher_head(recipe: Recipe, teacher: Teacher, classes: tuple[str, ...]) -> Head:
+    """Return a new head for the teacher, or the one that it came with."""
+    if recipe.teacher_head != "own":
+        return Head(teacher.width, recipe.dim, len(classes))
+    path = Path(recipe.teacher.removeprefix("checkpoint:"))
+    head, own = load_head(path)
+    if own != classes:
+        raise RelgraphError(
+            f"teacher_head 'own' needs a teacher of the same classes: expected the {len(classes)} of {recipe.dataset}, "
+            f"got {len(own)} or other names in {path}"
+        )
+    if head.project.in_features != teacher.width:
+        raise RelgraphError(
+            f"the classifier in {path} reads features of width {head.project.in_features}, the teacher gives "
+            f"{teacher.width}"
+        )
+    return head
+
+
+def _start_from(backbone: nn.Module, recipe: Recipe) -> None:
+    """Give a new student the backbone of an earlier run."""
+    if recipe.init_from is None:
+        return
+    path = Path(recipe.init_from)
+    found, info = load_network(path)
+    if info["backbone"] != recipe.student:
+        raise RelgraphError(f"{path} holds a {info['backbone']}: expected a {recipe.student}, the student")
+    load_strictly(backbone, found.state_dict(), path)
 
 
 def _facts(recipe: Recipe, data: DataSet, student: Student, teacher: Teacher) -> dict[str, Any]:
@@ -161,24 +212,42 @@ def _facts(recipe: Recipe, data: DataSet, student: Student, teacher: Teacher) ->
         "teacher_maps": teacher.map_shapes(),
         "images": len(data.train),
         "labels": data.train.labels,
+        "ss_head": _ss_head(recipe, teacher),
     }
 
 
+def _ss_head(recipe: Recipe, teacher: Teacher) -> nn.Module | None:
+    """Return the teacher's self-supervision head, if the recipe names one."""
+    if recipe.ss_head is None:
+        return None
+    head, info = load_ss_head(Path(recipe.ss_head), teacher.width)
+    if info["fingerprint"] != teacher.fingerprint():
+        raise RelgraphError(
+            f"the self-supervision head in {recipe.ss_head} was trained for another teacher: {info['teacher']}, "
+            f"or other weights of it, than {recipe.teacher}"
+        )
+    return head
+
+
 @torch.no_grad()
-def rehearse(method: Method, recipe: Recipe, classes: int, facts: Mapping[str, Any]) -> None:
-    """Let a method compare one batch of zeros in the shapes of the run.
+def rehearse(method: Method, recipe: Recipe, classes: int, dim: int, facts: Mapping[str, Any]) -> None:
+    """Let a method compare one batch of zeros in the shapes of the run; `dim` is the width of the teacher's embedding.
 
     Raises:
         RelgraphError: if it cannot: what it then says, it would say in the first step.
     """
     n = min(recipe.batch_size, facts["images"])
 
-    def output(side: str) -> Output:
+    def output(side: str, dim: int) -> Output:
+        def vectors(rows: int) -> Output:
+            return Output(torch.zeros(rows, dim), torch.zeros(rows, classes), torch.zeros(rows, facts[f"{side}_width"]))
+
         maps = tuple(torch.zeros(n, *shape) for shape in facts[f"{side}_maps"])
-        return Output(torch.zeros(n, recipe.dim), torch.zeros(n, classes), torch.zeros(n, facts[f"{side}_width"]), maps)
+        further = None if method.views is None else vectors(method.views.each * n)
+        return vectors(n)._replace(maps=maps, further=further)
 
     method.eval()  # or norms would count it
-    method(output("student"), output("teacher"), Batch(torch.arange(n), facts["labels"][:n].cpu()))
+    method(output("student", recipe.dim), output("teacher", dim), Batch(torch.arange(n), facts["labels"][:n].cpu()))
     method.train()
 
 
@@ -197,7 +266,7 @@ def _normalised_as(teacher: Teacher, data: DataSet) -> DataSet:
     return replace(data, mean=teacher.mean, std=teacher.std)
 
 
-def open_fabric(recipe: Recipe) -> Any:
+def open_fabric(recipe: Recipe | PretrainRecipe) -> Any:
     """Return Lightning Fabric for the recipe's device and precision.
 
     Raises:
@@ -235,7 +304,7 @@ def open_data(recipe: Recipe) -> DataSet:
         mode=recipe.images,
         seed=recipe.seed,
     )
-    if recipe.select == "val" and len(data.val) == 0:
+    if recipe.learns_labels and recipe.select == "val" and len(data.val) == 0 and (data.train.labels >= 0).any():
         raise RelgraphError("picking the best epoch needs validation images: val_fraction must be above 0, got 0")
     batches = epoch_batches(
         data.train.labels,
@@ -243,6 +312,7 @@ def open_data(recipe: Recipe) -> DataSet:
         labelled_share=recipe.labelled_share,
         seed=recipe.seed,
         epoch=0,
+        by_label=recipe.learns_labels,
     )
     nodes = min(len(batch) for batch in batches)
     if nodes < 2:
@@ -252,12 +322,13 @@ def open_data(recipe: Recipe) -> DataSet:
     return data
 
 
-def open_teacher(recipe: Recipe) -> Teacher:
+def open_teacher(recipe: Recipe | PretrainRecipe) -> Teacher:
     """Return the recipe's frozen teacher.
 
     Raises:
         RelgraphError: if it is unknown or its weights cannot be had.
     """
+    assert recipe.teacher is not None
     return load_teacher(
         recipe.teacher,
         weights=None if recipe.teacher_weights is None else Path(recipe.teacher_weights),
@@ -293,6 +364,6 @@ def parse_arguments(pairs: tuple[str, ...]) -> dict[str, str | int | float | boo
     return found
 
 
-def _on(data: DataSet, device: torch.device) -> DataSet:
+def on_device(data: DataSet, device: torch.device) -> DataSet:
     """Return the data set with its images and labels on a device, where they stay as uint8."""
     return replace(data, train=data.train.to(device), val=data.val.to(device), test=data.test.to(device))

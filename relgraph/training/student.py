@@ -14,12 +14,15 @@ from relgraph.networks.students import build_backbone
 
 
 class Student(nn.Module):
-    """A backbone with its head, `(N, C, H, W) -> Output` of embedding (N, dim), logits, feature (N, width) and maps."""
+    """A backbone with its head, `(N, C, H, W) -> Output` of embedding (N, dim), logits, feature (N, width) and maps.
+
+    For a data set without classes the logits are one number an image, which nothing teaches.
+    """
 
     def __init__(self, backbone: Backbone, dim: int, classes: int) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = Head(backbone.width, dim, classes)
+        self.head = Head(backbone.width, dim, max(1, classes))
 
     def forward(self, images: Tensor) -> Output:
         """Return what the student says of a batch."""

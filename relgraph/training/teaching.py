@@ -1,29 +1,84 @@
 """Where a batch's views and the teacher's features of them come from: a teacher that runs, or one that was stored."""
 
-from dataclasses import replace
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from relgraph.data.augment import Augmentation, Drawn, make_augmentation
 from relgraph.data.datasets import DataSet
 from relgraph.data.embeddings import EmbeddingStore
-from relgraph.data.views import draw_view
+from relgraph.data.further import FurtherViews, make_further
 from relgraph.errors import RelgraphError
+from relgraph.methods import Views
 from relgraph.networks.teachers import Features, Teacher
 from relgraph.training.inputs import teacher_input
 from relgraph.training.recipe import Recipe
 from relgraph.training.stores import Wanted, find_store
 
 
+class Fed(NamedTuple):
+    """What student and teacher make of a batch of B images.
+
+    Attributes:
+        images: The student's view, `(B, C, H, W)`, uint8 or in 0..1.
+        seen: The teacher's features of it or of another view, if there is a teacher.
+        further: Further views that a method asks for, `(V * B, C, h, w)`: row `v * B + i` is view v of image i.
+        further_seen: The teacher's features of these.
+    """
+
+    images: Tensor
+    seen: Features | None
+    further: Tensor | None = None
+    further_seen: Features | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the views of a run are drawn."""
+
+    augmentation: Augmentation
+    further: FurtherViews | None = None
+
+    def first(self, images: Tensor, generator: torch.Generator) -> Drawn:
+        """Draw a view of each of `images` `(B, C, H, W)`."""
+        height, width = images.shape[-2:]
+        return self.augmentation.draw(len(images), height, width, generator)
+
+    def rest(self, images: Tensor, first: Drawn, generator: torch.Generator) -> Tensor | None:
+        """Return further views of the images, `(V * B, C, h, w)`, mirrored as the first one is where it matters."""
+        if self.further is None:
+            return None
+        height, width = images.shape[-2:]
+        return self.further.draw(len(images), height, width, first.flip, generator).apply(images)
+
+
+def make_plan(name: str, data: DataSet, views: Views | None) -> Plan:
+    """Return how views are drawn: an augmentation by name, and what a method asks for besides.
+
+    Raises:
+        RelgraphError: for an unknown name, or views that the images do not have.
+    """
+    channels, side = data.train.images.shape[1], data.train.images.shape[-1]
+    augmentation = make_augmentation(name, padding=data.crop_padding, flip=data.flip, channels=channels)
+    if views is None:
+        return Plan(augmentation)
+    return Plan(
+        augmentation,
+        make_further(
+            views.kind, views.each, padding=data.crop_padding, flip=data.flip, augmentation=augmentation, side=side
+        ),
+    )
+
+
 class Feed(Protocol):
     """A map from a batch of the training set to what student and teacher make of it."""
 
-    def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Features | None]:
-        """Return the student's view, uint8 `(B, C, H, W)`, and the teacher's features of the images, if any.
+    def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Fed:
+        """Return the views of images `(B, C, H, W)`, uint8 on the device, and what the teacher says of them.
 
-        `images` `(B, C, H, W)` uint8 lie on the device; `index` `(B,)` are their positions in the training set, and
-        what is random comes from `generator`, on the CPU.
+        `index` `(B,)` are their positions in the training set; what is random comes from `generator`, on the CPU.
         """
         ...
 
@@ -31,33 +86,49 @@ class Feed(Protocol):
 class WithoutTeacher:
     """Views for a student alone."""
 
-    def __init__(self, data: DataSet) -> None:
-        self.padding, self.flip = data.crop_padding, data.flip
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
 
-    def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> tuple[Tensor, None]:
+    def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Fed:
         """Return fresh views, and no features."""
-        return draw_view(len(images), self.padding, self.flip, generator).apply(images), None
+        return Fed(self.plan.first(images, generator).apply(images), None)
 
 
 class Online:
     """The teacher runs in every step, on the student's view or, with `views: independent`, on one of its own.
 
-    With `maps` it hands on its stage maps as well.
+    With `maps` it hands on its stage maps as well. Further views are the same for both networks.
     """
 
-    def __init__(self, data: DataSet, teacher: Teacher, fabric: Any, *, shared: bool, maps: bool = False) -> None:
-        self.padding, self.flip = data.crop_padding, data.flip
-        self.teacher, self.fabric, self.shared, self.maps = teacher, fabric, shared, maps
+    def __init__(self, plan: Plan, teacher: Teacher, fabric: Any, *, shared: bool, maps: bool = False) -> None:
+        self.plan, self.teacher, self.fabric, self.shared, self.maps = plan, teacher, fabric, shared, maps
 
-    def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Features]:
+    def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Fed:
         """Return fresh views, and the teacher's features of them or of other fresh views."""
-        student = draw_view(len(images), self.padding, self.flip, generator).apply(images)
-        seen = student
+        drawn = self.plan.first(images, generator)
+        student = seen = drawn.apply(images)
         if not self.shared:
-            seen = draw_view(len(images), self.padding, self.flip, generator).apply(images)
+            seen = self.plan.first(images, generator).apply(images)
+        further = self.plan.rest(images, drawn, generator)
+        return Fed(student, *self._see(seen, further))
+
+    def _see(self, seen: Tensor, further: Tensor | None) -> tuple[Features, Tensor | None, Features | None]:
         with self.fabric.autocast():
             prepared = teacher_input(self.teacher, seen)
-            return student, self.teacher.features(prepared) if self.maps else Features(self.teacher(prepared))
+            if further is None:
+                return self._features(prepared), None, None
+            more = teacher_input(self.teacher, further)
+            if more.shape[1:] != prepared.shape[1:]:
+                return self._features(prepared), further, self._features(more)
+            both = self._features(torch.cat([prepared, more]))
+        first, rest = (
+            Features(both.pooled[rows], tuple(stage[rows] for stage in both.maps))
+            for rows in (slice(len(seen)), slice(len(seen), None))
+        )
+        return first, further, rest
+
+    def _features(self, prepared: Tensor) -> Features:
+        return self.teacher.features(prepared) if self.maps else Features(self.teacher(prepared))
 
 
 class Stored:
@@ -68,63 +139,82 @@ class Stored:
     teacher speaks of a stored view; with one view in the store, of the whole image.
     """
 
-    def __init__(self, data: DataSet, store: EmbeddingStore, device: torch.device | str, *, shared: bool) -> None:
-        self.padding, self.flip = data.crop_padding, data.flip
-        self.store, self.shared = store, shared
+    def __init__(
+        self, plan: Plan, data: DataSet, store: EmbeddingStore, device: torch.device | str, *, shared: bool
+    ) -> None:
+        self.plan, self.store, self.shared = plan, store, shared
         self.views = store.views()
         self._stored_as = data.train.index.to(device)
 
-    def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Features]:
+    def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Fed:
         """Return the student's views, and the teacher's features of stored ones."""
         device = self._stored_as.device
         stored_as = self._stored_as[index.to(device, non_blocking=True)]
         if self.shared:
             view = self._draw(len(index), generator).to(device, non_blocking=True)
-            return self.views.take(view, stored_as).apply(images), Features(self.store.rows(view, stored_as))
-        student = draw_view(len(images), self.padding, self.flip, generator).apply(images)
+            return Fed(self.views.take(view, stored_as).apply(images), Features(self.store.rows(view, stored_as)))
+        student = self.plan.first(images, generator).apply(images)
         view = self._draw(len(index), generator).to(device, non_blocking=True)
-        return student, Features(self.store.rows(view, stored_as))
+        return Fed(student, Features(self.store.rows(view, stored_as)))
 
     def _draw(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.randint(self.store.contents.views, (n,), generator=generator)
 
 
 def open_feed(
-    recipe: Recipe, data: DataSet, teacher: Teacher | None, fabric: Any, *, maps: bool = False
+    recipe: Recipe,
+    data: DataSet,
+    teacher: Teacher | None,
+    fabric: Any,
+    *,
+    maps: bool = False,
+    views: Views | None = None,
 ) -> tuple[Feed, str]:
     """Return where views and features come from as the recipe's `teacher_mode` says, and a line that tells it.
 
     `auto` takes the first store that fits; where there is none, the line says why a store of the same data set and
-    teacher was passed over. Stage maps (`maps`) are in no store: there the teacher runs.
+    teacher was passed over. Stage maps (`maps`), further views (`views`) and shared views other than crops are in no
+    store: there the teacher runs.
 
     Raises:
-        RelgraphError: if the mode is `stored` and no store fits, or stage maps are asked for.
+        RelgraphError: if the mode is `stored` and no store fits, or what no store holds is asked for.
     """
+    plan = make_plan(recipe.augmentation, data, views)
     if teacher is None:
-        return WithoutTeacher(data), "teacher: none"
+        return WithoutTeacher(plan), "teacher: none"
     shared = recipe.views == "shared"
-    online = Online(data, teacher, fabric, shared=shared, maps=maps)
-    if maps:
+    online = Online(plan, teacher, fabric, shared=shared, maps=maps)
+    reason = _not_stored(recipe, maps, views)
+    if reason is not None:
         if recipe.teacher_mode == "stored":
-            raise RelgraphError(
-                f"{recipe.method} reads the teacher's stage maps, which no store holds: use --teacher-mode online"
-            )
-        return online, f"teacher: online, in every step ({recipe.method} reads its stage maps)"
+            raise RelgraphError(f"stored embeddings will not do, since {reason}: use --teacher-mode online")
+        return online, f"teacher: online, in every step ({reason})"
     if recipe.teacher_mode == "online":
         return online, "teacher: online"
     store, reasons = find_store(Wanted(recipe, data, teacher, fabric.device))
     if store is not None:
         found = store.contents
         seen = "one of them drawn for both networks" if shared else "fresh ones for the student"
-        views = f"{found.views} view{'s' if found.views > 1 else ''} an image, {seen}"
-        line = f"teacher: stored embeddings {store.path}, {views}, computed in {found.precision}"
-        return Stored(data, store, fabric.device, shared=shared), line
+        number = f"{found.views} view{'s' if found.views > 1 else ''} an image, {seen}"
+        line = f"teacher: stored embeddings {store.path}, {number}, computed in {found.precision}"
+        return Stored(plan, data, store, fabric.device, shared=shared), line
     if recipe.teacher_mode == "stored":
         none = f"{recipe.embeddings} holds none of {recipe.dataset} by {recipe.teacher}, relgraph embed makes them"
         raise RelgraphError(f"no stored embeddings fit: {'; '.join(reasons) or none}")
     if not reasons:
         return online, "teacher: online, in every step (relgraph embed would store what it says, once)"
     return online, f"teacher: online, no stored embeddings fit: {'; '.join(reasons)}"
+
+
+def _not_stored(recipe: Recipe, maps: bool, views: Views | None) -> str | None:
+    """Return what a run reads of its teacher that no store holds."""
+    if maps:
+        return f"{recipe.method} reads the teacher's stage maps"
+    if views is not None:
+        return f"{recipe.method} reads what the teacher says of {views.each} further views of an image"
+    if recipe.augmentation != "crop" and recipe.views == "shared":
+        return f"the teacher sees the student's own views, those of {recipe.augmentation}"
+    return None
 
 
 def settled(recipe: Recipe, feed: Feed) -> Recipe:

@@ -71,7 +71,7 @@ def test_the_stored_way_reads_the_store(tmp_path: Path) -> None:
     setup = shop.setup(STORED)
     assert isinstance(setup.feed, Stored)
     index = torch.tensor([5, 0])
-    _, seen = setup.feed(shop.data.train.pixels[index], index, torch.Generator())
+    seen = setup.feed(shop.data.train.pixels[index], index, torch.Generator()).seen
     views = [shop.store.rows(torch.full((2,), view), index) for view in range(4)]
     assert seen is not None
     assert all(any(torch.equal(row, view[i]) for view in views) for i, row in enumerate(seen.pooled))

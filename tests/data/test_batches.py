@@ -10,9 +10,16 @@ from relgraph.errors import RelgraphError
 
 
 def batches(
-    labels: torch.Tensor, batch_size: int = 8, share: float = 0.25, seed: int = 0, epoch: int = 0
+    labels: torch.Tensor,
+    batch_size: int = 8,
+    share: float = 0.25,
+    seed: int = 0,
+    epoch: int = 0,
+    by_label: bool = True,
 ) -> list[list[int]]:
-    drawn = epoch_batches(labels, batch_size=batch_size, labelled_share=share, seed=seed, epoch=epoch)
+    drawn = epoch_batches(
+        labels, batch_size=batch_size, labelled_share=share, seed=seed, epoch=epoch, by_label=by_label
+    )
     return [batch.tolist() for batch in drawn]
 
 
@@ -88,9 +95,32 @@ def test_a_full_share_trains_on_the_labelled_alone() -> None:
         (torch.zeros(1), 8, 0.5, "a relation needs at least two images: 1 training image"),
         (torch.zeros(8), 4, 0.0, "above 0 and at most 1, got 0.0"),
         (torch.zeros(8), 4, 1.5, "above 0 and at most 1, got 1.5"),
-        (-torch.ones(8), 4, 0.5, "at least one labelled image, got none among 8"),
+        (torch.zeros(0), 8, 0.5, "a relation needs at least two images: 0 training images"),
+        (-torch.ones(8), 4, 0.5, r"at least one labelled image, got none among 8: .* \(seed\) train with --gamma 0$"),
     ],
 )
 def test_misuse_is_named(labels: torch.Tensor, batch_size: int, share: float, message: str) -> None:
     with pytest.raises(RelgraphError, match=message):
         batches(labels, batch_size=batch_size, share=share)
+
+
+@pytest.mark.parametrize("labels", [-torch.ones(35, dtype=torch.int64), some_labels(10, 25), torch.arange(35)])
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_without_labels_all_images_are_shuffled_and_cut(labels: torch.Tensor, share: float) -> None:
+    drawn = batches(labels, share=share, by_label=False)
+    flat = [image for batch in drawn for image in batch]
+    assert [len(batch) for batch in drawn] == [8, 8, 8, 8] and len(set(flat)) == 32
+    assert drawn == batches(torch.arange(35), share=share)
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "message"),
+    [
+        (1, 8, "a relation needs at least two images: 1 training image$"),
+        (0, 8, "a relation needs at least two images: 0 training images$"),
+        (8, 1, "a relation needs at least two images: batch size 1$"),
+    ],
+)
+def test_misuse_without_labels_is_named(images: int, size: int, message: str) -> None:
+    with pytest.raises(RelgraphError, match=message):
+        batches(-torch.ones(images), batch_size=size, by_label=False)

@@ -216,3 +216,42 @@ def test_tiny_imagenet_is_read_from_its_folder(tmp_path: Path) -> None:
     assert data.train.classes == ("tench", "goldfish") and data.test.labels.tolist() == [1]
     streamed = read("tiny-imagenet", root=tmp_path, fraction=0.25, mode="stream", size=32)
     assert streamed.train.images.shape == (6, 3, 32, 32) and torch.equal(streamed.val.index, data.val.index)
+
+
+@pytest.fixture
+def unlabelled(tmp_path: Path) -> str:
+    """Seven images of 16 x 16 in folders that are no classes."""
+    for i in range(7):
+        (tmp_path / f"roll {i % 2}").mkdir(exist_ok=True)
+        Image.new("RGB", (16, 16), (i, 2 * i, 30 * i)).save(tmp_path / f"roll {i % 2}/{i}.png")
+    return f"folder:{tmp_path}"
+
+
+@pytest.mark.parametrize("mode", ["memory", "stream"])
+@pytest.mark.parametrize("fraction", [0.0, 0.3])
+def test_images_without_labels_are_all_for_training(unlabelled: str, fraction: float, mode: str) -> None:
+    data = read(unlabelled, fraction=fraction, mode=mode)
+    assert data.train.labels.tolist() == data.train.true_labels.tolist() == [-1] * 7
+    assert data.train.index.tolist() == list(range(7))
+    assert data.train.classes == data.val.classes == data.test.classes == ()
+    assert (data.train.split, data.val.split, data.test.split) == ("train", "val", "test")
+    assert data.val.images.shape == data.test.images.shape == (0, 3, 16, 16)
+    assert len(data.val.labels) == len(data.test.index) == len(data.test.checksums()) == 0
+    assert data.mean == pytest.approx((3 / 255, 6 / 255, 90 / 255)) and data.std[2] == pytest.approx(60 / 255)
+    assert (data.crop_padding, data.flip) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ({"labels": 4}, "labels_per_class 4"),
+        ({"label_fraction": 0.5}, "label_fraction 0.5"),
+        ({"label_noise": 0.1, "label_fraction": 0.5}, "label_fraction 0.5 and label_noise 0.1"),
+    ],
+)
+def test_labels_that_are_not_there_cannot_change(unlabelled: str, arguments: dict[str, Any], found: str) -> None:
+    asked = "labels_per_class, label_fraction, label_noise"
+    with pytest.raises(
+        RelgraphError, match=f" has no labels to hide or to change: expected none of {asked}, got {found}$"
+    ):
+        read(unlabelled, **arguments)

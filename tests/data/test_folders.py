@@ -80,6 +80,8 @@ def test_missing_folders_are_named(folder: Path) -> None:
     remove(folder / "test")
     fails(folder, r"expected a folder val/ or test/ beside train/, found neither")
     remove(folder / "train")
+    (folder / "val").mkdir()
+    write_image(folder / "0.png")
     fails(folder, r"expected a folder train/ in it, found none")
 
 
@@ -174,3 +176,54 @@ def test_a_listing_is_in_the_order_of_folders_and_names(tmp_path: Path) -> None:
         (tmp_path / file).touch()
     expected = sorted(Path(file) for file in files[:5])
     assert [Path(file) for file in list_images(tmp_path)["a"]] == expected
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    """Three images without labels at three depths, hidden files and folders, and what is no image."""
+    for seed, file in enumerate(("b.png", "cat/0.PNG", "a/b/c/1.bmp", ".0.png", ".cache/0.png", "cat/.cache/0/1.png")):
+        write_image(tmp_path / file, seed=seed)
+    (tmp_path / "a/notes.txt").write_text("not an image")
+    return tmp_path
+
+
+@pytest.mark.parametrize("mode", ["auto", "memory", "stream"])
+def test_a_folder_without_splits_holds_images_without_labels(flat: Path, mode: str) -> None:
+    expected = [write_image(flat / file) for file in ("a/b/c/1.bmp", "b.png", "cat/0.PNG")]
+    classes, splits = read_folder(flat, None, mode)
+    (images, labels), (none, no_labels) = splits["train"], splits["test"]
+    pixels = images.load("train") if isinstance(images, ImageFiles) else images
+    assert isinstance(images, ImageFiles) == isinstance(none, ImageFiles) == (mode == "stream")
+    assert classes == () and list(splits) == ["train", "test"]
+    assert torch.equal(pixels, torch.from_numpy(np.stack(expected)).permute(0, 3, 1, 2))
+    assert labels.tolist() == [-1, -1, -1] and labels.dtype == no_labels.dtype == torch.int64
+    assert none.shape == (0, 3, 6, 6) and no_labels.tolist() == []
+
+
+def test_a_folder_of_images_where_one_is(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(flat)
+    images, _ = read_folder(Path(), None, "stream")[1]["train"]
+    assert isinstance(images, ImageFiles) and images.names.tolist() == [b"a/b/c/1.bmp", b"b.png", b"cat/0.PNG"]
+
+
+def test_images_without_labels_have_one_size_or_get_it(flat: Path) -> None:
+    write_image(flat / "cat/0.PNG", (9, 7))
+    fails(flat, r"cat/0\.PNG: expected 6 x 6 pixels like the first image, found 9 x 7: give --image-size")
+    splits = read_folder(flat, 5)[1]
+    assert splits["train"][0].shape == (3, 3, 5, 5) and splits["test"][0].shape == (0, 3, 5, 5)
+
+
+def test_a_folder_without_an_image(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/notes.txt").write_text("not an image")
+    write_image(tmp_path / ".cache/0.png")
+    fails(
+        tmp_path,
+        r"expected train/CLASS/image\.png with val/ or test/ beside train/, or images without labels at any depth, "
+        r"found no image \(looked for \.jpg, ",
+    )
+
+
+def test_hidden_folders_in_a_class_do_not_count(folder: Path) -> None:
+    write_image(folder / "train/cat/.thumbnails/0.png")
+    assert list_images(folder / "train")["cat"] == ["cat/0.png", "cat/1.png", "cat/2.png"]

@@ -82,6 +82,18 @@ def test_prepare_normalises_each_channel() -> None:
         np.testing.assert_allclose(prepared[:, channel].numpy(), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [None, 9])
+def test_prepare_takes_float_images_as_they_are(size: int | None) -> None:
+    images, mean, std = random_images(5, 3, 6, 6), (0.5, 0.4, 0.3), (0.2, 0.25, 0.1)
+    floats = images.float() / 255
+    before = floats.clone()
+    for given in (floats, floats.double()):
+        prepared = prepare(given, size, 3, mean, std)
+        assert prepared.dtype == torch.float32
+        torch.testing.assert_close(prepared, prepare(images, size, 3, mean, std), rtol=0, atol=1e-6)
+    assert torch.equal(floats, before)
+
+
 def test_prepare_repeats_grey() -> None:
     prepared = prepare(random_images(4, 1, 8, 8), None, 3, (0.0, 0.0, 0.5), (1.0, 1.0, 2.0))
     assert torch.equal(prepared[:, 0], prepared[:, 1])

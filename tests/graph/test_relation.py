@@ -1,4 +1,4 @@
-"""Relations put together: sparse against dense, invariances, purity, memory, precision, messages."""
+"""Relations put together: sparse against dense, invariances, purity, precision, messages."""
 
 import math
 import re
@@ -21,8 +21,7 @@ from relgraph.graph.matching import (
     mean_square,
     softmax,
 )
-from relgraph.graph.memory import Queue
-from relgraph.graph.relation import Relation, check_nodes, own_then_rest
+from relgraph.graph.relation import Relation, check_nodes
 from relgraph.graph.topology import ALL_PAIRS, Edges, Given, Nearest, Rule
 
 shifted_cosine = Kernel("shifted cosine", unit, dot, lambda c: (c + 1) / 2)
@@ -150,48 +149,6 @@ def test_degenerate_batches_give_finite_values_and_gradients(name: str, case: st
             leaf = student.clone().requires_grad_()
             value, gradient = value_and_gradient(compositions(rule)[name], leaf, teacher)
             assert value.isfinite() and gradient.isfinite().all()
-
-
-def test_own_then_rest_is_a_double_loop() -> None:
-    anchors, own, rest = torch.randn(4, 5).double(), torch.randn(4, 5).double(), torch.randn(7, 5).double()
-    for kernel in (linear, cosine, pearson, euclidean, squared_euclidean):
-        found = own_then_rest(kernel, anchors, own, rest)
-        assert found.shape == (4, 8)
-        for i in range(4):
-            keys = torch.cat([own[i : i + 1], rest])
-            torch.testing.assert_close(found[i], kernel(anchors[i : i + 1], keys)[0])
-
-
-def seed_loss(student: Tensor, teacher: Tensor, queue: Queue) -> Tensor:
-    s, t = (own_then_rest(cosine, x, teacher, queue.keys) for x in (student, teacher))
-    return cross_entropy(softmax(0.2)(s, ALL_PAIRS), softmax(0.1)(t, ALL_PAIRS), ALL_PAIRS)
-
-
-def naive_seed_loss(student: Tensor, teacher: Tensor, keys: list[Tensor]) -> float:
-    total = 0.0
-    for i in range(len(student)):
-        candidates = [teacher[i], *keys]
-        s, t = (
-            [math.exp(float(x[i] @ key / x[i].norm() / key.norm()) / tau) for key in candidates]
-            for x, tau in ((student, 0.2), (teacher, 0.1))
-        )
-        total -= sum(b / sum(t) * math.log(a / sum(s)) for a, b in zip(s, t, strict=True))
-    return total / len(student)
-
-
-def test_remembering_changes_the_next_loss_and_a_loss_does_not() -> None:
-    student, teacher = torch.randn(4, 6).double(), torch.randn(4, 6).double()
-    queue = Queue(10, 6).double()
-    keys = list(queue.keys.clone())
-    values = []
-    for _ in range(4):
-        value = seed_loss(student, teacher, queue).item()
-        assert value == seed_loss(student, teacher, queue).item()
-        assert value == pytest.approx(naive_seed_loss(student, teacher, keys), rel=1e-12)
-        values.append(value)
-        queue.remember(cosine.nodes(teacher))
-        keys = [*keys, *cosine.nodes(teacher)][-10:]
-    assert len(set(values)) == 4
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.networks.files import load_network, load_strictly, read_network, save_network
-from relgraph.networks.heads import Head
+from relgraph.networks.files import (
+    find_network,
+    load_head,
+    load_network,
+    load_projector,
+    load_ss_head,
+    load_strictly,
+    read_network,
+    save_network,
+    save_ss_head,
+)
+from relgraph.networks.heads import Head, Projector
 from relgraph.networks.students import build_backbone
 
 INFO: dict[str, Any] = {
@@ -156,3 +166,161 @@ def test_the_wrong_backbone_for_the_weights(tmp_path: Path) -> None:
     save_network(path, trained_backbone(), {**INFO, "backbone": "resnet14"})
     with pytest.raises(RelgraphError, match=r"is of another architecture: .* in the network, .* in the file$"):
         load_network(path)
+
+
+PROJECTOR: dict[str, Any] = {"dim": 5, "hidden": 12, "norm": True}
+
+
+def pretrained(path: Path, **info: Any) -> nn.ModuleDict:
+    """Save a backbone with its projector, of which every tensor is unlike a new one's, and return them."""
+    backbone, projector = trained_backbone(), Projector(64, 5, hidden=12, norm=True)
+    projector(torch.randn(9, 64))
+    network = nn.ModuleDict({"backbone": backbone, "projector": projector})
+    save_network(path, network, {**INFO, "projector": PROJECTOR, **info})
+    return network.eval()
+
+
+def trained_student(path: Path, **info: Any) -> nn.ModuleDict:
+    network = nn.ModuleDict({"backbone": trained_backbone(), "head": Head(64, 16, 3)})
+    save_network(path, network, {**INFO, "dim": 16, "classes": ["a", "b", "c"], **info})
+    return network.eval()
+
+
+def equal(one: nn.Module, other: nn.Module) -> bool:
+    first, second = one.state_dict(), other.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("directory", [True, False])
+def test_a_pre_training_is_read_in_its_parts(tmp_path: Path, directory: bool) -> None:
+    file = tmp_path / "network.safetensors"
+    network = pretrained(file)
+    path = tmp_path if directory else file
+    backbone, info = load_network(path)
+    assert equal(backbone, network["backbone"]) and info["projector"] == PROJECTOR
+    projector = load_projector(path)
+    assert equal(projector, network["projector"]) and not projector.training
+    feature = torch.randn(3, 64)
+    assert torch.equal(projector(feature), network["projector"](feature))
+
+
+@pytest.mark.parametrize("directory", [True, False])
+def test_a_students_head_comes_with_its_classes(tmp_path: Path, directory: bool) -> None:
+    file = tmp_path / "student.safetensors"
+    network = trained_student(file)
+    path = tmp_path if directory else file
+    head, classes = load_head(path)
+    assert equal(head, network["head"]) and not head.training and classes == ("a", "b", "c")
+    assert equal(load_network(path)[0], network["backbone"])
+
+
+def test_parts_in_half_precision_are_read_into_float32(tmp_path: Path) -> None:
+    save_network(tmp_path / "n", pretrained(tmp_path / "n").half(), {**INFO, "projector": PROJECTOR})
+    save_network(
+        tmp_path / "s", trained_student(tmp_path / "s").half(), {**INFO, "dim": 16, "classes": ["a", "b", "c"]}
+    )
+    parts = (load_projector(tmp_path / "n"), load_head(tmp_path / "s")[0])
+    assert {p.dtype for part in parts for p in part.parameters()} == {torch.float32}
+
+
+def test_the_network_of_a_run(tmp_path: Path) -> None:
+    with pytest.raises(
+        RelgraphError,
+        match=r"holds no network: expected network\.safetensors of a pre-training or student\.safetensors of a ",
+    ):
+        find_network(tmp_path)
+    (tmp_path / "student.safetensors").touch()
+    assert find_network(tmp_path) == tmp_path / "student.safetensors"
+    assert find_network(tmp_path / "any.name") == tmp_path / "any.name"
+
+
+@pytest.mark.parametrize("info", [{}, {"dim": 16, "classes": []}, {"classes": ["a"]}, {"dim": 0, "classes": ["a"]}])
+def test_a_network_without_a_classifier(tmp_path: Path, info: dict[str, Any]) -> None:
+    network = nn.ModuleDict({"backbone": trained_backbone(), "head": Head(64, 16, 3)})
+    save_network(tmp_path / "student.safetensors", network, {**INFO, **info})
+    with pytest.raises(
+        RelgraphError,
+        match=r"holds no classifier: expected the student\.safetensors of a training run with labels$",
+    ):
+        load_head(tmp_path)
+
+
+def test_a_pre_training_has_no_classifier_and_a_student_no_projector(tmp_path: Path) -> None:
+    pretrained(tmp_path / "n", dim=5, classes=["a"])
+    with pytest.raises(RelgraphError, match="n holds no classifier: expected"):
+        load_head(tmp_path / "n")
+    trained_student(tmp_path / "s", projector=PROJECTOR)
+    with pytest.raises(
+        RelgraphError, match=r"s holds no projector: expected the network\.safetensors of relgraph pretrain$"
+    ):
+        load_projector(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    "said", [3, [], {"dim": 5, "hidden": 12}, {**PROJECTOR, "dim": "5"}, {**PROJECTOR, "hidden": -1}]
+)
+def test_a_damaged_description_of_a_projector(tmp_path: Path, said: Any) -> None:
+    pretrained(tmp_path / "n", projector=said)
+    with pytest.raises(RelgraphError, match="n is damaged: expected a projector with dim, hidden and norm, got"):
+        load_projector(tmp_path / "n")
+
+
+def test_parts_of_other_sizes_than_described(tmp_path: Path) -> None:
+    pretrained(tmp_path / "n", projector={**PROJECTOR, "norm": False})
+    with pytest.raises(RelgraphError, match=r"n is of another architecture: 1\.bias is not part of the network$"):
+        load_projector(tmp_path / "n")
+    trained_student(tmp_path / "s", classes=["a", "b"])
+    with pytest.raises(RelgraphError, match=r"classify.bias is \(2,\) in the network, \(3,\) in the file$"):
+        load_head(tmp_path / "s")
+
+
+@pytest.mark.parametrize("directory", [True, False])
+def test_a_self_supervision_head_comes_back_frozen(tmp_path: Path, directory: bool) -> None:
+    file, head = tmp_path / "ss_head.safetensors", Projector(6, 6)
+    save_ss_head(file, head, teacher="embedded:digits", fingerprint="ab12")
+    again, info = load_ss_head(tmp_path if directory else file, 6)
+    assert equal(again, head) and not again.training
+    assert not any(p.requires_grad for p in again.parameters()) and {p.dtype for p in again.parameters()} == {
+        torch.float32
+    }
+    assert info == {"kind": "sskd-head", "width": 6, "teacher": "embedded:digits", "fingerprint": "ab12"}
+
+
+def test_a_self_supervision_head_of_another_width(tmp_path: Path) -> None:
+    save_ss_head(tmp_path / "ss_head.safetensors", Projector(6, 6), teacher="x", fingerprint="y")
+    with pytest.raises(
+        RelgraphError, match=r"ss_head\.safetensors was trained for a teacher of width 6, this one has 7$"
+    ):
+        load_ss_head(tmp_path, 7)
+
+
+def test_a_missing_or_damaged_self_supervision_head(tmp_path: Path) -> None:
+    file = tmp_path / "ss_head.safetensors"
+    with pytest.raises(RelgraphError, match=r"^cannot read the self-supervision head file .*ss_head\.safetensors: "):
+        load_ss_head(tmp_path, 6)
+    save_ss_head(file, Projector(6, 6), teacher="x", fingerprint="y")
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(RelgraphError, match=r"^cannot read the self-supervision head file "):
+        load_ss_head(file, 6)
+    save_network(file, Projector(6, 5), {"kind": "sskd-head", "width": 6, "teacher": "x", "fingerprint": "y"})
+    with pytest.raises(RelgraphError, match=r"of another architecture: 2\.bias is \(6,\) in the network, \(5,\) in"):
+        load_ss_head(file, 6)
+    save_network(file, Projector(6, 6), {"kind": "sskd-head", "width": 6})
+    with pytest.raises(RelgraphError, match=r"is damaged: it lacks fingerprint, teacher$"):
+        load_ss_head(file, 6)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (None, "holds weights without relgraph's description: expected the ss_head"),
+        ({"relgraph": "[]"}, "is damaged: expected JSON with names and values, got"),
+        ({"relgraph": '{"backbone": "resnet8"}'}, "holds no self-supervision head: expected the ss_head"),
+    ],
+)
+def test_other_files_are_no_self_supervision_head(
+    tmp_path: Path, metadata: dict[str, str] | None, message: str
+) -> None:
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other", metadata=metadata)
+    with pytest.raises(RelgraphError, match=rf"other.* {message}"):
+        load_ss_head(tmp_path / "other", 6)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from relgraph.networks.heads import Head
+from relgraph.networks.heads import Head, Projector
 from relgraph.networks.students import build_backbone
 
 
@@ -36,3 +36,34 @@ def test_two_linear_maps_with_nothing_between() -> None:
     torch.testing.assert_close(embedding, feature @ head.project.weight.T + head.project.bias)
     torch.testing.assert_close(logits, embedding @ head.classify.weight.T + head.classify.bias)
     assert (embedding < 0).any()
+
+
+@pytest.mark.parametrize(
+    ("projector", "count"),
+    [
+        (Projector(512, 128), 512 * 512 + 512 + 512 * 128 + 128),  # MoCo v2 and SEED on a ResNet-18
+        (Projector(256, 256), 2 * (256 * 256 + 256)),  # SSKD's on a resnet32x4
+        (Projector(64, 16, hidden=32, norm=True), 64 * 32 + 32 + 2 * 32 + 32 * 16 + 16),
+    ],
+)
+def test_parameter_counts_of_projectors(projector: Projector, count: int) -> None:
+    assert parameters(projector) == count
+
+
+def test_a_projector_is_two_linear_maps_and_a_rectifier() -> None:
+    projector = Projector(7, 3, hidden=5).double()
+    feature = torch.randn(40, 7).double()
+    first, second = (projector.get_parameter(f"{i}.weight") for i in (0, 2))
+    hidden = (feature @ first.T + projector.get_parameter("0.bias")).clamp(min=0)
+    torch.testing.assert_close(projector(feature), hidden @ second.T + projector.get_parameter("2.bias"))
+    assert (projector(feature) < 0).any()  # nothing behind the second
+
+
+def test_the_norm_of_a_projector_stands_before_the_rectifier() -> None:
+    projector = Projector(7, 3, norm=True).double()
+    feature = torch.randn(40, 7).double()
+    first, second = (projector.get_parameter(f"{i}.weight") for i in (0, 3))
+    hidden = feature @ first.T + projector.get_parameter("0.bias")
+    hidden = (hidden - hidden.mean(0)) / (hidden.var(0, unbiased=False) + 1e-5).sqrt()
+    expected = hidden.clamp(min=0) @ second.T + projector.get_parameter("3.bias")
+    torch.testing.assert_close(projector(feature), expected)

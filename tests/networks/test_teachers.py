@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.networks.files import save_network
+from relgraph.networks.heads import Projector
 from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import CLIP_NAMES, Teacher, clip_spec, load_teacher
 
@@ -155,7 +156,7 @@ def test_weights_of_another_architecture(tmp_path: Path) -> None:
 
 
 def test_options_that_do_not_apply(tmp_path: Path) -> None:
-    with pytest.raises(RelgraphError, match="arguments are for timm"):
+    with pytest.raises(RelgraphError, match=r"arguments are for timm and checkpoint teachers, got \{'x': 1\} for"):
         load_teacher("open_clip:ViT-B-32/openai", arguments={"x": 1})
     with pytest.raises(RelgraphError, match="brings its own weights"):
         load_teacher("embedded:digits", weights=tmp_path / "w")
@@ -233,6 +234,60 @@ def test_checkpoint(tmp_path: Path, directory: bool) -> None:
     torch.testing.assert_close(teacher(images), backbone(images))
     found = (teacher.input_size, teacher.channels, teacher.mean, teacher.std, teacher.width)
     assert found == (8, 1, (0.3,), (0.4,), backbone.width)
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> nn.ModuleDict:
+    """Save what a pre-training leaves in its run directory, and return the network."""
+    backbone, projector = build_backbone("resnet8", 1), Projector(64, 5, hidden=12, norm=True)
+    projector(torch.randn(9, 64))  # so that running statistics are unlike a new network's
+    network = nn.ModuleDict({"backbone": backbone, "projector": projector}).eval()
+    info = {"backbone": "resnet8", "in_channels": 1, "image_size": 8, "mean": [0.3], "std": [0.4], "objective": "x"}
+    sizes = {"dim": 5, "hidden": 12, "norm": True}
+    save_network(tmp_path / "network.safetensors", network, {**info, "projector": sizes})
+    return network
+
+
+def test_a_pre_training_gives_features_or_projections(tmp_path: Path, pretrained: nn.ModuleDict) -> None:
+    spec, images = f"checkpoint:{tmp_path}", torch.randn(4, 1, 8, 8)
+    plain = load_teacher(spec)
+    feature, projection = (load_teacher(spec, arguments={"output": x}) for x in ("feature", "projection"))
+    expected = pretrained["backbone"](images)
+    torch.testing.assert_close(feature(images), expected)
+    torch.testing.assert_close(projection(images), pretrained["projector"](expected))
+    assert (plain.width, feature.width, projection.width) == (64, 64, 5)
+    assert plain.fingerprint() == feature.fingerprint() != projection.fingerprint()
+    assert not any(p.requires_grad for p in projection.parameters()) and not projection.network.training
+    (pooled, maps), (_, same) = projection.features(images), feature.features(images)
+    assert torch.equal(pooled, projection(images))
+    assert len(maps) == 4 and all(torch.equal(one, other) for one, other in zip(maps, same, strict=True))
+    assert projection.map_shapes() == feature.map_shapes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"output": "projektion"}, "unknown output of a checkpoint 'projektion': did you mean 'projection'"),
+        ({"output": 3}, r"unknown output of a checkpoint '3' \(known: feature, projection\)"),
+        ({"width": 3}, "a checkpoint takes the argument output=feature or output=projection, got {'width': 3} for"),
+    ],
+)
+def test_arguments_that_a_checkpoint_does_not_take(
+    tmp_path: Path, pretrained: nn.ModuleDict, arguments: dict[str, str | int], words: str
+) -> None:
+    with pytest.raises(RelgraphError, match=words):
+        load_teacher(f"checkpoint:{tmp_path}", arguments=arguments)
+
+
+def test_a_checkpoint_without_projector_or_network(tmp_path: Path) -> None:
+    with pytest.raises(RelgraphError, match=r"expected network\.safetensors .* or student\.safetensors"):
+        load_teacher(f"checkpoint:{tmp_path}")
+    info = {"backbone": "resnet8", "in_channels": 1, "image_size": 8, "mean": [0.3], "std": [0.4], "objective": "x"}
+    save_network(tmp_path / "student.safetensors", nn.ModuleDict({"backbone": build_backbone("resnet8", 1)}), info)
+    with pytest.raises(RelgraphError, match=r"student\.safetensors holds no projector: expected"):
+        load_teacher(f"checkpoint:{tmp_path}", arguments={"output": "projection"})
+    with pytest.raises(RelgraphError, match="arguments are for timm and checkpoint teachers"):
+        load_teacher("embedded:digits", arguments={"output": "projection"})
 
 
 def test_embedded() -> None:

@@ -45,7 +45,7 @@ def test_it_is_trained_as_a_plain_classifier_on_the_labelled_images(make: Recipe
         generator = setup.view_generator(FIRST_EPOCH + epoch)
         for index in batches:
             assert (setup.data.train.labels[index] >= 0).all()
-            _, seen = setup.feed(next(setup.batches([index])), index, generator)
+            seen = setup.feed(next(setup.batches([index])), index, generator).seen
             assert seen is not None
             embedding = seen.pooled @ own["project.weight"].T + own["project.bias"]
             logits = embedding @ own["classify.weight"].T + own["classify.bias"]

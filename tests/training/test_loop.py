@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from relgraph.errors import RelgraphError
 from relgraph.methods import CRD, EGA, METHODS, Batch, Output, Sum
 from relgraph.methods.base import as_output
-from relgraph.training import loop
+from relgraph.training import epochs, loop
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.evaluation import accuracy
 from relgraph.training.loop import train
@@ -122,7 +122,7 @@ def test_a_stop_between_any_two_writes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In the last epoch, which is also the best: what was not written yet has no later epoch to write it."""
-    owner: Any = Run if name == "write_metrics" else loop
+    owner: Any = {"write_metrics": Run, "save_network": loop}.get(name, epochs)
     original, calls = getattr(owner, name), 0
 
     def stop(*args: Any) -> None:
@@ -274,9 +274,9 @@ def test_a_checkpoint_of_another_run_is_not_resumed(other: str, copied: Runs, fi
 def splits_read(recipe: Recipe, path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     original, splits = loop.evaluate, []
 
-    def record(setup: Setup, images: Any) -> dict[str, float]:
+    def record(setup: Setup, images: Any, **options: Any) -> dict[str, float]:
         splits.append(images.split)
-        return original(setup, images)
+        return original(setup, images, **options)
 
     monkeypatch.setattr(loop, "evaluate", record)
     train(recipe, path)
@@ -402,7 +402,7 @@ def test_a_memory_holds_what_the_loss_was_computed_with(make: RecipeMaker) -> No
     layer = deepcopy(crd.embed_teacher)
     images = next(setup.batches([index]))
     loop.step(setup, images, index, torch.Generator().manual_seed(0), Meter())
-    _, seen = setup.feed(images, index, torch.Generator().manual_seed(0))
+    seen = setup.feed(images, index, torch.Generator().manual_seed(0)).seen
     assert seen is not None
     torch.testing.assert_close(crd.teacher_bank.keys[index], normalize(layer(seen.pooled)))
     others = torch.ones(36, dtype=torch.bool).index_fill(0, index, value=False)

@@ -52,7 +52,7 @@ def test_ega_is_the_official_script() -> None:
         "topology": "dense",
         "node_weight": 0.8,
         "edge_weight": 0.24,
-        "gamma": 1.0,
+        "label_weight": 1.0,
         "alpha": 0.0,
         "methods": [Spelled("ega", EGA, 1.0)],
         "method_args": (),

@@ -110,7 +110,8 @@ def test_the_teacher_hands_on_maps_where_the_method_reads_them(
     setup = build(make(**options))
     assert isinstance(setup.feed, Online)
     images = next(setup.batches([torch.arange(2)]))
-    _, seen = setup.feed(images, torch.arange(2), torch.Generator())
+    seen = setup.feed(images, torch.arange(2), torch.Generator()).seen
+    assert seen is not None
     assert len(seen.maps) == maps
 
 

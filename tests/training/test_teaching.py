@@ -15,7 +15,7 @@ from relgraph.training.embedding import store_embeddings
 from relgraph.training.inputs import teacher_input
 from relgraph.training.recipe import Recipe
 from relgraph.training.setup import open_data, open_fabric, open_teacher
-from relgraph.training.teaching import Feed, Online, Stored, WithoutTeacher, open_feed, settled
+from relgraph.training.teaching import Feed, Online, Stored, WithoutTeacher, make_plan, open_feed, settled
 
 RecipeMaker = Callable[..., Recipe]
 INDEX = torch.tensor([30, 2, 2, 17, 35, 9])
@@ -39,9 +39,9 @@ def opened(recipe: Recipe, maps: bool = False) -> tuple[Feed, str]:
 
 
 def fed(feed: Feed, recipe: Recipe, seed: int = 1, index: Tensor = INDEX) -> tuple[Tensor, Features]:
-    student, seen = feed(open_data(recipe).train.pixels[index], index, torch.Generator().manual_seed(seed))
-    assert seen is not None
-    return student, seen
+    found = feed(open_data(recipe).train.pixels[index], index, torch.Generator().manual_seed(seed))
+    assert found.seen is not None and found.further is None and found.further_seen is None
+    return found.images, found.seen
 
 
 @torch.no_grad()
@@ -55,9 +55,10 @@ def taught(recipe: Recipe, images: Tensor) -> Tensor:
 def test_without_a_teacher(make: RecipeMaker) -> None:
     recipe = digits(make, method="none")
     feed, line = opened(recipe)
-    student, seen = feed(open_data(recipe).train.pixels[INDEX], INDEX, torch.Generator().manual_seed(1))
+    found = feed(open_data(recipe).train.pixels[INDEX], INDEX, torch.Generator().manual_seed(1))
+    student = found.images
     assert isinstance(feed, WithoutTeacher)
-    assert (line, seen) == ("teacher: none", None)
+    assert (line, found.seen) == ("teacher: none", None)
     drawn = draw_view(6, 1, False, torch.Generator().manual_seed(1))
     assert torch.equal(student, drawn.apply(open_data(recipe).train.pixels[INDEX]))
     assert settled(recipe, feed) == recipe
@@ -86,7 +87,7 @@ def test_online_hands_on_the_stage_maps_of_the_same_views(make: RecipeMaker, vie
     assert tuple(stage.shape[1:] for stage in seen.maps) == open_teacher(recipe).map_shapes()
     torch.testing.assert_close(seen.maps[-1].mean((2, 3)), seen.pooled)  # of this teacher, a CIFAR ResNet
     assert not any(part.requires_grad for part in (seen.pooled, *seen.maps))
-    assert line == "teacher: online, in every step (sp reads its stage maps)"
+    assert line == "teacher: online, in every step (sp reads the teacher's stage maps)"
 
 
 def test_online_computes_in_the_run_s_precision(make: RecipeMaker) -> None:
@@ -115,7 +116,8 @@ def test_the_line_about_a_store(make: RecipeMaker, folder: Path) -> None:
 def test_the_student_sees_the_view_whose_embedding_is_given(make: RecipeMaker, folder: Path, limit: int) -> None:
     recipe = digits(make, seed=2)
     store = EmbeddingStore(folder / "three", limit=limit)
-    feed = Stored(open_data(recipe), store, "cpu", shared=True)
+    data = open_data(recipe)
+    feed = Stored(make_plan("crop", data, None), data, store, "cpu", shared=True)
     assert store.resident == (limit > 0)
     index = torch.arange(60)
     images, (student, seen) = open_data(recipe).train.pixels[index], fed(feed, recipe, index=index)
@@ -193,11 +195,11 @@ def test_maps_are_in_no_store(make: RecipeMaker, folder: Path) -> None:
     assert isinstance(opened(recipe)[0], Stored), "a store fits"
     feed, line = opened(recipe, maps=True)
     assert isinstance(feed, Online) and len(fed(feed, recipe)[1].maps) == 4
-    assert line == "teacher: online, in every step (sp reads its stage maps)"
+    assert line == "teacher: online, in every step (sp reads the teacher's stage maps)"
     assert settled(recipe, feed) == replace(recipe, teacher_mode="online")
     asked = replace(recipe, teacher_mode="stored")
     with pytest.raises(
-        RelgraphError, match=r"^sp reads the teacher's stage maps, which no store holds: use --teacher-mode online$"
+        RelgraphError, match=r"^stored embeddings will not do, since sp reads the teacher's stage maps: use --teacher-mode online$"
     ):
         opened(asked, maps=True)
 

@@ -1,0 +1,212 @@
+"""Random augmentations of whole batches, on the images' device: one draw per image, from a generator on the CPU.
+
+An augmentation draws first and is applied then, so that two networks can see one view, every device sees the same
+views, and nothing is read back from a device.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from relgraph.data.colour import Jitter, draw_jitter, to_grey
+from relgraph.data.digit_views import Digits
+from relgraph.data.resample import blur_matrix, blur_taps, crop_matrix, draw_boxes, resample
+from relgraph.data.views import View, draw_view, unit
+from relgraph.errors import RelgraphError, unknown
+
+
+class Drawn(Protocol):
+    """One draw for each of B images."""
+
+    @property
+    def flip(self) -> Tensor:
+        """Which images are mirrored left to right, `(B,)`."""
+        ...
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Return the view of uint8 or float (0..1) `images` `(B, C, H, W)`, on their device."""
+        ...
+
+
+class Augmentation(Protocol):
+    """A way to draw random views."""
+
+    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> Drawn:
+        """Draw one view for each of `n` images of `height` x `width` pixels; the generator lives on the CPU."""
+        ...
+
+
+@dataclass(frozen=True)
+class PadCropFlip:
+    """A crop of the image's size after `padding` black pixels on every side, mirrored by half if `flip`.
+
+    Views keep the type of the images.
+
+    >>> PadCropFlip(padding=4, flip=True).draw(2, 32, 32, torch.Generator()).flip.shape
+    torch.Size([2])
+    """
+
+    padding: int
+    flip: bool
+
+    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> View:
+        """Draw one view for each of `n` images."""
+        return draw_view(n, self.padding, self.flip, generator)
+
+
+@dataclass(frozen=True)
+class Contrastive:
+    """The views of contrastive learning: random resized crop, flip, colour jitter, greying and Gaussian blur.
+
+    Each image has its own draws, all parts drawn independently. Crops (`scale`, `ratio`), factors of the jitter and
+    greying are torchvision's RandomResizedCrop, ColorJitter and RandomGrayscale; the blur reaches over a tenth of the
+    side (`blur_taps`). On images of one channel, saturation, hue and greying change nothing.
+
+    Sources: Chen et al. 2020 (SimCLR, arXiv 2002.05709, appendix A); Chen et al. 2020 (MoCo v2, arXiv 2003.04297),
+    whose values are the default. MoCo's code blurs by PIL, which approximates a Gaussian of any width by box filters;
+    SimCLR's cuts it at a tenth of the side, and so does this one: 3 pixels at 32.
+
+    Args:
+        scale: Bounds of the crop's share of the area.
+        ratio: Bounds of its ratio of width to height.
+        flip: Share of the images that are mirrored left to right.
+        jitter: Strengths of brightness, contrast, saturation and hue; each image has its own order of the four.
+        jitter_share: Share of the images whose colours are jittered.
+        grey: Share of the images that turn grey.
+        blur: Share of the images that are blurred.
+        sigma: Bounds of the blur's deviation in pixels.
+        size: Side of the views; None keeps that of the images.
+
+    >>> view = Contrastive(size=24).draw(2, 32, 32, torch.Generator().manual_seed(0))
+    >>> seen = view.apply(torch.full((2, 3, 32, 32), 255, dtype=torch.uint8))
+    >>> seen.shape, seen.dtype
+    (torch.Size([2, 3, 24, 24]), torch.float32)
+    """
+
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    jitter_share: float = 0.8
+    grey: float = 0.2
+    blur: float = 0.5
+    sigma: tuple[float, float] = (0.1, 2.0)
+    size: int | None = None
+
+    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> "ContrastiveView":
+        """Draw one view for each of `n` images of `height` x `width` pixels."""
+        box = draw_boxes(n, height, width, self.scale, self.ratio, generator)
+        flip = torch.rand(n, generator=generator) < self.flip
+        jitter = draw_jitter(_chosen(n, self.jitter_share, generator), self.jitter, generator)
+        grey = _chosen(n, self.grey, generator)
+        blur = _chosen(n, self.blur, generator)
+        low, high = self.sigma
+        sigma = low + (high - low) * torch.rand(len(blur), generator=generator)
+        out = (height, width) if self.size is None else (self.size, self.size)
+        return ContrastiveView(box, flip, jitter, grey, blur, sigma, out)
+
+
+def _chosen(n: int, share: float, generator: torch.Generator) -> Tensor:
+    return (torch.rand(n, generator=generator) < share).nonzero()[:, 0]
+
+
+@dataclass(frozen=True, eq=False)
+class ContrastiveView:
+    """What `Contrastive` drew for B images: everything lies on the CPU.
+
+    Attributes:
+        box: Top, left, height and width of each crop in pixels, `(4, B)`.
+        flip: Which images are mirrored, `(B,)`.
+        jitter: The colour jitter of those that have one.
+        grey: Positions of the images that turn grey.
+        blur: Positions of the images that are blurred.
+        sigma: Deviation of each of their blurs in pixels, as many as `blur`.
+        size: Height and width of the views.
+    """
+
+    box: Tensor
+    flip: Tensor
+    jitter: Jitter
+    grey: Tensor
+    blur: Tensor
+    sigma: Tensor
+    size: tuple[int, int]
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Return the views of uint8 or float (0..1) `images`, float32 `(B, C, height, width)` in 0..1.
+
+        Raises:
+            RelgraphError: if the images are not as many as the draws, or have neither 1 nor 3 channels.
+        """
+        if len(images) != len(self.flip):
+            raise RelgraphError(f"a view of {len(self.flip)} images was applied to {len(images)} images")
+        if images.shape[1] not in (1, 3):
+            raise RelgraphError(f"contrastive views want images with 1 or 3 channels, got {images.shape[1]}")
+        seen = self.jitter.apply_(cut(images, self.box, self.flip, self.size))
+        if images.shape[1] == 3 and len(self.grey):
+            at = self.grey.to(images.device, non_blocking=True)
+            seen.index_copy_(0, at, to_grey(seen.index_select(0, at)).expand(-1, 3, -1, -1))
+        return self._blur_(seen).clamp_(0, 1)
+
+    def _blur_(self, images: Tensor) -> Tensor:
+        if len(self.blur):
+            at, sigma = (drawn.to(images.device, non_blocking=True) for drawn in (self.blur, self.sigma))
+            rows, columns = (blur_matrix(sigma, side, blur_taps(side)) for side in self.size)
+            images.index_copy_(0, at, resample(images.index_select(0, at), rows, columns))
+        return images
+
+
+def cut(images: Tensor, box: Tensor, flip: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the boxes `(4, B)` of uint8 or float `images`, resized and those with `flip` `(B,)` mirrored.
+
+    The result is float32 `(B, C, *size)`; a box is top, left, height and width, as `draw_boxes` draws them.
+
+    >>> box = torch.tensor([[0], [1], [1], [2]])
+    >>> cut(torch.tensor([[[[0.1, 0.2, 0.3]]]]), box, torch.tensor([True]), (1, 2))
+    tensor([[[[0.3000, 0.2000]]]])
+    """
+    top, left, height, width = box.to(images.device, non_blocking=True)
+    mirror = flip.to(images.device, non_blocking=True)
+    rows = crop_matrix(top, height, images.shape[2], size[0])
+    columns = crop_matrix(left, width, images.shape[3], size[1], mirror)
+    return resample(unit(images), rows, columns)
+
+
+# Chen et al. 2020, arXiv 2003.04297: SimCLR's parts with a weaker jitter and larger crops.
+MOCO = Contrastive()
+# Chen et al. 2020, arXiv 2002.05709, appendix A, for ImageNet: crops from 8 % of the area, jitter of strength 1.
+SIMCLR = Contrastive(scale=(0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.2))
+# The same, appendix B.9, for CIFAR-10: jitter of strength 1/2 and no blur.
+SIMCLR_SMALL = Contrastive(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur=0.0)
+
+CONTRASTIVE = {"moco": MOCO, "simclr": SIMCLR, "simclr-small": SIMCLR_SMALL}
+AUGMENTATIONS = ("crop", *CONTRASTIVE, "digits")
+
+
+def make_augmentation(name: str, *, padding: int, flip: bool, channels: int) -> Augmentation:
+    """Return the augmentation of a name; data without `flip` (digits) are never mirrored, whatever the name.
+
+    Args:
+        name: "crop" (padding, crop, flip), "moco" (`MOCO`), "simclr" (`SIMCLR`, for large images), "simclr-small"
+            (`SIMCLR_SMALL`) or "digits" (`Digits`).
+        padding: Black pixels on every side, for "crop".
+        flip: Whether an image may be mirrored.
+        channels: Of the images.
+
+    Raises:
+        RelgraphError: if the name is unknown, or does not fit the number of channels.
+
+    >>> make_augmentation("moco", padding=4, flip=False, channels=1).flip
+    0.0
+    """
+    if name not in AUGMENTATIONS:
+        raise unknown("augmentation", name, AUGMENTATIONS)
+    if name == "crop":
+        return PadCropFlip(padding, flip)
+    if channels not in (1, 3):
+        raise RelgraphError(f"augmentation {name!r} wants images with 1 or 3 channels, got {channels}")
+    if name == "digits":
+        return Digits()
+    return CONTRASTIVE[name] if flip else replace(CONTRASTIVE[name], flip=0.0)

@@ -1,0 +1,215 @@
+"""Contrast: which of many keys is an anchor's own, as cross-entropies of the softmax of a row of cosines.
+
+All of them are means over anchors, computed on unit vectors in float32 or wider. A queue of keys is read in blocks and
+never copied, and of the `(N, K)` weights no more than a block is held.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import softplus
+
+from relgraph.errors import RelgraphError
+from relgraph.graph.kernels import cosine, dot
+from relgraph.graph.relation import check_nodes
+
+# Weights in a block. On a CPU 4 MiB in float32, which its caches hold: half, double or a quarter take as long, 16 times
+# as many a third longer (experiments/seed_speed.py). On other devices starting each block costs more than caches save.
+LARGEST_ON_CPU, LARGEST = 2**20, 2**23
+
+
+def queue_contrast(anchors: Tensor, own: Tensor, keys: Tensor, tau: float) -> Tensor:
+    """Return how badly each anchor tells its own key from those of a queue, a scalar >= 0.
+
+        L = -1 / N * sum_i log p_i0,    p_i = softmax over D+ of <a_i, .> / tau,    D+ = [k_i, Q]
+
+    MoCo's InfoNCE (He et al., 2019, arXiv 1911.05722). Anchors and own keys receive gradient, once differentiable; the
+    queue does not.
+
+    Args:
+        anchors: `(N, D)`, of any length: they are divided by it.
+        own: The key of each anchor, `(N, D)`, of any length.
+        keys: The queue, `(K, D)`, already of unit length.
+        tau: Temperature > 0.
+
+    Raises:
+        RelgraphError: if shapes do not fit, or the temperature is not positive.
+
+    >>> queue_contrast(torch.eye(2), torch.eye(2), -torch.eye(2)[:1], tau=1.0)  # log(1 + 1 / e^2), log(1 + 1 / e)
+    tensor(0.2201)
+    """
+    _check(anchors, own, keys, tau)
+    a, k = cosine.nodes(anchors), cosine.nodes(own)
+    matched = (a * k).sum(-1) / tau
+    rest, _ = over_keys(a / tau, keys)
+    return _missed(matched, rest.to(matched)).mean()
+
+
+def soft_queue_contrast(student: Tensor, teacher: Tensor, keys: Tensor, tau: float, teacher_tau: float) -> Tensor:
+    """Return the cross-entropy of what two networks see in one queue, the teacher's own vectors first: a scalar.
+
+        L = -1 / N * sum_ij p^t_ij log p^s_ij,    p^x_i = softmax over D+ of <x_i, .> / tau_x,    D+ = [t_i, Q]
+
+    The loss of SEED (Fang et al., 2021, arXiv 2101.04731). Since `sum_j p^t_ij <s_i, d_j> = <s_i, sum_j p^t_ij d_j>`,
+    it needs no product of two `(N, 1 + K)` matrices but the mean q_i `(N, D)` of the queue as the teacher sees it:
+
+        L = queue_contrast(s, t, Q) + 1 / N * sum_i (1 - p^t_i0) <s_i, t_i - q_i> / tau
+
+    The student alone receives gradient, once differentiable.
+
+    Args:
+        student: `(N, D)`, of any length: they are divided by it.
+        teacher: `(N, D)`, of any length.
+        keys: The queue, `(K, D)`, already of unit length.
+        tau: The student's temperature > 0.
+        teacher_tau: The teacher's temperature > 0.
+
+    Raises:
+        RelgraphError: if shapes do not fit, or a temperature is not positive.
+
+    >>> x, queue = torch.eye(2), -torch.eye(2)[:1]
+    >>> bool(soft_queue_contrast(x, x, queue, 1.0, 1e-4).isclose(queue_contrast(x, x, queue, 1.0)))
+    True
+    """
+    _check(student, teacher, keys, tau, teacher_tau)
+    s, t = cosine.nodes(student), cosine.nodes(teacher.detach())
+    rest, means = over_keys(torch.cat([s / tau, t / teacher_tau]), keys)
+    matched = (s * t).sum(-1) / tau
+    student_rest, teacher_rest = rest.to(matched).chunk(2)
+    others = torch.sigmoid(teacher_rest.detach() - t.square().sum(-1) / teacher_tau)
+    softened = others * (s * (t - means[len(s) :].to(matched))).sum(-1) / tau
+    return (_missed(matched, student_rest) + softened).mean()
+
+
+def batch_contrast(anchors: Tensor, own: Tensor, tau: float) -> Tensor:
+    """Return how badly each anchor tells its own key from those of the others in the batch, a scalar >= 0.
+
+        L = -1 / N * sum_i log(exp(<a_i, k_i> / tau) / sum_j exp(<a_i, k_j> / tau))
+
+    InfoNCE (van den Oord et al., 2018, arXiv 1807.03748) over all pairs `(N, N)`; both sides receive gradient.
+
+    Args:
+        anchors: `(N, D)`, of any length: they are divided by it.
+        own: The key of each anchor, `(N, D)`, of any length.
+        tau: Temperature > 0.
+
+    Raises:
+        RelgraphError: if shapes do not fit, or the temperature is not positive.
+
+    >>> batch_contrast(torch.eye(2), torch.eye(2), tau=1.0)  # log(1 + 1 / e)
+    tensor(0.3133)
+    """
+    _check(anchors, own, None, tau)
+    weights = cosine(anchors, own) / tau
+    return (weights.logsumexp(-1) - weights.diagonal()).mean()
+
+
+def view_contrast(first: Tensor, second: Tensor, tau: float) -> Tensor:
+    """Return how badly each of 2N vectors finds the other view of its image among the other 2N - 1, a scalar >= 0.
+
+        L = -1 / 2N * sum_i log(exp(<z_i, z_i'> / tau) / sum over j != i of exp(<z_i, z_j> / tau))
+
+    with z both views one after the other and i' the other view of i: NT-Xent (SimCLR; Chen et al., 2020, arXiv
+    2002.05709) over all pairs `(2N, 2N)`; both sides receive gradient. One image alone gives 0.
+
+    Args:
+        first: One view of each image, `(N, D)`, of any length: they are divided by it.
+        second: The other view, `(N, D)`.
+        tau: Temperature > 0.
+
+    Raises:
+        RelgraphError: if shapes do not fit, or the temperature is not positive.
+
+    >>> view_contrast(torch.eye(2), torch.eye(2), tau=1.0)  # log(1 + 2 / e)
+    tensor(0.5514)
+    """
+    _check(first, second, None, tau)
+    both = torch.cat([cosine.nodes(first), cosine.nodes(second)])
+    itself = torch.eye(len(both), dtype=torch.bool, device=both.device)
+    weights = (cosine.matrix(both, both) / tau).masked_fill(itself, -torch.inf)
+    matched = torch.cat([weights.diagonal(len(first)), weights.diagonal(-len(first))])
+    return (weights.logsumexp(-1) - matched).mean()
+
+
+def over_keys(rows: Tensor, keys: Tensor, largest: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return what rows make of many keys: `log sum_j exp(<r_i, k_j>)`, `(N,)`, and the mean of the keys, `(N, D)`.
+
+    The mean has the softmax of the same products as weights, which makes it the gradient of the first; so that can be
+    differentiated, once, with respect to the rows, and nothing else can be.
+
+    Args:
+        rows: `(N, D)`, divided by their temperature.
+        keys: `(K, D)`, at least one; read as they are, a block at a time.
+        largest: Products in a block; what suits the device if not given.
+
+    >>> total, mean = over_keys(torch.zeros(1, 2), torch.eye(2))
+    >>> total.exp(), mean
+    (tensor([2.]), tensor([[0.5000, 0.5000]]))
+    """
+    if largest is None:
+        largest = LARGEST_ON_CPU if rows.device.type == "cpu" else LARGEST
+    block = max(1, largest // len(rows))
+    with torch.autocast(rows.device.type, enabled=False):
+        total, mean = _OverKeys.apply(rows.to(torch.promote_types(rows.dtype, keys.dtype)), keys, block)
+    return total, mean
+
+
+class _OverKeys(torch.autograd.Function):
+    """Logarithm of the sum and mean of the keys in one pass, with a running maximum."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, keys: Tensor, block: int) -> tuple[Tensor, Tensor]:
+        most = rows.new_full((len(rows), 1), -torch.inf)
+        total, mean = torch.zeros_like(most), torch.zeros_like(rows)
+        for some in _blocks(keys.detach(), block, rows.dtype):
+            weights = dot(rows, some)
+            higher = torch.maximum(most, weights.amax(-1, keepdim=True))
+            kept = (most - higher).exp_()
+            weights.sub_(higher).exp_()
+            total.mul_(kept).add_(weights.sum(-1, keepdim=True))
+            mean.mul_(kept).addmm_(weights, some)
+            most = higher
+        mean.div_(total)
+        ctx.save_for_backward(mean)
+        ctx.mark_non_differentiable(mean)
+        return total.log_().add_(most).squeeze(-1), mean
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, weight: Tensor, of_mean: Tensor) -> tuple[Tensor, None, None]:
+        (mean,) = ctx.saved_tensors
+        return mean * weight.unsqueeze(-1), None, None
+
+
+def _missed(matched: Tensor, rest: Tensor) -> Tensor:
+    """Return `-log(exp(matched) / (exp(matched) + exp(rest)))`, with all digits where it is small."""
+    return softplus(rest - matched, threshold=40)  # beyond torch's own, 20, it is its argument only to 2e-9
+
+
+def _blocks(keys: Tensor, block: int, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Yield the keys, so many at a time: views, unless they are of another type."""
+    for start in range(0, len(keys), block):
+        yield keys[start : start + block].to(dtype)
+
+
+def _check(anchors: Tensor, own: Tensor, keys: Tensor | None, *temperatures: float) -> None:
+    """Raise RelgraphError unless all are rows of one width and the temperatures positive."""
+    for temperature in temperatures:
+        if not temperature > 0:
+            raise RelgraphError(f"a temperature must be positive, got {temperature}")
+    check_nodes(anchors, own, one_width=True)
+    if anchors.ndim != 2:
+        raise RelgraphError(f"vectors must be (N, D), got {tuple(anchors.shape)}")
+    if keys is None:
+        return
+    if keys.ndim != 2 or len(keys) == 0 or keys.shape[1] != anchors.shape[1]:
+        raise RelgraphError(
+            f"the keys of a queue must be (K, {anchors.shape[1]}), at least one, got {tuple(keys.shape)}"
+        )
+    if keys.device != anchors.device or not keys.is_floating_point():
+        raise RelgraphError(
+            f"the keys of a queue must be of floating point on {anchors.device}, got {keys.dtype} on {keys.device}"
+        )

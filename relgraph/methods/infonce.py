@@ -1,0 +1,64 @@
+"""InfoNCE within a batch (van den Oord, Li, Vinyals, 2018, arXiv 1807.03748), student anchors and teacher keys."""
+
+from torch import Tensor
+
+from relgraph.graph.contrast import batch_contrast
+from relgraph.methods.base import Batch, Output, Part, check_positive
+from relgraph.methods.contrastive import Contrastive, HeadKind
+
+
+class InfoNCE(Contrastive):
+    """Tell the teacher's vector of the same image from those of the other images of the batch.
+
+    With s and t the vectors of unit length, the student's behind its head,
+
+        L = -1 / N * sum_i log(exp(<s_i, t_i> / tau) / sum_j exp(<s_i, t_j> / tau))
+
+    over all pairs of the batch; there is no sparse form. Called with outputs or vectors `(N, D_s)` and `(N, D_t)`;
+    returns a scalar >= 0, which is 0 for one image alone. It needs no labels. The student alone receives gradient.
+
+    Paper, official code and this one: the paper predicts later parts of a sequence with a bilinear score and draws the
+    other keys; the cosine, the temperature and the batch as keys are how it is used since. As a distillation, with the
+    teacher's vectors as keys, it is our definition; no official code has it. 0.07 is MoCo's first temperature (He et
+    al., 2019, arXiv 1911.05722).
+
+    Args:
+        student_width: Width of the student's nodes; without it there is no head.
+        teacher_width: Width of the teacher's nodes.
+        tau: Temperature > 0.
+        head: "mlp", two linear layers with a ReLU between them; "linear", one; "none", which needs equal widths.
+        nodes: "feature" or "embedding".
+        dim: Width of the embeddings of both networks, in place of the other two, where these are the nodes.
+
+    Raises:
+        RelgraphError: for unknown names, numbers out of range, or widths that are missing or do not fit.
+
+    >>> import torch
+    >>> InfoNCE(tau=0.1)(torch.eye(4), torch.eye(4)).item() < 1e-3
+    True
+    """
+
+    paper = (
+        "Representation Learning with Contrastive Predictive Coding (van den Oord, Li, Vinyals, 2018, arXiv 1807.03748)"
+    )
+    topology = "across"
+    differs = (
+        "cosine over tau with student anchors and the batch's teacher vectors as keys: our definition, dense alone"
+    )
+
+    def __init__(
+        self,
+        student_width: int | None = None,
+        teacher_width: int | None = None,
+        tau: float = 0.07,
+        head: HeadKind = "mlp",
+        nodes: Part = "feature",
+        dim: int | None = None,
+    ) -> None:
+        check_positive(tau=tau)
+        super().__init__(student_width, teacher_width, head, nodes, dim)
+        self.tau = tau
+
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        """Return `infonce`."""
+        return {"infonce": batch_contrast(*self.vectors(student, teacher), self.tau)}

@@ -1,0 +1,131 @@
+"""Self-supervised distillation (Fang, Wang, Wang, Zhang, Yang, Liu, ICLR 2021, arXiv 2101.04731)."""
+
+import torch
+from torch import Tensor
+
+from relgraph.errors import RelgraphError
+from relgraph.graph.contrast import soft_queue_contrast
+from relgraph.graph.kernels import cosine
+from relgraph.graph.memory import Queue
+from relgraph.methods.base import Batch, Output, Part, Views, as_output, check_positive, check_weights
+from relgraph.methods.contrastive import HeadKind, Queued
+
+
+class SEED(Queued):
+    """See a queue of the teacher's vectors as the teacher sees it, each image's own vector first.
+
+    With s and t the vectors of unit length, the student's behind its head, and D+ = [t_i, Q] the teacher's vector of
+    the same image and a queue Q of K earlier ones,
+
+        p^t_i = softmax over D+ of <t_i, .> / teacher_tau        p^s_i = softmax over D+ of <s_i, .> / tau
+        L = -1 / N * sum_ij p^t_ij log p^s_ij
+
+    What to choose. At `teacher_tau=1e-4`, the official code's, the target is one-hot on the own vector, since
+    `<t_i, t_i> = 1` is the largest cosine: SEED then equals the method `moco`, InfoNCE with the teacher as key encoder.
+    Soft targets begin at about 0.01 and are softer at 0.05: from them the student learns as well which other images the
+    teacher takes for similar. Choose 1e-4 to repeat the official code, 0.01 for the method as the paper describes it,
+    more if the teacher's vectors all lie far from each other.
+
+    Called with outputs or vectors `(N, D_s)` and `(N, D_t)`; returns a scalar >= 0. It needs no labels, and both
+    networks see one view of each image. The student alone receives gradient. The queue changes only when `remember` is
+    called: once a step, between `backward` and the optimiser's step. It starts with random unit vectors and takes K x
+    D_t numbers, in checkpoints as well: 32 MiB for 65,536 keys of 128, 512 MiB of 2,048.
+
+    With `patches` both networks see so many small patches of each image besides, which come as `Output.further`: the
+    same loss of each patch's own vectors, averaged over the patches, against a second queue of as many keys, which
+    holds the first patch of each image. It is added under the name `seed_patches`.
+
+    Paper, official code and this one: the paper's teacher temperature is said to be 0.01 (we could not verify it), the
+    code's is 1e-4. A summary by others sums over the batch and puts the current vectors into the queue before the loss;
+    the code, and this one, average, put the own vector first and the batch into the queue afterwards. The code needs K
+    divisible by the batch; here any K will do. Its small-patch variant has six patches and adds both losses, as here.
+    The code makes matrices `(N, 1 + K)`; here the queue is read in blocks, and the loss can be differentiated once.
+
+    Args:
+        student_width: Width of the student's nodes; without it there is no head.
+        teacher_width: Width of the teacher's nodes, D_t.
+        queue: Number of keys, K.
+        tau: The student's temperature > 0.
+        teacher_tau: The teacher's temperature > 0: 1e-4 makes the target one-hot, from about 0.01 on it is soft.
+        head: "mlp", two linear layers with a ReLU between them; "linear", one; "none", which needs equal widths.
+        patches: Small patches of each image; 0 for none, 6 in the official small-patch variant.
+        nodes: "feature" or "embedding".
+        dim: Width of the embeddings of both networks, in place of the other two, where these are the nodes.
+
+    Raises:
+        RelgraphError: for unknown names, numbers out of range, without the teacher's width, for nodes of another
+            width, or without the patches that it asked for.
+
+    >>> loss = SEED(student_width=6, teacher_width=8, queue=64)
+    >>> student, teacher = torch.randn(3, 6), torch.randn(3, 8)
+    >>> loss(student, teacher).backward()
+    >>> loss.remember(student, teacher, Batch(torch.arange(3), torch.full((3,), -1)))  # then the optimiser's step
+    >>> int(loss.queue.next), list(loss.terms(student, teacher))
+    (3, ['seed'])
+    """
+
+    paper = (
+        "SEED: Self-supervised Distillation for Visual Representation (Fang, Wang, Wang, Zhang, Yang, Liu, ICLR 2021, "
+        "arXiv 2101.04731)"
+    )
+    criterion = "soft cross-entropy of softmax"
+    differs = (
+        "at the official code's teacher temperature, 1e-4, the target is one-hot on the own vector, which is MoCo's "
+        "InfoNCE with the teacher's keys; it is soft from about 0.01 on, said to be the paper's"
+    )
+
+    def __init__(
+        self,
+        student_width: int | None = None,
+        teacher_width: int | None = None,
+        queue: int = 65536,
+        tau: float = 0.2,
+        teacher_tau: float = 1e-4,
+        head: HeadKind = "mlp",
+        patches: int = 0,
+        nodes: Part = "feature",
+        dim: int | None = None,
+    ) -> None:
+        check_positive(tau=tau, teacher_tau=teacher_tau)
+        check_weights(patches=patches)
+        super().__init__(student_width, teacher_width, queue, head, nodes, dim)
+        self.tau, self.teacher_tau = tau, teacher_tau
+        self.views = Views("patches", patches) if patches else None
+        self.patch_queue = self.make_queue(queue) if patches else None
+
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        """Return `seed` and, if there are patches, `seed_patches`."""
+        s, t = self.vectors(student, teacher)
+        terms = {"seed": self._contrast(s, t, self.queue)}
+        if self.patch_queue is not None:
+            patches = (self._patches(output, len(s)) for output in (student, teacher))
+            terms["seed_patches"] = self._contrast(*self.vectors(*patches), self.patch_queue)
+        return terms
+
+    @torch.no_grad()
+    def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
+        """Put the teacher's vectors in place of the oldest, and those of the first patches into their own queue."""
+        super().remember(student, teacher, batch)
+        if self.patch_queue is not None:
+            output = as_output(teacher)
+            count = len(output.embedding)
+            patches = self.nodes_of_side(self._patches(output, count), "teacher")
+            self.patch_queue.remember(cosine.nodes(patches[:count]))
+
+    def _contrast(self, student: Tensor, teacher: Tensor, queue: Queue) -> Tensor:
+        return soft_queue_contrast(student, teacher, queue.keys, self.tau, self.teacher_tau)
+
+    def _patches(self, output: Output, count: int) -> Output:
+        """Return what a network says of the patches of so many images.
+
+        Raises:
+            RelgraphError: if it says nothing, or of another number of patches.
+        """
+        each = 0 if self.views is None else self.views.each
+        asked = f"SEED asked for {each} patches of each image by `views`: expected Output(embedding, further=...)"
+        if output.further is None:
+            raise RelgraphError(f"{asked} of both networks, got none")
+        rows = len(output.further.embedding)
+        if rows != each * count:
+            raise RelgraphError(f"{asked} with {each} x {count} rows, got {rows}")
+        return output.further

@@ -1,0 +1,172 @@
+"""Any training by epochs: resumed where it stopped, kept after every epoch, its figures in one run directory."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from relgraph.errors import RelgraphError
+from relgraph.training.checkpoint import (
+    load_checkpoint,
+    random_state,
+    save_checkpoint,
+    set_random_state,
+)
+from relgraph.training.runs import AnyRecipe, Run, check_free, write_json
+
+
+@dataclass
+class Progress:
+    """How far a run has come: everything about it that is not weights.
+
+    Attributes:
+        rows: One row of metrics an epoch.
+        best_epoch: Epoch of the best score on the split that selects, from 1; 0 before the first.
+        best_top1: That score, in percent: top-1 accuracy, or that of the neighbours where no classifier learns.
+    """
+
+    rows: list[dict[str, float]]
+    best_epoch: int = 0
+    best_top1: float = -1.0
+
+
+class Job(Protocol):
+    """What is trained: a student, or a network without labels.
+
+    Attributes:
+        recipe: With `select` and `seed`.
+        epochs: How many there are.
+        fabric: Lightning Fabric, which writes checkpoints.
+        note: A line for the user before the first epoch.
+        parts: What a checkpoint holds, by name; the first is the module.
+        score: The metric of `evaluate` by which the best epoch is picked; `None` if it is always the last.
+    """
+
+    @property
+    def recipe(self) -> AnyRecipe: ...
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def fabric(self) -> Any: ...
+    @property
+    def note(self) -> str: ...
+    @property
+    def parts(self) -> Mapping[str, Any]: ...
+    @property
+    def score(self) -> str | None: ...
+
+    def begin(self, run: Run) -> None:
+        """Do what comes before the first epoch."""
+        ...
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """Train an epoch, counted from 0, and return its row of metrics."""
+        ...
+
+    def evaluate(self, epoch: int) -> dict[str, float]:
+        """Return the metrics of the split that selects, by name; without `score` where there is nothing to judge by."""
+        ...
+
+    def keep(self, run: Run) -> None:
+        """Write the network, the best so far, to the run."""
+        ...
+
+    def result(self, run: Run, progress: Progress) -> dict[str, Any]:
+        """Return the content of `result.json`."""
+        ...
+
+
+def run_epochs(open_job: Callable[[], Job], recipe: AnyRecipe, path: Path, *, resume: bool) -> dict[str, Any]:
+    """Train what `open_job` builds, epoch by epoch, and return the content of `result.json`.
+
+    A run that is stopped and resumed ends with the same weights and figures as one that was not.
+
+    Raises:
+        RelgraphError: if the recipe does not fit the data, or is not that of the run to resume, a file cannot be used,
+            or a loss is not a number. What earlier epochs gave stays.
+    """
+    if resume:
+        Run.open(path).check_recipe(recipe)
+    else:
+        check_free(path)
+    job = open_job()
+    tqdm.write(job.note)
+    run = Run.open(path) if resume else Run.create(path, job.recipe)
+    progress = _restore(job, run) if resume and run.last.exists() else Progress(rows=[])
+    if not progress.rows:
+        job.begin(run)
+    logger = _tensorboard(run, len(progress.rows))
+    for epoch in range(len(progress.rows), job.epochs):
+        row = job.train_epoch(epoch)
+        _check_weights(job, epoch)
+        row |= {f"{recipe.select}_{name}": value for name, value in job.evaluate(epoch).items()}
+        progress.rows.append(row)
+        logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=epoch + 1)
+        logger.save()
+        _store(job, run, progress)
+        tqdm.write(_line(row, job))
+    logger.finalize("success")
+    result = job.result(run, progress)
+    write_json(run.result_file, result)
+    return result
+
+
+def _store(job: Job, run: Run, progress: Progress) -> None:
+    """Write the epoch to disk, `last.ckpt` at the end: what a stop before that leaves half done is done again."""
+    name = f"{job.recipe.select}_{job.score}"
+    # Without anything to judge by, the newest epoch is the best.
+    newest = progress.rows[-1].get(name)
+    better = newest is None or newest > progress.best_top1
+    if better:
+        progress.best_epoch, progress.best_top1 = len(progress.rows), progress.best_top1 if newest is None else newest
+    state = {**job.parts, "progress": asdict(progress), "random": random_state()}
+    if better and job.score is not None:
+        save_checkpoint(job.fabric, run.best, state)
+    if better:
+        job.keep(run)
+    run.write_metrics(progress.rows)
+    save_checkpoint(job.fabric, run.last, state)
+
+
+def _check_weights(job: Job, epoch: int) -> None:
+    """Refuse to keep weights that are not numbers: no loss shows what an epoch's last step did to them."""
+    module = next(iter(job.parts.values()))
+    for name, tensor in module.state_dict().items():
+        if not bool(tensor.isfinite().all()):
+            raise RelgraphError(
+                f"the weights are not a number after epoch {epoch + 1}: {name} first; a smaller learning rate may help"
+            )
+
+
+def _restore(job: Job, run: Run) -> Progress:
+    """Put a run back to where its last checkpoint was written."""
+    state = load_checkpoint(run.last, next(iter(job.parts)))
+    try:
+        for name, part in job.parts.items():
+            part.load_state_dict(state[name])
+        set_random_state(state["random"])
+        return Progress(**state["progress"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RelgraphError(f"{run.last} does not belong to this run's recipe: {reason}") from error
+
+
+def _tensorboard(run: Run, epochs_done: int) -> Any:
+    from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+
+    # Steps after the last checkpoint of a stopped run are hidden, since they are trained again.
+    return TensorBoardLogger(
+        run.path, name="tensorboard", version="", default_hp_metric=False, purge_step=epochs_done + 1
+    )
+
+
+def _line(row: Mapping[str, float], job: Job) -> str:
+    figures = [f"epoch {row['epoch']:>3}/{job.epochs}", f"loss {row['loss']:.4f}"]
+    if "train_top1" in row:
+        figures.append(f"train {row['train_top1']:.2f} %")
+    select = job.recipe.select
+    names = {f"{select}_top1": select, f"{select}_knn": f"{select} k-NN"}
+    figures += [f"{words} {row[name]:.2f} %" for name, words in names.items() if name in row]
+    return "  ".join([*figures, f"{row['images_per_s']:.0f} images/s"])

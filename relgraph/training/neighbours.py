@@ -1,0 +1,46 @@
+"""How good features are while nothing teaches a classifier: by the nearest training images, and by a linear probe."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from relgraph.data.images import ImageSet
+from relgraph.training.evaluation import embed, knn_accuracy, linear_probe
+
+BATCH = 512
+# Training images among which neighbours are sought: embedding more would cost more than it tells.
+KNOWN = 10_000
+NEIGHBOURS = 20
+
+
+def judge_features(
+    backbone: nn.Module,
+    prepare: Callable[[Tensor], Tensor],
+    device: torch.device | str,
+    train: ImageSet,
+    images: ImageSet,
+    workers: int,
+    *,
+    probe: bool = False,
+    known: int = KNOWN,
+) -> dict[str, float]:
+    """Return `knn` and, with `probe`, `linear`, the accuracies in percent of a backbone's features on a split.
+
+    Neighbours and probe learn from at most `known` training images, drawn once for all, with their true labels, also
+    those that the training was not given: the figures judge features, and nothing learns from them. Returns `{}` where
+    training images or the split have no labels.
+    """
+    labels = train.true_labels.cpu()
+    labelled = (labels >= 0).nonzero().flatten()
+    if len(labelled) == 0 or len(images) == 0 or bool((images.true_labels < 0).any()):
+        return {}
+    chosen = labelled[torch.randperm(len(labelled), generator=torch.Generator().manual_seed(0))[:known]]
+    of_train, of_test = (
+        embed(backbone, part, prepare, BATCH, device, None, workers) for part in (train.select(chosen), images)
+    )
+    known_labels, asked = labels[chosen], images.true_labels.cpu()
+    found = {"knn": knn_accuracy(of_train, known_labels, of_test, asked, k=NEIGHBOURS)}
+    if probe and bool((known_labels != known_labels[0]).any()):
+        found["linear"] = linear_probe(of_train, known_labels, of_test, asked)
+    return found

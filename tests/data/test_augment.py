@@ -1,0 +1,156 @@
+"""Contrastive views against torchvision's functions, one image at a time, with the same draws; shares; presets."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+from relgraph.data.augment import (
+    AUGMENTATIONS,
+    MOCO,
+    SIMCLR,
+    SIMCLR_SMALL,
+    Contrastive,
+    ContrastiveView,
+    PadCropFlip,
+    make_augmentation,
+)
+from relgraph.data.digit_views import Digits
+from relgraph.data.resample import blur_taps
+from relgraph.data.views import draw_view
+from relgraph.errors import RelgraphError
+
+JITTER = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
+
+
+def random_images(*shape: int) -> Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def one_by_one(images: Tensor, view: ContrastiveView) -> Tensor:
+    """Do what torchvision's transforms do with these draws, in the order of MoCo v2: the flip comes last."""
+    seen = []
+    for i, image in enumerate(images):
+        top, left, height, width = view.box[:, i].tolist()
+        one = tv.resized_crop(image.float() / 255, top, left, height, width, list(view.size), antialias=True)
+        for column in (view.jitter.chosen == i).nonzero()[:, 0].tolist():
+            for change in view.jitter.order[:, column].tolist():
+                one = JITTER[change](one, float(view.jitter.factors[change, column]))
+        if i in view.grey.tolist():
+            one = tv.rgb_to_grayscale(one, num_output_channels=one.shape[0])
+        for sigma in view.sigma[view.blur == i].tolist():
+            one = tv.gaussian_blur(one, [blur_taps(view.size[1]), blur_taps(view.size[0])], [sigma, sigma])
+        seen.append(tv.horizontal_flip(one) if view.flip[i] else one)
+    return torch.stack(seen)
+
+
+@pytest.mark.parametrize("shape", [(64, 3, 32, 32), (64, 1, 8, 8), (64, 3, 18, 40), (24, 3, 96, 96)])
+@pytest.mark.parametrize("augmentation", [MOCO, SIMCLR, SIMCLR_SMALL, replace(MOCO, size=20)])
+def test_views_are_torchvisions(shape: tuple[int, ...], augmentation: Contrastive) -> None:
+    images = random_images(*shape)
+    view = augmentation.draw(shape[0], shape[2], shape[3], torch.Generator().manual_seed(0))
+    seen = view.apply(images)
+    assert seen.dtype == torch.float32 and seen.min() >= 0 and seen.max() <= 1
+    torch.testing.assert_close(seen, one_by_one(images, view), rtol=0, atol=2e-5)
+
+
+def test_float_images_are_uint8_ones_and_stay_as_they_are() -> None:
+    images = random_images(16, 3, 12, 12)
+    floats = images.float() / 255
+    before = floats.clone()
+    view = MOCO.draw(16, 12, 12, torch.Generator().manual_seed(0))
+    assert torch.equal(view.apply(images), view.apply(floats))
+    assert torch.equal(floats, before) and torch.equal(images, random_images(16, 3, 12, 12))
+
+
+def test_each_part_takes_its_share_of_the_images() -> None:
+    n = 20_000
+    shares = Contrastive(flip=0.3, jitter_share=0.7, grey=0.1, blur=0.6)
+    view = shares.draw(n, 32, 32, torch.Generator().manual_seed(0))
+    counts = (int(view.flip.sum()), len(view.jitter.chosen), len(view.grey), len(view.blur))
+    for count, share in zip(counts, (0.3, 0.7, 0.1, 0.6), strict=True):
+        assert abs(count - share * n) < 3.3 * (n * share * (1 - share)) ** 0.5
+    both = torch.isin(view.grey, view.blur).sum()  # the parts are drawn apart
+    assert abs(int(both) - 0.06 * n) < 3.3 * (n * 0.06 * 0.94) ** 0.5
+    assert abs(float(view.sigma.mean()) - 1.05) < 0.02 and view.sigma.min() >= 0.1 and view.sigma.max() <= 2
+
+
+def test_shares_of_nothing_and_of_all() -> None:
+    images = random_images(9, 3, 8, 8)
+    none = Contrastive(scale=(1, 1), ratio=(1, 1), flip=0, jitter_share=0, grey=0, blur=0)
+    same = none.draw(9, 8, 8, torch.Generator()).apply(images)
+    torch.testing.assert_close(same, images / 255, rtol=0, atol=1e-6)
+    grey = replace(none, grey=1.0, flip=1.0).draw(9, 8, 8, torch.Generator()).apply(images)
+    torch.testing.assert_close(grey, tv.rgb_to_grayscale(images / 255, 3).flip(-1), rtol=0, atol=1e-6)
+
+
+def test_the_generator_alone_decides() -> None:
+    images = random_images(20, 3, 8, 8)
+    first, again, other = (MOCO.draw(20, 8, 8, torch.Generator().manual_seed(seed)).apply(images) for seed in (3, 3, 4))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_nothing_is_read_back_from_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "autocast", lambda *given, **options: nullcontext())  # which "meta" has not
+    channels = 1 if name == "digits" else 3
+    augmentation = make_augmentation(name, padding=2, flip=True, channels=channels)
+    view = augmentation.draw(20, 8, 8, torch.Generator().manual_seed(0))
+    images = torch.zeros(20, channels, 8, 8, dtype=torch.uint8, device="meta")  # holds no value to be read
+    assert view.apply(images).shape == images.shape
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_autocast_changes_nothing(name: str) -> None:
+    images = random_images(20, 3, 8, 8)
+    view = make_augmentation(name, padding=2, flip=True, channels=3).draw(20, 8, 8, torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under = view.apply(images)
+    assert torch.equal(under, view.apply(images))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_views_on_the_gpu_are_those_on_the_cpu(name: str) -> None:
+    images = random_images(40, 3, 32, 32)
+    view = make_augmentation(name, padding=2, flip=True, channels=3).draw(40, 32, 32, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(view.apply(images.cuda()).cpu(), view.apply(images), rtol=0, atol=1e-4)
+
+
+def test_crop_is_the_view_that_training_has_always_drawn() -> None:
+    images = random_images(30, 3, 8, 8)
+    view = make_augmentation("crop", padding=2, flip=True, channels=3).draw(30, 8, 8, torch.Generator().manual_seed(7))
+    known = draw_view(30, 2, True, torch.Generator().manual_seed(7))
+    assert torch.equal(view.apply(images), known.apply(images)) and view.apply(images).dtype == torch.uint8
+    assert torch.equal(view.flip, known.flip)
+
+
+def test_names_make_the_published_augmentations() -> None:
+    made = [make_augmentation(name, padding=4, flip=True, channels=3) for name in AUGMENTATIONS]
+    assert made == [PadCropFlip(4, True), MOCO, SIMCLR, SIMCLR_SMALL, Digits()]
+    assert (MOCO.scale, MOCO.jitter, MOCO.jitter_share, MOCO.grey, MOCO.blur) == (
+        (0.2, 1.0), (0.4, 0.4, 0.4, 0.1), 0.8, 0.2, 0.5,
+    )  # fmt: skip
+    assert (SIMCLR.scale, SIMCLR.jitter, SIMCLR.blur) == ((0.08, 1.0), (0.8, 0.8, 0.8, 0.2), 0.5)
+    assert (SIMCLR_SMALL.scale, SIMCLR_SMALL.jitter, SIMCLR_SMALL.blur) == ((0.08, 1.0), (0.4, 0.4, 0.4, 0.1), 0)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_data_without_flip_are_never_mirrored(name: str) -> None:
+    unmirrored = make_augmentation(name, padding=4, flip=False, channels=1)
+    assert not unmirrored.draw(1000, 8, 8, torch.Generator().manual_seed(0)).flip.any()
+
+
+def test_what_does_not_fit_is_said() -> None:
+    with pytest.raises(RelgraphError, match="unknown augmentation 'simclr-smal': did you mean 'simclr-small'"):
+        make_augmentation("simclr-smal", padding=4, flip=True, channels=3)
+    with pytest.raises(RelgraphError, match="augmentation 'moco' wants images with 1 or 3 channels, got 4"):
+        make_augmentation("moco", padding=4, flip=True, channels=4)
+    view = MOCO.draw(3, 8, 8, torch.Generator())
+    with pytest.raises(RelgraphError, match="a view of 3 images was applied to 4 images"):
+        view.apply(random_images(4, 3, 8, 8))
+    with pytest.raises(RelgraphError, match="1 or 3 channels, got 2"):
+        view.apply(random_images(3, 2, 8, 8))

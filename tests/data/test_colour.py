@@ -1,0 +1,87 @@
+"""Changes of colour against torchvision's, one image at a time."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+from relgraph.data.colour import CHANGES, Jitter, brightness, contrast, draw_jitter, hue, saturation, to_grey
+
+ORACLES: tuple[Callable[[Tensor, float], Tensor], ...] = (
+    tv.adjust_brightness,
+    tv.adjust_contrast,
+    tv.adjust_saturation,
+    tv.adjust_hue,
+)
+
+
+def some_images(n: int, channels: int) -> Tensor:
+    """Random images, with ties between channels, grey, black and white pixels among them."""
+    images = torch.rand(n, channels, 9, 7, generator=torch.Generator().manual_seed(0))
+    images[:, :, :2] = images[:, :, :2].round()
+    images[:, :, 2] = images[:, :1, 2]
+    images[:, 1:, 3] = images[:, 1:2, 3]
+    return images
+
+
+def one_by_one(change: Callable[[Tensor, float], Tensor], images: Tensor, factors: Tensor) -> Tensor:
+    return torch.stack([change(image, factor) for image, factor in zip(images, factors.tolist(), strict=True)])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("at", range(4))
+def test_a_change_is_torchvisions(at: int, channels: int) -> None:
+    images = some_images(9, channels)
+    factors = torch.linspace(-0.5, 0.5, 9) if at == 3 else torch.linspace(0, 2, 9)
+    before = images.clone()
+    expected = one_by_one(ORACLES[at], images, factors)
+    torch.testing.assert_close(CHANGES[at](images, factors), expected, rtol=0, atol=3e-6)
+    assert torch.equal(images, before)
+
+
+def test_grey_is_torchvisions() -> None:
+    images = some_images(4, 3)
+    torch.testing.assert_close(to_grey(images), tv.rgb_to_grayscale(images), rtol=0, atol=1e-6)
+    assert to_grey(images[:, :1]).shape == (4, 1, 9, 7)
+
+
+def test_a_jitter_changes_each_chosen_image_in_its_own_order() -> None:
+    images, chosen = some_images(40, 3), torch.arange(1, 40, 2)
+    jitter = draw_jitter(chosen, (0.4, 0.4, 0.4, 0.1), torch.Generator().manual_seed(1))
+    expected = images.clone()
+    for column, at in enumerate(chosen.tolist()):
+        for change in jitter.order[:, column].tolist():
+            expected[at] = ORACLES[change](expected[at], float(jitter.factors[change, column]))
+    assert len({tuple(order) for order in jitter.order.T.tolist()}) > 10
+    changed = jitter.apply_(images.clone())
+    torch.testing.assert_close(changed, expected, rtol=0, atol=1e-5)
+    assert torch.equal(changed[::2], images[::2])
+
+
+def test_the_order_matters_and_is_followed() -> None:
+    images, factors = some_images(1, 3), torch.tensor([1.8, 0.3, 1.0, 0.0])[:, None]
+    chosen, first, second = torch.tensor([0]), torch.tensor([[0], [1], [2], [3]]), torch.tensor([[1], [0], [2], [3]])
+    bright_first = Jitter(chosen, factors, first).apply_(images.clone())
+    torch.testing.assert_close(bright_first, contrast(brightness(images, factors[0]), factors[1]), rtol=0, atol=3e-6)
+    assert (bright_first - Jitter(chosen, factors, second).apply_(images.clone())).abs().max() > 0.1
+
+
+def test_factors_are_uniform_and_every_order_equally_likely() -> None:
+    n = 48_000
+    jitter = draw_jitter(torch.arange(n), (0.4, 1.5, 0.2, 0.1), torch.Generator().manual_seed(0))
+    for row, (low, high) in zip(jitter.factors, ((0.6, 1.4), (0, 2.5), (0.8, 1.2), (-0.1, 0.1)), strict=True):
+        counts = torch.histc(row, 20, low, high)
+        assert counts.sum() == n
+        assert ((counts - n / 20) ** 2 / (n / 20)).sum() < 43.8  # the 99.9 % quantile with 19 degrees of freedom
+    counts = torch.bincount((jitter.order * torch.tensor([[64], [16], [4], [1]])).sum(0))
+    counts = counts[counts > 0].double()
+    assert len(counts) == 24
+    assert ((counts - n / 24) ** 2 / (n / 24)).sum() < 49.7  # and with 23
+
+
+def test_one_channel_has_no_saturation_and_no_hue() -> None:
+    images, factor = some_images(2, 1), torch.tensor([0.3, 0.4])
+    assert torch.equal(saturation(images, factor), images)
+    assert torch.equal(hue(images, factor), images)

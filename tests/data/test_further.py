@@ -1,0 +1,145 @@
+"""Further views against loops over images with numpy and torchvision, with the same draws."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+from relgraph.data.augment import MOCO, SIMCLR_SMALL, Augmentation, PadCropFlip
+from relgraph.data.digit_views import Digits
+from relgraph.data.further import FurtherViews, Patches, Rotations, Transformations, make_further, patch_size
+from relgraph.data.views import View
+from relgraph.errors import RelgraphError
+
+JITTER = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
+FLIP = torch.arange(12) % 3 == 0
+
+
+def random_images(*shape: int) -> Tensor:
+    return torch.randint(1, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def padded_crop(image: Tensor, crops: View, row: int, padding: int) -> np.ndarray:
+    padded = np.pad(image.numpy(), ((0, 0), (padding, padding), (padding, padding)))
+    top, left = padding + int(crops.dy[row]), padding + int(crops.dx[row])
+    crop = padded[:, top : top + image.shape[1], left : left + image.shape[2]]
+    return crop[:, :, ::-1] if crops.flip[row] else crop
+
+
+@pytest.mark.parametrize("shape", [(12, 3, 8, 8), (12, 1, 5, 5)])
+def test_rotations_are_numpys_of_crops_with_the_base_views_flip(shape: tuple[int, ...]) -> None:
+    images = random_images(*shape)
+    view = Rotations(padding=2).draw(12, shape[2], shape[3], FLIP, torch.Generator().manual_seed(0))
+    assert torch.equal(view.crops.flip.view(3, 12), FLIP.expand(3, 12))
+    seen = view.apply(images)
+    assert seen.dtype == torch.uint8 and seen.shape == (36, *shape[1:])
+    for v in range(3):
+        for i, image in enumerate(images):
+            expected = np.rot90(padded_crop(image, view.crops, v * 12 + i, 2), v + 1, axes=(1, 2))
+            assert np.array_equal(seen[v * 12 + i].numpy(), expected)
+
+
+def test_each_rotation_has_a_crop_of_its_own() -> None:
+    crops = Rotations(padding=4).draw(1000, 8, 8, torch.zeros(1000), torch.Generator().manual_seed(0)).crops
+    for offsets in (crops.dx.view(3, -1), crops.dy.view(3, -1)):
+        assert offsets.min() == -4 and offsets.max() == 4
+        assert abs(float((offsets[0] == offsets[1]).float().mean()) - 1 / 9) < 0.035
+
+
+def test_transformations_are_the_papers_four_in_their_order() -> None:
+    images = random_images(12, 3, 16, 16)
+    view = Transformations(padding=2).draw(12, 16, 16, FLIP, torch.Generator().manual_seed(0))
+    assert torch.equal(view.crops.flip.view(4, 12), FLIP.expand(4, 12))
+    seen = view.apply(images).view(4, 12, 3, 16, 16)
+    assert seen.dtype == torch.float32 and seen.min() >= 0 and seen.max() <= 1
+    for i, image in enumerate(images):
+        crops = [torch.from_numpy(padded_crop(image, view.crops, v * 12 + i, 2).copy()).float() / 255 for v in range(4)]
+        turned, distorted = crops[0].rot90(int(view.turns[i]), (1, 2)), crops[2]
+        for change in view.jitter.order[:, i].tolist():
+            distorted = JITTER[change](distorted, float(view.jitter.factors[change, i]))
+        resized = tv.resized_crop(crops[3], *view.box[:, i].tolist(), [16, 16], antialias=True)
+        expected = torch.stack((turned, tv.rgb_to_grayscale(crops[1], 3), distorted, resized))
+        torch.testing.assert_close(seen[:, i], expected, rtol=0, atol=1e-5)
+
+
+def test_transformations_turn_by_each_angle_alike() -> None:
+    view = Transformations(padding=0).draw(3000, 8, 8, torch.zeros(3000), torch.Generator().manual_seed(0))
+    counts = torch.bincount(view.turns, minlength=4)
+    assert counts[0] == 0 and len(counts) == 4
+    assert ((counts[1:] - 1000) ** 2 / 1000).sum() < 13.8  # the 99.9 % quantile with 2 degrees of freedom
+
+
+def test_grey_images_can_be_transformed() -> None:
+    images = random_images(12, 1, 8, 8)
+    view = Transformations(padding=0).draw(12, 8, 8, FLIP, torch.Generator().manual_seed(0))
+    mirrored = torch.where(FLIP[:, None, None, None], images.flip(-1), images) / 255
+    torch.testing.assert_close(view.apply(images)[12:24], mirrored)
+
+
+def test_patches_are_small_views_of_the_augmentation() -> None:
+    images = random_images(12, 3, 32, 32)
+    view = Patches(SIMCLR_SMALL, each=5, size=14).draw(12, 32, 32, FLIP, torch.Generator().manual_seed(0))
+    small, generator = replace(SIMCLR_SMALL, scale=(0.05, 0.14), size=14), torch.Generator().manual_seed(0)
+    seen = view.apply(images).view(5, 12, 3, 14, 14)
+    for patches in seen:
+        assert torch.equal(patches, small.draw(12, 32, 32, generator).apply(images))
+    boxes = torch.cat([drawn.box for drawn in view.views], dim=1)
+    area = boxes[2] * boxes[3] / 32**2
+    assert area.min() > 0.03 and area.max() < 0.17  # 0.05 to 0.14, in whole pixels
+
+
+def test_patches_are_published_for_224_pixels() -> None:
+    assert [patch_size(side) for side in (224, 96, 32, 8, 1)] == [96, 41, 14, 3, 1]
+
+
+@pytest.mark.parametrize("views", [Rotations(2), Transformations(2), Patches(MOCO, 6, 4)])
+def test_nothing_is_read_back_from_the_device(views: FurtherViews, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "autocast", lambda *given, **options: nullcontext())  # which "meta" has not
+    drawn = views.draw(12, 8, 8, FLIP, torch.Generator().manual_seed(0))
+    images = torch.zeros(12, 3, 8, 8, dtype=torch.uint8, device="meta")  # holds no value to be read
+    assert len(drawn.apply(images)) == 12 * views.each
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("views", [Rotations(2), Transformations(2), Patches(MOCO, 6, 14)])
+def test_views_on_the_gpu_are_those_on_the_cpu(views: FurtherViews) -> None:
+    images = random_images(12, 3, 32, 32)
+    drawn = views.draw(12, 32, 32, FLIP, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(drawn.apply(images.cuda()).cpu(), drawn.apply(images), rtol=0, atol=1e-4)
+
+
+def make(kind: str, each: int, augmentation: Augmentation = MOCO, flip: bool = True) -> FurtherViews:
+    return make_further(kind, each, padding=4, flip=flip, augmentation=augmentation, side=32)
+
+
+def test_kinds_make_their_views() -> None:
+    assert make("rotations", 3) == Rotations(4)
+    assert make("transformations", 4) == Transformations(4)
+    assert make("patches", 6) == Patches(MOCO, 6, 14)
+    assert make("patches", 2, SIMCLR_SMALL, flip=False) == Patches(replace(SIMCLR_SMALL, flip=0.0), 2, 14)
+    assert [views.each for views in (make("rotations", 3), make("transformations", 4), make("patches", 6))] == [3, 4, 6]
+
+
+def test_what_does_not_fit_is_said() -> None:
+    with pytest.raises(RelgraphError, match="unknown kind of further views 'rotation': did you mean 'rotations'"):
+        make("rotation", 3)
+    with pytest.raises(RelgraphError, match="there are 3 rotations of an image, got 4"):
+        make("rotations", 4)
+    with pytest.raises(RelgraphError, match="there are 4 transformations of an image, got 3"):
+        make("transformations", 3)
+    with pytest.raises(RelgraphError, match="the number of patches must be at least 1, got 0"):
+        make("patches", 0)
+    for augmentation in (PadCropFlip(4, True), Digits()):
+        with pytest.raises(RelgraphError, match=f"contrastive augmentation.* got {type(augmentation).__name__}"):
+            make("patches", 6, augmentation)
+    for views in (Rotations(4), Transformations(4)):
+        with pytest.raises(RelgraphError, match="want square images, got 8 x 9"):
+            views.draw(12, 8, 9, FLIP, torch.Generator())
+        with pytest.raises(RelgraphError, match="one flip for each of 5 images, got 12"):
+            views.draw(5, 8, 8, FLIP, torch.Generator())
+    with pytest.raises(RelgraphError, match="transformations want images with 1 or 3 channels, got 2"):
+        Transformations(4).draw(12, 8, 8, FLIP, torch.Generator()).apply(random_images(12, 2, 8, 8))

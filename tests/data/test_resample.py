@@ -1,0 +1,104 @@
+"""Crops and blur against torchvision's, one image at a time; boxes against the law they are drawn by."""
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+from relgraph.data.resample import blur_matrix, blur_taps, crop_matrix, draw_boxes, resample
+
+
+def some_images(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("image", "out"), [((32, 32), (32, 32)), ((13, 9), (13, 9)), ((40, 24), (10, 10))])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_crop_is_torchvisions_resized_crop(image: tuple[int, int], out: tuple[int, int], channels: int) -> None:
+    images = some_images(60, channels, *image)
+    box = draw_boxes(60, *image, (0.05, 1.0), (3 / 4, 4 / 3), torch.Generator().manual_seed(0))
+    mirror = torch.arange(60) % 3 == 0
+    rows = crop_matrix(box[0], box[2], image[0], out[0])
+    seen = resample(images, rows, crop_matrix(box[1], box[3], image[1], out[1], mirror))
+    for one, (top, left, height, width), flip, got in zip(images, box.T.tolist(), mirror, seen, strict=True):
+        expected = tv.resized_crop(one, top, left, height, width, list(out), antialias=True)
+        torch.testing.assert_close(got, expected.flip(-1) if flip else expected, rtol=0, atol=1e-5)
+
+
+def test_a_crop_enlarged_is_the_same_without_antialias() -> None:
+    images = some_images(1, 3, 32, 32)
+    one = torch.tensor([5])
+    matrix = crop_matrix(one, one * 2, 32, 32)
+    expected = tv.resized_crop(images, 5, 5, 10, 10, [32, 32], antialias=False)
+    torch.testing.assert_close(resample(images, matrix, matrix), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "taps"), [((32, 32), 3), ((12, 7), 3), ((30, 25), 9), ((2, 3), 3)])
+def test_a_blur_is_torchvisions(side: tuple[int, int], taps: int) -> None:
+    images, sigma = some_images(8, 3, *side), torch.linspace(0.1, 2, 8)
+    blurred = resample(images, *(blur_matrix(sigma, size, taps) for size in side))
+    for image, deviation, got in zip(images, sigma.tolist(), blurred, strict=True):
+        expected = tv.gaussian_blur(image, [taps, taps], [deviation, deviation])
+        torch.testing.assert_close(got, expected, rtol=0, atol=3e-6)
+
+
+def test_a_blur_reaches_over_a_tenth_of_the_side() -> None:
+    for side in range(3, 300):
+        taps = blur_taps(side)
+        assert taps % 2 == 1 and taps // 2 < side
+        assert taps == 3 or abs(taps - side / 10) <= 1
+    assert blur_taps(2) == 1
+
+
+def test_autocast_does_not_make_images_coarse() -> None:
+    images, one = some_images(2, 3, 8, 8), torch.tensor([0, 0])
+    whole = crop_matrix(one, one + 8, 8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(resample(images, whole, whole), images)
+
+
+def naive_box(height: int, width: int, areas: list[float], ratios: list[float], bounds: tuple[float, float]) -> Tensor:
+    """Do what torchvision's RandomResizedCrop does with ten draws; top and left are -1 unless it falls back."""
+    for area, ratio in zip(areas, ratios, strict=True):
+        wide = round((height * width * area * ratio) ** 0.5)
+        tall = round((height * width * area / ratio) ** 0.5)
+        if 0 < wide <= width and 0 < tall <= height:
+            return torch.tensor([-1, -1, tall, wide])
+    tall, wide = height, width
+    if width / height < bounds[0]:
+        tall = round(width / bounds[0])
+    elif width / height > bounds[1]:
+        wide = round(height * bounds[1])
+    return torch.tensor([(height - tall) // 2, (width - wide) // 2, tall, wide])
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (32, 4), (5, 40), (3, 3)])
+def test_boxes_are_the_first_that_fit_else_central(height: int, width: int) -> None:
+    n, scale, ratio = 200, (0.2, 1.0), (3 / 4, 4 / 3)
+    boxes = draw_boxes(n, height, width, scale, ratio, torch.Generator().manual_seed(3))
+    same = torch.Generator().manual_seed(3)
+    shares, shapes = (torch.rand(n, 10, generator=same, dtype=torch.float64) for _ in range(2))
+    for box, area, shape in zip(boxes.T, shares * 0.8 + 0.2, ratio[0] * (ratio[1] / ratio[0]) ** shapes, strict=True):
+        expected = naive_box(height, width, area.tolist(), shape.tolist(), ratio)
+        assert torch.equal(box[2:], expected[2:])
+        assert expected[0] < 0 or torch.equal(box[:2], expected[:2])
+        assert 0 <= box[0] <= height - box[2] and 0 <= box[1] <= width - box[3]
+
+
+def test_area_and_ratio_follow_their_laws() -> None:
+    n = 20_000  # in so large an image every box of up to half the area fits, and rounding is small
+    boxes = draw_boxes(n, 4096, 4096, (0.1, 0.5), (3 / 4, 4 / 3), torch.Generator().manual_seed(0)).double()
+    area, ratio = boxes[2] * boxes[3] / 4096**2, (boxes[3] / boxes[2]).log() / torch.tensor(4 / 3).log()
+    for draw, low, high in ((area, 0.1, 0.5), (ratio, -1.0, 1.0)):
+        counts = torch.histc(draw.clamp(low, high), 20, low, high)
+        assert ((draw >= low - 2e-3) & (draw <= high + 2e-3)).all()
+        assert ((counts - n / 20) ** 2 / (n / 20)).sum() < 43.8  # the 99.9 % quantile with 19 degrees of freedom
+
+
+def test_places_are_uniform() -> None:
+    n = 18_000
+    boxes = draw_boxes(n, 8, 8, (0.5625, 0.5625), (1.0, 1.0), torch.Generator().manual_seed(0))
+    assert (boxes[2:] == 6).all()
+    counts = torch.bincount(boxes[0] * 3 + boxes[1], minlength=9).double()
+    assert len(counts) == 9
+    assert ((counts - n / 9) ** 2 / (n / 9)).sum() < 26.1  # the 99.9 % quantile with 8 degrees of freedom

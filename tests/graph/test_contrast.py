@@ -1,0 +1,312 @@
+"""Contrast against the plain formulas with whole matrices, and against double loops over numbers."""
+
+import math
+import re
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax, normalize, softmax
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from relgraph.errors import RelgraphError
+from relgraph.graph import contrast
+from relgraph.graph.contrast import batch_contrast, over_keys, queue_contrast, soft_queue_contrast, view_contrast
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+N, D, K = 6, 5, 37
+
+
+def vectors(n: int = N) -> tuple[Tensor, Tensor]:
+    return torch.randn(n, D).double().requires_grad_(), torch.randn(n, D).double().requires_grad_()
+
+
+def queue(k: int = K) -> Tensor:
+    return normalize(torch.randn(k, D).double())
+
+
+def losses(keys: Tensor) -> dict[str, Loss]:
+    return {
+        "queue": lambda s, t: queue_contrast(s, t, keys, 0.2),
+        "soft": lambda s, t: soft_queue_contrast(s, t, keys, 0.2, 0.05),
+        "batch": lambda s, t: batch_contrast(s, t, 0.07),
+        "view": lambda s, t: view_contrast(s, t, 0.5),
+    }
+
+
+each_loss = pytest.mark.parametrize("name", losses(torch.empty(0)))
+
+
+def rows(x: Tensor, own: Tensor, keys: Tensor) -> Tensor:
+    """Return the cosines of each vector with its own key, then with the queue, `(N, 1 + K)`."""
+    x, own = normalize(x), normalize(own)
+    return torch.cat([(x * own).sum(1, keepdim=True), x @ keys.T], dim=1)
+
+
+def plain(student: Tensor, teacher: Tensor, keys: Tensor, tau: float, teacher_tau: float) -> Tensor:
+    """Return SEED's loss as it is written: two products, two softmaxes and a third product."""
+    target = softmax(rows(teacher, teacher, keys).detach() / teacher_tau, dim=1)
+    return -(target * log_softmax(rows(student, teacher.detach(), keys) / tau, dim=1)).sum(1).mean()
+
+
+def value_and_gradients(value: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+    return value.detach(), *torch.autograd.grad(value, leaves)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
+@pytest.mark.parametrize("largest", [1, 40, 12 * 36, 12 * 37, 2**20])
+@pytest.mark.parametrize(("tau", "teacher_tau"), [(0.2, 1e-4), (0.2, 0.01), (0.07, 0.05), (0.01, 0.5)])
+def test_blocks_are_the_plain_formula(
+    tau: float, teacher_tau: float, largest: int, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contrast, "LARGEST_ON_CPU", largest)
+    student, teacher = (x.detach().to(dtype).requires_grad_() for x in vectors())
+    keys = queue().to(dtype)
+    found = value_and_gradients(soft_queue_contrast(student, teacher, keys, tau, teacher_tau), student)
+    whole = plain(student.double(), teacher.double(), keys.double(), tau, teacher_tau)
+    expected = value_and_gradients(whole, student)
+    scale = max(1, 0.1 / tau)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == dtype
+        torch.testing.assert_close(one.double(), other.double(), rtol=tolerance, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("largest", [1, 50, 2**20])
+def test_the_hard_form_is_a_cross_entropy_with_target_0(largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With gradient to anchors and own keys."""
+    monkeypatch.setattr(contrast, "LARGEST_ON_CPU", largest)
+    (student, teacher), keys = vectors(), queue()
+    found = value_and_gradients(queue_contrast(student, teacher, keys, 0.07), student, teacher)
+    target = torch.zeros(N, dtype=torch.long)
+    whole = torch.nn.functional.cross_entropy(rows(student, teacher, keys) / 0.07, target)
+    torch.testing.assert_close(found, value_and_gradients(whole, student, teacher), rtol=1e-11, atol=1e-13)
+
+
+def cosine(x: Tensor, y: Tensor) -> float:
+    a, b = x.tolist(), y.tolist()
+    return math.fsum(p * q for p, q in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
+
+
+def share(weights: list[float], place: int) -> float:
+    return math.exp(weights[place]) / math.fsum(math.exp(w) for w in weights)
+
+
+def naive(name: str, student: Tensor, teacher: Tensor, keys: Tensor) -> float:
+    n, total = len(student), 0.0
+    if name == "view":
+        both = [*student, *teacher]
+        for i in range(2 * n):
+            others = [j for j in range(2 * n) if j != i]
+            weights = [cosine(both[i], both[j]) / 0.5 for j in others]
+            total -= math.log(share(weights, others.index((i + n) % (2 * n))))
+        return total / (2 * n)
+    for i in range(n):
+        candidates = list(teacher) if name == "batch" else [teacher[i], *keys]
+        tau = 0.07 if name == "batch" else 0.2
+        seen = [cosine(student[i], key) / tau for key in candidates]
+        if name == "soft":
+            target = [cosine(teacher[i], key) / 0.05 for key in candidates]
+            total -= math.fsum(share(target, j) * math.log(share(seen, j)) for j in range(len(candidates)))
+        else:
+            total -= math.log(share(seen, i if name == "batch" else 0))
+    return total / n
+
+
+@pytest.mark.parametrize("n", [1, 2, N])
+@each_loss
+def test_a_naive_loop(name: str, n: int) -> None:
+    (student, teacher), keys = vectors(n), queue()
+    expected = naive(name, student.detach(), teacher.detach(), keys)
+    assert losses(keys)[name](student, teacher).item() == pytest.approx(expected, rel=1e-12, abs=1e-13)
+
+
+@each_loss
+def test_gradcheck(name: str) -> None:
+    (student, teacher), keys = vectors(3), queue(7)
+    loss = losses(keys)[name]
+    if name == "soft":
+        assert torch.autograd.gradcheck(lambda s: loss(s, teacher), (student,))
+    else:
+        assert torch.autograd.gradcheck(loss, (student, teacher))
+
+
+@each_loss
+def test_who_receives_gradient(name: str) -> None:
+    student, teacher = vectors()
+    keys = queue().requires_grad_()
+    torch.autograd.backward(losses(keys)[name](student, teacher))
+    assert keys.grad is None and student.grad is not None and student.grad.any()
+    assert (teacher.grad is None) == (name == "soft")
+
+
+@each_loss
+def test_only_directions_count_of_anchors_and_own_keys(name: str) -> None:
+    (student, teacher), keys = vectors(), queue()
+    loss = losses(keys)[name]
+    torch.testing.assert_close(loss(student * 3, teacher * 0.1), loss(student, teacher))
+
+
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records the size of the largest tensor that any operation makes, views of what there was left out."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        known = {x.untyped_storage().data_ptr() for x in args if isinstance(x, Tensor)}
+        for x in found if isinstance(found, tuple | list) else [found]:
+            if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in known:
+                self.most = max(self.most, x.numel())
+        return found
+
+
+@pytest.mark.parametrize("name", ["queue", "soft"])
+def test_neither_the_queue_nor_its_weights_are_held(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tensor of the forward or backward pass has as many numbers as the queue has keys."""
+    monkeypatch.setattr(contrast, "LARGEST_ON_CPU", 240)
+    (student, teacher), keys = vectors(), queue(1000)
+    with Largest() as seen:  # type: ignore[no-untyped-call]
+        torch.autograd.backward(losses(keys)[name](student, teacher))
+    assert 200 <= seen.most <= 240
+
+
+def test_over_keys_is_a_sum_of_exponentials_and_its_gradient() -> None:
+    x, keys = vectors()[0], queue()
+    total, mean = over_keys(x, keys, largest=50)
+    torch.testing.assert_close(total, (x @ keys.T).logsumexp(1))
+    torch.testing.assert_close(mean, softmax(x @ keys.T, dim=1) @ keys)
+    assert not mean.requires_grad
+    (gradient,) = torch.autograd.grad(total.sum(), x)
+    assert torch.equal(gradient, mean)
+
+
+def test_rows_and_keys_of_any_size_do_not_overflow() -> None:
+    x = torch.tensor([[1e4, 0.0], [-1e4, 0.0], [0.0, 0.0]])
+    total, mean = over_keys(x, torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]]), largest=3)
+    torch.testing.assert_close(total, torch.tensor([1e4, 1e4, math.log(3)]))
+    torch.testing.assert_close(mean, torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1 / 3]]))
+
+
+@pytest.mark.parametrize("name", ["queue", "soft"])
+def test_it_can_be_differentiated_once(name: str) -> None:
+    student, teacher = vectors()
+    (gradient,) = torch.autograd.grad(losses(queue())[name](student, teacher), student, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        torch.autograd.backward(gradient.sum())
+
+
+def test_a_small_loss_keeps_its_digits() -> None:
+    x = torch.eye(D)[:1].double()
+    value = queue_contrast(x.float(), x.float(), -x.float(), 0.07)
+    assert value.item() == pytest.approx(math.log1p(math.exp(-2 / 0.07)), rel=1e-5)
+
+
+@pytest.mark.parametrize("other", [torch.float16, torch.float64])
+@pytest.mark.parametrize("name", ["queue", "soft"])
+def test_a_queue_of_another_precision(name: str, other: torch.dtype) -> None:
+    (student, teacher), keys = vectors(), queue().to(other)
+    narrow = [x.detach().float().requires_grad_() for x in (student, teacher)]
+    value = losses(keys)[name](narrow[0], narrow[1])
+    assert value.dtype == torch.float32
+    torch.autograd.backward(value)
+    assert narrow[0].grad is not None and narrow[0].grad.dtype == torch.float32
+    torch.testing.assert_close(value.double(), losses(keys.double())[name](student, teacher), rtol=1e-5, atol=1e-5)
+
+
+DEGENERATE = {
+    "a row of zeros": torch.cat([torch.randn(3, D), torch.zeros(1, D)]),
+    "all zeros": torch.zeros(4, D),
+    "all rows equal": torch.randn(1, D).repeat(4, 1),
+    "one image": torch.randn(1, D),
+    "a constant row": torch.cat([torch.randn(3, D), torch.full((1, D), 0.1)]),
+    "float16 extremes": torch.full((4, D), 65504.0).half(),
+    "tiny bfloat16": torch.full((4, D), 1e-30).bfloat16(),
+    "extreme bfloat16": torch.full((4, D), 1e38).bfloat16(),
+}
+
+
+@pytest.mark.parametrize("case", DEGENERATE)
+@pytest.mark.parametrize("keys", [torch.zeros(7, D), normalize(torch.ones(7, D))], ids=["no direction", "equal"])
+@each_loss
+def test_degenerate_batches_give_finite_values_and_gradients(name: str, keys: Tensor, case: str) -> None:
+    given = DEGENERATE[case]
+    for other in (given, torch.randn(len(given), D)):
+        for student, teacher in ((given, other), (other, given)):
+            leaf = student.clone().requires_grad_()
+            value, gradient = value_and_gradients(losses(keys)[name](leaf, teacher), leaf)
+            assert value.dtype == torch.float32 and value.isfinite() and gradient.isfinite().all()
+
+
+def test_two_views_of_one_image_are_found() -> None:
+    student, teacher = vectors(1)
+    value, *gradients = value_and_gradients(view_contrast(student, teacher, 0.1), student, teacher)
+    assert value == 0 and not any(gradient.any() for gradient in gradients)
+
+
+@each_loss
+def test_it_is_float32_under_autocast(name: str) -> None:
+    loss = losses(queue().float())[name]
+    student, teacher = (x.detach().bfloat16() for x in vectors())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(student, teacher)
+    assert value.dtype == torch.float32
+    assert torch.equal(value, loss(student.float(), teacher.float()))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (((4, 3), (5, 3), (7, 3)), "embeddings must be (N, D), student and teacher of the same N images"),
+        (((4, 3), (4, 2), (7, 3)), "matching nodes needs embeddings of one width"),
+        (((2, 4, 3), (2, 4, 3), (7, 3)), "vectors must be (N, D), got (2, 4, 3)"),
+        (((4, 3), (4, 3), (7, 2)), "the keys of a queue must be (K, 3), at least one, got (7, 2)"),
+        (((4, 3), (4, 3), (0, 3)), "the keys of a queue must be (K, 3), at least one, got (0, 3)"),
+        (((4, 3), (4, 3), (3,)), "the keys of a queue must be (K, 3), at least one, got (3,)"),
+    ],
+)
+def test_shapes_are_checked(shapes: tuple[tuple[int, ...], ...], message: str) -> None:
+    student, teacher, keys = (torch.zeros(shape) for shape in shapes)
+    for loss in losses(keys).values() if "queue" not in message else list(losses(keys).values())[:2]:
+        with pytest.raises(RelgraphError, match=f"^{re.escape(message)}"):
+            loss(student, teacher)
+
+
+@pytest.mark.parametrize(
+    ("keys", "found"),
+    [
+        (torch.zeros(7, 3, device="meta"), "torch.float32 on meta"),
+        (torch.zeros(7, 3, dtype=torch.long), "torch.int64 on cpu"),
+    ],
+)
+def test_keys_are_checked(keys: Tensor, found: str) -> None:
+    message = re.escape(f"the keys of a queue must be of floating point on cpu, got {found}")
+    with pytest.raises(RelgraphError, match=f"^{message}$"):
+        queue_contrast(torch.zeros(4, 3), torch.zeros(4, 3), keys, 0.2)
+
+
+@pytest.mark.parametrize("tau", [0.0, -0.1, math.nan])
+def test_temperatures_are_checked(tau: float) -> None:
+    x, keys = torch.randn(4, D), queue().float()
+    calls: list[Callable[[], Tensor]] = [
+        lambda: queue_contrast(x, x, keys, tau),
+        lambda: soft_queue_contrast(x, x, keys, tau, 0.1),
+        lambda: soft_queue_contrast(x, x, keys, 0.1, tau),
+        lambda: batch_contrast(x, x, tau),
+        lambda: view_contrast(x, x, tau),
+    ]
+    for call in calls:
+        with pytest.raises(RelgraphError, match=f"^a temperature must be positive, got {tau}$"):
+            call()
+
+
+@each_loss
+def test_no_number_is_read_back_from_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the device "meta", which has no numbers, nor autocast."""
+    monkeypatch.setattr(torch, "autocast", lambda *given, **options: nullcontext())
+    student, teacher = (torch.empty(N, D, device="meta", requires_grad=True) for _ in range(2))
+    value = losses(torch.empty(K, D, device="meta"))[name](student, teacher)
+    torch.autograd.backward(value)
+    assert value.device.type == "meta" and student.grad is not None

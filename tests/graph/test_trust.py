@@ -1,0 +1,117 @@
+"""Ranks and trusted rows against plain loops, and against the rows that the authors' code of SSKD selected."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+from torch import Tensor
+
+from relgraph.graph.kernels import cosine
+from relgraph.graph.trust import rank_of, trusted, trusted_mean
+from tests.methods.golden import GOLDEN, embeddings, logits
+
+RATIOS = [0.0, 0.1, 0.29, 0.3, 0.5, 0.57, 0.7, 0.75, 0.9, 1.0]
+
+
+def naive_rank(scores: list[float], true: int) -> int:
+    order = sorted(range(len(scores)), key=lambda j: -scores[j])  # stable
+    return order.index(true)
+
+
+def naive_trusted(rank: Tensor, ratio: float) -> list[list[bool]]:
+    rows = [(v, i) for i in range(rank.shape[1]) for v in range(rank.shape[0])]
+    right = [row for row in rows if rank[row] == 0]
+    wrong = sorted((row for row in rows if rank[row] > 0), key=lambda row: int(rank[row]))
+    chosen = {*right, *wrong[: int(len(wrong) * ratio)]}
+    return [[(v, i) in chosen for i in range(rank.shape[1])] for v in range(rank.shape[0])]
+
+
+def by_view(rows: Tensor) -> Tensor:
+    """Return the authors' rows, in which an image's views follow each other, as (V, N, ...)."""
+    return rows.view(8, 4, -1)[:, 1:].transpose(0, 1)
+
+
+def scores_of(kind: str) -> tuple[Tensor, Tensor]:
+    """Return what the authors' teacher says of 3 views of 8 images, (3, 8, M), and which is true, (3, 8)."""
+    rows = logits(32)[1] if kind == "tf" else embeddings(32)[1]
+    found = by_view(rows) if kind == "tf" else cosine(by_view(rows), rows[::4])
+    return found, torch.arange(8).expand(3, 8)
+
+
+SELECTED = [key for key, entry in GOLDEN.items() if "selected_rows_of_aug" in entry]
+
+
+def test_each_form_of_the_authors_selection_is_there() -> None:
+    assert len(SELECTED) == 8 and sum("rank_of_true_match" in GOLDEN[key] for key in SELECTED) == 6
+
+
+@pytest.mark.parametrize("key", SELECTED)
+def test_the_authors_selection(key: str) -> None:
+    entry, kind = GOLDEN[key], key.split("_")[1]
+    ratio = float(key.split("_tf")[-1].split("_")[0] if kind == "tf" else key.rpartition("_ss")[2])
+    rank = rank_of(*scores_of(kind))
+    rows = trusted(rank, ratio).T.flatten().nonzero().flatten().tolist()
+    assert rows == entry["selected_rows_of_aug"] and len(rows) == entry["n_selected"]
+    if "rank_of_true_match" in entry:
+        assert rank.T.flatten().tolist() == entry["rank_of_true_match"]
+        assert (rank == 0).sum().item() == entry["n_correct"]
+
+
+@pytest.mark.parametrize("values", [2, 5, 1000])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 6, 3), (3, 5, 7), (4, 9, 9)])
+def test_ranks_of_a_naive_loop(shape: tuple[int, int, int], values: int) -> None:
+    scores = torch.randint(values, shape).float()  # of few values, most are equal to another
+    true = torch.randint(shape[-1], shape[:-1])
+    expected = [
+        [naive_rank(row, int(j)) for row, j in zip(*both, strict=True)]
+        for both in zip(scores.tolist(), true, strict=True)
+    ]
+    assert rank_of(scores, true).tolist() == expected
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+@pytest.mark.parametrize("highest", [1, 2, 4, 50])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (4, 25), (3, 100)])
+def test_trusted_rows_of_a_naive_loop(shape: tuple[int, int], highest: int, ratio: float) -> None:
+    rank = torch.randint(highest, shape)
+    assert trusted(rank, ratio).tolist() == naive_trusted(rank, ratio)
+
+
+def test_the_number_of_the_wrong_is_rounded_as_python_does() -> None:
+    """0.7 * 10 is 7 in float64, though 0.7 is less; 0.29 * 100 is not 29; and float32 has no more than 7 digits."""
+    assert Fraction(0.7) * 10 < 7
+    for count in range(1, 130):
+        for ratio in RATIOS:
+            assert trusted(torch.ones(1, count), ratio).sum().item() == int(count * ratio)
+
+
+def test_ratios_of_none_and_all() -> None:
+    rank = torch.tensor([[0, 1, 2], [5, 0, 1]])
+    assert torch.equal(trusted(rank, 0.0), rank == 0)
+    assert trusted(rank, 1.0).all()
+    assert not trusted(rank + 1, 0.0).any()
+    assert trusted(torch.zeros(3, 4), 0.0).all()
+
+
+def test_equal_ranks_go_by_image_and_then_by_view() -> None:
+    assert trusted(torch.ones(2, 4), 0.375).tolist() == [[True, True, False, False], [True, False, False, False]]
+
+
+def test_the_lowest_ranks_are_trusted_first() -> None:
+    assert trusted(torch.tensor([[4, 3, 2, 1]]), 0.5).tolist() == [[False, False, True, True]]
+
+
+def test_the_mean_of_trusted_rows() -> None:
+    values = torch.tensor([[1.0, torch.inf, 3.0], [5.0, torch.nan, 7.0]], requires_grad=True)
+    mask = torch.tensor([[True, False, True], [True, False, False]])
+    mean = trusted_mean(values, mask)
+    (gradient,) = torch.autograd.grad(mean, values)
+    assert mean.item() == 3 and torch.equal(gradient, mask / 3)
+    none = trusted_mean(values, torch.zeros(2, 3, dtype=torch.bool))
+    assert none.item() == 0 and not torch.autograd.grad(none, values)[0].any()
+
+
+def test_no_number_is_read_back_from_the_device() -> None:
+    rank = rank_of(torch.zeros(3, 4, 5, device="meta"), torch.zeros(3, 4, dtype=torch.long, device="meta"))
+    mask = trusted(rank, 0.5)
+    assert mask.shape == (3, 4) and trusted_mean(torch.zeros(3, 4, device="meta"), mask).shape == ()

@@ -1,0 +1,407 @@
+"""SEED against the authors' numbers, loops over numbers, and a deque of the teacher's vectors."""
+
+import io
+import math
+import re
+from collections import deque
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax, normalize, softmax
+
+from relgraph.errors import RelgraphError
+from relgraph.graph import contrast
+from relgraph.graph.contrast import over_keys
+from relgraph.graph.kernels import cosine
+from relgraph.methods.base import Batch, Output, Views
+from relgraph.methods.contrastive import Queued
+from relgraph.methods.moco import MoCo
+from relgraph.methods.seed import SEED
+from relgraph.methods.spelling import Spelled, build
+from relgraph.networks.heads import Projector
+from tests.methods.golden import GOLDEN, check, embeddings, outer
+
+N, STUDENT, TEACHER, K, PATCHES = 4, 5, 7, 10, 3
+BATCH = Batch(torch.arange(N), torch.full((N,), -1))
+
+
+def queue_keys() -> Tensor:
+    """Return golden's queue, (32, 16)."""
+    columns = torch.sin(0.05 * outer(16, 1, 32, 2) + 0.3)
+    return normalize(columns, dim=0).T
+
+
+def official(tau: float = 0.2, teacher_tau: float = 1e-4) -> SEED:
+    loss = SEED(teacher_width=16, queue=32, tau=tau, teacher_tau=teacher_tau).double()
+    loss.queue.keys.copy_(queue_keys())
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("tau", "teacher_tau"), [("0.2", "0.0001"), ("0.2", "0.01"), ("0.2", "0.05"), ("0.07", "0.0001")]
+)
+def test_the_authors_numbers(tau: str, teacher_tau: str) -> None:
+    student, teacher = embeddings()
+    loss = official(float(tau), float(teacher_tau))
+    check(f"seed_tauS{tau}_tauT{teacher_tau}", lambda: loss(student, teacher), {"student": student})
+
+
+def test_without_the_own_vector_it_is_another_number() -> None:
+    """Which is not SEED's: the queue alone, written down here, by its matrices and by what blocks of it give."""
+    student, teacher = (cosine.nodes(x) for x in embeddings())
+    keys = queue_keys()
+
+    def by_matrices() -> Tensor:
+        target = softmax(teacher @ keys.T / 0.01, dim=1)
+        return -(target * log_softmax(student @ keys.T / 0.2, dim=1)).sum(1).mean()
+
+    def by_blocks() -> Tensor:
+        seen = over_keys(teacher / 0.01, keys)[1]
+        return (over_keys(student / 0.2, keys)[0] - (student * seen).sum(1) / 0.2).mean()
+
+    for loss in (by_matrices, by_blocks):
+        check("seed_no_positive_tauS0.2_tauT0.01 (NOT official)", loss, {})
+    assert official(0.2, 0.01)(*embeddings()) > by_matrices() + 0.1
+
+
+def test_the_authors_queue_after_one_step() -> None:
+    loss = official()
+    student, teacher = embeddings()
+    loss.remember(student, teacher, Batch(torch.arange(8), torch.full((8,), -1)))
+    check("seed_queue_sum_after_update", lambda: loss.queue.keys.sum(), {})
+    assert loss.queue.next == 8
+    assert torch.equal(loss.queue.keys, torch.cat([cosine.nodes(teacher), queue_keys()[8:]]))
+
+
+@pytest.mark.parametrize("key", ["seed_tauS0.2_tauT0.0001", "seed_tauS0.2_tauT0.01"])
+def test_a_queue_in_blocks_gives_the_authors_numbers(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contrast, "LARGEST_ON_CPU", 16 * 5)
+    student, teacher = embeddings()
+    loss = official(0.2, float(key.rpartition("T")[2]))
+    check(key, lambda: loss(student, teacher), {"student": student})
+
+
+def seed(head: str = "mlp", patches: int = 0, **options: object) -> SEED:
+    given = {"student_width": STUDENT, "teacher_width": TEACHER, "queue": K, "tau": 0.3, "teacher_tau": 0.1}
+    return SEED(**{**given, "head": head, "patches": patches, **options}).double()  # type: ignore[arg-type]
+
+
+def outputs(n: int = N, patches: int = 0) -> tuple[Output, Output]:
+    found = []
+    for width in (STUDENT, TEACHER):
+        views = torch.randn(patches * n, width).double().requires_grad_()
+        x = torch.randn(n, width).double().requires_grad_()
+        found.append(Output(x, feature=x, further=Output(views, feature=views) if patches else None))
+    return found[0], found[1]
+
+
+def behind(head: nn.Module | None, row: Tensor) -> list[float]:
+    """Return what a head makes of one vector, number by number."""
+    layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)] if head is not None else []
+    x: list[float] = row.tolist()
+    for place, layer in enumerate(layers):
+        rows = zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)
+        x = [math.fsum(p * q for p, q in zip(w, x, strict=True)) + b for w, b in rows]
+        if place < len(layers) - 1:
+            x = [max(value, 0.0) for value in x]
+    return x
+
+
+def along(x: list[float], key: list[float]) -> float:
+    """Return the cosine of a vector with a key of unit length."""
+    return math.fsum(p * q for p, q in zip(x, key, strict=True)) / math.hypot(*x)
+
+
+def naive(loss: SEED, student: Tensor, teacher: Tensor, keys: list[list[float]]) -> float:
+    total = 0.0
+    for s, t in zip(student, teacher.tolist(), strict=True):
+        candidates = [[p / math.hypot(*t) for p in t], *keys]
+        seen = [math.exp(along(behind(loss.head, s), key) / loss.tau) for key in candidates]
+        target = [math.exp(along(t, key) / loss.teacher_tau) for key in candidates]
+        total -= math.fsum(
+            b / math.fsum(target) * math.log(a / math.fsum(seen)) for a, b in zip(seen, target, strict=True)
+        )
+    return total / len(student)
+
+
+@pytest.mark.parametrize("head", ["mlp", "linear", "none"])
+def test_a_naive_loop_over_a_deque(head: str) -> None:
+    """Across wrap-around, with batches that do not divide the queue, one larger than it among them."""
+    loss = seed(head, **({"teacher_width": STUDENT} if head == "none" else {}))
+    remembered = deque(loss.queue.keys.tolist(), maxlen=K)
+    for n in (4, 4, 1, 13, 3, 4):
+        student = torch.randn(n, STUDENT).double()
+        teacher = torch.randn(n, STUDENT if head == "none" else TEACHER).double()
+        value = loss(student, teacher)
+        assert value.item() == pytest.approx(naive(loss, student, teacher, list(remembered)), rel=1e-10)
+        loss.remember(student, teacher, Batch(torch.arange(n), torch.full((n,), -1)))
+        remembered.extend(normalize(teacher).tolist())
+    in_order = loss.queue.keys.roll(-int(loss.queue.next), 0)
+    torch.testing.assert_close(in_order, torch.tensor(remembered, dtype=torch.float64))
+
+
+def test_patches_have_a_queue_of_their_own() -> None:
+    loss = seed(patches=PATCHES)
+    assert loss.views == Views("patches", PATCHES) and seed().views is None and seed().patch_queue is None
+    assert loss.patch_queue is not None
+    remembered = deque(loss.patch_queue.keys.tolist(), maxlen=K)
+    for _ in range(4):
+        student, teacher = outputs(patches=PATCHES)
+        assert student.further is not None and teacher.further is not None
+        terms = loss.terms(student, teacher)
+        assert list(terms) == ["seed", "seed_patches"]
+        assert torch.equal(terms["seed"], seed_of_views(loss, student.embedding, teacher.embedding))
+        each = [
+            naive(loss, s, t, list(remembered))
+            for s, t in zip(
+                student.further.embedding.chunk(PATCHES), teacher.further.embedding.chunk(PATCHES), strict=True
+            )
+        ]
+        assert terms["seed_patches"].item() == pytest.approx(sum(each) / PATCHES, rel=1e-10)
+        loss.remember(student, teacher, BATCH)
+        remembered.extend(normalize(teacher.further.embedding[:N]).tolist())
+    assert loss.queue.next == loss.patch_queue.next == 4 * N % K
+
+
+def seed_of_views(loss: SEED, student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the loss without patches, with the same head and queue."""
+    alone = seed()
+    alone.load_state_dict({key: x for key, x in loss.state_dict().items() if not key.startswith("patch_queue")})
+    value: Tensor = alone(student, teacher)
+    return value
+
+
+def test_the_students_patches_and_the_head_are_trained_and_the_teacher_is_not() -> None:
+    loss = seed(patches=PATCHES)
+    student, teacher = outputs(patches=PATCHES)
+    torch.autograd.backward(loss(student, teacher))
+    assert student.further is not None and teacher.further is not None
+    for output, reached in ((student, True), (teacher, False), (student.further, True), (teacher.further, False)):
+        gradient = output.embedding.grad
+        assert (gradient is not None and bool(gradient.any())) == reached
+    assert isinstance(loss.head, Projector) and len(list(loss.parameters())) == 4
+    assert all(p.grad is not None and p.grad.any() for p in loss.parameters())
+    assert not any(buffer.requires_grad for buffer in loss.buffers())
+
+
+def test_the_official_temperature_makes_it_moco() -> None:
+    student, teacher = embeddings()
+    moco = MoCo(teacher_width=16, queue=32).double()
+    moco.queue.keys.copy_(queue_keys())
+    student.requires_grad_()
+    values = [loss(student, teacher) for loss in (official(), moco)]
+    assert torch.equal(*values)
+    assert torch.equal(*(torch.autograd.grad(value, student)[0] for value in values))
+    for teacher_tau in (0.01, 0.05):
+        assert official(0.2, teacher_tau)(student, teacher) < values[1] - 0.01
+
+
+def test_the_golden_numbers_say_so_too() -> None:
+    assert GOLDEN["seed_tauS0.2_tauT0.0001"]["value"] == GOLDEN["moco_infonce_T0.2"]["value"]
+
+
+@pytest.mark.parametrize("patches", [0, PATCHES])
+@pytest.mark.parametrize("head", ["mlp", "linear"])
+def test_gradcheck(head: str, patches: int) -> None:
+    loss, (student, teacher) = seed(head, patches), outputs(patches=patches)
+    views = [output.embedding for output in (student.further, teacher.further) if output is not None]
+
+    def value(s: Tensor, *further: Tensor) -> Tensor:
+        said = Output(s, feature=s, further=Output(further[0], feature=further[0]) if further else None)
+        result: Tensor = loss(said, teacher)
+        return result
+
+    assert torch.autograd.gradcheck(value, (student.embedding, *views[:1]))
+
+
+def test_a_run_that_stopped_goes_on_bit_by_bit() -> None:
+    """Five steps with an optimiser, against five that are saved and loaded after the second, in mid-wrap."""
+    batches = [outputs(patches=PATCHES) for _ in range(5)]
+
+    def steps(loss: SEED, optimiser: torch.optim.Optimizer, span: slice) -> list[Tensor]:
+        values = []
+        for student, teacher in batches[span]:
+            value = loss(student.detach(), teacher)
+            optimiser.zero_grad()
+            torch.autograd.backward(value)
+            loss.remember(student, teacher, BATCH)
+            optimiser.step()
+            values.append(value.detach())
+        return values
+
+    def adam(loss: SEED) -> torch.optim.Optimizer:
+        return torch.optim.Adam(loss.parameters(), lr=0.05)
+
+    loss, stopped, resumed = (seed(patches=PATCHES) for _ in range(3))
+    stopped.load_state_dict(loss.state_dict())
+    unbroken = steps(loss, adam(loss), slice(5))
+    optimiser = adam(stopped)
+    values = steps(stopped, optimiser, slice(3))
+    assert stopped.queue.next == 3 * N - K  # it has wrapped around
+    file = io.BytesIO()
+    torch.save({"loss": stopped.state_dict(), "optimiser": optimiser.state_dict()}, file)
+    file.seek(0)
+    stored = torch.load(file, weights_only=True)
+    optimiser = adam(resumed)
+    resumed.load_state_dict(stored["loss"])
+    optimiser.load_state_dict(stored["optimiser"])
+    values += steps(resumed, optimiser, slice(3, 5))
+    assert torch.equal(torch.stack(values), torch.stack(unbroken))
+    state = loss.state_dict()
+    assert state.keys() == resumed.state_dict().keys()
+    assert all(torch.equal(state[key], x) for key, x in resumed.state_dict().items())
+
+
+def test_a_loss_is_pure_and_remembering_changes_the_next() -> None:
+    loss, (student, teacher) = seed(patches=PATCHES), outputs(patches=PATCHES)
+    before = {key: x.clone() for key, x in loss.state_dict().items()}
+    first = loss(student, teacher)
+    assert torch.equal(loss(student, teacher), first)
+    assert all(torch.equal(before[key], x) for key, x in loss.state_dict().items())
+    loss.remember(student, teacher, BATCH)
+    changed = {key for key, x in loss.state_dict().items() if not torch.equal(before[key], x)}
+    assert changed == {"queue.keys", "queue.next", "patch_queue.keys", "patch_queue.next"}
+    assert not torch.equal(loss(student, teacher), first)
+
+
+def test_remembering_between_backward_of_two_losses_changes_no_gradient() -> None:
+    """What `backward` needs of the queue is taken in the forward pass, so that `remember` may come first."""
+    loss, (student, teacher) = seed(), outputs()
+    expected = torch.autograd.grad(loss(student, teacher), student.embedding)[0]
+    value = loss(student, teacher)
+    loss.remember(student, teacher, BATCH)
+    assert torch.equal(torch.autograd.grad(value, student.embedding)[0], expected)
+
+
+DEGENERATE = {
+    "a row of zeros": torch.cat([torch.randn(3, STUDENT), torch.zeros(1, STUDENT)]),
+    "all zeros": torch.zeros(4, STUDENT),
+    "all rows equal": torch.randn(1, STUDENT).repeat(4, 1),
+    "one image": torch.randn(1, STUDENT),
+    "float16 extremes": torch.full((4, STUDENT), 65504.0).half(),
+    "bfloat16": torch.randn(4, STUDENT).bfloat16(),
+}
+
+
+@pytest.mark.parametrize("teacher_tau", [1e-4, 0.05])
+@pytest.mark.parametrize("head", ["mlp", "linear", "none"])
+@pytest.mark.parametrize("case", DEGENERATE)
+def test_degenerate_batches_give_finite_values_and_gradients(case: str, head: str, teacher_tau: float) -> None:
+    student = DEGENERATE[case].clone().requires_grad_()
+    loss = seed(head, teacher_width=STUDENT, tau=0.01, teacher_tau=teacher_tau).float()
+    batch = Batch(torch.arange(len(student)), torch.full((len(student),), -1))
+    for _ in range(4):
+        value = loss(student, student.detach())
+        gradients = torch.autograd.grad(value, [student, *loss.parameters()])
+        assert value.isfinite() and all(gradient.isfinite().all() for gradient in gradients)
+        loss.remember(student, student, batch)
+    assert all(bool(tensor.isfinite().all()) for tensor in loss.state_dict().values())
+
+
+def test_it_is_float32_under_autocast() -> None:
+    loss = seed().float()
+    student, teacher = (output.embedding.detach().bfloat16() for output in outputs())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(student, teacher)
+    assert value.dtype == torch.float32
+    assert torch.equal(value, loss(student.float(), teacher.float()))
+    torch.testing.assert_close(value.double(), loss.double()(student.double(), teacher.double()), rtol=1e-5, atol=0)
+
+
+def test_embeddings_may_be_the_nodes() -> None:
+    loss = seed(nodes="embedding", dim=3)
+    assert loss.reads == ("embedding",) and seed().reads == ("feature",)
+    student, teacher = (Output(torch.randn(N, 3).double(), feature=torch.randn(N, 9).double()) for _ in range(2))
+    assert loss(student, teacher).isfinite()
+    loss.remember(student, teacher, BATCH)
+    assert torch.equal(loss.queue.keys[:N], cosine.nodes(teacher.embedding))
+
+
+def test_it_needs_no_labels_and_asks_for_the_teachers_augmentation() -> None:
+    assert SEED.gamma == 0 and SEED.augment == "contrastive" and SEED.weight == 1 and issubclass(SEED, Queued)
+
+
+def test_it_is_built_from_a_recipe_and_its_options() -> None:
+    run = {"student_width": STUDENT, "teacher_width": TEACHER, "images": 12, "labels": None, "dim": 3}
+    spelled = [Spelled("seed", SEED, 1.0, chosen=True)]
+    loss = build(spelled, run, ["queue=20", "tau=0.1", "teacher_tau=0.01", "head=linear", "patches=2"])
+    assert isinstance(loss, SEED) and loss.tau == 0.1 and loss.teacher_tau == 0.01
+    assert loss.queue.keys.shape == (20, TEACHER) and loss.views == Views("patches", 2)
+    assert isinstance(loss.head, nn.Linear) and loss.head.weight.shape == (TEACHER, STUDENT)
+
+
+def test_the_authors_settings_are_the_defaults() -> None:
+    loss = SEED(8, 4)
+    assert (loss.tau, loss.teacher_tau) == (0.2, 1e-4) and loss.queue.keys.shape == (65536, 4)
+    assert isinstance(loss.head, Projector)
+    assert [tuple(p.shape) for p in loss.head.parameters()] == [(8, 8), (8,), (4, 8), (4,)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tau": 0}, "tau must be positive, got 0"),
+        ({"teacher_tau": -1}, "teacher_tau must be positive, got -1"),
+        ({"queue": 0}, "queue must be positive, got 0"),
+        ({"patches": -1}, "patches must be at least 0, got -1"),
+        ({"head": "mpl"}, "unknown head 'mpl': did you mean 'mlp'? (known: linear, mlp, none)"),
+        ({"nodes": "map"}, "SEED compares one vector per image: nodes must be 'embedding' or 'feature', got 'map'"),
+        (
+            {"nodes": "featur"},
+            "unknown kind of nodes 'featur': did you mean 'feature'? (known: embedding, feature, map)",
+        ),
+        ({"head": "none"}, "SEED without a head needs student and teacher of one width, got 5 and 7"),
+        (
+            {"teacher_width": None, "student_width": None},
+            "SEED keeps a queue of the teacher's vectors: expected teacher_width, got none",
+        ),
+        ({"teacher_width": None}, "the head of SEED ends at the teacher's width: expected teacher_width, got none"),
+        ({"student_width": 0}, "student_width must be positive, got 0"),
+    ],
+)
+def test_options_are_checked(options: dict[str, object], message: str) -> None:
+    with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
+        seed(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (((4, 6), (4, 7)), "SEED was built for student nodes (N, 5), got (4, 6)"),
+        (((4, 5), (4, 5)), "SEED was built for teacher nodes (N, 7), got (4, 5)"),
+        (
+            ((4, 5), (3, 7)),
+            "embeddings must be (N, D), student and teacher of the same N images, got (4, 5) and (3, 7)",
+        ),
+    ],
+)
+def test_batches_are_checked(shapes: tuple[tuple[int, ...], ...], message: str) -> None:
+    student, teacher = (torch.zeros(shape).double() for shape in shapes)
+    with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
+        seed()(student, teacher)
+
+
+def test_vectors_without_a_head_have_the_queues_width() -> None:
+    message = "matching nodes needs embeddings of one width: project student and teacher to it, got 5 and 7"
+    with pytest.raises(RelgraphError, match=f"^{message}$"):
+        SEED(teacher_width=7, queue=K)(torch.randn(4, 5), torch.randn(4, 7))
+
+
+def test_patches_that_are_missing_are_missed() -> None:
+    loss, (student, teacher) = seed(patches=PATCHES), outputs(patches=PATCHES)
+    asked = "SEED asked for 3 patches of each image by `views`: expected Output(embedding, further=...)"
+    none = f"^{re.escape(asked)} of both networks, got none$"
+    bare = outputs()
+    for pair in ((student, bare[1]), (bare[0], teacher)):
+        with pytest.raises(RelgraphError, match=none):
+            loss(*pair)
+    with pytest.raises(RelgraphError, match=none):
+        loss.remember(*bare, BATCH)
+    with pytest.raises(RelgraphError, match=f"^{re.escape(asked)} with 3 x 4 rows, got 8$"):
+        loss(*outputs(patches=2))
+
+
+def test_bare_outputs_without_features_are_refused() -> None:
+    with pytest.raises(RelgraphError, match=r"^SEED reads features: expected Output\(embedding, feature=\.\.\.\)"):
+        seed()(Output(torch.zeros(4, 5)), Output(torch.zeros(4, 7)))

@@ -1,0 +1,527 @@
+"""SSKD against plain loops over views and images, and against the authors' own numbers."""
+
+import math
+import pickle
+import re
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from relgraph.errors import RelgraphError
+from relgraph.methods import Batch, Output
+from relgraph.methods.base import Views, labelled_cross_entropy
+from relgraph.methods.sskd import SSKD, views_to_images
+from relgraph.networks.heads import Projector
+from tests.methods.golden import GOLDEN, check, embeddings, logits
+
+N, V, CLASSES, STUDENT, TEACHER = 5, 3, 4, 6, 8
+LABELS = torch.tensor([2, 0, -1, 3, 2])
+RATIOS = ["tf1_ss0.75", "tf1_ss1", "tf0.5_ss0.5", "tf1_ss0.4"]
+TERMS = {"kd": "kd", "tf": "transformed", "ss": "self_supervision"}
+
+
+def sskd(**options: Any) -> SSKD:
+    return SSKD(STUDENT, TEACHER, Projector(TEACHER, TEACHER), **options).double()
+
+
+def raw(**options: Any) -> SSKD:
+    """Return SSKD of features that are the heads' vectors themselves."""
+    return SSKD(STUDENT, TEACHER, nn.Identity(), head="none", **options).double()
+
+
+def output(width: int, count: int = N, views: int = V) -> Output:
+    """Return random outputs; the student's logits and features are leaves that require gradient."""
+
+    def seen(rows: int) -> Output:
+        z, feature = (torch.randn(rows, size).double().requires_grad_(width == STUDENT) for size in (CLASSES, width))
+        return Output(torch.zeros(rows, 2).double(), z, feature)
+
+    return seen(count)._replace(further=seen(views * count))
+
+
+def outputs(count: int = N, views: int = V) -> tuple[Output, Output]:
+    return output(STUDENT, count, views), output(TEACHER, count, views)
+
+
+def batch_of(labels: Tensor) -> Batch:
+    return Batch(torch.arange(len(labels)), labels)
+
+
+BATCH = batch_of(LABELS)
+
+
+def further(given: Output) -> Output:
+    assert given.further is not None
+    return given.further
+
+
+def learned(student: Output) -> list[Tensor]:
+    found = [student.logits, student.feature, further(student).logits, further(student).feature]
+    return [part for part in found if part is not None]
+
+
+def changed(given: Output, change: Callable[[Tensor], Tensor]) -> Output:
+    """Return an output with every tensor put through a function."""
+    assert given.logits is not None and given.feature is not None
+    rest = None if given.further is None else changed(given.further, change)
+    return Output(change(given.embedding), change(given.logits), change(given.feature), further=rest)
+
+
+def leaf(given: Output) -> Output:
+    return changed(given, lambda x: x.detach().clone().requires_grad_())
+
+
+# The authors' numbers. Their rows are 8 images, each followed by its rotations by 90, 180 and 270 degrees.
+ORIGINAL = torch.arange(0, 32, 4)
+ROTATED = torch.cat([ORIGINAL + 1, ORIGINAL + 2, ORIGINAL + 3])
+
+
+def as_ours(z: Tensor, vectors: Tensor) -> Output:
+    rotated = Output(vectors[ROTATED], z[ROTATED], vectors[ROTATED])
+    return Output(vectors[ORIGINAL], z[ORIGINAL], vectors[ORIGINAL], further=rotated)
+
+
+def official(ratios: str, weight: float | None = None) -> SSKD:
+    tf, ss = (float(text) for text in re.findall(r"[\d.]+", ratios))
+    options: dict[str, Any] = {} if weight is None else {"kd_weight": weight, "tf_weight": weight, "ss_weight": weight}
+    return SSKD(16, 16, nn.Identity(), tf_ratio=tf, ss_ratio=ss, head="none", **options)
+
+
+@pytest.mark.parametrize("ratios", RATIOS)
+@pytest.mark.parametrize("term", ["ce", "kd", "tf", "ss", "total"])
+def test_official_value_and_gradient(term: str, ratios: str) -> None:
+    (s, t), (x_s, x_t) = logits(32), embeddings(32)
+    batch = batch_of(torch.arange(8))
+
+    def value() -> Tensor:
+        student, teacher = as_ours(s, x_s), as_ours(t, x_t)
+        assert student.logits is not None
+        ce = labelled_cross_entropy(student.logits, batch.labels)
+        if term == "ce":
+            return ce
+        if term == "total":
+            method: Tensor = official(ratios)(student, teacher, batch)
+            return SSKD.gamma * ce + SSKD.weight * method
+        return official(ratios, 1.0).terms(student, teacher, batch)[TERMS[term]]
+
+    check(f"sskd_{term}_ratio_{ratios}", value, {"student_logits": s, "student_proj": x_s})
+
+
+def test_every_number_of_the_authors_is_checked() -> None:
+    keys = {f"sskd_{term}_ratio_{ratios}" for term in ("ce", "kd", "tf", "ss", "total") for ratios in RATIOS}
+    assert {key for key in GOLDEN if key.startswith("sskd")} == keys | {"sskd_teacher_stage2_contrastive_ce"}
+
+
+def test_the_authors_second_stage() -> None:
+    vectors = embeddings(32)[1]
+    check("sskd_teacher_stage2_contrastive_ce", lambda: views_to_images(vectors[ROTATED], vectors[ORIGINAL]), {})
+
+
+# A loop over views and images.
+def softmaxed(row: list[float], temperature: float) -> list[float]:
+    exps = [math.exp(x / temperature) for x in row]
+    return [e / sum(exps) for e in exps]
+
+
+def divergence(student: list[float], teacher: list[float], temperature: float) -> float:
+    pairs = zip(softmaxed(student, temperature), softmaxed(teacher, temperature), strict=True)
+    return temperature**2 * sum(t * math.log(t / s) for s, t in pairs)
+
+
+def selected(ranks: dict[tuple[int, int], int], ratio: float) -> list[tuple[int, int]]:
+    """Return the trusted (image, view) of ranks by image and view."""
+    rows = sorted(ranks)
+    wrong = sorted((row for row in rows if ranks[row]), key=lambda row: ranks[row])
+    return [row for row in rows if not ranks[row]] + wrong[: int(len(wrong) * ratio)]
+
+
+def rank(row: list[float], true: int) -> int:
+    return sorted(range(len(row)), key=lambda j: -row[j]).index(true)
+
+
+Rows = dict[tuple[int, int], list[float]]  # by image and view
+
+
+def trusted_divergence(sides: list[Rows], true: list[int], ratio: float, temperature: float) -> float:
+    student, teacher = sides
+    rows = selected({row: rank(teacher[row], true[row[0]]) for row in teacher}, ratio)
+    return sum(divergence(student[row], teacher[row], temperature) for row in rows) / max(1, len(rows))
+
+
+def cosine_of(x: Tensor, y: Tensor) -> float:
+    return float((x @ y / (x.norm() * y.norm())).item())
+
+
+def naive(loss: SSKD, student: Output, teacher: Output, labels: Tensor) -> dict[str, float]:
+    z: list[list[list[float]]] = []
+    rows: list[Rows] = []
+    similar: list[Rows] = []
+    for given, head in ((student, loss.head), (teacher, loss.ss_head)):
+        view = further(given)
+        assert given.logits is not None and given.feature is not None
+        assert view.logits is not None and view.feature is not None
+        z.append(given.logits.tolist())
+        count = len(z[0])
+        places = [(i, v) for v in range(len(view.logits) // count) for i in range(count)]
+        rows.append(dict(zip(places, view.logits.tolist(), strict=True)))
+        images, views = ([head(x) for x in vectors.detach()] for vectors in (given.feature, view.feature))
+        similar.append({p: [cosine_of(x, y) for y in images] for p, x in zip(places, views, strict=True)})
+    own = [row.index(max(row)) for row in z[1]]
+    classes = [own[i] if label < 0 else label for i, label in enumerate(labels.tolist())]
+    pairs = zip(*z, strict=True)
+    return {
+        "kd": loss.kd_weight * sum(divergence(s, t, loss.temperature) for s, t in pairs) / count,
+        "transformed": loss.tf_weight * trusted_divergence(rows, classes, loss.tf_ratio, loss.temperature),
+        "self_supervision": loss.ss_weight * trusted_divergence(similar, list(range(count)), loss.ss_ratio, loss.tau),
+    }
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"tf_ratio": 0.0, "ss_ratio": 0.0},
+    {"tf_ratio": 0.5, "ss_ratio": 1.0, "temperature": 2.0, "tau": 0.1},
+    {"transformations": "all", "tf_ratio": 0.3, "ss_ratio": 0.3},
+    {"kd_weight": 0.0, "tf_weight": 1.0, "ss_weight": 3.0},
+]
+
+
+@pytest.mark.parametrize("labels", [LABELS, torch.full((N,), -1), torch.tensor([0, 1, 2, 3, 0])])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_naive_loop(options: dict[str, Any], labels: Tensor) -> None:
+    loss = sskd(**options)
+    student, teacher = outputs(views=loss.views.each)
+    terms = loss.terms(student, teacher, batch_of(labels))
+    expected = naive(loss, student, teacher, labels)
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-10)
+    total = loss(student, teacher, batch_of(labels))
+    assert total.item() == pytest.approx(sum(expected.values()), rel=1e-10)
+
+
+def test_an_image_without_label_has_the_class_that_the_teacher_gives_it() -> None:
+    student, teacher = outputs()
+    assert teacher.logits is not None
+    loss = raw(tf_ratio=0.4)
+    own = teacher.logits.argmax(1)
+    given = loss(student, teacher, batch_of(own))
+    assert torch.equal(loss(student, teacher, batch_of(torch.full((N,), -1))), given)
+    wrong = loss(student, teacher, batch_of((own + 1) % CLASSES))  # a label counts, as it is
+    assert not torch.equal(wrong, given)
+
+
+def test_equal_ranks_go_by_image_though_rows_go_by_view() -> None:
+    """All views are wrong and equally so: of 4 rows, the first two are those of the first image."""
+    loss = raw(tf_ratio=0.5, transformations="all", tf_weight=1.0)
+    student, teacher = (changed(given, torch.zeros_like) for given in outputs(2, 4))
+    right = torch.tensor([[0.0, 1.0, 0.0, 0.0]]).double()
+    # Row v * 2 + i: the student differs from the teacher in the views of the second image.
+    seen = torch.cat([right, right + torch.tensor([[0.0, 3.0, 0.0, 0.0]])]).repeat(4, 1)
+    student = student._replace(further=further(student)._replace(logits=seen))
+    teacher = teacher._replace(further=further(teacher)._replace(logits=right.expand(8, -1)))
+    assert loss.terms(student, teacher, batch_of(torch.tensor([0, 0])))["transformed"].item() == 0
+    assert loss.terms(student, teacher, batch_of(torch.tensor([0, 1])))["transformed"].item() > 0.01
+
+
+def test_where_no_view_is_trusted_there_is_nothing_to_follow() -> None:
+    student, teacher = outputs()
+    loss = raw(tf_ratio=0.0, ss_ratio=0.0)
+    assert teacher.logits is not None and teacher.feature is not None
+    seen = torch.cat([torch.full((V * N, 1), -100.0), torch.zeros(V * N, CLASSES - 1)], 1).double()
+    least = further(teacher)._replace(logits=seen, feature=-torch.cat([teacher.feature] * V))
+    labels = torch.zeros(N, dtype=torch.long)
+    terms = loss.terms(student, teacher._replace(further=least), batch_of(labels))
+    assert terms["transformed"].item() == 0 and terms["self_supervision"].item() == 0
+    gradients = torch.autograd.grad(terms["transformed"] + terms["self_supervision"], learned(student)[1:])
+    assert not any(gradient.any() for gradient in gradients)
+
+
+def test_a_student_that_says_the_same_costs_nothing() -> None:
+    teacher = output(TEACHER)
+    loss = SSKD(TEACHER, TEACHER, nn.Identity(), head="none")
+    assert all(term.abs() < 1e-14 for term in loss.terms(leaf(teacher), teacher, BATCH).values())
+
+
+def test_gradient() -> None:
+    loss, (student, teacher) = sskd(), outputs()
+
+    def value(z: Tensor, x: Tensor, z_views: Tensor, x_views: Tensor) -> Tensor:
+        views = Output(further(student).embedding, z_views, x_views)
+        found: Tensor = loss(Output(student.embedding, z, x, further=views), teacher, BATCH)
+        return found
+
+    assert torch.autograd.gradcheck(value, learned(student))
+
+
+def test_the_student_learns_from_views_and_images_and_the_teacher_nothing() -> None:
+    loss, (student, teacher) = sskd(), outputs()
+    teacher = leaf(teacher)
+    torch.autograd.backward(loss(student, teacher, BATCH))
+    assert all(part.grad is not None and part.grad.any() for part in learned(student))
+    assert all(part.grad is None for part in learned(teacher))
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in loss.parameters())
+    gradient = torch.autograd.grad(
+        loss.terms(student, teacher, BATCH)["self_supervision"], learned(student), allow_unused=True
+    )
+    assert [g is not None and bool(g.any()) for g in gradient] == [False, True, False, True]
+
+
+def test_the_teachers_head_is_a_copy_that_nothing_trains() -> None:
+    head = nn.Sequential(nn.Linear(TEACHER, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 3))
+    loss, (student, teacher) = SSKD(STUDENT, TEACHER, head), outputs()
+    loss.train()
+    assert loss.head.training and not any(layer.training for layer in loss.ss_head.modules())
+    assert head.training and all(parameter.requires_grad for parameter in head.parameters())  # as it was
+    assert {name.split(".")[0] for name, _ in loss.named_parameters()} == {"head"}
+    before = {name: x.clone() for name, x in loss.ss_head.state_dict().items()}
+    assert before.keys() == head.state_dict().keys()
+    student, teacher = (changed(given, Tensor.float) for given in (student, teacher))
+    optimiser = SGD(loss.requires_grad_().parameters(), lr=1.0, weight_decay=0.1)
+    for _ in range(2):
+        torch.autograd.backward(loss(student, teacher, BATCH))
+        optimiser.step()
+    assert all(torch.equal(x, before[name]) for name, x in loss.ss_head.state_dict().items())
+
+
+def test_a_checkpoint_and_a_pickle_hold_both_heads() -> None:
+    loss, other, (student, teacher) = sskd(), sskd(), outputs()
+    value = loss(student, teacher, BATCH)
+    assert not torch.equal(other(student, teacher, BATCH), value)
+    other.load_state_dict(loss.state_dict())
+    assert torch.equal(other(student, teacher, BATCH), value)
+    assert torch.equal(pickle.loads(pickle.dumps(loss))(student, teacher, BATCH), value)
+
+
+def test_a_loss_is_pure() -> None:
+    loss, (student, teacher) = sskd(), outputs()
+    before, random = {name: x.clone() for name, x in loss.state_dict().items()}, torch.get_rng_state()
+    value = loss(student, teacher, BATCH)
+    loss.remember(student, teacher, BATCH)
+    assert torch.equal(loss(student, teacher, BATCH), value)
+    assert all(torch.equal(before[name], x) for name, x in loss.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_the_order_of_the_batch_decides_on_equal_ranks_alone() -> None:
+    student, teacher = outputs()
+    order = torch.randperm(N)
+
+    def moved(given: Output) -> Output:
+        rest = changed(further(given), lambda x: x.view(V, N, -1)[:, order].flatten(0, 1))
+        return changed(given._replace(further=None), lambda x: x[order])._replace(further=rest)
+
+    loss = sskd(ss_ratio=1.0)
+    value = loss(moved(student), moved(teacher), batch_of(LABELS[order]))
+    torch.testing.assert_close(value, loss(student, teacher, BATCH), rtol=1e-12, atol=0)
+
+
+def second_row(value: float) -> Callable[[Tensor], Tensor]:
+    return lambda x: torch.where(torch.arange(len(x))[:, None] == 1, value, x.float())
+
+
+DEGENERATE: dict[str, Callable[[Tensor], Tensor]] = {
+    "all zeros": lambda x: torch.zeros_like(x).float(),
+    "all constant": lambda x: torch.full_like(x, 7.7).float(),
+    "all rows equal": lambda x: x[:1].expand_as(x).float(),
+    "a row of zeros": second_row(0.0),
+    "a constant row": second_row(0.1),
+    "float16": Tensor.half,
+    "bfloat16": Tensor.bfloat16,
+    "tiny bfloat16": lambda x: (x.sign() * 1e-30).bfloat16(),
+    "large float16": lambda x: (x.sign() * 65504.0).half(),
+}
+
+
+@pytest.mark.parametrize("count", [N, 2, 1])
+@pytest.mark.parametrize("labels", ["given", "none"])
+@pytest.mark.parametrize("own", [True, False], ids=["heads", "no heads"])
+@pytest.mark.parametrize("who", ["student", "teacher", "both"])
+@pytest.mark.parametrize("case", DEGENERATE)
+def test_degenerate_batches_give_finite_values_and_gradients(
+    case: str, who: str, own: bool, labels: str, count: int
+) -> None:
+    student, teacher = outputs(count)
+    student = leaf(changed(student, Tensor.float if who == "teacher" else DEGENERATE[case]))
+    teacher = changed(teacher, Tensor.float if who == "student" else DEGENERATE[case])
+    loss = (sskd() if own else raw()).float()
+    terms = loss.terms(student, teacher, batch_of(LABELS[:count] if labels == "given" else torch.full((count,), -1)))
+    assert all(term.isfinite() and term.dtype == torch.float32 for term in terms.values())
+    value = torch.stack(list(terms.values())).sum()
+    value = value / value.detach().abs().clamp_min(1)  # the gradient of a large number is too much for float16
+    gradients = torch.autograd.grad(value, [*learned(student), *loss.parameters()])
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_the_one_image_of_a_batch_is_each_views_own() -> None:
+    student, teacher = outputs(1)
+    terms = raw().terms(student, teacher, batch_of(LABELS[:1]))
+    assert terms["self_supervision"].item() == 0 and terms["kd"].item() > 0 and terms["transformed"].item() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_everything_is_float32_under_autocast(dtype: torch.dtype) -> None:
+    loss = sskd().float()
+    student, teacher = (changed(given, lambda x: x.detach().to(dtype)) for given in outputs())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = loss.terms(student, teacher, BATCH)
+    exact = loss.double().terms(changed(student, Tensor.double), changed(teacher, Tensor.double), BATCH)
+    assert all(term.dtype == torch.float32 for term in terms.values())
+    torch.testing.assert_close({k: v.double() for k, v in terms.items()}, exact, rtol=1e-4, atol=1e-6)
+
+
+def test_no_number_is_read_back_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the device "meta", which has no numbers to read."""
+    monkeypatch.setattr(torch, "autocast", lambda *given, **options: nullcontext())  # which it does not have
+    student, teacher = (leaf(changed(given, lambda x: x.to("meta"))) for given in outputs())
+    loss = sskd().to("meta")
+    value = loss(student, teacher, Batch(BATCH.indices.to("meta"), LABELS.to("meta")))
+    assert value.device.type == "meta"
+    torch.autograd.backward(value)
+    assert all(part.grad is not None for part in learned(student))
+
+
+def test_what_it_asks_for() -> None:
+    loss = sskd()
+    assert loss.views == Views("rotations", 3) and sskd(transformations="all").views == Views("transformations", 4)
+    assert (SSKD.gamma, SSKD.weight, loss.temperature, loss.tau) == (0.1, 1.0, 4.0, 0.5)
+    assert (loss.kd_weight, loss.tf_weight, loss.ss_weight, loss.tf_ratio, loss.ss_ratio) == (0.9, 2.7, 10.0, 1.0, 0.75)
+    assert list(loss.terms(*outputs(), BATCH)) == ["kd", "transformed", "self_supervision"]
+    shapes = [tuple(parameter.shape) for parameter in loss.head.parameters()]
+    assert shapes == [(STUDENT, STUDENT), (STUDENT,)] * 2
+
+
+def test_the_heads_may_differ_in_width() -> None:
+    loss = SSKD(STUDENT, TEACHER, nn.Linear(TEACHER, 3)).double()
+    student, teacher = outputs()
+    terms = loss.terms(student, teacher, BATCH)
+    found = {name: term.item() for name, term in terms.items()}
+    assert found == pytest.approx(naive(loss, student, teacher, LABELS), rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 0}, "temperature must be positive, got 0"),
+        ({"tau": math.nan}, "tau must be positive, got nan"),
+        ({"kd_weight": -1}, "kd_weight must be at least 0, got -1"),
+        ({"tf_weight": math.nan}, "tf_weight must be at least 0, got nan"),
+        ({"ss_weight": -0.1}, "ss_weight must be at least 0, got -0.1"),
+        ({"tf_ratio": 1.1}, "tf_ratio must be between 0 and 1, got 1.1"),
+        ({"ss_ratio": -0.1}, "ss_ratio must be between 0 and 1, got -0.1"),
+        ({"ss_ratio": math.nan}, "ss_ratio must be between 0 and 1, got nan"),
+        (
+            {"transformations": "rotation"},
+            "unknown choice of transformations 'rotation': did you mean 'rotations'? (known: all, rotations)",
+        ),
+        ({"head": "mpl"}, "unknown head of the student 'mpl': did you mean 'mlp'? (known: mlp, none)"),
+        (
+            {"ss_head": None},
+            "SSKD needs the teacher's self-supervision head, given by --ss-head RUN: "
+            "`relgraph pretrain --objective sskd-head --teacher ...` trains one",
+        ),
+        (
+            {"ss_head": Projector(7, 7)},
+            "the self-supervision head must take the teacher's feature (N, 8), got one for (N, 7)",
+        ),
+    ],
+)
+def test_options_are_checked(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
+        SSKD(STUDENT, TEACHER, **{"ss_head": nn.Identity(), **options})
+
+
+def without(given: Output, part: str) -> Output:
+    nothing: dict[str, Any] = {part: None}
+    return given._replace(**nothing)
+
+
+def views_without(given: Output, part: str) -> Output:
+    return given._replace(further=without(further(given), part))
+
+
+Change = Callable[[Output], Output]
+EXPECTED = "SSKD reads further views of each image (`Output.further`, as its `views` say): expected 3 * 5 rows"
+LOGITS = "SSKD reads logits: expected Output(embedding, logits) of student and teacher"
+FEATURES = "SSKD reads features: expected Output(embedding, feature=...) of both networks"
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda given: without(given, "further"), f"{EXPECTED}, got none"),
+        (lambda given: given._replace(further=output(6, 12, 1)), f"{EXPECTED}, got 12"),
+        (lambda given: given._replace(further=further(given)._replace(feature=torch.ones(12, 6))), "got 12 and 15"),
+        (lambda given: without(given, "logits"), LOGITS),
+        (lambda given: views_without(given, "logits"), LOGITS),
+        (lambda given: without(given, "feature"), FEATURES),
+        (lambda given: views_without(given, "feature"), FEATURES),
+        (lambda given: given._replace(logits=torch.zeros(N, 9)), "SSKD needs logits of one shape (N, classes)"),
+        (lambda given: given._replace(feature=torch.zeros(N, 9)), "features (N, "),
+        (lambda given: given._replace(feature=torch.zeros(N + 1, 9)), "student and teacher of the same N images"),
+    ],
+)
+def test_outputs_are_checked(change: Change, message: str, side: str) -> None:
+    student, teacher = outputs()
+    student, teacher = (change(student), teacher) if side == "student" else (student, change(teacher))
+    with pytest.raises(RelgraphError, match=re.escape(message)):
+        sskd()(student, teacher, BATCH)
+
+
+def test_batches_are_checked() -> None:
+    student, teacher = outputs()
+    with pytest.raises(RelgraphError, match=r"^SSKD reads labels: expected a Batch\(indices, labels\) as the third"):
+        sskd()(student, teacher)
+    with pytest.raises(RelgraphError, match=r"^labels must be one for each of the 5 images, got \(3,\)$"):
+        sskd()(student, teacher, batch_of(LABELS[:3]))
+    with pytest.raises(RelgraphError, match=r"^SSKD reads logits: expected Output\(embedding, logits\)"):
+        sskd()(torch.zeros(N, STUDENT), torch.zeros(N, TEACHER), BATCH)
+    with pytest.raises(RelgraphError, match=r"^SSKD was built for student features \(N, 6\), got \(5, 8\)$"):
+        sskd()(teacher, teacher, BATCH)
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.0])
+@pytest.mark.parametrize(("count", "views"), [(1, 3), (5, 1), (4, 3)])
+def test_views_to_images_of_a_naive_loop(count: int, views: int, temperature: float) -> None:
+    images, seen = torch.randn(count, 6).double(), torch.randn(views * count, 6).double()
+    total = 0.0
+    for row, view in enumerate(seen):
+        total -= math.log(softmaxed([cosine_of(view, image) for image in images], temperature)[row % count])
+    assert views_to_images(seen, images, temperature).item() == pytest.approx(total / len(seen), rel=1e-10, abs=1e-14)
+
+
+def test_views_to_images_has_a_gradient_for_both() -> None:
+    images, seen = (torch.randn(rows, 3).double().requires_grad_() for rows in (3, 6))
+    assert torch.autograd.gradcheck(views_to_images, (seen, images))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_views_to_images_of_half_precision_and_zeros(dtype: torch.dtype) -> None:
+    images, seen = torch.zeros(2, 3, dtype=dtype), torch.eye(6, 3, dtype=dtype).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = views_to_images(seen, images)
+    assert value.dtype == torch.float32 and value.item() == pytest.approx(math.log(2), rel=1e-6)
+    assert torch.autograd.grad(value, seen)[0].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("views", "images", "message"),
+    [
+        ((5, 3), (2, 3), "views must be as many for each of the 2 images, got 5 rows"),
+        ((0, 3), (2, 3), "views must be as many for each of the 2 images, got 0 rows"),
+        ((2, 3), (0, 3), "views must be as many for each of the 0 images, got 2 rows"),
+        ((4, 3), (2, 4), "views must be (V * N, D) and images (N, D), got (4, 3) and (2, 4)"),
+        ((4, 3, 1), (2, 3), "views must be (V * N, D) and images (N, D), got (4, 3, 1) and (2, 3)"),
+    ],
+)
+def test_shapes_of_views_to_images_are_checked(views: tuple[int, ...], images: tuple[int, ...], message: str) -> None:
+    with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
+        views_to_images(torch.zeros(views), torch.zeros(images))
+
+
+def test_the_temperature_of_views_to_images_is_checked() -> None:
+    with pytest.raises(RelgraphError, match=r"^a temperature must be positive, got 0$"):
+        views_to_images(torch.zeros(4, 3), torch.zeros(2, 3), 0)
