@@ -28,7 +28,17 @@ METHODS: dict[str, dict[str, Any]] = {
     "sskd": {"method": "sskd"},
 }
 SETTINGS = [(share, noise) for share in (1.0, 0.25, 0.1) for noise in (0.0, 0.3)]
-OF_THE_TEACHER = ("dataset", "root", "image_size", "images", "workers", "teacher", "teacher_args", "device", "precision")
+OF_THE_TEACHER = (
+    "dataset",
+    "root",
+    "image_size",
+    "images",
+    "workers",
+    "teacher",
+    "teacher_args",
+    "device",
+    "precision",
+)
 
 
 def trained_head(options: dict[str, Any], epochs: int, path: Path) -> str:

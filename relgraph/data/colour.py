@@ -48,7 +48,7 @@ def saturation(images: Tensor, factor: Tensor) -> Tensor:
     """Return `factor * image + (1 - factor) * grey`, clamped to 0..1; images of one channel as they are.
 
     >>> saturation(torch.tensor([1.0, 0.0, 0.5]).view(1, 3, 1, 1), torch.tensor([0.5])).flatten()
-    tensor([0.6779, 0.1779, 0.4279])
+    tensor([0.6780, 0.1780, 0.4280])
     """
     return images if images.shape[1] == 1 else _blend(to_grey(images), images, factor)
 

@@ -16,8 +16,8 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import cosine, dot
 from relgraph.graph.relation import check_nodes
 
-# Weights in a block. On a CPU 4 MiB in float32, which its caches hold: half, double or a quarter take as long, 16 times
-# as many a third longer (experiments/seed_speed.py). On other devices starting each block costs more than caches save.
+# Weights in a block. On a CPU 4 MiB in float32, which its caches hold: an eighth of it to double take as long, 16 times as
+# many a third longer. Elsewhere fewer blocks, since starting each one takes time (not measured).
 LARGEST_ON_CPU, LARGEST = 2**20, 2**23
 
 
@@ -172,6 +172,7 @@ class _OverKeys(torch.autograd.Function):
             total.mul_(kept).add_(weights.sum(-1, keepdim=True))
             mean.mul_(kept).addmm_(weights, some)
             most = higher
+            del weights  # or the next block would be made beside it
         mean.div_(total)
         ctx.save_for_backward(mean)
         ctx.mark_non_differentiable(mean)

@@ -4,6 +4,7 @@ from inspect import Parameter, getdoc
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from relgraph.errors import unknown
 from relgraph.graph.relation import Relation
@@ -21,6 +22,7 @@ SMALL_RUN: dict[str, Any] = {
     "teacher_maps": MAPS,
     "images": 4,
     "labels": torch.arange(4),
+    "ss_head": nn.Identity(),
 }
 
 

@@ -33,29 +33,37 @@ class Progress:
 
 
 class Job(Protocol):
-    """What is trained: a student, or a network without labels.
-
-    Attributes:
-        recipe: With `select` and `seed`.
-        epochs: How many there are.
-        fabric: Lightning Fabric, which writes checkpoints.
-        note: A line for the user before the first epoch.
-        parts: What a checkpoint holds, by name; the first is the module.
-        score: The metric of `evaluate` by which the best epoch is picked; `None` if it is always the last.
-    """
+    """What is trained: a student, or a network without labels."""
 
     @property
-    def recipe(self) -> AnyRecipe: ...
+    def recipe(self) -> AnyRecipe:
+        """The recipe, with `select` and `seed`."""
+        ...
+
     @property
-    def epochs(self) -> int: ...
+    def epochs(self) -> int:
+        """How many there are."""
+        ...
+
     @property
-    def fabric(self) -> Any: ...
+    def fabric(self) -> Any:
+        """Lightning Fabric, which writes checkpoints."""
+        ...
+
     @property
-    def note(self) -> str: ...
+    def note(self) -> str:
+        """A line for the user before the first epoch."""
+        ...
+
     @property
-    def parts(self) -> Mapping[str, Any]: ...
+    def parts(self) -> Mapping[str, Any]:
+        """What a checkpoint holds, by name; the first is the module."""
+        ...
+
     @property
-    def score(self) -> str | None: ...
+    def score(self) -> str | None:
+        """The metric of `evaluate` by which the best epoch is picked; `None` if it is always the last."""
+        ...
 
     def begin(self, run: Run) -> None:
         """Do what comes before the first epoch."""

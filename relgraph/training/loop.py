@@ -191,8 +191,8 @@ def step(setup: Setup, images: Tensor, index: Tensor, views: torch.Generator, me
 def evaluate(setup: Setup, images: ImageSet, batch_size: int = 512, *, probe: bool = False) -> dict[str, float]:
     """Return how good the student is on a split, in percent and in float32: `top1` and `top5` on its own head.
 
-    Of a student whose classifier nothing teaches that is `knn`, the vote of the nearest training images by its features,
-    and with `probe` also `linear`, a logistic regression on them. There is nothing to return where no image has a label.
+    Of a student whose classifier nothing teaches that is `knn`, the vote of the nearest training images by features,
+    and with `probe` also `linear`, a logistic regression on them; nothing where no image has a label.
     """
     setup.student.eval()
     if not setup.recipe.learns_labels:

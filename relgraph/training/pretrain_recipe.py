@@ -54,12 +54,10 @@ DIGITS: dict[str, Any] = {
 }
 
 
-def published(name: str, text: str, kind: str = "") -> Any:
+def published(name: str, text: str) -> Any:
     """Return a field whose default is that which the objective was published with."""
-    values = ", ".join(
-        f"{objective}: {settings[name]}" for objective, settings in PUBLISHED.items() if name in settings
-    )
-    return option(None, f"{text}  [published: {values}]")
+    values = ", ".join(f"{objective} {settings[name]}" for objective, settings in PUBLISHED.items())
+    return option(None, f"{text}  [default: {values}]")
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,8 @@ class PretrainRecipe:
     val_fraction: float = option(0.1, "Share of the training set held out, for the k-NN accuracy; 0 to train on all.")
     augment: str = option(
         "auto",
-        "Random views: moco, simclr, simclr-small (without blur, for images of up to 64 pixels), digits (bent and shaded) "
-        "or crop; auto: what fits objective and images.",
+        "Random views: moco, simclr, simclr-small (without blur, for images of up to 64 pixels), digits (bent and "
+        "shaded) or crop; auto: what fits objective and images.",
         choices=("auto", "crop", "moco", "simclr", "simclr-small", "digits"),
     )
     transformations: str = option(
@@ -159,7 +157,7 @@ class PretrainRecipe:
 def resolve_pretraining(given: Mapping[str, Any]) -> PretrainRecipe:
     """Return the recipe of what a user gave, over what the objective was published with.
 
-    SimCLR on digits, the data set of the offline example, brings the settings of the teacher that comes with the package.
+    SimCLR on digits, the data set of the offline example, brings the settings of the teacher that is in the package.
 
     Raises:
         RelgraphError: for an unknown option or data set, or a value out of range.

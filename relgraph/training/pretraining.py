@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -205,13 +205,9 @@ class Pretraining:
         recipe, train = self.recipe, self.data.train
         assert recipe.batch_size is not None
         self.objective.train()
+        size, seed = recipe.batch_size, recipe.seed
         batches = epoch_batches(
-            train.labels,
-            batch_size=recipe.batch_size,
-            labelled_share=1.0,
-            seed=recipe.seed,
-            epoch=epoch,
-            by_label=False,
+            train.labels, batch_size=size, labelled_share=1.0, seed=seed, epoch=epoch, by_label=False
         )
         generator, meter = view_generator(recipe.seed, epoch), Meter()
         loaded = batches_on(self.fabric.device, train, batches, recipe.processes)
@@ -271,6 +267,11 @@ class Pretraining:
             self.module.backbone, self._prepared, self.fabric.device, train, images, recipe.processes, probe=probe
         )
 
+    def _untrained(self) -> dict[str, float]:
+        """Return the same figures of the network as it was before its training, with random weights."""
+        module = _objective(self.recipe, self.data, None if self.feed is None else self.feed.teacher)
+        return replace(self, module=module.to(self.fabric.device)).judge(self.data.test, probe=True)
+
     def keep(self, run: Run) -> None:
         """Write the network as a teacher, or the head for SSKD."""
         if isinstance(self.module, SelfSupervisionHead):
@@ -304,6 +305,7 @@ class Pretraining:
             "network": recipe.network,
             "teacher": recipe.teacher,
             "test": self.judge(data.test, probe=True),
+            "test_untrained": self._untrained(),
             "loss": progress.rows[-1]["loss"],
             "epochs": recipe.epochs,
             "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},

@@ -41,7 +41,8 @@ class Recipe:
     dataset: str = option(
         "digits",
         "digits, cifar10, cifar100, tiny-imagenet, stl10, stl10+unlabelled (with 100,000 images that have no label), "
-        "or folder:PATH with train/ and val/ or test/ (relgraph data lists what is there).",
+        "or folder:PATH with train/ and val/ or test/, or with images alone, which have no labels then (relgraph data "
+        "lists what is there).",
     )
     root: str = option("data", "Folder in which downloaded data sets lie.")
     image_size: int | None = option(None, "Resize images to this many pixels; needed for folders of mixed sizes.")
@@ -68,7 +69,7 @@ class Recipe:
     augment: str = option(
         "auto",
         "Random views of the images: crop (padding, crop, flip), the contrastive ones of moco, simclr or simclr-small "
-        "(crop and resize, flip, colours, blur), or digits (bent and shaded); auto: what the method was published with.",
+        "(crop and resize, flip, colours, blur), or digits (bent and shaded); auto: those of the method's authors.",
         choices=("auto", "crop", "moco", "simclr", "simclr-small", "digits"),
     )
     normalise: str = option(
@@ -149,8 +150,8 @@ class Recipe:
     edge_weight: float = option(0.24, "Weight of EGA's edge term. Grows with the batch as well.")
     gamma: float | None = option(
         None,
-        "Weight of the cross-entropy; if not given the published one: 1, of sskd 0.1, of seed, moco, infonce and ntxent "
-        "0, which need no labels.",
+        "Weight of the cross-entropy; if not given the published one: 1, with sskd 0.1, with seed, moco, infonce and "
+        "ntxent, which need no labels, 0.",
         aliases=("-r",),
     )
     alpha: float = option(0.0, "Weight of KD on the logits of the teacher's head, beside the method.", aliases=("-a",))

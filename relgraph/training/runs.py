@@ -110,10 +110,8 @@ class Run:
         """
         stored = self.stored()
         if type(stored) is not type(recipe):
-            kinds = ("a pre-training", "a training")
-            raise RelgraphError(
-                f"{self.path} is {kinds[isinstance(stored, Recipe)]}: expected {kinds[isinstance(recipe, Recipe)]}"
-            )
+            was, now = ("training" if isinstance(r, Recipe) else "pre-training" for r in (stored, recipe))
+            raise RelgraphError(f"{self.path} is a {was}: expected a {now}")
         if isinstance(stored, Recipe) and isinstance(recipe, Recipe):
             recipe = _as_settled(recipe, stored)
         for item in fields(recipe):

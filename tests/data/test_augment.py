@@ -66,6 +66,11 @@ def test_float_images_are_uint8_ones_and_stay_as_they_are() -> None:
     assert torch.equal(floats, before) and torch.equal(images, random_images(16, 3, 12, 12))
 
 
+def test_white_is_never_whiter_than_white() -> None:
+    view = Contrastive(jitter_share=0, grey=0, size=21).draw(64, 33, 33, torch.Generator().manual_seed(0))
+    assert view.apply(torch.full((64, 3, 33, 33), 255, dtype=torch.uint8)).max() == 1
+
+
 def test_each_part_takes_its_share_of_the_images() -> None:
     n = 20_000
     shares = Contrastive(flip=0.3, jitter_share=0.7, grey=0.1, blur=0.6)

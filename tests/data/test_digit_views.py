@@ -66,13 +66,15 @@ def test_power_gain_noise_and_square() -> None:
 
 def test_draws_keep_their_bounds_and_fill_them() -> None:
     n = 4000
-    view = Digits().draw(n, 8, 8, torch.Generator().manual_seed(0))
+    view = Digits().draw(n, 6, 8, torch.Generator().manual_seed(0))
     assert not view.flip.any()
     for draw, low, high in (
         (view.power.log(), -0.5, 0.5),
         (view.gain, 0.7, 1.2),
-        (view.affine[:, :, 2], -0.2, 0.2),
-        (view.square[:2], 0, 8),
+        (view.affine[:, 0, 2], -0.2, 0.2),
+        (view.affine[:, 1, 2], -0.2, 0.2),
+        (view.square[0], 0, 6),
+        (view.square[1], 0, 8),
         (view.square[2] / 8, 0.2, 0.45),
         (view.affine[:, 1, 0].atan2(view.affine[:, 0, 0]).rad2deg(), -15, 15),  # the angle: shear acts on the other
         (view.affine[:, :, 0].norm(dim=1), 0.8, 1.2),

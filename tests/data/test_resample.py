@@ -72,13 +72,17 @@ def naive_box(height: int, width: int, areas: list[float], ratios: list[float], 
     return torch.tensor([(height - tall) // 2, (width - wide) // 2, tall, wide])
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (32, 4), (5, 40), (3, 3)])
-def test_boxes_are_the_first_that_fit_else_central(height: int, width: int) -> None:
-    n, scale, ratio = 200, (0.2, 1.0), (3 / 4, 4 / 3)
+@pytest.mark.parametrize(
+    ("height", "width", "low", "high"),
+    [(32, 32, 0.2, 1.0), (32, 4, 0.2, 1.0), (5, 40, 0.2, 1.0), (3, 3, 0.2, 1.0), (4, 4, 0.001, 0.05)],
+)
+def test_boxes_are_the_first_that_fit_else_central(height: int, width: int, low: float, high: float) -> None:
+    n, scale, ratio = 200, (low, high), (3 / 4, 4 / 3)
     boxes = draw_boxes(n, height, width, scale, ratio, torch.Generator().manual_seed(3))
     same = torch.Generator().manual_seed(3)
     shares, shapes = (torch.rand(n, 10, generator=same, dtype=torch.float64) for _ in range(2))
-    for box, area, shape in zip(boxes.T, shares * 0.8 + 0.2, ratio[0] * (ratio[1] / ratio[0]) ** shapes, strict=True):
+    areas, ratios = low + (high - low) * shares, ratio[0] * (ratio[1] / ratio[0]) ** shapes
+    for box, area, shape in zip(boxes.T, areas, ratios, strict=True):
         expected = naive_box(height, width, area.tolist(), shape.tolist(), ratio)
         assert torch.equal(box[2:], expected[2:])
         assert expected[0] < 0 or torch.equal(box[:2], expected[:2])

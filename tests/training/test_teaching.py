@@ -199,7 +199,8 @@ def test_maps_are_in_no_store(make: RecipeMaker, folder: Path) -> None:
     assert settled(recipe, feed) == replace(recipe, teacher_mode="online")
     asked = replace(recipe, teacher_mode="stored")
     with pytest.raises(
-        RelgraphError, match=r"^stored embeddings will not do, since sp reads the teacher's stage maps: use --teacher-mode online$"
+        RelgraphError,
+        match=r"^stored embeddings will not do, since sp reads the teacher's stage maps: use --teacher-mode online$",
     ):
         opened(asked, maps=True)
 
