@@ -28,6 +28,7 @@ from relgraph.analysis.memory import in_own_process, peak_resident
 from relgraph.analysis.timing import in_turn, spread
 from relgraph.files import write_atomically
 from relgraph.graph.contrast import queue_contrast, soft_queue_contrast
+from relgraph.training.hardware import processor
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 TAU, TEACHER_TAU = 0.2, 0.01
@@ -116,9 +117,10 @@ def main(n: int, dim: int, queue: int, rounds: int, out: Path | None) -> None:
     check(n, queue, dim, device)
     ways = {form: partial(steps, form, n, queue, dim, device) for form in FORMS}
     times = in_turn(ways, rounds=rounds, repetitions=20, device=torch.device(device))
+    where = torch.cuda.get_device_name() if device == "cuda" else f"{processor()}, {torch.get_num_threads()} threads"
     facts: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),
-        "where": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads",
+        "where": where,
         "torch": torch.__version__,
         "load": None if device == "cuda" else round(os.getloadavg()[0], 1),
         "n": n, "dim": dim, "queue": queue, "rounds": rounds, "tau": TAU, "teacher_tau": TEACHER_TAU,

@@ -118,7 +118,7 @@ def test_sp_of_maps() -> None:
 # The family of methods: each of these numbers is that of a method's class, or says so in the method's own test.
 FAMILY = (
     "kd_", "hint_mse", "pkt", "nce_", "ccl", "rkd_", "sp", "cc_", "irg_", "at_", "vid_", "nst_", "fsp_", "ab_", "ft_",
-    "seed_", "moco_", "infonce_", "ntxent_",
+    "seed_", "moco_", "infonce_", "ntxent_", "sskd_",
 )  # fmt: skip
 Parts = dict[str, ast.AST]
 

@@ -16,7 +16,7 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import cosine, dot
 from relgraph.graph.relation import check_nodes
 
-# Weights in a block. On a CPU 4 MiB in float32, which its caches hold: an eighth of it to double take as long, 16 times as
+# Weights in a block. On a CPU 4 MiB in float32, which its caches hold: an eighth to double take as long, 16 times as
 # many a third longer. Elsewhere fewer blocks, since starting each one takes time (not measured).
 LARGEST_ON_CPU, LARGEST = 2**20, 2**23
 
