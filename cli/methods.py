@@ -28,7 +28,8 @@ def methods(name: str | None) -> None:
 
     A method reads the projected embedding, the pooled feature below it, the last stage map or all maps, logits, labels,
     or positions in the training set (indices). Kernel, topology and criterion are its parts; those with a topology run
-    on --graph dense and --graph knn alike. The weight is that beside a cross-entropy of weight 1.
+    on --graph dense and --graph knn alike. The weight is that beside a cross-entropy of weight 1, or of the weight that
+    the method's page calls gamma: 0 for those that need no labels.
     """
     from relgraph.methods import METHODS
     from relgraph.methods.card import card
@@ -57,6 +58,8 @@ def _in_full(c: "Card") -> str:
         ["topology", c.topology],
         ["criterion", c.criterion],
         ["weight", f"{c.weight:g}"],
+        ["gamma", f"{c.gamma:g}, the weight of the cross-entropy beside it"],
+        ["views", c.views],
         ["options", ", ".join(f"{name}={value}" for name, value in c.options.items()) or "none of its own"],
     ]
     return "\n".join([*(_entry(key, value) for key, value in facts), "", c.doc])
@@ -64,4 +67,4 @@ def _in_full(c: "Card") -> str:
 
 def _entry(name: str, text: str) -> str:
     """Return a name and lines of text beside it."""
-    return "\n".join(wrap(text, WIDTH, initial_indent=f"{name:<10}", subsequent_indent=10 * " "))
+    return "\n".join(wrap(text, WIDTH, initial_indent=f"{name:<10}", subsequent_indent=10 * " ", break_on_hyphens=False))

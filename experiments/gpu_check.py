@@ -33,6 +33,9 @@ from relgraph.methods import KD, METHODS, Batch, Output, build_method
 from relgraph.methods.card import SMALL_RUN
 from relgraph.training.loop import step
 from relgraph.training.meter import Meter
+from relgraph.training.pretrain_recipe import resolve_pretraining
+from relgraph.training.pretraining import build_pretraining
+from relgraph.training.setup import batches_on
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden.json"
 # Relative to the value and to the gradient's norm; float32 products of D = 256 round to some 1e-6.
@@ -130,15 +133,18 @@ def as_on_the_cpu(device: torch.device, name: str) -> tuple[bool, str]:
     assert method is not None
     method.double()
     maps = [[torch.randn(16, *shape).double() for shape in SMALL_RUN["student_maps"]] for _ in range(2)]
-    parts = [torch.randn(16, 4).double() for _ in range(6)]
+    # Each network says three vectors of the images and of three further views; SSKD asks for those.
+    parts = [[torch.randn(rows, 4).double() for rows in (16, 16, 16, 48, 48, 48)] for _ in range(2)]
     found = []
     for place in (torch.device("cpu"), device):
-        s, t = (
-            Output(*(x.to(place) for x in parts[i : i + 3]), tuple(m.to(place) for m in maps[i // 3])) for i in (0, 3)
+        (*s, s_maps), (*t, t_maps) = (
+            [*(x.to(place) for x in vectors), tuple(m.to(place) for m in stages)]
+            for vectors, stages in zip(parts, maps, strict=True)
         )
-        leaves = [x.clone().requires_grad_() for x in (s.embedding, s.logits, s.feature, *s.maps) if x is not None]
-        s = Output(leaves[0], leaves[1], leaves[2], tuple(leaves[3:]))
-        value = method.to(place)(s, t, Batch(torch.arange(16, device=place), run["labels"].to(place)))
+        leaves = [x.clone().requires_grad_() for x in (*s, *s_maps)]
+        student = Output(*leaves[:3], tuple(leaves[6:]), Output(*leaves[3:6]))
+        teacher = Output(*t[:3], t_maps, Output(*t[3:]))
+        value = method.to(place)(student, teacher, Batch(torch.arange(16, device=place), run["labels"].to(place)))
         gradients = torch.autograd.grad(value, leaves, allow_unused=True)
         found.append([value.detach().cpu(), *(g.cpu() for g in gradients if g is not None)])
     worst = max(float((b - a).norm() / a.norm().clamp_min(1e-12)) for a, b in zip(*found, strict=True))
@@ -186,6 +192,34 @@ def train(settings: Settings, way: Way, folder: Path, forbid_waiting: bool = Fal
     return {name: tensor.clone() for name, tensor in setup.distiller.state_dict().items()}
 
 
+def pretraining(device: torch.device, objective: str, forbid_waiting: bool = False) -> dict[str, Tensor]:
+    """Return the weights, and MoCo's queue, after four steps of a pre-training; the first may wait."""
+    given = {"objective": objective, "network": "resnet8", "augment": "moco", "batch_size": 32, "queue": 80}
+    job = build_pretraining(resolve_pretraining({**given, "device": device.type, "precision": "32-true"}))
+    job.objective.train()
+    generator, meter = torch.Generator().manual_seed(0), Meter()
+    indices = [torch.arange(32, device=job.fabric.device) + 32 * number for number in range(4)]
+    images = list(batches_on(job.fabric.device, job.data.train, indices, 0))
+    job.step(images[0], indices[0], generator, meter)
+    with waiting_is_an_error() if forbid_waiting else nullcontext():
+        for index, batch in zip(indices[1:], images[1:], strict=True):
+            job.step(batch, index, generator, meter)
+    return {name: tensor.clone() for name, tensor in job.module.state_dict().items()}
+
+
+def pretraining_never_waits(device: torch.device, objective: str) -> tuple[bool, str]:
+    """Pre-train some steps while CUDA refuses every operation that waits for the GPU."""
+    pretraining(device, objective, forbid_waiting=True)
+    return True, "3 steps without a synchronisation"
+
+
+def pretraining_repeats(device: torch.device, objective: str) -> tuple[bool, str]:
+    """Pre-train some steps twice from one seed and compare all weights bit for bit."""
+    first, second = (pretraining(device, objective) for _ in range(2))
+    different = [name for name, tensor in first.items() if not torch.equal(tensor, second[name])]
+    return not different, f"4 steps, {len(different)} of {len(first)} tensors differ"
+
+
 @contextmanager
 def waiting_is_an_error() -> Iterator[None]:
     torch.cuda.synchronize()
@@ -212,6 +246,10 @@ def checks(device: torch.device) -> dict[str, Check]:
         if device.type == "cuda":
             found[f"no waiting: {way.name}"] = partial(no_waiting, small, way)
         found[f"equal runs: {way.name}"] = partial(equal_runs, small, way)
+    for objective in ("simclr", "moco"):
+        if device.type == "cuda":
+            found[f"no waiting: pre-training by {objective}"] = partial(pretraining_never_waits, device, objective)
+        found[f"equal runs: pre-training by {objective}"] = partial(pretraining_repeats, device, objective)
     return found
 
 

@@ -17,7 +17,8 @@ from relgraph.data.datasets import DataSet
 from relgraph.data.embeddings import EmbeddingStore, StoreWriter, checksums_digest
 from relgraph.data.images import ImageSet
 from relgraph.data.manifest import Contents
-from relgraph.networks.heads import Head
+from relgraph.networks.files import save_ss_head
+from relgraph.networks.heads import Head, Projector
 from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Teacher
 from relgraph.networks.untrained import untrained_teacher
@@ -112,6 +113,16 @@ class Workshop:
         write_random_store(self.folder / "store", self.data, self.teacher)
         return EmbeddingStore(self.folder / "store", self.device)
 
+    @cached_property
+    def ss_head(self) -> str:
+        """The file of a self-supervision head for the teacher, with random weights."""
+        file, width = self.folder / "ss_head.safetensors", self.teacher.width
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            head = Projector(width, width)
+        save_ss_head(file, head, teacher=self.teacher.name, fingerprint=self.teacher.fingerprint())
+        return str(file)
+
     def recipe(self, way: Way) -> Recipe:
         """Return the recipe of one way."""
         settings = self.settings
@@ -125,6 +136,7 @@ class Workshop:
             device=settings.device,
             precision=way.precision,
             compile=way.compile,
+            ss_head=self.ss_head if way.method == "sskd" else None,
         )
 
     def setup(self, way: Way) -> Setup:

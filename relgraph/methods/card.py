@@ -35,6 +35,8 @@ class Card(NamedTuple):
         reads: What it reads of networks and batch, by default.
         kernel, topology, criterion: What it is composed of: of relations their kernels and criteria.
         weight: The published weight.
+        gamma: The published weight of the cross-entropy beside it.
+        views: How the images are augmented, and the further views that it asks for.
         differs: Where paper, official code and this one differ, in one line.
         options: Its own options and their defaults; those that begin with `--` are options of `relgraph train`.
         doc: Its docstring: equation, shapes, all differences, an example.
@@ -47,6 +49,8 @@ class Card(NamedTuple):
     topology: str
     criterion: str
     weight: float
+    gamma: float
+    views: str
     differs: str
     options: dict[str, str]
     doc: str
@@ -76,9 +80,10 @@ def card(name: str) -> Card:
     doc = getdoc(cls) or ""
     if "See `Relational`" in doc:
         doc += f"\n\nGraph, nodes and refinement of relational methods:\n\n{getdoc(Relational)}"
+    further = "" if method.views is None else f", and {method.views.each} {method.views.kind} of each image"
     return Card(
-        name, cls.paper, method.reads, kernel, cls.topology, criterion, cls.weight, cls.differs, options,
-        doc,
+        name, cls.paper, method.reads, kernel, cls.topology, criterion, cls.weight, cls.gamma,
+        f"{cls.augment}{further}", cls.differs, options, doc,
     )  # fmt: skip
 
 
