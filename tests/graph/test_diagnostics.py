@@ -1,0 +1,139 @@
+"""Diagnostics against loops over nodes, and scipy's rank correlation."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from scipy.stats import spearmanr  # type: ignore[import-untyped]
+from torch import Tensor
+
+from relgraph.errors import RelgraphError
+from relgraph.graph.diagnostics import MEASURES, diagnose
+from relgraph.graph.kernels import Kernel, cosine, euclidean, pearson
+from relgraph.graph.pair import graph_pair
+from relgraph.graph.topology import ALL_PAIRS, Nearest, Rule, WithOwn
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
+
+N, K = 14, 4
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2, -1, 0, 1, 2, 0, -1, 1, 2])
+RULES: dict[str, Rule] = {"dense": ALL_PAIRS, "knn": Nearest(5), "with own": WithOwn(Nearest(5, "student"))}
+
+
+@pytest.fixture(params=[pearson, euclidean], ids=["pearson", "euclidean"])
+def kernel(request: pytest.FixtureRequest) -> Kernel:
+    found: Kernel = request.param
+    return found
+
+
+@pytest.fixture(params=RULES)
+def rule(request: pytest.FixtureRequest) -> Rule:
+    return RULES[request.param]
+
+
+def nodes(width: int = 6) -> tuple[Tensor, Tensor]:
+    teacher = torch.randn(N, width).double()
+    return teacher + 0.7 * torch.randn(N, width).double(), teacher
+
+
+def figures(found: dict[str, Tensor]) -> dict[str, float]:
+    return {name: float(total / count) for name, (total, count) in found.items()}
+
+
+def near(matrix: Tensor, i: int, kernel: Kernel) -> set[int]:
+    others = [j for j in range(len(matrix)) if j != i]
+    return set(sorted(others, key=lambda j: float(matrix[i, j]), reverse=kernel.nearest_is_largest)[:K])
+
+
+def test_neighbours_and_labels_by_a_loop(kernel: Kernel, rule: Rule) -> None:
+    student, teacher = nodes()
+    found = figures(diagnose(graph_pair(student, teacher, kernel=kernel, topology=rule), kernel, K, LABELS))
+    s, t = kernel(student), kernel(teacher)
+    shared = [len(near(s, i, kernel) & near(t, i, kernel)) / K for i in range(N)]
+    assert found["overlap"] == pytest.approx(sum(shared) / N)
+    for name, matrix in (("homophily_student", s), ("homophily_teacher", t)):
+        ends = [(int(LABELS[i]), int(LABELS[j])) for i in range(N) for j in near(matrix, i, kernel)]
+        known = [a == b for a, b in ends if a >= 0 and b >= 0]
+        assert found[name] == pytest.approx(sum(known) / len(known))
+
+
+def test_match_by_a_loop(kernel: Kernel, rule: Rule) -> None:
+    student, teacher = nodes()
+    across = kernel(student, teacher)
+    best = [
+        max(range(N), key=lambda j: float(across[i, j]) * (1 if kernel.nearest_is_largest else -1)) for i in range(N)
+    ]
+    found = figures(diagnose(graph_pair(student, teacher, kernel=kernel, topology=rule), kernel))
+    assert found["match"] == pytest.approx(sum(best[i] == i for i in range(N)) / N)
+    assert 0 < found["match"] < 1
+
+
+def edges_of(pair: "HeteroData", side: str) -> list[float]:
+    store = pair[side, "relates", side]
+    if "adj" in store:
+        return [float(store.adj[i, j]) for i in range(N) for j in range(i + 1, N)]
+    ends, weights = store.edge_index.T.tolist(), store.edge_weight.tolist()
+    return [weight for (a, b), weight in zip(ends, weights, strict=True) if a != b]
+
+
+@pytest.mark.parametrize("change", [lambda x: x, lambda x: x.round(decimals=1)], ids=["distinct", "ties"])
+def test_edge_ranks_are_scipy_s(kernel: Kernel, rule: Rule, change: Callable[[Tensor], Tensor]) -> None:
+    student, teacher = (change(x) for x in nodes(2))
+    pair = graph_pair(student, teacher, kernel=kernel, topology=rule)
+    expected = spearmanr(edges_of(pair, "student"), edges_of(pair, "teacher")).statistic
+    assert figures(diagnose(pair, kernel))["edge_rank"] == pytest.approx(expected)
+
+
+def test_equal_networks_agree_wholly() -> None:
+    x = torch.randn(N, 5)
+    found = figures(diagnose(graph_pair(x, 3 * x + 1), k=3))
+    assert found == {"overlap": 1.0, "edge_rank": pytest.approx(1.0), "match": 1.0}
+
+
+def test_other_widths_have_no_match() -> None:
+    pair = graph_pair(torch.randn(N, 3), torch.randn(N, 5), kernel=cosine, match=False)
+    assert set(diagnose(pair, cosine, labels=LABELS)) == set(MEASURES) - {"match"}
+
+
+def test_a_matching_reads_the_nodes_themselves_where_refined_ones_are_compared() -> None:
+    from relgraph.graph.refine import Refinement
+
+    student, teacher = (x.float() for x in nodes())
+    pair = graph_pair(student, teacher, refinement=Refinement("smooth", 6))
+    assert torch.equal(diagnose(pair)["match"], diagnose(graph_pair(student, teacher))["match"])
+
+
+def test_more_neighbours_than_there_are() -> None:
+    pair = graph_pair(*nodes())
+    assert torch.equal(diagnose(pair, k=1000)["overlap"], torch.tensor([N * (N - 1)] * 2).double())
+
+
+@pytest.mark.parametrize("rows", [torch.zeros(N, 4), torch.ones(N, 4)])
+def test_degenerate_nodes_match_nothing_and_rank_nothing(rows: Tensor) -> None:
+    found = diagnose(graph_pair(rows, torch.randn(N, 4)), labels=torch.full((N,), -1))
+    assert found["match"].tolist() == [0, N] and found["edge_rank"].tolist() == [0, 1]
+    assert found["homophily_student"].tolist() == [0, 0], "nothing is said of labels that are not there"
+
+
+def test_no_gradient_and_nothing_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "autocast", lambda *given, **options: nullcontext())  # which "meta" has not
+    student, teacher = (x.to("meta").requires_grad_() for x in nodes())
+    found = diagnose(graph_pair(student, teacher), labels=LABELS.to("meta"))
+    assert set(found) == set(MEASURES)
+    assert all(x.device.type == "meta" and x.shape == (2,) and not x.requires_grad for x in found.values())
+
+
+@pytest.mark.parametrize(
+    ("rows", "k", "labels", "words"),
+    [
+        (1, 8, None, "at least two nodes, got 1"),
+        (4, 0, None, "k must be at least 1, got 0"),
+        (4, 8, torch.zeros(3), r"labels must be one for each of 4 nodes, got \(3,\)"),
+    ],
+)
+def test_errors(rows: int, k: int, labels: Tensor | None, words: str) -> None:
+    with pytest.raises(RelgraphError, match=words):
+        diagnose(graph_pair(torch.randn(rows, 3), torch.randn(rows, 3)), k=k, labels=labels)
