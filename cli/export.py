@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
+
     from relgraph.analysis.export import Side
+    from relgraph.analysis.layout import Layout
+    from relgraph.analysis.trained import TrainedRun
     from relgraph.analysis.whole import WholeGraph
     from relgraph.graph.topology import Chooser
 
@@ -15,6 +19,8 @@ Examples:
   relgraph export runs/knn8 -o graph.graphml                     the pair on the test split, 8 nearest neighbours
   relgraph export runs/knn8 --side teacher --k 4 -o teacher.gexf
   relgraph export runs/knn8 --graph threshold --threshold 0.8 --first 500 -o near.json
+  relgraph export runs/knn8 --attributes label,prediction,community,overlap --thumbnails -o graph.gexf
+  relgraph export runs/knn8 --diff -o diff.gexf                  the edges of one network alone
   relgraph export runs/knn8 --split train -o pair.pt             for relgraph.read_pair in Python
 """
 
@@ -29,6 +35,7 @@ Examples:
 @click.option("--first", type=int, metavar="N", help="Only the first N images of the split.")
 @click.option("--side", type=click.Choice(["pair", "teacher", "student"]), default="pair", show_default=True,
               help="Both graphs and the cross graph between them, or one graph.")  # fmt: skip
+@click.option("--diff", is_flag=True, help="Only the edges on which the two disagree, one node for an image.")
 @click.option(
     "--graph",
     type=click.Choice(["knn", "dense", "threshold"]),
@@ -42,6 +49,12 @@ Examples:
 )
 @click.option("--neighbours", type=click.Choice(["teacher", "student", "union", "mutual"]),
               help="Who chooses the edges. [default: the side; the teacher for the pair]")  # fmt: skip
+@click.option("--attributes", metavar="NAME,...",
+              help="What nodes carry: index, label, class_name, split, prediction, correct, labelled, degenerate, "
+              "community, overlap. [default: the first seven]")  # fmt: skip
+@click.option("--layout", type=click.Choice(["tsne", "spring", "none"]),
+              help="Where nodes stand. [default: tsne in GraphML and GEXF of up to 5,000 images]")  # fmt: skip
+@click.option("--thumbnails", is_flag=True, help="Write each image into OUTPUT_thumbnails/ as well.")
 def export(
     run: Path,
     output: Path,
@@ -49,23 +62,74 @@ def export(
     split: str,
     first: int | None,
     side: "Side",
+    diff: bool,
     graph: "WholeGraph",
     k: int,
     threshold: float,
     neighbours: "Chooser | None",
+    attributes: str | None,
+    layout: "Layout | None",
+    thumbnails: bool,
 ) -> None:
     """Write the graph of a RUN for networkx, Gephi or PyTorch Geometric.
 
-    Nodes carry index, label, class name, split, prediction and whether it is correct; edges carry the correlation, its
-    magnitude as `weight`, its sign, and their kind (teacher, student, match). In GEXF `label` is a node's title, so the
-    number of its class is `class` there.
+    Nodes carry index, label, class name, split, prediction and whether it is correct, or what --attributes names:
+    `community` is that of the node in its own network's graph of k nearest neighbours (Louvain), `overlap` the share
+    of those neighbours on which both networks agree. Edges carry the correlation, its magnitude as `weight`, its sign,
+    and their kind (teacher, student, match).
+
+    Gephi opens GraphML and GEXF with a title, a colour by class and a position for each node. `label` is the title
+    there, so the number of a class is `class`. With --thumbnails `image` is the path of a node's PNG file.
+
+    With --diff each network chooses its edges, and those that both have are left out: `only` says whose an edge is,
+    `student_correlation` and `teacher_correlation` how both relate its two images, and `weight` how far these differ.
     """
     from relgraph.analysis.export import check_format, write_graph
-    from relgraph.analysis.trained import run_pair
+    from relgraph.analysis.nodes import check_attributes, measure
+    from relgraph.analysis.trained import TrainedRun, run_pair
+    from relgraph.errors import RelgraphError
 
     name = check_format(output, format_)
+    names = None if attributes is None else [part.strip() for part in attributes.split(",") if part.strip()]
+    check_attributes(names or ())
+    if diff and side != "pair":
+        raise RelgraphError(f"--diff compares both networks: expected no --side, got {side}")
+    side = "difference" if diff else side
+    opened = TrainedRun(run)
+    if opened.teacher is None and "overlap" in (names or ()):
+        raise RelgraphError(f"{run} was trained without a teacher, with which its neighbours could overlap")
     pair = run_pair(
-        run, split=split, first=first, side=side, graph=graph, k=k, threshold=threshold, neighbours=neighbours
+        opened, split=split, first=first, side=side, graph=graph, k=k, threshold=threshold, neighbours=neighbours
     )
-    write_graph(pair, output, name, side)
-    click.echo(f"{output}: {pair['student'].x.shape[0]} images, {output.stat().st_size / 1e6:.1f} MB")
+    measure(pair, names or (), k)
+    note = _place(pair, layout, name, side)
+    if thumbnails:
+        note += _add_thumbnails(pair, opened, split, output)
+    write_graph(pair, output, name, side, names)
+    click.echo(f"{output}: {pair['student'].x.shape[0]} images, {output.stat().st_size / 1e6:.1f} MB{note}")
+
+
+def _place(pair: "HeteroData", layout: "Layout | None", name: str, side: "Side") -> str:
+    """Give nodes their positions, and return what the user must know of that."""
+    from relgraph.analysis.layout import TSNE_NODES, place
+
+    if layout is None and name in ("graphml", "gexf"):
+        if len(pair["student"].x) > TSNE_NODES:
+            return f", no positions (more than {TSNE_NODES:,} images: --layout tsne takes minutes)"
+        layout = "tsne"
+    place(pair, layout or "none", side)
+    return ""
+
+
+def _add_thumbnails(pair: "HeteroData", opened: "TrainedRun", split: str, output: Path) -> str:
+    """Write the images of a pair beside the output, name them in its nodes, and return what the user is told."""
+    import torch
+
+    from relgraph.analysis.thumbnails import write_thumbnails
+
+    folder = output.with_name(f"{output.stem}_thumbnails")
+    images = opened.split(split).select(torch.arange(len(pair["student"].x)))
+    paths = write_thumbnails(images, folder)
+    for kind in ("student", "teacher"):
+        pair[kind].image = paths
+    return f", thumbnails in {folder}"

@@ -51,6 +51,7 @@ def main() -> None:
     relgraph train --graph knn --k 8          the same on a sparse graph
     relgraph evaluate runs/NAME               accuracy, k-NN and linear probe of student and teacher
     relgraph export runs/NAME -o graph.gexf   the graph for Gephi or networkx
+    relgraph pretrain                         a teacher of your own, from images without labels
     relgraph embed --views 4                  run the teacher once, instead of in every step
     relgraph methods                          how to distil: the published methods, any of them on any graph
     relgraph teachers dinov2                  what can teach; students and data list the rest

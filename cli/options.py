@@ -99,8 +99,9 @@ def from_file(ctx: click.Context, file: Path) -> dict[str, Any]:
     """
     from relgraph.training.runs import read_yaml
 
-    hints = {**PRETRAIN_HINTS, **HINTS}
-    params = {str(param.name): param for param in ctx.command.params if param.name in hints}
+    named = {str(param.name): param for param in ctx.command.params}
+    hints = PRETRAIN_HINTS if PRETRAIN_HINTS.keys() <= named.keys() else HINTS
+    params = {name: param for name, param in named.items() if name in hints}
     converted: dict[str, Any] = {}
     for name, value in read_yaml(file).items():
         if name not in params:

@@ -77,7 +77,8 @@ def _run(recipe: Any, path: Path, resume: bool) -> None:
         raise SystemExit(130) from None
     learning_curve(path)
     if recipe.objective == "sskd-head":
-        click.echo(f"next: relgraph train --method sskd --teacher {recipe.teacher} --ss-head {quote(str(path))} ...")
+        teacher, head = quote(recipe.teacher), quote(str(path))
+        click.echo(f"next: relgraph train --method sskd --teacher {teacher} --ss-head {head} ...")
         return
     if result["test"]:
         names = {"knn": "k-NN %", "linear": "linear probe %"}

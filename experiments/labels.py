@@ -27,7 +27,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "ega": {"method": "ega"},
     "sskd": {"method": "sskd"},
 }
-SETTINGS = [(share, noise) for share in (1.0, 0.25, 0.1) for noise in (0.0, 0.3)]
+SETTINGS = "1:0,1:0.3,0.25:0,0.25:0.3,0.1:0,0.1:0.3"
 OF_THE_TEACHER = (
     "dataset",
     "root",
@@ -68,16 +68,18 @@ def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any
 @click.command(help=__doc__)
 @click.option("--config", type=click.Path(path_type=Path), help="Options of relgraph train, as a YAML file.")
 @click.option("--methods", default=",".join(METHODS), show_default=True)
+@click.option("--settings", default=SETTINGS, show_default=True, help="Share of labels : share of them that is wrong.")
 @click.option("--seeds", default=2, show_default=True, type=click.IntRange(min=1))
 @click.option("--head-epochs", default=20, show_default=True, type=click.IntRange(min=1), help="Of SSKD's head.")
 @click.option("--runs", default="runs/labels", show_default=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path))
-def main(config: Path | None, methods: str, seeds: int, head_epochs: int, runs: Path, out: Path) -> None:
+def main(config: Path | None, methods: str, settings: str, seeds: int, head_epochs: int, runs: Path, out: Path) -> None:
+    grid = [(float(share), float(noise)) for share, noise in (setting.split(":") for setting in settings.split(","))]
     options = {"labels_per_class": 0, **({} if config is None else read_yaml(config))}
     ss_head = options.pop("ss_head", None) or trained_head(options, head_epochs, runs / "ss-head")
     results: dict[str, list[dict[str, Any]]] = {}
     for seed in range(seeds):
-        for share, noise in SETTINGS:
+        for share, noise in grid:
             for name in methods.split(","):
                 own = {"ss_head": ss_head} if name == "sskd" else {}
                 labels = {"label_fraction": share, "label_noise": noise}

@@ -1,15 +1,16 @@
 """The graph pair for other programs: networkx, GraphML and GEXF (Gephi, Cytoscape), node-link JSON (d3), and PyG."""
 
 import json
-import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
+from relgraph.analysis.difference import NO_WEIGHT, difference_edges
+from relgraph.analysis.nodes import Colour, check_attributes, images_of, nodes_of, titles_of
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import replacing
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER
@@ -19,49 +20,48 @@ if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
 
 EdgeType = tuple[str, str, str]
-Side = Literal["teacher", "student", "pair"]
+Side = Literal["teacher", "student", "pair", "difference"]
+Names = Sequence[str] | None
 # Nodes and edges of each side, by PyG's names.
 SIDES: dict[str, tuple[tuple[str, ...], tuple[EdgeType, ...]]] = {
     "teacher": (("teacher",), (TEACHER,)),
     "student": (("student",), (STUDENT,)),
     "pair": (("teacher", "student"), (TEACHER, STUDENT, MATCHES)),
-}
-NODE_ATTRIBUTES = {
-    "index": "index",
-    "y": "label",
-    "prediction": "prediction",
-    "correct": "correct",
-    "labelled": "labelled",
+    "difference": (("student", "teacher"), (STUDENT, TEACHER)),
 }
 KINDS = {TEACHER: "teacher", STUDENT: "student", MATCHES: "match"}
 # An edge takes about 1 kB in networkx and 2 kB more while its GraphML or GEXF is written.
 EDGE_LIMIT = 1_000_000
-# The smallest normal float32: what an exact 0 weighs. It is not 0 for programs that read single precision either.
-NO_WEIGHT = torch.finfo(torch.float32).tiny
-# All but the characters of XML 1.0. The carriage return is one of them, but it comes back from a file as a line feed.
-UNWRITABLE = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# Of the edges of one network alone, in Gephi: blue is the teacher's, orange the student's.
+EDGE_COLOURS: dict[str, Colour] = {"teacher": (0, 114, 178), "student": (213, 94, 0)}
 
 
-def to_networkx(pair: "HeteroData", side: Side = "pair") -> "nx.Graph[str]":
-    """Return the teacher's graph, the student's, or both with the cross graph between them, for networkx.
+def to_networkx(pair: "HeteroData", side: Side = "pair", attributes: Sequence[str] | None = None) -> "nx.Graph[str]":
+    """Return the teacher's graph, the student's, both with the cross graph between them, or their difference.
 
     All pairs become an undirected `Graph`, each pair once and no node with itself; an edge list becomes a `DiGraph`
     from neighbour to anchor.
 
     Nodes are named `t0`, `t1`, ... and `s0`, `s1`, ... by their position in the pair. Attributes of a node: `kind`
     (`teacher` or `student`), `index` (in the data set where known, else the position) and, where the pair knows them,
-    `label`, `class_name`, `split`, `prediction` and `correct`. They are read from `index`, `y`, `prediction` and
-    `correct` of the pair's nodes, from `pair.classes` and from `pair.split`. A negative label is an unknown one: it is
-    left out, and `correct` with it.
+    `label`, `class_name`, `split`, `prediction`, `correct` and `labelled`, or instead those of `attributes`, which
+    may name `degenerate`, `community` and `overlap` as well (see `nodes.measure`). They are read from `index`, `y`,
+    `prediction` and their like of the pair's nodes, from `pair.classes` and from `pair.split`. A negative label is an
+    unknown one: it is left out, and `correct` with it. Nodes with a `position` (see `layout.place`) have `x` and `y`.
 
     Attributes of an edge: `correlation`, the exact weight in the pair; `sign` of it (1, 0 or -1); `weight`, its
     magnitude, because layouts and shortest paths take neither negative weights nor 0 (an exact 0 weighs 1.2e-38, the
     smallest normal float32); and `kind` (`teacher`, `student` or `match`). Characters in names that XML cannot hold
     become U+FFFD.
 
+    The side `difference`, of a `difference_pair`, has one node `n0`, `n1`, ... for an image; `student_` and `teacher_`
+    stand before `prediction`, `correct`, `degenerate` and `community`. Its edges are those of one network alone, named
+    by `only`, with `student_correlation`, `teacher_correlation`, `difference` (the student's less the teacher's), its
+    `sign`, and its magnitude as `weight`.
+
     Raises:
-        RelgraphError: for an unknown side, if the pair lacks its edges, if there are more than 1,000,000 of them, if a
-            weight is not finite, or if metadata are not one number for each node.
+        RelgraphError: for an unknown side or attribute, if the pair lacks its edges or an attribute, if there are more
+            than 1,000,000 edges, if a weight is not finite, or if metadata are not one number for each node.
 
     >>> from relgraph.graph.pair import graph_pair
     >>> graph = to_networkx(graph_pair(torch.eye(3), torch.eye(3)))
@@ -72,33 +72,47 @@ def to_networkx(pair: "HeteroData", side: Side = "pair") -> "nx.Graph[str]":
 
     if side not in SIDES:
         raise unknown("side", side, SIDES)
-    nodes, edges = SIDES[side]
+    kinds, edges = SIDES[side]
     _check_edges(pair, edges)
     dense = all("adj" in pair[edge_type] for edge_type in edges)
     graph: nx.Graph[str] = nx.Graph() if dense else nx.DiGraph()
-    for kind in nodes:
-        graph.add_nodes_from(_nodes(pair, kind))
+    if side == "difference":
+        graph.add_nodes_from(images_of(pair, attributes))
+        graph.add_edges_from(difference_edges(pair))
+        return graph
+    graph.add_nodes_from(nodes_of(pair, kinds, attributes))
     for edge_type in edges:
         graph.add_edges_from(_edges(pair, edge_type))
     return graph
 
 
-def write_graph(pair: "HeteroData", path: str | Path, format: str | None = None, side: Side = "pair") -> None:
+def write_graph(
+    pair: "HeteroData",
+    path: str | Path,
+    format: str | None = None,
+    side: Side = "pair",
+    attributes: Sequence[str] | None = None,
+) -> None:
     """Write a pair, whole or not at all.
 
-    `graphml`, `gexf` and node-link `json` hold what `to_networkx` returns, `pt` the pair itself, both sides of it, for
-    `read_pair`. Without a format the suffix of the path names it. In GEXF `label` is a node's title, and that is its
-    name, so the number of its class is the attribute `class` there.
+    `graphml`, `gexf` and node-link `json` hold what `to_networkx` returns, `pt` the pair itself, both sides of it and
+    all it knows, for `read_pair`. Without a format the suffix of the path names it.
+
+    In GraphML and GEXF nodes have what Gephi draws: a title, the name of the class or else the index; a colour by
+    class; and a position, if the pair has one. The title is called `label` in both, so the number of the class is
+    the attribute `class`. Edges of the difference are blue if they are the teacher's alone and orange if the student's.
 
     Raises:
-        RelgraphError: for an unknown format or side, if the file cannot be written, and where `to_networkx` raises it.
+        RelgraphError: for an unknown format, side or attribute, if the file cannot be written, and where `to_networkx`
+            raises it.
     """
     path = Path(path)
     name = check_format(path, format)
     if side not in SIDES:
         raise unknown("side", side, SIDES)
+    check_attributes(attributes or ())
     with replacing(path) as part, part.open("wb") as stream:
-        FORMATS[name](pair, stream, side)
+        FORMATS[name](pair, stream, side, attributes)
 
 
 def check_format(path: Path, format: str | None = None) -> str:
@@ -159,34 +173,6 @@ def _check_edges(pair: "HeteroData", edges: tuple[EdgeType, ...]) -> None:
         raise RelgraphError(f"a graph for networkx takes at most {EDGE_LIMIT:,} edges, got {count:,}: {advice}")
 
 
-def _nodes(pair: "HeteroData", kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    columns = _columns(pair, kind)
-    shared = {"split": _writable(pair.split)} if hasattr(pair, "split") else {}
-    classes = [_writable(name) for name in getattr(pair, "classes", [])]
-    for position in range(len(pair[kind].x)):
-        attributes = {"kind": kind, **{name: column[position] for name, column in columns.items()}, **shared}
-        label = attributes.get("label", -1)
-        if 0 <= label < len(classes):
-            attributes["class_name"] = classes[label]
-        if label < 0 and "label" in attributes:
-            del attributes["label"]
-            attributes.pop("correct", None)
-        yield f"{kind[0]}{position}", attributes
-
-
-def _columns(pair: "HeteroData", kind: str) -> dict[str, list[Any]]:
-    """Return what the pair knows of each node of one kind, as plain numbers."""
-    store = pair[kind]
-    columns = {"index": list(range(len(store.x)))}
-    for key, attribute in NODE_ATTRIBUTES.items():
-        if key in store:
-            if store[key].shape != (len(store.x),):
-                expected = f"{key} must hold one number for each of {len(store.x)} {kind} nodes"
-                raise RelgraphError(f"{expected}, got {tuple(store[key].shape)}")
-            columns[attribute] = store[key].tolist()
-    return columns
-
-
 def _edges(pair: "HeteroData", edge_type: EdgeType) -> Iterator[tuple[str, str, dict[str, Any]]]:
     source, _, target = edge_type
     kind = KINDS[edge_type]
@@ -209,40 +195,62 @@ def _edge_list(pair: "HeteroData", edge_type: EdgeType) -> tuple[Tensor, Tensor]
     return chosen.nonzero().T, adj[chosen]
 
 
-def _writable(text: str) -> str:
-    r"""Return the text with each character that XML cannot hold, or would change, replaced by U+FFFD.
+def _dressed(pair: "HeteroData", side: Side, attributes: Names) -> tuple["nx.Graph[str]", list[Colour]]:
+    """Return the graph with a title, `label`, for each node, the number of its class as `class`, and nodes' colours."""
+    graph = to_networkx(pair, side, attributes)
+    kinds = SIDES[side][0]
+    titles = [title for kind in (kinds[:1] if side == "difference" else kinds) for title in titles_of(pair, kind)]
+    for node, (title, _) in zip(graph, titles, strict=True):
+        data = graph.nodes[node]
+        if "label" in data:
+            data["class"] = data.pop("label")
+        data["label"] = title
+    return graph, [colour for _, colour in titles]
 
-    >>> _writable("a & b\x00")
-    'a & b\ufffd'
-    """
-    return UNWRITABLE.sub("\ufffd", text)
 
-
-def _write_graphml(pair: "HeteroData", stream: IO[bytes], side: Side) -> None:
+def _write_graphml(pair: "HeteroData", stream: IO[bytes], side: Side, attributes: Names) -> None:
     import networkx as nx
 
-    # With lxml installed networkx takes it, which needs half the time and no tree in memory.
-    nx.write_graphml(to_networkx(pair, side), stream, prettyprint=False)
+    graph, colours = _dressed(pair, side, attributes)
+    for node, colour in zip(graph, colours, strict=True):
+        graph.nodes[node].update(zip("rgb", colour, strict=True))
+    for *_, edge in graph.edges(data=True):
+        if "only" in edge:
+            edge.update(zip("rgb", EDGE_COLOURS[edge["only"]], strict=True))
+    writer: Any = nx.GraphMLWriter(prettyprint=False)
+    writer.add_graph_element(graph)
+    # networkx numbers its keys d0, d1, ..., but Gephi takes a key d3 for the title of a node and d7 for that of an
+    # edge, as yEd has them, whatever their names are: a weight in d7 would be lost.
+    for element in writer.xml.iter():
+        name = {"key": "id", "data": "key"}.get(element.tag)
+        if name is not None:
+            element.set(name, element.get(name).replace("d", "key"))
+    writer.dump(stream)
 
 
-def _write_gexf(pair: "HeteroData", stream: IO[bytes], side: Side) -> None:
+def _write_gexf(pair: "HeteroData", stream: IO[bytes], side: Side, attributes: Names) -> None:
     import networkx as nx
 
-    graph = to_networkx(pair, side)
-    for _, attributes in graph.nodes(data=True):
-        if "label" in attributes:
-            attributes["class"] = attributes.pop("label")
+    graph, colours = _dressed(pair, side, attributes)
+    for node, colour in zip(graph, colours, strict=True):
+        data = graph.nodes[node]
+        data["viz"] = {"color": {**dict(zip("rgb", colour, strict=True)), "a": 1.0}}
+        if "x" in data:
+            data["viz"]["position"] = {"x": data.pop("x"), "y": data.pop("y"), "z": 0.0}
+    for *_, edge in graph.edges(data=True):
+        if "only" in edge:
+            edge["viz"] = {"color": {**dict(zip("rgb", EDGE_COLOURS[edge["only"]], strict=True)), "a": 1.0}}
     nx.write_gexf(graph, stream, prettyprint=False)
 
 
-def _write_json(pair: "HeteroData", stream: IO[bytes], side: Side) -> None:
+def _write_json(pair: "HeteroData", stream: IO[bytes], side: Side, attributes: Names) -> None:
     import networkx as nx
 
-    data = nx.node_link_data(to_networkx(pair, side), edges="edges")
+    data = nx.node_link_data(to_networkx(pair, side, attributes), edges="edges")
     stream.write(json.dumps(data, ensure_ascii=False, allow_nan=False).encode())
 
 
-def _write_pt(pair: "HeteroData", stream: IO[bytes], side: Side) -> None:
+def _write_pt(pair: "HeteroData", stream: IO[bytes], side: Side, attributes: Names) -> None:
     stores = pair.to_dict()
     for store in stores.values():
         for name, value in store.items():
@@ -251,7 +259,7 @@ def _write_pt(pair: "HeteroData", stream: IO[bytes], side: Side) -> None:
     torch.save(stores, stream)
 
 
-FORMATS: dict[str, Callable[["HeteroData", IO[bytes], Side], None]] = {
+FORMATS: dict[str, Callable[["HeteroData", IO[bytes], Side, Names], None]] = {
     "graphml": _write_graphml,
     "gexf": _write_gexf,
     "json": _write_json,

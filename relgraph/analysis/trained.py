@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from relgraph.analysis.difference import difference_pair
 from relgraph.analysis.whole import WholeGraph, whole_pair
 from relgraph.data.images import ImageSet
 from relgraph.data.views import prepare
@@ -73,6 +74,10 @@ class TrainedRun:
         """Return the true labels of a split, `(N,)`, also those that the run was not given or was given wrong."""
         return self.split(name).true_labels
 
+    def taught(self, network: str) -> bool:
+        """Return whether anything taught the classifier of "student" or "teacher": otherwise it says nothing."""
+        return self.recipe.learns_labels if network == "student" else bool((self.data.train.labels >= 0).any())
+
     @torch.no_grad()
     def outputs(self, images: ImageSet) -> tuple[Output, Output | None]:
         """Return what student and teacher say of images, on the CPU; the teacher is `None` in a run without one."""
@@ -127,9 +132,7 @@ def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
         if of_train is None or of_test is None:
             continue
         assert of_train.feature is not None and of_test.feature is not None and of_test.logits is not None
-        # Nothing taught that classifier: its accuracy would be a number without a meaning.
-        taught = name == "teacher" or opened.recipe.learns_labels
-        row = accuracy(of_test.logits, test.labels) if taught else {}
+        row = accuracy(of_test.logits, test.labels) if opened.taught(name) else {}
         for suffix, labels in (("", every), ("_few", few)) if hidden else (("", every),):
             votes = min(k, fewest) if suffix else k
             row[f"knn{suffix}"] = knn_accuracy(of_train.feature, labels, of_test.feature, test.labels, k=votes)
@@ -139,7 +142,7 @@ def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
 
 
 def run_pair(
-    path: Path,
+    path: Path | TrainedRun,
     *,
     split: str = "test",
     first: int | None = None,
@@ -152,14 +155,20 @@ def run_pair(
     """Return the graph pair of a split of a run, or of its first images, with labels and predictions.
 
     Nodes are the projected embeddings, unrefined, in the order of the split, and edges their correlations, whatever
-    nodes and relations the run's method compares; `index` is an image's position in the data set's original split.
-    Edges are chosen by the side that is asked for, the teacher for the pair, unless `neighbours` says otherwise.
+    nodes and relations the run's method compares; `index` is an image's position in the data set's original split. A
+    network whose classifier nothing taught has no predictions.
+    Edges are chosen by the side that is asked for, the teacher for the pair, unless `neighbours` says otherwise; the
+    side "difference" is the `difference_pair`, for which each network chooses its own. `path` is the run's, or the run
+    that is open already.
 
     Raises:
         RelgraphError: if the run cannot be opened, has no teacher where one is asked for, or the graph does not fit
             the number of images.
     """
-    opened = TrainedRun(path)
+    if side == "difference" and neighbours is not None:
+        raise RelgraphError(f"in the difference each network chooses its own edges: expected none, got {neighbours!r}")
+    opened = path if isinstance(path, TrainedRun) else TrainedRun(path)
+    path = opened.run.path
     if graph == "threshold" and not 0 < threshold <= 1:
         raise RelgraphError(f"the threshold of a correlation must be above 0 and at most 1, got {threshold}")
     images, labels = opened.split(split), opened.all_labels(split)
@@ -167,25 +176,38 @@ def run_pair(
         if first < 2:
             raise RelgraphError(f"a graph needs two images, got {first}")
         images, labels = images.select(torch.arange(min(first, len(images)))), labels[:first]
+    if len(images) == 0:
+        raise RelgraphError(f"the split {split!r} of {opened.recipe.dataset} has no images: expected another --split")
     student, teacher = opened.outputs(images)
     if teacher is None and side != "student":
         raise RelgraphError(f"{path} was trained without a teacher: export its student's graph (side student)")
     chooser: Chooser = neighbours or ("student" if side == "student" else "teacher")
     reference = student if teacher is None else teacher
-    pair = whole_pair(
-        student.embedding,
-        reference.embedding,
-        graph=graph,
-        k=k,
-        threshold=threshold,
-        neighbours=chooser,
-    )
+    widths = student.embedding.shape[1], reference.embedding.shape[1]
+    if widths[0] != widths[1]:
+        raise RelgraphError(
+            f"a pair needs embeddings of one width, got {widths[0]} of the student and {widths[1]} of the teacher's "
+            f"own head in {path}: train with --dim {widths[1]}"
+        )
+    if side == "difference":
+        pair = difference_pair(student.embedding, reference.embedding, graph=graph, k=k, threshold=threshold)
+    else:
+        pair = whole_pair(
+            student.embedding,
+            reference.embedding,
+            graph=graph,
+            k=k,
+            threshold=threshold,
+            neighbours=chooser,
+        )
     pair.classes, pair.split = list(images.classes), split
     for name, output in (("student", student), ("teacher", reference)):
         assert output.logits is not None
         store = pair[name]
-        store.index, store.y, store.prediction = images.index, labels, output.logits.argmax(-1)
-        store.correct = store.prediction == labels
+        store.index, store.y = images.index, labels
+        if opened.taught(name if teacher is not None else "student"):
+            store.prediction = output.logits.argmax(-1)
+            store.correct = store.prediction == labels
         if bool((images.labels < 0).any()):
             store.labelled = images.labels >= 0
     return pair

@@ -1,6 +1,7 @@
 """Edges of a whole data set, found and weighed in blocks: the matrix of all pairs, `(N, N)`, is never held."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -13,13 +14,18 @@ from relgraph.graph.topology import check_k
 BLOCK = 1024
 # Each edge of a chunk holds the embeddings of both its ends: 16,384 edges at width 512 are 64 MB.
 CHUNK = 16_384
+# PyG hands no more of faiss's neighbours out.
+FAISS_LIMIT = 2048
 
 
 @torch.no_grad()
-def nearest_in_blocks(x: Tensor, k: int, kernel: Kernel = pearson, block: int = BLOCK) -> tuple[Tensor, Tensor]:
+def nearest_in_blocks(
+    x: Tensor, k: int, kernel: Kernel = pearson, block: int = BLOCK, progress: str | None = None
+) -> tuple[Tensor, Tensor]:
     """Return each node's k nearest others, nearest first, and their weights, `(N, D) -> (N, k), (N, k)`.
 
-    It is `topology.nearest` on the matrix of all pairs, exact, `block` rows at a time.
+    It is `topology.nearest` on the matrix of all pairs, exact, `block` rows at a time. `progress` is what a bar on a
+    terminal is called; `None` shows none.
 
     Raises:
         RelgraphError: if `k` is not in 1..N-1.
@@ -31,9 +37,69 @@ def nearest_in_blocks(x: Tensor, k: int, kernel: Kernel = pearson, block: int = 
     farthest = float("-inf") if kernel.nearest_is_largest else float("inf")
     found = [
         rows.topk(k, dim=-1, largest=kernel.nearest_is_largest)
-        for _, rows in _rows_of_others(x, kernel, block, farthest)
+        for _, rows in _rows_of_others(x, kernel, block, farthest, progress)
     ]
     return torch.cat([best.indices for best in found]), torch.cat([best.values for best in found])
+
+
+def has_faiss() -> bool:
+    """Return whether faiss is installed and works with torch."""
+    try:
+        import_module("faiss.contrib.torch_utils")
+    except Exception:  # a library that does not fit numpy or torch fails in many ways
+        return False
+    return True
+
+
+@torch.no_grad()
+def nearest_by_faiss(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return what `nearest_in_blocks` does for correlations, found by faiss through PyG's index of inner products.
+
+    The index is flat, so the search is exact: neighbours are the same but for the order of equal weights.
+
+    Raises:
+        RelgraphError: if `k` is not in 1..N-1 or is above 2,047, or faiss is not installed (faiss-cpu on PyPI).
+    """
+    check_k(k, len(x))
+    if k >= FAISS_LIMIT:
+        raise RelgraphError(f"faiss finds at most {FAISS_LIMIT - 1} neighbours, got k = {k}: search without it")
+    if not has_faiss():
+        raise RelgraphError("this search needs faiss, which is not installed or does not load: pip install faiss-cpu")
+    from torch_geometric.nn.pool import MIPSKNNIndex
+
+    z = pearson.nodes(x).float()
+    weights, indices = MIPSKNNIndex(z).search(z, k + 1)
+    others = indices != torch.arange(len(x), device=x.device)[:, None]
+    others[others.all(1), -1] = False  # equally near nodes, or one of no variance, can crowd the node itself out
+    return indices[others].view(-1, k), weights[others].view(-1, k)
+
+
+@torch.no_grad()
+def matches_in_blocks(
+    x: Tensor, y: Tensor, kernel: Kernel = pearson, block: int = BLOCK, progress: str | None = None
+) -> Tensor:
+    """Return for each node of `x` whether the nearest node of `y` is its own, `(N, D), (N, D) -> (N,)`, and no other.
+
+    A node that has another at the same distance, or no variance, matches none. `progress` is what a bar on a terminal
+    is called; `None` shows none.
+
+    Raises:
+        RelgraphError: if the two are not (N, D) alike.
+
+    >>> matches_in_blocks(torch.eye(3), torch.tensor([[9.0, 1.0, 2.0], [1.0, 2.0, 9.0], [0.0, 0.0, 3.0]]))
+    tensor([ True, False,  True])
+    """
+    if x.ndim != 2 or x.shape != y.shape:
+        raise RelgraphError(f"nodes must be (N, D) alike, got {tuple(x.shape)} and {tuple(y.shape)}")
+    one, other = kernel.nodes(x), kernel.nodes(y)
+    found = []
+    for start in _starts(len(one), block, progress):
+        rows = kernel.matrix(one[start : start + block], other)
+        rows = rows if kernel.nearest_is_largest else -rows
+        own = rows.diagonal(start).clone()
+        rows.diagonal(start).fill_(float("-inf"))
+        found.append(own > rows.amax(-1))
+    return torch.cat(found)
 
 
 @torch.no_grad()
@@ -80,10 +146,22 @@ def edge_weights(x: Tensor, y: Tensor, edge_index: Tensor, kernel: Kernel = pear
     return weights
 
 
-def _rows_of_others(x: Tensor, kernel: Kernel, block: int, itself: float) -> Iterator[tuple[int, Tensor]]:
+def _rows_of_others(
+    x: Tensor, kernel: Kernel, block: int, itself: float, progress: str | None = None
+) -> Iterator[tuple[int, Tensor]]:
     """Yield the matrix as blocks `(block, N)`, each after its first row's number, with `itself` on the diagonal."""
     z = kernel.nodes(x)
-    for start in range(0, len(z), block):
+    for start in _starts(len(z), block, progress):
         rows = kernel.matrix(z[start : start + block], z)
         rows.diagonal(start).fill_(itself)
         yield start, rows
+
+
+def _starts(count: int, block: int, progress: str | None) -> Iterable[int]:
+    """Return the first row of each block, behind a bar on a terminal if `progress` names one."""
+    starts = range(0, count, block)
+    if progress is None:
+        return starts
+    from tqdm import tqdm
+
+    return tqdm(starts, desc=progress, unit="block", leave=False, disable=None)

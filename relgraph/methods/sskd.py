@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
 from relgraph.errors import RelgraphError, unknown
+from relgraph.graph.contrast import batch_contrast
 from relgraph.graph.kernels import cosine, wide
 from relgraph.graph.matching import softmax
 from relgraph.graph.relation import check_nodes
@@ -199,8 +200,7 @@ def views_to_images(views: Tensor, images: Tensor, temperature: float = 1.0) -> 
         raise RelgraphError(f"views must be (V * N, D) and images (N, D), got {shapes}")
     if len(images) == 0 or len(views) == 0 or len(views) % len(images):
         raise RelgraphError(f"views must be as many for each of the {len(images)} images, got {len(views)} rows")
-    found = softmax(temperature)(cosine(views, images)).view(-1, len(images), len(images))
-    return -found.diagonal(dim1=-2, dim2=-1).mean()
+    return torch.stack([batch_contrast(part, images, temperature) for part in views.split(len(images))]).mean()
 
 
 def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

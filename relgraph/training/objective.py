@@ -126,6 +126,8 @@ class Distiller(nn.Module):
             by_labels["kd_of_logits"] = self.alpha * self.kd(student, teacher)
         if self.stage == "method":
             by_labels = _zeros(by_labels)
+        elif self.gamma == 0:
+            by_labels |= _zeros({"cross_entropy": by_labels["cross_entropy"]})
         if teacher is None or self.method is None:
             return by_labels
         if self.stage == "labels" and self.method_terms:
@@ -169,7 +171,9 @@ def _rows(output: Output, rows: slice) -> Output:
 
 
 def _zeros(terms: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return zeros for terms that wait: not 0 times them, which is NaN for infinity and weight decay for their layers.
+    """Return zeros for terms that wait or have no part.
+
+    Not 0 times them, which is NaN for infinity and weight decay for their layers.
 
     They stay among the terms so that all rows of the metrics have the same columns.
     """

@@ -137,6 +137,8 @@ class PretrainRecipe:
         for name in ("lr", "momentum", "weight_decay", "workers", "warmup_epochs"):
             if getattr(self, name) is not None:
                 at_least(name, getattr(self, name), 0)
+        if self.epochs is not None and (self.warmup_epochs or 0) >= self.epochs:
+            raise RelgraphError(f"warmup_epochs must be below epochs = {self.epochs}, got {self.warmup_epochs}")
         if self.temperature is not None and not self.temperature > 0:
             raise RelgraphError(f"temperature must be positive, got {self.temperature}")
         if not 0 <= self.key_momentum < 1:
@@ -145,8 +147,17 @@ class PretrainRecipe:
             raise RelgraphError(f"seed must be between 0 and {2**31 - 1}, got {self.seed}")
         if self.objective == "sskd-head" and self.teacher is None:
             raise RelgraphError("sskd-head trains a head of a teacher: give --teacher, spelled as for relgraph train")
+        self._check_unused()
         if self.objective != "sskd-head" and self.teacher is not None:
             raise RelgraphError(f"{self.objective} has no teacher, got {self.teacher}: teachers are for sskd-head")
+
+    def _check_unused(self) -> None:
+        """Refuse options of other objectives, which would change nothing."""
+        owners = {"queue": "moco", "key_momentum": "moco", "transformations": "sskd-head", "network": "simclr and moco"}
+        for item in fields(self):
+            owner = owners.get(item.name, self.objective)
+            if self.objective not in owner.split(" and ") and getattr(self, item.name) != item.default:
+                raise RelgraphError(f"{item.name} belongs to {owner}, got objective {self.objective}")
 
     @property
     def processes(self) -> int:
@@ -168,16 +179,16 @@ def resolve_pretraining(given: Mapping[str, Any]) -> PretrainRecipe:
     for name in given:
         if name not in {item.name for item in fields(PretrainRecipe)}:
             raise unknown("option", name, [item.name for item in fields(PretrainRecipe)])
-    objective = given.get("objective", "simclr")
+    asked = {name: value for name, value in given.items() if value is not None}
+    objective, dataset = str(asked.get("objective", "simclr")), str(asked.get("dataset", "digits"))
     if objective not in OBJECTIVES:
         raise unknown("objective", objective, OBJECTIVES)
-    dataset = given.get("dataset", "digits")
-    if dataset not in BUILT_IN and not str(dataset).startswith("folder:"):
+    if dataset not in BUILT_IN and not dataset.startswith("folder:"):
         raise unknown("data set", dataset, [*BUILT_IN, "folder:PATH"])
     own = DIGITS if (dataset, objective) == ("digits", "simclr") else {}
-    chosen = {**PUBLISHED[objective], **own, **{name: value for name, value in given.items() if value is not None}}
-    chosen.setdefault("warmup_epochs", min(10, chosen["epochs"] // 10))
-    chosen["augment"] = chosen.get("augment", "auto")
+    chosen = {**PUBLISHED[objective], **own, **asked}
+    if "warmup_epochs" not in asked and isinstance(chosen["epochs"], int):  # what else it may be, the recipe refuses
+        chosen["warmup_epochs"] = min(chosen.get("warmup_epochs", 10), chosen["epochs"] // 10)
     return PretrainRecipe(**chosen)
 
 

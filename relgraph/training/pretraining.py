@@ -1,6 +1,5 @@
-"""Pre-training without labels: SimCLR, MoCo v2, and the self-supervision head that SSKD gives a teacher."""
+"""Pre-training without labels, as a job by epochs: from a recipe to a run whose network is a teacher."""
 
-import copy
 import math
 import time
 from collections.abc import Mapping
@@ -17,145 +16,19 @@ from tqdm import tqdm
 from relgraph.data.batches import epoch_batches
 from relgraph.data.datasets import DataSet, load
 from relgraph.data.images import ImageSet
-from relgraph.graph.contrast import queue_contrast, view_contrast
-from relgraph.graph.kernels import cosine, pearson
-from relgraph.graph.memory import Queue
-from relgraph.methods import Output, Views
-from relgraph.methods.sskd import views_to_images
-from relgraph.networks.backbone import Backbone
+from relgraph.errors import RelgraphError
+from relgraph.methods import Views
 from relgraph.networks.files import save_network, save_ss_head
-from relgraph.networks.heads import Projector
 from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Teacher
 from relgraph.training.epochs import Progress, run_epochs
 from relgraph.training.meter import Meter
 from relgraph.training.neighbours import judge_features
-from relgraph.training.objective import Losses
-from relgraph.training.pretrain_recipe import PretrainRecipe, augmentation
+from relgraph.training.pretrain_recipe import PretrainRecipe, augmentation, resolve_pretraining
 from relgraph.training.runs import Run
+from relgraph.training.self_supervision import MoCo, Objective, SelfSupervisionHead, SimCLR
 from relgraph.training.setup import batches_on, network_input, on_device, open_fabric, open_teacher, view_generator
 from relgraph.training.teaching import Online, Plan, make_plan
-
-# The key encoder's batch norm sees the images of a step in so many shuffled groups, as on so many devices: in the
-# query's own company it would tell a pair by its statistics (He et al., 2019, section 3.3).
-SHUFFLED_GROUPS = 4
-
-
-class SimCLR(nn.Module):
-    """Two views of an image find each other among all views of the batch: NT-Xent behind a projection head.
-
-    SimCLR (Chen, Kornblith, Norouzi, Hinton, ICML 2020, arXiv 2002.05709). Its projection head has a batch norm.
-
-    Args:
-        backbone: The network to train.
-        dim: Width of the vectors that are contrasted.
-        hidden: Width of the projection head's middle; the backbone's if not given.
-        temperature: > 0.
-    """
-
-    def __init__(self, backbone: Backbone, dim: int, hidden: int | None, temperature: float) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.projector = Projector(backbone.width, dim, hidden, norm=True)
-        self.temperature = temperature
-
-    def forward(self, first: Tensor, second: Tensor) -> Losses:
-        """Return the loss of two views `(N, C, H, W)` of the same images."""
-        both = self.projector(self.backbone(torch.cat([first, second])))
-        loss = view_contrast(both[: len(first)], both[len(first) :], self.temperature)
-        return _losses("nt_xent", loss, both)
-
-    def remember(self) -> None:
-        """Remember nothing."""
-
-
-class MoCo(nn.Module):
-    """A view of an image finds the other, seen by a slow copy of the network, among a queue of earlier ones.
-
-    MoCo v2 (He et al., CVPR 2020, arXiv 1911.05722; Chen et al., 2020, arXiv 2003.04297): InfoNCE, a momentum encoder
-    that moves before it computes the keys, a head of two layers. The authors shuffle a batch over several devices, so
-    that batch norm does not give pairs away; here the key encoder sees it in shuffled groups, which is the same on one
-    device.
-
-    Args:
-        backbone: The network to train.
-        dim: Width of the vectors that are contrasted.
-        hidden: Width of the projection head's middle; the backbone's if not given.
-        temperature: > 0.
-        queue: Number of keys.
-        momentum: Share in [0, 1) of itself that the key encoder keeps in each step.
-    """
-
-    def __init__(
-        self, backbone: Backbone, dim: int, hidden: int | None, temperature: float, queue: int, momentum: float
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.projector = Projector(backbone.width, dim, hidden)
-        self.keys = nn.Sequential(copy.deepcopy(backbone), copy.deepcopy(self.projector)).requires_grad_(False)
-        self.queue = Queue(queue, dim)
-        self.temperature, self.momentum = temperature, momentum
-        self._latest: Tensor | None = None
-
-    def forward(self, first: Tensor, second: Tensor) -> Losses:
-        """Return the loss of two views `(N, C, H, W)` of the same images; the second becomes the keys."""
-        query = self.projector(self.backbone(first))
-        own = self._latest = self._key(second)
-        loss = queue_contrast(query, own, self.queue.keys, self.temperature)
-        return _losses("info_nce", loss, query)
-
-    @torch.no_grad()
-    def _key(self, images: Tensor) -> Tensor:
-        self._follow()
-        # On the CPU, so that every device shuffles alike.
-        order = torch.randperm(len(images)).to(images.device, non_blocking=True)
-        groups = min(SHUFFLED_GROUPS, max(1, len(images) // 2))  # batch norm needs two images
-        shuffled = torch.cat([self.keys(part) for part in images[order].tensor_split(groups)])
-        return shuffled.new_empty(shuffled.shape).index_copy_(0, order, shuffled)
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Move the key encoder a little towards the query's; buffers of batch norm are its own."""
-        slow: list[Tensor] = list(self.keys.parameters())
-        torch._foreach_lerp_(slow, [*self.backbone.parameters(), *self.projector.parameters()], 1 - self.momentum)
-
-    def remember(self) -> None:
-        """Put the keys of the last batch into the queue."""
-        if self._latest is not None:
-            self.queue.remember(cosine.nodes(self._latest))
-
-
-class SelfSupervisionHead(nn.Module):
-    """A head on a frozen teacher's feature by which a transformed image finds its original: stage 2 of SSKD's teacher.
-
-    Cross-entropy of the cosines of each transformed image with all originals of the batch (Xu, Liu, Li, Loy, ECCV 2020,
-    arXiv 2006.07114), at the temperature 1 as in the official code, where the paper leaves one to choose.
-
-    Args:
-        width: Width of the teacher's feature, and of the head's output.
-        temperature: > 0.
-    """
-
-    def __init__(self, width: int, temperature: float) -> None:
-        super().__init__()
-        self.projector = Projector(width, width)
-        self.temperature = temperature
-
-    def forward(self, originals: Tensor, transformed: Tensor) -> Losses:
-        """Return the loss of the features `(N, width)` of images and `(V * N, width)` of their transformations."""
-        views, images = self.projector(transformed), self.projector(originals)
-        return _losses("views_to_images", views_to_images(views, images, self.temperature), images)
-
-    def remember(self) -> None:
-        """Remember nothing."""
-
-
-Objective = SimCLR | MoCo | SelfSupervisionHead
-
-
-def _losses(name: str, loss: Tensor, embedding: Tensor) -> Losses:
-    embedding = embedding.detach()
-    return Losses({name: loss}, Output(embedding), None, pearson.degenerate(pearson.nodes(embedding)).sum(), {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,12 +193,14 @@ def pretrain(recipe: PretrainRecipe, path: Path, *, resume: bool = False) -> dic
     """Pre-train a network and return the content of `result.json`; the run directory at `path` then holds everything.
 
     A run that is stopped and resumed ends with the same weights and figures as one that was not. The network of the
-    last epoch is kept, whatever its k-NN accuracy: nothing is chosen by labels.
+    last epoch is kept, whatever its k-NN accuracy: nothing is chosen by labels. What the recipe leaves to its objective
+    is filled in first, as by `resolve_pretraining`.
 
     Raises:
         RelgraphError: if the recipe does not fit the data, or is not that of the run to resume, a file cannot be used,
             or a loss is not a number. What earlier epochs gave stays.
     """
+    recipe = resolve_pretraining(vars(recipe))
     return run_epochs(lambda: build_pretraining(recipe), recipe, path, resume=resume)
 
 
@@ -354,7 +229,7 @@ def _asked(recipe: PretrainRecipe) -> Views:
 
 
 def _data(recipe: PretrainRecipe) -> DataSet:
-    return load(
+    data = load(
         recipe.dataset,
         root=Path(recipe.root),
         image_size=recipe.image_size,
@@ -363,6 +238,11 @@ def _data(recipe: PretrainRecipe) -> DataSet:
         mode=recipe.images,
         seed=recipe.seed,
     )
+    if len(data.train) < 2:
+        raise RelgraphError(
+            f"a contrast needs two images: the training set must hold at least 2, got {len(data.train)}"
+        )
+    return data
 
 
 def _objective(recipe: PretrainRecipe, data: DataSet, teacher: Teacher | None) -> Objective:

@@ -246,6 +246,14 @@ class Recipe:
             raise RelgraphError(f"nodes belong to methods that leave the choice of them, got {self.method}")
         if self.initial_epochs > 0 and not self.methods:
             raise RelgraphError(f"init_epochs belong to a method, which then trains alone, got method {self.method}")
+        if self.label_weight == 0 and self.alpha == 0:
+            if not self.methods:
+                raise RelgraphError(f"nothing teaches the student: gamma and alpha are 0, got method {self.method}")
+            if self.initial_epochs > 0:
+                raise RelgraphError(
+                    f"nothing teaches the student after {self.initial_epochs} init_epochs: gamma and alpha are 0, give "
+                    "--init-epochs 0"
+                )
         if self.initial_epochs > 0 and self.initial_epochs >= self.epochs:
             raise RelgraphError(f"init_epochs must be below epochs = {self.epochs}, got {self.initial_epochs}")
 

@@ -15,6 +15,7 @@ from relgraph.data.datasets import DataSet, load
 from relgraph.data.images import ImageSet
 from relgraph.data.views import prepare
 from relgraph.errors import RelgraphError
+from relgraph.files import first_line
 from relgraph.graph.topology import check_k
 from relgraph.methods import Batch, Method, Output, build_method
 from relgraph.networks.backbone import map_shapes
@@ -159,7 +160,7 @@ def new_distiller(recipe: Recipe, data: DataSet, teacher: Teacher | None) -> Dis
         method = build_method(recipe.method, {**vars(recipe), **facts}, recipe.method_args, recipe.beta)
         if method is not None:
             assert head is not None
-            rehearse(method, recipe, max(1, classes), head.project.out_features, facts)
+            _rehearse_with(head, method, recipe, max(1, classes), facts)
     return Distiller(
         student,
         head,
@@ -227,6 +228,20 @@ def _ss_head(recipe: Recipe, teacher: Teacher) -> nn.Module | None:
             f"or other weights of it, than {recipe.teacher}"
         )
     return head
+
+
+def _rehearse_with(head: Head, method: Method, recipe: Recipe, classes: int, facts: Mapping[str, Any]) -> None:
+    """Let a method rehearse with the teacher's head, which has a width of its own where it came with the teacher."""
+    dim = head.project.out_features
+    try:
+        rehearse(method, recipe, classes, dim, facts)
+    except (RelgraphError, RuntimeError) as error:  # layers of a refinement have torch's words
+        if dim == recipe.dim:
+            raise
+        raise RelgraphError(
+            f"{recipe.method} does not compare embeddings of width {recipe.dim} with those of the teacher's own head, "
+            f"{dim}: use --dim {dim} ({first_line(error)})"
+        ) from error
 
 
 @torch.no_grad()
@@ -304,7 +319,8 @@ def open_data(recipe: Recipe) -> DataSet:
         mode=recipe.images,
         seed=recipe.seed,
     )
-    if recipe.learns_labels and recipe.select == "val" and len(data.val) == 0 and (data.train.labels >= 0).any():
+    _check_labels(recipe, data)
+    if recipe.learns_labels and recipe.select == "val" and len(data.val) == 0:
         raise RelgraphError("picking the best epoch needs validation images: val_fraction must be above 0, got 0")
     batches = epoch_batches(
         data.train.labels,
@@ -320,6 +336,18 @@ def open_data(recipe: Recipe) -> DataSet:
     if recipe.relates and recipe.topology == "knn":
         check_k(recipe.neighbours_of_each, nodes)
     return data
+
+
+def _check_labels(recipe: Recipe, data: DataSet) -> None:
+    if bool((data.train.labels >= 0).any()):
+        return
+    if recipe.learns_labels:
+        raise RelgraphError(
+            f"{recipe.dataset} has no labels, and method {recipe.method} learns from labels here: seed, moco, infonce "
+            "and ntxent need none, nor do methods that read no logits with --gamma 0"
+        )
+    if recipe.teacher_head == "sequential":
+        raise RelgraphError(f"{recipe.dataset} has no labels, from which a sequential teacher_head learns: use 'joint'")
 
 
 def open_teacher(recipe: Recipe | PretrainRecipe) -> Teacher:

@@ -22,7 +22,7 @@ class Student(nn.Module):
     def __init__(self, backbone: Backbone, dim: int, classes: int) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = Head(backbone.width, dim, max(1, classes))
+        self.head = Head(backbone.width, dim, classes)
 
     def forward(self, images: Tensor) -> Output:
         """Return what the student says of a batch."""

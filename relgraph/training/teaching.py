@@ -60,16 +60,16 @@ def make_plan(name: str, data: DataSet, views: Views | None) -> Plan:
     Raises:
         RelgraphError: for an unknown name, or views that the images do not have.
     """
-    channels, side = data.train.images.shape[1], data.train.images.shape[-1]
+    channels, height, side = data.train.images.shape[1:]
     augmentation = make_augmentation(name, padding=data.crop_padding, flip=data.flip, channels=channels)
     if views is None:
         return Plan(augmentation)
-    return Plan(
-        augmentation,
-        make_further(
-            views.kind, views.each, padding=data.crop_padding, flip=data.flip, augmentation=augmentation, side=side
-        ),
+    further = make_further(
+        views.kind, views.each, padding=data.crop_padding, flip=data.flip, augmentation=augmentation, side=side
     )
+    # One is drawn now, so that images that have no such views are told before the training.
+    further.draw(1, height, side, torch.zeros(1, dtype=torch.bool), torch.Generator())
+    return Plan(augmentation, further)
 
 
 class Feed(Protocol):

@@ -18,6 +18,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "method": "crd+0.1*ft", "method_args": ("negatives=8",), "labels_per_class": 3, "labelled_share": 1.0,
         "batch_size": 30,
     },
+    "seed": {"method": "seed", "method_args": ("queue=500",), "labels_per_class": 3, "batch_size": 128},
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from relgraph.analysis.plots import learning_curve
 from relgraph.errors import RelgraphError
+from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
 
@@ -68,3 +69,54 @@ def test_no_run_and_no_epoch_yet(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", Recipe())
     with pytest.raises(RelgraphError, match=r"has no metrics\.csv yet: it has not finished an epoch$"):
         learning_curve(run.path)
+
+
+BLUE, ORANGE = (31, 119, 180), (255, 127, 14)  # the first two of matplotlib's cycle
+LEARNING = [
+    {"epoch": 1.0, "loss": 3.0, "nt_xent": 3.0},
+    {"epoch": 2.0, "loss": 2.0, "nt_xent": 2.0, "val_knn": 60.0},
+    {"epoch": 3.0, "loss": 1.5, "nt_xent": 1.5},
+    {"epoch": 4.0, "loss": 1.0, "nt_xent": 1.0, "val_knn": 80.0},
+]
+
+
+def drawn(file: Path) -> list[list[int]]:
+    """Return how many pixels are blue and orange, in the half of the losses and in that of the accuracies."""
+    with Image.open(file) as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    halves = (pixels[:, :540], pixels[:, 540:])
+    return [[int((abs(half - colour).max(-1) < 20).sum()) for colour in (BLUE, ORANGE)] for half in halves]
+
+
+def test_a_pre_training_has_its_loss_and_the_neighbours_of_some_epochs(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", resolve_pretraining({}))
+    run.write_metrics(LEARNING)
+    (loss, no_cross_entropy), (neighbours, no_other) = drawn(learning_curve(run.path))
+    assert loss > 10 and neighbours > 10 and no_cross_entropy == no_other == 0
+    dense = run.curve_file.read_bytes()
+    run.write_metrics([{**row, "val_knn": row.get("val_knn", 70.0 if row["epoch"] == 3 else 60.0)} for row in LEARNING])
+    assert learning_curve(run.path).read_bytes() != dense
+
+
+def test_the_neighbours_are_those_of_the_split_that_is_looked_at(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", resolve_pretraining({"select": "test"}))
+    run.write_metrics(LEARNING)
+    assert drawn(learning_curve(run.path))[1] == [0, 0], "val_knn is of another split"
+    run.write_metrics([{"epoch": 1.0, "loss": 3.0, "test_knn": 50.0}, {"epoch": 2.0, "loss": 2.0, "test_knn": 60.0}])
+    assert drawn(learning_curve(run.path))[1][0] > 10
+
+
+@pytest.mark.parametrize("name", ["pre-training", "training"])
+def test_without_labels_there_is_a_loss_alone(name: str, tmp_path: Path) -> None:
+    recipe = resolve_pretraining({}) if name == "pre-training" else Recipe(method="seed", gamma=0.0)
+    run = Run.create(tmp_path / "run", recipe)
+    run.write_metrics([{"epoch": 1.0, "loss": 3.0, "cross_entropy": 0.0}, {"epoch": 2.0, "loss": 2.0}])
+    (loss, cross_entropy), accuracies = drawn(learning_curve(run.path))
+    assert loss > 10 and cross_entropy == 0 and accuracies == [0, 0]
+
+
+def test_a_student_without_labels_is_judged_by_its_neighbours(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", Recipe(method="seed", gamma=0.0))
+    row = {"epoch": 1.0, "loss": 3.0, "cross_entropy": 0.0, "seed": 3.0, "val_knn": 50.0}
+    run.write_metrics([row, {**row, "epoch": 2.0, "loss": 2.0, "val_knn": 60.0}])
+    assert all(blue > 10 and orange == 0 for blue, orange in drawn(learning_curve(run.path)))

@@ -17,6 +17,7 @@ from sklearn.metrics import top_k_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
+from relgraph.analysis.export import to_networkx
 from relgraph.analysis.trained import TrainedRun, evaluate_run, run_pair
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import pearson
@@ -280,3 +281,72 @@ def test_files_of_different_runs(copy: Path) -> None:
     torch.save(content, copy / "best.ckpt")
     with pytest.raises(RelgraphError, match=r"best\.ckpt is of another architecture: project\.weight is \(32, "):
         TrainedRun(copy)
+
+
+def test_a_student_without_labels_has_no_accuracy_of_its_classifier(runs: Runs) -> None:
+    """Nothing taught it; the teacher's head learned from the labels."""
+    path = runs("seed")
+    report = evaluate_run(path)
+    assert list(report["student"]) == ["knn", "linear", "knn_few", "linear_few"]
+    assert list(report["teacher"]) == ["top1", "top5", *report["student"]]
+    best = result(path)["test"]["best"]
+    assert list(best) == ["knn", "linear"]
+    # One image of 355 may lie so near to the border between two that rounding decides.
+    for name, value in best.items():
+        assert report["student"][name] == pytest.approx(value, abs=100 / 355 + 1e-9)
+    pair = run_pair(path, first=40)
+    assert "prediction" not in pair["student"] and "correct" not in pair["student"]
+    assert "prediction" in pair["teacher"] and "correct" in pair["teacher"]
+    assert "prediction" in run_pair(runs("none"), side="student", first=40)["student"]
+
+
+@pytest.fixture(scope="module")
+def own(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run of a few steps whose teacher is an earlier student with its own head; the embedding is wider."""
+    path = tmp_path_factory.mktemp("own") / "run"
+    train(
+        Recipe(
+            student="resnet8", teacher=f"checkpoint:{runs('all')}", teacher_head="own", method="kd", dim=40, epochs=1,
+            labels_per_class=3, labelled_share=1.0, batch_size=30, device="cpu",
+        ),
+        path,
+    )  # fmt: skip
+    return path
+
+
+def test_a_teacher_with_a_head_of_its_own_is_as_good_as_it_was(own: Path, runs: Runs) -> None:
+    report, before = evaluate_run(own), evaluate_run(runs("all"))
+    assert {name: report["teacher"][name] for name in before["student"]} == before["student"]
+    opened = TrainedRun(own)
+    assert opened.head is not None and opened.head.project.out_features == 32
+    assert opened.student.head.project.out_features == 40
+
+
+def test_a_pair_needs_embeddings_of_one_width(own: Path) -> None:
+    with pytest.raises(
+        RelgraphError,
+        match=r"^a pair needs embeddings of one width, got 40 of the student and 32 of the teacher's own head in .*: "
+        r"train with --dim 32$",
+    ):
+        run_pair(own)
+
+
+def test_a_run_on_images_without_labels(tmp_path: Path) -> None:
+    for i in range(12):
+        pixels = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{i:02}.png")
+    path = tmp_path / "run"
+    recipe = Recipe(
+        dataset=f"folder:{tmp_path / 'photos'}", student="resnet8", method="infonce", dim=16, epochs=1, batch_size=12,
+        device="cpu",
+    )  # fmt: skip
+    train(recipe, path)
+    with pytest.raises(RelgraphError, match=r"^folder:.*photos has no labels, by which networks could be judged$"):
+        evaluate_run(path)
+    with pytest.raises(RelgraphError, match=r"^the split 'test' of folder:.* has no images: expected another --split$"):
+        run_pair(path)
+    pair = run_pair(path, split="train", k=3)
+    assert pair.classes == [] and pair["student"].y.tolist() == [-1] * 12
+    assert not {"prediction", "correct"} & {*pair["student"].keys(), *pair["teacher"].keys()}
+    assert all("label" not in node and "correct" not in node for _, node in to_networkx(pair).nodes(data=True))

@@ -99,6 +99,14 @@ def alone(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def contrasted(program: Program, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return a run of one step without labels, and what it told. Tests must leave it as it is."""
+    path = tmp_path_factory.mktemp("runs") / "seed"
+    options = ("--method", "seed", "--method-args", "queue=64", "--batch-size", 650, "--epochs", 1, "--out", path)
+    return path, program("train", *options).stdout
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Return a folder of two classes with four training images and one test image each."""

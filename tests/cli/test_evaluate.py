@@ -50,6 +50,17 @@ def test_without_a_teacher(program: Program, alone: Path) -> None:
     assert "\nteacher" not in program("evaluate", alone).stdout
 
 
+def test_a_student_without_labels(program: Program, contrasted: tuple[Path, str]) -> None:
+    """Its classifier says nothing: there is no accuracy of it, but a dash in the table."""
+    path, _ = contrasted
+    header, _, student, teacher, _ = program("evaluate", path).stdout.splitlines()
+    assert "top-1 %  top-5 %  k-NN %  linear probe %" in header
+    best = json.loads((path / "result.json").read_text())["test"]["best"]
+    assert student.split()[:3] == ["student", "-", "-"] and "-" not in teacher.split()
+    # One image of 355 may lie so near to the border between two that rounding decides.
+    assert [float(cell) for cell in student.split()[3:5]] == pytest.approx([*best.values()], abs=0.3)
+
+
 def test_what_is_not_a_run(failure: Failing, tmp_path: Path) -> None:
     assert failure("evaluate", "nothing").startswith("nothing is not a run: expected a directory with recipe.yaml")
     assert failure("evaluate", tmp_path).startswith(f"{tmp_path} is not a run")

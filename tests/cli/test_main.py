@@ -11,7 +11,7 @@ from click.testing import Result
 
 Program = Callable[..., Result]
 Failing = Callable[..., str]
-COMMANDS = ("train", "evaluate", "export", "embed", "data", "teachers", "students", "methods", "bench")
+COMMANDS = ("train", "pretrain", "evaluate", "export", "embed", "data", "teachers", "students", "methods", "bench")
 
 
 def examples(text: str) -> list[list[str]]:

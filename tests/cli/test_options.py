@@ -27,6 +27,9 @@ TYPED: dict[str, tuple[str, Any]] = {
     "teacher_std": ("1", (1.0,)),
     "teacher_args": ("num_classes=1001,pad_type=same", ("num_classes=1001", "pad_type=same")),
     "method_args": ("angle_weight=2, kd.temperature=1e-1", ("angle_weight=2", "kd.temperature=1e-1")),
+    "init_from": ("runs/a", "runs/a"),
+    "ss_head": ("runs/head", "runs/head"),
+    "gamma": ("0", 0.0),
     "k": ("4", 4),
     "beta": ("0.5", 0.5),
     "init_epochs": ("0", 0),
@@ -78,6 +81,7 @@ def test_help_tells_the_defaults(program: Program) -> None:
     for item in fields(Recipe):
         assert f"--{item.name.replace('_', '-')}" in text
     assert "[default: 240] [digits: 20]" in text
+    assert "Weight of the method; the published one if not given (relgraph methods). -" in text, "no [digits: None]"
     assert "--compile / --no-compile" in text
     assert "[default: no-compile]" in text
 
@@ -101,6 +105,22 @@ def test_switches_in_a_file(tmp_path: Path, text: str, value: bool) -> None:
     (tmp_path / "f.yaml").write_text(f"compile: {text}\n")
     with command.make_context("command", []) as context:
         assert options.from_file(context, tmp_path / "f.yaml") == {"compile": value}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("train", "gamma: null\ninit_from: null\n", {"gamma": None, "init_from": None}),
+        ("pretrain", "epochs: null\ntemperature: null\nlr: 1e-2\n", {"epochs": None, "temperature": None, "lr": 0.01}),
+    ],
+)
+def test_nothing_in_a_file_is_the_default_of_the_command(
+    name: str, text: str, expected: dict[str, Any], command: click.Group, tmp_path: Path
+) -> None:
+    """Options of one name may be of two kinds: a training needs a number of epochs, a pre-training has a published."""
+    (tmp_path / "f.yaml").write_text(text)
+    with command.commands[name].make_context(name, []) as context:
+        assert options.from_file(context, tmp_path / "f.yaml") == expected
 
 
 @pytest.mark.parametrize(

@@ -81,19 +81,38 @@ def stem(path: Path | str) -> torch.Tensor:
     return weights
 
 
+@pytest.fixture(scope="module")
+def ss_head(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run that trained the self-supervision head of the embedded teacher for two steps."""
+    path = tmp_path_factory.mktemp("runs") / "head"
+    options = ("--teacher", "embedded:digits", "--batch-size", 600, "--epochs", 1, "--out", path)
+    told = program("pretrain", "--objective", "sskd-head", *options).stdout
+    assert told.splitlines()[-1] == f"next: relgraph train --method sskd --teacher embedded:digits --ss-head {path} ..."
+    return path
+
+
+def options_of(method: str, ss_head: Path) -> list[object]:
+    """Return what a method needs besides; without labels a batch of 650 is the only one of an epoch."""
+    if METHODS[method].gamma == 0:
+        return ["--batch-size", 650]
+    return ["--ss-head", ss_head] if method == "sskd" else []
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_one_step_of_every_method(
-    method: str, program: Program, stem_alone: torch.Tensor, no_picture: None, tmp_path: Path
+    method: str, program: Program, stem_alone: torch.Tensor, no_picture: None, ss_head: Path
 ) -> None:
-    told = program(*STEP, "--method", method, "--out", "run").stdout
+    told = program(*STEP, "--method", method, *options_of(method, ss_head), "--out", "run").stdout
     taught = told.removeprefix("digits: resnet8 from embedded:digits, ").splitlines()[0]
     assert taught in (f"method {method}, 1 epoch -> run", f"{method} on the graph dense, 1 epoch -> run")
     (row,) = Run(Path("run")).read_metrics()
     names = list(row)
-    terms = names[names.index("loss") + 1 : names.index("train_top1")]
+    labels = METHODS[method].gamma > 0
+    terms = names[names.index("loss") + 1 : names.index("train_top1" if labels else "degenerate")]
     own = [name for name in terms if name not in ("teacher_head", "teacher_paraphraser")]
     assert own[0] == "cross_entropy" and len(own) > 1 and "teacher_head" in terms
-    assert all(math.isfinite(row[name]) and row[name] > 0 for name in terms)
+    assert all(math.isfinite(row[name]) and row[name] > 0 for name in terms if labels or name != "cross_entropy")
+    assert (row["cross_entropy"] > 0) == labels == ("val_top1" in row) == ("val_knn" not in row)
     assert row["loss"] == pytest.approx(sum(row[name] for name in own))
     assert not torch.equal(stem("run"), stem_alone), "the method's gradient reaches the student's first layer"
     assert recipe("run")["method"] == method and recipe("run")["beta"] is None
@@ -142,7 +161,67 @@ def test_a_teacher_of_one_s_own_hands_on_its_maps(program: Program, alone: Path,
     told = program(
         *STEP, "--teacher", f"checkpoint:{alone}", "--method", "fsp+sp", "--nodes", "map", "--init-epochs", 0
     ).stdout
-    assert "teacher: online, in every step (fsp+sp reads its stage maps)" in told
+    assert "teacher: online, in every step (fsp+sp reads the teacher's stage maps)" in told
+
+
+def test_from_images_without_labels_to_a_classifier(
+    program: Program, failure: Failing, photos: Path, no_picture: None, tmp_path: Path
+) -> None:
+    """A folder of images alone teaches a student, which then learns from a few labels."""
+    (tmp_path / "all").mkdir()
+    for i, file in enumerate(sorted(photos.glob("*/*/*.png"))):
+        shutil.copy(file, tmp_path / "all" / f"{i}.png")
+    common = ("train", "--student", "resnet8", "--batch-size", 4, "--epochs", 2)
+    folder, teacher = ("--dataset", f"folder:{tmp_path / 'all'}"), ("--teacher", "embedded:digits")
+    told = program(*common, *folder, *teacher, "--method", "seed", "--out", "seed").stdout.splitlines()
+    assert told[0] == f"folder:{tmp_path}/all: resnet8 from embedded:digits, method seed, 2 epochs -> seed"
+    assert told[1].startswith("teacher: online, in every step (the teacher sees the student's own views, those of moco")
+    assert all(line.startswith("epoch ") and "%" not in line for line in told[2:4])
+    assert told[4:] == [
+        "there are no labelled images to pick the best epoch by: it is the last", "next: relgraph evaluate seed",
+    ]  # fmt: skip
+    assert failure("evaluate", "seed").endswith("all has no labels, by which networks could be judged")
+    assert failure(*common, *folder, *teacher).startswith(f"folder:{tmp_path}/all has no labels, and method ega learns")
+    labelled = ("--dataset", f"folder:{photos}", "--val-fraction", 0.25)
+    told = program(*common, *labelled, "--method", "none", "--init-from", "seed", "--out", "tuned").stdout.splitlines()
+    assert told[4].split("  ")[0] == "student on the test split"
+    assert recipe("tuned")["init_from"] == "seed"
+
+
+def test_a_student_without_labels_is_told_by_its_neighbours(contrasted: tuple[Path, str]) -> None:
+    path, text = contrasted
+    told = text.splitlines()
+    assert "  val k-NN " in told[2] and "train" not in told[2]
+    assert told[3].split("  ") == ["student on the test split", "k-NN %", "linear probe %"]
+    test = json.loads((path / "result.json").read_text())["test"]
+    for line, row in zip(told[5:7], (test["last"], test["best"]), strict=True):
+        assert line.split()[-2:] == [f"{row['knn']:.2f}", f"{row['linear']:.2f}"]
+    assert told[7].startswith("best epoch picked by the k-NN accuracy of the features on a validation split")
+
+
+def test_a_teacher_with_its_own_head(program: Program, failure: Failing, alone: Path, no_picture: None) -> None:
+    options = (*STEP, "--teacher", f"checkpoint:{alone}", "--teacher-head", "own")
+    program(*options, "--method", "kd", "--dim", 32, "--out", "run")
+    own, kept = (load_checkpoint(Path(path, "best.ckpt"))["distiller"] for path in (alone, "run"))
+    for name in ("project.weight", "project.bias", "classify.weight", "classify.bias"):
+        assert torch.equal(own[f"student.head.{name}"], kept[f"teacher_head.{name}"])
+    told = failure(*options, "--dim", 32, "--out", "ega")
+    assert told.startswith(
+        "ega does not compare embeddings of width 32 with those of the teacher's own head, 256: use --dim 256 ("
+    )
+    assert not Path("ega").exists()
+
+
+def test_sskd_tells_how_to_get_what_it_needs(failure: Failing, ss_head: Path, alone: Path) -> None:
+    assert "`relgraph pretrain --objective sskd-head --teacher ...` trains one" in failure("train", "--method", "sskd")
+    told = failure("train", "--method", "sskd", "--ss-head", ss_head, "--teacher", f"checkpoint:{alone}")
+    assert "was trained for another teacher: embedded:digits, or other weights of it, than checkpoint:" in told
+    assert "ss_head belongs to sskd, got method seed" in failure("train", "--method", "seed", "--ss-head", ss_head)
+
+
+def test_a_pre_training_is_not_continued_here(failure: Failing, ss_head: Path) -> None:
+    told = failure("train", "--resume", ss_head)
+    assert "is a pre-training (sskd-head): expected a run of relgraph train" in told
 
 
 def test_a_memory_goes_on_after_a_stop(
@@ -257,14 +336,14 @@ def test_weights_that_cannot_be_fetched(failure: Failing, monkeypatch: pytest.Mo
         (["--method", "nce+crd", "--method-args", "tau=1"], "tau is an option of several methods: write nce.tau or"),
         (["--method", "crd", "--method-args", "tau=0"], "tau must be positive, got 0.0"),
         (["--method", "fsp", "--student", "vgg8"], "FSP compares channel with channel"),
-        (["--method", "sp", "--teacher-mode", "stored"], "sp reads the teacher's stage maps, which no store holds"),
+        (["--method", "sp", "--teacher-mode", "stored"], "since sp reads the teacher's stage maps: use --teacher-mode"),
         (["--method", "sp", "--refine", "conv"], "a learned refinement trains the teacher's side by its classifier"),
         (["--batch-size", 1], "batch_size must be at least 2, got 1"),
         (["--epochs", 0], "epochs must be at least 1, got 0"),
         (["--lr", "nan"], "lr must be at least 0, got nan"),
         (["--labels-per-class", 1000], "fewer than the 1000 labels per class asked for"),
         (["--teacher-args", "wide", "--teacher", "timm:resnet18"], "teacher arguments must be name=value, got 'wide'"),
-        (["--teacher-args", "num_classes=3"], "arguments are for timm teachers"),
+        (["--teacher-args", "num_classes=3"], "arguments are for timm and checkpoint teachers"),
         (["--teacher-mean", "0.5,0.5"], "must have 1 values, got 2"),
         (["--teacher", "timm:resnet18", "--teacher-weights", "no.safetensors"], "there is no weights file no"),
         (["--teacher", "checkpoint:no.safetensors"], "no.safetensors"),

@@ -1,11 +1,20 @@
 """The search in blocks against the matrix of all pairs and the rules of `topology` that read it."""
 
+import sys
+
 import pytest
 import torch
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import Kernel, euclidean, gaussian, linear, pearson, squared_euclidean
-from relgraph.graph.search import above_in_blocks, edge_weights, nearest_in_blocks
+from relgraph.graph.search import (
+    above_in_blocks,
+    edge_weights,
+    has_faiss,
+    matches_in_blocks,
+    nearest_by_faiss,
+    nearest_in_blocks,
+)
 from relgraph.graph.topology import Above, nearest
 
 KERNELS = [pearson, linear, euclidean, squared_euclidean, gaussian(0.5)]
@@ -77,3 +86,60 @@ def test_the_search_takes_no_gradient() -> None:
     _, weights = nearest_in_blocks(x, 2)
     assert not weights.requires_grad
     assert not edge_weights(x, x, torch.tensor([[0], [1]])).requires_grad
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("block", [1, 7, 50])
+def test_matches_are_those_of_a_loop(kernel: Kernel, block: int) -> None:
+    teacher = torch.randn(20, 4, dtype=torch.float64)
+    student = teacher + 0.6 * torch.randn(20, 4, dtype=torch.float64)
+    matrix = (kernel(student, teacher) if kernel.nearest_is_largest else -kernel(student, teacher)).tolist()
+    expected = [all(row[i] > other for j, other in enumerate(row) if j != i) for i, row in enumerate(matrix)]
+    assert matches_in_blocks(student, teacher, kernel, block).tolist() == expected
+    assert 0 < sum(expected) < 20
+
+
+def test_what_lies_equally_near_or_has_no_variance_matches_nothing() -> None:
+    x = torch.tensor([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0], [3.0, 3.0, 3.0], [4.0, 0.0, 1.0]])
+    assert matches_in_blocks(x, x, block=2).tolist() == [False, False, False, True]
+
+
+def test_matches_need_one_shape() -> None:
+    with pytest.raises(RelgraphError, match=r"must be \(N, D\) alike, got \(4, 3\) and \(4, 2\)"):
+        matches_in_blocks(torch.randn(4, 3), torch.randn(4, 2))
+
+
+def test_a_bar_changes_nothing() -> None:
+    x = torch.randn(9, 4)
+    assert torch.equal(nearest_in_blocks(x, 2, block=2, progress="neighbours")[0], nearest_in_blocks(x, 2)[0])
+
+
+def test_faiss_finds_the_same() -> None:
+    pytest.importorskip("faiss")
+    x = torch.randn(200, 16) + 3
+    indices, weights = nearest_by_faiss(x, 7)
+    expected = nearest_in_blocks(x, 7)
+    assert torch.equal(indices, expected[0])
+    torch.testing.assert_close(weights, expected[1])
+
+
+def test_faiss_never_finds_the_node_itself_among_equals() -> None:
+    pytest.importorskip("faiss")
+    x = torch.randn(6, 5)
+    x[2:] = x[2]  # four equal nodes, and k + 1 = 3 of them are asked for
+    indices, weights = nearest_by_faiss(x, 2)
+    assert indices.shape == weights.shape == (6, 2)
+    assert not (indices == torch.arange(6)[:, None]).any()
+    torch.testing.assert_close(weights[2:], torch.ones(4, 2))
+
+
+def test_faiss_that_is_missing_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss.contrib.torch_utils", None)
+    assert not has_faiss()
+    with pytest.raises(RelgraphError, match=r"needs faiss, which is not installed .*pip install faiss-cpu"):
+        nearest_by_faiss(torch.randn(9, 4), 2)
+
+
+def test_faiss_has_a_largest_k() -> None:
+    with pytest.raises(RelgraphError, match="at most 2047 neighbours, got k = 2048"):
+        nearest_by_faiss(torch.randn(2100, 2), 2048)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.refine import Refinement
-from relgraph.methods import CCL, EGA, KD, PKT, SP, Batch, Method, Output, Sum
+from relgraph.methods import CCL, EGA, KD, PKT, SEED, SP, SSKD, Batch, Method, Output, Sum, Views
 from relgraph.methods.base import as_output
 
 N, D, CLASSES = 6, 4, 3
@@ -167,3 +167,71 @@ def test_what_it_refuses() -> None:
     for weight in (-1.0, float("nan")):
         with pytest.raises(RelgraphError, match=f"^the weight of kd must be at least 0, got {weight}$"):
             Sum({"pkt": (1.0, PKT()), "kd": (weight, KD())})
+
+
+def with_further(given: Output, each: int) -> Output:
+    rows = each * N
+    return given._replace(further=Output(torch.randn(rows, D), torch.randn(rows, CLASSES), torch.randn(rows, D)))
+
+
+def seed(patches: int = 0) -> SEED:
+    return SEED(D, D, queue=7, patches=patches)
+
+
+def sskd() -> SSKD:
+    return SSKD(D, D, nn.Linear(D, D))
+
+
+def test_methods_share_the_further_views_that_one_of_them_asks_for() -> None:
+    student, teacher = (with_further(output(), 3) for _ in range(2))
+    loss = Sum({"seed": (2.0, seed()), "kd": (0.9, KD()), "sskd": (0.5, sskd())})
+    assert loss.views == Views("rotations", 3)
+    parts = {name: method.terms(student, teacher, BATCH) for name, method in loss._each()}
+    expected = {
+        "seed": 2 * parts["seed"]["seed"],
+        "kd": 0.9 * parts["kd"]["kd"],
+        **{f"sskd_{name}": 0.5 * term for name, term in parts["sskd"].items()},
+    }
+    torch.testing.assert_close(loss.terms(student, teacher, BATCH), expected)
+
+
+def test_who_asks_for_no_further_views_gets_none() -> None:
+    assert Sum({"seed": (1.0, seed()), "kd": (0.9, KD())}).views is None
+    assert Sum({"kd": (1.0, KD()), "seed": (1.0, seed(patches=2))}).views == Views("patches", 2)
+    assert Sum({"a": (1.0, seed(patches=2)), "b": (1.0, seed(patches=2))}).views == Views("patches", 2)
+    inner = Sum({"sskd": (1.0, sskd())})
+    assert Sum({"inner": (1.0, inner), "kd": (1.0, KD())}).views == Views("rotations", 3)
+
+
+def test_queues_of_a_sum_remember_patches_as_well() -> None:
+    student, teacher = (with_further(output(), 2) for _ in range(2))
+    loss, alone = Sum({"seed": (1.0, seed(patches=2)), "kd": (1.0, KD())}), seed(patches=2)
+    own = loss.methods["seed"]
+    assert isinstance(own, SEED) and own.patch_queue is not None and alone.patch_queue is not None
+    own.load_state_dict(alone.state_dict())
+    loss.remember(student, teacher, BATCH)
+    assert not torch.equal(own.patch_queue.keys, alone.patch_queue.keys)
+    alone.remember(student, teacher, BATCH)
+    assert torch.equal(own.queue.keys, alone.queue.keys)
+    assert torch.equal(own.patch_queue.keys, alone.patch_queue.keys)
+
+
+@pytest.mark.parametrize(
+    ("methods", "words"),
+    [
+        ({"sskd": sskd, "seed": lambda: seed(6)}, "sskd for 3 rotations and seed for 6 patches"),
+        ({"seed": lambda: seed(6), "other": lambda: seed(2)}, "seed for 6 patches and other for 2 patches"),
+        (
+            {"a": sskd, "b": lambda: SSKD(D, D, nn.Linear(D, D), transformations="all")},
+            "a for 3 rotations and b for 4 transformations",
+        ),
+    ],
+)
+def test_further_views_that_differ(methods: dict[str, Callable[[], Method]], words: str) -> None:
+    with pytest.raises(RelgraphError, match=f"^the methods of a sum share the further views of an image, got {words}$"):
+        Sum({name: (1.0, make()) for name, make in methods.items()})
+
+
+def test_the_weight_of_the_labels_is_that_of_no_part() -> None:
+    assert SEED.gamma == 0 and SSKD.gamma == 0.1
+    assert Sum({"seed": (1.0, seed())}).gamma == Sum({"sskd": (1.0, sskd()), "kd": (1.0, KD())}).gamma == 1

@@ -7,8 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from relgraph.networks.files import save_ss_head
+from relgraph.networks.heads import Projector
+from relgraph.networks.teachers import load_teacher
 from relgraph.training.loop import train
 from relgraph.training.recipe import Recipe
 
@@ -35,10 +39,38 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make(images: Path) -> RecipeMaker:
-    """Return a function from options to a recipe that trains in a moment: 6 labelled images of 36, 5 batches of 12."""
+def unlabelled(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of the training images without their classes."""
+    root = tmp_path_factory.mktemp("unlabelled")
+    for file in sorted((images / "train").glob("*/*.png")):
+        shutil.copy(file, root / f"{file.parent.name}-{file.name}")
+    return root
+
+
+@pytest.fixture(scope="session")
+def ss_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a self-supervision head of SSKD for the embedded teacher; its weights are random."""
+    teacher = load_teacher("embedded:digits")
+    path = tmp_path_factory.mktemp("head") / "ss_head.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        head = Projector(teacher.width, teacher.width)
+    save_ss_head(path, head, teacher=teacher.name, fingerprint=teacher.fingerprint())
+    return path.parent
+
+
+@pytest.fixture(scope="session")
+def make(images: Path, unlabelled: Path, ss_head: Path) -> RecipeMaker:
+    """Return a function from options to a recipe that trains in a moment: 6 labelled images of 36, 5 batches of 12.
+
+    The data set "unlabelled" is the folder without labels, and SSKD gets a head.
+    """
 
     def recipe(**options: Any) -> Recipe:
+        if "sskd" in options.get("method", ""):
+            options = {"ss_head": str(ss_head), **options}
+        if options.get("dataset") == "unlabelled":
+            options |= {"dataset": f"folder:{unlabelled}", "labels_per_class": 0}
         quick: dict[str, Any] = {
             "dataset": f"folder:{images}",
             "labels_per_class": 2,
@@ -63,6 +95,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "memory-maps": {"method": "crd+0.5*sp+0.9*kd", "method_args": ("negatives=8",)},
     "early": {"method": "sp", "init_epochs": 1},
     "select-test": {"select": "test", "epochs": 2},
+    # 5 batches an epoch, as of the others: labels play no part in them; the queue's end is no batch's.
+    "seed": {"method": "seed", "method_args": ("queue=40", "teacher_tau=0.05"), "batch_size": 7},
+    "sskd": {"method": "sskd"},
+    "unlabelled": {"dataset": "unlabelled", "method": "infonce", "epochs": 2},
 }
 
 

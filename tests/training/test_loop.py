@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from relgraph.errors import RelgraphError
-from relgraph.methods import CRD, EGA, METHODS, Batch, Output, Sum
+from relgraph.methods import CRD, EGA, METHODS, SEED, Batch, Output, Sum
 from relgraph.methods.base import as_output
 from relgraph.training import epochs, loop
 from relgraph.training.checkpoint import load_checkpoint
-from relgraph.training.evaluation import accuracy
+from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
 from relgraph.training.loop import train
 from relgraph.training.meter import Meter
 from relgraph.training.recipe import Recipe
@@ -38,6 +38,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "kd": {"method": "kd", "schedule": "cosine"},
     "memory-maps": {"method": "crd+0.5*sp+0.9*kd", "method_args": ("negatives=8",)},
     "early": {"method": "sp", "init_epochs": 1},
+    "seed": {"method": "seed", "method_args": ("queue=40", "teacher_tau=0.05"), "batch_size": 7},
+    "sskd": {"method": "sskd"},
 }
 
 
@@ -314,6 +316,8 @@ def test_the_result_says_on_what_the_best_epoch_was_picked(finished: Runs) -> No
         ("kd", "kd", {"kd": 1.0}, None),
         ("memory-maps", "crd+0.5*sp+0.9*kd", {"crd": 0.8, "sp": 0.5, "kd": 0.9}, "dense"),
         ("early", "sp", {"sp": 3000.0}, "dense"),
+        ("seed", "seed", {"seed": 1.0}, None),
+        ("sskd", "sskd", {"sskd": 1.0}, None),
     ],
 )
 def test_the_result_names_the_method(
@@ -327,9 +331,9 @@ def test_the_result_names_the_method(
 def test_the_best_epoch_is_the_first_of_the_best_accuracy(variant: str, finished: Runs) -> None:
     path = finished(variant)
     result = json.loads((path / "result.json").read_text(encoding="utf-8"))
-    split = result["selected_on"]
-    values = [row[f"{split}_top1"] for row in Run(path).read_metrics()]
-    assert result[f"{split}_top1_of_best"] == max(values)
+    score = f"{result['selected_on']}_{'knn' if variant == 'seed' else 'top1'}"
+    values = [row[score] for row in Run(path).read_metrics()]
+    assert result[f"{score}_of_best"] == max(values)
     assert result["best_epoch"] == 1 + values.index(max(values))
 
 
@@ -450,3 +454,116 @@ def test_the_rate_reaches_the_student_and_not_the_teachers_head(make: RecipeMake
     assert row["lr"] == setup.student_optimiser.param_groups[0]["lr"] == pytest.approx(0.1)
     assert setup.teacher_optimiser.param_groups[0]["lr"] == 0.01
     assert row["epoch"] == 3
+
+
+def test_labels_play_no_part_in_what_needs_none(make: RecipeMaker) -> None:
+    """The student is the same to the last bit without labels; the teacher's head learns from them for itself."""
+    options: dict[str, Any] = {"method": "seed", "method_args": ("queue=40",), "batch_size": 7}
+    some, others = (build(make(**options, **given)) for given in ({}, {"labels_per_class": 0, "label_noise": 1.0}))
+    before = {name: tensor.clone() for name, tensor in some.student.state_dict().items()}
+    rows = [loop.train_epoch(setup, 0) for setup in (some, others)]
+    states = [
+        {name: x for name, x in setup.objective.state_dict().items() if not name.startswith("teacher_head.")}
+        for setup in (some, others)
+    ]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    heads = [setup.objective.teacher_head for setup in (some, others)]
+    assert heads[0] is not None and heads[1] is not None
+    assert not torch.equal(heads[0].classify.weight, heads[1].classify.weight), "else the labels were the same"
+    after = some.student.state_dict()
+    assert not torch.equal(before["backbone.stem.0.weight"], after["backbone.stem.0.weight"])
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("head."))
+    for row in rows:
+        assert row["cross_entropy"] == 0 < row["seed"] == row["loss"] and "train_top1" not in row
+    assert rows[0]["seed"] == rows[1]["seed"] and rows[0]["teacher_head"] != rows[1]["teacher_head"]
+
+
+def test_a_student_without_labels_is_judged_by_its_neighbours(make: RecipeMaker, finished: Runs) -> None:
+    """Also by a linear probe in the end; both learn from all training images and their true labels."""
+    path = finished("seed")
+    result = json.loads((path / "result.json").read_text(encoding="utf-8"))
+    for row in Run(path).read_metrics():
+        assert 0 <= row["val_knn"] <= 100 and not {"val_top1", "train_top1", "val_linear"} & row.keys()
+    setup = build(make(**VARIANTS["seed"]))
+    data, student = setup.data, setup.student.eval()
+    for which in ("best", "last"):
+        weights = load_checkpoint(path / f"{which}.ckpt")["distiller"]
+        student.load_state_dict({k.removeprefix("student."): v for k, v in weights.items() if k.startswith("student.")})
+        of_train, of_test, of_val = (
+            embed(student.backbone, split, setup.student_input, 64, torch.device("cpu"))
+            for split in (data.train, data.test, data.val)
+        )
+        every = data.train.true_labels
+        assert (data.train.labels < 0).any() and not (every < 0).any()
+        assert result["test"][which] == {
+            "knn": knn_accuracy(of_train, every, of_test, data.test.labels, k=20),
+            "linear": pytest.approx(linear_probe(of_train, every, of_test, data.test.labels), abs=100 / 18 + 1e-9),
+        }
+        if which == "best":
+            assert result["val_knn_of_best"] == knn_accuracy(of_train, every, of_val, data.val.labels, k=20)
+
+
+def test_the_result_says_how_the_best_epoch_was_picked_without_labels(
+    make: RecipeMaker, finished: Runs, tmp_path: Path
+) -> None:
+    by_knn, none = (
+        json.loads((finished(name) / "result.json").read_text(encoding="utf-8")) for name in ("seed", "unlabelled")
+    )
+    assert by_knn["note"].startswith(
+        "best epoch picked by the k-NN accuracy of the features on a validation split held"
+    )
+    assert none["note"] == "there are no labelled images to pick the best epoch by: it is the last"
+    on_test = train(make(method="moco", method_args=("queue=40",), select="test", epochs=1), tmp_path / "run")
+    assert on_test["note"].startswith(
+        "best epoch picked by the k-NN accuracy of the features on the test split itself:"
+    )
+    assert on_test["test_knn_of_best"] == on_test["test"]["best"]["knn"]
+
+
+def test_images_without_labels(finished: Runs) -> None:
+    """The last epoch is the best, and nothing is said that nobody could know."""
+    path = finished("unlabelled")
+    result = json.loads((path / "result.json").read_text(encoding="utf-8"))
+    assert result["test"] == {"last": {}, "best": {}} and result["best_epoch"] == result["epochs"] == 2
+    assert not any(name.endswith("_of_best") for name in result)
+    assert result["images"] == {"train": 36, "labelled": 0, "val": 0, "test": 0}
+    rows = Run(path).read_metrics()
+    assert [row["teacher_head"] for row in rows] == [0, 0] and all(row["infonce"] > 0 for row in rows)
+    assert not any(name.startswith(("val_", "test_")) or name == "train_top1" for row in rows for name in row)
+    student, info = load_student(path)
+    last = load_checkpoint(path / "last.ckpt")["distiller"]
+    assert all(torch.equal(last[f"student.{name}"], tensor) for name, tensor in student.state_dict().items())
+    assert info["classes"] == [] and info["objective"] == "infonce"
+
+
+@pytest.mark.parametrize("variant", ["unlabelled", "seed"])
+def test_what_was_learned_without_labels_is_fine_tuned(variant: str, make: RecipeMaker, finished: Runs) -> None:
+    setup = build(make(method="none", init_from=str(finished(variant))))
+    start = load_student(finished(variant))[0].backbone.state_dict()
+    assert all(torch.equal(start[name], x) for name, x in setup.student.backbone.state_dict().items())
+    row = loop.train_epoch(setup, 0)
+    assert row["cross_entropy"] == row["loss"] > 0 and "train_top1" in row
+    assert not torch.equal(start["stem.0.weight"], setup.student.backbone.state_dict()["stem.0.weight"])
+
+
+def test_patches_go_through_both_networks_and_stay_in_memory(make: RecipeMaker) -> None:
+    setup = build(make(method="seed", augment="moco", method_args=("queue=40", "patches=2"), batch_size=7))
+    method = setup.objective.method
+    assert isinstance(method, SEED) and method.patch_queue is not None
+    index, first = torch.tensor([5, 1, 30, 20]), method.patch_queue.keys[:5].clone()
+    images = next(setup.batches([index]))
+    fed = setup.feed(images, index, torch.Generator().manual_seed(0))
+    assert fed.further is not None and fed.further.shape == (8, 3, 3, 3) and fed.further_seen is not None
+    meter = Meter()
+    loop.step(setup, images, index, torch.Generator().manual_seed(0), meter)
+    row = meter.read(0)
+    assert row["loss"] == pytest.approx(row["seed"] + row["seed_patches"]) and row["seed_patches"] > 0
+    keys = method.patch_queue.keys
+    torch.testing.assert_close(keys[:4], normalize(fed.further_seen.pooled[:4]))
+    assert torch.equal(keys[4], first[4]) and int(method.patch_queue.next) == 4
+
+
+def test_a_refused_run_leaves_nothing(make: RecipeMaker, tmp_path: Path) -> None:
+    with pytest.raises(RelgraphError, match=r"has no labels, and method ega learns from labels here: "):
+        train(make(dataset="unlabelled"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -93,3 +93,13 @@ def test_a_reading_is_due_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None
     assert meter.due()
     meter.read(0)
     assert not meter.due()
+
+
+def test_without_labels_there_is_no_accuracy() -> None:
+    meter = Meter()
+    meter.add(losses(cross_entropy=0.0, seed=1.0), torch.full((3,), -1))
+    assert meter.read(0) == {"loss": 1.0, "cross_entropy": 0.0, "seed": 1.0, "degenerate": 0}
+    bare = Losses({"nt_xent": torch.tensor(2.0)}, Output(torch.eye(3)), None, torch.tensor(0), {})
+    meter = Meter()
+    meter.add(bare, torch.tensor([0, 1, 2]))
+    assert meter.read(0)["loss"] == 2.0, "of a network without a classifier"

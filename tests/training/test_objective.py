@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from relgraph.graph.refine import SignedConv
-from relgraph.methods import EGA, KD, SP, Batch, Method, Output, Sum
+from relgraph.methods import EGA, KD, SP, SSKD, Batch, Method, Output, Sum, Views
 from relgraph.networks.heads import Head
 from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Features
@@ -308,3 +309,121 @@ def test_degenerate_nodes_of_both_sides_are_counted() -> None:
         teacher_head(module).project.bias.zero_()
         seen.pooled[:3] = 0  # a projection to a constant row
     assert module(images, seen, batch).degenerate.item() == 3
+
+
+V = 2  # further views of each image
+
+
+class Asking(Method):
+    """Keeps what it was given, of a method that asks for further views."""
+
+    views = Views("patches", V)
+
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        self.given = student, teacher
+        assert student.further is not None and teacher.further is not None
+        return {"asking": (student.further.embedding - teacher.further.embedding).square().mean()}
+
+
+def further_views(side: int) -> tuple[Tensor, Features]:
+    """Return two further views of all images, and what a teacher of one stage saw in them."""
+    feature = torch.randn(V * N, WIDTH, dtype=torch.float64)
+    return torch.randn(V * N, 1, side, side, dtype=torch.float64), Features(feature, (feature[:, :, None, None],))
+
+
+def batches_seen(module: Distiller) -> set[int]:
+    """Return how many batches each batch norm of the student has seen."""
+    return {int(x) for name, x in module.student.named_buffers() if name.endswith("num_batches_tracked")}
+
+
+def both_passes(module: Distiller, images: Tensor, further: Tensor) -> tuple[Output, Output]:
+    """Return what a copy of the student says of images and further views, views of one size in one batch."""
+    student = deepcopy(module.student)
+    if images.shape[1:] != further.shape[1:]:
+        return student(images), student(further)
+    both: Output = student(torch.cat([images, further]))
+    assert both.logits is not None and both.feature is not None
+    first, rest = (
+        Output(both.embedding[rows], both.logits[rows], both.feature[rows], tuple(stage[rows] for stage in both.maps))
+        for rows in (slice(0, N), slice(N, N + V * N))
+    )
+    return first, rest
+
+
+@pytest.mark.parametrize(("side", "passes"), [(8, 1), (4, 2)])
+def test_further_views_of_one_size_share_a_batch_with_the_images(side: int, passes: int) -> None:
+    """They then share the statistics of batch norm, as in SSKD's official code; small patches have their own."""
+    method = Asking()
+    module, (images, seen, batch), (further, further_seen) = distiller(method), inputs(), further_views(side)
+    first, rest = both_passes(module, images, further)
+    losses = module(images, seen, batch, further, further_seen)
+    assert batches_seen(module) == {passes}
+    student, teacher = method.given
+    assert student.further is not None and teacher.further is not None
+    torch.testing.assert_close(student._replace(further=None), first, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(student.further, rest._replace(maps=()), rtol=1e-10, atol=1e-12)
+    embedding, logits = teacher_head(module)(further_seen.pooled)
+    torch.testing.assert_close(teacher.further, Output(embedding, logits, further_seen.pooled))
+    torch.testing.assert_close(teacher.embedding, teacher_head(module)(seen.pooled)[0])
+    torch.testing.assert_close(teacher.maps, seen.maps, rtol=0, atol=0)
+    assert teacher.further.maps == student.further.maps == ()
+    expected = (rest.embedding - embedding).square().mean()
+    torch.testing.assert_close(losses.terms["asking"], expected, rtol=1e-10, atol=0)
+    torch.testing.assert_close(losses.terms["cross_entropy"], mean_log_loss(logits_of(first)), rtol=1e-10, atol=0)
+    for kept, given in ((losses.student, student.further), (losses.teacher, teacher.further)):
+        assert kept.maps == () and torch.equal(kept.further.embedding, given.embedding)
+
+
+def logits_of(output: Output) -> Tensor:
+    assert output.logits is not None
+    return output.logits
+
+
+def test_further_views_change_the_statistics_of_the_images_batch() -> None:
+    module, (images, seen, batch), (further, further_seen) = distiller(Asking()), inputs(), further_views(8)
+    beside = module(images, seen, batch, further, further_seen).student
+    alone = deepcopy(module.student)(images)
+    assert not torch.allclose(beside.logits, alone.logits), "else the test before this one could not fail"
+
+
+@pytest.mark.parametrize("side", [8, 4])
+def test_further_views_teach_the_student_and_not_the_teacher(side: int) -> None:
+    module, (images, seen, batch), (further, further_seen) = distiller(Asking()), inputs(), further_views(side)
+    losses = module(images, seen, batch, further, further_seen)
+    first = next(module.student.backbone.parameters())
+    assert all(g is not None and g.any() for g in gradients(losses.terms["asking"], [first]))
+    assert not any(g is not None for g in gradients(losses.terms["asking"], list(module.teacher_parameters())))
+    alone = cross_entropy(teacher_head(module)(seen.pooled)[1], LABELS, ignore_index=-1)
+    torch.testing.assert_close(losses.teacher_terms, {"teacher_head": alone}, rtol=1e-10, atol=0)
+
+
+def test_a_method_that_asks_for_rotations_is_what_it_is_alone() -> None:
+    """SSKD beside 0.1 of the cross-entropy, as its authors have it."""
+    method = SSKD(64, WIDTH, nn.Linear(WIDTH, WIDTH).double(), temperature=3.0).double()
+    module = distiller(method, gamma=0.1)
+    images, seen, batch = inputs()
+    further, feature = torch.randn(3 * N, 1, 8, 8).double(), torch.randn(3 * N, WIDTH).double()
+    student: Output = deepcopy(module.student)(torch.cat([images, further]))
+    losses = module(images, seen, batch, further, Features(feature))
+    head, z, x = teacher_head(module), logits_of(student), student.feature
+    assert x is not None
+    rest = Output(student.embedding[N:], z[N:], x[N:])
+    taught, further_taught = (Output(head(part)[0], head(part)[1], part) for part in (seen.pooled, feature))
+    first = Output(student.embedding[:N], z[:N], x[:N], further=rest)
+    expected = method.terms(first, taught._replace(further=further_taught), batch)
+    torch.testing.assert_close(losses.terms["cross_entropy"], 0.1 * mean_log_loss(z[:N]), rtol=1e-10, atol=0)
+    found = {name: term for name, term in losses.terms.items() if name != "cross_entropy"}
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_labels_of_no_weight_have_no_part() -> None:
+    """No gradient of 0 either, by which weight decay would move the classifier, nor 0 times infinity."""
+    module, given = distiller(EGA(), gamma=0.0), inputs()
+    with torch.no_grad():
+        module.student.head.classify.weight[0] = math.inf
+    losses = module(*given)
+    assert losses.terms["cross_entropy"] == 0 < losses.terms["node"] and losses.total.isfinite()
+    torch.autograd.backward(losses.total)
+    assert all(parameter.grad is None for parameter in module.student.head.classify.parameters())
+    first = next(module.student.backbone.parameters())
+    assert first.grad is not None and first.grad.any() and first.grad.isfinite().all()

@@ -306,3 +306,95 @@ def test_a_recipe_does_not_change() -> None:
     recipe = Recipe()
     with pytest.raises(FrozenInstanceError):
         recipe.lr = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("options", "weight"),
+    [
+        ({}, 1.0),
+        ({"method": "none"}, 1.0),
+        *(({"method": name}, 0.0) for name in ("seed", "moco", "infonce", "ntxent")),
+        *(({"method": "seed", **given}, 0.0) for given in ({"beta": 2.0}, {"method": "2*seed"})),
+        ({"method": "sskd"}, 0.1),
+        ({"method": "seed+kd"}, 1.0),  # of a sum no gamma was published
+        ({"method": "seed+sskd"}, 1.0),
+        ({"method": "seed", "gamma": 0.5}, 0.5),
+        ({"method": "sskd", "gamma": 0}, 0.0),
+    ],
+)
+def test_the_published_weight_of_the_labels(options: dict[str, Any], weight: float) -> None:
+    recipe = Recipe(**options)
+    assert recipe.label_weight == weight and recipe.gamma == options.get("gamma")
+
+
+@pytest.mark.parametrize(
+    ("options", "learns"),
+    [
+        ({}, True),
+        ({"method": "none"}, True),
+        ({"gamma": 0.0}, False),
+        ({"gamma": 0.0, "alpha": 0.1}, True),
+        ({"method": "kd", "gamma": 0.0}, True),
+        ({"method": "sskd", "gamma": 0.0}, True),
+        ({"method": "seed"}, False),
+        ({"method": "seed", "gamma": 0.1}, True),
+        ({"method": "seed", "alpha": 0.1}, True),
+        ({"method": "seed+kd"}, True),
+        ({"method": "seed+kd", "gamma": 0.0}, True),
+        ({"method": "seed+crd"}, True),
+        ({"method": "seed+crd", "gamma": 0.0}, False),
+    ],
+)
+def test_whether_anything_teaches_the_classifier(options: dict[str, Any], learns: bool) -> None:
+    assert Recipe(**options).learns_labels == learns
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({}, "crop"),
+        ({"method": "none"}, "crop"),
+        ({"method": "sskd"}, "crop"),
+        ({"method": "seed"}, "digits"),
+        ({"method": "kd+ntxent"}, "digits"),
+        ({"method": "seed", "dataset": "cifar100"}, "moco"),
+        ({"method": "kd+ntxent", "dataset": "folder:photos"}, "moco"),
+        ({"method": "seed", "augment": "crop"}, "crop"),
+        ({"augment": "simclr-small"}, "simclr-small"),
+    ],
+)
+def test_the_published_augmentation(options: dict[str, Any], name: str) -> None:
+    assert Recipe(**options).augmentation == name
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"augment": "simclr-smal"}, r"^unknown augment 'simclr-smal': did you mean 'simclr-small'\?"),
+        ({"teacher_head": "owned"}, r"^unknown teacher_head 'owned': did you mean 'own'\?"),
+        ({"teacher_head": "own"}, r"^teacher_head 'own' needs a teacher checkpoint:RUN, got embedded:digits$"),
+        ({"teacher_head": "own", "teacher": "checkpoint:a", "head_epochs": 3},
+         r"^head_epochs belongs to teacher_head 'sequential', got 'own' and 3$"),
+        ({"ss_head": "runs/head"}, r"^ss_head belongs to sskd, got method ega$"),
+        ({"ss_head": "runs/head", "method": "none"}, r"^ss_head belongs to sskd, got method none$"),
+        ({"gamma": "1"}, r"^gamma must be a number, got '1'$"),
+        ({"method": "none", "gamma": 0.0}, r"^nothing teaches the student: gamma and alpha are 0, got method none$"),
+        ({"method": "seed", "init_epochs": 1},
+         r"^nothing teaches the student after 1 init_epochs: gamma and alpha are 0, give --init-epochs 0$"),
+        ({"method": "fsp", "gamma": 0.0}, r"^nothing teaches the student after 27 init_epochs: "),
+        ({"method": "seed", "k": 3}, r"^k belongs to methods that have a graph, got seed, which has none$"),
+        ({"method": "sskd", "method_args": ("ss_head=1",)}, r"^unknown option of the method 'ss_head'"),
+    ],
+)  # fmt: skip
+def test_self_supervision_that_a_recipe_does_not_fit(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(RelgraphError, match=message):
+        Recipe(**given)
+
+
+def test_what_self_supervision_allows() -> None:
+    assert Recipe(method="none", gamma=0.0, alpha=1.0).learns_labels
+    assert Recipe(method="fsp", gamma=0.0, alpha=1.0).initial_epochs == 27
+    assert Recipe(method="fsp", gamma=0.0, init_epochs=0).stage(0) == "both"
+    assert Recipe(method="sskd+seed", ss_head="runs/head").ss_head == "runs/head"
+    assert Recipe(method="none", teacher_head="own", teacher="checkpoint:a", init_from="b").init_from == "b"
+    assert resolve({"method": "seed", "dataset": "folder:photos", **TEACHER}).labels_per_class == 0

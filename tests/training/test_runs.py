@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import yaml
 
 from relgraph.errors import RelgraphError
 from relgraph.training.loop import train
+from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.recipe import Recipe, resolve
 from relgraph.training.runs import Run, check_free, environment, free_name, read_yaml
 
@@ -54,6 +55,8 @@ def test_the_files_of_a_run(finished: Runs) -> None:
         ),
         Recipe(method="1e+3*sp+nce", method_args=("nce.tau=1e-2",), nodes="feature", init_epochs=3),
         Recipe(method="kd", beta=0.0),
+        Recipe(method="sskd", gamma=0.0, ss_head="runs/head", augment="simclr", init_from="runs/a b"),
+        Recipe(method="kd", teacher="checkpoint:runs/x", teacher_head="own"),
     ],
 )  # fmt: skip
 def test_the_recipe_comes_back_as_it_was(recipe: Recipe, tmp_path: Path) -> None:
@@ -81,6 +84,26 @@ def test_columns_and_sums_of_the_metrics(variant: str, finished: Runs) -> None:
         assert row["loss"] == pytest.approx(sum(row[name] for name in own), rel=1e-9)
         assert 0 <= row["val_top1"] <= row["val_top5"] == 100, "there are three classes"
         assert row["images_per_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("variant", "terms", "judged"),
+    [
+        ("seed", ["cross_entropy", "seed", "teacher_head"], ["val_knn"]),
+        ("unlabelled", ["cross_entropy", "infonce", "teacher_head"], []),
+        (
+            "sskd",
+            ["cross_entropy", "kd", "transformed", "self_supervision", "teacher_head", "train_top1"],
+            ["val_top1", "val_top5"],
+        ),
+    ],
+)
+def test_columns_of_self_supervision(variant: str, terms: list[str], judged: list[str], finished: Runs) -> None:
+    for row in Run(finished(variant)).read_metrics():
+        assert list(row) == ["epoch", "lr", "loss", *terms, "degenerate", "images_per_s", *judged]
+        assert all(math.isfinite(value) for value in row.values())
+        own = [name for name in terms if name not in ("teacher_head", "train_top1")]
+        assert row["loss"] == pytest.approx(sum(row[name] for name in own), rel=1e-9)
 
 
 def test_the_environment(finished: Runs) -> None:
@@ -204,3 +227,40 @@ def test_options_from_yaml(tmp_path: Path) -> None:
     assert read_yaml(file) == {}
     with pytest.raises(RelgraphError, match=r"^cannot read .*nowhere\.yaml: [^\n]*$"):
         read_yaml(tmp_path / "nowhere.yaml")
+
+
+def test_a_recipe_from_before_self_supervision(tmp_path: Path) -> None:
+    """It gave gamma as 1 and had none of the new options."""
+    old = {"dataset": "digits", "method": "kd", "gamma": 1.0, "teacher_head": "joint", "epochs": 3}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(old))
+    recipe = Run.open(tmp_path).recipe()
+    assert recipe == Recipe(method="kd", gamma=1.0, epochs=3) and recipe.augmentation == "crop"
+
+
+def test_pre_trainings_and_trainings_are_told_apart(tmp_path: Path) -> None:
+    pretraining, training = resolve_pretraining({"objective": "moco", "epochs": 1}), Recipe()
+    first, second = Run.create(tmp_path / "first", pretraining), Run.create(tmp_path / "second", training)
+    assert first.stored() == pretraining and isinstance(first.stored(), PretrainRecipe)
+    assert second.stored() == second.recipe() == training
+    with pytest.raises(
+        RelgraphError,
+        match=r"first is a pre-training \(moco\): expected a run of relgraph train; its network is a teacher, "
+        r"--teacher checkpoint:.*first, and its figures are in result\.json$",
+    ):
+        first.recipe()
+    for run, other, words in (
+        (first, training, "pre-training: expected a training"),
+        (second, pretraining, "training: expected a pre-training"),
+    ):
+        with pytest.raises(RelgraphError, match=rf"is a {words}$"):
+            run.check_recipe(other)
+    with pytest.raises(RelgraphError, match=r"was started with another recipe: lr was 0\.03, is now 1\.0$"):
+        first.check_recipe(replace(pretraining, lr=1.0))
+    first.check_recipe(pretraining)
+
+
+def test_names_of_new_pre_trainings(tmp_path: Path) -> None:
+    moco = resolve_pretraining({"objective": "moco", "dataset": "folder:/data/birds", "seed": 2})
+    assert free_name(tmp_path, moco).name == "birds-resnet20-moco-seed2"
+    head = resolve_pretraining({"objective": "sskd-head", "teacher": "embedded:digits"})
+    assert free_name(tmp_path, head).name == "digits-sskd-head-seed0"

@@ -1,22 +1,30 @@
 """From a recipe to networks, data and optimisers: what is built, from which seed, and what is refused."""
 
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from relgraph.data.views import prepare
 from relgraph.errors import RelgraphError
-from relgraph.methods import EGA, KD, METHODS, SP, Batch, Method, Output, Sum
+from relgraph.methods import EGA, KD, METHODS, SP, SSKD, Batch, Method, Output, Sum, Views
 from relgraph.networks.backbone import map_shapes
-from relgraph.networks.teachers import Teacher
+from relgraph.networks.files import load_head, load_ss_head, save_network, save_ss_head
+from relgraph.networks.heads import Projector
+from relgraph.networks.students import build_backbone
+from relgraph.networks.teachers import Teacher, load_teacher
 from relgraph.training.hardware import native_bf16
 from relgraph.training.inputs import teacher_input
-from relgraph.training.loop import train
+from relgraph.training.loop import train, train_epoch
 from relgraph.training.objective import Distiller
 from relgraph.training.recipe import Recipe
 from relgraph.training.setup import (
+    Setup,
     build,
     new_distiller,
     open_data,
@@ -25,9 +33,11 @@ from relgraph.training.setup import (
     parse_arguments,
     reads_maps,
 )
+from relgraph.training.student import load_student
 from relgraph.training.teaching import Online
 
 RecipeMaker = Callable[..., Recipe]
+Runs = Callable[[str], Path]
 
 
 def test_one_seed_gives_one_start(make: RecipeMaker) -> None:
@@ -217,7 +227,8 @@ def test_networks_get_the_input_that_they_describe(make: RecipeMaker) -> None:
 def test_the_student_s_images_may_be_normalised_as_the_teacher_s(make: RecipeMaker) -> None:
     """As EGA's official code does, also for a student alone; the stored student says so."""
     options: dict[str, Any] = {"dataset": "digits", "labels_per_class": 0, "normalise": "teacher"}
-    teacher, setup = open_teacher(make()), build(make(**options))
+    options |= {"teacher_mean": (0.25,), "teacher_std": (0.5,)}  # the embedded teacher's own are those of digits
+    teacher, setup = open_teacher(make(**options)), build(make(**options))
     images = next(setup.batches([torch.arange(2)]))
     torch.testing.assert_close(setup.student_input(images), (images / 255 - teacher.mean[0]) / teacher.std[0])
     assert setup.description()["mean"] == list(teacher.mean) and setup.description()["std"] == list(teacher.std)
@@ -293,3 +304,220 @@ def test_without_validation_images_only_the_test_split_can_select() -> None:
     assert len(data.val) == 0 and len(data.train) + len(data.test) == 1797
     with pytest.raises(RelgraphError, match=r"^picking the best epoch needs validation images"):
         open_data(Recipe(val_fraction=0.0, select="val"))
+
+
+def backbone_of(setup: Setup) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in setup.student.backbone.state_dict().items()}
+
+
+@pytest.mark.parametrize("given", ["run", "file"])
+def test_a_student_starts_from_the_backbone_of_a_run(given: str, make: RecipeMaker, finished: Runs) -> None:
+    path = finished("seed") if given == "run" else finished("seed") / "student.safetensors"
+    plain, setup = (build(make(method="none", init_from=start)) for start in (None, str(path)))
+    stored, _ = load_student(path)
+    found = backbone_of(setup)
+    assert list(found) == list(backbone_of(plain))
+    assert all(torch.equal(found[name], tensor) for name, tensor in stored.backbone.state_dict().items())
+    assert not torch.equal(found["stem.0.weight"], backbone_of(plain)["stem.0.weight"])
+    head = setup.student.head.project.weight
+    assert not torch.equal(head, stored.head.project.weight), "the head is a new one, for other classes"
+    trained = {id(p) for group in setup.student_optimiser.param_groups for p in group["params"]}
+    assert trained == {id(p) for p in setup.student.parameters()} and setup.student.backbone.training
+
+
+def test_a_student_starts_from_a_pre_training(make: RecipeMaker, tmp_path: Path) -> None:
+    backbone = build_backbone("resnet8", 3)
+    parts = nn.ModuleDict({"backbone": backbone, "projector": Projector(64, 16)})
+    info: dict[str, Any] = {"backbone": "resnet8", "in_channels": 3, "image_size": 8, "mean": [0.5], "std": [0.5]}
+    save_network(tmp_path / "network.safetensors", parts, info)
+    for method in ("none", "kd"):
+        found = backbone_of(build(make(method=method, init_from=str(tmp_path))))
+        assert all(torch.equal(found[name], tensor) for name, tensor in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"student": "resnet14"}, r"seed holds a resnet8: expected a resnet14, the student$"),
+        ({"init_from": "nowhere"}, r"^cannot read the network file nowhere: [^\n]*$"),
+        ({"dataset": "digits"}, r"is of another architecture: stem\.0\.weight is \(16, 1, 3, 3\) in the network, "),
+    ],
+)
+def test_what_no_student_can_start_from(
+    options: dict[str, Any], message: str, make: RecipeMaker, finished: Runs, tmp_path: Path
+) -> None:
+    with pytest.raises(RelgraphError, match=message):
+        build(make(**{"method": "none", "init_from": str(finished("seed")), **options}))
+    with pytest.raises(RelgraphError, match=r"holds no network: expected network\.safetensors of a pre-training or"):
+        build(make(method="none", init_from=str(tmp_path)))
+
+
+@pytest.fixture
+def owner(finished: Runs) -> dict[str, Any]:
+    """Return the options of a run whose teacher is a student of the same classes and brings its head."""
+    return {"teacher": f"checkpoint:{finished('kd')}", "teacher_head": "own"}
+
+
+@pytest.mark.parametrize(
+    "options", [{"method": "kd", "dim": 24}, {"method": "ega"}, {"method": "ega", "refine": "conv"}]
+)
+def test_a_teacher_keeps_its_own_head(
+    options: dict[str, Any], make: RecipeMaker, owner: dict[str, Any], finished: Runs
+) -> None:
+    """Its logits are those of the run that it comes from, before the training and after it."""
+    setup = build(make(**owner, **options))
+    source, info = load_student(finished("kd"))
+    head = setup.objective.teacher_head
+    assert head is not None and not any(p.requires_grad for p in head.parameters())
+    images = next(setup.batches([torch.arange(6)]))
+    prepared = prepare(images, None, 3, info["mean"], info["std"])
+    seen = setup.feed(images, torch.arange(6), torch.Generator().manual_seed(1))
+    assert seen.seen is not None
+    embedding, logits = head(seen.seen.pooled)
+    expected = source(prepare(seen.images, None, 3, info["mean"], info["std"]))
+    torch.testing.assert_close((embedding, logits), (expected.embedding, expected.logits))
+    assert not torch.equal(prepared, prepare(seen.images, None, 3, info["mean"], info["std"])), "a view of its own"
+    row = train_epoch(setup, 0)
+    assert all(torch.equal(tensor, source.head.state_dict()[name]) for name, tensor in head.state_dict().items())
+    assert row["teacher_head"] > 0, "its cross-entropy is told, and teaches nothing"
+    trained = {id(p) for group in setup.teacher_optimiser.param_groups for p in group["params"]}
+    assert trained.isdisjoint(id(p) for p in head.parameters()) and bool(trained) == ("refine" in options)
+
+
+def test_the_own_head_teaches_sskd(make: RecipeMaker, owner: dict[str, Any], finished: Runs, tmp_path: Path) -> None:
+    teacher = load_teacher(owner["teacher"])
+    save_ss_head(tmp_path / "ss_head.safetensors", Projector(64, 64), teacher="x", fingerprint=teacher.fingerprint())
+    setup = build(make(**owner, method="sskd", ss_head=str(tmp_path)))
+    assert isinstance(setup.objective.method, SSKD) and setup.note.startswith("teacher: online, in every step (sskd")
+    before = deepcopy(setup.objective.method.ss_head.state_dict())
+    row = train_epoch(setup, 0)
+    assert all(row[name] > 0 for name in ("cross_entropy", "kd", "transformed", "self_supervision", "teacher_head"))
+    assert setup.objective.teacher_head is not None
+    own, now = load_head(finished("kd"))[0].state_dict(), setup.objective.teacher_head.state_dict()
+    assert all(torch.equal(own[name], now[name]) for name in own)
+    after = setup.objective.method.ss_head.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dim": 24}, r"^ega does not compare embeddings of width 24 with those of the teacher's own head, 16: use "
+         r"--dim 16 \(matching nodes needs embeddings of one width: .*, got 24 and 16\)$"),
+        ({"dim": 24, "method": "pkt", "nodes": "embedding", "refine": "conv"},
+         r"^pkt does not compare embeddings of width 24 .*, 16: use --dim 16 \([^\n]*\)$"),
+        ({"dataset": "digits", "method": "kd", "labels_per_class": 0},
+         r"^teacher_head 'own' needs a teacher of the same classes: expected the 10 of digits, got 3 or other"),
+        ({"dataset": "unlabelled", "method": "seed"},
+         r"^teacher_head 'own' needs a teacher of the same classes: expected the 0 of folder:.*, got 3 or other names"),
+        ({"teacher": "checkpoint:nowhere", "method": "kd"}, r"^cannot read the network file nowhere"),
+    ],
+)  # fmt: skip
+def test_an_own_head_that_does_not_fit(
+    options: dict[str, Any], message: str, make: RecipeMaker, owner: dict[str, Any]
+) -> None:
+    with pytest.raises(RelgraphError, match=message):
+        build(make(**{**owner, **options}))
+
+
+def test_methods_that_compare_relations_take_any_width_of_an_own_head(make: RecipeMaker, owner: dict[str, Any]) -> None:
+    setup = build(make(**owner, method="pkt", nodes="embedding", dim=24))
+    assert setup.student.head.project.out_features == 24
+
+
+def test_a_pre_training_has_no_head_of_its_own(make: RecipeMaker, tmp_path: Path) -> None:
+    parts = nn.ModuleDict({"backbone": build_backbone("resnet8", 3), "projector": Projector(64, 16)})
+    info = {"backbone": "resnet8", "in_channels": 3, "image_size": 8, "mean": [0.5] * 3, "std": [0.5] * 3}
+    save_network(tmp_path / "network.safetensors", parts, info)
+    with pytest.raises(
+        RelgraphError, match=r"holds no classifier: expected the student\.safetensors of a training run"
+    ):
+        build(make(method="kd", teacher=f"checkpoint:{tmp_path}", teacher_head="own"))
+
+
+def test_the_head_of_self_supervision_reaches_the_method(make: RecipeMaker, ss_head: Path) -> None:
+    setup = build(make(method="sskd"))
+    assert isinstance(setup.objective.method, SSKD)
+    stored, _ = load_ss_head(ss_head, 64)
+    found = setup.objective.method.ss_head.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in stored.state_dict().items()) and len(found) == 4
+    trained = {
+        id(p) for o in (setup.student_optimiser, setup.teacher_optimiser) for g in o.param_groups for p in g["params"]
+    }
+    assert trained == {id(p) for p in setup.distiller.parameters()}
+    assert not any("ss_head" in name for name, _ in setup.distiller.named_parameters())
+
+
+def test_a_head_of_self_supervision_of_another_teacher(make: RecipeMaker, finished: Runs, tmp_path: Path) -> None:
+    """By its width, or by the fingerprint of the teacher's weights."""
+    other = f"checkpoint:{finished('kd')}"
+    with pytest.raises(
+        RelgraphError,
+        match=r"^the self-supervision head in .* was trained for another teacher: embedded:digits, or other weights of "
+        r"it, than checkpoint:.*kd$",
+    ):
+        build(make(method="sskd", teacher=other))
+    save_ss_head(tmp_path / "wide", Projector(128, 128), teacher="wide", fingerprint="0")
+    with pytest.raises(RelgraphError, match=r"wide was trained for a teacher of width 128, this one has 64$"):
+        build(make(method="sskd", ss_head=str(tmp_path / "wide")))
+    with pytest.raises(RelgraphError, match=r"^cannot read the self-supervision head file .*ss_head\.safetensors: "):
+        build(make(method="sskd", ss_head=str(tmp_path)))
+    with pytest.raises(
+        RelgraphError,
+        match=r"given by --ss-head RUN: `relgraph pretrain --objective sskd-head --teacher \.\.\.` trains",
+    ):
+        build(make(method="sskd", ss_head=None))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"method": "ega"},
+            r"^folder:.* has no labels, and method ega learns from labels here: seed, moco, infonce and ",
+        ),
+        ({"method": "none"}, r"has no labels, and method none learns from labels"),
+        ({"method": "kd", "gamma": 0.0}, r"has no labels, and method kd learns from labels"),
+        ({"method": "seed+kd"}, r"has no labels, and method seed\+kd learns from labels"),
+        ({"method": "seed", "alpha": 0.5}, r"has no labels, and method seed learns from labels"),
+        ({"method": "seed", "gamma": 1.0}, r"has no labels, and method seed learns from labels"),
+        (
+            {"method": "seed", "teacher_head": "sequential"},
+            r"has no labels, from which a sequential teacher_head learns",
+        ),
+        ({"method": "seed", "labels_per_class": 2}, r"has no labels to hide or to change"),
+    ],
+)
+def test_images_without_labels_for_what_needs_them(options: dict[str, Any], message: str, make: RecipeMaker) -> None:
+    recipe = make(dataset="unlabelled")
+    with pytest.raises(RelgraphError, match=message):
+        build(replace(recipe, **options))
+
+
+@pytest.mark.parametrize("options", [{"method": "seed"}, {"gamma": 0.0}, {"method": "crd", "gamma": 0.0}])
+def test_images_without_labels_for_what_needs_none(options: dict[str, Any], make: RecipeMaker) -> None:
+    setup = build(make(dataset="unlabelled", **options))
+    assert setup.description()["classes"] == [] and len(setup.data.val) == 0
+    assert setup.objective.teacher_head is not None
+    logits = [setup.student.head.classify.out_features, setup.objective.teacher_head.classify.out_features]
+    assert logits == [1, 1], "a layer without outputs would be warned of"
+
+
+def test_what_a_method_is_shown_of_further_views(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Further(Curious):
+        views = Views("rotations", 3)
+
+    monkeypatch.setitem(METHODS, "further", Further)
+    setup = build(make(method="further"))
+    method = setup.objective.method
+    assert isinstance(method, Further)
+    ((student, teacher, _, _),) = method.given
+    for output in (student, teacher):
+        assert output.further is not None and output.further.logits is not None
+        assert output.further.embedding.shape == (36, 16) and output.further.logits.shape == (36, 3)
+        assert output.further.feature is not None and output.further.feature.shape == (36, 64)
+    row = train_epoch(setup, 0)
+    (shown, seen, batch, _), *_ = method.given[1:]
+    assert shown.further is not None and seen.further is not None and batch is not None
+    assert len(shown.further.embedding) == len(seen.further.embedding) == 3 * len(batch.indices) == 36
+    assert "curious" in row and setup.note.startswith("teacher: online, in every step (further reads what the teacher")

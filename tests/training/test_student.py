@@ -89,3 +89,9 @@ def test_no_run_and_another_programs_file(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(1)}, tmp_path / "student.safetensors")
     with pytest.raises(RelgraphError, match=r"without relgraph's description"):
         load_student(tmp_path)
+
+
+def test_a_student_of_images_without_labels(finished: Runs, recwarn: pytest.WarningsRecorder) -> None:
+    student, info = load_student(finished("unlabelled"))
+    assert info["classes"] == [] and student(torch.rand(2, 3, 8, 8)).logits.shape == (2, 1)
+    assert not recwarn.list, "torch warns of layers without outputs"

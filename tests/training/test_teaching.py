@@ -5,17 +5,20 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from relgraph.data.augment import make_augmentation
 from relgraph.data.embeddings import EmbeddingStore
+from relgraph.data.further import make_further
 from relgraph.data.views import draw_view
 from relgraph.errors import RelgraphError
-from relgraph.networks.teachers import Features
+from relgraph.methods import Views
+from relgraph.networks.teachers import Features, Teacher
 from relgraph.training.embedding import store_embeddings
 from relgraph.training.inputs import teacher_input
 from relgraph.training.recipe import Recipe
 from relgraph.training.setup import open_data, open_fabric, open_teacher
-from relgraph.training.teaching import Feed, Online, Stored, WithoutTeacher, make_plan, open_feed, settled
+from relgraph.training.teaching import Fed, Feed, Online, Stored, WithoutTeacher, make_plan, open_feed, settled
 
 RecipeMaker = Callable[..., Recipe]
 INDEX = torch.tensor([30, 2, 2, 17, 35, 9])
@@ -173,8 +176,8 @@ def test_auto_says_why_a_store_was_passed_over(make: RecipeMaker, folder: Path, 
     feed, line = opened(replace(recipe, teacher_std=(0.5,)))
     assert isinstance(feed, Online)
     assert line == (
-        f"teacher: online, no stored embeddings fit: {folder}/three does not fit: the teacher's std: (0.376,) in the "
-        "store, (0.5,) in this run"
+        f"teacher: online, no stored embeddings fit: {folder}/three does not fit: the teacher's std: "
+        f"{open_teacher(recipe).std} in the store, (0.5,) in this run"
     )
     _, line = opened(replace(recipe, embeddings=str(tmp_path)))
     assert line == "teacher: online, in every step (relgraph embed would store what it says, once)"
@@ -213,3 +216,161 @@ def test_a_settled_recipe_finds_the_same_again(make: RecipeMaker, folder: Path, 
     assert opened(fixed)[1] == line
     online = replace(recipe, embeddings=str(tmp_path))
     assert settled(online, opened(online)[0]) == replace(online, teacher_mode="online")
+
+
+def asked(recipe: Recipe, views: Views | None, maps: bool = False) -> Fed:
+    """Return what a feed gives that is asked for further views."""
+    data, teacher, fabric = open_data(recipe), open_teacher(recipe), open_fabric(recipe)
+    feed, line = open_feed(recipe, data, teacher, fabric, maps=maps, views=views)
+    assert isinstance(feed, Online) and line.startswith("teacher: online")
+    return feed(data.train.pixels[INDEX], INDEX, torch.Generator().manual_seed(1))
+
+
+FURTHER = {
+    "rotations": (Views("rotations", 3), "crop"),
+    "transformations": (Views("transformations", 4), "crop"),
+    "patches": (Views("patches", 2), "moco"),
+}
+
+
+@pytest.mark.parametrize("maps", [False, True])
+@pytest.mark.parametrize("views", ["shared", "independent"])
+@pytest.mark.parametrize("kind", FURTHER)
+def test_both_networks_see_the_same_further_views(make: RecipeMaker, kind: str, views: str, maps: bool) -> None:
+    """Those that are drawn after the first ones, with the flip of the student's: also where the teacher has its own."""
+    wanted, name = FURTHER[kind]
+    recipe = make(views=views, augment=name)
+    found = asked(recipe, wanted, maps)
+    data, generator = open_data(recipe), torch.Generator().manual_seed(1)
+    images = data.train.pixels[INDEX]
+    assert (data.crop_padding, data.flip) == (1, True)
+    augmentation = make_augmentation(name, padding=1, flip=True, channels=3)
+    drawn = augmentation.draw(6, 8, 8, generator)
+    other = drawn if views == "shared" else augmentation.draw(6, 8, 8, generator)
+    more = make_further(*wanted, padding=1, flip=True, augmentation=augmentation, side=8)
+    further = more.draw(6, 8, 8, drawn.flip, generator).apply(images)
+    assert len(further) == wanted.each * 6 and found.further is not None
+    assert torch.equal(found.images, drawn.apply(images)) and torch.equal(found.further, further)
+    assert found.seen is not None and found.further_seen is not None
+    torch.testing.assert_close(found.seen.pooled, taught(recipe, other.apply(images)))
+    torch.testing.assert_close(found.further_seen.pooled, taught(recipe, further))
+    for seen in (found.seen, found.further_seen):
+        assert len(seen.maps) == (4 if maps else 0)
+        assert not maps or all(len(stage) == len(seen.pooled) for stage in seen.maps)
+        assert not maps or torch.equal(seen.maps[-1].mean((2, 3)), seen.pooled)
+
+
+@pytest.mark.parametrize("views", ["shared", "independent"])
+def test_further_views_lie_view_by_view(make: RecipeMaker, views: str) -> None:
+    """Row v * B + i is view v of image i: here every image is of one colour of its own."""
+    recipe = make(views=views)
+    data, teacher = open_data(recipe), open_teacher(recipe)
+    feed, _ = open_feed(recipe, data, teacher, open_fabric(recipe), views=Views("rotations", 3))
+    colours = torch.arange(1, 19, dtype=torch.uint8).view(6, 3, 1, 1)
+    found = feed(colours.expand(6, 3, 8, 8), torch.arange(6), torch.Generator().manual_seed(1))
+    assert found.further is not None and found.images.dtype == found.further.dtype == torch.uint8
+    shown = found.further.view(3, 6, 3, 64).amax(-1)
+    assert torch.equal(shown, colours.view(1, 6, 3).expand(3, 6, 3))
+
+
+def test_a_teacher_of_any_size_sees_patches_as_they_are(make: RecipeMaker) -> None:
+    """In a pass of their own, since they are smaller."""
+    seen: list[tuple[int, ...]] = []
+
+    class Mean(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(tuple(images.shape))
+            return images.mean((2, 3))
+
+    recipe = make(augment="moco")
+    teacher = Teacher(Mean(), name="mean", input_size=None, channels=3, mean=(0, 0, 0), std=(1, 1, 1))
+    plan = make_plan("moco", open_data(recipe), Views("patches", 2))
+    seen.clear()
+    pixels = open_data(recipe).train.pixels[INDEX]
+    found = Online(plan, teacher, open_fabric(recipe), shared=True)(pixels, INDEX, torch.Generator().manual_seed(1))
+    assert found.further is not None and found.seen is not None and found.further_seen is not None
+    assert found.further.shape == (12, 3, 3, 3) and seen == [(6, 3, 8, 8), (12, 3, 3, 3)]
+    torch.testing.assert_close(found.seen.pooled, found.images.mean((2, 3)))
+    torch.testing.assert_close(found.further_seen.pooled, found.further.mean((2, 3)))
+
+
+@pytest.mark.parametrize("views", ["shared", "independent"])
+@pytest.mark.parametrize("name", ["crop", "moco", "simclr", "simclr-small", "digits"])
+def test_every_augmentation_feeds_both_networks(make: RecipeMaker, name: str, views: str) -> None:
+    recipe = make(views=views, teacher_mode="online", augment=name)
+    student, seen = fed(opened(recipe)[0], recipe)
+    data, generator = open_data(recipe), torch.Generator().manual_seed(1)
+    augmentation = make_augmentation(name, padding=data.crop_padding, flip=data.flip, channels=3)
+    first, second = (augmentation.draw(6, 8, 8, generator).apply(data.train.pixels[INDEX]) for _ in range(2))
+    assert student.shape == (6, 3, 8, 8) and student.dtype == (torch.uint8 if name == "crop" else torch.float32)
+    assert torch.equal(student, first)
+    torch.testing.assert_close(seen.pooled, taught(recipe, first if views == "shared" else second))
+
+
+@pytest.mark.parametrize("name", ["crop", "moco"])
+def test_a_student_alone_has_its_augmentation(make: RecipeMaker, name: str) -> None:
+    recipe = make(method="none", augment=name)
+    data = open_data(recipe)
+    pixels = data.train.pixels[INDEX]
+    found = opened(recipe)[0](pixels, INDEX, torch.Generator().manual_seed(1))
+    augmentation = make_augmentation(name, padding=1, flip=True, channels=3)
+    drawn = augmentation.draw(6, 8, 8, torch.Generator().manual_seed(1))
+    assert torch.equal(found.images, drawn.apply(pixels)) and found.further is None
+
+
+def test_what_no_store_holds(make: RecipeMaker, folder: Path) -> None:
+    """Further views, and a contrastive view that both networks see; of its own the student may have any."""
+    recipe = digits(make, embeddings=str(folder), method="sskd")
+    data, teacher, fabric = open_data(recipe), open_teacher(recipe), open_fabric(recipe)
+    rotations = Views("rotations", 3)
+    feed, line = open_feed(recipe, data, teacher, fabric, views=rotations)
+    assert isinstance(feed, Online)
+    assert line == ("teacher: online, in every step (sskd reads what the teacher says of 3 further views of an image)")
+    for views in ("shared", "independent"):
+        with pytest.raises(
+            RelgraphError,
+            match=r"^stored embeddings will not do, since sskd reads what the teacher says of 3 further views of an "
+            r"image: use --teacher-mode online$",
+        ):
+            open_feed(replace(recipe, teacher_mode="stored", views=views), data, teacher, fabric, views=rotations)
+
+
+def test_contrastive_views_and_stores(make: RecipeMaker, folder: Path) -> None:
+    recipe = digits(make, embeddings=str(folder), method="seed", augment="moco")
+    feed, line = opened(recipe)
+    assert isinstance(feed, Online)
+    assert line == "teacher: online, in every step (the teacher sees the student's own views, those of moco)"
+    with pytest.raises(
+        RelgraphError,
+        match=r"^stored embeddings will not do, since the teacher sees the student's own views, those of moco: use ",
+    ):
+        opened(replace(recipe, teacher_mode="stored"))
+    recipe = replace(recipe, teacher_mode="stored", views="independent")
+    feed, _ = opened(recipe)
+    assert isinstance(feed, Stored)
+    student, seen = fed(feed, recipe)
+    drawn = make_augmentation("moco", padding=1, flip=False, channels=1).draw(6, 8, 8, torch.Generator().manual_seed(1))
+    assert torch.equal(student, drawn.apply(open_data(recipe).train.pixels[INDEX])) and seen.pooled.shape == (6, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "views", "message"),
+    [
+        ("crop", Views("patches", 2), r"^patches are small views of a contrastive augmentation .*, got PadCropFlip$"),
+        ("moco", Views("rotations", 4), r"^there are 3 rotations of an image, got 4$"),
+        ("mocco", None, r"^unknown augmentation 'mocco': did you mean 'moco'\?"),
+    ],
+)
+def test_views_that_there_are_not(make: RecipeMaker, name: str, views: Views | None, message: str) -> None:
+    with pytest.raises(RelgraphError, match=message):
+        make_plan(name, open_data(make()), views)
+
+
+@pytest.mark.parametrize("views", [Views("rotations", 3), Views("transformations", 4)])
+def test_images_that_are_not_square_are_not_turned(make: RecipeMaker, views: Views) -> None:
+    """Which is told before the training, not in its first step."""
+    data = open_data(make())
+    wide = replace(data, train=replace(data.train, images=torch.zeros(36, 3, 8, 12, dtype=torch.uint8)))
+    with pytest.raises(RelgraphError, match=r"^views that are turned want square images, got 8 x 12$"):
+        make_plan("crop", wide, views)
+    assert make_plan("moco", wide, Views("patches", 2)).further is not None

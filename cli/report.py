@@ -1,0 +1,39 @@
+"""relgraph report."""
+
+from pathlib import Path
+
+import click
+
+EPILOG = """\b
+Examples:
+  relgraph report runs/knn8                              report.html, which opens from disk
+  relgraph report runs/knn8 runs/dense -o compare.html   the curves overlaid, a table of both, the first in detail
+  relgraph report runs/knn8 --split train --first 1000
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RUN [RUN ...]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="report.html",
+    show_default=True,
+    help="File to write.",
+)
+@click.option("--split", type=click.Choice(["train", "val", "test"]),
+              help="[default: test, or train where there are no test images]")  # fmt: skip
+@click.option("--first", type=click.IntRange(min=2), metavar="N", help="Only the first N images of the split.")
+@click.option("--k", type=int, default=8, show_default=True, help="Neighbours of each image.")
+def report(runs: tuple[Path, ...], output: Path, split: str | None, first: int | None, k: int) -> None:
+    """Write one HTML page on one RUN or several, which opens offline and asks for nothing.
+
+    It tells what was run, overlays learning curves and compares figures, over seeds as mean and deviation. The first
+    RUN that trained a student is shown in detail: edge matrices, maps, the graph to look into, and the images on whose
+    neighbours student and teacher agree least.
+    """
+    from relgraph.analysis.report import write_report
+
+    size = write_report(runs, output, split=split, first=first, k=k)
+    click.echo(f"{output}: {len(runs)} run{'s' if len(runs) > 1 else ''}, {size / 1e6:.1f} MB")

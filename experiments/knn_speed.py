@@ -1,0 +1,81 @@
+"""What the exact k-NN graphs of a whole data set take: time and memory of each part of `relgraph analyze`, each alone.
+
+    python experiments/knn_speed.py --out knn_speed.json
+
+Nodes are drawn around 100 centres, so that a graph of them has communities. Each part runs in a process of its own:
+seconds passed, seconds of processor time (of all threads, so on a busy machine the fairer of the two), and the most
+memory it held beyond what it held after a small set. faiss is measured where it is installed (`pip install faiss-cpu`).
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+
+from relgraph.analysis.memory import in_own_process, peak_resident
+from relgraph.analysis.neighbourhoods import communities, neighbour_overlap
+from relgraph.files import write_atomically
+from relgraph.graph.search import has_faiss, matches_in_blocks, nearest_by_faiss, nearest_in_blocks
+
+PARTS = {
+    "one graph, blocks": lambda x, y, k: nearest_in_blocks(x, k),
+    "one graph, faiss": lambda x, y, k: nearest_by_faiss(x, k),
+    "two graphs and matches": lambda x, y, k: (*(nearest_in_blocks(z, k) for z in (x, y)), matches_in_blocks(x, y)),
+    "graph and its communities": lambda x, y, k: communities(*nearest_in_blocks(x, k)),
+}
+
+
+def drawn(count: int, dim: int) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    student = 0.35 * torch.randn(100, dim)[torch.randint(0, 100, (count,))] + torch.randn(count, dim)
+    return student, student + 0.5 * torch.randn(count, dim)
+
+
+def measured(part: str, count: int, dim: int, k: int) -> dict[str, Any]:
+    PARTS[part](*drawn(200, dim), k)
+    x, y = drawn(count, dim)
+    before = peak_resident() or 0
+    passed, used = time.perf_counter(), time.process_time()
+    PARTS[part](x, y, k)
+    passed, used = time.perf_counter() - passed, time.process_time() - used
+    return {"seconds": passed, "processor_seconds": used, "bytes": (peak_resident() or 0) - before}
+
+
+def same_neighbours(count: int, dim: int, k: int) -> float:
+    """Return the share of the neighbours found in blocks that faiss finds too."""
+    x, _ = drawn(count, dim)
+    return float(neighbour_overlap(nearest_in_blocks(x, k)[0], nearest_by_faiss(x, k)[0]).mean())
+
+
+@click.command(help=__doc__)
+@click.option("--nodes", default=50_000, show_default=True)
+@click.option("--dim", default=256, show_default=True)
+@click.option("--k", default=10, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write everything as JSON.")
+def main(nodes: int, dim: int, k: int, out: Path | None) -> None:
+    where = f"CPU, {torch.get_num_threads()} threads"
+    print(f"{where}, torch {torch.__version__}, N = {nodes:,}, D = {dim}, k = {k}, float32")
+    report: dict[str, Any] = {"device": where, "torch": torch.__version__, "nodes": nodes, "dim": dim, "k": k}
+    report["parts"] = {}
+    for part in PARTS:
+        if "faiss" in part and not has_faiss():
+            continue
+        found = report["parts"][part] = in_own_process(measured, part, nodes, dim, k)
+        print(
+            f"{part:<28}{found['seconds']:>8.1f} s {found['processor_seconds']:>8.1f} s of processor time"
+            f"{found['bytes'] / 2**20:>8.0f} MiB",
+            flush=True,
+        )
+    if has_faiss():
+        report["same_neighbours"] = in_own_process(same_neighbours, nodes, dim, k)
+        print(f"faiss finds the same neighbours: {100 * report['same_neighbours']:.4f} %")
+    if out is not None:
+        write_atomically(out, (json.dumps(report, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""What the k-NN graphs of student and teacher say of a whole split of a run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from relgraph.analysis.neighbourhoods import communities, neighbour_overlap, union
+from relgraph.analysis.trained import TrainedRun
+from relgraph.data.images import ImageSet
+from relgraph.errors import RelgraphError, unknown
+from relgraph.graph.kernels import pearson
+from relgraph.graph.search import (
+    FAISS_LIMIT,
+    edge_weights,
+    has_faiss,
+    matches_in_blocks,
+    nearest_by_faiss,
+    nearest_in_blocks,
+)
+from relgraph.methods import Output
+
+Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+# All are exact: they differ in speed, and in the order of equal weights.
+SEARCHES: dict[str, Search] = {
+    "blocks": partial(nearest_in_blocks, progress="neighbours"),
+    "faiss": nearest_by_faiss,
+}
+
+
+class NetworkGraph(NamedTuple):
+    """The k-NN graph of one network on the N images of a split.
+
+    Attributes:
+        embedding: Projected embeddings, unrefined, `(N, D)`.
+        prediction: The class that its head says, `(N,)`; `None` if nothing taught the head.
+        neighbours: Each node's k nearest others by correlation, nearest first, as positions `(N, k)`.
+        weights: Their correlations, `(N, k)`.
+        communities: Each node's community, `(N,)`, 0 the largest.
+        degenerate: Which nodes have no variance, `(N,)`: they correlate with nothing, their neighbours say nothing.
+    """
+
+    embedding: Tensor
+    prediction: Tensor | None
+    neighbours: Tensor
+    weights: Tensor
+    communities: Tensor
+    degenerate: Tensor
+
+
+class Comparison(NamedTuple):
+    """What both networks of a run say of the same N nodes.
+
+    Attributes:
+        overlap: Share of its neighbours on which both networks agree, for each node, `(N,)`, 0 to 1.
+        matched: Whether a student's node has its own as the nearest teacher's node, `(N,)`; `None` where the networks'
+            embeddings differ in width.
+        edges: The directed edges of both k-NN graphs, each once, `(2, E)`: candidates above anchors.
+        student: The student's correlation on each of these edges, `(E,)`.
+        teacher: The teacher's.
+    """
+
+    overlap: Tensor
+    matched: Tensor | None
+    edges: Tensor
+    student: Tensor
+    teacher: Tensor
+
+    @property
+    def edge_error(self) -> Tensor:
+        """How far the student's correlation of each edge is from the teacher's, `|r_s - r_t|`, `(E,)`, 0 to 2."""
+        return (self.student - self.teacher).abs()
+
+    @property
+    def relation_error(self) -> Tensor:
+        """The mean error of each node's edges, those whose anchor it is, `(N,)`, 0 to 2."""
+        anchors = self.edges[1]
+        total = torch.zeros(len(self.overlap), dtype=torch.float64).index_add(0, anchors, self.edge_error.double())
+        return total / anchors.bincount(minlength=len(self.overlap))
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """What `analyse` found; all tensors are on the CPU, nodes are in the order of the split.
+
+    Attributes:
+        run: Path of the run.
+        dataset: Name of the data set.
+        split: Name of the split.
+        k: Neighbours of each node.
+        search: How they were found, a name of `SEARCHES`.
+        classes: Names of the classes.
+        index: Each image's position in the data set's original split, `(N,)`.
+        labels: True labels, `(N,)`, negative where unknown.
+        student: The student's graph.
+        teacher: The teacher's; `None` in a run without one.
+        comparison: Both together; `None` without a teacher.
+    """
+
+    run: Path
+    dataset: str
+    split: str
+    k: int
+    search: str
+    classes: tuple[str, ...]
+    index: Tensor
+    labels: Tensor
+    student: NetworkGraph
+    teacher: NetworkGraph | None
+    comparison: Comparison | None
+
+    @property
+    def overlap(self) -> Tensor | None:
+        """Share of neighbours on which both networks agree, `(N,)`; `None` without a teacher."""
+        return None if self.comparison is None else self.comparison.overlap
+
+    @property
+    def graphs(self) -> dict[str, NetworkGraph]:
+        """The graphs that there are, student first."""
+        return {"student": self.student} | ({} if self.teacher is None else {"teacher": self.teacher})
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any image has a label."""
+        return bool((self.labels >= 0).any())
+
+    def summary(self) -> dict[str, Any]:
+        """Return all figures as numbers, lists and dictionaries, for JSON: see `relgraph.analysis.figures`."""
+        from relgraph.analysis.figures import summarise
+
+        return summarise(self)
+
+
+def analyse(
+    run: TrainedRun | Path,
+    split: str = "test",
+    k: int = 10,
+    first: int | None = None,
+    seed: int = 0,
+    search: str | None = None,
+) -> Analysis:
+    """Return what the k-NN graphs of a run's student and teacher say of a split, or of its first images.
+
+    Nodes are the projected embeddings, unrefined, edges their correlations, as those of `run_pair`; each network
+    chooses its own neighbours.
+
+    Args:
+        run: A finished run, or its path.
+        split: "train", "val" or "test".
+        k: Neighbours of each node.
+        first: How many images of the split; all if `None`.
+        seed: Of the communities.
+        search: A name of `SEARCHES`; by default faiss where it is installed, else blocks.
+
+    Raises:
+        RelgraphError: if the run cannot be opened, or the split has no images or too few for k neighbours.
+    """
+    search = search or ("faiss" if k < FAISS_LIMIT and has_faiss() else "blocks")
+    if search not in SEARCHES:
+        raise unknown("search", search, tuple(SEARCHES))
+    opened = TrainedRun(run) if isinstance(run, Path) else run
+    images, labels = _first_images(opened, split, k, first)
+    outputs = dict(zip(("student", "teacher"), opened.outputs(images), strict=True))
+    graphs = {
+        name: _graph(output, name, opened.taught(name), partial(SEARCHES[search], k=k), seed)
+        for name, output in outputs.items()
+        if output is not None
+    }
+    student, teacher = graphs["student"], graphs.get("teacher")
+    return Analysis(
+        run=opened.run.path,
+        dataset=opened.recipe.dataset,
+        split=split,
+        k=k,
+        search=search,
+        classes=tuple(images.classes),
+        index=images.index,
+        labels=labels,
+        student=student,
+        teacher=teacher,
+        comparison=None if teacher is None else compare(student, teacher),
+    )
+
+
+def compare(student: NetworkGraph, teacher: NetworkGraph) -> Comparison:
+    """Return what two networks' graphs of the same nodes have in common."""
+    edges = union(student.neighbours, teacher.neighbours)
+    one, other = student.embedding, teacher.embedding
+    return Comparison(
+        overlap=neighbour_overlap(student.neighbours, teacher.neighbours),
+        matched=matches_in_blocks(one, other, progress="matches") if one.shape == other.shape else None,
+        edges=edges,
+        student=edge_weights(one, one, edges),
+        teacher=edge_weights(other, other, edges),
+    )
+
+
+def _first_images(opened: TrainedRun, split: str, k: int, first: int | None) -> tuple[ImageSet, Tensor]:
+    images, labels = opened.split(split), opened.all_labels(split)
+    if len(images) == 0:
+        raise RelgraphError(f"the split {split!r} of {opened.recipe.dataset} has no images: expected another --split")
+    count = len(images) if first is None else min(first, len(images))
+    if not 0 < k < count:
+        raise RelgraphError(f"k must be between 1 and the number of images less one, {count - 1}, got {k}")
+    return (images, labels) if count == len(images) else (images.select(torch.arange(count)), labels[:count])
+
+
+def _graph(
+    output: Output, name: str, taught: bool, search: Callable[[Tensor], tuple[Tensor, Tensor]], seed: int
+) -> NetworkGraph:
+    x = output.embedding
+    broken = int((~x.isfinite().all(-1)).sum())
+    if broken:
+        raise RelgraphError(f"embeddings must be finite, got NaN or infinity in {broken} of {len(x)} of the {name}'s")
+    neighbours, weights = search(x)
+    prediction = output.logits.argmax(-1) if taught and output.logits is not None else None
+    found = communities(neighbours, weights, seed)
+    return NetworkGraph(x, prediction, neighbours, weights, found, pearson.degenerate(pearson.nodes(x)))

@@ -1,0 +1,189 @@
+"""The figures of an analysis as numbers, lists and dictionaries: what `relgraph analyze` writes as JSON.
+
+A figure that cannot be told is left out, or `None` inside a list: all that needs labels where the data have none, all
+that compares where there is no teacher.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from relgraph.analysis.analysis import Analysis, Comparison, NetworkGraph
+from relgraph.analysis.confusion import ClassEdge, class_counts, class_edges, class_means
+from relgraph.analysis.neighbourhoods import (
+    agreement,
+    components,
+    degrees,
+    homophily,
+    modularity,
+    rank_correlation,
+    some_pairs,
+)
+from relgraph.files import write_atomically
+from relgraph.graph.search import edge_weights
+
+# How many of the images whose neighbourhoods differ most, and of the largest components, are listed.
+LISTED = 50
+
+
+def summarise(analysis: Analysis) -> dict[str, Any]:
+    """Return all figures of an analysis.
+
+    - `student`, `teacher`: of each graph alone, `network_figures`.
+    - `overlap`: mean neighbour overlap at k; `match`: share of student nodes whose nearest teacher node is their own;
+      `edge_rank`: Spearman's rank correlation of both networks' correlations over the `edges` directed edges
+      (anchor, candidate) that are in either k-NN graph, each once; `relation_error`: mean |r_s - r_t| over them.
+      An edge that one network alone chose is strong there and weaker in the other, so `edge_rank` falls below 0 where
+      most are such; `pair_rank` is the same over all pairs of images, above 200,000 over so many drawn at random.
+    - `agreement`: NMI and ARI of the student's communities, the teacher's and the labels, by pairs.
+    - `per_class`: for each class overlap, relation error (over the edges whose anchor is of that class) and homophily
+      of both graphs, worst classes first: by relation error, without a teacher by homophily.
+    - `confusion`: edges from each class to each other one, the largest differences between the networks first.
+    - `worst`: the images whose neighbourhoods differ most, by overlap, then relation error.
+    """
+    comparison = analysis.comparison
+    found = {
+        "run": str(analysis.run),
+        "dataset": analysis.dataset,
+        "split": analysis.split,
+        "images": len(analysis.index),
+        "labelled": int((analysis.labels >= 0).sum()),
+        "k": analysis.k,
+        "search": analysis.search,
+        **{name: network_figures(graph, analysis) for name, graph in analysis.graphs.items()},
+        **({} if comparison is None else _comparison_figures(comparison, list(analysis.graphs.values()))),
+        "agreement": _agreements(analysis),
+    }
+    if analysis.labelled:
+        found["per_class"] = per_class(analysis)
+        found["confusion"] = _confusion(analysis)
+    if comparison is not None:
+        found["worst"] = _worst(analysis, comparison)
+    return found
+
+
+def write_summary(summary: dict[str, Any], path: Path) -> None:
+    """Write a summary as JSON, whole or not at all, an entry of it a line.
+
+    Raises:
+        RelgraphError: if it cannot be written.
+    """
+    lines = [f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in summary.items()]
+    write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+
+
+def network_figures(graph: NetworkGraph, analysis: Analysis) -> dict[str, Any]:
+    """Return the figures of one network's graph alone.
+
+    `homophily` (with labels), `degenerate` nodes, number of `communities`, their `modularity` (`None` if no nodes are
+    joined), connected `components` with their largest sizes, and `in_degree`: mean (k), largest, skewness, orphans.
+    """
+    sizes = components(graph.neighbours, graph.weights)
+    chosen = degrees(graph.neighbours)
+    found = {"homophily": _number(homophily(graph.neighbours, analysis.labels))} if analysis.labelled else {}
+    return found | {
+        "degenerate": int(graph.degenerate.sum()),
+        "communities": int(graph.communities.max()) + 1,
+        "modularity": _number(modularity(graph.neighbours, graph.weights, graph.communities)),
+        "components": {"count": len(sizes), "sizes": sizes[:LISTED]},
+        "in_degree": {"mean": analysis.k, **chosen._asdict()},
+    }
+
+
+def per_class(analysis: Analysis) -> list[dict[str, Any]]:
+    """Return a row for each class that has images, the worst first."""
+    labels, classes = analysis.labels, len(analysis.classes)
+    comparison, columns = analysis.comparison, {}
+    if comparison is not None:
+        columns["overlap"] = class_means(comparison.overlap, labels, classes)
+        columns["relation_error"] = class_means(comparison.edge_error, labels[comparison.edges[1]], classes)
+    for name, graph in analysis.graphs.items():
+        counts = class_counts(graph.neighbours, labels, classes)
+        columns[f"homophily_{name}"] = counts.diagonal() / counts.sum(1).double()
+    images = labels[labels >= 0].bincount(minlength=classes)
+    badness = columns["relation_error"] if comparison is not None else -columns["homophily_student"]
+    return [
+        {
+            "class": number,
+            "name": analysis.classes[number],
+            "images": int(images[number]),
+            **{name: _number(float(column[number])) for name, column in columns.items()},
+        }
+        for number in badness.nan_to_num(-torch.inf).argsort(descending=True, stable=True).tolist()
+        if images[number] > 0
+    ]
+
+
+def confusion(analysis: Analysis) -> list[ClassEdge]:
+    """Return the edges between the classes, largest differences first; without a teacher its numbers are 0."""
+    classes = len(analysis.classes)
+    student = class_counts(analysis.student.neighbours, analysis.labels, classes)
+    if analysis.teacher is None:
+        return class_edges(student, torch.zeros_like(student))
+    return class_edges(student, class_counts(analysis.teacher.neighbours, analysis.labels, classes))
+
+
+def _confusion(analysis: Analysis) -> dict[str, list[int] | list[float]]:
+    """Return the edges between classes by columns: a row for each would take ten times the space."""
+    edges = confusion(analysis)
+    found: dict[str, list[int] | list[float]] = {
+        "from": [edge.anchor for edge in edges],
+        "to": [edge.candidate for edge in edges],
+    }
+    for name in analysis.graphs:
+        found[name] = [getattr(edge, name) for edge in edges]
+        found[f"{name}_share"] = [round(getattr(edge, f"{name}_share"), 6) for edge in edges]
+    return found
+
+
+def _comparison_figures(comparison: Comparison, graphs: Sequence[NetworkGraph]) -> dict[str, Any]:
+    pairs = some_pairs(len(comparison.overlap))
+    student, teacher = (edge_weights(graph.embedding, graph.embedding, pairs) for graph in graphs)
+    found = {
+        "overlap": float(comparison.overlap.mean()),
+        "edges": comparison.edges.shape[1],
+        "edge_rank": rank_correlation(comparison.student, comparison.teacher),
+        "pair_rank": rank_correlation(student, teacher),
+        "relation_error": float(comparison.edge_error.double().mean()),
+    }
+    if comparison.matched is not None:
+        found["match"] = float(comparison.matched.double().mean())
+    return found
+
+
+def _agreements(analysis: Analysis) -> dict[str, dict[str, float]]:
+    parts = {name: graph.communities for name, graph in analysis.graphs.items()}
+    if analysis.labelled:
+        parts["labels"] = analysis.labels
+    names = list(parts)
+    return {
+        f"{one}_{other}": agreement(parts[one], parts[other])._asdict()
+        for place, one in enumerate(names)
+        for other in names[place + 1 :]
+    }
+
+
+def _worst(analysis: Analysis, comparison: Comparison) -> list[dict[str, Any]]:
+    # Two stable sorts: by overlap, and among equals by error.
+    order = comparison.relation_error.argsort(descending=True, stable=True)
+    order = order[comparison.overlap[order].argsort(stable=True)][:LISTED]
+    return [_image(analysis, comparison, place) for place in order.tolist()]
+
+
+def _image(analysis: Analysis, comparison: Comparison, place: int) -> dict[str, Any]:
+    label = int(analysis.labels[place])
+    return {
+        "index": int(analysis.index[place]),
+        **({"label": label, "name": analysis.classes[label]} if label >= 0 else {}),
+        "overlap": float(comparison.overlap[place]),
+        "relation_error": float(comparison.relation_error[place]),
+        **{name: analysis.index[graph.neighbours[place]].tolist() for name, graph in analysis.graphs.items()},
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,115 @@
+"""Where the nodes of a graph pair stand in a plane."""
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from relgraph.analysis.export import SIDES, Side, to_networkx
+from relgraph.errors import RelgraphError, unknown
+from relgraph.graph.kernels import pearson
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
+
+Layout = Literal["tsne", "spring", "none"]
+LAYOUTS: tuple[Layout, ...] = ("tsne", "spring", "none")
+# Half a minute of one core; 10,000 nodes take more than a minute.
+TSNE_NODES = 5_000
+# Gephi draws a node 20 wide: so much room for each leaves as much again between them.
+ROOM = 40.0
+
+
+def tsne(x: Tensor, seed: int = 0, start: Tensor | None = None) -> Tensor:
+    """Return the t-SNE of embeddings in a plane, `(N, D) -> (N, 2)`, centred, as scikit-learn computes it.
+
+    Distances are those of the standardised embeddings, `sqrt(2 - 2 r)` for a Pearson correlation r, so that what is
+    near is what the graph's edges call near. The perplexity is 30, or a third of the other nodes. It begins at
+    `start` (N, 2), in any scale, or at the first two principal components.
+
+    Reference: van der Maaten and Hinton, Visualizing Data using t-SNE, JMLR 9, 2008.
+
+    Raises:
+        RelgraphError: for fewer than two nodes.
+
+    >>> tsne(torch.eye(5)).shape
+    torch.Size([5, 2])
+    """
+    from sklearn.manifold import TSNE
+
+    if len(x) < 2:
+        raise RelgraphError(f"t-SNE needs two nodes, got {len(x)}")
+    z = pearson.nodes(x.detach().cpu().float())
+    begin = _principal(z) if start is None else start.float()
+    spread = begin.std(0).max().clamp_min(1e-12)
+    # Nodes that begin at one point would stay at one.
+    noise = torch.randn(len(x), 2, generator=torch.Generator().manual_seed(seed))
+    begin = 1e-4 * ((begin - begin.mean(0)) / spread + 0.01 * noise)
+    perplexity = min(30.0, (len(x) - 1) / 3)
+    found = TSNE(init=begin.numpy(), perplexity=perplexity, random_state=seed).fit_transform(z.numpy())
+    plane = torch.from_numpy(found).float()
+    return plane - plane.mean(0)
+
+
+def place(pair: "HeteroData", layout: Layout, side: Side = "pair", seed: int = 0) -> None:
+    """Put a `position` (N, 2) float32 into the nodes of the side that is to be written.
+
+    `tsne` is each network's own; of the pair the student's begins at the teacher's positions, so that most images
+    stand at like places of both, and the teacher's nodes stand to the left of the student's. The difference, where
+    both networks share their nodes, stands as the teacher sees it. `spring` pulls nodes together by the weights of the
+    edges (Fruchterman and Reingold, 1991, by networkx). `none` places nothing.
+
+    Raises:
+        RelgraphError: for an unknown layout or side, and where `to_networkx` raises it.
+    """
+    if layout not in LAYOUTS:
+        raise unknown("layout", layout, LAYOUTS)
+    if side not in SIDES:
+        raise unknown("side", side, SIDES)
+    if layout == "spring":
+        _place_by_springs(pair, side, seed)
+    elif layout == "tsne":
+        _place_by_tsne(pair, side, seed)
+
+
+def _place_by_tsne(pair: "HeteroData", side: Side, seed: int) -> None:
+    if side == "difference":
+        pair["student"].position = pair["teacher"].position = _scaled(tsne(pair["teacher"].x, seed))
+        return
+    start = None
+    for kind in SIDES[side][0]:
+        plane = tsne(pair[kind].x, seed, start)
+        start, pair[kind].position = plane, _scaled(plane)
+    if side == "pair":
+        width = ROOM * len(pair["teacher"].x) ** 0.5
+        pair["teacher"].position[:, 0] -= 0.6 * width
+        pair["student"].position[:, 0] += 0.6 * width
+
+
+def _place_by_springs(pair: "HeteroData", side: Side, seed: int) -> None:
+    import networkx as nx
+
+    graph = to_networkx(pair, side, ())
+    found = nx.spring_layout(graph, seed=seed, weight="weight")
+    plane = _scaled(torch.tensor([[float(x), float(y)] for x, y in (found[node] for node in graph)]))
+    if side == "difference":
+        pair["student"].position = pair["teacher"].position = plane
+        return
+    kinds = SIDES[side][0]
+    for kind, part in zip(kinds, plane.chunk(len(kinds)), strict=True):
+        pair[kind].position = part.clone()
+
+
+def _principal(z: Tensor) -> Tensor:
+    """Return the first two principal components, `(N, D) -> (N, 2)`; a missing one is 0."""
+    vectors, scales, _ = torch.linalg.svd(z - z.mean(0), full_matrices=False)
+    components = vectors[:, :2] * scales[:2]
+    return torch.cat([components, components.new_zeros(len(z), 2 - components.shape[1])], dim=1)
+
+
+def _scaled(plane: Tensor) -> Tensor:
+    """Return positions centred at 0, in a square with `ROOM` for each node."""
+    centred = plane - (plane.amax(0) + plane.amin(0)) / 2
+    reach = centred.abs().max().clamp_min(1e-12)
+    scaled: Tensor = centred / reach * (ROOM * len(plane) ** 0.5 / 2)
+    return scaled

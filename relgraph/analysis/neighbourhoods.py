@@ -1,0 +1,224 @@
+"""Measures of neighbourhoods: what the k-NN graphs of a whole split say of its nodes, edges and labels.
+
+A k-NN graph is a table `(N, k)`: row i holds the neighbours of node i, nearest first, so each entry is a directed edge
+from anchor i. Its weights are a table of the same shape. A negative label is an unknown one.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from relgraph.errors import RelgraphError
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+
+class Agreement(NamedTuple):
+    """How well two partitions of the same nodes agree.
+
+    Attributes:
+        nmi: Normalised mutual information, 0 to 1, divided by the mean of both entropies.
+        ari: Adjusted Rand index (Hubert and Arabie, 1985), at most 1, about 0 for partitions by chance.
+    """
+
+    nmi: float
+    ari: float
+
+
+class Degrees(NamedTuple):
+    """How often nodes are chosen as a neighbour; the mean is k.
+
+    Attributes:
+        largest: How often the most chosen node is.
+        skewness: Third standardised moment of the in-degrees, which rises with hubs (hubness; Radovanovic et al.,
+            2010, JMLR 11); 0 if all are equal.
+        orphans: Number of nodes that nobody chooses.
+    """
+
+    largest: int
+    skewness: float
+    orphans: int
+
+
+def neighbour_overlap(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return for each node the share of neighbours on which both tables agree, `(N, k), (N, k) -> (N,)`, 0 to 1.
+
+    `|student(i) & teacher(i)| / k`. No row may name a neighbour twice.
+
+    Raises:
+        RelgraphError: if the tables are not (N, k) alike.
+
+    >>> neighbour_overlap(torch.tensor([[1, 2], [0, 2], [1, 0]]), torch.tensor([[2, 1], [2, 3], [3, 4]]))
+    tensor([1.0000, 0.5000, 0.0000], dtype=torch.float64)
+    """
+    _check_alike(student, teacher)
+    both = torch.cat([student, teacher], dim=1).sort(dim=1).values
+    return (both[:, 1:] == both[:, :-1]).sum(1).double() / student.shape[1]
+
+
+def union(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the directed edges of both tables, each once, as `edge_index` (2, E): candidates above anchors.
+
+    Edges are in the order of their anchors. A pair of nodes that are each other's neighbours is two edges.
+
+    Raises:
+        RelgraphError: if the tables are not (N, k) alike.
+
+    >>> union(torch.tensor([[1], [0], [0]]), torch.tensor([[1], [2], [1]]))
+    tensor([[1, 0, 2, 0, 1],
+            [0, 1, 1, 2, 2]])
+    """
+    _check_alike(student, teacher)
+    count = len(student)
+    anchors = torch.arange(count)[:, None]
+    edges = torch.unique(torch.cat([anchors * count + student, anchors * count + teacher]))
+    return torch.stack([edges % count, edges // count])
+
+
+def rank_correlation(student: Tensor, teacher: Tensor) -> float:
+    """Return Spearman's rank correlation of two lists of weights, `(E,), (E,) -> -1 to 1`; 0 if one is constant.
+
+    >>> rank_correlation(torch.tensor([0.1, 0.2, 0.9]), torch.tensor([0.5, 0.6, 0.7]))
+    1.0
+    """
+    from scipy.stats import spearmanr  # type: ignore[import-untyped]
+
+    if bool((student == student[0]).all() | (teacher == teacher[0]).all()):
+        return 0.0
+    return float(spearmanr(student.numpy(), teacher.numpy()).statistic)
+
+
+def some_pairs(count: int, limit: int = 200_000) -> Tensor:
+    """Return all pairs of nodes, each once, `(2, E)`; of more than `limit` pairs, that many drawn at random.
+
+    The draw is the same each time; a few pairs may come twice.
+
+    >>> some_pairs(3)
+    tensor([[0, 0, 1],
+            [1, 2, 2]])
+    """
+    if count * (count - 1) // 2 <= limit:
+        return torch.triu_indices(count, count, offset=1)
+    generator = torch.Generator().manual_seed(0)
+    one = torch.randint(count, (limit,), generator=generator)
+    return torch.stack([one, (one + torch.randint(1, count, (limit,), generator=generator)) % count])
+
+
+def homophily(neighbours: Tensor, labels: Tensor) -> float:
+    """Return the share of edges that join equal labels, `(N, k), (N,) -> 0 to 1`.
+
+    Edges with an unknown label at an end do not count; NaN if none is left.
+
+    >>> homophily(torch.tensor([[1], [0], [0]]), torch.tensor([5, 5, 7]))
+    0.6666666666666666
+    """
+    anchors = labels[:, None].expand_as(neighbours)
+    others = labels[neighbours]
+    known = (anchors >= 0) & (others >= 0)
+    return float((anchors == others)[known].double().mean())
+
+
+def degrees(neighbours: Tensor) -> Degrees:
+    """Return how unevenly nodes are chosen as neighbours, `(N, k)`.
+
+    >>> degrees(torch.tensor([[1], [0], [0], [0]]))
+    Degrees(largest=3, skewness=0.8164965809277261, orphans=2)
+    """
+    chosen = neighbours.flatten().bincount(minlength=len(neighbours)).double()
+    deviation = chosen - chosen.mean()
+    variance = deviation.square().mean()
+    skewness = float(deviation.pow(3).mean() / variance.pow(1.5)) if variance > 0 else 0.0
+    return Degrees(int(chosen.max()), skewness, int((chosen == 0).sum()))
+
+
+def undirected(neighbours: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the symmetrised graph as pairs `(2, E)`, the smaller node above, and their magnitudes `(E,)`.
+
+    Nodes are joined if one is the other's neighbour and their weight is not 0; a pair that both rows hold is one edge,
+    of the mean of both magnitudes, which differ by rounding at most.
+
+    Raises:
+        RelgraphError: if the tables are not (N, k) alike.
+    """
+    _check_alike(neighbours, weights)
+    count = len(neighbours)
+    anchors = torch.arange(count).repeat_interleave(neighbours.shape[1])
+    others, magnitudes = neighbours.flatten(), weights.flatten().abs().double()
+    joined = magnitudes > 0
+    keys = torch.minimum(anchors, others) * count + torch.maximum(anchors, others)
+    pairs, which, times = torch.unique(keys[joined], return_inverse=True, return_counts=True)
+    total = torch.zeros(len(pairs), dtype=torch.float64).index_add(0, which, magnitudes[joined])
+    return torch.stack([pairs // count, pairs % count]), total / times
+
+
+def neighbour_graph(neighbours: Tensor, weights: Tensor) -> "nx.Graph[int]":
+    """Return the symmetrised graph for networkx, with all nodes 0 to N-1 and the magnitudes as `weight`."""
+    import networkx as nx
+
+    pairs, magnitudes = undirected(neighbours, weights)
+    graph: nx.Graph[int] = nx.Graph()
+    graph.add_nodes_from(range(len(neighbours)))
+    graph.add_weighted_edges_from(zip(*pairs.tolist(), magnitudes.tolist(), strict=True))
+    return graph
+
+
+def communities(neighbours: Tensor, weights: Tensor, seed: int = 0) -> Tensor:
+    """Return each node's community, `(N, k), (N, k) -> (N,)`, numbered from the largest, 0, on.
+
+    Louvain (Blondel et al., 2008, arXiv 0803.0476), by networkx, on the symmetrised graph with magnitudes as weights.
+    """
+    import networkx as nx
+
+    found = nx.community.louvain_communities(neighbour_graph(neighbours, weights), seed=seed)
+    result = torch.empty(len(neighbours), dtype=torch.long)
+    for number, members in enumerate(sorted(found, key=lambda members: (-len(members), min(members)))):
+        result[list(members)] = number
+    return result
+
+
+def modularity(neighbours: Tensor, weights: Tensor, partition: Tensor) -> float:
+    """Return the modularity of a partition `(N,)` of the symmetrised graph, -0.5 to 1; NaN if no nodes are joined.
+
+    Newman (2004, arXiv cond-mat/0407503), with magnitudes as weights and resolution 1.
+    """
+    import networkx as nx
+
+    graph = neighbour_graph(neighbours, weights)
+    if graph.number_of_edges() == 0:
+        return float("nan")
+    members = [set((partition == part).nonzero().flatten().tolist()) for part in partition.unique()]
+    return float(nx.community.modularity(graph, members))
+
+
+def components(neighbours: Tensor, weights: Tensor) -> list[int]:
+    """Return the sizes of the connected components of the symmetrised graph, largest first."""
+    import networkx as nx
+
+    graph = neighbour_graph(neighbours, weights)
+    return sorted((len(members) for members in nx.connected_components(graph)), reverse=True)
+
+
+def agreement(one: Tensor, other: Tensor) -> Agreement:
+    """Return how well two partitions of the same nodes agree, `(N,), (N,)`; a negative number belongs to no part.
+
+    Nodes that are in no part of either do not count; NaN if none is left.
+
+    >>> agreement(torch.tensor([0, 0, 1, 1]), torch.tensor([5, 5, 3, 3]))
+    Agreement(nmi=1.0, ari=1.0)
+    """
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    known = (one >= 0) & (other >= 0)
+    if not bool(known.any()):
+        return Agreement(float("nan"), float("nan"))
+    one, other = one[known].numpy(), other[known].numpy()
+    return Agreement(float(normalized_mutual_info_score(one, other)), float(adjusted_rand_score(one, other)))
+
+
+def _check_alike(one: Tensor, other: Tensor) -> None:
+    if one.ndim != 2 or one.shape != other.shape:
+        raise RelgraphError(
+            f"tables of neighbours must be (N, k) alike, got {tuple(one.shape)} and {tuple(other.shape)}"
+        )

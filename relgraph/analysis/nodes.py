@@ -1,0 +1,184 @@
+"""What other programs are told of a graph pair's nodes: attributes, a title and a colour."""
+
+import colorsys
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from relgraph.errors import RelgraphError, unknown
+from relgraph.graph.search import nearest_in_blocks
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
+
+Node = tuple[str, dict[str, Any]]
+Colour = tuple[int, int, int]
+# The name of an attribute, and of what it is read from in the pair's node stores; the first three have other sources.
+ATTRIBUTES = {
+    "index": "index",
+    "class_name": "",
+    "split": "",
+    "label": "y",
+    "prediction": "prediction",
+    "correct": "correct",
+    "labelled": "labelled",
+    "degenerate": "degenerate",
+    "community": "community",
+    "overlap": "overlap",
+}
+DEFAULT_ATTRIBUTES = ("index", "label", "class_name", "split", "prediction", "correct", "labelled")
+MEASURED = ("community", "overlap")
+# What a network says of an image; everything else is the image's own.
+OF_NETWORK = ("prediction", "correct", "degenerate", "community")
+UNKNOWN_CLASS: Colour = (128, 128, 128)
+# Ten colours that stay apart for most kinds of colour blindness and in print, from Okabe and Ito's and Tol's palettes.
+PALETTE: tuple[Colour, ...] = (
+    (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0),
+    (86, 180, 233), (136, 34, 85), (153, 153, 51), (51, 34, 136), (17, 85, 51),
+)  # fmt: skip
+# All but the characters of XML 1.0. The carriage return is one of them, but it comes back from a file as a line feed.
+UNWRITABLE = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def check_attributes(names: Sequence[str]) -> None:
+    """Raise RelgraphError if a name is not among `ATTRIBUTES`.
+
+    >>> check_attributes(["labels"])
+    Traceback (most recent call last):
+    ...
+    relgraph.errors.RelgraphError: unknown node attribute 'labels': did you mean 'label'? (known: class_name, ...)
+    """
+    for name in names:
+        if name not in ATTRIBUTES:
+            raise unknown("node attribute", name, ATTRIBUTES)
+
+
+def measure(pair: "HeteroData", names: Sequence[str], k: int) -> None:
+    """Put those of `community` and `overlap` that are among the names into the pair's nodes, `(N,)` each.
+
+    Both read each network's own graph of the k nearest neighbours, whatever edges the pair holds: `community` is the
+    node's in its network's (Louvain), `overlap` the share of neighbours that both networks name.
+
+    Raises:
+        RelgraphError: if `k` is not in 1..N-1.
+    """
+    from relgraph.analysis.neighbourhoods import communities, neighbour_overlap
+
+    if not set(MEASURED) & set(names):
+        return
+    tables = {side: nearest_in_blocks(pair[side].x, k) for side in ("student", "teacher")}
+    overlap = neighbour_overlap(tables["student"][0], tables["teacher"][0])
+    for side, (neighbours, weights) in tables.items():
+        if "overlap" in names:
+            pair[side].overlap = overlap
+        if "community" in names:
+            pair[side].community = communities(neighbours, weights)
+
+
+def nodes_of(pair: "HeteroData", kinds: Sequence[str], names: Sequence[str] | None = None) -> Iterator[Node]:
+    """Yield the nodes of the networks, each with its kind and the named attributes.
+
+    Without names these are `DEFAULT_ATTRIBUTES`, as far as the pair knows them. Where the pair has them, `x` and `y`,
+    its position, and `image`, the path of its thumbnail, follow.
+
+    Raises:
+        RelgraphError: for an unknown name, one of which the pair knows nothing, or metadata of the wrong shape.
+    """
+    tables = {kind: _columns(pair, kind) for kind in kinds}
+    if names is not None:
+        check_attributes(names)
+        for name in names:
+            if not any(name in columns for columns in tables.values()):
+                known = sorted({name for columns in tables.values() for name in columns} & set(ATTRIBUTES))
+                raise RelgraphError(f"no node of this pair has the attribute {name!r}: expected {', '.join(known)}")
+    chosen = {*(DEFAULT_ATTRIBUTES if names is None else names), "x", "y", "image"}
+    for kind, columns in tables.items():
+        for position in range(len(pair[kind].x)):
+            every = {name: column[position] for name, column in columns.items()}
+            kept = {name: value for name, value in every.items() if name in chosen and value is not None}
+            yield f"{kind[0]}{position}", {"kind": kind, **kept}
+
+
+def images_of(pair: "HeteroData", names: Sequence[str] | None = None) -> Iterator[Node]:
+    """Yield one node `n0`, `n1`, ... for an image, the two networks' nodes in one.
+
+    It is what `nodes_of` yields, with what a network says named after it: `student_prediction`, `teacher_prediction`.
+    """
+    count = len(pair["student"].x)
+    every = list(nodes_of(pair, ("student", "teacher"), names))
+    for position, ((_, student), (_, teacher)) in enumerate(zip(every[:count], every[count:], strict=True)):
+        merged = {name: value for name, value in student.items() if name not in (*OF_NETWORK, "kind")}
+        for kind, said in (("student", student), ("teacher", teacher)):
+            merged |= {f"{kind}_{name}": said[name] for name in OF_NETWORK if name in said}
+        yield f"n{position}", merged
+
+
+def titles_of(pair: "HeteroData", kind: str) -> list[tuple[str, Colour]]:
+    """Return each node's title, its class name or its index where it has none, and the colour of its class."""
+    columns = _columns(pair, kind)
+    labels = columns.get("label", [None] * len(pair[kind].x))
+    names = columns.get("class_name", labels)
+    count = max((label for label in labels if label is not None), default=0) + 1
+    colours = class_colours(max(count, len(getattr(pair, "classes", []))))
+    titles = [
+        str(index) if name is None or not str(name).strip() else str(name)
+        for index, name in zip(columns["index"], names, strict=True)
+    ]
+    return list(zip(titles, (UNKNOWN_CLASS if label is None else colours[label] for label in labels), strict=True))
+
+
+def class_colours(count: int) -> list[Colour]:
+    """Return a colour for each of so many classes, red, green and blue from 0 to 255.
+
+    Up to ten come from a palette for print and colour blindness; more are hues around the circle in three shades, of
+    which neighbours can no longer be told apart.
+
+    >>> class_colours(2)
+    [(0, 114, 178), (230, 159, 0)]
+    """
+    if count <= len(PALETTE):
+        return list(PALETTE[:count])
+    shades = ((0.40, 0.75), (0.60, 0.65), (0.50, 0.95))
+    mixed = [colorsys.hls_to_rgb(number / count, *shades[number % 3]) for number in range(count)]
+    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in mixed]
+
+
+def writable(text: str) -> str:
+    r"""Return the text with each character that XML cannot hold, or would change, replaced by U+FFFD.
+
+    >>> writable("a & b\x00")
+    'a & b\ufffd'
+    """
+    return UNWRITABLE.sub("\ufffd", text)
+
+
+def _columns(pair: "HeteroData", kind: str) -> dict[str, list[Any]]:
+    """Return what the pair knows of each node of one kind, as plain values, `None` where it does not."""
+    store = pair[kind]
+    count = len(store.x)
+    columns: dict[str, list[Any]] = {"index": list(range(count))}
+    for name, key in ATTRIBUTES.items():
+        if key and key in store:
+            if store[key].shape != (count,):
+                expected = f"{key} must hold one number for each of {count} {kind} nodes"
+                raise RelgraphError(f"{expected}, got {tuple(store[key].shape)}")
+            columns[name] = store[key].tolist()
+    if hasattr(pair, "split"):
+        columns["split"] = [writable(pair.split)] * count
+    if "label" in columns:
+        _name_classes(columns, [writable(name) for name in getattr(pair, "classes", [])])
+    if "position" in store:
+        columns["x"], columns["y"] = store.position.double().T.tolist()
+    if "image" in store:
+        columns["image"] = [writable(path) for path in store.image]
+    return columns
+
+
+def _name_classes(columns: dict[str, list[Any]], classes: list[str]) -> None:
+    """Name the classes of labels that have one; a negative label is unknown, and what would be judged by it too."""
+    known = [label >= 0 for label in columns["label"]]
+    if classes:
+        columns["class_name"] = [classes[n] if 0 <= n < len(classes) else None for n in columns["label"]]
+    for name in ("label", "correct"):
+        if name in columns:
+            columns[name] = [value if is_known else None for value, is_known in zip(columns[name], known, strict=True)]

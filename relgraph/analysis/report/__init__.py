@@ -1,0 +1,86 @@
+"""A report on finished runs: one HTML file that opens from disk and asks for nothing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from relgraph.analysis.analysis import analyse
+from relgraph.analysis.report.content import maps, matrices, worst
+from relgraph.analysis.report.detail_sections import (
+    by_class,
+    class_maps,
+    diagnostics,
+    edge_matrices,
+    graph_view,
+    worst_neighbourhoods,
+)
+from relgraph.analysis.report.html import Html
+from relgraph.analysis.report.page import page
+from relgraph.analysis.report.run_sections import curves, environment, results, settings
+from relgraph.analysis.report.summary import Summary, summaries
+from relgraph.analysis.trained import TrainedRun
+from relgraph.errors import RelgraphError
+from relgraph.files import write_atomically
+from relgraph.training.recipe import Recipe
+
+Sections = dict[str, tuple[str, Html]]
+LIMIT = 10 * 2**20  # bytes: what a browser opens at once and a mail still takes
+
+
+def write_report(
+    runs: Sequence[Path], path: Path, *, split: str | None = None, first: int | None = None, k: int = 8
+) -> int:
+    """Write a report on `runs` as one HTML file, whole or not at all, and return its size in bytes.
+
+    All runs are told and compared, and the first of them that trained a student is shown in detail: what its graphs of
+    `k` nearest neighbours on a split, or on its first images, say. The split is by default "test", or "train" where
+    there are no test images.
+
+    Raises:
+        RelgraphError: if a run cannot be opened, the split has too few images, the report would exceed 10 MiB, or the
+            file cannot be written.
+    """
+    told = summaries(runs)
+    sections = _of_all(told)
+    for place, one in zip(runs, told, strict=True):
+        if isinstance(one.recipe, Recipe):
+            sections |= _in_detail(place, one.name, split, first, k)
+            break
+    sections["environment"] = ("Environment", environment(told))
+    title = told[0].name if len(told) == 1 else f"{told[0].name} and {len(told) - 1} more"
+    subtitle = f"relgraph report on {len(told)} run{'s' if len(told) > 1 else ''}"
+    document = page(title, sections, subtitle).encode()
+    if len(document) > LIMIT:
+        raise RelgraphError(f"a report takes at most {LIMIT:,} bytes, got {len(document):,}: give fewer runs")
+    write_atomically(path, document)
+    return len(document)
+
+
+def _of_all(told: Sequence[Summary]) -> Sections:
+    drawn = curves(told)
+    found: Sections = {"results": ("Results", results(told)), "settings": ("What was run", settings(told))}
+    return found if drawn is None else {**found, "curves": ("Learning curves", drawn)}
+
+
+def _in_detail(place: Path, name: str, split: str | None, first: int | None, k: int) -> Sections:
+    from tqdm import tqdm
+
+    opened = TrainedRun(place)
+    chosen = split or ("test" if len(opened.data.test) > 0 else "train")
+    with tqdm(total=4, desc=f"report on {name}", leave=False, disable=None) as bar:
+        found = analyse(opened, chosen, k, first)
+        images = opened.split(chosen)
+        summary = found.summary()
+        bar.update()
+        sections = {"diagnostics": (f"Neighbourhoods of {name}", diagnostics(found, summary))}
+        if found.labelled:
+            sections["classes"] = ("Classes", by_class(found, summary))
+        sections["matrices"] = ("Edge matrices", edge_matrices(matrices(found), len(found.classes)))
+        placed = maps(found)
+        sections["maps"] = ("Maps", class_maps(found, placed))
+        bar.update()
+        sections["graph"] = ("The graph", graph_view(found, placed, images))
+        bar.update()
+        if found.teacher is not None:
+            sections["worst"] = ("Where they disagree most", worst_neighbourhoods(found, worst(found), images))
+        bar.update()
+    return sections

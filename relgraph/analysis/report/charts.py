@@ -1,0 +1,136 @@
+"""Drawings of the page in SVG, whose colours are those of the page, light or dark."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from torch import Tensor
+
+from relgraph.analysis.report.colours import NO_CLASS
+from relgraph.analysis.report.html import Html, element, joined
+
+WIDTH, HEIGHT = 460, 250
+LEFT, RIGHT, TOP, BOTTOM = 46, 452, 12, 214  # of the plotting area
+MANY = 800  # points of a map that would hide each other
+
+
+class Curve(NamedTuple):
+    """One line of a chart: the number and name of its run, what it is of the run, points (epoch, value), dashed."""
+
+    run: int
+    name: str
+    part: str
+    points: Sequence[tuple[float, float]]
+    dashed: bool = False
+
+
+def chart(title: str, curves: Sequence[Curve], epochs: tuple[float, float]) -> Html:
+    """Return a chart of values against epochs, from the first to the last of `epochs`; 0 is on the value axis."""
+    values = [value for curve in curves for _, value in curve.points]
+    rows = ticks(min(0.0, *values), max(0.0, *values))
+    columns = ticks(*epochs, whole=True)
+    horizontal = _Axis(*epochs, LEFT, RIGHT)
+    vertical = _Axis(rows[0], rows[-1], BOTTOM, TOP)
+    grid = [_row(vertical, tick, rows) for tick in rows]
+    grid += [_column(horizontal, tick, columns) for tick in columns if epochs[0] <= tick <= epochs[1]]
+    lines = [_line(curve, horizontal, vertical) for curve in curves]
+    epoch = element("text", {"x": RIGHT, "y": HEIGHT - 4, "text-anchor": "end", "class": "axis"}, "epoch")
+    drawing = element(
+        "svg",
+        {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": _read_out(title, curves)},
+        *grid, epoch, *lines,
+        element("line", {"class": "cursor", "x1": LEFT, "x2": LEFT, "y1": TOP, "y2": BOTTOM, "visibility": "hidden"}),
+    )  # fmt: skip
+    return element("figure", {"class": "chart"}, element("figcaption", {}, title), drawing)
+
+
+def scatter(places: Tensor, labels: Sequence[int], colours: Sequence[str], name: str) -> Html:
+    """Return points `(n, 2)` within -1..1 as a drawing, a path for each class, those without a label first."""
+    points: dict[int, list[str]] = {}
+    for (x, y), label in zip(places.tolist(), labels, strict=True):
+        points.setdefault(label, []).append(f"M{x:.3f} {-y:.3f}h0")
+    paths = [
+        element(
+            "path",
+            {"data-class": label, "stroke": colours[label] if label >= 0 else NO_CLASS, "d": "".join(points[label])},
+        )
+        for label in sorted(points)
+    ]
+    size = "many" if len(labels) > MANY else "few"
+    box = "-1.06 -1.06 2.12 2.12"
+    return element("svg", {"viewBox": box, "role": "img", "aria-label": name, "class": size}, *paths)
+
+
+def ticks(low: float, high: float, *, whole: bool = False, most: int = 6) -> list[float]:
+    """Return round numbers at even distances from at most `low` to at least `high`.
+
+    >>> ticks(0.0, 97.0), ticks(1, 8, whole=True)
+    ([0.0, 20.0, 40.0, 60.0, 80.0, 100.0], [0.0, 2.0, 4.0, 6.0, 8.0])
+    """
+    if not high > low:
+        low, high = low - (0.5 if not whole else 0), low + (0.5 if not whole else 1)
+    rough = (high - low) / (most - 1)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    step = max(1.0, round(step)) if whole else step
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+class _Axis(NamedTuple):
+    """A map from values between `low` and `high` to pixels between `start` and `end`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def at(self, value: float) -> float:
+        if self.high == self.low:
+            return (self.start + self.end) / 2
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+
+def _row(axis: _Axis, tick: float, among: Sequence[float]) -> Html:
+    y = f"{axis.at(tick):.1f}"
+    return joined(
+        element("line", {"x1": LEFT, "x2": RIGHT, "y1": y, "y2": y, "class": "grid"}),
+        element("text", {"x": LEFT - 8, "y": f"{axis.at(tick) + 4:.1f}", "text-anchor": "end"}, _number(tick, among)),
+    )
+
+
+def _column(axis: _Axis, tick: float, among: Sequence[float]) -> Html:
+    place: dict[str, str | float | None] = {"x": f"{axis.at(tick):.1f}", "y": BOTTOM + 18, "text-anchor": "middle"}
+    return element("text", place, _number(tick, among))
+
+
+def _number(value: float, among: Sequence[float]) -> str:
+    step = min((b - a for a, b in pairwise(among)), default=1.0)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    return f"{value:.{digits}f}"
+
+
+def _line(curve: Curve, horizontal: _Axis, vertical: _Axis) -> Html:
+    points = " ".join(f"{horizontal.at(x):.1f},{vertical.at(y):.1f}" for x, y in curve.points)
+    values = " ".join(f"{x:g}:{y:.4g}" for x, y in curve.points)
+    kind = "curve dashed" if curve.dashed else "curve"
+    shared: dict[str, str | float | None] = {
+        "class": kind,
+        "data-run": curve.run,
+        "style": f"--c:var(--run-{curve.run % 10})",
+    }
+    if len(curve.points) == 1:
+        x, y = points.split(",")
+        dot = element("circle", {"cx": x, "cy": y, "r": 3.5})
+    else:
+        dot = Html("")
+    line = element("polyline", {"points": points, "data-name": curve.name, "data-part": curve.part,
+                                "data-values": values})  # fmt: skip
+    return element("g", shared, line, dot)
+
+
+def _read_out(title: str, curves: Sequence[Curve]) -> str:
+    """Return what a screen reader says of the chart: the last value of each line."""
+    last = [f"{curve.name}{' ' + curve.part if curve.part else ''} {curve.points[-1][1]:.4g}" for curve in curves]
+    return f"{title} by epoch, at the end: {'; '.join(last)}"

@@ -1,0 +1,195 @@
+"""What the report tells of one run in detail, as plain data: numbers, maps, matrices, neighbourhoods, the graph."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relgraph.analysis.analysis import Analysis
+from relgraph.analysis.report.plane import planes
+from relgraph.graph.kernels import pearson
+from relgraph.graph.search import nearest_in_blocks
+
+MAP_NODES = 2_000  # which the graph view draws fluidly, and t-SNE places within seconds
+MATRIX_NODES = 400
+MATRIX_CLASSES = 20  # more blocks than these could not be told apart
+WORST = 12
+SIDES = ("student", "teacher")
+
+
+@dataclass(frozen=True, eq=False)
+class Matrices:
+    """Edges between some of the images, sorted by class, `(M, M)` each.
+
+    Attributes:
+        chosen: Which images, as positions `(M,)`.
+        blocks: Name and number of images of each class, in order; empty without labels.
+        student: The student's correlations.
+        teacher: The teacher's; `None` in a run without one.
+    """
+
+    chosen: Tensor
+    blocks: list[tuple[str, int]]
+    student: Tensor
+    teacher: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """The images in the plane, `(n, 2)` within -1..1, and the method by which they were placed.
+
+    `chosen` `(n,)` are their positions; `places` has one map for each network of the run, the student's first.
+    """
+
+    chosen: Tensor
+    places: list[Tensor]
+    method: str
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """One image, and its neighbours by student and teacher, nearest first; all are positions in the split."""
+
+    image: int
+    student: list[int]
+    teacher: list[int]
+    overlap: float
+
+
+def spread(count: int, most: int) -> Tensor:
+    """Return at most `most` evenly spaced positions of `count`.
+
+    >>> spread(10, 4)
+    tensor([0, 2, 5, 7])
+    """
+    kept = min(count, most)
+    return torch.arange(kept) * count // max(kept, 1)
+
+
+def matrices(analysis: Analysis) -> Matrices:
+    """Return the edges between at most 400 images of at most 20 classes, evenly spaced among classes and images."""
+    labels = analysis.labels
+    present = torch.unique(labels[labels >= 0])
+    if len(present) == 0:
+        chosen, blocks = spread(len(labels), MATRIX_NODES), []
+    else:
+        classes = present[spread(len(present), MATRIX_CLASSES)].tolist()
+        members = [(labels == label).nonzero().flatten() for label in classes]
+        members = [part[spread(len(part), MATRIX_NODES // len(classes))] for part in members]
+        chosen = torch.cat(members)
+        blocks = [(analysis.classes[label], len(part)) for label, part in zip(classes, members, strict=True)]
+    found = {name: pearson(graph.embedding[chosen], graph.embedding[chosen]) for name, graph in analysis.graphs.items()}
+    return Matrices(chosen, blocks, found["student"], found.get("teacher"))
+
+
+def maps(analysis: Analysis) -> Maps:
+    """Return at most 2,000 evenly spaced images in the plane, by each network of the run."""
+    chosen = spread(len(analysis.labels), MAP_NODES)
+    places, method = planes([graph.embedding[chosen] for graph in analysis.graphs.values()])
+    return Maps(chosen, places, method)
+
+
+def worst(analysis: Analysis, count: int = WORST, shown: int = 8) -> list[Neighbourhood]:
+    """Return the images on whose neighbours student and teacher agree least, among equals by their relation error.
+
+    At most `shown` neighbours of each are told.
+    """
+    comparison, teacher = analysis.comparison, analysis.teacher
+    if comparison is None or teacher is None:
+        return []
+    order = comparison.relation_error.argsort(descending=True, stable=True)
+    order = order[comparison.overlap[order].argsort(stable=True)][:count]
+    return [
+        Neighbourhood(
+            place,
+            analysis.student.neighbours[place, :shown].tolist(),
+            teacher.neighbours[place, :shown].tolist(),
+            float(comparison.overlap[place]),
+        )
+        for place in order.tolist()
+    ]
+
+
+def graph_data(analysis: Analysis, maps: Maps, thumbs: list[list[int]]) -> dict[str, Any]:
+    """Return nodes, classes and edges for the graph view; `thumbs` are the images' places in the sprite.
+
+    Nodes are the images of the maps, and neighbours are sought among them. Without a teacher the nodes have the
+    student's places and communities for both, and there are no teacher's edges.
+    """
+    k = min(analysis.k, len(maps.chosen) - 1)
+    nodes = [_node(analysis, maps, number, thumb) for number, thumb in enumerate(thumbs)]
+    edges = {name: _edges(graph.embedding[maps.chosen], k) for name, graph in analysis.graphs.items()}
+    return {"nodes": nodes, "classes": list(analysis.classes), "edges": {"teacher": [], **edges}, "k": k}
+
+
+def _node(analysis: Analysis, maps: Maps, number: int, thumb: list[int]) -> dict[str, Any]:
+    position = int(maps.chosen[number])
+    label = int(analysis.labels[position])
+    node: dict[str, Any] = {
+        "id": number,
+        "label": analysis.classes[label] if label >= 0 else "",
+        "class": max(label, -1),
+        "index": int(analysis.index[position]),
+        "thumb": thumb,
+    }
+    for side, name in enumerate(SIDES):
+        graph = analysis.graphs.get(name)
+        x, y = maps.places[0 if graph is None else side][number].tolist()
+        said = None if graph is None else graph.prediction
+        node |= {
+            f"prediction_{name}": None if said is None else int(said[position]),
+            f"community_{name}": int((graph or analysis.student).communities[position]),
+            f"x_{name}": round(x, 4),
+            f"y_{name}": round(y, 4),
+        }
+    return node
+
+
+def _edges(x: Tensor, k: int) -> list[list[float]]:
+    """Return the k-NN graph as anchor, neighbour and correlation, a pair that both choose once."""
+    neighbours, weights = nearest_in_blocks(x, k)
+    found: dict[tuple[int, int], list[float]] = {}
+    for anchor, (row, values) in enumerate(zip(neighbours.tolist(), weights.tolist(), strict=True)):
+        for neighbour, weight in zip(row, values, strict=True):
+            pair = min(anchor, neighbour), max(anchor, neighbour)
+            found.setdefault(pair, [anchor, neighbour, round(weight, 3)])
+    return list(found.values())
+
+
+def figures(analysis: Analysis, summary: Mapping[str, Any]) -> dict[str, list[float | None]]:
+    """Return the table of diagnostics: for each name the student's number and, if there is one, the teacher's."""
+    graphs, found = analysis.graphs, [summary[name] for name in analysis.graphs]
+    rows: dict[str, list[float | None]] = {}
+    if analysis.labelled:
+        known, labels = analysis.labels >= 0, analysis.labels
+        rows["Accuracy of the head"] = [
+            None if graph.prediction is None else float((graph.prediction == labels)[known].float().mean())
+            for graph in graphs.values()
+        ]
+        rows["Label homophily"] = [one["homophily"] for one in found]
+    rows["Communities"] = [one["communities"] for one in found]
+    rows["Modularity"] = [one["modularity"] for one in found]
+    if analysis.labelled:
+        agreed = [summary["agreement"][f"{name}_labels"] for name in graphs]
+        rows["Communities and labels, NMI"] = [one["nmi"] for one in agreed]
+        rows["Communities and labels, ARI"] = [one["ari"] for one in agreed]
+    rows["Mean correlation of an edge"] = [float(graph.weights.mean()) for graph in graphs.values()]
+    rows["Connected components"] = [one["components"]["count"] for one in found]
+    rows["Most often chosen as a neighbour"] = [one["in_degree"]["largest"] for one in found]
+    rows["Never chosen as a neighbour"] = [one["in_degree"]["orphans"] for one in found]
+    rows["Degenerate nodes"] = [one["degenerate"] for one in found]
+    return rows
+
+
+def agreement(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return how well student and teacher agree; empty in a run without a teacher."""
+    named = {
+        f"Neighbour overlap@{summary['k']}": summary.get("overlap"),
+        "Node-match accuracy": summary.get("match"),
+        "Rank correlation of edges": summary.get("edge_rank"),
+        "Communities of both, NMI": summary["agreement"].get("student_teacher", {}).get("nmi"),
+    }
+    return {name: value for name, value in named.items() if value is not None and math.isfinite(value)}

@@ -1,0 +1,155 @@
+"""The sections on all runs: what was run, what came of it, and the learning curves."""
+
+import math
+from collections.abc import Sequence
+
+from relgraph.analysis.report.charts import Curve, chart
+from relgraph.analysis.report.html import Html, element, joined
+from relgraph.analysis.report.summary import FIGURES, Group, Summary, groups
+
+NOTHING = "\N{EN DASH}"
+PARTS = {"": "", " best": "best epoch", " last": "last epoch"}
+# What training measures of the graphs, in the order of the charts: title, then columns and what they are of.
+DIAGNOSTICS: dict[str, dict[str, str]] = {
+    "Neighbour overlap": {"overlap": ""},
+    "Rank correlation of edges": {"edge_rank": ""},
+    "Node-match accuracy": {"match": ""},
+    "Label homophily": {"homophily_student": "student", "homophily_teacher": "teacher"},
+}
+
+
+def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, kind: str = "figures") -> Html:
+    """Return a table whose first column heads its rows."""
+    head = element("tr", {}, *(element("th", {"scope": "col"}, name) for name in header))
+    body = [
+        element("tr", {}, element("th", {"scope": "row"}, row[0]), *(element("td", {}, cell) for cell in row[1:]))
+        for row in rows
+    ]
+    whole = element("table", {"class": kind}, element("caption", {}, caption), element("thead", {}, head),
+                    element("tbody", {}, *body))  # fmt: skip
+    return element("div", {"class": "scroll", "tabindex": 0, "role": "region", "aria-label": caption}, whole)
+
+
+def results(runs: Sequence[Summary]) -> Html:
+    """Return the table of figures on the test split: a row for each group of runs that differ in the seed alone."""
+    grouped = groups(runs)
+    names = [name + when for name in FIGURES for when in PARTS if any(name + when in g.figures for g in grouped)]
+    repeated = any(len(group.runs) > 1 for group in grouped)
+    rows = [
+        [_names(group), _seeds(group), *(_figure(group.figures.get(name)) for name in names), _state(group)]
+        for group in grouped
+    ]
+    header = ["Run", "Seeds", *(_heading(name) for name in names), "Best epoch"]
+    spread = ", mean ± standard deviation over seeds (of the sample)" if repeated else ""
+    notes = dict.fromkeys(str(run.result["note"]) for run in runs if "note" in run.result)
+    return joined(
+        table(f"Test split, in percent{spread}", header, rows),
+        *(element("p", {"class": "note"}, f"{note[:1].upper()}{note[1:]}.") for note in notes),
+    )
+
+
+def _heading(name: str) -> Html:
+    figure, _, when = name.partition(" ")
+    return joined(FIGURES[figure], *([element("small", {}, PARTS[f" {when}"])] if when else []))
+
+
+def _names(group: Group) -> str:
+    return joined(*(element("span", {"class": "run-name"}, run.name) for run in group.runs))
+
+
+def _seeds(group: Group) -> str:
+    return ", ".join(str(run.recipe.seed) for run in group.runs)
+
+
+def _figure(value: tuple[float, float | None] | None) -> str:
+    if value is None:
+        return NOTHING
+    mean, deviation = value
+    return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
+
+
+def _state(group: Group) -> str:
+    told = [str(run.result.get("best_epoch", NOTHING)) if run.result else "not finished" for run in group.runs]
+    return ", ".join(told)
+
+
+def settings(runs: Sequence[Summary]) -> Html:
+    """Return the table of options: a column for each run, a row for each option that one of them tells."""
+    names = list(dict.fromkeys(name for run in runs for name in run.settings))
+    rows = []
+    for name in names:
+        told = [run.option(name) for run in runs]
+        label = element("code", {}, name)
+        differs = len({value for value in told if value is not None}) > 1
+        rows.append([element("strong", {}, label) if differs else label, *(value or NOTHING for value in told)])
+    caption = "Options: the main ones, and all others that differ from the default in one of the runs"
+    return table(caption, ["Option", *(run.name for run in runs)], rows, kind="settings")
+
+
+def environment(runs: Sequence[Summary]) -> Html:
+    """Return the table of where the runs were made: versions, commit, hardware, speed."""
+    told = [_environment(run) for run in runs]
+    names = list(dict.fromkeys(name for one in told for name in one))
+    rows = [[name, *(one.get(name, NOTHING) for one in told)] for name in names]
+    return table("Where and when the runs were made", ["", *(run.name for run in runs)], rows, kind="settings")
+
+
+def _environment(run: Summary) -> dict[str, str]:
+    """Return what of the environment is worth telling; not the command, in which a user's paths stand."""
+    known = run.environment
+    hardware, versions = known.get("hardware") or {}, known.get("versions") or {}
+    found = {
+        "Started": known.get("started"),
+        "Commit": str(known.get("commit") or "")[:12],
+        "Processor": hardware.get("processor"),
+        "GPU": hardware.get("gpu"),
+        "Device": run.result.get("device"),
+        "Precision": run.result.get("precision"),
+        "Images per second": run.result.get("images_per_s"),
+        "Python": known.get("python"),
+        **{str(name): version for name, version in versions.items()},
+    }
+    return {name: str(value) for name, value in found.items() if value}
+
+
+def curves(runs: Sequence[Summary]) -> Html | None:
+    """Return the charts of loss, accuracy and diagnostics, all runs overlaid; `None` if no run has an epoch."""
+    wanted: dict[str, dict[str, str]] = {
+        "Training loss": {"loss": ""},
+        "Top-1 accuracy in %, training (labelled images)": {"train_top1": ""},
+    }
+    for split, called in (("val", "validation"), ("test", "test")):
+        wanted[f"Top-1 accuracy in %, {called}"] = {f"{split}_top1": ""}
+        wanted[f"k-NN accuracy in %, {called}"] = {f"{split}_knn": ""}
+    epochs = [row["epoch"] for run in runs for row in run.metrics]
+    drawn = []
+    for title, columns in {**wanted, **DIAGNOSTICS}.items():
+        found = _curves(runs, columns)
+        if found:
+            drawn.append(chart(title, found, (min(epochs), max(epochs))))
+    return joined(_legend(runs), element("div", {"class": "charts"}, *drawn)) if drawn else None
+
+
+def _curves(runs: Sequence[Summary], columns: dict[str, str]) -> list[Curve]:
+    """Return the curves of some columns; each has a name of its own where there are several."""
+    found = []
+    for number, run in enumerate(runs):
+        for column, part in columns.items():
+            points = [(row["epoch"], row[column]) for row in run.metrics if math.isfinite(row.get(column, math.nan))]
+            if points:
+                found.append(Curve(number, run.name, part, points, dashed=part == "teacher"))
+    return found
+
+
+def _legend(runs: Sequence[Summary]) -> Html:
+    keys = [
+        element(
+            "button",
+            {"type": "button", "class": "key", "data-run": number, "aria-pressed": "true"},
+            element("span", {"class": "swatch", "style": f"--c:var(--run-{number % 10})"}),
+            run.name,
+        )
+        for number, run in enumerate(runs)
+    ]
+    told = element("span", {"class": "visually-hidden"}, "Show or hide the curves of a run:")
+    return element("div", {"class": "legend", "id": "run-legend", "role": "group", "aria-label": "Runs"}, told, *keys)

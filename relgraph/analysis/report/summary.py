@@ -1,0 +1,154 @@
+"""What was run and what came of it, as plain data: recipe, result, environment and metrics of each run."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from relgraph.errors import RelgraphError
+from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
+from relgraph.training.recipe import Recipe
+from relgraph.training.runs import AnyRecipe, Run
+
+# What a reader wants to know of any run; other options only where they are not the default.
+ALWAYS = ("dataset", "teacher", "student", "network", "objective", "method", "graph", "epochs", "batch_size", "seed")
+# Columns of the table of figures, and what they are called: with "last" and "best" where a run has both.
+FIGURES = {"top1": "top-1", "top5": "top-5", "knn": "k-NN", "linear": "linear probe"}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One run.
+
+    Attributes:
+        name: Its directory's name, made longer where two share it.
+        recipe: Every option.
+        settings: The options to tell: those of `ALWAYS`, and whatever differs from the default.
+        result: The content of `result.json`; empty in a run that has not finished.
+        environment: The content of `environment.json`; empty if there is none.
+        metrics: The rows of `metrics.csv`, one an epoch.
+    """
+
+    name: str
+    recipe: AnyRecipe
+    settings: dict[str, str]
+    result: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    metrics: list[dict[str, float]]
+
+    def option(self, name: str) -> str | None:
+        """Return the value of an option, also of one that is not told by itself; `None` if the run has none."""
+        if name == "teacher" and isinstance(self.recipe, Recipe) and not self.recipe.uses_teacher:
+            return None
+        value = getattr(self.recipe, name, None)
+        return None if value is None else _told(value)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Figures of the test split in percent, such as `{"top1 best": 91.3, "top1 last": 90.8}`."""
+        test = self.result.get("test") or {}
+        parts = {f" {when}": test[when] for when in ("best", "last") if isinstance(test.get(when), dict)}
+        return {
+            f"{name}{when}": float(figures[name])
+            for name in FIGURES
+            for when, figures in (parts or {"": test}).items()
+            if name in figures
+        }
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs whose recipes differ in their seed alone, and mean and deviation (of the sample) of each of their figures.
+
+    The deviation is `None` for a single run; a figure that one of them lacks is left out.
+    """
+
+    runs: list[Summary]
+    figures: dict[str, tuple[float, float | None]]
+
+
+def summaries(paths: Sequence[Path]) -> list[Summary]:
+    """Return the runs at `paths`.
+
+    Raises:
+        RelgraphError: if there is none, one is given twice, or one is not a run or has a broken file.
+    """
+    if not paths:
+        raise RelgraphError("a report needs at least one run, got none")
+    places = [path.resolve() for path in paths]
+    for path, place in zip(paths, places, strict=True):
+        if places.count(place) > 1:
+            raise RelgraphError(f"a report shows each run once, got {path} twice")
+    return [_summary(path, name) for path, name in zip(paths, _names(places), strict=True)]
+
+
+def _summary(path: Path, name: str) -> Summary:
+    run = Run.open(path)
+    recipe = run.stored()
+    metrics = run.read_metrics() if run.metrics_file.is_file() else []
+    return Summary(name, recipe, settings(recipe), _json(run.result_file), _json(run.environment_file), metrics)
+
+
+def _names(places: Sequence[Path]) -> list[str]:
+    """Return the last part of each path, and as many before it as make it unlike the others."""
+    length = 1
+    while len({place.parts[-length:] for place in places}) < len(places):
+        length += 1
+    return ["/".join(place.parts[-length:]) for place in places]
+
+
+def _json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RelgraphError(f"cannot read {file}: {error}") from error
+    if not isinstance(content, dict):
+        raise RelgraphError(f"{file} must hold an object, got {type(content).__name__}")
+    return content
+
+
+def settings(recipe: AnyRecipe) -> dict[str, str]:
+    """Return the options of a recipe that a reader wants to know: `ALWAYS`, and what differs from the default.
+
+    >>> settings(Recipe(lr=0.1))["lr"], "momentum" in settings(Recipe(lr=0.1))
+    ('0.1', False)
+    """
+    if isinstance(recipe, PretrainRecipe):
+        given = {name: getattr(recipe, name) for name in ("objective", "dataset", "teacher")}
+        default: AnyRecipe = resolve_pretraining(given)
+    else:
+        default = Recipe()
+    values = {item.name: (getattr(recipe, item.name), getattr(default, item.name)) for item in fields(recipe)}
+    if isinstance(recipe, Recipe) and not recipe.uses_teacher:
+        values.pop("teacher")
+    listed = sorted(values, key=lambda name: ALWAYS.index(name) if name in ALWAYS else len(ALWAYS))
+    return {
+        name: _told(values[name][0])
+        for name in listed
+        if values[name][0] != values[name][1] or (name in ALWAYS and values[name][0] is not None)
+    }
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(str(part) for part in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def groups(runs: Sequence[Summary]) -> list[Group]:
+    """Return the runs grouped by what differs in the seed alone, in the order of their first ones."""
+    found: dict[str, list[Summary]] = {}
+    for run in runs:
+        key = json.dumps([type(run.recipe).__name__, asdict(replace(run.recipe, seed=0))], sort_keys=True)
+        found.setdefault(key, []).append(run)
+    return [Group(members, _means(members)) for members in found.values()]
+
+
+def _means(runs: Sequence[Summary]) -> dict[str, tuple[float, float | None]]:
+    names = [name for name in runs[0].figures if all(name in run.figures for run in runs)]
+    columns = {name: [run.figures[name] for run in runs] for name in names}
+    return {name: (mean(column), stdev(column) if len(column) > 1 else None) for name, column in columns.items()}

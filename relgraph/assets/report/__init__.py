@@ -1,0 +1,1 @@
+"""Template, styles and scripts of the page that `relgraph report` writes."""

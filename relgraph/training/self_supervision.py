@@ -1,0 +1,136 @@
+"""Objectives without labels: SimCLR, MoCo v2, and the self-supervision head that SSKD gives a teacher."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from relgraph.graph.contrast import queue_contrast, view_contrast
+from relgraph.graph.kernels import cosine, pearson
+from relgraph.graph.memory import Queue
+from relgraph.methods import Output
+from relgraph.methods.sskd import views_to_images
+from relgraph.networks.backbone import Backbone
+from relgraph.networks.heads import Projector
+from relgraph.training.objective import Losses
+
+# The key encoder's batch norm sees the images of a step in so many shuffled groups, as on so many devices: in the
+# query's own company it would tell a pair by its statistics (He et al., 2019, section 3.3).
+SHUFFLED_GROUPS = 4
+
+
+class SimCLR(nn.Module):
+    """Two views of an image find each other among all views of the batch: NT-Xent behind a projection head.
+
+    SimCLR (Chen, Kornblith, Norouzi, Hinton, ICML 2020, arXiv 2002.05709). Its projection head has a batch norm.
+
+    Args:
+        backbone: The network to train.
+        dim: Width of the vectors that are contrasted.
+        hidden: Width of the projection head's middle; the backbone's if not given.
+        temperature: > 0.
+    """
+
+    def __init__(self, backbone: Backbone, dim: int, hidden: int | None, temperature: float) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = Projector(backbone.width, dim, hidden, norm=True)
+        self.temperature = temperature
+
+    def forward(self, first: Tensor, second: Tensor) -> Losses:
+        """Return the loss of two views `(N, C, H, W)` of the same images."""
+        both = self.projector(self.backbone(torch.cat([first, second])))
+        loss = view_contrast(both[: len(first)], both[len(first) :], self.temperature)
+        return _losses("nt_xent", loss, both)
+
+    def remember(self) -> None:
+        """Remember nothing."""
+
+
+class MoCo(nn.Module):
+    """A view of an image finds the other, seen by a slow copy of the network, among a queue of earlier ones.
+
+    MoCo v2 (He et al., CVPR 2020, arXiv 1911.05722; Chen et al., 2020, arXiv 2003.04297): InfoNCE, a momentum encoder
+    that moves before it computes the keys, a head of two layers. The authors shuffle a batch over several devices, so
+    that batch norm does not give pairs away; here the key encoder sees it in shuffled groups, which is the same on one
+    device.
+
+    Args:
+        backbone: The network to train.
+        dim: Width of the vectors that are contrasted.
+        hidden: Width of the projection head's middle; the backbone's if not given.
+        temperature: > 0.
+        queue: Number of keys.
+        momentum: Share in [0, 1) of itself that the key encoder keeps in each step.
+    """
+
+    def __init__(
+        self, backbone: Backbone, dim: int, hidden: int | None, temperature: float, queue: int, momentum: float
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = Projector(backbone.width, dim, hidden)
+        self.keys = nn.Sequential(copy.deepcopy(backbone), copy.deepcopy(self.projector)).requires_grad_(False)
+        self.queue = Queue(queue, dim)
+        self.temperature, self.momentum = temperature, momentum
+        self._latest: Tensor | None = None
+
+    def forward(self, first: Tensor, second: Tensor) -> Losses:
+        """Return the loss of two views `(N, C, H, W)` of the same images; the second becomes the keys."""
+        query = self.projector(self.backbone(first))
+        own = self._latest = self._key(second)
+        loss = queue_contrast(query, own, self.queue.keys, self.temperature)
+        return _losses("info_nce", loss, query)
+
+    @torch.no_grad()
+    def _key(self, images: Tensor) -> Tensor:
+        self._follow()
+        # On the CPU, so that every device shuffles alike.
+        order = torch.randperm(len(images)).to(images.device, non_blocking=True)
+        groups = min(SHUFFLED_GROUPS, max(1, len(images) // 2))  # batch norm needs two images
+        shuffled = torch.cat([self.keys(part) for part in images[order].tensor_split(groups)])
+        return shuffled.new_empty(shuffled.shape).index_copy_(0, order, shuffled)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the key encoder a little towards the query's; buffers of batch norm are its own."""
+        slow: list[Tensor] = list(self.keys.parameters())
+        torch._foreach_lerp_(slow, [*self.backbone.parameters(), *self.projector.parameters()], 1 - self.momentum)
+
+    def remember(self) -> None:
+        """Put the keys of the last batch into the queue."""
+        if self._latest is not None:
+            self.queue.remember(cosine.nodes(self._latest))
+
+
+class SelfSupervisionHead(nn.Module):
+    """A head on a frozen teacher's feature by which a transformed image finds its original: stage 2 of SSKD's teacher.
+
+    Cross-entropy of the cosines of each transformed image with all originals of the batch (Xu, Liu, Li, Loy, ECCV 2020,
+    arXiv 2006.07114), at the temperature 1 as in the official code, where the paper leaves one to choose.
+
+    Args:
+        width: Width of the teacher's feature, and of the head's output.
+        temperature: > 0.
+    """
+
+    def __init__(self, width: int, temperature: float) -> None:
+        super().__init__()
+        self.projector = Projector(width, width)
+        self.temperature = temperature
+
+    def forward(self, originals: Tensor, transformed: Tensor) -> Losses:
+        """Return the loss of the features `(N, width)` of images and `(V * N, width)` of their transformations."""
+        views, images = self.projector(transformed), self.projector(originals)
+        return _losses("views_to_images", views_to_images(views, images, self.temperature), images)
+
+    def remember(self) -> None:
+        """Remember nothing."""
+
+
+Objective = SimCLR | MoCo | SelfSupervisionHead
+
+
+def _losses(name: str, loss: Tensor, embedding: Tensor) -> Losses:
+    embedding = embedding.detach()
+    return Losses({name: loss}, Output(embedding), None, pearson.degenerate(pearson.nodes(embedding)).sum(), {})

@@ -1,0 +1,74 @@
+"""Edges between classes against loops over all edges."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+from relgraph.analysis.confusion import class_counts, class_edges, class_graph, class_means
+from relgraph.errors import RelgraphError
+
+N, K, C = 40, 3, 5
+LABELS = torch.randint(-1, C - 1, (N,), generator=torch.Generator().manual_seed(0))  # none of the last class
+
+
+def neighbours() -> torch.Tensor:
+    return torch.stack([torch.randperm(N - 1)[:K] for _ in range(N)])
+
+
+def ends(table: torch.Tensor) -> "Counter[tuple[int, int]]":
+    labels = LABELS.tolist()
+    found = Counter((labels[i], labels[j]) for i, row in enumerate(table.tolist()) for j in row)
+    return Counter({pair: count for pair, count in found.items() if min(pair) >= 0})
+
+
+def test_counts_by_a_loop() -> None:
+    table = neighbours()
+    counts, expected = class_counts(table, LABELS, C), ends(table)
+    assert counts.shape == (C, C)
+    assert {(a, b): int(counts[a, b]) for a, b in counts.nonzero().tolist()} == expected
+
+
+def test_labels_must_be_classes() -> None:
+    with pytest.raises(RelgraphError, match="below the number of classes, 3, got 7"):
+        class_counts(torch.tensor([[1], [0]]), torch.tensor([2, 7]), 3)
+
+
+def test_means_by_a_loop() -> None:
+    values = torch.randn(N)
+    found = class_means(values, LABELS, C).tolist()
+    for label in range(C - 1):
+        own = [value for value, y in zip(values.tolist(), LABELS.tolist(), strict=True) if y == label]
+        assert found[label] == pytest.approx(sum(own) / len(own))
+    assert math.isnan(found[C - 1])
+
+
+def test_edges_between_classes_by_their_difference() -> None:
+    student, teacher = neighbours(), neighbours()
+    found = class_edges(class_counts(student, LABELS, C), class_counts(teacher, LABELS, C))
+    s, t = ends(student), ends(teacher)
+    assert {(e.anchor, e.candidate) for e in found} == {(a, b) for a, b in s | t if a != b}
+    for edge in found:
+        pair = edge.anchor, edge.candidate
+        assert (edge.student, edge.teacher) == (s[pair], t[pair])
+        assert edge.student_share == pytest.approx(s[pair] / sum(n for (a, _), n in s.items() if a == edge.anchor))
+        assert edge.teacher_share == pytest.approx(t[pair] / sum(n for (a, _), n in t.items() if a == edge.anchor))
+    differences = [abs(edge.student_share - edge.teacher_share) for edge in found]
+    assert differences == sorted(differences, reverse=True)
+    assert differences[0] > 0
+
+
+def test_the_graph_for_networkx_holds_them_all() -> None:
+    edges = class_edges(class_counts(neighbours(), LABELS, C), class_counts(neighbours(), LABELS, C))
+    graph = class_graph(edges, [f"class {number}" for number in range(C)])
+    assert graph.is_directed()
+    assert [graph.nodes[number]["name"] for number in graph] == [f"class {number}" for number in range(C)]
+    assert graph.number_of_edges() == len(edges)
+    for edge in edges:
+        assert graph.edges[edge.anchor, edge.candidate] == {
+            "student": edge.student,
+            "teacher": edge.teacher,
+            "student_share": edge.student_share,
+            "teacher_share": edge.teacher_share,
+        }

@@ -1,0 +1,159 @@
+"""The summary of an analysis: its figures against the tensors they sum up, and what is left out."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.stats import spearmanr  # type: ignore[import-untyped]
+from sklearn.metrics import normalized_mutual_info_score
+
+from relgraph.analysis.analysis import Analysis, analyse
+from relgraph.analysis.figures import confusion, write_summary
+from relgraph.analysis.neighbourhoods import homophily
+from relgraph.errors import RelgraphError
+from relgraph.graph.kernels import pearson
+
+Runs = Callable[[str], Path]
+FIRST, K = 60, 4
+
+
+@pytest.fixture(scope="module")
+def found(runs: Runs) -> Analysis:
+    return analyse(runs("all"), k=K, first=FIRST)
+
+
+@pytest.fixture(scope="module")
+def alone(runs: Runs) -> Analysis:
+    return analyse(runs("none"), k=K, first=FIRST)
+
+
+def test_figures_of_both_networks_together(found: Analysis) -> None:
+    summary, comparison, teacher = found.summary(), found.comparison, found.teacher
+    assert comparison is not None
+    assert teacher is not None
+    assert comparison.matched is not None
+    assert summary["overlap"] == pytest.approx(float(comparison.overlap.mean()))
+    assert summary["match"] == pytest.approx(float(comparison.matched.double().mean()))
+    assert summary["edges"] == len(comparison.student)
+    expected = spearmanr(comparison.student.numpy(), comparison.teacher.numpy()).statistic
+    assert summary["edge_rank"] == pytest.approx(expected)
+    assert summary["relation_error"] == pytest.approx(float((comparison.student - comparison.teacher).abs().mean()))
+    row, column = torch.triu_indices(FIRST, FIRST, offset=1)
+    student, teachers = (pearson(graph.embedding)[row, column].numpy() for graph in (found.student, teacher))
+    assert summary["pair_rank"] == pytest.approx(spearmanr(student, teachers).statistic, abs=1e-4)
+
+
+def test_figures_of_each_network(found: Analysis) -> None:
+    summary = found.summary()
+    for name, graph in found.graphs.items():
+        own = summary[name]
+        assert own["homophily"] == homophily(graph.neighbours, found.labels)
+        assert own["communities"] == len(graph.communities.unique())
+        assert own["components"]["count"] == len(own["components"]["sizes"])
+        assert sum(own["components"]["sizes"]) == FIRST
+        assert own["in_degree"]["mean"] == K
+        assert own["in_degree"]["largest"] == int(graph.neighbours.flatten().bincount().max())
+        assert own["degenerate"] == 0
+        nmi = normalized_mutual_info_score(graph.communities, found.labels)
+        assert summary["agreement"][f"{name}_labels"]["nmi"] == pytest.approx(nmi)
+    assert set(summary["agreement"]) == {"student_teacher", "student_labels", "teacher_labels"}
+
+
+def test_rows_of_classes_are_those_of_a_loop_the_worst_first(found: Analysis) -> None:
+    comparison, rows = found.comparison, found.summary()["per_class"]
+    assert comparison is not None
+    assert {row["class"] for row in rows} == set(found.labels.tolist())
+    errors = [row["relation_error"] for row in rows]
+    assert errors == sorted(errors, reverse=True)
+    anchors = comparison.edges[1].tolist()
+    for row in rows:
+        members = [i for i, label in enumerate(found.labels.tolist()) if label == row["class"]]
+        assert row["name"] == found.classes[row["class"]]
+        assert row["images"] == len(members)
+        assert row["overlap"] == pytest.approx(float(comparison.overlap[members].mean()))
+        own = [e for e, anchor in zip(comparison.edge_error.tolist(), anchors, strict=True) if anchor in members]
+        assert row["relation_error"] == pytest.approx(sum(own) / len(own))
+        joined = found.labels[found.student.neighbours[members]] == row["class"]
+        assert row["homophily_student"] == pytest.approx(float(joined.double().mean()))
+
+
+def test_confusion_lists_every_edge_between_classes(found: Analysis) -> None:
+    columns = found.summary()["confusion"]
+    edges = confusion(found)
+    assert columns["from"] == [edge.anchor for edge in edges]
+    assert columns["to"] == [edge.candidate for edge in edges]
+    assert columns["student"] == [edge.student for edge in edges]
+    assert columns["teacher_share"] == pytest.approx([edge.teacher_share for edge in edges], abs=1e-6)
+    assert sum(columns["student"]) == pytest.approx((1 - homophily(found.student.neighbours, found.labels)) * FIRST * K)
+
+
+def test_the_worst_images_come_by_overlap_then_error(found: Analysis) -> None:
+    comparison, teacher, worst = found.comparison, found.teacher, found.summary()["worst"]
+    assert comparison is not None
+    assert teacher is not None
+    order = sorted(range(FIRST), key=lambda i: (float(comparison.overlap[i]), -float(comparison.relation_error[i])))
+    assert [image["index"] for image in worst] == found.index[order][: len(worst)].tolist()
+    assert len(worst) == 50
+    place, first = order[0], worst[0]
+    assert first["student"] == found.index[found.student.neighbours[place]].tolist()
+    assert first["teacher"] == found.index[teacher.neighbours[place]].tolist()
+    assert first["label"] == int(found.labels[place])
+    assert first["name"] == found.classes[first["label"]]
+
+
+def test_without_a_teacher_nothing_is_compared(alone: Analysis) -> None:
+    summary = alone.summary()
+    assert not {"teacher", "overlap", "match", "edge_rank", "pair_rank", "worst"} & set(summary)
+    assert set(summary["agreement"]) == {"student_labels"}
+    homophilies = [row["homophily_student"] for row in summary["per_class"]]
+    assert homophilies == sorted(homophilies)
+    assert set(summary["confusion"]) == {"from", "to", "student", "student_share"}
+    shares = summary["confusion"]["student_share"]
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_without_labels_their_figures_are_left_out(found: Analysis) -> None:
+    summary = replace(found, labels=torch.full((FIRST,), -1)).summary()
+    assert not {"per_class", "confusion"} & set(summary)
+    assert set(summary["agreement"]) == {"student_teacher"}
+    assert "homophily" not in summary["student"]
+    assert summary["labelled"] == 0
+    assert not {"label", "name"} & set(summary["worst"][0])
+    assert summary["overlap"] == found.summary()["overlap"]
+
+
+def test_some_labels(found: Analysis) -> None:
+    labels = found.labels.clone()
+    labels[::2] = -1
+    summary = replace(found, labels=labels).summary()
+    assert summary["labelled"] == FIRST // 2
+    assert summary["student"]["homophily"] == homophily(found.student.neighbours, labels)
+
+
+def test_a_figure_that_is_no_number_is_null(found: Analysis, tmp_path: Path) -> None:
+    one = found.labels.clone().fill_(-1)
+    one[0] = 0  # its neighbours have no label
+    nothing = found.student._replace(weights=torch.zeros_like(found.student.weights))
+    summary = replace(found, labels=one, student=nothing).summary()
+    assert summary["student"]["homophily"] is None
+    assert summary["student"]["modularity"] is None
+    assert summary["per_class"][0]["homophily_student"] is None
+    write_summary(summary, tmp_path / "null.json")
+
+
+def test_the_file_holds_the_summary(found: Analysis, tmp_path: Path) -> None:
+    summary, path = found.summary(), tmp_path / "analysis.json"
+    write_summary(summary, path)
+    assert json.loads(path.read_text()) == summary
+    assert len(path.read_text().splitlines()) == len(summary) + 2
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(RelgraphError, match="cannot write"):
+        write_summary(summary, tmp_path / "nowhere" / "analysis.json")
+    summary["overlap"] = math.nan
+    with pytest.raises(ValueError, match="nan"):
+        write_summary(summary, path)
+    assert json.loads(path.read_text())["overlap"] == found.summary()["overlap"]

@@ -1,0 +1,170 @@
+"""Measures of neighbourhoods against loops, networkx, scikit-learn and scipy."""
+
+import math
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from scipy.stats import skew, spearmanr  # type: ignore[import-untyped]
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+from relgraph.analysis.neighbourhoods import (
+    agreement,
+    communities,
+    components,
+    degrees,
+    homophily,
+    modularity,
+    neighbour_overlap,
+    rank_correlation,
+    some_pairs,
+    undirected,
+    union,
+)
+from relgraph.errors import RelgraphError
+from relgraph.graph.search import nearest_in_blocks
+
+N, K = 60, 4
+LABELS = torch.randint(-1, 4, (N,), generator=torch.Generator().manual_seed(0))
+
+
+def tables() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return neighbours and weights of a student and of its teacher, who agree on some."""
+    teacher = torch.randn(N, 6)
+    student = teacher + 0.5 * torch.randn(N, 6)
+    return *nearest_in_blocks(student, K), *nearest_in_blocks(teacher, K)
+
+
+def symmetrised(neighbours: Tensor, weights: Tensor) -> "nx.Graph[int]":
+    graph: nx.Graph[int] = nx.Graph()
+    graph.add_nodes_from(range(len(neighbours)))
+    for i, (row, numbers) in enumerate(zip(neighbours.tolist(), weights.tolist(), strict=True)):
+        for j, weight in zip(row, numbers, strict=True):
+            if weight:
+                graph.add_edge(i, j, weight=abs(weight))
+    return graph
+
+
+def parts(partition: Tensor) -> list[set[int]]:
+    return [{i for i, part in enumerate(partition.tolist()) if part == number} for number in set(partition.tolist())]
+
+
+def test_overlap_by_sets() -> None:
+    student, _, teacher, _ = tables()
+    expected = [len({*s} & {*t}) / K for s, t in zip(student.tolist(), teacher.tolist(), strict=True)]
+    assert neighbour_overlap(student, teacher).tolist() == expected
+    assert 0 < sum(expected) < N
+
+
+def test_overlap_of_the_neighbours_that_scikit_learn_finds() -> None:
+    x = torch.randn(N, 6)
+    found = NearestNeighbors(n_neighbors=K, metric="correlation").fit(x.numpy()).kneighbors(return_distance=False)
+    overlap = neighbour_overlap(nearest_in_blocks(x, K)[0], torch.from_numpy(found))
+    assert overlap.tolist() == [1.0] * N
+
+
+def test_tables_must_fit() -> None:
+    with pytest.raises(RelgraphError, match=r"\(N, k\) alike, got \(3, 2\) and \(3, 1\)"):
+        neighbour_overlap(torch.zeros(3, 2), torch.zeros(3, 1))
+
+
+def test_the_union_names_each_edge_once() -> None:
+    student, _, teacher, _ = tables()
+    expected = {(j, i) for table in (student, teacher) for i, row in enumerate(table.tolist()) for j in row}
+    found = [(j, i) for j, i in union(student, teacher).T.tolist()]
+    assert len(found) == len(expected)
+    assert set(found) == expected
+    assert [i for _, i in found] == sorted(i for _, i in found)
+
+
+def test_rank_correlation_is_scipy_s_and_0_of_a_constant() -> None:
+    x, y = torch.randn(50), torch.randint(0, 5, (50,)).float()
+    assert rank_correlation(x, y) == pytest.approx(spearmanr(x.numpy(), y.numpy()).statistic)
+    assert rank_correlation(x, torch.ones(50)) == rank_correlation(torch.zeros(50), y) == 0
+
+
+def test_pairs_are_all_or_some() -> None:
+    every = [(i, j) for i in range(6) for j in range(i + 1, 6)]
+    assert list(map(tuple, some_pairs(6, limit=15).T.tolist())) == every
+    one, other = drawn = some_pairs(6, limit=14)
+    assert drawn.shape == (2, 14)
+    assert (one != other).all()
+    assert torch.equal(drawn, some_pairs(6, limit=14))
+    assert set(some_pairs(9, limit=35).flatten().tolist()) == set(range(9))
+
+
+def test_homophily_counts_edges_whose_ends_are_known() -> None:
+    neighbours, *_ = tables()
+    ends = [(int(LABELS[i]), int(LABELS[j])) for i, row in enumerate(neighbours.tolist()) for j in row]
+    known = [a == b for a, b in ends if min(a, b) >= 0]
+    assert len(known) < N * K
+    assert homophily(neighbours, LABELS) == pytest.approx(sum(known) / len(known))
+    assert math.isnan(homophily(neighbours, torch.full((N,), -1)))
+
+
+def test_degrees_are_those_of_networkx_and_scipy() -> None:
+    neighbours, *_ = tables()
+    graph: nx.DiGraph[int] = nx.DiGraph((i, j) for i, row in enumerate(neighbours.tolist()) for j in row)
+    chosen = [degree for _, degree in graph.in_degree()]
+    found = degrees(neighbours)
+    assert found.largest == max(chosen)
+    assert found.orphans == chosen.count(0)
+    assert found.skewness == pytest.approx(skew(np.array(chosen)))
+    assert degrees(torch.tensor([[1], [2], [0]])) == (1, 0.0, 0)
+
+
+def test_the_symmetrised_graph() -> None:
+    neighbours, weights, *_ = tables()
+    weights[3] = 0  # as of a node without variance
+    expected = symmetrised(neighbours, weights)
+    pairs, magnitudes = undirected(neighbours, weights)
+    assert {(min(edge), max(edge)) for edge in expected.edges} == set(map(tuple, pairs.T.tolist()))
+    for i, j, weight in zip(*pairs.tolist(), magnitudes.tolist(), strict=True):
+        assert weight == pytest.approx(expected.edges[i, j]["weight"], abs=1e-6)
+
+
+def test_communities_are_louvain_s_and_the_same_each_time() -> None:
+    neighbours, weights, *_ = tables()
+    found = communities(neighbours, weights, seed=3)
+    assert torch.equal(found, communities(neighbours, weights, seed=3))
+    sizes = found.bincount()
+    assert (sizes.diff() <= 0).all()
+    graph = symmetrised(neighbours, weights)
+    louvain = nx.community.louvain_communities(graph, seed=3)
+    assert modularity(neighbours, weights, found) == pytest.approx(nx.community.modularity(graph, louvain), abs=0.05)
+    assert modularity(neighbours, weights, found) == pytest.approx(nx.community.modularity(graph, parts(found)))
+
+
+def test_two_cliques_are_two_communities_and_two_components() -> None:
+    neighbours = torch.tensor([[1, 2], [0, 2], [0, 1], [4, 5], [3, 5], [3, 4], [3, 4]])
+    weights = -torch.ones(7, 2)  # magnitudes count
+    weights[6] = 0  # the last node is joined to nothing
+    assert communities(neighbours, weights).tolist() == [0, 0, 0, 1, 1, 1, 2]
+    assert components(neighbours, weights) == [3, 3, 1]
+    assert modularity(neighbours, weights, torch.tensor([0, 0, 0, 1, 1, 1, 2])) == pytest.approx(0.5)
+
+
+def test_components_are_those_of_networkx() -> None:
+    neighbours, weights, *_ = tables()
+    expected = nx.connected_components(symmetrised(neighbours[:, :1], weights[:, :1]))
+    assert components(neighbours[:, :1], weights[:, :1]) == sorted(map(len, expected), reverse=True)
+
+
+def test_a_graph_without_edges() -> None:
+    neighbours, weights = torch.tensor([[1], [2], [0]]), torch.zeros(3, 1)
+    assert communities(neighbours, weights).tolist() == [0, 1, 2]
+    assert components(neighbours, weights) == [1, 1, 1]
+    assert math.isnan(modularity(neighbours, weights, torch.arange(3)))
+
+
+def test_agreement_is_scikit_learn_s() -> None:
+    one, other = torch.randint(0, 3, (N,)), LABELS
+    known = other >= 0
+    found = agreement(one, other)
+    assert found.nmi == pytest.approx(normalized_mutual_info_score(one[known], other[known]))
+    assert found.ari == pytest.approx(adjusted_rand_score(one[known], other[known]))
+    assert agreement(one, (one + 1) % 3) == pytest.approx((1, 1))
+    assert all(map(math.isnan, agreement(one, torch.full((N,), -1))))

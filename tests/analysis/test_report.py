@@ -1,0 +1,295 @@
+"""Whole reports, read as a browser reads them: what they hold, ask for and show of names that look like HTML."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from relgraph.analysis.report import page as page_module
+from relgraph.analysis.report import write_report
+from relgraph.analysis.trained import TrainedRun
+from relgraph.errors import RelgraphError
+from relgraph.training.loop import train
+from relgraph.training.pretrain_recipe import resolve_pretraining
+from relgraph.training.pretraining import pretrain
+from relgraph.training.recipe import Recipe
+
+Runs = Callable[[str], Path]
+VOID = {"meta", "link", "img", "br"}
+HOSTILE = ("\"'&amp;", "<script>alert(1)<%script>".replace("%", "\N{DIVISION SLASH}"), "cat")
+LOADED = ("src", "href", "srcset", "data", "action", "poster", "xlink:href", "formaction")
+
+
+class Page(HTMLParser):
+    """A report, taken apart."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.source, self.open, self.elements, self.text = text, [""], list[tuple[str, dict[str, str]]](), ""
+        self.data = ""
+        self.feed(text)
+        self.close()
+        assert self.open == [""], "an element is not closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        self.elements.append((tag, found))
+        if tag not in VOID:
+            self.open.append(f"{tag}#{found.get('id', '')}")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop().split("#")[0] == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1] == "script#graph-data":
+            self.data += data
+        elif self.open[-1].split("#")[0] not in ("script", "style"):
+            self.text += data + "\n"
+
+    @property
+    def ids(self) -> list[str]:
+        return [attributes["id"] for _, attributes in self.elements if "id" in attributes]
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def graph(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.data)
+        return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return images of 8 x 8 in classes with hostile names, and in `plain` without classes."""
+    root, random = tmp_path_factory.mktemp("data") / "folder", np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 5), ("test", 6), ("plain", 4)):
+        for label, name in enumerate(HOSTILE):
+            place = root.parent / split if split == "plain" else root / split / name
+            place.mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                pixels = random.integers(0, 200, (8, 8, 3), dtype=np.uint8)
+                pixels[..., label] += 50
+                Image.fromarray(pixels).save(place / f"{label}-{i}.png")
+    return root
+
+
+QUICK: dict[str, Any] = {
+    "student": "resnet8", "dim": 8, "epochs": 2, "batch_size": 9, "lr": 0.01, "device": "cpu", "precision": "32-true",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hostile(folder: Path) -> Path:
+    path = folder.parent / "<b>run & co</b>".replace("/", "\N{DIVISION SLASH}")
+    train(Recipe(dataset=f"folder:{folder}", **QUICK), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def unlabelled(folder: Path) -> Path:
+    path = folder.parent / "unlabelled"
+    train(Recipe(dataset=f"folder:{folder.parent / 'plain'}", method="infonce", **{**QUICK, "batch_size": 4}), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pretrained(folder: Path) -> Path:
+    path = folder.parent / "pretrained"
+    options = {"dataset": f"folder:{folder}", "network": "resnet8", "epochs": 1, "batch_size": 9, "device": "cpu"}
+    pretrain(resolve_pretraining(options), path)
+    return path
+
+
+def report(tmp_path: Path, *runs: Path, **options: Any) -> Page:
+    path = tmp_path / "report.html"
+    size = write_report(runs, path, **options)
+    assert size == path.stat().st_size < 10 * 2**20
+    return check(Page(path.read_text(encoding="utf-8")))
+
+
+def check(page: Page) -> Page:
+    """Check what holds for every report: it asks for nothing, its ids are its own, pictures and tables are told."""
+    for _, attributes in page.elements:
+        for name in LOADED:
+            assert attributes.get(name, "#").startswith(("#", "data:")), attributes[name]
+        assert not any(name.startswith("on") for name in attributes), "scripts listen, attributes do not"
+    styles = "".join(re.findall("<style>(.*?)</style>", page.source, re.DOTALL))
+    assert "url(" not in styles and "@import" not in styles
+    (policy,) = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "http" not in policy and "unsafe-eval" not in policy
+    assert len(page.ids) == len(set(page.ids))
+    for link in page.all("a"):
+        assert link["href"].removeprefix("#") in page.ids
+    assert all(picture.get("alt") is not None for picture in page.all("img"))
+    assert all(drawing.get("aria-label") or drawing.get("aria-hidden") for drawing in page.all("svg"))
+    assert len(page.all("caption")) == len(page.all("table"))
+    assert all("scope" in cell for cell in page.all("th"))
+    assert len(page.all("main")) == len(page.all("h1")) == len(page.all("title")) == 1
+    return page
+
+
+@pytest.fixture(scope="module")
+def page(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Page:
+    return report(tmp_path_factory.mktemp("report"), runs("few"), runs("all"), runs("none"), k=4)
+
+
+def test_sections_and_their_contents(page: Page) -> None:
+    sections = [attributes["id"] for attributes in page.all("section")]
+    assert sections == [
+        "results", "settings", "curves", "diagnostics", "classes", "matrices", "maps", "graph", "worst", "environment",
+    ]  # fmt: skip
+    links = [link["href"] for link in page.all("a")]
+    assert [f"#{section}" for section in sections] == links[-len(sections) :]
+
+
+def test_figures_are_those_of_the_run(runs: Runs, page: Page) -> None:
+    result = json.loads((runs("few") / "result.json").read_text())
+    assert f"{result['test']['best']['top1']:.2f}" in page.text
+    opened = TrainedRun(runs("few"))
+    student, _ = opened.outputs(opened.data.test)
+    assert student.logits is not None
+    predicted = student.logits.argmax(1)
+    assert [node["prediction_student"] for node in page.graph["nodes"]] == predicted.tolist()
+    share = float((predicted == opened.data.test.labels).float().mean())
+    assert re.search(rf"Accuracy of the head\s+{share:.3f}", page.text)
+
+
+def test_curves_are_the_metrics_of_all_runs(runs: Runs, page: Page) -> None:
+    lines = [line for line in page.all("polyline") if line["data-name"] == "few"]
+    metrics = (runs("few") / "metrics.csv").read_text().splitlines()
+    names = metrics[0].split(",")
+    losses = [float(row.split(",")[names.index("loss")]) for row in metrics[1:]]
+    assert lines[0]["data-values"] == " ".join(f"{i + 1}:{loss:.4g}" for i, loss in enumerate(losses))
+    assert {line["data-name"] for line in page.all("polyline")} == {"few", "all", "none"}
+
+
+def test_diagnostics_over_time_where_there_are_any(runs: Runs, tmp_path: Path) -> None:
+    copy = shutil.copytree(runs("few"), tmp_path / "few")
+    rows = "epoch,loss,overlap,edge_rank,match,homophily_student,homophily_teacher\n1,2,.1,.2,.3,.4,.5\n2,1,.2,,.4,,.6\n"
+    (copy / "metrics.csv").write_text(rows)
+    found = [(line["data-part"], line["data-values"]) for line in report(tmp_path, copy, first=20).all("polyline")]
+    assert found == [
+        ("", "1:2 2:1"),
+        ("", "1:0.1 2:0.2"),
+        ("", "1:0.2"),
+        ("", "1:0.3 2:0.4"),
+        ("student", "1:0.4"),
+        ("teacher", "1:0.5 2:0.6"),
+    ]
+
+
+def test_the_graph_has_all_that_its_view_reads(page: Page) -> None:
+    data, views = page.graph, [attributes for _, attributes in page.elements if attributes.get("id") == "graph-view"]
+    assert len(views) == 1 and len(data["nodes"]) == 355
+    assert {"id", "label", "class", "prediction_student", "prediction_teacher", "community_student",
+            "community_teacher", "x_student", "y_student", "x_teacher", "y_teacher", "thumb"} <= set(data["nodes"][0])  # fmt: skip
+    assert set(data["edges"]) == {"student", "teacher"} and data["sprite"]["data"].startswith("data:image/")
+    assert {"tile", "columns"} <= set(data["sprite"])
+
+
+def test_the_worst_are_shown_with_their_neighbours(page: Page) -> None:
+    thumbs = [picture for picture in page.all("img") if picture["alt"].count(", number ") == 1]
+    assert len(thumbs) == 12 * (1 + 2 * 4)
+
+
+def test_hostile_names_are_text(hostile: Path, tmp_path: Path) -> None:
+    page = report(tmp_path, hostile, k=3)
+    assert page.graph["classes"] == sorted(HOSTILE)
+    assert "<script>alert" not in page.source and not page.all("b")
+    scripts = page.all("script")
+    assert [script.get("id") for script in scripts if script.get("type")] == ["graph-data"]
+    buttons = page.text
+    for name in (*HOSTILE, hostile.name):
+        assert name in buttons
+    assert any(HOSTILE[1] in picture["alt"] for picture in page.all("img"))
+
+
+def test_another_split_and_fewer_images(hostile: Path, tmp_path: Path) -> None:
+    page = report(tmp_path, hostile, split="train", first=10, k=2)
+    assert len(page.graph["nodes"]) == 10 and "10 images of the train split" in page.text
+
+
+def test_without_a_teacher(runs: Runs, tmp_path: Path) -> None:
+    page = report(tmp_path, runs("none"), first=40)
+    assert page.graph["edges"]["teacher"] == [] and "worst" not in page.ids
+    assert "graph" in page.ids and "matrices" in page.ids
+
+
+def test_without_labels(unlabelled: Path, tmp_path: Path) -> None:
+    page = report(tmp_path, unlabelled, k=3)
+    assert "images of the train split" in page.text and "classes" not in page.ids and "class-legend" not in page.ids
+    assert page.graph["classes"] == [] and {node["class"] for node in page.graph["nodes"]} == {-1}
+    assert "homophily" not in page.text.replace("Homophily is", "").lower()
+
+
+def test_a_pre_training_has_curves_and_figures_alone(pretrained: Path, tmp_path: Path) -> None:
+    page = report(tmp_path, pretrained)
+    assert "simclr" in page.text and len(page.all("polyline")) > 0
+    assert "graph" not in page.ids and page.data == ""
+    result = json.loads((pretrained / "result.json").read_text())
+    assert f"{result['test']['knn']:.2f}" in page.text
+
+
+def test_the_first_run_with_a_student_is_the_one_in_detail(pretrained: Path, hostile: Path, tmp_path: Path) -> None:
+    page = report(tmp_path, pretrained, hostile, k=2)
+    assert len(page.graph["nodes"]) == 18
+    assert f"Neighbourhoods of {hostile.name}" in page.text
+
+
+def test_without_the_files_of_the_view(hostile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "assets"
+    own.mkdir()
+    for name in ("page.html", "page.css", "page.js"):
+        (own / name).write_bytes(page_module._folder().joinpath(name).read_bytes())
+    monkeypatch.setattr(page_module, "_folder", lambda: own)
+    page = report(tmp_path, hostile, k=2)
+    assert "graph-view" in page.ids and len(page.all("script")) == 2
+
+
+def test_no_script_of_the_page_can_end_early_or_asks_for_something() -> None:
+    for name in page_module._scripts():
+        code = page_module._asset(name)
+        assert "<!--" not in code, name
+        assert not re.search(r"\b(eval|fetch|importScripts)\(|new Function|XMLHttpRequest|WebSocket", code), name
+
+
+def test_paths_of_the_machine_are_not_told(runs: Runs, page: Page) -> None:
+    assert str(runs("few").parent) not in page.source
+
+
+def test_same_runs_same_report(runs: Runs, tmp_path: Path) -> None:
+    one, other = (tmp_path / name for name in ("one.html", "other.html"))
+    for path in (one, other):
+        write_report([runs("few")], path, first=30, k=3)
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_errors_leave_what_was_there(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("before")
+    for options, told in (
+        ({"k": 400}, "400 neighbours of each image need at least 401 images"),
+        ({"split": "tset"}, "unknown split 'tset'"),
+    ):
+        with pytest.raises(RelgraphError, match=told):
+            write_report([runs("few")], path, **options)  # type: ignore[arg-type]
+    with pytest.raises(RelgraphError, match="is not a run"):
+        write_report([tmp_path], path)
+    monkeypatch.setattr("relgraph.analysis.report.LIMIT", 1000)
+    with pytest.raises(RelgraphError, match="a report takes at most 1,000 bytes, got"):
+        write_report([runs("few")], path, first=10, k=2)
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+    monkeypatch.undo()
+    with pytest.raises(RelgraphError, match="cannot write .*: No such file"):
+        write_report([runs("few")], tmp_path / "missing" / "report.html", first=10, k=2)

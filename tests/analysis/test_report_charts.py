@@ -1,0 +1,62 @@
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+import torch
+
+from relgraph.analysis.report.charts import BOTTOM, LEFT, RIGHT, TOP, Curve, chart, scatter, ticks
+from relgraph.analysis.report.colours import NO_CLASS, class_colours
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (0, 97.3), (-0.2, 0.31), (3e-5, 4e-5), (0, 1e6), (5, 5), (0, 0), (-3, -3)]
+)
+def test_ticks_are_even_round_and_around_the_values(low: float, high: float) -> None:
+    found = ticks(low, high)
+    assert found[0] <= low and found[-1] >= high and 2 <= len(found) <= 8
+    steps = [b - a for a, b in zip(found[:-1], found[1:], strict=True)]
+    assert steps == pytest.approx([steps[0]] * len(steps))
+    assert f"{steps[0]:.0e}"[0] in "125"
+
+
+@pytest.mark.parametrize("last", [1, 2, 7, 8, 100, 240])
+def test_epochs_are_whole(last: int) -> None:
+    found = ticks(1, last, whole=True)
+    assert all(tick == int(tick) for tick in found) and len(set(found)) == len(found) <= 8
+
+
+def test_points_are_where_their_values_say() -> None:
+    drawn = chart("Loss", [Curve(3, "<a>", "", [(1, 0.0), (2, 5.0), (3, 10.0)])], (1, 3))
+    (line,) = ET.fromstring(drawn).iter("polyline")
+    points = [tuple(float(number) for number in point.split(",")) for point in line.attrib["points"].split()]
+    middle = (LEFT + RIGHT) / 2, (TOP + BOTTOM) / 2
+    assert points == [(LEFT, BOTTOM), middle, (RIGHT, TOP)]
+    assert line.attrib["data-values"] == "1:0 2:5 3:10" and line.attrib["data-name"] == "<a>"
+
+
+def test_one_epoch_is_a_dot() -> None:
+    drawn = chart("Loss", [Curve(0, "a", "", [(1, 2.0)])], (1, 1))
+    assert len(list(ET.fromstring(drawn).iter("circle"))) == 1
+
+
+def test_a_screen_reader_is_told_the_end() -> None:
+    drawn = chart("Loss", [Curve(0, "a", "student", [(1, 2.0), (2, 1.25)])], (1, 2))
+    assert next(ET.fromstring(drawn).iter("svg")).attrib["aria-label"] == "Loss by epoch, at the end: a student 1.25"
+
+
+def test_a_map_has_each_point_once_in_the_colour_of_its_class() -> None:
+    places, labels = torch.rand(30, 2) * 2 - 1, [i % 4 - 1 for i in range(30)]
+    colours = class_colours(3)
+    paths = list(ET.fromstring(scatter(places, labels, colours, "map")).iter("path"))
+    assert [path.attrib["stroke"] for path in paths] == [NO_CLASS, *colours]
+    for path in paths:
+        found = [(float(x), float(y)) for x, y in re.findall(r"M(\S+) (\S+)h0", path.attrib["d"])]
+        own = [i for i, label in enumerate(labels) if label == int(path.attrib["data-class"])]
+        torch.testing.assert_close(torch.tensor(found), places[own] * torch.tensor([1, -1]), atol=6e-4, rtol=0)
+
+
+@pytest.mark.parametrize("count", [0, 1, 10, 20, 21, 100])
+def test_classes_have_colours_of_their_own(count: int) -> None:
+    found = class_colours(count)
+    assert len(set(found)) == len(found) == count
+    assert all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in found)

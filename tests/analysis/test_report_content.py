@@ -1,0 +1,162 @@
+"""The data of a report against naive loops and the run's own outputs."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.manifold import trustworthiness
+
+from relgraph.analysis.analysis import Analysis, analyse
+from relgraph.analysis.report import content
+from relgraph.analysis.report.content import graph_data, maps, matrices, spread, worst
+from relgraph.analysis.trained import TrainedRun
+
+Runs = Callable[[str], Path]
+FIRST, K = 60, 4
+
+
+@pytest.fixture(scope="module")
+def found(runs: Runs) -> Analysis:
+    return analyse(runs("few"), "test", K, FIRST)
+
+
+@pytest.fixture(scope="module")
+def data(found: Analysis) -> dict[str, Any]:
+    return graph_data(found, maps(found), [[i, 0] for i in range(FIRST)])
+
+
+def naive_neighbours(x: torch.Tensor, anchor: int, k: int) -> set[int]:
+    r = np.corrcoef(x.double().numpy())[anchor]
+    return set(sorted((i for i in range(len(x)) if i != anchor), key=lambda i: -r[i])[:k])
+
+
+def test_spread() -> None:
+    assert spread(5, 9).tolist() == [0, 1, 2, 3, 4] and spread(0, 9).tolist() == []
+    assert spread(10_000, 2_000).tolist() == list(range(0, 10_000, 5))
+
+
+def test_nodes_are_the_images_with_what_the_run_says(runs: Runs, data: dict[str, Any]) -> None:
+    opened = TrainedRun(runs("few"))
+    images = opened.data.test.select(torch.arange(FIRST))
+    student, teacher = opened.outputs(images)
+    assert teacher is not None and student.logits is not None and teacher.logits is not None
+    nodes = data["nodes"]
+    assert data["classes"] == [str(i) for i in range(10)] and data["k"] == K
+    for name, expected in (
+        ("id", list(range(FIRST))),
+        ("index", images.index.tolist()),
+        ("class", images.labels.tolist()),
+        ("label", [str(label) for label in images.labels.tolist()]),
+        ("prediction_student", student.logits.argmax(1).tolist()),
+        ("prediction_teacher", teacher.logits.argmax(1).tolist()),
+    ):
+        assert [node[name] for node in nodes] == expected
+    for side in ("student", "teacher"):
+        places = np.array([[node[f"x_{side}"], node[f"y_{side}"]] for node in nodes])
+        assert np.abs(places).max() == pytest.approx(1, abs=1e-4)
+
+
+def test_edges_are_the_nearest_neighbours_each_pair_once(found: Analysis, data: dict[str, Any]) -> None:
+    for name, graph in found.graphs.items():
+        r = np.corrcoef(graph.embedding.double().numpy())
+        near = [naive_neighbours(graph.embedding, i, K) for i in range(FIRST)]
+        expected = {frozenset((i, j)) for i in range(FIRST) for j in near[i]}
+        edges = data["edges"][name]
+        assert {frozenset(edge[:2]) for edge in edges} == expected and len(edges) == len(expected)
+        for source, target, weight in edges:
+            assert target in near[source] and weight == pytest.approx(r[source, target], abs=6e-4)
+
+
+def test_fewer_nodes_have_neighbours_among_themselves(found: Analysis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content, "MAP_NODES", 20)
+    chosen = maps(found)
+    assert chosen.chosen.tolist() == list(range(0, FIRST, 3))
+    data = graph_data(found, chosen, [[0, 0]] * 20)
+    near = naive_neighbours(found.student.embedding[::3], 7, K)
+    edges = {frozenset(edge[:2]) for edge in data["edges"]["student"]}
+    assert all(frozenset((7, j)) in edges for j in near)
+    assert data["nodes"][7]["index"] == int(found.index[21])
+
+
+def test_maps_keep_neighbours(found: Analysis) -> None:
+    placed = maps(found)
+    assert placed.method == "t-SNE"
+    for graph, places in zip(found.graphs.values(), placed.places, strict=True):
+        x = graph.embedding - graph.embedding.mean(1, keepdim=True)
+        x = x / x.norm(dim=1, keepdim=True)
+        assert trustworthiness(x.numpy(), places.numpy(), n_neighbors=5) > 0.85
+
+
+def test_umap_is_taken_where_it_is_installed(found: Analysis, monkeypatch: pytest.MonkeyPatch) -> None:
+    class UMAP:
+        def __init__(self, n_neighbors: int, init: Any, random_state: int, n_jobs: int) -> None:
+            assert n_neighbors == 15 and random_state == 0 and n_jobs == 1
+
+        def fit_transform(self, nodes: np.ndarray) -> np.ndarray:
+            return nodes[:, :2] * 7
+
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=UMAP, __spec__=object()))  # type: ignore[arg-type]
+    placed = maps(found)
+    assert placed.method == "UMAP" and placed.places[0].abs().max() == 1
+
+
+def test_matrices_are_correlations_sorted_by_class(found: Analysis) -> None:
+    drawn = matrices(found)
+    assert drawn.teacher is not None
+    labels = found.labels[drawn.chosen].tolist()
+    assert labels == sorted(found.labels.tolist())
+    assert drawn.blocks == [(str(label), labels.count(label)) for label in sorted(set(labels))]
+    for matrix, graph in ((drawn.student, found.student), (drawn.teacher, found.teacher)):
+        assert graph is not None
+        expected = np.corrcoef(graph.embedding[drawn.chosen].double().numpy())
+        np.testing.assert_allclose(matrix.numpy(), expected, atol=1e-5)
+
+
+def test_matrices_take_some_of_many(found: Analysis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content, "MATRIX_CLASSES", 3)
+    monkeypatch.setattr(content, "MATRIX_NODES", 9)
+    drawn = matrices(found)
+    assert len(drawn.blocks) == 3 and all(count <= 3 for _, count in drawn.blocks)
+    assert drawn.student.shape == (sum(count for _, count in drawn.blocks),) * 2
+
+
+def test_the_worst_are_those_of_least_overlap(found: Analysis) -> None:
+    assert found.teacher is not None
+    shown = worst(found, count=7, shown=3)
+    expected = []
+    for i in range(FIRST):
+        both = naive_neighbours(found.student.embedding, i, K) & naive_neighbours(found.teacher.embedding, i, K)
+        expected.append(len(both) / K)
+    assert [one.overlap for one in shown] == sorted(expected)[:7]
+    for one in shown:
+        assert one.overlap == expected[one.image]
+        assert one.student == found.student.neighbours[one.image, :3].tolist()
+        assert one.teacher == found.teacher.neighbours[one.image, :3].tolist()
+
+
+def test_the_table_is_that_of_the_analysis(found: Analysis) -> None:
+    summary = found.summary()
+    rows = content.figures(found, summary)
+    student = np.mean([found.labels[i] == found.labels[j] for i in range(FIRST) for j in found.student.neighbours[i]])
+    assert rows["Label homophily"][0] == pytest.approx(student)
+    accuracy = (found.student.prediction == found.labels).float().mean()  # type: ignore[attr-defined]
+    assert rows["Accuracy of the head"][0] == pytest.approx(float(accuracy))
+    assert all(len(row) == 2 for row in rows.values())
+    told = content.agreement(summary)
+    assert found.overlap is not None and told[f"Neighbour overlap@{K}"] == pytest.approx(float(found.overlap.mean()))
+
+
+def test_without_a_teacher(runs: Runs) -> None:
+    found = analyse(runs("none"), "test", K, FIRST)
+    data = graph_data(found, maps(found), [[0, 0]] * FIRST)
+    assert data["edges"]["teacher"] == [] and len(data["edges"]["student"]) > 0
+    for node in data["nodes"]:
+        assert node["prediction_teacher"] is None and node["x_teacher"] == node["x_student"]
+    assert worst(found) == [] and matrices(found).teacher is None
+    assert content.agreement(found.summary()) == {}
+    assert all(len(row) == 1 for row in content.figures(found, found.summary()).values())

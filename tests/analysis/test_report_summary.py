@@ -1,0 +1,94 @@
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from relgraph.analysis.report.summary import groups, settings, summaries
+from relgraph.errors import RelgraphError
+from relgraph.training.pretrain_recipe import resolve_pretraining
+from relgraph.training.recipe import Recipe
+
+Runs = Callable[[str], Path]
+
+
+def changed(run: Path, to: Path, top1: float, **options: Any) -> Path:
+    """Copy what a report reads of a run to another directory, with other options and another accuracy."""
+    to.mkdir(parents=True)
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    (to / "recipe.yaml").write_text(yaml.safe_dump({**recipe, **options}))
+    result = json.loads((run / "result.json").read_text())
+    result["test"]["best"]["top1"] = top1
+    (to / "result.json").write_text(json.dumps(result))
+    shutil.copy(run / "metrics.csv", to)
+    return to
+
+
+def test_settings_are_what_differs_and_the_main_ones() -> None:
+    recipe = Recipe(lr=0.1, graph="knn", k=3, milestones=None, label_noise=0.25)
+    found = settings(recipe)
+    assert {name: found[name] for name in ("lr", "k", "graph", "seed", "method", "label_noise")} == {
+        "lr": "0.1", "k": "3", "graph": "knn", "seed": "0", "method": "ega", "label_noise": "0.25",
+    }  # fmt: skip
+    default = Recipe()
+    for item in fields(Recipe):
+        if getattr(recipe, item.name) != getattr(default, item.name):
+            assert item.name in found
+    assert "momentum" not in found
+
+
+def test_settings_of_other_runs() -> None:
+    assert "teacher" not in settings(Recipe(method="none"))
+    found = settings(resolve_pretraining({"objective": "moco", "dataset": "cifar100", "lr": 0.5}))
+    assert (found["objective"], found["lr"], "temperature" in found) == ("moco", "0.5", False)
+
+
+def test_a_run_is_told_as_its_files_tell_it(runs: Runs) -> None:
+    (found,) = summaries([runs("all")])
+    result = json.loads((runs("all") / "result.json").read_text())
+    expected = {f"{name} {when}": result["test"][when][name] for when in ("best", "last") for name in ("top1", "top5")}
+    assert found.figures == expected
+    assert found.name == "all" and found.option("method") == "kd" and found.option("objective") is None
+    assert found.metrics[0]["epoch"] == 1
+
+
+def test_groups_differ_in_the_seed_alone(runs: Runs, tmp_path: Path) -> None:
+    figures = {0: 50.0, 1: 53.0, 5: 58.5}
+    paths = [changed(runs("all"), tmp_path / f"s{seed}", top1, seed=seed) for seed, top1 in figures.items()]
+    paths.insert(1, changed(runs("all"), tmp_path / "other", 70.0, lr=0.5))
+    one, other = groups(summaries(paths))
+    assert [run.name for run in one.runs] == ["s0", "s1", "s5"] and [run.name for run in other.runs] == ["other"]
+    mean, deviation = one.figures["top1 best"]
+    assert mean == pytest.approx(np.mean(list(figures.values())))
+    assert deviation == pytest.approx(np.std(list(figures.values()), ddof=1))
+    assert other.figures["top1 best"] == (70.0, None)
+
+
+def test_names_are_as_long_as_they_must_be(runs: Runs, tmp_path: Path) -> None:
+    paths = [changed(runs("all"), tmp_path / name / "run", 1.0) for name in ("a", "b")]
+    assert [run.name for run in summaries(paths)] == ["a/run", "b/run"]
+
+
+def test_a_run_that_goes_on_yet(runs: Runs, tmp_path: Path) -> None:
+    shutil.copy(runs("all") / "recipe.yaml", tmp_path)
+    (found,) = summaries([tmp_path])
+    assert (found.figures, found.metrics, found.environment) == ({}, [], {})
+
+
+def test_errors(runs: Runs, tmp_path: Path) -> None:
+    with pytest.raises(RelgraphError, match="at least one run, got none"):
+        summaries([])
+    with pytest.raises(RelgraphError, match="each run once, got .* twice"):
+        summaries([runs("all"), runs("all") / ".." / "all"])
+    with pytest.raises(RelgraphError, match="is not a run"):
+        summaries([tmp_path])
+    broken = changed(runs("all"), tmp_path / "broken", 1.0)
+    for content, told in (("[1]", "must hold an object, got list"), ("{", "cannot read")):
+        (broken / "result.json").write_text(content)
+        with pytest.raises(RelgraphError, match=told):
+            summaries([broken])

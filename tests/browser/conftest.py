@@ -1,0 +1,153 @@
+"""A page with a synthetic graph of 2,000 nodes, and Debian's Chromium to open it."""
+
+import base64
+import io
+import json
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+Graph = dict[str, Any]
+Edge = list[float]
+
+ASSETS = Path(__file__).parents[2] / "relgraph" / "assets" / "report"
+CHROMIUM, CHROMEDRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --window-size=1280,1000"
+).split()
+HOSTILE = ["<script>alert(1)</script>", "<img src=x onerror=alert(2)>", '"><b>bold</b>&amp;']
+CSP = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Graph</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="%(csp)s">
+<style>body { margin: 1rem; font-family: sans-serif; background: var(--bg, Canvas); color: var(--fg, CanvasText); color-scheme: light dark }
+%(css)s</style></head><body><section id="graph"><h2>The graph</h2><div id="graph-view"></div>
+<script type="application/json" id="graph-data">%(data)s</script></section><div style="height: 40rem"></div>
+%(scripts)s</body></html>"""
+
+
+def page(graph: Graph) -> str:
+    """Return a page that shows the graph under the report's content security policy."""
+    scripts = [*sorted((ASSETS / "vendor").glob("*.js")), ASSETS / "graph.js"]
+    return PAGE % {
+        "csp": CSP,
+        "css": (ASSETS / "graph.css").read_text(),
+        "data": json.dumps(graph).replace("<", "\\u003c"),
+        "scripts": "".join(f"<script>{file.read_text()}</script>" for file in scripts),
+    }
+
+
+def _sprite(count: int, columns: int, tile: int) -> str:
+    from PIL.Image import new
+
+    picture = new("RGB", (columns * tile, -(-count // columns) * tile))
+    for number in range(count):
+        corner = number % columns * tile, number // columns * tile
+        colour = 40 + number % 20 * 10, 230 - number % 20 * 9, number * 7 % 256
+        picture.paste(colour, (*corner, corner[0] + tile, corner[1] + tile))
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def _edges(number: random.Random, count: int, groups: int, degree: int) -> list[Edge]:
+    """Return `count * degree` edges between different pairs, most of them within a group."""
+    found: dict[tuple[int, int], Edge] = {}
+    while len(found) < count * degree:
+        one = number.randrange(count)
+        inside = number.random() < 0.9
+        other = (one + groups * number.randrange(1, count // groups)) % count if inside else number.randrange(count)
+        if one != other:
+            found.setdefault((min(one, other), max(one, other)), [one, other, round(number.random(), 3)])
+    return list(found.values())
+
+
+def synthetic(count: int = 2000, groups: int = 20, degree: int = 8) -> Graph:
+    """Return a graph of `count` nodes with `count * degree` edges of each network; a few edges are in both."""
+    number = random.Random(0)
+    classes = [*HOSTILE, *(f"class {i}" for i in range(len(HOSTILE), groups))]
+    middles = [(number.uniform(-0.85, 0.85), number.uniform(-0.85, 0.85)) for _ in classes]
+    nodes = []
+    for i in range(count):
+        label = i % groups
+        places = [[number.gauss(middles[label][axis], 0.06) for axis in (0, 1)] for _ in range(2)]
+        (x, y), (u, v) = [[max(-1.0, min(1.0, value)) for value in one] for one in places]
+        nodes.append(
+            {
+                "id": i,
+                "label": classes[label],
+                "class": label,
+                "prediction_student": label if number.random() < 0.7 else number.randrange(groups),
+                "prediction_teacher": label,
+                "community_student": label // 2,
+                "community_teacher": label // 3,
+                "x_student": x,
+                "y_student": y,
+                "x_teacher": -u,
+                "y_teacher": v,
+                "thumb": [i % 50, i // 50],
+            }
+        )
+    student, teacher = (_edges(number, count, groups, degree) for _ in range(2))
+    sprite = {"tile": 8, "columns": 50, "data": _sprite(count, 50, 8)}
+    return {"nodes": nodes, "classes": classes, "edges": {"teacher": teacher, "student": student}, "sprite": sprite}
+
+
+def without_teacher(graph: Graph) -> Graph:
+    """Return the graph as a run without a teacher gives it."""
+    absent = ("prediction_teacher", "community_teacher", "x_teacher", "y_teacher")
+    nodes = [{key: None if key in absent else value for key, value in node.items()} for node in graph["nodes"]]
+    return {**graph, "nodes": nodes, "edges": {"student": graph["edges"]["student"], "teacher": None}}
+
+
+@pytest.fixture(scope="session")
+def graph() -> Graph:
+    return synthetic()
+
+
+@pytest.fixture(scope="session")
+def address(graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("page") / "graph.html"
+    file.write_text(page(graph), encoding="utf-8")
+    return file.as_uri()
+
+
+def _missing() -> str | None:
+    for program in (CHROMIUM, CHROMEDRIVER):
+        if not program.is_file():
+            return f"needs {program} (apt install chromium chromium-driver)"
+    try:
+        import selenium  # noqa: F401
+    except ImportError:
+        return "needs selenium (pip install selenium)"
+    return None
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Chrome"]:
+    missing = _missing()
+    if missing:
+        if os.environ.get("RELGRAPH_EXPECT_BROWSER") == "1":
+            pytest.fail(f"{missing}, and RELGRAPH_EXPECT_BROWSER=1 expects it")
+        pytest.skip(missing)
+    from selenium.webdriver import Chrome, ChromeOptions
+    from selenium.webdriver.chrome.service import Service
+
+    options = ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = Chrome(options=options, service=Service(str(CHROMEDRIVER)))
+    try:
+        yield driver
+    finally:
+        driver.quit()

@@ -1,0 +1,363 @@
+"""The interactive graph in a real browser: what it draws, what it says, and what it never does."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.browser.conftest import HOSTILE, Edge, Graph, page, without_teacher
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+
+class View:
+    """The open page, by what a user does and sees."""
+
+    def __init__(self, driver: "Chrome") -> None:
+        self.driver = driver
+
+    def run(self, script: str, *values: Any) -> Any:
+        return self.driver.execute_script(script, *values)
+
+    def wait(self, condition: str) -> None:
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        WebDriverWait(self.driver, 30, 0.05).until(lambda _: self.run(f"return Boolean({condition})"), condition)
+
+    def open(self, address: str) -> None:
+        self.driver.get_log("browser"), self.driver.get_log("performance")
+        self.driver.get(address)
+        self.wait("document.querySelector('#graph-view').dataset.ready")
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until nothing moves and the lines at rest are painted."""
+        self.wait("document.querySelector('#graph-view').dataset.moving !== 'true'")
+        self.driver.execute_async_script(
+            "const done = arguments[0]; setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(done)), 400)"
+        )
+
+    def data(self, name: str) -> str:
+        return str(self.run("return document.querySelector('#graph-view').dataset[arguments[0]] ?? ''", name))
+
+    def choose(self, name: str, value: str) -> None:
+        self.driver.find_element("css selector", f"input[name=graph-{name}][value={value}]").click()
+        self.settle()
+
+    def colour(self, value: str) -> None:
+        self.driver.find_element("css selector", f"select[name=graph-colour] option[value={value}]").click()
+        self.settle()
+
+    def text(self, selector: str) -> str:
+        return str(self.run("return document.querySelector(arguments[0]).textContent", selector))
+
+    def shown(self, selector: str) -> bool:
+        return bool(self.driver.find_element("css selector", selector).is_displayed())
+
+    def painted(self) -> dict[str, int]:
+        """Count the opaque pixels of the main canvas by colour (`"r,g,b"`)."""
+        found: dict[str, int] = self.run(
+            """const canvas = document.querySelector('.rg-mount canvas'), counts = {};
+            const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', {willReadFrequently: true});
+            copy.drawImage(canvas, 0, 0);
+            const p = copy.getImageData(0, 0, canvas.width, canvas.height).data;
+            for (let i = 0; i < p.length; i += 4) {
+              if (p[i + 3]) { const key = `${p[i]},${p[i + 1]},${p[i + 2]}`; counts[key] = (counts[key] ?? 0) + 1 }
+            } return counts"""
+        )
+        return found
+
+    def point(self, x: float, y: float) -> tuple[int, int]:
+        """Return where a place of the map stands, from the middle of the stage."""
+        zoom = float(self.data("zoom"))
+        middle_x, middle_y = map(float, self.data("centre").split())
+        return round((x - middle_x) * zoom), round(-(y - middle_y) * zoom)
+
+    def hover(self, node: dict[str, Any], press: bool = False, side: str = "student") -> None:
+        from selenium.webdriver import ActionChains
+
+        stage = self.driver.find_element("css selector", ".rg-stage")
+        self.run("arguments[0].scrollIntoView({block: 'center'})", stage)
+        x, y = self.point(node[f"x_{side}"], node[f"y_{side}"])
+        actions = ActionChains(self.driver, duration=0).move_to_element_with_offset(stage, 0, 0)
+        actions.move_to_element_with_offset(stage, x, y)
+        (actions.click() if press else actions).perform()
+
+    def press(self, *keys: str) -> None:
+        from selenium.webdriver import ActionChains
+
+        ActionChains(self.driver).send_keys(*keys).perform()
+
+    def focus(self) -> None:
+        """Reach the stage as a keyboard does, from the control before it."""
+        from selenium.webdriver import Keys
+
+        self.driver.find_element("css selector", "input[name=graph-search]").click()
+        self.press(Keys.TAB)
+        assert self.run("return document.activeElement.className") == "rg-stage"
+
+    def errors(self) -> list[str]:
+        return [entry["message"] for entry in self.driver.get_log("browser")]
+
+    def requests(self) -> list[str]:
+        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+
+
+@pytest.fixture
+def view(browser: "Chrome", address: str) -> Iterator[View]:
+    """Open the page, and assert at the end that it logged nothing and asked for nothing but itself."""
+    opened = View(browser)
+    opened.open(address)
+    yield opened
+    assert opened.errors() == []
+    assert [url for url in opened.requests() if not url.startswith("data:image/png")] == [address]
+    with pytest.raises(Exception, match="no such alert"):
+        _ = browser.switch_to.alert
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def pairs(edges: list[Edge]) -> set[tuple[float, float]]:
+    return {(min(a, b), max(a, b)) for a, b, _ in edges}
+
+
+def neighbours(graph: Graph, side: str, number: int) -> set[float]:
+    return {b if a == number else a for a, b in pairs(graph["edges"][side]) if number in (a, b)}
+
+
+def lone(graph: Graph, side: str = "student") -> dict[str, Any]:
+    """Return the node of the hostile class that stands farthest from all others: nothing lies over it."""
+    nodes: list[dict[str, Any]] = graph["nodes"]
+
+    def room(node: dict[str, Any]) -> float:
+        x, y = f"x_{side}", f"y_{side}"
+        return min((node[x] - o[x]) ** 2 + (node[y] - o[y]) ** 2 for o in nodes if o is not node)
+
+    return max((node for node in nodes if node["class"] == 0), key=room)
+
+
+def test_all_nodes_and_the_students_edges_are_drawn_first(view: View, graph: Graph) -> None:
+    assert (view.data("edges"), view.data("positions"), view.data("colour")) == ("student", "student", "label")
+    assert int(view.data("nodesShown")) == 2000
+    assert int(view.data("edgesShown")) == len(graph["edges"]["student"]) == 16_000
+
+
+def test_edge_switches_change_what_is_drawn(view: View, graph: Graph) -> None:
+    student, teacher = pairs(graph["edges"]["student"]), pairs(graph["edges"]["teacher"])
+    drawn = {"student": view.painted()}
+    for value in ("teacher", "differing"):
+        view.choose("edges", value)
+        drawn[value] = view.painted()
+        assert view.data("edges") == value
+        expected = {"teacher": (0, len(teacher)), "differing": (len(student - teacher), len(teacher - student))}[value]
+        assert (int(view.data("edgesStudent")), int(view.data("edgesTeacher"))) == expected
+        assert int(view.data("edgesShown")) == sum(expected)
+    assert 0 < len(student & teacher)
+    assert drawn["student"] != drawn["teacher"] != drawn["differing"] != drawn["student"]
+    view.choose("edges", "student")
+    assert view.painted() == drawn["student"]
+
+
+def test_hovering_shows_thumbnail_label_and_predictions(view: View, graph: Graph) -> None:
+    node = lone(graph)
+    assert not view.shown(".rg-card")
+    view.hover(node)
+    view.wait("!document.querySelector('.rg-card').hidden")
+    assert view.data("current") == str(node["id"])
+    card = view.text(".rg-card")
+    right = "right" if node["prediction_student"] == node["class"] else "wrong"
+    assert HOSTILE[0] in card
+    assert f"Student:{graph['classes'][node['prediction_student']]} ({right})" in card
+    assert f"Teacher:{graph['classes'][node['prediction_teacher']]} (right)" in card
+    student, teacher = (neighbours(graph, side, node["id"]) for side in ("student", "teacher"))
+    shared = len(student & teacher)
+    assert f"{shared} neighbour{'s' * (shared != 1)} in both graphs" in card
+    assert f"of the student's {len(student)} and the teacher's {len(teacher)}" in card
+    column, row = node["thumb"]
+    number = row * 50 + column
+    expected = [40 + number % 20 * 10, 230 - number % 20 * 9, number * 7 % 256]
+    thumb = "document.querySelector('.rg-card canvas').getContext('2d').getImageData(36, 36, 1, 1).data"
+    assert view.run(f"return [...{thumb}].slice(0, 3)") == expected
+
+
+def test_clicking_pins_a_node_with_its_neighbours_in_both_graphs(view: View, graph: Graph) -> None:
+    node = lone(graph)
+    view.hover(node, press=True)
+    assert view.data("pinned") == str(node["id"])
+    counts = [view.run(f"return document.querySelectorAll('.rg-neighbours')[{i}].children.length") for i in (0, 1)]
+    assert counts == [len(neighbours(graph, side, node["id"])) for side in ("student", "teacher")]
+    view.hover(node, press=True)
+    assert view.data("pinned") == ""
+
+
+def test_colours_follow_label_prediction_and_community(view: View, graph: Graph) -> None:
+    drawn = [view.painted()]
+    groups = {"prediction_student": 20, "community_student": 10, "prediction_teacher": 20, "community_teacher": 7}
+    for value, count in groups.items():
+        view.colour(value)
+        assert view.data("colour") == value
+        drawn.append(view.painted())
+        assert view.run("return document.querySelectorAll('.rg-groups li').length") == count
+    assert drawn[0] != drawn[1] != drawn[2] != drawn[4]
+
+
+def test_the_other_map_moves_the_nodes(view: View, graph: Graph) -> None:
+    node = lone(graph, "teacher")
+    view.choose("positions", "teacher")
+    assert view.data("positions") == "teacher"
+    view.hover(node, side="teacher")
+    view.wait("!document.querySelector('.rg-card').hidden")
+    assert view.data("current") == str(node["id"])
+
+
+def test_reduced_motion_jumps(view: View) -> None:
+    features = [{"name": "prefers-reduced-motion", "value": "reduce"}]
+    view.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    view.run("document.querySelector('input[name=graph-positions][value=teacher]').click()")
+    assert view.data("moving") == "false"
+
+
+def test_the_search_keeps_a_class(view: View, graph: Graph) -> None:
+    view.driver.find_element("css selector", "input[name=graph-search]").send_keys(HOSTILE[0])
+    view.settle()
+    assert int(view.data("nodesShown")) == 100
+    members = {node["id"] for node in graph["nodes"] if node["class"] == 0}
+    expected = sum(bool(members & {a, b}) for a, b, _ in graph["edges"]["student"])
+    assert int(view.data("edgesShown")) == expected
+    view.run("document.querySelector('.rg-table').open = true")
+    view.wait("document.querySelectorAll('.rg-table tbody tr').length === 100")
+    assert view.text(".rg-table tbody tr td") == HOSTILE[0]
+
+
+def test_keyboard_zooms_moves_and_walks_among_neighbours(view: View, graph: Graph) -> None:
+    from selenium.webdriver import Keys
+
+    view.focus()
+    first = int(view.data("current"))
+    assert view.shown(".rg-card")
+    near = neighbours(graph, "student", first)
+    weights = {frozenset(edge[:2]): edge[2] for edge in graph["edges"]["student"]}
+    view.press(Keys.ARROW_RIGHT)
+    second = int(view.data("current"))
+    assert second in near
+    assert weights[frozenset((first, second))] == max(weights[frozenset((first, other))] for other in near)
+    assert f"Neighbour 1 of {len(near)} of Image {first}" in view.text(".rg-live")
+    view.press(Keys.ARROW_DOWN)
+    view.press(Keys.ARROW_RIGHT)
+    assert int(view.data("current")) in neighbours(graph, "student", second)
+    view.press(Keys.ENTER)
+    assert view.data("pinned") == view.data("current") != ""
+    view.press(Keys.ESCAPE)
+    assert view.data("current") == "" and view.data("pinned") != ""
+    view.press(Keys.ESCAPE)
+    assert view.data("pinned") == ""
+
+
+def test_keyboard_zooms_and_moves_the_view(view: View) -> None:
+    from selenium.webdriver import Keys
+
+    view.focus()
+    view.press(Keys.ESCAPE)
+    whole, middle = float(view.data("zoom")), view.data("centre")
+    view.press("+")
+    view.settle()
+    assert float(view.data("zoom")) == pytest.approx(1.4 * whole, rel=0.01)
+    view.press("-", "0")
+    view.settle()
+    assert float(view.data("zoom")) == pytest.approx(whole, rel=0.01)
+    view.press(Keys.ARROW_RIGHT)
+    view.settle()
+    assert float(view.data("centre").split()[0]) == pytest.approx(float(middle.split()[0]) + 60 / whole, abs=0.01)
+
+
+def test_wheel_buttons_and_dragging(view: View) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
+
+    stage = view.driver.find_element("css selector", ".rg-stage")
+    view.run("arguments[0].scrollIntoView({block: 'center'})", stage)
+    whole = float(view.data("zoom"))
+    ActionChains(view.driver).move_to_element_with_offset(stage, 20, 20).move_by_offset(3, 3).perform()
+    ActionChains(view.driver).scroll_from_origin(ScrollOrigin.from_element(stage), 0, -200).perform()
+    view.settle()
+    nearer = float(view.data("zoom"))
+    assert nearer > 1.1 * whole
+    view.driver.find_element("css selector", "button[title='Zoom out']").click()
+    view.settle()
+    assert float(view.data("zoom")) == pytest.approx(nearer / 1.4, rel=0.01)
+    x = float(view.data("centre").split()[0])
+    ActionChains(view.driver).move_to_element(stage).click_and_hold().move_by_offset(100, 0).release().perform()
+    view.settle()
+    assert float(view.data("centre").split()[0]) == pytest.approx(x - 100 / float(view.data("zoom")), abs=0.01)
+    assert view.data("pinned") == ""
+
+
+def test_scrolling_past_does_not_zoom(view: View) -> None:
+    before = view.data("zoom")
+    script = "arguments[0].dispatchEvent(new WheelEvent('wheel', {deltaY: 100, bubbles: true, cancelable: true}))"
+    canvas = view.driver.find_element("css selector", ".rg-mount canvas")
+    assert view.run(f"return {script}", canvas) is True  # nothing prevented it
+    assert view.data("zoom") == before
+
+
+def test_hostile_names_are_text(view: View) -> None:
+    assert view.run("return document.querySelectorAll('#graph-view :is(img, script, b)').length") == 0
+    names = view.run("return [...document.querySelectorAll('.rg-groups .rg-name')].map((one) => one.textContent)")
+    assert names[:3] == HOSTILE
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_theme_follows_the_system_and_the_page(view: View, scheme: str) -> None:
+    other = {"light": "dark", "dark": "light"}[scheme]
+    background = "getComputedStyle(document.querySelector('.rg-stage')).backgroundColor"
+    colours = {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 24, 29)"}
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    view.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    view.settle()
+    drawn = view.painted()
+    assert view.run(f"return {background}") == colours[scheme]
+    view.run("document.documentElement.dataset.theme = arguments[0]", other)
+    view.settle()
+    assert view.run(f"return {background}") == colours[other]
+    assert view.painted() != drawn
+
+
+def test_nothing_overflows_a_narrow_window(view: View) -> None:
+    metrics = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    view.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    view.run("document.querySelector('.rg-table').open = true")
+    view.settle()
+    assert view.run("return innerWidth") == 400
+    assert view.run("const page = document.documentElement; return page.scrollWidth - page.clientWidth") == 0
+
+
+def test_a_run_without_a_teacher(browser: "Chrome", graph: Graph, tmp_path: Path) -> None:
+    file = tmp_path / "alone.html"
+    file.write_text(page(without_teacher(graph)), encoding="utf-8")
+    view = View(browser)
+    view.open(file.as_uri())
+    assert int(view.data("edgesShown")) == 16_000
+    assert view.run("return document.querySelectorAll('#graph-view input[type=radio]').length") == 0
+    options = "return [...document.querySelectorAll('select[name=graph-colour] option')].map((one) => one.value)"
+    assert view.run(options) == ["label", "prediction_student", "community_student"]
+    assert "eacher" not in view.text("#graph-view .rg-legend")
+    view.hover(lone(graph), press=True)
+    assert "eacher" not in view.text("#graph-view .rg-panel")
+    assert view.errors() == []
+
+
+def test_a_graph_without_images_or_predictions(browser: "Chrome", graph: Graph, tmp_path: Path) -> None:
+    unknown = {"label": "", "class": -1, "prediction_student": None, "prediction_teacher": None}
+    bare = {**graph, "nodes": [{**node, **unknown} for node in graph["nodes"]], "sprite": None}
+    file = tmp_path / "bare.html"
+    file.write_text(page(bare), encoding="utf-8")
+    view = View(browser)
+    view.open(file.as_uri())
+    view.hover(lone(graph), press=True)
+    assert "unlabelled" in view.text(".rg-card") and "predict" not in view.text(".rg-card")
+    assert view.run("return document.querySelectorAll('.rg-thumb').length") == 0
+    assert view.errors() == []

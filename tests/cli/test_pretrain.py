@@ -1,0 +1,251 @@
+"""`relgraph pretrain`: what it tells, what it leaves, how it stops and goes on."""
+
+import json
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from relgraph.training.pretraining import Pretraining
+from relgraph.training.runs import Run
+
+Program = Callable[..., Result]
+Failing = Callable[..., str]
+QUICK = ("pretrain", "--network", "resnet8", "--epochs", 1, "--device", "cpu")
+SMALL = (*QUICK, "--dim", 4, "--batch-size", 8, "--precision", "32-true")
+
+
+def recipe(path: Path | str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((Path(path) / "recipe.yaml").read_text())
+    return content
+
+
+@pytest.fixture(scope="module")
+def digits(program: Program, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A run of one epoch on digits in a folder with a space, and what it told. Tests must leave it as it is."""
+    path = tmp_path_factory.mktemp("runs") / "a run"
+    return path, program(*QUICK, "--out", path).stdout.splitlines()
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    """A folder of 16 images, without labels."""
+    root, pixels = tmp_path / "flat", np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), dtype=np.uint8)
+    root.mkdir()
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(root / f"{number}.png")
+    return root
+
+
+def test_what_a_user_reads(digits: tuple[Path, list[str]]) -> None:
+    path, (first, note, epoch, header, _, figures, following) = digits
+    assert first == f"digits: resnet8 by simclr, 1 epoch -> {path}"
+    assert note == "1299 images without their labels, views: digits"
+    result = json.loads((path / "result.json").read_text())
+    (row,) = Run(path).read_metrics()
+    assert epoch.startswith(f"epoch   1/1  loss {row['loss']:.4f}  val k-NN {row['val_knn']:.2f} %  ")
+    assert header.split("  ") == ["features on the test split", "k-NN %", "linear probe %"]
+    assert figures.split() == ["resnet8", f"{result['test']['knn']:.2f}", f"{result['test']['linear']:.2f}"]
+    assert following == f"next: relgraph train --teacher checkpoint:'{path}' ..."
+
+
+def test_a_run_directory_is_complete(digits: tuple[Path, list[str]]) -> None:
+    path, _ = digits
+    assert {file.name for file in path.iterdir()} == {
+        "recipe.yaml", "environment.json", "metrics.csv", "tensorboard", "last.ckpt", "network.safetensors",
+        "result.json", "learning_curve.png",
+    }  # fmt: skip
+    assert (path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    environment = json.loads((path / "environment.json").read_text())
+    assert environment["seed"] == 0 and {"versions", "commit", "hardware"} <= environment.keys()
+    found = recipe(path)
+    assert (found["optimiser"], found["dim"], found["hidden"], found["warmup_epochs"]) == ("adamw", 64, 128, 0)
+
+
+def test_what_it_tells_to_do_next_can_be_done(
+    digits: tuple[Path, list[str]], program: Program, failure: Failing
+) -> None:
+    path, told = digits
+    command = shlex.split(told[-1].removeprefix("next: relgraph ").removesuffix(" ..."))
+    quick = ("--student", "resnet8", "--epochs", 1, "--batch-size", 30, "--labelled-share", 1)
+    assert "resnet8 from checkpoint:" in program(*command, *quick, "--out", "student").stdout
+    sskd = program(*QUICK, "--objective", "sskd-head", "--teacher", f"checkpoint:{path}", "--out", "a head").stdout
+    first, note, _, following = sskd.splitlines()
+    assert first == f"digits: a head for checkpoint:{path} by sskd-head, 1 epoch -> a head"
+    assert note.endswith("views: crop")
+    command = shlex.split(following.removeprefix("next: relgraph ").removesuffix(" ..."))
+    assert command == ["train", "--method", "sskd", "--teacher", f"checkpoint:{path}", "--ss-head", "a head"]
+    program(*command, *quick, "--out", "sskd")
+    assert {"kd", "transformed", "self_supervision"} <= Run(Path("sskd")).read_metrics()[0].keys()
+    projection = ("--teacher-args", "output=projection")
+    assert "trained for another teacher" in failure(*command, *quick, *projection, "--out", "no")
+
+
+def test_help(program: Program) -> None:
+    told = " ".join(program("pretrain", "--help").stdout.split())
+    for words in (
+        "Examples: relgraph pretrain the teacher that comes with the package",
+        "relgraph pretrain --objective moco --queue 4096 --key-momentum 0.99 --dataset cifar100",
+        "relgraph pretrain --resume runs/NAME",
+        "--objective [simclr|moco|sskd-head]",
+        "[default: simclr 0.5, moco 0.2, sskd-head 1.0] [digits: 0.2]",
+        "10, or a tenth of the epochs if that is fewer",
+    ):
+        assert words in told
+    assert "pretrain" in program("--help").stdout
+
+
+def test_a_folder_without_labels(program: Program, flat: Path) -> None:
+    *_, epoch, following = program(*SMALL, "--dataset", f"folder:{flat}").stdout.splitlines()
+    assert "k-NN" not in epoch
+    assert following == "next: relgraph train --teacher checkpoint:runs/flat-resnet8-simclr-seed0 ..."
+    path = Path("runs/flat-resnet8-simclr-seed0")
+    assert json.loads((path / "result.json").read_text())["test"] == {}
+    assert (path / "learning_curve.png").exists() and (path / "network.safetensors").exists()
+
+
+def test_moco_and_free_names(program: Program, flat: Path) -> None:
+    for name in ("flat-resnet8-moco-seed3", "flat-resnet8-moco-seed3-2"):
+        options = ("--objective", "moco", "--queue", 20, "--dataset", f"folder:{flat}", "--seed", 3)
+        assert f"-> runs/{name}\n" in program(*SMALL, *options).stdout
+    assert recipe("runs/flat-resnet8-moco-seed3")["queue"] == 20
+    first, second = (Path("runs", name, "network.safetensors").read_bytes() for name in sorted(
+        path.name for path in Path("runs").iterdir()))  # fmt: skip
+    assert first == second
+
+
+def test_a_recipe_repeats_the_run(program: Program, flat: Path) -> None:
+    program(*SMALL, "--dataset", f"folder:{flat}", "--out", "run")
+    program("pretrain", "--config", "run/recipe.yaml", "--out", "again")
+    assert recipe("again") == recipe("run")
+    assert Path("again/network.safetensors").read_bytes() == Path("run/network.safetensors").read_bytes()
+
+
+def test_options_over_the_file_over_what_was_published(program: Program, flat: Path) -> None:
+    Path("few.yaml").write_text(f"dataset: folder:{flat}\nepochs: 9\nlr: 1e-2\nschedule: constant\n")
+    program(*SMALL, "--config", "few.yaml", "--out", "run")
+    found = recipe("run")
+    assert (found["epochs"], found["lr"], found["schedule"], found["temperature"]) == (1, 0.01, "constant", 0.5)
+
+
+def test_the_settings_of_a_file_are_checked(failure: Failing) -> None:
+    Path("wrong.yaml").write_text("student: resnet8\n")
+    assert failure("pretrain", "--config", "wrong.yaml").startswith("unknown option 'student'")
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--network", "resnet9"], "unknown student 'resnet9': did you mean 'resnet8'?"),
+        (["--dataset", "cifar"], "unknown data set 'cifar': did you mean 'cifar10'?"),
+        (["--dataset", "folder:nowhere"], "nowhere: no such folder"),
+        (["--epochs", 0], "epochs must be at least 1, got 0"),
+        (["--epochs", 5, "--warmup-epochs", 5], "warmup_epochs must be below epochs = 5, got 5"),
+        (["--temperature", 0], "temperature must be positive, got 0.0"),
+        (["--objective", "sskd-head"], "sskd-head trains a head of a teacher: give --teacher"),
+        (["--teacher", "embedded:digits"], "simclr has no teacher, got embedded:digits"),
+        (["--objective", "sskd-head", "--teacher", "embeded:digits"], "unknown teacher source 'embeded'"),
+        (["--objective", "sskd-head", "--teacher", "checkpoint:no"], "cannot read the network file no"),
+        (["--batch-size", 1], "batch_size must be at least 2, got 1"),
+        (["--lr", "nan"], "lr must be at least 0, got nan"),
+        (["--config", "no.yaml"], "cannot read no.yaml"),
+        (["--resume", "nothing"], "nothing is not a run"),
+    ],
+)
+def test_errors(failure: Failing, args: list[object], told: str) -> None:
+    assert failure("pretrain", *args).startswith(told)
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--objective", "simsiam"], "Invalid value for '--objective': 'simsiam' is not one of"),
+        (["--student", "resnet8"], "No such option '--student'"),
+        (["--epochs", "many"], "Invalid value for '--epochs'"),
+        (["--resume", "run", "--epochs", 3], "--resume keeps the recipe of the run: give no other option with it"),
+        (["--resume", "run", "--out", "other"], "--resume keeps the recipe of the run: give no other option with it"),
+        (["--resume", "run", "--config", "f.yaml"], "--resume keeps the recipe of the run: give no other option"),
+    ],
+)
+def test_misuse(misuse: Failing, args: list[object], told: str) -> None:
+    assert told.replace("'", "").replace(":", "") in misuse("pretrain", *args).replace("'", "").replace(":", "")
+
+
+def test_a_run_that_exists(failure: Failing, digits: tuple[Path, list[str]]) -> None:
+    path, _ = digits
+    before = {file: file.stat().st_mtime_ns for file in path.iterdir()}
+    assert failure(*QUICK, "--out", path).startswith(f"{path} exists already: continue it with --resume {path}")
+    assert {file: file.stat().st_mtime_ns for file in path.iterdir()} == before
+
+
+def test_each_command_resumes_its_own_runs(failure: Failing, digits: tuple[Path, list[str]], alone: Path) -> None:
+    path, _ = digits
+    assert failure("pretrain", "--resume", alone) == (
+        f"{alone} is a run of relgraph train: continue it with relgraph train --resume {alone}"
+    )
+    assert failure("train", "--resume", path).startswith(f"{path} is a pre-training (simclr): expected a run of")
+    assert failure("evaluate", path).startswith(f"{path} is a pre-training (simclr): expected a run of")
+
+
+def test_a_loss_that_is_not_a_number(failure: Failing, flat: Path) -> None:
+    told = failure(*SMALL, "--dataset", f"folder:{flat}", "--lr", 1e38, "--epochs", 9)
+    assert "not a number" in told and "a smaller learning rate" in told
+
+
+def interrupted(command: click.Group, *args: object) -> str:
+    """Return what the program says on Ctrl-C."""
+    result = CliRunner().invoke(command, [str(arg) for arg in args], prog_name="relgraph")
+    assert isinstance(result.exception, SystemExit), repr(result.exception)
+    assert result.exit_code == 130
+    return result.stderr
+
+
+def test_an_interrupted_run_is_resumed(
+    command: click.Group, program: Program, flat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = (*SMALL, "--objective", "moco", "--queue", 5, "--dataset", f"folder:{flat}", "--epochs", 3)
+    step, calls = Pretraining.step, 0
+
+    def stop(self: Pretraining, *args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4:  # of two in an epoch
+            raise KeyboardInterrupt
+        step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretraining, "step", stop)
+        told = interrupted(command, *options, "--out", "a run")
+    assert told == "\nstopped; finished epochs are kept, continue with: relgraph pretrain --resume 'a run'\n"
+    again = program("pretrain", "--resume", "a run").stdout
+    assert "epoch   1/3" not in again and "epoch   3/3" in again
+    program(*options, "--out", "whole")
+    assert Path("a run/network.safetensors").read_bytes() == Path("whole/network.safetensors").read_bytes()
+    copy = Path(shutil.copytree("a run", "copy"))
+    assert "epoch" not in program("pretrain", "--resume", copy).stdout.split("->")[1]
+
+
+def test_an_interrupt_before_there_is_a_run(command: click.Group, flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from relgraph.training import pretraining
+
+    def stop(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretraining, "build_pretraining", stop)
+    told = interrupted(command, *SMALL, "--dataset", f"folder:{flat}", "--out", "run")
+    assert told == "\nstopped before the training began\n" and not Path("run").exists()
+
+
+def test_no_cuda(failure: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert failure("pretrain", "--device", "cuda").endswith("torch finds no CUDA device here: use --device cpu")

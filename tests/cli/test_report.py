@@ -1,0 +1,51 @@
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import Result
+
+Program = Callable[..., Result]
+Failing = Callable[..., str]
+
+
+def test_a_page_is_written_and_told(program: Program, run: Path, alone: Path) -> None:
+    told = program("report", run, alone, "--first", 30, "--k", 3).stdout
+    page = Path("report.html").read_text(encoding="utf-8")
+    assert re.fullmatch(r"report\.html: 2 runs, \d\.\d MB\n", told)
+    assert page.startswith("<!doctype html>") and "30 images of the test split, 3 nearest neighbours" in page
+
+
+def test_the_examples_can_be_typed(program: Program, command: click.Group, run: Path, alone: Path) -> None:
+    shutil.copytree(run, "runs/knn8")
+    shutil.copytree(alone, "runs/dense")
+    typed = re.findall(r"^  relgraph (report .*?)(?:   .*)?$", command.commands["report"].epilog or "", re.MULTILINE)
+    assert len(typed) == 3
+    for line in typed:
+        assert program(*line.split()).stdout.split(":")[0] == ("compare.html" if "-o" in line else "report.html")
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["-o", "missing/report.html", "--first", 9, "--k", 2], "cannot write missing/report.html: No such file"),
+        (["--first", 9, "--k", 9], "9 neighbours of each image need at least 10 images"),
+        (["--k", 0], "got 355"),
+    ],
+)
+def test_errors(failure: Failing, run: Path, args: list[object], told: str) -> None:
+    assert told in failure("report", run, *args)
+    assert list(Path().iterdir()) == []
+
+
+def test_what_is_not_a_run_and_a_run_twice(failure: Failing, run: Path) -> None:
+    assert failure("report", "nothing").startswith("nothing is not a run: ")
+    assert "each run once" in failure("report", run, run)
+
+
+def test_misuse(misuse: Failing, run: Path) -> None:
+    assert "Missing argument" in misuse("report")
+    assert "1 is not in the range" in misuse("report", run, "--first", 1)
+    assert "'all' is not one of" in misuse("report", run, "--split", "all")

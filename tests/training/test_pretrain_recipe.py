@@ -1,0 +1,161 @@
+"""The recipe of a pre-training: what was published, filled in once, and mistakes told in a sentence."""
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from relgraph.errors import RelgraphError
+from relgraph.training.pretrain_recipe import DIGITS, PretrainRecipe, augmentation, resolve_pretraining
+from relgraph.training.recipe import Recipe
+from relgraph.training.runs import Run, free_name
+
+PHOTOS = {"dataset": "folder:photos"}
+HEAD = {"objective": "sskd-head", "teacher": "embedded:digits"}
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        ("simclr", (0.5, 200, 256, 0.06, 5e-4, "cosine", 10)),
+        ("moco", (0.2, 200, 256, 0.03, 1e-4, "cosine", 10)),
+        ("sskd-head", (1.0, 60, 64, 0.05, 5e-4, "step", 0)),
+    ],
+)
+def test_what_each_objective_was_published_with(objective: str, expected: tuple[Any, ...]) -> None:
+    given = {**PHOTOS, **(HEAD if objective == "sskd-head" else {}), "objective": objective}
+    found = resolve_pretraining(given)
+    names = ("temperature", "epochs", "batch_size", "lr", "weight_decay", "schedule", "warmup_epochs")
+    assert tuple(getattr(found, name) for name in names) == expected
+    assert (found.dim, found.queue, found.key_momentum, found.optimiser) == (128, 65536, 0.999, "sgd")
+
+
+def test_what_is_given_wins() -> None:
+    given: dict[str, Any] = {"temperature": 0.07, "epochs": 7, "lr": 1, "schedule": "constant", "warmup_epochs": 2}
+    for base in ({}, {"objective": "moco"}, HEAD, PHOTOS):
+        found = asdict(resolve_pretraining({**base, **given}))
+        assert {name: found[name] for name in given} == given
+
+
+def test_digits_bring_the_settings_of_the_teacher_in_the_package() -> None:
+    found = asdict(resolve_pretraining({}))
+    assert {name: found[name] for name in DIGITS} == DIGITS
+    assert (found["network"], found["optimiser"], found["warmup_epochs"]) == ("resnet20", "adamw", 20)
+    for other in ({"objective": "moco"}, HEAD, PHOTOS):
+        assert resolve_pretraining(other).optimiser == "sgd" and resolve_pretraining(other).dim == 128
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0), (9, 0), (10, 1), (55, 5), (100, 10), (1000, 10)])
+def test_the_warm_up_is_a_tenth_or_ten(epochs: int, warmup: int) -> None:
+    assert resolve_pretraining({**PHOTOS, "epochs": epochs}).warmup_epochs == warmup
+    assert resolve_pretraining({**PHOTOS, "epochs": epochs, "warmup_epochs": 0}).warmup_epochs == 0
+    assert resolve_pretraining({**HEAD, "epochs": epochs}).warmup_epochs == 0, "as its official code"
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0), (50, 5), (200, 20), (400, 20)])
+def test_a_short_run_on_digits_does_not_spend_itself_on_the_warm_up(epochs: int, warmup: int) -> None:
+    assert resolve_pretraining({"epochs": epochs}).warmup_epochs == warmup
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"objective": "moco", "epochs": 12, "queue": 99},
+        {**HEAD, "transformations": "all", "teacher_mean": (0.5,), "teacher_args": ("output=projection",)},
+        {**PHOTOS, "hidden": 7, "image_size": 16, "workers": 2, "eval_every": 3, "warmup_epochs": 0},
+    ],
+)
+def test_resolved_twice_and_through_a_file_it_is_the_same(given: dict[str, Any], tmp_path: Path) -> None:
+    recipe = resolve_pretraining(given)
+    assert resolve_pretraining(asdict(recipe)) == recipe
+    run = Run.create(tmp_path / "run", recipe)
+    assert run.stored() == recipe
+    assert set(yaml.safe_load(run.recipe_file.read_text())) == {item.name for item in fields(PretrainRecipe)}
+    run.check_recipe(recipe)
+
+
+def test_what_is_not_said_is_as_if_it_were_not_given() -> None:
+    assert resolve_pretraining({"epochs": None, "objective": None, "dataset": None, "hidden": None}) == (
+        resolve_pretraining({})
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"objective": "simcl"}, "unknown objective 'simcl': did you mean 'simclr'? (known: moco, simclr, sskd-head)"),
+        ({"objective": 3}, "unknown objective '3' (known: moco, simclr, sskd-head)"),
+        ({"dataset": "cifar"}, "unknown data set 'cifar': did you mean 'cifar10'?"),
+        ({"dataset": 5}, "unknown data set '5'"),
+        ({"epoch": 3}, "unknown option 'epoch': did you mean 'epochs'?"),
+        ({"student": "resnet8"}, "unknown option 'student'"),
+        ({"epochs": "many"}, "epochs must be a whole number, got 'many'"),
+        ({"epochs": 1.5}, "epochs must be a whole number, got 1.5"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"batch_size": 1}, "batch_size must be at least 2, got 1"),
+        ({"dim": 0}, "dim must be at least 1, got 0"),
+        ({"hidden": 0}, "hidden must be at least 1, got 0"),
+        ({"queue": 0}, "queue must be at least 1, got 0"),
+        ({"eval_every": 0}, "eval_every must be at least 1, got 0"),
+        ({"lr": float("nan")}, "lr must be at least 0, got nan"),
+        ({"weight_decay": -1.0}, "weight_decay must be at least 0, got -1.0"),
+        ({"warmup_epochs": -1}, "warmup_epochs must be at least 0, got -1"),
+        ({"epochs": 5, "warmup_epochs": 5}, "warmup_epochs must be below epochs = 5, got 5"),
+        ({"temperature": 0}, "temperature must be positive, got 0"),
+        ({"temperature": float("nan")}, "temperature must be positive, got nan"),
+        ({"key_momentum": 1.0}, "key_momentum must be at least 0 and below 1, got 1.0"),
+        ({"key_momentum": -0.1}, "key_momentum must be at least 0 and below 1, got -0.1"),
+        ({"seed": -1}, "seed must be between 0 and 2147483647, got -1"),
+        ({"compile": "yes"}, "compile must be true or false, got 'yes'"),
+        ({"schedule": "stp"}, "unknown schedule 'stp': did you mean 'step'?"),
+        ({"augment": "mocco"}, "unknown augment 'mocco': did you mean 'moco'?"),
+        ({"select": "train"}, "unknown select 'train'"),
+        ({"objective": "sskd-head"}, "sskd-head trains a head of a teacher: give --teacher, spelled as for relgraph"),
+        ({"objective": "moco", "teacher": "embedded:digits"}, "moco has no teacher, got embedded:digits: teachers are"),
+        ({"teacher_args": "wide"}, "teacher_args must be a list, got 'wide'"),
+    ],
+)  # fmt: skip
+def test_errors(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(RelgraphError) as error:
+        resolve_pretraining(given)
+    assert str(error.value).startswith(told) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "side", "expected"),
+    [
+        (PHOTOS, 64, "simclr-small"),
+        (PHOTOS, 65, "simclr"),
+        ({"objective": "moco", **PHOTOS}, 32, "moco"),
+        ({}, 8, "digits"),
+        ({"objective": "moco"}, 8, "digits"),
+        (HEAD, 8, "crop"),
+        ({**HEAD, **PHOTOS}, 224, "crop"),
+        ({"augment": "moco"}, 8, "moco"),
+        ({**PHOTOS, "augment": "crop"}, 224, "crop"),
+    ],
+)
+def test_the_augmentation_that_fits(given: dict[str, Any], side: int, expected: str) -> None:
+    assert augmentation(resolve_pretraining(given), side) == expected
+
+
+def test_options_of_both_commands_have_one_default_and_one_help() -> None:
+    theirs = {item.name: item for item in fields(Recipe)}
+    for item in fields(PretrainRecipe):
+        if item.name in ("root", "image_size", "images", "workers", "seed", "device", "precision", "teacher_args"):
+            assert item.default == theirs[item.name].default and item.metadata == theirs[item.name].metadata
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({}, "digits-resnet20-simclr-seed0"),
+        ({"objective": "moco", "dataset": "folder:a/photos", "seed": 3}, "photos-resnet20-moco-seed3"),
+        (HEAD, "digits-sskd-head-seed0"),
+    ],
+)
+def test_a_run_is_named_after_its_recipe(given: dict[str, Any], name: str, tmp_path: Path) -> None:
+    assert free_name(tmp_path, resolve_pretraining(given)) == tmp_path / name
