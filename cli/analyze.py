@@ -32,6 +32,8 @@ def analyze(run: Path, split: str, k: int, first: int | None, seed: int, search:
 
     Each network joins an image to its k nearest others by the correlation of their embeddings. Tables say how far the
     two graphs agree with each other and with the labels, and where they differ most; the JSON says it in full.
+    An edge that one network alone chose is weaker in the other: over the edges of either graph the rank correlation
+    can be below 0 where over all pairs it is high.
     """
     from relgraph.analysis.analysis import analyse
     from relgraph.analysis.figures import write_summary
@@ -45,7 +47,7 @@ def analyze(run: Path, split: str, k: int, first: int | None, seed: int, search:
 
 
 def _parts(summary: dict[str, Any]) -> list[str]:
-    networks = [name for name in ("student", "teacher") if name in summary]
+    networks: list[str] = [name for name in ("student", "teacher") if name in summary]
     parts = [f"{summary['dataset']}, {summary['split']}: {summary['images']} images, k = {summary['k']}"]
     parts.append(_networks(summary, networks))
     if len(networks) == 2:

@@ -84,7 +84,7 @@ def export(
     With --diff each network chooses its edges, and those that both have are left out: `only` says whose an edge is,
     `student_correlation` and `teacher_correlation` how both relate its two images, and `weight` how far these differ.
     """
-    from relgraph.analysis.export import check_format, write_graph
+    from relgraph.analysis.export import check_format, check_pair, write_graph
     from relgraph.analysis.nodes import check_attributes, measure
     from relgraph.analysis.trained import TrainedRun, run_pair
     from relgraph.errors import RelgraphError
@@ -102,6 +102,8 @@ def export(
         opened, split=split, first=first, side=side, graph=graph, k=k, threshold=threshold, neighbours=neighbours
     )
     measure(pair, names or (), k)
+    if name != "pt":
+        check_pair(pair, side, names)
     note = _place(pair, layout, name, side)
     if thumbnails:
         note += _add_thumbnails(pair, opened, split, output)

@@ -8,6 +8,7 @@ import click
 
 from relgraph.errors import RelgraphError
 
+from .analyze import analyze
 from .bench import bench
 from .data import data
 from .embed import embed
@@ -16,6 +17,7 @@ from .export import export
 from .methods import methods
 from .names import students
 from .pretrain import pretrain
+from .report import report
 from .teachers import teachers
 from .train import train
 
@@ -50,6 +52,8 @@ def main() -> None:
     relgraph train --graph dense              offline example: digits, a self-supervised teacher, 20 epochs
     relgraph train --graph knn --k 8          the same on a sparse graph
     relgraph evaluate runs/NAME               accuracy, k-NN and linear probe of student and teacher
+    relgraph analyze runs/NAME                neighbours, communities, confusions: where the two networks differ
+    relgraph report runs/NAME runs/OTHER      all of it as one HTML file, with the graph to look around in
     relgraph export runs/NAME -o graph.gexf   the graph for Gephi or networkx
     relgraph pretrain                         a teacher of your own, from images without labels
     relgraph embed --views 4                  run the teacher once, instead of in every step
@@ -61,5 +65,5 @@ def main() -> None:
     """  # noqa: D301 (click wants the backspace itself)
 
 
-for command in (train, pretrain, evaluate, export, embed, data, teachers, students, methods, bench):
+for command in (train, pretrain, evaluate, analyze, report, export, embed, data, teachers, students, methods, bench):
     main.add_command(command)

@@ -67,4 +67,6 @@ def _in_full(c: "Card") -> str:
 
 def _entry(name: str, text: str) -> str:
     """Return a name and lines of text beside it."""
-    return "\n".join(wrap(text, WIDTH, initial_indent=f"{name:<10}", subsequent_indent=10 * " ", break_on_hyphens=False))
+    return "\n".join(
+        wrap(text, WIDTH, initial_indent=f"{name:<10}", subsequent_indent=10 * " ", break_on_hyphens=False)
+    )

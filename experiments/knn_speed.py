@@ -8,6 +8,7 @@ memory it held beyond what it held after a small set. faiss is measured where it
 """
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ def same_neighbours(count: int, dim: int, k: int) -> float:
 def main(nodes: int, dim: int, k: int, out: Path | None) -> None:
     where = f"CPU, {torch.get_num_threads()} threads"
     print(f"{where}, torch {torch.__version__}, N = {nodes:,}, D = {dim}, k = {k}, float32")
-    report: dict[str, Any] = {"device": where, "torch": torch.__version__, "nodes": nodes, "dim": dim, "k": k}
+    report: dict[str, Any] = {"device": where, "torch": torch.__version__, "load": os.getloadavg()[0]}
+    report |= {"nodes": nodes, "dim": dim, "k": k}
     report["parts"] = {}
     for part in PARTS:
         if "faiss" in part and not has_faiss():

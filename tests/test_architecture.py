@@ -11,12 +11,15 @@ LEVELS = {
     "relgraph.errors": 0,
     "relgraph.files": 0,
     "relgraph.assets": 0,
+    "relgraph.assets.report": 0,
+    "relgraph.assets.report.vendor": 0,
     "relgraph.graph": 1,
     "relgraph.methods": 2,
     "relgraph.networks": 2,
     "relgraph.data": 2,
     "relgraph.training": 3,
     "relgraph.analysis": 3,
+    "relgraph.analysis.report": 3,
     "relgraph": 4,  # the public names, gathered from all parts
     "relgraph_cli": 5,
     "relgraph.__main__": 5,  # `python -m relgraph` is the command line

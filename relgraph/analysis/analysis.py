@@ -25,7 +25,7 @@ from relgraph.graph.search import (
 from relgraph.methods import Output
 
 Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-# All are exact: they differ in speed, and in the order of equal weights.
+# All are exact: they differ in speed, and between weights that are equal to rounding.
 SEARCHES: dict[str, Search] = {
     "blocks": partial(nearest_in_blocks, progress="neighbours"),
     "faiss": nearest_by_faiss,
@@ -166,7 +166,7 @@ def analyse(
     images, labels = _first_images(opened, split, k, first)
     outputs = dict(zip(("student", "teacher"), opened.outputs(images), strict=True))
     graphs = {
-        name: _graph(output, name, opened.taught(name), partial(SEARCHES[search], k=k), seed)
+        name: _graph(output, name, opened.taught(name), SEARCHES[search], k, seed)
         for name, output in outputs.items()
         if output is not None
     }
@@ -209,14 +209,12 @@ def _first_images(opened: TrainedRun, split: str, k: int, first: int | None) -> 
     return (images, labels) if count == len(images) else (images.select(torch.arange(count)), labels[:count])
 
 
-def _graph(
-    output: Output, name: str, taught: bool, search: Callable[[Tensor], tuple[Tensor, Tensor]], seed: int
-) -> NetworkGraph:
+def _graph(output: Output, name: str, taught: bool, search: Search, k: int, seed: int) -> NetworkGraph:
     x = output.embedding
     broken = int((~x.isfinite().all(-1)).sum())
     if broken:
         raise RelgraphError(f"embeddings must be finite, got NaN or infinity in {broken} of {len(x)} of the {name}'s")
-    neighbours, weights = search(x)
+    neighbours, weights = search(x, k)
     prediction = output.logits.argmax(-1) if taught and output.logits is not None else None
     found = communities(neighbours, weights, seed)
     return NetworkGraph(x, prediction, neighbours, weights, found, pearson.degenerate(pearson.nodes(x)))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from relgraph.analysis.difference import NO_WEIGHT, difference_edges
-from relgraph.analysis.nodes import Colour, check_attributes, images_of, nodes_of, titles_of
+from relgraph.analysis.nodes import Colour, check_attributes, check_known, images_of, nodes_of, titles_of
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import replacing
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER
@@ -113,6 +113,13 @@ def write_graph(
     check_attributes(attributes or ())
     with replacing(path) as part, part.open("wb") as stream:
         FORMATS[name](pair, stream, side, attributes)
+
+
+def check_pair(pair: "HeteroData", side: Side, attributes: Sequence[str] | None = None) -> None:
+    """Raise the RelgraphError that `to_networkx` would raise, before work is done on the pair."""
+    kinds, edges = SIDES[side]
+    _check_edges(pair, edges)
+    check_known(pair, kinds, attributes)
 
 
 def check_format(path: Path, format: str | None = None) -> str:

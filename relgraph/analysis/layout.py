@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Layout = Literal["tsne", "spring", "none"]
 LAYOUTS: tuple[Layout, ...] = ("tsne", "spring", "none")
-# Half a minute of one core; 10,000 nodes take more than a minute.
+# 5,000 nodes take some 20 s of one core for each network.
 TSNE_NODES = 5_000
 # Gephi draws a node 20 wide: so much room for each leaves as much again between them.
 ROOM = 40.0

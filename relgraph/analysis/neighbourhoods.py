@@ -123,8 +123,8 @@ def homophily(neighbours: Tensor, labels: Tensor) -> float:
 def degrees(neighbours: Tensor) -> Degrees:
     """Return how unevenly nodes are chosen as neighbours, `(N, k)`.
 
-    >>> degrees(torch.tensor([[1], [0], [0], [0]]))
-    Degrees(largest=3, skewness=0.8164965809277261, orphans=2)
+    >>> degrees(torch.tensor([[1], [2], [0]]))
+    Degrees(largest=1, skewness=0.0, orphans=0)
     """
     chosen = neighbours.flatten().bincount(minlength=len(neighbours)).double()
     deviation = chosen - chosen.mean()
@@ -168,6 +168,7 @@ def communities(neighbours: Tensor, weights: Tensor, seed: int = 0) -> Tensor:
     """Return each node's community, `(N, k), (N, k) -> (N,)`, numbered from the largest, 0, on.
 
     Louvain (Blondel et al., 2008, arXiv 0803.0476), by networkx, on the symmetrised graph with magnitudes as weights.
+    50,000 nodes of 10 neighbours take half a minute.
     """
     import networkx as nx
 
@@ -188,8 +189,10 @@ def modularity(neighbours: Tensor, weights: Tensor, partition: Tensor) -> float:
     graph = neighbour_graph(neighbours, weights)
     if graph.number_of_edges() == 0:
         return float("nan")
-    members = [set((partition == part).nonzero().flatten().tolist()) for part in partition.unique()]
-    return float(nx.community.modularity(graph, members))
+    members: dict[int, set[int]] = {}
+    for node, part in enumerate(partition.tolist()):
+        members.setdefault(part, set()).add(node)
+    return float(nx.community.modularity(graph, members.values()))
 
 
 def components(neighbours: Tensor, weights: Tensor) -> list[int]:
@@ -213,8 +216,8 @@ def agreement(one: Tensor, other: Tensor) -> Agreement:
     known = (one >= 0) & (other >= 0)
     if not bool(known.any()):
         return Agreement(float("nan"), float("nan"))
-    one, other = one[known].numpy(), other[known].numpy()
-    return Agreement(float(normalized_mutual_info_score(one, other)), float(adjusted_rand_score(one, other)))
+    parts = one[known].numpy(), other[known].numpy()
+    return Agreement(float(normalized_mutual_info_score(*parts)), float(adjusted_rand_score(*parts)))
 
 
 def _check_alike(one: Tensor, other: Tensor) -> None:

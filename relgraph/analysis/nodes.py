@@ -53,6 +53,11 @@ def check_attributes(names: Sequence[str]) -> None:
             raise unknown("node attribute", name, ATTRIBUTES)
 
 
+def check_known(pair: "HeteroData", kinds: Sequence[str], names: Sequence[str] | None) -> None:
+    """Raise RelgraphError for an unknown name, one of which no node of these kinds knows anything, or wrong shapes."""
+    _known(pair, kinds, names)
+
+
 def measure(pair: "HeteroData", names: Sequence[str], k: int) -> None:
     """Put those of `community` and `overlap` that are among the names into the pair's nodes, `(N,)` each.
 
@@ -84,13 +89,7 @@ def nodes_of(pair: "HeteroData", kinds: Sequence[str], names: Sequence[str] | No
     Raises:
         RelgraphError: for an unknown name, one of which the pair knows nothing, or metadata of the wrong shape.
     """
-    tables = {kind: _columns(pair, kind) for kind in kinds}
-    if names is not None:
-        check_attributes(names)
-        for name in names:
-            if not any(name in columns for columns in tables.values()):
-                known = sorted({name for columns in tables.values() for name in columns} & set(ATTRIBUTES))
-                raise RelgraphError(f"no node of this pair has the attribute {name!r}: expected {', '.join(known)}")
+    tables = _known(pair, kinds, names)
     chosen = {*(DEFAULT_ATTRIBUTES if names is None else names), "x", "y", "image"}
     for kind, columns in tables.items():
         for position in range(len(pair[kind].x)):
@@ -150,6 +149,17 @@ def writable(text: str) -> str:
     'a & b\ufffd'
     """
     return UNWRITABLE.sub("\ufffd", text)
+
+
+def _known(pair: "HeteroData", kinds: Sequence[str], names: Sequence[str] | None) -> dict[str, dict[str, list[Any]]]:
+    """Return the columns of each kind, of which each of the names must be one."""
+    check_attributes(names or ())
+    tables = {kind: _columns(pair, kind) for kind in kinds}
+    for name in names or ():
+        if not any(name in columns for columns in tables.values()):
+            known = sorted({name for columns in tables.values() for name in columns} & set(ATTRIBUTES))
+            raise RelgraphError(f"no node of this pair has the attribute {name!r}: expected {', '.join(known)}")
+    return tables
 
 
 def _columns(pair: "HeteroData", kind: str) -> dict[str, list[Any]]:

@@ -1,15 +1,19 @@
 """What every method is made of: the networks' outputs, the batch, and a module that turns them into named losses."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from relgraph.errors import RelgraphError, unknown
-from relgraph.graph.kernels import wide
+from relgraph.graph.kernels import Kernel, wide
 
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
+
+Watcher = Callable[["HeteroData", Kernel], None]
 Part = Literal["embedding", "feature", "map"]
 PARTS: tuple[Part, ...] = ("embedding", "feature", "map")
 
@@ -86,6 +90,7 @@ class Method(nn.Module):
         augment: How the images are augmented that both networks see: "crop" (padding, crop, flip), or "contrastive" as
             in the training of self-supervised teachers.
         views: The further views of each image that it asks for, if any.
+        watcher: What gets each graph pair that the loss reads, and its kernel.
         reads: What it reads of the outputs ("embedding", "feature", "map", "maps", "logits") and of the batch
             ("labels", "indices").
     """
@@ -100,6 +105,7 @@ class Method(nn.Module):
     gamma: ClassVar[float] = 1.0
     augment: ClassVar[Literal["crop", "contrastive"]] = "crop"
     views: Views | None = None
+    watcher: "Watcher | None" = None
     reads: tuple[str, ...] = ()
 
     def __init__(self) -> None:
@@ -136,6 +142,12 @@ class Method(nn.Module):
     def teacher_parameters(self) -> Sequence[nn.Parameter]:
         """Return the parameters that `teacher_terms` trains, which the student's optimiser leaves alone."""
         return ()
+
+    def show(self, pair: "HeteroData", kernel: Kernel) -> "HeteroData":
+        """Return a pair after handing it to `watcher`, if there is one, so that diagnoses see what the loss reads."""
+        if self.watcher is not None:
+            self.watcher(pair, kernel)
+        return pair
 
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:

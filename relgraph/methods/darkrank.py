@@ -88,7 +88,8 @@ class DarkRank(Relational):
     def pair(self, student: Output, teacher: Output, kernel: Kernel | None = None) -> "HeteroData":
         """Return the two graphs of a batch, each with its scores; sparse ones without a node's edge to itself."""
         nodes = self.vectors(student, teacher)
-        return graph_pair(*nodes, topology=self.rule, kernel=kernel or self.score, match=False)
+        kernel = kernel or self.score
+        return self.show(graph_pair(*nodes, topology=self.rule, kernel=kernel, match=False), kernel)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `darkrank`."""

@@ -97,7 +97,8 @@ class EGA(Relational):
         sees refined nodes.
         """
         nodes = student.embedding, teacher.embedding
-        return graph_pair(*nodes, topology=self.rule, kernel=kernel, refinement=self.refinement)
+        pair = graph_pair(*nodes, topology=self.rule, kernel=kernel, refinement=self.refinement)
+        return self.show(pair, kernel)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `node` and `edge`, with their weights."""

@@ -74,7 +74,7 @@ class NCE(Relational):
         nodes = self.vectors(student, teacher)
         if labels.shape != nodes[0].shape[:1]:
             raise RelgraphError(f"labels must be one for each of the {len(nodes[0])} images, got {tuple(labels.shape)}")
-        pair = graph_pair(*nodes, topology=self.rule, kernel=cosine)
+        pair = self.show(graph_pair(*nodes, topology=self.rule, kernel=cosine), cosine)
         edges = topology_of(pair, MATCHES)
         probability = self.scale(weights(pair, MATCHES), edges).exp()
         same = edges.pick(same_class(labels))

@@ -66,7 +66,8 @@ class Relational(Method):
 
     def pair(self, student: Output, teacher: Output, kernel: Kernel) -> "HeteroData":
         """Return the two graphs of a batch, each with the kernel's weights; see `relgraph.graph_pair`."""
-        return graph_pair(*self.vectors(student, teacher), topology=WithOwn(self.rule), kernel=kernel, match=False)
+        pair = graph_pair(*self.vectors(student, teacher), topology=WithOwn(self.rule), kernel=kernel, match=False)
+        return self.show(pair, kernel)
 
     def teacher_terms(
         self, student: Output, teacher: Output, batch: Batch, classify: Callable[[Output], Tensor]

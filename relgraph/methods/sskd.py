@@ -200,7 +200,8 @@ def views_to_images(views: Tensor, images: Tensor, temperature: float = 1.0) -> 
         raise RelgraphError(f"views must be (V * N, D) and images (N, D), got {shapes}")
     if len(images) == 0 or len(views) == 0 or len(views) % len(images):
         raise RelgraphError(f"views must be as many for each of the {len(images)} images, got {len(views)} rows")
-    return torch.stack([batch_contrast(part, images, temperature) for part in views.split(len(images))]).mean()
+    found = [batch_contrast(part, images, temperature) for part in torch.split(views, len(images))]
+    return torch.stack(found).mean()
 
 
 def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

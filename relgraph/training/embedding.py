@@ -101,7 +101,7 @@ def default_path(recipe: Recipe, views: int) -> Path:
 def _whole(recipe: Recipe) -> Recipe:
     """Return the recipe with the original training split in one piece, and without a graph that batches must fit."""
     return replace(recipe, val_fraction=0.0, select="test", labels_per_class=0, label_fraction=1.0, label_noise=0.0,
-                   method="kd", graph=None, k=None, neighbours="teacher", refine=None)  # fmt: skip
+                   method="seed", graph=None, k=None, neighbours="teacher", refine=None)  # fmt: skip
 
 
 def _embedder(contents: Contents, teacher: Teacher, fabric: Any) -> Embed:

@@ -1,7 +1,7 @@
 """Any training by epochs: resumed where it stopped, kept after every epoch, its figures in one run directory."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,11 +23,13 @@ class Progress:
 
     Attributes:
         rows: One row of metrics an epoch.
+        looks: The diagnostics of some steps, with their `epoch` and `step`.
         best_epoch: Epoch of the best score on the split that selects, from 1; 0 before the first.
         best_top1: That score, in percent: top-1 accuracy, or that of the neighbours where no classifier learns.
     """
 
     rows: list[dict[str, float]]
+    looks: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best_top1: float = -1.0
 
@@ -73,6 +75,10 @@ class Job(Protocol):
         """Train an epoch, counted from 0, and return its row of metrics."""
         ...
 
+    def looks(self) -> list[dict[str, float]]:
+        """Return the diagnostics of the last epoch, a row for each step that was looked at."""
+        ...
+
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Return the metrics of the split that selects, by name; without `score` where there is nothing to judge by."""
         ...
@@ -105,17 +111,22 @@ def run_epochs(open_job: Callable[[], Job], recipe: AnyRecipe, path: Path, *, re
     progress = _restore(job, run) if resume and run.last.exists() else Progress(rows=[])
     if not progress.rows:
         job.begin(run)
-    logger = _tensorboard(run, len(progress.rows))
+    logger, by_step = _tensorboard(run, len(progress.rows)), _tensorboard(run, len(progress.looks), "steps")
     for epoch in range(len(progress.rows), job.epochs):
         row = job.train_epoch(epoch)
         _check_weights(job, epoch)
         row |= {f"{recipe.select}_{name}": value for name, value in job.evaluate(epoch).items()}
         progress.rows.append(row)
+        for look in job.looks():
+            progress.looks.append({"epoch": epoch + 1, **look})
+            by_step.log_metrics(look, step=len(progress.looks))
         logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=epoch + 1)
         logger.save()
+        by_step.save()
         _store(job, run, progress)
         tqdm.write(_line(row, job))
     logger.finalize("success")
+    by_step.finalize("success")
     result = job.result(run, progress)
     write_json(run.result_file, result)
     return result
@@ -135,6 +146,8 @@ def _store(job: Job, run: Run, progress: Progress) -> None:
     if better:
         job.keep(run)
     run.write_metrics(progress.rows)
+    if progress.looks:
+        run.write_metrics(progress.looks, run.diagnostics_file)
     save_checkpoint(job.fabric, run.last, state)
 
 
@@ -161,12 +174,12 @@ def _restore(job: Job, run: Run) -> Progress:
         raise RelgraphError(f"{run.last} does not belong to this run's recipe: {reason}") from error
 
 
-def _tensorboard(run: Run, epochs_done: int) -> Any:
+def _tensorboard(run: Run, done: int, version: str = "") -> Any:
     from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
     # Steps after the last checkpoint of a stopped run are hidden, since they are trained again.
     return TensorBoardLogger(
-        run.path, name="tensorboard", version="", default_hp_metric=False, purge_step=epochs_done + 1
+        run.path, name="tensorboard", version=version, default_hp_metric=False, purge_step=done + 1
     )
 
 
@@ -177,4 +190,6 @@ def _line(row: Mapping[str, float], job: Job) -> str:
     select = job.recipe.select
     names = {f"{select}_top1": select, f"{select}_knn": f"{select} k-NN"}
     figures += [f"{words} {row[name]:.2f} %" for name, words in names.items() if name in row]
+    if "overlap" in row:
+        figures.append(f"overlap {row['overlap']:.2f}")
     return "  ".join([*figures, f"{row['images_per_s']:.0f} images/s"])

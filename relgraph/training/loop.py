@@ -1,6 +1,7 @@
 """The training loop: one step, one epoch, one run."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -18,6 +19,7 @@ from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.epochs import Progress, run_epochs
 from relgraph.training.evaluation import accuracy
 from relgraph.training.head import train_head
+from relgraph.training.looking import Looks
 from relgraph.training.meter import Meter
 from relgraph.training.neighbours import judge_features
 from relgraph.training.recipe import Recipe
@@ -92,6 +94,10 @@ class Distillation:
         """Train an epoch."""
         return train_epoch(self.setup, epoch)
 
+    def looks(self) -> list[dict[str, float]]:
+        """Return the diagnostics of the last epoch, a row for each look."""
+        return [] if self.setup.looks is None else self.setup.looks.read()
+
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Return how good the student is on the split that selects."""
         return evaluate(self.setup, self.setup.data.val if self.recipe.select == "val" else self.setup.data.test)
@@ -155,7 +161,7 @@ def train_epoch(setup: Setup, epoch: int) -> dict[str, float]:
         group["lr"] = learning_rate(recipe, epoch)
     setup.distiller.train()
     setup.objective.stage = recipe.stage(epoch)
-    meter = Meter()
+    meter, looks = Meter(), setup.new_looks()
     start, seen = time.perf_counter(), 0
     batches = epoch_batches(
         images.labels.cpu(),
@@ -168,13 +174,15 @@ def train_epoch(setup: Setup, epoch: int) -> dict[str, float]:
     views = setup.view_generator(epoch)
     bar = tqdm(batches, desc=f"epoch {epoch + 1}/{recipe.epochs}", unit="batch", leave=False, disable=None)
     for index, pixels in zip(bar, setup.batches(batches), strict=True):
-        step(setup, pixels, index.to(pixels.device), views, meter)
+        step(setup, pixels, index.to(pixels.device), views, meter, looks)
         seen += len(index)
         if meter.due():
             sums = meter.read(epoch)
             speed = seen / (time.perf_counter() - start)
             accuracy_so_far = f", accuracy {sums['train_top1']:.1f} %" if recipe.learns_labels else ""
-            bar.set_postfix_str(f"loss {sums['loss']:.3f}{accuracy_so_far}, {speed:.0f} images/s")
+            agreed = looks.means().get("overlap")
+            overlap = "" if agreed is None else f", overlap {agreed:.2f}"
+            bar.set_postfix_str(f"loss {sums['loss']:.3f}{accuracy_so_far}{overlap}, {speed:.0f} images/s")
     sums = meter.read(epoch)
     if not recipe.learns_labels:
         sums.pop("train_top1", None)  # of a classifier that nothing teaches
@@ -182,23 +190,29 @@ def train_epoch(setup: Setup, epoch: int) -> dict[str, float]:
         "epoch": epoch + 1,
         "lr": learning_rate(recipe, epoch),
         **sums,
+        **looks.means(),
         "images_per_s": round(seen / (time.perf_counter() - start), 1),
     }
 
 
-def step(setup: Setup, images: Tensor, index: Tensor, views: torch.Generator, meter: Meter) -> None:
+def step(
+    setup: Setup, images: Tensor, index: Tensor, views: torch.Generator, meter: Meter, looks: Looks | None = None
+) -> None:
     """Train on the uint8 images of the training set at `index` (N,).
 
-    Views -> student, teacher -> graph pair -> losses -> backward -> step.
+    Views -> student, teacher -> graph pair -> losses -> backward -> step. Some are looked at, if there are `looks`.
     """
     batch = Batch(index, setup.data.train.labels[index])
     fed = setup.feed(images, index, views)
     further = None if fed.further is None else setup.student_input(fed.further)
-    losses = setup.distiller(setup.student_input(fed.images), fed.seen, batch, further, fed.further_seen)
+    method = setup.objective.method
+    with nullcontext() if looks is None else looks.at(method, batch.labels):
+        losses = setup.distiller(setup.student_input(fed.images), fed.seen, batch, further, fed.further_seen)
+    if looks is not None:
+        looks.add(losses, method, batch.labels)
     setup.student_optimiser.zero_grad()
     setup.teacher_optimiser.zero_grad()
     setup.fabric.backward(losses.total)
-    method = setup.distiller.method
     if method is not None and losses.teacher is not None:
         # Before the step, so that a method's own layers are those that the loss was computed with.
         method.remember(losses.student.detach(), losses.teacher.detach(), batch)

@@ -124,6 +124,10 @@ class Pretraining:
             group["lr"] = rate
         return rate
 
+    def looks(self) -> list[dict[str, float]]:
+        """Return nothing: there is no teacher to compare with."""
+        return []
+
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Return the k-NN accuracy of the network's features on the split to look at, in the epochs that have one."""
         due = (epoch + 1) % self.recipe.eval_every == 0 or epoch + 1 == self.recipe.epochs

@@ -180,6 +180,9 @@ class Recipe:
     select: str = option(
         "val", "Split on which the best epoch is picked; 'test' is the original's habit.", choices=("val", "test")
     )
+    diagnose_every: int = option(
+        50, "Steps from one look at the graphs of student and teacher to the next (diagnostics.csv); 0 for none."
+    )
     seed: int = option(0, "Seed of everything: split, labels, weights, batches, crops.")
     device: str = option("auto", "Where to compute.", choices=("auto", "cpu", "cuda"))
     precision: str = option(
@@ -196,7 +199,7 @@ class Recipe:
         for name in ("epochs", "dim", "image_size", "teacher_size", "head_epochs"):
             if getattr(self, name) is not None:
                 at_least(name, getattr(self, name), 1)
-        for name in ("lr", "teacher_lr", "momentum", "weight_decay", "alpha", "labels_per_class"):
+        for name in ("diagnose_every", "lr", "teacher_lr", "momentum", "weight_decay", "alpha", "labels_per_class"):
             at_least(name, getattr(self, name), 0)
         for name in ("workers", "beta", "gamma", "init_epochs"):
             if getattr(self, name) is not None:

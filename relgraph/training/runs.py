@@ -31,10 +31,10 @@ class Run:
     """One run directory and the names of its files.
 
     `recipe.yaml` every option, resolved; `environment.json` versions, commit, seed, hardware; `metrics.csv` a row an
-    epoch; `tensorboard/` the same for TensorBoard; `last.ckpt` and `best.ckpt` to continue from;
-    `student.safetensors` the best student alone, `network.safetensors` what a pre-training made, `ss_head.safetensors`
-    the self-supervision head of a teacher; `result.json` the final figures; `learning_curve.png`. A head that is
-    trained first has `head.ckpt` and `teacher_head.csv`.
+    epoch; `diagnostics.csv` one for each step whose graphs were looked at; `tensorboard/` the same for TensorBoard;
+    `last.ckpt` and `best.ckpt` to continue from; `student.safetensors` the best student alone, `network.safetensors`
+    what a pre-training made, `ss_head.safetensors` the self-supervision head of a teacher; `result.json` the final
+    figures; `learning_curve.png`. A head that is trained first has `head.ckpt` and `teacher_head.csv`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,6 +42,7 @@ class Run:
         self.recipe_file = path / "recipe.yaml"
         self.environment_file = path / "environment.json"
         self.metrics_file = path / "metrics.csv"
+        self.diagnostics_file = path / "diagnostics.csv"
         self.last = path / "last.ckpt"
         self.best = path / "best.ckpt"
         self.student_file = path / "student.safetensors"
@@ -129,9 +130,9 @@ class Run:
         writer.writerows(rows)
         write_atomically(file or self.metrics_file, text.getvalue().encode())
 
-    def read_metrics(self) -> list[dict[str, float]]:
-        """Return the rows of `metrics.csv`."""
-        with self.metrics_file.open(newline="") as stream:
+    def read_metrics(self, file: Path | None = None) -> list[dict[str, float]]:
+        """Return the rows of `metrics.csv`, or of another file of its kind, without the empty cells."""
+        with (file or self.metrics_file).open(newline="") as stream:
             return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(stream)]
 
 

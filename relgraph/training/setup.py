@@ -24,6 +24,7 @@ from relgraph.networks.heads import Head
 from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Teacher, load_teacher
 from relgraph.training.hardware import native_bf16
+from relgraph.training.looking import Looks
 from relgraph.training.objective import Distiller
 from relgraph.training.pretrain_recipe import PretrainRecipe
 from relgraph.training.recipe import Recipe
@@ -48,6 +49,12 @@ class Setup:
     objective: Distiller
     student_optimiser: Optimizer
     teacher_optimiser: Optimizer
+    looks: Looks | None = None
+
+    def new_looks(self) -> Looks:
+        """Return the diagnostics of a new epoch, empty yet, which `looks` then is."""
+        self.looks = Looks(self.recipe.diagnose_every)
+        return self.looks
 
     @property
     def student(self) -> Student:

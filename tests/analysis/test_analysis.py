@@ -74,7 +74,7 @@ def test_the_same_numbers_each_time(opened: TrainedRun, found: Analysis) -> None
 
 def test_without_a_teacher(runs: Runs) -> None:
     alone = analyse(runs("none"), k=3, first=20)
-    assert alone.teacher is alone.comparison is alone.overlap is None
+    assert (alone.teacher, alone.comparison, alone.overlap) == (None, None, None)
     assert list(alone.graphs) == ["student"]
 
 

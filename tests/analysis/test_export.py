@@ -12,7 +12,9 @@ import torch
 from torch_geometric.data import HeteroData
 
 from relgraph.analysis import export
+from relgraph.analysis.difference import difference_pair
 from relgraph.analysis.export import FORMATS, SIDES, Side, check_format, read_pair, to_networkx, write_graph
+from relgraph.analysis.nodes import class_colours
 from relgraph.errors import RelgraphError
 from relgraph.graph.pair import graph_pair
 from relgraph.graph.topology import Nearest
@@ -65,14 +67,29 @@ def edge_values(graph: "nx.Graph[str]", name: str) -> dict[tuple[str, str], Any]
     return {(u, v): attributes[name] for u, v, attributes in graph.edges(data=True)}
 
 
-def as_gexf_tells_it(graph: "nx.Graph[str]") -> "nx.Graph[str]":
-    """Put what GEXF has of its own into a graph: a title per node, `label`, and a running number per edge, `id`."""
-    for node, attributes in graph.nodes(data=True):
-        if "label" in attributes:
-            attributes["class"] = attributes["label"]
-        attributes["label"] = node
+def as_gephi_sees_it(graph: "nx.Graph[str]", name: str) -> "nx.Graph[str]":
+    """Give nodes a title, `label`, and a colour, as the two formats have them; GEXF numbers its edges, `id`."""
+    for node in graph:
+        data = graph.nodes[node]
+        number = data.pop("label", None)
+        title = data.get("class_name", "" if number is None else str(number))
+        data["label"] = title if title.strip() else str(data["index"])
+        red, green, blue = (128, 128, 128) if number is None else class_colours(6)[number]
+        if number is not None:
+            data["class"] = number
+        if name == "gexf":
+            data["viz"] = {"color": {"r": red, "g": green, "b": blue, "a": 1.0}}
+            if "x" in data:
+                data["viz"]["position"] = {"x": data.pop("x"), "y": data.pop("y"), "z": 0.0}
+        else:
+            data |= {"r": red, "g": green, "b": blue}
     for number, (_, _, attributes) in enumerate(graph.edges(data=True)):
-        attributes["id"] = str(number)
+        if "only" in attributes:
+            red, green, blue = {"teacher": (0, 114, 178), "student": (213, 94, 0)}[attributes["only"]]
+            if name == "graphml":
+                attributes |= {"r": red, "g": green, "b": blue}
+        if name == "gexf":
+            attributes["id"] = str(number)
     return graph
 
 
@@ -85,8 +102,8 @@ def test_nothing_is_lost_on_the_way(tmp_path: Path, name: str, side: Side, spars
     path = tmp_path / f"graph.{name}"
     write_graph(pair, path, side=side)
     expected, found = to_networkx(pair, side), read(path)
-    if name == "gexf":
-        expected = as_gexf_tells_it(expected)
+    if name != "json":
+        expected = as_gephi_sees_it(expected, name)
     assert found.is_directed() is sparse
     assert not found.is_multigraph()
     assert content(found) == content(expected)
@@ -291,7 +308,7 @@ def test_a_compressing_suffix_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(pair: HeteroData, stream: Any, side: Side) -> None:
+    def fail(pair: HeteroData, stream: Any, side: Side, attributes: Any) -> None:
         stream.write(b"half")
         raise OSError(28, "No space left on device")
 
@@ -329,4 +346,126 @@ def test_pairs_that_cannot_be_graphs_are_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_sides_are_all_there() -> None:
-    assert set(SIDES) == set(SIDE_NAMES)
+    assert set(SIDES) == {*SIDE_NAMES, "difference"}
+
+
+XML = {"gexf": "{http://www.gexf.net/1.2draft}", "graphml": "{http://graphml.graphdrawing.org/xmlns}"}
+
+
+def make_difference() -> HeteroData:
+    """Return a difference pair that knows all that can be known of its nodes."""
+    teacher = torch.randn(9, 5)
+    pair = difference_pair(teacher + torch.randn(9, 5), teacher, k=3)
+    pair.classes, pair.split = list(CLASSES), "test"
+    for number, side in enumerate(("student", "teacher")):
+        store = pair[side]
+        store.index, store.y = torch.arange(9) + 40, torch.tensor([0, 1, 2, 3, 4, 5, 0, -1, 1])
+        store.prediction = (torch.arange(9) + number) % 6
+        store.correct = store.prediction == store.y
+        store.community, store.overlap = torch.arange(9) // (number + 2), torch.arange(9) / 9
+        store.position = torch.randn(9, 2)
+        store.image = [f"a & b/{i}.png" for i in range(9)]
+    return pair
+
+
+@pytest.mark.parametrize("name", TEXT_FORMATS)
+def test_nothing_of_a_difference_is_lost_on_the_way(tmp_path: Path, name: str) -> None:
+    pair = make_difference()
+    path = tmp_path / f"graph.{name}"
+    attributes = ["index", "label", "class_name", "prediction", "correct", "degenerate", "community", "overlap"]
+    write_graph(pair, path, side="difference", attributes=attributes)
+    expected, found = to_networkx(pair, "difference", attributes), read(path)
+    if name != "json":
+        expected = as_gephi_sees_it(expected, name)
+    assert found.is_directed() and found.number_of_edges() > 0
+    assert content(found) == content(expected)
+
+
+def test_nodes_of_a_difference_are_images() -> None:
+    pair = make_difference()
+    graph = to_networkx(pair, "difference", ["index", "prediction", "community", "overlap"])
+    student, teacher = pair["student"], pair["teacher"]
+    assert list(graph) == [f"n{i}" for i in range(9)]
+    assert graph.nodes["n5"] == {
+        "index": 45,
+        "overlap": student.overlap[5].item(),
+        "x": student.position[5, 0].item(),
+        "y": student.position[5, 1].item(),
+        "image": "a & b/5.png",
+        "student_prediction": 5,
+        "student_community": student.community[5].item(),
+        "teacher_prediction": 0,
+        "teacher_community": teacher.community[5].item(),
+    }
+
+
+def test_attributes_are_chosen_by_name() -> None:
+    pair = make_pair(sparse=True)
+    pair["student"].overlap = pair["teacher"].overlap = torch.linspace(0, 1, 9)
+    assert {*to_networkx(pair).nodes["s0"]} >= {"label", "prediction"} - {"overlap"}
+    assert "overlap" not in to_networkx(pair).nodes["s0"]  # only where it is asked for
+    assert {*to_networkx(pair, attributes=[]).nodes["s0"]} == {"kind"}
+    chosen = to_networkx(pair, attributes=["overlap", "degenerate"])
+    assert [chosen.nodes["t4"]["degenerate"], chosen.nodes["s8"]["overlap"]] == [True, 1.0]
+    assert {*chosen.nodes["s0"]} == {"kind", "overlap", "degenerate"}
+    with pytest.raises(RelgraphError, match="unknown node attribute 'labels': did you mean 'label'"):
+        to_networkx(pair, attributes=["labels"])
+    with pytest.raises(
+        RelgraphError, match=r"^no node of this pair has the attribute 'community': expected class_name"
+    ):
+        to_networkx(pair, attributes=["community"])
+
+
+def test_an_attribute_that_one_network_lacks_is_written_for_the_other() -> None:
+    pair = make_pair(sparse=True)
+    del pair["teacher"].prediction
+    nodes = to_networkx(pair, attributes=["prediction"]).nodes
+    assert "prediction" in nodes["s0"] and "prediction" not in nodes["t0"]
+
+
+def test_titles_and_colours_do_not_depend_on_the_attributes(tmp_path: Path) -> None:
+    write_graph(make_pair(sparse=True), tmp_path / "graph.gexf", attributes=[])
+    nodes = read(tmp_path / "graph.gexf").nodes
+    assert nodes["s2"]["label"] == CLASSES[2]
+    assert nodes["s2"]["viz"]["color"] == {"r": 0, "g": 158, "b": 115, "a": 1.0}
+    assert nodes["s7"]["viz"]["color"] == {"r": 128, "g": 128, "b": 128, "a": 1.0}  # of an unknown class
+
+
+def test_gephi_finds_no_key_of_yed(tmp_path: Path) -> None:
+    """Gephi takes a GraphML key with the id d3 or d7 for a title, whatever its name is."""
+    write_graph(make_pair(sparse=True), tmp_path / "graph.graphml")
+    root = ElementTree.parse(tmp_path / "graph.graphml").getroot()
+    keys = {key.attrib["id"]: key for key in root.iter(f"{XML['graphml']}key")}
+    assert len(keys) > 8 and not {"d3", "d7"} & keys.keys()
+    used = {(data.attrib["key"], kind) for kind in ("node", "edge") for node in root.iter(f"{XML['graphml']}{kind}")
+            for data in node}  # fmt: skip
+    assert used == {(name, key.attrib["for"]) for name, key in keys.items()}
+    types = {key.attrib["attr.name"]: key.attrib["attr.type"] for key in keys.values() if key.attrib["for"] == "node"}
+    assert [types[name] for name in ("label", "r", "g", "b")] == ["string", "long", "long", "long"]
+
+
+def test_gexf_has_positions_and_colours_in_gephis_elements(tmp_path: Path) -> None:
+    write_graph(make_difference(), tmp_path / "graph.gexf", side="difference")
+    root = ElementTree.parse(tmp_path / "graph.gexf").getroot()
+    viz = "{http://www.gexf.net/1.2draft/viz}"
+    nodes, edges = ([*root.iter(XML["gexf"] + tag)] for tag in ("node", "edge"))
+    for node in nodes:
+        position, colour = node.find(f"{viz}position"), node.find(f"{viz}color")
+        assert position is not None and colour is not None
+        assert all(float(position.attrib[axis]) == float(position.attrib[axis]) for axis in "xyz")
+        assert all(0 <= int(colour.attrib[part]) <= 255 for part in "rgb")
+    reds = {colour.attrib["r"] for edge in edges for colour in edge.iter(f"{viz}color")}
+    assert reds == {"0", "213"} and all(float(edge.attrib["weight"]) > 0 for edge in edges)
+
+
+def test_pt_holds_a_difference(tmp_path: Path) -> None:
+    pair = make_difference()
+    write_graph(pair, tmp_path / "pair.pt", side="difference")
+    found = read_pair(tmp_path / "pair.pt")
+    assert content(to_networkx(found, "difference")) == content(to_networkx(pair, "difference"))
+    assert torch.equal(found["student"].position, pair["student"].position)
+
+
+def test_a_pair_is_no_difference() -> None:
+    with pytest.raises(RelgraphError, match=r"takes a pair of difference_pair, got another graph pair$"):
+        to_networkx(make_pair(sparse=True), "difference")

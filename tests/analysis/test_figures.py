@@ -52,7 +52,7 @@ def test_figures_of_each_network(found: Analysis) -> None:
     for name, graph in found.graphs.items():
         own = summary[name]
         assert own["homophily"] == homophily(graph.neighbours, found.labels)
-        assert own["communities"] == len(graph.communities.unique())
+        assert own["communities"] == int((graph.communities.bincount() > 0).sum())
         assert own["components"]["count"] == len(own["components"]["sizes"])
         assert sum(own["components"]["sizes"]) == FIRST
         assert own["in_degree"]["mean"] == K
@@ -154,6 +154,6 @@ def test_the_file_holds_the_summary(found: Analysis, tmp_path: Path) -> None:
     with pytest.raises(RelgraphError, match="cannot write"):
         write_summary(summary, tmp_path / "nowhere" / "analysis.json")
     summary["overlap"] = math.nan
-    with pytest.raises(ValueError, match="nan"):
+    with pytest.raises(ValueError, match="not JSON compliant"):
         write_summary(summary, path)
     assert json.loads(path.read_text())["overlap"] == found.summary()["overlap"]

@@ -1,5 +1,6 @@
 import re
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from relgraph.analysis.report.colours import NO_CLASS, class_colours
 def test_ticks_are_even_round_and_around_the_values(low: float, high: float) -> None:
     found = ticks(low, high)
     assert found[0] <= low and found[-1] >= high and 2 <= len(found) <= 8
-    steps = [b - a for a, b in zip(found[:-1], found[1:], strict=True)]
+    steps = [b - a for a, b in pairwise(found)]
     assert steps == pytest.approx([steps[0]] * len(steps))
     assert f"{steps[0]:.0e}"[0] in "125"
 

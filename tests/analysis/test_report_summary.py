@@ -83,7 +83,7 @@ def test_a_run_that_goes_on_yet(runs: Runs, tmp_path: Path) -> None:
 def test_errors(runs: Runs, tmp_path: Path) -> None:
     with pytest.raises(RelgraphError, match="at least one run, got none"):
         summaries([])
-    with pytest.raises(RelgraphError, match="each run once, got .* twice"):
+    with pytest.raises(RelgraphError, match=r"each run once, got .* twice"):
         summaries([runs("all"), runs("all") / ".." / "all"])
     with pytest.raises(RelgraphError, match="is not a run"):
         summaries([tmp_path])

@@ -174,6 +174,21 @@ def test_edges_are_chosen_by_the_side_that_is_asked_for(runs: Runs) -> None:
     assert torch.equal(edges(side="student", neighbours="teacher"), teacher)
 
 
+def test_the_difference_of_a_run_that_is_open(runs: Runs) -> None:
+    opened = TrainedRun(runs("few"))
+    pair = run_pair(opened, side="difference", first=50, k=3)
+    own = {side: run_pair(opened, side=side, first=50, k=3) for side in ("student", "teacher")}
+    edges = {side: {*map(tuple, own[side][kind].edge_index.T.tolist())}
+             for side, kind in (("student", STUDENT), ("teacher", TEACHER))}  # fmt: skip
+    assert {*map(tuple, pair[STUDENT].edge_index.T.tolist())} == edges["student"] - edges["teacher"]
+    assert {*map(tuple, pair[TEACHER].edge_index.T.tolist())} == edges["teacher"] - edges["student"]
+    assert torch.equal(pair["student"].prediction, own["student"]["student"].prediction)
+    with pytest.raises(RelgraphError, match=r"^in the difference each network chooses its own edges: .*'union'$"):
+        run_pair(opened, side="difference", neighbours="union")
+    with pytest.raises(RelgraphError, match="with the graph 'dense' both networks hold all pairs"):
+        run_pair(opened, side="difference", graph="dense")
+
+
 def test_first_images(runs: Runs) -> None:
     path = runs("few")
     assert run_pair(path, split="val", first=10_000, k=2)["student"].x.shape[0] == 143

@@ -20,15 +20,22 @@ Edge = list[float]
 ASSETS = Path(__file__).parents[2] / "relgraph" / "assets" / "report"
 CHROMIUM, CHROMEDRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --window-size=1280,1000"
-).split()
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1280,1000",
+)
 HOSTILE = ["<script>alert(1)</script>", "<img src=x onerror=alert(2)>", '"><b>bold</b>&amp;']
 CSP = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Graph</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="%(csp)s">
-<style>body { margin: 1rem; font-family: sans-serif; background: var(--bg, Canvas); color: var(--fg, CanvasText); color-scheme: light dark }
+<style>body { margin: 1rem; font-family: sans-serif; background: Canvas; color: CanvasText; color-scheme: light dark }
 %(css)s</style></head><body><section id="graph"><h2>The graph</h2><div id="graph-view"></div>
 <script type="application/json" id="graph-data">%(data)s</script></section><div style="height: 40rem"></div>
 %(scripts)s</body></html>"""
@@ -147,6 +154,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Chrome"]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = Chrome(options=options, service=Service(str(CHROMEDRIVER)))
+    driver.get("about:blank")  # leaves the browser's own first page, which asks for a lot
     try:
         yield driver
     finally:

@@ -107,6 +107,73 @@ def test_without_a_teacher(program: Program, failure: Failing, alone: Path) -> N
     assert kinds(export(program, alone, "graph.json", "--side", "student", "--k", 2)) == {"student": FIRST * 2}
 
 
+@pytest.mark.parametrize("name", ["graph.gexf", "graph.graphml"])
+def test_gephi_gets_titles_colours_and_positions(program: Program, run: Path, name: str) -> None:
+    graph = export(program, run, name, "--k", 3)
+    for node, data in graph.nodes(data=True):
+        assert data["label"] == data["class_name"] == str(data["class"])
+        x = data["viz"]["position"]["x"] if name.endswith("gexf") else data["x"]
+        assert x < 0 if node.startswith("t") else x > 0
+        assert 0 <= (data["viz"]["color"] if name.endswith("gexf") else data)["r"] <= 255
+    bare = export(program, run, name, "--k", 3, "--layout", "none")
+    assert "x" not in bare.nodes["s0"] and "position" not in bare.nodes["s0"].get("viz", {})
+
+
+def test_positions_in_json_on_request(program: Program, run: Path) -> None:
+    assert "x" not in export(program, run, "graph.json", "--side", "student", "--k", 3).nodes["s0"]
+    placed = export(program, run, "graph.json", "--side", "student", "--k", 3, "--layout", "spring")
+    assert len({(data["x"], data["y"]) for _, data in placed.nodes(data=True)}) == FIRST
+
+
+def test_no_positions_for_very_many_images(program: Program, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relgraph.analysis.layout.TSNE_NODES", FIRST - 1)
+    told = program("export", run, "-o", "graph.gexf", "--first", FIRST, "--k", 3).stdout
+    assert told.endswith("no positions (more than 19 images: --layout tsne takes minutes)\n")
+    assert "position" not in nx.read_gexf("graph.gexf").nodes["s0"]["viz"]
+
+
+def test_attributes(program: Program, run: Path) -> None:
+    names = "label, community,overlap,degenerate"
+    graph = export(program, run, "graph.json", "--k", 3, "--attributes", names)
+    for _, data in graph.nodes(data=True):
+        assert data.keys() == {"kind", "label", "community", "overlap", "degenerate"}
+        assert data["overlap"] in (0, pytest.approx(1 / 3), pytest.approx(2 / 3), 1)
+    assert len({data["community"] for _, data in graph.nodes(data=True)}) > 1
+
+
+def test_thumbnails(program: Program, run: Path) -> None:
+    from PIL import Image
+
+    graph = export(program, run, "graph.gexf", "--k", 3, "--split", "val", "--thumbnails")
+    for _, data in graph.nodes(data=True):
+        assert data["image"] == f"graph_thumbnails/{data['index']}.png"
+        with Image.open(data["image"]) as picture:
+            assert picture.size == (8, 8)
+    assert len(list(Path("graph_thumbnails").iterdir())) == FIRST
+
+
+@pytest.mark.parametrize("graph", ["knn", "threshold"])
+def test_the_difference(program: Program, run: Path, graph: str) -> None:
+    args = ("--k", 3, "--graph", graph, "--threshold", 0.8)
+    found = export(program, run, "diff.graphml", "--diff", *args)
+    own = {side: export(program, run, "own.json", "--side", side, *args) for side in ("student", "teacher")}
+    edges = {side: {(f"n{a[1:]}", f"n{b[1:]}") for a, b in graph.edges} for side, graph in own.items()}
+    for side, other in (("student", "teacher"), ("teacher", "student")):
+        assert {(a, b) for a, b, e in found.edges(data=True) if e["only"] == side} == edges[side] - edges[other]
+    assert found.number_of_edges() > 0 and len(found) == FIRST
+    for a, b, edge in found.edges(data=True):
+        known = own[edge["only"]].edges[f"{edge['only'][0]}{a[1:]}", f"{edge['only'][0]}{b[1:]}"]
+        assert edge[f"{edge['only']}_correlation"] == pytest.approx(known["correlation"], abs=1e-5)
+    for _, data in found.nodes(data=True):
+        assert {"student_prediction", "teacher_prediction", "index", "x"} <= data.keys()
+
+
+def test_a_run_without_a_teacher_has_nothing_to_overlap_or_differ(failure: Failing, alone: Path) -> None:
+    student = ("export", alone, "-o", "graph.json", "--side", "student")
+    assert "was trained without a teacher, with which" in failure(*student, "--attributes", "overlap")
+    assert "was trained without a teacher" in failure("export", alone, "-o", "graph.json", "--diff")
+
+
 @pytest.mark.parametrize(
     ("args", "told"),
     [
@@ -120,6 +187,11 @@ def test_without_a_teacher(program: Program, failure: Failing, alone: Path) -> N
         (["-o", "graph.gexf", "--k", 0], "got 0"),
         (["-o", "graph.gexf", "--first", 1], "a graph needs two images, got 1"),
         (["-o", "graph.gexf", "--split", "train", "--graph", "dense"], "at most 1,000,000 edges"),
+        (["-o", "graph.gexf", "--attributes", "labels"], "unknown node attribute 'labels': did you mean 'label'?"),
+        (["-o", "graph.gexf", "--attributes", "labelled"], "no node of this pair has the attribute 'labelled'"),
+        (["-o", "graph.gexf", "--diff", "--side", "teacher"], "--diff compares both networks: expected no --side"),
+        (["-o", "graph.gexf", "--diff", "--graph", "dense"], "with the graph 'dense' both networks hold all pairs"),
+        (["-o", "graph.gexf", "--diff", "--neighbours", "union"], "each network chooses its own edges"),
     ],
 )
 def test_errors(failure: Failing, run: Path, args: list[object], told: str) -> None:

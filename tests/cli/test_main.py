@@ -11,7 +11,10 @@ from click.testing import Result
 
 Program = Callable[..., Result]
 Failing = Callable[..., str]
-COMMANDS = ("train", "pretrain", "evaluate", "export", "embed", "data", "teachers", "students", "methods", "bench")
+COMMANDS = (
+    "train", "pretrain", "evaluate", "analyze", "report", "export", "embed", "data", "teachers", "students", "methods",
+    "bench",
+)  # fmt: skip
 
 
 def examples(text: str) -> list[list[str]]:

@@ -14,7 +14,7 @@ from relgraph.analysis.report.detail_sections import (
     worst_neighbourhoods,
 )
 from relgraph.analysis.report.html import Html
-from relgraph.analysis.report.page import page
+from relgraph.analysis.report.page import document
 from relgraph.analysis.report.run_sections import curves, environment, results, settings
 from relgraph.analysis.report.summary import Summary, summaries
 from relgraph.analysis.trained import TrainedRun
@@ -48,11 +48,11 @@ def write_report(
     sections["environment"] = ("Environment", environment(told))
     title = told[0].name if len(told) == 1 else f"{told[0].name} and {len(told) - 1} more"
     subtitle = f"relgraph report on {len(told)} run{'s' if len(told) > 1 else ''}"
-    document = page(title, sections, subtitle).encode()
-    if len(document) > LIMIT:
-        raise RelgraphError(f"a report takes at most {LIMIT:,} bytes, got {len(document):,}: give fewer runs")
-    write_atomically(path, document)
-    return len(document)
+    whole = document(title, sections, subtitle).encode()
+    if len(whole) > LIMIT:
+        raise RelgraphError(f"a report takes at most {LIMIT:,} bytes, got {len(whole):,}: give fewer runs")
+    write_atomically(path, whole)
+    return len(whole)
 
 
 def _of_all(told: Sequence[Summary]) -> Sections:

@@ -75,7 +75,7 @@ def ticks(low: float, high: float, *, whole: bool = False, most: int = 6) -> lis
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     step = max(1.0, round(step)) if whole else step
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(number * step, 12) for number in range(first, last + 1)]
+    return [float(round(number * step, 12)) for number in range(first, last + 1)]
 
 
 class _Axis(NamedTuple):

@@ -10,7 +10,7 @@ from relgraph.analysis.report.html import Html, element, joined
 OWN = ("page.js", "graph.js")  # in this order, after the libraries
 
 
-def page(title: str, sections: Mapping[str, tuple[str, Html]], subtitle: str) -> str:
+def document(title: str, sections: Mapping[str, tuple[str, Html]], subtitle: str) -> str:
     """Return the document of sections, by their id: heading and content. Each is an entry of the contents."""
     contents = [element("li", {}, element("a", {"href": f"#{id}"}, heading)) for id, (heading, _) in sections.items()]
     body = [

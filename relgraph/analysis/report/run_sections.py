@@ -25,8 +25,8 @@ def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], *,
         element("tr", {}, element("th", {"scope": "row"}, row[0]), *(element("td", {}, cell) for cell in row[1:]))
         for row in rows
     ]
-    whole = element("table", {"class": kind}, element("caption", {}, caption), element("thead", {}, head),
-                    element("tbody", {}, *body))  # fmt: skip
+    title = element("caption", {}, element("span", {}, caption))
+    whole = element("table", {"class": kind}, title, element("thead", {}, head), element("tbody", {}, *body))
     return element("div", {"class": "scroll", "tabindex": 0, "role": "region", "aria-label": caption}, whole)
 
 

@@ -16,7 +16,8 @@
   const REST = 250; // ms without movement after which lines are dashed and have their width
   // Edges of equal style are one path to force-graph, and one path of 16,000 lines is slow to fill: widths that differ
   // by a millionth of a pixel make it paths of so many.
-  const PATH = 128;
+  const PATH = 32;
+  const SLOW = 36; // ms of a frame (30 a second take 33); after three of these in a row half as many edges are drawn while the view moves
   const MOVE = 700; // ms from one map to the other
   // The report's colours of classes: Petroff, 2021, arXiv 2107.02270, the same darker or lighter, then hues.
   const TWENTY = (
@@ -77,7 +78,9 @@
       const other = keys[side === "student" ? "teacher" : "student"];
       for (const link of links[side]) link.shared = other.has(edgeKey(link, nodes.length));
     }
-    return { nodes, classes: data.classes ?? [], sides, links, near, sprite: data.sprite };
+    const { classes = [], colours = [], layout = "t-SNE", sprite } = data;
+    const known = colours.filter((one) => CSS.supports("color", one));
+    return { nodes, classes, colours: known, layout, sides, links, near, sprite };
   }
 
   function edgeKey({ source: { number: a }, target: { number: b } }, count) {
@@ -140,6 +143,12 @@
     return `hsl(${hue.toFixed(1)} 62% ${lightness}%)`;
   }
 
+  /** The colour that the report's other pictures give a class, if it says so. */
+  function classColour(number, count) {
+    if (number < 0) return "#8b8f97";
+    return graph.colours.length === count ? graph.colours[number] : groupColour(number, count);
+  }
+
   function colourings() {
     const any = (key) => graph.nodes.some((node) => (node[key] ?? null) !== null);
     const options = [["label", "Label", "class"]];
@@ -163,7 +172,7 @@
       key,
       name: named ? className(key) : `community ${key}`,
       count: counts.get(key),
-      colour: named && key < 0 ? "#8b8f97" : groupColour(named ? key : rank, total),
+      colour: named ? classColour(key, total) : groupColour(rank, total),
     }]));
   }
 
@@ -185,6 +194,7 @@
   let graph, theme, view, groups, stage, overlay, card, live, panel, legend, count, table;
   let matching = new Set(), resting = true, restTimer = 0, moving = 0, armed = false, touched = false;
   let aim = { zoom: 1, until: 0 };
+  let pace = { last: 0, slow: 0, every: 1 };
   const sprite = new Image();
 
   const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -207,7 +217,7 @@
     groups = findGroups();
     matching = new Set(graph.nodes.filter(matches));
     const links = drawnLinks();
-    links.forEach((link, number) => { link.path = Math.floor(number / PATH) * 1e-6; });
+    links.forEach((link, number) => Object.assign(link, { number, path: Math.floor(number / PATH) * 1e-6 }));
     view.graphData({ nodes: graph.nodes, links });
     Object.assign(host.dataset, {
       edges: state.edges, edgesShown: links.length, colour: state.colour, positions: state.positions,
@@ -251,6 +261,7 @@
       const side = frame.thumb * 1.16;
       context.fillRect(node.x - side / 2, node.y - side / 2, side, side);
       paintThumb(context, node, node.x - frame.thumb / 2, node.y - frame.thumb / 2, frame.thumb);
+      if (markedWrong(node)) context.fillRect(node.x + side / 4, node.y - side / 2, side / 4, side / 4);
     } else {
       paintMark(context, node, node.x, node.y, frame.radius);
     }
@@ -273,7 +284,8 @@
   function thumbnail(node, side) {
     if (!graph.sprite) return null;
     const ratio = window.devicePixelRatio || 1;
-    const canvas = el("canvas", { class: "rg-thumb", width: side * ratio, height: side * ratio, "aria-hidden": "true" });
+    const size = { width: side * ratio, height: side * ratio };
+    const canvas = el("canvas", { class: "rg-thumb", ...size, "aria-hidden": "true" });
     canvas.style.width = canvas.style.height = `${side}px`;
     const paint = () => paintThumb(canvas.getContext("2d"), node, 0, 0, side * ratio);
     if (sprite.complete) paint();
@@ -480,7 +492,9 @@
     touched = true;
     const from = performance.now() < aim.until ? aim.zoom : view.zoom(); // a second press counts while the first moves
     aim = { zoom: Math.min(60, Math.max(0.1, from * factor)), until: performance.now() + 150 };
-    view.zoom(aim.zoom, calm() ? 0 : 150);
+    const duration = calm() ? 0 : 150;
+    if (state.byKeyboard && state.current) view.centerAt(state.current.x, state.current.y, duration);
+    view.zoom(aim.zoom, duration);
   }
 
   /** Whether a turn of the wheel is meant for the graph: not while the page scrolls past under the pointer. */
@@ -587,9 +601,19 @@
   }
 
   function unrest() {
+    if (resting) requestAnimationFrame(keepPace);
     resting = false;
     clearTimeout(restTimer);
     restTimer = setTimeout(() => { resting = true; repaint(); }, REST);
+  }
+
+  /** Draws fewer edges, every second to every eighth, on a machine that cannot move all of them fluidly. */
+  function keepPace(now) {
+    if (resting) return void (pace = { last: 0, slow: 0, every: Math.max(1, pace.every / 2) });
+    const slow = pace.last && now - pace.last > SLOW ? pace.slow + 1 : 0;
+    pace = slow < 3 ? { ...pace, last: now, slow } : { last: now, slow: 0, every: Math.min(8, pace.every * 2) };
+    host.dataset.every = pace.every;
+    return requestAnimationFrame(keepPace);
   }
 
   // --- controls, legend, table ---------------------------------------------------------------------------------
@@ -617,7 +641,7 @@
     });
     return el("div", { class: "rg-controls" },
       two ? radios("Edges", "edges", edges, (value) => { state.edges = value; refresh(); }) : null,
-      two ? radios("Map", "positions", [["student", "student's"], ["teacher", "teacher's"]], choosePositions) : null,
+      two ? radios(`Map (${graph.layout})`, "positions", [["student", "student's"], ["teacher", "teacher's"]], choosePositions) : null,
       el("label", { class: "rg-field" }, "Colour", colours),
       el("label", { class: "rg-field" }, "Find class", search),
       el("datalist", { id: "graph-classes" }, ...names.map((name) => el("option", { value: name }))),
@@ -691,7 +715,8 @@
 
   function pinButton(node) {
     const show = () => { setCurrent(node, { keyboard: true }); pin(node); };
-    return el("button", { type: "button", "aria-label": `Pin ${nameOf(node)}`, click: show }, String(node.index ?? node.id));
+    const number = String(node.index ?? node.id);
+    return el("button", { type: "button", "aria-label": `Pin ${nameOf(node)}`, click: show }, number);
   }
 
   // --- putting it together -------------------------------------------------------------------------------------
@@ -716,8 +741,8 @@
       button("+", "Zoom in", () => zoomBy(1.4)), button("\u2212", "Zoom out", () => zoomBy(1 / 1.4)),
       button("\u2922", "Show the whole graph", () => fit(calm() ? 0 : 300)));
     const help = "Drag to move; wheel, pinch, + and \u2212 zoom, 0 shows everything. With the keyboard: "
-      + "\u2190 and \u2192 go round an image\u2019s neighbours, \u2193 steps to one, \u2191 back, Page Up and Down go through "
-      + "all images, Enter pins, Esc leaves; then, or with Shift, the arrows move the view.";
+      + "\u2190 and \u2192 go round an image\u2019s neighbours, \u2193 steps to one, \u2191 back, Page Up and Down go "
+      + "through all images, Enter pins, Esc leaves; then, or with Shift, the arrows move the view.";
     host.replaceChildren(
       controls(),
       el("div", { class: "rg-columns" },
@@ -738,8 +763,9 @@
       .enableZoomInteraction(zooms)
       .minZoom(0.1).maxZoom(60)
       .d3Force("link", null).d3Force("charge", null).d3Force("center", null).cooldownTicks(0)
+      .linkVisibility((link) => resting || link.number % pace.every === 0)
       .linkColor((link) => theme[link.side]).linkWidth((link) => (resting ? WIDTH : MOVING)[link.side] - link.path)
-      .linkLineDash((link) => (resting && DASH[link.side] ? DASH[link.side].map((length) => length / view.zoom()) : null))
+      .linkLineDash((link) => (resting ? (DASH[link.side]?.map((length) => length / view.zoom()) ?? null) : null))
       .nodeCanvasObject(paintNode)
       .onRenderFramePre(beforeFrame)
       .onRenderFramePost((context) => { context.globalAlpha = 1; paintOverlay(); })

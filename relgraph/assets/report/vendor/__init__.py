@@ -1,0 +1,1 @@
+"""Programs of others, as they are: see README.md and LICENSES.txt."""

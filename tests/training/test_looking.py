@@ -1,0 +1,160 @@
+"""Looks at the graphs of a training: the pair that the loss reads, and nothing of the training moves by them."""
+
+import csv
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from relgraph.graph.diagnostics import MEASURES, diagnose
+from relgraph.graph.kernels import cosine, euclidean, pearson
+from relgraph.methods import CRD, KD, METHODS, Batch, Method, Output, build_method
+from relgraph.training import loop
+from relgraph.training.looking import Looks
+from relgraph.training.loop import train
+from relgraph.training.meter import Meter
+from relgraph.training.objective import Losses
+from relgraph.training.recipe import Recipe
+from relgraph.training.runs import Run
+from relgraph.training.setup import build
+
+RecipeMaker = Callable[..., Recipe]
+Runs = Callable[[str], Path]
+N = 10
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, -1, 2])
+KERNELS = {"ega": pearson, "rkd": euclidean, "nce": cosine}
+
+
+def outputs(width: int = 5) -> tuple[Output, Output]:
+    student, teacher = (torch.randn(N, size) for size in (4, 6))
+    return Output(torch.randn(N, width), feature=student), Output(torch.randn(N, width), feature=teacher)
+
+
+def losses(student: Output, teacher: Output | None) -> Losses:
+    return Losses({}, student, teacher, torch.zeros(()), {})
+
+
+def looked(method: Method, student: Output, teacher: Output) -> Looks:
+    looks = Looks(every=1, k=3)
+    with looks.at(method, LABELS):
+        method(student, teacher, Batch(torch.arange(N), LABELS))
+    looks.add(losses(student, teacher), method, LABELS)
+    return looks
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_it_looks_at_the_pair_that_the_loss_reads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, (student, teacher) = METHODS[name](), outputs()
+    read: list[Any] = []
+    original = Method.show
+
+    def show(self: Method, pair: Any, kernel: Any) -> Any:
+        read.append(pair)
+        return original(self, pair, kernel)
+
+    monkeypatch.setattr(Method, "show", show)
+    looks = looked(method, student, teacher)
+    assert len(looks.found) == 1
+    expected = diagnose(read[0], KERNELS[name], 3, LABELS)
+    assert looks.found[0].keys() == expected.keys()
+    assert all(torch.equal(looks.found[0][key], expected[key]) for key in expected)
+    assert method.watcher is None, "nobody looks outside of the block"
+
+
+def test_a_sum_is_looked_at_once() -> None:
+    run = {"graph": "dense", "dim": 5, "node_weight": 1.0, "edge_weight": 1.0}
+    method = build_method("rkd+ega", run)
+    assert method is not None
+    assert len(looked(method, *outputs()).found) == 1
+
+
+def test_a_method_without_graphs_is_looked_at_by_what_it_reads() -> None:
+    student, teacher = outputs()
+    looks = Looks(every=1, k=3)
+    for method, width in ((KD(), "logits"), (CRD(4, 6, N, LABELS, negatives=4), "feature")):
+        with looks.at(method, LABELS):
+            pass
+        looks.add(losses(student, teacher), method, LABELS)
+        assert width in method.reads and set(looks.found[-1]) == set(MEASURES) - {"match"}, "features have other widths"
+    assert looks.steps == [0, 1]
+
+
+def test_every_so_many_steps_and_none_without_a_teacher() -> None:
+    method, (student, teacher) = KD(), outputs()
+    looks, none, alone = Looks(every=3), Looks(every=0), Looks(every=1)
+    for _ in range(7):
+        for each in (looks, none):
+            with each.at(method, LABELS):
+                pass
+            each.add(losses(student, teacher), method, LABELS)
+        with alone.at(None, LABELS):
+            pass
+        alone.add(losses(student, None), None, LABELS)
+    assert [row["step"] for row in looks.read()] == [0, 3, 6]
+    assert none.read() == alone.read() == [] and none.means() == alone.means() == {}
+
+
+def test_means_are_those_of_all_nodes() -> None:
+    looks = Looks(every=1)
+    looks.steps = [0, 1]
+    looks.found = [
+        {"overlap": torch.tensor([1.0, 4.0]), "homophily_student": torch.tensor([0.0, 0.0])},
+        {"overlap": torch.tensor([5.0, 8.0]), "homophily_student": torch.tensor([1.0, 2.0])},
+    ]
+    assert looks.means() == {"overlap": 0.5, "homophily_student": 0.5}
+    assert looks.read() == [{"step": 0, "overlap": 0.25}, {"step": 1, "overlap": 0.625, "homophily_student": 0.5}]
+
+
+def test_looking_moves_nothing(make: RecipeMaker) -> None:
+    weights = []
+    for every in (0, 1):
+        setup = build(make(diagnose_every=every, graph="knn", k=3))
+        row = loop.train_epoch(setup, 0)
+        assert ("overlap" in row) == (every == 1)
+        weights.append({name: tensor.clone() for name, tensor in setup.distiller.state_dict().items()})
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_step_without_looks_is_a_step(make: RecipeMaker) -> None:
+    setup, index = build(make()), torch.arange(12)
+    loop.step(setup, next(setup.batches([index])), index, torch.Generator(), Meter())
+
+
+def test_the_files_of_a_run(finished: Runs, make: RecipeMaker, tmp_path: Path) -> None:
+    run = Run(finished("dense"))
+    with run.diagnostics_file.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "0"), ("2", "0"), ("3", "0")], "5 steps an epoch"
+    assert [float(row["overlap"]) for row in rows] == [row["overlap"] for row in run.read_metrics()]
+    assert set(MEASURES) <= set(run.read_metrics()[0])
+    train(make(epochs=1, diagnose_every=2), tmp_path / "run")
+    assert [row["step"] for row in Run(tmp_path / "run").read_metrics(Run(tmp_path / "run").diagnostics_file)] == [
+        0,
+        2,
+        4,
+    ]
+    assert not Run(finished("none")).diagnostics_file.exists()
+    assert any((finished("dense") / "tensorboard" / "steps").iterdir())
+
+
+def test_a_stopped_run_keeps_its_looks(finished: Runs, make: RecipeMaker, tmp_path: Path) -> None:
+    recipe = make()
+    original, calls = loop.train_epoch, 0
+
+    def stop(*given: Any) -> dict[str, float]:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return original(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_epoch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, tmp_path / "run")
+    train(replace(recipe), tmp_path / "run", resume=True)
+    file = "diagnostics.csv"
+    assert (tmp_path / "run" / file).read_text() == (finished("dense") / file).read_text()
