@@ -223,7 +223,7 @@ def save(figure: Any, out: Path) -> None:
     with rc_context({**PRINT, "svg.fonttype": "none"}):
         for suffix, metadata in ((".png", {}), (".svg", {"Date": None})):
             with replacing(out.with_suffix(suffix)) as part:
-                figure.savefig(part, format=suffix[1:], dpi=200, metadata=metadata)
+                figure.savefig(part, format=suffix[1:], dpi=160, metadata=metadata)
     click.echo(f"{out.with_suffix('.png')} and {out.with_suffix('.svg')}")
 
 

@@ -17,7 +17,7 @@
   // Edges of equal style are one path to force-graph, and one path of 16,000 lines is slow to fill: widths that differ
   // by a millionth of a pixel make it paths of so many.
   const PATH = 32;
-  const SLOW = 36; // ms of a frame (30 a second take 33); after three of these in a row half as many edges are drawn while the view moves
+  const SLOW = 36; // ms of a frame; after three of these in a row half as many edges are drawn while the view moves
   const MOVE = 700; // ms from one map to the other
   // The report's colours of classes: Petroff, 2021, arXiv 2107.02270, the same darker or lighter, then hues.
   const TWENTY = (
@@ -632,6 +632,7 @@
       ["student", "student's", lineSample("student")], ["teacher", "teacher's", lineSample("teacher")],
       ["differing", "only differing"],
     ];
+    const maps = [["student", "student's"], ["teacher", "teacher's"]];
     const colours = el("select", { name: "graph-colour", change: (event) => chooseColour(event.target.value) },
       ...colourings().map(([value, text]) => el("option", { value }, text)));
     const names = [...new Set(graph.nodes.map(labelOf))].sort();
@@ -641,7 +642,7 @@
     });
     return el("div", { class: "rg-controls" },
       two ? radios("Edges", "edges", edges, (value) => { state.edges = value; refresh(); }) : null,
-      two ? radios(`Map (${graph.layout})`, "positions", [["student", "student's"], ["teacher", "teacher's"]], choosePositions) : null,
+      two ? radios(`Map (${graph.layout})`, "positions", maps, choosePositions) : null,
       el("label", { class: "rg-field" }, "Colour", colours),
       el("label", { class: "rg-field" }, "Find class", search),
       el("datalist", { id: "graph-classes" }, ...names.map((name) => el("option", { value: name }))),
