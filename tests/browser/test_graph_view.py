@@ -44,7 +44,10 @@ class View:
         return str(self.run("return document.querySelector('#graph-view').dataset[arguments[0]] ?? ''", name))
 
     def choose(self, name: str, value: str) -> None:
-        self.driver.find_element("css selector", f"input[name=graph-{name}][value={value}]").click()
+        switch = self.driver.find_element("css selector", f"input[name=graph-{name}][value={value}]")
+        # At once: a page that scrolls smoothly would still be on its way when the click comes.
+        self.run("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", switch)
+        switch.click()
         self.settle()
 
     def colour(self, value: str) -> None:
@@ -80,7 +83,7 @@ class View:
         from selenium.webdriver import ActionChains
 
         stage = self.driver.find_element("css selector", ".rg-stage")
-        self.run("arguments[0].scrollIntoView({block: 'center'})", stage)
+        self.run("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", stage)
         x, y = self.point(node[f"x_{side}"], node[f"y_{side}"])
         actions = ActionChains(self.driver, duration=0).move_to_element_with_offset(stage, 0, 0)
         actions.move_to_element_with_offset(stage, x, y)

@@ -189,7 +189,7 @@ def agreement(summary: Mapping[str, Any]) -> dict[str, float]:
     named = {
         f"Neighbour overlap@{summary['k']}": summary.get("overlap"),
         "Node-match accuracy": summary.get("match"),
-        "Rank correlation of edges": summary.get("edge_rank"),
+        "Rank correlation of all pairs": summary.get("pair_rank"),
         "Communities of both, NMI": summary["agreement"].get("student_teacher", {}).get("nmi"),
     }
     return {name: value for name, value in named.items() if value is not None and math.isfinite(value)}
