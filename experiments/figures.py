@@ -86,7 +86,7 @@ def draw_curves(numbers: dict[str, dict[str, Any]], splits: tuple[str, ...]) -> 
     from matplotlib.ticker import MaxNLocator
 
     with rc_context(PRINT):
-        figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+        figure = Figure(figsize=(7.2, 3.8), layout="constrained")
         for axes, split in zip(figure.subplots(1, len(splits), sharey=True), splits, strict=True):
             others = iter(OTHERS)
             for name, row in numbers.items():
@@ -103,7 +103,7 @@ def draw_curves(numbers: dict[str, dict[str, Any]], splits: tuple[str, ...]) -> 
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.tick_params(labelleft=True)
             axes.grid(alpha=0.3)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False,
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False,
                       handlelength=3)  # fmt: skip
     return figure
 
