@@ -110,4 +110,5 @@ def _run(recipe: Any, path: Path, resume: bool) -> None:
         epochs = {"last": result["epochs"], "best": result["best_epoch"]}
         rows = [[f"{which} epoch ({epoch})", *(test[which][name] for name in found)] for which, epoch in epochs.items()]
         click.echo(table(["student on the test split", *(columns[name] for name in found)], rows))
-    click.echo(f"{result['note']}\nnext: relgraph evaluate {quote(str(path))}")
+    following = "evaluate" if found else "report"  # without labels there is nothing to judge by, but graphs to see
+    click.echo(f"{result['note']}\nnext: relgraph {following} {quote(str(path))}")

@@ -12,6 +12,8 @@ from relgraph.graph.topology import check_k
 
 # 1,024 rows against 50,000 nodes are 200 MB of float32; more rows at once are not faster.
 BLOCK = 1024
+# Numbers in a block, 512 MB of float32: of more nodes than 131,072 fewer rows at once.
+LARGEST = 2**27
 # Each edge of a chunk holds the embeddings of both its ends: 16,384 edges at width 512 are 64 MB.
 CHUNK = 16_384
 # PyG hands no more of faiss's neighbours out.
@@ -93,6 +95,7 @@ def matches_in_blocks(
     if x.ndim != 2 or x.shape != y.shape:
         raise RelgraphError(f"nodes must be (N, D) alike, got {tuple(x.shape)} and {tuple(y.shape)}")
     one, other = kernel.nodes(x), kernel.nodes(y)
+    block = _at_once(block, len(other))
     found = []
     for start in _starts(len(one), block, progress):
         rows = kernel.matrix(one[start : start + block], other)
@@ -152,10 +155,16 @@ def _rows_of_others(
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield the matrix as blocks `(block, N)`, each after its first row's number, with `itself` on the diagonal."""
     z = kernel.nodes(x)
+    block = _at_once(block, len(z))
     for start in _starts(len(z), block, progress):
         rows = kernel.matrix(z[start : start + block], z)
         rows.diagonal(start).fill_(itself)
         yield start, rows
+
+
+def _at_once(block: int, count: int) -> int:
+    """Return how many rows of so many numbers are held at once, at most `block`."""
+    return min(block, max(1, LARGEST // max(1, count)))
 
 
 def _starts(count: int, block: int, progress: str | None) -> Iterable[int]:

@@ -35,7 +35,7 @@ SELECTED_ON_TEST = (
 )
 SELECTED_BY_NEIGHBOURS = (
     "best epoch picked by the k-NN accuracy of the features on a validation split held out from the training set: it "
-    "reads labels, from which the student did not learn; the test split was only read at the end"
+    "reads labels, by which no classifier of the student was taught; the test split was only read at the end"
 )
 SELECTED_BY_NEIGHBOURS_ON_TEST = (
     "best epoch picked by the k-NN accuracy of the features on the test split itself: the figure of the best epoch is "
@@ -206,7 +206,9 @@ def step(
     fed = setup.feed(images, index, views)
     further = None if fed.further is None else setup.student_input(fed.further)
     method = setup.objective.method
-    with nullcontext() if looks is None else looks.at(method, batch.labels):
+    # Once its stage is over, a method is computed at most to name its terms, as after a resume: no look at that.
+    read = None if setup.objective.stage == "labels" else method
+    with nullcontext() if looks is None else looks.at(read, batch.labels):
         losses = setup.distiller(setup.student_input(fed.images), fed.seen, batch, further, fed.further_seen)
     if looks is not None:
         looks.add(losses, method, batch.labels)

@@ -153,7 +153,9 @@ class PretrainRecipe:
 
     def _check_unused(self) -> None:
         """Refuse options of other objectives, which would change nothing."""
-        owners = {"queue": "moco", "key_momentum": "moco", "transformations": "sskd-head", "network": "simclr and moco"}
+        owners = {"queue": "moco", "key_momentum": "moco", "transformations": "sskd-head"}
+        owners |= dict.fromkeys(("network", "dim", "hidden", "compile"), "simclr and moco")
+        owners |= {item.name: "sskd-head" for item in fields(self) if item.name.startswith("teacher_")}
         for item in fields(self):
             owner = owners.get(item.name, self.objective)
             if self.objective not in owner.split(" and ") and getattr(self, item.name) != item.default:

@@ -131,9 +131,17 @@ class Run:
         write_atomically(file or self.metrics_file, text.getvalue().encode())
 
     def read_metrics(self, file: Path | None = None) -> list[dict[str, float]]:
-        """Return the rows of `metrics.csv`, or of another file of its kind, without the empty cells."""
-        with (file or self.metrics_file).open(newline="") as stream:
-            return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(stream)]
+        """Return the rows of `metrics.csv`, or of another file of its kind, without the empty cells.
+
+        Raises:
+            RelgraphError: if it cannot be read, or holds what is no number.
+        """
+        file = file or self.metrics_file
+        try:
+            with file.open(newline="") as stream:
+                return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(stream)]
+        except (OSError, ValueError, TypeError, csv.Error) as error:
+            raise RelgraphError(f"cannot read {file}: {error}") from error
 
 
 def _as_settled(recipe: Recipe, stored: Recipe) -> Recipe:

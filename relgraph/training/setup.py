@@ -175,7 +175,8 @@ def new_distiller(recipe: Recipe, data: DataSet, teacher: Teacher | None) -> Dis
         gamma=recipe.label_weight,
         alpha=recipe.alpha,
         temperature=recipe.temperature,
-        head_fixed=recipe.teacher_head != "joint",
+        # Without classes nothing teaches it either, and weight decay alone would shrink it.
+        head_fixed=recipe.teacher_head != "joint" or classes == 0,
     )
 
 

@@ -78,7 +78,8 @@ def test_what_it_tells_to_do_next_can_be_done(
     command = shlex.split(told[-1].removeprefix("next: relgraph ").removesuffix(" ..."))
     quick = ("--student", "resnet8", "--epochs", 1, "--batch-size", 30, "--labelled-share", 1)
     assert "resnet8 from checkpoint:" in program(*command, *quick, "--out", "student").stdout
-    sskd = program(*QUICK, "--objective", "sskd-head", "--teacher", f"checkpoint:{path}", "--out", "a head").stdout
+    head = ("pretrain", "--objective", "sskd-head", "--teacher", f"checkpoint:{path}", "--epochs", 1)
+    sskd = program(*head, "--device", "cpu", "--out", "a head").stdout
     first, note, _, following = sskd.splitlines()
     assert first == f"digits: a head for checkpoint:{path} by sskd-head, 1 epoch -> a head"
     assert note.endswith("views: crop")

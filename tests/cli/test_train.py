@@ -36,7 +36,7 @@ def recipe(path: Path | str) -> dict[str, Any]:
 
 def test_a_run_directory_is_complete(run: Path) -> None:
     assert {file.name for file in run.iterdir()} == {
-        "recipe.yaml", "environment.json", "metrics.csv", "tensorboard", "last.ckpt", "best.ckpt",
+        "recipe.yaml", "environment.json", "metrics.csv", "diagnostics.csv", "tensorboard", "last.ckpt", "best.ckpt",
         "student.safetensors", "result.json", "learning_curve.png",
     }  # fmt: skip
     assert (run / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
@@ -178,7 +178,7 @@ def test_from_images_without_labels_to_a_classifier(
     assert told[1].startswith("teacher: online, in every step (the teacher sees the student's own views, those of moco")
     assert all(line.startswith("epoch ") and "%" not in line for line in told[2:4])
     assert told[4:] == [
-        "there are no labelled images to pick the best epoch by: it is the last", "next: relgraph evaluate seed",
+        "there are no labelled images to pick the best epoch by: it is the last", "next: relgraph report seed",
     ]  # fmt: skip
     assert failure("evaluate", "seed").endswith("all has no labels, by which networks could be judged")
     assert failure(*common, *folder, *teacher).startswith(f"folder:{tmp_path}/all has no labels, and method ega learns")

@@ -1,9 +1,11 @@
 """The search in blocks against the matrix of all pairs and the rules of `topology` that read it."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import Kernel, euclidean, gaussian, linear, pearson, squared_euclidean
@@ -102,6 +104,22 @@ def test_matches_are_those_of_a_loop(kernel: Kernel, block: int) -> None:
 def test_what_lies_equally_near_or_has_no_variance_matches_nothing() -> None:
     x = torch.tensor([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0], [3.0, 3.0, 3.0], [4.0, 0.0, 1.0]])
     assert matches_in_blocks(x, x, block=2).tolist() == [False, False, False, True]
+
+
+def test_a_block_of_many_nodes_has_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a million nodes, 1,024 rows would be 4 GB."""
+    held: list[int] = []
+
+    def watch(one: Tensor, other: Tensor) -> Tensor:
+        held.append(len(one) * len(other))
+        return pearson.product(one, other)
+
+    watched = replace(pearson, product=watch)
+    x, y = torch.randn(2, 23, 6).unbind()
+    expected = nearest_in_blocks(x, 5)[0], above_in_blocks(x, 0.5), matches_in_blocks(x, y)
+    monkeypatch.setattr("relgraph.graph.search.LARGEST", 50)
+    found = nearest_in_blocks(x, 5, watched)[0], above_in_blocks(x, 0.5, watched), matches_in_blocks(x, y, watched)
+    assert max(held) == 2 * 23 and all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
 def test_matches_need_one_shape() -> None:

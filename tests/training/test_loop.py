@@ -363,10 +363,10 @@ def test_the_results_are_those_of_the_stored_students(make: RecipeMaker, tmp_pat
 
 def test_each_epoch_draws_other_views(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Tensor] = []
-    call_before(monkeypatch, "step", 1, lambda setup, images, index, views, meter: drawn.append(views.get_state()))
+    call_before(monkeypatch, "step", 1, lambda setup, images, index, views, *_: drawn.append(views.get_state()))
     setup = build(make())
     loop.train_epoch(setup, 0)
-    call_before(monkeypatch, "step", 1, lambda setup, images, index, views, meter: drawn.append(views.get_state()))
+    call_before(monkeypatch, "step", 1, lambda setup, images, index, views, *_: drawn.append(views.get_state()))
     loop.train_epoch(setup, 1)
     assert len(drawn) == 2 and not torch.equal(*drawn)
 

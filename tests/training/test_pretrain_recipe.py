@@ -116,6 +116,11 @@ def test_what_is_not_said_is_as_if_it_were_not_given() -> None:
         ({"objective": "sskd-head"}, "sskd-head trains a head of a teacher: give --teacher, spelled as for relgraph"),
         ({"objective": "moco", "teacher": "embedded:digits"}, "moco has no teacher, got embedded:digits: teachers are"),
         ({"teacher_args": "wide"}, "teacher_args must be a list, got 'wide'"),
+        ({**HEAD, "dim": 64}, "dim belongs to simclr and moco, got objective sskd-head"),
+        ({**HEAD, "hidden": 64}, "hidden belongs to simclr and moco, got objective sskd-head"),
+        ({**HEAD, "compile": True}, "compile belongs to simclr and moco, got objective sskd-head"),
+        ({"teacher_size": 64}, "teacher_size belongs to sskd-head, got objective simclr"),
+        ({"teacher_args": ("output=projection",)}, "teacher_args belongs to sskd-head, got objective simclr"),
     ],
 )  # fmt: skip
 def test_errors(given: dict[str, Any], told: str) -> None:

@@ -77,6 +77,7 @@ def make_pretraining(images: Path, photos: Path, tmp_path_factory: pytest.TempPa
             "precision": "32-true",
         }
         if variant == "sskd-head":
+            quick = {name: value for name, value in quick.items() if name not in ("dim", "hidden")}
             quick["teacher"] = "embedded:digits"
         return resolve_pretraining({**quick, **VARIANTS[variant], **options})
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.diagnostics import MEASURES
 from relgraph.training.loop import train
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.recipe import Recipe, resolve
@@ -33,6 +34,7 @@ def test_the_files_of_a_run(finished: Runs) -> None:
     path = finished("dense")
     assert sorted(file.name for file in path.iterdir()) == [
         "best.ckpt",
+        "diagnostics.csv",
         "environment.json",
         "last.ckpt",
         "metrics.csv",
@@ -76,8 +78,10 @@ def test_columns_and_sums_of_the_metrics(variant: str, finished: Runs) -> None:
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     terms = COLUMNS[variant]
     for row in rows:
+        looked = [name for name in row if name in MEASURES]
+        assert set(looked) >= ({"overlap", "edge_rank"} if variant != "none" else set())
         assert list(row) == [
-            "epoch", "lr", "loss", *terms, "train_top1", "degenerate", "images_per_s", "val_top1", "val_top5",
+            "epoch", "lr", "loss", *terms, "train_top1", "degenerate", *looked, "images_per_s", "val_top1", "val_top5",
         ]  # fmt: skip
         assert all(math.isfinite(value) for value in row.values())
         own = [name for name in terms if name not in ("teacher_head", "teacher_refined")]
@@ -100,7 +104,9 @@ def test_columns_and_sums_of_the_metrics(variant: str, finished: Runs) -> None:
 )
 def test_columns_of_self_supervision(variant: str, terms: list[str], judged: list[str], finished: Runs) -> None:
     for row in Run(finished(variant)).read_metrics():
-        assert list(row) == ["epoch", "lr", "loss", *terms, "degenerate", "images_per_s", *judged]
+        looked = [name for name in row if name in MEASURES]
+        assert {"overlap", "edge_rank"} <= set(looked)
+        assert list(row) == ["epoch", "lr", "loss", *terms, "degenerate", *looked, "images_per_s", *judged]
         assert all(math.isfinite(value) for value in row.values())
         own = [name for name in terms if name not in ("teacher_head", "train_top1")]
         assert row["loss"] == pytest.approx(sum(row[name] for name in own), rel=1e-9)
@@ -152,12 +158,12 @@ def test_tensorboard_after_a_resume_holds_each_epoch_once(
     """Stopped after epoch 2 was logged and before it was kept."""
     original, calls = Run.write_metrics, 0
 
-    def stop(run: Run, rows: Any) -> None:
+    def stop(run: Run, rows: Any, file: Path | None = None) -> None:
         nonlocal calls
-        calls += 1
+        calls += file is None
         if calls == 2:
             raise KeyboardInterrupt
-        original(run, rows)
+        original(run, rows, file)
 
     path = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -264,3 +270,10 @@ def test_names_of_new_pre_trainings(tmp_path: Path) -> None:
     assert free_name(tmp_path, moco).name == "birds-resnet20-moco-seed2"
     head = resolve_pretraining({"objective": "sskd-head", "teacher": "embedded:digits"})
     assert free_name(tmp_path, head).name == "digits-sskd-head-seed0"
+
+
+@pytest.mark.parametrize("content", [b"epoch,loss\n1,nothing\n", b"epoch,loss\n1,2,3\n", b"\xff\xfe"])
+def test_metrics_that_are_no_numbers(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_bytes(content)
+    with pytest.raises(RelgraphError, match=r"^cannot read .*metrics.csv: "):
+        Run(tmp_path).read_metrics()

@@ -521,3 +521,13 @@ def test_what_a_method_is_shown_of_further_views(make: RecipeMaker, monkeypatch:
     assert shown.further is not None and seen.further is not None and batch is not None
     assert len(shown.further.embedding) == len(seen.further.embedding) == 3 * len(batch.indices) == 36
     assert "curious" in row and setup.note.startswith("teacher: online, in every step (further reads what the teacher")
+
+
+def test_a_head_that_no_class_teaches_stays_as_it_is(make: RecipeMaker) -> None:
+    """Its cross-entropy is 0 on images without labels: weight decay alone would shrink it, step by step."""
+    setup = build(make(dataset="unlabelled", method="ega", gamma=0))
+    head = setup.objective.teacher_head
+    assert head is not None and list(setup.objective.teacher_parameters()) == []
+    before = deepcopy(head.state_dict())
+    row = train_epoch(setup, 0)
+    assert row["edge"] > 0 and all(torch.equal(before[name], tensor) for name, tensor in head.state_dict().items())
