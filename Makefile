@@ -25,7 +25,7 @@ demo: $(STAMP)  ## distil, compare and draw in a few minutes
 	$(BIN)/python experiments/demo.py
 
 test: $(STAMP)  ## every test and every documented example
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)  ## ruff: rules and format, changing nothing
 	$(BIN)/ruff check .

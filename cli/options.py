@@ -40,7 +40,7 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def pretraining_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command an option for every field of the recipe of a pre-training."""
     for item in reversed(fields(PretrainRecipe)):
-        command = _option(item, PRETRAIN_HINTS, DIGITS)(command)
+        command = _option(item, PRETRAIN_HINTS, DIGITS, "simclr on digits")(command)
     return command
 
 
@@ -63,13 +63,15 @@ def options_named(*names: str) -> Callable[[Callable[..., Any]], Callable[..., A
     return decorate
 
 
-def _option(item: Field[Any], hints: Mapping[str, Any], digits: Mapping[str, Any]) -> Callable[[Any], Any]:
+def _option(
+    item: Field[Any], hints: Mapping[str, Any], digits: Mapping[str, Any], where: str = "digits"
+) -> Callable[[Any], Any]:
     name = item.name.replace("_", "-")
     default = "" if item.default in (None, ()) else f"  [default: {item.default}]"
     if hints[item.name] is bool:
         default = f"  [default: {name if item.default else f'no-{name}'}]"
         name = f"{name}/--no-{name}"
-    offline = f" [digits: {digits[item.name]}]" if digits.get(item.name, item.default) != item.default else ""
+    offline = f" [{where}: {digits[item.name]}]" if digits.get(item.name, item.default) != item.default else ""
     return click.option(
         f"--{name}",
         *item.metadata["aliases"],

@@ -69,13 +69,13 @@ def _run(recipe: Any, path: Path, resume: bool) -> None:
 
     try:
         result = train(recipe, path, resume=resume)
+        learning_curve(path)
     except KeyboardInterrupt:
         kept = "stopped before the training began"
         if (path / "recipe.yaml").is_file():
             kept = f"stopped; finished epochs are kept, continue with: relgraph pretrain --resume {quote(str(path))}"
         click.echo(f"\n{kept}", err=True)
         raise SystemExit(130) from None
-    learning_curve(path)
     if recipe.objective == "sskd-head":
         teacher, head = quote(recipe.teacher), quote(str(path))
         click.echo(f"next: relgraph train --method sskd --teacher {teacher} --ss-head {head} ...")
@@ -83,6 +83,7 @@ def _run(recipe: Any, path: Path, resume: bool) -> None:
     if result["test"]:
         names = {"knn": "k-NN %", "linear": "linear probe %"}
         columns = [name for name in names if name in result["test"]]
-        rows = [[recipe.network, *(result["test"][name] for name in columns)]]
+        networks = {recipe.network: result["test"], f"{recipe.network}, untrained": result["test_untrained"]}
+        rows = [[network, *(found[name] for name in columns)] for network, found in networks.items()]
         click.echo(table(["features on the test split", *(names[name] for name in columns)], rows))
     click.echo(f"next: relgraph train --teacher checkpoint:{quote(str(path))} ...")

@@ -194,7 +194,8 @@ def train(settings: Settings, way: Way, folder: Path, forbid_waiting: bool = Fal
 
 def pretraining(device: torch.device, objective: str, forbid_waiting: bool = False) -> dict[str, Tensor]:
     """Return the weights, and MoCo's queue, after four steps of a pre-training; the first may wait."""
-    given = {"objective": objective, "network": "resnet8", "augment": "moco", "batch_size": 32, "queue": 80}
+    given = {"objective": objective, "network": "resnet8", "augment": "moco", "batch_size": 32}
+    given |= {"queue": 80} if objective == "moco" else {}
     job = build_pretraining(resolve_pretraining({**given, "device": device.type, "precision": "32-true"}))
     job.objective.train()
     generator, meter = torch.Generator().manual_seed(0), Meter()

@@ -1,10 +1,11 @@
 """A finished run, opened again: its networks, and what they say of a split."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from relgraph.analysis.difference import difference_pair
 from relgraph.analysis.whole import WholeGraph, whole_pair
@@ -13,8 +14,9 @@ from relgraph.data.views import prepare
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.topology import Chooser
 from relgraph.methods import Output
+from relgraph.methods.contrastive import Contrastive
 from relgraph.networks.files import load_strictly
-from relgraph.networks.heads import Head
+from relgraph.networks.heads import Head, Projector
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
 from relgraph.training.inputs import teacher_input
@@ -58,6 +60,25 @@ class TrainedRun:
             self.head = Head(self.teacher.width, *(len(head[f"{layer}.weight"]) for layer in ("project", "classify")))
             load_strictly(self.head, head, self.run.best)
             self.head.to(self.device)
+        self.contrast_head = self._contrast_head(weights)
+
+    def _contrast_head(self, weights: Mapping[str, Tensor]) -> nn.Module | None:
+        """Return the layers behind which a contrastive method compared the student's features with the teacher's.
+
+        Such a run teaches no projection, so the nodes of its graphs are what its loss compared. `None` for others.
+        """
+        methods = self.recipe.methods
+        one = len(methods) == 1 and issubclass(methods[0].cls, Contrastive) and self.recipe.nodes in (None, "feature")
+        if not one or self.recipe.learns_labels:
+            return None
+        own = {name.removeprefix("method.head."): t for name, t in weights.items() if name.startswith("method.head.")}
+        head: nn.Module = nn.Identity()
+        if "0.weight" in own:
+            head = Projector(own["0.weight"].shape[1], len(own["2.weight"]), len(own["0.weight"]))
+        elif "weight" in own:
+            head = nn.Linear(own["weight"].shape[1], len(own["weight"]))
+        load_strictly(head, own, self.run.best)
+        return head.to(self.device).eval()
 
     def split(self, name: str) -> ImageSet:
         """Return a split of the data by name.
@@ -80,17 +101,24 @@ class TrainedRun:
 
     @torch.no_grad()
     def outputs(self, images: ImageSet) -> tuple[Output, Output | None]:
-        """Return what student and teacher say of images, on the CPU; the teacher is `None` in a run without one."""
+        """Return what student and teacher say of images, on the CPU; the teacher is `None` in a run without one.
+
+        Embeddings are projected ones, but of a contrastive run without labels, which teaches no projection, the
+        student's behind the method's head and the teacher's feature: what its loss compared.
+        """
         workers = self.recipe.processes
         feature = embed(self.student.backbone, images, self._student_input, BATCH, self.device, "student", workers)
         student = self._on_head(self.student.head, feature)
+        if self.contrast_head is not None:
+            student = student._replace(embedding=self.contrast_head(feature.to(self.device)).cpu())
         if self.teacher is None or self.head is None:
             return student, None
         teacher = self.teacher
         feature = embed(
             teacher, images, lambda part: teacher_input(teacher, part), BATCH, self.device, "teacher", workers
         )
-        return student, self._on_head(self.head, feature)
+        seen = self._on_head(self.head, feature)
+        return student, seen if self.contrast_head is None else seen._replace(embedding=feature)
 
     def _on_head(self, head: Head, feature: Tensor) -> Output:
         embedding, logits = head(feature.to(self.device))

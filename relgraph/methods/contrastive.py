@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.kernels import cosine
 from relgraph.graph.memory import Queue
+from relgraph.graph.pair import graph_pair
 from relgraph.graph.relation import check_nodes
 from relgraph.methods.base import PARTS, Batch, Method, Output, Part, as_output, check_positive, nodes_of
 from relgraph.networks.heads import Projector
@@ -63,11 +64,12 @@ class Contrastive(Method):
         """Return the student's nodes behind the head and the teacher's, both `(N, D_t)`."""
         s, t = (self.nodes_of_side(output, side) for output, side in ((student, "student"), (teacher, "teacher")))
         check_nodes(s, t, one_width=self.head is None)
-        if self.head is None:
-            return s, t
-        with torch.autocast(s.device.type, enabled=False):
-            behind: Tensor = self.head(s.to(next(self.head.parameters()).dtype))
-        return behind, t
+        if self.head is not None:
+            with torch.autocast(s.device.type, enabled=False):
+                s = self.head(s.to(next(self.head.parameters()).dtype))
+        if self.watcher is not None:  # the loss itself needs no pair
+            self.show(graph_pair(s.detach(), t, kernel=cosine), cosine)
+        return s, t
 
     def nodes_of_side(self, output: Output, side: str) -> Tensor:
         """Return the nodes `(N, D)` of one network, "student" or "teacher", as wide as the method was built for.

@@ -150,20 +150,23 @@ def _input_width(tensors: Mapping[str, Tensor], name: str) -> int:
     return 1 if weight is None or weight.ndim != 2 else weight.shape[1]
 
 
-def save_ss_head(path: Path, head: Projector, *, teacher: str, fingerprint: str) -> None:
+def save_ss_head(
+    path: Path, head: Projector, *, teacher: str, fingerprint: str, transformations: str = "rotations"
+) -> None:
     """Write a self-supervision head of SSKD, `Projector(width, width)`, to a safetensors file.
 
-    `teacher` is how the teacher was spelled whose features it reads, `fingerprint` that of its weights.
+    `teacher` is how the teacher was spelled whose features it reads, `fingerprint` that of its weights, and
+    `transformations` the views through which it was trained to see, "rotations" or "all".
     """
-    info = {"kind": SS_HEAD_KIND, "width": _input_width(head.state_dict(), "0.weight")}
-    save_network(path, head, {**info, "teacher": teacher, "fingerprint": fingerprint})
+    info = {"kind": SS_HEAD_KIND, "width": _input_width(head.state_dict(), "0.weight"), "teacher": teacher}
+    save_network(path, head, {**info, "fingerprint": fingerprint, "transformations": transformations})
 
 
 def load_ss_head(path: Path, width: int) -> tuple[Projector, dict[str, Any]]:
     """Return the self-supervision head of SSKD for a teacher of a width, and the `info` stored with it.
 
     It is in float32, in evaluation mode and frozen. `path` is the file or the run directory with `ss_head.safetensors`;
-    `info` has `width`, `teacher` and `fingerprint` (see `save_ss_head`).
+    `info` has `width`, `teacher`, `fingerprint` and `transformations` (see `save_ss_head`).
 
     Raises:
         RelgraphError: if the file is missing, damaged, another's, or of a teacher of another width.
@@ -173,7 +176,7 @@ def load_ss_head(path: Path, width: int) -> tuple[Projector, dict[str, Any]]:
     tensors, info = _read(path, "self-supervision head", expected, set())
     if info.get("kind") != SS_HEAD_KIND:
         raise RelgraphError(f"{path} holds no self-supervision head: expected {expected}")
-    if missing := sorted({"width", "teacher", "fingerprint"} - info.keys()):
+    if missing := sorted({"width", "teacher", "fingerprint", "transformations"} - info.keys()):
         raise RelgraphError(f"the description in {path} is damaged: it lacks {', '.join(missing)}")
     if info["width"] != width:
         raise RelgraphError(f"{path} was trained for a teacher of width {info['width']}, this one has {width}")

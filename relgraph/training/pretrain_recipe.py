@@ -111,7 +111,8 @@ class PretrainRecipe:
     weight_decay: float | None = published("weight_decay", "Weight decay.")
     schedule: str = option(
         "cosine",
-        "After the warm-up a cosine to 0, x 0.1 after a half and three quarters of the epochs, or constant.",
+        "After the warm-up a cosine to 0, x 0.1 after a half and three quarters of the epochs (sskd-head's), or "
+        "constant.",
         choices=("cosine", "step", "constant"),
     )
     warmup_epochs: int | None = option(

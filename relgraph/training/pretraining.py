@@ -58,7 +58,10 @@ class Pretraining:
     def note(self) -> str:
         """How the images are seen."""
         seen = augmentation(self.recipe, self.data.train.images.shape[-1])
-        return f"{len(self.data.train)} images without their labels, views: {seen}"
+        note, count = f"{len(self.data.train)} images without their labels, views: {seen}", len(self.data.train)
+        if self.recipe.objective == "moco" and self.recipe.queue >= count:
+            note += f"; the queue holds an image more than once: --queue should be below {count}"
+        return note
 
     @property
     def parts(self) -> Mapping[str, Any]:
@@ -155,7 +158,7 @@ class Pretraining:
             assert self.feed is not None
             teacher = self.feed.teacher
             save_ss_head(run.ss_head_file, self.module.projector, teacher=teacher.name,
-                         fingerprint=teacher.fingerprint())  # fmt: skip
+                         fingerprint=teacher.fingerprint(), transformations=self.recipe.transformations)  # fmt: skip
             return
         part = nn.ModuleDict({"backbone": self.module.backbone, "projector": self.module.projector})
         save_network(run.network_file, part, self._description(self.module))

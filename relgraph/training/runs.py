@@ -100,7 +100,8 @@ class Run:
         if isinstance(recipe, PretrainRecipe):
             raise RelgraphError(
                 f"{self.path} is a pre-training ({recipe.objective}): expected a run of relgraph train; its network is "
-                f"a teacher, --teacher checkpoint:{self.path}, and its figures are in result.json"
+                f"a teacher, --teacher checkpoint:{self.path}, its figures are in result.json, and "
+                f"relgraph pretrain --resume {self.path} goes on with it"
             )
         return recipe
 

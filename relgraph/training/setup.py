@@ -18,6 +18,7 @@ from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 from relgraph.graph.topology import check_k
 from relgraph.methods import Batch, Method, Output, build_method
+from relgraph.methods.spelling import read_arguments
 from relgraph.networks.backbone import map_shapes
 from relgraph.networks.files import load_head, load_network, load_ss_head, load_strictly
 from relgraph.networks.heads import Head
@@ -234,6 +235,13 @@ def _ss_head(recipe: Recipe, teacher: Teacher) -> nn.Module | None:
         raise RelgraphError(
             f"the self-supervision head in {recipe.ss_head} was trained for another teacher: {info['teacher']}, "
             f"or other weights of it, than {recipe.teacher}"
+        )
+    options = read_arguments(recipe.methods, recipe.method_args).get("sskd", {})
+    wanted, trained = options.get("transformations", "rotations"), info["transformations"]
+    if wanted != trained:
+        raise RelgraphError(
+            f"the self-supervision head in {recipe.ss_head} was trained on transformations={trained}, sskd asks for "
+            f"{wanted}: train one by relgraph pretrain --objective sskd-head --transformations {wanted}"
         )
     return head
 

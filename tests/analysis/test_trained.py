@@ -365,3 +365,15 @@ def test_a_run_on_images_without_labels(tmp_path: Path) -> None:
     assert pair.classes == [] and pair["student"].y.tolist() == [-1] * 12
     assert not {"prediction", "correct"} & {*pair["student"].keys(), *pair["teacher"].keys()}
     assert all("label" not in node and "correct" not in node for _, node in to_networkx(pair).nodes(data=True))
+
+
+def test_nodes_of_a_run_without_labels_are_what_its_loss_compared(runs: Runs) -> None:
+    opened = TrainedRun(runs("seed"))
+    student, teacher = opened.outputs(opened.data.test.select(torch.arange(20)))
+    weights = load_checkpoint(opened.run.best)["distiller"]
+    assert teacher is not None and student.feature is not None and teacher.feature is not None
+    middle = torch.relu(student.feature @ weights["method.head.0.weight"].T + weights["method.head.0.bias"])
+    expected = middle @ weights["method.head.2.weight"].T + weights["method.head.2.bias"]
+    torch.testing.assert_close(student.embedding, expected)
+    assert torch.equal(teacher.embedding, teacher.feature)
+    assert TrainedRun(runs("few")).contrast_head is None

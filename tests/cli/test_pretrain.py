@@ -47,7 +47,7 @@ def flat(tmp_path: Path) -> Path:
 
 
 def test_what_a_user_reads(digits: tuple[Path, list[str]]) -> None:
-    path, (first, note, epoch, header, _, figures, following) = digits
+    path, (first, note, epoch, header, _, figures, untrained, following) = digits
     assert first == f"digits: resnet8 by simclr, 1 epoch -> {path}"
     assert note == "1299 images without their labels, views: digits"
     result = json.loads((path / "result.json").read_text())
@@ -55,6 +55,8 @@ def test_what_a_user_reads(digits: tuple[Path, list[str]]) -> None:
     assert epoch.startswith(f"epoch   1/1  loss {row['loss']:.4f}  val k-NN {row['val_knn']:.2f} %  ")
     assert header.split("  ") == ["features on the test split", "k-NN %", "linear probe %"]
     assert figures.split() == ["resnet8", f"{result['test']['knn']:.2f}", f"{result['test']['linear']:.2f}"]
+    before = result["test_untrained"]
+    assert untrained.split() == ["resnet8,", "untrained", f"{before['knn']:.2f}", f"{before['linear']:.2f}"]
     assert following == f"next: relgraph train --teacher checkpoint:'{path}' ..."
 
 
@@ -98,7 +100,7 @@ def test_help(program: Program) -> None:
         "relgraph pretrain --objective moco --queue 4096 --key-momentum 0.99 --dataset cifar100",
         "relgraph pretrain --resume runs/NAME",
         "--objective [simclr|moco|sskd-head]",
-        "[default: simclr 0.5, moco 0.2, sskd-head 1.0] [digits: 0.2]",
+        "[default: simclr 0.5, moco 0.2, sskd-head 1.0] [simclr on digits: 0.2]",
         "10, or a tenth of the epochs if that is fewer",
     ):
         assert words in told

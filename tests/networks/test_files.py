@@ -277,13 +277,14 @@ def test_parts_of_other_sizes_than_described(tmp_path: Path) -> None:
 @pytest.mark.parametrize("directory", [True, False])
 def test_a_self_supervision_head_comes_back_frozen(tmp_path: Path, directory: bool) -> None:
     file, head = tmp_path / "ss_head.safetensors", Projector(6, 6)
-    save_ss_head(file, head, teacher="embedded:digits", fingerprint="ab12")
+    save_ss_head(file, head, teacher="embedded:digits", fingerprint="ab12", transformations="all")
     again, info = load_ss_head(tmp_path if directory else file, 6)
     assert equal(again, head) and not again.training
     assert not any(p.requires_grad for p in again.parameters()) and {p.dtype for p in again.parameters()} == {
         torch.float32
     }
-    assert info == {"kind": "sskd-head", "width": 6, "teacher": "embedded:digits", "fingerprint": "ab12"}
+    known = {"teacher": "embedded:digits", "fingerprint": "ab12", "transformations": "all"}
+    assert info == {"kind": "sskd-head", "width": 6, **known}
 
 
 def test_a_self_supervision_head_of_another_width(tmp_path: Path) -> None:
@@ -302,11 +303,12 @@ def test_a_missing_or_damaged_self_supervision_head(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(RelgraphError, match=r"^cannot read the self-supervision head file "):
         load_ss_head(file, 6)
-    save_network(file, Projector(6, 5), {"kind": "sskd-head", "width": 6, "teacher": "x", "fingerprint": "y"})
+    known = {"teacher": "x", "fingerprint": "y", "transformations": "rotations"}
+    save_network(file, Projector(6, 5), {"kind": "sskd-head", "width": 6, **known})
     with pytest.raises(RelgraphError, match=r"of another architecture: 2\.bias is \(6,\) in the network, \(5,\) in"):
         load_ss_head(file, 6)
     save_network(file, Projector(6, 6), {"kind": "sskd-head", "width": 6})
-    with pytest.raises(RelgraphError, match=r"is damaged: it lacks fingerprint, teacher$"):
+    with pytest.raises(RelgraphError, match=r"is damaged: it lacks fingerprint, teacher, transformations$"):
         load_ss_head(file, 6)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from relgraph.graph.diagnostics import MEASURES, diagnose
 from relgraph.graph.kernels import cosine, euclidean, pearson
+from relgraph.graph.pair import graph_pair
 from relgraph.methods import CRD, KD, METHODS, Batch, Method, Output, build_method
 from relgraph.training import loop
 from relgraph.training.looking import Looks
@@ -80,6 +81,18 @@ def test_a_method_without_graphs_is_looked_at_by_what_it_reads() -> None:
         looks.add(losses(student, teacher), method, LABELS)
         assert width in method.reads and set(looks.found[-1]) == set(MEASURES) - {"match"}, "features have other widths"
     assert looks.steps == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["seed", "moco", "infonce", "ntxent"])
+def test_a_contrastive_method_is_looked_at_behind_its_head(name: str) -> None:
+    method = build_method(name, {"student_width": 4, "teacher_width": 6})
+    student, teacher = outputs()
+    assert method is not None and student.feature is not None and teacher.feature is not None
+    looks, head = looked(method, student, teacher), method.get_submodule("head")
+    pair = graph_pair(head(student.feature).detach(), teacher.feature, kernel=cosine)
+    expected = diagnose(pair, cosine, 3, LABELS)
+    assert set(looks.found[0]) == set(MEASURES)
+    assert all(torch.equal(looks.found[0][key], expected[key]) for key in expected)
 
 
 def test_every_so_many_steps_and_none_without_a_teacher() -> None:

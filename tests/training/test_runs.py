@@ -251,7 +251,8 @@ def test_pre_trainings_and_trainings_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(
         RelgraphError,
         match=r"first is a pre-training \(moco\): expected a run of relgraph train; its network is a teacher, "
-        r"--teacher checkpoint:.*first, and its figures are in result\.json$",
+        r"--teacher checkpoint:.*first, its figures are in result\.json, and relgraph pretrain --resume .*first goes "
+        r"on with it$",
     ):
         first.recipe()
     for run, other, words in (

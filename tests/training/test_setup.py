@@ -460,6 +460,8 @@ def test_a_head_of_self_supervision_of_another_teacher(make: RecipeMaker, finish
     save_ss_head(tmp_path / "wide", Projector(128, 128), teacher="wide", fingerprint="0")
     with pytest.raises(RelgraphError, match=r"wide was trained for a teacher of width 128, this one has 64$"):
         build(make(method="sskd", ss_head=str(tmp_path / "wide")))
+    with pytest.raises(RelgraphError, match=r"was trained on transformations=rotations, sskd asks for all: train one"):
+        build(make(method="sskd", method_args=("transformations=all",)))
     with pytest.raises(RelgraphError, match=r"^cannot read the self-supervision head file .*ss_head\.safetensors: "):
         build(make(method="sskd", ss_head=str(tmp_path)))
     with pytest.raises(

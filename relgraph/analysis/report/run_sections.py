@@ -39,7 +39,7 @@ def results(runs: Sequence[Summary]) -> Html:
         [_names(group), _seeds(group), *(_figure(group.figures.get(name)) for name in names), _state(group)]
         for group in grouped
     ]
-    header = ["Run", "Seeds", *(_heading(name) for name in names), "Best epoch"]
+    header = ["Run", "Seed", *(_heading(name) for name in names), "Best epoch"]
     spread = ", mean ± standard deviation over seeds (of the sample)" if repeated else ""
     notes = dict.fromkeys(str(run.result["note"]) for run in runs if "note" in run.result)
     return joined(
