@@ -8,6 +8,7 @@ import click
 
 from .options import from_file, pretraining_options
 from .show import table
+from .stopping import stoppable
 
 EPILOG = """\b
 Examples:
@@ -67,15 +68,9 @@ def _run(recipe: Any, path: Path, resume: bool) -> None:
     from relgraph.analysis.plots import learning_curve
     from relgraph.training.pretraining import pretrain as train
 
-    try:
+    with stoppable("pretrain", path):
         result = train(recipe, path, resume=resume)
         learning_curve(path)
-    except KeyboardInterrupt:
-        kept = "stopped before the training began"
-        if (path / "recipe.yaml").is_file():
-            kept = f"stopped; finished epochs are kept, continue with: relgraph pretrain --resume {quote(str(path))}"
-        click.echo(f"\n{kept}", err=True)
-        raise SystemExit(130) from None
     if recipe.objective == "sskd-head":
         teacher, head = quote(recipe.teacher), quote(str(path))
         click.echo(f"next: relgraph train --method sskd --teacher {teacher} --ss-head {head} ...")

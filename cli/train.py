@@ -8,6 +8,7 @@ import click
 
 from .options import from_file, recipe_options
 from .show import table
+from .stopping import stoppable
 
 EPILOG = """\b
 Examples:
@@ -94,15 +95,9 @@ def _run(recipe: Any, path: Path, resume: bool) -> None:
     from relgraph.analysis.plots import learning_curve
     from relgraph.training.loop import train as train_loop
 
-    try:
+    with stoppable("train", path):
         result = train_loop(recipe, path, resume=resume)
         learning_curve(path)
-    except KeyboardInterrupt:
-        kept = "stopped before the training began"
-        if (path / "recipe.yaml").is_file():
-            kept = f"stopped; finished epochs are kept, continue with: relgraph train --resume {quote(str(path))}"
-        click.echo(f"\n{kept}", err=True)
-        raise SystemExit(130) from None
     test = result["test"]
     columns = {"top1": "top-1 %", "top5": "top-5 %", "knn": "k-NN %", "linear": "linear probe %"}
     found = [name for name in columns if name in test["last"]]

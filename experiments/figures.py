@@ -17,9 +17,9 @@ from typing import Any
 import click
 import torch
 
+from relgraph.analysis.colours import class_colours
 from relgraph.analysis.layout import tsne as plane_of
 from relgraph.analysis.neighbourhoods import homophily
-from relgraph.analysis.nodes import class_colours
 from relgraph.analysis.trained import SPLITS, TrainedRun
 from relgraph.errors import RelgraphError
 from relgraph.files import replacing, write_atomically
@@ -148,7 +148,7 @@ def draw_planes(panels: list[tuple[str, torch.Tensor, torch.Tensor, float]], nam
 
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    colours = [tuple(part / 255 for part in colour) for colour in class_colours(len(names))]
+    colours = class_colours(len(names))
     with rc_context(PRINT):
         figure = Figure(figsize=(2.9 * columns, 3.0 * rows + 0.5), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False).flatten()

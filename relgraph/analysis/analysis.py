@@ -36,7 +36,7 @@ class NetworkGraph(NamedTuple):
     """The k-NN graph of one network on the N images of a split.
 
     Attributes:
-        embedding: Projected embeddings, unrefined, `(N, D)`.
+        embedding: Embeddings as `TrainedRun.outputs` has them, unrefined, `(N, D)`.
         prediction: The class that its head says, `(N,)`; `None` if nothing taught the head.
         neighbours: Each node's k nearest others by correlation, nearest first, as positions `(N, k)`.
         weights: Their correlations, `(N, k)`.
@@ -81,6 +81,12 @@ class Comparison(NamedTuple):
         anchors = self.edges[1]
         total = torch.zeros(len(self.overlap), dtype=torch.float64).index_add(0, anchors, self.edge_error.double())
         return total / anchors.bincount(minlength=len(self.overlap))
+
+    def worst(self, count: int) -> list[int]:
+        """Return so many nodes on whose neighbours the networks agree least, among equals by their relation error."""
+        order = self.relation_error.argsort(descending=True, stable=True)
+        places: list[int] = order[self.overlap[order].argsort(stable=True)][:count].tolist()
+        return places
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,8 +151,8 @@ def analyse(
 ) -> Analysis:
     """Return what the k-NN graphs of a run's student and teacher say of a split, or of its first images.
 
-    Nodes are the projected embeddings, unrefined, edges their correlations, as those of `run_pair`; each network
-    chooses its own neighbours.
+    Nodes are the embeddings of `TrainedRun.outputs`, unrefined, edges their correlations, as those of `run_pair`; each
+    network chooses its own neighbours.
 
     Args:
         run: A finished run, or its path.

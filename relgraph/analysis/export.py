@@ -9,8 +9,9 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from relgraph.analysis.colours import Rgb
 from relgraph.analysis.difference import NO_WEIGHT, difference_edges
-from relgraph.analysis.nodes import Colour, check_attributes, check_known, images_of, nodes_of, titles_of
+from relgraph.analysis.nodes import check_attributes, check_known, images_of, nodes_of, titles_of
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import replacing
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER
@@ -33,7 +34,7 @@ KINDS = {TEACHER: "teacher", STUDENT: "student", MATCHES: "match"}
 # An edge takes about 1 kB in networkx and 2 kB more while its GraphML or GEXF is written.
 EDGE_LIMIT = 1_000_000
 # Of the edges of one network alone, in Gephi: blue is the teacher's, orange the student's.
-EDGE_COLOURS: dict[str, Colour] = {"teacher": (0, 114, 178), "student": (213, 94, 0)}
+EDGE_COLOURS: dict[str, Rgb] = {"teacher": (0, 114, 178), "student": (213, 94, 0)}
 
 
 def to_networkx(pair: "HeteroData", side: Side = "pair", attributes: Sequence[str] | None = None) -> "nx.Graph[str]":
@@ -202,7 +203,7 @@ def _edge_list(pair: "HeteroData", edge_type: EdgeType) -> tuple[Tensor, Tensor]
     return chosen.nonzero().T, adj[chosen]
 
 
-def _dressed(pair: "HeteroData", side: Side, attributes: Names) -> tuple["nx.Graph[str]", list[Colour]]:
+def _dressed(pair: "HeteroData", side: Side, attributes: Names) -> tuple["nx.Graph[str]", list[Rgb]]:
     """Return the graph with a title, `label`, for each node, the number of its class as `class`, and nodes' colours."""
     graph = to_networkx(pair, side, attributes)
     kinds = SIDES[side][0]

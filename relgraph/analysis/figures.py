@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from relgraph.analysis.analysis import Analysis, Comparison, NetworkGraph
 from relgraph.analysis.confusion import ClassEdge, class_counts, class_edges, class_means
@@ -20,6 +21,7 @@ from relgraph.analysis.neighbourhoods import (
     degrees,
     homophily,
     modularity,
+    neighbour_graph,
     rank_correlation,
     some_pairs,
 )
@@ -82,13 +84,14 @@ def network_figures(graph: NetworkGraph, analysis: Analysis) -> dict[str, Any]:
     `homophily` (with labels), `degenerate` nodes, number of `communities`, their `modularity` (`None` if no nodes are
     joined), connected `components` with their largest sizes, and `in_degree`: mean (k), largest, skewness, orphans.
     """
-    sizes = components(graph.neighbours, graph.weights)
+    joined = neighbour_graph(graph.neighbours, graph.weights)
+    sizes = components(joined)
     chosen = degrees(graph.neighbours)
     found = {"homophily": _number(homophily(graph.neighbours, analysis.labels))} if analysis.labelled else {}
     return found | {
         "degenerate": int(graph.degenerate.sum()),
         "communities": int(graph.communities.max()) + 1,
-        "modularity": _number(modularity(graph.neighbours, graph.weights, graph.communities)),
+        "modularity": _number(modularity(joined, graph.communities)),
         "components": {"count": len(sizes), "sizes": sizes[:LISTED]},
         "in_degree": {"mean": analysis.k, **chosen._asdict()},
     }
@@ -168,19 +171,17 @@ def _agreements(analysis: Analysis) -> dict[str, dict[str, float]]:
 
 
 def _worst(analysis: Analysis, comparison: Comparison) -> list[dict[str, Any]]:
-    # Two stable sorts: by overlap, and among equals by error.
-    order = comparison.relation_error.argsort(descending=True, stable=True)
-    order = order[comparison.overlap[order].argsort(stable=True)][:LISTED]
-    return [_image(analysis, comparison, place) for place in order.tolist()]
+    error = comparison.relation_error
+    return [_image(analysis, comparison, error, place) for place in comparison.worst(LISTED)]
 
 
-def _image(analysis: Analysis, comparison: Comparison, place: int) -> dict[str, Any]:
+def _image(analysis: Analysis, comparison: Comparison, error: Tensor, place: int) -> dict[str, Any]:
     label = int(analysis.labels[place])
     return {
         "index": int(analysis.index[place]),
         **({"label": label, "name": analysis.classes[label]} if label >= 0 else {}),
         "overlap": float(comparison.overlap[place]),
-        "relation_error": float(comparison.relation_error[place]),
+        "relation_error": float(error[place]),
         **{name: analysis.index[graph.neighbours[place]].tolist() for name, graph in analysis.graphs.items()},
     }
 

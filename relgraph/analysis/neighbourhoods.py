@@ -179,14 +179,13 @@ def communities(neighbours: Tensor, weights: Tensor, seed: int = 0) -> Tensor:
     return result
 
 
-def modularity(neighbours: Tensor, weights: Tensor, partition: Tensor) -> float:
-    """Return the modularity of a partition `(N,)` of the symmetrised graph, -0.5 to 1; NaN if no nodes are joined.
+def modularity(graph: "nx.Graph[int]", partition: Tensor) -> float:
+    """Return the modularity of a partition `(N,)` of a `neighbour_graph`, -0.5 to 1; NaN if no nodes are joined.
 
     Newman (2004, arXiv cond-mat/0407503), with magnitudes as weights and resolution 1.
     """
     import networkx as nx
 
-    graph = neighbour_graph(neighbours, weights)
     if graph.number_of_edges() == 0:
         return float("nan")
     members: dict[int, set[int]] = {}
@@ -195,11 +194,10 @@ def modularity(neighbours: Tensor, weights: Tensor, partition: Tensor) -> float:
     return float(nx.community.modularity(graph, members.values()))
 
 
-def components(neighbours: Tensor, weights: Tensor) -> list[int]:
-    """Return the sizes of the connected components of the symmetrised graph, largest first."""
+def components(graph: "nx.Graph[int]") -> list[int]:
+    """Return the sizes of the connected components of a `neighbour_graph`, largest first."""
     import networkx as nx
 
-    graph = neighbour_graph(neighbours, weights)
     return sorted((len(members) for members in nx.connected_components(graph)), reverse=True)
 
 

@@ -1,10 +1,10 @@
 """What other programs are told of a graph pair's nodes: attributes, a title and a colour."""
 
-import colorsys
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from relgraph.analysis.colours import NO_CLASS, Rgb, class_colours, rgb
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.search import nearest_in_blocks
 
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
 
 Node = tuple[str, dict[str, Any]]
-Colour = tuple[int, int, int]
 # The name of an attribute, and of what it is read from in the pair's node stores; the first three have other sources.
 ATTRIBUTES = {
     "index": "index",
@@ -30,12 +29,6 @@ DEFAULT_ATTRIBUTES = ("index", "label", "class_name", "split", "prediction", "co
 MEASURED = ("community", "overlap")
 # What a network says of an image; everything else is the image's own.
 OF_NETWORK = ("prediction", "correct", "degenerate", "community")
-UNKNOWN_CLASS: Colour = (128, 128, 128)
-# Ten colours that stay apart for most kinds of colour blindness and in print, from Okabe and Ito's and Tol's palettes.
-PALETTE: tuple[Colour, ...] = (
-    (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0),
-    (86, 180, 233), (136, 34, 85), (153, 153, 51), (51, 34, 136), (17, 85, 51),
-)  # fmt: skip
 # All but the characters of XML 1.0. The carriage return is one of them, but it comes back from a file as a line feed.
 UNWRITABLE = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -112,7 +105,7 @@ def images_of(pair: "HeteroData", names: Sequence[str] | None = None) -> Iterato
         yield f"n{position}", merged
 
 
-def titles_of(pair: "HeteroData", kind: str) -> list[tuple[str, Colour]]:
+def titles_of(pair: "HeteroData", kind: str) -> list[tuple[str, Rgb]]:
     """Return each node's title, its class name or its index where it has none, and the colour of its class."""
     columns = _columns(pair, kind)
     labels = columns.get("label", [None] * len(pair[kind].x))
@@ -123,23 +116,7 @@ def titles_of(pair: "HeteroData", kind: str) -> list[tuple[str, Colour]]:
         str(index) if name is None or not str(name).strip() else str(name)
         for index, name in zip(columns["index"], names, strict=True)
     ]
-    return list(zip(titles, (UNKNOWN_CLASS if label is None else colours[label] for label in labels), strict=True))
-
-
-def class_colours(count: int) -> list[Colour]:
-    """Return a colour for each of so many classes, red, green and blue from 0 to 255.
-
-    Up to ten come from a palette for print and colour blindness; more are hues around the circle in three shades, of
-    which neighbours can no longer be told apart.
-
-    >>> class_colours(2)
-    [(0, 114, 178), (230, 159, 0)]
-    """
-    if count <= len(PALETTE):
-        return list(PALETTE[:count])
-    shades = ((0.40, 0.75), (0.60, 0.65), (0.50, 0.95))
-    mixed = [colorsys.hls_to_rgb(number / count, *shades[number % 3]) for number in range(count)]
-    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in mixed]
+    return list(zip(titles, (rgb(NO_CLASS if label is None else colours[label]) for label in labels), strict=True))
 
 
 def writable(text: str) -> str:

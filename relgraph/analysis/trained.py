@@ -14,9 +14,9 @@ from relgraph.data.views import prepare
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.topology import Chooser
 from relgraph.methods import Output
-from relgraph.methods.contrastive import Contrastive
+from relgraph.methods.contrastive import Contrastive, head_like
 from relgraph.networks.files import load_strictly
-from relgraph.networks.heads import Head, Projector
+from relgraph.networks.heads import Head
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
 from relgraph.training.inputs import teacher_input
@@ -72,11 +72,7 @@ class TrainedRun:
         if not one or self.recipe.learns_labels:
             return None
         own = {name.removeprefix("method.head."): t for name, t in weights.items() if name.startswith("method.head.")}
-        head: nn.Module = nn.Identity()
-        if "0.weight" in own:
-            head = Projector(own["0.weight"].shape[1], len(own["2.weight"]), len(own["0.weight"]))
-        elif "weight" in own:
-            head = nn.Linear(own["weight"].shape[1], len(own["weight"]))
+        head = head_like(own) or nn.Identity()
         load_strictly(head, own, self.run.best)
         return head.to(self.device).eval()
 
@@ -182,9 +178,9 @@ def run_pair(
 ) -> "HeteroData":
     """Return the graph pair of a split of a run, or of its first images, with labels and predictions.
 
-    Nodes are the projected embeddings, unrefined, in the order of the split, and edges their correlations, whatever
-    nodes and relations the run's method compares; `index` is an image's position in the data set's original split. A
-    network whose classifier nothing taught has no predictions.
+    Nodes are the embeddings of `TrainedRun.outputs`, unrefined, in the order of the split, and edges their
+    correlations, whatever relations the run's method compares; `index` is an image's position in the data set's
+    original split. A network whose classifier nothing taught has no predictions.
     Edges are chosen by the side that is asked for, the teacher for the pair, unless `neighbours` says otherwise; the
     side "difference" is the `difference_pair`, for which each network chooses its own. `path` is the run's, or the run
     that is open already.

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from relgraph.data import AUGMENTATIONS
 from relgraph.data.colour import Jitter, draw_jitter, to_grey
 from relgraph.data.digit_views import Digits
 from relgraph.data.resample import blur_matrix, blur_taps, crop_matrix, draw_boxes, resample
@@ -182,7 +183,6 @@ SIMCLR = Contrastive(scale=(0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.2))
 SIMCLR_SMALL = Contrastive(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur=0.0)
 
 CONTRASTIVE = {"moco": MOCO, "simclr": SIMCLR, "simclr-small": SIMCLR_SMALL}
-AUGMENTATIONS = ("crop", *CONTRASTIVE, "digits")
 
 
 def make_augmentation(name: str, *, padding: int, flip: bool, channels: int) -> Augmentation:

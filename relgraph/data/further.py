@@ -13,7 +13,7 @@ from relgraph.data.views import View, draw_view, unit
 from relgraph.errors import RelgraphError, unknown
 
 KINDS = ("rotations", "transformations", "patches")
-PATCH_SCALE = (0.05, 0.14)  # share of the area: SwAV's small crops, which SEED's multi-view training uses
+PATCH_SCALE = (0.05, 0.14)  # share of the area: SwAV's small crops; SEED's own could not be verified
 
 
 class DrawnFurther(Protocol):
@@ -158,8 +158,8 @@ class TransformationsView:
 class Patches:
     """Small random crops of each image: the views of `augmentation` with 0.05 to 0.14 of the area, `size` pixels wide.
 
-    Each patch has flip and colours of its own. Source: Fang et al. 2021 (SEED, arXiv 2101.04731), whose multi-view
-    training adds six such patches of 96 pixels to the view of 224, after SwAV (Caron et al. 2020, arXiv 2006.09882).
+    Each patch has flip and colours of its own. Source: Fang et al. 2021 (SEED, arXiv 2101.04731), whose official code
+    adds six patches of 96 pixels to the view of 224; the shares are SwAV's (Caron et al. 2020, arXiv 2006.09882).
 
     >>> views = Patches(Contrastive(), each=6, size=patch_size(32)).draw(2, 32, 32, torch.zeros(2), torch.Generator())
     >>> views.apply(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape

@@ -16,7 +16,10 @@ from relgraph.graph.topology import AllPairs, nearest
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
 
-MEASURES = ("overlap", "edge_rank", "match", "homophily_student", "homophily_teacher")
+MEASURES = (
+    "overlap", "edge_rank", "match", "degenerate_student", "degenerate_teacher", "homophily_student",
+    "homophily_teacher",
+)  # fmt: skip
 
 
 @torch.no_grad()
@@ -31,6 +34,7 @@ def diagnose(
       and no node with itself on all pairs; equal weights share their mean rank. Its count is 1.
     - `match`: share of student nodes whose nearest teacher node, across the networks, is their own, and no other
       equally near; left out where the networks have different widths.
+    - `degenerate_student`, `degenerate_teacher`: share of nodes of which the kernel leaves nothing.
     - `homophily_student`, `homophily_teacher`: share of the edges to the k nearest others that join equal labels, of
       those whose both ends have one; left out without `labels`.
 
@@ -63,6 +67,9 @@ def diagnose(
     found = {"overlap": _overlap(near[0], near[1]), "edge_rank": _edge_rank(pair)}
     if student.shape[1] == teacher.shape[1]:
         found["match"] = _match(pair, kernel)
+    for side in ("student", "teacher"):
+        lost = pair[side].degenerate.sum()
+        found[f"degenerate_{side}"] = _ratio(lost, torch.full_like(lost, count))
     if labels is not None:
         found["homophily_student"], found["homophily_teacher"] = (_homophily(each, labels) for each in near)
     return found

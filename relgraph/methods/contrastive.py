@@ -1,5 +1,6 @@
 """What contrastive methods have in common: nodes, the student's head, and a queue where there is one."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -148,3 +149,17 @@ def _make_head(name: str, head: HeadKind, student: int | None, teacher: int | No
             )
         return None
     return Projector(student, teacher) if head == "mlp" else nn.Linear(student, teacher)
+
+
+def head_like(state: Mapping[str, Tensor]) -> nn.Module | None:
+    """Return new layers of the shapes that a stored head's `state_dict` has; `None` for the state of no head.
+
+    >>> head_like(nn.Linear(4, 6).state_dict())
+    Linear(in_features=4, out_features=6, bias=True)
+    """
+    if not state:
+        return None
+    if "weight" in state:
+        return nn.Linear(state["weight"].shape[1], len(state["weight"]))
+    first, last = state["0.weight"], state["2.weight"]
+    return Projector(first.shape[1], len(last), len(first))

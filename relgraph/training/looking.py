@@ -1,4 +1,7 @@
-"""Looking at the graphs while a student trains: every so many steps, at the very pair that the loss reads."""
+"""Looking at the graphs while a student trains: every so many steps, at the very pair that the loss reads.
+
+Of a method that reads no pair, as `kd` or `crd`, the graphs of what it reads are looked at.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,7 +40,7 @@ class Looks:
     def at(self, method: Method | None, labels: Tensor) -> Iterator[None]:
         """Look at the first graph pair that a method's loss reads in this block, if this step is due."""
         self.step += 1
-        if self.every == 0 or self.step % self.every or method is None:
+        if method is None or not self._due():
             yield
             return
         methods = [module for module in method.modules() if isinstance(module, Method)]
@@ -51,7 +54,7 @@ class Looks:
 
     def add(self, losses: Losses, method: Method | None, labels: Tensor) -> None:
         """Look at a step whose method read no pair: at the graphs of what it reads, by Pearson's correlation."""
-        if method is None or losses.teacher is None or self.every == 0 or self.step % self.every or self._looked():
+        if method is None or losses.teacher is None or not self._due() or self._looked():
             return
         student, teacher = losses.student, losses.teacher
         nodes = (student.embedding, teacher.embedding)
@@ -59,6 +62,9 @@ class Looks:
             nodes = (student.feature, teacher.feature)
         s, t = (x.detach().float() for x in nodes)
         self._add(graph_pair(s, t, match=False), pearson, labels)
+
+    def _due(self) -> bool:
+        return self.every > 0 and self.step % self.every == 0
 
     def _looked(self) -> bool:
         return bool(self.steps) and self.steps[-1] == self.step

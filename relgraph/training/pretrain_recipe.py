@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from relgraph.data import BUILT_IN
+from relgraph.data import AUGMENTATIONS
 from relgraph.errors import RelgraphError, unknown
-from relgraph.training.recipe import Recipe, at_least, check_kind, granted_processes, option
+from relgraph.training.recipe import Recipe, at_least, check_dataset, check_kind, granted_processes, option
 
 OBJECTIVES = ("simclr", "moco", "sskd-head")
 SHARED = {item.name: item for item in fields(Recipe)}
@@ -22,10 +22,11 @@ def _known(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {key: metadata[key] for key in ("aliases", "choices")}
 
 
-# What each objective was published with. SimCLR (Chen et al., 2020, arXiv 2002.05709) and MoCo v2 (Chen et al., 2020,
-# arXiv 2003.04297); SimCLR's own optimiser is LARS, for batches of 4,096: SGD does for those that fit one device. The
-# head of SSKD (Xu et al., 2020, arXiv 2006.07114) as its official code trains it.
-PUBLISHED: dict[str, dict[str, Any]] = {
+# What each objective begins with. The values of MoCo v2 (Chen et al., 2020, arXiv 2003.04297) and of SSKD's head (Xu et
+# al., 2020, arXiv 2006.07114) are their official code's, but for MoCo's warm-up, which is ours. Of SimCLR (Chen et al.,
+# 2020, arXiv 2002.05709) the temperature is that of its experiments on small images; its optimiser is LARS for batches
+# of 4,096, and the settings of SGD here, for batches that fit one device, are ours.
+DEFAULTS: dict[str, dict[str, Any]] = {
     "simclr": {"temperature": 0.5, "epochs": 200, "batch_size": 256, "lr": 0.06, "weight_decay": 5e-4},
     "moco": {"temperature": 0.2, "epochs": 200, "batch_size": 256, "lr": 0.03, "weight_decay": 1e-4},
     "sskd-head": {
@@ -54,15 +55,15 @@ DIGITS: dict[str, Any] = {
 }
 
 
-def published(name: str, text: str) -> Any:
-    """Return a field whose default is that which the objective was published with."""
-    values = ", ".join(f"{objective} {settings[name]}" for objective, settings in PUBLISHED.items())
+def by_objective(name: str, text: str) -> Any:
+    """Return a field whose default is the objective's."""
+    values = ", ".join(f"{objective} {settings[name]}" for objective, settings in DEFAULTS.items())
     return option(None, f"{text}  [default: {values}]")
 
 
 @dataclass(frozen=True)
 class PretrainRecipe:
-    """Every choice of one pre-training. Options that are `None` become those that the objective was published with."""
+    """Every choice of one pre-training. Options that are `None` become their objective's `DEFAULTS`."""
 
     objective: str = option(
         "simclr",
@@ -85,7 +86,7 @@ class PretrainRecipe:
         "auto",
         "Random views: moco, simclr, simclr-small (without blur, for images of up to 64 pixels), digits (bent and "
         "shaded) or crop; auto: what fits objective and images.",
-        choices=("auto", "crop", "moco", "simclr", "simclr-small", "digits"),
+        choices=("auto", *AUGMENTATIONS),
     )
     transformations: str = option(
         "rotations",
@@ -98,17 +99,17 @@ class PretrainRecipe:
     teacher_mean: tuple[float, ...] | None = same("teacher_mean")
     teacher_std: tuple[float, ...] | None = same("teacher_std")
     teacher_args: tuple[str, ...] = same("teacher_args")
-    temperature: float | None = published("temperature", "Temperature of the contrastive softmax.")
+    temperature: float | None = by_objective("temperature", "Temperature of the contrastive softmax.")
     dim: int = option(128, "Width of the vectors that are contrasted, behind the projection head.")
     hidden: int | None = option(None, "Width of the projection head's middle; the network's own if not given.")
     queue: int = option(65536, "Keys in MoCo's queue: fewer than there are images, or an image meets its own old keys.")
     key_momentum: float = option(0.999, "Share of itself that MoCo's key encoder keeps in each step.")
-    epochs: int | None = published("epochs", "Passes over the training set.")
-    batch_size: int | None = published("batch_size", "Images in a batch.")
+    epochs: int | None = by_objective("epochs", "Passes over the training set.")
+    batch_size: int | None = by_objective("batch_size", "Images in a batch.")
     optimiser: str = option("sgd", "SGD with momentum, or AdamW.", choices=("sgd", "adamw"))
-    lr: float | None = published("lr", "Learning rate.")
+    lr: float | None = by_objective("lr", "Learning rate.")
     momentum: float = option(0.9, "Momentum of SGD.")
-    weight_decay: float | None = published("weight_decay", "Weight decay.")
+    weight_decay: float | None = by_objective("weight_decay", "Weight decay.")
     schedule: str = option(
         "cosine",
         "After the warm-up a cosine to 0, x 0.1 after a half and three quarters of the epochs (sskd-head's), or "
@@ -156,6 +157,8 @@ class PretrainRecipe:
         """Refuse options of other objectives, which would change nothing."""
         owners = {"queue": "moco", "key_momentum": "moco", "transformations": "sskd-head"}
         owners |= dict.fromkeys(("network", "dim", "hidden", "compile"), "simclr and moco")
+        if self.optimiser == "adamw" and self.momentum != SHARED["momentum"].default:
+            raise RelgraphError(f"momentum belongs to optimiser sgd, got adamw and {self.momentum}")
         owners |= {item.name: "sskd-head" for item in fields(self) if item.name.startswith("teacher_")}
         for item in fields(self):
             owner = owners.get(item.name, self.objective)
@@ -169,7 +172,7 @@ class PretrainRecipe:
 
 
 def resolve_pretraining(given: Mapping[str, Any]) -> PretrainRecipe:
-    """Return the recipe of what a user gave, over what the objective was published with.
+    """Return the recipe of what a user gave, over the `DEFAULTS` of its objective.
 
     SimCLR on digits, the data set of the offline example, brings the settings of the teacher that is in the package.
 
@@ -186,10 +189,9 @@ def resolve_pretraining(given: Mapping[str, Any]) -> PretrainRecipe:
     objective, dataset = str(asked.get("objective", "simclr")), str(asked.get("dataset", "digits"))
     if objective not in OBJECTIVES:
         raise unknown("objective", objective, OBJECTIVES)
-    if dataset not in BUILT_IN and not dataset.startswith("folder:"):
-        raise unknown("data set", dataset, [*BUILT_IN, "folder:PATH"])
+    check_dataset(dataset)
     own = DIGITS if (dataset, objective) == ("digits", "simclr") else {}
-    chosen = {**PUBLISHED[objective], **own, **asked}
+    chosen = {**DEFAULTS[objective], **own, **asked}
     if "warmup_epochs" not in asked and isinstance(chosen["epochs"], int):  # what else it may be, the recipe refuses
         chosen["warmup_epochs"] = min(chosen.get("warmup_epochs", 10), chosen["epochs"] // 10)
     return PretrainRecipe(**chosen)

@@ -8,7 +8,7 @@ from functools import cached_property
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from relgraph.data import BUILT_IN
+from relgraph.data import AUGMENTATIONS, BUILT_IN
 from relgraph.errors import RelgraphError, unknown
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Recipe:
         "auto",
         "Random views of the images: crop (padding, crop, flip), the contrastive ones of moco, simclr or simclr-small "
         "(crop and resize, flip, colours, blur), or digits (bent and shaded); auto: those of the method's authors.",
-        choices=("auto", "crop", "moco", "simclr", "simclr-small", "digits"),
+        choices=("auto", *AUGMENTATIONS),
     )
     normalise: str = option(
         "dataset",
@@ -121,7 +121,9 @@ class Recipe:
         aliases=("--distill",),
     )
     method_args: tuple[str, ...] = option(
-        (), "Options of the method, such as angle_weight=2 (relgraph methods NAME lists them)."
+        (),
+        "Options of the method, such as angle_weight=2, or seed's teacher_tau=0.01, from where on its targets are soft "
+        "(relgraph methods NAME explains them).",
     )
     ss_head: str | None = option(
         None, "Run of relgraph pretrain --objective sskd-head: the teacher's self-supervision head, which sskd reads."
@@ -412,8 +414,7 @@ def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
     if "label_fraction" in given and "labels_per_class" not in given:
         chosen.pop("labels_per_class", None)  # two ways to say the same; the user's stands
     recipe = Recipe(**chosen)
-    if recipe.dataset not in BUILT_IN and not recipe.dataset.startswith("folder:"):
-        raise unknown("data set", recipe.dataset, [*BUILT_IN, "folder:PATH"])
+    check_dataset(recipe.dataset)
     if recipe.uses_teacher and recipe.dataset != "digits" and "teacher" not in given:
         raise RelgraphError(
             f"{recipe.dataset} needs a teacher, since the embedded one knows digits alone: "
@@ -421,6 +422,12 @@ def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
             "or train with --method none"
         )
     return recipe
+
+
+def check_dataset(name: str) -> None:
+    """Raise RelgraphError unless a data set is built in or a folder."""
+    if name not in BUILT_IN and not name.startswith("folder:"):
+        raise unknown("data set", name, [*BUILT_IN, "folder:PATH"])
 
 
 def at_least(name: str, value: float, least: float) -> None:

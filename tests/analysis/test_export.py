@@ -12,9 +12,9 @@ import torch
 from torch_geometric.data import HeteroData
 
 from relgraph.analysis import export
+from relgraph.analysis.colours import NO_CLASS, class_colours, rgb
 from relgraph.analysis.difference import difference_pair
 from relgraph.analysis.export import FORMATS, SIDES, Side, check_format, read_pair, to_networkx, write_graph
-from relgraph.analysis.nodes import class_colours
 from relgraph.errors import RelgraphError
 from relgraph.graph.pair import graph_pair
 from relgraph.graph.topology import Nearest
@@ -74,7 +74,7 @@ def as_gephi_sees_it(graph: "nx.Graph[str]", name: str) -> "nx.Graph[str]":
         number = data.pop("label", None)
         title = data.get("class_name", "" if number is None else str(number))
         data["label"] = title if title.strip() else str(data["index"])
-        red, green, blue = (128, 128, 128) if number is None else class_colours(6)[number]
+        red, green, blue = rgb(NO_CLASS if number is None else class_colours(6)[number])
         if number is not None:
             data["class"] = number
         if name == "gexf":
@@ -427,8 +427,8 @@ def test_titles_and_colours_do_not_depend_on_the_attributes(tmp_path: Path) -> N
     write_graph(make_pair(sparse=True), tmp_path / "graph.gexf", attributes=[])
     nodes = read(tmp_path / "graph.gexf").nodes
     assert nodes["s2"]["label"] == CLASSES[2]
-    assert nodes["s2"]["viz"]["color"] == {"r": 0, "g": 158, "b": 115, "a": 1.0}
-    assert nodes["s7"]["viz"]["color"] == {"r": 128, "g": 128, "b": 128, "a": 1.0}  # of an unknown class
+    assert nodes["s2"]["viz"]["color"] == {"r": 189, "g": 31, "b": 1, "a": 1.0}
+    assert nodes["s7"]["viz"]["color"] == {"r": 139, "g": 143, "b": 151, "a": 1.0}  # of an unknown class
 
 
 def test_gephi_finds_no_key_of_yed(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from relgraph.analysis.neighbourhoods import (
     degrees,
     homophily,
     modularity,
+    neighbour_graph,
     neighbour_overlap,
     rank_correlation,
     some_pairs,
@@ -134,8 +135,9 @@ def test_communities_are_louvain_s_and_the_same_each_time() -> None:
     assert (sizes.diff() <= 0).all()
     graph = symmetrised(neighbours, weights)
     louvain = nx.community.louvain_communities(graph, seed=3)
-    assert modularity(neighbours, weights, found) == pytest.approx(nx.community.modularity(graph, louvain), abs=0.05)
-    assert modularity(neighbours, weights, found) == pytest.approx(nx.community.modularity(graph, parts(found)))
+    own = neighbour_graph(neighbours, weights)
+    assert modularity(own, found) == pytest.approx(nx.community.modularity(graph, louvain), abs=0.05)
+    assert modularity(own, found) == pytest.approx(nx.community.modularity(graph, parts(found)))
 
 
 def test_two_cliques_are_two_communities_and_two_components() -> None:
@@ -143,21 +145,21 @@ def test_two_cliques_are_two_communities_and_two_components() -> None:
     weights = -torch.ones(7, 2)  # magnitudes count
     weights[6] = 0  # the last node is joined to nothing
     assert communities(neighbours, weights).tolist() == [0, 0, 0, 1, 1, 1, 2]
-    assert components(neighbours, weights) == [3, 3, 1]
-    assert modularity(neighbours, weights, torch.tensor([0, 0, 0, 1, 1, 1, 2])) == pytest.approx(0.5)
+    assert components(neighbour_graph(neighbours, weights)) == [3, 3, 1]
+    assert modularity(neighbour_graph(neighbours, weights), torch.tensor([0, 0, 0, 1, 1, 1, 2])) == pytest.approx(0.5)
 
 
 def test_components_are_those_of_networkx() -> None:
     neighbours, weights, *_ = tables()
     expected = nx.connected_components(symmetrised(neighbours[:, :1], weights[:, :1]))
-    assert components(neighbours[:, :1], weights[:, :1]) == sorted(map(len, expected), reverse=True)
+    assert components(neighbour_graph(neighbours[:, :1], weights[:, :1])) == sorted(map(len, expected), reverse=True)
 
 
 def test_a_graph_without_edges() -> None:
     neighbours, weights = torch.tensor([[1], [2], [0]]), torch.zeros(3, 1)
     assert communities(neighbours, weights).tolist() == [0, 1, 2]
-    assert components(neighbours, weights) == [1, 1, 1]
-    assert math.isnan(modularity(neighbours, weights, torch.arange(3)))
+    assert components(neighbour_graph(neighbours, weights)) == [1, 1, 1]
+    assert math.isnan(modularity(neighbour_graph(neighbours, weights), torch.arange(3)))
 
 
 def test_agreement_is_scikit_learn_s() -> None:

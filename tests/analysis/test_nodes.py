@@ -6,7 +6,7 @@ import torch
 from torch_geometric.data import HeteroData
 
 from relgraph.analysis.neighbourhoods import neighbour_graph
-from relgraph.analysis.nodes import PALETTE, class_colours, measure
+from relgraph.analysis.nodes import measure
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import pearson
 from relgraph.graph.pair import graph_pair
@@ -47,11 +47,3 @@ def test_nothing_is_measured_unasked() -> None:
     assert {*pair["student"].keys()} == {"x", "degenerate"}
     with pytest.raises(RelgraphError, match="k must be"):
         measure(pair, ["overlap"], k=20)
-
-
-@pytest.mark.parametrize("count", [1, 10, 11, 100])
-def test_each_class_has_its_own_colour(count: int) -> None:
-    colours = class_colours(count)
-    assert len({*colours}) == len(colours) == count
-    assert all(0 <= part <= 255 for colour in colours for part in colour)
-    assert count > 10 or colours == list(PALETTE[:count])

@@ -5,8 +5,8 @@ from itertools import pairwise
 import pytest
 import torch
 
+from relgraph.analysis.colours import NO_CLASS, class_colours
 from relgraph.analysis.report.charts import BOTTOM, LEFT, RIGHT, TOP, Curve, chart, scatter, ticks
-from relgraph.analysis.report.colours import NO_CLASS, class_colours
 
 
 @pytest.mark.parametrize(
@@ -54,10 +54,3 @@ def test_a_map_has_each_point_once_in_the_colour_of_its_class() -> None:
         found = [(float(x), float(y)) for x, y in re.findall(r"M(\S+) (\S+)h0", path.attrib["d"])]
         own = [i for i, label in enumerate(labels) if label == int(path.attrib["data-class"])]
         torch.testing.assert_close(torch.tensor(found), places[own] * torch.tensor([1, -1]), atol=6e-4, rtol=0)
-
-
-@pytest.mark.parametrize("count", [0, 1, 10, 20, 21, 100])
-def test_classes_have_colours_of_their_own(count: int) -> None:
-    found = class_colours(count)
-    assert len(set(found)) == len(found) == count
-    assert all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in found)

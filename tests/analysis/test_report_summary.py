@@ -88,7 +88,17 @@ def test_errors(runs: Runs, tmp_path: Path) -> None:
     with pytest.raises(RelgraphError, match="is not a run"):
         summaries([tmp_path])
     broken = changed(runs("all"), tmp_path / "broken", 1.0)
-    for content, told in (("[1]", "must hold an object, got list"), ("{", "cannot read")):
+    cases = {
+        "[1]": "must hold an object, got list",
+        "{": "cannot read",
+        '{"test": "x"}': "must hold figures as relgraph writes them",
+        '{"test": {"knn": null}}': "must hold figures as relgraph writes them",
+    }
+    for content, told in cases.items():
         (broken / "result.json").write_text(content)
         with pytest.raises(RelgraphError, match=told):
             summaries([broken])
+    (broken / "result.json").unlink()
+    (broken / "environment.json").write_text('{"hardware": "x"}')
+    with pytest.raises(RelgraphError, match=r"environment\.json must hold an object as hardware, got 'x'$"):
+        summaries([broken])

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from relgraph.data import AUGMENTATIONS
 from relgraph.data.augment import (
-    AUGMENTATIONS,
     MOCO,
     SIMCLR,
     SIMCLR_SMALL,

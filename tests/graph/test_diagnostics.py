@@ -90,7 +90,8 @@ def test_edge_ranks_are_scipy_s(kernel: Kernel, rule: Rule, change: Callable[[Te
 def test_equal_networks_agree_wholly() -> None:
     x = torch.randn(N, 5)
     found = figures(diagnose(graph_pair(x, 3 * x + 1), k=3))
-    assert found == {"overlap": 1.0, "edge_rank": pytest.approx(1.0), "match": 1.0}
+    known = {"overlap": 1.0, "edge_rank": pytest.approx(1.0), "match": 1.0}
+    assert found == {**known, "degenerate_student": 0.0, "degenerate_teacher": 0.0}
 
 
 def test_other_widths_have_no_match() -> None:
@@ -115,6 +116,7 @@ def test_more_neighbours_than_there_are() -> None:
 def test_degenerate_nodes_match_nothing_and_rank_nothing(rows: Tensor) -> None:
     found = diagnose(graph_pair(rows, torch.randn(N, 4)), labels=torch.full((N,), -1))
     assert found["match"].tolist() == [0, N] and found["edge_rank"].tolist() == [0, 1]
+    assert found["degenerate_student"].tolist() == [N, N] and found["degenerate_teacher"].tolist() == [0, N]
     assert found["homophily_student"].tolist() == [0, 0], "nothing is said of labels that are not there"
 
 

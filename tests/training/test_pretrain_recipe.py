@@ -164,3 +164,8 @@ def test_options_of_both_commands_have_one_default_and_one_help() -> None:
 )
 def test_a_run_is_named_after_its_recipe(given: dict[str, Any], name: str, tmp_path: Path) -> None:
     assert free_name(tmp_path, resolve_pretraining(given)) == tmp_path / name
+
+
+def test_momentum_is_sgd_s() -> None:
+    with pytest.raises(RelgraphError, match=r"^momentum belongs to optimiser sgd, got adamw and 0\.5$"):
+        resolve_pretraining({"optimiser": "adamw", "momentum": 0.5})

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from relgraph.analysis.report.colours import NO_CLASS
+from relgraph.analysis.colours import NO_CLASS
 from relgraph.analysis.report.html import Html, element, joined
 
 WIDTH, HEIGHT = 460, 250

@@ -100,8 +100,6 @@ def worst(analysis: Analysis, count: int = WORST, shown: int = 8) -> list[Neighb
     comparison, teacher = analysis.comparison, analysis.teacher
     if comparison is None or teacher is None:
         return []
-    order = comparison.relation_error.argsort(descending=True, stable=True)
-    order = order[comparison.overlap[order].argsort(stable=True)][:count]
     return [
         Neighbourhood(
             place,
@@ -109,7 +107,7 @@ def worst(analysis: Analysis, count: int = WORST, shown: int = 8) -> list[Neighb
             teacher.neighbours[place, :shown].tolist(),
             float(comparison.overlap[place]),
         )
-        for place in order.tolist()
+        for place in comparison.worst(count)
     ]
 
 

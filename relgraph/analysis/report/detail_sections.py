@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from relgraph.analysis.analysis import Analysis
+from relgraph.analysis.colours import NO_CLASS, class_colours
 from relgraph.analysis.figures import confusion
 from relgraph.analysis.report.charts import scatter
-from relgraph.analysis.report.colours import NO_CLASS, class_colours
 from relgraph.analysis.report.content import (
     SIDES,
     Maps,
@@ -51,7 +51,7 @@ def diagnostics(analysis: Analysis, summary: Mapping[str, Any]) -> Html:
         element("div", {"class": "card"}, element("dt", {}, name), element("dd", {}, number(value)))
         for name, value in common.items()
     ]
-    told = "Nodes are the images' projected embeddings; edges join each to its nearest others by Pearson correlation. "
+    told = "Nodes are the images' embeddings; edges join each to its nearest others by Pearson correlation. "
     told += "Homophily is the share of edges that join equal labels; communities are Louvain's."
     if cards:
         told += " Overlap is the share of its neighbours on which both networks agree; a node matches if, among all "

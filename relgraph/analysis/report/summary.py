@@ -88,7 +88,17 @@ def _summary(path: Path, name: str) -> Summary:
     run = Run.open(path)
     recipe = run.stored()
     metrics = run.read_metrics() if run.metrics_file.is_file() else []
-    return Summary(name, recipe, settings(recipe), _json(run.result_file), _json(run.environment_file), metrics)
+    found = Summary(name, recipe, settings(recipe), _json(run.result_file), _json(run.environment_file), metrics)
+    try:
+        _ = found.figures
+    except (AttributeError, TypeError, ValueError) as error:
+        raise RelgraphError(f"{run.result_file} must hold figures as relgraph writes them: {error}") from error
+    for part in ("hardware", "versions"):
+        if not isinstance(found.environment.get(part) or {}, dict):
+            raise RelgraphError(
+                f"{run.environment_file} must hold an object as {part}, got {found.environment[part]!r}"
+            )
+    return found
 
 
 def _names(places: Sequence[Path]) -> list[str]:

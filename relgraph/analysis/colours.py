@@ -1,4 +1,6 @@
-"""Colours of classes, runs and correlations."""
+"""Colours of classes, the same in reports, exported graphs and figures."""
+
+Rgb = tuple[int, int, int]
 
 # Petroff, 2021, arXiv 2107.02270, "Accessible color sequences for data visualization": ten that people with the common
 # colour deficiencies tell apart; its two greys stand last, since grey is what has no label here.
@@ -28,3 +30,13 @@ def _hue(number: int) -> str:
     lightness = (0.45, 0.6, 0.52)[number % 3]
     red, green, blue = colorsys.hls_to_rgb(number * 0.618034 % 1, lightness, 0.62)
     return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
+
+
+def rgb(colour: str) -> Rgb:
+    """Return red, green and blue, 0 to 255, of a colour `#rrggbb`.
+
+    >>> rgb("#3f90da")
+    (63, 144, 218)
+    """
+    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+    return red, green, blue
