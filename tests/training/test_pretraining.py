@@ -405,7 +405,8 @@ def test_sskd_s_head_has_the_steps_of_its_official_code() -> None:
 def test_the_rate_reaches_the_optimiser_in_every_step(
     optimiser: str, make_pretraining: PretrainRecipeMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = build_pretraining(make_pretraining(optimiser=optimiser, warmup_epochs=1, momentum=0.5, weight_decay=0.1))
+    momentum = {"momentum": 0.5} if optimiser == "sgd" else {}
+    job = build_pretraining(make_pretraining(optimiser=optimiser, warmup_epochs=1, weight_decay=0.1, **momentum))
     rates: list[float] = []
     step = Pretraining.step
 
