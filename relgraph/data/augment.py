@@ -1,11 +1,12 @@
 """Random augmentations of whole batches, on the images' device: one draw per image, from a generator on the CPU.
 
 An augmentation draws first and is applied then, so that two networks can see one view, every device sees the same
-views, and nothing is read back from a device.
+views, and nothing is read back from a device. Where several processes share a batch, each draws for all images and
+applies the part of its own, so that n processes see what one sees.
 """
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from relgraph.data import AUGMENTATIONS
 from relgraph.data.colour import Jitter, draw_jitter, to_grey
 from relgraph.data.digit_views import Digits
 from relgraph.data.resample import blur_matrix, blur_taps, crop_matrix, draw_boxes, resample
-from relgraph.data.views import View, draw_view, unit
+from relgraph.data.views import View, draw_view, positions_of, unit
 from relgraph.errors import RelgraphError, unknown
 
 
@@ -24,6 +25,14 @@ class Drawn(Protocol):
     @property
     def flip(self) -> Tensor:
         """Which images are mirrored left to right, `(B,)`."""
+        ...
+
+    def part(self, rows: slice) -> Self:
+        """Return the draws of these images alone: applied to them, they give these rows of the whole batch's view.
+
+        Raises:
+            RelgraphError: if the rows do not follow each other, or are counted from the end.
+        """
         ...
 
     def apply(self, images: Tensor) -> Tensor:
@@ -134,6 +143,17 @@ class ContrastiveView:
     blur: Tensor
     sigma: Tensor
     size: tuple[int, int]
+
+    def part(self, rows: slice) -> "ContrastiveView":
+        """Return the draws of these images alone.
+
+        Raises:
+            RelgraphError: if the rows do not follow each other, or are counted from the end.
+        """
+        _, grey = positions_of(self.grey, rows)
+        blurred, blur = positions_of(self.blur, rows)
+        jitter, sigma = self.jitter.part(rows), self.sigma[blurred]
+        return ContrastiveView(self.box[:, rows], self.flip[rows], jitter, grey, blur, sigma, self.size)
 
     def apply(self, images: Tensor) -> Tensor:
         """Return the views of uint8 or float (0..1) `images`, float32 `(B, C, height, width)` in 0..1.

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from relgraph.data.views import positions_of
+
 # What torchvision turns colour into grey with; `views.LUMINANCE`, which is PIL's, has one digit more.
 LUMINANCE = (0.2989, 0.587, 0.114)
 
@@ -98,6 +100,11 @@ class Jitter:
     chosen: Tensor
     factors: Tensor
     order: Tensor
+
+    def part(self, rows: slice) -> "Jitter":
+        """Return the jitter of these images alone, at their positions among them."""
+        inside, chosen = positions_of(self.chosen, rows)
+        return Jitter(chosen, self.factors[:, inside], self.order[:, inside])
 
     def apply_(self, images: Tensor) -> Tensor:
         """Change float `images` `(B, C, H, W)` in place and return them."""

@@ -71,6 +71,13 @@ class DigitsView:
     square: Tensor
     erased: Tensor
 
+    def part(self, rows: slice) -> "DigitsView":
+        """Return the draws of these images alone."""
+        flip, affine, bend, power, gain, noise, erased = (
+            draw[rows] for draw in (self.flip, self.affine, self.bend, self.power, self.gain, self.noise, self.erased)
+        )
+        return DigitsView(flip, affine, bend, power, gain, noise, self.square[:, rows], erased)
+
     def apply(self, images: Tensor) -> Tensor:
         """Return the views of uint8 or float (0..1) `images` `(B, C, H, W)`, float32 and of the same shape.
 

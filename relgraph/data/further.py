@@ -1,7 +1,7 @@
 """Further views of each image, beside the one that both networks see: rotations, transformations, small patches."""
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -18,6 +18,14 @@ PATCH_SCALE = (0.05, 0.14)  # share of the area: SwAV's small crops; SEED's own 
 
 class DrawnFurther(Protocol):
     """V views drawn for each of B images."""
+
+    def part(self, rows: slice) -> Self:
+        """Return the V views of these images alone.
+
+        Raises:
+            RelgraphError: if the rows do not follow each other, or are counted from the end.
+        """
+        ...
 
     def apply(self, images: Tensor) -> Tensor:
         """Return the views of `images` `(B, C, H, W)`, `(V * B, C, h, w)`: row `v * B + i` is view v of image i."""
@@ -72,6 +80,10 @@ class RotationsView:
     """What `Rotations` drew: one crop for each rotation of each image."""
 
     crops: View
+
+    def part(self, rows: slice) -> "RotationsView":
+        """Return the three views of these images alone."""
+        return RotationsView(_part(self.crops, 3, rows))
 
     def apply(self, images: Tensor) -> Tensor:
         """Return the rotations of uint8 or float `images` `(B, C, H, H)`, `(3 B, C, H, H)`."""
@@ -131,6 +143,15 @@ class TransformationsView:
     jitter: Jitter
     box: Tensor
 
+    def part(self, rows: slice) -> "TransformationsView":
+        """Return the four views of these images alone.
+
+        Raises:
+            RelgraphError: if the rows do not follow each other, or are counted from the end.
+        """
+        crops, jitter = _part(self.crops, 4, rows), self.jitter.part(rows)
+        return TransformationsView(crops, self.turns[rows], jitter, self.box[:, rows])
+
     def apply(self, images: Tensor) -> Tensor:
         """Return the four views of uint8 or float (0..1) `images` `(B, C, H, H)`: float32 `(4 B, C, H, H)` in 0..1.
 
@@ -181,6 +202,14 @@ class PatchesView:
     """What `Patches` drew: V views of all images."""
 
     views: tuple[ContrastiveView, ...]
+
+    def part(self, rows: slice) -> "PatchesView":
+        """Return the V views of these images alone.
+
+        Raises:
+            RelgraphError: if the rows do not follow each other, or are counted from the end.
+        """
+        return PatchesView(tuple(view.part(rows) for view in self.views))
 
     def apply(self, images: Tensor) -> Tensor:
         """Return the patches of uint8 or float (0..1) `images` `(B, C, H, W)`: float32 `(V B, C, size, size)`."""
@@ -246,3 +275,9 @@ def _crops(n: int, each: int, padding: int, flip: Tensor, generator: torch.Gener
     if len(flip) != n:
         raise RelgraphError(f"the base view must have one flip for each of {n} images, got {len(flip)}")
     return replace(draw_view(each * n, padding, False, generator), flip=flip.repeat(each))
+
+
+def _part(crops: View, each: int, rows: slice) -> View:
+    """Return the crops, `each` of an image, of some images: of all, the first of each image come first."""
+    draws = (crops.dx, crops.dy, crops.flip)
+    return View(*(draw.view(each, -1)[:, rows].flatten() for draw in draws))

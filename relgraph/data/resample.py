@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 TRIES = 10  # torchvision's: then the largest central crop that the ratios allow
 
@@ -17,10 +18,23 @@ def resample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     >>> resample(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), sums, sums)
     tensor([[[[10.]]]])
     """
+    height, width = rows.shape[1], columns.shape[1]
+    images, rows, columns = _whole_words(images), _whole_words(rows), _whole_words(columns)
     with torch.autocast(images.device.type, enabled=False):
         narrow = images.flatten(1, 2) @ columns.mT
         # Channel by channel: a product over B * C small matrices takes several times as long on a CPU.
-        return torch.stack([rows @ channel for channel in narrow.chunk(images.shape[1], dim=1)], dim=1)
+        seen = [(rows @ channel)[:, :height, :width] for channel in narrow.chunk(images.shape[1], dim=1)]
+    return torch.stack(seen, dim=1)
+
+
+def _whole_words(x: Tensor) -> Tensor:
+    """Return matrices with zeros below and on the right, up to multiples of 4.
+
+    A product on a CPU rounds by where its matrices begin in memory; each then begins at 16 bytes, so that an image's
+    view is the same to the last bit wherever in a batch, or part of one, it stands.
+    """
+    down, right = -x.shape[-2] % 4, -x.shape[-1] % 4
+    return functional.pad(x, (0, right, 0, down)) if down or right else x
 
 
 def crop_matrix(start: Tensor, length: Tensor, size: int, out: int, mirror: Tensor | None = None) -> Tensor:

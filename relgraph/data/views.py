@@ -24,6 +24,14 @@ class View:
     dy: Tensor
     flip: Tensor
 
+    def part(self, rows: slice) -> "View":
+        """Return the draws of these images alone.
+
+        >>> draw_view(4, 1, True, torch.Generator()).part(slice(1, 3)).flip.shape
+        torch.Size([2])
+        """
+        return View(self.dx[rows], self.dy[rows], self.flip[rows])
+
     def apply(self, images: Tensor) -> Tensor:
         """Return the view of `images` `(B, C, H, W)`, same shape and type, on the images' device.
 
@@ -41,6 +49,24 @@ class View:
         pixel = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
         moved = images.flatten(2).gather(2, pixel.flatten(1)[:, None].expand(-1, images.shape[1], -1))
         return moved.view(images.shape) * inside[:, None]
+
+
+def positions_of(chosen: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+    """Return which of the positions `chosen` `(M,)` lie in `rows`, `(M,)`, and those, counted from their start.
+
+    Raises:
+        RelgraphError: if the rows do not follow each other, or are counted from the end.
+
+    >>> positions_of(torch.tensor([0, 2, 3]), slice(2, 4))
+    (tensor([False,  True,  True]), tensor([0, 1]))
+    """
+    start, stop = rows.start or 0, rows.stop
+    if rows.step not in (None, 1) or start < 0 or (stop is not None and stop < 0):
+        raise RelgraphError(f"a part of a batch is a slice from its start to its stop, got {rows}")
+    inside = chosen >= start
+    if stop is not None:
+        inside &= chosen < stop
+    return inside, chosen[inside] - start
 
 
 def _inside(position: Tensor, size: int) -> Tensor:

@@ -13,6 +13,7 @@ from relgraph.data.augment import (
     MOCO,
     SIMCLR,
     SIMCLR_SMALL,
+    Augmentation,
     Contrastive,
     ContrastiveView,
     PadCropFlip,
@@ -22,6 +23,7 @@ from relgraph.data.digit_views import Digits
 from relgraph.data.resample import blur_taps
 from relgraph.data.views import draw_view
 from relgraph.errors import RelgraphError
+from relgraph.graph.processes import Processes
 
 JITTER = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
 
@@ -159,3 +161,55 @@ def test_what_does_not_fit_is_said() -> None:
         view.apply(random_images(4, 3, 8, 8))
     with pytest.raises(RelgraphError, match="1 or 3 channels, got 2"):
         view.apply(random_images(3, 2, 8, 8))
+
+
+NEVER = replace(MOCO, jitter_share=0.0, grey=0.0, blur=0.0)
+ALWAYS = replace(MOCO, jitter_share=1.0, grey=1.0, blur=1.0, flip=1.0)
+KINDS = [PadCropFlip(2, True), MOCO, SIMCLR, SIMCLR_SMALL, replace(MOCO, size=7), NEVER, ALWAYS, Digits()]
+SPANS = [
+    slice(0, 12),
+    slice(0, 6),
+    slice(6, 12),
+    slice(3, 7),
+    slice(0, 1),
+    slice(11, 12),
+    slice(None, 5),
+    slice(5, None),
+]
+
+
+@pytest.mark.parametrize("augmentation", KINDS, ids=str)
+@pytest.mark.parametrize("shape", [(12, 3, 16, 16), (12, 1, 9, 13)])
+def test_a_part_sees_its_rows_of_the_whole(augmentation: Augmentation, shape: tuple[int, ...]) -> None:
+    for images in (random_images(*shape), torch.rand(shape)):
+        drawn = augmentation.draw(12, shape[2], shape[3], torch.Generator().manual_seed(0))
+        whole = drawn.apply(images.clone())
+        for rows in SPANS:
+            part = drawn.part(rows)
+            assert type(part) is type(drawn)
+            assert torch.equal(part.flip, drawn.flip[rows])
+            assert torch.equal(part.apply(images[rows].clone()), whole[rows])
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 12])
+def test_parts_together_are_the_whole(count: int) -> None:
+    images = random_images(12, 3, 15, 15)
+    drawn = MOCO.draw(12, 15, 15, torch.Generator().manual_seed(3))
+    parts = [drawn.part(rows) for rows in (Processes(rank, count).rows(12) for rank in range(count))]
+    seen = [part.apply(some) for part, some in zip(parts, images.chunk(count), strict=True)]
+    assert torch.equal(torch.cat(seen), drawn.apply(images))
+    for name in ("grey", "blur"):
+        assert sum(len(getattr(part, name)) for part in parts) == len(getattr(drawn, name)) > 0
+    assert sum(len(part.jitter.chosen) for part in parts) == len(drawn.jitter.chosen) > 0
+
+
+def test_a_part_of_a_part() -> None:
+    drawn, images = MOCO.draw(12, 8, 8, torch.Generator().manual_seed(0)), random_images(12, 3, 8, 8)
+    part = drawn.part(slice(2, 10)).part(slice(3, 6))
+    assert torch.equal(part.apply(images[5:8]), drawn.apply(images)[5:8])
+
+
+@pytest.mark.parametrize("rows", [slice(0, 12, 2), slice(-3, None), slice(0, -1)], ids=str)
+def test_a_part_has_rows_that_follow_each_other(rows: slice) -> None:
+    with pytest.raises(RelgraphError, match=r"a part of a batch is a slice from its start to its stop, got slice\("):
+        MOCO.draw(12, 8, 8, torch.Generator()).part(rows)

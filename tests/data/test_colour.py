@@ -85,3 +85,14 @@ def test_one_channel_has_no_saturation_and_no_hue() -> None:
     images, factor = some_images(2, 1), torch.tensor([0.3, 0.4])
     assert torch.equal(saturation(images, factor), images)
     assert torch.equal(hue(images, factor), images)
+
+
+@pytest.mark.parametrize("chosen", [[], [1], [0, 3, 4, 7], list(range(8))])
+@pytest.mark.parametrize("rows", [slice(0, 8), slice(0, 4), slice(4, 8), slice(3, 4)], ids=str)
+def test_a_part_of_a_jitter_changes_its_rows_as_the_whole_does(chosen: list[int], rows: slice) -> None:
+    images = torch.rand(8, 3, 7, 9, generator=torch.Generator().manual_seed(1))
+    positions = torch.tensor(chosen, dtype=torch.long)
+    jitter = draw_jitter(positions, (0.4, 0.4, 0.4, 0.1), torch.Generator().manual_seed(0))
+    whole = jitter.apply_(images.clone())
+    assert torch.equal(jitter.part(rows).apply_(images[rows].clone()), whole[rows])
+    assert torch.equal((whole != images).flatten(1).any(1).nonzero()[:, 0], positions)

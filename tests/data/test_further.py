@@ -14,6 +14,7 @@ from relgraph.data.digit_views import Digits
 from relgraph.data.further import FurtherViews, Patches, Rotations, Transformations, make_further, patch_size
 from relgraph.data.views import View
 from relgraph.errors import RelgraphError
+from relgraph.graph.processes import Processes
 
 JITTER = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
 FLIP = torch.arange(12) % 3 == 0
@@ -143,3 +144,30 @@ def test_what_does_not_fit_is_said() -> None:
             views.draw(5, 8, 8, FLIP, torch.Generator())
     with pytest.raises(RelgraphError, match="transformations want images with 1 or 3 channels, got 2"):
         Transformations(4).draw(12, 8, 8, FLIP, torch.Generator()).apply(random_images(12, 2, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "views",
+    [Rotations(2), Transformations(2), Patches(MOCO, 3, 7), Patches(replace(MOCO, blur=0.0, grey=0.0), 1, 6)],
+    ids=str,
+)
+@pytest.mark.parametrize("shape", [(12, 3, 16, 16), (12, 1, 9, 9)])
+def test_a_part_has_its_rows_of_every_view(views: FurtherViews, shape: tuple[int, ...]) -> None:
+    images = random_images(*shape)
+    drawn = views.draw(12, shape[2], shape[3], FLIP, torch.Generator().manual_seed(0))
+    whole = drawn.apply(images)
+    whole = whole.view(views.each, 12, *whole.shape[1:])
+    for rows in (slice(0, 12), slice(0, 6), slice(6, 12), slice(3, 7), slice(0, 1), slice(11, 12)):
+        part = drawn.part(rows)
+        assert type(part) is type(drawn)
+        assert torch.equal(part.apply(images[rows]), whole[:, rows].flatten(0, 1))
+
+
+@pytest.mark.parametrize("views", [Rotations(2), Transformations(2), Patches(MOCO, 3, 7)], ids=str)
+@pytest.mark.parametrize("count", [2, 3, 12])
+def test_parts_together_are_all_views(views: FurtherViews, count: int) -> None:
+    images = random_images(12, 3, 15, 15)
+    drawn = views.draw(12, 15, 15, FLIP, torch.Generator().manual_seed(2))
+    each = [Processes(rank, count).rows(12) for rank in range(count)]
+    parts = [torch.stack(drawn.part(rows).apply(images[rows]).chunk(views.each)) for rows in each]
+    assert torch.equal(torch.cat(parts, dim=1).flatten(0, 1), drawn.apply(images))

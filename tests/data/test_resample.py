@@ -106,3 +106,15 @@ def test_places_are_uniform() -> None:
     counts = torch.bincount(boxes[0] * 3 + boxes[1], minlength=9).double()
     assert len(counts) == 9
     assert ((counts - n / 9) ** 2 / (n / 9)).sum() < 26.1  # the 99.9 % quantile with 8 degrees of freedom
+
+
+@pytest.mark.parametrize(("size", "out"), [(16, 7), (9, 9), (15, 11), (33, 5), (12, 8), (13, 14)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_image_is_the_same_to_the_last_bit_wherever_it_stands(size: int, out: int, channels: int) -> None:
+    images, rows, columns = torch.rand(9, channels, size, size), torch.rand(9, out, size), torch.rand(9, out, size)
+    seen = resample(images, rows, columns)
+    assert seen.is_contiguous()
+    torch.testing.assert_close(seen, torch.einsum("bih,bchw,bjw->bcij", rows, images, columns))
+    for start in range(9):
+        some = slice(start, start + 1)
+        assert torch.equal(resample(images[some], rows[some], columns[some]), seen[some])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from relgraph.data.views import View, draw_view, prepare
+from relgraph.data.views import View, draw_view, positions_of, prepare
 from relgraph.errors import RelgraphError
 
 
@@ -134,3 +134,14 @@ def test_prepare_wants_one_number_per_channel_and_grey_or_colour() -> None:
         prepare(random_images(1, 3, 8, 8), None, 3, (0.5,), (0.5, 0.5, 0.5))
     with pytest.raises(RelgraphError, match="images with 4 channels cannot become images with 3"):
         prepare(random_images(1, 4, 8, 8), None, 3, (0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.mark.parametrize("chosen", [[], [0], [0, 1, 4, 5, 9], list(range(10))])
+@pytest.mark.parametrize(
+    "rows", [slice(0, 10), slice(None), slice(4, 5), slice(2, 9), slice(3, 3), slice(5, None)], ids=str
+)
+def test_positions_are_counted_from_the_start_of_their_rows(chosen: list[int], rows: slice) -> None:
+    inside, positions = positions_of(torch.tensor(chosen, dtype=torch.long), rows)
+    held = list(range(10))[rows]
+    assert inside.tolist() == [i in held for i in chosen]
+    assert positions.tolist() == [held.index(i) for i in chosen if i in held]

@@ -1,0 +1,160 @@
+"""Processes: one batch, and so one graph, spread over several devices.
+
+Each of W processes holds N / W rows of a batch of N, in the order of the processes. What relates all images either
+gathers their rows, or sums over them what it needs (`gather`, `sum`); every process then has the same loss, that of the
+whole batch. Parameters are to be averaged over the processes afterwards, as DDP does with gradients, so the gradient of
+a gathered row, or of a summand, is the one on its own process times W: no traffic on the way back.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+from torch.autograd.function import once_differentiable
+
+from relgraph.errors import RelgraphError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which of how many processes this one is; of one, nothing is sent and nothing changes.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        count: W, the number of processes.
+
+    >>> Processes().sum(torch.ones(2)), Processes(1, 2).rows(6)
+    (tensor([1., 1.]), slice(3, 6, None))
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @classmethod
+    def current(cls) -> "Processes":
+        """Return those of `torch.distributed`'s default group; one, where there is none."""
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return ALONE
+        return cls(distributed.get_rank(), distributed.get_world_size())
+
+    @classmethod
+    def launched(cls) -> "Processes":
+        """Return those that a launcher such as torchrun tells of in the environment; one, where it tells nothing."""
+        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes files and lines."""
+        return self.rank == 0
+
+    def rows(self, count: int) -> slice:
+        """Return the rows of `count` that this process holds.
+
+        Raises:
+            RelgraphError: if they are no multiple of the processes.
+        """
+        each, rest = divmod(count, self.count)
+        if rest:
+            raise RelgraphError(f"a batch is split evenly over {self.count} processes, got {count} images")
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+    def share(self, count: int) -> slice:
+        """Return the rows of `count` that this process is to work on, none of them twice, some more on some."""
+        each, rest = divmod(count, self.count)
+        start = self.rank * each + min(self.rank, rest)
+        return slice(start, start + each + (self.rank < rest))
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Return the rows of all processes, `(N / W, ...) -> (N, ...)`, with gradient, once differentiable."""
+        if self.count == 1:
+            return x
+        gathered: Tensor = _Gather.apply(x, self)
+        return gathered
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Return the sum over the processes of tensors of one shape, with gradient, once differentiable."""
+        if self.count == 1:
+            return x
+        total: Tensor = _Sum.apply(x, self)
+        return total
+
+    @torch.no_grad()
+    def maximum(self, x: Tensor) -> Tensor:
+        """Return the largest of the processes' numbers, each by itself, without gradient."""
+        if self.count == 1:
+            return x.detach()
+        largest = x.detach().clone()
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        return largest
+
+    @torch.no_grad()
+    def mean_(self, x: Tensor) -> Tensor:
+        """Replace numbers by their means over the processes, and return them."""
+        if self.count > 1:
+            distributed.all_reduce(x)
+            x /= self.count
+        return x
+
+    @torch.no_grad()
+    def collect(self, x: Tensor) -> Tensor:
+        """Return the rows of all processes, which may hold different numbers of them (`share`), without gradient."""
+        if self.count == 1:
+            return x
+        counts = self._all(torch.tensor([len(x)], device=x.device))
+        most = int(torch.cat(counts).max())
+        padded = torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])])
+        return torch.cat([part[: int(n)] for part, n in zip(self._all(padded), counts, strict=True)])
+
+    def agreed(self, value: str) -> str:
+        """Return what the first process has of a text."""
+        texts = [value]
+        if self.count > 1:
+            distributed.broadcast_object_list(texts)
+        return texts[0]
+
+    def wait(self) -> None:
+        """Return when all processes have come here."""
+        if self.count > 1:
+            distributed.barrier()
+
+    def _all(self, x: Tensor) -> list[Tensor]:
+        x = x.contiguous()
+        parts = [torch.empty_like(x) for _ in range(self.count)]
+        distributed.all_gather(parts, x)
+        return parts
+
+
+ALONE = Processes()
+
+
+class _Gather(torch.autograd.Function):
+    """The rows of all processes one after the other."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, processes: Processes) -> Tensor:
+        ctx.processes = processes
+        return torch.cat(processes._all(x))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        processes = ctx.processes
+        return gradient[processes.rows(len(gradient))] * processes.count, None
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the processes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, processes: Processes) -> Tensor:
+        ctx.count = processes.count
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.count, None

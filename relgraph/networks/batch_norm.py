@@ -1,0 +1,162 @@
+"""Batch normalisation over a batch that is spread over processes.
+
+torch's SyncBatchNorm runs on GPUs only, and waits for the GPU in every layer; this one computes the same on any device
+and waits for none. Both kinds of batch norm that networks have here are known: torch's, and timm's with an activation.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from relgraph.errors import RelgraphError
+from relgraph.graph.processes import Processes
+
+PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def synchronised(module: nn.Module, processes: Processes) -> nn.Module:
+    """Make every batch norm of a module normalise over the rows of all processes, and return the module.
+
+    The layers stay the objects that they are, with their parameters, buffers and names in the state dict. In training
+    mode each takes mean and variance over the whole batch, `(x - mean) / sqrt(variance + eps) * weight + bias`, and its
+    running statistics are those of the whole batch; in evaluation mode, and of one process, nothing changes. Every
+    process must hold equally many rows (`Processes.rows`), and each layer sends 2 C numbers per process forward and
+    2 C backward. The gradient is that of the sum of the processes' losses, as torch's SyncBatchNorm has it; those of
+    weight and bias are to be averaged over the processes (`relgraph.graph.processes`).
+
+    Raises:
+        RelgraphError: if a layer is a batch norm of another kind, whose own forward pass would be lost.
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    >>> type(synchronised(network, Processes(0, 2))[1]).__name__
+    'Synchronised'
+    """
+    if processes.count > 1:
+        for name, layer in module.named_modules():
+            if isinstance(layer, _BatchNorm):
+                layer.__class__ = _kind(layer, name)
+                layer.__dict__["processes"] = processes
+    return module
+
+
+def average_statistics(module: nn.Module, processes: Processes) -> None:
+    """Replace the running means and variances of all batch norms by their means over the processes.
+
+    For networks whose batch norms each saw their own process's rows, before they are evaluated or stored.
+    """
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            for statistic in (layer.running_mean, layer.running_var):
+                if statistic is not None:
+                    processes.mean_(statistic)
+
+
+class Synchronised(_BatchNorm):
+    """A batch norm over the rows of all processes; `synchronised` makes it of a batch norm."""
+
+    processes: Processes
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the normalised `(N / W, C, ...)`, in the type and memory format of the input."""
+        if not self.training:
+            return super().forward(input)
+        self._check_input_dim(input)
+        seen: Tensor
+        seen, mean, variance = _Normalise.apply(input, self.weight, self.bias, self.eps, self.processes)
+        self._track(mean, variance, input.numel() // input.shape[1] * self.processes.count)
+        return seen
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise RelgraphError(f"a batch norm wants a tensor (N, C, ...), got {tuple(input.shape)}")
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Update the running statistics by those of `count` numbers per channel."""
+        if not self.track_running_stats:
+            return
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        unbiased = variance * (count / (count - 1))
+        for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
+            # Without momentum the mean over all batches so far, as a tensor: nothing is read back from a device.
+            share = self.num_batches_tracked.to(running.dtype).reciprocal() if self.momentum is None else self.momentum
+            running.lerp_(new.to(running.dtype), share)
+
+
+class SynchronisedAct(Synchronised):
+    """The same followed by dropout and activation, which timm's `BatchNormAct2d` has within."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the activations, `(N / W, C, ...)`."""
+        activations: Tensor = self.act(self.drop(super().forward(input)))
+        return activations
+
+
+def _kind(layer: _BatchNorm, name: str) -> type[Synchronised]:
+    if isinstance(layer, Synchronised):
+        return type(layer)
+    if type(layer) in PLAIN:
+        return Synchronised
+    if type(layer).__name__ == "BatchNormAct2d":  # by name, since timm takes seconds to import
+        return SynchronisedAct
+    raise RelgraphError(
+        f"synchronised batch norm knows {', '.join(kind.__name__ for kind in PLAIN)} and timm's BatchNormAct2d, "
+        f"got {type(layer).__name__} in {name or 'the network'!r}"
+    )
+
+
+class _Normalise(torch.autograd.Function):
+    """Batch norm by the statistics of all processes' rows; also returns their mean and biased variance."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, processes: Processes
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        mean, variance = _statistics(x, processes)
+        ctx.mark_non_differentiable(mean, variance)
+        weight = torch.ones_like(mean) if weight is None else weight.to(mean.dtype)
+        bias = torch.zeros_like(mean) if bias is None else bias.to(mean.dtype)
+        ctx.save_for_backward(x, weight, mean, variance)
+        ctx.eps, ctx.processes = eps, processes
+        return functional.batch_norm(x, mean, variance, weight, bias, eps=eps), mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, variance = ctx.saved_tensors
+        # With statistics that are given: per channel, the sums of gradient * (x - mean) / deviation and of gradient.
+        of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        if ctx.needs_input_grad[0]:
+            # What the statistics take away: weight / (deviation n) times both sums over the processes, the first of
+            # them for each (x - mean) / deviation. That is itself an affine batch norm of x.
+            count = x.numel() // x.shape[1] * ctx.processes.count
+            slope, shift = ctx.processes.sum(torch.stack((of_weight, of_bias))) * (
+                weight * (variance + ctx.eps).rsqrt() / -count
+            )
+            of_x += functional.batch_norm(x, mean, variance, slope, shift, eps=ctx.eps)
+        gradients = zip((of_x, of_weight, of_bias), ctx.needs_input_grad[:3], strict=True)
+        return *(each if needed else None for each, needed in gradients), None, None
+
+
+def _statistics(x: Tensor, processes: Processes) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance of each channel over all processes' rows, in float32 or wider.
+
+    With equally many rows the mean is the mean of the processes' means, and the variance the mean of their variances
+    plus the variance of their means (Chan, Golub, LeVeque 1979): no square of a large mean is ever taken.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    # What torch's batch norm computes on a CPU; var_mean over all axes but one takes several times as long.
+    own = torch.batch_norm_update_stats(wide, None, None, 0.0)
+    means, variances = processes.gather(torch.stack(own)[None]).unbind(1)
+    between, mean = torch.var_mean(means, 0, correction=0)
+    return mean, variances.mean(0) + between

@@ -1,0 +1,121 @@
+"""What processes exchange, against what one process has of all rows."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from relgraph.errors import RelgraphError
+from relgraph.graph.processes import ALONE, Processes
+from tests.processes import run_on
+
+N, D = 6, 3
+DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+
+
+def rows_of(count: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(count, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+
+
+def loss(x: Tensor) -> Tensor:
+    """Return what relates all rows."""
+    return (x @ x.mT).square().sum() + x.exp().sum()
+
+
+def _gathered(processes: Processes) -> list[tuple[Tensor, Tensor]]:
+    found = []
+    for dtype in DTYPES:
+        own = rows_of(N, dtype)[processes.rows(N)].clone().requires_grad_()
+        whole = processes.gather(own)
+        loss(whole).backward()  # type: ignore[no-untyped-call]
+        assert own.grad is not None
+        found.append((whole.detach(), own.grad))
+    return found
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_rows_are_gathered_with_their_gradient(count: int, tmp_path: Path) -> None:
+    results = run_on(count, _gathered, tmp_path)
+    for at, dtype in enumerate(DTYPES):
+        x = rows_of(N, dtype).requires_grad_()
+        loss(x).backward()  # type: ignore[no-untyped-call]
+        assert x.grad is not None
+        assert all(torch.equal(result[at][0], x) for result in results)
+        # Averaged over the processes, as DDP does: each row's is on one of them alone.
+        gradient = torch.cat([result[at][1] for result in results]) / count
+        torch.testing.assert_close(gradient, x.grad)
+
+
+def _summed(processes: Processes) -> tuple[Tensor, Tensor]:
+    own = rows_of(N)[processes.rows(N)].clone().requires_grad_()
+    total = processes.sum(own.mT @ own)
+    total.square().sum().backward()  # type: ignore[no-untyped-call]
+    assert own.grad is not None
+    return total.detach(), own.grad
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_summands_get_their_gradient(count: int, tmp_path: Path) -> None:
+    x = rows_of(N).requires_grad_()
+    (x.mT @ x).square().sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    results = run_on(count, _summed, tmp_path)
+    for total, _ in results:
+        torch.testing.assert_close(total, (x.mT @ x).detach())
+    torch.testing.assert_close(torch.cat([gradient for _, gradient in results]) / count, x.grad)
+
+
+def _exchanged(processes: Processes) -> list[object]:
+    own = torch.tensor([float(processes.rank), -float(processes.rank)])
+    uneven = torch.arange(7)[processes.share(7)]
+    empty = rows_of(2)[processes.share(2)]
+    processes.wait()
+    return [
+        (processes.rank, processes.first),
+        processes.maximum(own),
+        processes.mean_(own.clone()),
+        processes.collect(uneven),
+        processes.collect(empty),
+        processes.agreed(f"from {processes.rank}"),
+        processes.sum(torch.tensor(processes.rank + 1)),
+    ]
+
+
+def test_what_else_is_exchanged(tmp_path: Path) -> None:
+    for rank, found in enumerate(run_on(3, _exchanged, tmp_path)):
+        assert found[0] == (rank, rank == 0)
+        expected = [torch.tensor([2.0, 0.0]), torch.tensor([1.0, -1.0]), torch.arange(7), rows_of(2)]
+        torch.testing.assert_close(found[1:5], expected)
+        assert found[5] == "from 0"
+        assert found[6] == torch.tensor(6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("images", [0, 1, 4, 7])
+def test_shares_hold_each_image_once(count: int, images: int) -> None:
+    shares = [list(range(images))[Processes(rank, count).share(images)] for rank in range(count)]
+    assert [image for share in shares for image in share] == list(range(images))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_rows_are_even() -> None:
+    assert [Processes(rank, 3).rows(6) for rank in range(3)] == [slice(0, 2), slice(2, 4), slice(4, 6)]
+    with pytest.raises(RelgraphError, match=r"^a batch is split evenly over 3 processes, got 7 images$"):
+        Processes(0, 3).rows(7)
+
+
+def test_one_process_exchanges_nothing() -> None:
+    x = rows_of(N).requires_grad_()
+    assert Processes.current() == ALONE
+    assert ALONE.gather(x) is x and ALONE.sum(x) is x and ALONE.collect(x) is x
+    assert torch.equal(ALONE.maximum(x), x.detach()) and torch.equal(ALONE.mean_(x.detach().clone()), x.detach())
+    assert ALONE.agreed("this") == "this" and ALONE.rows(N) == ALONE.share(N) == slice(0, N)
+    ALONE.wait()
+
+
+def test_what_a_launcher_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Processes.launched() == ALONE
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert Processes.launched() == Processes(2, 4)
