@@ -1,7 +1,7 @@
 """Contrast: which of many keys is an anchor's own, as cross-entropies of the softmax of a row of cosines.
 
 All of them are means over anchors, computed on unit vectors in float32 or wider. A queue of keys is read in blocks and
-never copied, and of the `(N, K)` weights no more than a block is held.
+never copied, and of the `(N, K)` weights no more than a block is held; nor of all pairs, where these are many.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.kernels import cosine, dot
+from relgraph.graph.blocks import mean_of_blocks
+from relgraph.graph.forms import LARGEST_MATRIX, rows_at_once
+from relgraph.graph.kernels import cosine, dot, own_places
 from relgraph.graph.relation import check_nodes
 
 # Weights in a block. On a CPU 4 MiB in float32, which its caches hold: an eighth to double take as long, 16 times as
@@ -103,8 +105,12 @@ def batch_contrast(anchors: Tensor, own: Tensor, tau: float) -> Tensor:
     tensor(0.3133)
     """
     _check(anchors, own, None, tau)
-    weights = cosine(anchors, own) / tau
-    return (weights.logsumexp(-1) - weights.diagonal()).mean()
+
+    def term(some: slice, a: Tensor, k: Tensor) -> Tensor:
+        weights = cosine.matrix(a[some], k) / tau
+        return (weights.logsumexp(-1) - weights.diagonal(some.start)).mean()
+
+    return mean_of_blocks(term, (cosine.nodes(anchors), cosine.nodes(own)), len(own), _rows_at_once(len(own)))
 
 
 def view_contrast(first: Tensor, second: Tensor, tau: float) -> Tensor:
@@ -128,10 +134,13 @@ def view_contrast(first: Tensor, second: Tensor, tau: float) -> Tensor:
     """
     _check(first, second, None, tau)
     both = torch.cat([cosine.nodes(first), cosine.nodes(second)])
-    itself = torch.eye(len(both), dtype=torch.bool, device=both.device)
-    weights = (cosine.matrix(both, both) / tau).masked_fill(itself, -torch.inf)
-    matched = torch.cat([weights.diagonal(len(first)), weights.diagonal(-len(first))])
-    return (weights.logsumexp(-1) - matched).mean()
+    other = torch.arange(len(both), device=both.device).roll(len(first)).unsqueeze(-1)
+
+    def term(some: slice, z: Tensor) -> Tensor:
+        weights = (cosine.matrix(z[some], z) / tau).masked_fill(own_places(z, some), -torch.inf)
+        return (weights.logsumexp(-1) - weights.gather(-1, other[some]).squeeze(-1)).mean()
+
+    return mean_of_blocks(term, (both,), len(both), _rows_at_once(len(both)))
 
 
 def over_keys(rows: Tensor, keys: Tensor, largest: int | None = None) -> tuple[Tensor, Tensor]:
@@ -183,6 +192,11 @@ class _OverKeys(torch.autograd.Function):
     def backward(ctx: Any, weight: Tensor, of_mean: Tensor) -> tuple[Tensor, None, None]:
         (mean,) = ctx.saved_tensors
         return mean * weight.unsqueeze(-1), None, None
+
+
+def _rows_at_once(count: int) -> int:
+    """Return how many rows of all pairs are held at once: all, unless the matrix would be large."""
+    return count if count**2 <= LARGEST_MATRIX else rows_at_once(count)
 
 
 def _missed(matched: Tensor, rest: Tensor) -> Tensor:

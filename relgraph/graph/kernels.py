@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.processes import ALONE, Processes
 
 
 def identity(x: Tensor) -> Tensor:
@@ -52,10 +53,10 @@ class Kernel:
         z = self.nodes(x)
         return self.matrix(z, z if y is None else self.nodes(y))
 
-    def nodes(self, x: Tensor) -> Tensor:
-        """Return the prepared nodes, `(..., N, D)`, in float32 or wider."""
+    def nodes(self, x: Tensor, processes: Processes = ALONE) -> Tensor:
+        """Return the prepared nodes, `(..., N, D)`, in float32 or wider; `x` may be the rows of one of `processes`."""
         with torch.autocast(x.device.type, enabled=False):
-            return self.prepare(wide(x))
+            return together(wide(x), processes) if self.prepare is together else self.prepare(wide(x))
 
     def degenerate(self, nodes: Tensor) -> Tensor:
         """Return which *prepared* nodes relate to nothing, `(..., N)`: for Pearson, those without variance."""
@@ -68,6 +69,30 @@ class Kernel:
             x, y = x.to(wider), y.to(wider)
         with torch.autocast(x.device.type, enabled=False):
             return self.finish(self.product(x, y))
+
+    def rows(self, x: Tensor, anchors: slice) -> Tensor:
+        """Return those rows of `matrix(x, x)` that belong to some anchors, `(N, D) -> (A, N)`."""
+        with torch.autocast(x.device.type, enabled=False):
+            found = self.product(x[anchors], x)
+            if self.product is squared_distance:
+                found = found.masked_fill(own_places(x, anchors), 0)
+            return self.finish(found)
+
+
+def own_places(x: Tensor, anchors: slice) -> Tensor:
+    """Return where the rows of some anchors meet the anchors themselves, `(A, N)`.
+
+    >>> own_places(torch.zeros(3, 1), slice(1, 3)).int().tolist()
+    [[0, 1, 0], [0, 0, 1]]
+    """
+    place = torch.arange(len(x), device=x.device)
+    return place[anchors].unsqueeze(-1) == place
+
+
+def together(x: Tensor, processes: Processes = ALONE) -> Tensor:
+    """Divide all nodes by the largest magnitude among them, those of other processes included, `(..., N, D)`."""
+    size = processes.maximum(x.detach().abs().amax((-2, -1), keepdim=True))
+    return x / (size + (size == 0))
 
 
 def bounded(x: Tensor) -> Tensor:

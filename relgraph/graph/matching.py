@@ -95,6 +95,11 @@ def softmax(temperature: float) -> Scale:
     return partial(_log_softmax, temperature)
 
 
+def is_softmax(scale: Scale) -> bool:
+    """Return whether a scale was built by `softmax`."""
+    return isinstance(scale, partial) and scale.func is _log_softmax
+
+
 def _log_softmax(temperature: float, weights: Tensor, topology: AllPairs | Edges = ALL_PAIRS) -> Tensor:
     return topology.log_softmax(weights / temperature)
 

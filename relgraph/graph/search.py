@@ -1,18 +1,28 @@
-"""Edges of a whole data set, found and weighed in blocks: the matrix of all pairs, `(N, N)`, is never held."""
+"""Edges of a whole data set, found and weighed in blocks: the matrix of all pairs, `(N, N)`, is never held.
+
+Nor need the nodes be: all but the search by faiss read `Rows` a block at a time, which may lie in files.
+"""
 
 from collections.abc import Iterable, Iterator
 from importlib import import_module
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.kernels import Kernel, pearson
+from relgraph.graph.kernels import Kernel, pearson, together
 from relgraph.graph.topology import check_k
 
-# 1,024 rows against 50,000 nodes are 200 MB of float32; more rows at once are not faster.
-BLOCK = 1024
-# Numbers in a block, 512 MB of float32: of more nodes than 131,072 fewer rows at once.
+# A block against a block is 30 MiB of float32. From 32 MiB on the C library takes new memory from the system each time:
+# for 50,000 nodes that costs half as much as all products. Smaller blocks are slower on a busy machine, where each of
+# their many steps waits for the last thread.
+BLOCK = 2816
+# The k largest numbers lie in the k groups of largest maximum, and maxima are quick to find.
+GROUPS = (32, 16, 8, 4, 2, 1)
+# Blocks held of nodes that are prepared as they are read: the others are then read a quarter as often.
+STRIP = 4
+# Numbers in all nodes, 512 MB of float32, that are prepared at once and held; of more, a block is where it is read.
 LARGEST = 2**27
 # Each edge of a chunk holds the embeddings of both its ends: 16,384 edges at width 512 are 64 MB.
 CHUNK = 16_384
@@ -20,14 +30,43 @@ CHUNK = 16_384
 FAISS_LIMIT = 2048
 
 
+class Rows(Protocol):
+    """Embeddings `(N, D)` of which parts can be read: a tensor, or a view of files that memory need not hold."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(N, D)`."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, index: slice | Tensor, /) -> Tensor:
+        """Return the rows of a slice, or those that `(B,)` integers number, `(B, D)`."""
+
+
+class _Prepared:
+    """Rows as a kernel's nodes, prepared each time they are read."""
+
+    def __init__(self, rows: Rows, kernel: Kernel) -> None:
+        self.rows, self.kernel, self.shape = rows, kernel, rows.shape
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: slice | Tensor, /) -> Tensor:
+        return self.kernel.nodes(self.rows[index])
+
+
 @torch.no_grad()
 def nearest_in_blocks(
-    x: Tensor, k: int, kernel: Kernel = pearson, block: int = BLOCK, progress: str | None = None
+    x: Rows, k: int, kernel: Kernel = pearson, block: int = BLOCK, progress: str | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return each node's k nearest others, nearest first, and their weights, `(N, D) -> (N, k), (N, k)`.
 
-    It is `topology.nearest` on the matrix of all pairs, exact, `block` rows at a time. `progress` is what a bar on a
-    terminal is called; `None` shows none.
+    It is `topology.nearest` on the matrix of all pairs, exact, `block` rows and columns at a time; each weight is
+    computed once and serves both its ends. Of equal weights that of the lower position is the nearer, where `nearest`
+    takes any. `progress` is what a bar on a terminal is called; `None` shows none. Embeddings must be finite
+    (`check_finite`).
 
     Raises:
         RelgraphError: if `k` is not in 1..N-1.
@@ -36,12 +75,18 @@ def nearest_in_blocks(
     tensor([1, 0, 1])
     """
     check_k(k, len(x))
-    farthest = float("-inf") if kernel.nearest_is_largest else float("inf")
-    found = [
-        rows.topk(k, dim=-1, largest=kernel.nearest_is_largest)
-        for _, rows in _rows_of_others(x, kernel, block, farthest, progress)
-    ]
-    return torch.cat([best.indices for best in found]), torch.cat([best.values for best in found])
+    z = _nodes(x, kernel)
+    weights = z[:0].new_full((len(x), k), float("-inf"))
+    neighbours = torch.zeros_like(weights, dtype=torch.long)
+    for start, first, anchors, candidates in _two_blocks(z, block, progress):
+        rows, columns = slice(start, start + block), slice(first, first + block)
+        tile = _nearness(kernel, anchors, candidates)
+        if first == start:
+            tile.fill_diagonal_(float("-inf"))
+        else:
+            _keep_nearest(weights[columns], neighbours[columns], _groups(tile.mT, k), start)
+        _keep_nearest(weights[rows], neighbours[rows], _groups(tile, k), first)
+    return neighbours, weights if kernel.nearest_is_largest else -weights
 
 
 def has_faiss() -> bool:
@@ -79,7 +124,7 @@ def nearest_by_faiss(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def matches_in_blocks(
-    x: Tensor, y: Tensor, kernel: Kernel = pearson, block: int = BLOCK, progress: str | None = None
+    x: Rows, y: Rows, kernel: Kernel = pearson, block: int = BLOCK, progress: str | None = None
 ) -> Tensor:
     """Return for each node of `x` whether the nearest node of `y` is its own, `(N, D), (N, D) -> (N,)`, and no other.
 
@@ -92,46 +137,57 @@ def matches_in_blocks(
     >>> matches_in_blocks(torch.eye(3), torch.tensor([[9.0, 1.0, 2.0], [9.0, 1.0, 8.0], [0.0, 2.0, 3.0]]))
     tensor([ True, False,  True])
     """
-    if x.ndim != 2 or x.shape != y.shape:
+    if len(x.shape) != 2 or x.shape != y.shape:
         raise RelgraphError(f"nodes must be (N, D) alike, got {tuple(x.shape)} and {tuple(y.shape)}")
-    one, other = kernel.nodes(x), kernel.nodes(y)
-    block = _at_once(block, len(other))
+    one, other = _nodes(x, kernel), _nodes(y, kernel)
     found = []
-    for start in _starts(len(one), block, progress):
-        rows = kernel.matrix(one[start : start + block], other)
-        rows = rows if kernel.nearest_is_largest else -rows
-        own = rows.diagonal(start).clone()
-        rows.diagonal(start).fill_(float("-inf"))
-        found.append(own > rows.amax(-1))
+    for start in _starts(len(x), block, progress):
+        anchors = one[start : start + block]
+        own = others = anchors.new_full((len(anchors),), float("-inf"))
+        for first in range(0, len(x), block):
+            # Distances are taken from the mean of the second: with the anchors there, equal candidates stay equal.
+            tile = _nearness(kernel, other[first : first + block], anchors)
+            if first == start:
+                own = tile.diagonal().clone()
+                tile.fill_diagonal_(float("-inf"))
+            others = torch.maximum(others, tile.amax(0))
+        found.append(own > others)
     return torch.cat(found)
 
 
 @torch.no_grad()
 def above_in_blocks(
-    x: Tensor, threshold: float, kernel: Kernel = pearson, block: int = BLOCK, limit: int = 5_000_000
+    x: Rows, threshold: float, kernel: Kernel = pearson, block: int = BLOCK, limit: int = 5_000_000
 ) -> Tensor:
     """Return the pairs whose weight has at least this magnitude, a node itself left out, as `edge_index` (2, E).
 
-    It is the rule `topology.Above` on the matrix of all pairs, `block` rows at a time.
+    It is the rule `topology.Above` on the matrix of all pairs, `block` rows and columns at a time.
 
     Raises:
         RelgraphError: if there are more than `limit` edges.
     """
-    found, count = [], 0
-    for start, rows in _rows_of_others(x, kernel, block, float("nan")):  # NaN is not above anything
-        anchor, candidate = (rows.abs() >= threshold).nonzero(as_tuple=True)
-        found.append(torch.stack([candidate, anchor + start]))
-        count += len(anchor)
-        if count > limit:
-            seen = f"{count:,} from the first {start + len(rows):,} of {len(x):,} nodes"
-            raise RelgraphError(
-                f"the threshold {threshold} must leave at most {limit:,} edges, got {seen}: raise the threshold"
-            )
+    z, found, count = _nodes(x, kernel), [], 0
+    for start in range(0, len(x), block):
+        anchors, edges = z[start : start + block], []
+        for first in range(0, len(x), block):
+            tile = kernel.matrix(anchors, z[first : first + block])
+            if first == start:
+                tile.fill_diagonal_(float("nan"))  # which is not above anything
+            anchor, candidate = (tile.abs() >= threshold).nonzero(as_tuple=True)
+            edges.append(torch.stack([candidate + first, anchor + start]))
+            count += len(anchor)
+            if count > limit:
+                seen = f"{count:,} from the first {start + len(anchors):,} of {len(x):,} nodes"
+                raise RelgraphError(
+                    f"the threshold {threshold} must leave at most {limit:,} edges, got {seen}: raise the threshold"
+                )
+        of_block = torch.cat(edges, dim=1)
+        found.append(of_block[:, of_block[1].argsort(stable=True)])
     return torch.cat(found, dim=1)
 
 
 @torch.no_grad()
-def edge_weights(x: Tensor, y: Tensor, edge_index: Tensor, kernel: Kernel = pearson, chunk: int = CHUNK) -> Tensor:
+def edge_weights(x: Rows, y: Rows, edge_index: Tensor, kernel: Kernel = pearson, chunk: int = CHUNK) -> Tensor:
     """Return the weight of each edge, `kernel(x, y)[anchor, candidate]`, `(N, D), (M, D) -> (E,)`.
 
     `chunk` edges at a time are weighed, and the matrix of all pairs is not needed.
@@ -141,8 +197,8 @@ def edge_weights(x: Tensor, y: Tensor, edge_index: Tensor, kernel: Kernel = pear
     >>> edge_weights(torch.eye(3), torch.eye(3), torch.tensor([[0, 1], [0, 0]]))
     tensor([ 1.0000, -0.5000])
     """
-    anchors, candidates = kernel.nodes(x), kernel.nodes(y)
-    weights = anchors.new_empty(edge_index.shape[1])
+    anchors, candidates = _nodes(x, kernel), _nodes(y, kernel)
+    weights = anchors[:0].new_empty(edge_index.shape[1])
     for start in range(0, len(weights), chunk):
         candidate, anchor = edge_index[:, start : start + chunk]
         one, other = anchors[anchor].unsqueeze(-2), candidates[candidate].unsqueeze(-2)
@@ -150,21 +206,96 @@ def edge_weights(x: Tensor, y: Tensor, edge_index: Tensor, kernel: Kernel = pear
     return weights
 
 
-def _rows_of_others(
-    x: Tensor, kernel: Kernel, block: int, itself: float, progress: str | None = None
-) -> Iterator[tuple[int, Tensor]]:
-    """Yield the matrix as blocks `(block, N)`, each after its first row's number, with `itself` on the diagonal."""
-    z = kernel.nodes(x)
-    block = _at_once(block, len(z))
-    for start in _starts(len(z), block, progress):
-        rows = kernel.matrix(z[start : start + block], z)
-        rows.diagonal(start).fill_(itself)
-        yield start, rows
+@torch.no_grad()
+def degenerate_in_blocks(x: Rows, kernel: Kernel = pearson, block: int = BLOCK) -> Tensor:
+    """Return which nodes relate to nothing, `(N, D) -> (N,)`: for Pearson, those without variance.
+
+    >>> degenerate_in_blocks(torch.tensor([[1.0, 2.0], [3.0, 3.0]]))
+    tensor([False,  True])
+    """
+    return torch.cat([kernel.degenerate(kernel.nodes(part)) for part in _parts(x, block)])
 
 
-def _at_once(block: int, count: int) -> int:
-    """Return how many rows of so many numbers are held at once, at most `block`."""
-    return min(block, max(1, LARGEST // max(1, count)))
+def check_finite(x: Rows, owner: str, block: int = BLOCK) -> None:
+    """Raise RelgraphError if an embedding of `x` (N, D) is not finite; `owner` is the network that it is of."""
+    broken = sum(int((~part.isfinite().all(-1)).sum()) for part in _parts(x, block))
+    if broken:
+        raise RelgraphError(f"embeddings must be finite, got NaN or infinity in {broken} of {len(x)} of the {owner}'s")
+
+
+def _parts(x: Rows, block: int) -> Iterator[Tensor]:
+    return (x[start : start + block] for start in range(0, len(x), block))
+
+
+def _nodes(x: Rows, kernel: Kernel) -> Rows:
+    """Return a kernel's nodes: all of a tensor that is not large prepared at once, others where they are read."""
+    small = isinstance(x, Tensor) and x.numel() <= LARGEST
+    return kernel.nodes(x[:]) if small or kernel.prepare is together else _Prepared(x, kernel)
+
+
+def _two_blocks(z: Rows, block: int, progress: str | None) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+    """Yield any two blocks of nodes once, and each with itself, after their first rows, the smaller first.
+
+    Either of two meets its others in growing order.
+    """
+    strip = block if isinstance(z, Tensor) else STRIP * block
+    for begin in _starts(len(z), strip, progress):
+        starts = range(begin, min(begin + strip, len(z)), block)
+        held = {start: z[start : start + block] for start in starts}
+        for first in range(begin, len(z), block):
+            candidates = held[first] if first in held else z[first : first + block]
+            for start in starts[: (first - begin) // block + 1]:
+                yield start, first, held[start], candidates
+        held.clear()  # before the next are read
+
+
+def _nearness(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
+    """Return the weights of all pairs, `(N, D), (M, D) -> (N, M)`, negative where the smallest is the nearest."""
+    tile = kernel.matrix(x, y)
+    return tile if kernel.nearest_is_largest else tile.neg_()
+
+
+def _groups(tile: Tensor, k: int) -> Tensor:
+    """Return each row of a tile as groups of columns, `(N, M) -> (N, G, M / G)`, at least k groups if it has k."""
+    count = tile.shape[1]
+    size = next((size for size in GROUPS if count % size == 0 and count // size >= k), 1)
+    return tile.view(len(tile), -1, size)
+
+
+def _keep_nearest(weights: Tensor, neighbours: Tensor, groups: Tensor, first: int) -> None:
+    """Put what is nearer than a row's k nearest so far among them, `(N, k), (N, k), (N, G, S)`.
+
+    The groups hold the columns from `first` on, which is beyond those that the rows have seen.
+    """
+    count, k = weights.shape
+    row, column, nearer = _candidates(weights[:, -1:], groups, k)
+    if len(row) == 0:
+        return
+    each = row.bincount(minlength=count)
+    place = k + torch.arange(len(row), device=row.device) - (each.cumsum(0) - each)[row]
+    table = weights.new_full((count, k + int(each.max())), float("-inf"))
+    names = torch.zeros_like(table, dtype=torch.long)
+    table[:, :k], table[row, place] = weights, nearer
+    names[:, :k], names[row, place] = neighbours, column + first
+    best = table.sort(dim=-1, descending=True, stable=True)
+    weights.copy_(best.values[:, :k])
+    neighbours.copy_(names.gather(1, best.indices[:, :k]))
+
+
+def _candidates(least: Tensor, groups: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return row, column and weight, `(E,)` each, of what is above `least` (N, 1) and can be of the row's k largest.
+
+    Of k groups each holds a number of at least the k-th largest maximum, so nothing below it is.
+    """
+    size, bar = groups.shape[-1], least.nextafter(torch.full_like(least, float("inf")))
+    # Maxima laid out as the tile is: those of a transposed one would take 20 times as long.
+    maxima = torch.amax(groups, -1, out=torch.empty_like(groups[..., 0]))
+    if maxima.shape[1] >= k:
+        bar = torch.maximum(bar, maxima.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True))
+    row, group = (maxima >= bar).nonzero(as_tuple=True)
+    found = groups[row, group]
+    which, place = (found >= bar[row]).nonzero(as_tuple=True)
+    return row[which], group[which] * size + place, found[which, place]
 
 
 def _starts(count: int, block: int, progress: str | None) -> Iterable[int]:

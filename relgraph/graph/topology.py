@@ -150,22 +150,27 @@ class Nearest:
 
     def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> Edges:
         """Return the edges among N nodes from the matrices `(N, N)` of the student and the teacher."""
-        if self.by in ("teacher", "student"):
-            return self._of(teacher if self.by == "teacher" else student, kernel)
-        count = teacher.shape[-1]
-        one, other = (self._of(matrix, kernel).edge_index for matrix in (student, teacher))
-        chosen = torch.zeros(count, count, dtype=torch.int8, device=teacher.device)
-        for candidate, anchor in (one, other):
-            chosen[anchor, candidate] += 1
-        anchor, candidate = (chosen >= (1 if self.by == "union" else 2)).nonzero(as_tuple=True)
-        return Edges(torch.stack([candidate, anchor]), count)
+        _check_one_graph(teacher)
+        return self.edges(*(nearest(matrix, self.k, kernel) for matrix in self.choosers(student, teacher)))
 
-    def _of(self, matrix: Tensor, kernel: Kernel) -> Edges:
-        _check_one_graph(matrix)
-        count = matrix.shape[-1]
-        candidates = nearest(matrix, self.k, kernel)
-        anchors = torch.arange(count, device=matrix.device).repeat_interleave(self.k, output_size=count * self.k)
-        return Edges(torch.stack([candidates.flatten(), anchors]), count)
+    def choosers(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:
+        """Return those of two networks' matrices, or nodes, that choose."""
+        return {"teacher": (teacher,), "student": (student,)}.get(self.by, (student, teacher))
+
+    def edges(self, *candidates: Tensor) -> Edges:
+        """Return the edges from the choosers' nearest candidates of each of N nodes, `(N, k)` each.
+
+        >>> Nearest(1, "mutual").edges(torch.tensor([[1], [0]]), torch.tensor([[1], [0]])).edge_index.tolist()
+        [[1, 0], [0, 1]]
+        """
+        count = len(candidates[0])
+        anchors = torch.arange(count, device=candidates[0].device).repeat_interleave(self.k, output_size=count * self.k)
+        if len(candidates) == 1:
+            return Edges(torch.stack([candidates[0].flatten(), anchors]), count)
+        places = torch.cat([anchors * count + each.flatten() for each in candidates])
+        places, votes = torch.unique(places, return_counts=True)
+        chosen = places[votes >= (1 if self.by == "union" else 2)]
+        return Edges(torch.stack([chosen % count, chosen // count]), count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,12 +205,15 @@ class Given:
 
     def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> Edges:
         """Return these edges, once they are known to fit N nodes."""
-        count = teacher.shape[-1]
+        return self.edges(teacher.shape[-1], teacher.device)
+
+    def edges(self, count: int, device: torch.device) -> Edges:
+        """Return these edges, once they are known to fit `count` nodes."""
         if self.highest >= count:
             raise RelgraphError(f"edge_index must name nodes 0 to {count - 1}, got {self.highest}")
-        if teacher.device not in self.placed:  # a copy waits for the device: once, not every step
-            self.placed[teacher.device] = self.edge_index.to(teacher.device, torch.long)
-        return Edges(self.placed[teacher.device], count)
+        if device not in self.placed:  # a copy waits for the device: once, not every step
+            self.placed[device] = self.edge_index.to(device, torch.long)
+        return Edges(self.placed[device], count)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ class AB(Method):
         "AAAI 2019, arXiv 1811.03233)"
     )
     criterion = "squared hinge"
+    pointwise = True
     differs = (
         "the code reads maps before their activation, this one after it, with the connector's output as the student's "
         "pre-activation; trains alone, before the labels do"

@@ -39,6 +39,7 @@ class AT(Method):
     )
     weight = 1000.0
     criterion = "mean square"
+    pointwise = True
     differs = "half the Euclidean norm of the difference in the paper, its mean square in the code and here"
     reads = ("maps",)
 

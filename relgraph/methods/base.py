@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.kernels import Kernel, wide
+from relgraph.graph.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
@@ -92,7 +93,11 @@ class Method(nn.Module):
         views: The further views of each image that it asks for, if any.
         watcher: What gets each graph pair that the loss reads, and its kernel.
         reads: What it reads of the outputs ("embedding", "feature", "map", "maps", "logits") and of the batch
-            ("labels", "indices").
+            ("labels", "indices"); if nothing is named, it may read all.
+        pointwise: Whether the loss is a mean over images, and what it says of one depends on no other.
+        processes: Over which processes a batch is spread (`spread_over`): outputs and batch are then the rows of this
+            one, and the loss is that of all. A pointwise loss stays that of the rows of this process.
+        local: Whether it relates the rows of this process alone all the same. Memories then still hold all rows.
     """
 
     paper: ClassVar[str] = ""
@@ -107,6 +112,9 @@ class Method(nn.Module):
     views: Views | None = None
     watcher: "Watcher | None" = None
     reads: tuple[str, ...] = ()
+    pointwise: ClassVar[bool] = False
+    processes: Processes = ALONE
+    local: bool = False
 
     def __init__(self) -> None:
         super().__init__()  # or a method without a constructor would have torch's *args and **kwargs as options
@@ -123,7 +131,22 @@ class Method(nn.Module):
         self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch | None = None
     ) -> dict[str, Tensor]:
         """Return the weighted terms of the loss by name, scalars, for logs and for telling which one went wrong."""
-        return self.compare(as_output(student), as_output(teacher).detach(), as_batch(batch))
+        return self.compare(*self.together(as_output(student), as_output(teacher).detach(), as_batch(batch)))
+
+    def together(self, student: Output, teacher: Output, batch: Batch | None) -> tuple[Output, Output, Batch | None]:
+        """Return what the loss reads, of all processes that it relates; of a pointwise one that is what came in."""
+        if self.local or self.pointwise:
+            return student, teacher, batch
+        return self.whole(student, teacher, batch)
+
+    def whole(self, student: Output, teacher: Output, batch: Batch | None) -> tuple[Output, Output, Batch | None]:
+        """Return what the method reads of all processes, in the order of the batch, with the student's gradient."""
+        if self.processes.count == 1:
+            return student, teacher, batch
+        gather = self.processes.gather
+        rows = None if batch is None else Batch(gather(batch.indices), gather(batch.labels))
+        s, t = (gathered(output, self.reads, self.processes) for output in (student, teacher))
+        return s, t, rows
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return the weighted terms of one batch; the teacher comes detached."""
@@ -153,8 +176,55 @@ class Method(nn.Module):
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
         """Write this batch into the method's memory; most methods have none.
 
-        In a loop of your own, call it in every step between `backward` and the optimiser's step.
+        In a loop of your own, call it in every step between `backward` and the optimiser's step. Where the batch is
+        spread over processes, the memories of all hold the whole of it, and stay alike.
         """
+
+
+def spread_over(method: Method, processes: Processes | None = None, *, local: bool = False) -> None:
+    """Let a method, and all that it is made of, read the whole of a batch that is spread over processes.
+
+    In a loop of your own under DDP, call it once, after `torch.distributed.init_process_group`; each process then gives
+    the method its own rows, as many on each. The loss is that of the whole batch on all of them, and the gradient of
+    the parameters, averaged by DDP, is that of one process with the whole batch. Put a method that has parameters into
+    the module that DDP wraps. Without `processes` they are those of the default group. With `local` each relates its
+    own rows alone, which is another loss; memories hold the whole batch all the same, and stay alike.
+    """
+    processes = Processes.current() if processes is None else processes
+    for module in method.modules():
+        if isinstance(module, Method):
+            module.processes, module.local = processes, local
+
+
+def gathered(output: Output, reads: Sequence[str], processes: Processes) -> Output:
+    """Return the embedding and those parts of an output that are read, of all processes; the others as they are.
+
+    Row `v * N + i` of the further views is view v of image i of the whole batch.
+    """
+    read = {"embedding", *(part.removeprefix("student's ") for part in reads or (*PARTS, "maps", "logits"))}
+    done: dict[int, Tensor] = {}
+
+    def gather(part: Tensor | None, *names: str, views: int = 1) -> Tensor | None:
+        if part is None or read.isdisjoint(names):
+            return part
+        if id(part) not in done:  # a bare vector is embedding and feature alike
+            by_view = part.reshape(views, -1, *part.shape[1:]).transpose(0, 1)
+            done[id(part)] = processes.gather(by_view.contiguous()).transpose(0, 1).flatten(0, 1)
+        return done[id(part)]
+
+    def vectors(output: Output, views: int) -> Output:
+        embedding = gather(output.embedding, "embedding", views=views)
+        assert embedding is not None
+        logits, feature = gather(output.logits, "logits", views=views), gather(output.feature, "feature", views=views)
+        return Output(embedding, logits, feature)
+
+    maps = output.maps
+    last = tuple(found for stage in maps[-1:] if (found := gather(stage, "map", "maps")) is not None)
+    others = tuple(found for stage in maps[:-1] if (found := gather(stage, "maps")) is not None)
+    further = output.further
+    if further is not None:
+        further = vectors(further, len(further.embedding) // len(output.embedding))
+    return vectors(output, 1)._replace(maps=(*others, *last), further=further)
 
 
 def nodes_of(output: Output, part: Part, method: str) -> Tensor:
@@ -219,10 +289,13 @@ def labels_of(batch: Batch | None, method: str) -> Tensor:
     return batch.labels
 
 
-def labelled_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy over the images that have a label (not -1); 0 if none has one."""
+def labelled_cross_entropy(logits: Tensor, labels: Tensor, processes: Processes = ALONE) -> Tensor:
+    """Return the mean cross-entropy over the images that have a label (not -1); 0 if none has one.
+
+    Of a batch that is spread over processes, it is a share whose mean over the processes is that of the whole batch.
+    """
     loss = cross_entropy(wide(logits), labels, ignore_index=-1, reduction="sum")
-    return loss / (labels >= 0).sum().clamp_min(1)
+    return loss * processes.count / processes.sum((labels >= 0).sum()).clamp_min(1)
 
 
 def check_positive(**values: float) -> None:

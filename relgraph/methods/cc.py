@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError, unknown
+from relgraph.graph.forms import Form
 from relgraph.graph.kernels import Kernel, cosine, gaussian, gaussian_taylor, identity, linear, wide
 from relgraph.graph.matching import mean_square
 from relgraph.graph.refine import Refinement
@@ -57,6 +58,7 @@ class CC(Relational):
         graph: See `Relational`; "dense" for "consecutive".
         nodes: See `Relational`.
         refinement: See `Relational`.
+        form: See `Relational`.
 
     Raises:
         RelgraphError: for unknown names, numbers out of range, a graph or nodes of two widths with "consecutive", one
@@ -91,13 +93,15 @@ class CC(Relational):
         graph: str | Tensor | Rule = "dense",
         nodes: Part = "feature",
         refinement: Refinement | None = None,
+        form: Form = "auto",
     ) -> None:
         check_positive(rbf_gamma=rbf_gamma, key_dim=key_dim)
-        super().__init__(graph, nodes, refinement)
-        self.embeds = nn.ModuleList()
+        relation = None
         if correlation != "consecutive":
-            kernel = correlation_kernel(correlation, order, rbf_gamma, unit_length)
-            self.relation = Relation(kernel, criterion=mean_square)
+            relation = Relation(correlation_kernel(correlation, order, rbf_gamma, unit_length), criterion=mean_square)
+        super().__init__(graph, nodes, refinement, form, relation)
+        self.embeds = nn.ModuleList()
+        if relation is not None:
             return
         if not isinstance(self.rule, AllPairs):
             found = "knn" if isinstance(self.rule, Nearest) else type(self.rule).__name__

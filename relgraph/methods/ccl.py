@@ -25,6 +25,7 @@ class CCL(NCE):
         graph: See `Relational`.
         nodes: See `Relational`.
         refinement: See `Relational`.
+        form: See `Relational`.
 
     Raises:
         RelgraphError: as `NCE`, and without logits of one shape.

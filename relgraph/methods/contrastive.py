@@ -132,7 +132,8 @@ class Queued(Contrastive):
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
         """Put the teacher's vectors, of unit length, in place of the oldest."""
-        self.queue.remember(cosine.nodes(self.nodes_of_side(as_output(teacher), "teacher")))
+        _, whole, _ = self.whole(as_output(student), as_output(teacher), batch)
+        self.queue.remember(cosine.nodes(self.nodes_of_side(whole, "teacher")))
 
 
 def _make_head(name: str, head: HeadKind, student: int | None, teacher: int | None) -> nn.Module | None:

@@ -140,11 +140,13 @@ class CRD(Method):
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
         """Write the embeddings into both memories, at the first call Z, and let the next negatives be others."""
-        s, t = self._anchors(as_output(student), as_output(teacher))
+        one, other, whole = self.whole(as_output(student), as_output(teacher), batch)
+        s, t = self._anchors(one, other)
+        indices = _indices_of(whole)
         if self.sampler.steps == 0:
-            self.log_z.copy_(self._log_z(self._scores(s, t, batch.indices)))
-        self.student_bank.remember(batch.indices, s, self.bank_momentum)
-        self.teacher_bank.remember(batch.indices, t, self.bank_momentum)
+            self.log_z.copy_(self._log_z(self._scores(s, t, indices)))
+        self.student_bank.remember(indices, s, self.bank_momentum)
+        self.teacher_bank.remember(indices, t, self.bank_momentum)
         self.sampler.advance()
 
     def _anchors(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.kernels import Kernel, identity, squared_distance
-from relgraph.graph.pair import STUDENT, TEACHER, graph_pair, topology_of, weights
+from relgraph.graph.blocks import mean_of_blocks
+from relgraph.graph.forms import Form, rows_at_once
+from relgraph.graph.kernels import Kernel, identity, own_places, squared_distance
+from relgraph.graph.pair import STUDENT, TEACHER, has_weights, topology_of, weights
 from relgraph.graph.refine import Refinement
 from relgraph.graph.topology import AllPairs, Rule, degree_of
 from relgraph.methods.base import Batch, Output, Part, check_positive
@@ -49,6 +51,7 @@ class DarkRank(Relational):
         graph: See `Relational`.
         nodes: See `Relational`.
         refinement: See `Relational`.
+        form: See `Relational`.
 
     Raises:
         RelgraphError: for unknown names, numbers out of range, outputs without the nodes that it reads, or images with
@@ -77,25 +80,44 @@ class DarkRank(Relational):
         graph: str | Tensor | Rule = "dense",
         nodes: Part = "feature",
         refinement: Refinement | None = None,
+        form: Form = "auto",
     ) -> None:
         check_positive(rank_alpha=rank_alpha, rank_beta=rank_beta)
         if length < 2:
             raise RelgraphError(f"length must be at least 2, got {length}")
-        super().__init__(graph, nodes, refinement)
+        super().__init__(graph, nodes, refinement, form)
         self.length = length
         self.score = score(rank_alpha, rank_beta)
 
     def pair(self, student: Output, teacher: Output, kernel: Kernel | None = None) -> "HeteroData":
         """Return the two graphs of a batch, each with its scores; sparse ones without a node's edge to itself."""
-        nodes = self.vectors(student, teacher)
-        kernel = kernel or self.score
-        return self.show(graph_pair(*nodes, topology=self.rule, kernel=kernel, match=False), kernel)
+        return self.pair_of(*self.vectors(student, teacher), self.rule, kernel or self.score, match=False)
+
+    def forms(self) -> tuple[Form, ...]:
+        """Return the forms that the method has on all pairs, "auto" aside."""
+        return "matrix", "blocked"
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `darkrank`."""
-        s, t = self.candidates(self.pair(student, teacher))
-        best = t.argsort(dim=-1, descending=True, stable=True)[:, : self.length]
-        return {"darkrank": -log_likelihood(s.gather(-1, best)).mean()}
+        pair = self.pair(student, teacher)
+        if has_weights(pair):
+            return {"darkrank": self._of(*self.candidates(pair))}
+        return {"darkrank": self._in_blocks(pair["student"].prepared, pair["teacher"].prepared)}
+
+    def _of(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the mean over anchors, from the scores of their candidates `(A, M)`."""
+        best = teacher.argsort(dim=-1, descending=True, stable=True)[:, : self.length]
+        return -log_likelihood(student.gather(-1, best)).mean()
+
+    def _in_blocks(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the mean over the anchors of all pairs of prepared nodes, a block of rows at a time."""
+        self._check(len(teacher) - 1)
+
+        def term(anchors: slice, student: Tensor, teacher: Tensor) -> Tensor:
+            rows = self.score.rows(student, anchors), self.score.rows(teacher, anchors)
+            return self._of(rows[0], rows[1].masked_fill(own_places(teacher, anchors), float("-inf")))
+
+        return mean_of_blocks(term, (student, teacher), len(teacher), rows_at_once(len(teacher)))
 
     def candidates(self, pair: "HeteroData") -> tuple[Tensor, Tensor]:
         """Return the scores `(N, M)` of each node's candidates; the teacher's are -inf where there is none."""

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.kernels import Kernel, pearson
+from relgraph.graph.factored import squares
+from relgraph.graph.forms import Form, across_in_blocks
+from relgraph.graph.kernels import Kernel, pearson, safe_sqrt
 from relgraph.graph.matching import frobenius
-from relgraph.graph.pair import MATCHES, graph_pair, related, target, weights
+from relgraph.graph.pair import MATCHES, graph_pair, has_weights, related, target, weights
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Chooser, Rule, make_rule
@@ -52,9 +54,12 @@ class EGA(Relational):
         refine: "smooth" or "conv": refine the nodes by their neighbours before they are matched (see
             `relgraph.graph.refine`).
         dim: Width of the embeddings; needed for `refine` alone.
+        form: "auto", or how the same loss is computed: through the "matrix" of all pairs, from "factored" products
+            (D, D), which suit large batches, or "blocked", some rows at a time (see `relgraph.graph.forms`).
 
     Raises:
-        RelgraphError: for unknown names, k outside 1..N-1, embeddings of different N or D, a negative weight.
+        RelgraphError: for unknown names, k outside 1..N-1, embeddings of different N or D, a negative weight, or a form
+            that the graph or the refinement has not.
 
     >>> import torch
     >>> loss = EGA(graph="knn", k=4)(torch.randn(16, 32, requires_grad=True), torch.randn(16, 32))
@@ -80,15 +85,20 @@ class EGA(Relational):
         neighbours: Chooser = "teacher",
         refine: str | None = None,
         dim: int | None = None,
+        form: Form = "auto",
     ) -> None:
         check_weights(node_weight=node_weight, edge_weight=edge_weight)
         if refine is not None and dim is None:
             raise RelgraphError("refine needs dim, the width of the embeddings, got none")
         refinement = None if refine is None or dim is None else Refinement(refine, dim)
-        super().__init__(make_rule(graph, k, neighbours), "embedding", refinement)
+        super().__init__(make_rule(graph, k, neighbours), "embedding", refinement, form)
         self.node_weight = node_weight
         self.edge_weight = edge_weight
         self.edges = Relation(pearson, self.rule, criterion=frobenius)
+
+    def forms(self) -> tuple[Form, ...]:
+        """Return the forms that the method has on all pairs, "auto" aside."""
+        return "matrix", "factored", "blocked"
 
     def pair(self, student: Output, teacher: Output, kernel: Kernel = pearson) -> "HeteroData":
         """Return the graph pair of a batch, which is what the loss reads; see `relgraph.graph_pair`.
@@ -97,14 +107,26 @@ class EGA(Relational):
         sees refined nodes.
         """
         nodes = student.embedding, teacher.embedding
-        pair = graph_pair(*nodes, topology=self.rule, kernel=kernel, refinement=self.refinement)
-        return self.show(pair, kernel)
+        if self.refinement is None:
+            return self.pair_of(*nodes, self.rule, kernel, match=True)
+        return self.show(graph_pair(*nodes, topology=self.rule, kernel=kernel, refinement=self.refinement), kernel)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `node` and `edge`, with their weights."""
         pair = self.pair(student, teacher)
-        node = frobenius(weights(pair, MATCHES), target(pair))
-        return {"node": self.node_weight * node, "edge": self.edge_weight * related(pair, self.edges)}
+        if has_weights(pair):
+            node, edge = frobenius(weights(pair, MATCHES), target(pair)), related(pair, self.edges)
+        else:
+            node, edge = self._without_matrices(pair)
+        return {"node": self.node_weight * node, "edge": self.edge_weight * edge}
+
+    def _without_matrices(self, pair: "HeteroData") -> tuple[Tensor, Tensor]:
+        """Return both terms of a pair of nodes alone, without their weights."""
+        nodes = pair["student"].prepared, pair["teacher"].prepared
+        if pair.form == "blocked":
+            return across_in_blocks(pearson, *nodes), related(pair, self.edges)
+        within, across = (safe_sqrt(x).to(nodes[0].dtype) for x in squares(*nodes, self.over))
+        return across, within
 
 
 def ega_loss(
@@ -116,6 +138,7 @@ def ega_loss(
     graph: str | Tensor | Rule = "dense",
     k: int | None = None,
     neighbours: Chooser = "teacher",
+    form: Form = "auto",
 ) -> Tensor:
     """Return the loss of `EGA` for embeddings `(N, D)` of one batch, as a plain function: a scalar >= 0.
 
@@ -126,5 +149,5 @@ def ega_loss(
     >>> round(ega_loss(x, x, node_weight=1.0).item(), 4)  # nodes agree, but two images are correlated by -1/2
     0.7071
     """
-    loss: Tensor = EGA(node_weight, edge_weight, graph, k, neighbours)(student, teacher)
+    loss: Tensor = EGA(node_weight, edge_weight, graph, k, neighbours, form=form)(student, teacher)
     return loss

@@ -48,6 +48,7 @@ class FitNet(Method):
     paper = "FitNets: Hints for Thin Deep Nets (Romero et al., ICLR 2015, arXiv 1412.6550)"
     weight = 100.0
     criterion = "mean square"
+    pointwise = True
     differs = (
         "two stages of training in the paper, one in the benchmark code and here; EGA's code compares embeddings, with "
         "the weight 1"

@@ -50,6 +50,7 @@ class FSP(Method):
     kernel = "linear"
     topology = "channels, stages"
     criterion = "mean square"
+    pointwise = True
     differs = "squares are summed in the paper, averaged in the code and here; trains alone, before the labels do"
     init_share = 1 / 9
     reads = ("maps",)

@@ -55,6 +55,7 @@ class FT(Method):
     )
     weight = 200.0
     criterion = "mean absolute"
+    pointwise = True
     differs = (
         "the paraphraser is trained beside the student, in the code 30 epochs before it; factors are compared by their "
         "channels' mean squares, as in the code, not in the paper"

@@ -1,20 +1,24 @@
 """The instance relationship graph (Liu et al., CVPR 2019)."""
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from relgraph.errors import RelgraphError, unknown
+from relgraph.graph.forms import Form as GraphForm
 from relgraph.graph.kernels import squared_euclidean, wide
 from relgraph.graph.matching import by_constant_max, by_max, half_square, mean_square, sum_square
-from relgraph.graph.pair import TEACHER, related, topology_of, weights
+from relgraph.graph.pair import has_weights, related, topology_of, weigh
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
-from relgraph.graph.topology import AllPairs, Edges, Rule
+from relgraph.graph.topology import AllPairs, Rule
 from relgraph.methods.base import Batch, Output, Part, check_weights, logits_of, stage_maps
 from relgraph.methods.relational import Relational
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
 
 Form = Literal["max", "caffe", "literal"]
 Layers = Literal["one-to-one", "one-to-many"]
@@ -76,6 +80,7 @@ class IRG(Relational):
         graph: See `Relational`.
         nodes: See `Relational`. With the nodes "map", the level below them is the map before the last.
         refinement: See `Relational`.
+        graph_form: What `Relational` calls `form`.
 
     Raises:
         RelgraphError: for unknown names, numbers out of range, no weight above 0, outputs without the nodes, maps or
@@ -110,6 +115,7 @@ class IRG(Relational):
         graph: str | Tensor | Rule = "dense",
         nodes: Part = "feature",
         refinement: Refinement | None = None,
+        graph_form: GraphForm = "auto",
     ) -> None:
         if form not in FORMS:
             raise unknown("form", form, FORMS)
@@ -128,13 +134,12 @@ class IRG(Relational):
             raise unknown("choice of layers", layers, get_args(Layers))
         if levels < 1:
             raise RelgraphError(f"levels must be at least 1, got {levels}")
-        super().__init__(graph, nodes, refinement)
+        super().__init__(graph, nodes, refinement, graph_form, FORMS[form])
         self.vertex_weight, self.relation_weight = vertex_weight, relation_weight
         self.transition_weight, self.edge_transition_weight = transition_weight, edge_transition_weight
         self.form = form
         self.layers = layers
         self.levels = levels
-        self.relation = FORMS[form]
         lower = relation_weight > 0 and levels > 1
         both = transition_weight + edge_transition_weight > 0 or (lower and layers == "one-to-one")
         maps = ["maps"] if both else ["student's maps"] if lower else []
@@ -161,10 +166,9 @@ class IRG(Relational):
     def edges(self, student: Output, teacher: Output) -> Tensor:
         """Return the difference of the graphs of all levels, a scalar without its weight."""
         pair = self.pair(student, teacher, squared_euclidean)
-        topology, top = topology_of(pair), weights(pair, TEACHER)
-        s = self._lower(student, topology)
-        t = self._lower(teacher, topology) if self.layers == "one-to-one" else [top] * len(s)
-        lower = [self.relation.compare(*level, topology) for level in zip(s, t, strict=True)]
+        s = self._lower(student)
+        t = self._lower(teacher) if self.layers == "one-to-one" else [pair["teacher"].x] * len(s)
+        lower = [self._compare(pair, *level) for level in zip(s, t, strict=True)]
         found = torch.stack([related(pair, self.relation), *lower])
         return found.mean() if self.form == "max" else found.sum()
 
@@ -175,22 +179,26 @@ class IRG(Relational):
 
     def edge_transitions(self, student: Output, teacher: Output) -> Tensor:
         """Return the squared difference of how much the edges change between the last two stage maps, unweighted."""
-        topology = topology_of(self.pair(student, teacher, squared_euclidean))
-        s, t = (self._edge_transition(output, topology) for output in (student, teacher))
+        pair = self.pair(student, teacher, squared_euclidean)
+        levels = (
+            (stage.flatten(1) for stage in stage_maps(output, "IRG", least=2)[-2:]) for output in (student, teacher)
+        )
+        s, t = (self._compare(pair, *both) for both in levels)  # Theta = criterion(A_1, A_2) of each network
         return (s - t).square()
 
-    def _edge_transition(self, output: Output, topology: AllPairs | Edges) -> Tensor:
-        """Return `Theta = criterion(A_1, A_2)` of one network, a scalar."""
-        maps = stage_maps(output, "IRG", least=2)[-2:]
-        earlier, later = (topology.pick(squared_euclidean(stage.flatten(1))) for stage in maps)
-        return self.relation.compare(earlier, later, topology)
+    def _compare(self, pair: "HeteroData", one: Tensor, other: Tensor) -> Tensor:
+        """Return what the relation says of other nodes `(N, D)` on the edges of a pair, a scalar."""
+        if has_weights(pair):
+            s, t = (weigh(pair, x, squared_euclidean) for x in (one, other))
+            return self.relation.compare(s, t, topology_of(pair))
+        return self.relation.compare_nodes(squared_euclidean.nodes(one), squared_euclidean.nodes(other), pair.form)
 
-    def _lower(self, output: Output, topology: AllPairs | Edges) -> list[Tensor]:
-        """Return the weights of the edges on the levels below the nodes, of the last map first."""
+    def _lower(self, output: Output) -> list[Tensor]:
+        """Return the nodes on the levels below the first, of the last map first."""
         skip = 1 if self.nodes == "map" else 0
         count = self.levels - 1
         maps = stage_maps(output, "IRG", least=skip + count)[::-1][skip : skip + count] if count else ()
-        return [topology.pick(squared_euclidean(stage.flatten(1))) for stage in maps]
+        return [stage.flatten(1) for stage in maps]
 
 
 def transition(earlier: Tensor, later: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ class KD(Method):
 
     paper = "Distilling the Knowledge in a Neural Network (Hinton, Vinyals, Dean, 2015, arXiv 1503.02531)"
     criterion = "KL T^2"
+    pointwise = True
     differs = (
         "the benchmark code weighs it 0.9 beside a cross-entropy of 0.1 (--method 0.9*kd --gamma 0.1); the teacher's "
         "logits are those of its linear head here and in EGA's code, of its own classifier in RepDistiller"

@@ -2,15 +2,16 @@
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.kernels import cosine
+from relgraph.graph.blocks import mean_of_blocks
+from relgraph.graph.forms import Form, rows_at_once
+from relgraph.graph.kernels import cosine, own_places
 from relgraph.graph.matching import Scale, softmax
-from relgraph.graph.pair import MATCHES, graph_pair, topology_of, weights
+from relgraph.graph.pair import MATCHES, has_weights, topology_of, weights
 from relgraph.graph.refine import Refinement
-from relgraph.graph.topology import AllPairs, Edges, Rule
+from relgraph.graph.topology import ALL_PAIRS, AllPairs, Edges, Rule
 from relgraph.methods.base import Batch, Output, Part, check_positive, labels_of
 from relgraph.methods.relational import Relational
 
@@ -36,6 +37,7 @@ class NCE(Relational):
         graph: See `Relational`.
         nodes: See `Relational`.
         refinement: See `Relational`.
+        form: See `Relational`.
 
     Raises:
         RelgraphError: for unknown names, tau <= 0, nodes of two widths, without a batch, or labels of another N.
@@ -62,11 +64,16 @@ class NCE(Relational):
         graph: str | Tensor | Rule = "dense",
         nodes: Part = "embedding",
         refinement: Refinement | None = None,
+        form: Form = "auto",
     ) -> None:
         check_positive(tau=tau)
-        super().__init__(graph, nodes, refinement)
+        super().__init__(graph, nodes, refinement, form)
         self.scale: Scale = softmax(tau)
         self.reads = (nodes, *self.beside_nodes)
+
+    def forms(self) -> tuple[Form, ...]:
+        """Return the forms that the method has on all pairs, "auto" aside."""
+        return "matrix", "blocked"
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `nce`."""
@@ -74,23 +81,42 @@ class NCE(Relational):
         nodes = self.vectors(student, teacher)
         if labels.shape != nodes[0].shape[:1]:
             raise RelgraphError(f"labels must be one for each of the {len(nodes[0])} images, got {tuple(labels.shape)}")
-        pair = self.show(graph_pair(*nodes, topology=self.rule, kernel=cosine), cosine)
+        pair = self.pair_of(*nodes, self.rule, cosine, match=True)
+        if not has_weights(pair):
+            return {"nce": self._in_blocks(pair["student"].prepared, pair["teacher"].prepared, labels)}
         edges = topology_of(pair, MATCHES)
-        probability = self.scale(weights(pair, MATCHES), edges).exp()
-        same = edges.pick(same_class(labels))
+        if isinstance(edges, AllPairs):
+            same = same_class(labels)
+        else:
+            candidate, anchor = edges.edge_index
+            same = (candidate == anchor) | ((labels[anchor] >= 0) & (labels[anchor] == labels[candidate]))
+        return {"nce": self._of(weights(pair, MATCHES), same, edges) / len(labels)}
+
+    def _of(self, weights: Tensor, same: Tensor, edges: AllPairs | Edges) -> Tensor:
+        """Return the sum over anchors, from the weights of their edges and which of them join one class."""
+        probability = self.scale(weights, edges).exp()
         positive = _mean_of(-(probability + 1e-10).log(), same, edges)
-        negative = _mean_of(-(1 - probability + 1e-10).log(), ~same, edges)
-        return {"nce": (positive + negative) / len(labels)}
+        return positive + _mean_of(-(1 - probability + 1e-10).log(), ~same, edges)
+
+    def _in_blocks(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean over the anchors of all pairs of prepared nodes, a block of rows at a time."""
+
+        def term(anchors: slice, student: Tensor, teacher: Tensor) -> Tensor:
+            rows = cosine.matrix(student[anchors], teacher)
+            return self._of(rows, same_class(labels, anchors), ALL_PAIRS) / len(rows)
+
+        return mean_of_blocks(term, (student, teacher), len(labels), rows_at_once(len(labels)))
 
 
-def same_class(labels: Tensor) -> Tensor:
-    """Return which images are of one class, `(N,) -> (N, N)`; one without label (-1) only with itself.
+def same_class(labels: Tensor, anchors: slice = slice(None)) -> Tensor:
+    """Return which images are of one class, `(N,) -> (A, N)`; one without label (-1) only with itself.
 
+    >>> import torch
     >>> same_class(torch.tensor([0, 0, -1, -1])).int().tolist()
     [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
     """
-    known = (labels >= 0) & (labels == labels.unsqueeze(-1))
-    return known | torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    known = (labels >= 0) & (labels == labels[anchors].unsqueeze(-1))
+    return known | own_places(labels, anchors)
 
 
 def _mean_of(values: Tensor, chosen: Tensor, edges: AllPairs | Edges) -> Tensor:

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from relgraph.graph.forms import Form
 from relgraph.graph.kernels import Kernel, dot, nearly_unit
 from relgraph.graph.matching import by_anchor_sum, kl
 from relgraph.graph.refine import Refinement
@@ -39,6 +40,7 @@ class PKT(Relational):
         graph: See `Relational`.
         nodes: See `Relational`.
         refinement: See `Relational`.
+        form: See `Relational`.
 
     Raises:
         RelgraphError: for unknown names, or outputs without the nodes that it reads.
@@ -65,6 +67,6 @@ class PKT(Relational):
         graph: str | Tensor | Rule = "dense",
         nodes: Part = "feature",
         refinement: Refinement | None = None,
+        form: Form = "auto",
     ) -> None:
-        super().__init__(graph, nodes, refinement)
-        self.relation = Relation(SIMILARITY, scale=by_anchor_sum, criterion=kl)
+        super().__init__(graph, nodes, refinement, form, Relation(SIMILARITY, scale=by_anchor_sum, criterion=kl))

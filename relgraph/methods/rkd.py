@@ -4,12 +4,13 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.angles import related_angles
+from relgraph.graph.forms import Form
 from relgraph.graph.kernels import cosine, euclidean
 from relgraph.graph.matching import by_mean, huber
-from relgraph.graph.pair import related, topology_of
+from relgraph.graph.pair import has_weights, related, topology_of
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
-from relgraph.graph.topology import AllPairs, Rule, WithOwn, degree_of
+from relgraph.graph.topology import ALL_PAIRS, AllPairs, Rule, WithOwn, degree_of
 from relgraph.methods.base import Batch, Output, Part, check_weights
 from relgraph.methods.relational import Relational
 
@@ -46,6 +47,7 @@ class RKD(Relational):
         graph: See `Relational`.
         nodes: See `Relational`.
         refinement: See `Relational`.
+        form: See `Relational`.
 
     Raises:
         RelgraphError: for unknown names, a negative weight, none above 0, or outputs without the nodes that it reads.
@@ -70,22 +72,27 @@ class RKD(Relational):
         graph: str | Tensor | Rule = "dense",
         nodes: Part = "feature",
         refinement: Refinement | None = None,
+        form: Form = "auto",
     ) -> None:
         check_weights(distance_weight=distance_weight, angle_weight=angle_weight)
         if distance_weight == angle_weight == 0:
             raise RelgraphError("RKD needs a weight above 0, got 0 for both distances and angles")
-        super().__init__(graph, nodes, refinement)
+        super().__init__(graph, nodes, refinement, form)
         self.distance_weight = distance_weight
         self.angle_weight = angle_weight
         self.distance = Relation(euclidean, scale=by_mean, criterion=huber)
         self.angle = Relation(cosine, criterion=huber)
+
+    def forms(self) -> tuple[Form, ...]:
+        """Return the forms that the method has on all pairs, "auto" aside; angles are always compared in blocks."""
+        return "matrix", "blocked"
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `distance` and, unless its weight is 0, `angle`, with their weights."""
         pair = self.pair(student, teacher, euclidean)
         terms = {"distance": self.distance_weight * related(pair, self.distance)}
         if self.angle_weight > 0:
-            edges = topology_of(pair)
+            edges = topology_of(pair) if has_weights(pair) else ALL_PAIRS
             table = None if isinstance(edges, AllPairs) else edges.table(degree_of(WithOwn(self.rule)))
             angle = related_angles(self.angle, pair["student"].x, pair["teacher"].x, table)
             terms["angle"] = self.angle_weight * angle

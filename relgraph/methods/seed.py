@@ -107,7 +107,7 @@ class SEED(Queued):
         """Put the teacher's vectors in place of the oldest, and those of the first patches into their own queue."""
         super().remember(student, teacher, batch)
         if self.patch_queue is not None:
-            output = as_output(teacher)
+            _, output, _ = self.whole(as_output(student), as_output(teacher), batch)
             count = len(output.embedding)
             patches = self.nodes_of_side(self._patches(output, count), "teacher")
             self.patch_queue.remember(cosine.nodes(patches[:count]))

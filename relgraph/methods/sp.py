@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from relgraph.graph.kernels import Kernel, dot
+from relgraph.graph.forms import Form
+from relgraph.graph.kernels import Kernel, dot, together
 from relgraph.graph.matching import by_anchor_norm, mean_square
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
@@ -10,14 +11,8 @@ from relgraph.graph.topology import Rule
 from relgraph.methods.base import Part
 from relgraph.methods.relational import Relational
 
-
-def _together(x: Tensor) -> Tensor:
-    size = x.detach().abs().amax((-2, -1), keepdim=True)
-    return x / (size + (size == 0))
-
-
 # Unit rows of G do not see a factor of all nodes together, but squares of its numbers overflow, or vanish, without it.
-SIMILARITY = Kernel("linear", _together, dot)
+SIMILARITY = Kernel("linear", together, dot)
 
 
 class SP(Relational):
@@ -38,6 +33,7 @@ class SP(Relational):
         graph: See `Relational`.
         nodes: See `Relational`.
         refinement: See `Relational`.
+        form: See `Relational`.
 
     Raises:
         RelgraphError: for unknown names, or outputs without the nodes that it reads.
@@ -62,6 +58,7 @@ class SP(Relational):
         graph: str | Tensor | Rule = "dense",
         nodes: Part = "map",
         refinement: Refinement | None = None,
+        form: Form = "auto",
     ) -> None:
-        super().__init__(graph, nodes, refinement)
-        self.relation = Relation(SIMILARITY, scale=by_anchor_norm, criterion=mean_square)
+        relation = Relation(SIMILARITY, scale=by_anchor_norm, criterion=mean_square)
+        super().__init__(graph, nodes, refinement, form, relation)

@@ -18,7 +18,7 @@ from relgraph.methods.sum import Sum
 FROM_RUN = {
     "graph", "k", "neighbours", "nodes", "refine", "refinement", "dim", "student_width", "teacher_width",
     "student_maps", "teacher_maps", "images", "labels", "temperature", "node_weight", "edge_weight",
-    "ss_head",
+    "ss_head", "form", "graph_form",
 }  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def build(spelled: Sequence[Spelled], run: Mapping[str, Any], arguments: Sequenc
 
 def options_of(cls: type[Method]) -> dict[str, Parameter]:
     """Return the options that a method has of its own, by name."""
-    shared = FROM_RUN if issubclass(cls, Relational) else FROM_RUN - {"graph", "k"}
+    shared = _from_run(cls) if issubclass(cls, Relational) else _from_run(cls) - {"graph", "k"}
     own = {name: given for name, given in signature(cls).parameters.items() if name not in shared}
     # A class without a constructor has that of torch's modules, (*args, **kwargs).
     return {name: given for name, given in own.items() if given.kind not in (given.VAR_POSITIONAL, given.VAR_KEYWORD)}
@@ -135,13 +135,19 @@ def reads_graph(spelled: Sequence[Spelled]) -> bool:
 
 def _construct(cls: type[Method], run: Mapping[str, Any], options: Mapping[str, Any]) -> Method:
     wanted = signature(cls).parameters
-    chosen = {name: run[name] for name in wanted if name in FROM_RUN and run.get(name) is not None}
+    run = {**run, "graph_form": run.get("form")}
+    chosen = {name: run[name] for name in wanted if name in _from_run(cls) and run.get(name) is not None}
     if "graph" in chosen and "k" not in wanted:
         chosen["graph"] = make_rule(run["graph"], run.get("k"), run.get("neighbours", "teacher"))
     if "refinement" in wanted and run.get("refine") is not None:
         nodes = chosen["nodes"] if "nodes" in chosen else wanted["nodes"].default
         chosen["refinement"] = _refinement(run, nodes)
     return cls(**{**chosen, **options})
+
+
+def _from_run(cls: type[Method]) -> set[str]:
+    """Return what a constructor gets from the run; `form` is a method's own that calls the run's `graph_form`."""
+    return FROM_RUN - {"form"} if "graph_form" in signature(cls).parameters else FROM_RUN
 
 
 def _refinement(run: Mapping[str, Any], nodes: Part) -> Refinement:

@@ -37,11 +37,15 @@ class Sum(Method):
         self.views = _views({name: method.views for name, (_, method) in methods.items() if method.views is not None})
         self.reads = tuple(sorted({part for _, method in methods.values() for part in method.reads}))
 
+    def together(self, student: Output, teacher: Output, batch: Batch | None) -> tuple[Output, Output, Batch | None]:
+        """Return what came in: each method gathers what it reads itself."""
+        return student, teacher, batch
+
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return the terms of all methods, with their weights."""
         terms = {}
         for name, method in self._each():
-            for term, value in method.compare(student, teacher, batch).items():
+            for term, value in method.compare(*method.together(student, teacher, batch)).items():
                 terms[self._called(name, term)] = self.weights[name] * value
         return terms
 

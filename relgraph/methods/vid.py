@@ -50,6 +50,7 @@ class VID(Method):
         "arXiv 1904.05835)"
     )
     criterion = "likelihood"
+    pointwise = True
     differs = "the log-likelihood is summed over a map in the paper, averaged in the code and here"
     reads = ("maps",)
 

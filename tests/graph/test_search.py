@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.kernels import Kernel, euclidean, gaussian, linear, pearson, squared_euclidean
+from relgraph.graph.kernels import Kernel, euclidean, gaussian, linear, pearson, squared_euclidean, together
 from relgraph.graph.search import (
     above_in_blocks,
+    check_finite,
+    degenerate_in_blocks,
     edge_weights,
     has_faiss,
     matches_in_blocks,
@@ -20,6 +22,21 @@ from relgraph.graph.search import (
 from relgraph.graph.topology import Above, nearest
 
 KERNELS = [pearson, linear, euclidean, squared_euclidean, gaussian(0.5)]
+
+
+class Elsewhere:
+    """Rows that are no tensor, how many were read at once, and how often."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x, self.shape, self.most, self.reads = x, tuple(x.shape), 0, 0
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: slice | Tensor, /) -> Tensor:
+        found = self.x[index]
+        self.most, self.reads = max(self.most, len(found)), self.reads + 1
+        return found
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
@@ -37,6 +54,91 @@ def test_all_others_are_found_and_never_the_node_itself() -> None:
     for node, row in enumerate(indices.tolist()):
         assert sorted([*row, node]) == list(range(9))
     assert (weights.diff(dim=1) <= 0).all()
+
+
+@pytest.mark.parametrize("k", [1, 3, 40, 150, 199])
+@pytest.mark.parametrize("block", [64, 96, 200])
+def test_groups_of_columns_lose_no_neighbour(k: int, block: int) -> None:
+    """The last block is no multiple of a group, and k is below and above the number of groups."""
+    x = torch.randn(200, 6, dtype=torch.float64)
+    indices, weights = nearest_in_blocks(x, k, block=block)
+    assert torch.equal(indices, nearest(pearson(x), k, pearson))
+    torch.testing.assert_close(weights, pearson(x).gather(1, indices))
+
+
+def test_an_order_in_which_each_block_is_nearer_than_those_before() -> None:
+    angle = 3 * torch.rand(300, dtype=torch.float64).sort().values
+    x = torch.stack([angle.cos(), angle.sin()], 1)
+    assert torch.equal(nearest_in_blocks(x, 5, linear, 64)[0], nearest(linear(x), 5, linear))
+
+
+@pytest.mark.parametrize("k", [1, 4, 30])
+@pytest.mark.parametrize("block", [10, 32, 80])
+def test_of_equal_weights_the_lower_position_is_nearer(k: int, block: int) -> None:
+    """Whole numbers, whose products are exact; 20 nodes are 0, and each other one is there several times."""
+    x = torch.randint(-2, 3, (80, 2)).float()
+    x[3::4] = 0.0
+    others = linear(x).fill_diagonal_(float("-inf"))
+    expected = others.sort(descending=True, stable=True)
+    indices, weights = nearest_in_blocks(x, k, linear, block)
+    assert torch.equal(indices, expected.indices[:, :k])
+    assert torch.equal(weights, expected.values[:, :k])
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+def test_rows_that_are_no_tensor_are_read_a_block_at_a_time(kernel: Kernel) -> None:
+    y = torch.randn(40, 6, dtype=torch.float64)
+    x = y + 0.6 * torch.randn(40, 6, dtype=torch.float64)
+    one, other = Elsewhere(x), Elsewhere(y)
+    for found, expected in zip(nearest_in_blocks(one, 5, kernel, 7), nearest_in_blocks(x, 5, kernel), strict=True):
+        torch.testing.assert_close(found, expected)
+    assert torch.equal(matches_in_blocks(one, other, kernel, 7), matches_in_blocks(x, y, kernel))
+    assert torch.equal(above_in_blocks(one, 0.5, kernel, 7), above_in_blocks(x, 0.5, kernel))
+    edges = torch.randint(40, (2, 50))
+    torch.testing.assert_close(edge_weights(one, other, edges, kernel, 7), edge_weights(x, y, edges, kernel))
+    assert degenerate_in_blocks(one, kernel, 7).tolist() == [False] * 40
+    check_finite(one, "student", 7)
+    assert one.most == other.most == 7
+
+
+def test_rows_that_are_no_tensor_are_read_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relgraph.graph.search.STRIP", 3)
+    x = torch.randn(40, 6, dtype=torch.float64)
+    rows = Elsewhere(x)
+    assert torch.equal(nearest_in_blocks(rows, 5, block=4)[0], nearest(pearson(x), 5, pearson))
+    assert rows.reads == 1 + 10 + 7 + 4 + 1, "the type, and each of 10 blocks once for each strip that meets it"
+
+
+def test_a_large_tensor_is_prepared_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+
+    def watch(x: Tensor) -> Tensor:
+        held.append(len(x))
+        return pearson.prepare(x)
+
+    x = torch.randn(40, 6)
+    watched = replace(pearson, prepare=watch)
+    expected = nearest_in_blocks(x, 5, watched, 7)[0]
+    assert held == [40]
+    monkeypatch.setattr("relgraph.graph.search.LARGEST", 40 * 6 - 1)
+    assert torch.equal(nearest_in_blocks(x, 5, watched, 7)[0], expected)
+    assert max(held[1:]) == 7
+
+
+def test_nodes_that_are_prepared_together_are_so_wherever_they_lie() -> None:
+    x = torch.randn(40, 6) * torch.linspace(1, 9, 40)[:, None]
+    kernel = replace(linear, prepare=together)
+    assert torch.equal(nearest_in_blocks(Elsewhere(x), 5, kernel, 7)[0], nearest_in_blocks(x, 5, kernel)[0])
+
+
+def test_degenerate_and_broken_nodes_are_counted() -> None:
+    x = torch.randn(9, 4)
+    x[[2, 7]] = 3.0
+    assert degenerate_in_blocks(x, block=4).nonzero().flatten().tolist() == [2, 7]
+    check_finite(x, "teacher")
+    x[8, 1], x[3, 0] = torch.inf, torch.nan
+    with pytest.raises(RelgraphError, match=r"^embeddings must be finite, got NaN or infinity in 2 of 9 of the teach"):
+        check_finite(x, "teacher", 4)
 
 
 def test_half_precision_is_weighed_in_float32() -> None:
@@ -101,13 +203,21 @@ def test_matches_are_those_of_a_loop(kernel: Kernel, block: int) -> None:
     assert 0 < sum(expected) < 20
 
 
+def test_equal_candidates_of_different_blocks_match_nothing() -> None:
+    """Each candidate is there twice, 64 apart, so in another block."""
+    y = torch.randn(64, 16).repeat(2, 1)
+    x = y + 0.1 * torch.randn(128, 16)
+    for kernel in KERNELS:
+        assert not matches_in_blocks(x, y, kernel, 16).any()
+
+
 def test_what_lies_equally_near_or_has_no_variance_matches_nothing() -> None:
     x = torch.tensor([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0], [3.0, 3.0, 3.0], [4.0, 0.0, 1.0]])
     assert matches_in_blocks(x, x, block=2).tolist() == [False, False, False, True]
 
 
-def test_a_block_of_many_nodes_has_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At a million nodes, 1,024 rows would be 4 GB."""
+def test_no_more_than_a_block_of_the_matrix_is_held() -> None:
+    """At a million nodes, 1,024 whole rows would be 4 GB."""
     held: list[int] = []
 
     def watch(one: Tensor, other: Tensor) -> Tensor:
@@ -117,9 +227,14 @@ def test_a_block_of_many_nodes_has_fewer_rows(monkeypatch: pytest.MonkeyPatch) -
     watched = replace(pearson, product=watch)
     x, y = torch.randn(2, 23, 6).unbind()
     expected = nearest_in_blocks(x, 5)[0], above_in_blocks(x, 0.5), matches_in_blocks(x, y)
-    monkeypatch.setattr("relgraph.graph.search.LARGEST", 50)
-    found = nearest_in_blocks(x, 5, watched)[0], above_in_blocks(x, 0.5, watched), matches_in_blocks(x, y, watched)
-    assert max(held) == 2 * 23 and all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    found = (
+        nearest_in_blocks(x, 5, watched, 4)[0],
+        above_in_blocks(x, 0.5, watched, 4),
+        matches_in_blocks(x, y, watched, 4),
+    )
+    assert max(held) == 4 * 4 and all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    # Each weight is computed once for both its ends: 15 + 6 of the 36 tiles; the others need all of them.
+    assert len(held) == 21 + 36 + 36
 
 
 def test_matches_need_one_shape() -> None:

@@ -1,0 +1,215 @@
+"""The factored form against the matrix and against plain formulas: values, gradients, digits, and what is held."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from relgraph.graph.factored import ROWS, compare_factored, factors, gram, squares
+from relgraph.graph.forms import Form
+from relgraph.graph.kernels import Kernel, cosine, dot, euclidean, gaussian_taylor, identity, linear, pearson
+from relgraph.graph.matching import (
+    Criterion,
+    Scale,
+    by_anchor_norm,
+    by_anchor_sum,
+    frobenius,
+    half_square,
+    huber,
+    mean_square,
+    raw,
+    sum_square,
+)
+from relgraph.graph.relation import Relation
+from relgraph.methods.ega import EGA
+
+N = 9
+KERNELS = [pearson, cosine, linear]
+CRITERIA: list[Criterion] = [frobenius, mean_square, sum_square, half_square]
+SCALES: list[Scale] = [raw, by_anchor_norm]
+each_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+each_criterion = pytest.mark.parametrize("criterion", CRITERIA)
+each_scale = pytest.mark.parametrize("scale", SCALES)
+
+
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Remembers the size of the largest tensor that any operation returned."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        sizes = [leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self.numel = max([self.numel, *sizes])
+        return result
+
+
+@contextmanager
+def largest_tensor() -> Iterator[Largest]:
+    with Largest() as seen:  # type: ignore[no-untyped-call]
+        yield seen
+
+
+def with_gradient(loss: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:
+    """Return the value and both gradients, in float64."""
+    ends = student.clone().requires_grad_(), teacher.clone().requires_grad_()
+    value = loss(*ends)
+    gradients = torch.autograd.grad(value, ends, allow_unused=True, materialize_grads=True)
+    return tuple(x.double() for x in (value.detach(), *gradients))
+
+
+def nodes(widths: tuple[int, int] = (5, 5), count: int = N) -> tuple[Tensor, Tensor]:
+    student, teacher = (torch.randn(count, width).double() for width in widths)
+    return student, teacher
+
+
+@pytest.mark.parametrize("count", [1, 3, ROWS, ROWS + 1, 2 * ROWS + 7])
+def test_a_gram_is_the_product_of_all_rows(count: int) -> None:
+    x, y = torch.randn(count, 3), torch.randn(count, 2)
+    torch.testing.assert_close(gram(x, y), x.double().T @ y.double())
+    torch.testing.assert_close(gram(x, x), x.double().T @ x.double())
+
+
+def test_gradcheck() -> None:
+    x, y = (z.requires_grad_() for z in nodes((3, 2), 4))
+    assert torch.autograd.gradcheck(lambda x, y: gram(x, y), (x, y))
+    assert torch.autograd.gradcheck(lambda x: gram(x, x), (x,))
+    assert torch.autograd.gradcheck(lambda x, y: squares(x, y), (x, nodes((3, 3), 4)[0].requires_grad_()))
+
+
+@pytest.mark.parametrize("count", [1, 5, ROWS + 3])
+def test_squares_are_those_of_the_matrices(count: int) -> None:
+    student, teacher = nodes(count=count)
+
+    def plain(s: Tensor, t: Tensor) -> Tensor:
+        within = (s @ s.T - t @ t.T).square().sum()
+        return within + 3 * (s @ t.T - torch.eye(count).double()).square().sum()
+
+    def found(s: Tensor, t: Tensor) -> Tensor:
+        square = squares(s, t)
+        return square.within + 3 * square.across
+
+    expected = with_gradient(plain, student, teacher)
+    torch.testing.assert_close(with_gradient(found, student, teacher), expected, rtol=1e-10, atol=1e-10)
+
+
+@each_scale
+@each_criterion
+@each_kernel
+@pytest.mark.parametrize("widths", [(5, 5), (4, 7)])
+def test_value_and_gradient_are_those_of_the_matrix(
+    kernel: Kernel, criterion: Criterion, scale: Scale, widths: tuple[int, int]
+) -> None:
+    student, teacher = nodes(widths)
+    student[2], teacher[3] = 1.5, 0.0  # without variance, and without length
+    matrix, factored = (
+        with_gradient(Relation(kernel, scale=scale, criterion=criterion, form=form), student, teacher)
+        for form in ("matrix", "factored")
+    )
+    torch.testing.assert_close(factored, matrix, rtol=1e-10, atol=1e-10)
+
+
+@each_scale
+@each_criterion
+def test_equal_nodes_have_value_and_gradient_0(criterion: Criterion, scale: Scale) -> None:
+    x, _ = nodes()
+    relation = Relation(pearson, scale=scale, criterion=criterion, form="factored")
+    assert all(not found.any() for found in with_gradient(relation, x, x))
+
+
+@each_scale
+@pytest.mark.parametrize("distance", [1e-3, 1e-6])
+def test_nothing_cancels_where_nodes_are_nearly_equal(scale: Scale, distance: float) -> None:
+    x, noise = nodes()
+    matrix, factored = (
+        with_gradient(Relation(cosine, scale=scale, form=form), x + distance * noise, x)
+        for form in ("matrix", "factored")
+    )
+    # What the nodes themselves are rounded to is 1e-16 of 1, so of the difference 1e-16 / distance.
+    torch.testing.assert_close(factored, matrix, rtol=1e-14 / distance, atol=1e-9)
+
+
+@pytest.mark.parametrize("count", [1, 6])
+@pytest.mark.parametrize("fill", [0.0, 3.0])
+@each_scale
+@each_kernel
+def test_degenerate_nodes_give_finite_numbers(kernel: Kernel, scale: Scale, fill: float, count: int) -> None:
+    x, teacher = torch.full((count, 4), fill), torch.randn(count, 4)
+    relation = Relation(kernel, scale=scale, form="factored")
+    matrix = Relation(kernel, scale=scale, form="matrix")
+    found = with_gradient(relation, x, teacher)
+    assert all(each.isfinite().all() for each in found)
+    torch.testing.assert_close(found, with_gradient(matrix, x, teacher), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@each_scale
+def test_half_precision_is_compared_in_float32(scale: Scale, dtype: torch.dtype) -> None:
+    student, teacher = (x.to(dtype) for x in nodes())
+    relation = Relation(pearson, scale=scale, form="factored")
+    assert relation(student, teacher).dtype == torch.float32
+    found, expected = (
+        with_gradient(relation, *ends) for ends in ((student, teacher), (student.float(), teacher.float()))
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(relation(student, teacher).double(), expected[0], rtol=1e-6, atol=0)
+
+
+PREPARED = Kernel("prepared", identity, dot)
+LOSSES: dict[str, Callable[[Form], Callable[[Tensor, Tensor], Tensor]]] = {
+    "ega": lambda form: EGA(form=form),
+    "edges": lambda form: Relation(PREPARED, form=form),
+    "sp": lambda form: Relation(PREPARED, scale=by_anchor_norm, criterion=mean_square, form=form),
+}
+
+
+@pytest.mark.parametrize("distance", [1.0, 1e-2, 1e-4])
+@pytest.mark.parametrize("method", LOSSES)
+def test_float32_is_at_least_as_close_to_the_truth_as_the_matrix(method: str, distance: float) -> None:
+    # The truth is the matrix form in float64, of the same float32 numbers.
+    errors: dict[Form, list[Tensor]] = {"matrix": [], "factored": []}
+    for seed in range(15):
+        t, noise = torch.randn(2, 96, 24, generator=torch.Generator().manual_seed(seed))
+        s, t = pearson.nodes(t + distance * noise), pearson.nodes(t)
+        truth = with_gradient(LOSSES[method]("matrix"), s.double(), t.double())[:2]
+        for form, found in errors.items():
+            pairs = zip(with_gradient(LOSSES[method](form), s, t), truth, strict=False)
+            found.append(torch.stack([(one - true).norm() / true.norm() for one, true in pairs]))
+    matrix, factored = torch.stack(errors["matrix"]), torch.stack(errors["factored"])
+    # Below half a unit in the last place of float32 there is nothing to be won; nor where both prepare the nodes.
+    assert (factored.median(0).values <= matrix.median(0).values * 1.05 + 6e-8).all()
+    assert (factored.amax(0) <= matrix.amax(0) * 1.05 + 6e-8).all()
+
+
+@pytest.mark.parametrize("count", [300, 3000])
+def test_no_matrix_of_all_pairs_is_ever_held(count: int) -> None:
+    student, teacher = torch.randn(count, 8, requires_grad=True), torch.randn(count, 8)
+    for loss in (EGA(form="factored"), Relation(cosine, scale=by_anchor_norm, form="factored")):
+        with largest_tensor() as seen:
+            torch.autograd.backward(loss(student, teacher))
+        assert seen.numel == count * 8
+    with largest_tensor() as seen:
+        EGA(form="matrix")(student, teacher)
+    assert seen.numel == count**2
+
+
+def test_only_squares_of_dot_products_factor() -> None:
+    assert factors(linear, by_anchor_norm, half_square)
+    assert not factors(euclidean, raw, frobenius)
+    assert not factors(gaussian_taylor(0.4, 2), raw, mean_square)
+    assert not factors(linear, by_anchor_sum, mean_square)
+    assert not factors(linear, raw, huber)
+
+
+def test_a_teacher_without_gradient_gets_none() -> None:
+    student, teacher = nodes()
+    student.requires_grad_()
+    value = compare_factored(linear, raw, frobenius, student, teacher)
+    torch.autograd.backward(value)
+    assert student.grad is not None and teacher.grad is None

@@ -1,0 +1,254 @@
+"""The blocked form against the matrix, edges found in blocks against those of the matrix, and what "auto" takes."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from relgraph.errors import RelgraphError
+from relgraph.graph import forms
+from relgraph.graph.forms import (
+    Form,
+    across_in_blocks,
+    blocks,
+    check_form,
+    choose,
+    compare_in_blocks,
+    edges_in_blocks,
+    weigh_edges,
+)
+from relgraph.graph.kernels import (
+    Kernel,
+    cosine,
+    euclidean,
+    gaussian,
+    gaussian_taylor,
+    linear,
+    pearson,
+    squared_euclidean,
+)
+from relgraph.graph.matching import (
+    Criterion,
+    Scale,
+    by_anchor_norm,
+    by_anchor_sum,
+    by_constant_max,
+    by_max,
+    by_mean,
+    cross_entropy,
+    frobenius,
+    half_square,
+    huber,
+    kl,
+    mean_square,
+    raw,
+    softmax,
+    sum_square,
+)
+from relgraph.graph.relation import Relation
+from relgraph.graph.topology import ALL_PAIRS, Above, Edges, Given, Nearest, Rule, WithOwn
+from tests.graph.test_factored import largest_tensor, with_gradient
+
+N = 9
+KERNELS = [pearson, linear, euclidean, squared_euclidean, gaussian(0.4), gaussian_taylor(0.4, 2)]
+SCALES: list[Scale] = [raw, by_mean, by_max, by_constant_max, by_anchor_norm, softmax(0.3)]
+CRITERIA: list[Criterion] = [frobenius, mean_square, sum_square, half_square, huber]
+each_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+each_block = pytest.mark.parametrize("block", [1, 4, N, N + 1])
+
+
+def nodes() -> tuple[Tensor, Tensor]:
+    student, teacher = torch.randn(N, 5).double(), torch.randn(N, 4).double()
+    student[2], teacher[3] = 1.5, 0.0  # without variance, and without length
+    student[5] = student[6]  # at distance 0
+    return student, teacher
+
+
+def compare(relation: Relation, student: Tensor, teacher: Tensor, block: int) -> Tensor:
+    z = relation.kernel.nodes(student), relation.kernel.nodes(teacher)
+    return compare_in_blocks(relation.kernel, relation.scale, relation.criterion, *z, block=block)
+
+
+PARTS = [*itertools.product(SCALES, CRITERIA), (softmax(0.3), cross_entropy)]
+
+
+@each_block
+@each_kernel
+@pytest.mark.parametrize(("scale", "criterion"), PARTS)
+def test_value_and_gradient_are_those_of_the_matrix(
+    kernel: Kernel, scale: Scale, criterion: Criterion, block: int
+) -> None:
+    relation = Relation(kernel, scale=scale, criterion=criterion, form="matrix")
+    expected = with_gradient(relation, *nodes_apart(kernel))
+    found = with_gradient(lambda s, t: compare(relation, s, t, block), *nodes_apart(kernel))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def nodes_apart(kernel: Kernel) -> tuple[Tensor, Tensor]:
+    """Return the same nodes each time."""
+    torch.manual_seed(len(kernel.name))
+    return nodes()
+
+
+@each_block
+def test_probabilities_are_compared_in_blocks(block: int) -> None:
+    student, teacher = nodes()
+    relation = Relation(gaussian(0.4), scale=by_anchor_sum, criterion=kl, form="matrix")
+    expected = with_gradient(relation, student, teacher)
+    found = with_gradient(lambda s, t: compare(relation, s, t, block), student, teacher)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@each_block
+def test_the_cross_graph_is_compared_in_blocks(block: int) -> None:
+    student, teacher = nodes()[0], nodes()[0] + 0.1
+
+    def matrix(s: Tensor, t: Tensor) -> Tensor:
+        return frobenius(pearson(s, t), torch.eye(N).double())
+
+    def blocked(s: Tensor, t: Tensor) -> Tensor:
+        return across_in_blocks(pearson, pearson.nodes(s), pearson.nodes(t), block)
+
+    expected = with_gradient(matrix, student, teacher)
+    torch.testing.assert_close(with_gradient(blocked, student, teacher), expected, rtol=1e-10, atol=1e-10)
+
+
+@each_kernel
+def test_equal_nodes_have_value_and_gradient_0(kernel: Kernel) -> None:
+    x, _ = nodes()
+    relation = Relation(kernel, form="matrix")
+    assert all(not found.any() for found in with_gradient(lambda s, t: compare(relation, s, t, 2), x, x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("scale", [raw, by_mean, by_anchor_norm])
+def test_every_type_gives_what_the_matrix_does(scale: Scale, dtype: torch.dtype) -> None:
+    student, teacher = (x.to(dtype) for x in nodes())
+    relation = Relation(euclidean, scale=scale, criterion=huber)
+    expected, found = (
+        with_gradient(loss, student, teacher) for loss in (relation, lambda s, t: compare(relation, s, t, 2))
+    )
+    rough = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(found, expected, rtol=rough, atol=rough)
+
+
+def test_own_distances_are_0_in_every_block() -> None:
+    x = 1e4 + torch.randn(7, 3)
+    for start in range(7):
+        rows = euclidean.rows(x, slice(start, start + 1))
+        assert rows[0, start] == 0
+        torch.testing.assert_close(rows, euclidean(x)[start : start + 1], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [raw, by_mean, by_max])
+def test_no_more_than_a_block_is_ever_held(scale: Scale, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "LARGEST", 4000)
+    student, teacher = torch.randn(400, 3, requires_grad=True), torch.randn(400, 3)
+    with largest_tensor() as seen:
+        torch.autograd.backward(Relation(euclidean, scale=scale, criterion=huber, form="blocked")(student, teacher))
+    assert seen.numel == 4000
+
+
+RULES: list[Rule] = [
+    *(Nearest(3, by) for by in ("teacher", "student", "union", "mutual")),
+    WithOwn(Nearest(2)),
+    Above(0.5),
+    Given(torch.tensor([[1, 2, 4], [0, 0, 3]])),
+]
+
+
+@pytest.mark.parametrize("kernel", [pearson, euclidean], ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__ + getattr(rule, "by", ""))
+def test_edges_and_weights_found_in_blocks_are_those_of_the_matrix(rule: Rule, kernel: Kernel) -> None:
+    student, teacher = torch.randn(N, 5).double(), torch.randn(N, 4).double()
+    expected = rule(kernel(student), kernel(teacher), kernel)
+    found = edges_in_blocks(rule, student, teacher, kernel)
+    assert isinstance(expected, Edges)
+    assert torch.equal(found.edge_index, expected.edge_index)
+    relations = (Relation(kernel, rule, by_anchor_norm, mean_square, form) for form in ("matrix", "blocked"))
+    one, other = (with_gradient(relation, student, teacher) for relation in relations)
+    torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+@each_kernel
+def test_weights_of_edges_have_the_gradient_of_the_matrix(kernel: Kernel, chunk: int) -> None:
+    x, y = nodes()[0], nodes()[0]
+    edges = Nearest(3)(pearson(x), pearson(x), pearson).with_own()
+    scales = torch.randn(edges.edge_index.shape[1]).double()
+
+    def chunked(x: Tensor, y: Tensor) -> Tensor:
+        return (weigh_edges(kernel.nodes(x), kernel.nodes(y), edges, kernel, chunk) * scales).sum()
+
+    expected = with_gradient(lambda x, y: (edges.pick(kernel(x, y)) * scales).sum(), x, y)
+    torch.testing.assert_close(with_gradient(chunked, x, y), expected, rtol=1e-7, atol=1e-7)
+
+
+def test_no_edge_is_no_weight() -> None:
+    edges = Edges(torch.zeros(2, 0, dtype=torch.long), 3)
+    x = torch.randn(3, 2, requires_grad=True)
+    weights = weigh_edges(x, x, edges, pearson)
+    torch.autograd.backward(weights.sum())
+    assert weights.shape == (0,) and x.grad is not None and not x.grad.any()
+
+
+def test_sparse_graphs_without_matrices_hold_none() -> None:
+    student, teacher = torch.randn(600, 4, requires_grad=True), torch.randn(600, 4)
+    with largest_tensor() as seen:
+        x, edges = student, Given(torch.stack([torch.arange(1, 600), torch.arange(599)]))
+        torch.autograd.backward(Relation(pearson, edges, form="blocked")(x, teacher))
+    assert seen.numel < 600**2 / 10
+
+
+@pytest.mark.parametrize(
+    ("count", "width", "rule", "known", "expected"),
+    [
+        (64, 256, ALL_PAIRS, ("matrix", "factored", "blocked"), "matrix"),
+        (768, 256, ALL_PAIRS, ("matrix", "factored", "blocked"), "matrix"),
+        (769, 256, ALL_PAIRS, ("matrix", "factored", "blocked"), "factored"),
+        (2896, 4096, ALL_PAIRS, ("matrix", "factored", "blocked"), "matrix"),
+        (2897, 4096, ALL_PAIRS, ("matrix", "factored", "blocked"), "blocked"),
+        (2897, 16, ALL_PAIRS, ("matrix", "blocked"), "blocked"),
+        (2897, 16, ALL_PAIRS, ("matrix",), "matrix"),
+        (2896, 16, Nearest(8), ("matrix", "factored", "blocked"), "matrix"),
+        (2897, 16, Nearest(8), ("matrix", "blocked"), "blocked"),
+    ],
+)
+def test_auto_takes_what_suits_the_size(
+    count: int, width: int, rule: Rule, known: tuple[Form, ...], expected: Form
+) -> None:
+    student, teacher = torch.zeros(1, width), torch.zeros(1, 3)
+    assert choose("auto", rule, known, student, teacher, count) == expected
+    assert choose("auto", rule, known, student.unsqueeze(0), teacher.unsqueeze(0), count) == "matrix"
+    assert choose("matrix", rule, known, student, teacher, count) == "matrix"
+
+
+def test_a_relation_says_which_forms_it_has() -> None:
+    def largest(student: Tensor, teacher: Tensor, topology: object = None) -> Tensor:
+        return (student - teacher).abs().max()
+
+    assert Relation(euclidean, criterion=huber).forms() == ("matrix", "blocked")
+    assert Relation(criterion=largest).forms() == ("matrix",)
+    assert not blocks(raw, largest)
+    with pytest.raises(RelgraphError, match="has the forms auto, matrix, blocked, got 'factored'"):
+        Relation(euclidean, form="factored")
+    with pytest.raises(RelgraphError, match="has the forms auto, matrix, got 'blocked'"):
+        Relation(criterion=largest, form="blocked")
+    with pytest.raises(RelgraphError, match="has the forms auto, matrix, blocked, got 'factored'"):
+        Relation(topology=Nearest(3), form="factored")
+    with pytest.raises(RelgraphError, match="unknown form 'dense'"):
+        check_form("dense", ("matrix",), "it")
+    x = torch.randn(2, 4, 3)
+    with pytest.raises(RelgraphError, match="compares the graphs of one batch"):
+        Relation(cosine, form="factored")(x, x)
+
+
+def test_a_rule_of_ones_own_needs_the_matrices() -> None:
+    def upper(student: Tensor, teacher: Tensor, kernel: Kernel) -> Edges:
+        return Edges(torch.triu_indices(len(teacher), len(teacher), 1), len(teacher))
+
+    with pytest.raises(RelgraphError, match="has the forms auto, matrix, got 'blocked'"):
+        Relation(topology=upper, form="blocked")
+    with pytest.raises(RelgraphError, match="knows the rules Nearest, Given and Above"):
+        edges_in_blocks(upper, *nodes(), pearson)

@@ -1,0 +1,232 @@
+"""One loss in every form: methods without matrices against those with them, alone and over processes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from relgraph.errors import RelgraphError
+from relgraph.graph import contrast, forms
+from relgraph.graph.contrast import batch_contrast, view_contrast
+from relgraph.graph.factored import gram
+from relgraph.graph.forms import Form
+from relgraph.graph.pair import STUDENT, TEACHER, graph_pair, has_weights, weights
+from relgraph.graph.processes import ALONE, Processes
+from relgraph.graph.refine import Refinement
+from relgraph.graph.topology import ALL_PAIRS, Nearest, Rule
+from relgraph.methods import Batch, Output, build_method
+from relgraph.methods.base import spread_over
+from relgraph.methods.cc import CC
+from relgraph.methods.ccl import CCL
+from relgraph.methods.darkrank import DarkRank
+from relgraph.methods.ega import EGA, ega_loss
+from relgraph.methods.irg import IRG
+from relgraph.methods.nce import NCE
+from relgraph.methods.pkt import PKT
+from relgraph.methods.relational import Relational
+from relgraph.methods.rkd import RKD
+from relgraph.methods.sp import SP
+from tests.graph.test_factored import largest_tensor, with_gradient
+from tests.processes import run_on
+
+N, DIM = 10, 6
+BATCH = Batch(torch.arange(N), torch.tensor([0, 1, 2, -1, 1, 0, 2, 2, -1, 0]))
+Make = Callable[[Form, Rule], Relational]
+METHODS: dict[str, Make] = {
+    "ega": lambda form, graph: EGA(graph=graph, form=form),
+    "sp": lambda form, graph: SP(graph, "feature", form=form),
+    "cc": lambda form, graph: CC(graph=graph, form=form),
+    "cc gaussian": lambda form, graph: CC("gaussian", graph=graph, form=form),
+    "cc bilinear": lambda form, graph: CC("bilinear", graph=graph, form=form),
+    "cc linear": lambda form, graph: CC("bilinear", unit_length=False, graph=graph, form=form),
+    "pkt": lambda form, graph: PKT(graph, form=form),
+    "rkd": lambda form, graph: RKD(graph=graph, form=form),
+    "irg": lambda form, graph: IRG(edge_transition_weight=2.0, graph=graph, graph_form=form),
+    "irg caffe": lambda form, graph: IRG(form="caffe", graph=graph, graph_form=form),
+    "irg to many": lambda form, graph: IRG(layers="one-to-many", graph=graph, graph_form=form),
+    "darkrank": lambda form, graph: DarkRank(length=3, graph=graph, form=form),
+    "nce": lambda form, graph: NCE(graph=graph, form=form),
+    "ccl": lambda form, graph: CCL(graph=graph, form=form),
+}
+FACTORED = ("ega", "sp", "cc bilinear", "cc linear")
+each_method = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
+
+
+def output(x: Tensor) -> Output:
+    """Return all that methods read, made of one tensor `(N, DIM)`."""
+    maps = x.view(N, DIM, 1, 1) * torch.linspace(-1, 2, 4).double().view(2, 2)
+    return Output(x, x[:, :3].sin(), x.cos(), (maps[:, :2], maps[:, :2].square(), maps.exp()[:, :4]))
+
+
+def nodes(constant: bool = True) -> tuple[Tensor, Tensor]:
+    student, teacher = torch.randn(2, N, DIM, generator=torch.Generator().manual_seed(0)).double()
+    if constant:
+        student[3] = teacher[4] = 0.5
+    return student, teacher
+
+
+def compared(method: Relational, constant: bool = True) -> tuple[Tensor, Tensor]:
+    """Return the loss and the student's gradient."""
+
+    def loss(s: Tensor, t: Tensor) -> Tensor:
+        value: Tensor = method(output(s), output(t), BATCH)
+        return value
+
+    value, gradient, of_teacher = with_gradient(loss, *nodes(constant))
+    assert not of_teacher.any()
+    return value, gradient
+
+
+@each_method
+def test_all_pairs_in_blocks_are_the_matrix(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = compared(make("matrix", ALL_PAIRS))
+    monkeypatch.setattr(forms, "LARGEST", 3 * N)
+    method = make("blocked", ALL_PAIRS)
+    torch.testing.assert_close(compared(method), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("graph", [Nearest(4), Nearest(5, "union")], ids=["teacher", "union"])
+@each_method
+def test_sparse_graphs_found_in_blocks_are_those_of_the_matrix(make: Make, graph: Rule) -> None:
+    # A constant node has equally near neighbours: any may be chosen.
+    expected, found = (compared(make(form, graph), constant=False) for form in ("matrix", "blocked"))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", FACTORED)
+def test_products_of_nodes_are_the_matrix(name: str) -> None:
+    expected, found = (compared(METHODS[name](form, ALL_PAIRS)) for form in ("matrix", "factored"))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in FACTORED])
+def test_other_methods_refuse_products(name: str) -> None:
+    with pytest.raises(RelgraphError, match="has the forms auto, matrix, blocked, got 'factored'"):
+        METHODS[name]("factored", ALL_PAIRS)
+
+
+def test_forms_that_a_graph_or_a_refinement_has_not_are_refused() -> None:
+    with pytest.raises(RelgraphError, match="EGA on a sparse graph has the forms auto, matrix, blocked"):
+        EGA(graph="knn", form="factored")
+    with pytest.raises(RelgraphError, match="EGA with a refinement has the forms auto, matrix, got 'blocked'"):
+        EGA(refine="smooth", dim=4, form="blocked")
+    with pytest.raises(RelgraphError, match="PKT with a refinement has the forms auto, matrix, got 'factored'"):
+        PKT(refinement=Refinement("smooth", 4), form="factored")
+    with pytest.raises(RelgraphError, match="CC has the forms auto, matrix, got 'blocked'"):
+        CC("consecutive", form="blocked")
+    with pytest.raises(RelgraphError, match="unknown form 'dense'"):
+        SP(form="dense")  # type: ignore[arg-type]
+    x = torch.randn(5, 3)
+    with pytest.raises(RelgraphError, match="a graph pair with a refinement has the forms auto, matrix"):
+        graph_pair(x, x, refinement=Refinement("smooth", 3), form="blocked")
+    with pytest.raises(RelgraphError, match="a sparse graph pair has the forms auto, matrix, blocked"):
+        graph_pair(x, x, topology=Nearest(2), form="factored")
+
+
+@pytest.mark.parametrize("form", ["factored", "blocked"])
+def test_a_pair_without_matrices_holds_its_nodes_and_says_so(form: Form) -> None:
+    student, teacher = nodes()
+    seen = []
+    method = EGA(form=form)
+    method.watcher = lambda pair, kernel: seen.append(pair)
+    method(student, teacher)
+    assert [pair.form for pair in seen] == [form]
+    assert not has_weights(seen[0]) and seen[0].edge_types == []
+    assert torch.equal(seen[0]["student"].x, student) and torch.equal(seen[0]["teacher"].x, teacher)
+    assert seen[0]["student"].degenerate.tolist() == [i == 3 for i in range(N)]
+    whole = graph_pair(student, teacher)
+    assert whole.form == "matrix" and has_weights(whole)
+
+
+def test_a_sparse_pair_found_in_blocks_is_the_same_graph() -> None:
+    one, other = (graph_pair(*nodes(constant=False), topology=Nearest(3), form=form) for form in ("matrix", "blocked"))
+    assert other.form == "blocked" and has_weights(other) and one.edge_types == other.edge_types
+    for kind in one.edge_types:
+        assert torch.equal(one[kind].edge_index, other[kind].edge_index)
+        torch.testing.assert_close(weights(one, kind), weights(other, kind), rtol=1e-12, atol=1e-14)
+    assert {STUDENT, TEACHER} <= set(one.edge_types)
+
+
+def test_auto_takes_products_of_large_batches_alone() -> None:
+    student, teacher = torch.randn(2, 400, 8)
+    with largest_tensor() as seen:
+        EGA()(student, teacher)
+    assert seen.numel < 400**2
+    method, few = EGA(), torch.randn(24, 8)
+    assert method.form_of(few, few) == "matrix" and method.form_of(few, few, Processes(0, 2)) == "factored"
+    torch.testing.assert_close(ega_loss(student, teacher), ega_loss(student, teacher, form="matrix"))
+
+
+def test_the_form_of_a_run_reaches_the_methods_and_irg_keeps_its_own() -> None:
+    ega, irg = (build_method(name, {"form": "blocked", "dim": 4}) for name in ("ega", "irg"))
+    assert isinstance(ega, EGA) and ega.graph_form == "blocked"
+    inner = next(module for module in irg.modules() if isinstance(module, IRG)) if irg is not None else None
+    assert inner is not None and inner.graph_form == "blocked" and inner.form == "max"
+    caffe = build_method("irg", {"form": "matrix"}, arguments=["form=caffe"])
+    assert caffe is not None and "caffe" in {m.form for m in caffe.modules() if isinstance(m, IRG)}
+
+
+@pytest.mark.parametrize("loss", [batch_contrast, view_contrast])
+def test_contrast_in_blocks_is_the_whole(
+    loss: Callable[[Tensor, Tensor, float], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = with_gradient(lambda s, t: loss(s, t, 0.3), *nodes())
+    monkeypatch.setattr(contrast, "LARGEST_MATRIX", 1)
+    monkeypatch.setattr(forms, "LARGEST", 30)
+    found = with_gradient(lambda s, t: loss(s, t, 0.3), *nodes())
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+CASES: dict[str, tuple[str, Form, int]] = {
+    **{f"{name}, factored": (name, "factored", DIM) for name in FACTORED},
+    **{f"{name}, factored, two widths": (name, "factored", DIM + 2) for name in FACTORED if name != "ega"},
+    **{f"{name}, blocked": (name, "blocked", DIM) for name in ("ega", "rkd")},
+    **{f"{name}, auto": (name, "auto", DIM) for name in ("ega", "pkt")},
+}
+WIDTH, LARGE = 5, 4 * N
+
+
+def _learned(processes: Processes) -> dict[str, tuple[Tensor, Tensor, float]]:
+    """Return each case's loss and the gradient of a shared layer, on this process's rows, and the bytes it summed."""
+    found = {}
+    for case, (name, form, width) in CASES.items():
+        images, teacher = (
+            torch.randn(LARGE, size, generator=torch.Generator().manual_seed(1)).double()
+            * (1 + torch.arange(LARGE))[:, None]
+            for size in (WIDTH, width)
+        )
+        rows = processes.rows(LARGE)
+        layer = nn.Linear(WIDTH, DIM).double()
+        with torch.no_grad():
+            layer.weight.copy_(torch.linspace(-1, 1, WIDTH * DIM).view(DIM, WIDTH).sin())
+        method = METHODS[name](form, ALL_PAIRS)
+        spread_over(method, processes)
+        value = method(layer(images[rows]), teacher[rows])
+        torch.autograd.backward(value)
+        assert layer.weight.grad is not None
+        found[case] = value.detach(), layer.weight.grad, float(method.over.count)
+    return found
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    count = 2
+    results, whole = run_on(count, _learned, tmp_path), _learned(ALONE)
+    for case, (value, gradient, _) in whole.items():
+        assert all(torch.equal(result[case][0], results[0][case][0]) for result in results), case
+        torch.testing.assert_close(results[0][case][0], value, rtol=1e-10, atol=1e-12)
+        mean = torch.stack([result[case][1] for result in results]).mean(0)
+        torch.testing.assert_close(mean, gradient, rtol=1e-10, atol=1e-12)
+        # Only the factored form leaves the rows where they are.
+        factored = "factored" in case or case == "ega, auto"
+        assert {result[case][2] for result in results} == {count if factored else 1}, case
+
+
+def _summed(processes: Processes) -> Tensor:
+    x = torch.arange(12.0).view(6, 2)[processes.rows(6)]
+    return gram(x, x[:, :1], processes)
+
+
+def test_grams_are_summed_over_processes(tmp_path: Path) -> None:
+    assert all(torch.equal(found, _summed(ALONE)) for found in run_on(2, _summed, tmp_path))
