@@ -1,6 +1,7 @@
 """The group of commands, and how their errors look."""
 
 import logging
+import os
 import warnings
 from typing import Any
 
@@ -14,6 +15,7 @@ from .data import data
 from .embed import embed
 from .evaluate import evaluate
 from .export import export
+from .launch import LOST, launched, lost_the_others
 from .methods import methods
 from .names import students
 from .pretrain import pretrain
@@ -22,19 +24,40 @@ from .teachers import teachers
 from .train import train
 
 
+class Lost(click.ClickException):
+    """The end of a process that has lost the others."""
+
+    exit_code = LOST
+
+
 class Commands(click.Group):
     """A group whose commands end an expected error in one line and exit status 1."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; of several processes none but train can make use."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if name != "train" and launched() and os.environ["WORLD_SIZE"] != "1":
+            count = os.environ["WORLD_SIZE"]
+            raise click.ClickException(f"relgraph {name} runs in one process, got {count}: train alone takes several")
+        return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         # PyTorch Geometric's import warns of what it will change itself; a user of this program can do nothing there.
         warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
-        # Lightning tells which precision and GPU it was told to take, and advises on its own trainer.
-        logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
+        # Lightning tells which precision, GPU and processes it was told to take, and advises on its own trainer.
+        for name in ("rank_zero", "distributed"):
+            logging.getLogger(f"lightning_fabric.utilities.{name}").setLevel(logging.WARNING)
         try:
             return super().invoke(ctx)
         except RelgraphError as error:
             raise click.ClickException(str(error)) from error
+        except RuntimeError as error:
+            if not lost_the_others(error):
+                raise
+            raise Lost("another process has stopped, or cannot be reached") from error
         except BrokenPipeError:
             raise  # whoever read the output has enough, as in `| head`: click ends without a word
         except OSError as error:
@@ -60,6 +83,7 @@ def main() -> None:
     relgraph methods                          how to distil: the published methods, any of them on any graph
     relgraph teachers dinov2                  what can teach; students and data list the rest
     relgraph bench                            how fast this machine trains, against the original's way
+    relgraph bench scaling                    time and memory of a loss against the number of images in a batch
 
     `relgraph COMMAND --help` says more.
     """  # noqa: D301 (click wants the backspace itself)

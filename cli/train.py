@@ -1,11 +1,15 @@
 """relgraph train."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 import click
 
+from .launch import is_first, launch, launched
 from .options import from_file, recipe_options
 from .show import table
 from .stopping import stoppable
@@ -24,6 +28,9 @@ Examples:
   relgraph train --method none --init-from runs/NAME
   relgraph train --method sskd --ss-head runs/HEAD         few or wrong labels (see relgraph pretrain --help)
   relgraph train --student wrn_16_1 --label-fraction 0.1 --label-noise 0.2 --teacher-head sequential
+  relgraph train --devices 2 --batch-size 128              one graph over two processes or GPUs
+  relgraph train --batch-size 1024 --accumulate 8          a large graph on a small device
+  torchrun --nproc-per-node 4 -m relgraph train            the same by torchrun, on several machines too
   relgraph train --config recipe.yaml --seed 2
   relgraph train --resume runs/knn8
 """
@@ -44,6 +51,10 @@ Examples:
 @click.option(
     "--clip_mode", metavar="NAME", help="The original's spelling of a CLIP teacher: RN50, RN101, ViT-B/32, ViT-B/16."
 )
+@click.option(
+    "--devices", type=click.IntRange(min=1), help="Processes, each with a GPU or with a share of the cores, over which "
+    "every batch and its graph are spread. A run may be resumed on another number.  [default: 1]",
+)  # fmt: skip
 @recipe_options
 @click.pass_context
 def train(
@@ -54,6 +65,7 @@ def train(
     config: Path | None,
     preset: str | None,
     clip_mode: str | None,
+    devices: int | None,
     **options: Any,
 ) -> None:
     """Train a student: views -> student and teacher -> graph pair -> matching -> loss.
@@ -79,8 +91,25 @@ def train(
         stored = {} if config is None else from_file(ctx, config)
         recipe = resolve({**stored, **given}, preset)
         path = out or free_name(Path("runs"), recipe)
-    click.echo(f"{_summary(recipe)} -> {path}")
-    _run(recipe, path, resume is not None)
+    if devices is not None and devices > 1 and not launched():
+        raise SystemExit(launch(devices))
+    _check_devices(devices)
+    with nullcontext() if is_first() else silent():
+        click.echo(f"{_summary(recipe)} -> {path}")
+        _run(recipe, path, resume is not None)
+
+
+def _check_devices(devices: int | None) -> None:
+    count = os.environ.get("WORLD_SIZE", "1")
+    if devices is not None and str(devices) != count:
+        raise click.UsageError(f"--devices {devices} does not fit the {count} processes that were launched")
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Let what the block prints go nowhere: of several processes one speaks."""
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 def _summary(recipe: Any) -> str:
@@ -97,6 +126,8 @@ def _run(recipe: Any, path: Path, resume: bool) -> None:
 
     with stoppable("train", path):
         result = train_loop(recipe, path, resume=resume)
+        if not is_first():
+            return
         learning_curve(path)
     test = result["test"]
     columns = {"top1": "top-1 %", "top5": "top-5 %", "knn": "k-NN %", "linear": "linear probe %"}

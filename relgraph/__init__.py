@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from relgraph.graph.relation import Relation
     from relgraph.graph.topology import AllPairs, Given, Nearest
     from relgraph.methods import EGA, KD, METHODS, Output, ega_loss
+    from relgraph.methods.base import spread_over
     from relgraph.networks.students import build_backbone
     from relgraph.networks.teachers import load_teacher
     from relgraph.training.student import load_student
@@ -33,6 +34,7 @@ _HOME = {
     "ega_loss": "relgraph.methods",
     "KD": "relgraph.methods",
     "METHODS": "relgraph.methods",
+    "spread_over": "relgraph.methods.base",
     "Output": "relgraph.methods",
     "load_student": "relgraph.training.student",
     "to_networkx": "relgraph.analysis.export",
@@ -58,6 +60,7 @@ __all__ = [
     "load_student",
     "load_teacher",
     "read_pair",
+    "spread_over",
     "to_networkx",
     "write_graph",
 ]

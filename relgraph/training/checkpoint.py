@@ -11,15 +11,18 @@ from relgraph.errors import RelgraphError
 from relgraph.files import first_line, replacing
 
 
-def save_checkpoint(fabric: Any, path: Path, state: Mapping[str, Any]) -> None:
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint beside `path` and move it there: an interrupt or a full disk leaves the previous one.
+
+    Of modules and optimisers it holds their `state_dict`.
 
     Raises:
         RelgraphError: if it cannot be written; the previous checkpoint is untouched.
     """
+    plain = {name: part.state_dict() if hasattr(part, "state_dict") else part for name, part in state.items()}
     with replacing(path) as part:
         try:
-            fabric.save(part, dict(state))
+            torch.save(plain, part)
         except RuntimeError as error:  # torch's own writer does not say OSError of a full disk
             raise OSError(first_line(error)) from error
 
@@ -42,12 +45,12 @@ def load_checkpoint(path: Path, network: str = "distiller") -> dict[str, Any]:
 
 
 def random_state() -> dict[str, Any]:
-    """Return the state of torch's generators, on the CPU and on CUDA devices if there are any."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+    """Return the state of torch's generators, on the CPU and on this process's CUDA device if there is one."""
+    return {"cpu": torch.get_rng_state(), "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []}
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
     """Put torch's generators back into a state that `random_state` returned."""
     torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if torch.cuda.is_available() and state["cuda"]:
+        torch.cuda.set_rng_state(state["cuda"][0])

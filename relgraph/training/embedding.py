@@ -19,8 +19,8 @@ from relgraph.data.manifest import DTYPES, Contents, images_per_shard
 from relgraph.errors import RelgraphError
 from relgraph.networks.teachers import Teacher
 from relgraph.training.inputs import teacher_input
+from relgraph.training.opening import open_data, open_fabric, open_teacher
 from relgraph.training.recipe import Recipe
-from relgraph.training.setup import open_data, open_fabric, open_teacher
 
 Embed = Callable[[Tensor, Tensor], Tensor]
 
@@ -130,15 +130,17 @@ def _write(writer: StoreWriter, images: ImageSet, embed: Embed, batch_size: int,
     contents = writer.manifest.contents
     parts = [(shard, part) for shard in writer.missing for part in torch.split(contents.positions(shard), batch_size)]
     total = sum(len(part) for _, part in parts)
-    rows: list[Tensor] = []
+    rows = torch.empty(0)
     with (
         closing(images.batches([part for _, part in parts], workers)) as batches,
         tqdm(desc="embed", initial=contents.images - total, total=contents.images, unit="img", disable=None) as bar,
     ):
         for (shard, part), pixels in zip(parts, batches, strict=True):
-            rows.append(embed(pixels, part))
+            positions = contents.positions(shard)
+            if part[0] == positions[0]:
+                rows = torch.empty(len(positions), contents.views, contents.width)
+            rows[part - positions[0]] = embed(pixels, part)
             bar.update(len(part))
-            if part[-1] == contents.positions(shard)[-1]:
-                writer.write(shard, torch.cat(rows))
-                rows.clear()
+            if part[-1] == positions[-1]:
+                writer.write(shard, rows)
     return total

@@ -1,6 +1,6 @@
 """Any training by epochs: resumed where it stopped, kept after every epoch, its figures in one run directory."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.processes import Processes
 from relgraph.training.checkpoint import (
     load_checkpoint,
     random_state,
@@ -48,8 +49,8 @@ class Job(Protocol):
         ...
 
     @property
-    def fabric(self) -> Any:
-        """Lightning Fabric, which writes checkpoints."""
+    def processes(self) -> Processes:
+        """Over which processes it is trained: all do each part of it, and the first one writes."""
         ...
 
     @property
@@ -95,7 +96,8 @@ class Job(Protocol):
 def run_epochs(open_job: Callable[[], Job], recipe: AnyRecipe, path: Path, *, resume: bool) -> dict[str, Any]:
     """Train what `open_job` builds, epoch by epoch, and return the content of `result.json`.
 
-    A run that is stopped and resumed ends with the same weights and figures as one that was not.
+    A run that is stopped and resumed ends with the same weights and figures as one that was not. Of several processes
+    the first one writes, and names the directory; all of them must see it.
 
     Raises:
         RelgraphError: if the recipe does not fit the data, or is not that of the run to resume, a file cannot be used,
@@ -103,52 +105,67 @@ def run_epochs(open_job: Callable[[], Job], recipe: AnyRecipe, path: Path, *, re
     """
     if resume:
         Run.open(path).check_recipe(recipe)
-    else:
+    elif Processes.launched().first:
         check_free(path)
     job = open_job()
-    tqdm.write(job.note)
-    run = Run.open(path) if resume else Run.create(path, job.recipe)
+    run = _open_run(job, path, resume=resume)
     progress = _restore(job, run) if resume and run.last.exists() else Progress(rows=[])
     if not progress.rows:
         job.begin(run)
-    logger, by_step = _tensorboard(run, len(progress.rows)), _tensorboard(run, len(progress.looks), "steps")
+    board = _Board(run, progress) if job.processes.first else None
     for epoch in range(len(progress.rows), job.epochs):
         row = job.train_epoch(epoch)
         _check_weights(job, epoch)
         row |= {f"{recipe.select}_{name}": value for name, value in job.evaluate(epoch).items()}
         progress.rows.append(row)
-        for look in job.looks():
-            progress.looks.append({"epoch": epoch + 1, **look})
-            by_step.log_metrics(look, step=len(progress.looks))
-        logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, step=epoch + 1)
-        logger.save()
-        by_step.save()
-        _store(job, run, progress)
-        tqdm.write(_line(row, job))
-    logger.finalize("success")
-    by_step.finalize("success")
+        looks = [{"epoch": epoch + 1, **look} for look in job.looks()]
+        progress.looks += looks
+        better = _improved(job, progress)
+        if board is not None:
+            board.write(row, looks)
+            _store(job, run, progress, better=better)
+            tqdm.write(_line(row, job))
+        job.processes.wait()
     result = job.result(run, progress)
-    write_json(run.result_file, result)
+    if board is not None:
+        board.close()
+        write_json(run.result_file, result)
+    job.processes.wait()
     return result
 
 
-def _store(job: Job, run: Run, progress: Progress) -> None:
-    """Write the epoch to disk, `last.ckpt` at the end: what a stop before that leaves half done is done again."""
-    name = f"{job.recipe.select}_{job.score}"
+def _open_run(job: Job, path: Path, *, resume: bool) -> Run:
+    """Return the run's directory, which the first process makes and names."""
+    path = Path(job.processes.agreed(str(path)))
+    if job.processes.first:
+        tqdm.write(job.note)
+        if not resume:
+            Run.create(path, job.recipe)
+    job.processes.wait()
+    return Run.open(path)
+
+
+def _improved(job: Job, progress: Progress) -> bool:
+    """Return whether the newest epoch is the best so far, and note it then."""
     # Without anything to judge by, the newest epoch is the best.
-    newest = progress.rows[-1].get(name)
+    newest = progress.rows[-1].get(f"{job.recipe.select}_{job.score}")
     better = newest is None or newest > progress.best_top1
     if better:
         progress.best_epoch, progress.best_top1 = len(progress.rows), progress.best_top1 if newest is None else newest
+    return better
+
+
+def _store(job: Job, run: Run, progress: Progress, *, better: bool) -> None:
+    """Write the epoch to disk, `last.ckpt` at the end: what a stop before that leaves half done is done again."""
     state = {**job.parts, "progress": asdict(progress), "random": random_state()}
     if better and job.score is not None:
-        save_checkpoint(job.fabric, run.best, state)
+        save_checkpoint(run.best, state)
     if better:
         job.keep(run)
     run.write_metrics(progress.rows)
     if progress.looks:
         run.write_metrics(progress.looks, run.diagnostics_file)
-    save_checkpoint(job.fabric, run.last, state)
+    save_checkpoint(run.last, state)
 
 
 def _check_weights(job: Job, epoch: int) -> None:
@@ -172,6 +189,29 @@ def _restore(job: Job, run: Run) -> Progress:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RelgraphError(f"{run.last} does not belong to this run's recipe: {reason}") from error
+
+
+class _Board:
+    """What is written for TensorBoard: a row an epoch, and one for each look."""
+
+    def __init__(self, run: Run, progress: Progress) -> None:
+        self.epochs, self.steps = _tensorboard(run, len(progress.rows)), _tensorboard(run, len(progress.looks), "steps")
+        self.looks = len(progress.looks)
+
+    def write(self, row: Mapping[str, float], looks: Sequence[Mapping[str, float]]) -> None:
+        """Write an epoch."""
+        for look in looks:
+            self.looks += 1
+            self.steps.log_metrics({name: value for name, value in look.items() if name != "epoch"}, step=self.looks)
+        figures = {name: value for name, value in row.items() if name != "epoch"}
+        self.epochs.log_metrics(figures, step=int(row["epoch"]))
+        self.epochs.save()
+        self.steps.save()
+
+    def close(self) -> None:
+        """End the files."""
+        self.epochs.finalize("success")
+        self.steps.finalize("success")
 
 
 def _tensorboard(run: Run, done: int, version: str = "") -> Any:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from relgraph.data.batches import epoch_batches
 from relgraph.errors import RelgraphError
+from relgraph.training.accumulation import average_gradients
 from relgraph.training.checkpoint import load_checkpoint, save_checkpoint
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
@@ -40,11 +41,12 @@ def train_head(setup: Setup, run: Run) -> None:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(recipe, epoch)
         rows.append({"epoch": epoch + 1, "lr": learning_rate(recipe, epoch), **_epoch(setup, recipe, optimiser, epoch)})
-        run.write_metrics(rows, run.head_metrics_file)
-        state = {"head": head.state_dict(), "optimiser": optimiser.state_dict(), "rows": rows}
-        save_checkpoint(setup.fabric, run.head_checkpoint, state)
+        if setup.processes.first:
+            run.write_metrics(rows, run.head_metrics_file)
+            save_checkpoint(run.head_checkpoint, {"head": head, "optimiser": optimiser, "rows": rows})
+        setup.processes.wait()
     head.requires_grad_(False)
-    if rows:
+    if rows and setup.processes.first:
         last = rows[-1]
         figures = f"loss {last['loss']:.4f}, train {last['train_top1']:.2f} %"
         tqdm.write(f"teacher's head: {len(rows)} epoch{'s' if len(rows) > 1 else ''}, {figures}, now fixed")
@@ -60,12 +62,19 @@ def head_recipe(recipe: Recipe) -> Recipe:
 
 def _epoch(setup: Setup, recipe: Recipe, optimiser: SGD, epoch: int) -> dict[str, float]:
     head, train = setup.distiller.teacher_head.requires_grad_(True), setup.data.train
+    processes, number = setup.processes, FIRST_EPOCH + epoch
     batches = epoch_batches(
-        train.labels, batch_size=recipe.batch_size, labelled_share=1.0, seed=recipe.seed, epoch=FIRST_EPOCH + epoch
+        train.labels,
+        batch_size=recipe.batch_size,
+        labelled_share=1.0,
+        seed=recipe.seed,
+        epoch=number,
+        processes=processes,
     )
-    generator = setup.view_generator(FIRST_EPOCH + epoch)
+    generator = setup.view_generator(number)
     sums = torch.zeros(3, dtype=torch.float64, device=setup.fabric.device)
-    bar = tqdm(batches, desc=f"teacher's head {epoch + 1}/{recipe.epochs}", unit="batch", leave=False, disable=None)
+    hidden = None if processes.first else True
+    bar = tqdm(batches, desc=f"teacher's head {epoch + 1}/{recipe.epochs}", unit="batch", leave=False, disable=hidden)
     for index, images in zip(bar, setup.batches(batches), strict=True):
         seen = setup.feed(images, index, generator).seen
         assert seen is not None
@@ -74,8 +83,10 @@ def _epoch(setup: Setup, recipe: Recipe, optimiser: SGD, epoch: int) -> dict[str
         loss = cross_entropy(logits, labels)
         optimiser.zero_grad()
         setup.fabric.backward(loss)
+        average_gradients(head, processes)
         optimiser.step()
         sums += _sums(loss, logits, labels)
+    processes.mean_(sums)
     loss_sum, hits, count = sums.tolist()
     # No loss shows what the last step did to the weights.
     if not (loss_sum < float("inf") and all(bool(p.isfinite().all()) for p in head.parameters())):

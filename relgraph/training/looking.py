@@ -1,6 +1,8 @@
 """Looking at the graphs while a student trains: every so many steps, at the very pair that the loss reads.
 
-Of a method that reads no pair, as `kd` or `crd`, the graphs of what it reads are looked at.
+Of a method that reads no pair, as `kd` or `crd`, the graphs of what it reads are looked at. Of a pair whose loss is
+computed without the N x N matrix, the graphs of its first nodes are; of a factored loss over processes, the first nodes
+of each.
 """
 
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from torch import Tensor
 from relgraph.graph.diagnostics import diagnose
 from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.pair import graph_pair
+from relgraph.graph.processes import ALONE, Processes
 from relgraph.methods import Method
 from relgraph.training.objective import Losses
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
 
 NEIGHBOURS = 8
+# Nodes of a pair without a matrix that are looked at: as many as make one that no one notices.
+SAMPLE = 1024
 
 
 class Looks:
@@ -28,10 +33,11 @@ class Looks:
     Args:
         every: Steps from one look to the next, the first step of an epoch being one; 0 for none.
         k: Neighbours that count.
+        processes: Over which the batch is spread; all look at the same steps.
     """
 
-    def __init__(self, every: int, k: int = NEIGHBOURS) -> None:
-        self.every, self.k = every, k
+    def __init__(self, every: int, k: int = NEIGHBOURS, processes: Processes = ALONE) -> None:
+        self.every, self.k, self.processes = every, k, processes
         self.step = -1
         self.steps: list[int] = []
         self.found: list[dict[str, Tensor]] = []
@@ -60,7 +66,7 @@ class Looks:
         nodes = (student.embedding, teacher.embedding)
         if "embedding" not in method.reads and student.feature is not None and teacher.feature is not None:
             nodes = (student.feature, teacher.feature)
-        s, t = (x.detach().float() for x in nodes)
+        s, t = (self.processes.gather(x.detach().float()) for x in nodes)
         self._add(graph_pair(s, t, match=False), pearson, labels)
 
     def _due(self) -> bool:
@@ -71,6 +77,11 @@ class Looks:
 
     def _add(self, pair: "HeteroData", kernel: Kernel, labels: Tensor) -> None:
         if not self._looked() and len(labels) > 1:
+            if len(pair["student"].x) != len(labels):  # the pair holds the rows of all processes
+                labels = self.processes.gather(labels)
+            if pair.form != "matrix":
+                s, t = (pair[side].x[:SAMPLE].detach() for side in ("student", "teacher"))
+                pair, labels = graph_pair(s, t, kernel=kernel, match=False), labels[:SAMPLE]
             self.steps.append(self.step)
             self.found.append(diagnose(pair, kernel, self.k, labels))
 

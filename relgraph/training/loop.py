@@ -13,8 +13,11 @@ from tqdm import tqdm
 
 from relgraph.data.batches import epoch_batches
 from relgraph.data.images import ImageSet
+from relgraph.graph.processes import Processes
 from relgraph.methods import Batch, Sum
+from relgraph.networks.batch_norm import average_statistics
 from relgraph.networks.files import save_network
+from relgraph.training.accumulation import Seen, forward_and_backward
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.epochs import Progress, run_epochs
 from relgraph.training.evaluation import accuracy
@@ -61,9 +64,9 @@ class Distillation:
         return self.setup.recipe.epochs
 
     @property
-    def fabric(self) -> Any:
-        """Lightning Fabric."""
-        return self.setup.fabric
+    def processes(self) -> Processes:
+        """The processes over which each batch is spread."""
+        return self.setup.processes
 
     @property
     def note(self) -> str:
@@ -126,6 +129,7 @@ class Distillation:
             "images_per_s": median(row["images_per_s"] for row in progress.rows),
             "seed": recipe.seed,
             "device": str(setup.fabric.device),
+            "processes": setup.processes.count,
             "precision": str(setup.fabric.strategy.precision.precision),
         }  # fmt: skip
 
@@ -161,7 +165,8 @@ def train_epoch(setup: Setup, epoch: int) -> dict[str, float]:
         group["lr"] = learning_rate(recipe, epoch)
     setup.distiller.train()
     setup.objective.stage = recipe.stage(epoch)
-    meter, looks = Meter(), setup.new_looks()
+    processes = setup.processes
+    meter, looks = Meter(processes), setup.new_looks()
     start, seen = time.perf_counter(), 0
     batches = epoch_batches(
         images.labels.cpu(),
@@ -170,20 +175,25 @@ def train_epoch(setup: Setup, epoch: int) -> dict[str, float]:
         seed=recipe.seed,
         epoch=epoch,
         by_label=recipe.learns_labels,
+        processes=processes,
     )
     views = setup.view_generator(epoch)
-    bar = tqdm(batches, desc=f"epoch {epoch + 1}/{recipe.epochs}", unit="batch", leave=False, disable=None)
+    hidden = None if processes.first else True
+    bar = tqdm(batches, desc=f"epoch {epoch + 1}/{recipe.epochs}", unit="batch", leave=False, disable=hidden)
     for index, pixels in zip(bar, setup.batches(batches), strict=True):
         step(setup, pixels, index.to(pixels.device), views, meter, looks)
-        seen += len(index)
-        if meter.due():
-            sums = meter.read(epoch)
+        seen += len(index) * processes.count
+        if processes.first and meter.due():
+            sums = meter.read(epoch, whole=False)  # the others do not read at the same time
             speed = seen / (time.perf_counter() - start)
-            accuracy_so_far = f", accuracy {sums['train_top1']:.1f} %" if recipe.learns_labels else ""
+            right = sums.get("train_top1") if recipe.learns_labels else None
+            accuracy_so_far = "" if right is None else f", accuracy {right:.1f} %"
             agreed = looks.means().get("overlap")
             overlap = "" if agreed is None else f", overlap {agreed:.2f}"
             bar.set_postfix_str(f"loss {sums['loss']:.3f}{accuracy_so_far}{overlap}, {speed:.0f} images/s")
     sums = meter.read(epoch)
+    if recipe.batch_norm == "local":
+        average_statistics(setup.objective, processes)
     if not recipe.learns_labels:
         sums.pop("train_top1", None)  # of a classifier that nothing teaches
     return {
@@ -198,26 +208,26 @@ def train_epoch(setup: Setup, epoch: int) -> dict[str, float]:
 def step(
     setup: Setup, images: Tensor, index: Tensor, views: torch.Generator, meter: Meter, looks: Looks | None = None
 ) -> None:
-    """Train on the uint8 images of the training set at `index` (N,).
+    """Train on the uint8 images of the training set at `index` (N,), of a batch over processes those of this one.
 
     Views -> student, teacher -> graph pair -> losses -> backward -> step. Some are looked at, if there are `looks`.
     """
     batch = Batch(index, setup.data.train.labels[index])
     fed = setup.feed(images, index, views)
     further = None if fed.further is None else setup.student_input(fed.further)
+    seen = Seen(setup.student_input(fed.images), further, fed.seen, fed.further_seen, batch)
     method = setup.objective.method
+    setup.student_optimiser.zero_grad()
+    setup.teacher_optimiser.zero_grad()
     # Once its stage is over, a method is computed at most to name its terms, as after a resume: no look at that.
     read = None if setup.objective.stage == "labels" else method
     with nullcontext() if looks is None else looks.at(read, batch.labels):
-        losses = setup.distiller(setup.student_input(fed.images), fed.seen, batch, further, fed.further_seen)
+        losses = forward_and_backward(setup, seen)
     if looks is not None:
         looks.add(losses, method, batch.labels)
-    setup.student_optimiser.zero_grad()
-    setup.teacher_optimiser.zero_grad()
-    setup.fabric.backward(losses.total)
     if method is not None and losses.teacher is not None:
         # Before the step, so that a method's own layers are those that the loss was computed with.
-        method.remember(losses.student.detach(), losses.teacher.detach(), batch)
+        method.remember(losses.student, losses.teacher, batch)
     setup.student_optimiser.step()
     setup.teacher_optimiser.step()
     meter.add(losses, batch.labels)
@@ -233,8 +243,10 @@ def evaluate(setup: Setup, images: ImageSet, batch_size: int = 512, *, probe: bo
     setup.student.eval()
     if not setup.recipe.learns_labels:
         return judge_features(setup.student.backbone, setup.student_input, setup.fabric.device, setup.data.train,
-                              images, setup.recipe.processes, probe=probe)  # fmt: skip
-    parts = torch.split(torch.arange(len(images)), batch_size)
+                              images, setup.recipe.processes, probe=probe, processes=setup.processes)  # fmt: skip
+    parts = torch.split(torch.arange(len(images))[setup.processes.share(len(images))], batch_size)
     # `forward` itself, not the compiled call: that would be compiled anew for evaluation and for the last batch's size.
     logits = [setup.student.forward(setup.student_input(part)).logits for part in setup.batches(parts, images)]
-    return accuracy(torch.cat([part for part in logits if part is not None]), images.labels)
+    found = [part for part in logits if part is not None]
+    none = torch.zeros(0, len(images.classes), device=setup.fabric.device)  # more processes than images
+    return accuracy(setup.processes.collect(torch.cat([none, *found])), images.labels)

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.processes import ALONE, Processes
 from relgraph.training.objective import Losses
 
 PAUSE = 0.5  # seconds between two readings: often enough for a progress bar, rare enough to cost nothing
 
 
 class Meter:
-    """Sums the losses and counts the hits of an epoch."""
+    """Sums the losses and counts the hits of an epoch, on each of the processes what it has."""
 
-    def __init__(self) -> None:
+    def __init__(self, processes: Processes = ALONE) -> None:
+        self.processes = processes
         self.names: list[str] = []
         self.of_student = 0
         self.sums: Tensor | None = None
@@ -49,22 +51,26 @@ class Meter:
         """Return whether the progress bar is old enough to be read again."""
         return time.perf_counter() - self.last > PAUSE
 
-    def read(self, epoch: int) -> dict[str, float]:
+    def read(self, epoch: int, *, whole: bool = True) -> dict[str, float]:
         """Return the means so far: the student's `loss`, its terms, `train_top1` in percent, and `degenerate` nodes.
 
-        Accuracy is that on labelled images; it is left out where there are none.
+        Accuracy is that on labelled images; it is left out where there are none. The figures are those of all
+        processes, which must read at the same time, or of this one if not `whole`.
 
         Raises:
             RelgraphError: if a term was not a number; the message names it.
         """
         assert self.sums is not None and self.culprit is not None, "an epoch has at least one batch"
-        if bool(self.culprit.any()):
-            bad = [name for name, spoilt in zip(self.names, self.culprit.tolist(), strict=True) if spoilt]
+        sums, culprit = self.sums, self.culprit
+        if whole:
+            sums, culprit = self.processes.mean_(sums.clone()), self.processes.maximum(culprit.int()).bool()
+        if bool(culprit.any()):
+            bad = [name for name, spoilt in zip(self.names, culprit.tolist(), strict=True) if spoilt]
             raise RelgraphError(
                 f"the loss is not a number in epoch {epoch + 1}: {', '.join(bad)} first; "
                 "a smaller learning rate or weight may help"
             )
-        *terms, hits, labelled, degenerate = self.sums.tolist()
+        *terms, hits, labelled, degenerate = sums.tolist()
         means = {name: term / self.steps for name, term in zip(self.names, terms, strict=True)}
         loss = sum(term / self.steps for term in terms[: self.of_student])
         self.last = time.perf_counter()

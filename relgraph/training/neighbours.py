@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.data.images import ImageSet
+from relgraph.graph.processes import ALONE, Processes
 from relgraph.training.evaluation import embed, knn_accuracy, linear_probe
 
 BATCH = 512
@@ -24,21 +25,25 @@ def judge_features(
     *,
     probe: bool = False,
     known: int = KNOWN,
+    processes: Processes = ALONE,
 ) -> dict[str, float]:
     """Return `knn` and, with `probe`, `linear`, the accuracies in percent of a backbone's features on a split.
 
     Neighbours and probe learn from at most `known` training images, drawn once for all, with their true labels, also
     those that the training was not given: the figures judge features, and nothing learns from them. Returns `{}` where
-    training images or the split have no labels.
+    training images or the split have no labels. Of several processes each embeds its share of the images.
     """
     labels = train.true_labels.cpu()
     labelled = (labels >= 0).nonzero().flatten()
     if len(labelled) == 0 or len(images) == 0 or bool((images.true_labels < 0).any()):
         return {}
     chosen = labelled[torch.randperm(len(labelled), generator=torch.Generator().manual_seed(0))[:known]]
-    of_train, of_test = (
-        embed(backbone, part, prepare, BATCH, device, None, workers) for part in (train.select(chosen), images)
-    )
+
+    def features(part: ImageSet) -> Tensor:
+        own = part.select(torch.arange(len(part))[processes.share(len(part))])
+        return processes.collect(embed(backbone, own, prepare, BATCH, device, None, workers).to(device)).cpu()
+
+    of_train, of_test = features(train.select(chosen)), features(images)
     known_labels, asked = labels[chosen], images.true_labels.cpu()
     found = {"knn": knn_accuracy(of_train, known_labels, of_test, asked, k=NEIGHBOURS)}
     if probe and bool((known_labels != known_labels[0]).any()):

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.graph.kernels import pearson
+from relgraph.graph.processes import ALONE, Processes
 from relgraph.methods import KD, Batch, Method, Output
-from relgraph.methods.base import labelled_cross_entropy
+from relgraph.methods.base import labelled_cross_entropy, spread_over
 from relgraph.networks.heads import Head
 from relgraph.networks.teachers import Features
 from relgraph.training.student import Student
@@ -19,11 +20,14 @@ Stage = Literal["method", "labels", "both"]
 class Losses(NamedTuple):
     """What one batch costs.
 
+    Of a batch that is spread over processes, each has a share of the terms: their means over the processes are those of
+    the whole batch, and so are the means of the gradients.
+
     Attributes:
         terms: The student's weighted terms by name; their sum is what the student minimises.
-        student: What the student said, without its stage maps.
+        student: What the student said, without its stage maps and without gradient.
         teacher: What the teacher and its head said, if there is a teacher, without its stage maps.
-        degenerate: Number of nodes without variance on both sides, which relate to nothing.
+        degenerate: Number of nodes without variance on both sides, which relate to nothing; a share, as the terms.
         teacher_terms: What the teacher's side learns from, its head's cross-entropy as `teacher_head`: no parameter
             receives gradient from these and from those of the student.
     """
@@ -68,6 +72,7 @@ class Distiller(nn.Module):
         self.method = method
         self.kd = KD(temperature) if alpha > 0 else None
         self.gamma, self.alpha = gamma, alpha
+        self.processes = ALONE
         self.stage: Stage = "both"
         self.method_terms: tuple[str, ...] = ()  # their names, once they were computed: what has had its stage is not
         if head_fixed and teacher_head is not None:
@@ -86,23 +91,35 @@ class Distiller(nn.Module):
         `further` `(V * N, C, h, w)` are the further views that a method asks for, and `further_seen` what the teacher's
         backbone saw in those. Views of one size go through the student together.
         """
-        student = self._see(images, further)
+        return self.losses(self.see(images, further), seen, batch, further_seen)
+
+    def losses(
+        self, student: Output, seen: Features | None, batch: Batch, further_seen: Features | None = None
+    ) -> Losses:
+        """Return the losses of what the student said of a batch."""
         # Without its maps: under autocast Fabric would turn all that leaves this module into float32, maps last of all.
-        kept = student._replace(maps=())
+        # Without gradient: DDP waits for the gradient of everything that leads to what leaves it.
+        kept = student._replace(maps=()).detach()
         if self.teacher_head is None or seen is None:
-            return Losses(self._student_terms(student, None, batch), kept, None, _degenerate(student), {})
+            return Losses(self._student_terms(student, None, batch), kept, None, self._degenerate(student), {})
         teacher = self._taught(self.teacher_head, seen)
         if further_seen is not None:
             teacher = teacher._replace(further=self._taught(self.teacher_head, further_seen)._replace(maps=()))
         return Losses(
             self._student_terms(student, teacher, batch),
             kept,
-            teacher._replace(maps=()),
-            _degenerate(student) + _degenerate(teacher),
+            teacher._replace(maps=()).detach(),
+            self._degenerate(student) + self._degenerate(teacher),
             self._teacher_terms(student, teacher, batch),
         )
 
-    def _see(self, images: Tensor, further: Tensor | None) -> Output:
+    def spread_over(self, processes: Processes, *, local: bool = False) -> None:
+        """Let the batch be spread over processes; with `local` the method relates those of one process alone."""
+        self.processes = processes
+        if self.method is not None:
+            spread_over(self.method, processes, local=local)
+
+    def see(self, images: Tensor, further: Tensor | None) -> Output:
         """Return what the student says of its views, those of one size in one pass: they share batch statistics."""
         if further is None:
             output: Output = self.student(images)
@@ -121,7 +138,7 @@ class Distiller(nn.Module):
 
     def _student_terms(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         assert student.logits is not None
-        by_labels = {"cross_entropy": self.gamma * labelled_cross_entropy(student.logits, batch.labels)}
+        by_labels = {"cross_entropy": self.gamma * self._by_labels(student.logits, batch)}
         if teacher is not None and self.kd is not None:
             by_labels["kd_of_logits"] = self.alpha * self.kd(student, teacher)
         if self.stage == "method":
@@ -138,10 +155,16 @@ class Distiller(nn.Module):
 
     def _teacher_terms(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         assert teacher.logits is not None
-        terms = {"head": labelled_cross_entropy(teacher.logits, batch.labels)}
+        terms = {"head": self._by_labels(teacher.logits, batch)}
         if self.method is not None:
             terms |= self.method.teacher_terms(student, teacher, batch, self._classify)
         return {f"teacher_{name}": term for name, term in terms.items()}
+
+    def _by_labels(self, logits: Tensor, batch: Batch) -> Tensor:
+        return labelled_cross_entropy(logits, batch.labels, self.processes)
+
+    def _degenerate(self, output: Output) -> Tensor:
+        return pearson.degenerate(pearson.nodes(output.embedding.detach())).sum() * self.processes.count
 
     def _classify(self, output: Output) -> Tensor:
         assert self.teacher_head is not None
@@ -178,7 +201,3 @@ def _zeros(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     They stay among the terms so that all rows of the metrics have the same columns.
     """
     return {name: torch.zeros_like(term) for name, term in terms.items()}
-
-
-def _degenerate(output: Output) -> Tensor:
-    return pearson.degenerate(pearson.nodes(output.embedding.detach())).sum()

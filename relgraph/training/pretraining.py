@@ -17,6 +17,7 @@ from relgraph.data.batches import epoch_batches
 from relgraph.data.datasets import DataSet, load
 from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError
+from relgraph.graph.processes import ALONE, Processes
 from relgraph.methods import Views
 from relgraph.networks.files import save_network, save_ss_head
 from relgraph.networks.students import build_backbone
@@ -24,10 +25,11 @@ from relgraph.networks.teachers import Teacher
 from relgraph.training.epochs import Progress, run_epochs
 from relgraph.training.meter import Meter
 from relgraph.training.neighbours import judge_features
+from relgraph.training.opening import check_alone, on_device, open_fabric, open_teacher
 from relgraph.training.pretrain_recipe import PretrainRecipe, augmentation, resolve_pretraining
 from relgraph.training.runs import Run
 from relgraph.training.self_supervision import MoCo, Objective, SelfSupervisionHead, SimCLR
-from relgraph.training.setup import batches_on, network_input, on_device, open_fabric, open_teacher, view_generator
+from relgraph.training.setup import batches_on, network_input, view_generator
 from relgraph.training.teaching import Online, Plan, make_plan
 
 
@@ -62,6 +64,11 @@ class Pretraining:
         if self.recipe.objective == "moco" and self.recipe.queue >= count:
             note += f"; the queue holds an image more than once: --queue should be below {count}"
         return note
+
+    @property
+    def processes(self) -> Processes:
+        """One: a pre-training is not spread."""
+        return ALONE
 
     @property
     def parts(self) -> Mapping[str, Any]:
@@ -217,6 +224,7 @@ def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
     Raises:
         RelgraphError: for names that are not known, files that cannot be read, or values that do not fit the data.
     """
+    check_alone("pretrain")
     fabric, data = open_fabric(recipe), _data(recipe)
     teacher = None if recipe.teacher is None else open_teacher(recipe).to(fabric.device)
     name = augmentation(recipe, data.train.images.shape[-1])

@@ -137,6 +137,17 @@ class Recipe:
     neighbours: str = option(
         "teacher", "Who chooses the neighbours.", choices=("teacher", "student", "union", "mutual")
     )
+    form: str = option(
+        "auto",
+        "How all pairs are compared: by the N x N matrix, without it by products of D x D (factored) or a block of "
+        "rows at a time; auto: whichever is cheapest. All have one value.",
+        choices=("auto", "matrix", "factored", "blocked"),
+    )
+    relation: str = option(
+        "global",
+        "On several devices: relate all images of the batch, or those of each device alone, which is another loss.",
+        choices=("global", "local"),
+    )
     refine: str | None = option(
         None, "Refine nodes by their neighbours before they are compared.", choices=("smooth", "conv")
     )
@@ -166,7 +177,17 @@ class Recipe:
     )
     temperature: float = option(4.0, "Temperature of KD.")
     epochs: int = option(240, "Passes over the training set.")
-    batch_size: int = option(64, "Images in a batch, which are the nodes of its graph.")
+    batch_size: int = option(64, "Images in a batch, which are the nodes of its graph; of all devices together.")
+    accumulate: int = option(
+        1,
+        "Parts in which a batch goes through the student, for a large graph on a small device; the graph stays that of "
+        "the batch, and the student runs twice.",
+    )
+    batch_norm: str = option(
+        "local",
+        "On several devices: batch norm over the images of each, or over all of them (sync).",
+        choices=("local", "sync"),
+    )
     lr: float = option(0.05, "Learning rate of the student.")
     momentum: float = option(0.9, "Momentum of both optimisers.")
     weight_decay: float = option(5e-4, "Weight decay of both optimisers.")
@@ -198,7 +219,7 @@ class Recipe:
         """Check kinds and ranges; names that are open-ended are checked where they are looked up."""
         for item in fields(self):
             check_kind(item, getattr(self, item.name))
-        for name in ("epochs", "dim", "image_size", "teacher_size", "head_epochs"):
+        for name in ("epochs", "dim", "image_size", "teacher_size", "head_epochs", "accumulate"):
             if getattr(self, name) is not None:
                 at_least(name, getattr(self, name), 1)
         for name in ("diagnose_every", "lr", "teacher_lr", "momentum", "weight_decay", "alpha", "labels_per_class"):
@@ -245,6 +266,8 @@ class Recipe:
             )
         if self.refine is not None and not self.relates:
             raise RelgraphError(f"refine belongs to methods that relate the images of a batch, got {self.method}")
+        if self.form != "auto" and not self.relates:
+            raise RelgraphError(f"form belongs to methods that relate the images of a batch, got {self.method}")
         if self.neighbours != "teacher" and not self.relates:
             raise RelgraphError(f"neighbours belong to methods that relate the images of a batch, got {self.method}")
         if self.nodes is not None and not any("nodes" in signature(item.cls).parameters for item in self.methods):
@@ -263,6 +286,9 @@ class Recipe:
             raise RelgraphError(f"init_epochs must be below epochs = {self.epochs}, got {self.initial_epochs}")
 
     def _check_graph(self) -> None:
+        if self.batch_size % self.accumulate:
+            parts = f"{self.batch_size} and {self.accumulate}"
+            raise RelgraphError(f"batch_size must be a multiple of accumulate, the parts of a batch, got {parts}")
         if self.batch_size < 2:
             raise RelgraphError(f"a relation needs two images: batch_size must be at least 2, got {self.batch_size}")
         if self.topology == "dense" and (self.k is not None or self.neighbours != "teacher"):

@@ -10,24 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from relgraph.data.batches import epoch_batches
-from relgraph.data.datasets import DataSet, load
+from relgraph.data.datasets import DataSet
 from relgraph.data.images import ImageSet
 from relgraph.data.views import prepare
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
-from relgraph.graph.topology import check_k
+from relgraph.graph.processes import ALONE, Processes
 from relgraph.methods import Batch, Method, Output, build_method
 from relgraph.methods.spelling import read_arguments
 from relgraph.networks.backbone import map_shapes
+from relgraph.networks.batch_norm import synchronised
 from relgraph.networks.files import load_head, load_network, load_ss_head, load_strictly
 from relgraph.networks.heads import Head
 from relgraph.networks.students import build_backbone
-from relgraph.networks.teachers import Teacher, load_teacher
-from relgraph.training.hardware import native_bf16
+from relgraph.networks.teachers import Teacher
 from relgraph.training.looking import Looks
 from relgraph.training.objective import Distiller
-from relgraph.training.pretrain_recipe import PretrainRecipe
+from relgraph.training.opening import on_device, open_data, open_fabric, open_teacher
 from relgraph.training.recipe import Recipe
 from relgraph.training.student import Student
 from relgraph.training.teaching import Feed, open_feed, settled
@@ -51,10 +50,11 @@ class Setup:
     student_optimiser: Optimizer
     teacher_optimiser: Optimizer
     looks: Looks | None = None
+    processes: Processes = ALONE
 
     def new_looks(self) -> Looks:
         """Return the diagnostics of a new epoch, empty yet, which `looks` then is."""
-        self.looks = Looks(self.recipe.diagnose_every)
+        self.looks = Looks(self.recipe.diagnose_every, processes=self.processes)
         return self.looks
 
     @property
@@ -135,7 +135,10 @@ def build(recipe: Recipe) -> Setup:
 
 def assemble(recipe: Recipe, fabric: Any, data: DataSet, distiller: Distiller, feed: Feed, note: str) -> Setup:
     """Return data and networks on the device, with the networks' optimisers."""
-    momentum, decay = recipe.momentum, recipe.weight_decay
+    momentum, decay, processes = recipe.momentum, recipe.weight_decay, Processes.current()
+    distiller.spread_over(processes, local=recipe.relation == "local")
+    if processes.count > 1 and recipe.batch_norm == "sync":
+        synchronised(distiller, processes)
     students = SGD(distiller.student_parameters(), lr=recipe.lr, momentum=momentum, weight_decay=decay)
     # Without a teacher it has nothing to train; an optimiser over nothing keeps the step free of questions.
     teachers = SGD(
@@ -144,7 +147,8 @@ def assemble(recipe: Recipe, fabric: Any, data: DataSet, distiller: Distiller, f
     wrapped, students, teachers = fabric.setup(distiller, students, teachers)
     if recipe.compile:
         distiller.student.compile()
-    return Setup(recipe, fabric, on_device(data, fabric.device), feed, note, wrapped, distiller, students, teachers)
+    data = on_device(data, fabric.device)
+    return Setup(recipe, fabric, data, feed, note, wrapped, distiller, students, teachers, processes=processes)
 
 
 def new_distiller(recipe: Recipe, data: DataSet, teacher: Teacher | None) -> Distiller:
@@ -268,6 +272,8 @@ def rehearse(method: Method, recipe: Recipe, classes: int, dim: int, facts: Mapp
         RelgraphError: if it cannot: what it then says, it would say in the first step.
     """
     n = min(recipe.batch_size, facts["images"])
+    if recipe.relation == "local":
+        n //= Processes.launched().count
 
     def output(side: str, dim: int) -> Output:
         def vectors(rows: int) -> Output:
@@ -295,119 +301,3 @@ def _normalised_as(teacher: Teacher, data: DataSet) -> DataSet:
             f"{teacher.name}: use 'dataset', or another teacher"
         )
     return replace(data, mean=teacher.mean, std=teacher.std)
-
-
-def open_fabric(recipe: Recipe | PretrainRecipe) -> Any:
-    """Return Lightning Fabric for the recipe's device and precision.
-
-    Raises:
-        RelgraphError: if CUDA is asked for and there is none.
-    """
-    from lightning_fabric import Fabric
-
-    if recipe.device == "cuda" and not torch.cuda.is_available():
-        raise RelgraphError("device cuda was asked for, but torch finds no CUDA device here: use --device cpu")
-    cuda = recipe.device != "cpu" and torch.cuda.is_available()
-    precision = recipe.precision
-    if precision == "auto":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else native_bf16()
-        precision = "bf16-mixed" if fast else "32-true"
-    if cuda:
-        # The same seed gives the same numbers, but for sums over edges (k-NN with a refinement), atomic on CUDA.
-        torch.backends.cudnn.deterministic = True
-    return Fabric(accelerator="cuda" if cuda else "cpu", devices=1, precision=precision)  # type: ignore[arg-type]
-
-
-def open_data(recipe: Recipe) -> DataSet:
-    """Return the recipe's data set.
-
-    Raises:
-        RelgraphError: if it cannot be read, or its batches cannot be formed or are too small for the recipe's graph.
-    """
-    data = load(
-        recipe.dataset,
-        root=Path(recipe.root),
-        image_size=recipe.image_size,
-        val_fraction=recipe.val_fraction,
-        labels_per_class=recipe.labels_per_class or None,
-        label_fraction=recipe.label_fraction,
-        label_noise=recipe.label_noise,
-        mode=recipe.images,
-        seed=recipe.seed,
-    )
-    _check_labels(recipe, data)
-    if recipe.learns_labels and recipe.select == "val" and len(data.val) == 0:
-        raise RelgraphError("picking the best epoch needs validation images: val_fraction must be above 0, got 0")
-    batches = epoch_batches(
-        data.train.labels,
-        batch_size=recipe.batch_size,
-        labelled_share=recipe.labelled_share,
-        seed=recipe.seed,
-        epoch=0,
-        by_label=recipe.learns_labels,
-    )
-    nodes = min(len(batch) for batch in batches)
-    if nodes < 2:
-        raise RelgraphError(f"a relation needs two images: the training set must hold at least 2, got {nodes}")
-    if recipe.relates and recipe.topology == "knn":
-        check_k(recipe.neighbours_of_each, nodes)
-    return data
-
-
-def _check_labels(recipe: Recipe, data: DataSet) -> None:
-    if bool((data.train.labels >= 0).any()):
-        return
-    if recipe.learns_labels:
-        raise RelgraphError(
-            f"{recipe.dataset} has no labels, and method {recipe.method} learns from labels here: seed, moco, infonce "
-            "and ntxent need none, nor do methods that read no logits with --gamma 0"
-        )
-    if recipe.teacher_head == "sequential":
-        raise RelgraphError(f"{recipe.dataset} has no labels, from which a sequential teacher_head learns: use 'joint'")
-
-
-def open_teacher(recipe: Recipe | PretrainRecipe) -> Teacher:
-    """Return the recipe's frozen teacher.
-
-    Raises:
-        RelgraphError: if it is unknown or its weights cannot be had.
-    """
-    assert recipe.teacher is not None
-    return load_teacher(
-        recipe.teacher,
-        weights=None if recipe.teacher_weights is None else Path(recipe.teacher_weights),
-        input_size=recipe.teacher_size,
-        mean=recipe.teacher_mean,
-        std=recipe.teacher_std,
-        arguments=parse_arguments(recipe.teacher_args or ()),
-    )
-
-
-def parse_arguments(pairs: tuple[str, ...]) -> dict[str, str | int | float | bool]:
-    """Return constructor arguments from `name=value` strings; values are read as YAML reads them.
-
-    Raises:
-        RelgraphError: if one has no `=`.
-
-    >>> parse_arguments(("num_classes=1001", "pad_type=same"))
-    {'num_classes': 1001, 'pad_type': 'same'}
-    """
-    import yaml
-
-    found = {}
-    for pair in pairs:
-        name, sign, value = pair.partition("=")
-        if not sign or not name:
-            raise RelgraphError(f"teacher arguments must be name=value, got {pair!r}")
-        try:
-            found[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise RelgraphError(
-                f"the value of the teacher argument {name.strip()!r} is not valid: {value!r}"
-            ) from error
-    return found
-
-
-def on_device(data: DataSet, device: torch.device) -> DataSet:
-    """Return the data set with its images and labels on a device, where they stay as uint8."""
-    return replace(data, train=data.train.to(device), val=data.val.to(device), test=data.test.to(device))

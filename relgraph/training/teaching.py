@@ -11,6 +11,7 @@ from relgraph.data.datasets import DataSet
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.data.further import FurtherViews, make_further
 from relgraph.errors import RelgraphError
+from relgraph.graph.processes import ALONE, Processes
 from relgraph.methods import Views
 from relgraph.networks.teachers import Features, Teacher
 from relgraph.training.inputs import teacher_input
@@ -36,25 +37,42 @@ class Fed(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """How the views of a run are drawn."""
+    """How the views of a run are drawn.
+
+    Of a batch that is spread over processes each draws the views of all images, and applies those of its own: several
+    processes see what one would see.
+    """
 
     augmentation: Augmentation
     further: FurtherViews | None = None
+    processes: Processes = ALONE
 
-    def first(self, images: Tensor, generator: torch.Generator) -> Drawn:
-        """Draw a view of each of `images` `(B, C, H, W)`."""
-        height, width = images.shape[-2:]
-        return self.augmentation.draw(len(images), height, width, generator)
+    def first(self, images: Tensor, generator: torch.Generator) -> "FirstView":
+        """Draw a view of each of `images` `(B, C, H, W)`, those of this process."""
+        (height, width), count = images.shape[-2:], self.processes.count * len(images)
+        return FirstView(self.augmentation.draw(count, height, width, generator), self.processes.rows(count))
 
-    def rest(self, images: Tensor, first: Drawn, generator: torch.Generator) -> Tensor | None:
+    def rest(self, images: Tensor, first: "FirstView", generator: torch.Generator) -> Tensor | None:
         """Return further views of the images, `(V * B, C, h, w)`, mirrored as the first one is where it matters."""
         if self.further is None:
             return None
         height, width = images.shape[-2:]
-        return self.further.draw(len(images), height, width, first.flip, generator).apply(images)
+        flip = first.drawn.flip
+        return self.further.draw(len(flip), height, width, flip, generator).part(first.rows).apply(images)
 
 
-def make_plan(name: str, data: DataSet, views: Views | None) -> Plan:
+class FirstView(NamedTuple):
+    """A view drawn for each image of a batch, of which this process holds some rows."""
+
+    drawn: Drawn
+    rows: slice
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Return the view of this process's `images`."""
+        return self.drawn.part(self.rows).apply(images)
+
+
+def make_plan(name: str, data: DataSet, views: Views | None, processes: Processes = ALONE) -> Plan:
     """Return how views are drawn: an augmentation by name, and what a method asks for besides.
 
     Raises:
@@ -63,13 +81,13 @@ def make_plan(name: str, data: DataSet, views: Views | None) -> Plan:
     channels, height, side = data.train.images.shape[1:]
     augmentation = make_augmentation(name, padding=data.crop_padding, flip=data.flip, channels=channels)
     if views is None:
-        return Plan(augmentation)
+        return Plan(augmentation, processes=processes)
     further = make_further(
         views.kind, views.each, padding=data.crop_padding, flip=data.flip, augmentation=augmentation, side=side
     )
     # One is drawn now, so that images that have no such views are told before the training.
     further.draw(1, height, side, torch.zeros(1, dtype=torch.bool), torch.Generator())
-    return Plan(augmentation, further)
+    return Plan(augmentation, further, processes)
 
 
 class Feed(Protocol):
@@ -97,11 +115,15 @@ class WithoutTeacher:
 class Online:
     """The teacher runs in every step, on the student's view or, with `views: independent`, on one of its own.
 
-    With `maps` it hands on its stage maps as well. Further views are the same for both networks.
+    With `maps` it hands on its stage maps as well. Further views are the same for both networks. A batch goes through
+    it in `parts`.
     """
 
-    def __init__(self, plan: Plan, teacher: Teacher, fabric: Any, *, shared: bool, maps: bool = False) -> None:
+    def __init__(
+        self, plan: Plan, teacher: Teacher, fabric: Any, *, shared: bool, maps: bool = False, parts: int = 1
+    ) -> None:
         self.plan, self.teacher, self.fabric, self.shared, self.maps = plan, teacher, fabric, shared, maps
+        self.parts = parts
 
     def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Fed:
         """Return fresh views, and the teacher's features of them or of other fresh views."""
@@ -128,7 +150,14 @@ class Online:
         return first, further, rest
 
     def _features(self, prepared: Tensor) -> Features:
-        return self.teacher.features(prepared) if self.maps else Features(self.teacher(prepared))
+        found = [
+            self.teacher.features(part) if self.maps else Features(self.teacher(part))
+            for part in prepared.chunk(self.parts)
+        ]
+        if len(found) == 1:
+            return found[0]
+        maps = tuple(torch.cat(stage) for stage in zip(*(part.maps for part in found), strict=True))
+        return Features(torch.cat([part.pooled for part in found]), maps)
 
 
 class Stored:
@@ -158,7 +187,9 @@ class Stored:
         return Fed(student, Features(self.store.rows(view, stored_as)))
 
     def _draw(self, n: int, generator: torch.Generator) -> Tensor:
-        return torch.randint(self.store.contents.views, (n,), generator=generator)
+        processes = self.plan.processes
+        drawn = torch.randint(self.store.contents.views, (processes.count * n,), generator=generator)
+        return drawn[processes.rows(len(drawn))]
 
 
 def open_feed(
@@ -179,11 +210,11 @@ def open_feed(
     Raises:
         RelgraphError: if the mode is `stored` and no store fits, or what no store holds is asked for.
     """
-    plan = make_plan(recipe.augmentation, data, views)
+    plan = make_plan(recipe.augmentation, data, views, Processes.current())
     if teacher is None:
         return WithoutTeacher(plan), "teacher: none"
     shared = recipe.views == "shared"
-    online = Online(plan, teacher, fabric, shared=shared, maps=maps)
+    online = Online(plan, teacher, fabric, shared=shared, maps=maps, parts=recipe.accumulate)
     reason = _not_stored(recipe, maps, views)
     if reason is not None:
         if recipe.teacher_mode == "stored":

@@ -17,23 +17,16 @@ from relgraph.training.checkpoint import (
 )
 
 
-class Writer:
-    """What a checkpoint needs of Fabric."""
+def fill_disk(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torch write half of a file and then find the disk full."""
+    write = torch.save
 
-    def save(self, path: Path, state: dict[str, Any]) -> None:
-        torch.save(state, path)
-
-
-class FullDisk(Writer):
-    """Writes half of a file and finds the disk full."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def save(self, path: Path, state: dict[str, Any]) -> None:
-        super().save(path, state)
+    def save(state: dict[str, Any], path: Path) -> None:
+        write(state, path)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        raise self.error
+        raise error
+
+    monkeypatch.setattr(torch, "save", save)
 
 
 FULL = OSError(28, "No space left on device")
@@ -42,7 +35,7 @@ FULL = OSError(28, "No space left on device")
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     state = {"distiller": {"a": torch.randn(3)}, "rows": [{"epoch": 1, "loss": 0.1}], "best": -1.0}
-    save_checkpoint(Writer(), path, state)
+    save_checkpoint(path, state)
     again = load_checkpoint(path)
     assert torch.equal(again["distiller"].pop("a"), state["distiller"].pop("a"))  # type: ignore[attr-defined]
     assert again == state
@@ -50,28 +43,32 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [FULL, RuntimeError("PytorchStreamWriter failed writing file data/0: file write")])
-def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, error: Exception) -> None:
+def test_a_full_disk_keeps_the_previous_checkpoint(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "last.ckpt"
-    save_checkpoint(Writer(), path, {"distiller": {}, "epoch": 1})
+    save_checkpoint(path, {"distiller": {}, "epoch": 1})
     before = path.read_bytes()
+    fill_disk(error, monkeypatch)
     with pytest.raises(RelgraphError, match=r"^cannot write .*last\.ckpt: [^\n]*, what it held before is untouched$"):
-        save_checkpoint(FullDisk(error), path, {"epoch": 2})
+        save_checkpoint(path, {"epoch": 2})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path], "no half of a file stays behind"
 
 
-def test_an_interrupt_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
+def test_an_interrupt_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "last.ckpt"
-    save_checkpoint(Writer(), path, {"distiller": {}, "epoch": 1})
+    save_checkpoint(path, {"distiller": {}, "epoch": 1})
+    fill_disk(KeyboardInterrupt(), monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(FullDisk(KeyboardInterrupt()), path, {"epoch": 2})
+        save_checkpoint(path, {"epoch": 2})
     assert load_checkpoint(path) == {"distiller": {}, "epoch": 1}
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_folder_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(RelgraphError, match=r"^cannot write .*nowhere/last\.ckpt"):
-        save_checkpoint(Writer(), tmp_path / "nowhere" / "last.ckpt", {})
+        save_checkpoint(tmp_path / "nowhere" / "last.ckpt", {})
 
 
 def test_a_missing_checkpoint(tmp_path: Path) -> None:
@@ -82,7 +79,7 @@ def test_a_missing_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep", [0, 1, 100, 0.5, -1])
 def test_a_truncated_checkpoint(tmp_path: Path, keep: float) -> None:
     path = tmp_path / "last.ckpt"
-    save_checkpoint(Writer(), path, {"distiller": {"weight": torch.randn(1000)}})
+    save_checkpoint(path, {"distiller": {"weight": torch.randn(1000)}})
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
     with pytest.raises(RelgraphError, match=r"^cannot read the checkpoint .*last\.ckpt, is it truncated\? \([^\n]*\)$"):

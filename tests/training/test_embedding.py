@@ -14,8 +14,8 @@ from relgraph.errors import RelgraphError
 from relgraph.training import embedding
 from relgraph.training.embedding import default_path, store_embeddings
 from relgraph.training.inputs import teacher_input
+from relgraph.training.opening import open_data, open_teacher
 from relgraph.training.recipe import Recipe
-from relgraph.training.setup import open_data, open_teacher
 
 RecipeMaker = Callable[..., Recipe]
 

@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.processes import ALONE, Processes
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.epochs import Progress, run_epochs
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
@@ -28,6 +29,10 @@ class Counting:
         nn.init.zeros_(self.network.weight)
         self.note = "counting"
         self.asked: list[str] = []
+
+    @property
+    def processes(self) -> Processes:
+        return ALONE
 
     @property
     def parts(self) -> Mapping[str, Any]:

@@ -12,8 +12,8 @@ import torch
 from relgraph.graph.diagnostics import MEASURES, diagnose
 from relgraph.graph.kernels import cosine, euclidean, pearson
 from relgraph.graph.pair import graph_pair
-from relgraph.methods import CRD, KD, METHODS, Batch, Method, Output, build_method
-from relgraph.training import loop
+from relgraph.methods import CRD, EGA, KD, METHODS, Batch, Method, Output, build_method
+from relgraph.training import looking, loop
 from relgraph.training.looking import Looks
 from relgraph.training.loop import train
 from relgraph.training.meter import Meter
@@ -129,6 +129,29 @@ def test_looking_moves_nothing(make: RecipeMaker) -> None:
         assert ("overlap" in row) == (every == 1)
         weights.append({name: tensor.clone() for name, tensor in setup.distiller.state_dict().items()})
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("options", [{"form": "factored"}, {"form": "blocked"}, {"form": "blocked", "graph": "knn"}])
+def test_a_pair_without_a_matrix_is_looked_at(options: dict[str, Any], make: RecipeMaker) -> None:
+    graph = {name: value for name, value in options.items() if name == "graph"}
+    found = loop.train_epoch(build(make(diagnose_every=2, lr=0.002, **options)), 0)
+    expected = loop.train_epoch(build(make(diagnose_every=2, lr=0.002, form="matrix", **graph)), 0)
+    assert found.keys() == expected.keys()
+    # Of a sparse pair all pairs of the nodes are looked at, in place of its edges.
+    names = {"loss", "node", "edge", "match", "homophily_student"} | (set() if graph else {"overlap", "edge_rank"})
+    assert {name: found[name] for name in names} == pytest.approx({name: expected[name] for name in names}, rel=1e-3)
+
+
+def test_of_many_nodes_some_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looking, "SAMPLE", 5)
+    student, teacher = torch.randn(N, 4), torch.randn(N, 4)
+    looks = Looks(every=1)
+    with looks.at(method := EGA(form="factored"), LABELS):
+        method(student, teacher)
+    few = Looks(every=1)
+    with few.at(method := EGA(), LABELS[:5]):
+        method(student[:5], teacher[:5])
+    assert looks.read() == few.read()
 
 
 def test_a_step_without_looks_is_a_step(make: RecipeMaker) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.forms import FORMS
 from relgraph.methods import EGA, KD, METHODS, SP
 from relgraph.methods.spelling import Spelled
 from relgraph.training.recipe import PRESETS, Recipe, resolve
@@ -28,6 +29,19 @@ def test_digits_bring_their_preset_and_no_other_data_set_does() -> None:
     assert resolve({}) == resolve({"dataset": "digits"}) == resolve({}, "digits")
     assert resolve({"dataset": "cifar100", **TEACHER}) == Recipe(dataset="cifar100", **TEACHER)
     assert resolve({"dataset": "digits"}, "none") == Recipe()
+
+
+def test_the_forms_are_those_of_the_graph() -> None:
+    (form,) = (item for item in fields(Recipe) if item.name == "form")
+    assert form.metadata["choices"] == FORMS
+
+
+def test_parts_divide_the_batch() -> None:
+    assert resolve({"batch_size": 12, "accumulate": 3}).accumulate == 3
+    with pytest.raises(RelgraphError, match=r"^batch_size must be a multiple of accumulate.*, got 12 and 5$"):
+        resolve({"batch_size": 12, "accumulate": 5})
+    with pytest.raises(RelgraphError, match=r"^form belongs to methods that relate the images of a batch, got kd$"):
+        resolve({"method": "kd", "form": "blocked"})
 
 
 @pytest.mark.parametrize("needs", [{}, {"method": "kd"}, {"method": "none", "alpha": 1.0}])
@@ -90,7 +104,7 @@ def test_every_preset_is_a_recipe() -> None:
 @pytest.mark.parametrize(
     ("given", "preset", "message"),
     [
-        ({"batchsize": 8}, None, r"^unknown option 'batchsize': did you mean 'batch_size'\? \(known: alpha, "),
+        ({"batchsize": 8}, None, r"^unknown option 'batchsize': did you mean 'batch_size'\? \(known: accumulate, "),
         (
             {},
             "digit",

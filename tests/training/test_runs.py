@@ -123,7 +123,7 @@ def test_the_environment(finished: Runs) -> None:
         found["versions"]["torch"] == torch.__version__.split("+")[0] or found["versions"]["torch"] == torch.__version__
     )
     assert found["commit"] is None or re.fullmatch(r"[0-9a-f]{40}", found["commit"])
-    assert list(found["hardware"]) == ["processor", "cores", "torch_threads", "gpu"]
+    assert list(found["hardware"]) == ["processor", "cores", "torch_threads", "processes", "gpu"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", found["started"])
     assert environment(7)["seed"] == 7
 

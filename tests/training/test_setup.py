@@ -22,17 +22,9 @@ from relgraph.training.hardware import native_bf16
 from relgraph.training.inputs import teacher_input
 from relgraph.training.loop import train, train_epoch
 from relgraph.training.objective import Distiller
+from relgraph.training.opening import open_data, open_fabric, open_teacher, parse_arguments
 from relgraph.training.recipe import Recipe
-from relgraph.training.setup import (
-    Setup,
-    build,
-    new_distiller,
-    open_data,
-    open_fabric,
-    open_teacher,
-    parse_arguments,
-    reads_maps,
-)
+from relgraph.training.setup import Setup, build, new_distiller, reads_maps
 from relgraph.training.student import load_student
 from relgraph.training.teaching import Online
 

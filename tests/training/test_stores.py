@@ -13,8 +13,8 @@ from relgraph.data.embeddings import StoreWriter, shard_file
 from relgraph.data.images import ImageSet
 from relgraph.data.manifest import Manifest
 from relgraph.training.embedding import store_embeddings
+from relgraph.training.opening import open_data, open_teacher
 from relgraph.training.recipe import Recipe
-from relgraph.training.setup import open_data, open_teacher
 from relgraph.training.stores import Wanted, find_store
 
 RecipeMaker = Callable[..., Recipe]

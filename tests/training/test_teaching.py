@@ -16,8 +16,8 @@ from relgraph.methods import Views
 from relgraph.networks.teachers import Features, Teacher
 from relgraph.training.embedding import store_embeddings
 from relgraph.training.inputs import teacher_input
+from relgraph.training.opening import open_data, open_fabric, open_teacher
 from relgraph.training.recipe import Recipe
-from relgraph.training.setup import open_data, open_fabric, open_teacher
 from relgraph.training.teaching import Fed, Feed, Online, Stored, WithoutTeacher, make_plan, open_feed, settled
 
 RecipeMaker = Callable[..., Recipe]

@@ -1,0 +1,129 @@
+"""Several processes of one command, as torchrun starts them on one machine, without its log and its tracebacks."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+
+import click
+
+GRACE = 10.0  # seconds that the first process has to say what went wrong, once another has failed
+LOST = 3  # exit status of a process that has lost the others
+
+
+def launched() -> bool:
+    """Return whether this is one of several processes already, started by this module or by torchrun."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def is_first() -> bool:
+    """Return whether this is the process that speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def lost_the_others(error: RuntimeError) -> bool:
+    """Return whether an error says that the other processes cannot be reached."""
+    return launched() and (type(error).__name__.startswith("Dist") or "gloo" in str(error))
+
+
+def launch(count: int) -> int:
+    """Run this very command in `count` processes and return its exit status; the first one speaks for all.
+
+    When one fails, the others are ended. What it said is shown, if the first one does not know why.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        errors = [Path(folder) / str(rank) for rank in range(count)]
+        port = _free_port()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _stop)
+        processes = [_start(rank, count, port, errors[rank]) for rank in range(count)]
+        try:
+            failed = _wait(processes)
+        except KeyboardInterrupt:
+            return _interrupted(processes)
+        finally:
+            _end(processes)
+        status = processes[failed].returncode
+        if failed > 0 or status < 0:
+            said = errors[failed].read_text(errors="replace").strip().splitlines() if failed else []
+            ended = f"signal {-status} ended it" if status < 0 else f"it ended with status {status}"
+            why = said[-1].removeprefix("Error: ") if said and status >= 0 else ended
+            click.echo(f"Error: process {failed} of {count} failed: {why}", err=True)
+        return status if status >= 0 else 128 - status
+
+
+def _stop(number: int, frame: object) -> None:
+    """End this program, and with it the processes that it has started."""
+    raise SystemExit(128 + number)
+
+
+def _interrupted(processes: "list[subprocess.Popen[bytes]]") -> int:
+    """Wait until the first process has said what of the run is kept, and return its exit status."""
+    try:
+        return processes[0].wait(1)  # Ctrl-C in a terminal reaches all of them
+    except subprocess.TimeoutExpired:
+        for process in processes:
+            process.send_signal(signal.SIGINT)
+    try:
+        return processes[0].wait(GRACE)
+    except subprocess.TimeoutExpired:
+        return 128 + signal.SIGINT
+
+
+def _start(rank: int, count: int, port: int, errors: Path) -> "subprocess.Popen[bytes]":
+    """Start one process; only the first one shares this terminal."""
+    # torch's C++ side warns of what is as it should be: parameters that a stage leaves out are looked for.
+    environment = {
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count)),
+        **os.environ,
+    }
+    environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+    environment |= {"LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-m", "relgraph", *sys.argv[1:]]
+    if rank == 0:
+        return subprocess.Popen(command, env=environment)
+    with errors.open("wb") as stream:
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=stream)
+
+
+def _free_port() -> int:
+    with closing(socket.socket()) as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+    return port
+
+
+def _wait(processes: "list[subprocess.Popen[bytes]]") -> int:
+    """Return the number of the process whose end tells how all ended: the first one, unless another broke it."""
+    failed, since = 0, None
+    while processes[0].poll() is None:
+        broken = [rank for rank, process in enumerate(processes) if process.poll() not in (None, 0)]
+        if broken and since is None:
+            failed, since = broken[0], time.monotonic()
+        if since is not None and time.monotonic() - since > GRACE:
+            return failed
+        time.sleep(0.1)
+    if processes[0].returncode in (0, LOST):
+        for rank, process in enumerate(processes[1:], start=1):
+            if failed == 0 and process.wait() not in (0, LOST):
+                failed = rank
+        return failed
+    return 0
+
+
+def _end(processes: "list[subprocess.Popen[bytes]]") -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    for process in processes:
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

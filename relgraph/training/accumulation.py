@@ -1,0 +1,182 @@
+"""One step's losses and gradients: of a batch that goes through the student at once, or in parts."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from relgraph.graph.processes import Processes
+from relgraph.methods import Batch, Output
+from relgraph.networks.teachers import Features
+from relgraph.training.objective import Distiller, Losses
+
+if TYPE_CHECKING:
+    from relgraph.training.setup import Setup
+
+Autocast = Callable[[], AbstractContextManager[None]]
+
+
+class Seen(NamedTuple):
+    """What a step reads.
+
+    Attributes:
+        images: The student's input, `(B, C, H, W)`.
+        further: That of the further views that a method asks for, `(V * B, C, h, w)`: row `v * B + i` is of image i.
+        teacher: The teacher's features of the batch, if there is a teacher.
+        further_teacher: Its features of the further views.
+        batch: Indices and labels of the images.
+    """
+
+    images: Tensor
+    further: Tensor | None
+    teacher: Features | None
+    further_teacher: Features | None
+    batch: Batch
+
+
+def forward_and_backward(setup: "Setup", seen: Seen) -> Losses:
+    """Return the losses of a batch, their gradient added to that of the parameters and averaged over processes."""
+    if setup.recipe.accumulate == 1:
+        losses: Losses = setup.distiller(seen.images, seen.teacher, seen.batch, seen.further, seen.further_teacher)
+        setup.fabric.backward(losses.total)
+        return losses
+    losses = backward_in_parts(setup.objective, seen, setup.recipe.accumulate, setup.fabric.autocast)
+    average_gradients(setup.objective, setup.processes)
+    return losses
+
+
+def backward_in_parts(objective: Distiller, seen: Seen, parts: int, autocast: Autocast) -> Losses:
+    """Return the losses of a batch whose graph spans all of it, though the student sees a part of it at a time.
+
+    The student speaks of all parts, without gradient; the losses are computed of the whole, and their gradient with
+    respect to what it said is kept; then it speaks once more, of a part at a time, and each part's gradient goes on to
+    the parameters (GradCache; Gao et al., 2021, arXiv 2101.06983). Loss and gradient are those of the batch in one
+    part, but for batch norm, whose statistics are those of a part. What is random in the student is drawn alike both
+    times. Memory: the student's activations of one part; what it says, and the loss, of all.
+    """
+    pieces = [_part(seen, number, parts) for number in range(parts)]
+    states = []
+    with torch.no_grad(), _buffers_kept(objective.student):
+        said = []
+        for images, further in pieces:
+            states.append(_random_state(images.device))
+            with autocast():
+                said.append(_read(objective, objective.see(images, further)))
+    whole = _leaves(_joined(said))
+    del said
+    with autocast():
+        losses = objective.losses(whole, seen.teacher, seen.batch, seen.further_teacher)
+    losses.total.backward()  # type: ignore[no-untyped-call]
+    after = _random_state(seen.images.device)
+    for number, ((images, further), state) in enumerate(zip(pieces, states, strict=True)):
+        _set_random_state(state, images.device)
+        with autocast():
+            output = _read(objective, objective.see(images, further))
+        _carry_on(output, whole, number, parts)
+    _set_random_state(after, seen.images.device)
+    return losses
+
+
+def average_gradients(module: nn.Module, processes: Processes) -> None:
+    """Replace the gradient of each parameter by its mean over the processes, those of one type in one message.
+
+    A parameter that has one on some processes alone, counts as 0 on the others.
+    """
+    if processes.count == 1:
+        return
+    learning = [p for p in module.parameters() if p.requires_grad]
+    has = torch.tensor([p.grad is not None for p in learning], device=learning[0].device, dtype=torch.int32)
+    anywhere = processes.maximum(has).tolist()
+    chosen = [p for p, found in zip(learning, anywhere, strict=True) if found]
+    for dtype in dict.fromkeys(p.dtype for p in chosen):
+        some = [p for p in chosen if p.dtype == dtype]
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in some])
+        means = torch.split(processes.mean_(flat), [p.numel() for p in some])
+        for p, mean in zip(some, means, strict=True):
+            p.grad = mean.view_as(p).clone(memory_format=torch.preserve_format)
+
+
+def _read(objective: Distiller, output: Output) -> Output:
+    """Return what the method reads of an output: the maps of all parts are held only where it reads them."""
+    method = objective.method
+    maps = method is not None and any("map" in part for part in method.reads or ("maps",))
+    return output if maps else output._replace(maps=())
+
+
+def _part(seen: Seen, number: int, parts: int) -> tuple[Tensor, Tensor | None]:
+    """Return the images of a part, and their further views."""
+    further = None if seen.further is None else _rows(seen.further, len(seen.images), number, parts)
+    return _rows(seen.images, len(seen.images), number, parts), further
+
+
+def _rows(x: Tensor, count: int, number: int, parts: int) -> Tensor:
+    """Return those rows that belong to a part of `count` images, of one or several views of each, view by view."""
+    by_view = x.reshape(len(x) // count, count, *x.shape[1:])
+    return by_view[:, number * count // parts : (number + 1) * count // parts].flatten(0, 1)
+
+
+def _joined(said: list[Output]) -> Output:
+    """Return what was said of the parts as of one batch."""
+    count = len(said[0].embedding)
+
+    def join(found: list[Tensor | None]) -> Tensor | None:
+        pieces = [x.reshape(len(x) // count, count, *x.shape[1:]) for x in found if x is not None]
+        return torch.cat(pieces, dim=1).flatten(0, 1) if pieces else None
+
+    fields = zip(*(_tensors(output) for output in said), strict=True)
+    return _filled(said[0], iter([join(list(field)) for field in fields]))
+
+
+def _leaves(output: Output) -> Output:
+    """Return an output whose tensors are leaves that want a gradient."""
+    return _filled(output, (None if x is None else x.requires_grad_() for x in _tensors(output)))
+
+
+def _carry_on(output: Output, whole: Output, number: int, parts: int) -> None:
+    """Let the gradient that the whole's rows of a part received go on from what the student said of that part."""
+    count = len(whole.embedding)
+    pairs = [
+        (x, _rows(y.grad, count, number, parts))
+        for x, y in zip(_tensors(output), _tensors(whole), strict=True)
+        if x is not None and x.requires_grad and y is not None and y.grad is not None
+    ]
+    if pairs:
+        torch.autograd.backward([x for x, _ in pairs], [gradient for _, gradient in pairs])
+
+
+def _tensors(output: Output) -> list[Tensor | None]:
+    own = [output.embedding, output.logits, output.feature, *output.maps]
+    return own if output.further is None else [*own, *_tensors(output.further)]
+
+
+def _filled(shape: Output, tensors: Iterator[Tensor | None]) -> Output:
+    """Return an output of tensors in the order of `_tensors`, with as many maps and further views as `shape`."""
+    embedding, logits, feature = next(tensors), next(tensors), next(tensors)
+    assert embedding is not None
+    maps = tuple(found for _ in shape.maps if (found := next(tensors)) is not None)
+    further = None if shape.further is None else _filled(shape.further, tensors)
+    return Output(embedding, logits, feature, maps, further)
+
+
+@contextmanager
+def _buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Put a module's buffers, as the running statistics of batch norm, back to what they were before the block."""
+    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, kept in before:
+            buffer.copy_(kept)
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return torch.get_rng_state(), on_device
+
+
+def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device)

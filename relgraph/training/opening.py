@@ -1,0 +1,189 @@
+"""From a recipe to its device, its data and its teacher: what is opened before anything is built."""
+
+import os
+from dataclasses import replace
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from relgraph.data.batches import epoch_batches
+from relgraph.data.datasets import DataSet, load
+from relgraph.errors import RelgraphError
+from relgraph.graph.processes import Processes
+from relgraph.graph.topology import check_k
+from relgraph.networks.teachers import Teacher, load_teacher
+from relgraph.training.hardware import native_bf16
+from relgraph.training.pretrain_recipe import PretrainRecipe
+from relgraph.training.recipe import Recipe
+
+
+def open_fabric(recipe: Recipe | PretrainRecipe) -> Any:
+    """Return Lightning Fabric for the recipe's device and precision.
+
+    Where a launcher such as torchrun tells of several processes, they are connected, and gradients will be averaged.
+
+    Raises:
+        RelgraphError: if CUDA is asked for and there is none.
+    """
+    from lightning_fabric import Fabric
+
+    if recipe.device == "cuda" and not torch.cuda.is_available():
+        raise RelgraphError("device cuda was asked for, but torch finds no CUDA device here: use --device cpu")
+    cuda = recipe.device != "cpu" and torch.cuda.is_available()
+    precision = recipe.precision
+    if precision == "auto":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else native_bf16()
+        precision = "bf16-mixed" if fast else "32-true"
+    if cuda:
+        # The same seed gives the same numbers, but for sums over edges (k-NN with a refinement), atomic on CUDA.
+        torch.backends.cudnn.deterministic = True
+    accelerator, processes = "cuda" if cuda else "cpu", Processes.launched()
+    if processes.count == 1:
+        return Fabric(accelerator=accelerator, devices=1, precision=precision)  # type: ignore[arg-type]
+    return _connected(accelerator, precision, processes)
+
+
+def _connected(accelerator: str, precision: str, processes: Processes) -> Any:
+    """Return Fabric for one of several processes, each with a device of its own."""
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", processes.count))
+    if accelerator == "cuda" and here > torch.cuda.device_count():
+        raise RelgraphError(f"each process needs a GPU: expected {here} here, got {torch.cuda.device_count()}")
+    strategy = DDPStrategy(**ddp_options())
+    fabric = Fabric(accelerator=accelerator, devices=here, num_nodes=processes.count // here, strategy=strategy,
+                    precision=precision, plugins=[TorchElasticEnvironment()])  # type: ignore[arg-type]  # fmt: skip
+    fabric.launch()
+    return fabric
+
+
+def ddp_options() -> dict[str, Any]:
+    """Return the options of torch's DDP: what a stage leaves out has no gradient, and buffers are not sent about.
+
+    Queues and banks are the same on all processes as it is; running statistics are averaged once an epoch.
+    """
+    known = signature(DistributedDataParallel).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.15
+    return {"find_unused_parameters": True, buffers: False}
+
+
+def check_alone(what: str) -> None:
+    """Raise RelgraphError if a launcher has started several processes, for what runs in one."""
+    count = Processes.launched().count
+    if count > 1:
+        raise RelgraphError(f"{what} runs in one process, got {count}: train alone takes several")
+
+
+def open_data(recipe: Recipe) -> DataSet:
+    """Return the recipe's data set.
+
+    Raises:
+        RelgraphError: if it cannot be read, or its batches cannot be formed or are too small for the recipe's graph.
+    """
+    data = load(
+        recipe.dataset,
+        root=Path(recipe.root),
+        image_size=recipe.image_size,
+        val_fraction=recipe.val_fraction,
+        labels_per_class=recipe.labels_per_class or None,
+        label_fraction=recipe.label_fraction,
+        label_noise=recipe.label_noise,
+        mode=recipe.images,
+        seed=recipe.seed,
+    )
+    _check_labels(recipe, data)
+    if recipe.learns_labels and recipe.select == "val" and len(data.val) == 0:
+        raise RelgraphError("picking the best epoch needs validation images: val_fraction must be above 0, got 0")
+    batches = epoch_batches(
+        data.train.labels,
+        batch_size=recipe.batch_size,
+        labelled_share=recipe.labelled_share,
+        seed=recipe.seed,
+        epoch=0,
+        by_label=recipe.learns_labels,
+    )
+    nodes = len(batches[0])  # all are of one size
+    count = Processes.launched().count
+    _check_parts(nodes, count, recipe.accumulate, "every batch")
+    if recipe.teacher_head == "sequential":
+        known = int((data.train.labels >= 0).sum())
+        _check_parts(min(recipe.batch_size, known), count, 1, "every batch of labelled images, for the teacher's head,")
+    if recipe.relation == "local":
+        nodes //= count
+    if nodes < 2:
+        raise RelgraphError(f"a relation needs two images: the training set must hold at least 2, got {nodes}")
+    if recipe.relates and recipe.topology == "knn":
+        check_k(recipe.neighbours_of_each, nodes)
+    return data
+
+
+def _check_parts(images: int, processes: int, parts: int, what: str) -> None:
+    """Raise RelgraphError unless so many images can be split."""
+    if images % (processes * parts):
+        words = f"{processes} processes" + (f" x {parts} parts" if parts > 1 else "")
+        choice = "choose another batch_size or number of processes"
+        raise RelgraphError(f"{what} is split evenly over {words}: {choice}, got {images} images")
+
+
+def _check_labels(recipe: Recipe, data: DataSet) -> None:
+    if bool((data.train.labels >= 0).any()):
+        return
+    if recipe.learns_labels:
+        raise RelgraphError(
+            f"{recipe.dataset} has no labels, and method {recipe.method} learns from labels here: seed, moco, infonce "
+            "and ntxent need none, nor do methods that read no logits with --gamma 0"
+        )
+    if recipe.teacher_head == "sequential":
+        raise RelgraphError(f"{recipe.dataset} has no labels, from which a sequential teacher_head learns: use 'joint'")
+
+
+def open_teacher(recipe: Recipe | PretrainRecipe) -> Teacher:
+    """Return the recipe's frozen teacher.
+
+    Raises:
+        RelgraphError: if it is unknown or its weights cannot be had.
+    """
+    assert recipe.teacher is not None
+    return load_teacher(
+        recipe.teacher,
+        weights=None if recipe.teacher_weights is None else Path(recipe.teacher_weights),
+        input_size=recipe.teacher_size,
+        mean=recipe.teacher_mean,
+        std=recipe.teacher_std,
+        arguments=parse_arguments(recipe.teacher_args or ()),
+    )
+
+
+def parse_arguments(pairs: tuple[str, ...]) -> dict[str, str | int | float | bool]:
+    """Return constructor arguments from `name=value` strings; values are read as YAML reads them.
+
+    Raises:
+        RelgraphError: if one has no `=`.
+
+    >>> parse_arguments(("num_classes=1001", "pad_type=same"))
+    {'num_classes': 1001, 'pad_type': 'same'}
+    """
+    import yaml
+
+    found = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign or not name:
+            raise RelgraphError(f"teacher arguments must be name=value, got {pair!r}")
+        try:
+            found[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise RelgraphError(
+                f"the value of the teacher argument {name.strip()!r} is not valid: {value!r}"
+            ) from error
+    return found
+
+
+def on_device(data: DataSet, device: torch.device) -> DataSet:
+    """Return the data set with its images and labels on a device, where they stay as uint8."""
+    return replace(data, train=data.train.to(device), val=data.val.to(device), test=data.test.to(device))

@@ -1,0 +1,140 @@
+"""`relgraph train --devices N` and torchrun: processes of this machine as one program."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+Failing = Callable[..., str]
+QUICK = ("--epochs", "1", "--labelled-share", "1", "--batch-size", "30", "--lr", "0.001", "--batch-norm", "sync")
+
+
+def relgraph(*arguments: str, launcher: tuple[str, ...] = (), **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run the command line in a program of its own, as a user does."""
+    command = [sys.executable, *launcher, "-m", "relgraph", *arguments]
+    return subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, capture_output=True, text=True, timeout=200
+    )
+
+
+def test_two_devices_train_one_student(tmp_path: Path) -> None:
+    two = relgraph("train", "--devices", "2", *QUICK, "--out", "two")
+    assert two.returncode == 0, two.stderr
+    one = relgraph("train", *QUICK, "--out", "one")
+    assert two.stderr == "" and one.stderr == ""
+    expected = one.stdout.replace("one", "two").splitlines()
+    assert len(two.stdout.splitlines()) == len(expected), "one process speaks"
+    assert two.stdout.splitlines()[0] == expected[0] and two.stdout.splitlines()[-1] == expected[-1]
+    rows = [(tmp_path / run / "metrics.csv").read_text().splitlines() for run in ("one", "two")]
+    figures = [dict(zip(header.split(","), row.split(","), strict=True)) for header, row in rows]
+    for name in ("loss", "node", "edge", "cross_entropy", "teacher_head", "val_top1"):
+        assert float(figures[1][name]) == pytest.approx(float(figures[0][name]), rel=1e-3), name
+    results = [json.loads((tmp_path / run / "result.json").read_text()) for run in ("one", "two")]
+    assert [result["processes"] for result in results] == [1, 2]
+    assert results[0]["images"] == results[1]["images"]
+    # By torchrun, and on with another number of processes.
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    again = relgraph("train", "--resume", "one", launcher=launcher)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines()[-1] == one.stdout.splitlines()[-1]
+
+
+def test_an_error_is_one_line(tmp_path: Path) -> None:
+    found = relgraph("train", "--devices", "2", "--batch-size", "25", "--labelled-share", "1")
+    assert found.returncode == 1
+    message = "Error: every batch is split evenly over 2 processes: choose another batch_size or number of processes"
+    assert found.stderr.splitlines() == [f"{message}, got 25 images"]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_one_process_says_when_it_fails_is_shown(tmp_path: Path) -> None:
+    """The second process stops in the middle; the first one knows only that it has lost it."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    from relgraph.errors import RelgraphError\n"
+        "    from relgraph.training import loop\n"
+        "    def stop(*arguments):\n"
+        "        raise RelgraphError('this device is too warm')\n"
+        "    loop.step = stop\n"
+    )
+    found = relgraph("train", "--devices", "2", *QUICK, PYTHONPATH=str(tmp_path))
+    assert found.returncode == 1
+    assert "Traceback" not in found.stderr
+    assert found.stderr.splitlines() == [
+        "Error: another process has stopped, or cannot be reached",
+        "Error: process 1 of 2 failed: this device is too warm",
+    ]
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Start a training of many epochs in two processes, and wait until some are kept."""
+    program = subprocess.Popen(
+        [sys.executable, "-m", "relgraph", "train", "--devices", "2", *QUICK, "--epochs", "2000", "--out", "run"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while not (tmp_path / "run" / "last.ckpt").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    yield program
+    with suppress(ProcessLookupError):
+        os.killpg(program.pid, signal.SIGKILL)
+
+
+def test_ctrl_c_keeps_the_finished_epochs(endless: "subprocess.Popen[str]", tmp_path: Path) -> None:
+    """Also where it reaches the launcher alone, as from an editor's button."""
+    endless.send_signal(signal.SIGINT)
+    _, errors = endless.communicate(timeout=60)
+    assert endless.returncode == 130
+    expected = "stopped; finished epochs are kept, continue with: relgraph train --resume run"
+    assert errors.splitlines()[-1] == expected
+    assert (tmp_path / "run" / "last.ckpt").exists()
+
+
+def test_no_process_is_left_behind(endless: "subprocess.Popen[str]") -> None:
+    """All of them hold the pipe of errors: it ends when the last one does."""
+    endless.terminate()
+    endless.communicate(timeout=60)
+    assert endless.returncode == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.killpg(endless.pid, 0)
+
+
+def children_of(program: int) -> list[int]:
+    """Return the processes that one has started."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it may have ended
+            if file.read_text().rpartition(")")[2].split()[1] == str(program):
+                found.append(int(file.parent.name))
+    return sorted(found)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only /proc tells who started whom")
+def test_a_process_that_was_killed_is_told(endless: "subprocess.Popen[str]") -> None:
+    os.kill(children_of(endless.pid)[0], signal.SIGKILL)
+    _, errors = endless.communicate(timeout=60)
+    assert endless.returncode == 128 + signal.SIGKILL
+    assert errors.splitlines()[-1] == "Error: process 0 of 2 failed: signal 9 ended it"
+
+
+@pytest.mark.parametrize("name", ["pretrain", "embed", "export", "bench"])
+def test_commands_of_one_process_say_so(name: str, failure: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert failure(name) == f"relgraph {name} runs in one process, got 2: train alone takes several"
+
+
+def test_devices_that_do_not_fit_what_was_launched(misuse: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert misuse("train", "--devices", 3) == "--devices 3 does not fit the 2 processes that were launched"

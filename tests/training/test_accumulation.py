@@ -1,0 +1,144 @@
+"""A batch that goes through the student in parts has the loss and the gradient of the batch in one part."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from relgraph.graph.processes import Processes
+from relgraph.methods import Batch, Output
+from relgraph.training.accumulation import Seen, average_gradients, backward_in_parts
+from relgraph.training.objective import Distiller, Losses
+from tests.processes import run_on
+from tests.training.test_over_processes import CASES, N, batches, distiller
+
+Change = Callable[[nn.Module], nn.Module | None]
+
+
+def replaced(module: nn.Module, change: Change) -> None:
+    """Put other layers in the place of those that a function changes."""
+    for name, child in module.named_children():
+        new = change(child)
+        if new is None:
+            replaced(child, change)
+        else:
+            setattr(module, name, new)
+
+
+def group_norm(layer: nn.Module) -> nn.Module | None:
+    return nn.GroupNorm(1, layer.num_features).double() if isinstance(layer, nn.BatchNorm2d) else None
+
+
+def made(case: str, change: Change = group_norm) -> Distiller:
+    """Return a distiller in training mode whose student has no batch norm, unless another change is made."""
+    module = distiller(CASES[case])
+    replaced(module.student, change)
+    return module.train()
+
+
+def seen() -> Seen:
+    images, further, teacher, further_teacher, batch = next(batches())
+    return Seen(images, further, teacher, further_teacher, batch)
+
+
+def whole(module: Distiller, given: Seen) -> Losses:
+    losses: Losses = module(given.images, given.teacher, given.batch, given.further, given.further_teacher)
+    losses.total.backward()  # type: ignore[no-untyped-call]
+    return losses
+
+
+def gradients(module: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("parts", [2, 3, N])
+@pytest.mark.parametrize("case", CASES)
+def test_the_graph_spans_all_parts(case: str, parts: int) -> None:
+    one, other = made(case), made(case)
+    torch.manual_seed(4)
+    expected = whole(one, seen())
+    torch.manual_seed(4)
+    found = backward_in_parts(other, seen(), parts, nullcontext)
+    torch.testing.assert_close({**found.terms, **found.teacher_terms}, {**expected.terms, **expected.teacher_terms})
+    torch.testing.assert_close(found.student.embedding, expected.student.embedding)
+    torch.testing.assert_close(found.student.further, expected.student.further)
+    assert gradients(other).keys() == gradients(one).keys()
+    for name, gradient in gradients(one).items():
+        scale = max(1.0, float(gradient.abs().max()))
+        torch.testing.assert_close(gradients(other)[name], gradient, rtol=1e-9, atol=1e-11 * scale)
+    assert any(float(gradient.abs().max()) > 1e-3 for gradient in gradients(one).values())
+
+
+def test_a_loss_of_each_part_would_be_another() -> None:
+    """Or the test above would show nothing."""
+    module = made("ega")
+    together = whole(module, seen()).terms["edge"].item()
+    given = seen()
+    halves = []
+    for rows in (slice(0, N // 2), slice(N // 2, N)):
+        teacher = given.teacher
+        assert teacher is not None
+        part = teacher._replace(pooled=teacher.pooled[rows], maps=tuple(stage[rows] for stage in teacher.maps))
+        batch = Batch(given.batch.indices[rows], given.batch.labels[rows])
+        halves.append(module(given.images[rows], part, batch).terms["edge"].item())
+    assert abs(sum(halves) / 2 - together) > 0.1 * together
+
+
+def test_what_is_random_is_drawn_alike_both_times() -> None:
+    def dropout(layer: nn.Module) -> nn.Module | None:
+        return nn.Dropout(0.5) if isinstance(layer, nn.BatchNorm2d) else None
+
+    one, other, given = made("ega", dropout), made("ega", dropout), seen()
+    torch.manual_seed(5)
+    outputs = [one.see(images, None) for images in given.images.chunk(3)]
+    parts = [torch.cat([getattr(output, name) for output in outputs]) for name in ("embedding", "logits", "feature")]
+    joined = Output(parts[0], parts[1], parts[2])
+    expected = one.losses(joined, given.teacher, given.batch)
+    expected.total.backward()  # type: ignore[no-untyped-call]
+    after = torch.get_rng_state()
+    torch.manual_seed(5)
+    found = backward_in_parts(other, given._replace(further=None, further_teacher=None), 3, nullcontext)
+    torch.testing.assert_close(found.total, expected.total)
+    torch.testing.assert_close(gradients(other), gradients(one), rtol=1e-9, atol=1e-11)
+    assert torch.equal(torch.get_rng_state(), after), "as if the student had spoken once"
+
+
+def test_running_statistics_see_each_part_once() -> None:
+    one, other, given = made("ega", lambda layer: None), made("ega", lambda layer: None), seen()
+    with torch.no_grad():
+        for images in given.images.chunk(4):
+            one.student(images)
+    backward_in_parts(other, given._replace(further=None, further_teacher=None), 4, nullcontext)
+    torch.testing.assert_close(dict(other.student.named_buffers()), dict(one.student.named_buffers()))
+
+
+def test_what_nothing_teaches_has_no_gradient() -> None:
+    """A method in its own stage does not teach the classifier."""
+    module = made("kd")
+    module.stage = "method"
+    module.alpha, module.kd = 0.0, None
+    backward_in_parts(module, seen(), 2, nullcontext)
+    assert "student.head.project.weight" in gradients(module)
+    module = made("rkd")
+    module.stage = "method"
+    backward_in_parts(module, seen(), 2, nullcontext)
+    assert "student.backbone.layers.0.0.weight" in gradients(module)
+    assert not {"student.head.project.weight", "student.head.classify.weight"} & gradients(module).keys()
+
+
+def _averaged(processes: Processes) -> dict[str, Tensor | None]:
+    layers = nn.ModuleDict({name: nn.Linear(2, 1, bias=False) for name in ("both", "one", "none")})
+    for name, layer in layers.items():
+        if name == "both" or (name == "one" and processes.rank == 1):
+            layer.weight.grad = torch.full((1, 2), float(processes.rank + 1))
+    average_gradients(layers, processes)
+    return {name: p.grad for name, p in layers.named_parameters()}
+
+
+def test_gradients_are_averaged_over_processes(tmp_path_factory: pytest.TempPathFactory) -> None:
+    for found in run_on(2, _averaged, tmp_path_factory.mktemp("processes")):
+        torch.testing.assert_close(found["both.weight"], torch.full((1, 2), 1.5))
+        torch.testing.assert_close(found["one.weight"], torch.full((1, 2), 1.0))
+        assert found["none.weight"] is None

@@ -1,0 +1,207 @@
+"""n processes equal one: losses, averaged gradients and trained parameters of every method, on processes of gloo."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import SGD
+
+from relgraph.graph.processes import ALONE, Processes
+from relgraph.methods import METHODS, Batch, build_method
+from relgraph.networks.backbone import Backbone
+from relgraph.networks.batch_norm import synchronised
+from relgraph.networks.heads import Head, Projector
+from relgraph.networks.teachers import Features
+from relgraph.training.accumulation import Seen, average_gradients, backward_in_parts
+from relgraph.training.objective import Distiller
+from relgraph.training.opening import ddp_options
+from relgraph.training.student import Student
+from tests.processes import run_on
+
+N, IMAGES, DIM, CLASSES, VIEWS, STEPS = 12, 24, 5, 4, 3, 20
+# Equal in both networks, which FSP needs, and the last channels a multiple of those before, which IRG needs.
+MAPS = ((3, 8, 8), (3, 8, 8), (4, 4, 4), (8, 2, 2))
+WIDTH, TEACHER_WIDTH = 8, 7
+# Every method on all pairs, some on neighbours too, and what is made of several parts.
+CASES: dict[str, dict[str, Any]] = {
+    **{name: {"method": name} for name in METHODS},
+    **{f"{name} knn": {"method": name, "graph": "knn", "k": 4} for name in ("ega", "rkd", "crd")},
+    "none": {"method": "none"},
+    "sum": {"method": "0.5*ega+2*sp+kd+seed"},
+    "sum in parts": {"method": "0.5*ega+2*sp+kd+seed", "parts": 2},
+    "memories in parts": {"method": "crd", "parts": 2},
+    "refined": {"method": "ega", "refine": "conv"},
+    "refined features": {"method": "rkd", "refine": "conv"},
+}
+
+
+class Net(Backbone):
+    """Four stages, the first with batch norm: each costs the processes two messages a step."""
+
+    def __init__(self, batch_norm: bool) -> None:
+        super().__init__()
+        self.width = WIDTH
+        channels = [1, *(shape[0] for shape in MAPS)]
+        strides = [1, *(a[1] // b[1] for a, b in pairwise(MAPS))]
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, stride, 1), self._norm(b, a == 1 and batch_norm), nn.Tanh())
+            for a, b, stride in zip(channels, channels[1:], strides, strict=False)
+        )
+
+    @staticmethod
+    def _norm(channels: int, wanted: bool) -> nn.Module:
+        return nn.BatchNorm2d(channels) if wanted else nn.Identity()
+
+    def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the maps and their last one, pooled."""
+        maps = []
+        for layer in self.layers:
+            images = layer(images)
+            maps.append(images)
+        return tuple(maps), images.mean((2, 3))
+
+
+class Trained(NamedTuple):
+    """What a training came to."""
+
+    losses: list[float]
+    terms: dict[str, float]
+    gradients: dict[str, Tensor]
+    state: dict[str, Tensor]
+
+
+def distiller(options: dict[str, Any]) -> Distiller:
+    torch.manual_seed(1)
+    run: dict[str, Any] = {
+        "graph": None, "k": None, "neighbours": "teacher", "refine": None, "nodes": None, "dim": DIM,
+        "student_width": WIDTH, "teacher_width": TEACHER_WIDTH, "student_maps": MAPS, "teacher_maps": MAPS,
+        "images": IMAGES, "labels": labels(), "temperature": 4.0, "node_weight": 0.8, "edge_weight": 0.24,
+        "ss_head": Projector(TEACHER_WIDTH, TEACHER_WIDTH), **options,
+    }  # fmt: skip
+    single = options["method"] in METHODS
+    queued = "seed" in options["method"] or options["method"] == "moco"
+    arguments = (("" if single else "seed.") + "queue=30",) if queued else ()
+    # Published weights are in the thousands, for losses of very small numbers.
+    method = build_method(options["method"], run, arguments, 1.0 if single else None)
+    student, head = Student(Net("parts" not in options), DIM, CLASSES), Head(TEACHER_WIDTH, DIM, CLASSES)
+    return Distiller(student, head, method, gamma=1.0, alpha=0.3).double()
+
+
+def labels() -> Tensor:
+    known = torch.arange(IMAGES) % CLASSES
+    return torch.where(torch.arange(IMAGES) % 5 == 2, -1, known)
+
+
+def batches() -> Iterator[tuple[Tensor, Tensor, Features, Features, Batch]]:
+    random = torch.Generator().manual_seed(2)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random, dtype=torch.float64)
+
+    for _ in range(STEPS):
+        maps = tuple(draw(N, *shape) for shape in MAPS)
+        index = torch.randperm(IMAGES, generator=random)[:N]
+        seen, further_seen = Features(draw(N, TEACHER_WIDTH), maps), Features(draw(VIEWS * N, TEACHER_WIDTH))
+        yield draw(N, 1, 8, 8), draw(VIEWS * N, 1, 8, 8), seen, further_seen, Batch(index, labels()[index])
+
+
+def train(processes: Processes, options: dict[str, Any]) -> Trained:
+    """Train a small student on the rows that a process has of each batch."""
+    module = distiller(options)
+    module.spread_over(processes)
+    synchronised(module, processes)
+    module.train()
+    wrapped: nn.Module = module
+    if processes.count > 1 and "parts" not in options:
+        wrapped = DistributedDataParallel(module, **ddp_options())
+    optimisers = [
+        SGD(module.student_parameters(), lr=1e-2, momentum=0.9),
+        SGD([{"params": list(module.teacher_parameters())}], lr=1e-2),
+    ]
+    torch.manual_seed(3)
+    losses: list[float] = []
+    first: dict[str, float] = {}
+    gradients: dict[str, Tensor] = {}
+    rows = processes.rows(N)
+
+    def views(x: Tensor) -> Tensor:
+        return x.view(VIEWS, N, *x.shape[1:])[:, rows].flatten(0, 1)
+
+    for images, further, seen, further_seen, batch in batches():
+        own = Features(seen.pooled[rows], tuple(stage[rows] for stage in seen.maps))
+        part = Batch(batch.indices[rows], batch.labels[rows])
+        given = Seen(images[rows], views(further), own, Features(views(further_seen.pooled)), part)
+        for optimiser in optimisers:
+            optimiser.zero_grad()
+        if "parts" in options and processes.count > 1:  # one process has the batch in one part
+            found = backward_in_parts(module, given, options["parts"], nullcontext)
+            average_gradients(module, processes)
+        else:
+            found = wrapped(given.images, given.teacher, part, given.further, given.further_teacher)
+            found.total.backward()
+        if module.method is not None and found.teacher is not None:
+            module.method.remember(found.student, found.teacher, part)
+        named = {**found.terms, **found.teacher_terms}
+        means = processes.mean_(torch.stack([term.detach() for term in named.values()])).tolist()
+        if not gradients:
+            first = dict(zip(named, means, strict=True))
+            gradients = {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+        for optimiser in optimisers:
+            optimiser.step()
+        losses.append(sum(means))
+    return Trained(losses, first, gradients, {name: x.clone() for name, x in module.state_dict().items()})
+
+
+def train_all(processes: Processes, names: list[str]) -> dict[str, Trained]:
+    return {name: train(processes, CASES[name]) for name in names}
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Trained]:
+    return train_all(ALONE, list(CASES))
+
+
+@pytest.fixture(scope="module")
+def on_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Trained]]:
+    """Return what each of two processes came to."""
+    return run_on(2, train_all, tmp_path_factory.mktemp("two"), list(CASES), seconds=240)
+
+
+@pytest.fixture(scope="module")
+def on_three(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Trained]]:
+    """Return what each of three processes came to, with every method."""
+    return run_on(3, train_all, tmp_path_factory.mktemp("three"), list(METHODS), seconds=240)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_equal_one(name: str, alone: dict[str, Trained], on_two: list[dict[str, Trained]]) -> None:
+    check(alone[name], [process[name] for process in on_two])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_three_processes_equal_one(name: str, alone: dict[str, Trained], on_three: list[dict[str, Trained]]) -> None:
+    check(alone[name], [process[name] for process in on_three])
+
+
+def check(expected: Trained, processes: list[Trained]) -> None:
+    for found in processes:
+        assert found.terms == pytest.approx(expected.terms, rel=1e-10, abs=1e-12)
+        assert found.gradients.keys() == expected.gradients.keys()
+        for parameter, gradient in expected.gradients.items():
+            scale = float(gradient.abs().max())
+            torch.testing.assert_close(found.gradients[parameter], gradient, rtol=1e-9, atol=1e-10 * max(1.0, scale))
+        assert found.losses == pytest.approx(expected.losses, rel=1e-8)
+        for key, value in expected.state.items():
+            assert torch.allclose(found.state[key], value, rtol=1e-7, atol=1e-8), key
+
+
+def test_training_changes_what_is_compared(alone: dict[str, Trained]) -> None:
+    """Or the tests above would compare what nothing moves."""
+    for name, found in alone.items():
+        assert max(found.losses) - min(found.losses) > 1e-3, name
+        assert any(float(g.abs().max()) > 1e-6 for g in found.gradients.values()), name
