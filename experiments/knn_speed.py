@@ -4,12 +4,16 @@
 
 Nodes are drawn around 100 centres, so that a graph of them has communities. Each part runs in a process of its own:
 seconds passed, seconds of processor time (of all threads, so on a busy machine the fairer of the two), and the most
-memory it held beyond what it held after a small set. faiss is measured where it is installed (`pip install faiss-cpu`).
+memory it held beyond what it held after a small set. faiss is measured where it is installed (`pip install faiss-cpu`),
+and both ways by turns in one process.
 """
 
 import json
 import os
+import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +44,22 @@ def measured(part: str, count: int, dim: int, k: int) -> dict[str, Any]:
     PARTS[part](*drawn(200, dim), k)
     x, y = drawn(count, dim)
     before = peak_resident() or 0
+    return {**timed(lambda: PARTS[part](x, y, k)), "bytes": (peak_resident() or 0) - before}
+
+
+def timed(work: Callable[[], Any]) -> dict[str, float]:
     passed, used = time.perf_counter(), time.process_time()
-    PARTS[part](x, y, k)
-    passed, used = time.perf_counter() - passed, time.process_time() - used
-    return {"seconds": passed, "processor_seconds": used, "bytes": (peak_resident() or 0) - before}
+    work()
+    return {"seconds": time.perf_counter() - passed, "processor_seconds": time.process_time() - used}
+
+
+def by_turns(count: int, dim: int, k: int, rounds: int) -> list[dict[str, dict[str, float]]]:
+    """Return the times of the search in blocks and of faiss's, one after the other in one process, so many times."""
+    x, _ = drawn(count, dim)
+    searches = {"blocks": nearest_in_blocks, "faiss": nearest_by_faiss}
+    for search in searches.values():
+        search(x[:200], k)
+    return [{name: timed(partial(search, x, k)) for name, search in searches.items()} for _ in range(rounds)]
 
 
 def same_neighbours(count: int, dim: int, k: int) -> float:
@@ -56,8 +72,9 @@ def same_neighbours(count: int, dim: int, k: int) -> float:
 @click.option("--nodes", default=50_000, show_default=True)
 @click.option("--dim", default=256, show_default=True)
 @click.option("--k", default=10, show_default=True)
+@click.option("--rounds", default=5, show_default=True, help="How often both searches are timed by turns.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write everything as JSON.")
-def main(nodes: int, dim: int, k: int, out: Path | None) -> None:
+def main(nodes: int, dim: int, k: int, rounds: int, out: Path | None) -> None:
     where = f"CPU, {torch.get_num_threads()} threads"
     print(f"{where}, torch {torch.__version__}, N = {nodes:,}, D = {dim}, k = {k}, float32")
     report: dict[str, Any] = {"device": where, "torch": torch.__version__, "load": os.getloadavg()[0]}
@@ -75,6 +92,12 @@ def main(nodes: int, dim: int, k: int, out: Path | None) -> None:
     if has_faiss():
         report["same_neighbours"] = in_own_process(same_neighbours, nodes, dim, k)
         print(f"faiss finds the same neighbours: {100 * report['same_neighbours']:.4f} %")
+        turns = report["by_turns"] = in_own_process(by_turns, nodes, dim, k, rounds)
+        for unit in ("seconds", "processor_seconds"):
+            ratios = [turn["blocks"][unit] / turn["faiss"][unit] for turn in turns]
+            report[f"{unit}_of_faiss"] = statistics.median(ratios)
+            print(f"blocks / faiss by turns, {unit}: median {report[f'{unit}_of_faiss']:.2f} of {len(ratios)}, "
+                  f"{min(ratios):.2f} to {max(ratios):.2f}", flush=True)  # fmt: skip
     if out is not None:
         write_atomically(out, (json.dumps(report, indent=1) + "\n").encode())
 

@@ -10,19 +10,20 @@ import torch
 from torch import Tensor
 
 from relgraph.analysis.neighbourhoods import communities, neighbour_overlap, union
-from relgraph.analysis.trained import TrainedRun
+from relgraph.analysis.trained import Nodes, TrainedRun
 from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError, unknown
-from relgraph.graph.kernels import pearson
 from relgraph.graph.search import (
     FAISS_LIMIT,
+    LARGEST,
+    check_finite,
+    degenerate_in_blocks,
     edge_weights,
     has_faiss,
     matches_in_blocks,
     nearest_by_faiss,
     nearest_in_blocks,
 )
-from relgraph.methods import Output
 
 Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 # All are exact: they differ in speed, and between weights that are equal to rounding.
@@ -36,7 +37,7 @@ class NetworkGraph(NamedTuple):
     """The k-NN graph of one network on the N images of a split.
 
     Attributes:
-        embedding: Embeddings as `TrainedRun.outputs` has them, unrefined, `(N, D)`.
+        embedding: Embeddings as `TrainedRun.nodes` has them, unrefined, `(N, D)`; large ones lie in a temporary file.
         prediction: The class that its head says, `(N,)`; `None` if nothing taught the head.
         neighbours: Each node's k nearest others by correlation, nearest first, as positions `(N, k)`.
         weights: Their correlations, `(N, k)`.
@@ -151,8 +152,8 @@ def analyse(
 ) -> Analysis:
     """Return what the k-NN graphs of a run's student and teacher say of a split, or of its first images.
 
-    Nodes are the embeddings of `TrainedRun.outputs`, unrefined, edges their correlations, as those of `run_pair`; each
-    network chooses its own neighbours.
+    Nodes are those of `TrainedRun.nodes`, unrefined, edges their correlations, as those of `run_pair`; each network
+    chooses its own neighbours.
 
     Args:
         run: A finished run, or its path.
@@ -160,21 +161,21 @@ def analyse(
         k: Neighbours of each node.
         first: How many images of the split; all if `None`.
         seed: Of the communities.
-        search: A name of `SEARCHES`; by default faiss where it is installed, else blocks.
+        search: A name of `SEARCHES`; by default faiss where it is installed and the nodes are not large, else blocks,
+            which alone holds no copy of them.
 
     Raises:
         RelgraphError: if the run cannot be opened, or the split has no images or too few for k neighbours.
     """
-    search = search or ("faiss" if k < FAISS_LIMIT and has_faiss() else "blocks")
-    if search not in SEARCHES:
+    if search is not None and search not in SEARCHES:
         raise unknown("search", search, tuple(SEARCHES))
     opened = TrainedRun(run) if isinstance(run, Path) else run
     images, labels = _first_images(opened, split, k, first)
-    outputs = dict(zip(("student", "teacher"), opened.outputs(images), strict=True))
+    networks = dict(zip(("student", "teacher"), opened.nodes(images), strict=True))
+    found = {name: nodes for name, nodes in networks.items() if nodes is not None}
+    search = search or _quickest(k, max(nodes.x.numel() for nodes in found.values()))
     graphs = {
-        name: _graph(output, name, opened.taught(name), SEARCHES[search], k, seed)
-        for name, output in outputs.items()
-        if output is not None
+        name: _graph(nodes, name, opened.taught(name), SEARCHES[search], k, seed) for name, nodes in found.items()
     }
     student, teacher = graphs["student"], graphs.get("teacher")
     return Analysis(
@@ -215,12 +216,13 @@ def _first_images(opened: TrainedRun, split: str, k: int, first: int | None) -> 
     return (images, labels) if count == len(images) else (images.select(torch.arange(count)), labels[:count])
 
 
-def _graph(output: Output, name: str, taught: bool, search: Search, k: int, seed: int) -> NetworkGraph:
-    x = output.embedding
-    broken = int((~x.isfinite().all(-1)).sum())
-    if broken:
-        raise RelgraphError(f"embeddings must be finite, got NaN or infinity in {broken} of {len(x)} of the {name}'s")
-    neighbours, weights = search(x, k)
-    prediction = output.logits.argmax(-1) if taught and output.logits is not None else None
+def _quickest(k: int, numbers: int) -> str:
+    return "faiss" if k < FAISS_LIMIT and numbers <= LARGEST and has_faiss() else "blocks"
+
+
+def _graph(nodes: Nodes, name: str, taught: bool, search: Search, k: int, seed: int) -> NetworkGraph:
+    check_finite(nodes.x, name)
+    neighbours, weights = search(nodes.x, k)
     found = communities(neighbours, weights, seed)
-    return NetworkGraph(x, prediction, neighbours, weights, found, pearson.degenerate(pearson.nodes(x)))
+    said = nodes.prediction if taught else None
+    return NetworkGraph(nodes.x, said, neighbours, weights, found, degenerate_in_blocks(nodes.x))

@@ -11,7 +11,7 @@ from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.pair import STUDENT, TEACHER
 from relgraph.graph.relation import check_nodes
-from relgraph.graph.search import above_in_blocks, edge_weights, nearest_in_blocks
+from relgraph.graph.search import above_in_blocks, check_finite, degenerate_in_blocks, edge_weights, nearest_in_blocks
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
@@ -38,8 +38,8 @@ def difference_pair(
     (E,), the weight of the same two nodes in the other. There is no cross graph.
 
     Raises:
-        RelgraphError: if the two are not (N, D) of the same N and D, for the graph `dense`, in which both networks
-            hold all pairs, if `k` is not in 1..N-1, or if there are too many pairs above the threshold.
+        RelgraphError: if the two are not finite and (N, D) alike, for the graph `dense`, in which both networks hold
+            all pairs, if `k` is not in 1..N-1, or if there are too many pairs above the threshold.
 
     >>> pair = difference_pair(torch.tensor([[3.0, 1, 0], [2, 1, 0], [0, 1, 3], [0, 1, 2]]),
     ...                        torch.tensor([[3.0, 1, 0], [0, 1, 2], [0, 1, 3], [2, 1, 0]]), k=1)
@@ -60,10 +60,11 @@ def difference_pair(
     both = {"student": student, "teacher": teacher}
     chosen = {}
     for side, x in both.items():
+        check_finite(x, side)
         chosen[side] = _nearest(x, k, kernel) if graph == "knn" else above_in_blocks(x, threshold, kernel)
     pair = HeteroData()
     for side, other, kind in (("student", "teacher", STUDENT), ("teacher", "student", TEACHER)):
-        pair[side].x, pair[side].degenerate = both[side], kernel.degenerate(kernel.nodes(both[side]))
+        pair[side].x, pair[side].degenerate = both[side], degenerate_in_blocks(both[side], kernel)
         edges = _lacking(chosen[side], chosen[other], len(student))
         store = pair[kind]
         store.edge_index = edges

@@ -263,8 +263,13 @@ def _write_pt(pair: "HeteroData", stream: IO[bytes], side: Side, attributes: Nam
     for store in stores.values():
         for name, value in store.items():
             if isinstance(value, Tensor):
-                store[name] = value.detach().cpu().clone()  # torch stores all the memory that a view looks into
+                store[name] = _alone(value.detach().cpu())
     torch.save(stores, stream)
+
+
+def _alone(value: Tensor) -> Tensor:
+    """Return a tensor that is all of its memory, of which torch stores all; one that is already may lie in a file."""
+    return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
 
 
 FORMATS: dict[str, Callable[["HeteroData", IO[bytes], Side, Names], None]] = {

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from relgraph.analysis.difference import difference_pair
+from relgraph.analysis.mapped import Gathered
 from relgraph.analysis.whole import WholeGraph, whole_pair
 from relgraph.data.images import ImageSet
 from relgraph.data.views import prepare
@@ -20,8 +21,8 @@ from relgraph.networks.heads import Head
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
 from relgraph.training.inputs import teacher_input
+from relgraph.training.opening import open_data, open_fabric, open_teacher
 from relgraph.training.runs import Run
-from relgraph.training.setup import open_data, open_fabric, open_teacher
 from relgraph.training.student import load_student
 
 if TYPE_CHECKING:
@@ -29,6 +30,20 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "val", "test")
 BATCH = 256
+# Images whose features (of width 2,048: 64 MiB) and logits are held at once.
+PART = 32 * BATCH
+
+
+class Nodes(NamedTuple):
+    """What is kept of a network's outputs on N images: what a graph of a whole split needs.
+
+    Attributes:
+        x: Embeddings, `(N, D)`, in a temporary file if they are large (see `Gathered`).
+        prediction: The class of the largest logit, `(N,)`.
+    """
+
+    x: Tensor
+    prediction: Tensor
 
 
 class TrainedRun:
@@ -116,6 +131,30 @@ class TrainedRun:
         seen = self._on_head(self.head, feature)
         return student, seen if self.contrast_head is None else seen._replace(embedding=feature)
 
+    def nodes(self, images: ImageSet) -> tuple[Nodes, Nodes | None]:
+        """Return the nodes of student and teacher: of `outputs` the embeddings and the arg max of the logits.
+
+        Images go through both networks 8,192 at a time, and of no more the features and logits are held.
+
+        Raises:
+            RelgraphError: if there are no images, or the temporary file cannot be written.
+        """
+        parts = [images] if len(images) <= PART else map(images.select, torch.split(torch.arange(len(images)), PART))
+        embeddings = Gathered(len(images)), Gathered(len(images))
+        predictions: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for part in parts:
+            for x, prediction, output in zip(embeddings, predictions, self.outputs(part), strict=True):
+                if output is not None:
+                    assert output.logits is not None
+                    x.add(output.embedding)
+                    prediction.append(output.logits.argmax(-1))
+        student, teacher = (
+            Nodes(x.tensor(), torch.cat(prediction)) if prediction else None
+            for x, prediction in zip(embeddings, predictions, strict=True)
+        )
+        assert student is not None
+        return student, teacher
+
     def _on_head(self, head: Head, feature: Tensor) -> Output:
         embedding, logits = head(feature.to(self.device))
         return Output(embedding.cpu(), logits.cpu(), feature)
@@ -178,9 +217,9 @@ def run_pair(
 ) -> "HeteroData":
     """Return the graph pair of a split of a run, or of its first images, with labels and predictions.
 
-    Nodes are the embeddings of `TrainedRun.outputs`, unrefined, in the order of the split, and edges their
-    correlations, whatever relations the run's method compares; `index` is an image's position in the data set's
-    original split. A network whose classifier nothing taught has no predictions.
+    Nodes are those of `TrainedRun.nodes`, unrefined, in the order of the split, and edges their correlations, whatever
+    relations the run's method compares; `index` is an image's position in the data set's original split. A network
+    whose classifier nothing taught has no predictions.
     Edges are chosen by the side that is asked for, the teacher for the pair, unless `neighbours` says otherwise; the
     side "difference" is the `difference_pair`, for which each network chooses its own. `path` is the run's, or the run
     that is open already.
@@ -202,35 +241,27 @@ def run_pair(
         images, labels = images.select(torch.arange(min(first, len(images)))), labels[:first]
     if len(images) == 0:
         raise RelgraphError(f"the split {split!r} of {opened.recipe.dataset} has no images: expected another --split")
-    student, teacher = opened.outputs(images)
+    student, teacher = opened.nodes(images)
     if teacher is None and side != "student":
         raise RelgraphError(f"{path} was trained without a teacher: export its student's graph (side student)")
     chooser: Chooser = neighbours or ("student" if side == "student" else "teacher")
     reference = student if teacher is None else teacher
-    widths = student.embedding.shape[1], reference.embedding.shape[1]
+    widths = student.x.shape[1], reference.x.shape[1]
     if widths[0] != widths[1]:
         raise RelgraphError(
             f"a pair needs embeddings of one width, got {widths[0]} of the student and {widths[1]} of the teacher's "
             f"own head in {path}: train with --dim {widths[1]}"
         )
     if side == "difference":
-        pair = difference_pair(student.embedding, reference.embedding, graph=graph, k=k, threshold=threshold)
+        pair = difference_pair(student.x, reference.x, graph=graph, k=k, threshold=threshold)
     else:
-        pair = whole_pair(
-            student.embedding,
-            reference.embedding,
-            graph=graph,
-            k=k,
-            threshold=threshold,
-            neighbours=chooser,
-        )
+        pair = whole_pair(student.x, reference.x, graph=graph, k=k, threshold=threshold, neighbours=chooser)
     pair.classes, pair.split = list(images.classes), split
-    for name, output in (("student", student), ("teacher", reference)):
-        assert output.logits is not None
+    for name, nodes in (("student", student), ("teacher", reference)):
         store = pair[name]
         store.index, store.y = images.index, labels
         if opened.taught(name if teacher is not None else "student"):
-            store.prediction = output.logits.argmax(-1)
+            store.prediction = nodes.prediction
             store.correct = store.prediction == labels
         if bool((images.labels < 0).any()):
             store.labelled = images.labels >= 0

@@ -10,7 +10,7 @@ from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, graph_pair
 from relgraph.graph.relation import check_nodes
-from relgraph.graph.search import above_in_blocks, edge_weights, nearest_in_blocks
+from relgraph.graph.search import above_in_blocks, check_finite, degenerate_in_blocks, edge_weights, nearest_in_blocks
 from relgraph.graph.topology import CHOOSERS, Chooser, Edges, check_k
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def whole_pair(
 
     The graphs `knn` (each node's `k` nearest) and `threshold` (all pairs with at least this magnitude of weight) are
     built in blocks, without the matrix of all pairs; `neighbours` says whose weights choose the edges of both. Weights
-    are those of `graph_pair` to rounding, and have no gradient.
+    are those of `graph_pair` to rounding, and have no gradient. Nodes are read a block at a time and may be mapped from
+    a file (see `relgraph.analysis.mapped`).
 
     Raises:
         RelgraphError: if the two are not finite and (N, D) alike, for an unknown graph or choice of neighbours, if `k`
@@ -70,11 +71,7 @@ def _check(student: Tensor, teacher: Tensor, graph: str, neighbours: str) -> Non
         raise unknown("choice of neighbours", neighbours, CHOOSERS)
     check_nodes(student, teacher, one_width=True)
     for side, x in (("student", student), ("teacher", teacher)):
-        broken = int((~x.isfinite().all(-1)).sum())
-        if broken:
-            raise RelgraphError(
-                f"embeddings must be finite, got NaN or infinity in {broken} of {len(x)} of the {side}'s"
-            )
+        check_finite(x, side)
     if graph == "dense" and len(student) > DENSE_LIMIT:
         raise RelgraphError(
             f"the graph 'dense' holds all pairs and takes at most {DENSE_LIMIT:,} nodes, got {len(student):,}: "
@@ -105,9 +102,10 @@ def _sparse_pair(
     from torch_geometric.data import HeteroData
 
     pair = HeteroData()
+    pair.form = "blocked"
     for side, x in (("student", student), ("teacher", teacher)):
         store = pair[side]
-        store.x, store.degenerate = x, kernel.degenerate(kernel.nodes(x))
+        store.x, store.degenerate = x, degenerate_in_blocks(x, kernel)
         if index is not None:
             store.index = index
         if y is not None:

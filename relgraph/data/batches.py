@@ -1,17 +1,32 @@
-"""The batches of one epoch, as indices into the training images."""
+"""The batches of one epoch, as indices into the training images.
+
+What is kept of an epoch is one permutation, 4 bytes an image; batches are cut from it as they are asked for.
+"""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import overload
 
 import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.processes import ALONE, Processes
+
+CHUNK = 2**22  # labels that are looked through at a time
 
 
 def epoch_batches(
-    labels: Tensor, *, batch_size: int, labelled_share: float, seed: int, epoch: int, by_label: bool = True
-) -> list[Tensor]:
+    labels: Tensor,
+    *,
+    batch_size: int,
+    labelled_share: float,
+    seed: int,
+    epoch: int,
+    by_label: bool = True,
+    processes: Processes = ALONE,
+) -> "Batches":
     """Return the batches of one epoch, each a CPU tensor of indices into `labels` `(N,)`, where -1 is an unknown label.
 
     They depend on `(seed, epoch)` alone, so a resumed run sees the same batches. With all labels known, they are the
@@ -24,26 +39,84 @@ def epoch_batches(
     Without `by_label` labels play no part, as training without them needs it: the batches are those of labels that are
     all known.
 
+    Of a batch that is spread over `processes`, only the rows of this one are returned; there are as many batches.
+
     Raises:
         RelgraphError: if the batch size is below 2, the share is not in `(0, 1]`, there are fewer than two images, or
-            with `by_label` no image is labelled.
+            with `by_label` no image is labelled; when a batch is cut that is no multiple of the processes.
 
     >>> labels = torch.tensor([0, 1, -1, -1, -1, -1])
     >>> [len(batch) for batch in epoch_batches(labels, batch_size=3, labelled_share=0.3, seed=0, epoch=0)]
     [3, 3]
     """
-    labels = labels.cpu() if by_label else torch.zeros(len(labels))
-    labelled, unlabelled = (labels >= 0).nonzero().flatten(), (labels < 0).nonzero().flatten()
-    _check(len(labelled), len(labels), batch_size, labelled_share)
+    count = len(labels)
+    known = int(torch.count_nonzero(labels >= 0)) if by_label else count
+    _check(known, count, batch_size, labelled_share)
     generator = torch.Generator().manual_seed(_mix(seed, epoch))
     quota = max(1, round(labelled_share * batch_size))
-    if len(unlabelled) == 0 or quota == batch_size:
-        return _cut(_shuffle(labelled, generator), batch_size)
-    quota = min(quota, len(labelled))
-    parts = _cut(_shuffle(unlabelled, generator), batch_size - quota)
-    cycle = _cycle(labelled, quota, generator)
-    # Shuffled once more, so that a device's slice of the batch is not all labelled or all unlabelled.
-    return [_shuffle(torch.cat((next(cycle), part)), generator) for part in parts]
+    if known == count:
+        return Batches(torch.randperm(count, generator=generator, dtype=torch.int32), batch_size, processes)
+    labelled = _where(labels, known, known=True)
+    if quota == batch_size:
+        return Batches(_shuffle(labelled, generator), batch_size, processes)
+    quota = min(quota, known)
+    order = _shuffle(_where(labels, count - known, known=False), generator)
+    return _Mixed(order, batch_size - quota, processes, labelled, quota, generator.get_state())
+
+
+class Batches(Sequence[Tensor]):
+    """The batches of an epoch, or the rows of them that one process holds: each is cut when it is asked for."""
+
+    def __init__(self, order: Tensor, size: int, processes: Processes) -> None:
+        """Cut images in their order `(N,)` into batches of one size; if there are too few, they are one."""
+        self._order, self._size, self._processes = order, min(size, len(order)), processes
+
+    def __len__(self) -> int:
+        """Return how many full batches there are."""
+        return len(self._order) // self._size
+
+    @overload
+    def __getitem__(self, number: int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[Tensor]: ...
+
+    def __getitem__(self, number: int | slice) -> Tensor | list[Tensor]:
+        """Return a batch, `(B,)` int64, or a list of some."""
+        if isinstance(number, slice):
+            return [self[place] for place in range(len(self))[number]]
+        return self._cut(range(len(self))[number])
+
+    def _cut(self, place: int) -> Tensor:
+        return self._own(self._part(place))
+
+    def _part(self, place: int) -> Tensor:
+        return self._order[place * self._size : (place + 1) * self._size]
+
+    def _own(self, batch: Tensor) -> Tensor:
+        return batch[self._processes.rows(len(batch))].long()
+
+
+class _Mixed(Batches):
+    """Batches of some unlabelled images and some labelled ones, drawn in their order: best gone through in it."""
+
+    def __init__(
+        self, order: Tensor, size: int, processes: Processes, labelled: Tensor, quota: int, state: Tensor
+    ) -> None:
+        super().__init__(order, size, processes)
+        self._labelled, self._quota, self._state = labelled, quota, state
+
+    def __iter__(self) -> Iterator[Tensor]:
+        generator = torch.Generator()
+        generator.set_state(self._state)
+        cycle = _cycle(self._labelled, self._quota, generator)
+        for place in range(len(self)):
+            # Shuffled once more, so that a device's slice of the batch is not all labelled or all unlabelled.
+            batch = torch.cat((next(cycle), self._part(place)))
+            yield self._own(batch[torch.randperm(len(batch), generator=generator)])
+
+    def _cut(self, place: int) -> Tensor:
+        return next(islice(iter(self), place, None))
 
 
 def _check(labelled: int, images: int, batch_size: int, labelled_share: float) -> None:
@@ -65,14 +138,19 @@ def _mix(seed: int, epoch: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {epoch}".encode()).digest()[:7], "big")
 
 
+def _where(labels: Tensor, count: int, *, known: bool) -> Tensor:
+    """Return the positions of the known or the unknown labels, of which there are so many, int32, on the CPU."""
+    found, done = torch.empty(count, dtype=torch.int32), 0
+    for place, part in enumerate(torch.split(labels, CHUNK)):
+        here = ((part >= 0) == known).nonzero().flatten()
+        found[done : done + len(here)] = here + place * CHUNK
+        done += len(here)
+    return found
+
+
 def _shuffle(indices: Tensor, generator: torch.Generator) -> Tensor:
-    return indices[torch.randperm(len(indices), generator=generator)]
-
-
-def _cut(indices: Tensor, size: int) -> list[Tensor]:
-    if len(indices) < size:
-        return [indices]
-    return list(indices[: len(indices) - len(indices) % size].view(-1, size))
+    order = torch.randperm(len(indices), generator=generator, dtype=torch.int32)
+    return indices.index_select(0, order)  # which reads 32 bits as they are; brackets make 64 of them first
 
 
 def _cycle(indices: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:

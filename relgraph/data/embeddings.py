@@ -19,8 +19,26 @@ from relgraph.data.manifest import DTYPES, Contents, Manifest, manifest_file
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line, replacing
 
-# What a device holds without asking: 50,000 images with 20 views of width 1024, and a small part of a common GPU.
+# What a GPU holds without asking: 50,000 images with 20 views of width 1024, and a small part of a common one.
 RESIDENT_LIMIT = 4 * 2**30
+
+
+class StoredView:
+    """One view of all images of a store, `(images, width)`, read when it is asked for: `relgraph.graph.search.Rows`."""
+
+    def __init__(self, store: "EmbeddingStore", view: int) -> None:
+        self._store, self._view = store, view
+        self.shape = store.contents.images, store.contents.width
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return self.shape[0]
+
+    def __getitem__(self, index: slice | Tensor, /) -> Tensor:
+        """Return the embeddings of some images, `(B, width)` float32 on the store's device."""
+        if isinstance(index, slice):
+            index = torch.arange(*index.indices(len(self)), device=self._store.device)
+        return self._store.rows(torch.full_like(index, self._view), index)
 
 
 class EmbeddingStore:
@@ -30,11 +48,15 @@ class EmbeddingStore:
         path: its directory.
         contents: what was embedded, and how.
         checksums: `(images,)` int64, one for each image.
-        resident: whether the embeddings lie on the device as one tensor; otherwise they are gathered from the files.
+        device: where rows are handed out.
+        resident: whether the embeddings lie on the device as one tensor; otherwise they are gathered from the files,
+            which are mapped into memory and not copied.
     """
 
-    def __init__(self, path: Path, device: torch.device | str = "cpu", *, limit: int = RESIDENT_LIMIT) -> None:
+    def __init__(self, path: Path, device: torch.device | str = "cpu", *, limit: int | None = None) -> None:
         """Open the store at `path` for a device; with more than `limit` bytes the embeddings stay in the files.
+
+        By default that is 4 GiB for a GPU, and 0 for the CPU, whose memory the system fills from the files by itself.
 
         Raises:
             RelgraphError: if it is not a store, not finished, or a file of it is missing or damaged.
@@ -45,25 +67,37 @@ class EmbeddingStore:
         self.contents = manifest.contents
         self.checksums = torch.from_numpy(read_checksums(path, self.contents))
         self._shards = _verified(path, manifest)
-        self._device = torch.device(device)
+        self.device = torch.device(device)
+        if limit is None:
+            limit = 0 if self.device.type == "cpu" else RESIDENT_LIMIT
         self.resident = self.contents.bytes <= limit
         self._table = self._load() if self.resident else None
 
     def _load(self) -> Tensor:
         contents = self.contents
         table = torch.empty(
-            contents.images, contents.views, contents.width, dtype=DTYPES[contents.dtype], device=self._device
+            contents.images, contents.views, contents.width, dtype=DTYPES[contents.dtype], device=self.device
         )
         for number, shard in enumerate(self._shards):
             start = number * contents.images_per_shard
-            table[start : start + len(shard)] = torch.from_numpy(np.array(shard)).to(self._device)
+            table[start : start + len(shard)] = torch.from_numpy(np.array(shard)).to(self.device)
         return table
 
     def views(self) -> FixedViews:
         """Return the views that were embedded, on the store's device."""
         found = self.contents
         views = FixedViews(found.images, found.views, padding=found.crop_padding, flip=found.flip, seed=found.view_seed)
-        return views.to(self._device)
+        return views.to(self.device)
+
+    def view(self, view: int = 0) -> StoredView:
+        """Return one view of all images, of which a search over all of them reads a block at a time.
+
+        Raises:
+            RelgraphError: if there is no such view.
+        """
+        if not 0 <= view < self.contents.views:
+            raise RelgraphError(f"{self.path} has views 0 to {self.contents.views - 1}, got {view}")
+        return StoredView(self, view)
 
     def rows(self, view: Tensor, index: Tensor) -> Tensor:
         """Return the embeddings `(B, width)` of view `view` `(B,)` of the images `index` `(B,)`, float32 on the device.
@@ -72,7 +106,7 @@ class EmbeddingStore:
         """
         if self._table is not None:
             return self._table[index, view].float()
-        return self._gather(view.cpu().numpy(), index.cpu().numpy()).to(self._device, non_blocking=True)
+        return self._gather(view.cpu().numpy(), index.cpu().numpy()).to(self.device, non_blocking=True)
 
     def _gather(self, view: Any, index: Any) -> Tensor:
         found = torch.empty(len(index), self.contents.width)

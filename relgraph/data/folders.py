@@ -7,10 +7,12 @@ without labels.
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from relgraph.data.images import ImageFiles, image_files
+from relgraph.data.images import ImageFiles, image_files, names_in_one
 from relgraph.errors import RelgraphError, unknown
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # those of torchvision
@@ -18,7 +20,7 @@ MEMORY_LIMIT = 8 * 2**30  # bytes: beyond that, images in memory stop being a go
 
 MODES = ("auto", "memory", "stream")
 
-Listing = dict[str, list[str]]  # the image files of each class, as paths within the folder of the classes
+Listing = dict[str, NDArray[np.bytes_]]  # the image files of each class, as paths within the folder of the classes
 Split = tuple[Tensor | ImageFiles, Tensor]  # images (N, 3, H, W) and labels (N,)
 
 
@@ -57,7 +59,7 @@ def _list_splits(path: Path, image_size: int | None) -> tuple[tuple[str, ...], d
     splits: dict[str, tuple[ImageFiles, Tensor]] = {}
     size = None
     for split, listing in listings.items():  # train comes first: its first image has the size of all
-        files = image_files(folders[split], [file for name in classes for file in listing[name]], image_size, size)
+        files = image_files(folders[split], np.concatenate([listing[name] for name in classes]), image_size, size)
         size = files.size
         labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(listing[name]) for name in classes]))
         splits[split] = (files, labels)
@@ -105,9 +107,9 @@ def list_images(folder: Path) -> Listing:
     if len(classes) < 2:
         found = f"found {classes[0].name}" if classes else "found none"
         raise RelgraphError(f"{folder}: expected one folder for each of at least 2 classes, {found}")
-    listing = {entry.name: _list_files(folder, entry.name) for entry in classes}
+    listing = {entry.name: names_in_one(_list_files(folder, entry.name)) for entry in classes}
     for name, files in listing.items():
-        if not files:
+        if len(files) == 0:
             raise RelgraphError(f"{folder / name}: no images in this class folder (looked for {', '.join(SUFFIXES)})")
     return listing
 

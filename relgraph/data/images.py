@@ -102,8 +102,20 @@ class ImageFiles:
         pixels[...] = np.asarray(image).transpose(2, 0, 1)
 
 
+def names_in_one(names: Sequence[str]) -> NDArray[np.bytes_]:
+    """Return paths as bytes in one array: of many, a tenth of what they take as strings.
+
+    >>> names_in_one(["a/1.png", "b/22.png"])
+    array([b'a/1.png', b'b/22.png'], dtype='|S8')
+    """
+    return np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
+
+
 def image_files(
-    folder: Path, names: Sequence[str], image_size: int | None, size: tuple[int, int] | None = None
+    folder: Path,
+    names: Sequence[str] | NDArray[np.bytes_],
+    image_size: int | None,
+    size: tuple[int, int] | None = None,
 ) -> ImageFiles:
     """Return the images `names` in `folder`; only where neither size is given, the first is opened to learn its.
 
@@ -113,9 +125,9 @@ def image_files(
     if image_size is not None:
         size = (image_size, image_size)
     elif size is None:
-        width, height = read_image(folder / names[0], None).size
+        width, height = read_image(folder / os.fsdecode(names[0]), None).size
         size = (height, width)
-    return ImageFiles(folder, np.array([os.fsencode(name) for name in names], dtype=np.bytes_), size, image_size)
+    return ImageFiles(folder, names if isinstance(names, np.ndarray) else names_in_one(names), size, image_size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,7 @@ def stream(decode: Decode, indices: Sequence[Tensor], workers: int, pin_memory: 
     with _uninterrupted():
         loaded = _start(_Batches(decode, indices), min(workers, len(indices)), pin_memory)
     try:
-        for _ in indices:
+        for _ in range(len(indices)):
             yield _next(loaded)
     finally:
         with _uninterrupted():

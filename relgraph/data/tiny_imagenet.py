@@ -5,6 +5,7 @@
 labels of `test/` were never published, so that `val` is the test split.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,7 +95,7 @@ def list_train(folder: Path, wnids: Sequence[str]) -> Labelled:
             f"{folder / 'train'}: expected as many images in every class, found {len(listing[most])} in {most} and "
             f"{len(listing[least])} in {least}"
         )
-    files = [file for wnid in wnids for file in listing[wnid]]
+    files = [os.fsdecode(file) for wnid in wnids for file in listing[wnid]]
     return files, [label for label, wnid in enumerate(wnids) for _ in listing[wnid]]
 
 

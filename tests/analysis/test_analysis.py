@@ -72,6 +72,19 @@ def test_the_same_numbers_each_time(opened: TrainedRun, found: Analysis) -> None
         assert torch.equal(one.communities, other.communities)
 
 
+def test_the_same_of_nodes_in_files(opened: TrainedRun, found: Analysis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relgraph.analysis.mapped.HELD", 0)
+    monkeypatch.setattr("relgraph.graph.search.LARGEST", 0)
+    again = analyse(opened, k=4, first=FIRST, search="blocks")
+    assert again.student.embedding.untyped_storage().filename is not None
+    for one, other in zip(found.graphs.values(), again.graphs.values(), strict=True):
+        assert torch.equal(one.neighbours, other.neighbours)
+        torch.testing.assert_close(one.weights, other.weights)
+        assert torch.equal(one.degenerate, other.degenerate)
+    assert found.comparison is not None and again.comparison is not None
+    torch.testing.assert_close(found.comparison, again.comparison)
+
+
 def test_without_a_teacher(runs: Runs) -> None:
     alone = analyse(runs("none"), k=3, first=20)
     assert (alone.teacher, alone.comparison, alone.overlap) == (None, None, None)
@@ -107,9 +120,9 @@ def test_unknown_names(opened: TrainedRun) -> None:
 
 
 def test_embeddings_that_are_not_finite(opened: TrainedRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    student, teacher = opened.outputs(opened.split("test").select(torch.arange(20)))
-    student.embedding[3] = torch.nan
-    monkeypatch.setattr(opened, "outputs", lambda images: (student, teacher))
+    student, teacher = opened.nodes(opened.split("test").select(torch.arange(20)))
+    student.x[3] = torch.nan
+    monkeypatch.setattr(opened, "nodes", lambda images: (student, teacher))
     with pytest.raises(RelgraphError, match="NaN or infinity in 1 of 20 of the student's"):
         analyse(opened, k=3, first=20)
 
@@ -119,5 +132,8 @@ def test_faiss_is_taken_where_it_works(opened: TrainedRun, monkeypatch: pytest.M
     monkeypatch.setattr(analysis, "has_faiss", lambda: True)
     assert analyse(opened, k=3, first=20).search == "faiss"
     assert analyse(opened, k=3, first=20, search="blocks").search == "blocks"
+    with monkeypatch.context() as patch:
+        patch.setattr(analysis, "LARGEST", 20 * 32 - 1)
+        assert analyse(opened, k=3, first=20).search == "blocks", "faiss holds copies of all nodes"
     monkeypatch.setattr(analysis, "has_faiss", lambda: False)
     assert analyse(opened, k=3, first=20).search == "blocks"

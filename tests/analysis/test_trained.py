@@ -17,7 +17,7 @@ from sklearn.metrics import top_k_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from relgraph.analysis.export import to_networkx
+from relgraph.analysis.export import read_pair, to_networkx, write_graph
 from relgraph.analysis.trained import TrainedRun, evaluate_run, run_pair
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import pearson
@@ -145,6 +145,40 @@ def test_predictions_of_a_pair(split: str, runs: Runs) -> None:
     if split == "test":
         share = 100 * pair["student"].correct.double().mean().item()
         assert share == pytest.approx(result(path)["test"]["best"]["top1"])
+
+
+@pytest.mark.parametrize("variant", ["few", "none", "seed"])
+def test_nodes_are_the_outputs_wherever_they_lie(variant: str, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = TrainedRun(runs(variant))
+    images = opened.split("test")
+    whole = opened.nodes(images)
+    monkeypatch.setattr("relgraph.analysis.trained.PART", 100)
+    monkeypatch.setattr("relgraph.analysis.mapped.HELD", 0)
+    for found, held, output in zip(opened.nodes(images), whole, opened.outputs(images), strict=True):
+        if output is None:
+            assert found is held is None and variant == "none"
+            continue
+        assert found is not None and held is not None and output.logits is not None
+        assert torch.equal(held.x, output.embedding) and torch.equal(held.prediction, output.logits.argmax(1))
+        assert found.x.untyped_storage().filename is not None and held.x.untyped_storage().filename is None
+        torch.testing.assert_close(found.x, held.x)
+        assert torch.equal(found.prediction, held.prediction)
+
+
+@pytest.mark.parametrize("side", ["pair", "difference"])
+def test_a_pair_of_nodes_in_a_file(side: str, runs: Runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    opened = TrainedRun(runs("few"))
+    expected = run_pair(opened, side=side, k=3)
+    monkeypatch.setattr("relgraph.analysis.mapped.HELD", 0)
+    monkeypatch.setattr("relgraph.graph.search.LARGEST", 0)
+    found = run_pair(opened, side=side, k=3)
+    assert found["student"].x.untyped_storage().filename is not None
+    write_graph(found, tmp_path / "pair.pt")
+    for kind, store in expected.to_dict().items():
+        for name, value in store.items():
+            for other in (found, read_pair(tmp_path / "pair.pt")):
+                same = other.to_dict()[kind][name]
+                assert torch.allclose(same, value, atol=1e-5) if torch.is_tensor(value) else same == value, (kind, name)
 
 
 def test_edges_of_a_pair_are_correlations_of_the_embeddings(runs: Runs) -> None:

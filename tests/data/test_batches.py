@@ -1,12 +1,17 @@
 """Batches are counted: every image as often as promised, no batch of another size."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 import torch
 
 from relgraph.data.batches import epoch_batches
 from relgraph.errors import RelgraphError
+from relgraph.graph.processes import Processes
+
+PLAIN = [[5, 9, 6, 3], [2, 1, 8, 10], [7, 11, 4, 0]]
+MIXED = [[4, 8, 1, 2], [6, 7, 1, 0], [5, 3, 0, 2]]
 
 
 def batches(
@@ -124,3 +129,45 @@ def test_without_labels_all_images_are_shuffled_and_cut(labels: torch.Tensor, sh
 def test_misuse_without_labels_is_named(images: int, size: int, message: str) -> None:
     with pytest.raises(RelgraphError, match=message):
         batches(-torch.ones(images), batch_size=size, by_label=False)
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(45, dtype=torch.int64), some_labels(10, 90)])
+def test_a_batch_is_the_same_however_it_is_reached(labels: torch.Tensor) -> None:
+    drawn = epoch_batches(labels, batch_size=8, labelled_share=0.25, seed=0, epoch=0)
+    through = [batch.tolist() for batch in drawn]
+    assert through == [batch.tolist() for batch in drawn], "going through them again"
+    assert drawn[-1].tolist() == through[-1] and [batch.tolist() for batch in drawn[1:3]] == through[1:3]
+    assert {batch.dtype for batch in drawn} == {torch.int64}
+    with pytest.raises(IndexError):
+        drawn[len(through)]
+
+
+@pytest.mark.parametrize(("labels", "by_label"), [(some_labels(10, 90), True), (some_labels(50, 50), False)])
+def test_processes_hold_a_batch_together(labels: torch.Tensor, by_label: bool) -> None:
+    def drawn(processes: Processes) -> Sequence[torch.Tensor]:
+        return epoch_batches(labels, batch_size=8, labelled_share=0.25, seed=0, epoch=0, by_label=by_label,
+                             processes=processes)  # fmt: skip
+
+    own = [drawn(Processes(rank, 4)) for rank in range(4)]
+    assert {len(each) for each in own} == {len(drawn(Processes()))}
+    for whole, *parts in zip(drawn(Processes()), *own, strict=True):
+        assert {len(part) for part in parts} == {2} and torch.equal(torch.cat(parts), whole)
+
+
+def test_batches_that_cannot_be_shared_evenly_are_named() -> None:
+    with pytest.raises(RelgraphError, match="split evenly over 3 processes, got 8 images"):
+        next(iter(epoch_batches(torch.zeros(64), batch_size=8, labelled_share=1.0, seed=0, epoch=0,
+                                processes=Processes(0, 3))))  # fmt: skip
+
+
+def test_known_and_unknown_are_found_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = some_labels(10, 90)[torch.randperm(100)]
+    whole = batches(labels)
+    monkeypatch.setattr("relgraph.data.batches.CHUNK", 7)
+    assert batches(labels) == whole
+
+
+def test_an_epoch_is_the_one_of_its_seed() -> None:
+    """As it was drawn before batches were cut one by one: runs of earlier versions can be repeated."""
+    assert batches(torch.zeros(12), batch_size=4, seed=1, epoch=2) == PLAIN
+    assert batches(some_labels(3, 6), batch_size=4, share=0.5, seed=1, epoch=2) == MIXED

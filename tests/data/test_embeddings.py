@@ -1,4 +1,7 @@
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +16,8 @@ from relgraph.data.embeddings import EmbeddingStore, StoreWriter, checksums_dige
 from relgraph.data.fixed_views import FixedViews
 from relgraph.data.manifest import Contents, Manifest
 from relgraph.errors import RelgraphError
+from relgraph.graph.kernels import linear
+from relgraph.graph.search import above_in_blocks, nearest_in_blocks
 
 IMAGES, VIEWS, WIDTH = 10, 3, 5
 CHECKSUMS = torch.arange(IMAGES) * 7
@@ -59,6 +64,97 @@ def test_every_row_comes_back(tmp_path: Path, dtype: str, limit: int) -> None:
     assert rows.dtype == torch.float32
     assert torch.equal(rows, VALUES.flatten(0, 1)[order].to(getattr(torch, dtype)).float())
     assert torch.equal(store.checksums, CHECKSUMS)
+
+
+def test_on_the_cpu_a_store_stays_in_its_files(store: Path) -> None:
+    assert not EmbeddingStore(store).resident
+    assert EmbeddingStore(store, limit=2**20).resident
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("limit", [0, 2**20])
+def test_a_view_is_read_in_parts(tmp_path: Path, dtype: str, limit: int) -> None:
+    store = EmbeddingStore(write(tmp_path / "store", dtype=dtype), limit=limit)
+    expected = VALUES[:, 2].to(getattr(torch, dtype)).float()
+    rows = store.view(2)
+    assert rows.shape == expected.shape and len(rows) == IMAGES
+    order = torch.randperm(IMAGES)
+    for index in (slice(None), slice(3, 9), slice(2, 100, 3), slice(0, 0), order):
+        assert rows[index].dtype == torch.float32 and torch.equal(rows[index], expected[index])
+    for found, inside in zip(nearest_in_blocks(rows, 3, block=4), nearest_in_blocks(expected, 3), strict=True):
+        assert torch.equal(found, inside) or torch.allclose(found, inside)
+    with pytest.raises(RelgraphError, match="has views 0 to 2, got 3"):
+        store.view(3)
+
+
+# A store of 20 MiB is searched with 6 MiB more than Python and its libraries take. Linux counts private writable
+# memory as data, files that are mapped to be read it does not.
+LIMITED = """
+import resource, sys, torch
+from pathlib import Path
+from relgraph.data.embeddings import EmbeddingStore
+from relgraph.graph import search
+from relgraph.graph.kernels import linear
+
+torch.set_num_threads(1)
+rows, small = EmbeddingStore(Path(sys.argv[1])).view(), torch.randn(300, 8)
+
+def searched(x):
+    search.check_finite(x, "teacher", 16)
+    correlations = search.nearest_in_blocks(x, 3, block=16)[1]
+    neighbours, weights = search.nearest_in_blocks(x, 3, linear, 16)
+    edges = torch.stack([neighbours.flatten(), torch.arange(len(x)).repeat_interleave(3)])
+    return (
+        correlations, neighbours, weights, search.edge_weights(x, x, edges, linear, 16),
+        search.above_in_blocks(x, 700, linear, 32), search.matches_in_blocks(x, x, linear, 32),
+        search.degenerate_in_blocks(x, block=16),
+    )
+
+searched(small)
+data = next(line for line in open("/proc/self/status") if line.startswith("VmData:"))
+limit = 1024 * int(data.split()[1]) + 6 * 2**20
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+torch.save(searched(rows if sys.argv[2] == "files" else rows[:]), sys.argv[3])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems limit other memory")
+def test_a_store_is_searched_that_does_not_fit_memory(tmp_path: Path) -> None:
+    values = torch.randint(-2, 3, (640, 1, 8192)).float()  # whole numbers, whose products are exact
+    values[5], values[7] = 1.0, values[9]
+    checksums = torch.arange(640)
+    changes = {"images": 640, "width": 8192, "views": 1, "images_per_shard": 200}
+    writer = StoreWriter(tmp_path / "store", contents(**changes, checksums=checksums_digest(checksums)), checksums)
+    for shard in writer.missing:
+        writer.write(shard, values[200 * shard : 200 * (shard + 1)])
+
+    def search(where: str) -> subprocess.CompletedProcess[str]:
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            LIMITED,
+            str(tmp_path / "store"),
+            where,
+            str(tmp_path / "found"),
+        ]
+        # By the threshold what is freed goes back to the system, so that the limit is on what is held.
+        env = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+        return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+
+    bitten, done = search("memory"), search("files")
+    assert bitten.returncode != 0 and "memory" in bitten.stderr.lower(), "the limit is none"
+    assert done.returncode == 0, done.stderr
+    correlations, neighbours, weights, edges, above, matched, degenerate = torch.load(tmp_path / "found")
+    x = values[:, 0]
+    torch.testing.assert_close(correlations, nearest_in_blocks(x, 3)[1], rtol=0, atol=1e-6)
+    assert torch.equal(neighbours, nearest_in_blocks(x, 3, linear)[0])
+    assert torch.equal(weights, linear(x).fill_diagonal_(-torch.inf).topk(3).values)
+    assert torch.equal(edges, weights.flatten())
+    assert above.shape[1] > 0 and torch.equal(above, above_in_blocks(x, 700, linear))
+    assert (~matched).nonzero().flatten().tolist() == [7, 9]
+    assert degenerate.nonzero().tolist() == [[5]]
 
 
 def test_files_are_plain_arrays(store: Path) -> None:
