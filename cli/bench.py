@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from .scaling import scaling
 from .show import table
 
 EPILOG = """\b
 Examples:
   relgraph bench
   relgraph bench --quick
+  relgraph bench scaling --plot scaling.png
   relgraph bench --compile --student resnet20 --teacher timm:vit_small_patch14_dinov2 --json bench.json
 """
 
@@ -29,7 +32,6 @@ Peak memory, each in a process of its own: what was resident, Python and librari
 
 
 @click.command(epilog=EPILOG)
-@click.argument("what", type=click.Choice(["training"]), default="training")
 @click.option("--student", default="resnet8x4", show_default=True, help="A student, as relgraph students lists them.")
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=2), help="Images in a batch.")
 @click.option(
@@ -46,8 +48,7 @@ Peak memory, each in a process of its own: what was resident, Python and librari
 @click.option("--compile", is_flag=True, help="Also measure the student compiled; needs a C++ compiler on a CPU.")
 @click.option("--quick", is_flag=True, help="Three rounds and no memory.")
 @click.option("--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write every sample to a file.")
-def bench(
-    what: str,
+def training(
     student: str,
     batch_size: int,
     teacher: str,
@@ -63,7 +64,7 @@ def bench(
 
     On random images of 32 pixels in 100 classes; teacher and embeddings are random too, so nothing is downloaded. All
     rows of a table are measured in turn in one run: compare ratios, not times of different days. Some three minutes on
-    two cores.
+    two cores. `relgraph bench scaling` measures what the loss alone takes as the batch grows.
     """
     import torch
     from tqdm import tqdm
@@ -89,6 +90,28 @@ def bench(
     if file is not None:
         write_atomically(file, (json.dumps(report, indent=1) + "\n").encode())
     click.echo(tables(report))
+
+
+@click.pass_context
+def _unless_told_what(context: click.Context, /, **options: Any) -> None:
+    """Measure training if no command says what; its options stand before none."""
+    if context.invoked_subcommand is None:
+        context.invoke(training, **options)
+        return
+    given = [name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if given:
+        raise click.UsageError(f"options stand behind {context.invoked_subcommand}, got --{given[0]} before it")
+
+
+bench = click.Group(
+    "bench",
+    commands=[training, scaling],
+    callback=_unless_told_what,
+    invoke_without_command=True,
+    params=training.params,
+    help=training.help,
+    epilog=EPILOG,
+)
 
 
 def tables(report: dict[str, Any]) -> str:

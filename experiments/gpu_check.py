@@ -2,8 +2,9 @@
 
     python experiments/gpu_check.py --out gpu.json
 
-Official values and gradients, k nearest neighbours with k = N - 1 against all pairs, steps that never wait for the
-GPU, equal runs of equal seeds, and then the tables of `relgraph bench`. One line a check; exit status 1 if one fails.
+Official values and gradients, k nearest neighbours with k = N - 1 against all pairs, every form of a loss against its
+matrix, steps that never wait for the GPU, equal runs of equal seeds, and then the tables of `relgraph bench` and
+`relgraph bench scaling`. One line a check; exit status 1 if one fails.
 `--device cpu` runs on the processor what means something there.
 """
 
@@ -29,7 +30,7 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import cosine, euclidean, gaussian, gaussian_taylor, linear, squared_euclidean
 from relgraph.graph.matching import by_anchor_norm, by_max, by_mean, huber, mean_square
 from relgraph.graph.relation import Relation
-from relgraph.methods import KD, METHODS, Batch, Output, build_method
+from relgraph.methods import KD, METHODS, PKT, SP, Batch, Output, build_method
 from relgraph.methods.card import SMALL_RUN
 from relgraph.training.loop import step
 from relgraph.training.meter import Meter
@@ -123,6 +124,22 @@ def dense_is_knn(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
     dense, knn = (value_and_gradient(loss, student, teacher) for loss in (EGA(), EGA(graph="knn", k=63)))
     worst = max(error(knn[0], dense[0].item()), ((knn[1] - dense[1]).norm() / dense[1].norm()).item())
     return worst <= TOLERANCE[dtype], f"64 nodes, largest relative difference {worst:.1e}"
+
+
+def forms_agree(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
+    """Compare EGA, SP and PKT without matrices with what their matrices give, in value and gradient."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(700, 64, generator=generator, dtype=torch.float64) for _ in range(2))
+    student, teacher = student.to(device, dtype), teacher.to(device, dtype)
+    worst = 0.0
+    for kind, nodes in ((EGA, {}), (SP, {"nodes": "feature"}), (PKT, {})):
+        value, gradient = value_and_gradient(kind(**nodes, form="matrix"), student, teacher)
+        for form in ("factored", "blocked") if kind is not PKT else ("blocked",):
+            found = value_and_gradient(kind(**nodes, form=form), student, teacher)
+            errors = error(found[0], value.item()), ((found[1] - gradient).norm() / gradient.norm()).item()
+            worst = max(worst, *errors)
+    # In float32 it is the matrix that rounds more.
+    return worst <= 10 * TOLERANCE[dtype], f"700 nodes, largest relative difference {worst:.1e}"
 
 
 def as_on_the_cpu(device: torch.device, name: str) -> tuple[bool, str]:
@@ -238,6 +255,7 @@ def checks(device: torch.device) -> dict[str, Check]:
     for name, dtype in {"float64": torch.float64, "float32": torch.float32}.items():
         found[f"official values, {name}"] = partial(golden, device, dtype)
         found[f"dense = knn(N - 1), {name}"] = partial(dense_is_knn, device, dtype)
+        found[f"forms of a loss, {name}"] = partial(forms_agree, device, dtype)
     if device.type != "cpu":
         for name in METHODS:
             found[f"{name} as on the CPU"] = partial(as_on_the_cpu, device, name)
@@ -284,17 +302,19 @@ def main(device: str, bench: bool, out: Path | None) -> None:
     report: dict[str, Any] = {"device": name, "torch": torch.__version__, "checks": run_all(torch.device(device))}
     if bench:
         report["bench"] = measure(device)
+        sizes = ",".join(str(2**power) for power in range(6, 19)) if device == "cuda" else "256,1024"
+        report["scaling"] = measure(device, "scaling", "--sizes", sizes)
     if out is not None:
         out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     sys.exit(not all(check["passed"] for check in report["checks"]))
 
 
-def measure(device: str) -> dict[str, Any]:
+def measure(device: str, *what: str) -> dict[str, Any]:
     """Run `relgraph bench`, which prints its tables, compiled steps included on a GPU, and return what it measured."""
-    more = ["--compile", "--steps", "50"] if device == "cuda" else []
+    more = list(what) or (["--compile", "--steps", "50"] if device == "cuda" else [])
     with TemporaryDirectory() as folder:
         file = Path(folder) / "bench.json"
-        command = [sys.executable, "-m", "relgraph", "bench", "--device", device, "--json", str(file), *more]
+        command = [sys.executable, "-m", "relgraph", "bench", *more, "--device", device, "--json", str(file)]
         subprocess.run(command, check=True)
         measured: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return measured

@@ -24,8 +24,9 @@ from relgraph.networks.teachers import Teacher
 from relgraph.networks.untrained import untrained_teacher
 from relgraph.training.loop import step, train_epoch
 from relgraph.training.meter import Meter
+from relgraph.training.opening import open_fabric
 from relgraph.training.recipe import Recipe
-from relgraph.training.setup import Setup, assemble, new_distiller, open_fabric, reads_maps
+from relgraph.training.setup import Setup, assemble, new_distiller, reads_maps
 from relgraph.training.student import Student
 from relgraph.training.teaching import Feed, Online, Plan, Stored, WithoutTeacher, make_plan
 
