@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,8 @@ def endless(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
         [sys.executable, "-m", "relgraph", "train", "--devices", "2", *QUICK, "--epochs", "2000", "--out", "run"],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
         start_new_session=True,
+        # A program that was started in the background of a script ignores Ctrl-C, and so would this one.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     end = time.monotonic() + 120
     while not (tmp_path / "run" / "last.ckpt").exists() and time.monotonic() < end:
