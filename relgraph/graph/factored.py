@@ -180,22 +180,21 @@ class _Squares(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, processes: Processes) -> tuple[Tensor, Tensor]:
-        width = student.shape[1]
+        width, half = student.shape[1], student.shape[1] // 2
         found = student.new_zeros(3, width, width, dtype=torch.float64)
         for delta, other in _differences(student, teacher):
-            for product, pair in zip(found, ((delta, delta), (delta, other), (other, other)), strict=True):
-                product.addmm_(pair[0].mT, pair[1])
+            found[1].addmm_(delta.mT, other)
+            for product, x in ((found[0], delta), (found[2], other)):  # symmetric: a quarter is not computed
+                product[:, :half].addmm_(x.mT, x[:, :half])
+                product[half:, half:].addmm_(x[:, half:].mT, x[:, half:])
+        found[::2, :half, half:] = found[::2, half:, :half].mT
         delta, mixed, own = processes.sum(found)
         whole = own + mixed + mixed.mT + delta
         ctx.save_for_backward(student, teacher, delta, mixed, own, whole)
         ctx.processes = processes
         count = processes.count * len(student)
-        straight = _inner(delta, whole + own)
-        within = straight + 2 * _inner(mixed, delta + mixed.mT)
+        within = _inner(delta, whole + own) + 2 * _inner(mixed, delta + mixed.mT)
         across = _inner(whole, own) - 2 * (mixed.trace() + own.trace()) + count
-        ctx.dtype = _of_gradient(
-            student, teacher, torch.stack([within, across]), torch.stack([straight, count * own.new_ones(())])
-        )
         return within.clamp_min_(0), across.clamp_min_(0)
 
     @staticmethod
@@ -208,23 +207,12 @@ class _Squares(torch.autograd.Function):
             0: (within * whole + across * own, within * (mixed + delta) + across * (own - identity)),
             1: (-within * (mixed + own) - across * identity, across * (whole - identity) - within * mixed),
         }
-        wanted = {side: [x.to(ctx.dtype) for x in factors[side]] for side in factors if ctx.needs_input_grad[side]}
+        wanted = {side: pair for side, pair in factors.items() if ctx.needs_input_grad[side]}
         found = {side: torch.empty_like((student, teacher)[side]) for side in wanted}
-        for start, pair in zip(_starts(student), _differences(student, teacher), strict=True):
-            one, other = (rows.to(ctx.dtype) for rows in pair)
+        for start, (one, other) in zip(_starts(student), _differences(student, teacher), strict=True):
             for side, (of_delta, of_teacher) in wanted.items():
                 found[side][start : start + ROWS] = (one @ of_delta).addmm_(other, of_teacher)
         return found.get(0), found.get(1), None
-
-
-def _of_gradient(student: Tensor, teacher: Tensor, values: Tensor, scales: Tensor) -> torch.dtype:
-    """Return the type in which gradients are multiplied: float32, twice as fast, where no value is the rest of others.
-
-    Where it is, as of two graphs that agree though their nodes do not, the products of its gradient cancel as well. To
-    look costs nothing on a CPU; elsewhere it would wait for the device.
-    """
-    exact = torch.promote_types(student.dtype, teacher.dtype) == torch.float64 or student.device.type != "cpu"
-    return torch.float64 if exact or bool((values < 0.01 * scales).any()) else torch.float32
 
 
 def _differences(student: Tensor, teacher: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -187,6 +187,24 @@ def test_float32_is_at_least_as_close_to_the_truth_as_the_matrix(method: str, di
     assert (factored.amax(0) <= matrix.amax(0) * 1.05 + 6e-8).all()
 
 
+@pytest.mark.parametrize("distance", [1.0, 0.3, 1e-2])
+@pytest.mark.parametrize("method", ["ega", "edges"])
+def test_nodes_in_another_basis_lose_no_digits_either(method: str, distance: float) -> None:
+    """The graphs of a student and a teacher may agree where their nodes have nothing in common."""
+    errors: dict[Form, list[float]] = {"matrix": [], "factored": []}
+    for seed in range(9):
+        random = torch.Generator().manual_seed(seed)
+        t, noise = torch.randn(2, 96, 24, generator=random)
+        turn = torch.linalg.qr(torch.randn(24, 24, generator=random))[0]
+        s, t = cosine.nodes((t + distance * noise) @ turn), cosine.nodes(t)
+        truth = with_gradient(LOSSES[method]("matrix"), s.double(), t.double())[1]
+        for form, found in errors.items():
+            gradient = with_gradient(LOSSES[method](form), s, t)[1]
+            found.append(float((gradient - truth).norm() / truth.norm()))
+    matrix, factored = (sorted(errors[form]) for form in ("matrix", "factored"))
+    assert factored[4] <= matrix[4] * 1.05 and factored[-1] <= matrix[-1] * 1.05
+
+
 @pytest.mark.parametrize("count", [300, 3000])
 def test_no_matrix_of_all_pairs_is_ever_held(count: int) -> None:
     student, teacher = torch.randn(count, 8, requires_grad=True), torch.randn(count, 8)
