@@ -185,9 +185,9 @@ class _Squares(torch.autograd.Function):
         for delta, other in _differences(student, teacher):
             found[1].addmm_(delta.mT, other)
             for product, x in ((found[0], delta), (found[2], other)):  # symmetric: a quarter is not computed
-                product[:, :half].addmm_(x.mT, x[:, :half])
+                product[:half].addmm_(x[:, :half].mT, x)
                 product[half:, half:].addmm_(x[:, half:].mT, x[:, half:])
-        found[::2, :half, half:] = found[::2, half:, :half].mT
+        found[::2, half:, :half] = found[::2, :half, half:].mT
         delta, mixed, own = processes.sum(found)
         whole = own + mixed + mixed.mT + delta
         ctx.save_for_backward(student, teacher, delta, mixed, own, whole)
@@ -202,24 +202,37 @@ class _Squares(torch.autograd.Function):
     def backward(ctx: Any, within: Tensor, across: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         student, teacher, delta, mixed, own, whole = ctx.saved_tensors
         within, across = 4 * ctx.processes.count * within, 2 * ctx.processes.count * across
-        identity = torch.eye(len(own), dtype=own.dtype, device=own.device)
-        factors = {
-            0: (within * whole + across * own, within * (mixed + delta) + across * (own - identity)),
-            1: (-within * (mixed + own) - across * identity, across * (whole - identity) - within * mixed),
-        }
-        wanted = {side: pair for side, pair in factors.items() if ctx.needs_input_grad[side]}
-        found = {side: torch.empty_like((student, teacher)[side]) for side in wanted}
+        factors = {}
+        if ctx.needs_input_grad[0]:
+            of_delta, of_teacher = within * whole, within * (mixed + delta)
+            for factor in (of_delta, of_teacher):
+                factor.addcmul_(across, own)
+            of_teacher.diagonal().sub_(across)
+            factors[0] = of_delta, of_teacher
+        if ctx.needs_input_grad[1]:
+            of_delta, of_teacher = -within * (mixed + own), across * whole - within * mixed
+            for factor in (of_delta, of_teacher):
+                factor.diagonal().sub_(across)
+            factors[1] = of_delta, of_teacher
+        found = {side: torch.empty_like((student, teacher)[side]) for side in factors}
+        product = own.new_empty(min(ROWS, len(student)), len(own))
         for start, (one, other) in zip(_starts(student), _differences(student, teacher), strict=True):
-            for side, (of_delta, of_teacher) in wanted.items():
-                found[side][start : start + ROWS] = (one @ of_delta).addmm_(other, of_teacher)
+            for side, (of_delta, of_teacher) in factors.items():
+                rows = torch.mm(one, of_delta, out=product[: len(one)]).addmm_(other, of_teacher)
+                found[side][start : start + ROWS] = rows
         return found.get(0), found.get(1), None
 
 
 def _differences(student: Tensor, teacher: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the student's nodes less the teacher's, and the teacher's, in float64, a few rows at a time."""
+    """Yield the student's nodes less the teacher's, and the teacher's, in float64, a few rows at a time.
+
+    The next rows take the place of the last ones.
+    """
+    held = student.new_empty(2, min(ROWS, len(student)), student.shape[1], dtype=torch.float64)
     for start in _starts(student):
-        other = teacher[start : start + ROWS].double()
-        yield student[start : start + ROWS].double() - other, other
+        one, other = held[:, : len(student) - start]
+        other.copy_(teacher[start : start + ROWS])
+        yield one.copy_(student[start : start + ROWS]).sub_(other), other
 
 
 def _starts(x: Tensor) -> range:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ class Kernel:
 
     def degenerate(self, nodes: Tensor) -> Tensor:
         """Return which *prepared* nodes relate to nothing, `(..., N)`: for Pearson, those without variance."""
-        return nodes.detach().abs().amax(-1) == 0
+        return largest(nodes).squeeze(-1) == 0
 
     def matrix(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the weights of all pairs of *prepared* nodes; of `x` with itself, own distances are exactly 0."""
@@ -91,8 +92,19 @@ def own_places(x: Tensor, anchors: slice) -> Tensor:
 
 def together(x: Tensor, processes: Processes = ALONE) -> Tensor:
     """Divide all nodes by the largest magnitude among them, those of other processes included, `(..., N, D)`."""
-    size = processes.maximum(x.detach().abs().amax((-2, -1), keepdim=True))
-    return x / (size + (size == 0))
+    size = processes.maximum(largest(x).amax(-2, keepdim=True))
+    return x / size.masked_fill(size == 0, 1)
+
+
+def largest(x: Tensor) -> Tensor:
+    """Return each row's largest magnitude, a constant for the gradient, `(..., N, D) -> (..., N, 1)`.
+
+    >>> largest(torch.tensor([[1.0, -2.0], [0.0, 0.0]]))
+    tensor([[2.],
+            [0.]])
+    """
+    x = x.detach()
+    return torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))  # abs would be another tensor (N, D)
 
 
 def bounded(x: Tensor) -> Tensor:
@@ -101,14 +113,19 @@ def bounded(x: Tensor) -> Tensor:
     Sums and squares then neither overflow nor vanish: a bfloat16 row reaches 1e38. What follows must not depend on a
     row's scale: the divisor is a constant for the gradient.
     """
-    size = x.detach().abs().amax(-1, keepdim=True)
-    return x / (size + (size == 0))
+    return x / _divisor(x)
+
+
+def _divisor(x: Tensor) -> Tensor:
+    """Return what bounds each row, `(..., N, D) -> (..., N, 1)`."""
+    size = largest(x)
+    return size.masked_fill(size == 0, 1)
 
 
 def unit(x: Tensor) -> Tensor:
     """Divide each row by its length, `(..., N, D) -> (..., N, D)`; a row of zeros stays 0 and gets no gradient."""
-    x = bounded(x)
-    return quotient(x, torch.linalg.vector_norm(x, dim=-1, keepdim=True))
+    direction: Tensor = _Direction.apply(x, False, 0.0)[0]
+    return direction
 
 
 def nearly_unit(epsilon: float) -> Callable[[Tensor], Tensor]:
@@ -117,7 +134,7 @@ def nearly_unit(epsilon: float) -> Callable[[Tensor], Tensor]:
 
 
 def _nearly_unit(epsilon: float, x: Tensor) -> Tensor:
-    size = x.detach().abs().amax(-1, keepdim=True)
+    size = largest(x)
     x = bounded(x)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return x / torch.where(length > 0, length + epsilon / size, float("inf"))
@@ -130,11 +147,44 @@ def standardise(x: Tensor) -> Tensor:
     would blow it up to a vector of length 1; so a deviation (root mean square) below 8 epsilon of the row's largest
     number counts as none, and gets no gradient.
     """
-    x = bounded(x)
-    deviation = x - x.mean(-1, keepdim=True)
-    length: Tensor = torch.linalg.vector_norm(deviation, dim=-1, keepdim=True)
     rounding = 8 * torch.finfo(x.dtype).eps * math.sqrt(x.shape[-1])
-    return deviation / length.masked_fill(length <= rounding, float("inf"))
+    direction: Tensor = _Direction.apply(x, True, rounding)[0]
+    return direction
+
+
+class _Direction(torch.autograd.Function):
+    """Rows, or their deviations from their means, divided by their lengths: `u = d / |d|`, `d = x / size - mean`.
+
+    As one function it keeps no more than u for the gradient, `(g - u <u, g>) / |d| / size` less its mean: the largest
+    batches are bound by that. `1 / |d|` is an output so that the gradient can itself be differentiated.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, centred: bool, rounding: float) -> tuple[Tensor, Tensor, Tensor]:
+        size = _divisor(x)
+        direction = x / size
+        if centred:
+            direction -= direction.mean(-1, keepdim=True)
+        length = torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
+        length.masked_fill_(length <= rounding, float("inf"))
+        return direction.div_(length), length.reciprocal_(), size
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, bool, float], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[2])
+        ctx.save_for_backward(*output)
+        ctx.centred = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, of_inverse: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+        direction, inverse, size = ctx.saved_tensors
+        along = (gradient * direction).sum(-1, keepdim=True)
+        gradient = torch.addcmul(gradient, direction, -along - of_inverse * inverse).mul_(inverse)
+        if ctx.centred:
+            gradient -= gradient.mean(-1, keepdim=True)
+        return gradient.div_(size), None, None
 
 
 def quotient(x: Tensor, total: Tensor) -> Tensor:

@@ -211,7 +211,7 @@ def test_no_matrix_of_all_pairs_is_ever_held(count: int) -> None:
     for loss in (EGA(form="factored"), Relation(cosine, scale=by_anchor_norm, form="factored")):
         with largest_tensor() as seen:
             torch.autograd.backward(loss(student, teacher))
-        assert seen.numel == count * 8
+        assert seen.numel <= max(count, 2 * ROWS) * 8
     with largest_tensor() as seen:
         EGA(form="matrix")(student, teacher)
     assert seen.numel == count**2

@@ -94,6 +94,38 @@ def test_gradients(kernel: Kernel) -> None:
     y = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(kernel, (x, y))
     assert torch.autograd.gradcheck(lambda x: kernel(x), (x,))
+    assert torch.autograd.gradgradcheck(kernel, (x, y))
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_directions_and_their_gradients_are_those_of_the_written_formula(dtype: torch.dtype, centred: bool) -> None:
+    x, gradient = torch.randn(2, 40, 32, dtype=torch.float64).mul(5).add(3)
+    x = x.to(dtype).requires_grad_()
+    deviation = x.double() - x.double().mean(-1, keepdim=True) if centred else x.double()
+    expected = deviation / deviation.norm(dim=-1, keepdim=True)
+    (slope,) = torch.autograd.grad(expected, x, gradient)
+    found = (standardise if centred else unit)(x)
+    exact = {"rtol": 1e-12, "atol": 1e-14} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(found, expected.to(dtype), **exact)
+    torch.testing.assert_close(torch.autograd.grad(found, x, gradient.to(dtype))[0], slope, **exact)
+
+
+def test_directions_are_mapped_and_compiled() -> None:
+    x = torch.randn(3, 4, 5, dtype=torch.float64)
+
+    def total(x: Tensor) -> Tensor:
+        return pearson(x).pow(3).sum()
+
+    leaf = x.clone().requires_grad_()
+    torch.autograd.backward(total(leaf))
+    assert leaf.grad is not None
+    mapped = torch.func.vmap(torch.func.grad(total))(x)
+    torch.testing.assert_close(mapped, leaf.grad)
+    compiled = x.clone().requires_grad_()
+    torch.autograd.backward(torch.compile(total, backend="aot_eager", fullgraph=True)(compiled))
+    assert compiled.grad is not None
+    torch.testing.assert_close(compiled.grad, leaf.grad)
 
 
 @by_name
