@@ -20,6 +20,8 @@ from torch import distributed
 from relgraph.graph.processes import Processes
 
 ROOT = str(Path(__file__).parents[1])
+# What the functions import, beside what it imports itself: a server imports it once and forks each process.
+PRELOADED = ["pytest", "torch.distributed", "torch._dynamo", "torch_geometric.data", "relgraph.training.loop"]
 T = TypeVar("T")
 
 
@@ -32,9 +34,8 @@ def run_on(count: int, function: Callable[..., T], tmp_path: Path, *args: object
     """
     __tracebackhide__ = True
     folder = Path(tempfile.mkdtemp(dir=tmp_path))
-    # A server that has imported torch once forks each process: none waits for the import.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed", "relgraph"])
+    context.set_forkserver_preload(PRELOADED)
     if ROOT not in sys.path:  # the processes look where this one does
         sys.path.insert(0, ROOT)
     processes: list[BaseProcess] = [

@@ -24,8 +24,10 @@ GROUPS = (32, 16, 8, 4, 2, 1)
 STRIP = 4
 # Numbers in all nodes, 512 MB of float32, that are prepared at once and held; of more, a block is where it is read.
 LARGEST = 2**27
-# Each edge of a chunk holds the embeddings of both its ends: 16,384 edges at width 512 are 64 MB.
-CHUNK = 16_384
+# Numbers in the nodes that are read at a time, 32 MiB of float32, at most: wider ones are read in smaller blocks.
+READ = 2**23
+# Edges that are weighed at a time, each of which holds the embeddings of both its ends: at width 512 they are 64 MiB.
+CHUNK = 2**14
 # PyG hands no more of faiss's neighbours out.
 FAISS_LIMIT = 2048
 
@@ -59,12 +61,12 @@ class _Prepared:
 
 @torch.no_grad()
 def nearest_in_blocks(
-    x: Rows, k: int, kernel: Kernel = pearson, block: int = BLOCK, progress: str | None = None
+    x: Rows, k: int, kernel: Kernel = pearson, block: int | None = None, progress: str | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return each node's k nearest others, nearest first, and their weights, `(N, D) -> (N, k), (N, k)`.
 
-    It is `topology.nearest` on the matrix of all pairs, exact, `block` rows and columns at a time; each weight is
-    computed once and serves both its ends. Of equal weights that of the lower position is the nearer, where `nearest`
+    It is `topology.nearest` on the matrix of all pairs, exact, `block` rows and columns at a time (by default as
+    many as suit D); each weight is computed once and serves both its ends. Of equal weights that of the lower position is the nearer, where `nearest`
     takes any. `progress` is what a bar on a terminal is called; `None` shows none. Embeddings must be finite
     (`check_finite`).
 
@@ -75,7 +77,7 @@ def nearest_in_blocks(
     tensor([1, 0, 1])
     """
     check_k(k, len(x))
-    z = _nodes(x, kernel)
+    z, block = _nodes(x, kernel), block or _fitting(BLOCK, x)
     weights = z[:0].new_full((len(x), k), float("-inf"))
     neighbours = torch.zeros_like(weights, dtype=torch.long)
     for start, first, anchors, candidates in _two_blocks(z, block, progress):
@@ -124,7 +126,7 @@ def nearest_by_faiss(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def matches_in_blocks(
-    x: Rows, y: Rows, kernel: Kernel = pearson, block: int = BLOCK, progress: str | None = None
+    x: Rows, y: Rows, kernel: Kernel = pearson, block: int | None = None, progress: str | None = None
 ) -> Tensor:
     """Return for each node of `x` whether the nearest node of `y` is its own, `(N, D), (N, D) -> (N,)`, and no other.
 
@@ -139,7 +141,7 @@ def matches_in_blocks(
     """
     if len(x.shape) != 2 or x.shape != y.shape:
         raise RelgraphError(f"nodes must be (N, D) alike, got {tuple(x.shape)} and {tuple(y.shape)}")
-    one, other = _nodes(x, kernel), _nodes(y, kernel)
+    one, other, block = _nodes(x, kernel), _nodes(y, kernel), block or _fitting(BLOCK, x)
     found = []
     for start in _starts(len(x), block, progress):
         anchors = one[start : start + block]
@@ -157,7 +159,7 @@ def matches_in_blocks(
 
 @torch.no_grad()
 def above_in_blocks(
-    x: Rows, threshold: float, kernel: Kernel = pearson, block: int = BLOCK, limit: int = 5_000_000
+    x: Rows, threshold: float, kernel: Kernel = pearson, block: int | None = None, limit: int = 5_000_000
 ) -> Tensor:
     """Return the pairs whose weight has at least this magnitude, a node itself left out, as `edge_index` (2, E).
 
@@ -166,7 +168,8 @@ def above_in_blocks(
     Raises:
         RelgraphError: if there are more than `limit` edges.
     """
-    z, found, count = _nodes(x, kernel), [], 0
+    z, block = _nodes(x, kernel), block or _fitting(BLOCK, x)
+    found, count = [], 0
     for start in range(0, len(x), block):
         anchors, edges = z[start : start + block], []
         for first in range(0, len(x), block):
@@ -187,7 +190,7 @@ def above_in_blocks(
 
 
 @torch.no_grad()
-def edge_weights(x: Rows, y: Rows, edge_index: Tensor, kernel: Kernel = pearson, chunk: int = CHUNK) -> Tensor:
+def edge_weights(x: Rows, y: Rows, edge_index: Tensor, kernel: Kernel = pearson, chunk: int | None = None) -> Tensor:
     """Return the weight of each edge, `kernel(x, y)[anchor, candidate]`, `(N, D), (M, D) -> (E,)`.
 
     `chunk` edges at a time are weighed, and the matrix of all pairs is not needed.
@@ -198,7 +201,7 @@ def edge_weights(x: Rows, y: Rows, edge_index: Tensor, kernel: Kernel = pearson,
     tensor([ 1.0000, -0.5000])
     """
     anchors, candidates = _nodes(x, kernel), _nodes(y, kernel)
-    weights = anchors[:0].new_empty(edge_index.shape[1])
+    weights, chunk = anchors[:0].new_empty(edge_index.shape[1]), chunk or _fitting(CHUNK, x)
     for start in range(0, len(weights), chunk):
         candidate, anchor = edge_index[:, start : start + chunk]
         one, other = anchors[anchor].unsqueeze(-2), candidates[candidate].unsqueeze(-2)
@@ -207,7 +210,7 @@ def edge_weights(x: Rows, y: Rows, edge_index: Tensor, kernel: Kernel = pearson,
 
 
 @torch.no_grad()
-def degenerate_in_blocks(x: Rows, kernel: Kernel = pearson, block: int = BLOCK) -> Tensor:
+def degenerate_in_blocks(x: Rows, kernel: Kernel = pearson, block: int | None = None) -> Tensor:
     """Return which nodes relate to nothing, `(N, D) -> (N,)`: for Pearson, those without variance.
 
     >>> degenerate_in_blocks(torch.tensor([[1.0, 2.0], [3.0, 3.0]]))
@@ -216,14 +219,20 @@ def degenerate_in_blocks(x: Rows, kernel: Kernel = pearson, block: int = BLOCK) 
     return torch.cat([kernel.degenerate(kernel.nodes(part)) for part in _parts(x, block)])
 
 
-def check_finite(x: Rows, owner: str, block: int = BLOCK) -> None:
+def check_finite(x: Rows, owner: str, block: int | None = None) -> None:
     """Raise RelgraphError if an embedding of `x` (N, D) is not finite; `owner` is the network that it is of."""
     broken = sum(int((~part.isfinite().all(-1)).sum()) for part in _parts(x, block))
     if broken:
         raise RelgraphError(f"embeddings must be finite, got NaN or infinity in {broken} of {len(x)} of the {owner}'s")
 
 
-def _parts(x: Rows, block: int) -> Iterator[Tensor]:
+def _fitting(rows: int, x: Rows) -> int:
+    """Return how many rows are read at a time: so many, or as many as hold `READ` numbers."""
+    return max(min(rows, READ // max(x.shape[1], 1)), 1)
+
+
+def _parts(x: Rows, block: int | None) -> Iterator[Tensor]:
+    block = block or _fitting(BLOCK, x)
     return (x[start : start + block] for start in range(0, len(x), block))
 
 

@@ -106,9 +106,10 @@ def test_directions_and_their_gradients_are_those_of_the_written_formula(dtype: 
     expected = deviation / deviation.norm(dim=-1, keepdim=True)
     (slope,) = torch.autograd.grad(expected, x, gradient)
     found = (standardise if centred else unit)(x)
-    exact = {"rtol": 1e-12, "atol": 1e-14} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-6}
-    torch.testing.assert_close(found, expected.to(dtype), **exact)
-    torch.testing.assert_close(torch.autograd.grad(found, x, gradient.to(dtype))[0], slope, **exact)
+    rtol, atol = (1e-12, 1e-14) if dtype == torch.float64 else (1e-5, 1e-6)
+    torch.testing.assert_close(found, expected.to(dtype), rtol=rtol, atol=atol)
+    found_slope = torch.autograd.grad(found, x, gradient.to(dtype))[0]
+    torch.testing.assert_close(found_slope, slope, rtol=rtol, atol=atol)
 
 
 def test_directions_are_mapped_and_compiled() -> None:

@@ -1,0 +1,102 @@
+"""`relgraph analyze` and `relgraph export` of embeddings that are several times what they may hold in memory."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import networkx as nx
+import pytest
+import torch
+
+from relgraph.analysis.analysis import analyse
+from relgraph.analysis.export import read_pair
+from relgraph.analysis.neighbourhoods import some_pairs
+from relgraph.graph.pair import STUDENT, TEACHER
+from relgraph.training.loop import train
+from relgraph.training.recipe import Recipe
+
+WIDTH, LIMIT = 16_384, 28 * 2**20
+
+# What is held of embeddings, and read of them at a time, is made small; then commands have LIMIT bytes more than
+# Python, its libraries and the open run take. Linux counts private writable memory as data; files that are mapped it
+# does not. The first command must fail with embeddings in memory. Commands of few images come before, without a limit:
+# they load the libraries. Nodes so wide are slow to compare: a thousand pairs must do for the correlation over all.
+LIMITED = """
+import resource, sys, torch
+from functools import partial
+from relgraph.analysis import figures, mapped, trained
+from relgraph.graph import search
+from relgraph_cli.main import main
+
+torch.set_num_threads(1)
+more, commands = int(sys.argv[1]), [command.split() for command in sys.argv[2:]]
+trained.PART, search.READ, search.LARGEST = 32, 2**19, 0
+figures.some_pairs = partial(figures.some_pairs, limit=1000)
+for command in commands:
+    main([*command, "--first", "40"], standalone_mode=False)
+nodes, limits = trained.TrainedRun.nodes, []
+
+def limited(run, images):
+    if not limits:
+        data = next(line for line in open("/proc/self/status") if line.startswith("VmData:"))
+        limits.append(1024 * int(data.split()[1]) + more)
+        resource.setrlimit(resource.RLIMIT_DATA, (limits[0], limits[0]))
+    return nodes(run, images)
+
+trained.TrainedRun.nodes = limited
+try:
+    main(commands[0], standalone_mode=False)
+except RuntimeError as error:
+    assert "memory" in str(error), error
+else:
+    sys.exit("the limit is none")
+mapped.HELD = 0
+for command in commands:
+    main(command, standalone_mode=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run with wide embeddings."""
+    path = tmp_path_factory.mktemp("wide") / "run"
+    train(Recipe(student="resnet8", dim=WIDTH, epochs=1, device="cpu", lr=0.01, labels_per_class=3), path)
+    return path
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems limit other memory")
+def test_a_split_that_does_not_fit_memory(wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relgraph.analysis.figures.some_pairs", partial(some_pairs, limit=1000))
+    analyze = f"analyze {wide} --split train --first 700 --k 3 --search blocks --out found.json"
+    pair = f"export {wide} --split train --first 700 --k 3 -o pair.pt"
+    nodes = (
+        f"export {wide} --split train --first 700 --k 3 --side student --attributes community,overlap -o student.json"
+    )
+    # By the threshold what is freed goes back to the system, so that the limit is on what is held.
+    env = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "1000000"}
+    command = [sys.executable, "-W", "ignore", "-c", LIMITED, str(LIMIT), analyze, pair, nodes]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = analyse(wide, "train", 3, first=700)
+    count = len(expected.labels)
+    assert 2 * count * WIDTH * 4 > 3 * LIMIT
+    found = json.loads((tmp_path / "found.json").read_text())
+    summary = expected.summary()
+    for name in ("overlap", "match", "pair_rank", "edge_rank", "relation_error"):
+        assert found[name] == pytest.approx(summary[name], rel=1e-3), name
+    assert found["images"] == count
+    stored = read_pair(tmp_path / "pair.pt")
+    for side, kind, graph in (
+        ("student", STUDENT, expected.student),
+        ("teacher", TEACHER, expected.teacher),
+    ):
+        assert graph is not None
+        torch.testing.assert_close(stored[side].x, graph.embedding, rtol=1e-4, atol=1e-4)
+        assert stored[kind].edge_index.shape == (2, 3 * count)
+    student = nx.node_link_graph(json.loads((tmp_path / "student.json").read_text()), edges="edges")
+    shares = [student.nodes[f"s{node}"]["overlap"] for node in range(count)]
+    assert expected.overlap is not None
+    assert sum(shares) / count == pytest.approx(float(expected.overlap.mean()), rel=1e-3)
