@@ -65,10 +65,10 @@ def nearest_in_blocks(
 ) -> tuple[Tensor, Tensor]:
     """Return each node's k nearest others, nearest first, and their weights, `(N, D) -> (N, k), (N, k)`.
 
-    It is `topology.nearest` on the matrix of all pairs, exact, `block` rows and columns at a time (by default as
-    many as suit D); each weight is computed once and serves both its ends. Of equal weights that of the lower position is the nearer, where `nearest`
-    takes any. `progress` is what a bar on a terminal is called; `None` shows none. Embeddings must be finite
-    (`check_finite`).
+    It is `topology.nearest` on the matrix of all pairs, exact, `block` rows and columns at a time (as many as
+    suit D if `None`); each weight is computed once and serves both its ends. Of equal weights that of the lower
+    position is the nearer, where `nearest` takes any. `progress` is what a bar on a terminal is called; `None` shows
+    none. Embeddings must be finite (`check_finite`).
 
     Raises:
         RelgraphError: if `k` is not in 1..N-1.
