@@ -24,15 +24,12 @@ class FixedViews:
     def __init__(self, n: int, count: int, *, padding: int, flip: bool, seed: int) -> None:
         if n < 1 or count < 1:
             raise RelgraphError(f"fixed views need at least 1 image and 1 view, got {n} and {count}")
-        none = torch.zeros(n, dtype=torch.long)
-        drawn = [
-            draw_view(n, padding, flip, torch.Generator().manual_seed(seed * 1_000_003 + v)) for v in range(1, count)
-        ]
-        every = [View(none, none, none.bool()), *drawn]
-        # 16 bits: a million images with many views stay small beside their embeddings.
-        self.dx = torch.stack([view.dx for view in every]).short()
-        self.dy = torch.stack([view.dy for view in every]).short()
-        self.flip = torch.stack([view.flip for view in every])
+        # 16 bits, filled a view at a time: a million images with many views stay small beside their embeddings.
+        self.dx, self.dy = torch.zeros(2, count, n, dtype=torch.int16)
+        self.flip = torch.zeros(count, n, dtype=torch.bool)
+        for v in range(1, count):
+            drawn = draw_view(n, padding, flip, torch.Generator().manual_seed(seed * 1_000_003 + v))
+            self.dx[v], self.dy[v], self.flip[v] = drawn.dx, drawn.dy, drawn.flip
         self.count = count
 
     def to(self, device: torch.device | str) -> "FixedViews":
