@@ -1,4 +1,4 @@
-"""`relgraph analyze` and `relgraph export` of embeddings that are several times what they may hold in memory."""
+"""`relgraph embed`, `analyze` and `export` with embeddings that are several times what they may hold in memory."""
 
 import json
 import os
@@ -14,8 +14,11 @@ import torch
 from relgraph.analysis.analysis import analyse
 from relgraph.analysis.export import read_pair
 from relgraph.analysis.neighbourhoods import some_pairs
+from relgraph.data.embeddings import EmbeddingStore
 from relgraph.graph.pair import STUDENT, TEACHER
+from relgraph.training.inputs import teacher_input
 from relgraph.training.loop import train
+from relgraph.training.opening import open_data, open_teacher
 from relgraph.training.recipe import Recipe
 
 WIDTH, LIMIT = 16_384, 31 * 2**20
@@ -56,6 +59,34 @@ else:
 mapped.HELD = 0
 for command in commands:
     main(command, standalone_mode=False)
+"""
+
+
+# The teacher says each of its numbers many times over. The limit is set when the first shard is begun.
+EMBEDDED = """
+import resource, sys, torch
+from relgraph.training import embedding
+from relgraph_cli.main import main
+
+torch.set_num_threads(1)
+more, copies, per_shard, path = *map(int, sys.argv[1:4]), sys.argv[4]
+open_teacher, write = embedding.open_teacher, embedding._write
+
+def wide_teacher(recipe):
+    teacher = open_teacher(recipe)
+    teacher.width *= copies
+    teacher.register_forward_hook(lambda module, images, feature: feature.repeat(1, copies))
+    return teacher
+
+def limited(*arguments):
+    data = next(line for line in open("/proc/self/status") if line.startswith("VmData:"))
+    limit = 1024 * int(data.split()[1]) + more
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    return write(*arguments)
+
+embedding.images_per_shard = lambda images, bytes: per_shard
+embedding.open_teacher, embedding._write = wide_teacher, limited
+main(["embed", "--batch-size", "50", "--precision", "32-true", "--out", path], standalone_mode=False)
 """
 
 
@@ -100,3 +131,26 @@ def test_a_split_that_does_not_fit_memory(wide: Path, tmp_path: Path, monkeypatc
     shares = [student.nodes[f"s{node}"]["overlap"] for node in range(count)]
     assert expected.overlap is not None
     assert sum(shares) / count == pytest.approx(float(expected.overlap.mean()), rel=1e-3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems limit other memory")
+def test_a_store_is_written_that_does_not_fit_memory(tmp_path: Path) -> None:
+    copies, limit = 256, 24 * 2**20
+
+    def embed(per_shard: int, path: str) -> subprocess.CompletedProcess[str]:
+        env = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "1000000"}
+        command = [sys.executable, "-W", "ignore", "-c", EMBEDDED, *map(str, (limit, copies, per_shard, path))]
+        return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+
+    bitten, done = embed(1000, "one"), embed(100, "many")
+    assert bitten.returncode != 0 and "memory" in bitten.stderr.lower(), "the limit is none"
+    assert done.returncode == 0, done.stderr
+    store = EmbeddingStore(tmp_path / "many")
+    assert store.contents.bytes > 3 * limit
+    recipe = Recipe(device="cpu", val_fraction=0.0, select="test")
+    teacher, images = open_teacher(recipe).eval(), open_data(recipe).train
+    some = torch.arange(0, len(images), 100)
+    rows = store.view()[images.index[some]].unflatten(1, (copies, teacher.width))
+    with torch.no_grad():
+        expected = teacher(teacher_input(teacher, images.images[some]))
+    torch.testing.assert_close(rows, expected.unsqueeze(1).expand_as(rows), rtol=1e-4, atol=1e-5)
