@@ -20,7 +20,7 @@ from torch import distributed
 from relgraph.graph.processes import Processes
 
 ROOT = str(Path(__file__).parents[1])
-# What the functions import, beside what it imports itself: a server imports it once and forks each process.
+# A server imports these once and forks each process, which finds them there.
 PRELOADED = ["pytest", "torch.distributed", "torch._dynamo", "torch_geometric.data", "relgraph.training.loop"]
 T = TypeVar("T")
 

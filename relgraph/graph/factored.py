@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import Kernel, dot, identity, safe_sqrt
 from relgraph.graph.matching import (
     Criterion,
@@ -90,9 +91,15 @@ def squares(student: Tensor, teacher: Tensor, processes: Processes = ALONE) -> S
 
     Once differentiable. Equal nodes differ by exactly 0 within, with gradient 0.
 
+    Raises:
+        RelgraphError: if the two are not (N, D) alike on one device.
+
     >>> squares(torch.eye(2), torch.zeros(2, 2))
     Squares(within=tensor(2., dtype=torch.float64), across=tensor(2., dtype=torch.float64))
     """
+    if student.ndim != 2 or student.shape != teacher.shape or student.device != teacher.device:
+        places = (f"{tuple(x.shape)} on {x.device}" for x in (student, teacher))
+        raise RelgraphError(f"nodes must be (N, D) alike on one device, got {' and '.join(places)}")
     return Squares(*_Squares.apply(student, teacher, processes))
 
 

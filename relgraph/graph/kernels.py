@@ -124,8 +124,7 @@ def _divisor(x: Tensor) -> Tensor:
 
 def unit(x: Tensor) -> Tensor:
     """Divide each row by its length, `(..., N, D) -> (..., N, D)`; a row of zeros stays 0 and gets no gradient."""
-    direction: Tensor = _Direction.apply(x, False, 0.0)[0]
-    return direction
+    return _direction(x, False, 0.0)
 
 
 def nearly_unit(epsilon: float) -> Callable[[Tensor], Tensor]:
@@ -148,7 +147,13 @@ def standardise(x: Tensor) -> Tensor:
     number counts as none, and gets no gradient.
     """
     rounding = 8 * torch.finfo(x.dtype).eps * math.sqrt(x.shape[-1])
-    direction: Tensor = _Direction.apply(x, True, rounding)[0]
+    return _direction(x, True, rounding)
+
+
+def _direction(x: Tensor, centred: bool, rounding: float) -> Tensor:
+    # A compiler takes the steps one by one: what is kept it decides itself, and functions with a jvp it does not know.
+    steps = _Direction.forward if torch.compiler.is_compiling() else _Direction.apply
+    direction: Tensor = steps(x, centred, rounding)[0]
     return direction
 
 
@@ -156,7 +161,8 @@ class _Direction(torch.autograd.Function):
     """Rows, or their deviations from their means, divided by their lengths: `u = d / |d|`, `d = x / size - mean`.
 
     As one function it keeps no more than u for the gradient, `(g - u <u, g>) / |d| / size` less its mean: the largest
-    batches are bound by that. `1 / |d|` is an output so that the gradient can itself be differentiated.
+    batches are bound by that. `1 / |d|` is an output so that the gradient can itself be differentiated. The result must
+    not be changed in place.
     """
 
     generate_vmap_rule = True
@@ -168,13 +174,14 @@ class _Direction(torch.autograd.Function):
         if centred:
             direction -= direction.mean(-1, keepdim=True)
         length = torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
-        length.masked_fill_(length <= rounding, float("inf"))
-        return direction.div_(length), length.reciprocal_(), size
+        length = length.masked_fill(length <= rounding, float("inf"))
+        return direction / length, length.reciprocal(), size
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, bool, float], output: tuple[Tensor, Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[2])
         ctx.save_for_backward(*output)
+        ctx.save_for_forward(*output)
         ctx.centred = inputs[1]
 
     @staticmethod
@@ -185,6 +192,15 @@ class _Direction(torch.autograd.Function):
         if ctx.centred:
             gradient -= gradient.mean(-1, keepdim=True)
         return gradient.div_(size), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, change: Tensor, _: None, __: None) -> tuple[Tensor, Tensor, None]:
+        direction, inverse, size = ctx.saved_tensors
+        change = change / size
+        if ctx.centred:
+            change = change - change.mean(-1, keepdim=True)
+        along = (change * direction).sum(-1, keepdim=True)
+        return (change - direction * along) * inverse, -along * inverse * inverse, None
 
 
 def quotient(x: Tensor, total: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Edges of a whole data set, found and weighed in blocks: the matrix of all pairs, `(N, N)`, is never held.
 
+`block` rows, or a `chunk` of edges, are read at a time, where it is `None` as many as suit the width D.
 Nor need the nodes be: all but the search by faiss read `Rows` a block at a time, which may lie in files.
 """
 
@@ -65,10 +66,10 @@ def nearest_in_blocks(
 ) -> tuple[Tensor, Tensor]:
     """Return each node's k nearest others, nearest first, and their weights, `(N, D) -> (N, k), (N, k)`.
 
-    It is `topology.nearest` on the matrix of all pairs, exact, `block` rows and columns at a time (as many as
-    suit D if `None`); each weight is computed once and serves both its ends. Of equal weights that of the lower
-    position is the nearer, where `nearest` takes any. `progress` is what a bar on a terminal is called; `None` shows
-    none. Embeddings must be finite (`check_finite`).
+    It is `topology.nearest` on the matrix of all pairs, exact, `block` rows and columns at a time; each weight is
+    computed once and serves both its ends. Of equal weights that of the lower position is the nearer, where `nearest`
+    takes any. `progress` is what a bar on a terminal is called; `None` shows none. Embeddings must be finite
+    (`check_finite`).
 
     Raises:
         RelgraphError: if `k` is not in 1..N-1.
@@ -77,7 +78,7 @@ def nearest_in_blocks(
     tensor([1, 0, 1])
     """
     check_k(k, len(x))
-    z, block = _nodes(x, kernel), block or _fitting(BLOCK, x)
+    z, block = _nodes(x, kernel), _fitting(block, BLOCK, x)
     weights = z[:0].new_full((len(x), k), float("-inf"))
     neighbours = torch.zeros_like(weights, dtype=torch.long)
     for start, first, anchors, candidates in _two_blocks(z, block, progress):
@@ -141,7 +142,7 @@ def matches_in_blocks(
     """
     if len(x.shape) != 2 or x.shape != y.shape:
         raise RelgraphError(f"nodes must be (N, D) alike, got {tuple(x.shape)} and {tuple(y.shape)}")
-    one, other, block = _nodes(x, kernel), _nodes(y, kernel), block or _fitting(BLOCK, x)
+    one, other, block = _nodes(x, kernel), _nodes(y, kernel), _fitting(block, BLOCK, x)
     found = []
     for start in _starts(len(x), block, progress):
         anchors = one[start : start + block]
@@ -168,7 +169,7 @@ def above_in_blocks(
     Raises:
         RelgraphError: if there are more than `limit` edges.
     """
-    z, block = _nodes(x, kernel), block or _fitting(BLOCK, x)
+    z, block = _nodes(x, kernel), _fitting(block, BLOCK, x)
     found, count = [], 0
     for start in range(0, len(x), block):
         anchors, edges = z[start : start + block], []
@@ -201,7 +202,7 @@ def edge_weights(x: Rows, y: Rows, edge_index: Tensor, kernel: Kernel = pearson,
     tensor([ 1.0000, -0.5000])
     """
     anchors, candidates = _nodes(x, kernel), _nodes(y, kernel)
-    weights, chunk = anchors[:0].new_empty(edge_index.shape[1]), chunk or _fitting(CHUNK, x)
+    weights, chunk = anchors[:0].new_empty(edge_index.shape[1]), _fitting(chunk, CHUNK, x)
     for start in range(0, len(weights), chunk):
         candidate, anchor = edge_index[:, start : start + chunk]
         one, other = anchors[anchor].unsqueeze(-2), candidates[candidate].unsqueeze(-2)
@@ -226,13 +227,13 @@ def check_finite(x: Rows, owner: str, block: int | None = None) -> None:
         raise RelgraphError(f"embeddings must be finite, got NaN or infinity in {broken} of {len(x)} of the {owner}'s")
 
 
-def _fitting(rows: int, x: Rows) -> int:
-    """Return how many rows are read at a time: so many, or as many as hold `READ` numbers."""
-    return max(min(rows, READ // max(x.shape[1], 1)), 1)
+def _fitting(rows: int | None, most: int, x: Rows) -> int:
+    """Return how many rows are read at a time: those given, or at most so many, and `READ` numbers."""
+    return max(min(most, READ // max(x.shape[-1], 1)), 1) if rows is None else rows
 
 
 def _parts(x: Rows, block: int | None) -> Iterator[Tensor]:
-    block = block or _fitting(BLOCK, x)
+    block = _fitting(block, BLOCK, x)
     return (x[start : start + block] for start in range(0, len(x), block))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from relgraph.errors import RelgraphError
 from relgraph.graph.factored import ROWS, compare_factored, factors, gram, squares
 from relgraph.graph.forms import Form
 from relgraph.graph.kernels import Kernel, cosine, dot, euclidean, gaussian_taylor, identity, linear, pearson
@@ -215,6 +216,14 @@ def test_no_matrix_of_all_pairs_is_ever_held(count: int) -> None:
     with largest_tensor() as seen:
         EGA(form="matrix")(student, teacher)
     assert seen.numel == count**2
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (6, 1), (6, 4, 1)])
+def test_nodes_that_are_not_alike_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(RelgraphError, match=r"nodes must be \(N, D\) alike on one device, got \(6, 4\) on cpu and "):
+        squares(torch.randn(6, 4), torch.randn(shape))
+    with pytest.raises(RelgraphError, match="on meta"):
+        squares(torch.randn(6, 4), torch.randn(6, 4, device="meta"))
 
 
 def test_only_squares_of_dot_products_factor() -> None:

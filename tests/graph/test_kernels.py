@@ -112,7 +112,7 @@ def test_directions_and_their_gradients_are_those_of_the_written_formula(dtype: 
     torch.testing.assert_close(found_slope, slope, rtol=rtol, atol=atol)
 
 
-def test_directions_are_mapped_and_compiled() -> None:
+def test_directions_are_differentiated_forward_mapped_and_compiled() -> None:
     x = torch.randn(3, 4, 5, dtype=torch.float64)
 
     def total(x: Tensor) -> Tensor:
@@ -121,6 +121,11 @@ def test_directions_are_mapped_and_compiled() -> None:
     leaf = x.clone().requires_grad_()
     torch.autograd.backward(total(leaf))
     assert leaf.grad is not None
+    change = torch.randn_like(x)
+    along = torch.func.jvp(total, (x,), (change,))[1]
+    torch.testing.assert_close(along, (leaf.grad * change).sum())
+    curved = torch.func.hessian(total)(x[0])
+    torch.testing.assert_close(curved, torch.func.jacrev(torch.func.grad(total))(x[0]))
     mapped = torch.func.vmap(torch.func.grad(total))(x)
     torch.testing.assert_close(mapped, leaf.grad)
     compiled = x.clone().requires_grad_()
