@@ -38,7 +38,7 @@ from relgraph.graph.matching import (
     raw,
     sum_square,
 )
-from relgraph.graph.search import above_in_blocks, nearest_in_blocks
+from relgraph.graph.search import CHUNK, above_in_blocks, fitting, nearest_in_blocks
 from relgraph.graph.topology import Above, AllPairs, Edges, Given, Nearest, Rule, WithOwn
 
 Form = Literal["auto", "matrix", "factored", "blocked"]
@@ -52,8 +52,6 @@ LARGEST_MATRIX = 2**23
 # Nodes for each column of the wider network above which "auto" takes the factored form: on a CPU EGA's is as fast as
 # the matrix at 2 to 3, for widths 64 and 256; that of rows divided by their norms, with twice the products, at 7 to 8.
 CROSSING, CROSSING_OF_NORMS = 3, 8
-# Each edge of a chunk holds the nodes at both its ends: 16,384 edges at D = 256 are 32 MB.
-CHUNK = 16_384
 
 
 def choose(
@@ -271,11 +269,13 @@ def edges_in_blocks(rule: Rule, student: Tensor, teacher: Tensor, kernel: Kernel
     return rule.edges(*(nearest_in_blocks(x.detach(), rule.k, kernel)[0] for x in nodes))
 
 
-def weigh_edges(anchors: Tensor, candidates: Tensor, edges: Edges, kernel: Kernel, chunk: int = CHUNK) -> Tensor:
+def weigh_edges(anchors: Tensor, candidates: Tensor, edges: Edges, kernel: Kernel, chunk: int | None = None) -> Tensor:
     """Return the weight of each edge between *prepared* anchors `(N, D)` and candidates `(M, D)`, `(E,)`.
 
-    It is `edges.pick(kernel.matrix(anchors, candidates))`, `chunk` edges at a time, with gradient, once differentiable.
+    It is `edges.pick(kernel.matrix(anchors, candidates))`, `chunk` edges at a time (as many as suit D if `None`), with
+    gradient, once differentiable.
     """
+    chunk = fitting(chunk, CHUNK, anchors)
     weights: Tensor = _EdgeWeights.apply(anchors, candidates, edges.edge_index, kernel, chunk)
     return weights
 

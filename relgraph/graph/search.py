@@ -78,7 +78,7 @@ def nearest_in_blocks(
     tensor([1, 0, 1])
     """
     check_k(k, len(x))
-    z, block = _nodes(x, kernel), _fitting(block, BLOCK, x)
+    z, block = _nodes(x, kernel), fitting(block, BLOCK, x)
     weights = z[:0].new_full((len(x), k), float("-inf"))
     neighbours = torch.zeros_like(weights, dtype=torch.long)
     for start, first, anchors, candidates in _two_blocks(z, block, progress):
@@ -142,7 +142,7 @@ def matches_in_blocks(
     """
     if len(x.shape) != 2 or x.shape != y.shape:
         raise RelgraphError(f"nodes must be (N, D) alike, got {tuple(x.shape)} and {tuple(y.shape)}")
-    one, other, block = _nodes(x, kernel), _nodes(y, kernel), _fitting(block, BLOCK, x)
+    one, other, block = _nodes(x, kernel), _nodes(y, kernel), fitting(block, BLOCK, x)
     found = []
     for start in _starts(len(x), block, progress):
         anchors = one[start : start + block]
@@ -169,7 +169,7 @@ def above_in_blocks(
     Raises:
         RelgraphError: if there are more than `limit` edges.
     """
-    z, block = _nodes(x, kernel), _fitting(block, BLOCK, x)
+    z, block = _nodes(x, kernel), fitting(block, BLOCK, x)
     found, count = [], 0
     for start in range(0, len(x), block):
         anchors, edges = z[start : start + block], []
@@ -202,7 +202,7 @@ def edge_weights(x: Rows, y: Rows, edge_index: Tensor, kernel: Kernel = pearson,
     tensor([ 1.0000, -0.5000])
     """
     anchors, candidates = _nodes(x, kernel), _nodes(y, kernel)
-    weights, chunk = anchors[:0].new_empty(edge_index.shape[1]), _fitting(chunk, CHUNK, x)
+    weights, chunk = anchors[:0].new_empty(edge_index.shape[1]), fitting(chunk, CHUNK, x)
     for start in range(0, len(weights), chunk):
         candidate, anchor = edge_index[:, start : start + chunk]
         one, other = anchors[anchor].unsqueeze(-2), candidates[candidate].unsqueeze(-2)
@@ -227,13 +227,13 @@ def check_finite(x: Rows, owner: str, block: int | None = None) -> None:
         raise RelgraphError(f"embeddings must be finite, got NaN or infinity in {broken} of {len(x)} of the {owner}'s")
 
 
-def _fitting(rows: int | None, most: int, x: Rows) -> int:
+def fitting(rows: int | None, most: int, x: Rows) -> int:
     """Return how many rows are read at a time: those given, or at most so many, and `READ` numbers."""
     return max(min(most, READ // max(x.shape[-1], 1)), 1) if rows is None else rows
 
 
 def _parts(x: Rows, block: int | None) -> Iterator[Tensor]:
-    block = _fitting(block, BLOCK, x)
+    block = fitting(block, BLOCK, x)
     return (x[start : start + block] for start in range(0, len(x), block))
 
 

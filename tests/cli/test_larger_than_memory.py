@@ -1,8 +1,6 @@
 """`relgraph embed`, `analyze` and `export` with embeddings that are several times what they may hold in memory."""
 
 import json
-import os
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,19 +18,21 @@ from relgraph.training.inputs import teacher_input
 from relgraph.training.loop import train
 from relgraph.training.opening import open_data, open_teacher
 from relgraph.training.recipe import Recipe
+from tests.limits import run
 
 WIDTH, LIMIT = 16_384, 31 * 2**20
 
 # What is held of embeddings, and read of them at a time, is made small; then commands have LIMIT bytes more than
-# Python, its libraries and the open run take. Linux counts private writable memory as data; files that are mapped it
-# does not. The first command must fail with embeddings in memory. Commands of few images come before, without a limit:
-# they load the libraries. Nodes so wide are slow to compare: a thousand pairs must do for the correlation over all.
+# Python, its libraries and the open run take. The first command must fail with embeddings in memory. Commands of few
+# images come before, without a limit: they load the libraries. Nodes so wide are slow to compare: a thousand pairs must
+# do for the correlation over all.
 LIMITED = """
-import resource, sys, torch
-from functools import partial
+import sys, torch
+from functools import cache, partial
 from relgraph.analysis import figures, mapped, trained
 from relgraph.graph import search
 from relgraph_cli.main import main
+from tests.limits import limit_data
 
 torch.set_num_threads(1)
 more, commands = int(sys.argv[1]), [command.split() for command in sys.argv[2:]]
@@ -40,13 +40,10 @@ trained.PART, search.READ, search.LARGEST = 32, 2**19, 0
 figures.some_pairs = partial(figures.some_pairs, limit=1000)
 for command in commands:
     main([*command, "--first", "40"], standalone_mode=False)
-nodes, limits = trained.TrainedRun.nodes, []
+nodes, limit_once = trained.TrainedRun.nodes, cache(limit_data)
 
 def limited(run, images):
-    if not limits:
-        data = next(line for line in open("/proc/self/status") if line.startswith("VmData:"))
-        limits.append(1024 * int(data.split()[1]) + more)
-        resource.setrlimit(resource.RLIMIT_DATA, (limits[0], limits[0]))
+    limit_once(more)
     return nodes(run, images)
 
 trained.TrainedRun.nodes = limited
@@ -64,9 +61,10 @@ for command in commands:
 
 # The teacher says each of its numbers many times over. The limit is set when the first shard is begun.
 EMBEDDED = """
-import resource, sys, torch
+import sys, torch
 from relgraph.training import embedding
 from relgraph_cli.main import main
+from tests.limits import limit_data
 
 torch.set_num_threads(1)
 more, copies, per_shard, path = *map(int, sys.argv[1:4]), sys.argv[4]
@@ -79,9 +77,7 @@ def wide_teacher(recipe):
     return teacher
 
 def limited(*arguments):
-    data = next(line for line in open("/proc/self/status") if line.startswith("VmData:"))
-    limit = 1024 * int(data.split()[1]) + more
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    limit_data(more)
     return write(*arguments)
 
 embedding.images_per_shard = lambda images, bytes: per_shard
@@ -106,10 +102,7 @@ def test_a_split_that_does_not_fit_memory(wide: Path, tmp_path: Path, monkeypatc
     nodes = (
         f"export {wide} --split train --first 800 --k 3 --side student --attributes community,overlap -o student.json"
     )
-    # By the threshold what is freed goes back to the system, so that the limit is on what is held.
-    env = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "1000000"}
-    command = [sys.executable, "-W", "ignore", "-c", LIMITED, str(LIMIT), analyze, pair, nodes]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    done = run(LIMITED, LIMIT, analyze, pair, nodes)
     assert done.returncode == 0, done.stderr
     expected = analyse(wide, "train", 3, first=800)
     count = len(expected.labels)
@@ -136,13 +129,7 @@ def test_a_split_that_does_not_fit_memory(wide: Path, tmp_path: Path, monkeypatc
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems limit other memory")
 def test_a_store_is_written_that_does_not_fit_memory(tmp_path: Path) -> None:
     copies, limit = 256, 27 * 2**20
-
-    def embed(per_shard: int, path: str) -> subprocess.CompletedProcess[str]:
-        env = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "1000000"}
-        command = [sys.executable, "-W", "ignore", "-c", EMBEDDED, *map(str, (limit, copies, per_shard, path))]
-        return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
-
-    bitten, done = embed(1000, "one"), embed(100, "many")
+    bitten, done = (run(EMBEDDED, limit, copies, each, path) for each, path in ((1000, "one"), (100, "many")))
     assert bitten.returncode != 0 and "memory" in bitten.stderr.lower(), "the limit is none"
     assert done.returncode == 0, done.stderr
     store = EmbeddingStore(tmp_path / "many")

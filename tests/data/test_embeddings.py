@@ -1,6 +1,4 @@
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +16,7 @@ from relgraph.data.manifest import Contents, Manifest
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import linear
 from relgraph.graph.search import above_in_blocks, nearest_in_blocks
+from tests.limits import run
 
 IMAGES, VIEWS, WIDTH = 10, 3, 5
 CHECKSUMS = torch.arange(IMAGES) * 7
@@ -87,14 +86,14 @@ def test_a_view_is_read_in_parts(tmp_path: Path, dtype: str, limit: int) -> None
         store.view(3)
 
 
-# A store of 20 MiB is searched with 6 MiB more than Python and its libraries take. Linux counts private writable
-# memory as data, files that are mapped to be read it does not.
+# A store of 20 MiB is searched with 6 MiB more than Python and its libraries take.
 LIMITED = """
-import resource, sys, torch
+import sys, torch
 from pathlib import Path
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.graph import search
 from relgraph.graph.kernels import linear
+from tests.limits import limit_data
 
 torch.set_num_threads(1)
 rows, small = EmbeddingStore(Path(sys.argv[1])).view(), torch.randn(300, 8)
@@ -111,9 +110,7 @@ def searched(x):
     )
 
 searched(small)
-data = next(line for line in open("/proc/self/status") if line.startswith("VmData:"))
-limit = 1024 * int(data.split()[1]) + 6 * 2**20
-resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+limit_data(6 * 2**20)
 torch.save(searched(rows if sys.argv[2] == "files" else rows[:]), sys.argv[3])
 """
 
@@ -128,22 +125,9 @@ def test_a_store_is_searched_that_does_not_fit_memory(tmp_path: Path) -> None:
     for shard in writer.missing:
         writer.write(shard, values[200 * shard : 200 * (shard + 1)])
 
-    def search(where: str) -> subprocess.CompletedProcess[str]:
-        command = [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-c",
-            LIMITED,
-            str(tmp_path / "store"),
-            where,
-            str(tmp_path / "found"),
-        ]
-        # By the threshold what is freed goes back to the system, so that the limit is on what is held.
-        env = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
-        return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
-
-    bitten, done = search("memory"), search("files")
+    bitten, done = (
+        run(LIMITED, tmp_path / "store", where, tmp_path / "found", threshold=65536) for where in ("memory", "files")
+    )
     assert bitten.returncode != 0 and "memory" in bitten.stderr.lower(), "the limit is none"
     assert done.returncode == 0, done.stderr
     correlations, neighbours, weights, edges, above, matched, degenerate = torch.load(tmp_path / "found")
