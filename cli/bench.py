@@ -70,7 +70,7 @@ def training(
     from tqdm import tqdm
 
     from relgraph.analysis.bench import measure_training
-    from relgraph.analysis.ways import Settings
+    from relgraph.analysis.benchmark_loops import Settings
     from relgraph.files import write_atomically
 
     if threads is not None:

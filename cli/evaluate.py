@@ -35,7 +35,7 @@ def evaluate(run: Path, k: int, as_json: bool) -> None:
     Accuracy is that of the network's head. k-NN and linear probe read the pooled features and learn from the training
     split, with all its labels, and with those labels alone that the run was given, where these are few.
     """
-    from relgraph.analysis.trained import evaluate_run
+    from relgraph.analysis.run_loading import evaluate_run
 
     report = evaluate_run(run, k)
     if as_json:

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
     from relgraph.analysis.export import Side
     from relgraph.analysis.layout import Layout
-    from relgraph.analysis.trained import TrainedRun
-    from relgraph.analysis.whole import WholeGraph
+    from relgraph.analysis.run_loading import TrainedRun
+    from relgraph.analysis.split_graph import SplitGraph
     from relgraph.graph.topology import Chooser
 
 EPILOG = """\b
@@ -63,7 +63,7 @@ def export(
     first: int | None,
     side: "Side",
     diff: bool,
-    graph: "WholeGraph",
+    graph: "SplitGraph",
     k: int,
     threshold: float,
     neighbours: "Chooser | None",
@@ -86,7 +86,7 @@ def export(
     """
     from relgraph.analysis.export import check_format, check_pair, write_graph
     from relgraph.analysis.nodes import check_attributes, measure
-    from relgraph.analysis.trained import TrainedRun, run_pair
+    from relgraph.analysis.run_loading import TrainedRun, run_pair
     from relgraph.errors import RelgraphError
 
     name = check_format(output, format_)

@@ -8,7 +8,7 @@ import click
 from .show import columns
 
 if TYPE_CHECKING:
-    from relgraph.methods.card import Card
+    from relgraph.methods.info import Card
 
 EPILOG = """\b
 Examples:
@@ -32,7 +32,7 @@ def methods(name: str | None) -> None:
     the method's page calls gamma: 0 for those that need no labels.
     """
     from relgraph.methods import METHODS
-    from relgraph.methods.card import card
+    from relgraph.methods.info import card
 
     name = None if name is None else name.lower()  # as --method reads it
     if name == "none":

@@ -81,8 +81,8 @@ def scaling(
     import torch
     from tqdm import tqdm
 
-    from relgraph.analysis.growth import draw_scaling
     from relgraph.analysis.scaling import SIZES, ScalingSettings, measure_scaling
+    from relgraph.analysis.scaling_fit import draw_scaling
     from relgraph.files import write_atomically
 
     if threads is not None:

@@ -17,7 +17,7 @@ import networkx
 
 from relgraph import write_graph
 from relgraph.analysis.plots import learning_curve
-from relgraph.analysis.trained import evaluate_run, run_pair
+from relgraph.analysis.run_loading import evaluate_run, run_pair
 from relgraph.training.loop import train
 from relgraph.training.recipe import resolve
 

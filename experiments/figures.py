@@ -20,7 +20,7 @@ import torch
 from relgraph.analysis.colours import class_colours
 from relgraph.analysis.layout import tsne as plane_of
 from relgraph.analysis.neighbourhoods import homophily
-from relgraph.analysis.trained import SPLITS, TrainedRun
+from relgraph.analysis.run_loading import SPLITS, TrainedRun
 from relgraph.errors import RelgraphError
 from relgraph.files import replacing, write_atomically
 from relgraph.graph.search import nearest_in_blocks

@@ -25,13 +25,13 @@ import torch
 from torch import Tensor
 
 from relgraph import EGA
-from relgraph.analysis.ways import KNN, ONLINE, STORED, Settings, Way, Workshop
+from relgraph.analysis.benchmark_loops import KNN, ONLINE, STORED, Settings, Way, Workshop
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import cosine, euclidean, gaussian, gaussian_taylor, linear, squared_euclidean
 from relgraph.graph.matching import by_anchor_norm, by_max, by_mean, huber, mean_square
 from relgraph.graph.relation import Relation
 from relgraph.methods import KD, METHODS, PKT, SP, Batch, Output, build_method
-from relgraph.methods.card import SMALL_RUN
+from relgraph.methods.info import SMALL_RUN
 from relgraph.training.loop import step
 from relgraph.training.meter import Meter
 from relgraph.training.pretrain_recipe import resolve_pretraining
@@ -150,7 +150,7 @@ def as_on_the_cpu(device: torch.device, name: str) -> tuple[bool, str]:
     assert method is not None
     method.double()
     maps = [[torch.randn(16, *shape).double() for shape in SMALL_RUN["student_maps"]] for _ in range(2)]
-    # Each network says three vectors of the images and of three further views; SSKD asks for those.
+    # Each network says three vectors of the images and of three extra views; SSKD asks for those.
     parts = [[torch.randn(rows, 4).double() for rows in (16, 16, 16, 48, 48, 48)] for _ in range(2)]
     found = []
     for place in (torch.device("cpu"), device):

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from relgraph import to_networkx
-from relgraph.analysis.trained import TrainedRun, run_pair
+from relgraph.analysis.run_loading import TrainedRun, run_pair
 
 IMAGES = 60
 NEIGHBOURS = 3

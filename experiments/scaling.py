@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from relgraph import EGA
+from relgraph.analysis.benchmark_loops import STORED, Settings, Workshop
+from relgraph.analysis.communication import averaged, gathered, summed
 from relgraph.analysis.memory import in_own_process, peak_resident
 from relgraph.analysis.timing import Start, in_turn, spread
-from relgraph.analysis.ways import STORED, Settings, Workshop
-from relgraph.analysis.wire import averaged, gathered, summed
 from relgraph.data.batches import epoch_batches
 from relgraph.data.fixed_views import FixedViews
 from relgraph.data.folders import read_folder

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import distributed
 
-from relgraph.graph.processes import Processes
+from relgraph.graph.processes import ProcessGroup
 
 ROOT = str(Path(__file__).parents[1])
 # A server imports these once and forks each process, which finds them there.
@@ -61,7 +61,7 @@ def _run(rank: int, count: int, folder: Path, seconds: float, function: Callable
             world_size=count,
             timeout=timedelta(seconds=seconds),
         )
-        torch.save(function(Processes.current(), *args), folder / f"{rank}.pt")
+        torch.save(function(ProcessGroup.current(), *args), folder / f"{rank}.pt")
         distributed.barrier()
         distributed.destroy_process_group()
     except BaseException:

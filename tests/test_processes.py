@@ -8,25 +8,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from relgraph.graph.processes import Processes
+from relgraph.graph.processes import ProcessGroup
 from tests.processes import run_on
 
 
-def _total(processes: Processes, start: Tensor) -> tuple[int, Tensor]:
+def _total(processes: ProcessGroup, start: Tensor) -> tuple[int, Tensor]:
     return processes.rank, processes.sum(start + processes.rank)
 
 
-def _fail_on_the_last(processes: Processes) -> None:
+def _fail_on_the_last(processes: ProcessGroup) -> None:
     if processes.rank == processes.count - 1:
         raise ValueError("the last one fails")
     processes.sum(torch.ones(1))
 
 
-def _leave(processes: Processes) -> None:
+def _leave(processes: ProcessGroup) -> None:
     os._exit(3)
 
 
-def _sleep(processes: Processes) -> None:
+def _sleep(processes: ProcessGroup) -> None:
     if processes.rank == 1:
         time.sleep(600)
     processes.sum(torch.ones(1))

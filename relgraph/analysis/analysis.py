@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from relgraph.analysis.neighbourhoods import communities, neighbour_overlap, union
-from relgraph.analysis.trained import Nodes, TrainedRun
+from relgraph.analysis.run_loading import Nodes, TrainedRun
 from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.search import (

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from relgraph.analysis.benchmark_loops import KD, KNN, ONLINE, ORIGINAL, STUDENT_ALONE, STORED, Settings, Way, Workshop
 from relgraph.analysis.memory import in_own_process, peak_resident
 from relgraph.analysis.timing import Start, Times, in_turn, spread
-from relgraph.analysis.ways import ALONE, KD, KNN, ONLINE, ORIGINAL, STORED, Settings, Way, Workshop
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 from relgraph.training.hardware import processor
@@ -73,14 +73,16 @@ def step_rows(shop: Workshop, progress: Progress = lambda text: None) -> list[di
     ways = [
         replace(way, precision=precision)
         for precision in dict.fromkeys((shop.precision, "32-true"))
-        for way in (ALONE, STORED, KNN, KD)
+        for way in (STUDENT_ALONE, STORED, KNN, KD)
     ]
     ways.append(replace(ONLINE, precision=shop.precision))
     if shop.settings.compile:
-        ways += [replace(way, precision=shop.precision, compile=True) for way in (ALONE, STORED)]
+        ways += [replace(way, precision=shop.precision, compile=True) for way in (STUDENT_ALONE, STORED)]
     times = _timed(shop, ways, shop.steps, progress)
     return [
-        _row(way) | _seconds(times[way]) | {"ratio": _ratio(times[way], times[replace(ALONE, precision=way.precision)])}
+        _row(way)
+        | _seconds(times[way])
+        | {"ratio": _ratio(times[way], times[replace(STUDENT_ALONE, precision=way.precision)])}
         for way in ways
     ]
 
@@ -123,7 +125,7 @@ def peak_memory(settings: Settings, way: Way) -> int | None:
 
 def _loops(shop: Workshop) -> list[Way]:
     online = [replace(ONLINE, precision=precision) for precision in dict.fromkeys(("32-true", shop.precision))]
-    return [ORIGINAL, *online, *(replace(way, precision=shop.precision) for way in (STORED, ALONE))]
+    return [ORIGINAL, *online, *(replace(way, precision=shop.precision) for way in (STORED, STUDENT_ALONE))]
 
 
 def _timed(shop: Workshop, ways: Sequence[Way], build: Callable[[Way], Start], progress: Progress) -> dict[Way, Times]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from relgraph.analysis.whole import WholeGraph
+from relgraph.analysis.split_graph import SplitGraph
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.pair import STUDENT, TEACHER
@@ -25,7 +25,7 @@ def difference_pair(
     student: Tensor,
     teacher: Tensor,
     *,
-    graph: WholeGraph = "knn",
+    graph: SplitGraph = "knn",
     k: int = 8,
     threshold: float = 0.5,
     kernel: Kernel = pearson,

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relgraph.analysis.communication import averaged, gathered, summed
 from relgraph.analysis.memory import in_own_process, peak_resident
 from relgraph.analysis.timing import Start, in_turn, spread
-from relgraph.analysis.wire import averaged, gathered, summed
 from relgraph.errors import RelgraphError, unknown
 from relgraph.methods import build_method
 from relgraph.methods.relational import Relational
@@ -47,7 +47,7 @@ class ScalingSettings:
         device: "auto", "cpu" or "cuda".
         threads: Threads of the processor; what torch chooses if None.
         memory: Whether memory is measured, each step in a process of its own.
-        max_seconds: What a step may take: a form whose next size would take longer grows no further.
+        max_seconds: What a step may take: a form whose next size would take longer grows no extra.
         max_bytes: What a step may hold, likewise.
     """
 
@@ -78,8 +78,8 @@ def measure_scaling(settings: ScalingSettings, progress: Progress = lambda text:
     """Return time and memory of one forward and backward of the loss against N, and what they grow with, for JSON.
 
     Embeddings are random, in float32, and the student's have a gradient. `rows` hold one form at one N each; `stopped`
-    says which form grew no further, and why; `exponents` are those of a power of N, fitted to the larger half of a
-    form's sizes; `wire`, for EGA, are the bytes that a process receives in a step (`relgraph.analysis.wire`).
+    says which form grew no extra, and why; `exponents` are those of a power of N, fitted to the larger half of a
+    form's sizes; `wire`, for EGA, are the bytes that a process receives in a step (`relgraph.analysis.communication`).
 
     Raises:
         RelgraphError: for an unknown name, a form that the method has not, sizes that do not ascend or do not exceed k,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import ALONE, Processes
+from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 
 CHUNK = 2**22  # labels that are looked through at a time
 
@@ -25,7 +25,7 @@ def epoch_batches(
     seed: int,
     epoch: int,
     by_label: bool = True,
-    processes: Processes = ALONE,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> "Batches":
     """Return the batches of one epoch, each a CPU tensor of indices into `labels` `(N,)`, where -1 is an unknown label.
 
@@ -67,7 +67,7 @@ def epoch_batches(
 class Batches(Sequence[Tensor]):
     """The batches of an epoch, or the rows of them that one process holds: each is cut when it is asked for."""
 
-    def __init__(self, order: Tensor, size: int, processes: Processes) -> None:
+    def __init__(self, order: Tensor, size: int, processes: ProcessGroup) -> None:
         """Cut images in their order `(N,)` into batches of one size; if there are too few, they are one."""
         self._order, self._size, self._processes = order, min(size, len(order)), processes
 
@@ -101,7 +101,7 @@ class _Mixed(Batches):
     """Batches of some unlabelled images and some labelled ones, drawn in their order: best gone through in it."""
 
     def __init__(
-        self, order: Tensor, size: int, processes: Processes, labelled: Tensor, quota: int, state: Tensor
+        self, order: Tensor, size: int, processes: ProcessGroup, labelled: Tensor, quota: int, state: Tensor
     ) -> None:
         super().__init__(order, size, processes)
         self._labelled, self._quota, self._state = labelled, quota, state

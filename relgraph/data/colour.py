@@ -69,8 +69,8 @@ def hue(images: Tensor, factor: Tensor) -> Tensor:
     low = torch.minimum(torch.minimum(red, green), blue)
     spread = high - low
     # A sixth of the circle is 1: red stands at 0, green at 2, blue at 4. What has no spread has no hue, and needs none.
-    further = torch.where(high == green, blue - red + 2 * spread, red - green + 4 * spread)
-    angle = torch.where(high == red, green - blue, further).div_(spread.masked_fill(spread == 0, 1))
+    extra = torch.where(high == green, blue - red + 2 * spread, red - green + 4 * spread)
+    angle = torch.where(high == red, green - blue, extra).div_(spread.masked_fill(spread == 0, 1))
     angle = angle.add_(6 * _per_image(factor)).remainder_(6)
     shares = ((angle - 3).abs_().sub_(1), 2 - (angle - 2).abs_(), 2 - (angle - 4).abs_())
     return torch.cat(shares, dim=1).clamp_(0, 1).mul_(spread).add_(low)

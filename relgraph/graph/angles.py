@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from relgraph.graph.blocks import mean_of_blocks
-from relgraph.graph.kernels import wide
+from relgraph.graph.kernels import at_least_float32
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Table
 
@@ -60,7 +60,7 @@ def related_angles(
         return relation(differences(s, anchors, table), differences(t, anchors, table))
 
     block = largest // max(1, width * max(width, student.shape[-1], teacher.shape[-1]))
-    mean = mean_of_blocks(triplets, (wide(student), wide(teacher)), count, max(1, block))
+    mean = mean_of_blocks(triplets, (at_least_float32(student), at_least_float32(teacher)), count, max(1, block))
     if table is None:
         return mean
     return mean * (count * width**2) / table.real.sum(-1).square().sum().to(mean.dtype)

@@ -29,7 +29,7 @@ from relgraph.graph.matching import (
     raw,
     sum_square,
 )
-from relgraph.graph.processes import ALONE, Processes
+from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 
 # Rows that are held in float64 at a time: 1 MB at D = 256; 256 to 4,096 take as long.
 ROWS = 512
@@ -62,7 +62,7 @@ def among(part: object, known: Iterable[object]) -> bool:
     return any(part is each for each in known)
 
 
-def gram(x: Tensor, y: Tensor, processes: Processes = ALONE) -> Tensor:
+def gram(x: Tensor, y: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
     """Return `x' y` in float64, summed over the rows of all processes, `(N, D) x (N, E) -> (D, E)`.
 
     Once differentiable. No more than `ROWS` rows are held in float64.
@@ -86,7 +86,7 @@ class Squares(NamedTuple):
     across: Tensor
 
 
-def squares(student: Tensor, teacher: Tensor, processes: Processes = ALONE) -> Squares:
+def squares(student: Tensor, teacher: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> Squares:
     """Return the squared differences within and across the graphs of prepared nodes `(N, D)`, over all processes.
 
     Once differentiable. Equal nodes differ by exactly 0 within, with gradient 0.
@@ -104,7 +104,12 @@ def squares(student: Tensor, teacher: Tensor, processes: Processes = ALONE) -> S
 
 
 def compare_factored(
-    kernel: Kernel, scale: Scale, criterion: Criterion, student: Tensor, teacher: Tensor, processes: Processes = ALONE
+    kernel: Kernel,
+    scale: Scale,
+    criterion: Criterion,
+    student: Tensor,
+    teacher: Tensor,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> Tensor:
     """Return `criterion(scale(w_s), scale(w_t))` over all pairs, without the weights w: a scalar.
 
@@ -127,7 +132,7 @@ def compare_factored(
         return value.to(torch.promote_types(student.dtype, teacher.dtype))
 
 
-def _between(student: Tensor, teacher: Tensor, processes: Processes) -> Tensor:
+def _between(student: Tensor, teacher: Tensor, processes: ProcessGroup) -> Tensor:
     """Return `|S S' - T T'|^2`."""
     if student.shape[1] == teacher.shape[1]:
         return squares(student, teacher, processes).within
@@ -135,7 +140,7 @@ def _between(student: Tensor, teacher: Tensor, processes: Processes) -> Tensor:
     return (one.square().sum() - 2 * cross.square().sum() + other.square().sum()).clamp_min(0)
 
 
-def _between_unit_rows(student: Tensor, teacher: Tensor, processes: Processes) -> Tensor:
+def _between_unit_rows(student: Tensor, teacher: Tensor, processes: ProcessGroup) -> Tensor:
     """Return the squared difference of `S S'` and `T T'`, the rows of each divided by their lengths.
 
     With `A = S / lengths` and B, nodes of the teacher alike, the matrices are `A S'` and `B T'`, and their difference
@@ -151,7 +156,7 @@ def _between_unit_rows(student: Tensor, teacher: Tensor, processes: Processes) -
     return (_inner(first[0], first[1]) + 2 * _inner(first[2], first[3]) + _inner(first[4], first[5])).clamp_min(0)
 
 
-def _unit_rows(x: Tensor, processes: Processes) -> tuple[Tensor, Tensor]:
+def _unit_rows(x: Tensor, processes: ProcessGroup) -> tuple[Tensor, Tensor]:
     """Return A and X `(N, D)`, float64, of which `A X'` is the matrix of `x` with rows of length 1, or 0.
 
     The squared length of row i of `x x'` is `x_i' (x'x) x_i`. A factor of all nodes, which the rows do not see, is
@@ -171,7 +176,7 @@ def _inner(x: Tensor, y: Tensor) -> Tensor:
     return (x * y).sum()
 
 
-def _spread(x: Tensor, processes: Processes) -> Tensor:
+def _spread(x: Tensor, processes: ProcessGroup) -> Tensor:
     """Return a tensor that is one on all processes, for use on the rows of each: gradients come from all."""
     if processes.count == 1:
         return x
@@ -186,7 +191,7 @@ class _Squares(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, processes: Processes) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, processes: ProcessGroup) -> tuple[Tensor, Tensor]:
         width, half = student.shape[1], student.shape[1] // 2
         found = student.new_zeros(3, width, width, dtype=torch.float64)
         for delta, other in _differences(student, teacher):
@@ -272,11 +277,11 @@ class _Gram(torch.autograd.Function):
 class _Spread(torch.autograd.Function):
     """Itself; each process uses it for its own rows, so the gradient is the sum of theirs.
 
-    They come times W (see `Processes`), so it is their mean.
+    They come times W (see `ProcessGroup`), so it is their mean.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, processes: Processes) -> Tensor:
+    def forward(ctx: Any, x: Tensor, processes: ProcessGroup) -> Tensor:
         ctx.processes = processes
         return x.view_as(x)
 

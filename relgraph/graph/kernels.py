@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import ALONE, Processes
+from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 
 
 def identity(x: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def identity(x: Tensor) -> Tensor:
     return x
 
 
-def wide(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """Return `x` in float32 or, if it is that already, float64: half precision does not carry differences."""
     return x if x.dtype == torch.float64 else x.float()
 
@@ -54,10 +54,14 @@ class Kernel:
         z = self.nodes(x)
         return self.matrix(z, z if y is None else self.nodes(y))
 
-    def nodes(self, x: Tensor, processes: Processes = ALONE) -> Tensor:
+    def nodes(self, x: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
         """Return the prepared nodes, `(..., N, D)`, in float32 or wider; `x` may be the rows of one of `processes`."""
         with torch.autocast(x.device.type, enabled=False):
-            return together(wide(x), processes) if self.prepare is together else self.prepare(wide(x))
+            return (
+                together(at_least_float32(x), processes)
+                if self.prepare is together
+                else self.prepare(at_least_float32(x))
+            )
 
     def degenerate(self, nodes: Tensor) -> Tensor:
         """Return which *prepared* nodes relate to nothing, `(..., N)`: for Pearson, those without variance."""
@@ -90,7 +94,7 @@ def own_places(x: Tensor, anchors: slice) -> Tensor:
     return place[anchors].unsqueeze(-1) == place
 
 
-def together(x: Tensor, processes: Processes = ALONE) -> Tensor:
+def together(x: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
     """Divide all nodes by the largest magnitude among them, those of other processes included, `(..., N, D)`."""
     size = processes.maximum(largest(x).amax(-2, keepdim=True))
     return x / size.masked_fill(size == 0, 1)

@@ -8,7 +8,7 @@ from torch import Tensor
 from relgraph.errors import RelgraphError
 from relgraph.graph.forms import Form, check_form, choose, chooses_in_blocks, edges_in_blocks, weigh_edges
 from relgraph.graph.kernels import Kernel, pearson
-from relgraph.graph.processes import ALONE, Processes
+from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation, check_nodes
 from relgraph.graph.topology import ALL_PAIRS, AllPairs, Edges, Rule
@@ -32,7 +32,7 @@ def graph_pair(
     y: Tensor | None = None,
     match: bool = True,
     form: Form = "auto",
-    processes: Processes = ALONE,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> "HeteroData":
     """Return student and teacher of one batch as a `HeteroData` of two graphs and the cross graph between them.
 
@@ -182,7 +182,7 @@ def weigh(pair: "HeteroData", x: Tensor, kernel: Kernel) -> Tensor:
     return weigh_edges(z, z, edges, kernel)
 
 
-def related(pair: "HeteroData", relation: Relation, processes: Processes = ALONE) -> Tensor:
+def related(pair: "HeteroData", relation: Relation, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
     """Return what a relation says of the two graphs of a pair, which was built with its kernel: a scalar.
 
     A pair of nodes alone, in the factored form, may be that of the rows of one of `processes`.

@@ -1,4 +1,4 @@
-"""Processes: one batch, and so one graph, spread over several devices.
+"""Process groups: one batch, and so one graph, spread over several devices.
 
 Each of W processes holds N / W rows of a batch of N, in the order of the processes. What relates all images either
 gathers their rows, or sums over them what it needs (`gather`, `sum`); every process then has the same loss, that of the
@@ -18,14 +18,14 @@ from relgraph.errors import RelgraphError
 
 
 @dataclass(frozen=True)
-class Processes:
+class ProcessGroup:
     """Which of how many processes this one is; of one, nothing is sent and nothing changes.
 
     Attributes:
         rank: Number of this process, from 0.
         count: W, the number of processes.
 
-    >>> Processes().sum(torch.ones(2)), Processes(1, 2).rows(6)
+    >>> ProcessGroup().sum(torch.ones(2)), ProcessGroup(1, 2).rows(6)
     (tensor([1., 1.]), slice(3, 6, None))
     """
 
@@ -33,14 +33,14 @@ class Processes:
     count: int = 1
 
     @classmethod
-    def current(cls) -> "Processes":
+    def current(cls) -> "ProcessGroup":
         """Return those of `torch.distributed`'s default group; one, where there is none."""
         if not (distributed.is_available() and distributed.is_initialized()):
-            return ALONE
+            return SINGLE_PROCESS
         return cls(distributed.get_rank(), distributed.get_world_size())
 
     @classmethod
-    def launched(cls) -> "Processes":
+    def launched(cls) -> "ProcessGroup":
         """Return those that a launcher such as torchrun tells of in the environment; one, where it tells nothing."""
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
@@ -126,14 +126,14 @@ class Processes:
         return parts
 
 
-ALONE = Processes()
+SINGLE_PROCESS = ProcessGroup()
 
 
 class _Gather(torch.autograd.Function):
     """The rows of all processes one after the other."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, processes: Processes) -> Tensor:
+    def forward(ctx: Any, x: Tensor, processes: ProcessGroup) -> Tensor:
         ctx.processes = processes
         return torch.cat(processes._all(x))
 
@@ -148,7 +148,7 @@ class _Sum(torch.autograd.Function):
     """The sum over the processes."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, processes: Processes) -> Tensor:
+    def forward(ctx: Any, x: Tensor, processes: ProcessGroup) -> Tensor:
         ctx.count = processes.count
         total = x.clone()
         distributed.all_reduce(total)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError, unknown
-from relgraph.graph.kernels import quotient, wide
+from relgraph.graph.kernels import at_least_float32, quotient
 from relgraph.graph.topology import AllPairs, Edges
 
 
@@ -125,5 +125,5 @@ class Refinement(nn.Module):
         if x.shape[-1] != dim:
             raise RelgraphError(f"the refinement was built for embeddings of width {dim}, got {x.shape[-1]}")
         with torch.autocast(x.device.type, enabled=False):
-            refined: Tensor = side(wide(x), weights, topology)
+            refined: Tensor = side(at_least_float32(x), weights, topology)
             return refined

@@ -20,7 +20,7 @@ from relgraph.graph.forms import (
 )
 from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.matching import Criterion, Scale, by_anchor_norm, frobenius, raw
-from relgraph.graph.processes import ALONE, Processes
+from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.graph.topology import ALL_PAIRS, AllPairs, Edges, Rule
 
 
@@ -92,7 +92,9 @@ class Relation:
         s, t = (weigh_edges(z, z, edges, self.kernel) for z in nodes)
         return self.compare(s, t, edges)
 
-    def compare_nodes(self, student: Tensor, teacher: Tensor, form: Form, processes: Processes = ALONE) -> Tensor:
+    def compare_nodes(
+        self, student: Tensor, teacher: Tensor, form: Form, processes: ProcessGroup = SINGLE_PROCESS
+    ) -> Tensor:
         """Return the scalar of all pairs of *prepared* nodes `(N, D_s)` and `(N, D_t)`, in the form of no matrix.
 
         In the factored form they may be the rows of one of `processes`.

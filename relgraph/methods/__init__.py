@@ -41,11 +41,11 @@ from relgraph.methods.moco import MoCo
 from relgraph.methods.nce import NCE
 from relgraph.methods.nst import NST
 from relgraph.methods.ntxent import NTXent
+from relgraph.methods.parsing import Spelled, build, read_spelling
 from relgraph.methods.pkt import PKT
 from relgraph.methods.rkd import RKD
 from relgraph.methods.seed import SEED
 from relgraph.methods.sp import SP
-from relgraph.methods.spelling import Spelled, build, read_spelling
 from relgraph.methods.sskd import SSKD
 from relgraph.methods.sum import Sum
 from relgraph.methods.vid import VID

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from relgraph.graph.kernels import bounded, unit, wide
+from relgraph.graph.kernels import at_least_float32, bounded, unit
 from relgraph.graph.matching import mean_square
 from relgraph.methods.base import Batch, Method, Output
 from relgraph.methods.stages import map_pairs, same_size
@@ -64,5 +64,5 @@ def attention(maps: Tensor) -> Tensor:
     tensor([[1., 0.]])
     """
     # Each image by its largest number, which lengths of 1 do not see: squares then neither overflow nor vanish.
-    scaled = bounded(wide(maps).flatten(1)).view(len(maps), maps.shape[1], -1)
+    scaled = bounded(at_least_float32(maps).flatten(1)).view(len(maps), maps.shape[1], -1)
     return unit(scaled.square().mean(1))

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from relgraph.errors import RelgraphError, unknown
-from relgraph.graph.kernels import Kernel, wide
-from relgraph.graph.processes import ALONE, Processes
+from relgraph.graph.kernels import Kernel, at_least_float32
+from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
@@ -20,7 +20,7 @@ PARTS: tuple[Part, ...] = ("embedding", "feature", "map")
 
 
 class Views(NamedTuple):
-    """Further views of each image that a method asks for: what the networks say of them is in `Output.further`.
+    """Extra views of each image that a method asks for: what the networks say of them is in `Output.extra`.
 
     Attributes:
         kind: "rotations" by 90, 180 and 270 degrees; "transformations", one each of SSKD's four; small "patches".
@@ -40,7 +40,7 @@ class Output(NamedTuple):
         feature: The pooled vector below the projection, `(N, width)`, where there is one.
         maps: The maps between the network's stages, in order, each `(N, C, H, W)`, the first that of the stem; none
             of a network that hands on no maps.
-        further: What it says of V further views of the same images, for a method that asks for them by `views`: row
+        extra: What it says of V extra views of the same images, for a method that asks for them by `views`: row
             `v * N + i` is view v of image i.
     """
 
@@ -48,7 +48,7 @@ class Output(NamedTuple):
     logits: Tensor | None = None
     feature: Tensor | None = None
     maps: tuple[Tensor, ...] = ()
-    further: "Output | None" = None
+    extra: "Output | None" = None
 
     def detach(self) -> "Output":
         """Return the same without gradient."""
@@ -57,7 +57,7 @@ class Output(NamedTuple):
             None if self.logits is None else self.logits.detach(),
             None if self.feature is None else self.feature.detach(),
             tuple(stage.detach() for stage in self.maps),
-            None if self.further is None else self.further.detach(),
+            None if self.extra is None else self.extra.detach(),
         )
 
 
@@ -90,7 +90,7 @@ class Method(nn.Module):
         gamma: The published weight of the cross-entropy beside it; 0 for a method that needs no labels.
         augment: How the images are augmented that both networks see: "crop" (padding, crop, flip), or "contrastive" as
             in the training of self-supervised teachers.
-        views: The further views of each image that it asks for, if any.
+        views: The extra views of each image that it asks for, if any.
         watcher: What gets each graph pair that the loss reads, and its kernel.
         reads: What it reads of the outputs ("embedding", "feature", "map", "maps", "logits") and of the batch
             ("labels", "indices"); if nothing is named, it may read all.
@@ -113,7 +113,7 @@ class Method(nn.Module):
     watcher: "Watcher | None" = None
     reads: tuple[str, ...] = ()
     pointwise: ClassVar[bool] = False
-    processes: Processes = ALONE
+    processes: ProcessGroup = SINGLE_PROCESS
     local: bool = False
 
     def __init__(self) -> None:
@@ -181,7 +181,7 @@ class Method(nn.Module):
         """
 
 
-def spread_over(method: Method, processes: Processes | None = None, *, local: bool = False) -> None:
+def spread_over(method: Method, processes: ProcessGroup | None = None, *, local: bool = False) -> None:
     """Let a method, and all that it is made of, read the whole of a batch that is spread over processes.
 
     In a loop of your own under DDP, call it once, after `torch.distributed.init_process_group`; each process then gives
@@ -190,16 +190,16 @@ def spread_over(method: Method, processes: Processes | None = None, *, local: bo
     the module that DDP wraps. Without `processes` they are those of the default group. With `local` each relates its
     own rows alone, which is another loss; memories hold the whole batch all the same, and stay alike.
     """
-    processes = Processes.current() if processes is None else processes
+    processes = ProcessGroup.current() if processes is None else processes
     for module in method.modules():
         if isinstance(module, Method):
             module.processes, module.local = processes, local
 
 
-def gathered(output: Output, reads: Sequence[str], processes: Processes) -> Output:
+def gathered(output: Output, reads: Sequence[str], processes: ProcessGroup) -> Output:
     """Return the embedding and those parts of an output that are read, of all processes; the others as they are.
 
-    Row `v * N + i` of the further views is view v of image i of the whole batch.
+    Row `v * N + i` of the extra views is view v of image i of the whole batch.
     """
     read = {"embedding", *(part.removeprefix("student's ") for part in reads or (*PARTS, "maps", "logits"))}
     done: dict[int, Tensor] = {}
@@ -221,10 +221,10 @@ def gathered(output: Output, reads: Sequence[str], processes: Processes) -> Outp
     maps = output.maps
     last = tuple(found for stage in maps[-1:] if (found := gather(stage, "map", "maps")) is not None)
     others = tuple(found for stage in maps[:-1] if (found := gather(stage, "maps")) is not None)
-    further = output.further
-    if further is not None:
-        further = vectors(further, len(further.embedding) // len(output.embedding))
-    return vectors(output, 1)._replace(maps=(*others, *last), further=further)
+    extra = output.extra
+    if extra is not None:
+        extra = vectors(extra, len(extra.embedding) // len(output.embedding))
+    return vectors(output, 1)._replace(maps=(*others, *last), extra=extra)
 
 
 def nodes_of(output: Output, part: Part, method: str) -> Tensor:
@@ -289,12 +289,12 @@ def labels_of(batch: Batch | None, method: str) -> Tensor:
     return batch.labels
 
 
-def labelled_cross_entropy(logits: Tensor, labels: Tensor, processes: Processes = ALONE) -> Tensor:
+def labelled_cross_entropy(logits: Tensor, labels: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
     """Return the mean cross-entropy over the images that have a label (not -1); 0 if none has one.
 
     Of a batch that is spread over processes, it is a share whose mean over the processes is that of the whole batch.
     """
-    loss = cross_entropy(wide(logits), labels, ignore_index=-1, reduction="sum")
+    loss = cross_entropy(at_least_float32(logits), labels, ignore_index=-1, reduction="sum")
     return loss * processes.count / processes.sum((labels >= 0).sum()).clamp_min(1)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.forms import Form
-from relgraph.graph.kernels import Kernel, cosine, gaussian, gaussian_taylor, identity, linear, wide
+from relgraph.graph.kernels import Kernel, at_least_float32, cosine, gaussian, gaussian_taylor, identity, linear
 from relgraph.graph.matching import mean_square
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation, check_nodes
@@ -122,7 +122,7 @@ class CC(Relational):
         Raises:
             RelgraphError: if their widths are not those of the linear layers.
         """
-        s, t = (wide(x) for x in self.vectors(student, teacher))
+        s, t = (at_least_float32(x) for x in self.vectors(student, teacher))
         if not self.embeds:
             return s, t
         expected, found = [layer.in_features for layer in self.embeds], [s.shape[-1], t.shape[-1]]
@@ -164,7 +164,7 @@ def consecutive_rows(student: Tensor, teacher: Tensor) -> Tensor:
     check_nodes(student, teacher, one_width=True)
     if student.ndim != 2:
         raise RelgraphError(f"consecutive rows are those of one batch (N, D), got {tuple(student.shape)}")
-    delta = (wide(student) - wide(teacher)).abs()
+    delta = (at_least_float32(student) - at_least_float32(teacher)).abs()
     return (delta[:-1] * delta[1:]).sum() / max(1, len(delta) - 1)
 
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from relgraph.graph.kernels import wide
+from relgraph.graph.kernels import at_least_float32
 from relgraph.methods.base import Batch, Output, logits_of
 from relgraph.methods.nce import NCE
 
@@ -45,7 +45,7 @@ class CCL(NCE):
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `nce` and `jeffreys`."""
-        s, t = (wide(logits).log_softmax(-1) for logits in logits_of(student, teacher, "CCL"))
+        s, t = (at_least_float32(logits).log_softmax(-1) for logits in logits_of(student, teacher, "CCL"))
         there = kl_div(s, t, reduction="batchmean", log_target=True)
         back = kl_div(t, s, reduction="batchmean", log_target=True)
         return {**super().compare(student, teacher, batch), "jeffreys": (there + back) / 2}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError, unknown
-from relgraph.graph.kernels import unit, wide
+from relgraph.graph.kernels import at_least_float32, unit
 from relgraph.graph.matching import nce
 from relgraph.graph.memory import Bank
 from relgraph.graph.relation import check_nodes
@@ -192,7 +192,7 @@ def _embed(layer: nn.Linear, nodes: Tensor, side: str) -> Tensor:
     if nodes.ndim != 2 or nodes.shape[1] != layer.in_features:
         raise RelgraphError(f"CRD was built for {side} nodes (N, {layer.in_features}), got {tuple(nodes.shape)}")
     with torch.autocast(nodes.device.type, enabled=False):
-        return unit(wide(layer(nodes.to(layer.weight.dtype))))
+        return unit(at_least_float32(layer(nodes.to(layer.weight.dtype))))
 
 
 def _indices_of(batch: Batch | None) -> Tensor:

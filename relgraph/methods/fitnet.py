@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError, unknown
-from relgraph.graph.kernels import wide
+from relgraph.graph.kernels import at_least_float32
 from relgraph.graph.matching import mean_square
 from relgraph.graph.relation import check_nodes
 from relgraph.methods.base import PARTS, Batch, Method, Output, Part, nodes_of
@@ -87,7 +87,7 @@ class FitNet(Method):
             return {"fitnet": mean_square(*same_size(through(self.regressor, s), t))}
         s, t = (nodes_of(output, self.nodes, "FitNet") for output in (student, teacher))
         check_nodes(s, t, one_width=True)
-        return {"fitnet": mean_square(wide(s), wide(t))}
+        return {"fitnet": mean_square(at_least_float32(s), at_least_float32(t))}
 
     def _maps(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
         check_stages("FitNet", student.maps, teacher.maps, self.stage + 1)

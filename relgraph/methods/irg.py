@@ -8,7 +8,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.forms import Form as GraphForm
-from relgraph.graph.kernels import squared_euclidean, wide
+from relgraph.graph.kernels import at_least_float32, squared_euclidean
 from relgraph.graph.matching import by_constant_max, by_max, half_square, mean_square, sum_square
 from relgraph.graph.pair import has_weights, related, topology_of, weigh
 from relgraph.graph.refine import Refinement
@@ -160,7 +160,7 @@ class IRG(Relational):
 
     def vertices(self, student: Output, teacher: Output) -> Tensor:
         """Return the difference of the logits by the form's criterion, a scalar without its weight."""
-        s, t = (wide(logits) for logits in logits_of(student, teacher, "IRG"))
+        s, t = (at_least_float32(logits) for logits in logits_of(student, teacher, "IRG"))
         return self.relation.criterion(s, t)
 
     def edges(self, student: Output, teacher: Output) -> Tensor:
@@ -219,6 +219,6 @@ def transition(earlier: Tensor, later: Tensor) -> Tensor:
             "transitions need a last stage map whose channels are a multiple of those of the map before, got "
             f"{more} after {channels} (without them: transition_weight=0)"
         )
-    pooled: Tensor = adaptive_avg_pool2d(wide(earlier), (height, width))
-    grouped = wide(later).reshape(len(later), channels, more // channels, height, width).mean(2)
+    pooled: Tensor = adaptive_avg_pool2d(at_least_float32(earlier), (height, width))
+    grouped = at_least_float32(later).reshape(len(later), channels, more // channels, height, width).mean(2)
     return (pooled - grouped).square().flatten(1).sum(1)

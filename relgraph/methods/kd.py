@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.kernels import wide
+from relgraph.graph.kernels import at_least_float32
 from relgraph.methods.base import Batch, Method, Output, logits_of
 
 
@@ -48,5 +48,5 @@ class KD(Method):
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `kd`."""
-        s, t = ((wide(z) / self.temperature).log_softmax(-1) for z in logits_of(student, teacher, "KD"))
+        s, t = ((at_least_float32(z) / self.temperature).log_softmax(-1) for z in logits_of(student, teacher, "KD"))
         return {"kd": self.temperature**2 * kl_div(s, t, reduction="batchmean", log_target=True)}

@@ -9,7 +9,7 @@ from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.forms import CROSSING, Form, check_form, choose, chooses_in_blocks
 from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.pair import graph_pair, related
-from relgraph.graph.processes import ALONE, Processes
+from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation, check_nodes
 from relgraph.graph.topology import AllPairs, Rule, WithOwn, make_rule
@@ -45,7 +45,9 @@ class Relational(Method):
 
     term: ClassVar[str] = ""  # what the loss of the one relation is called
     relation: Relation | None = None
-    over: Processes = ALONE  # those that hold the rows of the batch that is compared: of one that is gathered, this one
+    over: ProcessGroup = (
+        SINGLE_PROCESS  # those that hold the rows of the batch that is compared: of one that is gathered, this one
+    )
 
     def __init__(
         self,
@@ -81,7 +83,7 @@ class Relational(Method):
             return self.forms()
         return ("matrix", "blocked") if chooses_in_blocks(self.rule) else ("matrix",)
 
-    def form_of(self, student: Tensor, teacher: Tensor, processes: Processes = ALONE) -> Form:
+    def form_of(self, student: Tensor, teacher: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> Form:
         """Return the form in which nodes are compared, never "auto"; they may be the rows of one of `processes`."""
         count = processes.count * len(student)
         crossing = CROSSING if self.relation is None else self.relation.crossing
@@ -89,7 +91,7 @@ class Relational(Method):
 
     def together(self, student: Output, teacher: Output, batch: Batch | None) -> tuple[Output, Output, Batch | None]:
         """Return what the method reads of all processes; in the factored form, which sums over them, what came in."""
-        self.over = ALONE
+        self.over = SINGLE_PROCESS
         if self.processes.count > 1 and not self.local and "factored" in self.known_forms():
             s, t = (nodes_of(output, self.nodes, type(self).__name__) for output in (student, teacher))
             if self.form_of(s, t, self.processes) == "factored":
@@ -137,7 +139,7 @@ class Relational(Method):
         edges = self.rule(*matrices, pearson)
         moved = self.refinement.refine(self.refinement.teacher, t, edges.pick(matrices[1]), edges)
         refined = Output(moved) if self.nodes == "embedding" else Output(teacher.embedding, feature=moved)
-        processes = self.processes if self.local else ALONE
+        processes = self.processes if self.local else SINGLE_PROCESS
         return {"refined": labelled_cross_entropy(classify(refined), whole.labels, processes)}
 
     def teacher_parameters(self) -> Sequence[nn.Parameter]:

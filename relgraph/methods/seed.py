@@ -31,7 +31,7 @@ class SEED(Queued):
     called: once a step, between `backward` and the optimiser's step. It starts with random unit vectors and takes K x
     D_t numbers, in checkpoints as well: 32 MiB for 65,536 keys of 128, 512 MiB of 2,048.
 
-    With `patches` both networks see so many small patches of each image besides, which come as `Output.further`: the
+    With `patches` both networks see so many small patches of each image besides, which come as `Output.extra`: the
     same loss of each patch's own vectors, averaged over the patches, against a second queue of as many keys, which
     holds the first patch of each image. It is added under the name `seed_patches`.
 
@@ -122,10 +122,10 @@ class SEED(Queued):
             RelgraphError: if it says nothing, or of another number of patches.
         """
         each = 0 if self.views is None else self.views.each
-        asked = f"SEED asked for {each} patches of each image by `views`: expected Output(embedding, further=...)"
-        if output.further is None:
+        asked = f"SEED asked for {each} patches of each image by `views`: expected Output(embedding, extra=...)"
+        if output.extra is None:
             raise RelgraphError(f"{asked} of both networks, got none")
-        rows = len(output.further.embedding)
+        rows = len(output.extra.embedding)
         if rows != each * count:
             raise RelgraphError(f"{asked} with {each} x {count} rows, got {rows}")
-        return output.further
+        return output.extra

@@ -9,7 +9,7 @@ from torch.nn.functional import kl_div
 
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.contrast import batch_contrast
-from relgraph.graph.kernels import cosine, wide
+from relgraph.graph.kernels import at_least_float32, cosine
 from relgraph.graph.matching import softmax
 from relgraph.graph.relation import check_nodes
 from relgraph.graph.trust import rank_of, trusted, trusted_mean
@@ -44,7 +44,7 @@ class SSKD(Method):
     with logits z `(N, classes)` and `(V N, classes)`. A view is trusted where the teacher's logits put the image's
     class first (tf), or its row of A the view's own image (ss); of the W others the `floor(W * ratio)` where it stands
     highest are trusted as well, equal ranks in the order of the batch. Called with outputs that hold features, logits
-    and `further` views (row `v * N + i` is view v of image i), and a `Batch`; returns a scalar >= 0. The student's
+    and `extra` views (row `v * N + i` is view v of image i), and a `Batch`; returns a scalar >= 0. The student's
     head is trained by this loss (its parameters belong into the optimiser), and the gradient reaches the views and the
     images alike. The teacher's head is copied, and is no parameter here; the teacher receives no gradient.
 
@@ -75,13 +75,13 @@ class SSKD(Method):
 
     Raises:
         RelgraphError: for unknown names, numbers out of range, without the teacher's head, for features of another
-            width, without logits of one shape, or labels and V further views for each image.
+            width, without logits of one shape, or labels and V extra views for each image.
 
     >>> import torch
     >>> loss = SSKD(student_width=4, teacher_width=6, ss_head=torch.nn.Linear(6, 6))
     >>> def seen(width, rows):
     ...     return Output(torch.randn(rows, 2), torch.randn(rows, 5), torch.randn(rows, width))
-    >>> student, teacher = (seen(width, 8)._replace(further=seen(width, 24)) for width in (4, 6))
+    >>> student, teacher = (seen(width, 8)._replace(extra=seen(width, 24)) for width in (4, 6))
     >>> terms = loss.terms(student, teacher, Batch(torch.arange(8), torch.arange(8) % 5))
     >>> sorted(terms)
     ['kd', 'self_supervision', 'transformed']
@@ -164,13 +164,13 @@ class SSKD(Method):
         return trusted_mean(_divergence(s, t, self.tau), trusted(rank_of(t, own), self.ss_ratio))
 
     def _views_of(self, output: Output, count: int) -> Output:
-        """Return what a network says of the V further views of each of these images."""
-        each, found = self.views.each, output.further
+        """Return what a network says of the V extra views of each of these images."""
+        each, found = self.views.each, output.extra
         parts = [] if found is None else [found.embedding, found.logits, found.feature]
         rows = {len(part) for part in parts if part is not None}
         if found is None or rows != {each * count}:
             raise RelgraphError(
-                f"SSKD reads further views of each image (`Output.further`, as its `views` say): expected {each} * "
+                f"SSKD reads extra views of each image (`Output.extra`, as its `views` say): expected {each} * "
                 f"{count} rows, got {' and '.join(map(str, sorted(rows))) or 'none'}"
             )
         return found
@@ -206,7 +206,7 @@ def views_to_images(views: Tensor, images: Tensor, temperature: float = 1.0) -> 
 
 def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Return `T^2 KL(softmax(t / T) || softmax(s / T))` of each row, `(..., M) -> (...)`."""
-    s, t = (softmax(temperature)(wide(scores)) for scores in (student, teacher))
+    s, t = (softmax(temperature)(at_least_float32(scores)) for scores in (student, teacher))
     return temperature**2 * kl_div(s, t, reduction="none", log_target=True).sum(-1)
 
 
@@ -218,7 +218,7 @@ def _similarities(head: nn.Module, output: Output, views: Output, width: int, si
             raise RelgraphError(f"SSKD was built for {side} features (N, {width}), got {tuple(part.shape)}")
     count = len(parts[0])
     with torch.autocast(parts[0].device.type, enabled=False):
-        nodes = cosine.nodes(head(wide(torch.cat(parts))))
+        nodes = cosine.nodes(head(at_least_float32(torch.cat(parts))))
     return cosine.matrix(nodes[count:], nodes[:count]).view(-1, count, count)
 
 

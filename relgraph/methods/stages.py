@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.kernels import wide
+from relgraph.graph.kernels import at_least_float32
 from relgraph.methods.base import Output
 
 Shape = tuple[int, int, int]  # channels, height and width of a stage map
@@ -88,14 +88,14 @@ def same_size(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def _pooled(x: Tensor, height: int, width: int) -> Tensor:
     if x.shape[-2:] == (height, width):
-        return wide(x)
-    pooled: Tensor = adaptive_avg_pool2d(wide(x), (height, width))
+        return at_least_float32(x)
+    pooled: Tensor = adaptive_avg_pool2d(at_least_float32(x), (height, width))
     return pooled
 
 
 def through(layers: nn.Module, maps: Tensor) -> Tensor:
     """Return what layers make of maps, in float32 or wider; under autocast they compute in its type."""
-    return wide(layers(maps.to(next(layers.parameters()).dtype)))
+    return at_least_float32(layers(maps.to(next(layers.parameters()).dtype)))
 
 
 def norm(channels: int) -> nn.BatchNorm2d:

@@ -77,8 +77,8 @@ class Sum(Method):
 
 
 def _views(asked: Mapping[str, Views]) -> Views | None:
-    """Return the further views that the methods of a sum ask for, which must be the same."""
+    """Return the extra views that the methods of a sum ask for, which must be the same."""
     if len(set(asked.values())) > 1:
         words = " and ".join(f"{name} for {views.each} {views.kind}" for name, views in asked.items())
-        raise RelgraphError(f"the methods of a sum share the further views of an image, got {words}")
+        raise RelgraphError(f"the methods of a sum share the extra views of an image, got {words}")
     return next(iter(asked.values()), None)

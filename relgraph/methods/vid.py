@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.kernels import wide
+from relgraph.graph.kernels import at_least_float32
 from relgraph.methods.base import Batch, Method, Output
 from relgraph.methods.stages import Shapes, check_channels, check_stages, map_pairs, paired, same_size, through
 
@@ -78,8 +78,8 @@ class VID(Method):
 
 def variational_loss(mean: Tensor, teacher: Tensor, raw_variance: Tensor) -> Tensor:
     """Return the mean of 1/2 [(mean - t)^2 / v_c + log v_c] over maps `(N, C, H, W)`, with v from p `(C,)`."""
-    variance = (softplus(wide(raw_variance)) + FLOOR).view(-1, 1, 1)
-    return 0.5 * ((wide(mean) - wide(teacher)).square() / variance + variance.log()).mean()
+    variance = (softplus(at_least_float32(raw_variance)) + FLOOR).view(-1, 1, 1)
+    return 0.5 * ((at_least_float32(mean) - at_least_float32(teacher)).square() / variance + variance.log()).mean()
 
 
 def _regressor(student: int, teacher: int) -> nn.Sequential:

@@ -13,18 +13,18 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import Processes
+from relgraph.graph.processes import ProcessGroup
 
 PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-def synchronised(module: nn.Module, processes: Processes) -> nn.Module:
+def synchronised(module: nn.Module, processes: ProcessGroup) -> nn.Module:
     """Make every batch norm of a module normalise over the rows of all processes, and return the module.
 
     The layers stay the objects that they are, with their parameters, buffers and names in the state dict. In training
     mode each takes mean and variance over the whole batch, `(x - mean) / sqrt(variance + eps) * weight + bias`, and its
     running statistics are those of the whole batch; in evaluation mode, and of one process, nothing changes. Every
-    process must hold equally many rows (`Processes.rows`), and each layer sends 2 C numbers per process forward and
+    process must hold equally many rows (`ProcessGroup.rows`), and each layer sends 2 C numbers per process forward and
     2 C backward. The gradient is that of the sum of the processes' losses, as torch's SyncBatchNorm has it; those of
     weight and bias are to be averaged over the processes (`relgraph.graph.processes`).
 
@@ -32,7 +32,7 @@ def synchronised(module: nn.Module, processes: Processes) -> nn.Module:
         RelgraphError: if a layer is a batch norm of another kind, whose own forward pass would be lost.
 
     >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    >>> type(synchronised(network, Processes(0, 2))[1]).__name__
+    >>> type(synchronised(network, ProcessGroup(0, 2))[1]).__name__
     'Synchronised'
     """
     if processes.count > 1:
@@ -43,7 +43,7 @@ def synchronised(module: nn.Module, processes: Processes) -> nn.Module:
     return module
 
 
-def average_statistics(module: nn.Module, processes: Processes) -> None:
+def average_statistics(module: nn.Module, processes: ProcessGroup) -> None:
     """Replace the running means and variances of all batch norms by their means over the processes.
 
     For networks whose batch norms each saw their own process's rows, before they are evaluated or stored.
@@ -58,7 +58,7 @@ def average_statistics(module: nn.Module, processes: Processes) -> None:
 class Synchronised(_BatchNorm):
     """A batch norm over the rows of all processes; `synchronised` makes it of a batch norm."""
 
-    processes: Processes
+    processes: ProcessGroup
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalised `(N / W, C, ...)`, in the type and memory format of the input."""
@@ -118,7 +118,7 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, processes: Processes
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, processes: ProcessGroup
     ) -> tuple[Tensor, Tensor, Tensor]:
         mean, variance = _statistics(x, processes)
         ctx.mark_non_differentiable(mean, variance)
@@ -148,7 +148,7 @@ class _Normalise(torch.autograd.Function):
         return *(each if needed else None for each, needed in gradients), None, None
 
 
-def _statistics(x: Tensor, processes: Processes) -> tuple[Tensor, Tensor]:
+def _statistics(x: Tensor, processes: ProcessGroup) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance of each channel over all processes' rows, in float32 or wider.
 
     With equally many rows the mean is the mean of the processes' means, and the variance the mean of their variances

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from relgraph.graph.processes import Processes
+from relgraph.graph.processes import ProcessGroup
 from relgraph.methods import Batch, Output
 from relgraph.networks.teachers import Features
 from relgraph.training.objective import Distiller, Losses
@@ -23,23 +23,23 @@ class Seen(NamedTuple):
 
     Attributes:
         images: The student's input, `(B, C, H, W)`.
-        further: That of the further views that a method asks for, `(V * B, C, h, w)`: row `v * B + i` is of image i.
+        extra: That of the extra views that a method asks for, `(V * B, C, h, w)`: row `v * B + i` is of image i.
         teacher: The teacher's features of the batch, if there is a teacher.
-        further_teacher: Its features of the further views.
+        extra_teacher: Its features of the extra views.
         batch: Indices and labels of the images.
     """
 
     images: Tensor
-    further: Tensor | None
+    extra: Tensor | None
     teacher: Features | None
-    further_teacher: Features | None
+    extra_teacher: Features | None
     batch: Batch
 
 
 def forward_and_backward(setup: "Setup", seen: Seen) -> Losses:
     """Return the losses of a batch, their gradient added to that of the parameters and averaged over processes."""
     if setup.recipe.accumulate == 1:
-        losses: Losses = setup.distiller(seen.images, seen.teacher, seen.batch, seen.further, seen.further_teacher)
+        losses: Losses = setup.distiller(seen.images, seen.teacher, seen.batch, seen.extra, seen.extra_teacher)
         setup.fabric.backward(losses.total)
         return losses
     losses = backward_in_parts(setup.objective, seen, setup.recipe.accumulate, setup.fabric.autocast)
@@ -60,26 +60,26 @@ def backward_in_parts(objective: Distiller, seen: Seen, parts: int, autocast: Au
     states = []
     with torch.no_grad(), _buffers_kept(objective.student):
         said = []
-        for images, further in pieces:
+        for images, extra in pieces:
             states.append(_random_state(images.device))
             with autocast():
-                said.append(_read(objective, objective.see(images, further)))
+                said.append(_read(objective, objective.see(images, extra)))
     whole = _leaves(_joined(said))
     del said
     with autocast():
-        losses = objective.losses(whole, seen.teacher, seen.batch, seen.further_teacher)
+        losses = objective.losses(whole, seen.teacher, seen.batch, seen.extra_teacher)
     losses.total.backward()  # type: ignore[no-untyped-call]
     after = _random_state(seen.images.device)
-    for number, ((images, further), state) in enumerate(zip(pieces, states, strict=True)):
+    for number, ((images, extra), state) in enumerate(zip(pieces, states, strict=True)):
         _set_random_state(state, images.device)
         with autocast():
-            output = _read(objective, objective.see(images, further))
+            output = _read(objective, objective.see(images, extra))
         _carry_on(output, whole, number, parts)
     _set_random_state(after, seen.images.device)
     return losses
 
 
-def average_gradients(module: nn.Module, processes: Processes) -> None:
+def average_gradients(module: nn.Module, processes: ProcessGroup) -> None:
     """Replace the gradient of each parameter by its mean over the processes, those of one type in one message.
 
     A parameter that has one on some processes alone, counts as 0 on the others.
@@ -106,9 +106,9 @@ def _read(objective: Distiller, output: Output) -> Output:
 
 
 def _part(seen: Seen, number: int, parts: int) -> tuple[Tensor, Tensor | None]:
-    """Return the images of a part, and their further views."""
-    further = None if seen.further is None else _rows(seen.further, len(seen.images), number, parts)
-    return _rows(seen.images, len(seen.images), number, parts), further
+    """Return the images of a part, and their extra views."""
+    extra = None if seen.extra is None else _rows(seen.extra, len(seen.images), number, parts)
+    return _rows(seen.images, len(seen.images), number, parts), extra
 
 
 def _rows(x: Tensor, count: int, number: int, parts: int) -> Tensor:
@@ -148,16 +148,16 @@ def _carry_on(output: Output, whole: Output, number: int, parts: int) -> None:
 
 def _tensors(output: Output) -> list[Tensor | None]:
     own = [output.embedding, output.logits, output.feature, *output.maps]
-    return own if output.further is None else [*own, *_tensors(output.further)]
+    return own if output.extra is None else [*own, *_tensors(output.extra)]
 
 
 def _filled(shape: Output, tensors: Iterator[Tensor | None]) -> Output:
-    """Return an output of tensors in the order of `_tensors`, with as many maps and further views as `shape`."""
+    """Return an output of tensors in the order of `_tensors`, with as many maps and extra views as `shape`."""
     embedding, logits, feature = next(tensors), next(tensors), next(tensors)
     assert embedding is not None
     maps = tuple(found for _ in shape.maps if (found := next(tensors)) is not None)
-    further = None if shape.further is None else _filled(shape.further, tensors)
-    return Output(embedding, logits, feature, maps, further)
+    extra = None if shape.extra is None else _filled(shape.extra, tensors)
+    return Output(embedding, logits, feature, maps, extra)
 
 
 @contextmanager

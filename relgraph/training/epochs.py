@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import Processes
+from relgraph.graph.processes import ProcessGroup
 from relgraph.training.checkpoint import (
     load_checkpoint,
     random_state,
@@ -49,7 +49,7 @@ class Job(Protocol):
         ...
 
     @property
-    def processes(self) -> Processes:
+    def processes(self) -> ProcessGroup:
         """Over which processes it is trained: all do each part of it, and the first one writes."""
         ...
 
@@ -105,7 +105,7 @@ def run_epochs(open_job: Callable[[], Job], recipe: AnyRecipe, path: Path, *, re
     """
     if resume:
         Run.open(path).check_recipe(recipe)
-    elif Processes.launched().first:
+    elif ProcessGroup.launched().first:
         check_free(path)
     job = open_job()
     run = _open_run(job, path, resume=resume)

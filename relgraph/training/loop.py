@@ -13,16 +13,16 @@ from tqdm import tqdm
 
 from relgraph.data.batches import epoch_batches
 from relgraph.data.images import ImageSet
-from relgraph.graph.processes import Processes
+from relgraph.graph.processes import ProcessGroup
 from relgraph.methods import Batch, Sum
 from relgraph.networks.batch_norm import average_statistics
 from relgraph.networks.files import save_network
 from relgraph.training.accumulation import Seen, forward_and_backward
 from relgraph.training.checkpoint import load_checkpoint
+from relgraph.training.diagnostics import Looks
 from relgraph.training.epochs import Progress, run_epochs
 from relgraph.training.evaluation import accuracy
 from relgraph.training.head import train_head
-from relgraph.training.looking import Looks
 from relgraph.training.meter import Meter
 from relgraph.training.neighbours import judge_features
 from relgraph.training.recipe import Recipe
@@ -64,7 +64,7 @@ class Distillation:
         return self.setup.recipe.epochs
 
     @property
-    def processes(self) -> Processes:
+    def processes(self) -> ProcessGroup:
         """The processes over which each batch is spread."""
         return self.setup.processes
 
@@ -214,8 +214,8 @@ def step(
     """
     batch = Batch(index, setup.data.train.labels[index])
     fed = setup.feed(images, index, views)
-    further = None if fed.further is None else setup.student_input(fed.further)
-    seen = Seen(setup.student_input(fed.images), further, fed.seen, fed.further_seen, batch)
+    extra = None if fed.extra is None else setup.student_input(fed.extra)
+    seen = Seen(setup.student_input(fed.images), extra, fed.seen, fed.extra_teacher, batch)
     method = setup.objective.method
     setup.student_optimiser.zero_grad()
     setup.teacher_optimiser.zero_grad()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import ALONE, Processes
+from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.objective import Losses
 
 PAUSE = 0.5  # seconds between two readings: often enough for a progress bar, rare enough to cost nothing
@@ -18,7 +18,7 @@ PAUSE = 0.5  # seconds between two readings: often enough for a progress bar, ra
 class Meter:
     """Sums the losses and counts the hits of an epoch, on each of the processes what it has."""
 
-    def __init__(self, processes: Processes = ALONE) -> None:
+    def __init__(self, processes: ProcessGroup = SINGLE_PROCESS) -> None:
         self.processes = processes
         self.names: list[str] = []
         self.of_student = 0

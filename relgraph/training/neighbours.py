@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.data.images import ImageSet
-from relgraph.graph.processes import ALONE, Processes
+from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.evaluation import embed, knn_accuracy, linear_probe
 
 BATCH = 512
@@ -25,7 +25,7 @@ def judge_features(
     *,
     probe: bool = False,
     known: int = KNOWN,
-    processes: Processes = ALONE,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, float]:
     """Return `knn` and, with `probe`, `linear`, the accuracies in percent of a backbone's features on a split.
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.graph.kernels import pearson
-from relgraph.graph.processes import ALONE, Processes
+from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.methods import KD, Batch, Method, Output
 from relgraph.methods.base import labelled_cross_entropy, spread_over
 from relgraph.networks.heads import Head
@@ -72,7 +72,7 @@ class Distiller(nn.Module):
         self.method = method
         self.kd = KD(temperature) if alpha > 0 else None
         self.gamma, self.alpha = gamma, alpha
-        self.processes = ALONE
+        self.processes = SINGLE_PROCESS
         self.stage: Stage = "both"
         self.method_terms: tuple[str, ...] = ()  # their names, once they were computed: what has had its stage is not
         if head_fixed and teacher_head is not None:
@@ -83,18 +83,18 @@ class Distiller(nn.Module):
         images: Tensor,
         seen: Features | None,
         batch: Batch,
-        further: Tensor | None = None,
-        further_seen: Features | None = None,
+        extra: Tensor | None = None,
+        extra_teacher: Features | None = None,
     ) -> Losses:
         """Return the losses of the student's views `(N, C, H, W)` and of what the teacher's backbone saw in them.
 
-        `further` `(V * N, C, h, w)` are the further views that a method asks for, and `further_seen` what the teacher's
+        `extra` `(V * N, C, h, w)` are the extra views that a method asks for, and `extra_teacher` what the teacher's
         backbone saw in those. Views of one size go through the student together.
         """
-        return self.losses(self.see(images, further), seen, batch, further_seen)
+        return self.losses(self.see(images, extra), seen, batch, extra_teacher)
 
     def losses(
-        self, student: Output, seen: Features | None, batch: Batch, further_seen: Features | None = None
+        self, student: Output, seen: Features | None, batch: Batch, extra_teacher: Features | None = None
     ) -> Losses:
         """Return the losses of what the student said of a batch."""
         # Without its maps: under autocast Fabric would turn all that leaves this module into float32, maps last of all.
@@ -103,8 +103,8 @@ class Distiller(nn.Module):
         if self.teacher_head is None or seen is None:
             return Losses(self._student_terms(student, None, batch), kept, None, self._degenerate(student), {})
         teacher = self._taught(self.teacher_head, seen)
-        if further_seen is not None:
-            teacher = teacher._replace(further=self._taught(self.teacher_head, further_seen)._replace(maps=()))
+        if extra_teacher is not None:
+            teacher = teacher._replace(extra=self._taught(self.teacher_head, extra_teacher)._replace(maps=()))
         return Losses(
             self._student_terms(student, teacher, batch),
             kept,
@@ -113,23 +113,23 @@ class Distiller(nn.Module):
             self._teacher_terms(student, teacher, batch),
         )
 
-    def spread_over(self, processes: Processes, *, local: bool = False) -> None:
+    def spread_over(self, processes: ProcessGroup, *, local: bool = False) -> None:
         """Let the batch be spread over processes; with `local` the method relates those of one process alone."""
         self.processes = processes
         if self.method is not None:
             spread_over(self.method, processes, local=local)
 
-    def see(self, images: Tensor, further: Tensor | None) -> Output:
+    def see(self, images: Tensor, extra: Tensor | None) -> Output:
         """Return what the student says of its views, those of one size in one pass: they share batch statistics."""
-        if further is None:
+        if extra is None:
             output: Output = self.student(images)
             return output
-        if images.shape[1:] != further.shape[1:]:
+        if images.shape[1:] != extra.shape[1:]:
             output = self.student(images)
-            return output._replace(further=self.student(further)._replace(maps=()))
-        both: Output = self.student(torch.cat([images, further]))
+            return output._replace(extra=self.student(extra)._replace(maps=()))
+        both: Output = self.student(torch.cat([images, extra]))
         first, rest = (_rows(both, rows) for rows in (slice(len(images)), slice(len(images), None)))
-        return first._replace(further=rest._replace(maps=()))
+        return first._replace(extra=rest._replace(maps=()))
 
     @staticmethod
     def _taught(head: Head, seen: Features) -> Output:

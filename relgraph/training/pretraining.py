@@ -17,20 +17,20 @@ from relgraph.data.batches import epoch_batches
 from relgraph.data.datasets import DataSet, load
 from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import ALONE, Processes
+from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.methods import Views
 from relgraph.networks.files import save_network, save_ss_head
 from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Teacher
+from relgraph.training.building import check_alone, on_device, open_fabric, open_teacher
 from relgraph.training.epochs import Progress, run_epochs
 from relgraph.training.meter import Meter
 from relgraph.training.neighbours import judge_features
-from relgraph.training.opening import check_alone, on_device, open_fabric, open_teacher
 from relgraph.training.pretrain_recipe import PretrainRecipe, augmentation, resolve_pretraining
 from relgraph.training.runs import Run
 from relgraph.training.self_supervision import MoCo, Objective, SelfSupervisionHead, SimCLR
 from relgraph.training.setup import batches_on, network_input, view_generator
-from relgraph.training.teaching import Online, Plan, make_plan
+from relgraph.training.teacher_features import Online, Plan, make_plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +66,9 @@ class Pretraining:
         return note
 
     @property
-    def processes(self) -> Processes:
+    def processes(self) -> ProcessGroup:
         """One: a pre-training is not spread."""
-        return ALONE
+        return SINGLE_PROCESS
 
     @property
     def parts(self) -> Mapping[str, Any]:
@@ -122,8 +122,8 @@ class Pretraining:
             first, second = (self._prepared(self.views.first(images, generator).apply(images)) for _ in range(2))
             return first, second
         fed = self.feed(images, index, generator)
-        assert fed.seen is not None and fed.further_seen is not None
-        return fed.seen.pooled, fed.further_seen.pooled
+        assert fed.seen is not None and fed.extra_teacher is not None
+        return fed.seen.pooled, fed.extra_teacher.pooled
 
     def _prepared(self, images: Tensor) -> Tensor:
         return network_input(images, self.data.mean, self.data.std)

@@ -243,7 +243,7 @@ class Recipe:
         self._check_graph()
 
     def _check_method(self) -> None:
-        from relgraph.methods.spelling import has_graph, read_arguments, reads_graph
+        from relgraph.methods.parsing import has_graph, read_arguments, reads_graph
 
         read_arguments(self.methods, self.method_args or ())
         if self.k is not None and not any(has_graph(item.cls) for item in self.methods):
@@ -320,7 +320,7 @@ class Recipe:
     @property
     def graph_in_use(self) -> str | None:
         """The graph that a method reads, `None` if it was left to a method with a way of its own, or there is none."""
-        from relgraph.methods.spelling import reads_graph
+        from relgraph.methods.parsing import reads_graph
 
         if self.relates:
             return self.topology

@@ -19,7 +19,7 @@ import yaml
 
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
-from relgraph.graph.processes import Processes
+from relgraph.graph.processes import ProcessGroup
 from relgraph.training.hardware import processor
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.recipe import Recipe, resolve
@@ -211,7 +211,7 @@ def environment(seed: int) -> dict[str, Any]:
             "processor": processor(),
             "cores": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
-            "processes": Processes.launched().count,
+            "processes": ProcessGroup.launched().count,
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
     }

@@ -15,21 +15,21 @@ from relgraph.data.images import ImageSet
 from relgraph.data.views import prepare
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
-from relgraph.graph.processes import ALONE, Processes
+from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.methods import Batch, Method, Output, build_method
-from relgraph.methods.spelling import read_arguments
+from relgraph.methods.parsing import read_arguments
 from relgraph.networks.backbone import map_shapes
 from relgraph.networks.batch_norm import synchronised
 from relgraph.networks.files import load_head, load_network, load_ss_head, load_strictly
 from relgraph.networks.heads import Head
 from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Teacher
-from relgraph.training.looking import Looks
+from relgraph.training.building import on_device, open_data, open_fabric, open_teacher
+from relgraph.training.diagnostics import Looks
 from relgraph.training.objective import Distiller
-from relgraph.training.opening import on_device, open_data, open_fabric, open_teacher
 from relgraph.training.recipe import Recipe
 from relgraph.training.student import Student
-from relgraph.training.teaching import Feed, open_feed, settled
+from relgraph.training.teacher_features import Feed, open_feed, resolved
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Setup:
     student_optimiser: Optimizer
     teacher_optimiser: Optimizer
     looks: Looks | None = None
-    processes: Processes = ALONE
+    processes: ProcessGroup = SINGLE_PROCESS
 
     def new_looks(self) -> Looks:
         """Return the diagnostics of a new epoch, empty yet, which `looks` then is."""
@@ -130,12 +130,12 @@ def build(recipe: Recipe) -> Setup:
     feed, note = open_feed(
         recipe, data, teacher, fabric, maps=reads_maps(method), views=None if method is None else method.views
     )
-    return assemble(settled(recipe, feed), fabric, data, distiller, feed, note)
+    return assemble(resolved(recipe, feed), fabric, data, distiller, feed, note)
 
 
 def assemble(recipe: Recipe, fabric: Any, data: DataSet, distiller: Distiller, feed: Feed, note: str) -> Setup:
     """Return data and networks on the device, with the networks' optimisers."""
-    momentum, decay, processes = recipe.momentum, recipe.weight_decay, Processes.current()
+    momentum, decay, processes = recipe.momentum, recipe.weight_decay, ProcessGroup.current()
     distiller.spread_over(processes, local=recipe.relation == "local")
     if processes.count > 1 and recipe.batch_norm == "sync":
         synchronised(distiller, processes)
@@ -273,15 +273,15 @@ def rehearse(method: Method, recipe: Recipe, classes: int, dim: int, facts: Mapp
     """
     n = min(recipe.batch_size, facts["images"])
     if recipe.relation == "local":
-        n //= Processes.launched().count
+        n //= ProcessGroup.launched().count
 
     def output(side: str, dim: int) -> Output:
         def vectors(rows: int) -> Output:
             return Output(torch.zeros(rows, dim), torch.zeros(rows, classes), torch.zeros(rows, facts[f"{side}_width"]))
 
         maps = tuple(torch.zeros(n, *shape) for shape in facts[f"{side}_maps"])
-        further = None if method.views is None else vectors(method.views.each * n)
-        return vectors(n)._replace(maps=maps, further=further)
+        extra = None if method.views is None else vectors(method.views.each * n)
+        return vectors(n)._replace(maps=maps, extra=extra)
 
     method.eval()  # or norms would count it
     method(output("student", recipe.dim), output("teacher", dim), Batch(torch.arange(n), facts["labels"][:n].cpu()))

@@ -9,10 +9,10 @@ import torch
 from click.testing import CliRunner
 
 from relgraph.analysis.bench import measure_training, peak_memory
-from relgraph.analysis.ways import ALONE, ORIGINAL, STORED, Settings, Workshop
+from relgraph.analysis.benchmark_loops import ORIGINAL, STUDENT_ALONE, STORED, Settings, Workshop
 from relgraph.errors import RelgraphError
 from relgraph.methods import METHODS
-from relgraph.training.teaching import Stored
+from relgraph.training.teacher_features import Stored
 
 SMALL = Settings(
     student="resnet8",
@@ -80,9 +80,9 @@ def test_the_stored_way_reads_the_store(tmp_path: Path) -> None:
 def test_the_steps_are_those_of_training(tmp_path: Path) -> None:
     """A way's steps change the weights as often as they are asked for: momentum tells a second step from a first."""
     shop = Workshop(SMALL, tmp_path)
-    setups = [shop.setup(ALONE)]
+    setups = [shop.setup(STUDENT_ALONE)]
     shop.setup = lambda way: setups[0]  # type: ignore[method-assign]
-    start = shop.steps(ALONE)
+    start = shop.steps(STUDENT_ALONE)
     before = {name: tensor.clone() for name, tensor in setups[0].student.state_dict().items()}
     assert sum(1 for _ in start(2)) == 1
     after = setups[0].student.state_dict()
@@ -90,7 +90,7 @@ def test_the_steps_are_those_of_training(tmp_path: Path) -> None:
     assert not torch.equal(before["head.classify.weight"], after["head.classify.weight"])
 
 
-@pytest.mark.parametrize("way", [ALONE, ORIGINAL])
+@pytest.mark.parametrize("way", [STUDENT_ALONE, ORIGINAL])
 def test_memory_of_this_process(way: Any) -> None:
     peak = peak_memory(SMALL, way)
     assert peak is None or peak > 50 * 2**20  # torch alone takes more

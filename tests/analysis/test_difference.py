@@ -7,13 +7,13 @@ import torch
 
 from relgraph.analysis.difference import difference_pair
 from relgraph.analysis.export import to_networkx
-from relgraph.analysis.whole import WholeGraph
+from relgraph.analysis.split_graph import SplitGraph
 from relgraph.errors import RelgraphError
 
 STUDENT, TEACHER = torch.randn(14, 6), torch.randn(14, 6)
 
 
-def expected_edges(x: torch.Tensor, graph: WholeGraph) -> set[tuple[str, str]]:
+def expected_edges(x: torch.Tensor, graph: SplitGraph) -> set[tuple[str, str]]:
     """Return the edges of one network, neighbour first, by numpy's correlations."""
     r = np.corrcoef(x.double().numpy())
     np.fill_diagonal(r, -2 if graph == "knn" else 0)
@@ -23,7 +23,7 @@ def expected_edges(x: torch.Tensor, graph: WholeGraph) -> set[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("graph", ["knn", "threshold"])
-def test_edges_are_those_of_exactly_one_network(graph: WholeGraph) -> None:
+def test_edges_are_those_of_exactly_one_network(graph: SplitGraph) -> None:
     found = to_networkx(difference_pair(STUDENT, TEACHER, graph=graph, k=4, threshold=0.4), "difference")
     student, teacher = expected_edges(STUDENT, graph), expected_edges(TEACHER, graph)
     assert student & teacher and student - teacher and teacher - student

@@ -14,7 +14,7 @@ from PIL import Image
 
 from relgraph.analysis.report import page as page_module
 from relgraph.analysis.report import write_report
-from relgraph.analysis.trained import TrainedRun
+from relgraph.analysis.run_loading import TrainedRun
 from relgraph.errors import RelgraphError
 from relgraph.training.loop import train
 from relgraph.training.pretrain_recipe import resolve_pretraining

@@ -14,7 +14,7 @@ from sklearn.manifold import trustworthiness
 from relgraph.analysis.analysis import Analysis, analyse
 from relgraph.analysis.report import content
 from relgraph.analysis.report.content import graph_data, maps, matrices, spread, worst
-from relgraph.analysis.trained import TrainedRun
+from relgraph.analysis.run_loading import TrainedRun
 
 Runs = Callable[[str], Path]
 FIRST, K = 60, 4

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import distributed
 
 from relgraph.analysis import scaling
-from relgraph.analysis.growth import draw_scaling
+from relgraph.analysis.communication import averaged, gathered, summed
 from relgraph.analysis.memory import in_own_process
 from relgraph.analysis.scaling import (
     FORMS,
@@ -25,10 +25,10 @@ from relgraph.analysis.scaling import (
     take_step,
     wire_rows,
 )
-from relgraph.analysis.wire import averaged, gathered, summed
+from relgraph.analysis.scaling_fit import draw_scaling
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import pearson
-from relgraph.graph.processes import Processes
+from relgraph.graph.processes import ProcessGroup
 from relgraph.methods import EGA, Batch, Output
 from relgraph.methods.base import spread_over
 from tests.processes import run_on
@@ -130,7 +130,7 @@ def test_misuse_is_named(settings: dict[str, Any], message: str) -> None:
         forms_to_measure(ScalingSettings(**settings))
 
 
-def sent(processes: Processes, form: str, rows: int, dim: int, width: int) -> float:
+def sent(processes: ProcessGroup, form: str, rows: int, dim: int, width: int) -> float:
     """Return what this process receives in one step of EGA, and DDP's mean of its gradients, by counting."""
     received: list[float] = []
     all_gather, all_reduce = distributed.all_gather, distributed.all_reduce

@@ -14,9 +14,9 @@ from relgraph.analysis.export import read_pair
 from relgraph.analysis.neighbourhoods import some_pairs
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.graph.pair import STUDENT, TEACHER
+from relgraph.training.building import open_data, open_teacher
 from relgraph.training.inputs import teacher_input
 from relgraph.training.loop import train
-from relgraph.training.opening import open_data, open_teacher
 from relgraph.training.recipe import Recipe
 from tests.limits import run
 

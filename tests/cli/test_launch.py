@@ -16,7 +16,7 @@ from click.testing import Result
 
 Program = Callable[..., Result]
 Failing = Callable[..., str]
-ALONE = ("--method", "none")
+SINGLE_PROCESS = ("--method", "none")
 QUICK = ("--epochs", "1", "--labelled-share", "1", "--batch-size", "30", "--lr", "0.001", "--batch-norm", "sync")
 
 
@@ -69,7 +69,7 @@ def test_what_one_process_says_when_it_fails_is_shown(tmp_path: Path) -> None:
         "        raise RelgraphError('this device is too warm')\n"
         "    loop.step = stop\n"
     )
-    found = relgraph("train", "--devices", "2", *QUICK, *ALONE, PYTHONPATH=str(tmp_path))
+    found = relgraph("train", "--devices", "2", *QUICK, *SINGLE_PROCESS, PYTHONPATH=str(tmp_path))
     assert found.returncode == 1
     assert "Traceback" not in found.stderr
     assert found.stderr.splitlines() == [
@@ -81,7 +81,7 @@ def test_what_one_process_says_when_it_fails_is_shown(tmp_path: Path) -> None:
 @pytest.fixture
 def endless(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
     """Start a training of many epochs in two processes, and wait until some are kept."""
-    options = ("--devices", "2", *QUICK, *ALONE, "--epochs", "2000", "--out", "run")
+    options = ("--devices", "2", *QUICK, *SINGLE_PROCESS, "--epochs", "2000", "--out", "run")
     program = subprocess.Popen(
         [sys.executable, "-m", "relgraph", "train", *options],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from relgraph_cli.main import main
 
 from relgraph.methods import CRD, KD, METHODS
-from relgraph.methods.card import card
+from relgraph.methods.info import card
 from relgraph.methods.relational import Relational
 
 README = Path(__file__).parents[2] / "README.md"

@@ -23,7 +23,7 @@ from relgraph.data.digit_views import Digits
 from relgraph.data.resample import blur_taps
 from relgraph.data.views import draw_view
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import Processes
+from relgraph.graph.processes import ProcessGroup
 
 JITTER = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
 
@@ -195,7 +195,7 @@ def test_a_part_sees_its_rows_of_the_whole(augmentation: Augmentation, shape: tu
 def test_parts_together_are_the_whole(count: int) -> None:
     images = random_images(12, 3, 15, 15)
     drawn = MOCO.draw(12, 15, 15, torch.Generator().manual_seed(3))
-    parts = [drawn.part(rows) for rows in (Processes(rank, count).rows(12) for rank in range(count))]
+    parts = [drawn.part(rows) for rows in (ProcessGroup(rank, count).rows(12) for rank in range(count))]
     seen = [part.apply(some) for part, some in zip(parts, images.chunk(count), strict=True)]
     assert torch.equal(torch.cat(seen), drawn.apply(images))
     for name in ("grey", "blur"):

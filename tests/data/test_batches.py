@@ -8,7 +8,7 @@ import torch
 
 from relgraph.data.batches import epoch_batches
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import Processes
+from relgraph.graph.processes import ProcessGroup
 
 PLAIN = [[5, 9, 6, 3], [2, 1, 8, 10], [7, 11, 4, 0]]
 MIXED = [[4, 8, 1, 2], [6, 7, 1, 0], [5, 3, 0, 2]]
@@ -144,20 +144,20 @@ def test_a_batch_is_the_same_however_it_is_reached(labels: torch.Tensor) -> None
 
 @pytest.mark.parametrize(("labels", "by_label"), [(some_labels(10, 90), True), (some_labels(50, 50), False)])
 def test_processes_hold_a_batch_together(labels: torch.Tensor, by_label: bool) -> None:
-    def drawn(processes: Processes) -> Sequence[torch.Tensor]:
+    def drawn(processes: ProcessGroup) -> Sequence[torch.Tensor]:
         return epoch_batches(labels, batch_size=8, labelled_share=0.25, seed=0, epoch=0, by_label=by_label,
                              processes=processes)  # fmt: skip
 
-    own = [drawn(Processes(rank, 4)) for rank in range(4)]
-    assert {len(each) for each in own} == {len(drawn(Processes()))}
-    for whole, *parts in zip(drawn(Processes()), *own, strict=True):
+    own = [drawn(ProcessGroup(rank, 4)) for rank in range(4)]
+    assert {len(each) for each in own} == {len(drawn(ProcessGroup()))}
+    for whole, *parts in zip(drawn(ProcessGroup()), *own, strict=True):
         assert {len(part) for part in parts} == {2} and torch.equal(torch.cat(parts), whole)
 
 
 def test_batches_that_cannot_be_shared_evenly_are_named() -> None:
     with pytest.raises(RelgraphError, match="split evenly over 3 processes, got 8 images"):
         next(iter(epoch_batches(torch.zeros(64), batch_size=8, labelled_share=1.0, seed=0, epoch=0,
-                                processes=Processes(0, 3))))  # fmt: skip
+                                processes=ProcessGroup(0, 3))))  # fmt: skip
 
 
 def test_known_and_unknown_are_found_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import ALONE, Processes
+from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from tests.processes import run_on
 
 N, D = 6, 3
@@ -23,7 +23,7 @@ def loss(x: Tensor) -> Tensor:
     return (x @ x.mT).square().sum() + x.exp().sum()
 
 
-def _gathered(processes: Processes) -> list[tuple[Tensor, Tensor]]:
+def _gathered(processes: ProcessGroup) -> list[tuple[Tensor, Tensor]]:
     found = []
     for dtype in DTYPES:
         own = rows_of(N, dtype)[processes.rows(N)].clone().requires_grad_()
@@ -47,7 +47,7 @@ def test_rows_are_gathered_with_their_gradient(count: int, tmp_path: Path) -> No
         torch.testing.assert_close(gradient, x.grad)
 
 
-def _summed(processes: Processes) -> tuple[Tensor, Tensor]:
+def _summed(processes: ProcessGroup) -> tuple[Tensor, Tensor]:
     own = rows_of(N)[processes.rows(N)].clone().requires_grad_()
     total = processes.sum(own.mT @ own)
     total.square().sum().backward()  # type: ignore[no-untyped-call]
@@ -66,7 +66,7 @@ def test_summands_get_their_gradient(count: int, tmp_path: Path) -> None:
     torch.testing.assert_close(torch.cat([gradient for _, gradient in results]) / count, x.grad)
 
 
-def _exchanged(processes: Processes) -> list[object]:
+def _exchanged(processes: ProcessGroup) -> list[object]:
     own = torch.tensor([float(processes.rank), -float(processes.rank)])
     uneven = torch.arange(7)[processes.share(7)]
     empty = rows_of(2)[processes.share(2)]
@@ -94,28 +94,30 @@ def test_what_else_is_exchanged(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 @pytest.mark.parametrize("images", [0, 1, 4, 7])
 def test_shares_hold_each_image_once(count: int, images: int) -> None:
-    shares = [list(range(images))[Processes(rank, count).share(images)] for rank in range(count)]
+    shares = [list(range(images))[ProcessGroup(rank, count).share(images)] for rank in range(count)]
     assert [image for share in shares for image in share] == list(range(images))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_rows_are_even() -> None:
-    assert [Processes(rank, 3).rows(6) for rank in range(3)] == [slice(0, 2), slice(2, 4), slice(4, 6)]
+    assert [ProcessGroup(rank, 3).rows(6) for rank in range(3)] == [slice(0, 2), slice(2, 4), slice(4, 6)]
     with pytest.raises(RelgraphError, match=r"^a batch is split evenly over 3 processes, got 7 images$"):
-        Processes(0, 3).rows(7)
+        ProcessGroup(0, 3).rows(7)
 
 
 def test_one_process_exchanges_nothing() -> None:
     x = rows_of(N).requires_grad_()
-    assert Processes.current() == ALONE
-    assert ALONE.gather(x) is x and ALONE.sum(x) is x and ALONE.collect(x) is x
-    assert torch.equal(ALONE.maximum(x), x.detach()) and torch.equal(ALONE.mean_(x.detach().clone()), x.detach())
-    assert ALONE.agreed("this") == "this" and ALONE.rows(N) == ALONE.share(N) == slice(0, N)
-    ALONE.wait()
+    assert ProcessGroup.current() == SINGLE_PROCESS
+    assert SINGLE_PROCESS.gather(x) is x and SINGLE_PROCESS.sum(x) is x and SINGLE_PROCESS.collect(x) is x
+    assert torch.equal(SINGLE_PROCESS.maximum(x), x.detach()) and torch.equal(
+        SINGLE_PROCESS.mean_(x.detach().clone()), x.detach()
+    )
+    assert SINGLE_PROCESS.agreed("this") == "this" and SINGLE_PROCESS.rows(N) == SINGLE_PROCESS.share(N) == slice(0, N)
+    SINGLE_PROCESS.wait()
 
 
 def test_what_a_launcher_tells(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Processes.launched() == ALONE
+    assert ProcessGroup.launched() == SINGLE_PROCESS
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert Processes.launched() == Processes(2, 4)
+    assert ProcessGroup.launched() == ProcessGroup(2, 4)

@@ -12,7 +12,7 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.topology import AllPairs, Given, Nearest
 from relgraph.methods import Batch, Output
 from relgraph.methods.crd import CRD
-from relgraph.methods.spelling import Spelled, build
+from relgraph.methods.parsing import Spelled, build
 
 IMAGES, N, STUDENT, TEACHER, KEY = 12, 4, 5, 7, 6
 TAU = 0.3

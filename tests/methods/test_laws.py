@@ -17,8 +17,8 @@ from relgraph.errors import RelgraphError
 from relgraph.graph import segments
 from relgraph.methods import METHODS, SSKD, Batch, Method, Output, build_method
 from relgraph.methods.base import Part
+from relgraph.methods.parsing import has_graph
 from relgraph.methods.relational import Relational
-from relgraph.methods.spelling import has_graph
 from relgraph.networks.heads import Projector
 
 N, IMAGES, CLASSES, DIM, VIEWS = 8, 12, 4, 5, 3
@@ -88,10 +88,10 @@ def output(side: str, n: int = N) -> Output:
     width: int = RUN[f"{side}_width"]
     shapes = [(n, DIM), (n, CLASSES), (n, width), *((n, *stage) for stage in MAPS)]
     embedding, logits, feature, *maps = (torch.randn(shape).double() for shape in shapes)
-    # For methods that ask for further views; the others do not mind them.
+    # For methods that ask for extra views; the others do not mind them.
     more = [torch.randn(VIEWS * n, size).double() for size in (DIM, CLASSES, width)]
-    further = Output(more[0], more[1], more[2])
-    return Output(embedding, logits, feature, tuple(maps), further)
+    extra = Output(more[0], more[1], more[2])
+    return Output(embedding, logits, feature, tuple(maps), extra)
 
 
 def outputs(n: int = N) -> tuple[Output, Output]:
@@ -113,16 +113,16 @@ def changed(given: Output, change: Any) -> Output:
     """Return an output with every tensor put through a function."""
     assert given.logits is not None and given.feature is not None
     embedding, logits, feature = change(given.embedding), change(given.logits), change(given.feature)
-    further = None if given.further is None else changed(given.further, change)
-    return Output(embedding, logits, feature, tuple(change(stage) for stage in given.maps), further)
+    extra = None if given.extra is None else changed(given.extra, change)
+    return Output(embedding, logits, feature, tuple(change(stage) for stage in given.maps), extra)
 
 
 def reordered(given: Output, order: Tensor) -> Output:
     """Return an output for the same images in another order."""
-    moved = changed(given._replace(further=None), lambda x: x[order])
-    assert given.further is not None
-    further = changed(given.further, lambda x: x.unflatten(0, (VIEWS, -1))[:, order].flatten(0, 1))
-    return moved._replace(further=further)
+    moved = changed(given._replace(extra=None), lambda x: x[order])
+    assert given.extra is not None
+    extra = changed(given.extra, lambda x: x.unflatten(0, (VIEWS, -1))[:, order].flatten(0, 1))
+    return moved._replace(extra=extra)
 
 
 def learning(given: Output) -> Output:

@@ -13,7 +13,7 @@ from relgraph.graph.contrast import batch_contrast, view_contrast
 from relgraph.graph.factored import gram
 from relgraph.graph.forms import Form
 from relgraph.graph.pair import STUDENT, TEACHER, graph_pair, has_weights, weights
-from relgraph.graph.processes import ALONE, Processes
+from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.graph.refine import Refinement
 from relgraph.graph.topology import ALL_PAIRS, Nearest, Rule
 from relgraph.methods import Batch, Output, build_method
@@ -155,7 +155,7 @@ def test_auto_takes_products_of_large_batches_alone() -> None:
         EGA()(student, teacher)
     assert seen.numel < 400**2
     method, few = EGA(), torch.randn(24, 8)
-    assert method.form_of(few, few) == "matrix" and method.form_of(few, few, Processes(0, 2)) == "factored"
+    assert method.form_of(few, few) == "matrix" and method.form_of(few, few, ProcessGroup(0, 2)) == "factored"
     torch.testing.assert_close(ega_loss(student, teacher), ega_loss(student, teacher, form="matrix"))
 
 
@@ -188,7 +188,7 @@ CASES: dict[str, tuple[str, Form, int]] = {
 WIDTH, LARGE = 5, 4 * N
 
 
-def _learned(processes: Processes) -> dict[str, tuple[Tensor, Tensor, float]]:
+def _learned(processes: ProcessGroup) -> dict[str, tuple[Tensor, Tensor, float]]:
     """Return each case's loss and the gradient of a shared layer, on this process's rows, and the bytes it summed."""
     found = {}
     for case, (name, form, width) in CASES.items():
@@ -212,7 +212,7 @@ def _learned(processes: Processes) -> dict[str, tuple[Tensor, Tensor, float]]:
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     count = 2
-    results, whole = run_on(count, _learned, tmp_path), _learned(ALONE)
+    results, whole = run_on(count, _learned, tmp_path), _learned(SINGLE_PROCESS)
     for case, (value, gradient, _) in whole.items():
         assert all(torch.equal(result[case][0], results[0][case][0]) for result in results), case
         torch.testing.assert_close(results[0][case][0], value, rtol=1e-10, atol=1e-12)
@@ -223,10 +223,10 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         assert {result[case][2] for result in results} == {count if factored else 1}, case
 
 
-def _summed(processes: Processes) -> Tensor:
+def _summed(processes: ProcessGroup) -> Tensor:
     x = torch.arange(12.0).view(6, 2)[processes.rows(6)]
     return gram(x, x[:, :1], processes)
 
 
 def test_grams_are_summed_over_processes(tmp_path: Path) -> None:
-    assert all(torch.equal(found, _summed(ALONE)) for found in run_on(2, _summed, tmp_path))
+    assert all(torch.equal(found, _summed(SINGLE_PROCESS)) for found in run_on(2, _summed, tmp_path))

@@ -17,8 +17,8 @@ from relgraph.graph.kernels import cosine
 from relgraph.methods.base import Batch, Output, Views
 from relgraph.methods.contrastive import Queued
 from relgraph.methods.moco import MoCo
+from relgraph.methods.parsing import Spelled, build
 from relgraph.methods.seed import SEED
-from relgraph.methods.spelling import Spelled, build
 from relgraph.networks.heads import Projector
 from tests.methods.golden import GOLDEN, check, embeddings, outer
 
@@ -92,7 +92,7 @@ def outputs(n: int = N, patches: int = 0) -> tuple[Output, Output]:
     for width in (STUDENT, TEACHER):
         views = torch.randn(patches * n, width).double().requires_grad_()
         x = torch.randn(n, width).double().requires_grad_()
-        found.append(Output(x, feature=x, further=Output(views, feature=views) if patches else None))
+        found.append(Output(x, feature=x, extra=Output(views, feature=views) if patches else None))
     return found[0], found[1]
 
 
@@ -148,19 +148,17 @@ def test_patches_have_a_queue_of_their_own() -> None:
     remembered = deque(loss.patch_queue.keys.tolist(), maxlen=K)
     for _ in range(4):
         student, teacher = outputs(patches=PATCHES)
-        assert student.further is not None and teacher.further is not None
+        assert student.extra is not None and teacher.extra is not None
         terms = loss.terms(student, teacher)
         assert list(terms) == ["seed", "seed_patches"]
         assert torch.equal(terms["seed"], seed_of_views(loss, student.embedding, teacher.embedding))
         each = [
             naive(loss, s, t, list(remembered))
-            for s, t in zip(
-                student.further.embedding.chunk(PATCHES), teacher.further.embedding.chunk(PATCHES), strict=True
-            )
+            for s, t in zip(student.extra.embedding.chunk(PATCHES), teacher.extra.embedding.chunk(PATCHES), strict=True)
         ]
         assert terms["seed_patches"].item() == pytest.approx(sum(each) / PATCHES, rel=1e-10)
         loss.remember(student, teacher, BATCH)
-        remembered.extend(normalize(teacher.further.embedding[:N]).tolist())
+        remembered.extend(normalize(teacher.extra.embedding[:N]).tolist())
     assert loss.queue.next == loss.patch_queue.next == 4 * N % K
 
 
@@ -176,8 +174,8 @@ def test_the_students_patches_and_the_head_are_trained_and_the_teacher_is_not() 
     loss = seed(patches=PATCHES)
     student, teacher = outputs(patches=PATCHES)
     torch.autograd.backward(loss(student, teacher))
-    assert student.further is not None and teacher.further is not None
-    for output, reached in ((student, True), (teacher, False), (student.further, True), (teacher.further, False)):
+    assert student.extra is not None and teacher.extra is not None
+    for output, reached in ((student, True), (teacher, False), (student.extra, True), (teacher.extra, False)):
         gradient = output.embedding.grad
         assert (gradient is not None and bool(gradient.any())) == reached
     assert isinstance(loss.head, Projector) and len(list(loss.parameters())) == 4
@@ -205,10 +203,10 @@ def test_the_golden_numbers_say_so_too() -> None:
 @pytest.mark.parametrize("head", ["mlp", "linear"])
 def test_gradcheck(head: str, patches: int) -> None:
     loss, (student, teacher) = seed(head, patches), outputs(patches=patches)
-    views = [output.embedding for output in (student.further, teacher.further) if output is not None]
+    views = [output.embedding for output in (student.extra, teacher.extra) if output is not None]
 
-    def value(s: Tensor, *further: Tensor) -> Tensor:
-        said = Output(s, feature=s, further=Output(further[0], feature=further[0]) if further else None)
+    def value(s: Tensor, *extra: Tensor) -> Tensor:
+        said = Output(s, feature=s, extra=Output(extra[0], feature=extra[0]) if extra else None)
         result: Tensor = loss(said, teacher)
         return result
 
@@ -390,7 +388,7 @@ def test_vectors_without_a_head_have_the_queues_width() -> None:
 
 def test_patches_that_are_missing_are_missed() -> None:
     loss, (student, teacher) = seed(patches=PATCHES), outputs(patches=PATCHES)
-    asked = "SEED asked for 3 patches of each image by `views`: expected Output(embedding, further=...)"
+    asked = "SEED asked for 3 patches of each image by `views`: expected Output(embedding, extra=...)"
     none = f"^{re.escape(asked)} of both networks, got none$"
     bare = outputs()
     for pair in ((student, bare[1]), (bare[0], teacher)):

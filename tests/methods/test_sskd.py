@@ -41,7 +41,7 @@ def output(width: int, count: int = N, views: int = V) -> Output:
         z, feature = (torch.randn(rows, size).double().requires_grad_(width == STUDENT) for size in (CLASSES, width))
         return Output(torch.zeros(rows, 2).double(), z, feature)
 
-    return seen(count)._replace(further=seen(views * count))
+    return seen(count)._replace(extra=seen(views * count))
 
 
 def outputs(count: int = N, views: int = V) -> tuple[Output, Output]:
@@ -55,21 +55,21 @@ def batch_of(labels: Tensor) -> Batch:
 BATCH = batch_of(LABELS)
 
 
-def further(given: Output) -> Output:
-    assert given.further is not None
-    return given.further
+def extra(given: Output) -> Output:
+    assert given.extra is not None
+    return given.extra
 
 
 def learned(student: Output) -> list[Tensor]:
-    found = [student.logits, student.feature, further(student).logits, further(student).feature]
+    found = [student.logits, student.feature, extra(student).logits, extra(student).feature]
     return [part for part in found if part is not None]
 
 
 def changed(given: Output, change: Callable[[Tensor], Tensor]) -> Output:
     """Return an output with every tensor put through a function."""
     assert given.logits is not None and given.feature is not None
-    rest = None if given.further is None else changed(given.further, change)
-    return Output(change(given.embedding), change(given.logits), change(given.feature), further=rest)
+    rest = None if given.extra is None else changed(given.extra, change)
+    return Output(change(given.embedding), change(given.logits), change(given.feature), extra=rest)
 
 
 def leaf(given: Output) -> Output:
@@ -83,7 +83,7 @@ ROTATED = torch.cat([ORIGINAL + 1, ORIGINAL + 2, ORIGINAL + 3])
 
 def as_ours(z: Tensor, vectors: Tensor) -> Output:
     rotated = Output(vectors[ROTATED], z[ROTATED], vectors[ROTATED])
-    return Output(vectors[ORIGINAL], z[ORIGINAL], vectors[ORIGINAL], further=rotated)
+    return Output(vectors[ORIGINAL], z[ORIGINAL], vectors[ORIGINAL], extra=rotated)
 
 
 def official(ratios: str, weight: float | None = None) -> SSKD:
@@ -162,7 +162,7 @@ def naive(loss: SSKD, student: Output, teacher: Output, labels: Tensor) -> dict[
     rows: list[Rows] = []
     similar: list[Rows] = []
     for given, head in ((student, loss.head), (teacher, loss.ss_head)):
-        view = further(given)
+        view = extra(given)
         assert given.logits is not None and given.feature is not None
         assert view.logits is not None and view.feature is not None
         z.append(given.logits.tolist())
@@ -220,8 +220,8 @@ def test_equal_ranks_go_by_image_though_rows_go_by_view() -> None:
     right = torch.tensor([[0.0, 1.0, 0.0, 0.0]]).double()
     # Row v * 2 + i: the student differs from the teacher in the views of the second image.
     seen = torch.cat([right, right + torch.tensor([[0.0, 3.0, 0.0, 0.0]])]).repeat(4, 1)
-    student = student._replace(further=further(student)._replace(logits=seen))
-    teacher = teacher._replace(further=further(teacher)._replace(logits=right.expand(8, -1)))
+    student = student._replace(extra=extra(student)._replace(logits=seen))
+    teacher = teacher._replace(extra=extra(teacher)._replace(logits=right.expand(8, -1)))
     assert loss.terms(student, teacher, batch_of(torch.tensor([0, 0])))["transformed"].item() == 0
     assert loss.terms(student, teacher, batch_of(torch.tensor([0, 1])))["transformed"].item() > 0.01
 
@@ -231,9 +231,9 @@ def test_where_no_view_is_trusted_there_is_nothing_to_follow() -> None:
     loss = raw(tf_ratio=0.0, ss_ratio=0.0)
     assert teacher.logits is not None and teacher.feature is not None
     seen = torch.cat([torch.full((V * N, 1), -100.0), torch.zeros(V * N, CLASSES - 1)], 1).double()
-    least = further(teacher)._replace(logits=seen, feature=-torch.cat([teacher.feature] * V))
+    least = extra(teacher)._replace(logits=seen, feature=-torch.cat([teacher.feature] * V))
     labels = torch.zeros(N, dtype=torch.long)
-    terms = loss.terms(student, teacher._replace(further=least), batch_of(labels))
+    terms = loss.terms(student, teacher._replace(extra=least), batch_of(labels))
     assert terms["transformed"].item() == 0 and terms["self_supervision"].item() == 0
     gradients = torch.autograd.grad(terms["transformed"] + terms["self_supervision"], learned(student)[1:])
     assert not any(gradient.any() for gradient in gradients)
@@ -249,8 +249,8 @@ def test_gradient() -> None:
     loss, (student, teacher) = sskd(), outputs()
 
     def value(z: Tensor, x: Tensor, z_views: Tensor, x_views: Tensor) -> Tensor:
-        views = Output(further(student).embedding, z_views, x_views)
-        found: Tensor = loss(Output(student.embedding, z, x, further=views), teacher, BATCH)
+        views = Output(extra(student).embedding, z_views, x_views)
+        found: Tensor = loss(Output(student.embedding, z, x, extra=views), teacher, BATCH)
         return found
 
     assert torch.autograd.gradcheck(value, learned(student))
@@ -310,8 +310,8 @@ def test_the_order_of_the_batch_decides_on_equal_ranks_alone() -> None:
     order = torch.randperm(N)
 
     def moved(given: Output) -> Output:
-        rest = changed(further(given), lambda x: x.view(V, N, -1)[:, order].flatten(0, 1))
-        return changed(given._replace(further=None), lambda x: x[order])._replace(further=rest)
+        rest = changed(extra(given), lambda x: x.view(V, N, -1)[:, order].flatten(0, 1))
+        return changed(given._replace(extra=None), lambda x: x[order])._replace(extra=rest)
 
     loss = sskd(ss_ratio=1.0)
     value = loss(moved(student), moved(teacher), batch_of(LABELS[order]))
@@ -439,11 +439,11 @@ def without(given: Output, part: str) -> Output:
 
 
 def views_without(given: Output, part: str) -> Output:
-    return given._replace(further=without(further(given), part))
+    return given._replace(extra=without(extra(given), part))
 
 
 Change = Callable[[Output], Output]
-EXPECTED = "SSKD reads further views of each image (`Output.further`, as its `views` say): expected 3 * 5 rows"
+EXPECTED = "SSKD reads extra views of each image (`Output.extra`, as its `views` say): expected 3 * 5 rows"
 LOGITS = "SSKD reads logits: expected Output(embedding, logits) of student and teacher"
 FEATURES = "SSKD reads features: expected Output(embedding, feature=...) of both networks"
 
@@ -452,9 +452,9 @@ FEATURES = "SSKD reads features: expected Output(embedding, feature=...) of both
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda given: without(given, "further"), f"{EXPECTED}, got none"),
-        (lambda given: given._replace(further=output(6, 12, 1)), f"{EXPECTED}, got 12"),
-        (lambda given: given._replace(further=further(given)._replace(feature=torch.ones(12, 6))), "got 12 and 15"),
+        (lambda given: without(given, "extra"), f"{EXPECTED}, got none"),
+        (lambda given: given._replace(extra=output(6, 12, 1)), f"{EXPECTED}, got 12"),
+        (lambda given: given._replace(extra=extra(given)._replace(feature=torch.ones(12, 6))), "got 12 and 15"),
         (lambda given: without(given, "logits"), LOGITS),
         (lambda given: views_without(given, "logits"), LOGITS),
         (lambda given: without(given, "feature"), FEATURES),

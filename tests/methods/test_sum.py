@@ -171,7 +171,7 @@ def test_what_it_refuses() -> None:
 
 def with_further(given: Output, each: int) -> Output:
     rows = each * N
-    return given._replace(further=Output(torch.randn(rows, D), torch.randn(rows, CLASSES), torch.randn(rows, D)))
+    return given._replace(extra=Output(torch.randn(rows, D), torch.randn(rows, CLASSES), torch.randn(rows, D)))
 
 
 def seed(patches: int = 0) -> SEED:
@@ -228,7 +228,7 @@ def test_queues_of_a_sum_remember_patches_as_well() -> None:
     ],
 )
 def test_further_views_that_differ(methods: dict[str, Callable[[], Method]], words: str) -> None:
-    with pytest.raises(RelgraphError, match=f"^the methods of a sum share the further views of an image, got {words}$"):
+    with pytest.raises(RelgraphError, match=f"^the methods of a sum share the extra views of an image, got {words}$"):
         Sum({name: (1.0, make()) for name, make in methods.items()})
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import ALONE, Processes
+from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.networks.batch_norm import Synchronised, average_statistics, synchronised
 from tests.processes import run_on
 
@@ -48,7 +48,7 @@ def inputs(name: str, step: int = 0) -> tuple[Tensor, Tensor]:
     return x, of_seen
 
 
-def run(processes: Processes, name: str, layer: nn.Module) -> dict[str, Tensor]:
+def run(processes: ProcessGroup, name: str, layer: nn.Module) -> dict[str, Tensor]:
     """Return outputs, gradients and buffers of a few steps, this process's rows of each batch seen."""
     result = {}
     for step in range(STEPS):
@@ -66,11 +66,11 @@ def run(processes: Processes, name: str, layer: nn.Module) -> dict[str, Tensor]:
     return {**result, **dict(layer.named_buffers())}
 
 
-def run_all(processes: Processes) -> dict[str, dict[str, Tensor]]:
+def run_all(processes: ProcessGroup) -> dict[str, dict[str, Tensor]]:
     return {name: run(processes, name, synchronised(make(name), processes)) for name in LAYERS if fits(name, processes)}
 
 
-def fits(name: str, processes: Processes) -> bool:
+def fits(name: str, processes: ProcessGroup) -> bool:
     return LAYERS[name][2][0] % processes.count == 0
 
 
@@ -78,7 +78,7 @@ def fits(name: str, processes: Processes) -> bool:
 def test_processes_are_one_with_the_whole_batch(count: int, tmp_path: Path) -> None:
     by_rank = run_on(count, run_all, tmp_path)
     for name in by_rank[0]:
-        for key, expected in run(ALONE, name, make(name)).items():
+        for key, expected in run(SINGLE_PROCESS, name, make(name)).items():
             parts = [results[name][key] for results in by_rank]
             if key.startswith(("seen", "x")):
                 parts = [torch.cat(parts)]
@@ -88,7 +88,7 @@ def test_processes_are_one_with_the_whole_batch(count: int, tmp_path: Path) -> N
     assert len(by_rank[0]) == len(LAYERS) - (count == 2)
 
 
-def coarse(processes: Processes, dtype: torch.dtype, autocast: bool) -> dict[str, Tensor]:
+def coarse(processes: ProcessGroup, dtype: torch.dtype, autocast: bool) -> dict[str, Tensor]:
     """Return output, gradients and statistics of images in half precision, stored channels last."""
     x, of_seen = inputs("2d")
     rows = processes.rows(N)
@@ -110,7 +110,7 @@ def coarse(processes: Processes, dtype: torch.dtype, autocast: bool) -> dict[str
 def test_half_precision_has_statistics_in_float32(tmp_path: Path) -> None:
     for dtype, autocast in ((torch.bfloat16, False), (torch.bfloat16, True), (torch.float16, False)):
         first, second = run_on(2, coarse, tmp_path, dtype, autocast)
-        expected = coarse(ALONE, dtype, autocast)
+        expected = coarse(SINGLE_PROCESS, dtype, autocast)
         for key in ("seen", "x"):
             # The input's gradient is rounded twice where torch's is rounded once.
             both = torch.cat((first[key], second[key]))
@@ -135,7 +135,7 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 3), shared, with_act, nn.Sequential(nn.Conv2d(4, 4, 1), shared), nn.Flatten())
 
 
-def train(processes: Processes) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+def train(processes: ProcessGroup) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """Return loss, state after three steps, and the evaluation of a network, as DDP trains it on several processes."""
     layers = synchronised(network().double(), processes)
     student = layers if processes.count == 1 else DistributedDataParallel(layers)
@@ -151,7 +151,7 @@ def train(processes: Processes) -> tuple[Tensor, dict[str, Tensor], Tensor]:
 
 
 def test_a_network_trains_as_on_one_process(tmp_path: Path) -> None:
-    loss, state, evaluated = train(ALONE)
+    loss, state, evaluated = train(SINGLE_PROCESS)
     for result in run_on(2, train, tmp_path):
         assert list(result[1]) == list(state)
         torch.testing.assert_close(result, (loss, state, evaluated), rtol=1e-10, atol=1e-10)
@@ -161,26 +161,26 @@ def test_layers_stay_what_they_are() -> None:
     layers = network()
     before, modules = dict(layers.named_parameters()), list(layers.modules())
     layers[2].eval()
-    assert synchronised(layers, Processes(0, 2)) is layers
+    assert synchronised(layers, ProcessGroup(0, 2)) is layers
     assert list(layers.modules()) == modules and layers[1] is layers.get_submodule("3.1")
     assert [isinstance(layer, Synchronised) for layer in layers[:3]] == [False, True, True]
     assert all(parameter is before[name] for name, parameter in layers.named_parameters())
     assert list(layers.state_dict()) == list(network().state_dict())
     assert layers[1].training and not layers[2].training
     kinds = [type(layer) for layer in layers.modules()]
-    assert [type(layer) for layer in synchronised(copy.deepcopy(layers), Processes(0, 2)).modules()] == kinds
+    assert [type(layer) for layer in synchronised(copy.deepcopy(layers), ProcessGroup(0, 2)).modules()] == kinds
 
 
 def test_evaluation_is_plain_batch_norm() -> None:
     plain = network()
     x = torch.randn(4, 3, 5, 5)
     plain(x)
-    layers = synchronised(copy.deepcopy(plain), Processes(1, 3)).eval()  # no group: nothing may be sent
+    layers = synchronised(copy.deepcopy(plain), ProcessGroup(1, 3)).eval()  # no group: nothing may be sent
     assert torch.equal(layers(x), plain.eval()(x))
 
 
 def test_one_process_has_torchs_own_layers() -> None:
-    layers = synchronised(network(), ALONE)
+    layers = synchronised(network(), SINGLE_PROCESS)
     assert not any(isinstance(layer, Synchronised) for layer in layers.modules())
 
 
@@ -190,15 +190,15 @@ class Other(nn.BatchNorm2d):
 
 def test_a_batch_norm_of_another_kind_is_refused() -> None:
     with pytest.raises(RelgraphError, match=r"knows BatchNorm1d.* and timm's BatchNormAct2d, got Other in '1.0'"):
-        synchronised(nn.Sequential(nn.ReLU(), nn.Sequential(Other(3))), Processes(0, 2))
+        synchronised(nn.Sequential(nn.ReLU(), nn.Sequential(Other(3))), ProcessGroup(0, 2))
 
 
 def test_a_batch_norm_wants_channels() -> None:
     with pytest.raises(RelgraphError, match=r"a batch norm wants a tensor \(N, C, ...\), got \(5,\)"):
-        synchronised(nn.BatchNorm1d(5), Processes(0, 2))(torch.zeros(5))
+        synchronised(nn.BatchNorm1d(5), ProcessGroup(0, 2))(torch.zeros(5))
 
 
-def averaged(processes: Processes) -> dict[str, Tensor]:
+def averaged(processes: ProcessGroup) -> dict[str, Tensor]:
     layers = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2, track_running_stats=False), nn.BatchNorm1d(2))
     for name, buffer in layers.named_buffers():
         buffer += 7 if name.endswith("tracked") else processes.rank
@@ -211,4 +211,4 @@ def test_statistics_are_averaged_and_counts_stay(tmp_path: Path) -> None:
         assert len(buffers) == 6
         for key, expected in (("running_mean", 1.0), ("running_var", 2.0), ("num_batches_tracked", 7)):
             assert all(buffers[f"{layer}.{key}"].eq(expected).all() for layer in (0, 2))
-    assert torch.equal(averaged(ALONE)["0.running_var"], torch.ones(2))
+    assert torch.equal(averaged(SINGLE_PROCESS)["0.running_var"], torch.ones(2))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from relgraph.graph.processes import Processes
+from relgraph.graph.processes import ProcessGroup
 from relgraph.methods import Batch, Output
 from relgraph.training.accumulation import Seen, average_gradients, backward_in_parts
 from relgraph.training.objective import Distiller, Losses
@@ -39,12 +39,12 @@ def made(case: str, change: Change = group_norm) -> Distiller:
 
 
 def seen() -> Seen:
-    images, further, teacher, further_teacher, batch = next(batches())
-    return Seen(images, further, teacher, further_teacher, batch)
+    images, extra, teacher, extra_teacher, batch = next(batches())
+    return Seen(images, extra, teacher, extra_teacher, batch)
 
 
 def whole(module: Distiller, given: Seen) -> Losses:
-    losses: Losses = module(given.images, given.teacher, given.batch, given.further, given.further_teacher)
+    losses: Losses = module(given.images, given.teacher, given.batch, given.extra, given.extra_teacher)
     losses.total.backward()  # type: ignore[no-untyped-call]
     return losses
 
@@ -63,7 +63,7 @@ def test_the_graph_spans_all_parts(case: str, parts: int) -> None:
     found = backward_in_parts(other, seen(), parts, nullcontext)
     torch.testing.assert_close({**found.terms, **found.teacher_terms}, {**expected.terms, **expected.teacher_terms})
     torch.testing.assert_close(found.student.embedding, expected.student.embedding)
-    torch.testing.assert_close(found.student.further, expected.student.further)
+    torch.testing.assert_close(found.student.extra, expected.student.extra)
     assert gradients(other).keys() == gradients(one).keys()
     for name, gradient in gradients(one).items():
         scale = max(1.0, float(gradient.abs().max()))
@@ -99,7 +99,7 @@ def test_what_is_random_is_drawn_alike_both_times() -> None:
     expected.total.backward()  # type: ignore[no-untyped-call]
     after = torch.get_rng_state()
     torch.manual_seed(5)
-    found = backward_in_parts(other, given._replace(further=None, further_teacher=None), 3, nullcontext)
+    found = backward_in_parts(other, given._replace(extra=None, extra_teacher=None), 3, nullcontext)
     torch.testing.assert_close(found.total, expected.total)
     torch.testing.assert_close(gradients(other), gradients(one), rtol=1e-9, atol=1e-11)
     assert torch.equal(torch.get_rng_state(), after), "as if the student had spoken once"
@@ -110,7 +110,7 @@ def test_running_statistics_see_each_part_once() -> None:
     with torch.no_grad():
         for images in given.images.chunk(4):
             one.student(images)
-    backward_in_parts(other, given._replace(further=None, further_teacher=None), 4, nullcontext)
+    backward_in_parts(other, given._replace(extra=None, extra_teacher=None), 4, nullcontext)
     torch.testing.assert_close(dict(other.student.named_buffers()), dict(one.student.named_buffers()))
 
 
@@ -128,7 +128,7 @@ def test_what_nothing_teaches_has_no_gradient() -> None:
     assert not {"student.head.project.weight", "student.head.classify.weight"} & gradients(module).keys()
 
 
-def _averaged(processes: Processes) -> dict[str, Tensor | None]:
+def _averaged(processes: ProcessGroup) -> dict[str, Tensor | None]:
     layers = nn.ModuleDict({name: nn.Linear(2, 1, bias=False) for name in ("both", "one", "none")})
     for name, layer in layers.items():
         if name == "both" or (name == "one" and processes.rank == 1):

@@ -12,9 +12,9 @@ from relgraph.data.manifest import Manifest
 from relgraph.data.views import draw_view
 from relgraph.errors import RelgraphError
 from relgraph.training import embedding
+from relgraph.training.building import open_data, open_teacher
 from relgraph.training.embedding import default_path, store_embeddings
 from relgraph.training.inputs import teacher_input
-from relgraph.training.opening import open_data, open_teacher
 from relgraph.training.recipe import Recipe
 
 RecipeMaker = Callable[..., Recipe]

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import ALONE, Processes
+from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.epochs import Progress, run_epochs
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
@@ -31,8 +31,8 @@ class Counting:
         self.asked: list[str] = []
 
     @property
-    def processes(self) -> Processes:
-        return ALONE
+    def processes(self) -> ProcessGroup:
+        return SINGLE_PROCESS
 
     @property
     def parts(self) -> Mapping[str, Any]:

@@ -26,7 +26,7 @@ from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
 from relgraph.training.setup import Setup, build
 from relgraph.training.student import load_student
-from relgraph.training.teaching import Online
+from relgraph.training.teacher_features import Online
 
 RecipeMaker = Callable[..., Recipe]
 Runs = Callable[[str], Path]
@@ -551,13 +551,13 @@ def test_patches_go_through_both_networks_and_stay_in_memory(make: RecipeMaker) 
     index, first = torch.tensor([5, 1, 30, 20]), method.patch_queue.keys[:5].clone()
     images = next(setup.batches([index]))
     fed = setup.feed(images, index, torch.Generator().manual_seed(0))
-    assert fed.further is not None and fed.further.shape == (8, 3, 3, 3) and fed.further_seen is not None
+    assert fed.extra is not None and fed.extra.shape == (8, 3, 3, 3) and fed.extra_teacher is not None
     meter = Meter()
     loop.step(setup, images, index, torch.Generator().manual_seed(0), meter)
     row = meter.read(0)
     assert row["loss"] == pytest.approx(row["seed"] + row["seed_patches"]) and row["seed_patches"] > 0
     keys = method.patch_queue.keys
-    torch.testing.assert_close(keys[:4], normalize(fed.further_seen.pooled[:4]))
+    torch.testing.assert_close(keys[:4], normalize(fed.extra_teacher.pooled[:4]))
     assert torch.equal(keys[4], first[4]) and int(method.patch_queue.next) == 4
 
 

@@ -311,22 +311,22 @@ def test_degenerate_nodes_of_both_sides_are_counted() -> None:
     assert module(images, seen, batch).degenerate.item() == 3
 
 
-V = 2  # further views of each image
+V = 2  # extra views of each image
 
 
 class Asking(Method):
-    """Keeps what it was given, of a method that asks for further views."""
+    """Keeps what it was given, of a method that asks for extra views."""
 
     views = Views("patches", V)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         self.given = student, teacher
-        assert student.further is not None and teacher.further is not None
-        return {"asking": (student.further.embedding - teacher.further.embedding).square().mean()}
+        assert student.extra is not None and teacher.extra is not None
+        return {"asking": (student.extra.embedding - teacher.extra.embedding).square().mean()}
 
 
 def further_views(side: int) -> tuple[Tensor, Features]:
-    """Return two further views of all images, and what a teacher of one stage saw in them."""
+    """Return two extra views of all images, and what a teacher of one stage saw in them."""
     feature = torch.randn(V * N, WIDTH, dtype=torch.float64)
     return torch.randn(V * N, 1, side, side, dtype=torch.float64), Features(feature, (feature[:, :, None, None],))
 
@@ -336,12 +336,12 @@ def batches_seen(module: Distiller) -> set[int]:
     return {int(x) for name, x in module.student.named_buffers() if name.endswith("num_batches_tracked")}
 
 
-def both_passes(module: Distiller, images: Tensor, further: Tensor) -> tuple[Output, Output]:
-    """Return what a copy of the student says of images and further views, views of one size in one batch."""
+def both_passes(module: Distiller, images: Tensor, extra: Tensor) -> tuple[Output, Output]:
+    """Return what a copy of the student says of images and extra views, views of one size in one batch."""
     student = deepcopy(module.student)
-    if images.shape[1:] != further.shape[1:]:
-        return student(images), student(further)
-    both: Output = student(torch.cat([images, further]))
+    if images.shape[1:] != extra.shape[1:]:
+        return student(images), student(extra)
+    both: Output = student(torch.cat([images, extra]))
     assert both.logits is not None and both.feature is not None
     first, rest = (
         Output(both.embedding[rows], both.logits[rows], both.feature[rows], tuple(stage[rows] for stage in both.maps))
@@ -354,24 +354,24 @@ def both_passes(module: Distiller, images: Tensor, further: Tensor) -> tuple[Out
 def test_further_views_of_one_size_share_a_batch_with_the_images(side: int, passes: int) -> None:
     """They then share the statistics of batch norm, as in SSKD's official code; small patches have their own."""
     method = Asking()
-    module, (images, seen, batch), (further, further_seen) = distiller(method), inputs(), further_views(side)
-    first, rest = both_passes(module, images, further)
-    losses = module(images, seen, batch, further, further_seen)
+    module, (images, seen, batch), (extra, extra_teacher) = distiller(method), inputs(), further_views(side)
+    first, rest = both_passes(module, images, extra)
+    losses = module(images, seen, batch, extra, extra_teacher)
     assert batches_seen(module) == {passes}
     student, teacher = method.given
-    assert student.further is not None and teacher.further is not None
-    torch.testing.assert_close(student._replace(further=None), first, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(student.further, rest._replace(maps=()), rtol=1e-10, atol=1e-12)
-    embedding, logits = teacher_head(module)(further_seen.pooled)
-    torch.testing.assert_close(teacher.further, Output(embedding, logits, further_seen.pooled))
+    assert student.extra is not None and teacher.extra is not None
+    torch.testing.assert_close(student._replace(extra=None), first, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(student.extra, rest._replace(maps=()), rtol=1e-10, atol=1e-12)
+    embedding, logits = teacher_head(module)(extra_teacher.pooled)
+    torch.testing.assert_close(teacher.extra, Output(embedding, logits, extra_teacher.pooled))
     torch.testing.assert_close(teacher.embedding, teacher_head(module)(seen.pooled)[0])
     torch.testing.assert_close(teacher.maps, seen.maps, rtol=0, atol=0)
-    assert teacher.further.maps == student.further.maps == ()
+    assert teacher.extra.maps == student.extra.maps == ()
     expected = (rest.embedding - embedding).square().mean()
     torch.testing.assert_close(losses.terms["asking"], expected, rtol=1e-10, atol=0)
     torch.testing.assert_close(losses.terms["cross_entropy"], mean_log_loss(logits_of(first)), rtol=1e-10, atol=0)
-    for kept, given in ((losses.student, student.further), (losses.teacher, teacher.further)):
-        assert kept.maps == () and torch.equal(kept.further.embedding, given.embedding)
+    for kept, given in ((losses.student, student.extra), (losses.teacher, teacher.extra)):
+        assert kept.maps == () and torch.equal(kept.extra.embedding, given.embedding)
 
 
 def logits_of(output: Output) -> Tensor:
@@ -380,16 +380,16 @@ def logits_of(output: Output) -> Tensor:
 
 
 def test_further_views_change_the_statistics_of_the_images_batch() -> None:
-    module, (images, seen, batch), (further, further_seen) = distiller(Asking()), inputs(), further_views(8)
-    beside = module(images, seen, batch, further, further_seen).student
+    module, (images, seen, batch), (extra, extra_teacher) = distiller(Asking()), inputs(), further_views(8)
+    beside = module(images, seen, batch, extra, extra_teacher).student
     alone = deepcopy(module.student)(images)
     assert not torch.allclose(beside.logits, alone.logits), "else the test before this one could not fail"
 
 
 @pytest.mark.parametrize("side", [8, 4])
 def test_further_views_teach_the_student_and_not_the_teacher(side: int) -> None:
-    module, (images, seen, batch), (further, further_seen) = distiller(Asking()), inputs(), further_views(side)
-    losses = module(images, seen, batch, further, further_seen)
+    module, (images, seen, batch), (extra, extra_teacher) = distiller(Asking()), inputs(), further_views(side)
+    losses = module(images, seen, batch, extra, extra_teacher)
     first = next(module.student.backbone.parameters())
     assert all(g is not None and g.any() for g in gradients(losses.terms["asking"], [first]))
     assert not any(g is not None for g in gradients(losses.terms["asking"], list(module.teacher_parameters())))
@@ -402,15 +402,15 @@ def test_a_method_that_asks_for_rotations_is_what_it_is_alone() -> None:
     method = SSKD(64, WIDTH, nn.Linear(WIDTH, WIDTH).double(), temperature=3.0).double()
     module = distiller(method, gamma=0.1)
     images, seen, batch = inputs()
-    further, feature = torch.randn(3 * N, 1, 8, 8).double(), torch.randn(3 * N, WIDTH).double()
-    student: Output = deepcopy(module.student)(torch.cat([images, further]))
-    losses = module(images, seen, batch, further, Features(feature))
+    extra, feature = torch.randn(3 * N, 1, 8, 8).double(), torch.randn(3 * N, WIDTH).double()
+    student: Output = deepcopy(module.student)(torch.cat([images, extra]))
+    losses = module(images, seen, batch, extra, Features(feature))
     head, z, x = teacher_head(module), logits_of(student), student.feature
     assert x is not None
     rest = Output(student.embedding[N:], z[N:], x[N:])
     taught, further_taught = (Output(head(part)[0], head(part)[1], part) for part in (seen.pooled, feature))
-    first = Output(student.embedding[:N], z[:N], x[:N], further=rest)
-    expected = method.terms(first, taught._replace(further=further_taught), batch)
+    first = Output(student.embedding[:N], z[:N], x[:N], extra=rest)
+    expected = method.terms(first, taught._replace(extra=further_taught), batch)
     torch.testing.assert_close(losses.terms["cross_entropy"], 0.1 * mean_log_loss(z[:N]), rtol=1e-10, atol=0)
     found = {name: term for name, term in losses.terms.items() if name != "cross_entropy"}
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
-from relgraph.graph.processes import ALONE, Processes
+from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.methods import METHODS, Batch, build_method
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.batch_norm import synchronised
 from relgraph.networks.heads import Head, Projector
 from relgraph.networks.teachers import Features
 from relgraph.training.accumulation import Seen, average_gradients, backward_in_parts
+from relgraph.training.building import ddp_options
 from relgraph.training.objective import Distiller
-from relgraph.training.opening import ddp_options
 from relgraph.training.student import Student
 from tests.processes import run_on
 
@@ -106,11 +106,11 @@ def batches() -> Iterator[tuple[Tensor, Tensor, Features, Features, Batch]]:
     for _ in range(STEPS):
         maps = tuple(draw(N, *shape) for shape in MAPS)
         index = torch.randperm(IMAGES, generator=random)[:N]
-        seen, further_seen = Features(draw(N, TEACHER_WIDTH), maps), Features(draw(VIEWS * N, TEACHER_WIDTH))
-        yield draw(N, 1, 8, 8), draw(VIEWS * N, 1, 8, 8), seen, further_seen, Batch(index, labels()[index])
+        seen, extra_teacher = Features(draw(N, TEACHER_WIDTH), maps), Features(draw(VIEWS * N, TEACHER_WIDTH))
+        yield draw(N, 1, 8, 8), draw(VIEWS * N, 1, 8, 8), seen, extra_teacher, Batch(index, labels()[index])
 
 
-def train(processes: Processes, options: dict[str, Any]) -> Trained:
+def train(processes: ProcessGroup, options: dict[str, Any]) -> Trained:
     """Train a small student on the rows that a process has of each batch."""
     module = distiller(options)
     module.spread_over(processes)
@@ -132,17 +132,17 @@ def train(processes: Processes, options: dict[str, Any]) -> Trained:
     def views(x: Tensor) -> Tensor:
         return x.view(VIEWS, N, *x.shape[1:])[:, rows].flatten(0, 1)
 
-    for images, further, seen, further_seen, batch in islice(batches(), options.get("steps", STEPS)):
+    for images, extra, seen, extra_teacher, batch in islice(batches(), options.get("steps", STEPS)):
         own = Features(seen.pooled[rows], tuple(stage[rows] for stage in seen.maps))
         part = Batch(batch.indices[rows], batch.labels[rows])
-        given = Seen(images[rows], views(further), own, Features(views(further_seen.pooled)), part)
+        given = Seen(images[rows], views(extra), own, Features(views(extra_teacher.pooled)), part)
         for optimiser in optimisers:
             optimiser.zero_grad()
         if "parts" in options and processes.count > 1:  # one process has the batch in one part
             found = backward_in_parts(module, given, options["parts"], nullcontext)
             average_gradients(module, processes)
         else:
-            found = wrapped(given.images, given.teacher, part, given.further, given.further_teacher)
+            found = wrapped(given.images, given.teacher, part, given.extra, given.extra_teacher)
             found.total.backward()
         if module.method is not None and found.teacher is not None:
             module.method.remember(found.student, found.teacher, part)
@@ -159,13 +159,13 @@ def train(processes: Processes, options: dict[str, Any]) -> Trained:
     )
 
 
-def train_all(processes: Processes, names: list[str]) -> dict[str, Trained]:
+def train_all(processes: ProcessGroup, names: list[str]) -> dict[str, Trained]:
     return {name: train(processes, CASES[name]) for name in names}
 
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Trained]:
-    return train_all(ALONE, list(CASES))
+    return train_all(SINGLE_PROCESS, list(CASES))
 
 
 @pytest.fixture(scope="module")

@@ -349,11 +349,11 @@ def test_the_head_finds_the_image_of_each_transformed_one(
     teacher, head = job.feed.teacher, deepcopy(job.module.projector)
     images, index, meter = job.data.train.pixels[:5], torch.arange(5), Meter()
     fed = job.feed(images, index, torch.Generator().manual_seed(3))
-    assert fed.further is not None and len(fed.further) == views * 5
+    assert fed.extra is not None and len(fed.extra) == views * 5
     if transformations == "rotations":
-        shares = [(fed.further[5 * v : 5 * v + 5].float().sum((1, 2, 3)) / 1e4).std() for v in range(3)]
+        shares = [(fed.extra[5 * v : 5 * v + 5].float().sum((1, 2, 3)) / 1e4).std() for v in range(3)]
         assert all(share > 0 for share in shares), "each image is another one"
-    own, turned = (head(teacher(teacher_input(teacher, seen))) for seen in (fed.images, fed.further))
+    own, turned = (head(teacher(teacher_input(teacher, seen))) for seen in (fed.images, fed.extra))
     losses = []
     for row, vector in enumerate(turned):
         weights = torch.stack([cosine_similarity(vector, other, dim=0) for other in own])  # at the temperature 1

@@ -9,7 +9,7 @@ import torch
 
 from relgraph.data.batches import epoch_batches
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import Processes
+from relgraph.graph.processes import ProcessGroup
 from relgraph.training import epochs, loop
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.loop import train, train_epoch
@@ -34,20 +34,20 @@ TERMS = {
 }  # fmt: skip
 
 
-def launched(processes: Processes) -> None:
+def launched(processes: ProcessGroup) -> None:
     """Set what torchrun sets."""
     count = str(processes.count)
     os.environ |= {"RANK": str(processes.rank), "LOCAL_RANK": str(processes.rank), "WORLD_SIZE": count}
     os.environ |= {"LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 
 
-def train_all(processes: Processes, recipes: dict[str, Recipe], folder: Path) -> dict[str, Any]:
+def train_all(processes: ProcessGroup, recipes: dict[str, Recipe], folder: Path) -> dict[str, Any]:
     launched(processes)
     # Only the first one's directory counts.
     return {name: train(recipe, folder / name / str(processes.rank)) for name, recipe in recipes.items()}
 
 
-def stop_and_go_on(processes: Processes, recipe: Recipe, path: Path, go_on: bool) -> None:
+def stop_and_go_on(processes: ProcessGroup, recipe: Recipe, path: Path, go_on: bool) -> None:
     launched(processes)
     if not go_on:
         original = epochs._improved
@@ -64,7 +64,7 @@ def stop_and_go_on(processes: Processes, recipe: Recipe, path: Path, go_on: bool
     train(recipe, path, resume=True)
 
 
-def refused(processes: Processes, recipes: list[Recipe], folder: Path) -> list[str]:
+def refused(processes: ProcessGroup, recipes: list[Recipe], folder: Path) -> list[str]:
     launched(processes)
     found = []
     for recipe in recipes:
@@ -120,7 +120,7 @@ def test_a_run_goes_on_over_another_number_of_processes(make: RecipeMaker, tmp_p
         assert torch.allclose(state[key], value, rtol=0.02, atol=0.02), key
 
 
-def memories(processes: Processes, recipe: Recipe, folder: Path) -> dict[str, Any]:
+def memories(processes: ProcessGroup, recipe: Recipe, folder: Path) -> dict[str, Any]:
     """Return the buffers of a method after an epoch, as this process has them."""
     launched(processes)
     setup = build(recipe)

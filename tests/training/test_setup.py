@@ -18,15 +18,15 @@ from relgraph.networks.files import load_head, load_ss_head, save_network, save_
 from relgraph.networks.heads import Projector
 from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Teacher, load_teacher
+from relgraph.training.building import open_data, open_fabric, open_teacher, parse_arguments
 from relgraph.training.hardware import native_bf16
 from relgraph.training.inputs import teacher_input
 from relgraph.training.loop import train, train_epoch
 from relgraph.training.objective import Distiller
-from relgraph.training.opening import open_data, open_fabric, open_teacher, parse_arguments
 from relgraph.training.recipe import Recipe
 from relgraph.training.setup import Setup, build, new_distiller, reads_maps
 from relgraph.training.student import load_student
-from relgraph.training.teaching import Online
+from relgraph.training.teacher_features import Online
 
 RecipeMaker = Callable[..., Recipe]
 Runs = Callable[[str], Path]
@@ -501,20 +501,20 @@ def test_what_a_method_is_shown_of_further_views(make: RecipeMaker, monkeypatch:
     class Further(Curious):
         views = Views("rotations", 3)
 
-    monkeypatch.setitem(METHODS, "further", Further)
-    setup = build(make(method="further"))
+    monkeypatch.setitem(METHODS, "extra", Further)
+    setup = build(make(method="extra"))
     method = setup.objective.method
     assert isinstance(method, Further)
     ((student, teacher, _, _),) = method.given
     for output in (student, teacher):
-        assert output.further is not None and output.further.logits is not None
-        assert output.further.embedding.shape == (36, 16) and output.further.logits.shape == (36, 3)
-        assert output.further.feature is not None and output.further.feature.shape == (36, 64)
+        assert output.extra is not None and output.extra.logits is not None
+        assert output.extra.embedding.shape == (36, 16) and output.extra.logits.shape == (36, 3)
+        assert output.extra.feature is not None and output.extra.feature.shape == (36, 64)
     row = train_epoch(setup, 0)
     (shown, seen, batch, _), *_ = method.given[1:]
-    assert shown.further is not None and seen.further is not None and batch is not None
-    assert len(shown.further.embedding) == len(seen.further.embedding) == 3 * len(batch.indices) == 36
-    assert "curious" in row and setup.note.startswith("teacher: online, in every step (further reads what the teacher")
+    assert shown.extra is not None and seen.extra is not None and batch is not None
+    assert len(shown.extra.embedding) == len(seen.extra.embedding) == 3 * len(batch.indices) == 36
+    assert "curious" in row and setup.note.startswith("teacher: online, in every step (extra reads what the teacher")
 
 
 def test_a_head_that_no_class_teaches_stays_as_it_is(make: RecipeMaker) -> None:

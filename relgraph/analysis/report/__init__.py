@@ -17,7 +17,7 @@ from relgraph.analysis.report.html import Html
 from relgraph.analysis.report.page import document
 from relgraph.analysis.report.run_sections import curves, environment, results, settings
 from relgraph.analysis.report.summary import Summary, summaries
-from relgraph.analysis.trained import TrainedRun
+from relgraph.analysis.run_loading import TrainedRun
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
 from relgraph.training.recipe import Recipe

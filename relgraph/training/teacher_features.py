@@ -9,9 +9,9 @@ from torch import Tensor
 from relgraph.data.augment import Augmentation, Drawn, make_augmentation
 from relgraph.data.datasets import DataSet
 from relgraph.data.embeddings import EmbeddingStore
-from relgraph.data.further import FurtherViews, make_further
+from relgraph.data.extra_views import ExtraViews, make_extra_views
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import ALONE, Processes
+from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.methods import Views
 from relgraph.networks.teachers import Features, Teacher
 from relgraph.training.inputs import teacher_input
@@ -25,14 +25,14 @@ class Fed(NamedTuple):
     Attributes:
         images: The student's view, `(B, C, H, W)`, uint8 or in 0..1.
         seen: The teacher's features of it or of another view, if there is a teacher.
-        further: Further views that a method asks for, `(V * B, C, h, w)`: row `v * B + i` is view v of image i.
-        further_seen: The teacher's features of these.
+        extra: Extra views that a method asks for, `(V * B, C, h, w)`: row `v * B + i` is view v of image i.
+        extra_teacher: The teacher's features of these.
     """
 
     images: Tensor
     seen: Features | None
-    further: Tensor | None = None
-    further_seen: Features | None = None
+    extra: Tensor | None = None
+    extra_teacher: Features | None = None
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Plan:
     """
 
     augmentation: Augmentation
-    further: FurtherViews | None = None
-    processes: Processes = ALONE
+    extra: ExtraViews | None = None
+    processes: ProcessGroup = SINGLE_PROCESS
 
     def first(self, images: Tensor, generator: torch.Generator) -> "FirstView":
         """Draw a view of each of `images` `(B, C, H, W)`, those of this process."""
@@ -53,12 +53,12 @@ class Plan:
         return FirstView(self.augmentation.draw(count, height, width, generator), self.processes.rows(count))
 
     def rest(self, images: Tensor, first: "FirstView", generator: torch.Generator) -> Tensor | None:
-        """Return further views of the images, `(V * B, C, h, w)`, mirrored as the first one is where it matters."""
-        if self.further is None:
+        """Return extra views of the images, `(V * B, C, h, w)`, mirrored as the first one is where it matters."""
+        if self.extra is None:
             return None
         height, width = images.shape[-2:]
         flip = first.drawn.flip
-        return self.further.draw(len(flip), height, width, flip, generator).part(first.rows).apply(images)
+        return self.extra.draw(len(flip), height, width, flip, generator).part(first.rows).apply(images)
 
 
 class FirstView(NamedTuple):
@@ -72,7 +72,7 @@ class FirstView(NamedTuple):
         return self.drawn.part(self.rows).apply(images)
 
 
-def make_plan(name: str, data: DataSet, views: Views | None, processes: Processes = ALONE) -> Plan:
+def make_plan(name: str, data: DataSet, views: Views | None, processes: ProcessGroup = SINGLE_PROCESS) -> Plan:
     """Return how views are drawn: an augmentation by name, and what a method asks for besides.
 
     Raises:
@@ -82,12 +82,12 @@ def make_plan(name: str, data: DataSet, views: Views | None, processes: Processe
     augmentation = make_augmentation(name, padding=data.crop_padding, flip=data.flip, channels=channels)
     if views is None:
         return Plan(augmentation, processes=processes)
-    further = make_further(
+    extra = make_extra_views(
         views.kind, views.each, padding=data.crop_padding, flip=data.flip, augmentation=augmentation, side=side
     )
     # One is drawn now, so that images that have no such views are told before the training.
-    further.draw(1, height, side, torch.zeros(1, dtype=torch.bool), torch.Generator())
-    return Plan(augmentation, further, processes)
+    extra.draw(1, height, side, torch.zeros(1, dtype=torch.bool), torch.Generator())
+    return Plan(augmentation, extra, processes)
 
 
 class Feed(Protocol):
@@ -115,7 +115,7 @@ class WithoutTeacher:
 class Online:
     """The teacher runs in every step, on the student's view or, with `views: independent`, on one of its own.
 
-    With `maps` it hands on its stage maps as well. Further views are the same for both networks. A batch goes through
+    With `maps` it hands on its stage maps as well. Extra views are the same for both networks. A batch goes through
     it in `parts`.
     """
 
@@ -131,23 +131,23 @@ class Online:
         student = seen = drawn.apply(images)
         if not self.shared:
             seen = self.plan.first(images, generator).apply(images)
-        further = self.plan.rest(images, drawn, generator)
-        return Fed(student, *self._see(seen, further))
+        extra = self.plan.rest(images, drawn, generator)
+        return Fed(student, *self._see(seen, extra))
 
-    def _see(self, seen: Tensor, further: Tensor | None) -> tuple[Features, Tensor | None, Features | None]:
+    def _see(self, seen: Tensor, extra: Tensor | None) -> tuple[Features, Tensor | None, Features | None]:
         with self.fabric.autocast():
             prepared = teacher_input(self.teacher, seen)
-            if further is None:
+            if extra is None:
                 return self._features(prepared), None, None
-            more = teacher_input(self.teacher, further)
+            more = teacher_input(self.teacher, extra)
             if more.shape[1:] != prepared.shape[1:]:
-                return self._features(prepared), further, self._features(more)
+                return self._features(prepared), extra, self._features(more)
             both = self._features(torch.cat([prepared, more]))
         first, rest = (
             Features(both.pooled[rows], tuple(stage[rows] for stage in both.maps))
             for rows in (slice(len(seen)), slice(len(seen), None))
         )
-        return first, further, rest
+        return first, extra, rest
 
     def _features(self, prepared: Tensor) -> Features:
         found = [
@@ -204,13 +204,13 @@ def open_feed(
     """Return where views and features come from as the recipe's `teacher_mode` says, and a line that tells it.
 
     `auto` takes the first store that fits; where there is none, the line says why a store of the same data set and
-    teacher was passed over. Stage maps (`maps`), further views (`views`) and shared views other than crops are in no
+    teacher was passed over. Stage maps (`maps`), extra views (`views`) and shared views other than crops are in no
     store: there the teacher runs.
 
     Raises:
         RelgraphError: if the mode is `stored` and no store fits, or what no store holds is asked for.
     """
-    plan = make_plan(recipe.augmentation, data, views, Processes.current())
+    plan = make_plan(recipe.augmentation, data, views, ProcessGroup.current())
     if teacher is None:
         return WithoutTeacher(plan), "teacher: none"
     shared = recipe.views == "shared"
@@ -242,13 +242,13 @@ def _not_stored(recipe: Recipe, maps: bool, views: Views | None) -> str | None:
     if maps:
         return f"{recipe.method} reads the teacher's stage maps"
     if views is not None:
-        return f"{recipe.method} reads what the teacher says of {views.each} further views of an image"
+        return f"{recipe.method} reads what the teacher says of {views.each} extra views of an image"
     if recipe.augmentation != "crop" and recipe.views == "shared":
         return f"the teacher sees the student's own views, those of {recipe.augmentation}"
     return None
 
 
-def settled(recipe: Recipe, feed: Feed) -> Recipe:
+def resolved(recipe: Recipe, feed: Feed) -> Recipe:
     """Return the recipe with `teacher_mode: auto` replaced by what was found, so that a resumed run goes on like it."""
     if isinstance(feed, Stored):
         return replace(recipe, teacher_mode="stored", embeddings=str(feed.store.path))

@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 from relgraph.data.augment import make_augmentation
 from relgraph.data.embeddings import EmbeddingStore
-from relgraph.data.further import make_further
+from relgraph.data.extra_views import make_extra_views
 from relgraph.data.views import draw_view
 from relgraph.errors import RelgraphError
 from relgraph.methods import Views
 from relgraph.networks.teachers import Features, Teacher
+from relgraph.training.building import open_data, open_fabric, open_teacher
 from relgraph.training.embedding import store_embeddings
 from relgraph.training.inputs import teacher_input
-from relgraph.training.opening import open_data, open_fabric, open_teacher
 from relgraph.training.recipe import Recipe
-from relgraph.training.teaching import Fed, Feed, Online, Stored, WithoutTeacher, make_plan, open_feed, settled
+from relgraph.training.teacher_features import Fed, Feed, Online, Stored, WithoutTeacher, make_plan, open_feed, resolved
 
 RecipeMaker = Callable[..., Recipe]
 INDEX = torch.tensor([30, 2, 2, 17, 35, 9])
@@ -43,7 +43,7 @@ def opened(recipe: Recipe, maps: bool = False) -> tuple[Feed, str]:
 
 def fed(feed: Feed, recipe: Recipe, seed: int = 1, index: Tensor = INDEX) -> tuple[Tensor, Features]:
     found = feed(open_data(recipe).train.pixels[index], index, torch.Generator().manual_seed(seed))
-    assert found.seen is not None and found.further is None and found.further_seen is None
+    assert found.seen is not None and found.extra is None and found.extra_teacher is None
     return found.images, found.seen
 
 
@@ -64,7 +64,7 @@ def test_without_a_teacher(make: RecipeMaker) -> None:
     assert (line, found.seen) == ("teacher: none", None)
     drawn = draw_view(6, 1, False, torch.Generator().manual_seed(1))
     assert torch.equal(student, drawn.apply(open_data(recipe).train.pixels[INDEX]))
-    assert settled(recipe, feed) == recipe
+    assert resolved(recipe, feed) == recipe
 
 
 @pytest.mark.parametrize("views", ["shared", "independent"])
@@ -199,7 +199,7 @@ def test_maps_are_in_no_store(make: RecipeMaker, folder: Path) -> None:
     feed, line = opened(recipe, maps=True)
     assert isinstance(feed, Online) and len(fed(feed, recipe)[1].maps) == 4
     assert line == "teacher: online, in every step (sp reads the teacher's stage maps)"
-    assert settled(recipe, feed) == replace(recipe, teacher_mode="online")
+    assert resolved(recipe, feed) == replace(recipe, teacher_mode="online")
     asked = replace(recipe, teacher_mode="stored")
     with pytest.raises(
         RelgraphError,
@@ -211,15 +211,15 @@ def test_maps_are_in_no_store(make: RecipeMaker, folder: Path) -> None:
 def test_a_settled_recipe_finds_the_same_again(make: RecipeMaker, folder: Path, tmp_path: Path) -> None:
     recipe = digits(make, embeddings=str(folder))
     feed, line = opened(recipe)
-    fixed = settled(recipe, feed)
+    fixed = resolved(recipe, feed)
     assert (fixed.teacher_mode, fixed.embeddings) == ("stored", str(folder / "three"))
     assert opened(fixed)[1] == line
     online = replace(recipe, embeddings=str(tmp_path))
-    assert settled(online, opened(online)[0]) == replace(online, teacher_mode="online")
+    assert resolved(online, opened(online)[0]) == replace(online, teacher_mode="online")
 
 
 def asked(recipe: Recipe, views: Views | None, maps: bool = False) -> Fed:
-    """Return what a feed gives that is asked for further views."""
+    """Return what a feed gives that is asked for extra views."""
     data, teacher, fabric = open_data(recipe), open_teacher(recipe), open_fabric(recipe)
     feed, line = open_feed(recipe, data, teacher, fabric, maps=maps, views=views)
     assert isinstance(feed, Online) and line.startswith("teacher: online")
@@ -247,14 +247,14 @@ def test_both_networks_see_the_same_further_views(make: RecipeMaker, kind: str, 
     augmentation = make_augmentation(name, padding=1, flip=True, channels=3)
     drawn = augmentation.draw(6, 8, 8, generator)
     other = drawn if views == "shared" else augmentation.draw(6, 8, 8, generator)
-    more = make_further(*wanted, padding=1, flip=True, augmentation=augmentation, side=8)
-    further = more.draw(6, 8, 8, drawn.flip, generator).apply(images)
-    assert len(further) == wanted.each * 6 and found.further is not None
-    assert torch.equal(found.images, drawn.apply(images)) and torch.equal(found.further, further)
-    assert found.seen is not None and found.further_seen is not None
+    more = make_extra_views(*wanted, padding=1, flip=True, augmentation=augmentation, side=8)
+    extra = more.draw(6, 8, 8, drawn.flip, generator).apply(images)
+    assert len(extra) == wanted.each * 6 and found.extra is not None
+    assert torch.equal(found.images, drawn.apply(images)) and torch.equal(found.extra, extra)
+    assert found.seen is not None and found.extra_teacher is not None
     torch.testing.assert_close(found.seen.pooled, taught(recipe, other.apply(images)))
-    torch.testing.assert_close(found.further_seen.pooled, taught(recipe, further))
-    for seen in (found.seen, found.further_seen):
+    torch.testing.assert_close(found.extra_teacher.pooled, taught(recipe, extra))
+    for seen in (found.seen, found.extra_teacher):
         assert len(seen.maps) == (4 if maps else 0)
         assert not maps or all(len(stage) == len(seen.pooled) for stage in seen.maps)
         assert not maps or torch.equal(seen.maps[-1].mean((2, 3)), seen.pooled)
@@ -268,8 +268,8 @@ def test_further_views_lie_view_by_view(make: RecipeMaker, views: str) -> None:
     feed, _ = open_feed(recipe, data, teacher, open_fabric(recipe), views=Views("rotations", 3))
     colours = torch.arange(1, 19, dtype=torch.uint8).view(6, 3, 1, 1)
     found = feed(colours.expand(6, 3, 8, 8), torch.arange(6), torch.Generator().manual_seed(1))
-    assert found.further is not None and found.images.dtype == found.further.dtype == torch.uint8
-    shown = found.further.view(3, 6, 3, 64).amax(-1)
+    assert found.extra is not None and found.images.dtype == found.extra.dtype == torch.uint8
+    shown = found.extra.view(3, 6, 3, 64).amax(-1)
     assert torch.equal(shown, colours.view(1, 6, 3).expand(3, 6, 3))
 
 
@@ -288,10 +288,10 @@ def test_a_teacher_of_any_size_sees_patches_as_they_are(make: RecipeMaker) -> No
     seen.clear()
     pixels = open_data(recipe).train.pixels[INDEX]
     found = Online(plan, teacher, open_fabric(recipe), shared=True)(pixels, INDEX, torch.Generator().manual_seed(1))
-    assert found.further is not None and found.seen is not None and found.further_seen is not None
-    assert found.further.shape == (12, 3, 3, 3) and seen == [(6, 3, 8, 8), (12, 3, 3, 3)]
+    assert found.extra is not None and found.seen is not None and found.extra_teacher is not None
+    assert found.extra.shape == (12, 3, 3, 3) and seen == [(6, 3, 8, 8), (12, 3, 3, 3)]
     torch.testing.assert_close(found.seen.pooled, found.images.mean((2, 3)))
-    torch.testing.assert_close(found.further_seen.pooled, found.further.mean((2, 3)))
+    torch.testing.assert_close(found.extra_teacher.pooled, found.extra.mean((2, 3)))
 
 
 @pytest.mark.parametrize("views", ["shared", "independent"])
@@ -315,21 +315,21 @@ def test_a_student_alone_has_its_augmentation(make: RecipeMaker, name: str) -> N
     found = opened(recipe)[0](pixels, INDEX, torch.Generator().manual_seed(1))
     augmentation = make_augmentation(name, padding=1, flip=True, channels=3)
     drawn = augmentation.draw(6, 8, 8, torch.Generator().manual_seed(1))
-    assert torch.equal(found.images, drawn.apply(pixels)) and found.further is None
+    assert torch.equal(found.images, drawn.apply(pixels)) and found.extra is None
 
 
 def test_what_no_store_holds(make: RecipeMaker, folder: Path) -> None:
-    """Further views, and a contrastive view that both networks see; of its own the student may have any."""
+    """Extra views, and a contrastive view that both networks see; of its own the student may have any."""
     recipe = digits(make, embeddings=str(folder), method="sskd")
     data, teacher, fabric = open_data(recipe), open_teacher(recipe), open_fabric(recipe)
     rotations = Views("rotations", 3)
     feed, line = open_feed(recipe, data, teacher, fabric, views=rotations)
     assert isinstance(feed, Online)
-    assert line == ("teacher: online, in every step (sskd reads what the teacher says of 3 further views of an image)")
+    assert line == ("teacher: online, in every step (sskd reads what the teacher says of 3 extra views of an image)")
     for views in ("shared", "independent"):
         with pytest.raises(
             RelgraphError,
-            match=r"^stored embeddings will not do, since sskd reads what the teacher says of 3 further views of an "
+            match=r"^stored embeddings will not do, since sskd reads what the teacher says of 3 extra views of an "
             r"image: use --teacher-mode online$",
         ):
             open_feed(replace(recipe, teacher_mode="stored", views=views), data, teacher, fabric, views=rotations)
@@ -373,4 +373,4 @@ def test_images_that_are_not_square_are_not_turned(make: RecipeMaker, views: Vie
     wide = replace(data, train=replace(data.train, images=torch.zeros(36, 3, 8, 12, dtype=torch.uint8)))
     with pytest.raises(RelgraphError, match=r"^views that are turned want square images, got 8 x 12$"):
         make_plan("crop", wide, views)
-    assert make_plan("moco", wide, Views("patches", 2)).further is not None
+    assert make_plan("moco", wide, Views("patches", 2)).extra is not None

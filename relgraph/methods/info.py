@@ -9,8 +9,8 @@ from torch import nn
 from relgraph.errors import unknown
 from relgraph.graph.relation import Relation
 from relgraph.methods import METHODS, build_method
+from relgraph.methods.parsing import options_of, options_of_recipe
 from relgraph.methods.relational import Relational
-from relgraph.methods.spelling import options_of, options_of_recipe
 
 # The least that every constructor takes, so that an instance can say what it reads.
 MAPS = ((2, 8, 8), (2, 8, 8), (2, 4, 4), (4, 2, 2))
@@ -36,7 +36,7 @@ class Card(NamedTuple):
         kernel, topology, criterion: What it is composed of: of relations their kernels and criteria.
         weight: The published weight.
         gamma: The published weight of the cross-entropy beside it.
-        views: How the images are augmented, and the further views that it asks for.
+        views: How the images are augmented, and the extra views that it asks for.
         differs: Where paper, official code and this one differ, in one line.
         options: Its own options and their defaults; those that begin with `--` are options of `relgraph train`.
         doc: Its docstring: equation, shapes, all differences, an example.
@@ -80,10 +80,10 @@ def card(name: str) -> Card:
     doc = getdoc(cls) or ""
     if "See `Relational`" in doc:
         doc += f"\n\nGraph, nodes and refinement of relational methods:\n\n{getdoc(Relational)}"
-    further = "" if method.views is None else f", and {method.views.each} {method.views.kind} of each image"
+    extra = "" if method.views is None else f", and {method.views.each} {method.views.kind} of each image"
     return Card(
         name, cls.paper, method.reads, kernel, cls.topology, criterion, cls.weight, cls.gamma,
-        f"{cls.augment}{further}", cls.differs, options, doc,
+        f"{cls.augment}{extra}", cls.differs, options, doc,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Further views of each image, beside the one that both networks see: rotations, transformations, small patches."""
+"""Extra views of each image, beside the one that both networks see: rotations, transformations, small patches."""
 
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
@@ -16,7 +16,7 @@ KINDS = ("rotations", "transformations", "patches")
 PATCH_SCALE = (0.05, 0.14)  # share of the area: SwAV's small crops; SEED's own could not be verified
 
 
-class DrawnFurther(Protocol):
+class DrawnExtra(Protocol):
     """V views drawn for each of B images."""
 
     def part(self, rows: slice) -> Self:
@@ -32,15 +32,15 @@ class DrawnFurther(Protocol):
         ...
 
 
-class FurtherViews(Protocol):
-    """A way to draw further views of images that are seen in a base view."""
+class ExtraViews(Protocol):
+    """A way to draw extra views of images that are seen in a base view."""
 
     @property
     def each(self) -> int:
         """Number V of views of each image."""
         ...
 
-    def draw(self, n: int, height: int, width: int, flip: Tensor, generator: torch.Generator) -> DrawnFurther:
+    def draw(self, n: int, height: int, width: int, flip: Tensor, generator: torch.Generator) -> DrawnExtra:
         """Draw views of `n` images of `height` x `width` pixels whose base view is mirrored where `flip` `(n,)`."""
         ...
 
@@ -226,10 +226,10 @@ def patch_size(side: int) -> int:
     return max(1, round(side * 96 / 224))
 
 
-def make_further(
+def make_extra_views(
     kind: str, each: int, *, padding: int, flip: bool, augmentation: Augmentation, side: int
-) -> FurtherViews:
-    """Return the further views of a kind, as `methods.base.Views` names them.
+) -> ExtraViews:
+    """Return the extra views of a kind, as `methods.base.Views` names them.
 
     Args:
         kind: "rotations", "transformations" or "patches".
@@ -242,11 +242,11 @@ def make_further(
     Raises:
         RelgraphError: if the kind is unknown, does not come in so many, or does not fit the augmentation.
 
-    >>> make_further("rotations", 3, padding=4, flip=True, augmentation=Contrastive(), side=32)
+    >>> make_extra_views("rotations", 3, padding=4, flip=True, augmentation=Contrastive(), side=32)
     Rotations(padding=4)
     """
     if kind not in KINDS:
-        raise unknown("kind of further views", kind, KINDS)
+        raise unknown("kind of extra views", kind, KINDS)
     if kind == "patches":
         return _make_patches(each, flip, augmentation, side)
     views = Rotations(padding) if kind == "rotations" else Transformations(padding)

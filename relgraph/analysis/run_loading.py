@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.analysis.difference import difference_pair
-from relgraph.analysis.mapped import Gathered
-from relgraph.analysis.whole import WholeGraph, whole_pair
+from relgraph.analysis.memory_mapped import Gathered
+from relgraph.analysis.split_graph import SplitGraph, split_pair
 from relgraph.data.images import ImageSet
 from relgraph.data.views import prepare
 from relgraph.errors import RelgraphError, unknown
@@ -18,10 +18,10 @@ from relgraph.methods import Output
 from relgraph.methods.contrastive import Contrastive, head_like
 from relgraph.networks.files import load_strictly
 from relgraph.networks.heads import Head
+from relgraph.training.building import open_data, open_fabric, open_teacher
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
 from relgraph.training.inputs import teacher_input
-from relgraph.training.opening import open_data, open_fabric, open_teacher
 from relgraph.training.runs import Run
 from relgraph.training.student import load_student
 
@@ -210,7 +210,7 @@ def run_pair(
     split: str = "test",
     first: int | None = None,
     side: str = "pair",
-    graph: WholeGraph = "knn",
+    graph: SplitGraph = "knn",
     k: int = 8,
     threshold: float = 0.5,
     neighbours: Chooser | None = None,
@@ -255,7 +255,7 @@ def run_pair(
     if side == "difference":
         pair = difference_pair(student.x, reference.x, graph=graph, k=k, threshold=threshold)
     else:
-        pair = whole_pair(student.x, reference.x, graph=graph, k=k, threshold=threshold, neighbours=chooser)
+        pair = split_pair(student.x, reference.x, graph=graph, k=k, threshold=threshold, neighbours=chooser)
     pair.classes, pair.split = list(images.classes), split
     for name, nodes in (("student", student), ("teacher", reference)):
         store = pair[name]

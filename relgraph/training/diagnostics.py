@@ -15,7 +15,7 @@ from torch import Tensor
 from relgraph.graph.diagnostics import diagnose
 from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.pair import graph_pair
-from relgraph.graph.processes import ALONE, Processes
+from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.methods import Method
 from relgraph.training.objective import Losses
 
@@ -36,7 +36,7 @@ class Looks:
         processes: Over which the batch is spread; all look at the same steps.
     """
 
-    def __init__(self, every: int, k: int = NEIGHBOURS, processes: Processes = ALONE) -> None:
+    def __init__(self, every: int, k: int = NEIGHBOURS, processes: ProcessGroup = SINGLE_PROCESS) -> None:
         self.every, self.k, self.processes = every, k, processes
         self.step = -1
         self.steps: list[int] = []

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from relgraph.analysis import whole
-from relgraph.analysis.whole import whole_pair
+from relgraph.analysis.split_graph import split_pair
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import Kernel, euclidean, pearson
 from relgraph.graph.pair import graph_pair
@@ -36,7 +36,7 @@ def test_knn_is_graph_pair(neighbours: Chooser, kernel: Kernel) -> None:
     student, teacher = embeddings()
     teacher[3] = torch.randn(6)  # of a node without variance any neighbours are the nearest
     index, y = torch.randperm(40), torch.randint(0, 5, (40,))
-    found = whole_pair(student, teacher, graph="knn", k=3, neighbours=neighbours, kernel=kernel, index=index, y=y)
+    found = split_pair(student, teacher, graph="knn", k=3, neighbours=neighbours, kernel=kernel, index=index, y=y)
     assert_same(found, graph_pair(student, teacher, topology=Nearest(3, neighbours), kernel=kernel, index=index, y=y))
 
 
@@ -44,14 +44,14 @@ def test_knn_is_graph_pair(neighbours: Chooser, kernel: Kernel) -> None:
 @pytest.mark.parametrize("threshold", [0.1, 0.6, 1.5])
 def test_threshold_is_graph_pair(neighbours: Chooser, threshold: float) -> None:
     student, teacher = embeddings()
-    found = whole_pair(student, teacher, graph="threshold", threshold=threshold, neighbours=neighbours)
+    found = split_pair(student, teacher, graph="threshold", threshold=threshold, neighbours=neighbours)
     rule = Above(threshold, "student" if neighbours == "student" else "teacher")
     assert_same(found, graph_pair(student, teacher, topology=rule))
 
 
 def test_dense_is_graph_pair_without_gradient() -> None:
     student, teacher = embeddings()
-    found = whole_pair(student.requires_grad_(), teacher, graph="dense")
+    found = split_pair(student.requires_grad_(), teacher, graph="dense")
     assert not found["student", "relates", "student"].adj.requires_grad
     assert_same(found, graph_pair(student, teacher))
 
@@ -59,20 +59,20 @@ def test_dense_is_graph_pair_without_gradient() -> None:
 def test_dense_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole, "DENSE_LIMIT", 39)
     with pytest.raises(RelgraphError, match="'dense' holds all pairs and takes at most 39 nodes, got 40"):
-        whole_pair(*embeddings(), graph="dense")
-    whole_pair(*embeddings(), graph="knn")
+        split_pair(*embeddings(), graph="dense")
+    split_pair(*embeddings(), graph="knn")
 
 
 def test_mistakes_are_told() -> None:
     student, teacher = embeddings()
     with pytest.raises(RelgraphError, match="unknown graph 'knm': did you mean 'knn'"):
-        whole_pair(student, teacher, graph="knm")  # type: ignore[arg-type]
+        split_pair(student, teacher, graph="knm")  # type: ignore[arg-type]
     with pytest.raises(RelgraphError, match="unknown choice of neighbours 'both'"):
-        whole_pair(student, teacher, neighbours="both")  # type: ignore[arg-type]
+        split_pair(student, teacher, neighbours="both")  # type: ignore[arg-type]
     with pytest.raises(RelgraphError, match=r"k must be between 1 and .* 39, got 40"):
-        whole_pair(student, teacher, k=40)
+        split_pair(student, teacher, k=40)
     with pytest.raises(RelgraphError, match="one width"):
-        whole_pair(student[:, :5], teacher)
+        split_pair(student[:, :5], teacher)
     teacher[[1, 7]] = float("nan")
     with pytest.raises(RelgraphError, match="NaN or infinity in 2 of 40 of the teacher's"):
-        whole_pair(student, teacher)
+        split_pair(student, teacher)

@@ -22,13 +22,13 @@ from relgraph.networks.heads import Head, Projector
 from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Teacher
 from relgraph.networks.untrained import untrained_teacher
+from relgraph.training.building import open_fabric
 from relgraph.training.loop import step, train_epoch
 from relgraph.training.meter import Meter
-from relgraph.training.opening import open_fabric
 from relgraph.training.recipe import Recipe
 from relgraph.training.setup import Setup, assemble, new_distiller, reads_maps
 from relgraph.training.student import Student
-from relgraph.training.teaching import Feed, Online, Plan, Stored, WithoutTeacher, make_plan
+from relgraph.training.teacher_features import Feed, Online, Plan, Stored, WithoutTeacher, make_plan
 
 VIEWS = 4  # of every image in the store
 
@@ -79,7 +79,7 @@ class Way:
         return f"{self.name}, {self.precision}{', compiled' if self.compile else ''}"
 
 
-ALONE = Way("cross-entropy alone")
+STUDENT_ALONE = Way("cross-entropy alone")
 STORED = Way("EGA, stored embeddings", "ega", teacher="stored")
 KNN = Way("EGA on 8 neighbours, stored", "ega", "knn", "stored")
 KD = Way("KD, stored embeddings", "kd", teacher="stored")
@@ -98,7 +98,7 @@ class Workshop:
         """
         torch.manual_seed(0)
         self.settings, self.folder = settings, folder
-        fabric = open_fabric(self.recipe(ALONE))
+        fabric = open_fabric(self.recipe(STUDENT_ALONE))
         self.device: torch.device = fabric.device
         self.precision = str(fabric.strategy.precision.precision)
         self.data = random_data(settings)

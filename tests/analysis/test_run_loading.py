@@ -18,7 +18,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from relgraph.analysis.export import read_pair, to_networkx, write_graph
-from relgraph.analysis.trained import TrainedRun, evaluate_run, run_pair
+from relgraph.analysis.run_loading import TrainedRun, evaluate_run, run_pair
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import pearson
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER
@@ -152,8 +152,8 @@ def test_nodes_are_the_outputs_wherever_they_lie(variant: str, runs: Runs, monke
     opened = TrainedRun(runs(variant))
     images = opened.split("test")
     whole = opened.nodes(images)
-    monkeypatch.setattr("relgraph.analysis.trained.PART", 100)
-    monkeypatch.setattr("relgraph.analysis.mapped.HELD", 0)
+    monkeypatch.setattr("relgraph.analysis.run_loading.PART", 100)
+    monkeypatch.setattr("relgraph.analysis.memory_mapped.HELD", 0)
     for found, held, output in zip(opened.nodes(images), whole, opened.outputs(images), strict=True):
         if output is None:
             assert found is held is None and variant == "none"
@@ -169,7 +169,7 @@ def test_nodes_are_the_outputs_wherever_they_lie(variant: str, runs: Runs, monke
 def test_a_pair_of_nodes_in_a_file(side: str, runs: Runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     opened = TrainedRun(runs("few"))
     expected = run_pair(opened, side=side, k=3)
-    monkeypatch.setattr("relgraph.analysis.mapped.HELD", 0)
+    monkeypatch.setattr("relgraph.analysis.memory_mapped.HELD", 0)
     monkeypatch.setattr("relgraph.graph.search.LARGEST", 0)
     found = run_pair(opened, side=side, k=3)
     assert found["student"].x.untyped_storage().filename is not None

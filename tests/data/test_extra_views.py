@@ -1,4 +1,4 @@
-"""Further views against loops over images with numpy and torchvision, with the same draws."""
+"""Extra views against loops over images with numpy and torchvision, with the same draws."""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -11,10 +11,10 @@ from torchvision.transforms.v2 import functional as tv
 
 from relgraph.data.augment import MOCO, SIMCLR_SMALL, Augmentation, PadCropFlip
 from relgraph.data.digit_views import Digits
-from relgraph.data.further import FurtherViews, Patches, Rotations, Transformations, make_further, patch_size
+from relgraph.data.extra_views import ExtraViews, Patches, Rotations, Transformations, make_extra_views, patch_size
 from relgraph.data.views import View
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import Processes
+from relgraph.graph.processes import ProcessGroup
 
 JITTER = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
 FLIP = torch.arange(12) % 3 == 0
@@ -98,7 +98,7 @@ def test_patches_are_published_for_224_pixels() -> None:
 
 
 @pytest.mark.parametrize("views", [Rotations(2), Transformations(2), Patches(MOCO, 6, 4)])
-def test_nothing_is_read_back_from_the_device(views: FurtherViews, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_read_back_from_the_device(views: ExtraViews, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "autocast", lambda *given, **options: nullcontext())  # which "meta" has not
     drawn = views.draw(12, 8, 8, FLIP, torch.Generator().manual_seed(0))
     images = torch.zeros(12, 3, 8, 8, dtype=torch.uint8, device="meta")  # holds no value to be read
@@ -107,14 +107,14 @@ def test_nothing_is_read_back_from_the_device(views: FurtherViews, monkeypatch: 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("views", [Rotations(2), Transformations(2), Patches(MOCO, 6, 14)])
-def test_views_on_the_gpu_are_those_on_the_cpu(views: FurtherViews) -> None:
+def test_views_on_the_gpu_are_those_on_the_cpu(views: ExtraViews) -> None:
     images = random_images(12, 3, 32, 32)
     drawn = views.draw(12, 32, 32, FLIP, torch.Generator().manual_seed(0))
     torch.testing.assert_close(drawn.apply(images.cuda()).cpu(), drawn.apply(images), rtol=0, atol=1e-4)
 
 
-def make(kind: str, each: int, augmentation: Augmentation = MOCO, flip: bool = True) -> FurtherViews:
-    return make_further(kind, each, padding=4, flip=flip, augmentation=augmentation, side=32)
+def make(kind: str, each: int, augmentation: Augmentation = MOCO, flip: bool = True) -> ExtraViews:
+    return make_extra_views(kind, each, padding=4, flip=flip, augmentation=augmentation, side=32)
 
 
 def test_kinds_make_their_views() -> None:
@@ -126,7 +126,7 @@ def test_kinds_make_their_views() -> None:
 
 
 def test_what_does_not_fit_is_said() -> None:
-    with pytest.raises(RelgraphError, match="unknown kind of further views 'rotation': did you mean 'rotations'"):
+    with pytest.raises(RelgraphError, match="unknown kind of extra views 'rotation': did you mean 'rotations'"):
         make("rotation", 3)
     with pytest.raises(RelgraphError, match="there are 3 rotations of an image, got 4"):
         make("rotations", 4)
@@ -152,7 +152,7 @@ def test_what_does_not_fit_is_said() -> None:
     ids=str,
 )
 @pytest.mark.parametrize("shape", [(12, 3, 16, 16), (12, 1, 9, 9)])
-def test_a_part_has_its_rows_of_every_view(views: FurtherViews, shape: tuple[int, ...]) -> None:
+def test_a_part_has_its_rows_of_every_view(views: ExtraViews, shape: tuple[int, ...]) -> None:
     images = random_images(*shape)
     drawn = views.draw(12, shape[2], shape[3], FLIP, torch.Generator().manual_seed(0))
     whole = drawn.apply(images)
@@ -165,9 +165,9 @@ def test_a_part_has_its_rows_of_every_view(views: FurtherViews, shape: tuple[int
 
 @pytest.mark.parametrize("views", [Rotations(2), Transformations(2), Patches(MOCO, 3, 7)], ids=str)
 @pytest.mark.parametrize("count", [2, 3, 12])
-def test_parts_together_are_all_views(views: FurtherViews, count: int) -> None:
+def test_parts_together_are_all_views(views: ExtraViews, count: int) -> None:
     images = random_images(12, 3, 15, 15)
     drawn = views.draw(12, 15, 15, FLIP, torch.Generator().manual_seed(2))
-    each = [Processes(rank, count).rows(12) for rank in range(count)]
+    each = [ProcessGroup(rank, count).rows(12) for rank in range(count)]
     parts = [torch.stack(drawn.part(rows).apply(images[rows]).chunk(views.each)) for rows in each]
     assert torch.equal(torch.cat(parts, dim=1).flatten(0, 1), drawn.apply(images))

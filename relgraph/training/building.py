@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from relgraph.data.batches import epoch_batches
 from relgraph.data.datasets import DataSet, load
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import Processes
+from relgraph.graph.processes import ProcessGroup
 from relgraph.graph.topology import check_k
 from relgraph.networks.teachers import Teacher, load_teacher
 from relgraph.training.hardware import native_bf16
@@ -40,13 +40,13 @@ def open_fabric(recipe: Recipe | PretrainRecipe) -> Any:
     if cuda:
         # The same seed gives the same numbers, but for sums over edges (k-NN with a refinement), atomic on CUDA.
         torch.backends.cudnn.deterministic = True
-    accelerator, processes = "cuda" if cuda else "cpu", Processes.launched()
+    accelerator, processes = "cuda" if cuda else "cpu", ProcessGroup.launched()
     if processes.count == 1:
         return Fabric(accelerator=accelerator, devices=1, precision=precision)  # type: ignore[arg-type]
     return _connected(accelerator, precision, processes)
 
 
-def _connected(accelerator: str, precision: str, processes: Processes) -> Any:
+def _connected(accelerator: str, precision: str, processes: ProcessGroup) -> Any:
     """Return Fabric for one of several processes, each with a device of its own."""
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -74,7 +74,7 @@ def ddp_options() -> dict[str, Any]:
 
 def check_alone(what: str) -> None:
     """Raise RelgraphError if a launcher has started several processes, for what runs in one."""
-    count = Processes.launched().count
+    count = ProcessGroup.launched().count
     if count > 1:
         raise RelgraphError(f"{what} runs in one process, got {count}: train alone takes several")
 
@@ -108,7 +108,7 @@ def open_data(recipe: Recipe) -> DataSet:
         by_label=recipe.learns_labels,
     )
     nodes = len(batches[0])  # all are of one size
-    count = Processes.launched().count
+    count = ProcessGroup.launched().count
     _check_parts(nodes, count, recipe.accumulate, "every batch")
     if recipe.teacher_head == "sequential":
         known = int((data.train.labels >= 0).sum())

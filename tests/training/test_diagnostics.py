@@ -14,7 +14,7 @@ from relgraph.graph.kernels import cosine, euclidean, pearson
 from relgraph.graph.pair import graph_pair
 from relgraph.methods import CRD, EGA, KD, METHODS, Batch, Method, Output, build_method
 from relgraph.training import looking, loop
-from relgraph.training.looking import Looks
+from relgraph.training.diagnostics import Looks
 from relgraph.training.loop import train
 from relgraph.training.meter import Meter
 from relgraph.training.objective import Losses

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from relgraph.analysis import mapped
-from relgraph.analysis.mapped import Gathered
+from relgraph.analysis.memory_mapped import Gathered
 from relgraph.errors import RelgraphError
 
 

@@ -16,18 +16,18 @@ from relgraph.graph.topology import CHOOSERS, Chooser, Edges, check_k
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
 
-WholeGraph = Literal["dense", "knn", "threshold"]
-WHOLE_GRAPHS: tuple[WholeGraph, ...] = ("dense", "knn", "threshold")
+SplitGraph = Literal["dense", "knn", "threshold"]
+SPLIT_GRAPHS: tuple[SplitGraph, ...] = ("dense", "knn", "threshold")
 # Three matrices of 3,000 x 3,000 are 108 MB; the sparse graphs have no such bound.
 DENSE_LIMIT = 3_000
 
 
 @torch.no_grad()
-def whole_pair(
+def split_pair(
     student: Tensor,
     teacher: Tensor,
     *,
-    graph: WholeGraph = "knn",
+    graph: SplitGraph = "knn",
     k: int = 8,
     threshold: float = 0.5,
     neighbours: Chooser = "teacher",
@@ -40,14 +40,14 @@ def whole_pair(
     The graphs `knn` (each node's `k` nearest) and `threshold` (all pairs with at least this magnitude of weight) are
     built in blocks, without the matrix of all pairs; `neighbours` says whose weights choose the edges of both. Weights
     are those of `graph_pair` to rounding, and have no gradient. Nodes are read a block at a time and may be mapped from
-    a file (see `relgraph.analysis.mapped`).
+    a file (see `relgraph.analysis.memory_mapped`).
 
     Raises:
         RelgraphError: if the two are not finite and (N, D) alike, for an unknown graph or choice of neighbours, if `k`
             is not in 1..N-1, or if there are too many pairs: N above 3,000 for `dense`, more than 5,000,000 edges
             above the threshold.
 
-    >>> pair = whole_pair(torch.randn(100, 8), torch.randn(100, 8), graph="knn", k=3)
+    >>> pair = split_pair(torch.randn(100, 8), torch.randn(100, 8), graph="knn", k=3)
     >>> pair["teacher", "relates", "teacher"].edge_index.shape
     torch.Size([2, 300])
     """
@@ -65,8 +65,8 @@ def whole_pair(
 
 
 def _check(student: Tensor, teacher: Tensor, graph: str, neighbours: str) -> None:
-    if graph not in WHOLE_GRAPHS:
-        raise unknown("graph", graph, WHOLE_GRAPHS)
+    if graph not in SPLIT_GRAPHS:
+        raise unknown("graph", graph, SPLIT_GRAPHS)
     if neighbours not in CHOOSERS:
         raise unknown("choice of neighbours", neighbours, CHOOSERS)
     check_nodes(student, teacher, one_width=True)

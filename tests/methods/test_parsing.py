@@ -14,8 +14,8 @@ from relgraph.graph.refine import Refinement, SignedConv
 from relgraph.graph.sampling import Drawn, NearestOthers
 from relgraph.graph.topology import ALL_PAIRS, Given, Nearest
 from relgraph.methods import CCL, EGA, KD, METHODS, NCE, PKT, SP, Batch, FitNet, Method, Output, Sum, build_method
+from relgraph.methods.parsing import Spelled, build, has_graph, options_of, read_arguments, read_spelling, reads_graph
 from relgraph.methods.relational import Relational
-from relgraph.methods.spelling import Spelled, build, has_graph, options_of, read_arguments, read_spelling, reads_graph
 
 KNOWN: dict[str, type[Method]] = {"ega": EGA, "kd": KD, "pkt": PKT, "nce": NCE, "ccl": CCL, "sp": SP}
 MAPS = ((2, 8, 8), (3, 4, 4))
