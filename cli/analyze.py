@@ -28,10 +28,10 @@ Examples:
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False),
               help="JSON file of all figures. [default: RUN/analysis-SPLIT.json]")  # fmt: skip
 def analyze(run: Path, split: str, k: int, first: int | None, seed: int, search: str | None, out: Path | None) -> None:
-    """Ask of a RUN whether its student sees the neighbours that its teacher sees.
+    """Compare the nearest neighbours of the student and the teacher of a RUN.
 
-    Each network joins an image to its k nearest others by the correlation of their embeddings. Tables say how far the
-    two graphs agree with each other and with the labels, and where they differ most; the JSON says it in full.
+    Each network joins an image to its k nearest others by the correlation of their embeddings. Tables show how far the
+    two graphs agree with each other and with the labels, and where they differ most; the JSON file holds every figure.
     An edge that one network alone chose is weaker in the other: over the edges of either graph the rank correlation
     can be below 0 where over all pairs it is high.
     """

@@ -93,8 +93,8 @@ def training(
 
 
 @click.pass_context
-def _unless_told_what(context: click.Context, /, **options: Any) -> None:
-    """Measure training if no command says what; its options stand before none."""
+def _training_by_default(context: click.Context, /, **options: Any) -> None:
+    """Measure training if no command is given; its options must not stand before a command."""
     if context.invoked_subcommand is None:
         context.invoke(training, **options)
         return
@@ -106,7 +106,7 @@ def _unless_told_what(context: click.Context, /, **options: Any) -> None:
 bench = click.Group(
     "bench",
     commands=[training, scaling],
-    callback=_unless_told_what,
+    callback=_training_by_default,
     invoke_without_command=True,
     params=training.params,
     help=training.help,

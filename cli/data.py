@@ -33,7 +33,7 @@ as .jpg and .png; sizes may differ with --image-size; no network is needed."""
     "--fetch", "names", multiple=True, metavar="NAME", help="Download this data set and check it; again for more."
 )
 def data(root: Path, names: tuple[str, ...]) -> None:
-    """List the data sets that relgraph train knows, or download them.
+    """List the data sets of relgraph train, or download them.
 
     A download that was cut off goes on where it stopped. An archive (such as cifar-100-python.tar.gz) that you put into
     the folder yourself is used, and so is what torchvision has unpacked there.

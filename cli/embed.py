@@ -49,11 +49,11 @@ def embed(views: int, dtype: str, seed: int, batch_size: int, out: Path | None, 
     images are embedded, so that every seed, validation split and choice of labels can use the store. When stopped, the
     same command continues.
 
-    What is lost: a teacher that runs in every step sees fresh crops and flips all the time; a store has a fixed few.
-    With --views N and the student's `--views shared`, each step draws one of the N and the student sees the very same,
-    so that its own augmentation shrinks to N views an image, the first without any crop. With `--views independent` the
-    student keeps fresh crops, and the teacher speaks of another view than the one that the student sees; one view, of
-    the whole image, is then enough.
+    What is lost: a teacher that runs in every step is given fresh crops and flips each time; a store has a fixed few.
+    With --views N and the student's `--views shared`, each step draws one of the N and the student is given the very
+    same, so that its own augmentation shrinks to N views an image, the first without any crop. With the student's
+    `--views independent` the student keeps fresh crops, and the teacher's embeddings are those of another view than
+    the student's; one view, of the whole image, is then enough.
     """
     from relgraph.training.embedding import default_path, store_embeddings
     from relgraph.training.recipe import resolve

@@ -81,8 +81,8 @@ def export(
     Gephi opens GraphML and GEXF with a title, a colour by class and a position for each node. `label` is the title
     there, so the number of a class is `class`. With --thumbnails `image` is the path of a node's PNG file.
 
-    With --diff each network chooses its edges, and those that both have are left out: `only` says whose an edge is,
-    `student_correlation` and `teacher_correlation` how both relate its two images, and `weight` how far these differ.
+    With --diff each network chooses its edges, and those that both have are left out: `only` is the network that has an
+    edge, `student_correlation` and `teacher_correlation` are its weights in both, and `weight` is their difference.
     """
     from relgraph.analysis.export import check_format, check_pair, write_graph
     from relgraph.analysis.nodes import check_attributes, measure
@@ -112,7 +112,7 @@ def export(
 
 
 def _place(pair: "HeteroData", layout: "Layout | None", name: str, side: "Side") -> str:
-    """Give nodes their positions, and return what the user must know of that."""
+    """Give nodes their positions, and return a note on them for the user."""
     from relgraph.analysis.layout import TSNE_NODES, place
 
     if layout is None and name in ("graphml", "gexf"):
@@ -124,7 +124,7 @@ def _place(pair: "HeteroData", layout: "Layout | None", name: str, side: "Side")
 
 
 def _add_thumbnails(pair: "HeteroData", opened: "TrainedRun", split: str, output: Path) -> str:
-    """Write the images of a pair beside the output, name them in its nodes, and return what the user is told."""
+    """Write the images of a pair beside the output, name them in its nodes, and return a note for the user."""
     import torch
 
     from relgraph.analysis.thumbnails import write_thumbnails

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-GRACE = 10.0  # seconds that the first process has to say what went wrong, once another has failed
+GRACE = 10.0  # seconds that the first process has to report what went wrong, once another has failed
 LOST = 3  # exit status of a process that has lost the others
 
 
@@ -22,19 +22,19 @@ def launched() -> bool:
 
 
 def is_first() -> bool:
-    """Return whether this is the process that speaks."""
+    """Return whether this is the first process, whose output is shown."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def lost_the_others(error: RuntimeError) -> bool:
-    """Return whether an error says that the other processes cannot be reached."""
+    """Return whether an error means that the other processes cannot be reached."""
     return launched() and (type(error).__name__.startswith("Dist") or "gloo" in str(error))
 
 
 def launch(count: int) -> int:
-    """Run this very command in `count` processes and return its exit status; the first one speaks for all.
+    """Run this very command in `count` processes and return its exit status; only the output of the first one is shown.
 
-    When one fails, the others are ended. What it said is shown, if the first one does not know why.
+    When one fails, the others are ended. Its error message is shown, unless the first one itself failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         errors = [Path(folder) / str(rank) for rank in range(count)]
@@ -50,9 +50,9 @@ def launch(count: int) -> int:
             _end(processes)
         status = processes[failed].returncode
         if failed > 0 or status < 0:
-            said = errors[failed].read_text(errors="replace").strip().splitlines() if failed else []
+            messages = errors[failed].read_text(errors="replace").strip().splitlines() if failed else []
             ended = f"signal {-status} ended it" if status < 0 else f"it ended with status {status}"
-            why = said[-1].removeprefix("Error: ") if said and status >= 0 else ended
+            why = messages[-1].removeprefix("Error: ") if messages and status >= 0 else ended
             click.echo(f"Error: process {failed} of {count} failed: {why}", err=True)
         return status if status >= 0 else 128 - status
 
@@ -63,7 +63,7 @@ def _stop(number: int, frame: object) -> None:
 
 
 def _interrupted(processes: "list[subprocess.Popen[bytes]]") -> int:
-    """Wait until the first process has said what of the run is kept, and return its exit status."""
+    """Wait until the first process has reported what is kept of the run, and return its exit status."""
     try:
         return processes[0].wait(1)  # Ctrl-C in a terminal reaches all of them
     except subprocess.TimeoutExpired:
@@ -77,7 +77,7 @@ def _interrupted(processes: "list[subprocess.Popen[bytes]]") -> int:
 
 def _start(rank: int, count: int, port: int, errors: Path) -> "subprocess.Popen[bytes]":
     """Start one process; only the first one shares this terminal."""
-    # torch's C++ side warns of what is as it should be: parameters that a stage leaves out are looked for.
+    # torch's C++ side warns of an intended search for parameters: a stage may leave some out.
     environment = {
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count)),
@@ -100,7 +100,7 @@ def _free_port() -> int:
 
 
 def _wait(processes: "list[subprocess.Popen[bytes]]") -> int:
-    """Return the number of the process whose end tells how all ended: the first one, unless another broke it."""
+    """Return the number of the process whose exit status counts for all: the first one, unless another failed first."""
     failed, since = 0, None
     while processes[0].poll() is None:
         broken = [rank for rank, process in enumerate(processes) if process.poll() not in (None, 0)]

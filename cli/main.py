@@ -1,4 +1,4 @@
-"""The group of commands, and how their errors look."""
+"""The group of commands, and the format of their errors."""
 
 import logging
 import os
@@ -36,7 +36,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; of several processes none but train can make use."""
+        """Find the command; only train can use several processes."""
         name, command, rest = super().resolve_command(ctx, args)
         if name != "train" and launched() and os.environ["WORLD_SIZE"] != "1":
             count = os.environ["WORLD_SIZE"]
@@ -45,9 +45,9 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        # PyTorch Geometric's import warns of what it will change itself; a user of this program can do nothing there.
+        # PyTorch Geometric's import warns of its own future changes; a user of this program can do nothing there.
         warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
-        # Lightning tells which precision, GPU and processes it was told to take, and advises on its own trainer.
+        # Lightning logs the precision, GPU and processes that it was given, and advises on its own trainer.
         for name in ("rank_zero", "distributed"):
             logging.getLogger(f"lightning_fabric.utilities.{name}").setLevel(logging.WARNING)
         try:
@@ -69,14 +69,14 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="relgraph")
 def main() -> None:
-    """Distil what a teacher knows of the relations between images into a small student.
+    """Distil a teacher's relations between images into a small student.
 
     \b
     relgraph train --graph dense              offline example: digits, a self-supervised teacher, 20 epochs
     relgraph train --graph knn --k 8          the same on a sparse graph
     relgraph evaluate runs/NAME               accuracy, k-NN and linear probe of student and teacher
     relgraph analyze runs/NAME                neighbours, communities, confusions: where the two networks differ
-    relgraph report runs/NAME runs/OTHER      all of it as one HTML file, with the graph to look around in
+    relgraph report runs/NAME runs/OTHER      all of it as one HTML file, with the graph to explore
     relgraph export runs/NAME -o graph.gexf   the graph for Gephi or networkx
     relgraph pretrain                         a teacher of your own, from images without labels
     relgraph embed --views 4                  run the teacher once, instead of in every step
@@ -85,7 +85,7 @@ def main() -> None:
     relgraph bench                            how fast this machine trains, against the original's way
     relgraph bench scaling                    time and memory of a loss against the number of images in a batch
 
-    `relgraph COMMAND --help` says more.
+    `relgraph COMMAND --help` describes a command in full.
     """  # noqa: D301 (click wants the backspace itself)
 
 

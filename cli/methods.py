@@ -8,7 +8,7 @@ import click
 from .show import columns
 
 if TYPE_CHECKING:
-    from relgraph.methods.info import Card
+    from relgraph.methods.info import MethodInfo
 
 EPILOG = """\b
 Examples:
@@ -32,25 +32,25 @@ def methods(name: str | None) -> None:
     the method's page calls gamma: 0 for those that need no labels.
     """
     from relgraph.methods import METHODS
-    from relgraph.methods.info import card
+    from relgraph.methods.info import method_info
 
     name = None if name is None else name.lower()  # as --method reads it
     if name == "none":
         click.echo("none: cross-entropy alone, without a teacher")
         return
     if name is not None:
-        click.echo(_in_full(card(name)))
+        click.echo(_in_full(method_info(name)))
         return
-    cards = [card(known) for known in METHODS]
-    rows = [[c.name, ", ".join(c.reads), c.kernel, c.topology, c.criterion, f"{c.weight:g}"] for c in cards]
+    infos = [method_info(known) for known in METHODS]
+    rows = [[c.name, ", ".join(c.reads), c.kernel, c.topology, c.criterion, f"{c.weight:g}"] for c in infos]
     click.echo(columns([["method", "reads", "kernel", "topology", "criterion", "weight"], *rows]))
     click.echo("\npapers, and where paper, official code and this one differ:")
-    for c in cards:
+    for c in infos:
         click.echo(_entry(c.name, f"{c.paper}: {c.differs}"))
     click.echo("\none in full: relgraph methods NAME; cross-entropy alone: --method none")
 
 
-def _in_full(c: "Card") -> str:
+def _in_full(c: "MethodInfo") -> str:
     facts = [
         ["paper", c.paper],
         ["reads", ", ".join(c.reads)],

@@ -35,7 +35,7 @@ Examples:
 def pretrain(ctx: click.Context, /, out: Path | None, resume: Path | None, config: Path | None, **options: Any) -> None:
     """Train a teacher without labels: two random views of an image find each other.
 
-    Any folder of images will do. Labels, where there are some, serve the k-NN accuracy alone, which tells how far the
+    Any folder of images will do. Labels, where there are some, serve the k-NN accuracy alone, which shows how far the
     training has come. The run is a teacher for `relgraph train`: --teacher checkpoint:RUN gives the pooled features,
     with --teacher-args output=projection the vectors that were contrasted.
 

@@ -27,10 +27,10 @@ Examples:
 @click.option("--first", type=click.IntRange(min=2), metavar="N", help="Only the first N images of the split.")
 @click.option("--k", type=int, default=8, show_default=True, help="Neighbours of each image.")
 def report(runs: tuple[Path, ...], output: Path, split: str | None, first: int | None, k: int) -> None:
-    """Write one HTML page on one RUN or several, which opens offline and asks for nothing.
+    """Write one HTML page on one RUN or several, which opens offline and loads nothing else.
 
-    It tells what was run, overlays learning curves and compares figures, over seeds as mean and deviation. The first
-    RUN that trained a student is shown in detail: edge matrices, maps, the graph to look into, and the images on whose
+    It lists what was run, overlays learning curves and compares figures, over seeds as mean and deviation. The first
+    RUN that trained a student is shown in detail: edge matrices, maps, the graph to explore, and the images on whose
     neighbours student and teacher agree least.
     """
     from relgraph.analysis.report import write_report

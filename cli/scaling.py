@@ -24,7 +24,7 @@ WHAT_MEMORY = {
 Most memory that was resident during a step, beyond what was before it: neither embeddings nor libraries count.""",
     "cuda": "Most memory that torch allocated on the GPU during a step, beyond the embeddings.",
 }
-WHAT_WIRE = """\
+WHAT_COMMUNICATION = """\
 What one process receives in a step, and sends as well, where a batch of 64 images a process is spread over several:
 all rows gathered (matrix, blocked, k-NN), or three products D x D summed (factored). Beside it, with any loss, the
 gradients of resnet8x4."""
@@ -115,8 +115,8 @@ def tables(report: dict[str, Any]) -> str:
     if any(row["bytes"] is not None for row in report["rows"]):
         parts += [_table(report, "memory", "MiB", _mebibytes), WHAT_MEMORY[report["machine"]["type"]]]
     parts += [f"{s['form']} ends before N = {s['n']:,}: {s['why']}." for s in report["stopped"]]
-    if report["wire"]:
-        parts += [_wire(report["wire"]), WHAT_WIRE]
+    if report["communication"]:
+        parts += [_communication(report["communication"]), WHAT_COMMUNICATION]
     return "\n\n".join([*parts, _conditions(report)])
 
 
@@ -134,7 +134,7 @@ def _table(report: dict[str, Any], what: str, unit: str, cell: Any) -> str:
     return table([f"N ({what} in {unit})", *forms], [*rows, last])
 
 
-def _wire(rows: list[dict[str, float]]) -> str:
+def _communication(rows: list[dict[str, float]]) -> str:
     kinds = ("gathered", "summed", "gradients")
     return table(
         ["processes", *(f"{kind}, MiB" for kind in kinds)],

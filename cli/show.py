@@ -1,4 +1,4 @@
-"""How tables look on a terminal."""
+"""The format of tables on a terminal."""
 
 from collections.abc import Sequence
 

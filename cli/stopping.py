@@ -1,4 +1,4 @@
-"""What a command says when Ctrl-C stops a run."""
+"""The message of a command when Ctrl-C stops a run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -13,7 +13,7 @@ Examples:
   relgraph teachers torchvision:resnet50
 """
 
-# By source: how its teachers are spelled, and what they are.
+# By source: the form of its teachers' names, and their kind.
 SPELLINGS = {
     "embedded": ("embedded:NAME", "a small self-supervised network that comes with the package"),
     "open_clip": ("open_clip:NAME/WEIGHTS", "image side of a CLIP"),

@@ -107,7 +107,7 @@ def _check_devices(devices: int | None) -> None:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Let what the block prints go nowhere: of several processes one speaks."""
+    """Discard what the block prints: of several processes, one prints."""
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         yield
 
@@ -115,8 +115,8 @@ def silent() -> Iterator[None]:
 def _summary(recipe: Any) -> str:
     graph = recipe.graph_in_use
     method = f"{recipe.method} on the graph {graph}" if graph else f"method {recipe.method}"
-    taught = f"{recipe.student} from {recipe.teacher}, {method}"
-    networks = taught if recipe.uses_teacher else f"{recipe.student} without a teacher"
+    distilled = f"{recipe.student} from {recipe.teacher}, {method}"
+    networks = distilled if recipe.uses_teacher else f"{recipe.student} without a teacher"
     return f"{recipe.dataset}: {networks}, {recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"
 
 
@@ -136,5 +136,5 @@ def _run(recipe: Any, path: Path, resume: bool) -> None:
         epochs = {"last": result["epochs"], "best": result["best_epoch"]}
         rows = [[f"{which} epoch ({epoch})", *(test[which][name] for name in found)] for which, epoch in epochs.items()]
         click.echo(table(["student on the test split", *(columns[name] for name in found)], rows))
-    following = "evaluate" if found else "report"  # without labels there is nothing to judge by, but graphs to see
+    following = "evaluate" if found else "report"  # without labels there are no accuracies, but graphs
     click.echo(f"{result['note']}\nnext: relgraph {following} {quote(str(path))}")

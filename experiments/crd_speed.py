@@ -1,4 +1,4 @@
-"""How long one forward and backward of CRD takes, against the official code's way of gathering, in one run.
+"""How long one forward and backward of CRD takes, against the official code's gathering form, in one run.
 
     python experiments/crd_speed.py
 
@@ -27,7 +27,7 @@ from relgraph.methods.crd import CRD
 
 
 def gathering(loss: CRD, student: Tensor, teacher: Tensor, chosen: Tensor) -> Tensor:
-    """Return the loss for given images `(N, K + 1)`, of which the first column is the positive."""
+    """Return the loss for given images `(N, K + 1)`; the first column is the positive."""
     n, m = len(chosen), chosen.shape[1] - 1
     noise = m / loss.sampler.images
     s, t = normalize(loss.embed_student(student)), normalize(loss.embed_teacher(teacher))
@@ -77,7 +77,7 @@ def build_forms(n: int, images: int, negatives: int, dim: int, device: str) -> d
 @click.option("--images", default=50_000, show_default=True, help="Size of the training set.")
 @click.option("--negatives", default=16_384, show_default=True, help="Draws for each image.")
 @click.option("--dim", default=128, show_default=True, help="Width of the keys.")
-@click.option("--rounds", default=7, show_default=True, help="Rounds of which the median is taken, after one more.")
+@click.option("--rounds", default=7, show_default=True, help="Rounds for the median, after one more.")
 @click.option("--calls", default=0, help="Calls in a round; 0: one on a CPU, ten on CUDA.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write everything as JSON.")
 def main(n: int, images: int, negatives: int, dim: int, rounds: int, calls: int, out: Path | None) -> None:

@@ -21,7 +21,7 @@ from relgraph.analysis.run_loading import evaluate_run, run_pair
 from relgraph.training.loop import train
 from relgraph.training.recipe import resolve
 
-# Directory of the run -> what it is called in the table, and its options.
+# Directory of the run -> its name in the table, and its options.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "alone": ("cross-entropy alone", {"method": "none"}),
     "dense": ("+ EGA, all pairs", {"graph": "dense"}),
@@ -32,7 +32,7 @@ OUT = Path("runs/demo")
 
 
 def main() -> None:
-    # PyTorch Geometric's import warns of what it will change itself.
+    # PyTorch Geometric's import warns of its own future changes.
     warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
     start = time.perf_counter()
     shutil.rmtree(OUT, ignore_errors=True)
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def show(rows: dict[str, tuple[dict[str, Any], dict[str, Any]]]) -> None:
-    """Print one table, and what it says."""
+    """Print one table and its conclusion."""
     report = rows["dense"][1]
     images, teacher = report["images"], report["teacher"]
     print(f"\nDigits, {images['labelled']} labelled of {images['train']} training images, one seed.")

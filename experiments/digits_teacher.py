@@ -1,4 +1,4 @@
-"""Make the teacher that ships with relgraph out of a pre-training on digits, and say what its features are worth.
+"""Make the teacher that ships with relgraph out of a pre-training on digits, and print the accuracy of its features.
 
     relgraph pretrain --seed 0 --out runs/digits-simclr
     python experiments/digits_teacher.py runs/digits-simclr --out digits-simclr.safetensors
@@ -21,12 +21,12 @@ from relgraph.training.evaluation import embed, knn_accuracy
 from relgraph.training.setup import network_input
 
 
-def linear_probe(x: Tensor, labels: Tensor, y: Tensor, asked: Tensor, few: Tensor | None = None) -> float:
+def linear_probe(x: Tensor, labels: Tensor, y: Tensor, test_labels: Tensor, few: Tensor | None = None) -> float:
     """Return the accuracy, in percent, of a logistic regression on standardised features, fitted on all or on a few."""
     centre, spread = x.mean(0), x.std(0) + 1e-6
     fitted = torch.arange(len(x)) if few is None else few
     probe = LogisticRegression(max_iter=3000).fit(((x - centre) / spread)[fitted], labels[fitted])
-    return 100 * float(probe.score((y - centre) / spread, asked))
+    return 100 * float(probe.score((y - centre) / spread, test_labels))
 
 
 def draw_few(labels: Tensor, labels_per_class: int, seed: int) -> Tensor:
@@ -36,16 +36,18 @@ def draw_few(labels: Tensor, labels_per_class: int, seed: int) -> Tensor:
 
 
 def report(name: str, backbone: nn.Module, digits: DataSet, mean: list[float], std: list[float]) -> None:
-    """Print what the features are worth on the test images, with all labels and with few."""
+    """Print the accuracy of the features on the test images, with all labels and with few."""
 
     def features(images: ImageSet) -> Tensor:
         return embed(backbone, images, lambda part: network_input(part, mean, std), 256, "cpu")
 
-    x, y, known, asked = features(digits.train), features(digits.test), digits.train.labels, digits.test.labels
-    knn, linear = knn_accuracy(x, known, y, asked, k=20), linear_probe(x, known, y, asked)
-    click.echo(f"{name}: test k-NN {knn:.2f} %, linear probe {linear:.2f} % (n = {len(asked)})")
+    x, y = features(digits.train), features(digits.test)
+    train_labels, test_labels = digits.train.labels, digits.test.labels
+    knn, linear = knn_accuracy(x, train_labels, y, test_labels, k=20), linear_probe(x, train_labels, y, test_labels)
+    click.echo(f"{name}: test k-NN {knn:.2f} %, linear probe {linear:.2f} % (n = {len(test_labels)})")
     for count in (5, 3, 2):
-        few = torch.tensor([linear_probe(x, known, y, asked, draw_few(known, count, seed)) for seed in range(5)])
+        chosen = [draw_few(train_labels, count, seed) for seed in range(5)]
+        few = torch.tensor([linear_probe(x, train_labels, y, test_labels, part) for part in chosen])
         click.echo(f"{name}: linear probe, {count} labels a class: {few.mean():.1f} +- {few.std():.1f} % (5 draws)")
 
 

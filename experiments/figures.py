@@ -27,7 +27,7 @@ from relgraph.graph.search import nearest_in_blocks
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
 
-# Line and marker tell the curves apart without their colours.
+# Line and marker distinguish the curves without their colours.
 STYLES = {
     "cross-entropy": ("#555555", ":", "o"),
     "node only": ("#E69F00", "--", "s"),
@@ -56,13 +56,13 @@ OUT = click.option("-o", "out", required=True, type=click.Path(path_type=Path), 
 @RUNS
 @OUT
 def curves(runs: tuple[Path, ...], out: Path) -> None:
-    """Draw training and test error over the epochs, a curve for each way of training."""
+    """Draw training and test error over the epochs, a curve for each training method."""
     opened = [Run.open(path) for path in runs]
     recipes = [run.recipe() for run in opened]
     check_alike(recipes)
     groups: dict[str, list[tuple[Recipe, list[dict[str, float]]]]] = {}
     for run, recipe in zip(opened, recipes, strict=True):
-        groups.setdefault(called(recipe), []).append((recipe, run.read_metrics()))
+        groups.setdefault(name_of(recipe), []).append((recipe, run.read_metrics()))
     split = recipes[0].select
     columns = {"training": "train_top1", "validation" if split == "val" else split: f"{split}_top1"}
     numbers = {
@@ -76,7 +76,7 @@ def curves(runs: tuple[Path, ...], out: Path) -> None:
     save(draw_curves(numbers, tuple(columns)), out)
     common = {key: value for key, value in asdict(recipes[0]).items() if key not in FREE}
     hidden = {"dataset", "teacher", "ss_head", "init_from"}  # paths of one machine
-    facts = {"options": {key: value for key, value in common.items() if key not in hidden}, "runs": made(opened)}
+    facts = {"options": {key: value for key, value in common.items() if key not in hidden}, "runs": origins(opened)}
     write_json(out, {"errors_in_percent": numbers, **facts})
 
 
@@ -98,8 +98,8 @@ def draw_curves(numbers: dict[str, dict[str, Any]], splits: tuple[str, ...]) -> 
                 axes.plot(epochs, error["mean"], color=ink, linestyle=line, marker=marker, markersize=4.5,
                           markevery=every, linewidth=1.6, label=label)  # fmt: skip
                 axes.fill_between(epochs, error["least"], error["most"], color=ink, alpha=0.15, linewidth=0)
-            seen = "during the epoch, augmented images" if split == "training" else "after the epoch"
-            axes.set(xlabel="epoch", ylabel=f"{split} error in %", title=f"{split}, {seen}")
+            when = "during the epoch, augmented images" if split == "training" else "after the epoch"
+            axes.set(xlabel="epoch", ylabel=f"{split} error in %", title=f"{split}, {when}")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.tick_params(labelleft=True)
             axes.grid(alpha=0.3)
@@ -127,17 +127,17 @@ def tsne(runs: tuple[Path, ...], out: Path, split: str, classes: int, seed: int)
             numbers.append({"panel": title, "seed": run.recipe.seed, "images": len(x), "homophily": share})
     save(draw_planes(panels, names), out)
     facts = {"split": split, "classes": list(names), "neighbours": NEIGHBOURS, "tsne_seed": seed}
-    write_json(out, {**facts, "panels": numbers, "runs": made([run.run for run in opened])})
+    write_json(out, {**facts, "panels": numbers, "runs": origins([run.run for run in opened])})
 
 
 def embeddings(run: TrainedRun, split: str, classes: int) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
-    """Return what teacher and student of a run say of the images of the first classes: title, `(N, D)`, `(N,)`."""
+    """Return the embeddings of teacher and student of a run on the first classes: title, `(N, D)`, `(N,)`."""
     labels = run.all_labels(split)
     chosen = ((labels >= 0) & (labels < classes)).nonzero().flatten()
     if len(chosen) <= NEIGHBOURS:
         raise RelgraphError(f"a figure needs more than {NEIGHBOURS} images, got {len(chosen)} of the split {split!r}")
     student, teacher = run.outputs(run.split(split).select(chosen))
-    name = called(run.recipe)
+    name = name_of(run.recipe)
     found = [(f"student, {name}", student.embedding, labels[chosen])]
     return found if teacher is None else [(f"teacher, head of {name}", teacher.embedding, labels[chosen]), *found]
 
@@ -167,7 +167,7 @@ def draw_planes(panels: list[tuple[str, torch.Tensor, torch.Tensor, float]], nam
     return figure
 
 
-def called(recipe: Recipe) -> str:
+def name_of(recipe: Recipe) -> str:
     """Return what trained a student, in the words of the paper where it is one of its four."""
     if recipe.method == "none":
         return "cross-entropy"
@@ -186,9 +186,9 @@ def check_alike(recipes: list[Recipe]) -> None:
         for name, value in asdict(recipe).items():
             if name not in FREE and value != first[name]:
                 raise RelgraphError(f"runs of one figure must have one {name}, got {first[name]} and {value}")
-    seen = [(called(recipe), recipe.seed) for recipe in recipes]
-    for name, seed in seen:
-        if seen.count((name, seed)) > 1:
+    repeats = [(name_of(recipe), recipe.seed) for recipe in recipes]
+    for name, seed in repeats:
+        if repeats.count((name, seed)) > 1:
             raise RelgraphError(f"runs of one group must have different seeds, got two of {name} with seed {seed}")
 
 
@@ -206,8 +206,8 @@ def errors(members: list[tuple[Recipe, list[dict[str, float]]]], column: str) ->
     return {**spread, "most": [max(e) for e in epochs], "by_seed": each}
 
 
-def made(runs: Iterable[Run]) -> list[dict[str, Any]]:
-    """Return when, of which commit and on what each run was made."""
+def origins(runs: Iterable[Run]) -> list[dict[str, Any]]:
+    """Return when, of which commit and on what hardware each run was made."""
     found = []
     for run in runs:
         known = json.loads(run.environment_file.read_text())

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from relgraph import EGA
-from relgraph.analysis.benchmark_loops import KNN, ONLINE, STORED, Settings, Way, Workshop
+from relgraph.analysis.benchmark_loops import KNN, ONLINE, STORED, BenchmarkLoop, LoopBuilder, Settings
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import cosine, euclidean, gaussian, gaussian_taylor, linear, squared_euclidean
 from relgraph.graph.matching import by_anchor_norm, by_max, by_mean, huber, mean_square
@@ -150,7 +150,7 @@ def as_on_the_cpu(device: torch.device, name: str) -> tuple[bool, str]:
     assert method is not None
     method.double()
     maps = [[torch.randn(16, *shape).double() for shape in SMALL_RUN["student_maps"]] for _ in range(2)]
-    # Each network says three vectors of the images and of three extra views; SSKD asks for those.
+    # Each network outputs three vectors of the images and of three extra views, which SSKD reads.
     parts = [[torch.randn(rows, 4).double() for rows in (16, 16, 16, 48, 48, 48)] for _ in range(2)]
     found = []
     for place in (torch.device("cpu"), device):
@@ -179,28 +179,28 @@ def error(found: Tensor, expected: float) -> float:
     return abs(found.item() - expected) / max(abs(expected), 1e-12)
 
 
-def no_waiting(settings: Settings, way: Way) -> tuple[bool, str]:
+def no_waiting(settings: Settings, loop: BenchmarkLoop) -> tuple[bool, str]:
     """Train some steps while CUDA refuses every operation that waits for the GPU."""
     with TemporaryDirectory() as folder:
-        train(settings, way, Path(folder), forbid_waiting=True)
+        train(settings, loop, Path(folder), forbid_waiting=True)
     return True, f"{settings.steps - 1} steps without a synchronisation"
 
 
-def equal_runs(settings: Settings, way: Way) -> tuple[bool, str]:
+def equal_runs(settings: Settings, loop: BenchmarkLoop) -> tuple[bool, str]:
     """Train some steps twice from one seed and compare all weights bit for bit."""
     with TemporaryDirectory() as first, TemporaryDirectory() as second:
-        runs = [train(settings, way, Path(folder)) for folder in (first, second)]
+        runs = [train(settings, loop, Path(folder)) for folder in (first, second)]
     different = [name for name, tensor in runs[0].items() if not torch.equal(tensor, runs[1][name])]
     return not different, f"{settings.steps} steps, {len(different)} of {len(runs[0])} tensors differ"
 
 
-def train(settings: Settings, way: Way, folder: Path, forbid_waiting: bool = False) -> dict[str, Tensor]:
+def train(settings: Settings, loop: BenchmarkLoop, folder: Path, forbid_waiting: bool = False) -> dict[str, Tensor]:
     """Return the weights after some steps; the first may wait, since libraries choose their algorithms in it."""
-    shop = Workshop(settings, folder)
-    setup = shop.setup(way)
+    builder = LoopBuilder(settings, folder)
+    setup = builder.setup(loop)
     setup.distiller.train()
     views, meter, size = setup.view_generator(0), Meter(), settings.batch_size
-    indices = [torch.arange(size, device=shop.device) + size * number for number in range(settings.steps)]
+    indices = [torch.arange(size, device=builder.device) + size * number for number in range(settings.steps)]
     batches = list(zip(indices, setup.batches(indices), strict=True))
     step(setup, batches[0][1], batches[0][0], views, meter)
     with waiting_is_an_error() if forbid_waiting else nullcontext():
@@ -260,11 +260,12 @@ def checks(device: torch.device) -> dict[str, Check]:
         for name in METHODS:
             found[f"{name} as on the CPU"] = partial(as_on_the_cpu, device, name)
     # FSP needs a teacher as wide as the student.
-    others = [Way(f"{name}, online teacher", name, teacher="online") for name in METHODS if name not in ("ega", "fsp")]
-    for way in (STORED, KNN, ONLINE, *others):
+    names = [name for name in METHODS if name not in ("ega", "fsp")]
+    others = [BenchmarkLoop(f"{name}, online teacher", name, teacher="online") for name in names]
+    for loop in (STORED, KNN, ONLINE, *others):
         if device.type == "cuda":
-            found[f"no waiting: {way.name}"] = partial(no_waiting, small, way)
-        found[f"equal runs: {way.name}"] = partial(equal_runs, small, way)
+            found[f"no waiting: {loop.name}"] = partial(no_waiting, small, loop)
+        found[f"equal runs: {loop.name}"] = partial(equal_runs, small, loop)
     for objective in ("simclr", "moco"):
         if device.type == "cuda":
             found[f"no waiting: pre-training by {objective}"] = partial(pretraining_never_waits, device, objective)
@@ -295,7 +296,7 @@ def main(device: str, bench: bool, out: Path | None) -> None:
     if device == "cuda":
         # As precise as float32 is: TensorFloat-32 keeps three digits.
         torch.backends.cuda.matmul.allow_tf32 = False
-    # Lightning tells which precision it was told to take.
+    # Lightning logs the precision that it was given.
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}")

@@ -5,7 +5,7 @@
 Nodes are drawn around 100 centres, so that a graph of them has communities. Each part runs in a process of its own:
 seconds passed, seconds of processor time (of all threads, so on a busy machine the fairer of the two), and the most
 memory it held beyond what it held after a small set. faiss is measured where it is installed (`pip install faiss-cpu`),
-and both ways by turns in one process.
+and both searches by turns in one process.
 """
 
 import json
@@ -34,20 +34,20 @@ PARTS = {
 }
 
 
-def drawn(count: int, dim: int) -> tuple[Tensor, Tensor]:
+def draw_nodes(count: int, dim: int) -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)
     student = 0.35 * torch.randn(100, dim)[torch.randint(0, 100, (count,))] + torch.randn(count, dim)
     return student, student + 0.5 * torch.randn(count, dim)
 
 
-def measured(part: str, count: int, dim: int, k: int) -> dict[str, Any]:
-    PARTS[part](*drawn(200, dim), k)
-    x, y = drawn(count, dim)
+def measure_part(part: str, count: int, dim: int, k: int) -> dict[str, Any]:
+    PARTS[part](*draw_nodes(200, dim), k)
+    x, y = draw_nodes(count, dim)
     before = peak_resident() or 0
-    return {**timed(lambda: PARTS[part](x, y, k)), "bytes": (peak_resident() or 0) - before}
+    return {**measure_time(lambda: PARTS[part](x, y, k)), "bytes": (peak_resident() or 0) - before}
 
 
-def timed(work: Callable[[], Any]) -> dict[str, float]:
+def measure_time(work: Callable[[], Any]) -> dict[str, float]:
     passed, used = time.perf_counter(), time.process_time()
     work()
     return {"seconds": time.perf_counter() - passed, "processor_seconds": time.process_time() - used}
@@ -55,16 +55,16 @@ def timed(work: Callable[[], Any]) -> dict[str, float]:
 
 def by_turns(count: int, dim: int, k: int, rounds: int) -> list[dict[str, dict[str, float]]]:
     """Return the times of the search in blocks and of faiss's, one after the other in one process, so many times."""
-    x, _ = drawn(count, dim)
+    x, _ = draw_nodes(count, dim)
     searches = {"blocks": nearest_in_blocks, "faiss": nearest_by_faiss}
     for search in searches.values():
         search(x[:200], k)
-    return [{name: timed(partial(search, x, k)) for name, search in searches.items()} for _ in range(rounds)]
+    return [{name: measure_time(partial(search, x, k)) for name, search in searches.items()} for _ in range(rounds)]
 
 
 def same_neighbours(count: int, dim: int, k: int) -> float:
     """Return the share of the neighbours found in blocks that faiss finds too."""
-    x, _ = drawn(count, dim)
+    x, _ = draw_nodes(count, dim)
     return float(neighbour_overlap(nearest_in_blocks(x, k)[0], nearest_by_faiss(x, k)[0]).mean())
 
 
@@ -83,7 +83,7 @@ def main(nodes: int, dim: int, k: int, rounds: int, out: Path | None) -> None:
     for part in PARTS:
         if "faiss" in part and not has_faiss():
             continue
-        found = report["parts"][part] = in_own_process(measured, part, nodes, dim, k)
+        found = report["parts"][part] = in_own_process(measure_part, part, nodes, dim, k)
         print(
             f"{part:<28}{found['seconds']:>8.1f} s {found['processor_seconds']:>8.1f} s of processor time"
             f"{found['bytes'] / 2**20:>8.0f} MiB",

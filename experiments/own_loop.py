@@ -50,8 +50,8 @@ def train(
             loss = cross_entropy(logits, y, ignore_index=-1, reduction="sum") / (y >= 0).sum().clamp_min(1)
             if teacher is not None and method is not None:
                 with torch.no_grad():
-                    seen = teacher.forward_head(teacher.forward_features(images[index]), pre_logits=True)
-                loss = loss + method.weight * method(feature, seen)
+                    teacher_feature = teacher.forward_head(teacher.forward_features(images[index]), pre_logits=True)
+                loss = loss + method.weight * method(feature, teacher_feature)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

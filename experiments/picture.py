@@ -1,4 +1,4 @@
-"""Draw the README's picture: the same test images as the teacher relates them and as the student does.
+"""Draw the README's picture: the same test images, joined by the teacher's edges and by the student's.
 
 python experiments/picture.py runs/demo/knn experiments/results/graph_pair.png
 """

@@ -61,7 +61,7 @@ def steps(form: str, n: int, dim: int, device: str, count: int) -> Iterator[None
         torch.autograd.backward(FORMS[form](student, teacher))
 
 
-def held(device: str) -> int:
+def peak_bytes(device: str) -> int:
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     return peak_resident() or 0
@@ -71,10 +71,10 @@ def memory(form: str, n: int, dim: int, device: str) -> int:
     """Return the most bytes that one step of this process held, beyond what it held after a small batch."""
     for _ in steps(form, 8, 4, device, 1):
         pass
-    before = held(device)
+    before = peak_bytes(device)
     for _ in steps(form, n, dim, device, 1):
         pass
-    return held(device) - before
+    return peak_bytes(device) - before
 
 
 @click.command(help=__doc__)
@@ -87,8 +87,8 @@ def main(dim: int, out: Path | None) -> None:
     print(f"{'N':>5}" + "".join(f"{form:>26}" for form in FORMS))
     rows = []
     for n in SIZES:
-        ways = {form: partial(steps, form, n, dim, device) for form in FORMS}
-        times = in_turn(ways, rounds=ROUNDS, repetitions=50, device=torch.device(device))
+        tasks = {form: partial(steps, form, n, dim, device) for form in FORMS}
+        times = in_turn(tasks, rounds=ROUNDS, repetitions=50, device=torch.device(device))
         row = {
             form: {"seconds": spread(times[form].samples), "bytes": in_own_process(memory, form, n, dim, device)}
             for form in FORMS

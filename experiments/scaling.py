@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from relgraph import EGA
-from relgraph.analysis.benchmark_loops import STORED, Settings, Workshop
-from relgraph.analysis.communication import averaged, gathered, summed
+from relgraph.analysis.benchmark_loops import STORED, LoopBuilder, Settings
+from relgraph.analysis.communication import gather_bytes, gradient_bytes, product_bytes
 from relgraph.analysis.memory import in_own_process, peak_resident
 from relgraph.analysis.timing import Start, in_turn, spread
 from relgraph.data.batches import epoch_batches
@@ -62,9 +62,9 @@ def pair_rows(rounds: int) -> list[dict[str, Any]]:
         x, y = torch.randn(n, DIM), torch.randn(n, DIM)
         torch.testing.assert_close(without_pair(x, y), EGA()(x, y))
         with tempfile.TemporaryDirectory() as folder:
-            shop = Workshop(Settings(student="resnet8x4", batch_size=n, steps=20, device="cpu"), Path(folder))
+            builder = LoopBuilder(Settings(student="resnet8x4", batch_size=n, steps=20, device="cpu"), Path(folder))
             quick = {"pair": losses(EGA(), n), "plain": losses(without_pair, n)}
-            step = in_turn({"step": shop.steps(STORED)}, rounds=rounds, repetitions=4, device=CPU)["step"]
+            step = in_turn({"step": builder.steps(STORED)}, rounds=rounds, repetitions=4, device=CPU)["step"]
             times = in_turn(quick, rounds=3 * rounds, repetitions=50, device=CPU)
         pairs = zip(times["pair"].samples, times["plain"].samples, strict=True)
         cost = spread([pair - plain for pair, plain in pairs])
@@ -74,7 +74,7 @@ def pair_rows(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def batches_taken(count: int, known: float) -> dict[str, float]:
+def measure_batches(count: int, known: float) -> dict[str, float]:
     """Return what drawing an epoch's batches of 4,096 takes, and going through them."""
     labels = torch.zeros(count, dtype=torch.int64)
     labels[round(known * count) :] = -1
@@ -86,8 +86,8 @@ def batches_taken(count: int, known: float) -> dict[str, float]:
             "bytes": (peak_resident() or 0) - before}  # fmt: skip
 
 
-def listing_taken(count: int) -> dict[str, float]:
-    """Return what listing a folder of so many images takes, 1,000 to a class, and knowing them again by checksums."""
+def measure_listing(count: int) -> dict[str, float]:
+    """Return what listing a folder of so many images takes, 1,000 to a class, and identifying them by checksums."""
     with tempfile.TemporaryDirectory() as folder:
         for split, each in (("train", 1000), ("test", 1)):
             for number in range(count // 1000):
@@ -104,7 +104,7 @@ def listing_taken(count: int) -> dict[str, float]:
                 "checksums": time.perf_counter() - begin}  # fmt: skip
 
 
-def views_taken(count: int) -> dict[str, float]:
+def measure_views(count: int) -> dict[str, float]:
     """Return what the fixed views of a store's images take."""
     before, begin = peak_resident() or 0, time.perf_counter()
     views = FixedViews(count, VIEWS, padding=4, flip=True, seed=0)
@@ -113,7 +113,7 @@ def views_taken(count: int) -> dict[str, float]:
             "kept": kept}  # fmt: skip
 
 
-def hashing() -> float:
+def hashing_speed() -> float:
     """Return how many bytes a second SHA-256 reads from a file in the page cache, as opening a store does."""
     import hashlib
 
@@ -134,8 +134,8 @@ def calculation(report: dict[str, Any], bench: dict[str, Any]) -> dict[str, Any]
     for each in (64, 1024):
         n = each * PROCESSES
         steps = IMAGES // n
-        rows = {"gathered": gathered(each, DIM, PROCESSES), "summed": summed(DIM, PROCESSES),
-                "gradients": averaged(parameters, PROCESSES)}  # fmt: skip
+        rows = {"gathered": gather_bytes(each, DIM, PROCESSES), "summed": product_bytes(DIM, PROCESSES),
+                "gradients": gradient_bytes(parameters, PROCESSES)}  # fmt: skip
         times = {"matrix": seconds.get(("matrix", n)), "blocked": seconds.get(("blocked", n)),
                  "factored": seconds.get(("factored", each))}  # of its own rows alone  # fmt: skip
         per_batch.append({
@@ -175,10 +175,10 @@ def main(bench: Path, rounds: int, out: Path) -> None:
         print(f"N = {row['n']}: pair {1e6 * row['cost']['median']:.0f} us of a step of "
               f"{1e3 * row['step']['median']:.1f} ms, {100 * row['share']:.2f} %", flush=True)  # fmt: skip
     sizes = (1_000_000, 10_000_000, IMAGES)
-    report["batches"] = [in_own_process(batches_taken, n, known) for n in sizes for known in (1.0, 0.01)]
-    report["listing"] = in_own_process(listing_taken, 200_000)
-    report["views"] = in_own_process(views_taken, 10_000_000)
-    report["sha256_bytes_per_s"] = hashing()
+    report["batches"] = [in_own_process(measure_batches, n, known) for n in sizes for known in (1.0, 0.01)]
+    report["listing"] = in_own_process(measure_listing, 200_000)
+    report["views"] = in_own_process(measure_views, 10_000_000)
+    report["sha256_bytes_per_s"] = hashing_speed()
     report["calculation"] = calculation(report, json.loads(bench.read_bytes()))
     write_atomically(out, (json.dumps(report, indent=1) + "\n").encode())
     print(json.dumps({**report, "pair": None}, indent=1))

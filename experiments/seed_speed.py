@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python experiments/seed_speed.py --out seed_speed.json
 
 The plain formulas are written out: the products of both networks' vectors (MoCo: the student's) with the queue, the own
-column in front, softmax, logarithm and sum. Both ways give one value and one gradient, which is checked. "products" are
+column in front, softmax, logarithm and sum. Both forms give one value and gradient, which is checked. "products" are
 those of both networks with the queue alone, forward and backward: what the plain formula of SEED computes at least.
 Times are medians of rounds, taken in turn, so that a machine whose speed drifts treats all alike, and ratios are
 medians of the rounds' own. Memory is what a new process (on a GPU: its allocator) held at most beyond what it held with
@@ -71,7 +71,7 @@ def draw(n: int, queue: int, dim: int, device: str) -> tuple[Tensor, Tensor, Ten
 
 
 def check(n: int, queue: int, dim: int, device: str) -> None:
-    """Stop unless both ways have one value and one gradient."""
+    """Stop unless both forms have one value and one gradient."""
     drawn = draw(n, queue, dim, device)
     for form, plain in list(RATIOS.items())[:2]:
         values = [FORMS[name](*drawn) for name in (form, plain)]
@@ -87,7 +87,7 @@ def steps(form: str, n: int, queue: int, dim: int, device: str, count: int) -> I
         torch.autograd.grad(FORMS[form](*drawn), drawn[0])
 
 
-def held(device: str) -> int:
+def peak_bytes(device: str) -> int:
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     return peak_resident() or 0
@@ -99,10 +99,10 @@ def memory(form: str, n: int, queue: int, dim: int, device: str) -> int:
         pass
     running = steps(form, n, queue, dim, device, 1)
     next(running)
-    before = held(device)
+    before = peak_bytes(device)
     for _ in running:
         pass
-    return held(device) - before
+    return peak_bytes(device) - before
 
 
 @click.command(help=__doc__)
@@ -115,8 +115,8 @@ def main(n: int, dim: int, queue: int, rounds: int, out: Path | None) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     check(n, queue, dim, device)
-    ways = {form: partial(steps, form, n, queue, dim, device) for form in FORMS}
-    times = in_turn(ways, rounds=rounds, repetitions=20, device=torch.device(device))
+    tasks = {form: partial(steps, form, n, queue, dim, device) for form in FORMS}
+    times = in_turn(tasks, rounds=rounds, repetitions=20, device=torch.device(device))
     where = torch.cuda.get_device_name() if device == "cuda" else f"{processor()}, {torch.get_num_threads()} threads"
     facts: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from relgraph.graph.relation import Relation
     from relgraph.graph.topology import AllPairs, Given, Nearest
     from relgraph.methods import EGA, KD, METHODS, Output, ega_loss
-    from relgraph.methods.base import spread_over
     from relgraph.networks.students import build_backbone
     from relgraph.networks.teachers import load_teacher
+    from relgraph.training.spread import spread_over
     from relgraph.training.student import load_student
 
 # In the order of the data's way: networks, graph, methods, results. Loaded when first asked for, so that `import
@@ -34,7 +34,7 @@ _HOME = {
     "ega_loss": "relgraph.methods",
     "KD": "relgraph.methods",
     "METHODS": "relgraph.methods",
-    "spread_over": "relgraph.methods.base",
+    "spread_over": "relgraph.training.spread",
     "Output": "relgraph.methods",
     "load_student": "relgraph.training.student",
     "to_networkx": "relgraph.analysis.export",

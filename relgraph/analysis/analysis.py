@@ -1,4 +1,4 @@
-"""What the k-NN graphs of student and teacher say of a whole split of a run."""
+"""The k-NN graphs of student and teacher on a whole split of a run, and their agreement."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from relgraph.analysis.neighbourhoods import communities, neighbour_overlap, union
+from relgraph.analysis.neighbourhoods import communities, neighbour_overlap
 from relgraph.analysis.run_loading import Nodes, TrainedRun
 from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError, unknown
@@ -24,6 +24,7 @@ from relgraph.graph.search import (
     nearest_by_faiss,
     nearest_in_blocks,
 )
+from relgraph.graph.topology import edges_of, joined
 
 Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 # All are exact: they differ in speed, and between weights that are equal to rounding.
@@ -38,11 +39,11 @@ class NetworkGraph(NamedTuple):
 
     Attributes:
         embedding: Embeddings as `TrainedRun.nodes` has them, unrefined, `(N, D)`; large ones lie in a temporary file.
-        prediction: The class that its head says, `(N,)`; `None` if nothing taught the head.
+        prediction: The class that its head predicts, `(N,)`; `None` if no loss trained the head.
         neighbours: Each node's k nearest others by correlation, nearest first, as positions `(N, k)`.
         weights: Their correlations, `(N, k)`.
         communities: Each node's community, `(N,)`, 0 the largest.
-        degenerate: Which nodes have no variance, `(N,)`: they correlate with nothing, their neighbours say nothing.
+        degenerate: Which nodes have no variance, `(N,)`: they correlate with nothing; their neighbours are arbitrary.
     """
 
     embedding: Tensor
@@ -54,7 +55,7 @@ class NetworkGraph(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What both networks of a run say of the same N nodes.
+    """How the graphs of both networks of a run compare on the same N nodes.
 
     Attributes:
         overlap: Share of its neighbours on which both networks agree, for each node, `(N,)`, 0 to 1.
@@ -92,7 +93,7 @@ class Comparison(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """What `analyse` found; all tensors are on the CPU, nodes are in the order of the split.
+    """The result of `analyse`; all tensors are on the CPU, nodes are in the order of the split.
 
     Attributes:
         run: Path of the run.
@@ -150,7 +151,7 @@ def analyse(
     seed: int = 0,
     search: str | None = None,
 ) -> Analysis:
-    """Return what the k-NN graphs of a run's student and teacher say of a split, or of its first images.
+    """Return the k-NN graphs of a run's student and teacher on a split, or on its first images, and their comparison.
 
     Nodes are those of `TrainedRun.nodes`, unrefined, edges their correlations, as those of `run_pair`; each network
     chooses its own neighbours.
@@ -173,9 +174,10 @@ def analyse(
     images, labels = _first_images(opened, split, k, first)
     networks = dict(zip(("student", "teacher"), opened.nodes(images), strict=True))
     found = {name: nodes for name, nodes in networks.items() if nodes is not None}
-    search = search or _quickest(k, max(nodes.x.numel() for nodes in found.values()))
+    search = search or _default_search(k, max(nodes.x.numel() for nodes in found.values()))
     graphs = {
-        name: _graph(nodes, name, opened.taught(name), SEARCHES[search], k, seed) for name, nodes in found.items()
+        name: _graph(nodes, name, opened.has_trained_classifier(name), SEARCHES[search], k, seed)
+        for name, nodes in found.items()
     }
     student, teacher = graphs["student"], graphs.get("teacher")
     return Analysis(
@@ -195,7 +197,8 @@ def analyse(
 
 def compare(student: NetworkGraph, teacher: NetworkGraph) -> Comparison:
     """Return what two networks' graphs of the same nodes have in common."""
-    edges = union(student.neighbours, teacher.neighbours)
+    count = len(student.neighbours)
+    edges = joined([edges_of(student.neighbours), edges_of(teacher.neighbours)], count, "union")
     one, other = student.embedding, teacher.embedding
     return Comparison(
         overlap=neighbour_overlap(student.neighbours, teacher.neighbours),
@@ -216,13 +219,13 @@ def _first_images(opened: TrainedRun, split: str, k: int, first: int | None) -> 
     return (images, labels) if count == len(images) else (images.select(torch.arange(count)), labels[:count])
 
 
-def _quickest(k: int, numbers: int) -> str:
+def _default_search(k: int, numbers: int) -> str:
     return "faiss" if k < FAISS_LIMIT and numbers <= LARGEST and has_faiss() else "blocks"
 
 
-def _graph(nodes: Nodes, name: str, taught: bool, search: Search, k: int, seed: int) -> NetworkGraph:
+def _graph(nodes: Nodes, name: str, trained_head: bool, search: Search, k: int, seed: int) -> NetworkGraph:
     check_finite(nodes.x, name)
     neighbours, weights = search(nodes.x, k)
     found = communities(neighbours, weights, seed)
-    said = nodes.prediction if taught else None
-    return NetworkGraph(nodes.x, said, neighbours, weights, found, degenerate_in_blocks(nodes.x))
+    prediction = nodes.prediction if trained_head else None
+    return NetworkGraph(nodes.x, prediction, neighbours, weights, found, degenerate_in_blocks(nodes.x))

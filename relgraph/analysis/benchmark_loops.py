@@ -1,4 +1,4 @@
-"""The ways to train that the benchmark compares, each built from what all share: images, teacher, stored embeddings.
+"""The training loops that the benchmark compares, each built from shared parts: images, teacher, stored embeddings.
 
 Images and weights are random: speed depends on neither.
 """
@@ -41,11 +41,11 @@ class Settings:
         student: a student's name.
         batch_size: images in a batch.
         teacher: `timm:NAME` or `open_clip:NAME`, which gets random weights.
-        steps: most steps in a window of time; what is slow gets fewer.
-        rounds: windows of each way.
+        steps: most steps in a window of time; slow ones are fewer.
+        rounds: windows of each loop.
         device: auto, cpu or cuda.
         compile: whether the student is measured compiled as well.
-        memory: whether peak memory is measured as well, each way in a process of its own.
+        memory: whether peak memory is measured as well, each loop in a process of its own.
         image_size: side of the images in pixels.
         classes: number of classes.
     """
@@ -63,8 +63,8 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to train: a method, where the teacher's features come from, and how numbers are computed."""
+class BenchmarkLoop:
+    """One training loop: a method, where the teacher's features come from, and how numbers are computed."""
 
     name: str
     method: str = "none"
@@ -75,20 +75,20 @@ class Way:
 
     @property
     def label(self) -> str:
-        """The name, with what else tells ways apart."""
+        """The name, with what else distinguishes loops."""
         return f"{self.name}, {self.precision}{', compiled' if self.compile else ''}"
 
 
-STUDENT_ALONE = Way("cross-entropy alone")
-STORED = Way("EGA, stored embeddings", "ega", teacher="stored")
-KNN = Way("EGA on 8 neighbours, stored", "ega", "knn", "stored")
-KD = Way("KD, stored embeddings", "kd", teacher="stored")
-ONLINE = Way("EGA, online teacher", "ega", teacher="online")
-ORIGINAL = Way("the original's way", "ega", teacher="original", precision="32-true")
+STUDENT_ALONE = BenchmarkLoop("cross-entropy alone")
+STORED = BenchmarkLoop("EGA, stored embeddings", "ega", teacher="stored")
+KNN = BenchmarkLoop("EGA on 8 neighbours, stored", "ega", "knn", "stored")
+KD = BenchmarkLoop("KD, stored embeddings", "kd", teacher="stored")
+ONLINE = BenchmarkLoop("EGA, online teacher", "ega", teacher="online")
+ORIGINAL = BenchmarkLoop("the original's way", "ega", teacher="original", precision="32-true")
 
 
-class Workshop:
-    """What the ways share, made when it is first needed, and each way built from it."""
+class LoopBuilder:
+    """The parts that the loops share, made when they are first needed, and each loop built from them."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         """Draw the images; the store of embeddings is to lie in `folder`.
@@ -124,46 +124,46 @@ class Workshop:
         save_ss_head(file, head, teacher=self.teacher.name, fingerprint=self.teacher.fingerprint())
         return str(file)
 
-    def recipe(self, way: Way) -> Recipe:
-        """Return the recipe of one way."""
+    def recipe(self, loop: BenchmarkLoop) -> Recipe:
+        """Return the recipe of one loop."""
         settings = self.settings
         return Recipe(
             dataset="random images",
             student=settings.student,
             batch_size=settings.batch_size,
-            method=way.method,
-            graph=way.graph,
-            k=min(8, settings.batch_size - 1) if way.graph == "knn" else None,
+            method=loop.method,
+            graph=loop.graph,
+            k=min(8, settings.batch_size - 1) if loop.graph == "knn" else None,
             device=settings.device,
-            precision=way.precision,
-            compile=way.compile,
-            ss_head=self.ss_head if way.method == "sskd" else None,
+            precision=loop.precision,
+            compile=loop.compile,
+            ss_head=self.ss_head if loop.method == "sskd" else None,
         )
 
-    def setup(self, way: Way) -> Setup:
-        """Return what the training loop works on.
+    def setup(self, loop: BenchmarkLoop) -> Setup:
+        """Return the setup of the training loop.
 
         Raises:
-            RelgraphError: for a student or a teacher that is not known, or cannot be used here.
+            RelgraphError: for a student or a teacher that is unknown, or cannot be used here.
         """
-        recipe = self.recipe(way)
+        recipe = self.recipe(loop)
         fabric = open_fabric(recipe)
         distiller = new_distiller(recipe, self.data, self.teacher if recipe.uses_teacher else None)
         method = distiller.method
         plan = make_plan(recipe.augmentation, self.data, None if method is None else method.views)
-        feed = self._feed(way, plan, fabric, maps=reads_maps(method))
-        return assemble(recipe, fabric, self.data, distiller, feed, way.name)
+        feed = self._feed(loop, plan, fabric, maps=reads_maps(method))
+        return assemble(recipe, fabric, self.data, distiller, feed, loop.name)
 
-    def _feed(self, way: Way, plan: Plan, fabric: Any, *, maps: bool) -> Feed:
-        if way.teacher == "stored":
+    def _feed(self, loop: BenchmarkLoop, plan: Plan, fabric: Any, *, maps: bool) -> Feed:
+        if loop.teacher == "stored":
             return Stored(plan, self.data, self.store, self.device, shared=True)
-        if way.teacher == "online":
+        if loop.teacher == "online":
             return Online(plan, self.teacher, fabric, shared=True, maps=maps)
         return WithoutTeacher(plan)
 
-    def steps(self, way: Way) -> Start:
-        """Return n steps of `relgraph.training.loop`, from uint8 images to running sums, as `timing` wants them."""
-        setup = self.setup(way)
+    def steps(self, loop: BenchmarkLoop) -> Start:
+        """Return n steps of `relgraph.training.loop`, from uint8 images to running sums, for `timing`."""
+        setup = self.setup(loop)
         indices = list(torch.arange(len(self.data.train), device=self.device).view(-1, self.settings.batch_size))
         batches = list(zip(indices, setup.batches(indices), strict=True))
         setup.distiller.train()
@@ -176,11 +176,11 @@ class Workshop:
 
         return start
 
-    def loop(self, way: Way) -> Start:
-        """Return an epoch of n batches, by `relgraph.training.loop` or the original's way, as `timing` wants it."""
-        if way == ORIGINAL:
+    def epoch(self, loop: BenchmarkLoop) -> Start:
+        """Return an epoch of n batches, by `relgraph.training.loop` or the original's loop, for `timing`."""
+        if loop == ORIGINAL:
             return self._original().start
-        setup = self.setup(way)
+        setup = self.setup(loop)
         train = setup.data.train
 
         def start(n: int) -> Iterator[None]:

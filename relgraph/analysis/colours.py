@@ -3,7 +3,7 @@
 Rgb = tuple[int, int, int]
 
 # Petroff, 2021, arXiv 2107.02270, "Accessible color sequences for data visualization": ten that people with the common
-# colour deficiencies tell apart; its two greys stand last, since grey is what has no label here.
+# colour deficiencies can distinguish; its two greys stand last, since grey is what has no label here.
 TEN = ("#3f90da", "#ffa90e", "#bd1f01", "#832db6", "#e76300", "#92dadd", "#a96b59", "#b9ac70", "#717581", "#94a4a2")
 # The same ten darker or lighter, whichever is farther from the first ten.
 TEN_MORE = (

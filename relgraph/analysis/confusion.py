@@ -1,4 +1,4 @@
-"""Which classes a k-NN graph joins: what its edges say of the classes of their ends.
+"""Which classes a k-NN graph joins: edges counted by the classes of their ends.
 
 A label is the number of a class; a negative one is unknown, and its nodes and edges count for no class.
 """

@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from relgraph.analysis.split_graph import SplitGraph
-from relgraph.errors import RelgraphError, unknown
+from relgraph.analysis.split_graph import SplitGraph, check_split, split_rule
+from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.pair import STUDENT, TEACHER
-from relgraph.graph.relation import check_nodes
-from relgraph.graph.search import above_in_blocks, check_finite, degenerate_in_blocks, edge_weights, nearest_in_blocks
+from relgraph.graph.search import degenerate_in_blocks, edge_weights
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
 
-# The smallest normal float32: what an exact 0 weighs. It is not 0 for programs that read single precision either.
+# The smallest normal float32: the weight of an exact 0. It is not 0 for programs that read single precision either.
 NO_WEIGHT = torch.finfo(torch.float32).tiny
 
 
@@ -54,15 +53,12 @@ def difference_pair(
             "with the graph 'dense' both networks hold all pairs and no edge is of one alone: expected 'knn' or "
             "'threshold'"
         )
-    if graph not in ("knn", "threshold"):
-        raise unknown("graph", graph, ("knn", "threshold"))
-    check_nodes(student, teacher, one_width=True)
+    rule = split_rule(graph, k, threshold)
+    check_split(student, teacher, k if graph == "knn" else None)
     both = {"student": student, "teacher": teacher}
-    chosen = {}
-    for side, x in both.items():
-        check_finite(x, side)
-        chosen[side] = _nearest(x, k, kernel) if graph == "knn" else above_in_blocks(x, threshold, kernel)
+    chosen = {side: rule.of_nodes(x, kernel) for side, x in both.items()}
     pair = HeteroData()
+    pair.graph = "sparse"
     for side, other, kind in (("student", "teacher", STUDENT), ("teacher", "student", TEACHER)):
         pair[side].x, pair[side].degenerate = both[side], degenerate_in_blocks(both[side], kernel)
         edges = _lacking(chosen[side], chosen[other], len(student))
@@ -95,11 +91,6 @@ def difference_edges(pair: "HeteroData") -> Iterator[tuple[str, str, dict[str, A
         ):
             correlations = {"student_correlation": r_s, "teacher_correlation": r_t, "difference": signed}
             yield f"n{tail}", f"n{head}", {"weight": weight, "sign": sign, "only": side, **correlations}
-
-
-def _nearest(x: Tensor, k: int, kernel: Kernel) -> Tensor:
-    candidates, _ = nearest_in_blocks(x, k, kernel)
-    return torch.stack([candidates.flatten(), torch.arange(len(x), device=x.device).repeat_interleave(k)])
 
 
 def _lacking(edges: Tensor, others: Tensor, count: int) -> Tensor:

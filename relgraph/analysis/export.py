@@ -14,7 +14,7 @@ from relgraph.analysis.difference import NO_WEIGHT, difference_edges
 from relgraph.analysis.nodes import check_attributes, check_known, images_of, nodes_of, titles_of
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import replacing
-from relgraph.graph.pair import MATCHES, STUDENT, TEACHER
+from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, adjacency, weights
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -44,9 +44,9 @@ def to_networkx(pair: "HeteroData", side: Side = "pair", attributes: Sequence[st
     from neighbour to anchor.
 
     Nodes are named `t0`, `t1`, ... and `s0`, `s1`, ... by their position in the pair. Attributes of a node: `kind`
-    (`teacher` or `student`), `index` (in the data set where known, else the position) and, where the pair knows them,
+    (`teacher` or `student`), `index` (in the data set where known, else the position) and, where the pair has them,
     `label`, `class_name`, `split`, `prediction`, `correct` and `labelled`, or instead those of `attributes`, which
-    may name `degenerate`, `community` and `overlap` as well (see `nodes.measure`). They are read from `index`, `y`,
+    may name `degenerate`, `community` and `overlap` as well (see `nodes.measure`). They are read from `image_id`, `y`,
     `prediction` and their like of the pair's nodes, from `pair.classes` and from `pair.split`. A negative label is an
     unknown one: it is left out, and `correct` with it. Nodes with a `position` (see `layout.place`) have `x` and `y`.
 
@@ -75,7 +75,7 @@ def to_networkx(pair: "HeteroData", side: Side = "pair", attributes: Sequence[st
         raise unknown("side", side, SIDES)
     kinds, edges = SIDES[side]
     _check_edges(pair, edges)
-    dense = all("adj" in pair[edge_type] for edge_type in edges)
+    dense = pair.graph == "dense"
     graph: nx.Graph[str] = nx.Graph() if dense else nx.DiGraph()
     if side == "difference":
         graph.add_nodes_from(images_of(pair, attributes))
@@ -97,7 +97,7 @@ def write_graph(
     """Write a pair, whole or not at all.
 
     `graphml`, `gexf` and node-link `json` hold what `to_networkx` returns, `pt` the pair itself, both sides of it and
-    all it knows, for `read_pair`. Without a format the suffix of the path names it.
+    all it holds, for `read_pair`. Without a format the suffix of the path names it.
 
     In GraphML and GEXF nodes have what Gephi draws: a title, the name of the class or else the index; a colour by
     class; and a position, if the pair has one. The title is called `label` in both, so the number of the class is
@@ -170,12 +170,11 @@ def _check_edges(pair: "HeteroData", edges: tuple[EdgeType, ...]) -> None:
     for edge_type in edges:
         if edge_type not in pair.edge_types:
             raise RelgraphError(f"the pair must hold the edges {' '.join(edge_type)}, got {pair.edge_types}")
-        store = pair[edge_type]
-        weights = store.adj if "adj" in store else store.edge_weight
-        if not bool(weights.isfinite().all()):
+        found = weights(pair, edge_type)
+        if not bool(found.isfinite().all()):
             raise RelgraphError(f"weights must be finite, got NaN or infinity among the edges {' '.join(edge_type)}")
-        pairs_once = "adj" in store and edge_type != MATCHES
-        count += len(weights) * (len(weights) - 1) // 2 if pairs_once else weights.numel()
+        pairs_once = pair.graph == "dense" and edge_type != MATCHES
+        count += len(found) * (len(found) - 1) // 2 if pairs_once else found.numel()
     if count > EDGE_LIMIT:
         advice = "take fewer nodes, one side or a sparse graph, or the format pt"
         raise RelgraphError(f"a graph for networkx takes at most {EDGE_LIMIT:,} edges, got {count:,}: {advice}")
@@ -193,17 +192,16 @@ def _edges(pair: "HeteroData", edge_type: EdgeType) -> Iterator[tuple[str, str, 
 
 def _edge_list(pair: "HeteroData", edge_type: EdgeType) -> tuple[Tensor, Tensor]:
     """Return the edges of one type and their weights, `(2, E), (E,)`; of one network's matrix the upper triangle."""
-    store = pair[edge_type]
-    if "adj" not in store:
-        return store.edge_index, store.edge_weight.detach()
-    adj: Tensor = store.adj.detach()
+    if pair.graph == "sparse":
+        return pair[edge_type].edge_index, weights(pair, edge_type).detach()
+    adj = adjacency(pair, edge_type).detach()
     chosen = torch.ones_like(adj, dtype=torch.bool)
     if edge_type != MATCHES:
         chosen = chosen.triu(1)
     return chosen.nonzero().T, adj[chosen]
 
 
-def _dressed(pair: "HeteroData", side: Side, attributes: Names) -> tuple["nx.Graph[str]", list[Rgb]]:
+def _with_titles(pair: "HeteroData", side: Side, attributes: Names) -> tuple["nx.Graph[str]", list[Rgb]]:
     """Return the graph with a title, `label`, for each node, the number of its class as `class`, and nodes' colours."""
     graph = to_networkx(pair, side, attributes)
     kinds = SIDES[side][0]
@@ -219,7 +217,7 @@ def _dressed(pair: "HeteroData", side: Side, attributes: Names) -> tuple["nx.Gra
 def _write_graphml(pair: "HeteroData", stream: IO[bytes], side: Side, attributes: Names) -> None:
     import networkx as nx
 
-    graph, colours = _dressed(pair, side, attributes)
+    graph, colours = _with_titles(pair, side, attributes)
     for node, colour in zip(graph, colours, strict=True):
         graph.nodes[node].update(zip("rgb", colour, strict=True))
     for *_, edge in graph.edges(data=True):
@@ -239,7 +237,7 @@ def _write_graphml(pair: "HeteroData", stream: IO[bytes], side: Side, attributes
 def _write_gexf(pair: "HeteroData", stream: IO[bytes], side: Side, attributes: Names) -> None:
     import networkx as nx
 
-    graph, colours = _dressed(pair, side, attributes)
+    graph, colours = _with_titles(pair, side, attributes)
     for node, colour in zip(graph, colours, strict=True):
         data = graph.nodes[node]
         data["viz"] = {"color": {**dict(zip("rgb", colour, strict=True)), "a": 1.0}}
@@ -263,12 +261,12 @@ def _write_pt(pair: "HeteroData", stream: IO[bytes], side: Side, attributes: Nam
     for store in stores.values():
         for name, value in store.items():
             if isinstance(value, Tensor):
-                store[name] = _alone(value.detach().cpu())
+                store[name] = _own_storage(value.detach().cpu())
     torch.save(stores, stream)
 
 
-def _alone(value: Tensor) -> Tensor:
-    """Return a tensor that is all of its memory, of which torch stores all; one that is already may lie in a file."""
+def _own_storage(value: Tensor) -> Tensor:
+    """Return a tensor that fills its storage, all of which torch saves; one that does already may lie in a file."""
     return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
 
 

@@ -1,7 +1,7 @@
 """The figures of an analysis as numbers, lists and dictionaries: what `relgraph analyze` writes as JSON.
 
-A figure that cannot be told is left out, or `None` inside a list: all that needs labels where the data have none, all
-that compares where there is no teacher.
+A figure that cannot be computed is left out, or `None` inside a list: all that needs labels where the data have none,
+all that compares where there is no teacher.
 """
 
 import json

@@ -23,8 +23,8 @@ ROOM = 40.0
 def tsne(x: Tensor, seed: int = 0, start: Tensor | None = None) -> Tensor:
     """Return the t-SNE of embeddings in a plane, `(N, D) -> (N, 2)`, centred, as scikit-learn computes it.
 
-    Distances are those of the standardised embeddings, `sqrt(2 - 2 r)` for a Pearson correlation r, so that what is
-    near is what the graph's edges call near. The perplexity is 30, or a third of the other nodes. It begins at
+    Distances are those of the standardised embeddings, `sqrt(2 - 2 r)` for a Pearson correlation r, so that near
+    positions mean strong edges of the graph. The perplexity is 30, or a third of the other nodes. It begins at
     `start` (N, 2), in any scale, or at the first two principal components.
 
     Reference: van der Maaten and Hinton, Visualizing Data using t-SNE, JMLR 9, 2008.
@@ -56,8 +56,8 @@ def place(pair: "HeteroData", layout: Layout, side: Side = "pair", seed: int = 0
 
     `tsne` is each network's own; of the pair the student's begins at the teacher's positions, so that most images
     stand at like places of both, and the teacher's nodes stand to the left of the student's. The difference, where
-    both networks share their nodes, stands as the teacher sees it. `spring` pulls nodes together by the weights of the
-    edges (Fruchterman and Reingold, 1991, by networkx). `none` places nothing.
+    both networks share their nodes, stands at the teacher's positions. `spring` pulls nodes together by the weights of
+    the edges (Fruchterman and Reingold, 1991, by networkx). `none` places nothing.
 
     Raises:
         RelgraphError: for an unknown layout or side, and where `to_networkx` raises it.

@@ -25,7 +25,7 @@ def peak_resident() -> int | None:
 
 
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a function returns in a new Python process.
+    """Return the result of a function, called in a new Python process.
 
     Raises:
         RelgraphError: if that process is killed.
@@ -38,6 +38,6 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _quiet() -> None:
-    """Silence in a new process what the command line silences in its own."""
+    """Silence in a new process the warnings that the command line silences in its own."""
     warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Embeddings of a whole split that need not fit memory: those that are large lie in a temporary file."""
+"""Embeddings of a whole split that need not fit memory: large ones are memory-mapped from a temporary file."""
 
 from tempfile import NamedTemporaryFile
 from typing import IO
@@ -9,18 +9,18 @@ from torch import Tensor
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 
-# What a network's embeddings take in memory, at most: those of 1,281,167 images are in a file from width 210 on.
-HELD = 2**30
+# Bytes of a network's embeddings in memory, at most: those of 1,281,167 images are in a file from width 210 on.
+MEMORY_LIMIT = 2**30
 
 
-class Gathered:
+class RowTable:
     """Rows `(N, D)` float32 that arrive a part at a time, held in memory or, where that is too much, in a file.
 
     The file is in the folder of temporary files (`TMPDIR`), which is best none that itself lies in memory, and is
     mapped: the system keeps in memory what there is room for. It has no name any more once it is mapped, and is gone
     with the tensor.
 
-    >>> rows = Gathered(3)
+    >>> rows = RowTable(3)
     >>> rows.add(torch.eye(2)), rows.add(torch.ones(1, 2))
     (None, None)
     >>> rows.tensor().shape
@@ -41,7 +41,7 @@ class Gathered:
         """
         part = part.detach().float().cpu()
         if self._filled == 0:
-            self._begin(part.shape[1])
+            self._allocate(part.shape[1])
         if self._file is None:
             self._table[self._filled : self._filled + len(part)] = part
         else:
@@ -57,8 +57,8 @@ class Gathered:
             table = torch.from_file(file.name, shared=True, size=self._count * width)
         return table.view(self._count, width)
 
-    def _begin(self, width: int) -> None:
-        if 4 * self._count * width <= HELD:
+    def _allocate(self, width: int) -> None:
+        if 4 * self._count * width <= MEMORY_LIMIT:
             self._table = torch.empty(self._count, width)
             return
         try:
@@ -68,10 +68,10 @@ class Gathered:
 
 
 def _write(file: IO[bytes], part: Tensor) -> None:
-    left = part.contiguous().numpy().data.cast("B")
+    remaining = part.contiguous().numpy().data.cast("B")
     try:
-        while left:
-            left = left[file.write(left) :]
+        while remaining:
+            remaining = remaining[file.write(remaining) :]
     except OSError as error:
         file.close()
         raise RelgraphError(f"{file.name} cannot be written: {first_line(error)}") from error

@@ -1,4 +1,4 @@
-"""Measures of neighbourhoods: what the k-NN graphs of a whole split say of its nodes, edges and labels.
+"""Measures of neighbourhoods: nodes, edges and labels of a whole split in its k-NN graphs.
 
 A k-NN graph is a table `(N, k)`: row i holds the neighbours of node i, nearest first, so each entry is a directed edge
 from anchor i. Its weights are a table of the same shape. A negative label is an unknown one.
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.diagnostics import equal_labels, shared_neighbours
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -34,7 +35,7 @@ class Degrees(NamedTuple):
         largest: How often the most chosen node is.
         skewness: Third standardised moment of the in-degrees, which rises with hubs (hubness; Radovanovic et al.,
             2010, JMLR 11); 0 if all are equal.
-        orphans: Number of nodes that nobody chooses.
+        orphans: Number of nodes that no other node chooses.
     """
 
     largest: int
@@ -54,40 +55,7 @@ def neighbour_overlap(student: Tensor, teacher: Tensor) -> Tensor:
     tensor([1.0000, 0.5000, 0.0000], dtype=torch.float64)
     """
     _check_alike(student, teacher)
-    both = torch.cat([student, teacher], dim=1).sort(dim=1).values
-    return (both[:, 1:] == both[:, :-1]).sum(1).double() / student.shape[1]
-
-
-def union(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the directed edges of both tables, each once, as `edge_index` (2, E): candidates above anchors.
-
-    Edges are in the order of their anchors. A pair of nodes that are each other's neighbours is two edges.
-
-    Raises:
-        RelgraphError: if the tables are not (N, k) alike.
-
-    >>> union(torch.tensor([[1], [0], [0]]), torch.tensor([[1], [2], [1]]))
-    tensor([[1, 0, 2, 0, 1],
-            [0, 1, 1, 2, 2]])
-    """
-    _check_alike(student, teacher)
-    count = len(student)
-    anchors = torch.arange(count)[:, None]
-    edges = torch.unique(torch.cat([anchors * count + student, anchors * count + teacher]))
-    return torch.stack([edges % count, edges // count])
-
-
-def rank_correlation(student: Tensor, teacher: Tensor) -> float:
-    """Return Spearman's rank correlation of two lists of weights, `(E,), (E,) -> -1 to 1`; 0 if one is constant.
-
-    >>> rank_correlation(torch.tensor([0.1, 0.2, 0.9]), torch.tensor([0.5, 0.6, 0.7]))
-    1.0
-    """
-    from scipy.stats import spearmanr  # type: ignore[import-untyped]
-
-    if bool((student == student[0]).all() | (teacher == teacher[0]).all()):
-        return 0.0
-    return float(spearmanr(student.numpy(), teacher.numpy()).statistic)
+    return shared_neighbours(student, teacher).double() / student.shape[1]
 
 
 def some_pairs(count: int, limit: int = 200_000) -> Tensor:
@@ -114,10 +82,8 @@ def homophily(neighbours: Tensor, labels: Tensor) -> float:
     >>> homophily(torch.tensor([[1], [0], [0]]), torch.tensor([5, 5, 7]))
     0.6666666666666666
     """
-    anchors = labels[:, None].expand_as(neighbours)
-    others = labels[neighbours]
-    known = (anchors >= 0) & (others >= 0)
-    return float((anchors == others)[known].double().mean())
+    equal, known = equal_labels(neighbours, labels)
+    return float(equal) / float(known) if known else float("nan")
 
 
 def degrees(neighbours: Tensor) -> Degrees:

@@ -1,4 +1,4 @@
-"""What other programs are told of a graph pair's nodes: attributes, a title and a colour."""
+"""The nodes of a graph pair for other programs: attributes, a title and a colour."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
 
 Node = tuple[str, dict[str, Any]]
-# The name of an attribute, and of what it is read from in the pair's node stores; the first three have other sources.
+# The name of an attribute, and its key in the pair's node stores; the values of the first three need no such key.
 ATTRIBUTES = {
-    "index": "index",
+    "index": "image_id",
     "class_name": "",
     "split": "",
     "label": "y",
@@ -27,7 +27,7 @@ ATTRIBUTES = {
 }
 DEFAULT_ATTRIBUTES = ("index", "label", "class_name", "split", "prediction", "correct", "labelled")
 MEASURED = ("community", "overlap")
-# What a network says of an image; everything else is the image's own.
+# Attributes that belong to a network's node; all others belong to the image.
 OF_NETWORK = ("prediction", "correct", "degenerate", "community")
 # All but the characters of XML 1.0. The carriage return is one of them, but it comes back from a file as a line feed.
 UNWRITABLE = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -47,15 +47,15 @@ def check_attributes(names: Sequence[str]) -> None:
 
 
 def check_known(pair: "HeteroData", kinds: Sequence[str], names: Sequence[str] | None) -> None:
-    """Raise RelgraphError for an unknown name, one of which no node of these kinds knows anything, or wrong shapes."""
-    _known(pair, kinds, names)
+    """Raise RelgraphError for an unknown name, one that no node of these kinds has, or wrong shapes."""
+    _columns_of(pair, kinds, names)
 
 
 def measure(pair: "HeteroData", names: Sequence[str], k: int) -> None:
     """Put those of `community` and `overlap` that are among the names into the pair's nodes, `(N,)` each.
 
     Both read each network's own graph of the k nearest neighbours, whatever edges the pair holds: `community` is the
-    node's in its network's (Louvain), `overlap` the share of neighbours that both networks name.
+    node's in its network's (Louvain), `overlap` the share of neighbours that both networks choose.
 
     Raises:
         RelgraphError: if `k` is not in 1..N-1.
@@ -76,13 +76,13 @@ def measure(pair: "HeteroData", names: Sequence[str], k: int) -> None:
 def nodes_of(pair: "HeteroData", kinds: Sequence[str], names: Sequence[str] | None = None) -> Iterator[Node]:
     """Yield the nodes of the networks, each with its kind and the named attributes.
 
-    Without names these are `DEFAULT_ATTRIBUTES`, as far as the pair knows them. Where the pair has them, `x` and `y`,
+    Without names these are `DEFAULT_ATTRIBUTES`, as far as the pair has them. Where the pair has them, `x` and `y`,
     its position, and `image`, the path of its thumbnail, follow.
 
     Raises:
-        RelgraphError: for an unknown name, one of which the pair knows nothing, or metadata of the wrong shape.
+        RelgraphError: for an unknown name, one that the pair does not have, or metadata of the wrong shape.
     """
-    tables = _known(pair, kinds, names)
+    tables = _columns_of(pair, kinds, names)
     chosen = {*(DEFAULT_ATTRIBUTES if names is None else names), "x", "y", "image"}
     for kind, columns in tables.items():
         for position in range(len(pair[kind].x)):
@@ -94,14 +94,15 @@ def nodes_of(pair: "HeteroData", kinds: Sequence[str], names: Sequence[str] | No
 def images_of(pair: "HeteroData", names: Sequence[str] | None = None) -> Iterator[Node]:
     """Yield one node `n0`, `n1`, ... for an image, the two networks' nodes in one.
 
-    It is what `nodes_of` yields, with what a network says named after it: `student_prediction`, `teacher_prediction`.
+    The attributes are those of `nodes_of`; those of a network begin with its name: `student_prediction`,
+    `teacher_prediction`.
     """
     count = len(pair["student"].x)
     every = list(nodes_of(pair, ("student", "teacher"), names))
     for position, ((_, student), (_, teacher)) in enumerate(zip(every[:count], every[count:], strict=True)):
         merged = {name: value for name, value in student.items() if name not in (*OF_NETWORK, "kind")}
-        for kind, said in (("student", student), ("teacher", teacher)):
-            merged |= {f"{kind}_{name}": said[name] for name in OF_NETWORK if name in said}
+        for kind, attributes in (("student", student), ("teacher", teacher)):
+            merged |= {f"{kind}_{name}": attributes[name] for name in OF_NETWORK if name in attributes}
         yield f"n{position}", merged
 
 
@@ -128,8 +129,10 @@ def writable(text: str) -> str:
     return UNWRITABLE.sub("\ufffd", text)
 
 
-def _known(pair: "HeteroData", kinds: Sequence[str], names: Sequence[str] | None) -> dict[str, dict[str, list[Any]]]:
-    """Return the columns of each kind, of which each of the names must be one."""
+def _columns_of(
+    pair: "HeteroData", kinds: Sequence[str], names: Sequence[str] | None
+) -> dict[str, dict[str, list[Any]]]:
+    """Return the columns of each kind; each of the names must be one of them."""
     check_attributes(names or ())
     tables = {kind: _columns(pair, kind) for kind in kinds}
     for name in names or ():
@@ -140,7 +143,7 @@ def _known(pair: "HeteroData", kinds: Sequence[str], names: Sequence[str] | None
 
 
 def _columns(pair: "HeteroData", kind: str) -> dict[str, list[Any]]:
-    """Return what the pair knows of each node of one kind, as plain values, `None` where it does not."""
+    """Return the attributes of each node of one kind, as plain values, `None` where the pair does not have them."""
     store = pair[kind]
     count = len(store.x)
     columns: dict[str, list[Any]] = {"index": list(range(count))}

@@ -1,4 +1,4 @@
-"""EGA trained the way its official code does it, to compare with: written anew from its description, not its code.
+"""EGA's training loop as in its official code, to compare with: written anew from its description, not its code.
 
 As described: the teacher runs in every step, on crops of its own; PIL images, transformed one by one in two worker
 processes; float32, channels first; one Pearson matrix of both batches; figures read back in every step
@@ -23,7 +23,7 @@ Item = tuple[Tensor, Tensor, int]
 
 
 class TwoViews(Dataset[Item]):
-    """An image as the student sees it, as the teacher sees it (another crop, another flip), and its class."""
+    """The student's view of an image, the teacher's view (another crop, another flip), and its class."""
 
     def __init__(self, images: ImageSet, teacher_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
         from torchvision import transforms
@@ -61,7 +61,7 @@ def original_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class Original:
-    """Networks, optimisers and loader of that way; `start(n)` trains on n batches, as `timing` wants it."""
+    """Networks, optimisers and loader of that loop; `start(n)` trains on n batches, for `timing`."""
 
     def __init__(
         self,
@@ -105,16 +105,16 @@ class Original:
         images, teacher_images, labels = (x.to(self.device) for x in (images, teacher_images, labels))
         with torch.no_grad():
             feature = self.teacher(teacher_images).float()
-        said = self.student(images)
+        output = self.student(images)
         embedding, logits = self.head(feature)
-        assert said.logits is not None
-        loss = cross_entropy(said.logits, labels) + original_loss(said.embedding, embedding.detach())
+        assert output.logits is not None
+        loss = cross_entropy(output.logits, labels) + original_loss(output.embedding, embedding.detach())
         teacher_loss = cross_entropy(logits, labels)
         for optimiser, value in ((self.student_optimiser, loss), (self.teacher_optimiser, teacher_loss)):
             optimiser.zero_grad()
             torch.autograd.backward(value)
             optimiser.step()
-        ranked = said.logits.topk(min(5, said.logits.shape[1])).indices == labels[:, None]
+        ranked = output.logits.topk(min(5, output.logits.shape[1])).indices == labels[:, None]
         return {
             "loss": loss.item(),
             "teacher_loss": teacher_loss.item(),

@@ -14,7 +14,7 @@ def learning_curve(path: Path) -> Path:
     Raises:
         RelgraphError: if `path` is not a run, or has not finished an epoch.
     """
-    from matplotlib.figure import Figure  # not pyplot, whose back end is the caller's affair
+    from matplotlib.figure import Figure  # not pyplot, whose back end is the caller's choice
     from matplotlib.ticker import MaxNLocator
 
     run = Run.open(path)
@@ -45,13 +45,13 @@ def learning_curve(path: Path) -> Path:
 
 
 def _losses(by_labels: bool) -> dict[str, str]:
-    """Return the columns of losses, and what they are called."""
-    whole = {"loss": "all terms"}
-    return {**whole, "cross_entropy": "cross-entropy"} if by_labels else whole
+    """Return the columns of losses and their names."""
+    total = {"loss": "all terms"}
+    return {**total, "cross_entropy": "cross-entropy"} if by_labels else total
 
 
 def _accuracies(split: str) -> dict[str, str]:
-    """Return the columns of accuracies, and what they are called."""
+    """Return the columns of accuracies and their names."""
     called = "validation" if split == "val" else split
     return {"train_top1": "top-1, training, labelled images", f"{split}_top1": f"top-1, {called}",
             f"{split}_knn": f"k-NN on features, {called}"}  # fmt: skip

@@ -1,4 +1,4 @@
-"""A finished run, opened again: its networks, and what they say of a split."""
+"""A finished run, loaded again: its networks, and their outputs on a split."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.analysis.difference import difference_pair
-from relgraph.analysis.memory_mapped import Gathered
+from relgraph.analysis.memory_mapped import RowTable
 from relgraph.analysis.split_graph import SplitGraph, split_pair
 from relgraph.data.images import ImageSet
 from relgraph.data.views import prepare
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val", "test")
 BATCH = 256
 # Images whose features (of width 2,048: 64 MiB) and logits are held at once.
-PART = 32 * BATCH
+IMAGES_AT_ONCE = 32 * BATCH
 
 
 class Nodes(NamedTuple):
-    """What is kept of a network's outputs on N images: what a graph of a whole split needs.
+    """The part of a network's outputs on N images that a graph of a whole split needs.
 
     Attributes:
-        x: Embeddings, `(N, D)`, in a temporary file if they are large (see `Gathered`).
+        x: Embeddings, `(N, D)`, in a temporary file if they are large (see `RowTable`).
         prediction: The class of the largest logit, `(N,)`.
     """
 
@@ -80,13 +80,16 @@ class TrainedRun:
     def _contrast_head(self, weights: Mapping[str, Tensor]) -> nn.Module | None:
         """Return the layers behind which a contrastive method compared the student's features with the teacher's.
 
-        Such a run teaches no projection, so the nodes of its graphs are what its loss compared. `None` for others.
+        Such a run trains no projection, so the nodes of its graphs are the vectors that its loss compared.
+        `None` for others.
         """
         methods = self.recipe.methods
-        one = len(methods) == 1 and issubclass(methods[0].cls, Contrastive) and self.recipe.nodes in (None, "feature")
-        if not one or self.recipe.learns_labels:
+        single = (
+            len(methods) == 1 and issubclass(methods[0].cls, Contrastive) and self.recipe.nodes in (None, "feature")
+        )
+        if not single or self.recipe.learns_labels:
             return None
-        own = {name.removeprefix("method.head."): t for name, t in weights.items() if name.startswith("method.head.")}
+        own = {name.split(".projector.")[1]: t for name, t in weights.items() if ".projector." in name}
         head = head_like(own) or nn.Identity()
         load_strictly(head, own, self.run.best)
         return head.to(self.device).eval()
@@ -103,23 +106,23 @@ class TrainedRun:
         return images
 
     def all_labels(self, name: str) -> Tensor:
-        """Return the true labels of a split, `(N,)`, also those that the run was not given or was given wrong."""
+        """Return the true labels of a split, `(N,)`, also those that were hidden from the run's training or changed."""
         return self.split(name).true_labels
 
-    def taught(self, network: str) -> bool:
-        """Return whether anything taught the classifier of "student" or "teacher": otherwise it says nothing."""
+    def has_trained_classifier(self, network: str) -> bool:
+        """Return whether a loss trained the classifier of "student" or "teacher": otherwise its logits mean nothing."""
         return self.recipe.learns_labels if network == "student" else bool((self.data.train.labels >= 0).any())
 
     @torch.no_grad()
     def outputs(self, images: ImageSet) -> tuple[Output, Output | None]:
-        """Return what student and teacher say of images, on the CPU; the teacher is `None` in a run without one.
+        """Return the outputs of student and teacher on images, on the CPU, the teacher's `None` in a run without one.
 
-        Embeddings are projected ones, but of a contrastive run without labels, which teaches no projection, the
-        student's behind the method's head and the teacher's feature: what its loss compared.
+        Embeddings are projected ones; in a contrastive run without labels, which trains no projection, they are the
+        student's behind the method's head and the teacher's feature, which its loss compared.
         """
         workers = self.recipe.processes
         feature = embed(self.student.backbone, images, self._student_input, BATCH, self.device, "student", workers)
-        student = self._on_head(self.student.head, feature)
+        student = self._head_output(self.student.head, feature)
         if self.contrast_head is not None:
             student = student._replace(embedding=self.contrast_head(feature.to(self.device)).cpu())
         if self.teacher is None or self.head is None:
@@ -128,19 +131,20 @@ class TrainedRun:
         feature = embed(
             teacher, images, lambda part: teacher_input(teacher, part), BATCH, self.device, "teacher", workers
         )
-        seen = self._on_head(self.head, feature)
-        return student, seen if self.contrast_head is None else seen._replace(embedding=feature)
+        output = self._head_output(self.head, feature)
+        return student, output if self.contrast_head is None else output._replace(embedding=feature)
 
     def nodes(self, images: ImageSet) -> tuple[Nodes, Nodes | None]:
         """Return the nodes of student and teacher: of `outputs` the embeddings and the arg max of the logits.
 
-        Images go through both networks 8,192 at a time, and of no more the features and logits are held.
+        Images go through both networks 8,192 at a time, and features and logits of no more are held.
 
         Raises:
             RelgraphError: if there are no images, or the temporary file cannot be written.
         """
-        parts = [images] if len(images) <= PART else map(images.select, torch.split(torch.arange(len(images)), PART))
-        embeddings = Gathered(len(images)), Gathered(len(images))
+        positions = torch.split(torch.arange(len(images)), IMAGES_AT_ONCE)
+        parts = [images] if len(positions) == 1 else map(images.select, positions)
+        embeddings = RowTable(len(images)), RowTable(len(images))
         predictions: tuple[list[Tensor], list[Tensor]] = ([], [])
         for part in parts:
             for x, prediction, output in zip(embeddings, predictions, self.outputs(part), strict=True):
@@ -155,7 +159,7 @@ class TrainedRun:
         assert student is not None
         return student, teacher
 
-    def _on_head(self, head: Head, feature: Tensor) -> Output:
+    def _head_output(self, head: Head, feature: Tensor) -> Output:
         embedding, logits = head(feature.to(self.device))
         return Output(embedding.cpu(), logits.cpu(), feature)
 
@@ -164,7 +168,7 @@ class TrainedRun:
 
 
 def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
-    """Return how good student and teacher of a run are on its test split, in percent.
+    """Return the accuracies of student and teacher of a run on its test split, in percent.
 
     For each network: `top1` and `top5` of its head; k-NN (cosine, majority) and linear probe on its pooled features,
     from the images of the training split, with all their labels (`knn`, `linear`) and, where the run was given
@@ -195,7 +199,7 @@ def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
         if of_train is None or of_test is None:
             continue
         assert of_train.feature is not None and of_test.feature is not None and of_test.logits is not None
-        row = accuracy(of_test.logits, test.labels) if opened.taught(name) else {}
+        row = accuracy(of_test.logits, test.labels) if opened.has_trained_classifier(name) else {}
         for suffix, labels in (("", every), ("_few", few)) if hidden else (("", every),):
             votes = min(k, fewest) if suffix else k
             row[f"knn{suffix}"] = knn_accuracy(of_train.feature, labels, of_test.feature, test.labels, k=votes)
@@ -218,9 +222,9 @@ def run_pair(
     """Return the graph pair of a split of a run, or of its first images, with labels and predictions.
 
     Nodes are those of `TrainedRun.nodes`, unrefined, in the order of the split, and edges their correlations, whatever
-    relations the run's method compares; `index` is an image's position in the data set's original split. A network
-    whose classifier nothing taught has no predictions.
-    Edges are chosen by the side that is asked for, the teacher for the pair, unless `neighbours` says otherwise; the
+    relations the run's method compares; `image_id` is an image's position in the data set's original split. A network
+    whose classifier no loss trained has no predictions.
+    Edges are chosen by the side that is asked for, the teacher for the pair, unless `neighbours` names another; the
     side "difference" is the `difference_pair`, for which each network chooses its own. `path` is the run's, or the run
     that is open already.
 
@@ -259,8 +263,8 @@ def run_pair(
     pair.classes, pair.split = list(images.classes), split
     for name, nodes in (("student", student), ("teacher", reference)):
         store = pair[name]
-        store.index, store.y = images.index, labels
-        if opened.taught(name if teacher is not None else "student"):
+        store.image_id, store.y = images.index, labels
+        if opened.has_trained_classifier(name if teacher is not None else "student"):
             store.prediction = nodes.prediction
             store.correct = store.prediction == labels
         if bool((images.labels < 0).any()):

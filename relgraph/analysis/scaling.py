@@ -1,4 +1,4 @@
-"""What the loss alone takes as the batch grows, in each of its forms: time, memory, and how fast they grow."""
+"""The cost of the loss alone as the batch grows, in each of its forms: time, memory, and how fast they grow."""
 
 import os
 import time
@@ -10,23 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relgraph.analysis.communication import averaged, gathered, summed
+from relgraph.analysis.communication import gather_bytes, gradient_bytes, product_bytes
 from relgraph.analysis.memory import in_own_process, peak_resident
 from relgraph.analysis.timing import Start, in_turn, spread
 from relgraph.errors import RelgraphError, unknown
-from relgraph.methods import build_method
+from relgraph.methods import Method, RunFacts, parse_methods
+from relgraph.methods.parsing import shared_options
 from relgraph.methods.relational import Relational
 from relgraph.training.hardware import processor
 
 FORMS = ("matrix", "factored", "blocked", "knn")
 SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
-# To which powers of N time and memory grow at most: no step is begun that would not keep within its bounds.
-TIME_GROWTH = {"matrix": 2, "factored": 1, "blocked": 2, "knn": 2}
-MEMORY_GROWTH = {"matrix": 2, "factored": 1, "blocked": 1, "knn": 1}
-SMALL = 512  # nodes, at most, of a step that comes first: what libraries load and keep is not the batch's
-TRIES = 3  # steps, of which the fastest counts: another program must not end a form
+# The largest powers of N with which time and memory grow: no step is begun that would exceed its bounds.
+TIME_EXPONENTS = {"matrix": 2, "factored": 1, "blocked": 2, "knn": 2}
+MEMORY_EXPONENTS = {"matrix": 2, "factored": 1, "blocked": 1, "knn": 1}
+WARM_UP_SIZE = 512  # nodes, at most, of a warm-up step, so that what libraries load and keep is not counted
+ATTEMPTS = 3  # steps; the fastest counts, so that a disturbance by another program does not end a form
 PROCESSES = (1, 2, 4, 8, 16, 32, 64)
-IMAGES = 64  # of each of them
+IMAGES_PER_PROCESS = 64
 
 Progress = Callable[[str], None]
 Key = tuple[str, int]  # a form, and a number of nodes
@@ -47,7 +48,7 @@ class ScalingSettings:
         device: "auto", "cpu" or "cuda".
         threads: Threads of the processor; what torch chooses if None.
         memory: Whether memory is measured, each step in a process of its own.
-        max_seconds: What a step may take: a form whose next size would take longer grows no extra.
+        max_seconds: What a step may take: a form whose next size would take longer grows no further.
         max_bytes: What a step may hold, likewise.
     """
 
@@ -67,7 +68,7 @@ class ScalingSettings:
 
 @dataclass(frozen=True)
 class Probe:
-    """What one step takes: seconds; bytes at its peak beside its inputs; and all that its process had resident."""
+    """The cost of one step: seconds; bytes at its peak beside its inputs; and all that its process had resident."""
 
     seconds: float
     bytes: int | None = None
@@ -75,11 +76,12 @@ class Probe:
 
 
 def measure_scaling(settings: ScalingSettings, progress: Progress = lambda text: None) -> dict[str, Any]:
-    """Return time and memory of one forward and backward of the loss against N, and what they grow with, for JSON.
+    """Return time and memory of one forward and backward of the loss against N, and their exponents, for JSON.
 
     Embeddings are random, in float32, and the student's have a gradient. `rows` hold one form at one N each; `stopped`
-    says which form grew no extra, and why; `exponents` are those of a power of N, fitted to the larger half of a
-    form's sizes; `wire`, for EGA, are the bytes that a process receives in a step (`relgraph.analysis.communication`).
+    lists the forms that grew no further, and why; `exponents` are those of a power of N, fitted to the larger half of a
+    form's sizes; `communication`, for EGA, are the bytes that a process receives in a step
+    (`relgraph.analysis.communication`).
 
     Raises:
         RelgraphError: for an unknown name, a form that the method has not, sizes that do not ascend or do not exceed k,
@@ -88,8 +90,8 @@ def measure_scaling(settings: ScalingSettings, progress: Progress = lambda text:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     forms, device = forms_to_measure(settings), _prepare(settings)
     probes, stopped = _probes(settings, forms, progress)
-    ways = {_label(*key): _way(settings, *key) for key in probes}
-    times = in_turn(ways, rounds=settings.rounds, repetitions=settings.steps, device=device, progress=progress)
+    tasks = {_label(*key): _start(settings, *key) for key in probes}
+    times = in_turn(tasks, rounds=settings.rounds, repetitions=settings.steps, device=device, progress=progress)
     rows = [
         {"form": form, "n": n, "bytes": probe.bytes, "resident": probe.resident}
         | {"seconds": times[_label(form, n)].samples, "time": spread(times[_label(form, n)].samples)}
@@ -102,7 +104,7 @@ def measure_scaling(settings: ScalingSettings, progress: Progress = lambda text:
         "rows": rows,
         "stopped": stopped,
         "exponents": {form: exponents([row for row in rows if row["form"] == form]) for form in forms},
-        "wire": wire_rows(IMAGES, settings.dim) if settings.method == "ega" else [],
+        "communication": communication_rows(IMAGES_PER_PROCESS, settings.dim) if settings.method == "ega" else [],
     }
 
 
@@ -116,7 +118,7 @@ def forms_to_measure(settings: ScalingSettings) -> tuple[str, ...]:
     if not sizes or sizes[0] < 2 or list(sizes) != sorted(set(sizes)):
         raise RelgraphError(f"sizes must ascend from 2 or more, got {', '.join(map(str, sizes)) or 'none'}")
     if forms is None:
-        known = (*build_loss(settings, "matrix").known_forms(), "knn")
+        known = (*build_loss(settings, "matrix").builder.known_forms(), "knn")
         forms = tuple(form for form in FORMS if form in known)
     for form in forms:
         build_loss(settings, form)
@@ -133,24 +135,29 @@ def build_loss(settings: ScalingSettings, form: str) -> Relational:
     """
     if form not in FORMS:
         raise unknown("form", form, FORMS)
-    widths = {"student_width": settings.dim, "teacher_width": settings.dim, "dim": settings.dim}
-    graph = {"graph": "knn", "k": settings.k, "form": "blocked"} if form == "knn" else {"graph": "dense", "form": form}
-    loss = build_method(f"1*{settings.method}", {**widths, **graph})  # without the weight that makes it a sum
-    if not isinstance(loss, Relational):
+    facts = RunFacts(settings.dim, settings.dim, settings.dim)
+    graph: dict[str, Any] = (
+        {"graph": "knn", "k": settings.k, "form": "blocked"} if form == "knn" else {"graph": "dense", "form": form}
+    )
+    named = parse_methods(settings.method)
+    cls = named[0].cls if len(named) == 1 else Method
+    if not issubclass(cls, Relational):
         raise RelgraphError(f"forms are those of a method over the graphs of a batch, got {settings.method}")
-    return loss
+    return cls.for_run(
+        facts, **{name: graph[of_run] for name, of_run in shared_options(cls).items() if of_run in graph}
+    )
 
 
 def take_step(settings: ScalingSettings, form: str, n: int) -> Probe:
-    """Return what a step takes in this process: a new one, if its memory is to say something."""
+    """Return the cost of a step in this process, which must be a new one for its memory to be meaningful."""
     device, loss = _prepare(settings), build_loss(settings, form)
-    _step(loss, *_drawn(settings, max(min(n // 4, SMALL), settings.k + 1), device))
-    nodes = _drawn(settings, n, device)
-    before = _most(device)
-    seconds = min(_timed(loss, *nodes) for _ in range(TRIES))
-    most = _most(device)
-    beside = None if before is None or most is None else most - before
-    return Probe(seconds, beside, None if device.type == "cuda" else most)
+    _step(loss, *_draw_nodes(settings, max(min(n // 4, WARM_UP_SIZE), settings.k + 1), device))
+    nodes = _draw_nodes(settings, n, device)
+    before = _peak_bytes(device)
+    seconds = min(_seconds_of_step(loss, *nodes) for _ in range(ATTEMPTS))
+    peak = _peak_bytes(device)
+    beside = None if before is None or peak is None else peak - before
+    return Probe(seconds, beside, None if device.type == "cuda" else peak)
 
 
 def exponents(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
@@ -169,7 +176,7 @@ def exponents(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     }
 
 
-def wire_rows(images: int, dim: int, parameters: int | None = None) -> list[dict[str, float]]:
+def communication_rows(images: int, dim: int, parameters: int | None = None) -> list[dict[str, float]]:
     """Return the bytes that one of W processes receives in a step: gathering, the factored form, and the gradients.
 
     Args:
@@ -179,8 +186,8 @@ def wire_rows(images: int, dim: int, parameters: int | None = None) -> list[dict
     """
     parameters = parameters_of_resnet8x4(dim) if parameters is None else parameters
     return [
-        {"processes": w, "gathered": gathered(images, dim, w), "summed": summed(dim, w)}
-        | {"gradients": averaged(parameters, w)}
+        {"processes": w, "gathered": gather_bytes(images, dim, w), "summed": product_bytes(dim, w)}
+        | {"gradients": gradient_bytes(parameters, w)}
         for w in PROCESSES
     ]
 
@@ -200,7 +207,7 @@ def _probes(settings: ScalingSettings, forms: Sequence[str], progress: Progress)
     for form in forms:
         last: tuple[int, Probe] | None = None
         for n in settings.sizes:
-            why = None if last is None else _beyond(settings, form, n, *last)
+            why = None if last is None else _reason_to_stop(settings, form, n, *last)
             if why is not None:
                 stopped.append({"form": form, "n": n, "why": why})
                 break
@@ -217,12 +224,12 @@ def _probe(settings: ScalingSettings, form: str, n: int) -> Probe:
     return probe
 
 
-def _beyond(settings: ScalingSettings, form: str, n: int, before: int, probe: Probe) -> str | None:
-    """Return why a step of n nodes is not begun, after one of fewer."""
-    seconds = probe.seconds * (n / before) ** TIME_GROWTH[form]
+def _reason_to_stop(settings: ScalingSettings, form: str, n: int, before: int, probe: Probe) -> str | None:
+    """Return why a step of n nodes is not begun after one of `before` nodes, None if it is."""
+    seconds = probe.seconds * (n / before) ** TIME_EXPONENTS[form]
     if seconds > settings.max_seconds:
         return f"a step would take some {seconds:.0f} s, at most {settings.max_seconds:g} are allowed"
-    held = (probe.bytes or 0) * (n / before) ** MEMORY_GROWTH[form]
+    held = (probe.bytes or 0) * (n / before) ** MEMORY_EXPONENTS[form]
     if held > settings.max_bytes:
         return f"a step would hold some {held / 2**30:.0f} GiB, at most {settings.max_bytes / 2**30:g} are allowed"
     return None
@@ -238,13 +245,13 @@ def _prepare(settings: ScalingSettings) -> torch.device:
     return torch.device("cuda" if cuda and settings.device != "cpu" else "cpu")
 
 
-def _drawn(settings: ScalingSettings, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _draw_nodes(settings: ScalingSettings, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)
     student = torch.randn(n, settings.dim, device=device, requires_grad=True)
     return student, torch.randn(n, settings.dim, device=device)
 
 
-def _timed(loss: Relational, student: Tensor, teacher: Tensor) -> float:
+def _seconds_of_step(loss: Relational, student: Tensor, teacher: Tensor) -> float:
     begin = time.perf_counter()
     _step(loss, student, teacher)
     return time.perf_counter() - begin
@@ -258,12 +265,12 @@ def _step(loss: Relational, student: Tensor, teacher: Tensor) -> None:
         torch.cuda.synchronize(student.device)
 
 
-def _way(settings: ScalingSettings, form: str, n: int) -> Start:
-    """Return steps of one form, as `timing` wants them."""
+def _start(settings: ScalingSettings, form: str, n: int) -> Start:
+    """Return steps of one form, for `timing`."""
     loss = build_loss(settings, form)
 
     def start(count: int) -> Iterator[None]:
-        nodes = _drawn(settings, n, _prepare(settings))
+        nodes = _draw_nodes(settings, n, _prepare(settings))
         yield
         for _ in range(count):
             _step(loss, *nodes)
@@ -271,7 +278,7 @@ def _way(settings: ScalingSettings, form: str, n: int) -> Start:
     return start
 
 
-def _most(device: torch.device) -> int | None:
+def _peak_bytes(device: torch.device) -> int | None:
     """Return the most bytes held so far: on a GPU what torch allocated there, else what was resident."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_resident()
 

@@ -10,20 +10,20 @@ from relgraph.files import write_atomically
 NAMES = {"matrix": "matrix", "factored": "factored", "blocked": "blocked", "knn": "{k} neighbours, blocked"}
 MARKERS = {"matrix": "s", "factored": "o", "blocked": "^", "knn": "D"}
 
-Figure = Callable[[dict[str, Any]], float | None]
+RowValue = Callable[[dict[str, Any]], float | None]
 
 
 def draw_scaling(report: dict[str, Any], file: Path) -> None:
     """Draw the report of `measure_scaling` into a PNG file: time, and memory where it was measured, against N."""
-    from matplotlib.figure import Figure as Canvas  # not pyplot, whose back end is the caller's affair
+    from matplotlib.figure import Figure  # not pyplot, whose back end is the caller's choice
 
-    halves: list[tuple[str, str, Figure]] = [("time", "time of a step in ms", _milliseconds)]
+    halves: list[tuple[str, str, RowValue]] = [("time", "time of a step in ms", _milliseconds)]
     if any(row["bytes"] for row in report["rows"]):
         halves.append(("memory", "memory beside the embeddings in MiB", _mebibytes))
-    canvas = Canvas(figsize=(5 * len(halves) + 0.5, 4.2), layout="constrained", facecolor="white")
+    canvas = Figure(figsize=(5 * len(halves) + 0.5, 4.2), layout="constrained", facecolor="white")
     axes = canvas.subplots(1, len(halves), squeeze=False)[0]
-    for axis, (what, unit, figure) in zip(axes, halves, strict=True):
-        _draw(axis, report, what, figure)
+    for axis, (what, unit, value_of) in zip(axes, halves, strict=True):
+        _draw(axis, report, what, value_of)
         axis.set(xlabel="nodes in a batch, N", ylabel=unit)
     settings, machine = report["settings"], report["machine"]
     threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
@@ -34,13 +34,13 @@ def draw_scaling(report: dict[str, Any], file: Path) -> None:
     write_atomically(file, picture.getvalue())
 
 
-def _draw(axis: Any, report: dict[str, Any], what: str, figure: Figure) -> None:
+def _draw(axis: Any, report: dict[str, Any], what: str, value_of: RowValue) -> None:
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     for form, powers in report["exponents"].items():
-        found = ((row["n"], figure(row)) for row in report["rows"] if row["form"] == form)
+        found = ((row["n"], value_of(row)) for row in report["rows"] if row["form"] == form)
         points = [(n, value) for n, value in found if value]
         if points:
             name, power = NAMES[form].format(k=report["settings"]["k"]), powers[what]

@@ -1,4 +1,4 @@
-"""Times of several ways to do one thing, taken in turn, so that a machine whose speed drifts treats them alike."""
+"""Times of several tasks, taken in turn, so that a drift of the machine's speed affects them alike."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +9,7 @@ import torch
 
 WINDOW = 1.0  # seconds: what is slow is repeated less often, but at least once a round
 
-# `start(n)` gets ready and yields, which is not timed; then all that it does is, and that is n repetitions.
+# `start(n)` gets ready and yields, which is not timed; all that follows is timed, and that is n repetitions.
 Start = Callable[[int], Iterator[None]]
 
 
@@ -22,17 +22,17 @@ class Times:
 
 
 def in_turn(
-    ways: Mapping[str, Start],
+    tasks: Mapping[str, Start],
     *,
     rounds: int,
     repetitions: int,
     device: torch.device,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Times]:
-    """Return the times of each way: after two repetitions to warm up, each has one window of time in every round.
+    """Return the times of each task: after two repetitions to warm up, each has one window of time in every round.
 
     A window holds at most so many `repetitions`, fewer where they would take longer than a second. Each round begins
-    with the next way, so that none always follows the same one.
+    with the next task, so that none always follows the same one.
 
     >>> def nothing(n):
     ...     yield
@@ -40,17 +40,17 @@ def in_turn(
     >>> len(times["nothing"].samples)
     3
     """
-    names, first, counts = list(ways), {}, {}
+    names, first, counts = list(tasks), {}, {}
     for name in names:
         progress(f"warm-up: {name}")
-        first[name] = _seconds(ways[name], 1, device)
-        counts[name] = min(repetitions, max(1, round(WINDOW / _seconds(ways[name], 1, device))))
+        first[name] = _seconds(tasks[name], 1, device)
+        counts[name] = min(repetitions, max(1, round(WINDOW / _seconds(tasks[name], 1, device))))
     samples: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         progress(f"round {number + 1} of {rounds}")
         for place in range(len(names)):
             name = names[(place + number) % len(names)]
-            samples[name].append(_seconds(ways[name], counts[name], device) / counts[name])
+            samples[name].append(_seconds(tasks[name], counts[name], device) / counts[name])
     return {name: Times(first[name], samples[name]) for name in names}
 
 
@@ -62,7 +62,7 @@ def _seconds(start: Start, repetitions: int, device: torch.device) -> float:
     for _ in running:
         pass
     _wait(device)
-    return max(time.perf_counter() - begin, 1e-9)  # a clock may be too coarse to see it
+    return max(time.perf_counter() - begin, 1e-9)  # a clock may be too coarse for it
 
 
 def _wait(device: torch.device) -> None:

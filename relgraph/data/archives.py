@@ -1,4 +1,4 @@
-"""Archives, unpacked whole or not at all, and nowhere but where they belong."""
+"""Archives, unpacked completely or not at all, and nowhere but where they belong."""
 
 import shutil
 import tarfile
@@ -15,7 +15,7 @@ from relgraph.files import first_line
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack the directory `folder.name` of a `.zip` or a `.tar.gz` to `folder`, which appears once it is whole.
+    """Unpack the directory `folder.name` of a `.zip` or a `.tar.gz` to `folder`, which appears once it is complete.
 
     Only files are written: no links, no owners, no permissions, and nothing outside.
 
@@ -26,11 +26,11 @@ def unpack(archive: Path, folder: Path) -> None:
     try:
         with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
             _write(archive, Path(temporary))
-            whole = Path(temporary, folder.name)
-            if not whole.is_dir():
+            unpacked = Path(temporary, folder.name)
+            if not unpacked.is_dir():
                 raise RelgraphError(f"{archive}: expected a directory {folder.name} in it, found none")
             if not folder.exists():  # another process may have been faster
-                whole.rename(folder)
+                unpacked.rename(folder)
     except (tarfile.TarError, BadZipFile, BadGzipFile, EOFError, zlib.error) as error:
         raise RelgraphError(
             f"{archive} is damaged ({first_line(error)}): delete it, and it is downloaded again"

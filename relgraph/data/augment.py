@@ -1,8 +1,8 @@
 """Random augmentations of whole batches, on the images' device: one draw per image, from a generator on the CPU.
 
-An augmentation draws first and is applied then, so that two networks can see one view, every device sees the same
-views, and nothing is read back from a device. Where several processes share a batch, each draws for all images and
-applies the part of its own, so that n processes see what one sees.
+An augmentation draws first and is applied then, so that two networks can be given one view, the views are the same on
+every device, and nothing is read back from a device. Where several processes share a batch, each draws for all images
+and applies the draws of its own part, so that n processes together have the views that one process has.
 """
 
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from relgraph.data.views import View, draw_view, positions_of, unit
 from relgraph.errors import RelgraphError, unknown
 
 
-class Drawn(Protocol):
+class DrawnViews(Protocol):
     """One draw for each of B images."""
 
     @property
@@ -43,7 +43,7 @@ class Drawn(Protocol):
 class Augmentation(Protocol):
     """A way to draw random views."""
 
-    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> Drawn:
+    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> DrawnViews:
         """Draw one view for each of `n` images of `height` x `width` pixels; the generator lives on the CPU."""
         ...
 
@@ -67,7 +67,7 @@ class PadCropFlip:
 
 
 @dataclass(frozen=True)
-class Contrastive:
+class ContrastiveAugmentation:
     """The views of contrastive learning: random resized crop, flip, colour jitter, greying and Gaussian blur.
 
     Each image has its own draws, all parts drawn independently. Crops (`scale`, `ratio`), factors of the jitter and
@@ -89,9 +89,9 @@ class Contrastive:
         sigma: Bounds of the blur's deviation in pixels.
         size: Side of the views; None keeps that of the images.
 
-    >>> view = Contrastive(size=24).draw(2, 32, 32, torch.Generator().manual_seed(0))
-    >>> seen = view.apply(torch.full((2, 3, 32, 32), 255, dtype=torch.uint8))
-    >>> seen.shape, seen.dtype
+    >>> view = ContrastiveAugmentation(size=24).draw(2, 32, 32, torch.Generator().manual_seed(0))
+    >>> views = view.apply(torch.full((2, 3, 32, 32), 255, dtype=torch.uint8))
+    >>> views.shape, views.dtype
     (torch.Size([2, 3, 24, 24]), torch.float32)
     """
 
@@ -124,7 +124,7 @@ def _chosen(n: int, share: float, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class ContrastiveView:
-    """What `Contrastive` drew for B images: everything lies on the CPU.
+    """The draws of `ContrastiveAugmentation` for B images: everything lies on the CPU.
 
     Attributes:
         box: Top, left, height and width of each crop in pixels, `(4, B)`.
@@ -164,12 +164,12 @@ class ContrastiveView:
         if len(images) != len(self.flip):
             raise RelgraphError(f"a view of {len(self.flip)} images was applied to {len(images)} images")
         if images.shape[1] not in (1, 3):
-            raise RelgraphError(f"contrastive views want images with 1 or 3 channels, got {images.shape[1]}")
-        seen = self.jitter.apply_(cut(images, self.box, self.flip, self.size))
+            raise RelgraphError(f"contrastive views need images with 1 or 3 channels, got {images.shape[1]}")
+        views = self.jitter.apply_(cut(images, self.box, self.flip, self.size))
         if images.shape[1] == 3 and len(self.grey):
             at = self.grey.to(images.device, non_blocking=True)
-            seen.index_copy_(0, at, to_grey(seen.index_select(0, at)).expand(-1, 3, -1, -1))
-        return self._blur_(seen).clamp_(0, 1)
+            views.index_copy_(0, at, to_grey(views.index_select(0, at)).expand(-1, 3, -1, -1))
+        return self._blur_(views).clamp_(0, 1)
 
     def _blur_(self, images: Tensor) -> Tensor:
         if len(self.blur):
@@ -196,11 +196,11 @@ def cut(images: Tensor, box: Tensor, flip: Tensor, size: tuple[int, int]) -> Ten
 
 
 # Chen et al. 2020, arXiv 2003.04297: SimCLR's parts with a weaker jitter and larger crops.
-MOCO = Contrastive()
+MOCO = ContrastiveAugmentation()
 # Chen et al. 2020, arXiv 2002.05709, appendix A, for ImageNet: crops from 8 % of the area, jitter of strength 1.
-SIMCLR = Contrastive(scale=(0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.2))
+SIMCLR = ContrastiveAugmentation(scale=(0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.2))
 # The same, appendix B.9, for CIFAR-10: jitter of strength 1/2 and no blur.
-SIMCLR_SMALL = Contrastive(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur=0.0)
+SIMCLR_SMALL = ContrastiveAugmentation(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur=0.0)
 
 CONTRASTIVE = {"moco": MOCO, "simclr": SIMCLR, "simclr-small": SIMCLR_SMALL}
 
@@ -226,7 +226,7 @@ def make_augmentation(name: str, *, padding: int, flip: bool, channels: int) -> 
     if name == "crop":
         return PadCropFlip(padding, flip)
     if channels not in (1, 3):
-        raise RelgraphError(f"augmentation {name!r} wants images with 1 or 3 channels, got {channels}")
+        raise RelgraphError(f"augmentation {name!r} needs images with 1 or 3 channels, got {channels}")
     if name == "digits":
         return Digits()
     return CONTRASTIVE[name] if flip else replace(CONTRASTIVE[name], flip=0.0)

@@ -1,6 +1,6 @@
 """The batches of one epoch, as indices into the training images.
 
-What is kept of an epoch is one permutation, 4 bytes an image; batches are cut from it as they are asked for.
+One permutation is kept of an epoch, 4 bytes an image; batches are cut from it as they are asked for.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from torch import Tensor
 from relgraph.errors import RelgraphError
 from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 
-CHUNK = 2**22  # labels that are looked through at a time
+CHUNK = 2**22  # labels that are searched at a time
 
 
 def epoch_batches(
@@ -29,7 +29,7 @@ def epoch_batches(
 ) -> "Batches":
     """Return the batches of one epoch, each a CPU tensor of indices into `labels` `(N,)`, where -1 is an unknown label.
 
-    They depend on `(seed, epoch)` alone, so a resumed run sees the same batches. With all labels known, they are the
+    They depend on `(seed, epoch)` alone, so a resumed run has the same batches. With all labels known, they are the
     shuffled images cut into equal parts. With some unknown, every batch holds `round(labelled_share * batch_size)`
     labelled images (at least one, and at most all there are: no image stands twice in a graph), cycling through them;
     the rest is unlabelled, and the epoch goes once through the unlabelled images. A share that leaves no room for
@@ -98,7 +98,7 @@ class Batches(Sequence[Tensor]):
 
 
 class _Mixed(Batches):
-    """Batches of some unlabelled images and some labelled ones, drawn in their order: best gone through in it."""
+    """Batches of some unlabelled images and some labelled ones, drawn in order, which suits iteration."""
 
     def __init__(
         self, order: Tensor, size: int, processes: ProcessGroup, labelled: Tensor, quota: int, state: Tensor
@@ -139,7 +139,7 @@ def _mix(seed: int, epoch: int) -> int:
 
 
 def _where(labels: Tensor, count: int, *, known: bool) -> Tensor:
-    """Return the positions of the known or the unknown labels, of which there are so many, int32, on the CPU."""
+    """Return the positions of the known or the unknown labels, `count` of them, int32, on the CPU."""
     found, done = torch.empty(count, dtype=torch.int32), 0
     for place, part in enumerate(torch.split(labels, CHUNK)):
         here = ((part >= 0) == known).nonzero().flatten()

@@ -1,4 +1,4 @@
-"""The published data sets: where they come from, which files they are made of, and what of them is there."""
+"""The published data sets: where they come from, which files they are made of, and which of these are there."""
 
 import hashlib
 from dataclasses import dataclass

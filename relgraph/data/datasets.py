@@ -12,7 +12,7 @@ from relgraph.data.catalogue import provide
 from relgraph.data.folders import MODES, check_memory, read_folder
 from relgraph.data.images import ImageSet
 from relgraph.data.labels import add_noise, hold_out, keep_count, keep_fraction
-from relgraph.data.published import Source, read_published, whole
+from relgraph.data.published import OriginalSplits, original_split, read_published
 from relgraph.data.tiny_imagenet import read_tiny_imagenet
 from relgraph.errors import RelgraphError, unknown
 
@@ -76,25 +76,25 @@ def load(
     (torch.Size([1299, 1, 8, 8]), 143, 355)
     """
     _check(image_size, val_fraction, labels_per_class, label_fraction, label_noise, mode)
-    source = _read(dataset, root.expanduser(), image_size, mode)
-    if not source.train.classes:
+    original = _read(dataset, root.expanduser(), image_size, mode)
+    if not original.train.classes:
         _check_unlabelled(dataset, labels_per_class, label_fraction, label_noise)
     generator = torch.Generator().manual_seed(seed)
-    train, val = source.train, source.val
+    train, val = original.train, original.val
     if val is None and val_fraction == 0:
         val = replace(train.select(torch.arange(0)), split="val")
     elif val is None:
         train, val = hold_out(train, val_fraction, generator)
-    mean, std = source.normalisation or _statistics(train)
+    mean, std = original.normalisation or _statistics(train)
     if labels_per_class is not None:
         train = keep_count(train, labels_per_class, generator)
     elif label_fraction < 1:
         train = keep_fraction(train, label_fraction, generator)
     if label_noise > 0:
         train = add_noise(train, label_noise, generator)
-    if source.unlabelled is not None:
-        train = _join(train, source.unlabelled, first=len(source.train))
-    return DataSet(dataset, train, val, source.test, mean, std, source.crop_padding, source.flip)
+    if original.unlabelled is not None:
+        train = _join(train, original.unlabelled, first=len(original.train))
+    return DataSet(dataset, train, val, original.test, mean, std, original.crop_padding, original.flip)
 
 
 def _check(
@@ -125,17 +125,17 @@ def _check(
 
 
 def _check_unlabelled(dataset: str, labels_per_class: int | None, label_fraction: float, label_noise: float) -> None:
-    asked = {"labels_per_class": labels_per_class, "label_fraction": label_fraction, "label_noise": label_noise}
-    plain = {"labels_per_class": None, "label_fraction": 1.0, "label_noise": 0.0}
-    found = [f"{name} {value}" for name, value in asked.items() if value != plain[name]]
+    given = {"labels_per_class": labels_per_class, "label_fraction": label_fraction, "label_noise": label_noise}
+    default = {"labels_per_class": None, "label_fraction": 1.0, "label_noise": 0.0}
+    found = [f"{name} {value}" for name, value in given.items() if value != default[name]]
     if found:
         raise RelgraphError(
-            f"{dataset} has no labels to hide or to change: expected none of {', '.join(asked)}, got "
+            f"{dataset} has no labels to hide or to change: expected none of {', '.join(given)}, got "
             f"{' and '.join(found)}"
         )
 
 
-def _read(dataset: str, root: Path, image_size: int | None, mode: str) -> Source:
+def _read(dataset: str, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
     if dataset.startswith("folder:"):
         return _folder(Path(dataset.removeprefix("folder:")).expanduser(), image_size, mode)
     if dataset not in BUILT_IN:
@@ -144,23 +144,23 @@ def _read(dataset: str, root: Path, image_size: int | None, mode: str) -> Source
         return read_tiny_imagenet(provide(dataset, root), image_size, mode)
     if mode == "stream":
         raise RelgraphError(f"{dataset} is published as one array: expected to hold it in memory, got mode stream")
-    source = read_published(dataset, root)
-    return source if image_size is None else _resize(source, image_size)
+    original = read_published(dataset, root)
+    return original if image_size is None else _resize(original, image_size)
 
 
-def _folder(path: Path, image_size: int | None, mode: str) -> Source:
+def _folder(path: Path, image_size: int | None, mode: str) -> OriginalSplits:
     classes, read = read_folder(path, image_size, mode)
-    splits = {split: whole(images, labels, classes, split) for split, (images, labels) in read.items()}
+    splits = {split: original_split(images, labels, classes, split) for split, (images, labels) in read.items()}
     padding = min(splits["train"].images.shape[-2:]) // 8  # the 4 pixels that are common for CIFAR's 32
-    return Source(splits["train"], splits["test"], crop_padding=padding, flip=True, val=splits.get("val"))
+    return OriginalSplits(splits["train"], splits["test"], crop_padding=padding, flip=True, val=splits.get("val"))
 
 
-def _resize(source: Source, size: int) -> Source:
-    _, channels, side, _ = source.train.pixels.shape
-    unlabelled = 0 if source.unlabelled is None else len(source.unlabelled)
-    check_memory(len(source.train) + len(source.test) + unlabelled, channels, size, size)
-    train, test = (replace(split, images=_resized(split.pixels, size)) for split in (source.train, source.test))
-    return replace(source, train=train, test=test, crop_padding=round(source.crop_padding * size / side))
+def _resize(original: OriginalSplits, size: int) -> OriginalSplits:
+    _, channels, side, _ = original.train.pixels.shape
+    unlabelled = 0 if original.unlabelled is None else len(original.unlabelled)
+    check_memory(len(original.train) + len(original.test) + unlabelled, channels, size, size)
+    train, test = (replace(split, images=_resized(split.pixels, size)) for split in (original.train, original.test))
+    return replace(original, train=train, test=test, crop_padding=round(original.crop_padding * size / side))
 
 
 def _resized(images: Tensor, size: int) -> Tensor:
@@ -177,13 +177,13 @@ def _join(train: ImageSet, unlabelled: Tensor, first: int) -> ImageSet:
         part = unlabelled[start : start + RESIZED_AT_ONCE]
         slots = slice(known + start, known + start + len(part))
         images[slots] = part if part.shape[1:] == images.shape[1:] else _resized(part, images.shape[-1])
-    nothing = train.labels.new_full((len(unlabelled),), -1)
+    no_labels = train.labels.new_full((len(unlabelled),), -1)
     return replace(
         train,
         images=images,
-        labels=torch.cat([train.labels, nothing]),
+        labels=torch.cat([train.labels, no_labels]),
         index=torch.cat([train.index, torch.arange(first, first + len(unlabelled))]),
-        truth=None if train.truth is None else torch.cat([train.truth, nothing]),
+        truth=None if train.truth is None else torch.cat([train.truth, no_labels]),
     )
 
 

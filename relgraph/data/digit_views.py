@@ -1,4 +1,4 @@
-"""The views that the embedded teacher of digits learns from: warped, bent, dimmed, noisy, in part erased."""
+"""The views on which the embedded teacher of digits was trained: warped, bent, dimmed, noisy, in part erased."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from relgraph.errors import RelgraphError
 
 @dataclass(frozen=True)
 class Digits:
-    """Views of grey digits, never mirrored; each image has its own draws, uniform where nothing else is said.
+    """Views of grey digits, never mirrored; each image has its own draws, uniform unless stated otherwise.
 
     Rotated by up to 15 degrees, sheared by up to a quarter, scaled along each axis by 0.8 to 1.2 and shifted by up to a
     tenth of the side; bent by a smooth random field; taken to a power between exp(-1/2) and exp(1/2); multiplied by 0.7
@@ -37,7 +37,7 @@ class Digits:
             torch.stack((cos * across, shear * cos - sin * down, uniform(-0.2, 0.2)), dim=1),
             torch.stack((sin * across, shear * sin + cos * down, uniform(-0.2, 0.2)), dim=1),
         )
-        # Bending helped most of what was tried for the embedded teacher (see assets/README.md).
+        # Of all that was tried for the embedded teacher, bending helped most (see assets/README.md).
         bend = 0.08 * torch.randn(n, 2, 4, 4, generator=generator)
         power, gain = uniform(-0.5, 0.5).exp(), uniform(0.7, 1.2)
         noise = uniform(0, 0.1)[:, None, None, None] * torch.randn(n, 1, height, width, generator=generator)
@@ -49,7 +49,7 @@ class Digits:
 
 @dataclass(frozen=True, eq=False)
 class DigitsView:
-    """What `Digits` drew for B images: everything lies on the CPU.
+    """The draws of `Digits` for B images: everything lies on the CPU.
 
     Attributes:
         flip: All False, `(B,)`.
@@ -91,17 +91,17 @@ class DigitsView:
         with torch.autocast(images.device.type, enabled=False):  # positions in half precision are a pixel off
             grid = functional.affine_grid(affine, list(images.shape), align_corners=False)
         field = functional.interpolate(bend, size=images.shape[2:], mode="bicubic", align_corners=True)
-        seen = functional.grid_sample(
+        views = functional.grid_sample(
             unit(images), grid + field.permute(0, 2, 3, 1), mode="bicubic", align_corners=False
         ).clamp_(0, 1)
-        seen = seen.pow_(power[:, None, None, None]).mul_(gain[:, None, None, None]).add_(noise)
-        return seen.masked_fill_(self._hidden(images), 0)
+        views = views.pow_(power[:, None, None, None]).mul_(gain[:, None, None, None]).add_(noise)
+        return views.masked_fill_(self._erased_pixels(images), 0)
 
-    def _hidden(self, images: Tensor) -> Tensor:
+    def _erased_pixels(self, images: Tensor) -> Tensor:
         """Return the pixels of the squares, `(B, 1, H, W)`."""
-        hidden: Tensor
+        erased: Tensor
         y, x, side = self.square.to(images.device, non_blocking=True)[:, :, None]
         rows, columns = (torch.arange(size, device=images.device) + 0.5 for size in images.shape[2:])
-        hidden = ((rows - y).abs() < side / 2)[:, :, None] & ((columns - x).abs() < side / 2)[:, None, :]
-        hidden &= self.erased.to(images.device, non_blocking=True)[:, None, None]
-        return hidden[:, None]
+        erased = ((rows - y).abs() < side / 2)[:, :, None] & ((columns - x).abs() < side / 2)[:, None, :]
+        erased &= self.erased.to(images.device, non_blocking=True)[:, None, None]
+        return erased[:, None]

@@ -14,8 +14,8 @@ from relgraph.files import first_line
 
 PATIENCE = 30  # seconds without a byte from the server
 BLOCK = 2**18  # bytes read at once
-PARTIAL = 206  # HTTP's answer where what follows is the part that was asked for
-BEYOND_THE_END = 416  # and where nothing follows
+PARTIAL = 206  # HTTP's status where the requested part follows
+BEYOND_THE_END = 416  # HTTP's status where nothing follows
 
 
 class _BrokenOff(Exception):
@@ -23,7 +23,7 @@ class _BrokenOff(Exception):
 
 
 def fetch(url: str, file: Path, md5: str) -> None:
-    """Download `url` to `file`, which appears there once it is whole and has the checksum `md5`.
+    """Download `url` to `file`, which appears there once it is complete and has the checksum `md5`.
 
     Until then it is `file` with `.part` behind its name: a download that was cut off goes on from its end, or starts
     again where the server cannot do that.
@@ -50,7 +50,7 @@ def fetch(url: str, file: Path, md5: str) -> None:
 
 
 def part_of(file: Path) -> Path:
-    """Return where a download of `file` lies until it is whole."""
+    """Return where a download of `file` lies until it is complete."""
     return file.with_name(file.name + ".part")
 
 
@@ -121,7 +121,7 @@ def _open(url: str, start: int) -> HTTPResponse | None:
     except HTTPError as error:
         error.close()  # it is also the server's answer
         if error.code == BEYOND_THE_END and start:
-            return None  # the last try was cut off after the last byte: the checksum will tell
+            return None  # the last try was cut off after the last byte: the checksum is compared next
         raise _BrokenOff(f"HTTP {error.code} {error.reason}") from error
     except (OSError, HTTPException) as error:
         raise _BrokenOff(_reason(error)) from error
@@ -129,7 +129,7 @@ def _open(url: str, start: int) -> HTTPResponse | None:
 
 
 def _receive(response: HTTPResponse, total: int | None, start: int) -> Iterator[bytes]:
-    """Yield what the server sends up to the byte `total`."""
+    """Yield the blocks that the server sends up to the byte `total`."""
     received = start
     while total is None or received < total:
         try:

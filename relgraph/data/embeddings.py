@@ -19,7 +19,7 @@ from relgraph.data.manifest import DTYPES, Contents, Manifest, manifest_file
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line, replacing
 
-# What a GPU holds without asking: 50,000 images with 20 views of width 1024, and a small part of a common one.
+# Bytes that a GPU holds by default: 50,000 images with 20 views of width 1024, and a small part of a common one.
 RESIDENT_LIMIT = 4 * 2**30
 
 
@@ -46,7 +46,7 @@ class EmbeddingStore:
 
     Attributes:
         path: its directory.
-        contents: what was embedded, and how.
+        contents: the images, views and teacher that were embedded.
         checksums: `(images,)` int64, one for each image.
         device: where rows are handed out.
         resident: whether the embeddings lie on the device as one tensor; otherwise they are gathered from the files,
@@ -90,7 +90,7 @@ class EmbeddingStore:
         return views.to(self.device)
 
     def view(self, view: int = 0) -> StoredView:
-        """Return one view of all images, of which a search over all of them reads a block at a time.
+        """Return one view of all images, which a search over all of them reads a block at a time.
 
         Raises:
             RelgraphError: if there is no such view.
@@ -192,12 +192,12 @@ def first_changed(stored: Tensor, found: Tensor) -> int | None:
 
 
 def _verified(path: Path, manifest: Manifest) -> list[Any]:
-    """Return the shards, mapped into memory, once every byte of them is known to be the one that was written."""
+    """Return the shards, mapped into memory, once every byte of them has been verified."""
     for number in _bar(path, manifest, list(range(len(manifest.shards)))):
         fault = _fault(path, manifest, number)
         if fault:
             raise RelgraphError(f"{shard_file(path, number)} {fault}: the same relgraph embed command writes it again")
-    return [_mapped(shard_file(path, number)) for number in range(len(manifest.shards))]
+    return [_memory_mapped(shard_file(path, number)) for number in range(len(manifest.shards))]
 
 
 def _bar(path: Path, manifest: Manifest, shards: list[int]) -> "tqdm[int]":
@@ -210,7 +210,7 @@ def _fault(path: Path, manifest: Manifest, number: int) -> str | None:
     if not file.is_file():
         return "is missing"
     try:
-        shard = _mapped(file)
+        shard = _memory_mapped(file)
     except (OSError, ValueError, EOFError) as error:
         return f"is damaged ({first_line(error)})"
     expected = _shape(contents, number)
@@ -219,7 +219,7 @@ def _fault(path: Path, manifest: Manifest, number: int) -> str | None:
     return None if _digest(file) == manifest.shards[number] else "is damaged (its SHA-256 is not the manifest's)"
 
 
-def _mapped(file: Path) -> Any:
+def _memory_mapped(file: Path) -> Any:
     return np.load(file, mmap_mode="r", allow_pickle=False)
 
 

@@ -1,4 +1,4 @@
-"""Extra views of each image, beside the one that both networks see: rotations, transformations, small patches."""
+"""Extra views of each image, in addition to its base view: rotations, transformations, small patches."""
 
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
@@ -6,7 +6,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from relgraph.data.augment import MOCO, Augmentation, Contrastive, ContrastiveView, cut
+from relgraph.data.augment import MOCO, Augmentation, ContrastiveAugmentation, ContrastiveView, cut
 from relgraph.data.colour import Jitter, draw_jitter, to_grey
 from relgraph.data.resample import draw_boxes
 from relgraph.data.views import View, draw_view, unit
@@ -16,8 +16,8 @@ KINDS = ("rotations", "transformations", "patches")
 PATCH_SCALE = (0.05, 0.14)  # share of the area: SwAV's small crops; SEED's own could not be verified
 
 
-class DrawnExtra(Protocol):
-    """V views drawn for each of B images."""
+class DrawnExtraViews(Protocol):
+    """V extra views drawn for each of B images."""
 
     def part(self, rows: slice) -> Self:
         """Return the V views of these images alone.
@@ -33,14 +33,14 @@ class DrawnExtra(Protocol):
 
 
 class ExtraViews(Protocol):
-    """A way to draw extra views of images that are seen in a base view."""
+    """A way to draw extra views of images, in addition to their base view."""
 
     @property
     def each(self) -> int:
-        """Number V of views of each image."""
+        """Number V of extra views of each image."""
         ...
 
-    def draw(self, n: int, height: int, width: int, flip: Tensor, generator: torch.Generator) -> DrawnExtra:
+    def draw(self, n: int, height: int, width: int, flip: Tensor, generator: torch.Generator) -> DrawnExtraViews:
         """Draw views of `n` images of `height` x `width` pixels whose base view is mirrored where `flip` `(n,)`."""
         ...
 
@@ -77,7 +77,7 @@ class Rotations:
 
 @dataclass(frozen=True, eq=False)
 class RotationsView:
-    """What `Rotations` drew: one crop for each rotation of each image."""
+    """The draws of `Rotations`: one crop for each rotation of each image."""
 
     crops: View
 
@@ -129,7 +129,7 @@ class Transformations:
 
 @dataclass(frozen=True, eq=False)
 class TransformationsView:
-    """What `Transformations` drew for B images, on the CPU.
+    """The draws of `Transformations` for B images, on the CPU.
 
     Attributes:
         crops: The padded crop and the flip of each view, of `4 B`.
@@ -159,15 +159,15 @@ class TransformationsView:
             RelgraphError: if the images have neither 1 nor 3 channels.
         """
         if images.shape[1] not in (1, 3):
-            raise RelgraphError(f"transformations want images with 1 or 3 channels, got {images.shape[1]}")
-        seen = unit(self.crops.apply(images.repeat(4, 1, 1, 1)))
-        turned, grey, distorted, resized = seen.chunk(4)
+            raise RelgraphError(f"transformations need images with 1 or 3 channels, got {images.shape[1]}")
+        views = unit(self.crops.apply(images.repeat(4, 1, 1, 1)))
+        turned, grey, distorted, resized = views.chunk(4)
         self._turn_(turned)
         grey.copy_(to_grey(grey).expand_as(grey))
         self.jitter.apply_(distorted)
         none = torch.zeros_like(self.crops.flip[: len(images)])
         resized.copy_(cut(resized, self.box, none, (images.shape[2], images.shape[3])).clamp_(0, 1))
-        return seen
+        return views
 
     def _turn_(self, images: Tensor) -> None:
         for turns in (1, 2, 3):
@@ -182,12 +182,13 @@ class Patches:
     Each patch has flip and colours of its own. Source: Fang et al. 2021 (SEED, arXiv 2101.04731), whose official code
     adds six patches of 96 pixels to the view of 224; the shares are SwAV's (Caron et al. 2020, arXiv 2006.09882).
 
-    >>> views = Patches(Contrastive(), each=6, size=patch_size(32)).draw(2, 32, 32, torch.zeros(2), torch.Generator())
+    >>> patches = Patches(ContrastiveAugmentation(), each=6, size=patch_size(32))
+    >>> views = patches.draw(2, 32, 32, torch.zeros(2), torch.Generator())
     >>> views.apply(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape
     torch.Size([12, 3, 14, 14])
     """
 
-    augmentation: Contrastive
+    augmentation: ContrastiveAugmentation
     each: int
     size: int
 
@@ -199,7 +200,7 @@ class Patches:
 
 @dataclass(frozen=True, eq=False)
 class PatchesView:
-    """What `Patches` drew: V views of all images."""
+    """The draws of `Patches`: V views of all images."""
 
     views: tuple[ContrastiveView, ...]
 
@@ -233,7 +234,7 @@ def make_extra_views(
 
     Args:
         kind: "rotations", "transformations" or "patches".
-        each: Number of views of each image.
+        each: Number of extra views of each image.
         padding: Black pixels on every side before the crops of rotations and transformations.
         flip: Whether a patch may be mirrored; rotations and transformations have the flip of the base view.
         augmentation: That of the base view; patches have its colours.
@@ -242,7 +243,7 @@ def make_extra_views(
     Raises:
         RelgraphError: if the kind is unknown, does not come in so many, or does not fit the augmentation.
 
-    >>> make_extra_views("rotations", 3, padding=4, flip=True, augmentation=Contrastive(), side=32)
+    >>> make_extra_views("rotations", 3, padding=4, flip=True, augmentation=ContrastiveAugmentation(), side=32)
     Rotations(padding=4)
     """
     if kind not in KINDS:
@@ -258,7 +259,7 @@ def make_extra_views(
 def _make_patches(each: int, flip: bool, augmentation: Augmentation, side: int) -> Patches:
     if each < 1:
         raise RelgraphError(f"the number of patches must be at least 1, got {each}")
-    if not isinstance(augmentation, Contrastive):
+    if not isinstance(augmentation, ContrastiveAugmentation):
         raise RelgraphError(
             "patches are small views of a contrastive augmentation (moco, simclr or simclr-small), "
             f"got {type(augmentation).__name__}"
@@ -278,6 +279,6 @@ def _crops(n: int, each: int, padding: int, flip: Tensor, generator: torch.Gener
 
 
 def _part(crops: View, each: int, rows: slice) -> View:
-    """Return the crops, `each` of an image, of some images: of all, the first of each image come first."""
+    """Return the crops of some images, `each` of an image; crop `v * B + i` is crop v of image i."""
     draws = (crops.dx, crops.dy, crops.flip)
     return View(*(draw.view(each, -1)[:, rows].flatten() for draw in draws))

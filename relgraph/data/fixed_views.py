@@ -1,4 +1,4 @@
-"""The few views of every image whose embeddings are stored: drawn once, the same in every epoch."""
+"""The fixed views of every image, whose embeddings are stored: drawn once, the same in every epoch."""
 
 import torch
 from torch import Tensor

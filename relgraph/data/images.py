@@ -60,7 +60,7 @@ class ImageFiles:
         return torch.from_numpy(pixels)
 
     def load(self, progress: str) -> Tensor:
-        """Return all images, decoded by threads; `progress` is what a bar on a terminal is called.
+        """Return all images, decoded by threads; `progress` is the name of the bar on a terminal.
 
         Raises:
             RelgraphError: if a file is no readable image, or has another size.
@@ -132,7 +132,7 @@ def image_files(
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images `(N, C, H, W)` uint8 with labels `(N,)` int64, -1 where training does not know them.
+    """Images `(N, C, H, W)` uint8 with labels `(N,)` int64, -1 where training has none.
 
     `images` is a tensor, or where they do not fit memory their files. `index` `(N,)` is the position in the data set's
     original split: training and validation images that were cut from one split share its numbers. `truth` `(N,)` are
@@ -163,11 +163,11 @@ class ImageSet:
 
     @property
     def true_labels(self) -> Tensor:
-        """The labels `(N,)` of all images, also those that training does not know."""
+        """The labels `(N,)` of all images, also those that training does not use."""
         return self.labels if self.truth is None else self.truth
 
     def relabel(self, labels: Tensor) -> "ImageSet":
-        """Return the images with other labels `(N,)` for training; the true ones stay known to evaluation."""
+        """Return the images with other labels `(N,)` for training; evaluation keeps the true ones."""
         return replace(self, labels=labels, truth=self.true_labels)
 
     def select(self, which: Tensor) -> "ImageSet":
@@ -209,7 +209,7 @@ class ImageSet:
         return chosen.load(f"sample {self.split}") if isinstance(chosen, ImageFiles) else chosen
 
     def checksums(self) -> Tensor:
-        """Return a checksum (CRC-32) of each image, `(N,)` int64, by which stored results know their images.
+        """Return a checksum (CRC-32) of each image, `(N,)` int64, which matches stored results with their images.
 
         In memory it is that of the pixels, bytes in `(C, H, W)` order. For files it is that of the path within the
         split, the file's size in bytes and the image size, so that nothing is read.

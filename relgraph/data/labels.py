@@ -1,4 +1,4 @@
-"""Which labels training sees: images held out for validation, few labels, wrong labels."""
+"""The labels that training uses: images held out for validation, few labels, wrong labels."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What a store of embeddings says of itself: `manifest.json`, in a directory with the store's arrays."""
+"""The description of a store of embeddings: `manifest.json`, in a directory with the store's arrays."""
 
 import json
 from collections.abc import Callable
@@ -23,15 +23,15 @@ SHARDS, SHARD_MIN, SHARD_MAX = 32, 16 * 2**20, 256 * 2**20
 
 @dataclass(frozen=True)
 class Contents:
-    """What was embedded, and how.
+    """The images, views and teacher that were embedded, and the format.
 
     Attributes:
-        dataset: how the data set was spelled.
+        dataset: name of the data set, as it was given.
         images: number of images of its original training split, which are all in the store.
         image_shape: `(C, H, W)` of the images as they were loaded.
         streamed: whether they came from files one by one, whose checksums are others than those of images in memory.
         checksums: SHA-256 of the file with a checksum for each image.
-        teacher: how the teacher was spelled.
+        teacher: name of the teacher, as it was given.
         arguments: its constructor arguments, sorted.
         fingerprint: SHA-256 of its weights.
         input_size: side of its input in pixels, None for that of the images.
@@ -39,7 +39,7 @@ class Contents:
         std: what each channel was then divided by.
         width: length of an embedding.
         dtype: of the stored numbers, float32 or float16.
-        precision: in which the teacher computed, as the recipe spells it.
+        precision: in which the teacher computed, as the recipe names it.
         views: number of views of every image; the first is the image itself.
         crop_padding: black pixels around the images before a crop.
         flip: whether half the crops are mirrored.
@@ -156,7 +156,7 @@ def _parse(content: Any) -> Manifest:
         raise ValueError(f"it lists {len(shards)} shards, expected {contents.shards}")
     manifest = Manifest(contents, shards)
     if content.get("complete") is not manifest.complete:
-        raise ValueError(f"it says complete: {content.get('complete')}, but its shards do not")
+        raise ValueError(f"its entry complete is {content.get('complete')}, which its shards contradict")
     return manifest
 
 
@@ -174,7 +174,7 @@ def _contents(given: Any) -> Contents:
     return found
 
 
-def _whole(value: Any) -> bool:
+def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 0
 
 
@@ -185,9 +185,9 @@ def _list_of(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
 _KINDS: dict[Any, Callable[[Any], bool]] = {
     str: lambda value: isinstance(value, str),
     bool: lambda value: isinstance(value, bool),
-    int: _whole,
-    int | None: lambda value: value is None or _whole(value),
-    tuple[int, ...]: _list_of(_whole),
+    int: _is_count,
+    int | None: lambda value: value is None or _is_count(value),
+    tuple[int, ...]: _list_of(_is_count),
     tuple[str, ...]: _list_of(lambda value: isinstance(value, str)),
     tuple[float, ...]: _list_of(lambda value: type(value) in (int, float)),
 }

@@ -17,8 +17,8 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
-    """A data set as it was published.
+class OriginalSplits:
+    """The original splits of a data set, before labels are hidden or images held out.
 
     `normalisation` is (mean, std), None where nobody published them; `unlabelled` `(N, C, H, W)` uint8 are images to be
     added to the training set, which need not lie in memory.
@@ -39,12 +39,12 @@ CIFAR_NORMALISATION: dict[str, Normalisation] = {
 }
 
 
-def whole(images: Tensor | ImageFiles, labels: Tensor, classes: tuple[str, ...], split: str) -> ImageSet:
+def original_split(images: Tensor | ImageFiles, labels: Tensor, classes: tuple[str, ...], split: str) -> ImageSet:
     """Return all images of an original split."""
     return ImageSet(images, labels, classes, split, torch.arange(len(images)))
 
 
-def read_published(name: str, root: Path) -> Source:
+def read_published(name: str, root: Path) -> OriginalSplits:
     """Return digits, cifar10, cifar100, stl10 or stl10+unlabelled, downloaded to `root` if it is not there.
 
     Raises:
@@ -66,7 +66,7 @@ def check_published(name: str, folder: Path) -> None:
             raise wrong_checksum(folder, file)
 
 
-def _digits() -> Source:
+def _digits() -> OriginalSplits:
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -77,15 +77,15 @@ def _digits() -> Source:
     test = torch.zeros(len(labels), dtype=torch.bool)
     for label in range(len(classes)):
         test[(labels == label).nonzero().flatten()[4::5]] = True
-    return Source(
-        whole(images[~test], labels[~test], classes, "train"),
-        whole(images[test], labels[test], classes, "test"),
+    return OriginalSplits(
+        original_split(images[~test], labels[~test], classes, "train"),
+        original_split(images[test], labels[test], classes, "test"),
         crop_padding=1,
         flip=False,
     )
 
 
-def _cifar(name: str, folder: Path) -> Source:
+def _cifar(name: str, folder: Path) -> OriginalSplits:
     *batches, test, meta = PUBLISHED[name].files
     kind = "fine_labels" if name == "cifar100" else "labels"
     names = "fine_label_names" if name == "cifar100" else "label_names"
@@ -96,22 +96,22 @@ def _cifar(name: str, folder: Path) -> Source:
         parts = [pickle.loads(read_checked(folder, file), encoding="latin1") for file in files]
         pixels = np.concatenate([part["data"] for part in parts]).reshape(-1, 3, 32, 32)
         labels = torch.tensor([label for part in parts for label in part[kind]])
-        return whole(torch.from_numpy(pixels), labels, classes, split)
+        return original_split(torch.from_numpy(pixels), labels, classes, split)
 
-    return Source(
+    return OriginalSplits(
         read(batches, "train"), read([test], "test"), crop_padding=4, flip=True, normalisation=CIFAR_NORMALISATION[name]
     )
 
 
-def _stl10(name: str, folder: Path) -> Source:
+def _stl10(name: str, folder: Path) -> OriginalSplits:
     train, train_labels, test, test_labels, names, *unlabelled = PUBLISHED[name].files
     classes = tuple((folder / names.name).read_text(encoding="utf-8").split())
 
     def read(images: File, labels: File, split: str) -> ImageSet:
         known = np.frombuffer(read_checked(folder, labels), dtype=np.uint8).astype(np.int64) - 1  # published from 1
-        return whole(_stl_images(folder, images).contiguous(), torch.from_numpy(known), classes, split)
+        return original_split(_stl_images(folder, images).contiguous(), torch.from_numpy(known), classes, split)
 
-    return Source(
+    return OriginalSplits(
         read(train, train_labels, "train"),
         read(test, test_labels, "test"),
         crop_padding=4,
@@ -127,5 +127,5 @@ def _stl_images(folder: Path, file: File) -> Tensor:
         raise wrong_checksum(folder, file)
     if path.stat().st_size % STL_IMAGE:
         raise RelgraphError(f"{path}: expected images of {STL_IMAGE} bytes, found {path.stat().st_size} bytes in all")
-    stored = np.memmap(path, dtype=np.uint8, mode="c")  # never written, but torch wants an array that could be
+    stored = np.memmap(path, dtype=np.uint8, mode="c")  # never written, but torch requires an array that could be
     return torch.from_numpy(stored.reshape(-1, 3, 96, 96).swapaxes(2, 3))  # each channel is stored column by column

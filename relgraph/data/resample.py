@@ -19,15 +19,15 @@ def resample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     tensor([[[[10.]]]])
     """
     height, width = rows.shape[1], columns.shape[1]
-    images, rows, columns = _whole_words(images), _whole_words(rows), _whole_words(columns)
+    images, rows, columns = _padded_to_fours(images), _padded_to_fours(rows), _padded_to_fours(columns)
     with torch.autocast(images.device.type, enabled=False):
         narrow = images.flatten(1, 2) @ columns.mT
         # Channel by channel: a product over B * C small matrices takes several times as long on a CPU.
-        seen = [(rows @ channel)[:, :height, :width] for channel in narrow.chunk(images.shape[1], dim=1)]
-    return torch.stack(seen, dim=1)
+        resampled = [(rows @ channel)[:, :height, :width] for channel in narrow.chunk(images.shape[1], dim=1)]
+    return torch.stack(resampled, dim=1)
 
 
-def _whole_words(x: Tensor) -> Tensor:
+def _padded_to_fours(x: Tensor) -> Tensor:
     """Return matrices with zeros below and on the right, up to multiples of 4.
 
     A product on a CPU rounds by where its matrices begin in memory; each then begins at 16 bytes, so that an image's

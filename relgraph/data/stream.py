@@ -38,7 +38,7 @@ def stream(decode: Decode, indices: Sequence[Tensor], workers: int, pin_memory: 
 
 
 class _Batches(Dataset[Tensor | str]):
-    """One item is one decoded batch, or the sentence that says why there is none."""
+    """One item is one decoded batch, or the error message where decoding failed."""
 
     def __init__(self, decode: Decode, indices: Sequence[Tensor]) -> None:
         self.decode = decode
@@ -92,7 +92,7 @@ def _start(batches: _Batches, workers: int, pin_memory: bool) -> Iterator[Any]:
 def _keep_quiet(worker: int) -> None:
     # Ctrl-C reaches the whole group of processes; the main one ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # By this hook alone, a thread of multiprocessing tells that the main process left in the middle of a batch.
+    # Through this hook alone, a thread of multiprocessing reports that the main process left amid a batch.
     sys.excepthook = lambda kind, error, traceback: None
 
 

@@ -14,7 +14,7 @@ import torch
 
 from relgraph.data.folders import check_memory, fits_memory, list_images
 from relgraph.data.images import ImageFiles, ImageSet, image_files
-from relgraph.data.published import Source, whole
+from relgraph.data.published import OriginalSplits, original_split
 from relgraph.errors import RelgraphError
 
 SIDE = 64  # pixels
@@ -22,7 +22,7 @@ SIDE = 64  # pixels
 Labelled = tuple[list[str], list[int]]  # image files within a folder, and their labels
 
 
-def read_tiny_imagenet(folder: Path, image_size: int | None, mode: str) -> Source:
+def read_tiny_imagenet(folder: Path, image_size: int | None, mode: str) -> OriginalSplits:
     """Return the training images and, as test images, those that were published as validation images.
 
     Classes are numbered in the order of their WordNet numbers, as torchvision's ImageFolder would. The `mode` is that
@@ -47,9 +47,9 @@ def read_tiny_imagenet(folder: Path, image_size: int | None, mode: str) -> Sourc
     def read(split: str) -> ImageSet:
         listed: ImageFiles = files[split][0]
         images = listed if streamed else listed.load(f"decode {split}")
-        return whole(images, torch.tensor(files[split][1]), names, split)
+        return original_split(images, torch.tensor(files[split][1]), names, split)
 
-    return Source(read("train"), read("test"), crop_padding=shape[-1] // 8, flip=True)
+    return OriginalSplits(read("train"), read("test"), crop_padding=shape[-1] // 8, flip=True)
 
 
 def check_tiny_imagenet(folder: Path) -> None:

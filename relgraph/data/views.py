@@ -1,4 +1,4 @@
-"""Random views of images, and images as a network wants them: batched tensor work on the images' device."""
+"""Random views of images, and images prepared as the input of a network: batched tensor work on the images' device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,7 +77,7 @@ def draw_view(n: int, padding: int, flip: bool, generator: torch.Generator) -> V
     """Draw a view for each of `n` images: a crop after `padding` black pixels on every side, mirrored if `flip`.
 
     Every image has its own draw, uniform over the `(2 padding + 1)^2` crops; with `flip` it is mirrored with
-    probability 1/2. The generator lives on the CPU, so that every device sees the same views.
+    probability 1/2. The generator lives on the CPU, so that the views are the same on every device.
 
     >>> view = draw_view(2, padding=0, flip=False, generator=torch.Generator())
     >>> images = torch.arange(8, dtype=torch.uint8).view(2, 1, 2, 2)
@@ -91,7 +91,7 @@ def draw_view(n: int, padding: int, flip: bool, generator: torch.Generator) -> V
 
 
 def prepare(images: Tensor, size: int | None, channels: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return `images` `(B, C, H, W)` as a network wants them: float32 `(B, channels, size, size)`, normalised.
+    """Return `images` `(B, C, H, W)` as the input of a network: float32 `(B, channels, size, size)`, normalised.
 
     Images are uint8, which is divided by 255, or float in 0..1, as augmentations return them. The result is
     `(pixel - mean) / std` per channel. Images of another size are resized (bicubic, antialiased, clamped to `[0, 1]`);

@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
-from relgraph.graph.blocks import mean_of_blocks
+from relgraph.graph.blocks import sum_of_blocks
 from relgraph.graph.kernels import at_least_float32
+from relgraph.graph.pair import check_nodes
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Table
 
@@ -29,7 +30,7 @@ def differences(x: Tensor, anchors: slice = slice(None), table: Table | None = N
 def related_angles(
     relation: Relation, student: Tensor, teacher: Tensor, table: Table | None = None, largest: int = LARGEST
 ) -> Tensor:
-    """Return what a relation says of the graphs of differences, one for each anchor: a scalar.
+    """Return the mean of a relation's criterion over the graphs of differences, one for each anchor: a scalar.
 
     With the cosine kernel the edge between two candidates i and k of an anchor j is the cosine of the angle at j,
     `<x_i - x_j, x_k - x_j> / (|x_i - x_j| |x_k - x_j|)`, and 0 where i or k is j itself or lies upon it; all pairs i, k
@@ -38,7 +39,8 @@ def related_angles(
     with the same value and gradient.
 
     Args:
-        relation: Kernel and criterion; no scale, and a criterion that is a mean over edges and 0 for 0 against 0.
+        relation: Kernel and criterion; no scale, and of the criterion its rows: they are sums over edges, and 0 for 0
+            against 0, whose mean over the triplets is taken.
         student: Nodes `(N, D_s)`.
         teacher: Nodes `(N, D_t)`.
         table: Each anchor's candidates; all N nodes if not given.
@@ -49,18 +51,19 @@ def related_angles(
 
     >>> import torch
     >>> from relgraph.graph.kernels import cosine
-    >>> from relgraph.graph.matching import mean_square
+    >>> from relgraph.graph.criteria import mean_square
     >>> line, other = torch.tensor([[0.0], [1.0], [-1.0]]), torch.tensor([[0.0], [1.0], [2.0]])
     >>> related_angles(Relation(cosine, criterion=mean_square), line, other) * 27  # 2 (-1 - 1)^2 at nodes 0 and 1
     tensor(16.)
     """
     count, width = len(student), len(student) if table is None else table.candidates.shape[1]
 
+    check_nodes(student, teacher)
+
     def triplets(anchors: slice, s: Tensor, t: Tensor) -> Tensor:
-        return relation(differences(s, anchors, table), differences(t, anchors, table))
+        angles = (relation.kernel(differences(x, anchors, table)) for x in (s, t))
+        return relation.criterion.row(*angles).sum()
 
     block = largest // max(1, width * max(width, student.shape[-1], teacher.shape[-1]))
-    mean = mean_of_blocks(triplets, (at_least_float32(student), at_least_float32(teacher)), count, max(1, block))
-    if table is None:
-        return mean
-    return mean * (count * width**2) / table.real.sum(-1).square().sum().to(mean.dtype)
+    total = sum_of_blocks(triplets, (at_least_float32(student), at_least_float32(teacher)), count, max(1, block))
+    return total / (count * width**2 if table is None else table.real.sum(-1).square().sum())

@@ -1,6 +1,7 @@
-"""Blocks: a mean over many rows in the memory of a few of them."""
+"""Blocks: a sum over many rows in the memory of a few of them, and functions of one batch that `torch.func` maps."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,50 +10,107 @@ from torch.autograd.function import once_differentiable
 
 Term = Callable[..., Tensor]
 
+# Numbers in a block of rows, 8 MB in float32; half to double take as long, four times as many half as long again.
+LARGEST = 2**21
 
-def mean_of_blocks(term: Term, inputs: Sequence[Tensor], rows: int, block: int) -> Tensor:
-    """Return the mean over all rows of a term whose whole would be too large, `block` rows at a time: a scalar.
 
-    `term(span, *inputs)` is the mean over the rows of one slice. The gradient of each block is taken as soon as its
+def rows_at_once(count: int) -> int:
+    """Return how many rows of `count` numbers a block holds."""
+    return max(1, LARGEST // max(1, count))
+
+
+def sum_of_blocks(term: Term, inputs: Sequence[Tensor], rows: int, block: int | None = None) -> Tensor:
+    """Return the sum over all rows of a term whose whole would be too large, `block` rows at a time: a scalar.
+
+    `term(span, *inputs)` is the sum over the rows of one slice. The gradient of each block is taken as soon as its
     value is there, and only the sum is kept, which has the shape of the inputs: so nothing is computed twice, as it is
     by `torch.utils.checkpoint`, and no more than one block is ever held. The result can be differentiated once. If one
-    block holds all rows, this is `term(slice(0, rows), *inputs)`.
+    block holds all rows, this is `term(slice(0, rows), *inputs)`. Without `block` it is what fits `LARGEST` numbers for
+    rows as long as there are rows.
 
     >>> x = torch.arange(6.0, requires_grad=True)
-    >>> mean_of_blocks(lambda span, x: x[span].square().mean(), [x], rows=6, block=4).backward()
+    >>> sum_of_blocks(lambda span, x: x[span].square().sum(), [x], rows=6, block=4).backward()
     >>> x.grad
-    tensor([0.0000, 0.3333, 0.6667, 1.0000, 1.3333, 1.6667])
+    tensor([ 0.,  2.,  4.,  6.,  8., 10.])
     """
+    block = rows_at_once(rows) if block is None else block
     if block >= rows:
         return term(slice(0, rows), *inputs)
-    spans = [slice(start, min(start + block, rows)) for start in range(0, rows, block)]
-    if not torch.is_grad_enabled():
-        inputs = [x.detach() for x in inputs]
-    mean: Tensor = _Mean.apply(term, spans, *inputs)
-    return mean
+    # Inside a transform of torch.func a tensor does not say whether an outer one differentiates it.
+    needed = tuple(torch.is_grad_enabled() and (transformed() or x.requires_grad) for x in inputs)
+    total: Tensor = _SumOfBlocks.apply(term, rows, block, needed, *inputs)[0]
+    return total
 
 
-class _Mean(torch.autograd.Function):
-    """The mean of the spans' terms, with the gradient computed beside the value."""
+def transformed() -> bool:
+    """Return whether a transform of `torch.func` is at work, in which tensors can have dimensions that do not show."""
+    return torch._C._are_functorch_transforms_active()
+
+
+class OneByOne(torch.autograd.Function):
+    """A function of one batch, which `torch.func.vmap` calls for one after the other and stacks what it returns."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.vmap = staticmethod(partial(_one_by_one, cls))  # type: ignore[method-assign]
+
+
+def _one_by_one(function: type[OneByOne], info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
+    def one(number: int) -> Any:
+        picked = (x.select(dim, number) if isinstance(dim, int) else x for x, dim in zip(inputs, in_dims, strict=True))
+        return function.apply(*picked)
+
+    found = [one(number) for number in range(info.batch_size)]
+    if isinstance(found[0], Tensor):
+        return torch.stack(found), 0
+    return tuple(torch.stack(column) for column in zip(*found, strict=True)), (0,) * len(found[0])
+
+
+def fill(parts: Sequence[Tensor] | Any, like: Tensor) -> Tensor:
+    """Return parts one below the other, of the shape and type of `like`, each written where it belongs."""
+    if transformed():  # a part cannot be written into `like` if it is several there
+        return torch.cat(list(parts)).to(like.dtype)
+    found, start = torch.empty_like(like), 0
+    for part in parts:
+        found[start : start + len(part)] = part
+        start += len(part)
+    return found
+
+
+class _SumOfBlocks(OneByOne):
+    """The sum of the blocks' terms, with the gradient computed beside the value."""
 
     @staticmethod
-    def forward(ctx: Any, term: Term, spans: list[slice], *inputs: Tensor) -> Tensor:
-        leaves = [x.detach().requires_grad_(x.requires_grad) for x in inputs]
+    def forward(term: Term, rows: int, block: int, needed: tuple[bool, ...], *inputs: Tensor) -> tuple[Tensor, ...]:
+        leaves = [x.detach().requires_grad_(need) for x, need in zip(inputs, needed, strict=True)]
         learning = [x for x in leaves if x.requires_grad]
         gradients = [torch.zeros_like(x) for x in learning]
         values = []
-        for span in spans:
+        for start in range(0, rows, block):
             with torch.enable_grad():
-                value = term(span, *leaves) * ((span.stop - span.start) / spans[-1].stop)
+                value = term(slice(start, min(start + block, rows)), *leaves)
             if learning:
                 for total, gradient in zip(gradients, torch.autograd.grad(value, learning), strict=True):
                     total += gradient
             values.append(value.detach())
-        ctx.save_for_backward(*gradients)
-        return torch.stack(values).sum()
+        return torch.stack(values).sum(), *gradients
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.needed = inputs[3]
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:])
+        ctx.save_for_forward(*output[1:])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, weight: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         gradients = iter(ctx.saved_tensors)
-        return None, None, *(next(gradients) * weight if needed else None for needed in ctx.needs_input_grad[2:])
+        return None, None, None, None, *(next(gradients) * weight if need else None for need in ctx.needed)
+
+    @staticmethod
+    def jvp(ctx: Any, *changes: Tensor | None) -> tuple[Tensor | None, ...]:
+        learning = [change for change, need in zip(changes[4:], ctx.needed, strict=True) if need]
+        pairs = zip(ctx.saved_tensors, learning, strict=True)
+        along = torch.stack([(gradient * change).sum() for gradient, change in pairs if change is not None]).sum()
+        return along, *(None for _ in learning)

@@ -4,7 +4,7 @@ All of them are means over anchors, computed on unit vectors in float32 or wider
 never copied, and of the `(N, K)` weights no more than a block is held; nor of all pairs, where these are many.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,10 +13,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.blocks import mean_of_blocks
-from relgraph.graph.forms import LARGEST_MATRIX, rows_at_once
+from relgraph.graph.blocks import OneByOne, sum_of_blocks
+from relgraph.graph.forms import LARGEST_MATRIX
 from relgraph.graph.kernels import cosine, dot, own_places
-from relgraph.graph.relation import check_nodes
+from relgraph.graph.pair import check_nodes
 
 # Weights in a block. On a CPU 4 MiB in float32, which its caches hold: an eighth to double take as long, 16 times as
 # many a third longer. Elsewhere fewer blocks, since starting each one takes time (not measured).
@@ -51,12 +51,12 @@ def queue_contrast(anchors: Tensor, own: Tensor, keys: Tensor, tau: float) -> Te
 
 
 def soft_queue_contrast(student: Tensor, teacher: Tensor, keys: Tensor, tau: float, teacher_tau: float) -> Tensor:
-    """Return the cross-entropy of what two networks see in one queue, the teacher's own vectors first: a scalar.
+    """Return the cross-entropy of two networks' similarities to one queue, the teacher's own vectors first: a scalar.
 
         L = -1 / N * sum_ij p^t_ij log p^s_ij,    p^x_i = softmax over D+ of <x_i, .> / tau_x,    D+ = [t_i, Q]
 
     The loss of SEED (Fang et al., 2021, arXiv 2101.04731). Since `sum_j p^t_ij <s_i, d_j> = <s_i, sum_j p^t_ij d_j>`,
-    it needs no product of two `(N, 1 + K)` matrices but the mean q_i `(N, D)` of the queue as the teacher sees it:
+    it needs no product of two `(N, 1 + K)` matrices but the queue's mean q_i `(N, D)` by the teacher's probabilities:
 
         L = queue_contrast(s, t, Q) + 1 / N * sum_i (1 - p^t_i0) <s_i, t_i - q_i> / tau
 
@@ -108,9 +108,9 @@ def batch_contrast(anchors: Tensor, own: Tensor, tau: float) -> Tensor:
 
     def term(some: slice, a: Tensor, k: Tensor) -> Tensor:
         weights = cosine.matrix(a[some], k) / tau
-        return (weights.logsumexp(-1) - weights.diagonal(some.start)).mean()
+        return (weights.logsumexp(-1) - weights.diagonal(some.start)).sum()
 
-    return mean_of_blocks(term, (cosine.nodes(anchors), cosine.nodes(own)), len(own), _rows_at_once(len(own)))
+    return _mean_of_rows(term, cosine.nodes(anchors), cosine.nodes(own))
 
 
 def view_contrast(first: Tensor, second: Tensor, tau: float) -> Tensor:
@@ -138,13 +138,13 @@ def view_contrast(first: Tensor, second: Tensor, tau: float) -> Tensor:
 
     def term(some: slice, z: Tensor) -> Tensor:
         weights = (cosine.matrix(z[some], z) / tau).masked_fill(own_places(z, some), -torch.inf)
-        return (weights.logsumexp(-1) - weights.gather(-1, other[some]).squeeze(-1)).mean()
+        return (weights.logsumexp(-1) - weights.gather(-1, other[some]).squeeze(-1)).sum()
 
-    return mean_of_blocks(term, (both,), len(both), _rows_at_once(len(both)))
+    return _mean_of_rows(term, both)
 
 
 def over_keys(rows: Tensor, keys: Tensor, largest: int | None = None) -> tuple[Tensor, Tensor]:
-    """Return what rows make of many keys: `log sum_j exp(<r_i, k_j>)`, `(N,)`, and the mean of the keys, `(N, D)`.
+    """Return `log sum_j exp(<r_i, k_j>)` of rows over many keys, `(N,)`, and the mean of the keys, `(N, D)`.
 
     The mean has the softmax of the same products as weights, which makes it the gradient of the first; so that can be
     differentiated, once, with respect to the rows, and nothing else can be.
@@ -166,11 +166,11 @@ def over_keys(rows: Tensor, keys: Tensor, largest: int | None = None) -> tuple[T
     return total, mean
 
 
-class _OverKeys(torch.autograd.Function):
+class _OverKeys(OneByOne):
     """Logarithm of the sum and mean of the keys in one pass, with a running maximum."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, keys: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    def forward(rows: Tensor, keys: Tensor, block: int) -> tuple[Tensor, Tensor]:
         most = rows.new_full((len(rows), 1), -torch.inf)
         total, mean = torch.zeros_like(most), torch.zeros_like(rows)
         for some in _blocks(keys.detach(), block, rows.dtype):
@@ -183,9 +183,12 @@ class _OverKeys(torch.autograd.Function):
             most = higher
             del weights  # or the next block would be made beside it
         mean.div_(total)
-        ctx.save_for_backward(mean)
-        ctx.mark_non_differentiable(mean)
         return total.log_().add_(most).squeeze(-1), mean
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(output[1])
+        ctx.mark_non_differentiable(output[1])
 
     @staticmethod
     @once_differentiable
@@ -194,9 +197,10 @@ class _OverKeys(torch.autograd.Function):
         return mean * weight.unsqueeze(-1), None, None
 
 
-def _rows_at_once(count: int) -> int:
-    """Return how many rows of all pairs are held at once: all, unless the matrix would be large."""
-    return count if count**2 <= LARGEST_MATRIX else rows_at_once(count)
+def _mean_of_rows(term: Callable[..., Tensor], *nodes: Tensor) -> Tensor:
+    """Return the mean of a term over the rows of all pairs, which are held at once unless there are many."""
+    count = len(nodes[0])
+    return sum_of_blocks(term, nodes, count, count if count**2 <= LARGEST_MATRIX else None) / count
 
 
 def _missed(matched: Tensor, rest: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""What a graph pair says of a student: does it see the teacher's neighbours, its edges, its nodes, and the labels?
+"""Measures of a student's graph beside the teacher's: neighbours, edges, nodes and labels on which they agree.
 
-All measures stay on the pair's device, so that looking at a batch does not wait for it.
+`diagnose` measures the pair of a batch; its parts serve the graphs of a whole split as well. All measures stay on the
+pair's device, so that a training step does not wait for them.
 """
 
 from typing import TYPE_CHECKING
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import Kernel, pearson
-from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, topology_of, weights
-from relgraph.graph.topology import AllPairs, nearest
+from relgraph.graph.pair import STUDENT, TEACHER, EdgeType, topology_of, weights
+from relgraph.graph.search import matches_in_blocks
+from relgraph.graph.topology import Edges, nearest
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
@@ -26,7 +28,7 @@ MEASURES = (
 def diagnose(
     pair: "HeteroData", kernel: Kernel = pearson, k: int = 8, labels: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Return what a pair says of its student, each measure as `(sum, count)`, (2,) float64, whose quotient it is.
+    """Return the measures of a pair, each as `(sum, count)`, (2,) float64, whose quotient it is.
 
     - `overlap`: share of a node's k nearest others in the teacher's graph that are among its k nearest in the student's
       (all others count, whatever the pair's edges); k is at most N - 1.
@@ -64,40 +66,75 @@ def diagnose(
     if labels is not None and labels.shape != (count,):
         raise RelgraphError(f"labels must be one for each of {count} nodes, got {tuple(labels.shape)}")
     near = [nearest(_all_pairs(pair, kind, kernel), min(k, count - 1), kernel) for kind in (STUDENT, TEACHER)]
-    found = {"overlap": _overlap(near[0], near[1]), "edge_rank": _edge_rank(pair)}
+    shared = shared_neighbours(near[0], near[1])
+    found = {"overlap": _ratio(shared.sum(), near[0].numel()), "edge_rank": _edge_rank(pair)}
     if student.shape[1] == teacher.shape[1]:
-        found["match"] = _match(pair, kernel)
+        found["match"] = _ratio(matches_in_blocks(student, teacher, kernel).sum(), count)
     for side in ("student", "teacher"):
-        lost = pair[side].degenerate.sum()
-        found[f"degenerate_{side}"] = _ratio(lost, torch.full_like(lost, count))
+        found[f"degenerate_{side}"] = _ratio(pair[side].degenerate.sum(), count)
     if labels is not None:
-        found["homophily_student"], found["homophily_teacher"] = (_homophily(each, labels) for each in near)
+        for side, neighbours in zip(("student", "teacher"), near, strict=True):
+            found[f"homophily_{side}"] = _ratio(*equal_labels(neighbours, labels))
     return found
 
 
-def _all_pairs(pair: "HeteroData", kind: tuple[str, str, str], kernel: Kernel) -> Tensor:
+def shared_neighbours(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return how many neighbours of each node both tables hold, `(N, k), (N, k) -> (N,)`, 0 to k.
+
+    No row may name a neighbour twice.
+
+    >>> shared_neighbours(torch.tensor([[1, 2], [0, 2], [1, 0]]), torch.tensor([[2, 1], [2, 3], [3, 4]]))
+    tensor([2, 1, 0])
+    """
+    both = torch.cat([student, teacher], dim=1).sort(dim=1).values
+    return (both[:, 1:] == both[:, :-1]).sum(1)
+
+
+def equal_labels(neighbours: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how many edges join equal labels, of how many whose ends both have one (not negative), two scalars.
+
+    `neighbours` (N, k) holds those of each node, `labels` is (N,). The quotient is the homophily of the graph.
+
+    >>> equal_labels(torch.tensor([[1], [0], [0]]), torch.tensor([5, 5, 7]))
+    (tensor(2), tensor(3))
+    """
+    own, others = labels.unsqueeze(-1), labels[neighbours]
+    known = (own >= 0) & (others >= 0)
+    return (known & (own == others)).sum(), known.sum()
+
+
+def rank_correlation(student: Tensor, teacher: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Return Spearman's rank correlation of two lists of weights, `(E,), (E,) -> -1 to 1`; 0 if one is constant.
+
+    Equal weights share their mean rank. Edges that `counted` (E,) leaves out do not count.
+
+    >>> rank_correlation(torch.tensor([0.1, 0.2, 0.9]), torch.tensor([0.5, 0.6, 0.7]))
+    tensor(1., dtype=torch.float64)
+    """
+    counted = torch.ones_like(student, dtype=torch.bool) if counted is None else counted
+    weight = counted.double() / counted.sum().clamp_min(1)
+    ranks = (_ranks(values, counted) for values in (student, teacher))
+    x, y = (z - (z * weight).sum() for z in ranks)
+    spread = torch.stack([(z.square() * weight).sum() for z in (x, y)])
+    # Ranks that differ at all have a variance of at least 1 / (4 E); what is far below that is rounding.
+    varied = (spread > 1e-9).all()
+    return torch.where(varied, (x * y * weight).sum() / spread.clamp_min(1e-9).prod().sqrt(), 0.0)
+
+
+def _all_pairs(pair: "HeteroData", kind: EdgeType, kernel: Kernel) -> Tensor:
     """Return a network's matrix of all pairs, the pair's own where it has one."""
-    if "adj" in pair[kind]:
-        return weights(pair, kind)
-    return kernel(pair[kind[0]].x)
-
-
-def _overlap(student: Tensor, teacher: Tensor) -> Tensor:
-    shared = (student.unsqueeze(-1) == teacher.unsqueeze(-2)).any(-1)
-    return _ratio(shared.sum(), torch.full_like(shared.sum(), shared.numel()))
+    return weights(pair, kind) if pair.graph == "dense" else kernel(pair[kind[0]].x)
 
 
 def _edge_rank(pair: "HeteroData") -> Tensor:
-    student, teacher = weights(pair, STUDENT), weights(pair, TEACHER)
+    student, teacher, counted = weights(pair, STUDENT), weights(pair, TEACHER), None
     topology = topology_of(pair)
-    if isinstance(topology, AllPairs):
-        row, column = torch.triu_indices(len(student), len(student), offset=1, device=student.device)
-        s, t = student[row, column], teacher[row, column]
-        counted = torch.ones_like(s, dtype=torch.bool)
+    if isinstance(topology, Edges):
+        counted = topology.edge_index[0] != topology.edge_index[1]
     else:
-        candidate, anchor = topology.edge_index
-        s, t, counted = student, teacher, candidate != anchor
-    return _ratio(_correlation(_ranks(s, counted), _ranks(t, counted), counted), s.new_ones(()))
+        row, column = torch.triu_indices(len(student), len(student), offset=1, device=student.device)
+        student, teacher = student[row, column], teacher[row, column]
+    return _ratio(rank_correlation(student, teacher, counted), 1)
 
 
 def _ranks(values: Tensor, counted: Tensor) -> Tensor:
@@ -109,33 +146,5 @@ def _ranks(values: Tensor, counted: Tensor) -> Tensor:
     return (below + upto + 1).double() / 2
 
 
-def _correlation(x: Tensor, y: Tensor, counted: Tensor) -> Tensor:
-    """Return Pearson's correlation of the counted numbers; 0 where one side is constant."""
-    weight = counted.double() / counted.sum().clamp_min(1)
-    x, y = (z - (z * weight).sum() for z in (x, y))
-    spread = torch.stack([(z.square() * weight).sum() for z in (x, y)])
-    # Ranks that differ at all have a variance of at least 1 / (4 E); what is far below that is rounding.
-    told = (spread > 1e-9).all()
-    return torch.where(told, (x * y * weight).sum() / spread.clamp_min(1e-9).prod().sqrt(), 0.0)
-
-
-def _match(pair: "HeteroData", kernel: Kernel) -> Tensor:
-    across = None
-    if MATCHES in pair.edge_types and "adj" in pair[MATCHES] and "refined" not in pair["student"]:
-        across = weights(pair, MATCHES)
-    if across is None:
-        across = kernel(pair["student"].x, pair["teacher"].x)
-    across = across.detach() if kernel.nearest_is_largest else -across.detach()
-    itself = torch.eye(len(across), dtype=torch.bool, device=across.device)
-    hits = (across.diagonal() > across.masked_fill(itself, -torch.inf).amax(-1)).sum()
-    return _ratio(hits, torch.full_like(hits, len(across)))
-
-
-def _homophily(neighbours: Tensor, labels: Tensor) -> Tensor:
-    own, others = labels.unsqueeze(-1), labels[neighbours]
-    known = (own >= 0) & (others >= 0)
-    return _ratio((known & (own == others)).sum(), known.sum())
-
-
-def _ratio(total: Tensor, count: Tensor) -> Tensor:
-    return torch.stack([total.double(), count.double()])
+def _ratio(total: Tensor, count: Tensor | int) -> Tensor:
+    return torch.stack([total.double(), torch.as_tensor(count, dtype=torch.double, device=total.device)])

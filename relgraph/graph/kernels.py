@@ -5,16 +5,16 @@ A kernel is a map of each node, then one product of all nodes with all others, t
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
+
+Map = Callable[[Tensor], Tensor]
 
 
 def identity(x: Tensor) -> Tensor:
@@ -28,40 +28,98 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Product:
+    """A number for each pair of nodes, `(..., N, D) x (..., M, D) -> (..., N, M)`.
+
+    Attributes:
+        pairs: The function of all pairs.
+        own: The number of a node with itself where it is known exactly, as the distance 0, which rounding would miss.
+        bilinear: Whether it is `x y'`, from which the factored form follows (`relgraph.graph.factored`).
+    """
+
+    pairs: Callable[[Tensor, Tensor], Tensor]
+    own: float | None = None
+    bilinear: bool = False
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the numbers of all pairs; if `y` is the very tensor `x`, own pairs have their exact number."""
+        found = self.pairs(x, y)
+        if self.own is None or x is not y:
+            return found
+        itself = torch.eye(found.shape[-1], dtype=torch.bool, device=found.device)
+        return found.masked_fill(itself, self.own)
+
+    def rows(self, x: Tensor, anchors: slice) -> Tensor:
+        """Return those rows of `self(x, x)` that belong to some anchors, `(N, D) -> (A, N)`."""
+        found = self.pairs(x[anchors], x)
+        return found if self.own is None else found.masked_fill(own_places(x, anchors), self.own)
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    return x @ y.mT
+
+
+def _squared_distance(x: Tensor, y: Tensor) -> Tensor:
+    # The expansion |x|^2 + |y|^2 - 2 x y' cancels digits when the nodes lie far from the origin, as features after a
+    # ReLU do (relative error 7e-4 in float32); distances do not move with the origin, so the mean of `y` is subtracted
+    # first (1e-7).
+    origin = y.mean(-2, keepdim=True).detach()
+    x, y = x - origin, y - origin
+    square = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2) - 2 * _dot(x, y)
+    return square.clamp_min(0)
+
+
+dot = Product(_dot, bilinear=True)
+# |x_i - y_j|^2, never negative.
+squared_distance = Product(_squared_distance, own=0.0)
+
+
+@dataclass(frozen=True)
 class Kernel:
     """One way to relate embeddings, `finish(product(prepare(x), prepare(y)))`, always computed in float32 or wider.
 
     Attributes:
         name: The field's term for it.
-        prepare: Map of the nodes, `(..., N, D) -> (..., N, D)`.
-        product: `dot` or `squared_distance`, `(..., N, D) x (..., M, D) -> (..., N, M)`.
-        finish: Map of each number of the matrix.
+        prepare: Map of the nodes, `(..., N, D) -> (..., N, D)`, each by itself.
+        product: `dot`, `squared_distance`, or a function of one's own, `(..., N, D) x (..., M, D) -> (..., N, M)`.
+        finish: Map of each number of the matrix; none if not given.
         nearest_is_largest: Whether a larger number means nearer, as in a correlation, or farther, as in a distance.
+        bounded: Whether prepared nodes are divided by the largest magnitude among all of them, for what is read does
+            not change with a common factor, but squares of its numbers would overflow, or vanish, without it.
 
     >>> pearson(torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]))
     tensor([[ 1., -1.],
             [-1.,  1.]])
+    >>> from functools import partial
+    >>> manhattan = Kernel("manhattan", identity, partial(torch.cdist, p=1.0), nearest_is_largest=False)
+    >>> manhattan(torch.tensor([[0.0], [2.0]]))
+    tensor([[0., 2.],
+            [2., 0.]])
     """
 
     name: str
-    prepare: Callable[[Tensor], Tensor]
-    product: Callable[[Tensor, Tensor], Tensor]
-    finish: Callable[[Tensor], Tensor] = identity
+    prepare: Map
+    product: Product | Callable[[Tensor, Tensor], Tensor]
+    finish: Map | None = None
     nearest_is_largest: bool = True
+    bounded: bool = False
 
     def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the matrix of all pairs, `(..., N, M)`; of `x` with itself, `(..., N, N)`, if there is no `y`."""
         z = self.nodes(x)
         return self.matrix(z, z if y is None else self.nodes(y))
 
-    def nodes(self, x: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
-        """Return the prepared nodes, `(..., N, D)`, in float32 or wider; `x` may be the rows of one of `processes`."""
+    def nodes(self, x: Tensor, over_all: Map = identity) -> Tensor:
+        """Return the prepared nodes, `(..., N, D)`, in float32 or wider.
+
+        Where `x` holds some rows of a batch, `over_all` makes of their largest magnitude that of all rows.
+        """
         with torch.autocast(x.device.type, enabled=False):
-            return (
-                together(at_least_float32(x), processes)
-                if self.prepare is together
-                else self.prepare(at_least_float32(x))
-            )
+            z = self.prepare(at_least_float32(x))
+            if not self.bounded:
+                return z
+            size = over_all(largest(z).amax(-2, keepdim=True))
+            return z / size.masked_fill(size == 0, 1)
 
     def degenerate(self, nodes: Tensor) -> Tensor:
         """Return which *prepared* nodes relate to nothing, `(..., N)`: for Pearson, those without variance."""
@@ -73,15 +131,28 @@ class Kernel:
             wider = torch.promote_types(x.dtype, y.dtype)
             x, y = x.to(wider), y.to(wider)
         with torch.autocast(x.device.type, enabled=False):
-            return self.finish(self.product(x, y))
+            found = self._product(x, y)
+            return found if self.finish is None else self.finish(found)
 
     def rows(self, x: Tensor, anchors: slice) -> Tensor:
         """Return those rows of `matrix(x, x)` that belong to some anchors, `(N, D) -> (A, N)`."""
         with torch.autocast(x.device.type, enabled=False):
-            found = self.product(x[anchors], x)
-            if self.product is squared_distance:
-                found = found.masked_fill(own_places(x, anchors), 0)
-            return self.finish(found)
+            found = self._product.rows(x, anchors)
+            return found if self.finish is None else self.finish(found)
+
+    @property
+    def _product(self) -> Product:
+        return self.product if isinstance(self.product, Product) else Product(self.product)
+
+    @property
+    def bilinear(self) -> bool:
+        """Whether weights are dot products of prepared nodes and nothing more."""
+        return self._product.bilinear and self.finish is None
+
+    @property
+    def of_prepared(self) -> "Kernel":
+        """The same kernel for nodes that are prepared already."""
+        return replace(self, prepare=identity, bounded=False)
 
 
 def own_places(x: Tensor, anchors: slice) -> Tensor:
@@ -92,12 +163,6 @@ def own_places(x: Tensor, anchors: slice) -> Tensor:
     """
     place = torch.arange(len(x), device=x.device)
     return place[anchors].unsqueeze(-1) == place
-
-
-def together(x: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
-    """Divide all nodes by the largest magnitude among them, those of other processes included, `(..., N, D)`."""
-    size = processes.maximum(largest(x).amax(-2, keepdim=True))
-    return x / size.masked_fill(size == 0, 1)
 
 
 def largest(x: Tensor) -> Tensor:
@@ -131,16 +196,16 @@ def unit(x: Tensor) -> Tensor:
     return _direction(x, False, 0.0)
 
 
-def nearly_unit(epsilon: float) -> Callable[[Tensor], Tensor]:
+def nearly_unit(epsilon: float) -> Map:
     """Return the map that divides each row by its length plus epsilon; a row of zeros stays 0 and gets no gradient."""
-    return partial(_nearly_unit, epsilon)
 
+    def divide(x: Tensor) -> Tensor:
+        size = largest(x)
+        x = bounded(x)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x / torch.where(length > 0, length + epsilon / size, float("inf"))
 
-def _nearly_unit(epsilon: float, x: Tensor) -> Tensor:
-    size = largest(x)
-    x = bounded(x)
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x / torch.where(length > 0, length + epsilon / size, float("inf"))
+    return divide
 
 
 def standardise(x: Tensor) -> Tensor:
@@ -212,28 +277,6 @@ def quotient(x: Tensor, total: Tensor) -> Tensor:
     return x / total.masked_fill(total <= 0, float("inf"))
 
 
-def dot(x: Tensor, y: Tensor) -> Tensor:
-    """Return `x y'`, `(..., N, D) x (..., M, D) -> (..., N, M)`."""
-    return x @ y.mT
-
-
-def squared_distance(x: Tensor, y: Tensor) -> Tensor:
-    """Return `|x_i - y_j|^2`, `(..., N, D) x (..., M, D) -> (..., N, M)`, never negative.
-
-    The expansion `|x|^2 + |y|^2 - 2 x y'` cancels digits when the nodes lie far from the origin, as features after a
-    ReLU do (relative error 7e-4 in float32); distances do not move with the origin, so the mean of `y` is subtracted
-    first (1e-7).
-    """
-    same = x is y
-    origin = y.mean(-2, keepdim=True).detach()
-    x, y = x - origin, y - origin
-    square = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2) - 2 * dot(x, y)
-    square = square.clamp_min(0)
-    if same:
-        square = square.masked_fill(torch.eye(square.shape[-1], dtype=torch.bool, device=square.device), 0)
-    return square
-
-
 def safe_sqrt(square: Tensor) -> Tensor:
     """Return the square root, with gradient 0 (not infinity, and then NaN) at 0."""
     positive = square > 0
@@ -251,11 +294,7 @@ def gaussian(gamma: float) -> Kernel:
             [0.4493, 1.0000]])
     """
     _check_positive("gamma", gamma)
-    return Kernel("gaussian", unit, squared_distance, partial(_bell, gamma))
-
-
-def _bell(gamma: float, square: Tensor) -> Tensor:
-    return torch.exp(-gamma * square)
+    return Kernel("gaussian", unit, squared_distance, lambda square: torch.exp(-gamma * square))
 
 
 def gaussian_taylor(gamma: float, order: int) -> Kernel:
@@ -271,14 +310,14 @@ def gaussian_taylor(gamma: float, order: int) -> Kernel:
     if order < 0:
         raise RelgraphError(f"the order of a Taylor polynomial must be at least 0, got {order}")
     factors = [math.exp(-2 * gamma) * (2 * gamma) ** p / math.factorial(p) for p in range(order + 1)]
-    return Kernel("gaussian_taylor", unit, dot, partial(_polynomial, factors))
 
+    def polynomial(x: Tensor) -> Tensor:
+        total = torch.full_like(x, factors[-1])
+        for factor in reversed(factors[:-1]):  # Horner's scheme
+            total = total * x + factor
+        return total
 
-def _polynomial(factors: Sequence[float], x: Tensor) -> Tensor:
-    total = torch.full_like(x, factors[-1])
-    for factor in reversed(factors[:-1]):  # Horner's scheme
-        total = total * x + factor
-    return total
+    return Kernel("gaussian (Taylor)", unit, dot, polynomial)
 
 
 def _check_positive(name: str, value: float) -> None:
@@ -291,5 +330,5 @@ cosine = Kernel("cosine", unit, dot)
 # Correlation of two embeddings over their D coordinates, in [-1, 1]; unchanged by x -> a x + b with a > 0 for each
 # node by itself. A node without variance has correlation 0 with everything, itself included.
 pearson = Kernel("pearson", standardise, dot)
-squared_euclidean = Kernel("squared_euclidean", identity, squared_distance, nearest_is_largest=False)
+squared_euclidean = Kernel("squared euclidean", identity, squared_distance, nearest_is_largest=False)
 euclidean = Kernel("euclidean", identity, squared_distance, safe_sqrt, nearest_is_largest=False)

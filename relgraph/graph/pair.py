@@ -1,166 +1,247 @@
-"""The graph pair of a batch as PyTorch Geometric sees it, and what is read from it."""
+"""The graph pair of a batch as PyTorch Geometric holds it, and what is read from it."""
 
+from copy import copy
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.forms import Form, check_form, choose, chooses_in_blocks, edges_in_blocks, weigh_edges
+from relgraph.graph.factored import RowSums
+from relgraph.graph.forms import Form, check_form, choose
 from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.graph.refine import Refinement
-from relgraph.graph.relation import Relation, check_nodes
-from relgraph.graph.topology import ALL_PAIRS, AllPairs, Edges, Rule
+from relgraph.graph.search import Rows, degenerate_in_blocks, edge_weights, prepared
+from relgraph.graph.topology import ALL_PAIRS, Edges, Graph, Rule, Topology, make_rule
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
+    from torch_geometric.data.storage import EdgeStorage
 
-STUDENT = ("student", "relates", "student")
-TEACHER = ("teacher", "relates", "teacher")
-MATCHES = ("teacher", "matches", "student")
+EdgeType = tuple[str, str, str]
+STUDENT: EdgeType = ("student", "relates", "student")
+TEACHER: EdgeType = ("teacher", "relates", "teacher")
+MATCHES: EdgeType = ("teacher", "matches", "student")
+# Up to so many nodes all pairs are listed as edges. The list is a constant that batches share; of more nodes it would
+# be four times as large as the matrix (N = 2,896: 134 MB beside 34).
+LISTED = 512
+
+
+@dataclass(frozen=True)
+class PairBuilder:
+    """How the graph pair of a batch is built: what `graph_pair` takes besides the nodes.
+
+    Attributes:
+        topology: The rule of the edges.
+        kernel: What weighs them.
+        refinement: Moves the nodes before they are matched.
+        match: Whether there is a cross graph.
+        form: How the pair is computed; "auto" takes what suits the number of nodes, of `forms`.
+        forms: The forms of all pairs that the reader of the pair has, "auto" aside.
+        crossing: See `relgraph.graph.forms.choose`.
+    """
+
+    topology: Rule = ALL_PAIRS
+    kernel: Kernel = pearson
+    refinement: Refinement | None = None
+    match: bool = True
+    form: Form = "auto"
+    forms: tuple[Form, ...] = ("matrix",)
+    crossing: int = 3
+
+    def __call__(self, student: Tensor, teacher: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> "HeteroData":
+        """Return the pair of nodes `(N, D_s)` and `(N, D_t)`; in the factored form, they may be one process's rows.
+
+        Raises:
+            RelgraphError: as `graph_pair`.
+        """
+        from torch_geometric.data import HeteroData
+
+        check_nodes(student, teacher, one_width=self.match)
+        if student.ndim != 2:
+            raise RelgraphError(f"a graph pair holds one batch (N, D), got {tuple(student.shape)}")
+        form, dense, kernel = self.form_of(student, teacher, processes.count), self.topology.dense, self.kernel
+        pair = HeteroData()
+        pair.form, pair.graph = form, "dense" if dense else "sparse"
+        sides = (pair["student"], student), (pair["teacher"], teacher)
+        if form == "blocked" and not dense:
+            rows = prepared(student, kernel), prepared(teacher, kernel)
+            for (store, x), z in zip(sides, rows, strict=True):
+                store.x, store.degenerate = x, degenerate_in_blocks(z, kernel.of_prepared)
+            self._add_edges(pair, *rows, self.topology.find(*rows, kernel.of_prepared))
+            return pair
+        s, t = (kernel.nodes(x, processes.maximum) for _, x in sides)
+        for (store, x), nodes in zip(sides, (s, t), strict=True):
+            store.x, store.degenerate = x, kernel.degenerate(nodes)
+        if form == "matrix":
+            self._add_matrices(pair, s, t)
+            return pair
+        pair["student"].prepared, pair["teacher"].prepared = s, t
+        if form == "factored":
+            pair.sums = RowSums(processes)
+        return pair
+
+    def known_forms(self) -> tuple[Form, ...]:
+        """Return the forms that the pair has, "auto" aside."""
+        if self.refinement is not None:
+            return ("matrix",)
+        if self.topology.dense:
+            return self.forms
+        return ("matrix", "blocked") if self.topology.blocked else ("matrix",)
+
+    def form_of(self, student: Tensor, teacher: Tensor, processes: int = 1) -> Form:
+        """Return the form for these nodes, never "auto"; they may be the rows of one of so many processes."""
+        return choose(self.form, self.known_forms(), student, teacher, processes * len(student), self.crossing)
+
+    def _add_matrices(self, pair: "HeteroData", s: Tensor, t: Tensor) -> None:
+        """Store the weights that the matrices of prepared nodes hold, and refined nodes."""
+        kernel = self.kernel
+        matrices = kernel.matrix(s, s), kernel.matrix(t, t)
+        edges = self.topology(*matrices, kernel)
+        student, teacher = (edges.pick(matrix) for matrix in matrices)
+        _store(pair[STUDENT], student, edges)
+        _store(pair[TEACHER], teacher, edges)
+        if self.refinement is not None:
+            refine, one, other = self.refinement, pair["student"], pair["teacher"]
+            one.refined = refine.refine(refine.student, one.x, student, edges)
+            # Matching trains the student's refinement alone: the teacher's must not learn to make matching easy.
+            with torch.no_grad():
+                other.refined = refine.refine(refine.teacher, other.x, teacher, edges)
+            s, t = kernel.nodes(one.refined), kernel.nodes(other.refined)
+        if self.match:
+            joined = edges.with_own()
+            _store(pair[MATCHES], joined.pick(kernel.matrix(s, t)), joined)
+
+    def _add_edges(self, pair: "HeteroData", s: Rows, t: Rows, edges: Topology) -> None:
+        """Store the weights of given edges between prepared nodes."""
+        assert isinstance(edges, Edges)
+        ends = [(STUDENT, s, s, edges), (TEACHER, t, t, edges)]
+        if self.match:
+            ends.append((MATCHES, s, t, edges.with_own()))
+        for kind, anchors, candidates, listed in ends:
+            pair[kind].edge_index = listed.edge_index
+            pair[kind].edge_weight = edge_weights(anchors, candidates, listed.edge_index, self.kernel.of_prepared)
 
 
 def graph_pair(
     student: Tensor,
     teacher: Tensor,
     *,
-    topology: Rule = ALL_PAIRS,
+    topology: Graph = ALL_PAIRS,
     kernel: Kernel = pearson,
     refinement: Refinement | None = None,
-    index: Tensor | None = None,
+    image_id: Tensor | None = None,
     y: Tensor | None = None,
     match: bool = True,
     form: Form = "auto",
-    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> "HeteroData":
     """Return student and teacher of one batch as a `HeteroData` of two graphs and the cross graph between them.
 
     Node types `student` and `teacher` hold `x` (N, D), `degenerate` (N,), true where the kernel leaves nothing of a
-    node (for Pearson: it has no variance), which then relates to nothing, `index` and `y` if given, and with a
+    node (for Pearson: it has no variance), which then relates to nothing, `image_id` and `y` if given, and with a
     refinement `refined` (N, D), the teacher's without gradient. Edge types are `(student, relates, student)`,
-    `(teacher, relates, teacher)` and `(teacher, matches, student)`. On all pairs each holds `adj` (N, N), row = source,
-    column = target, as PyG's `to_dense_adj`; on sparse topologies `edge_index` (2, E) and `edge_weight` (E,), where the
-    cross graph joins each student node with its own teacher node (the first N edges) and with the teacher nodes of its
-    neighbours. Nothing is copied: the weights are the tensors that the loss compares, gradient included. With
-    `match=False` there is no cross graph, and the widths of student and teacher may differ.
+    `(teacher, relates, teacher)` and `(teacher, matches, student)`. Each holds `edge_index` (2, E), sources
+    (candidates) above targets (anchors), and `edge_weight` (E,); on sparse topologies the cross graph joins each
+    student node with its own teacher node (the first N edges) and with the teacher nodes of its neighbours. On all
+    pairs `edge_index` is a constant of N^2 edges, and the weights are a view of the matrix (see `adjacency`); of more
+    than 512 nodes, where the list would be four times the matrix, each edge type holds `adj` (N, N) instead, row =
+    source, column = target, as PyG's `to_dense_adj`, and `with_edges` lists them on request. Nothing is copied: the
+    weights are the tensors that the loss compares, gradient included. With `match=False` there is no cross graph, and
+    the widths of student and teacher may differ.
 
-    `form` says how it is computed (`relgraph.graph.forms`), and `pair.form` how it was. Sparse graphs find their edges
-    in matrices, or in blocks ("blocked"; what "auto" does for many nodes), and are the same. All pairs have matrices,
-    unless "factored" or "blocked" is asked for: the pair then holds the nodes alone, with `prepared` (N, D), what the
-    kernel makes of them, and no edges (`has_weights`). Nodes alone may be the rows of one of `processes`.
+    `form` says how it is computed (`relgraph.graph.forms`), and `pair.form` how it was; `pair.graph` is "dense" or
+    "sparse". Sparse graphs find their edges in matrices, or in blocks ("blocked"; what "auto" does for many nodes), and
+    are the same. All pairs have matrices, unless "factored" or "blocked" is asked for: the pair then holds the nodes
+    alone, with `prepared` (N, D), what the kernel makes of them, and no edges (`has_weights`).
 
     Raises:
         RelgraphError: if the two are not (N, D) of the same N and D (to match nodes across the networks, both need a
             projection to one width), if the topology does not fit N, or for a form that it or a refinement has not.
 
     >>> pair = graph_pair(torch.randn(4, 8), torch.randn(4, 8))
-    >>> pair["teacher", "matches", "student"].adj.shape
-    torch.Size([4, 4])
+    >>> pair.num_edges, pair["teacher", "matches", "student"].edge_weight.shape
+    (48, torch.Size([16]))
     """
-    from torch_geometric.data import HeteroData
-
-    check_nodes(student, teacher, one_width=match)
-    if student.ndim != 2:
-        raise RelgraphError(f"a graph pair holds one batch (N, D), got {tuple(student.shape)}")
-    form = _form(form, topology, refinement, student, teacher)
-    nodes = kernel.nodes(student, processes), kernel.nodes(teacher, processes)
-    pair = HeteroData()
-    pair.form = form
-    for side, x, z in zip(("student", "teacher"), (student, teacher), nodes, strict=True):
-        store = pair[side]
-        store.x, store.degenerate = x, kernel.degenerate(z)
-        if index is not None:
-            store.index = index
+    rule = make_rule(topology)
+    forms: tuple[Form, ...] = ("matrix", "factored", "blocked")
+    builder = PairBuilder(rule, kernel, refinement, match, "matrix" if form == "auto" and rule.dense else form, forms)
+    kind = "a graph pair of all pairs" if rule.dense else "a sparse graph pair"
+    check_form(form, builder.known_forms(), kind if refinement is None else "a graph pair with a refinement")
+    pair = builder(student, teacher)
+    for side in ("student", "teacher"):
+        if image_id is not None:
+            pair[side].image_id = image_id
         if y is not None:
-            store.y = y
-    if form == "matrix":
-        _add_matrices(pair, nodes, topology, kernel, refinement, match)
-    elif isinstance(topology, AllPairs):
-        pair["student"].prepared, pair["teacher"].prepared = nodes
-    else:
-        _add_edges(pair, nodes, edges_in_blocks(topology, student, teacher, kernel), kernel, match)
+            pair[side].y = y
     return pair
 
 
-def _form(form: Form, topology: Rule, refinement: Refinement | None, student: Tensor, teacher: Tensor) -> Form:
-    """Return the form of a pair, never "auto"."""
-    if refinement is not None:
-        check_form(form, ("matrix",), "a graph pair with a refinement")
-        return "matrix"
-    if isinstance(topology, AllPairs):
-        check_form(form, ("matrix", "factored", "blocked"), "a graph pair of all pairs")
-        return "matrix" if form == "auto" else form
-    known: tuple[Form, ...] = ("matrix", "blocked") if chooses_in_blocks(topology) else ("matrix",)
-    check_form(form, known, "a sparse graph pair")
-    return choose(form, topology, known, student, teacher, len(student))
+@lru_cache(maxsize=8)
+def _all_edges(count: int, device: torch.device) -> Tensor:
+    """Return the list of all pairs, `(2, N^2)`, anchor by anchor."""
+    with torch.inference_mode(False):
+        node = torch.arange(count, device=device)
+        return torch.stack([node.repeat(count), node.repeat_interleave(count, output_size=count * count)])
 
 
-def _add_matrices(
-    pair: "HeteroData",
-    nodes: tuple[Tensor, Tensor],
-    topology: Rule,
-    kernel: Kernel,
-    refinement: Refinement | None,
-    match: bool,
-) -> None:
-    """Store the weights that the matrices of prepared nodes hold, and refined nodes."""
-    matrices = kernel.matrix(nodes[0], nodes[0]), kernel.matrix(nodes[1], nodes[1])
-    edges = topology(*matrices, kernel)
-    _put(pair[STUDENT], matrices[0], edges)
-    _put(pair[TEACHER], matrices[1], edges)
-    if refinement is not None:
-        student, teacher = pair["student"], pair["teacher"]
-        student.refined = refinement.refine(refinement.student, student.x, weights(pair, STUDENT), edges)
-        # Matching trains the student's refinement alone: the teacher's must not learn to make matching easy.
-        with torch.no_grad():
-            teacher.refined = refinement.refine(refinement.teacher, teacher.x, weights(pair, TEACHER), edges)
-        nodes = kernel.nodes(student.refined), kernel.nodes(teacher.refined)
-    if match:
-        across = kernel.matrix(*nodes)
-        _put(pair[MATCHES], across, edges if isinstance(edges, AllPairs) else edges.with_own())
-
-
-def _add_edges(pair: "HeteroData", nodes: tuple[Tensor, Tensor], edges: Edges, kernel: Kernel, match: bool) -> None:
-    """Store the weights of given edges between prepared nodes."""
-    student, teacher = nodes
-    ends = [(STUDENT, student, student, edges), (TEACHER, teacher, teacher, edges)]
-    if match:
-        ends.append((MATCHES, student, teacher, edges.with_own()))
-    for kind, anchors, candidates, joined in ends:
-        pair[kind].edge_index = joined.edge_index
-        pair[kind].edge_weight = weigh_edges(anchors, candidates, joined, kernel)
-
-
-def _put(store: "HeteroData", matrix: Tensor, edges: AllPairs | Edges) -> None:
-    """Store a matrix of anchors (rows, targets) and candidates (columns, sources)."""
-    if isinstance(edges, AllPairs):
-        store.adj = matrix.mT
+def _store(store: "EdgeStorage", found: Tensor, edges: Topology) -> None:
+    """Store the weights of a topology's edges: of all pairs with anchors (targets) in the rows."""
+    if isinstance(edges, Edges):
+        store.edge_index, store.edge_weight = edges.edge_index, found
+    elif len(found) <= LISTED:
+        store.edge_index, store.edge_weight = _all_edges(len(found), found.device), found.flatten()
     else:
-        store.edge_index, store.edge_weight = edges.edge_index, edges.pick(matrix)
+        store.adj = found.mT
 
 
-def weights(pair: "HeteroData", edge_type: tuple[str, str, str]) -> Tensor:
+def with_edges(pair: "HeteroData") -> "HeteroData":
+    """Return the pair with all edges listed, `edge_index` (2, E) and `edge_weight` (E,), in place of any `adj`.
+
+    A copy that shares the tensors; the lists of N nodes take 16 N^2 bytes.
+
+    >>> pair = graph_pair(torch.randn(600, 8), torch.randn(600, 8))
+    >>> "adj" in pair["student", "relates", "student"], with_edges(pair).num_edges
+    (True, 1080000)
+    """
+    pair = copy(pair)
+    for kind in pair.edge_types:
+        if "adj" in pair[kind]:
+            matrix = weights(pair, kind)
+            pair[kind].edge_index = _all_edges.__wrapped__(len(matrix), matrix.device)
+            pair[kind].edge_weight = matrix.flatten()
+            del pair[kind].adj
+    return pair
+
+
+def weights(pair: "HeteroData", kind: EdgeType) -> Tensor:
     """Return the weights of one edge type: with an anchor in each row, `(N, N)`, on all pairs, else `(E,)`."""
-    store = pair[edge_type]
-    found: Tensor = store.adj.mT if "adj" in store else store.edge_weight
-    return found
-
-
-def target(pair: "HeteroData") -> Tensor:
-    """Return what the cross graph is compared with: 1 between a student node and its own teacher node, else 0."""
-    store = pair[MATCHES]
+    store = pair[kind]
     if "adj" in store:
-        return torch.eye(len(store.adj), dtype=store.adj.dtype, device=store.adj.device)
-    teacher, student = store.edge_index
-    own: Tensor = (teacher == student).to(store.edge_weight.dtype)
-    return own
+        matrix: Tensor = store.adj.mT
+        return matrix
+    found: Tensor = store.edge_weight
+    count = len(pair[kind[2]].x)
+    return found.view(count, count) if pair.graph == "dense" else found
 
 
-def topology_of(pair: "HeteroData", edge_type: tuple[str, str, str] = TEACHER) -> AllPairs | Edges:
+def adjacency(pair: "HeteroData", kind: EdgeType = TEACHER) -> Tensor:
+    """Return the matrix of one edge type of all pairs, `(N, N)`, row = source, column = target, as `to_dense_adj`.
+
+    It shares the memory of the pair's weights.
+
+    >>> x = torch.randn(4, 8)
+    >>> adjacency(graph_pair(x, x)).diagonal()
+    tensor([1., 1., 1., 1.])
+    """
+    return weights(pair, kind).mT
+
+
+def topology_of(pair: "HeteroData", kind: EdgeType = TEACHER) -> Topology:
     """Return the topology of one edge type of a pair."""
-    store = pair[edge_type]
-    return ALL_PAIRS if "adj" in store else Edges(store.edge_index, pair[edge_type[2]].x.shape[0])
+    return ALL_PAIRS if pair.graph == "dense" else Edges(pair[kind].edge_index, len(pair[kind[2]].x))
 
 
 def has_weights(pair: "HeteroData") -> bool:
@@ -173,21 +254,19 @@ def has_weights(pair: "HeteroData") -> bool:
     return TEACHER in pair.edge_types
 
 
-def weigh(pair: "HeteroData", x: Tensor, kernel: Kernel) -> Tensor:
-    """Return the weights that the edges of a pair, which has some, have among other nodes, `(N, D)`."""
-    edges = topology_of(pair)
-    if isinstance(edges, AllPairs) or pair.form == "matrix":
-        return edges.pick(kernel(x))
-    z = kernel.nodes(x)
-    return weigh_edges(z, z, edges, kernel)
-
-
-def related(pair: "HeteroData", relation: Relation, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
-    """Return what a relation says of the two graphs of a pair, which was built with its kernel: a scalar.
-
-    A pair of nodes alone, in the factored form, may be that of the rows of one of `processes`.
-    """
-    if not has_weights(pair):
-        nodes = pair["student"].prepared, pair["teacher"].prepared
-        return relation.compare_nodes(*nodes, pair.form, processes)
-    return relation.compare(weights(pair, STUDENT), weights(pair, TEACHER), topology_of(pair))
+def check_nodes(student: Tensor, teacher: Tensor, one_width: bool = False) -> None:
+    """Raise RelgraphError unless both have as many rows (and columns, if asked), floating point, one device."""
+    if student.ndim < 2 or teacher.ndim < 2 or student.shape[:-1] != teacher.shape[:-1]:
+        expected = "embeddings must be (N, D), student and teacher of the same N images"
+        raise RelgraphError(f"{expected}, got {tuple(student.shape)} and {tuple(teacher.shape)}")
+    if student.numel() == 0 or teacher.numel() == 0:
+        raise RelgraphError(f"embeddings must not be empty, got {tuple(student.shape)} and {tuple(teacher.shape)}")
+    if one_width and student.shape[-1] != teacher.shape[-1]:
+        widths = f"{student.shape[-1]} and {teacher.shape[-1]}"
+        raise RelgraphError(
+            f"matching nodes needs embeddings of one width: project student and teacher to it, got {widths}"
+        )
+    if not (student.is_floating_point() and teacher.is_floating_point()):
+        raise RelgraphError(f"embeddings must be of floating point, got {student.dtype} and {teacher.dtype}")
+    if student.device != teacher.device:
+        raise RelgraphError(f"student and teacher must lie on one device, got {student.device} and {teacher.device}")

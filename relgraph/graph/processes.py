@@ -133,9 +133,12 @@ class _Gather(torch.autograd.Function):
     """The rows of all processes one after the other."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, processes: ProcessGroup) -> Tensor:
-        ctx.processes = processes
+    def forward(x: Tensor, processes: ProcessGroup) -> Tensor:
         return torch.cat(processes._all(x))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ProcessGroup], output: Tensor) -> None:
+        ctx.processes = inputs[1]
 
     @staticmethod
     @once_differentiable
@@ -148,11 +151,14 @@ class _Sum(torch.autograd.Function):
     """The sum over the processes."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, processes: ProcessGroup) -> Tensor:
-        ctx.count = processes.count
+    def forward(x: Tensor, processes: ProcessGroup) -> Tensor:
         total = x.clone()
         distributed.all_reduce(total)
         return total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ProcessGroup], output: Tensor) -> None:
+        ctx.count = inputs[1].count
 
     @staticmethod
     @once_differentiable

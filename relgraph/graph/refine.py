@@ -5,25 +5,16 @@ gives NaN, so messages are normalised by the sum of magnitudes, and a node witho
 """
 
 from collections.abc import Callable
-from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.kernels import at_least_float32, quotient
-from relgraph.graph.topology import AllPairs, Edges
+from relgraph.graph.topology import Topology
 
 
-@cache
-def _sum_of_messages() -> Any:
-    from torch_geometric.nn import SimpleConv
-
-    return SimpleConv(aggr="sum")
-
-
-def neighbourhood(x: Tensor, weights: Tensor, topology: AllPairs | Edges) -> Tensor:
+def neighbourhood(x: Tensor, weights: Tensor, topology: Topology) -> Tensor:
     """Return the signed mean of each node's neighbours, `sum_j r_ij x_j / sum_j |r_ij|`, `(N, D) -> (N, D)`.
 
     A node itself is left out.
@@ -31,15 +22,10 @@ def neighbourhood(x: Tensor, weights: Tensor, topology: AllPairs | Edges) -> Ten
     `weights` are those of the topology's edges, a matrix `(N, N)` or `(E,)`. A node without edges, or with weights
     of 0 only, gets 0.
     """
-    if isinstance(topology, AllPairs):
+    if topology.dense:
         itself = torch.eye(len(x), dtype=torch.bool, device=x.device)
         weights = weights.masked_fill(itself, 0)
-    total = topology.sum(weights.abs())
-    share = quotient(weights, total)
-    if isinstance(topology, AllPairs):
-        return share @ x
-    mean: Tensor = _sum_of_messages()(x, topology.edge_index, share)
-    return mean
+    return topology.messages(x, quotient(weights, topology.sum(weights.abs())))
 
 
 class Smoothing(nn.Module):
@@ -57,7 +43,7 @@ class Smoothing(nn.Module):
             raise RelgraphError(f"the strength of smoothing must be in [0, 1], got {strength}")
         self.strength = strength
 
-    def forward(self, x: Tensor, weights: Tensor, topology: AllPairs | Edges) -> Tensor:
+    def forward(self, x: Tensor, weights: Tensor, topology: Topology) -> Tensor:
         """Return the moved nodes, `(N, D)`."""
         return torch.lerp(x, neighbourhood(x, weights, topology), self.strength)
 
@@ -77,7 +63,7 @@ class SignedConv(nn.Module):
         nn.init.zeros_(self.neighbours.weight)
         nn.init.zeros_(self.neighbours.bias)
 
-    def forward(self, x: Tensor, weights: Tensor, topology: AllPairs | Edges) -> Tensor:
+    def forward(self, x: Tensor, weights: Tensor, topology: Topology) -> Tensor:
         """Return the moved nodes, `(N, D)`."""
         moved: Tensor = self.own(x) + self.neighbours(neighbourhood(x, weights, topology))
         return moved
@@ -115,7 +101,7 @@ class Refinement(nn.Module):
         """Whether the teacher's side has parameters."""
         return bool(list(self.teacher.parameters()))
 
-    def refine(self, side: nn.Module, x: Tensor, weights: Tensor, topology: AllPairs | Edges) -> Tensor:
+    def refine(self, side: nn.Module, x: Tensor, weights: Tensor, topology: Topology) -> Tensor:
         """Return the nodes of one side, refined, in float32 or wider, `(N, D) -> (N, D)`.
 
         Raises:

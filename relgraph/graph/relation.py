@@ -1,133 +1,139 @@
 """A relation: kernel, topology, scale and criterion put together."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.factored import compare_factored, factors
-from relgraph.graph.forms import (
-    CROSSING,
-    CROSSING_OF_NORMS,
-    Form,
-    blocks,
-    check_form,
-    choose,
-    chooses_in_blocks,
-    compare_in_blocks,
-    edges_in_blocks,
-    weigh_edges,
-)
+from relgraph.graph.blocks import sum_of_blocks
+from relgraph.graph.criteria import Criterion, as_criterion, frobenius
+from relgraph.graph.factored import factored_square
+from relgraph.graph.forms import Form, check_form
 from relgraph.graph.kernels import Kernel, pearson
-from relgraph.graph.matching import Criterion, Scale, by_anchor_norm, frobenius, raw
-from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
-from relgraph.graph.topology import ALL_PAIRS, AllPairs, Edges, Rule
+from relgraph.graph.matching import squares_of
+from relgraph.graph.pair import STUDENT, TEACHER, PairBuilder, check_nodes, has_weights, topology_of, weights
+from relgraph.graph.scales import Scale, as_scale, raw
+from relgraph.graph.topology import ALL_PAIRS, Graph, Rule, Topology, make_rule
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Relation:
-    """What two networks say of the pairs of one batch, compared: `criterion(scale(w_s), scale(w_t))`.
+    """The weights of two networks' graphs of one batch, compared: `criterion(scale(w_s), scale(w_t))`.
 
-    `form` says how it is computed, with the same value and gradient (`relgraph.graph.forms`): "matrix", "factored",
-    "blocked", or "auto", what suits the number of nodes. Only the matrix can be differentiated twice.
+    Each part may be one of your own. A criterion given as a function of the weights of one anchor, `(..., M) x (..., M)
+    -> (...)`, is averaged over anchors (`Criterion`); a scale may be a function `(..., M) -> (..., M)`, a topology one
+    of both matrices. `form` says how the relation is computed, with the same value and gradient
+    (`relgraph.graph.forms`): "matrix", "factored", "blocked", or "auto", what suits the number of nodes. Only the
+    matrix can be differentiated twice.
 
     Raises:
         RelgraphError: for an unknown form, or one that this relation has not.
 
-    >>> import torch
+    >>> from relgraph.graph.criteria import mean_square
     >>> from relgraph.graph.kernels import linear
-    >>> from relgraph.graph.matching import by_anchor_norm, mean_square
+    >>> from relgraph.graph.scales import by_anchor_norm
     >>> similarity_preserving = Relation(linear, scale=by_anchor_norm, criterion=mean_square)
     >>> similarity_preserving(torch.eye(3), torch.eye(3))
     tensor(0.)
+    >>> Relation(criterion=lambda student, teacher: (student - teacher).abs().amax(-1)).forms()
+    ('matrix', 'blocked')
     """
 
-    kernel: Kernel = pearson
-    topology: Rule = ALL_PAIRS
-    scale: Scale = raw
-    criterion: Criterion = frobenius
-    form: Form = "auto"
+    kernel: Kernel
+    topology: Rule
+    scale: Scale
+    criterion: Criterion
+    form: Form
 
-    def __post_init__(self) -> None:
-        """Check the form."""
-        check_form(self.form, self.forms(), f"the relation of {self.kernel.name} weights")
+    def __init__(
+        self,
+        kernel: Kernel = pearson,
+        topology: Graph = ALL_PAIRS,
+        scale: Scale | Callable[[Tensor], Tensor] = raw,
+        criterion: Criterion | Callable[[Tensor, Tensor], Tensor] = frobenius,
+        form: Form = "auto",
+    ) -> None:
+        parts = (kernel, make_rule(topology), as_scale(scale), as_criterion(criterion), form)
+        for name, part in zip(("kernel", "topology", "scale", "criterion", "form"), parts, strict=True):
+            object.__setattr__(self, name, part)
+        check_form(form, self.builder.known_forms(), f"the relation of {kernel.name} weights")
 
     def forms(self) -> tuple[Form, ...]:
-        """Return the forms that this relation has, "auto" aside.
-
-        >>> Relation().forms(), Relation(criterion=lambda s, t, topology: (s - t).abs().sum()).forms()
-        (('matrix', 'factored', 'blocked'), ('matrix',))
-        """
-        if not isinstance(self.topology, AllPairs):
-            return ("matrix", "blocked") if chooses_in_blocks(self.topology) else ("matrix",)
-        found: tuple[Form, ...] = ("matrix",)
-        if factors(self.kernel, self.scale, self.criterion):
-            found = (*found, "factored")
-        return (*found, "blocked") if blocks(self.scale, self.criterion) else found
+        """Return the forms that this relation has on all pairs, "auto" aside; they follow from its parts."""
+        factored = self.kernel.bilinear and self.scale.factors is not None and self.criterion.square
+        found: tuple[Form, ...] = ("matrix", "factored") if factored else ("matrix",)
+        return (*found, "blocked") if self.scale.blocked else found
 
     @property
-    def crossing(self) -> int:
-        """Number of nodes for each of their columns above which the factored form is cheaper."""
-        return CROSSING_OF_NORMS if self.scale is by_anchor_norm else CROSSING
+    def builder(self) -> PairBuilder:
+        """What builds the pair that this relation reads."""
+        forms, crossing = self.forms(), self.scale.crossing
+        return PairBuilder(self.topology, self.kernel, None, False, self.form, forms, crossing)
 
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the scalar for embeddings `(N, D_s)` and `(N, D_t)` of the same N images; the widths may differ.
 
+        Batches of graphs, `(..., N, D)`, have the form of the matrix alone, and edges that do not depend on the data.
+
         Raises:
             RelgraphError: if the two do not hold the same number of nodes.
         """
+        if student.ndim == 2:
+            return self.of_pair(self.builder(student, teacher))
         check_nodes(student, teacher)
-        form = choose(
-            self.form, self.topology, self.forms(), student, teacher, student.shape[-2], crossing=self.crossing
-        )
-        if form == "matrix":
-            matrices = self.kernel(student), self.kernel(teacher)
-            edges = self.topology(*matrices, self.kernel)
-            return self.compare(edges.pick(matrices[0]), edges.pick(matrices[1]), edges)
-        check_one_batch(student, form)
-        nodes = self.kernel.nodes(student), self.kernel.nodes(teacher)
-        if isinstance(self.topology, AllPairs):
-            return self.compare_nodes(*nodes, form)
-        edges = edges_in_blocks(self.topology, student, teacher, self.kernel)
-        s, t = (weigh_edges(z, z, edges, self.kernel) for z in nodes)
-        return self.compare(s, t, edges)
+        if self.form not in ("auto", "matrix"):
+            raise RelgraphError(
+                f"the {self.form} form compares the graphs of one batch (N, D), got {tuple(student.shape)}"
+            )
+        s, t = self.kernel(student), self.kernel(teacher)
+        edges = self.topology(s, t, self.kernel)
+        return self.compare(edges.pick(s), edges.pick(t), edges)
 
-    def compare_nodes(
-        self, student: Tensor, teacher: Tensor, form: Form, processes: ProcessGroup = SINGLE_PROCESS
-    ) -> Tensor:
-        """Return the scalar of all pairs of *prepared* nodes `(N, D_s)` and `(N, D_t)`, in the form of no matrix.
+    def of_pair(self, pair: "HeteroData") -> Tensor:
+        """Return the scalar for the two graphs of a pair, which was built with this relation's kernel."""
+        if has_weights(pair):
+            return self.compare(weights(pair, STUDENT), weights(pair, TEACHER), topology_of(pair))
+        nodes = pair["student"].prepared, pair["teacher"].prepared
+        return self._factored(pair, *nodes) if pair.form == "factored" else self.in_blocks(*nodes)
 
-        In the factored form they may be the rows of one of `processes`.
-        """
-        parts = self.kernel, self.scale, self.criterion
-        if form == "factored":
-            return compare_factored(*parts, student, teacher, processes)
-        return compare_in_blocks(*parts, student, teacher)
-
-    def compare(self, student: Tensor, teacher: Tensor, topology: AllPairs | Edges) -> Tensor:
+    def compare(self, student: Tensor, teacher: Tensor, topology: Topology = ALL_PAIRS) -> Tensor:
         """Return the scalar for the weights of the same edges, of a graph pair or of a matrix."""
         return self.criterion(self.scale(student, topology), self.scale(teacher, topology), topology)
 
+    def in_blocks(self, student: Tensor, teacher: Tensor, block: int | None = None) -> Tensor:
+        """Return the scalar of all pairs of *prepared* nodes, so many rows of their weights at a time.
 
-def check_one_batch(nodes: Tensor, form: Form) -> None:
-    """Raise RelgraphError for batches of graphs, (..., N, D), in a form that has none."""
-    if nodes.ndim != 2:
-        raise RelgraphError(f"the {form} form compares the graphs of one batch (N, D), got {tuple(nodes.shape)}")
+        >>> from relgraph.graph.criteria import mean_square
+        >>> from relgraph.graph.kernels import linear
+        >>> Relation(linear, criterion=mean_square).in_blocks(torch.eye(2), torch.zeros(2, 3), block=1)
+        tensor(0.5000)
+        """
+        kernel, scale, count = self.kernel, self.scale, len(student)
+        divisors = [scale.divisor_in_blocks(kernel, nodes, block) for nodes in (student, teacher)]
+        shared = [divisor for divisor in divisors if divisor is not None]
 
+        def term(anchors: slice, s: Tensor, t: Tensor, *shared: Tensor) -> Tensor:
+            rows = kernel.rows(s, anchors), kernel.rows(t, anchors)
+            of_each = shared or (None, None)
+            scaled = (scale(row, ALL_PAIRS, divisor) for row, divisor in zip(rows, of_each, strict=True))
+            return self.criterion.row(*scaled).sum()
 
-def check_nodes(student: Tensor, teacher: Tensor, one_width: bool = False) -> None:
-    """Raise RelgraphError unless both have as many rows (and columns, if asked), floating point, one device."""
-    if student.ndim < 2 or teacher.ndim < 2 or student.shape[:-1] != teacher.shape[:-1]:
-        expected = "embeddings must be (N, D), student and teacher of the same N images"
-        raise RelgraphError(f"{expected}, got {tuple(student.shape)} and {tuple(teacher.shape)}")
-    if student.numel() == 0 or teacher.numel() == 0:
-        raise RelgraphError(f"embeddings must not be empty, got {tuple(student.shape)} and {tuple(teacher.shape)}")
-    if one_width and student.shape[-1] != teacher.shape[-1]:
-        widths = f"{student.shape[-1]} and {teacher.shape[-1]}"
-        raise RelgraphError(
-            f"matching nodes needs embeddings of one width: project student and teacher to it, got {widths}"
-        )
-    if not (student.is_floating_point() and teacher.is_floating_point()):
-        raise RelgraphError(f"embeddings must be of floating point, got {student.dtype} and {teacher.dtype}")
-    if student.device != teacher.device:
-        raise RelgraphError(f"student and teacher must lie on one device, got {student.device} and {teacher.device}")
+        total = sum_of_blocks(term, (student, teacher, *shared), count, block)
+        return self._finish(total, student, teacher, count)
+
+    def _factored(self, pair: "HeteroData", student: Tensor, teacher: Tensor) -> Tensor:
+        assert self.scale.factors is not None
+        sums = pair.sums
+        s, t = self.scale.factors(student, sums), self.scale.factors(teacher, sums)
+        plain = s[0] is s[1] is student and t[0] is t[1] is teacher and student.shape == teacher.shape
+        square = squares_of(pair).within if plain else factored_square(s, t, sums)
+        return self._finish(square, student, teacher, sums.processes.count * len(student))
+
+    def _finish(self, total: Tensor, student: Tensor, teacher: Tensor, count: int) -> Tensor:
+        return self.criterion.finish(total, count, count**2).to(torch.promote_types(student.dtype, teacher.dtype))

@@ -131,7 +131,7 @@ class Negatives:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class RandomOthers:
     """The rule of k random images of other classes."""
 
     k: int

@@ -6,14 +6,15 @@ Nor need the nodes be: all but the search by faiss read `Rows` a block at a time
 
 from collections.abc import Iterable, Iterator
 from importlib import import_module
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.kernels import Kernel, pearson, together
-from relgraph.graph.topology import check_k
+from relgraph.graph.blocks import OneByOne, transformed
+from relgraph.graph.kernels import Kernel, pearson
 
 # A block against a block is 30 MiB of float32. From 32 MiB on the C library takes new memory from the system each time:
 # for 50,000 nodes that costs half as much as all products. Smaller blocks are slower on a busy machine, where each of
@@ -47,6 +48,12 @@ class Rows(Protocol):
         """Return the rows of a slice, or those that `(B,)` integers number, `(B, D)`."""
 
 
+def check_k(k: int, count: int) -> None:
+    """Raise RelgraphError unless each of `count` nodes has k others."""
+    if not 1 <= k <= count - 1:
+        raise RelgraphError(f"k must be between 1 and the number of nodes less one, {count - 1}, got {k}")
+
+
 class _Prepared:
     """Rows as a kernel's nodes, prepared each time they are read."""
 
@@ -78,7 +85,7 @@ def nearest_in_blocks(
     tensor([1, 0, 1])
     """
     check_k(k, len(x))
-    z, block = _nodes(x, kernel), fitting(block, BLOCK, x)
+    z, block = prepared(x, kernel), fitting(block, BLOCK, x)
     weights = z[:0].new_full((len(x), k), float("-inf"))
     neighbours = torch.zeros_like(weights, dtype=torch.long)
     for start, first, anchors, candidates in _two_blocks(z, block, progress):
@@ -142,7 +149,7 @@ def matches_in_blocks(
     """
     if len(x.shape) != 2 or x.shape != y.shape:
         raise RelgraphError(f"nodes must be (N, D) alike, got {tuple(x.shape)} and {tuple(y.shape)}")
-    one, other, block = _nodes(x, kernel), _nodes(y, kernel), fitting(block, BLOCK, x)
+    one, other, block = prepared(x, kernel), prepared(y, kernel), fitting(block, BLOCK, x)
     found = []
     for start in _starts(len(x), block, progress):
         anchors = one[start : start + block]
@@ -169,7 +176,7 @@ def above_in_blocks(
     Raises:
         RelgraphError: if there are more than `limit` edges.
     """
-    z, block = _nodes(x, kernel), fitting(block, BLOCK, x)
+    z, block = prepared(x, kernel), fitting(block, BLOCK, x)
     found, count = [], 0
     for start in range(0, len(x), block):
         anchors, edges = z[start : start + block], []
@@ -190,24 +197,69 @@ def above_in_blocks(
     return torch.cat(found, dim=1)
 
 
-@torch.no_grad()
 def edge_weights(x: Rows, y: Rows, edge_index: Tensor, kernel: Kernel = pearson, chunk: int | None = None) -> Tensor:
     """Return the weight of each edge, `kernel(x, y)[anchor, candidate]`, `(N, D), (M, D) -> (E,)`.
 
-    `chunk` edges at a time are weighed, and the matrix of all pairs is not needed.
+    `chunk` edges at a time are weighed, and the matrix of all pairs is not needed. Weights of tensors have a gradient,
+    for which they are computed once more; it can be differentiated once.
 
     `edge_index` (2, E) holds candidates, which are rows of `y`, above anchors, which are rows of `x`.
 
     >>> edge_weights(torch.eye(3), torch.eye(3), torch.tensor([[0, 1], [0, 0]]))
     tensor([ 1.0000, -0.5000])
     """
-    anchors, candidates = _nodes(x, kernel), _nodes(y, kernel)
-    weights, chunk = anchors[:0].new_empty(edge_index.shape[1]), fitting(chunk, CHUNK, x)
+    anchors = prepared(x, kernel)
+    candidates = anchors if y is x else prepared(y, kernel)
+    chunk = fitting(chunk, CHUNK, x)
+    if isinstance(anchors, Tensor) and isinstance(candidates, Tensor):
+        found: Tensor = _EdgeWeights.apply(anchors, candidates, edge_index, kernel, chunk)
+        return found
+    return _weigh_in_chunks(anchors, candidates, edge_index, kernel, chunk)
+
+
+def _weigh_in_chunks(x: Rows, y: Rows, edge_index: Tensor, kernel: Kernel, chunk: int) -> Tensor:
+    weights = x[:0].new_empty(edge_index.shape[1])
     for start in range(0, len(weights), chunk):
         candidate, anchor = edge_index[:, start : start + chunk]
-        one, other = anchors[anchor].unsqueeze(-2), candidates[candidate].unsqueeze(-2)
-        weights[start : start + chunk] = kernel.matrix(one, other).flatten()
+        weights[start : start + chunk] = _weigh(kernel, x[anchor], y[candidate])
     return weights
+
+
+def _weigh(kernel: Kernel, one: Tensor, other: Tensor) -> Tensor:
+    return kernel.matrix(one.unsqueeze(-2), other.unsqueeze(-2)).flatten()
+
+
+class _EdgeWeights(OneByOne):
+    """Weights of some edges at a time, computed once more for the gradient."""
+
+    @staticmethod
+    def forward(x: Tensor, y: Tensor, edge_index: Tensor, kernel: Kernel, chunk: int) -> Tensor:
+        return _weigh_in_chunks(x, y, edge_index, kernel, chunk).to(torch.promote_types(x.dtype, y.dtype))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:3])
+        ctx.kernel, ctx.chunk = inputs[3:]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, edge_index = ctx.saved_tensors
+        sides = [side for side in (0, 1) if ctx.needs_input_grad[side]]
+        found = {side: torch.zeros_like((x, y)[side]) for side in sides}
+        add = Tensor.index_add if transformed() else Tensor.index_add_
+        parts = zip(torch.split(edge_index, ctx.chunk, dim=1), torch.split(gradient, ctx.chunk), strict=True)
+        for (candidate, anchor), weight in parts:
+            ends = {0: x[anchor], 1: y[candidate]}
+
+            def weigh(*moving: Tensor, ends: dict[int, Tensor] = ends) -> Tensor:
+                merged = {**ends, **dict(zip(sides, moving, strict=True))}
+                return _weigh(ctx.kernel, merged[0], merged[1])
+
+            pull_back = torch.func.vjp(weigh, *(ends[side] for side in sides))[1]
+            for side, of_end in zip(sides, pull_back(weight), strict=True):
+                found[side] = add(found[side], 0, (anchor, candidate)[side], of_end)
+        return found.get(0), found.get(1), None, None, None
 
 
 @torch.no_grad()
@@ -237,10 +289,10 @@ def _parts(x: Rows, block: int | None) -> Iterator[Tensor]:
     return (x[start : start + block] for start in range(0, len(x), block))
 
 
-def _nodes(x: Rows, kernel: Kernel) -> Rows:
-    """Return a kernel's nodes: all of a tensor that is not large prepared at once, others where they are read."""
-    small = isinstance(x, Tensor) and x.numel() <= LARGEST
-    return kernel.nodes(x[:]) if small or kernel.prepare is together else _Prepared(x, kernel)
+def prepared(x: Rows, kernel: Kernel) -> Rows:
+    """Return a kernel's nodes: those of a tensor that is not large, or learns, at once, others where they are read."""
+    small = isinstance(x, Tensor) and (x.numel() <= LARGEST or x.requires_grad)
+    return kernel.nodes(x[:]) if small or kernel.bounded else _Prepared(x, kernel)
 
 
 def _two_blocks(z: Rows, block: int, progress: str | None) -> Iterator[tuple[int, int, Tensor, Tensor]]:

@@ -3,33 +3,91 @@
 A row of the matrix is an anchor, a column one of its candidates. PyG's `edge_index` runs from source to target, and
 messages flow to the target, so an edge is `(candidate, anchor)`: node i's neighbour j is the column `(j, i)`.
 
-A *rule* decides on the edges when it sees the two networks' matrices (student first): `AllPairs`, `Nearest`,
-`Given`, `Above`; `WithOwn` adds to one of them each node's edge to itself.
+A *rule* decides on the edges: `AllPairs`, `Nearest`, `Given`, `Above`; `WithOwn` adds to one of them each node's edge
+to itself. A rule reads the two networks' matrices (student first), or finds the same edges a block of rows at a time; a
+function of one's own reads the matrices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from functools import cache
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.kernels import Kernel
+from relgraph.graph.search import Rows, above_in_blocks, check_k, nearest_in_blocks
 from relgraph.graph.segments import segment_log_softmax, segment_sum
 
-Rule = Callable[[Tensor, Tensor, Kernel], "AllPairs | Edges"]
 Chooser = Literal["teacher", "student", "union", "mutual"]
 GRAPHS = ("dense", "knn")
 CHOOSERS: tuple[Chooser, ...] = ("teacher", "student", "union", "mutual")
 
 
+class Rule:
+    """Decides which pairs of nodes are edges, for both networks alike."""
+
+    @property
+    def dense(self) -> bool:
+        """Whether all pairs are edges, so that weights keep the form of the matrix."""
+        return False
+
+    @property
+    def degree(self) -> int | None:
+        """How many edges each anchor has, `None` where that depends on the data or on the batch."""
+        return None
+
+    @property
+    def blocked(self) -> bool:
+        """Whether `find` finds the edges without the matrices."""
+        return False
+
+    def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> "Topology":
+        """Return the edges among N nodes from the matrices `(N, N)` of the student and the teacher."""
+        raise NotImplementedError
+
+    def find(self, student: Rows, teacher: Rows, kernel: Kernel) -> "Topology":
+        """Return the same edges from the nodes `(N, D)`, a block of rows at a time; of equally near ones others.
+
+        Nodes are prepared by the kernel where they are read.
+        """
+        raise NotImplementedError
+
+    def with_own(self) -> "Rule":
+        """Return the rule of these edges and each node's edge to itself, which most published sums include."""
+        return WithOwn(self)
+
+
 @dataclass(frozen=True)
-class AllPairs:
+class OwnRule(Rule):
+    """The rule that a function of one's own is, `(student, teacher, kernel) -> Edges`, of the matrices `(N, N)`."""
+
+    function: Callable[[Tensor, Tensor, Kernel], "Topology"]
+
+    def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> "Topology":
+        """Return the edges that the function chooses."""
+        return self.function(student, teacher, kernel)
+
+
+@dataclass(frozen=True)
+class AllPairs(Rule):
     """Every entry is an edge: topology and rule in one. Weights keep the form of the matrix, `(..., N, M)`."""
+
+    blocked = True
+    dense = True
 
     def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> "AllPairs":
         """Return itself."""
+        return self
+
+    def find(self, student: Rows, teacher: Rows, kernel: Kernel) -> "AllPairs":
+        """Return itself."""
+        return self
+
+    def with_own(self) -> "AllPairs":
+        """Return itself: each node's edge to itself is there."""
         return self
 
     def pick(self, matrix: Tensor) -> Tensor:
@@ -47,6 +105,21 @@ class AllPairs:
     def count(self, weights: Tensor) -> int:
         """Return the number of anchors."""
         return weights.shape[:-1].numel()
+
+    def each_row(self, function: Callable[[Tensor], Tensor], weights: Tensor) -> Tensor:
+        """Return what a function of one anchor's weights, which keeps their shape, makes of all rows."""
+        return function(weights)
+
+    def messages(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted sum of each anchor's candidates among nodes, `(N, D) -> (N, D)`."""
+        return weights @ x
+
+    def sum_rows(self, row: Callable[..., Tensor], student: Tensor, teacher: Tensor, additive: bool = False) -> Tensor:
+        """Return the sum over anchors of a function of one anchor's weights, a scalar."""
+        return row(student, teacher).sum()
+
+    def table(self, degree: int | None = None) -> None:
+        """Return no table: the matrix is one."""
 
 
 ALL_PAIRS = AllPairs()
@@ -66,9 +139,18 @@ class Table(NamedTuple):
     real: Tensor
 
 
+@cache
+def _sum_of_messages() -> Any:
+    from torch_geometric.nn import SimpleConv
+
+    return SimpleConv(aggr="sum")
+
+
 @dataclass(frozen=True, eq=False)
-class Edges:
+class Edges(Rule):
     """The entries that a PyG `edge_index` (2, E) names: row 0 candidates, row 1 anchors. Weights are `(..., E)`.
+
+    It is a rule that has decided already.
 
     >>> edges = Edges(torch.tensor([[1, 2], [0, 0]]), anchors=3)
     >>> edges.pick(torch.arange(9.0).view(3, 3))
@@ -77,6 +159,15 @@ class Edges:
 
     edge_index: Tensor
     anchors: int
+    blocked = True
+
+    def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> "Edges":
+        """Return itself."""
+        return self
+
+    def find(self, student: Rows, teacher: Rows, kernel: Kernel) -> "Edges":
+        """Return itself."""
+        return self
 
     def pick(self, matrix: Tensor) -> Tensor:
         """Return `matrix[..., anchor, candidate]` of each edge, `(..., N, M) -> (..., E)`."""
@@ -100,10 +191,42 @@ class Edges:
         node = torch.arange(self.anchors, device=self.edge_index.device)
         return Edges(torch.cat([torch.stack([node, node]), self.edge_index], dim=1), self.anchors)
 
+    def each_row(self, function: Callable[[Tensor], Tensor], weights: Tensor) -> Tensor:
+        """Return what a function of one anchor's weights, which keeps their shape, makes of each anchor's edges."""
+        found = torch.empty_like(weights)
+        for places in self._by_degree():
+            found = found.index_copy(-1, places.flatten(), function(weights[..., places]).flatten(-2))
+        return found
+
+    def messages(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted sum of each anchor's candidates among nodes, `(N, D) -> (N, D)`, by PyG's convolution."""
+        found: Tensor = _sum_of_messages()(x, self.edge_index, weights)
+        return found
+
+    def sum_rows(self, row: Callable[..., Tensor], student: Tensor, teacher: Tensor, additive: bool = False) -> Tensor:
+        """Return the sum over anchors of a function of one anchor's weights, a scalar.
+
+        Where it is `additive`, the sum of what the edges would contribute alone, each edge is a row of its own. Else
+        anchors of equally many edges are put together, and how many have which number is read back from the device.
+        """
+        if additive:
+            return row(student.unsqueeze(-1), teacher.unsqueeze(-1)).sum()
+        found = [row(student[..., places], teacher[..., places]).sum() for places in self._by_degree()]
+        return torch.stack(found).sum() if found else (student.sum() + teacher.sum()) * 0
+
+    def _by_degree(self) -> Iterator[Tensor]:
+        """Yield the edges of those anchors that have equally many, one anchor's in a row, `(A, M)`."""
+        anchor = self.edge_index[1]
+        order, count = anchor.argsort(stable=True), anchor.bincount(minlength=self.anchors)
+        first = count.cumsum(0) - count
+        for degree in torch.unique(count).tolist():
+            if degree > 0:
+                yield order[first[count == degree].unsqueeze(-1) + torch.arange(degree, device=anchor.device)]
+
     def table(self, degree: int | None = None) -> Table:
         """Return the edges of each anchor side by side, its candidates in growing order.
 
-        `degree` is the number of edges of every anchor, where it is known (`degree_of`). Elsewhere the largest one is
+        `degree` is the number of edges of every anchor, where it is known (`Rule.degree`). Elsewhere the largest one is
         read back from the device.
 
         >>> Edges(torch.tensor([[2, 1, 0], [0, 0, 1]]), anchors=2).table().candidates
@@ -122,13 +245,72 @@ class Edges:
         return Table(edges, torch.where(real, candidate[edges], own), real)
 
 
-@dataclass(frozen=True)
-class Nearest:
-    """The rule of the k nearest neighbours, a node itself left out.
+Topology = AllPairs | Edges
+
+
+def joined(lists: list[Tensor], count: int, by: Chooser) -> Tensor:
+    """Return the edges among `count` nodes that one of two lists (2, E) holds (`by` "union"), or both ("mutual").
+
+    One list alone is returned as it is. The edges of two are in the order of their anchors.
+
+    >>> joined([torch.tensor([[1, 0], [0, 1]]), torch.tensor([[2, 0], [0, 1]])], 3, "union")
+    tensor([[1, 2, 0],
+            [0, 0, 1]])
+    """
+    if len(lists) == 1:
+        return lists[0]
+    places = torch.cat([anchor * count + candidate for candidate, anchor in lists])
+    places, votes = torch.unique(places, return_counts=True)
+    chosen = places[votes >= (1 if by == "union" else 2)]
+    return torch.stack([chosen % count, chosen // count])
+
+
+class Choosing(Rule):
+    """A rule that reads the graph of one network, or joins the edges of both.
 
     `by` says whose matrix chooses: the teacher's, the student's, their union, or their mutual part (edges that both
     choose). The number of edges of the last two depends on the data, so they read it back from the device once a
-    call; the first two do not.
+    call.
+
+    Raises:
+        RelgraphError: if `by` is unknown.
+    """
+
+    by: Chooser
+    blocked = True
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data."""
+        if self.by not in CHOOSERS:
+            raise unknown("choice of neighbours", self.by, CHOOSERS)
+
+    def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> Edges:
+        """Return the edges among N nodes from the matrices `(N, N)` of the student and the teacher."""
+        if teacher.ndim != 2:
+            raise RelgraphError(f"edges are chosen in one graph, a matrix (N, N), got {tuple(teacher.shape)}")
+        chosen = [self.of_matrix(matrix, kernel) for matrix in self._choosers(student, teacher)]
+        return Edges(joined(chosen, len(teacher), self.by), len(teacher))
+
+    def find(self, student: Rows, teacher: Rows, kernel: Kernel) -> Edges:
+        """Return the same edges from the nodes `(N, D)`, a block of rows at a time."""
+        chosen = [self.of_nodes(nodes, kernel) for nodes in self._choosers(student, teacher)]
+        return Edges(joined(chosen, len(teacher), self.by), len(teacher))
+
+    def _choosers(self, student: Any, teacher: Any) -> list[Any]:
+        return {"teacher": [teacher], "student": [student]}.get(self.by, [student, teacher])
+
+    def of_matrix(self, matrix: Tensor, kernel: Kernel) -> Tensor:
+        """Return the edges (2, E) that one network's matrix `(N, N)` chooses."""
+        raise NotImplementedError
+
+    def of_nodes(self, nodes: Rows, kernel: Kernel) -> Tensor:
+        """Return the edges (2, E) that one network's nodes `(N, D)` choose, a block of rows at a time."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Nearest(Choosing):
+    """The rule of the k nearest neighbours, a node itself left out; `by` says whose (see `Choosing`).
 
     With k = N - 1 this is all pairs without the diagonal. A relation whose diagonal is 0 in both networks, or equal,
     then has the same value as on all pairs (EGA); where the diagonal counts (PKT, SP, the mean of RKD) it has with
@@ -136,6 +318,11 @@ class Nearest:
 
     Raises:
         RelgraphError: if `k` is not in 1..N-1, or `by` is unknown.
+
+    >>> from relgraph.graph.kernels import euclidean
+    >>> x = torch.tensor([[0.0], [1.0], [3.0]])
+    >>> Nearest(1).find(x, x, euclidean).edge_index.tolist()
+    [[1, 0, 1], [0, 1, 2]]
     """
 
     k: int
@@ -143,38 +330,66 @@ class Nearest:
 
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
-        if self.by not in CHOOSERS:
-            raise unknown("choice of neighbours", self.by, CHOOSERS)
+        super().__post_init__()
         if self.k < 1:
             raise RelgraphError(f"k must be at least 1, got {self.k}")
 
-    def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> Edges:
-        """Return the edges among N nodes from the matrices `(N, N)` of the student and the teacher."""
-        _check_one_graph(teacher)
-        return self.edges(*(nearest(matrix, self.k, kernel) for matrix in self.choosers(student, teacher)))
+    @property
+    def degree(self) -> int | None:
+        """k, but of the union or the mutual part."""
+        return self.k if self.by in ("teacher", "student") else None
 
-    def choosers(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:
-        """Return those of two networks' matrices, or nodes, that choose."""
-        return {"teacher": (teacher,), "student": (student,)}.get(self.by, (student, teacher))
+    def of_matrix(self, matrix: Tensor, kernel: Kernel) -> Tensor:
+        """Return each node's edges from its k nearest, `(2, N k)`, nearest first."""
+        return edges_of(nearest(matrix, self.k, kernel))
 
-    def edges(self, *candidates: Tensor) -> Edges:
-        """Return the edges from the choosers' nearest candidates of each of N nodes, `(N, k)` each.
+    def of_nodes(self, nodes: Rows, kernel: Kernel) -> Tensor:
+        """Return each node's edges from its k nearest, `(2, N k)`, nearest first."""
+        return edges_of(nearest_in_blocks(nodes, self.k, kernel)[0])
 
-        >>> Nearest(1, "mutual").edges(torch.tensor([[1], [0]]), torch.tensor([[1], [0]])).edge_index.tolist()
-        [[1, 0], [0, 1]]
+
+def edges_of(neighbours: Tensor) -> Tensor:
+    """Return the edges of a table of neighbours, `(N, k) -> (2, N k)`, in the order of the anchors.
+
+    >>> edges_of(torch.tensor([[1], [0]]))
+    tensor([[1, 0],
+            [0, 1]])
+    """
+    count, k = neighbours.shape
+    anchors = torch.arange(count, device=neighbours.device).repeat_interleave(k, output_size=count * k)
+    return torch.stack([neighbours.flatten(), anchors])
+
+
+@dataclass(frozen=True)
+class Above(Choosing):
+    """The rule of all pairs whose weight has at least this magnitude, a node itself left out; `by` says whose weight.
+
+    The number of edges depends on the data, so it is read back from the device once a call. Found a block at a time
+    they may be no more than `limit`.
+    """
+
+    threshold: float
+    by: Chooser = "teacher"
+    limit: int | None = None
+
+    def of_matrix(self, matrix: Tensor, kernel: Kernel) -> Tensor:
+        """Return the edges (2, E) of the pairs above the threshold."""
+        itself = torch.eye(matrix.shape[-1], dtype=torch.bool, device=matrix.device)
+        anchor, candidate = ((matrix.detach().abs() >= self.threshold) & ~itself).nonzero(as_tuple=True)
+        return torch.stack([candidate, anchor])
+
+    def of_nodes(self, nodes: Rows, kernel: Kernel) -> Tensor:
+        """Return the edges (2, E) of the pairs above the threshold.
+
+        Raises:
+            RelgraphError: if there are more than `limit`.
         """
-        count = len(candidates[0])
-        anchors = torch.arange(count, device=candidates[0].device).repeat_interleave(self.k, output_size=count * self.k)
-        if len(candidates) == 1:
-            return Edges(torch.stack([candidates[0].flatten(), anchors]), count)
-        places = torch.cat([anchors * count + each.flatten() for each in candidates])
-        places, votes = torch.unique(places, return_counts=True)
-        chosen = places[votes >= (1 if self.by == "union" else 2)]
-        return Edges(torch.stack([chosen % count, chosen // count]), count)
+        limit = len(nodes) ** 2 if self.limit is None else self.limit
+        return above_in_blocks(nodes, self.threshold, kernel, limit=limit)
 
 
-@dataclass(frozen=True, eq=False)
-class Given:
+@dataclass(eq=False)
+class Given(Rule):
     """The rule of a user's `edge_index` (2, E) over nodes 0..N-1: row 0 the neighbours, row 1 the anchors.
 
     Raises:
@@ -184,7 +399,7 @@ class Given:
 
     edge_index: Tensor
     highest: int = field(init=False)
-    placed: dict[torch.device, Tensor] = field(init=False, default_factory=dict, repr=False)
+    blocked = True
 
     def __post_init__(self) -> None:
         """Check once, here, so that no call reads anything back from the device."""
@@ -201,68 +416,55 @@ class Given:
             raise RelgraphError(
                 "edge_index must not join a node with itself: the cross graph adds each node's own counterpart"
             )
-        object.__setattr__(self, "highest", int(edges.max()))
+        self.highest = int(edges.max())
 
     def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> Edges:
         """Return these edges, once they are known to fit N nodes."""
-        return self.edges(teacher.shape[-1], teacher.device)
+        return self._fitting(teacher.shape[-1], teacher.device)
 
-    def edges(self, count: int, device: torch.device) -> Edges:
-        """Return these edges, once they are known to fit `count` nodes."""
+    def find(self, student: Rows, teacher: Rows, kernel: Kernel) -> Edges:
+        """Return these edges, once they are known to fit N nodes."""
+        return self._fitting(len(teacher), teacher[:0].device)
+
+    def _fitting(self, count: int, device: torch.device) -> Edges:
         if self.highest >= count:
             raise RelgraphError(f"edge_index must name nodes 0 to {count - 1}, got {self.highest}")
-        if device not in self.placed:  # a copy waits for the device: once, not every step
-            self.placed[device] = self.edge_index.to(device, torch.long)
-        return Edges(self.placed[device], count)
+        self.edge_index = self.edge_index.to(device, torch.long)  # kept: a copy waits for the device
+        return Edges(self.edge_index, count)
 
 
 @dataclass(frozen=True)
-class Above:
-    """The rule of all pairs whose weight has at least this magnitude, a node itself left out.
+class WithOwn(Rule):
+    """The rule of another one's edges and each node's edge to itself, which most published sums over pairs include.
 
-    The number of edges depends on the data, so it is read back from the device once a call. `by` is the side that
-    chooses.
+    >>> WithOwn(Nearest(8)).degree, WithOwn(Nearest(8, "mutual")).degree
+    (9, None)
     """
-
-    threshold: float
-    by: Literal["teacher", "student"] = "teacher"
-
-    def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> Edges:
-        """Return the edges among N nodes from the matrices `(N, N)` of the student and the teacher."""
-        matrix = (teacher if self.by == "teacher" else student).detach()
-        _check_one_graph(matrix)
-        itself = torch.eye(matrix.shape[-1], dtype=torch.bool, device=matrix.device)
-        anchor, candidate = ((matrix.abs() >= self.threshold) & ~itself).nonzero(as_tuple=True)
-        return Edges(torch.stack([candidate, anchor]), matrix.shape[-1])
-
-
-@dataclass(frozen=True)
-class WithOwn:
-    """The rule of another one's edges and each node's edge to itself, which most published sums over pairs include."""
 
     rule: Rule
 
-    def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> AllPairs | Edges:
+    @property
+    def degree(self) -> int | None:
+        """One more than that of the other rule, where it is known."""
+        return None if self.rule.degree is None else self.rule.degree + 1
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the other rule finds its edges without the matrices."""
+        return self.rule.blocked
+
+    @property
+    def dense(self) -> bool:
+        """Whether all pairs are edges of the other rule."""
+        return self.rule.dense
+
+    def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> Topology:
         """Return the edges among N nodes from the matrices `(N, N)` of the student and the teacher."""
-        edges = self.rule(student, teacher, kernel)
-        return edges if isinstance(edges, AllPairs) else edges.with_own()
+        return self.rule(student, teacher, kernel).with_own()
 
-
-def degree_of(rule: Rule) -> int | None:
-    """Return how many edges each anchor has by a rule, `None` where that depends on the data or on the batch.
-
-    >>> degree_of(WithOwn(Nearest(8))), degree_of(Nearest(8, "mutual"))
-    (9, None)
-    """
-    if isinstance(rule, WithOwn):
-        others = degree_of(rule.rule)
-        return None if others is None else others + 1
-    return rule.k if isinstance(rule, Nearest) and rule.by in ("teacher", "student") else None
-
-
-def _check_one_graph(matrix: Tensor) -> None:
-    if matrix.ndim != 2:
-        raise RelgraphError(f"edges are chosen in one graph, a matrix (N, N), got {tuple(matrix.shape)}")
+    def find(self, student: Rows, teacher: Rows, kernel: Kernel) -> Topology:
+        """Return the same edges from the nodes `(N, D)`, a block of rows at a time."""
+        return self.rule.find(student, teacher, kernel).with_own()
 
 
 def nearest(matrix: Tensor, k: int, kernel: Kernel) -> Tensor:
@@ -283,14 +485,13 @@ def nearest(matrix: Tensor, k: int, kernel: Kernel) -> Tensor:
     return others.topk(k, dim=-1, largest=kernel.nearest_is_largest).indices
 
 
-def check_k(k: int, count: int) -> None:
-    """Raise RelgraphError unless each of `count` nodes has k others."""
-    if not 1 <= k <= count - 1:
-        raise RelgraphError(f"k must be between 1 and the number of nodes less one, {count - 1}, got {k}")
+Graph = str | Tensor | Rule | Callable[[Tensor, Tensor, Kernel], Topology]
 
 
-def make_rule(graph: str | Tensor | Rule, k: int | None = None, neighbours: Chooser = "teacher") -> Rule:
+def make_rule(graph: Graph, k: int | None = None, neighbours: Chooser = "teacher") -> Rule:
     """Return the rule of a graph: `dense` (all pairs), `knn` (8 nearest neighbours, or k), an `edge_index`, or a rule.
+
+    A function of the two networks' matrices and the kernel is a rule as well.
 
     Raises:
         RelgraphError: for an unknown name, `k` or `neighbours` for a graph without them, or a wrong `edge_index`.
@@ -301,6 +502,8 @@ def make_rule(graph: str | Tensor | Rule, k: int | None = None, neighbours: Choo
         raise unknown("graph", graph, GRAPHS)
     if k is not None or neighbours != "teacher":
         raise RelgraphError(f"k and neighbours belong to the graph 'knn', got k = {k} and neighbours = {neighbours!r}")
+    if isinstance(graph, str):
+        return ALL_PAIRS
     if isinstance(graph, Tensor):
         return Given(graph)
-    return ALL_PAIRS if isinstance(graph, str) else graph
+    return graph if isinstance(graph, Rule) else OwnRule(graph)

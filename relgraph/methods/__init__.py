@@ -1,7 +1,7 @@
 """The published methods, one file each.
 
-A method is a module that compares what student and teacher say of a batch, and needs no trainer of ours. Most read one
-vector an image, of any width on either side:
+A method is a module that compares the outputs of student and teacher for a batch, and needs no trainer of ours. Most
+read one vector an image, of any width on either side:
 
 >>> import torch
 >>> from relgraph.methods import PKT
@@ -25,7 +25,7 @@ from typing import Any
 
 from relgraph.methods.ab import AB
 from relgraph.methods.at import AT
-from relgraph.methods.base import Batch, Method, Output, Views
+from relgraph.methods.base import Batch, Method, Output, RunFacts, Views
 from relgraph.methods.cc import CC
 from relgraph.methods.ccl import CCL
 from relgraph.methods.crd import CRD
@@ -41,7 +41,8 @@ from relgraph.methods.moco import MoCo
 from relgraph.methods.nce import NCE
 from relgraph.methods.nst import NST
 from relgraph.methods.ntxent import NTXent
-from relgraph.methods.parsing import Spelled, build, read_spelling
+from relgraph.methods.options import option
+from relgraph.methods.parsing import Named, build, parse
 from relgraph.methods.pkt import PKT
 from relgraph.methods.rkd import RKD
 from relgraph.methods.seed import SEED
@@ -104,40 +105,47 @@ __all__ = [
     "Method",
     "MoCo",
     "NTXent",
+    "Named",
     "Output",
-    "Spelled",
+    "RunFacts",
     "Sum",
     "Views",
     "build_method",
     "ega_loss",
-    "spelled_methods",
+    "option",
+    "parse_methods",
 ]
 
 
-def spelled_methods(spelling: str, beta: float | None = None) -> list[Spelled]:
-    """Return the methods of a spelling such as `ega`, `crd+0.9*kd` or `none`, each with its weight.
+def parse_methods(text: str, beta: float | None = None) -> list[Named]:
+    """Return the methods that a text such as `ega`, `crd+0.9*kd` or `none` names, each with the weight it was given.
 
     Raises:
         RelgraphError: for an unknown name, a wrong weight, a method named twice, or `beta` beside a sum.
 
-    >>> [(item.name, item.weight) for item in spelled_methods("sp+0.9*kd")]
-    [('sp', 3000.0), ('kd', 0.9)]
+    >>> [(item.name, item.weight) for item in parse_methods("sp+0.9*kd")]
+    [('sp', None), ('kd', 0.9)]
     """
-    return read_spelling(spelling, METHODS, beta)
+    return parse(text, METHODS, beta)
 
 
 def build_method(
-    spelling: str, run: Mapping[str, Any], arguments: Sequence[str] = (), beta: float | None = None
-) -> Method | None:
-    """Return the method of a spelling, with its weights; `None` for "none", cross-entropy alone.
+    text: str,
+    run: RunFacts,
+    shared: Mapping[str, Any] | None = None,
+    arguments: Sequence[str] = (),
+    beta: float | None = None,
+) -> Sum | None:
+    """Return the methods that a text names, with their weights; `None` for "none", cross-entropy alone.
 
     Args:
-        spelling: As for `spelled_methods`.
-        run: What constructors may ask for by name: the recipe's graph, and the facts of networks and data.
+        text: As for `parse_methods`.
+        run: The networks and the data, of which each method is told (`Method.for_run`).
+        shared: The run's own options by name, for each method that has one of that name.
         arguments: Options of the methods, `NAME=VALUE`.
         beta: Weight of a single method, in place of the authors'.
 
     Raises:
         RelgraphError: for an unknown name, an option that the method does not have, or a value that it refuses.
     """
-    return build(spelled_methods(spelling, beta), run, arguments)
+    return build(parse_methods(text, beta), run, shared or {}, arguments)

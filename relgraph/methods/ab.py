@@ -5,11 +5,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from relgraph.methods.base import Batch, Method, Output, check_positive
-from relgraph.methods.stages import Shapes, check_channels, check_stages, map_pairs, norm, paired, same_size, through
+from relgraph.methods.base import Batch, Output
+from relgraph.methods.options import option
+from relgraph.methods.stages import (
+    StageMethod,
+    check_channels,
+    check_stages,
+    map_pairs,
+    norm,
+    paired,
+    same_size,
+    through,
+)
 
 
-class AB(Method):
+class AB(StageMethod):
     """Let the student's neurons be active where the teacher's are, and inactive where they are not, by a margin.
 
     With the student's pre-activations s and the teacher's activations t of a stage map, and a margin m,
@@ -57,14 +67,14 @@ class AB(Method):
         "pre-activation; trains alone, before the labels do"
     )
     init_share = 1 / 9
-    reads = ("maps",)
 
-    def __init__(self, student_maps: Shapes, teacher_maps: Shapes, margin: float = 1.0) -> None:
-        super().__init__()
-        check_positive(margin=margin)
-        check_stages("AB", student_maps, teacher_maps)
-        self.margin = margin
-        self.built = paired(student_maps, teacher_maps)[1:]
+    margin: float = option(default=1.0, above=0)
+
+    def __post_init__(self) -> None:
+        """Build a connector of each stage."""
+        super().__post_init__()
+        check_stages("AB", self.student_maps, self.teacher_maps)
+        self.built = paired(self.student_maps, self.teacher_maps)[1:]
         self.connectors = nn.ModuleList(
             nn.Sequential(nn.Conv2d(s[0], t[0], 1, bias=False), norm(t[0])) for s, t in self.built
         )

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from relgraph.graph.criteria import mean_square
 from relgraph.graph.kernels import at_least_float32, bounded, unit
-from relgraph.graph.matching import mean_square
 from relgraph.methods.base import Batch, Method, Output
 from relgraph.methods.stages import map_pairs, same_size
 

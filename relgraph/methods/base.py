@@ -1,26 +1,22 @@
 """What every method is made of: the networks' outputs, the batch, and a module that turns them into named losses."""
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal, NamedTuple, Self, dataclass_transform
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from relgraph.errors import RelgraphError, unknown
-from relgraph.graph.kernels import Kernel, at_least_float32
-from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
+from relgraph.errors import RelgraphError
+from relgraph.methods.options import option, options_of
 
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
-
-Watcher = Callable[["HeteroData", Kernel], None]
 Part = Literal["embedding", "feature", "map"]
-PARTS: tuple[Part, ...] = ("embedding", "feature", "map")
+Shape = tuple[int, int, int]  # channels, height and width of a stage map
+Shapes = tuple[Shape, ...]  # of all of a network, the stem's first
 
 
 class Views(NamedTuple):
-    """Extra views of each image that a method asks for: what the networks say of them is in `Output.extra`.
+    """Extra views of each image that a method asks for: the networks' outputs for them are in `Output.extra`.
 
     Attributes:
         kind: "rotations" by 90, 180 and 270 degrees; "transformations", one each of SSKD's four; small "patches".
@@ -32,7 +28,7 @@ class Views(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What a network says of a batch.
+    """A network's outputs for a batch.
 
     Attributes:
         embedding: The nodes of its graph, `(N, D)`.
@@ -40,7 +36,7 @@ class Output(NamedTuple):
         feature: The pooled vector below the projection, `(N, width)`, where there is one.
         maps: The maps between the network's stages, in order, each `(N, C, H, W)`, the first that of the stem; none
             of a network that hands on no maps.
-        extra: What it says of V extra views of the same images, for a method that asks for them by `views`: row
+        extra: Its outputs for V extra views of the same images, for a method that asks for them by `views`: row
             `v * N + i` is view v of image i.
     """
 
@@ -62,7 +58,7 @@ class Output(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What a method may know of the images besides the two outputs.
+    """The images of a batch, besides the networks' outputs.
 
     Attributes:
         indices: Position of each image in the training set, `(N,)`.
@@ -73,35 +69,76 @@ class Batch(NamedTuple):
     labels: Tensor
 
 
+@dataclass(frozen=True)
+class RunFacts:
+    """The networks and the data of a run, of which a method is told once, when it is built (`Method.for_run`).
+
+    Attributes:
+        dim: Width of both networks' embeddings.
+        student_width: Width of the student's feature.
+        teacher_width: Width of the teacher's feature.
+        student_maps: Shapes (C, H, W) of the student's stage maps, the stem's first.
+        teacher_maps: Those of the teacher.
+        images: Number of training images.
+        labels: Class of each of them, `(images,)`, -1 where it is unknown.
+        ss_head: The teacher's self-supervision head, where the run has one.
+    """
+
+    dim: int
+    student_width: int
+    teacher_width: int
+    student_maps: Shapes = ()
+    teacher_maps: Shapes = ()
+    images: int = 0
+    labels: Tensor | None = None
+    ss_head: nn.Module | None = None
+
+    def widths(self, part: Part) -> tuple[int, int]:
+        """Return the widths of student and teacher of what one part of an output is, flattened."""
+        if part == "embedding":
+            return self.dim, self.dim
+        if part == "feature":
+            return self.student_width, self.teacher_width
+        for side, shapes in (("student", self.student_maps), ("teacher", self.teacher_maps)):
+            if not shapes:
+                raise RelgraphError(f"nodes 'map' need stage maps of student and teacher, got none of the {side}")
+        (c, h, w), (d, height, width) = self.student_maps[-1], self.teacher_maps[-1]
+        return c * h * w, d * height * width
+
+
+@dataclass_transform(eq_default=False, field_specifiers=(option, field))
+@dataclass(eq=False, repr=False)
 class Method(nn.Module):
     """A published choice of how a student follows a teacher: `method(student, teacher, batch) -> scalar`.
 
     Student and teacher are `Output`s, or bare vectors `(N, D)`, which stand for embedding and feature alike, where a
     method needs no more. The teacher is detached in `terms`, once, for all methods: no method sends gradient into it.
-    A loss is pure: it may read a memory and never writes it; `remember` does. A method implements `compare`.
+    A loss is pure: it may read a memory and never writes it; `remember` does.
+
+    A method is a dataclass: its options are annotated fields with `option(default, ...)`, from which the constructor,
+    the command line and YAML files are made. It builds its layers in `__post_init__` and implements `compare`. What it
+    needs of a run, such as the networks' widths, it takes in `for_run`.
 
     Attributes:
         paper: Name, authors, year and arXiv number.
-        weight: The published weight of the method, or of the form that was asked for, beside a cross-entropy of 1.
-        kernel, topology, criterion: What it is composed of, for the table of methods.
-        differs: Where paper, official code and this one differ, in one line; the docstring says all.
+        weight: The published weight of the method, or of the form that was asked for, beside a cross-entropy of 1. No
+            loss is multiplied by it: `Sum` is where it is applied.
+        term_weights: The published weights of the terms of a method that has several, or the chosen ones; `terms` is
+            where they are applied.
+        kernel, topology, criterion: What it is composed of, for the table of methods, where no `Relation` tells it.
+        differs: Where paper, official code and this one differ, in one line; the docstring has all.
         init_share: Share of the epochs in which the method trains alone, before the cross-entropy does, as the authors
             of some methods have it; 0 for the others.
         gamma: The published weight of the cross-entropy beside it; 0 for a method that needs no labels.
-        augment: How the images are augmented that both networks see: "crop" (padding, crop, flip), or "contrastive" as
+        augment: How the images are augmented that both networks get: "crop" (padding, crop, flip), or "contrastive" as
             in the training of self-supervised teachers.
         views: The extra views of each image that it asks for, if any.
-        watcher: What gets each graph pair that the loss reads, and its kernel.
         reads: What it reads of the outputs ("embedding", "feature", "map", "maps", "logits") and of the batch
             ("labels", "indices"); if nothing is named, it may read all.
-        pointwise: Whether the loss is a mean over images, and what it says of one depends on no other.
-        processes: Over which processes a batch is spread (`spread_over`): outputs and batch are then the rows of this
-            one, and the loss is that of all. A pointwise loss stays that of the rows of this process.
-        local: Whether it relates the rows of this process alone all the same. Memories then still hold all rows.
+        pointwise: Whether the loss is a mean over images, each of which contributes by itself.
     """
 
     paper: ClassVar[str] = ""
-    weight: float = 1.0
     kernel: ClassVar[str] = "-"
     topology: ClassVar[str] = "-"
     criterion: ClassVar[str] = "-"
@@ -109,15 +146,41 @@ class Method(nn.Module):
     init_share: ClassVar[float] = 0.0
     gamma: ClassVar[float] = 1.0
     augment: ClassVar[Literal["crop", "contrastive"]] = "crop"
-    views: Views | None = None
-    watcher: "Watcher | None" = None
-    reads: tuple[str, ...] = ()
     pointwise: ClassVar[bool] = False
-    processes: ProcessGroup = SINGLE_PROCESS
-    local: bool = False
+    weight: float = field(default=1.0, init=False)
+    reads: tuple[str, ...] = field(default=(), init=False)
+    views: Views | None = field(default=None, init=False)
 
-    def __init__(self) -> None:
-        super().__init__()  # or a method without a constructor would have torch's *args and **kwargs as options
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        dataclass(eq=False, repr=False)(cls)
+        for item in fields(cls):
+            if item.init and item.name in vars(cls):
+                delattr(cls, item.name)  # a default in the class would hide a module of that name in the instance
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Return the module before its fields are set, since there may be modules among them."""
+        self = super().__new__(cls)
+        nn.Module.__init__(self)
+        return self
+
+    def __post_init__(self) -> None:
+        """Check the options; a method that has layers builds them after that."""
+        for name, chosen in options_of(type(self)).items():
+            chosen.check(getattr(self, name))
+
+    @classmethod
+    def for_run(cls, run: RunFacts, **options: Any) -> Self:
+        """Return the method for the networks and the data of a run, with the options that the user chose.
+
+        A method that needs facts of the run takes them here, as `cls(width=run.student_width, **options)`.
+        """
+        return cls(**options)
+
+    @property
+    def term_weights(self) -> dict[str, float]:
+        """By what each term is multiplied, by its name; those that are not named by 1."""
+        return {}
 
     def forward(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch | None = None) -> Tensor:
         """Return the loss of one batch, a scalar: the sum of its terms.
@@ -131,34 +194,24 @@ class Method(nn.Module):
         self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch | None = None
     ) -> dict[str, Tensor]:
         """Return the weighted terms of the loss by name, scalars, for logs and for telling which one went wrong."""
-        return self.compare(*self.together(as_output(student), as_output(teacher).detach(), as_batch(batch)))
+        return self.weighted(self.compare(as_output(student), as_output(teacher).detach(), as_batch(batch)))
 
-    def together(self, student: Output, teacher: Output, batch: Batch | None) -> tuple[Output, Output, Batch | None]:
-        """Return what the loss reads, of all processes that it relates; of a pointwise one that is what came in."""
-        if self.local or self.pointwise:
-            return student, teacher, batch
-        return self.whole(student, teacher, batch)
-
-    def whole(self, student: Output, teacher: Output, batch: Batch | None) -> tuple[Output, Output, Batch | None]:
-        """Return what the method reads of all processes, in the order of the batch, with the student's gradient."""
-        if self.processes.count == 1:
-            return student, teacher, batch
-        gather = self.processes.gather
-        rows = None if batch is None else Batch(gather(batch.indices), gather(batch.labels))
-        s, t = (gathered(output, self.reads, self.processes) for output in (student, teacher))
-        return s, t, rows
+    def weighted(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the terms of `compare`, each multiplied by its weight."""
+        by = self.term_weights
+        return {name: by[name] * term if name in by else term for name, term in found.items()}
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
-        """Return the weighted terms of one batch; the teacher comes detached."""
+        """Return the terms of one batch without their weights; the teacher comes detached."""
         raise NotImplementedError
 
     def teacher_terms(
-        self, student: Output, teacher: Output, batch: Batch, classify: Callable[[Output], Tensor]
+        self, student: Output, teacher: Output, batch: Batch, cross_entropy: Callable[[Output], Tensor]
     ) -> dict[str, Tensor]:
         """Return what trains the method's own side of the teacher, by name; its head learns from it as well.
 
-        `classify` returns the logits `(N, classes)` of the teacher's head for an output whose embedding or feature
-        the method has changed. The student learns nothing from it. Most methods have nothing to train there.
+        `cross_entropy` returns the loss of the teacher's head on the batch's labels for an output whose embedding or
+        feature the method has changed. The student learns nothing from it. Most methods have nothing to train there.
         """
         return {}
 
@@ -166,65 +219,18 @@ class Method(nn.Module):
         """Return the parameters that `teacher_terms` trains, which the student's optimiser leaves alone."""
         return ()
 
-    def show(self, pair: "HeteroData", kernel: Kernel) -> "HeteroData":
-        """Return a pair after handing it to `watcher`, if there is one, so that diagnoses see what the loss reads."""
-        if self.watcher is not None:
-            self.watcher(pair, kernel)
-        return pair
-
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
         """Write this batch into the method's memory; most methods have none.
 
-        In a loop of your own, call it in every step between `backward` and the optimiser's step. Where the batch is
-        spread over processes, the memories of all hold the whole of it, and stay alike.
+        In a loop of your own, call it in every step between `backward` and the optimiser's step.
         """
 
 
-def spread_over(method: Method, processes: ProcessGroup | None = None, *, local: bool = False) -> None:
-    """Let a method, and all that it is made of, read the whole of a batch that is spread over processes.
-
-    In a loop of your own under DDP, call it once, after `torch.distributed.init_process_group`; each process then gives
-    the method its own rows, as many on each. The loss is that of the whole batch on all of them, and the gradient of
-    the parameters, averaged by DDP, is that of one process with the whole batch. Put a method that has parameters into
-    the module that DDP wraps. Without `processes` they are those of the default group. With `local` each relates its
-    own rows alone, which is another loss; memories hold the whole batch all the same, and stay alike.
-    """
-    processes = ProcessGroup.current() if processes is None else processes
-    for module in method.modules():
-        if isinstance(module, Method):
-            module.processes, module.local = processes, local
-
-
-def gathered(output: Output, reads: Sequence[str], processes: ProcessGroup) -> Output:
-    """Return the embedding and those parts of an output that are read, of all processes; the others as they are.
-
-    Row `v * N + i` of the extra views is view v of image i of the whole batch.
-    """
-    read = {"embedding", *(part.removeprefix("student's ") for part in reads or (*PARTS, "maps", "logits"))}
-    done: dict[int, Tensor] = {}
-
-    def gather(part: Tensor | None, *names: str, views: int = 1) -> Tensor | None:
-        if part is None or read.isdisjoint(names):
-            return part
-        if id(part) not in done:  # a bare vector is embedding and feature alike
-            by_view = part.reshape(views, -1, *part.shape[1:]).transpose(0, 1)
-            done[id(part)] = processes.gather(by_view.contiguous()).transpose(0, 1).flatten(0, 1)
-        return done[id(part)]
-
-    def vectors(output: Output, views: int) -> Output:
-        embedding = gather(output.embedding, "embedding", views=views)
-        assert embedding is not None
-        logits, feature = gather(output.logits, "logits", views=views), gather(output.feature, "feature", views=views)
-        return Output(embedding, logits, feature)
-
-    maps = output.maps
-    last = tuple(found for stage in maps[-1:] if (found := gather(stage, "map", "maps")) is not None)
-    others = tuple(found for stage in maps[:-1] if (found := gather(stage, "maps")) is not None)
-    extra = output.extra
-    if extra is not None:
-        extra = vectors(extra, len(extra.embedding) // len(output.embedding))
-    return vectors(output, 1)._replace(maps=(*others, *last), extra=extra)
+def chosen_nodes(cls: type[Method], options: Mapping[str, Any]) -> Part:
+    """Return what a method's nodes are with these options: those that were chosen, or its own default."""
+    part: Part = options.get("nodes", options_of(cls)["nodes"].default)
+    return part
 
 
 def nodes_of(output: Output, part: Part, method: str) -> Tensor:
@@ -233,8 +239,6 @@ def nodes_of(output: Output, part: Part, method: str) -> Tensor:
     Raises:
         RelgraphError: if the output has no such part.
     """
-    if part not in PARTS:
-        raise unknown("kind of nodes", part, PARTS)
     if part == "map":
         if not output.maps:
             raise RelgraphError(
@@ -287,29 +291,6 @@ def labels_of(batch: Batch | None, method: str) -> Tensor:
     if batch is None or not isinstance(batch.labels, Tensor):
         raise RelgraphError(f"{method} reads labels: expected a Batch(indices, labels) as the third argument, got none")
     return batch.labels
-
-
-def labelled_cross_entropy(logits: Tensor, labels: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
-    """Return the mean cross-entropy over the images that have a label (not -1); 0 if none has one.
-
-    Of a batch that is spread over processes, it is a share whose mean over the processes is that of the whole batch.
-    """
-    loss = cross_entropy(at_least_float32(logits), labels, ignore_index=-1, reduction="sum")
-    return loss * processes.count / processes.sum((labels >= 0).sum()).clamp_min(1)
-
-
-def check_positive(**values: float) -> None:
-    """Raise RelgraphError unless each value is above 0."""
-    for name, value in values.items():
-        if not value > 0:
-            raise RelgraphError(f"{name} must be positive, got {value}")
-
-
-def check_weights(**weights: float) -> None:
-    """Raise RelgraphError unless each weight is at least 0."""
-    for name, weight in weights.items():
-        if not weight >= 0:
-            raise RelgraphError(f"{name} must be at least 0, got {weight}")
 
 
 def as_output(given: Output | Tensor) -> Output:

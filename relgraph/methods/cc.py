@@ -1,23 +1,22 @@
 """Correlation congruence (Peng et al., ICCV 2019, arXiv 1904.01802)."""
 
-from dataclasses import replace
-from typing import Literal, get_args
+from dataclasses import field, replace
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from relgraph.errors import RelgraphError, unknown
-from relgraph.graph.forms import Form
+from relgraph.errors import RelgraphError
+from relgraph.graph.criteria import mean_square
 from relgraph.graph.kernels import Kernel, at_least_float32, cosine, gaussian, gaussian_taylor, identity, linear
-from relgraph.graph.matching import mean_square
-from relgraph.graph.refine import Refinement
-from relgraph.graph.relation import Relation, check_nodes
-from relgraph.graph.topology import AllPairs, Nearest, Rule
-from relgraph.methods.base import Batch, Output, Part, check_positive
+from relgraph.graph.pair import check_nodes
+from relgraph.graph.relation import Relation
+from relgraph.graph.topology import Nearest
+from relgraph.methods.base import Batch, Output, RunFacts
+from relgraph.methods.options import option
 from relgraph.methods.relational import Relational
 
 Correlation = Literal["taylor", "gaussian", "bilinear", "consecutive"]
-CORRELATIONS: tuple[Correlation, ...] = get_args(Correlation)
 
 
 class CC(Relational):
@@ -71,44 +70,45 @@ class CC(Relational):
     """
 
     paper = "Correlation Congruence for Knowledge Distillation (Peng et al., ICCV 2019, arXiv 1904.01802)"
-    term = "cc"
     weight = 100.0
-    kernel = "gaussian (Taylor)"
     topology = "all pairs"
-    criterion = "mean square"
     differs = (
         "the authors' only code, correlation=consecutive at weight 0.02, multiplies consecutive rows of the batch and "
         "holds no matrix of the paper; the default and its weight are a third party's, closest to the paper"
     )
 
-    def __init__(
-        self,
-        correlation: Correlation = "taylor",
-        order: int = 2,
-        rbf_gamma: float = 0.4,
-        unit_length: bool = True,
-        student_width: int | None = None,
-        teacher_width: int | None = None,
-        key_dim: int = 128,
-        graph: str | Tensor | Rule = "dense",
-        nodes: Part = "feature",
-        refinement: Refinement | None = None,
-        form: Form = "auto",
-    ) -> None:
-        check_positive(rbf_gamma=rbf_gamma, key_dim=key_dim)
-        relation = None
-        if correlation != "consecutive":
-            relation = Relation(correlation_kernel(correlation, order, rbf_gamma, unit_length), criterion=mean_square)
-        super().__init__(graph, nodes, refinement, form, relation)
+    correlation: Correlation = option(default="taylor")
+    order: int = option(default=2, least=0)
+    rbf_gamma: float = option(default=0.4, above=0)
+    unit_length: bool = option(default=True)
+    student_width: int | None = field(default=None)
+    teacher_width: int | None = field(default=None)
+    key_dim: int = option(default=128, above=0)
+
+    def __post_init__(self) -> None:
+        """Build the linear layers, where the correlation has them."""
+        super().__post_init__()
         self.embeds = nn.ModuleList()
-        if relation is not None:
+        if self.relation is not None:
             return
-        if not isinstance(self.rule, AllPairs):
+        if not self.rule.dense:
             found = "knn" if isinstance(self.rule, Nearest) else type(self.rule).__name__
             raise RelgraphError(f"the correlation 'consecutive' has no graph: expected graph 'dense', got {found}")
         self.weight = 0.02
-        if nodes == "feature":  # embeddings have one width already, and these widths are not those of maps
-            self.embeds.extend(_linear_layers(student_width, teacher_width, key_dim))
+        if self.nodes == "feature":  # embeddings have one width already, and these widths are not those of maps
+            self.embeds.extend(_linear_layers(self.student_width, self.teacher_width, self.key_dim))
+
+    @classmethod
+    def for_run(cls, run: RunFacts, refine: str | None = None, **options: Any) -> Self:
+        """Return the method for the widths of the run's features."""
+        return super().for_run(run, refine, student_width=run.student_width, teacher_width=run.teacher_width, **options)
+
+    def make_relation(self) -> Relation | None:
+        """Return the relation of the correlation; "consecutive" has none."""
+        if self.correlation == "consecutive":
+            return None
+        kernel = correlation_kernel(self.correlation, self.order, self.rbf_gamma, self.unit_length)
+        return Relation(kernel, criterion=mean_square)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `cc`."""
@@ -136,14 +136,12 @@ def correlation_kernel(correlation: Correlation, order: int, rbf_gamma: float, u
     """Return the kernel of one form of the correlation matrix, on unit vectors or on vectors as they are.
 
     Raises:
-        RelgraphError: for an unknown name, or numbers out of range.
+        RelgraphError: for numbers out of range.
 
     >>> correlation_kernel("gaussian", 2, 0.5, unit_length=False)(torch.tensor([[0.0], [2.0]]))
     tensor([[1.0000, 0.1353],
             [0.1353, 1.0000]])
     """
-    if correlation not in CORRELATIONS:
-        raise unknown("correlation", correlation, CORRELATIONS)
     if correlation == "bilinear":
         return cosine if unit_length else linear
     kernel = gaussian(rbf_gamma) if correlation == "gaussian" else gaussian_taylor(rbf_gamma, order)

@@ -1,11 +1,16 @@
 """Compositional contrastive learning (Chen et al., CVPR 2021, arXiv 2104.10955), as in the code of EGA."""
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 from torch.nn.functional import kl_div
 
 from relgraph.graph.kernels import at_least_float32
 from relgraph.methods.base import Batch, Output, logits_of
 from relgraph.methods.nce import NCE
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
 
 
 class CCL(NCE):
@@ -23,6 +28,8 @@ class CCL(NCE):
     Args:
         tau: Temperature > 0 of the contrast; that of the logits is 1.
         graph: See `Relational`.
+        k: See `Relational`.
+        neighbours: See `Relational`.
         nodes: See `Relational`.
         refinement: See `Relational`.
         form: See `Relational`.
@@ -43,9 +50,11 @@ class CCL(NCE):
     )
     beside_nodes = ("logits", "labels")
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+    def compare_pair(
+        self, pair: "HeteroData", student: Output, teacher: Output, batch: Batch | None
+    ) -> dict[str, Tensor]:
         """Return `nce` and `jeffreys`."""
         s, t = (at_least_float32(logits).log_softmax(-1) for logits in logits_of(student, teacher, "CCL"))
         there = kl_div(s, t, reduction="batchmean", log_target=True)
         back = kl_div(t, s, reduction="batchmean", log_target=True)
-        return {**super().compare(student, teacher, batch), "jeffreys": (there + back) / 2}
+        return {**super().compare_pair(pair, student, teacher, batch), "jeffreys": (there + back) / 2}

@@ -1,21 +1,24 @@
 """What contrastive methods have in common: nodes, the student's head, and a queue where there is one."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from relgraph.errors import RelgraphError, unknown
+from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import cosine
 from relgraph.graph.memory import Queue
-from relgraph.graph.pair import graph_pair
-from relgraph.graph.relation import check_nodes
-from relgraph.methods.base import PARTS, Batch, Method, Output, Part, as_output, check_positive, nodes_of
+from relgraph.graph.pair import check_nodes, graph_pair
+from relgraph.methods.base import Batch, Method, Output, RunFacts, as_output, chosen_nodes, nodes_of
+from relgraph.methods.options import option
 from relgraph.networks.heads import Projector
 
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
+
 HeadKind = Literal["mlp", "linear", "none"]
-HEADS: tuple[HeadKind, ...] = ("mlp", "linear", "none")
+Vectors = Literal["embedding", "feature"]
 
 
 class Contrastive(Method):
@@ -30,7 +33,6 @@ class Contrastive(Method):
         teacher_width: Width of the teacher's nodes.
         head: "mlp", two linear layers with a ReLU between them; "linear", one; "none", which needs equal widths.
         nodes: "feature" or "embedding".
-        dim: Width of the embeddings of both networks, in place of the other two, where these are the nodes.
 
     Raises:
         RelgraphError: for unknown names, or widths that are missing or do not fit.
@@ -41,44 +43,45 @@ class Contrastive(Method):
     gamma: ClassVar[float] = 0.0
     augment: ClassVar[Literal["crop", "contrastive"]] = "contrastive"
 
-    def __init__(
-        self, student_width: int | None, teacher_width: int | None, head: HeadKind, nodes: Part, dim: int | None
-    ) -> None:
-        super().__init__()
-        name = type(self).__name__
-        if nodes not in PARTS:
-            raise unknown("kind of nodes", nodes, PARTS)
-        if nodes == "map":
-            raise RelgraphError(
-                f"{name} compares one vector per image: nodes must be 'embedding' or 'feature', got 'map'"
-            )
-        if head not in HEADS:
-            raise unknown("head", head, HEADS)
-        if nodes == "embedding" and dim is not None:
-            student_width = teacher_width = dim
-        self.nodes = nodes
-        self.reads = (nodes,)
-        self.widths = {"student": student_width, "teacher": teacher_width}
-        self.head = _make_head(name, head, student_width, teacher_width)
+    student_width: int | None = None
+    teacher_width: int | None = None
+    head: HeadKind = option(default="mlp", kw_only=True)
+    nodes: Vectors = option(default="feature", kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Build the student's head."""
+        super().__post_init__()
+        self.reads = (self.nodes,)
+        self.projector = _make_head(type(self).__name__, self.head, self.student_width, self.teacher_width)
+
+    @classmethod
+    def for_run(cls, run: RunFacts, **options: Any) -> Self:
+        """Return the method for the widths that its nodes have in a run."""
+        return cls(*run.widths(chosen_nodes(cls, options)), **options)
 
     def vectors(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
         """Return the student's nodes behind the head and the teacher's, both `(N, D_t)`."""
-        s, t = (self.nodes_of_side(output, side) for output, side in ((student, "student"), (teacher, "teacher")))
-        check_nodes(s, t, one_width=self.head is None)
-        if self.head is not None:
+        s, t = self.student_nodes(student), self.teacher_nodes(teacher)
+        check_nodes(s, t, one_width=self.projector is None)
+        if self.projector is not None:
             with torch.autocast(s.device.type, enabled=False):
-                s = self.head(s.to(next(self.head.parameters()).dtype))
-        if self.watcher is not None:  # the loss itself needs no pair
-            self.show(graph_pair(s.detach(), t, kernel=cosine), cosine)
+                s = self.projector(s.to(next(self.projector.parameters()).dtype))
         return s, t
 
-    def nodes_of_side(self, output: Output, side: str) -> Tensor:
-        """Return the nodes `(N, D)` of one network, "student" or "teacher", as wide as the method was built for.
+    def pair(self, student: Output, teacher: Output) -> "HeteroData":
+        """Return the vectors as a graph pair of cosines, for diagnostics; the loss itself needs none."""
+        return graph_pair(*self.vectors(student, teacher), kernel=cosine)
 
-        Raises:
-            RelgraphError: if the output has no such part or it has another width.
-        """
-        name, width = type(self).__name__, self.widths[side]
+    def student_nodes(self, output: Output) -> Tensor:
+        """Return the student's nodes `(N, D_s)`, of the width that the method was built for."""
+        return self._nodes(output, "student", self.student_width)
+
+    def teacher_nodes(self, output: Output) -> Tensor:
+        """Return the teacher's nodes `(N, D_t)`, of the width that the method was built for."""
+        return self._nodes(output, "teacher", self.teacher_width)
+
+    def _nodes(self, output: Output, side: str, width: int | None) -> Tensor:
+        name = type(self).__name__
         found = nodes_of(output, self.nodes, name)
         if width is not None and (found.ndim != 2 or found.shape[1] != width):
             raise RelgraphError(f"{name} was built for {side} nodes (N, {width}), got {tuple(found.shape)}")
@@ -96,7 +99,6 @@ class Queued(Contrastive):
         queue: Number of keys, K.
         head: See `Contrastive`.
         nodes: See `Contrastive`.
-        dim: See `Contrastive`.
 
     Raises:
         RelgraphError: as `Contrastive`, and without the teacher's width or for a queue without keys.
@@ -104,18 +106,12 @@ class Queued(Contrastive):
 
     topology = "own key and queue"
 
-    def __init__(
-        self,
-        student_width: int | None,
-        teacher_width: int | None,
-        queue: int,
-        head: HeadKind,
-        nodes: Part,
-        dim: int | None,
-    ) -> None:
-        super().__init__(student_width, teacher_width, head, nodes, dim)
-        check_positive(queue=queue)
-        self.queue = self.make_queue(queue)
+    queue: int = option(default=65536, above=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Fill the queue."""
+        super().__post_init__()
+        self.memory = self.make_queue(self.queue)
 
     def make_queue(self, size: int) -> Queue:
         """Return a queue of the teacher's width.
@@ -123,17 +119,15 @@ class Queued(Contrastive):
         Raises:
             RelgraphError: if that is not known.
         """
-        width = self.widths["teacher"]
-        if width is None:
+        if self.teacher_width is None:
             name = type(self).__name__
             raise RelgraphError(f"{name} keeps a queue of the teacher's vectors: expected teacher_width, got none")
-        return Queue(size, width)
+        return Queue(size, self.teacher_width)
 
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
         """Put the teacher's vectors, of unit length, in place of the oldest."""
-        _, whole, _ = self.whole(as_output(student), as_output(teacher), batch)
-        self.queue.remember(cosine.nodes(self.nodes_of_side(whole, "teacher")))
+        self.memory.remember(cosine.nodes(self.teacher_nodes(as_output(teacher))))
 
 
 def _make_head(name: str, head: HeadKind, student: int | None, teacher: int | None) -> nn.Module | None:
@@ -142,7 +136,8 @@ def _make_head(name: str, head: HeadKind, student: int | None, teacher: int | No
         return None
     if teacher is None:
         raise RelgraphError(f"the head of {name} ends at the teacher's width: expected teacher_width, got none")
-    check_positive(student_width=student, teacher_width=teacher)
+    if min(student, teacher) < 1:
+        raise RelgraphError(f"the head of {name} needs widths of at least 1, got {student} and {teacher}")
     if head == "none":
         if student != teacher:
             raise RelgraphError(

@@ -1,23 +1,24 @@
 """Contrastive representation distillation (Tian, Krishnan, Isola, ICLR 2020, arXiv 1910.10699)."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.kernels import at_least_float32, unit
-from relgraph.graph.matching import nce
 from relgraph.graph.memory import Bank
-from relgraph.graph.relation import check_nodes
-from relgraph.graph.sampling import ClassSampler, Drawn, NearestOthers, gathered
-from relgraph.graph.topology import AllPairs, Nearest
-from relgraph.methods.base import PARTS, Batch, Method, Output, Part, as_output, check_positive, nodes_of
+from relgraph.graph.pair import check_nodes
+from relgraph.graph.sampling import ClassSampler, NearestOthers, RandomOthers, gathered
+from relgraph.graph.topology import AllPairs, Nearest, Rule
+from relgraph.methods.base import Batch, Method, Output, RunFacts, as_output, chosen_nodes, nodes_of
+from relgraph.methods.contrastive import Vectors
+from relgraph.methods.options import option
 
 Positives = Literal["exact", "relaxed"]
-POSITIVES: tuple[Positives, ...] = ("exact", "relaxed")
 GRAPHS = ("sampled", "dense", "knn")
 DRAWS = 16384  # the authors' number of negatives
 
@@ -66,7 +67,6 @@ class CRD(Method):
         positives: The image's own slot ("exact"), or that of a random image of its class ("relaxed"), which needs
             labels; an image without label is its own then.
         nodes: "feature" or "embedding".
-        dim: Width of the embeddings of both networks, in place of the other two, where these are the nodes.
 
     Raises:
         RelgraphError: for unknown names, numbers out of range, labels that are not one for each image or all of one
@@ -92,40 +92,43 @@ class CRD(Method):
         "with replacement, in the code without; all of them ('dense') and the nearest ('knn') are ours"
     )
 
-    log_z: Tensor
+    log_z: Tensor = field(init=False)
 
-    def __init__(
-        self,
-        student_width: int,
-        teacher_width: int,
-        images: int,
-        labels: Tensor | None = None,
-        graph: str | AllPairs | Nearest = "sampled",
-        k: int | None = None,
-        negatives: int | None = None,
-        tau: float = 0.07,
-        key_dim: int = 128,
-        bank_momentum: float = 0.5,
-        positives: Positives = "exact",
-        nodes: Part = "feature",
-        dim: int | None = None,
-    ) -> None:
-        super().__init__()
-        check_positive(tau=tau, negatives=DRAWS if negatives is None else negatives, key_dim=key_dim)
-        if not 0 <= bank_momentum < 1:
-            raise RelgraphError(f"bank_momentum must be at least 0 and below 1, got {bank_momentum}")
-        _check_names(nodes, positives, labels)
-        if nodes == "embedding" and dim is not None:
-            student_width = teacher_width = dim
-        self.tau, self.bank_momentum, self.nodes, self.positives = tau, bank_momentum, nodes, positives
-        self.reads = (nodes, "indices")
-        self.rule = _rule(graph, k, negatives)
-        self.sampler = ClassSampler(images, labels)
-        self.embed_student = nn.Linear(student_width, key_dim)
-        self.embed_teacher = nn.Linear(teacher_width, key_dim)
-        self.student_bank, self.teacher_bank = Bank(images, key_dim), Bank(images, key_dim)
+    student_width: int
+    teacher_width: int
+    images: int
+    labels: Tensor | None = None
+    graph: str | Rule = option(default="sampled")
+    k: int | None = option(default=None)
+    negatives: int | None = option(default=None, above=0)
+    tau: float = option(default=0.07, above=0)
+    key_dim: int = option(default=128, above=0)
+    bank_momentum: float = option(default=0.5, least=0, below=1)
+    positives: Positives = option(default="exact")
+    nodes: Vectors = option(default="feature")
+
+    def __post_init__(self) -> None:
+        """Build the layers and the memories."""
+        super().__post_init__()
+        if self.labels is not None and not isinstance(self.labels, Tensor):
+            found = type(self.labels).__name__
+            raise RelgraphError(f"labels must be a tensor (images,) of integers, got {found}")
+        if self.positives == "relaxed" and self.labels is None:
+            raise RelgraphError("relaxed positives are images of the same class: expected labels, got none")
+        self.reads = (self.nodes, "indices")
+        self.rule = _rule(self.graph, self.k, self.negatives)
+        self.sampler = ClassSampler(self.images, self.labels)
+        self.embed_student = nn.Linear(self.student_width, self.key_dim)
+        self.embed_teacher = nn.Linear(self.teacher_width, self.key_dim)
+        self.student_bank, self.teacher_bank = Bank(self.images, self.key_dim), Bank(self.images, self.key_dim)
         # Of the student's and the teacher's anchors; without meaning before the first step.
         self.register_buffer("log_z", torch.zeros(2))
+
+    @classmethod
+    def for_run(cls, run: RunFacts, **options: Any) -> Self:
+        """Return the method for the widths of its nodes in a run, and the run's training images."""
+        student_width, teacher_width = run.widths(chosen_nodes(cls, options))
+        return cls(student_width, teacher_width, run.images, run.labels, **options)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `student_anchors` and `teacher_anchors`."""
@@ -140,9 +143,8 @@ class CRD(Method):
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
         """Write the embeddings into both memories, at the first call Z, and let the next negatives be others."""
-        one, other, whole = self.whole(as_output(student), as_output(teacher), batch)
-        s, t = self._anchors(one, other)
-        indices = _indices_of(whole)
+        s, t = self._anchors(as_output(student), as_output(teacher))
+        indices = _indices_of(batch)
         if self.sampler.steps == 0:
             self.log_z.copy_(self._log_z(self._scores(s, t, indices)))
         self.student_bank.remember(indices, s, self.bank_momentum)
@@ -201,7 +203,7 @@ def _indices_of(batch: Batch | None) -> Tensor:
     return batch.indices
 
 
-def _rule(graph: str | AllPairs | Nearest, k: int | None, negatives: int | None) -> Drawn | NearestOthers:
+def _rule(graph: str | Rule, k: int | None, negatives: int | None) -> RandomOthers | NearestOthers:
     """Return the rule of the negatives."""
     if negatives is not None and graph != "sampled":
         raise RelgraphError(f"negatives are those of the graph 'sampled', got {negatives} and another graph")
@@ -224,17 +226,31 @@ def _rule(graph: str | AllPairs | Nearest, k: int | None, negatives: int | None)
         raise RelgraphError(f"k must be at least 1, got {k}")
     if graph == "knn":
         return NearestOthers(8 if k is None else k)
-    return Drawn(DRAWS if negatives is None else negatives) if graph == "sampled" else NearestOthers()
+    return RandomOthers(DRAWS if negatives is None else negatives) if graph == "sampled" else NearestOthers()
 
 
-def _check_names(nodes: str, positives: str, labels: Tensor | None) -> None:
-    if labels is not None and not isinstance(labels, Tensor):
-        raise RelgraphError(f"labels must be a tensor (images,) of integers, got {type(labels).__name__}")
-    if nodes not in PARTS:
-        raise unknown("kind of nodes", nodes, PARTS)
-    if nodes == "map":
-        raise RelgraphError("CRD embeds one vector per image: nodes must be 'embedding' or 'feature', got 'map'")
-    if positives not in POSITIVES:
-        raise unknown("choice of positives", positives, POSITIVES)
-    if positives == "relaxed" and labels is None:
-        raise RelgraphError("relaxed positives are images of the same class: expected labels, got none")
+def nce(positive: Tensor, negative: Tensor, count: Tensor, noise: float) -> Tensor:
+    """Measure how well each anchor's positive is told from its m negatives, by noise-contrastive estimation.
+
+    With probabilities p of the positive and p_k of the negatives, q of the noise, and e = 1e-7 as in the official code,
+
+        1 / N * sum_i [-log(p_i / (p_i + m_i q + e)) - sum_k log(m_i q / (p_ik + m_i q + e))]
+
+    The criterion of CRD (Tian et al., 2019, arXiv 1910.10699). It reads logarithms of the p, like `cross_entropy`:
+    they neither overflow at a low temperature nor lose digits where p is far below m q.
+
+    Args:
+        positive: Log-probabilities `(N,)`; they need not be normalised.
+        negative: Log-probabilities `(N, K)`; -inf stands for no negative.
+        count: m, the number of negatives of each anchor, `(N,)`.
+        noise: q, the probability that the noise gives to any one image.
+
+    >>> nce(torch.zeros(1), torch.zeros(1, 2), torch.tensor([2]), noise=0.5)  # 3 log 2: all probabilities are 1/2
+    tensor(2.0794)
+    """
+    expected = count.to(positive.dtype) * noise
+    bar = (expected + 1e-7).log()
+    # A threshold of 40, since beyond torch's own, 20, the softplus is its argument only to 2e-9.
+    own = softplus(bar - positive, threshold=40)
+    others = softplus(negative - bar.unsqueeze(-1), threshold=40).sum(-1)
+    return (own + others + count * torch.log1p(1e-7 / expected)).sum() / len(positive)

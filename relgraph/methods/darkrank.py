@@ -1,19 +1,16 @@
 """DarkRank, the hard form (Chen, Wang, Zhang, AAAI 2018, arXiv 1707.01220)."""
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.blocks import mean_of_blocks
-from relgraph.graph.forms import Form, rows_at_once
+from relgraph.graph.blocks import sum_of_blocks
 from relgraph.graph.kernels import Kernel, identity, own_places, squared_distance
-from relgraph.graph.pair import STUDENT, TEACHER, has_weights, topology_of, weights
-from relgraph.graph.refine import Refinement
-from relgraph.graph.topology import AllPairs, Rule, degree_of
-from relgraph.methods.base import Batch, Output, Part, check_positive
+from relgraph.graph.pair import STUDENT, TEACHER, PairBuilder, has_weights, topology_of, weights
+from relgraph.methods.base import Batch, Output
+from relgraph.methods.options import option
 from relgraph.methods.relational import Relational
 
 if TYPE_CHECKING:
@@ -49,6 +46,8 @@ class DarkRank(Relational):
         rank_beta: Power of the distances, > 0.
         length: How many others are ranked, at least 2: there is but one order of one.
         graph: See `Relational`.
+        k: See `Relational`.
+        neighbours: See `Relational`.
         nodes: See `Relational`.
         refinement: See `Relational`.
         form: See `Relational`.
@@ -72,42 +71,28 @@ class DarkRank(Relational):
     criterion = "likelihood of order"
     differs = "the hard form alone; ranks each image's 4 nearest, as RKD's code, where DarkRank's own ranks the batch"
 
-    def __init__(
-        self,
-        rank_alpha: float = 2.0,
-        rank_beta: float = 3.0,
-        length: int = 4,
-        graph: str | Tensor | Rule = "dense",
-        nodes: Part = "feature",
-        refinement: Refinement | None = None,
-        form: Form = "auto",
-    ) -> None:
-        check_positive(rank_alpha=rank_alpha, rank_beta=rank_beta)
-        if length < 2:
-            raise RelgraphError(f"length must be at least 2, got {length}")
-        super().__init__(graph, nodes, refinement, form)
-        self.length = length
-        self.score = score(rank_alpha, rank_beta)
+    rank_alpha: float = option(default=2.0, above=0)
+    rank_beta: float = option(default=3.0, above=0)
+    length: int = option(default=4, least=2)
 
-    def pair(self, student: Output, teacher: Output, kernel: Kernel | None = None) -> "HeteroData":
-        """Return the two graphs of a batch, each with its scores; sparse ones without a node's edge to itself."""
-        return self.pair_of(*self.vectors(student, teacher), self.rule, kernel or self.score, match=False)
+    def make_builder(self) -> PairBuilder:
+        """Return the builder of graphs of scores; sparse ones are without a node's edge to itself."""
+        self.score = score(self.rank_alpha, self.rank_beta)
+        return PairBuilder(self.rule, self.score, match=False, forms=("matrix", "blocked"))
 
-    def forms(self) -> tuple[Form, ...]:
-        """Return the forms that the method has on all pairs, "auto" aside."""
-        return "matrix", "blocked"
-
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+    def compare_pair(
+        self, pair: "HeteroData", student: Output, teacher: Output, batch: Batch | None
+    ) -> dict[str, Tensor]:
         """Return `darkrank`."""
-        pair = self.pair(student, teacher)
         if has_weights(pair):
-            return {"darkrank": self._of(*self.candidates(pair))}
+            s, t = self.candidates(pair)
+            return {"darkrank": self._of(s, t) / len(s)}
         return {"darkrank": self._in_blocks(pair["student"].prepared, pair["teacher"].prepared)}
 
     def _of(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the mean over anchors, from the scores of their candidates `(A, M)`."""
+        """Return the sum over anchors, from the scores of their candidates `(A, M)`."""
         best = teacher.argsort(dim=-1, descending=True, stable=True)[:, : self.length]
-        return -log_likelihood(student.gather(-1, best)).mean()
+        return -log_likelihood(student.gather(-1, best)).sum()
 
     def _in_blocks(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the mean over the anchors of all pairs of prepared nodes, a block of rows at a time."""
@@ -117,16 +102,16 @@ class DarkRank(Relational):
             rows = self.score.rows(student, anchors), self.score.rows(teacher, anchors)
             return self._of(rows[0], rows[1].masked_fill(own_places(teacher, anchors), float("-inf")))
 
-        return mean_of_blocks(term, (student, teacher), len(teacher), rows_at_once(len(teacher)))
+        return sum_of_blocks(term, (student, teacher), len(teacher)) / len(teacher)
 
     def candidates(self, pair: "HeteroData") -> tuple[Tensor, Tensor]:
         """Return the scores `(N, M)` of each node's candidates; the teacher's are -inf where there is none."""
         s, t, edges = weights(pair, STUDENT), weights(pair, TEACHER), topology_of(pair)
-        if isinstance(edges, AllPairs):
+        degree = self.rule.degree
+        table = edges.table(degree)
+        if table is None:
             self._check(len(t) - 1)
             return s, t.masked_fill(torch.eye(len(t), dtype=torch.bool, device=t.device), float("-inf"))
-        degree = degree_of(self.rule)
-        table = edges.table(degree)
         self._check(int(table.real.sum(-1).min()) if degree is None else degree)
         return s[table.edges], t[table.edges].masked_fill(~table.real, float("-inf"))
 
@@ -145,12 +130,12 @@ def score(alpha: float, beta: float) -> Kernel:
     tensor([[ -0., -16.],
             [-16.,  -0.]])
     """
-    return Kernel("score", identity, squared_distance, partial(_score, alpha, beta))
 
+    def finish(square: Tensor) -> Tensor:
+        positive = square > 0
+        return -alpha * torch.where(positive, torch.where(positive, square, 1) ** (beta / 2), 0)
 
-def _score(alpha: float, beta: float, square: Tensor) -> Tensor:
-    positive = square > 0
-    return -alpha * torch.where(positive, torch.where(positive, square, 1) ** (beta / 2), 0)
+    return Kernel("euclidean^beta", identity, squared_distance, finish)
 
 
 def log_likelihood(scores: Tensor) -> Tensor:

@@ -1,19 +1,21 @@
 """Embedding Graph Alignment (Ma, Chen, Akata, BMVC 2022, arXiv 2211.13264)."""
 
-from typing import TYPE_CHECKING
+from dataclasses import field
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.factored import squares
-from relgraph.graph.forms import Form, across_in_blocks
-from relgraph.graph.kernels import Kernel, pearson, safe_sqrt
-from relgraph.graph.matching import frobenius
-from relgraph.graph.pair import MATCHES, graph_pair, has_weights, related, target, weights
+from relgraph.graph.criteria import frobenius
+from relgraph.graph.forms import Form
+from relgraph.graph.kernels import pearson
+from relgraph.graph.matching import matching
+from relgraph.graph.pair import PairBuilder
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
-from relgraph.graph.topology import Chooser, Rule, make_rule
-from relgraph.methods.base import Batch, Output, check_weights
+from relgraph.graph.topology import Chooser, Graph
+from relgraph.methods.base import Batch, Output, Part, RunFacts
+from relgraph.methods.options import option
 from relgraph.methods.relational import Relational
 
 if TYPE_CHECKING:
@@ -68,65 +70,57 @@ class EGA(Relational):
     """
 
     paper = "Embedding Graph Alignment (Ma, Chen, Akata, BMVC 2022, arXiv 2211.13264)"
-    kernel = "pearson"
     topology = "all pairs; across"
-    criterion = "Frobenius norm"
     differs = (
         "the paper's 2-norm is the Frobenius norm, neither squared nor divided by N; a constant embedding gives NaN in "
         "the code, correlation 0 here; k-NN, given edges and refinement are ours"
     )
 
-    def __init__(
-        self,
-        node_weight: float = 0.8,
-        edge_weight: float = 0.24,
-        graph: str | Tensor | Rule = "dense",
-        k: int | None = None,
-        neighbours: Chooser = "teacher",
-        refine: str | None = None,
-        dim: int | None = None,
-        form: Form = "auto",
-    ) -> None:
-        check_weights(node_weight=node_weight, edge_weight=edge_weight)
-        if refine is not None and dim is None:
-            raise RelgraphError("refine needs dim, the width of the embeddings, got none")
-        refinement = None if refine is None or dim is None else Refinement(refine, dim)
-        super().__init__(make_rule(graph, k, neighbours), "embedding", refinement, form)
-        self.node_weight = node_weight
-        self.edge_weight = edge_weight
-        self.edges = Relation(pearson, self.rule, criterion=frobenius)
+    node_weight: float = option(default=0.8, least=0)
+    edge_weight: float = option(default=0.24, least=0)
+    refine: str | None = field(default=None, kw_only=True)
+    dim: int | None = field(default=None, kw_only=True)
+    nodes: Part = field(default="embedding", init=False)
 
-    def forms(self) -> tuple[Form, ...]:
-        """Return the forms that the method has on all pairs, "auto" aside."""
-        return "matrix", "factored", "blocked"
+    def __post_init__(self) -> None:
+        """Build the refinement for the width of the embeddings."""
+        if self.refine is not None:
+            if self.dim is None:
+                raise RelgraphError("refine needs dim, the width of the embeddings, got none")
+            self.refinement = Refinement(self.refine, self.dim)
+        super().__post_init__()
 
-    def pair(self, student: Output, teacher: Output, kernel: Kernel = pearson) -> "HeteroData":
-        """Return the graph pair of a batch, which is what the loss reads; see `relgraph.graph_pair`.
+    @classmethod
+    def for_run(cls, run: RunFacts, refine: str | None = None, **options: Any) -> Self:
+        """Return the method for embeddings of the run's width."""
+        return cls(refine=refine, dim=run.dim, **options)
 
-        A node's edge to itself, of weight 1 in both networks, is left out of sparse graphs, and only the cross graph
-        sees refined nodes.
+    @property
+    def term_weights(self) -> dict[str, float]:
+        """Those of the node term and of the edge term."""
+        return {"node": self.node_weight, "edge": self.edge_weight}
+
+    def make_relation(self) -> Relation:
+        """Return the edge term's relation."""
+        return Relation(pearson, self.rule, criterion=frobenius)
+
+    def make_builder(self) -> PairBuilder:
+        """Return the builder of a pair whose cross graph alone has refined nodes.
+
+        A node's edge to itself, of weight 1 in both networks, is left out of sparse graphs.
         """
-        nodes = student.embedding, teacher.embedding
-        if self.refinement is None:
-            return self.pair_of(*nodes, self.rule, kernel, match=True)
-        return self.show(graph_pair(*nodes, topology=self.rule, kernel=kernel, refinement=self.refinement), kernel)
+        return PairBuilder(self.rule, pearson, self.refinement, forms=("matrix", "factored", "blocked"))
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
-        """Return `node` and `edge`, with their weights."""
-        pair = self.pair(student, teacher)
-        if has_weights(pair):
-            node, edge = frobenius(weights(pair, MATCHES), target(pair)), related(pair, self.edges)
-        else:
-            node, edge = self._without_matrices(pair)
-        return {"node": self.node_weight * node, "edge": self.edge_weight * edge}
+    def vectors(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
+        """Return the embeddings, which the pair itself refines."""
+        return student.embedding, teacher.embedding
 
-    def _without_matrices(self, pair: "HeteroData") -> tuple[Tensor, Tensor]:
-        """Return both terms of a pair of nodes alone, without their weights."""
-        nodes = pair["student"].prepared, pair["teacher"].prepared
-        if pair.form == "blocked":
-            return across_in_blocks(pearson, *nodes), related(pair, self.edges)
-        within, across = (safe_sqrt(x).to(nodes[0].dtype) for x in squares(*nodes, self.over))
-        return across, within
+    def compare_pair(
+        self, pair: "HeteroData", student: Output, teacher: Output, batch: Batch | None
+    ) -> dict[str, Tensor]:
+        """Return `node` and `edge`."""
+        assert self.relation is not None
+        return {"node": matching(pair, pearson), "edge": self.relation.of_pair(pair)}
 
 
 def ega_loss(
@@ -135,7 +129,7 @@ def ega_loss(
     *,
     node_weight: float = 0.8,
     edge_weight: float = 0.24,
-    graph: str | Tensor | Rule = "dense",
+    graph: Graph = "dense",
     k: int | None = None,
     neighbours: Chooser = "teacher",
     form: Form = "auto",
@@ -149,5 +143,6 @@ def ega_loss(
     >>> round(ega_loss(x, x, node_weight=1.0).item(), 4)  # nodes agree, but two images are correlated by -1/2
     0.7071
     """
-    loss: Tensor = EGA(node_weight, edge_weight, graph, k, neighbours, form=form)(student, teacher)
+    method = EGA(node_weight, edge_weight, graph=graph, k=k, neighbours=neighbours, form=form)
+    loss: Tensor = method(student, teacher)
     return loss

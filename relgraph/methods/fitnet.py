@@ -2,15 +2,16 @@
 
 from torch import Tensor, nn
 
-from relgraph.errors import RelgraphError, unknown
+from relgraph.errors import RelgraphError
+from relgraph.graph.criteria import mean_square
 from relgraph.graph.kernels import at_least_float32
-from relgraph.graph.matching import mean_square
-from relgraph.graph.relation import check_nodes
-from relgraph.methods.base import PARTS, Batch, Method, Output, Part, nodes_of
-from relgraph.methods.stages import Shape, Shapes, check_maps, check_stages, norm, same_size, through
+from relgraph.graph.pair import check_nodes
+from relgraph.methods.base import Batch, Output, Part, Shape, Shapes, nodes_of
+from relgraph.methods.options import option
+from relgraph.methods.stages import StageMethod, check_maps, check_stages, norm, same_size, through
 
 
-class FitNet(Method):
+class FitNet(StageMethod):
     """Give a student's stage map, or its vectors, the teacher's values.
 
         L = mean over all numbers of (r(s) - t)^2
@@ -54,38 +55,32 @@ class FitNet(Method):
         "the weight 1"
     )
 
-    def __init__(
-        self,
-        student_maps: Shapes | None = None,
-        teacher_maps: Shapes | None = None,
-        stage: int = 2,
-        nodes: Part | None = None,
-    ) -> None:
-        super().__init__()
-        if nodes is not None and nodes not in PARTS:
-            raise unknown("kind of nodes", nodes, PARTS)
-        if (student_maps is None) != (teacher_maps is None):
-            given = "teacher" if student_maps is None else "student"
+    stage: int = option(default=2, least=0)
+    nodes: Part | None = option(default=None)
+
+    def __post_init__(self) -> None:
+        """Build the regressor, where maps are compared."""
+        super().__post_init__()
+        if bool(self.student_maps) != bool(self.teacher_maps):
+            given = "student" if self.student_maps else "teacher"
             raise RelgraphError(
                 f"FitNet needs the shapes of both networks' maps or of neither, got the {given}'s alone"
             )
-        if nodes is None:
-            nodes = "embedding" if student_maps is None else "map"
-        self.nodes: Part = nodes
-        if nodes != "map":
-            self.weight = 1.0
-        self.stage = stage
-        self.reads = ("maps",) if nodes == "map" else (nodes,)
-        if nodes == "map":
-            self.shapes = _shapes_of(student_maps, teacher_maps, stage)
+        if self.nodes is None:
+            self.nodes = "map" if self.student_maps else "embedding"
+        if self.nodes == "map":
+            self.shapes = _shapes_of(self.student_maps, self.teacher_maps, self.stage)
             self.regressor = regressor(*self.shapes)
+        else:
+            self.weight, self.reads = 1.0, (self.nodes,)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `fitnet`."""
         if self.nodes == "map":
             s, t = self._maps(student, teacher)
             return {"fitnet": mean_square(*same_size(through(self.regressor, s), t))}
-        s, t = (nodes_of(output, self.nodes, "FitNet") for output in (student, teacher))
+        part: Part = self.nodes or "embedding"
+        s, t = (nodes_of(output, part, "FitNet") for output in (student, teacher))
         check_nodes(s, t, one_width=True)
         return {"fitnet": mean_square(at_least_float32(s), at_least_float32(t))}
 
@@ -118,10 +113,8 @@ def regressor(student: Shape, teacher: Shape) -> nn.Sequential:
     return nn.Sequential(layer, norm(outputs), nn.ReLU())
 
 
-def _shapes_of(student: Shapes | None, teacher: Shapes | None, stage: int) -> tuple[Shape, Shape]:
-    if student is None or teacher is None:
+def _shapes_of(student: Shapes, teacher: Shapes, stage: int) -> tuple[Shape, Shape]:
+    if not student:
         raise RelgraphError("FitNet compares maps by a regressor: expected the shapes of both networks' maps, got none")
-    if stage < 0:
-        raise RelgraphError(f"stage must be at least 0, got {stage}")
     check_stages("FitNet", student, teacher, stage + 1)
     return student[stage], teacher[stage]

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.criteria import mean_square
 from relgraph.graph.kernels import linear
-from relgraph.graph.matching import mean_square
-from relgraph.methods.base import Batch, Method, Output
-from relgraph.methods.stages import Shapes, check_stages, map_pairs, paired, same_size
+from relgraph.methods.base import Batch, Output
+from relgraph.methods.stages import StageMethod, check_stages, map_pairs, paired, same_size
 
 
-class FSP(Method):
+class FSP(StageMethod):
     """Let the channels of one stage go together with those of the next as the teacher's do, image by image.
 
     With the channels of two consecutive maps f (N, C, H, W) and g (N, D, H, W) of one network,
@@ -53,13 +53,13 @@ class FSP(Method):
     pointwise = True
     differs = "squares are summed in the paper, averaged in the code and here; trains alone, before the labels do"
     init_share = 1 / 9
-    reads = ("maps",)
 
-    def __init__(self, student_maps: Shapes | None = None, teacher_maps: Shapes | None = None) -> None:
-        super().__init__()
-        if student_maps is not None and teacher_maps is not None:
-            check_stages("FSP", student_maps, teacher_maps)
-            _check_equal([(s[0], t[0]) for s, t in paired(student_maps, teacher_maps)])
+    def __post_init__(self) -> None:
+        """Check the channels, where the shapes are known."""
+        super().__post_init__()
+        if self.student_maps and self.teacher_maps:
+            check_stages("FSP", self.student_maps, self.teacher_maps)
+            _check_equal([(s[0], t[0]) for s, t in paired(self.student_maps, self.teacher_maps)])
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `fsp`."""

@@ -5,17 +5,17 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from relgraph.errors import RelgraphError
-from relgraph.graph.matching import mean_square
+from relgraph.graph.criteria import mean_square
 from relgraph.methods.at import attention
-from relgraph.methods.base import Batch, Method, Output
-from relgraph.methods.stages import Shapes, check_channels, check_maps, check_stages, norm, same_size, through
+from relgraph.methods.base import Batch, Output
+from relgraph.methods.options import option
+from relgraph.methods.stages import StageMethod, check_channels, check_maps, check_stages, norm, same_size, through
 
 SLOPE = 0.1  # of all leaky ReLUs, as in the code
 
 
-class FT(Method):
-    """Follow the teacher's last map in the words of a paraphraser, an auto-encoder that is trained on that map.
+class FT(StageMethod):
+    """Follow the teacher's last map in the code of a paraphraser, an auto-encoder that is trained on that map.
 
     The paraphraser's encoder makes of the teacher's last map, of C channels, a factor of `paraphrase_rate * C`, and the
     translator makes one of the same of the student's last map. With `Q(f)` the mean square of a factor over its
@@ -60,16 +60,16 @@ class FT(Method):
         "the paraphraser is trained beside the student, in the code 30 epochs before it; factors are compared by their "
         "channels' mean squares, as in the code, not in the paper"
     )
-    reads = ("maps",)
 
-    def __init__(self, student_maps: Shapes, teacher_maps: Shapes, paraphrase_rate: float = 0.5) -> None:
-        super().__init__()
-        if not 0 < paraphrase_rate <= 1:
-            raise RelgraphError(f"paraphrase_rate must be above 0 and at most 1, got {paraphrase_rate}")
-        check_stages("FT", student_maps, teacher_maps, least=1)
-        self.built = [(student_maps[-1], teacher_maps[-1])]
+    paraphrase_rate: float = option(default=0.5, above=0, most=1)
+
+    def __post_init__(self) -> None:
+        """Build translator and paraphraser."""
+        super().__post_init__()
+        check_stages("FT", self.student_maps, self.teacher_maps, least=1)
+        self.built = [(self.student_maps[-1], self.teacher_maps[-1])]
         ((student, *_), (teacher, *_)) = self.built[0]
-        factor = max(1, int(paraphrase_rate * teacher))
+        factor = max(1, int(self.paraphrase_rate * teacher))
         self.translator = _normed((student, student, factor, factor))
         self.encoder = _plain(nn.Conv2d, (teacher, teacher, factor, factor))
         self.decoder = _plain(nn.ConvTranspose2d, (factor, factor, teacher, teacher))
@@ -83,7 +83,7 @@ class FT(Method):
         return {"ft": factor_loss(through(self.translator, s), target)}
 
     def teacher_terms(
-        self, student: Output, teacher: Output, batch: Batch, classify: Callable[[Output], Tensor]
+        self, student: Output, teacher: Output, batch: Batch, cross_entropy: Callable[[Output], Tensor]
     ) -> dict[str, Tensor]:
         """Return `paraphraser`, the mean squared error of its reconstruction of the teacher's last map."""
         t = self._last(student, teacher)[1].detach()

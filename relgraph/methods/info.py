@@ -1,44 +1,37 @@
 """What the table of methods says of each, read from the code."""
 
-from inspect import Parameter, getdoc
-from typing import Any, NamedTuple
+from inspect import getdoc
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from relgraph.errors import unknown
 from relgraph.graph.relation import Relation
-from relgraph.methods import METHODS, build_method
-from relgraph.methods.parsing import options_of, options_of_recipe
+from relgraph.methods import METHODS
+from relgraph.methods.base import Method, RunFacts
+from relgraph.methods.options import options_of
+from relgraph.methods.parsing import shared_options
 from relgraph.methods.relational import Relational
 
-# The least that every constructor takes, so that an instance can say what it reads.
 MAPS = ((2, 8, 8), (2, 8, 8), (2, 4, 4), (4, 2, 2))
-SMALL_RUN: dict[str, Any] = {
-    "dim": 4,
-    "student_width": 4,
-    "teacher_width": 4,
-    "student_maps": MAPS,
-    "teacher_maps": MAPS,
-    "images": 4,
-    "labels": torch.arange(4),
-    "ss_head": nn.Identity(),
-}
+# The least of a run that each method can be built for, so that an instance can show what it reads and holds.
+SMALL_RUN = RunFacts(4, 4, 4, MAPS, MAPS, 4, torch.arange(4), nn.Identity())
 
 
-class Card(NamedTuple):
+class MethodInfo(NamedTuple):
     """One method as the table shows it.
 
     Attributes:
-        name: How `--method` spells it.
+        name: How `--method` writes it.
         paper: Name, authors, year and arXiv number.
         reads: What it reads of networks and batch, by default.
-        kernel, topology, criterion: What it is composed of: of relations their kernels and criteria.
+        kernel, topology, criterion: What it is composed of: of relations their kernels, and their criteria and scales.
         weight: The published weight.
         gamma: The published weight of the cross-entropy beside it.
         views: How the images are augmented, and the extra views that it asks for.
         differs: Where paper, official code and this one differ, in one line.
-        options: Its own options and their defaults; those that begin with `--` are options of `relgraph train`.
+        options: Its options and their defaults; those that begin with `--` are options of `relgraph train` as well.
         doc: Its docstring: equation, shapes, all differences, an example.
     """
 
@@ -56,40 +49,41 @@ class Card(NamedTuple):
     doc: str
 
 
-def card(name: str) -> Card:
-    """Return what there is to say of a method.
+def method_info(name: str) -> MethodInfo:
+    """Return the facts of a method, read from its class and from an instance with the defaults.
 
     Raises:
         RelgraphError: for an unknown name.
 
-    >>> card("kd").reads
-    ('logits',)
+    >>> method_info("pkt").kernel, method_info("pkt").criterion
+    ('(cosine + 1) / 2', 'KL by anchor sum')
     """
     if name not in METHODS:
         raise unknown("method", name, METHODS)
     cls = METHODS[name]
     with torch.random.fork_rng(devices=[]):
-        method = build_method(name, SMALL_RUN, beta=1.0)
-    assert method is not None
-    options = {f"--{key.replace('_', '-')}": _default(given) for key, given in options_of_recipe(cls).items()}
-    options |= {key: _default(given) for key, given in options_of(cls).items()}
+        method = cls.for_run(SMALL_RUN)
     relations = [part for part in vars(method).values() if isinstance(part, Relation)]
-    kernel = "; ".join(relation.kernel.name.replace("_", " ") for relation in relations) or cls.kernel
-    criteria = dict.fromkeys(_words(relation.criterion) for relation in relations)
-    criterion = "; ".join(criteria) or cls.criterion
+    kernels = dict.fromkeys(relation.kernel.name for relation in relations)
+    criteria = dict.fromkeys(_criterion(relation) for relation in relations)
     doc = getdoc(cls) or ""
     if "See `Relational`" in doc:
         doc += f"\n\nGraph, nodes and refinement of relational methods:\n\n{getdoc(Relational)}"
     extra = "" if method.views is None else f", and {method.views.each} {method.views.kind} of each image"
-    return Card(
-        name, cls.paper, method.reads, kernel, cls.topology, criterion, cls.weight, cls.gamma,
-        f"{cls.augment}{extra}", cls.differs, options, doc,
+    return MethodInfo(
+        name, cls.paper, method.reads, "; ".join(kernels) or cls.kernel, cls.topology,
+        "; ".join(criteria) or cls.criterion, method.weight, cls.gamma, f"{cls.augment}{extra}", cls.differs,
+        _options(cls), doc,
     )  # fmt: skip
 
 
-def _words(function: object) -> str:
-    return str(getattr(function, "__name__", function)).replace("_", " ")
+def _criterion(relation: Relation) -> str:
+    scale = relation.scale.name
+    return f"{relation.criterion.name} by {scale}" if scale else relation.criterion.name
 
 
-def _default(given: Parameter) -> str:
-    return "needed" if given.default is Parameter.empty else str(given.default)
+def _options(cls: type[Method]) -> dict[str, str]:
+    shared = shared_options(cls)
+    own = {name: str(item.default) for name, item in options_of(cls).items() if name not in shared}
+    of_run = {f"--{of_run.replace('_', '-')}": options_of(cls).get(name) for name, of_run in shared.items()}
+    return own | {name: "None" if item is None else str(item.default) for name, item in of_run.items()}

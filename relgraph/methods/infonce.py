@@ -3,8 +3,9 @@
 from torch import Tensor
 
 from relgraph.graph.contrast import batch_contrast
-from relgraph.methods.base import Batch, Output, Part, check_positive
-from relgraph.methods.contrastive import Contrastive, HeadKind
+from relgraph.methods.base import Batch, Output
+from relgraph.methods.contrastive import Contrastive
+from relgraph.methods.options import option
 
 
 class InfoNCE(Contrastive):
@@ -28,7 +29,6 @@ class InfoNCE(Contrastive):
         tau: Temperature > 0.
         head: "mlp", two linear layers with a ReLU between them; "linear", one; "none", which needs equal widths.
         nodes: "feature" or "embedding".
-        dim: Width of the embeddings of both networks, in place of the other two, where these are the nodes.
 
     Raises:
         RelgraphError: for unknown names, numbers out of range, or widths that are missing or do not fit.
@@ -46,18 +46,7 @@ class InfoNCE(Contrastive):
         "cosine over tau with student anchors and the batch's teacher vectors as keys: our definition, dense alone"
     )
 
-    def __init__(
-        self,
-        student_width: int | None = None,
-        teacher_width: int | None = None,
-        tau: float = 0.07,
-        head: HeadKind = "mlp",
-        nodes: Part = "feature",
-        dim: int | None = None,
-    ) -> None:
-        check_positive(tau=tau)
-        super().__init__(student_width, teacher_width, head, nodes, dim)
-        self.tau = tau
+    tau: float = option(default=0.07, above=0, kw_only=True)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `infonce`."""

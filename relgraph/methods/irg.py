@@ -1,20 +1,21 @@
 """The instance relationship graph (Liu et al., CVPR 2019)."""
 
-from typing import TYPE_CHECKING, Literal, get_args
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from relgraph.errors import RelgraphError, unknown
+from relgraph.errors import RelgraphError
+from relgraph.graph.criteria import half_square, mean_square, sum_square
 from relgraph.graph.forms import Form as GraphForm
 from relgraph.graph.kernels import at_least_float32, squared_euclidean
-from relgraph.graph.matching import by_constant_max, by_max, half_square, mean_square, sum_square
-from relgraph.graph.pair import has_weights, related, topology_of, weigh
-from relgraph.graph.refine import Refinement
+from relgraph.graph.pair import topology_of
 from relgraph.graph.relation import Relation
-from relgraph.graph.topology import AllPairs, Rule
-from relgraph.methods.base import Batch, Output, Part, check_weights, logits_of, stage_maps
+from relgraph.graph.scales import by_constant_max, by_max
+from relgraph.methods.base import Batch, Output, logits_of, stage_maps
+from relgraph.methods.options import option
 from relgraph.methods.relational import Relational
 
 if TYPE_CHECKING:
@@ -78,9 +79,11 @@ class IRG(Relational):
         levels: Number of levels, at least 1.
         edge_transition_weight: Weight of the term of the edges' transitions.
         graph: See `Relational`.
+        k: See `Relational`.
+        neighbours: See `Relational`.
         nodes: See `Relational`. With the nodes "map", the level below them is the map before the last.
         refinement: See `Relational`.
-        graph_form: What `Relational` calls `form`.
+        graph_form: What `Relational` calls `form`: how the graphs are compared.
 
     Raises:
         RelgraphError: for unknown names, numbers out of range, no weight above 0, outputs without the nodes, maps or
@@ -92,106 +95,97 @@ class IRG(Relational):
     tensor(0.1389)
     """
 
-    relation: Relation
-
     paper = "Knowledge Distillation via Instance Relationship Graph (Liu et al., CVPR 2019)"
-    kernel = "squared euclidean"
     topology = "all pairs; stages"
-    criterion = "mean square / max"
     differs = (
         "the paper has no maxima and sums; the code divides by constant maxima, with weights 0.005, no logits and half "
         "the gradient; the default is a third party's PyTorch form, whose maxima pass gradient"
     )
 
-    def __init__(
-        self,
-        vertex_weight: float | None = None,
-        relation_weight: float | None = None,
-        transition_weight: float | None = None,
-        form: Form = "max",
-        layers: Layers = "one-to-one",
-        levels: int = 3,
-        edge_transition_weight: float = 0.0,
-        graph: str | Tensor | Rule = "dense",
-        nodes: Part = "feature",
-        refinement: Refinement | None = None,
-        graph_form: GraphForm = "auto",
-    ) -> None:
-        if form not in FORMS:
-            raise unknown("form", form, FORMS)
-        weights_given = (vertex_weight, relation_weight, transition_weight)
-        vertex_weight, relation_weight, transition_weight = (
-            usual if given is None else given for given, usual in zip(weights_given, WEIGHTS[form], strict=True)
-        )
-        check_weights(vertex_weight=vertex_weight, relation_weight=relation_weight)
-        check_weights(transition_weight=transition_weight, edge_transition_weight=edge_transition_weight)
-        if not vertex_weight + relation_weight + transition_weight + edge_transition_weight > 0:
+    form_option: ClassVar[str] = "graph_form"
+    vertex_weight: float | None = option(default=None, least=0)
+    relation_weight: float | None = option(default=None, least=0)
+    transition_weight: float | None = option(default=None, least=0)
+    form: Form = option(default="max", kw_only=True)  # type: ignore[assignment]
+    layers: Layers = option(default="one-to-one")
+    levels: int = option(default=3, least=1)
+    edge_transition_weight: float = option(default=0.0, least=0)
+    graph_form: GraphForm = option(default="auto", kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Take the form's weights where none are given."""
+        super().__post_init__()
+        names = ("vertex_weight", "relation_weight", "transition_weight")
+        for name, published in zip(names, WEIGHTS[self.form], strict=True):
+            if getattr(self, name) is None:
+                setattr(self, name, published)
+        if not any(self.term_weights.values()):
             raise RelgraphError(
                 "IRG needs a weight above 0, got 0 for vertices, edges and transitions alike (the form 'literal' has "
                 "no published weights)"
             )
-        if layers not in get_args(Layers):
-            raise unknown("choice of layers", layers, get_args(Layers))
-        if levels < 1:
-            raise RelgraphError(f"levels must be at least 1, got {levels}")
-        super().__init__(graph, nodes, refinement, graph_form, FORMS[form])
-        self.vertex_weight, self.relation_weight = vertex_weight, relation_weight
-        self.transition_weight, self.edge_transition_weight = transition_weight, edge_transition_weight
-        self.form = form
-        self.layers = layers
-        self.levels = levels
-        lower = relation_weight > 0 and levels > 1
-        both = transition_weight + edge_transition_weight > 0 or (lower and layers == "one-to-one")
+        weight = self.term_weights
+        lower = weight["edge"] > 0 and self.levels > 1
+        both = weight["transition"] + weight["edge_transition"] > 0 or (lower and self.layers == "one-to-one")
         maps = ["maps"] if both else ["student's maps"] if lower else []
-        self.reads = (nodes, *maps, *(["logits"] if vertex_weight > 0 else []))
+        self.reads = (self.nodes, *maps, *(["logits"] if weight["vertex"] > 0 else []))
+
+    @property
+    def term_weights(self) -> dict[str, float]:
+        """Those of the logits, the edges, the transitions and the edges' transitions."""
+        return {
+            "vertex": self.vertex_weight or 0.0,
+            "edge": self.relation_weight or 0.0,
+            "transition": self.transition_weight or 0.0,
+            "edge_transition": self.edge_transition_weight,
+        }
+
+    def make_relation(self) -> Relation:
+        """Return the relation of the form."""
+        return FORMS[self.form]
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return those of `vertex`, `edge`, `transition` and `edge_transition` whose weight is above 0."""
-        terms = {}
-        if self.vertex_weight > 0:
-            terms["vertex"] = self.vertex_weight * self.vertices(student, teacher)
-        if self.relation_weight > 0:
-            terms["edge"] = self.relation_weight * self.edges(student, teacher)
-        if self.transition_weight > 0:
-            terms["transition"] = self.transition_weight * self.transitions(student, teacher)
-        if self.edge_transition_weight > 0:
-            terms["edge_transition"] = self.edge_transition_weight * self.edge_transitions(student, teacher)
-        return terms
+        terms = {
+            "vertex": self.vertices,
+            "edge": self.edges,
+            "transition": self.transitions,
+            "edge_transition": self.edge_transitions,
+        }
+        return {name: terms[name](student, teacher) for name, weight in self.term_weights.items() if weight > 0}
 
     def vertices(self, student: Output, teacher: Output) -> Tensor:
         """Return the difference of the logits by the form's criterion, a scalar without its weight."""
         s, t = (at_least_float32(logits) for logits in logits_of(student, teacher, "IRG"))
-        return self.relation.criterion(s, t)
+        return FORMS[self.form].criterion(s, t)
 
     def edges(self, student: Output, teacher: Output) -> Tensor:
         """Return the difference of the graphs of all levels, a scalar without its weight."""
-        pair = self.pair(student, teacher, squared_euclidean)
+        pair = self.pair(student, teacher)
         s = self._lower(student)
         t = self._lower(teacher) if self.layers == "one-to-one" else [pair["teacher"].x] * len(s)
-        lower = [self._compare(pair, *level) for level in zip(s, t, strict=True)]
-        found = torch.stack([related(pair, self.relation), *lower])
+        lower = [self._on_edges(pair, *level) for level in zip(s, t, strict=True)]
+        found = torch.stack([FORMS[self.form].of_pair(pair), *lower])
         return found.mean() if self.form == "max" else found.sum()
 
     def transitions(self, student: Output, teacher: Output) -> Tensor:
         """Return the difference of the ways between the last two stage maps, a scalar without its weight."""
         s, t = (transition(*stage_maps(output, "IRG", least=2)[-2:]) for output in (student, teacher))
-        return self.relation.compare(s, t, AllPairs())
+        return FORMS[self.form].compare(s, t)
 
     def edge_transitions(self, student: Output, teacher: Output) -> Tensor:
         """Return the squared difference of how much the edges change between the last two stage maps, unweighted."""
-        pair = self.pair(student, teacher, squared_euclidean)
+        pair = self.pair(student, teacher)
         levels = (
             (stage.flatten(1) for stage in stage_maps(output, "IRG", least=2)[-2:]) for output in (student, teacher)
         )
-        s, t = (self._compare(pair, *both) for both in levels)  # Theta = criterion(A_1, A_2) of each network
+        s, t = (self._on_edges(pair, *both) for both in levels)  # Theta = criterion(A_1, A_2) of each network
         return (s - t).square()
 
-    def _compare(self, pair: "HeteroData", one: Tensor, other: Tensor) -> Tensor:
-        """Return what the relation says of other nodes `(N, D)` on the edges of a pair, a scalar."""
-        if has_weights(pair):
-            s, t = (weigh(pair, x, squared_euclidean) for x in (one, other))
-            return self.relation.compare(s, t, topology_of(pair))
-        return self.relation.compare_nodes(squared_euclidean.nodes(one), squared_euclidean.nodes(other), pair.form)
+    def _on_edges(self, pair: "HeteroData", one: Tensor, other: Tensor) -> Tensor:
+        """Return the relation of other nodes `(N, D)` on the edges of a pair, in its form: a scalar."""
+        build = replace(self.builder, topology=topology_of(pair), form=pair.form)
+        return FORMS[self.form].of_pair(build(one, other))
 
     def _lower(self, output: Output) -> list[Tensor]:
         """Return the nodes on the levels below the first, of the last map first."""

@@ -3,9 +3,9 @@
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import at_least_float32
 from relgraph.methods.base import Batch, Method, Output, logits_of
+from relgraph.methods.options import option
 
 
 class KD(Method):
@@ -40,11 +40,7 @@ class KD(Method):
     )
     reads = ("logits",)
 
-    def __init__(self, temperature: float = 4.0) -> None:
-        super().__init__()
-        if not temperature > 0:
-            raise RelgraphError(f"a temperature must be positive, got {temperature}")
-        self.temperature = temperature
+    temperature: float = option(default=4.0, above=0)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `kd`."""

@@ -3,8 +3,9 @@
 from torch import Tensor
 
 from relgraph.graph.contrast import queue_contrast
-from relgraph.methods.base import Batch, Output, Part, check_positive
-from relgraph.methods.contrastive import HeadKind, Queued
+from relgraph.methods.base import Batch, Output
+from relgraph.methods.contrastive import Queued
+from relgraph.methods.options import option
 
 
 class MoCo(Queued):
@@ -34,7 +35,6 @@ class MoCo(Queued):
         tau: Temperature > 0.
         head: "mlp", two linear layers with a ReLU between them; "linear", one; "none", which needs equal widths.
         nodes: "feature" or "embedding".
-        dim: Width of the embeddings of both networks, in place of the other two, where these are the nodes.
 
     Raises:
         RelgraphError: for unknown names, numbers out of range, without the teacher's width, or for nodes of another
@@ -56,20 +56,8 @@ class MoCo(Queued):
         "of its own; tau and head as in MoCo v2"
     )
 
-    def __init__(
-        self,
-        student_width: int | None = None,
-        teacher_width: int | None = None,
-        queue: int = 65536,
-        tau: float = 0.2,
-        head: HeadKind = "mlp",
-        nodes: Part = "feature",
-        dim: int | None = None,
-    ) -> None:
-        check_positive(tau=tau)
-        super().__init__(student_width, teacher_width, queue, head, nodes, dim)
-        self.tau = tau
+    tau: float = option(default=0.2, above=0, kw_only=True)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `moco`."""
-        return {"moco": queue_contrast(*self.vectors(student, teacher), self.queue.keys, self.tau)}
+        return {"moco": queue_contrast(*self.vectors(student, teacher), self.memory.keys, self.tau)}

@@ -1,19 +1,21 @@
 """Noise-contrastive estimation on labels, across the networks (as in the code of EGA, arXiv 2211.13264)."""
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.blocks import mean_of_blocks
-from relgraph.graph.forms import Form, rows_at_once
+from relgraph.graph.blocks import sum_of_blocks
 from relgraph.graph.kernels import cosine, own_places
-from relgraph.graph.matching import Scale, softmax
-from relgraph.graph.pair import MATCHES, has_weights, topology_of, weights
-from relgraph.graph.refine import Refinement
-from relgraph.graph.topology import ALL_PAIRS, AllPairs, Edges, Rule
-from relgraph.methods.base import Batch, Output, Part, check_positive, labels_of
+from relgraph.graph.pair import MATCHES, PairBuilder, has_weights, topology_of, weights
+from relgraph.graph.scales import softmax
+from relgraph.graph.topology import ALL_PAIRS, Edges, Topology
+from relgraph.methods.base import Batch, Output, Part, labels_of
+from relgraph.methods.options import option
 from relgraph.methods.relational import Relational
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
 
 
 class NCE(Relational):
@@ -35,6 +37,8 @@ class NCE(Relational):
     Args:
         tau: Temperature > 0.
         graph: See `Relational`.
+        k: See `Relational`.
+        neighbours: See `Relational`.
         nodes: See `Relational`.
         refinement: See `Relational`.
         form: See `Relational`.
@@ -58,43 +62,33 @@ class NCE(Relational):
         "classes of their own"
     )
 
-    def __init__(
-        self,
-        tau: float = 0.1,
-        graph: str | Tensor | Rule = "dense",
-        nodes: Part = "embedding",
-        refinement: Refinement | None = None,
-        form: Form = "auto",
-    ) -> None:
-        check_positive(tau=tau)
-        super().__init__(graph, nodes, refinement, form)
-        self.scale: Scale = softmax(tau)
-        self.reads = (nodes, *self.beside_nodes)
+    tau: float = option(default=0.1, above=0)
+    nodes: Part = option(default="embedding", kw_only=True)
 
-    def forms(self) -> tuple[Form, ...]:
-        """Return the forms that the method has on all pairs, "auto" aside."""
-        return "matrix", "blocked"
+    def make_builder(self) -> PairBuilder:
+        """Return the builder of the cross graph; each student node's own counterpart is among its candidates."""
+        return PairBuilder(self.rule, cosine, match=True, forms=("matrix", "blocked"))
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+    def compare_pair(
+        self, pair: "HeteroData", student: Output, teacher: Output, batch: Batch | None
+    ) -> dict[str, Tensor]:
         """Return `nce`."""
-        labels = labels_of(batch, type(self).__name__)
-        nodes = self.vectors(student, teacher)
-        if labels.shape != nodes[0].shape[:1]:
-            raise RelgraphError(f"labels must be one for each of the {len(nodes[0])} images, got {tuple(labels.shape)}")
-        pair = self.pair_of(*nodes, self.rule, cosine, match=True)
+        labels, count = labels_of(batch, type(self).__name__), len(pair["student"].x)
+        if labels.shape != (count,):
+            raise RelgraphError(f"labels must be one for each of the {count} images, got {tuple(labels.shape)}")
         if not has_weights(pair):
             return {"nce": self._in_blocks(pair["student"].prepared, pair["teacher"].prepared, labels)}
         edges = topology_of(pair, MATCHES)
-        if isinstance(edges, AllPairs):
-            same = same_class(labels)
-        else:
+        if isinstance(edges, Edges):
             candidate, anchor = edges.edge_index
             same = (candidate == anchor) | ((labels[anchor] >= 0) & (labels[anchor] == labels[candidate]))
-        return {"nce": self._of(weights(pair, MATCHES), same, edges) / len(labels)}
+        else:
+            same = same_class(labels)
+        return {"nce": self._of(weights(pair, MATCHES), same, edges) / count}
 
-    def _of(self, weights: Tensor, same: Tensor, edges: AllPairs | Edges) -> Tensor:
+    def _of(self, weights: Tensor, same: Tensor, edges: Topology) -> Tensor:
         """Return the sum over anchors, from the weights of their edges and which of them join one class."""
-        probability = self.scale(weights, edges).exp()
+        probability = softmax(self.tau)(weights, edges).exp()
         positive = _mean_of(-(probability + 1e-10).log(), same, edges)
         return positive + _mean_of(-(1 - probability + 1e-10).log(), ~same, edges)
 
@@ -103,9 +97,9 @@ class NCE(Relational):
 
         def term(anchors: slice, student: Tensor, teacher: Tensor) -> Tensor:
             rows = cosine.matrix(student[anchors], teacher)
-            return self._of(rows, same_class(labels, anchors), ALL_PAIRS) / len(rows)
+            return self._of(rows, same_class(labels, anchors), ALL_PAIRS)
 
-        return mean_of_blocks(term, (student, teacher), len(labels), rows_at_once(len(labels)))
+        return sum_of_blocks(term, (student, teacher), len(labels)) / len(labels)
 
 
 def same_class(labels: Tensor, anchors: slice = slice(None)) -> Tensor:
@@ -119,7 +113,7 @@ def same_class(labels: Tensor, anchors: slice = slice(None)) -> Tensor:
     return known | own_places(labels, anchors)
 
 
-def _mean_of(values: Tensor, chosen: Tensor, edges: AllPairs | Edges) -> Tensor:
+def _mean_of(values: Tensor, chosen: Tensor, edges: Topology) -> Tensor:
     """Return the sum over anchors of the mean over the chosen ones of their edges; 0 where none is."""
     share = chosen.to(values.dtype)
     return (values * share / edges.sum(share).clamp_min(1)).sum()

@@ -1,232 +1,161 @@
-"""Methods as they are spelled on the command line: `rkd`, `crd+0.9*kd`, with options `angle_weight=2`."""
+"""Methods as they are written on the command line: `rkd`, `crd+0.9*kd`, with options `angle_weight=2`."""
 
 import math
 import re
 from collections.abc import Mapping, Sequence
-from inspect import Parameter, signature
-from types import UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Any, NamedTuple
 
 from relgraph.errors import RelgraphError, unknown
-from relgraph.graph.refine import Refinement
-from relgraph.graph.topology import make_rule
-from relgraph.methods.base import Method, Part
-from relgraph.methods.relational import Relational, check_refinement
+from relgraph.methods.base import Method, RunFacts
+from relgraph.methods.options import options_of
+from relgraph.methods.relational import Relational
 from relgraph.methods.sum import Sum
 
-# What a constructor gets from the run, not from the user's options of the method.
-FROM_RUN = {
-    "graph", "k", "neighbours", "nodes", "refine", "refinement", "dim", "student_width", "teacher_width",
-    "student_maps", "teacher_maps", "images", "labels", "temperature", "node_weight", "edge_weight",
-    "ss_head", "form", "graph_form",
-}  # fmt: skip
 
-
-class Spelled(NamedTuple):
-    """One method of a sum, as it was spelled.
+class Named(NamedTuple):
+    """One method of a sum, as it was written.
 
     Attributes:
         name: Its name.
         cls: Its class.
-        weight: What it is multiplied by: the spelled number, or the published weight.
-        chosen: Whether the number was spelled; otherwise a form of the method may bring another one.
+        weight: The number that was written before it; `None` for the published weight.
     """
 
     name: str
     cls: type[Method]
-    weight: float
-    chosen: bool = False
+    weight: float | None = None
 
 
-def read_spelling(spelling: str, known: Mapping[str, type[Method]], beta: float | None = None) -> list[Spelled]:
-    """Return the methods of a spelling, `[WEIGHT*]NAME[+...]`; none for "none".
+def parse(text: str, known: Mapping[str, type[Method]], beta: float | None = None) -> list[Named]:
+    """Return the methods that a text names, `[WEIGHT*]NAME[+...]`; none for "none".
 
-    `beta` is the weight of a single method that is spelled without one.
+    `beta` is the weight of a single method that is written without one.
 
     Raises:
         RelgraphError: for an unknown name, a weight that is no number >= 0, a method named twice, or `beta` beside a
-            sum or a spelled weight.
+            sum or a written weight.
     """
-    if spelling.strip().lower() == "none":
+    if text.strip().lower() == "none":
         return []
     # A plus after a digit and an e belongs to a number, 1e+3; that of nce+kd does not.
-    parts = [part.strip() for part in re.split(r"(?<![\d.][eE])\+", spelling)]
-    if beta is not None and (len(parts) > 1 or "*" in spelling):
-        raise RelgraphError(f"beta is the weight of one method: write the weights of {spelling!r} as in 25*rkd+0.9*kd")
-    found = [_read_part(part, known, beta) for part in parts]
+    parts = [part.strip() for part in re.split(r"(?<![\d.][eE])\+", text)]
+    if beta is not None and (len(parts) > 1 or "*" in text):
+        raise RelgraphError(f"beta is the weight of one method: write the weights of {text!r} as in 25*rkd+0.9*kd")
+    found = [_parse_part(part, known, beta) for part in parts]
     names = [item.name for item in found]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise RelgraphError(f"a sum names each method once, got {twice} more often in {spelling!r}")
+        raise RelgraphError(f"a sum names each method once, got {twice} more often in {text!r}")
     return found
 
 
-def _read_part(part: str, known: Mapping[str, type[Method]], beta: float | None) -> Spelled:
+def _parse_part(part: str, known: Mapping[str, type[Method]], weight: float | None) -> Named:
     factor, sign, name = part.rpartition("*")
     name = name.strip().lower()
     if name == "" or "," in name or name[0].isdigit():
-        raise RelgraphError(f"methods are spelled NAME, WEIGHT*NAME or a sum of these with +, got {part!r}")
+        raise RelgraphError(f"methods are written NAME, WEIGHT*NAME or a sum of these with +, got {part!r}")
     if name == "none":
         raise RelgraphError("none is cross-entropy alone: it has no weight and stands in no sum")
     if name not in known:
         raise unknown("method", name, [*known, "none"])
-    weight = known[name].weight if beta is None else beta
     if sign:
         try:
             weight = float(factor)
         except ValueError:
             raise RelgraphError(f"the weight of {name} must be a number, got {factor.strip()!r}") from None
-    if not 0 <= weight < math.inf:
+    if weight is not None and not 0 <= weight < math.inf:
         raise RelgraphError(f"the weight of {name} must be at least 0 and finite, got {weight}")
-    return Spelled(name, known[name], weight, chosen=bool(sign) or beta is not None)
+    return Named(name, known[name], weight)
 
 
-def build(spelled: Sequence[Spelled], run: Mapping[str, Any], arguments: Sequence[str] = ()) -> Method | None:
-    """Return the method of a spelling; `None` if there is none.
+def build(
+    named: Sequence[Named], run: RunFacts, shared: Mapping[str, Any], arguments: Sequence[str] = ()
+) -> Sum | None:
+    """Return the methods of `parse` as a sum, each with its weight; `None` if there is none.
 
     Args:
-        spelled: From `read_spelling`.
-        run: What a constructor may ask for by name: `graph`, `k`, `neighbours`, `refine`, `nodes`, widths and shapes.
+        named: From `parse`.
+        run: The networks and the data, of which each method is told.
+        shared: The run's own options by name (`graph`, `k`, `nodes`, `temperature`, ...): each method that has an
+            option of a name takes it, unless `arguments` give another; `None` stands for the method's own default.
         arguments: `OPTION=VALUE`, or `METHOD.OPTION=VALUE` where several methods have the option.
 
     Raises:
         RelgraphError: for options that no method has or values that it refuses.
     """
-    options = read_arguments(spelled, arguments)
+    chosen = read_arguments(named, arguments)
     methods = {}
-    for item in spelled:
-        # The graph of a sum is that of the images of a batch; a memory's has an option.
-        own = not issubclass(item.cls, Relational) and len(spelled) > 1
-        facts = {**run, "graph": None, "k": None} if own else run
-        method = _construct(item.cls, facts, options[item.name])
-        methods[item.name] = (item.weight if item.chosen else method.weight, method)
-    if not methods:
-        return None
-    if len(methods) == 1:
-        ((weight, method),) = methods.values()
-        if weight == 1:
-            return method
-    return Sum(methods)
+    for item in named:
+        taken = {name: shared.get(of_run) for name, of_run in shared_options(item.cls, len(named) > 1).items()}
+        options = {name: value for name, value in taken.items() if value is not None} | chosen[item.name]
+        method = item.cls.for_run(run, **options)
+        methods[item.name] = (method.weight if item.weight is None else item.weight, method)
+    return Sum(methods) if methods else None
 
 
-def options_of(cls: type[Method]) -> dict[str, Parameter]:
-    """Return the options that a method has of its own, by name."""
-    shared = _from_run(cls) if issubclass(cls, Relational) else _from_run(cls) - {"graph", "k"}
-    own = {name: given for name, given in signature(cls).parameters.items() if name not in shared}
-    # A class without a constructor has that of torch's modules, (*args, **kwargs).
-    return {name: given for name, given in own.items() if given.kind not in (given.VAR_POSITIONAL, given.VAR_KEYWORD)}
+# Options that a run has as well, for all its methods.
+SHARED = ("graph", "k", "neighbours", "nodes", "form", "temperature", "node_weight", "edge_weight")
 
 
-def options_of_recipe(cls: type[Method]) -> dict[str, Parameter]:
-    """Return the options of a method that `relgraph train` has under their own names, as those of EGA and KD."""
-    names = ("temperature", "node_weight", "edge_weight")
-    return {name: given for name, given in signature(cls).parameters.items() if name in names}
+def shared_options(cls: type[Method], in_sum: bool = False) -> dict[str, str]:
+    """Return the options that a method shares with its run, and what the run calls them.
+
+    The graph of a sum is that of the images of a batch: a method with a graph of its own takes none of it there.
+
+    >>> from relgraph.methods import IRG
+    >>> shared_options(IRG)["graph_form"]
+    'form'
+    """
+    names = {name: name for name in SHARED if name in options_of(cls)}
+    if issubclass(cls, Relational):
+        names.pop("form", None)
+        return {**names, cls.form_option: "form", "refine": "refine"}
+    return {name: name for name in names if not (in_sum and name in ("graph", "k"))}
 
 
 def has_graph(cls: type[Method]) -> bool:
-    """Return whether a method compares graphs of a batch, so that a topology can be chosen."""
-    return "graph" in signature(cls).parameters
+    """Return whether a method compares graphs, so that a topology can be chosen."""
+    return "graph" in options_of(cls)
 
 
-def reads_graph(spelled: Sequence[Spelled]) -> bool:
+def reads_graph(named: Sequence[Named]) -> bool:
     """Return whether the run's graph reaches a method: in a sum it is that of a batch, and a memory keeps its own."""
-    return any(issubclass(item.cls, Relational) or (len(spelled) == 1 and has_graph(item.cls)) for item in spelled)
+    return any("graph" in shared_options(item.cls, len(named) > 1) for item in named)
 
 
-def _construct(cls: type[Method], run: Mapping[str, Any], options: Mapping[str, Any]) -> Method:
-    wanted = signature(cls).parameters
-    run = {**run, "graph_form": run.get("form")}
-    chosen = {name: run[name] for name in wanted if name in _from_run(cls) and run.get(name) is not None}
-    if "graph" in chosen and "k" not in wanted:
-        chosen["graph"] = make_rule(run["graph"], run.get("k"), run.get("neighbours", "teacher"))
-    if "refinement" in wanted and run.get("refine") is not None:
-        nodes = chosen["nodes"] if "nodes" in chosen else wanted["nodes"].default
-        chosen["refinement"] = _refinement(run, nodes)
-    return cls(**{**chosen, **options})
-
-
-def _from_run(cls: type[Method]) -> set[str]:
-    """Return what a constructor gets from the run; `form` is a method's own that calls the run's `graph_form`."""
-    return FROM_RUN - {"form"} if "graph_form" in signature(cls).parameters else FROM_RUN
-
-
-def _refinement(run: Mapping[str, Any], nodes: Part) -> Refinement:
-    """Return a refinement for the widths that the nodes have in a run."""
-    if nodes == "embedding":
-        return Refinement(run["refine"], run["dim"])
-    if nodes == "map":
-        # Before it is built: one that learns would hold as many numbers as a flat map has, squared.
-        check_refinement(nodes, Refinement(run["refine"], 1))
-        return Refinement(run["refine"], *(_flat(run, side) for side in ("student", "teacher")))
-    return Refinement(run["refine"], run["student_width"], run["teacher_width"])
-
-
-def _flat(run: Mapping[str, Any], side: str) -> int:
-    stages = run[f"{side}_maps"]
-    if not stages:
-        raise RelgraphError(f"nodes 'map' need stage maps of student and teacher, got none of the {side}")
-    return math.prod(stages[-1])
-
-
-def read_arguments(spelled: Sequence[Spelled], arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
+def read_arguments(named: Sequence[Named], arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the options of each method by name, from `OPTION=VALUE` or `METHOD.OPTION=VALUE`.
 
     Raises:
         RelgraphError: for an option that no method has, or that several have, one that is given twice, or a value of
             the wrong kind.
     """
-    found: dict[str, dict[str, Any]] = {item.name: {} for item in spelled}
+    found: dict[str, dict[str, Any]] = {item.name: {} for item in named}
     for argument in arguments:
         key, sign, text = argument.partition("=")
-        prefix, _, option = key.strip().rpartition(".")
+        prefix, _, name = key.strip().rpartition(".")
         prefix = prefix.lower()
-        if not sign or not option:
+        if not sign or not name:
             raise RelgraphError(f"an option of a method must be NAME=VALUE or METHOD.NAME=VALUE, got {argument!r}")
         if prefix and prefix not in found:
             raise unknown("method", prefix, found)
-        owners = [item for item in spelled if prefix in ("", item.name) and option in options_of(item.cls)]
+        asked = [item for item in named if prefix in ("", item.name)]
+        owners = [item for item in asked if name in options_of(item.cls)]
         if not owners:
-            raise _no_option([item for item in spelled if prefix in ("", item.name)], option)
+            raise _no_option(asked, name)
         if len(owners) > 1:
-            names = " or ".join(f"{item.name}.{option}" for item in owners)
-            raise RelgraphError(f"{option} is an option of several methods: write {names}")
-        name = owners[0].name
-        if option in found[name]:
-            raise RelgraphError(f"{option} of {name} is given twice: {found[name][option]} and {text.strip()}")
-        found[name][option] = _value(owners[0], option, text.strip())
+            names = " or ".join(f"{item.name}.{name}" for item in owners)
+            raise RelgraphError(f"{name} is an option of several methods: write {names}")
+        owner = owners[0].name
+        if name in found[owner]:
+            raise RelgraphError(f"{name} of {owner} is given twice: {found[owner][name]} and {text.strip()}")
+        found[owner][name] = options_of(owners[0].cls)[name].read(text.strip(), owner)
     return found
 
 
-def _no_option(asked: Sequence[Spelled], option: str) -> RelgraphError:
-    known = {name for item in asked for name in options_of(item.cls)}
-    if known and not any(option in options_of_recipe(item.cls) for item in asked):
-        return unknown("option of the method", option, known)
+def _no_option(asked: Sequence[Named], name: str) -> RelgraphError:
+    known = {option for item in asked for option in options_of(item.cls)}
+    if known:
+        return unknown("option of the method", name, known)
     names = " and ".join(item.name for item in asked) or "cross-entropy alone"
-    if any(option in options_of_recipe(item.cls) for item in asked):
-        return RelgraphError(f"{option} of {names} has an option of its own: --{option.replace('_', '-')}")
-    return RelgraphError(f"there are no options of {names}, got {option!r}")
-
-
-def _value(item: Spelled, option: str, text: str) -> Any:
-    """Return the value as the constructor's annotation wants it."""
-    hint = options_of(item.cls)[option].annotation
-    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    for kind in kinds:
-        if get_origin(kind) is Literal:
-            if text in get_args(kind):
-                return text
-            raise unknown(f"{option} of {item.name}", text, get_args(kind))
-        if kind is bool and text.lower() in ("true", "false", "yes", "no"):
-            return text.lower() in ("true", "yes")
-        if kind in (int, float):
-            try:
-                number = kind(text)
-            except ValueError:
-                continue
-            if math.isfinite(number):
-                return number
-        if kind is str:
-            return text
-    words = {int: "a whole number", float: "a number", bool: "true or false"}
-    expected = " or ".join(words[kind] for kind in kinds if kind in words)
-    raise RelgraphError(f"{option} of {item.name} must be {expected}, got {text!r}")
+    return RelgraphError(f"there are no options of {names}, got {name!r}")

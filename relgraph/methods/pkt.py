@@ -2,13 +2,10 @@
 
 from torch import Tensor
 
-from relgraph.graph.forms import Form
+from relgraph.graph.criteria import kl
 from relgraph.graph.kernels import Kernel, dot, nearly_unit
-from relgraph.graph.matching import by_anchor_sum, kl
-from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
-from relgraph.graph.topology import Rule
-from relgraph.methods.base import Part
+from relgraph.graph.scales import by_anchor_sum
 from relgraph.methods.relational import Relational
 
 
@@ -38,6 +35,8 @@ class PKT(Relational):
 
     Args:
         graph: See `Relational`.
+        k: See `Relational`.
+        neighbours: See `Relational`.
         nodes: See `Relational`.
         refinement: See `Relational`.
         form: See `Relational`.
@@ -55,18 +54,10 @@ class PKT(Relational):
         "Learning Deep Representations with Probabilistic Knowledge Transfer (Passalis, Tefas, ECCV 2018, arXiv "
         "1803.10837)"
     )
-    term = "pkt"
     weight = 30000.0
-    kernel = "(cosine + 1) / 2"
     topology = "all pairs"
-    criterion = "KL of rows"
     differs = "the code, as here, keeps the image itself in its distribution and divides by N^2, hence the weight"
 
-    def __init__(
-        self,
-        graph: str | Tensor | Rule = "dense",
-        nodes: Part = "feature",
-        refinement: Refinement | None = None,
-        form: Form = "auto",
-    ) -> None:
-        super().__init__(graph, nodes, refinement, form, Relation(SIMILARITY, scale=by_anchor_sum, criterion=kl))
+    def make_relation(self) -> Relation:
+        """Return the relation of probabilities."""
+        return Relation(SIMILARITY, scale=by_anchor_sum, criterion=kl)

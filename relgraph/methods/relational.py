@@ -1,26 +1,27 @@
 """What methods over the graphs of a batch have in common: nodes, topology and refinement."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-from relgraph.errors import RelgraphError, unknown
-from relgraph.graph.forms import CROSSING, Form, check_form, choose, chooses_in_blocks
-from relgraph.graph.kernels import Kernel, pearson
-from relgraph.graph.pair import graph_pair, related
-from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
+from relgraph.errors import RelgraphError
+from relgraph.graph.forms import Form, check_form
+from relgraph.graph.kernels import pearson
+from relgraph.graph.pair import PairBuilder, graph_pair
 from relgraph.graph.refine import Refinement
-from relgraph.graph.relation import Relation, check_nodes
-from relgraph.graph.topology import AllPairs, Rule, WithOwn, make_rule
-from relgraph.methods.base import PARTS, Batch, Method, Output, Part, labelled_cross_entropy, nodes_of
+from relgraph.graph.relation import Relation
+from relgraph.graph.topology import Chooser, Graph, make_rule
+from relgraph.methods.base import Batch, Method, Output, Part, RunFacts, chosen_nodes, nodes_of
+from relgraph.methods.options import option
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
 
 
 class Relational(Method):
-    """A method that compares the student's graph of a batch with the teacher's: by one relation, or by its `compare`.
+    """A method that compares the student's graph of a batch with the teacher's: by one relation, or by `compare_pair`.
 
     On a sparse graph (k nearest neighbours or given edges) both networks weigh the same edges, chosen by the method's
     own kernel, and each node's edge to itself, which the published sums over all pairs include; with k = N - 1 it is
@@ -28,83 +29,66 @@ class Relational(Method):
     of Pearson correlations, each network's by its own.
 
     Args:
-        graph: "dense", "knn" (8 nearest neighbours), an `edge_index` (2, E) over the N images of every batch with the
+        graph: "dense", "knn" (k nearest neighbours), an `edge_index` (2, E) over the N images of every batch with the
             neighbours in row 0, or a rule such as `Nearest(k)`.
+        k: Neighbours of each node, 1..N-1, for "knn"; 8 if not given.
+        neighbours: Whose weights choose them: "teacher", "student", their "union" or their "mutual" part.
         nodes: What a node is: the projected "embedding", the pooled "feature" below it, or the last stage "map",
             flattened.
         refinement: Moves the nodes before they are compared; built for their widths.
         form: How the comparison is computed, with the same value and gradient: through the "matrix" of all pairs, from
             "factored" products, or "blocked", some rows at a time; "auto" takes what suits the number of nodes (see
             `relgraph.graph.forms`). Not every method has every form; a refinement needs the matrix.
-        relation: What compares the two graphs, of a method that needs no `compare` of its own.
 
     Raises:
         RelgraphError: for unknown names, a form that the method or the graph has not, or a learned refinement of maps,
             which no classifier of the teacher reads.
     """
 
-    term: ClassVar[str] = ""  # what the loss of the one relation is called
-    relation: Relation | None = None
-    over: ProcessGroup = (
-        SINGLE_PROCESS  # those that hold the rows of the batch that is compared: of one that is gathered, this one
-    )
+    form_option: ClassVar[str] = "form"  # what the option of the form is called
+    beside_nodes: ClassVar[tuple[str, ...]] = ()  # what the method reads besides its nodes
+    graph: Graph = option(default="dense", kw_only=True)
+    k: int | None = option(default=None, kw_only=True)
+    neighbours: Chooser = option(default="teacher", kw_only=True)
+    nodes: Part = option(default="feature", kw_only=True)
+    refinement: Refinement | None = field(default=None, kw_only=True)
+    form: Form = option(default="auto", kw_only=True)
+    relation: Relation | None = field(default=None, init=False)
 
-    def __init__(
-        self,
-        graph: str | Tensor | Rule,
-        nodes: Part,
-        refinement: Refinement | None,
-        form: Form = "auto",
-        relation: Relation | None = None,
-    ) -> None:
-        super().__init__()
-        if nodes not in PARTS:
-            raise unknown("kind of nodes", nodes, PARTS)
-        check_refinement(nodes, refinement)
-        self.rule = make_rule(graph)
-        self.nodes = nodes
-        self.refinement = refinement
-        self.reads = (nodes,)
-        if relation is not None:
-            self.relation = relation
-        self.graph_form = form
-        known = self.known_forms()
-        check_form(form, known, f"{type(self).__name__}{_circumstances(self.rule, refinement)}")
+    def __post_init__(self) -> None:
+        """Put the relation together, and what builds the pair that it reads."""
+        super().__post_init__()
+        check_refinement(self.nodes, self.refinement)
+        self.rule = make_rule(self.graph, self.k, self.neighbours)
+        self.reads = (self.nodes, *self.beside_nodes)
+        self.relation = self.make_relation()
+        builder = self.make_builder()
+        refined, form = self.refinement is not None, getattr(self, self.form_option)
+        sparse = "" if self.rule.dense else " on a sparse graph"
+        known = ("matrix",) if refined else builder.known_forms()
+        check_form(form, known, f"{type(self).__name__}{' with a refinement' if refined else sparse}")
+        self.builder = replace(builder, form="matrix" if refined else form)
 
-    def forms(self) -> tuple[Form, ...]:
-        """Return the forms that the method has on all pairs, "auto" aside: those of its relation."""
-        return ("matrix",) if self.relation is None else self.relation.forms()
+    @classmethod
+    def for_run(cls, run: RunFacts, refine: str | None = None, **options: Any) -> Self:
+        """Return the method with a refinement of the name `refine`, built for the widths that its nodes have."""
+        if refine is not None:
+            part = chosen_nodes(cls, options)
+            if part == "map":
+                # Before it is built: one that learns would hold as many numbers as a flat map has, squared.
+                check_refinement(part, Refinement(refine, 1))
+            options["refinement"] = Refinement(refine, *run.widths(part))
+        return cls(**options)
 
-    def known_forms(self) -> tuple[Form, ...]:
-        """Return the forms that it has on its graph, "auto" aside."""
-        if self.refinement is not None:
-            return ("matrix",)
-        if isinstance(self.rule, AllPairs):
-            return self.forms()
-        return ("matrix", "blocked") if chooses_in_blocks(self.rule) else ("matrix",)
+    def make_relation(self) -> Relation | None:
+        """Return the relation of the method, from its options; `None` for one that compares pairs in its own way."""
+        return None
 
-    def form_of(self, student: Tensor, teacher: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> Form:
-        """Return the form in which nodes are compared, never "auto"; they may be the rows of one of `processes`."""
-        count = processes.count * len(student)
-        crossing = CROSSING if self.relation is None else self.relation.crossing
-        return choose(self.graph_form, self.rule, self.known_forms(), student, teacher, count, crossing)
-
-    def together(self, student: Output, teacher: Output, batch: Batch | None) -> tuple[Output, Output, Batch | None]:
-        """Return what the method reads of all processes; in the factored form, which sums over them, what came in."""
-        self.over = SINGLE_PROCESS
-        if self.processes.count > 1 and not self.local and "factored" in self.known_forms():
-            s, t = (nodes_of(output, self.nodes, type(self).__name__) for output in (student, teacher))
-            if self.form_of(s, t, self.processes) == "factored":
-                self.over = self.processes
-                return student, teacher, batch
-        return super().together(student, teacher, batch)
-
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
-        """Return what the method's one relation says of the two graphs, under its `term`."""
+    def make_builder(self) -> PairBuilder:
+        """Return what builds the pair that the loss reads: here with each node's edge to itself."""
         if self.relation is None:
-            raise NotImplementedError
-        pair = self.pair(student, teacher, self.relation.kernel)
-        return {self.term: related(pair, self.relation, self.over)}
+            return PairBuilder(self.rule.with_own(), match=False)
+        return replace(self.relation.builder, topology=self.rule.with_own())
 
     def vectors(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
         """Return the nodes `(N, D_s)` and `(N, D_t)` of the two graphs, refined if there is a refinement."""
@@ -114,44 +98,38 @@ class Relational(Method):
         pair = graph_pair(s, t, topology=self.rule, refinement=self.refinement, match=False)
         return pair["student"].refined, pair["teacher"].refined
 
-    def pair(self, student: Output, teacher: Output, kernel: Kernel) -> "HeteroData":
-        """Return the two graphs of a batch, each with the kernel's weights; see `relgraph.graph_pair`."""
-        return self.pair_of(*self.vectors(student, teacher), WithOwn(self.rule), kernel, match=False)
+    def pair(self, student: Output, teacher: Output) -> "HeteroData":
+        """Return the graph pair of a batch, which is what the loss reads; see `relgraph.graph_pair`."""
+        return self.builder(*self.vectors(student, teacher))
 
-    def pair_of(self, student: Tensor, teacher: Tensor, rule: Rule, kernel: Kernel, match: bool) -> "HeteroData":
-        """Return the pair of two networks' nodes in the form that suits them, after showing it."""
-        check_nodes(student, teacher, one_width=match)
-        form, over = self.form_of(student, teacher, self.over), self.over
-        topology = self.rule if isinstance(self.rule, AllPairs) else rule
-        pair = graph_pair(student, teacher, topology=topology, kernel=kernel, match=match, form=form, processes=over)
-        return self.show(pair, kernel)
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+        """Return the terms of a batch: its outputs become a graph pair, which is compared."""
+        return self.compare_pair(self.pair(student, teacher), student, teacher, batch)
+
+    def compare_pair(
+        self, pair: "HeteroData", student: Output, teacher: Output, batch: Batch | None
+    ) -> dict[str, Tensor]:
+        """Return the terms without their weights; the one relation's is called after the method."""
+        if self.relation is None:
+            raise NotImplementedError
+        return {type(self).__name__.lower(): self.relation.of_pair(pair)}
 
     def teacher_terms(
-        self, student: Output, teacher: Output, batch: Batch, classify: Callable[[Output], Tensor]
+        self, student: Output, teacher: Output, batch: Batch, cross_entropy: Callable[[Output], Tensor]
     ) -> dict[str, Tensor]:
         """Return the teacher's cross-entropy on its refined nodes, `refined`, if that refinement learns."""
         if self.refinement is None or not self.refinement.learns:
             return {}
-        student, teacher, whole = self.together(student, teacher, batch)
-        assert whole is not None
         s, t = (nodes_of(output, self.nodes, type(self).__name__) for output in (student, teacher))
         matrices = pearson(s.detach()), pearson(t)
         edges = self.rule(*matrices, pearson)
         moved = self.refinement.refine(self.refinement.teacher, t, edges.pick(matrices[1]), edges)
         refined = Output(moved) if self.nodes == "embedding" else Output(teacher.embedding, feature=moved)
-        processes = self.processes if self.local else SINGLE_PROCESS
-        return {"refined": labelled_cross_entropy(classify(refined), whole.labels, processes)}
+        return {"refined": cross_entropy(refined)}
 
     def teacher_parameters(self) -> Sequence[nn.Parameter]:
         """Return the parameters of the teacher's side of the refinement."""
         return () if self.refinement is None else tuple(self.refinement.teacher.parameters())
-
-
-def _circumstances(rule: Rule, refinement: Refinement | None) -> str:
-    """Return what limits the forms of a method, in words."""
-    if refinement is not None:
-        return " with a refinement"
-    return "" if isinstance(rule, AllPairs) else " on a sparse graph"
 
 
 def check_refinement(nodes: Part, refinement: Refinement | None) -> None:

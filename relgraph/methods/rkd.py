@@ -1,18 +1,22 @@
 """Relational knowledge distillation (Park, Kim, Lu, Cho, CVPR 2019, arXiv 1904.05068)."""
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.angles import related_angles
-from relgraph.graph.forms import Form
+from relgraph.graph.criteria import huber
 from relgraph.graph.kernels import cosine, euclidean
-from relgraph.graph.matching import by_mean, huber
-from relgraph.graph.pair import has_weights, related, topology_of
-from relgraph.graph.refine import Refinement
+from relgraph.graph.pair import topology_of
 from relgraph.graph.relation import Relation
-from relgraph.graph.topology import ALL_PAIRS, AllPairs, Rule, WithOwn, degree_of
-from relgraph.methods.base import Batch, Output, Part, check_weights
+from relgraph.graph.scales import by_mean
+from relgraph.methods.base import Batch, Output
+from relgraph.methods.options import option
 from relgraph.methods.relational import Relational
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
 
 
 class RKD(Relational):
@@ -45,6 +49,8 @@ class RKD(Relational):
         distance_weight: Weight of the distances.
         angle_weight: Weight of the angles; 0 leaves them out.
         graph: See `Relational`.
+        k: See `Relational`.
+        neighbours: See `Relational`.
         nodes: See `Relational`.
         refinement: See `Relational`.
         form: See `Relational`.
@@ -60,40 +66,35 @@ class RKD(Relational):
     """
 
     paper = "Relational Knowledge Distillation (Park, Kim, Lu, Cho, CVPR 2019, arXiv 1904.05068)"
-    kernel = "euclidean; cosine of differences"
     topology = "all pairs; triplets"
-    criterion = "Huber"
     differs = "the paper sums over pairs and triplets; the code, and this one, take means, zeros included"
 
-    def __init__(
-        self,
-        distance_weight: float = 25.0,
-        angle_weight: float = 50.0,
-        graph: str | Tensor | Rule = "dense",
-        nodes: Part = "feature",
-        refinement: Refinement | None = None,
-        form: Form = "auto",
-    ) -> None:
-        check_weights(distance_weight=distance_weight, angle_weight=angle_weight)
-        if distance_weight == angle_weight == 0:
+    distance_weight: float = option(default=25.0, least=0)
+    angle_weight: float = option(default=50.0, least=0)
+
+    def __post_init__(self) -> None:
+        """Put both relations together."""
+        super().__post_init__()
+        if self.distance_weight == self.angle_weight == 0:
             raise RelgraphError("RKD needs a weight above 0, got 0 for both distances and angles")
-        super().__init__(graph, nodes, refinement, form)
-        self.distance_weight = distance_weight
-        self.angle_weight = angle_weight
-        self.distance = Relation(euclidean, scale=by_mean, criterion=huber)
         self.angle = Relation(cosine, criterion=huber)
 
-    def forms(self) -> tuple[Form, ...]:
-        """Return the forms that the method has on all pairs, "auto" aside; angles are always compared in blocks."""
-        return "matrix", "blocked"
+    @property
+    def term_weights(self) -> dict[str, float]:
+        """Those of the distances and of the angles."""
+        return {"distance": self.distance_weight, "angle": self.angle_weight}
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
-        """Return `distance` and, unless its weight is 0, `angle`, with their weights."""
-        pair = self.pair(student, teacher, euclidean)
-        terms = {"distance": self.distance_weight * related(pair, self.distance)}
+    def make_relation(self) -> Relation:
+        """Return the relation of the distances; angles are compared in blocks in every form."""
+        return Relation(euclidean, scale=by_mean, criterion=huber)
+
+    def compare_pair(
+        self, pair: "HeteroData", student: Output, teacher: Output, batch: Batch | None
+    ) -> dict[str, Tensor]:
+        """Return `distance` and, unless its weight is 0, `angle`."""
+        assert self.relation is not None
+        terms = {"distance": self.relation.of_pair(pair)}
         if self.angle_weight > 0:
-            edges = topology_of(pair) if has_weights(pair) else ALL_PAIRS
-            table = None if isinstance(edges, AllPairs) else edges.table(degree_of(WithOwn(self.rule)))
-            angle = related_angles(self.angle, pair["student"].x, pair["teacher"].x, table)
-            terms["angle"] = self.angle_weight * angle
+            table = topology_of(pair).table(self.builder.topology.degree)
+            terms["angle"] = related_angles(self.angle, pair["student"].x, pair["teacher"].x, table)
         return terms

@@ -7,12 +7,13 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.contrast import soft_queue_contrast
 from relgraph.graph.kernels import cosine
 from relgraph.graph.memory import Queue
-from relgraph.methods.base import Batch, Output, Part, Views, as_output, check_positive, check_weights
-from relgraph.methods.contrastive import HeadKind, Queued
+from relgraph.methods.base import Batch, Output, Views, as_output
+from relgraph.methods.contrastive import Queued
+from relgraph.methods.options import option
 
 
 class SEED(Queued):
-    """See a queue of the teacher's vectors as the teacher sees it, each image's own vector first.
+    """Give a queue of the teacher's vectors the teacher's similarities, each image's own vector first.
 
     With s and t the vectors of unit length, the student's behind its head, and D+ = [t_i, Q] the teacher's vector of
     the same image and a queue Q of K earlier ones,
@@ -27,11 +28,11 @@ class SEED(Queued):
     more if the teacher's vectors all lie far from each other.
 
     Called with outputs or vectors `(N, D_s)` and `(N, D_t)`; returns a scalar >= 0. It needs no labels, and both
-    networks see one view of each image. The student alone receives gradient. The queue changes only when `remember` is
+    networks get one view of each image. The student alone receives gradient. The queue changes only when `remember` is
     called: once a step, between `backward` and the optimiser's step. It starts with random unit vectors and takes K x
     D_t numbers, in checkpoints as well: 32 MiB for 65,536 keys of 128, 512 MiB of 2,048.
 
-    With `patches` both networks see so many small patches of each image besides, which come as `Output.extra`: the
+    With `patches` both networks get so many small patches of each image besides, which come as `Output.extra`: the
     same loss of each patch's own vectors, averaged over the patches, against a second queue of as many keys, which
     holds the first patch of each image. It is added under the name `seed_patches`.
 
@@ -50,7 +51,6 @@ class SEED(Queued):
         head: "mlp", two linear layers with a ReLU between them; "linear", one; "none", which needs equal widths.
         patches: Small patches of each image; 0 for none, 6 in the official small-patch variant.
         nodes: "feature" or "embedding".
-        dim: Width of the embeddings of both networks, in place of the other two, where these are the nodes.
 
     Raises:
         RelgraphError: for unknown names, numbers out of range, without the teacher's width, for nodes of another
@@ -60,7 +60,7 @@ class SEED(Queued):
     >>> student, teacher = torch.randn(3, 6), torch.randn(3, 8)
     >>> loss(student, teacher).backward()
     >>> loss.remember(student, teacher, Batch(torch.arange(3), torch.full((3,), -1)))  # then the optimiser's step
-    >>> int(loss.queue.next), list(loss.terms(student, teacher))
+    >>> int(loss.memory.next), list(loss.terms(student, teacher))
     (3, ['seed'])
     """
 
@@ -74,52 +74,43 @@ class SEED(Queued):
         "InfoNCE with the teacher's keys; it is soft from about 0.01 on, said to be the paper's"
     )
 
-    def __init__(
-        self,
-        student_width: int | None = None,
-        teacher_width: int | None = None,
-        queue: int = 65536,
-        tau: float = 0.2,
-        teacher_tau: float = 1e-4,
-        head: HeadKind = "mlp",
-        patches: int = 0,
-        nodes: Part = "feature",
-        dim: int | None = None,
-    ) -> None:
-        check_positive(tau=tau, teacher_tau=teacher_tau)
-        check_weights(patches=patches)
-        super().__init__(student_width, teacher_width, queue, head, nodes, dim)
-        self.tau, self.teacher_tau = tau, teacher_tau
-        self.views = Views("patches", patches) if patches else None
-        self.patch_queue = self.make_queue(queue) if patches else None
+    tau: float = option(default=0.2, above=0, kw_only=True)
+    teacher_tau: float = option(default=1e-4, above=0, kw_only=True)
+    patches: int = option(default=0, least=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Ask for patches and fill their queue, where there are any."""
+        super().__post_init__()
+        self.views = Views("patches", self.patches) if self.patches else None
+        self.patch_memory = self.make_queue(self.queue) if self.patches else None
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return `seed` and, if there are patches, `seed_patches`."""
         s, t = self.vectors(student, teacher)
-        terms = {"seed": self._contrast(s, t, self.queue)}
-        if self.patch_queue is not None:
+        terms = {"seed": self._contrast(s, t, self.memory)}
+        if self.patch_memory is not None:
             patches = (self._patches(output, len(s)) for output in (student, teacher))
-            terms["seed_patches"] = self._contrast(*self.vectors(*patches), self.patch_queue)
+            terms["seed_patches"] = self._contrast(*self.vectors(*patches), self.patch_memory)
         return terms
 
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
         """Put the teacher's vectors in place of the oldest, and those of the first patches into their own queue."""
         super().remember(student, teacher, batch)
-        if self.patch_queue is not None:
-            _, output, _ = self.whole(as_output(student), as_output(teacher), batch)
+        if self.patch_memory is not None:
+            output = as_output(teacher)
             count = len(output.embedding)
-            patches = self.nodes_of_side(self._patches(output, count), "teacher")
-            self.patch_queue.remember(cosine.nodes(patches[:count]))
+            patches = self.teacher_nodes(self._patches(output, count))
+            self.patch_memory.remember(cosine.nodes(patches[:count]))
 
     def _contrast(self, student: Tensor, teacher: Tensor, queue: Queue) -> Tensor:
         return soft_queue_contrast(student, teacher, queue.keys, self.tau, self.teacher_tau)
 
     def _patches(self, output: Output, count: int) -> Output:
-        """Return what a network says of the patches of so many images.
+        """Return a network's outputs for the patches of so many images.
 
         Raises:
-            RelgraphError: if it says nothing, or of another number of patches.
+            RelgraphError: if there are none, or for another number of patches.
         """
         each = 0 if self.views is None else self.views.each
         asked = f"SEED asked for {each} patches of each image by `views`: expected Output(embedding, extra=...)"

@@ -1,18 +1,15 @@
 """Similarity-preserving knowledge distillation (Tung, Mori, ICCV 2019, arXiv 1907.09682)."""
 
-from torch import Tensor
-
-from relgraph.graph.forms import Form
-from relgraph.graph.kernels import Kernel, dot, together
-from relgraph.graph.matching import by_anchor_norm, mean_square
-from relgraph.graph.refine import Refinement
+from relgraph.graph.criteria import mean_square
+from relgraph.graph.kernels import Kernel, dot, identity
 from relgraph.graph.relation import Relation
-from relgraph.graph.topology import Rule
+from relgraph.graph.scales import by_anchor_norm
 from relgraph.methods.base import Part
+from relgraph.methods.options import option
 from relgraph.methods.relational import Relational
 
-# Unit rows of G do not see a factor of all nodes together, but squares of its numbers overflow, or vanish, without it.
-SIMILARITY = Kernel("linear", together, dot)
+# Unit rows of G do not change with a factor of all nodes, but squares of its numbers overflow, or vanish, without it.
+SIMILARITY = Kernel("linear", identity, dot, bounded=True)
 
 
 class SP(Relational):
@@ -31,6 +28,8 @@ class SP(Relational):
 
     Args:
         graph: See `Relational`.
+        k: See `Relational`.
+        neighbours: See `Relational`.
         nodes: See `Relational`.
         refinement: See `Relational`.
         form: See `Relational`.
@@ -46,19 +45,12 @@ class SP(Relational):
     """
 
     paper = "Similarity-Preserving Knowledge Distillation (Tung, Mori, ICCV 2019, arXiv 1907.09682)"
-    term = "sp"
     weight = 3000.0
-    kernel = "linear"
     topology = "all pairs"
-    criterion = "mean square of rows"
     differs = "the paper sums over pairs of layers; the code, and this one, read the last stage map"
 
-    def __init__(
-        self,
-        graph: str | Tensor | Rule = "dense",
-        nodes: Part = "map",
-        refinement: Refinement | None = None,
-        form: Form = "auto",
-    ) -> None:
-        relation = Relation(SIMILARITY, scale=by_anchor_norm, criterion=mean_square)
-        super().__init__(graph, nodes, refinement, form, relation)
+    nodes: Part = option(default="map", kw_only=True)
+
+    def make_relation(self) -> Relation:
+        """Return the relation of rows of length 1."""
+        return Relation(SIMILARITY, scale=by_anchor_norm, criterion=mean_square)

@@ -1,29 +1,18 @@
 """Knowledge distillation that meets self-supervision (Xu, Liu, Li, Loy, ECCV 2020, arXiv 2006.07114)."""
 
 from copy import deepcopy
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
-from relgraph.errors import RelgraphError, unknown
+from relgraph.errors import RelgraphError
 from relgraph.graph.contrast import batch_contrast
 from relgraph.graph.kernels import at_least_float32, cosine
-from relgraph.graph.matching import softmax
-from relgraph.graph.relation import check_nodes
-from relgraph.graph.trust import rank_of, trusted, trusted_mean
-from relgraph.methods.base import (
-    Batch,
-    Method,
-    Output,
-    Views,
-    check_positive,
-    check_weights,
-    labels_of,
-    logits_of,
-    nodes_of,
-)
+from relgraph.graph.pair import check_nodes
+from relgraph.methods.base import Batch, Method, Output, RunFacts, Views, labels_of, logits_of, nodes_of
+from relgraph.methods.options import option
 from relgraph.networks.heads import Projector
 
 Transformations = Literal["rotations", "all"]
@@ -79,9 +68,9 @@ class SSKD(Method):
 
     >>> import torch
     >>> loss = SSKD(student_width=4, teacher_width=6, ss_head=torch.nn.Linear(6, 6))
-    >>> def seen(width, rows):
+    >>> def outputs(width, rows):
     ...     return Output(torch.randn(rows, 2), torch.randn(rows, 5), torch.randn(rows, width))
-    >>> student, teacher = (seen(width, 8)._replace(extra=seen(width, 24)) for width in (4, 6))
+    >>> student, teacher = (outputs(width, 8)._replace(extra=outputs(width, 24)) for width in (4, 6))
     >>> terms = loss.terms(student, teacher, Batch(torch.arange(8), torch.arange(8) % 5))
     >>> sorted(terms)
     ['kd', 'self_supervision', 'transformed']
@@ -98,38 +87,41 @@ class SSKD(Method):
     )
     reads = ("feature", "logits", "labels")
 
-    views: Views
+    student_width: int
+    teacher_width: int
+    ss_head: nn.Module | None = None
+    temperature: float = option(default=4.0, above=0)
+    kd_weight: float = option(default=0.9, least=0)
+    tf_weight: float = option(default=2.7, least=0)
+    ss_weight: float = option(default=10.0, least=0)
+    tau: float = option(default=0.5, above=0)
+    tf_ratio: float = option(default=1.0, least=0, most=1)
+    ss_ratio: float = option(default=0.75, least=0, most=1)
+    transformations: Transformations = option(default="rotations")
+    head: StudentHead = option(default="mlp")
 
-    def __init__(
-        self,
-        student_width: int,
-        teacher_width: int,
-        ss_head: nn.Module | None = None,
-        temperature: float = 4.0,
-        kd_weight: float = 0.9,
-        tf_weight: float = 2.7,
-        ss_weight: float = 10.0,
-        tau: float = 0.5,
-        tf_ratio: float = 1.0,
-        ss_ratio: float = 0.75,
-        transformations: Transformations = "rotations",
-        head: StudentHead = "mlp",
-    ) -> None:
-        super().__init__()
-        check_positive(temperature=temperature, tau=tau)
-        check_weights(kd_weight=kd_weight, tf_weight=tf_weight, ss_weight=ss_weight)
-        _check_ratios(tf_ratio=tf_ratio, ss_ratio=ss_ratio)
-        _check_names(transformations, head)
-        self.temperature, self.tau, self.tf_ratio, self.ss_ratio = temperature, tau, tf_ratio, ss_ratio
-        self.kd_weight, self.tf_weight, self.ss_weight = kd_weight, tf_weight, ss_weight
-        self.student_width, self.teacher_width = student_width, teacher_width
-        self.views = Views("rotations", 3) if transformations == "rotations" else Views("transformations", 4)
-        self.head = Projector(student_width, student_width) if head == "mlp" else nn.Identity()
-        self.ss_head = _frozen(ss_head, teacher_width)
+    def __post_init__(self) -> None:
+        """Build the student's head and copy the teacher's."""
+        super().__post_init__()
+        self.views = Views("rotations", 3) if self.transformations == "rotations" else Views("transformations", 4)
+        width = self.student_width
+        self.projector = Projector(width, width) if self.head == "mlp" else nn.Identity()
+        self.ss_head = _frozen(self.ss_head, self.teacher_width)
+
+    @classmethod
+    def for_run(cls, run: RunFacts, **options: Any) -> Self:
+        """Return the method for the widths of a run's features, with its self-supervision head."""
+        return cls(run.student_width, run.teacher_width, run.ss_head, **options)
+
+    @property
+    def term_weights(self) -> dict[str, float]:
+        """Those of the logits, of the transformed views' and of the self-supervision."""
+        return {"kd": self.kd_weight, "transformed": self.tf_weight, "self_supervision": self.ss_weight}
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of the student's side; the teacher's head stays in that of evaluation."""
         super().train(mode)
+        assert self.ss_head is not None
         self.ss_head.eval()
         return self
 
@@ -142,30 +134,31 @@ class SSKD(Method):
         student_views, teacher_views = (self._views_of(output, len(s)) for output in (student, teacher))
         classes = torch.where(labels < 0, t.argmax(-1), labels)
         return {
-            "kd": self.kd_weight * _divergence(s, t, self.temperature).mean(),
-            "transformed": self.tf_weight * self._transformed(student_views, teacher_views, classes),
-            "self_supervision": self.ss_weight * self._self_supervision(student, teacher, student_views, teacher_views),
+            "kd": _divergence(s, t, self.temperature).mean(),
+            "transformed": self._transformed(student_views, teacher_views, classes),
+            "self_supervision": self._self_supervision(student, teacher, student_views, teacher_views),
         }
 
     def _transformed(self, student: Output, teacher: Output, classes: Tensor) -> Tensor:
         """Compare the logits of the transformed views, where the teacher's have the class of the image."""
-        s, t = (z.reshape(self.views.each, len(classes), -1) for z in logits_of(student, teacher, "SSKD"))
+        s, t = (z.reshape(-1, len(classes), z.shape[-1]) for z in logits_of(student, teacher, "SSKD"))
         mask = trusted(rank_of(t, classes.expand(t.shape[:2])), self.tf_ratio)
-        return trusted_mean(_divergence(s, t, self.temperature), mask)
+        return mean_of_trusted(_divergence(s, t, self.temperature), mask)
 
     def _self_supervision(
         self, student: Output, teacher: Output, student_views: Output, teacher_views: Output
     ) -> Tensor:
         """Compare the similarities of views to images, where the teacher's have the view's own image."""
         check_nodes(nodes_of(student, "feature", "SSKD"), nodes_of(teacher, "feature", "SSKD"))
-        s = _similarities(self.head, student, student_views, self.student_width, "student")
+        s = _similarities(self.projector, student, student_views, self.student_width, "student")
+        assert self.ss_head is not None
         t = _similarities(self.ss_head, teacher, teacher_views, self.teacher_width, "teacher")
         own = torch.arange(t.shape[-1], device=t.device).expand(t.shape[:2])
-        return trusted_mean(_divergence(s, t, self.tau), trusted(rank_of(t, own), self.ss_ratio))
+        return mean_of_trusted(_divergence(s, t, self.tau), trusted(rank_of(t, own), self.ss_ratio))
 
     def _views_of(self, output: Output, count: int) -> Output:
-        """Return what a network says of the V extra views of each of these images."""
-        each, found = self.views.each, output.extra
+        """Return a network's outputs for the V extra views of each of these images."""
+        each, found = 0 if self.views is None else self.views.each, output.extra
         parts = [] if found is None else [found.embedding, found.logits, found.feature]
         rows = {len(part) for part in parts if part is not None}
         if found is None or rows != {each * count}:
@@ -177,7 +170,7 @@ class SSKD(Method):
 
 
 def views_to_images(views: Tensor, images: Tensor, temperature: float = 1.0) -> Tensor:
-    """Tell of which image each transformed view is, by cosines: the objective of the teacher's self-supervision head.
+    """Find the image of each transformed view, by cosines: the objective of the teacher's self-supervision head.
 
     `-1 / (V N) * sum_vi log softmax_j(cos(view vi, image j) / T)_i`: the second stage of SSKD (Xu et al., 2020, arXiv
     2006.07114), where the teacher itself does not learn.
@@ -206,7 +199,7 @@ def views_to_images(views: Tensor, images: Tensor, temperature: float = 1.0) -> 
 
 def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Return `T^2 KL(softmax(t / T) || softmax(s / T))` of each row, `(..., M) -> (...)`."""
-    s, t = (softmax(temperature)(at_least_float32(scores)) for scores in (student, teacher))
+    s, t = ((at_least_float32(scores) / temperature).log_softmax(-1) for scores in (student, teacher))
     return temperature**2 * kl_div(s, t, reduction="none", log_target=True).sum(-1)
 
 
@@ -243,14 +236,48 @@ def _frozen(head: nn.Module | None, width: int) -> nn.Module:
     return head.eval()
 
 
-def _check_ratios(**ratios: float) -> None:
-    for name, ratio in ratios.items():
-        if not 0 <= ratio <= 1:
-            raise RelgraphError(f"{name} must be between 0 and 1, got {ratio}")
+def rank_of(scores: Tensor, true: Tensor) -> Tensor:
+    """Return at which place an anchor's scores have the true candidate, 0 for the first, `(..., M) -> (...)`.
+
+    Equal scores stand in the order of their columns, as a stable sort leaves them.
+
+    Args:
+        scores: The anchors' scores of M candidates, `(..., M)`.
+        true: The true candidate of each anchor, `(...)`, in 0..M-1.
+
+    >>> rank_of(torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.3, 0.5]]), torch.tensor([2, 2]))
+    tensor([1, 1])
+    """
+    place = true.unsqueeze(-1)
+    own = scores.gather(-1, place)
+    earlier = torch.arange(scores.shape[-1], device=scores.device) < place
+    return ((scores > own) | ((scores == own) & earlier)).sum(-1)
 
 
-def _check_names(transformations: str, head: str) -> None:
-    if transformations not in get_args(Transformations):
-        raise unknown("choice of transformations", transformations, get_args(Transformations))
-    if head not in get_args(StudentHead):
-        raise unknown("head of the student", head, get_args(StudentHead))
+def trusted(rank: Tensor, ratio: float) -> Tensor:
+    """Return which rows are trusted: those of rank 0, and of the W others the `floor(W * ratio)` of lowest rank.
+
+    The selective transfer of SSKD (Xu et al., 2020, arXiv 2006.07114). Equal ranks at the boundary go by image, and
+    within an image by view. Nothing is read back from the device.
+
+    Args:
+        rank: Rank of the true candidate for V views of N images, `(V, N)`.
+        ratio: Share of the others, in [0, 1].
+
+    >>> trusted(torch.tensor([[0, 2, 1], [3, 0, 5]]), ratio=0.5)
+    tensor([[ True,  True,  True],
+            [False,  True, False]])
+    """
+    position = rank.mT.flatten().argsort(stable=True).argsort()
+    wrong = (rank > 0).sum()
+    kept = rank.numel() - wrong + (wrong.double() * ratio).long()  # as int() of Python does it
+    return (position < kept).view(rank.mT.shape).mT
+
+
+def mean_of_trusted(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of the values where the mask is true, a scalar; 0 where it is nowhere.
+
+    >>> mean_of_trusted(torch.tensor([1.0, 2.0, 6.0]), torch.tensor([True, False, True]))
+    tensor(3.5000)
+    """
+    return torch.where(mask, values, 0).sum() / mask.sum().clamp_min(1)

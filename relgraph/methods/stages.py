@@ -1,18 +1,39 @@
 """What methods over stage maps have in common: which maps face each other, at which size, and layers between them."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import at_least_float32
-from relgraph.methods.base import Output
+from relgraph.methods.base import Method, Output, RunFacts, Shape, Shapes
 
-Shape = tuple[int, int, int]  # channels, height and width of a stage map
-Shapes = tuple[Shape, ...]  # of all of a network, the stem's first
 T = TypeVar("T")
+
+
+class StageMethod(Method):
+    """A method that compares stage maps, by layers that are built for the shapes of both networks' maps.
+
+    Args:
+        student_maps: Shapes (C, H, W) of the student's maps, the stem's first.
+        teacher_maps: Those of the teacher.
+    """
+
+    student_maps: Shapes = ()
+    teacher_maps: Shapes = ()
+    reads = ("maps",)
+
+    def __post_init__(self) -> None:
+        """Take no shapes as none."""
+        super().__post_init__()
+        self.student_maps, self.teacher_maps = self.student_maps or (), self.teacher_maps or ()
+
+    @classmethod
+    def for_run(cls, run: RunFacts, **options: Any) -> Self:
+        """Return the method for the shapes of the run's maps."""
+        return cls(run.student_maps, run.teacher_maps, **options)
 
 
 def paired(student: Sequence[T], teacher: Sequence[T]) -> list[tuple[T, T]]:

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.methods.base import Batch, Method, Output, Views, check_weights
+from relgraph.methods.base import Batch, Method, Output, Views
 
 
 class Sum(Method):
     """Several methods at once, or one at another weight: `sum_m weight_m * L_m`.
 
-    Terms of more than one method are called `METHOD_TERM`, or like the method where it has but one. A method is asked
-    for each batch what it would be asked alone; memories and the teacher's sides of the methods are kept apart.
+    Terms of more than one method are called `METHOD_TERM`, or like the method where it has but one. Each method
+    reads of a batch what it would read alone; memories and the teacher's sides of the methods are kept apart.
 
     Args:
         methods: Weight >= 0 and method by name.
@@ -27,53 +27,57 @@ class Sum(Method):
     ['pkt', 'rkd_angle', 'rkd_distance']
     """
 
-    def __init__(self, methods: Mapping[str, tuple[float, Method]]) -> None:
-        super().__init__()
-        if not methods:
-            raise RelgraphError("a sum of methods needs at least one, got none")
-        check_weights(**{f"the weight of {name}": weight for name, (weight, _) in methods.items()})
-        self.methods = nn.ModuleDict({name: method for name, (_, method) in methods.items()})
-        self.weights = {name: weight for name, (weight, _) in methods.items()}
-        self.views = _views({name: method.views for name, (_, method) in methods.items() if method.views is not None})
-        self.reads = tuple(sorted({part for _, method in methods.values() for part in method.reads}))
+    methods: Mapping[str, tuple[float, Method]]
 
-    def together(self, student: Output, teacher: Output, batch: Batch | None) -> tuple[Output, Output, Batch | None]:
-        """Return what came in: each method gathers what it reads itself."""
-        return student, teacher, batch
+    def __post_init__(self) -> None:
+        """Check the weights, and take the methods apart from them."""
+        super().__post_init__()
+        given = dict(self.methods)
+        if not given:
+            raise RelgraphError("a sum of methods needs at least one, got none")
+        for name, (weight, _) in given.items():
+            if not weight >= 0:
+                raise RelgraphError(f"the weight of {name} must be at least 0, got {weight}")
+        self.weights = {name: weight for name, (weight, _) in given.items()}
+        self.parts = nn.ModuleDict({name: method for name, (_, method) in given.items()})
+        self.views = _views({name: method.views for name, method in self.each() if method.views is not None})
+        self.reads = tuple(sorted({part for _, method in self.each() for part in method.reads}))
+
+    def each(self) -> list[tuple[str, Method]]:
+        """Return the methods by their names."""
+        return [(name, method) for name, method in self.parts.items() if isinstance(method, Method)]
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         """Return the terms of all methods, with their weights."""
-        terms = {}
-        for name, method in self._each():
-            for term, value in method.compare(*method.together(student, teacher, batch)).items():
-                terms[self._called(name, term)] = self.weights[name] * value
-        return terms
+        return self.joined({name: method.terms(student, teacher, batch) for name, method in self.each()})
+
+    def joined(self, found: Mapping[str, Mapping[str, Tensor]], *, weighted: bool = True) -> dict[str, Tensor]:
+        """Return the terms of the methods by name as those of the sum, with the methods' weights or without."""
+        return {
+            self._called(name, term): self.weights[name] * value if weighted else value
+            for name, terms in found.items()
+            for term, value in terms.items()
+        }
 
     def teacher_terms(
-        self, student: Output, teacher: Output, batch: Batch, classify: Callable[[Output], Tensor]
+        self, student: Output, teacher: Output, batch: Batch, cross_entropy: Callable[[Output], Tensor]
     ) -> dict[str, Tensor]:
         """Return what trains the methods' sides of the teacher; their weights do not matter there."""
-        return {
-            self._called(name, term): value
-            for name, method in self._each()
-            for term, value in method.teacher_terms(student, teacher, batch, classify).items()
-        }
+        found = {name: method.teacher_terms(student, teacher, batch, cross_entropy) for name, method in self.each()}
+        return self.joined(found, weighted=False)
 
     def teacher_parameters(self) -> Sequence[nn.Parameter]:
         """Return the parameters of the methods' sides of the teacher."""
-        return [parameter for _, method in self._each() for parameter in method.teacher_parameters()]
+        return [parameter for _, method in self.each() for parameter in method.teacher_parameters()]
 
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
         """Let each method remember the batch."""
-        for _, method in self._each():
+        for _, method in self.each():
             method.remember(student, teacher, batch)
 
-    def _each(self) -> list[tuple[str, Method]]:
-        return [(name, method) for name, method in self.methods.items() if isinstance(method, Method)]
-
     def _called(self, name: str, term: str) -> str:
-        return term if len(self.methods) == 1 or term == name else f"{name}_{term}"
+        return term if len(self.parts) == 1 or term == name else f"{name}_{term}"
 
 
 def _views(asked: Mapping[str, Views]) -> Views | None:

@@ -6,16 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import at_least_float32
-from relgraph.methods.base import Batch, Method, Output
-from relgraph.methods.stages import Shapes, check_channels, check_stages, map_pairs, paired, same_size, through
+from relgraph.methods.base import Batch, Output
+from relgraph.methods.options import option
+from relgraph.methods.stages import StageMethod, check_channels, check_stages, map_pairs, paired, same_size, through
 
 # The least variance, as in the code: a channel that is predicted exactly would else have an infinite likelihood.
 FLOOR = 1e-5
 
 
-class VID(Method):
+class VID(StageMethod):
     """Predict the teacher's maps from the student's, as a Gaussian with one variance per channel, stage by stage.
 
         L = sum over stages of mean of 1/2 [(mu(s) - t)^2 / v_c + log v_c],    v_c = softplus(p_c) + 1e-5
@@ -52,16 +52,16 @@ class VID(Method):
     criterion = "likelihood"
     pointwise = True
     differs = "the log-likelihood is summed over a map in the paper, averaged in the code and here"
-    reads = ("maps",)
 
-    def __init__(self, student_maps: Shapes, teacher_maps: Shapes, init_variance: float = 5.0) -> None:
-        super().__init__()
-        if not FLOOR < init_variance < math.inf:
-            raise RelgraphError(f"init_variance must be above {FLOOR} and finite, got {init_variance}")
-        check_stages("VID", student_maps, teacher_maps)
-        self.built = paired(student_maps, teacher_maps)[1:]
+    init_variance: float = option(default=5.0, above=FLOOR, below=math.inf)
+
+    def __post_init__(self) -> None:
+        """Build a regressor of each stage."""
+        super().__post_init__()
+        check_stages("VID", self.student_maps, self.teacher_maps)
+        self.built = paired(self.student_maps, self.teacher_maps)[1:]
         self.regressors = nn.ModuleList(_regressor(s[0], t[0]) for s, t in self.built)
-        above = init_variance - FLOOR
+        above = self.init_variance - FLOOR
         raw = above + math.log(-math.expm1(-above))  # softplus(raw) is what is above the floor
         self.raw_variances = nn.ParameterList(nn.Parameter(torch.full((t[0],), raw)) for _, t in self.built)
 

@@ -1,4 +1,4 @@
-"""What every student backbone is: images to stage maps and one pooled vector an image."""
+"""The interface of every student backbone: images to stage maps and one pooled vector an image."""
 
 from collections.abc import Callable, Iterable
 
@@ -52,7 +52,7 @@ def start_from_fan_out(network: nn.Module) -> None:
 
 
 def in_turn(modules: Iterable[nn.Module], images: Tensor) -> tuple[Tensor, ...]:
-    """Return the output of each module, the first of which reads the images and every other the output before it."""
+    """Return the output of each module; the first reads the images, every other the output before it."""
     maps = [images]
     for module in modules:
         maps.append(module(maps[-1]))

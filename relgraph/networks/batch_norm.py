@@ -1,7 +1,7 @@
 """Batch normalisation over a batch that is spread over processes.
 
 torch's SyncBatchNorm runs on GPUs only, and waits for the GPU in every layer; this one computes the same on any device
-and waits for none. Both kinds of batch norm that networks have here are known: torch's, and timm's with an activation.
+and waits for none. It supports both kinds of batch norm of the networks here: torch's, and timm's with an activation.
 """
 
 from typing import Any
@@ -46,7 +46,7 @@ def synchronised(module: nn.Module, processes: ProcessGroup) -> nn.Module:
 def average_statistics(module: nn.Module, processes: ProcessGroup) -> None:
     """Replace the running means and variances of all batch norms by their means over the processes.
 
-    For networks whose batch norms each saw their own process's rows, before they are evaluated or stored.
+    For networks whose batch norms each used the rows of their own process, before they are evaluated or stored.
     """
     for layer in module.modules():
         if isinstance(layer, _BatchNorm):
@@ -65,14 +65,14 @@ class Synchronised(_BatchNorm):
         if not self.training:
             return super().forward(input)
         self._check_input_dim(input)
-        seen: Tensor
-        seen, mean, variance = _Normalise.apply(input, self.weight, self.bias, self.eps, self.processes)
+        normalised: Tensor
+        normalised, mean, variance = _Normalise.apply(input, self.weight, self.bias, self.eps, self.processes)
         self._track(mean, variance, input.numel() // input.shape[1] * self.processes.count)
-        return seen
+        return normalised
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
-            raise RelgraphError(f"a batch norm wants a tensor (N, C, ...), got {tuple(input.shape)}")
+            raise RelgraphError(f"a batch norm needs a tensor (N, C, ...), got {tuple(input.shape)}")
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
@@ -108,7 +108,7 @@ def _kind(layer: _BatchNorm, name: str) -> type[Synchronised]:
     if type(layer).__name__ == "BatchNormAct2d":  # by name, since timm takes seconds to import
         return SynchronisedAct
     raise RelgraphError(
-        f"synchronised batch norm knows {', '.join(kind.__name__ for kind in PLAIN)} and timm's BatchNormAct2d, "
+        f"synchronised batch norm supports {', '.join(kind.__name__ for kind in PLAIN)} and timm's BatchNormAct2d, "
         f"got {type(layer).__name__} in {name or 'the network'!r}"
     )
 
@@ -137,8 +137,8 @@ class _Normalise(torch.autograd.Function):
             gradient, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
         )
         if ctx.needs_input_grad[0]:
-            # What the statistics take away: weight / (deviation n) times both sums over the processes, the first of
-            # them for each (x - mean) / deviation. That is itself an affine batch norm of x.
+            # The part of the statistics is subtracted: weight / (deviation n) times both sums over the processes, the
+            # first of them for each (x - mean) / deviation. That is itself an affine batch norm of x.
             count = x.numel() // x.shape[1] * ctx.processes.count
             slope, shift = ctx.processes.sum(torch.stack((of_weight, of_bias))) * (
                 weight * (variance + ctx.eps).rsqrt() / -count
@@ -154,9 +154,9 @@ def _statistics(x: Tensor, processes: ProcessGroup) -> tuple[Tensor, Tensor]:
     With equally many rows the mean is the mean of the processes' means, and the variance the mean of their variances
     plus the variance of their means (Chan, Golub, LeVeque 1979): no square of a large mean is ever taken.
     """
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    at_least_float32 = x.to(torch.promote_types(x.dtype, torch.float32))
     # What torch's batch norm computes on a CPU; var_mean over all axes but one takes several times as long.
-    own = torch.batch_norm_update_stats(wide, None, None, 0.0)
+    own = torch.batch_norm_update_stats(at_least_float32, None, None, 0.0)
     means, variances = processes.gather(torch.stack(own)[None]).unbind(1)
     between, mean = torch.var_mean(means, 0, correction=0)
     return mean, variances.mean(0) + between

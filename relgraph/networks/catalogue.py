@@ -1,4 +1,4 @@
-"""Which teachers there are, as the libraries list them: nothing is built or downloaded."""
+"""The available teachers, as the libraries list them: nothing is built or downloaded."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -61,4 +61,4 @@ def _nearest(pattern: str, listed: list[Listed]) -> str:
         )
         if near:
             return f": did you mean {' or '.join(spelled[name] for name in near)}?"
-    return ": relgraph teachers, without a pattern, tells what there is"
+    return ": relgraph teachers, without a pattern, lists the sources"

@@ -17,20 +17,20 @@ from relgraph.networks.backbone import Backbone
 from relgraph.networks.heads import Head, Projector
 from relgraph.networks.students import build_backbone
 
-DESCRIBED = {"backbone", "in_channels", "image_size", "mean", "std"}  # what any network file must say of itself
+DESCRIBED = {"backbone", "in_channels", "image_size", "mean", "std"}  # keys of the description of any network file
 NETWORK_FILES = ("network.safetensors", "student.safetensors")  # of a run directory: a pre-training's, a training's
 SS_HEAD_FILE = "ss_head.safetensors"
-SS_HEAD_KIND = "sskd-head"  # by which such a file is known
+SS_HEAD_KIND = "sskd-head"  # the `kind` in the description of such a file
 
 
 def save_network(path: Path, network: nn.Module, info: Mapping[str, Any]) -> None:
     """Write weights and `info` (JSON values, of a network at least those of `DESCRIBED`) to a safetensors file.
 
-    A network with what is on top of it is stored whole: the keys of its backbone begin with `backbone.`, those of a
-    student's head with `head.`, those of a projector with `projector.`; of that `info` then says
+    A network and the layers on top of it are stored together: the keys of its backbone begin with `backbone.`, those of
+    a student's head with `head.`, those of a projector with `projector.`; `info` then describes the projector by
     `{"projector": {"dim": int, "hidden": int, "norm": bool}}`.
     """
-    # Cloned, since safetensors refuses two names for one memory, which CoaT has: its blocks share a layer.
+    # Cloned, since safetensors stores no two names for one memory, which CoaT has: its blocks share a layer.
     layout = torch.contiguous_format
     tensors = {n: tensor.detach().clone(memory_format=layout).cpu() for n, tensor in network.state_dict().items()}
     write_atomically(path, save(tensors, metadata={"relgraph": json.dumps(dict(info))}))
@@ -84,7 +84,7 @@ def load_network(path: Path) -> tuple[Backbone, dict[str, Any]]:
     """Return the backbone of a file or run directory, in float32 and evaluation mode, and the `info` stored with it.
 
     Raises:
-        RelgraphError: if the file cannot be read or its weights are of another architecture than it says.
+        RelgraphError: if the file cannot be read or its weights are of another architecture than it describes.
     """
     path = find_network(path)
     tensors, info = read_network(path)
@@ -100,7 +100,7 @@ def load_head(path: Path) -> tuple[Head, tuple[str, ...]]:
     """Return the trained head of a student, in float32 and evaluation mode, and its classes, from a file or run.
 
     Raises:
-        RelgraphError: if the file cannot be read, holds no head with classes, or one of other sizes than it says.
+        RelgraphError: if the file cannot be read, holds no head with classes, or one of other sizes than it describes.
     """
     path = find_network(path)
     tensors, info = read_network(path)
@@ -119,17 +119,17 @@ def load_projector(path: Path) -> Projector:
     """Return the trained projector of a pre-training, in float32 and evaluation mode, from a file or run.
 
     Raises:
-        RelgraphError: if the file cannot be read, holds no projector, or one of other sizes than it says.
+        RelgraphError: if the file cannot be read, holds no projector, or one of other sizes than it describes.
     """
     path = find_network(path)
     tensors, info = read_network(path)
-    own, said = _part(tensors, "projector."), info.get("projector")
-    if not own or said is None:
+    own, stored = _part(tensors, "projector."), info.get("projector")
+    if not own or stored is None:
         raise RelgraphError(f"{path} holds no projector: expected the network.safetensors of relgraph pretrain")
-    dim, hidden, norm = (said.get(name) if isinstance(said, dict) else None for name in ("dim", "hidden", "norm"))
+    dim, hidden, norm = (stored.get(name) if isinstance(stored, dict) else None for name in ("dim", "hidden", "norm"))
     if not (_is_width(dim) and _is_width(hidden) and isinstance(norm, bool)):
         raise RelgraphError(
-            f"the description in {path} is damaged: expected a projector with dim, hidden and norm, got {said}"
+            f"the description in {path} is damaged: expected a projector with dim, hidden and norm, got {stored}"
         )
     projector = Projector(_input_width(own, "0.weight"), dim, hidden, norm)
     load_strictly(projector, own, path)
@@ -145,7 +145,7 @@ def _is_width(value: object) -> TypeGuard[int]:
 
 
 def _input_width(tensors: Mapping[str, Tensor], name: str) -> int:
-    """Return what the weight of a first layer reads; a layer that is missing or no matrix is refused when loaded."""
+    """Return the input width of a first layer; a layer that is missing or no matrix is refused when loaded."""
     weight = tensors.get(name)
     return 1 if weight is None or weight.ndim != 2 else weight.shape[1]
 
@@ -155,8 +155,8 @@ def save_ss_head(
 ) -> None:
     """Write a self-supervision head of SSKD, `Projector(width, width)`, to a safetensors file.
 
-    `teacher` is how the teacher was spelled whose features it reads, `fingerprint` that of its weights, and
-    `transformations` the views through which it was trained to see, "rotations" or "all".
+    `teacher` is the name, as it was given, of the teacher whose features the head reads, `fingerprint` that of its
+    weights, and `transformations` the extra views on which the head was trained, "rotations" or "all".
     """
     info = {"kind": SS_HEAD_KIND, "width": _input_width(head.state_dict(), "0.weight"), "teacher": teacher}
     save_network(path, head, {**info, "fingerprint": fingerprint, "transformations": transformations})
@@ -203,5 +203,5 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) 
                 f"{path} is of another architecture: {name} is {want} in the network, {got} in the file"
             )
     state = OrderedDict(tensors)
-    state._metadata = expected._metadata  # type: ignore[attr-defined]  # MNASNet wants to be told its own version
+    state._metadata = expected._metadata  # type: ignore[attr-defined]  # MNASNet reads its own version there
     module.load_state_dict(state)

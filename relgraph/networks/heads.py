@@ -1,4 +1,4 @@
-"""What networks get on top of their pooled vector: projection and classifier, or a projector of two layers."""
+"""The layers on top of a network's pooled vector: projection and classifier, or a projector of two layers."""
 
 from torch import Tensor, nn
 
@@ -8,7 +8,7 @@ class Head(nn.Module):
 
     The embedding is the node of the graph; the student is judged on these logits. As in the official code of EGA
     (Ma, Chen, Akata, 2022, arXiv 2211.13264), which creates a dropout layer as well and never uses it. Without classes,
-    as for images that have no labels, there is one logit, which nothing teaches.
+    as for images that have no labels, there is one logit, which no loss trains.
     """
 
     def __init__(self, width: int, dim: int, classes: int) -> None:

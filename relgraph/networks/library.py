@@ -1,4 +1,4 @@
-"""What students from other libraries have in common: they are measured, not described, and there are hundreds."""
+"""What students from other libraries have in common: their widths are measured, not listed, and there are hundreds."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,21 +24,21 @@ def unknown_model(library: str, name: str, known: Iterable[str]) -> RelgraphErro
 
 @contextmanager
 def built_for(name: str, in_channels: int, image_size: int) -> Iterator[None]:
-    """Turn whatever goes wrong while a network is built and measured into one sentence.
+    """Turn any exception while a network is built and measured into one error message.
 
     Raises:
         RelgraphError: if anything was raised inside.
     """
     try:
         yield
-    except Exception as error:  # what a network raises for a size that it cannot read differs from one to the next
+    except Exception as error:  # the exception for a size that a network cannot read differs between networks
         size = f"{in_channels} x {image_size} x {image_size}"
         raise RelgraphError(f"{name} cannot read images of {size}: {first_line(error)}") from error
 
 
 @torch.no_grad()
 def measured_width(backbone: Backbone, in_channels: int, image_size: int) -> int:
-    """Return the length of the vector that a network makes of one image, left in training mode.
+    """Return the length of a network's vector for one image; the network is left in training mode.
 
     Raises:
         ValueError: if its output is no vector.

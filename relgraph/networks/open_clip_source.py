@@ -10,18 +10,18 @@ from relgraph.networks.files import load_strictly
 from relgraph.networks.sources import Listed, Source, no_model
 from relgraph.networks.weights import from_hub, from_url, read_weights, silent
 
-# The smallest text side that open_clip builds: it is let go, and the published ones would cost time and memory, those
-# of other libraries a download as well.
+# The smallest text side that open_clip builds: it is discarded, and the published ones would cost time and memory,
+# those of other libraries a download as well.
 NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
 
 
 class ImageTower(nn.Module):
-    """The image side of a CLIP: what its `encode_image` computes.
+    """The image side of a CLIP: it computes the CLIP's `encode_image`.
 
     The stage maps are those of open_clip's `forward_intermediates`: of a ResNet its stem (behind the pooling) and its
     four layers; of a vision transformer the tokens of each block, laid out as an image and without class token; of a
-    network that open_clip takes from timm what timm hands on. A network for which an older version (of open_clip,
-    before 2.32) has no `forward_intermediates` hands on none.
+    network that open_clip takes from timm the maps that timm returns. A network for which an older version (of
+    open_clip, before 2.32) has no `forward_intermediates` returns none.
     """
 
     def __init__(self, visual: Any) -> None:
@@ -30,7 +30,7 @@ class ImageTower(nn.Module):
 
     def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return the stage maps and the embeddings."""
-        trunk = getattr(self.visual, "trunk", self.visual)  # the network of timm that open_clip asks in its turn
+        trunk = getattr(self.visual, "trunk", self.visual)  # the network of timm that open_clip calls in its turn
         if not all(hasattr(network, "forward_intermediates") for network in (self.visual, trunk)):
             return (), self(images)
         outputs = self.visual.forward_intermediates(images)
@@ -43,9 +43,9 @@ class ImageTower(nn.Module):
 
 
 def from_open_clip(name: str, weights: Path | None, input_size: int | None) -> Source:
-    """Build the image side of a CLIP from `ARCHITECTURE[/WEIGHTS]`; the text side is let go.
+    """Build the image side of a CLIP from `ARCHITECTURE[/WEIGHTS]`; the text side is discarded.
 
-    With a file, WEIGHTS only says how they were trained (`openai`: with QuickGELU), and nothing is downloaded; a
+    With a file, WEIGHTS only determines how they were trained (`openai`: with QuickGELU), and nothing is downloaded; a
     downloaded file is read as one that was passed.
 
     Raises:
@@ -89,7 +89,7 @@ def _side(size: int | tuple[int, ...] | list[int]) -> int:
 
 
 def _open_clip_config(architecture: str, tag: str, needed: bool) -> dict[str, Any]:
-    """Return what open_clip knows of weights: where they are, their activation, mean and std."""
+    """Return open_clip's configuration of weights: where they are, their activation, mean and std."""
     import open_clip
 
     if architecture not in open_clip.list_models():
@@ -127,7 +127,7 @@ def _load_image_tower(model: Any, path: Path) -> None:
     from open_clip.convert import convert_state_dict
     from open_clip.model import resize_pos_embed
 
-    tensors: dict[str, Tensor] = convert_state_dict(model, read_weights(path))  # MobileCLIP's authors name otherwise
+    tensors: dict[str, Tensor] = convert_state_dict(model, read_weights(path))  # MobileCLIP's authors use other names
     resize_pos_embed(tensors, model)  # for images of another size
     prefix = "visual."
     tower = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

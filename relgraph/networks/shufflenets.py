@@ -81,7 +81,7 @@ class SplitUnit(nn.Module):
 
 
 class DownUnit(nn.Module):
-    """ShuffleNet V2's unit with stride 2: two branches see all channels, and each gives half of the new ones."""
+    """ShuffleNet V2's unit with stride 2: two branches read all channels, and each gives half of the new ones."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What every source of teachers returns, and relgraph's own files as one of them."""
+"""The result of every source of teachers, and relgraph's own files as one of these sources."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ Arguments = Mapping[str, str | int | float | bool]
 
 @dataclass(frozen=True)
 class Source:
-    """A network, images to embeddings, and how the images were prepared that it was trained on.
+    """A network, images to embeddings, and the preparation of the images that it was trained on.
 
-    `stages` is the same network with its stage maps: the maps, none if it hands on none, and the embedding.
+    `stages` is the same network with its stage maps: the maps, none if it returns none, and the embedding.
     """
 
     network: nn.Module
@@ -36,12 +36,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Listed:
-    """A teacher that can be had, as far as its library knows it without building it.
+    """An available teacher, with the facts that its library lists without building it.
 
     Attributes:
-        spec: how it is spelled.
+        spec: its name, as `load_teacher` takes it.
         input_size: side of its images in pixels, None if it takes any.
-        megabytes: size of the download, None if the library does not say.
+        megabytes: size of the download, None if the library does not list it.
         address: where the weights are published, "" for a network that comes with the package.
     """
 
@@ -69,8 +69,8 @@ class Projected(Backbone):
 def checkpoint(path: Path, arguments: Arguments | None = None) -> Source:
     """Read a network that relgraph trained, a pre-training's or a student's, from its file or the directory of its run.
 
-    The argument `output` chooses what it gives: "feature", the backbone's pooled vector, or "projection", what the
-    projector of the pre-training makes of it.
+    The argument `output` chooses the embedding: "feature", the backbone's pooled vector, or "projection", the output
+    of the pre-training's projector for it.
 
     Raises:
         RelgraphError: if the file is missing, damaged or another program's, an argument is unknown, or a projection is

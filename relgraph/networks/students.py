@@ -80,7 +80,7 @@ def build_backbone(name: str, in_channels: int = 3, *, image_size: int | None = 
         name: One of `STUDENTS` or `ALIASES`, `timm:MODEL` or `torchvision:MODEL`.
         in_channels: Of the images.
         image_size: Of the images in pixels, for models of timm and torchvision that are made for one size, such as
-            transformers; the others read any, so the benchmark's own do not look at it.
+            transformers; the others read any size, and the benchmark's own ignore it.
 
     Raises:
         RelgraphError: for an unknown name, the message holds the nearest known one; and for a model of timm or
@@ -117,8 +117,8 @@ def student_names(pattern: str = "*") -> list[str]:
     library = pattern.partition(":")[0].lower()
     lists = {"timm": timm_names, "torchvision": torchvision_names}
     names = [f"{library}:{name}" for name in lists[library]()] if library in lists else list(STUDENTS)
-    whole = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
-    found = [name for name in names if fnmatchcase(name.lower(), whole.lower())]
+    complete = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+    found = [name for name in names if fnmatchcase(name.lower(), complete.lower())]
     if not found:
-        raise RelgraphError(f"no student matches {pattern!r}: `relgraph students` says what there is")
+        raise RelgraphError(f"no student matches {pattern!r}: `relgraph students` lists them all")
     return found

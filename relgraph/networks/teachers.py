@@ -11,7 +11,7 @@ A teacher is spelled `SOURCE:NAME[/WEIGHTS]`; `relgraph teachers PATTERN` lists 
 | `embedded:digits` | a small self-supervised network of this package | pooled features of the backbone |
 
 The first three come with the weights that their libraries download, or with those of a file. With the argument
-`output=projection` the embedding of a `checkpoint:` of `relgraph pretrain` is what its projector makes of the features.
+`output=projection` the embedding of a `checkpoint:` of `relgraph pretrain` is the projector's output for the features.
 
 Stage maps, each `(N, channels, height, width)`, in order, which `Teacher.features` gives beside the embedding:
 
@@ -26,8 +26,8 @@ Stage maps, each `(N, channels, height, width)`, in order, which `Teacher.featur
 | ViT and Swin of torchvision | none |
 | `checkpoint:`, `embedded:` | those of the student, whatever the output |
 
-Those of timm and open_clip are what their `forward_intermediates` gives. Older versions lack it, open_clip before 2.32
-for all networks and timm 1.0.3 for many: these then hand on no maps.
+Those of timm and open_clip are the output of their `forward_intermediates`. Older versions lack it, open_clip before
+2.32 for all networks and timm 1.0.3 for many: these then return no maps.
 
 Self-supervised networks, and how long their embeddings are:
 
@@ -42,7 +42,7 @@ Self-supervised networks, and how long their embeddings are:
 No library here publishes MoCo's weights, and its authors' file is a training checkpoint: save the query encoder's state
 dict alone, under the names of a ResNet-50 (`fc` may stay), and pass that file.
 
-Pooled features are what a classifier would read: by timm's own choice the class token of most vision transformers (also
+Pooled features are the input of a classifier: by timm's own choice the class token of most vision transformers (also
 of MAE's, which no loss has trained), and the mean over the image of a convolutional network.
 """
 
@@ -70,11 +70,11 @@ CLIP_NAMES = (
 
 
 class Features(NamedTuple):
-    """What a teacher makes of a batch of images: one vector an image, and its stage maps.
+    """A teacher's outputs for a batch of images: one vector an image, and its stage maps.
 
     Attributes:
-        pooled: the embeddings `(N, width)`, float32: what the teacher gives when it is called.
-        maps: the stage maps, each `(N, channels, height, width)`, in order; `()` of a network that hands on none. They
+        pooled: the embeddings `(N, width)`, float32, which the teacher also returns when it is called.
+        maps: the stage maps, each `(N, channels, height, width)`, in order; `()` of a network that returns none. They
             stay in the type in which the network computed them, which is autocast's where it is on.
     """
 
@@ -88,7 +88,7 @@ class Teacher(nn.Module):
     `features` gives its stage maps as well.
 
     Attributes:
-        name: how it was spelled.
+        name: its name, as it was given.
         width: length of an embedding.
         input_size: side of the square images it expects in pixels, None for any.
         channels: colour channels it expects.
@@ -107,7 +107,7 @@ class Teacher(nn.Module):
         std: Sequence[float],
         stages: Stages | None = None,
     ) -> None:
-        """Freeze a network; `stages` is the same network with its stage maps, None if it hands on none."""
+        """Freeze a network; `stages` is the same network with its stage maps, None if it returns none."""
         super().__init__()
         for key, values in (("mean", mean), ("std", std)):
             if len(values) != channels:
@@ -120,7 +120,7 @@ class Teacher(nn.Module):
         self.mean = tuple(mean)
         self.std = tuple(std)
         self._stages = stages
-        # Convolutions run 1.3 to 1.5 times as fast with the channels last; other layers do not mind.
+        # Convolutions run 1.3 to 1.5 times as fast with the channels last; other layers run as before.
         self.network = network.float().requires_grad_(False).to(memory_format=torch.channels_last)
         for module in self.network.modules():
             if isinstance(module, nn.MultiheadAttention):
@@ -177,7 +177,7 @@ class Teacher(nn.Module):
         """Return the SHA-256, in hexadecimal, of all layers' kinds and all parameters' and buffers' names and values.
 
         Teachers with equal weights have equal fingerprints, whatever file the weights came from; one value that differs
-        gives another. Stored embeddings tell by it whose they are.
+        gives another. Stored embeddings are matched with their teacher by it.
         """
         digest = sha256()
         # Two activations differ in no weight.
@@ -213,7 +213,7 @@ def load_teacher(
     std: Sequence[float] | None = None,
     arguments: Arguments | None = None,
 ) -> Teacher:
-    """Return the frozen teacher that `spec` spells (see the head of this file).
+    """Return the frozen teacher that `spec` names (see the head of this file).
 
     Args:
         spec: `SOURCE:NAME[/WEIGHTS]`.
@@ -267,7 +267,7 @@ def _find(source: str, name: str, weights: Path | None, input_size: int | None, 
 
 
 def clip_spec(name: str) -> str:
-    """Return how a network of the original CLIP release is spelled here.
+    """Return the name here of a network of the original CLIP release.
 
     >>> clip_spec("ViT-B/32")
     'open_clip:ViT-B-32/openai'

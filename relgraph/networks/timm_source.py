@@ -20,11 +20,11 @@ def from_timm(name: str, weights: Path | None, input_size: int | None, arguments
 
     A file must fit the model that `arguments` describe in every key and shape, as it is or as timm itself converts the
     files of a model's authors. Without `num_classes` among them the model has no classifier, and the file's is passed
-    over, whatever its size. What leaves no trace in the keys must be told: TensorFlow's padding (`pad_type="same"`),
-    another activation.
+    over, whatever its size. Options that leave no trace in the keys must be given as arguments: TensorFlow's padding
+    (`pad_type="same"`), another activation.
 
     Raises:
-        RelgraphError: if name, weights or arguments are not as timm or the file want them.
+        RelgraphError: if name, weights or arguments do not fit timm or the file.
     """
     from timm import data
 
@@ -68,7 +68,7 @@ def _timm_model(name: str, weights: Path | None, arguments: Arguments) -> Any:
 
 
 def _timm_config(name: str) -> Any:
-    """Return what timm knows of a model's weights, None if there are none."""
+    """Return timm's configuration of a model's weights, None if there are none."""
     import timm
     from timm.models import get_pretrained_cfg
 
@@ -95,7 +95,7 @@ def _published(name: str, config: Any, settings: Mapping[str, Any]) -> Any:
 
     if config.hf_hub_id:
         return from_hub(f"timm:{name}", config.hf_hub_id, "model.safetensors (or pytorch_model.bin)", build)
-    return from_url(f"timm:{name}", config.url, lambda copy: build())  # timm itself looks there
+    return from_url(f"timm:{name}", config.url, lambda copy: build())  # timm itself searches that folder
 
 
 def _load_timm_file(model: Any, path: Path, keep_classifier: bool) -> None:
@@ -115,11 +115,11 @@ def _load_timm_file(model: Any, path: Path, keep_classifier: bool) -> None:
 
 
 def _converted(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights with timm's names: what timm does to the files of a model's authors, such as DINOv2's."""
+    """Return the weights with timm's names: timm converts the files of a model's authors, such as DINOv2's."""
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is None or model.state_dict().keys() <= tensors.keys():
         return tensors
     try:
         return dict(convert(dict(tensors), model))
-    except Exception:  # a file of another architecture, whose first wrong key is told when it is loaded
+    except Exception:  # a file of another architecture: loading it reports the first wrong key
         return tensors

@@ -11,11 +11,11 @@ from relgraph.networks.library import built_for, measured_width, unknown_model
 class BeforeClassifier(nn.Module):
     """A model of timm up to its classifier, `(N, C, H, W) -> (N, width)`: timm's `forward_head(pre_logits=True)`.
 
-    That is what the classifier reads, but for a few families: the mean of class and distillation token of a distilled
+    That is the classifier's input, but for a few families: the mean of class and distillation token of a distilled
     transformer, the vector before the classifier's own norm (LeViT, EfficientViT-M, RepViT).
     The stage maps are those of timm's `forward_intermediates`: the map of each stage of a convolutional network; the
     tokens of each block of a vision transformer, laid out as an image and without class token. A model for which an
-    older timm has no `forward_intermediates` hands on none.
+    older timm has no `forward_intermediates` returns none.
     """
 
     def __init__(self, model: Any) -> None:

@@ -23,7 +23,7 @@ class LastMaps:
     """The stages of a network: its last map of each resolution before the pooling, and its embedding.
 
     Where in the network those maps are is found at the first use, with an image of zeros of its own size: a network
-    that is asked for embeddings alone has no work with them.
+    whose embeddings alone are used skips this search.
     """
 
     def __init__(self, network: nn.Module, size: int) -> None:
@@ -43,10 +43,10 @@ class LastMaps:
 def from_torchvision(name: str, weights: Path | None, input_size: int | None) -> Source:
     """Build a network from `NAME[/WEIGHTS]`, without WEIGHTS the best that torchvision has (its `DEFAULT`).
 
-    The embedding is what the classifier's last layer reads: 2048 values of a ResNet-50, the class token of a ViT, the
+    The embedding is the input of the classifier's last layer: 2048 values of a ResNet-50, the class token of a ViT, the
     4096 values of VGG's second hidden layer; for SqueezeNet, which classifies with a convolution, the mean of its
-    features over the image. With a file, WEIGHTS only says how its images were prepared, and nothing is downloaded; a
-    downloaded file is read as one that was passed. The classifier in it is passed over, whatever its size.
+    features over the image. With a file, WEIGHTS only determines how its images were prepared, and nothing is
+    downloaded; a downloaded file is read as one that was passed. The classifier in it is skipped, whatever its size.
 
     Raises:
         RelgraphError: if a name is unknown or the weights cannot be had, read, or do not match.
@@ -81,7 +81,7 @@ def _names() -> list[str]:
 
 
 def _choices(architecture: str) -> list[Any]:
-    """Return the weights of an architecture, without those that lack a classifier (of VGG-16): no layer reads them."""
+    """Return the weights of an architecture, without those of VGG-16 that lack a classifier: no layer reads them."""
     from torchvision.models import get_model_weights
 
     return [weights for weights in get_model_weights(architecture) if weights.meta["categories"]]
@@ -138,7 +138,7 @@ def _model(architecture: str, size: int) -> nn.Module:
 
 
 def _take_classifier(model: nn.Module) -> str:
-    """Let the model return what its classifier reads; return the name that the classifier had."""
+    """Let the model return its classifier's input; return the name that the classifier had."""
     linear: list[str] = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear:  # SqueezeNet
         model.classifier = nn.AdaptiveAvgPool2d(1)
@@ -164,9 +164,9 @@ def _fitted(model: nn.Module, tensors: dict[str, Tensor], size: int) -> dict[str
 
 
 def _load(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load all weights and no others, as torch does it: it knows older names and what older files lack."""
+    """Load all weights and no others, by torch's own method, which handles older names and what older files lack."""
     state = OrderedDict(tensors)
-    state._metadata = {"": {"version": 2}}  # type: ignore[attr-defined]  # MNASNet wants to be told its version
+    state._metadata = {"": {"version": 2}}  # type: ignore[attr-defined]  # MNASNet reads its version there
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

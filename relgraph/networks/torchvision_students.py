@@ -14,9 +14,9 @@ SIZE = 224  # what torchvision's models are made for
 
 
 class TorchvisionBackbone(Backbone):
-    """A model of torchvision up to what its last layer reads, `(N, C, H, W) -> (N, width)`.
+    """A model of torchvision up to the input of its last layer, `(N, C, H, W) -> (N, width)`.
 
-    The stage maps are the last one of each resolution before the pooling. ViT and Swin, which hand on no maps of
+    The stage maps are the last one of each resolution before the pooling. ViT and Swin, which compute no maps of
     `(N, C, H, W)`, have none here; those of timm do.
     """
 
@@ -114,13 +114,13 @@ def last_of_each_resolution(model: nn.Module, image: Tensor) -> tuple[str, ...]:
 
 
 def maps_and_vector(model: nn.Module, names: Sequence[str], images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Return what the named parts gave, in the order of the names, and what the whole model gave."""
+    """Return the outputs of the named parts, in the order of the names, and the output of the model."""
     outputs, pooled = _with_outputs(model, names, images)
     return tuple(outputs[name] for name in names), pooled
 
 
 def _parts(module: nn.Module, prefix: str = "") -> Iterator[str]:
-    """Yield the names of the parts between which a network hands on maps: residual blocks, single layers."""
+    """Yield the names of the parts between which a network passes maps: residual blocks, single layers."""
     for name, child in module.named_children():
         if isinstance(child, nn.Sequential | nn.ModuleList):
             yield from _parts(child, f"{prefix}{name}.")
@@ -129,7 +129,7 @@ def _parts(module: nn.Module, prefix: str = "") -> Iterator[str]:
 
 
 def _with_outputs(model: nn.Module, names: Sequence[str], images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Return what the named parts gave, in the order in which they ran, and what the whole model gave."""
+    """Return the outputs of the named parts, in the order in which they ran, and the output of the model."""
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Teachers with random weights, for measurements: how long a network computes does not depend on its values."""
+"""Teachers with random weights, for measurements: the time of a network's computation does not depend on its values."""
 
 from typing import Any
 

@@ -75,13 +75,13 @@ def _named_tensors(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def from_hub(spec: str, repository: str, file: str, get: Callable[[], T]) -> T:
-    """Return what `get` gets from the Hugging Face Hub or its local cache.
+    """Return the result of `get`, which reads the Hugging Face Hub or its local cache.
 
     Args:
-        spec: how the network is spelled, for the error.
+        spec: the name of the network, for the error.
         repository: `owner/name` on the Hub.
         file: what to download by hand, for the error.
-        get: asks the Hub for the weights.
+        get: requests the weights from the Hub.
 
     Raises:
         RelgraphError: if it cannot be had, with what to download and where to put it.
@@ -93,7 +93,7 @@ def from_hub(spec: str, repository: str, file: str, get: Callable[[], T]) -> T:
             return get()
         except (TypeError, RelgraphError):
             raise  # wrong arguments, or a file that is there and damaged: not a failed download
-        except Exception as error:  # what a failed download raises changes with library, version and server
+        except Exception as error:  # the exception of a failed download depends on library, version and server
             absent = not online and isinstance(error, FileNotFoundError)
             reason = "the Hugging Face Hub cannot be reached and its cache has no copy" if absent else first_line(error)
             folder = f"models--{repository.replace('/', '--')}"
@@ -106,9 +106,9 @@ def from_hub(spec: str, repository: str, file: str, get: Callable[[], T]) -> T:
 
 
 def from_url(spec: str, url: str, get: Callable[[Path], T]) -> T:
-    """Return what `get` makes of the place where torch keeps a download, `<torch.hub.get_dir()>/checkpoints/NAME`.
+    """Return the result of `get` for the path where torch keeps a download, `<torch.hub.get_dir()>/checkpoints/NAME`.
 
-    It is `get` that downloads where nothing lies there.
+    Where no file is there, `get` downloads it.
 
     Raises:
         RelgraphError: if it cannot be had, with what to download and where to put it.
@@ -122,7 +122,7 @@ def from_url(spec: str, url: str, get: Callable[[Path], T]) -> T:
         return get(copy)
     except (TypeError, RelgraphError):
         raise  # wrong arguments, or a file that is there and damaged: not a failed download
-    except Exception as error:  # what a failed download raises changes with library, version and server
+    except Exception as error:  # the exception of a failed download depends on library, version and server
         raise _not_had(spec, first_line(error), url, place) from error
 
 
@@ -146,7 +146,7 @@ def silent() -> Iterator[None]:
 
 @contextmanager
 def quiet_hub() -> Iterator[bool]:
-    """Within it, libraries read the Hub's local cache, and ask the Hub only if it answers; yields whether it does.
+    """Within it, libraries read the Hub's local cache, and the Hub only if it is reachable; yields whether it is.
 
     Without a network `huggingface_hub` retries each file five times, almost a minute in all, logging each of them.
     """
@@ -163,7 +163,7 @@ def quiet_hub() -> Iterator[bool]:
 
 
 def _answers(address: str) -> bool:
-    """Return whether a server can be reached at all; what it answers does not matter."""
+    """Return whether a server can be reached at all; any answer counts."""
     try:
         with urlopen(Request(address, method="HEAD"), timeout=HUB_TIMEOUT_SECONDS):
             return True
@@ -171,7 +171,7 @@ def _answers(address: str) -> bool:
         error.close()
         return True
     except URLError as error:
-        # A certificate that Python does not trust may be one that the Hub's client is told to.
+        # The Hub's client may be configured to trust a certificate that Python does not trust.
         return isinstance(error.reason, ssl.SSLError)
     except (OSError, ValueError):
         return False

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from relgraph.graph.processes import ProcessGroup
-from relgraph.methods import Batch, Output
-from relgraph.networks.teachers import Features
-from relgraph.training.objective import Distiller, Losses
+from relgraph.methods import Output
+from relgraph.training.diagnostics import Diagnostics
+from relgraph.training.inputs import StepInputs
+from relgraph.training.objective import Distiller, Losses, Stage
 
 if TYPE_CHECKING:
     from relgraph.training.setup import Setup
@@ -18,64 +19,56 @@ if TYPE_CHECKING:
 Autocast = Callable[[], AbstractContextManager[None]]
 
 
-class Seen(NamedTuple):
-    """What a step reads.
-
-    Attributes:
-        images: The student's input, `(B, C, H, W)`.
-        extra: That of the extra views that a method asks for, `(V * B, C, h, w)`: row `v * B + i` is of image i.
-        teacher: The teacher's features of the batch, if there is a teacher.
-        extra_teacher: Its features of the extra views.
-        batch: Indices and labels of the images.
-    """
-
-    images: Tensor
-    extra: Tensor | None
-    teacher: Features | None
-    extra_teacher: Features | None
-    batch: Batch
-
-
-def forward_and_backward(setup: "Setup", seen: Seen) -> Losses:
+def forward_and_backward(
+    setup: "Setup", inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None
+) -> Losses:
     """Return the losses of a batch, their gradient added to that of the parameters and averaged over processes."""
     if setup.recipe.accumulate == 1:
-        losses: Losses = setup.distiller(seen.images, seen.teacher, seen.batch, seen.extra, seen.extra_teacher)
+        losses: Losses = setup.distiller(inputs, stage, diagnostics)
         setup.fabric.backward(losses.total)
         return losses
-    losses = backward_in_parts(setup.objective, seen, setup.recipe.accumulate, setup.fabric.autocast)
+    parts, autocast = setup.recipe.accumulate, setup.fabric.autocast
+    losses = backward_in_parts(setup.objective, inputs, parts, autocast, stage, diagnostics)
     average_gradients(setup.objective, setup.processes)
     return losses
 
 
-def backward_in_parts(objective: Distiller, seen: Seen, parts: int, autocast: Autocast) -> Losses:
-    """Return the losses of a batch whose graph spans all of it, though the student sees a part of it at a time.
+def backward_in_parts(
+    objective: Distiller,
+    inputs: StepInputs,
+    parts: int,
+    autocast: Autocast,
+    stage: Stage = "both",
+    diagnostics: Diagnostics | None = None,
+) -> Losses:
+    """Return the losses of a batch whose graph spans all of it, though it goes through the student a part at a time.
 
-    The student speaks of all parts, without gradient; the losses are computed of the whole, and their gradient with
-    respect to what it said is kept; then it speaks once more, of a part at a time, and each part's gradient goes on to
-    the parameters (GradCache; Gao et al., 2021, arXiv 2101.06983). Loss and gradient are those of the batch in one
-    part, but for batch norm, whose statistics are those of a part. What is random in the student is drawn alike both
-    times. Memory: the student's activations of one part; what it says, and the loss, of all.
+    The student's outputs for all parts are computed without gradient; the losses are those of the whole, and their
+    gradient with respect to the outputs is kept; then each part goes through the student once more, and its gradient
+    goes on to the parameters (GradCache; Gao et al., 2021, arXiv 2101.06983). Loss and gradient are those of the batch
+    in one part, but for batch norm, whose statistics are those of a part. What is random in the student is drawn alike
+    both times. Memory: the student's activations of one part; its outputs, and the loss, of all.
     """
-    pieces = [_part(seen, number, parts) for number in range(parts)]
+    pieces = [_part(inputs, number, parts) for number in range(parts)]
     states = []
     with torch.no_grad(), _buffers_kept(objective.student):
-        said = []
+        found = []
         for images, extra in pieces:
             states.append(_random_state(images.device))
             with autocast():
-                said.append(_read(objective, objective.see(images, extra)))
-    whole = _leaves(_joined(said))
-    del said
+                found.append(_read(objective, objective.outputs(images, extra)))
+    whole = _leaves(_joined(found))
+    del found
     with autocast():
-        losses = objective.losses(whole, seen.teacher, seen.batch, seen.extra_teacher)
+        losses = objective.losses(whole, inputs, stage, diagnostics)
     losses.total.backward()  # type: ignore[no-untyped-call]
-    after = _random_state(seen.images.device)
+    after = _random_state(inputs.images.device)
     for number, ((images, extra), state) in enumerate(zip(pieces, states, strict=True)):
         _set_random_state(state, images.device)
         with autocast():
-            output = _read(objective, objective.see(images, extra))
+            output = _read(objective, objective.outputs(images, extra))
         _carry_on(output, whole, number, parts)
-    _set_random_state(after, seen.images.device)
+    _set_random_state(after, inputs.images.device)
     return losses
 
 
@@ -105,10 +98,10 @@ def _read(objective: Distiller, output: Output) -> Output:
     return output if maps else output._replace(maps=())
 
 
-def _part(seen: Seen, number: int, parts: int) -> tuple[Tensor, Tensor | None]:
+def _part(inputs: StepInputs, number: int, parts: int) -> tuple[Tensor, Tensor | None]:
     """Return the images of a part, and their extra views."""
-    extra = None if seen.extra is None else _rows(seen.extra, len(seen.images), number, parts)
-    return _rows(seen.images, len(seen.images), number, parts), extra
+    extra = None if inputs.extra is None else _rows(inputs.extra, len(inputs.images), number, parts)
+    return _rows(inputs.images, len(inputs.images), number, parts), extra
 
 
 def _rows(x: Tensor, count: int, number: int, parts: int) -> Tensor:
@@ -117,16 +110,16 @@ def _rows(x: Tensor, count: int, number: int, parts: int) -> Tensor:
     return by_view[:, number * count // parts : (number + 1) * count // parts].flatten(0, 1)
 
 
-def _joined(said: list[Output]) -> Output:
-    """Return what was said of the parts as of one batch."""
-    count = len(said[0].embedding)
+def _joined(parts: list[Output]) -> Output:
+    """Return the outputs for the parts as those for one batch."""
+    count = len(parts[0].embedding)
 
     def join(found: list[Tensor | None]) -> Tensor | None:
         pieces = [x.reshape(len(x) // count, count, *x.shape[1:]) for x in found if x is not None]
         return torch.cat(pieces, dim=1).flatten(0, 1) if pieces else None
 
-    fields = zip(*(_tensors(output) for output in said), strict=True)
-    return _filled(said[0], iter([join(list(field)) for field in fields]))
+    fields = zip(*(_tensors(output) for output in parts), strict=True)
+    return _filled(parts[0], iter([join(list(field)) for field in fields]))
 
 
 def _leaves(output: Output) -> Output:
@@ -135,7 +128,7 @@ def _leaves(output: Output) -> Output:
 
 
 def _carry_on(output: Output, whole: Output, number: int, parts: int) -> None:
-    """Let the gradient that the whole's rows of a part received go on from what the student said of that part."""
+    """Let the gradient that the whole's rows of a part received go on from the student's outputs for that part."""
     count = len(whole.embedding)
     pairs = [
         (x, _rows(y.grad, count, number, parts))

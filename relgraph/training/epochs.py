@@ -24,13 +24,13 @@ class Progress:
 
     Attributes:
         rows: One row of metrics an epoch.
-        looks: The diagnostics of some steps, with their `epoch` and `step`.
+        diagnostics: The diagnostics of some steps, with their `epoch` and `step`.
         best_epoch: Epoch of the best score on the split that selects, from 1; 0 before the first.
         best_top1: That score, in percent: top-1 accuracy, or that of the neighbours where no classifier learns.
     """
 
     rows: list[dict[str, float]]
-    looks: list[dict[str, float]] = field(default_factory=list)
+    diagnostics: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best_top1: float = -1.0
 
@@ -76,8 +76,8 @@ class Job(Protocol):
         """Train an epoch, counted from 0, and return its row of metrics."""
         ...
 
-    def looks(self) -> list[dict[str, float]]:
-        """Return the diagnostics of the last epoch, a row for each step that was looked at."""
+    def diagnostics(self) -> list[dict[str, float]]:
+        """Return the diagnostics of the last epoch, a row for each measured step."""
         ...
 
     def evaluate(self, epoch: int) -> dict[str, float]:
@@ -118,11 +118,11 @@ def run_epochs(open_job: Callable[[], Job], recipe: AnyRecipe, path: Path, *, re
         _check_weights(job, epoch)
         row |= {f"{recipe.select}_{name}": value for name, value in job.evaluate(epoch).items()}
         progress.rows.append(row)
-        looks = [{"epoch": epoch + 1, **look} for look in job.looks()]
-        progress.looks += looks
+        measured = [{"epoch": epoch + 1, **row} for row in job.diagnostics()]
+        progress.diagnostics += measured
         better = _improved(job, progress)
         if board is not None:
-            board.write(row, looks)
+            board.write(row, measured)
             _store(job, run, progress, better=better)
             tqdm.write(_line(row, job))
         job.processes.wait()
@@ -163,8 +163,8 @@ def _store(job: Job, run: Run, progress: Progress, *, better: bool) -> None:
     if better:
         job.keep(run)
     run.write_metrics(progress.rows)
-    if progress.looks:
-        run.write_metrics(progress.looks, run.diagnostics_file)
+    if progress.diagnostics:
+        run.write_metrics(progress.diagnostics, run.diagnostics_file)
     save_checkpoint(run.last, state)
 
 
@@ -192,17 +192,17 @@ def _restore(job: Job, run: Run) -> Progress:
 
 
 class _Board:
-    """What is written for TensorBoard: a row an epoch, and one for each look."""
+    """What is written for TensorBoard: a row an epoch, and one for each measured step."""
 
     def __init__(self, run: Run, progress: Progress) -> None:
-        self.epochs, self.steps = _tensorboard(run, len(progress.rows)), _tensorboard(run, len(progress.looks), "steps")
-        self.looks = len(progress.looks)
+        self.measured = len(progress.diagnostics)
+        self.epochs, self.steps = _tensorboard(run, len(progress.rows)), _tensorboard(run, self.measured, "steps")
 
-    def write(self, row: Mapping[str, float], looks: Sequence[Mapping[str, float]]) -> None:
+    def write(self, row: Mapping[str, float], measured: Sequence[Mapping[str, float]]) -> None:
         """Write an epoch."""
-        for look in looks:
-            self.looks += 1
-            self.steps.log_metrics({name: value for name, value in look.items() if name != "epoch"}, step=self.looks)
+        for step in measured:
+            self.measured += 1
+            self.steps.log_metrics({name: value for name, value in step.items() if name != "epoch"}, step=self.measured)
         figures = {name: value for name, value in row.items() if name != "epoch"}
         self.epochs.log_metrics(figures, step=int(row["epoch"]))
         self.epochs.save()

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from relgraph.data.batches import epoch_batches
 from relgraph.errors import RelgraphError
+from relgraph.methods import Batch
 from relgraph.training.accumulation import average_gradients
 from relgraph.training.checkpoint import load_checkpoint, save_checkpoint
 from relgraph.training.recipe import Recipe
@@ -76,10 +77,10 @@ def _epoch(setup: Setup, recipe: Recipe, optimiser: SGD, epoch: int) -> dict[str
     hidden = None if processes.first else True
     bar = tqdm(batches, desc=f"teacher's head {epoch + 1}/{recipe.epochs}", unit="batch", leave=False, disable=hidden)
     for index, images in zip(bar, setup.batches(batches), strict=True):
-        seen = setup.feed(images, index, generator).seen
-        assert seen is not None
         labels = train.labels[index.to(train.labels.device)]
-        _, logits = head(seen.pooled)
+        features = setup.feed(images, Batch(index, labels), generator).teacher
+        assert features is not None
+        _, logits = head(features.pooled)
         loss = cross_entropy(logits, labels)
         optimiser.zero_grad()
         setup.fabric.backward(loss)

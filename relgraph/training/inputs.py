@@ -1,9 +1,30 @@
-"""Images as the networks of a run read them."""
+"""What one training step reads, and images as a teacher takes them."""
+
+from typing import NamedTuple
 
 from torch import Tensor
 
 from relgraph.data.views import prepare
-from relgraph.networks.teachers import Teacher
+from relgraph.methods import Batch
+from relgraph.networks.teachers import Features, Teacher
+
+
+class StepInputs(NamedTuple):
+    """The inputs of one step, for a batch of B images.
+
+    Attributes:
+        images: The student's views, `(B, C, H, W)`: uint8 or in 0..1 as they are drawn, then as the student takes them.
+        teacher: The teacher's features of them or of other views, if there is a teacher.
+        batch: Indices and labels of the images.
+        extra: The extra views that a method asks for, `(V * B, C, h, w)`: row `v * B + i` is view v of image i.
+        extra_teacher: The teacher's features of these.
+    """
+
+    images: Tensor
+    teacher: Features | None
+    batch: Batch
+    extra: Tensor | None = None
+    extra_teacher: Features | None = None
 
 
 def teacher_input(teacher: Teacher, images: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """The training loop: one step, one epoch, one run."""
 
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -14,17 +13,18 @@ from tqdm import tqdm
 from relgraph.data.batches import epoch_batches
 from relgraph.data.images import ImageSet
 from relgraph.graph.processes import ProcessGroup
-from relgraph.methods import Batch, Sum
+from relgraph.methods import Batch
 from relgraph.networks.batch_norm import average_statistics
 from relgraph.networks.files import save_network
-from relgraph.training.accumulation import Seen, forward_and_backward
+from relgraph.training.accumulation import forward_and_backward
 from relgraph.training.checkpoint import load_checkpoint
-from relgraph.training.diagnostics import Looks
+from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.epochs import Progress, run_epochs
 from relgraph.training.evaluation import accuracy
 from relgraph.training.head import train_head
 from relgraph.training.meter import Meter
 from relgraph.training.neighbours import judge_features
+from relgraph.training.objective import Stage
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
 from relgraph.training.schedule import learning_rate
@@ -97,9 +97,9 @@ class Distillation:
         """Train an epoch."""
         return train_epoch(self.setup, epoch)
 
-    def looks(self) -> list[dict[str, float]]:
-        """Return the diagnostics of the last epoch, a row for each look."""
-        return [] if self.setup.looks is None else self.setup.looks.read()
+    def diagnostics(self) -> list[dict[str, float]]:
+        """Return the diagnostics of the last epoch, a row for each measured step."""
+        return [] if self.setup.diagnostics is None else self.setup.diagnostics.read()
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Return how good the student is on the split that selects."""
@@ -117,7 +117,7 @@ class Distillation:
         best = evaluate(setup, data.test, probe=True)
         return {
             "method": recipe.method,
-            "weights": method.weights if isinstance(method, Sum) else {m.name: 1.0 for m in recipe.methods},
+            "weights": {} if method is None else method.weights,
             "graph": recipe.graph_in_use,
             "test": {"last": last, "best": best},
             "best_epoch": progress.best_epoch,
@@ -164,10 +164,9 @@ def train_epoch(setup: Setup, epoch: int) -> dict[str, float]:
     for group in setup.student_optimiser.param_groups:
         group["lr"] = learning_rate(recipe, epoch)
     setup.distiller.train()
-    setup.objective.stage = recipe.stage(epoch)
     processes = setup.processes
-    meter, looks = Meter(processes), setup.new_looks()
-    start, seen = time.perf_counter(), 0
+    meter, diagnostics = Meter(processes), setup.new_diagnostics()
+    start, done = time.perf_counter(), 0
     batches = epoch_batches(
         images.labels.cpu(),
         batch_size=recipe.batch_size,
@@ -181,14 +180,14 @@ def train_epoch(setup: Setup, epoch: int) -> dict[str, float]:
     hidden = None if processes.first else True
     bar = tqdm(batches, desc=f"epoch {epoch + 1}/{recipe.epochs}", unit="batch", leave=False, disable=hidden)
     for index, pixels in zip(bar, setup.batches(batches), strict=True):
-        step(setup, pixels, index.to(pixels.device), views, meter, looks)
-        seen += len(index) * processes.count
+        step(setup, pixels, index.to(pixels.device), views, meter, recipe.stage(epoch), diagnostics)
+        done += len(index) * processes.count
         if processes.first and meter.due():
             sums = meter.read(epoch, whole=False)  # the others do not read at the same time
-            speed = seen / (time.perf_counter() - start)
+            speed = done / (time.perf_counter() - start)
             right = sums.get("train_top1") if recipe.learns_labels else None
             accuracy_so_far = "" if right is None else f", accuracy {right:.1f} %"
-            agreed = looks.means().get("overlap")
+            agreed = diagnostics.means().get("overlap")
             overlap = "" if agreed is None else f", overlap {agreed:.2f}"
             bar.set_postfix_str(f"loss {sums['loss']:.3f}{accuracy_so_far}{overlap}, {speed:.0f} images/s")
     sums = meter.read(epoch)
@@ -200,37 +199,35 @@ def train_epoch(setup: Setup, epoch: int) -> dict[str, float]:
         "epoch": epoch + 1,
         "lr": learning_rate(recipe, epoch),
         **sums,
-        **looks.means(),
-        "images_per_s": round(seen / (time.perf_counter() - start), 1),
+        **diagnostics.means(),
+        "images_per_s": round(done / (time.perf_counter() - start), 1),
     }
 
 
 def step(
-    setup: Setup, images: Tensor, index: Tensor, views: torch.Generator, meter: Meter, looks: Looks | None = None
+    setup: Setup,
+    images: Tensor,
+    index: Tensor,
+    views: torch.Generator,
+    meter: Meter,
+    stage: Stage = "both",
+    diagnostics: Diagnostics | None = None,
 ) -> None:
     """Train on the uint8 images of the training set at `index` (N,), of a batch over processes those of this one.
 
-    Views -> student, teacher -> graph pair -> losses -> backward -> step. Some are looked at, if there are `looks`.
+    Views -> student, teacher -> graph pair -> losses -> backward -> step. Some steps go to `diagnostics`, if given.
     """
-    batch = Batch(index, setup.data.train.labels[index])
-    fed = setup.feed(images, index, views)
-    extra = None if fed.extra is None else setup.student_input(fed.extra)
-    seen = Seen(setup.student_input(fed.images), extra, fed.seen, fed.extra_teacher, batch)
-    method = setup.objective.method
+    inputs = setup.feed(images, Batch(index, setup.data.train.labels[index]), views)
+    extra = None if inputs.extra is None else setup.student_input(inputs.extra)
+    inputs = inputs._replace(images=setup.student_input(inputs.images), extra=extra)
     setup.student_optimiser.zero_grad()
     setup.teacher_optimiser.zero_grad()
-    # Once its stage is over, a method is computed at most to name its terms, as after a resume: no look at that.
-    read = None if setup.objective.stage == "labels" else method
-    with nullcontext() if looks is None else looks.at(read, batch.labels):
-        losses = forward_and_backward(setup, seen)
-    if looks is not None:
-        looks.add(losses, method, batch.labels)
-    if method is not None and losses.teacher is not None:
-        # Before the step, so that a method's own layers are those that the loss was computed with.
-        method.remember(losses.student, losses.teacher, batch)
+    measured = None if diagnostics is None else diagnostics.next_step()
+    losses = forward_and_backward(setup, inputs, stage, measured)
+    setup.objective.remember(losses, inputs.batch)
     setup.student_optimiser.step()
     setup.teacher_optimiser.step()
-    meter.add(losses, batch.labels)
+    meter.add(losses, inputs.batch.labels)
 
 
 @torch.no_grad()

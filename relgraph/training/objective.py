@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from relgraph.graph.kernels import pearson
 from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.methods import KD, Batch, Method, Output
-from relgraph.methods.base import labelled_cross_entropy, spread_over
 from relgraph.networks.heads import Head
 from relgraph.networks.teachers import Features
+from relgraph.training.diagnostics import Diagnostics
+from relgraph.training.inputs import StepInputs
+from relgraph.training.spread import Spread, labelled_cross_entropy
 from relgraph.training.student import Student
 
 Stage = Literal["method", "labels", "both"]
@@ -25,8 +27,8 @@ class Losses(NamedTuple):
 
     Attributes:
         terms: The student's weighted terms by name; their sum is what the student minimises.
-        student: What the student said, without its stage maps and without gradient.
-        teacher: What the teacher and its head said, if there is a teacher, without its stage maps.
+        student: The student's outputs, without its stage maps and without gradient.
+        teacher: Those of the teacher and its head, if there is a teacher, without its stage maps.
         degenerate: Number of nodes without variance on both sides, which relate to nothing; a share, as the terms.
         teacher_terms: What the teacher's side learns from, its head's cross-entropy as `teacher_head`: no parameter
             receives gradient from these and from those of the student.
@@ -73,40 +75,34 @@ class Distiller(nn.Module):
         self.kd = KD(temperature) if alpha > 0 else None
         self.gamma, self.alpha = gamma, alpha
         self.processes = SINGLE_PROCESS
-        self.stage: Stage = "both"
-        self.method_terms: tuple[str, ...] = ()  # their names, once they were computed: what has had its stage is not
+        self.spread = None if method is None else Spread(method)
         if head_fixed and teacher_head is not None:
             teacher_head.requires_grad_(False)
 
-    def forward(
-        self,
-        images: Tensor,
-        seen: Features | None,
-        batch: Batch,
-        extra: Tensor | None = None,
-        extra_teacher: Features | None = None,
-    ) -> Losses:
-        """Return the losses of the student's views `(N, C, H, W)` and of what the teacher's backbone saw in them.
+    def forward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
+        """Return the losses of a step's inputs: views of one size go through the student together.
 
-        `extra` `(V * N, C, h, w)` are the extra views that a method asks for, and `extra_teacher` what the teacher's
-        backbone saw in those. Views of one size go through the student together.
+        The graphs that the method's loss reads go to `diagnostics`, if there are any.
         """
-        return self.losses(self.see(images, extra), seen, batch, extra_teacher)
+        return self.losses(self.outputs(inputs.images, inputs.extra), inputs, stage, diagnostics)
 
     def losses(
-        self, student: Output, seen: Features | None, batch: Batch, extra_teacher: Features | None = None
+        self, student: Output, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None
     ) -> Losses:
-        """Return the losses of what the student said of a batch."""
+        """Return the losses of the student's outputs for a step's inputs."""
         # Without its maps: under autocast Fabric would turn all that leaves this module into float32, maps last of all.
         # Without gradient: DDP waits for the gradient of everything that leads to what leaves it.
-        kept = student._replace(maps=()).detach()
-        if self.teacher_head is None or seen is None:
-            return Losses(self._student_terms(student, None, batch), kept, None, self._degenerate(student), {})
-        teacher = self._taught(self.teacher_head, seen)
-        if extra_teacher is not None:
-            teacher = teacher._replace(extra=self._taught(self.teacher_head, extra_teacher)._replace(maps=()))
+        kept, batch = student._replace(maps=()).detach(), inputs.batch
+        if self.teacher_head is None or inputs.teacher is None:
+            return Losses(self._student_terms(student, None, batch, stage), kept, None, self._degenerate(student), {})
+        teacher = self._with_head(self.teacher_head, inputs.teacher)
+        if inputs.extra_teacher is not None:
+            teacher = teacher._replace(extra=self._with_head(self.teacher_head, inputs.extra_teacher)._replace(maps=()))
+        terms = self._student_terms(student, teacher, batch, stage)
+        if diagnostics is not None and self.spread is not None and stage != "labels":
+            diagnostics.add(self.spread, student.detach(), teacher.detach(), batch.labels)
         return Losses(
-            self._student_terms(student, teacher, batch),
+            terms,
             kept,
             teacher._replace(maps=()).detach(),
             self._degenerate(student) + self._degenerate(teacher),
@@ -116,11 +112,10 @@ class Distiller(nn.Module):
     def spread_over(self, processes: ProcessGroup, *, local: bool = False) -> None:
         """Let the batch be spread over processes; with `local` the method relates those of one process alone."""
         self.processes = processes
-        if self.method is not None:
-            spread_over(self.method, processes, local=local)
+        self.spread = None if self.method is None else Spread(self.method, processes, local)
 
-    def see(self, images: Tensor, extra: Tensor | None) -> Output:
-        """Return what the student says of its views, those of one size in one pass: they share batch statistics."""
+    def outputs(self, images: Tensor, extra: Tensor | None) -> Output:
+        """Return the student's outputs for its views, those of one size in one pass: they share batch statistics."""
         if extra is None:
             output: Output = self.student(images)
             return output
@@ -132,33 +127,34 @@ class Distiller(nn.Module):
         return first._replace(extra=rest._replace(maps=()))
 
     @staticmethod
-    def _taught(head: Head, seen: Features) -> Output:
-        embedding, logits = head(seen.pooled)
-        return Output(embedding, logits, seen.pooled, seen.maps)
+    def _with_head(head: Head, features: Features) -> Output:
+        embedding, logits = head(features.pooled)
+        return Output(embedding, logits, features.pooled, features.maps)
 
-    def _student_terms(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+    def _student_terms(self, student: Output, teacher: Output | None, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         assert student.logits is not None
         by_labels = {"cross_entropy": self.gamma * self._by_labels(student.logits, batch)}
         if teacher is not None and self.kd is not None:
             by_labels["kd_of_logits"] = self.alpha * self.kd(student, teacher)
-        if self.stage == "method":
+        if stage == "method":
             by_labels = _zeros(by_labels)
         elif self.gamma == 0:
             by_labels |= _zeros({"cross_entropy": by_labels["cross_entropy"]})
-        if teacher is None or self.method is None:
+        if teacher is None or self.spread is None or stage == "labels":
             return by_labels
-        if self.stage == "labels" and self.method_terms:
-            return {**by_labels, **{name: student.logits.new_zeros(()) for name in self.method_terms}}
-        by_method = self.method.terms(student, teacher, batch)
-        self.method_terms = tuple(by_method)
-        return {**by_labels, **(_zeros(by_method) if self.stage == "labels" else by_method)}
+        return {**by_labels, **self.spread.terms(student, teacher, batch)}
 
     def _teacher_terms(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         assert teacher.logits is not None
         terms = {"head": self._by_labels(teacher.logits, batch)}
-        if self.method is not None:
-            terms |= self.method.teacher_terms(student, teacher, batch, self._classify)
+        if self.spread is not None:
+            terms |= self.spread.teacher_terms(student, teacher, batch, self._classify)
         return {f"teacher_{name}": term for name, term in terms.items()}
+
+    def remember(self, losses: Losses, batch: Batch) -> None:
+        """Let the method remember a batch: before the step, so that its layers are those of the loss."""
+        if self.spread is not None and losses.teacher is not None:
+            self.spread.remember(losses.student, losses.teacher, batch)
 
     def _by_labels(self, logits: Tensor, batch: Batch) -> Tensor:
         return labelled_cross_entropy(logits, batch.labels, self.processes)
@@ -197,7 +193,5 @@ def _zeros(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return zeros for terms that wait or have no part.
 
     Not 0 times them, which is NaN for infinity and weight decay for their layers.
-
-    They stay among the terms so that all rows of the metrics have the same columns.
     """
     return {name: torch.zeros_like(term) for name, term in terms.items()}

@@ -18,7 +18,7 @@ from relgraph.data.datasets import DataSet, load
 from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError
 from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
-from relgraph.methods import Views
+from relgraph.methods import Batch, Views
 from relgraph.networks.files import save_network, save_ss_head
 from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Teacher
@@ -121,9 +121,9 @@ class Pretraining:
         if self.feed is None:
             first, second = (self._prepared(self.views.first(images, generator).apply(images)) for _ in range(2))
             return first, second
-        fed = self.feed(images, index, generator)
-        assert fed.seen is not None and fed.extra_teacher is not None
-        return fed.seen.pooled, fed.extra_teacher.pooled
+        inputs = self.feed(images, Batch(index, self.data.train.labels[index]), generator)
+        assert inputs.teacher is not None and inputs.extra_teacher is not None
+        return inputs.teacher.pooled, inputs.extra_teacher.pooled
 
     def _prepared(self, images: Tensor) -> Tensor:
         return network_input(images, self.data.mean, self.data.std)
@@ -134,7 +134,7 @@ class Pretraining:
             group["lr"] = rate
         return rate
 
-    def looks(self) -> list[dict[str, float]]:
+    def diagnostics(self) -> list[dict[str, float]]:
         """Return nothing: there is no teacher to compare with."""
         return []
 

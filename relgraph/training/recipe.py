@@ -5,14 +5,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from functools import cached_property
-from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from relgraph.data import AUGMENTATIONS, BUILT_IN
 from relgraph.errors import RelgraphError, unknown
 
 if TYPE_CHECKING:
-    from relgraph.methods import Spelled
+    from relgraph.methods import Named
     from relgraph.training.objective import Stage
 
 
@@ -235,7 +234,7 @@ class Recipe:
             )
         if self.teacher_head == "own" and not self.teacher.startswith("checkpoint:"):
             raise RelgraphError(f"teacher_head 'own' needs a teacher checkpoint:RUN, got {self.teacher}")
-        if self.ss_head is not None and not any("ss_head" in signature(item.cls).parameters for item in self.methods):
+        if self.ss_head is not None and not any(item.name == "sskd" for item in self.methods):
             raise RelgraphError(f"ss_head belongs to sskd, got method {self.method}")
         if not 0 <= self.seed < 2**31:
             raise RelgraphError(f"seed must be between 0 and {2**31 - 1}, got {self.seed}")
@@ -243,6 +242,7 @@ class Recipe:
         self._check_graph()
 
     def _check_method(self) -> None:
+        from relgraph.methods.options import options_of
         from relgraph.methods.parsing import has_graph, read_arguments, reads_graph
 
         read_arguments(self.methods, self.method_args or ())
@@ -270,7 +270,7 @@ class Recipe:
             raise RelgraphError(f"form belongs to methods that relate the images of a batch, got {self.method}")
         if self.neighbours != "teacher" and not self.relates:
             raise RelgraphError(f"neighbours belong to methods that relate the images of a batch, got {self.method}")
-        if self.nodes is not None and not any("nodes" in signature(item.cls).parameters for item in self.methods):
+        if self.nodes is not None and not any("nodes" in options_of(item.cls) for item in self.methods):
             raise RelgraphError(f"nodes belong to methods that leave the choice of them, got {self.method}")
         if self.initial_epochs > 0 and not self.methods:
             raise RelgraphError(f"init_epochs belong to a method, which then trains alone, got method {self.method}")
@@ -299,11 +299,11 @@ class Recipe:
             raise RelgraphError(f"{limit}, got {self.neighbours_of_each}")
 
     @cached_property
-    def methods(self) -> list["Spelled"]:
-        """The methods that `method` and `beta` spell, each with its weight."""
-        from relgraph.methods import spelled_methods
+    def methods(self) -> list["Named"]:
+        """The methods that `method` and `beta` name, each with its weight."""
+        from relgraph.methods import parse_methods
 
-        return spelled_methods(self.method, self.beta)
+        return parse_methods(self.method, self.beta)
 
     @property
     def relates(self) -> bool:

@@ -1,6 +1,6 @@
 """From a recipe to everything that a run needs, built in a fixed order from one seed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,8 @@ from relgraph.data.views import prepare
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
-from relgraph.methods import Batch, Method, Output, build_method
+from relgraph.methods import Batch, Method, Output, RunFacts, build_method
+from relgraph.methods.base import Shapes
 from relgraph.methods.parsing import read_arguments
 from relgraph.networks.backbone import map_shapes
 from relgraph.networks.batch_norm import synchronised
@@ -25,7 +26,7 @@ from relgraph.networks.heads import Head
 from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Teacher
 from relgraph.training.building import on_device, open_data, open_fabric, open_teacher
-from relgraph.training.diagnostics import Looks
+from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.objective import Distiller
 from relgraph.training.recipe import Recipe
 from relgraph.training.student import Student
@@ -49,13 +50,13 @@ class Setup:
     objective: Distiller
     student_optimiser: Optimizer
     teacher_optimiser: Optimizer
-    looks: Looks | None = None
+    diagnostics: Diagnostics | None = None
     processes: ProcessGroup = SINGLE_PROCESS
 
-    def new_looks(self) -> Looks:
-        """Return the diagnostics of a new epoch, empty yet, which `looks` then is."""
-        self.looks = Looks(self.recipe.diagnose_every, processes=self.processes)
-        return self.looks
+    def new_diagnostics(self) -> Diagnostics:
+        """Return the diagnostics of a new epoch, empty yet, which `diagnostics` then is."""
+        self.diagnostics = Diagnostics(self.recipe.diagnose_every, processes=self.processes)
+        return self.diagnostics
 
     @property
     def student(self) -> Student:
@@ -169,7 +170,7 @@ def new_distiller(recipe: Recipe, data: DataSet, teacher: Teacher | None) -> Dis
     method = None
     if teacher is not None:
         facts = _facts(recipe, data, student, teacher)
-        method = build_method(recipe.method, {**vars(recipe), **facts}, recipe.method_args, recipe.beta)
+        method = build_method(recipe.method, facts, vars(recipe), recipe.method_args, recipe.beta)
         if method is not None:
             assert head is not None
             _rehearse_with(head, method, recipe, max(1, classes), facts)
@@ -215,19 +216,19 @@ def _start_from(backbone: nn.Module, recipe: Recipe) -> None:
     load_strictly(backbone, found.state_dict(), path)
 
 
-def _facts(recipe: Recipe, data: DataSet, student: Student, teacher: Teacher) -> dict[str, Any]:
-    """Return what a method's constructor may ask for: widths, shapes of the stage maps, the training set's labels."""
+def _facts(recipe: Recipe, data: DataSet, student: Student, teacher: Teacher) -> RunFacts:
+    """Return what methods are told of the run: widths, shapes of the stage maps, the training set's labels."""
     channels, _, side = data.train.images.shape[1:]
-    return {
-        "dim": recipe.dim,
-        "student_width": student.backbone.width,
-        "teacher_width": teacher.width,
-        "student_maps": map_shapes(student.backbone, channels, side),
-        "teacher_maps": teacher.map_shapes(),
-        "images": len(data.train),
-        "labels": data.train.labels,
-        "ss_head": _ss_head(recipe, teacher),
-    }
+    return RunFacts(
+        dim=recipe.dim,
+        student_width=student.backbone.width,
+        teacher_width=teacher.width,
+        student_maps=map_shapes(student.backbone, channels, side),
+        teacher_maps=teacher.map_shapes(),
+        images=len(data.train),
+        labels=data.train.labels,
+        ss_head=_ss_head(recipe, teacher),
+    )
 
 
 def _ss_head(recipe: Recipe, teacher: Teacher) -> nn.Module | None:
@@ -250,7 +251,7 @@ def _ss_head(recipe: Recipe, teacher: Teacher) -> nn.Module | None:
     return head
 
 
-def _rehearse_with(head: Head, method: Method, recipe: Recipe, classes: int, facts: Mapping[str, Any]) -> None:
+def _rehearse_with(head: Head, method: Method, recipe: Recipe, classes: int, facts: RunFacts) -> None:
     """Let a method rehearse with the teacher's head, which has a width of its own where it came with the teacher."""
     dim = head.project.out_features
     try:
@@ -265,26 +266,29 @@ def _rehearse_with(head: Head, method: Method, recipe: Recipe, classes: int, fac
 
 
 @torch.no_grad()
-def rehearse(method: Method, recipe: Recipe, classes: int, dim: int, facts: Mapping[str, Any]) -> None:
+def rehearse(method: Method, recipe: Recipe, classes: int, dim: int, facts: RunFacts) -> None:
     """Let a method compare one batch of zeros in the shapes of the run; `dim` is the width of the teacher's embedding.
 
     Raises:
-        RelgraphError: if it cannot: what it then says, it would say in the first step.
+        RelgraphError: if it cannot: the first step would fail with the same message.
     """
-    n = min(recipe.batch_size, facts["images"])
+    n = min(recipe.batch_size, facts.images)
     if recipe.relation == "local":
         n //= ProcessGroup.launched().count
 
-    def output(side: str, dim: int) -> Output:
+    def output(dim: int, width: int, shapes: Shapes) -> Output:
         def vectors(rows: int) -> Output:
-            return Output(torch.zeros(rows, dim), torch.zeros(rows, classes), torch.zeros(rows, facts[f"{side}_width"]))
+            return Output(torch.zeros(rows, dim), torch.zeros(rows, classes), torch.zeros(rows, width))
 
-        maps = tuple(torch.zeros(n, *shape) for shape in facts[f"{side}_maps"])
+        maps = tuple(torch.zeros(n, *shape) for shape in shapes)
         extra = None if method.views is None else vectors(method.views.each * n)
         return vectors(n)._replace(maps=maps, extra=extra)
 
+    student = output(recipe.dim, facts.student_width, facts.student_maps)
+    teacher = output(dim, facts.teacher_width, facts.teacher_maps)
+    assert facts.labels is not None
     method.eval()  # or norms would count it
-    method(output("student", recipe.dim), output("teacher", dim), Batch(torch.arange(n), facts["labels"][:n].cpu()))
+    method(student, teacher, Batch(torch.arange(n), facts.labels[:n].cpu()))
     method.train()
 
 

@@ -6,33 +6,17 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from relgraph.data.augment import Augmentation, Drawn, make_augmentation
+from relgraph.data.augment import Augmentation, DrawnViews, make_augmentation
 from relgraph.data.datasets import DataSet
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.data.extra_views import ExtraViews, make_extra_views
 from relgraph.errors import RelgraphError
 from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
-from relgraph.methods import Views
+from relgraph.methods import Batch, Views
 from relgraph.networks.teachers import Features, Teacher
-from relgraph.training.inputs import teacher_input
+from relgraph.training.inputs import StepInputs, teacher_input
 from relgraph.training.recipe import Recipe
 from relgraph.training.stores import Wanted, find_store
-
-
-class Fed(NamedTuple):
-    """What student and teacher make of a batch of B images.
-
-    Attributes:
-        images: The student's view, `(B, C, H, W)`, uint8 or in 0..1.
-        seen: The teacher's features of it or of another view, if there is a teacher.
-        extra: Extra views that a method asks for, `(V * B, C, h, w)`: row `v * B + i` is view v of image i.
-        extra_teacher: The teacher's features of these.
-    """
-
-    images: Tensor
-    seen: Features | None
-    extra: Tensor | None = None
-    extra_teacher: Features | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +48,7 @@ class Plan:
 class FirstView(NamedTuple):
     """A view drawn for each image of a batch, of which this process holds some rows."""
 
-    drawn: Drawn
+    drawn: DrawnViews
     rows: slice
 
     def apply(self, images: Tensor) -> Tensor:
@@ -91,12 +75,12 @@ def make_plan(name: str, data: DataSet, views: Views | None, processes: ProcessG
 
 
 class Feed(Protocol):
-    """A map from a batch of the training set to what student and teacher make of it."""
+    """A map from a batch of the training set to the inputs of a step."""
 
-    def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Fed:
-        """Return the views of images `(B, C, H, W)`, uint8 on the device, and what the teacher says of them.
+    def __call__(self, images: Tensor, batch: Batch, generator: torch.Generator) -> StepInputs:
+        """Return the views of images `(B, C, H, W)`, uint8 on the device, and the teacher's features of them.
 
-        `index` `(B,)` are their positions in the training set; what is random comes from `generator`, on the CPU.
+        `batch` has their positions in the training set; what is random comes from `generator`, on the CPU.
         """
         ...
 
@@ -107,9 +91,9 @@ class WithoutTeacher:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
 
-    def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Fed:
+    def __call__(self, images: Tensor, batch: Batch, generator: torch.Generator) -> StepInputs:
         """Return fresh views, and no features."""
-        return Fed(self.plan.first(images, generator).apply(images), None)
+        return StepInputs(self.plan.first(images, generator).apply(images), None, batch)
 
 
 class Online:
@@ -125,29 +109,31 @@ class Online:
         self.plan, self.teacher, self.fabric, self.shared, self.maps = plan, teacher, fabric, shared, maps
         self.parts = parts
 
-    def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Fed:
+    def __call__(self, images: Tensor, batch: Batch, generator: torch.Generator) -> StepInputs:
         """Return fresh views, and the teacher's features of them or of other fresh views."""
         drawn = self.plan.first(images, generator)
-        student = seen = drawn.apply(images)
+        student = other = drawn.apply(images)
         if not self.shared:
-            seen = self.plan.first(images, generator).apply(images)
+            other = self.plan.first(images, generator).apply(images)
         extra = self.plan.rest(images, drawn, generator)
-        return Fed(student, *self._see(seen, extra))
+        own, of_extra = self._both(other, extra)
+        return StepInputs(student, own, batch, extra, of_extra)
 
-    def _see(self, seen: Tensor, extra: Tensor | None) -> tuple[Features, Tensor | None, Features | None]:
+    def _both(self, images: Tensor, extra: Tensor | None) -> tuple[Features, Features | None]:
+        """Return the teacher's features of its views and of the extra ones, those of one size in one pass."""
         with self.fabric.autocast():
-            prepared = teacher_input(self.teacher, seen)
+            prepared = teacher_input(self.teacher, images)
             if extra is None:
-                return self._features(prepared), None, None
+                return self._features(prepared), None
             more = teacher_input(self.teacher, extra)
             if more.shape[1:] != prepared.shape[1:]:
-                return self._features(prepared), extra, self._features(more)
+                return self._features(prepared), self._features(more)
             both = self._features(torch.cat([prepared, more]))
         first, rest = (
             Features(both.pooled[rows], tuple(stage[rows] for stage in both.maps))
-            for rows in (slice(len(seen)), slice(len(seen), None))
+            for rows in (slice(len(images)), slice(len(images), None))
         )
-        return first, extra, rest
+        return first, rest
 
     def _features(self, prepared: Tensor) -> Features:
         found = [
@@ -165,7 +151,7 @@ class Stored:
 
     Shared views: the student sees that very view, so its augmentation is the store's few crops for the whole training,
     where an online teacher sees a fresh one in every epoch. Independent views: the student's crops are fresh, and the
-    teacher speaks of a stored view; with one view in the store, of the whole image.
+    teacher's features are those of a stored view; with one view in the store, of the whole image.
     """
 
     def __init__(
@@ -175,16 +161,15 @@ class Stored:
         self.views = store.views()
         self._stored_as = data.train.index.to(device)
 
-    def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Fed:
+    def __call__(self, images: Tensor, batch: Batch, generator: torch.Generator) -> StepInputs:
         """Return the student's views, and the teacher's features of stored ones."""
-        device = self._stored_as.device
-        stored_as = self._stored_as[index.to(device, non_blocking=True)]
-        if self.shared:
-            view = self._draw(len(index), generator).to(device, non_blocking=True)
-            return Fed(self.views.take(view, stored_as).apply(images), Features(self.store.rows(view, stored_as)))
-        student = self.plan.first(images, generator).apply(images)
-        view = self._draw(len(index), generator).to(device, non_blocking=True)
-        return Fed(student, Features(self.store.rows(view, stored_as)))
+        device, count = self._stored_as.device, len(batch.indices)
+        stored_as = self._stored_as[batch.indices.to(device, non_blocking=True)]
+        student = None if self.shared else self.plan.first(images, generator).apply(images)
+        view = self._draw(count, generator).to(device, non_blocking=True)
+        if student is None:
+            student = self.views.take(view, stored_as).apply(images)
+        return StepInputs(student, Features(self.store.rows(view, stored_as)), batch)
 
     def _draw(self, n: int, generator: torch.Generator) -> Tensor:
         processes = self.plan.processes
@@ -225,8 +210,8 @@ def open_feed(
     store, reasons = find_store(Wanted(recipe, data, teacher, fabric.device))
     if store is not None:
         found = store.contents
-        seen = "one of them drawn for both networks" if shared else "fresh ones for the student"
-        number = f"{found.views} view{'s' if found.views > 1 else ''} an image, {seen}"
+        drawn = "one of them drawn for both networks" if shared else "fresh ones for the student"
+        number = f"{found.views} view{'s' if found.views > 1 else ''} an image, {drawn}"
         line = f"teacher: stored embeddings {store.path}, {number}, computed in {found.precision}"
         return Stored(plan, data, store, fabric.device, shared=shared), line
     if recipe.teacher_mode == "stored":

@@ -73,7 +73,7 @@ def test_the_same_numbers_each_time(opened: TrainedRun, found: Analysis) -> None
 
 
 def test_the_same_of_nodes_in_files(opened: TrainedRun, found: Analysis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relgraph.analysis.memory_mapped.HELD", 0)
+    monkeypatch.setattr("relgraph.analysis.memory_mapped.MEMORY_LIMIT", 0)
     monkeypatch.setattr("relgraph.graph.search.LARGEST", 0)
     again = analyse(opened, k=4, first=FIRST, search="blocks")
     assert again.student.embedding.untyped_storage().filename is not None

@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 
 from relgraph.analysis.bench import measure_training, peak_memory
-from relgraph.analysis.benchmark_loops import ORIGINAL, STUDENT_ALONE, STORED, Settings, Workshop
+from relgraph.analysis.benchmark_loops import ORIGINAL, STORED, STUDENT_ALONE, LoopBuilder, Settings
 from relgraph.errors import RelgraphError
 from relgraph.methods import METHODS
 from relgraph.training.teacher_features import Stored
@@ -67,22 +67,22 @@ def test_it_is_json_and_tells_its_settings(report: dict[str, Any]) -> None:
 
 
 def test_the_stored_way_reads_the_store(tmp_path: Path) -> None:
-    shop = Workshop(SMALL, tmp_path)
-    setup = shop.setup(STORED)
+    builder = LoopBuilder(SMALL, tmp_path)
+    setup = builder.setup(STORED)
     assert isinstance(setup.feed, Stored)
     index = torch.tensor([5, 0])
-    seen = setup.feed(shop.data.train.pixels[index], index, torch.Generator()).seen
-    views = [shop.store.rows(torch.full((2,), view), index) for view in range(4)]
+    seen = setup.feed(builder.data.train.pixels[index], index, torch.Generator()).seen
+    views = [builder.store.rows(torch.full((2,), view), index) for view in range(4)]
     assert seen is not None
     assert all(any(torch.equal(row, view[i]) for view in views) for i, row in enumerate(seen.pooled))
 
 
 def test_the_steps_are_those_of_training(tmp_path: Path) -> None:
-    """A way's steps change the weights as often as they are asked for: momentum tells a second step from a first."""
-    shop = Workshop(SMALL, tmp_path)
-    setups = [shop.setup(STUDENT_ALONE)]
-    shop.setup = lambda way: setups[0]  # type: ignore[method-assign]
-    start = shop.steps(STUDENT_ALONE)
+    """A loop's steps change the weights n times: with momentum, a second step differs from a first."""
+    builder = LoopBuilder(SMALL, tmp_path)
+    setups = [builder.setup(STUDENT_ALONE)]
+    builder.setup = lambda loop: setups[0]  # type: ignore[method-assign]
+    start = builder.steps(STUDENT_ALONE)
     before = {name: tensor.clone() for name, tensor in setups[0].student.state_dict().items()}
     assert sum(1 for _ in start(2)) == 1
     after = setups[0].student.state_dict()
@@ -90,9 +90,9 @@ def test_the_steps_are_those_of_training(tmp_path: Path) -> None:
     assert not torch.equal(before["head.classify.weight"], after["head.classify.weight"])
 
 
-@pytest.mark.parametrize("way", [STUDENT_ALONE, ORIGINAL])
-def test_memory_of_this_process(way: Any) -> None:
-    peak = peak_memory(SMALL, way)
+@pytest.mark.parametrize("loop", [STUDENT_ALONE, ORIGINAL])
+def test_memory_of_this_process(loop: Any) -> None:
+    peak = peak_memory(SMALL, loop)
     assert peak is None or peak > 50 * 2**20  # torch alone takes more
 
 

@@ -48,8 +48,8 @@ def test_it_trains_student_and_head_and_leaves_the_teacher(images: ImageSet) -> 
     student, head = Student(build_backbone("resnet8", 3), 8, 3), Head(teacher.width, 8, 3)
     frozen = [parameter.clone() for parameter in teacher.parameters()]
     before = [parameter.clone() for parameter in (*student.parameters(), *head.parameters())]
-    way = Original(student, head, teacher, images, batch_size=4, device=torch.device("cpu"), workers=0)
-    assert sum(1 for _ in way.start(2)) == 1  # it yields once, when it is ready
+    original = Original(student, head, teacher, images, batch_size=4, device=torch.device("cpu"), workers=0)
+    assert sum(1 for _ in original.start(2)) == 1  # it yields once, when it is ready
     after = [*student.parameters(), *head.parameters()]
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(frozen, teacher.parameters(), strict=True))
@@ -58,9 +58,9 @@ def test_it_trains_student_and_head_and_leaves_the_teacher(images: ImageSet) -> 
 def test_it_learns_one_batch_by_heart(images: ImageSet) -> None:
     teacher = untrained_teacher("timm:test_vit")
     student, head = Student(build_backbone("resnet8", 3), 8, 3), Head(teacher.width, 8, 3)
-    way = Original(student, head, teacher, images, batch_size=6, device=torch.device("cpu"), workers=0)
+    original = Original(student, head, teacher, images, batch_size=6, device=torch.device("cpu"), workers=0)
     views = torch.randn(6, 3, 16, 16), torch.randn(6, 3, 160, 160)
-    figures = [way.step(*views, images.labels) for _ in range(12)]
+    figures = [original.step(*views, images.labels) for _ in range(12)]
     assert figures[-1]["loss"] < figures[0]["loss"] and figures[-1]["teacher_loss"] < figures[0]["teacher_loss"]
     assert all(0 <= row["top1"] <= row["top5"] == 1 for row in figures)
 
@@ -68,10 +68,10 @@ def test_it_learns_one_batch_by_heart(images: ImageSet) -> None:
 def test_every_epoch_is_as_long_as_asked_for(images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = untrained_teacher("timm:test_vit")
     student, head = Student(build_backbone("resnet8", 3), 8, 3), Head(teacher.width, 8, 3)
-    way = Original(student, head, teacher, images, batch_size=2, device=torch.device("cpu"), workers=1)
+    original = Original(student, head, teacher, images, batch_size=2, device=torch.device("cpu"), workers=1)
     seen: list[int] = [0]
-    monkeypatch.setattr(way, "step", lambda *batch: seen.append(seen[-1] + 1))
+    monkeypatch.setattr(original, "step", lambda *batch: seen.append(seen[-1] + 1))
     for n in (1, 3):
-        for _ in way.start(n):
+        for _ in original.start(n):
             pass
     assert seen[-1] == 4 and all(b - a == 1 for a, b in pairwise(seen))

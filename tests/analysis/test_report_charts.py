@@ -22,7 +22,7 @@ def test_ticks_are_even_round_and_around_the_values(low: float, high: float) -> 
 
 @pytest.mark.parametrize("last", [1, 2, 7, 8, 100, 240])
 def test_epochs_are_whole(last: int) -> None:
-    found = ticks(1, last, whole=True)
+    found = ticks(1, last, integers=True)
     assert all(tick == int(tick) for tick in found) and len(set(found)) == len(found) <= 8
 
 

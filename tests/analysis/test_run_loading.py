@@ -152,8 +152,8 @@ def test_nodes_are_the_outputs_wherever_they_lie(variant: str, runs: Runs, monke
     opened = TrainedRun(runs(variant))
     images = opened.split("test")
     whole = opened.nodes(images)
-    monkeypatch.setattr("relgraph.analysis.run_loading.PART", 100)
-    monkeypatch.setattr("relgraph.analysis.memory_mapped.HELD", 0)
+    monkeypatch.setattr("relgraph.analysis.run_loading.IMAGES_AT_ONCE", 100)
+    monkeypatch.setattr("relgraph.analysis.memory_mapped.MEMORY_LIMIT", 0)
     for found, held, output in zip(opened.nodes(images), whole, opened.outputs(images), strict=True):
         if output is None:
             assert found is held is None and variant == "none"
@@ -169,7 +169,7 @@ def test_nodes_are_the_outputs_wherever_they_lie(variant: str, runs: Runs, monke
 def test_a_pair_of_nodes_in_a_file(side: str, runs: Runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     opened = TrainedRun(runs("few"))
     expected = run_pair(opened, side=side, k=3)
-    monkeypatch.setattr("relgraph.analysis.memory_mapped.HELD", 0)
+    monkeypatch.setattr("relgraph.analysis.memory_mapped.MEMORY_LIMIT", 0)
     monkeypatch.setattr("relgraph.graph.search.LARGEST", 0)
     found = run_pair(opened, side=side, k=3)
     assert found["student"].x.untyped_storage().filename is not None
@@ -333,7 +333,7 @@ def test_files_of_different_runs(copy: Path) -> None:
 
 
 def test_a_student_without_labels_has_no_accuracy_of_its_classifier(runs: Runs) -> None:
-    """Nothing taught it; the teacher's head learned from the labels."""
+    """No loss trained it; the teacher's head learned from the labels."""
     path = runs("seed")
     report = evaluate_run(path)
     assert list(report["student"]) == ["knn", "linear", "knn_few", "linear_few"]

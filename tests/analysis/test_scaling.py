@@ -12,18 +12,18 @@ from PIL import Image
 from torch import distributed
 
 from relgraph.analysis import scaling
-from relgraph.analysis.communication import averaged, gathered, summed
+from relgraph.analysis.communication import gather_bytes, gradient_bytes, product_bytes
 from relgraph.analysis.memory import in_own_process
 from relgraph.analysis.scaling import (
     FORMS,
     Probe,
     ScalingSettings,
     build_loss,
+    communication_rows,
     exponents,
     forms_to_measure,
     measure_scaling,
     take_step,
-    wire_rows,
 )
 from relgraph.analysis.scaling_fit import draw_scaling
 from relgraph.errors import RelgraphError
@@ -158,13 +158,13 @@ def sent(processes: ProcessGroup, form: str, rows: int, dim: int, width: int) ->
 @pytest.mark.parametrize("form", ["matrix", "blocked", "factored"])
 def test_what_is_sent_is_what_the_formulas_say(form: str, count: int, tmp_path: Path) -> None:
     rows, dim, width = 6, 5, 7
-    loss = summed(dim, count) if form == "factored" else gathered(rows, dim, count)
-    expected = loss + averaged(dim * width, count)
+    loss = product_bytes(dim, count) if form == "factored" else gather_bytes(rows, dim, count)
+    expected = loss + gradient_bytes(dim * width, count)
     assert run_on(count, sent, tmp_path, form, rows, dim, width) == pytest.approx([expected] * count)
 
 
 def test_one_process_sends_nothing_and_the_sums_do_not_grow_with_the_batch() -> None:
-    small, large = wire_rows(64, 256, parameters=HUGE), wire_rows(128, 256, parameters=HUGE)
+    small, large = communication_rows(64, 256, parameters=HUGE), communication_rows(128, 256, parameters=HUGE)
     assert [small[0][kind] for kind in ("gathered", "summed", "gradients")] == [0, 0, 0]
     assert [row["summed"] for row in small] == [row["summed"] for row in large]
     assert [2 * row["gathered"] for row in small] == [row["gathered"] for row in large]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from relgraph.analysis import whole
+from relgraph.analysis import split_graph
 from relgraph.analysis.split_graph import split_pair
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import Kernel, euclidean, pearson
@@ -57,7 +57,7 @@ def test_dense_is_graph_pair_without_gradient() -> None:
 
 
 def test_dense_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whole, "DENSE_LIMIT", 39)
+    monkeypatch.setattr(split_graph, "DENSE_LIMIT", 39)
     with pytest.raises(RelgraphError, match="'dense' holds all pairs and takes at most 39 nodes, got 40"):
         split_pair(*embeddings(), graph="dense")
     split_pair(*embeddings(), graph="knn")

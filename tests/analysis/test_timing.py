@@ -18,8 +18,8 @@ def recorder(name: str, calls: list[tuple[str, int]]) -> Start:
 
 def test_every_way_is_warmed_up_and_then_timed_in_every_round() -> None:
     calls: list[tuple[str, int]] = []
-    ways = {name: recorder(name, calls) for name in "abc"}
-    times = in_turn(ways, rounds=2, repetitions=4, device=CPU)
+    tasks = {name: recorder(name, calls) for name in "abc"}
+    times = in_turn(tasks, rounds=2, repetitions=4, device=CPU)
     warm_up = [(name, 1) for name in "aabbcc"]
     assert calls == [*warm_up, *((name, 4) for name in "abc"), *((name, 4) for name in "bca")]
     assert [len(times[name].samples) for name in "abc"] == [2, 2, 2]

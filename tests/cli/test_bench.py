@@ -52,7 +52,10 @@ def test_scaling_in_tables_json_and_a_picture(program: Program, tmp_path: Path) 
     powers = [f"{report['exponents'][form]['time']:.2f}" if report["exponents"][form]["time"] is not None else "-"
               for form in ("matrix", "factored")]  # fmt: skip
     assert ["power", "of", "N", *powers] in lines
-    assert ["64", *(f"{report['wire'][-1][kind] / 2**20:.2f}" for kind in ("gathered", "summed", "gradients"))] in lines
+    assert [
+        "64",
+        *(f"{report['communication'][-1][kind] / 2**20:.2f}" for kind in ("gathered", "summed", "gradients")),
+    ] in lines
     assert "memory" not in shown.split("What one process receives")[0] and "medians of 1 round" in shown
 
 

@@ -51,7 +51,7 @@ def test_without_a_teacher(program: Program, alone: Path) -> None:
 
 
 def test_a_student_without_labels(program: Program, contrasted: tuple[Path, str]) -> None:
-    """Its classifier says nothing: there is no accuracy of it, but a dash in the table."""
+    """No loss trained its classifier: there is no accuracy of it, but a dash in the table."""
     path, _ = contrasted
     header, _, student, teacher, _ = program("evaluate", path).stdout.splitlines()
     assert "top-1 %  top-5 %  k-NN %  linear probe %" in header

@@ -29,37 +29,37 @@ WIDTH, LIMIT = 16_384, 31 * 2**20
 LIMITED = """
 import sys, torch
 from functools import cache, partial
-from relgraph.analysis import figures, mapped, trained
+from relgraph.analysis import figures, memory_mapped, run_loading
 from relgraph.graph import search
 from relgraph_cli.main import main
 from tests.limits import limit_data
 
 torch.set_num_threads(1)
 more, commands = int(sys.argv[1]), [command.split() for command in sys.argv[2:]]
-trained.PART, search.READ, search.LARGEST = 32, 2**19, 0
+run_loading.IMAGES_AT_ONCE, search.READ, search.LARGEST = 32, 2**19, 0
 figures.some_pairs = partial(figures.some_pairs, limit=1000)
 for command in commands:
     main([*command, "--first", "40"], standalone_mode=False)
-nodes, limit_once = trained.TrainedRun.nodes, cache(limit_data)
+nodes, limit_once = run_loading.TrainedRun.nodes, cache(limit_data)
 
 def limited(run, images):
     limit_once(more)
     return nodes(run, images)
 
-trained.TrainedRun.nodes = limited
+run_loading.TrainedRun.nodes = limited
 try:
     main(commands[0], standalone_mode=False)
 except RuntimeError as error:
     assert "memory" in str(error), error
 else:
     sys.exit("the limit is none")
-mapped.HELD = 0
+memory_mapped.MEMORY_LIMIT = 0
 for command in commands:
     main(command, standalone_mode=False)
 """
 
 
-# The teacher says each of its numbers many times over. The limit is set when the first shard is begun.
+# The teacher's output repeats each of its numbers many times. The limit is set when the first shard is begun.
 EMBEDDED = """
 import sys, torch
 from relgraph.training import embedding

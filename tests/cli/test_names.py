@@ -41,5 +41,5 @@ def test_models_of_a_library(program: Program) -> None:
 
 def test_nothing_matches(failure: Failing) -> None:
     assert failure("students", "timm:nothing*").endswith(
-        "no student matches 'timm:nothing*': `relgraph students` says what there is"
+        "no student matches 'timm:nothing*': `relgraph students` lists them all"
     )

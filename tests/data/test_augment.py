@@ -14,7 +14,7 @@ from relgraph.data.augment import (
     SIMCLR,
     SIMCLR_SMALL,
     Augmentation,
-    Contrastive,
+    ContrastiveAugmentation,
     ContrastiveView,
     PadCropFlip,
     make_augmentation,
@@ -51,7 +51,7 @@ def one_by_one(images: Tensor, view: ContrastiveView) -> Tensor:
 
 @pytest.mark.parametrize("shape", [(64, 3, 32, 32), (64, 1, 8, 8), (64, 3, 18, 40), (24, 3, 96, 96)])
 @pytest.mark.parametrize("augmentation", [MOCO, SIMCLR, SIMCLR_SMALL, replace(MOCO, size=20)])
-def test_views_are_torchvisions(shape: tuple[int, ...], augmentation: Contrastive) -> None:
+def test_views_are_torchvisions(shape: tuple[int, ...], augmentation: ContrastiveAugmentation) -> None:
     images = random_images(*shape)
     view = augmentation.draw(shape[0], shape[2], shape[3], torch.Generator().manual_seed(0))
     seen = view.apply(images)
@@ -69,13 +69,13 @@ def test_float_images_are_uint8_ones_and_stay_as_they_are() -> None:
 
 
 def test_white_is_never_whiter_than_white() -> None:
-    view = Contrastive(jitter_share=0, grey=0, size=21).draw(64, 33, 33, torch.Generator().manual_seed(0))
+    view = ContrastiveAugmentation(jitter_share=0, grey=0, size=21).draw(64, 33, 33, torch.Generator().manual_seed(0))
     assert view.apply(torch.full((64, 3, 33, 33), 255, dtype=torch.uint8)).max() == 1
 
 
 def test_each_part_takes_its_share_of_the_images() -> None:
     n = 20_000
-    shares = Contrastive(flip=0.3, jitter_share=0.7, grey=0.1, blur=0.6)
+    shares = ContrastiveAugmentation(flip=0.3, jitter_share=0.7, grey=0.1, blur=0.6)
     view = shares.draw(n, 32, 32, torch.Generator().manual_seed(0))
     counts = (int(view.flip.sum()), len(view.jitter.chosen), len(view.grey), len(view.blur))
     for count, share in zip(counts, (0.3, 0.7, 0.1, 0.6), strict=True):
@@ -87,7 +87,7 @@ def test_each_part_takes_its_share_of_the_images() -> None:
 
 def test_shares_of_nothing_and_of_all() -> None:
     images = random_images(9, 3, 8, 8)
-    none = Contrastive(scale=(1, 1), ratio=(1, 1), flip=0, jitter_share=0, grey=0, blur=0)
+    none = ContrastiveAugmentation(scale=(1, 1), ratio=(1, 1), flip=0, jitter_share=0, grey=0, blur=0)
     same = none.draw(9, 8, 8, torch.Generator()).apply(images)
     torch.testing.assert_close(same, images / 255, rtol=0, atol=1e-6)
     grey = replace(none, grey=1.0, flip=1.0).draw(9, 8, 8, torch.Generator()).apply(images)
@@ -154,7 +154,7 @@ def test_data_without_flip_are_never_mirrored(name: str) -> None:
 def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(RelgraphError, match="unknown augmentation 'simclr-smal': did you mean 'simclr-small'"):
         make_augmentation("simclr-smal", padding=4, flip=True, channels=3)
-    with pytest.raises(RelgraphError, match="augmentation 'moco' wants images with 1 or 3 channels, got 4"):
+    with pytest.raises(RelgraphError, match="augmentation 'moco' needs images with 1 or 3 channels, got 4"):
         make_augmentation("moco", padding=4, flip=True, channels=4)
     view = MOCO.draw(3, 8, 8, torch.Generator())
     with pytest.raises(RelgraphError, match="a view of 3 images was applied to 4 images"):

@@ -142,7 +142,7 @@ def test_what_does_not_fit_is_said() -> None:
             views.draw(12, 8, 9, FLIP, torch.Generator())
         with pytest.raises(RelgraphError, match="one flip for each of 5 images, got 12"):
             views.draw(5, 8, 8, FLIP, torch.Generator())
-    with pytest.raises(RelgraphError, match="transformations want images with 1 or 3 channels, got 2"):
+    with pytest.raises(RelgraphError, match="transformations need images with 1 or 3 channels, got 2"):
         Transformations(4).draw(12, 8, 8, FLIP, torch.Generator()).apply(random_images(12, 2, 8, 8))
 
 

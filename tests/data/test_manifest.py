@@ -71,7 +71,7 @@ def spoiled(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
         (spoiled(lambda c: c["contents"].update(dtype="object")), "dtype float32 or float16"),
         (spoiled(lambda c: c.update(shards=[1, 2, 3])), "its shards are not a list"),
         (spoiled(lambda c: c["shards"].pop()), "it lists 2 shards, expected 3"),
-        (spoiled(lambda c: c.update(complete=False)), "it says complete: False"),
+        (spoiled(lambda c: c.update(complete=False)), "its entry complete is False"),
     ],
 )
 def test_what_is_no_manifest(tmp_path: Path, spoil: Callable[[Path], None], told: str) -> None:

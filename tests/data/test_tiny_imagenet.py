@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from relgraph.data.images import ImageFiles
-from relgraph.data.published import Source
+from relgraph.data.published import OriginalSplits
 from relgraph.data.tiny_imagenet import check_tiny_imagenet, read_tiny_imagenet
 from relgraph.errors import RelgraphError
 
@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def read(folder: Path, size: int | None = None, mode: str = "auto") -> Source:
+def read(folder: Path, size: int | None = None, mode: str = "auto") -> OriginalSplits:
     return read_tiny_imagenet(folder, size, mode)
 
 

@@ -16,7 +16,7 @@ from relgraph.networks.batch_norm import Synchronised, average_statistics, synch
 from tests.processes import run_on
 
 N, STEPS = 12, 3
-# Name of the layer, how it is made, and the shape of what it sees.
+# Name of the layer, how it is made, and the shape of its input.
 LAYERS: dict[str, tuple[type[nn.Module], dict[str, Any], tuple[int, ...]]] = {
     "2d": (nn.BatchNorm2d, {}, (N, 5, 3, 4)),
     "1d": (nn.BatchNorm1d, {}, (N, 5)),
@@ -189,12 +189,12 @@ class Other(nn.BatchNorm2d):
 
 
 def test_a_batch_norm_of_another_kind_is_refused() -> None:
-    with pytest.raises(RelgraphError, match=r"knows BatchNorm1d.* and timm's BatchNormAct2d, got Other in '1.0'"):
+    with pytest.raises(RelgraphError, match=r"supports BatchNorm1d.* and timm's BatchNormAct2d, got Other in '1.0'"):
         synchronised(nn.Sequential(nn.ReLU(), nn.Sequential(Other(3))), ProcessGroup(0, 2))
 
 
 def test_a_batch_norm_wants_channels() -> None:
-    with pytest.raises(RelgraphError, match=r"a batch norm wants a tensor \(N, C, ...\), got \(5,\)"):
+    with pytest.raises(RelgraphError, match=r"a batch norm needs a tensor \(N, C, ...\), got \(5,\)"):
         synchronised(nn.BatchNorm1d(5), ProcessGroup(0, 2))(torch.zeros(5))
 
 

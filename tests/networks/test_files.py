@@ -80,7 +80,7 @@ def test_a_student_is_stored_whole_and_its_backbone_read_alone(tmp_path: Path) -
     ],
 )  # fmt: skip
 def test_every_kind_of_backbone_comes_back(tmp_path: Path, name: str) -> None:
-    """MNASNet loads nothing that does not say of which version of its layout it is."""
+    """MNASNet loads no weights without the version of their layout."""
     path, images = tmp_path / "student.safetensors", torch.rand(4, 3, 48, 48)
     backbone = build_backbone(name, 3, image_size=48)
     backbone(images)  # so that running statistics are unlike a new network's

@@ -55,7 +55,7 @@ published = pytest.mark.parametrize("name", PUBLISHED)
 
 @cache
 def evaluated(name: str) -> Backbone:
-    """Return a backbone in evaluation mode whose batch norms know the statistics of noise."""
+    """Return a backbone in evaluation mode whose batch norms hold the statistics of noise."""
     torch.manual_seed(0)
     backbone = build_backbone(name)
     with torch.no_grad():
@@ -65,7 +65,7 @@ def evaluated(name: str) -> Backbone:
 
 @cache
 def without_values(name: str) -> Backbone:
-    """Return a backbone that only knows shapes."""
+    """Return a backbone that only computes shapes."""
     with torch.device("meta"):
         return build_backbone(name).eval()
 

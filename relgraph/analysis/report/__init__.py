@@ -1,4 +1,4 @@
-"""A report on finished runs: one HTML file that opens from disk and asks for nothing."""
+"""A report on finished runs: one HTML file that opens from disk and loads nothing else."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,33 +31,33 @@ def write_report(
 ) -> int:
     """Write a report on `runs` as one HTML file, whole or not at all, and return its size in bytes.
 
-    All runs are told and compared, and the first of them that trained a student is shown in detail: what its graphs of
-    `k` nearest neighbours on a split, or on its first images, say. The split is by default "test", or "train" where
+    All runs are described and compared, and the first of them that trained a student is shown in detail: its graphs of
+    `k` nearest neighbours on a split, or on its first images. The split is by default "test", or "train" where
     there are no test images.
 
     Raises:
         RelgraphError: if a run cannot be opened, the split has too few images, the report would exceed 10 MiB, or the
             file cannot be written.
     """
-    told = summaries(runs)
-    sections = _of_all(told)
-    for place, one in zip(runs, told, strict=True):
+    described = summaries(runs)
+    sections = _of_all(described)
+    for place, one in zip(runs, described, strict=True):
         if isinstance(one.recipe, Recipe):
             sections |= _in_detail(place, one.name, split, first, k)
             break
-    sections["environment"] = ("Environment", environment(told))
-    title = told[0].name if len(told) == 1 else f"{told[0].name} and {len(told) - 1} more"
-    subtitle = f"relgraph report on {len(told)} run{'s' if len(told) > 1 else ''}"
-    whole = document(title, sections, subtitle).encode()
-    if len(whole) > LIMIT:
-        raise RelgraphError(f"a report takes at most {LIMIT:,} bytes, got {len(whole):,}: give fewer runs")
-    write_atomically(path, whole)
-    return len(whole)
+    sections["environment"] = ("Environment", environment(described))
+    title = described[0].name if len(described) == 1 else f"{described[0].name} and {len(described) - 1} more"
+    subtitle = f"relgraph report on {len(described)} run{'s' if len(described) > 1 else ''}"
+    page = document(title, sections, subtitle).encode()
+    if len(page) > LIMIT:
+        raise RelgraphError(f"a report takes at most {LIMIT:,} bytes, got {len(page):,}: give fewer runs")
+    write_atomically(path, page)
+    return len(page)
 
 
-def _of_all(told: Sequence[Summary]) -> Sections:
-    drawn = curves(told)
-    found: Sections = {"results": ("Results", results(told)), "settings": ("What was run", settings(told))}
+def _of_all(described: Sequence[Summary]) -> Sections:
+    drawn = curves(described)
+    found: Sections = {"results": ("Results", results(described)), "settings": ("What was run", settings(described))}
     return found if drawn is None else {**found, "curves": ("Learning curves", drawn)}
 
 

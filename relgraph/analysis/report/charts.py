@@ -16,7 +16,7 @@ MANY = 800  # points of a map that would hide each other
 
 
 class Curve(NamedTuple):
-    """One line of a chart: the number and name of its run, what it is of the run, points (epoch, value), dashed."""
+    """One line of a chart: the number and name of its run, the part that it shows, points (epoch, value), dashed."""
 
     run: int
     name: str
@@ -29,7 +29,7 @@ def chart(title: str, curves: Sequence[Curve], epochs: tuple[float, float]) -> H
     """Return a chart of values against epochs, from the first to the last of `epochs`; 0 is on the value axis."""
     values = [value for curve in curves for _, value in curve.points]
     rows = ticks(min(0.0, *values), max(0.0, *values))
-    columns = ticks(*epochs, whole=True)
+    columns = ticks(*epochs, integers=True)
     horizontal = _Axis(*epochs, LEFT, RIGHT)
     vertical = _Axis(rows[0], rows[-1], BOTTOM, TOP)
     grid = [_row(vertical, tick, rows) for tick in rows]
@@ -62,18 +62,18 @@ def scatter(places: Tensor, labels: Sequence[int], colours: Sequence[str], name:
     return element("svg", {"viewBox": box, "role": "img", "aria-label": name, "class": size}, *paths)
 
 
-def ticks(low: float, high: float, *, whole: bool = False, most: int = 6) -> list[float]:
+def ticks(low: float, high: float, *, integers: bool = False, most: int = 6) -> list[float]:
     """Return round numbers at even distances from at most `low` to at least `high`.
 
-    >>> ticks(0.0, 97.0), ticks(1, 8, whole=True)
+    >>> ticks(0.0, 97.0), ticks(1, 8, integers=True)
     ([0.0, 20.0, 40.0, 60.0, 80.0, 100.0], [0.0, 2.0, 4.0, 6.0, 8.0])
     """
     if not high > low:
-        low, high = low - (0.5 if not whole else 0), low + (0.5 if not whole else 1)
+        low, high = low - (0.5 if not integers else 0), low + (0.5 if not integers else 1)
     rough = (high - low) / (most - 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    step = max(1.0, round(step)) if whole else step
+    step = max(1.0, round(step)) if integers else step
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [float(round(number * step, 12)) for number in range(first, last + 1)]
 
@@ -131,6 +131,6 @@ def _line(curve: Curve, horizontal: _Axis, vertical: _Axis) -> Html:
 
 
 def _read_out(title: str, curves: Sequence[Curve]) -> str:
-    """Return what a screen reader says of the chart: the last value of each line."""
+    """Return the chart's description for screen readers: the last value of each line."""
     last = [f"{curve.name}{' ' + curve.part if curve.part else ''} {curve.points[-1][1]:.4g}" for curve in curves]
     return f"{title} by epoch, at the end: {'; '.join(last)}"

@@ -1,4 +1,4 @@
-"""What the report tells of one run in detail, as plain data: numbers, maps, matrices, neighbourhoods, the graph."""
+"""The details of one run for the report, as plain data: numbers, maps, matrices, neighbourhoods, the graph."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from relgraph.graph.search import nearest_in_blocks
 
 MAP_NODES = 2_000  # which the graph view draws fluidly, and t-SNE places within seconds
 MATRIX_NODES = 400
-MATRIX_CLASSES = 20  # more blocks than these could not be told apart
+MATRIX_CLASSES = 20  # more blocks than these could not be distinguished
 WORST = 12
 SIDES = ("student", "teacher")
 
@@ -95,7 +95,7 @@ def maps(analysis: Analysis) -> Maps:
 def worst(analysis: Analysis, count: int = WORST, shown: int = 8) -> list[Neighbourhood]:
     """Return the images on whose neighbours student and teacher agree least, among equals by their relation error.
 
-    At most `shown` neighbours of each are told.
+    At most `shown` neighbours of each are listed.
     """
     comparison, teacher = analysis.comparison, analysis.teacher
     if comparison is None or teacher is None:
@@ -136,9 +136,9 @@ def _node(analysis: Analysis, maps: Maps, number: int, thumb: list[int]) -> dict
     for side, name in enumerate(SIDES):
         graph = analysis.graphs.get(name)
         x, y = maps.places[0 if graph is None else side][number].tolist()
-        said = None if graph is None else graph.prediction
+        prediction = None if graph is None else graph.prediction
         node |= {
-            f"prediction_{name}": None if said is None else int(said[position]),
+            f"prediction_{name}": None if prediction is None else int(prediction[position]),
             f"community_{name}": int((graph or analysis.student).communities[position]),
             f"x_{name}": round(x, 4),
             f"y_{name}": round(y, 4),

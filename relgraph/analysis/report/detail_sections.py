@@ -43,7 +43,7 @@ def text(words: str) -> Html:
 
 
 def diagnostics(analysis: Analysis, summary: Mapping[str, Any]) -> Html:
-    """Return what the k-NN graphs say, as cards and a table."""
+    """Return the measures of the k-NN graphs, as cards and a table."""
     common = agreement(summary)
     rows = [[name, *(number(value) for value in values)] for name, values in figures(analysis, summary).items()]
     caption = f"{len(analysis.labels):,} images of the {analysis.split} split, {analysis.k} nearest neighbours"
@@ -51,13 +51,13 @@ def diagnostics(analysis: Analysis, summary: Mapping[str, Any]) -> Html:
         element("div", {"class": "card"}, element("dt", {}, name), element("dd", {}, number(value)))
         for name, value in common.items()
     ]
-    told = "Nodes are the images' embeddings; edges join each to its nearest others by Pearson correlation. "
-    told += "Homophily is the share of edges that join equal labels; communities are Louvain's."
+    explanation = "Nodes are the images' embeddings; edges join each to its nearest others by Pearson correlation. "
+    explanation += "Homophily is the share of edges that join equal labels; communities are Louvain's."
     if cards:
-        told += " Overlap is the share of its neighbours on which both networks agree; a node matches if, among all "
-        told += "teacher nodes, its own is the nearest."
+        explanation += " Overlap is the share of its neighbours on which both networks agree; a node matches if, among "
+        explanation += "all teacher nodes, its own is the nearest."
     return joined(
-        text(told),
+        text(explanation),
         element("dl", {"class": "cards"}, *cards) if cards else "",
         table(caption, ["", *(name.capitalize() for name in analysis.graphs)], rows),
     )
@@ -71,7 +71,7 @@ def number(value: float | None) -> str:
 
 
 def by_class(analysis: Analysis, summary: Mapping[str, Any]) -> Html:
-    """Return the classes whose relations the student gets worst, and the classes that its graph mixes up."""
+    """Return the classes with the student's worst relations, and the classes that its graph mixes up."""
     names = ("overlap", "relation_error", "homophily_student", "homophily_teacher")
     shown = [name for name in names if name in summary["per_class"][0]]
     rows = [
@@ -104,26 +104,26 @@ def _mixed(analysis: Analysis) -> Html:
 
 def edge_matrices(found: Matrices, total_classes: int) -> Html:
     """Return the edge matrices of the teacher and the student, and their difference, as pictures."""
-    whole = CORRELATION
+    limit = CORRELATION
     panels = []
     if found.teacher is not None:
         difference = found.student - found.teacher
         largest = max(0.1, float(difference.abs().max()))
-        panels.append(_matrix("E_t, teacher", matrix_picture(found.teacher, whole), whole, found))
-        panels.append(_matrix("E_s, student", matrix_picture(found.student, whole), whole, found))
+        panels.append(_matrix("E_t, teacher", matrix_picture(found.teacher, limit), limit, found))
+        panels.append(_matrix("E_s, student", matrix_picture(found.student, limit), limit, found))
         panels.append(_matrix(f"E_s {MINUS} E_t, difference", matrix_picture(difference, largest), largest, found))
     else:
-        panels.append(_matrix("E_s, student", matrix_picture(found.student, whole), whole, found))
+        panels.append(_matrix("E_s, student", matrix_picture(found.student, limit), limit, found))
     count = len(found.chosen)
     if found.blocks:
         of = f"{len(found.blocks)} of {total_classes}" if len(found.blocks) < total_classes else f"{total_classes}"
-        told = f"{count} images of {of} classes, sorted by class"
+        subject = f"{count} images of {of} classes, sorted by class"
     else:
-        told = f"{count} images, in the order of the split"
+        subject = f"{count} images, in the order of the split"
     names = ", ".join(name for name, _ in found.blocks)
     parts = [
-        text(f"Correlations between {told}: one row and one column an image. Lines part the classes."
-             if found.blocks else f"Correlations between {told}: one row and one column an image."),
+        text(f"Correlations between {subject}: one row and one column an image. Lines part the classes."
+             if found.blocks else f"Correlations between {subject}: one row and one column an image."),
         element("div", {"class": "panels three"}, *panels),
     ]  # fmt: skip
     if names:
@@ -191,8 +191,8 @@ def _legend(classes: tuple[str, ...], colours: list[str], labels: list[int]) -> 
                 element("span", {"class": "swatch", "style": f"--c:{colour}"}), name)
         for number, name, colour in [*zip(range(len(classes)), classes, colours, strict=True), *unknown]
     ]  # fmt: skip
-    told = {"class": "legend", "id": "class-legend", "role": "group", "aria-label": "Light up one class in both maps"}
-    return element("div", told, *keys)
+    group = {"class": "legend", "id": "class-legend", "role": "group", "aria-label": "Light up one class in both maps"}
+    return element("div", group, *keys)
 
 
 def graph_view(analysis: Analysis, maps: Maps, images: ImageSet) -> Html:

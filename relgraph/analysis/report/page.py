@@ -1,4 +1,4 @@
-"""The page: the report's content as one HTML document that asks for nothing."""
+"""The page: the report's content as one HTML document that loads nothing else."""
 
 import re
 from collections.abc import Mapping

@@ -13,7 +13,7 @@ from relgraph.graph.kernels import pearson
 def planes(embeddings: Sequence[Tensor], seed: int = 0) -> tuple[list[Tensor], str]:
     """Return each network's embeddings `(N, D)` in the plane, `(N, 2)` within -1..1, and the method's name.
 
-    What is near is what the edges call near. The last network, the teacher, is placed first, and the student's map
+    Near positions mean strong edges. The last network, the teacher, is placed first, and the student's map
     begins at its places, so that most images stand at like places of both.
     """
     place, method = (_umap, "UMAP") if find_spec("umap") is not None else (tsne, "t-SNE")

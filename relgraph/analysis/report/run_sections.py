@@ -1,4 +1,4 @@
-"""The sections on all runs: what was run, what came of it, and the learning curves."""
+"""The sections on all runs: options, results and learning curves."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from relgraph.analysis.report.summary import FIGURES, Group, Summary, groups
 
 NOTHING = "\N{EN DASH}"
 PARTS = {"": "", " best": "best epoch", " last": "last epoch"}
-# What training measures of the graphs, in the order of the charts: title, then columns and what they are of.
+# Measures of the graphs during training, in the order of the charts: title, then columns and their networks.
 DIAGNOSTICS: dict[str, dict[str, str]] = {
     "Neighbour overlap": {"overlap": ""},
     "Rank correlation of edges": {"edge_rank": ""},
@@ -26,8 +26,8 @@ def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], *,
         for row in rows
     ]
     title = element("caption", {}, element("span", {}, caption))
-    whole = element("table", {"class": kind}, title, element("thead", {}, head), element("tbody", {}, *body))
-    return element("div", {"class": "scroll", "tabindex": 0, "role": "region", "aria-label": caption}, whole)
+    content = element("table", {"class": kind}, title, element("thead", {}, head), element("tbody", {}, *body))
+    return element("div", {"class": "scroll", "tabindex": 0, "role": "region", "aria-label": caption}, content)
 
 
 def results(runs: Sequence[Summary]) -> Html:
@@ -69,33 +69,33 @@ def _figure(value: tuple[float, float | None] | None) -> str:
 
 
 def _state(group: Group) -> str:
-    told = [str(run.result.get("best_epoch", NOTHING)) if run.result else "not finished" for run in group.runs]
-    return ", ".join(told)
+    epochs = [str(run.result.get("best_epoch", NOTHING)) if run.result else "not finished" for run in group.runs]
+    return ", ".join(epochs)
 
 
 def settings(runs: Sequence[Summary]) -> Html:
-    """Return the table of options: a column for each run, a row for each option that one of them tells."""
+    """Return the table of options: a column for each run, a row for each option that is listed for one of them."""
     names = list(dict.fromkeys(name for run in runs for name in run.settings))
     rows = []
     for name in names:
-        told = [run.option(name) for run in runs]
+        values = [run.option(name) for run in runs]
         label = element("code", {}, name)
-        differs = len({value for value in told if value is not None}) > 1
-        rows.append([element("strong", {}, label) if differs else label, *(value or NOTHING for value in told)])
+        differs = len({value for value in values if value is not None}) > 1
+        rows.append([element("strong", {}, label) if differs else label, *(value or NOTHING for value in values)])
     caption = "Options: the main ones, and all others that differ from the default in one of the runs"
     return table(caption, ["Option", *(run.name for run in runs)], rows, kind="settings")
 
 
 def environment(runs: Sequence[Summary]) -> Html:
     """Return the table of where the runs were made: versions, commit, hardware, speed."""
-    told = [_environment(run) for run in runs]
-    names = list(dict.fromkeys(name for one in told for name in one))
-    rows = [[name, *(one.get(name, NOTHING) for one in told)] for name in names]
+    columns = [_environment(run) for run in runs]
+    names = list(dict.fromkeys(name for one in columns for name in one))
+    rows = [[name, *(one.get(name, NOTHING) for one in columns)] for name in names]
     return table("Where and when the runs were made", ["", *(run.name for run in runs)], rows, kind="settings")
 
 
 def _environment(run: Summary) -> dict[str, str]:
-    """Return what of the environment is worth telling; not the command, in which a user's paths stand."""
+    """Return the listed entries of the environment; not the command, which contains a user's paths."""
     known = run.environment
     hardware, versions = known.get("hardware") or {}, known.get("versions") or {}
     found = {
@@ -151,5 +151,5 @@ def _legend(runs: Sequence[Summary]) -> Html:
         )
         for number, run in enumerate(runs)
     ]
-    told = element("span", {"class": "visually-hidden"}, "Show or hide the curves of a run:")
-    return element("div", {"class": "legend", "id": "run-legend", "role": "group", "aria-label": "Runs"}, told, *keys)
+    label = element("span", {"class": "visually-hidden"}, "Show or hide the curves of a run:")
+    return element("div", {"class": "legend", "id": "run-legend", "role": "group", "aria-label": "Runs"}, label, *keys)

@@ -1,4 +1,4 @@
-"""What was run and what came of it, as plain data: recipe, result, environment and metrics of each run."""
+"""The runs as plain data: recipe, result, environment and metrics of each."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,9 @@ from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretrainin
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import AnyRecipe, Run
 
-# What a reader wants to know of any run; other options only where they are not the default.
+# Options that are always listed; others are listed only where they are not the default.
 ALWAYS = ("dataset", "teacher", "student", "network", "objective", "method", "graph", "epochs", "batch_size", "seed")
-# Columns of the table of figures, and what they are called: with "last" and "best" where a run has both.
+# Columns of the table of figures and their names: with "last" and "best" where a run has both.
 FIGURES = {"top1": "top-1", "top5": "top-5", "knn": "k-NN", "linear": "linear probe"}
 
 
@@ -25,7 +25,7 @@ class Summary:
     Attributes:
         name: Its directory's name, made longer where two share it.
         recipe: Every option.
-        settings: The options to tell: those of `ALWAYS`, and whatever differs from the default.
+        settings: The options to list: those of `ALWAYS`, and whatever differs from the default.
         result: The content of `result.json`; empty in a run that has not finished.
         environment: The content of `environment.json`; empty if there is none.
         metrics: The rows of `metrics.csv`, one an epoch.
@@ -39,11 +39,11 @@ class Summary:
     metrics: list[dict[str, float]]
 
     def option(self, name: str) -> str | None:
-        """Return the value of an option, also of one that is not told by itself; `None` if the run has none."""
+        """Return the value of an option, also of one that is not listed by default; `None` if the run has none."""
         if name == "teacher" and isinstance(self.recipe, Recipe) and not self.recipe.uses_teacher:
             return None
         value = getattr(self.recipe, name, None)
-        return None if value is None else _told(value)
+        return None if value is None else _formatted(value)
 
     @property
     def figures(self) -> dict[str, float]:
@@ -122,7 +122,7 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def settings(recipe: AnyRecipe) -> dict[str, str]:
-    """Return the options of a recipe that a reader wants to know: `ALWAYS`, and what differs from the default.
+    """Return the options of a recipe that the report lists: `ALWAYS`, and what differs from the default.
 
     >>> settings(Recipe(lr=0.1))["lr"], "momentum" in settings(Recipe(lr=0.1))
     ('0.1', False)
@@ -137,13 +137,13 @@ def settings(recipe: AnyRecipe) -> dict[str, str]:
         values.pop("teacher")
     listed = sorted(values, key=lambda name: ALWAYS.index(name) if name in ALWAYS else len(ALWAYS))
     return {
-        name: _told(values[name][0])
+        name: _formatted(values[name][0])
         for name in listed
         if values[name][0] != values[name][1] or (name in ALWAYS and values[name][0] is not None)
     }
 
 
-def _told(value: Any) -> str:
+def _formatted(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(str(part) for part in value)
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -39,12 +39,12 @@ def sprite(images: ImageSet) -> tuple[dict[str, Any], list[list[int]]]:
     pictures = thumbnails(images, SPRITE_TILE)
     tile = max(max(picture.size) for picture in pictures)
     columns = math.ceil(math.sqrt(len(pictures)))
-    whole = new("RGB", (columns * tile, math.ceil(len(pictures) / columns) * tile))
+    canvas = new("RGB", (columns * tile, math.ceil(len(pictures) / columns) * tile))
     places = [[number % columns, number // columns] for number in range(len(pictures))]
     for picture, (column, row) in zip(pictures, places, strict=True):
         margin = (tile - picture.width) // 2, (tile - picture.height) // 2
-        whole.paste(picture, (column * tile + margin[0], row * tile + margin[1]))
-    return {"tile": tile, "columns": columns, "data": data_uri(whole)}, places
+        canvas.paste(picture, (column * tile + margin[0], row * tile + margin[1]))
+    return {"tile": tile, "columns": columns, "data": data_uri(canvas)}, places
 
 
 def matrix_picture(matrix: Tensor, limit: float) -> str:

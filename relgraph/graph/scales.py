@@ -1,0 +1,180 @@
+"""Scales: what makes the weights of two networks comparable before a criterion reads them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from relgraph.errors import RelgraphError
+from relgraph.graph.blocks import rows_at_once, sum_of_blocks
+from relgraph.graph.kernels import Kernel, quotient
+from relgraph.graph.topology import ALL_PAIRS, Topology
+
+if TYPE_CHECKING:
+    from relgraph.graph.factored import RowSums
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Makes the weights of one network's edges comparable with another's, anchor by anchor, in the same shape.
+
+    Attributes:
+        name: The field's term for it; empty for weights as they are.
+        anchors: What the weights of all anchors become, each anchor's from its own alone, given their topology.
+        factors: Of prepared nodes Z whose weights are `Z Z'`: the two factors of the scaled weights, `(N, D)` each,
+            where there are such. The factored form follows.
+        crossing: Nodes for each of their columns above which that form is cheaper.
+    """
+
+    name: str
+    anchors: Callable[[Tensor, Topology], Tensor]
+    factors: "Callable[[Tensor, RowSums], tuple[Tensor, Tensor]] | None" = None
+    crossing: int = 3
+
+    def __call__(self, weights: Tensor, topology: Topology = ALL_PAIRS, divisor: Tensor | None = None) -> Tensor:
+        """Return the scaled weights; `divisor` is for scales that read the whole graph (`WholeScale`)."""
+        return self.anchors(weights, topology)
+
+    def divisor_in_blocks(self, kernel: Kernel, nodes: Tensor, block: int | None = None) -> Tensor | None:
+        """Return what all weights of prepared nodes `(N, D)` are divided by; `None` for a scale of each anchor."""
+        return None
+
+    @property
+    def blocked(self) -> bool:
+        """Whether a block of rows can be scaled without holding the others."""
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeScale(Scale):
+    """Divides all weights of a graph by one number of theirs; 0 if it is not positive.
+
+    Attributes:
+        divisor: That number of the weights of all edges.
+        in_blocks: The same of a kernel's weights between all pairs of prepared nodes, so many rows at a time. Without
+            it there is no blocked form.
+    """
+
+    anchors: Callable[[Tensor, Topology], Tensor] = lambda weights, topology: weights
+    divisor: Callable[[Tensor], Tensor]
+    in_blocks: Callable[[Kernel, Tensor, int | None], Tensor] | None = None
+
+    def __call__(self, weights: Tensor, topology: Topology = ALL_PAIRS, divisor: Tensor | None = None) -> Tensor:
+        """Return the weights divided by `divisor`, or by their own if it is not given."""
+        if weights.numel() == 0:  # mutual neighbours, or a threshold, may leave no edge
+            return weights
+        return quotient(weights, self.divisor(weights) if divisor is None else divisor)
+
+    def divisor_in_blocks(self, kernel: Kernel, nodes: Tensor, block: int | None = None) -> Tensor | None:
+        """Return what all weights of prepared nodes `(N, D)` are divided by."""
+        assert self.in_blocks is not None
+        return self.in_blocks(kernel, nodes, block)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the number is found a block of rows at a time."""
+        return self.in_blocks is not None
+
+
+def as_scale(scale: Scale | Callable[[Tensor], Tensor]) -> Scale:
+    """Return a scale; a function of the weights of one anchor, `(..., M) -> (..., M)`, becomes one.
+
+    >>> as_scale(lambda weights: weights - weights.mean(-1, keepdim=True))(torch.tensor([[1.0, 3.0]]))
+    tensor([[-1.,  1.]])
+    """
+    if isinstance(scale, Scale):
+        return scale
+    row = scale
+    return Scale(getattr(row, "__name__", "own"), lambda weights, topology: topology.each_row(row, weights))
+
+
+def _unit_anchors(weights: Tensor, topology: Topology) -> Tensor:
+    square = topology.sum(weights.square())
+    return weights * torch.where(square > 0, torch.where(square > 0, square, 1).rsqrt(), 0)
+
+
+def _unit_factors(x: Tensor, sums: "RowSums") -> tuple[Tensor, Tensor]:
+    """Return A and X `(N, D)`, float64, of which `A X'` is the matrix of `x` with rows of length 1, or 0.
+
+    The squared length of row i of `x x'` is `x_i' (x'x) x_i`. A factor of all nodes, which the rows do not see, is
+    taken out: two networks' X are then alike where their graphs are.
+    """
+    x = x.double()
+    product = sums.gram(x, x)
+    size = torch.linalg.matrix_norm(product.detach()).sqrt()
+    factor = torch.where(size > 0, size, 1)
+    x, product = x / factor, product / factor.square()
+    square = (x @ sums.for_rows(product) * x).sum(-1, keepdim=True)
+    positive = square > 0
+    return x * torch.where(positive, torch.where(positive, square, 1).rsqrt(), 0), x
+
+
+def _mean_positive(weights: Tensor) -> Tensor:
+    positive = weights > 0
+    return torch.where(positive, weights, 0).sum() / positive.sum().clamp_min(1)
+
+
+def _mean_positive_in_blocks(kernel: Kernel, nodes: Tensor, block: int | None) -> Tensor:
+    counts = []
+
+    def positive(anchors: slice, nodes: Tensor) -> Tensor:
+        weights = kernel.rows(nodes, anchors)
+        above = weights > 0
+        counts.append(above.sum())
+        return torch.where(above, weights, 0).sum()
+
+    total = sum_of_blocks(positive, (nodes,), len(nodes), block)
+    return total / torch.stack(counts).sum().clamp_min(1)
+
+
+def _largest_in_blocks(kernel: Kernel, nodes: Tensor, block: int | None) -> Tensor:
+    """Return the largest weight of all pairs, with gradient through the two nodes that have it."""
+    count, found = len(nodes), []
+    block = rows_at_once(count) if block is None else block
+    with torch.no_grad():
+        for start in range(0, count, block):
+            value, place = kernel.rows(nodes, slice(start, start + block)).flatten().max(0)
+            found.append((value, place + start * count))
+        values, places = (torch.stack(column) for column in zip(*found, strict=True))
+        place = places.gather(0, values.argmax().unsqueeze(0))
+    one, other = nodes.index_select(0, place // count), nodes.index_select(0, place % count)
+    return kernel.matrix(one, other).squeeze()
+
+
+# The weights as they are.
+raw = Scale("", lambda weights, topology: weights, factors=lambda nodes, sums: (nodes, nodes))
+# Each anchor's weights divided by their Euclidean length; zeros stay 0. SP (Tung and Mori, 2019, arXiv 1907.09682).
+by_anchor_norm = Scale("anchor norm", _unit_anchors, factors=_unit_factors, crossing=8)
+# Each anchor's weights divided by their sum, which makes probabilities of weights >= 0. PKT (Passalis and Tefas, 2018,
+# arXiv 1803.10837).
+by_anchor_sum = Scale("anchor sum", lambda weights, topology: quotient(weights, topology.sum(weights)))
+# All divided by the mean of the positive weights of the graph; 0 if there are none. RKD's distances (Park et al., 2019,
+# arXiv 1904.05068).
+by_mean = WholeScale(name="mean", divisor=_mean_positive, in_blocks=_mean_positive_in_blocks)
+# All divided by the largest weight of the graph, with gradient through it: in blocks, where several pairs have it,
+# through the first of them. A third party's IRG (Liu et al., CVPR 2019).
+by_max = WholeScale(name="max", divisor=torch.max, in_blocks=_largest_in_blocks)
+# The same with a constant for the gradient, as in the authors' code of IRG.
+by_constant_max = WholeScale(
+    name="constant max",
+    divisor=lambda weights: weights.detach().max(),
+    in_blocks=lambda kernel, nodes, block: _largest_in_blocks(kernel, nodes.detach(), block),
+)
+
+
+def softmax(temperature: float) -> Scale:
+    """Build the scale that makes log-probabilities of each anchor's edges, at a temperature.
+
+    `w_ij / T - log sum_k exp(w_ik / T)` over the edges of anchor i.
+
+    Raises:
+        RelgraphError: if the temperature is not positive.
+
+    >>> softmax(2.0)(torch.zeros(1, 2)).exp()
+    tensor([[0.5000, 0.5000]])
+    """
+    if not temperature > 0:
+        raise RelgraphError(f"a temperature must be positive, got {temperature}")
+    return Scale("softmax", lambda weights, topology: topology.log_softmax(weights / temperature))
