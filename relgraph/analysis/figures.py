@@ -22,10 +22,10 @@ from relgraph.analysis.neighbourhoods import (
     homophily,
     modularity,
     neighbour_graph,
-    rank_correlation,
     some_pairs,
 )
 from relgraph.files import write_atomically
+from relgraph.graph.diagnostics import rank_correlation
 from relgraph.graph.search import edge_weights
 
 # How many of the images whose neighbourhoods differ most, and of the largest components, are listed.
@@ -149,8 +149,8 @@ def _comparison_figures(comparison: Comparison, graphs: Sequence[NetworkGraph]) 
     found = {
         "overlap": float(comparison.overlap.mean()),
         "edges": comparison.edges.shape[1],
-        "edge_rank": rank_correlation(comparison.student, comparison.teacher),
-        "pair_rank": rank_correlation(student, teacher),
+        "edge_rank": float(rank_correlation(comparison.student, comparison.teacher)),
+        "pair_rank": float(rank_correlation(student, teacher)),
         "relation_error": float(comparison.edge_error.double().mean()),
     }
     if comparison.matched is not None:

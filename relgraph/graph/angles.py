@@ -1,34 +1,24 @@
 """Angles: the differences that meet in a node are a graph of their own, and their cosines are the angles there."""
 
+from collections.abc import Iterator
+from functools import partial
+
+import torch
 from torch import Tensor
 
 from relgraph.graph.blocks import sum_of_blocks
 from relgraph.graph.kernels import at_least_float32
 from relgraph.graph.pair import check_nodes
 from relgraph.graph.relation import Relation
-from relgraph.graph.topology import Table
+from relgraph.graph.topology import ALL_PAIRS, Edges, Topology
 
 # Numbers in the largest tensor of a block, 8 MiB in float32: few enough for the caches of a processor, where fewer are
 # no faster, and enough that a batch of 64 vectors of 512 numbers is one block (experiments/rkd_memory.py).
 LARGEST = 2**21
 
 
-def differences(x: Tensor, anchors: slice = slice(None), table: Table | None = None) -> Tensor:
-    """Return the differences that meet in each anchor, `x_i - x_j` for the candidates i of j, `(N, D) -> (A, M, D)`.
-
-    Candidates are all N nodes, the anchor itself included, or those of a table, whose empty places give 0.
-
-    >>> import torch
-    >>> differences(torch.tensor([[0.0, 0.0], [1.0, 2.0]]), slice(1, 2))
-    tensor([[[-1., -2.],
-             [ 0.,  0.]]])
-    """
-    candidates = x if table is None else x[table.candidates[anchors]]
-    return candidates - x[anchors].unsqueeze(-2)
-
-
 def related_angles(
-    relation: Relation, student: Tensor, teacher: Tensor, table: Table | None = None, largest: int = LARGEST
+    relation: Relation, student: Tensor, teacher: Tensor, topology: Topology = ALL_PAIRS, largest: int = LARGEST
 ) -> Tensor:
     """Return the mean of a relation's criterion over the graphs of differences, one for each anchor: a scalar.
 
@@ -39,31 +29,58 @@ def related_angles(
     with the same value and gradient.
 
     Args:
-        relation: Kernel and criterion; no scale, and of the criterion its rows: they are sums over edges, and 0 for 0
-            against 0, whose mean over the triplets is taken.
+        relation: Kernel and criterion; no scale, and of the criterion its rows: they are sums over edges, whose mean
+            over the triplets is taken.
         student: Nodes `(N, D_s)`.
         teacher: Nodes `(N, D_t)`.
-        table: Each anchor's candidates; all N nodes if not given.
+        topology: Each anchor's candidates; all N nodes if not given, the anchor itself included.
         largest: Numbers in the largest tensor of a block.
 
     Raises:
-        RelgraphError: if the two do not hold the same number of nodes, or a table holds no edge.
+        RelgraphError: if the two do not hold the same number of nodes.
 
     >>> import torch
-    >>> from relgraph.graph.kernels import cosine
     >>> from relgraph.graph.criteria import mean_square
+    >>> from relgraph.graph.kernels import cosine
     >>> line, other = torch.tensor([[0.0], [1.0], [-1.0]]), torch.tensor([[0.0], [1.0], [2.0]])
     >>> related_angles(Relation(cosine, criterion=mean_square), line, other) * 27  # 2 (-1 - 1)^2 at nodes 0 and 1
     tensor(16.)
     """
-    count, width = len(student), len(student) if table is None else table.candidates.shape[1]
-
     check_nodes(student, teacher)
+    nodes, totals, triplets = (at_least_float32(student), at_least_float32(teacher)), [], 0
+    for anchors, candidates in candidate_groups(topology, student):
+        width = len(student) if candidates is None else candidates.shape[1]
+        block = largest // max(1, width * max(width, student.shape[-1], teacher.shape[-1]))
+        term = partial(_angles, relation, anchors, candidates)
+        totals.append(sum_of_blocks(term, nodes, len(anchors), max(1, block)))
+        triplets += len(anchors) * width**2
+    return torch.stack(totals).sum() / triplets
 
-    def triplets(anchors: slice, s: Tensor, t: Tensor) -> Tensor:
-        angles = (relation.kernel(differences(x, anchors, table)) for x in (s, t))
-        return relation.criterion.row(*angles).sum()
 
-    block = largest // max(1, width * max(width, student.shape[-1], teacher.shape[-1]))
-    total = sum_of_blocks(triplets, (at_least_float32(student), at_least_float32(teacher)), count, max(1, block))
-    return total / (count * width**2 if table is None else table.real.sum(-1).square().sum())
+def candidate_groups(topology: Topology, x: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield anchors `(A,)` that have equally many candidates, and these `(A, M)`; `None` where they are all nodes."""
+    if isinstance(topology, Edges):
+        for anchors, places in topology.groups():
+            yield anchors, topology.edge_index[0][places]
+    else:
+        yield torch.arange(len(x), device=x.device), None
+
+
+def _angles(
+    relation: Relation, anchors: Tensor, candidates: Tensor | None, some: slice, s: Tensor, t: Tensor
+) -> Tensor:
+    chosen = None if candidates is None else candidates[some]
+    angles = (relation.kernel(differences(x, anchors[some], chosen)) for x in (s, t))
+    return relation.criterion.row(*angles).sum()
+
+
+def differences(x: Tensor, anchors: Tensor, candidates: Tensor | None = None) -> Tensor:
+    """Return the differences that meet in each anchor, `x_i - x_j` for the candidates i of j, `(N, D) -> (A, M, D)`.
+
+    Candidates are all N nodes, the anchor itself included, or those of each anchor, `(A, M)`.
+
+    >>> differences(torch.tensor([[0.0, 0.0], [1.0, 2.0]]), torch.tensor([1]))
+    tensor([[[-1., -2.],
+             [ 0.,  0.]]])
+    """
+    return (x if candidates is None else x[candidates]) - x[anchors].unsqueeze(-2)

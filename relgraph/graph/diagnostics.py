@@ -4,19 +4,14 @@
 pair's device, so that a training step does not wait for them.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import Kernel, pearson
-from relgraph.graph.pair import STUDENT, TEACHER, EdgeType, topology_of, weights
+from relgraph.graph.pair import STUDENT, TEACHER, EdgeType, Pair, topology_of, weights
 from relgraph.graph.search import matches_in_blocks
 from relgraph.graph.topology import Edges, nearest
-
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
 
 MEASURES = (
     "overlap", "edge_rank", "match", "degenerate_student", "degenerate_teacher", "homophily_student",
@@ -25,9 +20,7 @@ MEASURES = (
 
 
 @torch.no_grad()
-def diagnose(
-    pair: "HeteroData", kernel: Kernel = pearson, k: int = 8, labels: Tensor | None = None
-) -> dict[str, Tensor]:
+def diagnose(pair: Pair, kernel: Kernel = pearson, k: int = 8, labels: Tensor | None = None) -> dict[str, Tensor]:
     """Return the measures of a pair, each as `(sum, count)`, (2,) float64, whose quotient it is.
 
     - `overlap`: share of a node's k nearest others in the teacher's graph that are among its k nearest in the student's
@@ -121,12 +114,12 @@ def rank_correlation(student: Tensor, teacher: Tensor, counted: Tensor | None = 
     return torch.where(varied, (x * y * weight).sum() / spread.clamp_min(1e-9).prod().sqrt(), 0.0)
 
 
-def _all_pairs(pair: "HeteroData", kind: EdgeType, kernel: Kernel) -> Tensor:
+def _all_pairs(pair: Pair, kind: EdgeType, kernel: Kernel) -> Tensor:
     """Return a network's matrix of all pairs, the pair's own where it has one."""
     return weights(pair, kind) if pair.graph == "dense" else kernel(pair[kind[0]].x)
 
 
-def _edge_rank(pair: "HeteroData") -> Tensor:
+def _edge_rank(pair: Pair) -> Tensor:
     student, teacher, counted = weights(pair, STUDENT), weights(pair, TEACHER), None
     topology = topology_of(pair)
     if isinstance(topology, Edges):

@@ -1,7 +1,5 @@
 """Matching: how far the cross graph of a pair is from the identity, each student node from its own teacher node."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
@@ -9,13 +7,10 @@ from relgraph.graph.blocks import sum_of_blocks
 from relgraph.graph.criteria import frobenius
 from relgraph.graph.factored import Squares, squares
 from relgraph.graph.kernels import Kernel, own_places
-from relgraph.graph.pair import MATCHES, has_weights, topology_of, weights
-
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
+from relgraph.graph.pair import MATCHES, Pair, has_weights, topology_of, weights
 
 
-def matching(pair: "HeteroData", kernel: Kernel) -> Tensor:
+def matching(pair: Pair, kernel: Kernel) -> Tensor:
     """Return `|kernel(s_i, t_j) - 1[i = j]|`, the Frobenius norm over the edges of the cross graph: a scalar.
 
     The node term of EGA (Ma, Chen, Akata, 2022, arXiv 2211.13264), in the form that the pair was built in, for which a
@@ -35,7 +30,7 @@ def matching(pair: "HeteroData", kernel: Kernel) -> Tensor:
     return across_in_blocks(kernel, student, teacher)
 
 
-def target(pair: "HeteroData") -> Tensor:
+def target(pair: Pair) -> Tensor:
     """Return what the cross graph is compared with: 1 between a student node and its own teacher node, else 0."""
     edges, found = topology_of(pair, MATCHES), weights(pair, MATCHES)
     if edges.dense:
@@ -45,7 +40,7 @@ def target(pair: "HeteroData") -> Tensor:
     return own
 
 
-def squares_of(pair: "HeteroData") -> Squares:
+def squares_of(pair: Pair) -> Squares:
     """Return what the nodes of a factored pair of one width differ by, computed once and kept in the pair."""
     if "squares" not in pair:
         pair.squares = squares(pair["student"].prepared, pair["teacher"].prepared, pair.sums.processes)

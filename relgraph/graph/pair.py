@@ -3,7 +3,7 @@
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +17,7 @@ from relgraph.graph.refine import Refinement
 from relgraph.graph.search import Rows, degenerate_in_blocks, edge_weights, prepared
 from relgraph.graph.topology import ALL_PAIRS, Edges, Graph, Rule, Topology, make_rule
 
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
-    from torch_geometric.data.storage import EdgeStorage
-
+Pair = Any  # a HeteroData: torch_geometric takes a second to import, so only where a pair is built
 EdgeType = tuple[str, str, str]
 STUDENT: EdgeType = ("student", "relates", "student")
 TEACHER: EdgeType = ("teacher", "relates", "teacher")
@@ -52,7 +49,7 @@ class PairBuilder:
     forms: tuple[Form, ...] = ("matrix",)
     crossing: int = 3
 
-    def __call__(self, student: Tensor, teacher: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> "HeteroData":
+    def __call__(self, student: Tensor, teacher: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> Pair:
         """Return the pair of nodes `(N, D_s)` and `(N, D_t)`; in the factored form, they may be one process's rows.
 
         Raises:
@@ -96,7 +93,7 @@ class PairBuilder:
         """Return the form for these nodes, never "auto"; they may be the rows of one of so many processes."""
         return choose(self.form, self.known_forms(), student, teacher, processes * len(student), self.crossing)
 
-    def _add_matrices(self, pair: "HeteroData", s: Tensor, t: Tensor) -> None:
+    def _add_matrices(self, pair: Pair, s: Tensor, t: Tensor) -> None:
         """Store the weights that the matrices of prepared nodes hold, and refined nodes."""
         kernel = self.kernel
         matrices = kernel.matrix(s, s), kernel.matrix(t, t)
@@ -115,15 +112,14 @@ class PairBuilder:
             joined = edges.with_own()
             _store(pair[MATCHES], joined.pick(kernel.matrix(s, t)), joined)
 
-    def _add_edges(self, pair: "HeteroData", s: Rows, t: Rows, edges: Topology) -> None:
+    def _add_edges(self, pair: Pair, s: Rows, t: Rows, edges: Topology) -> None:
         """Store the weights of given edges between prepared nodes."""
         assert isinstance(edges, Edges)
         ends = [(STUDENT, s, s, edges), (TEACHER, t, t, edges)]
         if self.match:
             ends.append((MATCHES, s, t, edges.with_own()))
         for kind, anchors, candidates, listed in ends:
-            pair[kind].edge_index = listed.edge_index
-            pair[kind].edge_weight = edge_weights(anchors, candidates, listed.edge_index, self.kernel.of_prepared)
+            _store(pair[kind], edge_weights(anchors, candidates, listed.edge_index, self.kernel.of_prepared), listed)
 
 
 def graph_pair(
@@ -137,7 +133,7 @@ def graph_pair(
     y: Tensor | None = None,
     match: bool = True,
     form: Form = "auto",
-) -> "HeteroData":
+) -> Pair:
     """Return student and teacher of one batch as a `HeteroData` of two graphs and the cross graph between them.
 
     Node types `student` and `teacher` hold `x` (N, D), `degenerate` (N,), true where the kernel leaves nothing of a
@@ -187,17 +183,17 @@ def _all_edges(count: int, device: torch.device) -> Tensor:
         return torch.stack([node.repeat(count), node.repeat_interleave(count, output_size=count * count)])
 
 
-def _store(store: "EdgeStorage", found: Tensor, edges: Topology) -> None:
+def _store(store: Any, found: Tensor, edges: Topology) -> None:
     """Store the weights of a topology's edges: of all pairs with anchors (targets) in the rows."""
     if isinstance(edges, Edges):
-        store.edge_index, store.edge_weight = edges.edge_index, found
+        store.edge_index, store.edge_weight, store.degree = edges.edge_index, found, edges.degree
     elif len(found) <= LISTED:
         store.edge_index, store.edge_weight = _all_edges(len(found), found.device), found.flatten()
     else:
         store.adj = found.mT
 
 
-def with_edges(pair: "HeteroData") -> "HeteroData":
+def with_edges(pair: Pair) -> Pair:
     """Return the pair with all edges listed, `edge_index` (2, E) and `edge_weight` (E,), in place of any `adj`.
 
     A copy that shares the tensors; the lists of N nodes take 16 N^2 bytes.
@@ -216,7 +212,7 @@ def with_edges(pair: "HeteroData") -> "HeteroData":
     return pair
 
 
-def weights(pair: "HeteroData", kind: EdgeType) -> Tensor:
+def weights(pair: Pair, kind: EdgeType) -> Tensor:
     """Return the weights of one edge type: with an anchor in each row, `(N, N)`, on all pairs, else `(E,)`."""
     store = pair[kind]
     if "adj" in store:
@@ -227,7 +223,7 @@ def weights(pair: "HeteroData", kind: EdgeType) -> Tensor:
     return found.view(count, count) if pair.graph == "dense" else found
 
 
-def adjacency(pair: "HeteroData", kind: EdgeType = TEACHER) -> Tensor:
+def adjacency(pair: Pair, kind: EdgeType = TEACHER) -> Tensor:
     """Return the matrix of one edge type of all pairs, `(N, N)`, row = source, column = target, as `to_dense_adj`.
 
     It shares the memory of the pair's weights.
@@ -239,12 +235,14 @@ def adjacency(pair: "HeteroData", kind: EdgeType = TEACHER) -> Tensor:
     return weights(pair, kind).mT
 
 
-def topology_of(pair: "HeteroData", kind: EdgeType = TEACHER) -> Topology:
+def topology_of(pair: Pair, kind: EdgeType = TEACHER) -> Topology:
     """Return the topology of one edge type of a pair."""
-    return ALL_PAIRS if pair.graph == "dense" else Edges(pair[kind].edge_index, len(pair[kind[2]].x))
+    if pair.graph == "dense":
+        return ALL_PAIRS
+    return Edges(pair[kind].edge_index, len(pair[kind[2]].x), pair[kind].get("degree"))
 
 
-def has_weights(pair: "HeteroData") -> bool:
+def has_weights(pair: Pair) -> bool:
     """Return whether a pair holds weights, or the nodes alone, as the forms of all pairs without matrices do.
 
     >>> x = torch.randn(4, 8)

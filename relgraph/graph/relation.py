@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,12 +13,9 @@ from relgraph.graph.factored import factored_square
 from relgraph.graph.forms import Form, check_form
 from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.matching import squares_of
-from relgraph.graph.pair import STUDENT, TEACHER, PairBuilder, check_nodes, has_weights, topology_of, weights
+from relgraph.graph.pair import STUDENT, TEACHER, Pair, PairBuilder, check_nodes, has_weights, topology_of, weights
 from relgraph.graph.scales import Scale, as_scale, raw
 from relgraph.graph.topology import ALL_PAIRS, Graph, Rule, Topology, make_rule
-
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
 
 
 @dataclass(frozen=True, init=False)
@@ -95,7 +91,7 @@ class Relation:
         edges = self.topology(s, t, self.kernel)
         return self.compare(edges.pick(s), edges.pick(t), edges)
 
-    def of_pair(self, pair: "HeteroData") -> Tensor:
+    def of_pair(self, pair: Pair) -> Tensor:
         """Return the scalar for the two graphs of a pair, which was built with this relation's kernel."""
         if has_weights(pair):
             return self.compare(weights(pair, STUDENT), weights(pair, TEACHER), topology_of(pair))
@@ -115,8 +111,8 @@ class Relation:
         tensor(0.5000)
         """
         kernel, scale, count = self.kernel, self.scale, len(student)
-        divisors = [scale.divisor_in_blocks(kernel, nodes, block) for nodes in (student, teacher)]
-        shared = [divisor for divisor in divisors if divisor is not None]
+        find = scale.divisor_in_blocks
+        shared = [] if find is None else [find(kernel, nodes, block) for nodes in (student, teacher)]
 
         def term(anchors: slice, s: Tensor, t: Tensor, *shared: Tensor) -> Tensor:
             rows = kernel.rows(s, anchors), kernel.rows(t, anchors)
@@ -127,7 +123,7 @@ class Relation:
         total = sum_of_blocks(term, (student, teacher, *shared), count, block)
         return self._finish(total, student, teacher, count)
 
-    def _factored(self, pair: "HeteroData", student: Tensor, teacher: Tensor) -> Tensor:
+    def _factored(self, pair: Pair, student: Tensor, teacher: Tensor) -> Tensor:
         assert self.scale.factors is not None
         sums = pair.sums
         s, t = self.scale.factors(student, sums), self.scale.factors(teacher, sums)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scale:
-    """Makes the weights of one network's edges comparable with another's, anchor by anchor, in the same shape.
+    """Makes the weights of one network's edges comparable with another's, in the same shape: of each anchor, or of all.
 
     Attributes:
         name: The field's term for it; empty for weights as they are.
@@ -26,56 +26,31 @@ class Scale:
         factors: Of prepared nodes Z whose weights are `Z Z'`: the two factors of the scaled weights, `(N, D)` each,
             where there are such. The factored form follows.
         crossing: Nodes for each of their columns above which that form is cheaper.
+        divisor: In place of `anchors`, what all weights of a graph are divided by, from all of them; where it is not
+            positive, they become 0.
+        divisor_in_blocks: The same of a kernel's weights between all pairs of prepared nodes, so many rows at a time.
+            Without it such a scale has no blocked form.
     """
 
     name: str
-    anchors: Callable[[Tensor, Topology], Tensor]
+    anchors: Callable[[Tensor, Topology], Tensor] | None = None
     factors: "Callable[[Tensor, RowSums], tuple[Tensor, Tensor]] | None" = None
     crossing: int = 3
+    divisor: Callable[[Tensor], Tensor] | None = None
+    divisor_in_blocks: Callable[[Kernel, Tensor, int | None], Tensor] | None = None
 
     def __call__(self, weights: Tensor, topology: Topology = ALL_PAIRS, divisor: Tensor | None = None) -> Tensor:
-        """Return the scaled weights; `divisor` is for scales that read the whole graph (`WholeScale`)."""
-        return self.anchors(weights, topology)
-
-    def divisor_in_blocks(self, kernel: Kernel, nodes: Tensor, block: int | None = None) -> Tensor | None:
-        """Return what all weights of prepared nodes `(N, D)` are divided by; `None` for a scale of each anchor."""
-        return None
+        """Return the scaled weights; where some rows stand for a graph, the whole graph's `divisor` is given."""
+        if self.anchors is not None:
+            return self.anchors(weights, topology)
+        if weights.numel() == 0 or self.divisor is None:  # mutual neighbours, or a threshold, may leave no edge
+            return weights
+        return quotient(weights, self.divisor(weights) if divisor is None else divisor)
 
     @property
     def blocked(self) -> bool:
         """Whether a block of rows can be scaled without holding the others."""
-        return True
-
-
-@dataclass(frozen=True, kw_only=True)
-class WholeScale(Scale):
-    """Divides all weights of a graph by one number of theirs; 0 if it is not positive.
-
-    Attributes:
-        divisor: That number of the weights of all edges.
-        in_blocks: The same of a kernel's weights between all pairs of prepared nodes, so many rows at a time. Without
-            it there is no blocked form.
-    """
-
-    anchors: Callable[[Tensor, Topology], Tensor] = lambda weights, topology: weights
-    divisor: Callable[[Tensor], Tensor]
-    in_blocks: Callable[[Kernel, Tensor, int | None], Tensor] | None = None
-
-    def __call__(self, weights: Tensor, topology: Topology = ALL_PAIRS, divisor: Tensor | None = None) -> Tensor:
-        """Return the weights divided by `divisor`, or by their own if it is not given."""
-        if weights.numel() == 0:  # mutual neighbours, or a threshold, may leave no edge
-            return weights
-        return quotient(weights, self.divisor(weights) if divisor is None else divisor)
-
-    def divisor_in_blocks(self, kernel: Kernel, nodes: Tensor, block: int | None = None) -> Tensor | None:
-        """Return what all weights of prepared nodes `(N, D)` are divided by."""
-        assert self.in_blocks is not None
-        return self.in_blocks(kernel, nodes, block)
-
-    @property
-    def blocked(self) -> bool:
-        """Whether the number is found a block of rows at a time."""
-        return self.in_blocks is not None
+        return self.divisor is None or self.divisor_in_blocks is not None
 
 
 def as_scale(scale: Scale | Callable[[Tensor], Tensor]) -> Scale:
@@ -152,15 +127,15 @@ by_anchor_norm = Scale("anchor norm", _unit_anchors, factors=_unit_factors, cros
 by_anchor_sum = Scale("anchor sum", lambda weights, topology: quotient(weights, topology.sum(weights)))
 # All divided by the mean of the positive weights of the graph; 0 if there are none. RKD's distances (Park et al., 2019,
 # arXiv 1904.05068).
-by_mean = WholeScale(name="mean", divisor=_mean_positive, in_blocks=_mean_positive_in_blocks)
+by_mean = Scale("mean", divisor=_mean_positive, divisor_in_blocks=_mean_positive_in_blocks)
 # All divided by the largest weight of the graph, with gradient through it: in blocks, where several pairs have it,
 # through the first of them. A third party's IRG (Liu et al., CVPR 2019).
-by_max = WholeScale(name="max", divisor=torch.max, in_blocks=_largest_in_blocks)
+by_max = Scale("max", divisor=torch.max, divisor_in_blocks=_largest_in_blocks)
 # The same with a constant for the gradient, as in the authors' code of IRG.
-by_constant_max = WholeScale(
-    name="constant max",
+by_constant_max = Scale(
+    "constant max",
     divisor=lambda weights: weights.detach().max(),
-    in_blocks=lambda kernel, nodes, block: _largest_in_blocks(kernel, nodes.detach(), block),
+    divisor_in_blocks=lambda kernel, nodes, block: _largest_in_blocks(kernel, nodes.detach(), block),
 )
 
 

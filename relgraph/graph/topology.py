@@ -11,7 +11,7 @@ function of one's own reads the matrices.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -33,11 +33,6 @@ class Rule:
     def dense(self) -> bool:
         """Whether all pairs are edges, so that weights keep the form of the matrix."""
         return False
-
-    @property
-    def degree(self) -> int | None:
-        """How many edges each anchor has, `None` where that depends on the data or on the batch."""
-        return None
 
     @property
     def blocked(self) -> bool:
@@ -78,13 +73,11 @@ class AllPairs(Rule):
     blocked = True
     dense = True
 
-    def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> "AllPairs":
+    def __call__(self, student: Rows, teacher: Rows, kernel: Kernel) -> "AllPairs":
         """Return itself."""
         return self
 
-    def find(self, student: Rows, teacher: Rows, kernel: Kernel) -> "AllPairs":
-        """Return itself."""
-        return self
+    find = __call__
 
     def with_own(self) -> "AllPairs":
         """Return itself: each node's edge to itself is there."""
@@ -118,25 +111,8 @@ class AllPairs(Rule):
         """Return the sum over anchors of a function of one anchor's weights, a scalar."""
         return row(student, teacher).sum()
 
-    def table(self, degree: int | None = None) -> None:
-        """Return no table: the matrix is one."""
-
 
 ALL_PAIRS = AllPairs()
-
-
-class Table(NamedTuple):
-    """The edges of each anchor side by side, `(N, M)` for anchors of up to M edges.
-
-    Attributes:
-        edges: Which edge of the list it is; any edge in an empty place.
-        candidates: The edge's candidate; the anchor itself in an empty place.
-        real: Whether there is an edge: an anchor of fewer than M has its empty places at the end.
-    """
-
-    edges: Tensor
-    candidates: Tensor
-    real: Tensor
 
 
 @cache
@@ -150,7 +126,8 @@ def _sum_of_messages() -> Any:
 class Edges(Rule):
     """The entries that a PyG `edge_index` (2, E) names: row 0 candidates, row 1 anchors. Weights are `(..., E)`.
 
-    It is a rule that has decided already.
+    It is a rule that has decided already. `degree` is the number of edges of every anchor, where that is known and the
+    same for all.
 
     >>> edges = Edges(torch.tensor([[1, 2], [0, 0]]), anchors=3)
     >>> edges.pick(torch.arange(9.0).view(3, 3))
@@ -159,15 +136,14 @@ class Edges(Rule):
 
     edge_index: Tensor
     anchors: int
+    degree: int | None = None
     blocked = True
 
-    def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> "Edges":
+    def __call__(self, student: Rows, teacher: Rows, kernel: Kernel) -> "Edges":
         """Return itself."""
         return self
 
-    def find(self, student: Rows, teacher: Rows, kernel: Kernel) -> "Edges":
-        """Return itself."""
-        return self
+    find = __call__
 
     def pick(self, matrix: Tensor) -> Tensor:
         """Return `matrix[..., anchor, candidate]` of each edge, `(..., N, M) -> (..., E)`."""
@@ -189,12 +165,13 @@ class Edges(Rule):
     def with_own(self) -> "Edges":
         """Return these edges after one of each node to itself, or in a cross graph to its counterpart, (2, N + E)."""
         node = torch.arange(self.anchors, device=self.edge_index.device)
-        return Edges(torch.cat([torch.stack([node, node]), self.edge_index], dim=1), self.anchors)
+        degree = None if self.degree is None else self.degree + 1
+        return Edges(torch.cat([torch.stack([node, node]), self.edge_index], dim=1), self.anchors, degree)
 
     def each_row(self, function: Callable[[Tensor], Tensor], weights: Tensor) -> Tensor:
         """Return what a function of one anchor's weights, which keeps their shape, makes of each anchor's edges."""
         found = torch.empty_like(weights)
-        for places in self._by_degree():
+        for _, places in self.groups():
             found = found.index_copy(-1, places.flatten(), function(weights[..., places]).flatten(-2))
         return found
 
@@ -207,42 +184,33 @@ class Edges(Rule):
         """Return the sum over anchors of a function of one anchor's weights, a scalar.
 
         Where it is `additive`, the sum of what the edges would contribute alone, each edge is a row of its own. Else
-        anchors of equally many edges are put together, and how many have which number is read back from the device.
+        anchors of equally many edges are put together (`groups`).
         """
         if additive:
             return row(student.unsqueeze(-1), teacher.unsqueeze(-1)).sum()
-        found = [row(student[..., places], teacher[..., places]).sum() for places in self._by_degree()]
+        found = [row(student[..., places], teacher[..., places]).sum() for _, places in self.groups()]
         return torch.stack(found).sum() if found else (student.sum() + teacher.sum()) * 0
 
-    def _by_degree(self) -> Iterator[Tensor]:
-        """Yield the edges of those anchors that have equally many, one anchor's in a row, `(A, M)`."""
-        anchor = self.edge_index[1]
-        order, count = anchor.argsort(stable=True), anchor.bincount(minlength=self.anchors)
-        first = count.cumsum(0) - count
-        for degree in torch.unique(count).tolist():
-            if degree > 0:
-                yield order[first[count == degree].unsqueeze(-1) + torch.arange(degree, device=anchor.device)]
+    def groups(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the anchors `(A,)` that have equally many edges, and these `(A, M)`, their candidates in growing order.
 
-    def table(self, degree: int | None = None) -> Table:
-        """Return the edges of each anchor side by side, its candidates in growing order.
+        Where no `degree` is known, how many anchors have which number is read back from the device.
 
-        `degree` is the number of edges of every anchor, where it is known (`Rule.degree`). Elsewhere the largest one is
-        read back from the device.
-
-        >>> Edges(torch.tensor([[2, 1, 0], [0, 0, 1]]), anchors=2).table().candidates
-        tensor([[1, 2],
-                [0, 1]])
+        >>> edges = Edges(torch.tensor([[2, 1, 0], [0, 0, 1]]), anchors=3)
+        >>> [(anchors.tolist(), places.tolist()) for anchors, places in edges.groups()]
+        [([1], [[2]]), ([0], [[1, 0]])]
         """
         candidate, anchor = self.edge_index
         order = candidate.argsort()
         order = order[anchor[order].argsort(stable=True)]
-        count = anchor.new_zeros(self.anchors).index_add(0, anchor, torch.ones_like(anchor)).unsqueeze(-1)
-        width = int(count.max()) if degree is None else degree
-        place = torch.arange(width, device=anchor.device)
-        real = place < count
-        edges = order[(count.cumsum(0) - count + place).clamp_max(len(order) - 1)]
-        own = torch.arange(self.anchors, device=anchor.device).unsqueeze(-1)
-        return Table(edges, torch.where(real, candidate[edges], own), real)
+        if self.degree is not None:
+            yield torch.arange(self.anchors, device=anchor.device), order.view(self.anchors, self.degree)
+            return
+        count = anchor.bincount(minlength=self.anchors)
+        first = count.cumsum(0) - count
+        for degree in torch.unique(count[count > 0]).tolist():
+            (anchors,) = (count == degree).nonzero(as_tuple=True)
+            yield anchors, order[first[anchors].unsqueeze(-1) + torch.arange(degree, device=anchor.device)]
 
 
 Topology = AllPairs | Edges
@@ -279,6 +247,11 @@ class Choosing(Rule):
     by: Chooser
     blocked = True
 
+    @property
+    def degree(self) -> int | None:
+        """The number of edges of every anchor, `None` where that depends on the data."""
+        return None
+
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
         if self.by not in CHOOSERS:
@@ -289,12 +262,12 @@ class Choosing(Rule):
         if teacher.ndim != 2:
             raise RelgraphError(f"edges are chosen in one graph, a matrix (N, N), got {tuple(teacher.shape)}")
         chosen = [self.of_matrix(matrix, kernel) for matrix in self._choosers(student, teacher)]
-        return Edges(joined(chosen, len(teacher), self.by), len(teacher))
+        return Edges(joined(chosen, len(teacher), self.by), len(teacher), self.degree)
 
     def find(self, student: Rows, teacher: Rows, kernel: Kernel) -> Edges:
         """Return the same edges from the nodes `(N, D)`, a block of rows at a time."""
         chosen = [self.of_nodes(nodes, kernel) for nodes in self._choosers(student, teacher)]
-        return Edges(joined(chosen, len(teacher), self.by), len(teacher))
+        return Edges(joined(chosen, len(teacher), self.by), len(teacher), self.degree)
 
     def _choosers(self, student: Any, teacher: Any) -> list[Any]:
         return {"teacher": [teacher], "student": [student]}.get(self.by, [student, teacher])
@@ -418,35 +391,21 @@ class Given(Rule):
             )
         self.highest = int(edges.max())
 
-    def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> Edges:
+    def __call__(self, student: Rows, teacher: Rows, kernel: Kernel) -> Edges:
         """Return these edges, once they are known to fit N nodes."""
-        return self._fitting(teacher.shape[-1], teacher.device)
+        if self.highest >= len(teacher):
+            raise RelgraphError(f"edge_index must name nodes 0 to {len(teacher) - 1}, got {self.highest}")
+        self.edge_index = self.edge_index.to(teacher[:0].device, torch.long)  # kept: a copy waits for the device
+        return Edges(self.edge_index, len(teacher))
 
-    def find(self, student: Rows, teacher: Rows, kernel: Kernel) -> Edges:
-        """Return these edges, once they are known to fit N nodes."""
-        return self._fitting(len(teacher), teacher[:0].device)
-
-    def _fitting(self, count: int, device: torch.device) -> Edges:
-        if self.highest >= count:
-            raise RelgraphError(f"edge_index must name nodes 0 to {count - 1}, got {self.highest}")
-        self.edge_index = self.edge_index.to(device, torch.long)  # kept: a copy waits for the device
-        return Edges(self.edge_index, count)
+    find = __call__
 
 
 @dataclass(frozen=True)
 class WithOwn(Rule):
-    """The rule of another one's edges and each node's edge to itself, which most published sums over pairs include.
-
-    >>> WithOwn(Nearest(8)).degree, WithOwn(Nearest(8, "mutual")).degree
-    (9, None)
-    """
+    """The rule of another one's edges and each node's edge to itself, which most published sums over pairs include."""
 
     rule: Rule
-
-    @property
-    def degree(self) -> int | None:
-        """One more than that of the other rule, where it is known."""
-        return None if self.rule.degree is None else self.rule.degree + 1
 
     @property
     def blocked(self) -> bool:

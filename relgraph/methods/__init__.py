@@ -25,7 +25,7 @@ from typing import Any
 
 from relgraph.methods.ab import AB
 from relgraph.methods.at import AT
-from relgraph.methods.base import Batch, Method, Output, RunFacts, Views
+from relgraph.methods.base import Batch, Method, Output, RunFacts, Views, option
 from relgraph.methods.cc import CC
 from relgraph.methods.ccl import CCL
 from relgraph.methods.crd import CRD
@@ -41,7 +41,6 @@ from relgraph.methods.moco import MoCo
 from relgraph.methods.nce import NCE
 from relgraph.methods.nst import NST
 from relgraph.methods.ntxent import NTXent
-from relgraph.methods.options import option
 from relgraph.methods.parsing import Named, build, parse
 from relgraph.methods.pkt import PKT
 from relgraph.methods.rkd import RKD
@@ -53,29 +52,14 @@ from relgraph.methods.vid import VID
 
 # EGA and the relational family, contrast and self-supervision, logits and hints, then the yardsticks that read maps.
 METHODS: dict[str, type[Method]] = {
-    "ega": EGA,
-    "sp": SP,
-    "cc": CC,
-    "rkd": RKD,
-    "irg": IRG,
-    "pkt": PKT,
-    "darkrank": DarkRank,
-    "nce": NCE,
-    "ccl": CCL,
-    "crd": CRD,
-    "seed": SEED,
-    "moco": MoCo,
-    "infonce": InfoNCE,
-    "ntxent": NTXent,
-    "sskd": SSKD,
-    "kd": KD,
-    "fitnet": FitNet,
-    "at": AT,
-    "vid": VID,
-    "nst": NST,
-    "fsp": FSP,
-    "ab": AB,
-    "ft": FT,
+    cls.__name__.lower(): cls
+    for family in (
+        (EGA, SP, CC, RKD, IRG, PKT, DarkRank, NCE, CCL),
+        (CRD, SEED, MoCo, InfoNCE, NTXent, SSKD),
+        (KD, FitNet),
+        (AT, VID, NST, FSP, AB, FT),
+    )
+    for cls in family
 }
 
 __all__ = [

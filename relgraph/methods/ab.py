@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from relgraph.methods.base import Batch, Output
-from relgraph.methods.options import option
+from relgraph.methods.base import Batch, Output, Terms, option
 from relgraph.methods.stages import (
     StageMethod,
     check_channels,
@@ -42,6 +41,12 @@ class AB(StageMethod):
     in 30 epochs before its 240, which is 1/9 of the 270 and the share here (`init_share`). The factors 3 / 1000 and
     2^(l - n) are the code's, which pairs stages from the front: the same where their numbers are equal.
 
+    Paper: Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons (Heo, Lee, Yun,
+        Choi, AAAI 2019, arXiv 1811.03233)
+    Differs: the code reads maps before their activation, this one after it, with the connector's output as the
+        student's pre-activation; trains alone, before the labels do
+    Criterion: squared hinge
+
     Args:
         student_maps: Shapes (C, H, W) of the student's maps, the stem's first.
         teacher_maps: Those of the teacher.
@@ -56,16 +61,7 @@ class AB(StageMethod):
     tensor(2.5000)
     """
 
-    paper = (
-        "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons (Heo, Lee, Yun, Choi, "
-        "AAAI 2019, arXiv 1811.03233)"
-    )
-    criterion = "squared hinge"
     pointwise = True
-    differs = (
-        "the code reads maps before their activation, this one after it, with the connector's output as the student's "
-        "pre-activation; trains alone, before the labels do"
-    )
     init_share = 1 / 9
 
     margin: float = option(default=1.0, above=0)
@@ -79,7 +75,7 @@ class AB(StageMethod):
             nn.Sequential(nn.Conv2d(s[0], t[0], 1, bias=False), norm(t[0])) for s, t in self.built
         )
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `ab`."""
         pairs = map_pairs(student, teacher, "AB")[1:]
         check_channels("AB", self.built, pairs)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from relgraph.graph.criteria import mean_square
 from relgraph.graph.kernels import at_least_float32, bounded, unit
-from relgraph.methods.base import Batch, Method, Output
+from relgraph.methods.base import Batch, Method, Output, Terms
 from relgraph.methods.stages import map_pairs, same_size
 
 
@@ -25,6 +25,11 @@ class AT(Method):
     of Q, halved; the code has the mean square, as here. The weight 1000 is that of the benchmark code (RepDistiller),
     which pairs stages from the front: the same where their numbers are equal.
 
+    Paper: Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via
+        Attention Transfer (Zagoruyko, Komodakis, ICLR 2017, arXiv 1612.03928)
+    Differs: half the Euclidean norm of the difference in the paper, its mean square in the code and here
+    Criterion: mean square
+
     Raises:
         RelgraphError: if a network hands on fewer than two maps, or they are not of the same images.
 
@@ -33,17 +38,11 @@ class AT(Method):
     (tensor(1.), tensor(0.))
     """
 
-    paper = (
-        "Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via Attention "
-        "Transfer (Zagoruyko, Komodakis, ICLR 2017, arXiv 1612.03928)"
-    )
     weight = 1000.0
-    criterion = "mean square"
     pointwise = True
-    differs = "half the Euclidean norm of the difference in the paper, its mean square in the code and here"
     reads = ("maps",)
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `at`."""
         losses = [attention_loss(*pair) for pair in map_pairs(student, teacher, "AT")[1:]]
         return {"at": torch.stack(losses).sum()}

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.methods.options import option, options_of
+from relgraph.methods.options import option as option
+from relgraph.methods.options import options_of
 
 Part = Literal["embedding", "feature", "map"]
+Terms = dict[str, Tensor]
 Shape = tuple[int, int, int]  # channels, height and width of a stage map
 Shapes = tuple[Shape, ...]  # of all of a network, the stem's first
 
@@ -117,16 +119,15 @@ class Method(nn.Module):
 
     A method is a dataclass: its options are annotated fields with `option(default, ...)`, from which the constructor,
     the command line and YAML files are made. It builds its layers in `__post_init__` and implements `compare`. What it
-    needs of a run, such as the networks' widths, it takes in `for_run`.
+    needs of a run, such as the networks' widths, it takes in `for_run`. Its docstring has a line `Paper:`, and one
+    `Differs:` that tells where paper, official code and this one differ; where no `Relation` shows its parts, they
+    stand in lines `Kernel:`, `Topology:` and `Criterion:` (see `relgraph.methods.options.facts_of`).
 
     Attributes:
-        paper: Name, authors, year and arXiv number.
         weight: The published weight of the method, or of the form that was asked for, beside a cross-entropy of 1. No
             loss is multiplied by it: `Sum` is where it is applied.
         term_weights: The published weights of the terms of a method that has several, or the chosen ones; `terms` is
             where they are applied.
-        kernel, topology, criterion: What it is composed of, for the table of methods, where no `Relation` tells it.
-        differs: Where paper, official code and this one differ, in one line; the docstring has all.
         init_share: Share of the epochs in which the method trains alone, before the cross-entropy does, as the authors
             of some methods have it; 0 for the others.
         gamma: The published weight of the cross-entropy beside it; 0 for a method that needs no labels.
@@ -138,11 +139,6 @@ class Method(nn.Module):
         pointwise: Whether the loss is a mean over images, each of which contributes by itself.
     """
 
-    paper: ClassVar[str] = ""
-    kernel: ClassVar[str] = "-"
-    topology: ClassVar[str] = "-"
-    criterion: ClassVar[str] = "-"
-    differs: ClassVar[str] = ""
     init_share: ClassVar[float] = 0.0
     gamma: ClassVar[float] = 1.0
     augment: ClassVar[Literal["crop", "contrastive"]] = "crop"
@@ -190,24 +186,22 @@ class Method(nn.Module):
         """
         return torch.stack(list(self.terms(student, teacher, batch).values())).sum()
 
-    def terms(
-        self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch | None = None
-    ) -> dict[str, Tensor]:
+    def terms(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch | None = None) -> Terms:
         """Return the weighted terms of the loss by name, scalars, for logs and for telling which one went wrong."""
         return self.weighted(self.compare(as_output(student), as_output(teacher).detach(), as_batch(batch)))
 
-    def weighted(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+    def weighted(self, found: Terms) -> Terms:
         """Return the terms of `compare`, each multiplied by its weight."""
         by = self.term_weights
         return {name: by[name] * term if name in by else term for name, term in found.items()}
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return the terms of one batch without their weights; the teacher comes detached."""
         raise NotImplementedError
 
     def teacher_terms(
         self, student: Output, teacher: Output, batch: Batch, cross_entropy: Callable[[Output], Tensor]
-    ) -> dict[str, Tensor]:
+    ) -> Terms:
         """Return what trains the method's own side of the teacher, by name; its head learns from it as well.
 
         `cross_entropy` returns the loss of the teacher's head on the batch's labels for an output whose embedding or
@@ -229,7 +223,8 @@ class Method(nn.Module):
 
 def chosen_nodes(cls: type[Method], options: Mapping[str, Any]) -> Part:
     """Return what a method's nodes are with these options: those that were chosen, or its own default."""
-    part: Part = options.get("nodes", options_of(cls)["nodes"].default)
+    own = options_of(cls).get("nodes")
+    part: Part = options.get("nodes", "embedding" if own is None else own.default)
     return part
 
 

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import mean_square
 from relgraph.graph.kernels import Kernel, at_least_float32, cosine, gaussian, gaussian_taylor, identity, linear
-from relgraph.graph.pair import check_nodes
+from relgraph.graph.pair import Pair, check_nodes
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Nearest
-from relgraph.methods.base import Batch, Output, RunFacts
-from relgraph.methods.options import option
+from relgraph.methods.base import Batch, Output, RunFacts, Terms, option
 from relgraph.methods.relational import Relational
 
 Correlation = Literal["taylor", "gaussian", "bilinear", "consecutive"]
@@ -46,6 +45,11 @@ class CC(Relational):
     or of similar ones: they are not here. Its total weighs the cross-entropy by alpha and KD by 1 - alpha beside this
     loss. Sparse graphs are ours.
 
+    Paper: Correlation Congruence for Knowledge Distillation (Peng et al., ICCV 2019, arXiv 1904.01802)
+    Differs: the authors' only code, correlation=consecutive at weight 0.02, multiplies consecutive rows of the
+        batch and holds no matrix of the paper; the default and its weight are a third party's, closest to the paper
+    Topology: all pairs
+
     Args:
         correlation: "taylor", "gaussian", "bilinear" or "consecutive".
         order: P >= 0 of "taylor".
@@ -69,13 +73,7 @@ class CC(Relational):
     0.5
     """
 
-    paper = "Correlation Congruence for Knowledge Distillation (Peng et al., ICCV 2019, arXiv 1904.01802)"
     weight = 100.0
-    topology = "all pairs"
-    differs = (
-        "the authors' only code, correlation=consecutive at weight 0.02, multiplies consecutive rows of the batch and "
-        "holds no matrix of the paper; the default and its weight are a third party's, closest to the paper"
-    )
 
     correlation: Correlation = option(default="taylor")
     order: int = option(default=2, least=0)
@@ -110,11 +108,15 @@ class CC(Relational):
         kernel = correlation_kernel(self.correlation, self.order, self.rbf_gamma, self.unit_length)
         return Relation(kernel, criterion=mean_square)
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+    def pair(self, student: Output, teacher: Output) -> Pair | None:
+        """Return the graph pair of a batch; none for "consecutive"."""
+        return None if self.relation is None else super().pair(student, teacher)
+
+    def compare_pair(self, pair: Pair | None, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `cc`."""
-        if self.relation is None:
+        if pair is None:
             return {"cc": consecutive_rows(*self.embedded(student, teacher))}
-        return super().compare(student, teacher, batch)
+        return super().compare_pair(pair, student, teacher, batch)
 
     def embedded(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
         """Return the nodes of student and teacher for "consecutive", `(N, D)`, in float32 or wider.

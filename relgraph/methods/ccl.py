@@ -1,16 +1,11 @@
 """Compositional contrastive learning (Chen et al., CVPR 2021, arXiv 2104.10955), as in the code of EGA."""
 
-from typing import TYPE_CHECKING
-
-from torch import Tensor
 from torch.nn.functional import kl_div
 
 from relgraph.graph.kernels import at_least_float32
-from relgraph.methods.base import Batch, Output, logits_of
+from relgraph.graph.pair import Pair
+from relgraph.methods.base import Batch, Output, Terms, logits_of
 from relgraph.methods.nce import NCE
-
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
 
 
 class CCL(NCE):
@@ -24,6 +19,11 @@ class CCL(NCE):
     Paper, official code and this one: this is what EGA's table calls CCL. The network of the original that composes
     embeddings of several modalities is dropped there, and here. The second term, called Jensen-Shannon divergence, is
     half the Jeffreys divergence. The teacher's logits are those of its head, which learns beside the student.
+
+    Paper: Compositional Contrastive Learning (Chen et al., CVPR 2021, arXiv 2104.10955; as in EGA's code)
+    Differs: without the original's compositional network, as in EGA's code; its 'JSD' is half the Jeffreys
+        divergence
+    Criterion: NCE; Jeffreys
 
     Args:
         tau: Temperature > 0 of the contrast; that of the logits is 1.
@@ -43,16 +43,9 @@ class CCL(NCE):
     ['jeffreys', 'nce']
     """
 
-    paper = "Compositional Contrastive Learning (Chen et al., CVPR 2021, arXiv 2104.10955; as in EGA's code)"
-    criterion = "NCE; Jeffreys"
-    differs = (
-        "without the original's compositional network, as in EGA's code; its 'JSD' is half the Jeffreys divergence"
-    )
     beside_nodes = ("logits", "labels")
 
-    def compare_pair(
-        self, pair: "HeteroData", student: Output, teacher: Output, batch: Batch | None
-    ) -> dict[str, Tensor]:
+    def compare_pair(self, pair: Pair, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `nce` and `jeffreys`."""
         s, t = (at_least_float32(logits).log_softmax(-1) for logits in logits_of(student, teacher, "CCL"))
         there = kl_div(s, t, reduction="batchmean", log_target=True)

@@ -1,7 +1,7 @@
 """What contrastive methods have in common: nodes, the student's head, and a queue where there is one."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +9,9 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import cosine
 from relgraph.graph.memory import Queue
-from relgraph.graph.pair import check_nodes, graph_pair
-from relgraph.methods.base import Batch, Method, Output, RunFacts, as_output, chosen_nodes, nodes_of
-from relgraph.methods.options import option
+from relgraph.graph.pair import Pair, check_nodes, graph_pair
+from relgraph.methods.base import Batch, Method, Output, RunFacts, as_output, chosen_nodes, nodes_of, option
 from relgraph.networks.heads import Projector
-
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
 
 HeadKind = Literal["mlp", "linear", "none"]
 Vectors = Literal["embedding", "feature"]
@@ -28,6 +24,9 @@ class Contrastive(Method):
     optimiser. Head and loss are computed in float32 or wider. Without `student_width` there is no head, and both
     networks' vectors must have one width.
 
+    Kernel: cosine
+    Criterion: cross-entropy of softmax
+
     Args:
         student_width: Width of the student's nodes.
         teacher_width: Width of the teacher's nodes.
@@ -38,8 +37,6 @@ class Contrastive(Method):
         RelgraphError: for unknown names, or widths that are missing or do not fit.
     """
 
-    kernel = "cosine"
-    criterion = "cross-entropy of softmax"
     gamma: ClassVar[float] = 0.0
     augment: ClassVar[Literal["crop", "contrastive"]] = "contrastive"
 
@@ -68,7 +65,7 @@ class Contrastive(Method):
                 s = self.projector(s.to(next(self.projector.parameters()).dtype))
         return s, t
 
-    def pair(self, student: Output, teacher: Output) -> "HeteroData":
+    def pair(self, student: Output, teacher: Output) -> Pair:
         """Return the vectors as a graph pair of cosines, for diagnostics; the loss itself needs none."""
         return graph_pair(*self.vectors(student, teacher), kernel=cosine)
 
@@ -93,6 +90,8 @@ class Queued(Contrastive):
 
     The queue changes only when `remember` is called: once a step, between `backward` and the optimiser's step.
 
+    Topology: own key and queue
+
     Args:
         student_width: See `Contrastive`.
         teacher_width: See `Contrastive`; always needed, for the queue.
@@ -103,8 +102,6 @@ class Queued(Contrastive):
     Raises:
         RelgraphError: as `Contrastive`, and without the teacher's width or for a queue without keys.
     """
-
-    topology = "own key and queue"
 
     queue: int = option(default=65536, above=0, kw_only=True)
 

@@ -14,9 +14,8 @@ from relgraph.graph.memory import Bank
 from relgraph.graph.pair import check_nodes
 from relgraph.graph.sampling import ClassSampler, NearestOthers, RandomOthers, gathered
 from relgraph.graph.topology import AllPairs, Nearest, Rule
-from relgraph.methods.base import Batch, Method, Output, RunFacts, as_output, chosen_nodes, nodes_of
+from relgraph.methods.base import Batch, Method, Output, RunFacts, Terms, as_output, chosen_nodes, nodes_of, option
 from relgraph.methods.contrastive import Vectors
-from relgraph.methods.options import option
 
 Positives = Literal["exact", "relaxed"]
 GRAPHS = ("sampled", "dense", "knn")
@@ -52,6 +51,13 @@ class CRD(Method):
     gathers `(N, m + 1, D)` from each memory; here the draws are picked from one product with the memory, in the
     logarithm, which is the same number. "dense", "knn", and training without labels are ours.
 
+    Paper: Contrastive Representation Distillation (Tian, Krishnan, Isola, ICLR 2020, arXiv 1910.10699)
+    Differs: scores are divided by a constant Z, as in the code, not in the paper; negatives of other classes are
+        drawn with replacement, in the code without; all of them ('dense') and the nearest ('knn') are ours
+    Kernel: exp(dot / tau)
+    Topology: memory, drawn
+    Criterion: NCE
+
     Args:
         student_width: Width of the student's nodes.
         teacher_width: Width of the teacher's nodes.
@@ -82,15 +88,7 @@ class CRD(Method):
     ['student_anchors', 'teacher_anchors']
     """
 
-    paper = "Contrastive Representation Distillation (Tian, Krishnan, Isola, ICLR 2020, arXiv 1910.10699)"
     weight = 0.8
-    kernel = "exp(dot / tau)"
-    topology = "memory, drawn"
-    criterion = "NCE"
-    differs = (
-        "scores are divided by a constant Z, as in the code, not in the paper; negatives of other classes are drawn "
-        "with replacement, in the code without; all of them ('dense') and the nearest ('knn') are ours"
-    )
 
     log_z: Tensor = field(init=False)
 
@@ -130,7 +128,7 @@ class CRD(Method):
         student_width, teacher_width = run.widths(chosen_nodes(cls, options))
         return cls(student_width, teacher_width, run.images, run.labels, **options)
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `student_anchors` and `teacher_anchors`."""
         indices = _indices_of(batch)
         scores = self._scores(*self._anchors(student, teacher), indices)

@@ -1,20 +1,17 @@
 """DarkRank, the hard form (Chen, Wang, Zhang, AAAI 2018, arXiv 1707.01220)."""
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.blocks import sum_of_blocks
-from relgraph.graph.kernels import Kernel, identity, own_places, squared_distance
-from relgraph.graph.pair import STUDENT, TEACHER, PairBuilder, has_weights, topology_of, weights
-from relgraph.methods.base import Batch, Output
-from relgraph.methods.options import option
+from relgraph.graph.criteria import Criterion
+from relgraph.graph.kernels import Kernel, identity, squared_distance
+from relgraph.graph.pair import PairBuilder
+from relgraph.graph.relation import Relation
+from relgraph.methods.base import option
 from relgraph.methods.relational import Relational
-
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
 
 
 class DarkRank(Relational):
@@ -41,6 +38,13 @@ class DarkRank(Relational):
     is unless another one equals it; here it is the image that is left out. Equal scores of the teacher stand in the
     order of the batch here, in any order there. Sparse graphs are ours.
 
+    Paper: DarkRank: Accelerating Deep Metric Learning via Cross Sample Similarities Transfer (Chen, Wang, Zhang,
+        AAAI 2018, arXiv 1707.01220)
+    Differs: the hard form alone; ranks each image's 4 nearest, as RKD's code, where DarkRank's own ranks the batch
+    Kernel: euclidean^beta
+    Topology: nearest others
+    Criterion: likelihood of order
+
     Args:
         rank_alpha: Scale of the scores, > 0.
         rank_beta: Power of the distances, > 0.
@@ -62,80 +66,45 @@ class DarkRank(Relational):
     True
     """
 
-    paper = (
-        "DarkRank: Accelerating Deep Metric Learning via Cross Sample Similarities Transfer (Chen, Wang, Zhang, AAAI "
-        "2018, arXiv 1707.01220)"
-    )
-    kernel = "euclidean^beta"
-    topology = "nearest others"
-    criterion = "likelihood of order"
-    differs = "the hard form alone; ranks each image's 4 nearest, as RKD's code, where DarkRank's own ranks the batch"
-
     rank_alpha: float = option(default=2.0, above=0)
     rank_beta: float = option(default=3.0, above=0)
     length: int = option(default=4, least=2)
 
+    def make_relation(self) -> Relation:
+        """Return the relation of scores by the likelihood of the teacher's order."""
+        criterion = Criterion(self._likelihood, name="likelihood of order")
+        return Relation(score(self.rank_alpha, self.rank_beta), self.rule, criterion=criterion)
+
     def make_builder(self) -> PairBuilder:
-        """Return the builder of graphs of scores; sparse ones are without a node's edge to itself."""
-        self.score = score(self.rank_alpha, self.rank_beta)
-        return PairBuilder(self.rule, self.score, match=False, forms=("matrix", "blocked"))
+        """Return the builder of graphs of scores, without a node's edge to itself."""
+        assert self.relation is not None
+        return self.relation.builder
 
-    def compare_pair(
-        self, pair: "HeteroData", student: Output, teacher: Output, batch: Batch | None
-    ) -> dict[str, Tensor]:
-        """Return `darkrank`."""
-        if has_weights(pair):
-            s, t = self.candidates(pair)
-            return {"darkrank": self._of(s, t) / len(s)}
-        return {"darkrank": self._in_blocks(pair["student"].prepared, pair["teacher"].prepared)}
-
-    def _of(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the sum over anchors, from the scores of their candidates `(A, M)`."""
-        best = teacher.argsort(dim=-1, descending=True, stable=True)[:, : self.length]
-        return -log_likelihood(student.gather(-1, best)).sum()
-
-    def _in_blocks(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the mean over the anchors of all pairs of prepared nodes, a block of rows at a time."""
-        self._check(len(teacher) - 1)
-
-        def term(anchors: slice, student: Tensor, teacher: Tensor) -> Tensor:
-            rows = self.score.rows(student, anchors), self.score.rows(teacher, anchors)
-            return self._of(rows[0], rows[1].masked_fill(own_places(teacher, anchors), float("-inf")))
-
-        return sum_of_blocks(term, (student, teacher), len(teacher)) / len(teacher)
-
-    def candidates(self, pair: "HeteroData") -> tuple[Tensor, Tensor]:
-        """Return the scores `(N, M)` of each node's candidates; the teacher's are -inf where there is none."""
-        s, t, edges = weights(pair, STUDENT), weights(pair, TEACHER), topology_of(pair)
-        degree = self.rule.degree
-        table = edges.table(degree)
-        if table is None:
-            self._check(len(t) - 1)
-            return s, t.masked_fill(torch.eye(len(t), dtype=torch.bool, device=t.device), float("-inf"))
-        self._check(int(table.real.sum(-1).min()) if degree is None else degree)
-        return s[table.edges], t[table.edges].masked_fill(~table.real, float("-inf"))
-
-    def _check(self, fewest: int) -> None:
-        if fewest < self.length:
+    def _likelihood(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return minus the log-likelihood of the teacher's order of its best, `(A, M) x (A, M) -> (A,)`."""
+        others = teacher.shape[-1] - 1 if self.rule.dense else teacher.shape[-1]  # of all pairs one is the image itself
+        if others < self.length:
             raise RelgraphError(
                 f"DarkRank ranks {self.length} others of each image: expected at least {self.length} in its graph, "
-                f"got {fewest}"
+                f"got {others}"
             )
+        best = teacher.argsort(dim=-1, descending=True, stable=True)[..., : self.length]
+        return -log_likelihood(student.gather(-1, best))
 
 
 def score(alpha: float, beta: float) -> Kernel:
-    """Return the kernel `-alpha |x - y|^beta`, with gradient 0 at distance 0.
+    """Return the kernel `-alpha |x - y|^beta`, with gradient 0 at distance 0; a node's own score is the worst of all.
 
     >>> score(2, 3)(torch.tensor([[0.0], [2.0]]))
-    tensor([[ -0., -16.],
-            [-16.,  -0.]])
+    tensor([[-inf, -16.],
+            [-16., -inf]])
     """
 
     def finish(square: Tensor) -> Tensor:
         positive = square > 0
         return -alpha * torch.where(positive, torch.where(positive, square, 1) ** (beta / 2), 0)
 
-    return Kernel("euclidean^beta", identity, squared_distance, finish)
+    return Kernel("euclidean^beta", identity, replace(squared_distance, own=torch.inf), finish, nearest_is_largest=True)
 
 
 def log_likelihood(scores: Tensor) -> Tensor:

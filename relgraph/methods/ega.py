@@ -1,25 +1,18 @@
 """Embedding Graph Alignment (Ma, Chen, Akata, BMVC 2022, arXiv 2211.13264)."""
 
 from dataclasses import field
-from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 
-from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import frobenius
 from relgraph.graph.forms import Form
 from relgraph.graph.kernels import pearson
 from relgraph.graph.matching import matching
-from relgraph.graph.pair import PairBuilder
-from relgraph.graph.refine import Refinement
+from relgraph.graph.pair import Pair, PairBuilder
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Chooser, Graph
-from relgraph.methods.base import Batch, Output, Part, RunFacts
-from relgraph.methods.options import option
+from relgraph.methods.base import Batch, Output, Part, Terms, option
 from relgraph.methods.relational import Relational
-
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
 
 
 class EGA(Relational):
@@ -44,7 +37,12 @@ class EGA(Relational):
     "2-norm" is the Frobenius norm in the code, and here. The code's teacher is cut off by the order of two backward
     passes, here by a detach. The code gives NaN for the whole batch if one embedding is constant; here such a node
     has correlation 0 with everything, itself included (which is the one case in which the dense form, with its
-    diagonal, differs from the sparse form at k = N - 1). `knn`, `edge_index` and `refine` are ours.
+    diagonal, differs from the sparse form at k = N - 1). `knn`, `edge_index` and refinement are ours.
+
+    Paper: Embedding Graph Alignment (Ma, Chen, Akata, BMVC 2022, arXiv 2211.13264)
+    Differs: the paper's 2-norm is the Frobenius norm, neither squared nor divided by N; a constant embedding gives
+        NaN in the code, correlation 0 here; k-NN, given edges and refinement are ours
+    Topology: all pairs; across
 
     Args:
         node_weight: Weight of the node term.
@@ -53,9 +51,8 @@ class EGA(Relational):
             row 1, or a rule such as `Nearest(8)`.
         k: Neighbours of each node, 1..N-1, for "knn"; 8 if not given.
         neighbours: Whose correlations choose them: "teacher", "student", their "union" or their "mutual" part.
-        refine: "smooth" or "conv": refine the nodes by their neighbours before they are matched (see
+        refinement: Moves the nodes by their neighbours before they are matched, such as `Refinement("smooth", D)` (see
             `relgraph.graph.refine`).
-        dim: Width of the embeddings; needed for `refine` alone.
         form: "auto", or how the same loss is computed: through the "matrix" of all pairs, from "factored" products
             (D, D), which suit large batches, or "blocked", some rows at a time (see `relgraph.graph.forms`).
 
@@ -69,31 +66,9 @@ class EGA(Relational):
     (torch.Size([]), True)
     """
 
-    paper = "Embedding Graph Alignment (Ma, Chen, Akata, BMVC 2022, arXiv 2211.13264)"
-    topology = "all pairs; across"
-    differs = (
-        "the paper's 2-norm is the Frobenius norm, neither squared nor divided by N; a constant embedding gives NaN in "
-        "the code, correlation 0 here; k-NN, given edges and refinement are ours"
-    )
-
     node_weight: float = option(default=0.8, least=0)
     edge_weight: float = option(default=0.24, least=0)
-    refine: str | None = field(default=None, kw_only=True)
-    dim: int | None = field(default=None, kw_only=True)
     nodes: Part = field(default="embedding", init=False)
-
-    def __post_init__(self) -> None:
-        """Build the refinement for the width of the embeddings."""
-        if self.refine is not None:
-            if self.dim is None:
-                raise RelgraphError("refine needs dim, the width of the embeddings, got none")
-            self.refinement = Refinement(self.refine, self.dim)
-        super().__post_init__()
-
-    @classmethod
-    def for_run(cls, run: RunFacts, refine: str | None = None, **options: Any) -> Self:
-        """Return the method for embeddings of the run's width."""
-        return cls(refine=refine, dim=run.dim, **options)
 
     @property
     def term_weights(self) -> dict[str, float]:
@@ -115,9 +90,7 @@ class EGA(Relational):
         """Return the embeddings, which the pair itself refines."""
         return student.embedding, teacher.embedding
 
-    def compare_pair(
-        self, pair: "HeteroData", student: Output, teacher: Output, batch: Batch | None
-    ) -> dict[str, Tensor]:
+    def compare_pair(self, pair: Pair, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `node` and `edge`."""
         assert self.relation is not None
         return {"node": matching(pair, pearson), "edge": self.relation.of_pair(pair)}

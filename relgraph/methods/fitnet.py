@@ -6,8 +6,7 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import mean_square
 from relgraph.graph.kernels import at_least_float32
 from relgraph.graph.pair import check_nodes
-from relgraph.methods.base import Batch, Output, Part, Shape, Shapes, nodes_of
-from relgraph.methods.options import option
+from relgraph.methods.base import Batch, Output, Part, Shape, Shapes, Terms, nodes_of, option
 from relgraph.methods.stages import StageMethod, check_maps, check_stages, norm, same_size, through
 
 
@@ -30,6 +29,11 @@ class FitNet(StageMethod):
     large, the code gives up; here the teacher's is averaged over space to the student's size, and r is a 1x1
     convolution.
 
+    Paper: FitNets: Hints for Thin Deep Nets (Romero et al., ICLR 2015, arXiv 1412.6550)
+    Differs: two stages of training in the paper, one in the benchmark code and here; EGA's code compares
+        embeddings, with the weight 1
+    Criterion: mean square
+
     Args:
         student_maps: Shapes (C, H, W) of the student's maps, the stem's first.
         teacher_maps: Those of the teacher.
@@ -46,14 +50,8 @@ class FitNet(StageMethod):
     tensor(4.5000)
     """
 
-    paper = "FitNets: Hints for Thin Deep Nets (Romero et al., ICLR 2015, arXiv 1412.6550)"
     weight = 100.0
-    criterion = "mean square"
     pointwise = True
-    differs = (
-        "two stages of training in the paper, one in the benchmark code and here; EGA's code compares embeddings, with "
-        "the weight 1"
-    )
 
     stage: int = option(default=2, least=0)
     nodes: Part | None = option(default=None)
@@ -74,7 +72,7 @@ class FitNet(StageMethod):
         else:
             self.weight, self.reads = 1.0, (self.nodes,)
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `fitnet`."""
         if self.nodes == "map":
             s, t = self._maps(student, teacher)

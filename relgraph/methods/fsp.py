@@ -8,7 +8,7 @@ from torch import Tensor
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import mean_square
 from relgraph.graph.kernels import linear
-from relgraph.methods.base import Batch, Output
+from relgraph.methods.base import Batch, Output, Terms
 from relgraph.methods.stages import StageMethod, check_stages, map_pairs, paired, same_size
 
 
@@ -30,6 +30,13 @@ class FSP(StageMethod):
     (`init_share`). The paper sums the squares over pairs of channels, the code averages, as here. The code pairs maps
     from the front: the same where their numbers are equal.
 
+    Paper: A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer Learning (Yim,
+        Joo, Bae, Kim, CVPR 2017)
+    Differs: squares are summed in the paper, averaged in the code and here; trains alone, before the labels do
+    Kernel: linear
+    Topology: channels, stages
+    Criterion: mean square
+
     Args:
         student_maps: Shapes (C, H, W) of the student's maps, the stem's first; with both, channels are checked at once.
         teacher_maps: Those of the teacher.
@@ -42,16 +49,8 @@ class FSP(StageMethod):
     tensor([[[1., 5.]]])
     """
 
-    paper = (
-        "A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer Learning (Yim, Joo, "
-        "Bae, Kim, CVPR 2017)"
-    )
     weight = 50.0
-    kernel = "linear"
-    topology = "channels, stages"
-    criterion = "mean square"
     pointwise = True
-    differs = "squares are summed in the paper, averaged in the code and here; trains alone, before the labels do"
     init_share = 1 / 9
 
     def __post_init__(self) -> None:
@@ -61,7 +60,7 @@ class FSP(StageMethod):
             check_stages("FSP", self.student_maps, self.teacher_maps)
             _check_equal([(s[0], t[0]) for s, t in paired(self.student_maps, self.teacher_maps)])
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `fsp`."""
         pairs = map_pairs(student, teacher, "FSP")
         _check_equal([(s.shape[1], t.shape[1]) for s, t in pairs])

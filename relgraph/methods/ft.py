@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from relgraph.graph.criteria import mean_square
 from relgraph.methods.at import attention
-from relgraph.methods.base import Batch, Output
-from relgraph.methods.options import option
+from relgraph.methods.base import Batch, Output, Terms, option
 from relgraph.methods.stages import StageMethod, check_channels, check_maps, check_stages, norm, same_size, through
 
 SLOPE = 0.1  # of all leaky ReLUs, as in the code
@@ -35,6 +34,12 @@ class FT(StageMethod):
     compares the factors themselves, each divided by its length; the benchmark code (RepDistiller) their channels' mean
     squares, as here. The weight 200 is its too.
 
+    Paper: Paraphrasing Complex Network: Network Compression via Factor Transfer (Kim, Park, Kwak, NeurIPS 2018,
+        arXiv 1802.04977)
+    Differs: the paraphraser is trained beside the student, in the code 30 epochs before it; factors are compared by
+        their channels' mean squares, as in the code, not in the paper
+    Criterion: mean absolute
+
     Args:
         student_maps: Shapes (C, H, W) of the student's maps, the stem's first.
         teacher_maps: Those of the teacher.
@@ -49,17 +54,8 @@ class FT(StageMethod):
     (4, 12)
     """
 
-    paper = (
-        "Paraphrasing Complex Network: Network Compression via Factor Transfer (Kim, Park, Kwak, NeurIPS 2018, "
-        "arXiv 1802.04977)"
-    )
     weight = 200.0
-    criterion = "mean absolute"
     pointwise = True
-    differs = (
-        "the paraphraser is trained beside the student, in the code 30 epochs before it; factors are compared by their "
-        "channels' mean squares, as in the code, not in the paper"
-    )
 
     paraphrase_rate: float = option(default=0.5, above=0, most=1)
 
@@ -74,7 +70,7 @@ class FT(StageMethod):
         self.encoder = _plain(nn.Conv2d, (teacher, teacher, factor, factor))
         self.decoder = _plain(nn.ConvTranspose2d, (factor, factor, teacher, teacher))
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `ft`."""
         s, t = self._last(student, teacher)
         # Not under no_grad: autocast keeps the weights it casts, in older torch (its issue 158232) as constants then,
@@ -84,7 +80,7 @@ class FT(StageMethod):
 
     def teacher_terms(
         self, student: Output, teacher: Output, batch: Batch, cross_entropy: Callable[[Output], Tensor]
-    ) -> dict[str, Tensor]:
+    ) -> Terms:
         """Return `paraphraser`, the mean squared error of its reconstruction of the teacher's last map."""
         t = self._last(student, teacher)[1].detach()
         return {"paraphraser": mean_square(through(nn.Sequential(self.encoder, self.decoder), t), t)}

@@ -10,7 +10,7 @@ from relgraph.errors import unknown
 from relgraph.graph.relation import Relation
 from relgraph.methods import METHODS
 from relgraph.methods.base import Method, RunFacts
-from relgraph.methods.options import options_of
+from relgraph.methods.options import facts_of, options_of
 from relgraph.methods.parsing import shared_options
 from relgraph.methods.relational import Relational
 
@@ -70,10 +70,11 @@ def method_info(name: str) -> MethodInfo:
     if "See `Relational`" in doc:
         doc += f"\n\nGraph, nodes and refinement of relational methods:\n\n{getdoc(Relational)}"
     extra = "" if method.views is None else f", and {method.views.each} {method.views.kind} of each image"
+    facts = {**dict.fromkeys(("Paper", "Differs", "Kernel", "Topology", "Criterion"), "-"), **facts_of(cls)}
     return MethodInfo(
-        name, cls.paper, method.reads, "; ".join(kernels) or cls.kernel, cls.topology,
-        "; ".join(criteria) or cls.criterion, method.weight, cls.gamma, f"{cls.augment}{extra}", cls.differs,
-        _options(cls), doc,
+        name, facts["Paper"], method.reads, "; ".join(kernels) or facts["Kernel"], facts["Topology"],
+        "; ".join(criteria) or facts["Criterion"], method.weight, cls.gamma, f"{cls.augment}{extra}",
+        facts["Differs"], _options(cls), doc,
     )  # fmt: skip
 
 

@@ -1,11 +1,8 @@
 """InfoNCE within a batch (van den Oord, Li, Vinyals, 2018, arXiv 1807.03748), student anchors and teacher keys."""
 
-from torch import Tensor
-
 from relgraph.graph.contrast import batch_contrast
-from relgraph.methods.base import Batch, Output
+from relgraph.methods.base import Batch, Output, Terms, option
 from relgraph.methods.contrastive import Contrastive
-from relgraph.methods.options import option
 
 
 class InfoNCE(Contrastive):
@@ -23,6 +20,12 @@ class InfoNCE(Contrastive):
     teacher's vectors as keys, it is our definition; no official code has it. 0.07 is MoCo's first temperature (He et
     al., 2019, arXiv 1911.05722).
 
+    Paper: Representation Learning with Contrastive Predictive Coding (van den Oord, Li, Vinyals, 2018, arXiv
+        1807.03748)
+    Differs: cosine over tau with student anchors and the batch's teacher vectors as keys: our definition, dense
+        alone
+    Topology: across
+
     Args:
         student_width: Width of the student's nodes; without it there is no head.
         teacher_width: Width of the teacher's nodes.
@@ -38,16 +41,8 @@ class InfoNCE(Contrastive):
     True
     """
 
-    paper = (
-        "Representation Learning with Contrastive Predictive Coding (van den Oord, Li, Vinyals, 2018, arXiv 1807.03748)"
-    )
-    topology = "across"
-    differs = (
-        "cosine over tau with student anchors and the batch's teacher vectors as keys: our definition, dense alone"
-    )
-
     tau: float = option(default=0.07, above=0, kw_only=True)
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `infonce`."""
         return {"infonce": batch_contrast(*self.vectors(student, teacher), self.tau)}

@@ -1,7 +1,8 @@
 """The instance relationship graph (Liu et al., CVPR 2019)."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -11,15 +12,11 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import half_square, mean_square, sum_square
 from relgraph.graph.forms import Form as GraphForm
 from relgraph.graph.kernels import at_least_float32, squared_euclidean
-from relgraph.graph.pair import topology_of
+from relgraph.graph.pair import Pair, topology_of
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_constant_max, by_max
-from relgraph.methods.base import Batch, Output, logits_of, stage_maps
-from relgraph.methods.options import option
+from relgraph.methods.base import Batch, Output, Terms, logits_of, option, stage_maps
 from relgraph.methods.relational import Relational
-
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
 
 Form = Literal["max", "caffe", "literal"]
 Layers = Literal["one-to-one", "one-to-many"]
@@ -70,6 +67,11 @@ class IRG(Relational):
     level of the student. The transitions of edges, which the paper defines and drops as costly, have weight 0 here;
     vertices below the logits, which need equal widths, are not here.
 
+    Paper: Knowledge Distillation via Instance Relationship Graph (Liu et al., CVPR 2019)
+    Differs: the paper has no maxima and sums; the code divides by constant maxima, with weights 0.005, no logits
+        and half the gradient; the default is a third party's PyTorch form, whose maxima pass gradient
+    Topology: all pairs; stages
+
     Args:
         vertex_weight: Weight of the logits' term; the form's if not given: 0.1 of "max", 0 of "caffe".
         relation_weight: Weight of the edges' term; the form's if not given: 5 and 0.005.
@@ -94,13 +96,6 @@ class IRG(Relational):
     >>> IRG(0, 1, 0, levels=1)(student, teacher)  # 1/4, 1, 1/4 and 1, 1, 0, each twice: 2 * (9 + 1) / 16 / 9
     tensor(0.1389)
     """
-
-    paper = "Knowledge Distillation via Instance Relationship Graph (Liu et al., CVPR 2019)"
-    topology = "all pairs; stages"
-    differs = (
-        "the paper has no maxima and sums; the code divides by constant maxima, with weights 0.005, no logits and half "
-        "the gradient; the default is a third party's PyTorch form, whose maxima pass gradient"
-    )
 
     form_option: ClassVar[str] = "graph_form"
     vertex_weight: float | None = option(default=None, least=0)
@@ -144,24 +139,28 @@ class IRG(Relational):
         """Return the relation of the form."""
         return FORMS[self.form]
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+    def pair(self, student: Output, teacher: Output) -> Pair | None:
+        """Return the graph pair of the nodes; none where no edge has a weight."""
+        weights = self.term_weights
+        return super().pair(student, teacher) if weights["edge"] + weights["edge_transition"] > 0 else None
+
+    def compare_pair(self, pair: Pair | None, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return those of `vertex`, `edge`, `transition` and `edge_transition` whose weight is above 0."""
-        terms = {
-            "vertex": self.vertices,
-            "edge": self.edges,
-            "transition": self.transitions,
-            "edge_transition": self.edge_transitions,
+        terms: dict[str, Callable[[], Tensor]] = {
+            "vertex": lambda: self.vertices(student, teacher),
+            "edge": lambda: self.edges(pair, student, teacher),
+            "transition": lambda: self.transitions(student, teacher),
+            "edge_transition": lambda: self.edge_transitions(pair, student, teacher),
         }
-        return {name: terms[name](student, teacher) for name, weight in self.term_weights.items() if weight > 0}
+        return {name: terms[name]() for name, weight in self.term_weights.items() if weight > 0}
 
     def vertices(self, student: Output, teacher: Output) -> Tensor:
         """Return the difference of the logits by the form's criterion, a scalar without its weight."""
         s, t = (at_least_float32(logits) for logits in logits_of(student, teacher, "IRG"))
         return FORMS[self.form].criterion(s, t)
 
-    def edges(self, student: Output, teacher: Output) -> Tensor:
+    def edges(self, pair: Pair, student: Output, teacher: Output) -> Tensor:
         """Return the difference of the graphs of all levels, a scalar without its weight."""
-        pair = self.pair(student, teacher)
         s = self._lower(student)
         t = self._lower(teacher) if self.layers == "one-to-one" else [pair["teacher"].x] * len(s)
         lower = [self._on_edges(pair, *level) for level in zip(s, t, strict=True)]
@@ -173,16 +172,15 @@ class IRG(Relational):
         s, t = (transition(*stage_maps(output, "IRG", least=2)[-2:]) for output in (student, teacher))
         return FORMS[self.form].compare(s, t)
 
-    def edge_transitions(self, student: Output, teacher: Output) -> Tensor:
+    def edge_transitions(self, pair: Pair, student: Output, teacher: Output) -> Tensor:
         """Return the squared difference of how much the edges change between the last two stage maps, unweighted."""
-        pair = self.pair(student, teacher)
         levels = (
             (stage.flatten(1) for stage in stage_maps(output, "IRG", least=2)[-2:]) for output in (student, teacher)
         )
         s, t = (self._on_edges(pair, *both) for both in levels)  # Theta = criterion(A_1, A_2) of each network
         return (s - t).square()
 
-    def _on_edges(self, pair: "HeteroData", one: Tensor, other: Tensor) -> Tensor:
+    def _on_edges(self, pair: Pair, one: Tensor, other: Tensor) -> Tensor:
         """Return the relation of other nodes `(N, D)` on the edges of a pair, in its form: a scalar."""
         build = replace(self.builder, topology=topology_of(pair), form=pair.form)
         return FORMS[self.form].of_pair(build(one, other))

@@ -1,11 +1,9 @@
 """Knowledge distillation of logits (Hinton, Vinyals, Dean, 2015, arXiv 1503.02531)."""
 
-from torch import Tensor
 from torch.nn.functional import kl_div
 
 from relgraph.graph.kernels import at_least_float32
-from relgraph.methods.base import Batch, Method, Output, logits_of
-from relgraph.methods.options import option
+from relgraph.methods.base import Batch, Method, Output, Terms, logits_of, option
 
 
 class KD(Method):
@@ -19,6 +17,11 @@ class KD(Method):
     the weight 1. A mean over all elements, found in some codes, is smaller by the number of classes. The teacher's
     logits are those of its linear head, as in the code of EGA, where RepDistiller has its own classifier.
 
+    Paper: Distilling the Knowledge in a Neural Network (Hinton, Vinyals, Dean, 2015, arXiv 1503.02531)
+    Differs: the benchmark code weighs it 0.9 beside a cross-entropy of 0.1 (--method 0.9*kd --gamma 0.1); the
+        teacher's logits are those of its linear head here and in EGA's code, of its own classifier in RepDistiller
+    Criterion: KL T^2
+
     Args:
         temperature: T > 0.
 
@@ -31,18 +34,12 @@ class KD(Method):
     0.1201
     """
 
-    paper = "Distilling the Knowledge in a Neural Network (Hinton, Vinyals, Dean, 2015, arXiv 1503.02531)"
-    criterion = "KL T^2"
     pointwise = True
-    differs = (
-        "the benchmark code weighs it 0.9 beside a cross-entropy of 0.1 (--method 0.9*kd --gamma 0.1); the teacher's "
-        "logits are those of its linear head here and in EGA's code, of its own classifier in RepDistiller"
-    )
     reads = ("logits",)
 
     temperature: float = option(default=4.0, above=0)
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `kd`."""
         s, t = ((at_least_float32(z) / self.temperature).log_softmax(-1) for z in logits_of(student, teacher, "KD"))
         return {"kd": self.temperature**2 * kl_div(s, t, reduction="batchmean", log_target=True)}

@@ -1,11 +1,8 @@
 """Momentum contrast's loss, with the teacher as key encoder (He, Fan, Wu, Xie, Girshick, 2019, arXiv 1911.05722)."""
 
-from torch import Tensor
-
 from relgraph.graph.contrast import queue_contrast
-from relgraph.methods.base import Batch, Output
+from relgraph.methods.base import Batch, Output, Terms, option
 from relgraph.methods.contrastive import Queued
-from relgraph.methods.options import option
 
 
 class MoCo(Queued):
@@ -28,6 +25,11 @@ class MoCo(Queued):
     has 0.07 and one layer. The code's K is a multiple of the batch; here any K will do. To train a teacher by MoCo
     itself, see `relgraph pretrain`.
 
+    Paper: Momentum Contrast for Unsupervised Visual Representation Learning (He, Fan, Wu, Xie, Girshick, 2019,
+        arXiv 1911.05722)
+    Differs: the key encoder is the teacher, which sees the student's view, not a running mean of the student with a
+        view of its own; tau and head as in MoCo v2
+
     Args:
         student_width: Width of the student's nodes; without it there is no head.
         teacher_width: Width of the teacher's nodes, D_t.
@@ -47,17 +49,8 @@ class MoCo(Queued):
     True
     """
 
-    paper = (
-        "Momentum Contrast for Unsupervised Visual Representation Learning (He, Fan, Wu, Xie, Girshick, 2019, "
-        "arXiv 1911.05722)"
-    )
-    differs = (
-        "the key encoder is the teacher, which sees the student's view, not a running mean of the student with a view "
-        "of its own; tau and head as in MoCo v2"
-    )
-
     tau: float = option(default=0.2, above=0, kw_only=True)
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `moco`."""
         return {"moco": queue_contrast(*self.vectors(student, teacher), self.memory.keys, self.tau)}

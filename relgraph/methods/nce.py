@@ -1,21 +1,17 @@
 """Noise-contrastive estimation on labels, across the networks (as in the code of EGA, arXiv 2211.13264)."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.blocks import sum_of_blocks
 from relgraph.graph.kernels import cosine, own_places
-from relgraph.graph.pair import MATCHES, PairBuilder, has_weights, topology_of, weights
+from relgraph.graph.pair import MATCHES, Pair, PairBuilder, has_weights, topology_of, weights
 from relgraph.graph.scales import softmax
 from relgraph.graph.topology import ALL_PAIRS, Edges, Topology
-from relgraph.methods.base import Batch, Output, Part, labels_of
-from relgraph.methods.options import option
+from relgraph.methods.base import Batch, Output, Part, Terms, labels_of, option
 from relgraph.methods.relational import Relational
-
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
 
 
 class NCE(Relational):
@@ -33,6 +29,13 @@ class NCE(Relational):
     Paper, official code and this one: the loss is the one called NCE in EGA's table, from Compositional Contrastive
     Learning (Chen et al., CVPR 2021, arXiv 2104.10955), which sums it over both directions; EGA's code, and this one,
     have student anchors only. Where the batch has no image of another class the code gives NaN; here that mean is 0.
+
+    Paper: NCE on labels (Chen et al., CVPR 2021, arXiv 2104.10955; as in EGA's code)
+    Differs: the original sums both directions, EGA's code and this one have student anchors; images without label
+        are classes of their own
+    Kernel: cosine
+    Topology: across
+    Criterion: NCE
 
     Args:
         tau: Temperature > 0.
@@ -52,15 +55,7 @@ class NCE(Relational):
     True
     """
 
-    paper = "NCE on labels (Chen et al., CVPR 2021, arXiv 2104.10955; as in EGA's code)"
-    kernel = "cosine"
-    topology = "across"
-    criterion = "NCE"
     beside_nodes: ClassVar[tuple[str, ...]] = ("labels",)
-    differs = (
-        "the original sums both directions, EGA's code and this one have student anchors; images without label are "
-        "classes of their own"
-    )
 
     tau: float = option(default=0.1, above=0)
     nodes: Part = option(default="embedding", kw_only=True)
@@ -69,9 +64,7 @@ class NCE(Relational):
         """Return the builder of the cross graph; each student node's own counterpart is among its candidates."""
         return PairBuilder(self.rule, cosine, match=True, forms=("matrix", "blocked"))
 
-    def compare_pair(
-        self, pair: "HeteroData", student: Output, teacher: Output, batch: Batch | None
-    ) -> dict[str, Tensor]:
+    def compare_pair(self, pair: Pair, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `nce`."""
         labels, count = labels_of(batch, type(self).__name__), len(pair["student"].x)
         if labels.shape != (count,):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from relgraph.graph.kernels import cosine
-from relgraph.methods.base import Batch, Method, Output
+from relgraph.methods.base import Batch, Method, Output, Terms
 from relgraph.methods.stages import map_pairs, same_size
 
 
@@ -27,6 +27,13 @@ class NST(Method):
     position by position and then sums them; here they are one matrix product, which is the same number. It pairs
     stages from the front: the same where their numbers are equal.
 
+    Paper: Like What You Like: Knowledge Distill via Neuron Selectivity Transfer (Huang, Wang, 2017, arXiv
+        1707.01219)
+    Differs: the polynomial kernel of the paper's three, as in the benchmark code
+    Kernel: cosine squared
+    Topology: channels
+    Criterion: MMD
+
     Raises:
         RelgraphError: if a network hands on fewer than two maps, or they are not of the same images.
 
@@ -35,18 +42,11 @@ class NST(Method):
     tensor(0.5000)
     """
 
-    paper = (
-        "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer (Huang, Wang, 2017, arXiv 1707.01219)"
-    )
     weight = 50.0
-    kernel = "cosine squared"
-    topology = "channels"
-    criterion = "MMD"
     pointwise = True
-    differs = "the polynomial kernel of the paper's three, as in the benchmark code"
     reads = ("maps",)
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `nst`."""
         losses = [selectivity_loss(*pair) for pair in map_pairs(student, teacher, "NST")[1:]]
         return {"nst": torch.stack(losses).sum()}

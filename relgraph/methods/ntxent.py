@@ -1,11 +1,8 @@
 """NT-Xent, the loss of SimCLR (Chen, Kornblith, Norouzi, Hinton, ICML 2020, arXiv 2002.05709), over two networks."""
 
-from torch import Tensor
-
 from relgraph.graph.contrast import view_contrast
-from relgraph.methods.base import Batch, Output
+from relgraph.methods.base import Batch, Output, Terms, option
 from relgraph.methods.contrastive import Contrastive
-from relgraph.methods.options import option
 
 
 class NTXent(Contrastive):
@@ -25,6 +22,12 @@ class NTXent(Contrastive):
     that is none of its own keys are as there. 0.5 is the temperature of its experiments on CIFAR-10, and a common
     default. To train a teacher by SimCLR itself, see `relgraph pretrain`.
 
+    Paper: A Simple Framework for Contrastive Learning of Visual Representations (Chen, Kornblith, Norouzi, Hinton,
+        ICML 2020, arXiv 2002.05709)
+    Differs: the two vectors of an image are those of student and teacher, not two views' of one network; dense
+        alone
+    Topology: all pairs, across and within
+
     Args:
         student_width: Width of the student's nodes; without it there is no head.
         teacher_width: Width of the teacher's nodes.
@@ -40,15 +43,8 @@ class NTXent(Contrastive):
     True
     """
 
-    paper = (
-        "A Simple Framework for Contrastive Learning of Visual Representations (Chen, Kornblith, Norouzi, Hinton, ICML "
-        "2020, arXiv 2002.05709)"
-    )
-    topology = "all pairs, across and within"
-    differs = "the two vectors of an image are those of student and teacher, not two views' of one network; dense alone"
-
     tau: float = option(default=0.5, above=0, kw_only=True)
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `ntxent`."""
         return {"ntxent": view_contrast(*self.vectors(student, teacher), self.tau)}

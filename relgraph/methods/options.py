@@ -4,8 +4,10 @@ The command line, YAML, Python and `relgraph methods` read the same ones.
 """
 
 import math
+import operator
 import re
-from dataclasses import MISSING, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import field, fields
 from functools import lru_cache
 from inspect import cleandoc
 from types import UnionType
@@ -13,54 +15,30 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 
 from relgraph.errors import RelgraphError, unknown
 
-
-class Range(NamedTuple):
-    """Where a number must lie; a bound that is not given does not count."""
-
-    above: float | None = None
-    least: float | None = None
-    below: float | None = None
-    most: float | None = None
-
-    def holds(self, value: float) -> bool:
-        """Return whether a number lies there; NaN does nowhere that has a bound."""
-        return (
-            (self.above is None or value > self.above)
-            and (self.least is None or value >= self.least)
-            and (self.below is None or value < self.below)
-            and (self.most is None or value <= self.most)
-        )
-
-    def __str__(self) -> str:
-        above = None if self.above is None else "positive" if self.above == 0 else f"above {self.above}"
-        least = None if self.least is None else f"at least {self.least}"
-        below = None if self.below is None else "finite" if self.below == math.inf else f"below {self.below}"
-        most = None if self.most is None else f"at most {self.most}"
-        return " and ".join(words for words in (above, least, below, most) if words is not None)
+Bounds = Mapping[str, float]
+FACT = r"^(Paper|Differs|Kernel|Topology|Criterion): (.+(?:\n    .+)*)"
+BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
+    "above": (operator.gt, "above"),
+    "least": (operator.ge, "at least"),
+    "below": (operator.lt, "below"),
+    "most": (operator.le, "at most"),
+}
 
 
-def option(
-    *,
-    default: Any,
-    above: float | None = None,
-    least: float | None = None,
-    below: float | None = None,
-    most: float | None = None,
-    kw_only: bool = False,
-) -> Any:
+def option(*, default: Any, kw_only: bool = False, **bounds: float) -> Any:
     """Return the field of a method's option: its published default, and the range of a number.
 
-    Its type is the field's annotation: int, float, bool, str, a `Literal` of words, or one of these or `None`. Its help
-    stands under `Args` in the docstring of the class.
+    Its type is the field's annotation: int, float, bool, str, a `Literal` of words, or one of these or `None`; its
+    range is given by `above`, `least`, `below` and `most`. Its help stands under `Args` in the docstring of the class.
 
     >>> from relgraph.methods import Method
     >>> class Halved(Method):
-    ...     tau: float = option(default=0.5, above=0)
+    ...     tau: float = option(default=0.5, above=0, most=1)
     >>> Halved(tau=-1)
     Traceback (most recent call last):
-    relgraph.errors.RelgraphError: tau must be positive, got -1
+    relgraph.errors.RelgraphError: tau must be above 0 and at most 1, got -1
     """
-    return field(default=default, kw_only=kw_only, metadata={"range": Range(above, least, below, most)})
+    return field(default=default, kw_only=kw_only, metadata={"bounds": bounds})
 
 
 class Option(NamedTuple):
@@ -70,14 +48,14 @@ class Option(NamedTuple):
         name: Its name.
         kinds: The types of its values, a `Literal` among them.
         default: The published default.
-        range: Where a number must lie.
-        help: What its class's docstring says of it.
+        bounds: Where a number must lie, by names of `BOUNDS`.
+        help: Its description in its class's docstring.
     """
 
     name: str
     kinds: tuple[Any, ...]
     default: Any
-    range: Range
+    bounds: Bounds
     help: str
 
     def check(self, value: Any) -> None:
@@ -91,8 +69,13 @@ class Option(NamedTuple):
         if isinstance(value, str):
             if words and str not in self.kinds and value not in words:
                 raise unknown(self.name, value, words)
-        elif not self.range.holds(value):
+        elif not all(BOUNDS[name][0](value, bound) for name, bound in self.bounds.items()):  # NaN is in no range
             raise RelgraphError(f"{self.name} must be {self.range}, got {value}")
+
+    @property
+    def range(self) -> str:
+        """The bounds in words; empty if there are none."""
+        return " and ".join(f"{BOUNDS[name][1]} {bound:g}" for name, bound in self.bounds.items())
 
     def read(self, text: str, owner: str) -> Any:
         """Return the value that a text spells.
@@ -125,8 +108,8 @@ def options_of(cls: type) -> dict[str, Option]:
     """Return the options of a method's class by name.
 
     >>> from relgraph.methods import KD
-    >>> options_of(KD)["temperature"].default, str(options_of(KD)["temperature"].range)
-    (4.0, 'positive')
+    >>> options_of(KD)["temperature"].default, options_of(KD)["temperature"].range
+    (4.0, 'above 0')
     """
     return _read_options(cls)
 
@@ -136,11 +119,10 @@ def _read_options(cls: type) -> dict[str, Option]:
     hints = get_type_hints(cls)
     found = {}
     for item in fields(cls):
-        if item.init and "range" in item.metadata:
+        if item.init and "bounds" in item.metadata:
             hint = hints[item.name]
             kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-            default = None if item.default is MISSING else item.default
-            found[item.name] = Option(item.name, kinds, default, item.metadata["range"], _help(cls, item.name))
+            found[item.name] = Option(item.name, kinds, item.default, item.metadata["bounds"], _help(cls, item.name))
     return found
 
 
@@ -152,3 +134,17 @@ def _help(cls: type, name: str) -> str:
         if match and not match[1].startswith("See `"):
             return " ".join(match[1].split())
     return ""
+
+
+def facts_of(cls: type) -> dict[str, str]:
+    """Return what a method's docstring has in one line each: its `Paper`, where it `Differs`, and its parts in words.
+
+    >>> from relgraph.methods import KD
+    >>> facts_of(KD)["Criterion"]
+    'KL T^2'
+    """
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        for key, text in re.findall(FACT, cleandoc(base.__doc__ or ""), re.MULTILINE):
+            found[key] = " ".join(text.split())
+    return found

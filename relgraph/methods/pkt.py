@@ -33,6 +33,11 @@ class PKT(Relational):
     meant, hence the benchmark's weight of 30,000; its label term, which no benchmark uses, is not here. EGA's code
     reads the projected embeddings with weight 1 (`nodes="embedding"`).
 
+    Paper: Learning Deep Representations with Probabilistic Knowledge Transfer (Passalis, Tefas, ECCV 2018, arXiv
+        1803.10837)
+    Differs: the code, as here, keeps the image itself in its distribution and divides by N^2, hence the weight
+    Topology: all pairs
+
     Args:
         graph: See `Relational`.
         k: See `Relational`.
@@ -50,13 +55,7 @@ class PKT(Relational):
     True
     """
 
-    paper = (
-        "Learning Deep Representations with Probabilistic Knowledge Transfer (Passalis, Tefas, ECCV 2018, arXiv "
-        "1803.10837)"
-    )
     weight = 30000.0
-    topology = "all pairs"
-    differs = "the code, as here, keeps the image itself in its distribution and divides by N^2, hence the weight"
 
     def make_relation(self) -> Relation:
         """Return the relation of probabilities."""

@@ -2,22 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.forms import Form, check_form
 from relgraph.graph.kernels import pearson
-from relgraph.graph.pair import PairBuilder, graph_pair
+from relgraph.graph.pair import Pair, PairBuilder, graph_pair
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Chooser, Graph, make_rule
-from relgraph.methods.base import Batch, Method, Output, Part, RunFacts, chosen_nodes, nodes_of
-from relgraph.methods.options import option
-
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
+from relgraph.methods.base import Batch, Method, Output, Part, RunFacts, Terms, chosen_nodes, nodes_of, option
 
 
 class Relational(Method):
@@ -98,17 +94,15 @@ class Relational(Method):
         pair = graph_pair(s, t, topology=self.rule, refinement=self.refinement, match=False)
         return pair["student"].refined, pair["teacher"].refined
 
-    def pair(self, student: Output, teacher: Output) -> "HeteroData":
-        """Return the graph pair of a batch, which is what the loss reads; see `relgraph.graph_pair`."""
+    def pair(self, student: Output, teacher: Output) -> Pair | None:
+        """Return the graph pair of a batch that the loss reads, if it reads one; see `relgraph.graph_pair`."""
         return self.builder(*self.vectors(student, teacher))
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return the terms of a batch: its outputs become a graph pair, which is compared."""
         return self.compare_pair(self.pair(student, teacher), student, teacher, batch)
 
-    def compare_pair(
-        self, pair: "HeteroData", student: Output, teacher: Output, batch: Batch | None
-    ) -> dict[str, Tensor]:
+    def compare_pair(self, pair: Pair, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return the terms without their weights; the one relation's is called after the method."""
         if self.relation is None:
             raise NotImplementedError
@@ -116,7 +110,7 @@ class Relational(Method):
 
     def teacher_terms(
         self, student: Output, teacher: Output, batch: Batch, cross_entropy: Callable[[Output], Tensor]
-    ) -> dict[str, Tensor]:
+    ) -> Terms:
         """Return the teacher's cross-entropy on its refined nodes, `refined`, if that refinement learns."""
         if self.refinement is None or not self.refinement.learns:
             return {}

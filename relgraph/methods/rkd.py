@@ -1,22 +1,14 @@
 """Relational knowledge distillation (Park, Kim, Lu, Cho, CVPR 2019, arXiv 1904.05068)."""
 
-from typing import TYPE_CHECKING
-
-from torch import Tensor
-
 from relgraph.errors import RelgraphError
 from relgraph.graph.angles import related_angles
 from relgraph.graph.criteria import huber
 from relgraph.graph.kernels import cosine, euclidean
-from relgraph.graph.pair import topology_of
+from relgraph.graph.pair import Pair, topology_of
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_mean
-from relgraph.methods.base import Batch, Output
-from relgraph.methods.options import option
+from relgraph.methods.base import Batch, Output, Terms, option
 from relgraph.methods.relational import Relational
-
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
 
 
 class RKD(Relational):
@@ -45,6 +37,10 @@ class RKD(Relational):
     (RepDistiller); the authors' metric learning has 1 and 2, on embeddings of which the student's are not of unit
     length (`nodes="embedding"`). Sparse graphs are ours.
 
+    Paper: Relational Knowledge Distillation (Park, Kim, Lu, Cho, CVPR 2019, arXiv 1904.05068)
+    Differs: the paper sums over pairs and triplets; the code, and this one, take means, zeros included
+    Topology: all pairs; triplets
+
     Args:
         distance_weight: Weight of the distances.
         angle_weight: Weight of the angles; 0 leaves them out.
@@ -65,10 +61,6 @@ class RKD(Relational):
     (True, True)
     """
 
-    paper = "Relational Knowledge Distillation (Park, Kim, Lu, Cho, CVPR 2019, arXiv 1904.05068)"
-    topology = "all pairs; triplets"
-    differs = "the paper sums over pairs and triplets; the code, and this one, take means, zeros included"
-
     distance_weight: float = option(default=25.0, least=0)
     angle_weight: float = option(default=50.0, least=0)
 
@@ -88,13 +80,10 @@ class RKD(Relational):
         """Return the relation of the distances; angles are compared in blocks in every form."""
         return Relation(euclidean, scale=by_mean, criterion=huber)
 
-    def compare_pair(
-        self, pair: "HeteroData", student: Output, teacher: Output, batch: Batch | None
-    ) -> dict[str, Tensor]:
+    def compare_pair(self, pair: Pair, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `distance` and, unless its weight is 0, `angle`."""
         assert self.relation is not None
         terms = {"distance": self.relation.of_pair(pair)}
         if self.angle_weight > 0:
-            table = topology_of(pair).table(self.builder.topology.degree)
-            terms["angle"] = related_angles(self.angle, pair["student"].x, pair["teacher"].x, table)
+            terms["angle"] = related_angles(self.angle, pair["student"].x, pair["teacher"].x, topology_of(pair))
         return terms

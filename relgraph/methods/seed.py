@@ -7,9 +7,8 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.contrast import soft_queue_contrast
 from relgraph.graph.kernels import cosine
 from relgraph.graph.memory import Queue
-from relgraph.methods.base import Batch, Output, Views, as_output
+from relgraph.methods.base import Batch, Output, Terms, Views, as_output, option
 from relgraph.methods.contrastive import Queued
-from relgraph.methods.options import option
 
 
 class SEED(Queued):
@@ -42,6 +41,12 @@ class SEED(Queued):
     divisible by the batch; here any K will do. Its small-patch variant has six patches and adds both losses, as here.
     The code makes matrices `(N, 1 + K)`; here the queue is read in blocks, and the loss can be differentiated once.
 
+    Paper: SEED: Self-supervised Distillation for Visual Representation (Fang, Wang, Wang, Zhang, Yang, Liu, ICLR
+        2021, arXiv 2101.04731)
+    Differs: at the official code's teacher temperature, 1e-4, the target is one-hot on the own vector, which is
+        MoCo's InfoNCE with the teacher's keys; it is soft from about 0.01 on, said to be the paper's
+    Criterion: soft cross-entropy of softmax
+
     Args:
         student_width: Width of the student's nodes; without it there is no head.
         teacher_width: Width of the teacher's nodes, D_t.
@@ -64,16 +69,6 @@ class SEED(Queued):
     (3, ['seed'])
     """
 
-    paper = (
-        "SEED: Self-supervised Distillation for Visual Representation (Fang, Wang, Wang, Zhang, Yang, Liu, ICLR 2021, "
-        "arXiv 2101.04731)"
-    )
-    criterion = "soft cross-entropy of softmax"
-    differs = (
-        "at the official code's teacher temperature, 1e-4, the target is one-hot on the own vector, which is MoCo's "
-        "InfoNCE with the teacher's keys; it is soft from about 0.01 on, said to be the paper's"
-    )
-
     tau: float = option(default=0.2, above=0, kw_only=True)
     teacher_tau: float = option(default=1e-4, above=0, kw_only=True)
     patches: int = option(default=0, least=0, kw_only=True)
@@ -84,7 +79,7 @@ class SEED(Queued):
         self.views = Views("patches", self.patches) if self.patches else None
         self.patch_memory = self.make_queue(self.queue) if self.patches else None
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `seed` and, if there are patches, `seed_patches`."""
         s, t = self.vectors(student, teacher)
         terms = {"seed": self._contrast(s, t, self.memory)}

@@ -4,8 +4,7 @@ from relgraph.graph.criteria import mean_square
 from relgraph.graph.kernels import Kernel, dot, identity
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_anchor_norm
-from relgraph.methods.base import Part
-from relgraph.methods.options import option
+from relgraph.methods.base import Part, option
 from relgraph.methods.relational import Relational
 
 # Unit rows of G do not change with a factor of all nodes, but squares of its numbers overflow, or vanish, without it.
@@ -26,6 +25,10 @@ class SP(Relational):
     and not normalised, as here by default (`nodes="map"`); bare vectors are read with `nodes="feature"`. A known
     third-party version divides rows by their sum of magnitudes instead. The weight 3000 is the authors'.
 
+    Paper: Similarity-Preserving Knowledge Distillation (Tung, Mori, ICCV 2019, arXiv 1907.09682)
+    Differs: the paper sums over pairs of layers; the code, and this one, read the last stage map
+    Topology: all pairs
+
     Args:
         graph: See `Relational`.
         k: See `Relational`.
@@ -44,10 +47,7 @@ class SP(Relational):
     0.2929
     """
 
-    paper = "Similarity-Preserving Knowledge Distillation (Tung, Mori, ICCV 2019, arXiv 1907.09682)"
     weight = 3000.0
-    topology = "all pairs"
-    differs = "the paper sums over pairs of layers; the code, and this one, read the last stage map"
 
     nodes: Part = option(default="map", kw_only=True)
 

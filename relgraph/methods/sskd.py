@@ -11,8 +11,7 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.contrast import batch_contrast
 from relgraph.graph.kernels import at_least_float32, cosine
 from relgraph.graph.pair import check_nodes
-from relgraph.methods.base import Batch, Method, Output, RunFacts, Views, labels_of, logits_of, nodes_of
-from relgraph.methods.options import option
+from relgraph.methods.base import Batch, Method, Output, RunFacts, Terms, Views, labels_of, logits_of, nodes_of, option
 from relgraph.networks.heads import Projector
 
 Transformations = Literal["rotations", "all"]
@@ -47,6 +46,13 @@ class SSKD(Method):
     of 0.1. Images without label are ours: there the class is the one that the teacher gives the image itself. The
     given label counts as it is, also where it is wrong.
 
+    Paper: Knowledge Distillation Meets Self-Supervision (Xu, Liu, Li, Loy, ECCV 2020, arXiv 2006.07114)
+    Differs: rotations only by default and a mean of KL, as in the code, where the paper has four transformations
+        and a summed cross-entropy; equal ranks at the boundary are chosen in order; images without label are ours
+    Kernel: cosine
+    Topology: views to images
+    Criterion: KL T^2
+
     Args:
         student_width: Width of the student's feature.
         teacher_width: Width of the teacher's feature.
@@ -76,15 +82,7 @@ class SSKD(Method):
     ['kd', 'self_supervision', 'transformed']
     """
 
-    paper = "Knowledge Distillation Meets Self-Supervision (Xu, Liu, Li, Loy, ECCV 2020, arXiv 2006.07114)"
     gamma = 0.1
-    kernel = "cosine"
-    topology = "views to images"
-    criterion = "KL T^2"
-    differs = (
-        "rotations only by default and a mean of KL, as in the code, where the paper has four transformations and a "
-        "summed cross-entropy; equal ranks at the boundary are chosen in order; images without label are ours"
-    )
     reads = ("feature", "logits", "labels")
 
     student_width: int
@@ -125,7 +123,7 @@ class SSKD(Method):
         self.ss_head.eval()
         return self
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `kd`, `transformed` and `self_supervision`."""
         s, t = logits_of(student, teacher, "SSKD")
         labels = labels_of(batch, "SSKD")

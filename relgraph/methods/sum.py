@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.methods.base import Batch, Method, Output, Views
+from relgraph.methods.base import Batch, Method, Output, Terms, Views
 
 
 class Sum(Method):
@@ -47,11 +47,11 @@ class Sum(Method):
         """Return the methods by their names."""
         return [(name, method) for name, method in self.parts.items() if isinstance(method, Method)]
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return the terms of all methods, with their weights."""
         return self.joined({name: method.terms(student, teacher, batch) for name, method in self.each()})
 
-    def joined(self, found: Mapping[str, Mapping[str, Tensor]], *, weighted: bool = True) -> dict[str, Tensor]:
+    def joined(self, found: Mapping[str, Mapping[str, Tensor]], *, weighted: bool = True) -> Terms:
         """Return the terms of the methods by name as those of the sum, with the methods' weights or without."""
         return {
             self._called(name, term): self.weights[name] * value if weighted else value
@@ -61,7 +61,7 @@ class Sum(Method):
 
     def teacher_terms(
         self, student: Output, teacher: Output, batch: Batch, cross_entropy: Callable[[Output], Tensor]
-    ) -> dict[str, Tensor]:
+    ) -> Terms:
         """Return what trains the methods' sides of the teacher; their weights do not matter there."""
         found = {name: method.teacher_terms(student, teacher, batch, cross_entropy) for name, method in self.each()}
         return self.joined(found, weighted=False)

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from relgraph.graph.kernels import at_least_float32
-from relgraph.methods.base import Batch, Output
-from relgraph.methods.options import option
+from relgraph.methods.base import Batch, Output, Terms, option
 from relgraph.methods.stages import StageMethod, check_channels, check_stages, map_pairs, paired, same_size, through
 
 # The least variance, as in the code: a channel that is predicted exactly would else have an infinite likelihood.
@@ -30,6 +29,11 @@ class VID(StageMethod):
     Paper, official code and this one: the paper sums the log-likelihood over all numbers of a map, the benchmark code
     (RepDistiller) averages, as here. The code pairs stages from the front: the same where their numbers are equal.
 
+    Paper: Variational Information Distillation for Knowledge Transfer (Ahn, Hu, Damianou, Lawrence, Dai, CVPR 2019,
+        arXiv 1904.05835)
+    Differs: the log-likelihood is summed over a map in the paper, averaged in the code and here
+    Criterion: likelihood
+
     Args:
         student_maps: Shapes (C, H, W) of the student's maps, the stem's first.
         teacher_maps: Those of the teacher.
@@ -45,13 +49,7 @@ class VID(StageMethod):
     ['(4,)', '(6,)']
     """
 
-    paper = (
-        "Variational Information Distillation for Knowledge Transfer (Ahn, Hu, Damianou, Lawrence, Dai, CVPR 2019, "
-        "arXiv 1904.05835)"
-    )
-    criterion = "likelihood"
     pointwise = True
-    differs = "the log-likelihood is summed over a map in the paper, averaged in the code and here"
 
     init_variance: float = option(default=5.0, above=FLOOR, below=math.inf)
 
@@ -65,7 +63,7 @@ class VID(StageMethod):
         raw = above + math.log(-math.expm1(-above))  # softplus(raw) is what is above the floor
         self.raw_variances = nn.ParameterList(nn.Parameter(torch.full((t[0],), raw)) for _, t in self.built)
 
-    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `vid`."""
         pairs = map_pairs(student, teacher, "VID")[1:]
         check_channels("VID", self.built, pairs)

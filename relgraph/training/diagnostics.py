@@ -5,7 +5,6 @@ correlation. Of more nodes than a matrix is made for, the first ones are.
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,15 +12,12 @@ from torch import Tensor
 from relgraph.graph.diagnostics import diagnose
 from relgraph.graph.forms import LARGEST_MATRIX
 from relgraph.graph.kernels import Kernel, cosine, pearson
-from relgraph.graph.pair import graph_pair
+from relgraph.graph.pair import Pair, graph_pair
 from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.methods import Method, Output
 from relgraph.methods.contrastive import Contrastive
 from relgraph.methods.relational import Relational
-from relgraph.training.spread import Spread, gathered
-
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
+from relgraph.training.spread import Pairs, Spread, gathered
 
 NEIGHBOURS = 8
 # Nodes that are measured where there are too many for a matrix.
@@ -49,19 +45,22 @@ class Diagnostics:
         return self if self.every > 0 and self.step % self.every == 0 else None
 
     @torch.no_grad()
-    def add(self, spread: Spread, student: Output, teacher: Output, labels: Tensor) -> None:
-        """Measure the graphs of a step: those of the rows that the method relates."""
-        outputs = student, teacher
-        if not spread.local:
-            reads = spread.method.reads
-            outputs = gathered(student, reads, self.processes), gathered(teacher, reads, self.processes)
-            labels = self.processes.gather(labels)
-        if len(labels) < 2:
-            return
-        if len(labels) ** 2 > LARGEST_MATRIX:
-            outputs, labels = (_first(outputs[0]), _first(outputs[1])), labels[:SAMPLE]
-        self.steps.append(self.step)
-        self.found.append(diagnose(*measured_pair(spread.each(), *outputs), self.k, labels))
+    def add(self, spread: Spread, pairs: Pairs, student: Output, teacher: Output, labels: Tensor) -> None:
+        """Measure the graphs of a step: the first pair that the loss read, if it has weights, or one made for it."""
+        if pairs and pairs[0][0].form == "matrix":
+            pair, kernel = pairs[0]
+        else:
+            outputs = [student, teacher]
+            if not spread.local:
+                outputs = [gathered(output, spread.method.reads, self.processes) for output in outputs]
+            if len(outputs[0].embedding) ** 2 > LARGEST_MATRIX:
+                outputs = [_first(output) for output in outputs]
+            pair, kernel = measured_pair(spread.each(), *outputs)
+        count = len(pair["student"].x)
+        labels = (labels if spread.local else self.processes.gather(labels))[:count]
+        if count > 1:
+            self.steps.append(self.step)
+            self.found.append(diagnose(pair, kernel, self.k, labels))
 
     def read(self) -> list[dict[str, float]]:
         """Return a row for each measured step: its `step` in the epoch, counted from 0, and the measures it has."""
@@ -84,7 +83,7 @@ class Diagnostics:
         return {name: total / count for name, (total, count) in zip(sums, pairs, strict=True) if count}
 
 
-def measured_pair(methods: "list[tuple[str, Method]]", student: Output, teacher: Output) -> "tuple[HeteroData, Kernel]":
+def measured_pair(methods: list[tuple[str, Method]], student: Output, teacher: Output) -> tuple[Pair, Kernel]:
     """Return the pair of the first method that has graphs of the batch, with all its weights, and its kernel."""
     for _, method in methods:
         if isinstance(method, Relational):

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from relgraph.graph.kernels import pearson
 from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.methods import KD, Batch, Method, Output
+from relgraph.methods.base import Terms
 from relgraph.networks.heads import Head
 from relgraph.networks.teachers import Features
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.inputs import StepInputs
-from relgraph.training.spread import Spread, labelled_cross_entropy
+from relgraph.training.spread import Pairs, Spread, labelled_cross_entropy
 from relgraph.training.student import Student
 
 Stage = Literal["method", "labels", "both"]
@@ -29,16 +30,16 @@ class Losses(NamedTuple):
         terms: The student's weighted terms by name; their sum is what the student minimises.
         student: The student's outputs, without its stage maps and without gradient.
         teacher: Those of the teacher and its head, if there is a teacher, without its stage maps.
-        degenerate: Number of nodes without variance on both sides, which relate to nothing; a share, as the terms.
+        degenerate: Number of nodes on both sides that relate to nothing; a share, as the terms.
         teacher_terms: What the teacher's side learns from, its head's cross-entropy as `teacher_head`: no parameter
             receives gradient from these and from those of the student.
     """
 
-    terms: dict[str, Tensor]
+    terms: Terms
     student: Output
     teacher: Output | None
     degenerate: Tensor
-    teacher_terms: dict[str, Tensor]
+    teacher_terms: Terms
 
     @property
     def total(self) -> Tensor:
@@ -94,20 +95,17 @@ class Distiller(nn.Module):
         # Without gradient: DDP waits for the gradient of everything that leads to what leaves it.
         kept, batch = student._replace(maps=()).detach(), inputs.batch
         if self.teacher_head is None or inputs.teacher is None:
-            return Losses(self._student_terms(student, None, batch, stage), kept, None, self._degenerate(student), {})
+            terms, pairs = self._student_terms(student, None, batch, stage)
+            return Losses(terms, kept, None, self._degenerate([], student), {})
         teacher = self._with_head(self.teacher_head, inputs.teacher)
         if inputs.extra_teacher is not None:
             teacher = teacher._replace(extra=self._with_head(self.teacher_head, inputs.extra_teacher)._replace(maps=()))
-        terms = self._student_terms(student, teacher, batch, stage)
+        fixed = teacher.detach()
+        terms, pairs = self._student_terms(student, fixed, batch, stage)
         if diagnostics is not None and self.spread is not None and stage != "labels":
-            diagnostics.add(self.spread, student.detach(), teacher.detach(), batch.labels)
-        return Losses(
-            terms,
-            kept,
-            teacher._replace(maps=()).detach(),
-            self._degenerate(student) + self._degenerate(teacher),
-            self._teacher_terms(student, teacher, batch),
-        )
+            diagnostics.add(self.spread, pairs, student, fixed, batch.labels)
+        degenerate = self._degenerate(pairs, student, fixed)
+        return Losses(terms, kept, fixed._replace(maps=()), degenerate, self._teacher_terms(student, teacher, batch))
 
     def spread_over(self, processes: ProcessGroup, *, local: bool = False) -> None:
         """Let the batch be spread over processes; with `local` the method relates those of one process alone."""
@@ -131,7 +129,9 @@ class Distiller(nn.Module):
         embedding, logits = head(features.pooled)
         return Output(embedding, logits, features.pooled, features.maps)
 
-    def _student_terms(self, student: Output, teacher: Output | None, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+    def _student_terms(
+        self, student: Output, teacher: Output | None, batch: Batch, stage: Stage
+    ) -> tuple[Terms, Pairs]:
         assert student.logits is not None
         by_labels = {"cross_entropy": self.gamma * self._by_labels(student.logits, batch)}
         if teacher is not None and self.kd is not None:
@@ -141,10 +141,11 @@ class Distiller(nn.Module):
         elif self.gamma == 0:
             by_labels |= _zeros({"cross_entropy": by_labels["cross_entropy"]})
         if teacher is None or self.spread is None or stage == "labels":
-            return by_labels
-        return {**by_labels, **self.spread.terms(student, teacher, batch)}
+            return by_labels, []
+        terms, pairs = self.spread.compare(student, teacher, batch)
+        return {**by_labels, **terms}, pairs
 
-    def _teacher_terms(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+    def _teacher_terms(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         assert teacher.logits is not None
         terms = {"head": self._by_labels(teacher.logits, batch)}
         if self.spread is not None:
@@ -159,8 +160,18 @@ class Distiller(nn.Module):
     def _by_labels(self, logits: Tensor, batch: Batch) -> Tensor:
         return labelled_cross_entropy(logits, batch.labels, self.processes)
 
-    def _degenerate(self, output: Output) -> Tensor:
-        return pearson.degenerate(pearson.nodes(output.embedding.detach())).sum() * self.processes.count
+    def _degenerate(self, pairs: Pairs, student: Output, *teacher: Output) -> Tensor:
+        """Return how many nodes relate to nothing, as the first pair has it; without one, embeddings of no variance.
+
+        It is a share, as the terms: a pair of one process's rows counts for those of all.
+        """
+        rows, count = len(student.embedding), self.processes.count
+        if pairs:
+            stores = [pairs[0][0][side] for side in ("student", "teacher")]
+            lost, count = [store.degenerate for store in stores], count * rows // len(stores[0].x)
+        else:
+            lost = [pearson.degenerate(pearson.nodes(output.embedding.detach())) for output in (student, *teacher)]
+        return torch.cat(lost).sum() * count
 
     def _classify(self, output: Output) -> Tensor:
         assert self.teacher_head is not None
@@ -189,7 +200,7 @@ def _rows(output: Output, rows: slice) -> Output:
     return Output(output.embedding[rows], logits, feature, tuple(stage[rows] for stage in output.maps))
 
 
-def _zeros(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+def _zeros(terms: Terms) -> Terms:
     """Return zeros for terms that wait or have no part.
 
     Not 0 times them, which is NaN for infinity and weight decay for their layers.

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from relgraph.graph.kernels import at_least_float32
+from relgraph.graph.kernels import Kernel, at_least_float32
+from relgraph.graph.pair import Pair
 from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.methods import Batch, Method, Output, Sum
-from relgraph.methods.base import as_batch, as_output
+from relgraph.methods.base import Terms, as_batch, as_output
 from relgraph.methods.relational import Relational
+
+Pairs = list[tuple[Pair, Kernel]]
 
 
 @dataclass(frozen=True)
@@ -37,25 +40,40 @@ class Spread:
         """Return the loss of the whole batch from the rows of this process, a scalar."""
         return torch.stack(list(self.terms(student, teacher, batch).values())).sum()
 
-    def terms(
-        self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch | None = None
-    ) -> dict[str, Tensor]:
+    def terms(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch | None = None) -> Terms:
         """Return the weighted terms of the loss by name, scalars."""
-        if self.processes.count == 1 or self.local:
-            return self.method.terms(student, teacher, batch)
-        outputs = as_output(student), as_output(teacher).detach(), as_batch(batch)
-        found = {name: self._terms(method, *outputs) for name, method in self.each()}  # each gathers what it reads
-        return self.method.joined(found) if isinstance(self.method, Sum) else found[""]
+        return self.compare(as_output(student), as_output(teacher).detach(), as_batch(batch))[0]
 
-    def _terms(self, method: Method, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
-        if method.pointwise:
-            return method.terms(student, teacher, batch)
-        if isinstance(method, Relational) and "factored" in method.builder.known_forms():
+    def compare(self, student: Output, teacher: Output, batch: Batch | None) -> tuple[Terms, Pairs]:
+        """Return the weighted terms, and the graph pairs that they were read from, with their kernels.
+
+        The teacher comes detached. A pair holds the rows of all processes; in the factored form, or `local`, those of
+        this one.
+        """
+        found: dict[str, Terms] = {}
+        pairs: Pairs = []
+        for name, method in self.each():  # each gathers what it reads
+            pair, terms = self._compare(method, student, teacher, batch)
+            found[name] = method.weighted(terms)
+            if isinstance(method, Relational) and pair is not None:
+                pairs.append((pair, method.builder.kernel))
+        return (self.method.joined(found) if isinstance(self.method, Sum) else found[""]), pairs
+
+    def _compare(
+        self, method: Method, student: Output, teacher: Output, batch: Batch | None
+    ) -> tuple[Pair | None, Terms]:
+        spread = self.processes.count > 1 and not (self.local or method.pointwise)
+        if not isinstance(method, Relational):
+            outputs = self._whole(method, student, teacher, batch) if spread else (student, teacher, batch)
+            return None, method.compare(*outputs)
+        if spread and "factored" in method.builder.known_forms():
             nodes = method.vectors(student, teacher)
             if method.builder.form_of(*nodes, self.processes.count) == "factored":  # it sums over rows
                 pair = method.builder(*nodes, self.processes)
-                return method.weighted(method.compare_pair(pair, student, teacher, batch))
-        return method.terms(*self._whole(method, student, teacher, batch))
+                return pair, method.compare_pair(pair, student, teacher, batch)
+        outputs = self._whole(method, student, teacher, batch) if spread else (student, teacher, batch)
+        pair = method.pair(*outputs[:2])
+        return pair, method.compare_pair(pair, *outputs)
 
     def _whole(
         self, method: Method, student: Output, teacher: Output, batch: Batch | None
@@ -68,7 +86,7 @@ class Spread:
 
     def teacher_terms(
         self, student: Output, teacher: Output, batch: Batch, classify: Callable[[Output], Tensor]
-    ) -> dict[str, Tensor]:
+    ) -> Terms:
         """Return what trains the method's side of the teacher; `classify` returns the logits of the teacher's head."""
         own = partial(self._cross_entropy, classify, batch.labels, self.processes)
         if self.processes.count == 1 or self.local:
