@@ -27,9 +27,11 @@ from torch import Tensor
 from relgraph import EGA
 from relgraph.analysis.benchmark_loops import KNN, ONLINE, STORED, BenchmarkLoop, LoopBuilder, Settings
 from relgraph.errors import RelgraphError
+from relgraph.graph.criteria import huber, mean_square
+from relgraph.graph.forms import Form
 from relgraph.graph.kernels import cosine, euclidean, gaussian, gaussian_taylor, linear, squared_euclidean
-from relgraph.graph.matching import by_anchor_norm, by_max, by_mean, huber, mean_square
 from relgraph.graph.relation import Relation
+from relgraph.graph.scales import by_anchor_norm, by_max, by_mean
 from relgraph.methods import KD, METHODS, PKT, SP, Batch, Output, build_method
 from relgraph.methods.info import SMALL_RUN
 from relgraph.training.loop import step
@@ -93,7 +95,7 @@ def official() -> Iterator[tuple[str, Loss, tuple[Tensor, Tensor], str]]:
         yield f"kd_T{temperature}", kd(temperature), logits(), "student_logits"
     for n, dim in SIZES:
         for term, (node, edge) in TERMS.items():
-            for loss in (EGA(node, edge), EGA(node, edge, "knn", k=n - 1)):
+            for loss in (EGA(node, edge), EGA(node, edge, graph="knn", k=n - 1)):
                 yield f"ega_{term}_B{n}_D{dim}", loss, embeddings(n, dim), "student"
 
 
@@ -132,10 +134,16 @@ def forms_agree(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
     student, teacher = (torch.randn(700, 64, generator=generator, dtype=torch.float64) for _ in range(2))
     student, teacher = student.to(device, dtype), teacher.to(device, dtype)
     worst = 0.0
-    for kind, nodes in ((EGA, {}), (SP, {"nodes": "feature"}), (PKT, {})):
-        value, gradient = value_and_gradient(kind(**nodes, form="matrix"), student, teacher)
-        for form in ("factored", "blocked") if kind is not PKT else ("blocked",):
-            found = value_and_gradient(kind(**nodes, form=form), student, teacher)
+    losses: tuple[Callable[[Form], Loss], ...] = (
+        lambda form: EGA(form=form),
+        lambda form: SP(nodes="feature", form=form),
+        lambda form: PKT(form=form),
+    )
+    forms: tuple[tuple[Form, ...], ...] = (("factored", "blocked"), ("factored", "blocked"), ("blocked",))
+    for build, others in zip(losses, forms, strict=True):
+        value, gradient = value_and_gradient(build("matrix"), student, teacher)
+        for form in others:
+            found = value_and_gradient(build(form), student, teacher)
             errors = error(found[0], value.item()), ((found[1] - gradient).norm() / gradient.norm()).item()
             worst = max(worst, *errors)
     # In float32 it is the matrix that rounds more.
@@ -145,23 +153,22 @@ def forms_agree(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
 def as_on_the_cpu(device: torch.device, name: str) -> tuple[bool, str]:
     """Compare a method's value and gradient in float64 with those on the CPU, at its defaults; CRD on all images."""
     torch.manual_seed(0)
-    run = {**SMALL_RUN, "images": 16, "labels": torch.arange(16) % 4}
-    method = build_method(name, {**run, "graph": "dense"} if name == "crd" else run)
+    labels = torch.arange(16) % 4
+    run = replace(SMALL_RUN, images=16, labels=labels)
+    method = build_method(name, run, {"graph": "dense"} if name == "crd" else {})
     assert method is not None
     method.double()
-    maps = [[torch.randn(16, *shape).double() for shape in SMALL_RUN["student_maps"]] for _ in range(2)]
+    maps = [[torch.randn(16, *shape).double() for shape in SMALL_RUN.student_maps] for _ in range(2)]
     # Each network outputs three vectors of the images and of three extra views, which SSKD reads.
     parts = [[torch.randn(rows, 4).double() for rows in (16, 16, 16, 48, 48, 48)] for _ in range(2)]
     found = []
     for place in (torch.device("cpu"), device):
-        (*s, s_maps), (*t, t_maps) = (
-            [*(x.to(place) for x in vectors), tuple(m.to(place) for m in stages)]
-            for vectors, stages in zip(parts, maps, strict=True)
-        )
+        s, t = ([x.to(place) for x in vectors] for vectors in parts)
+        s_maps, t_maps = (tuple(stage.to(place) for stage in stages) for stages in maps)
         leaves = [x.clone().requires_grad_() for x in (*s, *s_maps)]
         student = Output(*leaves[:3], tuple(leaves[6:]), Output(*leaves[3:6]))
         teacher = Output(*t[:3], t_maps, Output(*t[3:]))
-        value = method.to(place)(student, teacher, Batch(torch.arange(16, device=place), run["labels"].to(place)))
+        value = method.to(place)(student, teacher, Batch(torch.arange(16, device=place), labels.to(place)))
         gradients = torch.autograd.grad(value, leaves, allow_unused=True)
         found.append([value.detach().cpu(), *(g.cpu() for g in gradients if g is not None)])
     worst = max(float((b - a).norm() / a.norm().clamp_min(1e-12)) for a, b in zip(*found, strict=True))

@@ -22,9 +22,10 @@ from relgraph.analysis.memory import in_own_process, peak_resident
 from relgraph.analysis.timing import in_turn, spread
 from relgraph.files import write_atomically
 from relgraph.graph.angles import related_angles
+from relgraph.graph.criteria import huber
 from relgraph.graph.kernels import cosine, euclidean
-from relgraph.graph.matching import by_mean, huber
 from relgraph.graph.relation import Relation
+from relgraph.graph.scales import by_mean
 from relgraph.methods.rkd import RKD
 
 Loss = Callable[[Tensor, Tensor], Tensor]

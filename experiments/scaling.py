@@ -28,8 +28,8 @@ from relgraph.data.fixed_views import FixedViews
 from relgraph.data.folders import read_folder
 from relgraph.data.manifest import images_per_shard
 from relgraph.files import write_atomically
+from relgraph.graph.criteria import frobenius
 from relgraph.graph.kernels import pearson
-from relgraph.graph.matching import frobenius
 
 IMAGES, PROCESSES, DIM = 100_000_000, 64, 256
 WIDTH, VIEWS, HALF = 512, 4, 2  # the teacher's, stored in float16

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from relgraph.graph.criteria import huber, kl, mean_square
 from relgraph.graph.kernels import (
     Kernel,
     cosine,
@@ -20,18 +21,9 @@ from relgraph.graph.kernels import (
     nearly_unit,
     squared_euclidean,
 )
-from relgraph.graph.matching import (
-    by_anchor_norm,
-    by_anchor_sum,
-    by_constant_max,
-    by_max,
-    by_mean,
-    huber,
-    kl,
-    mean_square,
-)
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, graph_pair, weights
 from relgraph.graph.relation import Relation
+from relgraph.graph.scales import by_anchor_norm, by_anchor_sum, by_constant_max, by_max, by_mean
 from relgraph.methods import EGA
 from tests.methods.golden import GOLDEN, check, embeddings, maps
 
@@ -76,7 +68,7 @@ def test_official_value_and_gradient(key: str) -> None:
     ("term", "node", "edge"), [("total_node0.8_edge0.24", 0.8, 0.24), ("node", 1, 0), ("edge", 0, 1)]
 )
 def test_ega_at_other_sizes(term: str, node: float, edge: float, n: int, dim: int, graph: str) -> None:
-    loss = EGA(node, edge, graph, k=n - 1 if graph == "knn" else None)
+    loss = EGA(node, edge, graph=graph, k=n - 1 if graph == "knn" else None)
     compare(f"ega_{term}_B{n}_D{dim}", loss, *embeddings(n, dim))
 
 

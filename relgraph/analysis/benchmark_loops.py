@@ -184,9 +184,10 @@ class LoopBuilder:
         train = setup.data.train
 
         def start(n: int) -> Iterator[None]:
-            setup.data = replace(setup.data, train=train.select(torch.arange(n * self.settings.batch_size)))
+            few = train.select(torch.arange(n * self.settings.batch_size))
+            of_few = replace(setup, data=replace(setup.data, train=few))
             yield
-            train_epoch(setup, 0)
+            train_epoch(of_few, 0)
 
         return start
 

@@ -16,6 +16,7 @@ from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.topology import Chooser
 from relgraph.methods import Output
 from relgraph.methods.contrastive import Contrastive, head_like
+from relgraph.methods.parsing import read_arguments
 from relgraph.networks.files import load_strictly
 from relgraph.networks.heads import Head
 from relgraph.training.building import open_data, open_fabric, open_teacher
@@ -84,10 +85,10 @@ class TrainedRun:
         `None` for others.
         """
         methods = self.recipe.methods
-        single = (
-            len(methods) == 1 and issubclass(methods[0].cls, Contrastive) and self.recipe.nodes in (None, "feature")
-        )
-        if not single or self.recipe.learns_labels:
+        if len(methods) != 1 or not issubclass(methods[0].cls, Contrastive) or self.recipe.learns_labels:
+            return None
+        chosen = read_arguments(methods, self.recipe.method_args)[methods[0].name]
+        if chosen.get("nodes", self.recipe.nodes) not in (None, "feature"):
             return None
         own = {name.split(".projector.")[1]: t for name, t in weights.items() if ".projector." in name}
         head = head_like(own) or nn.Identity()

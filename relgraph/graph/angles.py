@@ -54,6 +54,8 @@ def related_angles(
         term = partial(_angles, relation, anchors, candidates)
         totals.append(sum_of_blocks(term, nodes, len(anchors), max(1, block)))
         triplets += len(anchors) * width**2
+    if not totals:  # mutual neighbours, or a threshold, may leave no edge
+        return nodes[0][:0].sum() + nodes[1][:0].sum()
     return torch.stack(totals).sum() / triplets
 
 
@@ -71,7 +73,7 @@ def _angles(
 ) -> Tensor:
     chosen = None if candidates is None else candidates[some]
     angles = (relation.kernel(differences(x, anchors[some], chosen)) for x in (s, t))
-    return relation.criterion.row(*angles).sum()
+    return relation.criterion.of_block(*angles)
 
 
 def differences(x: Tensor, anchors: Tensor, candidates: Tensor | None = None) -> Tensor:

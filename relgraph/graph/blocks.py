@@ -10,8 +10,8 @@ from torch.autograd.function import once_differentiable
 
 Term = Callable[..., Tensor]
 
-# Numbers in a block of rows, 8 MB in float32; half to double take as long, four times as many half as long again.
-LARGEST = 2**21
+# Numbers in a block of rows, 4 MB in float32; two and four times as many take as long, eight times half as long again.
+LARGEST = 2**20
 
 
 def rows_at_once(count: int) -> int:
@@ -22,7 +22,8 @@ def rows_at_once(count: int) -> int:
 def sum_of_blocks(term: Term, inputs: Sequence[Tensor], rows: int, block: int | None = None) -> Tensor:
     """Return the sum over all rows of a term whose whole would be too large, `block` rows at a time: a scalar.
 
-    `term(span, *inputs)` is the sum over the rows of one slice. The gradient of each block is taken as soon as its
+    `term(span, *inputs)` is the sum over the rows of one slice, or several sums, `(P,)`, of which the first alone has a
+    gradient. The gradient of each block is taken as soon as its
     value is there, and only the sum is kept, which has the shape of the inputs: so nothing is computed twice, as it is
     by `torch.utils.checkpoint`, and no more than one block is ever held. The result can be differentiated once. If one
     block holds all rows, this is `term(slice(0, rows), *inputs)`. Without `block` it is what fits `LARGEST` numbers for
@@ -85,19 +86,23 @@ class _SumOfBlocks(OneByOne):
         leaves = [x.detach().requires_grad_(need) for x, need in zip(inputs, needed, strict=True)]
         learning = [x for x in leaves if x.requires_grad]
         gradients = [torch.zeros_like(x) for x in learning]
-        values = []
+        total = torch.zeros((), dtype=torch.float64, device=inputs[0].device)
         for start in range(0, rows, block):
             with torch.enable_grad():
                 value = term(slice(start, min(start + block, rows)), *leaves)
-            if learning:
-                for total, gradient in zip(gradients, torch.autograd.grad(value, learning), strict=True):
-                    total += gradient
-            values.append(value.detach())
-        return torch.stack(values).sum(), *gradients
+                first = value if value.ndim == 0 else value[0]
+            if learning and value.requires_grad:  # a term need not read all inputs
+                found = torch.autograd.grad(first, learning, materialize_grads=True)
+                for sum_so_far, gradient in zip(gradients, found, strict=True):
+                    sum_so_far += gradient
+            total = total + value.detach()
+            dtype = value.dtype
+            del value, first  # or what is left of it would lie between the memory of this block and of the next
+        return total.to(dtype), *gradients
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.needed = inputs[3]
+        ctx.needed, ctx.shape = inputs[3], output[0].shape
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(*output[1:])
         ctx.save_for_forward(*output[1:])
@@ -106,6 +111,7 @@ class _SumOfBlocks(OneByOne):
     @once_differentiable
     def backward(ctx: Any, weight: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         gradients = iter(ctx.saved_tensors)
+        weight = weight if weight.ndim == 0 else weight[0]
         return None, None, None, None, *(next(gradients) * weight if need else None for need in ctx.needed)
 
     @staticmethod
@@ -113,4 +119,6 @@ class _SumOfBlocks(OneByOne):
         learning = [change for change, need in zip(changes[4:], ctx.needed, strict=True) if need]
         pairs = zip(ctx.saved_tensors, learning, strict=True)
         along = torch.stack([(gradient * change).sum() for gradient, change in pairs if change is not None]).sum()
+        if ctx.shape:
+            along = torch.cat([along.view(1), along.new_zeros(ctx.shape[0] - 1)])
         return along, *(None for _ in learning)

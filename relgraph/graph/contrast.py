@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 from relgraph.errors import RelgraphError
 from relgraph.graph.blocks import OneByOne, sum_of_blocks
 from relgraph.graph.forms import LARGEST_MATRIX
-from relgraph.graph.kernels import cosine, dot, own_places
+from relgraph.graph.kernels import cosine, dot, full_precision, own_places
 from relgraph.graph.pair import check_nodes
 
 # Weights in a block. On a CPU 4 MiB in float32, which its caches hold: an eighth to double take as long, 16 times as
@@ -161,7 +161,7 @@ def over_keys(rows: Tensor, keys: Tensor, largest: int | None = None) -> tuple[T
     if largest is None:
         largest = LARGEST_ON_CPU if rows.device.type == "cpu" else LARGEST
     block = max(1, largest // len(rows))
-    with torch.autocast(rows.device.type, enabled=False):
+    with full_precision(rows):
         total, mean = _OverKeys.apply(rows.to(torch.promote_types(rows.dtype, keys.dtype)), keys, block)
     return total, mean
 
@@ -188,6 +188,7 @@ class _OverKeys(OneByOne):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.save_for_backward(output[1])
+        ctx.save_for_forward(output[1])
         ctx.mark_non_differentiable(output[1])
 
     @staticmethod
@@ -195,6 +196,11 @@ class _OverKeys(OneByOne):
     def backward(ctx: Any, weight: Tensor, of_mean: Tensor) -> tuple[Tensor, None, None]:
         (mean,) = ctx.saved_tensors
         return mean * weight.unsqueeze(-1), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, change: Tensor, *_: Any) -> tuple[Tensor, None]:
+        (mean,) = ctx.saved_tensors
+        return (mean * change).sum(-1), None
 
 
 def _mean_of_rows(term: Callable[..., Tensor], *nodes: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,7 +37,9 @@ class Criterion:
         name: The field's term for it.
         additive: Whether an anchor contributes the sum of what each of its edges would alone: then the edges of a
             sparse graph need not be put together by their anchors.
-        square: Whether that sum is the squared difference, from which the factored form follows.
+        square: Whether anchors contribute their squared differences, or for a `norm` the lengths of these, from
+            which the factored form follows.
+        norm: Whether anchors are put together by the Euclidean norm of what they contribute, in place of its sum.
 
     >>> absolute = Criterion(lambda student, teacher: (student - teacher).abs().mean(-1))  # one of your own
     >>> absolute(torch.zeros(2, 2), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
@@ -48,13 +51,25 @@ class Criterion:
     name: str = "own"
     additive: bool = False
     square: bool = False
+    norm: bool = False
 
     def __call__(self, student: Tensor, teacher: Tensor, topology: Topology = ALL_PAIRS) -> Tensor:
         """Return the number, a scalar, for the weights of the edges of a topology."""
-        total = topology.sum_rows(self.row, student, teacher, self.additive)
+        rows = topology.rows(self.row, student, teacher, self.additive)
+        # A plain float32 sum over the squares of a matrix of N = 4,096 loses three digits.
+        total: Tensor = torch.linalg.vector_norm(rows, dtype=torch.float64) if self.norm else rows.sum()
         return self.finish(total, topology.count(student), student.numel()).to(
             torch.promote_types(student.dtype, teacher.dtype)
         )
+
+    def of_block(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return what some anchors contribute, `(A, M) x (A, M)`, a scalar whose sum over all is for `of_blocks`."""
+        rows = self.row(student, teacher)
+        return rows.double().square().sum() if self.norm else rows.sum()
+
+    def of_blocks(self, total: Tensor, count: int) -> Tensor:
+        """Return the number from the sum over the anchors of all pairs of `count` nodes."""
+        return self.finish(safe_sqrt(total) if self.norm else total, count, count**2)
 
 
 def as_criterion(criterion: Criterion | Row) -> Criterion:
@@ -64,36 +79,57 @@ def as_criterion(criterion: Criterion | Row) -> Criterion:
     return Criterion(criterion, name=getattr(criterion, "__name__", "own").replace("_", " "))
 
 
-def _square_by_norm(student: Tensor, teacher: Tensor) -> Tensor:
-    # Rows by their norms and then in float64: a plain float32 sum over a matrix of N = 4,096 loses three digits.
-    norm: Tensor = torch.linalg.vector_norm(student - teacher, dim=-1)
-    return norm.double().square()
+def _length(student: Tensor, teacher: Tensor) -> Tensor:
+    # One row alone may be all edges of a graph.
+    dtype = torch.float64 if student.ndim == 1 else None
+    length: Tensor = torch.linalg.vector_norm(student - teacher, dim=-1, dtype=dtype)
+    return length
 
 
 def _square(student: Tensor, teacher: Tensor) -> Tensor:
     return (student - teacher).square().sum(-1)
 
 
+def _total(total: Tensor, anchors: int, edges: int) -> Tensor:
+    return total
+
+
+def _half_over_anchors(total: Tensor, anchors: int, edges: int) -> Tensor:
+    return total / (2 * anchors)
+
+
+def _kl(student: Tensor, teacher: Tensor) -> Tensor:
+    return teacher * ((teacher + 1e-7) / (student + 1e-7)).log()
+
+
+def _cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
+    return -(teacher.exp() * student)
+
+
+def _sum_of(edge: Row, student: Tensor, teacher: Tensor) -> Tensor:
+    return edge(student, teacher).sum(-1)
+
+
 def _of_edges(edge: Row, finish: Callable[[Tensor, int, int], Tensor], name: str) -> Criterion:
-    return Criterion(lambda student, teacher: edge(student, teacher).sum(-1), finish, name, additive=True)
+    return Criterion(partial(_sum_of, edge), finish, name, additive=True)
 
 
 _squared: dict[str, Any] = {"additive": True, "square": True}
 # The Frobenius norm, `sqrt(sum (s - t)^2)`, which is neither squared nor divided by anything. At zero difference the
 # gradient is 0.
-frobenius = Criterion(_square_by_norm, lambda total, anchors, edges: safe_sqrt(total), "Frobenius norm", **_squared)
+frobenius = Criterion(_length, _total, "Frobenius norm", norm=True, **_squared)
 # The mean of the squared differences over all edges.
 mean_square = Criterion(_square, _mean_over_edges, "mean square", **_squared)
 # Their sum, which grows with the square of N on all pairs.
-sum_square = Criterion(_square, lambda total, anchors, edges: total, "sum of squares", **_squared)
+sum_square = Criterion(_square, _total, "sum of squares", **_squared)
 # Half their sum divided by the number of anchors: the Euclidean loss of Caffe, in which the authors of IRG wrote (Liu
 # et al., CVPR 2019). One row `(M,)` is that of one anchor.
-half_square = Criterion(_square, lambda total, anchors, edges: total / (2 * anchors), "half square", **_squared)
+half_square = Criterion(_square, _half_over_anchors, "half square", **_squared)
 # The mean over all edges of the Huber loss at delta 1: `d^2 / 2` where `|d| < 1`, else `|d| - 1/2`.
-huber = _of_edges(lambda s, t: smooth_l1_loss(s, t, reduction="none"), _mean_over_edges, "Huber")
+huber = _of_edges(partial(smooth_l1_loss, reduction="none"), _mean_over_edges, "Huber")
 # The mean over all edges of `t log(t / s)` for *probabilities* s and t. 1e-7 is added to both inside the logarithm, as
 # in the official code of PKT; the mean, in place of a sum over each anchor's edges, is its too.
-kl = _of_edges(lambda s, t: t * ((t + 1e-7) / (s + 1e-7)).log(), _mean_over_edges, "KL")
+kl = _of_edges(_kl, _mean_over_edges, "KL")
 # The mean over anchors of `-sum exp(t) s` for *log-probabilities* s and t: the criterion of SEED (Fang et al., 2021,
 # arXiv 2101.04731).
-cross_entropy = _of_edges(lambda s, t: -(t.exp() * s), _mean_over_anchors, "cross-entropy")
+cross_entropy = _of_edges(_cross_entropy, _mean_over_anchors, "cross-entropy")

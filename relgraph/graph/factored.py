@@ -10,7 +10,7 @@ student's nodes are the teacher's, rotated, or have another width), the norm is 
 A sum over rows is a sum over processes too: of a batch that is spread, `(D, D)` numbers travel and no rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -137,25 +137,35 @@ class _Squares(OneByOne):
         student, teacher, ctx.processes = inputs
         ctx.mark_non_differentiable(output[2])
         ctx.save_for_backward(student, teacher, output[2])
+        ctx.save_for_forward(student, teacher, output[2])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, within: Tensor, across: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        student, teacher, (delta, mixed, own) = ctx.saved_tensors
-        within, across = 4 * ctx.processes.count * within, 2 * ctx.processes.count * across
-        whole = own + mixed + mixed.mT + delta
-        across_eye = across * torch.eye(len(own), dtype=own.dtype, device=own.device)
-        found: list[Tensor | None] = [None, None]
-        if ctx.needs_input_grad[0]:
-            shared = across * own
-            found[0] = _of_rows(
-                student, teacher, within * whole + shared, within * (mixed + delta) + shared - across_eye
-            )
-        if ctx.needs_input_grad[1]:
-            found[1] = _of_rows(
-                student, teacher, -within * (mixed + own) - across_eye, across * whole - within * mixed - across_eye
-            )
+        weights = torch.stack([within, across]) * ctx.processes.count
+        needed = ctx.needs_input_grad
+        found = [_gradient(side, ctx.saved_tensors, weights) if needed[side] else None for side in (0, 1)]
         return found[0], found[1], None
+
+    @staticmethod
+    def jvp(ctx: Any, *changes: Tensor | None) -> tuple[Tensor | None, ...]:
+        moved = [(side, change) for side, change in enumerate(changes[:2]) if change is not None]
+        saved, along = ctx.saved_tensors, []
+        for weights in torch.eye(2, dtype=saved[2].dtype, device=saved[2].device):
+            parts = [_inner(_gradient(side, saved, weights), change) for side, change in moved]
+            along.append(torch.stack(parts).sum().double())
+        return along[0], along[1], None
+
+
+def _gradient(side: int, saved: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Return the gradient of both squares, with two weights, for the student's nodes (side 0) or the teacher's (1)."""
+    student, teacher, (delta, mixed, own) = saved
+    within, across = 4 * weights[0], 2 * weights[1]
+    whole, eye = own + mixed + mixed.mT + delta, across * torch.eye(len(own), dtype=own.dtype, device=own.device)
+    if side == 0:
+        shared = across * own
+        return _of_rows(student, teacher, within * whole + shared, within * (mixed + delta) + shared - eye)
+    return _of_rows(student, teacher, -within * (mixed + own) - eye, across * whole - within * mixed - eye)
 
 
 def _of_rows(student: Tensor, teacher: Tensor, of_delta: Tensor, of_teacher: Tensor) -> Tensor:
@@ -195,6 +205,7 @@ class _Gram(OneByOne):
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.same = inputs[0] is inputs[1]
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
     @once_differentiable
@@ -204,6 +215,13 @@ class _Gram(OneByOne):
             return (_times(x, gradient + gradient.mT, x) if ctx.needs_input_grad[0] else None), None
         of_x = _times(y, gradient.mT, x) if ctx.needs_input_grad[0] else None
         return of_x, (_times(x, gradient, y) if ctx.needs_input_grad[1] else None)
+
+    @staticmethod
+    def jvp(ctx: Any, change_x: Tensor | None, change_y: Tensor | None) -> Tensor:
+        x, y = (saved.double() for saved in ctx.saved_tensors)
+        moved = [] if change_x is None else [change_x.double().mT @ y]
+        moved += [] if change_y is None else [x.mT @ change_y.double()]
+        return torch.stack(moved).sum(0)
 
 
 def _times(x: Tensor, matrix: Tensor, like: Tensor) -> Tensor:

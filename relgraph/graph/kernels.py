@@ -6,7 +6,9 @@ A kernel is a map of each node, then one product of all nodes with all others, t
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +27,12 @@ def identity(x: Tensor) -> Tensor:
 def at_least_float32(x: Tensor) -> Tensor:
     """Return `x` in float32 or, if it is that already, float64: half precision does not carry differences."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[None]:
+    """Return the context in which autocast leaves the operations on a tensor's device alone, where it is on."""
+    on = torch.is_autocast_enabled(x.device.type)  # to enter a context costs more than to ask
+    return torch.autocast(x.device.type, enabled=False) if on else nullcontext()
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ class Kernel:
 
         Where `x` holds some rows of a batch, `over_all` makes of their largest magnitude that of all rows.
         """
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             z = self.prepare(at_least_float32(x))
             if not self.bounded:
                 return z
@@ -130,15 +138,16 @@ class Kernel:
         if x.dtype != y.dtype:
             wider = torch.promote_types(x.dtype, y.dtype)
             x, y = x.to(wider), y.to(wider)
-        with torch.autocast(x.device.type, enabled=False):
-            found = self._product(x, y)
-            return found if self.finish is None else self.finish(found)
+        with full_precision(x):
+            return self._finished(self._product(x, y))
 
     def rows(self, x: Tensor, anchors: slice) -> Tensor:
         """Return those rows of `matrix(x, x)` that belong to some anchors, `(N, D) -> (A, N)`."""
-        with torch.autocast(x.device.type, enabled=False):
-            found = self._product.rows(x, anchors)
-            return found if self.finish is None else self.finish(found)
+        with full_precision(x):
+            return self._finished(self._product.rows(x, anchors))
+
+    def _finished(self, found: Tensor) -> Tensor:
+        return found if self.finish is None else self.finish(found)
 
     @property
     def _product(self) -> Product:
@@ -198,14 +207,14 @@ def unit(x: Tensor) -> Tensor:
 
 def nearly_unit(epsilon: float) -> Map:
     """Return the map that divides each row by its length plus epsilon; a row of zeros stays 0 and gets no gradient."""
+    return partial(_nearly_unit, epsilon)
 
-    def divide(x: Tensor) -> Tensor:
-        size = largest(x)
-        x = bounded(x)
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return x / torch.where(length > 0, length + epsilon / size, float("inf"))
 
-    return divide
+def _nearly_unit(epsilon: float, x: Tensor) -> Tensor:
+    size = largest(x)
+    x = bounded(x)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / torch.where(length > 0, length + epsilon / size, float("inf"))
 
 
 def standardise(x: Tensor) -> Tensor:
@@ -294,7 +303,11 @@ def gaussian(gamma: float) -> Kernel:
             [0.4493, 1.0000]])
     """
     _check_positive("gamma", gamma)
-    return Kernel("gaussian", unit, squared_distance, lambda square: torch.exp(-gamma * square))
+    return Kernel("gaussian", unit, squared_distance, partial(_bell, gamma))
+
+
+def _bell(gamma: float, square: Tensor) -> Tensor:
+    return torch.exp(-gamma * square)
 
 
 def gaussian_taylor(gamma: float, order: int) -> Kernel:
@@ -310,14 +323,14 @@ def gaussian_taylor(gamma: float, order: int) -> Kernel:
     if order < 0:
         raise RelgraphError(f"the order of a Taylor polynomial must be at least 0, got {order}")
     factors = [math.exp(-2 * gamma) * (2 * gamma) ** p / math.factorial(p) for p in range(order + 1)]
+    return Kernel("gaussian (Taylor)", unit, dot, partial(_polynomial, factors))
 
-    def polynomial(x: Tensor) -> Tensor:
-        total = torch.full_like(x, factors[-1])
-        for factor in reversed(factors[:-1]):  # Horner's scheme
-            total = total * x + factor
-        return total
 
-    return Kernel("gaussian (Taylor)", unit, dot, polynomial)
+def _polynomial(factors: list[float], x: Tensor) -> Tensor:
+    total = torch.full_like(x, factors[-1])
+    for factor in reversed(factors[:-1]):  # Horner's scheme
+        total = total * x + factor
+    return total
 
 
 def _check_positive(name: str, value: float) -> None:

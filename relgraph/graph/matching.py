@@ -26,7 +26,9 @@ def matching(pair: Pair, kernel: Kernel) -> Tensor:
         return frobenius(weights(pair, MATCHES), target(pair))
     student, teacher = pair["student"].prepared, pair["teacher"].prepared
     if pair.form == "factored":
-        return frobenius.finish(squares_of(pair).across, 0, 0).to(torch.promote_types(student.dtype, teacher.dtype))
+        return frobenius.of_blocks(squares_of(pair).across, len(student)).to(
+            torch.promote_types(student.dtype, teacher.dtype)
+        )
     return across_in_blocks(kernel, student, teacher)
 
 
@@ -58,7 +60,7 @@ def across_in_blocks(kernel: Kernel, student: Tensor, teacher: Tensor, block: in
 
     def term(anchors: slice, student: Tensor, teacher: Tensor) -> Tensor:
         found = kernel.matrix(student[anchors], teacher)
-        return frobenius.row(found, own_places(teacher, anchors).to(found.dtype)).sum()
+        return frobenius.of_block(found, own_places(teacher, anchors).to(found.dtype))
 
     total = sum_of_blocks(term, (student, teacher), len(student), block)
-    return frobenius.finish(total, 0, 0).to(torch.promote_types(student.dtype, teacher.dtype))
+    return frobenius.of_blocks(total, len(student)).to(torch.promote_types(student.dtype, teacher.dtype))

@@ -3,6 +3,7 @@
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isqrt
 from typing import Any
 
 import torch
@@ -214,13 +215,24 @@ def with_edges(pair: Pair) -> Pair:
 
 def weights(pair: Pair, kind: EdgeType) -> Tensor:
     """Return the weights of one edge type: with an anchor in each row, `(N, N)`, on all pairs, else `(E,)`."""
-    store = pair[kind]
+    return _weights(pair[kind], pair.graph == "dense")
+
+
+def _weights(store: Any, dense: bool) -> Tensor:
     if "adj" in store:
-        matrix: Tensor = store.adj.mT
+        matrix: Tensor = store["adj"].mT
         return matrix
-    found: Tensor = store.edge_weight
-    count = len(pair[kind[2]].x)
-    return found.view(count, count) if pair.graph == "dense" else found
+    found: Tensor = store["edge_weight"]
+    if not dense:
+        return found
+    count = isqrt(len(found))
+    return found.view(count, count)
+
+
+def relations(pair: Pair) -> tuple[Tensor, Tensor, Topology]:
+    """Return the weights of the student's graph and of the teacher's, and the topology of both."""
+    topology = topology_of(pair)
+    return _weights(pair[STUDENT], topology.dense), _weights(pair[TEACHER], topology.dense), topology
 
 
 def adjacency(pair: Pair, kind: EdgeType = TEACHER) -> Tensor:

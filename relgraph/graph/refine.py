@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError, unknown
-from relgraph.graph.kernels import at_least_float32, quotient
+from relgraph.graph.kernels import at_least_float32, full_precision, quotient
 from relgraph.graph.topology import Topology
 
 
@@ -110,6 +110,6 @@ class Refinement(nn.Module):
         dim = self.dim if side is self.student else self.teacher_dim
         if x.shape[-1] != dim:
             raise RelgraphError(f"the refinement was built for embeddings of width {dim}, got {x.shape[-1]}")
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             refined: Tensor = side(at_least_float32(x), weights, topology)
             return refined

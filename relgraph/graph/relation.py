@@ -13,7 +13,7 @@ from relgraph.graph.factored import factored_square
 from relgraph.graph.forms import Form, check_form
 from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.matching import squares_of
-from relgraph.graph.pair import STUDENT, TEACHER, Pair, PairBuilder, check_nodes, has_weights, topology_of, weights
+from relgraph.graph.pair import Pair, PairBuilder, check_nodes, has_weights, relations
 from relgraph.graph.scales import Scale, as_scale, raw
 from relgraph.graph.topology import ALL_PAIRS, Graph, Rule, Topology, make_rule
 
@@ -94,7 +94,7 @@ class Relation:
     def of_pair(self, pair: Pair) -> Tensor:
         """Return the scalar for the two graphs of a pair, which was built with this relation's kernel."""
         if has_weights(pair):
-            return self.compare(weights(pair, STUDENT), weights(pair, TEACHER), topology_of(pair))
+            return self.compare(*relations(pair))
         nodes = pair["student"].prepared, pair["teacher"].prepared
         return self._factored(pair, *nodes) if pair.form == "factored" else self.in_blocks(*nodes)
 
@@ -118,7 +118,7 @@ class Relation:
             rows = kernel.rows(s, anchors), kernel.rows(t, anchors)
             of_each = shared or (None, None)
             scaled = (scale(row, ALL_PAIRS, divisor) for row, divisor in zip(rows, of_each, strict=True))
-            return self.criterion.row(*scaled).sum()
+            return self.criterion.of_block(*scaled)
 
         total = sum_of_blocks(term, (student, teacher, *shared), count, block)
         return self._finish(total, student, teacher, count)
@@ -132,4 +132,4 @@ class Relation:
         return self._finish(square, student, teacher, sums.processes.count * len(student))
 
     def _finish(self, total: Tensor, student: Tensor, teacher: Tensor, count: int) -> Tensor:
-        return self.criterion.finish(total, count, count**2).to(torch.promote_types(student.dtype, teacher.dtype))
+        return self.criterion.of_blocks(total, count).to(torch.promote_types(student.dtype, teacher.dtype))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,8 +62,27 @@ def as_scale(scale: Scale | Callable[[Tensor], Tensor]) -> Scale:
     """
     if isinstance(scale, Scale):
         return scale
-    row = scale
-    return Scale(getattr(row, "__name__", "own"), lambda weights, topology: topology.each_row(row, weights))
+    return Scale(getattr(scale, "__name__", "own"), partial(_each_row, scale))
+
+
+def _each_row(row: Callable[[Tensor], Tensor], weights: Tensor, topology: Topology) -> Tensor:
+    return topology.each_row(row, weights)
+
+
+def _as_they_are(weights: Tensor, topology: Topology) -> Tensor:
+    return weights
+
+
+def _nodes_themselves(nodes: Tensor, sums: "RowSums") -> tuple[Tensor, Tensor]:
+    return nodes, nodes
+
+
+def _sum_to_one(weights: Tensor, topology: Topology) -> Tensor:
+    return quotient(weights, topology.sum(weights))
+
+
+def _log_softmax(temperature: float, weights: Tensor, topology: Topology) -> Tensor:
+    return topology.log_softmax(weights / temperature)
 
 
 def _unit_anchors(weights: Tensor, topology: Topology) -> Tensor:
@@ -92,16 +112,22 @@ def _mean_positive(weights: Tensor) -> Tensor:
 
 
 def _mean_positive_in_blocks(kernel: Kernel, nodes: Tensor, block: int | None) -> Tensor:
-    counts = []
-
     def positive(anchors: slice, nodes: Tensor) -> Tensor:
         weights = kernel.rows(nodes, anchors)
         above = weights > 0
-        counts.append(above.sum())
-        return torch.where(above, weights, 0).sum()
+        total = torch.where(above, weights, 0).sum()
+        return torch.stack([total, above.sum().to(total.dtype)])
 
-    total = sum_of_blocks(positive, (nodes,), len(nodes), block)
-    return total / torch.stack(counts).sum().clamp_min(1)
+    found = sum_of_blocks(positive, (nodes,), len(nodes), block)
+    return found[0] / found[1].clamp_min(1)
+
+
+def _constant_max(weights: Tensor) -> Tensor:
+    return weights.detach().max()
+
+
+def _constant_max_in_blocks(kernel: Kernel, nodes: Tensor, block: int | None) -> Tensor:
+    return _largest_in_blocks(kernel, nodes.detach(), block)
 
 
 def _largest_in_blocks(kernel: Kernel, nodes: Tensor, block: int | None) -> Tensor:
@@ -119,12 +145,12 @@ def _largest_in_blocks(kernel: Kernel, nodes: Tensor, block: int | None) -> Tens
 
 
 # The weights as they are.
-raw = Scale("", lambda weights, topology: weights, factors=lambda nodes, sums: (nodes, nodes))
+raw = Scale("", _as_they_are, factors=_nodes_themselves)
 # Each anchor's weights divided by their Euclidean length; zeros stay 0. SP (Tung and Mori, 2019, arXiv 1907.09682).
 by_anchor_norm = Scale("anchor norm", _unit_anchors, factors=_unit_factors, crossing=8)
 # Each anchor's weights divided by their sum, which makes probabilities of weights >= 0. PKT (Passalis and Tefas, 2018,
 # arXiv 1803.10837).
-by_anchor_sum = Scale("anchor sum", lambda weights, topology: quotient(weights, topology.sum(weights)))
+by_anchor_sum = Scale("anchor sum", _sum_to_one)
 # All divided by the mean of the positive weights of the graph; 0 if there are none. RKD's distances (Park et al., 2019,
 # arXiv 1904.05068).
 by_mean = Scale("mean", divisor=_mean_positive, divisor_in_blocks=_mean_positive_in_blocks)
@@ -132,11 +158,7 @@ by_mean = Scale("mean", divisor=_mean_positive, divisor_in_blocks=_mean_positive
 # through the first of them. A third party's IRG (Liu et al., CVPR 2019).
 by_max = Scale("max", divisor=torch.max, divisor_in_blocks=_largest_in_blocks)
 # The same with a constant for the gradient, as in the authors' code of IRG.
-by_constant_max = Scale(
-    "constant max",
-    divisor=lambda weights: weights.detach().max(),
-    divisor_in_blocks=lambda kernel, nodes, block: _largest_in_blocks(kernel, nodes.detach(), block),
-)
+by_constant_max = Scale("constant max", divisor=_constant_max, divisor_in_blocks=_constant_max_in_blocks)
 
 
 def softmax(temperature: float) -> Scale:
@@ -152,4 +174,4 @@ def softmax(temperature: float) -> Scale:
     """
     if not temperature > 0:
         raise RelgraphError(f"a temperature must be positive, got {temperature}")
-    return Scale("softmax", lambda weights, topology: topology.log_softmax(weights / temperature))
+    return Scale("softmax", partial(_log_softmax, temperature))

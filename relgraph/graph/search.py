@@ -239,6 +239,7 @@ class _EdgeWeights(OneByOne):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:3])
+        ctx.save_for_forward(*inputs[:3])
         ctx.kernel, ctx.chunk = inputs[3:]
 
     @staticmethod
@@ -260,6 +261,15 @@ class _EdgeWeights(OneByOne):
             for side, of_end in zip(sides, pull_back(weight), strict=True):
                 found[side] = add(found[side], 0, (anchor, candidate)[side], of_end)
         return found.get(0), found.get(1), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *changes: Tensor | None) -> Tensor:
+        x, y, (candidate, anchor) = ctx.saved_tensors
+        ends = x[anchor], y[candidate]
+        moved = zip(changes[:2], (anchor, candidate), ends, strict=True)
+        tangents = tuple(torch.zeros_like(end) if change is None else change[at] for change, at, end in moved)
+        along: Tensor = torch.func.jvp(lambda one, other: _weigh(ctx.kernel, one, other), ends, tangents)[1]
+        return along
 
 
 @torch.no_grad()

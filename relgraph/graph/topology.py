@@ -23,21 +23,21 @@ from relgraph.graph.segments import segment_log_softmax, segment_sum
 
 Chooser = Literal["teacher", "student", "union", "mutual"]
 GRAPHS = ("dense", "knn")
+# Edges that are summed as one row in float32: of more, sums and norms would lose digits.
+ONE_ROW = 2**14
 CHOOSERS: tuple[Chooser, ...] = ("teacher", "student", "union", "mutual")
 
 
 class Rule:
-    """Decides which pairs of nodes are edges, for both networks alike."""
+    """Decides which pairs of nodes are edges, for both networks alike.
 
-    @property
-    def dense(self) -> bool:
-        """Whether all pairs are edges, so that weights keep the form of the matrix."""
-        return False
+    Attributes:
+        dense: Whether all pairs are edges, so that weights keep the form of the matrix.
+        blocked: Whether `find` finds the edges without the matrices.
+    """
 
-    @property
-    def blocked(self) -> bool:
-        """Whether `find` finds the edges without the matrices."""
-        return False
+    dense: bool = False
+    blocked: bool = False
 
     def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> "Topology":
         """Return the edges among N nodes from the matrices `(N, N)` of the student and the teacher."""
@@ -107,9 +107,9 @@ class AllPairs(Rule):
         """Return the weighted sum of each anchor's candidates among nodes, `(N, D) -> (N, D)`."""
         return weights @ x
 
-    def sum_rows(self, row: Callable[..., Tensor], student: Tensor, teacher: Tensor, additive: bool = False) -> Tensor:
-        """Return the sum over anchors of a function of one anchor's weights, a scalar."""
-        return row(student, teacher).sum()
+    def rows(self, row: Callable[..., Tensor], student: Tensor, teacher: Tensor, additive: bool = False) -> Tensor:
+        """Return what a function of one anchor's weights, `(..., M) x (..., M) -> (...)`, is for all anchors."""
+        return row(student, teacher)
 
 
 ALL_PAIRS = AllPairs()
@@ -180,16 +180,18 @@ class Edges(Rule):
         found: Tensor = _sum_of_messages()(x, self.edge_index, weights)
         return found
 
-    def sum_rows(self, row: Callable[..., Tensor], student: Tensor, teacher: Tensor, additive: bool = False) -> Tensor:
-        """Return the sum over anchors of a function of one anchor's weights, a scalar.
+    def rows(self, row: Callable[..., Tensor], student: Tensor, teacher: Tensor, additive: bool = False) -> Tensor:
+        """Return what a function of one anchor's weights, `(..., M) x (..., M) -> (...)`, is for all anchors, `(R,)`.
 
-        Where it is `additive`, the sum of what the edges would contribute alone, each edge is a row of its own. Else
-        anchors of equally many edges are put together (`groups`).
+        Where it is `additive`, many edges may be one row, or each a row of its own. Else anchors of equally many edges
+        are put together (`groups`).
         """
+        if additive and student.shape[-1] <= ONE_ROW:
+            return row(student, teacher)
         if additive:
-            return row(student.unsqueeze(-1), teacher.unsqueeze(-1)).sum()
-        found = [row(student[..., places], teacher[..., places]).sum() for _, places in self.groups()]
-        return torch.stack(found).sum() if found else (student.sum() + teacher.sum()) * 0
+            return row(student.unsqueeze(-1), teacher.unsqueeze(-1))
+        found = [row(student[..., places], teacher[..., places]).flatten() for _, places in self.groups()]
+        return torch.cat(found) if found else (student + teacher)[..., :0]
 
     def groups(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the anchors `(A,)` that have equally many edges, and these `(A, M)`, their candidates in growing order.
@@ -245,12 +247,8 @@ class Choosing(Rule):
     """
 
     by: Chooser
+    degree: int | None = None  # the number of edges of every anchor, where it does not depend on the data
     blocked = True
-
-    @property
-    def degree(self) -> int | None:
-        """The number of edges of every anchor, `None` where that depends on the data."""
-        return None
 
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
@@ -281,7 +279,7 @@ class Choosing(Rule):
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@dataclass
 class Nearest(Choosing):
     """The rule of the k nearest neighbours, a node itself left out; `by` says whose (see `Choosing`).
 
@@ -306,11 +304,8 @@ class Nearest(Choosing):
         super().__post_init__()
         if self.k < 1:
             raise RelgraphError(f"k must be at least 1, got {self.k}")
-
-    @property
-    def degree(self) -> int | None:
-        """k, but of the union or the mutual part."""
-        return self.k if self.by in ("teacher", "student") else None
+        if self.by in ("teacher", "student"):
+            self.degree = self.k
 
     def of_matrix(self, matrix: Tensor, kernel: Kernel) -> Tensor:
         """Return each node's edges from its k nearest, `(2, N k)`, nearest first."""
@@ -333,7 +328,7 @@ def edges_of(neighbours: Tensor) -> Tensor:
     return torch.stack([neighbours.flatten(), anchors])
 
 
-@dataclass(frozen=True)
+@dataclass
 class Above(Choosing):
     """The rule of all pairs whose weight has at least this magnitude, a node itself left out; `by` says whose weight.
 
@@ -401,21 +396,15 @@ class Given(Rule):
     find = __call__
 
 
-@dataclass(frozen=True)
+@dataclass
 class WithOwn(Rule):
     """The rule of another one's edges and each node's edge to itself, which most published sums over pairs include."""
 
     rule: Rule
 
-    @property
-    def blocked(self) -> bool:
-        """Whether the other rule finds its edges without the matrices."""
-        return self.rule.blocked
-
-    @property
-    def dense(self) -> bool:
-        """Whether all pairs are edges of the other rule."""
-        return self.rule.dense
+    def __post_init__(self) -> None:
+        """Take over how the other rule finds its edges."""
+        self.dense, self.blocked = self.rule.dense, self.rule.blocked
 
     def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> Topology:
         """Return the edges among N nodes from the matrices `(N, N)` of the student and the teacher."""

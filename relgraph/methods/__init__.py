@@ -23,32 +23,39 @@ Those that read logits, stage maps or labels take an `Output` of each network an
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from relgraph.methods.ab import AB
-from relgraph.methods.at import AT
-from relgraph.methods.base import Batch, Method, Output, RunFacts, Views, option
-from relgraph.methods.cc import CC
-from relgraph.methods.ccl import CCL
-from relgraph.methods.crd import CRD
-from relgraph.methods.darkrank import DarkRank
-from relgraph.methods.ega import EGA, ega_loss
-from relgraph.methods.fitnet import FitNet
-from relgraph.methods.fsp import FSP
-from relgraph.methods.ft import FT
-from relgraph.methods.infonce import InfoNCE
-from relgraph.methods.irg import IRG
-from relgraph.methods.kd import KD
-from relgraph.methods.moco import MoCo
-from relgraph.methods.nce import NCE
-from relgraph.methods.nst import NST
-from relgraph.methods.ntxent import NTXent
-from relgraph.methods.parsing import Named, build, parse
-from relgraph.methods.pkt import PKT
-from relgraph.methods.rkd import RKD
-from relgraph.methods.seed import SEED
-from relgraph.methods.sp import SP
-from relgraph.methods.sskd import SSKD
-from relgraph.methods.sum import Sum
-from relgraph.methods.vid import VID
+from relgraph.methods.ab import AB as AB
+from relgraph.methods.at import AT as AT
+from relgraph.methods.base import Batch as Batch
+from relgraph.methods.base import Method as Method
+from relgraph.methods.base import Output as Output
+from relgraph.methods.base import RunFacts as RunFacts
+from relgraph.methods.base import Views as Views
+from relgraph.methods.base import option as option
+from relgraph.methods.cc import CC as CC
+from relgraph.methods.ccl import CCL as CCL
+from relgraph.methods.crd import CRD as CRD
+from relgraph.methods.darkrank import DarkRank as DarkRank
+from relgraph.methods.ega import EGA as EGA
+from relgraph.methods.ega import ega_loss as ega_loss
+from relgraph.methods.fitnet import FitNet as FitNet
+from relgraph.methods.fsp import FSP as FSP
+from relgraph.methods.ft import FT as FT
+from relgraph.methods.infonce import InfoNCE as InfoNCE
+from relgraph.methods.irg import IRG as IRG
+from relgraph.methods.kd import KD as KD
+from relgraph.methods.moco import MoCo as MoCo
+from relgraph.methods.nce import NCE as NCE
+from relgraph.methods.nst import NST as NST
+from relgraph.methods.ntxent import NTXent as NTXent
+from relgraph.methods.parsing import Named as Named
+from relgraph.methods.parsing import build, parse
+from relgraph.methods.pkt import PKT as PKT
+from relgraph.methods.rkd import RKD as RKD
+from relgraph.methods.seed import SEED as SEED
+from relgraph.methods.sp import SP as SP
+from relgraph.methods.sskd import SSKD as SSKD
+from relgraph.methods.sum import Sum as Sum
+from relgraph.methods.vid import VID as VID
 
 # EGA and the relational family, contrast and self-supervision, logits and hints, then the yardsticks that read maps.
 METHODS: dict[str, type[Method]] = {
@@ -61,44 +68,6 @@ METHODS: dict[str, type[Method]] = {
     )
     for cls in family
 }
-
-__all__ = [
-    "AB",
-    "AT",
-    "CC",
-    "CCL",
-    "CRD",
-    "EGA",
-    "FSP",
-    "FT",
-    "IRG",
-    "KD",
-    "METHODS",
-    "NCE",
-    "NST",
-    "PKT",
-    "RKD",
-    "SEED",
-    "SP",
-    "SSKD",
-    "VID",
-    "Batch",
-    "DarkRank",
-    "FitNet",
-    "InfoNCE",
-    "Method",
-    "MoCo",
-    "NTXent",
-    "Named",
-    "Output",
-    "RunFacts",
-    "Sum",
-    "Views",
-    "build_method",
-    "ega_loss",
-    "option",
-    "parse_methods",
-]
 
 
 def parse_methods(text: str, beta: float | None = None) -> list[Named]:

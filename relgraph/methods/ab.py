@@ -6,16 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.methods.base import Batch, Output, Terms, option
-from relgraph.methods.stages import (
-    StageMethod,
-    check_channels,
-    check_stages,
-    map_pairs,
-    norm,
-    paired,
-    same_size,
-    through,
-)
+from relgraph.methods.stages import StageMethod, norm, same_size, through
 
 
 class AB(StageMethod):
@@ -69,16 +60,13 @@ class AB(StageMethod):
     def __post_init__(self) -> None:
         """Build a connector of each stage."""
         super().__post_init__()
-        check_stages("AB", self.student_maps, self.teacher_maps)
-        self.built = paired(self.student_maps, self.teacher_maps)[1:]
         self.connectors = nn.ModuleList(
             nn.Sequential(nn.Conv2d(s[0], t[0], 1, bias=False), norm(t[0])) for s, t in self.built
         )
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `ab`."""
-        pairs = map_pairs(student, teacher, "AB")[1:]
-        check_channels("AB", self.built, pairs)
+        pairs = self.pairs(student, teacher)
         connected = [through(connector, s) for connector, (s, _) in zip(self.connectors, pairs, strict=True)]
         return {"ab": boundary_loss(connected, [t for _, t in pairs], self.margin)}
 

@@ -48,15 +48,15 @@ class Output(NamedTuple):
     maps: tuple[Tensor, ...] = ()
     extra: "Output | None" = None
 
+    def each(self, function: Callable[[Tensor], Tensor]) -> "Output":
+        """Return what a function makes of each tensor."""
+        logits, feature = (None if x is None else function(x) for x in (self.logits, self.feature))
+        extra = None if self.extra is None else self.extra.each(function)
+        return Output(function(self.embedding), logits, feature, tuple(map(function, self.maps)), extra)
+
     def detach(self) -> "Output":
         """Return the same without gradient."""
-        return Output(
-            self.embedding.detach(),
-            None if self.logits is None else self.logits.detach(),
-            None if self.feature is None else self.feature.detach(),
-            tuple(stage.detach() for stage in self.maps),
-            None if self.extra is None else self.extra.detach(),
-        )
+        return self.each(Tensor.detach)
 
 
 class Batch(NamedTuple):
@@ -176,7 +176,8 @@ class Method(nn.Module):
     @property
     def term_weights(self) -> dict[str, float]:
         """By what each term is multiplied, by its name; those that are not named by 1."""
-        return {}
+        options = options_of(type(self)).items()
+        return {option.term: getattr(self, name) or 0.0 for name, option in options if option.term}
 
     def forward(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch | None = None) -> Tensor:
         """Return the loss of one batch, a scalar: the sum of its terms.
@@ -228,11 +229,11 @@ def chosen_nodes(cls: type[Method], options: Mapping[str, Any]) -> Part:
     return part
 
 
-def nodes_of(output: Output, part: Part, method: str) -> Tensor:
+def nodes_of(output: Output, part: Part, method: str, side: str = "", width: int | None = None) -> Tensor:
     """Return the nodes `(N, D)` that a method reads of an output: embedding, feature, or the last map, flattened.
 
     Raises:
-        RelgraphError: if the output has no such part.
+        RelgraphError: if the output has no such part, or it is not as wide as the method was built for on this side.
     """
     if part == "map":
         if not output.maps:
@@ -244,6 +245,8 @@ def nodes_of(output: Output, part: Part, method: str) -> Tensor:
     found = output.embedding if part == "embedding" else output.feature
     if found is None:
         raise RelgraphError(f"{method} reads features: expected Output(embedding, feature=...) of both networks")
+    if width is not None and (found.ndim != 2 or found.shape[1] != width):
+        raise RelgraphError(f"{method} was built for {side} nodes (N, {width}), got {tuple(found.shape)}")
     return found
 
 
@@ -277,15 +280,34 @@ def logits_of(student: Output, teacher: Output, method: str) -> tuple[Tensor, Te
     return student.logits, teacher.logits
 
 
-def labels_of(batch: Batch | None, method: str) -> Tensor:
-    """Return the labels `(N,)` of a batch.
+def labels_of(batch: Batch | None, method: str, count: int) -> Tensor:
+    """Return the labels of a batch of so many images, `(N,)`.
 
     Raises:
-        RelgraphError: if there is no batch.
+        RelgraphError: if there is no batch, or one of another size.
     """
     if batch is None or not isinstance(batch.labels, Tensor):
         raise RelgraphError(f"{method} reads labels: expected a Batch(indices, labels) as the third argument, got none")
+    if batch.labels.shape != (count,):
+        raise RelgraphError(f"labels must be one for each of the {count} images, got {tuple(batch.labels.shape)}")
     return batch.labels
+
+
+def extra_of(output: Output, views: Views | None, count: int, method: str) -> Output:
+    """Return a network's outputs for the extra views of so many images.
+
+    Raises:
+        RelgraphError: if there are none, or for another number of views.
+    """
+    kind, each = ("views", 0) if views is None else (views.kind, views.each)
+    parts = [] if output.extra is None else [output.extra.embedding, output.extra.logits, output.extra.feature]
+    rows = sorted({len(part) for part in parts if part is not None})
+    if output.extra is None or rows != [each * count]:
+        found = " and ".join(map(str, rows)) or "none"
+        raise RelgraphError(
+            f"{method} reads {each} {kind} of each image: expected {each} * {count} rows in Output.extra, got {found}"
+        )
+    return output.extra
 
 
 def as_output(given: Output | Tensor) -> Output:

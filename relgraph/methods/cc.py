@@ -3,12 +3,20 @@
 from dataclasses import field, replace
 from typing import Any, Literal, Self
 
-import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import mean_square
-from relgraph.graph.kernels import Kernel, at_least_float32, cosine, gaussian, gaussian_taylor, identity, linear
+from relgraph.graph.kernels import (
+    Kernel,
+    at_least_float32,
+    cosine,
+    full_precision,
+    gaussian,
+    gaussian_taylor,
+    identity,
+    linear,
+)
 from relgraph.graph.pair import Pair, check_nodes
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Nearest
@@ -130,7 +138,7 @@ class CC(Relational):
         expected, found = [layer.in_features for layer in self.embeds], [s.shape[-1], t.shape[-1]]
         if found != expected:
             raise RelgraphError(f"CC was built for widths {expected} of student and teacher, got {found}")
-        with torch.autocast(s.device.type, enabled=False):
+        with full_precision(s):
             return self.embeds[0](s), self.embeds[1](t)
 
 
@@ -140,6 +148,7 @@ def correlation_kernel(correlation: Correlation, order: int, rbf_gamma: float, u
     Raises:
         RelgraphError: for numbers out of range.
 
+    >>> import torch
     >>> correlation_kernel("gaussian", 2, 0.5, unit_length=False)(torch.tensor([[0.0], [2.0]]))
     tensor([[1.0000, 0.1353],
             [0.1353, 1.0000]])
@@ -158,6 +167,7 @@ def consecutive_rows(student: Tensor, teacher: Tensor) -> Tensor:
     Raises:
         RelgraphError: if the two are not (N, D) of the same N and D.
 
+    >>> import torch
     >>> consecutive_rows(torch.tensor([[1.0], [-2.0], [3.0]]), torch.zeros(3, 1)).item()  # (1 * 2 + 2 * 3) / 2
     4.0
     """

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.kernels import cosine
+from relgraph.graph.kernels import cosine, full_precision
 from relgraph.graph.memory import Queue
 from relgraph.graph.pair import Pair, check_nodes, graph_pair
 from relgraph.methods.base import Batch, Method, Output, RunFacts, as_output, chosen_nodes, nodes_of, option
@@ -61,7 +61,7 @@ class Contrastive(Method):
         s, t = self.student_nodes(student), self.teacher_nodes(teacher)
         check_nodes(s, t, one_width=self.projector is None)
         if self.projector is not None:
-            with torch.autocast(s.device.type, enabled=False):
+            with full_precision(s):
                 s = self.projector(s.to(next(self.projector.parameters()).dtype))
         return s, t
 
@@ -71,18 +71,11 @@ class Contrastive(Method):
 
     def student_nodes(self, output: Output) -> Tensor:
         """Return the student's nodes `(N, D_s)`, of the width that the method was built for."""
-        return self._nodes(output, "student", self.student_width)
+        return nodes_of(output, self.nodes, type(self).__name__, "student", self.student_width)
 
     def teacher_nodes(self, output: Output) -> Tensor:
         """Return the teacher's nodes `(N, D_t)`, of the width that the method was built for."""
-        return self._nodes(output, "teacher", self.teacher_width)
-
-    def _nodes(self, output: Output, side: str, width: int | None) -> Tensor:
-        name = type(self).__name__
-        found = nodes_of(output, self.nodes, name)
-        if width is not None and (found.ndim != 2 or found.shape[1] != width):
-            raise RelgraphError(f"{name} was built for {side} nodes (N, {width}), got {tuple(found.shape)}")
-        return found
+        return nodes_of(output, self.nodes, type(self).__name__, "teacher", self.teacher_width)
 
 
 class Queued(Contrastive):

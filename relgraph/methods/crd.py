@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from relgraph.errors import RelgraphError, unknown
-from relgraph.graph.kernels import at_least_float32, unit
+from relgraph.graph.kernels import at_least_float32, full_precision, unit
 from relgraph.graph.memory import Bank
 from relgraph.graph.pair import check_nodes
 from relgraph.graph.sampling import ClassSampler, NearestOthers, RandomOthers, gathered
@@ -97,7 +97,7 @@ class CRD(Method):
     images: int
     labels: Tensor | None = None
     graph: str | Rule = option(default="sampled")
-    k: int | None = option(default=None)
+    k: int | None = option(default=None, least=1)
     negatives: int | None = option(default=None, above=0)
     tau: float = option(default=0.07, above=0)
     key_dim: int = option(default=128, above=0)
@@ -151,9 +151,10 @@ class CRD(Method):
 
     def _anchors(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
         """Return g_s and g_t, `(N, key_dim)`."""
-        s, t = (nodes_of(output, self.nodes, "CRD") for output in (student, teacher))
+        s = nodes_of(student, self.nodes, "CRD", "student", self.student_width)
+        t = nodes_of(teacher, self.nodes, "CRD", "teacher", self.teacher_width)
         check_nodes(s, t)
-        return _embed(self.embed_student, s, "student"), _embed(self.embed_teacher, t, "teacher")
+        return _embed(self.embed_student, s), _embed(self.embed_teacher, t)
 
     def _scores(self, s: Tensor, t: Tensor, indices: Tensor) -> list["_Scores"]:
         """Return the scores of the student's anchors in the teacher's memory, and the other way round."""
@@ -188,10 +189,8 @@ class _Scores:
         return total - (self.count.sum() + len(self.own)).to(total.dtype).log()
 
 
-def _embed(layer: nn.Linear, nodes: Tensor, side: str) -> Tensor:
-    if nodes.ndim != 2 or nodes.shape[1] != layer.in_features:
-        raise RelgraphError(f"CRD was built for {side} nodes (N, {layer.in_features}), got {tuple(nodes.shape)}")
-    with torch.autocast(nodes.device.type, enabled=False):
+def _embed(layer: nn.Linear, nodes: Tensor) -> Tensor:
+    with full_precision(nodes):
         return unit(at_least_float32(layer(nodes.to(layer.weight.dtype))))
 
 
@@ -205,26 +204,22 @@ def _rule(graph: str | Rule, k: int | None, negatives: int | None) -> RandomOthe
     """Return the rule of the negatives."""
     if negatives is not None and graph != "sampled":
         raise RelgraphError(f"negatives are those of the graph 'sampled', got {negatives} and another graph")
-    if k is not None and not isinstance(graph, str):
-        raise RelgraphError(f"k belongs to the graph 'knn', got k = {k} beside a rule")
-    if isinstance(graph, AllPairs):
-        return NearestOthers()
-    if isinstance(graph, Nearest) and graph.by == "teacher":
-        return NearestOthers(graph.k)
-    if not isinstance(graph, str):
-        raise RelgraphError(
-            "CRD takes the graph 'sampled', 'dense' or 'knn', which its own scores and labels choose in its memory: "
-            f"edges among the images of a batch are none of them, got {type(graph).__name__}"
-        )
-    if graph not in GRAPHS:
-        raise unknown("graph", graph, GRAPHS)
     if k is not None and graph != "knn":
-        raise RelgraphError(f"k belongs to the graph 'knn', got k = {k} and graph = {graph!r}")
-    if k is not None and k < 1:
-        raise RelgraphError(f"k must be at least 1, got {k}")
+        raise RelgraphError(f"k belongs to the graph 'knn', got k = {k} and another graph")
+    if isinstance(graph, str) and graph not in GRAPHS:
+        raise unknown("graph", graph, GRAPHS)
+    if graph == "sampled":
+        return RandomOthers(DRAWS if negatives is None else negatives)
     if graph == "knn":
         return NearestOthers(8 if k is None else k)
-    return RandomOthers(DRAWS if negatives is None else negatives) if graph == "sampled" else NearestOthers()
+    if isinstance(graph, Nearest) and graph.by == "teacher":
+        return NearestOthers(graph.k)
+    if graph == "dense" or isinstance(graph, AllPairs):
+        return NearestOthers()
+    raise RelgraphError(
+        "CRD takes the graph 'sampled', 'dense' or 'knn', which its own scores and labels choose in its memory: edges "
+        f"among the images of a batch are none of them, got {type(graph).__name__}"
+    )
 
 
 def nce(positive: Tensor, negative: Tensor, count: Tensor, noise: float) -> Tensor:

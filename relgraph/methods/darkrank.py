@@ -1,6 +1,7 @@
 """DarkRank, the hard form (Chen, Wang, Zhang, AAAI 2018, arXiv 1707.01220)."""
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -8,9 +9,10 @@ from torch import Tensor
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import Criterion
 from relgraph.graph.kernels import Kernel, identity, squared_distance
-from relgraph.graph.pair import PairBuilder
+from relgraph.graph.pair import Pair, PairBuilder, topology_of
 from relgraph.graph.relation import Relation
-from relgraph.methods.base import option
+from relgraph.graph.topology import Edges
+from relgraph.methods.base import Batch, Output, Terms, option
 from relgraph.methods.relational import Relational
 
 
@@ -80,16 +82,25 @@ class DarkRank(Relational):
         assert self.relation is not None
         return self.relation.builder
 
+    def compare_pair(self, pair: Pair, student: Output, teacher: Output, batch: Batch | None) -> Terms:
+        """Return `darkrank`."""
+        edges = topology_of(pair)
+        if isinstance(edges, Edges) and edges.degree is None:  # an image without edges is in no row of the criterion
+            self._check(int(edges.edge_index[1].bincount(minlength=edges.anchors).min()))
+        return super().compare_pair(pair, student, teacher, batch)
+
     def _likelihood(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return minus the log-likelihood of the teacher's order of its best, `(A, M) x (A, M) -> (A,)`."""
-        others = teacher.shape[-1] - 1 if self.rule.dense else teacher.shape[-1]  # of all pairs one is the image itself
+        self._check(teacher.shape[-1] - 1 if self.rule.dense else teacher.shape[-1])  # all pairs: one is itself
+        best = teacher.argsort(dim=-1, descending=True, stable=True)[..., : self.length]
+        return -log_likelihood(student.gather(-1, best))
+
+    def _check(self, others: int) -> None:
         if others < self.length:
             raise RelgraphError(
                 f"DarkRank ranks {self.length} others of each image: expected at least {self.length} in its graph, "
                 f"got {others}"
             )
-        best = teacher.argsort(dim=-1, descending=True, stable=True)[..., : self.length]
-        return -log_likelihood(student.gather(-1, best))
 
 
 def score(alpha: float, beta: float) -> Kernel:
@@ -99,12 +110,13 @@ def score(alpha: float, beta: float) -> Kernel:
     tensor([[-inf, -16.],
             [-16., -inf]])
     """
+    product = replace(squared_distance, own=torch.inf)
+    return Kernel("euclidean^beta", identity, product, partial(_score, alpha, beta), nearest_is_largest=True)
 
-    def finish(square: Tensor) -> Tensor:
-        positive = square > 0
-        return -alpha * torch.where(positive, torch.where(positive, square, 1) ** (beta / 2), 0)
 
-    return Kernel("euclidean^beta", identity, replace(squared_distance, own=torch.inf), finish, nearest_is_largest=True)
+def _score(alpha: float, beta: float, square: Tensor) -> Tensor:
+    positive = square > 0
+    return -alpha * torch.where(positive, torch.where(positive, square, 1) ** (beta / 2), 0)
 
 
 def log_likelihood(scores: Tensor) -> Tensor:

@@ -66,14 +66,9 @@ class EGA(Relational):
     (torch.Size([]), True)
     """
 
-    node_weight: float = option(default=0.8, least=0)
-    edge_weight: float = option(default=0.24, least=0)
+    node_weight: float = option(default=0.8, least=0, term="node")
+    edge_weight: float = option(default=0.24, least=0, term="edge")
     nodes: Part = field(default="embedding", init=False)
-
-    @property
-    def term_weights(self) -> dict[str, float]:
-        """Those of the node term and of the edge term."""
-        return {"node": self.node_weight, "edge": self.edge_weight}
 
     def make_relation(self) -> Relation:
         """Return the edge term's relation."""

@@ -53,19 +53,21 @@ class FitNet(StageMethod):
     weight = 100.0
     pointwise = True
 
+    needs_shapes = False
+    least = 0  # the stage says how many, and vectors need none
     stage: int = option(default=2, least=0)
     nodes: Part | None = option(default=None)
 
     def __post_init__(self) -> None:
         """Build the regressor, where maps are compared."""
         super().__post_init__()
-        if bool(self.student_maps) != bool(self.teacher_maps):
-            given = "student" if self.student_maps else "teacher"
+        if (self.student_maps is None) != (self.teacher_maps is None):
+            given = "teacher" if self.student_maps is None else "student"
             raise RelgraphError(
                 f"FitNet needs the shapes of both networks' maps or of neither, got the {given}'s alone"
             )
         if self.nodes is None:
-            self.nodes = "map" if self.student_maps else "embedding"
+            self.nodes = "embedding" if self.student_maps is None else "map"
         if self.nodes == "map":
             self.shapes = _shapes_of(self.student_maps, self.teacher_maps, self.stage)
             self.regressor = regressor(*self.shapes)
@@ -111,8 +113,8 @@ def regressor(student: Shape, teacher: Shape) -> nn.Sequential:
     return nn.Sequential(layer, norm(outputs), nn.ReLU())
 
 
-def _shapes_of(student: Shapes, teacher: Shapes, stage: int) -> tuple[Shape, Shape]:
-    if not student:
+def _shapes_of(student: Shapes | None, teacher: Shapes | None, stage: int) -> tuple[Shape, Shape]:
+    if student is None or teacher is None:
         raise RelgraphError("FitNet compares maps by a regressor: expected the shapes of both networks' maps, got none")
     check_stages("FitNet", student, teacher, stage + 1)
     return student[stage], teacher[stage]

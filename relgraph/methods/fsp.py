@@ -9,7 +9,7 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import mean_square
 from relgraph.graph.kernels import linear
 from relgraph.methods.base import Batch, Output, Terms
-from relgraph.methods.stages import StageMethod, check_stages, map_pairs, paired, same_size
+from relgraph.methods.stages import StageMethod, map_pairs, same_size
 
 
 class FSP(StageMethod):
@@ -53,12 +53,13 @@ class FSP(StageMethod):
     pointwise = True
     init_share = 1 / 9
 
+    needs_shapes = False
+    facing = slice(0, None)
+
     def __post_init__(self) -> None:
         """Check the channels, where the shapes are known."""
         super().__post_init__()
-        if self.student_maps and self.teacher_maps:
-            check_stages("FSP", self.student_maps, self.teacher_maps)
-            _check_equal([(s[0], t[0]) for s, t in paired(self.student_maps, self.teacher_maps)])
+        _check_equal([(s[0], t[0]) for s, t in self.built])
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `fsp`."""

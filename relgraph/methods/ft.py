@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from relgraph.graph.criteria import mean_square
 from relgraph.methods.at import attention
 from relgraph.methods.base import Batch, Output, Terms, option
-from relgraph.methods.stages import StageMethod, check_channels, check_maps, check_stages, norm, same_size, through
+from relgraph.methods.stages import StageMethod, norm, same_size, through
 
 SLOPE = 0.1  # of all leaky ReLUs, as in the code
 
@@ -57,13 +57,13 @@ class FT(StageMethod):
     weight = 200.0
     pointwise = True
 
+    least = 1
+    facing = slice(-1, None)
     paraphrase_rate: float = option(default=0.5, above=0, most=1)
 
     def __post_init__(self) -> None:
         """Build translator and paraphraser."""
         super().__post_init__()
-        check_stages("FT", self.student_maps, self.teacher_maps, least=1)
-        self.built = [(self.student_maps[-1], self.teacher_maps[-1])]
         ((student, *_), (teacher, *_)) = self.built[0]
         factor = max(1, int(self.paraphrase_rate * teacher))
         self.translator = _normed((student, student, factor, factor))
@@ -72,7 +72,7 @@ class FT(StageMethod):
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `ft`."""
-        s, t = self._last(student, teacher)
+        [(s, t)] = self.pairs(student, teacher)
         # Not under no_grad: autocast keeps the weights it casts, in older torch (its issue 158232) as constants then,
         # and the paraphraser would get no gradient from its own loss.
         target = through(self.encoder, t).detach()
@@ -82,19 +82,12 @@ class FT(StageMethod):
         self, student: Output, teacher: Output, batch: Batch, cross_entropy: Callable[[Output], Tensor]
     ) -> Terms:
         """Return `paraphraser`, the mean squared error of its reconstruction of the teacher's last map."""
-        t = self._last(student, teacher)[1].detach()
+        t = self.pairs(student, teacher)[0][1].detach()
         return {"paraphraser": mean_square(through(nn.Sequential(self.encoder, self.decoder), t), t)}
 
     def teacher_parameters(self) -> Sequence[nn.Parameter]:
         """Return the parameters of the paraphraser."""
         return [*self.encoder.parameters(), *self.decoder.parameters()]
-
-    def _last(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
-        check_stages("FT", student.maps, teacher.maps, least=1)
-        last = student.maps[-1], teacher.maps[-1]
-        check_maps(*last)
-        check_channels("FT", self.built, [last])
-        return last
 
 
 def factor_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -98,13 +98,13 @@ class IRG(Relational):
     """
 
     form_option: ClassVar[str] = "graph_form"
-    vertex_weight: float | None = option(default=None, least=0)
-    relation_weight: float | None = option(default=None, least=0)
-    transition_weight: float | None = option(default=None, least=0)
+    vertex_weight: float | None = option(default=None, least=0, term="vertex")
+    relation_weight: float | None = option(default=None, least=0, term="edge")
+    transition_weight: float | None = option(default=None, least=0, term="transition")
     form: Form = option(default="max", kw_only=True)  # type: ignore[assignment]
     layers: Layers = option(default="one-to-one")
     levels: int = option(default=3, least=1)
-    edge_transition_weight: float = option(default=0.0, least=0)
+    edge_transition_weight: float = option(default=0.0, least=0, term="edge_transition")
     graph_form: GraphForm = option(default="auto", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -124,16 +124,6 @@ class IRG(Relational):
         both = weight["transition"] + weight["edge_transition"] > 0 or (lower and self.layers == "one-to-one")
         maps = ["maps"] if both else ["student's maps"] if lower else []
         self.reads = (self.nodes, *maps, *(["logits"] if weight["vertex"] > 0 else []))
-
-    @property
-    def term_weights(self) -> dict[str, float]:
-        """Those of the logits, the edges, the transitions and the edges' transitions."""
-        return {
-            "vertex": self.vertex_weight or 0.0,
-            "edge": self.relation_weight or 0.0,
-            "transition": self.transition_weight or 0.0,
-            "edge_transition": self.edge_transition_weight,
-        }
 
     def make_relation(self) -> Relation:
         """Return the relation of the form."""

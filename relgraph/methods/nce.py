@@ -4,7 +4,6 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from relgraph.errors import RelgraphError
 from relgraph.graph.blocks import sum_of_blocks
 from relgraph.graph.kernels import cosine, own_places
 from relgraph.graph.pair import MATCHES, Pair, PairBuilder, has_weights, topology_of, weights
@@ -66,9 +65,8 @@ class NCE(Relational):
 
     def compare_pair(self, pair: Pair, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `nce`."""
-        labels, count = labels_of(batch, type(self).__name__), len(pair["student"].x)
-        if labels.shape != (count,):
-            raise RelgraphError(f"labels must be one for each of the {count} images, got {tuple(labels.shape)}")
+        count = len(pair["student"].x)
+        labels = labels_of(batch, type(self).__name__, count)
         if not has_weights(pair):
             return {"nce": self._in_blocks(pair["student"].prepared, pair["teacher"].prepared, labels)}
         edges = topology_of(pair, MATCHES)

@@ -7,6 +7,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import field, fields
 from functools import lru_cache
 from inspect import cleandoc
@@ -25,11 +26,12 @@ BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
 }
 
 
-def option(*, default: Any, kw_only: bool = False, **bounds: float) -> Any:
+def option(*, default: Any, kw_only: bool = False, term: str = "", **bounds: float) -> Any:
     """Return the field of a method's option: its published default, and the range of a number.
 
     Its type is the field's annotation: int, float, bool, str, a `Literal` of words, or one of these or `None`; its
     range is given by `above`, `least`, `below` and `most`. Its help stands under `Args` in the docstring of the class.
+    The option that is the weight of one of several terms of the loss names that `term`.
 
     >>> from relgraph.methods import Method
     >>> class Halved(Method):
@@ -38,7 +40,7 @@ def option(*, default: Any, kw_only: bool = False, **bounds: float) -> Any:
     Traceback (most recent call last):
     relgraph.errors.RelgraphError: tau must be above 0 and at most 1, got -1
     """
-    return field(default=default, kw_only=kw_only, metadata={"bounds": bounds})
+    return field(default=default, kw_only=kw_only, metadata={"bounds": bounds, "term": term})
 
 
 class Option(NamedTuple):
@@ -50,6 +52,7 @@ class Option(NamedTuple):
         default: The published default.
         bounds: Where a number must lie, by names of `BOUNDS`.
         help: Its description in its class's docstring.
+        term: The term of the loss whose weight it is; empty for other options.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Option(NamedTuple):
     default: Any
     bounds: Bounds
     help: str
+    term: str = ""
 
     def check(self, value: Any) -> None:
         """Raise RelgraphError unless a value is of the option's kind, and a number in its range.
@@ -65,12 +69,16 @@ class Option(NamedTuple):
         """
         if value is None or not isinstance(value, (bool, int, float, str)):
             return
-        words = [word for kind in self.kinds if get_origin(kind) is Literal for word in get_args(kind)]
         if isinstance(value, str):
-            if words and str not in self.kinds and value not in words:
-                raise unknown(self.name, value, words)
+            if str not in self.kinds and value not in self.words:
+                raise self._refused(self.name, value)
         elif not all(BOUNDS[name][0](value, bound) for name, bound in self.bounds.items()):  # NaN is in no range
             raise RelgraphError(f"{self.name} must be {self.range}, got {value}")
+
+    @property
+    def words(self) -> list[str]:
+        """The words that it may be; empty if any will do, or none."""
+        return [word for kind in self.kinds if get_origin(kind) is Literal for word in get_args(kind)]
 
     @property
     def range(self) -> str:
@@ -83,25 +91,34 @@ class Option(NamedTuple):
         Raises:
             RelgraphError: if it is of another kind; the message names the option of `owner`.
         """
+        if text in self.words:
+            return text
         for kind in self.kinds:
-            if get_origin(kind) is Literal:
-                if text in get_args(kind):
-                    return text
-                raise unknown(f"{self.name} of {owner}", text, get_args(kind))
-            if kind is bool and text.lower() in ("true", "false", "yes", "no"):
-                return text.lower() in ("true", "yes")
-            if kind in (int, float):
-                try:
-                    number = kind(text)
-                except ValueError:
-                    continue
-                if math.isfinite(number):
-                    return number
-            if kind is str:
-                return text
-        names = {int: "a whole number", float: "a number", bool: "true or false"}
-        expected = " or ".join(names[kind] for kind in self.kinds if kind in names)
-        raise RelgraphError(f"{self.name} of {owner} must be {expected}, got {text!r}")
+            with suppress(ValueError, KeyError):
+                return PARSERS[kind](text)
+        raise self._refused(f"{self.name} of {owner}", text)
+
+    def _refused(self, name: str, text: str) -> RelgraphError:
+        if self.words:
+            return unknown(name, text, self.words)
+        expected = " or ".join(WORDS[kind] for kind in self.kinds if kind in WORDS)
+        return RelgraphError(f"{name} must be {expected}, got {text!r}")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+PARSERS: dict[Any, Callable[[str], Any]] = {
+    int: int,
+    float: _finite,
+    bool: lambda text: {"true": True, "yes": True, "false": False, "no": False}[text.lower()],
+    str: str,
+}
+WORDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def options_of(cls: type) -> dict[str, Option]:
@@ -122,7 +139,8 @@ def _read_options(cls: type) -> dict[str, Option]:
         if item.init and "bounds" in item.metadata:
             hint = hints[item.name]
             kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-            found[item.name] = Option(item.name, kinds, item.default, item.metadata["bounds"], _help(cls, item.name))
+            facts = item.metadata["bounds"], _help(cls, item.name), item.metadata["term"]
+            found[item.name] = Option(item.name, kinds, item.default, *facts)
     return found
 
 

@@ -61,8 +61,8 @@ class RKD(Relational):
     (True, True)
     """
 
-    distance_weight: float = option(default=25.0, least=0)
-    angle_weight: float = option(default=50.0, least=0)
+    distance_weight: float = option(default=25.0, least=0, term="distance")
+    angle_weight: float = option(default=50.0, least=0, term="angle")
 
     def __post_init__(self) -> None:
         """Put both relations together."""
@@ -70,11 +70,6 @@ class RKD(Relational):
         if self.distance_weight == self.angle_weight == 0:
             raise RelgraphError("RKD needs a weight above 0, got 0 for both distances and angles")
         self.angle = Relation(cosine, criterion=huber)
-
-    @property
-    def term_weights(self) -> dict[str, float]:
-        """Those of the distances and of the angles."""
-        return {"distance": self.distance_weight, "angle": self.angle_weight}
 
     def make_relation(self) -> Relation:
         """Return the relation of the distances; angles are compared in blocks in every form."""

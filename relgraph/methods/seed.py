@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor
 
-from relgraph.errors import RelgraphError
 from relgraph.graph.contrast import soft_queue_contrast
 from relgraph.graph.kernels import cosine
 from relgraph.graph.memory import Queue
-from relgraph.methods.base import Batch, Output, Terms, Views, as_output, option
+from relgraph.methods.base import Batch, Output, Terms, Views, as_output, extra_of, option
 from relgraph.methods.contrastive import Queued
 
 
@@ -84,7 +83,7 @@ class SEED(Queued):
         s, t = self.vectors(student, teacher)
         terms = {"seed": self._contrast(s, t, self.memory)}
         if self.patch_memory is not None:
-            patches = (self._patches(output, len(s)) for output in (student, teacher))
+            patches = (extra_of(output, self.views, len(s), "SEED") for output in (student, teacher))
             terms["seed_patches"] = self._contrast(*self.vectors(*patches), self.patch_memory)
         return terms
 
@@ -95,23 +94,8 @@ class SEED(Queued):
         if self.patch_memory is not None:
             output = as_output(teacher)
             count = len(output.embedding)
-            patches = self.teacher_nodes(self._patches(output, count))
+            patches = self.teacher_nodes(extra_of(output, self.views, count, "SEED"))
             self.patch_memory.remember(cosine.nodes(patches[:count]))
 
     def _contrast(self, student: Tensor, teacher: Tensor, queue: Queue) -> Tensor:
         return soft_queue_contrast(student, teacher, queue.keys, self.tau, self.teacher_tau)
-
-    def _patches(self, output: Output, count: int) -> Output:
-        """Return a network's outputs for the patches of so many images.
-
-        Raises:
-            RelgraphError: if there are none, or for another number of patches.
-        """
-        each = 0 if self.views is None else self.views.each
-        asked = f"SEED asked for {each} patches of each image by `views`: expected Output(embedding, extra=...)"
-        if output.extra is None:
-            raise RelgraphError(f"{asked} of both networks, got none")
-        rows = len(output.extra.embedding)
-        if rows != each * count:
-            raise RelgraphError(f"{asked} with {each} x {count} rows, got {rows}")
-        return output.extra

@@ -9,9 +9,21 @@ from torch.nn.functional import kl_div
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.contrast import batch_contrast
-from relgraph.graph.kernels import at_least_float32, cosine
+from relgraph.graph.kernels import at_least_float32, cosine, full_precision
 from relgraph.graph.pair import check_nodes
-from relgraph.methods.base import Batch, Method, Output, RunFacts, Terms, Views, labels_of, logits_of, nodes_of, option
+from relgraph.methods.base import (
+    Batch,
+    Method,
+    Output,
+    RunFacts,
+    Terms,
+    Views,
+    extra_of,
+    labels_of,
+    logits_of,
+    nodes_of,
+    option,
+)
 from relgraph.networks.heads import Projector
 
 Transformations = Literal["rotations", "all"]
@@ -89,9 +101,9 @@ class SSKD(Method):
     teacher_width: int
     ss_head: nn.Module | None = None
     temperature: float = option(default=4.0, above=0)
-    kd_weight: float = option(default=0.9, least=0)
-    tf_weight: float = option(default=2.7, least=0)
-    ss_weight: float = option(default=10.0, least=0)
+    kd_weight: float = option(default=0.9, least=0, term="kd")
+    tf_weight: float = option(default=2.7, least=0, term="transformed")
+    ss_weight: float = option(default=10.0, least=0, term="self_supervision")
     tau: float = option(default=0.5, above=0)
     tf_ratio: float = option(default=1.0, least=0, most=1)
     ss_ratio: float = option(default=0.75, least=0, most=1)
@@ -111,11 +123,6 @@ class SSKD(Method):
         """Return the method for the widths of a run's features, with its self-supervision head."""
         return cls(run.student_width, run.teacher_width, run.ss_head, **options)
 
-    @property
-    def term_weights(self) -> dict[str, float]:
-        """Those of the logits, of the transformed views' and of the self-supervision."""
-        return {"kd": self.kd_weight, "transformed": self.tf_weight, "self_supervision": self.ss_weight}
-
     def train(self, mode: bool = True) -> Self:
         """Set the mode of the student's side; the teacher's head stays in that of evaluation."""
         super().train(mode)
@@ -126,10 +133,8 @@ class SSKD(Method):
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `kd`, `transformed` and `self_supervision`."""
         s, t = logits_of(student, teacher, "SSKD")
-        labels = labels_of(batch, "SSKD")
-        if labels.shape != s.shape[:1]:
-            raise RelgraphError(f"labels must be one for each of the {len(s)} images, got {tuple(labels.shape)}")
-        student_views, teacher_views = (self._views_of(output, len(s)) for output in (student, teacher))
+        labels = labels_of(batch, "SSKD", len(s))
+        student_views, teacher_views = (extra_of(output, self.views, len(s), "SSKD") for output in (student, teacher))
         classes = torch.where(labels < 0, t.argmax(-1), labels)
         return {
             "kd": _divergence(s, t, self.temperature).mean(),
@@ -153,18 +158,6 @@ class SSKD(Method):
         t = _similarities(self.ss_head, teacher, teacher_views, self.teacher_width, "teacher")
         own = torch.arange(t.shape[-1], device=t.device).expand(t.shape[:2])
         return mean_of_trusted(_divergence(s, t, self.tau), trusted(rank_of(t, own), self.ss_ratio))
-
-    def _views_of(self, output: Output, count: int) -> Output:
-        """Return a network's outputs for the V extra views of each of these images."""
-        each, found = 0 if self.views is None else self.views.each, output.extra
-        parts = [] if found is None else [found.embedding, found.logits, found.feature]
-        rows = {len(part) for part in parts if part is not None}
-        if found is None or rows != {each * count}:
-            raise RelgraphError(
-                f"SSKD reads extra views of each image (`Output.extra`, as its `views` say): expected {each} * "
-                f"{count} rows, got {' and '.join(map(str, sorted(rows))) or 'none'}"
-            )
-        return found
 
 
 def views_to_images(views: Tensor, images: Tensor, temperature: float = 1.0) -> Tensor:
@@ -203,12 +196,9 @@ def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 def _similarities(head: nn.Module, output: Output, views: Output, width: int, side: str) -> Tensor:
     """Return the cosines of each view with each image, `(V, N, N)`."""
-    parts = [nodes_of(each, "feature", "SSKD") for each in (output, views)]
-    for part in parts:
-        if part.ndim != 2 or part.shape[1] != width:
-            raise RelgraphError(f"SSKD was built for {side} features (N, {width}), got {tuple(part.shape)}")
+    parts = [nodes_of(each, "feature", "SSKD", side, width) for each in (output, views)]
     count = len(parts[0])
-    with torch.autocast(parts[0].device.type, enabled=False):
+    with full_precision(parts[0]):
         nodes = cosine.nodes(head(at_least_float32(torch.cat(parts))))
     return cosine.matrix(nodes[count:], nodes[:count]).view(-1, count, count)
 

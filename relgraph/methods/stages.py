@@ -1,7 +1,7 @@
 """What methods over stage maps have in common: which maps face each other, at which size, and layers between them."""
 
 from collections.abc import Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
@@ -16,24 +16,42 @@ T = TypeVar("T")
 class StageMethod(Method):
     """A method that compares stage maps, by layers that are built for the shapes of both networks' maps.
 
+    Attributes:
+        least: How many maps it needs of each network, the stem's included.
+        needs_shapes: Whether it is built for shapes, or only checks them where they are given.
+        facing: Which pairs of maps that face each other it compares; by default all but the stems'.
+
     Args:
         student_maps: Shapes (C, H, W) of the student's maps, the stem's first.
         teacher_maps: Those of the teacher.
     """
 
-    student_maps: Shapes = ()
-    teacher_maps: Shapes = ()
+    least: ClassVar[int] = 2
+    facing: ClassVar[slice] = slice(1, None)
+    needs_shapes: ClassVar[bool] = True
     reads = ("maps",)
+    student_maps: Shapes | None = None  # `()` is a network that hands on no maps
+    teacher_maps: Shapes | None = None
 
     def __post_init__(self) -> None:
-        """Take no shapes as none."""
+        """Pair the shapes for which layers are built."""
         super().__post_init__()
-        self.student_maps, self.teacher_maps = self.student_maps or (), self.teacher_maps or ()
+        given = self.student_maps is not None and self.teacher_maps is not None
+        student, teacher = self.student_maps or (), self.teacher_maps or ()
+        if self.needs_shapes or given:
+            check_stages(type(self).__name__, student, teacher, self.least)
+        self.built = paired(student, teacher)[self.facing]
 
     @classmethod
     def for_run(cls, run: RunFacts, **options: Any) -> Self:
         """Return the method for the shapes of the run's maps."""
         return cls(run.student_maps, run.teacher_maps, **options)
+
+    def pairs(self, student: Output, teacher: Output) -> list[tuple[Tensor, Tensor]]:
+        """Return the maps of student and teacher that it compares, with the channels that its layers were built for."""
+        found = map_pairs(student, teacher, type(self).__name__, self.least)[self.facing]
+        check_channels(type(self).__name__, self.built, found)
+        return found
 
 
 def paired(student: Sequence[T], teacher: Sequence[T]) -> list[tuple[T, T]]:
@@ -60,13 +78,13 @@ def check_stages(method: str, student: Sequence[object], teacher: Sequence[objec
         )
 
 
-def map_pairs(student: Output, teacher: Output, method: str) -> list[tuple[Tensor, Tensor]]:
+def map_pairs(student: Output, teacher: Output, method: str, least: int = 2) -> list[tuple[Tensor, Tensor]]:
     """Return the maps of student and teacher that face each other; see `paired`. The first pair is one of a stem.
 
     Raises:
-        RelgraphError: if there are fewer than two of one network, or they are not maps of the same images.
+        RelgraphError: if there are fewer than `least` of one network, or they are not maps of the same images.
     """
-    check_stages(method, student.maps, teacher.maps)
+    check_stages(method, student.maps, teacher.maps, least)
     pairs = paired(student.maps, teacher.maps)
     for pair in pairs:
         check_maps(*pair)

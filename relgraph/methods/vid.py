@@ -8,7 +8,7 @@ from torch.nn.functional import softplus
 
 from relgraph.graph.kernels import at_least_float32
 from relgraph.methods.base import Batch, Output, Terms, option
-from relgraph.methods.stages import StageMethod, check_channels, check_stages, map_pairs, paired, same_size, through
+from relgraph.methods.stages import StageMethod, same_size, through
 
 # The least variance, as in the code: a channel that is predicted exactly would else have an infinite likelihood.
 FLOOR = 1e-5
@@ -56,8 +56,6 @@ class VID(StageMethod):
     def __post_init__(self) -> None:
         """Build a regressor of each stage."""
         super().__post_init__()
-        check_stages("VID", self.student_maps, self.teacher_maps)
-        self.built = paired(self.student_maps, self.teacher_maps)[1:]
         self.regressors = nn.ModuleList(_regressor(s[0], t[0]) for s, t in self.built)
         above = self.init_variance - FLOOR
         raw = above + math.log(-math.expm1(-above))  # softplus(raw) is what is above the floor
@@ -65,9 +63,7 @@ class VID(StageMethod):
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `vid`."""
-        pairs = map_pairs(student, teacher, "VID")[1:]
-        check_channels("VID", self.built, pairs)
-        losses = []
+        pairs, losses = self.pairs(student, teacher), []
         for (s, t), regressor, raw in zip(pairs, self.regressors, self.raw_variances, strict=True):
             smaller, target = same_size(s, t)
             losses.append(variational_loss(through(regressor, smaller), target, raw))

@@ -54,7 +54,7 @@ class Diagnostics:
             if not spread.local:
                 outputs = [gathered(output, spread.method.reads, self.processes) for output in outputs]
             if len(outputs[0].embedding) ** 2 > LARGEST_MATRIX:
-                outputs = [_first(output) for output in outputs]
+                outputs = [output._replace(extra=None).each(lambda x: x[:SAMPLE]) for output in outputs]
             pair, kernel = measured_pair(spread.each(), *outputs)
         count = len(pair["student"].x)
         labels = (labels if spread.local else self.processes.gather(labels))[:count]
@@ -97,9 +97,3 @@ def measured_pair(methods: list[tuple[str, Method]], student: Output, teacher: O
         nodes = student.feature, teacher.feature
     s, t = (x.float() for x in nodes)
     return graph_pair(s, t, match=False), pearson
-
-
-def _first(output: Output) -> Output:
-    """Return the outputs for the first images of a batch, without extra views."""
-    logits, feature = (None if part is None else part[:SAMPLE] for part in (output.logits, output.feature))
-    return Output(output.embedding[:SAMPLE], logits, feature, tuple(stage[:SAMPLE] for stage in output.maps))

@@ -34,6 +34,17 @@ class Progress:
     best_epoch: int = 0
     best_top1: float = -1.0
 
+    def add(
+        self, row: dict[str, float], diagnostics: Sequence[dict[str, float]] = (), score: float | None = None
+    ) -> bool:
+        """Add an epoch, and return whether it is the best so far: where there is no score to judge by, it is."""
+        self.rows.append(row)
+        self.diagnostics += diagnostics
+        better = score is None or score > self.best_top1
+        if better:
+            self.best_epoch, self.best_top1 = len(self.rows), self.best_top1 if score is None else score
+        return better
+
 
 class Job(Protocol):
     """What is trained: a student, or a network without labels."""
@@ -117,10 +128,8 @@ def run_epochs(open_job: Callable[[], Job], recipe: AnyRecipe, path: Path, *, re
         row = job.train_epoch(epoch)
         _check_weights(job, epoch)
         row |= {f"{recipe.select}_{name}": value for name, value in job.evaluate(epoch).items()}
-        progress.rows.append(row)
-        measured = [{"epoch": epoch + 1, **row} for row in job.diagnostics()]
-        progress.diagnostics += measured
-        better = _improved(job, progress)
+        measured = [{"epoch": epoch + 1, **step} for step in job.diagnostics()]
+        better = progress.add(row, measured, row.get(f"{recipe.select}_{job.score}"))
         if board is not None:
             board.write(row, measured)
             _store(job, run, progress, better=better)
@@ -143,16 +152,6 @@ def _open_run(job: Job, path: Path, *, resume: bool) -> Run:
             Run.create(path, job.recipe)
     job.processes.wait()
     return Run.open(path)
-
-
-def _improved(job: Job, progress: Progress) -> bool:
-    """Return whether the newest epoch is the best so far, and note it then."""
-    # Without anything to judge by, the newest epoch is the best.
-    newest = progress.rows[-1].get(f"{job.recipe.select}_{job.score}")
-    better = newest is None or newest > progress.best_top1
-    if better:
-        progress.best_epoch, progress.best_top1 = len(progress.rows), progress.best_top1 if newest is None else newest
-    return better
 
 
 def _store(job: Job, run: Run, progress: Progress, *, better: bool) -> None:

@@ -102,7 +102,7 @@ class Distiller(nn.Module):
             teacher = teacher._replace(extra=self._with_head(self.teacher_head, inputs.extra_teacher)._replace(maps=()))
         fixed = teacher.detach()
         terms, pairs = self._student_terms(student, fixed, batch, stage)
-        if diagnostics is not None and self.spread is not None and stage != "labels":
+        if diagnostics is not None and self.spread is not None:
             diagnostics.add(self.spread, pairs, student, fixed, batch.labels)
         degenerate = self._degenerate(pairs, student, fixed)
         return Losses(terms, kept, fixed._replace(maps=()), degenerate, self._teacher_terms(student, teacher, batch))
@@ -121,7 +121,8 @@ class Distiller(nn.Module):
             output = self.student(images)
             return output._replace(extra=self.student(extra)._replace(maps=()))
         both: Output = self.student(torch.cat([images, extra]))
-        first, rest = (_rows(both, rows) for rows in (slice(len(images)), slice(len(images), None)))
+        count = len(images)
+        first, rest = both.each(lambda x: x[:count]), both.each(lambda x: x[count:])
         return first._replace(extra=rest._replace(maps=()))
 
     @staticmethod
@@ -193,11 +194,6 @@ class Distiller(nn.Module):
             yield from (p for p in self.teacher_head.parameters() if p.requires_grad)
         if self.method is not None:
             yield from self.method.teacher_parameters()
-
-
-def _rows(output: Output, rows: slice) -> Output:
-    logits, feature = (None if part is None else part[rows] for part in (output.logits, output.feature))
-    return Output(output.embedding[rows], logits, feature, tuple(stage[rows] for stage in output.maps))
 
 
 def _zeros(terms: Terms) -> Terms:

@@ -319,12 +319,20 @@ class Recipe:
 
     @property
     def graph_in_use(self) -> str | None:
-        """The graph that a method reads, `None` if it was left to a method with a way of its own, or there is none."""
-        from relgraph.methods.parsing import reads_graph
+        """The graph that a method reads, `None` if it was left to a method with a way of its own, or there is none.
 
-        if self.relates:
-            return self.topology
-        return self.graph if reads_graph(self.methods) else None
+        Of several methods that were given different ones, each, joined by "+".
+        """
+        from relgraph.methods.parsing import read_arguments, shared_options
+        from relgraph.methods.relational import Relational
+
+        own = read_arguments(self.methods, self.method_args)
+        found = [
+            own[item.name].get("graph", self.topology if issubclass(item.cls, Relational) else self.graph)
+            for item in self.methods
+            if "graph" in shared_options(item.cls, len(self.methods) > 1)
+        ]
+        return "+".join(dict.fromkeys(graph for graph in found if graph is not None)) or None
 
     @property
     def initial_epochs(self) -> int:

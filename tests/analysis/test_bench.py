@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from relgraph.analysis.bench import measure_training, peak_memory
 from relgraph.analysis.benchmark_loops import ORIGINAL, STORED, STUDENT_ALONE, LoopBuilder, Settings
 from relgraph.errors import RelgraphError
-from relgraph.methods import METHODS
+from relgraph.methods import METHODS, Batch
 from relgraph.training.teacher_features import Stored
 
 SMALL = Settings(
@@ -71,7 +71,8 @@ def test_the_stored_way_reads_the_store(tmp_path: Path) -> None:
     setup = builder.setup(STORED)
     assert isinstance(setup.feed, Stored)
     index = torch.tensor([5, 0])
-    seen = setup.feed(builder.data.train.pixels[index], index, torch.Generator()).seen
+    batch = Batch(index, builder.data.train.labels[index])
+    seen = setup.feed(builder.data.train.pixels[index], batch, torch.Generator()).teacher
     views = [builder.store.rows(torch.full((2,), view), index) for view in range(4)]
     assert seen is not None
     assert all(any(torch.equal(row, view[i]) for view in views) for i, row in enumerate(seen.pooled))

@@ -16,7 +16,7 @@ from relgraph.analysis.colours import NO_CLASS, class_colours, rgb
 from relgraph.analysis.difference import difference_pair
 from relgraph.analysis.export import FORMATS, SIDES, Side, check_format, read_pair, to_networkx, write_graph
 from relgraph.errors import RelgraphError
-from relgraph.graph.pair import graph_pair
+from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, adjacency, graph_pair
 from relgraph.graph.topology import Nearest
 
 CLASSES = ["Überschall-Möwe 鸥 🐦", "\"quoted\" & 'so'", "<script>alert(1)</script>]]>", "tab\tand\nline", "", " "]
@@ -30,11 +30,11 @@ def make_pair(sparse: bool, metadata: bool = True) -> HeteroData:
     student = teacher + torch.randn(9, 5)
     if not metadata:
         return graph_pair(student, teacher, topology=Nearest(3)) if sparse else graph_pair(student, teacher)
-    index, y = torch.randperm(1000)[:9], torch.tensor([0, 1, 2, 3, 4, 5, 0, -1, 1])
+    image_id, y = torch.randperm(1000)[:9], torch.tensor([0, 1, 2, 3, 4, 5, 0, -1, 1])
     pair = (
-        graph_pair(student, teacher, topology=Nearest(3), index=index, y=y)
+        graph_pair(student, teacher, topology=Nearest(3), image_id=image_id, y=y)
         if sparse
-        else graph_pair(student, teacher, index=index, y=y)
+        else graph_pair(student, teacher, image_id=image_id, y=y)
     )
     pair.classes, pair.split = list(CLASSES), "test"
     for side in ("student", "teacher"):
@@ -132,13 +132,12 @@ def test_a_dense_pair_has_each_pair_once() -> None:
     assert nx.number_of_selfloops(graph) == 0
     kinds = list(edge_values(graph, "kind").values())
     assert [kinds.count(kind) for kind in ("teacher", "student", "match")] == [36, 36, 81]
-    across = pair["teacher", "matches", "student"].adj
+    across, teacher = adjacency(pair, MATCHES), adjacency(pair, TEACHER)
     for i in range(9):
         for j in range(9):
             assert graph.edges[f"t{i}", f"s{j}"]["correlation"] == across[i, j].item()
             if i < j:
-                inside = pair["teacher", "relates", "teacher"].adj[i, j].item()
-                assert graph.edges[f"t{i}", f"t{j}"]["correlation"] == inside
+                assert graph.edges[f"t{i}", f"t{j}"]["correlation"] == teacher[i, j].item()
 
 
 def test_a_sparse_pair_holds_the_cross_graph() -> None:
@@ -172,7 +171,7 @@ def test_nodes_carry_what_the_pair_knows() -> None:
     store = pair["student"]
     assert nodes["s2"] == {
         "kind": "student",
-        "index": store["index"][2].item(),
+        "index": store["image_id"][2].item(),
         "label": 2,
         "class_name": CLASSES[2],
         "split": "test",
@@ -242,8 +241,10 @@ def test_pt_holds_the_pair_itself(tmp_path: Path, sparse: bool) -> None:
     for kind in (*pair.node_types, *pair.edge_types):
         assert before[kind].keys() == after[kind].keys()
         for key, value in before[kind].items():
-            assert torch.equal(after[kind][key], value)
-            assert not after[kind][key].requires_grad
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(after[kind][key], value) and not after[kind][key].requires_grad
+            else:  # the degree of a graph
+                assert after[kind][key] == value
     assert pair["student"].x.requires_grad  # the pair that was written is as it was
     assert content(to_networkx(found)) == content(to_networkx(pair))
 
@@ -337,7 +338,7 @@ def test_pairs_that_cannot_be_graphs_are_refused(monkeypatch: pytest.MonkeyPatch
     pair["teacher"].prediction = torch.ones(8)
     with pytest.raises(RelgraphError, match=r"prediction must hold one number for each of 9 teacher nodes, got \(8,\)"):
         to_networkx(pair, "teacher")
-    pair["student", "relates", "student"].adj[0, 1] = float("nan")
+    adjacency(pair, STUDENT)[0, 1] = float("nan")
     with pytest.raises(RelgraphError, match="NaN or infinity among the edges student relates student"):
         to_networkx(pair, "student")
     del pair["student", "relates", "student"]
@@ -359,7 +360,7 @@ def make_difference() -> HeteroData:
     pair.classes, pair.split = list(CLASSES), "test"
     for number, side in enumerate(("student", "teacher")):
         store = pair[side]
-        store.index, store.y = torch.arange(9) + 40, torch.tensor([0, 1, 2, 3, 4, 5, 0, -1, 1])
+        store.image_id, store.y = torch.arange(9) + 40, torch.tensor([0, 1, 2, 3, 4, 5, 0, -1, 1])
         store.prediction = (torch.arange(9) + number) % 6
         store.correct = store.prediction == store.y
         store.community, store.overlap = torch.arange(9) // (number + 2), torch.arange(9) / 9

@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import top_k_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 
 from relgraph.analysis.export import read_pair, to_networkx, write_graph
 from relgraph.analysis.run_loading import TrainedRun, evaluate_run, run_pair
@@ -137,7 +138,7 @@ def test_predictions_of_a_pair(split: str, runs: Runs) -> None:
         assert output is not None and output.logits is not None
         store = pair[name]
         torch.testing.assert_close(store.x, output.embedding)
-        assert torch.equal(store.index, images.index) and torch.equal(store.y, labels)
+        assert torch.equal(store.image_id, images.index) and torch.equal(store.y, labels)
         assert torch.equal(store.prediction, output.logits.argmax(1))
         assert torch.equal(store.correct, store.prediction == labels)
         assert ("labelled" in store) == (split == "train")
@@ -380,17 +381,31 @@ def test_a_pair_needs_embeddings_of_one_width(own: Path) -> None:
         run_pair(own)
 
 
-def test_a_run_on_images_without_labels(tmp_path: Path) -> None:
+def trained_on_photos(tmp_path: Path, **options: Any) -> Path:
+    """Return a run of one step by a contrastive method on a few images without labels."""
     for i in range(12):
         pixels = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         (tmp_path / "photos").mkdir(exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{i:02}.png")
-    path = tmp_path / "run"
     recipe = Recipe(
         dataset=f"folder:{tmp_path / 'photos'}", student="resnet8", method="infonce", dim=16, epochs=1, batch_size=12,
-        device="cpu",
+        device="cpu", **options,
     )  # fmt: skip
-    train(recipe, path)
+    train(recipe, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("options", [{"nodes": "embedding"}, {"method_args": ("nodes=embedding",)}])
+def test_a_contrastive_run_that_compared_projections_is_read_as_such(options: dict[str, Any], tmp_path: Path) -> None:
+    """Also where the nodes were chosen as an option of the method: its head then stands behind the projection."""
+    opened = TrainedRun(trained_on_photos(tmp_path, **options))
+    assert opened.contrast_head is None
+    student, teacher = opened.outputs(opened.data.train)
+    assert teacher is not None and student.embedding.shape == teacher.embedding.shape == (12, 16)
+
+
+def test_a_run_on_images_without_labels(tmp_path: Path) -> None:
+    path = trained_on_photos(tmp_path)
     with pytest.raises(RelgraphError, match=r"^folder:.*photos has no labels, by which networks could be judged$"):
         evaluate_run(path)
     with pytest.raises(RelgraphError, match=r"^the split 'test' of folder:.* has no images: expected another --split$"):
@@ -406,8 +421,15 @@ def test_nodes_of_a_run_without_labels_are_what_its_loss_compared(runs: Runs) ->
     student, teacher = opened.outputs(opened.data.test.select(torch.arange(20)))
     weights = load_checkpoint(opened.run.best)["distiller"]
     assert teacher is not None and student.feature is not None and teacher.feature is not None
-    middle = torch.relu(student.feature @ weights["method.head.0.weight"].T + weights["method.head.0.bias"])
-    expected = middle @ weights["method.head.2.weight"].T + weights["method.head.2.bias"]
+    first, second = (
+        (weights[f"method.parts.seed.projector.{i}.weight"], weights[f"method.parts.seed.projector.{i}.bias"])
+        for i in (0, 2)
+    )
+    expected = linear_layer(torch.relu(linear_layer(student.feature, *first)), *second)
     torch.testing.assert_close(student.embedding, expected)
     assert torch.equal(teacher.embedding, teacher.feature)
     assert TrainedRun(runs("few")).contrast_head is None
+
+
+def linear_layer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x @ weight.T + bias

@@ -27,10 +27,10 @@ from relgraph.analysis.scaling import (
 )
 from relgraph.analysis.scaling_fit import draw_scaling
 from relgraph.errors import RelgraphError
-from relgraph.graph.kernels import pearson
+from relgraph.graph.pair import has_weights
 from relgraph.graph.processes import ProcessGroup
 from relgraph.methods import EGA, Batch, Output
-from relgraph.methods.base import spread_over
+from relgraph.training.spread import spread_over
 from tests.processes import run_on
 
 SMALL = ScalingSettings(dim=8, sizes=(16, 32, 64, 128), rounds=2, steps=2, device="cpu", memory=False)
@@ -53,9 +53,10 @@ def test_every_form_has_every_size(report: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_each_form_is_computed_so(form: str) -> None:
-    pair = build_loss(SMALL, form).pair(Output(torch.randn(32, 8)), Output(torch.randn(32, 8)), pearson)
+    pair = build_loss(SMALL, form).pair(Output(torch.randn(32, 8)), Output(torch.randn(32, 8)))
+    assert pair is not None
     assert pair.form == ("blocked" if form == "knn" else form)
-    assert ("edge_index" in pair["student", "relates", "student"]) == (form == "knn")
+    assert (pair.graph == "sparse") == (form == "knn") and has_weights(pair) == (form in ("matrix", "knn"))
 
 
 def test_the_power_is_that_of_the_larger_half() -> None:
@@ -145,9 +146,9 @@ def sent(processes: ProcessGroup, form: str, rows: int, dim: int, width: int) ->
 
     distributed.all_gather, distributed.all_reduce = counting_gather, counting_reduce  # type: ignore[assignment]
     loss, head = EGA(form=form), torch.nn.Linear(width, dim, bias=False)  # type: ignore[arg-type]
-    spread_over(loss, processes)
+    spread = spread_over(loss, processes)
     batch = Batch(torch.arange(rows), torch.zeros(rows, dtype=torch.int64))
-    torch.autograd.backward(loss(Output(head(torch.randn(rows, width))), Output(torch.randn(rows, dim)), batch))
+    torch.autograd.backward(spread(Output(head(torch.randn(rows, width))), Output(torch.randn(rows, dim)), batch))
     for parameter in head.parameters():
         assert parameter.grad is not None
         processes.mean_(parameter.grad)

@@ -9,7 +9,7 @@ from relgraph.analysis import split_graph
 from relgraph.analysis.split_graph import split_pair
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import Kernel, euclidean, pearson
-from relgraph.graph.pair import graph_pair
+from relgraph.graph.pair import STUDENT, adjacency, graph_pair
 from relgraph.graph.topology import CHOOSERS, Above, Chooser, Nearest
 
 
@@ -35,9 +35,9 @@ def assert_same(found: HeteroData, expected: HeteroData) -> None:
 def test_knn_is_graph_pair(neighbours: Chooser, kernel: Kernel) -> None:
     student, teacher = embeddings()
     teacher[3] = torch.randn(6)  # of a node without variance any neighbours are the nearest
-    index, y = torch.randperm(40), torch.randint(0, 5, (40,))
-    found = split_pair(student, teacher, graph="knn", k=3, neighbours=neighbours, kernel=kernel, index=index, y=y)
-    assert_same(found, graph_pair(student, teacher, topology=Nearest(3, neighbours), kernel=kernel, index=index, y=y))
+    image_id, y = torch.randperm(40), torch.randint(0, 5, (40,))
+    found = split_pair(student, teacher, graph="knn", k=3, neighbours=neighbours, kernel=kernel, image_id=image_id, y=y)
+    assert_same(found, graph_pair(student, teacher, topology=Nearest(3, neighbours), kernel=kernel, image_id=image_id, y=y))
 
 
 @pytest.mark.parametrize("neighbours", ["teacher", "student"])
@@ -52,7 +52,7 @@ def test_threshold_is_graph_pair(neighbours: Chooser, threshold: float) -> None:
 def test_dense_is_graph_pair_without_gradient() -> None:
     student, teacher = embeddings()
     found = split_pair(student.requires_grad_(), teacher, graph="dense")
-    assert not found["student", "relates", "student"].adj.requires_grad
+    assert not adjacency(found, STUDENT).requires_grad
     assert_same(found, graph_pair(student, teacher))
 
 

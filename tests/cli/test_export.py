@@ -99,7 +99,7 @@ def test_splits(program: Program, run: Path) -> None:
 
 def test_a_format_over_the_suffix(program: Program, run: Path) -> None:
     program("export", run, "-o", "graph.txt", "--format", "pt", "--first", FIRST, "--k", 1)
-    assert torch.equal(relgraph.read_pair(Path("graph.txt"))["student"].index, torch.arange(FIRST))
+    assert torch.equal(relgraph.read_pair(Path("graph.txt"))["student"].image_id, torch.arange(FIRST))
 
 
 def test_without_a_teacher(program: Program, failure: Failing, alone: Path) -> None:

@@ -9,7 +9,8 @@ from click.testing import CliRunner
 from relgraph_cli.main import main
 
 from relgraph.methods import CRD, KD, METHODS
-from relgraph.methods.info import card
+from relgraph.methods.info import method_info
+from relgraph.methods.options import facts_of
 from relgraph.methods.relational import Relational
 
 README = Path(__file__).parents[2] / "README.md"
@@ -32,20 +33,21 @@ def test_the_table_has_a_row_for_each_method_and_fits_a_terminal() -> None:
 def test_papers_and_differences_stand_below() -> None:
     text = " ".join(output().split())
     for cls in METHODS.values():
-        assert f"{cls.paper}: {cls.differs}" in text
+        facts = facts_of(cls)
+        assert f"{facts['Paper']}: {facts['Differs']}" in text
 
 
 def test_one_in_full_has_options_with_defaults_and_the_docstring() -> None:
     text = output("rkd")
-    assert re.search(r"^options +distance_weight=25.0, angle_weight=50.0$", text, re.MULTILINE)
+    assert re.search(r"^options +distance_weight=25\.0, angle_weight=50\.0, --graph=dense, ", text, re.MULTILINE)
     assert "Paper, official code and this one:" in text
     assert re.search(r"^reads +feature$", text, re.MULTILINE)
-    assert "none of its own" in output("sp")
+    assert "none of its own" in output("at")
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_a_page(name: str) -> None:
-    text, found = output(name), card(name)
+    text, found = output(name), method_info(name)
     for fact in ("kernel", "topology", "criterion"):
         assert re.search(rf"^{fact} +{re.escape(getattr(found, fact))}$", text, re.MULTILINE)
     assert re.search(rf"^weight +{METHODS[name].weight:g}$", text, re.MULTILINE)
@@ -56,12 +58,12 @@ def test_every_method_has_a_page(name: str) -> None:
 
 
 def test_kernel_and_criterion_are_those_of_the_relations() -> None:
-    found = {name: (card(name).kernel, card(name).criterion) for name in ("rkd", "sp", "kd", "crd")}
+    found = {name: (method_info(name).kernel, method_info(name).criterion) for name in ("rkd", "sp", "kd", "crd")}
     assert found == {
-        "rkd": ("euclidean; cosine", "huber"),
-        "sp": ("linear", "mean square"),
-        "kd": (KD.kernel, KD.criterion),
-        "crd": (CRD.kernel, CRD.criterion),
+        "rkd": ("euclidean; cosine", "Huber by mean; Huber"),
+        "sp": ("linear", "mean square by anchor norm"),
+        "kd": ("-", facts_of(KD)["Criterion"]),
+        "crd": (facts_of(CRD)["Kernel"], facts_of(CRD)["Criterion"]),
     }
 
 
@@ -75,8 +77,8 @@ def test_none_is_told() -> None:
 
 def test_options_of_the_recipe_are_named_as_such() -> None:
     assert re.search(r"^options +--temperature=4\.0$", output("kd"), re.MULTILINE)
-    assert re.search(r"^options +--node-weight=0\.8, --edge-weight=0\.24$", output("ega"), re.MULTILINE)
-    assert {"graph": "sampled", "k": "None"}.items() <= card("crd").options.items()
+    assert re.search(r"^options +--graph=dense, .* --node-weight=0\.8, --edge-weight=0\.24, ", output("ega"), re.MULTILINE)
+    assert {"--graph": "sampled", "--k": "None"}.items() <= method_info("crd").options.items()
 
 
 def test_an_unknown_name_is_one_line_with_the_nearest() -> None:

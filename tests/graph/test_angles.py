@@ -1,4 +1,4 @@
-"""Angles against triple loops, blocks of anchors against all at once, and the tables of candidates that they read."""
+"""Angles against triple loops, blocks of anchors against all at once, and the groups of anchors that they read."""
 
 import math
 
@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from relgraph.graph.angles import differences, related_angles
+from relgraph.graph.criteria import huber
+from relgraph.graph.forms import Form
 from relgraph.graph.kernels import cosine, euclidean
-from relgraph.graph.matching import huber
+from relgraph.graph.pair import TEACHER, graph_pair, has_weights
 from relgraph.graph.relation import Relation
-from relgraph.graph.topology import ALL_PAIRS, Above, Edges, Given, Nearest, Rule, WithOwn, degree_of
+from relgraph.graph.topology import ALL_PAIRS, Above, Edges, Given, Nearest, Rule, Topology, WithOwn
 
 N = 7
 ANGLE = Relation(cosine, criterion=huber)
@@ -66,12 +68,13 @@ def value_and_gradient(value: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def test_differences_meet_in_each_anchor() -> None:
-    x, table = torch.randn(N, 3), edges_of(RULES["given"], *embeddings()).table()
-    for j in range(2, 5):
-        torch.testing.assert_close(differences(x, slice(2, 5))[j - 2], torch.stack([x[i] - x[j] for i in range(N)]))
-    for j, around in enumerate(candidates_of(Edges(EDGE_INDEX, N))):
-        expected = [x[i] - x[j] for i in around] + [torch.zeros(3)] * (3 - len(around))
-        assert torch.equal(differences(x, slice(j, j + 1), table)[0], torch.stack(expected))
+    x, expected = torch.randn(N, 3), candidates_of(Edges(EDGE_INDEX, N))
+    for row, j in zip(differences(x, torch.tensor([2, 5, 4])), (2, 5, 4), strict=True):
+        torch.testing.assert_close(row, torch.stack([x[i] - x[j] for i in range(N)]))
+    for anchors, places in Edges(EDGE_INDEX, N).groups():
+        found = differences(x, anchors, EDGE_INDEX[0][places])
+        for row, j in zip(found, anchors.tolist(), strict=True):
+            assert torch.equal(row, torch.stack([x[i] - x[j] for i in expected[j]]))
 
 
 def test_all_pairs_are_a_triple_loop() -> None:
@@ -86,16 +89,17 @@ def test_a_sparse_graph_is_a_triple_loop(rule: str, own: bool) -> None:
     student, teacher = embeddings()
     edges = edges_of(WithOwn(RULES[rule]) if own else RULES[rule], student, teacher)
     expected = triple_loop(student, teacher, candidates_of(edges))
-    assert related_angles(ANGLE, student, teacher, edges.table()).item() == pytest.approx(expected, rel=1e-12)
+    assert related_angles(ANGLE, student, teacher, edges).item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("largest", [1, 100, 7 * 9 * 9, 10**6])
 @pytest.mark.parametrize("rule", [None, "nearest", "given", "everybody"])
 def test_blocks_are_all_anchors_at_once(rule: str | None, largest: int) -> None:
     student, teacher = embeddings(9)
-    table = None if rule is None else edges_of(WithOwn(RULES[rule]), student, teacher).table()
+    topology: Topology = ALL_PAIRS if rule is None else edges_of(WithOwn(RULES[rule]), student, teacher)
     found, whole = (
-        value_and_gradient(related_angles(ANGLE, student, teacher, table, size), student) for size in (largest, 10**9)
+        value_and_gradient(related_angles(ANGLE, student, teacher, topology, size), student)
+        for size in (largest, 10**9)
     )
     torch.testing.assert_close(found, whole, rtol=1e-12, atol=1e-14)
 
@@ -104,8 +108,8 @@ def test_blocks_are_all_anchors_at_once(rule: str | None, largest: int) -> None:
 @pytest.mark.parametrize("rule", [None, "nearest", "given"])
 def test_gradcheck(rule: str | None, largest: int) -> None:
     student, teacher = embeddings()
-    table = None if rule is None else edges_of(WithOwn(RULES[rule]), student, teacher).table()
-    assert torch.autograd.gradcheck(lambda s: related_angles(ANGLE, s, teacher, table, largest), (student,))
+    topology: Topology = ALL_PAIRS if rule is None else edges_of(WithOwn(RULES[rule]), student, teacher)
+    assert torch.autograd.gradcheck(lambda s: related_angles(ANGLE, s, teacher, topology, largest), (student,))
 
 
 @pytest.mark.parametrize("largest", [1, 10**6])
@@ -128,25 +132,29 @@ def test_equal_nodes_make_no_angle() -> None:
 
 
 @each_rule
-def test_a_table_lists_each_anchors_candidates(rule: str) -> None:
-    student, teacher = embeddings()
-    edges = edges_of(RULES[rule], student, teacher)
+def test_groups_list_each_anchors_candidates(rule: str) -> None:
+    edges = edges_of(RULES[rule], *embeddings())
     expected = candidates_of(edges)
-    table = edges.table()
-    assert table.real.shape == table.edges.shape == (N, max(map(len, expected)))
-    assert [row[real].tolist() for row, real in zip(table.candidates, table.real, strict=True)] == expected
-    for j in range(N):
-        assert table.real[j].tolist() == sorted(table.real[j].tolist(), reverse=True)
-        assert all(i == j for i in table.candidates[j][~table.real[j]].tolist())
-        for edge, i in zip(table.edges[j][table.real[j]].tolist(), expected[j], strict=True):
-            assert edges.edge_index[:, edge].tolist() == [i, j]
+    found: list[list[int]] = [[] for _ in range(N)]
+    for anchors, places in edges.groups():
+        assert len(anchors) == len(places) and places.shape[1] > 0
+        assert anchors.tolist() == [j for j in range(N) if len(expected[j]) == places.shape[1]]
+        for anchor, row in zip(anchors.tolist(), places.tolist(), strict=True):
+            assert not found[anchor]
+            found[anchor] = edges.edge_index[0][row].tolist()
+            assert edges.edge_index[1][row].tolist() == [anchor] * len(row)
+    assert found == expected
 
 
-def test_a_table_of_no_edges_is_empty() -> None:
-    table = Edges(torch.zeros(2, 0, dtype=torch.long), 3).table()
-    assert [part.shape for part in table] == [(3, 0)] * 3
+def test_no_edge_is_in_no_group_and_makes_no_angle() -> None:
+    edges = Edges(torch.zeros(2, 0, dtype=torch.long), N)
+    student, teacher = embeddings()
+    assert list(edges.groups()) == []
+    found, gradient = value_and_gradient(related_angles(ANGLE, student, teacher, edges), student)
+    assert found == 0 and found.dtype == torch.float64 and not gradient.any()
 
 
+@pytest.mark.parametrize("form", ["matrix", "blocked"])
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [
@@ -161,16 +169,19 @@ def test_a_table_of_no_edges_is_empty() -> None:
         (WithOwn(ALL_PAIRS), None),
     ],
 )
-def test_the_degree_of_a_rule(rule: Rule, expected: int | None) -> None:
-    assert degree_of(rule) == expected
+def test_the_degree_that_a_rule_leaves_in_the_pair(rule: Rule, expected: int | None, form: Form) -> None:
+    x = torch.randn(N, 4)
+    pair = graph_pair(x, x, topology=rule, form=form)
+    assert (pair[TEACHER].get("degree") if has_weights(pair) else None) == expected
 
 
 @pytest.mark.parametrize("rule", [Nearest(3), Nearest(2, "student"), WithOwn(Nearest(3))])
-def test_a_known_degree_gives_the_same_table_and_reads_nothing_back(rule: Rule) -> None:
+def test_a_known_degree_gives_the_same_groups_and_reads_nothing_back(rule: Rule) -> None:
     edges = edges_of(rule, *embeddings())
-    found, expected = edges.table(degree_of(rule)), edges.table()
-    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
-    nowhere = Edges(edges.edge_index.to("meta"), N)  # there is nothing to read back from
-    assert [part.shape for part in nowhere.table(degree_of(rule))] == [part.shape for part in expected]
-    with pytest.raises(RuntimeError, match="meta"):
-        nowhere.table()
+    ((anchors, places),) = edges.groups()
+    ((others, expected),) = Edges(edges.edge_index, N).groups()
+    assert torch.equal(anchors, others) and torch.equal(places, expected)
+    nowhere = edges.edge_index.to("meta")  # there is nothing to read back from
+    assert [places.shape for _, places in Edges(nowhere, N, edges.degree).groups()] == [expected.shape]
+    with pytest.raises(RuntimeError, match="Meta tensors"):
+        list(Edges(nowhere, N).groups())

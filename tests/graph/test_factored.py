@@ -11,31 +11,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.factored import ROWS, compare_factored, factors, gram, squares
+from relgraph.graph.criteria import Criterion, frobenius, half_square, huber, mean_square, sum_square
+from relgraph.graph.factored import ROWS, RowSums, squares
 from relgraph.graph.forms import Form
 from relgraph.graph.kernels import Kernel, cosine, dot, euclidean, gaussian_taylor, identity, linear, pearson
-from relgraph.graph.matching import (
-    Criterion,
-    Scale,
-    by_anchor_norm,
-    by_anchor_sum,
-    frobenius,
-    half_square,
-    huber,
-    mean_square,
-    raw,
-    sum_square,
-)
 from relgraph.graph.relation import Relation
+from relgraph.graph.scales import Scale, by_anchor_norm, by_anchor_sum, raw
 from relgraph.methods.ega import EGA
 
 N = 9
 KERNELS = [pearson, cosine, linear]
 CRITERIA: list[Criterion] = [frobenius, mean_square, sum_square, half_square]
 SCALES: list[Scale] = [raw, by_anchor_norm]
+gram = RowSums().gram
 each_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
-each_criterion = pytest.mark.parametrize("criterion", CRITERIA)
-each_scale = pytest.mark.parametrize("scale", SCALES)
+each_criterion = pytest.mark.parametrize("criterion", CRITERIA, ids=lambda criterion: criterion.name)
+each_scale = pytest.mark.parametrize("scale", SCALES, ids=lambda scale: scale.name)
 
 
 class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -213,6 +204,7 @@ def test_no_matrix_of_all_pairs_is_ever_held(count: int) -> None:
         with largest_tensor() as seen:
             torch.autograd.backward(loss(student, teacher))
         assert seen.numel <= max(count, 2 * ROWS) * 8
+    EGA(form="matrix")(student, teacher)  # the list of all pairs is a constant that is made once
     with largest_tensor() as seen:
         EGA(form="matrix")(student, teacher)
     assert seen.numel == count**2
@@ -227,16 +219,19 @@ def test_nodes_that_are_not_alike_are_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_only_squares_of_dot_products_factor() -> None:
-    assert factors(linear, by_anchor_norm, half_square)
-    assert not factors(euclidean, raw, frobenius)
-    assert not factors(gaussian_taylor(0.4, 2), raw, mean_square)
-    assert not factors(linear, by_anchor_sum, mean_square)
-    assert not factors(linear, raw, huber)
+    assert "factored" in Relation(linear, scale=by_anchor_norm, criterion=half_square).forms()
+    for relation in (
+        Relation(euclidean, scale=raw, criterion=frobenius),
+        Relation(gaussian_taylor(0.4, 2), scale=raw, criterion=mean_square),
+        Relation(linear, scale=by_anchor_sum, criterion=mean_square),
+        Relation(linear, scale=raw, criterion=huber),
+    ):
+        assert "factored" not in relation.forms()
 
 
 def test_a_teacher_without_gradient_gets_none() -> None:
     student, teacher = nodes()
     student.requires_grad_()
-    value = compare_factored(linear, raw, frobenius, student, teacher)
+    value = Relation(linear, form="factored")(student, teacher)
     torch.autograd.backward(value)
     assert student.grad is not None and teacher.grad is None

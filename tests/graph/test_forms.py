@@ -7,17 +7,18 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph import forms
-from relgraph.graph.forms import (
-    Form,
-    across_in_blocks,
-    blocks,
-    check_form,
-    choose,
-    compare_in_blocks,
-    edges_in_blocks,
-    weigh_edges,
+from relgraph.graph import blocks, forms
+from relgraph.graph.criteria import (
+    Criterion,
+    cross_entropy,
+    frobenius,
+    half_square,
+    huber,
+    kl,
+    mean_square,
+    sum_square,
 )
+from relgraph.graph.forms import Form, check_form, choose
 from relgraph.graph.kernels import (
     Kernel,
     cosine,
@@ -28,26 +29,20 @@ from relgraph.graph.kernels import (
     pearson,
     squared_euclidean,
 )
-from relgraph.graph.matching import (
-    Criterion,
+from relgraph.graph.pair import PairBuilder
+from relgraph.graph.relation import Relation
+from relgraph.graph.scales import (
     Scale,
     by_anchor_norm,
     by_anchor_sum,
     by_constant_max,
     by_max,
     by_mean,
-    cross_entropy,
-    frobenius,
-    half_square,
-    huber,
-    kl,
-    mean_square,
     raw,
     softmax,
-    sum_square,
 )
-from relgraph.graph.relation import Relation
-from relgraph.graph.topology import ALL_PAIRS, Above, Edges, Given, Nearest, Rule, WithOwn
+from relgraph.graph.search import edge_weights
+from relgraph.graph.topology import ALL_PAIRS, Above, Edges, Given, Nearest, OwnRule, Rule, WithOwn
 from tests.graph.test_factored import largest_tensor, with_gradient
 
 N = 9
@@ -67,7 +62,7 @@ def nodes() -> tuple[Tensor, Tensor]:
 
 def compare(relation: Relation, student: Tensor, teacher: Tensor, block: int) -> Tensor:
     z = relation.kernel.nodes(student), relation.kernel.nodes(teacher)
-    return compare_in_blocks(relation.kernel, relation.scale, relation.criterion, *z, block=block)
+    return relation.in_blocks(*z, block=block)
 
 
 PARTS = [*itertools.product(SCALES, CRITERIA), (softmax(0.3), cross_entropy)]
@@ -100,20 +95,6 @@ def test_probabilities_are_compared_in_blocks(block: int) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
-@each_block
-def test_the_cross_graph_is_compared_in_blocks(block: int) -> None:
-    student, teacher = nodes()[0], nodes()[0] + 0.1
-
-    def matrix(s: Tensor, t: Tensor) -> Tensor:
-        return frobenius(pearson(s, t), torch.eye(N).double())
-
-    def blocked(s: Tensor, t: Tensor) -> Tensor:
-        return across_in_blocks(pearson, pearson.nodes(s), pearson.nodes(t), block)
-
-    expected = with_gradient(matrix, student, teacher)
-    torch.testing.assert_close(with_gradient(blocked, student, teacher), expected, rtol=1e-10, atol=1e-10)
-
-
 @each_kernel
 def test_equal_nodes_have_value_and_gradient_0(kernel: Kernel) -> None:
     x, _ = nodes()
@@ -143,7 +124,7 @@ def test_own_distances_are_0_in_every_block() -> None:
 
 @pytest.mark.parametrize("scale", [raw, by_mean, by_max])
 def test_no_more_than_a_block_is_ever_held(scale: Scale, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forms, "LARGEST", 4000)
+    monkeypatch.setattr(blocks, "LARGEST", 4000)
     student, teacher = torch.randn(400, 3, requires_grad=True), torch.randn(400, 3)
     with largest_tensor() as seen:
         torch.autograd.backward(Relation(euclidean, scale=scale, criterion=huber, form="blocked")(student, teacher))
@@ -154,6 +135,8 @@ RULES: list[Rule] = [
     *(Nearest(3, by) for by in ("teacher", "student", "union", "mutual")),
     WithOwn(Nearest(2)),
     Above(0.5),
+    Above(0.5, "union"),
+    Above(0.5, "mutual"),
     Given(torch.tensor([[1, 2, 4], [0, 0, 3]])),
 ]
 
@@ -163,8 +146,8 @@ RULES: list[Rule] = [
 def test_edges_and_weights_found_in_blocks_are_those_of_the_matrix(rule: Rule, kernel: Kernel) -> None:
     student, teacher = torch.randn(N, 5).double(), torch.randn(N, 4).double()
     expected = rule(kernel(student), kernel(teacher), kernel)
-    found = edges_in_blocks(rule, student, teacher, kernel)
-    assert isinstance(expected, Edges)
+    found = rule.find(student, teacher, kernel)
+    assert isinstance(expected, Edges) and isinstance(found, Edges)
     assert torch.equal(found.edge_index, expected.edge_index)
     relations = (Relation(kernel, rule, by_anchor_norm, mean_square, form) for form in ("matrix", "blocked"))
     one, other = (with_gradient(relation, student, teacher) for relation in relations)
@@ -179,16 +162,21 @@ def test_weights_of_edges_have_the_gradient_of_the_matrix(kernel: Kernel, chunk:
     scales = torch.randn(edges.edge_index.shape[1]).double()
 
     def chunked(x: Tensor, y: Tensor) -> Tensor:
-        return (weigh_edges(kernel.nodes(x), kernel.nodes(y), edges, kernel, chunk) * scales).sum()
+        return (edge_weights(x, y, edges.edge_index, kernel, chunk) * scales).sum()
+
+    def of_prepared(x: Tensor, y: Tensor) -> Tensor:
+        nodes = kernel.nodes(x), kernel.nodes(y)
+        return (edge_weights(*nodes, edges.edge_index, kernel.of_prepared, chunk) * scales).sum()
 
     expected = with_gradient(lambda x, y: (edges.pick(kernel(x, y)) * scales).sum(), x, y)
-    torch.testing.assert_close(with_gradient(chunked, x, y), expected, rtol=1e-7, atol=1e-7)
+    for found in (chunked, of_prepared):
+        torch.testing.assert_close(with_gradient(found, x, y), expected, rtol=1e-7, atol=1e-7)
 
 
 def test_no_edge_is_no_weight() -> None:
     edges = Edges(torch.zeros(2, 0, dtype=torch.long), 3)
     x = torch.randn(3, 2, requires_grad=True)
-    weights = weigh_edges(x, x, edges, pearson)
+    weights = edge_weights(x, x, edges.edge_index, pearson)
     torch.autograd.backward(weights.sum())
     assert weights.shape == (0,) and x.grad is not None and not x.grad.any()
 
@@ -219,22 +207,36 @@ def test_auto_takes_what_suits_the_size(
     count: int, width: int, rule: Rule, known: tuple[Form, ...], expected: Form
 ) -> None:
     student, teacher = torch.zeros(1, width), torch.zeros(1, 3)
-    assert choose("auto", rule, known, student, teacher, count) == expected
-    assert choose("auto", rule, known, student.unsqueeze(0), teacher.unsqueeze(0), count) == "matrix"
-    assert choose("matrix", rule, known, student, teacher, count) == "matrix"
+    builder = PairBuilder(rule, forms=known)
+    assert builder.form_of(student, teacher, count) == expected
+    assert choose("auto", builder.known_forms(), student, teacher, count) == expected
+    assert PairBuilder(rule, form="matrix", forms=known).form_of(student, teacher, count) == "matrix"
+
+
+def test_graphs_of_several_batches_are_matrices_however_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "LARGEST_MATRIX", 0)
+    x, y = torch.randn(2, 2, 40, 3)
+    for relation in (Relation(cosine), Relation(euclidean, scale=by_mean, criterion=huber)):
+        with largest_tensor() as seen:
+            relation(x, y)
+        assert seen.numel == 2 * 40 * 40
 
 
 def test_a_relation_says_which_forms_it_has() -> None:
-    def largest(student: Tensor, teacher: Tensor, topology: object = None) -> Tensor:
-        return (student - teacher).abs().max()
+    def largest(student: Tensor, teacher: Tensor) -> Tensor:
+        return (student - teacher).abs().amax(-1)
 
+    median = Scale("median", divisor=torch.median)
     assert Relation(euclidean, criterion=huber).forms() == ("matrix", "blocked")
-    assert Relation(criterion=largest).forms() == ("matrix",)
-    assert not blocks(raw, largest)
+    assert Relation(criterion=largest).forms() == ("matrix", "blocked")
+    assert Relation(scale=median).forms() == ("matrix",)
+    ends = nodes()
+    one, other = (with_gradient(Relation(criterion=largest, form=form), *ends) for form in ("matrix", "blocked"))
+    torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
     with pytest.raises(RelgraphError, match="has the forms auto, matrix, blocked, got 'factored'"):
         Relation(euclidean, form="factored")
     with pytest.raises(RelgraphError, match="has the forms auto, matrix, got 'blocked'"):
-        Relation(criterion=largest, form="blocked")
+        Relation(scale=median, form="blocked")
     with pytest.raises(RelgraphError, match="has the forms auto, matrix, blocked, got 'factored'"):
         Relation(topology=Nearest(3), form="factored")
     with pytest.raises(RelgraphError, match="unknown form 'dense'"):
@@ -250,5 +252,6 @@ def test_a_rule_of_ones_own_needs_the_matrices() -> None:
 
     with pytest.raises(RelgraphError, match="has the forms auto, matrix, got 'blocked'"):
         Relation(topology=upper, form="blocked")
-    with pytest.raises(RelgraphError, match="knows the rules Nearest, Given and Above"):
-        edges_in_blocks(upper, *nodes(), pearson)
+    assert not OwnRule(upper).blocked
+    with pytest.raises(NotImplementedError):
+        OwnRule(upper).find(*nodes(), pearson)

@@ -41,10 +41,10 @@ PAIRWISE: dict[str, tuple[Kernel, Callable[[Vector, Vector], float]]] = {
     "linear": (linear, lambda a, b: float(a @ b)),
     "cosine": (cosine, cosine_of),
     "pearson": (pearson, lambda a, b: float(np.corrcoef(a, b)[0, 1])),
-    "squared_euclidean": (squared_euclidean, lambda a, b: float(((a - b) ** 2).sum())),
+    "squared euclidean": (squared_euclidean, lambda a, b: float(((a - b) ** 2).sum())),
     "euclidean": (euclidean, lambda a, b: float(np.linalg.norm(a - b))),
     "gaussian": (gaussian(0.4), lambda a, b: math.exp(-0.8 * (1 - cosine_of(a, b)))),
-    "gaussian_taylor": (gaussian_taylor(0.4, 2), taylor_of),
+    "gaussian (Taylor)": (gaussian_taylor(0.4, 2), taylor_of),
 }
 KERNELS = [kernel for kernel, _ in PAIRWISE.values()]
 by_name = pytest.mark.parametrize("kernel", KERNELS, ids=list(PAIRWISE))
@@ -203,7 +203,7 @@ def test_degenerate_nodes_give_finite_values_and_gradients(kernel: Kernel, case:
 
 
 @pytest.mark.parametrize("value", [1e38, 3e38, 1e-30, 1e-36])
-@pytest.mark.parametrize("name", ["cosine", "pearson", "gaussian", "gaussian_taylor"])
+@pytest.mark.parametrize("name", ["cosine", "pearson", "gaussian", "gaussian (Taylor)"])
 def test_kernels_of_unit_vectors_bear_bfloat16_extremes(name: str, value: float) -> None:
     x = pattern(value, torch.bfloat16).requires_grad_()
     found = PAIRWISE[name][0](x)

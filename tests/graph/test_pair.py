@@ -5,14 +5,32 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch_geometric.data import Batch, HeteroData
+from torch_geometric.nn import SimpleConv, to_hetero
 from torch_geometric.utils import to_dense_adj, to_networkx
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.criteria import frobenius, mean_square
+from relgraph.graph.forms import Form
 from relgraph.graph.kernels import cosine, pearson
-from relgraph.graph.matching import by_anchor_sum, frobenius, mean_square
-from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, graph_pair, related, target, topology_of, weights
+from relgraph.graph.matching import target
+from relgraph.graph.pair import (
+    LISTED,
+    MATCHES,
+    STUDENT,
+    TEACHER,
+    EdgeType,
+    _all_edges,
+    adjacency,
+    graph_pair,
+    topology_of,
+    weights,
+    with_edges,
+)
+from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
-from relgraph.graph.topology import ALL_PAIRS, Above, Edges, Given, Nearest, Rule, WithOwn
+from relgraph.graph.scales import by_anchor_sum
+from relgraph.graph.topology import ALL_PAIRS, Above, Edges, Given, Graph, Nearest, Rule, WithOwn
 
 N, D = 7, 5
 
@@ -30,9 +48,9 @@ def correlations(x: Tensor, y: Tensor) -> Tensor:
 def test_all_pairs_hold_numpys_correlations_with_sources_in_rows() -> None:
     student, teacher = embeddings()
     pair = graph_pair(student, teacher)
-    torch.testing.assert_close(pair[STUDENT].adj.detach(), correlations(student, student))
-    torch.testing.assert_close(pair[TEACHER].adj, correlations(teacher, teacher))
-    torch.testing.assert_close(pair[MATCHES].adj.detach(), correlations(teacher, student))
+    torch.testing.assert_close(adjacency(pair, STUDENT).detach(), correlations(student, student))
+    torch.testing.assert_close(adjacency(pair, TEACHER), correlations(teacher, teacher))
+    torch.testing.assert_close(adjacency(pair, MATCHES).detach(), correlations(teacher, student))
     torch.testing.assert_close(weights(pair, MATCHES).detach(), correlations(student, teacher))
 
 
@@ -44,7 +62,7 @@ def test_the_dense_pair_is_pygs_dense_form_of_the_sparse_one() -> None:
         (adj,) = to_dense_adj(store.edge_index, edge_attr=store.edge_weight, max_num_nodes=N)
         if kind != MATCHES:
             adj = adj + torch.eye(N)  # the sparse form leaves out a node's edge to itself
-        torch.testing.assert_close(dense[kind].adj, adj)
+        torch.testing.assert_close(adjacency(dense, kind), adj)
 
 
 @pytest.mark.parametrize("rule", [Nearest(3), Nearest(2, "union"), Above(0.3), Given(torch.tensor([[1, 2], [0, 5]]))])
@@ -66,13 +84,11 @@ def test_the_cross_graph_joins_own_and_neighbours() -> None:
     edges = list(map(tuple, pair[MATCHES].edge_index.T.tolist()))
     assert edges[:N] == own
     assert edges[N:] == list(map(tuple, pair[TEACHER].edge_index.T.tolist()))
-    assert target(pair).tolist() == [1.0] * N + [0.0] * (2 * N)
 
 
-def test_targets_and_topologies() -> None:
+def test_topologies() -> None:
     student, teacher = embeddings()
     dense, sparse = graph_pair(student, teacher), graph_pair(student, teacher, topology=Nearest(2))
-    assert torch.equal(target(dense), torch.eye(N).double())
     assert topology_of(dense) is ALL_PAIRS
     for kind in (STUDENT, TEACHER, MATCHES):
         edges = topology_of(sparse, kind)
@@ -93,15 +109,16 @@ def test_the_weights_in_the_pair_carry_the_gradient(rule: Rule) -> None:
 @pytest.mark.parametrize("rule", [ALL_PAIRS, Nearest(2)], ids=str)
 def test_pyg_takes_it_for_a_graph(rule: Rule) -> None:
     student, teacher = embeddings()
-    pair = graph_pair(student, teacher, topology=rule, index=torch.arange(N) + 100, y=torch.arange(N) % 3)
+    pair = graph_pair(student, teacher, topology=rule, image_id=torch.arange(N) + 100, y=torch.arange(N) % 3)
     assert pair.validate()
     assert pair.node_types == ["student", "teacher"]
     assert set(pair.edge_types) == {STUDENT, TEACHER, MATCHES}
     assert pair.num_nodes == 2 * N
     for side in ("student", "teacher"):
-        assert pair[side].index.tolist() == list(range(100, 100 + N))
+        assert pair[side].image_id.tolist() == list(range(100, 100 + N))
         assert pair[side].y.tolist() == [i % 3 for i in range(N)]
-    assert "index" not in graph_pair(student, teacher)["student"] and "y" not in graph_pair(student, teacher)["student"]
+    bare = graph_pair(student, teacher)["student"]
+    assert "image_id" not in bare and "y" not in bare
 
 
 @pytest.mark.parametrize("rule", [ALL_PAIRS, Nearest(2)], ids=str)
@@ -121,7 +138,7 @@ def test_what_a_relation_says_of_a_pair(rule: Rule) -> None:
     student, teacher = embeddings()[0], torch.randn(N, D + 3).double()
     relation = Relation(cosine, rule, by_anchor_sum, mean_square)
     pair = graph_pair(student, teacher, topology=rule, kernel=cosine, match=False)
-    found, expected = related(pair, relation), relation(student, teacher)
+    found, expected = relation.of_pair(pair), relation(student, teacher)
     torch.testing.assert_close(found, expected)
     for a, b in zip(*(torch.autograd.grad(value, student) for value in (found, expected)), strict=True):
         torch.testing.assert_close(a, b)
@@ -146,8 +163,8 @@ def test_degenerate_nodes_are_counted_and_relate_to_nothing() -> None:
     pair = graph_pair(student, teacher)
     assert pair["student"].degenerate.tolist() == [i in (2, 4) for i in range(N)]
     assert pair["teacher"].degenerate.tolist() == [i == 4 for i in range(N)]
-    assert not pair[STUDENT].adj[2].any() and not pair[STUDENT].adj[:, 2].any()
-    assert not pair[MATCHES].adj[4].any() and not pair[MATCHES].adj[:, 2].any()
+    assert not adjacency(pair, STUDENT)[2].any() and not adjacency(pair, STUDENT)[:, 2].any()
+    assert not adjacency(pair, MATCHES)[4].any() and not adjacency(pair, MATCHES)[:, 2].any()
 
 
 def test_half_precision_nodes_are_weighed_in_float32() -> None:
@@ -155,21 +172,23 @@ def test_half_precision_nodes_are_weighed_in_float32() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         pair = graph_pair(student, teacher)
     assert pair["student"].x.dtype == torch.bfloat16
-    assert all(pair[kind].adj.dtype == torch.float32 for kind in (STUDENT, TEACHER, MATCHES))
-    torch.testing.assert_close(pair[MATCHES].adj, pearson(teacher.float(), student.float()), rtol=1e-5, atol=1e-6)
+    assert all(adjacency(pair, kind).dtype == torch.float32 for kind in (STUDENT, TEACHER, MATCHES))
+    torch.testing.assert_close(
+        adjacency(pair, MATCHES), pearson(teacher.float(), student.float()), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_any_kernel() -> None:
     student, teacher = (x.detach() for x in embeddings())
     pair = graph_pair(student, teacher, kernel=cosine)
     expected = torch.nn.functional.cosine_similarity(teacher[:, None], student[None], dim=-1)
-    torch.testing.assert_close(pair[MATCHES].adj, expected)
+    torch.testing.assert_close(adjacency(pair, MATCHES), expected)
 
 
 def test_one_image() -> None:
     student, teacher = embeddings(1)
     pair = graph_pair(student, teacher)
-    assert pair[STUDENT].adj.shape == (1, 1) and target(pair).tolist() == [[1.0]]
+    assert adjacency(pair, STUDENT).shape == (1, 1) and target(pair).tolist() == [[1.0]]
 
 
 def test_messages() -> None:
@@ -182,3 +201,156 @@ def test_messages() -> None:
         graph_pair(torch.zeros(3, 4), torch.zeros(3, 4), topology=Nearest(5))
     with pytest.raises(RelgraphError, match=r"^a graph pair holds one batch \(N, D\), got \(2, 3, 4\)$"):
         graph_pair(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4))
+
+
+RULES: dict[str, Graph] = {"all pairs": ALL_PAIRS, "nearest": Nearest(2), "union": Nearest(2, "union")}
+each_rule = pytest.mark.parametrize("rule", RULES)
+
+
+def some_pair(rule: str, n: int = N) -> HeteroData:
+    student, teacher = (x.detach() for x in embeddings(n))
+    return graph_pair(student, teacher, topology=RULES[rule], image_id=torch.arange(n) + 100)
+
+
+def by_ends(pair: HeteroData, kind: EdgeType) -> dict[tuple[int, int], float]:
+    """Return numpy's weight of each edge that a pair should have, by source and target."""
+    matrix = correlations(pair[kind[0]].x, pair[kind[2]].x)
+    ends = pair[kind].edge_index.T.tolist()
+    if pair.graph == "dense":
+        n = len(matrix)
+        assert sorted(ends) == [[i, j] for i in range(n) for j in range(n)]
+    return {(i, j): float(matrix[i, j]) for i, j in ends}
+
+
+@each_rule
+def test_networkx_has_the_right_weights(rule: str) -> None:
+    pair = some_pair(rule)
+    assert pair.num_edges == sum(len(by_ends(pair, kind)) for kind in pair.edge_types)
+    graph = to_networkx(pair, edge_attrs=["edge_weight"])
+    first = {"student": 0, "teacher": N}
+    expected = {
+        (i + first[kind[0]], j + first[kind[2]]): weight
+        for kind in (STUDENT, TEACHER, MATCHES)
+        for (i, j), weight in by_ends(pair, kind).items()
+    }
+    assert {(u, v): w for u, v, w in graph.edges(data="edge_weight")} == pytest.approx(expected)
+
+
+@each_rule
+def test_a_batch_of_pairs_of_unequal_size_is_taken_apart_again(rule: str) -> None:
+    sizes = (4, 7)
+    pairs = [some_pair(rule, n) for n in sizes]
+    batch = Batch.from_data_list(pairs)
+    assert batch.num_graphs == 2
+    for kind in (STUDENT, TEACHER, MATCHES):
+        found = dict(zip(map(tuple, batch[kind].edge_index.T.tolist()), batch[kind].edge_weight.tolist(), strict=True))
+        one, other = (by_ends(pair, kind) for pair in pairs)
+        assert found == pytest.approx(one | {(i + 4, j + 4): weight for (i, j), weight in other.items()})
+    for apart in ([batch.get_example(0), batch.get_example(1)], batch[0:2], batch.to_data_list()):
+        for found, pair in zip(apart, pairs, strict=True):
+            assert found["student"].image_id.tolist() == pair["student"].image_id.tolist()
+            assert (found.graph, found.form) == (pair.graph, pair.form)
+            for kind in (STUDENT, TEACHER, MATCHES):
+                assert torch.equal(found[kind].edge_index, pair[kind].edge_index)
+                assert torch.equal(weights(found, kind), weights(pair, kind))
+            assert torch.equal(Relation().of_pair(found), Relation().of_pair(pair))
+
+
+@each_rule
+def test_the_homogeneous_graph_has_the_right_weights(rule: str) -> None:
+    pair = some_pair(rule)
+    whole = pair.to_homogeneous()
+    assert torch.equal(whole.x, torch.cat([pair["student"].x, pair["teacher"].x]))
+    found = dict(zip(map(tuple, whole.edge_index.T.tolist()), whole.edge_weight.tolist(), strict=True))
+    first = {"student": 0, "teacher": N}
+    expected = {
+        (i + first[kind[0]], j + first[kind[2]]): weight
+        for kind in (STUDENT, TEACHER, MATCHES)
+        for (i, j), weight in by_ends(pair, kind).items()
+    }
+    assert found == pytest.approx(expected)
+
+
+class Convolution(torch.nn.Module):
+    """Sum what comes in over the edges, times their weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolve = SimpleConv(aggr="sum")
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor) -> Tensor:
+        found: Tensor = self.convolve(x, edge_index, edge_weight)
+        return found
+
+
+@each_rule
+def test_a_model_of_pyg_reads_the_weights(rule: str) -> None:
+    pair = some_pair(rule)
+    model = to_hetero(Convolution(), pair.metadata(), aggr="sum")
+    found = model(pair.x_dict, pair.edge_index_dict, pair.edge_weight_dict)
+    expected = {side: torch.zeros(N, D).double() for side in ("student", "teacher")}
+    for kind in (STUDENT, TEACHER, MATCHES):
+        for (i, j), weight in by_ends(pair, kind).items():
+            expected[kind[2]][j] += weight * pair[kind[0]].x[i]
+    torch.testing.assert_close(found, expected)
+
+
+def test_nothing_is_copied_and_the_list_of_all_pairs_is_shared() -> None:
+    _all_edges.cache_clear()
+    with torch.inference_mode():
+        graph_pair(*embeddings())
+    pairs = [graph_pair(*embeddings()) for _ in range(2)]
+    lists = [pair[kind].edge_index for pair in pairs for kind in (STUDENT, TEACHER, MATCHES)]
+    assert all(each is lists[0] for each in lists) and not lists[0].is_inference()
+    for kind in (STUDENT, TEACHER, MATCHES):
+        found, matrix = pairs[0][kind].edge_weight, adjacency(pairs[0], kind)
+        assert found.data_ptr() == matrix.data_ptr() == weights(pairs[0], kind).data_ptr()
+        source, target = pairs[0][kind].edge_index
+        assert torch.equal(found, matrix[source, target])
+
+
+@pytest.mark.parametrize(
+    ("rule", "form"),
+    [
+        ("all pairs", "matrix"),
+        ("all pairs", "factored"),
+        ("all pairs", "blocked"),
+        ("nearest", "matrix"),
+        ("nearest", "blocked"),
+    ],
+)
+def test_pyg_takes_no_attribute_of_nodes_for_an_index(rule: str, form: Form) -> None:
+    """It adds the number of nodes to what has `index` in its name, and reads `batch` as that of a graph."""
+    student, teacher = embeddings()
+    refinement = Refinement("smooth", D) if form == "matrix" else None
+    label = torch.arange(N)
+    pair = graph_pair(student, teacher, topology=RULES[rule], refinement=refinement, image_id=label, y=label, form=form)
+    names = [name for store in pair.node_stores for name in store]
+    assert "image_id" in names and not [name for name in names if "index" in name or "batch" in name]
+
+
+def test_a_large_pair_lists_its_edges_on_request() -> None:
+    n = LISTED + 1
+    student, teacher = torch.randn(n, 3, requires_grad=True), torch.randn(n, 3)
+    pair = graph_pair(student, teacher)
+    listed = with_edges(pair)
+    for kind, (x, y) in {STUDENT: (student, student), MATCHES: (teacher, student)}.items():
+        assert set(pair[kind]) == {"adj"} and set(listed[kind]) == {"edge_index", "edge_weight"}
+        source, target = listed[kind].edge_index
+        assert torch.equal(torch.unique(source * n + target), torch.arange(n * n))
+        torch.testing.assert_close(listed[kind].edge_weight, pearson(x, y)[source, target])
+        assert listed[kind].edge_weight.data_ptr() == pair[kind].adj.data_ptr() == adjacency(pair, kind).data_ptr()
+        assert torch.equal(weights(listed, kind), weights(pair, kind))
+    assert listed.num_edges == 3 * n**2
+    values = (Relation().of_pair(each) for each in (pair, listed))
+    gradients = [torch.autograd.grad(value, student, retain_graph=True)[0] for value in values]
+    assert gradients[0].any() and torch.equal(*gradients)
+    assert "adj" not in graph_pair(student[:LISTED], teacher[:LISTED])[STUDENT]
+
+
+@each_rule
+def test_a_pair_with_edges_has_them_already(rule: str) -> None:
+    pair = some_pair(rule)
+    listed = with_edges(pair)
+    for kind in (STUDENT, TEACHER, MATCHES):
+        assert all(listed[kind][name] is value for name, value in pair[kind].items())

@@ -9,25 +9,17 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.criteria import cross_entropy, huber, kl, mean_square
 from relgraph.graph.kernels import Kernel, cosine, dot, euclidean, linear, pearson, squared_euclidean, unit
-from relgraph.graph.matching import (
-    by_anchor_norm,
-    by_anchor_sum,
-    by_max,
-    by_mean,
-    cross_entropy,
-    huber,
-    kl,
-    mean_square,
-    softmax,
-)
-from relgraph.graph.relation import Relation, check_nodes
-from relgraph.graph.topology import ALL_PAIRS, Edges, Given, Nearest, Rule
+from relgraph.graph.pair import check_nodes
+from relgraph.graph.relation import Relation
+from relgraph.graph.scales import by_anchor_norm, by_anchor_sum, by_max, by_mean, softmax
+from relgraph.graph.topology import ALL_PAIRS, Edges, Given, Graph, Nearest, Rule
 
 shifted_cosine = Kernel("shifted cosine", unit, dot, lambda c: (c + 1) / 2)
 
 
-def compositions(topology: Rule = ALL_PAIRS) -> dict[str, Relation]:
+def compositions(topology: Graph = ALL_PAIRS) -> dict[str, Relation]:
     return {
         "ega edges": Relation(topology=topology),
         "rkd distance": Relation(euclidean, topology, by_mean, huber),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph import sampling
-from relgraph.graph.sampling import ClassSampler, Drawn, NearestOthers, gathered, picked
+from relgraph.graph.sampling import ClassSampler, NearestOthers, RandomOthers, gathered, picked
 
 # Classes of unequal size in no order, and two images without label.
 LABELS = torch.tensor([2, 0, 5, 0, -1, 2, 2, 0, 2, 5, -1, 2])
@@ -200,7 +200,7 @@ def test_the_nearest_others_are_those_of_a_sort(k: int) -> None:
 def test_all_others_and_drawn_ones() -> None:
     sampler, indices = ClassSampler(IMAGES, LABELS), torch.tensor([0, 4, 9])
     anchors, keys = torch.randn(3, 5), torch.randn(IMAGES, 5)
-    everyone, drawn = NearestOthers()(sampler, indices), Drawn(6)(sampler, indices)
+    everyone, drawn = NearestOthers()(sampler, indices), RandomOthers(6)(sampler, indices)
     assert everyone.count.tolist() == [7, 11, 10] and drawn.count.tolist() == [6, 6, 6]
     matrix = everyone.weigh(anchors, keys)
     assert (matrix == -math.inf).sum(1).tolist() == [5, 1, 2]

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from relgraph.graph.matching import Criterion, by_constant_max, by_max, half_square, sum_square
+from relgraph.graph.criteria import Criterion, half_square, sum_square
+from relgraph.graph.scales import by_constant_max, by_max
 from relgraph.graph.topology import ALL_PAIRS, Edges
 
 ANCHORS, CANDIDATES = 4, 6

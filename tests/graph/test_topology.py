@@ -10,6 +10,7 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import Kernel, cosine, euclidean, pearson, squared_euclidean
+from relgraph.graph.search import check_k
 from relgraph.graph.topology import (
     ALL_PAIRS,
     Above,
@@ -20,12 +21,20 @@ from relgraph.graph.topology import (
     Nearest,
     Rule,
     WithOwn,
-    check_k,
     make_rule,
     nearest,
 )
 
 Pairs = set[tuple[int, int]]
+each_chooser = pytest.mark.parametrize(
+    ("by", "combine"),
+    [
+        ("student", lambda s, t: s),
+        ("teacher", lambda s, t: t),
+        ("union", lambda s, t: s | t),
+        ("mutual", lambda s, t: s & t),
+    ],
+)
 
 
 def matrices(n: int = 12) -> tuple[Tensor, Tensor]:
@@ -122,15 +131,7 @@ def test_equal_nodes_are_neighbours_and_never_their_own() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 3, 11])
-@pytest.mark.parametrize(
-    ("by", "combine"),
-    [
-        ("student", lambda s, t: s),
-        ("teacher", lambda s, t: t),
-        ("union", lambda s, t: s | t),
-        ("mutual", lambda s, t: s & t),
-    ],
-)
+@each_chooser
 def test_who_chooses(by: Chooser, combine: Callable[[Pairs, Pairs], Pairs], k: int) -> None:
     student, teacher = matrices()
     edges = Nearest(k, by)(student, teacher, pearson)
@@ -161,13 +162,14 @@ def test_all_pairs_have_their_own_already() -> None:
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.4, 2.0])
-@pytest.mark.parametrize("by", ["teacher", "student"])
-def test_above_is_a_double_loop(by: str, threshold: float) -> None:
+@each_chooser
+def test_above_is_a_double_loop(by: Chooser, combine: Callable[[Pairs, Pairs], Pairs], threshold: float) -> None:
     student, teacher = matrices()
-    chosen = (teacher if by == "teacher" else student).tolist()
-    expected = {(j, i) for i in range(12) for j in range(12) if i != j and abs(chosen[i][j]) >= threshold}
-    found = Above(threshold, "teacher" if by == "teacher" else "student")(student, teacher, pearson)
-    assert as_set(found) == expected
+    of_each = (
+        {(j, i) for i in range(12) for j in range(12) if i != j and abs(matrix[i][j]) >= threshold}
+        for matrix in (student.tolist(), teacher.tolist())
+    )
+    assert as_set(Above(threshold, by)(student, teacher, pearson)) == combine(*of_each)
 
 
 def test_above_counts_magnitudes_and_the_threshold_itself() -> None:

@@ -10,7 +10,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from relgraph.errors import RelgraphError
 from relgraph.methods import Output
 from relgraph.methods.ab import AB, boundary_loss
-from relgraph.methods.stages import Shapes
+from relgraph.methods.base import Shapes
 from tests.methods import golden
 
 N = 3
@@ -156,5 +156,5 @@ def test_what_it_refuses() -> None:
     message = "AB was built for stage maps with channels [(3, 5), (4, 6)] of student and teacher, got [(3, 3), (4, 4)]"
     with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
         AB(STUDENT, TEACHER)(output(), output())
-    with pytest.raises(RelgraphError, match=r"^margin must be positive, got 0\.0$"):
+    with pytest.raises(RelgraphError, match=r"^margin must be above 0, got 0\.0$"):
         AB(STUDENT, TEACHER, margin=0.0)

@@ -12,21 +12,12 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.methods import EGA, KD, METHODS, Batch, Method, Output, build_method
-from relgraph.methods.base import (
-    Part,
-    as_batch,
-    as_output,
-    check_positive,
-    check_weights,
-    labelled_cross_entropy,
-    labels_of,
-    logits_of,
-    nodes_of,
-    stage_maps,
-)
+from relgraph.methods import EGA, KD, METHODS, SP, Batch, Method, Output, RunFacts, Sum, build_method
+from relgraph.methods.base import Part, as_batch, as_output, labels_of, logits_of, nodes_of, stage_maps
+from relgraph.training.spread import labelled_cross_entropy
 
 N, DIM, CLASSES = 8, 6, 4
+RUN = RunFacts(DIM, DIM, DIM)
 BATCH = Batch(torch.arange(N), torch.arange(N) % CLASSES)
 
 
@@ -126,8 +117,8 @@ def test_the_parts_of_an_output_that_can_be_nodes() -> None:
     ("read", "message"),
     [
         (
-            lambda: nodes_of(output(), "pixel", "SP"),  # type: ignore[arg-type]
-            "unknown kind of nodes 'pixel' (known: embedding, feature, map)",
+            lambda: SP(nodes="pixel"),  # type: ignore[arg-type]
+            "unknown nodes 'pixel' (known: embedding, feature, map)",
         ),
         (
             lambda: nodes_of(Output(torch.zeros(2, 3)), "feature", "RKD"),
@@ -152,13 +143,14 @@ def test_the_parts_of_an_output_that_can_be_nodes() -> None:
             "KD needs logits of one shape (N, classes) from student and teacher, got (8, 4) and (8, 3)",
         ),
         (
-            lambda: labels_of(None, "NCE"),
+            lambda: labels_of(None, "NCE", N),
             "NCE reads labels: expected a Batch(indices, labels) as the third argument, got none",
         ),
         (
-            lambda: labels_of(Batch(torch.arange(2), None), "NCE"),  # type: ignore[arg-type]
+            lambda: labels_of(Batch(torch.arange(2), None), "NCE", 2),  # type: ignore[arg-type]
             "NCE reads labels: expected a Batch(indices, labels) as the third argument, got none",
         ),
+        (lambda: labels_of(BATCH, "NCE", 7), "labels must be one for each of the 7 images, got (8,)"),
     ],
 )
 def test_missing_parts_are_named(read: Callable[[], object], message: str) -> None:
@@ -190,7 +182,7 @@ def test_what_is_given_as_an_output_stays_it() -> None:
 
 
 def test_labels_are_those_of_the_batch() -> None:
-    assert labels_of(BATCH, "NCE") is BATCH.labels
+    assert labels_of(BATCH, "NCE", N) is BATCH.labels
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -210,32 +202,22 @@ def test_cross_entropy_without_labels_is_zero_and_teaches_nothing() -> None:
     assert loss.item() == 0 and logits.grad is not None and not logits.grad.any()
 
 
-def test_numbers_are_checked() -> None:
-    check_positive(tau=1e-9, order=2)
-    check_weights(distance_weight=0, angle_weight=2.0)
-    for value in (0.0, -1.0, math.nan):
-        with pytest.raises(RelgraphError, match=f"^tau must be positive, got {value}$"):
-            check_positive(order=1, tau=value)
-    for value in (-1.0, math.nan):
-        with pytest.raises(RelgraphError, match=f"^angle_weight must be at least 0, got {value}$"):
-            check_weights(distance_weight=0, angle_weight=value)
-
-
 def test_methods_are_built_from_the_options_that_they_name() -> None:
     options = {"graph": "knn", "k": 3, "node_weight": 2.0, "edge_weight": 1.0, "temperature": 2.5, "lr": 0.1}
-    ega, kd = build_method("ega", options), build_method("kd", options)
+    built = [build_method(name, RUN, options) for name in ("ega", "kd")]
+    ega, kd = (method.parts[name] for name, method in zip(("ega", "kd"), built, strict=True) if method is not None)
     assert isinstance(ega, EGA) and ega.node_weight == 2.0 and ega.edge_weight == 1.0
     assert isinstance(kd, KD) and kd.temperature == 2.5
     student, teacher = output(), output()
-    assert torch.equal(ega(student, teacher), EGA(2.0, 1.0, "knn", 3)(student, teacher))
-    assert build_method("none", options) is None
+    assert torch.equal(ega(student, teacher), EGA(2.0, 1.0, graph="knn", k=3)(student, teacher))
+    assert build_method("none", RUN, options) is None
 
 
 def test_every_part_that_can_be_nodes_is_read_by_name() -> None:
     parts: tuple[Part, ...] = ("embedding", "feature", "map")
     for part in parts:
-        method = build_method("sp", {"nodes": part}, beta=1.0)
-        assert method is not None and method.reads == (part,)
+        method = build_method("sp", RUN, {"nodes": part}, beta=1.0)
+        assert isinstance(method, Sum) and method.reads == (part,)
 
 
 def test_the_table_of_methods_holds_classes_of_methods_under_their_names() -> None:
@@ -246,4 +228,4 @@ def test_the_table_of_methods_holds_classes_of_methods_under_their_names() -> No
 
 def test_what_a_method_refuses_is_told() -> None:
     with pytest.raises(RelgraphError, match=r"^edge_weight must be at least 0, got -1\.0$"):
-        build_method("ega", {"edge_weight": -1.0})
+        build_method("ega", RUN, {"edge_weight": -1.0})

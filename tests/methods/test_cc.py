@@ -4,23 +4,25 @@ import math
 import re
 from dataclasses import replace
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.criteria import frobenius
 from relgraph.graph.kernels import Kernel, gaussian_taylor, identity, linear
-from relgraph.graph.matching import frobenius
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Nearest
 from relgraph.methods.base import Output
-from relgraph.methods.cc import CC, CORRELATIONS, Correlation
+from relgraph.methods.cc import CC, Correlation
 from tests.methods import golden
 
 N, D, WIDE = 7, 5, 6
 EDGE_INDEX = torch.tensor([[1, 2, 6, 0, 3], [0, 0, 3, 5, 6]])
+CORRELATIONS: tuple[Correlation, ...] = get_args(Correlation)
 MATRICES: tuple[Correlation, ...] = ("taylor", "gaussian", "bilinear")
 OFFICIAL: dict[str, CC] = {
     **{f"cc_rbf_taylor_g0.4_P{p}": CC(order=p) for p in (1, 2, 3, 5)},
@@ -285,12 +287,12 @@ def test_the_largest_numbers_of_half_precision_are_no_obstacle(
             {"correlation": "tailor"},
             "unknown correlation 'tailor': did you mean 'taylor'? (known: bilinear, consecutive, gaussian, taylor)",
         ),
-        ({"order": -1}, "the order of a Taylor polynomial must be at least 0, got -1"),
-        ({"rbf_gamma": 0}, "rbf_gamma must be positive, got 0"),
-        ({"key_dim": 0}, "key_dim must be positive, got 0"),
+        ({"order": -1}, "order must be at least 0, got -1"),
+        ({"rbf_gamma": 0}, "rbf_gamma must be above 0, got 0"),
+        ({"key_dim": 0}, "key_dim must be above 0, got 0"),
         (
             {"nodes": "featur"},
-            "unknown kind of nodes 'featur': did you mean 'feature'? (known: embedding, feature, map)",
+            "unknown nodes 'featur': did you mean 'feature'? (known: embedding, feature, map)",
         ),
         ({"graph": "dnse"}, "unknown graph 'dnse': did you mean 'dense'? (known: dense, knn)"),
         (

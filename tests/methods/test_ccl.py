@@ -38,9 +38,9 @@ def test_official_value_and_gradient(rule: Rule) -> None:
 @pytest.mark.parametrize("rule", [ALL_PAIRS, Nearest(3)], ids=str)
 def test_its_terms_are_nce_and_half_the_jeffreys_divergence(rule: Rule) -> None:
     student, teacher = outputs()
-    terms = CCL(0.3, rule).terms(student, teacher, BATCH)
+    terms = CCL(0.3, graph=rule).terms(student, teacher, BATCH)
     assert list(terms) == ["nce", "jeffreys"]
-    assert torch.equal(terms["nce"], NCE(0.3, rule)(student, teacher, BATCH))
+    assert torch.equal(terms["nce"], NCE(0.3, graph=rule)(student, teacher, BATCH))
     assert student.logits is not None and teacher.logits is not None
     assert terms["jeffreys"].item() == pytest.approx(half_jeffreys(student.logits, teacher.logits), rel=1e-12)
 
@@ -81,5 +81,5 @@ def test_what_it_reads_and_what_it_refuses() -> None:
         CCL()(student.embedding, teacher.embedding, BATCH)
     with pytest.raises(RelgraphError, match=r"^CCL reads labels: expected a Batch\(indices, labels\)"):
         CCL()(student, teacher)
-    with pytest.raises(RelgraphError, match=r"^tau must be positive, got 0$"):
+    with pytest.raises(RelgraphError, match=r"^tau must be above 0, got 0$"):
         CCL(0)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.methods import InfoNCE, NTXent
+from relgraph.methods import InfoNCE, NTXent, RunFacts
 from relgraph.methods.base import Output
 from relgraph.methods.contrastive import head_like
 from relgraph.networks.heads import Projector
@@ -34,7 +34,7 @@ def test_the_head_is_trained_and_the_teacher_is_not(cls: Batchwise) -> None:
     teacher.requires_grad_()
     torch.autograd.backward(loss(student, teacher))
     assert teacher.grad is None and student.grad is not None and student.grad.any()
-    assert isinstance(loss.head, Projector)
+    assert isinstance(loss.projector, Projector)
     assert all(p.grad is not None and p.grad.any() for p in loss.parameters())
 
 
@@ -64,12 +64,12 @@ def test_it_is_float32_under_autocast(cls: Batchwise) -> None:
 @both
 def test_settings(cls: Batchwise) -> None:
     loss = cls()
-    assert loss.tau == TAU[cls] and loss.head is None and not list(loss.buffers())
+    assert loss.tau == TAU[cls] and loss.projector is None and not list(loss.buffers())
     assert cls.gamma == 0 and cls.augment == "contrastive" and cls.weight == 1
-    assert cls(5, 5, head="none").head is None
-    by_embedding = cls(5, 7, head="linear", nodes="embedding", dim=3)
+    assert cls(5, 5, head="none").projector is None
+    by_embedding = cls.for_run(RunFacts(3, 5, 7), head="linear", nodes="embedding")
     assert by_embedding.reads == ("embedding",) and loss.reads == ("feature",)
-    assert isinstance(by_embedding.head, nn.Linear) and by_embedding.head.weight.shape == (3, 3)
+    assert isinstance(by_embedding.projector, nn.Linear) and by_embedding.projector.weight.shape == (3, 3)
     student, teacher = (Output(torch.randn(N, 3), feature=torch.randn(N, 9)) for _ in range(2))
     assert by_embedding(student, teacher).isfinite()
 
@@ -78,7 +78,7 @@ def test_settings(cls: Batchwise) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tau": 0}, "tau must be positive, got 0"),
+        ({"tau": 0}, "tau must be above 0, got 0"),
         (
             {"student_width": 5},
             "the head of {name} ends at the teacher's width: expected teacher_width, got none",
@@ -87,7 +87,7 @@ def test_settings(cls: Batchwise) -> None:
             {"student_width": 5, "teacher_width": 7, "head": "none"},
             "{name} without a head needs student and teacher of one width, got 5 and 7",
         ),
-        ({"nodes": "map"}, "{name} compares one vector per image: nodes must be 'embedding' or 'feature', got 'map'"),
+        ({"nodes": "map"}, "unknown nodes 'map' (known: embedding, feature)"),
     ],
 )
 def test_options_are_checked(cls: Batchwise, options: dict[str, object], message: str) -> None:

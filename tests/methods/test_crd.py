@@ -10,15 +10,16 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.topology import AllPairs, Given, Nearest
-from relgraph.methods import Batch, Output
+from relgraph.methods import Batch, Output, RunFacts
 from relgraph.methods.crd import CRD
-from relgraph.methods.parsing import Spelled, build
+from relgraph.methods.parsing import Named, build
 
 IMAGES, N, STUDENT, TEACHER, KEY = 12, 4, 5, 7, 6
 TAU = 0.3
 LABELS = torch.tensor([2, 0, 5, 0, -1, 2, 2, 0, 2, 5, -1, 2])
 INDICES = torch.tensor([0, 4, 9, 3])
 BATCH = Batch(INDICES, LABELS[INDICES])
+RUN = RunFacts(3, STUDENT, TEACHER, images=IMAGES, labels=LABELS)
 GRAPHS = {"sampled": None, "dense": None, "knn": 3}
 each_graph = pytest.mark.parametrize("graph", GRAPHS)
 
@@ -291,37 +292,40 @@ def test_the_rules_of_the_graph_stand_for_their_names() -> None:
 
 
 def test_embeddings_may_be_the_nodes() -> None:
-    loss = crd(nodes="embedding", dim=3)
+    loss = CRD.for_run(RUN, nodes="embedding", negatives=9).double()
     assert loss.reads == ("embedding", "indices") and crd().reads == ("feature", "indices")
     student, teacher = (Output(torch.randn(N, 3).double(), feature=torch.randn(N, 9).double()) for _ in range(2))
     assert loss(student, teacher, BATCH).isfinite()
 
 
 def test_it_is_built_from_a_recipe_and_its_options() -> None:
-    run = {"student_width": STUDENT, "teacher_width": TEACHER, "images": IMAGES, "labels": LABELS, "dim": 3}
-    spelled = [Spelled("crd", CRD, 1.0, chosen=True)]
-    loss = build(spelled, run, ["negatives=5", "tau=0.1", "positives=relaxed", "bank_momentum=0.9", "key_dim=4"])
+    def built(*arguments: str, **shared: object) -> object:
+        found = build([Named("crd", CRD)], RUN, shared, arguments)
+        assert found is not None and found.weights == {"crd": 0.8}
+        return found.parts["crd"]
+
+    loss = built("negatives=5", "tau=0.1", "positives=relaxed", "bank_momentum=0.9", "key_dim=4")
     assert isinstance(loss, CRD) and loss.rule.k == 5 and loss.positives == "relaxed" and loss.tau == 0.1
     assert loss.embed_student.weight.shape == (4, STUDENT) and loss.embed_teacher.weight.shape == (4, TEACHER)
-    knn = build(spelled, run | {"graph": "knn", "k": 2})
+    knn = built(graph="knn", k=2)
     assert isinstance(knn, CRD) and knn.rule.k == 2
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tau": 0}, "tau must be positive, got 0"),
-        ({"negatives": 0}, "negatives must be positive, got 0"),
-        ({"key_dim": 0}, "key_dim must be positive, got 0"),
+        ({"tau": 0}, "tau must be above 0, got 0"),
+        ({"negatives": 0}, "negatives must be above 0, got 0"),
+        ({"key_dim": 0}, "key_dim must be above 0, got 0"),
         ({"bank_momentum": 1}, "bank_momentum must be at least 0 and below 1, got 1"),
         ({"bank_momentum": math.nan}, "bank_momentum must be at least 0 and below 1, got nan"),
         ({"graph": "dens"}, "unknown graph 'dens': did you mean 'dense'? (known: dense, knn, sampled)"),
-        ({"k": 3}, "k belongs to the graph 'knn', got k = 3 and graph = 'sampled'"),
+        ({"k": 3}, "k belongs to the graph 'knn', got k = 3 and another graph"),
         ({"graph": "knn", "k": 0}, "k must be at least 1, got 0"),
-        ({"nodes": "map"}, "CRD embeds one vector per image: nodes must be 'embedding' or 'feature', got 'map'"),
+        ({"nodes": "map"}, "unknown nodes 'map' (known: embedding, feature)"),
         (
             {"positives": "relax"},
-            "unknown choice of positives 'relax': did you mean 'relaxed'? (known: exact, relaxed)",
+            "unknown positives 'relax': did you mean 'relaxed'? (known: exact, relaxed)",
         ),
         (
             {"positives": "relaxed", "labels": None},
@@ -335,7 +339,7 @@ def test_it_is_built_from_a_recipe_and_its_options() -> None:
             {"graph": Nearest(3), "negatives": 9},
             "negatives are those of the graph 'sampled', got 9 and another graph",
         ),
-        ({"graph": Nearest(3), "k": 3}, "k belongs to the graph 'knn', got k = 3 beside a rule"),
+        ({"graph": Nearest(3), "k": 3}, "k belongs to the graph 'knn', got k = 3 and another graph"),
         ({"labels": LABELS.tolist()}, "labels must be a tensor (images,) of integers, got list"),
         ({"labels": torch.zeros(5)}, "labels must be one for each of the 12 images, got (5,)"),
         (

@@ -136,7 +136,16 @@ def test_a_probability_of_orders_is_one_of_draws() -> None:
 def test_scores_are_powers_of_distances() -> None:
     x, y = torch.randn(3, 5).double(), torch.randn(4, 5).double()
     torch.testing.assert_close(score(0.7, 2.5)(x, y), -0.7 * torch.cdist(x, y) ** 2.5)
-    assert not score(0.7, 0.5)(x).diagonal().any()
+    own = torch.eye(3, dtype=torch.bool)
+    torch.testing.assert_close(score(0.7, 0.5)(x)[~own], score(0.7, 0.5)(x, x.clone())[~own])
+    assert score(0.7, 0.5)(x).diagonal().isneginf().all()  # a node itself is the last of its list
+
+
+@pytest.mark.parametrize("beta", [0.5, 3])
+def test_equal_nodes_have_the_score_0_and_no_gradient(beta: float) -> None:
+    x = torch.ones(3, 4).double().requires_grad_()
+    scores = score(0.7, beta)(x)[~torch.eye(3, dtype=torch.bool)]
+    assert not scores.any() and not torch.autograd.grad(scores.sum(), x)[0].any()
 
 
 def test_the_teachers_own_order_costs_least() -> None:
@@ -256,9 +265,9 @@ def test_which_nodes_are_read() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rank_alpha": 0}, "rank_alpha must be positive, got 0"),
-        ({"rank_beta": -3}, "rank_beta must be positive, got -3"),
-        ({"rank_beta": math.nan}, "rank_beta must be positive, got nan"),
+        ({"rank_alpha": 0}, "rank_alpha must be above 0, got 0"),
+        ({"rank_beta": -3}, "rank_beta must be above 0, got -3"),
+        ({"rank_beta": math.nan}, "rank_beta must be above 0, got nan"),
         ({"length": 1}, "length must be at least 2, got 1"),
         ({"graph": "dnse"}, "unknown graph 'dnse': did you mean 'dense'? (known: dense, knn)"),
     ],
@@ -283,6 +292,12 @@ def test_each_image_needs_enough_others(loss: DarkRank, n: int, found: int) -> N
     with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
         loss(*embeddings(n))
     DarkRank(length=2, graph=EDGE_INDEX)(*embeddings())
+
+
+def test_an_image_without_edges_is_not_passed_over() -> None:
+    around_one = torch.tensor([[1, 2, 3, 4, 5], [0, 0, 0, 0, 0]])
+    with pytest.raises(RelgraphError, match=r"^DarkRank ranks 4 others of each image: .* got 0$"):
+        DarkRank(graph=around_one)(*embeddings())
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from torch.nn.functional import cross_entropy
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.pair import MATCHES, STUDENT, weights
+from relgraph.graph.refine import Refinement
 from relgraph.graph.topology import Chooser, Nearest
-from relgraph.methods import EGA, Batch, Output, ega_loss
+from relgraph.methods import EGA, Batch, Output, RunFacts, ega_loss
 
 N, D = 9, 6
 EDGE_INDEX = torch.tensor([[1, 2, 7, 0, 3], [0, 0, 3, 5, 6]])
@@ -50,6 +51,10 @@ def everyone(n: int = N) -> set[tuple[int, int]]:
     return {(j, i) for i in range(n) for j in range(n) if i != j}
 
 
+def refined(name: str | None, width: int = D) -> Refinement | None:
+    return None if name is None else Refinement(name, width)
+
+
 GRAPHS: dict[str, EGA] = {
     "dense": EGA(),
     "knn": EGA(graph="knn", k=3),
@@ -75,14 +80,14 @@ def test_the_sparse_form_is_a_double_loop(by: Chooser, k: int) -> None:
     s, t = neighbours(student, k), neighbours(teacher, k)
     edges = {"teacher": t, "student": s, "union": s | t, "mutual": s & t}[by]
     expected = double_loop(student, teacher, edges)
-    terms = EGA(1, 1, "knn", k, by).terms(student, teacher)
+    terms = EGA(1, 1, graph="knn", k=k, neighbours=by).terms(student, teacher)
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-12)
 
 
 def test_given_edges_are_a_double_loop() -> None:
     student, teacher = embeddings()
     expected = double_loop(student, teacher, set(map(tuple, EDGE_INDEX.T.tolist())))
-    terms = EGA(1, 1, EDGE_INDEX).terms(student, teacher)
+    terms = EGA(1, 1, graph=EDGE_INDEX).terms(student, teacher)
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-12)
 
 
@@ -91,14 +96,14 @@ def test_given_edges_are_a_double_loop() -> None:
 @pytest.mark.parametrize("n", [2, N])
 def test_all_neighbours_equal_the_dense_form(n: int, by: Chooser, refine: str | None) -> None:
     student, teacher = embeddings(n)
-    dense = EGA(refine=refine, dim=D).double()
+    dense = EGA(refinement=refined(refine)).double()
     for parameter in dense.parameters():
         nn.init.normal_(parameter)
-    sparse = EGA(graph="knn", k=n - 1, neighbours=by, refine=refine, dim=D).double()
+    sparse = EGA(graph="knn", k=n - 1, neighbours=by, refinement=refined(refine)).double()
     sparse.load_state_dict(dense.state_dict())
     found, expected = (value_and_gradient(loss, student, teacher) for loss in (sparse, dense))
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
-    given = EGA(graph=torch.tensor(sorted(everyone(n))).T, refine=refine, dim=D).double()
+    given = EGA(graph=torch.tensor(sorted(everyone(n))).T, refinement=refined(refine)).double()
     given.load_state_dict(dense.state_dict())
     torch.testing.assert_close(value_and_gradient(given, student, teacher), expected, rtol=1e-10, atol=1e-12)
 
@@ -108,7 +113,7 @@ def test_all_neighbours_equal_the_dense_form(n: int, by: Chooser, refine: str | 
 def test_relabelling_the_batch_changes_nothing(graph: str, refine: str | None) -> None:
     student, teacher = embeddings()
     order = torch.randperm(N)
-    loss = EGA(graph=graph, k=3 if graph == "knn" else None, refine=refine, dim=D).double()
+    loss = EGA(graph=graph, k=3 if graph == "knn" else None, refinement=refined(refine)).double()
     value, gradient = value_and_gradient(loss, student, teacher)
     moved, moved_gradient = value_and_gradient(loss, student.detach()[order].requires_grad_(), teacher[order])
     torch.testing.assert_close(moved, value)
@@ -156,7 +161,7 @@ def test_the_loss_is_pure(graph: str) -> None:
 @pytest.mark.parametrize("graph", ["dense", "knn"])
 def test_relations_are_float32_under_autocast(graph: str, refine: str | None, dtype: torch.dtype) -> None:
     student, teacher = (x.detach().to(dtype).requires_grad_() for x in embeddings())
-    loss = EGA(graph=graph, k=3 if graph == "knn" else None, refine=refine, dim=D)
+    loss = EGA(graph=graph, k=3 if graph == "knn" else None, refinement=refined(refine))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value, gradient = value_and_gradient(loss, student, teacher)
     assert value.dtype == torch.float32 and gradient.dtype == dtype
@@ -174,7 +179,7 @@ def test_gradcheck(graph: str) -> None:
 @pytest.mark.parametrize("graph", ["dense", "knn"])
 def test_gradcheck_with_refinement(graph: str, refine: str) -> None:
     student, teacher = embeddings(6)
-    loss = EGA(graph=graph, k=2 if graph == "knn" else None, refine=refine, dim=D).double()
+    loss = EGA(graph=graph, k=2 if graph == "knn" else None, refinement=refined(refine)).double()
     for parameter in loss.parameters():
         nn.init.normal_(parameter)
     assert torch.autograd.gradcheck(lambda s: loss(s, teacher), (student,))
@@ -208,7 +213,7 @@ def test_degenerate_batches_give_finite_values_and_gradients(
     teacher = good if who == "student" else bad
     if graph == "knn" and len(bad) == 1:
         pytest.skip("one image has no neighbours")
-    loss = EGA(graph=graph, k=1 if graph == "knn" else None, refine=refine, dim=bad.shape[1])
+    loss = EGA(graph=graph, k=1 if graph == "knn" else None, refinement=refined(refine, bad.shape[1]))
     value, gradient = value_and_gradient(loss, student, teacher)
     assert value.isfinite() and gradient.isfinite().all()
 
@@ -218,6 +223,7 @@ def test_a_degenerate_node_spoils_no_other_and_is_counted() -> None:
     student[4], teacher[7] = 0.1, 3
     loss = EGA(1, 1)
     pair = loss.pair(Output(student), Output(teacher))
+    assert pair is not None
     assert pair["student"].degenerate.nonzero().flatten().tolist() == [4]
     assert pair["teacher"].degenerate.nonzero().flatten().tolist() == [7]
     matrix = weights(pair, STUDENT)
@@ -229,8 +235,9 @@ def test_a_degenerate_node_spoils_no_other_and_is_counted() -> None:
 def test_neighbours_that_nobody_shares_leave_the_own_counterparts() -> None:
     student = torch.tensor([[1.0, 2, 3], [1, 2, 3.1], [3, 2, 1], [3, 2, 1.1]], requires_grad=True)
     teacher = student.detach()[[0, 2, 1, 3]]  # each student node's neighbour is another than its teacher node's
-    loss = EGA(1, 1, "knn", 1, "mutual")
+    loss = EGA(1, 1, graph="knn", k=1, neighbours="mutual")
     pair = loss.pair(Output(student), Output(teacher))
+    assert pair is not None
     assert pair[STUDENT].edge_index.shape == (2, 0)
     terms = loss.terms(student, teacher)
     own = weights(pair, MATCHES)
@@ -249,7 +256,7 @@ def test_equal_embeddings_differ_in_their_nodes_alone() -> None:
 
 def test_the_loss_learns_the_students_refinement_and_not_the_teachers() -> None:
     student, teacher = embeddings()
-    loss = EGA(refine="conv", dim=D).double()
+    loss = EGA(refinement=refined("conv")).double()
     torch.autograd.backward(loss(student, teacher))
     assert loss.refinement is not None
     assert all(p.grad is not None and p.grad.any() for p in loss.refinement.student.parameters())
@@ -263,14 +270,16 @@ def test_the_teachers_refinement_learns_from_the_teachers_cross_entropy_alone(gr
     teacher.requires_grad_()
     labels = torch.arange(N) % 3
     classify = nn.Linear(D, 3).double()
-    loss = EGA(graph=graph, k=3 if graph == "knn" else None, refine="conv", dim=D).double()
+    loss = EGA(graph=graph, k=3 if graph == "knn" else None, refinement=refined("conv")).double()
     for parameter in loss.parameters():
         nn.init.normal_(parameter)
     outputs, batch = (Output(student), Output(teacher)), Batch(torch.arange(N), labels)
-    terms = loss.teacher_terms(*outputs, batch, lambda output: classify(output.embedding))
-    refined = loss.pair(*outputs)["teacher"].refined
+    terms = loss.teacher_terms(*outputs, batch, lambda output: cross_entropy(classify(output.embedding), labels))
+    pair = loss.pair(*outputs)
+    assert pair is not None
+    moved = pair["teacher"].refined
     assert list(terms) == ["refined"]
-    torch.testing.assert_close(terms["refined"], cross_entropy(classify(refined), labels))
+    torch.testing.assert_close(terms["refined"], cross_entropy(classify(moved), labels))
     torch.autograd.backward(terms["refined"])
     assert loss.refinement is not None
     assert all(p.grad is not None and p.grad.any() for p in loss.teacher_parameters())
@@ -283,17 +292,17 @@ def test_the_teachers_refinement_learns_from_the_teachers_cross_entropy_alone(gr
 @pytest.mark.parametrize("refine", [None, "smooth"])
 def test_without_parameters_there_is_no_refinement_of_the_teacher_to_learn(refine: str | None) -> None:
     student, teacher = embeddings()
-    loss = EGA(refine=refine, dim=D)
+    loss = EGA(refinement=refined(refine))
     batch = Batch(torch.arange(N), torch.zeros(N, dtype=torch.long))
-    assert loss.teacher_terms(Output(student), Output(teacher), batch, lambda output: output.embedding) == {}
+    assert loss.teacher_terms(Output(student), Output(teacher), batch, lambda output: output.embedding.sum()) == {}
     assert not list(loss.parameters()) and list(loss.teacher_parameters()) == []
 
 
 def test_conv_starts_at_the_loss_without_refinement() -> None:
     student, teacher = embeddings()
     for graph, k in (("dense", None), ("knn", 3)):
-        plain, refined = EGA(graph=graph, k=k), EGA(graph=graph, k=k, refine="conv", dim=D).double()
-        torch.testing.assert_close(refined(student, teacher), plain(student, teacher))
+        plain, started = EGA(graph=graph, k=k), EGA(graph=graph, k=k, refinement=refined("conv")).double()
+        torch.testing.assert_close(started(student, teacher), plain(student, teacher))
 
 
 @each_graph
@@ -316,8 +325,6 @@ def test_the_function_is_the_module(graph: str) -> None:
         ({"graph": "dnse"}, "unknown graph 'dnse': did you mean 'dense'? (known: dense, knn)"),
         ({"graph": "knn", "k": 0}, "k must be at least 1, got 0"),
         ({"k": 3}, "k and neighbours belong to the graph 'knn', got k = 3 and neighbours = 'teacher'"),
-        ({"refine": "smooth"}, "refine needs dim, the width of the embeddings, got none"),
-        ({"refine": "con", "dim": 4}, "unknown refinement 'con': did you mean 'conv'? (known: conv, smooth)"),
         (
             {"graph": torch.zeros(3, 64, dtype=torch.long)},
             "edge_index must be (2, E) of integers, got (3, 64) of torch.int64",
@@ -327,6 +334,17 @@ def test_the_function_is_the_module(graph: str) -> None:
 def test_options_are_checked(options: dict[str, object], message: str) -> None:
     with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
         EGA(**options)  # type: ignore[arg-type]
+
+
+def test_a_run_gives_the_refinement_the_width_of_its_embeddings() -> None:
+    run = RunFacts(dim=D, student_width=3, teacher_width=4)
+    found = EGA.for_run(run, refine="conv", graph="knn", k=3)
+    assert found.refinement is not None
+    assert [tuple(p.shape) for p in found.refinement.parameters()] == 2 * [(D, D), (D, D), (D,)]
+    with pytest.raises(
+        RelgraphError, match=r"^unknown refinement 'con': did you mean 'conv'\? \(known: conv, smooth\)$"
+    ):
+        EGA.for_run(run, refine="con")
 
 
 @pytest.mark.parametrize(
@@ -347,7 +365,7 @@ def test_options_are_checked(options: dict[str, object], message: str) -> None:
         (EGA(graph="knn"), ((4, 3), (4, 3)), "k must be between 1 and the number of nodes less one, 3, got 8"),
         (EGA(graph=EDGE_INDEX), ((4, 3), (4, 3)), "edge_index must name nodes 0 to 3, got 7"),
         (
-            EGA(refine="smooth", dim=8),
+            EGA(refinement=Refinement("smooth", 8)),
             ((4, 3), (4, 3)),
             "the refinement was built for embeddings of width 8, got 3",
         ),

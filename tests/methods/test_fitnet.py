@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.methods import Output
-from relgraph.methods.base import Part
+from relgraph.methods import Output, RunFacts
+from relgraph.methods.base import Part, Shapes
 from relgraph.methods.fitnet import FitNet, regressor
-from relgraph.methods.stages import Shapes
 from tests.methods import golden
 
 N = 3
@@ -207,7 +206,7 @@ MAPS = shapes(8, 4)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"nodes": "pixel"}, "unknown kind of nodes 'pixel' (known: embedding, feature, map)"),
+        ({"nodes": "pixel"}, "unknown nodes 'pixel' (known: embedding, feature, map)"),
         (
             {"nodes": "map"},
             "FitNet compares maps by a regressor: expected the shapes of both networks' maps, got none",
@@ -236,6 +235,14 @@ MAPS = shapes(8, 4)
 def test_what_its_constructor_refuses(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
         FitNet(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("student", "teacher"), [((), ()), (MAPS[0], ())])
+def test_a_run_without_maps_is_refused_unless_vectors_are_asked_for(student: Shapes, teacher: Shapes) -> None:
+    run = RunFacts(4, 3, 3, student, teacher)
+    with pytest.raises(RelgraphError, match=rf"\(stem and 2 stages\), got {len(student)} and 0$"):
+        FitNet.for_run(run)
+    assert FitNet.for_run(run, nodes="feature").weight == 1
 
 
 def test_what_its_call_refuses() -> None:

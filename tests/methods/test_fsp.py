@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.methods import Output
+from relgraph.methods import Output, RunFacts
+from relgraph.methods.base import Shapes
 from relgraph.methods.fsp import FSP, flow, flow_loss
-from relgraph.methods.stages import Shapes
 from tests.methods import golden
 
 N = 3
@@ -130,3 +130,9 @@ def test_what_it_refuses() -> None:
         FSP()(output(), torch.zeros(N, 2))
     FSP(STUDENT, TEACHER)  # the stem that has no counterpart may have other channels
     FSP(STUDENT)  # one side's shapes say nothing
+
+
+def test_a_run_without_maps_is_refused_before_its_first_batch() -> None:
+    for student, found in (((), 0), (STUDENT, 3)):
+        with pytest.raises(RelgraphError, match=rf"\(stem and one stage\), got {found} and 0$"):
+            FSP.for_run(RunFacts(4, 3, 3, student, ()))

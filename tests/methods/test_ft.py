@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.methods import Batch, Output
+from relgraph.methods.base import Shapes
 from relgraph.methods.ft import FT, factor_loss
-from relgraph.methods.stages import Shapes
 from tests.methods import golden
 
 N = 3

@@ -34,10 +34,10 @@ def naive(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
 @pytest.mark.parametrize("head", ["mlp", "linear"])
 def test_a_naive_loop(head: str, n: int) -> None:
     """Value and gradient."""
-    loss = InfoNCE(STUDENT, TEACHER, 0.3, head).double()  # type: ignore[arg-type]
+    loss = InfoNCE(STUDENT, TEACHER, tau=0.3, head=head).double()  # type: ignore[arg-type]
     student, teacher = vectors(n)
-    assert loss.head is not None
-    terms, expected = loss.terms(student, teacher), naive(loss.head(student), teacher, 0.3)
+    assert loss.projector is not None
+    terms, expected = loss.terms(student, teacher), naive(loss.projector(student), teacher, 0.3)
     assert list(terms) == ["infonce"]
     torch.testing.assert_close(terms["infonce"], expected, rtol=1e-10, atol=1e-14)
     learned = [student, *loss.parameters()]

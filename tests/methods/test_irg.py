@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.criteria import half_square
 from relgraph.graph.kernels import squared_euclidean
-from relgraph.graph.matching import by_constant_max, half_square
 from relgraph.graph.refine import Refinement
+from relgraph.graph.scales import by_constant_max
 from relgraph.graph.topology import Nearest, Rule
 from relgraph.methods.base import Output, Part
 from relgraph.methods.irg import FORMS, IRG, Form, transition
@@ -22,16 +23,16 @@ each_form = pytest.mark.parametrize("form", FORMS)
 
 
 def edge_only(form: Form = "max", levels: int = 1, graph: str | Tensor | Rule = "dense") -> IRG:
-    return IRG(0, 1, 0, form, levels=levels, graph=graph)
+    return IRG(0, 1, 0, form=form, levels=levels, graph=graph)
 
 
 def whole(form: Form, graph: str | Tensor | Rule = "dense") -> IRG:
     """Return the sum of all terms there are, of which the forms have some at weight 0."""
-    return IRG(0.1, 5, 5, form, edge_transition_weight=0.3, graph=graph)
+    return IRG(0.1, 5, 5, form=form, edge_transition_weight=0.3, graph=graph)
 
 
 def transition_only(form: Form = "max") -> IRG:
-    return IRG(0, 0, 1, form)
+    return IRG(0, 0, 1, form=form)
 
 
 def outputs(width: int = 5) -> tuple[Output, Output]:
@@ -200,7 +201,7 @@ def test_one_to_many_lets_the_teachers_nodes_supervise_all_levels(form: Form) ->
     student, teacher = outputs()
     (top,) = levels_of(teacher, 1)
     found = [level_difference(level, top, edges_of(top, None), form) for level in levels_of(student, 3)]
-    loss = IRG(0, 1, 0, form, "one-to-many")
+    loss = IRG(0, 1, 0, form=form, layers="one-to-many")
     without_maps = teacher._replace(maps=())
     assert loss(student, without_maps).item() == pytest.approx(sum(found) / (3 if form == "max" else 1), rel=1e-10)
 
@@ -219,16 +220,16 @@ def test_vertices_are_a_loop_over_logits(form: Form) -> None:
     assert student.logits is not None and teacher.logits is not None
     total = sum(distance(s, t) for s, t in zip(student.logits.tolist(), teacher.logits.tolist(), strict=True))
     expected = {"max": total / (N * 4), "caffe": total / (2 * N), "literal": total}[form]
-    found = IRG(1, 0, 0, form).terms(student, teacher)
+    found = IRG(1, 0, 0, form=form).terms(student, teacher)
     assert {name: term.item() for name, term in found.items()} == pytest.approx({"vertex": expected}, rel=1e-10)
 
 
 @each_form
 def test_the_terms_carry_their_weights(form: Form) -> None:
     student, teacher = outputs()
-    terms = IRG(0.3, 0.7, 1.1, form).terms(student, teacher)
-    alone = IRG(0.3, 0, 0, form), IRG(0, 0.7, 0, form), IRG(0, 0, 1.1, form)
-    once = IRG(1, 0, 0, form), IRG(0, 1, 0, form), IRG(0, 0, 1, form)
+    terms = IRG(0.3, 0.7, 1.1, form=form).terms(student, teacher)
+    alone = IRG(0.3, 0, 0, form=form), IRG(0, 0.7, 0, form=form), IRG(0, 0, 1.1, form=form)
+    once = IRG(1, 0, 0, form=form), IRG(0, 1, 0, form=form), IRG(0, 0, 1, form=form)
     assert list(terms) == ["vertex", "edge", "transition"]
     for term, weight, weighted, unweighted in zip(terms.values(), (0.3, 0.7, 1.1), alone, once, strict=True):
         assert torch.equal(term, weighted(student, teacher))
@@ -244,7 +245,7 @@ def test_transitions_of_edges_are_a_double_loop(form: Form, k: int | None) -> No
         level_difference(output.maps[-2].flatten(1).tolist(), output.maps[-1].flatten(1).tolist(), edges, form)
         for output in (student, teacher)
     )
-    loss = IRG(0, 0, 0, form, edge_transition_weight=0.5, graph="dense" if k is None else Nearest(k))
+    loss = IRG(0, 0, 0, form=form, edge_transition_weight=0.5, graph="dense" if k is None else Nearest(k))
     terms = loss.terms(student, teacher)
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(
         {"edge_transition": 0.5 * (s - t) ** 2}, rel=1e-10
@@ -255,7 +256,7 @@ def test_transitions_of_edges_are_a_double_loop(form: Form, k: int | None) -> No
 @pytest.mark.parametrize(("form", "weight"), [("max", 100), ("literal", 1e-8)])
 def test_gradcheck_of_the_transitions_of_edges(form: Form, weight: float, graph: str | Nearest) -> None:
     student, teacher = outputs()
-    loss = IRG(0, 0, 0, form, edge_transition_weight=weight, graph=graph)
+    loss = IRG(0, 0, 0, form=form, edge_transition_weight=weight, graph=graph)
 
     def value(first: Tensor, last: Tensor) -> Tensor:
         found: Tensor = loss(student._replace(maps=(first, last)), teacher)
@@ -267,7 +268,7 @@ def test_gradcheck_of_the_transitions_of_edges(form: Form, weight: float, graph:
 @pytest.mark.parametrize(("form", "weights"), [("max", (0.1, 5, 5)), ("caffe", (0, 0.005, 0.005))])
 def test_weights_that_are_not_given_are_those_of_the_form(form: Form, weights: tuple[float, float, float]) -> None:
     student, teacher = outputs()
-    found, expected = IRG(form=form).terms(student, teacher), IRG(*weights, form).terms(student, teacher)
+    found, expected = IRG(form=form).terms(student, teacher), IRG(*weights, form=form).terms(student, teacher)
     assert list(found) == ["vertex", "edge", "transition"][0 if weights[0] else 1 :]
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
     one = IRG(relation_weight=7, form=form).terms(student, teacher)
@@ -329,7 +330,7 @@ def _times(factor: float, output: Output) -> tuple[Tensor, tuple[Tensor, ...]]:
 @pytest.mark.parametrize("form", ["max", "literal"])  # a constant maximum is not what the value depends on
 def test_gradcheck(form: Form, graph: str | Nearest) -> None:
     student, teacher = outputs()
-    loss = IRG(0.1, 5, 5, form, graph=graph)
+    loss = IRG(0.1, 5, 5, form=form, graph=graph)
 
     def value(logits: Tensor, feature: Tensor, first: Tensor, last: Tensor) -> Tensor:
         found: Tensor = loss(Output(feature, logits, feature, (first, last)), teacher)
@@ -467,12 +468,12 @@ def test_degenerate_batches_give_finite_values_and_gradients(form: Form, case: s
         ({"form": "coffee"}, "unknown form 'coffee': did you mean 'caffe'? (known: caffe, literal, max)"),
         (
             {"layers": "one-to-all"},
-            "unknown choice of layers 'one-to-all': did you mean 'one-to-many'? (known: one-to-many, one-to-one)",
+            "unknown layers 'one-to-all': did you mean 'one-to-many'? (known: one-to-many, one-to-one)",
         ),
         ({"levels": 0}, "levels must be at least 1, got 0"),
         (
             {"nodes": "featur"},
-            "unknown kind of nodes 'featur': did you mean 'feature'? (known: embedding, feature, map)",
+            "unknown nodes 'featur': did you mean 'feature'? (known: embedding, feature, map)",
         ),
         ({"graph": "dnse"}, "unknown graph 'dnse': did you mean 'dense'? (known: dense, knn)"),
     ],

@@ -93,5 +93,5 @@ def test_what_it_refuses() -> None:
     with pytest.raises(RelgraphError, match=r"from student and teacher, got \(2, 3\) and \(2, 4\)$"):
         KD()(output(torch.zeros(2, 3)), output(torch.zeros(2, 4)))
     for wrong in (0.0, -1.0, math.nan):
-        with pytest.raises(RelgraphError, match=rf"^a temperature must be positive, got {wrong}$"):
+        with pytest.raises(RelgraphError, match=rf"^temperature must be above 0, got {wrong}$"):
             KD(wrong)

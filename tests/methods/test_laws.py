@@ -5,8 +5,6 @@ import math
 import pickle
 import re
 from collections.abc import Iterator
-from contextlib import nullcontext
-from inspect import signature
 from typing import Any
 
 import pytest
@@ -15,11 +13,14 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.graph import segments
-from relgraph.methods import METHODS, SSKD, Batch, Method, Output, build_method
+from relgraph.methods import METHODS, SSKD, Batch, Method, Output, RunFacts, build_method
 from relgraph.methods.base import Part
+from relgraph.methods.info import method_info
+from relgraph.methods.options import options_of
 from relgraph.methods.parsing import has_graph
 from relgraph.methods.relational import Relational
 from relgraph.networks.heads import Projector
+from relgraph.training.spread import labelled_cross_entropy
 
 N, IMAGES, CLASSES, DIM, VIEWS = 8, 12, 4, 5, 3
 # Equal in both networks, which FSP needs, and the last channels a multiple of those before, which IRG needs.
@@ -27,23 +28,17 @@ MAPS = ((3, 8, 8), (3, 8, 8), (4, 4, 4), (8, 2, 2))
 LABELS = torch.tensor([0, 1, 2, 3, 0, -1, 2, 3, 0, 1, -1, 2])
 INDICES = torch.tensor([3, 0, 7, 9, 4, 5, 11, 10])
 BATCH = Batch(INDICES, LABELS[INDICES])
-RUN: dict[str, Any] = {
+RUN = RunFacts(DIM, 6, 7, MAPS, MAPS, IMAGES, LABELS, Projector(7, 7))
+WIDTHS = {"student": RUN.student_width, "teacher": RUN.teacher_width}
+SHARED: dict[str, Any] = {
     "graph": "dense",
     "k": None,
     "neighbours": "teacher",
     "refine": None,
     "nodes": None,
-    "dim": DIM,
-    "student_width": 6,
-    "teacher_width": 7,
-    "student_maps": MAPS,
-    "teacher_maps": MAPS,
-    "images": IMAGES,
-    "labels": LABELS,
     "temperature": 4.0,
     "node_weight": 0.8,
     "edge_weight": 0.24,
-    "ss_head": Projector(7, 7),
 }
 READS = {"embedding", "feature", "map", "maps", "logits", "labels", "indices"}
 
@@ -63,7 +58,7 @@ def forms_of(name: str) -> list[str]:
     """Return all pairs, a sparse graph where there is one, and a way of the method's own where that is another."""
     if name not in GRAPHICAL:
         return ["dense"]
-    default = signature(METHODS[name]).parameters["graph"].default
+    default = options_of(METHODS[name])["graph"].default
     return ["dense", "knn"] if default == "dense" else ["own", "dense", "knn"]
 
 
@@ -79,13 +74,14 @@ each_form_and_refinement = pytest.mark.parametrize(("name", "form", "refine"), R
 
 
 def make(name: str, **changes: Any) -> Method:
-    method = build_method(name, {**RUN, **changes}, beta=1.0)
-    assert method is not None
+    built = build_method(name, RUN, {**SHARED, **changes}, beta=1.0)
+    assert built is not None
+    ((_, method),) = built.each()
     return method.double()
 
 
 def output(side: str, n: int = N) -> Output:
-    width: int = RUN[f"{side}_width"]
+    width = WIDTHS[side]
     shapes = [(n, DIM), (n, CLASSES), (n, width), *((n, *stage) for stage in MAPS)]
     embedding, logits, feature, *maps = (torch.randn(shape).double() for shape in shapes)
     # For methods that ask for extra views; the others do not mind them.
@@ -292,11 +288,11 @@ def test_the_teachers_terms_train_the_teachers_parameters_alone(name: str, form:
     method, student, teacher = refined(name, form, refine), learning(outputs()[0]), outputs()[1]
     head = nn.Linear(DIM, CLASSES).double()  # of a network whose embedding is the feature's first numbers
 
-    def classify(given: Output) -> Tensor:
-        logits: Tensor = head(given.embedding if given.feature is None else given.feature[:, :DIM])
-        return logits
+    def cross_entropy(given: Output) -> Tensor:
+        logits = head(given.embedding if given.feature is None else given.feature[:, :DIM])
+        return labelled_cross_entropy(logits, BATCH.labels)
 
-    terms = method.teacher_terms(student, teacher, BATCH, classify)
+    terms = method.teacher_terms(student, teacher, BATCH, cross_entropy)
     assert bool(terms) == bool(of_the_teacher(method))
     for term in terms.values():
         assert term.shape == () and term.isfinite()
@@ -409,7 +405,7 @@ def test_no_number_is_read_back_from_the_device(
     name: str, form: str, refine: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the device "meta", which has no numbers to read; nor can a tensor of another device stand beside its own."""
-    monkeypatch.setattr(torch, "autocast", lambda *given, **options: nullcontext())  # nor does it have autocast
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # nor does it have autocast
     monkeypatch.setattr(segments, "torch_scatter", None)  # whose kernels are for the CPU and CUDA alone
     method = refined(name, form, refine).to("meta")
     student, teacher = (changed(given, lambda x: x.to("meta").requires_grad_()) for given in outputs())
@@ -473,11 +469,11 @@ def test_a_sparse_graph_is_another_loss(name: str) -> None:
 
 @each_method
 def test_a_method_says_what_it_is(name: str) -> None:
-    cls = METHODS[name]
+    cls, info = METHODS[name], method_info(name)
     assert cls.__name__.lower() == name
-    assert re.search(r"\b(19|20)\d\d\b", cls.paper), "authors, year, arXiv number"
-    assert cls.differs and "\n" not in cls.differs and not cls.differs.endswith(".")
-    assert cls.criterion not in ("", "-") and cls.kernel and cls.topology
+    assert re.search(r"\b(19|20)\d\d\b", info.paper), "authors, year, arXiv number"
+    assert info.differs not in ("", "-") and "\n" not in info.differs and not info.differs.endswith(".")
+    assert info.criterion not in ("", "-") and info.kernel and info.topology
     assert 0 < cls.weight < math.inf and 0 <= cls.init_share < 1
     reads = make(name).reads
     assert reads and set(reads) <= READS and len(set(reads)) == len(reads)

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, normalize
 from relgraph.errors import RelgraphError
 from relgraph.graph import contrast
 from relgraph.graph.kernels import cosine
-from relgraph.methods.base import Batch, Output
+from relgraph.methods.base import Batch, Output, RunFacts
 from relgraph.methods.moco import MoCo
 from relgraph.networks.heads import Projector
 from tests.methods.golden import check, embeddings, outer
@@ -37,17 +37,17 @@ def batch_of(n: int) -> Batch:
 def test_the_authors_numbers(tau: str, largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contrast, "LARGEST_ON_CPU", largest)
     loss = MoCo(teacher_width=16, queue=32, tau=float(tau)).double()
-    loss.queue.keys.copy_(normalize(torch.sin(0.05 * outer(16, 1, 32, 2) + 0.3), dim=0).T)
+    loss.memory.keys.copy_(normalize(torch.sin(0.05 * outer(16, 1, 32, 2) + 0.3), dim=0).T)
     student, teacher = embeddings()
     check(f"moco_infonce_T{tau}", lambda: loss(student, teacher), {"student": student})
 
 
 def naive(loss: MoCo, student: Tensor, teacher: Tensor, keys: list[Tensor]) -> Tensor:
     """Return a cross-entropy with target 0, image by image."""
-    assert loss.head is not None
+    assert loss.projector is not None
     values = []
     for s, t in zip(student, teacher, strict=True):
-        z = loss.head(s)
+        z = loss.projector(s)
         weights = torch.stack([z @ key / z.norm() for key in [t / t.norm(), *keys]]) / loss.tau
         values.append(cross_entropy(weights, torch.tensor(0)))
     return torch.stack(values).mean()
@@ -57,7 +57,7 @@ def naive(loss: MoCo, student: Tensor, teacher: Tensor, keys: list[Tensor]) -> T
 def test_a_naive_loop_over_a_deque(head: str) -> None:
     """Value and gradient, across wrap-around."""
     loss = moco(head=head)
-    remembered = deque(loss.queue.keys.clone(), maxlen=K)
+    remembered = deque(loss.memory.keys.clone(), maxlen=K)
     for n in (4, 4, 1, 13, 3, 4):
         student, teacher = vectors(n)
         learned = [student, *loss.parameters()]
@@ -81,7 +81,7 @@ def test_the_head_is_trained_and_the_teacher_is_not() -> None:
     teacher.requires_grad_()
     torch.autograd.backward(loss(student, teacher))
     assert teacher.grad is None and student.grad is not None and student.grad.any()
-    assert isinstance(loss.head, Projector)
+    assert isinstance(loss.projector, Projector)
     assert all(p.grad is not None and p.grad.any() for p in loss.parameters())
 
 
@@ -96,7 +96,7 @@ def test_degenerate_batches_give_finite_values_and_gradients(value: float, n: in
         gradients = torch.autograd.grad(found, [student, *loss.parameters()])
         assert found.isfinite() and all(gradient.isfinite().all() for gradient in gradients)
         loss.remember(student, teacher, batch_of(n))
-    assert loss.queue.keys.isfinite().all()
+    assert loss.memory.keys.isfinite().all()
 
 
 def test_it_is_float32_under_autocast() -> None:
@@ -118,17 +118,18 @@ def test_remembering_changes_the_next_loss_and_a_checkpoint_keeps_it() -> None:
 
 
 def test_settings() -> None:
-    assert MoCo(8, 4).queue.keys.shape == (65536, 4) and MoCo(8, 4).tau == 0.2
+    assert MoCo(8, 4).memory.keys.shape == (65536, 4) and MoCo(8, 4).tau == 0.2
     assert MoCo.gamma == 0 and MoCo.augment == "contrastive" and MoCo.weight == 1
-    loss = moco(nodes="embedding", dim=3, head="linear")
-    assert loss.reads == ("embedding",) and isinstance(loss.head, nn.Linear) and loss.head.weight.shape == (3, 3)
+    loss = MoCo.for_run(RunFacts(3, STUDENT, TEACHER), nodes="embedding", head="linear", queue=K)
+    assert loss.reads == ("embedding",) and loss.memory.keys.shape == (K, 3)
+    assert isinstance(loss.projector, nn.Linear) and loss.projector.weight.shape == (3, 3)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tau": 0}, "tau must be positive, got 0"),
-        ({"queue": -1}, "queue must be positive, got -1"),
+        ({"tau": 0}, "tau must be above 0, got 0"),
+        ({"queue": -1}, "queue must be above 0, got -1"),
         (
             {"student_width": None, "teacher_width": None},
             "MoCo keeps a queue of the teacher's vectors: expected teacher_width, got none",

@@ -146,5 +146,5 @@ def test_batches_are_checked(widths: tuple[int, int], given: Batch | None, messa
 
 @pytest.mark.parametrize("tau", [0.0, -1.0, math.nan])
 def test_its_temperature_is_positive(tau: float) -> None:
-    with pytest.raises(RelgraphError, match=f"^tau must be positive, got {tau}$"):
+    with pytest.raises(RelgraphError, match=f"^tau must be above 0, got {tau}$"):
         NCE(tau)

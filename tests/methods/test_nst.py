@@ -10,7 +10,7 @@ from torch import Tensor
 from relgraph.errors import RelgraphError
 from relgraph.methods import Output
 from relgraph.methods.nst import NST, selectivity_loss
-from relgraph.methods.parsing import options_of
+from relgraph.methods.options import options_of
 from tests.methods import golden
 
 N = 3

@@ -1,8 +1,9 @@
-"""How methods are spelled: sums, weights, options, what the run gives to a constructor, and what is refused."""
+"""How methods are written: sums, weights, options, what a run shares with them, and what is refused."""
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -11,21 +12,34 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.refine import Refinement, SignedConv
-from relgraph.graph.sampling import Drawn, NearestOthers
+from relgraph.graph.sampling import NearestOthers, RandomOthers
 from relgraph.graph.topology import ALL_PAIRS, Given, Nearest
-from relgraph.methods import CCL, EGA, KD, METHODS, NCE, PKT, SP, Batch, FitNet, Method, Output, Sum, build_method
-from relgraph.methods.parsing import Spelled, build, has_graph, options_of, read_arguments, read_spelling, reads_graph
+from relgraph.methods import (
+    CCL,
+    EGA,
+    KD,
+    METHODS,
+    NCE,
+    PKT,
+    SP,
+    Batch,
+    FitNet,
+    Method,
+    Named,
+    Output,
+    RunFacts,
+    Sum,
+    build_method,
+    option,
+    parse_methods,
+)
+from relgraph.methods.options import options_of
+from relgraph.methods.parsing import build, has_graph, parse, read_arguments, reads_graph
 from relgraph.methods.relational import Relational
 
 KNOWN: dict[str, type[Method]] = {"ega": EGA, "kd": KD, "pkt": PKT, "nce": NCE, "ccl": CCL, "sp": SP}
 MAPS = ((2, 8, 8), (3, 4, 4))
-RUN: dict[str, Any] = {
-    "dim": 4,
-    "student_width": 5,
-    "teacher_width": 6,
-    "student_maps": MAPS,
-    "teacher_maps": ((2, 8, 8), (5, 2, 2)),
-}
+RUN = RunFacts(4, 5, 6, MAPS, ((2, 8, 8), (5, 2, 2)))
 
 
 class Options(Method):
@@ -33,20 +47,14 @@ class Options(Method):
 
     weight = 2.0
 
-    def __init__(
-        self,
-        share: float = 0.5,
-        count: int = 3,
-        exact: bool = False,
-        name: str = "a",
-        side: Literal["left", "right"] = "left",
-        limit: int | None = None,
-        most: float | Literal["all"] = 1.0,
-        temperature: float = 4.0,
-    ) -> None:
-        super().__init__()
-        self.given = {"share": share, "count": count, "exact": exact, "name": name, "side": side, "limit": limit}
-        self.given |= {"most": most, "temperature": temperature}
+    share: float = option(default=0.5)
+    count: int = option(default=3)
+    exact: bool = option(default=False)
+    name: str = option(default="a")
+    side: Literal["left", "right"] = option(default="left")
+    limit: int | None = option(default=None)
+    most: float | Literal["all"] = option(default=1.0)
+    temperature: float = option(default=4.0)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         return {"options": student.embedding.sum()}
@@ -56,18 +64,23 @@ class Others(Options):
     """The same options under another name."""
 
 
-def spell(spelling: str, beta: float | None = None) -> list[tuple[str, float]]:
-    return [(item.name, item.weight) for item in read_spelling(spelling, KNOWN, beta)]
+def weights_of(text: str, beta: float | None = None) -> list[tuple[str, float]]:
+    """Return each method with the weight that it is given in a sum: the written one, or the published one."""
+    named = parse(text, KNOWN, beta)
+    built = build(named, RUN, {})
+    assert built is not None or not named
+    return [] if built is None else list(built.weights.items())
 
 
-def with_options(*arguments: str, cls: type[Method] = Options) -> dict[str, Any]:
-    method = build([Spelled("options", cls, 1.0, chosen=True)], {}, arguments)
-    assert isinstance(method, Options)
-    return method.given
+def with_options(*arguments: str, cls: type[Method] = Options, **shared: Any) -> dict[str, Any]:
+    built = build([Named("options", cls)], RUN, shared, arguments)
+    assert built is not None and built.weights == {"options": 2.0}
+    method = built.parts["options"]
+    return {name: getattr(method, name) for name in options_of(cls)}
 
 
 @pytest.mark.parametrize(
-    ("spelling", "expected"),
+    ("text", "expected"),
     [
         ("ega", [("ega", 1.0)]),
         ("sp", [("sp", 3000.0)]),
@@ -87,35 +100,41 @@ def with_options(*arguments: str, cls: type[Method] = Options) -> dict[str, Any]
         ("2*Ega+SP", [("ega", 2.0), ("sp", 3000.0)]),
     ],
 )
-def test_sums_and_weights(spelling: str, expected: list[tuple[str, float]]) -> None:
-    assert spell(spelling) == expected
+def test_sums_and_weights(text: str, expected: list[tuple[str, float]]) -> None:
+    assert weights_of(text) == expected
 
 
 def test_every_method_can_be_followed_by_any_other() -> None:
     for first in METHODS:
         for second in METHODS.keys() - {first}:
-            assert [item.name for item in read_spelling(f"{first}+{second}", METHODS)] == [first, second]
+            assert [item.name for item in parse_methods(f"{first}+{second}")] == [first, second]
 
 
 def test_beta_is_the_weight_of_a_single_method() -> None:
-    assert spell("sp", 5.0) == [("sp", 5.0)]
-    assert spell("sp", 0.0) == [("sp", 0.0)]
-    assert spell("none", 5.0) == []
+    assert weights_of("sp", 5.0) == [("sp", 5.0)]
+    assert weights_of("sp", 0.0) == [("sp", 0.0)]
+    assert weights_of("none", 5.0) == []
+
+
+def test_what_was_written_is_told_from_what_was_published() -> None:
+    found = parse_methods("sp+0.9*kd")
+    assert found == [Named("sp", SP, None), Named("kd", KD, 0.9)]
+    assert parse_methods("sp", 5.0) == [Named("sp", SP, 5.0)]
 
 
 @pytest.mark.parametrize(
-    ("spelling", "beta", "message"),
+    ("text", "beta", "message"),
     [
         ("egga", None, "unknown method 'egga': did you mean 'ega'? (known: ccl, ega, kd, nce, none, pkt, sp)"),
         ("ega+kdd", None, "unknown method 'kdd': did you mean 'kd'? (known: ccl, ega, kd, nce, none, pkt, sp)"),
-        ("", None, "methods are spelled NAME, WEIGHT*NAME or a sum of these with +, got ''"),
-        ("+3*kd", None, "methods are spelled NAME, WEIGHT*NAME or a sum of these with +, got ''"),
-        ("ega+", None, "methods are spelled NAME, WEIGHT*NAME or a sum of these with +, got ''"),
-        ("ega++pkt", None, "methods are spelled NAME, WEIGHT*NAME or a sum of these with +, got ''"),
-        ("2*", None, "methods are spelled NAME, WEIGHT*NAME or a sum of these with +, got '2*'"),
-        ("ega,kd", None, "methods are spelled NAME, WEIGHT*NAME or a sum of these with +, got 'ega,kd'"),
-        ("2", None, "methods are spelled NAME, WEIGHT*NAME or a sum of these with +, got '2'"),
-        ("kd*2", None, "methods are spelled NAME, WEIGHT*NAME or a sum of these with +, got 'kd*2'"),
+        ("", None, "methods are written NAME, WEIGHT*NAME or a sum of these with +, got ''"),
+        ("+3*kd", None, "methods are written NAME, WEIGHT*NAME or a sum of these with +, got ''"),
+        ("ega+", None, "methods are written NAME, WEIGHT*NAME or a sum of these with +, got ''"),
+        ("ega++pkt", None, "methods are written NAME, WEIGHT*NAME or a sum of these with +, got ''"),
+        ("2*", None, "methods are written NAME, WEIGHT*NAME or a sum of these with +, got '2*'"),
+        ("ega,kd", None, "methods are written NAME, WEIGHT*NAME or a sum of these with +, got 'ega,kd'"),
+        ("2", None, "methods are written NAME, WEIGHT*NAME or a sum of these with +, got '2'"),
+        ("kd*2", None, "methods are written NAME, WEIGHT*NAME or a sum of these with +, got 'kd*2'"),
         ("kd+ega+kd", None, "a sum names each method once, got kd more often in 'kd+ega+kd'"),
         ("kd+0.5*kd", None, "a sum names each method once, got kd more often in 'kd+0.5*kd'"),
         ("two*kd", None, "the weight of kd must be a number, got 'two'"),
@@ -133,16 +152,19 @@ def test_beta_is_the_weight_of_a_single_method() -> None:
         ("2*NONE", None, "none is cross-entropy alone: it has no weight and stands in no sum"),
     ],
 )
-def test_spellings_that_are_refused(spelling: str, beta: float | None, message: str) -> None:
+def test_texts_that_are_refused(text: str, beta: float | None, message: str) -> None:
     with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
-        spell(spelling, beta)
+        parse(text, KNOWN, beta)
 
 
 def test_what_is_built_carries_the_weights() -> None:
     student, teacher = torch.randn(6, 4), torch.randn(6, 4)
     assert build_method("none", RUN) is None
-    assert isinstance(build_method("ega", RUN), EGA), "with a weight of 1 it is the method itself"
-    assert isinstance(build_method("1.0*pkt", RUN), PKT)
+    ega, pkt = build_method("ega", RUN), build_method("1.0*pkt", RUN)
+    assert isinstance(ega, Sum) and isinstance(ega.parts["ega"], EGA) and ega.weights == {"ega": 1.0}
+    assert isinstance(pkt, Sum) and isinstance(pkt.parts["pkt"], PKT) and pkt.weights == {"pkt": 1.0}
+    torch.testing.assert_close(ega(student, teacher), EGA()(student, teacher))
+    torch.testing.assert_close(pkt(student, teacher), PKT()(student, teacher))
     alone = build_method("pkt", RUN)
     both = build_method("2*ega+pkt", RUN)
     assert isinstance(alone, Sum) and isinstance(both, Sum)
@@ -153,7 +175,7 @@ def test_what_is_built_carries_the_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("argument", "option", "value"),
+    ("argument", "name", "value"),
     [
         ("share=0.25", "share", 0.25),
         ("share=1e-3", "share", 0.001),
@@ -170,12 +192,19 @@ def test_what_is_built_carries_the_weights() -> None:
         ("most=all", "most", "all"),
         (" options.share = 0.25 ", "share", 0.25),
         ("Options.share=0.25", "share", 0.25),
+        ("temperature=2", "temperature", 2.0),  # which the run has as well
     ],
 )
-def test_options_have_the_kind_that_the_constructor_names(argument: str, option: str, value: object) -> None:
+def test_options_have_the_kind_that_the_field_names(argument: str, name: str, value: object) -> None:
     given = with_options(argument)
-    assert given == {**with_options(), option: value}
-    assert type(given[option]) is type(value)
+    assert given == {**with_options(), name: value}
+    assert type(given[name]) is type(value)
+
+
+def test_an_option_that_is_written_comes_before_the_runs() -> None:
+    assert with_options(temperature=3.0)["temperature"] == 3.0
+    assert with_options("temperature=2", temperature=3.0)["temperature"] == 2.0
+    assert with_options(temperature=None)["temperature"] == 4.0
 
 
 @pytest.mark.parametrize(
@@ -198,11 +227,7 @@ def test_options_have_the_kind_that_the_constructor_names(argument: str, option:
         (
             ["shar=1"],
             "unknown option of the method 'shar': did you mean 'share'? "
-            "(known: count, exact, limit, most, name, share, side)",
-        ),
-        (
-            ["temperature=2"],  # it is the run's
-            "temperature of options has an option of its own: --temperature",
+            "(known: count, exact, limit, most, name, share, side, temperature)",
         ),
     ],
 )
@@ -212,38 +237,45 @@ def test_options_that_are_refused(arguments: list[str], message: str) -> None:
 
 
 def test_options_of_several_methods_are_told_apart_by_name() -> None:
-    spelled = [Spelled("one", Options, 1.0), Spelled("other", Others, 1.0), Spelled("kd", KD, 1.0)]
-    found = read_arguments(spelled, ["one.share=1", "other.share=2", "other.count=9"])
+    named = [Named("one", Options), Named("other", Others), Named("kd", KD)]
+    found = read_arguments(named, ["one.share=1", "other.share=2", "other.count=9"])
     assert found == {"one": {"share": 1.0}, "other": {"share": 2.0, "count": 9}, "kd": {}}
     with pytest.raises(
         RelgraphError, match=r"^share is an option of several methods: write one\.share or other\.share$"
     ):
-        read_arguments(spelled, ["share=1"])
+        read_arguments(named, ["share=1"])
 
 
 class Bare(Method):
-    """A method without a constructor."""
+    """A method without a field."""
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         return {"bare": student.embedding.sum()}
 
 
-def test_a_method_without_a_constructor_has_no_options() -> None:
+class Plain(Bare):
+    """Another one."""
+
+
+def test_a_method_without_a_field_has_no_options() -> None:
     assert options_of(Bare) == {}
-    assert isinstance(build([Spelled("bare", Bare, 1.0)], RUN), Bare)
-    with pytest.raises(RelgraphError, match=r"^there are no options of bare, got 'args'$"):
-        build([Spelled("bare", Bare, 1.0)], RUN, ["args=1"])
+    built = build([Named("bare", Bare)], RUN, {})
+    assert built is not None and isinstance(built.parts["bare"], Bare)
 
 
 def test_methods_without_options_say_so() -> None:
-    for spelling, names in (("kd", "kd"), ("kd+ega", "kd and ega"), ("none", "cross-entropy alone")):
-        message = f"^there are no options of {names}, got 'tau'$"
-        with pytest.raises(RelgraphError, match=message):
-            build_method(spelling, RUN, ["tau=1"])
+    bare, plain = Named("bare", Bare), Named("plain", Plain)
+    for named, names in (([bare], "bare"), ([bare, plain], "bare and plain"), ([], "cross-entropy alone")):
+        with pytest.raises(RelgraphError, match=f"^there are no options of {names}, got 'tau'$"):
+            build(named, RUN, {}, ["tau=1"])
+    with pytest.raises(RelgraphError, match=r"^there are no options of cross-entropy alone, got 'tau'$"):
+        build_method("none", RUN, {}, ["tau=1"])
+    with pytest.raises(RelgraphError, match=r"^unknown option of the method 'tau' \(known: temperature\)$"):
+        build_method("kd", RUN, {}, ["tau=1"])
 
 
 def test_options_reach_the_methods_of_a_sum() -> None:
-    method = build_method("nce+2*ccl+kd", RUN, ["nce.tau=0.5", "ccl.tau=0.25"])
+    method = build_method("nce+2*ccl+kd", RUN, {}, ["nce.tau=0.5", "ccl.tau=0.25"])
     assert isinstance(method, Sum)
     expected = Sum({"nce": (1.0, NCE(0.5)), "ccl": (2.0, CCL(0.25)), "kd": (1.0, KD())})
     student, teacher = (Output(torch.randn(6, 4), torch.randn(6, 3)) for _ in range(2))
@@ -251,23 +283,28 @@ def test_options_reach_the_methods_of_a_sum() -> None:
     assert torch.equal(method(student, teacher, batch), expected(student, teacher, batch))
 
 
-def test_what_the_run_says_is_no_option_of_the_method() -> None:
-    assert list(options_of(NCE)) == ["tau"] and list(options_of(EGA)) == [] and list(options_of(KD)) == []
+def test_what_the_run_says_is_no_option_of_the_method_and_what_it_shares_is_one() -> None:
+    relational = {"graph", "k", "neighbours", "nodes", "form"}
+    assert options_of(NCE).keys() == {"tau"} | relational and options_of(KD).keys() == {"temperature"}
+    assert options_of(EGA).keys() == {"node_weight", "edge_weight"} | relational - {"nodes"}
+    assert not {name for cls in METHODS.values() for name in options_of(cls)} & {*vars(RUN), "refine", "refinement"}
     assert [name for name, cls in KNOWN.items() if has_graph(cls)] == ["ega", "pkt", "nce", "ccl", "sp"]
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_option_of_every_method_can_be_spelled(name: str) -> None:
+def test_every_option_of_every_method_can_be_written(name: str) -> None:
     """Its default, written out, is read as itself."""
-    spelled = read_spelling(name, METHODS)
-    for option, given in options_of(METHODS[name]).items():
+    named = parse_methods(name)
+    for key, given in options_of(METHODS[name]).items():
         if given.default is not None:
             text = str(given.default).lower() if isinstance(given.default, bool) else str(given.default)
-            assert read_arguments(spelled, [f"{option}={text}"]) == {name: {option: given.default}}
+            assert read_arguments(named, [f"{key}={text}"]) == {name: {key: given.default}}
 
 
-def relational(run: Mapping[str, Any], name: str = "pkt") -> Relational:
-    method = build_method(name, run, beta=1.0)
+def relational(name: str = "pkt", run: RunFacts = RUN, **shared: Any) -> Relational:
+    built = build_method(name, run, shared, beta=1.0)
+    assert built is not None
+    method = built.parts[name]
     assert isinstance(method, Relational)
     return method
 
@@ -275,12 +312,19 @@ def relational(run: Mapping[str, Any], name: str = "pkt") -> Relational:
 def test_the_runs_graph_reaches_methods_with_one() -> None:
     edges = torch.tensor([[1, 2], [0, 0]])
     for name in ("pkt", "ega"):
-        assert relational(RUN, name).rule is ALL_PAIRS
-        assert relational({**RUN, "graph": "dense"}, name).rule is ALL_PAIRS
-        assert relational({**RUN, "graph": "knn", "k": 3, "neighbours": "union"}, name).rule == Nearest(3, "union")
-        assert relational({**RUN, "graph": "knn", "k": None}, name).rule == Nearest(8)
-        assert isinstance(relational({**RUN, "graph": edges}, name).rule, Given)
-    assert isinstance(build_method("kd", {**RUN, "graph": "knn", "k": 3}), KD)
+        assert relational(name).rule is ALL_PAIRS
+        assert relational(name, graph="dense").rule is ALL_PAIRS
+        assert relational(name, graph="knn", k=3, neighbours="union").rule == Nearest(3, "union")
+        assert relational(name, graph="knn", k=None).rule == Nearest(8)
+        assert isinstance(relational(name, graph=edges).rule, Given)
+    kd = build_method("kd", RUN, {"graph": "knn", "k": 3})
+    assert kd is not None and isinstance(kd.parts["kd"], KD)
+
+
+def test_a_graph_may_be_an_option_of_one_method_alone() -> None:
+    built = build_method("sp+pkt", RUN, {"graph": "dense"}, ["pkt.graph=knn", "pkt.k=3"])
+    assert built is not None
+    assert [getattr(method, "rule", None) for _, method in built.each()] == [ALL_PAIRS, Nearest(3)]
 
 
 @pytest.mark.parametrize("refine", ["smooth", "conv"])
@@ -290,33 +334,33 @@ def test_the_runs_graph_reaches_methods_with_one() -> None:
 def test_a_refinement_has_the_widths_of_the_nodes(
     refine: str, name: str, nodes: str | None, widths: tuple[int, int]
 ) -> None:
-    found = relational({**RUN, "refine": refine, "nodes": nodes}, name).refinement
+    found = relational(name, refine=refine, nodes=nodes).refinement
     assert isinstance(found, Refinement) and (found.dim, found.teacher_dim) == widths
     assert isinstance(found.student, SignedConv) == (refine == "conv")
 
 
 def test_maps_are_refined_by_smoothing_alone() -> None:
-    found = relational({**RUN, "refine": "smooth", "nodes": "map"}).refinement
+    found = relational(refine="smooth", nodes="map").refinement
     assert found is not None and (found.dim, found.teacher_dim) == (3 * 4 * 4, 5 * 2 * 2)
     huge = ((2**16, 2**10, 2**10),)  # a learned refinement of such a map has no place in any memory
     with pytest.raises(RelgraphError, match=r"^a learned refinement trains the teacher's side by its classifier"):
-        relational({**RUN, "student_maps": huge, "teacher_maps": huge, "refine": "conv"}, "sp")
+        relational("sp", replace(RUN, student_maps=huge, teacher_maps=huge), refine="conv")
 
 
 @pytest.mark.parametrize("side", ["student", "teacher"])
 def test_maps_that_are_not_there_cannot_be_refined(side: str) -> None:
     message = f"^nodes 'map' need stage maps of student and teacher, got none of the {side}$"
     with pytest.raises(RelgraphError, match=message):
-        relational({**RUN, f"{side}_maps": (), "refine": "smooth"}, "sp")
+        relational("sp", replace(RUN, **{f"{side}_maps": ()}), refine="smooth")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: build_method("pkt", {**RUN, "nodes": "pixel"}), "unknown kind of nodes 'pixel'"),
-        (lambda: build_method("pkt", {**RUN, "graph": "dnse"}), "unknown graph 'dnse': did you mean 'dense'?"),
-        (lambda: build_method("pkt", {**RUN, "refine": "conf"}), "unknown refinement 'conf': did you mean 'conv'?"),
-        (lambda: build_method("nce", RUN, ["tau=-1"]), "tau must be positive, got -1.0"),
+        (lambda: build_method("pkt", RUN, {"nodes": "pixel"}), "unknown nodes 'pixel'"),
+        (lambda: build_method("pkt", RUN, {"graph": "dnse"}), "unknown graph 'dnse': did you mean 'dense'?"),
+        (lambda: build_method("pkt", RUN, {"refine": "conf"}), "unknown refinement 'conf': did you mean 'conv'?"),
+        (lambda: build_method("nce", RUN, {}, ["tau=-1"]), "tau must be above 0, got -1.0"),
     ],
 )
 def test_what_a_constructor_refuses_is_told(make: Callable[[], object], message: str) -> None:
@@ -326,36 +370,37 @@ def test_what_a_constructor_refuses_is_told(make: Callable[[], object], message:
 
 def test_a_form_brings_its_weight_unless_one_is_given() -> None:
     stages = ((2, 8, 8), (3, 8, 8), (4, 4, 4))
-    run = {**RUN, "student_maps": stages, "teacher_maps": stages}
+    run = replace(RUN, student_maps=stages, teacher_maps=stages)
     for name, options, weight in (
         ("cc", ["correlation=consecutive"], 0.02),
         ("cc", [], 100.0),
         ("fitnet", [], 100.0),
     ):
-        for spelling, beta, expected in ((name, None, weight), (f"3*{name}", None, 3.0), (name, 3.0, 3.0)):
-            method = build_method(spelling, run, options, beta=beta)
+        for text, beta, expected in ((name, None, weight), (f"3*{name}", None, 3.0), (name, 3.0, 3.0)):
+            method = build_method(text, run, {}, options, beta=beta)
             assert isinstance(method, Sum) and method.weights == {name: expected}
-    embeddings = {**run, "nodes": "embedding"}
-    alone, both = build_method("fitnet", embeddings), build_method("fitnet+sp", embeddings)
-    assert isinstance(alone, FitNet) and alone.weight == 1 and FitNet.weight == 100
+    embeddings = {"nodes": "embedding"}
+    alone, both = build_method("fitnet", run, embeddings), build_method("fitnet+sp", run, embeddings)
+    assert isinstance(alone, Sum) and alone.weights == {"fitnet": 1.0}
+    assert isinstance(alone.parts["fitnet"], FitNet) and alone.parts["fitnet"].weight == 1 and FitNet.weight == 100
     assert isinstance(both, Sum) and both.weights == {"fitnet": 1.0, "sp": 3000.0}
 
 
-CRD_RUN: dict[str, Any] = {**RUN, "images": 9, "labels": torch.arange(9) % 3, "graph": "knn", "k": 4}
+CRD_RUN = replace(RUN, images=9, labels=torch.arange(9) % 3)
 
 
 def test_the_graph_of_a_sum_is_that_of_the_batch_and_a_memory_keeps_its_own() -> None:
-    def rules(spelling: str, *options: str) -> dict[str, Any]:
-        method = build_method(spelling, CRD_RUN, options)
+    def rules(text: str, *options: str) -> dict[str, Any]:
+        method = build_method(text, CRD_RUN, {"graph": "knn", "k": 4}, options)
         assert isinstance(method, Sum)
-        return {name: getattr(part, "rule", None) for name, part in method.methods.items()}
+        return {name: getattr(part, "rule", None) for name, part in method.each()}
 
-    assert rules("crd+pkt") == {"crd": Drawn(16384), "pkt": Nearest(4)}
-    assert rules("crd+pkt", "crd.graph=knn", "k=2") == {"crd": NearestOthers(2), "pkt": Nearest(4)}
+    assert rules("crd+pkt") == {"crd": RandomOthers(16384), "pkt": Nearest(4)}
+    assert rules("crd+pkt", "crd.graph=knn", "crd.k=2") == {"crd": NearestOthers(2), "pkt": Nearest(4)}
     assert rules("crd+kd", "graph=dense") == {"crd": NearestOthers(), "kd": None}
     assert rules("crd") == {"crd": NearestOthers(4)}, "alone it takes the run's"
 
 
 def test_whether_the_graph_of_a_run_reaches_a_method() -> None:
-    found = {name: reads_graph(read_spelling(name, METHODS)) for name in ("crd", "crd+kd", "crd+sp", "kd", "none")}
+    found = {name: reads_graph(parse_methods(name)) for name in ("crd", "crd+kd", "crd+sp", "kd", "none")}
     assert found == {"crd": True, "crd+kd": False, "crd+sp": True, "kd": False, "none": False}

@@ -55,19 +55,19 @@ def test_all_pairs_are_a_double_loop() -> None:
 def test_nearest_neighbours_are_a_double_loop(k: int) -> None:
     student, teacher = vectors()
     expected = double_loop(student, teacher, OWN + neighbours(teacher, k))
-    assert PKT(Nearest(k))(student, teacher).item() == pytest.approx(expected, rel=1e-10)
+    assert PKT(graph=Nearest(k))(student, teacher).item() == pytest.approx(expected, rel=1e-10)
 
 
 def test_given_edges_are_a_double_loop() -> None:
     student, teacher = vectors()
     expected = double_loop(student, teacher, OWN + EDGES)
-    assert PKT(torch.tensor(EDGES).T)(student, teacher).item() == pytest.approx(expected, rel=1e-10)
+    assert PKT(graph=torch.tensor(EDGES).T)(student, teacher).item() == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize("rule", [ALL_PAIRS, Nearest(7)], ids=str)
 def test_official_value_and_gradient(rule: Rule) -> None:
     student, teacher = embeddings()
-    check("pkt", lambda: PKT(rule)(student, teacher), {"student": student})
+    check("pkt", lambda: PKT(graph=rule)(student, teacher), {"student": student})
 
 
 def test_the_embeddings_may_be_its_nodes() -> None:
@@ -98,7 +98,7 @@ def test_opposite_nodes_stay_finite(dim: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("rule", [ALL_PAIRS, Nearest(3), Given(torch.tensor(EDGES).T)], ids=["dense", "knn", "given"])
 def test_gradcheck(rule: Rule) -> None:
     student, teacher = vectors()
-    assert torch.autograd.gradcheck(lambda s: PKT(rule)(s, teacher), (student,))
+    assert torch.autograd.gradcheck(lambda s: PKT(graph=rule)(s, teacher), (student,))
 
 
 def test_its_term_has_a_name_and_a_weight() -> None:

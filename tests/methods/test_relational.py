@@ -1,28 +1,49 @@
 """What the methods over the graphs of a batch share: nodes, edges, refinement, and what the teacher's side learns."""
 
+import pickle
 import re
 from collections.abc import Callable
+from dataclasses import field
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn import functional
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.kernels import Kernel, euclidean, linear, pearson
+from relgraph.graph.criteria import cross_entropy, frobenius, half_square, huber, kl, mean_square, sum_square
+from relgraph.graph.kernels import Kernel, euclidean, gaussian, gaussian_taylor, linear
 from relgraph.graph.pair import STUDENT, TEACHER, weights
 from relgraph.graph.refine import Refinement
-from relgraph.graph.topology import ALL_PAIRS, Above, Given, Nearest, Rule
+from relgraph.graph.relation import Relation
+from relgraph.graph.scales import by_anchor_norm, by_anchor_sum, by_constant_max, by_max, by_mean, raw, softmax
+from relgraph.graph.topology import ALL_PAIRS, Above, Given, Graph, Nearest, Rule
 from relgraph.methods import Batch, Output
 from relgraph.methods.base import Part
+from relgraph.methods.darkrank import score
+from relgraph.methods.pkt import SIMILARITY
 from relgraph.methods.relational import Relational, check_refinement
+from relgraph.training.spread import labelled_cross_entropy
 
 N, DIM, STUDENT_WIDTH, TEACHER_WIDTH, CLASSES = 7, 4, 5, 6, 3
 BATCH = Batch(torch.arange(N), torch.tensor([0, 1, 2, -1, 1, 0, 2]))
 WIDTHS: dict[Part, tuple[int, int]] = {"embedding": (DIM, DIM), "feature": (STUDENT_WIDTH, TEACHER_WIDTH)}
 each_part = pytest.mark.parametrize("part", WIDTHS)
 each_graph = pytest.mark.parametrize("graph", [ALL_PAIRS, Nearest(3), Nearest(3, "student")], ids=str)
+
+
+class Weighing(Relational):
+    """Compares the graphs of one kernel."""
+
+    kernel: Kernel = field(default=linear, kw_only=True)
+
+    def make_relation(self) -> Relation:
+        return Relation(self.kernel)
+
+
+def relational(graph: Graph = "dense", nodes: Part = "feature", refinement: Refinement | None = None) -> Relational:
+    return Relational(graph=graph, nodes=nodes, refinement=refinement)
 
 
 def outputs() -> tuple[Output, Output]:
@@ -67,7 +88,7 @@ def nearest(matrix: Tensor, k: int, largest: bool = True) -> list[tuple[int, int
 @pytest.mark.parametrize("part", ["embedding", "feature", "map"])
 def test_the_nodes_are_those_that_were_asked_for(part: Part) -> None:
     student, teacher = outputs()
-    method = Relational("dense", part, None)
+    method = relational("dense", part)
     expected = {
         "embedding": (student.embedding, teacher.embedding),
         "feature": (student.feature, teacher.feature),
@@ -82,8 +103,8 @@ def test_the_nodes_are_those_that_were_asked_for(part: Part) -> None:
 @pytest.mark.parametrize("kernel", [linear, euclidean], ids=lambda kernel: kernel.name)
 def test_neighbours_are_chosen_by_the_methods_own_kernel_and_each_node_has_its_own_edge(kernel: Kernel) -> None:
     student, teacher = outputs()
-    pair = Relational(Nearest(3), "feature", None).pair(student, teacher, kernel)
-    assert teacher.feature is not None and student.feature is not None
+    pair = Weighing(graph=Nearest(3), kernel=kernel).pair(student, teacher)
+    assert pair is not None and teacher.feature is not None and student.feature is not None
     matrix = kernel(teacher.feature)
     expected = {(i, i) for i in range(N)} | set(nearest(matrix, 3, kernel.nearest_is_largest))
     for kind, x in ((STUDENT, student.feature), (TEACHER, teacher.feature)):
@@ -94,9 +115,42 @@ def test_neighbours_are_chosen_by_the_methods_own_kernel_and_each_node_has_its_o
     assert set(pair.edge_types) == {STUDENT, TEACHER}
 
 
+def test_a_relation_is_read_from_the_pair_that_the_method_builds() -> None:
+    student, teacher = outputs()
+    method = Weighing(graph=Nearest(3))
+    pair = method.pair(student, teacher)
+    s, t = (weights(pair, kind) for kind in (STUDENT, TEACHER))
+    terms = method.terms(student, teacher)
+    assert list(terms) == ["weighing"]
+    torch.testing.assert_close(terms["weighing"], (s - t).norm())
+
+
+KERNELS = (linear, euclidean, gaussian(0.4), gaussian_taylor(0.4, 2), score(2.0, 3.0), SIMILARITY)
+SCALES = (raw, by_mean, by_max, by_constant_max, by_anchor_norm, by_anchor_sum, softmax(0.5))
+CRITERIA = (frobenius, mean_square, sum_square, half_square, huber, kl, cross_entropy)
+
+
+@pytest.mark.parametrize(
+    "relation",
+    [
+        *(Relation(kernel, graph, criterion=mean_square) for kernel in KERNELS for graph in (Nearest(2), Above(0.3))),
+        *(Relation(scale=scale, criterion=criterion) for scale in SCALES for criterion in CRITERIA),
+    ],
+)
+def test_a_relation_of_known_parts_can_be_pickled_and_so_can_a_method_that_holds_one(relation: Relation) -> None:
+    student, teacher = (torch.rand(N, 3).double() for _ in range(2))
+    copy = pickle.loads(pickle.dumps(relation))
+    torch.testing.assert_close(copy(student, teacher), relation(student, teacher), rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_method_without_a_relation_has_to_compare_pairs_itself() -> None:
+    with pytest.raises(NotImplementedError):
+        relational()(*outputs())
+
+
 def test_all_pairs_are_whole_matrices() -> None:
     student, teacher = outputs()
-    pair = Relational("dense", "feature", None).pair(student, teacher, linear)
+    pair = Weighing().pair(student, teacher)
     assert student.feature is not None
     torch.testing.assert_close(weights(pair, STUDENT), student.feature @ student.feature.T)
 
@@ -106,9 +160,9 @@ def test_all_pairs_are_whole_matrices() -> None:
 def test_smoothing_moves_each_networks_nodes_by_its_own_correlations(part: Part, k: int | None) -> None:
     student, teacher = outputs()
     rule = ALL_PAIRS if k is None else Nearest(k)
-    plain = Relational(rule, part, None).vectors(student, teacher)
+    plain = relational(rule, part).vectors(student, teacher)
     widths = [x.shape[1] for x in plain]
-    found = Relational(rule, part, Refinement("smooth", *widths)).vectors(student, teacher)
+    found = relational(rule, part, Refinement("smooth", *widths)).vectors(student, teacher)
     edges = nearest(torch.from_numpy(np.corrcoef(plain[1].numpy())), N - 1 if k is None else k)
     for x, refined in zip(plain, found, strict=True):
         torch.testing.assert_close(refined, moved(x, edges))
@@ -118,7 +172,7 @@ def test_smoothing_moves_each_networks_nodes_by_its_own_correlations(part: Part,
 @each_part
 def test_the_students_side_learns_from_the_comparison_and_the_teachers_does_not(part: Part, graph: Rule) -> None:
     student, teacher = outputs()
-    method = Relational(graph, part, refinement(part))
+    method = relational(graph, part, refinement(part))
     s, t = method.vectors(student, teacher)
     assert s.requires_grad and not t.requires_grad
 
@@ -133,19 +187,18 @@ def test_the_teachers_side_learns_from_its_classifier_on_the_refined_nodes(part:
     head = nn.Linear(WIDTHS[part][1], CLASSES).double()
     given: list[Output] = []
 
-    def classify(output: Output) -> Tensor:
+    def of_the_head(output: Output) -> Tensor:
         given.append(output)
         x = output.embedding if part == "embedding" else output.feature
         assert x is not None
-        logits: Tensor = head(x)
-        return logits
+        return labelled_cross_entropy(head(x), BATCH.labels)
 
-    method = Relational(graph, part, refinement(part))
-    terms = method.teacher_terms(student, teacher, BATCH, classify)
+    method = relational(graph, part, refinement(part))
+    terms = method.teacher_terms(student, teacher, BATCH, of_the_head)
     expected = method.vectors(student, teacher)[1]
     known = BATCH.labels >= 0
     assert list(terms) == ["refined"]
-    torch.testing.assert_close(terms["refined"], cross_entropy(head(expected)[known], BATCH.labels[known]))
+    torch.testing.assert_close(terms["refined"], functional.cross_entropy(head(expected)[known], BATCH.labels[known]))
     if part == "embedding":
         assert given[0].feature is None, "or the head would project what was not refined"
     else:
@@ -164,17 +217,17 @@ def never(given: Output) -> Tensor:
 
 @pytest.mark.parametrize("name", [None, "smooth"])
 def test_without_a_learned_refinement_the_teacher_learns_nothing(name: str | None) -> None:
-    method = Relational("dense", "feature", None if name is None else refinement("feature", name))
+    method = relational("dense", "feature", None if name is None else refinement("feature", name))
     assert method.teacher_terms(*outputs(), BATCH, never) == {}
     assert list(method.teacher_parameters()) == []
 
 
 def test_rules_by_name_by_edges_and_as_they_are() -> None:
     rule = Above(0.3)
-    assert Relational("dense", "feature", None).rule is ALL_PAIRS
-    assert Relational("knn", "feature", None).rule == Nearest(8)
-    assert isinstance(Relational(torch.tensor([[1], [0]]), "feature", None).rule, Given)
-    assert Relational(rule, "feature", None).rule is rule
+    assert relational("dense", "feature").rule is ALL_PAIRS
+    assert relational("knn", "feature").rule == Nearest(8)
+    assert isinstance(relational(torch.tensor([[1], [0]]), "feature").rule, Given)
+    assert relational(rule, "feature").rule is rule
 
 
 LEARNED_MAPS = (
@@ -186,12 +239,12 @@ LEARNED_MAPS = (
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Relational("dnse", "map", None), "unknown graph 'dnse': did you mean 'dense'? (known: dense, knn)"),
+        (lambda: relational("dnse", "map"), "unknown graph 'dnse': did you mean 'dense'? (known: dense, knn)"),
         (
-            lambda: Relational("dense", "maps", None),  # type: ignore[arg-type]
-            "unknown kind of nodes 'maps': did you mean 'map'? (known: embedding, feature, map)",
+            lambda: relational("dense", "maps"),  # type: ignore[arg-type]
+            "unknown nodes 'maps': did you mean 'map'? (known: embedding, feature, map)",
         ),
-        (lambda: Relational("dense", "map", Refinement("conv", 3)), LEARNED_MAPS),
+        (lambda: relational("dense", "map", Refinement("conv", 3)), LEARNED_MAPS),
         (lambda: check_refinement("map", Refinement("conv", 3)), LEARNED_MAPS),
     ],
 )
@@ -204,21 +257,21 @@ def test_options_are_checked(make: Callable[[], object], message: str) -> None:
     ("method", "message"),
     [
         (
-            Relational("dense", "feature", None),
+            relational("dense", "feature"),
             "Relational reads features: expected Output(embedding, feature=...) of both networks",
         ),
         (
-            Relational("dense", "map", None),
+            relational("dense", "map"),
             "Relational reads the last stage map: expected Output(embedding, maps=(...)) "
             "of both networks, or nodes='feature' for vectors",
         ),
         (
-            Relational("dense", "embedding", Refinement("smooth", 3, 9)),
+            relational("dense", "embedding", Refinement("smooth", 3, 9)),
             "the refinement was built for embeddings of width 9, got 3",
         ),
-        (Relational("knn", "embedding", None), "k must be between 1 and the number of nodes less one, 3, got 8"),
+        (relational("knn", "embedding"), "k must be between 1 and the number of nodes less one, 3, got 8"),
     ],
 )
 def test_outputs_are_checked(method: Relational, message: str) -> None:
     with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
-        method.pair(Output(torch.zeros(4, 3)), Output(torch.zeros(4, 3)), pearson)
+        method.pair(Output(torch.zeros(4, 3)), Output(torch.zeros(4, 3)))

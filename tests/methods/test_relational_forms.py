@@ -8,16 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.graph import contrast, forms
+from relgraph.graph import blocks, contrast
 from relgraph.graph.contrast import batch_contrast, view_contrast
-from relgraph.graph.factored import gram
+from relgraph.graph.factored import RowSums
 from relgraph.graph.forms import Form
+from relgraph.graph.kernels import pearson
 from relgraph.graph.pair import STUDENT, TEACHER, graph_pair, has_weights, weights
 from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.graph.refine import Refinement
 from relgraph.graph.topology import ALL_PAIRS, Nearest, Rule
-from relgraph.methods import Batch, Output, build_method
-from relgraph.methods.base import spread_over
+from relgraph.methods import Batch, Output, RunFacts, build_method
+from relgraph.methods.base import as_output
 from relgraph.methods.cc import CC
 from relgraph.methods.ccl import CCL
 from relgraph.methods.darkrank import DarkRank
@@ -28,6 +29,7 @@ from relgraph.methods.pkt import PKT
 from relgraph.methods.relational import Relational
 from relgraph.methods.rkd import RKD
 from relgraph.methods.sp import SP
+from relgraph.training.spread import spread_over
 from tests.graph.test_factored import largest_tensor, with_gradient
 from tests.processes import run_on
 
@@ -36,12 +38,12 @@ BATCH = Batch(torch.arange(N), torch.tensor([0, 1, 2, -1, 1, 0, 2, 2, -1, 0]))
 Make = Callable[[Form, Rule], Relational]
 METHODS: dict[str, Make] = {
     "ega": lambda form, graph: EGA(graph=graph, form=form),
-    "sp": lambda form, graph: SP(graph, "feature", form=form),
+    "sp": lambda form, graph: SP(graph=graph, nodes="feature", form=form),
     "cc": lambda form, graph: CC(graph=graph, form=form),
     "cc gaussian": lambda form, graph: CC("gaussian", graph=graph, form=form),
     "cc bilinear": lambda form, graph: CC("bilinear", graph=graph, form=form),
     "cc linear": lambda form, graph: CC("bilinear", unit_length=False, graph=graph, form=form),
-    "pkt": lambda form, graph: PKT(graph, form=form),
+    "pkt": lambda form, graph: PKT(graph=graph, form=form),
     "rkd": lambda form, graph: RKD(graph=graph, form=form),
     "irg": lambda form, graph: IRG(edge_transition_weight=2.0, graph=graph, graph_form=form),
     "irg caffe": lambda form, graph: IRG(form="caffe", graph=graph, graph_form=form),
@@ -82,7 +84,7 @@ def compared(method: Relational, constant: bool = True) -> tuple[Tensor, Tensor]
 @each_method
 def test_all_pairs_in_blocks_are_the_matrix(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = compared(make("matrix", ALL_PAIRS))
-    monkeypatch.setattr(forms, "LARGEST", 3 * N)
+    monkeypatch.setattr(blocks, "LARGEST", 3 * N)
     method = make("blocked", ALL_PAIRS)
     torch.testing.assert_close(compared(method), expected, rtol=1e-10, atol=1e-10)
 
@@ -111,7 +113,7 @@ def test_forms_that_a_graph_or_a_refinement_has_not_are_refused() -> None:
     with pytest.raises(RelgraphError, match="EGA on a sparse graph has the forms auto, matrix, blocked"):
         EGA(graph="knn", form="factored")
     with pytest.raises(RelgraphError, match="EGA with a refinement has the forms auto, matrix, got 'blocked'"):
-        EGA(refine="smooth", dim=4, form="blocked")
+        EGA(refinement=Refinement("smooth", 4), form="blocked")
     with pytest.raises(RelgraphError, match="PKT with a refinement has the forms auto, matrix, got 'factored'"):
         PKT(refinement=Refinement("smooth", 4), form="factored")
     with pytest.raises(RelgraphError, match="CC has the forms auto, matrix, got 'blocked'"):
@@ -128,14 +130,15 @@ def test_forms_that_a_graph_or_a_refinement_has_not_are_refused() -> None:
 @pytest.mark.parametrize("form", ["factored", "blocked"])
 def test_a_pair_without_matrices_holds_its_nodes_and_says_so(form: Form) -> None:
     student, teacher = nodes()
-    seen = []
     method = EGA(form=form)
-    method.watcher = lambda pair, kernel: seen.append(pair)
-    method(student, teacher)
-    assert [pair.form for pair in seen] == [form]
-    assert not has_weights(seen[0]) and seen[0].edge_types == []
-    assert torch.equal(seen[0]["student"].x, student) and torch.equal(seen[0]["teacher"].x, teacher)
-    assert seen[0]["student"].degenerate.tolist() == [i == 3 for i in range(N)]
+    terms, seen = spread_over(method).compare(as_output(student), as_output(teacher), None)
+    torch.testing.assert_close(terms, method.terms(student, teacher))
+    for pair in (method.pair(as_output(student), as_output(teacher)), *(pair for pair, _ in seen)):
+        assert pair.form == form
+        assert not has_weights(pair) and pair.edge_types == []
+        assert torch.equal(pair["student"].x, student) and torch.equal(pair["teacher"].x, teacher)
+        assert pair["student"].degenerate.tolist() == [i == 3 for i in range(N)]
+    assert [kernel for _, kernel in seen] == [pearson]
     whole = graph_pair(student, teacher)
     assert whole.form == "matrix" and has_weights(whole)
 
@@ -154,18 +157,21 @@ def test_auto_takes_products_of_large_batches_alone() -> None:
     with largest_tensor() as seen:
         EGA()(student, teacher)
     assert seen.numel < 400**2
-    method, few = EGA(), torch.randn(24, 8)
-    assert method.form_of(few, few) == "matrix" and method.form_of(few, few, ProcessGroup(0, 2)) == "factored"
+    builder, few = EGA().builder, torch.randn(24, 8)
+    assert builder.form_of(few, few) == "matrix" and builder.form_of(few, few, processes=2) == "factored"
     torch.testing.assert_close(ega_loss(student, teacher), ega_loss(student, teacher, form="matrix"))
 
 
 def test_the_form_of_a_run_reaches_the_methods_and_irg_keeps_its_own() -> None:
-    ega, irg = (build_method(name, {"form": "blocked", "dim": 4}) for name in ("ega", "irg"))
-    assert isinstance(ega, EGA) and ega.graph_form == "blocked"
-    inner = next(module for module in irg.modules() if isinstance(module, IRG)) if irg is not None else None
-    assert inner is not None and inner.graph_form == "blocked" and inner.form == "max"
-    caffe = build_method("irg", {"form": "matrix"}, arguments=["form=caffe"])
-    assert caffe is not None and "caffe" in {m.form for m in caffe.modules() if isinstance(m, IRG)}
+    def built(name: str, form: Form, *arguments: str) -> object:
+        found = build_method(name, RunFacts(4, 4, 4), {"form": form}, arguments)
+        assert found is not None
+        return found.parts[name]
+
+    ega, irg, caffe = built("ega", "blocked"), built("irg", "blocked"), built("irg", "matrix", "form=caffe")
+    assert isinstance(ega, EGA) and ega.form == "blocked" == ega.builder.form
+    assert isinstance(irg, IRG) and irg.graph_form == "blocked" == irg.builder.form and irg.form == "max"
+    assert isinstance(caffe, IRG) and caffe.graph_form == "matrix" == caffe.builder.form and caffe.form == "caffe"
 
 
 @pytest.mark.parametrize("loss", [batch_contrast, view_contrast])
@@ -174,7 +180,7 @@ def test_contrast_in_blocks_is_the_whole(
 ) -> None:
     expected = with_gradient(lambda s, t: loss(s, t, 0.3), *nodes())
     monkeypatch.setattr(contrast, "LARGEST_MATRIX", 1)
-    monkeypatch.setattr(forms, "LARGEST", 30)
+    monkeypatch.setattr(blocks, "LARGEST", 30)
     found = with_gradient(lambda s, t: loss(s, t, 0.3), *nodes())
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
@@ -188,8 +194,8 @@ CASES: dict[str, tuple[str, Form, int]] = {
 WIDTH, LARGE = 5, 4 * N
 
 
-def _learned(processes: ProcessGroup) -> dict[str, tuple[Tensor, Tensor, float]]:
-    """Return each case's loss and the gradient of a shared layer, on this process's rows, and the bytes it summed."""
+def _learned(processes: ProcessGroup) -> dict[str, tuple[Tensor, Tensor, int]]:
+    """Return each case's loss and the gradient of a shared layer, on this process's rows, and the nodes of its pair."""
     found = {}
     for case, (name, form, width) in CASES.items():
         images, teacher = (
@@ -201,12 +207,12 @@ def _learned(processes: ProcessGroup) -> dict[str, tuple[Tensor, Tensor, float]]
         layer = nn.Linear(WIDTH, DIM).double()
         with torch.no_grad():
             layer.weight.copy_(torch.linspace(-1, 1, WIDTH * DIM).view(DIM, WIDTH).sin())
-        method = METHODS[name](form, ALL_PAIRS)
-        spread_over(method, processes)
-        value = method(layer(images[rows]), teacher[rows])
+        spread = spread_over(METHODS[name](form, ALL_PAIRS), processes)
+        value = spread(layer(images[rows]), teacher[rows])
         torch.autograd.backward(value)
         assert layer.weight.grad is not None
-        found[case] = value.detach(), layer.weight.grad, float(method.over.count)
+        _, ((pair, _),) = spread.compare(as_output(layer(images[rows])), as_output(teacher[rows]), None)
+        found[case] = value.detach(), layer.weight.grad, len(pair["student"].x)
     return found
 
 
@@ -220,12 +226,12 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         torch.testing.assert_close(mean, gradient, rtol=1e-10, atol=1e-12)
         # Only the factored form leaves the rows where they are.
         factored = "factored" in case or case == "ega, auto"
-        assert {result[case][2] for result in results} == {count if factored else 1}, case
+        assert {result[case][2] for result in results} == {LARGE // count if factored else LARGE}, case
 
 
 def _summed(processes: ProcessGroup) -> Tensor:
     x = torch.arange(12.0).view(6, 2)[processes.rows(6)]
-    return gram(x, x[:, :1], processes)
+    return RowSums(processes).gram(x, x[:, :1])
 
 
 def test_grams_are_summed_over_processes(tmp_path: Path) -> None:

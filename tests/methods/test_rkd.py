@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.criteria import huber
 from relgraph.graph.kernels import cosine, euclidean
-from relgraph.graph.matching import by_mean, huber
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
+from relgraph.graph.scales import by_mean
 from relgraph.graph.topology import Chooser, Nearest
 from relgraph.methods.base import Batch, Output
 from relgraph.methods.rkd import RKD
@@ -118,7 +119,7 @@ def test_the_sparse_form_is_a_loop_over_neighbours_and_the_node_itself(by: Choos
     student, teacher = embeddings()
     s, t = nearest(student, k), nearest(teacher, k)
     edges = {"teacher": t, "student": s, "union": s | t, "mutual": s & t}[by]
-    terms = RKD(1, 1, Nearest(k, by)).terms(student, teacher)
+    terms = RKD(1, 1, graph=Nearest(k, by)).terms(student, teacher)
     found = {name: term.item() for name, term in terms.items()}
     assert found == pytest.approx(loops(student, teacher, edges | own()), rel=1e-12)
 
@@ -126,7 +127,7 @@ def test_the_sparse_form_is_a_loop_over_neighbours_and_the_node_itself(by: Choos
 def test_given_edges_are_a_loop() -> None:
     student, teacher = embeddings()
     expected = loops(student, teacher, set(map(tuple, EDGE_INDEX.T.tolist())) | own())
-    terms = RKD(1, 1, EDGE_INDEX).terms(student, teacher)
+    terms = RKD(1, 1, graph=EDGE_INDEX).terms(student, teacher)
     assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-12)
 
 
@@ -299,7 +300,7 @@ def test_nothing_is_read_back_from_the_device(n: int, graph: str) -> None:
 
 def test_anchors_of_different_degrees_are_counted_on_the_host() -> None:
     loss = RKD(graph=EDGE_INDEX)
-    with FakeTensorMode(allow_non_fake_inputs=True), pytest.raises(DataDependentOutputException):
+    with FakeTensorMode(allow_non_fake_inputs=True), pytest.raises(DynamicOutputShapeException):
         loss(*embeddings())
 
 
@@ -321,7 +322,7 @@ def test_which_nodes_are_read() -> None:
             "RKD needs a weight above 0, got 0 for both distances and angles",
         ),
         ({"graph": "dnse"}, "unknown graph 'dnse': did you mean 'dense'? (known: dense, knn)"),
-        ({"nodes": "embeding"}, "unknown kind of nodes 'embeding': did you mean 'embedding'? (known: embedding, "),
+        ({"nodes": "embeding"}, "unknown nodes 'embeding': did you mean 'embedding'? (known: embedding, "),
     ],
 )
 def test_options_are_checked(options: dict[str, object], message: str) -> None:

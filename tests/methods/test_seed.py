@@ -14,10 +14,10 @@ from relgraph.errors import RelgraphError
 from relgraph.graph import contrast
 from relgraph.graph.contrast import over_keys
 from relgraph.graph.kernels import cosine
-from relgraph.methods.base import Batch, Output, Views
+from relgraph.methods.base import Batch, Output, RunFacts, Views
 from relgraph.methods.contrastive import Queued
 from relgraph.methods.moco import MoCo
-from relgraph.methods.parsing import Spelled, build
+from relgraph.methods.parsing import Named, build
 from relgraph.methods.seed import SEED
 from relgraph.networks.heads import Projector
 from tests.methods.golden import GOLDEN, check, embeddings, outer
@@ -34,7 +34,7 @@ def queue_keys() -> Tensor:
 
 def official(tau: float = 0.2, teacher_tau: float = 1e-4) -> SEED:
     loss = SEED(teacher_width=16, queue=32, tau=tau, teacher_tau=teacher_tau).double()
-    loss.queue.keys.copy_(queue_keys())
+    loss.memory.keys.copy_(queue_keys())
     return loss
 
 
@@ -69,9 +69,9 @@ def test_the_authors_queue_after_one_step() -> None:
     loss = official()
     student, teacher = embeddings()
     loss.remember(student, teacher, Batch(torch.arange(8), torch.full((8,), -1)))
-    check("seed_queue_sum_after_update", lambda: loss.queue.keys.sum(), {})
-    assert loss.queue.next == 8
-    assert torch.equal(loss.queue.keys, torch.cat([cosine.nodes(teacher), queue_keys()[8:]]))
+    check("seed_queue_sum_after_update", lambda: loss.memory.keys.sum(), {})
+    assert loss.memory.next == 8
+    assert torch.equal(loss.memory.keys, torch.cat([cosine.nodes(teacher), queue_keys()[8:]]))
 
 
 @pytest.mark.parametrize("key", ["seed_tauS0.2_tauT0.0001", "seed_tauS0.2_tauT0.01"])
@@ -117,7 +117,7 @@ def naive(loss: SEED, student: Tensor, teacher: Tensor, keys: list[list[float]])
     total = 0.0
     for s, t in zip(student, teacher.tolist(), strict=True):
         candidates = [[p / math.hypot(*t) for p in t], *keys]
-        seen = [math.exp(along(behind(loss.head, s), key) / loss.tau) for key in candidates]
+        seen = [math.exp(along(behind(loss.projector, s), key) / loss.tau) for key in candidates]
         target = [math.exp(along(t, key) / loss.teacher_tau) for key in candidates]
         total -= math.fsum(
             b / math.fsum(target) * math.log(a / math.fsum(seen)) for a, b in zip(seen, target, strict=True)
@@ -129,7 +129,7 @@ def naive(loss: SEED, student: Tensor, teacher: Tensor, keys: list[list[float]])
 def test_a_naive_loop_over_a_deque(head: str) -> None:
     """Across wrap-around, with batches that do not divide the queue, one larger than it among them."""
     loss = seed(head, **({"teacher_width": STUDENT} if head == "none" else {}))
-    remembered = deque(loss.queue.keys.tolist(), maxlen=K)
+    remembered = deque(loss.memory.keys.tolist(), maxlen=K)
     for n in (4, 4, 1, 13, 3, 4):
         student = torch.randn(n, STUDENT).double()
         teacher = torch.randn(n, STUDENT if head == "none" else TEACHER).double()
@@ -137,15 +137,15 @@ def test_a_naive_loop_over_a_deque(head: str) -> None:
         assert value.item() == pytest.approx(naive(loss, student, teacher, list(remembered)), rel=1e-10)
         loss.remember(student, teacher, Batch(torch.arange(n), torch.full((n,), -1)))
         remembered.extend(normalize(teacher).tolist())
-    in_order = loss.queue.keys.roll(-int(loss.queue.next), 0)
+    in_order = loss.memory.keys.roll(-int(loss.memory.next), 0)
     torch.testing.assert_close(in_order, torch.tensor(remembered, dtype=torch.float64))
 
 
 def test_patches_have_a_queue_of_their_own() -> None:
     loss = seed(patches=PATCHES)
-    assert loss.views == Views("patches", PATCHES) and seed().views is None and seed().patch_queue is None
-    assert loss.patch_queue is not None
-    remembered = deque(loss.patch_queue.keys.tolist(), maxlen=K)
+    assert loss.views == Views("patches", PATCHES) and seed().views is None and seed().patch_memory is None
+    assert loss.patch_memory is not None
+    remembered = deque(loss.patch_memory.keys.tolist(), maxlen=K)
     for _ in range(4):
         student, teacher = outputs(patches=PATCHES)
         assert student.extra is not None and teacher.extra is not None
@@ -159,13 +159,13 @@ def test_patches_have_a_queue_of_their_own() -> None:
         assert terms["seed_patches"].item() == pytest.approx(sum(each) / PATCHES, rel=1e-10)
         loss.remember(student, teacher, BATCH)
         remembered.extend(normalize(teacher.extra.embedding[:N]).tolist())
-    assert loss.queue.next == loss.patch_queue.next == 4 * N % K
+    assert loss.memory.next == loss.patch_memory.next == 4 * N % K
 
 
 def seed_of_views(loss: SEED, student: Tensor, teacher: Tensor) -> Tensor:
     """Return the loss without patches, with the same head and queue."""
     alone = seed()
-    alone.load_state_dict({key: x for key, x in loss.state_dict().items() if not key.startswith("patch_queue")})
+    alone.load_state_dict({key: x for key, x in loss.state_dict().items() if not key.startswith("patch_memory")})
     value: Tensor = alone(student, teacher)
     return value
 
@@ -178,7 +178,7 @@ def test_the_students_patches_and_the_head_are_trained_and_the_teacher_is_not() 
     for output, reached in ((student, True), (teacher, False), (student.extra, True), (teacher.extra, False)):
         gradient = output.embedding.grad
         assert (gradient is not None and bool(gradient.any())) == reached
-    assert isinstance(loss.head, Projector) and len(list(loss.parameters())) == 4
+    assert isinstance(loss.projector, Projector) and len(list(loss.parameters())) == 4
     assert all(p.grad is not None and p.grad.any() for p in loss.parameters())
     assert not any(buffer.requires_grad for buffer in loss.buffers())
 
@@ -186,7 +186,7 @@ def test_the_students_patches_and_the_head_are_trained_and_the_teacher_is_not() 
 def test_the_official_temperature_makes_it_moco() -> None:
     student, teacher = embeddings()
     moco = MoCo(teacher_width=16, queue=32).double()
-    moco.queue.keys.copy_(queue_keys())
+    moco.memory.keys.copy_(queue_keys())
     student.requires_grad_()
     values = [loss(student, teacher) for loss in (official(), moco)]
     assert torch.equal(*values)
@@ -236,7 +236,7 @@ def test_a_run_that_stopped_goes_on_bit_by_bit() -> None:
     unbroken = steps(loss, adam(loss), slice(5))
     optimiser = adam(stopped)
     values = steps(stopped, optimiser, slice(3))
-    assert stopped.queue.next == 3 * N - K  # it has wrapped around
+    assert stopped.memory.next == 3 * N - K  # it has wrapped around
     file = io.BytesIO()
     torch.save({"loss": stopped.state_dict(), "optimiser": optimiser.state_dict()}, file)
     file.seek(0)
@@ -259,7 +259,7 @@ def test_a_loss_is_pure_and_remembering_changes_the_next() -> None:
     assert all(torch.equal(before[key], x) for key, x in loss.state_dict().items())
     loss.remember(student, teacher, BATCH)
     changed = {key for key, x in loss.state_dict().items() if not torch.equal(before[key], x)}
-    assert changed == {"queue.keys", "queue.next", "patch_queue.keys", "patch_queue.next"}
+    assert changed == {"memory.keys", "memory.next", "patch_memory.keys", "patch_memory.next"}
     assert not torch.equal(loss(student, teacher), first)
 
 
@@ -308,12 +308,12 @@ def test_it_is_float32_under_autocast() -> None:
 
 
 def test_embeddings_may_be_the_nodes() -> None:
-    loss = seed(nodes="embedding", dim=3)
+    loss = SEED.for_run(RunFacts(3, STUDENT, TEACHER), nodes="embedding", queue=K).double()
     assert loss.reads == ("embedding",) and seed().reads == ("feature",)
     student, teacher = (Output(torch.randn(N, 3).double(), feature=torch.randn(N, 9).double()) for _ in range(2))
     assert loss(student, teacher).isfinite()
     loss.remember(student, teacher, BATCH)
-    assert torch.equal(loss.queue.keys[:N], cosine.nodes(teacher.embedding))
+    assert torch.equal(loss.memory.keys[:N], cosine.nodes(teacher.embedding))
 
 
 def test_it_needs_no_labels_and_asks_for_the_teachers_augmentation() -> None:
@@ -321,41 +321,40 @@ def test_it_needs_no_labels_and_asks_for_the_teachers_augmentation() -> None:
 
 
 def test_it_is_built_from_a_recipe_and_its_options() -> None:
-    run = {"student_width": STUDENT, "teacher_width": TEACHER, "images": 12, "labels": None, "dim": 3}
-    spelled = [Spelled("seed", SEED, 1.0, chosen=True)]
-    loss = build(spelled, run, ["queue=20", "tau=0.1", "teacher_tau=0.01", "head=linear", "patches=2"])
+    run = RunFacts(3, STUDENT, TEACHER, images=12)
+    arguments = ["queue=20", "tau=0.1", "teacher_tau=0.01", "head=linear", "patches=2"]
+    built = build([Named("seed", SEED)], run, {}, arguments)
+    assert built is not None and built.views == Views("patches", 2)
+    loss = built.parts["seed"]
     assert isinstance(loss, SEED) and loss.tau == 0.1 and loss.teacher_tau == 0.01
-    assert loss.queue.keys.shape == (20, TEACHER) and loss.views == Views("patches", 2)
-    assert isinstance(loss.head, nn.Linear) and loss.head.weight.shape == (TEACHER, STUDENT)
+    assert loss.memory.keys.shape == (20, TEACHER) and loss.views == Views("patches", 2)
+    assert isinstance(loss.projector, nn.Linear) and loss.projector.weight.shape == (TEACHER, STUDENT)
 
 
 def test_the_authors_settings_are_the_defaults() -> None:
     loss = SEED(8, 4)
-    assert (loss.tau, loss.teacher_tau) == (0.2, 1e-4) and loss.queue.keys.shape == (65536, 4)
-    assert isinstance(loss.head, Projector)
-    assert [tuple(p.shape) for p in loss.head.parameters()] == [(8, 8), (8,), (4, 8), (4,)]
+    assert (loss.tau, loss.teacher_tau) == (0.2, 1e-4) and loss.memory.keys.shape == (65536, 4)
+    assert isinstance(loss.projector, Projector)
+    assert [tuple(p.shape) for p in loss.projector.parameters()] == [(8, 8), (8,), (4, 8), (4,)]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tau": 0}, "tau must be positive, got 0"),
-        ({"teacher_tau": -1}, "teacher_tau must be positive, got -1"),
-        ({"queue": 0}, "queue must be positive, got 0"),
+        ({"tau": 0}, "tau must be above 0, got 0"),
+        ({"teacher_tau": -1}, "teacher_tau must be above 0, got -1"),
+        ({"queue": 0}, "queue must be above 0, got 0"),
         ({"patches": -1}, "patches must be at least 0, got -1"),
         ({"head": "mpl"}, "unknown head 'mpl': did you mean 'mlp'? (known: linear, mlp, none)"),
-        ({"nodes": "map"}, "SEED compares one vector per image: nodes must be 'embedding' or 'feature', got 'map'"),
-        (
-            {"nodes": "featur"},
-            "unknown kind of nodes 'featur': did you mean 'feature'? (known: embedding, feature, map)",
-        ),
+        ({"nodes": "map"}, "unknown nodes 'map' (known: embedding, feature)"),
+        ({"nodes": "featur"}, "unknown nodes 'featur': did you mean 'feature'? (known: embedding, feature)"),
         ({"head": "none"}, "SEED without a head needs student and teacher of one width, got 5 and 7"),
         (
             {"teacher_width": None, "student_width": None},
             "SEED keeps a queue of the teacher's vectors: expected teacher_width, got none",
         ),
         ({"teacher_width": None}, "the head of SEED ends at the teacher's width: expected teacher_width, got none"),
-        ({"student_width": 0}, "student_width must be positive, got 0"),
+        ({"student_width": 0}, "the head of SEED needs widths of at least 1, got 0 and 7"),
     ],
 )
 def test_options_are_checked(options: dict[str, object], message: str) -> None:
@@ -388,15 +387,14 @@ def test_vectors_without_a_head_have_the_queues_width() -> None:
 
 def test_patches_that_are_missing_are_missed() -> None:
     loss, (student, teacher) = seed(patches=PATCHES), outputs(patches=PATCHES)
-    asked = "SEED asked for 3 patches of each image by `views`: expected Output(embedding, extra=...)"
-    none = f"^{re.escape(asked)} of both networks, got none$"
+    asked = re.escape("SEED reads 3 patches of each image: expected 3 * 4 rows in Output.extra")
     bare = outputs()
     for pair in ((student, bare[1]), (bare[0], teacher)):
-        with pytest.raises(RelgraphError, match=none):
+        with pytest.raises(RelgraphError, match=f"^{asked}, got none$"):
             loss(*pair)
-    with pytest.raises(RelgraphError, match=none):
+    with pytest.raises(RelgraphError, match=f"^{asked}, got none$"):
         loss.remember(*bare, BATCH)
-    with pytest.raises(RelgraphError, match=f"^{re.escape(asked)} with 3 x 4 rows, got 8$"):
+    with pytest.raises(RelgraphError, match=f"^{asked}, got 8$"):
         loss(*outputs(patches=2))
 
 

@@ -56,20 +56,22 @@ def test_all_pairs_are_a_double_loop() -> None:
 def test_nearest_neighbours_are_a_double_loop(k: int) -> None:
     student, teacher = vectors()
     expected = double_loop(student, teacher, OWN + neighbours(teacher, k))
-    assert SP(Nearest(k), "feature")(student, teacher).item() == pytest.approx(expected, rel=1e-12)
+    assert SP(graph=Nearest(k), nodes="feature")(student, teacher).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_given_edges_are_a_double_loop() -> None:
     student, teacher = vectors()
     expected = double_loop(student, teacher, OWN + EDGES)
-    assert SP(torch.tensor(EDGES).T, "feature")(student, teacher).item() == pytest.approx(expected, rel=1e-12)
+    assert SP(graph=torch.tensor(EDGES).T, nodes="feature")(student, teacher).item() == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("rule", [ALL_PAIRS, Nearest(7)], ids=str)
 @pytest.mark.parametrize("nodes", ["feature", "embedding"])
 def test_official_value_and_gradient(nodes: str, rule: Rule) -> None:
     student, teacher = embeddings()
-    loss = SP(rule, "feature" if nodes == "feature" else "embedding")
+    loss = SP(graph=rule, nodes="feature" if nodes == "feature" else "embedding")
     check("sp", lambda: loss(student, teacher), {"student": student})
 
 
@@ -80,7 +82,7 @@ def test_official_value_and_gradient_on_maps(rule: Rule) -> None:
     bare = torch.zeros(8, 1)
 
     def loss() -> Tensor:
-        value: Tensor = SP(rule)(Output(bare, maps=(others[0], student)), Output(bare, maps=(others[1], teacher)))
+        value: Tensor = SP(graph=rule)(Output(bare, maps=(others[0], student)), Output(bare, maps=(others[1], teacher)))
         return value
 
     check("sp_featuremap", loss, {"student": student})
@@ -107,7 +109,7 @@ def test_no_scale_is_too_large_or_too_small_for_float32(value: float) -> None:
 @pytest.mark.parametrize("rule", [ALL_PAIRS, Nearest(3), Given(torch.tensor(EDGES).T)], ids=["dense", "knn", "given"])
 def test_gradcheck(rule: Rule) -> None:
     student, teacher = vectors()
-    assert torch.autograd.gradcheck(lambda s: SP(rule, "feature")(s, teacher), (student,))
+    assert torch.autograd.gradcheck(lambda s: SP(graph=rule, nodes="feature")(s, teacher), (student,))
 
 
 def test_an_image_of_zeros_is_like_nothing_and_spoils_no_other() -> None:

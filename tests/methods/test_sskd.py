@@ -4,7 +4,6 @@ import math
 import pickle
 import re
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -14,9 +13,10 @@ from torch.optim import SGD
 
 from relgraph.errors import RelgraphError
 from relgraph.methods import Batch, Output
-from relgraph.methods.base import Views, labelled_cross_entropy
+from relgraph.methods.base import Views
 from relgraph.methods.sskd import SSKD, views_to_images
 from relgraph.networks.heads import Projector
+from relgraph.training.spread import labelled_cross_entropy
 from tests.methods.golden import GOLDEN, check, embeddings, logits
 
 N, V, CLASSES, STUDENT, TEACHER = 5, 3, 4, 6, 8
@@ -161,7 +161,8 @@ def naive(loss: SSKD, student: Output, teacher: Output, labels: Tensor) -> dict[
     z: list[list[list[float]]] = []
     rows: list[Rows] = []
     similar: list[Rows] = []
-    for given, head in ((student, loss.head), (teacher, loss.ss_head)):
+    assert loss.ss_head is not None
+    for given, head in ((student, loss.projector), (teacher, loss.ss_head)):
         view = extra(given)
         assert given.logits is not None and given.feature is not None
         assert view.logits is not None and view.feature is not None
@@ -194,6 +195,7 @@ OPTIONS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("options", OPTIONS)
 def test_a_naive_loop(options: dict[str, Any], labels: Tensor) -> None:
     loss = sskd(**options)
+    assert loss.views is not None
     student, teacher = outputs(views=loss.views.each)
     terms = loss.terms(student, teacher, batch_of(labels))
     expected = naive(loss, student, teacher, labels)
@@ -273,17 +275,19 @@ def test_the_teachers_head_is_a_copy_that_nothing_trains() -> None:
     head = nn.Sequential(nn.Linear(TEACHER, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 3))
     loss, (student, teacher) = SSKD(STUDENT, TEACHER, head), outputs()
     loss.train()
-    assert loss.head.training and not any(layer.training for layer in loss.ss_head.modules())
+    copy = loss.ss_head
+    assert copy is not None and copy is not head
+    assert loss.projector.training and not any(layer.training for layer in copy.modules())
     assert head.training and all(parameter.requires_grad for parameter in head.parameters())  # as it was
-    assert {name.split(".")[0] for name, _ in loss.named_parameters()} == {"head"}
-    before = {name: x.clone() for name, x in loss.ss_head.state_dict().items()}
+    assert {name.split(".")[0] for name, _ in loss.named_parameters()} == {"projector"}
+    before = {name: x.clone() for name, x in copy.state_dict().items()}
     assert before.keys() == head.state_dict().keys()
     student, teacher = (changed(given, Tensor.float) for given in (student, teacher))
     optimiser = SGD(loss.requires_grad_().parameters(), lr=1.0, weight_decay=0.1)
     for _ in range(2):
         torch.autograd.backward(loss(student, teacher, BATCH))
         optimiser.step()
-    assert all(torch.equal(x, before[name]) for name, x in loss.ss_head.state_dict().items())
+    assert all(torch.equal(x, before[name]) for name, x in copy.state_dict().items())
 
 
 def test_a_checkpoint_and_a_pickle_hold_both_heads() -> None:
@@ -374,7 +378,7 @@ def test_everything_is_float32_under_autocast(dtype: torch.dtype) -> None:
 
 def test_no_number_is_read_back_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the device "meta", which has no numbers to read."""
-    monkeypatch.setattr(torch, "autocast", lambda *given, **options: nullcontext())  # which it does not have
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # which it does not have
     student, teacher = (leaf(changed(given, lambda x: x.to("meta"))) for given in outputs())
     loss = sskd().to("meta")
     value = loss(student, teacher, Batch(BATCH.indices.to("meta"), LABELS.to("meta")))
@@ -389,7 +393,7 @@ def test_what_it_asks_for() -> None:
     assert (SSKD.gamma, SSKD.weight, loss.temperature, loss.tau) == (0.1, 1.0, 4.0, 0.5)
     assert (loss.kd_weight, loss.tf_weight, loss.ss_weight, loss.tf_ratio, loss.ss_ratio) == (0.9, 2.7, 10.0, 1.0, 0.75)
     assert list(loss.terms(*outputs(), BATCH)) == ["kd", "transformed", "self_supervision"]
-    shapes = [tuple(parameter.shape) for parameter in loss.head.parameters()]
+    shapes = [tuple(parameter.shape) for parameter in loss.projector.parameters()]
     assert shapes == [(STUDENT, STUDENT), (STUDENT,)] * 2
 
 
@@ -404,19 +408,19 @@ def test_the_heads_may_differ_in_width() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0}, "temperature must be positive, got 0"),
-        ({"tau": math.nan}, "tau must be positive, got nan"),
+        ({"temperature": 0}, "temperature must be above 0, got 0"),
+        ({"tau": math.nan}, "tau must be above 0, got nan"),
         ({"kd_weight": -1}, "kd_weight must be at least 0, got -1"),
         ({"tf_weight": math.nan}, "tf_weight must be at least 0, got nan"),
         ({"ss_weight": -0.1}, "ss_weight must be at least 0, got -0.1"),
-        ({"tf_ratio": 1.1}, "tf_ratio must be between 0 and 1, got 1.1"),
-        ({"ss_ratio": -0.1}, "ss_ratio must be between 0 and 1, got -0.1"),
-        ({"ss_ratio": math.nan}, "ss_ratio must be between 0 and 1, got nan"),
+        ({"tf_ratio": 1.1}, "tf_ratio must be at least 0 and at most 1, got 1.1"),
+        ({"ss_ratio": -0.1}, "ss_ratio must be at least 0 and at most 1, got -0.1"),
+        ({"ss_ratio": math.nan}, "ss_ratio must be at least 0 and at most 1, got nan"),
         (
             {"transformations": "rotation"},
-            "unknown choice of transformations 'rotation': did you mean 'rotations'? (known: all, rotations)",
+            "unknown transformations 'rotation': did you mean 'rotations'? (known: all, rotations)",
         ),
-        ({"head": "mpl"}, "unknown head of the student 'mpl': did you mean 'mlp'? (known: mlp, none)"),
+        ({"head": "mpl"}, "unknown head 'mpl': did you mean 'mlp'? (known: mlp, none)"),
         (
             {"ss_head": None},
             "SSKD needs the teacher's self-supervision head, given by --ss-head RUN: "
@@ -443,7 +447,7 @@ def views_without(given: Output, part: str) -> Output:
 
 
 Change = Callable[[Output], Output]
-EXPECTED = "SSKD reads extra views of each image (`Output.extra`, as its `views` say): expected 3 * 5 rows"
+EXPECTED = "SSKD reads 3 rotations of each image: expected 3 * 5 rows in Output.extra"
 LOGITS = "SSKD reads logits: expected Output(embedding, logits) of student and teacher"
 FEATURES = "SSKD reads features: expected Output(embedding, feature=...) of both networks"
 
@@ -460,7 +464,7 @@ FEATURES = "SSKD reads features: expected Output(embedding, feature=...) of both
         (lambda given: without(given, "feature"), FEATURES),
         (lambda given: views_without(given, "feature"), FEATURES),
         (lambda given: given._replace(logits=torch.zeros(N, 9)), "SSKD needs logits of one shape (N, classes)"),
-        (lambda given: given._replace(feature=torch.zeros(N, 9)), "features (N, "),
+        (lambda given: given._replace(feature=torch.zeros(N, 9)), "nodes (N, "),
         (lambda given: given._replace(feature=torch.zeros(N + 1, 9)), "student and teacher of the same N images"),
     ],
 )
@@ -479,7 +483,7 @@ def test_batches_are_checked() -> None:
         sskd()(student, teacher, batch_of(LABELS[:3]))
     with pytest.raises(RelgraphError, match=r"^SSKD reads logits: expected Output\(embedding, logits\)"):
         sskd()(torch.zeros(N, STUDENT), torch.zeros(N, TEACHER), BATCH)
-    with pytest.raises(RelgraphError, match=r"^SSKD was built for student features \(N, 6\), got \(5, 8\)$"):
+    with pytest.raises(RelgraphError, match=r"^SSKD was built for student nodes \(N, 6\), got \(5, 8\)$"):
         sskd()(teacher, teacher, BATCH)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.refine import Refinement
@@ -95,13 +96,13 @@ def test_remembering_reaches_every_method_and_keeps_memories_apart() -> None:
     expected = student.embedding.sum() * teacher.embedding.mean()
     torch.testing.assert_close(after["a_remembers"], expected)
     torch.testing.assert_close(after["b_remembers"], 10 * expected)
-    one, other = (loss.methods[name].memory for name in ("a", "b"))
+    one, other = (loss.parts[name].memory for name in ("a", "b"))
     assert isinstance(one, Tensor) and isinstance(other, Tensor) and one.data_ptr() != other.data_ptr()
 
 
 def refined(names: Sequence[str] = ("ega", "pkt", "kd")) -> Sum:
     methods: dict[str, tuple[float, Method]] = {
-        "ega": (0.5, EGA(refine="conv", dim=D)),
+        "ega": (0.5, EGA(refinement=Refinement("conv", D))),
         "pkt": (100.0, PKT(refinement=Refinement("conv", D))),
         "kd": (1.0, KD()),
     }
@@ -112,13 +113,13 @@ def refined(names: Sequence[str] = ("ega", "pkt", "kd")) -> Sum:
 
 
 def classifier() -> Callable[[Output], Tensor]:
+    """Return the cross-entropy of a head on the labels of the batch."""
     head = nn.Linear(D, CLASSES)
 
-    def classify(given: Output) -> Tensor:
-        logits: Tensor = head(given.embedding if given.feature is None else given.feature)
-        return logits
+    def loss(given: Output) -> Tensor:
+        return cross_entropy(head(given.embedding if given.feature is None else given.feature), BATCH.labels)
 
-    return classify
+    return loss
 
 
 def test_what_trains_the_teachers_sides_is_asked_of_each_and_not_weighted() -> None:
@@ -127,7 +128,7 @@ def test_what_trains_the_teachers_sides_is_asked_of_each_and_not_weighted() -> N
     terms = loss.teacher_terms(student, teacher, BATCH, classify)
     assert list(terms) == ["ega_refined", "pkt_refined"]
     for name in ("ega", "pkt"):
-        method = loss.methods[name]
+        method = loss.parts[name]
         assert isinstance(method, Method)
         expected = method.teacher_terms(student, teacher, BATCH, classify)["refined"]
         torch.testing.assert_close(terms[f"{name}_refined"], expected)
@@ -146,7 +147,7 @@ def test_the_teachers_parameters_are_those_that_the_teachers_terms_train() -> No
 
 def test_its_state_is_that_of_its_methods_by_name() -> None:
     loss, other = refined(), refined()
-    assert "methods.ega.refinement.student.own.weight" in loss.state_dict()
+    assert "parts.ega.refinement.student.own.weight" in loss.state_dict()
     student, teacher = output(), output()
     assert not torch.equal(loss(student, teacher), other(student, teacher))
     other.load_state_dict(loss.state_dict())
@@ -186,7 +187,7 @@ def test_methods_share_the_further_views_that_one_of_them_asks_for() -> None:
     student, teacher = (with_further(output(), 3) for _ in range(2))
     loss = Sum({"seed": (2.0, seed()), "kd": (0.9, KD()), "sskd": (0.5, sskd())})
     assert loss.views == Views("rotations", 3)
-    parts = {name: method.terms(student, teacher, BATCH) for name, method in loss._each()}
+    parts = {name: method.terms(student, teacher, BATCH) for name, method in loss.each()}
     expected = {
         "seed": 2 * parts["seed"]["seed"],
         "kd": 0.9 * parts["kd"]["kd"],
@@ -206,14 +207,14 @@ def test_who_asks_for_no_further_views_gets_none() -> None:
 def test_queues_of_a_sum_remember_patches_as_well() -> None:
     student, teacher = (with_further(output(), 2) for _ in range(2))
     loss, alone = Sum({"seed": (1.0, seed(patches=2)), "kd": (1.0, KD())}), seed(patches=2)
-    own = loss.methods["seed"]
-    assert isinstance(own, SEED) and own.patch_queue is not None and alone.patch_queue is not None
+    own = loss.parts["seed"]
+    assert isinstance(own, SEED) and own.patch_memory is not None and alone.patch_memory is not None
     own.load_state_dict(alone.state_dict())
     loss.remember(student, teacher, BATCH)
-    assert not torch.equal(own.patch_queue.keys, alone.patch_queue.keys)
+    assert not torch.equal(own.patch_memory.keys, alone.patch_memory.keys)
     alone.remember(student, teacher, BATCH)
-    assert torch.equal(own.queue.keys, alone.queue.keys)
-    assert torch.equal(own.patch_queue.keys, alone.patch_queue.keys)
+    assert torch.equal(own.memory.keys, alone.memory.keys)
+    assert torch.equal(own.patch_memory.keys, alone.patch_memory.keys)
 
 
 @pytest.mark.parametrize(

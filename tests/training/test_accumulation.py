@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from relgraph.graph.processes import ProcessGroup
 from relgraph.methods import Batch, Output
-from relgraph.training.accumulation import Seen, average_gradients, backward_in_parts
+from relgraph.training.accumulation import average_gradients, backward_in_parts
+from relgraph.training.inputs import StepInputs
 from relgraph.training.objective import Distiller, Losses
 from tests.processes import run_on
 from tests.training.test_over_processes import CASES, N, batches, distiller
@@ -38,13 +39,17 @@ def made(case: str, change: Change = group_norm) -> Distiller:
     return module.train()
 
 
-def seen() -> Seen:
-    images, extra, teacher, extra_teacher, batch = next(batches())
-    return Seen(images, extra, teacher, extra_teacher, batch)
+def inputs() -> StepInputs:
+    return next(batches())
 
 
-def whole(module: Distiller, given: Seen) -> Losses:
-    losses: Losses = module(given.images, given.teacher, given.batch, given.extra, given.extra_teacher)
+def alone(given: StepInputs) -> StepInputs:
+    """Return the inputs without their extra views."""
+    return given._replace(extra=None, extra_teacher=None)
+
+
+def whole(module: Distiller, given: StepInputs) -> Losses:
+    losses: Losses = module(given)
     losses.total.backward()  # type: ignore[no-untyped-call]
     return losses
 
@@ -58,9 +63,9 @@ def gradients(module: nn.Module) -> dict[str, Tensor]:
 def test_the_graph_spans_all_parts(case: str, parts: int) -> None:
     one, other = made(case), made(case)
     torch.manual_seed(4)
-    expected = whole(one, seen())
+    expected = whole(one, inputs())
     torch.manual_seed(4)
-    found = backward_in_parts(other, seen(), parts, nullcontext)
+    found = backward_in_parts(other, inputs(), parts, nullcontext)
     torch.testing.assert_close({**found.terms, **found.teacher_terms}, {**expected.terms, **expected.teacher_terms})
     torch.testing.assert_close(found.student.embedding, expected.student.embedding)
     torch.testing.assert_close(found.student.extra, expected.student.extra)
@@ -74,15 +79,15 @@ def test_the_graph_spans_all_parts(case: str, parts: int) -> None:
 def test_a_loss_of_each_part_would_be_another() -> None:
     """Or the test above would show nothing."""
     module = made("ega")
-    together = whole(module, seen()).terms["edge"].item()
-    given = seen()
+    together = whole(module, inputs()).terms["edge"].item()
+    given = inputs()
     halves = []
     for rows in (slice(0, N // 2), slice(N // 2, N)):
         teacher = given.teacher
         assert teacher is not None
         part = teacher._replace(pooled=teacher.pooled[rows], maps=tuple(stage[rows] for stage in teacher.maps))
         batch = Batch(given.batch.indices[rows], given.batch.labels[rows])
-        halves.append(module(given.images[rows], part, batch).terms["edge"].item())
+        halves.append(module(StepInputs(given.images[rows], part, batch)).terms["edge"].item())
     assert abs(sum(halves) / 2 - together) > 0.1 * together
 
 
@@ -90,40 +95,38 @@ def test_what_is_random_is_drawn_alike_both_times() -> None:
     def dropout(layer: nn.Module) -> nn.Module | None:
         return nn.Dropout(0.5) if isinstance(layer, nn.BatchNorm2d) else None
 
-    one, other, given = made("ega", dropout), made("ega", dropout), seen()
+    one, other, given = made("ega", dropout), made("ega", dropout), alone(inputs())
     torch.manual_seed(5)
-    outputs = [one.see(images, None) for images in given.images.chunk(3)]
+    outputs = [one.outputs(images, None) for images in given.images.chunk(3)]
     parts = [torch.cat([getattr(output, name) for output in outputs]) for name in ("embedding", "logits", "feature")]
     joined = Output(parts[0], parts[1], parts[2])
-    expected = one.losses(joined, given.teacher, given.batch)
+    expected = one.losses(joined, given)
     expected.total.backward()  # type: ignore[no-untyped-call]
     after = torch.get_rng_state()
     torch.manual_seed(5)
-    found = backward_in_parts(other, given._replace(extra=None, extra_teacher=None), 3, nullcontext)
+    found = backward_in_parts(other, given, 3, nullcontext)
     torch.testing.assert_close(found.total, expected.total)
     torch.testing.assert_close(gradients(other), gradients(one), rtol=1e-9, atol=1e-11)
     assert torch.equal(torch.get_rng_state(), after), "as if the student had spoken once"
 
 
 def test_running_statistics_see_each_part_once() -> None:
-    one, other, given = made("ega", lambda layer: None), made("ega", lambda layer: None), seen()
+    one, other, given = made("ega", lambda layer: None), made("ega", lambda layer: None), inputs()
     with torch.no_grad():
         for images in given.images.chunk(4):
             one.student(images)
-    backward_in_parts(other, given._replace(extra=None, extra_teacher=None), 4, nullcontext)
+    backward_in_parts(other, alone(given), 4, nullcontext)
     torch.testing.assert_close(dict(other.student.named_buffers()), dict(one.student.named_buffers()))
 
 
 def test_what_nothing_teaches_has_no_gradient() -> None:
     """A method in its own stage does not teach the classifier."""
     module = made("kd")
-    module.stage = "method"
     module.alpha, module.kd = 0.0, None
-    backward_in_parts(module, seen(), 2, nullcontext)
+    backward_in_parts(module, inputs(), 2, nullcontext, "method")
     assert "student.head.project.weight" in gradients(module)
     module = made("rkd")
-    module.stage = "method"
-    backward_in_parts(module, seen(), 2, nullcontext)
+    backward_in_parts(module, inputs(), 2, nullcontext, "method")
     assert "student.backbone.layers.0.0.weight" in gradients(module)
     assert not {"student.head.project.weight", "student.head.classify.weight"} & gradients(module).keys()
 

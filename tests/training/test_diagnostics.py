@@ -1,4 +1,4 @@
-"""Looks at the graphs of a training: the pair that the loss reads, and nothing of the training moves by them."""
+"""Diagnostics of a training: of the pair that the loss reads, and nothing of the training moves by them."""
 
 import csv
 from collections.abc import Callable
@@ -8,24 +8,28 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from relgraph.graph.diagnostics import MEASURES, diagnose
 from relgraph.graph.kernels import cosine, euclidean, pearson
 from relgraph.graph.pair import graph_pair
-from relgraph.methods import CRD, EGA, KD, METHODS, Batch, Method, Output, build_method
-from relgraph.training import looking, loop
-from relgraph.training.diagnostics import Looks
+from relgraph.methods import CRD, EGA, KD, METHODS, RKD, Batch, Method, Output, RunFacts, build_method
+from relgraph.methods.base import as_output
+from relgraph.methods.relational import Relational
+from relgraph.training import diagnostics, loop
+from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.loop import train
 from relgraph.training.meter import Meter
-from relgraph.training.objective import Losses
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
 from relgraph.training.setup import build
+from relgraph.training.spread import Spread
 
 RecipeMaker = Callable[..., Recipe]
 Runs = Callable[[str], Path]
 N = 10
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, -1, 2])
+FACTS = RunFacts(dim=5, student_width=4, teacher_width=6)
 KERNELS = {"ega": pearson, "rkd": euclidean, "nce": cosine}
 
 
@@ -34,94 +38,110 @@ def outputs(width: int = 5) -> tuple[Output, Output]:
     return Output(torch.randn(N, width), feature=student), Output(torch.randn(N, width), feature=teacher)
 
 
-def losses(student: Output, teacher: Output | None) -> Losses:
-    return Losses({}, student, teacher, torch.zeros(()), {})
-
-
-def looked(method: Method, student: Output, teacher: Output) -> Looks:
-    looks = Looks(every=1, k=3)
-    with looks.at(method, LABELS):
-        method(student, teacher, Batch(torch.arange(N), LABELS))
-    looks.add(losses(student, teacher), method, LABELS)
-    return looks
+def measured(method: Method, student: Output, teacher: Output, labels: Tensor = LABELS) -> Diagnostics:
+    """Return the diagnostics of one step, of which the pairs are those that the loss read."""
+    found, spread = Diagnostics(every=1, k=3), Spread(method)
+    _, pairs = spread.compare(student, teacher, Batch(torch.arange(len(labels)), labels))
+    assert found.next_step() is found
+    found.add(spread, pairs, student, teacher, labels)
+    return found
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_it_looks_at_the_pair_that_the_loss_reads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_measured_is_the_pair_that_the_loss_reads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     method, (student, teacher) = METHODS[name](), outputs()
+    assert isinstance(method, Relational)
     read: list[Any] = []
-    original = Method.show
+    original = type(method).compare_pair
 
-    def show(self: Method, pair: Any, kernel: Any) -> Any:
+    def compare_pair(self: Any, pair: Any, *given: Any) -> Any:
         read.append(pair)
-        return original(self, pair, kernel)
+        return original(self, pair, *given)
 
-    monkeypatch.setattr(Method, "show", show)
-    looks = looked(method, student, teacher)
-    assert len(looks.found) == 1
+    monkeypatch.setattr(type(method), "compare_pair", compare_pair)
+    asked: list[Any] = []
+
+    def spy(pair: Any, *given: Any) -> dict[str, Tensor]:
+        asked.append(pair)
+        return diagnose(pair, *given)
+
+    monkeypatch.setattr(diagnostics, "diagnose", spy)
+    found = measured(method, student, teacher).found
+    assert len(found) == len(read) == len(asked) == 1 and asked[0] is read[0]
     expected = diagnose(read[0], KERNELS[name], 3, LABELS)
-    assert looks.found[0].keys() == expected.keys()
-    assert all(torch.equal(looks.found[0][key], expected[key]) for key in expected)
-    assert method.watcher is None, "nobody looks outside of the block"
+    assert found[0].keys() == expected.keys()
+    assert all(torch.equal(found[0][key], expected[key]) for key in expected)
 
 
-def test_a_sum_is_looked_at_once() -> None:
-    run = {"graph": "dense", "dim": 5, "node_weight": 1.0, "edge_weight": 1.0}
-    method = build_method("rkd+ega", run)
+def test_a_sum_is_measured_once() -> None:
+    """By the pair of its first method."""
+    shared = {"graph": "dense", "node_weight": 1.0, "edge_weight": 1.0}
+    method, given = build_method("rkd+ega", FACTS, shared), outputs()
     assert method is not None
-    assert len(looked(method, *outputs()).found) == 1
+    found, expected = measured(method, *given).found, measured(RKD(), *given).found
+    assert len(found) == len(expected) == 1 and found[0].keys() == expected[0].keys()
+    assert all(torch.equal(found[0][key], expected[0][key]) for key in expected[0])
 
 
-def test_a_method_without_graphs_is_looked_at_by_what_it_reads() -> None:
+def test_a_method_without_graphs_is_measured_by_what_it_reads() -> None:
     student, teacher = outputs()
-    looks = Looks(every=1, k=3)
-    for method, width in ((KD(), "logits"), (CRD(4, 6, N, LABELS, negatives=4), "feature")):
-        with looks.at(method, LABELS):
-            pass
-        looks.add(losses(student, teacher), method, LABELS)
-        assert width in method.reads and set(looks.found[-1]) == set(MEASURES) - {"match"}, "features have other widths"
-    assert looks.steps == [0, 1]
+    some = Diagnostics(every=1, k=3)
+    for method, part in ((KD(), "logits"), (CRD(4, 6, N, LABELS, negatives=4), "feature")):
+        assert some.next_step() is some
+        some.add(Spread(method), [], student, teacher, LABELS)
+        assert part in method.reads
+        assert set(some.found[-1]) == set(MEASURES) - {"match"}, "features have other widths"
+    assert some.steps == [0, 1]
 
 
 @pytest.mark.parametrize("name", ["seed", "moco", "infonce", "ntxent"])
-def test_a_contrastive_method_is_looked_at_behind_its_head(name: str) -> None:
-    method = build_method(name, {"student_width": 4, "teacher_width": 6})
+def test_a_contrastive_method_is_measured_behind_its_head(name: str) -> None:
+    method = build_method(name, FACTS)
     student, teacher = outputs()
     assert method is not None and student.feature is not None and teacher.feature is not None
-    looks, head = looked(method, student, teacher), method.get_submodule("head")
+    found, head = measured(method, student, teacher).found, method.parts[name].get_submodule("projector")
     pair = graph_pair(head(student.feature).detach(), teacher.feature, kernel=cosine)
     expected = diagnose(pair, cosine, 3, LABELS)
-    assert set(looks.found[0]) == set(MEASURES)
-    assert all(torch.equal(looks.found[0][key], expected[key]) for key in expected)
+    assert set(found[0]) == set(MEASURES)
+    assert all(torch.equal(found[0][key], expected[key]) for key in expected)
 
 
-def test_every_so_many_steps_and_none_without_a_teacher() -> None:
-    method, (student, teacher) = KD(), outputs()
-    looks, none, alone = Looks(every=3), Looks(every=0), Looks(every=1)
+def test_every_so_many_steps_and_none_without_a_teacher(make: RecipeMaker) -> None:
+    spread, (student, teacher) = Spread(KD()), outputs()
+    some, none = Diagnostics(every=3), Diagnostics(every=0)
     for _ in range(7):
-        for each in (looks, none):
-            with each.at(method, LABELS):
-                pass
-            each.add(losses(student, teacher), method, LABELS)
-        with alone.at(None, LABELS):
-            pass
-        alone.add(losses(student, None), None, LABELS)
-    assert [row["step"] for row in looks.read()] == [0, 3, 6]
-    assert none.read() == alone.read() == [] and none.means() == alone.means() == {}
+        for each in (some, none):
+            due = each.next_step()
+            assert due is None or due is each
+            if due is not None:
+                due.add(spread, [], student, teacher, LABELS)
+    assert [row["step"] for row in some.read()] == [0, 3, 6]
+    assert none.read() == [] and none.means() == {}
+    alone = build(make(method="none", diagnose_every=1))
+    row = loop.train_epoch(alone, 0)
+    assert alone.diagnostics is not None and alone.diagnostics.read() == [] and not {*MEASURES} & row.keys()
+
+
+def test_a_step_of_the_labels_alone_is_measured_too(make: RecipeMaker) -> None:
+    """The method has had its stage; its graphs go on to be told of."""
+    setup = build(make(method="sp", init_epochs=1, diagnose_every=2))
+    rows = [loop.train_epoch(setup, epoch) for epoch in range(2)]
+    assert "sp" in rows[0] and "sp" not in rows[1]
+    assert {*MEASURES} & rows[0].keys() == {*MEASURES} & rows[1].keys() >= {"overlap", "edge_rank"}
 
 
 def test_means_are_those_of_all_nodes() -> None:
-    looks = Looks(every=1)
-    looks.steps = [0, 1]
-    looks.found = [
+    some = Diagnostics(every=1)
+    some.steps = [0, 1]
+    some.found = [
         {"overlap": torch.tensor([1.0, 4.0]), "homophily_student": torch.tensor([0.0, 0.0])},
         {"overlap": torch.tensor([5.0, 8.0]), "homophily_student": torch.tensor([1.0, 2.0])},
     ]
-    assert looks.means() == {"overlap": 0.5, "homophily_student": 0.5}
-    assert looks.read() == [{"step": 0, "overlap": 0.25}, {"step": 1, "overlap": 0.625, "homophily_student": 0.5}]
+    assert some.means() == {"overlap": 0.5, "homophily_student": 0.5}
+    assert some.read() == [{"step": 0, "overlap": 0.25}, {"step": 1, "overlap": 0.625, "homophily_student": 0.5}]
 
 
-def test_looking_moves_nothing(make: RecipeMaker) -> None:
+def test_measuring_moves_nothing(make: RecipeMaker) -> None:
     weights = []
     for every in (0, 1):
         setup = build(make(diagnose_every=every, graph="knn", k=3))
@@ -132,29 +152,28 @@ def test_looking_moves_nothing(make: RecipeMaker) -> None:
 
 
 @pytest.mark.parametrize("options", [{"form": "factored"}, {"form": "blocked"}, {"form": "blocked", "graph": "knn"}])
-def test_a_pair_without_a_matrix_is_looked_at(options: dict[str, Any], make: RecipeMaker) -> None:
+def test_a_pair_without_a_matrix_is_measured(options: dict[str, Any], make: RecipeMaker) -> None:
     graph = {name: value for name, value in options.items() if name == "graph"}
     found = loop.train_epoch(build(make(diagnose_every=2, lr=0.002, **options)), 0)
     expected = loop.train_epoch(build(make(diagnose_every=2, lr=0.002, form="matrix", **graph)), 0)
     assert found.keys() == expected.keys()
-    # Of a sparse pair all pairs of the nodes are looked at, in place of its edges.
+    # Of a sparse pair all pairs of the nodes are measured, in place of its edges.
     names = {"loss", "node", "edge", "match", "homophily_student"} | (set() if graph else {"overlap", "edge_rank"})
     assert {name: found[name] for name in names} == pytest.approx({name: expected[name] for name in names}, rel=1e-3)
 
 
-def test_of_many_nodes_some_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looking, "SAMPLE", 5)
-    student, teacher = torch.randn(N, 4), torch.randn(N, 4)
-    looks = Looks(every=1)
-    with looks.at(method := EGA(form="factored"), LABELS):
-        method(student, teacher)
-    few = Looks(every=1)
-    with few.at(method := EGA(), LABELS[:5]):
-        method(student[:5], teacher[:5])
-    assert looks.read() == few.read()
+def test_of_many_nodes_some_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnostics, "SAMPLE", 5)
+    monkeypatch.setattr(diagnostics, "LARGEST_MATRIX", N * N - 1)
+    student, teacher = (as_output(torch.randn(N, 4)) for _ in range(2))
+    few = measured(EGA(), as_output(student.embedding[:5]), as_output(teacher.embedding[:5]), LABELS[:5])
+    assert measured(EGA(form="factored"), student, teacher).read() == few.read()
+    monkeypatch.setattr(diagnostics, "LARGEST_MATRIX", N * N)
+    whole = measured(EGA(), student, teacher).read()
+    assert measured(EGA(form="factored"), student, teacher).read() == whole != few.read()
 
 
-def test_a_step_without_looks_is_a_step(make: RecipeMaker) -> None:
+def test_a_step_without_diagnostics_is_a_step(make: RecipeMaker) -> None:
     setup, index = build(make()), torch.arange(12)
     loop.step(setup, next(setup.batches([index])), index, torch.Generator(), Meter())
 
@@ -176,7 +195,7 @@ def test_the_files_of_a_run(finished: Runs, make: RecipeMaker, tmp_path: Path) -
     assert any((finished("dense") / "tensorboard" / "steps").iterdir())
 
 
-def test_a_stopped_run_keeps_its_looks(finished: Runs, make: RecipeMaker, tmp_path: Path) -> None:
+def test_a_stopped_run_keeps_its_diagnostics(finished: Runs, make: RecipeMaker, tmp_path: Path) -> None:
     recipe = make()
     original, calls = loop.train_epoch, 0
 

@@ -53,7 +53,7 @@ class Counting:
             raise KeyboardInterrupt
         return self.found[epoch]
 
-    def looks(self) -> list[dict[str, float]]:
+    def diagnostics(self) -> list[dict[str, float]]:
         return [{"step": 0, "overlap": self.network.weight.item() / 4}]
 
     def keep(self, run: Run) -> None:

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from relgraph.data.batches import epoch_batches
 from relgraph.errors import RelgraphError
+from relgraph.methods import Batch
 from relgraph.training import head, loop
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.head import FIRST_EPOCH, head_recipe, train_head
@@ -45,7 +46,8 @@ def test_it_is_trained_as_a_plain_classifier_on_the_labelled_images(make: Recipe
         generator = setup.view_generator(FIRST_EPOCH + epoch)
         for index in batches:
             assert (setup.data.train.labels[index] >= 0).all()
-            seen = setup.feed(next(setup.batches([index])), index, generator).seen
+            batch = Batch(index, setup.data.train.labels[index])
+            seen = setup.feed(next(setup.batches([index])), batch, generator).teacher
             assert seen is not None
             embedding = seen.pooled @ own["project.weight"].T + own["project.bias"]
             logits = embedding @ own["classify.weight"].T + own["classify.bias"]

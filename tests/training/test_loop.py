@@ -70,6 +70,16 @@ def call_before(monkeypatch: pytest.MonkeyPatch, name: str, number: int, act: Ca
     monkeypatch.setattr(loop, name, wrapped)
 
 
+def part(setup: Setup, name: str) -> Any:
+    """Return the method of that name, of those that a run compares."""
+    assert isinstance(setup.objective.method, Sum)
+    return setup.objective.method.parts[name]
+
+
+def batch(setup: Setup, index: Tensor) -> Batch:
+    return Batch(index, setup.data.train.labels[index])
+
+
 def interrupt(*args: Any, **kwargs: Any) -> None:
     raise KeyboardInterrupt
 
@@ -194,7 +204,7 @@ def test_the_term_that_is_not_a_number_is_named_and_finished_epochs_are_kept(
     make: RecipeMaker, finished: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def spoil(setup: Setup, *args: Any) -> None:
-        setup.distiller.method.node_weight = math.nan
+        part(setup, "ega").node_weight = math.nan
 
     path = tmp_path / "spoilt"
     with monkeypatch.context() as patch:
@@ -397,35 +407,50 @@ def test_a_method_remembers_before_the_step(make: RecipeMaker, monkeypatch: pyte
 def test_a_memory_holds_what_the_loss_was_computed_with(make: RecipeMaker) -> None:
     """Of the batch's images alone, as the method's own layer saw them before it learned."""
     setup = build(make(method="crd", method_args=("negatives=8", "bank_momentum=0")))
-    method = setup.objective.method
-    crd = method.methods["crd"] if isinstance(method, Sum) else method
+    crd = part(setup, "crd")
     assert isinstance(crd, CRD)
     index, before = torch.tensor([5, 1, 30, 20]), crd.teacher_bank.keys.clone()
     layer = deepcopy(crd.embed_teacher)
     images = next(setup.batches([index]))
     loop.step(setup, images, index, torch.Generator().manual_seed(0), Meter())
-    seen = setup.feed(images, index, torch.Generator().manual_seed(0)).seen
-    assert seen is not None
-    torch.testing.assert_close(crd.teacher_bank.keys[index], normalize(layer(seen.pooled)))
+    features = setup.feed(images, batch(setup, index), torch.Generator().manual_seed(0)).teacher
+    assert features is not None
+    torch.testing.assert_close(crd.teacher_bank.keys[index], normalize(layer(features.pooled)))
     others = torch.ones(36, dtype=torch.bool).index_fill(0, index, value=False)
     assert torch.equal(crd.teacher_bank.keys[others], before[others])
 
 
-def test_a_method_that_comes_first_trains_alone_and_then_no_more(make: RecipeMaker, finished: Runs) -> None:
+def test_a_method_that_comes_first_trains_alone_and_then_no_more(
+    make: RecipeMaker, finished: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, *later = Run(finished("early")).read_metrics()
     assert first["cross_entropy"] == 0 < first["sp"] == first["loss"]
-    assert len(later) == 2 and all(row["sp"] == 0 < row["cross_entropy"] == row["loss"] for row in later)
+    assert len(later) == 2 and all("sp" not in row and 0 < row["cross_entropy"] == row["loss"] for row in later)
     assert [row["lr"] for row in later] == pytest.approx([first["lr"], first["lr"] / 10]), "the steps come after it"
-    setup, stages = build(make(method="sp", init_epochs=1)), []
+    original, stages = loop.step, []
+
+    def record(*args: Any) -> None:
+        stages.append(args[5])
+        original(*args)
+
+    monkeypatch.setattr(loop, "step", record)
+    setup = build(make(method="sp", init_epochs=1))
     before = {name: tensor.clone() for name, tensor in setup.student.state_dict().items()}
     loop.train_epoch(setup, 0)
     after = setup.student.state_dict()
-    stages.append(setup.objective.stage)
     assert all(torch.equal(before[name], after[name]) for name in after if name.startswith("head."))
     assert not torch.equal(before["backbone.stem.0.weight"], after["backbone.stem.0.weight"])
+    assert stages == STEPS * ["method"]
     loop.train_epoch(setup, 1)
-    assert [*stages, setup.objective.stage] == ["method", "labels"]
+    assert stages == STEPS * ["method"] + STEPS * ["labels"]
     assert not torch.equal(before["head.classify.weight"], setup.student.head.classify.weight)
+
+
+def test_the_columns_of_a_method_that_had_its_stage_stay_and_their_cells_are_empty(finished: Runs) -> None:
+    with Run(finished("early")).metrics_file.open(newline="") as stream:
+        first, *later = csv.DictReader(stream)
+    assert float(first["sp"]) > 0 and [row["sp"] for row in later] == ["", ""]
+    assert all(set(row) == set(first) for row in later)
 
 
 def test_the_teacher_does_not_change(make: RecipeMaker) -> None:
@@ -546,19 +571,19 @@ def test_what_was_learned_without_labels_is_fine_tuned(variant: str, make: Recip
 
 def test_patches_go_through_both_networks_and_stay_in_memory(make: RecipeMaker) -> None:
     setup = build(make(method="seed", augment="moco", method_args=("queue=40", "patches=2"), batch_size=7))
-    method = setup.objective.method
-    assert isinstance(method, SEED) and method.patch_queue is not None
-    index, first = torch.tensor([5, 1, 30, 20]), method.patch_queue.keys[:5].clone()
+    seed = part(setup, "seed")
+    assert isinstance(seed, SEED) and seed.patch_memory is not None
+    index, first = torch.tensor([5, 1, 30, 20]), seed.patch_memory.keys[:5].clone()
     images = next(setup.batches([index]))
-    fed = setup.feed(images, index, torch.Generator().manual_seed(0))
-    assert fed.extra is not None and fed.extra.shape == (8, 3, 3, 3) and fed.extra_teacher is not None
+    inputs = setup.feed(images, batch(setup, index), torch.Generator().manual_seed(0))
+    assert inputs.extra is not None and inputs.extra.shape == (8, 3, 3, 3) and inputs.extra_teacher is not None
     meter = Meter()
     loop.step(setup, images, index, torch.Generator().manual_seed(0), meter)
     row = meter.read(0)
     assert row["loss"] == pytest.approx(row["seed"] + row["seed_patches"]) and row["seed_patches"] > 0
-    keys = method.patch_queue.keys
-    torch.testing.assert_close(keys[:4], normalize(fed.extra_teacher.pooled[:4]))
-    assert torch.equal(keys[4], first[4]) and int(method.patch_queue.next) == 4
+    keys = seed.patch_memory.keys
+    torch.testing.assert_close(keys[:4], normalize(inputs.extra_teacher.pooled[:4]))
+    assert torch.equal(keys[4], first[4]) and int(seed.patch_memory.next) == 4
 
 
 def test_a_refused_run_leaves_nothing(make: RecipeMaker, tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
 from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
-from relgraph.methods import METHODS, Batch, build_method
+from relgraph.methods import METHODS, Batch, RunFacts, build_method
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.batch_norm import synchronised
 from relgraph.networks.heads import Head, Projector
 from relgraph.networks.teachers import Features
-from relgraph.training.accumulation import Seen, average_gradients, backward_in_parts
+from relgraph.training.accumulation import average_gradients, backward_in_parts
 from relgraph.training.building import ddp_options
+from relgraph.training.inputs import StepInputs
 from relgraph.training.objective import Distiller
 from relgraph.training.student import Student
 from tests.processes import run_on
@@ -77,17 +78,15 @@ class Trained(NamedTuple):
 
 def distiller(options: dict[str, Any]) -> Distiller:
     torch.manual_seed(1)
-    run: dict[str, Any] = {
-        "graph": None, "k": None, "neighbours": "teacher", "refine": None, "nodes": None, "dim": DIM,
-        "student_width": WIDTH, "teacher_width": TEACHER_WIDTH, "student_maps": MAPS, "teacher_maps": MAPS,
-        "images": IMAGES, "labels": labels(), "temperature": 4.0, "node_weight": 0.8, "edge_weight": 0.24,
-        "ss_head": Projector(TEACHER_WIDTH, TEACHER_WIDTH), **options,
-    }  # fmt: skip
+    run = RunFacts(
+        DIM, WIDTH, TEACHER_WIDTH, MAPS, MAPS, IMAGES, labels(), ss_head=Projector(TEACHER_WIDTH, TEACHER_WIDTH)
+    )
+    shared = {"temperature": 4.0, "node_weight": 0.8, "edge_weight": 0.24, **options}
     single = options["method"] in METHODS
     queued = "seed" in options["method"] or options["method"] == "moco"
     arguments = (("" if single else "seed.") + "queue=30",) if queued else ()
     # Published weights are in the thousands, for losses of very small numbers.
-    method = build_method(options["method"], run, arguments, 1.0 if single else None)
+    method = build_method(options["method"], run, shared, arguments, 1.0 if single else None)
     student, head = Student(Net("parts" not in options), DIM, CLASSES), Head(TEACHER_WIDTH, DIM, CLASSES)
     return Distiller(student, head, method, gamma=1.0, alpha=0.3).double()
 
@@ -97,7 +96,7 @@ def labels() -> Tensor:
     return torch.where(torch.arange(IMAGES) % 5 == 2, -1, known)
 
 
-def batches() -> Iterator[tuple[Tensor, Tensor, Features, Features, Batch]]:
+def batches() -> Iterator[StepInputs]:
     random = torch.Generator().manual_seed(2)
 
     def draw(*shape: int) -> Tensor:
@@ -106,8 +105,22 @@ def batches() -> Iterator[tuple[Tensor, Tensor, Features, Features, Batch]]:
     for _ in range(STEPS):
         maps = tuple(draw(N, *shape) for shape in MAPS)
         index = torch.randperm(IMAGES, generator=random)[:N]
-        seen, extra_teacher = Features(draw(N, TEACHER_WIDTH), maps), Features(draw(VIEWS * N, TEACHER_WIDTH))
-        yield draw(N, 1, 8, 8), draw(VIEWS * N, 1, 8, 8), seen, extra_teacher, Batch(index, labels()[index])
+        teacher, extra_teacher = Features(draw(N, TEACHER_WIDTH), maps), Features(draw(VIEWS * N, TEACHER_WIDTH))
+        images, extra = draw(N, 1, 8, 8), draw(VIEWS * N, 1, 8, 8)
+        yield StepInputs(images, teacher, Batch(index, labels()[index]), extra, extra_teacher)
+
+
+def part_of(inputs: StepInputs, rows: slice) -> StepInputs:
+    """Return those images of a batch, with all their extra views."""
+
+    def views(x: Tensor) -> Tensor:
+        return x.view(VIEWS, N, *x.shape[1:])[:, rows].flatten(0, 1)
+
+    images, teacher, batch, extra, extra_teacher = inputs
+    assert teacher is not None and extra is not None and extra_teacher is not None
+    own = Features(teacher.pooled[rows], tuple(stage[rows] for stage in teacher.maps))
+    part = Batch(batch.indices[rows], batch.labels[rows])
+    return StepInputs(images[rows], own, part, views(extra), Features(views(extra_teacher.pooled)))
 
 
 def train(processes: ProcessGroup, options: dict[str, Any]) -> Trained:
@@ -128,24 +141,17 @@ def train(processes: ProcessGroup, options: dict[str, Any]) -> Trained:
     named: dict[str, Tensor] = {}
     gradients: dict[str, Tensor] = {}
     rows = processes.rows(N)
-
-    def views(x: Tensor) -> Tensor:
-        return x.view(VIEWS, N, *x.shape[1:])[:, rows].flatten(0, 1)
-
-    for images, extra, seen, extra_teacher, batch in islice(batches(), options.get("steps", STEPS)):
-        own = Features(seen.pooled[rows], tuple(stage[rows] for stage in seen.maps))
-        part = Batch(batch.indices[rows], batch.labels[rows])
-        given = Seen(images[rows], views(extra), own, Features(views(extra_teacher.pooled)), part)
+    for inputs in islice(batches(), options.get("steps", STEPS)):
+        given = part_of(inputs, rows)
         for optimiser in optimisers:
             optimiser.zero_grad()
         if "parts" in options and processes.count > 1:  # one process has the batch in one part
             found = backward_in_parts(module, given, options["parts"], nullcontext)
             average_gradients(module, processes)
         else:
-            found = wrapped(given.images, given.teacher, part, given.extra, given.extra_teacher)
+            found = wrapped(given)
             found.total.backward()
-        if module.method is not None and found.teacher is not None:
-            module.method.remember(found.student, found.teacher, part)
+        module.remember(found, given.batch)
         named = {**found.terms, **found.teacher_terms}
         values.append(torch.stack([term.detach() for term in named.values()]))
         if not gradients:

@@ -23,6 +23,7 @@ from relgraph.data.batches import epoch_batches
 from relgraph.data.datasets import DataSet
 from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError
+from relgraph.methods import Batch
 from relgraph.networks.files import load_ss_head, read_network
 from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import load_teacher
@@ -348,12 +349,12 @@ def test_the_head_finds_the_image_of_each_transformed_one(
     assert job.feed is not None and isinstance(job.module, SelfSupervisionHead)
     teacher, head = job.feed.teacher, deepcopy(job.module.projector)
     images, index, meter = job.data.train.pixels[:5], torch.arange(5), Meter()
-    fed = job.feed(images, index, torch.Generator().manual_seed(3))
-    assert fed.extra is not None and len(fed.extra) == views * 5
+    given = job.feed(images, Batch(index, job.data.train.labels[index]), torch.Generator().manual_seed(3))
+    assert given.extra is not None and len(given.extra) == views * 5
     if transformations == "rotations":
-        shares = [(fed.extra[5 * v : 5 * v + 5].float().sum((1, 2, 3)) / 1e4).std() for v in range(3)]
+        shares = [(given.extra[5 * v : 5 * v + 5].float().sum((1, 2, 3)) / 1e4).std() for v in range(3)]
         assert all(share > 0 for share in shares), "each image is another one"
-    own, turned = (head(teacher(teacher_input(teacher, seen))) for seen in (fed.images, fed.extra))
+    own, turned = (head(teacher(teacher_input(teacher, seen))) for seen in (given.images, given.extra))
     losses = []
     for row, vector in enumerate(turned):
         weights = torch.stack([cosine_similarity(vector, other, dim=0) for other in own])  # at the temperature 1

@@ -78,6 +78,8 @@ def test_columns_and_sums_of_the_metrics(variant: str, finished: Runs) -> None:
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     terms = COLUMNS[variant]
     for row in rows:
+        if variant == "early" and row["epoch"] > 1:
+            terms = ["cross_entropy", "teacher_head"]  # the method has had its stage
         looked = [name for name in row if name in MEASURES]
         assert set(looked) >= ({"overlap", "edge_rank"} if variant != "none" else set())
         assert list(row) == [

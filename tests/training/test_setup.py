@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from relgraph.data.views import prepare
 from relgraph.errors import RelgraphError
-from relgraph.methods import EGA, KD, METHODS, SP, SSKD, Batch, Method, Output, Sum, Views
+from relgraph.methods import EGA, KD, METHODS, SP, SSKD, Batch, Method, Output, RunFacts, Sum, Views
 from relgraph.networks.backbone import map_shapes
 from relgraph.networks.files import load_head, load_ss_head, save_network, save_ss_head
 from relgraph.networks.heads import Projector
@@ -30,6 +30,12 @@ from relgraph.training.teacher_features import Online
 
 RecipeMaker = Callable[..., Recipe]
 Runs = Callable[[str], Path]
+
+
+def part(module: Distiller, name: str) -> nn.Module:
+    """Return the method of that name, of those that a distiller compares."""
+    assert isinstance(module.method, Sum)
+    return module.method.parts[name]
 
 
 def test_one_seed_gives_one_start(make: RecipeMaker) -> None:
@@ -112,27 +118,24 @@ def test_the_teacher_hands_on_maps_where_the_method_reads_them(
     setup = build(make(**options))
     assert isinstance(setup.feed, Online)
     images = next(setup.batches([torch.arange(2)]))
-    seen = setup.feed(images, torch.arange(2), torch.Generator()).seen
+    batch = Batch(torch.arange(2), setup.data.train.labels[:2])
+    seen = setup.feed(images, batch, torch.Generator()).teacher
     assert seen is not None
     assert len(seen.maps) == maps
 
 
 class Curious(Method):
-    """Keeps what its constructor and its first batch get."""
+    """Keeps what it is told of the run, and what it gets of each batch."""
 
-    def __init__(
-        self,
-        dim: int,
-        student_width: int,
-        teacher_width: int,
-        student_maps: Any,
-        teacher_maps: Any,
-        images: int,
-        labels: torch.Tensor,
-    ) -> None:
-        super().__init__()
-        self.facts = (dim, student_width, teacher_width, student_maps, teacher_maps, images, labels)
+    facts: RunFacts
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.given: list[tuple[Output, Output, Batch | None, bool]] = []
+
+    @classmethod
+    def for_run(cls, run: RunFacts, **options: Any) -> "Curious":
+        return cls(run, **options)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, torch.Tensor]:
         self.given.append((student, teacher, batch, self.training))
@@ -145,12 +148,13 @@ def test_a_method_is_told_the_facts_and_rehearses(make: RecipeMaker, monkeypatch
     recipe = make(method="curious", student="resnet8x4")
     data, teacher = open_data(recipe), open_teacher(recipe)
     module = new_distiller(recipe, data, teacher)
-    method = module.method
+    method = part(module, "curious")
     assert isinstance(method, Curious) and method.training
     maps = map_shapes(module.student.backbone, 3, 8)
-    *facts, labels = method.facts
-    assert facts == [16, 256, 64, maps, teacher.map_shapes(), 36]
-    assert torch.equal(labels, data.train.labels) and set(labels.tolist()) == {-1, 0, 1, 2}
+    facts, labels = method.facts, method.facts.labels
+    assert (facts.dim, facts.student_width, facts.teacher_width, facts.images) == (16, 256, 64, 36)
+    assert (facts.student_maps, facts.teacher_maps, facts.ss_head) == (maps, teacher.map_shapes(), None)
+    assert labels is not None and torch.equal(labels, data.train.labels) and set(labels.tolist()) == {-1, 0, 1, 2}
     ((student, seen, batch, training),) = method.given
     assert batch is not None and not training
     for output, width, shapes in ((student, 256, maps), (seen, 64, teacher.map_shapes())):
@@ -159,8 +163,18 @@ def test_a_method_is_told_the_facts_and_rehearses(make: RecipeMaker, monkeypatch
         assert tuple(stage.shape for stage in output.maps) == tuple((12, *shape) for shape in shapes)
         assert not any(part.any() for part in (output.embedding, output.feature, *output.maps))
     assert torch.equal(batch.indices, torch.arange(12)) and torch.equal(batch.labels, labels[:12])
-    few = new_distiller(make(method="curious", batch_size=64), data, teacher).method
+    few = part(new_distiller(make(method="curious", batch_size=64), data, teacher), "curious")
     assert isinstance(few, Curious) and len(few.given[0][0].embedding) == 36, "no more than there are images"
+
+
+def test_a_method_s_own_option_wins_over_the_run_s(make: RecipeMaker) -> None:
+    kd = part(build(make(method="kd", temperature=5.0, method_args=("temperature=2",))).objective, "kd")
+    assert isinstance(kd, KD) and kd.temperature == 2
+    given = make(method="ega+sp", edge_weight=0.1, graph="knn", k=3, method_args=("node_weight=2", "sp.k=4"))
+    module = build(given).objective
+    ega, sp = part(module, "ega"), part(module, "sp")
+    assert isinstance(ega, EGA) and isinstance(sp, SP)
+    assert (ega.node_weight, ega.edge_weight, ega.graph, ega.k, sp.graph, sp.k) == (2, 0.1, "knn", 3, "knn", 4)
 
 
 def test_a_rehearsal_leaves_no_trace(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +275,7 @@ def test_precision_is_what_the_processor_is_fast_at_unless_asked(make: RecipeMak
         ({"teacher": "embedded:digit"}, r"did you mean '(embedded:)?digits'"),
         ({"teacher": "checkpoint:nowhere.safetensors"}, r"nowhere\.safetensors"),
         ({"node_weight": -1.0}, r"^node_weight must be at least 0, got -1\.0$"),
-        ({"method": "crd", "method_args": ("tau=0",)}, r"^tau must be positive, got 0\.0$"),
+        ({"method": "crd", "method_args": ("tau=0",)}, r"^tau must be above 0, got 0\.0$"),
         ({"method": "sp", "refine": "conv"}, r"^a learned refinement trains the teacher's side by its classifier"),
         ({"alpha": 1.0, "temperature": 0.0}, r"^temperature must be positive, got 0\.0$"),
         ({"labels_per_class": 13}, r"has 12 training images, fewer than the 13 labels"),
@@ -363,12 +377,13 @@ def test_a_teacher_keeps_its_own_head(
     assert head is not None and not any(p.requires_grad for p in head.parameters())
     images = next(setup.batches([torch.arange(6)]))
     prepared = prepare(images, None, 3, info["mean"], info["std"])
-    seen = setup.feed(images, torch.arange(6), torch.Generator().manual_seed(1))
-    assert seen.seen is not None
-    embedding, logits = head(seen.seen.pooled)
-    expected = source(prepare(seen.images, None, 3, info["mean"], info["std"]))
+    batch = Batch(torch.arange(6), setup.data.train.labels[:6])
+    given = setup.feed(images, batch, torch.Generator().manual_seed(1))
+    assert given.teacher is not None
+    embedding, logits = head(given.teacher.pooled)
+    expected = source(prepare(given.images, None, 3, info["mean"], info["std"]))
     torch.testing.assert_close((embedding, logits), (expected.embedding, expected.logits))
-    assert not torch.equal(prepared, prepare(seen.images, None, 3, info["mean"], info["std"])), "a view of its own"
+    assert not torch.equal(prepared, prepare(given.images, None, 3, info["mean"], info["std"])), "a view of its own"
     row = train_epoch(setup, 0)
     assert all(torch.equal(tensor, source.head.state_dict()[name]) for name, tensor in head.state_dict().items())
     assert row["teacher_head"] > 0, "its cross-entropy is told, and teaches nothing"
@@ -380,14 +395,15 @@ def test_the_own_head_teaches_sskd(make: RecipeMaker, owner: dict[str, Any], fin
     teacher = load_teacher(owner["teacher"])
     save_ss_head(tmp_path / "ss_head.safetensors", Projector(64, 64), teacher="x", fingerprint=teacher.fingerprint())
     setup = build(make(**owner, method="sskd", ss_head=str(tmp_path)))
-    assert isinstance(setup.objective.method, SSKD) and setup.note.startswith("teacher: online, in every step (sskd")
-    before = deepcopy(setup.objective.method.ss_head.state_dict())
+    sskd = part(setup.objective, "sskd")
+    assert isinstance(sskd, SSKD) and sskd.ss_head is not None and setup.note.startswith("teacher: online, in every step (sskd")
+    before = deepcopy(sskd.ss_head.state_dict())
     row = train_epoch(setup, 0)
     assert all(row[name] > 0 for name in ("cross_entropy", "kd", "transformed", "self_supervision", "teacher_head"))
     assert setup.objective.teacher_head is not None
     own, now = load_head(finished("kd"))[0].state_dict(), setup.objective.teacher_head.state_dict()
     assert all(torch.equal(own[name], now[name]) for name in own)
-    after = setup.objective.method.ss_head.state_dict()
+    after = sskd.ss_head.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
@@ -429,9 +445,10 @@ def test_a_pre_training_has_no_head_of_its_own(make: RecipeMaker, tmp_path: Path
 
 def test_the_head_of_self_supervision_reaches_the_method(make: RecipeMaker, ss_head: Path) -> None:
     setup = build(make(method="sskd"))
-    assert isinstance(setup.objective.method, SSKD)
+    sskd = part(setup.objective, "sskd")
+    assert isinstance(sskd, SSKD) and sskd.ss_head is not None
     stored, _ = load_ss_head(ss_head, 64)
-    found = setup.objective.method.ss_head.state_dict()
+    found = sskd.ss_head.state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in stored.state_dict().items()) and len(found) == 4
     trained = {
         id(p) for o in (setup.student_optimiser, setup.teacher_optimiser) for g in o.param_groups for p in g["params"]
@@ -497,14 +514,14 @@ def test_images_without_labels_for_what_needs_none(options: dict[str, Any], make
     assert logits == [1, 1], "a layer without outputs would be warned of"
 
 
-def test_what_a_method_is_shown_of_further_views(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Further(Curious):
+def test_what_a_method_is_shown_of_extra_views(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Asking(Curious):
         views = Views("rotations", 3)
 
-    monkeypatch.setitem(METHODS, "extra", Further)
+    monkeypatch.setitem(METHODS, "extra", Asking)
     setup = build(make(method="extra"))
-    method = setup.objective.method
-    assert isinstance(method, Further)
+    method = part(setup.objective, "extra")
+    assert isinstance(method, Asking)
     ((student, teacher, _, _),) = method.given
     for output in (student, teacher):
         assert output.extra is not None and output.extra.logits is not None

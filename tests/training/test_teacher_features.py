@@ -12,13 +12,13 @@ from relgraph.data.embeddings import EmbeddingStore
 from relgraph.data.extra_views import make_extra_views
 from relgraph.data.views import draw_view
 from relgraph.errors import RelgraphError
-from relgraph.methods import Views
+from relgraph.methods import Batch, Views
 from relgraph.networks.teachers import Features, Teacher
 from relgraph.training.building import open_data, open_fabric, open_teacher
 from relgraph.training.embedding import store_embeddings
-from relgraph.training.inputs import teacher_input
+from relgraph.training.inputs import StepInputs, teacher_input
 from relgraph.training.recipe import Recipe
-from relgraph.training.teacher_features import Fed, Feed, Online, Stored, WithoutTeacher, make_plan, open_feed, resolved
+from relgraph.training.teacher_features import Feed, Online, Stored, WithoutTeacher, make_plan, open_feed, resolved
 
 RecipeMaker = Callable[..., Recipe]
 INDEX = torch.tensor([30, 2, 2, 17, 35, 9])
@@ -41,10 +41,15 @@ def opened(recipe: Recipe, maps: bool = False) -> tuple[Feed, str]:
     return open_feed(recipe, open_data(recipe), teacher, open_fabric(recipe), maps=maps)
 
 
+def batch(index: Tensor) -> Batch:
+    """Return a batch of images at these positions; what a feed gives does not depend on their labels."""
+    return Batch(index, torch.full((len(index),), -1))
+
+
 def fed(feed: Feed, recipe: Recipe, seed: int = 1, index: Tensor = INDEX) -> tuple[Tensor, Features]:
-    found = feed(open_data(recipe).train.pixels[index], index, torch.Generator().manual_seed(seed))
-    assert found.seen is not None and found.extra is None and found.extra_teacher is None
-    return found.images, found.seen
+    found = feed(open_data(recipe).train.pixels[index], batch(index), torch.Generator().manual_seed(seed))
+    assert found.teacher is not None and found.extra is None and found.extra_teacher is None
+    return found.images, found.teacher
 
 
 @torch.no_grad()
@@ -58,10 +63,10 @@ def taught(recipe: Recipe, images: Tensor) -> Tensor:
 def test_without_a_teacher(make: RecipeMaker) -> None:
     recipe = digits(make, method="none")
     feed, line = opened(recipe)
-    found = feed(open_data(recipe).train.pixels[INDEX], INDEX, torch.Generator().manual_seed(1))
+    found = feed(open_data(recipe).train.pixels[INDEX], batch(INDEX), torch.Generator().manual_seed(1))
     student = found.images
     assert isinstance(feed, WithoutTeacher)
-    assert (line, found.seen) == ("teacher: none", None)
+    assert (line, found.teacher) == ("teacher: none", None)
     drawn = draw_view(6, 1, False, torch.Generator().manual_seed(1))
     assert torch.equal(student, drawn.apply(open_data(recipe).train.pixels[INDEX]))
     assert resolved(recipe, feed) == recipe
@@ -218,15 +223,15 @@ def test_a_settled_recipe_finds_the_same_again(make: RecipeMaker, folder: Path, 
     assert resolved(online, opened(online)[0]) == replace(online, teacher_mode="online")
 
 
-def asked(recipe: Recipe, views: Views | None, maps: bool = False) -> Fed:
+def asked(recipe: Recipe, views: Views | None, maps: bool = False) -> StepInputs:
     """Return what a feed gives that is asked for extra views."""
     data, teacher, fabric = open_data(recipe), open_teacher(recipe), open_fabric(recipe)
     feed, line = open_feed(recipe, data, teacher, fabric, maps=maps, views=views)
     assert isinstance(feed, Online) and line.startswith("teacher: online")
-    return feed(data.train.pixels[INDEX], INDEX, torch.Generator().manual_seed(1))
+    return feed(data.train.pixels[INDEX], batch(INDEX), torch.Generator().manual_seed(1))
 
 
-FURTHER = {
+EXTRA = {
     "rotations": (Views("rotations", 3), "crop"),
     "transformations": (Views("transformations", 4), "crop"),
     "patches": (Views("patches", 2), "moco"),
@@ -235,10 +240,10 @@ FURTHER = {
 
 @pytest.mark.parametrize("maps", [False, True])
 @pytest.mark.parametrize("views", ["shared", "independent"])
-@pytest.mark.parametrize("kind", FURTHER)
-def test_both_networks_see_the_same_further_views(make: RecipeMaker, kind: str, views: str, maps: bool) -> None:
+@pytest.mark.parametrize("kind", EXTRA)
+def test_both_networks_see_the_same_extra_views(make: RecipeMaker, kind: str, views: str, maps: bool) -> None:
     """Those that are drawn after the first ones, with the flip of the student's: also where the teacher has its own."""
-    wanted, name = FURTHER[kind]
+    wanted, name = EXTRA[kind]
     recipe = make(views=views, augment=name)
     found = asked(recipe, wanted, maps)
     data, generator = open_data(recipe), torch.Generator().manual_seed(1)
@@ -251,23 +256,23 @@ def test_both_networks_see_the_same_further_views(make: RecipeMaker, kind: str, 
     extra = more.draw(6, 8, 8, drawn.flip, generator).apply(images)
     assert len(extra) == wanted.each * 6 and found.extra is not None
     assert torch.equal(found.images, drawn.apply(images)) and torch.equal(found.extra, extra)
-    assert found.seen is not None and found.extra_teacher is not None
-    torch.testing.assert_close(found.seen.pooled, taught(recipe, other.apply(images)))
+    assert found.teacher is not None and found.extra_teacher is not None
+    torch.testing.assert_close(found.teacher.pooled, taught(recipe, other.apply(images)))
     torch.testing.assert_close(found.extra_teacher.pooled, taught(recipe, extra))
-    for seen in (found.seen, found.extra_teacher):
+    for seen in (found.teacher, found.extra_teacher):
         assert len(seen.maps) == (4 if maps else 0)
         assert not maps or all(len(stage) == len(seen.pooled) for stage in seen.maps)
         assert not maps or torch.equal(seen.maps[-1].mean((2, 3)), seen.pooled)
 
 
 @pytest.mark.parametrize("views", ["shared", "independent"])
-def test_further_views_lie_view_by_view(make: RecipeMaker, views: str) -> None:
+def test_extra_views_lie_view_by_view(make: RecipeMaker, views: str) -> None:
     """Row v * B + i is view v of image i: here every image is of one colour of its own."""
     recipe = make(views=views)
     data, teacher = open_data(recipe), open_teacher(recipe)
     feed, _ = open_feed(recipe, data, teacher, open_fabric(recipe), views=Views("rotations", 3))
     colours = torch.arange(1, 19, dtype=torch.uint8).view(6, 3, 1, 1)
-    found = feed(colours.expand(6, 3, 8, 8), torch.arange(6), torch.Generator().manual_seed(1))
+    found = feed(colours.expand(6, 3, 8, 8), batch(torch.arange(6)), torch.Generator().manual_seed(1))
     assert found.extra is not None and found.images.dtype == found.extra.dtype == torch.uint8
     shown = found.extra.view(3, 6, 3, 64).amax(-1)
     assert torch.equal(shown, colours.view(1, 6, 3).expand(3, 6, 3))
@@ -287,10 +292,10 @@ def test_a_teacher_of_any_size_sees_patches_as_they_are(make: RecipeMaker) -> No
     plan = make_plan("moco", open_data(recipe), Views("patches", 2))
     seen.clear()
     pixels = open_data(recipe).train.pixels[INDEX]
-    found = Online(plan, teacher, open_fabric(recipe), shared=True)(pixels, INDEX, torch.Generator().manual_seed(1))
-    assert found.extra is not None and found.seen is not None and found.extra_teacher is not None
+    found = Online(plan, teacher, open_fabric(recipe), shared=True)(pixels, batch(INDEX), torch.Generator().manual_seed(1))
+    assert found.extra is not None and found.teacher is not None and found.extra_teacher is not None
     assert found.extra.shape == (12, 3, 3, 3) and seen == [(6, 3, 8, 8), (12, 3, 3, 3)]
-    torch.testing.assert_close(found.seen.pooled, found.images.mean((2, 3)))
+    torch.testing.assert_close(found.teacher.pooled, found.images.mean((2, 3)))
     torch.testing.assert_close(found.extra_teacher.pooled, found.extra.mean((2, 3)))
 
 
@@ -312,7 +317,7 @@ def test_a_student_alone_has_its_augmentation(make: RecipeMaker, name: str) -> N
     recipe = make(method="none", augment=name)
     data = open_data(recipe)
     pixels = data.train.pixels[INDEX]
-    found = opened(recipe)[0](pixels, INDEX, torch.Generator().manual_seed(1))
+    found = opened(recipe)[0](pixels, batch(INDEX), torch.Generator().manual_seed(1))
     augmentation = make_augmentation(name, padding=1, flip=True, channels=3)
     drawn = augmentation.draw(6, 8, 8, torch.Generator().manual_seed(1))
     assert torch.equal(found.images, drawn.apply(pixels)) and found.extra is None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from relgraph.graph.kernels import cosine
-from relgraph.graph.trust import rank_of, trusted, trusted_mean
+from relgraph.methods.sskd import mean_of_trusted, rank_of, trusted
 from tests.methods.golden import GOLDEN, embeddings, logits
 
 RATIOS = [0.0, 0.1, 0.29, 0.3, 0.5, 0.57, 0.7, 0.75, 0.9, 1.0]
@@ -104,14 +104,14 @@ def test_the_lowest_ranks_are_trusted_first() -> None:
 def test_the_mean_of_trusted_rows() -> None:
     values = torch.tensor([[1.0, torch.inf, 3.0], [5.0, torch.nan, 7.0]], requires_grad=True)
     mask = torch.tensor([[True, False, True], [True, False, False]])
-    mean = trusted_mean(values, mask)
+    mean = mean_of_trusted(values, mask)
     (gradient,) = torch.autograd.grad(mean, values)
     assert mean.item() == 3 and torch.equal(gradient, mask / 3)
-    none = trusted_mean(values, torch.zeros(2, 3, dtype=torch.bool))
+    none = mean_of_trusted(values, torch.zeros(2, 3, dtype=torch.bool))
     assert none.item() == 0 and not torch.autograd.grad(none, values)[0].any()
 
 
 def test_no_number_is_read_back_from_the_device() -> None:
     rank = rank_of(torch.zeros(3, 4, 5, device="meta"), torch.zeros(3, 4, dtype=torch.long, device="meta"))
     mask = trusted(rank, 0.5)
-    assert mask.shape == (3, 4) and trusted_mean(torch.zeros(3, 4, device="meta"), mask).shape == ()
+    assert mask.shape == (3, 4) and mean_of_trusted(torch.zeros(3, 4, device="meta"), mask).shape == ()

@@ -1,0 +1,221 @@
+"""Scales and criteria against double loops in Python's floats, and on edge lists against all pairs."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from relgraph.errors import RelgraphError
+from relgraph.graph.criteria import Criterion, cross_entropy, frobenius, huber, kl, mean_square
+from relgraph.graph.scales import Scale, by_anchor_norm, by_anchor_sum, by_max, by_mean, raw, softmax
+from relgraph.graph.topology import ALL_PAIRS, Edges
+from relgraph.methods.crd import nce
+
+Rows = list[list[float]]
+SCALES: dict[str, Scale] = {
+    "raw": raw,
+    "by_mean": by_mean,
+    "by_max": by_max,
+    "by_anchor_norm": by_anchor_norm,
+    "by_anchor_sum": by_anchor_sum,
+    "softmax": softmax(0.3),
+}
+CRITERIA: dict[str, Criterion] = {
+    "frobenius": frobenius,
+    "mean_square": mean_square,
+    "huber": huber,
+    "kl": kl,
+    "cross_entropy": cross_entropy,
+}
+
+
+def naive_scale(name: str, rows: Rows) -> Rows:
+    flat = [w for row in rows for w in row]
+    positive = [w for w in flat if w > 0]
+    result = []
+    for row in rows:
+        divisor = {
+            "raw": 1.0,
+            "by_mean": sum(positive) / len(positive),
+            "by_max": max(flat),
+            "by_anchor_norm": math.sqrt(sum(w * w for w in row)),
+            "by_anchor_sum": sum(row),
+            "softmax": 1.0,
+        }[name]
+        if name == "softmax":
+            total = sum(math.exp(w / 0.3) for w in row)
+            row = [math.log(math.exp(w / 0.3) / total) for w in row]
+        result.append([w / divisor for w in row])
+    return result
+
+
+def naive_criterion(name: str, student: Rows, teacher: Rows) -> float:
+    pairs = [(s, t) for row_s, row_t in zip(student, teacher, strict=True) for s, t in zip(row_s, row_t, strict=True)]
+    if name == "frobenius":
+        return math.sqrt(sum((s - t) ** 2 for s, t in pairs))
+    if name == "mean_square":
+        return sum((s - t) ** 2 for s, t in pairs) / len(pairs)
+    if name == "huber":
+        return sum((s - t) ** 2 / 2 if abs(s - t) < 1 else abs(s - t) - 0.5 for s, t in pairs) / len(pairs)
+    if name == "kl":
+        return sum(t * math.log((t + 1e-7) / (s + 1e-7)) for s, t in pairs) / len(pairs)
+    return -sum(math.exp(t) * s for s, t in pairs) / len(student)
+
+
+def every_pair(n: int, m: int) -> Edges:
+    anchor, candidate = torch.ones(n, m).nonzero(as_tuple=True)
+    return Edges(torch.stack([candidate, anchor]), n)
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_scale_equals_a_double_loop(name: str) -> None:
+    weights = torch.rand(4, 6).double()
+    weights[0, 0] = 0
+    expected = torch.tensor(naive_scale(name, weights.tolist())).double()
+    torch.testing.assert_close(SCALES[name](weights, ALL_PAIRS), expected)
+
+
+def test_the_mean_is_that_of_positive_weights() -> None:
+    weights = torch.tensor([[0.0, 2.0, -1.0], [4.0, 0.0, 0.0]])
+    torch.testing.assert_close(by_mean(weights), weights / 3)
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_criterion_equals_a_double_loop(name: str) -> None:
+    student, teacher = torch.rand(2, 4, 6).double() * (4 if name == "huber" else 1)
+    expected = naive_criterion(name, student.tolist(), teacher.tolist())
+    assert CRITERIA[name](student, teacher, ALL_PAIRS).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("scale", SCALES)
+def test_an_edge_list_of_all_pairs_equals_all_pairs(scale: str, criterion: str) -> None:
+    student, teacher = torch.rand(2, 5, 7).double()
+    student.requires_grad_()
+    edges = every_pair(5, 7)
+    values, gradients = [], []
+    for topology in (ALL_PAIRS, edges):
+        s, t = (SCALES[scale](topology.pick(x), topology) for x in (student, teacher))
+        values.append(CRITERIA[criterion](s, t, topology))
+        gradients.append(torch.autograd.grad(values[-1], student)[0])
+    torch.testing.assert_close(*values, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("topology", [ALL_PAIRS, every_pair(3, 4)], ids=["all pairs", "edges"])
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("scale", SCALES)
+def test_gradients(scale: str, criterion: str, topology: Edges) -> None:
+    student, teacher = torch.rand(2, 3, 4).double() + 0.1
+
+    def loss(student: Tensor) -> Tensor:
+        s, t = (SCALES[scale](topology.pick(x), topology) for x in (student, teacher))
+        # Log-probabilities are what cross_entropy reads, probabilities what kl does.
+        if criterion == "kl" and scale == "softmax":
+            s, t = s.exp(), t.exp()
+        return CRITERIA[criterion](s, t, topology)
+
+    assert torch.autograd.gradcheck(loss, (student.requires_grad_(),))
+
+
+@pytest.mark.parametrize("topology", [ALL_PAIRS, every_pair(3, 4)], ids=["all pairs", "edges"])
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("scale", SCALES)
+def test_weights_of_zero_give_finite_values_and_gradients(scale: str, criterion: str, topology: Edges) -> None:
+    student = torch.zeros(3, 4, requires_grad=True)
+    s, t = (SCALES[scale](topology.pick(x), topology) for x in (student, torch.zeros(3, 4)))
+    value = CRITERIA[criterion](*((s.exp(), t.exp()) if criterion == "kl" and scale == "softmax" else (s, t)), topology)
+    torch.autograd.backward(value)
+    assert value.isfinite()
+    assert student.grad is not None and student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_a_graph_without_edges_differs_by_nothing(scale: str, criterion: str) -> None:
+    edges = Edges(torch.zeros(2, 0, dtype=torch.long), anchors=3)
+    student = torch.rand(3, 3, requires_grad=True)
+    s, t = (SCALES[scale](edges.pick(x), edges) for x in (student, torch.rand(3, 3)))
+    value = CRITERIA[criterion](s, t, edges)
+    torch.autograd.backward(value)
+    assert value.item() == 0
+
+
+def test_the_frobenius_norm_of_equal_weights_pulls_nothing() -> None:
+    for shape in ((4, 5), (7,), (2, 3, 3)):
+        student = torch.rand(shape, requires_grad=True)
+        value = frobenius(student, student.detach().clone())
+        torch.autograd.backward(value)
+        assert value.item() == 0
+        assert student.grad is not None and not student.grad.any()
+
+
+@pytest.mark.parametrize("shape", [(2048, 2048), (4_000_000,)])
+def test_the_frobenius_norm_of_a_large_graph_keeps_its_digits(shape: tuple[int, ...]) -> None:
+    student, teacher = torch.rand(shape), torch.rand(shape)
+    exact = (student.double() - teacher.double()).square().sum().sqrt().item()
+    assert frobenius(student, teacher).item() == pytest.approx(exact, rel=1e-6)
+
+
+def test_the_softmax_bears_a_low_temperature() -> None:
+    weights = torch.rand(3, 4, requires_grad=True)
+    for topology in (ALL_PAIRS, every_pair(3, 4)):
+        scaled = softmax(1e-4)(topology.pick(weights), topology)
+        (gradient,) = torch.autograd.grad(cross_entropy(scaled, scaled.detach(), topology), weights)
+        assert scaled.isfinite().all() and gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("temperature", [0, -0.1, math.nan])
+def test_a_temperature_must_be_positive(temperature: float) -> None:
+    with pytest.raises(RelgraphError, match=f"^a temperature must be positive, got {temperature}$"):
+        softmax(temperature)
+
+
+def naive_nce(positive: Rows, negative: Rows, noise: float) -> float:
+    """Return the sum over anchors of probabilities, divided by their number; rows may differ in length."""
+    total = 0.0
+    for (own,), others in zip(positive, negative, strict=True):
+        m = len(others)
+        total -= math.log(own / (own + m * noise + 1e-7))
+        total -= sum(math.log(m * noise / (p + m * noise + 1e-7)) for p in others)
+    return total / len(positive)
+
+
+@pytest.mark.parametrize("noise", [1e-6, 0.02, 0.5])
+def test_nce_equals_a_double_loop(noise: float) -> None:
+    positive, negative = torch.rand(4).double(), torch.rand(4, 6).double() * 0.1
+    expected = naive_nce(positive.unsqueeze(1).tolist(), negative.tolist(), noise)
+    value = nce(positive.log(), negative.log(), torch.full((4,), 6), noise)
+    assert value.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_nce_of_anchors_with_different_numbers_of_negatives() -> None:
+    positive, negative, count = torch.rand(3).double(), torch.rand(3, 5).double(), [5, 2, 3]
+    rows = [row[:m] for row, m in zip(negative.tolist(), count, strict=True)]
+    for row, m in zip(negative, count, strict=True):
+        row[m:] = 0  # of which the logarithm is -inf
+    expected = naive_nce(positive.unsqueeze(1).tolist(), rows, 0.1)
+    logarithms = negative.log().requires_grad_()
+    value = nce(positive.log(), logarithms, torch.tensor(count), 0.1)
+    assert value.item() == pytest.approx(expected, rel=1e-12)
+    (gradient,) = torch.autograd.grad(value, logarithms)
+    assert gradient.isfinite().all() and not gradient[1, 2:].any() and (gradient[0] > 0).all()
+
+
+def test_nce_has_a_gradient_and_does_not_mind_probabilities_beyond_floats() -> None:
+    positive = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    negative = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    count = torch.full((3,), 4)
+    assert torch.autograd.gradcheck(lambda p, n: nce(p, n, count, 0.05), (positive, negative))
+    for scale in (1e3, -1e3):
+        p, n = (torch.full(x.shape, scale, requires_grad=True) for x in (positive, negative))
+        value = nce(p, n, count, 0.05)
+        gradients = torch.autograd.grad(value, (p, n))
+        assert value.isfinite() and all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_nce_keeps_the_digits_of_small_probabilities() -> None:
+    negative = torch.full((2, 1000), 1e-5)
+    value = nce(torch.full((2,), 30.0), negative.log(), torch.full((2,), 1000), 1e-3)
+    assert value.item() == pytest.approx(1000 * (math.log1p(1e-5) + 1e-7), rel=1e-4)

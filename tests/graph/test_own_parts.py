@@ -1,0 +1,255 @@
+"""Criteria, scales, rules and kernels of one's own in every form, against loops over the anchors."""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from relgraph.graph import blocks, search
+from relgraph.graph.criteria import Criterion
+from relgraph.graph.kernels import Kernel, Product, identity, squared_euclidean
+from relgraph.graph.pair import STUDENT, graph_pair
+from relgraph.graph.relation import Relation
+from relgraph.graph.scales import Scale
+from relgraph.graph.search import Rows
+from relgraph.graph.topology import Edges, Graph, Nearest, OwnRule, Rule
+from tests.graph.test_factored import with_gradient
+from tests.limits import run
+
+N = 8
+# Five anchors of two to four edges in no order; the others have none.
+EDGE_INDEX = torch.tensor([[3, 1, 0, 2, 4, 6, 0, 0, 5, 7, 4, 1, 6, 7], [0, 0, 2, 5, 5, 0, 5, 6, 6, 2, 3, 3, 3, 0]])
+TOPOLOGIES: dict[str, Graph] = {
+    "all pairs": "dense",
+    "nearest": Nearest(3),
+    "union": Nearest(2, "union"),
+    "given": EDGE_INDEX,
+}
+each_topology = pytest.mark.parametrize("topology", TOPOLOGIES)
+Loss = Callable[[Tensor, Tensor], Tensor]
+Weight = Callable[[Tensor, Tensor], Tensor]
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no block hold all anchors, nor all edges."""
+    monkeypatch.setattr(blocks, "LARGEST", 3 * N)
+    monkeypatch.setattr(search, "BLOCK", 3)
+    monkeypatch.setattr(search, "CHUNK", 5)
+
+
+def nodes() -> tuple[Tensor, Tensor]:
+    return torch.randn(N, 3).double(), torch.randn(N, 4).double()
+
+
+def square(one: Tensor, other: Tensor) -> Tensor:
+    return (one - other).square().sum()
+
+
+def nearest(x: Tensor, k: int, weight: Weight) -> list[set[int]]:
+    """Return each node's k nearest others, by Python's sort."""
+
+    def sort(i: int) -> list[int]:
+        return sorted((j for j in range(N) if j != i), key=lambda j: float(weight(x[i], x[j])))
+
+    return [set(sort(i)[:k]) for i in range(N)]
+
+
+def candidates(topology: str, student: Tensor, teacher: Tensor, weight: Weight = square) -> list[list[int]]:
+    if topology == "all pairs":
+        return [list(range(N))] * N
+    if topology == "nearest":
+        return [sorted(near) for near in nearest(teacher, 3, weight)]
+    if topology == "union":
+        both = zip(nearest(student, 2, weight), nearest(teacher, 2, weight), strict=True)
+        return [sorted(s | t) for s, t in both]
+    return [sorted(j for j, i in EDGE_INDEX.T.tolist() if i == anchor) for anchor in range(N)]
+
+
+def loop(row: Loss, around: list[list[int]], weight: Weight = square) -> Loss:
+    """Return the loss that a loop over anchors is: the mean of `row` over all, which is 0 of those without edges."""
+
+    def loss(student: Tensor, teacher: Tensor) -> Tensor:
+        total = student.new_zeros(())
+        for i, near in enumerate(around):
+            if near:
+                s, t = (torch.stack([weight(x[i], x[j]) for j in near]) for x in (student, teacher))
+                total = total + row(s, t)
+        return total / N
+
+    return loss
+
+
+def assert_same(relation: Relation, expected: Loss, student: Tensor, teacher: Tensor) -> None:
+    known = relation.builder.known_forms()
+    assert known == ("matrix", "blocked")
+    truth = with_gradient(expected, student, teacher)
+    for form in known:
+        found = with_gradient(
+            Relation(relation.kernel, relation.topology, relation.scale, relation.criterion, form), student, teacher
+        )
+        torch.testing.assert_close(found, truth, rtol=1e-9, atol=1e-9)
+
+
+def largest(student: Tensor, teacher: Tensor) -> Tensor:
+    return (student - teacher).abs().amax(-1)
+
+
+def unlike(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return 1 less Pearson's correlation of each row."""
+    s, t = (x - x.mean(-1, keepdim=True) for x in (student, teacher))
+    lengths = torch.linalg.vector_norm(s, dim=-1) * torch.linalg.vector_norm(t, dim=-1)
+    found: Tensor = 1 - (s * t).sum(-1) / lengths
+    return found
+
+
+def powers(student: Tensor, teacher: Tensor) -> Tensor:
+    return ((student - teacher) ** 4).sum(-1)
+
+
+CRITERIA: dict[str, tuple[Loss | Criterion, Loss]] = {
+    "largest": (largest, lambda s, t: torch.stack([(a - b).abs() for a, b in zip(s, t, strict=True)]).max()),
+    "unlike": (unlike, lambda s, t: 1 - torch.corrcoef(torch.stack([s, t]))[0, 1]),
+    "powers": (Criterion(powers, additive=True), lambda s, t: sum((a - b) ** 4 for a, b in zip(s, t, strict=True))),
+}
+
+
+@each_topology
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_a_criterion_of_ones_own_is_a_loop_over_anchors(criterion: str, topology: str) -> None:
+    student, teacher = nodes()
+    own, naive = CRITERIA[criterion]
+    relation = Relation(squared_euclidean, TOPOLOGIES[topology], criterion=own)
+    assert_same(relation, loop(naive, candidates(topology, student, teacher)), student, teacher)
+
+
+def test_a_criterion_is_named_by_its_function() -> None:
+    assert Relation(criterion=largest).criterion.name == "largest"
+    assert Relation(criterion=partial(largest)).criterion.name == "own"
+
+
+@each_topology
+def test_a_scale_of_ones_own_is_a_loop_over_anchors(topology: str) -> None:
+    student, teacher = nodes()
+
+    def from_the_farthest(weights: Tensor) -> Tensor:
+        return (weights - weights.amax(-1, keepdim=True)) / weights.shape[-1]
+
+    def naive(s: Tensor, t: Tensor) -> Tensor:
+        s, t = (torch.stack([(w - max(row)) / len(row) for w in row]) for row in (s, t))
+        return torch.stack([(a - b).abs() for a, b in zip(s, t, strict=True)]).max()
+
+    relation = Relation(squared_euclidean, TOPOLOGIES[topology], from_the_farthest, largest)
+    assert_same(relation, loop(naive, candidates(topology, student, teacher)), student, teacher)
+
+
+def test_a_scale_of_ones_own_of_the_whole_graph_has_no_blocks() -> None:
+    student, teacher = nodes()
+    median = Scale("median", divisor=lambda weights: weights.median())
+    relation = Relation(squared_euclidean, scale=median, criterion=largest)
+    assert relation.forms() == ("matrix",)
+    s, t = squared_euclidean(student), squared_euclidean(teacher)
+    torch.testing.assert_close(relation(student, teacher), largest(s / s.median(), t / t.median()).mean())
+
+
+class Ring(Rule):
+    """Each node's next one, and the one after that."""
+
+    def __call__(self, student: Rows, teacher: Rows, kernel: Kernel) -> Edges:
+        node = torch.arange(len(teacher))
+        after = [torch.stack([(node + step) % len(teacher), node]) for step in (2, 1)]
+        return Edges(torch.cat(after, dim=1), len(teacher))
+
+
+class FoundRing(Ring):
+    """The same, found without the matrices."""
+
+    blocked = True
+    find = Ring.__call__
+
+
+RING = [sorted(((i + 1) % N, (i + 2) % N)) for i in range(N)]
+
+
+def test_a_rule_of_ones_own() -> None:
+    student, teacher = nodes()
+    expected = with_gradient(loop(CRITERIA["unlike"][1], RING), student, teacher)
+    relation = Relation(squared_euclidean, Ring(), criterion=unlike)
+    assert relation.builder.known_forms() == ("matrix",)
+    torch.testing.assert_close(with_gradient(relation, student, teacher), expected, rtol=1e-9, atol=1e-9)
+    found = Relation(squared_euclidean, FoundRing(), criterion=unlike)
+    assert_same(found, loop(CRITERIA["unlike"][1], RING), student, teacher)
+    pair = graph_pair(student, teacher, topology=FoundRing().with_own(), form="blocked", match=False)
+    assert sorted(map(tuple, pair[STUDENT].edge_index.T.tolist())) == sorted(
+        (j, i) for i in range(N) for j in [i, *RING[i]]
+    )
+
+
+def test_a_function_that_is_a_rule() -> None:
+    student, teacher = nodes()
+
+    def near(student: Tensor, teacher: Tensor, kernel: Kernel) -> Edges:
+        """Choose what is nearer than the mean of a row in both networks."""
+        close = (student < student.mean(1, keepdim=True)) & (teacher < teacher.mean(1, keepdim=True))
+        anchor, candidate = close.nonzero(as_tuple=True)
+        return Edges(torch.stack([candidate, anchor]), len(teacher))
+
+    def close(x: Tensor, i: int) -> set[int]:
+        row = [float(square(x[i], x[j])) for j in range(N)]
+        return {j for j in range(N) if row[j] < sum(row) / N}
+
+    around = [sorted(close(student, i) & close(teacher, i)) for i in range(N)]
+    assert len({len(row) for row in around}) > 1
+    relation = Relation(squared_euclidean, near, criterion=largest)
+    assert isinstance(relation.topology, OwnRule) and relation.builder.known_forms() == ("matrix",)
+    expected = with_gradient(loop(CRITERIA["largest"][1], around), student, teacher)
+    torch.testing.assert_close(with_gradient(relation, student, teacher), expected, rtol=1e-9, atol=1e-9)
+
+
+MANHATTAN = Kernel("manhattan", identity, partial(torch.cdist, p=1.0), nearest_is_largest=False)
+CUBES = Product(lambda x, y: (x.unsqueeze(-2) - y.unsqueeze(-3)).abs().pow(3).sum(-1), own=0.0)
+MINKOWSKI = Kernel("minkowski", identity, CUBES, lambda cubes: cubes + 1, nearest_is_largest=False)
+
+
+@each_topology
+@pytest.mark.parametrize("kernel", [MANHATTAN, MINKOWSKI], ids=lambda kernel: kernel.name)
+def test_a_kernel_of_ones_own(kernel: Kernel, topology: str) -> None:
+    student, teacher = nodes()
+
+    def weight(one: Tensor, other: Tensor) -> Tensor:
+        return (one - other).abs().sum() if kernel is MANHATTAN else (one - other).abs().pow(3).sum() + 1
+
+    relation = Relation(kernel, TOPOLOGIES[topology], criterion=unlike)
+    expected = loop(CRITERIA["unlike"][1], candidates(topology, student, teacher, weight), weight)
+    assert_same(relation, expected, student, teacher)
+
+
+MEASURED = """
+import resource, sys
+import torch
+from relgraph.graph.relation import Relation
+
+def largest(student, teacher):
+    return (student - teacher).abs().amax(-1)
+
+def step(count, form):
+    student, teacher = torch.randn(count, 16, requires_grad=True), torch.randn(count, 16)
+    Relation(criterion=largest, form=form)(student, teacher).backward()
+    assert student.grad.any()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+torch.set_num_threads(1)
+for form in ("matrix", "blocked"):
+    before = step(64, form)
+print(step(6000, sys.argv[1]) - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count the peak in other units")
+def test_a_criterion_of_ones_own_holds_no_matrix_of_many_nodes() -> None:
+    done = run(MEASURED, "auto")
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 60 * 1024  # KiB; one matrix is 137 MiB

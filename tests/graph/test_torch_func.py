@@ -1,0 +1,123 @@
+"""`torch.func` on every form: grad, jacrev, jvp, and vmap over several graph pairs say what autograd does of each."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import grad, jacrev, jvp, vmap
+
+from relgraph.graph import blocks, factored, pair, search
+from relgraph.graph.blocks import sum_of_blocks
+from relgraph.graph.contrast import over_keys
+from relgraph.graph.criteria import huber, mean_square
+from relgraph.graph.factored import squares
+from relgraph.graph.kernels import cosine, euclidean, linear, pearson
+from relgraph.graph.relation import Relation
+from relgraph.graph.scales import by_anchor_norm, by_max, by_mean
+from relgraph.graph.search import edge_weights
+from relgraph.graph.topology import Given, Nearest
+
+GRAPHS, N, D = 3, 7, 4
+EDGE_INDEX = torch.tensor([[3, 1, 0, 2, 4, 6, 0], [0, 0, 2, 5, 5, 0, 6]])
+KEYS = torch.nn.functional.normalize(torch.randn(9, D, generator=torch.Generator().manual_seed(1)).double(), dim=-1)
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let several blocks be needed everywhere, and no constant be known before."""
+    monkeypatch.setattr(blocks, "LARGEST", 2 * N)
+    monkeypatch.setattr(factored, "ROWS", 3)
+    monkeypatch.setattr(search, "BLOCK", 3)
+    monkeypatch.setattr(search, "CHUNK", 3)
+    pair._all_edges.cache_clear()
+
+
+def weighed(student: Tensor, teacher: Tensor) -> Tensor:
+    return (edge_weights(student, teacher, EDGE_INDEX, euclidean) ** 2).sum()
+
+
+def squared(student: Tensor, teacher: Tensor) -> Tensor:
+    found = squares(student, teacher)
+    return found.within.sqrt() + 2 * found.across
+
+
+def against_keys(student: Tensor, teacher: Tensor) -> Tensor:
+    return (over_keys(student, KEYS, largest=2 * N)[0] * over_keys(teacher, KEYS, largest=2 * N)[0]).sum()
+
+
+def in_blocks(student: Tensor, teacher: Tensor) -> Tensor:
+    def term(some: slice, s: Tensor, t: Tensor) -> Tensor:
+        return (s[some] @ t.mT).sin().sum()
+
+    return sum_of_blocks(term, (student, teacher), N, block=2).square()
+
+
+LOSSES: dict[str, Loss] = {
+    "matrix": Relation(pearson, form="matrix"),
+    "matrix, by mean": Relation(euclidean, scale=by_mean, criterion=huber, form="matrix"),
+    "factored": Relation(pearson, form="factored"),
+    "factored, by norm": Relation(linear, scale=by_anchor_norm, criterion=mean_square, form="factored"),
+    "blocked": Relation(pearson, criterion=huber, form="blocked"),
+    "blocked, by mean": Relation(euclidean, scale=by_mean, criterion=huber, form="blocked"),
+    "blocked, by max": Relation(euclidean, scale=by_max, criterion=huber, form="blocked"),
+    "given": Relation(cosine, Given(EDGE_INDEX), form="matrix"),
+    "given, blocked": Relation(cosine, Given(EDGE_INDEX), form="blocked"),
+    "edge_weights": weighed,
+    "squares": squared,
+    "over_keys": against_keys,
+    "sum_of_blocks": in_blocks,
+}
+each_loss = pytest.mark.parametrize("name", LOSSES)
+
+
+def nodes() -> tuple[Tensor, Tensor]:
+    return torch.randn(GRAPHS, N, D).double(), torch.randn(GRAPHS, N, D).double()
+
+
+def by_autograd(loss: Loss, student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:
+    ends = student.clone().requires_grad_(), teacher.clone().requires_grad_()
+    return torch.autograd.grad(loss(*ends), ends)
+
+
+@each_loss
+def test_grad_and_jacrev_are_autograds(name: str) -> None:
+    student, teacher = (x[0] for x in nodes())
+    for transform in (grad, jacrev):  # first, so that no constant is known
+        found = transform(LOSSES[name], argnums=(0, 1))(student, teacher)
+        torch.testing.assert_close(found, by_autograd(LOSSES[name], student, teacher), rtol=1e-10, atol=1e-12)
+        only = transform(LOSSES[name])(student, teacher)
+        torch.testing.assert_close(only, found[0], rtol=1e-10, atol=1e-12)
+
+
+@each_loss
+def test_jvp_is_the_gradient_along_a_direction(name: str) -> None:
+    (student, teacher), (of_student, of_teacher) = ((s[0], t[0]) for s, t in (nodes(), nodes()))
+    value, along = jvp(LOSSES[name], (student, teacher), (of_student, of_teacher))[:2]
+    torch.testing.assert_close(value, LOSSES[name](student, teacher))
+    gradients = by_autograd(LOSSES[name], student, teacher)
+    expected = [(g * change).sum() for g, change in zip(gradients, (of_student, of_teacher), strict=True)]
+    torch.testing.assert_close(along, sum(expected), rtol=1e-10, atol=1e-12)
+    alone = jvp(lambda s: LOSSES[name](s, teacher), (student,), (of_student,))[1]
+    torch.testing.assert_close(alone, expected[0], rtol=1e-10, atol=1e-12)
+
+
+@each_loss
+def test_vmap_takes_one_pair_after_the_other(name: str) -> None:
+    student, teacher = nodes()
+    pairs = list(zip(student, teacher, strict=True))
+    values, found = vmap(LOSSES[name])(student, teacher), vmap(grad(LOSSES[name], argnums=(0, 1)))(student, teacher)
+    torch.testing.assert_close(values, torch.stack([LOSSES[name](*ends) for ends in pairs]))
+    each = [by_autograd(LOSSES[name], *ends) for ends in pairs]
+    expected = tuple(torch.stack(column) for column in zip(*each, strict=True))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("by", ["teacher", "student", "union", "mutual"])
+@pytest.mark.parametrize("form", ["matrix", "blocked"])
+def test_neighbours_are_found_inside_grad(form: str, by: str) -> None:
+    student, teacher = (x[0] for x in nodes())
+    loss = Relation(euclidean, Nearest(3, by), by_mean, huber, form)  # type: ignore[arg-type]
+    found = grad(loss, argnums=(0, 1))(student, teacher)
+    torch.testing.assert_close(found, by_autograd(loss, student, teacher), rtol=1e-10, atol=1e-12)

@@ -1,0 +1,60 @@
+"""What is said of each method is what an instance of it holds."""
+
+import re
+
+import pytest
+import torch
+
+from relgraph.errors import RelgraphError
+from relgraph.graph.relation import Relation
+from relgraph.methods import METHODS
+from relgraph.methods.info import SMALL_RUN, method_info
+from relgraph.methods.options import facts_of, options_of
+
+each_method = pytest.mark.parametrize("name", METHODS)
+
+
+def words_of(relation: Relation) -> str:
+    return " by ".join(word for word in (relation.criterion.name, relation.scale.name) if word)
+
+
+@each_method
+def test_kernel_and_criterion_are_those_of_the_relations(name: str) -> None:
+    """Where a method holds none, its docstring tells, and where it does both they agree."""
+    info, facts = method_info(name), facts_of(METHODS[name])
+    held = [part for part in vars(METHODS[name].for_run(SMALL_RUN)).values() if isinstance(part, Relation)]
+    kernels = list(dict.fromkeys(relation.kernel.name for relation in held))
+    criteria = list(dict.fromkeys(words_of(relation) for relation in held))
+    assert info.kernel == ("; ".join(kernels) if held else facts.get("Kernel", "-"))
+    assert info.criterion == ("; ".join(criteria) if held else facts.get("Criterion", "-"))
+    assert info.topology == facts.get("Topology", "-")
+    if held:
+        assert facts.get("Kernel", info.kernel) == info.kernel
+        assert facts.get("Criterion", info.criterion) == info.criterion
+    assert all(word and word != "own" for word in (*kernels, *criteria))
+
+
+@each_method
+def test_it_tells_of_every_option_and_of_what_the_method_reads(name: str) -> None:
+    info, options = method_info(name), options_of(METHODS[name])
+    method = METHODS[name].for_run(SMALL_RUN)
+    assert (info.reads, info.weight, info.gamma) == (method.reads, method.weight, METHODS[name].gamma)
+    shown = {key.removeprefix("--").replace("-", "_"): default for key, default in info.options.items()}
+    told = {key: str(item.default) for key, item in options.items()}
+    if name == "irg":  # its form is another than that of the graph
+        assert info.options["form"] == told["form"] and info.options["--form"] == told.pop("graph_form")
+        del shown["form"], told["form"]
+    assert {key: shown[key] for key in told} == told
+    assert info.doc.startswith((METHODS[name].__doc__ or "").splitlines()[0])
+
+
+def test_an_unknown_method_is_refused() -> None:
+    with pytest.raises(RelgraphError, match=re.escape("unknown method 'egga': did you mean 'ega'?")):
+        method_info("egga")
+
+
+def test_looking_at_methods_draws_no_random_numbers() -> None:
+    before = torch.get_rng_state()
+    for name in METHODS:
+        method_info(name)
+    assert torch.equal(torch.get_rng_state(), before)
