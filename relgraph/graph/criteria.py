@@ -1,4 +1,19 @@
-"""Criteria: what measures the difference of two networks' weights of the same edges."""
+"""Criteria: what measures the difference of two networks' weights s and t of the same edges.
+
+| criterion | equation | of |
+|---|---|---|
+| `frobenius` | `sqrt(sum (s - t)^2)`, neither squared nor divided by anything; gradient 0 at zero difference | EGA |
+| `mean_square` | `sum (s - t)^2 / E` over E edges | SP, CC, IRG |
+| `sum_square` | `sum (s - t)^2`, which grows with the square of N on all pairs | IRG's paper |
+| `half_square` | `sum (s - t)^2 / (2 N)` over N anchors, Caffe's Euclidean loss; `(M,)` is one anchor's row | IRG's code |
+| `huber` | the mean over edges of `d^2 / 2` where `|d| < 1`, else `|d| - 1/2`, with `d = s - t` | RKD |
+| `kl` | the mean over edges of `t log((t + 1e-7) / (s + 1e-7))` for *probabilities*, as in its code | PKT |
+| `cross_entropy` | the mean over anchors of `-sum exp(t) s` for *log-probabilities* | SEED |
+
+Sources: EGA (Ma, Chen, Akata, 2022, arXiv 2211.13264), SP (Tung and Mori, 2019, arXiv 1907.09682), CC (Peng et al.,
+2019, arXiv 1904.01802), IRG (Liu et al., CVPR 2019), RKD (Park et al., 2019, arXiv 1904.05068), PKT (Passalis and
+Tefas, 2018, arXiv 1803.10837), SEED (Fang et al., 2021, arXiv 2101.04731).
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +43,8 @@ class Criterion:
     """A number from two networks' weights of the same edges, `finish(sum_i row(s_i, t_i), anchors, edges)`.
 
     Every form of a relation follows from what one anchor contributes: a matrix is all of its rows, a block some of
-    them, an edge list the rows of its anchors.
+    them, an edge list the rows of its anchors. An anchor without edges contributes 0, and counts in
+    a mean.
 
     Attributes:
         row: What anchors contribute, from the weights of their M edges, `(..., M) x (..., M) -> (...)`.
@@ -115,21 +131,10 @@ def _of_edges(edge: Row, finish: Callable[[Tensor, int, int], Tensor], name: str
 
 
 _squared: dict[str, Any] = {"additive": True, "square": True}
-# The Frobenius norm, `sqrt(sum (s - t)^2)`, which is neither squared nor divided by anything. At zero difference the
-# gradient is 0.
 frobenius = Criterion(_length, _total, "Frobenius norm", norm=True, **_squared)
-# The mean of the squared differences over all edges.
 mean_square = Criterion(_square, _mean_over_edges, "mean square", **_squared)
-# Their sum, which grows with the square of N on all pairs.
 sum_square = Criterion(_square, _total, "sum of squares", **_squared)
-# Half their sum divided by the number of anchors: the Euclidean loss of Caffe, in which the authors of IRG wrote (Liu
-# et al., CVPR 2019). One row `(M,)` is that of one anchor.
 half_square = Criterion(_square, _half_over_anchors, "half square", **_squared)
-# The mean over all edges of the Huber loss at delta 1: `d^2 / 2` where `|d| < 1`, else `|d| - 1/2`.
 huber = _of_edges(partial(smooth_l1_loss, reduction="none"), _mean_over_edges, "Huber")
-# The mean over all edges of `t log(t / s)` for *probabilities* s and t. 1e-7 is added to both inside the logarithm, as
-# in the official code of PKT; the mean, in place of a sum over each anchor's edges, is its too.
 kl = _of_edges(_kl, _mean_over_edges, "KL")
-# The mean over anchors of `-sum exp(t) s` for *log-probabilities* s and t: the criterion of SEED (Fang et al., 2021,
-# arXiv 2101.04731).
 cross_entropy = _of_edges(_cross_entropy, _mean_over_anchors, "cross-entropy")

@@ -145,9 +145,9 @@ def graph_pair(
     student node with its own teacher node (the first N edges) and with the teacher nodes of its neighbours. On all
     pairs `edge_index` is a constant of N^2 edges, and the weights are a view of the matrix (see `adjacency`); of more
     than 512 nodes, where the list would be four times the matrix, each edge type holds `adj` (N, N) instead, row =
-    source, column = target, as PyG's `to_dense_adj`, and `with_edges` lists them on request. Nothing is copied: the
-    weights are the tensors that the loss compares, gradient included. With `match=False` there is no cross graph, and
-    the widths of student and teacher may differ.
+    source, column = target, as PyG's `to_dense_adj`, PyG counts no edges, and `with_edges` lists them on request.
+    Nothing is copied: the weights are the tensors that the loss compares, gradient included. With `match=False` there
+    is no cross graph, and the widths of student and teacher may differ.
 
     `form` says how it is computed (`relgraph.graph.forms`), and `pair.form` how it was; `pair.graph` is "dense" or
     "sparse". Sparse graphs find their edges in matrices, or in blocks ("blocked"; what "auto" does for many nodes), and

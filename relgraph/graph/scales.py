@@ -1,4 +1,18 @@
-"""Scales: what makes the weights of two networks comparable before a criterion reads them."""
+"""Scales: what makes the weights w of two networks comparable before a criterion reads them.
+
+| scale | weights become | of |
+|---|---|---|
+| `raw` | themselves | EGA, CC |
+| `by_anchor_norm` | each anchor's divided by their Euclidean length; zeros stay 0 | SP |
+| `by_anchor_sum` | each anchor's divided by their sum, which makes probabilities of weights >= 0 | PKT |
+| `softmax(T)` | `w / T - log sum exp(w / T)` over each anchor's edges | NCE, SEED |
+| `by_mean` | all divided by the mean of the positive ones; 0 if there are none | RKD's distances |
+| `by_max` | all divided by the largest, with gradient through it (in blocks, through the first of several) | IRG |
+| `by_constant_max` | the same, with the largest a constant for the gradient | IRG's code |
+
+Sources: SP (Tung and Mori, 2019, arXiv 1907.09682), PKT (Passalis and Tefas, 2018, arXiv 1803.10837), RKD (Park et al.,
+2019, arXiv 1904.05068), IRG (Liu et al., CVPR 2019).
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -144,20 +158,11 @@ def _largest_in_blocks(kernel: Kernel, nodes: Tensor, block: int | None) -> Tens
     return kernel.matrix(one, other).squeeze()
 
 
-# The weights as they are.
 raw = Scale("", _as_they_are, factors=_nodes_themselves)
-# Each anchor's weights divided by their Euclidean length; zeros stay 0. SP (Tung and Mori, 2019, arXiv 1907.09682).
 by_anchor_norm = Scale("anchor norm", _unit_anchors, factors=_unit_factors, crossing=8)
-# Each anchor's weights divided by their sum, which makes probabilities of weights >= 0. PKT (Passalis and Tefas, 2018,
-# arXiv 1803.10837).
 by_anchor_sum = Scale("anchor sum", _sum_to_one)
-# All divided by the mean of the positive weights of the graph; 0 if there are none. RKD's distances (Park et al., 2019,
-# arXiv 1904.05068).
 by_mean = Scale("mean", divisor=_mean_positive, divisor_in_blocks=_mean_positive_in_blocks)
-# All divided by the largest weight of the graph, with gradient through it: in blocks, where several pairs have it,
-# through the first of them. A third party's IRG (Liu et al., CVPR 2019).
 by_max = Scale("max", divisor=torch.max, divisor_in_blocks=_largest_in_blocks)
-# The same with a constant for the gradient, as in the authors' code of IRG.
 by_constant_max = Scale("constant max", divisor=_constant_max, divisor_in_blocks=_constant_max_in_blocks)
 
 
