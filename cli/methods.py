@@ -8,7 +8,7 @@ import click
 from .show import columns
 
 if TYPE_CHECKING:
-    from relgraph.methods.info import MethodInfo
+    from relgraph.analysis.method_info import MethodInfo
 
 EPILOG = """\b
 Examples:
@@ -31,8 +31,8 @@ def methods(name: str | None) -> None:
     on --graph dense and --graph knn alike. The weight is that beside a cross-entropy of weight 1, or of the weight that
     the method's page calls gamma: 0 for those that need no labels.
     """
+    from relgraph.analysis.method_info import method_info
     from relgraph.methods import METHODS
-    from relgraph.methods.info import method_info
 
     name = None if name is None else name.lower()  # as --method reads it
     if name == "none":

@@ -26,14 +26,15 @@ from torch import Tensor
 
 from relgraph import EGA
 from relgraph.analysis.benchmark_loops import KNN, ONLINE, STORED, BenchmarkLoop, LoopBuilder, Settings
+from relgraph.analysis.method_info import SMALL_RUN
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import huber, mean_square
 from relgraph.graph.forms import Form
 from relgraph.graph.kernels import cosine, euclidean, gaussian, gaussian_taylor, linear, squared_euclidean
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_anchor_norm, by_max, by_mean
-from relgraph.methods import KD, METHODS, PKT, SP, Batch, Output, build_method
-from relgraph.methods.info import SMALL_RUN
+from relgraph.methods import KD, METHODS, PKT, SP, Batch, Output
+from relgraph.names import build_method
 from relgraph.training.loop import step
 from relgraph.training.meter import Meter
 from relgraph.training.pretrain_recipe import resolve_pretraining

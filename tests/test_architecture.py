@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# cli -> analysis, training -> methods, networks, data -> graph: a module imports its own level and those below.
+# cli -> analysis, training -> names -> methods, networks, data -> graph: a module imports its own level and those below.
 LEVELS = {
     "relgraph.errors": 0,
     "relgraph.files": 0,
@@ -19,12 +19,13 @@ LEVELS = {
     "relgraph.methods": 2,
     "relgraph.networks": 2,
     "relgraph.data": 2,
-    "relgraph.training": 3,
-    "relgraph.analysis": 3,
-    "relgraph.analysis.report": 3,
-    "relgraph": 4,  # the public names, gathered from all parts
-    "relgraph_cli": 5,
-    "relgraph.__main__": 5,  # `python -m relgraph` is the command line
+    "relgraph.names": 3,
+    "relgraph.training": 4,
+    "relgraph.analysis": 4,
+    "relgraph.analysis.report": 4,
+    "relgraph": 5,  # the public names, gathered from all parts
+    "relgraph_cli": 6,
+    "relgraph.__main__": 6,  # `python -m relgraph` is the command line
 }
 
 

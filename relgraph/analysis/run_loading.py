@@ -16,7 +16,7 @@ from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.topology import Chooser
 from relgraph.methods import Output
 from relgraph.methods.contrastive import Contrastive, head_like
-from relgraph.methods.parsing import read_arguments
+from relgraph.names import read_arguments
 from relgraph.networks.files import load_strictly
 from relgraph.networks.heads import Head
 from relgraph.training.building import open_data, open_fabric, open_teacher

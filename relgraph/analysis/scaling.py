@@ -14,9 +14,9 @@ from relgraph.analysis.communication import gather_bytes, gradient_bytes, produc
 from relgraph.analysis.memory import in_own_process, peak_resident
 from relgraph.analysis.timing import Start, in_turn, spread
 from relgraph.errors import RelgraphError, unknown
-from relgraph.methods import Method, RunFacts, parse_methods
-from relgraph.methods.parsing import shared_options
+from relgraph.methods import Method, RunFacts
 from relgraph.methods.relational import Relational
+from relgraph.names import parse_methods, shared_options
 from relgraph.training.hardware import processor
 
 FORMS = ("matrix", "factored", "blocked", "knn")

@@ -5,7 +5,7 @@
 | `frobenius` | `sqrt(sum (s - t)^2)`, neither squared nor divided by anything; gradient 0 at zero difference | EGA |
 | `mean_square` | `sum (s - t)^2 / E` over E edges | SP, CC, IRG |
 | `sum_square` | `sum (s - t)^2`, which grows with the square of N on all pairs | IRG's paper |
-| `half_square` | `sum (s - t)^2 / (2 N)` over N anchors, Caffe's Euclidean loss; `(M,)` is one anchor's row | IRG's code |
+| `half_square` | `sum (s - t)^2 / (2 N)` over N anchors, Caffe's Euclidean loss; `(M,)` is one row | IRG's code |
 | `huber` | the mean over edges of `d^2 / 2` where `|d| < 1`, else `|d| - 1/2`, with `d = s - t` | RKD |
 | `kl` | the mean over edges of `t log((t + 1e-7) / (s + 1e-7))` for *probabilities*, as in its code | PKT |
 | `cross_entropy` | the mean over anchors of `-sum exp(t) s` for *log-probabilities* | SEED |

@@ -20,9 +20,6 @@ read one vector an image, of any width on either side:
 Those that read logits, stage maps or labels take an `Output` of each network and a `Batch`.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from relgraph.methods.ab import AB as AB
 from relgraph.methods.at import AT as AT
 from relgraph.methods.base import Batch as Batch
@@ -47,8 +44,6 @@ from relgraph.methods.moco import MoCo as MoCo
 from relgraph.methods.nce import NCE as NCE
 from relgraph.methods.nst import NST as NST
 from relgraph.methods.ntxent import NTXent as NTXent
-from relgraph.methods.parsing import Named as Named
-from relgraph.methods.parsing import build, parse
 from relgraph.methods.pkt import PKT as PKT
 from relgraph.methods.rkd import RKD as RKD
 from relgraph.methods.seed import SEED as SEED
@@ -68,37 +63,3 @@ METHODS: dict[str, type[Method]] = {
     )
     for cls in family
 }
-
-
-def parse_methods(text: str, beta: float | None = None) -> list[Named]:
-    """Return the methods that a text such as `ega`, `crd+0.9*kd` or `none` names, each with the weight it was given.
-
-    Raises:
-        RelgraphError: for an unknown name, a wrong weight, a method named twice, or `beta` beside a sum.
-
-    >>> [(item.name, item.weight) for item in parse_methods("sp+0.9*kd")]
-    [('sp', None), ('kd', 0.9)]
-    """
-    return parse(text, METHODS, beta)
-
-
-def build_method(
-    text: str,
-    run: RunFacts,
-    shared: Mapping[str, Any] | None = None,
-    arguments: Sequence[str] = (),
-    beta: float | None = None,
-) -> Sum | None:
-    """Return the methods that a text names, with their weights; `None` for "none", cross-entropy alone.
-
-    Args:
-        text: As for `parse_methods`.
-        run: The networks and the data, of which each method is told (`Method.for_run`).
-        shared: The run's own options by name, for each method that has one of that name.
-        arguments: Options of the methods, `NAME=VALUE`.
-        beta: Weight of a single method, in place of the authors'.
-
-    Raises:
-        RelgraphError: for an unknown name, an option that the method does not have, or a value that it refuses.
-    """
-    return build(parse_methods(text, beta), run, shared or {}, arguments)

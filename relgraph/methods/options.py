@@ -40,6 +40,9 @@ def option(*, default: Any, kw_only: bool = False, term: str = "", **bounds: flo
     Traceback (most recent call last):
     relgraph.errors.RelgraphError: tau must be above 0 and at most 1, got -1
     """
+    unknown_bounds = bounds.keys() - BOUNDS.keys()
+    if unknown_bounds:
+        raise TypeError(f"the bounds of an option are {', '.join(BOUNDS)}, got {', '.join(sorted(unknown_bounds))}")
     return field(default=default, kw_only=kw_only, metadata={"bounds": bounds, "term": term})
 
 
@@ -67,12 +70,13 @@ class Option(NamedTuple):
 
         What is no number and no word, as a tensor or a rule, is left to the method.
         """
-        if value is None or not isinstance(value, (bool, int, float, str)):
+        if value is not None and not isinstance(value, (bool, int, float, str)):
             return
-        if isinstance(value, str):
-            if str not in self.kinds and value not in self.words:
-                raise self._refused(self.name, value)
-        elif not all(BOUNDS[name][0](value, bound) for name, bound in self.bounds.items()):  # NaN is in no range
+        fitting = (int, float) if type(value) is int else (type(value),)
+        if value not in self.words and not any(kind in self.kinds for kind in fitting):
+            raise self._refused(self.name, value)
+        bounds = self.bounds.items() if isinstance(value, (int, float)) else ()
+        if not all(BOUNDS[name][0](value, bound) for name, bound in bounds):  # NaN is in no range
             raise RelgraphError(f"{self.name} must be {self.range}, got {value}")
 
     @property
@@ -98,11 +102,11 @@ class Option(NamedTuple):
                 return PARSERS[kind](text)
         raise self._refused(f"{self.name} of {owner}", text)
 
-    def _refused(self, name: str, text: str) -> RelgraphError:
-        if self.words:
-            return unknown(name, text, self.words)
-        expected = " or ".join(WORDS[kind] for kind in self.kinds if kind in WORDS)
-        return RelgraphError(f"{name} must be {expected}, got {text!r}")
+    def _refused(self, name: str, value: Any) -> RelgraphError:
+        if self.words and isinstance(value, str):
+            return unknown(name, value, self.words)
+        kinds = [WORDS[kind] for kind in self.kinds if kind in WORDS] or [", ".join(self.words)]
+        return RelgraphError(f"{name} must be {' or '.join(kinds)}, got {value!r}")
 
 
 def _finite(text: str) -> float:
@@ -118,7 +122,7 @@ PARSERS: dict[Any, Callable[[str], Any]] = {
     bool: lambda text: {"true": True, "yes": True, "false": False, "no": False}[text.lower()],
     str: str,
 }
-WORDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
+WORDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 
 
 def options_of(cls: type) -> dict[str, Option]:

@@ -11,7 +11,7 @@ from relgraph.data import AUGMENTATIONS, BUILT_IN
 from relgraph.errors import RelgraphError, unknown
 
 if TYPE_CHECKING:
-    from relgraph.methods import Named
+    from relgraph.names import Named
     from relgraph.training.objective import Stage
 
 
@@ -243,7 +243,7 @@ class Recipe:
 
     def _check_method(self) -> None:
         from relgraph.methods.options import options_of
-        from relgraph.methods.parsing import has_graph, read_arguments, reads_graph
+        from relgraph.names import has_graph, read_arguments, reads_graph
 
         read_arguments(self.methods, self.method_args or ())
         if self.k is not None and not any(has_graph(item.cls) for item in self.methods):
@@ -301,7 +301,7 @@ class Recipe:
     @cached_property
     def methods(self) -> list["Named"]:
         """The methods that `method` and `beta` name, each with its weight."""
-        from relgraph.methods import parse_methods
+        from relgraph.names import parse_methods
 
         return parse_methods(self.method, self.beta)
 
@@ -323,8 +323,8 @@ class Recipe:
 
         Of several methods that were given different ones, each, joined by "+".
         """
-        from relgraph.methods.parsing import read_arguments, shared_options
         from relgraph.methods.relational import Relational
+        from relgraph.names import read_arguments, shared_options
 
         own = read_arguments(self.methods, self.method_args)
         found = [

@@ -16,9 +16,9 @@ from relgraph.data.views import prepare
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
-from relgraph.methods import Batch, Method, Output, RunFacts, build_method
+from relgraph.methods import Batch, Method, Output, RunFacts
 from relgraph.methods.base import Shapes
-from relgraph.methods.parsing import read_arguments
+from relgraph.names import build_method, read_arguments
 from relgraph.networks.backbone import map_shapes
 from relgraph.networks.batch_norm import synchronised
 from relgraph.networks.files import load_head, load_network, load_ss_head, load_strictly

@@ -37,7 +37,9 @@ def test_knn_is_graph_pair(neighbours: Chooser, kernel: Kernel) -> None:
     teacher[3] = torch.randn(6)  # of a node without variance any neighbours are the nearest
     image_id, y = torch.randperm(40), torch.randint(0, 5, (40,))
     found = split_pair(student, teacher, graph="knn", k=3, neighbours=neighbours, kernel=kernel, image_id=image_id, y=y)
-    assert_same(found, graph_pair(student, teacher, topology=Nearest(3, neighbours), kernel=kernel, image_id=image_id, y=y))
+    assert_same(
+        found, graph_pair(student, teacher, topology=Nearest(3, neighbours), kernel=kernel, image_id=image_id, y=y)
+    )
 
 
 @pytest.mark.parametrize("neighbours", ["teacher", "student"])

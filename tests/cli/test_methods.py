@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 from relgraph_cli.main import main
 
+from relgraph.analysis.method_info import method_info
 from relgraph.methods import CRD, KD, METHODS
-from relgraph.methods.info import method_info
 from relgraph.methods.options import facts_of
 from relgraph.methods.relational import Relational
 
@@ -77,7 +77,9 @@ def test_none_is_told() -> None:
 
 def test_options_of_the_recipe_are_named_as_such() -> None:
     assert re.search(r"^options +--temperature=4\.0$", output("kd"), re.MULTILINE)
-    assert re.search(r"^options +--graph=dense, .* --node-weight=0\.8, --edge-weight=0\.24, ", output("ega"), re.MULTILINE)
+    assert re.search(
+        r"^options +--graph=dense, .* --node-weight=0\.8, --edge-weight=0\.24, ", output("ega"), re.MULTILINE
+    )
     assert {"--graph": "sampled", "--k": "None"}.items() <= method_info("crd").options.items()
 
 

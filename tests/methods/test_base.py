@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.methods import EGA, KD, METHODS, SP, Batch, Method, Output, RunFacts, Sum, build_method
+from relgraph.methods import EGA, KD, METHODS, SP, Batch, Method, Output, RunFacts, Sum
 from relgraph.methods.base import Part, as_batch, as_output, labels_of, logits_of, nodes_of, stage_maps
+from relgraph.names import build_method
 from relgraph.training.spread import labelled_cross_entropy
 
 N, DIM, CLASSES = 8, 6, 4

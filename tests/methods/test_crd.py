@@ -12,7 +12,7 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.topology import AllPairs, Given, Nearest
 from relgraph.methods import Batch, Output, RunFacts
 from relgraph.methods.crd import CRD
-from relgraph.methods.parsing import Named, build
+from relgraph.names import Named, build
 
 IMAGES, N, STUDENT, TEACHER, KEY = 12, 4, 5, 7, 6
 TAU = 0.3

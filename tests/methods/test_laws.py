@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from relgraph.analysis.method_info import method_info
 from relgraph.errors import RelgraphError
 from relgraph.graph import segments
-from relgraph.methods import METHODS, SSKD, Batch, Method, Output, RunFacts, build_method
+from relgraph.methods import METHODS, SSKD, Batch, Method, Output, RunFacts
 from relgraph.methods.base import Part
-from relgraph.methods.info import method_info
 from relgraph.methods.options import options_of
-from relgraph.methods.parsing import has_graph
 from relgraph.methods.relational import Relational
+from relgraph.names import build_method, has_graph
 from relgraph.networks.heads import Projector
 from relgraph.training.spread import labelled_cross_entropy
 

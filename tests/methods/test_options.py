@@ -8,25 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from relgraph.analysis.method_info import SMALL_RUN
 from relgraph.errors import RelgraphError
-from relgraph.methods import (
-    EGA,
-    IRG,
-    METHODS,
-    RKD,
-    SSKD,
-    Batch,
-    Method,
-    Output,
-    RunFacts,
-    build_method,
-    option,
-    parse_methods,
-)
-from relgraph.methods.info import SMALL_RUN
+from relgraph.methods import EGA, IRG, METHODS, RKD, SSKD, Batch, Method, Output, RunFacts, option
 from relgraph.methods.options import facts_of, options_of
-from relgraph.methods.parsing import build, parse, read_arguments
 from relgraph.methods.relational import Relational
+from relgraph.names import build, build_method, parse, parse_methods, read_arguments
 
 RUN = RunFacts(4, 5, 6, ss_head=nn.Linear(6, 6))
 each_method = pytest.mark.parametrize("name", METHODS)

@@ -17,7 +17,7 @@ from relgraph.graph.pair import STUDENT, TEACHER, graph_pair, has_weights, weigh
 from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.graph.refine import Refinement
 from relgraph.graph.topology import ALL_PAIRS, Nearest, Rule
-from relgraph.methods import Batch, Output, RunFacts, build_method
+from relgraph.methods import Batch, Output, RunFacts
 from relgraph.methods.base import as_output
 from relgraph.methods.cc import CC
 from relgraph.methods.ccl import CCL
@@ -29,6 +29,7 @@ from relgraph.methods.pkt import PKT
 from relgraph.methods.relational import Relational
 from relgraph.methods.rkd import RKD
 from relgraph.methods.sp import SP
+from relgraph.names import build_method
 from relgraph.training.spread import spread_over
 from tests.graph.test_factored import largest_tensor, with_gradient
 from tests.processes import run_on

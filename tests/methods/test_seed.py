@@ -17,8 +17,8 @@ from relgraph.graph.kernels import cosine
 from relgraph.methods.base import Batch, Output, RunFacts, Views
 from relgraph.methods.contrastive import Queued
 from relgraph.methods.moco import MoCo
-from relgraph.methods.parsing import Named, build
 from relgraph.methods.seed import SEED
+from relgraph.names import Named, build
 from relgraph.networks.heads import Projector
 from tests.methods.golden import GOLDEN, check, embeddings, outer
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from relgraph.graph.diagnostics import MEASURES, diagnose
 from relgraph.graph.kernels import cosine, euclidean, pearson
 from relgraph.graph.pair import graph_pair
-from relgraph.methods import CRD, EGA, KD, METHODS, RKD, Batch, Method, Output, RunFacts, build_method
+from relgraph.methods import CRD, EGA, KD, METHODS, RKD, Batch, Method, Output, RunFacts
 from relgraph.methods.base import as_output
 from relgraph.methods.relational import Relational
+from relgraph.names import build_method
 from relgraph.training import diagnostics, loop
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.loop import train

@@ -27,7 +27,9 @@ METHODS: dict[str, Callable[[], Method]] = {
     "conv": lambda: EGA(refinement=Refinement("conv", DIM)),
     "knn-conv": lambda: EGA(graph="knn", k=3, refinement=Refinement("conv", DIM)),
     "kd": lambda: KD(2.0),
-    "sum-conv": lambda: Sum({"ega": (0.5, EGA(refinement=Refinement("conv", DIM))), "sp": (3.0, SP()), "kd": (0.9, KD(2.0))}),
+    "sum-conv": lambda: Sum(
+        {"ega": (0.5, EGA(refinement=Refinement("conv", DIM))), "sp": (3.0, SP()), "kd": (0.9, KD(2.0))}
+    ),
 }
 
 

@@ -12,7 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
 from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
-from relgraph.methods import METHODS, Batch, RunFacts, build_method
+from relgraph.methods import METHODS, Batch, RunFacts
+from relgraph.names import build_method
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.batch_norm import synchronised
 from relgraph.networks.heads import Head, Projector

@@ -9,7 +9,7 @@ import pytest
 from relgraph.errors import RelgraphError
 from relgraph.graph.forms import FORMS
 from relgraph.methods import EGA, KD, METHODS, SP
-from relgraph.methods.parsing import Named
+from relgraph.names import Named
 from relgraph.training.recipe import PRESETS, Recipe, resolve
 
 TEACHER: dict[str, Any] = {"teacher": "timm:resnet50"}

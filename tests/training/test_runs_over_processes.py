@@ -10,8 +10,9 @@ import torch
 from relgraph.data.batches import epoch_batches
 from relgraph.errors import RelgraphError
 from relgraph.graph.processes import ProcessGroup
-from relgraph.training import epochs, loop
+from relgraph.training import loop
 from relgraph.training.checkpoint import load_checkpoint
+from relgraph.training.epochs import Progress
 from relgraph.training.loop import train, train_epoch
 from relgraph.training.meter import Meter
 from relgraph.training.recipe import Recipe
@@ -50,14 +51,14 @@ def train_all(processes: ProcessGroup, recipes: dict[str, Recipe], folder: Path)
 def stop_and_go_on(processes: ProcessGroup, recipe: Recipe, path: Path, go_on: bool) -> None:
     launched(processes)
     if not go_on:
-        original = epochs._improved
+        original = Progress.add
 
-        def stop(job: Any, progress: Any) -> bool:
-            if len(progress.rows) == 2:
+        def stop(self: Progress, *given: Any) -> bool:
+            if len(self.rows) == 1:  # the second epoch is trained, and not kept yet
                 raise KeyboardInterrupt
-            return original(job, progress)
+            return original(self, *given)
 
-        epochs._improved = stop
+        Progress.add = stop  # type: ignore[assignment,method-assign]
         with pytest.raises(KeyboardInterrupt):
             train(recipe, path)
         return

@@ -396,7 +396,11 @@ def test_the_own_head_teaches_sskd(make: RecipeMaker, owner: dict[str, Any], fin
     save_ss_head(tmp_path / "ss_head.safetensors", Projector(64, 64), teacher="x", fingerprint=teacher.fingerprint())
     setup = build(make(**owner, method="sskd", ss_head=str(tmp_path)))
     sskd = part(setup.objective, "sskd")
-    assert isinstance(sskd, SSKD) and sskd.ss_head is not None and setup.note.startswith("teacher: online, in every step (sskd")
+    assert (
+        isinstance(sskd, SSKD)
+        and sskd.ss_head is not None
+        and setup.note.startswith("teacher: online, in every step (sskd")
+    )
     before = deepcopy(sskd.ss_head.state_dict())
     row = train_epoch(setup, 0)
     assert all(row[name] > 0 for name in ("cross_entropy", "kd", "transformed", "self_supervision", "teacher_head"))

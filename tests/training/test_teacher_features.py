@@ -292,7 +292,9 @@ def test_a_teacher_of_any_size_sees_patches_as_they_are(make: RecipeMaker) -> No
     plan = make_plan("moco", open_data(recipe), Views("patches", 2))
     seen.clear()
     pixels = open_data(recipe).train.pixels[INDEX]
-    found = Online(plan, teacher, open_fabric(recipe), shared=True)(pixels, batch(INDEX), torch.Generator().manual_seed(1))
+    found = Online(plan, teacher, open_fabric(recipe), shared=True)(
+        pixels, batch(INDEX), torch.Generator().manual_seed(1)
+    )
     assert found.extra is not None and found.teacher is not None and found.extra_teacher is not None
     assert found.extra.shape == (12, 3, 3, 3) and seen == [(6, 3, 8, 8), (12, 3, 3, 3)]
     torch.testing.assert_close(found.teacher.pooled, found.images.mean((2, 3)))

@@ -1,4 +1,7 @@
-"""Methods as they are written on the command line: `rkd`, `crd+0.9*kd`, with options `angle_weight=2`."""
+"""Names become objects: methods as they are written, `rkd`, `crd+0.9*kd`, with options such as `angle_weight=2`.
+
+Nothing below this module reads a spelling.
+"""
 
 import math
 import re
@@ -6,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from relgraph.errors import RelgraphError, unknown
+from relgraph.methods import METHODS
 from relgraph.methods.base import Method, RunFacts
 from relgraph.methods.options import options_of
 from relgraph.methods.relational import Relational
@@ -159,3 +163,37 @@ def _no_option(asked: Sequence[Named], name: str) -> RelgraphError:
         return unknown("option of the method", name, known)
     names = " and ".join(item.name for item in asked) or "cross-entropy alone"
     return RelgraphError(f"there are no options of {names}, got {name!r}")
+
+
+def parse_methods(text: str, beta: float | None = None) -> list[Named]:
+    """Return the methods that a text such as `ega`, `crd+0.9*kd` or `none` names, each with the weight it was given.
+
+    Raises:
+        RelgraphError: for an unknown name, a wrong weight, a method named twice, or `beta` beside a sum.
+
+    >>> [(item.name, item.weight) for item in parse_methods("sp+0.9*kd")]
+    [('sp', None), ('kd', 0.9)]
+    """
+    return parse(text, METHODS, beta)
+
+
+def build_method(
+    text: str,
+    run: RunFacts,
+    shared: Mapping[str, Any] | None = None,
+    arguments: Sequence[str] = (),
+    beta: float | None = None,
+) -> Sum | None:
+    """Return the methods that a text names, with their weights; `None` for "none", cross-entropy alone.
+
+    Args:
+        text: As for `parse_methods`.
+        run: The networks and the data, of which each method is told (`Method.for_run`).
+        shared: The run's own options by name, for each method that has one of that name.
+        arguments: Options of the methods, `NAME=VALUE`.
+        beta: Weight of a single method, in place of the authors'.
+
+    Raises:
+        RelgraphError: for an unknown name, an option that the method does not have, or a value that it refuses.
+    """
+    return build(parse_methods(text, beta), run, shared or {}, arguments)

@@ -5,10 +5,10 @@ import re
 import pytest
 import torch
 
+from relgraph.analysis.method_info import SMALL_RUN, method_info
 from relgraph.errors import RelgraphError
 from relgraph.graph.relation import Relation
 from relgraph.methods import METHODS
-from relgraph.methods.info import SMALL_RUN, method_info
 from relgraph.methods.options import facts_of, options_of
 
 each_method = pytest.mark.parametrize("name", METHODS)

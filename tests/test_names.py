@@ -14,28 +14,10 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.refine import Refinement, SignedConv
 from relgraph.graph.sampling import NearestOthers, RandomOthers
 from relgraph.graph.topology import ALL_PAIRS, Given, Nearest
-from relgraph.methods import (
-    CCL,
-    EGA,
-    KD,
-    METHODS,
-    NCE,
-    PKT,
-    SP,
-    Batch,
-    FitNet,
-    Method,
-    Named,
-    Output,
-    RunFacts,
-    Sum,
-    build_method,
-    option,
-    parse_methods,
-)
+from relgraph.methods import CCL, EGA, KD, METHODS, NCE, PKT, SP, Batch, FitNet, Method, Output, RunFacts, Sum, option
 from relgraph.methods.options import options_of
-from relgraph.methods.parsing import build, has_graph, parse, read_arguments, reads_graph
 from relgraph.methods.relational import Relational
+from relgraph.names import Named, build, build_method, has_graph, parse, parse_methods, read_arguments, reads_graph
 
 KNOWN: dict[str, type[Method]] = {"ega": EGA, "kd": KD, "pkt": PKT, "nce": NCE, "ccl": CCL, "sp": SP}
 MAPS = ((2, 8, 8), (3, 4, 4))
