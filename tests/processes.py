@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import distributed
 
-from relgraph.graph.processes import ProcessGroup
+from relgraph.processes import ProcessGroup
 
 ROOT = str(Path(__file__).parents[1])
 # A server imports these once and forks each process, which finds them there.

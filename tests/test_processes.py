@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from relgraph.graph.processes import ProcessGroup
+from relgraph.processes import ProcessGroup
 from tests.processes import run_on
 
 

@@ -162,7 +162,8 @@ def read_pair(path: str | Path) -> "HeteroData":
 def _is_stored_pair(stored: object) -> bool:
     if not (isinstance(stored, dict) and {"_global_store", "student", "teacher"} <= stored.keys()):
         return False
-    return all(isinstance(store, dict) and all(isinstance(name, str) for name in store) for store in stored.values())
+    named = all(isinstance(store, dict) and all(isinstance(name, str) for name in store) for store in stored.values())
+    return named and "graph" in stored["_global_store"]
 
 
 def _check_edges(pair: "HeteroData", edges: tuple[EdgeType, ...]) -> None:

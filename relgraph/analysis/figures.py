@@ -15,6 +15,7 @@ from torch import Tensor
 
 from relgraph.analysis.analysis import Analysis, Comparison, NetworkGraph
 from relgraph.analysis.confusion import ClassEdge, class_counts, class_edges, class_means
+from relgraph.analysis.diagnostics import rank_correlation
 from relgraph.analysis.neighbourhoods import (
     agreement,
     components,
@@ -25,7 +26,6 @@ from relgraph.analysis.neighbourhoods import (
     some_pairs,
 )
 from relgraph.files import write_atomically
-from relgraph.graph.diagnostics import rank_correlation
 from relgraph.graph.search import edge_weights
 
 # How many of the images whose neighbourhoods differ most, and of the largest components, are listed.

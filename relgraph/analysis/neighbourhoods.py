@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from relgraph.analysis.diagnostics import equal_labels, shared_neighbours
 from relgraph.errors import RelgraphError
-from relgraph.graph.diagnostics import equal_labels, shared_neighbours
 
 if TYPE_CHECKING:
     import networkx as nx

@@ -67,6 +67,8 @@ class TrainedRun:
                 f"expected {len(self.description['classes'])}, got {len(self.data.train.classes)} or other names"
             )
         weights = load_checkpoint(self.run.best)["distiller"]
+        if any(name.startswith("method.") and not name.startswith("method.parts.") for name in weights):
+            raise RelgraphError(f"{self.run.best} is of a version of relgraph whose runs this one cannot read")
         head = {
             name.removeprefix("teacher_head."): t for name, t in weights.items() if name.startswith("teacher_head.")
         }

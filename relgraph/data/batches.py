@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 
 CHUNK = 2**22  # labels that are searched at a time
 

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.blocks import OneByOne, fill
-from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 
 # Rows that are held in float64 at a time: 1 MB at D = 256; 256 to 4,096 take as long.
 ROWS = 512

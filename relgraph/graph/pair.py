@@ -13,10 +13,10 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.factored import RowSums
 from relgraph.graph.forms import Form, check_form, choose
 from relgraph.graph.kernels import Kernel, pearson
-from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.graph.refine import Refinement
 from relgraph.graph.search import Rows, degenerate_in_blocks, edge_weights, prepared
 from relgraph.graph.topology import ALL_PAIRS, Edges, Graph, Rule, Topology, make_rule
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 
 Pair = Any  # a HeteroData: torch_geometric takes a second to import, so only where a pair is built
 EdgeType = tuple[str, str, str]

@@ -31,7 +31,7 @@ class DarkRank(Relational):
 
     Called with outputs or vectors of student and teacher, `(N, D_s)` and `(N, D_t)`; returns a scalar >= 0. A graph
     whose anchors differ in their number of edges (given edges, union or mutual neighbours) reads the largest and the
-    smallest number back from the device once a call; k nearest neighbours do not.
+    smallest number back from the device in each call; k nearest neighbours do not.
 
     Paper, official code and this one: the paper has a soft form too, the KL divergence over the orders, which is not
     here. The authors' own code ranks all others of a batch, of 8 unit vectors by default, for the images of its first

@@ -29,7 +29,7 @@ class RKD(Relational):
     Called with outputs or vectors of student and teacher, `(N, D_s)` and `(N, D_t)`; returns a scalar >= 0. The angles
     of all pairs are N^3 numbers from N^2 differences of D: of many nodes they are compared a block of anchors at a time
     (`relgraph.graph.angles`). A graph whose anchors differ in their number of edges (given edges, union or mutual
-    neighbours) reads the largest number back from the device once a call; k nearest neighbours do not.
+    neighbours) reads these numbers back from the device in each call; k nearest neighbours do not.
 
     Paper, official code and this one: the paper sums over pairs and triplets, the code takes means, over all N^2
     entries, the diagonal included, and over all N^3 triplets, degenerate ones included (they count 0), as here. The

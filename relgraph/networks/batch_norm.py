@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import ProcessGroup
+from relgraph.processes import ProcessGroup
 
 PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -26,7 +26,7 @@ def synchronised(module: nn.Module, processes: ProcessGroup) -> nn.Module:
     running statistics are those of the whole batch; in evaluation mode, and of one process, nothing changes. Every
     process must hold equally many rows (`ProcessGroup.rows`), and each layer sends 2 C numbers per process forward and
     2 C backward. The gradient is that of the sum of the processes' losses, as torch's SyncBatchNorm has it; those of
-    weight and bias are to be averaged over the processes (`relgraph.graph.processes`).
+    weight and bias are to be averaged over the processes (`relgraph.processes`).
 
     Raises:
         RelgraphError: if a layer is a batch norm of another kind, whose own forward pass would be lost.

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from relgraph.graph.processes import ProcessGroup
 from relgraph.methods import Output
+from relgraph.processes import ProcessGroup
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.inputs import StepInputs
 from relgraph.training.objective import Distiller, Losses, Stage

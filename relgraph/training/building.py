@@ -12,9 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 from relgraph.data.batches import epoch_batches
 from relgraph.data.datasets import DataSet, load
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import ProcessGroup
 from relgraph.graph.search import check_k
 from relgraph.networks.teachers import Teacher, load_teacher
+from relgraph.processes import ProcessGroup
 from relgraph.training.hardware import native_bf16
 from relgraph.training.pretrain_recipe import PretrainRecipe
 from relgraph.training.recipe import Recipe

@@ -9,14 +9,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from relgraph.graph.diagnostics import diagnose
+from relgraph.analysis.diagnostics import diagnose
 from relgraph.graph.forms import LARGEST_MATRIX
 from relgraph.graph.kernels import Kernel, cosine, pearson
 from relgraph.graph.pair import Pair, graph_pair
-from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.methods import Method, Output
 from relgraph.methods.contrastive import Contrastive
 from relgraph.methods.relational import Relational
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.spread import Pairs, Spread, gathered
 
 NEIGHBOURS = 8

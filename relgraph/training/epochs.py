@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import ProcessGroup
+from relgraph.processes import ProcessGroup
 from relgraph.training.checkpoint import (
     load_checkpoint,
     random_state,

@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from relgraph.data.batches import epoch_batches
 from relgraph.data.images import ImageSet
-from relgraph.graph.processes import ProcessGroup
 from relgraph.methods import Batch
 from relgraph.networks.batch_norm import average_statistics
 from relgraph.networks.files import save_network
+from relgraph.processes import ProcessGroup
 from relgraph.training.accumulation import forward_and_backward
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.diagnostics import Diagnostics

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.objective import Losses
 
 PAUSE = 0.5  # seconds between two readings: often enough for a progress bar, rare enough to cost nothing

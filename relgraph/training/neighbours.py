@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.data.images import ImageSet
-from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.evaluation import embed, knn_accuracy, linear_probe
 
 BATCH = 512

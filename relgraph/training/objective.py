@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.graph.kernels import pearson
-from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.methods import KD, Batch, Method, Output
 from relgraph.methods.base import Terms
 from relgraph.networks.heads import Head
 from relgraph.networks.teachers import Features
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.inputs import StepInputs
 from relgraph.training.spread import Pairs, Spread, labelled_cross_entropy

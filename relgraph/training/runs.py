@@ -19,7 +19,7 @@ import yaml
 
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
-from relgraph.graph.processes import ProcessGroup
+from relgraph.processes import ProcessGroup
 from relgraph.training.hardware import processor
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.recipe import Recipe, resolve

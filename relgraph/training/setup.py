@@ -15,7 +15,6 @@ from relgraph.data.images import ImageSet
 from relgraph.data.views import prepare
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
-from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.methods import Batch, Method, Output, RunFacts
 from relgraph.methods.base import Shapes
 from relgraph.names import build_method, read_arguments
@@ -25,6 +24,7 @@ from relgraph.networks.files import load_head, load_network, load_ss_head, load_
 from relgraph.networks.heads import Head
 from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Teacher
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.building import on_device, open_data, open_fabric, open_teacher
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.objective import Distiller

@@ -10,10 +10,10 @@ from torch.nn.functional import cross_entropy
 
 from relgraph.graph.kernels import Kernel, at_least_float32
 from relgraph.graph.pair import Pair
-from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.methods import Batch, Method, Output, Sum
 from relgraph.methods.base import Terms, as_batch, as_output
 from relgraph.methods.relational import Relational
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 
 Pairs = list[tuple[Pair, Kernel]]
 
@@ -63,17 +63,18 @@ class Spread:
         self, method: Method, student: Output, teacher: Output, batch: Batch | None
     ) -> tuple[Pair | None, Terms]:
         spread = self.processes.count > 1 and not (self.local or method.pointwise)
-        if not isinstance(method, Relational):
-            outputs = self._whole(method, student, teacher, batch) if spread else (student, teacher, batch)
-            return None, method.compare(*outputs)
-        if spread and "factored" in method.builder.known_forms():
-            nodes = method.vectors(student, teacher)
-            if method.builder.form_of(*nodes, self.processes.count) == "factored":  # it sums over rows
-                pair = method.builder(*nodes, self.processes)
-                return pair, method.compare_pair(pair, student, teacher, batch)
-        outputs = self._whole(method, student, teacher, batch) if spread else (student, teacher, batch)
-        pair = method.pair(*outputs[:2])
-        return pair, method.compare_pair(pair, *outputs)
+        of_pair = method if isinstance(method, Relational) and type(method).compare is Relational.compare else None
+        if spread and of_pair is not None and "factored" in of_pair.builder.known_forms():
+            nodes = of_pair.vectors(student, teacher)
+            if of_pair.builder.form_of(*nodes, self.processes.count) == "factored":  # it sums over rows
+                pair = of_pair.builder(*nodes, self.processes)
+                return pair, of_pair.compare_pair(pair, student, teacher, batch)
+        if spread:
+            student, teacher, batch = self._whole(method, student, teacher, batch)
+        if of_pair is None:
+            return None, method.compare(student, teacher, batch)
+        pair = of_pair.pair(student, teacher)
+        return pair, of_pair.compare_pair(pair, student, teacher, batch)
 
     def _whole(
         self, method: Method, student: Output, teacher: Output, batch: Batch | None

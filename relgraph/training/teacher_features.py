@@ -11,9 +11,9 @@ from relgraph.data.datasets import DataSet
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.data.extra_views import ExtraViews, make_extra_views
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.methods import Batch, Views
 from relgraph.networks.teachers import Features, Teacher
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.inputs import StepInputs, teacher_input
 from relgraph.training.recipe import Recipe
 from relgraph.training.stores import Wanted, find_store

@@ -11,6 +11,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
+from relgraph.analysis.diagnostics import rank_correlation
 from relgraph.analysis.neighbourhoods import (
     agreement,
     communities,
@@ -24,7 +25,6 @@ from relgraph.analysis.neighbourhoods import (
     undirected,
 )
 from relgraph.errors import RelgraphError
-from relgraph.graph.diagnostics import rank_correlation
 from relgraph.graph.search import nearest_in_blocks
 from relgraph.graph.topology import edges_of, joined
 

@@ -28,8 +28,8 @@ from relgraph.analysis.scaling import (
 from relgraph.analysis.scaling_fit import draw_scaling
 from relgraph.errors import RelgraphError
 from relgraph.graph.pair import has_weights
-from relgraph.graph.processes import ProcessGroup
 from relgraph.methods import EGA, Batch, Output
+from relgraph.processes import ProcessGroup
 from relgraph.training.spread import spread_over
 from tests.processes import run_on
 

@@ -23,7 +23,7 @@ from relgraph.data.digit_views import Digits
 from relgraph.data.resample import blur_taps
 from relgraph.data.views import draw_view
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import ProcessGroup
+from relgraph.processes import ProcessGroup
 
 JITTER = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
 

@@ -8,7 +8,7 @@ import torch
 
 from relgraph.data.batches import epoch_batches
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import ProcessGroup
+from relgraph.processes import ProcessGroup
 
 PLAIN = [[5, 9, 6, 3], [2, 1, 8, 10], [7, 11, 4, 0]]
 MIXED = [[4, 8, 1, 2], [6, 7, 1, 0], [5, 3, 0, 2]]

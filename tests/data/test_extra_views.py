@@ -14,7 +14,7 @@ from relgraph.data.digit_views import Digits
 from relgraph.data.extra_views import ExtraViews, Patches, Rotations, Transformations, make_extra_views, patch_size
 from relgraph.data.views import View
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import ProcessGroup
+from relgraph.processes import ProcessGroup
 
 JITTER = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
 FLIP = torch.arange(12) % 3 == 0

@@ -14,7 +14,6 @@ from relgraph.graph.factored import RowSums
 from relgraph.graph.forms import Form
 from relgraph.graph.kernels import pearson
 from relgraph.graph.pair import STUDENT, TEACHER, graph_pair, has_weights, weights
-from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.graph.refine import Refinement
 from relgraph.graph.topology import ALL_PAIRS, Nearest, Rule
 from relgraph.methods import Batch, Output, RunFacts
@@ -30,6 +29,7 @@ from relgraph.methods.relational import Relational
 from relgraph.methods.rkd import RKD
 from relgraph.methods.sp import SP
 from relgraph.names import build_method
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.spread import spread_over
 from tests.graph.test_factored import largest_tensor, with_gradient
 from tests.processes import run_on

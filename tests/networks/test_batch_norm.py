@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.networks.batch_norm import Synchronised, average_statistics, synchronised
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from tests.processes import run_on
 
 N, STEPS = 12, 3

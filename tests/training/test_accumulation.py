@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from relgraph.graph.processes import ProcessGroup
 from relgraph.methods import Batch, Output
+from relgraph.processes import ProcessGroup
 from relgraph.training.accumulation import average_gradients, backward_in_parts
 from relgraph.training.inputs import StepInputs
 from relgraph.training.objective import Distiller, Losses

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from relgraph.graph.diagnostics import MEASURES, diagnose
+from relgraph.analysis.diagnostics import MEASURES, diagnose
 from relgraph.graph.kernels import cosine, euclidean, pearson
 from relgraph.graph.pair import graph_pair
 from relgraph.methods import CRD, EGA, KD, METHODS, RKD, Batch, Method, Output, RunFacts

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.epochs import Progress, run_epochs
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
-from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.methods import METHODS, Batch, RunFacts
 from relgraph.names import build_method
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.batch_norm import synchronised
 from relgraph.networks.heads import Head, Projector
 from relgraph.networks.teachers import Features
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.accumulation import average_gradients, backward_in_parts
 from relgraph.training.building import ddp_options
 from relgraph.training.inputs import StepInputs

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from relgraph.analysis.diagnostics import MEASURES
 from relgraph.errors import RelgraphError
-from relgraph.graph.diagnostics import MEASURES
 from relgraph.training.loop import train
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.recipe import Recipe, resolve

@@ -9,7 +9,7 @@ import torch
 
 from relgraph.data.batches import epoch_batches
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import ProcessGroup
+from relgraph.processes import ProcessGroup
 from relgraph.training import loop
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.epochs import Progress

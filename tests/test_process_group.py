@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.processes import SINGLE_PROCESS, ProcessGroup
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from tests.processes import run_on
 
 N, D = 6, 3

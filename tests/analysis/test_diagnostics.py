@@ -8,8 +8,8 @@ import torch
 from scipy.stats import spearmanr  # type: ignore[import-untyped]
 from torch import Tensor
 
+from relgraph.analysis.diagnostics import MEASURES, diagnose
 from relgraph.errors import RelgraphError
-from relgraph.graph.diagnostics import MEASURES, diagnose
 from relgraph.graph.kernels import Kernel, cosine, euclidean, pearson
 from relgraph.graph.pair import adjacency, graph_pair
 from relgraph.graph.topology import ALL_PAIRS, Nearest, Rule, WithOwn
