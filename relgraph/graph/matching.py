@@ -7,7 +7,7 @@ from relgraph.graph.blocks import sum_of_blocks
 from relgraph.graph.criteria import frobenius
 from relgraph.graph.factored import Squares, squares
 from relgraph.graph.kernels import Kernel, own_places
-from relgraph.graph.pair import MATCHES, Pair, has_weights, topology_of, weights
+from relgraph.graph.pair import MATCHES, Pair, has_weights, weights
 
 
 def matching(pair: Pair, kernel: Kernel) -> Tensor:
@@ -23,7 +23,8 @@ def matching(pair: Pair, kernel: Kernel) -> Tensor:
     tensor(0.7071)
     """
     if has_weights(pair):
-        return frobenius(weights(pair, MATCHES), target(pair))
+        found = weights(pair, MATCHES)
+        return frobenius(found, target(pair, found))
     student, teacher = pair["student"].prepared, pair["teacher"].prepared
     if pair.form == "factored":
         return frobenius.of_blocks(squares_of(pair).across, len(student)).to(
@@ -32,10 +33,13 @@ def matching(pair: Pair, kernel: Kernel) -> Tensor:
     return across_in_blocks(kernel, student, teacher)
 
 
-def target(pair: Pair) -> Tensor:
-    """Return what the cross graph is compared with: 1 between a student node and its own teacher node, else 0."""
-    edges, found = topology_of(pair, MATCHES), weights(pair, MATCHES)
-    if edges.dense:
+def target(pair: Pair, found: Tensor | None = None) -> Tensor:
+    """Return what the cross graph is compared with: 1 between a student node and its own teacher node, else 0.
+
+    In the shape and type of its weights, which may be given.
+    """
+    found = weights(pair, MATCHES) if found is None else found
+    if pair.graph == "dense":
         return torch.eye(len(found), dtype=found.dtype, device=found.device)
     teacher, student = pair[MATCHES].edge_index
     own: Tensor = (teacher == student).to(found.dtype)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.methods.options import option as option
-from relgraph.methods.options import options_of
+from relgraph.methods.options import options_of, term_options
 
 Part = Literal["embedding", "feature", "map"]
 Terms = dict[str, Tensor]
@@ -176,8 +176,7 @@ class Method(nn.Module):
     @property
     def term_weights(self) -> dict[str, float]:
         """By what each term is multiplied, by its name; those that are not named by 1."""
-        options = options_of(type(self)).items()
-        return {option.term: getattr(self, name) or 0.0 for name, option in options if option.term}
+        return {term: getattr(self, name) or 0.0 for term, name in term_options(type(self))}
 
     def forward(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch | None = None) -> Tensor:
         """Return the loss of one batch, a scalar: the sum of its terms.

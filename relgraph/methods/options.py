@@ -148,6 +148,16 @@ def _read_options(cls: type) -> dict[str, Option]:
     return found
 
 
+def term_options(cls: type) -> tuple[tuple[str, str], ...]:
+    """Return each term of the loss that has a weight among the options, and the option's name."""
+    return _read_terms(cls)
+
+
+@lru_cache
+def _read_terms(cls: type) -> tuple[tuple[str, str], ...]:
+    return tuple((option.term, name) for name, option in _read_options(cls).items() if option.term)
+
+
 def _help(cls: type, name: str) -> str:
     """Return the words that stand behind an option's name under `Args` in the docstring of its class, or a base's."""
     for base in cls.__mro__:
