@@ -1,6 +1,6 @@
-"""Names become objects: methods as they are written, `rkd`, `crd+0.9*kd`, with options such as `angle_weight=2`.
+"""Parsing of names into objects: methods such as `rkd` or `crd+0.9*kd`, with options such as `angle_weight=2`.
 
-Nothing below this module reads a spelling.
+No module below this one parses names.
 """
 
 import math
@@ -79,13 +79,13 @@ def build(
 
     Args:
         named: From `parse`.
-        run: The networks and the data, of which each method is told.
-        shared: The run's own options by name (`graph`, `k`, `nodes`, `temperature`, ...): each method that has an
-            option of a name takes it, unless `arguments` give another; `None` stands for the method's own default.
+        run: The networks and the data, which are passed to each method.
+        shared: The run's own options by name (`graph`, `k`, `nodes`, `temperature`, ...): each method with an option of
+            that name uses it, unless `arguments` give another value; `None` stands for the method's own default.
         arguments: `OPTION=VALUE`, or `METHOD.OPTION=VALUE` where several methods have the option.
 
     Raises:
-        RelgraphError: for options that no method has or values that it refuses.
+        RelgraphError: for options that no method has or values that are not valid.
     """
     chosen = read_arguments(named, arguments)
     methods = {}
@@ -102,9 +102,9 @@ SHARED = ("graph", "k", "neighbours", "nodes", "form", "temperature", "node_weig
 
 
 def shared_options(cls: type[Method], in_sum: bool = False) -> dict[str, str]:
-    """Return the options that a method shares with its run, and what the run calls them.
+    """Return the options that a method shares with its run, each with its name in the run.
 
-    The graph of a sum is that of the images of a batch: a method with a graph of its own takes none of it there.
+    The graph of a sum is that of the images of a batch: a method with a graph of its own ignores it.
 
     >>> from relgraph.methods import IRG
     >>> shared_options(IRG)["graph_form"]
@@ -123,7 +123,7 @@ def has_graph(cls: type[Method]) -> bool:
 
 
 def reads_graph(named: Sequence[Named]) -> bool:
-    """Return whether the run's graph reaches a method: in a sum it is that of a batch, and a memory keeps its own."""
+    """Return whether any method uses the run's graph: in a sum it is that of a batch, and a memory has its own."""
     return any("graph" in shared_options(item.cls, len(named) > 1) for item in named)
 
 
@@ -188,12 +188,12 @@ def build_method(
 
     Args:
         text: As for `parse_methods`.
-        run: The networks and the data, of which each method is told (`Method.for_run`).
+        run: The networks and the data, which are passed to each method (`Method.for_run`).
         shared: The run's own options by name, for each method that has one of that name.
         arguments: Options of the methods, `NAME=VALUE`.
         beta: Weight of a single method, in place of the authors'.
 
     Raises:
-        RelgraphError: for an unknown name, an option that the method does not have, or a value that it refuses.
+        RelgraphError: for an unknown name, an option that the method does not have, or a value that is not valid.
     """
     return build(parse_methods(text, beta), run, shared or {}, arguments)

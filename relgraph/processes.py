@@ -1,9 +1,9 @@
-"""Process groups: one batch, and so one graph, spread over several devices.
+"""Process groups: one batch, and therefore one graph, is spread over several devices.
 
-Each of W processes holds N / W rows of a batch of N, in the order of the processes. What relates all images either
-gathers their rows, or sums over them what it needs (`gather`, `sum`); every process then has the same loss, that of the
-whole batch. Parameters are to be averaged over the processes afterwards, as DDP does with gradients, so the gradient of
-a gathered row, or of a summand, is the one on its own process times W: no traffic on the way back.
+Each of W processes holds N / W rows of a batch of N, in the order of the processes. A computation over all images
+either gathers their rows (`gather`) or sums over them (`sum`); every process then has the same loss, that of the whole
+batch. Gradients of parameters must be averaged over the processes afterwards, as DDP does, so the gradient of a
+gathered row, or of a summand, is the one on its own process times W: the backward pass needs no communication.
 """
 
 import os
@@ -19,7 +19,7 @@ from relgraph.errors import RelgraphError
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """Which of how many processes this one is; of one, nothing is sent and nothing changes.
+    """The rank of this process and the number of processes; a single process communicates nothing.
 
     Attributes:
         rank: Number of this process, from 0.
@@ -34,14 +34,14 @@ class ProcessGroup:
 
     @classmethod
     def current(cls) -> "ProcessGroup":
-        """Return those of `torch.distributed`'s default group; one, where there is none."""
+        """Return the default group of `torch.distributed`; if there is none, a single process."""
         if not (distributed.is_available() and distributed.is_initialized()):
             return SINGLE_PROCESS
         return cls(distributed.get_rank(), distributed.get_world_size())
 
     @classmethod
     def launched(cls) -> "ProcessGroup":
-        """Return those that a launcher such as torchrun tells of in the environment; one, where it tells nothing."""
+        """Return the group that a launcher such as torchrun has set in the environment; otherwise one process."""
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
     @property
@@ -53,7 +53,7 @@ class ProcessGroup:
         """Return the rows of `count` that this process holds.
 
         Raises:
-            RelgraphError: if they are no multiple of the processes.
+            RelgraphError: if `count` is not a multiple of the number of processes.
         """
         each, rest = divmod(count, self.count)
         if rest:
@@ -82,7 +82,7 @@ class ProcessGroup:
 
     @torch.no_grad()
     def maximum(self, x: Tensor) -> Tensor:
-        """Return the largest of the processes' numbers, each by itself, without gradient."""
+        """Return the elementwise maximum over the processes, without gradient."""
         if self.count == 1:
             return x.detach()
         largest = x.detach().clone()
@@ -91,7 +91,7 @@ class ProcessGroup:
 
     @torch.no_grad()
     def mean_(self, x: Tensor) -> Tensor:
-        """Replace numbers by their means over the processes, and return them."""
+        """Replace the elements of a tensor by their means over the processes, in place, and return it."""
         if self.count > 1:
             distributed.all_reduce(x)
             x /= self.count
@@ -108,14 +108,14 @@ class ProcessGroup:
         return torch.cat([part[: int(n)] for part, n in zip(self._all(padded), counts, strict=True)])
 
     def agreed(self, value: str) -> str:
-        """Return what the first process has of a text."""
+        """Return the first process's text."""
         texts = [value]
         if self.count > 1:
             distributed.broadcast_object_list(texts)
         return texts[0]
 
     def wait(self) -> None:
-        """Return when all processes have come here."""
+        """Wait for all processes (barrier)."""
         if self.count > 1:
             distributed.barrier()
 
@@ -130,7 +130,7 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 class _Gather(torch.autograd.Function):
-    """The rows of all processes one after the other."""
+    """The rows of all processes, concatenated in their order."""
 
     @staticmethod
     def forward(x: Tensor, processes: ProcessGroup) -> Tensor:

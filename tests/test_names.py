@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from relgraph.analysis.method_info import SMALL_RUN
 from relgraph.errors import RelgraphError
 from relgraph.graph.refine import Refinement, SignedConv
 from relgraph.graph.sampling import NearestOthers, RandomOthers
@@ -18,6 +19,7 @@ from relgraph.methods import CCL, EGA, KD, METHODS, NCE, PKT, SP, Batch, FitNet,
 from relgraph.methods.options import options_of
 from relgraph.methods.relational import Relational
 from relgraph.names import Named, build, build_method, has_graph, parse, parse_methods, read_arguments, reads_graph
+from relgraph.training.recipe import Recipe
 
 KNOWN: dict[str, type[Method]] = {"ega": EGA, "kd": KD, "pkt": PKT, "nce": NCE, "ccl": CCL, "sp": SP}
 MAPS = ((2, 8, 8), (3, 4, 4))
@@ -386,3 +388,19 @@ def test_the_graph_of_a_sum_is_that_of_the_batch_and_a_memory_keeps_its_own() ->
 def test_whether_the_graph_of_a_run_reaches_a_method() -> None:
     found = {name: reads_graph(parse_methods(name)) for name in ("crd", "crd+kd", "crd+sp", "kd", "none")}
     assert found == {"crd": True, "crd+kd": False, "crd+sp": True, "kd": False, "none": False}
+
+
+class Warm(KD):
+    """KD at another temperature of its own."""
+
+    temperature: float = option(default=1.5, above=0)
+
+
+@pytest.mark.parametrize("name", [*METHODS, "warm"])
+def test_the_defaults_of_a_run_are_the_methods_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "warm", Warm)
+    method = build_method(name, SMALL_RUN, vars(Recipe(method=name)))
+    assert method is not None
+    own = METHODS[name].for_run(SMALL_RUN)
+    for option_name in options_of(METHODS[name]):
+        assert getattr(method.parts[name], option_name) == getattr(own, option_name), option_name

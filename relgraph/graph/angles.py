@@ -1,4 +1,4 @@
-"""Angles: the differences that meet in a node are a graph of their own, and their cosines are the angles there."""
+"""Angles: the differences to a node form a graph of their own, whose cosine weights are the angles at that node."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -23,8 +23,8 @@ def related_angles(
     """Return the mean of a relation's criterion over the graphs of differences, one for each anchor: a scalar.
 
     With the cosine kernel the edge between two candidates i and k of an anchor j is the cosine of the angle at j,
-    `<x_i - x_j, x_k - x_j> / (|x_i - x_j| |x_k - x_j|)`, and 0 where i or k is j itself or lies upon it; all pairs i, k
-    of the candidates count, `sum_j d_j^2` triplets for anchors of d_j candidates (RKD; Park et al., 2019, arXiv
+    `<x_i - x_j, x_k - x_j> / (|x_i - x_j| |x_k - x_j|)`, and 0 where i or k is j itself or coincides with it; all pairs
+    i, k of the candidates count, `sum_j d_j^2` triplets for anchors of d_j candidates (RKD; Park et al., 2019, arXiv
     1904.05068). Triplets that would take more than `largest` numbers at once are compared a block of anchors at a time,
     with the same value and gradient.
 
@@ -77,7 +77,7 @@ def _angles(
 
 
 def differences(x: Tensor, anchors: Tensor, candidates: Tensor | None = None) -> Tensor:
-    """Return the differences that meet in each anchor, `x_i - x_j` for the candidates i of j, `(N, D) -> (A, M, D)`.
+    """Return the differences to each anchor, `x_i - x_j` for the candidates i of anchor j, `(N, D) -> (A, M, D)`.
 
     Candidates are all N nodes, the anchor itself included, or those of each anchor, `(A, M)`.
 

@@ -20,14 +20,14 @@ def rows_at_once(count: int) -> int:
 
 
 def sum_of_blocks(term: Term, inputs: Sequence[Tensor], rows: int, block: int | None = None) -> Tensor:
-    """Return the sum over all rows of a term whose whole would be too large, `block` rows at a time: a scalar.
+    """Return the sum of a term over all rows, computed `block` rows at a time to save memory: a scalar.
 
     `term(span, *inputs)` is the sum over the rows of one slice, or several sums, `(P,)`, of which the first alone has a
-    gradient. The gradient of each block is taken as soon as its
-    value is there, and only the sum is kept, which has the shape of the inputs: so nothing is computed twice, as it is
-    by `torch.utils.checkpoint`, and no more than one block is ever held. The result can be differentiated once. If one
-    block holds all rows, this is `term(slice(0, rows), *inputs)`. Without `block` it is what fits `LARGEST` numbers for
-    rows as long as there are rows.
+    gradient. The gradient of each block is computed as soon as its value is computed, and only the sum of the gradients
+    is kept, in the shape of the inputs: nothing is computed twice, unlike with `torch.utils.checkpoint`, and no more
+    than one block is ever held. The result can be differentiated once. If one block holds all rows, this is
+    `term(slice(0, rows), *inputs)`. If `block` is not given, a block has as many rows of `rows` numbers each as fit
+    into `LARGEST` numbers.
 
     >>> x = torch.arange(6.0, requires_grad=True)
     >>> sum_of_blocks(lambda span, x: x[span].square().sum(), [x], rows=6, block=4).backward()
@@ -37,19 +37,20 @@ def sum_of_blocks(term: Term, inputs: Sequence[Tensor], rows: int, block: int | 
     block = rows_at_once(rows) if block is None else block
     if block >= rows:
         return term(slice(0, rows), *inputs)
-    # Inside a transform of torch.func a tensor does not say whether an outer one differentiates it.
+    # Inside a transform of torch.func, `requires_grad` does not show whether an outer transform differentiates a
+    # tensor.
     needed = tuple(torch.is_grad_enabled() and (transformed() or x.requires_grad) for x in inputs)
     total: Tensor = _SumOfBlocks.apply(term, rows, block, needed, *inputs)[0]
     return total
 
 
 def transformed() -> bool:
-    """Return whether a transform of `torch.func` is at work, in which tensors can have dimensions that do not show."""
+    """Return whether a transform of `torch.func` is active: tensors may then have hidden batch dimensions."""
     return torch._C._are_functorch_transforms_active()
 
 
 class OneByOne(torch.autograd.Function):
-    """A function of one batch, which `torch.func.vmap` calls for one after the other and stacks what it returns."""
+    """A function of one batch; `torch.func.vmap` calls it for one batch after the other and stacks the results."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -68,8 +69,8 @@ def _one_by_one(function: type[OneByOne], info: Any, in_dims: tuple[Any, ...], *
 
 
 def fill(parts: Sequence[Tensor] | Any, like: Tensor) -> Tensor:
-    """Return parts one below the other, of the shape and type of `like`, each written where it belongs."""
-    if transformed():  # a part cannot be written into `like` if it is several there
+    """Return the parts concatenated along the rows, in the shape and type of `like`, each written in place."""
+    if transformed():  # in-place writes into `like` fail for parts with hidden batch dimensions
         return torch.cat(list(parts)).to(like.dtype)
     found, start = torch.empty_like(like), 0
     for part in parts:
@@ -97,7 +98,7 @@ class _SumOfBlocks(OneByOne):
                     sum_so_far += gradient
             total = total + value.detach()
             dtype = value.dtype
-            del value, first  # or what is left of it would lie between the memory of this block and of the next
+            del value, first  # frees the memory of this block before the next one is computed
         return total.to(dtype), *gradients
 
     @staticmethod

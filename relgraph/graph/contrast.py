@@ -1,7 +1,8 @@
-"""Contrast: which of many keys is an anchor's own, as cross-entropies of the softmax of a row of cosines.
+"""Contrastive losses: cross-entropies of identifying an anchor's own key, by the softmax of a row of cosines.
 
 All of them are means over anchors, computed on unit vectors in float32 or wider. A queue of keys is read in blocks and
-never copied, and of the `(N, K)` weights no more than a block is held; nor of all pairs, where these are many.
+never copied, and no more than a block of the `(N, K)` weights is held at a time; large matrices of all pairs are
+computed in blocks as well.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ LARGEST_ON_CPU, LARGEST = 2**20, 2**23
 
 
 def queue_contrast(anchors: Tensor, own: Tensor, keys: Tensor, tau: float) -> Tensor:
-    """Return how badly each anchor tells its own key from those of a queue, a scalar >= 0.
+    """Return the cross-entropy of identifying each anchor's own key among those of a queue, a scalar >= 0.
 
         L = -1 / N * sum_i log p_i0,    p_i = softmax over D+ of <a_i, .> / tau,    D+ = [k_i, Q]
 
@@ -32,7 +33,7 @@ def queue_contrast(anchors: Tensor, own: Tensor, keys: Tensor, tau: float) -> Te
     queue does not.
 
     Args:
-        anchors: `(N, D)`, of any length: they are divided by it.
+        anchors: `(N, D)`, of any length; they are normalised.
         own: The key of each anchor, `(N, D)`, of any length.
         keys: The queue, `(K, D)`, already of unit length.
         tau: Temperature > 0.
@@ -56,14 +57,15 @@ def soft_queue_contrast(student: Tensor, teacher: Tensor, keys: Tensor, tau: flo
         L = -1 / N * sum_ij p^t_ij log p^s_ij,    p^x_i = softmax over D+ of <x_i, .> / tau_x,    D+ = [t_i, Q]
 
     The loss of SEED (Fang et al., 2021, arXiv 2101.04731). Since `sum_j p^t_ij <s_i, d_j> = <s_i, sum_j p^t_ij d_j>`,
-    it needs no product of two `(N, 1 + K)` matrices but the queue's mean q_i `(N, D)` by the teacher's probabilities:
+    it needs no product of two `(N, 1 + K)` matrices, only the mean q_i `(N, D)` of the queue, weighted by the teacher's
+    probabilities:
 
         L = queue_contrast(s, t, Q) + 1 / N * sum_i (1 - p^t_i0) <s_i, t_i - q_i> / tau
 
     The student alone receives gradient, once differentiable.
 
     Args:
-        student: `(N, D)`, of any length: they are divided by it.
+        student: `(N, D)`, of any length; they are normalised.
         teacher: `(N, D)`, of any length.
         keys: The queue, `(K, D)`, already of unit length.
         tau: The student's temperature > 0.
@@ -87,14 +89,14 @@ def soft_queue_contrast(student: Tensor, teacher: Tensor, keys: Tensor, tau: flo
 
 
 def batch_contrast(anchors: Tensor, own: Tensor, tau: float) -> Tensor:
-    """Return how badly each anchor tells its own key from those of the others in the batch, a scalar >= 0.
+    """Return the cross-entropy of identifying each anchor's own key among all keys of the batch, a scalar >= 0.
 
         L = -1 / N * sum_i log(exp(<a_i, k_i> / tau) / sum_j exp(<a_i, k_j> / tau))
 
     InfoNCE (van den Oord et al., 2018, arXiv 1807.03748) over all pairs `(N, N)`; both sides receive gradient.
 
     Args:
-        anchors: `(N, D)`, of any length: they are divided by it.
+        anchors: `(N, D)`, of any length; they are normalised.
         own: The key of each anchor, `(N, D)`, of any length.
         tau: Temperature > 0.
 
@@ -114,7 +116,7 @@ def batch_contrast(anchors: Tensor, own: Tensor, tau: float) -> Tensor:
 
 
 def view_contrast(first: Tensor, second: Tensor, tau: float) -> Tensor:
-    """Return how badly each of 2N vectors finds the other view of its image among the other 2N - 1, a scalar >= 0.
+    """Return the cross-entropy of identifying, for each of 2N vectors, the other view of its image, a scalar >= 0.
 
         L = -1 / 2N * sum_i log(exp(<z_i, z_i'> / tau) / sum over j != i of exp(<z_i, z_j> / tau))
 
@@ -122,7 +124,7 @@ def view_contrast(first: Tensor, second: Tensor, tau: float) -> Tensor:
     2002.05709) over all pairs `(2N, 2N)`; both sides receive gradient. One image alone gives 0.
 
     Args:
-        first: One view of each image, `(N, D)`, of any length: they are divided by it.
+        first: One view of each image, `(N, D)`, of any length; they are normalised.
         second: The other view, `(N, D)`.
         tau: Temperature > 0.
 
@@ -144,15 +146,15 @@ def view_contrast(first: Tensor, second: Tensor, tau: float) -> Tensor:
 
 
 def over_keys(rows: Tensor, keys: Tensor, largest: int | None = None) -> tuple[Tensor, Tensor]:
-    """Return `log sum_j exp(<r_i, k_j>)` of rows over many keys, `(N,)`, and the mean of the keys, `(N, D)`.
+    """Return `log sum_j exp(<r_i, k_j>)` of each row over many keys, `(N,)`, and the mean of the keys, `(N, D)`.
 
-    The mean has the softmax of the same products as weights, which makes it the gradient of the first; so that can be
-    differentiated, once, with respect to the rows, and nothing else can be.
+    The mean is weighted by the softmax of the same products, so it is the gradient of the first output. Only the first
+    output can be differentiated, once, with respect to the rows.
 
     Args:
         rows: `(N, D)`, divided by their temperature.
         keys: `(K, D)`, at least one; read as they are, a block at a time.
-        largest: Products in a block; what suits the device if not given.
+        largest: Products in a block; chosen by the device if not given.
 
     >>> total, mean = over_keys(torch.zeros(1, 2), torch.eye(2))
     >>> total.exp(), mean
@@ -181,7 +183,7 @@ class _OverKeys(OneByOne):
             total.mul_(kept).add_(weights.sum(-1, keepdim=True))
             mean.mul_(kept).addmm_(weights, some)
             most = higher
-            del weights  # or the next block would be made beside it
+            del weights  # frees its memory before the next block is computed
         mean.div_(total)
         return total.log_().add_(most).squeeze(-1), mean
 
@@ -204,18 +206,18 @@ class _OverKeys(OneByOne):
 
 
 def _mean_of_rows(term: Callable[..., Tensor], *nodes: Tensor) -> Tensor:
-    """Return the mean of a term over the rows of all pairs, which are held at once unless there are many."""
+    """Return the mean of a term over the rows of all pairs, computed in blocks if the matrix is large."""
     count = len(nodes[0])
     return sum_of_blocks(term, nodes, count, count if count**2 <= LARGEST_MATRIX else None) / count
 
 
 def _missed(matched: Tensor, rest: Tensor) -> Tensor:
-    """Return `-log(exp(matched) / (exp(matched) + exp(rest)))`, with all digits where it is small."""
-    return softplus(rest - matched, threshold=40)  # beyond torch's own, 20, it is its argument only to 2e-9
+    """Return `-log(exp(matched) / (exp(matched) + exp(rest)))`, at full precision where it is small."""
+    return softplus(rest - matched, threshold=40)  # beyond 20, torch's default, the error is 2e-9
 
 
 def _blocks(keys: Tensor, block: int, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Yield the keys, so many at a time: views, unless they are of another type."""
+    """Yield the keys, `block` rows at a time: views, unless their type must be converted."""
     for start in range(0, len(keys), block):
         yield keys[start : start + block].to(dtype)
 

@@ -1,4 +1,4 @@
-"""Criteria: what measures the difference of two networks' weights s and t of the same edges.
+"""Criteria: measures of the difference between two networks' weights s and t of the same edges.
 
 | criterion | equation | of |
 |---|---|---|
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
+from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import safe_sqrt
 from relgraph.graph.topology import ALL_PAIRS, Topology
 
@@ -42,20 +43,19 @@ def _mean_over_edges(total: Tensor, anchors: int, edges: int) -> Tensor:
 class Criterion:
     """A number from two networks' weights of the same edges, `finish(sum_i row(s_i, t_i), anchors, edges)`.
 
-    Every form of a relation follows from what one anchor contributes: a matrix is all of its rows, a block some of
-    them, an edge list the rows of its anchors. An anchor without edges contributes 0, and counts in
-    a mean.
+    Every form of a relation follows from the contribution of one anchor: a matrix consists of all rows, a block of some
+    of them, an edge list of the rows of its anchors. An anchor without edges contributes 0, and is counted in a mean.
 
     Attributes:
-        row: What anchors contribute, from the weights of their M edges, `(..., M) x (..., M) -> (...)`.
-        finish: What becomes of the sum over anchors, given the numbers of anchors and of edges; the mean over anchors
-            if not given.
-        name: The field's term for it.
-        additive: Whether an anchor contributes the sum of what each of its edges would alone: then the edges of a
-            sparse graph need not be put together by their anchors.
-        square: Whether anchors contribute their squared differences, or for a `norm` the lengths of these, from
-            which the factored form follows.
-        norm: Whether anchors are put together by the Euclidean norm of what they contribute, in place of its sum.
+        row: The contribution of each anchor, from the weights of its M edges, `(..., M) x (..., M) -> (...)`.
+        finish: Maps the sum over anchors, given the numbers of anchors and of edges, to the result; the mean over
+            anchors if not given.
+        name: Name, as used in the literature.
+        additive: Whether the contribution of an anchor is a sum over its edges: the edges of a sparse graph then need
+            not be grouped by anchor.
+        square: Whether anchors contribute their squared differences, or for a `norm` the lengths of the differences;
+            the factored form is then available.
+        norm: Whether the contributions of the anchors are reduced by their Euclidean norm, in place of their sum.
 
     >>> absolute = Criterion(lambda student, teacher: (student - teacher).abs().mean(-1))  # one of your own
     >>> absolute(torch.zeros(2, 2), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
@@ -71,16 +71,30 @@ class Criterion:
 
     def __call__(self, student: Tensor, teacher: Tensor, topology: Topology = ALL_PAIRS) -> Tensor:
         """Return the number, a scalar, for the weights of the edges of a topology."""
-        rows = topology.rows(self.row, student, teacher, self.additive)
+        rows = topology.rows(self.contributions, student, teacher, self.additive)
         # A plain float32 sum over the squares of a matrix of N = 4,096 loses three digits.
         total: Tensor = torch.linalg.vector_norm(rows, dtype=torch.float64) if self.norm else rows.sum()
         return self.finish(total, topology.count(student), student.numel()).to(
             torch.promote_types(student.dtype, teacher.dtype)
         )
 
+    def contributions(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the result of `row` for the weights of some anchors.
+
+        Raises:
+            RelgraphError: if it is not one number for each anchor.
+        """
+        found = self.row(student, teacher)
+        if found.shape != student.shape[:-1]:
+            raise RelgraphError(
+                f"the row of a criterion returns one number for each anchor: expected {tuple(student.shape[:-1])}, got "
+                f"{tuple(found.shape)} from weights {tuple(student.shape)}; reduce over the last dimension alone"
+            )
+        return found
+
     def of_block(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return what some anchors contribute, `(A, M) x (A, M)`, a scalar whose sum over all is for `of_blocks`."""
-        rows = self.row(student, teacher)
+        """Return the contribution of some anchors, `(A, M) x (A, M)`, a scalar; `of_blocks` takes the sum over all."""
+        rows = self.contributions(student, teacher)
         return rows.double().square().sum() if self.norm else rows.sum()
 
     def of_blocks(self, total: Tensor, count: int) -> Tensor:
@@ -89,14 +103,14 @@ class Criterion:
 
 
 def as_criterion(criterion: Criterion | Row) -> Criterion:
-    """Return a criterion; a function of the weights of one anchor becomes the mean of it over anchors."""
+    """Return a criterion; a function of the weights of one anchor is averaged over anchors."""
     if isinstance(criterion, Criterion):
         return criterion
     return Criterion(criterion, name=getattr(criterion, "__name__", "own").replace("_", " "))
 
 
 def _length(student: Tensor, teacher: Tensor) -> Tensor:
-    # One row alone may be all edges of a graph.
+    # A single row may hold all edges of a graph.
     dtype = torch.float64 if student.ndim == 1 else None
     length: Tensor = torch.linalg.vector_norm(student - teacher, dim=-1, dtype=dtype)
     return length

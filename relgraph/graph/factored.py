@@ -1,13 +1,14 @@
-"""The exact loss of all pairs from products `(D, D)`: the matrices `(N, N)` of the two networks never exist.
+"""The exact loss of all pairs from products `(D, D)`: the matrices `(N, N)` of the two networks are never built.
 
 Of a dot kernel, with S and T the prepared nodes of student and teacher, `(N, D)`, and `|.|` the Frobenius norm,
 
     |S S' - T T'|^2 = |S'S|^2 - 2 |S'T|^2 + |T'T|^2        |S T' - I|^2 = <S'S, T'T> - 2 <S, T> + N
 
-Products are accumulated in float64 from a few rows at a time. Of equal widths the first is expanded in the difference
-of the nodes, so that nothing cancels where the two networks nearly agree node by node; where only their graphs do (the
-student's nodes are the teacher's, rotated, or have another width), the norm is known to some 1e-8 of the graph's own.
-A sum over rows is a sum over processes too: of a batch that is spread, `(D, D)` numbers travel and no rows.
+Products are accumulated in float64 from a few rows at a time. For equal widths the first is expanded in the difference
+of the nodes, so that no digits cancel where the two networks nearly agree node by node; where only their graphs agree
+(the student's nodes are the teacher's, rotated, or have another width), the norm is accurate to about 1e-8 of the
+graph's own norm. A sum over rows is also a sum over processes: for a batch spread over processes, only `(D, D)`
+matrices are communicated.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.blocks import OneByOne, fill
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 
-# Rows that are held in float64 at a time: 1 MB at D = 256; 256 to 4,096 take as long.
+# Rows that are held in float64 at a time: 1 MB at D = 256; any value from 256 to 4,096 is as fast.
 ROWS = 512
 
 
@@ -48,7 +49,7 @@ class RowSums:
 
 
 class Squares(NamedTuple):
-    """What two networks' nodes of one width differ by, scalars in float64.
+    """The squared differences of two networks' nodes of equal width, scalars in float64.
 
     Attributes:
         within: `|S S' - T T'|^2`, over all pairs of both graphs.
@@ -111,7 +112,7 @@ def _inner(x: Tensor, y: Tensor) -> Tensor:
 class _Squares(OneByOne):
     """Both squares from `P = d'd`, `E = d'T` and `T'T`, with `d = S - T`; then `S'S = T'T + E + E' + P`.
 
-    Of `4 (S S' - T T') S` and of `2 (S T' - I) T`, the gradients for S, no more than that is needed either.
+    The gradients for S, `4 (S S' - T T') S` and `2 (S T' - I) T`, need only these products as well.
     """
 
     @staticmethod
@@ -177,7 +178,7 @@ def _of_rows(student: Tensor, teacher: Tensor, of_delta: Tensor, of_teacher: Ten
 def _differences(student: Tensor, teacher: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the student's nodes less the teacher's, and the teacher's, in float64, a few rows at a time.
 
-    The next rows take the place of the last ones.
+    The yielded tensors are overwritten by the next rows.
     """
     held = student.new_empty(2, min(ROWS, len(student)), student.shape[1], dtype=torch.float64)
     for start in _starts(student):
@@ -230,9 +231,9 @@ def _times(x: Tensor, matrix: Tensor, like: Tensor) -> Tensor:
 
 
 class _ForRows(OneByOne):
-    """Itself; each process uses it for its own rows, so the gradient is the sum of theirs.
+    """The identity; each process uses the result for its own rows, so its gradient is the sum over processes.
 
-    They come times W (see `ProcessGroup`), so it is their mean.
+    The gradients are multiplied by W (see `ProcessGroup`), so that sum is their mean.
     """
 
     @staticmethod

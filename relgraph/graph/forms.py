@@ -1,13 +1,13 @@
-"""Forms: ways to compute one and the same comparison of two graphs, through their matrices or without them.
+"""Forms: ways to compute the same comparison of two graphs, with or without their matrices.
 
-- "matrix": the weights of all pairs, `(N, N)`, of which sparse graphs then pick their edges.
+- "matrix": the weights of all pairs, `(N, N)`, from which sparse graphs take their edges.
 - "factored": products `(D, D)` in place of all pairs (`relgraph.graph.factored`).
-- "blocked": a block of rows at a time, forward and backward at once; of a sparse graph the neighbours are found so, and
-  only the weights of the edges are computed.
-- "auto": factored where that exists and is cheaper, blocked where the matrices would be large, else the matrix.
+- "blocked": a block of rows at a time, forward and backward at once; for a sparse graph the neighbours are found in
+blocks, and only the weights of the edges are computed. - "auto": factored where that exists and is cheaper, blocked
+where the matrices would be large, else the matrix.
 
-Values and gradients are the same to rounding. What is not a matrix can be differentiated once. Which forms there are
-follows from the parts: see `Relation.forms`, and `Rule.blocked` for sparse graphs.
+Values and gradients are the same to rounding. All forms but the matrix can be differentiated once. The parts determine
+which forms are available: see `Relation.forms`, and `Rule.blocked` for sparse graphs.
 """
 
 from typing import Literal, get_args
@@ -19,7 +19,7 @@ from relgraph.errors import RelgraphError, unknown
 Form = Literal["auto", "matrix", "factored", "blocked"]
 FORMS: tuple[Form, ...] = get_args(Form)
 
-# Numbers of a matrix of all pairs above which "auto" does without it, 2,896 nodes. At 2,048 and width 256 a CPU takes
+# Size of the matrix of all pairs above which "auto" avoids it, 2,896 nodes. At 2,048 and width 256 a CPU takes
 # 0.9 (PKT) to 1.6 times (RKD's distances) as long without, at 4,096 0.5 to 0.9 times.
 LARGEST_MATRIX = 2**23
 
@@ -27,11 +27,11 @@ LARGEST_MATRIX = 2**23
 def choose(
     form: Form, known: tuple[Form, ...], student: Tensor, teacher: Tensor, count: int, crossing: int = 3
 ) -> Form:
-    """Return the form in which `count` nodes, of the widths of these, are compared: never "auto".
+    """Return the form in which `count` nodes of these widths are compared: never "auto".
 
     Args:
-        form: What was asked for; anything but "auto" is returned.
-        known: The forms that the comparison has.
+        form: The requested form; anything but "auto" is returned unchanged.
+        known: The forms that the comparison supports.
         student: Nodes, `(N, D_s)`.
         teacher: Nodes, `(N, D_t)`.
         count: Number of nodes of the whole batch.
@@ -53,7 +53,7 @@ def choose(
 
 
 def check_form(form: str, known: tuple[Form, ...], what: str) -> None:
-    """Raise RelgraphError for an unknown form, or one that `what` has not.
+    """Raise RelgraphError for an unknown form, or one that `what` does not support.
 
     >>> check_form("factored", ("matrix", "blocked"), "PKT")
     Traceback (most recent call last):

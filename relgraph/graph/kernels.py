@@ -1,4 +1,4 @@
-"""Kernels: how strongly two embeddings are related.
+"""Kernels: functions of two embeddings that weigh the edge between them.
 
 A kernel is a map of each node, then one product of all nodes with all others, then a map of each number:
 `(..., N, D) x (..., M, D) -> (..., N, M)`. Leading dimensions are batches of graphs.
@@ -25,13 +25,13 @@ def identity(x: Tensor) -> Tensor:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Return `x` in float32 or, if it is that already, float64: half precision does not carry differences."""
+    """Return `x` in float32 or, if it is float64, unchanged: half precision loses small differences."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[None]:
-    """Return the context in which autocast leaves the operations on a tensor's device alone, where it is on."""
-    on = torch.is_autocast_enabled(x.device.type)  # to enter a context costs more than to ask
+    """Return a context that disables autocast for operations on a tensor's device, if autocast is enabled."""
+    on = torch.is_autocast_enabled(x.device.type)  # entering a context costs more than this check
     return torch.autocast(x.device.type, enabled=False) if on else nullcontext()
 
 
@@ -41,8 +41,8 @@ class Product:
 
     Attributes:
         pairs: The function of all pairs.
-        own: The number of a node with itself where it is known exactly, as the distance 0, which rounding would miss.
-        bilinear: Whether it is `x y'`, from which the factored form follows (`relgraph.graph.factored`).
+        own: The exact number of a node with itself, if known, such as the distance 0; rounding would miss it.
+        bilinear: Whether it is `x y'`, which the factored form requires (`relgraph.graph.factored`).
     """
 
     pairs: Callable[[Tensor, Tensor], Tensor]
@@ -50,7 +50,7 @@ class Product:
     bilinear: bool = False
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the numbers of all pairs; if `y` is the very tensor `x`, own pairs have their exact number."""
+        """Return the numbers of all pairs; if `y` is the same tensor as `x`, own pairs have their exact number."""
         found = self.pairs(x, y)
         if self.own is None or x is not y:
             return found
@@ -84,16 +84,17 @@ squared_distance = Product(_squared_distance, own=0.0)
 
 @dataclass(frozen=True)
 class Kernel:
-    """One way to relate embeddings, `finish(product(prepare(x), prepare(y)))`, always computed in float32 or wider.
+    """A way to weigh the edge between two embeddings, `finish(product(prepare(x), prepare(y)))`, always computed in
+    float32 or wider.
 
     Attributes:
-        name: The field's term for it.
+        name: Name, as used in the literature.
         prepare: Map of the nodes, `(..., N, D) -> (..., N, D)`, each by itself.
-        product: `dot`, `squared_distance`, or a function of one's own, `(..., N, D) x (..., M, D) -> (..., N, M)`.
+        product: `dot`, `squared_distance`, or a user-defined function, `(..., N, D) x (..., M, D) -> (..., N, M)`.
         finish: Map of each number of the matrix; none if not given.
         nearest_is_largest: Whether a larger number means nearer, as in a correlation, or farther, as in a distance.
-        bounded: Whether prepared nodes are divided by the largest magnitude among all of them, for what is read does
-            not change with a common factor, but squares of its numbers would overflow, or vanish, without it.
+        bounded: Whether prepared nodes are divided by the largest magnitude among all of them, because the result is
+            scale-invariant, but squares of its numbers would overflow, or vanish, without the division.
 
     >>> pearson(torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]))
     tensor([[ 1., -1.],
@@ -120,7 +121,7 @@ class Kernel:
     def nodes(self, x: Tensor, over_all: Map = identity) -> Tensor:
         """Return the prepared nodes, `(..., N, D)`, in float32 or wider.
 
-        Where `x` holds some rows of a batch, `over_all` makes of their largest magnitude that of all rows.
+        Where `x` holds some rows of a batch, `over_all` maps their largest magnitude to that of all rows.
         """
         with full_precision(x):
             z = self.prepare(at_least_float32(x))
@@ -130,7 +131,7 @@ class Kernel:
             return z / size.masked_fill(size == 0, 1)
 
     def degenerate(self, nodes: Tensor) -> Tensor:
-        """Return which *prepared* nodes relate to nothing, `(..., N)`: for Pearson, those without variance."""
+        """Return which *prepared* nodes have weight 0 to every node, `(..., N)`; for Pearson: no variance."""
         return largest(nodes).squeeze(-1) == 0
 
     def matrix(self, x: Tensor, y: Tensor) -> Tensor:
@@ -160,12 +161,12 @@ class Kernel:
 
     @property
     def of_prepared(self) -> "Kernel":
-        """The same kernel for nodes that are prepared already."""
+        """The same kernel for nodes that are already prepared."""
         return replace(self, prepare=identity, bounded=False)
 
 
 def own_places(x: Tensor, anchors: slice) -> Tensor:
-    """Return where the rows of some anchors meet the anchors themselves, `(A, N)`.
+    """Return the mask of the anchors' own columns in their rows, `(A, N)`.
 
     >>> own_places(torch.zeros(3, 1), slice(1, 3)).int().tolist()
     [[0, 1, 0], [0, 0, 1]]
@@ -182,20 +183,20 @@ def largest(x: Tensor) -> Tensor:
             [0.]])
     """
     x = x.detach()
-    return torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))  # abs would be another tensor (N, D)
+    return torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))  # abs would copy the tensor (N, D)
 
 
 def bounded(x: Tensor) -> Tensor:
     """Divide each row by its largest magnitude, `(..., N, D) -> (..., N, D)`.
 
-    Sums and squares then neither overflow nor vanish: a bfloat16 row reaches 1e38. What follows must not depend on a
-    row's scale: the divisor is a constant for the gradient.
+    Sums and squares then neither overflow nor vanish: a bfloat16 row reaches 1e38. The operations that follow must not
+    depend on a row's scale, because the divisor is a constant for the gradient.
     """
     return x / _divisor(x)
 
 
 def _divisor(x: Tensor) -> Tensor:
-    """Return what bounds each row, `(..., N, D) -> (..., N, 1)`."""
+    """Return the divisor of each row, `(..., N, D) -> (..., N, 1)`."""
     size = largest(x)
     return size.masked_fill(size == 0, 1)
 
@@ -220,16 +221,16 @@ def _nearly_unit(epsilon: float, x: Tensor) -> Tensor:
 def standardise(x: Tensor) -> Tensor:
     """Subtract each row's mean and divide by its length, `(..., N, D) -> (..., N, D)`; 0 without variance.
 
-    The mean of D equal numbers is off by some units in the last place. What that leaves is rounding, and the division
-    would blow it up to a vector of length 1; so a deviation (root mean square) below 8 epsilon of the row's largest
-    number counts as none, and gets no gradient.
+    The mean of D equal numbers is off by some units in the last place. The remainder is rounding error, and the
+    division would scale it to a vector of length 1; so a deviation (root mean square) below 8 epsilon of the row's
+    largest number is treated as zero, and gets no gradient.
     """
     rounding = 8 * torch.finfo(x.dtype).eps * math.sqrt(x.shape[-1])
     return _direction(x, True, rounding)
 
 
 def _direction(x: Tensor, centred: bool, rounding: float) -> Tensor:
-    # A compiler takes the steps one by one: what is kept it decides itself, and functions with a jvp it does not know.
+    # torch.compile traces the plain steps and chooses the saved tensors; it does not support functions with a jvp.
     steps = _Direction.forward if torch.compiler.is_compiling() else _Direction.apply
     direction: Tensor = steps(x, centred, rounding)[0]
     return direction
@@ -238,9 +239,9 @@ def _direction(x: Tensor, centred: bool, rounding: float) -> Tensor:
 class _Direction(torch.autograd.Function):
     """Rows, or their deviations from their means, divided by their lengths: `u = d / |d|`, `d = x / size - mean`.
 
-    As one function it keeps no more than u for the gradient, `(g - u <u, g>) / |d| / size` less its mean: the largest
-    batches are bound by that. `1 / |d|` is an output so that the gradient can itself be differentiated. The result must
-    not be changed in place.
+    As one function it saves only u for the gradient, `(g - u <u, g>) / |d| / size` less its mean, because memory limits
+    the largest batches. `1 / |d|` is an output so that the gradient can itself be differentiated. The result must not
+    be changed in place.
     """
 
     generate_vmap_rule = True

@@ -1,4 +1,6 @@
-"""Matching: how far the cross graph of a pair is from the identity, each student node from its own teacher node."""
+"""Matching: the distance of a pair's cross graph from the identity, which joins each student node to its teacher
+node.
+"""
 
 import torch
 from torch import Tensor
@@ -13,8 +15,8 @@ from relgraph.graph.pair import MATCHES, Pair, has_weights, weights
 def matching(pair: Pair, kernel: Kernel) -> Tensor:
     """Return `|kernel(s_i, t_j) - 1[i = j]|`, the Frobenius norm over the edges of the cross graph: a scalar.
 
-    The node term of EGA (Ma, Chen, Akata, 2022, arXiv 2211.13264), in the form that the pair was built in, for which a
-    factored one needs a dot kernel.
+    The node term of EGA (Ma, Chen, Akata, 2022, arXiv 2211.13264), computed in the form of the pair; the factored form
+    needs a dot kernel.
 
     >>> from relgraph.graph.kernels import pearson
     >>> from relgraph.graph.pair import graph_pair
@@ -34,9 +36,9 @@ def matching(pair: Pair, kernel: Kernel) -> Tensor:
 
 
 def target(pair: Pair, found: Tensor | None = None) -> Tensor:
-    """Return what the cross graph is compared with: 1 between a student node and its own teacher node, else 0.
+    """Return the target of the cross graph: 1 between a student node and its own teacher node, else 0.
 
-    In the shape and type of its weights, which may be given.
+    The target has the shape and type of the weights, which may be given as `found`.
     """
     found = weights(pair, MATCHES) if found is None else found
     if pair.graph == "dense":
@@ -47,7 +49,7 @@ def target(pair: Pair, found: Tensor | None = None) -> Tensor:
 
 
 def squares_of(pair: Pair) -> Squares:
-    """Return what the nodes of a factored pair of one width differ by, computed once and kept in the pair."""
+    """Return the squared differences of a factored pair of one width, computed once and stored in the pair."""
     if "squares" not in pair:
         pair.squares = squares(pair["student"].prepared, pair["teacher"].prepared, pair.sums.processes)
     found: Squares = pair.squares
@@ -55,7 +57,7 @@ def squares_of(pair: Pair) -> Squares:
 
 
 def across_in_blocks(kernel: Kernel, student: Tensor, teacher: Tensor, block: int | None = None) -> Tensor:
-    """Return `|kernel(S, T) - I|`, the Frobenius norm, of *prepared* nodes `(N, D)`, a block of rows at a time.
+    """Return `|kernel(S, T) - I|`, the Frobenius norm, of *prepared* nodes `(N, D)`, `block` rows at a time.
 
     >>> from relgraph.graph.kernels import linear
     >>> across_in_blocks(linear, torch.eye(2), torch.zeros(2, 2), block=1)

@@ -1,6 +1,6 @@
-"""Memory: embeddings of earlier batches as more keys.
+"""Memory: embeddings of earlier batches, used as additional keys.
 
-A loss reads its memory and never writes it; `remember` does, after the step.
+A loss reads its memory and never writes it; `remember` writes it, once a step.
 """
 
 import math
@@ -15,8 +15,8 @@ from relgraph.graph.kernels import unit
 class Queue(nn.Module):
     """The last `size` keys, first in, first out: a `collections.deque(maxlen=size)` as a tensor `(size, D)`.
 
-    Checkpoints keep it. It starts full of random unit vectors, as in MoCo (He et al., 2019, arXiv 1911.05722). Any
-    batch size fits, larger than the queue included.
+    It is saved in checkpoints. It is initialised with random unit vectors, as in MoCo (He et al., 2019, arXiv
+    1911.05722). The batch may have any size, including one larger than the queue.
 
     Raises:
         RelgraphError: if `size` or `dim` is below 1.
@@ -52,8 +52,8 @@ class Queue(nn.Module):
 class Bank(nn.Module):
     """A slot for each image of the training set, `(images, D)`, that holds a running mean of its keys.
 
-    Checkpoints keep it. It starts uniform in `+-1 / sqrt(D / 3)`, not normalised, as in the code of CRD (Tian et al.,
-    2019, arXiv 1910.10699): vectors of about unit length.
+    It is saved in checkpoints. It is initialised uniformly in `+-1 / sqrt(D / 3)`, not normalised, as in the code of
+    CRD (Tian et al., 2019, arXiv 1910.10699): vectors of about unit length.
 
     Args:
         images: Size of the training set.
@@ -83,7 +83,7 @@ class Bank(nn.Module):
             raise RelgraphError(f"indices must be one for each of the {count} keys, got {tuple(indices.shape)}")
         if indices.is_floating_point():
             raise RelgraphError(f"indices must be integers, got {indices.dtype}")
-        if indices.device.type != "cpu" or count == 0:  # elsewhere a look would wait for the device
+        if indices.device.type != "cpu" or count == 0:  # elsewhere reading values would synchronise the device
             return
         least, most = (int(bound) for bound in indices.aminmax())
         if least < 0 or most >= len(self.keys):

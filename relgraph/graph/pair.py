@@ -1,4 +1,4 @@
-"""The graph pair of a batch as PyTorch Geometric holds it, and what is read from it."""
+"""The graph pair of a batch as a PyTorch Geometric object, and functions that read it."""
 
 from copy import copy
 from dataclasses import dataclass
@@ -23,22 +23,22 @@ EdgeType = tuple[str, str, str]
 STUDENT: EdgeType = ("student", "relates", "student")
 TEACHER: EdgeType = ("teacher", "relates", "teacher")
 MATCHES: EdgeType = ("teacher", "matches", "student")
-# Up to so many nodes all pairs are listed as edges. The list is a constant that batches share; of more nodes it would
-# be four times as large as the matrix (N = 2,896: 134 MB beside 34).
+# Up to this number of nodes all pairs are listed as edges. The list is a constant that batches share; for more nodes it
+# would be four times as large as the matrix (N = 2,896: 134 MB beside 34).
 LISTED = 512
 
 
 @dataclass(frozen=True)
 class PairBuilder:
-    """How the graph pair of a batch is built: what `graph_pair` takes besides the nodes.
+    """Builds the graph pair of a batch: holds the arguments of `graph_pair` except the nodes.
 
     Attributes:
-        topology: The rule of the edges.
-        kernel: What weighs them.
+        topology: The rule that selects the edges.
+        kernel: The kernel that weighs them.
         refinement: Moves the nodes before they are matched.
         match: Whether there is a cross graph.
-        form: How the pair is computed; "auto" takes what suits the number of nodes, of `forms`.
-        forms: The forms of all pairs that the reader of the pair has, "auto" aside.
+        form: How the pair is computed; "auto" chooses one of `forms` by the number of nodes.
+        forms: The forms of all pairs that the reader of the pair supports, except "auto".
         crossing: See `relgraph.graph.forms.choose`.
     """
 
@@ -83,7 +83,7 @@ class PairBuilder:
         return pair
 
     def known_forms(self) -> tuple[Form, ...]:
-        """Return the forms that the pair has, "auto" aside."""
+        """Return the forms that the pair supports, except "auto"."""
         if self.refinement is not None:
             return ("matrix",)
         if self.topology.dense:
@@ -91,7 +91,7 @@ class PairBuilder:
         return ("matrix", "blocked") if self.topology.blocked else ("matrix",)
 
     def form_of(self, student: Tensor, teacher: Tensor, processes: int = 1) -> Form:
-        """Return the form for these nodes, never "auto"; they may be the rows of one of so many processes."""
+        """Return the form for these nodes, never "auto"; they may be the rows of one of `processes` processes."""
         return choose(self.form, self.known_forms(), student, teacher, processes * len(student), self.crossing)
 
     def _add_matrices(self, pair: Pair, s: Tensor, t: Tensor) -> None:
@@ -105,7 +105,7 @@ class PairBuilder:
         if self.refinement is not None:
             refine, one, other = self.refinement, pair["student"], pair["teacher"]
             one.refined = refine.refine(refine.student, one.x, student, edges)
-            # Matching trains the student's refinement alone: the teacher's must not learn to make matching easy.
+            # Matching trains only the student's refinement: the teacher's must not be trained to make matching easier.
             with torch.no_grad():
                 other.refined = refine.refine(refine.teacher, other.x, teacher, edges)
             s, t = kernel.nodes(one.refined), kernel.nodes(other.refined)
@@ -137,26 +137,28 @@ def graph_pair(
 ) -> Pair:
     """Return student and teacher of one batch as a `HeteroData` of two graphs and the cross graph between them.
 
-    Node types `student` and `teacher` hold `x` (N, D), `degenerate` (N,), true where the kernel leaves nothing of a
-    node (for Pearson: it has no variance), which then relates to nothing, `image_id` and `y` if given, and with a
-    refinement `refined` (N, D), the teacher's without gradient. Edge types are `(student, relates, student)`,
-    `(teacher, relates, teacher)` and `(teacher, matches, student)`. Each holds `edge_index` (2, E), sources
-    (candidates) above targets (anchors), and `edge_weight` (E,); on sparse topologies the cross graph joins each
-    student node with its own teacher node (the first N edges) and with the teacher nodes of its neighbours. On all
-    pairs `edge_index` is a constant of N^2 edges, and the weights are a view of the matrix (see `adjacency`); of more
-    than 512 nodes, where the list would be four times the matrix, each edge type holds `adj` (N, N) instead, row =
-    source, column = target, as PyG's `to_dense_adj`, PyG counts no edges, and `with_edges` lists them on request.
-    Nothing is copied: the weights are the tensors that the loss compares, gradient included. With `match=False` there
-    is no cross graph, and the widths of student and teacher may differ.
+    Node types `student` and `teacher` hold `x` (N, D), `degenerate` (N,), true where the prepared node is zero (for
+    Pearson: it has no variance) and so has weight 0 to every node, `image_id` and `y` if given, and with a refinement
+    `refined` (N, D), the teacher's without gradient. Edge types are `(student, relates, student)`, `(teacher, relates,
+    teacher)` and `(teacher, matches, student)`. Each holds `edge_index` (2, E), sources (candidates) above targets
+    (anchors), and `edge_weight` (E,); on sparse topologies the cross graph joins each student node with its own teacher
+    node (the first N edges) and with the teacher nodes of its neighbours. On all pairs `edge_index` is a constant of
+    N^2 edges, and the weights are a view of the matrix (see `adjacency`); of more than 512 nodes, where the list would
+    be four times the matrix, each edge type holds `adj` (N, N) instead, row = source, column = target, as PyG's
+    `to_dense_adj`, PyG counts no edges, and `with_edges` lists them on request. Nothing is copied: the weights are the
+    tensors that the loss compares, gradient included. With `match=False` there is no cross graph, and the widths of
+    student and teacher may differ.
 
-    `form` says how it is computed (`relgraph.graph.forms`), and `pair.form` how it was; `pair.graph` is "dense" or
-    "sparse". Sparse graphs find their edges in matrices, or in blocks ("blocked"; what "auto" does for many nodes), and
-    are the same. All pairs have matrices, unless "factored" or "blocked" is asked for: the pair then holds the nodes
-    alone, with `prepared` (N, D), what the kernel makes of them, and no edges (`has_weights`).
+    `form` selects how it is computed (`relgraph.graph.forms`), and `pair.form` is the form that was used; `pair.graph`
+    is "dense" or "sparse". The edges of sparse graphs are found in matrices, or in blocks ("blocked", which "auto"
+    selects for many nodes), with the same result. All pairs have matrices, unless "factored" or "blocked" is requested:
+    the pair then holds only the nodes, with `prepared` (N, D), the nodes as prepared by the kernel, and no edges
+    (`has_weights`).
 
     Raises:
         RelgraphError: if the two are not (N, D) of the same N and D (to match nodes across the networks, both need a
-            projection to one width), if the topology does not fit N, or for a form that it or a refinement has not.
+            projection to one width), if the topology does not fit N, or for a form that the topology or a refinement
+            does not support.
 
     >>> pair = graph_pair(torch.randn(4, 8), torch.randn(4, 8))
     >>> pair.num_edges, pair["teacher", "matches", "student"].edge_weight.shape
@@ -186,7 +188,7 @@ def _all_edges(count: int, device: torch.device) -> Tensor:
 
 def _store(store: Any, found: Tensor, edges: Topology) -> None:
     """Store the weights of a topology's edges: of all pairs with anchors (targets) in the rows."""
-    # By keys: attributes of a store take three times as long, which a batch of 64 feels.
+    # Set by keys: setting attributes of a store takes three times as long, which matters for a batch of 64.
     if isinstance(edges, Edges):
         store["edge_index"], store["edge_weight"], store["degree"] = edges.edge_index, found, edges.degree
     elif len(found) <= LISTED:
@@ -256,7 +258,7 @@ def topology_of(pair: Pair, kind: EdgeType = TEACHER) -> Topology:
 
 
 def has_weights(pair: Pair) -> bool:
-    """Return whether a pair holds weights, or the nodes alone, as the forms of all pairs without matrices do.
+    """Return whether a pair holds weights; a pair in a form without matrices holds only the nodes.
 
     >>> x = torch.randn(4, 8)
     >>> has_weights(graph_pair(x, x)), has_weights(graph_pair(x, x, form="factored"))

@@ -1,7 +1,7 @@
 """Refinement: a small graph network moves each node by its neighbours before the two sides are matched.
 
 Edges keep their sign. A convolution that divides by the sum of *signed* weights divides by something near 0 and
-gives NaN, so messages are normalised by the sum of magnitudes, and a node without edges keeps what it has.
+gives NaN, so messages are normalised by the sum of magnitudes, and a node without edges keeps its embedding.
 """
 
 from collections.abc import Callable
@@ -73,10 +73,10 @@ REFINERS: dict[str, Callable[[int], nn.Module]] = {"smooth": Smoothing, "conv": 
 
 
 class Refinement(nn.Module):
-    """One graph network for each side. Only the matching of nodes sees what they return.
+    """One graph network for each side. Only the matching of nodes reads the refined nodes.
 
-    The student's learns from the distillation loss; the teacher's is given a detached teacher there and learns, like
-    the teacher's projection, from the teacher's own cross-entropy.
+    The student's learns from the distillation loss; the teacher's gets a detached input there and is trained, like the
+    teacher's projection, by the teacher's own cross-entropy.
 
     Args:
         name: "smooth" or "conv".

@@ -1,4 +1,4 @@
-"""A relation: kernel, topology, scale and criterion put together."""
+"""A relation: the combination of kernel, topology, scale and criterion."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,19 +17,33 @@ from relgraph.graph.pair import Pair, PairBuilder, check_nodes, has_weights, rel
 from relgraph.graph.scales import Scale, as_scale, raw
 from relgraph.graph.topology import ALL_PAIRS, Graph, Rule, Topology, make_rule
 
+EXPECTED = {
+    "kernel": "Kernel, such as pearson or gaussian(0.4)",
+    "topology": "Rule, such as Nearest(8), an edge_index, or a function of both matrices and the kernel",
+    "scale": "Scale, such as by_mean, or a function of the weights of one anchor",
+    "criterion": "Criterion, such as huber, or a function of the weights of one anchor in both networks",
+}
+
+
+def _check_part(name: str, part: object, *kinds: type) -> None:
+    """Raise RelgraphError unless a part is of one of these kinds, or a function where one may stand for it."""
+    function = name != "kernel" and callable(part) and not isinstance(part, Kernel | Scale | Criterion | Rule | type)
+    if not (function or isinstance(part, kinds)):
+        raise RelgraphError(f"the {name} of a relation is a {EXPECTED[name]}, got {part!r}")
+
 
 @dataclass(frozen=True, init=False)
 class Relation:
     """The weights of two networks' graphs of one batch, compared: `criterion(scale(w_s), scale(w_t))`.
 
-    Each part may be one of your own. A criterion given as a function of the weights of one anchor, `(..., M) x (..., M)
+    Each part may be user-defined. A criterion given as a function of the weights of one anchor, `(..., M) x (..., M)
     -> (...)`, is averaged over anchors (`Criterion`); a scale may be a function `(..., M) -> (..., M)`, a topology one
-    of both matrices. `form` says how the relation is computed, with the same value and gradient
-    (`relgraph.graph.forms`): "matrix", "factored", "blocked", or "auto", what suits the number of nodes. Only the
+    of both matrices. `form` selects how the relation is computed, with the same value and gradient
+    (`relgraph.graph.forms`): "matrix", "factored", "blocked", or "auto", chosen by the number of nodes. Only the
     matrix can be differentiated twice.
 
     Raises:
-        RelgraphError: for an unknown form, or one that this relation has not.
+        RelgraphError: for an unknown form, or one that this relation does not support.
 
     >>> from relgraph.graph.criteria import mean_square
     >>> from relgraph.graph.kernels import linear
@@ -55,27 +69,31 @@ class Relation:
         criterion: Criterion | Callable[[Tensor, Tensor], Tensor] = frobenius,
         form: Form = "auto",
     ) -> None:
+        _check_part("kernel", kernel, Kernel)
+        _check_part("topology", topology, Rule, str, Tensor)
+        _check_part("scale", scale, Scale)
+        _check_part("criterion", criterion, Criterion)
         parts = (kernel, make_rule(topology), as_scale(scale), as_criterion(criterion), form)
         for name, part in zip(("kernel", "topology", "scale", "criterion", "form"), parts, strict=True):
             object.__setattr__(self, name, part)
         check_form(form, self.builder.known_forms(), f"the relation of {kernel.name} weights")
 
     def forms(self) -> tuple[Form, ...]:
-        """Return the forms that this relation has on all pairs, "auto" aside; they follow from its parts."""
+        """Return the forms that this relation supports on all pairs, except "auto"; its parts determine them."""
         factored = self.kernel.bilinear and self.scale.factors is not None and self.criterion.square
         found: tuple[Form, ...] = ("matrix", "factored") if factored else ("matrix",)
         return (*found, "blocked") if self.scale.blocked else found
 
     @property
     def builder(self) -> PairBuilder:
-        """What builds the pair that this relation reads."""
+        """The builder of the pair that this relation reads."""
         forms, crossing = self.forms(), self.scale.crossing
         return PairBuilder(self.topology, self.kernel, None, False, self.form, forms, crossing)
 
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the scalar for embeddings `(N, D_s)` and `(N, D_t)` of the same N images; the widths may differ.
 
-        Batches of graphs, `(..., N, D)`, have the form of the matrix alone, and edges that do not depend on the data.
+        Batches of graphs, `(..., N, D)`, support only the matrix form, and edges that do not depend on the data.
 
         Raises:
             RelgraphError: if the two do not hold the same number of nodes.
@@ -103,7 +121,7 @@ class Relation:
         return self.criterion(self.scale(student, topology), self.scale(teacher, topology), topology)
 
     def in_blocks(self, student: Tensor, teacher: Tensor, block: int | None = None) -> Tensor:
-        """Return the scalar of all pairs of *prepared* nodes, so many rows of their weights at a time.
+        """Return the scalar of all pairs of *prepared* nodes, `block` rows of their weights at a time.
 
         >>> from relgraph.graph.criteria import mean_square
         >>> from relgraph.graph.kernels import linear

@@ -1,6 +1,6 @@
-"""Negatives out of a memory with a slot for each training image: drawn at random, all of them, or the nearest.
+"""Negatives from a memory with a slot for each training image: drawn at random, all of them, or the nearest.
 
-Everything happens on the device: no list of negatives per image, and no draw in the loader.
+Everything is computed on the device: there is no list of negatives per image, and the loader draws nothing.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from torch.utils.checkpoint import checkpoint
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import linear
 
-# Up to so many keys per draw one product with all keys is taken and the draws are picked from it: its (N, keys) numbers
-# are then at most a quarter of the (N, K, D) of gathering at D = 128. In time, forward and backward on one CPU thread,
-# the two break even at some 50 to 70 keys per draw (N = 64 and 256).
+# Up to this many keys per draw one product with all keys is taken and the draws are picked from it: its (N, keys)
+# numbers are then at most a quarter of the (N, K, D) of gathering at D = 128. In time, forward and backward on one CPU
+# thread, the two break even at some 50 to 70 keys per draw (N = 64 and 256).
 KEYS_PER_DRAW = 32
 # Numbers gathered at once where the product is not taken: 64 MB of float32.
 BLOCK = 2**24
@@ -30,10 +30,11 @@ class ClassSampler(nn.Module):
     list, before and behind those of c: for u uniform in 0..images - count_c - 1, the image at `u` if `u < start_c` else
     at `u + count_c` is uniform among them, without rejection (u is a random number of 63 bits modulo the bound, whose
     bias is below 1e-12 up to eight million images). An image without label (-1) is a class of its own, so it may be
-    drawn as a negative of an image that in truth is of its class.
+    drawn as a negative of an image whose true class it shares.
 
     A draw depends on a seed, taken from torch's global generator at construction, and on the number of `advance` calls,
-    which checkpoints keep: two draws in between are equal. The CPU's generator and CUDA's draw other numbers.
+    which are saved in checkpoints: two draws without an `advance` in between are equal. The generators of CPU and CUDA
+    draw different numbers.
 
     Args:
         images: Size of the training set.
@@ -92,15 +93,15 @@ class ClassSampler(nn.Module):
         return self.images - self.count[indices]
 
     def advance(self) -> None:
-        """Let the next draw be another one."""
+        """Advance the random stream, so that the next draw differs."""
         self.steps += 1
 
     def get_extra_state(self) -> Tensor:
-        """Return seed and number of steps, (2,), which `state_dict` keeps."""
+        """Return seed and number of steps, (2,), which are part of `state_dict`."""
         return torch.tensor([self.seed, self.steps])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Draw as the sampler did whose state this is."""
+        """Restore the state: seed and number of steps."""
         self.seed, self.steps = state.tolist()
 
     def _random(self, rows: int, columns: int, stream: int) -> Tensor:
@@ -118,7 +119,7 @@ def _own_classes(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Negatives:
-    """The negatives of a batch, to be weighed against the memories of both networks.
+    """The negatives of a batch, to be compared with the anchors of both networks.
 
     Attributes:
         count: How many each anchor has, `(N,)`.
@@ -164,8 +165,8 @@ class NearestOthers:
 def picked(anchors: Tensor, keys: Tensor, index: Tensor) -> Tensor:
     """Return `anchors_i . keys_j` for the j = index_ik, `(N, D), (M, D), (N, K) -> (N, K)`.
 
-    By one product with all keys where that is cheaper than gathering `(N, K, D)`; by gathering, some columns at a time
-    and again in the backward pass, where there are very many keys. Both are equal in value and gradient.
+    Computed by one product with all keys where that is cheaper than gathering `(N, K, D)`; for very many keys by
+    gathering, a block of columns at a time, and once more in the backward pass. Both are equal in value and gradient.
 
     >>> picked(torch.tensor([[1.0, 2.0]]), torch.eye(2), torch.tensor([[1, 1, 0]]))
     tensor([[2., 2., 1.]])
@@ -178,11 +179,11 @@ def picked(anchors: Tensor, keys: Tensor, index: Tensor) -> Tensor:
 
 
 def gathered(anchors: Tensor, keys: Tensor, index: Tensor) -> Tensor:
-    """Return what `picked` does, `(N, K)`, by gathering alone; never more than `BLOCK` numbers at a time."""
+    """Return the result of `picked`, `(N, K)`, by gathering only, at most `BLOCK` numbers at a time."""
     width = max(1, BLOCK // max(1, anchors.numel()))
     if index.shape[1] <= width:
         return _gather(anchors, keys, index)
-    # Kept for the backward pass, all blocks would be as large as (N, K, D).
+    # Without checkpointing, the blocks saved for the backward pass would be as large as (N, K, D).
     parts = [
         checkpoint(_gather, anchors, keys, columns, use_reentrant=False, preserve_rng_state=False)
         for columns in torch.split(index, width, dim=1)

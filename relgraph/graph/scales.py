@@ -1,4 +1,4 @@
-"""Scales: what makes the weights w of two networks comparable before a criterion reads them.
+"""Scales: maps that make the weights w of two networks comparable before a criterion reads them.
 
 | scale | weights become | of |
 |---|---|---|
@@ -36,14 +36,15 @@ class Scale:
     """Makes the weights of one network's edges comparable with another's, in the same shape: of each anchor, or of all.
 
     Attributes:
-        name: The field's term for it; empty for weights as they are.
-        anchors: What the weights of all anchors become, each anchor's from its own alone, given their topology.
+        name: Name, as used in the literature; empty for unscaled weights.
+        anchors: Maps the weights of all anchors, given their topology, to the scaled weights; each anchor is scaled by
+            its own weights.
         factors: Of prepared nodes Z whose weights are `Z Z'`: the two factors of the scaled weights, `(N, D)` each,
-            where there are such. The factored form follows.
-        crossing: Nodes for each of their columns above which that form is cheaper.
-        divisor: In place of `anchors`, what all weights of a graph are divided by, from all of them; where it is not
-            positive, they become 0.
-        divisor_in_blocks: The same of a kernel's weights between all pairs of prepared nodes, so many rows at a time.
+            if they exist. The factored form requires them.
+        crossing: Number of nodes per column above which that form is cheaper.
+        divisor: In place of `anchors`, computes from all weights of a graph the number by which they are divided; if it
+            is not positive, the scaled weights are 0.
+        divisor_in_blocks: The same for a kernel's weights between all pairs of prepared nodes, `block` rows at a time.
             Without it such a scale has no blocked form.
     """
 
@@ -55,7 +56,7 @@ class Scale:
     divisor_in_blocks: Callable[[Kernel, Tensor, int | None], Tensor] | None = None
 
     def __call__(self, weights: Tensor, topology: Topology = ALL_PAIRS, divisor: Tensor | None = None) -> Tensor:
-        """Return the scaled weights; where some rows stand for a graph, the whole graph's `divisor` is given."""
+        """Return the scaled weights; for some rows of a graph, the whole graph's `divisor` is given."""
         if self.anchors is not None:
             return self.anchors(weights, topology)
         if weights.numel() == 0 or self.divisor is None:  # mutual neighbours, or a threshold, may leave no edge
@@ -64,7 +65,7 @@ class Scale:
 
     @property
     def blocked(self) -> bool:
-        """Whether a block of rows can be scaled without holding the others."""
+        """Whether a block of rows can be scaled without the other rows in memory."""
         return self.divisor is None or self.divisor_in_blocks is not None
 
 
@@ -105,10 +106,10 @@ def _unit_anchors(weights: Tensor, topology: Topology) -> Tensor:
 
 
 def _unit_factors(x: Tensor, sums: "RowSums") -> tuple[Tensor, Tensor]:
-    """Return A and X `(N, D)`, float64, of which `A X'` is the matrix of `x` with rows of length 1, or 0.
+    """Return A and X `(N, D)`, float64, such that `A X'` is the matrix of `x` with rows of length 1, or 0.
 
-    The squared length of row i of `x x'` is `x_i' (x'x) x_i`. A factor of all nodes, which the rows do not see, is
-    taken out: two networks' X are then alike where their graphs are.
+    The squared length of row i of `x x'` is `x_i' (x'x) x_i`. A common factor of all nodes, which cancels in the rows,
+    is divided out: two networks' X are then equal where their graphs are.
     """
     x = x.double()
     product = sums.gram(x, x)

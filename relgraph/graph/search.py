@@ -1,7 +1,7 @@
 """Edges of a whole data set, found and weighed in blocks: the matrix of all pairs, `(N, N)`, is never held.
 
-`block` rows, or a `chunk` of edges, are read at a time, where it is `None` as many as suit the width D.
-Nor need the nodes be: all but the search by faiss read `Rows` a block at a time, which may lie in files.
+`block` rows, or a `chunk` of edges, are read at a time; if `None`, the width D determines how many. The nodes need not
+be in memory either: all functions but the search by faiss read `Rows`, which may be files, a block at a time.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,25 +17,25 @@ from relgraph.graph.blocks import OneByOne, transformed
 from relgraph.graph.kernels import Kernel, pearson
 
 # A block against a block is 30 MiB of float32. From 32 MiB on the C library takes new memory from the system each time:
-# for 50,000 nodes that costs half as much as all products. Smaller blocks are slower on a busy machine, where each of
-# their many steps waits for the last thread.
+# for 50,000 nodes that costs half as much as all products. Smaller blocks are slower on a busy machine, because each of
+# their many steps waits for the slowest thread.
 BLOCK = 2816
 # The k largest numbers lie in the k groups of largest maximum, and maxima are quick to find.
 GROUPS = (32, 16, 8, 4, 2, 1)
-# Blocks held of nodes that are prepared as they are read: the others are then read a quarter as often.
+# Number of blocks in memory when nodes are prepared as they are read: the other blocks are read a quarter as often.
 STRIP = 4
-# Numbers in all nodes, 512 MB of float32, that are prepared at once and held; of more, a block is where it is read.
+# Size up to which all nodes, 512 MB of float32, are prepared at once and held; larger sets are prepared by block.
 LARGEST = 2**27
 # Numbers in the nodes that are read at a time, 32 MiB of float32, at most: wider ones are read in smaller blocks.
 READ = 2**23
-# Edges that are weighed at a time, each of which holds the embeddings of both its ends: at width 512 they are 64 MiB.
+# Edges that are weighed at a time; each needs the embeddings of both its ends: 64 MiB in all at width 512.
 CHUNK = 2**14
-# PyG hands no more of faiss's neighbours out.
+# The largest number of neighbours that PyG returns from faiss.
 FAISS_LIMIT = 2048
 
 
 class Rows(Protocol):
-    """Embeddings `(N, D)` of which parts can be read: a tensor, or a view of files that memory need not hold."""
+    """Embeddings `(N, D)` that can be read in parts: a tensor, or a view of files that need not fit into memory."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -74,9 +74,9 @@ def nearest_in_blocks(
     """Return each node's k nearest others, nearest first, and their weights, `(N, D) -> (N, k), (N, k)`.
 
     It is `topology.nearest` on the matrix of all pairs, exact, `block` rows and columns at a time; each weight is
-    computed once and serves both its ends. Of equal weights that of the lower position is the nearer, where `nearest`
-    takes any. `progress` is what a bar on a terminal is called; `None` shows none. Embeddings must be finite
-    (`check_finite`).
+    computed once and serves both its ends. Of equal weights, the one at the lower position is the nearer; `nearest`
+    breaks ties arbitrarily. `progress` is the title of a progress bar on a terminal; `None` disables it. Embeddings
+    must be finite (`check_finite`).
 
     Raises:
         RelgraphError: if `k` is not in 1..N-1.
@@ -110,7 +110,8 @@ def has_faiss() -> bool:
 
 @torch.no_grad()
 def nearest_by_faiss(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return what `nearest_in_blocks` does for correlations, found by faiss through PyG's index of inner products.
+    """Return the result of `nearest_in_blocks` for correlations, computed by faiss through PyG's index of inner
+    products.
 
     The index is flat, so the search is exact: neighbours are the same where no weights are equal to
     rounding (of 500,000 at 50,000 nodes, 2 differed).
@@ -128,7 +129,7 @@ def nearest_by_faiss(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     z = pearson.nodes(x).float()
     weights, indices = MIPSKNNIndex(z).search(z, k + 1)
     others = indices != torch.arange(len(x), device=x.device)[:, None]
-    others[others.all(1), -1] = False  # equally near nodes, or one of no variance, can crowd the node itself out
+    others[others.all(1), -1] = False  # ties, or no variance, can displace the node itself
     return indices[others].view(-1, k), weights[others].view(-1, k)
 
 
@@ -138,8 +139,8 @@ def matches_in_blocks(
 ) -> Tensor:
     """Return for each node of `x` whether the nearest node of `y` is its own, `(N, D), (N, D) -> (N,)`, and no other.
 
-    A node that has another at the same distance, or no variance, matches none. `progress` is what a bar on a terminal
-    is called; `None` shows none.
+    A node with a second node at the same distance, or without variance, has no match. `progress` is the title of a
+    progress bar on a terminal; `None` disables it.
 
     Raises:
         RelgraphError: if the two are not (N, D) alike.
@@ -155,7 +156,8 @@ def matches_in_blocks(
         anchors = one[start : start + block]
         own = others = anchors.new_full((len(anchors),), float("-inf"))
         for first in range(0, len(x), block):
-            # Distances are taken from the mean of the second: with the anchors there, equal candidates stay equal.
+            # Distances are taken from the mean of the second: with the anchors as second argument, equal candidates
+            # stay equal.
             tile = _nearness(kernel, other[first : first + block], anchors)
             if first == start:
                 own = tile.diagonal().clone()
@@ -183,7 +185,7 @@ def above_in_blocks(
         for first in range(0, len(x), block):
             tile = kernel.matrix(anchors, z[first : first + block])
             if first == start:
-                tile.fill_diagonal_(float("nan"))  # which is not above anything
+                tile.fill_diagonal_(float("nan"))  # NaN is not above any threshold
             anchor, candidate = (tile.abs() >= threshold).nonzero(as_tuple=True)
             edges.append(torch.stack([candidate + first, anchor + start]))
             count += len(anchor)
@@ -200,8 +202,8 @@ def above_in_blocks(
 def edge_weights(x: Rows, y: Rows, edge_index: Tensor, kernel: Kernel = pearson, chunk: int | None = None) -> Tensor:
     """Return the weight of each edge, `kernel(x, y)[anchor, candidate]`, `(N, D), (M, D) -> (E,)`.
 
-    `chunk` edges at a time are weighed, and the matrix of all pairs is not needed. Weights of tensors have a gradient,
-    for which they are computed once more; it can be differentiated once.
+    `chunk` edges are weighed at a time, and the matrix of all pairs is not needed. Weights of tensors have a gradient,
+    for which the weights are computed once more; they can be differentiated once.
 
     `edge_index` (2, E) holds candidates, which are rows of `y`, above anchors, which are rows of `x`.
 
@@ -274,7 +276,7 @@ class _EdgeWeights(OneByOne):
 
 @torch.no_grad()
 def degenerate_in_blocks(x: Rows, kernel: Kernel = pearson, block: int | None = None) -> Tensor:
-    """Return which nodes relate to nothing, `(N, D) -> (N,)`: for Pearson, those without variance.
+    """Return which nodes have weight 0 to every node, `(N, D) -> (N,)`: for Pearson, those without variance.
 
     >>> degenerate_in_blocks(torch.tensor([[1.0, 2.0], [3.0, 3.0]]))
     tensor([False,  True])
@@ -283,14 +285,14 @@ def degenerate_in_blocks(x: Rows, kernel: Kernel = pearson, block: int | None = 
 
 
 def check_finite(x: Rows, owner: str, block: int | None = None) -> None:
-    """Raise RelgraphError if an embedding of `x` (N, D) is not finite; `owner` is the network that it is of."""
+    """Raise RelgraphError if an embedding of `x` (N, D) is not finite; `owner` names the network."""
     broken = sum(int((~part.isfinite().all(-1)).sum()) for part in _parts(x, block))
     if broken:
         raise RelgraphError(f"embeddings must be finite, got NaN or infinity in {broken} of {len(x)} of the {owner}'s")
 
 
 def fitting(rows: int | None, most: int, x: Rows) -> int:
-    """Return how many rows are read at a time: those given, or at most so many, and `READ` numbers."""
+    """Return how many rows are read at a time: `rows` if given, else at most `most` rows and `READ` numbers."""
     return max(min(most, READ // max(x.shape[-1], 1)), 1) if rows is None else rows
 
 
@@ -300,15 +302,15 @@ def _parts(x: Rows, block: int | None) -> Iterator[Tensor]:
 
 
 def prepared(x: Rows, kernel: Kernel) -> Rows:
-    """Return a kernel's nodes: those of a tensor that is not large, or learns, at once, others where they are read."""
+    """Return a kernel's nodes: prepared at once for a small or trained tensor, else when they are read."""
     small = isinstance(x, Tensor) and (x.numel() <= LARGEST or x.requires_grad)
     return kernel.nodes(x[:]) if small or kernel.bounded else _Prepared(x, kernel)
 
 
 def _two_blocks(z: Rows, block: int, progress: str | None) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-    """Yield any two blocks of nodes once, and each with itself, after their first rows, the smaller first.
+    """Yield each pair of blocks once, and each block with itself, with their first rows, the smaller first.
 
-    Either of two meets its others in growing order.
+    The partners of each block are yielded in ascending order of their first rows.
     """
     strip = block if isinstance(z, Tensor) else STRIP * block
     for begin in _starts(len(z), strip, progress):
@@ -318,7 +320,7 @@ def _two_blocks(z: Rows, block: int, progress: str | None) -> Iterator[tuple[int
             candidates = held[first] if first in held else z[first : first + block]
             for start in starts[: (first - begin) // block + 1]:
                 yield start, first, held[start], candidates
-        held.clear()  # before the next are read
+        held.clear()  # frees them before the next blocks are read
 
 
 def _nearness(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
@@ -335,9 +337,9 @@ def _groups(tile: Tensor, k: int) -> Tensor:
 
 
 def _keep_nearest(weights: Tensor, neighbours: Tensor, groups: Tensor, first: int) -> None:
-    """Put what is nearer than a row's k nearest so far among them, `(N, k), (N, k), (N, G, S)`.
+    """Update each row's k nearest with nearer columns of the groups, `(N, k), (N, k), (N, G, S)`.
 
-    The groups hold the columns from `first` on, which is beyond those that the rows have seen.
+    The groups hold the columns from `first` on, which come after all columns of earlier calls.
     """
     count, k = weights.shape
     row, column, nearer = _candidates(weights[:, -1:], groups, k)
@@ -355,9 +357,9 @@ def _keep_nearest(weights: Tensor, neighbours: Tensor, groups: Tensor, first: in
 
 
 def _candidates(least: Tensor, groups: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return row, column and weight, `(E,)` each, of what is above `least` (N, 1) and can be of the row's k largest.
+    """Return row, column and weight, `(E,)` each, of the candidates for the row's k largest, above `least` (N, 1).
 
-    Of k groups each holds a number of at least the k-th largest maximum, so nothing below it is.
+    Each of k groups has a number of at least the k-th largest maximum, so smaller numbers are not among the k largest.
     """
     size, bar = groups.shape[-1], least.nextafter(torch.full_like(least, float("inf")))
     # Maxima laid out as the tile is: those of a transposed one would take 20 times as long.
@@ -371,7 +373,7 @@ def _candidates(least: Tensor, groups: Tensor, k: int) -> tuple[Tensor, Tensor, 
 
 
 def _starts(count: int, block: int, progress: str | None) -> Iterable[int]:
-    """Return the first row of each block, behind a bar on a terminal if `progress` names one."""
+    """Return the first row of each block, with a progress bar on a terminal if `progress` gives its title."""
     starts = range(0, count, block)
     if progress is None:
         return starts

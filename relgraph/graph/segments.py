@@ -1,6 +1,6 @@
 """Reductions over the edges of one anchor, for edge lists: `(E,) values` and `(E,) anchors -> (N,)`.
 
-torch_scatter is used where it is installed and works, torch's own operations elsewhere: equal results.
+torch_scatter is used if it is installed and works, else torch's own operations, with equal results.
 """
 
 from torch import Tensor

@@ -3,9 +3,9 @@
 A row of the matrix is an anchor, a column one of its candidates. PyG's `edge_index` runs from source to target, and
 messages flow to the target, so an edge is `(candidate, anchor)`: node i's neighbour j is the column `(j, i)`.
 
-A *rule* decides on the edges: `AllPairs`, `Nearest`, `Given`, `Above`; `WithOwn` adds to one of them each node's edge
-to itself. A rule reads the two networks' matrices (student first), or finds the same edges a block of rows at a time; a
-function of one's own reads the matrices.
+A *rule* selects the edges: `AllPairs`, `Nearest`, `Given`, `Above`; `WithOwn` adds each node's edge to itself to
+another rule. A rule reads the two networks' matrices (student first), or finds the same edges a block of rows at a
+time; a user-defined function reads the matrices.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,13 +23,13 @@ from relgraph.graph.segments import segment_log_softmax, segment_sum
 
 Chooser = Literal["teacher", "student", "union", "mutual"]
 GRAPHS = ("dense", "knn")
-# Edges that are summed as one row in float32: of more, sums and norms would lose digits.
+# Number of edges that are summed as one row in float32: for more, sums and norms would lose digits.
 ONE_ROW = 2**14
 CHOOSERS: tuple[Chooser, ...] = ("teacher", "student", "union", "mutual")
 
 
 class Rule:
-    """Decides which pairs of nodes are edges, for both networks alike.
+    """Selects the pairs of nodes that are edges, the same for both networks.
 
     Attributes:
         dense: Whether all pairs are edges, so that weights keep the form of the matrix.
@@ -44,9 +44,9 @@ class Rule:
         raise NotImplementedError
 
     def find(self, student: Rows, teacher: Rows, kernel: Kernel) -> "Topology":
-        """Return the same edges from the nodes `(N, D)`, a block of rows at a time; of equally near ones others.
+        """Return the same edges from the nodes `(N, D)`, a block of rows at a time; ties may be broken differently.
 
-        Nodes are prepared by the kernel where they are read.
+        Nodes are prepared by the kernel when they are read.
         """
         raise NotImplementedError
 
@@ -57,13 +57,16 @@ class Rule:
 
 @dataclass(frozen=True)
 class OwnRule(Rule):
-    """The rule that a function of one's own is, `(student, teacher, kernel) -> Edges`, of the matrices `(N, N)`."""
+    """The rule of a user-defined function, `(student, teacher, kernel) -> Edges`, of the matrices `(N, N)`."""
 
     function: Callable[[Tensor, Tensor, Kernel], "Topology"]
 
     def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> "Topology":
-        """Return the edges that the function chooses."""
-        return self.function(student, teacher, kernel)
+        """Return the edges that the function selects."""
+        edges = self.function(student, teacher, kernel)
+        if not isinstance(edges, AllPairs | Edges):
+            raise RelgraphError(f"a rule returns Edges(edge_index, anchors), got {type(edges).__name__}")
+        return edges
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class AllPairs(Rule):
     find = __call__
 
     def with_own(self) -> "AllPairs":
-        """Return itself: each node's edge to itself is there."""
+        """Return itself: each node's edge to itself is already included."""
         return self
 
     def pick(self, matrix: Tensor) -> Tensor:
@@ -100,15 +103,15 @@ class AllPairs(Rule):
         return weights.shape[:-1].numel()
 
     def each_row(self, function: Callable[[Tensor], Tensor], weights: Tensor) -> Tensor:
-        """Return what a function of one anchor's weights, which keeps their shape, makes of all rows."""
-        return function(weights)
+        """Apply a function of one anchor's weights, which keeps their shape, to all rows."""
+        return _of_same_shape(function, weights)
 
     def messages(self, x: Tensor, weights: Tensor) -> Tensor:
         """Return the weighted sum of each anchor's candidates among nodes, `(N, D) -> (N, D)`."""
         return weights @ x
 
     def rows(self, row: Callable[..., Tensor], student: Tensor, teacher: Tensor, additive: bool = False) -> Tensor:
-        """Return what a function of one anchor's weights, `(..., M) x (..., M) -> (...)`, is for all anchors."""
+        """Return the values of a function of one anchor's weights, `(..., M) x (..., M) -> (...)`, for all anchors."""
         return row(student, teacher)
 
 
@@ -126,7 +129,7 @@ def _sum_of_messages() -> Any:
 class Edges(Rule):
     """The entries that a PyG `edge_index` (2, E) names: row 0 candidates, row 1 anchors. Weights are `(..., E)`.
 
-    It is a rule that has decided already. `degree` is the number of edges of every anchor, where that is known and the
+    As a rule, it returns these fixed edges. `degree` is the number of edges of every anchor, if it is known and the
     same for all.
 
     >>> edges = Edges(torch.tensor([[1, 2], [0, 0]]), anchors=3)
@@ -169,10 +172,10 @@ class Edges(Rule):
         return Edges(torch.cat([torch.stack([node, node]), self.edge_index], dim=1), self.anchors, degree)
 
     def each_row(self, function: Callable[[Tensor], Tensor], weights: Tensor) -> Tensor:
-        """Return what a function of one anchor's weights, which keeps their shape, makes of each anchor's edges."""
+        """Apply a function of one anchor's weights, which keeps their shape, to each anchor's edges."""
         found = torch.empty_like(weights)
         for _, places in self.groups():
-            found = found.index_copy(-1, places.flatten(), function(weights[..., places]).flatten(-2))
+            found = found.index_copy(-1, places.flatten(), _of_same_shape(function, weights[..., places]).flatten(-2))
         return found
 
     def messages(self, x: Tensor, weights: Tensor) -> Tensor:
@@ -181,10 +184,11 @@ class Edges(Rule):
         return found
 
     def rows(self, row: Callable[..., Tensor], student: Tensor, teacher: Tensor, additive: bool = False) -> Tensor:
-        """Return what a function of one anchor's weights, `(..., M) x (..., M) -> (...)`, is for all anchors, `(R,)`.
+        """Return the values of a function of one anchor's weights, `(..., M) x (..., M) -> (...)`, for all anchors,
+        `(R,)`.
 
-        Where it is `additive`, many edges may be one row, or each a row of its own. Else anchors of equally many edges
-        are put together (`groups`).
+        If it is `additive`, all edges may form one row, or each edge a row of its own. Else anchors with equally many
+        edges are grouped (`groups`).
         """
         if additive and student.shape[-1] <= ONE_ROW:
             return row(student, teacher)
@@ -196,7 +200,7 @@ class Edges(Rule):
     def groups(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the anchors `(A,)` that have equally many edges, and these `(A, M)`, their candidates in growing order.
 
-        Where no `degree` is known, how many anchors have which number is read back from the device.
+        If `degree` is not known, the numbers of edges of the anchors are read back from the device.
 
         >>> edges = Edges(torch.tensor([[2, 1, 0], [0, 0, 1]]), anchors=3)
         >>> [(anchors.tolist(), places.tolist()) for anchors, places in edges.groups()]
@@ -213,6 +217,14 @@ class Edges(Rule):
         for degree in torch.unique(count[count > 0]).tolist():
             (anchors,) = (count == degree).nonzero(as_tuple=True)
             yield anchors, order[first[anchors].unsqueeze(-1) + torch.arange(degree, device=anchor.device)]
+
+
+def _of_same_shape(function: Callable[[Tensor], Tensor], weights: Tensor) -> Tensor:
+    found = function(weights)
+    if found.shape != weights.shape:
+        shapes = f"expected {tuple(weights.shape)}, got {tuple(found.shape)}"
+        raise RelgraphError(f"a scale keeps the shape of the weights: {shapes}")
+    return found
 
 
 Topology = AllPairs | Edges
@@ -238,9 +250,9 @@ def joined(lists: list[Tensor], count: int, by: Chooser) -> Tensor:
 class Choosing(Rule):
     """A rule that reads the graph of one network, or joins the edges of both.
 
-    `by` says whose matrix chooses: the teacher's, the student's, their union, or their mutual part (edges that both
-    choose). The number of edges of the last two depends on the data, so they read it back from the device once a
-    call.
+    `by` names the network whose weights select the edges: the teacher's, the student's, their union, or their mutual
+    part (edges that both select). The number of edges of the last two depends on the data, so they read it back from
+    the device once a call.
 
     Raises:
         RelgraphError: if `by` is unknown.
@@ -251,7 +263,7 @@ class Choosing(Rule):
     blocked = True
 
     def __post_init__(self) -> None:
-        """Check what can be checked without data."""
+        """Check the arguments that can be checked without data."""
         if self.by not in CHOOSERS:
             raise unknown("choice of neighbours", self.by, CHOOSERS)
 
@@ -271,20 +283,20 @@ class Choosing(Rule):
         return {"teacher": [teacher], "student": [student]}.get(self.by, [student, teacher])
 
     def of_matrix(self, matrix: Tensor, kernel: Kernel) -> Tensor:
-        """Return the edges (2, E) that one network's matrix `(N, N)` chooses."""
+        """Return the edges (2, E) that one network's matrix `(N, N)` selects."""
         raise NotImplementedError
 
     def of_nodes(self, nodes: Rows, kernel: Kernel) -> Tensor:
-        """Return the edges (2, E) that one network's nodes `(N, D)` choose, a block of rows at a time."""
+        """Return the edges (2, E) that one network's nodes `(N, D)` select, a block of rows at a time."""
         raise NotImplementedError
 
 
 @dataclass
 class Nearest(Choosing):
-    """The rule of the k nearest neighbours, a node itself left out; `by` says whose (see `Choosing`).
+    """The rule of the k nearest neighbours, a node itself left out; `by` names the network (see `Choosing`).
 
     With k = N - 1 this is all pairs without the diagonal. A relation whose diagonal is 0 in both networks, or equal,
-    then has the same value as on all pairs (EGA); where the diagonal counts (PKT, SP, the mean of RKD) it has with
+    then has the same value as on all pairs (EGA); where the diagonal counts (PKT, SP, the mean of RKD) this holds with
     `WithOwn`, whose edges are then all N^2.
 
     Raises:
@@ -300,7 +312,7 @@ class Nearest(Choosing):
     by: Chooser = "teacher"
 
     def __post_init__(self) -> None:
-        """Check what can be checked without data."""
+        """Check the arguments that can be checked without data."""
         super().__post_init__()
         if self.k < 1:
             raise RelgraphError(f"k must be at least 1, got {self.k}")
@@ -330,10 +342,10 @@ def edges_of(neighbours: Tensor) -> Tensor:
 
 @dataclass
 class Above(Choosing):
-    """The rule of all pairs whose weight has at least this magnitude, a node itself left out; `by` says whose weight.
+    """The rule of all pairs whose weight has at least this magnitude, a node itself left out; `by` names the network.
 
-    The number of edges depends on the data, so it is read back from the device once a call. Found a block at a time
-    they may be no more than `limit`.
+    The number of edges depends on the data, so it is read back from the device once a call. If they are found a block
+    at a time, at most `limit` edges are allowed.
     """
 
     threshold: float
@@ -370,7 +382,7 @@ class Given(Rule):
     blocked = True
 
     def __post_init__(self) -> None:
-        """Check once, here, so that no call reads anything back from the device."""
+        """Check the edges once, here, so that no call reads values back from the device."""
         edges = self.edge_index
         if edges.ndim != 2 or edges.shape[0] != 2 or edges.is_floating_point():
             raise RelgraphError(f"edge_index must be (2, E) of integers, got {tuple(edges.shape)} of {edges.dtype}")
@@ -387,7 +399,7 @@ class Given(Rule):
         self.highest = int(edges.max())
 
     def __call__(self, student: Rows, teacher: Rows, kernel: Kernel) -> Edges:
-        """Return these edges, once they are known to fit N nodes."""
+        """Return these edges, after a check that they fit N nodes."""
         if self.highest >= len(teacher):
             raise RelgraphError(f"edge_index must name nodes 0 to {len(teacher) - 1}, got {self.highest}")
         self.edge_index = self.edge_index.to(teacher[:0].device, torch.long)  # kept: a copy waits for the device
@@ -398,12 +410,12 @@ class Given(Rule):
 
 @dataclass
 class WithOwn(Rule):
-    """The rule of another one's edges and each node's edge to itself, which most published sums over pairs include."""
+    """The rule of another rule's edges and each node's edge to itself, which most published sums over pairs include."""
 
     rule: Rule
 
     def __post_init__(self) -> None:
-        """Take over how the other rule finds its edges."""
+        """Copy the attributes of the other rule."""
         self.dense, self.blocked = self.rule.dense, self.rule.blocked
 
     def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> Topology:
@@ -439,7 +451,7 @@ Graph = str | Tensor | Rule | Callable[[Tensor, Tensor, Kernel], Topology]
 def make_rule(graph: Graph, k: int | None = None, neighbours: Chooser = "teacher") -> Rule:
     """Return the rule of a graph: `dense` (all pairs), `knn` (8 nearest neighbours, or k), an `edge_index`, or a rule.
 
-    A function of the two networks' matrices and the kernel is a rule as well.
+    A function of the two networks' matrices and the kernel is a user-defined rule.
 
     Raises:
         RelgraphError: for an unknown name, `k` or `neighbours` for a graph without them, or a wrong `edge_index`.

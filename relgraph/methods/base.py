@@ -59,6 +59,10 @@ class Output(NamedTuple):
         return self.each(Tensor.detach)
 
 
+# Attributes of every method, which no option may be called.
+RESERVED = frozenset({"weight", "gamma", "views", "reads", "augment", "init_share", "pointwise"})
+
+
 class Batch(NamedTuple):
     """The images of a batch, besides the networks' outputs.
 
@@ -150,6 +154,9 @@ class Method(nn.Module):
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         dataclass(eq=False, repr=False)(cls)
+        taken = RESERVED & {item.name for item in fields(cls) if "bounds" in item.metadata}
+        if taken:
+            raise TypeError(f"{cls.__name__}: every method has an attribute {min(taken)}, give the option another name")
         for item in fields(cls):
             if item.init and item.name in vars(cls):
                 delattr(cls, item.name)  # a default in the class would hide a module of that name in the instance
@@ -173,6 +180,10 @@ class Method(nn.Module):
         """
         return cls(**options)
 
+    def extra_repr(self) -> str:
+        """Return the options, for `repr`."""
+        return ", ".join(f"{name}={getattr(self, name)}" for name in options_of(type(self)))
+
     @property
     def term_weights(self) -> dict[str, float]:
         """By what each term is multiplied, by its name; those that are not named by 1."""
@@ -193,6 +204,10 @@ class Method(nn.Module):
     def weighted(self, found: Terms) -> Terms:
         """Return the terms of `compare`, each multiplied by its weight."""
         by = self.term_weights
+        if not isinstance(found, dict) or any(weight and name not in found for name, weight in by.items()):
+            expected = ", ".join(by) or type(self).__name__.lower()
+            returned = ", ".join(found) if isinstance(found, dict) else type(found).__name__
+            raise RelgraphError(f"{type(self).__name__} compares by the terms {expected}, a dict, got {returned}")
         return {name: by[name] * term if name in by else term for name, term in found.items()}
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:

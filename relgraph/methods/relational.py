@@ -24,6 +24,8 @@ class Relational(Method):
     the dense form, in value and gradient. With a refinement, the nodes are first moved by their neighbours in the graph
     of Pearson correlations, each network's by its own.
 
+    Topology: all pairs
+
     Args:
         graph: "dense", "knn" (k nearest neighbours), an `edge_index` (2, E) over the N images of every batch with the
             neighbours in row 0, or a rule such as `Nearest(k)`.
@@ -105,7 +107,7 @@ class Relational(Method):
     def compare_pair(self, pair: Pair, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return the terms without their weights; the one relation's is called after the method."""
         if self.relation is None:
-            raise NotImplementedError
+            raise NotImplementedError(f"{type(self).__name__} needs make_relation, or a compare_pair of its own")
         return {type(self).__name__.lower(): self.relation.of_pair(pair)}
 
     def teacher_terms(

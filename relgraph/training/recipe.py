@@ -156,10 +156,12 @@ class Recipe:
         "method's own choice if not given.",
         choices=("embedding", "feature", "map"),
     )
-    node_weight: float = option(
-        0.8, "Weight of EGA's node term. Grows with the batch: retune it for another batch size."
+    node_weight: float | None = option(
+        None, "Weight of EGA's node term, 0.8 if not given. Grows with the batch: retune it for another batch size."
     )
-    edge_weight: float = option(0.24, "Weight of EGA's edge term. Grows with the batch as well.")
+    edge_weight: float | None = option(
+        None, "Weight of EGA's edge term, 0.24 if not given. Grows with the batch as well."
+    )
     gamma: float | None = option(
         None,
         "Weight of the cross-entropy; if not given the published one: 1, with sskd 0.1, with seed, moco, infonce and "
@@ -174,7 +176,9 @@ class Recipe:
         None,
         "First epochs, in which the method trains alone, and then no more; if not given 1/9 for fsp and ab, else 0.",
     )
-    temperature: float = option(4.0, "Temperature of KD.")
+    temperature: float | None = option(
+        None, "Temperature of the methods that have one (kd, sskd) and of --alpha; the method's own, 4, if not given."
+    )
     epochs: int = option(240, "Passes over the training set.")
     batch_size: int = option(64, "Images in a batch, which are the nodes of its graph; of all devices together.")
     accumulate: int = option(
@@ -226,7 +230,7 @@ class Recipe:
         for name in ("workers", "beta", "gamma", "init_epochs"):
             if getattr(self, name) is not None:
                 at_least(name, getattr(self, name), 0)
-        if not self.temperature > 0:
+        if self.temperature is not None and not self.temperature > 0:
             raise RelgraphError(f"temperature must be positive, got {self.temperature}")
         if self.head_epochs is not None and self.teacher_head != "sequential":
             raise RelgraphError(

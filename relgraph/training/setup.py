@@ -180,7 +180,7 @@ def new_distiller(recipe: Recipe, data: DataSet, teacher: Teacher | None) -> Dis
         method,
         gamma=recipe.label_weight,
         alpha=recipe.alpha,
-        temperature=recipe.temperature,
+        temperature=4.0 if recipe.temperature is None else recipe.temperature,
         # Without classes nothing teaches it either, and weight decay alone would shrink it.
         head_fixed=recipe.teacher_head != "joint" or classes == 0,
     )

@@ -32,6 +32,9 @@ TYPED: dict[str, tuple[str, Any]] = {
     "gamma": ("0", 0.0),
     "k": ("4", 4),
     "beta": ("0.5", 0.5),
+    "node_weight": ("0.5", 0.5),
+    "edge_weight": ("3", 3.0),
+    "temperature": ("2", 2.0),
     "init_epochs": ("0", 0),
     "milestones": ("2,5", (2, 5)),
 }

@@ -3,6 +3,7 @@
 import math
 import re
 from itertools import combinations_with_replacement
+from typing import Any
 
 import pytest
 import torch
@@ -188,3 +189,34 @@ def test_given_edges() -> None:
     s, t = pearson(student), pearson(teacher)
     expected = math.sqrt(sum((s[i, j] - t[i, j]).item() ** 2 for j, i in edges.T.tolist()))
     assert Relation(topology=Given(edges))(student, teacher).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [6, 1500])
+def test_a_row_that_is_not_one_number_for_each_anchor_is_refused_in_every_form(n: int) -> None:
+    x = torch.randn(n, 2)
+    for form in ("matrix", "blocked"):
+        wrong = Relation(criterion=torch.nn.functional.mse_loss, form=form)
+        with pytest.raises(
+            RelgraphError,
+            match=r"^the row of a criterion returns one number for each anchor: expected \(\d+,\), got \(\)",
+        ):
+            wrong(x, x)
+    with pytest.raises(RelgraphError, match=r"^a scale keeps the shape of the weights: expected"):
+        Relation(scale=lambda weights: weights.sum(-1))(x, x)
+    with pytest.raises(RelgraphError, match=r"^a rule returns Edges\(edge_index, anchors\), got Tensor$"):
+        Relation(topology=lambda student, teacher, kernel: student)(x[:6], x[:6])  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"kernel": lambda x, y: x}, "the kernel of a relation is a Kernel, such as"),
+        ({"topology": mean_square}, "the topology of a relation is a Rule, such as"),
+        ({"topology": Nearest}, "the topology of a relation is a Rule, such as"),
+        ({"scale": "softmax"}, "the scale of a relation is a Scale, such as"),
+        ({"criterion": pearson}, "the criterion of a relation is a Criterion, such as"),
+    ],
+)
+def test_a_part_of_another_kind_is_refused(parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(RelgraphError, match=f"^{message}"):
+        Relation(**parts)

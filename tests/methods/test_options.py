@@ -252,3 +252,29 @@ def test_compare_leaves_the_weights_of_terms_to_terms(
     torch.testing.assert_close(bare, even.terms(student, teacher, batch))
     torch.testing.assert_close(terms, {name: method.term_weights[name] * bare[name] for name in bare})
     torch.testing.assert_close(method(student, teacher, batch), torch.stack(list(terms.values())).sum())
+
+
+def test_words_of_every_method_are_no_options() -> None:
+    with pytest.raises(TypeError, match=r"^Wrong: every method has an attribute gamma, give the option another name$"):
+
+        class Wrong(Method):
+            gamma: float = option(default=1.0)  # type: ignore[misc]
+
+
+def test_terms_are_a_dict_that_has_every_weighted_one() -> None:
+    class Bare(Method):
+        def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Any:
+            return student.embedding.sum()
+
+    class Misspelt(Method):
+        a_weight: float = option(default=2.0, term="a")
+
+        def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Any:
+            return {"b": student.embedding.sum()}
+
+    x = torch.ones(2, 2)
+    with pytest.raises(RelgraphError, match=r"^Bare compares by the terms bare, a dict, got Tensor$"):
+        Bare()(x, x)
+    with pytest.raises(RelgraphError, match=r"^Misspelt compares by the terms a, a dict, got b$"):
+        Misspelt()(x, x)
+    assert repr(Misspelt(3.0)) == "Misspelt(a_weight=3.0)"
