@@ -61,7 +61,7 @@ class ProcessGroup:
         return slice(self.rank * each, (self.rank + 1) * each)
 
     def share(self, count: int) -> slice:
-        """Return the rows of `count` that this process is to work on, none of them twice, some more on some."""
+        """Return the rows of `count` that this process works on; shares are disjoint and almost equal."""
         each, rest = divmod(count, self.count)
         start = self.rank * each + min(self.rank, rest)
         return slice(start, start + each + (self.rank < rest))

@@ -22,7 +22,7 @@ def rows_at_once(count: int) -> int:
 def sum_of_blocks(term: Term, inputs: Sequence[Tensor], rows: int, block: int | None = None) -> Tensor:
     """Return the sum of a term over all rows, computed `block` rows at a time to save memory: a scalar.
 
-    `term(span, *inputs)` is the sum over the rows of one slice, or several sums, `(P,)`, of which the first alone has a
+    `term(span, *inputs)` is the sum over the rows of one slice, or several sums, `(P,)`; only the first of them has a
     gradient. The gradient of each block is computed as soon as its value is computed, and only the sum of the gradients
     is kept, in the shape of the inputs: nothing is computed twice, unlike with `torch.utils.checkpoint`, and no more
     than one block is ever held. The result can be differentiated once. If one block holds all rows, this is

@@ -3,8 +3,8 @@
 - "matrix": the weights of all pairs, `(N, N)`, from which sparse graphs take their edges.
 - "factored": products `(D, D)` in place of all pairs (`relgraph.graph.factored`).
 - "blocked": a block of rows at a time, forward and backward at once; for a sparse graph the neighbours are found in
-blocks, and only the weights of the edges are computed. - "auto": factored where that exists and is cheaper, blocked
-where the matrices would be large, else the matrix.
+  blocks, and only the weights of the edges are computed.
+- "auto": factored where that exists and is cheaper, blocked where the matrices would be large, else the matrix.
 
 Values and gradients are the same to rounding. All forms but the matrix can be differentiated once. The parts determine
 which forms are available: see `Relation.forms`, and `Rule.blocked` for sparse graphs.

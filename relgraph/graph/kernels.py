@@ -84,8 +84,7 @@ squared_distance = Product(_squared_distance, own=0.0)
 
 @dataclass(frozen=True)
 class Kernel:
-    """A way to weigh the edge between two embeddings, `finish(product(prepare(x), prepare(y)))`, always computed in
-    float32 or wider.
+    """A weight of two embeddings, `finish(product(prepare(x), prepare(y)))`, always computed in float32 or wider.
 
     Attributes:
         name: Name, as used in the literature.

@@ -1,6 +1,4 @@
-"""Matching: the distance of a pair's cross graph from the identity, which joins each student node to its teacher
-node.
-"""
+"""Matching: distance of the cross graph from the identity, which joins each student node to its teacher node."""
 
 import torch
 from torch import Tensor

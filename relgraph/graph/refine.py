@@ -75,8 +75,8 @@ REFINERS: dict[str, Callable[[int], nn.Module]] = {"smooth": Smoothing, "conv": 
 class Refinement(nn.Module):
     """One graph network for each side. Only the matching of nodes reads the refined nodes.
 
-    The student's learns from the distillation loss; the teacher's gets a detached input there and is trained, like the
-    teacher's projection, by the teacher's own cross-entropy.
+    The student's is trained by the distillation loss; the teacher's gets a detached input there and is trained, like
+    the teacher's projection, by the teacher's own cross-entropy.
 
     Args:
         name: "smooth" or "conv".

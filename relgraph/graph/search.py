@@ -110,8 +110,7 @@ def has_faiss() -> bool:
 
 @torch.no_grad()
 def nearest_by_faiss(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the result of `nearest_in_blocks` for correlations, computed by faiss through PyG's index of inner
-    products.
+    """Return the result of `nearest_in_blocks` for correlations, by faiss through PyG's index of inner products.
 
     The index is flat, so the search is exact: neighbours are the same where no weights are equal to
     rounding (of 500,000 at 50,000 nodes, 2 differed).

@@ -3,9 +3,9 @@
 A row of the matrix is an anchor, a column one of its candidates. PyG's `edge_index` runs from source to target, and
 messages flow to the target, so an edge is `(candidate, anchor)`: node i's neighbour j is the column `(j, i)`.
 
-A *rule* selects the edges: `AllPairs`, `Nearest`, `Given`, `Above`; `WithOwn` adds each node's edge to itself to
-another rule. A rule reads the two networks' matrices (student first), or finds the same edges a block of rows at a
-time; a user-defined function reads the matrices.
+A *rule* selects the edges: `AllPairs`, `Nearest`, `Given`, `Above`; `WithOwn` extends another rule by each node's edge
+to itself. A rule reads the two networks' matrices (student first), or finds the same edges a block of rows at a time; a
+user-defined function reads the matrices.
 """
 
 from collections.abc import Callable, Iterator
@@ -184,8 +184,7 @@ class Edges(Rule):
         return found
 
     def rows(self, row: Callable[..., Tensor], student: Tensor, teacher: Tensor, additive: bool = False) -> Tensor:
-        """Return the values of a function of one anchor's weights, `(..., M) x (..., M) -> (...)`, for all anchors,
-        `(R,)`.
+        """Apply a function of one anchor's weights, `(..., M) x (..., M) -> (...)`, to all anchors and return `(R,)`.
 
         If it is `additive`, all edges may form one row, or each edge a row of its own. Else anchors with equally many
         edges are grouped (`groups`).
@@ -402,7 +401,7 @@ class Given(Rule):
         """Return these edges, after a check that they fit N nodes."""
         if self.highest >= len(teacher):
             raise RelgraphError(f"edge_index must name nodes 0 to {len(teacher) - 1}, got {self.highest}")
-        self.edge_index = self.edge_index.to(teacher[:0].device, torch.long)  # kept: a copy waits for the device
+        self.edge_index = self.edge_index.to(teacher[:0].device, torch.long)  # stored: each copy waits for the device
         return Edges(self.edge_index, len(teacher))
 
     find = __call__

@@ -10,14 +10,14 @@ from relgraph.methods.stages import StageMethod, norm, same_size, through
 
 
 class AB(StageMethod):
-    """Let the student's neurons be active where the teacher's are, and inactive where they are not, by a margin.
+    """Match the teacher's activation boundaries: each neuron is active or inactive as in the teacher, by a margin.
 
     With the student's pre-activations s and the teacher's activations t of a stage map, and a margin m,
 
         d = max(0, m - s) where t > 0, else max(0, m + s)
         L = 3 / 1000 * sum over stages l = 1..n of 2^(l - n) * 1 / N * sum d^2
 
-    with the inner sum over all images, channels and positions. s comes out of a connector of each stage, a 1x1
+    with the inner sum over all images, channels and positions. s is the output of a connector per stage, a 1x1
     convolution and a batch norm, which maps the student's channels to the teacher's and is trained with the student.
     The larger map is averaged over space to the size of the smaller before they are compared; a teacher's position
     counts as active if that mean is positive. The maps of the stems are left out. Networks with different numbers of
@@ -25,12 +25,13 @@ class AB(StageMethod):
     `(N, C, H, W)`; returns a scalar >= 0. The teacher receives no gradient.
 
     Paper, official code and this one: the code reads the maps before their activation, of both networks; a stage map
-    here comes after it. Of the teacher only the sign matters, and t > 0 asks the same after a ReLU as before it. Of the
-    student, the connector reads the activated map, and its output is the pre-activation; the code's connector is the
-    identity where the maps have one shape, and else a convolution with stride, where here positions are averaged. Paper
-    and benchmark code (RepDistiller) use the loss to start the student, which then learns from labels alone; the code
-    in 30 epochs before its 240, which is 1/9 of the 270 and the share here (`init_share`). The factors 3 / 1000 and
-    2^(l - n) are the code's, which pairs stages from the front: the same where their numbers are equal.
+    here comes after it. Only the sign of the teacher's activation matters, and t > 0 is the same condition after a ReLU
+    as before it. For the student, the connector reads the activated map, and its output is the pre-activation; the
+    code's connector is the identity where the maps have one shape, and else a convolution with stride, where here
+    positions are averaged. Paper and benchmark code (RepDistiller) use the loss to initialise the student, which is
+    then trained by labels alone; the code in 30 epochs before its 240, which is 1/9 of the 270 and the share here
+    (`init_share`). The factors 3 / 1000 and 2^(l - n) are the code's, which pairs stages from the front: the same where
+    their numbers are equal.
 
     Paper: Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons (Heo, Lee, Yun,
         Choi, AAAI 2019, arXiv 1811.03233)
@@ -44,8 +45,8 @@ class AB(StageMethod):
         margin: m > 0.
 
     Raises:
-        RelgraphError: if a network hands on fewer than two maps, they are not of the same images or of other channels
-            than the shapes say, or the margin is not positive.
+        RelgraphError: if a network returns fewer than two maps, they are not of the same images or have other channels
+            than the given shapes, or the margin is not positive.
 
     >>> student, teacher = torch.tensor([0.5, 0.5, 2.0]), torch.tensor([1.0, 0.0, 1.0])
     >>> boundary_loss([student.view(1, 3, 1, 1)], [teacher.view(1, 3, 1, 1)]) * 1000 / 3  # 0.5^2 + 1.5^2 + 0

@@ -10,7 +10,7 @@ from relgraph.methods.stages import map_pairs, same_size
 
 
 class AT(Method):
-    """Look where the teacher looks: at the same positions of an image, stage by stage.
+    """Match the teacher's attention over the positions of each image, stage by stage.
 
     The attention of a stage map f is its mean square over the channels, as a vector of length 1 over the positions p,
 
@@ -31,7 +31,7 @@ class AT(Method):
     Criterion: mean square
 
     Raises:
-        RelgraphError: if a network hands on fewer than two maps, or they are not of the same images.
+        RelgraphError: if a network returns fewer than two maps, or they are not of the same images.
 
     >>> student, teacher = torch.tensor([[[[2.0, 0.0]]]]), torch.tensor([[[[0.0, 5.0]]], [[[1.0, 1.0]]]])
     >>> attention_loss(student, teacher[:1]), attention_loss(student, 3 * student)
@@ -62,6 +62,6 @@ def attention(maps: Tensor) -> Tensor:
     >>> attention(torch.tensor([[[[3.0, 0.0]], [[4.0, 0.0]]]]))
     tensor([[1., 0.]])
     """
-    # Each image by its largest number, which lengths of 1 do not see: squares then neither overflow nor vanish.
+    # Each image is divided by its largest number, which cancels in unit vectors: squares neither overflow nor vanish.
     scaled = bounded(at_least_float32(maps).flatten(1)).view(len(maps), maps.shape[1], -1)
     return unit(scaled.square().mean(1))

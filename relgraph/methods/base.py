@@ -1,4 +1,4 @@
-"""What every method is made of: the networks' outputs, the batch, and a module that turns them into named losses."""
+"""Base classes of all methods: the networks' outputs, the batch, and a module that maps them to named losses."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -18,7 +18,7 @@ Shapes = tuple[Shape, ...]  # of all of a network, the stem's first
 
 
 class Views(NamedTuple):
-    """Extra views of each image that a method asks for: the networks' outputs for them are in `Output.extra`.
+    """Extra views of each image that a method needs: the networks' outputs for them are in `Output.extra`.
 
     Attributes:
         kind: "rotations" by 90, 180 and 270 degrees; "transformations", one each of SSKD's four; small "patches".
@@ -36,9 +36,9 @@ class Output(NamedTuple):
         embedding: The nodes of its graph, `(N, D)`.
         logits: `(N, classes)`, where there is a classifier.
         feature: The pooled vector below the projection, `(N, width)`, where there is one.
-        maps: The maps between the network's stages, in order, each `(N, C, H, W)`, the first that of the stem; none
-            of a network that hands on no maps.
-        extra: Its outputs for V extra views of the same images, for a method that asks for them by `views`: row
+        maps: The maps between the network's stages, in order, each `(N, C, H, W)`, the first that of the stem; empty
+            for a network that returns no maps.
+        extra: Its outputs for V extra views of the same images, for a method that requests them by `views`: row
             `v * N + i` is view v of image i.
     """
 
@@ -49,7 +49,7 @@ class Output(NamedTuple):
     extra: "Output | None" = None
 
     def each(self, function: Callable[[Tensor], Tensor]) -> "Output":
-        """Return what a function makes of each tensor."""
+        """Return the output with a function applied to each tensor."""
         logits, feature = (None if x is None else function(x) for x in (self.logits, self.feature))
         extra = None if self.extra is None else self.extra.each(function)
         return Output(function(self.embedding), logits, feature, tuple(map(function, self.maps)), extra)
@@ -77,7 +77,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class RunFacts:
-    """The networks and the data of a run, of which a method is told once, when it is built (`Method.for_run`).
+    """The networks and the data of a run, passed to a method once, when it is built (`Method.for_run`).
 
     Attributes:
         dim: Width of both networks' embeddings.
@@ -100,7 +100,7 @@ class RunFacts:
     ss_head: nn.Module | None = None
 
     def widths(self, part: Part) -> tuple[int, int]:
-        """Return the widths of student and teacher of what one part of an output is, flattened."""
+        """Return the widths of student and teacher of one part of an output, flattened."""
         if part == "embedding":
             return self.dim, self.dim
         if part == "feature":
@@ -115,32 +115,32 @@ class RunFacts:
 @dataclass_transform(eq_default=False, field_specifiers=(option, field))
 @dataclass(eq=False, repr=False)
 class Method(nn.Module):
-    """A published choice of how a student follows a teacher: `method(student, teacher, batch) -> scalar`.
+    """A published distillation loss of a student and a teacher: `method(student, teacher, batch) -> scalar`.
 
-    Student and teacher are `Output`s, or bare vectors `(N, D)`, which stand for embedding and feature alike, where a
-    method needs no more. The teacher is detached in `terms`, once, for all methods: no method sends gradient into it.
-    A loss is pure: it may read a memory and never writes it; `remember` does.
+    Student and teacher are `Output`s, or bare vectors `(N, D)`, which are used as both embedding and feature, if a
+    method needs nothing else. The teacher is detached in `terms`, once, for all methods: no method passes gradient to
+    it. A loss has no side effects: it may read a memory and never writes it; `remember` does.
 
     A method is a dataclass: its options are annotated fields with `option(default, ...)`, from which the constructor,
-    the command line and YAML files are made. It builds its layers in `__post_init__` and implements `compare`. What it
-    needs of a run, such as the networks' widths, it takes in `for_run`. Its docstring has a line `Paper:`, and one
-    `Differs:` that tells where paper, official code and this one differ; where no `Relation` shows its parts, they
-    stand in lines `Kernel:`, `Topology:` and `Criterion:` (see `relgraph.methods.options.facts_of`).
+    the command line and YAML files are made. It builds its layers in `__post_init__` and implements `compare`. Facts of
+    a run that it needs, such as the networks' widths, are passed to `for_run`. Its docstring has a line `Paper:`, and
+    one `Differs:` that lists where paper, official code and this one differ; if no `Relation` defines its parts, they
+    are given in lines `Kernel:`, `Topology:` and `Criterion:` (see `relgraph.methods.options.facts_of`).
 
     Attributes:
-        weight: The published weight of the method, or of the form that was asked for, beside a cross-entropy of 1. No
-            loss is multiplied by it: `Sum` is where it is applied.
-        term_weights: The published weights of the terms of a method that has several, or the chosen ones; `terms` is
-            where they are applied.
+        weight: The published weight of the method, or of the requested form, relative to a cross-entropy of weight 1.
+            The method itself does not apply it: `Sum` does.
+        term_weights: The published weights of the terms of a method that has several, or the chosen ones; `terms`
+            applies them.
         init_share: Share of the epochs in which the method trains alone, before the cross-entropy does, as the authors
             of some methods have it; 0 for the others.
         gamma: The published weight of the cross-entropy beside it; 0 for a method that needs no labels.
-        augment: How the images are augmented that both networks get: "crop" (padding, crop, flip), or "contrastive" as
+        augment: How the input images of both networks are augmented: "crop" (padding, crop, flip), or "contrastive" as
             in the training of self-supervised teachers.
-        views: The extra views of each image that it asks for, if any.
-        reads: What it reads of the outputs ("embedding", "feature", "map", "maps", "logits") and of the batch
-            ("labels", "indices"); if nothing is named, it may read all.
-        pointwise: Whether the loss is a mean over images, each of which contributes by itself.
+        views: The extra views of each image that it needs, if any.
+        reads: The parts that it reads of the outputs ("embedding", "feature", "map", "maps", "logits") and of the batch
+            ("labels", "indices"); if empty, it may read all parts.
+        pointwise: Whether the loss is a mean over images, each of which contributes independently.
     """
 
     init_share: ClassVar[float] = 0.0
@@ -168,15 +168,15 @@ class Method(nn.Module):
         return self
 
     def __post_init__(self) -> None:
-        """Check the options; a method that has layers builds them after that."""
+        """Check the options; a method with layers builds them after this check."""
         for name, chosen in options_of(type(self)).items():
             chosen.check(getattr(self, name))
 
     @classmethod
     def for_run(cls, run: RunFacts, **options: Any) -> Self:
-        """Return the method for the networks and the data of a run, with the options that the user chose.
+        """Return the method for the networks and the data of a run, with the user's options.
 
-        A method that needs facts of the run takes them here, as `cls(width=run.student_width, **options)`.
+        A method that needs facts of the run reads them here, as `cls(width=run.student_width, **options)`.
         """
         return cls(**options)
 
@@ -186,7 +186,7 @@ class Method(nn.Module):
 
     @property
     def term_weights(self) -> dict[str, float]:
-        """By what each term is multiplied, by its name; those that are not named by 1."""
+        """The factor of each term, by its name; terms without an entry have the factor 1."""
         return {term: getattr(self, name) or 0.0 for term, name in term_options(type(self))}
 
     def forward(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch | None = None) -> Tensor:
@@ -198,7 +198,7 @@ class Method(nn.Module):
         return torch.stack(list(self.terms(student, teacher, batch).values())).sum()
 
     def terms(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch | None = None) -> Terms:
-        """Return the weighted terms of the loss by name, scalars, for logs and for telling which one went wrong."""
+        """Return the weighted terms of the loss by name, scalars, for logs and for debugging."""
         return self.weighted(self.compare(as_output(student), as_output(teacher).detach(), as_batch(batch)))
 
     def weighted(self, found: Terms) -> Terms:
@@ -211,33 +211,34 @@ class Method(nn.Module):
         return {name: by[name] * term if name in by else term for name, term in found.items()}
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
-        """Return the terms of one batch without their weights; the teacher comes detached."""
+        """Return the terms of one batch without their weights; the teacher's output is detached."""
         raise NotImplementedError
 
     def teacher_terms(
         self, student: Output, teacher: Output, batch: Batch, cross_entropy: Callable[[Output], Tensor]
     ) -> Terms:
-        """Return what trains the method's own side of the teacher, by name; its head learns from it as well.
+        """Return the losses that train the method's own side of the teacher, by name; they train its head as well.
 
         `cross_entropy` returns the loss of the teacher's head on the batch's labels for an output whose embedding or
-        feature the method has changed. The student learns nothing from it. Most methods have nothing to train there.
+        feature the method has changed. The student gets no gradient from these losses. Most methods have no parameters
+        on this side.
         """
         return {}
 
     def teacher_parameters(self) -> Sequence[nn.Parameter]:
-        """Return the parameters that `teacher_terms` trains, which the student's optimiser leaves alone."""
+        """Return the parameters that `teacher_terms` trains, which the student's optimiser does not update."""
         return ()
 
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
         """Write this batch into the method's memory; most methods have none.
 
-        In a loop of your own, call it in every step between `backward` and the optimiser's step.
+        In a user-defined loop, call it in every step between `backward` and the optimiser's step.
         """
 
 
 def chosen_nodes(cls: type[Method], options: Mapping[str, Any]) -> Part:
-    """Return what a method's nodes are with these options: those that were chosen, or its own default."""
+    """Return the nodes of a method with these options: the chosen ones, or its own default."""
     own = options_of(cls).get("nodes")
     part: Part = options.get("nodes", "embedding" if own is None else own.default)
     return part
@@ -247,7 +248,8 @@ def nodes_of(output: Output, part: Part, method: str, side: str = "", width: int
     """Return the nodes `(N, D)` that a method reads of an output: embedding, feature, or the last map, flattened.
 
     Raises:
-        RelgraphError: if the output has no such part, or it is not as wide as the method was built for on this side.
+        RelgraphError: if the output has no such part, or its width is not the one that the method was built for on this
+            side.
     """
     if part == "map":
         if not output.maps:
@@ -295,7 +297,7 @@ def logits_of(student: Output, teacher: Output, method: str) -> tuple[Tensor, Te
 
 
 def labels_of(batch: Batch | None, method: str, count: int) -> Tensor:
-    """Return the labels of a batch of so many images, `(N,)`.
+    """Return the labels of a batch of `count` images, `(N,)`.
 
     Raises:
         RelgraphError: if there is no batch, or one of another size.
@@ -308,7 +310,7 @@ def labels_of(batch: Batch | None, method: str, count: int) -> Tensor:
 
 
 def extra_of(output: Output, views: Views | None, count: int, method: str) -> Output:
-    """Return a network's outputs for the extra views of so many images.
+    """Return a network's outputs for the extra views of `count` images.
 
     Raises:
         RelgraphError: if there are none, or for another number of views.
@@ -325,7 +327,7 @@ def extra_of(output: Output, views: Views | None, count: int, method: str) -> Ou
 
 
 def as_output(given: Output | Tensor) -> Output:
-    """Return an output; a bare tensor is embedding and feature alike.
+    """Return an output; a bare tensor is used as both embedding and feature.
 
     Raises:
         RelgraphError: for anything else.

@@ -27,7 +27,7 @@ Correlation = Literal["taylor", "gaussian", "bilinear", "consecutive"]
 
 
 class CC(Relational):
-    """Let the images of a batch be correlated for the student as they are for the teacher.
+    """Match the teacher's correlation matrix of the images of a batch.
 
     With `c_ij = k(x_i, x_j)` of the nodes of one network,
 
@@ -38,20 +38,21 @@ class CC(Relational):
     `sum_p exp(-2 gamma) (2 gamma)^p / p! (x.y)^p` over the orders p = 0..P ("taylor"), or `x.y` ("bilinear").
     Called with outputs or vectors of student and teacher, `(N, D_s)` and `(N, D_t)`; returns a scalar >= 0.
 
-    `correlation="consecutive"` is the form that the authors gave to a benchmark (RepDistiller), and another loss:
-    neighbours in the order of the batch, not pairs of one network, make its products (see `consecutive_rows`). It has
-    no graph, it changes with the order of the images, and both networks' nodes are compared with each other, so they
-    need one width: with `student_width` and `teacher_width` features pass through a linear layer each, to `key_dim`.
-    This loss trains both layers, so it also shrinks where the teacher's collapses. In full,
-    `--method cc --method-args correlation=consecutive` is the benchmark's, whose weight 0.02 it then has.
+    `correlation="consecutive"` is the form that the authors contributed to a benchmark (RepDistiller), and a different
+    loss: its products are of neighbours in the order of the batch, not of pairs of one network (see
+    `consecutive_rows`). It has no graph, it changes with the order of the images, and both networks' nodes are compared
+    with each other, so they need one width: with `student_width` and `teacher_width` each network's features pass
+    through a linear layer to `key_dim`. This loss trains both layers, so it also decreases if the teacher's layer
+    collapses. The command `--method cc --method-args correlation=consecutive` selects the benchmark's form, with its
+    weight 0.02.
 
-    Paper, official code and this one: the authors published no code but that form, which holds no matrix of the paper.
-    The default is the closest known to the paper, a third party's (gamma 0.4, P = 2, weight 100). Another third party
-    (torchdistill) takes the Frobenius norm, not squared, over N^2, of kernels of vectors that are not of unit length,
-    where the polynomial no longer is one of the Gaussian: `Relation(k, criterion=frobenius)(s, t) / N**2`. The paper
-    has a third kernel, the difference of two nodes' means, and samplers of batches that hold several images of a class
-    or of similar ones: they are not here. Its total weighs the cross-entropy by alpha and KD by 1 - alpha beside this
-    loss. Sparse graphs are ours.
+    Paper, official code and this one: the authors published only the code of that form, which contains no matrix of the
+    paper. The default is a third party's implementation, the closest to the paper that we found (gamma 0.4, P = 2,
+    weight 100). Another third party (torchdistill) takes the Frobenius norm, not squared, over N^2, of kernels of
+    vectors that are not of unit length, where the polynomial is no longer that of the Gaussian: `Relation(k,
+    criterion=frobenius)(s, t) / N**2`. The paper has a third kernel, the difference of two nodes' means, and samplers
+    of batches that hold several images of a class or of similar ones: they are not here. Its total weighs the
+    cross-entropy by alpha and KD by 1 - alpha beside this loss. Sparse graphs are ours.
 
     Paper: Correlation Congruence for Knowledge Distillation (Peng et al., ICCV 2019, arXiv 1904.01802)
     Differs: the authors' only code, correlation=consecutive at weight 0.02, multiplies consecutive rows of the
@@ -65,7 +66,7 @@ class CC(Relational):
         unit_length: Whether nodes are divided by their length before they are correlated; "consecutive" never does.
         student_width: Width of the student's feature, for "consecutive" with linear layers on `nodes="feature"`.
         teacher_width: Width of the teacher's.
-        key_dim: Width to which those layers lead.
+        key_dim: Output width of those layers.
         graph: See `Relational`; "dense" for "consecutive".
         nodes: See `Relational`.
         refinement: See `Relational`.
@@ -92,7 +93,7 @@ class CC(Relational):
     key_dim: int = option(default=128, above=0)
 
     def __post_init__(self) -> None:
-        """Build the linear layers, where the correlation has them."""
+        """Build the linear layers, if the correlation needs them."""
         super().__post_init__()
         self.embeds = nn.ModuleList()
         if self.relation is not None:
@@ -160,9 +161,9 @@ def correlation_kernel(correlation: Correlation, order: int, rbf_gamma: float, u
 
 
 def consecutive_rows(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean over the rows i but the last of `sum_d |s - t|_i,d |s - t|_i+1,d`, `(N, D) -> scalar >= 0`.
+    """Return the mean over all rows i except the last of `sum_d |s - t|_i,d |s - t|_i+1,d`, `(N, D) -> scalar >= 0`.
 
-    It is 0 for equal nodes, and of one image alone.
+    It is 0 for equal nodes and for a single image.
 
     Raises:
         RelgraphError: if the two are not (N, D) of the same N and D.

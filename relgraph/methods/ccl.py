@@ -9,7 +9,7 @@ from relgraph.methods.nce import NCE
 
 
 class CCL(NCE):
-    """Contrast across the networks by labels, and follow the teacher's class distribution from both sides.
+    """Contrast student and teacher nodes by labels, and match the teacher's class distribution by both KL divergences.
 
         L = NCE + 1/2 * (KL(p_t || p_s) + KL(p_s || p_t))
 
@@ -18,7 +18,8 @@ class CCL(NCE):
 
     Paper, official code and this one: this is what EGA's table calls CCL. The network of the original that composes
     embeddings of several modalities is dropped there, and here. The second term, called Jensen-Shannon divergence, is
-    half the Jeffreys divergence. The teacher's logits are those of its head, which learns beside the student.
+    half the Jeffreys divergence. The teacher's logits are those of its head, which is trained together with the
+    student.
 
     Paper: Compositional Contrastive Learning (Chen et al., CVPR 2021, arXiv 2104.10955; as in EGA's code)
     Differs: without the original's compositional network, as in EGA's code; its 'JSD' is half the Jeffreys

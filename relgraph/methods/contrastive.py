@@ -1,4 +1,4 @@
-"""What contrastive methods have in common: nodes, the student's head, and a queue where there is one."""
+"""Base classes of contrastive methods: nodes, the student's head, and a queue if there is one."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
@@ -18,11 +18,11 @@ Vectors = Literal["embedding", "feature"]
 
 
 class Contrastive(Method):
-    """A method whose student finds the teacher's vector of its image among others, and which needs no labels.
+    """A method that identifies the teacher's vector of the same image among others; it needs no labels.
 
-    The student's nodes go through a head to the teacher's width; the loss trains it, so its parameters belong into the
-    optimiser. Head and loss are computed in float32 or wider. Without `student_width` there is no head, and both
-    networks' vectors must have one width.
+    The student's nodes go through a head to the teacher's width; the loss trains the head, so its parameters must be
+    passed to the optimiser. Head and loss are computed in float32 or wider. Without `student_width` there is no head,
+    and both networks' vectors must have one width.
 
     Kernel: cosine
     Criterion: cross-entropy of softmax
@@ -79,7 +79,7 @@ class Contrastive(Method):
 
 
 class Queued(Contrastive):
-    """A contrastive method whose other keys are the teacher's vectors of the last batches.
+    """A contrastive method whose negative keys are the teacher's vectors of the last batches.
 
     The queue changes only when `remember` is called: once a step, between `backward` and the optimiser's step.
 

@@ -23,7 +23,7 @@ DRAWS = 16384  # the authors' number of negatives
 
 
 class CRD(Method):
-    """Tell, in a memory of one network's embeddings, an image's own slot from those of other classes' images.
+    """Identify an image's own slot among those of other classes' images, in a memory of the other network's embeddings.
 
     The nodes of each network go through a linear layer to `key_dim` numbers and are divided by their length, g_s and
     g_t; M_s and M_t are memories with a slot for each training image, a running mean of its g. Student anchors are
@@ -32,24 +32,24 @@ class CRD(Method):
         P^s_k = exp(<g_s, M_t[k]> / tau) / Z_s        P^t_k = exp(<g_t, M_s[k]> / tau) / Z_t
         L = -1 / N * sum_i [log(P_own / (P_own + m / n + e)) + sum_k log((m / n) / (P_k + m / n + e))]
 
-    for each of the two directions; e = 1e-7. Each Z is the mean of exp(...) over what the first batch scores, times n,
-    and constant from the first `remember` on. Called with outputs or vectors `(N, D_s)` and `(N, D_t)` and a `Batch`
-    with indices; returns a scalar >= 0. Both layers are trained by this loss (their parameters belong into the
-    optimiser), and the teacher receives no gradient. The memories move, and other negatives are drawn, only when
-    `remember` is called: once a step, between `backward` and the optimiser's step.
+    for each of the two directions; e = 1e-7. Each Z is the mean of exp(...) over the scores of the first batch, times
+    n, and is constant after the first `remember`. Called with outputs or vectors `(N, D_s)` and `(N, D_t)` and a
+    `Batch` with indices; returns a scalar >= 0. Both layers are trained by this loss (their parameters must be passed
+    to the optimiser), and the teacher receives no gradient. The memories are updated, and new negatives drawn, only
+    when `remember` is called: once a step, between `backward` and the optimiser's step.
 
-    The graph says which images are negatives. "sampled" are `negatives` random images of other classes, anew in each
-    step. "dense" are all images of other classes: what "sampled" with as many draws is on average. "knn" are the k of
-    them that the direction's own scores put nearest; with k no less than there are, it is "dense", in value and
+    The graph selects the negatives. "sampled" uses `negatives` random images of other classes, drawn in each step.
+    "dense" uses all images of other classes, which equals "sampled" with as many draws on average. "knn" uses the k of
+    them with the largest scores in the same direction; if k is at least their number, it equals "dense", in value and
     gradient. Where labels are unknown (-1, or no `labels` at all) an image is a class of its own: it may be drawn as a
-    negative of an image that in truth is of its class.
+    negative of an image whose true class it shares.
 
     Paper, official code and this one: the paper's critic is exp / (exp + m / n), the code divides exp by Z first, as
     here. The code's negatives come from other classes, without replacement where there are enough, one set for both
     directions, drawn in the loader; here with replacement and on the device, one set for both directions too. The
-    published results come from that code; what the paper itself says of the choice could not be verified. The code
-    gathers `(N, m + 1, D)` from each memory; here the draws are picked from one product with the memory, in the
-    logarithm, which is the same number. "dense", "knn", and training without labels are ours.
+    published results come from that code; the choice in the paper itself could not be verified. The code
+    gathers `(N, m + 1, D)` from each memory; here the draws are selected from one product with the memory, in
+    logarithms, with the same value. "dense", "knn", and training without labels are ours.
 
     Paper: Contrastive Representation Distillation (Tian, Krishnan, Isola, ICLR 2020, arXiv 1910.10699)
     Differs: scores are divided by a constant Z, as in the code, not in the paper; negatives of other classes are
@@ -65,13 +65,13 @@ class CRD(Method):
         labels: Class of each of its images, `(images,)`, -1 where it is unknown.
         graph: "sampled", "dense" or "knn", or the rules `AllPairs()` for "dense" and `Nearest(k)` for "knn".
         k: Negatives of each image for "knn"; 8 if not given.
-        negatives: Draws for each image for "sampled", m; the authors' 16,384 if not given. More than there are images
-            only repeat them: "dense" then has each once, in less time.
+        negatives: Draws for each image for "sampled", m; the authors' 16,384 if not given. More draws than images only
+            repeat images: "dense" then uses each once, in less time.
         tau: Temperature > 0.
         key_dim: Width of the embeddings that are compared and remembered.
-        bank_momentum: Share in [0, 1) that a slot keeps of itself when it is written.
+        bank_momentum: Share in [0, 1) of the old value that a slot keeps when it is written.
         positives: The image's own slot ("exact"), or that of a random image of its class ("relaxed"), which needs
-            labels; an image without label is its own then.
+            labels; an image without label then uses its own slot.
         nodes: "feature" or "embedding".
 
     Raises:
@@ -119,7 +119,7 @@ class CRD(Method):
         self.embed_student = nn.Linear(self.student_width, self.key_dim)
         self.embed_teacher = nn.Linear(self.teacher_width, self.key_dim)
         self.student_bank, self.teacher_bank = Bank(self.images, self.key_dim), Bank(self.images, self.key_dim)
-        # Of the student's and the teacher's anchors; without meaning before the first step.
+        # For the student's and the teacher's anchors; undefined before the first step.
         self.register_buffer("log_z", torch.zeros(2))
 
     @classmethod
@@ -140,7 +140,7 @@ class CRD(Method):
 
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
-        """Write the embeddings into both memories, at the first call Z, and let the next negatives be others."""
+        """Write the embeddings into both memories, and Z at the first call, and advance the negatives' sampler."""
         s, t = self._anchors(as_output(student), as_output(teacher))
         indices = _indices_of(batch)
         if self.sampler.steps == 0:
@@ -169,7 +169,7 @@ class CRD(Method):
         return found
 
     def _log_z(self, scores: list["_Scores"]) -> Tensor:
-        """Return the logarithms of Z, (2,): those of the first batch, which this one is before the first step."""
+        """Return the logarithms of Z, (2,), of the first batch; before the first step that is the current batch."""
         if self.sampler.steps > 0:
             return self.log_z
         return torch.stack([score.log_mean() for score in scores]).detach() + math.log(self.sampler.images)
@@ -223,14 +223,14 @@ def _rule(graph: str | Rule, k: int | None, negatives: int | None) -> RandomOthe
 
 
 def nce(positive: Tensor, negative: Tensor, count: Tensor, noise: float) -> Tensor:
-    """Measure how well each anchor's positive is told from its m negatives, by noise-contrastive estimation.
+    """Return the noise-contrastive estimation loss of identifying each anchor's positive among its m negatives.
 
     With probabilities p of the positive and p_k of the negatives, q of the noise, and e = 1e-7 as in the official code,
 
         1 / N * sum_i [-log(p_i / (p_i + m_i q + e)) - sum_k log(m_i q / (p_ik + m_i q + e))]
 
-    The criterion of CRD (Tian et al., 2019, arXiv 1910.10699). It reads logarithms of the p, like `cross_entropy`:
-    they neither overflow at a low temperature nor lose digits where p is far below m q.
+    The criterion of CRD (Tian et al., 2019, arXiv 1910.10699). It reads logarithms of p, like `cross_entropy`, which
+    neither overflow at a low temperature nor lose digits where p is far below m q.
 
     Args:
         positive: Log-probabilities `(N,)`; they need not be normalised.
@@ -243,7 +243,7 @@ def nce(positive: Tensor, negative: Tensor, count: Tensor, noise: float) -> Tens
     """
     expected = count.to(positive.dtype) * noise
     bar = (expected + 1e-7).log()
-    # A threshold of 40, since beyond torch's own, 20, the softplus is its argument only to 2e-9.
+    # The threshold is 40, since beyond torch's default of 20 softplus equals its argument only to 2e-9.
     own = softplus(bar - positive, threshold=40)
     others = softplus(negative - bar.unsqueeze(-1), threshold=40).sum(-1)
     return (own + others + count * torch.log1p(1e-7 / expected)).sum() / len(positive)

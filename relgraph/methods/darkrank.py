@@ -17,7 +17,7 @@ from relgraph.methods.relational import Relational
 
 
 class DarkRank(Relational):
-    """Let the student rank an image's nearest others in the teacher's order.
+    """Match the teacher's ranking of the images nearest to each image.
 
     With the score `S_ij = -rank_alpha |x_i - x_j|^rank_beta` of the nodes of one network, and j_1, ..., j_L those L
     others of image i (`length`) that the teacher scores best, best first,
@@ -36,9 +36,9 @@ class DarkRank(Relational):
     Paper, official code and this one: the paper has a soft form too, the KL divergence over the orders, which is not
     here. The authors' own code ranks all others of a batch, of 8 unit vectors by default, for the images of its first
     half (`length=7`, but for all images). RKD's code, which this one follows, ranks the 4 nearest of every image, with
-    alpha 2 and beta 3 in its script and 3 and 3 in its class, and drops the first of each order, where the image itself
-    is unless another one equals it; here it is the image that is left out. Equal scores of the teacher stand in the
-    order of the batch here, in any order there. Sparse graphs are ours.
+    alpha 2 and beta 3 in its script and 3 and 3 in its class, and drops the first of each order, which is the image
+    itself unless another one equals it; here the image itself is left out. Equal scores of the teacher are ranked in
+    the order of the batch here, in any order there. Sparse graphs are ours.
 
     Paper: DarkRank: Accelerating Deep Metric Learning via Cross Sample Similarities Transfer (Chen, Wang, Zhang,
         AAAI 2018, arXiv 1707.01220)
@@ -50,7 +50,7 @@ class DarkRank(Relational):
     Args:
         rank_alpha: Scale of the scores, > 0.
         rank_beta: Power of the distances, > 0.
-        length: How many others are ranked, at least 2: there is but one order of one.
+        length: How many others are ranked, at least 2: one image has only one order.
         graph: See `Relational`.
         k: See `Relational`.
         neighbours: See `Relational`.

@@ -34,9 +34,9 @@ class EGA(Relational):
 
     Paper, official code and this one: the paper writes one weight lambda = 0.3 for the edges, the code's command
     line 0.8 and 0.24 (= 0.8 * 0.3), its class 1 and 0.3; the defaults here are the command line's. The paper's
-    "2-norm" is the Frobenius norm in the code, and here. The code's teacher is cut off by the order of two backward
-    passes, here by a detach. The code gives NaN for the whole batch if one embedding is constant; here such a node
-    has correlation 0 with everything, itself included (which is the one case in which the dense form, with its
+    "2-norm" is the Frobenius norm in the code, and here. The code keeps gradient from the teacher by the order of two
+    backward passes, here it is detached. The code gives NaN for the whole batch if one embedding is constant; here such
+    a node has correlation 0 with everything, itself included (which is the one case in which the dense form, with its
     diagonal, differs from the sparse form at k = N - 1). `knn`, `edge_index` and refinement are ours.
 
     Paper: Embedding Graph Alignment (Ma, Chen, Akata, BMVC 2022, arXiv 2211.13264)
@@ -54,11 +54,11 @@ class EGA(Relational):
         refinement: Moves the nodes by their neighbours before they are matched, such as `Refinement("smooth", D)` (see
             `relgraph.graph.refine`).
         form: "auto", or how the same loss is computed: through the "matrix" of all pairs, from "factored" products
-            (D, D), which suit large batches, or "blocked", some rows at a time (see `relgraph.graph.forms`).
+            (D, D), for large batches, or "blocked", a block of rows at a time (see `relgraph.graph.forms`).
 
     Raises:
         RelgraphError: for unknown names, k outside 1..N-1, embeddings of different N or D, a negative weight, or a form
-            that the graph or the refinement has not.
+            that the graph or the refinement does not support.
 
     >>> import torch
     >>> loss = EGA(graph="knn", k=4)(torch.randn(16, 32, requires_grad=True), torch.randn(16, 32))

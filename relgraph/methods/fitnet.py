@@ -11,7 +11,7 @@ from relgraph.methods.stages import StageMethod, check_maps, check_stages, norm,
 
 
 class FitNet(StageMethod):
-    """Give a student's stage map, or its vectors, the teacher's values.
+    """Match the teacher's values of a stage map, or of the vectors, by a regressor on the student's side.
 
         L = mean over all numbers of (r(s) - t)^2
 
@@ -26,7 +26,7 @@ class FitNet(StageMethod):
     before the distillation of logits; the benchmark code (RepDistiller) has this single stage, on stage 2, with the
     weight 100, as here. The code of EGA compares the embeddings, with the weight 1 and no regressor (`--nodes
     embedding`, which then has that weight). Where the teacher's map is larger than the student's, and not twice as
-    large, the code gives up; here the teacher's is averaged over space to the student's size, and r is a 1x1
+    large, the code raises an error; here the teacher's is averaged over space to the student's size, and r is a 1x1
     convolution.
 
     Paper: FitNets: Hints for Thin Deep Nets (Romero et al., ICLR 2015, arXiv 1412.6550)
@@ -54,12 +54,12 @@ class FitNet(StageMethod):
     pointwise = True
 
     needs_shapes = False
-    least = 0  # the stage says how many, and vectors need none
+    least = 0  # `stage` determines the number, and vectors need none
     stage: int = option(default=2, least=0)
     nodes: Part | None = option(default=None)
 
     def __post_init__(self) -> None:
-        """Build the regressor, where maps are compared."""
+        """Build the regressor, if maps are compared."""
         super().__post_init__()
         if (self.student_maps is None) != (self.teacher_maps is None):
             given = "teacher" if self.student_maps is None else "student"
@@ -96,7 +96,7 @@ class FitNet(StageMethod):
 
 
 def regressor(student: Shape, teacher: Shape) -> nn.Sequential:
-    """Return the layers that make of the student's map one of the teacher's channels and size, or of its own, if less.
+    """Return the layers that map the student's map to the teacher's channels and size, or to its own size, if smaller.
 
     >>> [str(regressor((4, side, side), (8, 8, 8))[0].kernel_size) for side in (16, 4, 8, 10, 6)]
     ['(3, 3)', '(4, 4)', '(1, 1)', '(3, 3)', '(1, 1)']

@@ -13,7 +13,7 @@ from relgraph.methods.stages import StageMethod, map_pairs, same_size
 
 
 class FSP(StageMethod):
-    """Let the channels of one stage go together with those of the next as the teacher's do, image by image.
+    """Match the teacher's products of the channels of consecutive stages (FSP matrices), image by image.
 
     With the channels of two consecutive maps f (N, C, H, W) and g (N, D, H, W) of one network,
 
@@ -25,8 +25,8 @@ class FSP(StageMethod):
     with deepest, as many as the shorter has. Called with outputs that hold maps; returns a scalar >= 0. The teacher
     receives no gradient.
 
-    Paper, official code and this one: paper and benchmark code (RepDistiller) use it to start the student, which then
-    learns from labels alone; the code in 30 epochs before its 240, which is 1/9 of the 270 and the share here
+    Paper, official code and this one: paper and benchmark code (RepDistiller) use it to initialise the student, which
+    is then trained by labels alone; the code in 30 epochs before its 240, which is 1/9 of the 270 and the share here
     (`init_share`). The paper sums the squares over pairs of channels, the code averages, as here. The code pairs maps
     from the front: the same where their numbers are equal.
 
@@ -42,7 +42,7 @@ class FSP(StageMethod):
         teacher_maps: Those of the teacher.
 
     Raises:
-        RelgraphError: if a network hands on fewer than two maps, they are not of the same images, or channels differ.
+        RelgraphError: if a network returns fewer than two maps, they are not of the same images, or channels differ.
 
     >>> earlier, later = torch.ones(1, 1, 2, 2), torch.tensor([1.0, 5.0]).view(1, 2, 1, 1)
     >>> flow(earlier, later)

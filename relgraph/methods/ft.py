@@ -14,11 +14,11 @@ SLOPE = 0.1  # of all leaky ReLUs, as in the code
 
 
 class FT(StageMethod):
-    """Follow the teacher's last map in the code of a paraphraser, an auto-encoder that is trained on that map.
+    """Match the factor of the teacher's last map, encoded by a paraphraser, an auto-encoder trained on that map.
 
-    The paraphraser's encoder makes of the teacher's last map, of C channels, a factor of `paraphrase_rate * C`, and the
-    translator makes one of the same of the student's last map. With `Q(f)` the mean square of a factor over its
-    channels, as a vector of length 1 over the positions,
+    The paraphraser's encoder maps the teacher's last map, of C channels, to a factor of `paraphrase_rate * C` channels,
+    and the translator maps the student's last map to a factor of the same width. With `Q(f)` the mean square of a
+    factor over its channels, as a vector of length 1 over the positions,
 
         L = mean |Q(translator(s)) - Q(encoder(t))|        L_paraphraser = mean (decoder(encoder(t)) - t)^2
 
@@ -26,11 +26,12 @@ class FT(StageMethod):
     smaller before. Encoder, decoder and translator are three 3x3 convolutions of stride 1 each, with leaky ReLUs of
     slope 0.1: from C channels to C, kC and kC in the encoder, back the same way by transposed convolutions in the
     decoder, and in the translator from the student's C_s to C_s, kC and kC, with batch norms. The translator is trained
-    with the student by L; the paraphraser by L_paraphraser alone (`teacher_terms`), from which the student learns
-    nothing. Called with outputs that hold maps `(N, C, H, W)`; returns a scalar >= 0. The teacher receives no gradient.
+    with the student by L; the paraphraser by L_paraphraser alone (`teacher_terms`), which gives the student no
+    gradient. Called with outputs that hold maps `(N, C, H, W)`; returns a scalar >= 0. The teacher receives no
+    gradient.
 
     Paper, official code and this one: the code trains the paraphraser in 30 epochs before the student's; here it is
-    trained beside the student, so the first targets are those of a paraphraser that has learnt little. The paper
+    trained beside the student, so the first targets are those of a paraphraser that is hardly trained. The paper
     compares the factors themselves, each divided by its length; the benchmark code (RepDistiller) their channels' mean
     squares, as here. The weight 200 is its too.
 
@@ -46,8 +47,8 @@ class FT(StageMethod):
         paraphrase_rate: k in (0, 1]: channels of a factor for each channel of the teacher.
 
     Raises:
-        RelgraphError: if a network hands on no map, they are not of the same images or of other channels than the
-            shapes say, or the rate is out of range.
+        RelgraphError: if a network returns no map, they are not of the same images or have other channels than the
+            given shapes, or the rate is out of range.
 
     >>> loss = FT(student_maps=((4, 8, 8),), teacher_maps=((8, 4, 4),))
     >>> loss.encoder[-2].out_channels, len(loss.teacher_parameters())

@@ -6,7 +6,7 @@ from relgraph.methods.contrastive import Contrastive
 
 
 class InfoNCE(Contrastive):
-    """Tell the teacher's vector of the same image from those of the other images of the batch.
+    """Identify the teacher's vector of the same image among those of all images of the batch.
 
     With s and t the vectors of unit length, the student's behind its head,
 
@@ -16,7 +16,7 @@ class InfoNCE(Contrastive):
     returns a scalar >= 0, which is 0 for one image alone. It needs no labels. The student alone receives gradient.
 
     Paper, official code and this one: the paper predicts later parts of a sequence with a bilinear score and draws the
-    other keys; the cosine, the temperature and the batch as keys are how it is used since. As a distillation, with the
+    other keys; the cosine, the temperature and the batch as keys are common in later work. As a distillation, with the
     teacher's vectors as keys, it is our definition; no official code has it. 0.07 is MoCo's first temperature (He et
     al., 2019, arXiv 1911.05722).
 

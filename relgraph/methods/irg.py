@@ -35,7 +35,7 @@ FORMS: dict[Form, Relation] = {
 
 
 class IRG(Relational):
-    """Match the distances among the images of a batch, on several levels, and how far each moves between two levels.
+    """Match the teacher's distances among the images of a batch, per level, and each image's between two levels.
 
     With the values `x_l` of one network on level l, `A_l(i, j) = |x_l,i - x_l,j|^2` and, of the last two stage maps,
     `T(i) = |x_1,i - x_2,i|^2`, each divided by its maximum over the batch,
@@ -56,16 +56,16 @@ class IRG(Relational):
     Returns a scalar >= 0.
 
     Paper, official code and this one: `form="literal"` is the paper's, without maxima and with sums in place of all
-    means, over levels as well; how it weighs them is not known. `form="caffe"` is that of the authors' Caffe layers:
+    means, over levels as well; its weights are not known. `form="caffe"` is that of the authors' Caffe layers:
     the maxima are constants for the gradient, edges cost `sum / (2 N)` and transitions `sum / 2`, levels are summed,
     the logits' term is `sum / (2 N)` but in none of their published networks, and the weights there are 0.005 (those of
-    `--method-args form=caffe`). Their hand-written backward pass follows one end of each edge only, which gives exactly
-    half of the gradient of that loss; here it is the whole one. They read maps pooled to one position, one level
-    (`levels=1`) and no transition, or the transitions between first and last block of each stage and no edge; blocks
-    inside a stage are not at hand here. The default `form="max"`, with its groups of channels and weights, is a third
-    party's, in PyTorch. "one-to-many" is the paper's for networks that differ: the teacher's nodes supervise every
-    level of the student. The transitions of edges, which the paper defines and drops as costly, have weight 0 here;
-    vertices below the logits, which need equal widths, are not here.
+    `--method-args form=caffe`). Their hand-written backward pass propagates through one end of each edge only, which
+    gives exactly half of the gradient of that loss; here the gradient is complete. They read maps pooled to one
+    position, one level (`levels=1`) and no transition, or the transitions between first and last block of each stage
+    and no edge; blocks inside a stage are not available here. The default `form="max"`, with its groups of channels and
+    weights, is a third party's, in PyTorch. "one-to-many" is the paper's for networks that differ: the teacher's nodes
+    supervise every level of the student. The transitions of edges, which the paper defines and drops as costly, have
+    weight 0 here; vertices below the logits, which need equal widths, are not here.
 
     Paper: Knowledge Distillation via Instance Relationship Graph (Liu et al., CVPR 2019)
     Differs: the paper has no maxima and sums; the code divides by constant maxima, with weights 0.005, no logits
@@ -85,7 +85,7 @@ class IRG(Relational):
         neighbours: See `Relational`.
         nodes: See `Relational`. With the nodes "map", the level below them is the map before the last.
         refinement: See `Relational`.
-        graph_form: What `Relational` calls `form`: how the graphs are compared.
+        graph_form: The option `form` of `Relational`: how the graphs are compared.
 
     Raises:
         RelgraphError: for unknown names, numbers out of range, no weight above 0, outputs without the nodes, maps or
@@ -158,7 +158,7 @@ class IRG(Relational):
         return found.mean() if self.form == "max" else found.sum()
 
     def transitions(self, student: Output, teacher: Output) -> Tensor:
-        """Return the difference of the ways between the last two stage maps, a scalar without its weight."""
+        """Return the difference of the transitions between the last two stage maps, a scalar without its weight."""
         s, t = (transition(*stage_maps(output, "IRG", least=2)[-2:]) for output in (student, teacher))
         return FORMS[self.form].compare(s, t)
 

@@ -7,7 +7,7 @@ from relgraph.methods.base import Batch, Method, Output, Terms, logits_of, optio
 
 
 class KD(Method):
-    """Follow the teacher's class distribution, `T^2 / N * sum_i KL(softmax(z_t_i / T) || softmax(z_s_i / T))`.
+    """Match the teacher's class distribution, `T^2 / N * sum_i KL(softmax(z_t_i / T) || softmax(z_s_i / T))`.
 
     Reads logits `(N, classes)` of both; sum over classes, mean over the batch. Called with outputs that hold logits;
     returns a scalar >= 0. The teacher receives no gradient.

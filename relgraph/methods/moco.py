@@ -6,7 +6,7 @@ from relgraph.methods.contrastive import Queued
 
 
 class MoCo(Queued):
-    """Tell the teacher's vector of the same image from a queue of the teacher's vectors of earlier ones.
+    """Identify the teacher's vector of the same image among a queue of its vectors of earlier images.
 
     With s and t the vectors of unit length, the student's behind its head, and D+ = [t_i, Q] the teacher's vector of
     the same image and a queue Q of K earlier ones,
@@ -19,7 +19,7 @@ class MoCo(Queued):
     65,536 keys of 128, 512 MiB of 2,048.
 
     Paper, official code and this one: in paper and code the key encoder is a running mean of the student's weights and
-    sees another view of the image; here it is the teacher, which does not move, and both see one view. That is SEED at
+    gets another view of the image; here it is the teacher, which is fixed, and both get the same view. That is SEED at
     a teacher temperature towards 0, its official code's 1e-4 included. tau is 0.2, that of MoCo v2 (Chen et al., 2020,
     arXiv 2003.04297), as is the head of two layers, here as wide in the middle as the student's nodes; the first paper
     has 0.07 and one layer. The code's K is a multiple of the batch; here any K will do. To train a teacher by MoCo

@@ -14,7 +14,7 @@ from relgraph.methods.relational import Relational
 
 
 class NCE(Relational):
-    """Tell, for each student node, the teacher's nodes of its class from those of others.
+    """Identify, for each student node, the teacher's nodes of its class among those of all classes.
 
     With `p_ij` the softmax over j of `cos(s_i, t_j) / tau`, P(i) the images of the class of i, itself included, and
     Q(i) the others,

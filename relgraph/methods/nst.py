@@ -9,7 +9,7 @@ from relgraph.methods.stages import map_pairs, same_size
 
 
 class NST(Method):
-    """Let the channels of an image be distributed over its positions as the teacher's are, stage by stage.
+    """Match the teacher's distribution of channel activations over the positions of each image, stage by stage.
 
     Each image is a graph whose nodes are the channels of a stage map: vectors over its positions, whose kernel is the
     squared cosine, `k(a, b) = (<a, b> / (|a| |b|))^2`. The loss is the maximum mean discrepancy, squared,
@@ -35,7 +35,7 @@ class NST(Method):
     Criterion: MMD
 
     Raises:
-        RelgraphError: if a network hands on fewer than two maps, or they are not of the same images.
+        RelgraphError: if a network returns fewer than two maps, or they are not of the same images.
 
     >>> student, teacher = torch.eye(2).view(1, 2, 1, 2), torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
     >>> selectivity_loss(student, teacher)  # 1 + 1/2 - 2 * 1/2

@@ -6,7 +6,7 @@ from relgraph.methods.contrastive import Contrastive
 
 
 class NTXent(Contrastive):
-    """Find the other network's vector of the same image among all other vectors of both networks.
+    """Identify the other network's vector of the same image among all other vectors of both networks.
 
     With z the 2N vectors of unit length, the student's behind its head and the teacher's, and i' the place of the other
     network's vector of the same image,
@@ -18,9 +18,9 @@ class NTXent(Contrastive):
     teacher's; the student alone receives gradient, from both.
 
     Paper, official code and this one: in SimCLR the two vectors of an image are those of one network and two views;
-    here they are those of two networks and one view, which is our definition. The mean over 2N anchors and an anchor
-    that is none of its own keys are as there. 0.5 is the temperature of its experiments on CIFAR-10, and a common
-    default. To train a teacher by SimCLR itself, see `relgraph pretrain`.
+    here they are those of two networks and one view, which is our definition. The mean over 2N anchors and the
+    exclusion of an anchor from its own keys are as in SimCLR. 0.5 is the temperature of its experiments on CIFAR-10,
+    and a common default. To train a teacher by SimCLR itself, see `relgraph pretrain`.
 
     Paper: A Simple Framework for Contrastive Learning of Visual Representations (Chen, Kornblith, Norouzi, Hinton,
         ICML 2020, arXiv 2002.05709)

@@ -30,8 +30,8 @@ def option(*, default: Any, kw_only: bool = False, term: str = "", **bounds: flo
     """Return the field of a method's option: its published default, and the range of a number.
 
     Its type is the field's annotation: int, float, bool, str, a `Literal` of words, or one of these or `None`; its
-    range is given by `above`, `least`, `below` and `most`. Its help stands under `Args` in the docstring of the class.
-    The option that is the weight of one of several terms of the loss names that `term`.
+    range is given by `above`, `least`, `below` and `most`. Its help is the entry under `Args` in the docstring of the
+    class. The option that is the weight of one of several terms of the loss names that `term`.
 
     >>> from relgraph.methods import Method
     >>> class Halved(Method):
@@ -90,7 +90,7 @@ class Option(NamedTuple):
         return " and ".join(f"{BOUNDS[name][1]} {bound:g}" for name, bound in self.bounds.items())
 
     def read(self, text: str, owner: str) -> Any:
-        """Return the value that a text spells.
+        """Return the value of a text.
 
         Raises:
             RelgraphError: if it is of another kind; the message names the option of `owner`.
@@ -159,7 +159,7 @@ def _read_terms(cls: type) -> tuple[tuple[str, str], ...]:
 
 
 def _help(cls: type, name: str) -> str:
-    """Return the words that stand behind an option's name under `Args` in the docstring of its class, or a base's."""
+    """Return the description of an option under `Args` in the docstring of its class, or of a base class."""
     for base in cls.__mro__:
         section = cleandoc(base.__doc__ or "").partition("\nArgs:\n")[2]
         match = re.search(rf"^    {name}: (.+(?:\n        .+)*)", section, re.MULTILINE)
@@ -169,7 +169,7 @@ def _help(cls: type, name: str) -> str:
 
 
 def facts_of(cls: type) -> dict[str, str]:
-    """Return what a method's docstring has in one line each: its `Paper`, where it `Differs`, and its parts in words.
+    """Return the facts of a method's docstring, a line each: its `Paper`, where it `Differs`, its parts in words.
 
     >>> from relgraph.methods import KD
     >>> facts_of(KD)["Criterion"]

@@ -10,16 +10,16 @@ from relgraph.methods.relational import Relational
 
 
 def _half(cosine: Tensor) -> Tensor:
-    # Rounding takes the cosine of opposite nodes below -1, and the logarithm of what is then negative is NaN.
+    # Rounding can make the cosine of opposite nodes less than -1, and the logarithm of a negative number is NaN.
     return (cosine + 1).clamp_min(0) / 2
 
 
-# Rows are divided by their length plus 1e-7, as in the official code: it shows in the ninth digit.
+# Rows are divided by their length plus 1e-7, as in the official code: it changes the ninth digit.
 SIMILARITY = Kernel("(cosine + 1) / 2", nearly_unit(1e-7), dot, _half)
 
 
 class PKT(Relational):
-    """Match each image's distribution over the others: how probable they are as its neighbours.
+    """Match the teacher's distribution of each image over the others: their probabilities as its neighbours.
 
     With `K_ij = (cos(x_i, x_j) + 1) / 2` and `p_ij = K_ij / sum_k K_ik` of the nodes of one network,
 

@@ -1,4 +1,4 @@
-"""What methods over the graphs of a batch have in common: nodes, topology and refinement."""
+"""Base class of methods over the graphs of a batch: nodes, topology and refinement."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import field, replace
@@ -31,19 +31,19 @@ class Relational(Method):
             neighbours in row 0, or a rule such as `Nearest(k)`.
         k: Neighbours of each node, 1..N-1, for "knn"; 8 if not given.
         neighbours: Whose weights choose them: "teacher", "student", their "union" or their "mutual" part.
-        nodes: What a node is: the projected "embedding", the pooled "feature" below it, or the last stage "map",
+        nodes: The nodes: the projected "embedding", the pooled "feature" below it, or the last stage "map",
             flattened.
         refinement: Moves the nodes before they are compared; built for their widths.
         form: How the comparison is computed, with the same value and gradient: through the "matrix" of all pairs, from
-            "factored" products, or "blocked", some rows at a time; "auto" takes what suits the number of nodes (see
-            `relgraph.graph.forms`). Not every method has every form; a refinement needs the matrix.
+            "factored" products, or "blocked", a block of rows at a time; "auto" chooses by the number of nodes (see
+            `relgraph.graph.forms`). Not every method supports every form; a refinement needs the matrix.
 
     Raises:
-        RelgraphError: for unknown names, a form that the method or the graph has not, or a learned refinement of maps,
-            which no classifier of the teacher reads.
+        RelgraphError: for unknown names, a form that the method or the graph does not support, or a learned refinement
+            of maps, which no classifier of the teacher reads.
     """
 
-    form_option: ClassVar[str] = "form"  # what the option of the form is called
+    form_option: ClassVar[str] = "form"  # name of the option of the form
     beside_nodes: ClassVar[tuple[str, ...]] = ()  # what the method reads besides its nodes
     graph: Graph = option(default="dense", kw_only=True)
     k: int | None = option(default=None, kw_only=True)
@@ -54,7 +54,7 @@ class Relational(Method):
     relation: Relation | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        """Put the relation together, and what builds the pair that it reads."""
+        """Build the relation, and the builder of the pair that it reads."""
         super().__post_init__()
         check_refinement(self.nodes, self.refinement)
         self.rule = make_rule(self.graph, self.k, self.neighbours)
@@ -73,17 +73,17 @@ class Relational(Method):
         if refine is not None:
             part = chosen_nodes(cls, options)
             if part == "map":
-                # Before it is built: one that learns would hold as many numbers as a flat map has, squared.
+                # Before it is built: a learned one has as many parameters as a flat map has numbers, squared.
                 check_refinement(part, Refinement(refine, 1))
             options["refinement"] = Refinement(refine, *run.widths(part))
         return cls(**options)
 
     def make_relation(self) -> Relation | None:
-        """Return the relation of the method, from its options; `None` for one that compares pairs in its own way."""
+        """Return the relation of the method, from its options; `None` for a method that overrides `compare_pair`."""
         return None
 
     def make_builder(self) -> PairBuilder:
-        """Return what builds the pair that the loss reads: here with each node's edge to itself."""
+        """Return the builder of the pair that the loss reads: here with each node's edge to itself."""
         if self.relation is None:
             return PairBuilder(self.rule.with_own(), match=False)
         return replace(self.relation.builder, topology=self.rule.with_own())
@@ -105,7 +105,7 @@ class Relational(Method):
         return self.compare_pair(self.pair(student, teacher), student, teacher, batch)
 
     def compare_pair(self, pair: Pair, student: Output, teacher: Output, batch: Batch | None) -> Terms:
-        """Return the terms without their weights; the one relation's is called after the method."""
+        """Return the terms without their weights; the term of the relation is named after the method."""
         if self.relation is None:
             raise NotImplementedError(f"{type(self).__name__} needs make_relation, or a compare_pair of its own")
         return {type(self).__name__.lower(): self.relation.of_pair(pair)}
@@ -113,7 +113,7 @@ class Relational(Method):
     def teacher_terms(
         self, student: Output, teacher: Output, batch: Batch, cross_entropy: Callable[[Output], Tensor]
     ) -> Terms:
-        """Return the teacher's cross-entropy on its refined nodes, `refined`, if that refinement learns."""
+        """Return the teacher's cross-entropy on its refined nodes, `refined`, if that refinement has parameters."""
         if self.refinement is None or not self.refinement.learns:
             return {}
         s, t = (nodes_of(output, self.nodes, type(self).__name__) for output in (student, teacher))

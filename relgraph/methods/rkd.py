@@ -12,7 +12,7 @@ from relgraph.methods.relational import Relational
 
 
 class RKD(Relational):
-    """Keep the distances between images, relative to their mean, and the angles that three images make.
+    """Match the teacher's distances between images, relative to their mean, and the angles formed by three images.
 
     With `d_ij = |x_i - x_j|` of the nodes of one network, mu the mean of those distances that are not 0, and
     `a_ijk = <x_i - x_j, x_k - x_j> / (|x_i - x_j| |x_k - x_j|)`, the cosine of the angle at j,
@@ -27,15 +27,15 @@ class RKD(Relational):
     a network are all scaled, shifted or rotated.
 
     Called with outputs or vectors of student and teacher, `(N, D_s)` and `(N, D_t)`; returns a scalar >= 0. The angles
-    of all pairs are N^3 numbers from N^2 differences of D: of many nodes they are compared a block of anchors at a time
-    (`relgraph.graph.angles`). A graph whose anchors differ in their number of edges (given edges, union or mutual
+    of all pairs are N^3 numbers from N^2 differences of D: for many nodes they are compared a block of anchors at a
+    time (`relgraph.graph.angles`). A graph whose anchors differ in their number of edges (given edges, union or mutual
     neighbours) reads these numbers back from the device in each call; k nearest neighbours do not.
 
     Paper, official code and this one: the paper sums over pairs and triplets, the code takes means, over all N^2
     entries, the diagonal included, and over all N^3 triplets, degenerate ones included (they count 0), as here. The
     student's mu has a gradient in the code, and here. 25 and 50 are the weights of classification benchmarks
-    (RepDistiller); the authors' metric learning has 1 and 2, on embeddings of which the student's are not of unit
-    length (`nodes="embedding"`). Sparse graphs are ours.
+    (RepDistiller); the authors' metric learning has 1 and 2, on embeddings, where the student's are not of unit length
+    (`nodes="embedding"`). Sparse graphs are ours.
 
     Paper: Relational Knowledge Distillation (Park, Kim, Lu, Cho, CVPR 2019, arXiv 1904.05068)
     Differs: the paper sums over pairs and triplets; the code, and this one, take means, zeros included
@@ -65,7 +65,7 @@ class RKD(Relational):
     angle_weight: float = option(default=50.0, least=0, term="angle")
 
     def __post_init__(self) -> None:
-        """Put both relations together."""
+        """Build both relations."""
         super().__post_init__()
         if self.distance_weight == self.angle_weight == 0:
             raise RelgraphError("RKD needs a weight above 0, got 0 for both distances and angles")

@@ -11,7 +11,7 @@ from relgraph.methods.contrastive import Queued
 
 
 class SEED(Queued):
-    """Give a queue of the teacher's vectors the teacher's similarities, each image's own vector first.
+    """Match the teacher's similarities to a queue of its vectors, each image's own vector first.
 
     With s and t the vectors of unit length, the student's behind its head, and D+ = [t_i, Q] the teacher's vector of
     the same image and a queue Q of K earlier ones,
@@ -21,20 +21,20 @@ class SEED(Queued):
 
     What to choose. At `teacher_tau=1e-4`, the official code's, the target is one-hot on the own vector, since
     `<t_i, t_i> = 1` is the largest cosine: SEED then equals the method `moco`, InfoNCE with the teacher as key encoder.
-    Soft targets begin at about 0.01 and are softer at 0.05: from them the student learns as well which other images the
-    teacher takes for similar. Choose 1e-4 to repeat the official code, 0.01 for the method as the paper describes it,
-    more if the teacher's vectors all lie far from each other.
+    Soft targets begin at about 0.01 and are softer at 0.05: they also train the student to match the teacher's
+    similarities to other images. Choose 1e-4 to repeat the official code, 0.01 for the method as the paper describes
+    it, more if the teacher's vectors all lie far from each other.
 
     Called with outputs or vectors `(N, D_s)` and `(N, D_t)`; returns a scalar >= 0. It needs no labels, and both
     networks get one view of each image. The student alone receives gradient. The queue changes only when `remember` is
     called: once a step, between `backward` and the optimiser's step. It starts with random unit vectors and takes K x
     D_t numbers, in checkpoints as well: 32 MiB for 65,536 keys of 128, 512 MiB of 2,048.
 
-    With `patches` both networks get so many small patches of each image besides, which come as `Output.extra`: the
+    With `patches` > 0 both networks also get that number of small patches of each image, as `Output.extra`: the
     same loss of each patch's own vectors, averaged over the patches, against a second queue of as many keys, which
     holds the first patch of each image. It is added under the name `seed_patches`.
 
-    Paper, official code and this one: the paper's teacher temperature is said to be 0.01 (we could not verify it), the
+    Paper, official code and this one: the paper's teacher temperature is 0.01 according to others (not verified), the
     code's is 1e-4. A summary by others sums over the batch and puts the current vectors into the queue before the loss;
     the code, and this one, average, put the own vector first and the batch into the queue afterwards. The code needs K
     divisible by the batch; here any K will do. Its small-patch variant has six patches and adds both losses, as here.
@@ -58,7 +58,7 @@ class SEED(Queued):
 
     Raises:
         RelgraphError: for unknown names, numbers out of range, without the teacher's width, for nodes of another
-            width, or without the patches that it asked for.
+            width, or without the patches that it needs.
 
     >>> loss = SEED(student_width=6, teacher_width=8, queue=64)
     >>> student, teacher = torch.randn(3, 6), torch.randn(3, 8)
@@ -73,7 +73,7 @@ class SEED(Queued):
     patches: int = option(default=0, least=0, kw_only=True)
 
     def __post_init__(self) -> None:
-        """Ask for patches and fill their queue, where there are any."""
+        """Request patches and fill their queue, if there are any."""
         super().__post_init__()
         self.views = Views("patches", self.patches) if self.patches else None
         self.patch_memory = self.make_queue(self.queue) if self.patches else None

@@ -7,12 +7,12 @@ from relgraph.graph.scales import by_anchor_norm
 from relgraph.methods.base import Part, option
 from relgraph.methods.relational import Relational
 
-# Unit rows of G do not change with a factor of all nodes, but squares of its numbers overflow, or vanish, without it.
+# Unit rows of G are scale-invariant, but squares of its numbers overflow, or vanish, without the division.
 SIMILARITY = Kernel("linear", identity, dot, bounded=True)
 
 
 class SP(Relational):
-    """Let two images be as similar to the student as they are to the teacher, relative to the image's other pairs.
+    """Match the teacher's pairwise similarities, each row of the similarity matrix divided by its length.
 
     With `G_ij = <x_i, x_j>` of the nodes of one network and each row of G divided by its length,
 

@@ -1,4 +1,4 @@
-"""Knowledge distillation that meets self-supervision (Xu, Liu, Li, Loy, ECCV 2020, arXiv 2006.07114)."""
+"""Knowledge distillation with self-supervision (Xu, Liu, Li, Loy, ECCV 2020, arXiv 2006.07114)."""
 
 from copy import deepcopy
 from typing import Any, Literal, Self
@@ -31,7 +31,7 @@ StudentHead = Literal["mlp", "none"]
 
 
 class SSKD(Method):
-    """Follow the teacher's classes, and its relations between transformed images and the images themselves.
+    """Match the teacher's class distributions, and its similarities between transformed and original images.
 
     Of each of N images there are V transformed views. Heads h_s and h_t map the pooled features to vectors, and
 
@@ -41,22 +41,23 @@ class SSKD(Method):
         ss   = tau^2 * mean over trusted views KL(softmax(A_t_i / tau) || softmax(A_s_i / tau))
         L    = kd_weight * kd + tf_weight * tf + ss_weight * ss
 
-    with logits z `(N, classes)` and `(V N, classes)`. A view is trusted where the teacher's logits put the image's
-    class first (tf), or its row of A the view's own image (ss); of the W others the `floor(W * ratio)` where it stands
-    highest are trusted as well, equal ranks in the order of the batch. Called with outputs that hold features, logits
-    and `extra` views (row `v * N + i` is view v of image i), and a `Batch`; returns a scalar >= 0. The student's
-    head is trained by this loss (its parameters belong into the optimiser), and the gradient reaches the views and the
-    images alike. The teacher's head is copied, and is no parameter here; the teacher receives no gradient.
+    with logits z `(N, classes)` and `(V N, classes)`. A view is selected (trusted) if the teacher's logits rank the
+    image's class first (tf), or its row of A ranks the view's own image first (ss); of the W others the
+    `floor(W * ratio)` with the lowest rank are selected as well, equal ranks in the order of the batch. Called with
+    outputs that hold features, logits and `extra` views (row `v * N + i` is view v of image i), and a `Batch`; returns
+    a scalar >= 0. The student's head is trained by this loss (its parameters must be passed to the optimiser), and both
+    the views and the images receive gradient. The teacher's head is copied, and is no parameter here; the teacher
+    receives no gradient.
 
     Paper, official code and this one: the paper transforms by dropped colours, rotation, crop and resize, and
     distorted colours ("all"); the code rotates only, which the authors call nearly equal, and so does the default. The
-    paper's relations of views and images are a cross-entropy that is summed over the rows, in the code it is a mean of
-    the KL, as here: of the same gradient, up to the number of rows. The paper trains the teacher's head at a
-    temperature tau, the code at 1, as `views_to_images` does. The code sorts ranks with an unstable sort, so that
-    equal ranks at the boundary are chosen by chance; here the first in the batch are. Its constants of normalisation,
-    and its choice of the student's best epoch, are not taken over. The weights are the code's, beside a cross-entropy
-    of 0.1. Images without label are ours: there the class is the one that the teacher gives the image itself. The
-    given label counts as it is, also where it is wrong.
+    paper's relations of views and images are compared by a cross-entropy summed over the rows, in the code by a mean of
+    the KL, as here: with the same gradient, up to the number of rows. The paper trains the teacher's head at a
+    temperature tau, the code at 1, as `views_to_images` does. The code sorts ranks with an unstable sort, so that the
+    choice among equal ranks at the boundary is arbitrary; here the first in the batch are selected. Its constants of
+    normalisation, and its choice of the student's best epoch, are not taken over. The weights are the code's, beside a
+    cross-entropy of 0.1. Images without label are ours: their class is the teacher's prediction for the image itself. A
+    given label is used even if it is wrong.
 
     Paper: Knowledge Distillation Meets Self-Supervision (Xu, Liu, Li, Loy, ECCV 2020, arXiv 2006.07114)
     Differs: rotations only by default and a mean of KL, as in the code, where the paper has four transformations
@@ -75,8 +76,8 @@ class SSKD(Method):
         tf_weight: Weight of tf, at least 0.
         ss_weight: Weight of ss, at least 0.
         tau: Temperature > 0 of the similarities.
-        tf_ratio: Share in [0, 1] of the wrong rows that tf trusts.
-        ss_ratio: Share in [0, 1] of the wrong rows that ss trusts.
+        tf_ratio: Share in [0, 1] of the wrong rows that are selected for tf.
+        ss_ratio: Share in [0, 1] of the wrong rows that are selected for ss.
         transformations: "rotations" by 90, 180 and 270 degrees, or "all" four of the paper, one view each.
         head: The student's head: two layers as wide as its feature ("mlp"), or "none".
 
@@ -124,7 +125,7 @@ class SSKD(Method):
         return cls(run.student_width, run.teacher_width, run.ss_head, **options)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of the student's side; the teacher's head stays in that of evaluation."""
+        """Set the mode of the student's side; the teacher's head stays in evaluation mode."""
         super().train(mode)
         assert self.ss_head is not None
         self.ss_head.eval()
@@ -143,7 +144,7 @@ class SSKD(Method):
         }
 
     def _transformed(self, student: Output, teacher: Output, classes: Tensor) -> Tensor:
-        """Compare the logits of the transformed views, where the teacher's have the class of the image."""
+        """Compare the logits of the transformed views that are selected by the teacher's rank of the image's class."""
         s, t = (z.reshape(-1, len(classes), z.shape[-1]) for z in logits_of(student, teacher, "SSKD"))
         mask = trusted(rank_of(t, classes.expand(t.shape[:2])), self.tf_ratio)
         return mean_of_trusted(_divergence(s, t, self.temperature), mask)
@@ -151,7 +152,7 @@ class SSKD(Method):
     def _self_supervision(
         self, student: Output, teacher: Output, student_views: Output, teacher_views: Output
     ) -> Tensor:
-        """Compare the similarities of views to images, where the teacher's have the view's own image."""
+        """Compare the similarities of views to images, for views selected by the teacher's rank of their own image."""
         check_nodes(nodes_of(student, "feature", "SSKD"), nodes_of(teacher, "feature", "SSKD"))
         s = _similarities(self.projector, student, student_views, self.student_width, "student")
         assert self.ss_head is not None
@@ -161,10 +162,10 @@ class SSKD(Method):
 
 
 def views_to_images(views: Tensor, images: Tensor, temperature: float = 1.0) -> Tensor:
-    """Find the image of each transformed view, by cosines: the objective of the teacher's self-supervision head.
+    """Identify the image of each transformed view, by cosines: the objective of the teacher's self-supervision head.
 
     `-1 / (V N) * sum_vi log softmax_j(cos(view vi, image j) / T)_i`: the second stage of SSKD (Xu et al., 2020, arXiv
-    2006.07114), where the teacher itself does not learn.
+    2006.07114), where the teacher itself is not trained.
 
     Paper, official code and this one: the paper has the temperature tau, the code none, which is T = 1, as here.
 
@@ -204,7 +205,7 @@ def _similarities(head: nn.Module, output: Output, views: Output, width: int, si
 
 
 def _frozen(head: nn.Module | None, width: int) -> nn.Module:
-    """Return a copy without parameters: its weights are buffers, which no optimiser finds and every checkpoint has."""
+    """Return a copy without parameters: its weights are buffers, which are saved in checkpoints and never optimised."""
     if head is None:
         raise RelgraphError(
             "SSKD needs the teacher's self-supervision head, given by --ss-head RUN: "
@@ -225,9 +226,9 @@ def _frozen(head: nn.Module | None, width: int) -> nn.Module:
 
 
 def rank_of(scores: Tensor, true: Tensor) -> Tensor:
-    """Return at which place an anchor's scores have the true candidate, 0 for the first, `(..., M) -> (...)`.
+    """Return the rank of the true candidate among an anchor's scores, 0 for the first, `(..., M) -> (...)`.
 
-    Equal scores stand in the order of their columns, as a stable sort leaves them.
+    Equal scores are ranked in the order of their columns, as by a stable sort.
 
     Args:
         scores: The anchors' scores of M candidates, `(..., M)`.
@@ -245,8 +246,8 @@ def rank_of(scores: Tensor, true: Tensor) -> Tensor:
 def trusted(rank: Tensor, ratio: float) -> Tensor:
     """Return which rows are trusted: those of rank 0, and of the W others the `floor(W * ratio)` of lowest rank.
 
-    The selective transfer of SSKD (Xu et al., 2020, arXiv 2006.07114). Equal ranks at the boundary go by image, and
-    within an image by view. Nothing is read back from the device.
+    The selective transfer of SSKD (Xu et al., 2020, arXiv 2006.07114). Equal ranks at the boundary are ordered by
+    image, and within an image by view. Nothing is read back from the device.
 
     Args:
         rank: Rank of the true candidate for V views of N images, `(V, N)`.
@@ -263,7 +264,7 @@ def trusted(rank: Tensor, ratio: float) -> Tensor:
 
 
 def mean_of_trusted(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of the values where the mask is true, a scalar; 0 where it is nowhere.
+    """Return the mean of the values where the mask is true, a scalar; 0 if the mask is nowhere true.
 
     >>> mean_of_trusted(torch.tensor([1.0, 2.0, 6.0]), torch.tensor([True, False, True]))
     tensor(3.5000)

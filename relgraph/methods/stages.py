@@ -1,4 +1,4 @@
-"""What methods over stage maps have in common: which maps face each other, at which size, and layers between them."""
+"""Common parts of methods over stage maps: which maps are paired, at which size, and the layers between them."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self, TypeVar
@@ -19,7 +19,7 @@ class StageMethod(Method):
     Attributes:
         least: How many maps it needs of each network, the stem's included.
         needs_shapes: Whether it is built for shapes, or only checks them where they are given.
-        facing: Which pairs of maps that face each other it compares; by default all but the stems'.
+        facing: Which of the paired maps it compares; by default all but the stems'.
 
     Args:
         student_maps: Shapes (C, H, W) of the student's maps, the stem's first.
@@ -30,7 +30,7 @@ class StageMethod(Method):
     facing: ClassVar[slice] = slice(1, None)
     needs_shapes: ClassVar[bool] = True
     reads = ("maps",)
-    student_maps: Shapes | None = None  # `()` is a network that hands on no maps
+    student_maps: Shapes | None = None  # `()` for a network that returns no maps
     teacher_maps: Shapes | None = None
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ class StageMethod(Method):
 
 
 def paired(student: Sequence[T], teacher: Sequence[T]) -> list[tuple[T, T]]:
-    """Return the pairs that face each other, deepest with deepest, as many as the shorter list has, in order.
+    """Return the paired elements of two lists, deepest with deepest, as many as the shorter list has, in order.
 
     >>> paired(["s1", "s2"], ["t1", "t2", "t3"])
     [('s1', 't2'), ('s2', 't3')]
@@ -65,7 +65,7 @@ def paired(student: Sequence[T], teacher: Sequence[T]) -> list[tuple[T, T]]:
 
 
 def check_stages(method: str, student: Sequence[object], teacher: Sequence[object], least: int = 2) -> None:
-    """Raise RelgraphError unless both networks hand on at least so many maps, or say so by their shapes."""
+    """Raise RelgraphError unless both networks return at least `least` maps, or have as many shapes of maps."""
     for shape in (*student, *teacher):
         if not isinstance(shape, Tensor) and (not isinstance(shape, Sequence) or len(shape) != 3):
             raise RelgraphError(f"{method} is built for shapes (C, H, W) of stage maps, without the batch, got {shape}")
@@ -79,7 +79,7 @@ def check_stages(method: str, student: Sequence[object], teacher: Sequence[objec
 
 
 def map_pairs(student: Output, teacher: Output, method: str, least: int = 2) -> list[tuple[Tensor, Tensor]]:
-    """Return the maps of student and teacher that face each other; see `paired`. The first pair is one of a stem.
+    """Return the paired maps of student and teacher; see `paired`. The first pair has a stem's map.
 
     Raises:
         RelgraphError: if there are fewer than `least` of one network, or they are not maps of the same images.
@@ -112,10 +112,10 @@ def check_channels(method: str, built: Sequence[tuple[Shape, Shape]], found: Seq
 
 
 def same_size(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Average the larger of two maps over space to the size of the smaller; both come back in float32 or wider.
+    """Average the larger of two maps over space to the size of the smaller; both are returned in float32 or wider.
 
     `(N, C, H, W), (N, D, h, w) -> (N, C, h, w), (N, D, h, w)`, by adaptive average pooling; a map that is higher but
-    narrower than the other gives up its height, and the other its width.
+    narrower than the other is pooled along its height, and the other along its width.
 
     >>> import torch
     >>> same_size(torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]]), torch.zeros(1, 1, 1, 1))[0].flatten()
@@ -133,10 +133,10 @@ def _pooled(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def through(layers: nn.Module, maps: Tensor) -> Tensor:
-    """Return what layers make of maps, in float32 or wider; under autocast they compute in its type."""
+    """Return the output of layers for maps, in float32 or wider; under autocast the layers compute in its type."""
     return at_least_float32(layers(maps.to(next(layers.parameters()).dtype)))
 
 
 def norm(channels: int) -> nn.BatchNorm2d:
-    """Return a batch norm over the batch at hand: it keeps no running statistics, since a loss writes nothing."""
+    """Return a batch norm over the current batch, without running statistics, so that the loss is stateless."""
     return nn.BatchNorm2d(channels, track_running_stats=False)

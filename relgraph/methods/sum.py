@@ -12,8 +12,8 @@ from relgraph.methods.base import Batch, Method, Output, Terms, Views
 class Sum(Method):
     """Several methods at once, or one at another weight: `sum_m weight_m * L_m`.
 
-    Terms of more than one method are called `METHOD_TERM`, or like the method where it has but one. Each method
-    reads of a batch what it would read alone; memories and the teacher's sides of the methods are kept apart.
+    Terms of more than one method are called `METHOD_TERM`, or like the method where it has but one. Each method reads
+    the same parts of a batch as it does alone; memories and the teacher's sides of the methods are separate.
 
     Args:
         methods: Weight >= 0 and method by name.
@@ -30,7 +30,7 @@ class Sum(Method):
     methods: Mapping[str, tuple[float, Method]]
 
     def __post_init__(self) -> None:
-        """Check the weights, and take the methods apart from them."""
+        """Check the weights, and store methods and weights separately."""
         super().__post_init__()
         given = dict(self.methods)
         if not given:
@@ -62,7 +62,7 @@ class Sum(Method):
     def teacher_terms(
         self, student: Output, teacher: Output, batch: Batch, cross_entropy: Callable[[Output], Tensor]
     ) -> Terms:
-        """Return what trains the methods' sides of the teacher; their weights do not matter there."""
+        """Return the losses that train the methods' sides of the teacher, without the methods' weights."""
         found = {name: method.teacher_terms(student, teacher, batch, cross_entropy) for name, method in self.each()}
         return self.joined(found, weighted=False)
 
@@ -72,7 +72,7 @@ class Sum(Method):
 
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
-        """Let each method remember the batch."""
+        """Update every method's memory with the batch."""
         for _, method in self.each():
             method.remember(student, teacher, batch)
 
@@ -81,7 +81,7 @@ class Sum(Method):
 
 
 def _views(asked: Mapping[str, Views]) -> Views | None:
-    """Return the extra views that the methods of a sum ask for, which must be the same."""
+    """Return the extra views that the methods of a sum need, which must be the same."""
     if len(set(asked.values())) > 1:
         words = " and ".join(f"{name} for {views.each} {views.kind}" for name, views in asked.items())
         raise RelgraphError(f"the methods of a sum share the extra views of an image, got {words}")

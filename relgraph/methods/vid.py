@@ -10,12 +10,12 @@ from relgraph.graph.kernels import at_least_float32
 from relgraph.methods.base import Batch, Output, Terms, option
 from relgraph.methods.stages import StageMethod, same_size, through
 
-# The least variance, as in the code: a channel that is predicted exactly would else have an infinite likelihood.
+# The least variance, as in the code: otherwise a channel that is predicted exactly would have an infinite likelihood.
 FLOOR = 1e-5
 
 
 class VID(StageMethod):
-    """Predict the teacher's maps from the student's, as a Gaussian with one variance per channel, stage by stage.
+    """Match the teacher's maps by Gaussian predictions from the student's, with one variance per channel, by stage.
 
         L = sum over stages of mean of 1/2 [(mu(s) - t)^2 / v_c + log v_c],    v_c = softplus(p_c) + 1e-5
 
@@ -23,8 +23,8 @@ class VID(StageMethod):
     is three 1x1 convolutions without bias, with a ReLU between them and as many channels in the middle as the teacher
     has; it and p are trained with the student. The larger map is averaged over space to the size of the smaller before.
     The maps of the stems are left out. Networks with different numbers of stages are paired from the end, deepest with
-    deepest, as many as the shorter has. Called with outputs that hold maps `(N, C, H, W)`; returns a scalar, which
-    falls below 0 where the prediction is good. The teacher receives no gradient.
+    deepest, as many as the shorter has. Called with outputs that hold maps `(N, C, H, W)`; returns a scalar, which is
+    negative if the prediction is good. The teacher receives no gradient.
 
     Paper, official code and this one: the paper sums the log-likelihood over all numbers of a map, the benchmark code
     (RepDistiller) averages, as here. The code pairs stages from the front: the same where their numbers are equal.
@@ -40,8 +40,8 @@ class VID(StageMethod):
         init_variance: The variance of all channels at the start, above 1e-5.
 
     Raises:
-        RelgraphError: if a network hands on fewer than two maps, they are not of the same images or of other channels
-            than the shapes say, or the variance is out of range.
+        RelgraphError: if a network returns fewer than two maps, they are not of the same images or have other channels
+            than the given shapes, or the variance is out of range.
 
     >>> maps = ((3, 8, 8), (4, 8, 8), (6, 4, 4))
     >>> loss = VID(maps, maps)

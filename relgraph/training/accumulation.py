@@ -1,4 +1,4 @@
-"""One step's losses and gradients: of a batch that goes through the student at once, or in parts."""
+"""One step's losses and gradients, for a batch that passes through the student at once or in parts."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -41,13 +41,14 @@ def backward_in_parts(
     stage: Stage = "both",
     diagnostics: Diagnostics | None = None,
 ) -> Losses:
-    """Return the losses of a batch whose graph spans all of it, though it goes through the student a part at a time.
+    """Return the losses of a batch, with the graph of the whole batch, that passes through the student part by part.
 
-    The student's outputs for all parts are computed without gradient; the losses are those of the whole, and their
-    gradient with respect to the outputs is kept; then each part goes through the student once more, and its gradient
-    goes on to the parameters (GradCache; Gao et al., 2021, arXiv 2101.06983). Loss and gradient are those of the batch
-    in one part, but for batch norm, whose statistics are those of a part. What is random in the student is drawn alike
-    both times. Memory: the student's activations of one part; its outputs, and the loss, of all.
+    The student's outputs for all parts are computed without gradient; the losses are those of the whole batch, and
+    their gradient with respect to the outputs is stored; then each part passes through the student once more, and its
+    gradient is propagated to the parameters (GradCache; Gao et al., 2021, arXiv 2101.06983). Loss and gradient are
+    those of the batch in one part, except for batch norm, whose statistics are those of a part. Random operations in
+    the student draw the same numbers both times. Memory: the student's activations of one part; its outputs, and the
+    loss, of all.
     """
     pieces = [_part(inputs, number, parts) for number in range(parts)]
     states = []
@@ -92,7 +93,7 @@ def average_gradients(module: nn.Module, processes: ProcessGroup) -> None:
 
 
 def _read(objective: Distiller, output: Output) -> Output:
-    """Return what the method reads of an output: the maps of all parts are held only where it reads them."""
+    """Return the parts of an output that the method reads: the maps of all parts are held only if it reads them."""
     method = objective.method
     maps = method is not None and any("map" in part for part in method.reads or ("maps",))
     return output if maps else output._replace(maps=())
@@ -123,12 +124,12 @@ def _joined(parts: list[Output]) -> Output:
 
 
 def _leaves(output: Output) -> Output:
-    """Return an output whose tensors are leaves that want a gradient."""
+    """Return an output whose tensors are leaves that require a gradient."""
     return _filled(output, (None if x is None else x.requires_grad_() for x in _tensors(output)))
 
 
 def _carry_on(output: Output, whole: Output, number: int, parts: int) -> None:
-    """Let the gradient that the whole's rows of a part received go on from the student's outputs for that part."""
+    """Propagate the gradient of a part's rows through the student's outputs for that part."""
     count = len(whole.embedding)
     pairs = [
         (x, _rows(y.grad, count, number, parts))
@@ -155,7 +156,7 @@ def _filled(shape: Output, tensors: Iterator[Tensor | None]) -> Output:
 
 @contextmanager
 def _buffers_kept(module: nn.Module) -> Iterator[None]:
-    """Put a module's buffers, as the running statistics of batch norm, back to what they were before the block."""
+    """Put a module's buffers, as the running statistics of batch norm, back to their values before the block."""
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield

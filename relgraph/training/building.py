@@ -1,4 +1,4 @@
-"""From a recipe to its device, its data and its teacher: what is opened before anything is built."""
+"""From a recipe to its device, its data and its teacher, which are opened before anything is built."""
 
 import os
 from dataclasses import replace
@@ -23,10 +23,10 @@ from relgraph.training.recipe import Recipe
 def open_fabric(recipe: Recipe | PretrainRecipe) -> Any:
     """Return Lightning Fabric for the recipe's device and precision.
 
-    Where a launcher such as torchrun tells of several processes, they are connected, and gradients will be averaged.
+    If a launcher such as torchrun has started several processes, they are connected, and gradients are averaged.
 
     Raises:
-        RelgraphError: if CUDA is asked for and there is none.
+        RelgraphError: if CUDA is requested but not available.
     """
     from lightning_fabric import Fabric
 
@@ -63,9 +63,9 @@ def _connected(accelerator: str, precision: str, processes: ProcessGroup) -> Any
 
 
 def ddp_options() -> dict[str, Any]:
-    """Return the options of torch's DDP: what a stage leaves out has no gradient, and buffers are not sent about.
+    """Return the options of torch's DDP: unused parameters have no gradient, and buffers are not broadcast.
 
-    Queues and banks are the same on all processes as it is; running statistics are averaged once an epoch.
+    Queues and banks are already the same on all processes; running statistics are averaged once an epoch.
     """
     known = signature(DistributedDataParallel).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.15
@@ -73,7 +73,7 @@ def ddp_options() -> dict[str, Any]:
 
 
 def check_alone(what: str) -> None:
-    """Raise RelgraphError if a launcher has started several processes, for what runs in one."""
+    """Raise RelgraphError if a launcher has started several processes, for commands that run in one."""
     count = ProcessGroup.launched().count
     if count > 1:
         raise RelgraphError(f"{what} runs in one process, got {count}: train alone takes several")
@@ -123,7 +123,7 @@ def open_data(recipe: Recipe) -> DataSet:
 
 
 def _check_parts(images: int, processes: int, parts: int, what: str) -> None:
-    """Raise RelgraphError unless so many images can be split."""
+    """Raise RelgraphError unless this number of images can be split."""
     if images % (processes * parts):
         words = f"{processes} processes" + (f" x {parts} parts" if parts > 1 else "")
         choice = "choose another batch_size or number of processes"
@@ -146,7 +146,7 @@ def open_teacher(recipe: Recipe | PretrainRecipe) -> Teacher:
     """Return the recipe's frozen teacher.
 
     Raises:
-        RelgraphError: if it is unknown or its weights cannot be had.
+        RelgraphError: if it is unknown or its weights are not available.
     """
     assert recipe.teacher is not None
     return load_teacher(

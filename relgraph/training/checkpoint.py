@@ -23,7 +23,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     with replacing(path) as part:
         try:
             torch.save(plain, part)
-        except RuntimeError as error:  # torch's own writer does not say OSError of a full disk
+        except RuntimeError as error:  # torch's own writer does not raise OSError for a full disk
             raise OSError(first_line(error)) from error
 
 

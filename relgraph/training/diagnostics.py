@@ -1,7 +1,7 @@
-"""Diagnostics while a student trains: every so many steps, of the graphs that the method's loss reads.
+"""Diagnostics during the training of a student: every N steps, of the graphs that the method's loss reads.
 
-Of a method without a graph of the batch, as `kd` or `crd`, the graphs of what it reads are measured, by Pearson's
-correlation. Of more nodes than a matrix is made for, the first ones are.
+For a method without a graph of the batch, such as `kd` or `crd`, the graphs of the nodes that it reads are measured, by
+Pearson correlation. If there are too many nodes for a matrix, the first ones are measured.
 """
 
 from dataclasses import replace
@@ -20,7 +20,7 @@ from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.spread import Pairs, Spread, gathered
 
 NEIGHBOURS = 8
-# Nodes that are measured where there are too many for a matrix.
+# Number of nodes that are measured if there are too many for a matrix.
 SAMPLE = 1024
 
 

@@ -88,7 +88,7 @@ def store_embeddings(
 
 
 def default_path(recipe: Recipe, views: int) -> Path:
-    """Return where the embeddings of a recipe's data set by its teacher are stored if nobody says otherwise.
+    """Return where the embeddings of a recipe's data set by its teacher are stored by default.
 
     >>> default_path(Recipe(dataset="folder:/photos/birds", teacher="open_clip:ViT-B-32/openai"), 4).as_posix()
     'embeddings/birds-open_clip-ViT-B-32-openai-4views'

@@ -1,4 +1,4 @@
-"""Any training by epochs: resumed where it stopped, kept after every epoch, its figures in one run directory."""
+"""Training by epochs: it can be resumed, is saved after every epoch, and has its figures in one run directory."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,13 +20,13 @@ from relgraph.training.runs import AnyRecipe, Run, check_free, write_json
 
 @dataclass
 class Progress:
-    """How far a run has come: everything about it that is not weights.
+    """The progress of a run: its state except the weights.
 
     Attributes:
         rows: One row of metrics an epoch.
         diagnostics: The diagnostics of some steps, with their `epoch` and `step`.
         best_epoch: Epoch of the best score on the split that selects, from 1; 0 before the first.
-        best_top1: That score, in percent: top-1 accuracy, or that of the neighbours where no classifier learns.
+        best_top1: That score, in percent: top-1 accuracy, or that of the neighbours if no classifier is trained.
     """
 
     rows: list[dict[str, float]]
@@ -37,7 +37,7 @@ class Progress:
     def add(
         self, row: dict[str, float], diagnostics: Sequence[dict[str, float]] = (), score: float | None = None
     ) -> bool:
-        """Add an epoch, and return whether it is the best so far: where there is no score to judge by, it is."""
+        """Add an epoch, and return whether it is the best so far; without a score, the latest is."""
         self.rows.append(row)
         self.diagnostics += diagnostics
         better = score is None or score > self.best_top1
@@ -61,7 +61,7 @@ class Job(Protocol):
 
     @property
     def processes(self) -> ProcessGroup:
-        """Over which processes it is trained: all do each part of it, and the first one writes."""
+        """The processes over which it is trained: all run each part of it, and the first one writes."""
         ...
 
     @property
@@ -80,7 +80,7 @@ class Job(Protocol):
         ...
 
     def begin(self, run: Run) -> None:
-        """Do what comes before the first epoch."""
+        """Run the preparations before the first epoch."""
         ...
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
@@ -92,7 +92,7 @@ class Job(Protocol):
         ...
 
     def evaluate(self, epoch: int) -> dict[str, float]:
-        """Return the metrics of the split that selects, by name; without `score` where there is nothing to judge by."""
+        """Return the metrics of the split that selects, by name; without `score` if there are no labels."""
         ...
 
     def keep(self, run: Run) -> None:
@@ -108,11 +108,11 @@ def run_epochs(open_job: Callable[[], Job], recipe: AnyRecipe, path: Path, *, re
     """Train what `open_job` builds, epoch by epoch, and return the content of `result.json`.
 
     A run that is stopped and resumed ends with the same weights and figures as one that was not. Of several processes
-    the first one writes, and names the directory; all of them must see it.
+    the first one writes, and names the directory; all of them must have access to it.
 
     Raises:
         RelgraphError: if the recipe does not fit the data, or is not that of the run to resume, a file cannot be used,
-            or a loss is not a number. What earlier epochs gave stays.
+            or a loss is not a number. The results of earlier epochs are kept.
     """
     if resume:
         Run.open(path).check_recipe(recipe)
@@ -155,7 +155,7 @@ def _open_run(job: Job, path: Path, *, resume: bool) -> Run:
 
 
 def _store(job: Job, run: Run, progress: Progress, *, better: bool) -> None:
-    """Write the epoch to disk, `last.ckpt` at the end: what a stop before that leaves half done is done again."""
+    """Write the epoch to disk, `last.ckpt` at the end: an epoch that stopped before that is repeated."""
     state = {**job.parts, "progress": asdict(progress), "random": random_state()}
     if better and job.score is not None:
         save_checkpoint(run.best, state)
@@ -168,7 +168,7 @@ def _store(job: Job, run: Run, progress: Progress, *, better: bool) -> None:
 
 
 def _check_weights(job: Job, epoch: int) -> None:
-    """Refuse to keep weights that are not numbers: no loss shows what an epoch's last step did to them."""
+    """Raise an error for weights that are not finite: no loss follows the last step of an epoch."""
     module = next(iter(job.parts.values()))
     for name, tensor in module.state_dict().items():
         if not bool(tensor.isfinite().all()):
@@ -178,7 +178,7 @@ def _check_weights(job: Job, epoch: int) -> None:
 
 
 def _restore(job: Job, run: Run) -> Progress:
-    """Put a run back to where its last checkpoint was written."""
+    """Restore a run to its last checkpoint."""
     state = load_checkpoint(run.last, next(iter(job.parts)))
     try:
         for name, part in job.parts.items():
@@ -208,7 +208,7 @@ class _Board:
         self.steps.save()
 
     def close(self) -> None:
-        """End the files."""
+        """Close the files."""
         self.epochs.finalize("success")
         self.steps.finalize("success")
 

@@ -1,4 +1,4 @@
-"""How good embeddings and logits are: accuracies in percent, and the embeddings of a whole data set."""
+"""Evaluation of embeddings and logits: accuracies in percent, and the embeddings of a whole data set."""
 
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -23,7 +23,7 @@ def accuracy(logits: Tensor, labels: Tensor, k: Sequence[int] = (1, 5)) -> dict[
     Args:
         logits: `(N, C)`.
         labels: `(N,)`, 0..C-1.
-        k: how many guesses count; with fewer than k classes all of them do, which is 100 %.
+        k: how many predictions are counted; with fewer than k classes all are, which gives 100 %.
 
     >>> accuracy(torch.tensor([[0.1, 0.9, 0.5], [0.2, 0.1, 0.0]]), torch.tensor([2, 0]), k=(1, 2))
     {'top1': 50.0, 'top2': 100.0}
@@ -69,8 +69,8 @@ def knn_accuracy(
 def linear_probe(train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor) -> float:
     """Return the accuracy in percent of a logistic regression on frozen features.
 
-    Features are standardised by the training images; the regression is scikit-learn's (L-BFGS, C = 0.01), without
-    chance. Training images labelled -1 (unknown) are left out.
+    Features are standardised by the training images; the regression is scikit-learn's (L-BFGS, C = 0.01), which is
+    deterministic. Training images labelled -1 (unknown) are left out.
 
     Args:
         train_features: `(N, D)`.
@@ -109,7 +109,7 @@ def embed(
     progress: str | None = None,
     workers: int = 0,
 ) -> Tensor:
-    """Return what a network makes of images, `(N, D)` float32 on the CPU; in evaluation mode, without gradient.
+    """Return the outputs of a network for images, `(N, D)` float32 on the CPU; in evaluation mode, without gradient.
 
     Args:
         network: a map `(B, C, H, W) -> (B, D)`, already on `device`.
@@ -117,7 +117,7 @@ def embed(
         prepare: turns a uint8 batch on `device` into the network's input.
         batch_size: images at a time.
         device: where `prepare` and the network run.
-        progress: what a progress bar on a terminal is called; None shows none.
+        progress: title of a progress bar on a terminal; None disables it.
         workers: processes that decode images in files ahead; 0: this one.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the machine is, and what it does well."""
+"""Properties of the machine: the processor's name and its bfloat16 support."""
 
 import platform
 from pathlib import Path
@@ -9,12 +9,12 @@ BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16", "svebf16"}
 
 
 def processor() -> str:
-    """Return the processor's name, such as it tells it."""
+    """Return the processor's name, as reported by the system."""
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def native_bf16() -> bool:
-    """Return whether the processor has instructions for bfloat16 products; False where Linux does not tell.
+    """Return whether the processor has instructions for bfloat16 products; False if Linux does not report it.
 
     Without them autocast to bfloat16 is slower than float32.
     """

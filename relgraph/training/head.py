@@ -1,4 +1,4 @@
-"""The sequential strategy: the teacher's head is trained first, alone, and stays as it then is."""
+"""The sequential strategy: the teacher's head is trained first, alone, and is then fixed."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""What one training step reads, and images as a teacher takes them."""
+"""The inputs of one training step, and the conversion of images to a teacher's input."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ class StepInputs(NamedTuple):
         images: The student's views, `(B, C, H, W)`: uint8 or in 0..1 as they are drawn, then as the student takes them.
         teacher: The teacher's features of them or of other views, if there is a teacher.
         batch: Indices and labels of the images.
-        extra: The extra views that a method asks for, `(V * B, C, h, w)`: row `v * B + i` is view v of image i.
+        extra: The extra views that a method needs, `(V * B, C, h, w)`: row `v * B + i` is view v of image i.
         extra_teacher: The teacher's features of these.
     """
 

@@ -49,7 +49,7 @@ SELECTED_LAST = "there are no labelled images to pick the best epoch by: it is t
 
 @dataclass(frozen=True, eq=False)
 class Distillation:
-    """A student that learns from a teacher, or alone, as a job for `run_epochs`."""
+    """The training of a student with or without a teacher, as a job for `run_epochs`."""
 
     setup: Setup
 
@@ -85,11 +85,11 @@ class Distillation:
 
     @property
     def score(self) -> str:
-        """What the best epoch is picked by."""
+        """The metric by which the best epoch is selected."""
         return "top1" if self.recipe.learns_labels else "knn"
 
     def begin(self, run: Run) -> None:
-        """Train the teacher's head, where that comes first."""
+        """Train the teacher's head, if the recipe trains it first."""
         if self.setup.trains_head:
             train_head(self.setup, run)
 
@@ -102,7 +102,7 @@ class Distillation:
         return [] if self.setup.diagnostics is None else self.setup.diagnostics.read()
 
     def evaluate(self, epoch: int) -> dict[str, float]:
-        """Return how good the student is on the split that selects."""
+        """Return the student's metrics on the split that selects."""
         return evaluate(self.setup, self.setup.data.val if self.recipe.select == "val" else self.setup.data.test)
 
     def keep(self, run: Run) -> None:
@@ -134,7 +134,7 @@ class Distillation:
         }  # fmt: skip
 
     def _selection(self, progress: Progress) -> dict[str, Any]:
-        """Return how good the best epoch was on the split that selects, and a sentence on how it was picked."""
+        """Return the score of the best epoch on the split that selects, and a sentence on how it was selected."""
         select, score = self.recipe.select, f"{self.recipe.select}_{self.score}"
         if not any(score in row for row in progress.rows):
             return {"note": SELECTED_LAST}
@@ -153,13 +153,13 @@ def train(recipe: Recipe, path: Path, *, resume: bool = False) -> dict[str, Any]
 
     Raises:
         RelgraphError: if the recipe does not fit the data, or is not that of the run to resume, a file cannot be used,
-            or a loss is not a number. What earlier epochs gave stays.
+            or a loss is not a number. The results of earlier epochs are kept.
     """
     return run_epochs(lambda: Distillation(build(recipe)), recipe, path, resume=resume)
 
 
 def train_epoch(setup: Setup, epoch: int) -> dict[str, float]:
-    """Go once through the training set and return the epoch's row of metrics."""
+    """Train for one pass over the training set and return the epoch's row of metrics."""
     recipe, images = setup.recipe, setup.data.train
     for group in setup.student_optimiser.param_groups:
         group["lr"] = learning_rate(recipe, epoch)
@@ -194,7 +194,7 @@ def train_epoch(setup: Setup, epoch: int) -> dict[str, float]:
     if recipe.batch_norm == "local":
         average_statistics(setup.objective, processes)
     if not recipe.learns_labels:
-        sums.pop("train_top1", None)  # of a classifier that nothing teaches
+        sums.pop("train_top1", None)  # of a classifier that is not trained
     return {
         "epoch": epoch + 1,
         "lr": learning_rate(recipe, epoch),
@@ -232,9 +232,9 @@ def step(
 
 @torch.no_grad()
 def evaluate(setup: Setup, images: ImageSet, batch_size: int = 512, *, probe: bool = False) -> dict[str, float]:
-    """Return how good the student is on a split, in percent and in float32: `top1` and `top5` on its own head.
+    """Return the student's accuracy on a split, in percent and in float32: `top1` and `top5` on its own head.
 
-    Of a student whose classifier nothing teaches that is `knn`, the vote of the nearest training images by features,
+    For a student whose classifier is not trained it is `knn`, the vote of the nearest training images by features,
     and with `probe` also `linear`, a logistic regression on them; nothing where no image has a label.
     """
     setup.student.eval()

@@ -1,6 +1,6 @@
 """Running sums of an epoch, kept on the device.
 
-Reading them back waits for the device, so that happens twice a second, not every step.
+Reading them back waits for the device, so they are read twice a second, not every step.
 """
 
 import time
@@ -48,7 +48,7 @@ class Meter:
         self.steps += 1
 
     def due(self) -> bool:
-        """Return whether the progress bar is old enough to be read again."""
+        """Return whether the progress bar is due for an update."""
         return time.perf_counter() - self.last > PAUSE
 
     def read(self, epoch: int, *, whole: bool = True) -> dict[str, float]:

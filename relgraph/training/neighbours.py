@@ -1,4 +1,4 @@
-"""How good features are while nothing teaches a classifier: by the nearest training images, and by a linear probe."""
+"""Evaluation of features without a trained classifier: by the nearest training images, and by a linear probe."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.evaluation import embed, knn_accuracy, linear_probe
 
 BATCH = 512
-# Training images among which neighbours are sought: embedding more would cost more than it tells.
+# Number of training images among which neighbours are searched: more would cost time and hardly change the result.
 KNOWN = 10_000
 NEIGHBOURS = 20
 
@@ -29,8 +29,8 @@ def judge_features(
 ) -> dict[str, float]:
     """Return `knn` and, with `probe`, `linear`, the accuracies in percent of a backbone's features on a split.
 
-    Neighbours and probe learn from at most `known` training images, drawn once for all, with their true labels, also
-    those that the training was not given: the figures judge features, and nothing learns from them. Returns `{}` where
+    Neighbours and probe use at most `known` training images, drawn once, with their true labels, including those that
+    were hidden from the training: the figures evaluate features, and nothing is trained by them. Returns `{}` where
     training images or the split have no labels. Of several processes each embeds its share of the images.
     """
     labels = train.true_labels.cpu()

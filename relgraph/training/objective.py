@@ -21,7 +21,7 @@ Stage = Literal["method", "labels", "both"]
 
 
 class Losses(NamedTuple):
-    """What one batch costs.
+    """The losses of one batch.
 
     Of a batch that is spread over processes, each has a share of the terms: their means over the processes are those of
     the whole batch, and so are the means of the gradients.
@@ -30,9 +30,9 @@ class Losses(NamedTuple):
         terms: The student's weighted terms by name; their sum is what the student minimises.
         student: The student's outputs, without its stage maps and without gradient.
         teacher: Those of the teacher and its head, if there is a teacher, without its stage maps.
-        degenerate: Number of nodes on both sides that relate to nothing; a share, as the terms.
-        teacher_terms: What the teacher's side learns from, its head's cross-entropy as `teacher_head`: no parameter
-            receives gradient from these and from those of the student.
+        degenerate: Number of nodes on both sides that have weight 0 to every node; a share, as the terms.
+        teacher_terms: The losses that train the teacher's side, its head's cross-entropy as `teacher_head`: no
+            parameter receives gradient from these and from those of the student.
     """
 
     terms: Terms
@@ -50,12 +50,12 @@ class Losses(NamedTuple):
 class Distiller(nn.Module):
     """`gamma * cross-entropy + alpha * KD + method` for the student, and the teacher's head beside it.
 
-    The teacher's backbone is frozen and not part of this. Its head, one linear projection and one classifier, learns
-    from its own cross-entropy only: every method gets it detached. With `head_fixed` it was trained before and learns
-    no more. Cross-entropies are means over the images that have a label.
+    The teacher's backbone is frozen and not part of this. Its head, one linear projection and one classifier, is
+    trained by its own cross-entropy only: every method gets it detached. With `head_fixed` it was trained before and is
+    fixed. Cross-entropies are means over the images that have a label.
 
-    In the stage "method" the student learns from the method alone, in the stage "labels" from all but the method: some
-    methods come before the training proper. In the stage "both", the default, it learns from all.
+    In the stage "method" the student is trained by the method alone, in the stage "labels" by all terms but the
+    method's: some methods are used before the main training. In the stage "both", the default, it is trained by all.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Distiller(nn.Module):
             teacher_head.requires_grad_(False)
 
     def forward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
-        """Return the losses of a step's inputs: views of one size go through the student together.
+        """Return the losses of a step's inputs: views of one size pass through the student together.
 
         The graphs that the method's loss reads go to `diagnostics`, if there are any.
         """
@@ -108,7 +108,7 @@ class Distiller(nn.Module):
         return Losses(terms, kept, fixed._replace(maps=()), degenerate, self._teacher_terms(student, teacher, batch))
 
     def spread_over(self, processes: ProcessGroup, *, local: bool = False) -> None:
-        """Let the batch be spread over processes; with `local` the method relates those of one process alone."""
+        """Spread the batch over processes; with `local` the method compares only the images of one process."""
         self.processes = processes
         self.spread = None if self.method is None else Spread(self.method, processes, local)
 
@@ -154,7 +154,7 @@ class Distiller(nn.Module):
         return {f"teacher_{name}": term for name, term in terms.items()}
 
     def remember(self, losses: Losses, batch: Batch) -> None:
-        """Let the method remember a batch: before the step, so that its layers are those of the loss."""
+        """Update the method's memory: before the step, so that its layers are those of the loss."""
         if self.spread is not None and losses.teacher is not None:
             self.spread.remember(losses.student, losses.teacher, batch)
 
@@ -162,7 +162,7 @@ class Distiller(nn.Module):
         return labelled_cross_entropy(logits, batch.labels, self.processes)
 
     def _degenerate(self, pairs: Pairs, student: Output, *teacher: Output) -> Tensor:
-        """Return how many nodes relate to nothing, as the first pair has it; without one, embeddings of no variance.
+        """Return how many nodes of the first pair have weight 0 to every node; without one, those without variance.
 
         It is a share, as the terms: a pair of one process's rows counts for those of all.
         """
@@ -184,12 +184,12 @@ class Distiller(nn.Module):
         return logits
 
     def student_parameters(self) -> list[nn.Parameter]:
-        """Return what the distillation loss trains: the student, and the student's side of a method."""
+        """Return the parameters that the distillation loss trains: the student's and its side of a method."""
         teachers = {id(parameter) for parameter in self.teacher_parameters()}
         return [p for p in self.parameters() if p.requires_grad and id(p) not in teachers]
 
     def teacher_parameters(self) -> Iterator[nn.Parameter]:
-        """Return what the teacher's own cross-entropy trains: its head, and the teacher's side of a refinement."""
+        """Return the parameters that the teacher's cross-entropy trains: its head, and its side of a refinement."""
         if self.teacher_head is not None:
             yield from (p for p in self.teacher_head.parameters() if p.requires_grad)
         if self.method is not None:
@@ -197,7 +197,7 @@ class Distiller(nn.Module):
 
 
 def _zeros(terms: Terms) -> Terms:
-    """Return zeros for terms that wait or have no part.
+    """Return zeros for terms that are not active.
 
     Not 0 times them, which is NaN for infinity and weight decay for their layers.
     """

@@ -198,7 +198,7 @@ def resolve_pretraining(given: Mapping[str, Any]) -> PretrainRecipe:
 
 
 def augmentation(recipe: PretrainRecipe, side: int) -> str:
-    """Return the augmentation of a recipe for images of so many pixels, `auto` replaced by what fits.
+    """Return the augmentation of a recipe for images of `side` pixels, with `auto` resolved.
 
     >>> augmentation(resolve_pretraining({"dataset": "cifar100"}), side=32)
     'simclr-small'

@@ -35,10 +35,10 @@ from relgraph.training.teacher_features import Online, Plan, make_plan
 
 @dataclass(frozen=True, eq=False)
 class Pretraining:
-    """What a recipe becomes, as a job for `run_epochs`: data, the objective with its network, and its optimiser.
+    """A pre-training as a job for `run_epochs`: data, the objective with its network, and its optimiser.
 
     `objective` is Fabric's wrapper of `module`. `views` draws the two views of SimCLR and MoCo; the transformations of
-    the self-supervision head, and what its teacher says of them, come from `feed`.
+    the self-supervision head, and its teacher's features of them, come from `feed`.
     """
 
     recipe: PretrainRecipe
@@ -58,7 +58,7 @@ class Pretraining:
 
     @property
     def note(self) -> str:
-        """How the images are seen."""
+        """A description of the images and their augmentation."""
         seen = augmentation(self.recipe, self.data.train.images.shape[-1])
         note, count = f"{len(self.data.train)} images without their labels, views: {seen}", len(self.data.train)
         if self.recipe.objective == "moco" and self.recipe.queue >= count:
@@ -77,11 +77,11 @@ class Pretraining:
 
     @property
     def score(self) -> None:
-        """Nothing picks an epoch: labels would enter by it."""
+        """None: no epoch is selected, because that would use labels."""
         return None
 
     def begin(self, run: Run) -> None:
-        """Begin without more ado."""
+        """Do nothing before the first epoch."""
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train an epoch and return its row of metrics."""
@@ -139,7 +139,7 @@ class Pretraining:
         return []
 
     def evaluate(self, epoch: int) -> dict[str, float]:
-        """Return the k-NN accuracy of the network's features on the split to look at, in the epochs that have one."""
+        """Return the k-NN accuracy of the network's features on the evaluated split, in the epochs that have one."""
         due = (epoch + 1) % self.recipe.eval_every == 0 or epoch + 1 == self.recipe.epochs
         if not due:
             return {}
@@ -212,14 +212,14 @@ def pretrain(recipe: PretrainRecipe, path: Path, *, resume: bool = False) -> dic
 
     Raises:
         RelgraphError: if the recipe does not fit the data, or is not that of the run to resume, a file cannot be used,
-            or a loss is not a number. What earlier epochs gave stays.
+            or a loss is not a number. The results of earlier epochs are kept.
     """
     recipe = resolve_pretraining(vars(recipe))
     return run_epochs(lambda: build_pretraining(recipe), recipe, path, resume=resume)
 
 
 def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
-    """Return everything that a recipe asks for; the weights are drawn from its seed.
+    """Return the job of a recipe; the weights are drawn from its seed.
 
     Raises:
         RelgraphError: for names that are not known, files that cannot be read, or values that do not fit the data.

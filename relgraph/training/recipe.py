@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def option(default: Any, text: str, *, aliases: tuple[str, ...] = (), choices: tuple[str, ...] = ()) -> Any:
-    """Return a field with what the command line needs to know of it."""
+    """Return a field with the metadata that the command line needs."""
     return field(default=default, metadata={"help": text, "aliases": aliases, "choices": choices})
 
 
@@ -311,7 +311,7 @@ class Recipe:
 
     @property
     def relates(self) -> bool:
-        """Whether a method relates the images of a batch to each other."""
+        """Whether a method compares the images of a batch with each other."""
         from relgraph.methods.relational import Relational
 
         return any(issubclass(item.cls, Relational) for item in self.methods)
@@ -348,7 +348,7 @@ class Recipe:
         return max(least, round(share * self.epochs))
 
     def stage(self, epoch: int) -> "Stage":
-        """Return what the student learns from in an epoch, counted from 0."""
+        """Return the stage of the student's training in an epoch, counted from 0."""
         if self.initial_epochs == 0:
             return "both"
         return "method" if epoch < self.initial_epochs else "labels"
@@ -362,7 +362,7 @@ class Recipe:
 
     @property
     def learns_labels(self) -> bool:
-        """Whether anything teaches the student's classifier; otherwise its features are judged by their neighbours."""
+        """Whether the student's classifier is trained; otherwise its features are evaluated by their neighbours."""
         by_logits = any("logits" in item.cls.reads for item in self.methods)
         return self.label_weight > 0 or self.alpha > 0 or by_logits
 
@@ -416,13 +416,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "views": "independent",
         "normalise": "teacher",
     },
-    # Few labels, where a teacher has something to give; the weights are EGA's own.
+    # Few labels, so that a teacher improves the student; the weights are EGA's own.
     "digits": {
         "student": "resnet8",
         "labels_per_class": 3,
         "labelled_share": 0.5,
         "epochs": 20,
-        "precision": "32-true",  # so small a network gains nothing from bf16, and all machines then compute alike
+        "precision": "32-true",  # bf16 does not speed up such a small network, and float32 is the same everywhere
     },
 }
 # The official script for the sequential strategy.
@@ -432,7 +432,7 @@ PRESETS["ega-sequential"] = {**PRESETS["ega"], "edge_weight": 0.3, "teacher_head
 def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
     """Return the recipe of what a user gave, over the preset, over the defaults.
 
-    Digits, the data set of the offline example, brings the preset of its name if none is asked for.
+    Digits, the data set of the offline example, selects the preset of its name if no preset is given.
 
     Raises:
         RelgraphError: for an unknown preset or option, a value out of range, or a data set without a teacher.
@@ -450,7 +450,7 @@ def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
         raise unknown("preset", preset, PRESETS)
     chosen = {**PRESETS[preset], **given}
     if "label_fraction" in given and "labels_per_class" not in given:
-        chosen.pop("labels_per_class", None)  # two ways to say the same; the user's stands
+        chosen.pop("labels_per_class", None)  # two options for the same choice; the user's is kept
     recipe = Recipe(**chosen)
     check_dataset(recipe.dataset)
     if recipe.uses_teacher and recipe.dataset != "digits" and "teacher" not in given:
@@ -469,7 +469,7 @@ def check_dataset(name: str) -> None:
 
 
 def at_least(name: str, value: float, least: float) -> None:
-    """Raise RelgraphError unless a value is finite and at least so much."""
+    """Raise RelgraphError unless a value is finite and at least the given bound."""
     if not least <= value < math.inf:
         raise RelgraphError(f"{name} must be at least {least}, got {value}")
 

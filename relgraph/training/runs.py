@@ -1,4 +1,4 @@
-"""The run directory: what a stranger needs to understand, repeat and continue a run."""
+"""The run directory: everything needed to understand, repeat and continue a run."""
 
 import csv
 import io
@@ -32,7 +32,7 @@ class Run:
     """One run directory and the names of its files.
 
     `recipe.yaml` every option, resolved; `environment.json` versions, commit, seed, hardware; `metrics.csv` a row an
-    epoch; `diagnostics.csv` one for each step whose graphs were looked at; `tensorboard/` the same for TensorBoard;
+    epoch; `diagnostics.csv` one for each step whose graphs were measured; `tensorboard/` the same for TensorBoard;
     `last.ckpt` and `best.ckpt` to continue from; `student.safetensors` the best student alone, `network.safetensors`
     what a pre-training made, `ss_head.safetensors` the self-supervision head of a teacher; `result.json` the final
     figures; `learning_curve.png`. A head that is trained first has `head.ckpt` and `teacher_head.csv`.
@@ -147,14 +147,14 @@ class Run:
 
 
 def _as_settled(recipe: Recipe, stored: Recipe) -> Recipe:
-    """Return a recipe with what the run found out, where it leaves that to the program."""
+    """Return a recipe with the values that the run determined, where the recipe leaves them open."""
     if stored.teacher_mode == "stored" and recipe.teacher_mode in ("auto", "stored"):
         recipe = replace(recipe, embeddings=stored.embeddings)  # the run names its store, the recipe a folder of them
     return replace(recipe, teacher_mode=stored.teacher_mode) if recipe.teacher_mode == "auto" else recipe
 
 
 def check_free(path: Path) -> None:
-    """Raise RelgraphError if something is at `path` already, an empty directory aside."""
+    """Raise RelgraphError if something is at `path` already, except an empty directory."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RelgraphError(f"{path} exists already: continue it with --resume {path}, or choose another --out")
 

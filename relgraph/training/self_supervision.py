@@ -14,13 +14,13 @@ from relgraph.networks.backbone import Backbone
 from relgraph.networks.heads import Projector
 from relgraph.training.objective import Losses
 
-# The key encoder's batch norm sees the images of a step in so many shuffled groups, as on so many devices: in the
-# query's own company it would tell a pair by its statistics (He et al., 2019, section 3.3).
+# The key encoder's batch norm reads the images of a step in this number of shuffled groups, as if on several devices:
+# with the same groups as the query, its statistics would reveal the pairs (He et al., 2019, section 3.3).
 SHUFFLED_GROUPS = 4
 
 
 class SimCLR(nn.Module):
-    """Two views of an image find each other among all views of the batch: NT-Xent behind a projection head.
+    """Identify the other view of an image among all views of the batch: NT-Xent after a projection head.
 
     SimCLR (Chen, Kornblith, Norouzi, Hinton, ICML 2020, arXiv 2002.05709). Its projection head has a batch norm.
 
@@ -44,16 +44,16 @@ class SimCLR(nn.Module):
         return _losses("nt_xent", loss, both)
 
     def remember(self) -> None:
-        """Remember nothing."""
+        """Do nothing: this objective has no memory."""
 
 
 class MoCo(nn.Module):
-    """A view of an image finds the other, seen by a slow copy of the network, among a queue of earlier ones.
+    """Identify the other view of an image, encoded by a momentum encoder, among a queue of earlier keys.
 
     MoCo v2 (He et al., CVPR 2020, arXiv 1911.05722; Chen et al., 2020, arXiv 2003.04297): InfoNCE, a momentum encoder
-    that moves before it computes the keys, a head of two layers. The authors shuffle a batch over several devices, so
-    that batch norm does not give pairs away; here the key encoder sees it in shuffled groups, which is the same on one
-    device.
+    that is updated before it computes the keys, a head of two layers. The authors shuffle a batch over several devices,
+    so that batch norm does not reveal pairs; here the key encoder reads it in shuffled groups, which is equivalent on
+    one device.
 
     Args:
         backbone: The network to train.
@@ -61,7 +61,7 @@ class MoCo(nn.Module):
         hidden: Width of the projection head's middle; the backbone's if not given.
         temperature: > 0.
         queue: Number of keys.
-        momentum: Share in [0, 1) of itself that the key encoder keeps in each step.
+        momentum: Share in [0, 1) of its weights that the key encoder keeps in each step.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class MoCo(nn.Module):
     @torch.no_grad()
     def _key(self, images: Tensor) -> Tensor:
         self._follow()
-        # On the CPU, so that every device shuffles alike.
+        # On the CPU, so that every device shuffles in the same way.
         order = torch.randperm(len(images)).to(images.device, non_blocking=True)
         groups = min(SHUFFLED_GROUPS, max(1, len(images) // 2))  # batch norm needs two images
         shuffled = torch.cat([self.keys(part) for part in images[order].tensor_split(groups)])
@@ -93,7 +93,7 @@ class MoCo(nn.Module):
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """Move the key encoder a little towards the query's; buffers of batch norm are its own."""
+        """Update the key encoder's weights towards the query's by the momentum; it has its own batch norm buffers."""
         slow: list[Tensor] = list(self.keys.parameters())
         torch._foreach_lerp_(slow, [*self.backbone.parameters(), *self.projector.parameters()], 1 - self.momentum)
 
@@ -104,7 +104,7 @@ class MoCo(nn.Module):
 
 
 class SelfSupervisionHead(nn.Module):
-    """A head on a frozen teacher's feature by which a transformed image finds its original: stage 2 of SSKD's teacher.
+    """A head on a frozen teacher's feature that finds the original of a transformed image: stage 2 of SSKD's teacher.
 
     Cross-entropy of the cosines of each transformed image with all originals of the batch (Xu, Liu, Li, Loy, ECCV 2020,
     arXiv 2006.07114), at the temperature 1 as in the official code, where the paper leaves one to choose.
@@ -125,7 +125,7 @@ class SelfSupervisionHead(nn.Module):
         return _losses("views_to_images", views_to_images(views, images, self.temperature), images)
 
     def remember(self) -> None:
-        """Remember nothing."""
+        """Do nothing: this objective has no memory."""
 
 
 Objective = SimCLR | MoCo | SelfSupervisionHead

@@ -35,10 +35,10 @@ from relgraph.training.teacher_features import Feed, open_feed, resolved
 
 @dataclass
 class Setup:
-    """What a recipe becomes: data and networks on the device, and their optimisers.
+    """The setup of a run: data and networks on the device, and their optimisers.
 
-    `distiller` is Fabric's wrapper of the `objective`, which the step calls. `feed` draws a batch's views and has the
-    teacher's features of them, and `note` says how.
+    `distiller` is Fabric's wrapper of the `objective`, which the step calls. `feed` draws a batch's views and returns
+    the teacher's features of them, and `note` describes how.
     """
 
     recipe: Recipe
@@ -73,7 +73,7 @@ class Setup:
         yield from batches_on(self.fabric.device, chosen, indices, self.recipe.processes)
 
     def view_generator(self, epoch: int) -> torch.Generator:
-        """Return the generator of an epoch's views, on the CPU, so that every device sees the same."""
+        """Return the generator of an epoch's views, on the CPU, so that every device uses the same views."""
         return view_generator(self.recipe.seed, epoch)
 
     @property
@@ -104,18 +104,18 @@ def network_input(images: Tensor, mean: Sequence[float], std: Sequence[float]) -
 
 def batches_on(device: torch.device, images: ImageSet, indices: Sequence[Tensor], processes: int) -> Iterator[Tensor]:
     """Yield the uint8 images (N, C, H, W) at each of `indices` on a device."""
-    with closing(images.batches(indices, processes)) as batches:  # ends its processes, come what may
+    with closing(images.batches(indices, processes)) as batches:  # ends its processes in any case
         for batch in batches:
             yield batch.to(device, non_blocking=True)
 
 
 def view_generator(seed: int, epoch: int) -> torch.Generator:
-    """Return the generator of an epoch's views, on the CPU, so that every device sees the same."""
+    """Return the generator of an epoch's views, on the CPU, so that every device uses the same views."""
     return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
 
 
 def build(recipe: Recipe) -> Setup:
-    """Return everything that the recipe asks for.
+    """Return the setup of a recipe.
 
     Raises:
         RelgraphError: for names that are not known, files that cannot be read, or values that do not fit the data.
@@ -141,7 +141,7 @@ def assemble(recipe: Recipe, fabric: Any, data: DataSet, distiller: Distiller, f
     if processes.count > 1 and recipe.batch_norm == "sync":
         synchronised(distiller, processes)
     students = SGD(distiller.student_parameters(), lr=recipe.lr, momentum=momentum, weight_decay=decay)
-    # Without a teacher it has nothing to train; an optimiser over nothing keeps the step free of questions.
+    # Without a teacher it has nothing to train; an optimiser without effect avoids a special case in the step.
     teachers = SGD(
         [{"params": list(distiller.teacher_parameters())}], lr=recipe.teacher_lr, momentum=momentum, weight_decay=decay
     )
@@ -155,7 +155,7 @@ def assemble(recipe: Recipe, fabric: Any, data: DataSet, distiller: Distiller, f
 def new_distiller(recipe: Recipe, data: DataSet, teacher: Teacher | None) -> Distiller:
     """Return a new student with what distils it; the weights are drawn from the recipe's seed.
 
-    The method sees one batch of zeros, so that what it cannot read is told before the training.
+    The method is called with one batch of zeros, so that errors are raised before the training.
 
     Raises:
         RelgraphError: for names that are not known, or options, widths or maps that do not fit.
@@ -181,7 +181,7 @@ def new_distiller(recipe: Recipe, data: DataSet, teacher: Teacher | None) -> Dis
         gamma=recipe.label_weight,
         alpha=recipe.alpha,
         temperature=4.0 if recipe.temperature is None else recipe.temperature,
-        # Without classes nothing teaches it either, and weight decay alone would shrink it.
+        # Without classes it is not trained either, and weight decay alone would shrink it.
         head_fixed=recipe.teacher_head != "joint" or classes == 0,
     )
 
@@ -217,7 +217,7 @@ def _start_from(backbone: nn.Module, recipe: Recipe) -> None:
 
 
 def _facts(recipe: Recipe, data: DataSet, student: Student, teacher: Teacher) -> RunFacts:
-    """Return what methods are told of the run: widths, shapes of the stage maps, the training set's labels."""
+    """Return the facts of the run for methods: widths, shapes of the stage maps, the training set's labels."""
     channels, _, side = data.train.images.shape[1:]
     return RunFacts(
         dim=recipe.dim,
@@ -252,11 +252,11 @@ def _ss_head(recipe: Recipe, teacher: Teacher) -> nn.Module | None:
 
 
 def _rehearse_with(head: Head, method: Method, recipe: Recipe, classes: int, facts: RunFacts) -> None:
-    """Let a method rehearse with the teacher's head, which has a width of its own where it came with the teacher."""
+    """Call a method once with the teacher's head, which has a width of its own if it came with the teacher."""
     dim = head.project.out_features
     try:
         rehearse(method, recipe, classes, dim, facts)
-    except (RelgraphError, RuntimeError) as error:  # layers of a refinement have torch's words
+    except (RelgraphError, RuntimeError) as error:  # layers of a refinement raise torch's errors
         if dim == recipe.dim:
             raise
         raise RelgraphError(
@@ -267,7 +267,7 @@ def _rehearse_with(head: Head, method: Method, recipe: Recipe, classes: int, fac
 
 @torch.no_grad()
 def rehearse(method: Method, recipe: Recipe, classes: int, dim: int, facts: RunFacts) -> None:
-    """Let a method compare one batch of zeros in the shapes of the run; `dim` is the width of the teacher's embedding.
+    """Call a method with one batch of zeros in the shapes of the run; `dim` is the width of the teacher's embedding.
 
     Raises:
         RelgraphError: if it cannot: the first step would fail with the same message.

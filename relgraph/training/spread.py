@@ -1,4 +1,4 @@
-"""A method over a batch that is spread over processes: where the rows of its networks' outputs meet."""
+"""A method over a batch that is spread over processes: how the rows of its networks' outputs are gathered."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,10 +26,11 @@ class Spread:
     one process with the whole batch. A pointwise loss stays that of the rows of each process.
 
     Attributes:
-        method: The method, which knows nothing of it. Its parameters belong into the module that DDP wraps.
+        method: The method, which does not depend on the processes. Its parameters must be part of the module that DDP
+            wraps.
         processes: Those that hold the rows.
-        local: Whether each process relates its own rows alone, which is another loss. Memories hold the whole batch
-            all the same, and stay alike.
+        local: Whether each process compares only its own rows, which is a different loss. Memories still hold the whole
+            batch, and stay equal.
     """
 
     method: Method
@@ -47,8 +48,8 @@ class Spread:
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> tuple[Terms, Pairs]:
         """Return the weighted terms, and the graph pairs that they were read from, with their kernels.
 
-        The teacher comes detached. A pair holds the rows of all processes; in the factored form, or `local`, those of
-        this one.
+        The teacher's output is detached. A pair holds the rows of all processes; in the factored form, or `local`,
+        those of this one.
         """
         found: dict[str, Terms] = {}
         pairs: Pairs = []
@@ -88,7 +89,7 @@ class Spread:
     def teacher_terms(
         self, student: Output, teacher: Output, batch: Batch, classify: Callable[[Output], Tensor]
     ) -> Terms:
-        """Return what trains the method's side of the teacher; `classify` returns the logits of the teacher's head."""
+        """Return the losses of the method's side of the teacher; `classify` returns the logits of its head."""
         own = partial(self._cross_entropy, classify, batch.labels, self.processes)
         if self.processes.count == 1 or self.local:
             return self.method.teacher_terms(student, teacher, batch, own)
@@ -115,7 +116,7 @@ class Spread:
 
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
-        """Write the whole batch into the method's memory: the memories of all processes stay alike."""
+        """Write the whole batch into the method's memory: the memories of all processes stay equal."""
         if self.processes.count == 1:
             self.method.remember(student, teacher, batch)
             return
@@ -126,7 +127,7 @@ class Spread:
 
 
 def spread_over(method: Method, processes: ProcessGroup | None = None, *, local: bool = False) -> Spread:
-    """Return a method for a batch that is spread over processes, in a loop of your own under DDP.
+    """Return a method for a batch that is spread over processes, in a user-defined loop under DDP.
 
     Call it once, after `torch.distributed.init_process_group`, and what it returns in place of the method: each process
     gives its own rows, as many on each. Without `processes` they are those of the default group. See `Spread`.
@@ -145,7 +146,7 @@ def gathered(output: Output, reads: Sequence[str], processes: ProcessGroup) -> O
     def gather(part: Tensor | None, *names: str, views: int = 1) -> Tensor | None:
         if part is None or read.isdisjoint(names):
             return part
-        if id(part) not in done:  # a bare vector is embedding and feature alike
+        if id(part) not in done:  # a bare vector is both embedding and feature
             by_view = part.reshape(views, -1, *part.shape[1:]).transpose(0, 1)
             done[id(part)] = processes.gather(by_view.contiguous()).transpose(0, 1).flatten(0, 1)
         return done[id(part)]

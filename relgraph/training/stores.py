@@ -29,7 +29,7 @@ TOLERANCE = {"32-true": 0.05, "bf16-mixed": 0.2}
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """A run that looks for its teacher's embeddings."""
+    """A run that needs its teacher's embeddings."""
 
     recipe: Recipe
     data: DataSet
@@ -50,7 +50,7 @@ class Wanted:
 def find_store(wanted: Wanted) -> tuple[EmbeddingStore | None, list[str]]:
     """Return the first store in the recipe's folder that fits, those with more views first, and why others do not.
 
-    The folder may be a store itself. Stores of other data sets or teachers are passed over without a word.
+    The folder may be a store itself. Stores of other data sets or teachers are skipped silently.
     """
     folder, reasons = Path(wanted.recipe.embeddings), []
     found = []

@@ -16,7 +16,7 @@ from relgraph.networks.students import build_backbone
 class Student(nn.Module):
     """A backbone with its head, `(N, C, H, W) -> Output` of embedding (N, dim), logits, feature (N, width) and maps.
 
-    For a data set without classes the logits are one number an image, which nothing teaches.
+    For a data set without classes the logits are one number an image, which is not trained.
     """
 
     def __init__(self, backbone: Backbone, dim: int, classes: int) -> None:
@@ -25,7 +25,7 @@ class Student(nn.Module):
         self.head = Head(backbone.width, dim, classes)
 
     def forward(self, images: Tensor) -> Output:
-        """Return what the student says of a batch."""
+        """Return the student's outputs for a batch."""
         maps, feature = self.backbone.stages(images)
         embedding, logits = self.head(feature)
         return Output(embedding, logits, feature, maps)
@@ -34,10 +34,11 @@ class Student(nn.Module):
 def load_student(path: str | Path) -> tuple[Student, dict[str, Any]]:
     """Return a trained student, in evaluation mode, and its description, from a run or its `student.safetensors`.
 
-    The description tells how to feed it: `in_channels`, `image_size`, `mean`, `std` (of images in 0..1) and `classes`.
+    The description contains the properties of its input: `in_channels`, `image_size`, `mean`, `std` (of images in 0..1)
+    and `classes`.
 
     Raises:
-        RelgraphError: if the file is missing, truncated, without a head, or of another architecture than it says.
+        RelgraphError: if the file is missing, truncated, without a head, or of another architecture than it declares.
     """
     path = Path(path)
     if path.is_dir():

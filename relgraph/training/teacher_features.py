@@ -23,8 +23,8 @@ from relgraph.training.stores import Wanted, find_store
 class Plan:
     """How the views of a run are drawn.
 
-    Of a batch that is spread over processes each draws the views of all images, and applies those of its own: several
-    processes see what one would see.
+    Of a batch that is spread over processes each draws the views of all images, and applies those of its own: the views
+    do not depend on the number of processes.
     """
 
     augmentation: Augmentation
@@ -57,7 +57,7 @@ class FirstView(NamedTuple):
 
 
 def make_plan(name: str, data: DataSet, views: Views | None, processes: ProcessGroup = SINGLE_PROCESS) -> Plan:
-    """Return how views are drawn: an augmentation by name, and what a method asks for besides.
+    """Return how views are drawn: an augmentation by name, and the extra views that a method needs.
 
     Raises:
         RelgraphError: for an unknown name, or views that the images do not have.
@@ -69,7 +69,7 @@ def make_plan(name: str, data: DataSet, views: Views | None, processes: ProcessG
     extra = make_extra_views(
         views.kind, views.each, padding=data.crop_padding, flip=data.flip, augmentation=augmentation, side=side
     )
-    # One is drawn now, so that images that have no such views are told before the training.
+    # One is drawn now, so that an error for images without such views is raised before the training.
     extra.draw(1, height, side, torch.zeros(1, dtype=torch.bool), torch.Generator())
     return Plan(augmentation, extra, processes)
 
@@ -99,8 +99,8 @@ class WithoutTeacher:
 class Online:
     """The teacher runs in every step, on the student's view or, with `views: independent`, on one of its own.
 
-    With `maps` it hands on its stage maps as well. Extra views are the same for both networks. A batch goes through
-    it in `parts`.
+    With `maps` it returns its stage maps as well. Extra views are the same for both networks. A batch passes through it
+    in `parts`.
     """
 
     def __init__(
@@ -149,9 +149,9 @@ class Online:
 class Stored:
     """The teacher's features are read from a store, of one of its fixed views of each image, drawn uniformly.
 
-    Shared views: the student sees that very view, so its augmentation is the store's few crops for the whole training,
-    where an online teacher sees a fresh one in every epoch. Independent views: the student's crops are fresh, and the
-    teacher's features are those of a stored view; with one view in the store, of the whole image.
+    Shared views: the student gets the same view, so its augmentation is limited to the store's few crops for the whole
+    training, while an online teacher gets a new one in every epoch. Independent views: the student's crops are fresh,
+    and the teacher's features are those of a stored view; with one view in the store, of the whole image.
     """
 
     def __init__(
@@ -186,14 +186,14 @@ def open_feed(
     maps: bool = False,
     views: Views | None = None,
 ) -> tuple[Feed, str]:
-    """Return where views and features come from as the recipe's `teacher_mode` says, and a line that tells it.
+    """Return where views and features come from as the recipe's `teacher_mode` says, and a line that describes it.
 
-    `auto` takes the first store that fits; where there is none, the line says why a store of the same data set and
-    teacher was passed over. Stage maps (`maps`), extra views (`views`) and shared views other than crops are in no
+    `auto` takes the first store that fits; where there is none, the line gives the reason why a store of the same data
+    set and teacher was skipped. Stage maps (`maps`), extra views (`views`) and shared views other than crops are in no
     store: there the teacher runs.
 
     Raises:
-        RelgraphError: if the mode is `stored` and no store fits, or what no store holds is asked for.
+        RelgraphError: if the mode is `stored` and no store fits, or the run needs outputs that no store holds.
     """
     plan = make_plan(recipe.augmentation, data, views, ProcessGroup.current())
     if teacher is None:
@@ -223,7 +223,7 @@ def open_feed(
 
 
 def _not_stored(recipe: Recipe, maps: bool, views: Views | None) -> str | None:
-    """Return what a run reads of its teacher that no store holds."""
+    """Return the parts of its teacher's output that a run reads and no store holds."""
     if maps:
         return f"{recipe.method} reads the teacher's stage maps"
     if views is not None:
