@@ -108,7 +108,7 @@ def test_the_command_line_names_its_own_files_relatively() -> None:
 FOREIGN = {
     # PyG's HeteroData and its stores: a pair is built, measured and laid out by those who hold it, as PyG's users do.
     "pair": ("relgraph/graph/pair.py", "relgraph/analysis/", "cli/export.py"),
-    "store": ("relgraph/graph/pair.py", "relgraph/analysis/"),
+    "store": ("relgraph/analysis/",),
     # Autograd's context of a Function, which its static methods are handed to keep what the backward pass reads.
     "ctx": ("relgraph/graph/", "relgraph/processes.py", "relgraph/networks/batch_norm.py"),
 }

@@ -7,7 +7,7 @@ A kernel is a map of each node, then one product of all nodes with all others, t
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -82,7 +82,7 @@ dot = Product(_dot, bilinear=True)
 squared_distance = Product(_squared_distance, own=0.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Kernel:
     """A weight of two embeddings, `finish(product(prepare(x), prepare(y)))`, always computed in float32 or wider.
 
@@ -107,10 +107,24 @@ class Kernel:
 
     name: str
     prepare: Map
-    product: Product | Callable[[Tensor, Tensor], Tensor]
-    finish: Map | None = None
-    nearest_is_largest: bool = True
-    bounded: bool = False
+    product: Product
+    finish: Map | None
+    nearest_is_largest: bool
+    bounded: bool
+
+    def __init__(
+        self,
+        name: str,
+        prepare: Map,
+        product: Product | Callable[[Tensor, Tensor], Tensor],
+        finish: Map | None = None,
+        nearest_is_largest: bool = True,
+        bounded: bool = False,
+    ) -> None:
+        product = product if isinstance(product, Product) else Product(product)
+        found = (name, prepare, product, finish, nearest_is_largest, bounded)
+        for item, value in zip(fields(self), found, strict=True):
+            object.__setattr__(self, item.name, value)
 
     def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the matrix of all pairs, `(..., N, M)`; of `x` with itself, `(..., N, N)`, if there is no `y`."""
@@ -139,24 +153,19 @@ class Kernel:
             wider = torch.promote_types(x.dtype, y.dtype)
             x, y = x.to(wider), y.to(wider)
         with full_precision(x):
-            return self._finished(self._product(x, y))
+            found = self.product(x, y)
+            return found if self.finish is None else self.finish(found)
 
     def rows(self, x: Tensor, anchors: slice) -> Tensor:
         """Return those rows of `matrix(x, x)` that belong to some anchors, `(N, D) -> (A, N)`."""
         with full_precision(x):
-            return self._finished(self._product.rows(x, anchors))
-
-    def _finished(self, found: Tensor) -> Tensor:
-        return found if self.finish is None else self.finish(found)
-
-    @property
-    def _product(self) -> Product:
-        return self.product if isinstance(self.product, Product) else Product(self.product)
+            found = self.product.rows(x, anchors)
+            return found if self.finish is None else self.finish(found)
 
     @property
     def bilinear(self) -> bool:
         """Whether weights are dot products of prepared nodes and nothing more."""
-        return self._product.bilinear and self.finish is None
+        return self.product.bilinear and self.finish is None
 
     @property
     def of_prepared(self) -> "Kernel":

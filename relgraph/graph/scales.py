@@ -84,10 +84,6 @@ def _each_row(row: Callable[[Tensor], Tensor], weights: Tensor, topology: Topolo
     return topology.each_row(row, weights)
 
 
-def _as_they_are(weights: Tensor, topology: Topology) -> Tensor:
-    return weights
-
-
 def _nodes_themselves(nodes: Tensor, sums: "RowSums") -> tuple[Tensor, Tensor]:
     return nodes, nodes
 
@@ -159,7 +155,7 @@ def _largest_in_blocks(kernel: Kernel, nodes: Tensor, block: int | None) -> Tens
     return kernel.matrix(one, other).squeeze()
 
 
-raw = Scale("", _as_they_are, factors=_nodes_themselves)
+raw = Scale("", factors=_nodes_themselves)
 by_anchor_norm = Scale("anchor norm", _unit_anchors, factors=_unit_factors, crossing=8)
 by_anchor_sum = Scale("anchor sum", _sum_to_one)
 by_mean = Scale("mean", divisor=_mean_positive, divisor_in_blocks=_mean_positive_in_blocks)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.kernels import Kernel, euclidean, gaussian, linear, pearson, squared_euclidean
+from relgraph.graph.kernels import Kernel, Product, euclidean, gaussian, linear, pearson, squared_euclidean
 from relgraph.graph.search import (
     above_in_blocks,
     check_finite,
@@ -223,7 +223,7 @@ def test_no_more_than_a_block_of_the_matrix_is_held() -> None:
         held.append(len(one) * len(other))
         return pearson.product(one, other)
 
-    watched = replace(pearson, product=watch)
+    watched = replace(pearson, product=Product(watch))
     x, y = torch.randn(2, 23, 6).unbind()
     expected = nearest_in_blocks(x, 5)[0], above_in_blocks(x, 0.5), matches_in_blocks(x, y)
     found = (
