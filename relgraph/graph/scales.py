@@ -144,7 +144,7 @@ def _constant_max_in_blocks(kernel: Kernel, nodes: Tensor, block: int | None) ->
 def _largest_in_blocks(kernel: Kernel, nodes: Tensor, block: int | None) -> Tensor:
     """Return the largest weight of all pairs, with gradient through the two nodes that have it."""
     count, found = len(nodes), []
-    block = rows_at_once(count) if block is None else block
+    block = rows_at_once(count, nodes.numel()) if block is None else block
     with torch.no_grad():
         for start in range(0, count, block):
             value, place = kernel.rows(nodes, slice(start, start + block)).flatten().max(0)
