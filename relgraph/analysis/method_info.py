@@ -1,4 +1,4 @@
-"""What the table of methods says of each, read from the code."""
+"""What the table of methods shows of each, read from the code."""
 
 from inspect import getdoc
 from typing import NamedTuple

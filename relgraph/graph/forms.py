@@ -19,8 +19,8 @@ from relgraph.errors import RelgraphError, unknown
 Form = Literal["auto", "matrix", "factored", "blocked"]
 FORMS: tuple[Form, ...] = get_args(Form)
 
-# Size of the matrix of all pairs above which "auto" avoids it, 2,896 nodes. At 2,048 and width 256 a CPU takes
-# 0.9 (PKT) to 1.6 times (RKD's distances) as long without, at 4,096 0.5 to 0.9 times.
+# Size of the matrix of all pairs above which "auto" avoids it, 2,896 nodes. Blocked, at width 256 on one thread of an
+# AMD EPYC, 2,048 nodes take 0.7 (PKT) to 1.2 times as long (RKD's distances), 4,096 nodes 0.5 to 0.8 times (n = 5).
 LARGEST_MATRIX = 2**23
 
 

@@ -13,7 +13,7 @@ from relgraph.graph.kernels import at_least_float32, full_precision, unit
 from relgraph.graph.memory import Bank
 from relgraph.graph.pair import check_nodes
 from relgraph.graph.sampling import ClassSampler, NearestOthers, RandomOthers, gathered
-from relgraph.graph.topology import AllPairs, Nearest, Rule
+from relgraph.graph.topology import Nearest, Rule
 from relgraph.methods.base import Batch, Method, Output, RunFacts, Terms, as_output, chosen_nodes, nodes_of, option
 from relgraph.methods.contrastive import Vectors
 
@@ -214,7 +214,7 @@ def _rule(graph: str | Rule, k: int | None, negatives: int | None) -> RandomOthe
         return NearestOthers(8 if k is None else k)
     if isinstance(graph, Nearest) and graph.by == "teacher":
         return NearestOthers(graph.k)
-    if graph == "dense" or isinstance(graph, AllPairs):
+    if graph == "dense" or (isinstance(graph, Rule) and graph.dense):
         return NearestOthers()
     raise RelgraphError(
         "CRD takes the graph 'sampled', 'dense' or 'knn', which its own scores and labels choose in its memory: edges "

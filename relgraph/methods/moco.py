@@ -27,7 +27,7 @@ class MoCo(Queued):
 
     Paper: Momentum Contrast for Unsupervised Visual Representation Learning (He, Fan, Wu, Xie, Girshick, 2019,
         arXiv 1911.05722)
-    Differs: the key encoder is the teacher, which sees the student's view, not a running mean of the student with a
+    Differs: the key encoder is the teacher, which reads the student's view, not a running mean of the student with a
         view of its own; tau and head as in MoCo v2
 
     Args:

@@ -53,11 +53,12 @@ class Sum(Method):
 
     def joined(self, found: Mapping[str, Mapping[str, Tensor]], *, weighted: bool = True) -> Terms:
         """Return the terms of the methods by name as those of the sum, with the methods' weights or without."""
-        return {
-            self._called(name, term): self.weights[name] * value if weighted else value
-            for name, terms in found.items()
-            for term, value in terms.items()
-        }
+        joined, alone = {}, len(self.parts) == 1
+        for name, terms in found.items():
+            for term, value in terms.items():
+                key = term if alone or term == name else f"{name}_{term}"
+                joined[key] = self.weights[name] * value if weighted else value
+        return joined
 
     def teacher_terms(
         self, student: Output, teacher: Output, batch: Batch, cross_entropy: Callable[[Output], Tensor]
@@ -75,9 +76,6 @@ class Sum(Method):
         """Update every method's memory with the batch."""
         for _, method in self.each():
             method.remember(student, teacher, batch)
-
-    def _called(self, name: str, term: str) -> str:
-        return term if len(self.parts) == 1 or term == name else f"{name}_{term}"
 
 
 def _views(asked: Mapping[str, Views]) -> Views | None:

@@ -93,7 +93,7 @@ class Recipe:
     teacher_mode: str = option(
         "auto",
         "Run the teacher in every step, or read what relgraph embed stored of it; auto: a store if one fits. "
-        "Stored views are a fixed few an image, where an online teacher sees fresh ones.",
+        "Stored views are a few fixed ones of each image, an online teacher reads new ones.",
         choices=("auto", "online", "stored"),
     )
     embeddings: str = option("embeddings", "Folder in which relgraph embed keeps its stores.")

@@ -186,7 +186,7 @@ def open_feed(
     maps: bool = False,
     views: Views | None = None,
 ) -> tuple[Feed, str]:
-    """Return where views and features come from as the recipe's `teacher_mode` says, and a line that describes it.
+    """Return where views and features come from as the recipe's `teacher_mode` asks, and a line that describes it.
 
     `auto` takes the first store that fits; where there is none, the line gives the reason why a store of the same data
     set and teacher was skipped. Stage maps (`maps`), extra views (`views`) and shared views other than crops are in no
@@ -218,7 +218,7 @@ def open_feed(
         none = f"{recipe.embeddings} holds none of {recipe.dataset} by {recipe.teacher}, relgraph embed makes them"
         raise RelgraphError(f"no stored embeddings fit: {'; '.join(reasons) or none}")
     if not reasons:
-        return online, "teacher: online, in every step (relgraph embed would store what it says, once)"
+        return online, "teacher: online, in every step (relgraph embed would store its outputs, once)"
     return online, f"teacher: online, no stored embeddings fit: {'; '.join(reasons)}"
 
 
@@ -227,9 +227,9 @@ def _not_stored(recipe: Recipe, maps: bool, views: Views | None) -> str | None:
     if maps:
         return f"{recipe.method} reads the teacher's stage maps"
     if views is not None:
-        return f"{recipe.method} reads what the teacher says of {views.each} extra views of an image"
+        return f"{recipe.method} reads the teacher's outputs of {views.each} extra views of an image"
     if recipe.augmentation != "crop" and recipe.views == "shared":
-        return f"the teacher sees the student's own views, those of {recipe.augmentation}"
+        return f"the teacher reads the student's own views, those of {recipe.augmentation}"
     return None
 
 

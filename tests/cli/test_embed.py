@@ -76,7 +76,7 @@ def test_refusals(failure: Failing, misuse: Failing, program: Program, photos: P
 def test_training_uses_it_and_says_so(program: Program, failure: Failing) -> None:
     train = ("train", "--epochs", 1, "--out")
     told = program(*train, "online").stdout
-    assert "teacher: online, in every step (relgraph embed would store what it says, once)" in told
+    assert "teacher: online, in every step (relgraph embed would store its outputs, once)" in told
     assert "no stored embeddings fit: " in failure(*train, "none", "--teacher-mode", "stored")
     program("embed", "--views", 2)
     told = program(*train, "stored").stdout

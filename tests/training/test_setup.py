@@ -535,7 +535,8 @@ def test_what_a_method_is_shown_of_extra_views(make: RecipeMaker, monkeypatch: p
     (shown, seen, batch, _), *_ = method.given[1:]
     assert shown.extra is not None and seen.extra is not None and batch is not None
     assert len(shown.extra.embedding) == len(seen.extra.embedding) == 3 * len(batch.indices) == 36
-    assert "curious" in row and setup.note.startswith("teacher: online, in every step (extra reads what the teacher")
+    told = "teacher: online, in every step (extra reads the teacher's outputs of 3 extra views of an image)"
+    assert "curious" in row and setup.note.startswith(told)
 
 
 def test_a_head_that_no_class_teaches_stays_as_it_is(make: RecipeMaker) -> None:

@@ -185,7 +185,7 @@ def test_auto_says_why_a_store_was_passed_over(make: RecipeMaker, folder: Path, 
         f"{open_teacher(recipe).std} in the store, (0.5,) in this run"
     )
     _, line = opened(replace(recipe, embeddings=str(tmp_path)))
-    assert line == "teacher: online, in every step (relgraph embed would store what it says, once)"
+    assert line == "teacher: online, in every step (relgraph embed would store its outputs, once)"
 
 
 def test_stored_is_an_error_where_nothing_fits(make: RecipeMaker, folder: Path, tmp_path: Path) -> None:
@@ -332,11 +332,11 @@ def test_what_no_store_holds(make: RecipeMaker, folder: Path) -> None:
     rotations = Views("rotations", 3)
     feed, line = open_feed(recipe, data, teacher, fabric, views=rotations)
     assert isinstance(feed, Online)
-    assert line == ("teacher: online, in every step (sskd reads what the teacher says of 3 extra views of an image)")
+    assert line == ("teacher: online, in every step (sskd reads the teacher's outputs of 3 extra views of an image)")
     for views in ("shared", "independent"):
         with pytest.raises(
             RelgraphError,
-            match=r"^stored embeddings will not do, since sskd reads what the teacher says of 3 extra views of an "
+            match=r"^stored embeddings will not do, since sskd reads the teacher's outputs of 3 extra views of an "
             r"image: use --teacher-mode online$",
         ):
             open_feed(replace(recipe, teacher_mode="stored", views=views), data, teacher, fabric, views=rotations)
@@ -346,10 +346,10 @@ def test_contrastive_views_and_stores(make: RecipeMaker, folder: Path) -> None:
     recipe = digits(make, embeddings=str(folder), method="seed", augment="moco")
     feed, line = opened(recipe)
     assert isinstance(feed, Online)
-    assert line == "teacher: online, in every step (the teacher sees the student's own views, those of moco)"
+    assert line == "teacher: online, in every step (the teacher reads the student's own views, those of moco)"
     with pytest.raises(
         RelgraphError,
-        match=r"^stored embeddings will not do, since the teacher sees the student's own views, those of moco: use ",
+        match=r"^stored embeddings will not do, since the teacher reads the student's own views, those of moco: use ",
     ):
         opened(replace(recipe, teacher_mode="stored"))
     recipe = replace(recipe, teacher_mode="stored", views="independent")
