@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from relgraph.graph.relation import Relation
     from relgraph.graph.topology import AllPairs, Given, Nearest
     from relgraph.methods import EGA, KD, METHODS, Output, ega_loss
+    from relgraph.networks.student import load_student
     from relgraph.networks.students import build_backbone
     from relgraph.networks.teachers import load_teacher
     from relgraph.training.spread import spread_over
-    from relgraph.training.student import load_student
 
 # In the order of the data's way: networks, graph, methods, results. Loaded when first asked for, so that `import
 # relgraph` costs nothing.
@@ -36,7 +36,7 @@ _HOME = {
     "METHODS": "relgraph.methods",
     "spread_over": "relgraph.training.spread",
     "Output": "relgraph.methods",
-    "load_student": "relgraph.training.student",
+    "load_student": "relgraph.networks.student",
     "to_networkx": "relgraph.analysis.export",
     "write_graph": "relgraph.analysis.export",
     "read_pair": "relgraph.analysis.export",

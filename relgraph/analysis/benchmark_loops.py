@@ -19,6 +19,7 @@ from relgraph.data.images import ImageSet
 from relgraph.data.manifest import Contents
 from relgraph.networks.files import save_ss_head
 from relgraph.networks.heads import Head, Projector
+from relgraph.networks.student import Student
 from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Teacher
 from relgraph.networks.untrained import untrained_teacher
@@ -27,7 +28,6 @@ from relgraph.training.loop import step, train_epoch
 from relgraph.training.meter import Meter
 from relgraph.training.recipe import Recipe
 from relgraph.training.setup import Setup, assemble, new_distiller, reads_maps
-from relgraph.training.student import Student
 from relgraph.training.teacher_features import Feed, Online, Plan, Stored, WithoutTeacher, make_plan
 
 VIEWS = 4  # of every image in the store

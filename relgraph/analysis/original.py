@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from relgraph.data.images import ImageSet
 from relgraph.networks.heads import Head
+from relgraph.networks.student import Student
 from relgraph.networks.teachers import Teacher
-from relgraph.training.student import Student
 
 Item = tuple[Tensor, Tensor, int]
 

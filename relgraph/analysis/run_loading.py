@@ -19,12 +19,12 @@ from relgraph.methods.contrastive import Contrastive, head_like
 from relgraph.names import read_arguments
 from relgraph.networks.files import load_strictly
 from relgraph.networks.heads import Head
+from relgraph.networks.student import load_student
 from relgraph.training.building import open_data, open_fabric, open_teacher
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
 from relgraph.training.inputs import teacher_input
 from relgraph.training.runs import Run
-from relgraph.training.student import load_student
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData

@@ -1,4 +1,4 @@
-"""Base classes of all methods: the networks' outputs, the batch, and a module that maps them to named losses."""
+"""Base classes of all methods: a module that maps the networks' outputs for a batch to named losses."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.methods.options import option as option
 from relgraph.methods.options import options_of, term_options
+from relgraph.outputs import Batch as Batch
+from relgraph.outputs import Output as Output
 
 Part = Literal["embedding", "feature", "map"]
 Terms = dict[str, Tensor]
@@ -29,50 +31,8 @@ class Views(NamedTuple):
     each: int
 
 
-class Output(NamedTuple):
-    """A network's outputs for a batch.
-
-    Attributes:
-        embedding: The nodes of its graph, `(N, D)`.
-        logits: `(N, classes)`, where there is a classifier.
-        feature: The pooled vector below the projection, `(N, width)`, where there is one.
-        maps: The maps between the network's stages, in order, each `(N, C, H, W)`, the first that of the stem; empty
-            for a network that returns no maps.
-        extra: Its outputs for V extra views of the same images, for a method that requests them by `views`: row
-            `v * N + i` is view v of image i.
-    """
-
-    embedding: Tensor
-    logits: Tensor | None = None
-    feature: Tensor | None = None
-    maps: tuple[Tensor, ...] = ()
-    extra: "Output | None" = None
-
-    def each(self, function: Callable[[Tensor], Tensor]) -> "Output":
-        """Return the output with a function applied to each tensor."""
-        logits, feature = (None if x is None else function(x) for x in (self.logits, self.feature))
-        extra = None if self.extra is None else self.extra.each(function)
-        return Output(function(self.embedding), logits, feature, tuple(map(function, self.maps)), extra)
-
-    def detach(self) -> "Output":
-        """Return the same without gradient."""
-        return self.each(Tensor.detach)
-
-
 # Attributes of every method, which no option may be called.
 RESERVED = frozenset({"weight", "gamma", "views", "reads", "augment", "init_share", "pointwise"})
-
-
-class Batch(NamedTuple):
-    """The images of a batch, besides the networks' outputs.
-
-    Attributes:
-        indices: Position of each image in the training set, `(N,)`.
-        labels: Class of each image, `(N,)`; -1 where it is unknown.
-    """
-
-    indices: Tensor
-    labels: Tensor
 
 
 @dataclass(frozen=True)

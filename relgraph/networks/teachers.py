@@ -49,7 +49,7 @@ of MAE's, which no loss has trained), and the mean over the image of a convoluti
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,25 +61,13 @@ from relgraph.networks.open_clip_source import from_open_clip
 from relgraph.networks.sources import Arguments, Source, checkpoint, embedded
 from relgraph.networks.timm_source import from_timm
 from relgraph.networks.torchvision_source import from_torchvision
+from relgraph.outputs import Output
 
 SOURCES = ("open_clip", "timm", "torchvision", "checkpoint", "embedded")
 # The names of the original CLIP release, as the official EGA code spells its teachers.
 CLIP_NAMES = (
     "RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px",
 )  # fmt: skip
-
-
-class Features(NamedTuple):
-    """A teacher's outputs for a batch of images: one vector an image, and its stage maps.
-
-    Attributes:
-        pooled: the embeddings `(N, width)`, float32, which the teacher also returns when it is called.
-        maps: the stage maps, each `(N, channels, height, width)`, in order; `()` of a network that returns none. They
-            stay in the type in which the network computed them, which is autocast's where it is on.
-    """
-
-    pooled: Tensor
-    maps: tuple[Tensor, ...] = ()
 
 
 class Teacher(nn.Module):
@@ -155,12 +143,18 @@ class Teacher(nn.Module):
         return embedding.float()
 
     @torch.no_grad()
-    def features(self, images: Tensor) -> Features:
-        """Return the embeddings and the stage maps of prepared images `(N, channels, H, W)`."""
+    def features(self, images: Tensor) -> Output:
+        """Return the outputs for prepared images `(N, channels, H, W)`: embedding and feature are one, and stage maps.
+
+        Maps, each `(N, C, h, w)` in order and none of a network that returns none, stay in the type in which the
+        network computed them, which is autocast's where it is on.
+        """
         if self._stages is None:
-            return Features(self(images))
-        maps, pooled = self._stages(images.contiguous(memory_format=torch.channels_last))
-        return Features(pooled.float(), maps)
+            pooled, maps = self(images), ()
+        else:
+            maps, pooled = self._stages(images.contiguous(memory_format=torch.channels_last))
+        pooled = pooled.float()
+        return Output(pooled, feature=pooled, maps=tuple(maps))
 
     def map_shapes(self) -> tuple[tuple[int, int, int], ...]:
         """Return the `(channels, height, width)` of each stage map of an image, in order; `()` if there are none.

@@ -80,7 +80,7 @@ def _epoch(setup: Setup, recipe: Recipe, optimiser: SGD, epoch: int) -> dict[str
         labels = train.labels[index.to(train.labels.device)]
         features = setup.feed(images, Batch(index, labels), generator).teacher
         assert features is not None
-        _, logits = head(features.pooled)
+        _, logits = head(features.embedding)
         loss = cross_entropy(logits, labels)
         optimiser.zero_grad()
         setup.fabric.backward(loss)

@@ -5,8 +5,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from relgraph.data.views import prepare
-from relgraph.methods import Batch
-from relgraph.networks.teachers import Features, Teacher
+from relgraph.networks.teachers import Teacher
+from relgraph.outputs import Batch, Output
 
 
 class StepInputs(NamedTuple):
@@ -21,10 +21,10 @@ class StepInputs(NamedTuple):
     """
 
     images: Tensor
-    teacher: Features | None
+    teacher: Output | None
     batch: Batch
     extra: Tensor | None = None
-    extra_teacher: Features | None = None
+    extra_teacher: Output | None = None
 
 
 def teacher_input(teacher: Teacher, images: Tensor) -> Tensor:

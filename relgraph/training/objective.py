@@ -10,12 +10,11 @@ from relgraph.graph.kernels import pearson
 from relgraph.methods import KD, Batch, Method, Output
 from relgraph.methods.base import Terms
 from relgraph.networks.heads import Head
-from relgraph.networks.teachers import Features
+from relgraph.networks.student import Student
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.inputs import StepInputs
 from relgraph.training.spread import Pairs, Spread, labelled_cross_entropy
-from relgraph.training.student import Student
 
 Stage = Literal["method", "labels", "both"]
 
@@ -126,9 +125,9 @@ class Distiller(nn.Module):
         return first._replace(extra=rest._replace(maps=()))
 
     @staticmethod
-    def _with_head(head: Head, features: Features) -> Output:
-        embedding, logits = head(features.pooled)
-        return Output(embedding, logits, features.pooled, features.maps)
+    def _with_head(head: Head, features: Output) -> Output:
+        embedding, logits = head(features.embedding)
+        return features._replace(embedding=embedding, logits=logits)
 
     def _student_terms(
         self, student: Output, teacher: Output | None, batch: Batch, stage: Stage

@@ -123,7 +123,7 @@ class Pretraining:
             return first, second
         inputs = self.feed(images, Batch(index, self.data.train.labels[index]), generator)
         assert inputs.teacher is not None and inputs.extra_teacher is not None
-        return inputs.teacher.pooled, inputs.extra_teacher.pooled
+        return inputs.teacher.embedding, inputs.extra_teacher.embedding
 
     def _prepared(self, images: Tensor) -> Tensor:
         return network_input(images, self.data.mean, self.data.std)

@@ -22,6 +22,7 @@ from relgraph.networks.backbone import map_shapes
 from relgraph.networks.batch_norm import synchronised
 from relgraph.networks.files import load_head, load_network, load_ss_head, load_strictly
 from relgraph.networks.heads import Head
+from relgraph.networks.student import Student
 from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Teacher
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
@@ -29,7 +30,6 @@ from relgraph.training.building import on_device, open_data, open_fabric, open_t
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.objective import Distiller
 from relgraph.training.recipe import Recipe
-from relgraph.training.student import Student
 from relgraph.training.teacher_features import Feed, open_feed, resolved
 
 

@@ -11,8 +11,9 @@ from relgraph.data.datasets import DataSet
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.data.extra_views import ExtraViews, make_extra_views
 from relgraph.errors import RelgraphError
-from relgraph.methods import Batch, Views
-from relgraph.networks.teachers import Features, Teacher
+from relgraph.methods import Views
+from relgraph.networks.teachers import Teacher
+from relgraph.outputs import Batch, Output
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.inputs import StepInputs, teacher_input
 from relgraph.training.recipe import Recipe
@@ -119,7 +120,7 @@ class Online:
         own, of_extra = self._both(other, extra)
         return StepInputs(student, own, batch, extra, of_extra)
 
-    def _both(self, images: Tensor, extra: Tensor | None) -> tuple[Features, Features | None]:
+    def _both(self, images: Tensor, extra: Tensor | None) -> tuple[Output, Output | None]:
         """Return the teacher's features of its views and of the extra ones, those of one size in one pass."""
         with self.fabric.autocast():
             prepared = teacher_input(self.teacher, images)
@@ -130,20 +131,25 @@ class Online:
                 return self._features(prepared), self._features(more)
             both = self._features(torch.cat([prepared, more]))
         first, rest = (
-            Features(both.pooled[rows], tuple(stage[rows] for stage in both.maps))
+            both.each(lambda x, rows=rows: x[rows])  # type: ignore[misc]
             for rows in (slice(len(images)), slice(len(images), None))
         )
         return first, rest
 
-    def _features(self, prepared: Tensor) -> Features:
+    def _features(self, prepared: Tensor) -> Output:
         found = [
-            self.teacher.features(part) if self.maps else Features(self.teacher(part))
+            self.teacher.features(part) if self.maps else bare(self.teacher(part))
             for part in prepared.chunk(self.parts)
         ]
         if len(found) == 1:
             return found[0]
         maps = tuple(torch.cat(stage) for stage in zip(*(part.maps for part in found), strict=True))
-        return Features(torch.cat([part.pooled for part in found]), maps)
+        return bare(torch.cat([part.embedding for part in found]))._replace(maps=maps)
+
+
+def bare(vectors: Tensor) -> Output:
+    """Return vectors `(N, D)` as the output of a network without a head: both embedding and feature."""
+    return Output(vectors, feature=vectors)
 
 
 class Stored:
@@ -169,7 +175,7 @@ class Stored:
         view = self._draw(count, generator).to(device, non_blocking=True)
         if student is None:
             student = self.views.take(view, stored_as).apply(images)
-        return StepInputs(student, Features(self.store.rows(view, stored_as)), batch)
+        return StepInputs(student, bare(self.store.rows(view, stored_as)), batch)
 
     def _draw(self, n: int, generator: torch.Generator) -> Tensor:
         processes = self.plan.processes

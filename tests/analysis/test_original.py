@@ -7,9 +7,9 @@ from relgraph.analysis.original import Original, TwoViews, original_loss
 from relgraph.data.images import ImageSet
 from relgraph.methods import EGA
 from relgraph.networks.heads import Head
+from relgraph.networks.student import Student
 from relgraph.networks.students import build_backbone
 from relgraph.networks.untrained import untrained_teacher
-from relgraph.training.student import Student
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import torch
 from click.testing import Result
 
 from relgraph.networks.files import read_network, save_network
+from relgraph.networks.student import Student
 from relgraph.networks.students import build_backbone
-from relgraph.training.student import Student
 
 Program = Callable[..., Result]
 Failing = Callable[..., str]

@@ -13,11 +13,11 @@ from relgraph.graph.pair import Pair
 from relgraph.graph.refine import Refinement, SignedConv
 from relgraph.methods import EGA, KD, SP, SSKD, Batch, Method, Output, Sum, Views
 from relgraph.networks.heads import Head
+from relgraph.networks.student import Student
 from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Features
 from relgraph.training.inputs import StepInputs
 from relgraph.training.objective import Distiller, Losses, Stage
-from relgraph.training.student import Student
 
 N, DIM, CLASSES, WIDTH = 8, 6, 4, 5
 LABELS = torch.tensor([0, 1, 2, 3, -1, 0, -1, 2])

@@ -16,13 +16,13 @@ from relgraph.names import build_method
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.batch_norm import synchronised
 from relgraph.networks.heads import Head, Projector
+from relgraph.networks.student import Student
 from relgraph.networks.teachers import Features
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.accumulation import average_gradients, backward_in_parts
 from relgraph.training.building import ddp_options
 from relgraph.training.inputs import StepInputs
 from relgraph.training.objective import Distiller
-from relgraph.training.student import Student
 from tests.processes import run_on
 
 N, IMAGES, DIM, CLASSES, VIEWS, STEPS = 12, 24, 5, 4, 3, 20

@@ -16,6 +16,7 @@ from relgraph.methods import EGA, KD, METHODS, SP, SSKD, Batch, Method, Output, 
 from relgraph.networks.backbone import map_shapes
 from relgraph.networks.files import load_head, load_ss_head, save_network, save_ss_head
 from relgraph.networks.heads import Projector
+from relgraph.networks.student import load_student
 from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Teacher, load_teacher
 from relgraph.training.building import open_data, open_fabric, open_teacher, parse_arguments
@@ -25,7 +26,6 @@ from relgraph.training.loop import train, train_epoch
 from relgraph.training.objective import Distiller
 from relgraph.training.recipe import Recipe
 from relgraph.training.setup import Setup, build, new_distiller, reads_maps
-from relgraph.training.student import load_student
 from relgraph.training.teacher_features import Online
 
 RecipeMaker = Callable[..., Recipe]

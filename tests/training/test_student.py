@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from relgraph.errors import RelgraphError
 from relgraph.networks.files import save_network
+from relgraph.networks.student import Student, load_student
 from relgraph.networks.students import build_backbone
-from relgraph.training.student import Student, load_student
 
 Runs = Callable[[str], Path]
 

@@ -6,11 +6,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.methods import Output
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import load_strictly, read_network
 from relgraph.networks.heads import Head
 from relgraph.networks.students import build_backbone
+from relgraph.outputs import Output
 
 
 class Student(nn.Module):

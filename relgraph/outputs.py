@@ -1,0 +1,48 @@
+"""The outputs of a network for a batch, and the images of that batch: what both networks and all methods speak of."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Output(NamedTuple):
+    """A network's outputs for a batch.
+
+    Attributes:
+        embedding: The nodes of its graph, `(N, D)`.
+        logits: `(N, classes)`, where there is a classifier.
+        feature: The pooled vector below the projection, `(N, width)`, where there is one.
+        maps: The maps between the network's stages, in order, each `(N, C, H, W)`, the first that of the stem; empty
+            for a network that returns no maps.
+        extra: Its outputs for V extra views of the same images, for a method that requests them by `views`: row
+            `v * N + i` is view v of image i.
+    """
+
+    embedding: Tensor
+    logits: Tensor | None = None
+    feature: Tensor | None = None
+    maps: tuple[Tensor, ...] = ()
+    extra: "Output | None" = None
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> "Output":
+        """Return the output with a function applied to each tensor."""
+        logits, feature = (None if x is None else function(x) for x in (self.logits, self.feature))
+        extra = None if self.extra is None else self.extra.each(function)
+        return Output(function(self.embedding), logits, feature, tuple(map(function, self.maps)), extra)
+
+    def detach(self) -> "Output":
+        """Return the same without gradient."""
+        return self.each(Tensor.detach)
+
+
+class Batch(NamedTuple):
+    """The images of a batch, besides the networks' outputs.
+
+    Attributes:
+        indices: Position of each image in the training set, `(N,)`.
+        labels: Class of each image, `(N,)`; -1 where it is unknown.
+    """
+
+    indices: Tensor
+    labels: Tensor
