@@ -122,7 +122,7 @@ def _summary(recipe: Any) -> str:
 
 def _run(recipe: Any, path: Path, resume: bool) -> None:
     from relgraph.analysis.plots import learning_curve
-    from relgraph.training.loop import train as train_loop
+    from relgraph.training.distillation import train as train_loop
 
     with stoppable("train", path):
         result = train_loop(recipe, path, resume=resume)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -34,6 +35,25 @@ class Output(NamedTuple):
     def detach(self) -> "Output":
         """Return the same without gradient."""
         return self.each(Tensor.detach)
+
+
+def of_views(network: Callable[[Tensor], Output], images: Tensor, extra: Tensor | None) -> Output:
+    """Return a network's outputs for images `(N, C, H, W)` with, in `extra`, those for their extra views.
+
+    Views of one size pass through the network together, and share batch statistics. Maps of extra views are left out.
+    """
+    if extra is None:
+        return network(images)
+    if images.shape[1:] != extra.shape[1:]:
+        return network(images)._replace(extra=network(extra)._replace(maps=()))
+    both, count = network(torch.cat([images, extra])), len(images)
+    first, rest = both.each(lambda x: x[:count]), both.each(lambda x: x[count:])
+    return first._replace(extra=rest._replace(maps=()))
+
+
+def bare(vectors: Tensor) -> Output:
+    """Return vectors `(N, D)` as the outputs of a network without a head: they are both embedding and feature."""
+    return Output(vectors, feature=vectors)
 
 
 class Batch(NamedTuple):

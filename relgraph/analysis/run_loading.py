@@ -20,10 +20,9 @@ from relgraph.names import read_arguments
 from relgraph.networks.files import load_strictly
 from relgraph.networks.heads import Head
 from relgraph.networks.student import load_student
-from relgraph.training.building import open_data, open_fabric, open_teacher
+from relgraph.training.building import open_data, open_fabric, open_teacher, teacher_input
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
-from relgraph.training.inputs import teacher_input
 from relgraph.training.runs import Run
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class TrainedRun:
                 f"the classes of {self.recipe.dataset} are no longer those of the student in {path}: "
                 f"expected {len(self.description['classes'])}, got {len(self.data.train.classes)} or other names"
             )
-        weights = load_checkpoint(self.run.best)["distiller"]
+        weights = load_checkpoint(self.run.best)["objective"]
         if any(name.startswith("method.") and not name.startswith("method.parts.") for name in weights):
             raise RelgraphError(f"{self.run.best} is of a version of relgraph whose runs this one cannot read")
         head = {

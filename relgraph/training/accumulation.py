@@ -1,36 +1,18 @@
-"""One step's losses and gradients, for a batch that passes through the student at once or in parts."""
+"""One step's losses and gradients, for a batch that passes through the student in parts."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from relgraph.methods import Output
+from relgraph.outputs import Output, of_views
 from relgraph.processes import ProcessGroup
 from relgraph.training.diagnostics import Diagnostics
-from relgraph.training.inputs import StepInputs
+from relgraph.training.feed import StepInputs
 from relgraph.training.objective import Distiller, Losses, Stage
 
-if TYPE_CHECKING:
-    from relgraph.training.setup import Setup
-
 Autocast = Callable[[], AbstractContextManager[None]]
-
-
-def forward_and_backward(
-    setup: "Setup", inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None
-) -> Losses:
-    """Return the losses of a batch, their gradient added to that of the parameters and averaged over processes."""
-    if setup.recipe.accumulate == 1:
-        losses: Losses = setup.distiller(inputs, stage, diagnostics)
-        setup.fabric.backward(losses.total)
-        return losses
-    parts, autocast = setup.recipe.accumulate, setup.fabric.autocast
-    losses = backward_in_parts(setup.objective, inputs, parts, autocast, stage, diagnostics)
-    average_gradients(setup.objective, setup.processes)
-    return losses
 
 
 def backward_in_parts(
@@ -57,7 +39,7 @@ def backward_in_parts(
         for images, extra in pieces:
             states.append(_random_state(images.device))
             with autocast():
-                found.append(_read(objective, objective.outputs(images, extra)))
+                found.append(_read(objective, of_views(objective.student, images, extra)))
     whole = _leaves(_joined(found))
     del found
     with autocast():
@@ -67,7 +49,7 @@ def backward_in_parts(
     for number, ((images, extra), state) in enumerate(zip(pieces, states, strict=True)):
         _set_random_state(state, images.device)
         with autocast():
-            output = _read(objective, objective.outputs(images, extra))
+            output = _read(objective, of_views(objective.student, images, extra))
         _carry_on(output, whole, number, parts)
     _set_random_state(after, inputs.images.device)
     return losses

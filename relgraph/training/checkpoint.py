@@ -27,8 +27,8 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
             raise OSError(first_line(error)) from error
 
 
-def load_checkpoint(path: Path, network: str = "distiller") -> dict[str, Any]:
-    """Return the content of a checkpoint, on the CPU; the weights are under the name `network`.
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint, on the CPU; the weights of what was trained are its `objective`.
 
     Raises:
         RelgraphError: if it is missing, truncated, not a run's, or holds anything but tensors and plain values.
@@ -39,8 +39,10 @@ def load_checkpoint(path: Path, network: str = "distiller") -> dict[str, Any]:
         raise RelgraphError(f"there is no checkpoint {path}") from error
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
         raise RelgraphError(f"cannot read the checkpoint {path}, is it truncated? ({first_line(error)})") from error
-    if not isinstance(content, dict) or not isinstance(content.get(network), dict):
-        raise RelgraphError(f"{path} is not the checkpoint of a training run")
+    if not isinstance(content, dict) or not isinstance(content.get("objective"), dict):
+        older = isinstance(content, dict) and "distiller" in content
+        what = "is of a version of relgraph whose runs this one cannot read" if older else "is not a run's checkpoint"
+        raise RelgraphError(f"{path} {what}: train it again")
     return content
 
 

@@ -18,8 +18,7 @@ from relgraph.data.images import ImageFiles, ImageSet
 from relgraph.data.manifest import DTYPES, Contents, images_per_shard
 from relgraph.errors import RelgraphError
 from relgraph.networks.teachers import Teacher
-from relgraph.training.building import open_data, open_fabric, open_teacher
-from relgraph.training.inputs import teacher_input
+from relgraph.training.building import open_data, open_fabric, open_teacher, teacher_input
 from relgraph.training.recipe import Recipe
 
 Embed = Callable[[Tensor, Tensor], Tensor]

@@ -1,30 +1,59 @@
 """The sequential strategy: the teacher's head is trained first, alone, and is then fixed."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
-import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from torch.optim import SGD
-from tqdm import tqdm
 
-from relgraph.data.batches import epoch_batches
-from relgraph.errors import RelgraphError
-from relgraph.methods import Batch
-from relgraph.training.accumulation import average_gradients
-from relgraph.training.checkpoint import load_checkpoint, save_checkpoint
+from relgraph.graph.kernels import pearson
+from relgraph.networks.heads import Head
+from relgraph.outputs import Output
+from relgraph.training.diagnostics import Diagnostics
+from relgraph.training.feed import StepInputs
+from relgraph.training.objective import Losses, Objective, Stage
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
-from relgraph.training.schedule import learning_rate
-from relgraph.training.setup import Setup
-
-# Keeps the crops of the head's epochs apart from those of the student's.
-FIRST_EPOCH = 500_000
+from relgraph.training.schedule import student_schedule
+from relgraph.training.tasks import classes_of, labelled_cross_entropy
+from relgraph.training.trainer import Job, restore, train_epochs
 
 
-def train_head(setup: Setup, run: Run) -> None:
-    """Train the teacher's projection and classifier by cross-entropy on the labelled images, then leave them fixed.
+class TeacherHead(Objective):
+    """Projection and classifier of a frozen teacher, trained by labels."""
+
+    def __init__(self, head: Head, loss: Callable[[Output, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.head, self.loss = head, loss
+
+    def forward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
+        """Return the loss of the labels."""
+        assert inputs.teacher is not None
+        embedding, logits = self.head(inputs.teacher.embedding)
+        output = Output(embedding, logits)
+        loss = self.loss(output, inputs.batch.labels)
+        output = output.detach()
+        degenerate = pearson.degenerate(pearson.nodes(output.embedding)).sum()
+        return Losses({"teacher_head": loss}, output, None, degenerate, {})
+
+
+class HeadTraining(Job):
+    """The training of a teacher's head, of few epochs, before that of the student."""
+
+    title = "teacher's head, epoch"
+
+    def line(self, row: Mapping[str, float]) -> str | None:
+        """Return the figures of the last epoch."""
+        done = int(row["epoch"])
+        if done < self.schedule.epochs:
+            return None
+        epochs = f"{done} epoch{'s' if done > 1 else ''}"
+        return f"teacher's head: {epochs}, loss {row['loss']:.4f}, train {row['train_top1']:.2f} %, now fixed"
+
+
+def train_head(student: Job, head: Head, recipe: Recipe, run: Run) -> None:
+    """Train the head of a job's teacher by cross-entropy on the labelled images, then leave it fixed.
 
     This is the "sequential" strategy of EGA (Ma, Chen, Akata, 2022, arXiv 2211.13264): SGD at `teacher_lr`, whose decay
     steps are those of the student's schedule. (The "joint" head has a constant rate.) The official release does not
@@ -34,23 +63,24 @@ def train_head(setup: Setup, run: Run) -> None:
     Raises:
         RelgraphError: if the loss is not a number, or `head.ckpt` is not of this run.
     """
-    recipe = head_recipe(setup.recipe)
-    head = setup.distiller.teacher_head
-    optimiser = SGD(head.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    rows = _restore(run, head, optimiser) if run.head_checkpoint.exists() else []
-    for epoch in range(len(rows), recipe.epochs):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(recipe, epoch)
-        rows.append({"epoch": epoch + 1, "lr": learning_rate(recipe, epoch), **_epoch(setup, recipe, optimiser, epoch)})
-        if setup.processes.first:
-            run.write_metrics(rows, run.head_metrics_file)
-            save_checkpoint(run.head_checkpoint, {"head": head, "optimiser": optimiser, "rows": rows})
-        setup.processes.wait()
+    head.requires_grad_(True)
+    objective = TeacherHead(head, partial(labelled_cross_entropy, processes=student.processes))
+    optimiser = SGD(head.parameters(), lr=recipe.teacher_lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    module, optimiser = student.fabric.setup(objective, optimiser)
+    job = HeadTraining(
+        recipe,
+        student.fabric,
+        student.data,
+        classes_of(student.task),
+        student.feed,
+        objective,
+        module,
+        {"optimiser": optimiser},
+        student_schedule(head_recipe(recipe)),
+        processes=student.processes,
+    )
+    train_epochs(job, run, run.head_files, restore(job, run.head_files))
     head.requires_grad_(False)
-    if rows and setup.processes.first:
-        last = rows[-1]
-        figures = f"loss {last['loss']:.4f}, train {last['train_top1']:.2f} %"
-        tqdm.write(f"teacher's head: {len(rows)} epoch{'s' if len(rows) > 1 else ''}, {figures}, now fixed")
 
 
 def head_recipe(recipe: Recipe) -> Recipe:
@@ -59,57 +89,3 @@ def head_recipe(recipe: Recipe) -> Recipe:
     milestones = recipe.milestones if epochs == recipe.epochs else None
     return replace(recipe, epochs=epochs, head_epochs=None, teacher_head="joint", lr=recipe.teacher_lr,
                    milestones=milestones, init_epochs=0)  # fmt: skip
-
-
-def _epoch(setup: Setup, recipe: Recipe, optimiser: SGD, epoch: int) -> dict[str, float]:
-    head, train = setup.distiller.teacher_head.requires_grad_(True), setup.data.train
-    processes, number = setup.processes, FIRST_EPOCH + epoch
-    batches = epoch_batches(
-        train.labels,
-        batch_size=recipe.batch_size,
-        labelled_share=1.0,
-        seed=recipe.seed,
-        epoch=number,
-        processes=processes,
-    )
-    generator = setup.view_generator(number)
-    sums = torch.zeros(3, dtype=torch.float64, device=setup.fabric.device)
-    hidden = None if processes.first else True
-    bar = tqdm(batches, desc=f"teacher's head {epoch + 1}/{recipe.epochs}", unit="batch", leave=False, disable=hidden)
-    for index, images in zip(bar, setup.batches(batches), strict=True):
-        labels = train.labels[index.to(train.labels.device)]
-        features = setup.feed(images, Batch(index, labels), generator).teacher
-        assert features is not None
-        _, logits = head(features.embedding)
-        loss = cross_entropy(logits, labels)
-        optimiser.zero_grad()
-        setup.fabric.backward(loss)
-        average_gradients(head, processes)
-        optimiser.step()
-        sums += _sums(loss, logits, labels)
-    processes.mean_(sums)
-    loss_sum, hits, count = sums.tolist()
-    # No loss shows what the last step did to the weights.
-    if not (loss_sum < float("inf") and all(bool(p.isfinite().all()) for p in head.parameters())):
-        raise RelgraphError(
-            f"the loss of the teacher's head is not a number in epoch {epoch + 1}: a smaller --teacher-lr may help"
-        )
-    return {"loss": loss_sum / len(batches), "train_top1": 100 * hits / count}
-
-
-@torch.no_grad()
-def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    hits = (logits.argmax(-1) == labels).sum()
-    return torch.stack([loss.double(), hits.double(), torch.full_like(hits, len(labels), dtype=torch.float64)])
-
-
-def _restore(run: Run, head: Any, optimiser: SGD) -> list[dict[str, float]]:
-    state = load_checkpoint(run.head_checkpoint, "head")
-    try:
-        head.load_state_dict(state["head"])
-        optimiser.load_state_dict(state["optimiser"])
-        rows: list[dict[str, float]] = state["rows"]
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RelgraphError(f"{run.head_checkpoint} does not belong to this run's recipe: {reason}") from error
-    return rows

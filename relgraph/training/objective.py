@@ -1,22 +1,25 @@
-"""The objective: student, teacher's head and method as one module, from a batch to its named losses."""
+"""The objectives of a training: modules from the inputs of a step to its named losses."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from relgraph.graph.kernels import pearson
-from relgraph.methods import KD, Batch, Method, Output
+from relgraph.methods import KD, Method
 from relgraph.methods.base import Terms
 from relgraph.networks.heads import Head
 from relgraph.networks.student import Student
+from relgraph.outputs import Batch, Output, of_views
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.diagnostics import Diagnostics
-from relgraph.training.inputs import StepInputs
-from relgraph.training.spread import Pairs, Spread, labelled_cross_entropy
+from relgraph.training.feed import StepInputs
+from relgraph.training.spread import Pairs, Spread
+from relgraph.training.tasks import labelled_cross_entropy
 
 Stage = Literal["method", "labels", "both"]
+LabelLoss = Callable[[Output, Tensor, ProcessGroup], Tensor]
 
 
 class Losses(NamedTuple):
@@ -46,7 +49,21 @@ class Losses(NamedTuple):
         return torch.stack([*self.terms.values(), *self.teacher_terms.values()]).sum()
 
 
-class Distiller(nn.Module):
+class Objective(nn.Module):
+    """A module from the inputs of a step to its losses, with the networks that these train."""
+
+    def forward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
+        """Return the losses of a step's inputs, in a stage of the training.
+
+        Where an objective compares graphs, those of the step go to `diagnostics`, if there are any.
+        """
+        raise NotImplementedError
+
+    def remember(self, losses: Losses, batch: Batch) -> None:
+        """Update the objective's memory by the outputs of a step, if it has one: before the optimiser's step."""
+
+
+class Distiller(Objective):
     """`gamma * cross-entropy + alpha * KD + method` for the student, and the teacher's head beside it.
 
     The teacher's backbone is frozen and not part of this. Its head, one linear projection and one classifier, is
@@ -55,6 +72,9 @@ class Distiller(nn.Module):
 
     In the stage "method" the student is trained by the method alone, in the stage "labels" by all terms but the
     method's: some methods are used before the main training. In the stage "both", the default, it is trained by all.
+
+    `label_loss` is what labels teach by (see `relgraph.training.tasks`). A batch may be spread over processes; with
+    `local` the method compares only the images of one process.
     """
 
     def __init__(
@@ -67,6 +87,9 @@ class Distiller(nn.Module):
         alpha: float = 0.0,
         temperature: float = 4.0,
         head_fixed: bool = False,
+        label_loss: LabelLoss = labelled_cross_entropy,
+        processes: ProcessGroup = SINGLE_PROCESS,
+        local: bool = False,
     ) -> None:
         super().__init__()
         self.student = student
@@ -74,17 +97,14 @@ class Distiller(nn.Module):
         self.method = method
         self.kd = KD(temperature) if alpha > 0 else None
         self.gamma, self.alpha = gamma, alpha
-        self.processes = SINGLE_PROCESS
-        self.spread = None if method is None else Spread(method)
+        self.label_loss, self.processes = label_loss, processes
+        self.spread = None if method is None else Spread(method, processes, local)
         if head_fixed and teacher_head is not None:
             teacher_head.requires_grad_(False)
 
     def forward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
-        """Return the losses of a step's inputs: views of one size pass through the student together.
-
-        The graphs that the method's loss reads go to `diagnostics`, if there are any.
-        """
-        return self.losses(self.outputs(inputs.images, inputs.extra), inputs, stage, diagnostics)
+        """Return the losses of a step's inputs; the graphs that the method's loss reads go to `diagnostics`."""
+        return self.losses(of_views(self.student, inputs.images, inputs.extra), inputs, stage, diagnostics)
 
     def losses(
         self, student: Output, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None
@@ -95,59 +115,40 @@ class Distiller(nn.Module):
         kept, batch = student._replace(maps=()).detach(), inputs.batch
         if self.teacher_head is None or inputs.teacher is None:
             terms, pairs = self._student_terms(student, None, batch, stage)
-            return Losses(terms, kept, None, self._degenerate([], student), {})
+            return Losses(terms, kept, None, self._degenerate([], kept), {})
         teacher = self._with_head(self.teacher_head, inputs.teacher)
-        if inputs.extra_teacher is not None:
-            teacher = teacher._replace(extra=self._with_head(self.teacher_head, inputs.extra_teacher)._replace(maps=()))
         fixed = teacher.detach()
         terms, pairs = self._student_terms(student, fixed, batch, stage)
         if diagnostics is not None and self.spread is not None:
             diagnostics.add(self.spread, pairs, student, fixed, batch.labels)
-        degenerate = self._degenerate(pairs, student, fixed)
+        degenerate = self._degenerate(pairs, kept, fixed)
         return Losses(terms, kept, fixed._replace(maps=()), degenerate, self._teacher_terms(student, teacher, batch))
 
-    def spread_over(self, processes: ProcessGroup, *, local: bool = False) -> None:
-        """Spread the batch over processes; with `local` the method compares only the images of one process."""
-        self.processes = processes
-        self.spread = None if self.method is None else Spread(self.method, processes, local)
-
-    def outputs(self, images: Tensor, extra: Tensor | None) -> Output:
-        """Return the student's outputs for its views, those of one size in one pass: they share batch statistics."""
-        if extra is None:
-            output: Output = self.student(images)
-            return output
-        if images.shape[1:] != extra.shape[1:]:
-            output = self.student(images)
-            return output._replace(extra=self.student(extra)._replace(maps=()))
-        both: Output = self.student(torch.cat([images, extra]))
-        count = len(images)
-        first, rest = both.each(lambda x: x[:count]), both.each(lambda x: x[count:])
-        return first._replace(extra=rest._replace(maps=()))
-
     @staticmethod
-    def _with_head(head: Head, features: Output) -> Output:
-        embedding, logits = head(features.embedding)
-        return features._replace(embedding=embedding, logits=logits)
+    def _with_head(head: Head, teacher: Output) -> Output:
+        """Return the teacher's outputs with the embedding and the logits of its head."""
+        embedding, logits = head(teacher.embedding)
+        extra = None if teacher.extra is None else Distiller._with_head(head, teacher.extra)
+        return teacher._replace(embedding=embedding, logits=logits, extra=extra)
 
     def _student_terms(
         self, student: Output, teacher: Output | None, batch: Batch, stage: Stage
     ) -> tuple[Terms, Pairs]:
-        assert student.logits is not None
-        by_labels = {"cross_entropy": self.gamma * self._by_labels(student.logits, batch)}
+        loss = self.label_loss(student, batch.labels, self.processes)
+        by_labels = {"cross_entropy": self.gamma * loss}
         if teacher is not None and self.kd is not None:
             by_labels["kd_of_logits"] = self.alpha * self.kd(student, teacher)
         if stage == "method":
             by_labels = _zeros(by_labels)
         elif self.gamma == 0:
-            by_labels |= _zeros({"cross_entropy": by_labels["cross_entropy"]})
+            by_labels["cross_entropy"] = torch.zeros_like(loss)
         if teacher is None or self.spread is None or stage == "labels":
             return by_labels, []
         terms, pairs = self.spread.compare(student, teacher, batch)
         return {**by_labels, **terms}, pairs
 
     def _teacher_terms(self, student: Output, teacher: Output, batch: Batch) -> Terms:
-        assert teacher.logits is not None
-        terms = {"head": self._by_labels(teacher.logits, batch)}
+        terms = {"head": self.label_loss(teacher, batch.labels, self.processes)}
         if self.spread is not None:
             terms |= self.spread.teacher_terms(student, teacher, batch, self._classify)
         return {f"teacher_{name}": term for name, term in terms.items()}
@@ -156,9 +157,6 @@ class Distiller(nn.Module):
         """Update the method's memory: before the step, so that its layers are those of the loss."""
         if self.spread is not None and losses.teacher is not None:
             self.spread.remember(losses.student, losses.teacher, batch)
-
-    def _by_labels(self, logits: Tensor, batch: Batch) -> Tensor:
-        return labelled_cross_entropy(logits, batch.labels, self.processes)
 
     def _degenerate(self, pairs: Pairs, student: Output, *teacher: Output) -> Tensor:
         """Return how many nodes of the first pair have weight 0 to every node; without one, those without variance.
@@ -170,7 +168,7 @@ class Distiller(nn.Module):
             stores = [pairs[0][0][side] for side in ("student", "teacher")]
             lost, count = [store.degenerate for store in stores], count * rows // len(stores[0].x)
         else:
-            lost = [pearson.degenerate(pearson.nodes(output.embedding.detach())) for output in (student, *teacher)]
+            lost = [pearson.degenerate(pearson.nodes(output.embedding)) for output in (student, *teacher)]
         return torch.cat(lost).sum() * count
 
     def _classify(self, output: Output) -> Tensor:

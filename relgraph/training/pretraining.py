@@ -1,178 +1,77 @@
-"""Pre-training without labels, as a job by epochs: from a recipe to a run whose network is a teacher."""
+"""Pre-training without labels: from a recipe to a run whose network is a teacher."""
 
-import math
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
-from tqdm import tqdm
 
-from relgraph.data.batches import epoch_batches
 from relgraph.data.datasets import DataSet, load
-from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError
-from relgraph.methods import Batch, Views
+from relgraph.methods import Views
 from relgraph.networks.files import save_network, save_ss_head
 from relgraph.networks.students import build_backbone
-from relgraph.networks.teachers import Teacher
-from relgraph.processes import SINGLE_PROCESS, ProcessGroup
-from relgraph.training.building import check_alone, on_device, open_fabric, open_teacher
-from relgraph.training.epochs import Progress, run_epochs
-from relgraph.training.meter import Meter
-from relgraph.training.neighbours import judge_features
+from relgraph.training.building import check_alone, network_input, on_device, open_fabric, open_teacher
+from relgraph.training.feed import Online, TwoViews, make_plan
+from relgraph.training.objective import Objective
 from relgraph.training.pretrain_recipe import PretrainRecipe, augmentation, resolve_pretraining
 from relgraph.training.runs import Run
-from relgraph.training.self_supervision import MoCo, Objective, SelfSupervisionHead, SimCLR
-from relgraph.training.setup import batches_on, network_input, view_generator
-from relgraph.training.teacher_features import Online, Plan, make_plan
+from relgraph.training.schedule import pretraining_schedule
+from relgraph.training.self_supervision import MoCo, SelfSupervisionHead, SimCLR
+from relgraph.training.tasks import Neighbours
+from relgraph.training.trainer import Job, Progress, run_job
 
 
-@dataclass(frozen=True, eq=False)
-class Pretraining:
-    """A pre-training as a job for `run_epochs`: data, the objective with its network, and its optimiser.
-
-    `objective` is Fabric's wrapper of `module`. `views` draws the two views of SimCLR and MoCo; the transformations of
-    the self-supervision head, and its teacher's features of them, come from `feed`.
-    """
+@dataclass(eq=False)
+class Pretraining(Job):
+    """A training without labels, which a network's k-NN accuracy follows and never selects."""
 
     recipe: PretrainRecipe
-    fabric: Any
-    data: DataSet
-    views: Plan
-    feed: Online | None
-    objective: Any
-    module: Objective
-    optimiser: Optimizer
-
-    @property
-    def epochs(self) -> int:
-        """Passes over the training set."""
-        assert self.recipe.epochs is not None
-        return self.recipe.epochs
-
-    @property
-    def note(self) -> str:
-        """A description of the images and their augmentation."""
-        seen = augmentation(self.recipe, self.data.train.images.shape[-1])
-        note, count = f"{len(self.data.train)} images without their labels, views: {seen}", len(self.data.train)
-        if self.recipe.objective == "moco" and self.recipe.queue >= count:
-            note += f"; the queue holds an image more than once: --queue should be below {count}"
-        return note
-
-    @property
-    def processes(self) -> ProcessGroup:
-        """One: a pre-training is not spread."""
-        return SINGLE_PROCESS
-
-    @property
-    def parts(self) -> Mapping[str, Any]:
-        """What a checkpoint holds."""
-        return {"objective": self.objective, "optimiser": self.optimiser}
 
     @property
     def score(self) -> None:
         """None: no epoch is selected, because that would use labels."""
         return None
 
-    def begin(self, run: Run) -> None:
-        """Do nothing before the first epoch."""
+    def result(self, run: Run, progress: Progress) -> dict[str, Any]:
+        """Return the run's figures."""
+        recipe, data = self.recipe, self.data
+        return {
+            "objective": recipe.objective,
+            "network": recipe.network,
+            "teacher": recipe.teacher,
+            "test": {},
+            "test_untrained": {},
+            "loss": progress.rows[-1]["loss"],
+            "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
+            **super().result(run, progress),
+        }
 
-    def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train an epoch and return its row of metrics."""
-        recipe, train = self.recipe, self.data.train
-        assert recipe.batch_size is not None
-        self.objective.train()
-        size, seed = recipe.batch_size, recipe.seed
-        batches = epoch_batches(
-            train.labels, batch_size=size, labelled_share=1.0, seed=seed, epoch=epoch, by_label=False
-        )
-        generator, meter = view_generator(recipe.seed, epoch), Meter()
-        loaded = batches_on(self.fabric.device, train, batches, recipe.processes)
-        start, seen, rate = time.perf_counter(), 0, 0.0
-        bar = tqdm(batches, desc=f"epoch {epoch + 1}/{self.epochs}", unit="batch", leave=False, disable=None)
-        for number, (index, images) in enumerate(zip(bar, loaded, strict=True)):
-            rate = self._set_rate(epoch + number / len(batches))
-            self.step(images, index.to(images.device), generator, meter)
-            seen += len(index)
-            if meter.due():
-                speed = seen / (time.perf_counter() - start)
-                bar.set_postfix_str(f"loss {meter.read(epoch)['loss']:.3f}, {speed:.0f} images/s")
-        sums = meter.read(epoch)
-        sums.pop("train_top1", None)  # there is no classifier
-        speed = round(seen / (time.perf_counter() - start), 1)
-        return {"epoch": epoch + 1, "lr": rate, **sums, "images_per_s": speed}
 
-    def step(self, images: Tensor, index: Tensor, generator: torch.Generator, meter: Meter) -> None:
-        """Train on uint8 images `(N, C, H, W)` of the training set: views -> network -> loss -> backward -> step."""
-        losses = self.objective(*self._inputs(images, index, generator))
-        self.optimiser.zero_grad()
-        self.fabric.backward(losses.total)
-        self.module.remember()
-        self.optimiser.step()
-        meter.add(losses, self.data.train.labels[index])
+@dataclass(eq=False)
+class NetworkPretraining(Pretraining):
+    """The training of a network by SimCLR or MoCo."""
 
-    def _inputs(self, images: Tensor, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        if self.feed is None:
-            first, second = (self._prepared(self.views.first(images, generator).apply(images)) for _ in range(2))
-            return first, second
-        inputs = self.feed(images, Batch(index, self.data.train.labels[index]), generator)
-        assert inputs.teacher is not None and inputs.extra_teacher is not None
-        return inputs.teacher.embedding, inputs.extra_teacher.embedding
-
-    def _prepared(self, images: Tensor) -> Tensor:
-        return network_input(images, self.data.mean, self.data.std)
-
-    def _set_rate(self, epoch: float) -> float:
-        rate = pretraining_rate(self.recipe, epoch)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        return rate
-
-    def diagnostics(self) -> list[dict[str, float]]:
-        """Return nothing: there is no teacher to compare with."""
-        return []
+    objective: SimCLR | MoCo
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Return the k-NN accuracy of the network's features on the evaluated split, in the epochs that have one."""
-        due = (epoch + 1) % self.recipe.eval_every == 0 or epoch + 1 == self.recipe.epochs
-        if not due:
+        if (epoch + 1) % self.recipe.eval_every and epoch + 1 != self.recipe.epochs:
             return {}
-        return self.judge(self.data.val if self.recipe.select == "val" else self.data.test)
-
-    def judge(self, images: ImageSet, *, probe: bool = False) -> dict[str, float]:
-        """Return `knn` and, with `probe`, `linear` of the network's features on a split; `{}` for a head alone."""
-        if isinstance(self.module, SelfSupervisionHead):
-            return {}
-        recipe, train = self.recipe, self.data.train
-        return judge_features(
-            self.module.backbone, self._prepared, self.fabric.device, train, images, recipe.processes, probe=probe
-        )
-
-    def _untrained(self) -> dict[str, float]:
-        """Return the same figures of the network as it was before its training, with random weights."""
-        module = _objective(self.recipe, self.data, None if self.feed is None else self.feed.teacher)
-        return replace(self, module=module.to(self.fabric.device)).judge(self.data.test, probe=True)
+        return self.task.evaluate(self.objective, self.data.val if self.recipe.select == "val" else self.data.test)
 
     def keep(self, run: Run) -> None:
-        """Write the network as a teacher, or the head for SSKD."""
-        if isinstance(self.module, SelfSupervisionHead):
-            assert self.feed is not None
-            teacher = self.feed.teacher
-            save_ss_head(run.ss_head_file, self.module.projector, teacher=teacher.name,
-                         fingerprint=teacher.fingerprint(), transformations=self.recipe.transformations)  # fmt: skip
-            return
-        part = nn.ModuleDict({"backbone": self.module.backbone, "projector": self.module.projector})
-        save_network(run.network_file, part, self._description(self.module))
+        """Write the network as a teacher."""
+        part = nn.ModuleDict({"backbone": self.objective.backbone, "projector": self.objective.projector})
+        save_network(run.network_file, part, self.description())
 
-    def _description(self, module: SimCLR | MoCo) -> dict[str, Any]:
-        recipe, images = self.recipe, self.data.train.images
-        hidden = module.backbone.width if recipe.hidden is None else recipe.hidden
+    def description(self) -> dict[str, Any]:
+        """Return what is needed to build and feed the network again, as it is stored beside its weights."""
+        recipe, images, network = self.recipe, self.data.train.images, self.objective
+        hidden = network.backbone.width if recipe.hidden is None else recipe.hidden
         return {
             "objective": recipe.objective,
             "backbone": recipe.network,
@@ -181,26 +80,29 @@ class Pretraining:
             "mean": list(self.data.mean),
             "std": list(self.data.std),
             "dataset": recipe.dataset,
-            "projector": {"dim": recipe.dim, "hidden": hidden, "norm": isinstance(module, SimCLR)},
+            "projector": {"dim": recipe.dim, "hidden": hidden, "norm": isinstance(network, SimCLR)},
         }
 
     def result(self, run: Run, progress: Progress) -> dict[str, Any]:
         """Return the run's figures: the test split is read here, at the end, by the network of the last epoch."""
-        recipe, data = self.recipe, self.data
-        return {
-            "objective": recipe.objective,
-            "network": recipe.network,
-            "teacher": recipe.teacher,
-            "test": self.judge(data.test, probe=True),
-            "test_untrained": self._untrained(),
-            "loss": progress.rows[-1]["loss"],
-            "epochs": recipe.epochs,
-            "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
-            "images_per_s": median(row["images_per_s"] for row in progress.rows),
-            "seed": recipe.seed,
-            "device": str(self.fabric.device),
-            "precision": str(self.fabric.strategy.precision.precision),
-        }
+        untrained = new_network(self.recipe, self.data).to(self.fabric.device)
+        networks = {"test": self.objective, "test_untrained": untrained}
+        found = {name: self.task.evaluate(network, self.data.test, probe=True) for name, network in networks.items()}
+        return {**super().result(run, progress), **found}
+
+
+@dataclass(eq=False)
+class HeadPretraining(Pretraining):
+    """The training of the self-supervision head that SSKD reads of a frozen teacher."""
+
+    objective: SelfSupervisionHead
+    feed: Online
+
+    def keep(self, run: Run) -> None:
+        """Write the head."""
+        teacher = self.feed.teacher
+        save_ss_head(run.ss_head_file, self.objective.projector, teacher=teacher.name,
+                     fingerprint=teacher.fingerprint(), transformations=self.recipe.transformations)  # fmt: skip
 
 
 def pretrain(recipe: PretrainRecipe, path: Path, *, resume: bool = False) -> dict[str, Any]:
@@ -215,7 +117,7 @@ def pretrain(recipe: PretrainRecipe, path: Path, *, resume: bool = False) -> dic
             or a loss is not a number. The results of earlier epochs are kept.
     """
     recipe = resolve_pretraining(vars(recipe))
-    return run_epochs(lambda: build_pretraining(recipe), recipe, path, resume=resume)
+    return run_job(lambda: build_pretraining(recipe), recipe, path, resume=resume)
 
 
 def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
@@ -225,25 +127,49 @@ def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
         RelgraphError: for names that are not known, files that cannot be read, or values that do not fit the data.
     """
     check_alone("pretrain")
-    fabric, data = open_fabric(recipe), _data(recipe)
-    teacher = None if recipe.teacher is None else open_teacher(recipe).to(fabric.device)
-    name = augmentation(recipe, data.train.images.shape[-1])
-    asked = None if teacher is None else _asked(recipe)
-    views = make_plan(name, data, asked)
-    feed = None if teacher is None else Online(views, teacher, fabric, shared=True)
-    module = _objective(recipe, data, teacher)
-    optimiser = _optimiser(recipe, [p for p in module.parameters() if p.requires_grad])
-    wrapped, optimiser = fabric.setup(module, optimiser)
-    if recipe.compile and not isinstance(module, SelfSupervisionHead):
-        module.backbone.compile()
-    return Pretraining(recipe, fabric, on_device(data, fabric.device), views, feed, wrapped, module, optimiser)
+    fabric, data = open_fabric(recipe), open_images(recipe)
+    data = on_device(data, fabric.device)
+    student_input = partial(network_input, mean=data.mean, std=data.std)
+    task = Neighbours(data, student_input, fabric.device, recipe.processes)
+    seen = augmentation(recipe, data.train.images.shape[-1])
+    facts: dict[str, Any] = {"schedule": pretraining_schedule(recipe), "note": _note(recipe, data, seen)}
+    if recipe.teacher is None:
+        network = new_network(recipe, data)
+        module, optimisers = _placed(recipe, fabric, network)
+        if recipe.compile:
+            network.backbone.compile()
+        two = TwoViews(make_plan(seen, data, None), student_input)
+        return NetworkPretraining(recipe, fabric, data, task, two, network, module, optimisers, **facts)
+    teacher = open_teacher(recipe).to(fabric.device)
+    torch.manual_seed(recipe.seed)
+    head = SelfSupervisionHead(teacher.width, recipe.temperature)
+    module, optimisers = _placed(recipe, fabric, head)
+    views = Views("rotations", 3) if recipe.transformations == "rotations" else Views("transformations", 4)
+    online = Online(make_plan(seen, data, views), student_input, teacher, fabric.autocast)
+    return HeadPretraining(recipe, fabric, data, task, online, head, module, optimisers, **facts)
 
 
-def _asked(recipe: PretrainRecipe) -> Views:
-    return Views("rotations", 3) if recipe.transformations == "rotations" else Views("transformations", 4)
+def _placed(recipe: PretrainRecipe, fabric: Any, objective: Objective) -> tuple[Any, dict[str, Optimizer]]:
+    """Return Fabric's wrapper of an objective, and its optimiser by name."""
+    module, optimiser = fabric.setup(objective, new_optimiser(recipe, objective))
+    return module, {"optimiser": optimiser}
 
 
-def _data(recipe: PretrainRecipe) -> DataSet:
+def _note(recipe: PretrainRecipe, data: DataSet, seen: str) -> str:
+    """Return a description of the images and their augmentation."""
+    count = len(data.train)
+    note = f"{count} images without their labels, views: {seen}"
+    if recipe.objective == "moco" and recipe.queue >= count:
+        note += f"; the queue holds an image more than once: --queue should be below {count}"
+    return note
+
+
+def open_images(recipe: PretrainRecipe) -> DataSet:
+    """Return the recipe's data set, with the true labels by which features are evaluated.
+
+    Raises:
+        RelgraphError: if it cannot be read, or holds fewer than two training images.
+    """
     data = load(
         recipe.dataset,
         root=Path(recipe.root),
@@ -260,11 +186,9 @@ def _data(recipe: PretrainRecipe) -> DataSet:
     return data
 
 
-def _objective(recipe: PretrainRecipe, data: DataSet, teacher: Teacher | None) -> Objective:
+def new_network(recipe: PretrainRecipe, data: DataSet) -> SimCLR | MoCo:
+    """Return the recipe's network in its objective, with weights that are drawn from its seed."""
     torch.manual_seed(recipe.seed)
-    assert recipe.temperature is not None
-    if teacher is not None:
-        return SelfSupervisionHead(teacher.width, recipe.temperature)
     channels, _, side = data.train.images.shape[1:]
     backbone = build_backbone(recipe.network, channels, image_size=side).to(memory_format=torch.channels_last)
     if recipe.objective == "moco":
@@ -272,26 +196,9 @@ def _objective(recipe: PretrainRecipe, data: DataSet, teacher: Teacher | None) -
     return SimCLR(backbone, recipe.dim, recipe.hidden, recipe.temperature)
 
 
-def _optimiser(recipe: PretrainRecipe, parameters: list[nn.Parameter]) -> Optimizer:
-    assert recipe.lr is not None and recipe.weight_decay is not None
+def new_optimiser(recipe: PretrainRecipe, objective: Objective) -> Optimizer:
+    """Return the recipe's optimiser of what an objective trains."""
+    parameters = [p for p in objective.parameters() if p.requires_grad]
     if recipe.optimiser == "adamw":
         return AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
     return SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-
-
-def pretraining_rate(recipe: PretrainRecipe, epoch: float) -> float:
-    """Return the learning rate at a point of the training, in epochs and parts of them, from 0.
-
-    It rises linearly from 0 during the warm-up, and then follows the schedule: a cosine to 0 at the end, x 0.1 after a
-    half and again after three quarters of all epochs, or constant.
-    """
-    assert recipe.lr is not None and recipe.epochs is not None
-    warmup = recipe.warmup_epochs or 0
-    if epoch < warmup:
-        return recipe.lr * epoch / warmup
-    if recipe.schedule == "constant":
-        return recipe.lr
-    if recipe.schedule == "step":
-        return recipe.lr * 0.1 ** sum(epoch >= share * recipe.epochs for share in (0.5, 0.75))
-    done = (epoch - warmup) / max(1e-9, recipe.epochs - warmup)
-    return recipe.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

@@ -12,7 +12,7 @@ from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -26,6 +26,20 @@ from relgraph.training.recipe import Recipe, resolve
 
 AnyRecipe = Recipe | PretrainRecipe
 PACKAGES = ("relgraph", "torch", "torchvision", "torch_geometric", "torch_scatter", "lightning-fabric", "timm", "numpy")
+
+
+class Files(NamedTuple):
+    """Where the progress of a job is kept.
+
+    Attributes:
+        last: The checkpoint after its last epoch.
+        metrics: A row an epoch.
+        best: The checkpoint of its best epoch, where it has one.
+    """
+
+    last: Path
+    metrics: Path
+    best: Path | None = None
 
 
 class Run:
@@ -51,8 +65,8 @@ class Run:
         self.ss_head_file = path / "ss_head.safetensors"
         self.result_file = path / "result.json"
         self.curve_file = path / "learning_curve.png"
-        self.head_checkpoint = path / "head.ckpt"
-        self.head_metrics_file = path / "teacher_head.csv"
+        self.files = Files(self.last, self.metrics_file, self.best)
+        self.head_files = Files(path / "head.ckpt", path / "teacher_head.csv")
 
     @classmethod
     def create(cls, path: Path, recipe: AnyRecipe) -> "Run":

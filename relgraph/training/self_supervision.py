@@ -8,18 +8,20 @@ from torch import Tensor, nn
 from relgraph.graph.contrast import queue_contrast, view_contrast
 from relgraph.graph.kernels import cosine, pearson
 from relgraph.graph.memory import Queue
-from relgraph.methods import Output
 from relgraph.methods.sskd import views_to_images
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.heads import Projector
-from relgraph.training.objective import Losses
+from relgraph.outputs import Batch, Output
+from relgraph.training.diagnostics import Diagnostics
+from relgraph.training.feed import StepInputs
+from relgraph.training.objective import Losses, Objective, Stage
 
 # The key encoder's batch norm reads the images of a step in this number of shuffled groups, as if on several devices:
 # with the same groups as the query, its statistics would reveal the pairs (He et al., 2019, section 3.3).
 SHUFFLED_GROUPS = 4
 
 
-class SimCLR(nn.Module):
+class SimCLR(Objective):
     """Identify the other view of an image among all views of the batch: NT-Xent after a projection head.
 
     SimCLR (Chen, Kornblith, Norouzi, Hinton, ICML 2020, arXiv 2002.05709). Its projection head has a batch norm.
@@ -37,17 +39,15 @@ class SimCLR(nn.Module):
         self.projector = Projector(backbone.width, dim, hidden, norm=True)
         self.temperature = temperature
 
-    def forward(self, first: Tensor, second: Tensor) -> Losses:
-        """Return the loss of two views `(N, C, H, W)` of the same images."""
+    def forward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
+        """Return the loss of two views `(N, C, H, W)` of the same images, the inputs' own and the extra one."""
+        first, second = two_views(inputs)
         both = self.projector(self.backbone(torch.cat([first, second])))
         loss = view_contrast(both[: len(first)], both[len(first) :], self.temperature)
         return _losses("nt_xent", loss, both)
 
-    def remember(self) -> None:
-        """Do nothing: this objective has no memory."""
 
-
-class MoCo(nn.Module):
+class MoCo(Objective):
     """Identify the other view of an image, encoded by a momentum encoder, among a queue of earlier keys.
 
     MoCo v2 (He et al., CVPR 2020, arXiv 1911.05722; Chen et al., 2020, arXiv 2003.04297): InfoNCE, a momentum encoder
@@ -73,14 +73,13 @@ class MoCo(nn.Module):
         self.keys = nn.Sequential(copy.deepcopy(backbone), copy.deepcopy(self.projector)).requires_grad_(False)
         self.queue = Queue(queue, dim)
         self.temperature, self.momentum = temperature, momentum
-        self._latest: Tensor | None = None
 
-    def forward(self, first: Tensor, second: Tensor) -> Losses:
-        """Return the loss of two views `(N, C, H, W)` of the same images; the second becomes the keys."""
-        query = self.projector(self.backbone(first))
-        own = self._latest = self._key(second)
-        loss = queue_contrast(query, own, self.queue.keys, self.temperature)
-        return _losses("info_nce", loss, query)
+    def forward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
+        """Return the loss of two views `(N, C, H, W)` of the same images; the extra one becomes the keys."""
+        first, second = two_views(inputs)
+        query, keys = self.projector(self.backbone(first)), self._key(second)
+        loss = queue_contrast(query, keys, self.queue.keys, self.temperature)
+        return _losses("info_nce", loss, query)._replace(teacher=Output(keys))
 
     @torch.no_grad()
     def _key(self, images: Tensor) -> Tensor:
@@ -97,13 +96,14 @@ class MoCo(nn.Module):
         slow: list[Tensor] = list(self.keys.parameters())
         torch._foreach_lerp_(slow, [*self.backbone.parameters(), *self.projector.parameters()], 1 - self.momentum)
 
-    def remember(self) -> None:
-        """Put the keys of the last batch into the queue."""
-        if self._latest is not None:
-            self.queue.remember(cosine.nodes(self._latest))
+    @torch.no_grad()
+    def remember(self, losses: Losses, batch: Batch) -> None:
+        """Put the keys of the batch into the queue."""
+        if losses.teacher is not None:
+            self.queue.remember(cosine.nodes(losses.teacher.embedding))
 
 
-class SelfSupervisionHead(nn.Module):
+class SelfSupervisionHead(Objective):
     """A head on a frozen teacher's feature that finds the original of a transformed image: stage 2 of SSKD's teacher.
 
     Cross-entropy of the cosines of each transformed image with all originals of the batch (Xu, Liu, Li, Loy, ECCV 2020,
@@ -119,16 +119,17 @@ class SelfSupervisionHead(nn.Module):
         self.projector = Projector(width, width)
         self.temperature = temperature
 
-    def forward(self, originals: Tensor, transformed: Tensor) -> Losses:
-        """Return the loss of the features `(N, width)` of images and `(V * N, width)` of their transformations."""
-        views, images = self.projector(transformed), self.projector(originals)
+    def forward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
+        """Return the loss of the teacher's features of N images and their extra views, `(N, width)`, `(V N, width)`."""
+        assert inputs.teacher is not None and inputs.teacher.extra is not None
+        images, views = (self.projector(output.embedding) for output in (inputs.teacher, inputs.teacher.extra))
         return _losses("views_to_images", views_to_images(views, images, self.temperature), images)
 
-    def remember(self) -> None:
-        """Do nothing: this objective has no memory."""
 
-
-Objective = SimCLR | MoCo | SelfSupervisionHead
+def two_views(inputs: StepInputs) -> tuple[Tensor, Tensor]:
+    """Return the two views of each image that `relgraph.training.feed.TwoViews` gives."""
+    assert inputs.extra is not None
+    return inputs.images, inputs.extra
 
 
 def _losses(name: str, loss: Tensor, embedding: Tensor) -> Losses:

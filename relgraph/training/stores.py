@@ -15,7 +15,7 @@ from relgraph.data.images import ImageFiles
 from relgraph.data.manifest import Contents, Manifest, manifest_file
 from relgraph.errors import RelgraphError
 from relgraph.networks.teachers import Teacher
-from relgraph.training.inputs import teacher_input
+from relgraph.training.building import teacher_input
 from relgraph.training.recipe import Recipe
 
 SAMPLE = 16  # images whose embeddings are computed anew: a moment, and a wrong order or crop shows in every row

@@ -1,0 +1,189 @@
+"""Distillation: from a recipe to a student, what distils it and all that its training needs, from one seed."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import SGD, Optimizer
+
+from relgraph.data.datasets import DataSet
+from relgraph.errors import RelgraphError
+from relgraph.networks.batch_norm import average_statistics, synchronised
+from relgraph.networks.files import save_network
+from relgraph.networks.teachers import Teacher
+from relgraph.processes import ProcessGroup
+from relgraph.training.accumulation import average_gradients, backward_in_parts
+from relgraph.training.building import network_input, on_device, open_data, open_fabric, open_teacher
+from relgraph.training.checkpoint import load_checkpoint
+from relgraph.training.construction import new_distiller
+from relgraph.training.diagnostics import Diagnostics
+from relgraph.training.feed import Feed, StepInputs, open_feed
+from relgraph.training.head import train_head
+from relgraph.training.objective import Distiller, Losses, Stage
+from relgraph.training.recipe import Recipe
+from relgraph.training.runs import Run
+from relgraph.training.schedule import student_schedule
+from relgraph.training.tasks import SELECTED_LAST, Classes, Neighbours, Task
+from relgraph.training.trainer import Job, Progress, run_job
+
+
+@dataclass(eq=False)
+class Distillation(Job):
+    """The training of a student with or without a teacher."""
+
+    recipe: Recipe
+    objective: Distiller
+
+    def stage(self, epoch: int) -> Stage:
+        """Return the stage of the student's training in an epoch."""
+        return self.recipe.stage(epoch)
+
+    def begin(self, run: Run) -> None:
+        """Train the teacher's head, if the recipe trains it first."""
+        head = self.objective.teacher_head
+        if self.recipe.teacher_head == "sequential" and head is not None:
+            train_head(self, head, self.recipe, run)
+
+    def backward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
+        """Return the losses of a batch, which goes through the student at once or in parts, with their gradient."""
+        if self.recipe.accumulate == 1:
+            return super().backward(inputs, stage, diagnostics)
+        parts, autocast = self.recipe.accumulate, self.fabric.autocast
+        losses = backward_in_parts(self.objective, inputs, parts, autocast, stage, diagnostics)
+        average_gradients(self.objective, self.processes)
+        return losses
+
+    def average(self) -> None:
+        """Average the statistics of batch norms that each saw the images of one process."""
+        if self.recipe.batch_norm == "local":
+            average_statistics(self.objective, self.processes)
+
+    def evaluate(self, epoch: int) -> dict[str, float]:
+        """Return the student's metrics on the split that selects."""
+        split = self.data.val if self.recipe.select == "val" else self.data.test
+        return self.task.evaluate(self.objective.student, split)
+
+    def keep(self, run: Run) -> None:
+        """Write the student."""
+        save_network(run.student_file, self.objective.student, self.description())
+
+    def description(self) -> dict[str, Any]:
+        """Return what is needed to build and feed the student again, as it is stored beside its weights."""
+        recipe, train = self.recipe, self.data.train
+        return {
+            "objective": f"{recipe.method} ({recipe.graph_in_use})" if recipe.graph_in_use else recipe.method,
+            "backbone": recipe.student,
+            "dim": recipe.dim,
+            "classes": list(train.classes),
+            "in_channels": train.images.shape[1],
+            "image_size": train.images.shape[-1],
+            "mean": list(self.data.mean),
+            "std": list(self.data.std),
+            "dataset": recipe.dataset,
+        }
+
+    def result(self, run: Run, progress: Progress) -> dict[str, Any]:
+        """Return the run's figures: the test split is read here, at the end, for the last epoch and for the best."""
+        recipe, data, student = self.recipe, self.data, self.objective.student
+        last = self.task.evaluate(student, data.test, probe=True)
+        self.module.load_state_dict(load_checkpoint(run.best)["objective"])
+        best = self.task.evaluate(student, data.test, probe=True)
+        method = self.objective.method
+        return {
+            "method": recipe.method,
+            "weights": {} if method is None else method.weights,
+            "graph": recipe.graph_in_use,
+            "test": {"last": last, "best": best},
+            "best_epoch": progress.best_epoch,
+            "selected_on": recipe.select,
+            **self._selection(progress),
+            "images": {"train": len(data.train), "labelled": int((data.train.labels >= 0).sum()),
+                       "val": len(data.val), "test": len(data.test)},
+            **super().result(run, progress),
+        }  # fmt: skip
+
+    def _selection(self, progress: Progress) -> dict[str, Any]:
+        """Return the score of the best epoch on the split that selects, and a sentence on how it was selected."""
+        score = f"{self.recipe.select}_{self.score}"
+        if not any(score in row for row in progress.rows):
+            return {"note": SELECTED_LAST}
+        return {f"{score}_of_best": progress.best_score, "note": self.task.selected[self.recipe.select]}
+
+
+def train(recipe: Recipe, path: Path, *, resume: bool = False) -> dict[str, Any]:
+    """Train a student and return the content of `result.json`; the run directory at `path` then holds everything.
+
+    A run that is stopped and resumed ends with the same weights and figures as one that was not.
+
+    Raises:
+        RelgraphError: if the recipe does not fit the data, or is not that of the run to resume, a file cannot be used,
+            or a loss is not a number. The results of earlier epochs are kept.
+    """
+    return run_job(lambda: build(recipe), recipe, path, resume=resume)
+
+
+def build(recipe: Recipe) -> Distillation:
+    """Return the job of a recipe.
+
+    Raises:
+        RelgraphError: for names that are not known, files that cannot be read, or values that do not fit the data.
+    """
+    fabric = open_fabric(recipe)
+    data = open_data(recipe)
+    teacher = open_teacher(recipe).to(fabric.device) if recipe.uses_teacher else None
+    if recipe.normalise == "teacher":
+        # Also for a student alone, so that it is compared on the same input.
+        data = _normalised_as(teacher or open_teacher(recipe), data)
+    data = on_device(data, fabric.device)
+    task = open_task(recipe, data, fabric.device)
+    distiller = new_distiller(recipe, task, teacher)
+    feed, note = open_feed(recipe, data, teacher, fabric, task.student_input, distiller.method)
+    return assemble(feed.resolved(recipe), fabric, task, feed, distiller, note)
+
+
+def open_task(recipe: Recipe, data: DataSet, device: torch.device) -> Task:
+    """Return what the recipe's student is trained for: classes, or neighbours if no label teaches it."""
+    kind = Classes if recipe.learns_labels else Neighbours
+    student_input = partial(network_input, mean=data.mean, std=data.std)
+    return kind(data, student_input, device, recipe.processes, ProcessGroup.current())
+
+
+def assemble(recipe: Recipe, fabric: Any, task: Task, feed: Feed, distiller: Distiller, note: str = "") -> Distillation:
+    """Return the job of networks that are built, with their optimisers."""
+    if task.processes.count > 1 and recipe.batch_norm == "sync":
+        synchronised(distiller, task.processes)
+    sgd = partial(SGD, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    optimisers: dict[str, Optimizer] = {"student": sgd(distiller.student_parameters(), lr=recipe.lr)}
+    of_teacher = list(distiller.teacher_parameters())
+    if of_teacher:
+        optimisers["teacher"] = sgd(of_teacher, lr=recipe.teacher_lr)
+    wrapped, *placed = fabric.setup(distiller, *optimisers.values())
+    if recipe.compile:
+        distiller.student.compile()
+    return Distillation(
+        recipe,
+        fabric,
+        task.data,
+        task,
+        feed,
+        distiller,
+        wrapped,
+        {f"{side}_optimiser": optimiser for side, optimiser in zip(optimisers, placed, strict=True)},
+        student_schedule(recipe),
+        note,
+        task.processes,
+        recipe.labelled_share,
+        recipe.diagnose_every,
+    )
+
+
+def _normalised_as(teacher: Teacher, data: DataSet) -> DataSet:
+    channels = data.train.images.shape[1]
+    if teacher.channels != channels:
+        raise RelgraphError(
+            f"normalise 'teacher' needs images with the teacher's channels, got {channels} and {teacher.channels} of "
+            f"{teacher.name}: use 'dataset', or another teacher"
+        )
+    return replace(data, mean=teacher.mean, std=teacher.std)

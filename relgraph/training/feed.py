@@ -1,0 +1,279 @@
+"""From a batch of images to the inputs of a step: the views of both networks, and the teacher's outputs for them."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from relgraph.data.augment import Augmentation, DrawnViews, make_augmentation
+from relgraph.data.datasets import DataSet
+from relgraph.data.embeddings import EmbeddingStore
+from relgraph.data.extra_views import ExtraViews, make_extra_views
+from relgraph.data.fixed_views import FixedViews
+from relgraph.errors import RelgraphError
+from relgraph.methods import Method, Views
+from relgraph.networks.teachers import Teacher
+from relgraph.outputs import Batch, Output, bare, of_views
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
+from relgraph.training.building import teacher_input
+from relgraph.training.recipe import Recipe
+from relgraph.training.stores import Wanted, find_store
+
+Input = Callable[[Tensor], Tensor]
+
+
+class StepInputs(NamedTuple):
+    """The inputs of one step, for a batch of B images; of a batch over processes, those of this one.
+
+    Attributes:
+        images: The student's views as it reads them, `(B, C, H, W)`.
+        batch: Indices and labels of the images.
+        teacher: The teacher's outputs for these or other views, those for extra views in `extra`, if there is a
+            teacher.
+        extra: The extra views that a method needs, as the student reads them, `(V * B, C, h, w)`: row `v * B + i` is
+            view v of image i.
+    """
+
+    images: Tensor
+    batch: Batch
+    teacher: Output | None = None
+    extra: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ViewPlan:
+    """How the views of a batch are drawn.
+
+    Of a batch that is spread over processes each draws the views of all images, and applies those of its own: the views
+    do not depend on the number of processes.
+
+    Attributes:
+        augmentation: The views of each image.
+        extra: The extra views that a method needs.
+        processes: Those that hold the batch.
+    """
+
+    augmentation: Augmentation
+    extra: ExtraViews | None = None
+    processes: ProcessGroup = SINGLE_PROCESS
+
+    def draw(self, images: Tensor, generator: torch.Generator) -> DrawnViews:
+        """Draw a view for each image of the whole batch, of which `images` `(B, C, H, W)` are those of this process."""
+        height, width = images.shape[-2:]
+        return self.augmentation.draw(self.processes.count * len(images), height, width, generator)
+
+    def apply(self, view: DrawnViews, images: Tensor) -> Tensor:
+        """Return the view of this process's images."""
+        if self.processes.count > 1:
+            view = view.part(self.processes.rows(self.processes.count * len(images)))
+        return view.apply(images)
+
+    def extra_views(self, images: Tensor, view: DrawnViews, generator: torch.Generator) -> Tensor | None:
+        """Return the extra views `(V * B, C, h, w)`, mirrored as the first one is where it matters."""
+        if self.extra is None:
+            return None
+        height, width = images.shape[-2:]
+        drawn = self.extra.draw(len(view.flip), height, width, view.flip, generator)
+        if self.processes.count > 1:
+            drawn = drawn.part(self.processes.rows(len(view.flip)))
+        return drawn.apply(images)
+
+
+def make_plan(name: str, data: DataSet, views: Views | None, processes: ProcessGroup = SINGLE_PROCESS) -> ViewPlan:
+    """Return how views are drawn: an augmentation by name, and the extra views that a method needs.
+
+    Raises:
+        RelgraphError: for an unknown name, or views that the images do not have.
+    """
+    channels, height, side = data.train.images.shape[1:]
+    augmentation = make_augmentation(name, padding=data.crop_padding, flip=data.flip, channels=channels)
+    if views is None:
+        return ViewPlan(augmentation, processes=processes)
+    extra = make_extra_views(
+        views.kind, views.each, padding=data.crop_padding, flip=data.flip, augmentation=augmentation, side=side
+    )
+    # One is drawn now, so that an error for images without such views is raised before the training.
+    extra.draw(1, height, side, torch.zeros(1, dtype=torch.bool), torch.Generator())
+    return ViewPlan(augmentation, extra, processes)
+
+
+@dataclass(frozen=True, eq=False)
+class Feed:
+    """A map from a batch of the training set to the inputs of a step: `feed(images, batch, generator)`.
+
+    Attributes:
+        plan: How views are drawn.
+        student_input: From images `(B, C, H, W)`, uint8 or in 0..1, to what the student reads.
+    """
+
+    plan: ViewPlan
+    student_input: Input
+
+    def __call__(self, images: Tensor, batch: Batch, generator: torch.Generator) -> StepInputs:
+        """Return the inputs for the uint8 images `(B, C, H, W)` of this process, on the device.
+
+        `batch` has their positions in the training set; what is random comes from `generator`, on the CPU.
+        """
+        view = self.plan.draw(images, generator)
+        return StepInputs(self.student_input(self.plan.apply(view, images)), batch)
+
+    def resolved(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with `teacher_mode: auto` replaced by this one, so that a resumed run goes on like it."""
+        return recipe
+
+
+@dataclass(frozen=True, eq=False)
+class TwoViews(Feed):
+    """Two views of each image for one network, of which the second is the `extra` one."""
+
+    def __call__(self, images: Tensor, batch: Batch, generator: torch.Generator) -> StepInputs:
+        """Return both views."""
+        first, second = super().__call__(images, batch, generator), super().__call__(images, batch, generator)
+        return first._replace(extra=second.images)
+
+
+@dataclass(frozen=True, eq=False)
+class Online(Feed):
+    """The teacher runs in every step, on the student's view or on one of its own; extra views are the same for both.
+
+    Attributes:
+        teacher: The network.
+        autocast: The precision in which it runs.
+        shared: Whether it reads the student's view.
+        maps: Whether its stage maps are read.
+        parts: Number of parts in which a batch passes through it.
+    """
+
+    teacher: Teacher
+    autocast: Callable[[], AbstractContextManager[None]]
+    shared: bool = True
+    maps: bool = False
+    parts: int = 1
+
+    def __call__(self, images: Tensor, batch: Batch, generator: torch.Generator) -> StepInputs:
+        """Return fresh views, and the teacher's outputs for them or for other fresh views."""
+        view = self.plan.draw(images, generator)
+        student = other = self.plan.apply(view, images)
+        if not self.shared:
+            other = self.plan.apply(self.plan.draw(images, generator), images)
+        extra = more = self.plan.extra_views(images, view, generator)
+        if extra is not None:
+            extra, more = self.student_input(extra), teacher_input(self.teacher, extra)
+        with self.autocast():
+            teacher = of_views(self._outputs, teacher_input(self.teacher, other), more)
+        return StepInputs(self.student_input(student), batch, teacher, extra)
+
+    def resolved(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with the mode `online`."""
+        return replace(recipe, teacher_mode="online")
+
+    def _outputs(self, prepared: Tensor) -> Output:
+        if not self.maps:
+            return bare(torch.cat([self.teacher(part) for part in prepared.chunk(self.parts)]))
+        found = [self.teacher.features(part) for part in prepared.chunk(self.parts)]
+        maps = tuple(torch.cat(stage) for stage in zip(*(part.maps for part in found), strict=True))
+        return bare(torch.cat([part.embedding for part in found]))._replace(maps=maps)
+
+
+@dataclass(frozen=True, eq=False)
+class Stored(Feed):
+    """The teacher's outputs are read from a store, those of one of its fixed views of each image, drawn uniformly.
+
+    Shared views: the student gets the same view, so its augmentation is limited to the store's few crops for the whole
+    training, while an online teacher gets a new one in every epoch. Independent views: the student's crops are fresh,
+    and the teacher's outputs are those of a stored view; with one view in the store, of the whole image.
+
+    Attributes:
+        store: The teacher's embeddings.
+        position: Position of each training image in the store, on the device.
+        shared: Whether the student reads the stored view.
+    """
+
+    store: EmbeddingStore
+    position: Tensor
+    shared: bool
+
+    @cached_property
+    def views(self) -> FixedViews:
+        """The views of which the store holds the embeddings."""
+        return self.store.views()
+
+    def __call__(self, images: Tensor, batch: Batch, generator: torch.Generator) -> StepInputs:
+        """Return the student's views, and the teacher's outputs for stored ones."""
+        device, processes = self.position.device, self.plan.processes
+        position = self.position[batch.indices.to(device, non_blocking=True)]
+        student = None if self.shared else self.plan.apply(self.plan.draw(images, generator), images)
+        drawn = torch.randint(self.store.contents.views, (processes.count * len(images),), generator=generator)
+        view = drawn[processes.rows(len(drawn))].to(device, non_blocking=True)
+        if student is None:
+            student = self.views.take(view, position).apply(images)
+        return StepInputs(self.student_input(student), batch, bare(self.store.rows(view, position)))
+
+    def resolved(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with the mode `stored`, and the store that was found."""
+        return replace(recipe, teacher_mode="stored", embeddings=str(self.store.path))
+
+
+def open_feed(
+    recipe: Recipe, data: DataSet, teacher: Teacher | None, fabric: Any, student_input: Input, method: Method | None
+) -> tuple[Feed, str]:
+    """Return where views and outputs come from as the recipe's `teacher_mode` asks, and a line that describes it.
+
+    `auto` takes the first store that fits; where there is none, the line gives the reason why a store of the same data
+    set and teacher was skipped. Stage maps, extra views and shared views other than crops are in no store: where the
+    method reads these, the teacher runs.
+
+    Raises:
+        RelgraphError: if the mode is `stored` and no store fits, or the run needs outputs that no store holds.
+    """
+    views = None if method is None else method.views
+    plan = make_plan(recipe.augmentation, data, views, ProcessGroup.current())
+    if teacher is None:
+        return Feed(plan, student_input), "teacher: none"
+    shared, maps = recipe.views == "shared", reads_maps(method)
+    online = Online(plan, student_input, teacher, fabric.autocast, shared, maps, recipe.accumulate)
+    reason = _not_stored(recipe, maps, views)
+    if reason is not None:
+        if recipe.teacher_mode == "stored":
+            raise RelgraphError(f"stored embeddings will not do, since {reason}: use --teacher-mode online")
+        return online, f"teacher: online, in every step ({reason})"
+    if recipe.teacher_mode == "online":
+        return online, "teacher: online"
+    store, reasons = find_store(Wanted(recipe, data, teacher, fabric.device))
+    if store is not None:
+        return Stored(plan, student_input, store, data.train.index.to(fabric.device), shared), _stored_line(
+            store, shared
+        )
+    if recipe.teacher_mode == "stored":
+        none = f"{recipe.embeddings} holds none of {recipe.dataset} by {recipe.teacher}, relgraph embed makes them"
+        raise RelgraphError(f"no stored embeddings fit: {'; '.join(reasons) or none}")
+    if not reasons:
+        return online, "teacher: online, in every step (relgraph embed would store its outputs, once)"
+    return online, f"teacher: online, no stored embeddings fit: {'; '.join(reasons)}"
+
+
+def reads_maps(method: Method | None) -> bool:
+    """Return whether a method reads stage maps, which stores of embeddings do not hold."""
+    return method is not None and not {"map", "maps"}.isdisjoint(method.reads)
+
+
+def _stored_line(store: EmbeddingStore, shared: bool) -> str:
+    found = store.contents
+    drawn = "one of them drawn for both networks" if shared else "fresh ones for the student"
+    number = f"{found.views} view{'s' if found.views > 1 else ''} an image, {drawn}"
+    return f"teacher: stored embeddings {store.path}, {number}, computed in {found.precision}"
+
+
+def _not_stored(recipe: Recipe, maps: bool, views: Views | None) -> str | None:
+    """Return the parts of its teacher's output that a run reads and no store holds."""
+    if maps:
+        return f"{recipe.method} reads the teacher's stage maps"
+    if views is not None:
+        return f"{recipe.method} reads the teacher's outputs of {views.each} extra views of an image"
+    if recipe.augmentation != "crop" and recipe.views == "shared":
+        return f"the teacher reads the student's own views, those of {recipe.augmentation}"
+    return None

@@ -1,0 +1,146 @@
+"""Tasks: what the labels of a run are, which head its network has, which loss they give, and how it is evaluated."""
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from relgraph.data.datasets import DataSet
+from relgraph.data.images import ImageSet
+from relgraph.graph.kernels import at_least_float32
+from relgraph.networks.backbone import Backbone
+from relgraph.networks.student import Student
+from relgraph.outputs import Output
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
+from relgraph.training.evaluation import accuracy
+from relgraph.training.neighbours import judge_features
+
+BATCH = 512  # images that are evaluated at a time
+
+SELECTED_LAST = "there are no labelled images to pick the best epoch by: it is the last"
+
+
+class Embedder(Protocol):
+    """A network whose features are evaluated."""
+
+    @property
+    def backbone(self) -> Backbone:
+        """The part of it that gives them."""
+        ...
+
+
+def labelled_cross_entropy(output: Output, labels: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
+    """Return the mean cross-entropy over the images that have a label (not -1); 0 if none has one.
+
+    Of a batch that is spread over processes, it is a share whose mean over the processes is that of the whole batch.
+    """
+    assert output.logits is not None
+    loss = cross_entropy(at_least_float32(output.logits), labels, ignore_index=-1, reduction="sum")
+    return loss * processes.count / processes.sum((labels >= 0).sum()).clamp_min(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What a network is trained for, with the data that it is evaluated on.
+
+    Attributes:
+        data: The data set, on the device.
+        student_input: From uint8 images `(B, C, H, W)` to what the network reads.
+        device: Where it runs.
+        workers: Processes that decode streamed images.
+        processes: Those over which an evaluation is spread.
+        loss: What labels teach by, of a network's outputs and labels `(N,)`, -1 where unknown.
+        by_label: Whether labelled and unlabelled images are mixed in each batch.
+        score: The metric of `evaluate` by which the best epoch is picked.
+        selected: A sentence on how it was picked, by the split that selects.
+    """
+
+    data: DataSet
+    student_input: Callable[[Tensor], Tensor]
+    device: torch.device
+    workers: int = 0
+    processes: ProcessGroup = SINGLE_PROCESS
+
+    loss: ClassVar = staticmethod(labelled_cross_entropy)
+    by_label: ClassVar[bool]
+    score: ClassVar[str]
+    selected: ClassVar[dict[str, str]]
+
+    def student(self, backbone: Backbone, dim: int) -> Student:
+        """Return a new student: the backbone with a head, whose embeddings have the width `dim`."""
+        return Student(backbone, dim, len(self.data.train.classes))
+
+    def evaluate(self, network: Embedder, images: ImageSet, *, probe: bool = False) -> dict[str, float]:
+        """Return the metrics of a network on a split, in percent; none where the images have no labels.
+
+        With `probe` also those that are too slow for every epoch.
+        """
+        raise NotImplementedError
+
+    def figures(self, row: dict[str, float]) -> dict[str, float]:
+        """Return those means of an epoch's steps that say something about this task."""
+        return row
+
+
+class Classes(Task):
+    """Each image has one class, which the network's classifier learns: `top1` and `top5`, in float32."""
+
+    by_label = True
+    score = "top1"
+    selected: ClassVar = {
+        "val": "best epoch picked on a validation split held out from the training set; the test split was only read "
+        "at the end",
+        "test": "best epoch picked on the test split itself, as the original code does: the figure of the best epoch "
+        "is optimistic",
+    }
+
+    @torch.no_grad()
+    def evaluate(self, network: Embedder, images: ImageSet, *, probe: bool = False) -> dict[str, float]:
+        """Return the accuracy of the network's own classifier on a split."""
+        assert isinstance(network, Student)
+        network.eval()
+        own = torch.arange(len(images))[self.processes.share(len(images))]
+        # More processes than images leave one without any.
+        logits = [torch.zeros(0, len(images.classes), device=self.device)]
+        with closing(images.batches(torch.split(own, BATCH), self.workers)) as batches:
+            for batch in batches:
+                # `forward` itself: the compiled call would be compiled anew for evaluation and for the last batch.
+                output = network.forward(self.student_input(batch.to(self.device, non_blocking=True)))
+                assert output.logits is not None
+                logits.append(output.logits)
+        return accuracy(self.processes.collect(torch.cat(logits)), images.labels)
+
+
+class Neighbours(Task):
+    """No label teaches the network, and its features are evaluated by those of the nearest training images.
+
+    `knn` is the accuracy of their vote and, with `probe`, `linear` that of a logistic regression on the features.
+    """
+
+    by_label = False
+    score = "knn"
+    selected: ClassVar = {
+        "val": "best epoch picked by the k-NN accuracy of the features on a validation split held out from the "
+        "training set: it reads labels, by which no classifier of the student was taught; the test split was only "
+        "read at the end",
+        "test": "best epoch picked by the k-NN accuracy of the features on the test split itself: the figure of the "
+        "best epoch is optimistic",
+    }
+
+    def evaluate(self, network: Embedder, images: ImageSet, *, probe: bool = False) -> dict[str, float]:
+        """Return the accuracies of the features of the network's backbone on a split."""
+        return judge_features(network.backbone, self.student_input, self.device, self.data.train, images, self.workers,
+                              probe=probe, processes=self.processes)  # fmt: skip
+
+    def figures(self, row: dict[str, float]) -> dict[str, float]:
+        """Return the means but for the accuracy of a classifier that is not trained."""
+        return {name: value for name, value in row.items() if name != "train_top1"}
+
+
+def classes_of(task: Task) -> Classes:
+    """Return the task of classes on the data of another one: that of a teacher's head, which labels always teach."""
+    return Classes(task.data, task.student_input, task.device, task.workers, task.processes)
