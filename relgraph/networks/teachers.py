@@ -143,18 +143,18 @@ class Teacher(nn.Module):
         return embedding.float()
 
     @torch.no_grad()
-    def features(self, images: Tensor) -> Output:
+    def features(self, images: Tensor, *, maps: bool = True) -> Output:
         """Return the outputs for prepared images `(N, channels, H, W)`: embedding and feature are one, and stage maps.
 
-        Maps, each `(N, C, h, w)` in order and none of a network that returns none, stay in the type in which the
-        network computed them, which is autocast's where it is on.
+        Maps, each `(N, C, h, w)` in order, are left out if they are not asked for, or the network returns none. They
+        stay in the type in which the network computed them, which is autocast's where it is on.
         """
-        if self._stages is None:
-            pooled, maps = self(images), ()
-        else:
-            maps, pooled = self._stages(images.contiguous(memory_format=torch.channels_last))
+        if self._stages is None or not maps:
+            pooled = self(images)
+            return Output(pooled, feature=pooled)
+        stages, pooled = self._stages(images.contiguous(memory_format=torch.channels_last))
         pooled = pooled.float()
-        return Output(pooled, feature=pooled, maps=tuple(maps))
+        return Output(pooled, feature=pooled, maps=tuple(stages))
 
     def map_shapes(self) -> tuple[tuple[int, int, int], ...]:
         """Return the `(channels, height, width)` of each stage map of an image, in order; `()` if there are none.

@@ -19,6 +19,7 @@ from relgraph.training.building import network_input, on_device, open_data, open
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.construction import new_distiller
 from relgraph.training.diagnostics import Diagnostics
+from relgraph.training.epochs import Job, Progress
 from relgraph.training.feed import Feed, StepInputs, open_feed
 from relgraph.training.head import train_head
 from relgraph.training.objective import Distiller, Losses, Stage
@@ -26,7 +27,7 @@ from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
 from relgraph.training.schedule import student_schedule
 from relgraph.training.tasks import SELECTED_LAST, Classes, Neighbours, Task
-from relgraph.training.trainer import Job, Progress, run_job
+from relgraph.training.trainer import run_job
 
 
 @dataclass(eq=False)
@@ -45,15 +46,6 @@ class Distillation(Job):
         head = self.objective.teacher_head
         if self.recipe.teacher_head == "sequential" and head is not None:
             train_head(self, head, self.recipe, run)
-
-    def backward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
-        """Return the losses of a batch, which goes through the student at once or in parts, with their gradient."""
-        if self.recipe.accumulate == 1:
-            return super().backward(inputs, stage, diagnostics)
-        parts, autocast = self.recipe.accumulate, self.fabric.autocast
-        losses = backward_in_parts(self.objective, inputs, parts, autocast, stage, diagnostics)
-        average_gradients(self.objective, self.processes)
-        return losses
 
     def average(self) -> None:
         """Average the statistics of batch norms that each saw the images of one process."""
@@ -112,6 +104,17 @@ class Distillation(Job):
         return {f"{score}_of_best": progress.best_score, "note": self.task.selected[self.recipe.select]}
 
 
+class DistillationInParts(Distillation):
+    """The same with batches that go through the student part by part."""
+
+    def backward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
+        """Return the losses of a batch, whose gradient is added to that of the parameters."""
+        parts, autocast = self.recipe.accumulate, self.fabric.autocast
+        losses = backward_in_parts(self.objective, inputs, parts, autocast, stage, diagnostics)
+        average_gradients(self.objective, self.processes)
+        return losses
+
+
 def train(recipe: Recipe, path: Path, *, resume: bool = False) -> dict[str, Any]:
     """Train a student and return the content of `result.json`; the run directory at `path` then holds everything.
 
@@ -162,7 +165,8 @@ def assemble(recipe: Recipe, fabric: Any, task: Task, feed: Feed, distiller: Dis
     wrapped, *placed = fabric.setup(distiller, *optimisers.values())
     if recipe.compile:
         distiller.student.compile()
-    return Distillation(
+    kind = Distillation if recipe.accumulate == 1 else DistillationInParts
+    return kind(
         recipe,
         fabric,
         task.data,

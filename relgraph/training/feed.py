@@ -72,10 +72,9 @@ class ViewPlan:
             view = view.part(self.processes.rows(self.processes.count * len(images)))
         return view.apply(images)
 
-    def extra_views(self, images: Tensor, view: DrawnViews, generator: torch.Generator) -> Tensor | None:
+    def extra_views(self, images: Tensor, view: DrawnViews, generator: torch.Generator) -> Tensor:
         """Return the extra views `(V * B, C, h, w)`, mirrored as the first one is where it matters."""
-        if self.extra is None:
-            return None
+        assert self.extra is not None
         height, width = images.shape[-2:]
         drawn = self.extra.draw(len(view.flip), height, width, view.flip, generator)
         if self.processes.count > 1:
@@ -160,7 +159,7 @@ class Online(Feed):
         student = other = self.plan.apply(view, images)
         if not self.shared:
             other = self.plan.apply(self.plan.draw(images, generator), images)
-        extra = more = self.plan.extra_views(images, view, generator)
+        extra = more = None if self.plan.extra is None else self.plan.extra_views(images, view, generator)
         if extra is not None:
             extra, more = self.student_input(extra), teacher_input(self.teacher, extra)
         with self.autocast():
@@ -172,9 +171,9 @@ class Online(Feed):
         return replace(recipe, teacher_mode="online")
 
     def _outputs(self, prepared: Tensor) -> Output:
-        if not self.maps:
-            return bare(torch.cat([self.teacher(part) for part in prepared.chunk(self.parts)]))
-        found = [self.teacher.features(part) for part in prepared.chunk(self.parts)]
+        found = [self.teacher.features(part, maps=self.maps) for part in prepared.chunk(self.parts)]
+        if len(found) == 1:
+            return found[0]
         maps = tuple(torch.cat(stage) for stage in zip(*(part.maps for part in found), strict=True))
         return bare(torch.cat([part.embedding for part in found]))._replace(maps=maps)
 

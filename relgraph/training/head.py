@@ -11,13 +11,14 @@ from relgraph.graph.kernels import pearson
 from relgraph.networks.heads import Head
 from relgraph.outputs import Output
 from relgraph.training.diagnostics import Diagnostics
+from relgraph.training.epochs import Job
 from relgraph.training.feed import StepInputs
-from relgraph.training.objective import Losses, Objective, Stage
+from relgraph.training.objective import Losses, Objective, Stage, labelled_cross_entropy
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
 from relgraph.training.schedule import student_schedule
-from relgraph.training.tasks import classes_of, labelled_cross_entropy
-from relgraph.training.trainer import Job, restore, train_epochs
+from relgraph.training.tasks import classes_of
+from relgraph.training.trainer import restore, train_epochs
 
 
 class TeacherHead(Objective):

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from relgraph.graph.kernels import pearson
 from relgraph.methods import KD, Method
@@ -16,7 +17,6 @@ from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.feed import StepInputs
 from relgraph.training.spread import Pairs, Spread
-from relgraph.training.tasks import labelled_cross_entropy
 
 Stage = Literal["method", "labels", "both"]
 LabelLoss = Callable[[Output, Tensor, ProcessGroup], Tensor]
@@ -61,6 +61,20 @@ class Objective(nn.Module):
 
     def remember(self, losses: Losses, batch: Batch) -> None:
         """Update the objective's memory by the outputs of a step, if it has one: before the optimiser's step."""
+
+
+def labelled_cross_entropy(output: Output, labels: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
+    """Return the mean cross-entropy over the images that have a label (not -1); 0 if none has one.
+
+    Of a batch that is spread over processes, it is a share whose mean over the processes is that of the whole batch.
+    """
+    assert output.logits is not None
+    # In float32 even under autocast, as all losses.
+    loss = cross_entropy(output.logits.float(), labels, ignore_index=-1, reduction="sum")
+    known = (labels >= 0).sum()
+    if processes.count > 1:
+        known = processes.sum(known)
+    return loss * processes.count / known.clamp_min(1)
 
 
 class Distiller(Objective):

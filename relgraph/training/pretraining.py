@@ -15,6 +15,7 @@ from relgraph.methods import Views
 from relgraph.networks.files import save_network, save_ss_head
 from relgraph.networks.students import build_backbone
 from relgraph.training.building import check_alone, network_input, on_device, open_fabric, open_teacher
+from relgraph.training.epochs import Job, Progress
 from relgraph.training.feed import Online, TwoViews, make_plan
 from relgraph.training.objective import Objective
 from relgraph.training.pretrain_recipe import PretrainRecipe, augmentation, resolve_pretraining
@@ -22,7 +23,7 @@ from relgraph.training.runs import Run
 from relgraph.training.schedule import pretraining_schedule
 from relgraph.training.self_supervision import MoCo, SelfSupervisionHead, SimCLR
 from relgraph.training.tasks import Neighbours
-from relgraph.training.trainer import Job, Progress, run_job
+from relgraph.training.trainer import run_job
 
 
 @dataclass(eq=False)

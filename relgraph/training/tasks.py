@@ -7,17 +7,15 @@ from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from relgraph.data.datasets import DataSet
 from relgraph.data.images import ImageSet
-from relgraph.graph.kernels import at_least_float32
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.student import Student
-from relgraph.outputs import Output
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.evaluation import accuracy
 from relgraph.training.neighbours import judge_features
+from relgraph.training.objective import labelled_cross_entropy
 
 BATCH = 512  # images that are evaluated at a time
 
@@ -31,16 +29,6 @@ class Embedder(Protocol):
     def backbone(self) -> Backbone:
         """The part of it that gives them."""
         ...
-
-
-def labelled_cross_entropy(output: Output, labels: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
-    """Return the mean cross-entropy over the images that have a label (not -1); 0 if none has one.
-
-    Of a batch that is spread over processes, it is a share whose mean over the processes is that of the whole batch.
-    """
-    assert output.logits is not None
-    loss = cross_entropy(at_least_float32(output.logits), labels, ignore_index=-1, reduction="sum")
-    return loss * processes.count / processes.sum((labels >= 0).sum()).clamp_min(1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,298 @@
+"""A job and one epoch of it: steps, their learning rate, and their sums."""
+
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from relgraph.data.batches import epoch_batches
+from relgraph.data.datasets import DataSet
+from relgraph.errors import RelgraphError
+from relgraph.outputs import Batch
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
+from relgraph.seeding import generator
+from relgraph.training.diagnostics import Diagnostics
+from relgraph.training.feed import Feed, StepInputs
+from relgraph.training.objective import Losses, Objective, Stage
+from relgraph.training.runs import AnyRecipe, Run
+from relgraph.training.schedule import Schedule
+from relgraph.training.tasks import Task
+
+PAUSE = 0.5  # seconds between two readings: often enough for a progress bar, rare enough to cost nothing
+
+
+@dataclass
+class Progress:
+    """The progress of a run: its state except the weights.
+
+    Attributes:
+        rows: One row of metrics an epoch.
+        diagnostics: The diagnostics of some steps, with their `epoch` and `step`.
+        best_epoch: Epoch of the best score on the split that selects, from 1; 0 before the first.
+        best_score: That score, in percent.
+    """
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+    diagnostics: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_score: float = -1.0
+
+    def add(
+        self, row: dict[str, float], diagnostics: Sequence[dict[str, float]] = (), score: float | None = None
+    ) -> bool:
+        """Add an epoch, and return whether it is the best so far; without a score, the latest is."""
+        self.rows.append(row)
+        self.diagnostics += diagnostics
+        better = score is None or score > self.best_score
+        if better:
+            self.best_epoch, self.best_score = len(self.rows), self.best_score if score is None else score
+        return better
+
+
+@dataclass(eq=False)
+class Job:
+    """What is trained: an objective with its optimisers, its data, and what is done with the result.
+
+    Attributes:
+        recipe: The recipe of the run.
+        fabric: Lightning Fabric, which places and wraps the objective.
+        data: The data set, on the device.
+        task: What labels are, and how the network is evaluated.
+        feed: Where the inputs of a step come from.
+        objective: The module that is trained.
+        module: Fabric's wrapper of it, which a step calls.
+        optimisers: By name, as a checkpoint holds them.
+        schedule: The learning rate of the first optimiser; the others keep theirs.
+        note: A line for the user before the first epoch.
+        processes: Those over which each batch is spread: all run every part of it, and the first one writes.
+        labelled_share: Share of labelled images in a batch where some have none.
+        diagnose_every: Steps from one diagnostics to the next; 0 for none.
+    """
+
+    recipe: AnyRecipe
+    fabric: Any
+    data: DataSet
+    task: Task
+    feed: Feed
+    objective: Objective
+    module: Any
+    optimisers: Mapping[str, Optimizer]
+    schedule: Schedule
+    note: str = ""
+    processes: ProcessGroup = SINGLE_PROCESS
+    labelled_share: float = 1.0
+    diagnose_every: int = 0
+
+    title: ClassVar[str] = "epoch"  # of its progress bar and, as its purpose, of its random streams
+
+    @property
+    def score(self) -> str | None:
+        """The metric by which the best epoch is picked; `None` if it is always the last."""
+        return self.task.score
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint holds, by name."""
+        return {"objective": self.module, **self.optimisers}
+
+    def stage(self, epoch: int) -> Stage:
+        """Return the stage of the training in an epoch, counted from 0."""
+        return "both"
+
+    def begin(self, run: Run) -> None:
+        """Run the preparations before the first epoch."""
+
+    def backward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
+        """Return the losses of a batch, their gradient added to that of the parameters and averaged over processes."""
+        losses: Losses = self.module(inputs, stage, diagnostics)
+        self.fabric.backward(losses.total)
+        return losses
+
+    def average(self) -> None:
+        """Make what the processes keep apart in an epoch one, at its end."""
+
+    def evaluate(self, epoch: int) -> dict[str, float]:
+        """Return the metrics of the split that selects after an epoch, by name."""
+        return {}
+
+    def keep(self, run: Run) -> None:
+        """Write the network, the best so far, to the run."""
+
+    def line(self, row: Mapping[str, float]) -> str | None:
+        """Return a line for the user after an epoch, if it has one."""
+        select = self.recipe.select
+        words = {"train_top1": "train", f"{select}_top1": select, f"{select}_knn": f"{select} k-NN"}
+        figures = [f"{word} {row[name]:.2f} %" for name, word in words.items() if name in row]
+        if "overlap" in row:
+            figures.append(f"overlap {row['overlap']:.2f}")
+        start = f"epoch {row['epoch']:>3}/{self.schedule.epochs}", f"loss {row['loss']:.4f}"
+        return "  ".join([*start, *figures, f"{row['images_per_s']:.0f} images/s"])
+
+    def result(self, run: Run, progress: Progress) -> dict[str, Any]:
+        """Return the content of `result.json`, here what all jobs tell."""
+        return {
+            "epochs": self.schedule.epochs,
+            "images_per_s": median(row["images_per_s"] for row in progress.rows),
+            "seed": self.recipe.seed,
+            "device": str(self.fabric.device),
+            "processes": self.processes.count,
+            "precision": str(self.fabric.strategy.precision.precision),
+        }
+
+
+class Meter:
+    """Sums the losses and counts the hits of an epoch, on each of the processes what it has."""
+
+    def __init__(self, processes: ProcessGroup = SINGLE_PROCESS) -> None:
+        self.processes = processes
+        self.names: list[str] = []
+        self.of_student = 0
+        self.sums: Tensor | None = None
+        self.culprit: Tensor | None = None
+        self.steps = 0
+        self.last = time.perf_counter()
+
+    @torch.no_grad()
+    def add(self, losses: Losses, labels: Tensor) -> None:
+        """Add one batch."""
+        named = {**losses.terms, **losses.teacher_terms}
+        terms = torch.stack([term.float() for term in named.values()])
+        logits = losses.student.logits
+        right = labels.new_zeros(()) if logits is None else (logits.argmax(-1) == labels).sum()
+        counts = torch.stack([right, (labels >= 0).sum(), losses.degenerate])
+        row = torch.cat([terms, counts]).double()
+        # A bad step spoils the weights, and then every later term: only what was not finite in the first bad step is
+        # to blame.
+        bad = ~terms.isfinite()
+        if self.sums is None or self.culprit is None:
+            self.names, self.of_student = list(named), len(losses.terms)
+            self.sums, self.culprit = row, bad
+        else:
+            self.sums = self.sums + row
+            self.culprit = torch.where(self.culprit.any(), self.culprit, bad)
+        self.steps += 1
+
+    def due(self) -> bool:
+        """Return whether the progress bar is due for an update."""
+        return time.perf_counter() - self.last > PAUSE
+
+    def read(self, epoch: int, *, whole: bool = True) -> dict[str, float]:
+        """Return the means so far: the student's `loss`, its terms, `train_top1` in percent, and `degenerate` nodes.
+
+        Accuracy is that on labelled images; it is left out where there are none. The figures are those of all
+        processes, which must read at the same time, or of this one if not `whole`.
+
+        Raises:
+            RelgraphError: if a term was not a number; the message names it.
+        """
+        assert self.sums is not None and self.culprit is not None, "an epoch has at least one batch"
+        sums, culprit = self.sums, self.culprit
+        if whole:
+            sums, culprit = self.processes.mean_(sums.clone()), self.processes.maximum(culprit.int()).bool()
+        if bool(culprit.any()):
+            bad = [name for name, spoilt in zip(self.names, culprit.tolist(), strict=True) if spoilt]
+            raise RelgraphError(
+                f"the loss is not a number in epoch {epoch + 1}: {', '.join(bad)} first; "
+                "a smaller learning rate or weight may help"
+            )
+        *terms, hits, labelled, degenerate = sums.tolist()
+        means = {name: term / self.steps for name, term in zip(self.names, terms, strict=True)}
+        loss = sum(term / self.steps for term in terms[: self.of_student])
+        self.last = time.perf_counter()
+        top1 = {"train_top1": 100 * hits / labelled} if labelled else {}
+        return {"loss": loss, **means, **top1, "degenerate": degenerate}
+
+
+def train_epoch(job: Job, epoch: int) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """Train for one pass over the training set, and return its row of metrics and the diagnostics of some steps."""
+    meter, processes, stage, shown = Meter(job.processes), job.processes, job.stage(epoch), job.processes.first
+    diagnostics = Diagnostics(job.diagnose_every, processes=processes) if job.diagnose_every else None
+    start, done, rate = time.perf_counter(), 0, job.schedule.rate(epoch)
+    job.module.train()
+    with closing(steps(job, epoch)) as batches:
+        for number, (index, images, views, bar) in enumerate(batches):
+            if number == 0 or not job.schedule.by_epoch:
+                rate = job.schedule.rate(epoch + number / bar.total)
+                _set_rate(next(iter(job.optimisers.values())), rate)
+            step(job, images, index, views, meter, stage, diagnostics)
+            done += len(index) * processes.count
+            if shown and meter.due():
+                speed = done / (time.perf_counter() - start)
+                bar.set_postfix_str(_so_far(job.task.figures(meter.read(epoch, whole=False)), diagnostics, speed))
+    means = job.task.figures(meter.read(epoch))
+    job.average()
+    agreed = {} if diagnostics is None else diagnostics.means()
+    speed = round(done / (time.perf_counter() - start), 1)
+    measured = [] if diagnostics is None else [{"epoch": epoch + 1, **found} for found in diagnostics.read()]
+    return {"epoch": epoch + 1, "lr": rate, **means, **agreed, "images_per_s": speed}, measured
+
+
+def steps(job: Job, epoch: int) -> Generator[tuple[Tensor, Tensor, torch.Generator, Any], None, None]:
+    """Yield for each step of an epoch the indices `(B,)` and uint8 images on the device, views' generator and bar.
+
+    All of them depend on the seed and the epoch alone; the generator is on the CPU, so that all devices have the same
+    views.
+    """
+    recipe, train, device = job.recipe, job.data.train, job.fabric.device
+    views = generator(f"{job.title}: views", recipe.seed, epoch)
+    batches = epoch_batches(
+        train.labels.cpu(),
+        batch_size=recipe.batch_size,
+        labelled_share=job.labelled_share,
+        seed=recipe.seed,
+        epoch=epoch,
+        by_label=job.task.by_label,
+        processes=job.processes,
+    )
+    hidden = None if job.processes.first else True
+    title = f"{job.title} {epoch + 1}/{job.schedule.epochs}"
+    with (
+        closing(train.batches(batches, recipe.processes)) as loaded,  # ends its processes in any case
+        tqdm(batches, desc=title, unit="batch", leave=False, disable=hidden) as bar,
+    ):
+        for index, images in zip(bar, loaded, strict=True):
+            yield index.to(device, non_blocking=True), images.to(device, non_blocking=True), views, bar
+
+
+def step(
+    job: Job,
+    images: Tensor,
+    index: Tensor,
+    views: torch.Generator,
+    meter: Meter,
+    stage: Stage = "both",
+    diagnostics: Diagnostics | None = None,
+) -> None:
+    """Train on the uint8 images of the training set at `index` (N,), of a batch over processes those of this one.
+
+    Views -> student, teacher -> graph pair -> losses -> backward -> step. Some steps go to `diagnostics`, if given.
+    """
+    inputs = job.feed(images, Batch(index, job.data.train.labels[index]), views)
+    for optimiser in job.optimisers.values():
+        optimiser.zero_grad()
+    measured = None if diagnostics is None else diagnostics.next_step()
+    losses = job.backward(inputs, stage, measured)
+    job.objective.remember(losses, inputs.batch)
+    for optimiser in job.optimisers.values():
+        optimiser.step()
+    meter.add(losses, inputs.batch.labels)
+
+
+def _set_rate(optimiser: Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def _so_far(means: Mapping[str, float], diagnostics: Diagnostics | None, speed: float) -> str:
+    """Return the end of the progress bar."""
+    agreed = None if diagnostics is None else diagnostics.means().get("overlap")
+    accuracy = f", accuracy {means['train_top1']:.1f} %" if "train_top1" in means else ""
+    overlap = "" if agreed is None else f", overlap {agreed:.2f}"
+    return f"loss {means['loss']:.3f}{accuracy}{overlap}, {speed:.0f} images/s"
