@@ -1,11 +1,14 @@
 """Distillation: from a recipe to a student, what distils it and all that its training needs, from one seed."""
 
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from relgraph.data.datasets import DataSet
@@ -27,6 +30,7 @@ from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
 from relgraph.training.schedule import student_schedule
 from relgraph.training.tasks import SELECTED_LAST, Classes, Neighbours, Task
+from relgraph.training.threads import choose_threads, trial_step
 from relgraph.training.trainer import run_job
 
 
@@ -143,7 +147,22 @@ def build(recipe: Recipe) -> Distillation:
     task = open_task(recipe, data, fabric.device)
     distiller = new_distiller(recipe, task, teacher)
     feed, note = open_feed(recipe, data, teacher, fabric, task.student_input, distiller.method)
-    return assemble(feed.resolved(recipe), fabric, task, feed, distiller, note)
+    threads, line = choose_threads(recipe.threads, _trial(recipe, fabric, task, feed, distiller), task.processes)
+    recipe = replace(feed.resolved(recipe), threads=threads if recipe.threads == "auto" else recipe.threads)
+    return assemble(recipe, fabric, task, feed, distiller, note if line is None else f"{note}\n{line}")
+
+
+def _trial(recipe: Recipe, fabric: Any, task: Task, feed: Feed, distiller: Distiller) -> Callable[[], object] | None:
+    """Return a step for a trial of threads; `None` on a GPU, which leaves them little to do."""
+    if fabric.device.type != "cpu":
+        return None
+    student = deepcopy(distiller.student).train()
+
+    def loss(inputs: StepInputs) -> Tensor:
+        embedding: Tensor = student(inputs.images).embedding
+        return embedding.float().square().mean()
+
+    return trial_step(loss, feed, task.data.train, recipe.batch_size // recipe.accumulate, fabric.autocast)
 
 
 def open_task(recipe: Recipe, data: DataSet, device: torch.device) -> Task:

@@ -1,6 +1,8 @@
 """Pre-training without labels: from a recipe to a run whose network is a teacher."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,14 @@ from relgraph.networks.files import save_network, save_ss_head
 from relgraph.networks.students import build_backbone
 from relgraph.training.building import check_alone, network_input, on_device, open_fabric, open_teacher
 from relgraph.training.epochs import Job, Progress
-from relgraph.training.feed import Online, TwoViews, make_plan
+from relgraph.training.feed import Feed, Online, TwoViews, make_plan
 from relgraph.training.objective import Objective
 from relgraph.training.pretrain_recipe import PretrainRecipe, augmentation, resolve_pretraining
 from relgraph.training.runs import Run
 from relgraph.training.schedule import pretraining_schedule
 from relgraph.training.self_supervision import MoCo, SelfSupervisionHead, SimCLR
-from relgraph.training.tasks import Neighbours
+from relgraph.training.tasks import Neighbours, Task
+from relgraph.training.threads import choose_threads, trial_step
 from relgraph.training.trainer import run_job
 
 
@@ -133,27 +136,38 @@ def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
     student_input = partial(network_input, mean=data.mean, std=data.std)
     task = Neighbours(data, student_input, fabric.device, recipe.processes)
     seen = augmentation(recipe, data.train.images.shape[-1])
-    facts: dict[str, Any] = {"schedule": pretraining_schedule(recipe), "note": _note(recipe, data, seen)}
+    kind, objective, feed = _parts(recipe, fabric, task, seen)
+    threads, line = choose_threads(recipe.threads, _trial(recipe, fabric, task, feed, objective))
+    recipe = replace(recipe, threads=threads if recipe.threads == "auto" else recipe.threads)
+    wrapped, optimiser = fabric.setup(objective, new_optimiser(recipe, objective))
+    if recipe.compile and isinstance(objective, SimCLR | MoCo):
+        objective.backbone.compile()
+    note = "\n".join(filter(None, (_note(recipe, data, seen), line)))
+    optimisers, schedule = {"optimiser": optimiser}, pretraining_schedule(recipe)
+    return kind(recipe, fabric, data, task, feed, objective, wrapped, optimisers, schedule, note)
+
+
+def _parts(recipe: PretrainRecipe, fabric: Any, task: Task, seen: str) -> tuple[type[Pretraining], Objective, Feed]:
+    """Return the kind of job, what it trains and where its inputs come from: a network, or a head on a teacher."""
+    data, student_input = task.data, task.student_input
     if recipe.teacher is None:
         network = new_network(recipe, data)
-        module, optimisers = _placed(recipe, fabric, network)
-        if recipe.compile:
-            network.backbone.compile()
-        two = TwoViews(make_plan(seen, data, None), student_input)
-        return NetworkPretraining(recipe, fabric, data, task, two, network, module, optimisers, **facts)
+        return NetworkPretraining, network, TwoViews(make_plan(seen, data, None), student_input)
     teacher = open_teacher(recipe).to(fabric.device)
     torch.manual_seed(recipe.seed)
     head = SelfSupervisionHead(teacher.width, recipe.temperature)
-    module, optimisers = _placed(recipe, fabric, head)
     views = Views("rotations", 3) if recipe.transformations == "rotations" else Views("transformations", 4)
-    online = Online(make_plan(seen, data, views), student_input, teacher, fabric.autocast)
-    return HeadPretraining(recipe, fabric, data, task, online, head, module, optimisers, **facts)
+    return HeadPretraining, head, Online(make_plan(seen, data, views), student_input, teacher, fabric.autocast)
 
 
-def _placed(recipe: PretrainRecipe, fabric: Any, objective: Objective) -> tuple[Any, dict[str, Optimizer]]:
-    """Return Fabric's wrapper of an objective, and its optimiser by name."""
-    module, optimiser = fabric.setup(objective, new_optimiser(recipe, objective))
-    return module, {"optimiser": optimiser}
+def _trial(
+    recipe: PretrainRecipe, fabric: Any, task: Task, feed: Feed, objective: Objective
+) -> Callable[[], object] | None:
+    """Return a step for a trial of threads; `None` on a GPU, which leaves them little to do."""
+    if fabric.device.type != "cpu":
+        return None
+    copy = deepcopy(objective).train()
+    return trial_step(lambda inputs: copy(inputs).total, feed, task.data.train, recipe.batch_size, fabric.autocast)
 
 
 def _note(recipe: PretrainRecipe, data: DataSet, seen: str) -> str:

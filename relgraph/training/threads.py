@@ -1,0 +1,101 @@
+"""How many threads compute: a trial at the start of a long command, since threads that wait cost more than they bring.
+
+On a machine of two cores with one other busy process, a training step took 3.7 s on two threads and 0.24 s on one.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from relgraph.data.images import ImageSet
+from relgraph.errors import RelgraphError
+from relgraph.outputs import Batch
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
+from relgraph.training.feed import Feed, StepInputs
+
+Threads = int | Literal["auto"] | None
+NOTABLE = 2.0  # how many times as fast another number of threads must be, to be mentioned
+LONG = 1.0  # seconds of a trial that is not repeated
+
+
+def choose_threads(
+    asked: Threads, work: Callable[[], object] | None, processes: ProcessGroup = SINGLE_PROCESS
+) -> tuple[int, str | None]:
+    """Set torch's number of threads, and return it and, if there is something to say, a line for the user.
+
+    A number is taken as it is. "auto" takes the number with which `work` was fastest just now, of 1, 2, 4, ... and all
+    that torch would use. `None` keeps all of them, so that a seed gives the same numbers, and the line says when
+    another number was more than twice as fast. Several processes try at the same time, and take the first one's number;
+    without `work` nothing is tried.
+
+    Raises:
+        RelgraphError: for a number below 1.
+    """
+    if isinstance(asked, int):
+        if asked < 1:
+            raise RelgraphError(f"threads must be at least 1 or auto, got {asked}")
+        torch.set_num_threads(asked)
+        return asked, None
+    every = torch.get_num_threads()
+    if every == 1 or work is None:
+        return every, None
+    seconds = {count: _seconds(count, work) for count in candidates(every)}
+    best = int(processes.agreed(str(min(seconds, key=lambda count: seconds[count]))))
+    torch.set_num_threads(best if asked == "auto" else every)
+    gain = seconds[every] / seconds[best]
+    if asked == "auto":
+        return best, f"threads: {best} of {every}, the fastest in a trial"
+    line = f"threads: {every}, but {best} would be {gain:.1f} times as fast just now: --threads {best} or auto"
+    return every, line if gain > NOTABLE else None
+
+
+def candidates(every: int) -> list[int]:
+    """Return the numbers of threads that are tried, the largest first.
+
+    >>> candidates(6)
+    [6, 4, 2, 1]
+    """
+    return [every, *(2**power for power in reversed(range(every.bit_length())) if 2**power < every)]
+
+
+def _seconds(count: int, work: Callable[[], object]) -> float:
+    """Return the time that `work` takes with a number of threads: the less of two, after one that warms up."""
+    torch.set_num_threads(count)
+    found = [_time(work)]
+    while len(found) < 3 and found[-1] < LONG:
+        found.append(_time(work))
+    return min(found[1:] or found)
+
+
+def _time(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def trial_step(
+    loss: Callable[[StepInputs], Tensor],
+    feed: Feed,
+    train: ImageSet,
+    batch_size: int,
+    autocast: Callable[[], AbstractContextManager[None]],
+) -> Callable[[], object]:
+    """Return a step for a trial: inputs of the first images, `loss` of them, forward and backward.
+
+    `loss` reads a copy of the networks that are trained, so that a trial changes nothing.
+    """
+    index = torch.arange(min(batch_size, len(train)))
+    with closing(train.batches([index])) as batches:
+        images = next(batches)
+    batch = Batch(index, train.labels[index])
+
+    def work() -> None:
+        with torch.random.fork_rng(devices=[]), autocast():
+            found = loss(feed(images, batch, torch.Generator()))
+        found.float().backward()  # type: ignore[no-untyped-call]
+
+    return work
