@@ -61,7 +61,8 @@ class Scale:
             return self.anchors(weights, topology)
         if weights.numel() == 0 or self.divisor is None:  # mutual neighbours, or a threshold, may leave no edge
             return weights
-        return quotient(weights, self.divisor(weights) if divisor is None else divisor)
+        divisor = self.divisor(weights) if divisor is None else divisor
+        return weights / divisor.masked_fill(divisor <= 0, float("inf"))
 
     @cached_property
     def plain(self) -> bool:
