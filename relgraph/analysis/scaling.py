@@ -118,7 +118,7 @@ def forms_to_measure(settings: ScalingSettings) -> tuple[str, ...]:
     if not sizes or sizes[0] < 2 or list(sizes) != sorted(set(sizes)):
         raise RelgraphError(f"sizes must ascend from 2 or more, got {', '.join(map(str, sizes)) or 'none'}")
     if forms is None:
-        known = (*build_loss(settings, "matrix").builder.known_forms(), "knn")
+        known = (*build_loss(settings, "matrix").builder.known_forms, "knn")
         forms = tuple(form for form in FORMS if form in known)
     for form in forms:
         build_loss(settings, form)

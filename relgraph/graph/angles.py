@@ -72,8 +72,8 @@ def _angles(
     relation: Relation, anchors: Tensor, candidates: Tensor | None, some: slice, s: Tensor, t: Tensor
 ) -> Tensor:
     chosen = None if candidates is None else candidates[some]
-    angles = (relation.kernel(differences(x, anchors[some], chosen)) for x in (s, t))
-    return relation.criterion.of_block(*angles)
+    s, t = (relation.kernel.nodes(differences(x, anchors[some], chosen)) for x in (s, t))
+    return relation.criterion.of_block(relation.kernel.matrix(s, s), relation.kernel.matrix(t, t))
 
 
 def differences(x: Tensor, anchors: Tensor, candidates: Tensor | None = None) -> Tensor:

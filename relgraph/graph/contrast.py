@@ -16,7 +16,7 @@ from torch.nn.functional import softplus
 from relgraph.errors import RelgraphError
 from relgraph.graph.blocks import OneByOne, sum_of_blocks
 from relgraph.graph.forms import LARGEST_MATRIX
-from relgraph.graph.kernels import cosine, dot, full_precision, own_places
+from relgraph.graph.kernels import cosine, full_precision, own_places
 from relgraph.graph.pair import check_nodes
 
 # Weights in a block. On a CPU 4 MiB in float32, which its caches hold: an eighth to double take as long, 16 times as
@@ -176,7 +176,7 @@ class _OverKeys(OneByOne):
         most = rows.new_full((len(rows), 1), -torch.inf)
         total, mean = torch.zeros_like(most), torch.zeros_like(rows)
         for some in _blocks(keys.detach(), block, rows.dtype):
-            weights = dot(rows, some)
+            weights = rows @ some.mT
             higher = torch.maximum(most, weights.amax(-1, keepdim=True))
             kept = (most - higher).exp_()
             weights.sub_(higher).exp_()

@@ -26,7 +26,7 @@ from torch.nn.functional import smooth_l1_loss
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import safe_sqrt
-from relgraph.graph.topology import ALL_PAIRS, Topology
+from relgraph.graph.topology import ALL_PAIRS, AllPairs, Topology
 
 Row = Callable[[Tensor, Tensor], Tensor]
 
@@ -49,7 +49,7 @@ class Criterion:
     Attributes:
         row: The contribution of each anchor, from the weights of its M edges, `(..., M) x (..., M) -> (...)`.
         finish: Maps the sum over anchors, given the numbers of anchors and of edges, to the result; the mean over
-            anchors if not given.
+            anchors if not given, the sum itself if `None`.
         name: Name, as used in the literature.
         additive: Whether the contribution of an anchor is a sum over its edges: the edges of a sparse graph then need
             not be grouped by anchor.
@@ -63,7 +63,7 @@ class Criterion:
     """
 
     row: Row
-    finish: Callable[[Tensor, int, int], Tensor] = _mean_over_anchors
+    finish: Callable[[Tensor, int, int], Tensor] | None = _mean_over_anchors
     name: str = "own"
     additive: bool = False
     square: bool = False
@@ -71,14 +71,18 @@ class Criterion:
 
     def __call__(self, student: Tensor, teacher: Tensor, topology: Topology = ALL_PAIRS) -> Tensor:
         """Return the number, a scalar, for the weights of the edges of a topology."""
-        rows = topology.rows(self.contributions, student, teacher, self.additive)
+        if isinstance(topology, AllPairs):
+            rows, anchors = self.row(student, teacher), student.shape[:-1].numel()
+            if rows.shape != student.shape[:-1]:
+                raise _not_one_each(rows, student)
+        else:
+            rows, anchors = topology.rows(self.of_rows, student, teacher, self.additive), topology.count(student)
         # A plain float32 sum over the squares of a matrix of N = 4,096 loses three digits.
         total: Tensor = torch.linalg.vector_norm(rows, dtype=torch.float64) if self.norm else rows.sum()
-        return self.finish(total, topology.count(student), student.numel()).to(
-            torch.promote_types(student.dtype, teacher.dtype)
-        )
+        total = total if self.finish is None else self.finish(total, anchors, student.numel())
+        return total.to(torch.promote_types(student.dtype, teacher.dtype))
 
-    def contributions(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def of_rows(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the result of `row` for the weights of some anchors.
 
         Raises:
@@ -86,20 +90,25 @@ class Criterion:
         """
         found = self.row(student, teacher)
         if found.shape != student.shape[:-1]:
-            raise RelgraphError(
-                f"the row of a criterion returns one number for each anchor: expected {tuple(student.shape[:-1])}, got "
-                f"{tuple(found.shape)} from weights {tuple(student.shape)}; reduce over the last dimension alone"
-            )
+            raise _not_one_each(found, student)
         return found
 
     def of_block(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the contribution of some anchors, `(A, M) x (A, M)`, a scalar; `of_blocks` takes the sum over all."""
-        rows = self.contributions(student, teacher)
+        rows = self.of_rows(student, teacher)
         return rows.double().square().sum() if self.norm else rows.sum()
 
     def of_blocks(self, total: Tensor, count: int) -> Tensor:
         """Return the number from the sum over the anchors of all pairs of `count` nodes."""
-        return self.finish(safe_sqrt(total) if self.norm else total, count, count**2)
+        total = safe_sqrt(total) if self.norm else total
+        return total if self.finish is None else self.finish(total, count, count**2)
+
+
+def _not_one_each(found: Tensor, weights: Tensor) -> RelgraphError:
+    return RelgraphError(
+        f"the row of a criterion returns one number for each anchor: expected {tuple(weights.shape[:-1])}, got "
+        f"{tuple(found.shape)} from weights {tuple(weights.shape)}; reduce over the last dimension alone"
+    )
 
 
 def as_criterion(criterion: Criterion | Row) -> Criterion:
@@ -118,10 +127,6 @@ def _length(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _square(student: Tensor, teacher: Tensor) -> Tensor:
     return (student - teacher).square().sum(-1)
-
-
-def _total(total: Tensor, anchors: int, edges: int) -> Tensor:
-    return total
 
 
 def _half_over_anchors(total: Tensor, anchors: int, edges: int) -> Tensor:
@@ -145,9 +150,9 @@ def _of_edges(edge: Row, finish: Callable[[Tensor, int, int], Tensor], name: str
 
 
 _squared: dict[str, Any] = {"additive": True, "square": True}
-frobenius = Criterion(_length, _total, "Frobenius norm", norm=True, **_squared)
+frobenius = Criterion(_length, None, "Frobenius norm", norm=True, **_squared)
 mean_square = Criterion(_square, _mean_over_edges, "mean square", **_squared)
-sum_square = Criterion(_square, _total, "sum of squares", **_squared)
+sum_square = Criterion(_square, None, "sum of squares", **_squared)
 half_square = Criterion(_square, _half_over_anchors, "half square", **_squared)
 huber = _of_edges(partial(smooth_l1_loss, reduction="none"), _mean_over_edges, "Huber")
 kl = _of_edges(_kl, _mean_over_edges, "KL")

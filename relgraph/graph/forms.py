@@ -12,8 +12,6 @@ which forms are available: see `Relation.forms`, and `Rule.blocked` for sparse g
 
 from typing import Literal, get_args
 
-from torch import Tensor
-
 from relgraph.errors import RelgraphError, unknown
 
 Form = Literal["auto", "matrix", "factored", "blocked"]
@@ -22,34 +20,6 @@ FORMS: tuple[Form, ...] = get_args(Form)
 # Size of the matrix of all pairs above which "auto" avoids it, 2,896 nodes. Blocked, at width 256 on one thread of an
 # AMD EPYC, 2,048 nodes take 0.7 (PKT) to 1.2 times as long (RKD's distances), 4,096 nodes 0.5 to 0.8 times (n = 5).
 LARGEST_MATRIX = 2**23
-
-
-def choose(
-    form: Form, known: tuple[Form, ...], student: Tensor, teacher: Tensor, count: int, crossing: int = 3
-) -> Form:
-    """Return the form in which `count` nodes of these widths are compared: never "auto".
-
-    Args:
-        form: The requested form; anything but "auto" is returned unchanged.
-        known: The forms that the comparison supports.
-        student: Nodes, `(N, D_s)`.
-        teacher: Nodes, `(N, D_t)`.
-        count: Number of nodes of the whole batch.
-        crossing: Nodes for each column of the wider network above which the factored form is cheaper: on a CPU EGA's is
-            as fast as the matrix at 2 to 3, for widths 64 and 256; that of rows divided by their norms, with twice the
-            products, at 7 to 8.
-
-    >>> import torch
-    >>> small, large = torch.zeros(64, 256), torch.zeros(1, 256)
-    >>> both = ("matrix", "factored", "blocked")
-    >>> choose("auto", both, small, small, 64), choose("auto", both, large, large, 4096)
-    ('matrix', 'factored')
-    """
-    if form != "auto":
-        return form
-    if "factored" in known and count > crossing * max(student.shape[-1], teacher.shape[-1]):
-        return "factored"
-    return "blocked" if "blocked" in known and count**2 > LARGEST_MATRIX else "matrix"
 
 
 def check_form(form: str, known: tuple[Form, ...], what: str) -> None:

@@ -19,9 +19,7 @@ from relgraph.errors import RelgraphError
 Map = Callable[[Tensor], Tensor]
 
 
-def identity(x: Tensor) -> Tensor:
-    """Return `x`."""
-    return x
+identity: Map = torch.positive  # returns the tensor itself
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -49,19 +47,6 @@ class Product:
     own: float | None = None
     bilinear: bool = False
 
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the numbers of all pairs; if `y` is the same tensor as `x`, own pairs have their exact number."""
-        found = self.pairs(x, y)
-        if self.own is None or x is not y:
-            return found
-        itself = torch.eye(found.shape[-1], dtype=torch.bool, device=found.device)
-        return found.masked_fill(itself, self.own)
-
-    def rows(self, x: Tensor, anchors: slice) -> Tensor:
-        """Return those rows of `self(x, x)` that belong to some anchors, `(N, D) -> (A, N)`."""
-        found = self.pairs(x[anchors], x)
-        return found if self.own is None else found.masked_fill(own_places(x, anchors), self.own)
-
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
     return x @ y.mT
@@ -73,7 +58,7 @@ def _squared_distance(x: Tensor, y: Tensor) -> Tensor:
     # first (1e-7).
     origin = y.mean(-2, keepdim=True).detach()
     x, y = x - origin, y - origin
-    square = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2) - 2 * _dot(x, y)
+    square = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2) - 2 * (x @ y.mT)
     return square.clamp_min(0)
 
 
@@ -136,31 +121,41 @@ class Kernel:
 
         Where `x` holds some rows of a batch, `over_all` maps their largest magnitude to that of all rows.
         """
-        with full_precision(x):
-            z = self.prepare(at_least_float32(x))
-            if not self.bounded:
-                return z
-            size = over_all(largest(z).amax(-2, keepdim=True))
-            return z / size.masked_fill(size == 0, 1)
+        if torch.is_autocast_enabled(x.device.type):
+            with full_precision(x):
+                return self.nodes(x, over_all)
+        z = self.prepare(x if x.dtype == torch.float64 else x.float())
+        if not self.bounded:
+            return z
+        size = over_all(largest(z).amax(-2, keepdim=True))
+        return z / size.masked_fill(size == 0, 1)
 
     def degenerate(self, nodes: Tensor) -> Tensor:
         """Return which *prepared* nodes have weight 0 to every node, `(..., N)`; for Pearson: no variance."""
-        return largest(nodes).squeeze(-1) == 0
+        nodes = nodes.detach()
+        return (nodes.amax(-1) == 0) & (nodes.amin(-1) == 0)
 
-    def matrix(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the weights of all pairs of *prepared* nodes; of `x` with itself, own distances are exactly 0."""
+    def matrix(self, x: Tensor, y: Tensor, own: Tensor | None = None) -> Tensor:
+        """Return the weights of all pairs of *prepared* nodes, `(..., N, M)`.
+
+        The exact weight of a node with itself stands where `own` is true; if not given, in the diagonal of one tensor's
+        weights with itself.
+        """
+        if torch.is_autocast_enabled(x.device.type):
+            with full_precision(x):
+                return self.matrix(x, y, own)
         if x.dtype != y.dtype:
             wider = torch.promote_types(x.dtype, y.dtype)
             x, y = x.to(wider), y.to(wider)
-        with full_precision(x):
-            found = self.product(x, y)
-            return found if self.finish is None else self.finish(found)
+        found = self.product.pairs(x, y)
+        if self.product.own is not None and (x is y or own is not None):
+            own = torch.eye(found.shape[-1], dtype=torch.bool, device=found.device) if own is None else own
+            found = found.masked_fill(own, self.product.own)
+        return found if self.finish is None else self.finish(found)
 
     def rows(self, x: Tensor, anchors: slice) -> Tensor:
         """Return those rows of `matrix(x, x)` that belong to some anchors, `(N, D) -> (A, N)`."""
-        with full_precision(x):
-            found = self.product.rows(x, anchors)
-            return found if self.finish is None else self.finish(found)
+        return self.matrix(x[anchors], x, None if self.product.own is None else own_places(x, anchors))
 
     @property
     def bilinear(self) -> bool:
@@ -200,18 +195,15 @@ def bounded(x: Tensor) -> Tensor:
     Sums and squares then neither overflow nor vanish: a bfloat16 row reaches 1e38. The operations that follow must not
     depend on a row's scale, because the divisor is a constant for the gradient.
     """
-    return x / _divisor(x)
-
-
-def _divisor(x: Tensor) -> Tensor:
-    """Return the divisor of each row, `(..., N, D) -> (..., N, 1)`."""
     size = largest(x)
-    return size.masked_fill(size == 0, 1)
+    return x / size.masked_fill(size == 0, 1)
 
 
 def unit(x: Tensor) -> Tensor:
     """Divide each row by its length, `(..., N, D) -> (..., N, D)`; a row of zeros stays 0 and gets no gradient."""
-    return _direction(x, False, 0.0)
+    steps = _Direction.forward if torch.compiler.is_compiling() else _Direction.apply
+    direction: Tensor = steps(x, False, 0.0)[0]
+    return direction
 
 
 def nearly_unit(epsilon: float) -> Map:
@@ -234,13 +226,8 @@ def standardise(x: Tensor) -> Tensor:
     largest number is treated as zero, and gets no gradient.
     """
     rounding = 8 * torch.finfo(x.dtype).eps * math.sqrt(x.shape[-1])
-    return _direction(x, True, rounding)
-
-
-def _direction(x: Tensor, centred: bool, rounding: float) -> Tensor:
-    # torch.compile traces the plain steps and chooses the saved tensors; it does not support functions with a jvp.
     steps = _Direction.forward if torch.compiler.is_compiling() else _Direction.apply
-    direction: Tensor = steps(x, centred, rounding)[0]
+    direction: Tensor = steps(x, True, rounding)[0]
     return direction
 
 
@@ -249,14 +236,16 @@ class _Direction(torch.autograd.Function):
 
     As one function it saves only u for the gradient, `(g - u <u, g>) / |d| / size` less its mean, because memory limits
     the largest batches. `1 / |d|` is an output so that the gradient can itself be differentiated. The result must not
-    be changed in place.
+    be changed in place. torch.compile, which does not support functions with a jvp, traces the plain `forward` instead.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, centred: bool, rounding: float) -> tuple[Tensor, Tensor, Tensor]:
-        size = _divisor(x)
+        constant = x.detach()
+        size = torch.maximum(constant.amax(-1, keepdim=True), -constant.amin(-1, keepdim=True))
+        size = size.masked_fill(size == 0, 1)
         direction = x / size
         if centred:
             direction -= direction.mean(-1, keepdim=True)

@@ -1,8 +1,9 @@
 """The graph pair of a batch as a PyTorch Geometric object, and functions that read it."""
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import isqrt
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
+from relgraph.graph import forms
 from relgraph.graph.factored import RowSums
-from relgraph.graph.forms import Form, check_form, choose
+from relgraph.graph.forms import Form, check_form
 from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.refine import Refinement
 from relgraph.graph.search import Rows, degenerate_in_blocks, edge_weights, prepared
@@ -39,7 +41,9 @@ class PairBuilder:
         match: Whether there is a cross graph.
         form: How the pair is computed; "auto" chooses one of `forms` by the number of nodes.
         forms: The forms of all pairs that the reader of the pair supports, except "auto".
-        crossing: See `relgraph.graph.forms.choose`.
+        crossing: Nodes for each column of the wider network above which "auto" takes the factored form: on a CPU EGA's
+            is as fast as the matrix at 2 to 3, for widths 64 and 256; that of rows divided by their norms, with twice
+            the products, at 7 to 8.
     """
 
     topology: Rule = ALL_PAIRS
@@ -61,29 +65,27 @@ class PairBuilder:
         check_nodes(student, teacher, one_width=self.match)
         if student.ndim != 2:
             raise RelgraphError(f"a graph pair holds one batch (N, D), got {tuple(student.shape)}")
-        form, dense, kernel = self.form_of(student, teacher, processes.count), self.topology.dense, self.kernel
-        pair = HeteroData()
-        pair.form, pair.graph = form, "dense" if dense else "sparse"
-        sides = (pair["student"], student), (pair["teacher"], teacher)
+        pair, kernel, dense = HeteroData(), self.kernel, self.topology.dense
+        pair.form = form = self.form_of(student, teacher, processes.count)
+        pair.graph = "dense" if dense else "sparse"
+        one, other = pair["student"], pair["teacher"]
+        one["x"], other["x"] = student, teacher
         if form == "blocked" and not dense:
-            rows = prepared(student, kernel), prepared(teacher, kernel)
-            for (store, x), z in zip(sides, rows, strict=True):
-                store["x"], store["degenerate"] = x, degenerate_in_blocks(z, kernel.of_prepared)
-            self._add_edges(pair, *rows, self.topology.find(*rows, kernel.of_prepared))
+            self._add_edges(pair, prepared(student, kernel), prepared(teacher, kernel))
             return pair
-        s, t = (kernel.nodes(x, processes.maximum) for _, x in sides)
-        for (store, x), nodes in zip(sides, (s, t), strict=True):
-            store["x"], store["degenerate"] = x, kernel.degenerate(nodes)
+        s, t = kernel.nodes(student, processes.maximum), kernel.nodes(teacher, processes.maximum)
+        one["degenerate"], other["degenerate"] = kernel.degenerate(s), kernel.degenerate(t)
         if form == "matrix":
             self._add_matrices(pair, s, t)
             return pair
-        pair["student"].prepared, pair["teacher"].prepared = s, t
+        one["prepared"], other["prepared"] = s, t
         if form == "factored":
             pair.sums = RowSums(processes)
         return pair
 
+    @cached_property
     def known_forms(self) -> tuple[Form, ...]:
-        """Return the forms that the pair supports, except "auto"."""
+        """The forms that the pair supports, except "auto"."""
         if self.refinement is not None:
             return ("matrix",)
         if self.topology.dense:
@@ -91,36 +93,59 @@ class PairBuilder:
         return ("matrix", "blocked") if self.topology.blocked else ("matrix",)
 
     def form_of(self, student: Tensor, teacher: Tensor, processes: int = 1) -> Form:
-        """Return the form for these nodes, never "auto"; they may be the rows of one of `processes` processes."""
-        return choose(self.form, self.known_forms(), student, teacher, processes * len(student), self.crossing)
+        """Return the form for these nodes, never "auto"; they may be the rows of one of `processes` processes.
+
+        >>> small, large = torch.zeros(64, 256), torch.zeros(1024, 256)
+        >>> builder = PairBuilder(forms=("matrix", "factored", "blocked"))
+        >>> builder.form_of(small, small), builder.form_of(large, large)
+        ('matrix', 'factored')
+        """
+        if self.form != "auto":
+            return self.form
+        known, count = self.known_forms, processes * len(student)
+        if "factored" in known and count > self.crossing * max(student.shape[-1], teacher.shape[-1]):
+            return "factored"
+        return "blocked" if "blocked" in known and count**2 > forms.LARGEST_MATRIX else "matrix"
 
     def _add_matrices(self, pair: Pair, s: Tensor, t: Tensor) -> None:
         """Store the weights that the matrices of prepared nodes hold, and refined nodes."""
-        kernel = self.kernel
-        matrices = kernel.matrix(s, s), kernel.matrix(t, t)
-        edges = self.topology(*matrices, kernel)
-        student, teacher = (edges.pick(matrix) for matrix in matrices)
-        _store(pair[STUDENT], student, edges)
-        _store(pair[TEACHER], teacher, edges)
+        kernel, edges = self.kernel, ALL_PAIRS
+        student, teacher = kernel.matrix(s, s), kernel.matrix(t, t)
+        if not self.topology.dense:  # of all pairs the matrices are the weights
+            edges = self.topology(student, teacher, kernel)
+            student, teacher = edges.pick(student), edges.pick(teacher)
+        found = [(STUDENT, student, edges), (TEACHER, teacher, edges)]
         if self.refinement is not None:
-            refine, one, other = self.refinement, pair["student"], pair["teacher"]
-            one.refined = refine.refine(refine.student, one.x, student, edges)
-            # Matching trains only the student's refinement: the teacher's must not be trained to make matching easier.
-            with torch.no_grad():
-                other.refined = refine.refine(refine.teacher, other.x, teacher, edges)
-            s, t = kernel.nodes(one.refined), kernel.nodes(other.refined)
+            s, t = self._refined(pair, student, teacher, edges)
         if self.match:
-            joined = edges.with_own()
-            _store(pair[MATCHES], joined.pick(kernel.matrix(s, t)), joined)
+            across, joined = kernel.matrix(s, t), edges
+            if not self.topology.dense:
+                joined = edges.with_own()
+                across = joined.pick(across)
+            found.append((MATCHES, across, joined))
+        _store(pair, found)
 
-    def _add_edges(self, pair: Pair, s: Rows, t: Rows, edges: Topology) -> None:
-        """Store the weights of given edges between prepared nodes."""
+    def _refined(self, pair: Pair, student: Tensor, teacher: Tensor, edges: Topology) -> tuple[Tensor, Tensor]:
+        """Store refined nodes, and return them as prepared by the kernel."""
+        assert self.refinement is not None
+        refine, one, other = self.refinement, pair["student"], pair["teacher"]
+        one.refined = refine.refine(refine.student, one.x, student, edges)
+        # Matching trains only the student's refinement: the teacher's must not be trained to make matching easier.
+        with torch.no_grad():
+            other.refined = refine.refine(refine.teacher, other.x, teacher, edges)
+        return self.kernel.nodes(one.refined), self.kernel.nodes(other.refined)
+
+    def _add_edges(self, pair: Pair, s: Rows, t: Rows) -> None:
+        """Store the edges that are found in blocks, and their weights."""
+        kernel = self.kernel.of_prepared
+        pair["student"].degenerate = degenerate_in_blocks(s, kernel)
+        pair["teacher"].degenerate = degenerate_in_blocks(t, kernel)
+        edges = self.topology.find(s, t, kernel)
         assert isinstance(edges, Edges)
         ends = [(STUDENT, s, s, edges), (TEACHER, t, t, edges)]
         if self.match:
             ends.append((MATCHES, s, t, edges.with_own()))
-        for kind, anchors, candidates, listed in ends:
-            _store(pair[kind], edge_weights(anchors, candidates, listed.edge_index, self.kernel.of_prepared), listed)
+        _store(pair, [(kind, edge_weights(x, y, listed.edge_index, kernel), listed) for kind, x, y, listed in ends])
 
 
 def graph_pair(
@@ -165,10 +190,10 @@ def graph_pair(
     (48, torch.Size([16]))
     """
     rule = make_rule(topology)
-    forms: tuple[Form, ...] = ("matrix", "factored", "blocked")
-    builder = PairBuilder(rule, kernel, refinement, match, "matrix" if form == "auto" and rule.dense else form, forms)
+    form_of_pair: Form = "matrix" if form == "auto" and rule.dense else form
+    builder = PairBuilder(rule, kernel, refinement, match, form_of_pair, ("matrix", "factored", "blocked"))
     kind = "a graph pair of all pairs" if rule.dense else "a sparse graph pair"
-    check_form(form, builder.known_forms(), kind if refinement is None else "a graph pair with a refinement")
+    check_form(form, builder.known_forms, kind if refinement is None else "a graph pair with a refinement")
     pair = builder(student, teacher)
     for side in ("student", "teacher"):
         if image_id is not None:
@@ -186,15 +211,18 @@ def _all_edges(count: int, device: torch.device) -> Tensor:
         return torch.stack([node.repeat(count), node.repeat_interleave(count, output_size=count * count)])
 
 
-def _store(store: Any, found: Tensor, edges: Topology) -> None:
-    """Store the weights of a topology's edges: of all pairs with anchors (targets) in the rows."""
+def _store(pair: Pair, found: Sequence[tuple[EdgeType, Tensor, Topology]]) -> None:
+    """Store the weights of edges by their types: those of all pairs with anchors (targets) in the rows."""
     # Set by keys: setting attributes of a store takes three times as long, which matters for a batch of 64.
-    if isinstance(edges, Edges):
-        store["edge_index"], store["edge_weight"], store["degree"] = edges.edge_index, found, edges.degree
-    elif len(found) <= LISTED:
-        store["edge_index"], store["edge_weight"] = _all_edges(len(found), found.device), found.flatten()
-    else:
-        store["adj"] = found.mT
+    for kind, weights, edges in found:
+        store = pair[kind]
+        if isinstance(edges, Edges):
+            store["edge_index"], store["edge_weight"], store["degree"] = edges.edge_index, weights, edges.degree
+        elif len(weights) <= LISTED:
+            store["edge_index"] = _all_edges(len(weights), weights.device)
+            store["edge_weight"] = weights.flatten()
+        else:
+            store["adj"] = weights.mT
 
 
 def with_edges(pair: Pair) -> Pair:
@@ -218,24 +246,19 @@ def with_edges(pair: Pair) -> Pair:
 
 def weights(pair: Pair, kind: EdgeType) -> Tensor:
     """Return the weights of one edge type: with an anchor in each row, `(N, N)`, on all pairs, else `(E,)`."""
-    return _weights(pair[kind], pair.graph == "dense")
+    return relations(pair, kind)[0]
 
 
-def _weights(store: Any, dense: bool) -> Tensor:
-    if "adj" in store:
-        matrix: Tensor = store["adj"].mT
-        return matrix
-    found: Tensor = store["edge_weight"]
-    if not dense:
-        return found
-    count = isqrt(len(found))
-    return found.view(count, count)
-
-
-def relations(pair: Pair) -> tuple[Tensor, Tensor, Topology]:
-    """Return the weights of the student's graph and of the teacher's, and the topology of both."""
-    topology = topology_of(pair)
-    return _weights(pair[STUDENT], topology.dense), _weights(pair[TEACHER], topology.dense), topology
+def relations(pair: Pair, *kinds: EdgeType) -> list[Tensor]:
+    """Return the `weights` of some edge types."""
+    stores, dense, found = [pair[kind] for kind in kinds], pair.graph == "dense", []
+    for store in stores:
+        if "adj" in store:
+            found.append(store["adj"].mT)
+        else:
+            listed = store["edge_weight"]
+            found.append(listed.view(2 * [isqrt(len(listed))]) if dense else listed)
+    return found
 
 
 def adjacency(pair: Pair, kind: EdgeType = TEACHER) -> Tensor:

@@ -1,4 +1,7 @@
-"""A relation: the combination of kernel, topology, scale and criterion."""
+"""What reads a graph pair: a relation, which is kernel, topology, scale and criterion, and the matching of nodes.
+
+Matching measures the distance of the cross graph from the identity, which joins each student node to its teacher node.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,11 +12,20 @@ from torch import Tensor
 from relgraph.errors import RelgraphError
 from relgraph.graph.blocks import sum_of_blocks
 from relgraph.graph.criteria import Criterion, as_criterion, frobenius
-from relgraph.graph.factored import factored_square
+from relgraph.graph.factored import Squares, factored_square, squares
 from relgraph.graph.forms import Form, check_form
-from relgraph.graph.kernels import Kernel, pearson
-from relgraph.graph.matching import squares_of
-from relgraph.graph.pair import Pair, PairBuilder, check_nodes, has_weights, relations
+from relgraph.graph.kernels import Kernel, own_places, pearson
+from relgraph.graph.pair import (
+    MATCHES,
+    STUDENT,
+    TEACHER,
+    Pair,
+    PairBuilder,
+    check_nodes,
+    relations,
+    topology_of,
+    weights,
+)
 from relgraph.graph.scales import Scale, as_scale, raw
 from relgraph.graph.topology import ALL_PAIRS, Graph, Rule, Topology, make_rule
 
@@ -76,7 +88,7 @@ class Relation:
         parts = (kernel, make_rule(topology), as_scale(scale), as_criterion(criterion), form)
         for name, part in zip(("kernel", "topology", "scale", "criterion", "form"), parts, strict=True):
             object.__setattr__(self, name, part)
-        check_form(form, self.builder.known_forms(), f"the relation of {kernel.name} weights")
+        check_form(form, self.builder.known_forms, f"the relation of {kernel.name} weights")
 
     def forms(self) -> tuple[Form, ...]:
         """Return the forms that this relation supports on all pairs, except "auto"; its parts determine them."""
@@ -111,14 +123,17 @@ class Relation:
 
     def of_pair(self, pair: Pair) -> Tensor:
         """Return the scalar for the two graphs of a pair, which was built with this relation's kernel."""
-        if has_weights(pair):
-            return self.compare(*relations(pair))
+        if TEACHER in pair.edge_types:
+            topology = ALL_PAIRS if pair.graph == "dense" else topology_of(pair)
+            return self.compare(*relations(pair, STUDENT, TEACHER), topology)
         nodes = pair["student"].prepared, pair["teacher"].prepared
         return self._factored(pair, *nodes) if pair.form == "factored" else self.in_blocks(*nodes)
 
     def compare(self, student: Tensor, teacher: Tensor, topology: Topology = ALL_PAIRS) -> Tensor:
         """Return the scalar for the weights of the same edges, of a graph pair or of a matrix."""
-        return self.criterion(self.scale(student, topology), self.scale(teacher, topology), topology)
+        if not self.scale.plain:
+            student, teacher = self.scale(student, topology), self.scale(teacher, topology)
+        return self.criterion(student, teacher, topology)
 
     def in_blocks(self, student: Tensor, teacher: Tensor, block: int | None = None) -> Tensor:
         """Return the scalar of all pairs of *prepared* nodes, `block` rows of their weights at a time.
@@ -151,3 +166,63 @@ class Relation:
 
     def _finish(self, total: Tensor, student: Tensor, teacher: Tensor, count: int) -> Tensor:
         return self.criterion.of_blocks(total, count).to(torch.promote_types(student.dtype, teacher.dtype))
+
+
+def matching(pair: Pair, kernel: Kernel) -> Tensor:
+    """Return `|kernel(s_i, t_j) - 1[i = j]|`, the Frobenius norm over the edges of the cross graph: a scalar.
+
+    The node term of EGA (Ma, Chen, Akata, 2022, arXiv 2211.13264), computed in the form of the pair; the factored form
+    needs a dot kernel.
+
+    >>> from relgraph.graph.kernels import pearson
+    >>> from relgraph.graph.pair import graph_pair
+    >>> x = torch.tensor([[1.0, 2.0, 3.0], [3.0, 1.0, 2.0]])
+    >>> matching(graph_pair(x, x), pearson)  # nodes agree, but two images are correlated by -1/2
+    tensor(0.7071)
+    """
+    if MATCHES in pair.edge_types:
+        (found,) = relations(pair, MATCHES)
+        return frobenius(found, target(pair, found))
+    student, teacher = pair["student"].prepared, pair["teacher"].prepared
+    if pair.form == "factored":
+        return frobenius.of_blocks(squares_of(pair).across, len(student)).to(
+            torch.promote_types(student.dtype, teacher.dtype)
+        )
+    return across_in_blocks(kernel, student, teacher)
+
+
+def target(pair: Pair, found: Tensor | None = None) -> Tensor:
+    """Return the target of the cross graph: 1 between a student node and its own teacher node, else 0.
+
+    The target has the shape and type of the weights, which may be given as `found`.
+    """
+    found = weights(pair, MATCHES) if found is None else found
+    if pair.graph == "dense":
+        return torch.eye(len(found), dtype=found.dtype, device=found.device)
+    teacher, student = pair[MATCHES].edge_index
+    own: Tensor = (teacher == student).to(found.dtype)
+    return own
+
+
+def squares_of(pair: Pair) -> Squares:
+    """Return the squared differences of a factored pair of one width, computed once and stored in the pair."""
+    if "squares" not in pair:
+        pair.squares = squares(pair["student"].prepared, pair["teacher"].prepared, pair.sums.processes)
+    found: Squares = pair.squares
+    return found
+
+
+def across_in_blocks(kernel: Kernel, student: Tensor, teacher: Tensor, block: int | None = None) -> Tensor:
+    """Return `|kernel(S, T) - I|`, the Frobenius norm, of *prepared* nodes `(N, D)`, `block` rows at a time.
+
+    >>> from relgraph.graph.kernels import linear
+    >>> across_in_blocks(linear, torch.eye(2), torch.zeros(2, 2), block=1)
+    tensor(1.4142)
+    """
+
+    def term(anchors: slice, student: Tensor, teacher: Tensor) -> Tensor:
+        found = kernel.matrix(student[anchors], teacher)
+        return frobenius.of_block(found, own_places(teacher, anchors).to(found.dtype))
+
+    total = sum_of_blocks(term, (student, teacher), len(student), block)
+    return frobenius.of_blocks(total, len(student)).to(torch.promote_types(student.dtype, teacher.dtype))

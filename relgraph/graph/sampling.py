@@ -153,11 +153,11 @@ class NearestOthers:
         """Return the negatives of the images `indices` (N,)."""
         own, count = sampler.of_same_class(indices), sampler.count_others(indices)
         if self.k is None:
-            return Negatives(count, lambda anchors, keys: linear(anchors, keys).masked_fill(own, float("-inf")))
+            return Negatives(count, lambda anchors, keys: linear.matrix(anchors, keys).masked_fill(own, float("-inf")))
         k = min(self.k, sampler.most_others)
 
         def weigh(anchors: Tensor, keys: Tensor) -> Tensor:
-            return linear(anchors, keys).masked_fill(own, float("-inf")).topk(k, dim=-1).values
+            return linear.matrix(anchors, keys).masked_fill(own, float("-inf")).topk(k, dim=-1).values
 
         return Negatives(count.clamp_max(k), weigh)
 
@@ -175,7 +175,7 @@ def picked(anchors: Tensor, keys: Tensor, index: Tensor) -> Tensor:
         return gathered(anchors, keys, index)
     # A key that is drawn twice gets the same gradient twice, so the order of the sums, which are atomic on CUDA, does
     # not matter where the loss treats all draws of an anchor alike.
-    return linear(anchors, keys).gather(1, index)
+    return linear.matrix(anchors, keys).gather(1, index)
 
 
 def gathered(anchors: Tensor, keys: Tensor, index: Tensor) -> Tensor:
@@ -193,4 +193,4 @@ def gathered(anchors: Tensor, keys: Tensor, index: Tensor) -> Tensor:
 
 def _gather(anchors: Tensor, keys: Tensor, columns: Tensor) -> Tensor:
     chosen = keys.index_select(0, columns.flatten()).view(*columns.shape, keys.shape[1])
-    return linear(anchors.unsqueeze(-2), chosen).squeeze(-2)
+    return linear.matrix(anchors.unsqueeze(-2), chosen).squeeze(-2)

@@ -16,7 +16,7 @@ Sources: SP (Tung and Mori, 2019, arXiv 1907.09682), PKT (Passalis and Tefas, 20
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,7 +61,13 @@ class Scale:
             return self.anchors(weights, topology)
         if weights.numel() == 0 or self.divisor is None:  # mutual neighbours, or a threshold, may leave no edge
             return weights
-        return quotient(weights, self.divisor(weights) if divisor is None else divisor)
+        divisor = self.divisor(weights) if divisor is None else divisor
+        return weights / divisor.masked_fill(divisor <= 0, float("inf"))
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether weights remain as they are."""
+        return self.anchors is None and self.divisor is None
 
     @property
     def blocked(self) -> bool:

@@ -98,10 +98,6 @@ class AllPairs(Rule):
         """Return the logarithm of the softmax of each row, `(..., N, M)`."""
         return weights.log_softmax(-1)
 
-    def count(self, weights: Tensor) -> int:
-        """Return the number of anchors."""
-        return weights.shape[:-1].numel()
-
     def each_row(self, function: Callable[[Tensor], Tensor], weights: Tensor) -> Tensor:
         """Apply a function of one anchor's weights, which keeps their shape, to all rows."""
         return _of_same_shape(function, weights)
@@ -109,10 +105,6 @@ class AllPairs(Rule):
     def messages(self, x: Tensor, weights: Tensor) -> Tensor:
         """Return the weighted sum of each anchor's candidates among nodes, `(N, D) -> (N, D)`."""
         return weights @ x
-
-    def rows(self, row: Callable[..., Tensor], student: Tensor, teacher: Tensor, additive: bool = False) -> Tensor:
-        """Return the values of a function of one anchor's weights, `(..., M) x (..., M) -> (...)`, for all anchors."""
-        return row(student, teacher)
 
 
 ALL_PAIRS = AllPairs()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple, Self, dataclass_transform
 
 import torch
@@ -29,6 +30,25 @@ class Views(NamedTuple):
 
     kind: Literal["rotations", "transformations", "patches"]
     each: int
+
+
+class Summand(NamedTuple):
+    """One method of a weighted sum of methods.
+
+    Attributes:
+        method: The method.
+        owner: What its terms are called, `OWNER_TERM`, or the owner alone if the term has the same name; empty where
+            they keep their own names.
+        weight: Its factor in the sum.
+    """
+
+    method: "Method"
+    owner: str = ""
+    weight: float = 1.0
+
+    def named(self, terms: Terms) -> Terms:
+        """Return terms by their names in the sum."""
+        return {name if self.owner in ("", name) else f"{self.owner}_{name}": term for name, term in terms.items()}
 
 
 # Attributes of every method, which no option may be called.
@@ -147,7 +167,11 @@ class Method(nn.Module):
     @property
     def term_weights(self) -> dict[str, float]:
         """The factor of each term, by its name; terms without an entry have the factor 1."""
-        return {term: getattr(self, name) or 0.0 for term, name in term_options(type(self))}
+        return {term: getattr(self, name) or 0.0 for term, name in self._weights}
+
+    @cached_property
+    def _weights(self) -> tuple[tuple[str, str], ...]:
+        return term_options(type(self))
 
     def forward(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch | None = None) -> Tensor:
         """Return the loss of one batch, a scalar: the sum of its terms.
@@ -161,14 +185,21 @@ class Method(nn.Module):
         """Return the weighted terms of the loss by name, scalars, for logs and for debugging."""
         return self.weighted(self.compare(as_output(student), as_output(teacher).detach(), as_batch(batch)))
 
-    def weighted(self, found: Terms) -> Terms:
-        """Return the terms of `compare`, each multiplied by its weight."""
-        by = self.term_weights
-        if not isinstance(found, dict) or any(weight and name not in found for name, weight in by.items()):
+    def weighted(self, found: Terms, owner: str = "", weight: float = 1.0) -> Terms:
+        """Return the terms of `compare`, each multiplied by its weight, and named and weighed as those of a summand."""
+        by = {term: getattr(self, name) or 0.0 for term, name in self._weights}
+        if not isinstance(found, dict) or any(by[name] and name not in found for name in by):
             expected = ", ".join(by) or type(self).__name__.lower()
             returned = ", ".join(found) if isinstance(found, dict) else type(found).__name__
             raise RelgraphError(f"{type(self).__name__} compares by the terms {expected}, a dict, got {returned}")
-        return {name: by[name] * term if name in by else term for name, term in found.items()}
+        return {
+            name if owner in ("", name) else f"{owner}_{name}": weight * by.get(name, 1.0) * term
+            for name, term in found.items()
+        }
+
+    def summands(self) -> list[Summand]:
+        """Return the methods that this one is a sum of: itself alone for all but `Sum`."""
+        return [Summand(self)]
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return the terms of one batch without their weights; the teacher's output is detached."""

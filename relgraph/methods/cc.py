@@ -101,7 +101,7 @@ class CC(Relational):
         if not self.rule.dense:
             found = "knn" if isinstance(self.rule, Nearest) else type(self.rule).__name__
             raise RelgraphError(f"the correlation 'consecutive' has no graph: expected graph 'dense', got {found}")
-        self.weight = 0.02
+        self.weight, self.paired = 0.02, False
         if self.nodes == "feature":  # embeddings have one width already, and these widths are not those of maps
             self.embeds.extend(_linear_layers(self.student_width, self.teacher_width, self.key_dim))
 
@@ -116,10 +116,6 @@ class CC(Relational):
             return None
         kernel = correlation_kernel(self.correlation, self.order, self.rbf_gamma, self.unit_length)
         return Relation(kernel, criterion=mean_square)
-
-    def pair(self, student: Output, teacher: Output) -> Pair | None:
-        """Return the graph pair of a batch; none for "consecutive"."""
-        return None if self.relation is None else super().pair(student, teacher)
 
     def compare_pair(self, pair: Pair | None, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `cc`."""

@@ -12,7 +12,7 @@ from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.kernels import at_least_float32, full_precision, unit
 from relgraph.graph.memory import Bank
 from relgraph.graph.pair import check_nodes
-from relgraph.graph.sampling import ClassSampler, NearestOthers, RandomOthers, gathered
+from relgraph.graph.sampling import ClassSampler, NearestOthers, RandomOthers
 from relgraph.graph.topology import Nearest, Rule
 from relgraph.methods.base import Batch, Method, Output, RunFacts, Terms, as_output, chosen_nodes, nodes_of, option
 from relgraph.methods.contrastive import Vectors
@@ -154,7 +154,11 @@ class CRD(Method):
         s = nodes_of(student, self.nodes, "CRD", "student", self.student_width)
         t = nodes_of(teacher, self.nodes, "CRD", "teacher", self.teacher_width)
         check_nodes(s, t)
-        return _embed(self.embed_student, s), _embed(self.embed_teacher, t)
+        dtype = self.embed_student.weight.dtype
+        with full_precision(s):
+            both = torch.stack([self.embed_student(s.to(dtype)), self.embed_teacher(t.to(dtype))])
+            s, t = unit(at_least_float32(both))
+        return s, t
 
     def _scores(self, s: Tensor, t: Tensor, indices: Tensor) -> list["_Scores"]:
         """Return the scores of the student's anchors in the teacher's memory, and the other way round."""
@@ -164,7 +168,7 @@ class CRD(Method):
         found = []
         for anchors, bank in ((s, self.teacher_bank), (t, self.student_bank)):
             scaled = anchors / self.tau
-            own = gathered(scaled, bank.keys, positive.unsqueeze(-1)).squeeze(-1)
+            own = (scaled * bank.keys[positive]).sum(-1)
             found.append(_Scores(own, negatives.weigh(scaled, bank.keys), negatives.count))
         return found
 
@@ -187,11 +191,6 @@ class _Scores:
         """Return the logarithm of the mean of exp(...) over all of them, a scalar."""
         total = torch.logaddexp(self.own.logsumexp(0), self.negative.flatten().logsumexp(0))
         return total - (self.count.sum() + len(self.own)).to(total.dtype).log()
-
-
-def _embed(layer: nn.Linear, nodes: Tensor) -> Tensor:
-    with full_precision(nodes):
-        return unit(at_least_float32(layer(nodes.to(layer.weight.dtype))))
 
 
 def _indices_of(batch: Batch | None) -> Tensor:

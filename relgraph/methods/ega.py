@@ -7,9 +7,8 @@ from torch import Tensor
 from relgraph.graph.criteria import frobenius
 from relgraph.graph.forms import Form
 from relgraph.graph.kernels import pearson
-from relgraph.graph.matching import matching
 from relgraph.graph.pair import Pair, PairBuilder
-from relgraph.graph.relation import Relation
+from relgraph.graph.relation import Relation, matching
 from relgraph.graph.topology import Chooser, Graph
 from relgraph.methods.base import Batch, Output, Part, Terms, option
 from relgraph.methods.relational import Relational

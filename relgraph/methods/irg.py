@@ -120,6 +120,7 @@ class IRG(Relational):
                 "no published weights)"
             )
         weight = self.term_weights
+        self.paired = weight["edge"] + weight["edge_transition"] > 0
         lower = weight["edge"] > 0 and self.levels > 1
         both = weight["transition"] + weight["edge_transition"] > 0 or (lower and self.layers == "one-to-one")
         maps = ["maps"] if both else ["student's maps"] if lower else []
@@ -128,11 +129,6 @@ class IRG(Relational):
     def make_relation(self) -> Relation:
         """Return the relation of the form."""
         return FORMS[self.form]
-
-    def pair(self, student: Output, teacher: Output) -> Pair | None:
-        """Return the graph pair of the nodes; none where no edge has a weight."""
-        weights = self.term_weights
-        return super().pair(student, teacher) if weights["edge"] + weights["edge_transition"] > 0 else None
 
     def compare_pair(self, pair: Pair | None, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return those of `vertex`, `edge`, `transition` and `edge_transition` whose weight is above 0."""

@@ -52,6 +52,7 @@ class Relational(Method):
     refinement: Refinement | None = field(default=None, kw_only=True)
     form: Form = option(default="auto", kw_only=True)
     relation: Relation | None = field(default=None, init=False)
+    paired: bool = field(default=True, init=False)  # whether the loss reads a graph pair of the batch
 
     def __post_init__(self) -> None:
         """Build the relation, and the builder of the pair that it reads."""
@@ -63,9 +64,10 @@ class Relational(Method):
         builder = self.make_builder()
         refined, form = self.refinement is not None, getattr(self, self.form_option)
         sparse = "" if self.rule.dense else " on a sparse graph"
-        known = ("matrix",) if refined else builder.known_forms()
+        known = ("matrix",) if refined else builder.known_forms
         check_form(form, known, f"{type(self).__name__}{' with a refinement' if refined else sparse}")
         self.builder = replace(builder, form="matrix" if refined else form)
+        self.paired = type(self).compare is Relational.compare
 
     @classmethod
     def for_run(cls, run: RunFacts, refine: str | None = None, **options: Any) -> Self:
@@ -98,7 +100,7 @@ class Relational(Method):
 
     def pair(self, student: Output, teacher: Output) -> Pair | None:
         """Return the graph pair of a batch that the loss reads, if it reads one; see `relgraph.graph_pair`."""
-        return self.builder(*self.vectors(student, teacher))
+        return self.builder(*self.vectors(student, teacher)) if self.paired else None
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return the terms of a batch: its outputs become a graph pair, which is compared."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.methods.base import Batch, Method, Output, Terms, Views
+from relgraph.methods.base import Batch, Method, Output, Summand, Terms, Views
 
 
 class Sum(Method):
@@ -47,25 +47,26 @@ class Sum(Method):
         """Return the methods by their names."""
         return [(name, method) for name, method in self.parts.items() if isinstance(method, Method)]
 
+    def summands(self) -> list[Summand]:
+        """Return the methods with their weights, and the names that their terms get if there are several."""
+        alone = len(self.parts) == 1
+        return [Summand(method, "" if alone else name, self.weights[name]) for name, method in self.each()]
+
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return the terms of all methods, with their weights."""
-        return self.joined({name: method.terms(student, teacher, batch) for name, method in self.each()})
-
-    def joined(self, found: Mapping[str, Mapping[str, Tensor]], *, weighted: bool = True) -> Terms:
-        """Return the terms of the methods by name as those of the sum, with the methods' weights or without."""
-        joined, alone = {}, len(self.parts) == 1
-        for name, terms in found.items():
-            for term, value in terms.items():
-                key = term if alone or term == name else f"{name}_{term}"
-                joined[key] = self.weights[name] * value if weighted else value
-        return joined
+        terms: Terms = {}
+        for method, owner, weight in self.summands():
+            terms |= method.weighted(method.compare(student, teacher, batch), owner, weight)
+        return terms
 
     def teacher_terms(
         self, student: Output, teacher: Output, batch: Batch, cross_entropy: Callable[[Output], Tensor]
     ) -> Terms:
         """Return the losses that train the methods' sides of the teacher, without the methods' weights."""
-        found = {name: method.teacher_terms(student, teacher, batch, cross_entropy) for name, method in self.each()}
-        return self.joined(found, weighted=False)
+        terms: Terms = {}
+        for part in self.summands():
+            terms |= part.named(part.method.teacher_terms(student, teacher, batch, cross_entropy))
+        return terms
 
     def teacher_parameters(self) -> Sequence[nn.Parameter]:
         """Return the parameters of the methods' sides of the teacher."""

@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from relgraph.graph.kernels import Kernel, at_least_float32
+from relgraph.graph.kernels import Kernel
 from relgraph.graph.pair import Pair
 from relgraph.methods import Batch, Method, Output, Sum
-from relgraph.methods.base import Terms, as_batch, as_output
+from relgraph.methods.base import Summand, Terms, as_batch, as_output
 from relgraph.methods.relational import Relational
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 
@@ -51,58 +51,69 @@ class Spread:
         The teacher's output is detached. A pair holds the rows of all processes; in the factored form, or `local`,
         those of this one.
         """
-        found: dict[str, Terms] = {}
+        terms: Terms = {}
         pairs: Pairs = []
-        for name, method in self.each():  # each gathers what it reads
-            pair, terms = self._compare(method, student, teacher, batch)
-            found[name] = method.weighted(terms)
-            if isinstance(method, Relational) and pair is not None:
+        for method, owner, weight in self._summands:
+            s, t, rows, processes = student, teacher, batch, SINGLE_PROCESS
+            if self.processes.count > 1:  # each gathers what it reads
+                s, t, rows, processes = self._whole(method, student, teacher, batch)
+            if isinstance(method, Relational) and method.paired:
+                pair = method.builder(*method.vectors(s, t), processes)
                 pairs.append((pair, method.builder.kernel))
-        return (self.method.joined(found) if isinstance(self.method, Sum) else found[""]), pairs
+                found = method.compare_pair(pair, s, t, rows)
+            else:
+                found = method.compare(s, t, rows)
+            terms |= method.weighted(found, owner, weight)
+        return terms, pairs
 
-    def _compare(
-        self, method: Method, student: Output, teacher: Output, batch: Batch | None
-    ) -> tuple[Pair | None, Terms]:
-        spread = self.processes.count > 1 and not (self.local or method.pointwise)
-        of_pair = method if isinstance(method, Relational) and type(method).compare is Relational.compare else None
-        if spread and of_pair is not None and "factored" in of_pair.builder.known_forms():
-            nodes = of_pair.vectors(student, teacher)
-            if of_pair.builder.form_of(*nodes, self.processes.count) == "factored":  # it sums over rows
-                pair = of_pair.builder(*nodes, self.processes)
-                return pair, of_pair.compare_pair(pair, student, teacher, batch)
-        if spread:
-            student, teacher, batch = self._whole(method, student, teacher, batch)
-        if of_pair is None:
-            return None, method.compare(student, teacher, batch)
-        pair = of_pair.pair(student, teacher)
-        return pair, of_pair.compare_pair(pair, student, teacher, batch)
+    @cached_property
+    def _summands(self) -> list[Summand]:
+        return self.method.summands()
+
+    @cached_property
+    def _teachers(self) -> list[Summand]:
+        return [part for part in self._summands if part.method.teacher_parameters()]
+
+    @cached_property
+    def _memories(self) -> list[Method]:
+        methods = [part.method for part in self._summands]
+        return [method for method in methods if type(method).remember is not Method.remember]
 
     def _whole(
         self, method: Method, student: Output, teacher: Output, batch: Batch | None
-    ) -> tuple[Output, Output, Batch | None]:
-        """Return what a method reads of all processes, in the order of the batch, with the student's gradient."""
-        gather = self.processes.gather
-        rows = None if batch is None else Batch(gather(batch.indices), gather(batch.labels))
-        s, t = (gathered(output, method.reads, self.processes) for output in (student, teacher))
-        return s, t, rows
+    ) -> tuple[Output, Output, Batch | None, ProcessGroup]:
+        """Return what a method compares, and the processes that hold its rows.
+
+        These are the rows of all processes, in the order of the batch, with the student's gradient, unless the method
+        is pointwise, compares only this process's rows (`local`), or sums over rows itself (in the factored form).
+        """
+        if self.local or method.pointwise:
+            return student, teacher, batch, SINGLE_PROCESS
+        if isinstance(method, Relational) and method.paired and "factored" in method.builder.known_forms:
+            nodes = method.vectors(student, teacher)
+            if method.builder.form_of(*nodes, self.processes.count) == "factored":
+                return student, teacher, batch, self.processes
+        return *self._gathered(method, student, teacher), self._rows(batch), SINGLE_PROCESS
+
+    def _gathered(self, method: Method, student: Output, teacher: Output) -> tuple[Output, Output]:
+        return gathered(student, method.reads, self.processes), gathered(teacher, method.reads, self.processes)
+
+    def _rows(self, batch: Batch | None) -> Batch | None:
+        return None if batch is None else Batch(*map(self.processes.gather, batch))
 
     def teacher_terms(
         self, student: Output, teacher: Output, batch: Batch, classify: Callable[[Output], Tensor]
     ) -> Terms:
         """Return the losses of the method's side of the teacher; `classify` returns the logits of its head."""
-        own = partial(self._cross_entropy, classify, batch.labels, self.processes)
-        if self.processes.count == 1 or self.local:
-            return self.method.teacher_terms(student, teacher, batch, own)
-        found = {}
-        for name, method in self.each():
-            if method.pointwise or not method.teacher_parameters():
-                found[name] = method.teacher_terms(student, teacher, batch, own)
-                continue
-            s, t, whole = self._whole(method, student, teacher, batch)
-            assert whole is not None
-            of_all = partial(self._cross_entropy, classify, whole.labels, SINGLE_PROCESS)
-            found[name] = method.teacher_terms(s, t, whole, of_all)
-        return self.method.joined(found, weighted=False) if isinstance(self.method, Sum) else found[""]
+        terms: Terms = {}
+        for part in self._teachers:
+            s, t, rows, processes = student, teacher, batch, self.processes
+            if processes.count > 1 and not (self.local or part.method.pointwise):
+                s, t = self._gathered(part.method, student, teacher)
+                rows, processes = Batch(*map(self.processes.gather, batch)), SINGLE_PROCESS
+            own = partial(self._cross_entropy, classify, rows.labels, processes)
+            terms |= part.named(part.method.teacher_terms(s, t, rows, own))
+        return terms
 
     @staticmethod
     def _cross_entropy(
@@ -117,13 +128,12 @@ class Spread:
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
         """Write the whole batch into the method's memory: the memories of all processes stay equal."""
-        if self.processes.count == 1:
-            self.method.remember(student, teacher, batch)
-            return
-        for _, method in self.each():
-            s, t, whole = self._whole(method, as_output(student), as_output(teacher), batch)
-            assert whole is not None
-            method.remember(s, t, whole)
+        for method in self._memories:
+            if self.processes.count == 1:
+                method.remember(student, teacher, batch)
+            else:
+                s, t = self._gathered(method, as_output(student), as_output(teacher))
+                method.remember(s, t, Batch(*map(self.processes.gather, batch)))
 
 
 def spread_over(method: Method, processes: ProcessGroup | None = None, *, local: bool = False) -> Spread:
@@ -171,5 +181,9 @@ def labelled_cross_entropy(logits: Tensor, labels: Tensor, processes: ProcessGro
 
     Of a batch that is spread over processes, it is a share whose mean over the processes is that of the whole batch.
     """
-    loss = cross_entropy(at_least_float32(logits), labels, ignore_index=-1, reduction="sum")
-    return loss * processes.count / processes.sum((labels >= 0).sum()).clamp_min(1)
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    loss = cross_entropy(wide, labels, ignore_index=-1, reduction="sum")
+    labelled = (labels >= 0).sum()
+    if processes.count > 1:
+        loss, labelled = loss * processes.count, processes.sum(labelled)
+    return loss / labelled.clamp_min(1)

@@ -18,7 +18,7 @@ from relgraph.graph.criteria import (
     mean_square,
     sum_square,
 )
-from relgraph.graph.forms import Form, check_form, choose
+from relgraph.graph.forms import Form, check_form
 from relgraph.graph.kernels import (
     Kernel,
     cosine,
@@ -209,7 +209,6 @@ def test_auto_takes_what_suits_the_size(
     student, teacher = torch.zeros(1, width), torch.zeros(1, 3)
     builder = PairBuilder(rule, forms=known)
     assert builder.form_of(student, teacher, count) == expected
-    assert choose("auto", builder.known_forms(), student, teacher, count) == expected
     assert PairBuilder(rule, form="matrix", forms=known).form_of(student, teacher, count) == "matrix"
 
 

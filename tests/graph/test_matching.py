@@ -9,8 +9,8 @@ from torch import Tensor
 from relgraph.graph.criteria import frobenius
 from relgraph.graph.forms import Form
 from relgraph.graph.kernels import cosine, pearson
-from relgraph.graph.matching import across_in_blocks, matching, target
 from relgraph.graph.pair import graph_pair
+from relgraph.graph.relation import across_in_blocks, matching, target
 from relgraph.graph.topology import ALL_PAIRS, Given, Nearest, Rule
 from tests.graph.test_factored import with_gradient
 

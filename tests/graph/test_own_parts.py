@@ -84,7 +84,7 @@ def loop(row: Loss, around: list[list[int]], weight: Weight = square) -> Loss:
 
 
 def assert_same(relation: Relation, expected: Loss, student: Tensor, teacher: Tensor) -> None:
-    known = relation.builder.known_forms()
+    known = relation.builder.known_forms
     assert known == ("matrix", "blocked")
     truth = with_gradient(expected, student, teacher)
     for form in known:
@@ -178,7 +178,7 @@ def test_a_rule_of_ones_own() -> None:
     student, teacher = nodes()
     expected = with_gradient(loop(CRITERIA["unlike"][1], RING), student, teacher)
     relation = Relation(squared_euclidean, Ring(), criterion=unlike)
-    assert relation.builder.known_forms() == ("matrix",)
+    assert relation.builder.known_forms == ("matrix",)
     torch.testing.assert_close(with_gradient(relation, student, teacher), expected, rtol=1e-9, atol=1e-9)
     found = Relation(squared_euclidean, FoundRing(), criterion=unlike)
     assert_same(found, loop(CRITERIA["unlike"][1], RING), student, teacher)
@@ -204,7 +204,7 @@ def test_a_function_that_is_a_rule() -> None:
     around = [sorted(close(student, i) & close(teacher, i)) for i in range(N)]
     assert len({len(row) for row in around}) > 1
     relation = Relation(squared_euclidean, near, criterion=largest)
-    assert isinstance(relation.topology, OwnRule) and relation.builder.known_forms() == ("matrix",)
+    assert isinstance(relation.topology, OwnRule) and relation.builder.known_forms == ("matrix",)
     expected = with_gradient(loop(CRITERIA["largest"][1], around), student, teacher)
     torch.testing.assert_close(with_gradient(relation, student, teacher), expected, rtol=1e-9, atol=1e-9)
 

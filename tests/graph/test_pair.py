@@ -13,7 +13,6 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import frobenius, mean_square
 from relgraph.graph.forms import Form
 from relgraph.graph.kernels import cosine, pearson
-from relgraph.graph.matching import target
 from relgraph.graph.pair import (
     LISTED,
     MATCHES,
@@ -28,7 +27,7 @@ from relgraph.graph.pair import (
     with_edges,
 )
 from relgraph.graph.refine import Refinement
-from relgraph.graph.relation import Relation
+from relgraph.graph.relation import Relation, target
 from relgraph.graph.scales import by_anchor_sum
 from relgraph.graph.topology import ALL_PAIRS, Above, Edges, Given, Graph, Nearest, Rule, WithOwn
 

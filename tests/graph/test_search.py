@@ -221,7 +221,7 @@ def test_no_more_than_a_block_of_the_matrix_is_held() -> None:
 
     def watch(one: Tensor, other: Tensor) -> Tensor:
         held.append(len(one) * len(other))
-        return pearson.product(one, other)
+        return pearson.product.pairs(one, other)
 
     watched = replace(pearson, product=Product(watch))
     x, y = torch.randn(2, 23, 6).unbind()
