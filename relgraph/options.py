@@ -149,12 +149,12 @@ def _adapter(kinds: tuple[Any, ...], bounds: tuple[tuple[str, float], ...]) -> A
     """Return pydantic's validator of one of several kinds; the bounds are those of the numbers among them."""
     from pydantic import ConfigDict, Field, TypeAdapter
 
-    limits = Field(**{BOUNDS[name][1]: bound for name, bound in bounds})
-    bounded = [Annotated[kind, limits] if kind in (int, float) else kind for kind in kinds]
-    return TypeAdapter(Union[*bounded], config=ConfigDict(allow_inf_nan=False))
+    limits: dict[str, Any] = {BOUNDS[name][1]: bound for name, bound in bounds}
+    bounded = [Annotated[kind, Field(**limits)] if kind in (int, float) else kind for kind in kinds]
+    any_of_them: Any = Union[*bounded]
+    return TypeAdapter(any_of_them, config=ConfigDict(allow_inf_nan=False))
 
 
-@cache
 def options_of(cls: type) -> dict[str, Option]:
     """Return the options of a class by name, those of its base class first.
 
@@ -162,6 +162,11 @@ def options_of(cls: type) -> dict[str, Option]:
     >>> options_of(KD)["temperature"].default, options_of(KD)["temperature"].range
     (4.0, 'above 0')
     """
+    return _read_options(cls)  # which has no types, since mypy takes a class of methods for one without a hash
+
+
+@cache
+def _read_options(cls: Any) -> dict[str, Option]:
     hints = get_type_hints(cls)
     found = {}
     for item in fields(cls):

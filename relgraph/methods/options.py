@@ -1,7 +1,6 @@
 """What a method's class says of itself: its options, the weights of its terms, and the facts of its docstring."""
 
 import re
-from functools import cache
 from inspect import cleandoc
 
 from relgraph.options import option as option
@@ -10,7 +9,6 @@ from relgraph.options import options_of as options_of
 FACT = r"^(Paper|Differs|Kernel|Topology|Criterion): (.+(?:\n    .+)*)"
 
 
-@cache
 def term_options(cls: type) -> tuple[tuple[str, str], ...]:
     """Return each term of the loss that has a weight among the options, and the option's name.
 
