@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .options import options_named
+from .options import recipe_options
 
 OPTIONS = (
     "dataset", "root", "image_size", "images", "workers", "teacher", "teacher_weights", "teacher_size", "teacher_mean",
@@ -41,7 +41,7 @@ Examples:
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Directory of the store. [default: one in the folder --embeddings]"
 )
-@options_named(*OPTIONS)
+@recipe_options(*OPTIONS)
 def embed(views: int, dtype: str, seed: int, batch_size: int, out: Path | None, **options: Any) -> None:
     """Store a teacher's embeddings of a training set, once for all runs that follow.
 

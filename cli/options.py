@@ -1,120 +1,120 @@
-"""Command-line options made from the fields of the recipe, so that each is written once."""
+"""Command-line options made from the typed options of a recipe, so that each is written once."""
 
-import types
 from collections.abc import Callable, Mapping
-from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
 
 import click
 
-from relgraph.errors import RelgraphError, unknown
-from relgraph.training.pretrain_recipe import DIGITS, PretrainRecipe
-from relgraph.training.recipe import PRESETS, Recipe
+from relgraph.errors import RelgraphError
+from relgraph.options import Option, check_names, options_of
+from relgraph.training.pretrain_recipe import DEFAULTS, DIGITS, PretrainRecipe
+from relgraph.training.recipe import PRESETS, BaseRecipe, Recipe
 
-HINTS = get_type_hints(Recipe)
-PRETRAIN_HINTS = get_type_hints(PretrainRecipe)
+Decorator = Callable[[Any], Any]
+TYPES = {int: click.INT, float: click.FLOAT, str: click.STRING, bool: click.BOOL}
+OUT = click.option("--out", type=click.Path(path_type=Path), help="Run directory. [default: a new one under runs/]")
+RESUME = click.option(
+    "--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue a stopped run as if it had not stopped."
+)
+CONFIG = click.option(
+    "--config", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.yaml",
+    help="Options from a file, as recipe.yaml of a run; those on the command line win.",
+)  # fmt: skip
 
 
-class CommaList(click.ParamType):  # type: ignore[type-arg]  # click 8.4 has one, 8.5 two, 8.1 none
-    """Values with commas between them, as a tuple."""
+class Listed(click.ParamType):  # type: ignore[type-arg]  # click 8.4 has one, 8.5 two, 8.1 none
+    """Values of an option with commas between them, as a tuple."""
 
-    def __init__(self, item: Callable[[str], Any]) -> None:
-        self.item = item
+    def __init__(self, option: Option, item: type) -> None:
+        self.option = option
         self.name = f"{item.__name__},..."
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the values, or fail with one sentence."""
-        parts = value if isinstance(value, (tuple, list)) else str(value).split(",")
         try:
-            return tuple(self.item(str(part).strip()) for part in parts)
-        except ValueError:
-            self.fail(f"{value!r} is not {self.item.__name__} values with commas between them", param, ctx)
+            return self.option.read(value)
+        except RelgraphError as error:
+            self.fail(str(error), param, ctx)
 
 
-def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command an option for every field of the recipe."""
-    return options_named(*HINTS)(command)
+def run_options(command: Any) -> Any:
+    """Give a command the options of all that write a run: --out, --resume and --config."""
+    return OUT(RESUME(CONFIG(command)))
 
 
-def pretraining_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command an option for every field of the recipe of a pre-training."""
-    for item in reversed(fields(PretrainRecipe)):
-        command = _option(item, PRETRAIN_HINTS, DIGITS, "simclr on digits")(command)
-    return command
-
-
-def options_named(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that gives a command an option for each of these fields of the recipe, in its order.
+def recipe_options(*names: str) -> Decorator:
+    """Return a decorator that gives a command options of a training's recipe: these, in its order, or all.
 
     Raises:
-        RelgraphError: if the recipe has no field of a name.
+        RelgraphError: if the recipe has no option of a name.
     """
-    for name in names:
-        if name not in HINTS:
-            raise unknown("option", name, HINTS)
+    check_names(Recipe, names)
+    digits = PRESETS["digits"]
+    known = options_of(Recipe).values()
+    return _each([_option(item, digits, "digits") for item in known if not names or item.name in names])
 
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for item in reversed(fields(Recipe)):
-            if item.name in names:
-                command = _option(item, HINTS, PRESETS["digits"])(command)
+
+def pretraining_options(command: Any) -> Any:
+    """Give a command an option for every field of the recipe of a pre-training."""
+    published = {
+        name: ", ".join(f"{objective} {settings[name]}" for objective, settings in DEFAULTS.items())
+        for name in DEFAULTS["simclr"]
+    }
+    shared = options_of(BaseRecipe)
+    known = sorted(options_of(PretrainRecipe).values(), key=lambda item: item.name in shared)  # its own ones first
+    return _each([_option(item, DIGITS, "simclr on digits", published.get(item.name)) for item in known])(command)
+
+
+def _each(decorators: list[Decorator]) -> Decorator:
+    def decorate(command: Any) -> Any:
+        for decorator in reversed(decorators):
+            command = decorator(command)
         return command
 
     return decorate
 
 
-def _option(
-    item: Field[Any], hints: Mapping[str, Any], digits: Mapping[str, Any], where: str = "digits"
-) -> Callable[[Any], Any]:
+def _option(item: Option, digits: Mapping[str, Any], where: str, published: str | None = None) -> Decorator:
+    """Return a command's option; its help tells the default, and what data set or objective bring in its place."""
     name = item.name.replace("_", "-")
-    default = "" if item.default in (None, ()) else f"  [default: {item.default}]"
-    if hints[item.name] is bool:
-        default = f"  [default: {name if item.default else f'no-{name}'}]"
+    default = published or ("" if item.default in (None, ()) else item.default)
+    if item.kinds == (bool,):
+        default = name if item.default else f"no-{name}"
         name = f"{name}/--no-{name}"
-    offline = f" [{where}: {digits[item.name]}]" if digits.get(item.name, item.default) != item.default else ""
-    return click.option(
-        f"--{name}",
-        *item.metadata["aliases"],
-        item.name,
-        type=_type(item, hints),
-        default=None,
-        help=item.metadata["help"] + default + offline,
-    )
+    told = f"  [default: {default}]" if default != "" else ""
+    if digits.get(item.name, item.default) != item.default:
+        told += f" [{where}: {digits[item.name]}]"
+    return click.option(f"--{name}", *item.aliases, item.name, type=_type(item), default=None, help=item.help + told)
 
 
-def _type(item: Field[Any], hints: Mapping[str, Any]) -> Any:
-    if item.metadata["choices"]:
-        return click.Choice(item.metadata["choices"])
-    hint = hints[item.name]
-    if get_origin(hint) in (Union, types.UnionType):
-        hint = next(part for part in get_args(hint) if part is not type(None))
-    if get_origin(hint) is tuple:
-        return CommaList(get_args(hint)[0])
-    return {int: click.INT, float: click.FLOAT, str: click.STRING, bool: click.BOOL}[hint]
+def _type(item: Option) -> Any:
+    if item.words:
+        return click.Choice(item.words)
+    kind = item.kinds[0]
+    return Listed(item, get_args(kind)[0]) if get_origin(kind) is tuple else TYPES[kind]
 
 
-def from_file(ctx: click.Context, file: Path) -> dict[str, Any]:
-    """Return the options of a YAML file, each converted as the command line converts it; `null` stays `None`.
+def given_options(recipe: type[BaseRecipe], options: Mapping[str, Any], config: Path | None) -> dict[str, Any]:
+    """Return the options that a user gave: on the command line, else in a YAML file; `null` in the file is `None`.
 
     Raises:
         RelgraphError: if the file cannot be read, for an unknown option, or a value that the option does not take.
     """
+    given = {name: value for name, value in options.items() if value is not None}
+    if config is None:
+        return given
     from relgraph.training.runs import read_yaml
 
-    named = {str(param.name): param for param in ctx.command.params}
-    hints = PRETRAIN_HINTS if PRETRAIN_HINTS.keys() <= named.keys() else HINTS
-    params = {name: param for name, param in named.items() if name in hints}
-    converted: dict[str, Any] = {}
-    for name, value in read_yaml(file).items():
-        if name not in params:
-            raise unknown("option", name, params)
-        if value is None and type(None) in get_args(hints[name]):
-            converted[name] = None
-            continue
-        # As text, or click would make 1 of true and of 1.5; a list is for CommaList, which takes it as it is.
-        given = value if isinstance(value, tuple) and isinstance(params[name].type, CommaList) else str(value)
-        try:
-            converted[name] = params[name].type.convert(given, params[name], ctx)
-        except click.BadParameter as error:
-            raise RelgraphError(f"{file}: {name}: {error.message}") from error
-    return converted
+    content = read_yaml(config)
+    check_names(recipe, content)
+    try:
+        return {**{name: options_of(recipe)[name].read(value) for name, value in content.items()}, **given}
+    except RelgraphError as error:
+        raise RelgraphError(f"{config}: {error}") from error
+
+
+def refuse_beside_resume(resume: Path | None, *others: Any) -> None:
+    """End the program with its usage if anything else is given with --resume: 0 and false are given, too."""
+    if resume is not None and any(other is not None for other in others):
+        raise click.UsageError("--resume keeps the recipe of the run: give no other option with it")

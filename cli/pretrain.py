@@ -6,7 +6,10 @@ from typing import Any
 
 import click
 
-from .options import from_file, pretraining_options
+from relgraph.errors import RelgraphError
+from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
+
+from .options import given_options, pretraining_options, refuse_beside_resume, run_options
 from .show import table
 from .stopping import stoppable
 
@@ -24,15 +27,9 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.option("--out", type=click.Path(path_type=Path), help="Run directory. [default: a new one under runs/]")
-@click.option(
-    "--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue a stopped run as if it had not stopped."
-)
-@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.yaml",
-              help="Options from a file, as recipe.yaml of a run; those on the command line win.")  # fmt: skip
+@run_options
 @pretraining_options
-@click.pass_context
-def pretrain(ctx: click.Context, /, out: Path | None, resume: Path | None, config: Path | None, **options: Any) -> None:
+def pretrain(out: Path | None, resume: Path | None, config: Path | None, **options: Any) -> None:
     """Train a teacher without labels: two random views of an image find each other.
 
     Any folder of images will do. Labels, where there are some, serve the k-NN accuracy alone, which shows how far the
@@ -41,37 +38,34 @@ def pretrain(ctx: click.Context, /, out: Path | None, resume: Path | None, confi
 
     The objective sskd-head trains no network but the self-supervision head that SSKD reads of a given teacher.
     """
-    given = {name: value for name, value in options.items() if value is not None}
-    if resume is not None and (given or config or out):
-        raise click.UsageError("--resume keeps the recipe of the run: give no other option with it")
-    from relgraph.errors import RelgraphError
-    from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
-    from relgraph.training.runs import Run, free_name
+    refuse_beside_resume(resume, config, out, *options.values())
+    from relgraph.training.runs import free_name
 
-    if resume is not None:
-        stored = Run.open(resume).stored()
-        if not isinstance(stored, PretrainRecipe):
-            raise RelgraphError(
-                f"{resume} is a run of relgraph train: continue it with relgraph train --resume {resume}"
-            )
-        recipe, path = stored, resume
-    else:
-        recipe = resolve_pretraining({**({} if config is None else from_file(ctx, config)), **given})
-        path = out or free_name(Path("runs"), recipe)
+    recipe = resolve_pretraining(given_options(PretrainRecipe, options, config)) if resume is None else _stored(resume)
+    path = resume or out or free_name(Path("runs"), recipe)
     subject = f"a head for {recipe.teacher}" if recipe.teacher else recipe.network
     epochs = f"{recipe.epochs} epoch{'s' if recipe.epochs != 1 else ''}"
     click.echo(f"{recipe.dataset}: {subject} by {recipe.objective}, {epochs} -> {path}")
     _run(recipe, path, resume is not None)
 
 
-def _run(recipe: Any, path: Path, resume: bool) -> None:
+def _stored(path: Path) -> PretrainRecipe:
+    from relgraph.training.runs import Run
+
+    recipe = Run.open(path).stored()
+    if not isinstance(recipe, PretrainRecipe):
+        raise RelgraphError(f"{path} is a run of relgraph train: continue it with relgraph train --resume {path}")
+    return recipe
+
+
+def _run(recipe: PretrainRecipe, path: Path, resume: bool) -> None:
     from relgraph.analysis.plots import learning_curve
     from relgraph.training.pretraining import pretrain as train
 
     with stoppable("pretrain", path):
         result = train(recipe, path, resume=resume)
         learning_curve(path)
-    if recipe.objective == "sskd-head":
+    if recipe.teacher is not None:
         teacher, head = quote(recipe.teacher), quote(str(path))
         click.echo(f"next: relgraph train --method sskd --teacher {teacher} --ss-head {head} ...")
         return

@@ -9,8 +9,10 @@ from typing import Any
 
 import click
 
+from relgraph.training.recipe import Recipe, resolve
+
 from .launch import is_first, launch, launched
-from .options import from_file, recipe_options
+from .options import given_options, recipe_options, refuse_beside_resume, run_options
 from .show import table
 from .stopping import stoppable
 
@@ -37,12 +39,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.option("--out", type=click.Path(path_type=Path), help="Run directory. [default: a new one under runs/]")
-@click.option(
-    "--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue a stopped run as if it had not stopped."
-)
-@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.yaml",
-              help="Options from a file, as recipe.yaml of a run; those on the command line win.")  # fmt: skip
+@run_options
 @click.option(
     "--preset",
     help="A named set of options, which --config and others change: ega (EGA's official script), ega-sequential, "
@@ -55,11 +52,8 @@ Examples:
     "--devices", type=click.IntRange(min=1), help="Processes, each with a GPU or with a share of the cores, over which "
     "every batch and its graph are spread. A run may be resumed on another number.  [default: 1]",
 )  # fmt: skip
-@recipe_options
-@click.pass_context
+@recipe_options()
 def train(
-    ctx: click.Context,
-    /,
     out: Path | None,
     resume: Path | None,
     config: Path | None,
@@ -73,24 +67,17 @@ def train(
     Without a data set, the offline example is trained: scikit-learn's digits with labels for a few images a class, and
     a teacher that was trained without labels and comes with the package.
     """
-    given = {name: value for name, value in options.items() if value is not None}
-    if resume is not None and (given or config or preset or out or clip_mode):
-        raise click.UsageError("--resume keeps the recipe of the run: give no other option with it")
-    if clip_mode is not None and "teacher" in given:
+    refuse_beside_resume(resume, config, preset, out, clip_mode, *options.values())
+    if clip_mode is not None and options["teacher"] is not None:
         raise click.UsageError("--clip_mode names the teacher: give it or --teacher, not both")
-    from relgraph.training.recipe import resolve
     from relgraph.training.runs import Run, free_name
 
-    if resume is not None:
-        recipe, path = Run.open(resume).recipe(), resume
-    else:
-        if clip_mode is not None:
-            from relgraph.networks.teachers import clip_spec
+    if clip_mode is not None:
+        from relgraph.networks.teachers import clip_spec
 
-            given["teacher"] = clip_spec(clip_mode)
-        stored = {} if config is None else from_file(ctx, config)
-        recipe = resolve({**stored, **given}, preset)
-        path = out or free_name(Path("runs"), recipe)
+        options["teacher"] = clip_spec(clip_mode)
+    recipe = resolve(given_options(Recipe, options, config), preset) if resume is None else Run.open(resume).recipe()
+    path = resume or out or free_name(Path("runs"), recipe)
     if devices is not None and devices > 1 and not launched():
         raise SystemExit(launch(devices))
     _check_devices(devices)
@@ -112,7 +99,7 @@ def silent() -> Iterator[None]:
         yield
 
 
-def _summary(recipe: Any) -> str:
+def _summary(recipe: Recipe) -> str:
     graph = recipe.graph_in_use
     method = f"{recipe.method} on the graph {graph}" if graph else f"method {recipe.method}"
     distilled = f"{recipe.student} from {recipe.teacher}, {method}"
@@ -120,7 +107,7 @@ def _summary(recipe: Any) -> str:
     return f"{recipe.dataset}: {networks}, {recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"
 
 
-def _run(recipe: Any, path: Path, resume: bool) -> None:
+def _run(recipe: Recipe, path: Path, resume: bool) -> None:
     from relgraph.analysis.plots import learning_curve
     from relgraph.training.distillation import train as train_loop
 

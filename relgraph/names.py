@@ -1,6 +1,6 @@
 """Parsing of names into objects: methods such as `rkd` or `crd+0.9*kd`, with options such as `angle_weight=2`.
 
-No module below this one parses names.
+No other module parses names.
 """
 
 import math
@@ -8,12 +8,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from relgraph.data import BUILT_IN
 from relgraph.errors import RelgraphError, unknown
 from relgraph.methods import METHODS
 from relgraph.methods.base import Method, RunFacts
-from relgraph.methods.options import options_of
 from relgraph.methods.relational import Relational
 from relgraph.methods.sum import Sum
+from relgraph.options import options_of
 
 
 class Named(NamedTuple):
@@ -197,3 +198,22 @@ def build_method(
         RelgraphError: for an unknown name, an option that the method does not have, or a value that is not valid.
     """
     return build(parse_methods(text, beta), run, shared or {}, arguments)
+
+
+def is_checkpoint(teacher: str) -> bool:
+    """Return whether a teacher is a network that relgraph trained, `checkpoint:RUN`.
+
+    >>> is_checkpoint("checkpoint:runs/digits"), is_checkpoint("embedded:digits")
+    (True, False)
+    """
+    return teacher.startswith("checkpoint:")
+
+
+def check_dataset(name: str) -> None:
+    """Check that a data set is built in, or a folder of images: `folder:PATH`.
+
+    Raises:
+        RelgraphError: for another name.
+    """
+    if name not in BUILT_IN and not name.startswith("folder:"):
+        raise unknown("data set", name, [*BUILT_IN, "folder:PATH"])

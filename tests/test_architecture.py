@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 LEVELS = {
     "relgraph.errors": 0,
     "relgraph.files": 0,
+    "relgraph.options": 0,
     "relgraph.outputs": 0,
     "relgraph.processes": 0,
     "relgraph.assets": 0,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.methods.options import option as option
 from relgraph.methods.options import options_of, term_options
+from relgraph.options import check_options
 from relgraph.outputs import Batch as Batch
 from relgraph.outputs import Output as Output
 
@@ -149,8 +150,7 @@ class Method(nn.Module):
 
     def __post_init__(self) -> None:
         """Check the options; a method with layers builds them after this check."""
-        for name, chosen in options_of(type(self)).items():
-            chosen.check(getattr(self, name))
+        check_options(self)
 
     @classmethod
     def for_run(cls, run: RunFacts, **options: Any) -> Self:

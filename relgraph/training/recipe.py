@@ -1,306 +1,270 @@
 """The recipe of a run: every option once, as a field. The command line and the YAML file are made from it."""
 
-import math
 import os
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from relgraph.data import AUGMENTATIONS, BUILT_IN
 from relgraph.errors import RelgraphError, unknown
+from relgraph.options import check_names, check_options, option, options_of
 
 if TYPE_CHECKING:
     from relgraph.names import Named
     from relgraph.training.objective import Stage
 
 
-def option(default: Any, text: str, *, aliases: tuple[str, ...] = (), choices: tuple[str, ...] = ()) -> Any:
-    """Return a field with the metadata that the command line needs."""
-    return field(default=default, metadata={"help": text, "aliases": aliases, "choices": choices})
-
-
-# A YAML file may hold a word where a number belongs; 5e-4, without a point, is such a word.
-NUMBERS: dict[Any, tuple[Any, str]] = {
-    int: (int, "a whole number"),
-    int | None: (int | None, "a whole number"),
-    float: (int | float, "a number"),
-    float | None: (int | float | None, "a number"),
-    bool: (bool, "true or false"),
-}
-
-
 @dataclass(frozen=True)
-class Recipe:
-    """Every choice of one run.
+class BaseRecipe:
+    """The options that a training and a pre-training have in common: data, teacher, seed, device.
 
-    Optimiser, weights and widths are by default those of EGA's official code; presets and users change them.
+    Args:
+        dataset: digits, cifar10, cifar100, tiny-imagenet, stl10, stl10+unlabelled (with 100,000 images that have no
+            label), or folder:PATH with train/ and val/ or test/, or with images alone, which have no labels then
+            (relgraph data lists what is there).
+        root: Folder in which downloaded data sets lie.
+        image_size: Resize images to this many pixels; needed for folders of mixed sizes.
+        images: Hold all images in memory, or stream them from a folder; auto: in memory up to 8 GiB.
+        workers: Processes that decode streamed images; if not given one a core, up to 8.
+        val_fraction: Share of the training set held out for choosing the best epoch; 0 with --select test.
+        augment: Random views of the images: crop (padding, crop, flip), the contrastive ones of moco, simclr or
+            simclr-small (crop and resize, flip, colours, blur), or digits (bent and shaded); auto: those of the
+            method's authors.
+        teacher: embedded:digits, open_clip:NAME/WEIGHTS, timm:NAME, torchvision:NAME[/WEIGHTS], checkpoint:RUN
+            (relgraph teachers lists them).
+        teacher_weights: File with the teacher's weights, for machines without a hub.
+        teacher_size: Input size of the teacher, where it is not the model's own.
+        teacher_mean: Mean of the teacher's input, such as 0.5,0.5,0.5.
+        teacher_std: Standard deviation of the teacher's input.
+        teacher_args: Arguments of the teacher: of timm's constructor, such as num_classes=1001,pad_type=same, or
+            output=projection for the contrastive head of a checkpoint: that relgraph pretrain made.
+        momentum: Momentum of both optimisers.
+        select: Split on which the best epoch is picked; 'test' is the original's habit.
+        seed: Seed of everything: split, labels, weights, batches, crops.
+        device: Where to compute.
+        precision: Precision of the networks; auto: bf16 where the processor has it. Relations stay float32.
+        compile: Compile the student with torch.compile.
     """
 
-    dataset: str = option(
-        "digits",
-        "digits, cifar10, cifar100, tiny-imagenet, stl10, stl10+unlabelled (with 100,000 images that have no label), "
-        "or folder:PATH with train/ and val/ or test/, or with images alone, which have no labels then (relgraph data "
-        "lists what is there).",
-    )
-    root: str = option("data", "Folder in which downloaded data sets lie.")
-    image_size: int | None = option(None, "Resize images to this many pixels; needed for folders of mixed sizes.")
-    images: str = option(
-        "auto",
-        "Hold all images in memory, or stream them from a folder; auto: in memory up to 8 GiB.",
-        choices=("auto", "memory", "stream"),
-    )
-    workers: int | None = option(None, "Processes that decode streamed images; if not given one a core, up to 8.")
-    val_fraction: float = option(
-        0.1, "Share of the training set held out for choosing the best epoch; 0 with --select test."
-    )
-    labels_per_class: int = option(
-        0, "Keep the labels of so many training images a class; the others stay, unlabelled. 0: all."
-    )
-    label_fraction: float = option(1.0, "Keep the labels of this share of every class's training images.")
-    label_noise: float = option(0.0, "Give this share of the labelled training images a wrong class, drawn at random.")
-    labelled_share: float = option(0.5, "Share of labelled images in a batch where some have no label.")
-    views: str = option(
-        "shared",
-        "Same crop and flip for both networks, or one each as in EGA's code.",
-        choices=("shared", "independent"),
-    )
-    augment: str = option(
-        "auto",
-        "Random views of the images: crop (padding, crop, flip), the contrastive ones of moco, simclr or simclr-small "
-        "(crop and resize, flip, colours, blur), or digits (bent and shaded); auto: those of the method's authors.",
-        choices=("auto", *AUGMENTATIONS),
-    )
-    normalise: str = option(
-        "dataset",
-        "Statistics by which the student's images are normalised: the data set's, or the teacher's as in EGA's code.",
-        choices=("dataset", "teacher"),
-    )
-    teacher: str = option(
-        "embedded:digits",
-        "embedded:digits, open_clip:NAME/WEIGHTS, timm:NAME, torchvision:NAME[/WEIGHTS], checkpoint:RUN "
-        "(relgraph teachers lists them).",
-    )
-    teacher_weights: str | None = option(None, "File with the teacher's weights, for machines without a hub.")
-    teacher_size: int | None = option(None, "Input size of the teacher, where it is not the model's own.")
-    teacher_mean: tuple[float, ...] | None = option(None, "Mean of the teacher's input, such as 0.5,0.5,0.5.")
-    teacher_std: tuple[float, ...] | None = option(None, "Deviation of the teacher's input.")
-    teacher_args: tuple[str, ...] = option(
-        (),
-        "Arguments of the teacher: of timm's constructor, such as num_classes=1001,pad_type=same, or output=projection "
-        "for the contrastive head of a checkpoint: that relgraph pretrain made.",
-    )
-    teacher_mode: str = option(
-        "auto",
-        "Run the teacher in every step, or read what relgraph embed stored of it; auto: a store if one fits. "
-        "Stored views are a few fixed ones of each image, an online teacher reads new ones.",
-        choices=("auto", "online", "stored"),
-    )
-    embeddings: str = option("embeddings", "Folder in which relgraph embed keeps its stores.")
-    teacher_head: str = option(
-        "joint",
-        "The teacher's projection and classifier learn beside the student, are trained first and then fixed, or are "
-        "the own ones of a checkpoint: that was trained on the same classes.",
-        choices=("joint", "sequential", "own"),
-    )
-    head_epochs: int | None = option(None, "Epochs for a sequential head; as many as for the student if not given.")
-    student: str = option(
-        "resnet8x4",
-        "resnet8x4, wrn_16_2, vgg8, mobilenetv2, ... (relgraph students lists them), timm:NAME or torchvision:NAME.",
-        aliases=("--model_s",),
-    )
-    init_from: str | None = option(
-        None, "Run, or its file of weights, whose backbone the student starts from: to fine-tune what seed distilled."
-    )
-    dim: int = option(256, "Width of the embeddings, the nodes of the graph.")
-    method: str = option(
-        "ega",
-        "ega, kd, rkd, sp, crd, ... (relgraph methods lists them), a sum such as crd+0.9*kd, or none for cross-entropy "
-        "alone.",
-        aliases=("--distill",),
-    )
-    method_args: tuple[str, ...] = option(
-        (),
-        "Options of the method, such as angle_weight=2, or seed's teacher_tau=0.01, from where on its targets are soft "
-        "(relgraph methods NAME explains them).",
-    )
-    ss_head: str | None = option(
-        None, "Run of relgraph pretrain --objective sskd-head: the teacher's self-supervision head, which sskd reads."
-    )
-    graph: str | None = option(
-        None,
-        "All pairs, or k nearest neighbours; dense if not given, but for methods with a way of their own (crd).",
-        choices=("dense", "knn"),
-    )
-    k: int | None = option(None, "Neighbours of each node (for --graph knn; 8 if not given).")
-    neighbours: str = option(
-        "teacher", "Who chooses the neighbours.", choices=("teacher", "student", "union", "mutual")
-    )
-    form: str = option(
-        "auto",
-        "How all pairs are compared: by the N x N matrix, without it by products of D x D (factored) or a block of "
-        "rows at a time; auto: whichever is cheapest. All have one value.",
-        choices=("auto", "matrix", "factored", "blocked"),
-    )
-    relation: str = option(
-        "global",
-        "On several devices: relate all images of the batch, or those of each device alone, which is another loss.",
-        choices=("global", "local"),
-    )
-    refine: str | None = option(
-        None, "Refine nodes by their neighbours before they are compared.", choices=("smooth", "conv")
-    )
-    nodes: str | None = option(
-        None,
-        "What a method's nodes are: the projected embedding, the pooled feature below it, or the last stage map; the "
-        "method's own choice if not given.",
-        choices=("embedding", "feature", "map"),
-    )
-    node_weight: float | None = option(
-        None, "Weight of EGA's node term, 0.8 if not given. Grows with the batch: retune it for another batch size."
-    )
-    edge_weight: float | None = option(
-        None, "Weight of EGA's edge term, 0.24 if not given. Grows with the batch as well."
-    )
-    gamma: float | None = option(
-        None,
-        "Weight of the cross-entropy; if not given the published one: 1, with sskd 0.1, with seed, moco, infonce and "
-        "ntxent, which need no labels, 0.",
-        aliases=("-r",),
-    )
-    alpha: float = option(0.0, "Weight of KD on the logits of the teacher's head, beside the method.", aliases=("-a",))
-    beta: float | None = option(
-        None, "Weight of the method; the published one if not given (relgraph methods).", aliases=("-b",)
-    )
-    init_epochs: int | None = option(
-        None,
-        "First epochs, in which the method trains alone, and then no more; if not given 1/9 for fsp and ab, else 0.",
-    )
-    temperature: float | None = option(
-        None, "Temperature of the methods that have one (kd, sskd) and of --alpha; the method's own, 4, if not given."
-    )
-    epochs: int = option(240, "Passes over the training set.")
-    batch_size: int = option(64, "Images in a batch, which are the nodes of its graph; of all devices together.")
-    accumulate: int = option(
-        1,
-        "Parts in which a batch goes through the student, for a large graph on a small device; the graph stays that of "
-        "the batch, and the student runs twice.",
-    )
-    batch_norm: str = option(
-        "local",
-        "On several devices: batch norm over the images of each, or over all of them (sync).",
-        choices=("local", "sync"),
-    )
-    lr: float = option(0.05, "Learning rate of the student.")
-    momentum: float = option(0.9, "Momentum of both optimisers.")
-    weight_decay: float = option(5e-4, "Weight decay of both optimisers.")
-    schedule: str = option(
-        "step", "x 0.1 at the milestones, a cosine to 0, or constant.", choices=("step", "cosine", "constant")
-    )
-    milestones: tuple[int, ...] | None = option(
-        None, "Epochs of the steps; 150,180,210 of 240, and in that proportion for other lengths, if not given."
-    )
-    teacher_lr: float = option(
-        0.01, "Learning rate of the teacher's head: constant for a joint one, with the schedule for a sequential one."
-    )
-    select: str = option(
-        "val", "Split on which the best epoch is picked; 'test' is the original's habit.", choices=("val", "test")
-    )
-    diagnose_every: int = option(
-        50, "Steps from one look at the graphs of student and teacher to the next (diagnostics.csv); 0 for none."
-    )
-    seed: int = option(0, "Seed of everything: split, labels, weights, batches, crops.")
-    device: str = option("auto", "Where to compute.", choices=("auto", "cpu", "cuda"))
-    precision: str = option(
-        "auto",
-        "auto: bf16 where the processor has it; relations stay float32.",
-        choices=("auto", "32-true", "bf16-mixed"),
-    )
-    compile: bool = option(False, "Compile the student with torch.compile.")
+    dataset: str = option(default="digits")
+    root: str = option(default="data")
+    image_size: int | None = option(default=None, least=1)
+    images: Literal["auto", "memory", "stream"] = option(default="auto")
+    workers: int | None = option(default=None, least=0)
+    val_fraction: float = option(default=0.1)
+    augment: Literal["auto", "crop", "moco", "simclr", "simclr-small", "digits"] = option(default="auto")
+    teacher: str | None = option(default=None)
+    teacher_weights: str | None = option(default=None)
+    teacher_size: int | None = option(default=None, least=1)
+    teacher_mean: tuple[float, ...] | None = option(default=None)
+    teacher_std: tuple[float, ...] | None = option(default=None)
+    teacher_args: tuple[str, ...] = option(default=())
+    momentum: float = option(default=0.9, least=0)
+    select: Literal["val", "test"] = option(default="val")
+    seed: int = option(default=0, least=0, most=2**31 - 1)
+    device: Literal["auto", "cpu", "cuda"] = option(default="auto")
+    precision: Literal["auto", "32-true", "bf16-mixed"] = option(default="auto")
+    compile: bool = option(default=False)
 
     def __post_init__(self) -> None:
         """Check kinds and ranges; names that are open-ended are checked where they are looked up."""
-        for item in fields(self):
-            check_kind(item, getattr(self, item.name))
-        for name in ("epochs", "dim", "image_size", "teacher_size", "head_epochs", "accumulate"):
-            if getattr(self, name) is not None:
-                at_least(name, getattr(self, name), 1)
-        for name in ("diagnose_every", "lr", "teacher_lr", "momentum", "weight_decay", "alpha", "labels_per_class"):
-            at_least(name, getattr(self, name), 0)
-        for name in ("workers", "beta", "gamma", "init_epochs"):
-            if getattr(self, name) is not None:
-                at_least(name, getattr(self, name), 0)
-        if self.temperature is not None and not self.temperature > 0:
-            raise RelgraphError(f"temperature must be positive, got {self.temperature}")
-        if self.head_epochs is not None and self.teacher_head != "sequential":
-            raise RelgraphError(
-                f"head_epochs belongs to teacher_head 'sequential', got {self.teacher_head!r} and {self.head_epochs}"
-            )
-        if self.teacher_head == "own" and not self.teacher.startswith("checkpoint:"):
-            raise RelgraphError(f"teacher_head 'own' needs a teacher checkpoint:RUN, got {self.teacher}")
-        if self.ss_head is not None and not any(item.name == "sskd" for item in self.methods):
-            raise RelgraphError(f"ss_head belongs to sskd, got method {self.method}")
-        if not 0 <= self.seed < 2**31:
-            raise RelgraphError(f"seed must be between 0 and {2**31 - 1}, got {self.seed}")
+        check_options(self)
+
+    @property
+    def processes(self) -> int:
+        """The number of processes that decode streamed images, its default included: one a core, up to 8."""
+        if self.workers is not None:
+            return self.workers
+        # A container or a scheduler may grant fewer cores than the machine has.
+        granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(granted, 8)
+
+    def refuse_unused(self, owner: str, got: object, *names: str) -> None:
+        """Raise RelgraphError if one of these options was changed, since only `owner` reads them."""
+        for name in names:
+            if getattr(self, name) != options_of(type(self))[name].default:
+                raise RelgraphError(f"{name} belongs to {owner}, got {got}")
+
+
+@dataclass(frozen=True)
+class Recipe(BaseRecipe):
+    """Every choice of one run.
+
+    Optimiser, weights and widths are by default those of EGA's official code; presets and users change them.
+
+    Args:
+        labels_per_class: Number of training images of each class that keep their label; the others stay, unlabelled.
+            0: all.
+        label_fraction: Share of every class's training images that keep their label.
+        label_noise: Share of the labelled training images that get a wrong class, drawn at random.
+        labelled_share: Share of labelled images in a batch where some have no label.
+        views: Same crop and flip for both networks, or one each as in EGA's code.
+        normalise: Statistics by which the student's images are normalised: the data set's, or the teacher's as in EGA's
+            code.
+        teacher_mode: Run the teacher in every step, or read what relgraph embed stored of it; auto: a store if one
+            fits. Stored views are a few fixed ones of each image, an online teacher reads new ones.
+        embeddings: Folder in which relgraph embed keeps its stores.
+        teacher_head: The teacher's projection and classifier learn beside the student, are trained first and then
+            fixed, or are the own ones of a checkpoint: that was trained on the same classes.
+        head_epochs: Epochs for a sequential head; as many as for the student if not given.
+        student: resnet8x4, wrn_16_2, vgg8, mobilenetv2, ... (relgraph students lists them), timm:NAME or
+            torchvision:NAME.
+        init_from: Run, or its file of weights, whose backbone the student starts from: to fine-tune what seed
+            distilled.
+        dim: Width of the embeddings, the nodes of the graph.
+        method: ega, kd, rkd, sp, crd, ... (relgraph methods lists them), a sum such as crd+0.9*kd, or none for
+            cross-entropy alone.
+        method_args: Options of the method, such as angle_weight=2, or seed's teacher_tau=0.01, from where on its
+            targets are soft (relgraph methods NAME explains them).
+        ss_head: Run of relgraph pretrain --objective sskd-head: the teacher's self-supervision head, which sskd reads.
+        graph: All pairs, or k nearest neighbours; dense if not given, except for methods that choose their own
+            neighbours (crd).
+        k: Neighbours of each node (for --graph knn; 8 if not given).
+        neighbours: Which network chooses the neighbours.
+        form: How all pairs are compared: by the N x N matrix, without it by products of D x D (factored) or a block of
+            rows at a time; auto: whichever is cheapest. All have one value.
+        relation: On several devices: relate all images of the batch, or those of each device alone, which is another
+            loss.
+        refine: Refine nodes by their neighbours before they are compared.
+        nodes: What a method's nodes are: the projected embedding, the pooled feature below it, or the last stage map;
+            the method's own choice if not given.
+        node_weight: Weight of EGA's node term, 0.8 if not given. Grows with the batch: retune it for another batch
+            size.
+        edge_weight: Weight of EGA's edge term, 0.24 if not given. Grows with the batch as well.
+        gamma: Weight of the cross-entropy; if not given the published one: 1, with sskd 0.1, with seed, moco, infonce
+            and ntxent, which need no labels, 0.
+        alpha: Weight of KD on the logits of the teacher's head, beside the method.
+        beta: Weight of the method; the published one if not given (relgraph methods).
+        init_epochs: Number of first epochs in which the method trains alone, and then no more; if not given 1/9 of all
+            for fsp and ab, else 0.
+        temperature: Temperature of the methods that have one (kd, sskd) and of --alpha; the method's own, 4, if not
+            given.
+        epochs: Passes over the training set.
+        batch_size: Images in a batch, which are the nodes of its graph, at least two; of all devices together.
+        accumulate: Parts in which a batch goes through the student, for a large graph on a small device; the graph
+            stays that of the batch, and the student runs twice.
+        batch_norm: On several devices: batch norm over the images of each, or over all of them (sync).
+        lr: Learning rate of the student.
+        weight_decay: Weight decay of both optimisers.
+        schedule: Learning rate over the epochs: x 0.1 at the milestones, a cosine to 0, or constant.
+        milestones: Epochs of the steps; 150,180,210 of 240, and in that proportion for other lengths, if not given.
+        teacher_lr: Learning rate of the teacher's head: constant for a joint one, with the schedule for a sequential
+            one.
+        diagnose_every: Steps between two measurements of the graphs of student and teacher (diagnostics.csv); 0 for
+            none.
+    """
+
+    teacher: str = option(default="embedded:digits")
+    labels_per_class: int = option(default=0, least=0)
+    label_fraction: float = option(default=1.0)
+    label_noise: float = option(default=0.0)
+    labelled_share: float = option(default=0.5)
+    views: Literal["shared", "independent"] = option(default="shared")
+    normalise: Literal["dataset", "teacher"] = option(default="dataset")
+    teacher_mode: Literal["auto", "online", "stored"] = option(default="auto")
+    embeddings: str = option(default="embeddings")
+    teacher_head: Literal["joint", "sequential", "own"] = option(default="joint")
+    head_epochs: int | None = option(default=None, least=1)
+    student: str = option(default="resnet8x4", aliases=("--model_s",))
+    init_from: str | None = option(default=None)
+    dim: int = option(default=256, least=1)
+    method: str = option(default="ega", aliases=("--distill",))
+    method_args: tuple[str, ...] = option(default=())
+    ss_head: str | None = option(default=None)
+    graph: Literal["dense", "knn"] | None = option(default=None)
+    k: int | None = option(default=None)
+    neighbours: Literal["teacher", "student", "union", "mutual"] = option(default="teacher")
+    form: Literal["auto", "matrix", "factored", "blocked"] = option(default="auto")
+    relation: Literal["global", "local"] = option(default="global")
+    refine: Literal["smooth", "conv"] | None = option(default=None)
+    nodes: Literal["embedding", "feature", "map"] | None = option(default=None)
+    node_weight: float | None = option(default=None)
+    edge_weight: float | None = option(default=None)
+    gamma: float | None = option(default=None, least=0, aliases=("-r",))
+    alpha: float = option(default=0.0, least=0, aliases=("-a",))
+    beta: float | None = option(default=None, least=0, aliases=("-b",))
+    init_epochs: int | None = option(default=None, least=0)
+    temperature: float | None = option(default=None, above=0)
+    epochs: int = option(default=240, least=1)
+    batch_size: int = option(default=64, least=2)
+    accumulate: int = option(default=1, least=1)
+    batch_norm: Literal["local", "sync"] = option(default="local")
+    lr: float = option(default=0.05, least=0)
+    weight_decay: float = option(default=5e-4, least=0)
+    schedule: Literal["step", "cosine", "constant"] = option(default="step")
+    milestones: tuple[int, ...] | None = option(default=None)
+    teacher_lr: float = option(default=0.01, least=0)
+    diagnose_every: int = option(default=50, least=0)
+
+    def __post_init__(self) -> None:
+        """Check each option, and which of them fit each other."""
+        super().__post_init__()
+        self._check_teacher()
         self._check_method()
         self._check_graph()
+        self._check_stages()
+
+    def _check_teacher(self) -> None:
+        from relgraph.names import is_checkpoint
+
+        if self.teacher_head != "sequential":
+            got = f"{self.teacher_head!r} and {self.head_epochs}"
+            self.refuse_unused("teacher_head 'sequential'", got, "head_epochs")
+        if self.teacher_head == "own" and not is_checkpoint(self.teacher):
+            raise RelgraphError(f"teacher_head 'own' needs a teacher checkpoint:RUN, got {self.teacher}")
 
     def _check_method(self) -> None:
-        from relgraph.methods.options import options_of
-        from relgraph.names import has_graph, read_arguments, reads_graph
+        """Refuse what no chosen method reads."""
+        from relgraph.names import has_graph, read_arguments
 
-        read_arguments(self.methods, self.method_args or ())
-        if self.k is not None and not any(has_graph(item.cls) for item in self.methods):
-            raise RelgraphError(f"k belongs to methods that have a graph, got {self.method}, which has none")
-        if self.graph is not None and not any(has_graph(item.cls) for item in self.methods):
-            raise RelgraphError(f"graph belongs to methods that have one, got {self.method}, which has none")
-        if (self.graph is not None or self.k is not None) and not reads_graph(self.methods):
+        read_arguments(self.methods, self.method_args)
+        if not any(item.name == "sskd" for item in self.methods):
+            self.refuse_unused("sskd", f"method {self.method}", "ss_head")
+        if not any(has_graph(item.cls) for item in self.methods):
+            self.refuse_unused("methods that have a graph", self.method, "k", "graph")
+        if not self.relates:
+            owner = "methods that relate the images of a batch"
+            self.refuse_unused(owner, self.method, "refine", "form", "neighbours")
+        if not any("nodes" in options_of(item.cls) for item in self.methods):
+            self.refuse_unused("methods that leave the choice of nodes", self.method, "nodes")
+        if not self.methods:
+            self.refuse_unused("a method", self.method, "beta")
+
+    def _check_graph(self) -> None:
+        from relgraph.names import has_graph, reads_graph
+
+        if self.batch_size % self.accumulate:
+            parts = f"{self.batch_size} and {self.accumulate}"
+            raise RelgraphError(f"batch_size must be a multiple of accumulate, the parts of a batch, got {parts}")
+        if (self.graph, self.k) != (None, None) and not reads_graph(self.methods):
             name = next(item.name for item in self.methods if has_graph(item.cls))
             raise RelgraphError(
                 f"the graph of a sum is that of the images of a batch, got {self.method}: give {name}'s own by "
                 f"--method-args {name}.graph=... and {name}.k=..."
             )
-        if self.beta is not None and not self.methods:
-            raise RelgraphError(f"beta is the weight of a method, got method {self.method}")
-        first = next((item.name for item in self.methods if item.cls.init_share > 0), None)
-        if first is not None and len(self.methods) > 1 and self.init_epochs is None:
-            raise RelgraphError(
-                f"{first} trains alone before the labels do, a stage that a sum has not: give --init-epochs 0 to add "
-                "it, or add KD to it by --alpha"
-            )
-        if self.refine is not None and not self.relates:
-            raise RelgraphError(f"refine belongs to methods that relate the images of a batch, got {self.method}")
-        if self.form != "auto" and not self.relates:
-            raise RelgraphError(f"form belongs to methods that relate the images of a batch, got {self.method}")
-        if self.neighbours != "teacher" and not self.relates:
-            raise RelgraphError(f"neighbours belong to methods that relate the images of a batch, got {self.method}")
-        if self.nodes is not None and not any("nodes" in options_of(item.cls) for item in self.methods):
-            raise RelgraphError(f"nodes belong to methods that leave the choice of them, got {self.method}")
-        if self.initial_epochs > 0 and not self.methods:
-            raise RelgraphError(f"init_epochs belong to a method, which then trains alone, got method {self.method}")
-        if self.label_weight == 0 and self.alpha == 0:
-            if not self.methods:
-                raise RelgraphError(f"nothing teaches the student: gamma and alpha are 0, got method {self.method}")
-            if self.initial_epochs > 0:
-                raise RelgraphError(
-                    f"nothing teaches the student after {self.initial_epochs} init_epochs: gamma and alpha are 0, give "
-                    "--init-epochs 0"
-                )
-        if self.initial_epochs > 0 and self.initial_epochs >= self.epochs:
-            raise RelgraphError(f"init_epochs must be below epochs = {self.epochs}, got {self.initial_epochs}")
-
-    def _check_graph(self) -> None:
-        if self.batch_size % self.accumulate:
-            parts = f"{self.batch_size} and {self.accumulate}"
-            raise RelgraphError(f"batch_size must be a multiple of accumulate, the parts of a batch, got {parts}")
-        if self.batch_size < 2:
-            raise RelgraphError(f"a relation needs two images: batch_size must be at least 2, got {self.batch_size}")
         if self.topology == "dense" and (self.k is not None or self.neighbours != "teacher"):
             given = f"k = {self.k} and neighbours = {self.neighbours!r}"
             raise RelgraphError(f"k and neighbours belong to the graph 'knn', got {given}")
         if self.relates and self.topology == "knn" and not 1 <= self.neighbours_of_each <= self.batch_size - 1:
             limit = f"k must be between 1 and batch_size - 1 = {self.batch_size - 1}"
             raise RelgraphError(f"{limit}, got {self.neighbours_of_each}")
+
+    def _check_stages(self) -> None:
+        """Refuse epochs in which nothing would teach the student."""
+        first = next((item.name for item in self.methods if item.cls.init_share > 0), None)
+        if first is not None and len(self.methods) > 1 and self.init_epochs is None:
+            raise RelgraphError(
+                f"{first} trains alone before the labels do, a stage that a sum does not have: give --init-epochs 0 to "
+                "add it, or add KD to it by --alpha"
+            )
+        if self.initial_epochs > 0 and not self.methods:
+            raise RelgraphError(f"init_epochs belongs to a method, which then trains alone, got method {self.method}")
+        if self.label_weight == self.alpha == 0 and (self.initial_epochs > 0 or not self.methods):
+            after = f" after {self.initial_epochs} init_epochs" if self.methods else ""
+            remedy = "give --init-epochs 0" if self.methods else f"got method {self.method}"
+            raise RelgraphError(f"nothing teaches the student{after}: gamma and alpha are 0, {remedy}")
+        if self.initial_epochs >= self.epochs:
+            raise RelgraphError(f"init_epochs must be below epochs = {self.epochs}, got {self.initial_epochs}")
 
     @cached_property
     def methods(self) -> list["Named"]:
@@ -385,18 +349,6 @@ class Recipe:
         """The k of a k-NN graph, its default included."""
         return 8 if self.k is None else self.k
 
-    @property
-    def processes(self) -> int:
-        """The number of processes that decode streamed images, its default included."""
-        return granted_processes() if self.workers is None else self.workers
-
-
-def granted_processes() -> int:
-    """Return one process for each core that this program may use, up to 8."""
-    # A container or a scheduler may grant fewer cores than the machine has.
-    granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(granted, 8)
-
 
 PRESETS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -440,10 +392,9 @@ def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
     >>> resolve({"graph": "knn", "epochs": 3}).epochs
     3
     """
-    known = [item.name for item in fields(Recipe)]
-    for name in given:
-        if name not in known:
-            raise unknown("option", name, known)
+    from relgraph.names import check_dataset
+
+    check_names(Recipe, given)
     if preset is None:
         preset = "digits" if given.get("dataset", "digits") == "digits" else "none"
     if preset not in PRESETS:
@@ -460,29 +411,3 @@ def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
             "or train with --method none"
         )
     return recipe
-
-
-def check_dataset(name: str) -> None:
-    """Raise RelgraphError unless a data set is built in or a folder."""
-    if name not in BUILT_IN and not name.startswith("folder:"):
-        raise unknown("data set", name, [*BUILT_IN, "folder:PATH"])
-
-
-def at_least(name: str, value: float, least: float) -> None:
-    """Raise RelgraphError unless a value is finite and at least the given bound."""
-    if not least <= value < math.inf:
-        raise RelgraphError(f"{name} must be at least {least}, got {value}")
-
-
-def check_kind(item: Field[Any], value: Any) -> None:
-    """Raise RelgraphError unless a value is of its field's kind and one of its choices."""
-    kind, words = NUMBERS.get(item.type, (object, ""))
-    if not isinstance(value, kind):
-        raise RelgraphError(f"{item.name} must be {words}, got {value!r}")
-    if str(item.type).startswith("tuple") and not isinstance(value, tuple | None):
-        raise RelgraphError(f"{item.name} must be a list, got {value!r}")
-    if str(item.type) == "tuple[str, ...]" and not all(isinstance(part, str) for part in value or ()):
-        raise RelgraphError(f"{item.name} must be a list of words, got {list(value)}")
-    choices = item.metadata["choices"]
-    if choices and value is not None and value not in choices:
-        raise unknown(item.name, value, choices)
