@@ -1,13 +1,15 @@
-"""The authors' own numbers for tests of single methods: inputs of a closed form, and the comparison with an entry."""
+"""What tests of single methods share: random inputs, those of a closed form, and the authors' numbers for them."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+
+from relgraph.methods import Batch, Output
 
 STORED = Path(__file__).parents[1] / "golden.json"
 GOLDEN: dict[str, dict[str, Any]] = json.loads(STORED.read_text(encoding="utf-8"))["golden"]
@@ -35,6 +37,41 @@ def maps(*shape: int, phase: float) -> tuple[Tensor, Tensor]:
     b, c, h, w = torch.meshgrid(*(torch.arange(size, dtype=torch.float64) for size in shape), indexing="ij")
     student = torch.cos(0.07 * (b + 2) * (c + 1) + 0.15 * (h + 2) * (w + 1) + phase)
     return student, torch.sin(0.1 * (b + 1) * (c + 1) + 0.2 * (h + 1) * (w + 2) + phase)
+
+
+def output_of_maps(shapes: Sequence[tuple[int, ...]], n: int = 3) -> Output:
+    """Return an output with random stage maps of these shapes."""
+    return Output(torch.zeros(n, 2), maps=tuple(torch.randn(n, *shape, dtype=torch.float64) for shape in shapes))
+
+
+def halved(maps: Tensor) -> Tensor:
+    """Return the means of maps over windows of 2 x 2."""
+    return torch.stack([maps[..., a::2, b::2] for a in (0, 1) for b in (0, 1)]).mean(0)
+
+
+def batch(labels: Sequence[int]) -> Batch:
+    """Return a batch of the first images with these labels."""
+    return Batch(torch.arange(len(labels)), torch.tensor(labels))
+
+
+def vectors(n: int, student: int, teacher: int) -> tuple[Tensor, Tensor]:
+    """Return random vectors of student and teacher; those of the student learn."""
+    return torch.randn(n, student).double().requires_grad_(), torch.randn(n, teacher).double()
+
+
+def value_and_gradient(loss: Callable[..., Tensor], student: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    """Return a loss and its gradient for the student's vectors."""
+    value = loss(student, *others)
+    return value, torch.autograd.grad(value, student)[0]
+
+
+def nearest(rows: Sequence[Any], k: int, distance: Callable[[Any, Any], float]) -> list[tuple[int, int]]:
+    """Return the edges (neighbour, anchor) of each row's k nearest others, by Python's sort."""
+    edges = []
+    for i, row in enumerate(rows):
+        others = sorted((j for j in range(len(rows)) if j != i), key=lambda j, row=row: distance(row, rows[j]))
+        edges += [(j, i) for j in others[:k]]
+    return edges
 
 
 def check(key: str, loss: Callable[[], Tensor], inputs: Mapping[str, Tensor]) -> None:

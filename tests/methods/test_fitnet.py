@@ -1,15 +1,13 @@
-"""FitNet against the benchmark code's number and convolutions written as loops, and the laws that it keeps."""
-
-import re
+"""FitNet against the benchmark code's number and convolutions written as loops."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from relgraph.errors import RelgraphError
 from relgraph.methods import Output, RunFacts
 from relgraph.methods.base import Part, Shapes
 from relgraph.methods.fitnet import FitNet, regressor
+from tests.checks import assert_refused
 from tests.methods import golden
 
 N = 3
@@ -22,7 +20,6 @@ SIDES = {
     (3, 5): ("Conv2d", 1, 1, 3),
     (2, 8): ("Conv2d", 1, 1, 2),
 }
-each_size = pytest.mark.parametrize(("student", "teacher"), SIDES)
 
 
 def shapes(student: int, teacher: int) -> tuple[Shapes, Shapes]:
@@ -68,7 +65,7 @@ def test_official_value_and_gradient() -> None:
     golden.check("hint_mse", lambda: FitNet()(student, teacher), {"student": student})
 
 
-@each_size
+@pytest.mark.parametrize(("student", "teacher"), SIDES)
 def test_the_regressor_brings_a_map_to_the_teachers_size(student: int, teacher: int) -> None:
     layers = regressor((3, student, student), (4, teacher, teacher))
     kind, kernel, stride, side = SIDES[student, teacher]
@@ -76,20 +73,16 @@ def test_the_regressor_brings_a_map_to_the_teachers_size(student: int, teacher: 
     assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and type(layer).__name__ == kind
     assert layer.kernel_size == (kernel, kernel) and layer.stride == (stride, stride)
     assert layers(torch.randn(N, 3, student, student)).shape == (N, 4, side, side)
+    s, t = (output(maps) for maps in shapes(student, teacher))
+    loss = FitNet(*shapes(student, teacher)).double()
+    assert loss.nodes == "map" and loss.reads == ("maps",)
+    torch.testing.assert_close(loss(s, t), expected(loss, s.maps[2], t.maps[2]), rtol=1e-10, atol=0)
 
 
 def test_height_and_width_may_call_for_different_kernels() -> None:
     loss = FitNet(((3, 6, 4),), ((4, 4, 5),), stage=0).double()
     assert loss.regressor(torch.randn(N, 3, 6, 4).double()).shape == (N, 4, 4, 4)
     assert loss(output(((3, 6, 4),)), output(((4, 4, 5),))).isfinite()
-
-
-@each_size
-def test_maps_through_the_regressor(student: int, teacher: int) -> None:
-    s, t = (output(maps) for maps in shapes(student, teacher))
-    loss = FitNet(*shapes(student, teacher)).double()
-    assert loss.nodes == "map" and loss.reads == ("maps",)
-    torch.testing.assert_close(loss(s, t), expected(loss, s.maps[2], t.maps[2]), rtol=1e-10, atol=0)
 
 
 def test_another_stage() -> None:
@@ -100,164 +93,51 @@ def test_another_stage() -> None:
 
 
 @pytest.mark.parametrize("nodes", ["embedding", "feature"])
-@pytest.mark.parametrize("with_shapes", [False, True])
-def test_vectors_are_compared_as_they_are(nodes: Part, with_shapes: bool) -> None:
+def test_vectors_are_compared_as_they_are(nodes: Part) -> None:
     maps = shapes(4, 4)
     s, t = (output(side) for side in maps)
-    loss = FitNet(*maps, nodes=nodes) if with_shapes else FitNet(nodes=nodes)
-    assert loss.reads == (nodes,) and not list(loss.parameters())
     a, b = getattr(s, nodes).tolist(), getattr(t, nodes).tolist()
     total = sum((x - y) ** 2 for row, other in zip(a, b, strict=True) for x, y in zip(row, other, strict=True))
-    assert loss(s, t).item() == pytest.approx(total / (N * len(a[0])), rel=1e-12)
-
-
-def test_without_shapes_it_reads_embeddings() -> None:
-    student, teacher = output(()), output(())
+    for loss in (FitNet(*maps, nodes=nodes), FitNet(nodes=nodes)):
+        assert loss.reads == (nodes,) and loss.weight == 1 and not list(loss.parameters())
+        assert loss(s, t).item() == pytest.approx(total / (N * len(a[0])), rel=1e-12)
     assert FitNet().reads == ("embedding",)
-    assert torch.equal(FitNet()(student, teacher), FitNet(nodes="embedding")(student, teacher))
 
 
-@each_size
-def test_gradient_reaches_the_stage_and_the_regressor_and_nothing_else(student: int, teacher: int) -> None:
-    s, t = (output(maps) for maps in shapes(student, teacher))
-    for stage in (*s.maps, *t.maps):
-        stage.requires_grad_()
-    loss = FitNet(*shapes(student, teacher)).double()
-    torch.autograd.backward(loss(s, t))
-    assert all(stage.grad is None for stage in (*s.maps[:2], *t.maps))
-    learnt = [s.maps[2], *loss.parameters()]
-    assert len(learnt) == 4 and all(x.grad is not None and x.grad.any() for x in learnt)
-    assert list(loss.teacher_parameters()) == []
-
-
-def test_gradcheck() -> None:
-    loss, teacher = FitNet(((2, 4, 4),), ((2, 2, 2),), stage=0).double(), output(((2, 2, 2),))
-
-    def value(stage: Tensor) -> Tensor:
-        found: Tensor = loss(Output(torch.zeros(N, 2), maps=(stage,)), teacher)
-        return found
-
-    assert torch.autograd.gradcheck(value, torch.randn(N, 2, 4, 4).double().requires_grad_())
-    x = torch.randn(N, 4).double()
-    assert torch.autograd.gradcheck(lambda y: FitNet()(y, x), torch.randn(N, 4).double().requires_grad_())
-
-
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@each_size
-def test_half_precision_is_compared_in_float32(student: int, teacher: int, dtype: torch.dtype, autocast: bool) -> None:
-    s, t = (
-        given._replace(maps=tuple(stage.to(dtype) for stage in given.maps))
-        for given in (output(maps) for maps in shapes(student, teacher))
-    )
-    leaf = s.maps[2].requires_grad_()
-    loss = FitNet(*shapes(student, teacher))
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        value = loss(s, t)
-    assert value.dtype == torch.float32
-    assert torch.autograd.grad(value, leaf)[0].isfinite().all()
-    torch.testing.assert_close(value.double(), loss.double()(s, t), rtol=0.02 if autocast else 1e-5, atol=0)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_of_vectors(dtype: torch.dtype) -> None:
-    student, teacher = torch.full((2, 3), 60000.0).to(dtype).requires_grad_(), torch.zeros(2, 3).to(dtype)
-    value = FitNet()(student, teacher)
-    assert value.dtype == torch.float32
-    torch.testing.assert_close(value, student.float().square().mean())
-    assert torch.autograd.grad(value * 1e-4, student)[0].isfinite().all()
-
-
-def test_maps_of_zeros_and_one_image_are_finite() -> None:
+def test_maps_of_zeros_are_the_teachers_mean_square() -> None:
     maps = shapes(4, 4)
-    loss = FitNet(*maps).double()
-    dead = output(maps[0], 1)._replace(
-        maps=tuple(torch.zeros(1, *shape).double().requires_grad_() for shape in maps[0])
-    )
+    dead = Output(torch.zeros(1, 2), maps=tuple(torch.zeros(1, *shape).double() for shape in maps[0]))
     teacher = output(maps[1], 1)
-    value = loss(dead, teacher)
-    assert value.item() == pytest.approx(teacher.maps[2].square().mean().item(), rel=1e-12)
-    assert torch.autograd.grad(value, dead.maps[2])[0].isfinite().all()
-    assert FitNet()(teacher, teacher) == 0
+    found = FitNet(*maps).double()(dead, teacher)
+    assert found.item() == pytest.approx(teacher.maps[2].square().mean().item(), rel=1e-12)
 
 
-def test_its_term_has_a_name_and_two_calls_are_equal() -> None:
-    maps = shapes(8, 4)
-    student, teacher = (output(side) for side in maps)
-    loss = FitNet(*maps).double()
-    state = {name: value.clone() for name, value in loss.state_dict().items()}
-    assert list(loss.terms(student, teacher)) == ["fitnet"] and loss.weight == 100
-    assert list(FitNet().terms(student, teacher)) == ["fitnet"]
-    assert torch.equal(loss(student, teacher), loss(student, teacher))
-    assert all(torch.equal(value, state[name]) for name, value in loss.state_dict().items())
-
-
-def test_its_layers_follow_the_seed() -> None:
-    def drawn(seed: int) -> Tensor:
-        torch.manual_seed(seed)
-        return torch.cat([p.flatten() for p in FitNet(*shapes(8, 4)).parameters()])
-
-    assert torch.equal(drawn(1), drawn(1)) and not torch.equal(drawn(1), drawn(2))
-
-
-MAPS = shapes(8, 4)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"nodes": "pixel"}, "unknown nodes 'pixel' (known: embedding, feature, map)"),
+def test_what_it_refuses() -> None:
+    student, teacher = shapes(8, 4)
+    loss, s, t = FitNet(student, teacher).double(), output(student), output(teacher)
+    reads = "FitNet reads stage maps, the maps=(...) of an Output: expected at least"
+    both = "FitNet needs the shapes of both networks' maps or of neither, got the"
+    assert_refused(
+        (lambda: FitNet(nodes="pixel"), "unknown nodes 'pixel' (known: embedding, feature, map)"),  # type: ignore[arg-type]
         (
-            {"nodes": "map"},
+            lambda: FitNet(nodes="map"),
             "FitNet compares maps by a regressor: expected the shapes of both networks' maps, got none",
         ),
+        (lambda: FitNet(student_maps=student), f"{both} student's alone"),
+        (lambda: FitNet(teacher_maps=student), f"{both} teacher's alone"),
+        (lambda: FitNet(student, ()), f"{reads} 3 of student and teacher (stem and 2 stages), got 3 and 0"),
         (
-            {"student_maps": MAPS[0]},
-            "FitNet needs the shapes of both networks' maps or of neither, got the student's alone",
+            lambda: FitNet(student, teacher, stage=3),
+            f"{reads} 4 of student and teacher (stem and 3 stages), got 3 and 4",
         ),
+        (lambda: FitNet(student, teacher, stage=-1), "stage must be at least 0, got -1"),
+        (lambda: loss(t, s), "FitNet was built for stage maps (3, 8, 8) and (4, 4, 4), got (4, 4, 4) and (3, 8, 8)"),
         (
-            {"teacher_maps": MAPS[0]},
-            "FitNet needs the shapes of both networks' maps or of neither, got the teacher's alone",
+            lambda: FitNet()(torch.zeros(2, 4), torch.zeros(2, 5)),
+            "matching nodes needs embeddings of one width: project student and teacher to it, got 4 and 5",
         ),
-        (
-            {"student_maps": MAPS[0], "teacher_maps": ()},
-            "FitNet reads stage maps, the maps=(...) of an Output: "
-            "expected at least 3 of student and teacher (stem and 2 stages), got 3 and 0",
-        ),
-        (
-            {"student_maps": MAPS[0], "teacher_maps": MAPS[1], "stage": 3},
-            "FitNet reads stage maps, the maps=(...) of an Output: "
-            "expected at least 4 of student and teacher (stem and 3 stages), got 3 and 4",
-        ),
-        ({"student_maps": MAPS[0], "teacher_maps": MAPS[1], "stage": -1}, "stage must be at least 0, got -1"),
-    ],
-)
-def test_what_its_constructor_refuses(arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
-        FitNet(**arguments)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("student", "teacher"), [((), ()), (MAPS[0], ())])
-def test_a_run_without_maps_is_refused_unless_vectors_are_asked_for(student: Shapes, teacher: Shapes) -> None:
-    run = RunFacts(4, 3, 3, student, teacher)
-    with pytest.raises(RelgraphError, match=rf"\(stem and 2 stages\), got {len(student)} and 0$"):
-        FitNet.for_run(run)
-    assert FitNet.for_run(run, nodes="feature").weight == 1
-
-
-def test_what_its_call_refuses() -> None:
-    loss = FitNet(*MAPS).double()
-    student, teacher = (output(side) for side in MAPS)
-    message = (
-        "FitNet reads stage maps, the maps=(...) of an Output: "
-        "expected at least 3 of student and teacher (stem and 2 stages), got 3 and 0"
     )
-    with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
-        loss(student, teacher.embedding)
-    message = "FitNet was built for stage maps (3, 8, 8) and (4, 4, 4), got (4, 4, 4) and (3, 8, 8)"
-    with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
-        loss(teacher, student)
-    with pytest.raises(RelgraphError, match=r"^stage maps must be \(N, C, H, W\)"):
-        loss(student, output(MAPS[1], 2))
-    with pytest.raises(RelgraphError, match=r"embeddings of one width: .*, got 4 and 5$"):
-        FitNet()(torch.zeros(2, 4), torch.zeros(2, 5))
+
+
+def test_a_run_without_maps_has_vectors_if_they_are_asked_for() -> None:
+    assert FitNet.for_run(RunFacts(4, 3, 3, (), ()), nodes="feature").weight == 1

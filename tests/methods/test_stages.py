@@ -1,15 +1,15 @@
 """What methods over stage maps share: pairs from the end, one size by averages over space, layers, and sentences."""
 
-import re
-from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from relgraph.errors import RelgraphError
-from relgraph.methods import Output
+from relgraph.methods import AB, AT, FSP, FT, NST, VID, FitNet, Method, RunFacts
+from relgraph.methods.base import Shapes
 from relgraph.methods.stages import (
+    StageMethod,
     check_channels,
     check_maps,
     check_stages,
@@ -19,12 +19,10 @@ from relgraph.methods.stages import (
     same_size,
     through,
 )
+from tests.checks import assert_refused
+from tests.methods.golden import output_of_maps
 
 SHAPE = (4, 8, 8)
-
-
-def output(*shapes: tuple[int, ...], n: int = 3) -> Output:
-    return Output(torch.zeros(n, 2), maps=tuple(torch.randn(n, *shape) for shape in shapes))
 
 
 def pooled(rows: list[list[float]], height: int, width: int) -> list[list[float]]:
@@ -48,7 +46,8 @@ def test_the_deepest_face_each_other() -> None:
 
 
 def test_pairs_of_maps_begin_with_a_stem() -> None:
-    student, teacher = output((1, 8, 8), (2, 8, 8), (3, 4, 4)), output((5, 8, 8), (6, 8, 8), (7, 4, 4), (8, 2, 2))
+    student = output_of_maps([(1, 8, 8), (2, 8, 8), (3, 4, 4)])
+    teacher = output_of_maps([(5, 8, 8), (6, 8, 8), (7, 4, 4), (8, 2, 2)])
     pairs = map_pairs(student, teacher, "AT")
     assert [(s.shape[1], t.shape[1]) for s, t in pairs] == [(1, 6), (2, 7), (3, 8)]
     assert all(s is a and t is b for (s, t), a, b in zip(pairs, student.maps, teacher.maps[1:], strict=True))
@@ -101,61 +100,75 @@ def test_a_norm_writes_nothing_and_is_the_same_in_evaluation() -> None:
     torch.testing.assert_close(first.transpose(0, 1).flatten(1), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("read", "message"),
-    [
-        (
-            lambda: check_stages("VID", [SHAPE] * 4, []),
-            "VID reads stage maps, the maps=(...) of an Output: "
-            "expected at least 2 of student and teacher (stem and one stage), got 4 and 0",
-        ),
-        (
-            lambda: check_stages("VID", [SHAPE], [(2, 4, 8, 8), SHAPE]),
-            "VID is built for shapes (C, H, W) of stage maps, without the batch, got (2, 4, 8, 8)",
-        ),
-        (
-            lambda: check_stages("VID", SHAPE, [SHAPE, SHAPE]),  # the shape of one map for that of all
-            "VID is built for shapes (C, H, W) of stage maps, without the batch, got 4",
-        ),
+# The methods over stage maps, with the stages of a student that receive gradient.
+READ: dict[type[Method], tuple[int, ...]] = {
+    AB: (1, 2), AT: (1, 2), FitNet: (2,), FSP: (0, 1, 2), FT: (2,), NST: (1, 2), VID: (1, 2),
+}  # fmt: skip
+STUDENT = ((2, 8, 8), (3, 4, 4), (4, 2, 2))
+TEACHER = ((5, 8, 8), *STUDENT)  # one stage more, in front
+
+
+def built(cls: type[Method], student: Shapes = STUDENT, teacher: Shapes = TEACHER) -> Method:
+    return (cls(student, teacher) if issubclass(cls, StageMethod) else cls()).double()
+
+
+@pytest.mark.parametrize("cls", READ)
+def test_gradient_reaches_the_stages_that_are_read_and_nothing_else(cls: type[Method]) -> None:
+    student, teacher = output_of_maps(STUDENT), output_of_maps(TEACHER)
+    for stage in (*student.maps, *teacher.maps):
+        stage.requires_grad_()
+    torch.autograd.backward(built(cls)(student, teacher))
+    assert tuple(i for i, s in enumerate(student.maps) if s.grad is not None and s.grad.any()) == READ[cls]
+    assert all(stage.grad is None for stage in teacher.maps)
+
+
+@pytest.mark.parametrize("cls", READ)
+def test_outputs_and_runs_without_maps_are_refused(cls: type[Method]) -> None:
+    student, teacher, run = output_of_maps(STUDENT), output_of_maps(TEACHER), RunFacts(4, 3, 3, STUDENT, ())
+    least, which = {FT: (1, ""), FitNet: (3, " (stem and 2 stages)")}.get(cls, (2, " (stem and one stage)"))
+    reads = f"{cls.__name__} reads stage maps, the maps=(...) of an Output: expected at least {least} of student and "
+    sizes = "stage maps must be (N, C, H, W), student and teacher of the same N images, got (3, "
+    assert_refused(
+        (lambda: built(cls)(student, torch.zeros(3, 2)), f"{reads}teacher{which}, got 3 and 0"),
+        (lambda: built(cls)(torch.zeros(3, 2), teacher), f"{reads}teacher{which}, got 0 and 4"),
+        (lambda: built(cls)(student, output_of_maps(TEACHER, 2)), f"{sizes}…"),
+    )
+    if cls not in (AT, NST):
+        assert_refused(
+            (lambda: built(cls, teacher=()), f"{reads}teacher{which}, got 3 and 0"),
+            (lambda: cls.for_run(run), f"{reads}teacher{which}, got 3 and 0"),
+            (lambda: cls.for_run(replace(run, student_maps=())), f"{reads}teacher{which}, got 0 and 0"),
+        )
+
+
+def test_what_is_refused() -> None:
+    shapes = "is built for shapes (C, H, W) of stage maps, without the batch, got"
+    sizes = "stage maps must be (N, C, H, W), student and teacher of the same N images, got"
+    crossed = [(torch.zeros(1, 6, 8, 8), torch.zeros(1, 4, 8, 8))]
+    assert_refused(
+        (lambda: check_stages("VID", [SHAPE], [(2, 4, 8, 8), SHAPE]), f"VID {shapes} (2, 4, 8, 8)"),
+        (lambda: check_stages("VID", SHAPE, [SHAPE, SHAPE]), f"VID {shapes} 4"),  # of one map for those of all
         (
             lambda: check_stages("FT", [], [SHAPE], least=1),
             "FT reads stage maps, the maps=(...) of an Output: expected at least 1 of student and teacher, got 0 and 1",
         ),
         (
-            lambda: check_stages("FitNet", [SHAPE] * 3, [SHAPE] * 2, least=3),
-            "FitNet reads stage maps, the maps=(...) of an Output: "
-            "expected at least 3 of student and teacher (stem and 2 stages), got 3 and 2",
-        ),
-        (
-            lambda: map_pairs(output((1, 2, 2)), output((1, 2, 2), (1, 2, 2)), "AT"),
-            "AT reads stage maps, the maps=(...) of an Output: "
-            "expected at least 2 of student and teacher (stem and one stage), got 1 and 2",
-        ),
-        (
-            lambda: map_pairs(output((1, 2, 2), (1, 2, 2)), output((1, 2, 2), (4,)), "AT"),
-            "stage maps must be (N, C, H, W), student and teacher of the same N images, got (3, 1, 2, 2) and (3, 4)",
+            lambda: map_pairs(output_of_maps([(1, 2, 2)] * 2), output_of_maps([(1, 2, 2), (4,)]), "AT"),
+            f"{sizes} (3, 1, 2, 2) and (3, 4)",
         ),
         (
             lambda: check_maps(torch.zeros(2, 1, 1, 1), torch.zeros(3, 1, 1, 1)),
-            "stage maps must be (N, C, H, W), student and teacher of the same N images, "
-            "got (2, 1, 1, 1) and (3, 1, 1, 1)",
+            f"{sizes} (2, 1, 1, 1) and (3, 1, 1, 1)",
         ),
         (
             lambda: check_maps(torch.zeros(0, 1, 1, 1), torch.zeros(0, 1, 1, 1)),
-            "stage maps must be (N, C, H, W), student and teacher of the same N images, "
-            "got (0, 1, 1, 1) and (0, 1, 1, 1)",
+            f"{sizes} (0, 1, 1, 1) and (0, 1, 1, 1)",
         ),
         (
-            lambda: check_channels(
-                "AB", [((4, 8, 8), (6, 8, 8))], [(torch.zeros(1, 6, 8, 8), torch.zeros(1, 4, 8, 8))]
-            ),
+            lambda: check_channels("AB", [((4, 8, 8), (6, 8, 8))], crossed),
             "AB was built for stage maps with channels [(4, 6)] of student and teacher, got [(6, 4)]",
         ),
-    ],
-)
-def test_what_is_refused(read: Callable[[], object], message: str) -> None:
-    with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
-        read()
+    )
 
 
 def test_fitting_maps_are_not_refused() -> None:
