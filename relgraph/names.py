@@ -1,4 +1,4 @@
-"""Parsing of names into objects: methods such as `rkd` or `crd+0.9*kd`, with options such as `angle_weight=2`.
+"""Parsing of names into objects: methods such as `rkd` or `crd+0.9*kd`, their options, and data sets.
 
 No module below this one parses names.
 """
@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from relgraph.data.sources import SOURCES, Folder, Source
 from relgraph.errors import RelgraphError, unknown
 from relgraph.methods import METHODS
 from relgraph.methods.base import Method, RunFacts
@@ -197,3 +198,19 @@ def build_method(
         RelgraphError: for an unknown name, an option that the method does not have, or a value that is not valid.
     """
     return build(parse_methods(text, beta), run, shared or {}, arguments)
+
+
+def dataset(text: str) -> Source:
+    """Return the data set that a text names: a built-in one such as `cifar100`, or `folder:PATH`.
+
+    Raises:
+        RelgraphError: for an unknown name.
+
+    >>> dataset("folder:/photos/birds").short_name
+    'birds'
+    """
+    if text.startswith("folder:"):
+        return Folder(text.removeprefix("folder:"))
+    if text not in SOURCES:
+        raise unknown("data set", text, [*SOURCES, "folder:PATH"])
+    return SOURCES[text]

@@ -13,6 +13,7 @@ from relgraph.data.batches import epoch_batches
 from relgraph.data.datasets import DataSet, load
 from relgraph.errors import RelgraphError
 from relgraph.graph.search import check_k
+from relgraph.names import dataset
 from relgraph.networks.teachers import Teacher, load_teacher
 from relgraph.processes import ProcessGroup
 from relgraph.training.hardware import native_bf16
@@ -86,7 +87,7 @@ def open_data(recipe: Recipe) -> DataSet:
         RelgraphError: if it cannot be read, or its batches cannot be formed or are too small for the recipe's graph.
     """
     data = load(
-        recipe.dataset,
+        dataset(recipe.dataset),
         root=Path(recipe.root),
         image_size=recipe.image_size,
         val_fraction=recipe.val_fraction,

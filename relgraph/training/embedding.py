@@ -17,6 +17,7 @@ from relgraph.data.fixed_views import FixedViews
 from relgraph.data.images import ImageFiles, ImageSet
 from relgraph.data.manifest import DTYPES, Contents, images_per_shard
 from relgraph.errors import RelgraphError
+from relgraph.names import dataset
 from relgraph.networks.teachers import Teacher
 from relgraph.training.building import open_data, open_fabric, open_teacher
 from relgraph.training.inputs import teacher_input
@@ -93,8 +94,7 @@ def default_path(recipe: Recipe, views: int) -> Path:
     >>> default_path(Recipe(dataset="folder:/photos/birds", teacher="open_clip:ViT-B-32/openai"), 4).as_posix()
     'embeddings/birds-open_clip-ViT-B-32-openai-4views'
     """
-    dataset = Path(recipe.dataset.removeprefix("folder:")).name
-    name = f"{dataset}-{recipe.teacher}-{views}view{'s' if views > 1 else ''}"
+    name = f"{dataset(recipe.dataset).short_name}-{recipe.teacher}-{views}view{'s' if views > 1 else ''}"
     return Path(recipe.embeddings) / re.sub(r"[^\w.]+", "-", name, flags=re.ASCII).strip("-.")
 
 

@@ -18,6 +18,7 @@ from relgraph.data.datasets import DataSet, load
 from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError
 from relgraph.methods import Batch, Views
+from relgraph.names import dataset
 from relgraph.networks.files import save_network, save_ss_head
 from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Teacher
@@ -245,7 +246,7 @@ def _asked(recipe: PretrainRecipe) -> Views:
 
 def _data(recipe: PretrainRecipe) -> DataSet:
     data = load(
-        recipe.dataset,
+        dataset(recipe.dataset),
         root=Path(recipe.root),
         image_size=recipe.image_size,
         val_fraction=recipe.val_fraction,
