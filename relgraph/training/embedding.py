@@ -13,14 +13,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from relgraph.data.embeddings import StoreWriter, checksums_digest
-from relgraph.data.fixed_views import FixedViews
 from relgraph.data.images import ImageFiles, ImageSet
 from relgraph.data.manifest import DTYPES, Contents, images_per_shard
+from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.names import dataset
 from relgraph.networks.teachers import Teacher
 from relgraph.training.building import open_data, open_fabric, open_teacher
-from relgraph.training.inputs import teacher_input
 from relgraph.training.recipe import Recipe
 
 Embed = Callable[[Tensor, Tensor], Tensor]
@@ -106,9 +105,8 @@ def _whole(recipe: Recipe) -> Recipe:
 
 def _embedder(contents: Contents, teacher: Teacher, fabric: Any) -> Embed:
     """Return the map from images `(B, C, H, W)` and their positions `(B,)` to `(B, views, width)` on the CPU."""
-    fixed = FixedViews(
-        contents.images, contents.views, padding=contents.crop_padding, flip=contents.flip, seed=contents.view_seed
-    ).to(fabric.device)
+    fixed = contents.fixed_views().to(fabric.device)
+    prepare = Normalise(contents.mean, contents.std, size=contents.input_size)
 
     def embed(images: Tensor, index: Tensor) -> Tensor:
         images, index = images.to(fabric.device), index.to(fabric.device)
@@ -116,7 +114,7 @@ def _embedder(contents: Contents, teacher: Teacher, fabric: Any) -> Embed:
         for view in range(contents.views):
             seen = fixed.take(torch.full_like(index, view), index).apply(images)
             with fabric.autocast():
-                rows.append(teacher(teacher_input(teacher, seen)))
+                rows.append(teacher(prepare(seen)))
         return torch.stack(rows, dim=1).cpu()
 
     return embed
