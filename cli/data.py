@@ -8,7 +8,7 @@ import click
 from .show import table
 
 if TYPE_CHECKING:
-    from relgraph.data.catalogue import Published
+    from relgraph.data.sources import Facts
 
 EPILOG = """\b
 Examples:
@@ -47,32 +47,25 @@ def data(root: Path, names: tuple[str, ...]) -> None:
 
 
 def _fetch(name: str, root: Path) -> str:
-    from relgraph.data import BUILT_IN
-    from relgraph.data.catalogue import PUBLISHED, provide
+    from relgraph.data.sources import PUBLISHED, SOURCES
     from relgraph.errors import unknown
 
-    if name not in BUILT_IN:
-        raise unknown("data set", name, BUILT_IN)
+    if name not in SOURCES:
+        raise unknown("data set", name, SOURCES)
     if name not in PUBLISHED:
         return "ready, it comes with scikit-learn"
-    from relgraph.data.published import check_published
-    from relgraph.data.tiny_imagenet import check_tiny_imagenet
-
-    folder = provide(name, root)
-    if name == "tiny-imagenet":
-        check_tiny_imagenet(folder)
-        return f"ready in {folder}, its lists agree with its files"
-    check_published(name, folder)
-    return f"ready in {folder}, its checksums are those published"
+    folder = PUBLISHED[name].archive.provide(root)
+    return f"ready in {folder}, {PUBLISHED[name].check(root)}"
 
 
 def _listing(root: Path) -> str:
-    from relgraph.data.catalogue import PUBLISHED, state
+    from relgraph.data.sources import PUBLISHED
 
     rows, notes = [["digits", "1,442", "355", "10", "8 x 8, grey", "scikit-learn", "ready"]], []
-    for name, published in PUBLISHED.items():
-        found = state(name, root)
-        rows.append([name, *_facts(published), str(root / published.folder), found.word])
+    for name, source in PUBLISHED.items():
+        archive = source.archive
+        found = archive.state(root)
+        rows.append([name, *_cells(source.facts), str(root / archive.folder), found.word])
         if found.word != "ready":
             notes.append(f"{name}: {found.word}: {found.detail}")
     if notes:
@@ -81,9 +74,6 @@ def _listing(root: Path) -> str:
     return "\n\n".join(filter(None, [text, "\n".join(notes), FOLDER]))
 
 
-def _facts(published: "Published") -> list[str]:
-    train = f"{published.train:,}"
-    if published.unlabelled:
-        train += f" + {published.unlabelled:,}"
-    side = published.pixels
-    return [train, f"{published.test:,}", str(published.classes), f"{side} x {side}"]
+def _cells(facts: "Facts") -> list[str]:
+    train = f"{facts.train:,}" + (f" + {facts.unlabelled:,}" if facts.unlabelled else "")
+    return [train, f"{facts.test:,}", str(facts.classes), f"{facts.pixels} x {facts.pixels}"]

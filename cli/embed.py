@@ -10,7 +10,7 @@ from .options import recipe_options
 
 OPTIONS = (
     "dataset", "root", "image_size", "images", "workers", "teacher", "teacher_weights", "teacher_size", "teacher_mean",
-    "teacher_std", "teacher_args", "embeddings", "device", "precision",
+    "teacher_std", "teacher_args", "embeddings", "device", "precision", "threads",
 )  # fmt: skip
 
 EPILOG = """\b

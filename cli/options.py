@@ -23,15 +23,14 @@ CONFIG = click.option(
 )  # fmt: skip
 
 
-class Listed(click.ParamType):  # type: ignore[type-arg]  # click 8.4 has one, 8.5 two, 8.1 none
-    """Values of an option with commas between them, as a tuple."""
+class Typed(click.ParamType):  # type: ignore[type-arg]  # click 8.4 has one, 8.5 two, 8.1 none
+    """What no type of click's is: several values with commas between them, or a number or a word."""
 
-    def __init__(self, option: Option, item: type) -> None:
-        self.option = option
-        self.name = f"{item.__name__},..."
+    def __init__(self, option: Option, name: str) -> None:
+        self.option, self.name = option, name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the values, or fail with one sentence."""
+        """Return the value of a text, or fail with one sentence."""
         try:
             return self.option.read(value)
         except RelgraphError as error:
@@ -89,10 +88,12 @@ def _option(item: Option, digits: Mapping[str, Any], where: str, published: str 
 
 
 def _type(item: Option) -> Any:
+    kind, plain = item.kinds[0], [kind.__name__ for kind in item.kinds if kind in TYPES]
+    if get_origin(kind) is tuple:
+        return Typed(item, f"{get_args(kind)[0].__name__},...")
     if item.words:
-        return click.Choice(item.words)
-    kind = item.kinds[0]
-    return Listed(item, get_args(kind)[0]) if get_origin(kind) is tuple else TYPES[kind]
+        return Typed(item, "|".join([*plain, *item.words])) if plain else click.Choice(item.words)
+    return TYPES[kind]
 
 
 def given_options(recipe: type[BaseRecipe], options: Mapping[str, Any], config: Path | None) -> dict[str, Any]:

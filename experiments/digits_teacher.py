@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from relgraph.data.datasets import DataSet, load
 from relgraph.data.images import ImageSet
+from relgraph.data.sources import SOURCES
 from relgraph.networks.files import load_network, save_network
 from relgraph.networks.students import build_backbone
 from relgraph.training.evaluation import embed, knn_accuracy
@@ -55,7 +56,8 @@ def report(name: str, backbone: nn.Module, digits: DataSet, mean: list[float], s
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The safetensors file to write.")
 def main(run: Path, out: Path) -> None:
-    digits = load("digits", root=Path("data"), image_size=None, val_fraction=0.1, labels_per_class=None, seed=0)
+    source = SOURCES["digits"]
+    digits = load(source, root=Path("data"), image_size=None, val_fraction=0.1, labels_per_class=None, seed=0)
     backbone, info = load_network(run)
     # In half precision and without the projection head, which the run keeps.
     save_network(out, backbone.half(), {name: value for name, value in info.items() if name != "projector"})

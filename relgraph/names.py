@@ -1,4 +1,4 @@
-"""Parsing of names into objects: methods such as `rkd` or `crd+0.9*kd`, with options such as `angle_weight=2`.
+"""Parsing of names into objects: methods such as `rkd` or `crd+0.9*kd`, their options, and data sets.
 
 No other module parses names.
 """
@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from relgraph.data import BUILT_IN
+from relgraph.data.sources import SOURCES, Folder, Source
 from relgraph.errors import RelgraphError, unknown
 from relgraph.methods import METHODS
 from relgraph.methods.base import Method, RunFacts
@@ -209,11 +209,17 @@ def is_checkpoint(teacher: str) -> bool:
     return teacher.startswith("checkpoint:")
 
 
-def check_dataset(name: str) -> None:
-    """Check that a data set is built in, or a folder of images: `folder:PATH`.
+def dataset(text: str) -> Source:
+    """Return the data set that a text names: a built-in one such as `cifar100`, or `folder:PATH`.
 
     Raises:
-        RelgraphError: for another name.
+        RelgraphError: for an unknown name.
+
+    >>> dataset("folder:/photos/birds").short_name
+    'birds'
     """
-    if name not in BUILT_IN and not name.startswith("folder:"):
-        raise unknown("data set", name, [*BUILT_IN, "folder:PATH"])
+    if text.startswith("folder:"):
+        return Folder(text.removeprefix("folder:"))
+    if text not in SOURCES:
+        raise unknown("data set", text, [*SOURCES, "folder:PATH"])
+    return SOURCES[text]

@@ -15,6 +15,7 @@ LEVELS = {
     "relgraph.options": 0,
     "relgraph.outputs": 0,
     "relgraph.processes": 0,
+    "relgraph.seeding": 0,
     "relgraph.assets": 0,
     "relgraph.assets.report": 0,
     "relgraph.assets.report.vendor": 0,

@@ -20,9 +20,10 @@ from relgraph.names import read_arguments
 from relgraph.networks.files import load_strictly
 from relgraph.networks.heads import Head
 from relgraph.networks.student import load_student
-from relgraph.training.building import open_data, open_fabric, open_teacher, teacher_input
+from relgraph.training.building import open_data, open_fabric, open_teacher
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
+from relgraph.training.feed import input_of
 from relgraph.training.runs import Run
 
 if TYPE_CHECKING:
@@ -130,9 +131,7 @@ class TrainedRun:
         if self.teacher is None or self.head is None:
             return student, None
         teacher = self.teacher
-        feature = embed(
-            teacher, images, lambda part: teacher_input(teacher, part), BATCH, self.device, "teacher", workers
-        )
+        feature = embed(teacher, images, input_of(teacher), BATCH, self.device, "teacher", workers)
         output = self._head_output(self.head, feature)
         return student, output if self.contrast_head is None else output._replace(embedding=feature)
 

@@ -6,37 +6,25 @@ and applies the draws of its own part, so that n processes together have the vie
 """
 
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from relgraph.data import AUGMENTATIONS
-from relgraph.data.colour import Jitter, draw_jitter, to_grey
+from relgraph.data.colour import Jitter, check_channels, draw_jitter, to_grey
 from relgraph.data.digit_views import Digits
 from relgraph.data.resample import blur_matrix, blur_taps, crop_matrix, draw_boxes, resample
-from relgraph.data.views import View, draw_view, positions_of, unit
+from relgraph.data.views import Drawn, PadCropFlip, positions_of, unit
 from relgraph.errors import RelgraphError, unknown
 
 
-class DrawnViews(Protocol):
-    """One draw for each of B images."""
+class DrawnViews(Drawn, Protocol):
+    """One view drawn for each of B images."""
 
     @property
     def flip(self) -> Tensor:
         """Which images are mirrored left to right, `(B,)`."""
-        ...
-
-    def part(self, rows: slice) -> Self:
-        """Return the draws of these images alone: applied to them, they give these rows of the whole batch's view.
-
-        Raises:
-            RelgraphError: if the rows do not follow each other, or are counted from the end.
-        """
-        ...
-
-    def apply(self, images: Tensor) -> Tensor:
-        """Return the view of uint8 or float (0..1) `images` `(B, C, H, W)`, on their device."""
         ...
 
 
@@ -46,24 +34,6 @@ class Augmentation(Protocol):
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> DrawnViews:
         """Draw one view for each of `n` images of `height` x `width` pixels; the generator lives on the CPU."""
         ...
-
-
-@dataclass(frozen=True)
-class PadCropFlip:
-    """A crop of the image's size after `padding` black pixels on every side, mirrored by half if `flip`.
-
-    Views keep the type of the images.
-
-    >>> PadCropFlip(padding=4, flip=True).draw(2, 32, 32, torch.Generator()).flip.shape
-    torch.Size([2])
-    """
-
-    padding: int
-    flip: bool
-
-    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> View:
-        """Draw one view for each of `n` images."""
-        return draw_view(n, self.padding, self.flip, generator)
 
 
 @dataclass(frozen=True)
@@ -163,8 +133,7 @@ class ContrastiveView:
         """
         if len(images) != len(self.flip):
             raise RelgraphError(f"a view of {len(self.flip)} images was applied to {len(images)} images")
-        if images.shape[1] not in (1, 3):
-            raise RelgraphError(f"contrastive views need images with 1 or 3 channels, got {images.shape[1]}")
+        check_channels("a contrastive view", images.shape[1])
         views = self.jitter.apply_(cut(images, self.box, self.flip, self.size))
         if images.shape[1] == 3 and len(self.grey):
             at = self.grey.to(images.device, non_blocking=True)
@@ -179,8 +148,8 @@ class ContrastiveView:
         return images
 
 
-def cut(images: Tensor, box: Tensor, flip: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the boxes `(4, B)` of uint8 or float `images`, resized and those with `flip` `(B,)` mirrored.
+def cut(images: Tensor, box: Tensor, flip: Tensor | None, size: tuple[int, int]) -> Tensor:
+    """Return the boxes `(4, B)` of uint8 or float `images`, resized and those with `flip` `(B,)`, if any, mirrored.
 
     The result is float32 `(B, C, *size)`; a box is top, left, height and width, as `draw_boxes` draws them.
 
@@ -189,7 +158,7 @@ def cut(images: Tensor, box: Tensor, flip: Tensor, size: tuple[int, int]) -> Ten
     tensor([[[[0.3000, 0.2000]]]])
     """
     top, left, height, width = box.to(images.device, non_blocking=True)
-    mirror = flip.to(images.device, non_blocking=True)
+    mirror = None if flip is None else flip.to(images.device, non_blocking=True)
     rows = crop_matrix(top, height, images.shape[2], size[0])
     columns = crop_matrix(left, width, images.shape[3], size[1], mirror)
     return resample(unit(images), rows, columns)
@@ -225,8 +194,7 @@ def make_augmentation(name: str, *, padding: int, flip: bool, channels: int) -> 
         raise unknown("augmentation", name, AUGMENTATIONS)
     if name == "crop":
         return PadCropFlip(padding, flip)
-    if channels not in (1, 3):
-        raise RelgraphError(f"augmentation {name!r} needs images with 1 or 3 channels, got {channels}")
+    check_channels(f"augmentation {name!r}", channels)
     if name == "digits":
         return Digits()
     return CONTRASTIVE[name] if flip else replace(CONTRASTIVE[name], flip=0.0)

@@ -3,7 +3,6 @@
 One permutation is kept of an epoch, 4 bytes an image; batches are cut from it as they are asked for.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import overload
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
+from relgraph.seeding import generator
 
 CHUNK = 2**22  # labels that are searched at a time
 
@@ -52,16 +52,16 @@ def epoch_batches(
     count = len(labels)
     known = int(torch.count_nonzero(labels >= 0)) if by_label else count
     _check(known, count, batch_size, labelled_share)
-    generator = torch.Generator().manual_seed(_mix(seed, epoch))
+    random = generator("batches", seed, epoch)
     quota = max(1, round(labelled_share * batch_size))
     if known == count:
-        return Batches(torch.randperm(count, generator=generator, dtype=torch.int32), batch_size, processes)
+        return Batches(torch.randperm(count, generator=random, dtype=torch.int32), batch_size, processes)
     labelled = _where(labels, known, known=True)
     if quota == batch_size:
-        return Batches(_shuffle(labelled, generator), batch_size, processes)
+        return Batches(_shuffle(labelled, random), batch_size, processes)
     quota = min(quota, known)
-    order = _shuffle(_where(labels, count - known, known=False), generator)
-    return _Mixed(order, batch_size - quota, processes, labelled, quota, generator.get_state())
+    order = _shuffle(_where(labels, count - known, known=False), random)
+    return _Mixed(order, batch_size - quota, processes, labelled, quota, (seed, epoch))
 
 
 class Batches(Sequence[Tensor]):
@@ -69,11 +69,18 @@ class Batches(Sequence[Tensor]):
 
     def __init__(self, order: Tensor, size: int, processes: ProcessGroup) -> None:
         """Cut images in their order `(N,)` into batches of one size; if there are too few, they are one."""
-        self._order, self._size, self._processes = order, min(size, len(order)), processes
+        self._size, self._processes = min(size, len(order)), processes
+        self._order = order[: len(order) // self._size * self._size]
 
     def __len__(self) -> int:
         """Return how many full batches there are."""
         return len(self._order) // self._size
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield each batch, `(B,)` int64."""
+        rows = self._processes.rows(self._size)
+        for start in range(0, len(self._order), self._size):
+            yield self._order[start : start + self._size][rows].long()
 
     @overload
     def __getitem__(self, number: int) -> Tensor: ...
@@ -82,41 +89,34 @@ class Batches(Sequence[Tensor]):
     def __getitem__(self, number: slice) -> list[Tensor]: ...
 
     def __getitem__(self, number: int | slice) -> Tensor | list[Tensor]:
-        """Return a batch, `(B,)` int64, or a list of some."""
+        """Return a batch, `(B,)` int64, or a list of some; one after the other, iteration is the quicker way."""
         if isinstance(number, slice):
             return [self[place] for place in range(len(self))[number]]
-        return self._cut(range(len(self))[number])
-
-    def _cut(self, place: int) -> Tensor:
-        return self._own(self._part(place))
-
-    def _part(self, place: int) -> Tensor:
-        return self._order[place * self._size : (place + 1) * self._size]
-
-    def _own(self, batch: Tensor) -> Tensor:
-        return batch[self._processes.rows(len(batch))].long()
+        return next(islice(iter(self), range(len(self))[number], None))
 
 
 class _Mixed(Batches):
-    """Batches of some unlabelled images and some labelled ones, drawn in order, which suits iteration."""
+    """Batches of some unlabelled images and some labelled ones, which are drawn by `numbers`, a seed and an epoch."""
 
     def __init__(
-        self, order: Tensor, size: int, processes: ProcessGroup, labelled: Tensor, quota: int, state: Tensor
+        self,
+        order: Tensor,
+        size: int,
+        processes: ProcessGroup,
+        labelled: Tensor,
+        quota: int,
+        numbers: tuple[int, int],
     ) -> None:
         super().__init__(order, size, processes)
-        self._labelled, self._quota, self._state = labelled, quota, state
+        self._labelled, self._quota, self._numbers = labelled, quota, numbers
 
     def __iter__(self) -> Iterator[Tensor]:
-        generator = torch.Generator()
-        generator.set_state(self._state)
-        cycle = _cycle(self._labelled, self._quota, generator)
-        for place in range(len(self)):
+        random = generator("labelled images", *self._numbers)
+        rows, cycle = self._processes.rows(self._quota + self._size), _cycle(self._labelled, self._quota, random)
+        for start in range(0, len(self._order), self._size):
             # Shuffled once more, so that a device's slice of the batch is not all labelled or all unlabelled.
-            batch = torch.cat((next(cycle), self._part(place)))
-            yield self._own(batch[torch.randperm(len(batch), generator=generator)])
-
-    def _cut(self, place: int) -> Tensor:
-        return next(islice(iter(self), place, None))
+            batch = torch.cat((next(cycle), self._order[start : start + self._size]))
+            yield batch[torch.randperm(len(batch), generator=random)][rows].long()
 
 
 def _check(labelled: int, images: int, batch_size: int, labelled_share: float) -> None:
@@ -131,11 +131,6 @@ def _check(labelled: int, images: int, batch_size: int, labelled_share: float) -
             f"training needs at least one labelled image, got none among {images}: methods without labels (seed) train "
             "with --gamma 0"
         )
-
-
-def _mix(seed: int, epoch: int) -> int:
-    # A hash, not a sum: seed 0 in epoch 1 and seed 1 in epoch 0 are different runs.
-    return int.from_bytes(hashlib.sha256(f"{seed} {epoch}".encode()).digest()[:7], "big")
 
 
 def _where(labels: Tensor, count: int, *, known: bool) -> Tensor:

@@ -9,10 +9,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from relgraph.data.views import positions_of
+from relgraph.data.views import positions_of, unit
+from relgraph.errors import RelgraphError
 
 # What torchvision turns colour into grey with; `views.LUMINANCE`, which is PIL's, has one digit more.
 LUMINANCE = (0.2989, 0.587, 0.114)
+
+
+def check_channels(what: str, channels: int) -> None:
+    """Raise RelgraphError unless images have one channel or three, which `what` needs."""
+    if channels not in (1, 3):
+        raise RelgraphError(f"{what} needs images with 1 or 3 channels, got {channels}")
 
 
 def to_grey(images: Tensor) -> Tensor:
@@ -105,6 +112,10 @@ class Jitter:
         """Return the jitter of these images alone, at their positions among them."""
         inside, chosen = positions_of(self.chosen, rows)
         return Jitter(chosen, self.factors[:, inside], self.order[:, inside])
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Return changed uint8 or float images `(B, C, H, W)`, float32 in 0..1."""
+        return self.apply_(unit(images).clone())
 
     def apply_(self, images: Tensor) -> Tensor:
         """Change float `images` `(B, C, H, W)` in place and return them."""

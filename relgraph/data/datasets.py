@@ -1,20 +1,17 @@
-"""Data sets by name: their splits, few or noisy labels, and what normalises them."""
+"""Data sets ready for training: their splits, few or noisy labels, and what normalises them."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from relgraph.data import BUILT_IN
-from relgraph.data.catalogue import provide
-from relgraph.data.folders import MODES, check_memory, read_folder
+from relgraph.data.folders import MODES
 from relgraph.data.images import ImageSet
 from relgraph.data.labels import add_noise, hold_out, keep_count, keep_fraction
-from relgraph.data.published import OriginalSplits, original_split, read_published
-from relgraph.data.tiny_imagenet import read_tiny_imagenet
+from relgraph.data.sources import Normalisation, Source, resized
 from relgraph.errors import RelgraphError, unknown
+from relgraph.seeding import generator
 
 SAMPLE = 10_000  # streamed images that mean and std are taken from
 RESIZED_AT_ONCE = 1_000  # images
@@ -38,7 +35,7 @@ class DataSet:
 
 
 def load(
-    dataset: str,
+    source: Source,
     *,
     root: Path,
     image_size: int | None,
@@ -49,52 +46,52 @@ def load(
     label_noise: float = 0.0,
     mode: str = "auto",
 ) -> DataSet:
-    """Load a data set by name: digits, cifar10, cifar100, stl10, stl10+unlabelled, tiny-imagenet or `folder:PATH`.
+    """Load a data set: one of `sources.SOURCES`, a `sources.Folder` or another object like them.
 
     Where the data set has no validation images of its own, a share `val_fraction` of every class of the training images
     becomes them, drawn by `seed`. A share of 0 leaves the validation split empty. `root` is where downloads are kept.
     With an `image_size` the images are resized to it (bicubic). The `mode` auto, memory or stream is that of
-    `read_folder`.
+    `folders.read_folder`.
 
     All but `labels_per_class` training labels a class, or the share `label_fraction` of every class, become -1; of
-    those that remain, the share `label_noise` becomes wrong. All of it is drawn by `seed`; validation and test images
-    keep their labels.
+    those that remain, the share `label_noise` becomes wrong. All of it is drawn by `seed`, each from a stream of its
+    own; validation and test images keep their labels.
 
     The unlabelled images of stl10+unlabelled are training images with the label -1. Mean and std are those of the
     labelled ones, as without them.
 
-    A `folder:PATH` with neither train/, val/ nor test/ in it is a data set without labels: all its images, at any
+    A folder with neither train/, val/ nor test/ in it is a data set without labels: all its images, at any
     depth, are training images with the label -1, `classes` is empty, and so are the validation and test images,
     whatever the `val_fraction`: without classes nothing is held out. Mean and std are those of all images.
 
     Raises:
-        RelgraphError: if the name is unknown, a number is out of range, the files are missing or wrong, a class has too
+        RelgraphError: if a number is out of range, the files are missing or wrong, a class has too
             few images, or labels are to be hidden or changed where there are none.
 
-    >>> digits = load("digits", root=Path("data"), image_size=None, val_fraction=0.1, labels_per_class=None, seed=0)
+    >>> from relgraph.data.sources import Digits
+    >>> digits = load(Digits(), root=Path("data"), image_size=None, val_fraction=0.1, labels_per_class=None, seed=0)
     >>> digits.train.images.shape, len(digits.val), len(digits.test)
     (torch.Size([1299, 1, 8, 8]), 143, 355)
     """
     _check(image_size, val_fraction, labels_per_class, label_fraction, label_noise, mode)
-    original = _read(dataset, root.expanduser(), image_size, mode)
+    original = source.read(root.expanduser(), image_size, mode)
     if not original.train.classes:
-        _check_unlabelled(dataset, labels_per_class, label_fraction, label_noise)
-    generator = torch.Generator().manual_seed(seed)
+        _check_unlabelled(source.name, labels_per_class, label_fraction, label_noise)
     train, val = original.train, original.val
     if val is None and val_fraction == 0:
         val = replace(train.select(torch.arange(0)), split="val")
     elif val is None:
-        train, val = hold_out(train, val_fraction, generator)
+        train, val = hold_out(train, val_fraction, generator("validation", seed))
     mean, std = original.normalisation or _statistics(train)
     if labels_per_class is not None:
-        train = keep_count(train, labels_per_class, generator)
+        train = keep_count(train, labels_per_class, generator("labels", seed))
     elif label_fraction < 1:
-        train = keep_fraction(train, label_fraction, generator)
+        train = keep_fraction(train, label_fraction, generator("labels", seed))
     if label_noise > 0:
-        train = add_noise(train, label_noise, generator)
+        train = add_noise(train, label_noise, generator("label noise", seed))
     if original.unlabelled is not None:
         train = _join(train, original.unlabelled, first=len(original.train))
-    return DataSet(dataset, train, val, original.test, mean, std, original.crop_padding, original.flip)
+    return DataSet(source.name, train, val, original.test, mean, std, original.crop_padding, original.flip)
 
 
 def _check(
@@ -105,21 +102,23 @@ def _check(
     label_noise: float,
     mode: str,
 ) -> None:
-    if image_size is not None and image_size < 1:
-        raise RelgraphError(f"the image size must be at least 1 pixel, got {image_size}")
-    if not 0 <= val_fraction < 1:
-        raise RelgraphError(f"the share of validation images must be at least 0 and below 1, got {val_fraction}")
-    if labels_per_class is not None and labels_per_class < 1:
-        raise RelgraphError(f"the labels per class must be at least 1, got {labels_per_class}")
-    if not 0 < label_fraction <= 1:
-        raise RelgraphError(f"the share of labels must be above 0 and at most 1, got {label_fraction}")
-    if labels_per_class is not None and label_fraction < 1:
-        raise RelgraphError(
+    for valid, told in (
+        (image_size is None or image_size >= 1, f"the image size must be at least 1 pixel, got {image_size}"),
+        (0 <= val_fraction < 1, f"the share of validation images must be at least 0 and below 1, got {val_fraction}"),
+        (
+            labels_per_class is None or labels_per_class >= 1,
+            f"the labels per class must be at least 1, got {labels_per_class}",
+        ),
+        (0 < label_fraction <= 1, f"the share of labels must be above 0 and at most 1, got {label_fraction}"),
+        (
+            labels_per_class is None or label_fraction == 1,
             "labels_per_class and label_fraction exclude each other: expected one of them, got "
-            f"{labels_per_class} and {label_fraction}"
-        )
-    if not 0 <= label_noise <= 1:
-        raise RelgraphError(f"the share of wrong labels must be at least 0 and at most 1, got {label_noise}")
+            f"{labels_per_class} and {label_fraction}",
+        ),
+        (0 <= label_noise <= 1, f"the share of wrong labels must be at least 0 and at most 1, got {label_noise}"),
+    ):
+        if not valid:
+            raise RelgraphError(told)
     if mode not in MODES:
         raise unknown("way to hold images", mode, MODES)
 
@@ -135,38 +134,6 @@ def _check_unlabelled(dataset: str, labels_per_class: int | None, label_fraction
         )
 
 
-def _read(dataset: str, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
-    if dataset.startswith("folder:"):
-        return _folder(Path(dataset.removeprefix("folder:")).expanduser(), image_size, mode)
-    if dataset not in BUILT_IN:
-        raise unknown("data set", dataset, [*BUILT_IN, "folder:PATH"])
-    if dataset == "tiny-imagenet":
-        return read_tiny_imagenet(provide(dataset, root), image_size, mode)
-    if mode == "stream":
-        raise RelgraphError(f"{dataset} is published as one array: expected to hold it in memory, got mode stream")
-    original = read_published(dataset, root)
-    return original if image_size is None else _resize(original, image_size)
-
-
-def _folder(path: Path, image_size: int | None, mode: str) -> OriginalSplits:
-    classes, read = read_folder(path, image_size, mode)
-    splits = {split: original_split(images, labels, classes, split) for split, (images, labels) in read.items()}
-    padding = min(splits["train"].images.shape[-2:]) // 8  # the 4 pixels that are common for CIFAR's 32
-    return OriginalSplits(splits["train"], splits["test"], crop_padding=padding, flip=True, val=splits.get("val"))
-
-
-def _resize(original: OriginalSplits, size: int) -> OriginalSplits:
-    _, channels, side, _ = original.train.pixels.shape
-    unlabelled = 0 if original.unlabelled is None else len(original.unlabelled)
-    check_memory(len(original.train) + len(original.test) + unlabelled, channels, size, size)
-    train, test = (replace(split, images=_resized(split.pixels, size)) for split in (original.train, original.test))
-    return replace(original, train=train, test=test, crop_padding=round(original.crop_padding * size / side))
-
-
-def _resized(images: Tensor, size: int) -> Tensor:
-    return functional.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
-
-
 def _join(train: ImageSet, unlabelled: Tensor, first: int) -> ImageSet:
     """Return the training images and, numbered from `first`, those without a label, resized as the others are."""
     known, total = len(train), len(train) + len(unlabelled)
@@ -176,7 +143,7 @@ def _join(train: ImageSet, unlabelled: Tensor, first: int) -> ImageSet:
     for start in range(0, len(unlabelled), RESIZED_AT_ONCE):
         part = unlabelled[start : start + RESIZED_AT_ONCE]
         slots = slice(known + start, known + start + len(part))
-        images[slots] = part if part.shape[1:] == images.shape[1:] else _resized(part, images.shape[-1])
+        images[slots] = part if part.shape[1:] == images.shape[1:] else resized(part, images.shape[-1])
     no_labels = train.labels.new_full((len(unlabelled),), -1)
     return replace(
         train,
@@ -187,11 +154,11 @@ def _join(train: ImageSet, unlabelled: Tensor, first: int) -> ImageSet:
     )
 
 
-def _statistics(train: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _statistics(train: ImageSet) -> Normalisation:
     return channel_statistics(train.images if isinstance(train.images, Tensor) else train.sample(SAMPLE))
 
 
-def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(images: Tensor) -> Normalisation:
     """Return mean and standard deviation of each channel of uint8 images `(N, C, H, W)`, on the 0..1 scale.
 
     They come from the channel's histogram, so they are exact and need no float copy. A channel without contrast has the

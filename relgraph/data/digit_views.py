@@ -1,6 +1,6 @@
 """The views on which the embedded teacher of digits was trained: warped, bent, dimmed, noisy, in part erased."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class Digits:
         power, gain = uniform(-0.5, 0.5).exp(), uniform(0.7, 1.2)
         noise = uniform(0, 0.1)[:, None, None, None] * torch.randn(n, 1, height, width, generator=generator)
         side, erased = uniform(0.2, 0.45) * width, torch.rand(n, generator=generator) < 0.5
-        square = torch.stack((uniform(0, height), uniform(0, width), side))
+        square = torch.stack((uniform(0, height), uniform(0, width), side), dim=1)
         flip = torch.zeros(n, dtype=torch.bool)
         return DigitsView(flip, torch.stack(rows, dim=1), bend, power, gain, noise, square, erased)
 
@@ -58,7 +58,7 @@ class DigitsView:
         power: Exponents, `(B,)`.
         gain: Factors, `(B,)`.
         noise: What is added to every channel, `(B, 1, H, W)`.
-        square: Centre (y, x) and side of the square in pixels, `(3, B)`.
+        square: Centre (y, x) and side of the square in pixels, `(B, 3)`.
         erased: Whether it is made black, `(B,)`.
     """
 
@@ -73,10 +73,7 @@ class DigitsView:
 
     def part(self, rows: slice) -> "DigitsView":
         """Return the draws of these images alone."""
-        flip, affine, bend, power, gain, noise, erased = (
-            draw[rows] for draw in (self.flip, self.affine, self.bend, self.power, self.gain, self.noise, self.erased)
-        )
-        return DigitsView(flip, affine, bend, power, gain, noise, self.square[:, rows], erased)
+        return DigitsView(*(getattr(self, item.name)[rows] for item in fields(self)))
 
     def apply(self, images: Tensor) -> Tensor:
         """Return the views of uint8 or float (0..1) `images` `(B, C, H, W)`, float32 and of the same shape.
@@ -100,7 +97,7 @@ class DigitsView:
     def _erased_pixels(self, images: Tensor) -> Tensor:
         """Return the pixels of the squares, `(B, 1, H, W)`."""
         erased: Tensor
-        y, x, side = self.square.to(images.device, non_blocking=True)[:, :, None]
+        y, x, side = self.square.to(images.device, non_blocking=True).T[:, :, None]
         rows, columns = (torch.arange(size, device=images.device) + 0.5 for size in images.shape[2:])
         erased = ((rows - y).abs() < side / 2)[:, :, None] & ((columns - x).abs() < side / 2)[:, None, :]
         erased &= self.erased.to(images.device, non_blocking=True)[:, None, None]

@@ -1,11 +1,11 @@
-"""Large files from the web: with progress, a checksum, and a restart where the last try was cut off."""
+"""Published archives: downloaded once, with a restart where the last try was cut off, compared and unpacked."""
 
-import hashlib
-import sys
-from collections.abc import Iterator
-from http.client import HTTPException, HTTPResponse
+from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
-from typing import BinaryIO
+from shutil import copyfileobj
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -18,46 +18,168 @@ PARTIAL = 206  # HTTP's status where the requested part follows
 BEYOND_THE_END = 416  # HTTP's status where nothing follows
 
 
-class _BrokenOff(Exception):
-    """The server or the network ended the transfer."""
+class State(NamedTuple):
+    """What there is of a data set: ready, packed, missing or incomplete, and a sentence about it."""
+
+    word: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The archive in which a data set was published.
+
+    Attributes:
+        folder: Name of the one directory in it.
+        url: Its address.
+        md5: Its checksum.
+        size: Its size in bytes.
+        files: What the directory must hold, each with its MD5, which is empty where none is published.
+    """
+
+    folder: str
+    url: str
+    md5: str
+    size: int
+    files: tuple[tuple[str, str], ...]
+
+    def packed(self, root: Path) -> Path:
+        """Return where the archive itself lies in `root`."""
+        return root / self.url.rpartition("/")[2]
+
+    def state(self, root: Path) -> State:
+        """Return what there is in `root`, by the names of files alone."""
+        folder, archive = root / self.folder, self.packed(root)
+        lacking = [name for name, _ in self.files if not (folder / name).exists()]
+        if not lacking:
+            return State("ready", str(folder))
+        if folder.exists():
+            return State("incomplete", f"{folder} lacks {', '.join(lacking)}: move it away to have it made anew")
+        if archive.is_file():
+            return State("packed", f"{archive} is unpacked at the first use")
+        part = part_of(archive)
+        begun = f", {megabytes(part.stat().st_size)} of it are there" if part.is_file() else ""
+        return State("missing", f"{megabytes(self.size)} from {self.url}{begun}")
+
+    def provide(self, root: Path) -> Path:
+        """Return the directory in `root`, downloaded and unpacked if it is not there.
+
+        An archive that somebody put there is used. Of several processes one downloads, and the others wait.
+
+        Raises:
+            RelgraphError: if that fails, the archive is not the published one, or the directory is there in part.
+        """
+        from filelock import FileLock
+
+        if self.state(root).word != "ready":
+            try:
+                root.mkdir(parents=True, exist_ok=True)
+                with FileLock(str(root / f".{self.folder}.lock")):
+                    self._make(root)
+            except OSError as error:
+                raise RelgraphError(f"cannot write to {root}: {error.strerror or first_line(error)}") from error
+        return root / self.folder
+
+    def _make(self, root: Path) -> None:
+        from torchvision.datasets.utils import check_md5, extract_archive
+
+        found, archive = self.state(root), self.packed(root)
+        if found.word == "ready":  # another process was faster
+            return
+        if found.word == "incomplete":
+            raise RelgraphError(f"{self.folder} is incomplete: {found.detail}")
+        if found.word == "missing":
+            fetch(self.url, archive, self.md5)
+        elif not check_md5(archive, self.md5):
+            raise RelgraphError(f"{archive} is not the published archive (its checksum differs): fetch {self.url}")
+        # The extraction trusts the paths in the archive, which is the published one: its checksum was compared.
+        with TemporaryDirectory(prefix=f".{self.folder}.", dir=root) as temporary:
+            extract_archive(archive, temporary)
+            Path(temporary, self.folder).rename(root / self.folder)
+
+    def check(self, root: Path) -> None:
+        """Compare the files in `root` with their published checksums.
+
+        Raises:
+            RelgraphError: if one differs.
+        """
+        from torchvision.datasets.utils import check_md5
+
+        folder = root / self.folder
+        for name, md5 in self.files:
+            if md5 and not check_md5(folder / name, md5):
+                raise RelgraphError(
+                    f"{folder / name} is not the published file (its checksum differs): move {folder} away to have it "
+                    "made anew"
+                )
+
+
+def archive_of(reader: Any, size: int, more: tuple[str, str]) -> Archive:
+    """Return the archive of a data set of torchvision, of `size` bytes, with one file `more` than its lists have."""
+    files = tuple((name, md5) for name, md5 in (*reader.train_list, *reader.test_list, more))
+    return Archive(reader.base_folder, reader.url, reader.tgz_md5, size, files)
 
 
 def fetch(url: str, file: Path, md5: str) -> None:
     """Download `url` to `file`, which appears there once it is complete and has the checksum `md5`.
 
     Until then it is `file` with `.part` behind its name: a download that was cut off goes on from its end, or starts
-    again where the server cannot do that.
+    again where the server cannot do that. (torchvision's own download has no restart, and waits for ever for a server
+    that falls silent.)
 
     Raises:
         RelgraphError: if it cannot be downloaded or written, is cut off, or has another checksum.
     """
+    from torchvision.datasets.utils import calculate_md5
+
     part = part_of(file)
     try:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("ab") as stream:
-            _lock(stream, part)
-            _download(url, file, stream)
-    except OSError as error:
-        raise RelgraphError(f"cannot write {part}: {error.strerror or first_line(error)}") from error
-    finally:
-        if part.is_file() and part.stat().st_size == 0:
-            part.unlink()
-    found = checksum(part)
+        _append(url, part)
+    except (OSError, HTTPException, ValueError) as error:  # the last for an address that is none
+        if part.is_file():
+            ending = (
+                f"was cut off after {part.stat().st_size:,} bytes ({_reason(error)}): the next try goes on from there"
+            )
+        else:
+            ending = f"could not be downloaded ({_reason(error)}): fetch {url} and put it in {file.parent}"
+        raise RelgraphError(f"{file.name} {ending}") from error
+    found = calculate_md5(part)
     if found != md5:
         part.unlink()
         raise RelgraphError(f"{url}: expected the checksum {md5}, found {found}; what was downloaded is deleted")
     part.replace(file)
 
 
+def _append(url: str, part: Path) -> None:
+    """Add what follows in `url` to a file, or write it anew where the server begins at the beginning."""
+    from tqdm import tqdm
+
+    kept = part.stat().st_size if part.is_file() else 0
+    headers = {"User-Agent": "relgraph", **({"Range": f"bytes={kept}-"} if kept else {})}
+    try:
+        answer = urlopen(Request(url, headers=headers), timeout=PATIENCE)
+    except HTTPError as error:
+        error.close()  # it is also the server's answer
+        if error.code == BEYOND_THE_END and kept:
+            return  # the last try was cut off after the last byte: the checksum is compared next
+        raise
+    with answer as response:
+        goes_on = response.status == PARTIAL
+        total = None if response.length is None else response.length + kept * goes_on
+        with (
+            part.open("ab" if goes_on else "wb") as stream,
+            tqdm.wrapattr(
+                stream, "write", total, desc=part.stem, initial=kept * goes_on, leave=False, disable=None
+            ) as output,
+        ):
+            copyfileobj(response, output, BLOCK)
+        if response.length:
+            raise ConnectionError(f"expected {total:,}")
+
+
 def part_of(file: Path) -> Path:
     """Return where a download of `file` lies until it is complete."""
     return file.with_name(file.name + ".part")
-
-
-def checksum(file: Path) -> str:
-    """Return the MD5 of a file, the sum with which these data sets were published."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def megabytes(size: int) -> str:
@@ -67,83 +189,6 @@ def megabytes(size: int) -> str:
     ('169 MB', '2.6 GB')
     """
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def _lock(stream: BinaryIO, part: Path) -> None:
-    """Keep a second process, as of a job array, from writing to the same file."""
-    if sys.platform == "win32":
-        return  # no flock there
-    import fcntl
-
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise RelgraphError(f"{part}: another process is downloading it, wait until it is done") from error
-    except OSError:
-        pass  # a file system without locks; the checksum still finds what two writers spoil
-
-
-def _download(url: str, file: Path, stream: BinaryIO) -> None:
-    try:
-        response = _open(url, stream.tell())
-        if response is not None:
-            with response:
-                _append(response, stream, file.name)
-    except _BrokenOff as error:
-        kept = stream.tell()
-        if kept:
-            ending = f"was cut off after {kept:,} bytes ({error}): the next try goes on from there"
-        else:
-            ending = f"could not be downloaded ({error}): fetch {url} and put it in {file.parent}"
-        raise RelgraphError(f"{file.name} {ending}") from error
-
-
-def _append(response: HTTPResponse, stream: BinaryIO, name: str) -> None:
-    from tqdm import tqdm
-
-    start = stream.tell()
-    if start and response.status != PARTIAL:  # all of it comes, from the beginning
-        start = stream.seek(0)
-        stream.truncate()
-    total = None if response.length is None else start + response.length
-    bar = tqdm(desc=name, initial=start, total=total, unit="B", unit_scale=True, leave=False, disable=None)
-    with bar:
-        for block in _receive(response, total, start):
-            stream.write(block)
-            bar.update(len(block))
-
-
-def _open(url: str, start: int) -> HTTPResponse | None:
-    """Return the server's answer to a request for what follows the byte `start`, or None if nothing does."""
-    headers = {"User-Agent": "relgraph", **({"Range": f"bytes={start}-"} if start else {})}
-    try:
-        response: HTTPResponse = urlopen(Request(url, headers=headers), timeout=PATIENCE)
-    except HTTPError as error:
-        error.close()  # it is also the server's answer
-        if error.code == BEYOND_THE_END and start:
-            return None  # the last try was cut off after the last byte: the checksum is compared next
-        raise _BrokenOff(f"HTTP {error.code} {error.reason}") from error
-    except (OSError, HTTPException) as error:
-        raise _BrokenOff(_reason(error)) from error
-    return response
-
-
-def _receive(response: HTTPResponse, total: int | None, start: int) -> Iterator[bytes]:
-    """Yield the blocks that the server sends up to the byte `total`."""
-    received = start
-    while total is None or received < total:
-        try:
-            block = response.read1(BLOCK)
-        except (OSError, HTTPException) as error:
-            raise _BrokenOff(_reason(error)) from error
-        if not block:
-            break
-        received += len(block)
-        yield block
-    if total is not None and received < total:
-        raise _BrokenOff(f"expected {total:,}")
-    if received == 0:
-        raise _BrokenOff("the answer is empty")
 
 
 def _reason(error: Exception) -> str:

@@ -85,9 +85,7 @@ class EmbeddingStore:
 
     def views(self) -> FixedViews:
         """Return the views that were embedded, on the store's device."""
-        found = self.contents
-        views = FixedViews(found.images, found.views, padding=found.crop_padding, flip=found.flip, seed=found.view_seed)
-        return views.to(self.device)
+        return self.contents.fixed_views().to(self.device)
 
     def view(self, view: int = 0) -> StoredView:
         """Return one view of all images, which a search over all of them reads a block at a time.
@@ -153,8 +151,8 @@ class StoreWriter:
             RelgraphError: if the shape is another, a number is not finite, or the disk is full.
         """
         contents = self.manifest.contents
-        if rows.shape != _shape(contents, shard):
-            raise RelgraphError(f"a shard must be {_shape(contents, shard)}, got {tuple(rows.shape)}")
+        if rows.shape != contents.shape(shard):
+            raise RelgraphError(f"a shard must be {contents.shape(shard)}, got {tuple(rows.shape)}")
         stored = rows.to(DTYPES[contents.dtype])
         wrong = (~stored.flatten(1).isfinite().all(1)).nonzero().flatten()
         if len(wrong):
@@ -197,7 +195,8 @@ def _verified(path: Path, manifest: Manifest) -> list[Any]:
         fault = _fault(path, manifest, number)
         if fault:
             raise RelgraphError(f"{shard_file(path, number)} {fault}: the same relgraph embed command writes it again")
-    return [_memory_mapped(shard_file(path, number)) for number in range(len(manifest.shards))]
+    files = [shard_file(path, number) for number in range(len(manifest.shards))]
+    return [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
 
 
 def _bar(path: Path, manifest: Manifest, shards: list[int]) -> "tqdm[int]":
@@ -206,25 +205,10 @@ def _bar(path: Path, manifest: Manifest, shards: list[int]) -> "tqdm[int]":
 
 
 def _fault(path: Path, manifest: Manifest, number: int) -> str | None:
-    file, contents = shard_file(path, number), manifest.contents
+    file = shard_file(path, number)
     if not file.is_file():
         return "is missing"
-    try:
-        shard = _memory_mapped(file)
-    except (OSError, ValueError, EOFError) as error:
-        return f"is damaged ({first_line(error)})"
-    expected = _shape(contents, number)
-    if shard.shape != expected or shard.dtype != contents.dtype:
-        return f"is {shard.dtype} {shard.shape}, expected {contents.dtype} {expected}"
     return None if _digest(file) == manifest.shards[number] else "is damaged (its SHA-256 is not the manifest's)"
-
-
-def _memory_mapped(file: Path) -> Any:
-    return np.load(file, mmap_mode="r", allow_pickle=False)
-
-
-def _shape(contents: Contents, shard: int) -> tuple[int, ...]:
-    return len(contents.positions(shard)), contents.views, contents.width
 
 
 def _digest(file: Path) -> str:

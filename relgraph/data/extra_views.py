@@ -1,35 +1,21 @@
 """Extra views of each image, in addition to its base view: rotations, transformations, small patches."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from functools import partial
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from relgraph.data.augment import MOCO, Augmentation, ContrastiveAugmentation, ContrastiveView, cut
-from relgraph.data.colour import Jitter, draw_jitter, to_grey
+from relgraph.data.augment import MOCO, Augmentation, ContrastiveAugmentation, cut
+from relgraph.data.colour import check_channels, draw_jitter, to_grey
 from relgraph.data.resample import draw_boxes
-from relgraph.data.views import View, draw_view, unit
+from relgraph.data.views import Drawn, PadCropFlip, View, unit
 from relgraph.errors import RelgraphError, unknown
 
 KINDS = ("rotations", "transformations", "patches")
 PATCH_SCALE = (0.05, 0.14)  # share of the area: SwAV's small crops; SEED's own could not be verified
-
-
-class DrawnExtraViews(Protocol):
-    """V extra views drawn for each of B images."""
-
-    def part(self, rows: slice) -> Self:
-        """Return the V views of these images alone.
-
-        Raises:
-            RelgraphError: if the rows do not follow each other, or are counted from the end.
-        """
-        ...
-
-    def apply(self, images: Tensor) -> Tensor:
-        """Return the views of `images` `(B, C, H, W)`, `(V * B, C, h, w)`: row `v * B + i` is view v of image i."""
-        ...
 
 
 class ExtraViews(Protocol):
@@ -40,9 +26,98 @@ class ExtraViews(Protocol):
         """Number V of extra views of each image."""
         ...
 
-    def draw(self, n: int, height: int, width: int, flip: Tensor, generator: torch.Generator) -> DrawnExtraViews:
-        """Draw views of `n` images of `height` x `width` pixels whose base view is mirrored where `flip` `(n,)`."""
+    def draw(self, n: int, height: int, width: int, flip: Tensor, generator: torch.Generator) -> "Joined":
+        """Draw V views of `n` images of `height` x `width` pixels whose base view is mirrored where `flip` `(n,)`."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """V views of each of B images: `apply` returns `(V * B, C, h, w)`, whose row `v * B + i` is view v of image i."""
+
+    views: tuple[Drawn, ...]
+
+    def part(self, rows: slice) -> "Joined":
+        """Return the V views of these images alone.
+
+        Raises:
+            RelgraphError: if the rows do not follow each other, or are counted from the end.
+        """
+        return Joined(tuple(view.part(rows) for view in self.views))
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Return the views of uint8 or float (0..1) `images` `(B, C, H, W)`."""
+        return torch.cat([view.apply(images) for view in self.views])
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """A view of a view: each step is applied to what the step before it returned."""
+
+    steps: tuple[Drawn, ...]
+
+    def part(self, rows: slice) -> "Chain":
+        """Return the draws of these images alone.
+
+        Raises:
+            RelgraphError: if the rows do not follow each other, or are counted from the end.
+        """
+        return Chain(tuple(step.part(rows) for step in self.steps))
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Return the views of uint8 or float (0..1) `images` `(B, C, H, W)`."""
+        for step in self.steps:
+            images = step.apply(images)
+        return images
+
+
+@dataclass(frozen=True, eq=False)
+class Turned:
+    """Square images turned counter-clockwise, each by its own number of quarters, `turns` `(B,)`."""
+
+    turns: Tensor
+
+    def part(self, rows: slice) -> "Turned":
+        """Return the turns of these images alone."""
+        return Turned(self.turns[rows])
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Return `images` `(B, C, H, H)`, turned."""
+        turned = images.clone()
+        for turns in (1, 2, 3):
+            at = (self.turns == turns).nonzero()[:, 0].to(images.device, non_blocking=True)
+            turned.index_copy_(0, at, images.index_select(0, at).rot90(turns, (2, 3)))
+        return turned
+
+
+@dataclass(frozen=True, eq=False)
+class Fixed:
+    """A change of images without anything that is random."""
+
+    change: Callable[[Tensor], Tensor]
+
+    def part(self, rows: slice) -> "Fixed":
+        """Return this: nothing was drawn."""
+        return self
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Return the changed `images`."""
+        return self.change(images)
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A box of each image, `(4, B)` as `draw_boxes` draws them, resized to the size of the image."""
+
+    box: Tensor
+
+    def part(self, rows: slice) -> "Cut":
+        """Return the boxes of these images alone."""
+        return Cut(self.box[:, rows])
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Return the resized boxes of `images`, float32 in 0..1."""
+        return cut(images, self.box, None, (images.shape[2], images.shape[3])).clamp_(0, 1)
 
 
 @dataclass(frozen=True)
@@ -59,37 +134,19 @@ class Rotations:
     """
 
     padding: int
+    each: ClassVar[int] = 3
 
-    @property
-    def each(self) -> int:
-        """Three."""
-        return 3
-
-    def draw(self, n: int, height: int, width: int, flip: Tensor, generator: torch.Generator) -> "RotationsView":
+    def draw(self, n: int, height: int, width: int, flip: Tensor, generator: torch.Generator) -> Joined:
         """Draw the crops.
 
         Raises:
-            RelgraphError: if the images are not square.
+            RelgraphError: if the images are not square, or there is not one flip for each.
         """
         _check_square(height, width)
-        return RotationsView(_crops(n, self.each, self.padding, flip, generator))
-
-
-@dataclass(frozen=True, eq=False)
-class RotationsView:
-    """The draws of `Rotations`: one crop for each rotation of each image."""
-
-    crops: View
-
-    def part(self, rows: slice) -> "RotationsView":
-        """Return the three views of these images alone."""
-        return RotationsView(_part(self.crops, 3, rows))
-
-    def apply(self, images: Tensor) -> Tensor:
-        """Return the rotations of uint8 or float `images` `(B, C, H, H)`, `(3 B, C, H, H)`."""
         # To turn a crop is to crop the turned image: the offsets are drawn alike in all four directions.
-        parts = self.crops.apply(images.repeat(3, 1, 1, 1)).chunk(3)
-        return torch.cat([part.rot90(turns, (2, 3)) for turns, part in enumerate(parts, start=1)])
+        crops = [_crop(n, self.padding, flip, generator) for _ in range(self.each)]
+        quarters = (Fixed(partial(torch.rot90, k=turns, dims=(2, 3))) for turns in (1, 2, 3))
+        return Joined(tuple(map(Chain, zip(crops, quarters, strict=True))))
 
 
 @dataclass(frozen=True)
@@ -107,72 +164,23 @@ class Transformations:
     """
 
     padding: int
+    each: ClassVar[int] = 4
 
-    @property
-    def each(self) -> int:
-        """Four."""
-        return 4
-
-    def draw(self, n: int, height: int, width: int, flip: Tensor, generator: torch.Generator) -> "TransformationsView":
-        """Draw crops, angles, factors and boxes.
+    def draw(self, n: int, height: int, width: int, flip: Tensor, generator: torch.Generator) -> Joined:
+        """Draw the four views; applied to images with neither 1 nor 3 channels, they raise RelgraphError.
 
         Raises:
-            RelgraphError: if the images are not square.
+            RelgraphError: if the images are not square, or there is not one flip for each.
         """
         _check_square(height, width)
-        crops = _crops(n, self.each, self.padding, flip, generator)
-        turns = torch.randint(1, 4, (n,), generator=generator)
-        jitter = draw_jitter(torch.arange(n), MOCO.jitter, generator)
-        box = draw_boxes(n, height, width, MOCO.scale, MOCO.ratio, generator)
-        return TransformationsView(crops, turns, jitter, box)
-
-
-@dataclass(frozen=True, eq=False)
-class TransformationsView:
-    """The draws of `Transformations` for B images, on the CPU.
-
-    Attributes:
-        crops: The padded crop and the flip of each view, of `4 B`.
-        turns: Quarters of a turn, counter-clockwise, `(B,)`.
-        jitter: The colour distortion of all images.
-        box: Top, left, height and width of the crops that are resized, `(4, B)`.
-    """
-
-    crops: View
-    turns: Tensor
-    jitter: Jitter
-    box: Tensor
-
-    def part(self, rows: slice) -> "TransformationsView":
-        """Return the four views of these images alone.
-
-        Raises:
-            RelgraphError: if the rows do not follow each other, or are counted from the end.
-        """
-        crops, jitter = _part(self.crops, 4, rows), self.jitter.part(rows)
-        return TransformationsView(crops, self.turns[rows], jitter, self.box[:, rows])
-
-    def apply(self, images: Tensor) -> Tensor:
-        """Return the four views of uint8 or float (0..1) `images` `(B, C, H, H)`: float32 `(4 B, C, H, H)` in 0..1.
-
-        Raises:
-            RelgraphError: if the images have neither 1 nor 3 channels.
-        """
-        if images.shape[1] not in (1, 3):
-            raise RelgraphError(f"transformations need images with 1 or 3 channels, got {images.shape[1]}")
-        views = unit(self.crops.apply(images.repeat(4, 1, 1, 1)))
-        turned, grey, distorted, resized = views.chunk(4)
-        self._turn_(turned)
-        grey.copy_(to_grey(grey).expand_as(grey))
-        self.jitter.apply_(distorted)
-        none = torch.zeros_like(self.crops.flip[: len(images)])
-        resized.copy_(cut(resized, self.box, none, (images.shape[2], images.shape[3])).clamp_(0, 1))
-        return views
-
-    def _turn_(self, images: Tensor) -> None:
-        for turns in (1, 2, 3):
-            at = (self.turns == turns).nonzero()[:, 0].to(images.device, non_blocking=True)
-            images.index_copy_(0, at, images.index_select(0, at).rot90(turns, (2, 3)))
+        crops = [_crop(n, self.padding, flip, generator) for _ in range(self.each)]
+        steps: tuple[Drawn, ...] = (
+            Turned(torch.randint(1, 4, (n,), generator=generator)),
+            Fixed(_to_grey),
+            draw_jitter(torch.arange(n), MOCO.jitter, generator),
+            Cut(draw_boxes(n, height, width, MOCO.scale, MOCO.ratio, generator)),
+        )
+        return Joined(tuple(Chain((crop, Fixed(unit), step)) for crop, step in zip(crops, steps, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -192,30 +200,10 @@ class Patches:
     each: int
     size: int
 
-    def draw(self, n: int, height: int, width: int, flip: Tensor, generator: torch.Generator) -> "PatchesView":
+    def draw(self, n: int, height: int, width: int, flip: Tensor, generator: torch.Generator) -> Joined:
         """Draw the patches; the flip of the base view plays no part."""
         small = replace(self.augmentation, scale=PATCH_SCALE, size=self.size)
-        return PatchesView(tuple(small.draw(n, height, width, generator) for _ in range(self.each)))
-
-
-@dataclass(frozen=True, eq=False)
-class PatchesView:
-    """The draws of `Patches`: V views of all images."""
-
-    views: tuple[ContrastiveView, ...]
-
-    def part(self, rows: slice) -> "PatchesView":
-        """Return the V views of these images alone.
-
-        Raises:
-            RelgraphError: if the rows do not follow each other, or are counted from the end.
-        """
-        return PatchesView(tuple(view.part(rows) for view in self.views))
-
-    def apply(self, images: Tensor) -> Tensor:
-        """Return the patches of uint8 or float (0..1) `images` `(B, C, H, W)`: float32 `(V B, C, size, size)`."""
-        pixels = unit(images)
-        return torch.cat([view.apply(pixels) for view in self.views])
+        return Joined(tuple(small.draw(n, height, width, generator) for _ in range(self.each)))
 
 
 def patch_size(side: int) -> int:
@@ -267,18 +255,17 @@ def _make_patches(each: int, flip: bool, augmentation: Augmentation, side: int) 
     return Patches(augmentation if flip else replace(augmentation, flip=0.0), each, patch_size(side))
 
 
+def _to_grey(images: Tensor) -> Tensor:
+    check_channels("a grey view", images.shape[1])
+    return to_grey(images).expand_as(images)
+
+
 def _check_square(height: int, width: int) -> None:
     if height != width:
         raise RelgraphError(f"views that are turned want square images, got {height} x {width}")
 
 
-def _crops(n: int, each: int, padding: int, flip: Tensor, generator: torch.Generator) -> View:
+def _crop(n: int, padding: int, flip: Tensor, generator: torch.Generator) -> View:
     if len(flip) != n:
         raise RelgraphError(f"the base view must have one flip for each of {n} images, got {len(flip)}")
-    return replace(draw_view(each * n, padding, False, generator), flip=flip.repeat(each))
-
-
-def _part(crops: View, each: int, rows: slice) -> View:
-    """Return the crops of some images, `each` of an image; crop `v * B + i` is crop v of image i."""
-    draws = (crops.dx, crops.dy, crops.flip)
-    return View(*(draw.view(each, -1)[:, rows].flatten() for draw in draws))
+    return replace(PadCropFlip(padding, False).draw(n, 0, 0, generator), flip=flip)

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from relgraph.data.views import View, draw_view
+from relgraph.data.views import PadCropFlip, View
 from relgraph.errors import RelgraphError
+from relgraph.seeding import generator
 
 
 class FixedViews:
@@ -28,7 +29,7 @@ class FixedViews:
         self.dx, self.dy = torch.zeros(2, count, n, dtype=torch.int16)
         self.flip = torch.zeros(count, n, dtype=torch.bool)
         for v in range(1, count):
-            drawn = draw_view(n, padding, flip, torch.Generator().manual_seed(seed * 1_000_003 + v))
+            drawn = PadCropFlip(padding, flip).draw(n, 0, 0, generator("stored views", seed, v))
             self.dx[v], self.dy[v], self.flip[v] = drawn.dx, drawn.dy, drawn.flip
         self.count = count
 

@@ -5,6 +5,7 @@ without labels.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from relgraph.data.images import ImageFiles, image_files, names_in_one
-from relgraph.errors import RelgraphError, unknown
+from relgraph.errors import RelgraphError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # those of torchvision
 MEMORY_LIMIT = 8 * 2**30  # bytes: beyond that, images in memory stop being a good idea on common machines
@@ -21,10 +22,12 @@ MEMORY_LIMIT = 8 * 2**30  # bytes: beyond that, images in memory stop being a go
 MODES = ("auto", "memory", "stream")
 
 Listing = dict[str, NDArray[np.bytes_]]  # the image files of each class, as paths within the folder of the classes
+Listings = dict[str, tuple[Path, Listing]]  # of each split, train first
 Split = tuple[Tensor | ImageFiles, Tensor]  # images (N, 3, H, W) and labels (N,)
+Splits = dict[str, Split]
 
 
-def read_folder(path: Path, image_size: int | None, mode: str = "auto") -> tuple[tuple[str, ...], dict[str, Split]]:
+def read_folder(path: Path, image_size: int | None, mode: str = "auto") -> tuple[tuple[str, ...], Splits]:
     """Return the classes and, for each split, its images `(N, 3, H, W)` uint8 and labels `(N,)`.
 
     The splits are `train`, `val` and `test`; a folder with only one of the last two has `train` and `test`. A folder
@@ -39,44 +42,47 @@ def read_folder(path: Path, image_size: int | None, mode: str = "auto") -> tuple
         RelgraphError: if a folder or a class is missing, there is no image at all, an image that is decoded is
             unreadable or of another size, or images for the memory need too much of it.
     """
-    if mode not in MODES:
-        raise unknown("way to hold images", mode, MODES)
-    classes, splits = _list_splits(path, image_size)
-    total, shape = sum(len(files) for files, _ in splits.values()), splits["train"][0].shape[1:]
-    if mode == "stream" or (mode == "auto" and not fits_memory(total, *shape)):
-        return classes, {split: (files, labels) for split, (files, labels) in splits.items()}
-    check_memory(total, *shape)
-    return classes, {split: (files.load(f"decode {split}"), labels) for split, (files, labels) in splits.items()}
-
-
-def _list_splits(path: Path, image_size: int | None) -> tuple[tuple[str, ...], dict[str, tuple[ImageFiles, Tensor]]]:
-    """Return the classes and, for each split, its files and labels; at most the first training image is opened."""
     folders = _find_splits(path)
     if not folders:
-        return (), _list_unlabelled(path, image_size)
-    listings = {split: list_images(folder) for split, folder in folders.items()}
-    classes = _common_classes(path, listings)
-    splits: dict[str, tuple[ImageFiles, Tensor]] = {}
-    size = None
-    for split, listing in listings.items():  # train comes first: its first image has the size of all
-        files = image_files(folders[split], np.concatenate([listing[name] for name in classes]), image_size, size)
-        size = files.size
-        labels = torch.arange(len(classes)).repeat_interleave(torch.tensor([len(listing[name]) for name in classes]))
-        splits[split] = (files, labels)
-    return classes, splits
+        splits = read_listings({"train": (path, _list_unlabelled(path)), "test": (path, {})}, image_size, mode)
+        return (), {split: (images, torch.full_like(labels, -1)) for split, (images, labels) in splits.items()}
+    listings = {split: (folder, list_images(folder)) for split, folder in folders.items()}
+    return _common_classes(path, listings), read_listings(listings, image_size, mode)
 
 
-def _list_unlabelled(path: Path, image_size: int | None) -> dict[str, tuple[ImageFiles, Tensor]]:
-    """Return all images of a folder for training, without labels, and none to test with."""
+def read_listings(listings: Listings, image_size: int | None, mode: str) -> Splits:
+    """Return the images of each split and their labels, which number its classes in their order.
+
+    Image size and mode are those of `read_folder`; at most the first training image is opened to learn their size.
+
+    Raises:
+        RelgraphError: if an image that is decoded is unreadable or of another size, or images for the memory need too
+            much of it.
+    """
+    files: dict[str, ImageFiles] = {}
+    labels, size = {}, None
+    for split, (folder, listing) in listings.items():
+        names = np.concatenate([np.empty(0, dtype=np.bytes_), *listing.values()])
+        files[split] = image_files(folder, names, image_size, size)
+        size = files[split].size  # that of the first training image is that of all
+        counts = torch.tensor([len(names) for names in listing.values()], dtype=torch.int64)
+        labels[split] = torch.arange(len(listing)).repeat_interleave(counts)
+    total, shape = sum(map(len, files.values())), files["train"].shape[1:]
+    if mode == "stream" or (mode == "auto" and not fits_memory(total, *shape)):
+        return {split: (images, labels[split]) for split, images in files.items()}
+    check_memory(total, *shape)
+    return {split: (images.load(f"decode {split}"), labels[split]) for split, images in files.items()}
+
+
+def _list_unlabelled(path: Path) -> Listing:
+    """Return all images of a folder, in no class."""
     names = _list_files(path, "")
     if not names:
         raise RelgraphError(
             f"{path}: expected train/CLASS/image.png with val/ or test/ beside train/, or images without labels at any "
             f"depth, found no image (looked for {', '.join(SUFFIXES)})"
         )
-    train = image_files(path, names, image_size)
-    test = image_files(path, [], image_size, train.size)
-    return {split: (files, torch.full((len(files),), -1)) for split, files in (("train", train), ("test", test))}
+    return {"": names_in_one(names)}
 
 
 def _find_splits(path: Path) -> dict[str, Path]:
@@ -103,7 +109,8 @@ def list_images(folder: Path) -> Listing:
     Raises:
         RelgraphError: if there are fewer than two classes, or a class has no images.
     """
-    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    there = folder.iterdir() if folder.is_dir() else ()
+    classes = sorted(entry for entry in there if entry.is_dir() and not entry.name.startswith("."))
     if len(classes) < 2:
         found = f"found {classes[0].name}" if classes else "found none"
         raise RelgraphError(f"{folder}: expected one folder for each of at least 2 classes, {found}")
@@ -125,9 +132,9 @@ def _list_files(folder: Path, name: str) -> list[str]:
     return sorted(files, key=lambda file: file.split(os.sep))
 
 
-def _common_classes(path: Path, listings: dict[str, Listing]) -> tuple[str, ...]:
-    expected = set(listings["train"])
-    for split, listing in listings.items():
+def _common_classes(path: Path, listings: Listings) -> tuple[str, ...]:
+    expected = set(listings["train"][1])
+    for split, (_, listing) in listings.items():
         missing, extra = sorted(expected - set(listing)), sorted(set(listing) - expected)
         if missing or extra:
             parts = [
@@ -136,7 +143,68 @@ def _common_classes(path: Path, listings: dict[str, Listing]) -> tuple[str, ...]
                 if names
             ]
             raise RelgraphError(f"{path}: the classes of the {split} images differ from train/: {'; '.join(parts)}")
-    return tuple(listings["train"])
+    return tuple(listings["train"][1])
+
+
+def list_tiny_imagenet(folder: Path) -> tuple[tuple[str, ...], Listings]:
+    """Return the names of Tiny-ImageNet's classes, or of a part of them, and its images in its own layout.
+
+    `wnids.txt` lists the classes by their WordNet numbers, which order them, and `words.txt` names them; images are in
+    `train/WNID/images/*.JPEG` and `val/images/*.JPEG`, the latter with their classes in `val/val_annotations.txt`. The
+    labels of `test/` were never published, so that `val` is the test split.
+
+    Raises:
+        RelgraphError: if files are missing or disagree with each other; no image is read.
+    """
+    train = list_images(folder / "train")
+    wnids = sorted(_lines(folder / "wnids.txt"))
+    if wnids != list(train):
+        odd = sorted(set(wnids) ^ set(train)) or wnids
+        raise RelgraphError(
+            f"{folder / 'train'}: expected a folder for each class of wnids.txt, which names it once: {odd[0]} differs"
+        )
+    least, most = (pick(train, key=lambda wnid: len(train[wnid])) for pick in (min, max))
+    if len(train[least]) < len(train[most]):  # published with 500 each: a copy that broke off has fewer
+        raise RelgraphError(
+            f"{folder / 'train'}: expected as many images in every class, found {len(train[most])} in {most} and "
+            f"{len(train[least])} in {least}"
+        )
+    val = folder / "val" / "images"
+    return _class_names(folder, wnids), {"train": (folder / "train", train), "test": (val, _list_val(folder, wnids))}
+
+
+def _list_val(folder: Path, wnids: Sequence[str]) -> Listing:
+    """Return the validation images of Tiny-ImageNet by their annotated classes."""
+    annotations, found = folder / "val" / "val_annotations.txt", {wnid: list[str]() for wnid in wnids}
+    for number, line in enumerate(_lines(annotations), start=1):
+        name, wnid, *_ = [*line.split("\t"), ""]  # what follows is a bounding box
+        if wnid not in found:
+            raise RelgraphError(f"{annotations}, line {number}: expected an image and a class, found {line[:60]!r}")
+        found[wnid].append(name)
+    named, there = [name for names in found.values() for name in names], _list_files(folder / "val" / "images", "")
+    if sorted(named) != sorted(there):
+        odd = sorted(set(named) ^ set(there)) or named
+        raise RelgraphError(f"{annotations}: expected every file of {folder / 'val' / 'images'} once, {odd[0]} differs")
+    return {wnid: names_in_one(names) for wnid, names in found.items()}
+
+
+def _class_names(folder: Path, wnids: Sequence[str]) -> tuple[str, ...]:
+    """Return the first synonym of every class, with the WordNet number behind it where two classes share it."""
+    words = dict(line.split("\t", 1) for line in _lines(folder / "words.txt") if "\t" in line)
+    for wnid in wnids:
+        if wnid not in words:
+            raise RelgraphError(f"{folder / 'words.txt'}: expected a name for {wnid}, found none")
+    names = [words[wnid].split(",")[0].strip() for wnid in wnids]
+    return tuple(n if names.count(n) == 1 else f"{n} ({wnid})" for n, wnid in zip(names, wnids, strict=True))
+
+
+def _lines(file: Path) -> list[str]:
+    """Return the lines of a list of Tiny-ImageNet that are not empty."""
+    try:
+        return list(filter(None, file.read_text(encoding="utf-8").splitlines()))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise RelgraphError(f"{file}: expected a list of Tiny-ImageNet ({reason})") from error
 
 
 def fits_memory(images: int, channels: int, height: int, width: int) -> bool:

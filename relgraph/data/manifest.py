@@ -1,19 +1,20 @@
 """The description of a store of embeddings: `manifest.json`, in a directory with the store's arrays."""
 
+import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from relgraph.data.fixed_views import FixedViews
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line, write_atomically
 
 FORMAT = "relgraph embeddings"
-VERSION = 1
+VERSION = 2  # 1 drew other views
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 # A shard is a 32nd of the store, which is what an interrupt costs at most: not below 16 MiB, so that a small store is
@@ -82,6 +83,14 @@ class Contents:
         start = shard * self.images_per_shard
         return torch.arange(start, min(start + self.images_per_shard, self.images))
 
+    def shape(self, shard: int) -> tuple[int, int, int]:
+        """Return the shape of a shard, (its images, views, width)."""
+        return len(self.positions(shard)), self.views, self.width
+
+    def fixed_views(self) -> FixedViews:
+        """Return the views of the images."""
+        return FixedViews(self.images, self.views, padding=self.crop_padding, flip=self.flip, seed=self.view_seed)
+
 
 def images_per_shard(images: int, bytes_per_image: int) -> int:
     """Return how many images go into a shard.
@@ -111,13 +120,8 @@ class Manifest:
         Raises:
             RelgraphError: if it cannot be written.
         """
-        content = {
-            "format": FORMAT,
-            "version": VERSION,
-            "complete": self.complete,
-            "contents": asdict(self.contents),
-            "shards": self.shards,
-        }
+        content = {"contents": asdict(self.contents), "shards": self.shards}
+        content = {"format": FORMAT, "version": VERSION, "sha256": _digest(content), **content}
         write_atomically(manifest_file(path), (json.dumps(content, indent=2) + "\n").encode())
 
     @classmethod
@@ -132,10 +136,19 @@ class Manifest:
             content = json.loads(file.read_bytes())
         except (OSError, ValueError) as error:
             raise RelgraphError(f"{file} cannot be read as JSON: {first_line(error)}") from error
-        try:
-            return _parse(content)
-        except ValueError as error:
-            raise RelgraphError(f"{file} is not the manifest of a store of embeddings: {error}") from error
+        told = f"{file} is not the manifest of a store of embeddings"
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise RelgraphError(f"{told}: its format is not {FORMAT!r}")
+        if content.get("version") != VERSION:
+            raise RelgraphError(
+                f"{told} of this version: expected {VERSION}, found {content.get('version')!r}; delete the store and "
+                "run relgraph embed again"
+            )
+        kept = {name: content.get(name) for name in ("contents", "shards")}
+        if content.get("sha256") != _digest(kept):
+            raise RelgraphError(f"{told}: it was changed after it was written (its SHA-256 differs)")
+        values = {name: tuple(v) if isinstance(v, list) else v for name, v in content["contents"].items()}
+        return cls(Contents(**values), content["shards"])
 
 
 def manifest_file(path: Path) -> Path:
@@ -143,51 +156,6 @@ def manifest_file(path: Path) -> Path:
     return path / "manifest.json"
 
 
-def _parse(content: Any) -> Manifest:
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"its format is not {FORMAT!r}")
-    if content.get("version") != VERSION:
-        raise ValueError(f"its version is {content.get('version')!r}, expected {VERSION}")
-    contents = _contents(content.get("contents"))
-    shards = content.get("shards")
-    if not isinstance(shards, list) or not all(shard is None or isinstance(shard, str) for shard in shards):
-        raise ValueError("its shards are not a list of SHA-256")
-    if len(shards) != contents.shards:
-        raise ValueError(f"it lists {len(shards)} shards, expected {contents.shards}")
-    manifest = Manifest(contents, shards)
-    if content.get("complete") is not manifest.complete:
-        raise ValueError(f"its entry complete is {content.get('complete')}, which its shards contradict")
-    return manifest
-
-
-def _contents(given: Any) -> Contents:
-    names = [item.name for item in fields(Contents)]
-    if not isinstance(given, dict) or sorted(given) != sorted(names):
-        raise ValueError(f"its contents must be {', '.join(names)}")
-    for item in fields(Contents):
-        if not _KINDS[item.type](given[item.name]):
-            raise ValueError(f"{item.name} cannot be {given[item.name]!r}")
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
-    found = Contents(**values)
-    if min(found.images, found.width, found.views, found.images_per_shard) < 1 or found.dtype not in DTYPES:
-        raise ValueError("images, width, views and images_per_shard must be at least 1, and dtype float32 or float16")
-    return found
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _list_of(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(map(kind, value))
-
-
-_KINDS: dict[Any, Callable[[Any], bool]] = {
-    str: lambda value: isinstance(value, str),
-    bool: lambda value: isinstance(value, bool),
-    int: _is_count,
-    int | None: lambda value: value is None or _is_count(value),
-    tuple[int, ...]: _list_of(_is_count),
-    tuple[str, ...]: _list_of(lambda value: isinstance(value, str)),
-    tuple[float, ...]: _list_of(lambda value: type(value) in (int, float)),
-}
+def _digest(content: dict[str, Any]) -> str:
+    """Return the SHA-256 of contents and shards, by which a manifest is known to be as it was written."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -10,6 +11,22 @@ from torch.nn import functional
 from relgraph.errors import RelgraphError
 
 LUMINANCE = (0.299, 0.587, 0.114)  # red, green, blue: ITU-R 601, as PIL turns colour into grey
+
+
+class Drawn(Protocol):
+    """What is random of the views of B images, drawn but not applied yet."""
+
+    def part(self, rows: slice) -> Self:
+        """Return the draws of these images alone: applied to them, they give the views that the whole gives them.
+
+        Raises:
+            RelgraphError: if the rows do not follow each other, or are counted from the end.
+        """
+        ...
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Return the views of uint8 or float (0..1) `images` `(B, C, H, W)`, on their device."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +44,7 @@ class View:
     def part(self, rows: slice) -> "View":
         """Return the draws of these images alone.
 
-        >>> draw_view(4, 1, True, torch.Generator()).part(slice(1, 3)).flip.shape
+        >>> PadCropFlip(1, True).draw(4, 8, 8, torch.Generator()).part(slice(1, 3)).flip.shape
         torch.Size([2])
         """
         return View(self.dx[rows], self.dy[rows], self.flip[rows])
@@ -45,10 +62,34 @@ class View:
         x = torch.arange(width, device=images.device)
         rows = torch.arange(height, device=images.device) + dy
         columns = torch.where(flip, width - 1 - x, x) + dx
-        inside = _inside(rows, height)[:, :, None] & _inside(columns, width)[:, None, :]
+        inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
         pixel = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
         moved = images.flatten(2).gather(2, pixel.flatten(1)[:, None].expand(-1, images.shape[1], -1))
         return moved.view(images.shape) * inside[:, None]
+
+
+@dataclass(frozen=True)
+class PadCropFlip:
+    """A crop of the image's size after `padding` black pixels on every side, mirrored by half if `flip`.
+
+    Every image has its own draw, uniform over the `(2 padding + 1)^2` crops; with `flip` it is mirrored with
+    probability 1/2. Views keep the type of the images.
+
+    >>> view = PadCropFlip(padding=0, flip=False).draw(2, 2, 2, torch.Generator())
+    >>> images = torch.arange(8, dtype=torch.uint8).view(2, 1, 2, 2)
+    >>> torch.equal(view.apply(images), images)
+    True
+    """
+
+    padding: int
+    flip: bool
+
+    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> View:
+        """Draw one view for each of `n` images; their size plays no part, and the generator lives on the CPU."""
+        dx = torch.randint(-self.padding, self.padding + 1, (n,), generator=generator)
+        dy = torch.randint(-self.padding, self.padding + 1, (n,), generator=generator)
+        mirrored = torch.rand(n, generator=generator) < 0.5 if self.flip else torch.zeros(n, dtype=torch.bool)
+        return View(dx, dy, mirrored)
 
 
 def positions_of(chosen: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
@@ -69,49 +110,59 @@ def positions_of(chosen: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
     return inside, chosen[inside] - start
 
 
-def _inside(position: Tensor, size: int) -> Tensor:
-    return (position >= 0) & (position < size)
-
-
-def draw_view(n: int, padding: int, flip: bool, generator: torch.Generator) -> View:
-    """Draw a view for each of `n` images: a crop after `padding` black pixels on every side, mirrored if `flip`.
-
-    Every image has its own draw, uniform over the `(2 padding + 1)^2` crops; with `flip` it is mirrored with
-    probability 1/2. The generator lives on the CPU, so that the views are the same on every device.
-
-    >>> view = draw_view(2, padding=0, flip=False, generator=torch.Generator())
-    >>> images = torch.arange(8, dtype=torch.uint8).view(2, 1, 2, 2)
-    >>> torch.equal(view.apply(images), images)
-    True
-    """
-    dx = torch.randint(-padding, padding + 1, (n,), generator=generator)
-    dy = torch.randint(-padding, padding + 1, (n,), generator=generator)
-    mirrored = torch.rand(n, generator=generator) < 0.5 if flip else torch.zeros(n, dtype=torch.bool)
-    return View(dx, dy, mirrored)
-
-
-def prepare(images: Tensor, size: int | None, channels: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return `images` `(B, C, H, W)` as the input of a network: float32 `(B, channels, size, size)`, normalised.
+class Normalise:
+    """Map from images `(B, C, H, W)` to the input of a network: float32 `(B, channels, size, size)`, normalised.
 
     Images are uint8, which is divided by 255, or float in 0..1, as augmentations return them. The result is
     `(pixel - mean) / std` per channel. Images of another size are resized (bicubic, antialiased, clamped to `[0, 1]`);
     `size` None keeps theirs. Grey is repeated to colour, colour becomes its luminance.
 
-    Raises:
-        RelgraphError: if the channels are neither 1 nor 3, or mean and std are not one number per channel.
+    Args:
+        mean: What is subtracted, one number for each channel of the network's input.
+        std: What the rest is divided by, likewise.
+        channels: Of the input, 1 or 3; by default as many as there are numbers.
+        size: Side of the input in pixels.
 
-    >>> prepare(torch.full((1, 1, 2, 2), 255, dtype=torch.uint8), 4, 3, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).shape
+    Raises:
+        RelgraphError: if mean and std are not one number per channel; when it is called, if the images' channels cannot
+            become those of the network.
+
+    >>> Normalise((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), size=4)(torch.full((1, 1, 2, 2), 255, dtype=torch.uint8)).shape
     torch.Size([1, 3, 4, 4])
     """
-    if not len(mean) == len(std) == channels:
-        raise RelgraphError(
-            f"mean and std must hold one number for each of {channels} channels, got {len(mean)} and {len(std)}"
-        )
-    pixels = unit(images)
-    if size is not None and pixels.shape[-2:] != (size, size):
-        pixels = functional.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
-    pixels = _with_channels(pixels, channels)
-    return (pixels - _per_channel(mean, pixels)) / _per_channel(std, pixels)
+
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], channels: int | None = None, size: int | None = None
+    ) -> None:
+        channels = len(mean) if channels is None else channels
+        if not len(mean) == len(std) == channels:
+            raise RelgraphError(
+                f"mean and std must hold one number for each of {channels} channels, got {len(mean)} and {len(std)}"
+            )
+        self._mean, self._std, self._luminance = (torch.tensor(x)[:, None, None] for x in (mean, std, LUMINANCE))
+        self._channels, self._size = channels, size
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the network's input of uint8 or float (0..1) `images`, on their device."""
+        pixels, size = unit(images), self._size
+        # non_blocking: a plain copy to a GPU would wait for all the work queued there.
+        mean, std = (each.to(pixels.device, non_blocking=True) for each in (self._mean, self._std))
+        if size is not None and pixels.shape[-2:] != (size, size):
+            pixels = functional.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
+        if (pixels.shape[1], self._channels) == (3, 1):
+            pixels = (pixels * self._luminance.to(pixels.device, non_blocking=True)).sum(1, keepdim=True)
+        elif pixels.shape[1] != self._channels and (pixels.shape[1], self._channels) != (1, 3):
+            raise RelgraphError(
+                f"images with {pixels.shape[1]} channels cannot become images with {self._channels}: expected 1 or 3"
+            )
+        normalised = (pixels - mean) / std  # which repeats grey to as many channels as these have
+        # Convolutions run 1.2 to 1.5 times as fast with the channels last.
+        return normalised.contiguous(memory_format=torch.channels_last)
+
+
+def prepare(images: Tensor, size: int | None, channels: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Return images as the input of a network, once: `Normalise(mean, std, channels, size)(images)`."""
+    return Normalise(mean, std, channels, size)(images)
 
 
 def unit(images: Tensor) -> Tensor:
@@ -121,19 +172,3 @@ def unit(images: Tensor) -> Tensor:
     tensor([0.0000, 0.2000, 1.0000])
     """
     return images.float().div_(255) if images.dtype == torch.uint8 else images.float()
-
-
-def _with_channels(pixels: Tensor, channels: int) -> Tensor:
-    found = pixels.shape[1]
-    if found == channels:
-        return pixels
-    if (found, channels) == (1, 3):
-        return pixels.expand(-1, 3, -1, -1)
-    if (found, channels) == (3, 1):
-        return (pixels * _per_channel(LUMINANCE, pixels)).sum(1, keepdim=True)
-    raise RelgraphError(f"images with {found} channels cannot become images with {channels}: expected 1 or 3")
-
-
-def _per_channel(numbers: Sequence[float], like: Tensor) -> Tensor:
-    # non_blocking: a plain copy to a GPU would wait for all the work queued there.
-    return torch.tensor(numbers, dtype=like.dtype).to(like.device, non_blocking=True)[:, None, None]

@@ -1,21 +1,19 @@
 """From a recipe to its device, its data and its teacher, which are opened before anything is built."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from relgraph.data.batches import epoch_batches
 from relgraph.data.datasets import DataSet, load
-from relgraph.data.views import prepare
 from relgraph.errors import RelgraphError
 from relgraph.graph.search import check_k
+from relgraph.names import dataset
 from relgraph.networks.teachers import Teacher, load_teacher
 from relgraph.processes import ProcessGroup
 from relgraph.training.hardware import native_bf16
@@ -45,7 +43,7 @@ def open_fabric(recipe: Recipe | PretrainRecipe) -> Any:
         torch.backends.cudnn.deterministic = True
     accelerator, processes = "cuda" if cuda else "cpu", ProcessGroup.launched()
     if processes.count == 1:
-        return Fabric(accelerator=accelerator, devices=1, precision=precision)  # type: ignore[arg-type]
+        return Fabric(accelerator=accelerator, devices=1, precision=precision)
     return _connected(accelerator, precision, processes)
 
 
@@ -89,7 +87,7 @@ def open_data(recipe: Recipe) -> DataSet:
         RelgraphError: if it cannot be read, or its batches cannot be formed or are too small for the recipe's graph.
     """
     data = load(
-        recipe.dataset,
+        dataset(recipe.dataset),
         root=Path(recipe.root),
         image_size=recipe.image_size,
         val_fraction=recipe.val_fraction,
@@ -190,13 +188,3 @@ def parse_arguments(pairs: tuple[str, ...]) -> dict[str, str | int | float | boo
 def on_device(data: DataSet, device: torch.device) -> DataSet:
     """Return the data set with its images and labels on a device, where they stay as uint8."""
     return replace(data, train=data.train.to(device), val=data.val.to(device), test=data.test.to(device))
-
-
-def network_input(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return images `(N, C, H, W)`, uint8 or in 0..1, normalised, with the channels last in memory."""
-    return prepare(images, None, images.shape[1], mean, std).contiguous(memory_format=torch.channels_last)
-
-
-def teacher_input(teacher: Teacher, images: Tensor) -> Tensor:
-    """Return uint8 images `(N, C, H, W)` as the teacher reads them: its size, channels and normalisation."""
-    return prepare(images, teacher.input_size, teacher.channels, teacher.mean, teacher.std)

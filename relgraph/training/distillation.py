@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from relgraph.data.datasets import DataSet
+from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.networks.batch_norm import average_statistics, synchronised
 from relgraph.networks.files import save_network
 from relgraph.networks.teachers import Teacher
 from relgraph.processes import ProcessGroup
 from relgraph.training.accumulation import average_gradients, backward_in_parts
-from relgraph.training.building import network_input, on_device, open_data, open_fabric, open_teacher
+from relgraph.training.building import on_device, open_data, open_fabric, open_teacher
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.construction import new_distiller
 from relgraph.training.diagnostics import Diagnostics
@@ -168,8 +169,7 @@ def _trial(recipe: Recipe, fabric: Any, task: Task, feed: Feed, distiller: Disti
 def open_task(recipe: Recipe, data: DataSet, device: torch.device) -> Task:
     """Return what the recipe's student is trained for: classes, or neighbours if no label teaches it."""
     kind = Classes if recipe.learns_labels else Neighbours
-    student_input = partial(network_input, mean=data.mean, std=data.std)
-    return kind(data, student_input, device, recipe.processes, ProcessGroup.current())
+    return kind(data, Normalise(data.mean, data.std), device, recipe.processes, ProcessGroup.current())
 
 
 def assemble(recipe: Recipe, fabric: Any, task: Task, feed: Feed, distiller: Distiller, note: str = "") -> Distillation:

@@ -13,14 +13,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from relgraph.data.embeddings import StoreWriter, checksums_digest
-from relgraph.data.fixed_views import FixedViews
 from relgraph.data.images import ImageFiles, ImageSet
 from relgraph.data.manifest import DTYPES, Contents, images_per_shard
+from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
+from relgraph.names import dataset
 from relgraph.networks.teachers import Teacher
-from relgraph.training.building import open_data, open_fabric, open_teacher, teacher_input
+from relgraph.training.building import open_data, open_fabric, open_teacher
 from relgraph.training.recipe import Recipe
+from relgraph.training.threads import choose_threads
 
+TRIED = 32  # images of a trial of threads
 Embed = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -80,9 +83,15 @@ def store_embeddings(
         view_seed=seed,
         images_per_shard=images_per_shard(len(data.train), views * teacher.width * DTYPES[dtype].itemsize),
     )
-    writer = StoreWriter(path, contents, checksums)
+    writer, embed = StoreWriter(path, contents, checksums), _embedder(contents, teacher, fabric)
+    if writer.missing and fabric.device.type == "cpu":
+        few = torch.arange(min(TRIED, batch_size, len(data.train)))
+        pixels = data.train.select(few).sample(len(few))
+        _, line = choose_threads(recipe.threads, lambda: embed(pixels, few))
+        if line is not None:
+            tqdm.write(line)
     start = time.perf_counter()
-    images = _write(writer, data.train, _embedder(contents, teacher, fabric), batch_size, recipe.processes)
+    images = _write(writer, data.train, embed, batch_size, recipe.processes)
     return Embedded(contents, images, time.perf_counter() - start)
 
 
@@ -92,8 +101,7 @@ def default_path(recipe: Recipe, views: int) -> Path:
     >>> default_path(Recipe(dataset="folder:/photos/birds", teacher="open_clip:ViT-B-32/openai"), 4).as_posix()
     'embeddings/birds-open_clip-ViT-B-32-openai-4views'
     """
-    dataset = Path(recipe.dataset.removeprefix("folder:")).name
-    name = f"{dataset}-{recipe.teacher}-{views}view{'s' if views > 1 else ''}"
+    name = f"{dataset(recipe.dataset).short_name}-{recipe.teacher}-{views}view{'s' if views > 1 else ''}"
     return Path(recipe.embeddings) / re.sub(r"[^\w.]+", "-", name, flags=re.ASCII).strip("-.")
 
 
@@ -105,9 +113,8 @@ def _whole(recipe: Recipe) -> Recipe:
 
 def _embedder(contents: Contents, teacher: Teacher, fabric: Any) -> Embed:
     """Return the map from images `(B, C, H, W)` and their positions `(B,)` to `(B, views, width)` on the CPU."""
-    fixed = FixedViews(
-        contents.images, contents.views, padding=contents.crop_padding, flip=contents.flip, seed=contents.view_seed
-    ).to(fabric.device)
+    fixed = contents.fixed_views().to(fabric.device)
+    prepare = Normalise(contents.mean, contents.std, size=contents.input_size)
 
     def embed(images: Tensor, index: Tensor) -> Tensor:
         images, index = images.to(fabric.device), index.to(fabric.device)
@@ -115,7 +122,7 @@ def _embedder(contents: Contents, teacher: Teacher, fabric: Any) -> Embed:
         for view in range(contents.views):
             seen = fixed.take(torch.full_like(index, view), index).apply(images)
             with fabric.autocast():
-                rows.append(teacher(teacher_input(teacher, seen)))
+                rows.append(teacher(prepare(seen)))
         return torch.stack(rows, dim=1).cpu()
 
     return embed

@@ -241,6 +241,7 @@ def steps(job: Job, epoch: int) -> Generator[tuple[Tensor, Tensor, torch.Generat
     views.
     """
     recipe, train, device = job.recipe, job.data.train, job.fabric.device
+    assert recipe.batch_size is not None, "a recipe's objective fills in what is not given"
     views = generator(f"{job.title}: views", recipe.seed, epoch)
     batches = epoch_batches(
         train.labels.cpu(),

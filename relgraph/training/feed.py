@@ -14,12 +14,12 @@ from relgraph.data.datasets import DataSet
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.data.extra_views import ExtraViews, make_extra_views
 from relgraph.data.fixed_views import FixedViews
+from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.methods import Method, Views
 from relgraph.networks.teachers import Teacher
 from relgraph.outputs import Batch, Output, bare, of_views
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
-from relgraph.training.building import teacher_input
 from relgraph.training.recipe import Recipe
 from relgraph.training.stores import Wanted, find_store
 
@@ -141,6 +141,7 @@ class Online(Feed):
 
     Attributes:
         teacher: The network.
+        teacher_input: From images to what it reads.
         autocast: The precision in which it runs.
         shared: Whether it reads the student's view.
         maps: Whether its stage maps are read.
@@ -148,6 +149,7 @@ class Online(Feed):
     """
 
     teacher: Teacher
+    teacher_input: Input
     autocast: Callable[[], AbstractContextManager[None]]
     shared: bool = True
     maps: bool = False
@@ -161,9 +163,9 @@ class Online(Feed):
             other = self.plan.apply(self.plan.draw(images, generator), images)
         extra = more = None if self.plan.extra is None else self.plan.extra_views(images, view, generator)
         if extra is not None:
-            extra, more = self.student_input(extra), teacher_input(self.teacher, extra)
+            extra, more = self.student_input(extra), self.teacher_input(extra)
         with self.autocast():
-            teacher = of_views(self._outputs, teacher_input(self.teacher, other), more)
+            teacher = of_views(self._outputs, self.teacher_input(other), more)
         return StepInputs(self.student_input(student), batch, teacher, extra)
 
     def resolved(self, recipe: Recipe) -> Recipe:
@@ -234,7 +236,7 @@ def open_feed(
     if teacher is None:
         return Feed(plan, student_input), "teacher: none"
     shared, maps = recipe.views == "shared", reads_maps(method)
-    online = Online(plan, student_input, teacher, fabric.autocast, shared, maps, recipe.accumulate)
+    online = Online(plan, student_input, teacher, input_of(teacher), fabric.autocast, shared, maps, recipe.accumulate)
     reason = _not_stored(recipe, maps, views)
     if reason is not None:
         if recipe.teacher_mode == "stored":
@@ -276,3 +278,8 @@ def _not_stored(recipe: Recipe, maps: bool, views: Views | None) -> str | None:
     if recipe.augmentation != "crop" and recipe.views == "shared":
         return f"the teacher reads the student's own views, those of {recipe.augmentation}"
     return None
+
+
+def input_of(teacher: Teacher) -> Normalise:
+    """Return the map from images to what a teacher reads: its size, channels and normalisation."""
+    return Normalise(teacher.mean, teacher.std, teacher.channels, teacher.input_size)

@@ -126,14 +126,14 @@ def resolve_pretraining(given: Mapping[str, Any]) -> PretrainRecipe:
     >>> resolve_pretraining({"objective": "moco", "dataset": "cifar100"}).temperature
     0.2
     """
-    from relgraph.names import check_dataset
+    from relgraph.names import dataset as dataset_of
 
     check_names(PretrainRecipe, given)
     asked = {name: value for name, value in given.items() if value is not None}
     objective, dataset = str(asked.get("objective", "simclr")), str(asked.get("dataset", "digits"))
     if objective not in DEFAULTS:
         raise unknown("objective", objective, DEFAULTS)
-    check_dataset(dataset)
+    dataset_of(dataset)
     own = DIGITS if (dataset, objective) == ("digits", "simclr") else {}
     chosen = {**DEFAULTS[objective], **own, **asked}
     if "warmup_epochs" not in asked and isinstance(chosen["epochs"], int):  # what else it may be, the recipe refuses

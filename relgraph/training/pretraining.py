@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,15 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from relgraph.data.datasets import DataSet, load
+from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.methods import Views
+from relgraph.names import dataset
 from relgraph.networks.files import save_network, save_ss_head
 from relgraph.networks.students import build_backbone
-from relgraph.training.building import check_alone, network_input, on_device, open_fabric, open_teacher
+from relgraph.training.building import check_alone, on_device, open_fabric, open_teacher
 from relgraph.training.epochs import Job, Progress
-from relgraph.training.feed import Feed, Online, TwoViews, make_plan
+from relgraph.training.feed import Feed, Online, TwoViews, input_of, make_plan
 from relgraph.training.objective import Objective
 from relgraph.training.pretrain_recipe import PretrainRecipe, augmentation, resolve_pretraining
 from relgraph.training.runs import Run
@@ -133,7 +134,7 @@ def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
     check_alone("pretrain")
     fabric, data = open_fabric(recipe), open_images(recipe)
     data = on_device(data, fabric.device)
-    student_input = partial(network_input, mean=data.mean, std=data.std)
+    student_input = Normalise(data.mean, data.std)
     task = Neighbours(data, student_input, fabric.device, recipe.processes)
     seen = augmentation(recipe, data.train.images.shape[-1])
     kind, objective, feed = _parts(recipe, fabric, task, seen)
@@ -155,9 +156,14 @@ def _parts(recipe: PretrainRecipe, fabric: Any, task: Task, seen: str) -> tuple[
         return NetworkPretraining, network, TwoViews(make_plan(seen, data, None), student_input)
     teacher = open_teacher(recipe).to(fabric.device)
     torch.manual_seed(recipe.seed)
+    assert recipe.temperature is not None
     head = SelfSupervisionHead(teacher.width, recipe.temperature)
     views = Views("rotations", 3) if recipe.transformations == "rotations" else Views("transformations", 4)
-    return HeadPretraining, head, Online(make_plan(seen, data, views), student_input, teacher, fabric.autocast)
+    return (
+        HeadPretraining,
+        head,
+        Online(make_plan(seen, data, views), student_input, teacher, input_of(teacher), fabric.autocast),
+    )
 
 
 def _trial(
@@ -166,6 +172,7 @@ def _trial(
     """Return a step for a trial of threads; `None` on a GPU, which leaves them little to do."""
     if fabric.device.type != "cpu":
         return None
+    assert recipe.batch_size is not None
     copy = deepcopy(objective).train()
     return trial_step(lambda inputs: copy(inputs).total, feed, task.data.train, recipe.batch_size, fabric.autocast)
 
@@ -186,7 +193,7 @@ def open_images(recipe: PretrainRecipe) -> DataSet:
         RelgraphError: if it cannot be read, or holds fewer than two training images.
     """
     data = load(
-        recipe.dataset,
+        dataset(recipe.dataset),
         root=Path(recipe.root),
         image_size=recipe.image_size,
         val_fraction=recipe.val_fraction,
@@ -204,6 +211,7 @@ def open_images(recipe: PretrainRecipe) -> DataSet:
 def new_network(recipe: PretrainRecipe, data: DataSet) -> SimCLR | MoCo:
     """Return the recipe's network in its objective, with weights that are drawn from its seed."""
     torch.manual_seed(recipe.seed)
+    assert recipe.temperature is not None
     channels, _, side = data.train.images.shape[1:]
     backbone = build_backbone(recipe.network, channels, image_size=side).to(memory_format=torch.channels_last)
     if recipe.objective == "moco":
@@ -213,6 +221,7 @@ def new_network(recipe: PretrainRecipe, data: DataSet) -> SimCLR | MoCo:
 
 def new_optimiser(recipe: PretrainRecipe, objective: Objective) -> Optimizer:
     """Return the recipe's optimiser of what an objective trains."""
+    assert recipe.lr is not None and recipe.weight_decay is not None
     parameters = [p for p in objective.parameters() if p.requires_grad]
     if recipe.optimiser == "adamw":
         return AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)

@@ -63,6 +63,7 @@ def pretraining_schedule(recipe: PretrainRecipe) -> Schedule:
 
     Steps come after a half and after three quarters of all epochs.
     """
+    assert recipe.lr is not None and recipe.epochs is not None, "its objective fills in what is not given"
     milestones = recipe.epochs * 0.5, recipe.epochs * 0.75
     start = recipe.warmup_epochs or 0
     return Schedule(recipe.lr, recipe.schedule, recipe.epochs, start, milestones, warmup=True, by_epoch=False)

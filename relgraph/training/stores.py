@@ -13,9 +13,9 @@ from relgraph.data.datasets import DataSet
 from relgraph.data.embeddings import EmbeddingStore, check_complete, first_changed
 from relgraph.data.images import ImageFiles
 from relgraph.data.manifest import Contents, Manifest, manifest_file
+from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.networks.teachers import Teacher
-from relgraph.training.building import teacher_input
 from relgraph.training.recipe import Recipe
 
 SAMPLE = 16  # images whose embeddings are computed anew: a moment, and a wrong order or crop shows in every row
@@ -75,9 +75,7 @@ def open_fitting(wanted: Wanted, path: Path, manifest: Manifest) -> EmbeddingSto
         RelgraphError: if it does not, with the reason.
     """
     check_complete(path, manifest)
-    _check_kind_of_images(wanted, path, manifest.contents)
-    _check_views(wanted, path, manifest.contents)
-    _check_teacher(wanted, path, manifest.contents)
+    _check_contents(wanted, path, manifest.contents)
     store = EmbeddingStore(path, wanted.device)
     _check_images(wanted, store)
     _check_values(wanted, store)
@@ -95,39 +93,32 @@ def _is_related(recipe: Recipe, contents: Contents) -> bool:
     return (contents.dataset, contents.teacher) == (recipe.dataset, recipe.teacher)
 
 
-def _check_views(wanted: Wanted, path: Path, contents: Contents) -> None:
+def _check_contents(wanted: Wanted, path: Path, contents: Contents) -> None:
+    images, most = wanted.data.train.images, int(wanted.data.train.index.max())
+    if most >= contents.images:
+        raise RelgraphError(f"{path} does not fit: it has {contents.images} images, the training set has more")
     if wanted.recipe.views == "shared" and contents.views < 2:
         raise RelgraphError(
             f"{path} has one view an image, which as the shared one would leave the student without augmentation: "
             "use --views independent, or relgraph embed --views N"
         )
-    _same(path, "the black pixels around an image", contents.crop_padding, wanted.data.crop_padding)
-    _same(path, "whether crops are mirrored", contents.flip, wanted.data.flip)
-
-
-def _check_teacher(wanted: Wanted, path: Path, contents: Contents) -> None:
     teacher = wanted.teacher
-    arguments = tuple(sorted(wanted.recipe.teacher_args))
-    _same(path, "the teacher's input size", contents.input_size, teacher.input_size)
-    _same(path, "the teacher's mean", contents.mean, teacher.mean)
-    _same(path, "the teacher's std", contents.std, teacher.std)
-    _same(path, "the teacher's arguments", contents.arguments, arguments)
-    _same(path, "the teacher's width", contents.width, teacher.width)
-    _same(path, "the SHA-256 of the teacher's weights", contents.fingerprint, wanted.fingerprint)
-
-
-def _check_kind_of_images(wanted: Wanted, path: Path, contents: Contents) -> None:
-    images = wanted.data.train.images
-    _same(path, "the shape of an image", contents.image_shape, tuple(images.shape[1:]))
-    _same(path, "whether images are streamed", contents.streamed, isinstance(images, ImageFiles))
-    most = int(wanted.data.train.index.max())
-    if most >= contents.images:
-        raise RelgraphError(f"{path} does not fit: it has {contents.images} images, the training set has more")
-
-
-def _same(path: Path, what: str, stored: Any, here: Any) -> None:
-    if stored != here:
-        raise RelgraphError(f"{path} does not fit: {what}: {_short(stored)} in the store, {_short(here)} in this run")
+    for what, stored, here in (
+        ("the shape of an image", contents.image_shape, tuple(images.shape[1:])),
+        ("whether images are streamed", contents.streamed, isinstance(images, ImageFiles)),
+        ("the black pixels around an image", contents.crop_padding, wanted.data.crop_padding),
+        ("whether crops are mirrored", contents.flip, wanted.data.flip),
+        ("the teacher's input size", contents.input_size, teacher.input_size),
+        ("the teacher's mean", contents.mean, teacher.mean),
+        ("the teacher's std", contents.std, teacher.std),
+        ("the teacher's arguments", contents.arguments, tuple(sorted(wanted.recipe.teacher_args))),
+        ("the teacher's width", contents.width, teacher.width),
+        ("the SHA-256 of the teacher's weights", contents.fingerprint, wanted.fingerprint),
+    ):
+        if stored != here:
+            raise RelgraphError(
+                f"{path} does not fit: {what}: {_short(stored)} in the store, {_short(here)} in this run"
+            )
 
 
 def _short(value: Any) -> str:
@@ -153,9 +144,10 @@ def _check_values(wanted: Wanted, store: EmbeddingStore) -> None:
     view = (torch.arange(len(position)) % contents.views).to(wanted.device)
     images = train.select(position).sample(len(position)).to(wanted.device)
     seen = store.views().take(view, index).apply(images)
+    prepare = Normalise(contents.mean, contents.std, size=contents.input_size)
     # In the store's precision: what the run computes in changes the values by more than another machine does.
     with torch.autocast(wanted.device.type, torch.bfloat16, enabled=contents.precision == "bf16-mixed"):
-        found = wanted.teacher(teacher_input(wanted.teacher, seen))
+        found = wanted.teacher(prepare(seen))
     stored = store.rows(view, index)
     error = (found - stored).norm(dim=1) / stored.norm(dim=1).clamp_min(torch.finfo(stored.dtype).tiny)
     worst, tolerance = int(error.argmax()), TOLERANCE.get(contents.precision, max(TOLERANCE.values()))

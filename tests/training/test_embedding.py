@@ -9,8 +9,10 @@ import torch
 from relgraph.data.datasets import load
 from relgraph.data.embeddings import EmbeddingStore, StoreWriter
 from relgraph.data.manifest import Manifest
-from relgraph.data.views import draw_view
+from relgraph.data.views import PadCropFlip
 from relgraph.errors import RelgraphError
+from relgraph.names import dataset
+from relgraph.seeding import generator
 from relgraph.training import embedding
 from relgraph.training.building import open_data, open_teacher
 from relgraph.training.embedding import default_path, store_embeddings
@@ -33,9 +35,9 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_values_are_those_of_the_teacher(make: RecipeMaker, tmp_path: Path) -> None:
     recipe = make(val_fraction=0.3)
     done = store_embeddings(recipe, tmp_path / "store", views=2, seed=4)
-    whole = load(recipe.dataset, root=Path(), image_size=None, val_fraction=0, labels_per_class=None, seed=0)
+    whole = load(dataset(recipe.dataset), root=Path(), image_size=None, val_fraction=0, labels_per_class=None, seed=0)
     images, teacher = whole.train.pixels, open_teacher(recipe)
-    crop = draw_view(36, whole.crop_padding, whole.flip, torch.Generator().manual_seed(4 * 1_000_003 + 1))
+    crop = PadCropFlip(whole.crop_padding, whole.flip).draw(36, 8, 8, generator("stored views", 4, 1))
     store = EmbeddingStore(tmp_path / "store")
     for view, seen in ((0, images), (1, crop.apply(images))):
         found = store.rows(torch.full((36,), view), torch.arange(36))
@@ -56,7 +58,7 @@ def test_the_store_says_what_is_in_it(make: RecipeMaker, tmp_path: Path) -> None
 
 
 def open_data_of_all(recipe: Recipe) -> torch.Tensor:
-    whole = load(recipe.dataset, root=Path(), image_size=None, val_fraction=0, labels_per_class=None, seed=0)
+    whole = load(dataset(recipe.dataset), root=Path(), image_size=None, val_fraction=0, labels_per_class=None, seed=0)
     return whole.train.checksums()
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from relgraph.data.augment import make_augmentation
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.data.extra_views import make_extra_views
-from relgraph.data.views import draw_view
+from relgraph.data.views import PadCropFlip
 from relgraph.errors import RelgraphError
 from relgraph.methods import Batch, Views
 from relgraph.networks.teachers import Features, Teacher
@@ -67,7 +67,7 @@ def test_without_a_teacher(make: RecipeMaker) -> None:
     student = found.images
     assert isinstance(feed, WithoutTeacher)
     assert (line, found.teacher) == ("teacher: none", None)
-    drawn = draw_view(6, 1, False, torch.Generator().manual_seed(1))
+    drawn = PadCropFlip(1, False).draw(6, 8, 8, torch.Generator().manual_seed(1))
     assert torch.equal(student, drawn.apply(open_data(recipe).train.pixels[INDEX]))
     assert resolved(recipe, feed) == recipe
 
@@ -78,7 +78,7 @@ def test_online_draws_what_recorded_runs_drew(make: RecipeMaker, views: str) -> 
     feed, line = opened(recipe)
     student, seen = fed(feed, recipe)
     images, generator = open_data(recipe).train.pixels[INDEX], torch.Generator().manual_seed(1)
-    first, second = (draw_view(6, 1, True, generator).apply(images) for _ in range(2))
+    first, second = (PadCropFlip(1, True).draw(6, 8, 8, generator).apply(images) for _ in range(2))
     assert torch.equal(student, first)
     assert torch.equal(seen.pooled, taught(recipe, first if views == "shared" else second))
     assert seen.maps == (), "maps are handed on where a method reads them"
@@ -140,7 +140,7 @@ def test_independent_views_are_fresh_for_the_student(make: RecipeMaker, folder: 
     feed, line = opened(recipe)
     assert "3 views an image, fresh ones for the student" in line
     student, seen = fed(feed, recipe)
-    drawn = draw_view(6, 1, False, torch.Generator().manual_seed(1))
+    drawn = PadCropFlip(1, False).draw(6, 8, 8, torch.Generator().manual_seed(1))
     assert torch.equal(student, drawn.apply(open_data(recipe).train.pixels[INDEX]))
     assert isinstance(feed, Stored)
     stored_as = open_data(recipe).train.index[INDEX]

@@ -1,0 +1,316 @@
+"""Data sets as objects: digits, what was published for download, and folders of one's own."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from relgraph.data.downloads import Archive, archive_of
+from relgraph.data.folders import Splits, check_memory, list_tiny_imagenet, read_folder, read_listings
+from relgraph.data.images import ImageFiles, ImageSet
+from relgraph.errors import RelgraphError
+
+UNLABELLED = "unlabeled_X.bin"  # of STL-10, as it was published
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class OriginalSplits:
+    """The original splits of a data set, before labels are hidden or images held out.
+
+    `normalisation` is (mean, std), None where nobody published them; `unlabelled` `(N, C, H, W)` uint8 are images to be
+    added to the training set, which need not lie in memory.
+    """
+
+    train: ImageSet
+    test: ImageSet
+    crop_padding: int
+    flip: bool
+    val: ImageSet | None = None
+    normalisation: Normalisation | None = None
+    unlabelled: Tensor | None = None
+
+
+class Source(ABC):
+    """A data set that can be read: a member of `SOURCES`, a `Folder`, or an object of one's own.
+
+    Attributes:
+        name: Its name as it is written.
+        short_name: Its name in those of files.
+    """
+
+    name: str
+
+    @property
+    def short_name(self) -> str:
+        """Its name in those of files."""
+        return self.name
+
+    @abstractmethod
+    def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
+        """Return the original splits, downloaded to `root` if need be, images resized to `image_size`.
+
+        The `mode` auto, memory or stream is that of `folders.read_folder`.
+
+        Raises:
+            RelgraphError: if a file is missing or wrong, or the download fails.
+        """
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Numbers of images and classes, and the height and width of an image in pixels."""
+
+    train: int
+    test: int
+    classes: int
+    pixels: int
+    unlabelled: int = 0
+
+
+class Arrays(Source):
+    """A data set that was published as arrays, which are held in memory."""
+
+    @abstractmethod
+    def arrays(self, root: Path) -> OriginalSplits:
+        """Return the original splits in their own size."""
+
+    def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
+        """Return the original splits, resized to `image_size` (bicubic).
+
+        Raises:
+            RelgraphError: if a file is missing or is not the published one, the download fails, or the mode is stream.
+        """
+        if mode == "stream":
+            raise RelgraphError(
+                f"{self.name} is published as one array: expected to hold it in memory, got mode stream"
+            )
+        original = self.arrays(root)
+        return original if image_size is None else _resize(original, image_size)
+
+
+@dataclass(frozen=True)
+class Digits(Arrays):
+    """The 1,797 grey digits of scikit-learn, 8 x 8 pixels; every fifth image of a class is a test image.
+
+    That is a split that no library's random numbers can change.
+    """
+
+    name: str = "digits"
+
+    def arrays(self, root: Path) -> OriginalSplits:
+        """Return the splits; nothing is downloaded."""
+        from sklearn.datasets import load_digits
+
+        data = load_digits()
+        images = torch.from_numpy(data.images * (255 / 16)).round().to(torch.uint8)[:, None]
+        labels = torch.from_numpy(data.target).long()
+        test = torch.zeros(len(labels), dtype=torch.bool)
+        for label in range(len(data.target_names)):
+            test[(labels == label).nonzero().flatten()[4::5]] = True
+        classes = tuple(str(name) for name in data.target_names)
+        train, held = (original_split(images[part], labels[part], classes, split)
+                       for part, split in ((~test, "train"), (test, "test")))  # fmt: skip
+        return OriginalSplits(train, held, crop_padding=1, flip=False)
+
+
+class Published(Source):
+    """A data set that is downloaded: `facts` about it, and its `archive`."""
+
+    facts: Facts
+
+    @property
+    @abstractmethod
+    def archive(self) -> Archive:
+        """The archive in which it was published."""
+
+    def check(self, root: Path) -> str:
+        """Compare the files in `root` with what was published, and return a word about what agrees.
+
+        Raises:
+            RelgraphError: if one differs.
+        """
+        self.archive.check(root)
+        return "its checksums are those published"
+
+
+@dataclass(frozen=True)
+class Cifar(Published, Arrays):
+    """CIFAR-10 or CIFAR-100 by torchvision's reader (Krizhevsky 2009): 32 x 32 pixels in colour."""
+
+    name: str
+    facts: Facts
+    size: int
+    normalisation: Normalisation
+
+    @property
+    def archive(self) -> Archive:
+        """The pickled version, with the checksums that torchvision knows."""
+        reader = self._reader()
+        return archive_of(reader, self.size, (reader.meta["filename"], reader.meta["md5"]))
+
+    def _reader(self) -> Any:
+        from torchvision import datasets
+
+        return datasets.CIFAR10 if self.name == "cifar10" else datasets.CIFAR100
+
+    def arrays(self, root: Path) -> OriginalSplits:
+        """Return the splits, downloaded if they are not in `root`."""
+        archive, reader = self.archive, self._reader()
+        archive.provide(root)
+        # Pickles can run code when they are opened. Every one is compared with its published MD5 first: here, for a
+        # sentence that names the file, and once more in torchvision's constructor, before it opens any.
+        archive.check(root)
+        train, test = (self._split(reader(root, train=split == "train"), split) for split in ("train", "test"))
+        return OriginalSplits(train, test, crop_padding=4, flip=True, normalisation=self.normalisation)
+
+    @staticmethod
+    def _split(found: Any, split: str) -> ImageSet:
+        pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
+        return original_split(pixels, torch.tensor(found.targets), tuple(found.classes), split)
+
+
+@dataclass(frozen=True)
+class Stl10(Published, Arrays):
+    """STL-10 by torchvision's reader (Coates et al. 2011): 96 x 96 pixels, if wanted with its unlabelled images."""
+
+    name: str
+    facts: Facts
+    size: int = 2_640_397_119
+
+    @property
+    def archive(self) -> Archive:
+        """The archive with the checksums that torchvision knows; unlabelled images count where they are asked for."""
+        reader = self._reader(self.facts.unlabelled > 0)
+        return archive_of(reader, self.size, (reader.class_names_file, ""))
+
+    @staticmethod
+    def _reader(unlabelled: bool) -> Any:
+        """Return torchvision's class, which without the unlabelled images neither wants nor compares their 2.8 GB."""
+        from torchvision.datasets import STL10
+
+        labelled = [file for file in STL10.train_list if file[0] != UNLABELLED]
+        return STL10 if unlabelled else type("LabelledSTL10", (STL10,), {"train_list": labelled})
+
+    def arrays(self, root: Path) -> OriginalSplits:
+        """Return the splits, downloaded if they are not in `root`; unlabelled images stay in their file."""
+        folder = self.archive.provide(root)
+        self.archive.check(root)
+        reader, unlabelled = self._reader(False), None
+        train, test = (self._split(reader(root, split=split), split) for split in ("train", "test"))
+        if self.facts.unlabelled:
+            # torchvision would read all of them into memory, where they take 2.8 GB before they are resized. The file
+            # is never written, but torch requires an array that could be.
+            stored = np.memmap(folder / UNLABELLED, dtype=np.uint8, mode="c").reshape(-1, 3, 96, 96)
+            unlabelled = torch.from_numpy(stored.swapaxes(2, 3))  # each channel is stored column by column
+        return OriginalSplits(train, test, crop_padding=4, flip=True, unlabelled=unlabelled)
+
+    @staticmethod
+    def _split(found: Any, split: str) -> ImageSet:
+        pixels, labels = torch.from_numpy(found.data).contiguous(), torch.from_numpy(found.labels).long()
+        return original_split(pixels, labels, tuple(found.classes), split)
+
+
+@dataclass(frozen=True)
+class TinyImageNet(Published):
+    """Tiny-ImageNet: 64 x 64 pixels in its own layout; the published validation images are the test split."""
+
+    name: str
+    facts: Facts
+
+    @property
+    def archive(self) -> Archive:
+        """The archive with the sum that public loaders compare with; its publishers give none."""
+        files = ("wnids.txt", "words.txt", "train", "val/images", "val/val_annotations.txt")
+        return Archive(
+            "tiny-imagenet-200",
+            "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+            "90528d7ca1a48142e341f4ef8d21d0de",
+            248_100_043,
+            tuple((file, "") for file in files),
+        )
+
+    def check(self, root: Path) -> str:
+        """Compare the lists of Tiny-ImageNet with the files that are there, without reading an image.
+
+        Raises:
+            RelgraphError: if they disagree.
+        """
+        list_tiny_imagenet(root / self.archive.folder)
+        return "its lists agree with its files"
+
+    def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
+        """Return the training images and, as test images, those that were published as validation images.
+
+        Raises:
+            RelgraphError: if the download fails, files are missing, disagree with each other, or an image that is
+                decoded is unreadable.
+        """
+        classes, listings = list_tiny_imagenet(self.archive.provide(root))
+        return _from_files(classes, read_listings(listings, image_size, mode))
+
+
+class Folder(Source):
+    """A folder of one's own images, with classes or without (`folders.read_folder`)."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Take a path, in which `~` stands for the home directory."""
+        self.path = Path(path)
+        self.name = f"folder:{path}"
+
+    @property
+    def short_name(self) -> str:
+        """The last part of its path."""
+        return self.path.name
+
+    def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
+        """Return the splits that are there; `root` plays no part.
+
+        Raises:
+            RelgraphError: if a folder or a class is missing, or an image that is decoded is unreadable.
+        """
+        return _from_files(*read_folder(self.path.expanduser(), image_size, mode))
+
+
+def original_split(images: Tensor | ImageFiles, labels: Tensor, classes: tuple[str, ...], split: str) -> ImageSet:
+    """Return all images of an original split."""
+    return ImageSet(images, labels, classes, split, torch.arange(len(images)))
+
+
+def _from_files(classes: tuple[str, ...], splits: Splits) -> OriginalSplits:
+    sets = {split: original_split(images, labels, classes, split) for split, (images, labels) in splits.items()}
+    padding = min(sets["train"].images.shape[-2:]) // 8  # the 4 pixels that are common for CIFAR's 32
+    return OriginalSplits(sets["train"], sets["test"], crop_padding=padding, flip=True, val=sets.get("val"))
+
+
+def _resize(original: OriginalSplits, size: int) -> OriginalSplits:
+    _, channels, side, _ = original.train.pixels.shape
+    unlabelled = 0 if original.unlabelled is None else len(original.unlabelled)
+    check_memory(len(original.train) + len(original.test) + unlabelled, channels, size, size)
+    train, test = (replace(split, images=resized(split.pixels, size)) for split in (original.train, original.test))
+    return replace(original, train=train, test=test, crop_padding=round(original.crop_padding * size / side))
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Return uint8 images `(N, C, H, W)` as `(N, C, size, size)` uint8 (bicubic, antialiased)."""
+    return functional.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
+
+
+CIFAR10_NORMALISATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+CIFAR100_NORMALISATION = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+
+# The labels of Tiny-ImageNet's test images were never published, so that `val` is the test split everywhere.
+PUBLISHED: dict[str, Published] = {
+    "cifar10": Cifar("cifar10", Facts(50_000, 10_000, 10, 32), 170_498_071, CIFAR10_NORMALISATION),
+    "cifar100": Cifar("cifar100", Facts(50_000, 10_000, 100, 32), 169_001_437, CIFAR100_NORMALISATION),
+    "stl10": Stl10("stl10", Facts(5_000, 8_000, 10, 96)),
+    "stl10+unlabelled": Stl10("stl10+unlabelled", Facts(5_000, 8_000, 10, 96, unlabelled=100_000)),
+    "tiny-imagenet": TinyImageNet("tiny-imagenet", Facts(100_000, 10_000, 200, 64)),
+}
+SOURCES: dict[str, Source] = {"digits": Digits(), **PUBLISHED}
