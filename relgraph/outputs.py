@@ -1,6 +1,6 @@
 """The outputs of a network for a batch, and the images of that batch: what both networks and all methods speak of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -26,11 +26,22 @@ class Output(NamedTuple):
     maps: tuple[Tensor, ...] = ()
     extra: "Output | None" = None
 
+    def tensors(self) -> list[Tensor]:
+        """Return the tensors that it has, those of extra views last."""
+        own = [x for x in (self.embedding, self.logits, self.feature, *self.maps) if x is not None]
+        return own if self.extra is None else [*own, *self.extra.tensors()]
+
+    def filled(self, tensors: Iterable[Tensor]) -> "Output":
+        """Return an output of other tensors, in the order of `tensors`, with the same parts as this one."""
+        others = iter(tensors)
+        return self.each(lambda _: next(others))
+
     def each(self, function: Callable[[Tensor], Tensor]) -> "Output":
-        """Return the output with a function applied to each tensor."""
+        """Return the output with a function applied to each tensor, in the order of `tensors`."""
+        embedding = function(self.embedding)
         logits, feature = (None if x is None else function(x) for x in (self.logits, self.feature))
-        extra = None if self.extra is None else self.extra.each(function)
-        return Output(function(self.embedding), logits, feature, tuple(map(function, self.maps)), extra)
+        maps = tuple(map(function, self.maps))
+        return Output(embedding, logits, feature, maps, None if self.extra is None else self.extra.each(function))
 
     def detach(self) -> "Output":
         """Return the same without gradient."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from relgraph.outputs import Output, of_views
 from relgraph.processes import ProcessGroup
+from relgraph.training.checkpoint import random_state, set_random_state
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.feed import StepInputs
 from relgraph.training.objective import Distiller, Losses, Stage
@@ -37,21 +38,21 @@ def backward_in_parts(
     with torch.no_grad(), _buffers_kept(objective.student):
         found = []
         for images, extra in pieces:
-            states.append(_random_state(images.device))
+            states.append(random_state())
             with autocast():
                 found.append(_read(objective, of_views(objective.student, images, extra)))
-    whole = _leaves(_joined(found))
+    whole = _joined(found).each(Tensor.requires_grad_)
     del found
     with autocast():
         losses = objective.losses(whole, inputs, stage, diagnostics)
     losses.total.backward()  # type: ignore[no-untyped-call]
-    after = _random_state(inputs.images.device)
+    after = random_state()
     for number, ((images, extra), state) in enumerate(zip(pieces, states, strict=True)):
-        _set_random_state(state, images.device)
+        set_random_state(state)
         with autocast():
             output = _read(objective, of_views(objective.student, images, extra))
         _carry_on(output, whole, number, parts)
-    _set_random_state(after, inputs.images.device)
+    set_random_state(after)
     return losses
 
 
@@ -97,17 +98,10 @@ def _joined(parts: list[Output]) -> Output:
     """Return the outputs for the parts as those for one batch."""
     count = len(parts[0].embedding)
 
-    def join(found: list[Tensor | None]) -> Tensor | None:
-        pieces = [x.reshape(len(x) // count, count, *x.shape[1:]) for x in found if x is not None]
-        return torch.cat(pieces, dim=1).flatten(0, 1) if pieces else None
+    def join(pieces: tuple[Tensor, ...]) -> Tensor:
+        return torch.cat([x.reshape(len(x) // count, count, *x.shape[1:]) for x in pieces], dim=1).flatten(0, 1)
 
-    fields = zip(*(_tensors(output) for output in parts), strict=True)
-    return _filled(parts[0], iter([join(list(field)) for field in fields]))
-
-
-def _leaves(output: Output) -> Output:
-    """Return an output whose tensors are leaves that require a gradient."""
-    return _filled(output, (None if x is None else x.requires_grad_() for x in _tensors(output)))
+    return parts[0].filled(map(join, zip(*(output.tensors() for output in parts), strict=True)))
 
 
 def _carry_on(output: Output, whole: Output, number: int, parts: int) -> None:
@@ -115,25 +109,11 @@ def _carry_on(output: Output, whole: Output, number: int, parts: int) -> None:
     count = len(whole.embedding)
     pairs = [
         (x, _rows(y.grad, count, number, parts))
-        for x, y in zip(_tensors(output), _tensors(whole), strict=True)
-        if x is not None and x.requires_grad and y is not None and y.grad is not None
+        for x, y in zip(output.tensors(), whole.tensors(), strict=True)
+        if x.requires_grad and y.grad is not None
     ]
     if pairs:
         torch.autograd.backward([x for x, _ in pairs], [gradient for _, gradient in pairs])
-
-
-def _tensors(output: Output) -> list[Tensor | None]:
-    own = [output.embedding, output.logits, output.feature, *output.maps]
-    return own if output.extra is None else [*own, *_tensors(output.extra)]
-
-
-def _filled(shape: Output, tensors: Iterator[Tensor | None]) -> Output:
-    """Return an output of tensors in the order of `_tensors`, with as many maps and extra views as `shape`."""
-    embedding, logits, feature = next(tensors), next(tensors), next(tensors)
-    assert embedding is not None
-    maps = tuple(found for _ in shape.maps if (found := next(tensors)) is not None)
-    extra = None if shape.extra is None else _filled(shape.extra, tensors)
-    return Output(embedding, logits, feature, maps, extra)
 
 
 @contextmanager
@@ -145,14 +125,3 @@ def _buffers_kept(module: nn.Module) -> Iterator[None]:
     finally:
         for buffer, kept in before:
             buffer.copy_(kept)
-
-
-def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return torch.get_rng_state(), on_device
-
-
-def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)
