@@ -5,6 +5,7 @@ without labels.
 """
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -158,11 +159,7 @@ def list_tiny_imagenet(folder: Path) -> tuple[tuple[str, ...], Listings]:
     """
     train = list_images(folder / "train")
     wnids = sorted(_lines(folder / "wnids.txt"))
-    if wnids != list(train):
-        odd = sorted(set(wnids) ^ set(train)) or wnids
-        raise RelgraphError(
-            f"{folder / 'train'}: expected a folder for each class of wnids.txt, which names it once: {odd[0]} differs"
-        )
+    _check_listed(wnids, list(train), f"{folder / 'train'}: expected a folder for each class of wnids.txt")
     least, most = (pick(train, key=lambda wnid: len(train[wnid])) for pick in (min, max))
     if len(train[least]) < len(train[most]):  # published with 500 each: a copy that broke off has fewer
         raise RelgraphError(
@@ -182,10 +179,16 @@ def _list_val(folder: Path, wnids: Sequence[str]) -> Listing:
             raise RelgraphError(f"{annotations}, line {number}: expected an image and a class, found {line[:60]!r}")
         found[wnid].append(name)
     named, there = [name for names in found.values() for name in names], _list_files(folder / "val" / "images", "")
-    if sorted(named) != sorted(there):
-        odd = sorted(set(named) ^ set(there)) or named
-        raise RelgraphError(f"{annotations}: expected every file of {folder / 'val' / 'images'} once, {odd[0]} differs")
+    _check_listed(named, there, f"{annotations}: expected a line for each file of {folder / 'val' / 'images'}")
     return {wnid: names_in_one(names) for wnid, names in found.items()}
+
+
+def _check_listed(listed: Sequence[str], there: Sequence[str], expected: str) -> None:
+    """Raise RelgraphError unless a list names once what is there, and nothing else."""
+    counts, found = Counter(listed), Counter(there)
+    for name in sorted(counts | found):
+        if counts[name] != found[name]:
+            raise RelgraphError(f"{expected}, found {name} {counts[name]} times in the list and {found[name]} there")
 
 
 def _class_names(folder: Path, wnids: Sequence[str]) -> tuple[str, ...]:

@@ -16,12 +16,11 @@ from relgraph.data.augment import (
     Augmentation,
     ContrastiveAugmentation,
     ContrastiveView,
-    PadCropFlip,
     make_augmentation,
 )
 from relgraph.data.digit_views import Digits
 from relgraph.data.resample import blur_taps
-from relgraph.data.views import draw_view
+from relgraph.data.views import PadCropFlip
 from relgraph.errors import RelgraphError
 from relgraph.processes import ProcessGroup
 
@@ -49,8 +48,16 @@ def one_by_one(images: Tensor, view: ContrastiveView) -> Tensor:
     return torch.stack(seen)
 
 
-@pytest.mark.parametrize("shape", [(64, 3, 32, 32), (64, 1, 8, 8), (64, 3, 18, 40), (24, 3, 96, 96)])
-@pytest.mark.parametrize("augmentation", [MOCO, SIMCLR, SIMCLR_SMALL, replace(MOCO, size=20)])
+@pytest.mark.parametrize(
+    ("shape", "augmentation"),
+    [
+        ((48, 3, 32, 32), MOCO),
+        ((48, 1, 8, 8), MOCO),
+        ((48, 3, 18, 40), replace(MOCO, size=20)),
+        ((48, 3, 32, 32), SIMCLR_SMALL),
+        ((16, 3, 96, 96), SIMCLR),
+    ],
+)
 def test_views_are_torchvisions(shape: tuple[int, ...], augmentation: ContrastiveAugmentation) -> None:
     images = random_images(*shape)
     view = augmentation.draw(shape[0], shape[2], shape[3], torch.Generator().manual_seed(0))
@@ -100,23 +107,24 @@ def test_the_generator_alone_decides() -> None:
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_nothing_is_read_back_from_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_read_back_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "autocast", lambda *given, **options: nullcontext())  # which "meta" has not
-    channels = 1 if name == "digits" else 3
-    augmentation = make_augmentation(name, padding=2, flip=True, channels=channels)
-    view = augmentation.draw(20, 8, 8, torch.Generator().manual_seed(0))
-    images = torch.zeros(20, channels, 8, 8, dtype=torch.uint8, device="meta")  # holds no value to be read
-    assert view.apply(images).shape == images.shape
+    for name in AUGMENTATIONS:
+        channels = 1 if name == "digits" else 3
+        augmentation = make_augmentation(name, padding=2, flip=True, channels=channels)
+        view = augmentation.draw(20, 8, 8, torch.Generator().manual_seed(0))
+        images = torch.zeros(20, channels, 8, 8, dtype=torch.uint8, device="meta")  # holds no value to be read
+        assert view.apply(images).shape == images.shape
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_autocast_changes_nothing(name: str) -> None:
+def test_autocast_changes_nothing() -> None:
     images = random_images(20, 3, 8, 8)
-    view = make_augmentation(name, padding=2, flip=True, channels=3).draw(20, 8, 8, torch.Generator().manual_seed(0))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        under = view.apply(images)
-    assert torch.equal(under, view.apply(images))
+    for name in AUGMENTATIONS:
+        augmentation = make_augmentation(name, padding=2, flip=True, channels=3)
+        view = augmentation.draw(20, 8, 8, torch.Generator().manual_seed(0))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            under = view.apply(images)
+        assert torch.equal(under, view.apply(images))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -125,14 +133,6 @@ def test_views_on_the_gpu_are_those_on_the_cpu(name: str) -> None:
     images = random_images(40, 3, 32, 32)
     view = make_augmentation(name, padding=2, flip=True, channels=3).draw(40, 32, 32, torch.Generator().manual_seed(0))
     torch.testing.assert_close(view.apply(images.cuda()).cpu(), view.apply(images), rtol=0, atol=1e-4)
-
-
-def test_crop_is_the_view_that_training_has_always_drawn() -> None:
-    images = random_images(30, 3, 8, 8)
-    view = make_augmentation("crop", padding=2, flip=True, channels=3).draw(30, 8, 8, torch.Generator().manual_seed(7))
-    known = draw_view(30, 2, True, torch.Generator().manual_seed(7))
-    assert torch.equal(view.apply(images), known.apply(images)) and view.apply(images).dtype == torch.uint8
-    assert torch.equal(view.flip, known.flip)
 
 
 def test_names_make_the_published_augmentations() -> None:
@@ -145,10 +145,10 @@ def test_names_make_the_published_augmentations() -> None:
     assert (SIMCLR_SMALL.scale, SIMCLR_SMALL.jitter, SIMCLR_SMALL.blur) == ((0.08, 1.0), (0.4, 0.4, 0.4, 0.1), 0)
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_data_without_flip_are_never_mirrored(name: str) -> None:
-    unmirrored = make_augmentation(name, padding=4, flip=False, channels=1)
-    assert not unmirrored.draw(1000, 8, 8, torch.Generator().manual_seed(0)).flip.any()
+def test_data_without_flip_are_never_mirrored() -> None:
+    for name in AUGMENTATIONS:
+        unmirrored = make_augmentation(name, padding=4, flip=False, channels=1)
+        assert not unmirrored.draw(1000, 8, 8, torch.Generator().manual_seed(0)).flip.any()
 
 
 def test_what_does_not_fit_is_said() -> None:
@@ -159,48 +159,47 @@ def test_what_does_not_fit_is_said() -> None:
     view = MOCO.draw(3, 8, 8, torch.Generator())
     with pytest.raises(RelgraphError, match="a view of 3 images was applied to 4 images"):
         view.apply(random_images(4, 3, 8, 8))
-    with pytest.raises(RelgraphError, match="1 or 3 channels, got 2"):
+    with pytest.raises(RelgraphError, match="a contrastive view needs images with 1 or 3 channels, got 2"):
         view.apply(random_images(3, 2, 8, 8))
 
 
 NEVER = replace(MOCO, jitter_share=0.0, grey=0.0, blur=0.0)
 ALWAYS = replace(MOCO, jitter_share=1.0, grey=1.0, blur=1.0, flip=1.0)
-KINDS = [PadCropFlip(2, True), MOCO, SIMCLR, SIMCLR_SMALL, replace(MOCO, size=7), NEVER, ALWAYS, Digits()]
-SPANS = [
-    slice(0, 12),
-    slice(0, 6),
-    slice(6, 12),
-    slice(3, 7),
-    slice(0, 1),
-    slice(11, 12),
-    slice(None, 5),
-    slice(5, None),
+KINDS: list[Augmentation] = [
+    PadCropFlip(2, True),
+    MOCO,
+    SIMCLR,
+    SIMCLR_SMALL,
+    replace(MOCO, size=7),
+    NEVER,
+    ALWAYS,
+    Digits(),
 ]
+SPANS = [slice(0, 12), slice(0, 6), slice(6, 12), slice(3, 7), slice(0, 1), slice(11, 12), slice(5), slice(5, None)]
 
 
-@pytest.mark.parametrize("augmentation", KINDS, ids=str)
 @pytest.mark.parametrize("shape", [(12, 3, 16, 16), (12, 1, 9, 13)])
-def test_a_part_sees_its_rows_of_the_whole(augmentation: Augmentation, shape: tuple[int, ...]) -> None:
-    for images in (random_images(*shape), torch.rand(shape)):
-        drawn = augmentation.draw(12, shape[2], shape[3], torch.Generator().manual_seed(0))
-        whole = drawn.apply(images.clone())
-        for rows in SPANS:
-            part = drawn.part(rows)
-            assert type(part) is type(drawn)
-            assert torch.equal(part.flip, drawn.flip[rows])
-            assert torch.equal(part.apply(images[rows].clone()), whole[rows])
+def test_a_part_sees_its_rows_of_the_whole(shape: tuple[int, ...]) -> None:
+    for augmentation in KINDS:
+        for images in (random_images(*shape), torch.rand(shape)):
+            drawn = augmentation.draw(12, shape[2], shape[3], torch.Generator().manual_seed(0))
+            whole = drawn.apply(images.clone())
+            for rows in SPANS:
+                part = drawn.part(rows)
+                assert type(part) is type(drawn) and torch.equal(part.flip, drawn.flip[rows])
+                assert torch.equal(part.apply(images[rows].clone()), whole[rows])
 
 
-@pytest.mark.parametrize("count", [2, 3, 4, 12])
-def test_parts_together_are_the_whole(count: int) -> None:
+def test_parts_together_are_the_whole() -> None:
     images = random_images(12, 3, 15, 15)
     drawn = MOCO.draw(12, 15, 15, torch.Generator().manual_seed(3))
-    parts = [drawn.part(rows) for rows in (ProcessGroup(rank, count).rows(12) for rank in range(count))]
-    seen = [part.apply(some) for part, some in zip(parts, images.chunk(count), strict=True)]
-    assert torch.equal(torch.cat(seen), drawn.apply(images))
-    for name in ("grey", "blur"):
-        assert sum(len(getattr(part, name)) for part in parts) == len(getattr(drawn, name)) > 0
-    assert sum(len(part.jitter.chosen) for part in parts) == len(drawn.jitter.chosen) > 0
+    for count in (2, 3, 12):
+        parts = [drawn.part(rows) for rows in (ProcessGroup(rank, count).rows(12) for rank in range(count))]
+        seen = [part.apply(some) for part, some in zip(parts, images.chunk(count), strict=True)]
+        assert torch.equal(torch.cat(seen), drawn.apply(images))
+        for name in ("grey", "blur"):
+            assert sum(len(getattr(part, name)) for part in parts) == len(getattr(drawn, name)) > 0
+        assert sum(len(part.jitter.chosen) for part in parts) == len(drawn.jitter.chosen) > 0
 
 
 def test_a_part_of_a_part() -> None:
@@ -209,7 +208,9 @@ def test_a_part_of_a_part() -> None:
     assert torch.equal(part.apply(images[5:8]), drawn.apply(images)[5:8])
 
 
-@pytest.mark.parametrize("rows", [slice(0, 12, 2), slice(-3, None), slice(0, -1)], ids=str)
-def test_a_part_has_rows_that_follow_each_other(rows: slice) -> None:
-    with pytest.raises(RelgraphError, match=r"a part of a batch is a slice from its start to its stop, got slice\("):
-        MOCO.draw(12, 8, 8, torch.Generator()).part(rows)
+def test_a_part_has_rows_that_follow_each_other() -> None:
+    for rows in (slice(0, 12, 2), slice(-3, None), slice(0, -1)):
+        with pytest.raises(
+            RelgraphError, match=r"a part of a batch is a slice from its start to its stop, got slice\("
+        ):
+            MOCO.draw(12, 8, 8, torch.Generator()).part(rows)

@@ -20,7 +20,7 @@ def still(n: int) -> DigitsView:
     """A view that changes nothing."""
     identity = torch.tensor([[1.0, 0, 0], [0, 1, 0]]).expand(n, 2, 3)
     one, no = torch.ones(n), torch.zeros(n, dtype=torch.bool)
-    return DigitsView(no, identity, torch.zeros(n, 2, 4, 4), one, one, torch.zeros(n, 1, 8, 8), torch.ones(3, n), no)
+    return DigitsView(no, identity, torch.zeros(n, 2, 4, 4), one, one, torch.zeros(n, 1, 8, 8), torch.ones(n, 3), no)
 
 
 def test_a_view_that_changes_nothing() -> None:
@@ -56,7 +56,7 @@ def test_a_bend_of_equal_points_is_a_shift() -> None:
 def test_power_gain_noise_and_square() -> None:
     images = some_images(2)
     power, gain, noise = torch.tensor([0.7, 1.5]), torch.tensor([1.2, 0.8]), torch.full((2, 1, 8, 8), 0.05)
-    square = torch.tensor([[3.0, 3.0], [5.5, 5.5], [2.1, 2.1]])  # y, x, side of each
+    square = torch.tensor([[3.0, 5.5, 2.1], [3.0, 5.5, 2.1]])  # y, x, side of each
     view = replace(still(2), power=power, gain=gain, noise=noise, square=square, erased=torch.tensor([True, False]))
     expected = images ** power.view(2, 1, 1, 1) * gain.view(2, 1, 1, 1) + 0.05
     expected[0, 0, 2:4, 5] = 0  # rows 2.5 and 3.5, column 5.5 lie within 1.05 of the centre
@@ -73,9 +73,9 @@ def test_draws_keep_their_bounds_and_fill_them() -> None:
         (view.gain, 0.7, 1.2),
         (view.affine[:, 0, 2], -0.2, 0.2),
         (view.affine[:, 1, 2], -0.2, 0.2),
-        (view.square[0], 0, 6),
-        (view.square[1], 0, 8),
-        (view.square[2] / 8, 0.2, 0.45),
+        (view.square[:, 0], 0, 6),
+        (view.square[:, 1], 0, 8),
+        (view.square[:, 2] / 8, 0.2, 0.45),
         (view.affine[:, 1, 0].atan2(view.affine[:, 0, 0]).rad2deg(), -15, 15),  # the angle: shear acts on the other
         (view.affine[:, :, 0].norm(dim=1), 0.8, 1.2),
     ):

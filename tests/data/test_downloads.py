@@ -1,29 +1,79 @@
-"""Downloads from a server that breaks off, refuses, or sends something else."""
+"""Downloads from a server on this machine that breaks off, refuses, or sends something else; and what is unpacked."""
 
 import hashlib
+import io
 import os
-import socket
+import tarfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from zipfile import ZipFile
 
 import pytest
 
 from relgraph.data import downloads
-from relgraph.data.downloads import checksum, fetch, part_of
+from relgraph.data.downloads import Archive, fetch, part_of
 from relgraph.errors import RelgraphError
 
 CONTENT = bytes(range(256)) * 4000  # about a megabyte, more than one block
 MD5 = hashlib.md5(CONTENT).hexdigest()
+FILES = {"train": b"train" * 100, "deep/test": b"test" * 50, "meta": b"meta"}
+
+
+class Web(ThreadingHTTPServer):
+    """Serves `content` at every address, and remembers which ranges were asked for.
+
+    With `cut` the connection ends, or is `silent`, after so many bytes; `ranges` is whether it can begin in the middle.
+    """
+
+    content = CONTENT
+    cut: int | None = None
+    silent = False
+    ranges = True
+    status = 200
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.asked: list[str | None] = []
+        self.url = f"http://127.0.0.1:{self.server_port}/images.tar.gz"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Web
+
+    def do_GET(self) -> None:
+        web, wanted = self.server, self.headers["Range"]
+        web.asked.append(wanted)
+        if web.status != 200:
+            self.send_error(web.status)
+            return
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and web.ranges else 0
+        if start and start >= len(web.content):
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(web.content) - start))
+        self.end_headers()
+        self.wfile.write(web.content[start : web.cut])
+        if web.silent:
+            self.connection.recv(1)  # until the other side gives up
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "data" / "images.tar.gz"
-
-
-@pytest.fixture(autouse=True)
-def _content(web: Any) -> None:
-    web.content = CONTENT
+def web() -> Iterator[Web]:
+    """Return a server that runs in a thread of its own."""
+    with Web() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
 
 
 def fails(url: str, file: Path, message: str, md5: str = MD5) -> None:
@@ -33,120 +83,149 @@ def fails(url: str, file: Path, message: str, md5: str = MD5) -> None:
     assert not file.exists()
 
 
-def test_a_whole_file_arrives(web: Any, file: Path) -> None:
-    fetch(web.url, file, MD5)
-    assert file.read_bytes() == CONTENT and checksum(file) == MD5
-    assert web.asked == [None] and os.listdir(file.parent) == [file.name]
-
-
-def test_a_download_goes_on_where_it_was_cut_off(web: Any, file: Path) -> None:
-    web.cut = 600_000
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_download_goes_on_where_it_was_cut_off_or_begins_again(web: Web, ranges: bool, tmp_path: Path) -> None:
+    file = tmp_path / "images.tar.gz"
+    web.ranges, web.cut = ranges, 600_000
     fails(web.url, file, r"images\.tar\.gz was cut off after 600,000 bytes .*the next try goes on from there")
     assert part_of(file).read_bytes() == CONTENT[:600_000]
-    web.cut = 900_000
-    fails(web.url, file, r"cut off after 900,000 bytes")
-    web.cut = None
-    fetch(web.url, file, MD5)
-    assert web.asked == [None, "bytes=600000-", "bytes=900000-"]
-    assert file.read_bytes() == CONTENT and not part_of(file).exists()
-
-
-def test_without_ranges_a_download_begins_again(web: Any, file: Path) -> None:
-    web.ranges, web.cut = False, 600_000
-    fails(web.url, file, "cut off after 600,000 bytes")
-    web.cut = 300_000
-    fails(web.url, file, "cut off after 300,000 bytes")
-    web.cut = None
-    fetch(web.url, file, MD5)
-    assert web.asked[1:] == ["bytes=600000-", "bytes=300000-"]
-    assert file.read_bytes() == CONTENT
-
-
-def test_what_was_cut_off_after_the_last_byte_is_whole(web: Any, file: Path) -> None:
-    file.parent.mkdir()
-    part_of(file).write_bytes(CONTENT)
-    fetch(web.url, file, MD5)
-    assert web.asked == [f"bytes={len(CONTENT)}-"] and file.read_bytes() == CONTENT
-
-
-def test_an_empty_answer(web: Any, file: Path) -> None:
-    web.content = b""
-    fails(web.url, file, r"^images\.tar\.gz could not be downloaded \(the answer is empty\): fetch .* and put it in ")
-    assert os.listdir(file.parent) == []
-
-
-def test_a_wrong_checksum_deletes_what_came(web: Any, file: Path) -> None:
-    fails(web.url, file, f"{web.url}: expected the checksum {'0' * 32}, found {MD5}; .* is deleted", md5="0" * 32)
-    assert os.listdir(file.parent) == []
-
-
-def test_a_part_of_another_file_is_found_by_the_checksum(web: Any, file: Path) -> None:
-    file.parent.mkdir()
-    part_of(file).write_bytes(b"something else")
-    fails(web.url, file, "expected the checksum")
-    fetch(web.url, file, MD5)
-    assert file.read_bytes() == CONTENT
-
-
-def test_an_error_page_is_no_file(web: Any, file: Path) -> None:
-    web.status = 404
-    fails(web.url, file, rf"images\.tar\.gz could not be downloaded \(HTTP 404 Not Found\): fetch {web.url} and put it")
-    assert os.listdir(file.parent) == []
-
-
-def test_a_part_survives_a_server_in_trouble(web: Any, file: Path) -> None:
-    file.parent.mkdir()
-    part_of(file).write_bytes(CONTENT[:1000])
     web.status = 503
-    fails(web.url, file, r"cut off after 1,000 bytes \(HTTP 503 .*\): the next try goes on")
-    web.status = 200
+    fails(web.url, file, r"cut off after 600,000 bytes \(HTTP Error 503.*\): the next try goes on")
+    web.status, web.cut = 200, None
     fetch(web.url, file, MD5)
-    assert file.read_bytes() == CONTENT
+    assert web.asked == [None, "bytes=600000-", "bytes=600000-"]
+    assert file.read_bytes() == CONTENT and os.listdir(tmp_path) == [file.name]
 
 
-def test_a_refused_connection(file: Path) -> None:
-    with socket.socket() as closed:  # bound, but nobody listens
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
-        fails(f"http://127.0.0.1:{port}/images.tar.gz", file, r"could not be downloaded \(Connection refused\)")
-    assert os.listdir(file.parent) == []
+def test_what_was_cut_off_after_the_last_byte_is_whole(web: Web, tmp_path: Path) -> None:
+    part_of(tmp_path / "a").write_bytes(CONTENT)
+    fetch(web.url, tmp_path / "a", MD5)
+    assert web.asked == [f"bytes={len(CONTENT)}-"] and (tmp_path / "a").read_bytes() == CONTENT
 
 
-def test_an_unknown_protocol(file: Path) -> None:
-    fails("gopher://127.0.0.1/images.tar.gz", file, "could not be downloaded .*unknown url type: gopher")
+def test_a_wrong_checksum_deletes_what_came(web: Web, tmp_path: Path) -> None:
+    fails(web.url, tmp_path / "a", f"{web.url}: expected the checksum {'0' * 32}, found {MD5}; .* is deleted", "0" * 32)
+    assert os.listdir(tmp_path) == []
+    part_of(tmp_path / "a").write_bytes(b"something else")
+    fails(web.url, tmp_path / "a", "expected the checksum")
+    fetch(web.url, tmp_path / "a", MD5)
+    assert (tmp_path / "a").read_bytes() == CONTENT
 
 
-def test_a_server_that_falls_silent(web: Any, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_reached_leaves_nothing(web: Web, tmp_path: Path) -> None:
+    file = tmp_path / "images.tar.gz"
+    web.status = 404
+    for url, reason in (
+        (web.url, "HTTP Error 404: Not Found"),
+        ("http://127.0.0.1:9/images.tar.gz", "Connection refused"),  # nobody listens there
+        ("gopher://127.0.0.1/images.tar.gz", ".*unknown url type: gopher.*"),
+    ):
+        fails(
+            url, file, rf"^images\.tar\.gz could not be downloaded \({reason}\): fetch {url} and put it in {tmp_path}$"
+        )
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_server_that_falls_silent(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "PATIENCE", 0.2)
     web.cut, web.silent = 600_000, True
-    fails(web.url, file, r"cut off after 600,000 bytes \(no answer for 0\.2 s\): the next try goes on")
+    fails(web.url, tmp_path / "a", r"cut off after \d+,\d+ bytes \(no answer for 0\.2 s\): the next try goes on")
 
 
-def test_a_disk_that_takes_no_more(web: Any, file: Path) -> None:
+def test_a_disk_that_takes_no_more(web: Web, tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))  # what a full disk is to a program
     try:
-        fails(web.url, file, r"cannot write .*images\.tar\.gz\.part: File too large")
+        fails(web.url, tmp_path / "a", r"cut off after .* bytes \(File too large\)")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert 0 < part_of(file).stat().st_size <= 500_000
-    fetch(web.url, file, MD5)
-    assert file.read_bytes() == CONTENT
+    fetch(web.url, tmp_path / "a", MD5)
+    assert (tmp_path / "a").read_bytes() == CONTENT
 
 
-def test_a_folder_that_cannot_be_made(web: Any, tmp_path: Path) -> None:
+def tar(files: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"birds/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def published(web: Web, content: bytes) -> Archive:
+    """Publish an archive on the server."""
+    web.content = content
+    files = tuple((name, hashlib.md5(inside).hexdigest()) for name, inside in FILES.items())
+    return Archive("birds", web.url, hashlib.md5(content).hexdigest(), 169_001_437, files)
+
+
+def refuses(archive: Archive, root: Path, message: str) -> None:
+    with pytest.raises(RelgraphError, match=message) as caught:
+        archive.provide(root)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_archive_is_downloaded_once_also_by_several(web: Web, tmp_path: Path) -> None:
+    archive, root = published(web, tar(FILES)), tmp_path / "data"
+    assert archive.state(root) == ("missing", f"169 MB from {web.url}")
+    with ThreadPoolExecutor(3) as pool:
+        folders = list(pool.map(archive.provide, [root] * 3))
+    assert folders == [root / "birds"] * 3 and web.asked == [None]
+    assert {name: (root / "birds" / name).read_bytes() for name in FILES} == FILES
+    assert archive.state(root) == ("ready", str(root / "birds"))
+    archive.check(root)
+    assert {name for name in os.listdir(root) if not name.endswith(".lock")} == {"birds", "images.tar.gz"}
+
+
+def test_a_zip_that_somebody_put_there_is_used(web: Web, tmp_path: Path) -> None:
+    with ZipFile(tmp_path / "images.zip", "w") as packed:
+        for name, content in FILES.items():
+            packed.writestr(f"birds/{name}", content)
+    content = (tmp_path / "images.zip").read_bytes()
+    archive = replace(published(web, content), url=web.url.replace("tar.gz", "zip"))
+    assert archive.state(tmp_path) == ("packed", f"{tmp_path}/images.zip is unpacked at the first use")
+    archive.check(archive.provide(tmp_path).parent)
+    assert web.asked == []
+
+
+def test_another_archive_of_that_name_is_refused_and_kept(web: Web, tmp_path: Path) -> None:
+    (tmp_path / "images.tar.gz").write_bytes(tar({"train": b"mine"}))
+    refuses(published(web, tar(FILES)), tmp_path, r"images\.tar\.gz is not the published archive .*: fetch http")
+    assert (tmp_path / "images.tar.gz").exists() and not (tmp_path / "birds").exists() and web.asked == []
+
+
+def test_a_begun_download_is_told(web: Web, tmp_path: Path) -> None:
+    archive, web.cut = published(web, tar(FILES)), 50
+    refuses(archive, tmp_path, "cut off after 50 bytes")
+    assert archive.state(tmp_path) == ("missing", f"169 MB from {web.url}, 0 MB of it are there")
+
+
+def test_what_lacks_or_is_another_is_told(web: Web, tmp_path: Path) -> None:
+    archive = published(web, tar(FILES))
+    (archive.provide(tmp_path) / "train").write_bytes(b"Train" * 100)
+    with pytest.raises(RelgraphError, match=r"birds/train is not the published file \(its checksum differs\): move"):
+        archive.check(tmp_path)
+    (tmp_path / "birds/train").unlink()
+    assert archive.state(tmp_path).word == "incomplete"
+    refuses(archive, tmp_path, r"birds is incomplete: .*birds lacks train: move it away to have it made anew")
+    assert sorted(os.listdir(tmp_path / "birds")) == ["deep", "meta"]
+
+
+def test_a_folder_that_cannot_be_made(web: Web, tmp_path: Path) -> None:
     (tmp_path / "data").touch()
-    with pytest.raises(RelgraphError, match=r"cannot write .*data/images\.tar\.gz\.part: "):
-        fetch(web.url, tmp_path / "data" / "images.tar.gz", MD5)
+    refuses(published(web, b""), tmp_path / "data", r"cannot write to .*data: File exists")
 
 
-def test_a_second_process_is_told_to_wait(web: Any, file: Path) -> None:
-    fcntl = pytest.importorskip("fcntl")
-    file.parent.mkdir()
-    with part_of(file).open("ab") as stream:
-        stream.write(b"x")
-        stream.flush()
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        fails(web.url, file, "another process is downloading it")
-    assert web.asked == [] and part_of(file).read_bytes() == b"x"
+def test_unpacking_that_is_broken_off_leaves_nothing(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken_off(archive: Path, folder: str) -> None:
+        Path(folder, "birds").mkdir()
+        raise OSError(28, "No space left on device")
+
+    archive = published(web, tar(FILES))
+    with monkeypatch.context() as patch:
+        patch.setattr("torchvision.datasets.utils.extract_archive", broken_off)
+        refuses(archive, tmp_path, "cannot write to .*: No space left on device")
+    assert [name for name in os.listdir(tmp_path) if not name.endswith(".lock")] == ["images.tar.gz"]
+    archive.check(archive.provide(tmp_path).parent)

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from relgraph.data.fixed_views import FixedViews
-from relgraph.data.views import draw_view
+from relgraph.data.views import PadCropFlip
 from relgraph.errors import RelgraphError
+from relgraph.seeding import generator
 
 
 def images(n: int) -> torch.Tensor:
@@ -21,7 +22,7 @@ def test_view_0_is_the_image_and_the_others_are_not() -> None:
 def test_a_view_is_one_draw_for_all_images_by_seed_and_number() -> None:
     views, index = FixedViews(50, 3, padding=2, flip=True, seed=5), torch.tensor([40, 7, 7])
     for v in (1, 2):
-        expected = draw_view(50, 2, True, torch.Generator().manual_seed(5 * 1_000_003 + v))
+        expected = PadCropFlip(2, True).draw(50, 6, 6, generator("stored views", 5, v))
         taken = views.take(torch.full((3,), v), index)
         for found, drawn in ((taken.dx, expected.dx), (taken.dy, expected.dy), (taken.flip, expected.flip)):
             assert found.dtype == drawn.dtype
@@ -51,3 +52,12 @@ def test_seeds_differ_and_flips_are_those_of_the_data_set() -> None:
 def test_nothing_to_view() -> None:
     with pytest.raises(RelgraphError, match="at least 1 image and 1 view, got 5 and 0"):
         FixedViews(5, 0, padding=1, flip=False, seed=0)
+
+
+def test_a_stored_view_is_not_the_view_of_an_epoch_of_its_number() -> None:
+    """The student would meet in epoch v what its teacher has stored as view v."""
+    for seed, v in ((0, 1), (5, 2)):
+        stored = FixedViews(50, 3, padding=4, flip=True, seed=seed).take(torch.full((50,), v), torch.arange(50))
+        trained = PadCropFlip(4, True).draw(50, 6, 6, generator("views", seed, v))
+        assert (stored.dx == trained.dx).float().mean() < 0.5 and (stored.dy == trained.dy).float().mean() < 0.5
+        assert not torch.equal(stored.flip, trained.flip)

@@ -1,6 +1,5 @@
 """Crops and blur against torchvision's, one image at a time; boxes against the law they are drawn by."""
 
-import pytest
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
@@ -12,17 +11,16 @@ def some_images(*shape: int) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(("image", "out"), [((32, 32), (32, 32)), ((13, 9), (13, 9)), ((40, 24), (10, 10))])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_crop_is_torchvisions_resized_crop(image: tuple[int, int], out: tuple[int, int], channels: int) -> None:
-    images = some_images(60, channels, *image)
-    box = draw_boxes(60, *image, (0.05, 1.0), (3 / 4, 4 / 3), torch.Generator().manual_seed(0))
-    mirror = torch.arange(60) % 3 == 0
-    rows = crop_matrix(box[0], box[2], image[0], out[0])
-    seen = resample(images, rows, crop_matrix(box[1], box[3], image[1], out[1], mirror))
-    for one, (top, left, height, width), flip, got in zip(images, box.T.tolist(), mirror, seen, strict=True):
-        expected = tv.resized_crop(one, top, left, height, width, list(out), antialias=True)
-        torch.testing.assert_close(got, expected.flip(-1) if flip else expected, rtol=0, atol=1e-5)
+def test_a_crop_is_torchvisions_resized_crop() -> None:
+    for image, out, channels in (((32, 32), (32, 32), 3), ((13, 9), (13, 9), 1), ((40, 24), (10, 10), 3)):
+        images = some_images(40, channels, *image)
+        box = draw_boxes(40, *image, (0.05, 1.0), (3 / 4, 4 / 3), torch.Generator().manual_seed(0))
+        mirror = torch.arange(40) % 3 == 0
+        rows = crop_matrix(box[0], box[2], image[0], out[0])
+        seen = resample(images, rows, crop_matrix(box[1], box[3], image[1], out[1], mirror))
+        for one, (top, left, height, width), flip, got in zip(images, box.T.tolist(), mirror, seen, strict=True):
+            expected = tv.resized_crop(one, top, left, height, width, list(out), antialias=True)
+            torch.testing.assert_close(got, expected.flip(-1) if flip else expected, rtol=0, atol=1e-5)
 
 
 def test_a_crop_enlarged_is_the_same_without_antialias() -> None:
@@ -33,13 +31,14 @@ def test_a_crop_enlarged_is_the_same_without_antialias() -> None:
     torch.testing.assert_close(resample(images, matrix, matrix), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("side", "taps"), [((32, 32), 3), ((12, 7), 3), ((30, 25), 9), ((2, 3), 3)])
-def test_a_blur_is_torchvisions(side: tuple[int, int], taps: int) -> None:
-    images, sigma = some_images(8, 3, *side), torch.linspace(0.1, 2, 8)
-    blurred = resample(images, *(blur_matrix(sigma, size, taps) for size in side))
-    for image, deviation, got in zip(images, sigma.tolist(), blurred, strict=True):
-        expected = tv.gaussian_blur(image, [taps, taps], [deviation, deviation])
-        torch.testing.assert_close(got, expected, rtol=0, atol=3e-6)
+def test_a_blur_is_torchvisions() -> None:
+    sides: tuple[tuple[tuple[int, int], int], ...] = (((32, 32), 3), ((12, 7), 3), ((30, 25), 9), ((2, 3), 3))
+    for side, taps in sides:
+        images, sigma = some_images(8, 3, *side), torch.linspace(0.1, 2, 8)
+        blurred = resample(images, *(blur_matrix(sigma, size, taps) for size in side))
+        for image, deviation, got in zip(images, sigma.tolist(), blurred, strict=True):
+            expected = tv.gaussian_blur(image, [taps, taps], [deviation, deviation])
+            torch.testing.assert_close(got, expected, rtol=0, atol=3e-6)
 
 
 def test_a_blur_reaches_over_a_tenth_of_the_side() -> None:
@@ -72,21 +71,20 @@ def naive_box(height: int, width: int, areas: list[float], ratios: list[float], 
     return torch.tensor([(height - tall) // 2, (width - wide) // 2, tall, wide])
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "low", "high"),
-    [(32, 32, 0.2, 1.0), (32, 4, 0.2, 1.0), (5, 40, 0.2, 1.0), (3, 3, 0.2, 1.0), (4, 4, 0.001, 0.05)],
-)
-def test_boxes_are_the_first_that_fit_else_central(height: int, width: int, low: float, high: float) -> None:
-    n, scale, ratio = 200, (low, high), (3 / 4, 4 / 3)
-    boxes = draw_boxes(n, height, width, scale, ratio, torch.Generator().manual_seed(3))
-    same = torch.Generator().manual_seed(3)
-    shares, shapes = (torch.rand(n, 10, generator=same, dtype=torch.float64) for _ in range(2))
-    areas, ratios = low + (high - low) * shares, ratio[0] * (ratio[1] / ratio[0]) ** shapes
-    for box, area, shape in zip(boxes.T, areas, ratios, strict=True):
-        expected = naive_box(height, width, area.tolist(), shape.tolist(), ratio)
-        assert torch.equal(box[2:], expected[2:])
-        assert expected[0] < 0 or torch.equal(box[:2], expected[:2])
-        assert 0 <= box[0] <= height - box[2] and 0 <= box[1] <= width - box[3]
+def test_boxes_are_the_first_that_fit_else_central() -> None:
+    n, ratio = 200, (3 / 4, 4 / 3)
+    for height, width, low, high in (
+        (32, 32, 0.2, 1.0), (32, 4, 0.2, 1.0), (5, 40, 0.2, 1.0), (3, 3, 0.2, 1.0), (4, 4, 0.001, 0.05),
+    ):  # fmt: skip
+        boxes = draw_boxes(n, height, width, (low, high), ratio, torch.Generator().manual_seed(3))
+        same = torch.Generator().manual_seed(3)
+        shares, shapes = (torch.rand(n, 10, generator=same, dtype=torch.float64) for _ in range(2))
+        areas, ratios = low + (high - low) * shares, ratio[0] * (ratio[1] / ratio[0]) ** shapes
+        for box, area, shape in zip(boxes.T, areas, ratios, strict=True):
+            expected = naive_box(height, width, area.tolist(), shape.tolist(), ratio)
+            assert torch.equal(box[2:], expected[2:])
+            assert expected[0] < 0 or torch.equal(box[:2], expected[:2])
+            assert 0 <= box[0] <= height - box[2] and 0 <= box[1] <= width - box[3]
 
 
 def test_area_and_ratio_follow_their_laws() -> None:
@@ -108,13 +106,17 @@ def test_places_are_uniform() -> None:
     assert ((counts - n / 9) ** 2 / (n / 9)).sum() < 26.1  # the 99.9 % quantile with 8 degrees of freedom
 
 
-@pytest.mark.parametrize(("size", "out"), [(16, 7), (9, 9), (15, 11), (33, 5), (12, 8), (13, 14)])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_an_image_is_the_same_to_the_last_bit_wherever_it_stands(size: int, out: int, channels: int) -> None:
-    images, rows, columns = torch.rand(9, channels, size, size), torch.rand(9, out, size), torch.rand(9, out, size)
-    seen = resample(images, rows, columns)
-    assert seen.is_contiguous()
-    torch.testing.assert_close(seen, torch.einsum("bih,bchw,bjw->bcij", rows, images, columns))
-    for start in range(9):
-        some = slice(start, start + 1)
-        assert torch.equal(resample(images[some], rows[some], columns[some]), seen[some])
+def test_an_image_is_the_same_to_the_last_bit_wherever_it_stands() -> None:
+    for size, out in ((16, 7), (9, 9), (15, 11), (33, 5), (12, 8), (13, 14)):
+        for channels in (1, 3):
+            images, rows, columns = (
+                torch.rand(9, channels, size, size),
+                torch.rand(9, out, size),
+                torch.rand(9, out, size),
+            )
+            seen = resample(images, rows, columns)
+            assert seen.is_contiguous()
+            torch.testing.assert_close(seen, torch.einsum("bih,bchw,bjw->bcij", rows, images, columns))
+            for start in range(9):
+                some = slice(start, start + 1)
+                assert torch.equal(resample(images[some], rows[some], columns[some]), seen[some])

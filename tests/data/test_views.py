@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from relgraph.data.views import View, draw_view, positions_of, prepare
+from relgraph.data.views import Normalise, PadCropFlip, View, positions_of, prepare
 from relgraph.errors import RelgraphError
 
 
@@ -25,15 +25,18 @@ def pad_crop_flip(images: torch.Tensor, view: View, padding: int) -> torch.Tenso
     return torch.from_numpy(np.stack(result))
 
 
-@pytest.mark.parametrize("shape", [(40, 3, 32, 32), (40, 1, 8, 8), (40, 2, 5, 9)])
-@pytest.mark.parametrize("padding", [0, 1, 4])
-@pytest.mark.parametrize("flip", [False, True])
-def test_a_view_is_pad_crop_and_flip(shape: tuple[int, ...], padding: int, flip: bool) -> None:
-    images = random_images(*shape)
-    view = draw_view(len(images), padding, flip, torch.Generator().manual_seed(0))
-    viewed = view.apply(images)
-    assert viewed.dtype == torch.uint8
-    assert torch.equal(viewed, pad_crop_flip(images, view, padding))
+def draw(n: int, padding: int, flip: bool, seed: int = 0) -> View:
+    return PadCropFlip(padding, flip).draw(n, 8, 8, torch.Generator().manual_seed(seed))
+
+
+def test_a_view_is_pad_crop_and_flip() -> None:
+    for shape in ((40, 3, 32, 32), (40, 1, 8, 8), (40, 2, 5, 9)):
+        images = random_images(*shape)
+        for padding, flip in ((0, True), (1, False), (4, True)):
+            view = draw(len(images), padding, flip)
+            viewed = view.apply(images)
+            assert viewed.dtype == torch.uint8
+            assert torch.equal(viewed, pad_crop_flip(images, view, padding))
 
 
 def test_a_shift_beyond_the_image_leaves_it_black() -> None:
@@ -43,7 +46,7 @@ def test_a_shift_beyond_the_image_leaves_it_black() -> None:
 
 def test_draws_are_uniform_over_offsets_and_flips() -> None:
     n, padding = 40_000, 2
-    view = draw_view(n, padding, True, torch.Generator().manual_seed(0))
+    view = draw(n, padding, True)
     cells = ((view.dy + padding) * 5 + view.dx + padding) * 2 + view.flip
     counts = torch.bincount(cells, minlength=50).double()
     chi_square = ((counts - n / 50) ** 2 / (n / 50)).sum()
@@ -52,24 +55,24 @@ def test_draws_are_uniform_over_offsets_and_flips() -> None:
 
 
 def test_no_flip_unless_asked() -> None:
-    assert not draw_view(1000, 4, False, torch.Generator().manual_seed(0)).flip.any()
+    assert not draw(1000, 4, False).flip.any()
 
 
 def test_the_generator_alone_decides() -> None:
-    first, again, other = (draw_view(100, 4, True, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
+    first, again, other = (draw(100, 4, True, seed) for seed in (3, 3, 4))
     assert torch.equal(first.dx, again.dx) and torch.equal(first.dy, again.dy) and torch.equal(first.flip, again.flip)
     assert not torch.equal(first.dx, other.dx)
 
 
 def test_a_view_wants_as_many_images_as_draws() -> None:
     with pytest.raises(RelgraphError, match="a view of 3 images was applied to 4 images"):
-        draw_view(3, 1, True, torch.Generator()).apply(random_images(4, 3, 8, 8))
+        draw(3, 1, True).apply(random_images(4, 3, 8, 8))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_view_on_the_gpu_is_the_view_on_the_cpu() -> None:
     images = random_images(40, 3, 32, 32)
-    view = draw_view(40, 4, True, torch.Generator().manual_seed(0))
+    view = draw(40, 4, True)
     assert torch.equal(view.apply(images.cuda()).cpu(), view.apply(images))
 
 
@@ -82,15 +85,16 @@ def test_prepare_normalises_each_channel() -> None:
         np.testing.assert_allclose(prepared[:, channel].numpy(), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [None, 9])
-def test_prepare_takes_float_images_as_they_are(size: int | None) -> None:
+def test_prepare_takes_float_images_as_they_are() -> None:
     images, mean, std = random_images(5, 3, 6, 6), (0.5, 0.4, 0.3), (0.2, 0.25, 0.1)
     floats = images.float() / 255
     before = floats.clone()
-    for given in (floats, floats.double()):
-        prepared = prepare(given, size, 3, mean, std)
-        assert prepared.dtype == torch.float32
-        torch.testing.assert_close(prepared, prepare(images, size, 3, mean, std), rtol=0, atol=1e-6)
+    for size in (None, 9):
+        normalise = Normalise(mean, std, size=size)
+        for given in (floats, floats.double()):
+            prepared = normalise(given)
+            assert prepared.dtype == torch.float32
+            torch.testing.assert_close(prepared, prepare(images, size, 3, mean, std), rtol=0, atol=1e-6)
     assert torch.equal(floats, before)
 
 
@@ -110,16 +114,16 @@ def test_prepare_turns_colour_into_the_grey_that_pil_sees() -> None:
         np.testing.assert_allclose(grey[0].numpy() * 255, expected, rtol=0, atol=1.01)  # PIL rounds
 
 
-@pytest.mark.parametrize("size", [4, 16])
-def test_prepare_resizes_as_pil_does(size: int) -> None:
+def test_prepare_resizes_as_pil_does() -> None:
     from PIL import Image
 
     images = functional.interpolate(random_images(3, 3, 3, 3).float(), size=(8, 8), mode="bilinear").to(torch.uint8)
-    prepared = prepare(images, size, 3, (0.0,) * 3, (1.0,) * 3)
-    assert prepared.shape == (3, 3, size, size)
-    for image, resized in zip(images, prepared, strict=True):
-        expected = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((size, size), Image.Resampling.BICUBIC)
-        np.testing.assert_allclose(resized.permute(1, 2, 0).numpy() * 255, np.asarray(expected), rtol=0, atol=2.01)
+    for size in (4, 16):
+        prepared = prepare(images, size, 3, (0.0,) * 3, (1.0,) * 3)
+        assert prepared.shape == (3, 3, size, size)
+        for image, resized in zip(images, prepared, strict=True):
+            expected = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((size, size), Image.Resampling.BICUBIC)
+            np.testing.assert_allclose(resized.permute(1, 2, 0).numpy() * 255, np.asarray(expected), rtol=0, atol=2.01)
 
 
 def test_prepare_clamps_the_overshoot_of_bicubic() -> None:
@@ -132,16 +136,15 @@ def test_prepare_clamps_the_overshoot_of_bicubic() -> None:
 def test_prepare_wants_one_number_per_channel_and_grey_or_colour() -> None:
     with pytest.raises(RelgraphError, match="one number for each of 3 channels, got 1 and 3"):
         prepare(random_images(1, 3, 8, 8), None, 3, (0.5,), (0.5, 0.5, 0.5))
-    with pytest.raises(RelgraphError, match="images with 4 channels cannot become images with 3"):
-        prepare(random_images(1, 4, 8, 8), None, 3, (0.5,) * 3, (0.5,) * 3)
+    for found, channels in ((4, 3), (1, 2), (2, 1), (3, 4)):
+        with pytest.raises(RelgraphError, match=f"images with {found} channels cannot become images with {channels}"):
+            prepare(random_images(1, found, 8, 8), None, channels, (0.5,) * channels, (0.5,) * channels)
 
 
-@pytest.mark.parametrize("chosen", [[], [0], [0, 1, 4, 5, 9], list(range(10))])
-@pytest.mark.parametrize(
-    "rows", [slice(0, 10), slice(None), slice(4, 5), slice(2, 9), slice(3, 3), slice(5, None)], ids=str
-)
-def test_positions_are_counted_from_the_start_of_their_rows(chosen: list[int], rows: slice) -> None:
-    inside, positions = positions_of(torch.tensor(chosen, dtype=torch.long), rows)
-    held = list(range(10))[rows]
-    assert inside.tolist() == [i in held for i in chosen]
-    assert positions.tolist() == [held.index(i) for i in chosen if i in held]
+def test_positions_are_counted_from_the_start_of_their_rows() -> None:
+    for rows in (slice(0, 10), slice(None), slice(4, 5), slice(2, 9), slice(3, 3), slice(5, None)):
+        held = list(range(10))[rows]
+        for chosen in ([], [0], [0, 1, 4, 5, 9], list(range(10))):
+            inside, positions = positions_of(torch.tensor(chosen, dtype=torch.long), rows)
+            assert inside.tolist() == [i in held for i in chosen]
+            assert positions.tolist() == [held.index(i) for i in chosen if i in held]
