@@ -160,11 +160,10 @@ def gathered(output: Output, reads: Sequence[str], processes: ProcessGroup) -> O
         return done[id(part)]
 
     def parts(output: Output, views: int) -> Output:
-        names = ("embedding", "logits", "feature")
-        vectors = (gather(part, views, name) for part, name in zip(output, names, strict=False))
         maps = [gather(stage, views, "maps") for stage in output.maps[:-1]]
         maps += [gather(stage, views, "map", "maps") for stage in output.maps[-1:]]
-        return Output(*vectors, tuple(maps))
+        vectors = {name: gather(getattr(output, name), views, name) for name in ("embedding", "logits", "feature")}
+        return Output(**vectors, maps=tuple(maps))
 
     extra = output.extra
     if extra is not None:
