@@ -5,7 +5,7 @@ never copied, and no more than a block of the `(N, K)` weights is held at a time
 computed in blocks as well.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -175,7 +175,8 @@ class _OverKeys(OneByOne):
     def forward(rows: Tensor, keys: Tensor, block: int) -> tuple[Tensor, Tensor]:
         most = rows.new_full((len(rows), 1), -torch.inf)
         total, mean = torch.zeros_like(most), torch.zeros_like(rows)
-        for some in _blocks(keys.detach(), block, rows.dtype):
+        for part in torch.split(keys.detach(), block):
+            some = part.to(rows.dtype)
             weights = rows @ some.mT
             higher = torch.maximum(most, weights.amax(-1, keepdim=True))
             kept = (most - higher).exp_()
@@ -214,12 +215,6 @@ def _mean_of_rows(term: Callable[..., Tensor], *nodes: Tensor) -> Tensor:
 def _missed(matched: Tensor, rest: Tensor) -> Tensor:
     """Return `-log(exp(matched) / (exp(matched) + exp(rest)))`, at full precision where it is small."""
     return softplus(rest - matched, threshold=40)  # beyond 20, torch's default, the error is 2e-9
-
-
-def _blocks(keys: Tensor, block: int, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Yield the keys, `block` rows at a time: views, unless their type must be converted."""
-    for start in range(0, len(keys), block):
-        yield keys[start : start + block].to(dtype)
 
 
 def _check(anchors: Tensor, own: Tensor, keys: Tensor | None, *temperatures: float) -> None:

@@ -7,8 +7,8 @@ A kernel is a map of each node, then one product of all nodes with all others, t
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ dot = Product(_dot, bilinear=True)
 squared_distance = Product(_squared_distance, own=0.0)
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True)
 class Kernel:
     """A weight of two embeddings, `finish(product(prepare(x), prepare(y)))`, always computed in float32 or wider.
 
@@ -92,24 +92,10 @@ class Kernel:
 
     name: str
     prepare: Map
-    product: Product
-    finish: Map | None
-    nearest_is_largest: bool
-    bounded: bool
-
-    def __init__(
-        self,
-        name: str,
-        prepare: Map,
-        product: Product | Callable[[Tensor, Tensor], Tensor],
-        finish: Map | None = None,
-        nearest_is_largest: bool = True,
-        bounded: bool = False,
-    ) -> None:
-        product = product if isinstance(product, Product) else Product(product)
-        found = (name, prepare, product, finish, nearest_is_largest, bounded)
-        for item, value in zip(fields(self), found, strict=True):
-            object.__setattr__(self, item.name, value)
+    product: Product | Callable[[Tensor, Tensor], Tensor]
+    finish: Map | None = None
+    nearest_is_largest: bool = True
+    bounded: bool = False
 
     def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the matrix of all pairs, `(..., N, M)`; of `x` with itself, `(..., N, N)`, if there is no `y`."""
@@ -147,20 +133,25 @@ class Kernel:
         if x.dtype != y.dtype:
             wider = torch.promote_types(x.dtype, y.dtype)
             x, y = x.to(wider), y.to(wider)
-        found = self.product.pairs(x, y)
-        if self.product.own is not None and (x is y or own is not None):
+        product = self._product
+        found = product.pairs(x, y)
+        if product.own is not None and (x is y or own is not None):
             own = torch.eye(found.shape[-1], dtype=torch.bool, device=found.device) if own is None else own
-            found = found.masked_fill(own, self.product.own)
+            found = found.masked_fill(own, product.own)
         return found if self.finish is None else self.finish(found)
 
     def rows(self, x: Tensor, anchors: slice) -> Tensor:
         """Return those rows of `matrix(x, x)` that belong to some anchors, `(N, D) -> (A, N)`."""
-        return self.matrix(x[anchors], x, None if self.product.own is None else own_places(x, anchors))
+        return self.matrix(x[anchors], x, None if self._product.own is None else own_places(x, anchors))
+
+    @cached_property
+    def _product(self) -> Product:
+        return self.product if isinstance(self.product, Product) else Product(self.product)
 
     @property
     def bilinear(self) -> bool:
         """Whether weights are dot products of prepared nodes and nothing more."""
-        return self.product.bilinear and self.finish is None
+        return self._product.bilinear and self.finish is None
 
     @property
     def of_prepared(self) -> "Kernel":

@@ -109,7 +109,8 @@ class PairBuilder:
 
     def _add_matrices(self, pair: Pair, s: Tensor, t: Tensor) -> None:
         """Store the weights that the matrices of prepared nodes hold, and refined nodes."""
-        kernel, edges = self.kernel, ALL_PAIRS
+        kernel = self.kernel
+        edges: Topology = ALL_PAIRS
         student, teacher = kernel.matrix(s, s), kernel.matrix(t, t)
         if not self.topology.dense:  # of all pairs the matrices are the weights
             edges = self.topology(student, teacher, kernel)

@@ -125,7 +125,8 @@ class Relation:
         """Return the scalar for the two graphs of a pair, which was built with this relation's kernel."""
         if TEACHER in pair.edge_types:
             topology = ALL_PAIRS if pair.graph == "dense" else topology_of(pair)
-            return self.compare(*relations(pair, STUDENT, TEACHER), topology)
+            student, teacher = relations(pair, STUDENT, TEACHER)
+            return self.compare(student, teacher, topology)
         nodes = pair["student"].prepared, pair["teacher"].prepared
         return self._factored(pair, *nodes) if pair.form == "factored" else self.in_blocks(*nodes)
 

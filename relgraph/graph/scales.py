@@ -132,8 +132,7 @@ def _mean_positive_in_blocks(kernel: Kernel, nodes: Tensor, block: int | None) -
     def positive(anchors: slice, nodes: Tensor) -> Tensor:
         weights = kernel.rows(nodes, anchors)
         above = weights > 0
-        total = torch.where(above, weights, 0).sum()
-        return torch.stack([total, above.sum().to(total.dtype)])
+        return torch.stack([torch.where(above, weights, 0).sum(), above.sum().to(weights.dtype)])
 
     found = sum_of_blocks(positive, (nodes,), len(nodes), block)
     return found[0] / found[1].clamp_min(1)

@@ -262,16 +262,16 @@ class Choosing(Rule):
         """Return the edges among N nodes from the matrices `(N, N)` of the student and the teacher."""
         if teacher.ndim != 2:
             raise RelgraphError(f"edges are chosen in one graph, a matrix (N, N), got {tuple(teacher.shape)}")
-        chosen = [self.of_matrix(matrix, kernel) for matrix in self._choosers(student, teacher)]
-        return Edges(joined(chosen, len(teacher), self.by), len(teacher), self.degree)
+        return self._joined(self.of_matrix, student, teacher, kernel)
 
     def find(self, student: Rows, teacher: Rows, kernel: Kernel) -> Edges:
         """Return the same edges from the nodes `(N, D)`, a block of rows at a time."""
-        chosen = [self.of_nodes(nodes, kernel) for nodes in self._choosers(student, teacher)]
-        return Edges(joined(chosen, len(teacher), self.by), len(teacher), self.degree)
+        return self._joined(self.of_nodes, student, teacher, kernel)
 
-    def _choosers(self, student: Any, teacher: Any) -> list[Any]:
-        return {"teacher": [teacher], "student": [student]}.get(self.by, [student, teacher])
+    def _joined(self, edges: Callable[[Any, Kernel], Tensor], student: Any, teacher: Any, kernel: Kernel) -> Edges:
+        choosers = {"teacher": [teacher], "student": [student]}.get(self.by, [student, teacher])
+        chosen = [edges(chooser, kernel) for chooser in choosers]
+        return Edges(joined(chosen, len(teacher), self.by), len(teacher), self.degree)
 
     def of_matrix(self, matrix: Tensor, kernel: Kernel) -> Tensor:
         """Return the edges (2, E) that one network's matrix `(N, N)` selects."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,12 +11,13 @@ from torch.nn.functional import cross_entropy
 
 from relgraph.graph.kernels import Kernel
 from relgraph.graph.pair import Pair
-from relgraph.methods import Batch, Method, Output, Sum
+from relgraph.methods import Batch, Method, Output
 from relgraph.methods.base import Summand, Terms, as_batch, as_output
 from relgraph.methods.relational import Relational
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 
 Pairs = list[tuple[Pair, Kernel]]
+Rows = TypeVar("Rows", Batch, Batch | None)
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ class Spread:
         pairs: Pairs = []
         for method, owner, weight in self._summands:
             s, t, rows, processes = student, teacher, batch, SINGLE_PROCESS
-            if self.processes.count > 1:  # each gathers what it reads
-                s, t, rows, processes = self._whole(method, student, teacher, batch)
+            if self.processes.count > 1:
+                s, t, rows, processes = self._compared(method, student, teacher, batch)
             if isinstance(method, Relational) and method.paired:
                 pair = method.builder(*method.vectors(s, t), processes)
                 pairs.append((pair, method.builder.kernel))
@@ -76,16 +78,15 @@ class Spread:
 
     @cached_property
     def _memories(self) -> list[Method]:
-        methods = [part.method for part in self._summands]
-        return [method for method in methods if type(method).remember is not Method.remember]
+        return [method for method, *_ in self._summands if type(method).remember is not Method.remember]
 
-    def _whole(
+    def _compared(
         self, method: Method, student: Output, teacher: Output, batch: Batch | None
     ) -> tuple[Output, Output, Batch | None, ProcessGroup]:
-        """Return what a method compares, and the processes that hold its rows.
+        """Return the rows that a method compares, and the processes that hold them.
 
-        These are the rows of all processes, in the order of the batch, with the student's gradient, unless the method
-        is pointwise, compares only this process's rows (`local`), or sums over rows itself (in the factored form).
+        Each method gathers what it reads of all processes, unless it is pointwise, compares only this process's rows
+        (`local`), or sums over rows itself (in the factored form).
         """
         if self.local or method.pointwise:
             return student, teacher, batch, SINGLE_PROCESS
@@ -93,13 +94,14 @@ class Spread:
             nodes = method.vectors(student, teacher)
             if method.builder.form_of(*nodes, self.processes.count) == "factored":
                 return student, teacher, batch, self.processes
-        return *self._gathered(method, student, teacher), self._rows(batch), SINGLE_PROCESS
+        return *self._gathered(method, student, teacher, batch), SINGLE_PROCESS
 
-    def _gathered(self, method: Method, student: Output, teacher: Output) -> tuple[Output, Output]:
-        return gathered(student, method.reads, self.processes), gathered(teacher, method.reads, self.processes)
-
-    def _rows(self, batch: Batch | None) -> Batch | None:
-        return None if batch is None else Batch(*map(self.processes.gather, batch))
+    def _gathered(self, method: Method, student: Output, teacher: Output, batch: Rows) -> tuple[Output, Output, Rows]:
+        """Return what a method reads of all processes, in the order of the batch, with the student's gradient."""
+        if self.processes.count == 1:
+            return student, teacher, batch
+        s, t = (gathered(output, method.reads, self.processes) for output in (student, teacher))
+        return s, t, batch if batch is None else Batch(*map(self.processes.gather, batch))
 
     def teacher_terms(
         self, student: Output, teacher: Output, batch: Batch, classify: Callable[[Output], Tensor]
@@ -109,31 +111,27 @@ class Spread:
         for part in self._teachers:
             s, t, rows, processes = student, teacher, batch, self.processes
             if processes.count > 1 and not (self.local or part.method.pointwise):
-                s, t = self._gathered(part.method, student, teacher)
-                rows, processes = Batch(*map(self.processes.gather, batch)), SINGLE_PROCESS
-            own = partial(self._cross_entropy, classify, rows.labels, processes)
+                s, t, rows = self._gathered(part.method, student, teacher, batch)
+                processes = SINGLE_PROCESS
+            own = partial(_cross_entropy, classify, rows.labels, processes)
             terms |= part.named(part.method.teacher_terms(s, t, rows, own))
         return terms
 
-    @staticmethod
-    def _cross_entropy(
-        classify: Callable[[Output], Tensor], labels: Tensor, processes: ProcessGroup, output: Output
-    ) -> Tensor:
-        return labelled_cross_entropy(classify(output), labels, processes)
-
     def each(self) -> list[tuple[str, Method]]:
-        """Return the methods of a sum by their names, or the one."""
-        return self.method.each() if isinstance(self.method, Sum) else [("", self.method)]
+        """Return the methods of a sum by the names of their terms, or the one."""
+        return [(owner, method) for method, owner, _ in self._summands]
 
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
         """Write the whole batch into the method's memory: the memories of all processes stay equal."""
         for method in self._memories:
-            if self.processes.count == 1:
-                method.remember(student, teacher, batch)
-            else:
-                s, t = self._gathered(method, as_output(student), as_output(teacher))
-                method.remember(s, t, Batch(*map(self.processes.gather, batch)))
+            method.remember(*self._gathered(method, as_output(student), as_output(teacher), batch))
+
+
+def _cross_entropy(
+    classify: Callable[[Output], Tensor], labels: Tensor, processes: ProcessGroup, output: Output
+) -> Tensor:
+    return labelled_cross_entropy(classify(output), labels, processes)
 
 
 def spread_over(method: Method, processes: ProcessGroup | None = None, *, local: bool = False) -> Spread:
@@ -153,7 +151,7 @@ def gathered(output: Output, reads: Sequence[str], processes: ProcessGroup) -> O
     read = {"embedding", *(part.removeprefix("student's ") for part in reads or ("feature", "map", "maps", "logits"))}
     done: dict[int, Tensor] = {}
 
-    def gather(part: Tensor | None, *names: str, views: int = 1) -> Tensor | None:
+    def gather(part: Any, views: int, *names: str) -> Any:
         if part is None or read.isdisjoint(names):
             return part
         if id(part) not in done:  # a bare vector is both embedding and feature
@@ -161,19 +159,16 @@ def gathered(output: Output, reads: Sequence[str], processes: ProcessGroup) -> O
             done[id(part)] = processes.gather(by_view.contiguous()).transpose(0, 1).flatten(0, 1)
         return done[id(part)]
 
-    def vectors(output: Output, views: int) -> Output:
-        embedding = gather(output.embedding, "embedding", views=views)
-        assert embedding is not None
-        logits, feature = gather(output.logits, "logits", views=views), gather(output.feature, "feature", views=views)
-        return Output(embedding, logits, feature)
+    def parts(output: Output, views: int) -> Output:
+        maps = [gather(stage, views, "maps") for stage in output.maps[:-1]]
+        maps += [gather(stage, views, "map", "maps") for stage in output.maps[-1:]]
+        vectors = {name: gather(getattr(output, name), views, name) for name in ("embedding", "logits", "feature")}
+        return Output(**vectors, maps=tuple(maps))
 
-    maps = output.maps
-    last = tuple(found for stage in maps[-1:] if (found := gather(stage, "map", "maps")) is not None)
-    others = tuple(found for stage in maps[:-1] if (found := gather(stage, "maps")) is not None)
     extra = output.extra
     if extra is not None:
-        extra = vectors(extra, len(extra.embedding) // len(output.embedding))
-    return vectors(output, 1)._replace(maps=(*others, *last), extra=extra)
+        extra = parts(extra, len(extra.embedding) // len(output.embedding))
+    return parts(output, 1)._replace(extra=extra)
 
 
 def labelled_cross_entropy(logits: Tensor, labels: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
