@@ -89,68 +89,58 @@ def test_every_method_can_be_followed_by_any_other() -> None:
             assert [item.name for item in parse_methods(f"{first}+{second}")] == [first, second]
 
 
-def test_beta_is_the_weight_of_a_single_method() -> None:
-    assert weights_of("sp", 5.0) == [("sp", 5.0)]
-    assert weights_of("sp", 0.0) == [("sp", 0.0)]
+def test_what_was_written_is_told_from_what_was_published() -> None:
+    assert parse_methods("sp+0.9*kd") == [Named("sp", SP, None), Named("kd", KD, 0.9)]
+    for beta in (5.0, 0.0):
+        assert parse_methods("sp", beta) == [Named("sp", SP, beta)] and weights_of("sp", beta) == [("sp", beta)]
     assert weights_of("none", 5.0) == []
 
 
-def test_what_was_written_is_told_from_what_was_published() -> None:
-    found = parse_methods("sp+0.9*kd")
-    assert found == [Named("sp", SP, None), Named("kd", KD, 0.9)]
-    assert parse_methods("sp", 5.0) == [Named("sp", SP, 5.0)]
+WRITTEN = "methods are written NAME, WEIGHT*NAME or a sum of these with +, got"
+WEIGHT = "the weight of kd must be"
+ONE = "beta is the weight of one method: write the weights of"
 
 
 @pytest.mark.parametrize(
-    ("text", "beta", "message"),
+    ("message", "texts", "beta"),
     [
-        ("egga", None, "unknown method 'egga': did you mean 'ega'? (known: ccl, ega, kd, nce, none, pkt, sp)"),
-        ("ega+kdd", None, "unknown method 'kdd': did you mean 'kd'? (known: ccl, ega, kd, nce, none, pkt, sp)"),
-        ("", None, "methods are written NAME, WEIGHT*NAME or a sum of these with +, got ''"),
-        ("+3*kd", None, "methods are written NAME, WEIGHT*NAME or a sum of these with +, got ''"),
-        ("ega+", None, "methods are written NAME, WEIGHT*NAME or a sum of these with +, got ''"),
-        ("ega++pkt", None, "methods are written NAME, WEIGHT*NAME or a sum of these with +, got ''"),
-        ("2*", None, "methods are written NAME, WEIGHT*NAME or a sum of these with +, got '2*'"),
-        ("ega,kd", None, "methods are written NAME, WEIGHT*NAME or a sum of these with +, got 'ega,kd'"),
-        ("2", None, "methods are written NAME, WEIGHT*NAME or a sum of these with +, got '2'"),
-        ("kd*2", None, "methods are written NAME, WEIGHT*NAME or a sum of these with +, got 'kd*2'"),
-        ("kd+ega+kd", None, "a sum names each method once, got kd more often in 'kd+ega+kd'"),
-        ("kd+0.5*kd", None, "a sum names each method once, got kd more often in 'kd+0.5*kd'"),
-        ("two*kd", None, "the weight of kd must be a number, got 'two'"),
-        ("2*3*kd", None, "the weight of kd must be a number, got '2*3'"),
-        ("*kd", None, "the weight of kd must be a number, got ''"),
-        ("-1*kd", None, "the weight of kd must be at least 0 and finite, got -1.0"),
-        ("nan*kd", None, "the weight of kd must be at least 0 and finite, got nan"),
-        ("inf*kd", None, "the weight of kd must be at least 0 and finite, got inf"),
-        ("1e999*kd", None, "the weight of kd must be at least 0 and finite, got inf"),
-        ("kd", -1.0, "the weight of kd must be at least 0 and finite, got -1.0"),
-        ("kd", math.nan, "the weight of kd must be at least 0 and finite, got nan"),
-        ("ega+kd", 2.0, "beta is the weight of one method: write the weights of 'ega+kd' as in 25*rkd+0.9*kd"),
-        ("3*kd", 2.0, "beta is the weight of one method: write the weights of '3*kd' as in 25*rkd+0.9*kd"),
-        ("none+kd", None, "none is cross-entropy alone: it has no weight and stands in no sum"),
-        ("2*NONE", None, "none is cross-entropy alone: it has no weight and stands in no sum"),
+        (
+            "unknown method 'kdd': did you mean 'kd'? (known: ccl, ega, kd, nce, none, pkt, sp)",
+            ("kdd", "ega+kdd"),
+            None,
+        ),
+        (f"{WRITTEN} ''", ("", "+3*kd", "ega+", "ega++pkt"), None),
+        *((f"{WRITTEN} {text!r}", (text,), None) for text in ("2*", "ega,kd", "2", "kd*2")),
+        ("a sum names each method once, got kd more often in 'kd+ega+kd'", ("kd+ega+kd",), None),
+        ("a sum names each method once, got kd more often in 'kd+0.5*kd'", ("kd+0.5*kd",), None),
+        *((f"{WEIGHT} a number, got {text!r}", (f"{text}*kd",), None) for text in ("two", "2*3", "")),
+        (f"{WEIGHT} at least 0 and finite, got -1.0", ("-1*kd",), None),
+        (f"{WEIGHT} at least 0 and finite, got nan", ("nan*kd",), None),
+        (f"{WEIGHT} at least 0 and finite, got inf", ("inf*kd", "1e999*kd"), None),
+        (f"{WEIGHT} at least 0 and finite, got -1.0", ("kd",), -1.0),
+        (f"{WEIGHT} at least 0 and finite, got nan", ("kd",), math.nan),
+        *((f"{ONE} {text!r} as in 25*rkd+0.9*kd", (text,), 2.0) for text in ("ega+kd", "3*kd")),
+        ("none is cross-entropy alone: it has no weight and stands in no sum", ("none+kd", "2*NONE"), None),
     ],
 )
-def test_texts_that_are_refused(text: str, beta: float | None, message: str) -> None:
-    with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
-        parse_methods(text, beta, KNOWN)
+def test_texts_that_are_refused(message: str, texts: tuple[str, ...], beta: float | None) -> None:
+    for text in texts:
+        with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
+            parse_methods(text, beta, KNOWN)
 
 
 def test_what_is_built_carries_the_weights() -> None:
     student, teacher = torch.randn(6, 4), torch.randn(6, 4)
     assert build_method("none", RUN) is None
-    ega, pkt = build_method("ega", RUN), build_method("1.0*pkt", RUN)
-    assert isinstance(ega, Sum) and isinstance(ega.parts["ega"], EGA) and ega.weights == {"ega": 1.0}
-    assert isinstance(pkt, Sum) and isinstance(pkt.parts["pkt"], PKT) and pkt.weights == {"pkt": 1.0}
-    torch.testing.assert_close(ega(student, teacher), EGA()(student, teacher))
-    torch.testing.assert_close(pkt(student, teacher), PKT()(student, teacher))
-    alone = build_method("pkt", RUN)
-    both = build_method("2*ega+pkt", RUN)
-    assert isinstance(alone, Sum) and isinstance(both, Sum)
-    assert alone.weights == {"pkt": 30000.0} and both.weights == {"ega": 2.0, "pkt": 30000.0}
-    torch.testing.assert_close(both(student, teacher), 2 * EGA()(student, teacher) + alone(student, teacher))
+    alone, both = build_method("pkt", RUN), build_method("2*ega+1.0*pkt", RUN)
     with_beta = build_method("pkt", RUN, beta=7.0)
-    assert isinstance(with_beta, Sum) and with_beta.weights == {"pkt": 7.0}
+    assert isinstance(alone, Sum) and isinstance(both, Sum) and isinstance(with_beta, Sum)
+    assert isinstance(both.parts["ega"], EGA) and isinstance(alone.parts["pkt"], PKT)
+    assert alone.weights == {"pkt": 30000.0} and both.weights == {"ega": 2.0, "pkt": 1.0}
+    assert with_beta.weights == {"pkt": 7.0}
+    ega, pkt = EGA()(student, teacher), PKT()(student, teacher)
+    torch.testing.assert_close(both(student, teacher), 2 * ega + pkt)
+    torch.testing.assert_close(alone(student, teacher), 30000 * pkt)
 
 
 def test_options_have_the_kind_that_the_field_names() -> None:

@@ -61,12 +61,13 @@ def refused(message: str, call: Callable[..., Any], *given: Any, **options: Any)
 
 def test_numbers_lie_in_their_range() -> None:
     """A number is finite, whatever its range."""
-    for name, accepted, wrong, words in (
+    ranges: tuple[tuple[str, list[Any], list[float], str], ...] = (
         ("tau", [1e-9, 1, 1e9], [0, 0.0, -1.0, math.nan, math.inf], "above 0"),
         ("share", [0, 0.999], [-1, 1, math.nan, math.inf], "at least 0 and below 1"),
         ("ratio", [None, 0, 1], [-0.1, 1.1, math.nan], "at least 0 and at most 1"),
         ("seed", [1, 2**31], [0, -1, 2**31 + 1], "at least 1 and at most 2147483648"),
-    ):
+    )
+    for name, accepted, wrong, words in ranges:
         assert options_of(Every)[name].range == words
         for value in accepted:
             assert getattr(Every(**{name: value}), name) == value
