@@ -31,14 +31,20 @@ class Named(NamedTuple):
     weight: float | None = None
 
 
-def parse(text: str, known: Mapping[str, type[Method]], beta: float | None = None) -> list[Named]:
-    """Return the methods that a text names, `[WEIGHT*]NAME[+...]`; none for "none".
+def parse_methods(text: str, beta: float | None = None, known: Mapping[str, type[Method]] = METHODS) -> list[Named]:
+    """Return the methods that a text names, `[WEIGHT*]NAME[+...]`, each with the weight it was given; none for "none".
 
-    `beta` is the weight of a single method that is written without one.
+    Args:
+        text: Such as `ega`, `crd+0.9*kd` or `none`.
+        beta: Weight of a single method that is written without one.
+        known: The methods by name.
 
     Raises:
         RelgraphError: for an unknown name, a weight that is no number >= 0, a method named twice, or `beta` beside a
             sum or a written weight.
+
+    >>> [(item.name, item.weight) for item in parse_methods("sp+0.9*kd")]
+    [('sp', None), ('kd', 0.9)]
     """
     if text.strip().lower() == "none":
         return []
@@ -76,10 +82,10 @@ def _parse_part(part: str, known: Mapping[str, type[Method]], weight: float | No
 def build(
     named: Sequence[Named], run: RunFacts, shared: Mapping[str, Any], arguments: Sequence[str] = ()
 ) -> Sum | None:
-    """Return the methods of `parse` as a sum, each with its weight; `None` if there is none.
+    """Return the methods of `parse_methods` as a sum, each with its weight; `None` if there is none.
 
     Args:
-        named: From `parse`.
+        named: From `parse_methods`.
         run: The networks and the data, which are passed to each method.
         shared: The run's own options by name (`graph`, `k`, `nodes`, `temperature`, ...): each method with an option of
             that name uses it, unless `arguments` give another value; `None` stands for the method's own default.
@@ -164,18 +170,6 @@ def _no_option(asked: Sequence[Named], name: str) -> RelgraphError:
         return unknown("option of the method", name, known)
     names = " and ".join(item.name for item in asked) or "cross-entropy alone"
     return RelgraphError(f"there are no options of {names}, got {name!r}")
-
-
-def parse_methods(text: str, beta: float | None = None) -> list[Named]:
-    """Return the methods that a text such as `ega`, `crd+0.9*kd` or `none` names, each with the weight it was given.
-
-    Raises:
-        RelgraphError: for an unknown name, a wrong weight, a method named twice, or `beta` beside a sum.
-
-    >>> [(item.name, item.weight) for item in parse_methods("sp+0.9*kd")]
-    [('sp', None), ('kd', 0.9)]
-    """
-    return parse(text, METHODS, beta)
 
 
 def build_method(

@@ -15,30 +15,16 @@ from relgraph.training.recipe import BaseRecipe
 DEFAULTS: dict[str, dict[str, Any]] = {
     "simclr": {"temperature": 0.5, "epochs": 200, "batch_size": 256, "lr": 0.06, "weight_decay": 5e-4},
     "moco": {"temperature": 0.2, "epochs": 200, "batch_size": 256, "lr": 0.03, "weight_decay": 1e-4},
-    "sskd-head": {
-        "temperature": 1.0,
-        "epochs": 60,
-        "batch_size": 64,
-        "lr": 0.05,
-        "weight_decay": 5e-4,
-        "warmup_epochs": 0,
-        "schedule": "step",  # at 30 and 45 of 60 epochs
+    "sskd-head": {  # the learning rate falls at 30 and 45 of 60 epochs
+        "temperature": 1.0, "epochs": 60, "batch_size": 64, "lr": 0.05, "weight_decay": 5e-4, "warmup_epochs": 0,
+        "schedule": "step",
     },
-}
+}  # fmt: skip
 # The teacher that comes with the package: small images, bent and shaded, never mirrored.
 DIGITS: dict[str, Any] = {
-    "temperature": 0.2,
-    "epochs": 200,
-    "batch_size": 256,
-    "optimiser": "adamw",
-    "lr": 2e-3,
-    "weight_decay": 0.01,
-    "dim": 64,
-    "hidden": 128,
-    "eval_every": 25,
-    "warmup_epochs": 20,
-    "precision": "32-true",
-}
+    "temperature": 0.2, "epochs": 200, "batch_size": 256, "optimiser": "adamw", "lr": 2e-3, "weight_decay": 0.01,
+    "dim": 64, "hidden": 128, "eval_every": 25, "warmup_epochs": 20, "precision": "32-true",
+}  # fmt: skip
 # Options that some objectives read; all read the others.
 OWNERS = {
     "moco": ("queue", "key_momentum"),

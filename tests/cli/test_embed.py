@@ -7,6 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from relgraph.analysis import plots
 from relgraph.data.embeddings import EmbeddingStore, StoreWriter
 from relgraph.training import embedding
 from relgraph.training.runs import Run
@@ -73,8 +74,9 @@ def test_refusals(failure: Failing, misuse: Failing, program: Program, photos: P
     assert "No such option" in misuse(*options, "--lr", 1)
 
 
-def test_training_uses_it_and_says_so(program: Program, failure: Failing) -> None:
-    train = ("train", "--epochs", 1, "--out")
+def test_training_uses_it_and_says_so(program: Program, failure: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "learning_curve", lambda path: path)
+    train = ("train", "--labelled-share", 1, "--batch-size", 30, "--epochs", 1, "--out")
     told = program(*train, "online").stdout
     assert "teacher: online, in every step (relgraph embed would store its outputs, once)" in told
     assert "no stored embeddings fit: " in failure(*train, "none", "--teacher-mode", "stored")

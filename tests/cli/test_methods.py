@@ -4,7 +4,6 @@ import re
 from inspect import getdoc
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner
 from relgraph_cli.main import main
 
@@ -45,16 +44,16 @@ def test_one_in_full_has_options_with_defaults_and_the_docstring() -> None:
     assert "none of its own" in output("at")
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_has_a_page(name: str) -> None:
-    text, found = output(name), method_info(name)
-    for fact in ("kernel", "topology", "criterion"):
-        assert re.search(rf"^{fact} +{re.escape(getattr(found, fact))}$", text, re.MULTILINE)
-    assert re.search(rf"^weight +{METHODS[name].weight:g}$", text, re.MULTILINE)
-    assert text.endswith(f"\n\n{found.doc}\n")
+def test_every_method_has_a_page() -> None:
     shared = getdoc(Relational)
     assert shared is not None
-    assert text.endswith(shared + "\n") == ("See `Relational`" in str(METHODS[name].__doc__))
+    for name, cls in METHODS.items():
+        text, found = output(name), method_info(name)
+        for fact in ("kernel", "topology", "criterion"):
+            assert re.search(rf"^{fact} +{re.escape(getattr(found, fact))}$", text, re.MULTILINE)
+        assert re.search(rf"^weight +{cls.weight:g}$", text, re.MULTILINE)
+        assert text.endswith(f"\n\n{found.doc}\n")
+        assert text.endswith(shared + "\n") == ("See `Relational`" in str(cls.__doc__))
 
 
 def test_kernel_and_criterion_are_those_of_the_relations() -> None:

@@ -97,8 +97,6 @@ def test_help(program: Program) -> None:
     told = " ".join(program("pretrain", "--help").stdout.split())
     for words in (
         "Examples: relgraph pretrain the teacher that comes with the package",
-        "relgraph pretrain --objective moco --queue 4096 --key-momentum 0.99 --dataset cifar100",
-        "relgraph pretrain --resume runs/NAME",
         "--objective [simclr|moco|sskd-head]",
         "[default: simclr 0.5, moco 0.2, sskd-head 1.0] [simclr on digits: 0.2]",
         "10, or a tenth of the epochs if that is fewer",
@@ -133,33 +131,24 @@ def test_a_recipe_repeats_the_run(program: Program, flat: Path) -> None:
     assert Path("again/network.safetensors").read_bytes() == Path("run/network.safetensors").read_bytes()
 
 
-def test_options_over_the_file_over_what_was_published(program: Program, flat: Path) -> None:
+def test_options_over_the_file_over_what_was_published(program: Program, failure: Failing, flat: Path) -> None:
     Path("few.yaml").write_text(f"dataset: folder:{flat}\nepochs: 9\nlr: 1e-2\nschedule: constant\n")
     program(*SMALL, "--config", "few.yaml", "--out", "run")
     found = recipe("run")
     assert (found["epochs"], found["lr"], found["schedule"], found["temperature"]) == (1, 0.01, "constant", 0.5)
-
-
-def test_the_settings_of_a_file_are_checked(failure: Failing) -> None:
-    Path("wrong.yaml").write_text("student: resnet8\n")
-    assert failure("pretrain", "--config", "wrong.yaml").startswith("unknown option 'student'")
+    Path("few.yaml").write_text("student: resnet8\n")
+    assert failure("pretrain", "--config", "few.yaml").startswith("unknown option 'student'")
 
 
 @pytest.mark.parametrize(
     ("args", "told"),
     [
         (["--network", "resnet9"], "unknown student 'resnet9': did you mean 'resnet8'?"),
-        (["--dataset", "cifar"], "unknown data set 'cifar': did you mean 'cifar10'?"),
         (["--dataset", "folder:nowhere"], "nowhere: no such folder"),
-        (["--epochs", 0], "epochs must be at least 1, got 0"),
-        (["--epochs", 5, "--warmup-epochs", 5], "warmup_epochs must be below epochs = 5, got 5"),
-        (["--temperature", 0], "temperature must be positive, got 0.0"),
+        (["--temperature", 0], "temperature must be above 0, got 0.0"),
         (["--objective", "sskd-head"], "sskd-head trains a head of a teacher: give --teacher"),
-        (["--teacher", "embedded:digits"], "simclr has no teacher, got embedded:digits"),
         (["--objective", "sskd-head", "--teacher", "embeded:digits"], "unknown teacher source 'embeded'"),
         (["--objective", "sskd-head", "--teacher", "checkpoint:no"], "cannot read the network file no"),
-        (["--batch-size", 1], "batch_size must be at least 2, got 1"),
-        (["--lr", "nan"], "lr must be at least 0, got nan"),
         (["--config", "no.yaml"], "cannot read no.yaml"),
         (["--resume", "nothing"], "nothing is not a run"),
     ],
@@ -169,19 +158,11 @@ def test_errors(failure: Failing, args: list[object], told: str) -> None:
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize(
-    ("args", "told"),
-    [
-        (["--objective", "simsiam"], "Invalid value for '--objective': 'simsiam' is not one of"),
-        (["--student", "resnet8"], "No such option '--student'"),
-        (["--epochs", "many"], "Invalid value for '--epochs'"),
-        (["--resume", "run", "--epochs", 3], "--resume keeps the recipe of the run: give no other option with it"),
-        (["--resume", "run", "--out", "other"], "--resume keeps the recipe of the run: give no other option with it"),
-        (["--resume", "run", "--config", "f.yaml"], "--resume keeps the recipe of the run: give no other option"),
-    ],
-)
-def test_misuse(misuse: Failing, args: list[object], told: str) -> None:
-    assert told.replace("'", "").replace(":", "") in misuse("pretrain", *args).replace("'", "").replace(":", "")
+def test_misuse(misuse: Failing) -> None:
+    assert "'simsiam' is not one of" in misuse("pretrain", "--objective", "simsiam")
+    for extra in (["--epochs", 3], ["--seed", 0], ["--out", "other"], ["--config", "f.yaml"]):
+        told = misuse("pretrain", "--resume", "run", *extra)
+        assert told == "--resume keeps the recipe of the run: give no other option with it"
 
 
 def test_a_run_that_exists(failure: Failing, digits: tuple[Path, list[str]]) -> None:
