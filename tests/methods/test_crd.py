@@ -1,18 +1,20 @@
 """CRD against double loops over images in float64: negatives one by one, with the memory written slot by slot."""
 
-import io
 import math
-import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from relgraph.errors import RelgraphError
 from relgraph.graph.topology import AllPairs, Given, Nearest
 from relgraph.methods import Batch, Output, RunFacts
 from relgraph.methods.crd import CRD
 from relgraph.names import Named, build
+from tests.checks import assert_refused, case
+from tests.methods.golden import value_and_gradient, vectors
 
 IMAGES, N, STUDENT, TEACHER, KEY = 12, 4, 5, 7, 6
 TAU = 0.3
@@ -30,9 +32,8 @@ def crd(graph: str = "sampled", labels: Tensor | None = LABELS, **options: objec
     return CRD(STUDENT, TEACHER, IMAGES, labels, graph, **options).double()  # type: ignore[arg-type]
 
 
-def features(n: int = N) -> tuple[Tensor, Tensor]:
-    student, teacher = torch.randn(n, STUDENT).double(), torch.randn(n, TEACHER).double()
-    return student.requires_grad_(), teacher
+def features() -> tuple[Tensor, Tensor]:
+    return vectors(N, STUDENT, TEACHER)
 
 
 def outputs(student: Tensor, teacher: Tensor) -> tuple[Output, Output]:
@@ -114,21 +115,6 @@ def test_by_hand() -> None:
         assert value.item() == pytest.approx(math.log(3) + 2 * math.log(1.5), rel=1e-5)
 
 
-@each_graph
-def test_a_loss_is_pure_and_remembering_changes_the_next(graph: str) -> None:
-    loss, (student, teacher) = crd(graph), features()
-    state = {name: value.clone() for name, value in loss.state_dict().items()}
-    random = torch.get_rng_state()
-    first = loss(student, teacher, BATCH)
-    assert torch.equal(loss(student, teacher, BATCH), first)
-    assert all(torch.equal(state[name], value) for name, value in loss.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), random)
-    loss.remember(*outputs(student, teacher), BATCH)
-    changed = {name for name, value in loss.state_dict().items() if not torch.equal(state[name], value)}
-    assert changed == {"log_z", "student_bank.keys", "teacher_bank.keys", "sampler._extra_state"}
-    assert not torch.equal(loss(student, teacher, BATCH), first)
-
-
 def test_it_remembers_the_embeddings_of_both_networks() -> None:
     loss, (student, teacher) = crd(bank_momentum=0.25), features()
     banks = loss.student_bank, loss.teacher_bank
@@ -143,33 +129,40 @@ def test_it_remembers_the_embeddings_of_both_networks() -> None:
         assert not bank.keys.requires_grad
 
 
-def test_the_teacher_gets_no_gradient_and_both_layers_do() -> None:
+def test_remembering_writes_both_memories_and_z_and_advances_the_draws() -> None:
     loss, (student, teacher) = crd(), features()
-    teacher.requires_grad_()
-    torch.autograd.backward(loss(student, teacher, BATCH))
-    assert teacher.grad is None and student.grad is not None and student.grad.any()
-    assert all(p.grad is not None and p.grad.any() for p in loss.parameters())
-    assert len(list(loss.parameters())) == 4 and not list(loss.teacher_parameters())
+    state = {name: value.clone() for name, value in loss.state_dict().items()}
+    loss.remember(*outputs(student, teacher), BATCH)
+    changed = {name for name, value in loss.state_dict().items() if not torch.equal(state[name], value)}
+    assert changed == {"log_z", "student_bank.keys", "teacher_bank.keys", "sampler._extra_state"}
 
 
-@each_graph
-def test_gradcheck(graph: str) -> None:
-    loss, (student, teacher) = crd(graph), features()
-    loss.remember(*outputs(student, teacher), BATCH)  # a Z of the batch itself would be held constant
-    assert torch.autograd.gradcheck(lambda s: loss(s, teacher, BATCH), (student,))
+def test_knn_of_all_is_dense() -> None:
+    for labels in (LABELS, None):
+        for k in (11, 12, 1000):
+            dense, knn = crd("dense", labels), crd("knn", labels, k=k)
+            for step in range(2):
+                with case(labels, k, step):
+                    knn.load_state_dict(dense.state_dict())
+                    student, teacher = features()
+                    found, expected = (value_and_gradient(loss, student, teacher, BATCH) for loss in (knn, dense))
+                    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
+                    dense.remember(*outputs(student, teacher), BATCH)
 
 
-@pytest.mark.parametrize("labels", [LABELS, None], ids=["labels", "no labels"])
-@pytest.mark.parametrize("k", [11, 12, 1000])
-def test_knn_of_all_is_dense(k: int, labels: Tensor | None) -> None:
-    dense, knn = crd("dense", labels), crd("knn", labels, k=k)
-    for _ in range(2):
-        knn.load_state_dict(dense.state_dict())
-        student, teacher = features()
-        values = [loss(student, teacher, BATCH) for loss in (dense, knn)]
-        torch.testing.assert_close(*values, rtol=1e-12, atol=0)
-        torch.testing.assert_close(*(torch.autograd.grad(v, student)[0] for v in values), rtol=1e-10, atol=1e-14)
-        dense.remember(*outputs(student, teacher), BATCH)
+def test_what_the_first_batch_leaves_is_what_its_loss_used() -> None:
+    """Z of the batch itself, also from bfloat16, in which a loop computes the loss; later batches leave it alone."""
+    loss, (student, teacher) = crd("dense").float(), outputs(*(x.detach().bfloat16() for x in features()))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = loss.terms(student, teacher, BATCH)
+    banks = loss.student_bank.keys.clone(), loss.teacher_bank.keys.clone()
+    loss.remember(student, teacher, BATCH)
+    for bank, keys in zip((loss.student_bank, loss.teacher_bank), banks, strict=True):
+        bank.keys.copy_(keys)
+    torch.testing.assert_close(loss.terms(student, teacher, BATCH), terms, rtol=1e-5, atol=0)
+    z = loss.log_z.clone()
+    loss.remember(student, teacher, BATCH)
+    assert torch.equal(loss.log_z, z)
 
 
 def test_dense_is_the_mean_of_sampled_with_as_many_draws() -> None:
@@ -190,23 +183,6 @@ def test_dense_is_the_mean_of_sampled_with_as_many_draws() -> None:
     assert ((values.mean(0) - expected).abs() < 4 * error).all()
 
 
-def test_it_goes_on_from_a_checkpoint() -> None:
-    loss, copy = crd(), crd()
-    for _ in range(2):
-        loss.remember(*outputs(*features()), BATCH)
-    file = io.BytesIO()
-    torch.save(loss.state_dict(), file)
-    file.seek(0)
-    state = torch.load(file, weights_only=True)
-    assert all(isinstance(value, Tensor) and bool(value.isfinite().all()) for value in state.values())
-    copy.load_state_dict(state)
-    for _ in range(3):
-        student, teacher = features()
-        assert torch.equal(loss(student, teacher, BATCH), copy(student, teacher, BATCH))
-        for each in (loss, copy):
-            each.remember(*outputs(student, teacher), BATCH)
-
-
 def test_relaxed_positives_are_of_the_class() -> None:
     """In all steps together each image of the class, and no other; the score is that of the slot that was drawn."""
     loss = crd(positives="relaxed", tau=1.0)
@@ -221,66 +197,6 @@ def test_relaxed_positives_are_of_the_class() -> None:
         loss.sampler.advance()
     for image, column in zip(INDICES.tolist(), torch.stack(seen, dim=1), strict=True):
         assert sorted(set(column.tolist())) == [j for j in range(IMAGES) if j not in others(image)]
-
-
-def test_without_labels_only_the_image_itself_is_left_out() -> None:
-    loss = crd("dense", None)
-    negatives = loss.rule(loss.sampler, INDICES)
-    assert negatives.count.tolist() == [IMAGES - 1] * N
-
-
-DEGENERATE = {
-    "a constant row": torch.cat([torch.randn(3, STUDENT), torch.full((1, STUDENT), 0.1)]),
-    "all rows equal": torch.randn(1, STUDENT).repeat(4, 1),
-    "all zeros": torch.zeros(4, STUDENT),
-    "one image": torch.randn(1, STUDENT),
-    "float16 extremes": torch.full((4, STUDENT), 65504.0).half(),
-    "bfloat16": torch.randn(4, STUDENT).bfloat16(),
-}
-
-
-@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
-@pytest.mark.parametrize("case", DEGENERATE)
-@each_graph
-def test_degenerate_batches_give_finite_values_and_gradients(graph: str, case: str, bias: bool) -> None:
-    student = DEGENERATE[case].clone().requires_grad_()
-    loss = CRD(STUDENT, STUDENT, IMAGES, LABELS, graph, GRAPHS[graph], 9 if graph == "sampled" else None, tau=0.005)
-    if not bias:  # zeros then stay zeros
-        torch.nn.init.zeros_(loss.embed_student.bias)
-        torch.nn.init.zeros_(loss.embed_teacher.bias)
-    batch = Batch(INDICES[: len(student)], LABELS[INDICES[: len(student)]])
-    for _ in range(2):
-        value = loss(student, student.detach(), batch)
-        gradients = torch.autograd.grad(value, [student, *loss.parameters()])
-        assert value.isfinite() and all(gradient.isfinite().all() for gradient in gradients)
-        loss.remember(*outputs(student, student), batch)
-    assert all(bool(tensor.isfinite().all()) for tensor in loss.state_dict().values())
-
-
-@each_graph
-def test_scores_are_float32_under_autocast(graph: str) -> None:
-    loss = crd(graph).float()
-    student, teacher = (x.detach().bfloat16() for x in features())
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = loss(student, teacher, BATCH)
-    assert value.dtype == torch.float32
-    assert torch.equal(value, loss(student.float(), teacher.float(), BATCH))
-    # Scores are divided by tau before they are exponents: bfloat16 would be off by percents.
-    torch.testing.assert_close(
-        value.double(), loss.double()(student.double(), teacher.double(), BATCH), rtol=1e-5, atol=0
-    )
-
-
-def test_what_the_first_batch_leaves_is_what_its_loss_used() -> None:
-    """Also from bfloat16, in which a training loop computes the loss; `remember` runs outside autocast."""
-    loss = crd().float()
-    student, teacher = outputs(*(x.detach().bfloat16() for x in features()))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        used = loss._log_z(loss._scores(*loss._anchors(student, teacher), INDICES))
-    loss.remember(student, teacher, BATCH)
-    assert torch.equal(loss.log_z, used)
-    loss.remember(student, teacher, BATCH)
-    assert torch.equal(loss.log_z, used)
 
 
 def test_the_rules_of_the_graph_stand_for_their_names() -> None:
@@ -307,97 +223,9 @@ def test_it_is_built_from_a_recipe_and_its_options() -> None:
     loss = built("negatives=5", "tau=0.1", "positives=relaxed", "bank_momentum=0.9", "key_dim=4")
     assert isinstance(loss, CRD) and loss.rule.k == 5 and loss.positives == "relaxed" and loss.tau == 0.1
     assert loss.embed_student.weight.shape == (4, STUDENT) and loss.embed_teacher.weight.shape == (4, TEACHER)
+    assert CRD(STUDENT, TEACHER, IMAGES, LABELS).rule.k == 16384
     knn = built(graph="knn", k=2)
     assert isinstance(knn, CRD) and knn.rule.k == 2
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"tau": 0}, "tau must be above 0, got 0"),
-        ({"negatives": 0}, "negatives must be above 0, got 0"),
-        ({"key_dim": 0}, "key_dim must be above 0, got 0"),
-        ({"bank_momentum": 1}, "bank_momentum must be at least 0 and below 1, got 1"),
-        ({"bank_momentum": math.nan}, "bank_momentum must be at least 0 and below 1, got nan"),
-        ({"graph": "dens"}, "unknown graph 'dens': did you mean 'dense'? (known: dense, knn, sampled)"),
-        ({"k": 3}, "k belongs to the graph 'knn', got k = 3 and another graph"),
-        ({"graph": "knn", "k": 0}, "k must be at least 1, got 0"),
-        ({"nodes": "map"}, "unknown nodes 'map' (known: embedding, feature)"),
-        (
-            {"positives": "relax"},
-            "unknown positives 'relax': did you mean 'relaxed'? (known: exact, relaxed)",
-        ),
-        (
-            {"positives": "relaxed", "labels": None},
-            "relaxed positives are images of the same class: expected labels, got none",
-        ),
-        (
-            {"graph": "dense", "negatives": 9},
-            "negatives are those of the graph 'sampled', got 9 and another graph",
-        ),
-        (
-            {"graph": Nearest(3), "negatives": 9},
-            "negatives are those of the graph 'sampled', got 9 and another graph",
-        ),
-        ({"graph": Nearest(3), "k": 3}, "k belongs to the graph 'knn', got k = 3 and another graph"),
-        ({"labels": LABELS.tolist()}, "labels must be a tensor (images,) of integers, got list"),
-        ({"labels": torch.zeros(5)}, "labels must be one for each of the 12 images, got (5,)"),
-        (
-            {"labels": torch.ones(12)},
-            "negatives are images of other classes: expected at least 2 classes among 12 images, got 1",
-        ),
-    ],
-)
-def test_options_are_checked(options: dict[str, object], message: str) -> None:
-    with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
-        CRD(**{"student_width": 5, "teacher_width": 7, "images": 12, "labels": LABELS, **options})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("graph", [torch.tensor([[0], [1]]), Given(torch.tensor([[0], [1]])), Nearest(3, "student")])
-def test_edges_among_the_images_of_a_batch_are_refused(graph: object) -> None:
-    message = (
-        "^CRD takes the graph 'sampled', 'dense' or 'knn', which its own scores and labels choose in its memory: "
-        f"edges among the images of a batch are none of them, got {type(graph).__name__}$"
-    )
-    with pytest.raises(RelgraphError, match=message):
-        CRD(5, 7, 12, LABELS, graph)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("shapes", "indices", "message"),
-    [
-        (((4, 6), (4, 7)), [0, 1, 2, 3], "CRD was built for student nodes (N, 5), got (4, 6)"),
-        (((4, 5), (4, 5)), [0, 1, 2, 3], "CRD was built for teacher nodes (N, 7), got (4, 5)"),
-        (
-            ((4, 5), (3, 7)),
-            [0, 1, 2, 3],
-            "embeddings must be (N, D), student and teacher of the same N images, got (4, 5) and (3, 7)",
-        ),
-        (((4, 5), (4, 7)), [0, 1, 2], "indices must be one for each of the 4 keys, got (3,)"),
-        (((4, 5), (4, 7)), [0, 1, 2, 12], "indices must name images 0 to 11, got 12"),
-        (((4, 5), (4, 7)), [0, 1, -2, 3], "indices must name images 0 to 11, got -2"),
-        (
-            ((4, 5), (4, 7)),
-            None,
-            "CRD reads indices: expected a Batch(indices, labels) as the third argument, got none",
-        ),
-    ],
-)
-def test_batches_are_checked(shapes: tuple[tuple[int, ...], ...], indices: list[int] | None, message: str) -> None:
-    batch = None if indices is None else Batch(torch.tensor(indices), torch.zeros(len(indices)))
-    with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
-        crd()(*(torch.zeros(shape).double() for shape in shapes), batch)
-
-
-def test_indices_are_integers() -> None:
-    loss, batch = crd(), Batch(INDICES.double(), BATCH.labels)
-    for act in (loss, loss.remember):
-        with pytest.raises(RelgraphError, match=r"^indices must be integers, got torch\.float64$"):
-            act(*features(), batch)
-
-
-def test_the_authors_number_of_negatives_is_the_default() -> None:
-    assert CRD(STUDENT, TEACHER, IMAGES, LABELS).rule.k == 16384
 
 
 def test_bare_vectors_are_remembered_as_outputs_are() -> None:
@@ -410,6 +238,85 @@ def test_bare_vectors_are_remembered_as_outputs_are() -> None:
     assert torch.equal(vectors(student, teacher, BATCH), given(student, teacher, BATCH))
 
 
-def test_bare_outputs_without_features_are_refused() -> None:
-    with pytest.raises(RelgraphError, match=r"^CRD reads features: expected Output\(embedding, feature=\.\.\.\)"):
-        crd()(Output(torch.zeros(4, 5)), Output(torch.zeros(4, 7)), BATCH)
+def test_zeros_that_stay_zeros_and_a_low_temperature_are_finite() -> None:
+    for graph in GRAPHS:
+        for student in (torch.zeros(4, STUDENT), torch.full((4, STUDENT), 65504.0).half()):
+            with case(graph, student.dtype):
+                loss = CRD(
+                    STUDENT, STUDENT, IMAGES, LABELS, graph, GRAPHS[graph], 9 if graph == "sampled" else None, tau=0.005
+                )
+                for layer in (loss.embed_student, loss.embed_teacher):
+                    torch.nn.init.zeros_(layer.bias)
+                for _ in range(2):
+                    value = loss(student.requires_grad_(), student.detach(), BATCH)
+                    gradients = torch.autograd.grad(value, [student, *loss.parameters()])
+                    assert value.isfinite() and all(gradient.isfinite().all() for gradient in gradients)
+                    loss.remember(*outputs(student, student), BATCH)
+                assert all(bool(tensor.isfinite().all()) for tensor in loss.state_dict().values())
+
+
+def refused(**options: Any) -> Callable[[], object]:
+    return partial(CRD, **{"student_width": 5, "teacher_width": 7, "images": 12, "labels": LABELS, **options})
+
+
+def test_which_options_it_refuses() -> None:
+    momentum, of_knn = (
+        "bank_momentum must be at least 0 and below 1, got",
+        "k belongs to the graph 'knn', got k = 3 and",
+    )
+    sampled = "negatives are those of the graph 'sampled', got 9 and another graph"
+    assert_refused(
+        (refused(tau=0), "tau must be above 0, got 0"),
+        (refused(negatives=0), "negatives must be above 0, got 0"),
+        (refused(key_dim=0), "key_dim must be above 0, got 0"),
+        (refused(bank_momentum=1), f"{momentum} 1"),
+        (refused(bank_momentum=math.nan), f"{momentum} nan"),
+        (refused(graph="dens"), "unknown graph 'dens': did you mean 'dense'? (known: dense, knn, sampled)"),
+        (refused(k=3), f"{of_knn} another graph"),
+        (refused(graph="knn", k=0), "k must be at least 1, got 0"),
+        (refused(nodes="map"), "unknown nodes 'map' (known: embedding, feature)"),
+        (refused(positives="relax"), "unknown positives 'relax': did you mean 'relaxed'? (known: exact, relaxed)"),
+        (
+            refused(positives="relaxed", labels=None),
+            "relaxed positives are images of the same class: expected labels, got none",
+        ),
+        (refused(graph="dense", negatives=9), sampled),
+        (refused(graph=Nearest(3), negatives=9), sampled),
+        (refused(graph=Nearest(3), k=3), f"{of_knn} another graph"),
+        (refused(labels=LABELS.tolist()), "labels must be a tensor (images,) of integers, got list"),
+        (refused(labels=torch.zeros(5)), "labels must be one for each of the 12 images, got (5,)"),
+        (
+            refused(labels=torch.ones(12)),
+            "negatives are images of other classes: expected at least 2 classes among 12 images, got 1",
+        ),
+    )
+    edges = torch.tensor([[0], [1]])
+    for graph in (edges, Given(edges), Nearest(3, "student")):
+        message = (
+            "CRD takes the graph 'sampled', 'dense' or 'knn', which its own scores and labels choose in its memory: "
+            f"edges among the images of a batch are none of them, got {type(graph).__name__}"
+        )
+        assert_refused((refused(graph=graph), message))
+
+
+def test_which_batches_it_refuses() -> None:
+    def given(student: tuple[int, ...], teacher: tuple[int, ...], indices: list[float]) -> Callable[[], object]:
+        batch = Batch(torch.tensor(indices), torch.zeros(len(indices)))
+        return partial(crd(), torch.zeros(student).double(), torch.zeros(teacher).double(), batch)
+
+    bare = Output(torch.zeros(4, 5)), Output(torch.zeros(4, 7))
+    real = Batch(INDICES.double(), BATCH.labels)
+    assert_refused(
+        (given((4, 6), (4, 7), [0, 1, 2, 3]), "CRD was built for student nodes (N, 5), got (4, 6)"),
+        (given((4, 5), (4, 5), [0, 1, 2, 3]), "CRD was built for teacher nodes (N, 7), got (4, 5)"),
+        (
+            given((4, 5), (3, 7), [0, 1, 2, 3]),
+            "embeddings must be (N, D), student and teacher of the same N images, got (4, 5) and (3, 7)",
+        ),
+        (given((4, 5), (4, 7), [0, 1, 2]), "indices must be one for each of the 4 keys, got (3,)"),
+        (given((4, 5), (4, 7), [0, 1, 2, 12]), "indices must name images 0 to 11, got 12"),
+        (given((4, 5), (4, 7), [0, 1, -2, 3]), "indices must name images 0 to 11, got -2"),
+        (partial(crd(), *features(), real), "indices must be integers, got torch.float64"),
+        (partial(crd().remember, *features(), real), "indices must be integers, got torch.float64"),
+        (lambda: crd()(*bare, BATCH), "CRD reads features: expected Output(embedding, feature=...)…"),
+    )

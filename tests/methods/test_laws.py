@@ -561,6 +561,37 @@ def test_a_sparse_graph_is_another_loss(name: str) -> None:
     assert not torch.isclose(sparse(student, teacher, BATCH), dense(student, teacher, BATCH))
 
 
+@pytest.mark.parametrize("name", RELATIONAL)
+def test_what_every_method_over_graphs_refuses(name: str) -> None:
+    edges = torch.tensor([[1, 2, 7, 0, 3], [0, 0, 3, 5, 6]])
+    belong = "k and neighbours belong to the graph 'knn', got k = 3 and neighbours = 'teacher'"
+    sizes = "embeddings must be (N, D), student and teacher of the same N images, got (4, "
+    (four, _), (_, five), empty = outputs(4), outputs(5), outputs(0)
+    assert_refused(
+        (lambda: make(name, graph="dnse"), "unknown graph 'dnse': did you mean 'dense'? (known: dense, knn)"),
+        (lambda: make(name, graph="knn", k=0), "k must be at least 1, got 0"),
+        (lambda: make(name, k=3), belong),
+        (lambda: make(name, graph="knn", neighbours="teachr"), "unknown neighbours 'teachr'…"),
+        (
+            lambda: make(name, graph=torch.zeros(3, 64, dtype=torch.long)),
+            "edge_index must be (2, E) of integers, got (3, 64) of torch.int64",
+        ),
+        (lambda: make(name)(four, five, batch_of(4)), f"{sizes}…"),
+        (lambda: make(name)(*empty, batch_of(0)), "embeddings must not be empty, got (0, …"),
+        (
+            lambda: make(name, graph="knn")(*outputs(4), batch_of(4)),
+            "k must be between 1 and the number of nodes less one, 3, got 8",
+        ),
+        (lambda: make(name, graph=edges)(*outputs(4), batch_of(4)), "edge_index must name nodes 0 to 3, got 7"),
+    )
+    if name != "ega":  # whose nodes are embeddings
+        assert_refused((lambda: make(name, nodes="featur"), "unknown nodes 'featur': did you mean 'feature'? (known: …"))
+    if name != "sp":  # whose nodes are flattened
+        graphs = (Output(torch.zeros(2, 4, 3), torch.zeros(2, 4), torch.zeros(2, 4, 3)) for _ in range(2))
+        message = "a graph pair holds one batch (N, D), got (2, 4, 3)"
+        assert_refused((lambda: make(name)(*graphs, batch_of(2)), message))
+
+
 # The published weight, that of the cross-entropy beside it, in how many of 270 epochs the method trains alone, whether
 # each image contributes by itself, what the method reads, and its terms.
 PUBLISHED: dict[str, tuple[float, float, int, bool, str, str]] = {
