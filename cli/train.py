@@ -85,7 +85,7 @@ def train(
         recipe, path = Run.open(resume).recipe(), resume
     else:
         if clip_mode is not None:
-            from relgraph.networks.teachers import clip_spec
+            from relgraph.names import clip_spec
 
             given["teacher"] = clip_spec(clip_mode)
         stored = {} if config is None else from_file(ctx, config)

@@ -18,8 +18,8 @@ from relgraph.data.datasets import DataSet, load
 from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError
 from relgraph.methods import Batch, Views
+from relgraph.names import build_backbone
 from relgraph.networks.files import save_network, save_ss_head
-from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Teacher
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.building import check_alone, on_device, open_fabric, open_teacher
