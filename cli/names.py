@@ -23,7 +23,8 @@ def students(pattern: str | None) -> None:
     Width is the length of the pooled vector; MACs are millions of multiply-accumulates in the convolutions, for one
     image of 32 x 32 pixels. All read any size from 8 x 8 pixels, and any number of channels.
     """
-    from relgraph.networks.students import SIZES, student_names
+    from relgraph.networks.catalogue import student_names
+    from relgraph.networks.students import SIZES
 
     from .show import table
 

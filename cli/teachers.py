@@ -56,9 +56,9 @@ def teachers(pattern: str | None) -> None:
 
 
 def _overview() -> None:
-    from relgraph.networks.catalogue import LISTS, known_teachers
+    from relgraph.networks.catalogue import LISTS
 
-    rows = [[SPELLINGS[source][0], str(len(known_teachers(source))), SPELLINGS[source][1]] for source in LISTS]
+    rows = [[SPELLINGS[source][0], str(len(listed())), SPELLINGS[source][1]] for source, listed in LISTS.items()]
     rows.append(["checkpoint:FILE", "-", "a student of relgraph: its file, or the directory of its run"])
     click.echo(columns([["teacher", "weights", "network"], *rows]))
     click.echo("\ntrained without class labels, among others:")

@@ -73,7 +73,7 @@ def train(
     from relgraph.training.runs import Run, free_name
 
     if clip_mode is not None:
-        from relgraph.networks.teachers import clip_spec
+        from relgraph.names import clip_spec
 
         options["teacher"] = clip_spec(clip_mode)
     recipe = resolve(given_options(Recipe, options, config), preset) if resume is None else Run.open(resume).recipe()

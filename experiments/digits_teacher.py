@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from relgraph.data.datasets import DataSet, load
 from relgraph.data.images import ImageSet
 from relgraph.data.sources import SOURCES
+from relgraph.names import build_backbone, student
 from relgraph.networks.files import load_network, save_network
-from relgraph.networks.students import build_backbone
 from relgraph.training.evaluation import embed, knn_accuracy
 from relgraph.training.setup import network_input
 
@@ -58,10 +58,10 @@ def report(name: str, backbone: nn.Module, digits: DataSet, mean: list[float], s
 def main(run: Path, out: Path) -> None:
     source = SOURCES["digits"]
     digits = load(source, root=Path("data"), image_size=None, val_fraction=0.1, labels_per_class=None, seed=0)
-    backbone, info = load_network(run)
+    backbone, info = load_network(run, student)
     # In half precision and without the projection head, which the run keeps.
     save_network(out, backbone.half(), {name: value for name, value in info.items() if name != "projector"})
-    saved, _ = load_network(out)
+    saved, _ = load_network(out, student)
     torch.manual_seed(0)
     untrained = build_backbone(info["backbone"], info["in_channels"], image_size=info["image_size"]).eval()
     for name, network in (("untrained", untrained), ("trained", saved)):

@@ -15,16 +15,14 @@ if TYPE_CHECKING:
     from relgraph.graph.relation import Relation
     from relgraph.graph.topology import AllPairs, Given, Nearest
     from relgraph.methods import EGA, KD, METHODS, Output, ega_loss
-    from relgraph.networks.student import load_student
-    from relgraph.networks.students import build_backbone
-    from relgraph.networks.teachers import load_teacher
+    from relgraph.names import build_backbone, load_student, load_teacher
     from relgraph.training.spread import spread_over
 
 # In the order of the data's way: networks, graph, methods, results. Loaded when first asked for, so that `import
 # relgraph` costs nothing.
 _HOME = {
-    "load_teacher": "relgraph.networks.teachers",
-    "build_backbone": "relgraph.networks.students",
+    "load_teacher": "relgraph.names",
+    "build_backbone": "relgraph.names",
     "graph_pair": "relgraph.graph.pair",
     "AllPairs": "relgraph.graph.topology",
     "Nearest": "relgraph.graph.topology",
@@ -36,7 +34,7 @@ _HOME = {
     "METHODS": "relgraph.methods",
     "spread_over": "relgraph.training.spread",
     "Output": "relgraph.methods",
-    "load_student": "relgraph.networks.student",
+    "load_student": "relgraph.names",
     "to_networkx": "relgraph.analysis.export",
     "write_graph": "relgraph.analysis.export",
     "read_pair": "relgraph.analysis.export",

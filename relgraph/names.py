@@ -1,4 +1,4 @@
-"""Parsing of names into objects: methods such as `rkd` or `crd+0.9*kd`, their options, and data sets.
+"""Parsing of names into objects: methods such as `crd+0.9*kd` and their options, data sets, students and teachers.
 
 No other module parses names.
 """
@@ -6,14 +6,25 @@ No other module parses names.
 import math
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from relgraph.data.sources import SOURCES, Folder, Source
+from relgraph.data.sources import SOURCES as DATASETS
+from relgraph.data.sources import Folder, Source
 from relgraph.errors import RelgraphError, unknown
 from relgraph.methods import METHODS
 from relgraph.methods.base import Method, RunFacts
 from relgraph.methods.relational import Relational
 from relgraph.methods.sum import Sum
+from relgraph.networks.backbone import Backbone
+from relgraph.networks.checkpoint_source import CheckpointSource, EmbeddedSource
+from relgraph.networks.open_clip_source import OpenClipSource
+from relgraph.networks.sources import Arguments, StudentSource, TeacherSource
+from relgraph.networks.student import Student, read_student
+from relgraph.networks.students import BenchmarkSource
+from relgraph.networks.teachers import Teacher
+from relgraph.networks.timm_source import TimmSource
+from relgraph.networks.torchvision_source import TorchvisionSource
 from relgraph.options import options_of
 
 
@@ -214,6 +225,152 @@ def dataset(text: str) -> Source:
     """
     if text.startswith("folder:"):
         return Folder(text.removeprefix("folder:"))
-    if text not in SOURCES:
-        raise unknown("data set", text, [*SOURCES, "folder:PATH"])
-    return SOURCES[text]
+    if text not in DATASETS:
+        raise unknown("data set", text, [*DATASETS, "folder:PATH"])
+    return DATASETS[text]
+
+
+SOURCES = ("open_clip", "timm", "torchvision", "checkpoint", "embedded")
+# The names of the original CLIP release, as the official EGA code spells its teachers.
+CLIP_NAMES = (
+    "RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px",
+)  # fmt: skip
+
+
+def student(text: str) -> StudentSource:
+    """Return the student that a text names: one of the benchmark, `timm:MODEL` or `torchvision:MODEL`.
+
+    The name is looked up when the network is built.
+
+    >>> student("timm:resnet18").build(1, 32).width
+    512
+    """
+    library, _, model = text.partition(":")
+    if model and library == "timm":
+        return TimmSource(model)
+    if model and library == "torchvision":
+        return TorchvisionSource(model)
+    return BenchmarkSource(text)
+
+
+def teacher(text: str) -> TeacherSource:
+    """Return the teacher that a text names (see `relgraph.networks.teachers`), which is looked up when it is loaded.
+
+    >>> str(teacher("checkpoint:runs/first").path)
+    'runs/first'
+
+    Raises:
+        RelgraphError: for an unknown source, or a text without one.
+    """
+    source, _, name = text.partition(":")
+    if not name:
+        known = ", ".join(SOURCES)
+        raise RelgraphError(f"a teacher is spelled SOURCE:NAME[/WEIGHTS] with a source of {known}, got {text!r}")
+    architecture, _, tag = name.partition("/")
+    match source:
+        case "timm":
+            return TimmSource(name)
+        case "open_clip":
+            return OpenClipSource(architecture, tag)
+        case "torchvision":
+            return TorchvisionSource(architecture, tag)
+        case "checkpoint":
+            return CheckpointSource(Path(name), student)
+        case "embedded":
+            return EmbeddedSource(name, student)
+    raise unknown("teacher source", source, SOURCES)
+
+
+def build_backbone(name: str, in_channels: int = 3, *, image_size: int | None = None) -> Backbone:
+    """Return an untrained backbone with an attribute `width`, `(N, in_channels, H, W) -> (N, width)`.
+
+    Args:
+        name: One of the benchmark's students, `timm:MODEL` or `torchvision:MODEL`.
+        in_channels: Of the images.
+        image_size: Of the images in pixels, for models of timm and torchvision that are made for one size, such as
+            transformers; the others read any size, and the benchmark's own ignore it.
+
+    Raises:
+        RelgraphError: for an unknown name, the message holds the nearest known one; and for a model of timm or
+            torchvision that cannot read such images.
+
+    >>> import torch
+    >>> build_backbone("resnet8x4")(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 256])
+    """
+    return student(name).build(in_channels, image_size)
+
+
+def load_student(path: str | Path) -> tuple[Student, dict[str, Any]]:
+    """Return a trained student, in evaluation mode, and its description, from a run or its `student.safetensors`.
+
+    The description contains the properties of its input: `in_channels`, `image_size`, `mean`, `std` (of images in 0..1)
+    and `classes`.
+
+    Raises:
+        RelgraphError: if the file is missing, truncated, without a head, or of another architecture than it declares.
+    """
+    return read_student(Path(path), student)
+
+
+def load_teacher(
+    spec: str,
+    *,
+    weights: str | Path | None = None,
+    input_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    arguments: Arguments | None = None,
+) -> Teacher:
+    """Return the frozen teacher that `spec` names (see the head of `relgraph.networks.teachers`).
+
+    Args:
+        spec: `SOURCE:NAME[/WEIGHTS]`.
+        weights: a file for `open_clip:`, `timm:` and `torchvision:` teachers, instead of the weights that these
+            libraries download.
+        input_size: side of the images in pixels, instead of what the network was trained on.
+        mean: per channel on the scale 0..1, instead of the one known for the weights.
+        std: per channel on the scale 0..1, instead of the one known for the weights.
+        arguments: what else `timm.create_model` needs for the file, e.g. `{"num_classes": 1001, "pad_type": "same"}`;
+            of a `checkpoint:`, `{"output": "projection"}` for its projector's output instead of its features.
+
+    Raises:
+        RelgraphError: if a name is unknown, weights cannot be had, read, or do not match, or an option does not apply.
+    """
+    source = teacher(spec)
+    if arguments and not source.takes_arguments:
+        raise RelgraphError(f"arguments are for timm and checkpoint teachers, got {dict(arguments)} for {spec}")
+    if weights and not source.takes_weights:
+        raise RelgraphError(f"{spec} brings its own weights, got the file {weights} as well")
+    found = source.load(None if weights is None else Path(weights), input_size, arguments or {})
+    return Teacher.of(found, spec, input_size=input_size, mean=mean, std=std)
+
+
+def untrained_teacher(spec: str) -> Teacher:
+    """Return the teacher `timm:NAME` or `open_clip:NAME` with random weights, for measurements; nothing is downloaded.
+
+    Raises:
+        RelgraphError: if there is no such network, or it takes no colour images.
+    """
+    source, _, name = spec.partition(":")
+    sources = {"timm": TimmSource, "open_clip": OpenClipSource}
+    if source not in sources:
+        raise unknown("source of untrained teachers", source, sources)
+    found = sources[source](name).untrained()
+    if found.channels != 3:
+        raise RelgraphError(f"an untrained teacher must take 3 channels, {spec} takes {found.channels}")
+    return Teacher.of(found, spec)
+
+
+def clip_spec(name: str) -> str:
+    """Return the name here of a network of the original CLIP release.
+
+    >>> clip_spec("ViT-B/32")
+    'open_clip:ViT-B-32/openai'
+
+    Raises:
+        RelgraphError: if CLIP has no network of that name.
+    """
+    if name not in CLIP_NAMES:
+        raise unknown("CLIP network", name, CLIP_NAMES)
+    return f"open_clip:{name.replace('/', '-').replace('@336px', '-336')}/openai"

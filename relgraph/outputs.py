@@ -1,4 +1,4 @@
-"""The outputs of a network for a batch, and the images of that batch: what both networks and all methods speak of."""
+"""What travels in a step: the outputs of a network for a batch, the images of the batch, and the inputs of the step."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -77,3 +77,21 @@ class Batch(NamedTuple):
 
     indices: Tensor
     labels: Tensor
+
+
+class StepInputs(NamedTuple):
+    """The inputs of one step, for a batch of B images; of a batch over processes, those of this one.
+
+    Attributes:
+        images: The student's views as it reads them, `(B, C, H, W)`.
+        batch: Indices and labels of the images.
+        teacher: The teacher's outputs for these or other views, those for extra views in `extra`, if there is a
+            teacher.
+        extra: The extra views that a method needs, as the student reads them, `(V * B, C, h, w)`: row `v * B + i` is
+            view v of image i.
+    """
+
+    images: Tensor
+    batch: Batch
+    teacher: Output | None = None
+    extra: Tensor | None = None

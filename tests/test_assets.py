@@ -7,8 +7,8 @@ import torch
 
 from relgraph.data.datasets import DataSet, load
 from relgraph.data.sources import SOURCES
-from relgraph.networks.students import build_backbone
-from relgraph.networks.teachers import Teacher, load_teacher
+from relgraph.names import build_backbone, load_teacher
+from relgraph.networks.teachers import Teacher
 from relgraph.training.evaluation import embed, knn_accuracy, linear_probe
 from relgraph.training.inputs import teacher_input
 

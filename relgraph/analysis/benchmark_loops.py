@@ -17,12 +17,11 @@ from relgraph.data.datasets import DataSet
 from relgraph.data.embeddings import EmbeddingStore, StoreWriter, checksums_digest
 from relgraph.data.images import ImageSet
 from relgraph.data.manifest import Contents
+from relgraph.names import build_backbone, untrained_teacher
 from relgraph.networks.files import save_ss_head
 from relgraph.networks.heads import Head, Projector
 from relgraph.networks.student import Student
-from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Teacher
-from relgraph.networks.untrained import untrained_teacher
 from relgraph.training.building import open_fabric
 from relgraph.training.loop import step, train_epoch
 from relgraph.training.meter import Meter

@@ -16,10 +16,9 @@ from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.topology import Chooser
 from relgraph.methods import Output
 from relgraph.methods.contrastive import Contrastive, head_like
-from relgraph.names import read_arguments
+from relgraph.names import load_student, read_arguments
 from relgraph.networks.files import load_strictly
 from relgraph.networks.heads import Head
-from relgraph.networks.student import load_student
 from relgraph.training.building import open_data, open_fabric, open_teacher
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe

@@ -1,19 +1,17 @@
 """The interface of every student backbone: images to stage maps and one pooled vector an image."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
-
-# From images to stage maps, each `(N, channels, height, width)`, in order, and one vector an image `(N, width)`.
-Stages = Callable[[Tensor], tuple[tuple[Tensor, ...], Tensor]]
 
 
 class Backbone(nn.Module):
     """A network without its classifier, `(N, C, H, W) -> (N, width)`. A family implements `stages`.
 
     Attributes:
-        width: Length of the pooled vector.
+        width: Length of the pooled vector. That of a library's network is `measured`.
     """
 
     width: int
@@ -25,6 +23,19 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return one pooled vector an image."""
         return self.stages(images)[1]
+
+    @torch.no_grad()
+    def measured(self, in_channels: int, image_size: int) -> Self:
+        """Return itself, in training mode, with the `width` that one square image of zeros gives.
+
+        Raises:
+            ValueError: if the output is no vector.
+        """
+        _, pooled = self.eval().stages(torch.zeros(1, in_channels, image_size, image_size))
+        if pooled.ndim != 2:
+            raise ValueError(f"expected one vector (1, width), got {tuple(pooled.shape)}")
+        self.width = int(pooled.shape[1])
+        return self.train()
 
 
 @torch.no_grad()

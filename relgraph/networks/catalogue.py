@@ -1,4 +1,4 @@
-"""The available teachers, as the libraries list them: nothing is built or downloaded."""
+"""The available students and teachers, as the libraries list them: nothing is built or downloaded."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -6,10 +6,12 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from relgraph.errors import RelgraphError
+from relgraph.networks.checkpoint_source import list_embedded
 from relgraph.networks.open_clip_source import list_open_clip
-from relgraph.networks.sources import Listed, list_embedded
-from relgraph.networks.timm_source import list_timm
-from relgraph.networks.torchvision_source import list_torchvision
+from relgraph.networks.sources import Listed
+from relgraph.networks.students import ALIASES, STUDENTS
+from relgraph.networks.timm_source import list_timm, timm_names
+from relgraph.networks.torchvision_source import list_torchvision, torchvision_names
 
 LISTS: Mapping[str, Callable[[], list[Listed]]] = {
     "embedded": list_embedded,
@@ -19,9 +21,32 @@ LISTS: Mapping[str, Callable[[], list[Listed]]] = {
 }
 
 
-def known_teachers(source: str) -> list[Listed]:
-    """Return the teachers of one source."""
-    return LISTS[source]()
+WILDCARD = r"[*?\[]"
+# Of students, those of the benchmark have no library.
+NAMES: Mapping[str, Callable[[], list[str]]] = {"timm": timm_names, "torchvision": torchvision_names}
+
+
+def student_names(pattern: str = "*") -> list[str]:
+    """Return the names of students that match a pattern, whatever the case.
+
+    Args:
+        pattern: A part of the name, or with wildcards (`*`, `?`, `[ ]`) all of it. One that begins with `timm:` or
+            `torchvision:` is of the library's models.
+
+    Raises:
+        RelgraphError: if there is none.
+
+    >>> student_names("wrn*2")
+    ['wrn_16_2', 'wrn_40_2']
+    """
+    wanted = ALIASES.get(pattern, pattern).lower()
+    libraries = [library for library in NAMES if wanted.startswith(f"{library}:")]
+    names = [f"{library}:{name}" for library in libraries for name in NAMES[library]()] or list(STUDENTS)
+    complete = wanted if re.search(WILDCARD, wanted) else f"*{wanted}*"
+    found = [name for name in names if fnmatchcase(name.lower(), complete)]
+    if not found:
+        raise RelgraphError(f"no student matches {pattern!r}: `relgraph students` lists them all")
+    return found
 
 
 def find_teachers(pattern: str) -> list[Listed]:
@@ -34,31 +59,30 @@ def find_teachers(pattern: str) -> list[Listed]:
         RelgraphError: if there is none, with the nearest names.
     """
     wanted = pattern.lower()
-    source = wanted.partition(":")[0]
-    listed = [teacher for name in ([source] if source in LISTS else LISTS) for teacher in known_teachers(name)]
-    found = [teacher for teacher in listed if _matches(teacher.spec.lower(), wanted)]
+    sources = [source for source in LISTS if wanted.startswith(source)] or LISTS  # one alone is asked faster
+    listed = [teacher for source in sources for teacher in LISTS[source]()]
+    found = [teacher for teacher in listed if _matches(teacher, wanted)]
     if not found:
         raise RelgraphError(f"no teacher matches {pattern!r}{_nearest(wanted, listed)}")
     return found
 
 
-def _matches(spec: str, pattern: str) -> bool:
-    if re.search(r"[*?\[]", pattern):
-        return fnmatchcase(spec, pattern) or fnmatchcase(spec.partition(":")[2], pattern)
-    return pattern in spec
+def _matches(teacher: Listed, pattern: str) -> bool:
+    if re.search(WILDCARD, pattern):
+        return any(fnmatchcase(name.lower(), pattern) for name in (teacher.spec, teacher.name))
+    return pattern in teacher.spec.lower()
 
 
 def _nearest(pattern: str, listed: list[Listed]) -> str:
     """Return a hint: whole spellings near the pattern, else architectures, else words that names are made of."""
-    specs = [teacher.spec for teacher in listed]
-    architectures = [re.split(r"[/.]", spec.partition(":")[2])[0] for spec in specs]
-    words = [word for spec in specs for word in re.split(r"[^A-Za-z0-9]+", spec)]
     plain = re.sub(r"[*?\[\]]", "", pattern)
-    for names in (specs, architectures, words):
+    without_source = re.sub("^[^:]*:(?=.)", "", plain)
+    specs = [teacher.spec for teacher in listed]
+    architectures = [re.split(r"[/.]", teacher.name)[0] for teacher in listed]
+    words = [word for spec in specs for word in re.split(r"[^A-Za-z0-9]+", spec)]
+    for wanted, names in ((plain, specs), (without_source, architectures), (without_source, words)):
         spelled = {name.lower(): name for name in names}
-        near = get_close_matches(
-            plain if names is specs else plain.partition(":")[2] or plain, spelled, n=3, cutoff=0.7
-        )
+        near = get_close_matches(wanted, spelled, n=3, cutoff=0.7)
         if near:
             return f": did you mean {' or '.join(spelled[name] for name in near)}?"
     return ": relgraph teachers, without a pattern, lists the sources"

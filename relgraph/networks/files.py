@@ -2,7 +2,7 @@
 
 import json
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -15,7 +15,7 @@ from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.heads import Head, Projector
-from relgraph.networks.students import build_backbone
+from relgraph.networks.sources import StudentSource
 
 DESCRIBED = {"backbone", "in_channels", "image_size", "mean", "std"}  # keys of the description of any network file
 NETWORK_FILES = ("network.safetensors", "student.safetensors")  # of a run directory: a pre-training's, a training's
@@ -80,15 +80,22 @@ def _read(path: Path, kind: str, expected: str, keys: set[str]) -> tuple[dict[st
     return tensors, info
 
 
-def load_network(path: Path) -> tuple[Backbone, dict[str, Any]]:
+def described(info: Mapping[str, Any], find: Callable[[str], StudentSource]) -> Backbone:
+    """Return a new backbone as the `info` of a file describes it; `find` turns its name into a source."""
+    return find(info["backbone"]).build(info["in_channels"], info["image_size"])
+
+
+def load_network(path: Path, find: Callable[[str], StudentSource]) -> tuple[Backbone, dict[str, Any]]:
     """Return the backbone of a file or run directory, in float32 and evaluation mode, and the `info` stored with it.
+
+    `find` turns the name of the backbone into a source: `relgraph.names.student`.
 
     Raises:
         RelgraphError: if the file cannot be read or its weights are of another architecture than it describes.
     """
     path = find_network(path)
     tensors, info = read_network(path)
-    backbone = build_backbone(info["backbone"], info["in_channels"], image_size=info["image_size"])
+    backbone = described(info, find)
     own = {
         name.removeprefix("backbone."): t for name, t in tensors.items() if not name.startswith(("head.", "projector."))
     }

@@ -1,13 +1,15 @@
 """Teachers of open_clip: the image side of a CLIP."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from relgraph.errors import RelgraphError
+from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import load_strictly
-from relgraph.networks.sources import Listed, Source, no_model
+from relgraph.networks.sources import Arguments, Listed, Pretrained, TeacherSource, unknown_model
 from relgraph.networks.weights import from_hub, from_url, read_weights, silent
 
 # The smallest text side that open_clip builds: it is discarded, and the published ones would cost time and memory,
@@ -15,7 +17,7 @@ from relgraph.networks.weights import from_hub, from_url, read_weights, silent
 NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
 
 
-class ImageTower(nn.Module):
+class ImageTower(Backbone):
     """The image side of a CLIP: it computes the CLIP's `encode_image`.
 
     The stage maps are those of open_clip's `forward_intermediates`: of a ResNet its stem (behind the pooling) and its
@@ -42,31 +44,37 @@ class ImageTower(nn.Module):
         return embedding[0] if isinstance(embedding, tuple) else embedding  # CoCa returns its tokens as well
 
 
-def from_open_clip(name: str, weights: Path | None, input_size: int | None) -> Source:
-    """Build the image side of a CLIP from `ARCHITECTURE[/WEIGHTS]`; the text side is discarded.
+@dataclass(frozen=True)
+class OpenClipSource(TeacherSource):
+    """The image side of a CLIP by its architecture and the tag of its weights; the text side is discarded."""
 
-    With a file, WEIGHTS only determines how they were trained (`openai`: with QuickGELU), and nothing is downloaded; a
-    downloaded file is read as one that was passed.
+    name: str
+    tag: str = ""
 
-    Raises:
-        RelgraphError: if a name is unknown or the weights cannot be had, read, or do not match.
-    """
-    import open_clip
+    def load(self, weights: Path | None, input_size: int | None, arguments: Arguments) -> Pretrained:
+        """Return the image side with the weights of its tag, or of a file.
 
-    architecture, _, tag = name.partition("/")
-    config = _open_clip_config(architecture, tag, needed=weights is None)
-    path = weights or _downloaded(f"open_clip:{name}", config)
-    with silent():  # it warns that the weights are random, which are loaded in a moment
-        model: Any = open_clip.create_model(
-            architecture,
-            force_quick_gelu=bool(config.get("quick_gelu")),
-            force_image_size=input_size,
-            text_cfg=dict(NO_TEXT),
-        )
-    _load_image_tower(model, path)
-    preparation: dict[str, Any] = {**model.visual.preprocess_cfg, **config}
-    tower = ImageTower(model.visual)
-    return Source(tower, _side(preparation["size"]), 3, preparation["mean"], preparation["std"], tower.stages)
+        With a file, the tag only determines how they were trained (`openai`: with QuickGELU), and nothing is
+        downloaded; a downloaded file is read as one that was passed.
+
+        Raises:
+            RelgraphError: if a name is unknown or the weights cannot be had, read, or do not match.
+        """
+        config = _config(self.name, self.tag, needed=weights is None)
+        path = weights or _downloaded(f"open_clip:{self.name}/{self.tag}", config)
+        quick = bool(config.get("quick_gelu"))
+        model = _model(self.name, force_quick_gelu=quick, force_image_size=input_size)
+        _load_image_tower(model, path)
+        return _prepared(model, config)
+
+    def untrained(self) -> Pretrained:
+        """Return the image side with random weights.
+
+        Raises:
+            RelgraphError: for an unknown name.
+        """
+        _check(self.name)
+        return _prepared(_model(self.name), {})
 
 
 def list_open_clip() -> list[Listed]:
@@ -80,7 +88,7 @@ def list_open_clip() -> list[Listed]:
         size = config.get("size", vision.get("image_size"))
         repository = _repository(config)
         page = f"https://huggingface.co/{repository}" if repository else str(config.get("url", ""))
-        listed.append(Listed(f"open_clip:{architecture}/{tag}", None if size is None else _side(size), None, page))
+        listed.append(Listed("open_clip", f"{architecture}/{tag}", None if size is None else _side(size), None, page))
     return listed
 
 
@@ -88,18 +96,36 @@ def _side(size: int | tuple[int, ...] | list[int]) -> int:
     return size if isinstance(size, int) else size[-1]
 
 
-def _open_clip_config(architecture: str, tag: str, needed: bool) -> dict[str, Any]:
+def _model(name: str, **settings: Any) -> Any:
+    import open_clip
+
+    with silent():  # it warns that the weights are random
+        return open_clip.create_model(name, text_cfg=dict(NO_TEXT), **settings)
+
+
+def _prepared(model: Any, config: dict[str, Any]) -> Pretrained:
+    preparation: dict[str, Any] = {**model.visual.preprocess_cfg, **config}
+    return Pretrained(ImageTower(model.visual), _side(preparation["size"]), 3, preparation["mean"], preparation["std"])
+
+
+def _check(name: str) -> None:
+    import open_clip
+
+    if name not in open_clip.list_models():
+        raise unknown_model("open_clip model", name, open_clip.list_models())
+
+
+def _config(name: str, tag: str, needed: bool) -> dict[str, Any]:
     """Return open_clip's configuration of weights: where they are, their activation, mean and std."""
     import open_clip
 
-    if architecture not in open_clip.list_models():
-        raise no_model("open_clip model", architecture, open_clip.list_models())
+    _check(name)
     if not tag and not needed:
         return {}
-    tags = [known for model, known in open_clip.list_pretrained() if model == architecture]
+    tags = [known for model, known in open_clip.list_pretrained() if model == name]
     if tag not in tags:
-        raise no_model(f"weights of open_clip:{architecture}/WEIGHTS", tag, tags)
-    config: dict[str, Any] = open_clip.get_pretrained_cfg(architecture, tag)
+        raise unknown_model(f"weights of open_clip:{name}/WEIGHTS", tag, tags)
+    config: dict[str, Any] = open_clip.get_pretrained_cfg(name, tag)
     # OpenAI trained with QuickGELU, which the plain architectures lack and older versions of open_clip do not list.
     return {"quick_gelu": tag == "openai", **config}
 

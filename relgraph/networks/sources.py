@@ -1,29 +1,38 @@
-"""The result of every source of teachers, and relgraph's own files as one of these sources."""
+"""What every source of networks has in common: a benchmark, a library, a file of relgraph's own."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib import resources
 from pathlib import Path
+from typing import ClassVar, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
-from relgraph.errors import RelgraphError, unknown
-from relgraph.networks.backbone import Backbone, Stages
-from relgraph.networks.files import load_network, load_projector, read_network
-from relgraph.networks.heads import Projector
-
-EMBEDDED = {"digits": "digits-simclr.safetensors"}
-OUTPUTS = ("feature", "projection")  # of a checkpoint
+from relgraph.errors import RelgraphError
+from relgraph.files import first_line
+from relgraph.networks.backbone import Backbone
 
 Arguments = Mapping[str, str | int | float | bool]
 
 
+class StudentSource(Protocol):
+    """A student by its name, which `build` turns into a network."""
+
+    def build(self, in_channels: int = 3, image_size: int | None = None) -> Backbone:
+        """Return an untrained network for square images, `(N, in_channels, H, W) -> (N, width)`.
+
+        Raises:
+            RelgraphError: for an unknown name, or images that the network cannot read.
+        """
+        ...
+
+
 @dataclass(frozen=True)
-class Source:
+class Pretrained:
     """A network, images to embeddings, and the preparation of the images that it was trained on.
 
-    `stages` is the same network with its stage maps: the maps, none if it returns none, and the embedding.
+    A `Backbone` also returns its stage maps.
     """
 
     network: nn.Module
@@ -31,7 +40,31 @@ class Source:
     channels: int
     mean: Sequence[float]
     std: Sequence[float]
-    stages: Stages
+
+
+class TeacherSource:
+    """A teacher by its name, which `load` turns into a network with weights.
+
+    Attributes:
+        takes_weights: Whether it reads a file in place of the weights that its library downloads.
+        takes_arguments: Whether it has arguments.
+    """
+
+    takes_weights: ClassVar[bool] = True
+    takes_arguments: ClassVar[bool] = False
+
+    @property
+    def path(self) -> Path | None:
+        """The file or the run directory of a network that relgraph trained, else `None`."""
+        return None
+
+    def load(self, weights: Path | None, input_size: int | None, arguments: Arguments) -> Pretrained:
+        """Return the network with the weights of a file, or with those that the source has.
+
+        Raises:
+            RelgraphError: if a name is unknown or the weights cannot be had, read, or do not match.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -39,83 +72,26 @@ class Listed:
     """An available teacher, with the facts that its library lists without building it.
 
     Attributes:
-        spec: its name, as `load_teacher` takes it.
+        source: the name of its library, the first part of its spelling.
+        name: the rest of its spelling.
         input_size: side of its images in pixels, None if it takes any.
         megabytes: size of the download, None if the library does not list it.
         address: where the weights are published, "" for a network that comes with the package.
     """
 
-    spec: str
+    source: str
+    name: str
     input_size: int | None
     megabytes: float | None
     address: str
 
-
-class Projected(Backbone):
-    """A backbone and the projector that was trained on top of it, `(N, C, H, W) -> (N, width)`, the projection's."""
-
-    def __init__(self, backbone: Backbone, projector: Projector, width: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.projector = projector
-        self.width = width
-
-    def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return the backbone's maps and the projection."""
-        maps, feature = self.backbone.stages(images)
-        return maps, self.projector(feature)
+    @property
+    def spec(self) -> str:
+        """Its spelling, as `load_teacher` takes it."""
+        return f"{self.source}:{self.name}"
 
 
-def checkpoint(path: Path, arguments: Arguments | None = None) -> Source:
-    """Read a network that relgraph trained, a pre-training's or a student's, from its file or the directory of its run.
-
-    The argument `output` chooses the embedding: "feature", the backbone's pooled vector, or "projection", the output
-    of the pre-training's projector for it.
-
-    Raises:
-        RelgraphError: if the file is missing, damaged or another program's, an argument is unknown, or a projection is
-            asked for where there is no projector.
-    """
-    output = _output(path, arguments or {})
-    backbone, info = load_network(path)
-    if output == "projection":
-        backbone = Projected(backbone, load_projector(path), info["projector"]["dim"])
-    return Source(backbone, info["image_size"], info["in_channels"], info["mean"], info["std"], backbone.stages)
-
-
-def _output(path: Path, arguments: Arguments) -> str:
-    if arguments.keys() - {"output"}:
-        raise RelgraphError(
-            f"a checkpoint takes the argument output={' or output='.join(OUTPUTS)}, got {dict(arguments)} for {path}"
-        )
-    output = str(arguments.get("output", "feature"))
-    if output not in OUTPUTS:
-        raise unknown("output of a checkpoint", output, OUTPUTS)
-    return output
-
-
-def embedded(name: str) -> Source:
-    """Read a network that comes with the package.
-
-    Raises:
-        RelgraphError: if there is none of that name.
-    """
-    if name not in EMBEDDED:
-        raise unknown("embedded teacher", name, EMBEDDED)
-    with resources.as_file(resources.files("relgraph") / "assets" / EMBEDDED[name]) as path:
-        return checkpoint(path)
-
-
-def list_embedded() -> list[Listed]:
-    """Return the networks that come with the package."""
-    listed = []
-    for name, file in EMBEDDED.items():
-        with resources.as_file(resources.files("relgraph") / "assets" / file) as path:
-            listed.append(Listed(f"embedded:{name}", read_network(path)[1]["image_size"], None, ""))
-    return listed
-
-
-def no_model(kind: str, name: str, known: Iterable[str]) -> RelgraphError:
+def unknown_model(kind: str, name: str, known: Iterable[str]) -> RelgraphError:
     """Return the error for a name among hundreds, where listing all would bury the hint."""
     names = list(known)
     near = get_close_matches(name, names, n=3, cutoff=0.4)
@@ -125,3 +101,28 @@ def no_model(kind: str, name: str, known: Iterable[str]) -> RelgraphError:
         return RelgraphError(f"unknown {kind} {name!r}: none are published, pass a file with --teacher-weights FILE")
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return RelgraphError(f"unknown {kind} {name!r} (known: {', '.join(names[:8])}{more})")
+
+
+def unknown_student(library: str, name: str, known: Iterable[str]) -> RelgraphError:
+    """Return the error for the name of a student of a library.
+
+    >>> print(unknown_student("timm", "resnet81", ["resnet18", "vgg11"]))
+    unknown student 'timm:resnet81': did you mean timm:resnet18? (relgraph students 'timm:*' lists all)
+    """
+    near = get_close_matches(name, list(known), n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(f'{library}:{other}' for other in near)}? " if near else ""
+    return RelgraphError(f"unknown student {f'{library}:{name}'!r}: {hint}(relgraph students '{library}:*' lists all)")
+
+
+@contextmanager
+def built_for(name: str, in_channels: int, image_size: int) -> Iterator[None]:
+    """Turn any exception while a student is built and measured into one error message.
+
+    Raises:
+        RelgraphError: if anything was raised inside.
+    """
+    try:
+        yield
+    except Exception as error:  # the exception for a size that a network cannot read differs between networks
+        size = f"{in_channels} x {image_size} x {image_size}"
+        raise RelgraphError(f"{name} cannot read images of {size}: {first_line(error)}") from error

@@ -1,5 +1,6 @@
 """The student as it is trained, stored and loaded: a backbone with its head."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,9 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.networks.backbone import Backbone
-from relgraph.networks.files import load_strictly, read_network
+from relgraph.networks.files import described, load_strictly, read_network
 from relgraph.networks.heads import Head
-from relgraph.networks.students import build_backbone
+from relgraph.networks.sources import StudentSource
 from relgraph.outputs import Output
 
 
@@ -31,24 +32,20 @@ class Student(nn.Module):
         return Output(embedding, logits, feature, maps)
 
 
-def load_student(path: str | Path) -> tuple[Student, dict[str, Any]]:
+def read_student(path: Path, find: Callable[[str], StudentSource]) -> tuple[Student, dict[str, Any]]:
     """Return a trained student, in evaluation mode, and its description, from a run or its `student.safetensors`.
 
-    The description contains the properties of its input: `in_channels`, `image_size`, `mean`, `std` (of images in 0..1)
-    and `classes`.
+    `find` turns the name of its backbone into a source; see `relgraph.load_student`.
 
     Raises:
         RelgraphError: if the file is missing, truncated, without a head, or of another architecture than it declares.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "student.safetensors"
+    path = path / "student.safetensors" if path.is_dir() else path
     tensors, info = read_network(path)
     if "dim" not in info or "classes" not in info:
         raise RelgraphError(
             f"{path} holds a backbone without a head: expected the student.safetensors of a training run"
         )
-    backbone = build_backbone(info["backbone"], info["in_channels"], image_size=info["image_size"])
-    student = Student(backbone, info["dim"], len(info["classes"]))
+    student = Student(described(info, find), info["dim"], len(info["classes"]))
     load_strictly(student, tensors, path)
     return student.eval(), info

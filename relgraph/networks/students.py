@@ -1,20 +1,18 @@
-"""Student backbones by name: the families of the CIFAR benchmark, and any model of timm or torchvision.
+"""The students of the CIFAR benchmark by name.
 
 Each is a map from images `(N, C, H, W)` to one pooled vector an image, `(N, width)`. The classifier is not part of
 it: see `heads`.
 """
 
 from collections.abc import Callable
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
 from functools import partial
 
-from relgraph.errors import RelgraphError, unknown
+from relgraph.errors import unknown
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.mobilenets import MobileNetV2
 from relgraph.networks.resnets import BottleneckResNet, CifarResNet
 from relgraph.networks.shufflenets import ShuffleNetV1, ShuffleNetV2
-from relgraph.networks.timm_students import timm_backbone, timm_names
-from relgraph.networks.torchvision_students import torchvision_backbone, torchvision_names
 from relgraph.networks.vgg import VGG
 from relgraph.networks.wide_resnets import WideResNet
 
@@ -73,52 +71,19 @@ ALIASES = {
 }
 
 
-def build_backbone(name: str, in_channels: int = 3, *, image_size: int | None = None) -> Backbone:
-    """Return an untrained backbone with an attribute `width`, `(N, in_channels, H, W) -> (N, width)`.
+@dataclass(frozen=True)
+class BenchmarkSource:
+    """A student of the benchmark by its name, one of `STUDENTS` or `ALIASES`."""
 
-    Args:
-        name: One of `STUDENTS` or `ALIASES`, `timm:MODEL` or `torchvision:MODEL`.
-        in_channels: Of the images.
-        image_size: Of the images in pixels, for models of timm and torchvision that are made for one size, such as
-            transformers; the others read any size, and the benchmark's own ignore it.
+    name: str
 
-    Raises:
-        RelgraphError: for an unknown name, the message holds the nearest known one; and for a model of timm or
-            torchvision that cannot read such images.
+    def build(self, in_channels: int = 3, image_size: int | None = None) -> Backbone:
+        """Return an untrained backbone, which reads images of any size.
 
-    >>> import torch
-    >>> build_backbone("resnet8x4")(torch.zeros(2, 3, 32, 32)).shape
-    torch.Size([2, 256])
-    """
-    library, _, model = name.partition(":")
-    if model and library == "timm":
-        return timm_backbone(model, in_channels, image_size)
-    if model and library == "torchvision":
-        return torchvision_backbone(model, in_channels, image_size)
-    if ALIASES.get(name, name) not in STUDENTS:
-        raise unknown("student", name, [*STUDENTS, "timm:MODEL", "torchvision:MODEL"])
-    return STUDENTS[ALIASES.get(name, name)](in_channels)
-
-
-def student_names(pattern: str = "*") -> list[str]:
-    """Return the names that match a pattern, whatever the case.
-
-    Args:
-        pattern: A part of the name, or with wildcards (`*`, `?`, `[ ]`) all of it. One that begins with `timm:` or
-            `torchvision:` is of the library's models.
-
-    Raises:
-        RelgraphError: if there is none.
-
-    >>> student_names("wrn*2")
-    ['wrn_16_2', 'wrn_40_2']
-    """
-    pattern = ALIASES.get(pattern, pattern)
-    library = pattern.partition(":")[0].lower()
-    lists = {"timm": timm_names, "torchvision": torchvision_names}
-    names = [f"{library}:{name}" for name in lists[library]()] if library in lists else list(STUDENTS)
-    complete = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
-    found = [name for name in names if fnmatchcase(name.lower(), complete.lower())]
-    if not found:
-        raise RelgraphError(f"no student matches {pattern!r}: `relgraph students` lists them all")
-    return found
+        Raises:
+            RelgraphError: for an unknown name.
+        """
+        name = ALIASES.get(self.name, self.name)
+        if name not in STUDENTS:
+            raise unknown("student", self.name, [*STUDENTS, "timm:MODEL", "torchvision:MODEL"])
+        return STUDENTS[name](in_channels)

@@ -1,41 +1,121 @@
-"""Teachers of timm."""
+"""Networks of timm up to their classifier: students without weights, teachers with them."""
 
 import sys
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
+from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import load_strictly
-from relgraph.networks.sources import Arguments, Listed, Source, no_model
-from relgraph.networks.timm_students import BeforeClassifier
+from relgraph.networks.sources import (
+    Arguments,
+    Listed,
+    Pretrained,
+    TeacherSource,
+    built_for,
+    unknown_model,
+    unknown_student,
+)
 from relgraph.networks.weights import from_hub, from_url, read_weights
 
 
-def from_timm(name: str, weights: Path | None, input_size: int | None, arguments: Arguments) -> Source:
-    """Build a model of timm, with the weights that timm publishes or those of a file.
+class BeforeClassifier(Backbone):
+    """A model of timm up to its classifier, `(N, C, H, W) -> (N, width)`: timm's `forward_head(pre_logits=True)`.
 
-    A file must fit the model that `arguments` describe in every key and shape, as it is or as timm itself converts the
-    files of a model's authors. Without `num_classes` among them the model has no classifier, and the file's is passed
-    over, whatever its size. Options that leave no trace in the keys must be given as arguments: TensorFlow's padding
-    (`pad_type="same"`), another activation.
-
-    Raises:
-        RelgraphError: if name, weights or arguments do not fit timm or the file.
+    That is the classifier's input, but for a few families: the mean of class and distillation token of a distilled
+    transformer, the vector before the classifier's own norm (LeViT, EfficientViT-M, RepViT).
+    The stage maps are those of timm's `forward_intermediates`: the map of each stage of a convolutional network; the
+    tokens of each block of a vision transformer, laid out as an image and without class token. A model for which an
+    older timm has no `forward_intermediates` returns none.
     """
-    from timm import data
 
-    model = _timm_model(name, weights, arguments)
-    config: dict[str, Any] = data.resolve_model_data_config(model)  # type: ignore[attr-defined, no-untyped-call]
-    size = int(arguments.get("img_size", config["input_size"][-1]))
-    if input_size and input_size != size and hasattr(model, "set_input_size"):
-        model.set_input_size(img_size=input_size)  # interpolates the positions of a transformer
-    channels = int(arguments.get("in_chans", config["input_size"][0]))
-    network = BeforeClassifier(model)
-    return Source(network, size, channels, config["mean"], config["std"], network.stages)
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the stage maps and the pooled vector."""
+        if not hasattr(self.model, "forward_intermediates"):
+            return (), self(images)
+        features, maps = self.model.forward_intermediates(images)
+        return tuple(maps), self.model.forward_head(features, pre_logits=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return one pooled vector an image."""
+        pooled: Tensor = self.model.forward_head(self.model.forward_features(images), pre_logits=True)
+        return pooled
+
+
+@dataclass(frozen=True)
+class TimmSource(TeacherSource):
+    """A model of timm by its name, a teacher's with the tag of its weights where there are several."""
+
+    name: str
+    takes_arguments: ClassVar[bool] = True
+
+    def build(self, in_channels: int = 3, image_size: int | None = None) -> Backbone:
+        """Return an untrained model for square images of a size, its own size if none is given.
+
+        Raises:
+            RelgraphError: for an unknown name, or a size or number of channels that the model cannot read.
+        """
+        from timm.models import get_pretrained_cfg
+
+        if self.name not in timm_names():
+            raise unknown_student("timm", self.name, timm_names())
+        config = get_pretrained_cfg(self.name)
+        # A network with learned positions is made for one size; the others do not take the argument.
+        fixed = image_size is not None and config is not None and config.fixed_input_size
+        settings: dict[str, Any] = {"img_size": image_size} if fixed else {}
+        size = image_size or (config.input_size[-1] if config is not None else 224)
+        with built_for(f"timm:{self.name}", in_channels, size):
+            backbone = BeforeClassifier(_create(self.name, in_chans=in_channels, **settings))
+            return backbone.measured(in_channels, size)
+
+    def load(self, weights: Path | None, input_size: int | None, arguments: Arguments) -> Pretrained:
+        """Return a model with the weights that timm publishes or those of a file.
+
+        A file must fit the model that `arguments` describe in every key and shape, as it is or as timm itself converts
+        the files of a model's authors. Without `num_classes` among them the model has no classifier, and the file's is
+        passed over, whatever its size. Options that leave no trace in the keys must be given as arguments:
+        TensorFlow's padding (`pad_type="same"`), another activation.
+
+        Raises:
+            RelgraphError: if name, weights or arguments do not fit timm or the file.
+        """
+        config = _known_config(self.name)
+        if weights is None and not (config and _address(config)):
+            raise RelgraphError(
+                f"nobody publishes weights of timm:{self.name}: pass a file with --teacher-weights FILE"
+            )
+        try:
+            model = _create(self.name, **arguments) if weights else _published(self.name, config, arguments)
+        except TypeError as error:
+            raise RelgraphError(f"timm:{self.name} does not take {dict(arguments)}: {first_line(error)}") from error
+        if weights is not None:
+            _load_file(model, weights, keep_classifier="num_classes" in arguments)
+        return _prepared(model, input_size, arguments)
+
+    def untrained(self) -> Pretrained:
+        """Return the model with random weights.
+
+        Raises:
+            RelgraphError: for an unknown name.
+        """
+        if self.name not in timm_names():
+            raise unknown_model("timm model", self.name, timm_names())
+        return _prepared(_create(self.name), None, {})
+
+
+def timm_names() -> list[str]:
+    """Return the names of timm's models."""
+    import timm
+
+    return timm.list_models()
 
 
 def list_timm() -> list[Listed]:
@@ -43,62 +123,61 @@ def list_timm() -> list[Listed]:
     import timm
     from timm.models import get_pretrained_cfg
 
-    names = timm.list_models(pretrained=True)
-    configs = [(name, get_pretrained_cfg(name)) for name in names]
+    configs = ((name, get_pretrained_cfg(name)) for name in timm.list_models(pretrained=True))
     return [
-        Listed(f"timm:{name}", int(config.input_size[-1]), None, _address(config)) for name, config in configs if config
+        Listed("timm", name, int(config.input_size[-1]), None, _address(config)) for name, config in configs if config
     ]
 
 
-def _timm_model(name: str, weights: Path | None, arguments: Arguments) -> Any:
+def _create(name: str, **settings: Any) -> Any:
     import timm
 
-    config = _timm_config(name)
-    if weights is None and not (config and _address(config)):
-        raise RelgraphError(f"nobody publishes weights of timm:{name}: pass a file with --teacher-weights FILE")
-    settings: dict[str, Any] = {"num_classes": 0, **arguments}
-    try:
-        if weights is None:
-            return _published(name, config, settings)
-        model = timm.create_model(name, pretrained=False, **settings)
-    except TypeError as error:
-        raise RelgraphError(f"timm:{name} does not take {dict(arguments)}: {first_line(error)}") from error
-    _load_timm_file(model, weights, keep_classifier="num_classes" in arguments)
-    return model
+    return timm.create_model(name, **{"pretrained": False, "num_classes": 0, **settings})
 
 
-def _timm_config(name: str) -> Any:
+def _prepared(model: Any, input_size: int | None, arguments: Arguments) -> Pretrained:
+    """Return a model, at another size of images if one is given, with the preparation that timm has for its weights."""
+    from timm import data
+
+    config: dict[str, Any] = data.resolve_model_data_config(model)  # type: ignore[attr-defined, no-untyped-call]
+    channels, _, side = config["input_size"]
+    size = int(arguments.get("img_size", side))
+    if input_size and input_size != size and hasattr(model, "set_input_size"):
+        model.set_input_size(img_size=input_size)  # interpolates the positions of a transformer
+    channels = int(arguments.get("in_chans", channels))
+    return Pretrained(BeforeClassifier(model), size, channels, config["mean"], config["std"])
+
+
+def _known_config(name: str) -> Any:
     """Return timm's configuration of a model's weights, None if there are none."""
     import timm
     from timm.models import get_pretrained_cfg
 
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
-        raise no_model("timm model", name, timm.list_models())
+        raise unknown_model("timm model", name, timm_names())
     try:
         return get_pretrained_cfg(name)
     except RuntimeError as error:
-        known = timm.list_models(f"{architecture}.*", pretrained=True)
-        raise no_model("timm weights", name, known) from error
+        raise unknown_model("timm weights", name, timm.list_models(f"{architecture}.*", pretrained=True)) from error
 
 
 def _address(config: Any) -> str:
     return f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else str(config.url or "")
 
 
-def _published(name: str, config: Any, settings: Mapping[str, Any]) -> Any:
+def _published(name: str, config: Any, arguments: Arguments) -> Any:
     """Return a model with the weights that timm downloads, or finds where it keeps them."""
-    import timm
 
-    def build() -> Any:
-        return timm.create_model(name, pretrained=True, **settings)
+    def build(*_copy: Path) -> Any:
+        return _create(name, **{"pretrained": True, **arguments})
 
     if config.hf_hub_id:
         return from_hub(f"timm:{name}", config.hf_hub_id, "model.safetensors (or pytorch_model.bin)", build)
-    return from_url(f"timm:{name}", config.url, lambda copy: build())  # timm itself searches that folder
+    return from_url(f"timm:{name}", config.url, build)  # timm itself searches the folder of torch's downloads
 
 
-def _load_timm_file(model: Any, path: Path, keep_classifier: bool) -> None:
+def _load_file(model: Any, path: Path, keep_classifier: bool) -> None:
     tensors = _converted(model, read_weights(path))
     if not keep_classifier:
         named = model.pretrained_cfg.get("classifier") or ()

@@ -1,8 +1,10 @@
-"""Teachers of torchvision: its networks for classification, up to the classifier."""
+"""Classification networks of torchvision up to their last layer: students without weights, teachers with them."""
 
 import re
 from collections import OrderedDict
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,141 +13,245 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
-from relgraph.networks.sources import Listed, Source, no_model
-from relgraph.networks.torchvision_students import last_of_each_resolution, maps_and_vector
+from relgraph.networks.backbone import Backbone
+from relgraph.networks.sources import (
+    Arguments,
+    Listed,
+    Pretrained,
+    TeacherSource,
+    built_for,
+    unknown_model,
+    unknown_student,
+)
 from relgraph.networks.weights import from_url, read_weights
 
+SIZE = 224  # what torchvision's models are made for
 # Heads that only the training used; a file may hold them.
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 
-class LastMaps:
-    """The stages of a network: its last map of each resolution before the pooling, and its embedding.
+class BeforeLastLayer(Backbone):
+    """A model of torchvision up to the input of its last layer, `(N, C, H, W) -> (N, width)`.
 
-    Where in the network those maps are is found at the first use, with an image of zeros of its own size: a network
-    whose embeddings alone are used skips this search.
+    That is 2048 values of a ResNet-50, the class token of a ViT, the 4096 values of VGG's second hidden layer; for
+    SqueezeNet, which classifies with a convolution, the mean of its features over the image. The stage maps are the
+    last one of each resolution before the pooling. ViT and Swin, which compute no maps of `(N, C, H, W)`, have none
+    here; those of timm do.
+
+    Attributes:
+        classifier: The name of the layer that was removed.
     """
 
-    def __init__(self, network: nn.Module, size: int) -> None:
-        self.network, self.size = network, size
+    def __init__(self, model: nn.Module, in_channels: int, image_size: int) -> None:
+        super().__init__()
+        self.classifier = _remove_classifier(model)
+        _set_channels(model, in_channels)
+        self.model = model
+        self.input_shape = (in_channels, image_size, image_size)
 
     @cached_property
-    def names(self) -> tuple[str, ...]:
-        """The parts of the network that give the maps."""
-        device = next(self.network.parameters()).device
-        return last_of_each_resolution(self.network, torch.zeros(1, 3, self.size, self.size, device=device))
+    def map_names(self) -> tuple[str, ...]:
+        """The parts that give the maps, found at the first use: a network that gives embeddings alone skips that."""
+        device = next(self.model.parameters()).device
+        return last_of_each_resolution(self.model, torch.zeros(1, *self.input_shape, device=device))
 
-    def __call__(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return the stage maps and the embeddings."""
-        return maps_and_vector(self.network, self.names, images)
+    def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the stage maps and the pooled vector."""
+        outputs, pooled = _with_outputs(self.model, self.map_names, images)
+        return tuple(outputs[name] for name in self.map_names), pooled
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return one pooled vector an image."""
+        pooled: Tensor = self.model(images)
+        return pooled
 
 
-def from_torchvision(name: str, weights: Path | None, input_size: int | None) -> Source:
-    """Build a network from `NAME[/WEIGHTS]`, without WEIGHTS the best that torchvision has (its `DEFAULT`).
+@dataclass(frozen=True)
+class TorchvisionSource(TeacherSource):
+    """A classification model of torchvision by its name, a teacher's with the tag of its weights."""
 
-    The embedding is the input of the classifier's last layer: 2048 values of a ResNet-50, the class token of a ViT, the
-    4096 values of VGG's second hidden layer; for SqueezeNet, which classifies with a convolution, the mean of its
-    features over the image. With a file, WEIGHTS only determines how its images were prepared, and nothing is
-    downloaded; a downloaded file is read as one that was passed. The classifier in it is skipped, whatever its size.
+    name: str
+    tag: str = ""
 
-    Raises:
-        RelgraphError: if a name is unknown or the weights cannot be had, read, or do not match.
-    """
-    architecture, _, tag = name.partition("/")
-    published = _weights(architecture, tag or "DEFAULT")
-    preparation = published.transforms()
-    size = input_size or int(preparation.crop_size[0])
-    path, tensors = _tensors(f"torchvision:{name}", published, weights)
-    model = _model(architecture, size)
-    classifier = _take_classifier(model)
-    passed_over = (f"{classifier}.", *AUXILIARY)
-    kept = {_present_name(key): value for key, value in tensors.items() if not key.startswith(passed_over)}
-    _load(model, _fitted(model, kept, size), path)
-    side, mean, std = int(preparation.crop_size[0]), tuple(preparation.mean), tuple(preparation.std)
-    return Source(model, side, 3, mean, std, LastMaps(model, size))
+    def build(self, in_channels: int = 3, image_size: int | None = None) -> Backbone:
+        """Return an untrained model for square images of a size, 224 if none is given.
+
+        GoogLeNet and Inception come without their auxiliary classifiers. For other than three channels, the first
+        convolution is another one, which begins as PyTorch's do.
+
+        Raises:
+            RelgraphError: for an unknown name, or a size that the model cannot read.
+        """
+        if self.name not in torchvision_names():
+            raise unknown_student("torchvision", self.name, torchvision_names())
+        size = image_size or SIZE
+        with built_for(f"torchvision:{self.name}", in_channels, size):
+            model = _model(self.name, size, init_weights=True)
+            return BeforeLastLayer(model, in_channels, size).measured(in_channels, size)
+
+    def load(self, weights: Path | None, input_size: int | None, arguments: Arguments) -> Pretrained:
+        """Return a model with the weights of its tag, without one the best that torchvision has (its `DEFAULT`).
+
+        With a file, the tag only determines how its images were prepared, and nothing is downloaded; a downloaded file
+        is read as one that was passed. The classifier in it is skipped, whatever its size.
+
+        Raises:
+            RelgraphError: if a name is unknown or the weights cannot be had, read, or do not match.
+        """
+        published = _weights(self.name, self.tag or "DEFAULT")
+        preparation = published.transforms()
+        side = int(preparation.crop_size[0])
+        size = input_size or side
+        spec = f"torchvision:{self.name}/{self.tag}" if self.tag else f"torchvision:{self.name}"
+        path = weights or _downloaded(spec, published.url)
+        tensors = read_weights(path)
+        network = _for_teacher(self.name, size)
+        passed_over = (f"{network.classifier}.", *AUXILIARY)
+        kept = {_present_name(key): value for key, value in tensors.items() if not key.startswith(passed_over)}
+        _load(network.model, _fitted(network.model, kept, size), path)
+        return Pretrained(network, side, 3, tuple(preparation.mean), tuple(preparation.std))
+
+
+def torchvision_names() -> list[str]:
+    """Return the names of torchvision's classification models."""
+    from torchvision import models
+
+    names: list[str] = models.list_models(module=models)
+    return names
 
 
 def list_torchvision() -> list[Listed]:
     """Return the weights that torchvision publishes for classification."""
     return [
-        Listed(f"torchvision:{name}/{w.name}", int(w.transforms().crop_size[0]), w.meta.get("_file_size"), w.url)
-        for name in _names()
+        Listed("torchvision", f"{name}/{w.name}", int(w.transforms().crop_size[0]), w.meta.get("_file_size"), w.url)
+        for name in torchvision_names()
         for w in _choices(name)
     ]
 
 
-def _names() -> list[str]:
-    from torchvision import models
-
-    return list(models.list_models(module=models))
-
-
-def _choices(architecture: str) -> list[Any]:
+def _choices(name: str) -> list[Any]:
     """Return the weights of an architecture, without those of VGG-16 that lack a classifier: no layer reads them."""
     from torchvision.models import get_model_weights
 
-    return [weights for weights in get_model_weights(architecture) if weights.meta["categories"]]
+    return [weights for weights in get_model_weights(name) if weights.meta["categories"]]
 
 
-def _weights(architecture: str, tag: str) -> Any:
+def _weights(name: str, tag: str) -> Any:
     from torchvision.models import get_model_weights
 
-    if architecture not in _names():
-        raise no_model("torchvision model", architecture, _names())
-    choices = {weights.name: weights for weights in _choices(architecture)}
+    if name not in torchvision_names():
+        raise unknown_model("torchvision model", name, torchvision_names())
+    choices = {weights.name: weights for weights in _choices(name)}
     if tag == "DEFAULT":
-        return get_model_weights(architecture)["DEFAULT"]
+        return get_model_weights(name)["DEFAULT"]
     if tag not in choices:
-        raise no_model(f"weights of torchvision:{architecture}/WEIGHTS", tag, choices)
+        raise unknown_model(f"weights of torchvision:{name}/WEIGHTS", tag, choices)
     return choices[tag]
 
 
-def _tensors(spec: str, published: Any, weights: Path | None) -> tuple[Path, dict[str, Tensor]]:
-    """Return a file with weights and its tensors: the one that was passed, or the one torch downloads and keeps."""
-    if weights is not None:
-        return weights, read_weights(weights)
-    path = from_url(spec, published.url, lambda copy: _download(published.url, copy))
-    return path, read_weights(path)
+def _downloaded(spec: str, url: str) -> Path:
+    """Return the file that torch downloads and keeps."""
+
+    def download(path: Path) -> Path:
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            start = re.search(r"-([0-9a-f]{8,})\.", path.name)  # of the SHA-256, which torchvision writes into the name
+            torch.hub.download_url_to_file(url, str(path), start and start[1])
+        return path
+
+    return from_url(spec, url, download)
 
 
-def _download(url: str, path: Path) -> Path:
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        start = re.search(r"-([0-9a-f]{8,})\.", path.name)  # of the SHA-256, which torchvision writes into the name
-        torch.hub.download_url_to_file(url, str(path), start and start[1])
-    return path
-
-
-def _model(architecture: str, size: int) -> nn.Module:
-    from torchvision.models import get_model
-
-    arguments: dict[str, Any] = {}
-    if architecture.startswith("vit_"):
-        arguments = {"image_size": size}
-    elif architecture.startswith("maxvit_"):
-        arguments = {"input_size": (size, size)}
-    elif architecture in ("googlenet", "inception_v3"):
-        # As torchvision builds them for its weights, less the auxiliary heads.
-        arguments = {"aux_logits": False, "transform_input": True, "init_weights": False}
+def _for_teacher(name: str, size: int) -> BeforeLastLayer:
     try:
-        model: nn.Module = get_model(architecture, **arguments)
+        # As torchvision builds GoogLeNet and Inception for its weights, less the auxiliary heads.
+        return BeforeLastLayer(_model(name, size, init_weights=False, transform_input=True).eval(), 3, size)
     except (AssertionError, ValueError) as error:
-        images = f"{size} x {size}"
         raise RelgraphError(
-            f"torchvision:{architecture} does not take images of {images}: {first_line(error)}"
+            f"torchvision:{name} does not take images of {size} x {size}: {first_line(error)}"
         ) from error
-    return model.eval()
 
 
-def _take_classifier(model: nn.Module) -> str:
+def _model(name: str, size: int, **inception: bool) -> nn.Module:
+    """Return a model for images of a size; `inception` is for GoogLeNet and Inception."""
+    from torchvision import models
+
+    settings: dict[str, Any] = {}
+    if name in {"googlenet", "inception_v3"}:
+        settings = {"aux_logits": False, **inception}  # without `init_weights` torchvision warns of its default
+    elif name.startswith("vit_"):
+        settings = {"image_size": size}
+    elif name.startswith("maxvit"):
+        settings = {"input_size": (size, size)}
+    model: nn.Module = models.get_model(name, weights=None, **settings)
+    return model
+
+
+def _remove_classifier(model: nn.Module) -> str:
     """Let the model return its classifier's input; return the name that the classifier had."""
-    linear: list[str] = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not linear:  # SqueezeNet
-        model.classifier = nn.AdaptiveAvgPool2d(1)
-        return "classifier"
-    parent, _, last = linear[-1].rpartition(".")
-    setattr(model.get_submodule(parent), last, nn.Identity())
-    return linear[-1]
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    convolutions = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    name: str = (linear or convolutions)[-1]  # SqueezeNet classifies by a convolution
+    _replace(model, name, nn.Identity())
+    return name
+
+
+def _set_channels(model: nn.Module, in_channels: int) -> None:
+    name, first = next((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    if first.in_channels != in_channels:
+        bias = first.bias is not None
+        kernel, stride, padding = first.kernel_size, first.stride, first.padding
+        _replace(model, name, nn.Conv2d(in_channels, first.out_channels, kernel, stride, padding, bias=bias))  # type: ignore[arg-type]
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+@torch.no_grad()
+def last_of_each_resolution(model: nn.Module, image: Tensor) -> tuple[str, ...]:
+    """Return the names of the parts that give the last map of each resolution before the pooling, in their order.
+
+    The model, which is left in evaluation mode, reads one image; ViT and Swin have no such parts.
+    """
+    from torchvision.models import SwinTransformer, VisionTransformer
+
+    if isinstance(model, SwinTransformer | VisionTransformer):
+        return ()
+    outputs, _ = _with_outputs(model.eval(), list(_parts(model)), image)
+    last: dict[torch.Size, str] = {}
+    for name, output in outputs.items():
+        # The classifier begins: SqueezeNet's drops values of the maps themselves.
+        if output.ndim != 4 or isinstance(model.get_submodule(name), nn.AdaptiveAvgPool2d | nn.Dropout):
+            break
+        last[output.shape[2:]] = name
+    return tuple(last.values())
+
+
+def _parts(module: nn.Module, prefix: str = "") -> Iterator[str]:
+    """Yield the names of the parts between which a network passes maps: residual blocks, single layers."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Sequential | nn.ModuleList):
+            yield from _parts(child, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _with_outputs(model: nn.Module, names: Sequence[str], images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the outputs of the named parts, in the order in which they ran, and the output of the model."""
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+        outputs[name] = output
+
+    handles = [model.get_submodule(name).register_forward_hook(partial(keep, name)) for name in names]
+    try:
+        pooled = model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return outputs, pooled
 
 
 def _present_name(key: str) -> str:

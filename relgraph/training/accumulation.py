@@ -6,11 +6,10 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor, nn
 
-from relgraph.outputs import Output, of_views
+from relgraph.outputs import Output, StepInputs, of_views
 from relgraph.processes import ProcessGroup
 from relgraph.training.checkpoint import random_state, set_random_state
 from relgraph.training.diagnostics import Diagnostics
-from relgraph.training.feed import StepInputs
 from relgraph.training.objective import Distiller, Losses, Stage
 
 Autocast = Callable[[], AbstractContextManager[None]]

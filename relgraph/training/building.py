@@ -13,8 +13,8 @@ from relgraph.data.batches import epoch_batches
 from relgraph.data.datasets import DataSet, load
 from relgraph.errors import RelgraphError
 from relgraph.graph.search import check_k
-from relgraph.names import dataset
-from relgraph.networks.teachers import Teacher, load_teacher
+from relgraph.names import dataset, load_teacher
+from relgraph.networks.teachers import Teacher
 from relgraph.processes import ProcessGroup
 from relgraph.training.hardware import native_bf16
 from relgraph.training.pretrain_recipe import PretrainRecipe

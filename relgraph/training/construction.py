@@ -5,17 +5,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from relgraph import names
 from relgraph.data.datasets import DataSet
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 from relgraph.methods import Method, RunFacts
 from relgraph.methods.base import Shapes
-from relgraph.names import build_method, read_arguments
+from relgraph.names import build_backbone, build_method, read_arguments
 from relgraph.networks.backbone import map_shapes
 from relgraph.networks.files import load_head, load_network, load_ss_head, load_strictly
 from relgraph.networks.heads import Head
 from relgraph.networks.student import Student
-from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Teacher
 from relgraph.outputs import Batch, Output
 from relgraph.processes import ProcessGroup
@@ -66,7 +66,8 @@ def _teacher_head(recipe: Recipe, teacher: Teacher, classes: tuple[str, ...]) ->
     """Return a new head for the teacher, or the one that it came with."""
     if recipe.teacher_head != "own":
         return Head(teacher.width, recipe.dim, len(classes))
-    path = Path(recipe.teacher.removeprefix("checkpoint:"))
+    path = names.teacher(recipe.teacher).path
+    assert path is not None, "the recipe has a checkpoint"
     head, own = load_head(path)
     if own != classes:
         raise RelgraphError(
@@ -86,7 +87,7 @@ def _start_from(backbone: nn.Module, recipe: Recipe) -> None:
     if recipe.init_from is None:
         return
     path = Path(recipe.init_from)
-    found, info = load_network(path)
+    found, info = load_network(path, names.student)
     if info["backbone"] != recipe.student:
         raise RelgraphError(f"{path} holds a {info['backbone']}: expected a {recipe.student}, the student")
     load_strictly(backbone, found.state_dict(), path)

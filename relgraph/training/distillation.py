@@ -17,6 +17,7 @@ from relgraph.errors import RelgraphError
 from relgraph.networks.batch_norm import average_statistics, synchronised
 from relgraph.networks.files import save_network
 from relgraph.networks.teachers import Teacher
+from relgraph.outputs import StepInputs
 from relgraph.processes import ProcessGroup
 from relgraph.training.accumulation import average_gradients, backward_in_parts
 from relgraph.training.building import on_device, open_data, open_fabric, open_teacher
@@ -24,7 +25,7 @@ from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.construction import new_distiller
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.epochs import Job, Progress
-from relgraph.training.feed import Feed, StepInputs, open_feed
+from relgraph.training.feed import Feed, open_feed
 from relgraph.training.head import train_head
 from relgraph.training.objective import Distiller, Losses, Stage
 from relgraph.training.recipe import Recipe
@@ -147,7 +148,7 @@ def build(recipe: Recipe) -> Distillation:
     data = on_device(data, fabric.device)
     task = open_task(recipe, data, fabric.device)
     distiller = new_distiller(recipe, task, teacher)
-    feed, note = open_feed(recipe, data, teacher, fabric, task.student_input, distiller.method)
+    feed, note = open_feed(recipe, task, teacher, str(fabric.strategy.precision.precision), distiller.method)
     threads, line = choose_threads(recipe.threads, _trial(recipe, fabric, task, feed, distiller), task.processes)
     recipe = replace(feed.resolved(recipe), threads=threads if recipe.threads == "auto" else recipe.threads)
     return assemble(recipe, fabric, task, feed, distiller, note if line is None else f"{note}\n{line}")

@@ -60,7 +60,7 @@ def store_embeddings(
             f"got {views}, {batch_size} and {dtype!r}"
         )
     fabric, data = open_fabric(recipe), open_data(_whole(recipe))
-    teacher = open_teacher(recipe).to(fabric.device)
+    teacher = open_teacher(recipe).to(fabric.device).hold(str(fabric.strategy.precision.precision))
     checksums = data.train.checksums()
     contents = Contents(
         dataset=recipe.dataset,
@@ -121,8 +121,7 @@ def _embedder(contents: Contents, teacher: Teacher, fabric: Any) -> Embed:
         rows = []
         for view in range(contents.views):
             seen = fixed.take(torch.full_like(index, view), index).apply(images)
-            with fabric.autocast():
-                rows.append(teacher(prepare(seen)))
+            rows.append(teacher(prepare(seen)))
         return torch.stack(rows, dim=1).cpu()
 
     return embed

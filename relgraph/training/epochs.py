@@ -15,11 +15,11 @@ from tqdm import tqdm
 from relgraph.data.batches import epoch_batches
 from relgraph.data.datasets import DataSet
 from relgraph.errors import RelgraphError
-from relgraph.outputs import Batch
+from relgraph.outputs import Batch, StepInputs
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.seeding import generator
 from relgraph.training.diagnostics import Diagnostics
-from relgraph.training.feed import Feed, StepInputs
+from relgraph.training.feed import Feed
 from relgraph.training.objective import Losses, Objective, Stage
 from relgraph.training.runs import AnyRecipe, Run
 from relgraph.training.schedule import Schedule

@@ -1,10 +1,8 @@
 """From a batch of images to the inputs of a step: the views of both networks, and the teacher's outputs for them."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,30 +16,13 @@ from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.methods import Method, Views
 from relgraph.networks.teachers import Teacher
-from relgraph.outputs import Batch, Output, bare, of_views
+from relgraph.outputs import Batch, Output, StepInputs, bare, of_views
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.recipe import Recipe
 from relgraph.training.stores import Wanted, find_store
+from relgraph.training.tasks import Task
 
 Input = Callable[[Tensor], Tensor]
-
-
-class StepInputs(NamedTuple):
-    """The inputs of one step, for a batch of B images; of a batch over processes, those of this one.
-
-    Attributes:
-        images: The student's views as it reads them, `(B, C, H, W)`.
-        batch: Indices and labels of the images.
-        teacher: The teacher's outputs for these or other views, those for extra views in `extra`, if there is a
-            teacher.
-        extra: The extra views that a method needs, as the student reads them, `(V * B, C, h, w)`: row `v * B + i` is
-            view v of image i.
-    """
-
-    images: Tensor
-    batch: Batch
-    teacher: Output | None = None
-    extra: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +123,6 @@ class Online(Feed):
     Attributes:
         teacher: The network.
         teacher_input: From images to what it reads.
-        autocast: The precision in which it runs.
         shared: Whether it reads the student's view.
         maps: Whether its stage maps are read.
         parts: Number of parts in which a batch passes through it.
@@ -150,7 +130,6 @@ class Online(Feed):
 
     teacher: Teacher
     teacher_input: Input
-    autocast: Callable[[], AbstractContextManager[None]]
     shared: bool = True
     maps: bool = False
     parts: int = 1
@@ -164,8 +143,7 @@ class Online(Feed):
         extra = more = None if self.plan.extra is None else self.plan.extra_views(images, view, generator)
         if extra is not None:
             extra, more = self.student_input(extra), self.teacher_input(extra)
-        with self.autocast():
-            teacher = of_views(self._outputs, self.teacher_input(other), more)
+        teacher = of_views(self._outputs, self.teacher_input(other), more)
         return StepInputs(self.student_input(student), batch, teacher, extra)
 
     def resolved(self, recipe: Recipe) -> Recipe:
@@ -220,41 +198,48 @@ class Stored(Feed):
 
 
 def open_feed(
-    recipe: Recipe, data: DataSet, teacher: Teacher | None, fabric: Any, student_input: Input, method: Method | None
+    recipe: Recipe, task: Task, teacher: Teacher | None, precision: str, method: Method | None
 ) -> tuple[Feed, str]:
     """Return where views and outputs come from as the recipe's `teacher_mode` asks, and a line that describes it.
 
     `auto` takes the first store that fits; where there is none, the line gives the reason why a store of the same data
     set and teacher was skipped. Stage maps, extra views and shared views other than crops are in no store: where the
-    method reads these, the teacher runs.
+    method reads these, the teacher runs, held in the `precision` in which it computes.
 
     Raises:
         RelgraphError: if the mode is `stored` and no store fits, or the run needs outputs that no store holds.
     """
-    views = None if method is None else method.views
-    plan = make_plan(recipe.augmentation, data, views, ProcessGroup.current())
+    data, shared, maps = task.data, recipe.views == "shared", reads_maps(method)
+    plan = make_plan(recipe.augmentation, data, None if method is None else method.views, task.processes)
     if teacher is None:
-        return Feed(plan, student_input), "teacher: none"
-    shared, maps = recipe.views == "shared", reads_maps(method)
-    online = Online(plan, student_input, teacher, input_of(teacher), fabric.autocast, shared, maps, recipe.accumulate)
-    reason = _not_stored(recipe, maps, views)
-    if reason is not None:
-        if recipe.teacher_mode == "stored":
-            raise RelgraphError(f"stored embeddings will not do, since {reason}: use --teacher-mode online")
-        return online, f"teacher: online, in every step ({reason})"
-    if recipe.teacher_mode == "online":
-        return online, "teacher: online"
-    store, reasons = find_store(Wanted(recipe, data, teacher, fabric.device))
+        return Feed(plan, task.student_input), "teacher: none"
+    store, why = find_or_tell(recipe, data, teacher, task.device, method)
     if store is not None:
-        return Stored(plan, student_input, store, data.train.index.to(fabric.device), shared), _stored_line(
-            store, shared
-        )
-    if recipe.teacher_mode == "stored":
+        position = data.train.index.to(task.device)
+        return Stored(plan, task.student_input, store, position, shared), _stored_line(store, shared)
+    held = teacher.hold(precision)
+    feed = Online(plan, task.student_input, held, input_of(held), shared, maps, recipe.accumulate)
+    return feed, f"teacher: online{why}"
+
+
+def find_or_tell(
+    recipe: Recipe, data: DataSet, teacher: Teacher, device: torch.device, method: Method | None
+) -> tuple[EmbeddingStore | None, str]:
+    """Return the store that the recipe's run reads, or why there is none."""
+    reason = _not_stored(recipe, method)
+    if recipe.teacher_mode == "stored" and reason is not None:
+        raise RelgraphError(f"stored embeddings will not do, since {reason}: use --teacher-mode online")
+    if reason is not None:
+        return None, f", in every step ({reason})"
+    if recipe.teacher_mode == "online":
+        return None, ""
+    store, reasons = find_store(Wanted(recipe, data, teacher, device))
+    if store is None and recipe.teacher_mode == "stored":
         none = f"{recipe.embeddings} holds none of {recipe.dataset} by {recipe.teacher}, relgraph embed makes them"
         raise RelgraphError(f"no stored embeddings fit: {'; '.join(reasons) or none}")
-    if not reasons:
-        return online, "teacher: online, in every step (relgraph embed would store its outputs, once)"
-    return online, f"teacher: online, no stored embeddings fit: {'; '.join(reasons)}"
+    if reasons:
+        return store, f", no stored embeddings fit: {'; '.join(reasons)}"
+    return store, ", in every step (relgraph embed would store its outputs, once)"
 
 
 def reads_maps(method: Method | None) -> bool:
@@ -269,12 +254,12 @@ def _stored_line(store: EmbeddingStore, shared: bool) -> str:
     return f"teacher: stored embeddings {store.path}, {number}, computed in {found.precision}"
 
 
-def _not_stored(recipe: Recipe, maps: bool, views: Views | None) -> str | None:
+def _not_stored(recipe: Recipe, method: Method | None) -> str | None:
     """Return the parts of its teacher's output that a run reads and no store holds."""
-    if maps:
+    if reads_maps(method):
         return f"{recipe.method} reads the teacher's stage maps"
-    if views is not None:
-        return f"{recipe.method} reads the teacher's outputs of {views.each} extra views of an image"
+    if method is not None and method.views is not None:
+        return f"{recipe.method} reads the teacher's outputs of {method.views.each} extra views of an image"
     if recipe.augmentation != "crop" and recipe.views == "shared":
         return f"the teacher reads the student's own views, those of {recipe.augmentation}"
     return None

@@ -9,10 +9,9 @@ from torch.optim import SGD
 
 from relgraph.graph.kernels import pearson
 from relgraph.networks.heads import Head
-from relgraph.outputs import Output
+from relgraph.outputs import Output, StepInputs
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.epochs import Job
-from relgraph.training.feed import StepInputs
 from relgraph.training.objective import Losses, Objective, Stage, labelled_cross_entropy
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run

@@ -12,10 +12,9 @@ from relgraph.methods import KD, Method
 from relgraph.methods.base import Terms
 from relgraph.networks.heads import Head
 from relgraph.networks.student import Student
-from relgraph.outputs import Batch, Output, of_views
+from relgraph.outputs import Batch, Output, StepInputs, of_views
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.diagnostics import Diagnostics
-from relgraph.training.feed import StepInputs
 from relgraph.training.spread import Pairs, Spread
 
 Stage = Literal["method", "labels", "both"]

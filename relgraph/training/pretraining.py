@@ -14,9 +14,8 @@ from relgraph.data.datasets import DataSet, load
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.methods import Views
-from relgraph.names import dataset
+from relgraph.names import build_backbone, dataset
 from relgraph.networks.files import save_network, save_ss_head
-from relgraph.networks.students import build_backbone
 from relgraph.training.building import check_alone, on_device, open_fabric, open_teacher
 from relgraph.training.epochs import Job, Progress
 from relgraph.training.feed import Feed, Online, TwoViews, input_of, make_plan
@@ -154,7 +153,7 @@ def _parts(recipe: PretrainRecipe, fabric: Any, task: Task, seen: str) -> tuple[
     if recipe.teacher is None:
         network = new_network(recipe, data)
         return NetworkPretraining, network, TwoViews(make_plan(seen, data, None), student_input)
-    teacher = open_teacher(recipe).to(fabric.device)
+    teacher = open_teacher(recipe).to(fabric.device).hold(str(fabric.strategy.precision.precision))
     torch.manual_seed(recipe.seed)
     assert recipe.temperature is not None
     head = SelfSupervisionHead(teacher.width, recipe.temperature)
@@ -162,7 +161,7 @@ def _parts(recipe: PretrainRecipe, fabric: Any, task: Task, seen: str) -> tuple[
     return (
         HeadPretraining,
         head,
-        Online(make_plan(seen, data, views), student_input, teacher, input_of(teacher), fabric.autocast),
+        Online(make_plan(seen, data, views), student_input, teacher, input_of(teacher)),
     )
 
 

@@ -11,9 +11,8 @@ from relgraph.graph.memory import Queue
 from relgraph.methods.sskd import views_to_images
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.heads import Projector
-from relgraph.outputs import Batch, Output
+from relgraph.outputs import Batch, Output, StepInputs
 from relgraph.training.diagnostics import Diagnostics
-from relgraph.training.feed import StepInputs
 from relgraph.training.objective import Losses, Objective, Stage
 
 # The key encoder's batch norm reads the images of a step in this number of shuffled groups, as if on several devices:

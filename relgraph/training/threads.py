@@ -13,9 +13,9 @@ from torch import Tensor
 
 from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError
-from relgraph.outputs import Batch
+from relgraph.outputs import Batch, StepInputs
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
-from relgraph.training.feed import Feed, StepInputs
+from relgraph.training.feed import Feed
 
 Threads = int | Literal["auto"] | None
 NOTABLE = 2.0  # how many times as fast another number of threads must be, to be mentioned

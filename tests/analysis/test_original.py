@@ -6,10 +6,9 @@ import torch
 from relgraph.analysis.original import Original, TwoViews, original_loss
 from relgraph.data.images import ImageSet
 from relgraph.methods import EGA
+from relgraph.names import build_backbone, untrained_teacher
 from relgraph.networks.heads import Head
 from relgraph.networks.student import Student
-from relgraph.networks.students import build_backbone
-from relgraph.networks.untrained import untrained_teacher
 
 
 @pytest.fixture(scope="module")

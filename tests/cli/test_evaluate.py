@@ -7,9 +7,9 @@ import pytest
 import torch
 from click.testing import Result
 
+from relgraph.names import build_backbone
 from relgraph.networks.files import read_network, save_network
 from relgraph.networks.student import Student
-from relgraph.networks.students import build_backbone
 
 Program = Callable[..., Result]
 Failing = Callable[..., str]

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from relgraph.analysis import plots
 from relgraph.methods import METHODS
-from relgraph.networks.student import load_student
+from relgraph.names import load_student
 from relgraph.training import loop
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.runs import Run

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
+from relgraph.names import build_backbone, student
 from relgraph.networks.files import (
     find_network,
     load_head,
@@ -21,7 +22,6 @@ from relgraph.networks.files import (
     save_ss_head,
 )
 from relgraph.networks.heads import Head, Projector
-from relgraph.networks.students import build_backbone
 
 INFO: dict[str, Any] = {
     "backbone": "resnet8",
@@ -48,7 +48,7 @@ def saved(path: Path) -> Path:
 def test_a_backbone_comes_back_bit_for_bit(tmp_path: Path) -> None:
     path, backbone = tmp_path / "student.safetensors", trained_backbone()
     save_network(path, backbone, INFO)
-    again, info = load_network(path)
+    again, info = load_network(path, student)
     assert info == INFO
     assert not again.training
     state = again.state_dict()
@@ -69,7 +69,7 @@ def test_a_student_is_stored_whole_and_its_backbone_read_alone(tmp_path: Path) -
     feature = torch.randn(3, 64)
     assert torch.equal(again(feature)[1], head(feature)[1])
     images = torch.rand(2, 1, 8, 8)
-    assert torch.equal(load_network(path)[0](images), backbone.eval()(images))
+    assert torch.equal(load_network(path, student)[0](images), backbone.eval()(images))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_every_kind_of_backbone_comes_back(tmp_path: Path, name: str) -> None:
     backbone = build_backbone(name, 3, image_size=48)
     backbone(images)  # so that running statistics are unlike a new network's
     save_network(path, backbone, {**INFO, "backbone": name, "in_channels": 3, "image_size": 48})
-    again, info = load_network(path)
+    again, info = load_network(path, student)
     assert info["backbone"] == name and not again.training
     with torch.no_grad():
         assert torch.equal(again(images), backbone.eval()(images))
@@ -103,7 +103,7 @@ def test_two_names_of_one_weight_are_both_stored(tmp_path: Path) -> None:
 def test_half_precision_weights_are_read_into_float32(tmp_path: Path) -> None:
     path = tmp_path / "student.safetensors"
     save_network(path, trained_backbone().bfloat16(), INFO)
-    assert {p.dtype for p in load_network(path)[0].parameters()} == {torch.float32}
+    assert {p.dtype for p in load_network(path, student)[0].parameters()} == {torch.float32}
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_truncated_file(tmp_path: Path, keep: int) -> None:
     path = saved(tmp_path / "student.safetensors")
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(RelgraphError, match=r"^cannot read the network file "):
-        load_network(path)
+        load_network(path, student)
 
 
 def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_description_that_describes_nothing(tmp_path: Path, description: str) 
     path = tmp_path / "student.safetensors"
     save_file({"weight": torch.zeros(2)}, path, metadata={"relgraph": description})
     with pytest.raises(RelgraphError):
-        load_network(path)
+        load_network(path, student)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_the_wrong_backbone_for_the_weights(tmp_path: Path) -> None:
     path = tmp_path / "student.safetensors"
     save_network(path, trained_backbone(), {**INFO, "backbone": "resnet14"})
     with pytest.raises(RelgraphError, match=r"is of another architecture: .* in the network, .* in the file$"):
-        load_network(path)
+        load_network(path, student)
 
 
 PROJECTOR: dict[str, Any] = {"dim": 5, "hidden": 12, "norm": True}
@@ -196,7 +196,7 @@ def test_a_pre_training_is_read_in_its_parts(tmp_path: Path, directory: bool) ->
     file = tmp_path / "network.safetensors"
     network = pretrained(file)
     path = tmp_path if directory else file
-    backbone, info = load_network(path)
+    backbone, info = load_network(path, student)
     assert equal(backbone, network["backbone"]) and info["projector"] == PROJECTOR
     projector = load_projector(path)
     assert equal(projector, network["projector"]) and not projector.training
@@ -211,7 +211,7 @@ def test_a_students_head_comes_with_its_classes(tmp_path: Path, directory: bool)
     path = tmp_path if directory else file
     head, classes = load_head(path)
     assert equal(head, network["head"]) and not head.training and classes == ("a", "b", "c")
-    assert equal(load_network(path)[0], network["backbone"])
+    assert equal(load_network(path, student)[0], network["backbone"])
 
 
 def test_parts_in_half_precision_are_read_into_float32(tmp_path: Path) -> None:

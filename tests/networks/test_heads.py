@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from relgraph.names import build_backbone
 from relgraph.networks.heads import Head, Projector
-from relgraph.networks.students import build_backbone
 
 
 def parameters(head: torch.nn.Module) -> int:

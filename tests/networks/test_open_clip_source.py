@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from relgraph.errors import RelgraphError
+from relgraph.names import CLIP_NAMES, clip_spec, load_teacher
 from relgraph.networks.open_clip_source import list_open_clip
-from relgraph.networks.teachers import CLIP_NAMES, clip_spec, load_teacher
 
 # The two kinds of the original CLIP, each of a few thousand weights.
 TINY: dict[str, dict[str, Any]] = {

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d
 
-from relgraph.networks.students import build_backbone
+from relgraph.names import build_backbone
 
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet8x4"])

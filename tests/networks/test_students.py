@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
+from relgraph.names import build_backbone
 from relgraph.networks.backbone import Backbone
-from relgraph.networks.students import ALIASES, SIZES, STUDENTS, build_backbone, student_names
+from relgraph.networks.catalogue import student_names
+from relgraph.networks.students import ALIASES, SIZES, STUDENTS
 
 Maps = tuple[tuple[int, int, int], ...]
 NARROW = ((16, 32, 32), (16, 32, 32), (32, 16, 16), (64, 8, 8))

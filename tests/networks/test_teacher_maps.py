@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import vision_transformer
 
+from relgraph.names import build_backbone, load_teacher, untrained_teacher
 from relgraph.networks.files import save_network
 from relgraph.networks.open_clip_source import ImageTower
-from relgraph.networks.students import build_backbone
-from relgraph.networks.teachers import Teacher, load_teacher
-from relgraph.networks.timm_students import BeforeClassifier
-from relgraph.networks.untrained import untrained_teacher
+from relgraph.networks.teachers import Teacher
+from relgraph.networks.timm_source import BeforeClassifier
 
 Shapes = tuple[tuple[int, int, int], ...]
 Load = Callable[..., Teacher]
@@ -108,7 +107,8 @@ CASES: list[tuple[str, int | None, Shapes]] = [
 def test_the_embedding_and_the_shapes_in_order(load: Load, spec: str, size: int | None, shapes: Shapes) -> None:
     teacher = load(spec, size)
     images = images_for(teacher)
-    pooled, maps = teacher.features(images)
+    output = teacher.features(images)
+    pooled, maps = output.embedding, output.maps
     torch.testing.assert_close(pooled, teacher(images), rtol=0, atol=0)
     assert pooled.dtype == torch.float32 and pooled.shape == (2, teacher.width)
     assert tuple(tuple(stage.shape) for stage in maps) == tuple((2, *shape) for shape in shapes)
@@ -127,7 +127,8 @@ def test_frozen(load: Load, spec: str, size: int | None) -> None:
     assert nn.Sequential(teacher).train().training
     drawn = torch.get_rng_state()
     teacher.map_shapes()
-    pooled, maps = teacher.features(images)
+    output = teacher.features(images)
+    pooled, maps = output.embedding, output.maps
     assert torch.equal(torch.get_rng_state(), drawn)
     assert torch.equal(pooled, embedding)
     assert maps and not any(tensor.requires_grad for tensor in (pooled, *maps))
@@ -143,7 +144,7 @@ def test_a_copy_has_maps_of_its_own(load: Load, spec: str, size: int | None) -> 
     before = teacher.features(images).maps
     for parameter in copy.parameters():
         parameter.zero_()
-    torch.testing.assert_close(copy.features(images).pooled, copy(images))
+    torch.testing.assert_close(copy.features(images).embedding, copy(images))
     assert not any(stage.any() for stage in copy.features(images).maps)
     assert all(torch.equal(a, b) for a, b in zip(teacher.features(images).maps, before, strict=True))
     assert copy.to("meta").map_shapes() == teacher.map_shapes()
@@ -205,7 +206,8 @@ def test_images_of_another_size_than_the_teacher_s(load: Load) -> None:
 def test_maps_stay_in_autocast_s_type(load: Load) -> None:
     teacher = load("timm:test_resnet", 32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        pooled, maps = teacher.features(images_for(teacher))
+        output = teacher.features(images_for(teacher))
+    pooled, maps = output.embedding, output.maps
     assert pooled.dtype == torch.float32
     assert {stage.dtype for stage in maps} == {torch.bfloat16}
 
@@ -217,7 +219,7 @@ def small_teacher(network: nn.Module, **settings: Any) -> Teacher:
 def test_a_network_without_stage_maps() -> None:
     teacher = small_teacher(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)))
     images = images_for(teacher)
-    assert torch.equal(teacher.features(images).pooled, teacher(images))
+    assert torch.equal(teacher.features(images).embedding, teacher(images))
     assert teacher.features(images).maps == teacher.map_shapes() == ()
 
 
@@ -267,7 +269,8 @@ class OfNewOpenClip(nn.Module):
 def test_older_libraries_hand_on_no_maps(network: BeforeClassifier | ImageTower) -> None:
     teacher = small_teacher(network, stages=network.stages)
     images = images_for(teacher)
-    pooled, maps = teacher.features(images)
+    output = teacher.features(images)
+    pooled, maps = output.embedding, output.maps
     assert torch.equal(pooled, teacher(images))
     assert maps == teacher.map_shapes() == ()
 
@@ -278,5 +281,5 @@ def test_older_libraries_hand_on_no_maps(network: BeforeClassifier | ImageTower)
 def test_untrained(spec: str, shapes: Shapes) -> None:
     teacher = untrained_teacher(spec)
     images = images_for(teacher)
-    assert torch.equal(teacher.features(images).pooled, teacher(images))
+    assert torch.equal(teacher.features(images).embedding, teacher(images))
     assert teacher.map_shapes() == shapes

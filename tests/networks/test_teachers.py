@@ -8,10 +8,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
+from relgraph.names import CLIP_NAMES, build_backbone, clip_spec, load_teacher
 from relgraph.networks.files import save_network
 from relgraph.networks.heads import Projector
-from relgraph.networks.students import build_backbone
-from relgraph.networks.teachers import CLIP_NAMES, Teacher, clip_spec, load_teacher
+from relgraph.networks.teachers import Teacher
 
 
 @pytest.fixture

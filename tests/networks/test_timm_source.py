@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg
 
 from relgraph.errors import RelgraphError
-from relgraph.networks.teachers import load_teacher
+from relgraph.names import load_teacher
 from relgraph.networks.timm_source import list_timm
 
 

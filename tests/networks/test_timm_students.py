@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.networks.students import build_backbone
+from relgraph.names import build_backbone
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from torchvision import models
 from torchvision.models import vision_transformer
 
 from relgraph.errors import RelgraphError
-from relgraph.networks.teachers import load_teacher
+from relgraph.names import load_teacher
 from relgraph.networks.torchvision_source import list_torchvision
 
 SMALL = "shufflenet_v2_x0_5"

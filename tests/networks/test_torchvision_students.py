@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision import models
 
 from relgraph.errors import RelgraphError
-from relgraph.networks.students import build_backbone
+from relgraph.names import build_backbone
 
 Shapes = list[tuple[int, int, int]]
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from relgraph.errors import RelgraphError
-from relgraph.networks.untrained import untrained_teacher
+from relgraph.names import untrained_teacher
 
 
 def test_timm() -> None:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from relgraph.names import load_teacher
 from relgraph.networks.files import save_ss_head
 from relgraph.networks.heads import Projector
-from relgraph.networks.teachers import load_teacher
 from relgraph.training.loop import train
 from relgraph.training.recipe import Recipe
 

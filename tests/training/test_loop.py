@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from relgraph.errors import RelgraphError
 from relgraph.methods import CRD, EGA, METHODS, SEED, Batch, Output, Sum
 from relgraph.methods.base import as_output
-from relgraph.networks.student import load_student
+from relgraph.names import load_student
 from relgraph.training import epochs, loop
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe

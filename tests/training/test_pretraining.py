@@ -24,9 +24,8 @@ from relgraph.data.datasets import DataSet
 from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError
 from relgraph.methods import Batch
+from relgraph.names import build_backbone, load_teacher
 from relgraph.networks.files import load_ss_head, read_network
-from relgraph.networks.students import build_backbone
-from relgraph.networks.teachers import load_teacher
 from relgraph.training import epochs, pretraining
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.inputs import teacher_input

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from relgraph.errors import RelgraphError
+from relgraph.names import build_backbone, load_student
 from relgraph.networks.files import save_network
-from relgraph.networks.student import Student, load_student
-from relgraph.networks.students import build_backbone
+from relgraph.networks.student import Student
 
 Runs = Callable[[str], Path]
 

@@ -1,0 +1,108 @@
+"""Teachers that relgraph trained: of a run, and those that come with the package."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor
+
+from relgraph.errors import RelgraphError, unknown
+from relgraph.networks.backbone import Backbone
+from relgraph.networks.files import load_network, load_projector, read_network
+from relgraph.networks.heads import Projector
+from relgraph.networks.sources import Arguments, Listed, Pretrained, StudentSource, TeacherSource
+
+EMBEDDED = {"digits": "digits-simclr.safetensors"}
+OUTPUTS = ("feature", "projection")  # of a checkpoint
+
+
+class Projected(Backbone):
+    """A backbone and the projector that was trained on top of it, `(N, C, H, W) -> (N, width)`, the projection's."""
+
+    def __init__(self, backbone: Backbone, projector: Projector, width: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = projector
+        self.width = width
+
+    def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the backbone's maps and the projection."""
+        maps, feature = self.backbone.stages(images)
+        return maps, self.projector(feature)
+
+
+@dataclass(frozen=True)
+class CheckpointSource(TeacherSource):
+    """A network that relgraph trained, a pre-training's or a student's: its file or the directory of its run.
+
+    `find` turns the name of its backbone into a source.
+    """
+
+    run: Path
+    find: Callable[[str], StudentSource]
+    takes_weights: ClassVar[bool] = False
+    takes_arguments: ClassVar[bool] = True
+
+    @property
+    def path(self) -> Path:
+        """The file or the run directory."""
+        return self.run
+
+    def load(self, weights: Path | None, input_size: int | None, arguments: Arguments) -> Pretrained:
+        """Return the network.
+
+        The argument `output` chooses the embedding: "feature", the backbone's pooled vector, or "projection", the
+        output of the pre-training's projector for it.
+
+        Raises:
+            RelgraphError: if the file is missing, damaged or another program's, an argument is unknown, or a projection
+                is asked for where there is no projector.
+        """
+        if arguments.keys() - {"output"}:
+            choices = " or output=".join(OUTPUTS)
+            raise RelgraphError(
+                f"a checkpoint takes the argument output={choices}, got {dict(arguments)} for {self.run}"
+            )
+        output = str(arguments.get("output", "feature"))
+        if output not in OUTPUTS:
+            raise unknown("output of a checkpoint", output, OUTPUTS)
+        backbone, info = load_network(self.run, self.find)
+        if output == "projection":
+            backbone = Projected(backbone, load_projector(self.run), info["projector"]["dim"])
+        return Pretrained(backbone, info["image_size"], info["in_channels"], info["mean"], info["std"])
+
+
+@dataclass(frozen=True)
+class EmbeddedSource(TeacherSource):
+    """A network that comes with the package; `find` turns the name of its backbone into a source."""
+
+    name: str
+    find: Callable[[str], StudentSource]
+    takes_weights: ClassVar[bool] = False
+
+    def load(self, weights: Path | None, input_size: int | None, arguments: Arguments) -> Pretrained:
+        """Return the network.
+
+        Raises:
+            RelgraphError: if there is none of that name.
+        """
+        if self.name not in EMBEDDED:
+            raise unknown("embedded teacher", self.name, EMBEDDED)
+        with _asset(self.name) as path:
+            return CheckpointSource(path, self.find).load(None, None, {})
+
+
+def list_embedded() -> list[Listed]:
+    """Return the networks that come with the package."""
+    listed = []
+    for name in EMBEDDED:
+        with _asset(name) as path:
+            listed.append(Listed("embedded", name, read_network(path)[1]["image_size"], None, ""))
+    return listed
+
+
+def _asset(name: str) -> AbstractContextManager[Path]:
+    return resources.as_file(resources.files("relgraph") / "assets" / EMBEDDED[name])
