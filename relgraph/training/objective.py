@@ -68,8 +68,9 @@ def labelled_cross_entropy(output: Output, labels: Tensor, processes: ProcessGro
     Of a batch that is spread over processes, it is a share whose mean over the processes is that of the whole batch.
     """
     assert output.logits is not None
-    # In float32 even under autocast, as all losses.
-    loss = cross_entropy(output.logits.float(), labels, ignore_index=-1, reduction="sum")
+    # In float32 at least even under autocast, as all losses.
+    wide = output.logits.to(torch.promote_types(output.logits.dtype, torch.float32))
+    loss = cross_entropy(wide, labels, ignore_index=-1, reduction="sum")
     known = (labels >= 0).sum()
     if processes.count > 1:
         known = processes.sum(known)
