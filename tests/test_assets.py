@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from relgraph.data.datasets import DataSet, load
-from relgraph.data.sources import SOURCES
+from relgraph.data.sources import Digits
 from relgraph.networks.students import build_backbone
 from relgraph.networks.teachers import Teacher, load_teacher
 from relgraph.training.evaluation import embed, knn_accuracy, linear_probe
@@ -15,7 +15,7 @@ from relgraph.training.inputs import teacher_input
 
 @pytest.fixture(scope="module")
 def digits() -> DataSet:
-    return load(SOURCES["digits"], root=Path("unused"), image_size=None, val_fraction=0.1, labels_per_class=None, seed=0)
+    return load(Digits(), root=Path("unused"), image_size=None, val_fraction=0.1, labels_per_class=None, seed=0)
 
 
 def features(teacher: Teacher, digits: DataSet) -> tuple[torch.Tensor, torch.Tensor]:
