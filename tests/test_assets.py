@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from relgraph.data.datasets import DataSet, load
-from relgraph.data.sources import SOURCES
+from relgraph.data.sources import Digits
 from relgraph.names import build_backbone, load_teacher
 from relgraph.networks.teachers import Teacher
 from relgraph.training.evaluation import embed, knn_accuracy, linear_probe
-from relgraph.training.inputs import teacher_input
+from relgraph.training.feed import input_of
 
 
 @pytest.fixture(scope="module")
 def digits() -> DataSet:
-    return load(SOURCES["digits"], root=Path("unused"), image_size=None, val_fraction=0.1, labels_per_class=None, seed=0)
+    return load(Digits(), root=Path("unused"), image_size=None, val_fraction=0.1, labels_per_class=None, seed=0)
 
 
 def features(teacher: Teacher, digits: DataSet) -> tuple[torch.Tensor, torch.Tensor]:

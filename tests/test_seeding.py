@@ -7,11 +7,11 @@ from relgraph.seeding import generator
 
 
 def test_each_purpose_and_each_number_has_a_stream_of_its_own() -> None:
-    places = [(purpose, *numbers) for purpose in ("views", "batches") for numbers in product(range(3), repeat=2)]
-    places += [("views", 0), ("views", 11), ("views", 1, 1, 0)]
-    drawn = [tuple(torch.rand(4, generator=generator(*place)).tolist()) for place in places]
+    numbers = [*product(range(3), repeat=2), (0,), (11,), (1, 1, 0)]
+    places = [(purpose, each) for purpose in ("views", "batches") for each in numbers]
+    drawn = [tuple(torch.rand(4, generator=generator(purpose, *each)).tolist()) for purpose, each in places]
     assert len(set(drawn)) == len(places)
-    again = [tuple(torch.rand(4, generator=generator(*place)).tolist()) for place in places]
+    again = [tuple(torch.rand(4, generator=generator(purpose, *each)).tolist()) for purpose, each in places]
     assert again == drawn
 
 

@@ -120,8 +120,8 @@ class Manifest:
         Raises:
             RelgraphError: if it cannot be written.
         """
-        content = {"contents": asdict(self.contents), "shards": self.shards}
-        content = {"format": FORMAT, "version": VERSION, "sha256": _digest(content), **content}
+        kept = {"contents": asdict(self.contents), "shards": self.shards}
+        content = {"format": FORMAT, "version": VERSION, "sha256": _digest(kept), **kept}
         write_atomically(manifest_file(path), (json.dumps(content, indent=2) + "\n").encode())
 
     @classmethod
@@ -147,8 +147,9 @@ class Manifest:
         kept = {name: content.get(name) for name in ("contents", "shards")}
         if content.get("sha256") != _digest(kept):
             raise RelgraphError(f"{told}: it was changed after it was written (its SHA-256 differs)")
-        values = {name: tuple(v) if isinstance(v, list) else v for name, v in content["contents"].items()}
-        return cls(Contents(**values), content["shards"])
+        found: dict[str, Any] = content["contents"]
+        found.update({name: tuple(value) for name, value in found.items() if isinstance(value, list)})
+        return cls(Contents(**found), content["shards"])
 
 
 def manifest_file(path: Path) -> Path:

@@ -3,14 +3,13 @@ import io
 import os
 import tarfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import Result
+from torchvision.datasets import CIFAR100
 
 from relgraph.data import BUILT_IN
-from relgraph.data.catalogue import PUBLISHED, File
 
 Program = Callable[..., Result]
 Failing = Callable[..., str]
@@ -46,17 +45,21 @@ def test_what_is_there_in_part_is_told(program: Program) -> None:
 
 @pytest.fixture
 def packed(monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """Publish a CIFAR-100 of one file."""
-    content, packed = b"images", io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        member = tarfile.TarInfo("cifar-100-python/train")
-        member.size = len(content)
-        archive.addfile(member, io.BytesIO(content))
-    files = (File("train", len(content), hashlib.md5(content).hexdigest()),)
-    md5 = hashlib.md5(packed.getvalue()).hexdigest()
-    small = replace(PUBLISHED["cifar100"], url="http://127.0.0.1:9/cifar.tar.gz", md5=md5, files=files)
-    monkeypatch.setitem(PUBLISHED, "cifar100", small)
-    return packed.getvalue()
+    """Publish a CIFAR-100 of three files, at an address where nobody listens."""
+    files = {"train": b"images", "test": b"more", "meta": b"names"}
+    sums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"cifar-100-python/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    monkeypatch.setattr(CIFAR100, "url", "http://127.0.0.1:9/cifar.tar.gz")
+    monkeypatch.setattr(CIFAR100, "tgz_md5", hashlib.md5(stream.getvalue()).hexdigest())
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", sums["train"]]])
+    monkeypatch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])
+    monkeypatch.setattr(CIFAR100, "meta", {"filename": "meta", "md5": sums["meta"]})
+    return stream.getvalue()
 
 
 def test_an_archive_is_unpacked_and_checked(program: Program, failure: Failing, packed: bytes) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from relgraph.data.colour import CHANGES, Jitter, brightness, contrast, draw_jitter, hue, saturation, to_grey
+from relgraph.data.colour import CHANGES, draw_jitter, hue, saturation
 
 ORACLES: tuple[Callable[[Tensor, float], Tensor], ...] = (
     tv.adjust_brightness,
@@ -38,33 +38,6 @@ def test_a_change_is_torchvisions() -> None:
             expected = one_by_one(oracle, images, factors)
             torch.testing.assert_close(change(images, factors), expected, rtol=0, atol=3e-6)
             assert torch.equal(images, before)
-
-
-def test_grey_is_torchvisions() -> None:
-    images = some_images(4, 3)
-    torch.testing.assert_close(to_grey(images), tv.rgb_to_grayscale(images), rtol=0, atol=1e-6)
-    assert to_grey(images[:, :1]).shape == (4, 1, 9, 7)
-
-
-def test_a_jitter_changes_each_chosen_image_in_its_own_order() -> None:
-    images, chosen = some_images(40, 3), torch.arange(1, 40, 2)
-    jitter = draw_jitter(chosen, (0.4, 0.4, 0.4, 0.1), torch.Generator().manual_seed(1))
-    expected = images.clone()
-    for column, at in enumerate(chosen.tolist()):
-        for change in jitter.order[:, column].tolist():
-            expected[at] = ORACLES[change](expected[at], float(jitter.factors[change, column]))
-    assert len({tuple(order) for order in jitter.order.T.tolist()}) > 10
-    changed = jitter.apply_(images.clone())
-    torch.testing.assert_close(changed, expected, rtol=0, atol=1e-5)
-    assert torch.equal(changed[::2], images[::2])
-
-
-def test_the_order_matters_and_is_followed() -> None:
-    images, factors = some_images(1, 3), torch.tensor([1.8, 0.3, 1.0, 0.0])[:, None]
-    chosen, first, second = torch.tensor([0]), torch.tensor([[0], [1], [2], [3]]), torch.tensor([[1], [0], [2], [3]])
-    bright_first = Jitter(chosen, factors, first).apply_(images.clone())
-    torch.testing.assert_close(bright_first, contrast(brightness(images, factors[0]), factors[1]), rtol=0, atol=3e-6)
-    assert (bright_first - Jitter(chosen, factors, second).apply_(images.clone())).abs().max() > 0.1
 
 
 def test_factors_are_uniform_and_every_order_equally_likely() -> None:

@@ -1,5 +1,6 @@
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -196,7 +197,7 @@ def pickled(file: Path) -> None:
     np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
 
 
-DAMAGES = [
+DAMAGES: list[tuple[Callable[[Path], None], str]] = [
     (cut, "is damaged"),
     (turn, "is damaged .its SHA-256 is not the manifest's."),
     (pickled, "is damaged"),

@@ -23,14 +23,6 @@ def test_a_crop_is_torchvisions_resized_crop() -> None:
             torch.testing.assert_close(got, expected.flip(-1) if flip else expected, rtol=0, atol=1e-5)
 
 
-def test_a_crop_enlarged_is_the_same_without_antialias() -> None:
-    images = some_images(1, 3, 32, 32)
-    one = torch.tensor([5])
-    matrix = crop_matrix(one, one * 2, 32, 32)
-    expected = tv.resized_crop(images, 5, 5, 10, 10, [32, 32], antialias=False)
-    torch.testing.assert_close(resample(images, matrix, matrix), expected, rtol=0, atol=1e-5)
-
-
 def test_a_blur_is_torchvisions() -> None:
     sides: tuple[tuple[tuple[int, int], int], ...] = (((32, 32), 3), ((12, 7), 3), ((30, 25), 9), ((2, 3), 3))
     for side, taps in sides:
