@@ -135,7 +135,8 @@ def test_what_a_yaml_file_holds_is_read_as_its_text() -> None:
         "ratio": (None, None), "tau": ("5e-4", 5e-4), "share": (2, 2.0), "steps": ([2, 5], (2, 5)), "path": (3, "3"),
     }  # fmt: skip
     assert {name: (given, options_of(Every)[name].read(given)) for name, (given, _) in read.items()} == read
-    for given in (None, True, 1.5, {}):
+    wrong: tuple[Any, ...] = (None, True, 1.5, {})
+    for given in wrong:
         refused(f"seed must be a whole number, got {given!r}", options_of(Every)["seed"].read, given)
 
 
