@@ -131,17 +131,13 @@ def test_texts_are_read_as_the_kind_of_the_option() -> None:
 
 
 def test_what_a_yaml_file_holds_is_read_as_its_text() -> None:
-    for name, given, value in (
-        ("ratio", None, None), ("tau", "5e-4", 5e-4), ("tau", 2, 2.0), ("steps", [2, 5], (2, 5)), ("path", 3, "3"),
-    ):  # fmt: skip
-        assert options_of(Every)[name].read(given) == value
-    for name, given, kind in (
-        ("seed", None, "a whole"),
-        ("seed", True, "a whole"),
-        ("seed", 1.5, "a whole"),
-        ("tau", {}, "a"),
-    ):
-        refused(f"{name} must be {kind} number, got {given!r}", options_of(Every)[name].read, given)
+    read: dict[str, tuple[Any, Any]] = {
+        "ratio": (None, None), "tau": ("5e-4", 5e-4), "share": (2, 2.0), "steps": ([2, 5], (2, 5)), "path": (3, "3"),
+    }  # fmt: skip
+    assert {name: (given, options_of(Every)[name].read(given)) for name, (given, _) in read.items()} == read
+    wrong: tuple[Any, ...] = (None, True, 1.5, {})
+    for given in wrong:
+        refused(f"seed must be a whole number, got {given!r}", options_of(Every)["seed"].read, given)
 
 
 @pytest.mark.parametrize(

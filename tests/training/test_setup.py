@@ -276,7 +276,7 @@ def test_precision_is_what_the_processor_is_fast_at_unless_asked(make: RecipeMak
         ({"node_weight": -1.0}, r"^node_weight must be at least 0, got -1\.0$"),
         ({"method": "crd", "method_args": ("tau=0",)}, r"^tau must be above 0, got 0\.0$"),
         ({"method": "sp", "refine": "conv"}, r"^a learned refinement trains the teacher's side by its classifier"),
-        ({"alpha": 1.0, "temperature": 0.0}, r"^temperature must be positive, got 0\.0$"),
+        ({"alpha": 1.0, "temperature": 0.0}, r"^temperature must be above 0, got 0\.0$"),
         ({"labels_per_class": 13}, r"has 12 training images, fewer than the 13 labels"),
         ({"labelled_share": 0.0}, r"^the labelled share of a batch must be above 0 and at most 1, got 0\.0$"),
         ({"graph": "knn", "k": 6, "labelled_share": 1.0}, r"k must be .*5.*6"),  # batches of the 6 labelled images
