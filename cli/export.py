@@ -127,7 +127,7 @@ def _add_thumbnails(pair: "HeteroData", opened: "TrainedRun", split: str, output
     """Write the images of a pair beside the output, name them in its nodes, and return a note for the user."""
     import torch
 
-    from relgraph.analysis.thumbnails import write_thumbnails
+    from relgraph.analysis.pictures import write_thumbnails
 
     folder = output.with_name(f"{output.stem}_thumbnails")
     images = opened.split(split).select(torch.arange(len(pair["student"].x)))

@@ -20,7 +20,7 @@ def digits() -> DataSet:
 
 def features(teacher: Teacher, digits: DataSet) -> tuple[torch.Tensor, torch.Tensor]:
     train, test = (
-        embed(teacher, images, lambda part: teacher_input(teacher, part), 256, "cpu")
+        embed(teacher, images, input_of(teacher), 256, "cpu")
         for images in (digits.train, digits.test)
     )
     return train, test
@@ -37,7 +37,7 @@ def test_an_untrained_network_of_its_kind_does_not(digits: DataSet) -> None:
     torch.manual_seed(0)
     untrained = build_backbone("resnet20", in_channels=1).eval()
     train, test = (
-        embed(untrained, images, lambda part: teacher_input(teacher, part), 256, "cpu")
+        embed(untrained, images, input_of(teacher), 256, "cpu")
         for images in (digits.train, digits.test)
     )
     assert knn_accuracy(train, digits.train.labels, test, digits.test.labels, k=20) < 90

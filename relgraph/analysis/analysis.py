@@ -11,7 +11,6 @@ from torch import Tensor
 
 from relgraph.analysis.neighbourhoods import communities, neighbour_overlap
 from relgraph.analysis.run_loading import Nodes, TrainedRun
-from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.search import (
     FAISS_LIMIT,
@@ -136,6 +135,11 @@ class Analysis:
         """Whether any image has a label."""
         return bool((self.labels >= 0).any())
 
+    def class_name(self, place: int, without: str = "") -> str:
+        """Return the name of an image's class, or `without` where it has no label."""
+        label = int(self.labels[place])
+        return self.classes[label] if label >= 0 else without
+
     def summary(self) -> dict[str, Any]:
         """Return all figures as numbers, lists and dictionaries, for JSON: see `relgraph.analysis.figures`."""
         from relgraph.analysis.figures import summarise
@@ -171,7 +175,9 @@ def analyse(
     if search is not None and search not in SEARCHES:
         raise unknown("search", search, tuple(SEARCHES))
     opened = TrainedRun(run) if isinstance(run, Path) else run
-    images, labels = _first_images(opened, split, k, first)
+    images, labels = opened.images(split, first)
+    if not 0 < k < len(images):
+        raise RelgraphError(f"k must be between 1 and the number of images less one, {len(images) - 1}, got {k}")
     networks = dict(zip(("student", "teacher"), opened.nodes(images), strict=True))
     found = {name: nodes for name, nodes in networks.items() if nodes is not None}
     search = search or _default_search(k, max(nodes.x.numel() for nodes in found.values()))
@@ -207,16 +213,6 @@ def compare(student: NetworkGraph, teacher: NetworkGraph) -> Comparison:
         student=edge_weights(one, one, edges),
         teacher=edge_weights(other, other, edges),
     )
-
-
-def _first_images(opened: TrainedRun, split: str, k: int, first: int | None) -> tuple[ImageSet, Tensor]:
-    images, labels = opened.split(split), opened.all_labels(split)
-    if len(images) == 0:
-        raise RelgraphError(f"the split {split!r} of {opened.recipe.dataset} has no images: expected another --split")
-    count = len(images) if first is None else min(first, len(images))
-    if not 0 < k < count:
-        raise RelgraphError(f"k must be between 1 and the number of images less one, {count - 1}, got {k}")
-    return (images, labels) if count == len(images) else (images.select(torch.arange(count)), labels[:count])
 
 
 def _default_search(k: int, numbers: int) -> str:

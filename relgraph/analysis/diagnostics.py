@@ -9,9 +9,9 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import Kernel, pearson
-from relgraph.graph.pair import STUDENT, TEACHER, EdgeType, Pair, topology_of, weights
+from relgraph.graph.pair import STUDENT, TEACHER, EdgeType, Pair, weights
 from relgraph.graph.search import matches_in_blocks
-from relgraph.graph.topology import Edges, nearest
+from relgraph.graph.topology import nearest
 
 MEASURES = (
     "overlap", "edge_rank", "match", "degenerate_student", "degenerate_teacher", "homophily_student",
@@ -121,9 +121,9 @@ def _all_pairs(pair: Pair, kind: EdgeType, kernel: Kernel) -> Tensor:
 
 def _edge_rank(pair: Pair) -> Tensor:
     student, teacher, counted = weights(pair, STUDENT), weights(pair, TEACHER), None
-    topology = topology_of(pair)
-    if isinstance(topology, Edges):
-        counted = topology.edge_index[0] != topology.edge_index[1]
+    if pair.graph == "sparse":
+        neighbour, anchor = pair[TEACHER].edge_index
+        counted = neighbour != anchor
     else:
         row, column = torch.triu_indices(len(student), len(student), offset=1, device=student.device)
         student, teacher = student[row, column], teacher[row, column]

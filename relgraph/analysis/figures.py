@@ -7,11 +7,11 @@ all that compares where there is no teacher.
 import json
 import math
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from relgraph.analysis.analysis import Analysis, Comparison, NetworkGraph
 from relgraph.analysis.confusion import ClassEdge, class_counts, class_edges, class_means
@@ -123,11 +123,9 @@ def per_class(analysis: Analysis) -> list[dict[str, Any]]:
 
 def confusion(analysis: Analysis) -> list[ClassEdge]:
     """Return the edges between the classes, largest differences first; without a teacher its numbers are 0."""
-    classes = len(analysis.classes)
-    student = class_counts(analysis.student.neighbours, analysis.labels, classes)
-    if analysis.teacher is None:
-        return class_edges(student, torch.zeros_like(student))
-    return class_edges(student, class_counts(analysis.teacher.neighbours, analysis.labels, classes))
+    graphs, labels, classes = analysis.graphs.values(), analysis.labels, len(analysis.classes)
+    student, *others = (class_counts(graph.neighbours, labels, classes) for graph in graphs)
+    return class_edges(student, others[0] if others else torch.zeros_like(student))
 
 
 def _confusion(analysis: Analysis) -> dict[str, list[int] | list[float]]:
@@ -160,30 +158,22 @@ def _comparison_figures(comparison: Comparison, graphs: Sequence[NetworkGraph]) 
 
 def _agreements(analysis: Analysis) -> dict[str, dict[str, float]]:
     parts = {name: graph.communities for name, graph in analysis.graphs.items()}
-    if analysis.labelled:
-        parts["labels"] = analysis.labels
-    names = list(parts)
-    return {
-        f"{one}_{other}": agreement(parts[one], parts[other])._asdict()
-        for place, one in enumerate(names)
-        for other in names[place + 1 :]
-    }
+    parts |= {"labels": analysis.labels} if analysis.labelled else {}
+    return {f"{one}_{other}": agreement(parts[one], parts[other])._asdict() for one, other in combinations(parts, 2)}
 
 
 def _worst(analysis: Analysis, comparison: Comparison) -> list[dict[str, Any]]:
-    error = comparison.relation_error
-    return [_image(analysis, comparison, error, place) for place in comparison.worst(LISTED)]
-
-
-def _image(analysis: Analysis, comparison: Comparison, error: Tensor, place: int) -> dict[str, Any]:
-    label = int(analysis.labels[place])
-    return {
-        "index": int(analysis.index[place]),
-        **({"label": label, "name": analysis.classes[label]} if label >= 0 else {}),
-        "overlap": float(comparison.overlap[place]),
-        "relation_error": float(error[place]),
-        **{name: analysis.index[graph.neighbours[place]].tolist() for name, graph in analysis.graphs.items()},
-    }
+    error, labels = comparison.relation_error, analysis.labels.tolist()
+    return [
+        {
+            "index": int(analysis.index[place]),
+            **({"label": labels[place], "name": analysis.class_name(place)} if labels[place] >= 0 else {}),
+            "overlap": float(comparison.overlap[place]),
+            "relation_error": float(error[place]),
+            **{name: analysis.index[graph.neighbours[place]].tolist() for name, graph in analysis.graphs.items()},
+        }
+        for place in comparison.worst(LISTED)
+    ]
 
 
 def _number(value: float) -> float | None:

@@ -1,5 +1,7 @@
 """Where the nodes of a graph pair stand in a plane."""
 
+from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -51,6 +53,29 @@ def tsne(x: Tensor, seed: int = 0, start: Tensor | None = None) -> Tensor:
     return plane - plane.mean(0)
 
 
+def planes(embeddings: Sequence[Tensor], seed: int = 0) -> tuple[list[Tensor], str]:
+    """Return each network's embeddings `(N, D)` in the plane, `(N, 2)` within -1..1, and the method's name.
+
+    The method is UMAP if it is installed, otherwise t-SNE; near positions mean strong edges. The last network, the
+    teacher, is placed first, and the student's map begins at its places, so that most images stand at like places of
+    both.
+    """
+    place, method = (_umap, "UMAP") if find_spec("umap") is not None else (tsne, "t-SNE")
+    placed: list[Tensor] = []
+    for x in reversed(embeddings):
+        placed.insert(0, place(x, seed, placed[0] if placed else None))
+    return [_scaled(plane, 1.0) for plane in placed], method
+
+
+def _umap(x: Tensor, seed: int, start: Tensor | None) -> Tensor:
+    import umap  # type: ignore[import-not-found, unused-ignore]
+
+    nodes = pearson.nodes(x.float()).numpy()
+    begin = "spectral" if start is None else _scaled(start, 10.0).numpy()  # umap's own beginnings are that wide
+    mapper = umap.UMAP(n_neighbors=max(2, min(15, len(x) - 1)), init=begin, random_state=seed, n_jobs=1)
+    return torch.as_tensor(mapper.fit_transform(nodes)).float()
+
+
 def place(pair: "HeteroData", layout: Layout, side: Side = "pair", seed: int = 0) -> None:
     """Put a `position` (N, 2) float32 into the nodes of the side that is to be written.
 
@@ -66,38 +91,36 @@ def place(pair: "HeteroData", layout: Layout, side: Side = "pair", seed: int = 0
         raise unknown("layout", layout, LAYOUTS)
     if side not in SIDES:
         raise unknown("side", side, SIDES)
-    if layout == "spring":
-        _place_by_springs(pair, side, seed)
-    elif layout == "tsne":
-        _place_by_tsne(pair, side, seed)
-
-
-def _place_by_tsne(pair: "HeteroData", side: Side, seed: int) -> None:
-    if side == "difference":
-        pair["student"].position = pair["teacher"].position = _scaled(tsne(pair["teacher"].x, seed))
+    if layout == "none":
         return
-    start = None
-    for kind in SIDES[side][0]:
-        plane = tsne(pair[kind].x, seed, start)
-        start, pair[kind].position = plane, _scaled(plane)
-    if side == "pair":
+    planes = _springs(pair, side, seed) if layout == "spring" else _maps(pair, side, seed)
+    for kind, plane in planes.items():
+        pair[kind].position = plane
+    if side == "difference":
+        pair["student"].position = pair["teacher"].position
+    elif side == "pair" and layout == "tsne":
         width = ROOM * len(pair["teacher"].x) ** 0.5
         pair["teacher"].position[:, 0] -= 0.6 * width
         pair["student"].position[:, 0] += 0.6 * width
 
 
-def _place_by_springs(pair: "HeteroData", side: Side, seed: int) -> None:
+def _maps(pair: "HeteroData", side: Side, seed: int) -> dict[str, Tensor]:
+    """Return each network's t-SNE, which begins where the one before it ended; one for the difference."""
+    planes, start = {}, None
+    for kind in ("teacher",) if side == "difference" else SIDES[side][0]:
+        start = tsne(pair[kind].x, seed, start)
+        planes[kind] = _with_room(start)
+    return planes
+
+
+def _springs(pair: "HeteroData", side: Side, seed: int) -> dict[str, Tensor]:
     import networkx as nx
 
     graph = to_networkx(pair, side, ())
     found = nx.spring_layout(graph, seed=seed, weight="weight")
-    plane = _scaled(torch.tensor([[float(x), float(y)] for x, y in (found[node] for node in graph)]))
-    if side == "difference":
-        pair["student"].position = pair["teacher"].position = plane
-        return
-    kinds = SIDES[side][0]
-    for kind, part in zip(kinds, plane.chunk(len(kinds)), strict=True):
-        pair[kind].position = part.clone()
+    plane = _with_room(torch.tensor([[float(x), float(y)] for x, y in (found[node] for node in graph)]))
+    kinds = ("teacher",) if side == "difference" else SIDES[side][0]
+    return {kind: part.clone() for kind, part in zip(kinds, plane.chunk(len(kinds)), strict=True)}
 
 
 def _principal(z: Tensor) -> Tensor:
@@ -107,9 +130,13 @@ def _principal(z: Tensor) -> Tensor:
     return torch.cat([components, components.new_zeros(len(z), 2 - components.shape[1])], dim=1)
 
 
-def _scaled(plane: Tensor) -> Tensor:
+def _with_room(plane: Tensor) -> Tensor:
     """Return positions centred at 0, in a square with `ROOM` for each node."""
+    return _scaled(plane, ROOM * len(plane) ** 0.5 / 2)
+
+
+def _scaled(plane: Tensor, half: float) -> Tensor:
+    """Return positions centred at 0, at most `half` from it, with the same scale in both directions."""
     centred = plane - (plane.amax(0) + plane.amin(0)) / 2
-    reach = centred.abs().max().clamp_min(1e-12)
-    scaled: Tensor = centred / reach * (ROOM * len(plane) ** 0.5 / 2)
+    scaled: Tensor = centred / centred.abs().max().clamp_min(1e-12) * half
     return scaled

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from relgraph.analysis.diagnostics import equal_labels, shared_neighbours
 from relgraph.errors import RelgraphError
+from relgraph.graph.topology import edges_of
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -108,15 +109,14 @@ def undirected(neighbours: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         RelgraphError: if the tables are not (N, k) alike.
     """
+    from torch_geometric.utils import to_undirected
+
     _check_alike(neighbours, weights)
-    count = len(neighbours)
-    anchors = torch.arange(count).repeat_interleave(neighbours.shape[1])
-    others, magnitudes = neighbours.flatten(), weights.flatten().abs().double()
-    joined = magnitudes > 0
-    keys = torch.minimum(anchors, others) * count + torch.maximum(anchors, others)
-    pairs, which, times = torch.unique(keys[joined], return_inverse=True, return_counts=True)
-    total = torch.zeros(len(pairs), dtype=torch.float64).index_add(0, which, magnitudes[joined])
-    return torch.stack([pairs // count, pairs % count]), total / times
+    magnitudes = weights.flatten().abs().double()
+    edges, magnitudes = edges_of(neighbours)[:, magnitudes > 0], magnitudes[magnitudes > 0]
+    both, means = to_undirected(edges, magnitudes, len(neighbours), reduce="mean")
+    once = both[0] < both[1]
+    return both[:, once], means[once]
 
 
 def neighbour_graph(neighbours: Tensor, weights: Tensor) -> "nx.Graph[int]":

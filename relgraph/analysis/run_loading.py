@@ -1,6 +1,6 @@
 """A finished run, loaded again: its networks, and their outputs on a split."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -107,6 +107,19 @@ class TrainedRun:
         images: ImageSet = getattr(self.data, name)
         return images
 
+    def images(self, split: str, first: int | None = None) -> tuple[ImageSet, Tensor]:
+        """Return the images of a split, or so many first ones, and their true labels, `(N,)`.
+
+        Raises:
+            RelgraphError: for an unknown split, or one without images.
+        """
+        images, labels = self.split(split), self.all_labels(split)
+        if len(images) == 0:
+            raise RelgraphError(f"the split {split!r} of {self.recipe.dataset} has no images: expected another --split")
+        if first is None or first >= len(images):
+            return images, labels
+        return images.select(torch.arange(first)), labels[:first]
+
     def all_labels(self, name: str) -> Tensor:
         """Return the true labels of a split, `(N,)`, also those that were hidden from the run's training or changed."""
         return self.split(name).true_labels
@@ -122,17 +135,17 @@ class TrainedRun:
         Embeddings are projected ones; in a contrastive run without labels, which trains no projection, they are the
         student's behind the method's head and the teacher's feature, which its loss compared.
         """
-        workers = self.recipe.processes
-        feature = embed(self.student.backbone, images, self._student_input, BATCH, self.device, "student", workers)
-        student = self._head_output(self.student.head, feature)
+        student = self._output(self.student.backbone, self.student.head, images, "student", self._student_input)
         if self.contrast_head is not None:
-            student = student._replace(embedding=self.contrast_head(feature.to(self.device)).cpu())
+            assert student.feature is not None
+            student = student._replace(embedding=self.contrast_head(student.feature.to(self.device)).cpu())
         if self.teacher is None or self.head is None:
             return student, None
-        teacher = self.teacher
-        feature = embed(teacher, images, input_of(teacher), BATCH, self.device, "teacher", workers)
-        output = self._head_output(self.head, feature)
-        return student, output if self.contrast_head is None else output._replace(embedding=feature)
+        teacher = self._output(self.teacher, self.head, images, "teacher", input_of(self.teacher))
+        if self.contrast_head is not None:
+            assert teacher.feature is not None
+            teacher = teacher._replace(embedding=teacher.feature)
+        return student, teacher
 
     def nodes(self, images: ImageSet) -> tuple[Nodes, Nodes | None]:
         """Return the nodes of student and teacher: of `outputs` the embeddings and the arg max of the logits.
@@ -159,7 +172,10 @@ class TrainedRun:
         assert student is not None
         return student, teacher
 
-    def _head_output(self, head: Head, feature: Tensor) -> Output:
+    def _output(
+        self, network: nn.Module, head: Head, images: ImageSet, name: str, prepared: Callable[[Tensor], Tensor]
+    ) -> Output:
+        feature = embed(network, images, prepared, BATCH, self.device, name, self.recipe.processes)
         embedding, logits = head(feature.to(self.device))
         return Output(embedding.cpu(), logits.cpu(), feature)
 
@@ -238,13 +254,9 @@ def run_pair(
     path = opened.run.path
     if graph == "threshold" and not 0 < threshold <= 1:
         raise RelgraphError(f"the threshold of a correlation must be above 0 and at most 1, got {threshold}")
-    images, labels = opened.split(split), opened.all_labels(split)
-    if first is not None:
-        if first < 2:
-            raise RelgraphError(f"a graph needs two images, got {first}")
-        images, labels = images.select(torch.arange(min(first, len(images)))), labels[:first]
-    if len(images) == 0:
-        raise RelgraphError(f"the split {split!r} of {opened.recipe.dataset} has no images: expected another --split")
+    if first is not None and first < 2:
+        raise RelgraphError(f"a graph needs two images, got {first}")
+    images, labels = opened.images(split, first)
     student, teacher = opened.nodes(images)
     if teacher is None and side != "student":
         raise RelgraphError(f"{path} was trained without a teacher: export its student's graph (side student)")
@@ -262,11 +274,14 @@ def run_pair(
         pair = split_pair(student.x, reference.x, graph=graph, k=k, threshold=threshold, neighbours=chooser)
     pair.classes, pair.split = list(images.classes), split
     for name, nodes in (("student", student), ("teacher", reference)):
-        store = pair[name]
-        store.image_id, store.y = images.index, labels
-        if opened.has_trained_classifier(name if teacher is not None else "student"):
-            store.prediction = nodes.prediction
-            store.correct = store.prediction == labels
-        if bool((images.labels < 0).any()):
-            store.labelled = images.labels >= 0
+        known = opened.has_trained_classifier(name if teacher is not None else "student")
+        pair[name].update(_facts(images, labels, nodes.prediction if known else None))
     return pair
+
+
+def _facts(images: ImageSet, labels: Tensor, prediction: Tensor | None) -> dict[str, Tensor]:
+    """Return what the nodes of a network carry of their images, `(N,)` each."""
+    found = {"image_id": images.index, "y": labels}
+    if prediction is not None:
+        found |= {"prediction": prediction, "correct": prediction == labels}
+    return found | ({"labelled": images.labels >= 0} if bool((images.labels < 0).any()) else {})

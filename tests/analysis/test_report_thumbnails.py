@@ -7,7 +7,7 @@ import torch
 from matplotlib import colormaps
 from PIL import Image
 
-from relgraph.analysis.report.thumbnails import SPRITE_TILE, data_uri, matrix_picture, sprite, thumbnails
+from relgraph.analysis.pictures import SPRITE_TILE, data_uri, matrix_picture, sprite, thumbnails
 from relgraph.data.images import ImageSet
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from relgraph.analysis.thumbnails import write_thumbnails
+from relgraph.analysis.pictures import write_thumbnails
 from relgraph.data.images import ImageSet, image_files
 from relgraph.errors import RelgraphError
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from relgraph.analysis.colours import NO_CLASS
+from relgraph.analysis.report.elements import figure
 from relgraph.analysis.report.html import Html, element, joined
 
 WIDTH, HEIGHT = 460, 250
@@ -42,7 +43,7 @@ def chart(title: str, curves: Sequence[Curve], epochs: tuple[float, float]) -> H
         *grid, epoch, *lines,
         element("line", {"class": "cursor", "x1": LEFT, "x2": LEFT, "y1": TOP, "y2": BOTTOM, "visibility": "hidden"}),
     )  # fmt: skip
-    return element("figure", {"class": "chart"}, element("figcaption", {}, title), drawing)
+    return figure(title, drawing, kind="chart")
 
 
 def scatter(places: Tensor, labels: Sequence[int], colours: Sequence[str], name: str) -> Html:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from relgraph.analysis.analysis import Analysis
-from relgraph.analysis.report.plane import planes
+from relgraph.analysis.layout import planes
 from relgraph.graph.kernels import pearson
 from relgraph.graph.search import nearest_in_blocks
 
@@ -125,11 +125,10 @@ def graph_data(analysis: Analysis, maps: Maps, thumbs: list[list[int]]) -> dict[
 
 def _node(analysis: Analysis, maps: Maps, number: int, thumb: list[int]) -> dict[str, Any]:
     position = int(maps.chosen[number])
-    label = int(analysis.labels[position])
     node: dict[str, Any] = {
         "id": number,
-        "label": analysis.classes[label] if label >= 0 else "",
-        "class": max(label, -1),
+        "label": analysis.class_name(position),
+        "class": max(int(analysis.labels[position]), -1),
         "index": int(analysis.index[position]),
         "thumb": thumb,
     }

@@ -1,14 +1,15 @@
 """The sections on one run: diagnostics, edge matrices, maps, the graph view, and the worst neighbourhoods."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from relgraph.analysis.analysis import Analysis
 from relgraph.analysis.colours import NO_CLASS, class_colours
 from relgraph.analysis.figures import confusion
+from relgraph.analysis.pictures import data_uri, matrix_picture, scale_picture, sprite, thumbnails
 from relgraph.analysis.report.charts import scatter
 from relgraph.analysis.report.content import (
     SIDES,
@@ -19,9 +20,8 @@ from relgraph.analysis.report.content import (
     figures,
     graph_data,
 )
+from relgraph.analysis.report.elements import MINUS, figure, key, legend, number, paragraph, table
 from relgraph.analysis.report.html import Html, element, joined, json_script
-from relgraph.analysis.report.run_sections import NOTHING, table
-from relgraph.analysis.report.thumbnails import data_uri, matrix_picture, scale_picture, sprite, thumbnails
 from relgraph.data.images import ImageSet
 
 WORST_CLASSES = 10
@@ -34,22 +34,15 @@ COLUMNS = {
 LEGEND = 20  # classes that fit a legend; more are chosen from a list
 THUMBNAIL = 64
 CORRELATION = 1.0
-MINUS = "\N{MINUS SIGN}"
-
-
-def text(words: str) -> Html:
-    """Return a paragraph."""
-    return element("p", {}, words)
 
 
 def diagnostics(analysis: Analysis, summary: Mapping[str, Any]) -> Html:
     """Return the measures of the k-NN graphs, as cards and a table."""
-    common = agreement(summary)
     rows = [[name, *(number(value) for value in values)] for name, values in figures(analysis, summary).items()]
     caption = f"{len(analysis.labels):,} images of the {analysis.split} split, {analysis.k} nearest neighbours"
     cards = [
         element("div", {"class": "card"}, element("dt", {}, name), element("dd", {}, number(value)))
-        for name, value in common.items()
+        for name, value in agreement(summary).items()
     ]
     explanation = "Nodes are the images' embeddings; edges join each to its nearest others by Pearson correlation. "
     explanation += "Homophily is the share of edges that join equal labels; communities are Louvain's."
@@ -57,87 +50,72 @@ def diagnostics(analysis: Analysis, summary: Mapping[str, Any]) -> Html:
         explanation += " Overlap is the share of its neighbours on which both networks agree; a node matches if, among "
         explanation += "all teacher nodes, its own is the nearest."
     return joined(
-        text(explanation),
+        paragraph(explanation),
         element("dl", {"class": "cards"}, *cards) if cards else "",
-        table(caption, ["", *(name.capitalize() for name in analysis.graphs)], rows),
+        table(caption, _networks("", analysis), rows),
     )
 
 
-def number(value: float | None) -> str:
-    """Return a count as it is, another number with three digits, and a dash where there is none."""
-    if value is None or math.isnan(value):
-        return NOTHING
-    return (f"{value:,}" if isinstance(value, int) else f"{value:.3f}").replace("-", MINUS)
+def _networks(corner: str, analysis: Analysis) -> list[str]:
+    return [corner, *(name.capitalize() for name in analysis.graphs)]
 
 
 def by_class(analysis: Analysis, summary: Mapping[str, Any]) -> Html:
     """Return the classes with the student's worst relations, and the classes that its graph mixes up."""
-    names = ("overlap", "relation_error", "homophily_student", "homophily_teacher")
-    shown = [name for name in names if name in summary["per_class"][0]]
+    classes = summary["per_class"]
+    shown = [name for name in COLUMNS if name in classes[0]]
     rows = [
-        [one["name"], number(one["images"]), *(number(one[name]) for name in shown)]
-        for one in summary["per_class"][:WORST_CLASSES]
+        [one["name"], number(one["images"]), *(number(one[name]) for name in shown)] for one in classes[:WORST_CLASSES]
     ]
     header = ["Class", "Images", *(COLUMNS[name] for name in shown)]
     order = "relation error, the mean |r_s - r_t| of an edge" if analysis.teacher is not None else "homophily"
-    some = "The classes" if len(summary["per_class"]) <= WORST_CLASSES else f"The {WORST_CLASSES} worst classes"
+    some = "The classes" if len(classes) <= WORST_CLASSES else f"The {WORST_CLASSES} worst classes"
     return element("div", {"class": "tables"}, table(f"{some} by {order}", header, rows), _mixed(analysis))
 
 
 def _mixed(analysis: Analysis) -> Html:
-    found = [one for one in confusion(analysis) if one.anchor != one.candidate][:WORST_CLASSES]
-    if not found:
-        return Html("")
-    sides = [f"{name}_share" for name in analysis.graphs]
+    names = analysis.classes
     rows = [
         [
-            joined(analysis.classes[one.anchor], " → ", analysis.classes[one.candidate]),
-            *(f"{100 * getattr(one, side):.1f} %" for side in sides),
+            joined(names[edge.anchor], " → ", names[edge.candidate]),
+            *(f"{100 * getattr(edge, f'{side}_share'):.1f} %" for side in analysis.graphs),
         ]
-        for one in found
+        for edge in confusion(analysis)[:WORST_CLASSES]
     ]
     caption = (
         "Classes that are mixed up: share of the edges from one class that end in another, largest differences first"
     )
-    return table(caption, ["From → to", *(name.capitalize() for name in analysis.graphs)], rows)
+    return table(caption, _networks("From → to", analysis), rows) if rows else Html("")
 
 
 def edge_matrices(found: Matrices, total_classes: int) -> Html:
     """Return the edge matrices of the teacher and the student, and their difference, as pictures."""
-    limit = CORRELATION
-    panels = []
+    drawn = [("E_s, student", found.student, CORRELATION)]
     if found.teacher is not None:
         difference = found.student - found.teacher
         largest = max(0.1, float(difference.abs().max()))
-        panels.append(_matrix("E_t, teacher", matrix_picture(found.teacher, limit), limit, found))
-        panels.append(_matrix("E_s, student", matrix_picture(found.student, limit), limit, found))
-        panels.append(_matrix(f"E_s {MINUS} E_t, difference", matrix_picture(difference, largest), largest, found))
-    else:
-        panels.append(_matrix("E_s, student", matrix_picture(found.student, limit), limit, found))
-    count = len(found.chosen)
-    if found.blocks:
-        of = f"{len(found.blocks)} of {total_classes}" if len(found.blocks) < total_classes else f"{total_classes}"
-        subject = f"{count} images of {of} classes, sorted by class"
-    else:
-        subject = f"{count} images, in the order of the split"
-    names = ", ".join(name for name, _ in found.blocks)
-    parts = [
-        text(f"Correlations between {subject}: one row and one column an image. Lines part the classes."
-             if found.blocks else f"Correlations between {subject}: one row and one column an image."),
-        element("div", {"class": "panels three"}, *panels),
-    ]  # fmt: skip
-    if names:
-        parts.append(element("p", {"class": "note"}, f"Classes from top to bottom: {names}."))
-    return joined(*parts)
+        drawn.insert(0, ("E_t, teacher", found.teacher, CORRELATION))
+        drawn.append((f"E_s {MINUS} E_t, difference", difference, largest))
+    panels = element("div", {"class": "panels three"}, *(_matrix(*one, found.blocks) for one in drawn))
+    some, row = f"Correlations between {len(found.chosen)} images", "one row and one column an image."
+    if not found.blocks:
+        return joined(paragraph(f"{some}, in the order of the split: {row}"), panels)
+    of = f"{len(found.blocks)} of {total_classes}" if len(found.blocks) < total_classes else f"{total_classes}"
+    return joined(
+        paragraph(f"{some} of {of} classes, sorted by class: {row} Lines part the classes."),
+        panels,
+        paragraph(f"Classes from top to bottom: {', '.join(name for name, _ in found.blocks)}.", "note"),
+    )
 
 
-def _matrix(name: str, address: str, limit: float, found: Matrices) -> Html:
-    count, position, lines = len(found.chosen), 0, []
-    for _, size in found.blocks[:-1]:
+def _matrix(name: str, matrix: Tensor, limit: float, blocks: list[tuple[str, int]]) -> Html:
+    count, position, lines = len(matrix), 0, []
+    for _, size in blocks[:-1]:
         position += size
         lines.append(element("line", {"x1": position, "x2": position, "y1": 0, "y2": count}))
         lines.append(element("line", {"x1": 0, "x2": count, "y1": position, "y2": position}))
-    picture = element("img", {"src": address, "alt": f"{name}: matrix of correlations between {count} images"})
+    alternative = f"{name}: matrix of correlations between {count} images"
+    picture = element("img", {"src": matrix_picture(matrix, limit), "alt": alternative})
     box = {"viewBox": f"0 0 {count} {count}", "aria-hidden": "true", "preserveAspectRatio": "none"}
     scale = element(
         "div",
@@ -146,8 +124,7 @@ def _matrix(name: str, address: str, limit: float, found: Matrices) -> Html:
         element("img", {"src": scale_picture(), "alt": f"colours from {MINUS}{limit:.2g}, blue, to {limit:.2g}, red"}),
         element("span", {}, f"{limit:.2g}"),
     )
-    square = element("div", {"class": "matrix"}, picture, element("svg", box, *lines))
-    return element("figure", {}, element("figcaption", {}, _subscript(name)), square, scale)
+    return figure(_subscript(name), element("div", {"class": "matrix"}, picture, element("svg", box, *lines)), scale)
 
 
 def _subscript(name: str) -> Html:
@@ -160,39 +137,36 @@ def class_maps(analysis: Analysis, maps: Maps) -> Html:
     """Return the maps of both networks side by side, the teacher's first, with one legend."""
     labels = analysis.labels[maps.chosen].tolist()
     colours = class_colours(len(analysis.classes))
+    count = len(labels)
     panels = [
-        element("figure", {"class": "map"}, element("figcaption", {}, side.capitalize()),
-                scatter(places, labels, colours, f"{maps.method} map of the {side}: {len(labels)} images by class"))
-        for side, places in reversed(list(zip(SIDES, maps.places, strict=False)))
-    ]  # fmt: skip
-    return joined(
-        text(
-            f"{maps.method} of {len(labels):,} images by each network's correlations. Distances between far groups "
-            "mean little and directions nothing; the student's map began at the teacher's places."
-            if len(panels) == 2
-            else f"{maps.method} of {len(labels):,} images by the student's correlations."
-        ),
-        _legend(analysis.classes, colours, labels),
-        element("div", {"class": "panels two"}, *panels),
-    )
+        figure(
+            side.capitalize(),
+            scatter(places, labels, colours, f"{maps.method} map of the {side}: {count} images by class"),
+            kind="map",
+        )
+        for side, places in zip(SIDES, maps.places, strict=False)
+    ]
+    words = f"{maps.method} of {count:,} images by the student's correlations."
+    if len(panels) == 2:
+        words = f"{maps.method} of {count:,} images by each network's correlations. Distances between far groups "
+        words += "mean little and directions nothing; the student's map began at the teacher's places."
+    keys = _class_legend(analysis.classes, colours, labels)
+    return joined(paragraph(words), keys, element("div", {"class": "panels two"}, *reversed(panels)))
 
 
-def _legend(classes: tuple[str, ...], colours: list[str], labels: list[int]) -> Html:
+def _class_legend(classes: tuple[str, ...], colours: list[str], labels: list[int]) -> Html:
     """Return the classes as buttons, or where they are too many as a list, which light up one of them."""
     if not classes:
         return Html("")
     if len(classes) > LEGEND:
-        entries = [element("option", {"value": number}, name) for number, name in enumerate(classes)]
+        entries = [element("option", {"value": place}, name) for place, name in enumerate(classes)]
         chosen = element("select", {"id": "class-select"}, element("option", {"value": ""}, "all classes"), *entries)
         return element("p", {"class": "legend"}, element("label", {"for": "class-select"}, "Light up "), chosen)
-    unknown = [(-1, "no label", NO_CLASS)] if -1 in labels else []
-    keys = [
-        element("button", {"type": "button", "class": "key", "data-class": number, "aria-pressed": "false"},
-                element("span", {"class": "swatch", "style": f"--c:{colour}"}), name)
-        for number, name, colour in [*zip(range(len(classes)), classes, colours, strict=True), *unknown]
-    ]  # fmt: skip
-    group = {"class": "legend", "id": "class-legend", "role": "group", "aria-label": "Light up one class in both maps"}
-    return element("div", group, *keys)
+    keys = [*zip(range(len(classes)), classes, colours, strict=True)]
+    keys += [(-1, "no label", NO_CLASS)] if -1 in labels else []
+    return legend(
+        "class-legend", "Light up one class in both maps", *(key("class", *one, pressed=False) for one in keys)
+    )
 
 
 def graph_view(analysis: Analysis, maps: Maps, images: ImageSet) -> Html:
@@ -200,58 +174,50 @@ def graph_view(analysis: Analysis, maps: Maps, images: ImageSet) -> Html:
     picture, places = sprite(images.select(maps.chosen.to(images.labels.device)))
     data = graph_data(analysis, maps, places)
     data |= {"sprite": picture, "colours": class_colours(len(analysis.classes)), "layout": maps.method}
-    count, k = len(places), data["k"]
+    words = f"The {data['k']}-nearest-neighbour graph of {len(places):,} images, in the places of the maps above; "
     return joined(
-        text(f"The {k}-nearest-neighbour graph of {count:,} images, in the places of the maps above; neighbours are "
-             "sought among these images."),
-        element("noscript", {}, text("The view needs JavaScript, which is part of this file.")),
+        paragraph(f"{words}neighbours are sought among these images."),
+        element("noscript", {}, paragraph("The view needs JavaScript, which is part of this file.")),
         element("div", {"id": "graph-view"}),
         json_script("graph-data", data),
-    )  # fmt: skip
+    )
 
 
 def worst_neighbourhoods(analysis: Analysis, found: list[Neighbourhood], images: ImageSet) -> Html:
     """Return the images on which the networks disagree most, with their neighbours as thumbnails."""
     wanted = sorted({i for one in found for i in (one.image, *one.student, *one.teacher)})
-    which = torch.tensor(wanted, device=images.labels.device)
-    pictures = thumbnails(images.select(which), THUMBNAIL)
-    shown = {number: data_uri(picture) for number, picture in zip(wanted, pictures, strict=True)}
+    pictures = thumbnails(images.select(torch.tensor(wanted, device=images.labels.device)), THUMBNAIL)
+    shown = {place: data_uri(picture) for place, picture in zip(wanted, pictures, strict=True)}
+    words = "The images with the fewest neighbours in common, among equals those first whose edges differ most. "
     items = [_neighbourhood(analysis, one, shown) for one in found]
     return joined(
-        text("The images with the fewest neighbours in common, among equals those first whose edges differ most. "
-             "A frame marks a neighbour that both networks choose."),
+        paragraph(f"{words}A frame marks a neighbour that both networks choose."),
         element("ol", {"class": "worst"}, *items),
-    )  # fmt: skip
+    )
 
 
 def _neighbourhood(analysis: Analysis, one: Neighbourhood, shown: dict[int, str]) -> Html:
     both = set(one.student) & set(one.teacher)
-    label = _label(analysis, one.image)
     rows = [
         element("div", {"class": "row"}, element("h4", {}, name.capitalize()),
                 element("ul", {"aria-label": f"Neighbours by the {name}"},
-                        *(_thumbnail(analysis, i, one.image, shown[i], i in both) for i in neighbours)))
+                        *(_neighbour(analysis, i, one.image, shown[i], i in both) for i in neighbours)))
         for name, neighbours in (("teacher", one.teacher), ("student", one.student))
     ]  # fmt: skip
-    heading = element("h3", {}, label, element("small", {}, f"overlap {one.overlap:.2f}"))
-    image = element("img", {"src": shown[one.image], "alt": _alternative(analysis, one.image), "class": "anchor"})
+    overlap = element("small", {}, f"overlap {one.overlap:.2f}")
+    heading = element("h3", {}, analysis.class_name(one.image, "no label"), overlap)
+    image = element("img", {"src": shown[one.image], "alt": _described(analysis, one.image), "class": "anchor"})
     return element("li", {}, image, element("div", {}, heading, *rows))
 
 
-def _thumbnail(analysis: Analysis, image: int, anchor: int, address: str, shared: bool) -> Html:
-    same = int(analysis.labels[image]) == int(analysis.labels[anchor])
-    kinds = ["shared"] if shared else []
-    kinds += [] if same else ["other"]
-    alternative = _alternative(analysis, image) + (", chosen by both networks" if shared else "")
+def _neighbour(analysis: Analysis, image: int, anchor: int, address: str, shared: bool) -> Html:
+    other = int(analysis.labels[image]) != int(analysis.labels[anchor])
+    kinds = " ".join(["shared"] * shared + ["other"] * other)
+    alternative = _described(analysis, image) + (", chosen by both networks" if shared else "")
     picture = element("img", {"src": address, "alt": alternative, "title": alternative})
-    caption = element("span", {"aria-hidden": "true"}, _label(analysis, image, ""))
-    return element("li", {"class": " ".join(kinds) or None}, picture, caption)
+    caption = element("span", {"aria-hidden": "true"}, analysis.class_name(image))
+    return element("li", {"class": kinds or None}, picture, caption)
 
 
-def _label(analysis: Analysis, image: int, without: str = "no label") -> str:
-    label = int(analysis.labels[image])
-    return analysis.classes[label] if label >= 0 else without
-
-
-def _alternative(analysis: Analysis, image: int) -> str:
-    return f"{_label(analysis, image, 'image')}, number {int(analysis.index[image])}"
+def _described(analysis: Analysis, image: int) -> str:
+    return f"{analysis.class_name(image, 'image')}, number {int(analysis.index[image])}"

@@ -4,13 +4,19 @@ import math
 from collections.abc import Sequence
 
 from relgraph.analysis.report.charts import Curve, chart
+from relgraph.analysis.report.elements import NOTHING, key, legend, paragraph, table
 from relgraph.analysis.report.html import Html, element, joined
-from relgraph.analysis.report.summary import FIGURES, Group, Summary, groups
+from relgraph.analysis.report.summary import FIGURES, Summary, groups
 
-NOTHING = "\N{EN DASH}"
 PARTS = {"": "", " best": "best epoch", " last": "last epoch"}
-# Measures of the graphs during training, in the order of the charts: title, then columns and their networks.
-DIAGNOSTICS: dict[str, dict[str, str]] = {
+# The charts in order: title, then the columns of the metrics, each with its part of the chart.
+CHARTS: dict[str, dict[str, str]] = {
+    "Training loss": {"loss": ""},
+    "Top-1 accuracy in %, training (labelled images)": {"train_top1": ""},
+    "Top-1 accuracy in %, validation": {"val_top1": ""},
+    "k-NN accuracy in %, validation": {"val_knn": ""},
+    "Top-1 accuracy in %, test": {"test_top1": ""},
+    "k-NN accuracy in %, test": {"test_knn": ""},
     "Neighbour overlap": {"overlap": ""},
     "Rank correlation of edges": {"edge_rank": ""},
     "Node-match accuracy": {"match": ""},
@@ -18,47 +24,34 @@ DIAGNOSTICS: dict[str, dict[str, str]] = {
 }
 
 
-def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, kind: str = "figures") -> Html:
-    """Return a table whose first column heads its rows."""
-    head = element("tr", {}, *(element("th", {"scope": "col"}, name) for name in header))
-    body = [
-        element("tr", {}, element("th", {"scope": "row"}, row[0]), *(element("td", {}, cell) for cell in row[1:]))
-        for row in rows
-    ]
-    title = element("caption", {}, element("span", {}, caption))
-    content = element("table", {"class": kind}, title, element("thead", {}, head), element("tbody", {}, *body))
-    return element("div", {"class": "scroll", "tabindex": 0, "role": "region", "aria-label": caption}, content)
-
-
 def results(runs: Sequence[Summary]) -> Html:
     """Return the table of figures on the test split: a row for each group of runs that differ in the seed alone."""
     grouped = groups(runs)
     names = [name + when for name in FIGURES for when in PARTS if any(name + when in g.figures for g in grouped)]
-    repeated = any(len(group.runs) > 1 for group in grouped)
     rows = [
-        [_names(group), _seeds(group), *(_figure(group.figures.get(name)) for name in names), _state(group)]
+        [
+            joined(*(element("span", {"class": "run-name"}, run.name) for run in group.runs)),
+            ", ".join(str(run.recipe.seed) for run in group.runs),
+            *(_figure(group.figures.get(name)) for name in names),
+            ", ".join(
+                str(run.result.get("best_epoch", NOTHING)) if run.result else "not finished" for run in group.runs
+            ),
+        ]
         for group in grouped
     ]
     header = ["Run", "Seed", *(_heading(name) for name in names), "Best epoch"]
+    repeated = any(len(group.runs) > 1 for group in grouped)
     spread = ", mean ± standard deviation over seeds (of the sample)" if repeated else ""
     notes = dict.fromkeys(str(run.result["note"]) for run in runs if "note" in run.result)
     return joined(
         table(f"Test split, in percent{spread}", header, rows),
-        *(element("p", {"class": "note"}, f"{note[:1].upper()}{note[1:]}.") for note in notes),
+        *(paragraph(f"{note[:1].upper()}{note[1:]}.", "note") for note in notes),
     )
 
 
 def _heading(name: str) -> Html:
     figure, _, when = name.partition(" ")
     return joined(FIGURES[figure], *([element("small", {}, PARTS[f" {when}"])] if when else []))
-
-
-def _names(group: Group) -> str:
-    return joined(*(element("span", {"class": "run-name"}, run.name) for run in group.runs))
-
-
-def _seeds(group: Group) -> str:
-    return ", ".join(str(run.recipe.seed) for run in group.runs)
 
 
 def _figure(value: tuple[float, float | None] | None) -> str:
@@ -68,16 +61,10 @@ def _figure(value: tuple[float, float | None] | None) -> str:
     return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
 
 
-def _state(group: Group) -> str:
-    epochs = [str(run.result.get("best_epoch", NOTHING)) if run.result else "not finished" for run in group.runs]
-    return ", ".join(epochs)
-
-
 def settings(runs: Sequence[Summary]) -> Html:
     """Return the table of options: a column for each run, a row for each option that is listed for one of them."""
-    names = list(dict.fromkeys(name for run in runs for name in run.settings))
     rows = []
-    for name in names:
+    for name in dict.fromkeys(name for run in runs for name in run.settings):
         values = [run.option(name) for run in runs]
         label = element("code", {}, name)
         differs = len({value for value in values if value is not None}) > 1
@@ -89,7 +76,7 @@ def settings(runs: Sequence[Summary]) -> Html:
 def environment(runs: Sequence[Summary]) -> Html:
     """Return the table of where the runs were made: versions, commit, hardware, speed."""
     columns = [_environment(run) for run in runs]
-    names = list(dict.fromkeys(name for one in columns for name in one))
+    names = dict.fromkeys(name for one in columns for name in one)
     rows = [[name, *(one.get(name, NOTHING) for one in columns)] for name in names]
     return table("Where and when the runs were made", ["", *(run.name for run in runs)], rows, kind="settings")
 
@@ -114,20 +101,14 @@ def _environment(run: Summary) -> dict[str, str]:
 
 def curves(runs: Sequence[Summary]) -> Html | None:
     """Return the charts of loss, accuracy and diagnostics, all runs overlaid; `None` if no run has an epoch."""
-    wanted: dict[str, dict[str, str]] = {
-        "Training loss": {"loss": ""},
-        "Top-1 accuracy in %, training (labelled images)": {"train_top1": ""},
-    }
-    for split, called in (("val", "validation"), ("test", "test")):
-        wanted[f"Top-1 accuracy in %, {called}"] = {f"{split}_top1": ""}
-        wanted[f"k-NN accuracy in %, {called}"] = {f"{split}_knn": ""}
     epochs = [row["epoch"] for run in runs for row in run.metrics]
-    drawn = []
-    for title, columns in {**wanted, **DIAGNOSTICS}.items():
-        found = _curves(runs, columns)
-        if found:
-            drawn.append(chart(title, found, (min(epochs), max(epochs))))
-    return joined(_legend(runs), element("div", {"class": "charts"}, *drawn)) if drawn else None
+    overlaid = {title: _curves(runs, columns) for title, columns in CHARTS.items()}
+    drawn = [chart(title, found, (min(epochs), max(epochs))) for title, found in overlaid.items() if found]
+    if not drawn:
+        return None
+    keys = [key("run", place, run.name, f"var(--run-{place % 10})", pressed=True) for place, run in enumerate(runs)]
+    label = element("span", {"class": "visually-hidden"}, "Show or hide the curves of a run:")
+    return joined(legend("run-legend", "Runs", label, *keys), element("div", {"class": "charts"}, *drawn))
 
 
 def _curves(runs: Sequence[Summary], columns: dict[str, str]) -> list[Curve]:
@@ -139,17 +120,3 @@ def _curves(runs: Sequence[Summary], columns: dict[str, str]) -> list[Curve]:
             if points:
                 found.append(Curve(number, run.name, part, points, dashed=part == "teacher"))
     return found
-
-
-def _legend(runs: Sequence[Summary]) -> Html:
-    keys = [
-        element(
-            "button",
-            {"type": "button", "class": "key", "data-run": number, "aria-pressed": "true"},
-            element("span", {"class": "swatch", "style": f"--c:var(--run-{number % 10})"}),
-            run.name,
-        )
-        for number, run in enumerate(runs)
-    ]
-    label = element("span", {"class": "visually-hidden"}, "Show or hide the curves of a run:")
-    return element("div", {"class": "legend", "id": "run-legend", "role": "group", "aria-label": "Runs"}, label, *keys)

@@ -1,0 +1,53 @@
+"""What the sections of the page are made of: paragraphs, tables, figures, and keys that light up a part of them."""
+
+import math
+from collections.abc import Sequence
+
+from relgraph.analysis.report.html import Html, element
+
+NOTHING = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+
+
+def paragraph(words: str, kind: str | None = None) -> Html:
+    """Return a paragraph, such as one of the kind "note"."""
+    return element("p", {"class": kind}, words)
+
+
+def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, kind: str = "figures") -> Html:
+    """Return a table whose first column heads its rows."""
+    head = element("tr", {}, *(element("th", {"scope": "col"}, name) for name in header))
+    body = [
+        element("tr", {}, element("th", {"scope": "row"}, row[0]), *(element("td", {}, cell) for cell in row[1:]))
+        for row in rows
+    ]
+    title = element("caption", {}, element("span", {}, caption))
+    content = element("table", {"class": kind}, title, element("thead", {}, head), element("tbody", {}, *body))
+    return element("div", {"class": "scroll", "tabindex": 0, "role": "region", "aria-label": caption}, content)
+
+
+def figure(caption: str, *content: Html, kind: str | None = None) -> Html:
+    """Return a drawing or a picture under its caption."""
+    return element("figure", {"class": kind}, element("figcaption", {}, caption), *content)
+
+
+def legend(id: str, label: str, *content: Html) -> Html:
+    """Return a group of keys."""
+    return element("div", {"class": "legend", "id": id, "role": "group", "aria-label": label}, *content)
+
+
+def key(part: str, number: int, name: str, colour: str, *, pressed: bool) -> Html:
+    """Return a button that shows or lights up one "run" or "class" by its number."""
+    attributes = {"type": "button", "class": "key", f"data-{part}": number, "aria-pressed": str(pressed).lower()}
+    return element("button", attributes, element("span", {"class": "swatch", "style": f"--c:{colour}"}), name)
+
+
+def number(value: float | None) -> str:
+    """Return a count as it is, another number with three digits, and a dash where there is none.
+
+    >>> number(1200), number(0.5)
+    ('1,200', '0.500')
+    """
+    if value is None or math.isnan(value):
+        return NOTHING
+    return (f"{value:,}" if isinstance(value, int) else f"{value:.3f}").replace("-", MINUS)
