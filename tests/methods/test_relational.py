@@ -1,8 +1,6 @@
 """What the methods over the graphs of a batch share: nodes, edges, refinement, and what the teacher's side learns."""
 
 import pickle
-import re
-from collections.abc import Callable
 from dataclasses import field
 
 import numpy as np
@@ -11,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import cross_entropy, frobenius, half_square, huber, kl, mean_square, sum_square
 from relgraph.graph.kernels import Kernel, euclidean, gaussian, gaussian_taylor, linear
 from relgraph.graph.pair import STUDENT, TEACHER, weights
@@ -25,12 +22,12 @@ from relgraph.methods.darkrank import score
 from relgraph.methods.pkt import SIMILARITY
 from relgraph.methods.relational import Relational, check_refinement
 from relgraph.training.spread import labelled_cross_entropy
+from tests.checks import assert_refused, case
+from tests.methods.golden import nearest
 
 N, DIM, STUDENT_WIDTH, TEACHER_WIDTH, CLASSES = 7, 4, 5, 6, 3
 BATCH = Batch(torch.arange(N), torch.tensor([0, 1, 2, -1, 1, 0, 2]))
 WIDTHS: dict[Part, tuple[int, int]] = {"embedding": (DIM, DIM), "feature": (STUDENT_WIDTH, TEACHER_WIDTH)}
-each_part = pytest.mark.parametrize("part", WIDTHS)
-each_graph = pytest.mark.parametrize("graph", [ALL_PAIRS, Nearest(3), Nearest(3, "student")], ids=str)
 
 
 class Weighing(Relational):
@@ -58,8 +55,8 @@ def outputs() -> tuple[Output, Output]:
     )
 
 
-def refinement(part: Part, name: str = "conv") -> Refinement:
-    found = Refinement(name, *WIDTHS[part])
+def refinement(part: Part) -> Refinement:
+    found = Refinement("conv", *WIDTHS[part])
     for parameter in found.parameters():
         nn.init.normal_(parameter)
     return found.double()
@@ -76,28 +73,24 @@ def moved(x: Tensor, edges: list[tuple[int, int]]) -> Tensor:
     return torch.stack(rows)
 
 
-def nearest(matrix: Tensor, k: int, largest: bool = True) -> list[tuple[int, int]]:
-    """Return the edges (neighbour, anchor) of each row's k largest (or smallest) others, by Python's sort."""
-    edges = []
-    for i, row in enumerate(matrix.tolist()):
-        others = sorted((j for j in range(len(row)) if j != i), key=lambda j: -row[j] if largest else row[j])
-        edges += [(j, i) for j in others[:k]]
-    return edges
+PARTS: tuple[Part, ...] = ("embedding", "feature", "map")
 
 
-@pytest.mark.parametrize("part", ["embedding", "feature", "map"])
-def test_the_nodes_are_those_that_were_asked_for(part: Part) -> None:
+@pytest.mark.parametrize("part", PARTS)
+def test_the_nodes_are_those_that_were_asked_for_and_smoothing_moves_them(part: Part) -> None:
+    """Each network's nodes by its own correlations, over the teacher's edges."""
     student, teacher = outputs()
-    method = relational("dense", part)
-    expected = {
-        "embedding": (student.embedding, teacher.embedding),
-        "feature": (student.feature, teacher.feature),
-        "map": (student.maps[1].flatten(1), teacher.maps[1].flatten(1)),
-    }[part]
-    assert method.reads == (part,)
-    assert all(
-        torch.equal(a, b) for a, b in zip(method.vectors(student, teacher), expected, strict=True) if b is not None
-    )
+    plain = relational("dense", part).vectors(student, teacher)
+    assert relational("dense", part).reads == (part,)
+    for given, found in zip((student, teacher), plain, strict=True):
+        parts = {"embedding": given.embedding, "feature": given.feature, "map": given.maps[1].flatten(1)}
+        assert parts[part] is not None and torch.equal(found, parts[part])
+    for k in (None, 3):
+        refinement = Refinement("smooth", *(x.shape[1] for x in plain))
+        refined = relational(ALL_PAIRS if k is None else Nearest(k), part, refinement).vectors(student, teacher)
+        edges = nearest(list(plain[1].numpy()), k or N - 1, lambda a, b: -float(np.corrcoef(a, b)[0, 1]))
+        for x, found in zip(plain, refined, strict=True):
+            torch.testing.assert_close(found, moved(x, edges))
 
 
 @pytest.mark.parametrize("kernel", [linear, euclidean], ids=lambda kernel: kernel.name)
@@ -105,8 +98,9 @@ def test_neighbours_are_chosen_by_the_methods_own_kernel_and_each_node_has_its_o
     student, teacher = outputs()
     pair = Weighing(graph=Nearest(3), kernel=kernel).pair(student, teacher)
     assert pair is not None and teacher.feature is not None and student.feature is not None
-    matrix = kernel(teacher.feature)
-    expected = {(i, i) for i in range(N)} | set(nearest(matrix, 3, kernel.nearest_is_largest))
+    sign = -1 if kernel.nearest_is_largest else 1
+    near = nearest(list(teacher.feature), 3, lambda a, b: sign * float(kernel(a[None], b[None])))
+    expected = {(i, i) for i in range(N)} | set(near)
     for kind, x in ((STUDENT, student.feature), (TEACHER, teacher.feature)):
         source, target = pair[kind].edge_index
         assert len(source) == 4 * N
@@ -130,17 +124,18 @@ SCALES = (raw, by_mean, by_max, by_constant_max, by_anchor_norm, by_anchor_sum, 
 CRITERIA = (frobenius, mean_square, sum_square, half_square, huber, kl, cross_entropy)
 
 
-@pytest.mark.parametrize(
-    "relation",
-    [
-        *(Relation(kernel, graph, criterion=mean_square) for kernel in KERNELS for graph in (Nearest(2), Above(0.3))),
-        *(Relation(scale=scale, criterion=criterion) for scale in SCALES for criterion in CRITERIA),
-    ],
-)
-def test_a_relation_of_known_parts_can_be_pickled(relation: Relation) -> None:
+def test_a_relation_of_known_parts_can_be_pickled() -> None:
+    relations = [
+        Relation(kernel, graph, criterion=mean_square) for kernel in KERNELS for graph in (Nearest(2), Above(0.3))
+    ]
+    relations += [Relation(scale=scale, criterion=criterion) for scale in SCALES for criterion in CRITERIA]
     student, teacher = (torch.rand(N, 3).double() for _ in range(2))
-    copy = pickle.loads(pickle.dumps(relation))
-    torch.testing.assert_close(copy(student, teacher), relation(student, teacher), rtol=0, atol=0, equal_nan=True)
+    for relation in relations:
+        with case(relation):
+            copy = pickle.loads(pickle.dumps(relation))
+            torch.testing.assert_close(
+                copy(student, teacher), relation(student, teacher), rtol=0, atol=0, equal_nan=True
+            )
 
 
 def test_a_method_without_a_relation_has_to_compare_pairs_itself() -> None:
@@ -155,30 +150,8 @@ def test_all_pairs_are_whole_matrices() -> None:
     torch.testing.assert_close(weights(pair, STUDENT), student.feature @ student.feature.T)
 
 
-@pytest.mark.parametrize("part", ["embedding", "feature", "map"])
-@pytest.mark.parametrize("k", [None, 3])
-def test_smoothing_moves_each_networks_nodes_by_its_own_correlations(part: Part, k: int | None) -> None:
-    student, teacher = outputs()
-    rule = ALL_PAIRS if k is None else Nearest(k)
-    plain = relational(rule, part).vectors(student, teacher)
-    widths = [x.shape[1] for x in plain]
-    found = relational(rule, part, Refinement("smooth", *widths)).vectors(student, teacher)
-    edges = nearest(torch.from_numpy(np.corrcoef(plain[1].numpy())), N - 1 if k is None else k)
-    for x, refined in zip(plain, found, strict=True):
-        torch.testing.assert_close(refined, moved(x, edges))
-
-
-@each_graph
-@each_part
-def test_the_students_side_learns_from_the_comparison_and_the_teachers_does_not(part: Part, graph: Rule) -> None:
-    student, teacher = outputs()
-    method = relational(graph, part, refinement(part))
-    s, t = method.vectors(student, teacher)
-    assert s.requires_grad and not t.requires_grad
-
-
-@each_graph
-@each_part
+@pytest.mark.parametrize("graph", [ALL_PAIRS, Nearest(3, "student")], ids=str)
+@pytest.mark.parametrize("part", WIDTHS)
 def test_the_teachers_side_learns_from_its_classifier_on_the_refined_nodes(part: Part, graph: Rule) -> None:
     student, teacher = outputs()
     for x in (student.embedding, student.feature):
@@ -195,7 +168,8 @@ def test_the_teachers_side_learns_from_its_classifier_on_the_refined_nodes(part:
 
     method = relational(graph, part, refinement(part))
     terms = method.teacher_terms(student, teacher, BATCH, of_the_head)
-    expected = method.vectors(student, teacher)[1]
+    of_student, expected = method.vectors(student, teacher)
+    assert of_student.requires_grad and not expected.requires_grad
     known = BATCH.labels >= 0
     assert list(terms) == ["refined"]
     torch.testing.assert_close(terms["refined"], functional.cross_entropy(head(expected)[known], BATCH.labels[known]))
@@ -211,17 +185,6 @@ def test_the_teachers_side_learns_from_its_classifier_on_the_refined_nodes(part:
     assert {id(p) for p in method.teacher_parameters()} == {id(p) for p in method.refinement.teacher.parameters()}
 
 
-def never(given: Output) -> Tensor:
-    raise AssertionError("nothing is to be classified")
-
-
-@pytest.mark.parametrize("name", [None, "smooth"])
-def test_without_a_learned_refinement_the_teacher_learns_nothing(name: str | None) -> None:
-    method = relational("dense", "feature", None if name is None else refinement("feature", name))
-    assert method.teacher_terms(*outputs(), BATCH, never) == {}
-    assert list(method.teacher_parameters()) == []
-
-
 def test_rules_by_name_by_edges_and_as_they_are() -> None:
     rule = Above(0.3)
     assert relational("dense", "feature").rule is ALL_PAIRS
@@ -230,48 +193,24 @@ def test_rules_by_name_by_edges_and_as_they_are() -> None:
     assert relational(rule, "feature").rule is rule
 
 
-LEARNED_MAPS = (
-    "a learned refinement trains the teacher's side by its classifier, which reads the nodes 'embedding' or 'feature', "
-    "got 'map'"
-)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: relational("dnse", "map"), "unknown graph 'dnse': did you mean 'dense'? (known: dense, knn)"),
+def test_what_it_refuses() -> None:
+    learned_maps = (
+        "a learned refinement trains the teacher's side by its classifier, which reads the nodes 'embedding' or "
+        "'feature', got 'map'"
+    )
+    bare = Output(torch.zeros(4, 3))
+    smooth = relational("dense", "embedding", Refinement("smooth", 3, 9))
+    assert_refused(
+        (lambda: relational("dense", "map", Refinement("conv", 3)), learned_maps),
+        (lambda: check_refinement("map", Refinement("conv", 3)), learned_maps),
         (
-            lambda: relational("dense", "maps"),  # type: ignore[arg-type]
-            "unknown nodes 'maps': did you mean 'map'? (known: embedding, feature, map)",
-        ),
-        (lambda: relational("dense", "map", Refinement("conv", 3)), LEARNED_MAPS),
-        (lambda: check_refinement("map", Refinement("conv", 3)), LEARNED_MAPS),
-    ],
-)
-def test_options_are_checked(make: Callable[[], object], message: str) -> None:
-    with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
-        make()
-
-
-@pytest.mark.parametrize(
-    ("method", "message"),
-    [
-        (
-            relational("dense", "feature"),
+            lambda: relational("dense", "feature").pair(bare, bare),
             "Relational reads features: expected Output(embedding, feature=...) of both networks",
         ),
         (
-            relational("dense", "map"),
+            lambda: relational("dense", "map").pair(bare, bare),
             "Relational reads the last stage map: expected Output(embedding, maps=(...)) "
             "of both networks, or nodes='feature' for vectors",
         ),
-        (
-            relational("dense", "embedding", Refinement("smooth", 3, 9)),
-            "the refinement was built for embeddings of width 9, got 3",
-        ),
-        (relational("knn", "embedding"), "k must be between 1 and the number of nodes less one, 3, got 8"),
-    ],
-)
-def test_outputs_are_checked(method: Relational, message: str) -> None:
-    with pytest.raises(RelgraphError, match=f"^{re.escape(message)}$"):
-        method.pair(Output(torch.zeros(4, 3)), Output(torch.zeros(4, 3)))
+        (lambda: smooth.pair(bare, bare), "the refinement was built for embeddings of width 9, got 3"),
+    )

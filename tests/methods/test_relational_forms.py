@@ -31,6 +31,7 @@ from relgraph.methods.sp import SP
 from relgraph.names import build_method
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.spread import spread_over
+from tests.checks import assert_refused
 from tests.graph.test_factored import largest_tensor, with_gradient
 from tests.processes import run_on
 
@@ -83,49 +84,51 @@ def compared(method: Relational, constant: bool = True) -> tuple[Tensor, Tensor]
 
 
 @each_method
-def test_all_pairs_in_blocks_are_the_matrix(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_are_the_matrix(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = compared(make("matrix", ALL_PAIRS))
     monkeypatch.setattr(blocks, "LARGEST", 3 * N)
     method = make("blocked", ALL_PAIRS)
     torch.testing.assert_close(compared(method), expected, rtol=1e-10, atol=1e-10)
 
-
-@pytest.mark.parametrize("graph", [Nearest(4), Nearest(5, "union")], ids=["teacher", "union"])
-@each_method
-def test_sparse_graphs_found_in_blocks_are_those_of_the_matrix(make: Make, graph: Rule) -> None:
     # A constant node has equally near neighbours: any may be chosen.
-    expected, found = (compared(make(form, graph), constant=False) for form in ("matrix", "blocked"))
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    for graph in (Nearest(4), Nearest(5, "union")):
+        expected, found = (compared(make(form, graph), constant=False) for form in ("matrix", "blocked"))
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", FACTORED)
-def test_products_of_nodes_are_the_matrix(name: str) -> None:
-    expected, found = (compared(METHODS[name](form, ALL_PAIRS)) for form in ("matrix", "factored"))
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in FACTORED])
-def test_other_methods_refuse_products(name: str) -> None:
-    with pytest.raises(RelgraphError, match="has the forms auto, matrix, blocked, got 'factored'"):
-        METHODS[name]("factored", ALL_PAIRS)
+@pytest.mark.parametrize("name", METHODS)
+def test_products_of_nodes_are_the_matrix_where_there_are_any(name: str) -> None:
+    if name in FACTORED:
+        expected, found = (compared(METHODS[name](form, ALL_PAIRS)) for form in ("matrix", "factored"))
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    else:
+        with pytest.raises(RelgraphError, match="has the forms auto, matrix, blocked, got 'factored'"):
+            METHODS[name]("factored", ALL_PAIRS)
 
 
 def test_forms_that_a_graph_or_a_refinement_has_not_are_refused() -> None:
-    with pytest.raises(RelgraphError, match="EGA on a sparse graph has the forms auto, matrix, blocked"):
-        EGA(graph="knn", form="factored")
-    with pytest.raises(RelgraphError, match="EGA with a refinement has the forms auto, matrix, got 'blocked'"):
-        EGA(refinement=Refinement("smooth", 4), form="blocked")
-    with pytest.raises(RelgraphError, match="PKT with a refinement has the forms auto, matrix, got 'factored'"):
-        PKT(refinement=Refinement("smooth", 4), form="factored")
-    with pytest.raises(RelgraphError, match="CC has the forms auto, matrix, got 'blocked'"):
-        CC("consecutive", form="blocked")
-    with pytest.raises(RelgraphError, match="unknown form 'dense'"):
-        SP(form="dense")  # type: ignore[arg-type]
-    x = torch.randn(5, 3)
-    with pytest.raises(RelgraphError, match="a graph pair with a refinement has the forms auto, matrix"):
-        graph_pair(x, x, refinement=Refinement("smooth", 3), form="blocked")
-    with pytest.raises(RelgraphError, match="a sparse graph pair has the forms auto, matrix, blocked"):
-        graph_pair(x, x, topology=Nearest(2), form="factored")
+    x, smooth = torch.randn(5, 3), Refinement("smooth", 3)
+    assert_refused(
+        (lambda: EGA(graph="knn", form="factored"), "EGA on a sparse graph has the forms auto, matrix, blocked…"),
+        (
+            lambda: EGA(refinement=smooth, form="blocked"),
+            "EGA with a refinement has the forms auto, matrix, got 'blocked'",
+        ),
+        (
+            lambda: PKT(refinement=smooth, form="factored"),
+            "PKT with a refinement has the forms auto, matrix, got 'factored'",
+        ),
+        (lambda: CC("consecutive", form="blocked"), "CC has the forms auto, matrix, got 'blocked'"),
+        (lambda: SP(form="dense"), "unknown form 'dense'…"),  # type: ignore[arg-type]
+        (
+            lambda: graph_pair(x, x, refinement=smooth, form="blocked"),
+            "a graph pair with a refinement has the forms auto, matrix, got 'blocked'",
+        ),
+        (
+            lambda: graph_pair(x, x, topology=Nearest(2), form="factored"),
+            "a sparse graph pair has the forms auto, matrix, blocked, got 'factored'",
+        ),
+    )
 
 
 @pytest.mark.parametrize("form", ["factored", "blocked"])
@@ -195,8 +198,8 @@ CASES: dict[str, tuple[str, Form, int]] = {
 WIDTH, LARGE = 5, 4 * N
 
 
-def _learned(processes: ProcessGroup) -> dict[str, tuple[Tensor, Tensor, int]]:
-    """Return each case's loss and the gradient of a shared layer, on this process's rows, and the nodes of its pair."""
+def _learned(processes: ProcessGroup) -> tuple[dict[str, tuple[Tensor, Tensor, int]], Tensor]:
+    """Return each case's loss, the gradient of a shared layer, and the nodes of its pair, of its rows; and a gram."""
     found = {}
     for case, (name, form, width) in CASES.items():
         images, teacher = (
@@ -214,12 +217,15 @@ def _learned(processes: ProcessGroup) -> dict[str, tuple[Tensor, Tensor, int]]:
         assert layer.weight.grad is not None
         _, ((pair, _),) = spread.compare(as_output(layer(images[rows])), as_output(teacher[rows]), None)
         found[case] = value.detach(), layer.weight.grad, len(pair["student"].x)
-    return found
+    x = torch.arange(12.0).view(6, 2)[processes.rows(6)]
+    return found, RowSums(processes).gram(x, x[:, :1])
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     count = 2
-    results, whole = run_on(count, _learned, tmp_path), _learned(SINGLE_PROCESS)
+    (whole, gram), found = _learned(SINGLE_PROCESS), run_on(count, _learned, tmp_path)
+    results = [result for result, _ in found]
+    assert all(torch.equal(other, gram) for _, other in found)
     for case, (value, gradient, _) in whole.items():
         assert all(torch.equal(result[case][0], results[0][case][0]) for result in results), case
         torch.testing.assert_close(results[0][case][0], value, rtol=1e-10, atol=1e-12)
@@ -228,12 +234,3 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         # Only the factored form leaves the rows where they are.
         factored = "factored" in case or case == "ega, auto"
         assert {result[case][2] for result in results} == {LARGE // count if factored else LARGE}, case
-
-
-def _summed(processes: ProcessGroup) -> Tensor:
-    x = torch.arange(12.0).view(6, 2)[processes.rows(6)]
-    return RowSums(processes).gram(x, x[:, :1])
-
-
-def test_grams_are_summed_over_processes(tmp_path: Path) -> None:
-    assert all(torch.equal(found, _summed(SINGLE_PROCESS)) for found in run_on(2, _summed, tmp_path))

@@ -1,16 +1,16 @@
 """Sums against their parts one by one: names, weights, memories, and the teacher's sides."""
 
+import math
 from collections.abc import Callable, Sequence
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from relgraph.errors import RelgraphError
 from relgraph.graph.refine import Refinement
 from relgraph.methods import CCL, EGA, KD, PKT, SEED, SP, SSKD, Batch, Method, Output, Sum, Views
 from relgraph.methods.base import as_output
+from tests.checks import assert_refused
 
 N, D, CLASSES = 6, 4, 3
 BATCH = Batch(torch.arange(N), torch.arange(N) % CLASSES)
@@ -162,14 +162,6 @@ def test_a_sum_may_stand_in_a_sum() -> None:
     torch.testing.assert_close(terms["both_kd"], 0.5 * KD()(student, teacher))
 
 
-def test_what_it_refuses() -> None:
-    with pytest.raises(RelgraphError, match=r"^a sum of methods needs at least one, got none$"):
-        Sum({})
-    for weight in (-1.0, float("nan")):
-        with pytest.raises(RelgraphError, match=f"^the weight of kd must be at least 0, got {weight}$"):
-            Sum({"pkt": (1.0, PKT()), "kd": (weight, KD())})
-
-
 def with_further(given: Output, each: int) -> Output:
     rows = each * N
     return given._replace(extra=Output(torch.randn(rows, D), torch.randn(rows, CLASSES), torch.randn(rows, D)))
@@ -217,20 +209,23 @@ def test_queues_of_a_sum_remember_patches_as_well() -> None:
     assert torch.equal(own.patch_memory.keys, alone.patch_memory.keys)
 
 
-@pytest.mark.parametrize(
-    ("methods", "words"),
-    [
-        ({"sskd": sskd, "seed": lambda: seed(6)}, "sskd for 3 rotations and seed for 6 patches"),
-        ({"seed": lambda: seed(6), "other": lambda: seed(2)}, "seed for 6 patches and other for 2 patches"),
+def test_further_views_that_differ() -> None:
+    share = "the methods of a sum share the extra views of an image, got"
+    all_of_them = SSKD(D, D, nn.Linear(D, D), transformations="all")
+    assert_refused(
         (
-            {"a": sskd, "b": lambda: SSKD(D, D, nn.Linear(D, D), transformations="all")},
-            "a for 3 rotations and b for 4 transformations",
+            lambda: Sum({"sskd": (1, sskd()), "seed": (1, seed(6))}),
+            f"{share} sskd for 3 rotations and seed for 6 patches",
         ),
-    ],
-)
-def test_further_views_that_differ(methods: dict[str, Callable[[], Method]], words: str) -> None:
-    with pytest.raises(RelgraphError, match=f"^the methods of a sum share the extra views of an image, got {words}$"):
-        Sum({name: (1.0, make()) for name, make in methods.items()})
+        (lambda: Sum({"a": (1, seed(6)), "b": (1, seed(2))}), f"{share} a for 6 patches and b for 2 patches"),
+        (
+            lambda: Sum({"a": (1, sskd()), "b": (1, all_of_them)}),
+            f"{share} a for 3 rotations and b for 4 transformations",
+        ),
+        (lambda: Sum({}), "a sum of methods needs at least one, got none"),
+        (lambda: Sum({"pkt": (1, PKT()), "kd": (-1, KD())}), "the weight of kd must be at least 0, got -1"),
+        (lambda: Sum({"pkt": (1, PKT()), "kd": (math.nan, KD())}), "the weight of kd must be at least 0, got nan"),
+    )
 
 
 def test_the_weight_of_the_labels_is_that_of_no_part() -> None:
