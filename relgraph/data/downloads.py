@@ -30,6 +30,7 @@ class Archive:
     """The archive in which a data set was published.
 
     Attributes:
+        name: Name of the data set.
         folder: Name of the one directory in it.
         url: Its address.
         md5: Its checksum.
@@ -37,6 +38,7 @@ class Archive:
         files: What the directory must hold, each with its MD5, which is empty where none is published.
     """
 
+    name: str
     folder: str
     url: str
     md5: str
@@ -87,7 +89,7 @@ class Archive:
         if found.word == "ready":  # another process was faster
             return
         if found.word == "incomplete":
-            raise RelgraphError(f"{self.folder} is incomplete: {found.detail}")
+            raise RelgraphError(f"{self.name} is incomplete: {found.detail}")
         if found.word == "missing":
             fetch(self.url, archive, self.md5)
         elif not check_md5(archive, self.md5):
@@ -114,10 +116,10 @@ class Archive:
                 )
 
 
-def archive_of(reader: Any, size: int, more: tuple[str, str]) -> Archive:
+def archive_of(name: str, reader: Any, size: int, more: tuple[str, str]) -> Archive:
     """Return the archive of a data set of torchvision, of `size` bytes, with one file `more` than its lists have."""
-    files = tuple((name, md5) for name, md5 in (*reader.train_list, *reader.test_list, more))
-    return Archive(reader.base_folder, reader.url, reader.tgz_md5, size, files)
+    files = tuple((file, md5) for file, md5 in (*reader.train_list, *reader.test_list, more))
+    return Archive(name, reader.base_folder, reader.url, reader.tgz_md5, size, files)
 
 
 def fetch(url: str, file: Path, md5: str) -> None:

@@ -131,18 +131,21 @@ class StoreWriter:
         if manifest_file(path).is_file():
             self.manifest = Manifest.read(path)
             _check_same(path, self.manifest.contents, contents, checksums)
-            _save(path / "images.npy", checksums.numpy())  # the same bytes, in place of what may be damaged
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RelgraphError(f"{path} exists already and is not a store of embeddings: choose another --out")
         else:
-            self.manifest = _start(path, contents, checksums)
-        listed = [number for number, digest in enumerate(self.manifest.shards) if digest is not None]
-        for number in _bar(path, self.manifest, listed):
+            path.mkdir(parents=True, exist_ok=True)
+            self.manifest = Manifest(contents, [None] * contents.shards)
+            self.manifest.write(path)  # first: stopped after it, the directory is known as a store that was begun
+        _save(path / "images.npy", checksums.numpy())  # the same bytes, in place of what may be damaged
+        for number in _bar(path, self.manifest, self.manifest.written):
             if _fault(path, self.manifest, number):
                 self.manifest.shards[number] = None
 
     @property
     def missing(self) -> list[int]:
         """Numbers of the shards that are to be written."""
-        return [number for number, digest in enumerate(self.manifest.shards) if digest is None]
+        return sorted(set(range(len(self.manifest.shards))) - set(self.manifest.written))
 
     def write(self, shard: int, rows: Tensor) -> None:
         """Write a shard, `(images in the shard, views, width)`, and then the manifest that lists it.
@@ -171,11 +174,11 @@ def shard_file(path: Path, shard: int) -> Path:
 
 def check_complete(path: Path, manifest: Manifest) -> None:
     """Raise RelgraphError if shards of a store are still to be written."""
-    if not manifest.complete:
-        done = sum(digest is not None for digest in manifest.shards)
+    done, total = len(manifest.written), len(manifest.shards)
+    if done < total:
         raise RelgraphError(
-            f"{path} is not finished, {done} of {len(manifest.shards)} shards are written: "
-            "the same relgraph embed command continues it"
+            f"{path} is not finished, {done} of {total} shards are written: the same relgraph embed command continues "
+            "it"
         )
 
 
@@ -191,12 +194,11 @@ def first_changed(stored: Tensor, found: Tensor) -> int | None:
 
 def _verified(path: Path, manifest: Manifest) -> list[Any]:
     """Return the shards, mapped into memory, once every byte of them has been verified."""
-    for number in _bar(path, manifest, list(range(len(manifest.shards)))):
+    for number in _bar(path, manifest, manifest.written):
         fault = _fault(path, manifest, number)
         if fault:
             raise RelgraphError(f"{shard_file(path, number)} {fault}: the same relgraph embed command writes it again")
-    files = [shard_file(path, number) for number in range(len(manifest.shards))]
-    return [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
+    return [np.load(shard_file(path, number), mmap_mode="r", allow_pickle=False) for number in manifest.written]
 
 
 def _bar(path: Path, manifest: Manifest, shards: list[int]) -> "tqdm[int]":
@@ -243,16 +245,6 @@ def read_checksums(path: Path, contents: Contents) -> Any:
     if found.dtype != np.int64 or checksums_digest(torch.from_numpy(found)) != contents.checksums:
         raise RelgraphError(f"{file} is damaged: its checksums are not those of the manifest")
     return found
-
-
-def _start(path: Path, contents: Contents, checksums: Tensor) -> Manifest:
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RelgraphError(f"{path} exists already and is not a store of embeddings: choose another --out")
-    path.mkdir(parents=True, exist_ok=True)
-    manifest = Manifest(contents, [None] * contents.shards)
-    manifest.write(path)  # first: stopped after it, the directory is known again as a store that was begun
-    _save(path / "images.npy", checksums.numpy())
-    return manifest
 
 
 def _check_same(path: Path, stored: Contents, asked: Contents, checksums: Tensor) -> None:

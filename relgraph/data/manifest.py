@@ -110,9 +110,9 @@ class Manifest:
     shards: list[str | None]
 
     @property
-    def complete(self) -> bool:
-        """Whether all shards are written."""
-        return None not in self.shards
+    def written(self) -> list[int]:
+        """Numbers of the shards that are written."""
+        return [number for number, digest in enumerate(self.shards) if digest is not None]
 
     def write(self, path: Path) -> None:
         """Write `manifest.json` into the directory `path`, whole or not at all.

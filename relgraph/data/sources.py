@@ -153,7 +153,7 @@ class Cifar(Published, Arrays):
     def archive(self) -> Archive:
         """The pickled version, with the checksums that torchvision knows."""
         reader = self._reader()
-        return archive_of(reader, self.size, (reader.meta["filename"], reader.meta["md5"]))
+        return archive_of(self.name, reader, self.size, (reader.meta["filename"], reader.meta["md5"]))
 
     def _reader(self) -> Any:
         from torchvision import datasets
@@ -188,7 +188,7 @@ class Stl10(Published, Arrays):
     def archive(self) -> Archive:
         """The archive with the checksums that torchvision knows; unlabelled images count where they are asked for."""
         reader = self._reader(self.facts.unlabelled > 0)
-        return archive_of(reader, self.size, (reader.class_names_file, ""))
+        return archive_of(self.name, reader, self.size, (reader.class_names_file, ""))
 
     @staticmethod
     def _reader(unlabelled: bool) -> Any:
@@ -229,6 +229,7 @@ class TinyImageNet(Published):
         """The archive with the sum that public loaders compare with; its publishers give none."""
         files = ("wnids.txt", "words.txt", "train", "val/images", "val/val_annotations.txt")
         return Archive(
+            self.name,
             "tiny-imagenet-200",
             "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
             "90528d7ca1a48142e341f4ef8d21d0de",

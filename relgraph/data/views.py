@@ -122,6 +122,7 @@ class Normalise:
         std: What the rest is divided by, likewise.
         channels: Of the input, 1 or 3; by default as many as there are numbers.
         size: Side of the input in pixels.
+        device: Where the images usually lie; for others the numbers are copied with each batch.
 
     Raises:
         RelgraphError: if mean and std are not one number per channel; when it is called, if the images' channels cannot
@@ -132,14 +133,22 @@ class Normalise:
     """
 
     def __init__(
-        self, mean: Sequence[float], std: Sequence[float], channels: int | None = None, size: int | None = None
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        channels: int | None = None,
+        size: int | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         channels = len(mean) if channels is None else channels
         if not len(mean) == len(std) == channels:
             raise RelgraphError(
                 f"mean and std must hold one number for each of {channels} channels, got {len(mean)} and {len(std)}"
             )
-        self._mean, self._std, self._luminance = (torch.tensor(x)[:, None, None] for x in (mean, std, LUMINANCE))
+        numbers = (
+            torch.tensor(each, dtype=torch.float32, device=device)[:, None, None] for each in (mean, std, LUMINANCE)
+        )
+        self._mean, self._std, self._luminance = numbers
         self._channels, self._size = channels, size
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ def _whole(recipe: Recipe) -> Recipe:
 def _embedder(contents: Contents, teacher: Teacher, fabric: Any) -> Embed:
     """Return the map from images `(B, C, H, W)` and their positions `(B,)` to `(B, views, width)` on the CPU."""
     fixed = contents.fixed_views().to(fabric.device)
-    prepare = Normalise(contents.mean, contents.std, size=contents.input_size)
+    prepare = Normalise(contents.mean, contents.std, size=contents.input_size, device=fabric.device)
 
     def embed(images: Tensor, index: Tensor) -> Tensor:
         images, index = images.to(fabric.device), index.to(fabric.device)

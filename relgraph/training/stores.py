@@ -144,7 +144,7 @@ def _check_values(wanted: Wanted, store: EmbeddingStore) -> None:
     view = (torch.arange(len(position)) % contents.views).to(wanted.device)
     images = train.select(position).sample(len(position)).to(wanted.device)
     seen = store.views().take(view, index).apply(images)
-    prepare = Normalise(contents.mean, contents.std, size=contents.input_size)
+    prepare = Normalise(contents.mean, contents.std, size=contents.input_size, device=wanted.device)
     # In the store's precision: what the run computes in changes the values by more than another machine does.
     with torch.autocast(wanted.device.type, torch.bfloat16, enabled=contents.precision == "bf16-mixed"):
         found = wanted.teacher(prepare(seen))

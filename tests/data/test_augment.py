@@ -128,11 +128,12 @@ def test_autocast_changes_nothing() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_views_on_the_gpu_are_those_on_the_cpu(name: str) -> None:
+def test_views_on_the_gpu_are_those_on_the_cpu() -> None:
     images = random_images(40, 3, 32, 32)
-    view = make_augmentation(name, padding=2, flip=True, channels=3).draw(40, 32, 32, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(view.apply(images.cuda()).cpu(), view.apply(images), rtol=0, atol=1e-4)
+    for name in AUGMENTATIONS:
+        augmentation = make_augmentation(name, padding=2, flip=True, channels=3)
+        view = augmentation.draw(40, 32, 32, torch.Generator().manual_seed(0))
+        torch.testing.assert_close(view.apply(images.cuda()).cpu(), view.apply(images), rtol=0, atol=1e-4)
 
 
 def test_names_make_the_published_augmentations() -> None:

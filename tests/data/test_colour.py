@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from relgraph.data.colour import CHANGES, draw_jitter, hue, saturation
+from relgraph.data.colour import CHANGES, draw_jitter
 
 ORACLES: tuple[Callable[[Tensor, float], Tensor], ...] = (
     tv.adjust_brightness,
@@ -51,12 +51,6 @@ def test_factors_are_uniform_and_every_order_equally_likely() -> None:
     counts = counts[counts > 0].double()
     assert len(counts) == 24
     assert ((counts - n / 24) ** 2 / (n / 24)).sum() < 49.7  # and with 23
-
-
-def test_one_channel_has_no_saturation_and_no_hue() -> None:
-    images, factor = some_images(2, 1), torch.tensor([0.3, 0.4])
-    assert torch.equal(saturation(images, factor), images)
-    assert torch.equal(hue(images, factor), images)
 
 
 def test_a_part_of_a_jitter_changes_its_rows_as_the_whole_does() -> None:

@@ -158,7 +158,7 @@ def published(web: Web, content: bytes) -> Archive:
     """Publish an archive on the server."""
     web.content = content
     files = tuple((name, hashlib.md5(inside).hexdigest()) for name, inside in FILES.items())
-    return Archive("birds", web.url, hashlib.md5(content).hexdigest(), 169_001_437, files)
+    return Archive("aves", "birds", web.url, hashlib.md5(content).hexdigest(), 169_001_437, files)
 
 
 def refuses(archive: Archive, root: Path, message: str) -> None:
@@ -209,7 +209,7 @@ def test_what_lacks_or_is_another_is_told(web: Web, tmp_path: Path) -> None:
         archive.check(tmp_path)
     (tmp_path / "birds/train").unlink()
     assert archive.state(tmp_path).word == "incomplete"
-    refuses(archive, tmp_path, r"birds is incomplete: .*birds lacks train: move it away to have it made anew")
+    refuses(archive, tmp_path, r"aves is incomplete: .*birds lacks train: move it away to have it made anew")
     assert sorted(os.listdir(tmp_path / "birds")) == ["deep", "meta"]
 
 

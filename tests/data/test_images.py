@@ -169,15 +169,6 @@ def test_an_image_of_another_size_is_one_sentence_from_a_worker_too(tmp_path: Pa
         )
 
 
-def test_images_of_all_kinds_fit_an_image_size(tmp_path: Path) -> None:
-    kinds = [("RGB", (9, 20)), ("L", (20, 9)), ("RGBA", (6, 6)), ("P", (30, 7))]
-    for i, (mode, size) in enumerate(kinds):
-        Image.new("RGB", size, (255, 255, 255)).convert(mode).save(tmp_path / f"{i}.png")
-    images = whole(image_files(tmp_path, [f"{i}.png" for i in range(4)], 6))
-    (batch,) = images.batches([torch.arange(4)])
-    assert batch.shape == (4, 3, 6, 6) and batch.min() == 255
-
-
 def test_names_that_are_not_ascii(tmp_path: Path) -> None:
     names = ["Ünïcode/ähre.png", "plain/with space.png"]
     for name in names:

@@ -4,23 +4,11 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from relgraph.data.resample import blur_matrix, blur_taps, crop_matrix, draw_boxes, resample
+from relgraph.data.resample import blur_matrix, blur_taps, draw_boxes, resample
 
 
 def some_images(*shape: int) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
-
-
-def test_a_crop_is_torchvisions_resized_crop() -> None:
-    for image, out, channels in (((32, 32), (32, 32), 3), ((13, 9), (13, 9), 1), ((40, 24), (10, 10), 3)):
-        images = some_images(40, channels, *image)
-        box = draw_boxes(40, *image, (0.05, 1.0), (3 / 4, 4 / 3), torch.Generator().manual_seed(0))
-        mirror = torch.arange(40) % 3 == 0
-        rows = crop_matrix(box[0], box[2], image[0], out[0])
-        seen = resample(images, rows, crop_matrix(box[1], box[3], image[1], out[1], mirror))
-        for one, (top, left, height, width), flip, got in zip(images, box.T.tolist(), mirror, seen, strict=True):
-            expected = tv.resized_crop(one, top, left, height, width, list(out), antialias=True)
-            torch.testing.assert_close(got, expected.flip(-1) if flip else expected, rtol=0, atol=1e-5)
 
 
 def test_a_blur_is_torchvisions() -> None:
@@ -39,13 +27,6 @@ def test_a_blur_reaches_over_a_tenth_of_the_side() -> None:
         assert taps % 2 == 1 and taps // 2 < side
         assert taps == 3 or abs(taps - side / 10) <= 1
     assert blur_taps(2) == 1
-
-
-def test_autocast_does_not_make_images_coarse() -> None:
-    images, one = some_images(2, 3, 8, 8), torch.tensor([0, 0])
-    whole = crop_matrix(one, one + 8, 8, 8)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(resample(images, whole, whole), images)
 
 
 def naive_box(height: int, width: int, areas: list[float], ratios: list[float], bounds: tuple[float, float]) -> Tensor:
