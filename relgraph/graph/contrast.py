@@ -16,7 +16,7 @@ from torch.nn.functional import softplus
 from relgraph.errors import RelgraphError
 from relgraph.graph.blocks import OneByOne, sum_of_blocks
 from relgraph.graph.forms import LARGEST_MATRIX
-from relgraph.graph.kernels import cosine, full_precision, own_places
+from relgraph.graph.kernels import check_positive, cosine, full_precision, own_places
 from relgraph.graph.pair import check_nodes
 
 # Weights in a block. On a CPU 4 MiB in float32, which its caches hold: an eighth to double take as long, 16 times as
@@ -220,8 +220,7 @@ def _missed(matched: Tensor, rest: Tensor) -> Tensor:
 def _check(anchors: Tensor, own: Tensor, keys: Tensor | None, *temperatures: float) -> None:
     """Raise RelgraphError unless all are rows of one width and the temperatures positive."""
     for temperature in temperatures:
-        if not temperature > 0:
-            raise RelgraphError(f"a temperature must be positive, got {temperature}")
+        check_positive("a temperature", temperature)
     check_nodes(anchors, own, one_width=True)
     if anchors.ndim != 2:
         raise RelgraphError(f"vectors must be (N, D), got {tuple(anchors.shape)}")

@@ -80,7 +80,7 @@ class Criterion:
         # A plain float32 sum over the squares of a matrix of N = 4,096 loses three digits.
         total: Tensor = torch.linalg.vector_norm(rows, dtype=torch.float64) if self.norm else rows.sum()
         total = total if self.finish is None else self.finish(total, anchors, student.numel())
-        return total.to(torch.promote_types(student.dtype, teacher.dtype))
+        return total.to(torch.result_type(student, teacher))
 
     def of_rows(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the result of `row` for the weights of some anchors.

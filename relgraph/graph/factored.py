@@ -45,7 +45,12 @@ class RowSums:
 
     def for_rows(self, x: Tensor) -> Tensor:
         """Return a sum for use on the rows of each process, so that its gradient comes from all of them."""
-        return x if self.processes.count == 1 else _ForRows.apply(x, self.processes)
+        if self.processes.count == 1 or not x.requires_grad:
+            return x
+        shared = x.clone()
+        # Each gradient is multiplied by W (see `ProcessGroup`), so that their sum is their mean.
+        shared.register_hook(lambda gradient: self.processes.mean_(gradient.clone()))  # type: ignore[no-untyped-call]
+        return shared
 
 
 class Squares(NamedTuple):
@@ -228,23 +233,3 @@ class _Gram(OneByOne):
 def _times(x: Tensor, matrix: Tensor, like: Tensor) -> Tensor:
     """Return `x matrix` in the shape and type of `like`, each row computed in float64."""
     return fill((x[start : start + ROWS].double() @ matrix for start in _starts(x)), like)
-
-
-class _ForRows(OneByOne):
-    """The identity; each process uses the result for its own rows, so its gradient is the sum over processes.
-
-    The gradients are multiplied by W (see `ProcessGroup`), so that sum is their mean.
-    """
-
-    @staticmethod
-    def forward(x: Tensor, processes: ProcessGroup) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ProcessGroup], output: Tensor) -> None:
-        ctx.processes = inputs[1]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.processes.mean_(gradient.clone()), None

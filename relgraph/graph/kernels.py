@@ -291,7 +291,7 @@ def gaussian(gamma: float) -> Kernel:
     tensor([[1.0000, 0.4493],
             [0.4493, 1.0000]])
     """
-    _check_positive("gamma", gamma)
+    check_positive("gamma", gamma)
     return Kernel("gaussian", unit, squared_distance, partial(_bell, gamma))
 
 
@@ -308,7 +308,7 @@ def gaussian_taylor(gamma: float, order: int) -> Kernel:
     Raises:
         RelgraphError: if `gamma` is not positive or `order` is negative.
     """
-    _check_positive("gamma", gamma)
+    check_positive("gamma", gamma)
     if order < 0:
         raise RelgraphError(f"the order of a Taylor polynomial must be at least 0, got {order}")
     factors = [math.exp(-2 * gamma) * (2 * gamma) ** p / math.factorial(p) for p in range(order + 1)]
@@ -322,7 +322,8 @@ def _polynomial(factors: list[float], x: Tensor) -> Tensor:
     return total
 
 
-def _check_positive(name: str, value: float) -> None:
+def check_positive(name: str, value: float) -> None:
+    """Raise RelgraphError unless a value is above 0."""
     if not value > 0:
         raise RelgraphError(f"{name} must be positive, got {value}")
 

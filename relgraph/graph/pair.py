@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from math import isqrt
 from typing import Any
 
 import torch
@@ -252,14 +251,9 @@ def weights(pair: Pair, kind: EdgeType) -> Tensor:
 
 def relations(pair: Pair, *kinds: EdgeType) -> list[Tensor]:
     """Return the `weights` of some edge types."""
-    stores, dense, found = [pair[kind] for kind in kinds], pair.graph == "dense", []
-    for store in stores:
-        if "adj" in store:
-            found.append(store["adj"].mT)
-        else:
-            listed = store["edge_weight"]
-            found.append(listed.view(2 * [isqrt(len(listed))]) if dense else listed)
-    return found
+    shape = 2 * (len(pair["student"].x),) if pair.graph == "dense" else (-1,)
+    stores = [pair[kind] for kind in kinds]
+    return [store["adj"].mT if "adj" in store else store["edge_weight"].view(shape) for store in stores]
 
 
 def adjacency(pair: Pair, kind: EdgeType = TEACHER) -> Tensor:

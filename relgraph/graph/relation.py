@@ -86,7 +86,7 @@ class Relation:
         _check_part("scale", scale, Scale)
         _check_part("criterion", criterion, Criterion)
         parts = (kernel, make_rule(topology), as_scale(scale), as_criterion(criterion), form)
-        for name, part in zip(("kernel", "topology", "scale", "criterion", "form"), parts, strict=True):
+        for name, part in zip((*EXPECTED, "form"), parts, strict=True):
             object.__setattr__(self, name, part)
         check_form(form, self.builder.known_forms, f"the relation of {kernel.name} weights")
 
@@ -155,7 +155,7 @@ class Relation:
             return self.criterion.of_block(*scaled)
 
         total = sum_of_blocks(term, (student, teacher, *shared), count, block)
-        return self._finish(total, student, teacher, count)
+        return self.criterion.of_blocks(total, count).to(torch.result_type(student, teacher))
 
     def _factored(self, pair: Pair, student: Tensor, teacher: Tensor) -> Tensor:
         assert self.scale.factors is not None
@@ -163,10 +163,8 @@ class Relation:
         s, t = self.scale.factors(student, sums), self.scale.factors(teacher, sums)
         plain = s[0] is s[1] is student and t[0] is t[1] is teacher and student.shape == teacher.shape
         square = squares_of(pair).within if plain else factored_square(s, t, sums)
-        return self._finish(square, student, teacher, sums.processes.count * len(student))
-
-    def _finish(self, total: Tensor, student: Tensor, teacher: Tensor, count: int) -> Tensor:
-        return self.criterion.of_blocks(total, count).to(torch.promote_types(student.dtype, teacher.dtype))
+        count = sums.processes.count * len(student)
+        return self.criterion.of_blocks(square, count).to(torch.result_type(student, teacher))
 
 
 def matching(pair: Pair, kernel: Kernel) -> Tensor:
@@ -186,9 +184,8 @@ def matching(pair: Pair, kernel: Kernel) -> Tensor:
         return frobenius(found, target(pair, found))
     student, teacher = pair["student"].prepared, pair["teacher"].prepared
     if pair.form == "factored":
-        return frobenius.of_blocks(squares_of(pair).across, len(student)).to(
-            torch.promote_types(student.dtype, teacher.dtype)
-        )
+        across = squares_of(pair).across
+        return frobenius.of_blocks(across, len(student)).to(torch.result_type(student, teacher))
     return across_in_blocks(kernel, student, teacher)
 
 
@@ -226,4 +223,4 @@ def across_in_blocks(kernel: Kernel, student: Tensor, teacher: Tensor, block: in
         return frobenius.of_block(found, own_places(teacher, anchors).to(found.dtype))
 
     total = sum_of_blocks(term, (student, teacher), len(student), block)
-    return frobenius.of_blocks(total, len(student)).to(torch.promote_types(student.dtype, teacher.dtype))
+    return frobenius.of_blocks(total, len(student)).to(torch.result_type(student, teacher))

@@ -58,7 +58,9 @@ class ClassSampler(nn.Module):
             labels = torch.full((max(images, 0),), -1)
         if labels.shape != (images,):
             raise RelgraphError(f"labels must be one for each of the {images} images, got {tuple(labels.shape)}")
-        classes, count = _own_classes(labels.detach().cpu())
+        labels = labels.detach().cpu()
+        own = torch.where(labels < 0, -1 - torch.arange(images), labels)  # an image without label is a class of its own
+        _, classes, count = torch.unique(own, return_inverse=True, return_counts=True)
         if len(count) < 2:
             raise RelgraphError(
                 f"negatives are images of other classes: expected at least 2 classes among {images} images, "
@@ -108,13 +110,6 @@ class ClassSampler(nn.Module):
         """Return integers uniform in 0..2^63 - 1; the streams 0 and 1 of a step are independent of each other."""
         generator = torch.Generator(self.order.device).manual_seed(self.seed * STRIDE + 2 * self.steps + stream)
         return torch.empty(rows, columns, dtype=torch.long, device=self.order.device).random_(generator=generator)
-
-
-def _own_classes(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each image's class, 0..classes - 1 without gaps, `(images,)`, and the images of each, `(classes,)`."""
-    own = torch.where(labels < 0, -1 - torch.arange(len(labels)), labels)
-    _, classes, count = torch.unique(own, return_inverse=True, return_counts=True)
-    return classes, count
 
 
 @dataclass(frozen=True)

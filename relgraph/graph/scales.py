@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from relgraph.errors import RelgraphError
 from relgraph.graph.blocks import rows_at_once, sum_of_blocks
-from relgraph.graph.kernels import Kernel, quotient
+from relgraph.graph.kernels import Kernel, check_positive, quotient
 from relgraph.graph.topology import ALL_PAIRS, Topology
 
 if TYPE_CHECKING:
@@ -179,6 +178,5 @@ def softmax(temperature: float) -> Scale:
     >>> softmax(2.0)(torch.zeros(1, 2)).exp()
     tensor([[0.5000, 0.5000]])
     """
-    if not temperature > 0:
-        raise RelgraphError(f"a temperature must be positive, got {temperature}")
+    check_positive("a temperature", temperature)
     return Scale("softmax", partial(_log_softmax, temperature))

@@ -212,7 +212,7 @@ class Method(nn.Module):
 
         `cross_entropy` returns the loss of the teacher's head on the batch's labels for an output whose embedding or
         feature the method has changed. The student gets no gradient from these losses. Most methods have no parameters
-        on this side.
+        on this side: only those with `teacher_parameters` are asked for losses in a training.
         """
         return {}
 

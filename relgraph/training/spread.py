@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -113,7 +113,10 @@ class Spread:
             if processes.count > 1 and not (self.local or part.method.pointwise):
                 s, t, rows = self._gathered(part.method, student, teacher, batch)
                 processes = SINGLE_PROCESS
-            own = partial(_cross_entropy, classify, rows.labels, processes)
+
+            def own(output: Output, labels: Tensor = rows.labels, processes: ProcessGroup = processes) -> Tensor:
+                return labelled_cross_entropy(classify(output), labels, processes)
+
             terms |= part.named(part.method.teacher_terms(s, t, rows, own))
         return terms
 
@@ -126,12 +129,6 @@ class Spread:
         """Write the whole batch into the method's memory: the memories of all processes stay equal."""
         for method in self._memories:
             method.remember(*self._gathered(method, as_output(student), as_output(teacher), batch))
-
-
-def _cross_entropy(
-    classify: Callable[[Output], Tensor], labels: Tensor, processes: ProcessGroup, output: Output
-) -> Tensor:
-    return labelled_cross_entropy(classify(output), labels, processes)
 
 
 def spread_over(method: Method, processes: ProcessGroup | None = None, *, local: bool = False) -> Spread:
