@@ -177,11 +177,8 @@ def test_evaluation_is_plain_batch_norm() -> None:
     plain(x)
     layers = synchronised(copy.deepcopy(plain), ProcessGroup(1, 3)).eval()  # no group: nothing may be sent
     assert torch.equal(layers(x), plain.eval()(x))
-
-
-def test_one_process_has_torchs_own_layers() -> None:
-    layers = synchronised(network(), SINGLE_PROCESS)
-    assert not any(isinstance(layer, Synchronised) for layer in layers.modules())
+    alone = synchronised(network(), SINGLE_PROCESS)
+    assert not any(isinstance(layer, Synchronised) for layer in alone.modules())
 
 
 class Other(nn.BatchNorm2d):
@@ -191,9 +188,6 @@ class Other(nn.BatchNorm2d):
 def test_a_batch_norm_of_another_kind_is_refused() -> None:
     with pytest.raises(RelgraphError, match=r"supports BatchNorm1d.* and timm's BatchNormAct2d, got Other in '1.0'"):
         synchronised(nn.Sequential(nn.ReLU(), nn.Sequential(Other(3))), ProcessGroup(0, 2))
-
-
-def test_a_batch_norm_wants_channels() -> None:
     with pytest.raises(RelgraphError, match=r"a batch norm needs a tensor \(N, C, ...\), got \(5,\)"):
         synchronised(nn.BatchNorm1d(5), ProcessGroup(0, 2))(torch.zeros(5))
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from relgraph.errors import RelgraphError
 from relgraph.names import build_backbone, student
@@ -22,15 +22,7 @@ from relgraph.networks.files import (
     save_ss_head,
 )
 from relgraph.networks.heads import Head, Projector
-
-INFO: dict[str, Any] = {
-    "backbone": "resnet8",
-    "in_channels": 1,
-    "image_size": 8,
-    "mean": [0.5],
-    "std": [0.25],
-    "objective": "ega",
-}
+from tests.networks.tiny import INFO
 
 
 def trained_backbone() -> nn.Module:
@@ -40,45 +32,13 @@ def trained_backbone() -> nn.Module:
     return backbone
 
 
-def saved(path: Path) -> Path:
-    save_network(path, trained_backbone(), INFO)
-    return path
+def equal(one: nn.Module, other: nn.Module) -> bool:
+    first, second = one.state_dict(), other.state_dict()
+    return list(first) == list(second) and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_backbone_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    path, backbone = tmp_path / "student.safetensors", trained_backbone()
-    save_network(path, backbone, INFO)
-    again, info = load_network(path, student)
-    assert info == INFO
-    assert not again.training
-    state = again.state_dict()
-    assert list(state) == list(backbone.state_dict())
-    assert all(torch.equal(state[name], tensor) for name, tensor in backbone.state_dict().items())
-    images = torch.rand(2, 1, 8, 8)
-    assert torch.equal(again(images), backbone.eval()(images))
-
-
-def test_a_student_is_stored_whole_and_its_backbone_read_alone(tmp_path: Path) -> None:
-    path, backbone, head = tmp_path / "student.safetensors", trained_backbone(), Head(64, 16, 10)
-    save_network(path, nn.ModuleDict({"backbone": backbone, "head": head}), INFO)
-    tensors, info = read_network(path)
-    assert info == INFO
-    own = {name.removeprefix("head."): tensor for name, tensor in tensors.items() if name.startswith("head.")}
-    again = Head(64, 16, 10)
-    load_strictly(again, own, path)
-    feature = torch.randn(3, 64)
-    assert torch.equal(again(feature)[1], head(feature)[1])
-    images = torch.rand(2, 1, 8, 8)
-    assert torch.equal(load_network(path, student)[0](images), backbone.eval()(images))
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "wrn_16_1", "ShuffleV2", "MobileNetV2", "timm:test_resnet", "timm:test_vit", "torchvision:shufflenet_v2_x0_5",
-        "torchvision:mnasnet0_5",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("name", ["wrn_16_1", "ShuffleV2", "MobileNetV2", "timm:test_resnet", "timm:test_vit",
+                                  "torchvision:shufflenet_v2_x0_5", "torchvision:mnasnet0_5"])  # fmt: skip
 def test_every_kind_of_backbone_comes_back(tmp_path: Path, name: str) -> None:
     """MNASNet loads no weights without the version of their layout."""
     path, images = tmp_path / "student.safetensors", torch.rand(4, 3, 48, 48)
@@ -100,72 +60,46 @@ def test_two_names_of_one_weight_are_both_stored(tmp_path: Path) -> None:
     assert all(torch.equal(tensors[f"{i}.weight"], first.weight) for i in range(2))
 
 
-def test_half_precision_weights_are_read_into_float32(tmp_path: Path) -> None:
-    path = tmp_path / "student.safetensors"
-    save_network(path, trained_backbone().bfloat16(), INFO)
-    assert {p.dtype for p in load_network(path, student)[0].parameters()} == {torch.float32}
-
-
-def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(RelgraphError, match=r"^cannot read the network file .*nowhere"):
-        read_network(tmp_path / "nowhere.safetensors")
-
-
 @pytest.mark.parametrize("keep", [0, 4, 200, -1])
 def test_a_truncated_file(tmp_path: Path, keep: int) -> None:
-    path = saved(tmp_path / "student.safetensors")
+    path = tmp_path / "student.safetensors"
+    save_network(path, trained_backbone(), INFO)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(RelgraphError, match=r"^cannot read the network file "):
         load_network(path, student)
 
 
-def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
-    with pytest.raises(RelgraphError, match=r"^cannot read the network file "):
-        read_network(tmp_path)
-
-
-@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
-def test_another_programs_weights(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+def test_other_files_are_no_network(tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere.safetensors", tmp_path):
+        with pytest.raises(RelgraphError, match=rf"^cannot read the network file .*{path.name}"):
+            read_network(path)
     path = tmp_path / "other.safetensors"
-    save_file({"weight": torch.zeros(2)}, path, metadata=metadata)
-    with pytest.raises(
-        RelgraphError, match=r"holds weights without relgraph's description: expected a student.safetensors"
+    for metadata in (None, {"format": "pt"}):
+        save_file({"weight": torch.zeros(2)}, path, metadata=metadata)
+        with pytest.raises(
+            RelgraphError, match=r"weights without relgraph's description: expected a student\.safetens"
+        ):
+            read_network(path)
+    for description in ("not JSON", "{}", '{"backbone": "resnet8"}'):
+        save_file({"weight": torch.zeros(2)}, path, metadata={"relgraph": description})
+        with pytest.raises(
+            RelgraphError, match="is damaged: expected JSON with backbone, image_size, in_channels, mean"
+        ):
+            load_network(path, student)
+
+
+def test_weights_of_another_architecture(tmp_path: Path) -> None:
+    weight, bias = torch.zeros(2, 3), torch.zeros(2)
+    for changed, message in (
+        ({"weight": weight}, "bias is missing"),
+        ({"weight": weight, "bias": bias, "scale": bias}, "scale is not part of the network"),
+        ({"weight": torch.zeros(2, 4), "bias": bias}, r"weight is \(2, 3\) in the network, \(2, 4\) in the file"),
     ):
-        read_network(path)
-
-
-@pytest.mark.parametrize("description", ["not JSON", "{}", '{"backbone": "resnet8"}'])
-def test_a_description_that_describes_nothing(tmp_path: Path, description: str) -> None:
-    path = tmp_path / "student.safetensors"
-    save_file({"weight": torch.zeros(2)}, path, metadata={"relgraph": description})
-    with pytest.raises(RelgraphError):
-        load_network(path, student)
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"weight": torch.zeros(2, 3)}, "bias is missing"),
-        (
-            {"weight": torch.zeros(2, 3), "bias": torch.zeros(2), "scale": torch.zeros(2)},
-            "scale is not part of the network",
-        ),
-        (
-            {"weight": torch.zeros(2, 4), "bias": torch.zeros(2)},
-            r"weight is \(2, 3\) in the network, \(2, 4\) in the file",
-        ),
-    ],
-)
-def test_weights_of_another_architecture(changed: dict[str, Tensor], message: str) -> None:
-    with pytest.raises(RelgraphError, match=f"^x.safetensors is of another architecture: {message}$"):
-        load_strictly(nn.Linear(3, 2), changed, Path("x.safetensors"))
-
-
-def test_the_wrong_backbone_for_the_weights(tmp_path: Path) -> None:
-    path = tmp_path / "student.safetensors"
-    save_network(path, trained_backbone(), {**INFO, "backbone": "resnet14"})
+        with pytest.raises(RelgraphError, match=f"^x.safetensors is of another architecture: {message}$"):
+            load_strictly(nn.Linear(3, 2), changed, Path("x.safetensors"))
+    save_network(tmp_path / "x", trained_backbone(), {**INFO, "backbone": "resnet14"})
     with pytest.raises(RelgraphError, match=r"is of another architecture: .* in the network, .* in the file$"):
-        load_network(path, student)
+        load_network(tmp_path / "x", student)
 
 
 PROJECTOR: dict[str, Any] = {"dim": 5, "hidden": 12, "norm": True}
@@ -186,41 +120,28 @@ def trained_student(path: Path, **info: Any) -> nn.ModuleDict:
     return network.eval()
 
 
-def equal(one: nn.Module, other: nn.Module) -> bool:
-    first, second = one.state_dict(), other.state_dict()
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-@pytest.mark.parametrize("directory", [True, False])
-def test_a_pre_training_is_read_in_its_parts(tmp_path: Path, directory: bool) -> None:
+def test_a_pre_training_is_read_in_its_parts(tmp_path: Path) -> None:
     file = tmp_path / "network.safetensors"
     network = pretrained(file)
-    path = tmp_path if directory else file
-    backbone, info = load_network(path, student)
-    assert equal(backbone, network["backbone"]) and info["projector"] == PROJECTOR
-    projector = load_projector(path)
-    assert equal(projector, network["projector"]) and not projector.training
-    feature = torch.randn(3, 64)
-    assert torch.equal(projector(feature), network["projector"](feature))
+    for path in (file, tmp_path):
+        backbone, info = load_network(path, student)
+        assert equal(backbone, network["backbone"]) and info == {**INFO, "projector": PROJECTOR}
+        projector = load_projector(path)
+        assert equal(projector, network["projector"]) and not projector.training and not backbone.training
+    save_network(file, network.half(), info)
+    parts = (load_projector(file), load_network(file, student)[0])
+    assert {p.dtype for part in parts for p in part.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("directory", [True, False])
-def test_a_students_head_comes_with_its_classes(tmp_path: Path, directory: bool) -> None:
+def test_a_students_head_comes_with_its_classes(tmp_path: Path) -> None:
     file = tmp_path / "student.safetensors"
     network = trained_student(file)
-    path = tmp_path if directory else file
-    head, classes = load_head(path)
-    assert equal(head, network["head"]) and not head.training and classes == ("a", "b", "c")
-    assert equal(load_network(path, student)[0], network["backbone"])
-
-
-def test_parts_in_half_precision_are_read_into_float32(tmp_path: Path) -> None:
-    save_network(tmp_path / "n", pretrained(tmp_path / "n").half(), {**INFO, "projector": PROJECTOR})
-    save_network(
-        tmp_path / "s", trained_student(tmp_path / "s").half(), {**INFO, "dim": 16, "classes": ["a", "b", "c"]}
-    )
-    parts = (load_projector(tmp_path / "n"), load_head(tmp_path / "s")[0])
-    assert {p.dtype for part in parts for p in part.parameters()} == {torch.float32}
+    for path in (file, tmp_path):
+        head, classes = load_head(path)
+        assert equal(head, network["head"]) and not head.training and classes == ("a", "b", "c")
+        assert equal(load_network(path, student)[0], network["backbone"])
+    save_network(file, network.half(), read_network(file)[1])
+    assert {p.dtype for p in load_head(file)[0].parameters()} == {torch.float32}
 
 
 def test_the_network_of_a_run(tmp_path: Path) -> None:
@@ -234,35 +155,29 @@ def test_the_network_of_a_run(tmp_path: Path) -> None:
     assert find_network(tmp_path / "any.name") == tmp_path / "any.name"
 
 
-@pytest.mark.parametrize("info", [{}, {"dim": 16, "classes": []}, {"classes": ["a"]}, {"dim": 0, "classes": ["a"]}])
-def test_a_network_without_a_classifier(tmp_path: Path, info: dict[str, Any]) -> None:
-    network = nn.ModuleDict({"backbone": trained_backbone(), "head": Head(64, 16, 3)})
-    save_network(tmp_path / "student.safetensors", network, {**INFO, **info})
-    with pytest.raises(
-        RelgraphError,
-        match=r"holds no classifier: expected the student\.safetensors of a training run with labels$",
-    ):
-        load_head(tmp_path)
-
-
-def test_a_pre_training_has_no_classifier_and_a_student_no_projector(tmp_path: Path) -> None:
+def test_a_network_without_a_classifier_or_a_projector(tmp_path: Path) -> None:
+    message = r"holds no classifier: expected the student\.safetensors of a training run with labels$"
+    info: Any
+    for info in ({}, {"dim": 16, "classes": []}, {"classes": ["a"]}, {"dim": 0, "classes": ["a"]}):
+        network = nn.ModuleDict({"backbone": trained_backbone(), "head": Head(64, 16, 3)})
+        save_network(tmp_path / "student.safetensors", network, {**INFO, **info})
+        with pytest.raises(RelgraphError, match=message):
+            load_head(tmp_path)
     pretrained(tmp_path / "n", dim=5, classes=["a"])
     with pytest.raises(RelgraphError, match="n holds no classifier: expected"):
         load_head(tmp_path / "n")
     trained_student(tmp_path / "s", projector=PROJECTOR)
-    with pytest.raises(
-        RelgraphError, match=r"s holds no projector: expected the network\.safetensors of relgraph pretrain$"
-    ):
+    message = r"s holds no projector: expected the network\.safetensors of relgraph pretrain$"
+    with pytest.raises(RelgraphError, match=message):
         load_projector(tmp_path / "s")
 
 
-@pytest.mark.parametrize(
-    "said", [3, [], {"dim": 5, "hidden": 12}, {**PROJECTOR, "dim": "5"}, {**PROJECTOR, "hidden": -1}]
-)
-def test_a_damaged_description_of_a_projector(tmp_path: Path, said: Any) -> None:
-    pretrained(tmp_path / "n", projector=said)
-    with pytest.raises(RelgraphError, match="n is damaged: expected a projector with dim, hidden and norm, got"):
-        load_projector(tmp_path / "n")
+def test_a_damaged_description_of_a_projector(tmp_path: Path) -> None:
+    said: Any
+    for said in (3, [], {"dim": 5, "hidden": 12}, {**PROJECTOR, "dim": "5"}, {**PROJECTOR, "hidden": -1}):
+        pretrained(tmp_path / "n", projector=said)
+        with pytest.raises(RelgraphError, match="n is damaged: expected a projector with dim, hidden and norm, got"):
+            load_projector(tmp_path / "n")
 
 
 def test_parts_of_other_sizes_than_described(tmp_path: Path) -> None:
@@ -274,24 +189,16 @@ def test_parts_of_other_sizes_than_described(tmp_path: Path) -> None:
         load_head(tmp_path / "s")
 
 
-@pytest.mark.parametrize("directory", [True, False])
-def test_a_self_supervision_head_comes_back_frozen(tmp_path: Path, directory: bool) -> None:
+def test_a_self_supervision_head_comes_back_frozen(tmp_path: Path) -> None:
     file, head = tmp_path / "ss_head.safetensors", Projector(6, 6)
-    save_ss_head(file, head, teacher="embedded:digits", fingerprint="ab12", transformations="all")
-    again, info = load_ss_head(tmp_path if directory else file, 6)
-    assert equal(again, head) and not again.training
-    assert not any(p.requires_grad for p in again.parameters()) and {p.dtype for p in again.parameters()} == {
-        torch.float32
-    }
     known = {"teacher": "embedded:digits", "fingerprint": "ab12", "transformations": "all"}
-    assert info == {"kind": "sskd-head", "width": 6, **known}
-
-
-def test_a_self_supervision_head_of_another_width(tmp_path: Path) -> None:
-    save_ss_head(tmp_path / "ss_head.safetensors", Projector(6, 6), teacher="x", fingerprint="y")
-    with pytest.raises(
-        RelgraphError, match=r"ss_head\.safetensors was trained for a teacher of width 6, this one has 7$"
-    ):
+    save_ss_head(file, head, **known)
+    for path in (file, tmp_path):
+        again, info = load_ss_head(path, 6)
+        assert equal(again, head) and not again.training
+        assert all(p.dtype == torch.float32 and not p.requires_grad for p in again.parameters())
+        assert info == {"kind": "sskd-head", "width": 6, **known}
+    with pytest.raises(RelgraphError, match=r"d\.safetensors was trained for a teacher of width 6, this one has 7$"):
         load_ss_head(tmp_path, 7)
 
 
@@ -312,17 +219,12 @@ def test_a_missing_or_damaged_self_supervision_head(tmp_path: Path) -> None:
         load_ss_head(file, 6)
 
 
-@pytest.mark.parametrize(
-    ("metadata", "message"),
-    [
+def test_other_files_are_no_self_supervision_head(tmp_path: Path) -> None:
+    for metadata, message in (
         (None, "holds weights without relgraph's description: expected the ss_head"),
         ({"relgraph": "[]"}, "is damaged: expected JSON with names and values, got"),
         ({"relgraph": '{"backbone": "resnet8"}'}, "holds no self-supervision head: expected the ss_head"),
-    ],
-)
-def test_other_files_are_no_self_supervision_head(
-    tmp_path: Path, metadata: dict[str, str] | None, message: str
-) -> None:
-    save_file({"weight": torch.zeros(2)}, tmp_path / "other", metadata=metadata)
-    with pytest.raises(RelgraphError, match=rf"other.* {message}"):
-        load_ss_head(tmp_path / "other", 6)
+    ):
+        save_file({"weight": torch.zeros(2)}, tmp_path / "other", metadata=metadata)
+        with pytest.raises(RelgraphError, match=rf"other.* {message}"):
+            load_ss_head(tmp_path / "other", 6)

@@ -8,10 +8,9 @@ from torch.nn.functional import avg_pool2d
 from relgraph.names import build_backbone
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet8x4"])
-def test_at_32_pixels_the_pool_is_the_benchmarks(name: str) -> None:
+def test_at_32_pixels_the_pool_is_the_benchmarks() -> None:
     with torch.no_grad():
-        maps, pooled = build_backbone(name).eval().stages(torch.rand(2, 3, 32, 32))
+        maps, pooled = build_backbone("resnet8x4").eval().stages(torch.rand(2, 3, 32, 32))
     assert all((stage >= 0).all() for stage in maps)
     torch.testing.assert_close(pooled, avg_pool2d(maps[-1], 8).flatten(1))
 

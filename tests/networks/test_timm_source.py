@@ -1,48 +1,38 @@
+"""Networks of timm: teachers with weights from every place, and students, which are what timm's classifier reads."""
+
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
-from huggingface_hub import constants
 from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg
+from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.names import load_teacher
+from relgraph.names import build_backbone, load_teacher
 from relgraph.networks.timm_source import list_timm
+from tests.networks.tiny import moved
 
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the Hub's cache of a machine without a network."""
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    return tmp_path / "hub"
-
-
-def snapshot(hub: Path, repository: str) -> Path:
-    """Lay out a repository in the Hub's cache as its client does; return the folder of its files."""
-    root = hub / f"models--{repository.replace('/', '--')}"
-    (root / "refs").mkdir(parents=True)
-    (root / "refs" / "main").write_text("0" * 40)
-    (root / "snapshots" / ("0" * 40)).mkdir(parents=True)
-    return root / "snapshots" / ("0" * 40)
+Hub = Callable[[str], Path]
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
-def test_downloaded_before(hub: Path, file: str) -> None:
+def test_downloaded_before(hub: Hub, file: str) -> None:
     """Weights that the Hub's client keeps from an earlier download, on a machine without a network.
 
     All of it is the code of a download, `timm.create_model(pretrained=True)`; only the tensors in the file are random.
     The same file, passed with its path, gives the same teacher.
     """
-    model = timm.create_model("test_resnet").eval()
-    path = snapshot(hub, "timm/test_resnet.r160_in1k") / file
+    model: Any = moved(timm.create_model("test_resnet"))
+    path = hub("timm/test_resnet.r160_in1k") / file
     save_file(model.state_dict(), path) if file.endswith("safetensors") else torch.save(model.state_dict(), path)
     teacher, passed = load_teacher("timm:test_resnet"), load_teacher("timm:test_resnet", weights=path)
     images = torch.randn(2, 3, 160, 160)
     with torch.no_grad():
-        torch.testing.assert_close(model.get_classifier()(teacher(images)), model(images))  # type: ignore[operator]
+        torch.testing.assert_close(model.get_classifier()(teacher(images)), model(images))
     assert teacher.fingerprint() == passed.fingerprint()
 
 
@@ -50,31 +40,30 @@ def test_downloaded_from_another_server(tmp_path: Path, monkeypatch: pytest.Monk
     """The few weights that are not on the Hub, from where torch keeps downloads."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     config = get_pretrained_cfg("legacy_seresnet18")
-    assert config is not None
-    assert isinstance(config.url, str)
-    assert not config.hf_hub_id
+    assert config is not None and isinstance(config.url, str) and not config.hf_hub_id
     copy = tmp_path / "hub" / "checkpoints" / config.url.rsplit("/", 1)[1]
     monkeypatch.setattr("relgraph.networks.weights._answers", lambda address: False)
     with pytest.raises(RelgraphError) as caught:
         load_teacher("timm:legacy_seresnet18")
     assert f"download {config.url} and pass it with --teacher-weights FILE, or put it at {copy} " in str(caught.value)
-    model = timm.create_model("legacy_seresnet18").eval()
+    model: Any = moved(timm.create_model("legacy_seresnet18"))
     copy.parent.mkdir(parents=True)
     torch.save(model.state_dict(), copy)
     teacher = load_teacher("timm:legacy_seresnet18", input_size=64)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(model.get_classifier()(teacher(images)), model(images))  # type: ignore[operator]
+        torch.testing.assert_close(model.get_classifier()(teacher(images)), model(images))
 
 
-def test_no_network(hub: Path) -> None:
+@pytest.mark.usefixtures("hub")
+def test_no_network(tmp_path: Path) -> None:
     with pytest.raises(RelgraphError) as caught:
         load_teacher("timm:test_resnet.r160_in1k")
     assert str(caught.value) == (
         "the weights of timm:test_resnet.r160_in1k could not be loaded: the Hugging Face Hub cannot be reached and its "
         "cache has no copy; download model.safetensors (or pytorch_model.bin) from "
         "https://huggingface.co/timm/test_resnet.r160_in1k and pass it with --teacher-weights FILE, or copy the folder "
-        f"models--timm--test_resnet.r160_in1k of another machine's Hub cache to {hub}"
+        f"models--timm--test_resnet.r160_in1k of another machine's Hub cache to {tmp_path / 'hub'}"
     )
 
 
@@ -94,12 +83,12 @@ def test_a_file_of_the_authors(tmp_path: Path) -> None:
 
 def test_a_file_whose_classifier_has_a_norm_of_its_own(tmp_path: Path) -> None:
     """Of LeViT's family; the norm belongs to the classifier and goes with it."""
-    model = timm.create_model("efficientvit_m0", num_classes=7).eval()
+    model: Any = moved(timm.create_model("efficientvit_m0", num_classes=7))
     save_file(model.state_dict(), tmp_path / "w.safetensors")
     teacher = load_teacher("timm:efficientvit_m0", weights=tmp_path / "w.safetensors")
     images = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
-        torch.testing.assert_close(model.head(teacher(images)), model(images))  # type: ignore[operator]
+        torch.testing.assert_close(model.head(teacher(images)), model(images))
     first, *kept = model.state_dict().items()
     save_file(dict(kept), tmp_path / "cut.safetensors")
     with pytest.raises(RelgraphError, match=f"another architecture: {first[0]} is missing"):
@@ -113,3 +102,61 @@ def test_the_self_supervised_ones_are_listed() -> None:
         assert listed[f"timm:{name}"].address == f"https://huggingface.co/timm/{name}"
         assert listed[f"timm:{name}"].input_size == 224
     assert all(teacher.address for teacher in listed.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("test_resnet", "fc"), ("test_vit", "head"), ("mobilenetv3_small_050", "classifier")]
+)
+def test_the_vector_is_what_timms_classifier_reads(name: str, head: str) -> None:
+    settings: dict[str, Any] = {"img_size": 32} if "vit" in name else {}
+    whole = timm.create_model(name, num_classes=5, **settings).eval()
+    read: list[Tensor] = []
+    whole.get_submodule(head).register_forward_hook(lambda _module, inputs, _output: read.append(inputs[0]))
+    backbone: Any = build_backbone(f"timm:{name}", image_size=32).eval()
+    backbone.model.load_state_dict({k: v for k, v in whole.state_dict().items() if not k.startswith(f"{head}.")})
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        whole(images)
+        maps, pooled = backbone.stages(images)
+        torch.testing.assert_close(pooled, read[0])
+        torch.testing.assert_close(backbone(images), read[0])
+    assert pooled.shape == (2, backbone.width)
+    assert all(stage.shape[0] == 2 and stage.ndim == 4 for stage in maps)
+
+
+def test_stage_maps() -> None:
+    with torch.no_grad():
+        convolutional, _ = build_backbone("timm:test_resnet").eval().stages(torch.rand(1, 3, 64, 64))
+        tokens, _ = build_backbone("timm:test_vit", image_size=64).eval().stages(torch.rand(1, 3, 64, 64))
+    assert [tuple(m.shape[1:]) for m in convolutional] == [
+        (32, 32, 32), (32, 16, 16), (48, 8, 8), (192, 4, 4), (96, 2, 2),
+    ]  # fmt: skip
+    assert [tuple(m.shape[1:]) for m in tokens] == [(64, 4, 4)] * 6
+
+
+def test_grey_images_and_every_parameter() -> None:
+    for name in ("test_resnet", "test_vit"):
+        backbone = build_backbone(f"timm:{name}", 1, image_size=48)
+        assert backbone.training
+        backbone(torch.rand(4, 1, 48, 48)).square().sum().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in backbone.parameters())
+
+
+def test_a_network_draws_what_timm_draws() -> None:
+    torch.manual_seed(3)
+    own = timm.create_model("test_resnet", num_classes=0).state_dict()
+    after = torch.rand(1)
+    torch.manual_seed(3)
+    backbone: Any = build_backbone("timm:test_resnet")
+    state = backbone.model.state_dict()
+    assert torch.equal(torch.rand(1), after)
+    assert all(torch.equal(state[key], value) for key, value in own.items())
+
+
+def test_students_that_cannot_be_built() -> None:
+    with pytest.raises(RelgraphError, match=r"^unknown student 'timm:resnet81': did you mean timm:resnet\d+ or "):
+        build_backbone("timm:resnet81")
+    with pytest.raises(RelgraphError, match=r"^unknown student 'timm:resnet18.a1_in1k': did you mean .*timm:resnet18"):
+        build_backbone("timm:resnet18.a1_in1k")
+    with pytest.raises(RelgraphError, match=r"^timm:test_vit cannot read images of 3 x 8 x 8: [^\n]+$"):
+        build_backbone("timm:test_vit", image_size=8)

@@ -1,3 +1,5 @@
+"""Networks of torchvision: teachers with weights from a file or a server, and students; what the last layer reads."""
+
 import gc
 import hashlib
 import re
@@ -11,35 +13,31 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from torchvision import models
-from torchvision.models import vision_transformer
 
 from relgraph.errors import RelgraphError
-from relgraph.names import load_teacher
+from relgraph.names import build_backbone, load_teacher
 from relgraph.networks.torchvision_source import list_torchvision
+from tests.networks.tiny import moved
+
+Shapes = list[tuple[int, int, int]]
 
 SMALL = "shufflenet_v2_x0_5"
 PUBLISHED = models.ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1
 
 
-def random_model(name: str, **settings: Any) -> nn.Module:
-    """Return a model with random weights and statistics, in evaluation mode."""
-    model: nn.Module = models.get_model(name, **settings).eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
-            module.running_mean.uniform_(-0.1, 0.1)
-    return model
+def torchvision_model(name: str, **settings: Any) -> Any:
+    return moved(models.get_model(name, **settings))
 
 
 def last_linear(model: nn.Module) -> nn.Module:
     return [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
 
 
-@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-@pytest.mark.parametrize("classes", [1000, 7])
+@pytest.mark.parametrize(("suffix", "classes"), [("pth", 1000), ("safetensors", 7)])
 def test_file(tmp_path: Path, suffix: str, classes: int) -> None:
-    model, path = random_model(SMALL, num_classes=classes), tmp_path / f"w.{suffix}"
+    model, path = torchvision_model(SMALL, num_classes=classes), tmp_path / f"w.{suffix}"
     torch.save(model.state_dict(), path) if suffix == "pth" else save_file(model.state_dict(), path)
     teacher = load_teacher(f"torchvision:{SMALL}", weights=path, input_size=64)
     images = torch.randn(3, 3, 64, 64)
@@ -51,7 +49,7 @@ def test_file(tmp_path: Path, suffix: str, classes: int) -> None:
 @pytest.mark.parametrize(("name", "width"), [("mnasnet0_5", 1280), ("mobilenet_v3_small", 1024), ("googlenet", 1024)])
 def test_embedding_is_what_the_last_layer_reads(tmp_path: Path, name: str, width: int) -> None:
     settings = {"init_weights": False, "aux_logits": True, "transform_input": True} if name == "googlenet" else {}
-    model = random_model(name, **settings)
+    model = torchvision_model(name, **settings)
     torch.save(model.state_dict(), tmp_path / "w.pth")
     teacher = load_teacher(f"torchvision:{name}", weights=tmp_path / "w.pth", input_size=64)
     images = torch.randn(2, 3, 64, 64)
@@ -61,18 +59,18 @@ def test_embedding_is_what_the_last_layer_reads(tmp_path: Path, name: str, width
 
 
 def test_squeezenet_s_features_are_pooled(tmp_path: Path) -> None:
-    model = random_model("squeezenet1_1")
+    model = torchvision_model("squeezenet1_1")
     torch.save(model.state_dict(), tmp_path / "w.pth")
     teacher = load_teacher("torchvision:squeezenet1_1", weights=tmp_path / "w.pth", input_size=64)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        expected = model.features(images).mean((2, 3))  # type: ignore[operator]
+        expected = model.features(images).mean((2, 3))
     torch.testing.assert_close(teacher(images), expected)
 
 
 def test_older_densenet_files(tmp_path: Path) -> None:
     """The published files have dots in the names of layers, and no count of batches."""
-    model = random_model("densenet121")
+    model = torchvision_model("densenet121")
     older = {
         re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): value
         for key, value in model.state_dict().items()
@@ -83,14 +81,6 @@ def test_older_densenet_files(tmp_path: Path) -> None:
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(last_linear(model)(teacher(images)), model(images))
-
-
-@pytest.fixture
-def tiny_vit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let torchvision build its vision transformers with one layer of 32 values: the real ones take seconds."""
-    build = vision_transformer._vision_transformer
-    tiny = {"num_layers": 1, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 32}
-    monkeypatch.setattr(vision_transformer, "_vision_transformer", lambda **settings: build(**{**settings, **tiny}))
 
 
 @pytest.mark.usefixtures("tiny_vit")
@@ -108,9 +98,9 @@ def test_vision_transformer_at_another_size(tmp_path: Path) -> None:
     other = load_teacher("torchvision:vit_b_32", weights=tmp_path / "w.pth", input_size=96)
     assert (other.input_size, other.width) == (96, 32)
     # Corners of the grid of positions stay where they were, and the class token's own as well.
-    old, new = same.network.encoder.pos_embedding, other.network.encoder.pos_embedding  # type: ignore[union-attr]
+    old, new = (teacher.network.get_parameter("model.encoder.pos_embedding") for teacher in (same, other))
     assert new.shape == (1, 1 + 3 * 3, 32)
-    torch.testing.assert_close(new[0, [0, 1, 3, 7, 9]], old[0, [0, 1, 7, 43, 49]])  # type: ignore[index]
+    torch.testing.assert_close(new[0, [0, 1, 3, 7, 9]], old[0, [0, 1, 7, 43, 49]])
     with pytest.raises(RelgraphError, match="does not take images of 97 x 97"):
         load_teacher("torchvision:vit_b_32", weights=tmp_path / "w.pth", input_size=97)
 
@@ -124,24 +114,25 @@ def test_preparation_is_that_of_the_weights(tmp_path: Path) -> None:
         assert (teacher.mean, teacher.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-@pytest.mark.parametrize(
-    ("spec", "words"),
-    [
-        ("torchvision:resnet5O", "unknown torchvision model 'resnet5O': did you mean resnet50"),
-        ("torchvision:resnet50/IMAGENET1K_V3", "did you mean IMAGENET1K_V2 or IMAGENET1K_V1"),
-        ("torchvision:vgg16/IMAGENET1K_FEATURES", "did you mean IMAGENET1K_V1"),
-        ("torchvision:fcn_resnet50", "unknown torchvision model"),
-        ("torchvision:quantized_resnet18", "unknown torchvision model"),
-    ],
-)
-def test_unknown_names(spec: str, words: str) -> None:
-    with pytest.raises(RelgraphError, match=words) as caught:
-        load_teacher(spec)
-    assert "\n" not in str(caught.value)
+def test_unknown_names() -> None:
+    for name, words in (
+        ("resnet5O", "unknown torchvision model 'resnet5O': did you mean resnet50"),
+        ("resnet50/IMAGENET1K_V3", "did you mean IMAGENET1K_V2 or IMAGENET1K_V1"),
+        ("vgg16/IMAGENET1K_FEATURES", "did you mean IMAGENET1K_V1"),
+        ("fcn_resnet50", "unknown torchvision model"),
+        ("quantized_resnet18", "unknown torchvision model"),
+    ):
+        with pytest.raises(RelgraphError, match=words) as caught:
+            load_teacher(f"torchvision:{name}")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(
+        RelgraphError, match=r"^unknown student 'torchvision:resnet19': did you mean torchvision:resnet"
+    ):
+        build_backbone("torchvision:resnet19")
 
 
 def test_weights_of_another_architecture(tmp_path: Path) -> None:
-    torch.save(random_model("shufflenet_v2_x1_0").state_dict(), tmp_path / "w.pth")
+    torch.save(torchvision_model("shufflenet_v2_x1_0").state_dict(), tmp_path / "w.pth")
     with pytest.raises(RelgraphError, match=r"another architecture: size mismatch for .*\(") as caught:
         load_teacher(f"torchvision:{SMALL}", weights=tmp_path / "w.pth")
     assert "\n" not in str(caught.value)
@@ -160,7 +151,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     folder = tmp_path / "served"
     folder.mkdir()
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as running:
-        thread = threading.Thread(target=running.serve_forever)
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{running.server_port}", folder
         running.shutdown()
@@ -188,7 +179,7 @@ def test_download(server: tuple[str, Path], cache: Path, monkeypatch: pytest.Mon
     copy is enough; a file that was passed gives the same teacher.
     """
     address, folder = server
-    model = random_model(SMALL)
+    model = torchvision_model(SMALL)
     name = served(folder, model)
     monkeypatch.setattr(PUBLISHED.value, "url", f"{address}/{name}")
     first = load_teacher(f"torchvision:{SMALL}", input_size=64)
@@ -236,3 +227,77 @@ def test_every_listed_network_is_for_classification() -> None:
     assert listed["torchvision:resnet50/IMAGENET1K_V2"].megabytes == pytest.approx(97.8, abs=0.1)
     assert listed["torchvision:vit_b_16/IMAGENET1K_SWAG_E2E_V1"].input_size == 384
     assert not [spec for spec in listed if "rcnn" in spec or "FEATURES" in spec or "quantized" in spec]
+
+
+@pytest.mark.parametrize(
+    ("name", "classifier", "shapes"),
+    [
+        ("mobilenet_v3_small", "classifier.3", [(16, 32, 32), (16, 16, 16), (24, 8, 8), (48, 4, 4), (576, 2, 2)]),
+        ("shufflenet_v2_x0_5", "fc", [(24, 32, 32), (24, 16, 16), (48, 8, 8), (96, 4, 4), (1024, 2, 2)]),
+        ("squeezenet1_1", "classifier.1", [(64, 31, 31), (128, 15, 15), (256, 7, 7), (512, 3, 3)]),
+    ],
+)
+def test_vector_and_maps(name: str, classifier: str, shapes: Shapes) -> None:
+    torch.manual_seed(5)
+    whole = models.get_model(name, weights=None).eval()
+    read: list[Tensor] = []
+    whole.get_submodule(classifier).register_forward_hook(lambda _module, inputs, _output: read.append(inputs[0]))
+    torch.manual_seed(5)
+    backbone = build_backbone(f"torchvision:{name}", image_size=64).eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        whole(images)
+        maps, pooled = backbone.stages(images)
+        assert torch.equal(backbone(images), pooled)
+    expected = read[0].relu().mean(dim=(2, 3)) if name.startswith("squeeze") else read[0]
+    torch.testing.assert_close(pooled, expected)
+    assert pooled.shape == (2, backbone.width)
+    assert [tuple(stage.shape[1:]) for stage in maps] == shapes
+
+
+def test_no_map_comes_after_the_classifiers_dropout() -> None:
+    """SqueezeNet's classifier drops values of the last map before it pools them; it has no other source of chance."""
+    backbone = build_backbone("torchvision:squeezenet1_1", image_size=32)
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        (first, pooled), (second, again) = backbone.stages(images), backbone.stages(images)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert not torch.equal(pooled, again)
+
+
+def test_vgg_on_32_pixels() -> None:
+    with torch.device("meta"):
+        backbone = build_backbone("torchvision:vgg11_bn", image_size=32).eval()
+        maps, pooled = backbone.stages(torch.rand(1, 3, 32, 32))
+    assert pooled.shape == (1, 4096) and backbone.width == 4096
+    assert [stage.shape[1] for stage in maps] == [64, 128, 256, 512, 512, 512]
+
+
+@pytest.mark.parametrize("name", ["vit_b_32", "swin_t"])
+def test_transformers_have_no_maps(name: str) -> None:
+    with torch.device("meta"):
+        backbone = build_backbone(f"torchvision:{name}", image_size=64).eval()
+        maps, pooled = backbone.stages(torch.rand(2, 3, 64, 64))
+    assert maps == () and pooled.shape == (2, 768)
+
+
+def test_grey_images_and_every_parameter() -> None:
+    backbone = build_backbone("torchvision:shufflenet_v2_x0_5", 1, image_size=64)
+    assert backbone.training
+    maps, pooled = backbone.stages(torch.rand(4, 1, 64, 64))
+    torch.autograd.backward([pooled.square().sum(), *(stage.square().mean() for stage in maps)])
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in backbone.parameters())
+    assert not any(module._forward_hooks for module in backbone.modules()), "none is left behind"
+
+
+def test_auxiliary_classifiers_are_left_out() -> None:
+    backbone = build_backbone("torchvision:googlenet", image_size=64)
+    pooled = backbone(torch.rand(2, 3, 64, 64))
+    assert pooled.shape == (2, 1024)
+    assert not any("aux" in key for key, _ in backbone.named_parameters())
+
+
+def test_a_size_that_the_network_cannot_read() -> None:
+    message = r"^torchvision:alexnet cannot read images of 3 x 8 x 8: [^\n]+$"
+    with torch.device("meta"), pytest.raises(RelgraphError, match=message):
+        build_backbone("torchvision:alexnet", image_size=8)

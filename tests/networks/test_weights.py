@@ -1,10 +1,10 @@
 import logging
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.networks.weights import from_url, quiet_hub, read_weights
@@ -12,27 +12,18 @@ from relgraph.networks.weights import from_url, quiet_hub, read_weights
 TENSORS = {"layer.weight": torch.arange(6.0).reshape(2, 3), "layer.bias": torch.ones(2)}
 
 
-def assert_same(found: dict[str, Tensor]) -> None:
-    assert found.keys() == TENSORS.keys()
-    assert all(torch.equal(found[name], TENSORS[name]) for name in TENSORS)
-
-
-def test_reads_safetensors(tmp_path: Path) -> None:
+def test_reads_safetensors_and_checkpoints_of_torch(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / "w.safetensors")
-    assert_same(read_weights(tmp_path / "w.safetensors"))
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
+    contents: list[object] = [
         TENSORS,
         {"state_dict": TENSORS, "epoch": 3},
         {"model": {f"module.{name}": tensor for name, tensor in TENSORS.items()}},
-    ],
-)
-def test_reads_checkpoints_of_torch(tmp_path: Path, content: object) -> None:
-    torch.save(content, tmp_path / "w.pth")
-    assert_same(read_weights(tmp_path / "w.pth"))
+    ]
+    for number, content in enumerate(contents):
+        torch.save(content, tmp_path / f"{number}.pth")
+    for path in tmp_path.iterdir():
+        found = read_weights(path)
+        assert found.keys() == TENSORS.keys() and all(torch.equal(found[name], TENSORS[name]) for name in TENSORS)
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
@@ -50,30 +41,19 @@ def test_refuses_a_truncated_file(tmp_path: Path, name: str) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_refuses_objects_that_only_unsafe_loading_reads(tmp_path: Path) -> None:
-    torch.save({"state_dict": TENSORS, "options": Path("somewhere")}, tmp_path / "w.pth")
-    with pytest.raises(RelgraphError, match="not loaded for safety; save its state_dict alone"):
-        read_weights(tmp_path / "w.pth")
-
-
-def test_refuses_a_file_without_tensors(tmp_path: Path) -> None:
-    torch.save([1, 2], tmp_path / "w.pth")
-    with pytest.raises(RelgraphError, match="expected tensors by name, found list"):
-        read_weights(tmp_path / "w.pth")
-
-
-def test_refuses_a_torchscript_program(tmp_path: Path) -> None:
-    import zipfile
-
-    with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:
+def test_refuses_what_holds_no_weights(tmp_path: Path) -> None:
+    torch.save({"state_dict": TENSORS, "options": Path("somewhere")}, tmp_path / "objects")
+    torch.save([1, 2], tmp_path / "list")
+    with zipfile.ZipFile(tmp_path / "program", "w") as archive:
         archive.writestr("w/constants.pkl", b"")
-    with pytest.raises(RelgraphError, match="TorchScript program, expected weights"):
-        read_weights(tmp_path / "w.pt")
-
-
-def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(RelgraphError, match=r"no weights file .*nothing.pth"):
-        read_weights(tmp_path / "nothing.pth")
+    for name, message in (
+        ("objects", "not loaded for safety; save its state_dict alone"),
+        ("list", "expected tensors by name, found list"),
+        ("program", "TorchScript program, expected weights"),
+        ("nothing", r"no weights file .*nothing"),
+    ):
+        with pytest.raises(RelgraphError, match=message):
+            read_weights(tmp_path / name)
 
 
 def test_the_hub_is_left_as_it_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
