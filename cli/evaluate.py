@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -32,7 +33,7 @@ def evaluate(run: Path, k: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(report, indent=2))
         return
-    networks = {name: report[name] for name in ("student", "teacher") if name in report}
+    networks: dict[str, Any] = {name: report[name] for name in ("student", "teacher") if name in report}
     click.echo(accuracies("network", networks))
     images, votes = report["images"], str(report["neighbours"])
     if any("knn_few" in row for row in networks.values()):
