@@ -2,19 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from .show import table
-
-COLUMNS = {
-    "top1": "top-1 %",
-    "top5": "top-5 %",
-    "knn": "k-NN %",
-    "linear": "linear probe %",
-    "knn_few": "k-NN, few labels %",
-    "linear_few": "probe, few labels %",
-}
+from .show import accuracies
 
 EPILOG = """\b
 Examples:
@@ -41,15 +33,10 @@ def evaluate(run: Path, k: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(report, indent=2))
         return
-    networks = [name for name in ("student", "teacher") if name in report]
-    columns = [name for name in COLUMNS if any(name in report[network] for network in networks)]
-    click.echo(
-        table(
-            ["network", *(COLUMNS[c] for c in columns)], [[n, *(report[n].get(c) for c in columns)] for n in networks]
-        )
-    )
+    networks: dict[str, Any] = {name: report[name] for name in ("student", "teacher") if name in report}
+    click.echo(accuracies("network", networks))
     images, votes = report["images"], str(report["neighbours"])
-    if "knn_few" in columns:
+    if any("knn_few" in row for row in networks.values()):
         votes += f", and {report['neighbours_few']} with few labels"
     click.echo(
         f"{images['test']} test images; {images['train']} training images, {images['labelled']} of them with a label "

@@ -10,7 +10,7 @@ from relgraph.errors import RelgraphError
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 
 from .options import given_options, pretraining_options, refuse_beside_resume, run_options
-from .show import table
+from .show import accuracies
 from .stopping import stoppable
 
 EPILOG = """\b
@@ -70,9 +70,6 @@ def _run(recipe: PretrainRecipe, path: Path, resume: bool) -> None:
         click.echo(f"next: relgraph train --method sskd --teacher {teacher} --ss-head {head} ...")
         return
     if result["test"]:
-        names = {"knn": "k-NN %", "linear": "linear probe %"}
-        columns = [name for name in names if name in result["test"]]
         networks = {recipe.network: result["test"], f"{recipe.network}, untrained": result["test_untrained"]}
-        rows = [[network, *(found[name] for name in columns)] for network, found in networks.items()]
-        click.echo(table(["features on the test split", *(names[name] for name in columns)], rows))
+        click.echo(accuracies("features on the test split", networks))
     click.echo(f"next: relgraph train --teacher checkpoint:{quote(str(path))} ...")

@@ -1,6 +1,15 @@
 """The format of tables on a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+COLUMNS = {
+    "top1": "top-1 %",
+    "top5": "top-5 %",
+    "knn": "k-NN %",
+    "linear": "linear probe %",
+    "knn_few": "k-NN, few labels %",
+    "linear_few": "probe, few labels %",
+}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> str:
@@ -25,3 +34,10 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * max(len(line) for line in lines), *lines[1:]])
+
+
+def accuracies(title: str, networks: Mapping[str, Mapping[str, float]]) -> str:
+    """Return a table of the accuracies that any of the networks has; an empty text if there is none."""
+    found = [name for name in COLUMNS if any(name in row for row in networks.values())]
+    rows = [[network, *(row.get(name) for name in found)] for network, row in networks.items()]
+    return table([title, *(COLUMNS[name] for name in found)], rows) if found else ""

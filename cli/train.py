@@ -13,7 +13,7 @@ from relgraph.training.recipe import Recipe, resolve
 
 from .launch import is_first, launch, launched
 from .options import given_options, recipe_options, refuse_beside_resume, run_options
-from .show import table
+from .show import accuracies
 from .stopping import stoppable
 
 EPILOG = """\b
@@ -116,12 +116,12 @@ def _run(recipe: Recipe, path: Path, resume: bool) -> None:
         if not is_first():
             return
         learning_curve(path)
-    test = result["test"]
-    columns = {"top1": "top-1 %", "top5": "top-5 %", "knn": "k-NN %", "linear": "linear probe %"}
-    found = [name for name in columns if name in test["last"]]
-    if found:
-        epochs = {"last": result["epochs"], "best": result["best_epoch"]}
-        rows = [[f"{which} epoch ({epoch})", *(test[which][name] for name in found)] for which, epoch in epochs.items()]
-        click.echo(table(["student on the test split", *(columns[name] for name in found)], rows))
-    following = "evaluate" if found else "report"  # without labels there are no accuracies, but graphs
+    epochs = {"last": result["epochs"], "best": result["best_epoch"]}
+    told = accuracies(
+        "student on the test split",
+        {f"{which} epoch ({epoch})": result["test"][which] for which, epoch in epochs.items()},
+    )
+    if told:
+        click.echo(told)
+    following = "evaluate" if told else "report"  # without labels there are no accuracies, but graphs
     click.echo(f"{result['note']}\nnext: relgraph {following} {quote(str(path))}")

@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -189,9 +188,8 @@ def test_options_of_several_methods_are_told_apart_by_name() -> None:
     named = [Named("one", Options), Named("other", Others), Named("kd", KD)]
     found = read_arguments(named, ["one.share=1", "other.share=2", "other.count=9"])
     assert found == {"one": {"share": 1.0}, "other": {"share": 2.0, "count": 9}, "kd": {}}
-    with pytest.raises(
-        RelgraphError, match=r"^share is an option of several methods: write one\.share or other\.share$"
-    ):
+    several = r"^share is an option of several methods: write one\.share or other\.share$"
+    with pytest.raises(RelgraphError, match=several):
         read_arguments(named, ["share=1"])
 
 
@@ -206,13 +204,9 @@ class Plain(Bare):
     """Another one."""
 
 
-def test_a_method_without_a_field_has_no_options() -> None:
-    assert options_of(Bare) == {}
-    built = build([Named("bare", Bare)], RUN, {})
-    assert built is not None and isinstance(built.parts["bare"], Bare)
-
-
 def test_methods_without_options_say_so() -> None:
+    built = build([Named("bare", Bare)], RUN, {})
+    assert options_of(Bare) == {} and built is not None and isinstance(built.parts["bare"], Bare)
     bare, plain = Named("bare", Bare), Named("plain", Plain)
     for named, told in (([bare], "bare"), ([bare, plain], "bare and plain"), ([], "cross-entropy alone")):
         with pytest.raises(RelgraphError, match=f"^there are no options of {told}, got 'tau'$"):
@@ -274,16 +268,12 @@ def test_a_graph_may_be_an_option_of_one_method_alone() -> None:
     assert [getattr(method, "rule", None) for _, method in built.each()] == [ALL_PAIRS, Nearest(3)]
 
 
-@pytest.mark.parametrize("refine", ["smooth", "conv"])
-@pytest.mark.parametrize(
-    ("name", "nodes", "widths"), [("pkt", None, (5, 6)), ("pkt", "embedding", (4, 4)), ("nce", None, (4, 4))]
-)
-def test_a_refinement_has_the_widths_of_the_nodes(
-    refine: str, name: str, nodes: str | None, widths: tuple[int, int]
-) -> None:
-    found = relational(name, refine=refine, nodes=nodes).refinement
-    assert isinstance(found, Refinement) and (found.dim, found.teacher_dim) == widths
-    assert isinstance(found.student, SignedConv) == (refine == "conv")
+def test_a_refinement_has_the_widths_of_the_nodes() -> None:
+    for name, nodes, widths in (("pkt", None, (5, 6)), ("pkt", "embedding", (4, 4)), ("nce", None, (4, 4))):
+        for refine in ("smooth", "conv"):
+            found = relational(name, refine=refine, nodes=nodes).refinement
+            assert isinstance(found, Refinement) and (found.dim, found.teacher_dim) == widths
+            assert isinstance(found.student, SignedConv) == (refine == "conv")
 
 
 def test_maps_are_refined_by_smoothing_alone() -> None:
@@ -294,25 +284,18 @@ def test_maps_are_refined_by_smoothing_alone() -> None:
         relational("sp", replace(RUN, student_maps=huge, teacher_maps=huge), refine="conv")
 
 
-@pytest.mark.parametrize("side", ["student", "teacher"])
-def test_maps_that_are_not_there_cannot_be_refined(side: str) -> None:
-    message = f"^nodes 'map' need stage maps of student and teacher, got none of the {side}$"
-    with pytest.raises(RelgraphError, match=message):
-        relational("sp", replace(RUN, **{f"{side}_maps": ()}), refine="smooth")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: build_method("pkt", RUN, {"nodes": "pixel"}), "unknown nodes 'pixel'"),
-        (lambda: build_method("pkt", RUN, {"graph": "dnse"}), "unknown graph 'dnse': did you mean 'dense'?"),
-        (lambda: build_method("pkt", RUN, {"refine": "conf"}), "unknown refinement 'conf': did you mean 'conv'?"),
-        (lambda: build_method("nce", RUN, {}, ["tau=-1"]), "tau must be above 0, got -1.0"),
-    ],
-)
-def test_what_a_constructor_refuses_is_told(make: Callable[[], object], message: str) -> None:
-    with pytest.raises(RelgraphError, match=f"^{re.escape(message)}"):
-        make()
+def test_what_a_constructor_refuses_is_told() -> None:
+    none_of = "nodes 'map' need stage maps of student and teacher, got none of the"
+    for text, run, shared, arguments, message in (
+        ("sp", replace(RUN, student_maps=()), {"refine": "smooth"}, [], f"{none_of} student"),
+        ("sp", replace(RUN, teacher_maps=()), {"refine": "smooth"}, [], f"{none_of} teacher"),
+        ("pkt", RUN, {"nodes": "pixel"}, [], "unknown nodes 'pixel'"),
+        ("pkt", RUN, {"graph": "dnse"}, [], "unknown graph 'dnse': did you mean 'dense'?"),
+        ("pkt", RUN, {"refine": "conf"}, [], "unknown refinement 'conf': did you mean 'conv'?"),
+        ("nce", RUN, {}, ["tau=-1"], "tau must be above 0, got -1.0"),
+    ):
+        with pytest.raises(RelgraphError, match=f"^{re.escape(message)}"):
+            build_method(text, run, shared, arguments)
 
 
 def test_a_form_brings_its_weight_unless_one_is_given() -> None:

@@ -44,16 +44,17 @@ class PretrainRecipe(BaseRecipe):
             encoder's keys), or sskd-head (the self-supervision head of a given teacher).
         network: Network to train: resnet20, wrn_16_2, mobilenetv2, ... (relgraph students lists them), timm:NAME or
             torchvision:NAME.
-        val_fraction: Share of the training set held out, for the k-NN accuracy; 0 to train on all.
+        val_fraction: Share of the training set held out for the k-NN accuracy; 0 to train on all images.
         augment: Random views: moco, simclr, simclr-small (without blur, for images of up to 64 pixels), digits (bent
             and shaded) or crop; auto: what fits objective and images.
-        transformations: What sskd-head learns to see through: rotations as the official code, or all four of the paper.
-        teacher: Frozen teacher whose head sskd-head trains, spelled as for relgraph train.
+        transformations: Transformations of an image that sskd-head learns to recognise: rotations as in the official
+            code, or all four of the paper.
+        teacher: Frozen teacher for which sskd-head trains a head, written as for relgraph train.
         temperature: Temperature of the contrastive softmax.
         dim: Width of the vectors that are contrasted, behind the projection head.
-        hidden: Width of the projection head's middle; the network's own if not given.
-        queue: Keys in MoCo's queue: fewer than there are images, or an image meets its own old keys.
-        key_momentum: Share of itself that MoCo's key encoder keeps in each step.
+        hidden: Width of the projection head's hidden layer; that of the network's features if not given.
+        queue: Number of keys in MoCo's queue: fewer than there are images, or an image meets its own old keys.
+        key_momentum: Momentum of MoCo's key encoder: the share of its weights that it keeps in each step.
         epochs: Passes over the training set.
         batch_size: Images in a batch.
         optimiser: SGD with momentum, or AdamW.
@@ -63,8 +64,8 @@ class PretrainRecipe(BaseRecipe):
         schedule: After the warm-up a cosine to 0, x 0.1 after a half and three quarters of the epochs (sskd-head's), or
             constant.
         warmup_epochs: Epochs in which the learning rate rises from 0; 10, or a tenth of the epochs if that is fewer.
-        eval_every: Epochs from one k-NN accuracy to the next; the last epoch always has one.
-        select: Split on which the k-NN accuracy is read while it trains; nothing is picked by it.
+        eval_every: Epochs between two measurements of the k-NN accuracy; it is always measured in the last epoch.
+        select: Split on which the k-NN accuracy is measured during the training; no epoch is chosen by it.
         compile: Compile the network with torch.compile.
     """
 

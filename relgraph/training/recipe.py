@@ -39,8 +39,8 @@ class BaseRecipe:
         teacher_args: Arguments of the teacher: of timm's constructor, such as num_classes=1001,pad_type=same, or
             output=projection for the contrastive head of a checkpoint: that relgraph pretrain made.
         momentum: Momentum of both optimisers.
-        select: Split on which the best epoch is picked; 'test' is the original's habit.
-        seed: Seed of everything: split, labels, weights, batches, crops.
+        select: Split on which the best epoch is chosen; the original chooses it on the test split.
+        seed: Seed of all random numbers: split, labels, weights, batches, crops.
         device: Where to compute.
         precision: Precision of the networks; auto: bf16 where the processor has it. Relations stay float32.
         compile: Compile the student with torch.compile.
@@ -104,28 +104,28 @@ class Recipe(BaseRecipe):
         views: Same crop and flip for both networks, or one each as in EGA's code.
         normalise: Statistics by which the student's images are normalised: the data set's, or the teacher's as in EGA's
             code.
-        teacher_mode: Run the teacher in every step, or read what relgraph embed stored of it; auto: a store if one
-            fits. Stored views are a few fixed ones of each image, an online teacher reads new ones.
+        teacher_mode: Run the teacher in every step, or read the embeddings that relgraph embed stored; auto: a store if
+            one fits. A store holds a few fixed views of each image, an online teacher reads new ones.
         embeddings: Folder in which relgraph embed keeps its stores.
         teacher_head: The teacher's projection and classifier learn beside the student, are trained first and then
             fixed, or are the own ones of a checkpoint: that was trained on the same classes.
         head_epochs: Epochs for a sequential head; as many as for the student if not given.
         student: resnet8x4, wrn_16_2, vgg8, mobilenetv2, ... (relgraph students lists them), timm:NAME or
             torchvision:NAME.
-        init_from: Run, or its file of weights, whose backbone the student starts from: to fine-tune what seed
-            distilled.
+        init_from: Run, or its file of weights, whose backbone the student starts from: to fine-tune a student that
+            seed distilled.
         dim: Width of the embeddings, the nodes of the graph.
         method: ega, kd, rkd, sp, crd, ... (relgraph methods lists them), a sum such as crd+0.9*kd, or none for
             cross-entropy alone.
-        method_args: Options of the method, such as angle_weight=2, or seed's teacher_tau=0.01, from where on its
-            targets are soft (relgraph methods NAME explains them).
+        method_args: Options of the method, such as angle_weight=2, or teacher_tau=0.01 for softer targets of seed
+            (relgraph methods NAME explains them).
         ss_head: Run of relgraph pretrain --objective sskd-head: the teacher's self-supervision head, which sskd reads.
         graph: All pairs, or k nearest neighbours; dense if not given, except for methods that choose their own
             neighbours (crd).
         k: Neighbours of each node (for --graph knn; 8 if not given).
         neighbours: Which network chooses the neighbours.
         form: How all pairs are compared: by the N x N matrix, without it by products of D x D (factored) or a block of
-            rows at a time; auto: whichever is cheapest. All have one value.
+            rows at a time; auto: whichever is cheapest. All give the same value.
         relation: On several devices: relate all images of the batch, or those of each device alone, which is another
             loss.
         refine: Refine nodes by their neighbours before they are compared.

@@ -17,36 +17,19 @@ options = import_module("relgraph_cli.options")
 Program = Callable[..., Result]
 Failing = Callable[..., str]
 
-# What is typed and what the recipe gets, where the field's default does not tell its kind.
-TYPED: dict[str, tuple[str, Any]] = {
-    "image_size": ("32", 32),
-    "workers": ("2", 2),
-    "head_epochs": ("5", 5),
-    "teacher_weights": ("w.safetensors", "w.safetensors"),
-    "teacher_size": ("160", 160),
-    "teacher_mean": (".5,0.4, 0.25", (0.5, 0.4, 0.25)),
-    "teacher_std": ("1", (1.0,)),
-    "teacher_args": ("num_classes=1001,pad_type=same", ("num_classes=1001", "pad_type=same")),
-    "method_args": ("angle_weight=2, kd.temperature=1e-1", ("angle_weight=2", "kd.temperature=1e-1")),
-    "init_from": ("runs/a", "runs/a"),
-    "ss_head": ("runs/head", "runs/head"),
-    "gamma": ("0", 0.0),
-    "k": ("4", 4),
-    "beta": ("0.5", 0.5),
-    "node_weight": ("0.5", 0.5),
-    "edge_weight": ("3", 3.0),
-    "temperature": ("2", 2.0),
-    "init_epochs": ("0", 0),
-    "milestones": ("2,5", (2, 5)),
+# What is typed for an option of each type, and what the recipe gets.
+TYPED: dict[Any, tuple[str, Any]] = {
+    int: ("4", 4),
+    float: ("1e-1", 0.1),
+    str: ("other", "other"),
+    tuple[int, ...]: ("2,5", (2, 5)),
+    tuple[float, ...]: (".5,0.4, 0.25", (0.5, 0.4, 0.25)),
+    tuple[str, ...]: ("angle_weight=2, kd.temperature=1e-1", ("angle_weight=2", "kd.temperature=1e-1")),
 }
 
 
 def typed(item: Option) -> tuple[str, Any]:
-    if item.name in TYPED:
-        return TYPED[item.name]
-    if item.words:
-        return item.words[-1], item.words[-1]
-    return ("other", "other") if isinstance(item.default, str) else ("3", type(item.default)(3))
+    return (item.words[-1], item.words[-1]) if item.words else TYPED[item.kinds[0]]
 
 
 @pytest.fixture(scope="session")
