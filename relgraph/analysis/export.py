@@ -209,11 +209,12 @@ def _for_gephi(
     graph = to_networkx(pair, side, attributes)
     kinds = SIDES[side][0]
     titles = [title for kind in (kinds[:1] if side == "difference" else kinds) for title in titles_of(pair, kind)]
-    for (_, node), (title, colour) in zip(graph.nodes(data=True), titles, strict=True):
-        if "label" in node:
-            node["class"] = node.pop("label")
-        node["label"] = title
-        paint(node, colour)
+    for node, (title, colour) in zip(graph, titles, strict=True):
+        data = graph.nodes[node]
+        if "label" in data:
+            data["class"] = data.pop("label")
+        data["label"] = title
+        paint(data, colour)
     for *_, edge in graph.edges(data=True):
         if "only" in edge:
             paint(edge, EDGE_COLOURS[edge["only"]])
