@@ -11,7 +11,7 @@ from torch import Tensor
 
 from relgraph.analysis.colours import Rgb
 from relgraph.analysis.difference import NO_WEIGHT, difference_edges
-from relgraph.analysis.nodes import check_attributes, check_known, images_of, nodes_of, titles_of
+from relgraph.analysis.nodes import check_attributes, columns_of, images_of, nodes_of, titles_of
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import replacing
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, adjacency, weights
@@ -120,7 +120,7 @@ def check_pair(pair: "HeteroData", side: Side, attributes: Sequence[str] | None 
     """Raise the RelgraphError that `to_networkx` would raise, before work is done on the pair."""
     kinds, edges = SIDES[side]
     _check_edges(pair, edges)
-    check_known(pair, kinds, attributes)
+    columns_of(pair, kinds, attributes)
 
 
 def check_format(path: Path, format: str | None = None) -> str:
