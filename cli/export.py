@@ -28,25 +28,18 @@ Examples:
 @click.command(epilog=EPILOG)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
-@click.option(
-    "--format", "format_", type=click.Choice(["graphml", "gexf", "json", "pt"]), help="[default: by the file's suffix]"
-)
+@click.option("--format", "format_", type=click.Choice(["graphml", "gexf", "json", "pt"]),
+              help="[default: by the file's suffix]")  # fmt: skip
 @click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True)
 @click.option("--first", type=int, metavar="N", help="Only the first N images of the split.")
 @click.option("--side", type=click.Choice(["pair", "teacher", "student"]), default="pair", show_default=True,
               help="Both graphs and the cross graph between them, or one graph.")  # fmt: skip
 @click.option("--diff", is_flag=True, help="Only the edges on which the two disagree, one node for an image.")
-@click.option(
-    "--graph",
-    type=click.Choice(["knn", "dense", "threshold"]),
-    default="knn",
-    show_default=True,
-    help="Which pairs are edges.",
-)
+@click.option("--graph", type=click.Choice(["knn", "dense", "threshold"]), default="knn", show_default=True,
+              help="Which pairs are edges.")  # fmt: skip
 @click.option("--k", type=int, default=8, show_default=True, help="Neighbours of each node.")
-@click.option(
-    "--threshold", type=float, default=0.5, show_default=True, help="Least magnitude of an edge's correlation."
-)
+@click.option("--threshold", type=float, default=0.5, show_default=True,
+              help="Least magnitude of an edge's correlation.")  # fmt: skip
 @click.option("--neighbours", type=click.Choice(["teacher", "student", "union", "mutual"]),
               help="Who chooses the edges. [default: the side; the teacher for the pair]")  # fmt: skip
 @click.option("--attributes", metavar="NAME,...",

@@ -14,14 +14,8 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RUN [RUN ...]")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default="report.html",
-    show_default=True,
-    help="File to write.",
-)
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default="report.html",
+              show_default=True, help="File to write.")  # fmt: skip
 @click.option("--split", type=click.Choice(["train", "val", "test"]),
               help="[default: test, or train where there are no test images]")  # fmt: skip
 @click.option("--first", type=click.IntRange(min=2), metavar="N", help="Only the first N images of the split.")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from relgraph.analysis.colours import Rgb
 from relgraph.analysis.difference import NO_WEIGHT, difference_edges
-from relgraph.analysis.nodes import check_attributes, check_known, images_of, nodes_of, titles_of
+from relgraph.analysis.nodes import check_attributes, columns_of, images_of, nodes_of, titles_of
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import replacing
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, adjacency, weights
@@ -120,7 +120,7 @@ def check_pair(pair: "HeteroData", side: Side, attributes: Sequence[str] | None 
     """Raise the RelgraphError that `to_networkx` would raise, before work is done on the pair."""
     kinds, edges = SIDES[side]
     _check_edges(pair, edges)
-    check_known(pair, kinds, attributes)
+    columns_of(pair, kinds, attributes)
 
 
 def check_format(path: Path, format: str | None = None) -> str:
@@ -202,30 +202,32 @@ def _edge_list(pair: "HeteroData", edge_type: EdgeType) -> tuple[Tensor, Tensor]
     return chosen.nonzero().T, adj[chosen]
 
 
-def _with_titles(pair: "HeteroData", side: Side, attributes: Names) -> tuple["nx.Graph[str]", list[Rgb]]:
-    """Return the graph with a title, `label`, for each node, the number of its class as `class`, and nodes' colours."""
+def _for_gephi(
+    pair: "HeteroData", side: Side, attributes: Names, paint: Callable[[dict[str, Any], Rgb], None]
+) -> "nx.Graph[str]":
+    """Return the graph with a title, `label`, for each node, the number of its class as `class`, and colours."""
     graph = to_networkx(pair, side, attributes)
     kinds = SIDES[side][0]
     titles = [title for kind in (kinds[:1] if side == "difference" else kinds) for title in titles_of(pair, kind)]
-    for node, (title, _) in zip(graph, titles, strict=True):
+    for node, (title, colour) in zip(graph, titles, strict=True):
         data = graph.nodes[node]
         if "label" in data:
             data["class"] = data.pop("label")
         data["label"] = title
-    return graph, [colour for _, colour in titles]
+        paint(data, colour)
+    for *_, edge in graph.edges(data=True):
+        if "only" in edge:
+            paint(edge, EDGE_COLOURS[edge["only"]])
+    return graph
 
 
 def _write_graphml(pair: "HeteroData", stream: IO[bytes], side: Side, attributes: Names) -> None:
     import networkx as nx
 
-    graph, colours = _with_titles(pair, side, attributes)
-    for node, colour in zip(graph, colours, strict=True):
-        graph.nodes[node].update(zip("rgb", colour, strict=True))
-    for *_, edge in graph.edges(data=True):
-        if "only" in edge:
-            edge.update(zip("rgb", EDGE_COLOURS[edge["only"]], strict=True))
     writer: Any = nx.GraphMLWriter(prettyprint=False)
-    writer.add_graph_element(graph)
+    writer.add_graph_element(
+        _for_gephi(pair, side, attributes, lambda data, rgb: data.update(zip("rgb", rgb, strict=True)))
+    )
     # networkx numbers its keys d0, d1, ..., but Gephi takes a key d3 for the title of a node and d7 for that of an
     # edge, as yEd has them, whatever their names are: a weight in d7 would be lost.
     for element in writer.xml.iter():
@@ -238,16 +240,12 @@ def _write_graphml(pair: "HeteroData", stream: IO[bytes], side: Side, attributes
 def _write_gexf(pair: "HeteroData", stream: IO[bytes], side: Side, attributes: Names) -> None:
     import networkx as nx
 
-    graph, colours = _with_titles(pair, side, attributes)
-    for node, colour in zip(graph, colours, strict=True):
-        data = graph.nodes[node]
+    def paint(data: dict[str, Any], colour: Rgb) -> None:
         data["viz"] = {"color": {**dict(zip("rgb", colour, strict=True)), "a": 1.0}}
         if "x" in data:
             data["viz"]["position"] = {"x": data.pop("x"), "y": data.pop("y"), "z": 0.0}
-    for *_, edge in graph.edges(data=True):
-        if "only" in edge:
-            edge["viz"] = {"color": {**dict(zip("rgb", EDGE_COLOURS[edge["only"]], strict=True)), "a": 1.0}}
-    nx.write_gexf(graph, stream, prettyprint=False)
+
+    nx.write_gexf(_for_gephi(pair, side, attributes, paint), stream, prettyprint=False)
 
 
 def _write_json(pair: "HeteroData", stream: IO[bytes], side: Side, attributes: Names) -> None:

@@ -65,7 +65,7 @@ def method_info(name: str) -> MethodInfo:
         method = cls.for_run(SMALL_RUN)
     relations = [part for part in vars(method).values() if isinstance(part, Relation)]
     kernels = dict.fromkeys(relation.kernel.name for relation in relations)
-    criteria = dict.fromkeys(_criterion(relation) for relation in relations)
+    criteria = dict.fromkeys(f"{one.criterion.name} by {one.scale.name}".removesuffix(" by ") for one in relations)
     doc = getdoc(cls) or ""
     if "See `Relational`" in doc:
         doc += f"\n\nGraph, nodes and refinement of relational methods:\n\n{getdoc(Relational)}"
@@ -76,11 +76,6 @@ def method_info(name: str) -> MethodInfo:
         "; ".join(criteria) or facts["Criterion"], method.weight, cls.gamma, f"{cls.augment}{extra}",
         facts["Differs"], _options(cls), doc,
     )  # fmt: skip
-
-
-def _criterion(relation: Relation) -> str:
-    scale = relation.scale.name
-    return f"{relation.criterion.name} by {scale}" if scale else relation.criterion.name
 
 
 def _options(cls: type[Method]) -> dict[str, str]:

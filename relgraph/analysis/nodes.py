@@ -46,11 +46,6 @@ def check_attributes(names: Sequence[str]) -> None:
             raise unknown("node attribute", name, ATTRIBUTES)
 
 
-def check_known(pair: "HeteroData", kinds: Sequence[str], names: Sequence[str] | None) -> None:
-    """Raise RelgraphError for an unknown name, one that no node of these kinds has, or wrong shapes."""
-    _columns_of(pair, kinds, names)
-
-
 def measure(pair: "HeteroData", names: Sequence[str], k: int) -> None:
     """Put those of `community` and `overlap` that are among the names into the pair's nodes, `(N,)` each.
 
@@ -82,7 +77,7 @@ def nodes_of(pair: "HeteroData", kinds: Sequence[str], names: Sequence[str] | No
     Raises:
         RelgraphError: for an unknown name, one that the pair does not have, or metadata of the wrong shape.
     """
-    tables = _columns_of(pair, kinds, names)
+    tables = columns_of(pair, kinds, names)
     chosen = {*(DEFAULT_ATTRIBUTES if names is None else names), "x", "y", "image"}
     for kind, columns in tables.items():
         for position in range(len(pair[kind].x)):
@@ -129,10 +124,14 @@ def writable(text: str) -> str:
     return UNWRITABLE.sub("\ufffd", text)
 
 
-def _columns_of(
+def columns_of(
     pair: "HeteroData", kinds: Sequence[str], names: Sequence[str] | None
 ) -> dict[str, dict[str, list[Any]]]:
-    """Return the columns of each kind; each of the names must be one of them."""
+    """Return the attributes of the nodes of each kind: a list for each name, `None` where a node lacks it.
+
+    Raises:
+        RelgraphError: for an unknown name, one that no node of these kinds has, or metadata of the wrong shape.
+    """
     check_attributes(names or ())
     tables = {kind: _columns(pair, kind) for kind in kinds}
     for name in names or ():

@@ -96,7 +96,7 @@ def _small(images: ImageSet, side: int, resampling: "Resampling") -> Iterator["I
     """Yield the images, grey or RGB, none larger than `side` pixels: one at a time, since files may be large."""
     from PIL.Image import fromarray
 
-    for (pixels,) in images.batches(torch.arange(len(images)).split(1)):
+    for (pixels,) in images.batches(torch.split(torch.arange(len(images)), 1)):
         grey = len(pixels) == 1
         picture = fromarray((pixels[0] if grey else pixels.permute(1, 2, 0)).cpu().contiguous().numpy())
         picture.thumbnail((side, side), resampling)

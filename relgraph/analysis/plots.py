@@ -24,8 +24,10 @@ def learning_curve(path: Path) -> Path:
     split = run.stored().select
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     losses, accuracies = figure.subplots(1, 2)
-    by_labels = any(row.get("cross_entropy", 0) > 0 for row in rows)
-    for axis, curves in ((losses, _losses(by_labels)), (accuracies, _accuracies(split))):
+    named = {"loss": "all terms"}
+    if any(row.get("cross_entropy", 0) > 0 for row in rows):
+        named["cross_entropy"] = "cross-entropy"
+    for axis, curves in ((losses, named), (accuracies, _accuracies(split))):
         for column, label in curves.items():
             points = [(row["epoch"], row[column]) for row in rows if column in row]
             if points:
@@ -42,12 +44,6 @@ def learning_curve(path: Path) -> Path:
     figure.savefig(picture, format="png", dpi=120)
     write_atomically(run.curve_file, picture.getvalue())
     return run.curve_file
-
-
-def _losses(by_labels: bool) -> dict[str, str]:
-    """Return the columns of losses and their names."""
-    total = {"loss": "all terms"}
-    return {**total, "cross_entropy": "cross-entropy"} if by_labels else total
 
 
 def _accuracies(split: str) -> dict[str, str]:

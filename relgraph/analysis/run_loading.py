@@ -209,18 +209,14 @@ def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
         "neighbours": k,
         "neighbours_few": min(k, fewest),
     }
-    for name, of_train, of_test in zip(
-        ("student", "teacher"), opened.outputs(train), opened.outputs(test), strict=True
-    ):
-        if of_train is None or of_test is None:
-            continue
-        assert of_train.feature is not None and of_test.feature is not None and of_test.logits is not None
-        row = accuracy(of_test.logits, test.labels) if opened.has_trained_classifier(name) else {}
-        for suffix, labels in (("", every), ("_few", few)) if hidden else (("", every),):
-            votes = min(k, fewest) if suffix else k
-            row[f"knn{suffix}"] = knn_accuracy(of_train.feature, labels, of_test.feature, test.labels, k=votes)
-            row[f"linear{suffix}"] = linear_probe(of_train.feature, labels, of_test.feature, test.labels)
-        report[name] = row
+    chosen = [("", every, k), *([("_few", few, min(k, fewest))] if hidden else [])]
+    for name, known, asked in zip(("student", "teacher"), opened.outputs(train), opened.outputs(test), strict=True):
+        if known is not None and asked is not None:
+            assert known.feature is not None and asked.feature is not None and asked.logits is not None
+            row = report[name] = accuracy(asked.logits, test.labels) if opened.has_trained_classifier(name) else {}
+            for suffix, labels, votes in chosen:
+                row[f"knn{suffix}"] = knn_accuracy(known.feature, labels, asked.feature, test.labels, k=votes)
+                row[f"linear{suffix}"] = linear_probe(known.feature, labels, asked.feature, test.labels)
     return report
 
 

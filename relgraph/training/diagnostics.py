@@ -64,12 +64,7 @@ class Diagnostics:
 
     def read(self) -> list[dict[str, float]]:
         """Return a row for each measured step: its `step` in the epoch, counted from 0, and the measures it has."""
-        rows = []
-        for step, found in zip(self.steps, self.found, strict=True):
-            pairs = torch.stack(list(found.values())).tolist()
-            measures = {n: total / count for n, (total, count) in zip(found, pairs, strict=True) if count}
-            rows.append({"step": step, **measures})
-        return rows
+        return [{"step": step, **_quotients(found)} for step, found in zip(self.steps, self.found, strict=True)]
 
     def means(self) -> dict[str, float]:
         """Return each measure over all steps so far; those of which there is none are left out."""
@@ -77,10 +72,7 @@ class Diagnostics:
         for found in self.found:
             for name, pair in found.items():
                 sums[name] = sums[name] + pair if name in sums else pair
-        if not sums:
-            return {}
-        pairs = torch.stack(list(sums.values())).tolist()
-        return {name: total / count for name, (total, count) in zip(sums, pairs, strict=True) if count}
+        return _quotients(sums)
 
 
 def measured_pair(methods: list[tuple[str, Method]], student: Output, teacher: Output) -> tuple[Pair, Kernel]:
@@ -97,3 +89,9 @@ def measured_pair(methods: list[tuple[str, Method]], student: Output, teacher: O
         nodes = student.feature, teacher.feature
     s, t = (x.float() for x in nodes)
     return graph_pair(s, t, match=False), pearson
+
+
+def _quotients(found: dict[str, Tensor]) -> dict[str, float]:
+    """Return the measures that have a count, read in one go: each read waits for the device."""
+    pairs = torch.stack(list(found.values())).tolist() if found else []
+    return {name: total / count for name, (total, count) in zip(found, pairs, strict=True) if count}

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,9 +62,8 @@ def knn_accuracy(
     _check_features(train_features, train_labels, test_features, test_labels)
     # On unit vectors the Euclidean order is the cosine one, and scikit-learn's search for it takes half the time.
     vote = KNeighborsClassifier(min(k, len(train_labels)), algorithm="brute")
-    vote.fit(normalize(train_features.float()).cpu().numpy(), train_labels.cpu().numpy())
-    guesses = vote.predict(normalize(test_features.float()).cpu().numpy())
-    return 100 * float((guesses == test_labels.cpu().numpy()).mean())
+    unit = [normalize(features.float()) for features in (train_features, test_features)]
+    return _score(vote, unit[0], train_labels, unit[1], test_labels)
 
 
 def linear_probe(train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor) -> float:
@@ -95,9 +95,7 @@ def linear_probe(train_features: Tensor, train_labels: Tensor, test_features: Te
     with warnings.catch_warnings():
         # A probe stopped after that many steps is a little worse, not wrong.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        probe.fit(train_features.float().cpu().numpy(), train_labels.cpu().numpy())
-    guesses = probe.predict(test_features.float().cpu().numpy())
-    return 100 * float((guesses == test_labels.cpu().numpy()).mean())
+        return _score(probe, train_features.float(), train_labels, test_features.float(), test_labels)
 
 
 def embed(
@@ -129,6 +127,12 @@ def embed(
     with torch.no_grad(), _evaluating(network), closing(_batches(images, batch_size, workers)) as batches:
         bar = tqdm(batches, desc=progress, total=total, unit="batch", leave=False, disable=hidden)
         return torch.cat([network(prepare(batch.to(device))).float().cpu() for batch in bar])
+
+
+def _score(model: Any, train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
+    """Return the accuracy in percent of scikit-learn's model on one set, fitted to another."""
+    model.fit(train.cpu().numpy(), train_labels.cpu().numpy())
+    return 100 * float(model.score(test.cpu().numpy(), test_labels.cpu().numpy()))
 
 
 def _batches(images: Tensor | ImageSet, batch_size: int, workers: int) -> Generator[Tensor, None, None]:

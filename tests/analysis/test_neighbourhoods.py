@@ -6,12 +6,10 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from scipy.stats import skew, spearmanr  # type: ignore[import-untyped]
+from scipy.stats import skew  # type: ignore[import-untyped]
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from relgraph.analysis.diagnostics import rank_correlation
 from relgraph.analysis.neighbourhoods import (
     agreement,
     communities,
@@ -58,16 +56,6 @@ def test_overlap_by_sets() -> None:
     expected = [len({*s} & {*t}) / K for s, t in zip(student.tolist(), teacher.tolist(), strict=True)]
     assert neighbour_overlap(student, teacher).tolist() == expected
     assert 0 < sum(expected) < N
-
-
-def test_overlap_of_the_neighbours_that_scikit_learn_finds() -> None:
-    x = torch.randn(N, 6)
-    found = NearestNeighbors(n_neighbors=K, metric="correlation").fit(x.numpy()).kneighbors(return_distance=False)
-    overlap = neighbour_overlap(nearest_in_blocks(x, K)[0], torch.from_numpy(found))
-    assert overlap.tolist() == [1.0] * N
-
-
-def test_tables_must_fit() -> None:
     with pytest.raises(RelgraphError, match=r"\(N, k\) alike, got \(3, 2\) and \(3, 1\)"):
         neighbour_overlap(torch.zeros(3, 2), torch.zeros(3, 1))
 
@@ -80,12 +68,6 @@ def test_the_union_names_each_edge_once() -> None:
     assert len(found) == len(expected)
     assert set(found) == expected
     assert [i for _, i in found] == sorted(i for _, i in found)
-
-
-def test_rank_correlation_is_scipy_s_and_0_of_a_constant() -> None:
-    x, y = torch.randn(50), torch.randint(0, 5, (50,)).float()
-    assert rank_correlation(x, y).item() == pytest.approx(spearmanr(x.numpy(), y.numpy()).statistic)
-    assert rank_correlation(x, torch.ones(50)) == rank_correlation(torch.zeros(50), y) == 0
 
 
 def test_pairs_are_all_or_some() -> None:
@@ -148,12 +130,6 @@ def test_two_cliques_are_two_communities_and_two_components() -> None:
     assert communities(neighbours, weights).tolist() == [0, 0, 0, 1, 1, 1, 2]
     assert components(neighbour_graph(neighbours, weights)) == [3, 3, 1]
     assert modularity(neighbour_graph(neighbours, weights), torch.tensor([0, 0, 0, 1, 1, 1, 2])) == pytest.approx(0.5)
-
-
-def test_components_are_those_of_networkx() -> None:
-    neighbours, weights, *_ = tables()
-    expected = nx.connected_components(symmetrised(neighbours[:, :1], weights[:, :1]))
-    assert components(neighbour_graph(neighbours[:, :1], weights[:, :1])) == sorted(map(len, expected), reverse=True)
 
 
 def test_a_graph_without_edges() -> None:

@@ -34,7 +34,11 @@ def chart(title: str, curves: Sequence[Curve], epochs: tuple[float, float]) -> H
     horizontal = _Axis(*epochs, LEFT, RIGHT)
     vertical = _Axis(rows[0], rows[-1], BOTTOM, TOP)
     grid = [_row(vertical, tick, rows) for tick in rows]
-    grid += [_column(horizontal, tick, columns) for tick in columns if epochs[0] <= tick <= epochs[1]]
+    grid += [
+        _tick(f"{horizontal.at(tick):.1f}", BOTTOM + 18, "middle", tick, columns)
+        for tick in columns
+        if epochs[0] <= tick <= epochs[1]
+    ]
     lines = [_line(curve, horizontal, vertical) for curve in curves]
     epoch = element("text", {"x": RIGHT, "y": HEIGHT - 4, "text-anchor": "end", "class": "axis"}, "epoch")
     drawing = element(
@@ -69,14 +73,12 @@ def ticks(low: float, high: float, *, integers: bool = False, most: int = 6) -> 
     >>> ticks(0.0, 97.0), ticks(1, 8, integers=True)
     ([0.0, 20.0, 40.0, 60.0, 80.0, 100.0], [0.0, 2.0, 4.0, 6.0, 8.0])
     """
+    from matplotlib.ticker import MaxNLocator
+
     if not high > low:
-        low, high = low - (0.5 if not integers else 0), low + (0.5 if not integers else 1)
-    rough = (high - low) / (most - 1)
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    step = max(1.0, round(step)) if integers else step
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [float(round(number * step, 12)) for number in range(first, last + 1)]
+        low, high = (low, low + 1) if integers else (low - 0.5, low + 0.5)
+    found = MaxNLocator(most - 1, steps=[1, 2, 5, 10], integer=integers, min_n_ticks=1).tick_values(low, high)
+    return [float(round(tick, 12)) for tick in found]
 
 
 class _Axis(NamedTuple):
@@ -95,15 +97,12 @@ class _Axis(NamedTuple):
 
 def _row(axis: _Axis, tick: float, among: Sequence[float]) -> Html:
     y = f"{axis.at(tick):.1f}"
-    return joined(
-        element("line", {"x1": LEFT, "x2": RIGHT, "y1": y, "y2": y, "class": "grid"}),
-        element("text", {"x": LEFT - 8, "y": f"{axis.at(tick) + 4:.1f}", "text-anchor": "end"}, _number(tick, among)),
-    )
+    line = element("line", {"x1": LEFT, "x2": RIGHT, "y1": y, "y2": y, "class": "grid"})
+    return joined(line, _tick(LEFT - 8, f"{axis.at(tick) + 4:.1f}", "end", tick, among))
 
 
-def _column(axis: _Axis, tick: float, among: Sequence[float]) -> Html:
-    place: dict[str, str | float | None] = {"x": f"{axis.at(tick):.1f}", "y": BOTTOM + 18, "text-anchor": "middle"}
-    return element("text", place, _number(tick, among))
+def _tick(x: float | str, y: float | str, anchor: str, tick: float, among: Sequence[float]) -> Html:
+    return element("text", {"x": x, "y": y, "text-anchor": anchor}, _number(tick, among))
 
 
 def _number(value: float, among: Sequence[float]) -> str:
@@ -116,19 +115,11 @@ def _line(curve: Curve, horizontal: _Axis, vertical: _Axis) -> Html:
     points = " ".join(f"{horizontal.at(x):.1f},{vertical.at(y):.1f}" for x, y in curve.points)
     values = " ".join(f"{x:g}:{y:.4g}" for x, y in curve.points)
     kind = "curve dashed" if curve.dashed else "curve"
-    shared: dict[str, str | float | None] = {
-        "class": kind,
-        "data-run": curve.run,
-        "style": f"--c:var(--run-{curve.run % 10})",
-    }
-    if len(curve.points) == 1:
-        x, y = points.split(",")
-        dot = element("circle", {"cx": x, "cy": y, "r": 3.5})
-    else:
-        dot = Html("")
-    line = element("polyline", {"points": points, "data-name": curve.name, "data-part": curve.part,
-                                "data-values": values})  # fmt: skip
-    return element("g", shared, line, dot)
+    group = {"class": kind, "data-run": str(curve.run), "style": f"--c:var(--run-{curve.run % 10})"}
+    named = {"points": points, "data-name": curve.name, "data-part": curve.part, "data-values": values}
+    x, _, y = points.partition(",")
+    dot = element("circle", {"cx": x, "cy": y, "r": 3.5}) if len(curve.points) == 1 else ""
+    return element("g", group, element("polyline", named), dot)
 
 
 def _read_out(title: str, curves: Sequence[Curve]) -> str:

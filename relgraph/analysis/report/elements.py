@@ -38,8 +38,13 @@ def legend(id: str, label: str, *content: Html) -> Html:
 
 def key(part: str, number: int, name: str, colour: str, *, pressed: bool) -> Html:
     """Return a button that shows or lights up one "run" or "class" by its number."""
-    attributes = {"type": "button", "class": "key", f"data-{part}": number, "aria-pressed": str(pressed).lower()}
-    return element("button", attributes, element("span", {"class": "swatch", "style": f"--c:{colour}"}), name)
+    state = {f"data-{part}": str(number), "aria-pressed": str(pressed).lower()}
+    return element(
+        "button",
+        {"type": "button", "class": "key", **state},
+        element("span", {"class": "swatch", "style": f"--c:{colour}"}),
+        name,
+    )
 
 
 def number(value: float | None) -> str:

@@ -95,9 +95,8 @@ def _summary(path: Path, name: str) -> Summary:
         raise RelgraphError(f"{run.result_file} must hold figures as relgraph writes them: {error}") from error
     for part in ("hardware", "versions"):
         if not isinstance(found.environment.get(part) or {}, dict):
-            raise RelgraphError(
-                f"{run.environment_file} must hold an object as {part}, got {found.environment[part]!r}"
-            )
+            wrong = found.environment[part]
+            raise RelgraphError(f"{run.environment_file} must hold an object as {part}, got {wrong!r}")
     return found
 
 
