@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -10,7 +12,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import Criterion, frobenius, half_square, huber, mean_square, sum_square
 from relgraph.graph.factored import ROWS, RowSums, squares
 from relgraph.graph.forms import Form
@@ -18,6 +19,7 @@ from relgraph.graph.kernels import Kernel, cosine, dot, euclidean, gaussian_tayl
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import Scale, by_anchor_norm, by_anchor_sum, raw
 from relgraph.methods.ega import EGA
+from tests.checks import assert_refused, case
 
 N = 9
 KERNELS = [pearson, cosine, linear]
@@ -25,25 +27,29 @@ CRITERIA: list[Criterion] = [frobenius, mean_square, sum_square, half_square]
 SCALES: list[Scale] = [raw, by_anchor_norm]
 gram = RowSums().gram
 each_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
-each_criterion = pytest.mark.parametrize("criterion", CRITERIA, ids=lambda criterion: criterion.name)
 each_scale = pytest.mark.parametrize("scale", SCALES, ids=lambda scale: scale.name)
 
 
 class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Remembers the size of the largest tensor that any operation returned."""
+    """Remembers the size of the largest tensor that any operation returned, with or without views of its arguments."""
 
-    numel = 0
+    def __init__(self, views: bool) -> None:
+        super().__init__()
+        self.numel, self.views = 0, views
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        sizes = [leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        self.numel = max([self.numel, *sizes])
+        found = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        if not self.views:
+            known = {x.untyped_storage().data_ptr() for x in args if isinstance(x, Tensor)}
+            found = [x for x in found if x.untyped_storage().data_ptr() not in known]
+        self.numel = max([self.numel, *(x.numel() for x in found)])
         return result
 
 
 @contextmanager
-def largest_tensor() -> Iterator[Largest]:
-    with Largest() as seen:  # type: ignore[no-untyped-call]
+def largest_tensor(views: bool = True) -> Iterator[Largest]:
+    with Largest(views) as seen:
         yield seen
 
 
@@ -60,11 +66,11 @@ def nodes(widths: tuple[int, int] = (5, 5), count: int = N) -> tuple[Tensor, Ten
     return student, teacher
 
 
-@pytest.mark.parametrize("count", [1, 3, ROWS, ROWS + 1, 2 * ROWS + 7])
-def test_a_gram_is_the_product_of_all_rows(count: int) -> None:
-    x, y = torch.randn(count, 3), torch.randn(count, 2)
-    torch.testing.assert_close(gram(x, y), x.double().T @ y.double())
-    torch.testing.assert_close(gram(x, x), x.double().T @ x.double())
+def test_a_gram_is_the_product_of_all_rows() -> None:
+    for count in (1, 3, ROWS, ROWS + 1, 2 * ROWS + 7):
+        x, y = torch.randn(count, 3), torch.randn(count, 2)
+        torch.testing.assert_close(gram(x, y), x.double().T @ y.double())
+        torch.testing.assert_close(gram(x, x), x.double().T @ x.double())
 
 
 def test_gradcheck() -> None:
@@ -90,28 +96,25 @@ def test_squares_are_those_of_the_matrices(count: int) -> None:
     torch.testing.assert_close(with_gradient(found, student, teacher), expected, rtol=1e-10, atol=1e-10)
 
 
-@each_scale
-@each_criterion
 @each_kernel
-@pytest.mark.parametrize("widths", [(5, 5), (4, 7)])
-def test_value_and_gradient_are_those_of_the_matrix(
-    kernel: Kernel, criterion: Criterion, scale: Scale, widths: tuple[int, int]
-) -> None:
-    student, teacher = nodes(widths)
-    student[2], teacher[3] = 1.5, 0.0  # without variance, and without length
-    matrix, factored = (
-        with_gradient(Relation(kernel, scale=scale, criterion=criterion, form=form), student, teacher)
-        for form in ("matrix", "factored")
-    )
-    torch.testing.assert_close(factored, matrix, rtol=1e-10, atol=1e-10)
+def test_value_and_gradient_are_those_of_the_matrix(kernel: Kernel) -> None:
+    for scale, criterion in product(SCALES, CRITERIA):
+        relation = partial(Relation, kernel, scale=scale, criterion=criterion)
+        for widths in ((5, 5), (4, 7)):
+            with case(scale.name, criterion.name, widths):
+                student, teacher = nodes(widths)
+                student[2], teacher[3] = 1.5, 0.0  # without variance, and without length
+                matrix = with_gradient(relation(form="matrix"), student, teacher)
+                factored = with_gradient(relation(form="factored"), student, teacher)
+                torch.testing.assert_close(factored, matrix, rtol=1e-10, atol=1e-10)
 
 
 @each_scale
-@each_criterion
-def test_equal_nodes_have_value_and_gradient_0(criterion: Criterion, scale: Scale) -> None:
+def test_equal_nodes_have_value_and_gradient_0(scale: Scale) -> None:
     x, _ = nodes()
-    relation = Relation(pearson, scale=scale, criterion=criterion, form="factored")
-    assert all(not found.any() for found in with_gradient(relation, x, x))
+    for criterion in CRITERIA:
+        relation = Relation(pearson, scale=scale, criterion=criterion, form="factored")
+        assert all(not found.any() for found in with_gradient(relation, x, x)), criterion.name
 
 
 @each_scale
@@ -126,31 +129,29 @@ def test_nothing_cancels_where_nodes_are_nearly_equal(scale: Scale, distance: fl
     torch.testing.assert_close(factored, matrix, rtol=1e-14 / distance, atol=1e-9)
 
 
-@pytest.mark.parametrize("count", [1, 6])
-@pytest.mark.parametrize("fill", [0.0, 3.0])
 @each_scale
 @each_kernel
-def test_degenerate_nodes_give_finite_numbers(kernel: Kernel, scale: Scale, fill: float, count: int) -> None:
-    x, teacher = torch.full((count, 4), fill), torch.randn(count, 4)
-    relation = Relation(kernel, scale=scale, form="factored")
-    matrix = Relation(kernel, scale=scale, form="matrix")
-    found = with_gradient(relation, x, teacher)
-    assert all(each.isfinite().all() for each in found)
-    torch.testing.assert_close(found, with_gradient(matrix, x, teacher), rtol=1e-4, atol=1e-5)
+def test_degenerate_nodes_give_finite_numbers(kernel: Kernel, scale: Scale) -> None:
+    for fill, count in product((0.0, 3.0), (1, 6)):
+        with case(fill, count):
+            x, teacher = torch.full((count, 4), fill), torch.randn(count, 4)
+            found = with_gradient(Relation(kernel, scale=scale, form="factored"), x, teacher)
+            assert all(each.isfinite().all() for each in found)
+            expected = with_gradient(Relation(kernel, scale=scale, form="matrix"), x, teacher)
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @each_scale
-def test_half_precision_is_compared_in_float32(scale: Scale, dtype: torch.dtype) -> None:
-    student, teacher = (x.to(dtype) for x in nodes())
+def test_half_precision_is_compared_in_float32(scale: Scale) -> None:
     relation = Relation(pearson, scale=scale, form="factored")
-    assert relation(student, teacher).dtype == torch.float32
-    found, expected = (
-        with_gradient(relation, *ends) for ends in ((student, teacher), (student.float(), teacher.float()))
-    )
-    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(relation(student, teacher).double(), expected[0], rtol=1e-6, atol=0)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        student, teacher = (x.to(dtype) for x in nodes())
+        ends = (student, teacher), (student.float(), teacher.float())
+        found, expected = (with_gradient(relation, *pair) for pair in ends)
+        with case(dtype), torch.autocast("cpu", dtype=torch.bfloat16):
+            assert relation(student, teacher).dtype == torch.float32
+            torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+            torch.testing.assert_close(relation(student, teacher).double(), expected[0], rtol=1e-6, atol=0)
 
 
 PREPARED = Kernel("prepared", identity, dot)
@@ -210,12 +211,15 @@ def test_no_matrix_of_all_pairs_is_ever_held(count: int) -> None:
     assert seen.numel == count**2
 
 
-@pytest.mark.parametrize("shape", [(1, 4), (6, 1), (6, 4, 1)])
-def test_nodes_that_are_not_alike_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(RelgraphError, match=r"nodes must be \(N, D\) alike on one device, got \(6, 4\) on cpu and "):
-        squares(torch.randn(6, 4), torch.randn(shape))
-    with pytest.raises(RelgraphError, match="on meta"):
-        squares(torch.randn(6, 4), torch.randn(6, 4, device="meta"))
+def test_nodes_that_are_not_alike_are_refused() -> None:
+    x, alike = torch.randn(6, 4), "nodes must be (N, D) alike on one device, got (6, 4) on cpu and"
+    assert_refused(
+        *(
+            (partial(squares, x, torch.randn(shape)), f"{alike} {shape} on cpu")
+            for shape in ((1, 4), (6, 1), (6, 4, 1))
+        ),
+        (lambda: squares(x, x.to("meta")), f"{alike} (6, 4) on meta"),
+    )
 
 
 def test_only_squares_of_dot_products_factor() -> None:
