@@ -134,7 +134,7 @@ def test_a_process_that_was_killed_is_told(endless: "subprocess.Popen[str]") -> 
     assert errors.splitlines()[-1] == "Error: process 0 of 2 failed: signal 9 ended it"
 
 
-@pytest.mark.parametrize("name", ["pretrain", "embed", "export", "bench"])
+@pytest.mark.parametrize("name", ["pretrain", "embed", "export"])
 def test_commands_of_one_process_say_so(name: str, failure: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
