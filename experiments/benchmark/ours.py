@@ -12,6 +12,7 @@ from torch import Tensor
 
 from relgraph.data.datasets import DataSet
 from relgraph.data.embeddings import EmbeddingStore
+from relgraph.methods import Batch
 from relgraph.networks.teachers import Teacher
 from relgraph.training.building import open_fabric
 from relgraph.training.loop import step, train_epoch
@@ -55,6 +56,13 @@ class Run:
     def step(self, index: Tensor, images: Tensor) -> None:
         """Train on one batch, from uint8 images to running sums."""
         step(self.setup, images, index, self.views, self.meter)
+
+    def teacher_features(self, index: Tensor) -> Tensor:
+        """Return what the teacher gives `(N, W)` of these training images, each in some view."""
+        train = self.setup.data.train
+        found = self.feed(train.pixels[index], Batch(index, train.labels[index]), torch.Generator()).teacher
+        assert found is not None and found.embedding is not None
+        return found.embedding
 
     def epoch(self, images: int) -> Callable[[], object]:
         """Return what trains an epoch on the first so many training images."""
