@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help demo test lint types format scatter wheel clean
+.PHONY: help demo bench test test-slow lint types format scatter wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## list these verbs
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "make %-9s %s\n", $$1, $$2}'
 
 # Debian without python3-venv has no ensurepip: there the system's pip puts a pip into the environment.
 $(BIN)/pip:
@@ -24,8 +25,15 @@ $(STAMP): setup.cfg pyproject.toml | $(BIN)/pip
 demo: $(STAMP)  ## distil, compare and draw in a few minutes
 	$(BIN)/python experiments/demo.py
 
-test: $(STAMP)  ## every test and every documented example
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+bench: $(STAMP)  ## how fast this machine trains (make bench ARGS='scaling --quick')
+	$(BIN)/python experiments/bench.py $(ARGS)
+
+test: $(STAMP)  ## the tests and every documented example
+	$(PYTEST)
+
+test-slow: $(STAMP)  ## the rest: figures, browser, launchers, whole processes, benchmark
+	$(PYTEST) -m slow tests
+	$(PYTEST) experiments/benchmark
 
 lint: $(STAMP)  ## ruff: rules and format, changing nothing
 	$(BIN)/ruff check .

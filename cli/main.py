@@ -10,7 +10,6 @@ import click
 from relgraph.errors import RelgraphError
 
 from .analyze import analyze
-from .bench import bench
 from .data import data
 from .embed import embed
 from .evaluate import evaluate
@@ -82,12 +81,10 @@ def main() -> None:
     relgraph embed --views 4                  run the teacher once, instead of in every step
     relgraph methods                          how to distil: the published methods, any of them on any graph
     relgraph teachers dinov2                  what can teach; students and data list the rest
-    relgraph bench                            how fast this machine trains, against the original's way
-    relgraph bench scaling                    time and memory of a loss against the number of images in a batch
 
     `relgraph COMMAND --help` describes a command in full.
     """  # noqa: D301 (click wants the backspace itself)
 
 
-for command in (train, pretrain, evaluate, analyze, report, export, embed, data, teachers, students, methods, bench):
+for command in (train, pretrain, evaluate, analyze, report, export, embed, data, teachers, students, methods):
     main.add_command(command)

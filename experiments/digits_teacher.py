@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import torch
+from relgraph.training.setup import network_input
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
@@ -19,7 +20,6 @@ from relgraph.data.sources import SOURCES
 from relgraph.names import build_backbone, student
 from relgraph.networks.files import load_network, save_network
 from relgraph.training.evaluation import embed, knn_accuracy
-from relgraph.training.setup import network_input
 
 
 def linear_probe(x: Tensor, labels: Tensor, y: Tensor, test_labels: Tensor, few: Tensor | None = None) -> float:

@@ -3,8 +3,8 @@
     python experiments/gpu_check.py --out gpu.json
 
 Official values and gradients, k nearest neighbours with k = N - 1 against all pairs, every form of a loss against its
-matrix, steps that never wait for the GPU, equal runs of equal seeds, and then the tables of `relgraph bench` and
-`relgraph bench scaling`. One line a check; exit status 1 if one fails.
+matrix, steps that never wait for the GPU, equal runs of equal seeds, and then the tables of `bench.py` and
+`bench.py scaling`. One line a check; exit status 1 if one fails.
 `--device cpu` runs on the processor what means something there.
 """
 
@@ -22,10 +22,12 @@ from typing import Any
 
 import click
 import torch
+from relgraph.training.meter import Meter
+from relgraph.training.setup import batches_on
 from torch import Tensor
 
+from benchmark.loops import KNN, ONLINE, STORED, BenchmarkLoop, LoopBuilder, Settings
 from relgraph import EGA
-from relgraph.analysis.benchmark_loops import KNN, ONLINE, STORED, BenchmarkLoop, LoopBuilder, Settings
 from relgraph.analysis.method_info import SMALL_RUN
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import huber, mean_square
@@ -35,12 +37,10 @@ from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_anchor_norm, by_max, by_mean
 from relgraph.methods import KD, METHODS, PKT, SP, Batch, Output
 from relgraph.names import build_method
-from relgraph.training.loop import step
-from relgraph.training.meter import Meter
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.pretraining import build_pretraining
-from relgraph.training.setup import batches_on
 
+BENCH = Path(__file__).with_name("bench.py")
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden.json"
 # Relative to the value and to the gradient's norm; float32 products of D = 256 round to some 1e-6.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -204,17 +204,15 @@ def equal_runs(settings: Settings, loop: BenchmarkLoop) -> tuple[bool, str]:
 
 def train(settings: Settings, loop: BenchmarkLoop, folder: Path, forbid_waiting: bool = False) -> dict[str, Tensor]:
     """Return the weights after some steps; the first may wait, since libraries choose their algorithms in it."""
-    builder = LoopBuilder(settings, folder)
-    setup = builder.setup(loop)
-    setup.distiller.train()
-    views, meter, size = setup.view_generator(0), Meter(), settings.batch_size
+    builder, size = LoopBuilder(settings, folder), settings.batch_size
+    run = builder.run(loop)
     indices = [torch.arange(size, device=builder.device) + size * number for number in range(settings.steps)]
-    batches = list(zip(indices, setup.batches(indices), strict=True))
-    step(setup, batches[0][1], batches[0][0], views, meter)
+    batches = run.batches(indices)
+    run.step(*batches[0])
     with waiting_is_an_error() if forbid_waiting else nullcontext():
         for index, images in batches[1:]:
-            step(setup, images, index, views, meter)
-    return {name: tensor.clone() for name, tensor in setup.distiller.state_dict().items()}
+            run.step(index, images)
+    return {name: tensor.clone() for name, tensor in run.distiller.state_dict().items()}
 
 
 def pretraining(device: torch.device, objective: str, forbid_waiting: bool = False) -> dict[str, Tensor]:
@@ -319,11 +317,11 @@ def main(device: str, bench: bool, out: Path | None) -> None:
 
 
 def measure(device: str, *what: str) -> dict[str, Any]:
-    """Run `relgraph bench`, which prints its tables, compiled steps included on a GPU, and return what it measured."""
+    """Run `bench.py`, which prints its tables, compiled steps included on a GPU, and return what it measured."""
     more = list(what) or (["--compile", "--steps", "50"] if device == "cuda" else [])
     with TemporaryDirectory() as folder:
         file = Path(folder) / "bench.json"
-        command = [sys.executable, "-m", "relgraph", "bench", *more, "--device", device, "--json", str(file)]
+        command = [sys.executable, str(BENCH), *more, "--device", device, "--json", str(file)]
         subprocess.run(command, check=True)
         measured: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return measured

@@ -21,7 +21,7 @@ import click
 import torch
 from torch import Tensor
 
-from relgraph.analysis.memory import in_own_process, peak_resident
+from benchmark.memory import in_own_process, peak_resident
 from relgraph.analysis.neighbourhoods import communities, neighbour_overlap
 from relgraph.files import write_atomically
 from relgraph.graph.search import has_faiss, matches_in_blocks, nearest_by_faiss, nearest_in_blocks

@@ -14,8 +14,8 @@ from statistics import mean, stdev
 from typing import Any
 
 import click
-from compare import run_once
 
+from compare import run_once
 from relgraph.files import write_atomically
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.pretraining import pretrain

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, smooth_l1_loss
 
-from relgraph.analysis.memory import in_own_process, peak_resident
-from relgraph.analysis.timing import in_turn, spread
+from benchmark.memory import in_own_process, peak_resident
+from benchmark.timing import in_turn, spread
 from relgraph.files import write_atomically
 from relgraph.graph.angles import related_angles
 from relgraph.graph.criteria import huber

@@ -1,6 +1,7 @@
 """What 100 million images on 64 devices take, from figures measured here, part by part; and what the graph pair costs.
 
-    relgraph bench scaling --sizes 64,256,512,1024,2048,4096,8192,16384,32768,65536 --threads 2 --json scaling.json
+    python experiments/bench.py scaling --sizes 64,256,512,1024,2048,4096,8192,16384,32768,65536 \\
+        --threads 2 --json scaling.json
     python experiments/scaling.py --bench scaling.json --out scaling_parts.json
 
 Each part that grows with the images is measured at some of them and multiplied.
@@ -18,11 +19,12 @@ import click
 import torch
 from torch import Tensor
 
+from benchmark.communication import gather_bytes, gradient_bytes, product_bytes
+from benchmark.loops import STORED, LoopBuilder, Settings
+from benchmark.memory import in_own_process, peak_resident
+from benchmark.scaling import parameters_of_resnet8x4
+from benchmark.timing import Start, in_turn, spread
 from relgraph import EGA
-from relgraph.analysis.benchmark_loops import STORED, LoopBuilder, Settings
-from relgraph.analysis.communication import gather_bytes, gradient_bytes, product_bytes
-from relgraph.analysis.memory import in_own_process, peak_resident
-from relgraph.analysis.timing import Start, in_turn, spread
 from relgraph.data.batches import epoch_batches
 from relgraph.data.fixed_views import FixedViews
 from relgraph.data.folders import read_folder
@@ -165,8 +167,6 @@ def calculation(report: dict[str, Any], bench: dict[str, Any]) -> dict[str, Any]
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
 def main(bench: Path, rounds: int, out: Path) -> None:
-    from relgraph.analysis.scaling import parameters_of_resnet8x4
-
     report: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
     report |= {"load_before": os.getloadavg()[0], "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
     report["parameters"] = parameters_of_resnet8x4(DIM)

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, normalize, softmax
 
-from relgraph.analysis.memory import in_own_process, peak_resident
-from relgraph.analysis.timing import in_turn, spread
+from benchmark.memory import in_own_process, peak_resident
+from benchmark.timing import in_turn, spread
 from relgraph.files import write_atomically
 from relgraph.graph.contrast import queue_contrast, soft_queue_contrast
 from relgraph.training.hardware import processor

@@ -1,6 +1,6 @@
 """What processes exchange, against what one process has of all rows."""
 
-from pathlib import Path
+from itertools import product
 
 import pytest
 import torch
@@ -10,8 +10,10 @@ from relgraph.errors import RelgraphError
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from tests.processes import run_on
 
-N, D = 6, 3
+N, D, COUNT = 6, 3, 3
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+One = tuple[list[tuple[Tensor, Tensor]], tuple[Tensor, Tensor], list[object]]
+Found = list[One]
 
 
 def rows_of(count: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -34,36 +36,12 @@ def _gathered(processes: ProcessGroup) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_rows_are_gathered_with_their_gradient(count: int, tmp_path: Path) -> None:
-    results = run_on(count, _gathered, tmp_path)
-    for at, dtype in enumerate(DTYPES):
-        x = rows_of(N, dtype).requires_grad_()
-        loss(x).backward()  # type: ignore[no-untyped-call]
-        assert x.grad is not None
-        assert all(torch.equal(result[at][0], x) for result in results)
-        # Averaged over the processes, as DDP does: each row's is on one of them alone.
-        gradient = torch.cat([result[at][1] for result in results]) / count
-        torch.testing.assert_close(gradient, x.grad)
-
-
 def _summed(processes: ProcessGroup) -> tuple[Tensor, Tensor]:
     own = rows_of(N)[processes.rows(N)].clone().requires_grad_()
     total = processes.sum(own.mT @ own)
     total.square().sum().backward()  # type: ignore[no-untyped-call]
     assert own.grad is not None
     return total.detach(), own.grad
-
-
-@pytest.mark.parametrize("count", [2, 3])
-def test_summands_get_their_gradient(count: int, tmp_path: Path) -> None:
-    x = rows_of(N).requires_grad_()
-    (x.mT @ x).square().sum().backward()  # type: ignore[no-untyped-call]
-    assert x.grad is not None
-    results = run_on(count, _summed, tmp_path)
-    for total, _ in results:
-        torch.testing.assert_close(total, (x.mT @ x).detach())
-    torch.testing.assert_close(torch.cat([gradient for _, gradient in results]) / count, x.grad)
 
 
 def _exchanged(processes: ProcessGroup) -> list[object]:
@@ -82,21 +60,52 @@ def _exchanged(processes: ProcessGroup) -> list[object]:
     ]
 
 
-def test_what_else_is_exchanged(tmp_path: Path) -> None:
-    for rank, found in enumerate(run_on(3, _exchanged, tmp_path)):
-        assert found[0] == (rank, rank == 0)
+def _all(processes: ProcessGroup) -> One:
+    return _gathered(processes), _summed(processes), _exchanged(processes)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """Return what each of the processes got: they are started once."""
+    return run_on(COUNT, _all, tmp_path_factory.mktemp("processes"))
+
+
+def test_rows_are_gathered_with_their_gradient(found: Found) -> None:
+    results = [gathered for gathered, _, _ in found]
+    for at, dtype in enumerate(DTYPES):
+        x = rows_of(N, dtype).requires_grad_()
+        loss(x).backward()  # type: ignore[no-untyped-call]
+        assert x.grad is not None
+        assert all(torch.equal(result[at][0], x) for result in results)
+        # Averaged over the processes, as DDP does: each row's is on one of them alone.
+        gradient = torch.cat([result[at][1] for result in results]) / COUNT
+        torch.testing.assert_close(gradient, x.grad)
+
+
+def test_summands_get_their_gradient(found: Found) -> None:
+    x = rows_of(N).requires_grad_()
+    (x.mT @ x).square().sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    results = [summed for _, summed, _ in found]
+    for total, _ in results:
+        torch.testing.assert_close(total, (x.mT @ x).detach())
+    torch.testing.assert_close(torch.cat([gradient for _, gradient in results]) / COUNT, x.grad)
+
+
+def test_what_else_is_exchanged(found: Found) -> None:
+    for rank, (_, _, exchanged) in enumerate(found):
+        assert exchanged[0] == (rank, rank == 0)
         expected = [torch.tensor([2.0, 0.0]), torch.tensor([1.0, -1.0]), torch.arange(7), rows_of(2)]
-        torch.testing.assert_close(found[1:5], expected)
-        assert found[5] == "from 0"
-        assert found[6] == torch.tensor(6)
+        torch.testing.assert_close(exchanged[1:5], expected)
+        assert exchanged[5] == "from 0"
+        assert exchanged[6] == torch.tensor(6)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
-@pytest.mark.parametrize("images", [0, 1, 4, 7])
-def test_shares_hold_each_image_once(count: int, images: int) -> None:
-    shares = [list(range(images))[ProcessGroup(rank, count).share(images)] for rank in range(count)]
-    assert [image for share in shares for image in share] == list(range(images))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+def test_shares_hold_each_image_once() -> None:
+    for count, images in product((1, 2, 3, 5), (0, 1, 4, 7)):
+        shares = [list(range(images))[ProcessGroup(rank, count).share(images)] for rank in range(count)]
+        assert [image for share in shares for image in share] == list(range(images))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_rows_are_even() -> None:

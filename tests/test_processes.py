@@ -32,11 +32,11 @@ def _sleep(processes: ProcessGroup) -> None:
     processes.sum(torch.ones(1))
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_results_come_by_rank(count: int, tmp_path: Path) -> None:
-    results = run_on(count, _total, tmp_path, torch.tensor([10.0]))
-    assert [rank for rank, _ in results] == list(range(count))
-    assert all(total == 10 * count + sum(range(count)) for _, total in results)
+def test_results_come_by_rank(tmp_path: Path) -> None:
+    for count in (1, 3):
+        results = run_on(count, _total, tmp_path, torch.tensor([10.0]))
+        assert [rank for rank, _ in results] == list(range(count))
+        assert all(total == 10 * count + sum(range(count)) for _, total in results)
 
 
 def test_a_failure_is_told_with_its_traceback(tmp_path: Path) -> None:

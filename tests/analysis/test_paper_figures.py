@@ -15,6 +15,8 @@ from PIL import Image
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
 
+pytestmark = pytest.mark.slow
+
 Runs = Callable[[str], Path]
 SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "figures.py"
 

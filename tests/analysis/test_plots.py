@@ -17,6 +17,8 @@ from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
 
+pytestmark = pytest.mark.slow
+
 Runs = Callable[[str], Path]
 
 

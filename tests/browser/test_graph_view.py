@@ -9,6 +9,8 @@ import pytest
 
 from tests.browser.conftest import HOSTILE, Edge, Graph, page, without_teacher
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 

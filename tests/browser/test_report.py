@@ -13,6 +13,8 @@ from relgraph.training.recipe import Recipe
 from tests.browser.conftest import Graph
 from tests.browser.test_graph_view import View
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 

@@ -66,6 +66,8 @@ from relgraph.training import embedding
 from relgraph_cli.main import main
 from tests.limits import limit_data
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 more, copies, per_shard, path = *map(int, sys.argv[1:4]), sys.argv[4]
 open_teacher, write = embedding.open_teacher, embedding._write

@@ -58,6 +58,7 @@ def test_an_error_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_what_one_process_says_when_it_fails_is_shown(tmp_path: Path) -> None:
     """The second process stops in the middle; the first one knows only that it has lost it."""
     (tmp_path / "sitecustomize.py").write_text(
@@ -107,6 +108,7 @@ def test_ctrl_c_keeps_the_finished_epochs(endless: "subprocess.Popen[str]", tmp_
     assert (tmp_path / "run" / "last.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_no_process_is_left_behind(endless: "subprocess.Popen[str]") -> None:
     """All of them hold the pipe of errors: it ends when the last one does."""
     endless.terminate()
@@ -126,6 +128,7 @@ def children_of(program: int) -> list[int]:
     return sorted(found)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only /proc tells who started whom")
 def test_a_process_that_was_killed_is_told(endless: "subprocess.Popen[str]") -> None:
     os.kill(children_of(endless.pid)[0], signal.SIGKILL)
@@ -134,7 +137,7 @@ def test_a_process_that_was_killed_is_told(endless: "subprocess.Popen[str]") -> 
     assert errors.splitlines()[-1] == "Error: process 0 of 2 failed: signal 9 ended it"
 
 
-@pytest.mark.parametrize("name", ["pretrain", "embed", "export", "bench"])
+@pytest.mark.parametrize("name", ["pretrain", "embed", "export"])
 def test_commands_of_one_process_say_so(name: str, failure: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")

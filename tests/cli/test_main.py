@@ -13,7 +13,6 @@ Program = Callable[..., Result]
 Failing = Callable[..., str]
 COMMANDS = (
     "train", "pretrain", "evaluate", "analyze", "report", "export", "embed", "data", "teachers", "students", "methods",
-    "bench",
 )  # fmt: skip
 
 

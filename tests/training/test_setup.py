@@ -246,7 +246,7 @@ def test_the_student_s_images_may_be_normalised_as_the_teacher_s(make: RecipeMak
 
 
 def test_the_whole_student_is_compiled_and_its_weights_keep_their_names(make: RecipeMaker) -> None:
-    """What it computes is measured by `relgraph bench`: compiling takes half a minute and a C++ compiler."""
+    """What it computes is measured by `make bench`: compiling takes half a minute and a C++ compiler."""
     plain, compiled = build(make()), build(make(compile=True))
     assert list(plain.distiller.state_dict()) == list(compiled.distiller.state_dict())
     assert compiled.student._compiled_call_impl is not None and plain.student._compiled_call_impl is None

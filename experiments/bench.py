@@ -1,21 +1,32 @@
-"""relgraph bench."""
+"""How fast this machine trains, and what it takes: `make bench`, or with options
+
+python experiments/bench.py --quick
+python experiments/bench.py scaling --plot scaling.png
+"""
 
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import click
+import torch
 from click.core import ParameterSource
+from relgraph_cli.main import Commands
+from relgraph_cli.show import table
+from tqdm import tqdm
 
-from .scaling import scaling
-from .show import table
+from benchmark.loops import Settings
+from benchmark.scaling_command import scaling
+from benchmark.training import measure_training
+from relgraph.files import write_atomically
 
 EPILOG = """\b
 Examples:
-  relgraph bench
-  relgraph bench --quick
-  relgraph bench scaling --plot scaling.png
-  relgraph bench --compile --student resnet20 --teacher timm:vit_small_patch14_dinov2 --json bench.json
+  python experiments/bench.py
+  python experiments/bench.py --quick
+  python experiments/bench.py scaling --plot scaling.png
+  python experiments/bench.py --compile --student resnet20 --teacher timm:vit_small_patch14_dinov2 --json bench.json
 """
 
 WHAT_STEPS = """\
@@ -64,15 +75,8 @@ def training(
 
     On random images of 32 pixels in 100 classes; teacher and embeddings are random too, so nothing is downloaded. All
     rows of a table are measured in turn in one run: compare ratios, not times of different days. Some three minutes on
-    two cores. `relgraph bench scaling` measures what the loss alone takes as the batch grows.
+    two cores. `bench.py scaling` measures what the loss alone takes as the batch grows.
     """
-    import torch
-    from tqdm import tqdm
-
-    from relgraph.analysis.bench import measure_training
-    from relgraph.analysis.benchmark_loops import Settings
-    from relgraph.files import write_atomically
-
     if threads is not None:
         torch.set_num_threads(threads)
     settings = Settings(
@@ -103,7 +107,7 @@ def _training_by_default(context: click.Context, /, **options: Any) -> None:
         raise click.UsageError(f"options stand behind {context.invoked_subcommand}, got --{given[0]} before it")
 
 
-bench = click.Group(
+bench = Commands(
     "bench",
     commands=[training, scaling],
     callback=_training_by_default,
@@ -111,6 +115,7 @@ bench = click.Group(
     params=training.params,
     help=training.help,
     epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
 
@@ -129,7 +134,7 @@ def _steps(rows: list[dict[str, Any]]) -> str:
     return table(
         ["training step", "precision", "compiled", "ms", "ratio", "lowest .. highest"],
         [
-            [row["name"], row["precision"], "yes" if row["compiled"] else "no", 1e3 * _median(row["seconds"]),
+            [row["name"], row["precision"], "yes" if row["compiled"] else "no", 1e3 * median(row["seconds"]),
              row["ratio"]["median"], _range(row["ratio"])]
             for row in rows
         ],
@@ -157,12 +162,6 @@ def _memory(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def _median(samples: list[float]) -> float:
-    from statistics import median
-
-    return median(samples)
-
-
 def _range(values: dict[str, float], digits: int = 2) -> str:
     return f"{values['min']:.{digits}f} .. {values['max']:.{digits}f}"
 
@@ -178,3 +177,7 @@ def _conditions(report: dict[str, Any]) -> str:
         f"{machine['date']};\nstudent {settings['student']}, {size};\n"
         f"teacher {settings['teacher']}, {machine['teacher_size']} px, random weights; medians of {rounds}"
     )
+
+
+if __name__ == "__main__":
+    bench()

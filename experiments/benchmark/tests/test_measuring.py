@@ -1,9 +1,14 @@
+"""Times taken in turn, and the memory of a process."""
+
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-from relgraph.analysis.timing import Start, in_turn, spread
+from benchmark.memory import in_own_process, peak_resident
+from benchmark.timing import Start, in_turn, spread
 
 CPU = torch.device("cpu")
 
@@ -28,7 +33,7 @@ def test_every_way_is_warmed_up_and_then_timed_in_every_round() -> None:
 
 def test_what_is_slow_is_repeated_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, int]] = []
-    monkeypatch.setattr("relgraph.analysis.timing.WINDOW", 1e-12)
+    monkeypatch.setattr("benchmark.timing.WINDOW", 1e-12)
     in_turn({"a": recorder("a", calls)}, rounds=1, repetitions=9, device=CPU)
     assert calls == [("a", 1)] * 3
 
@@ -45,7 +50,18 @@ def test_getting_ready_is_not_repeating() -> None:
 
     in_turn({"a": start}, rounds=1, repetitions=2, device=CPU)
     assert seen == ["ready", "step"] * 2 + ["ready", "step", "step"]
-
-
-def test_spread() -> None:
     assert spread([4.0, 1.0, 2.0, 8.0]) == {"median": 3.0, "min": 1.0, "max": 8.0}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells")
+def test_the_peak_stays_when_the_memory_is_given_back() -> None:
+    before = peak_resident()
+    assert before is not None
+    block = bytearray(before)  # twice what there was, written and let go
+    del block
+    after = peak_resident()
+    assert after is not None and after >= 1.5 * before
+
+
+def test_another_process_runs_it() -> None:
+    assert in_own_process(os.getpid) != os.getpid()

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import distributed
 
-from relgraph.analysis import scaling
-from relgraph.analysis.communication import gather_bytes, gradient_bytes, product_bytes
-from relgraph.analysis.memory import in_own_process
-from relgraph.analysis.scaling import (
+from benchmark import scaling
+from benchmark.communication import gather_bytes, gradient_bytes, product_bytes
+from benchmark.memory import in_own_process
+from benchmark.scaling import (
     FORMS,
     Probe,
     ScalingSettings,
@@ -25,7 +25,7 @@ from relgraph.analysis.scaling import (
     measure_scaling,
     take_step,
 )
-from relgraph.analysis.scaling_fit import draw_scaling
+from benchmark.scaling_fit import draw_scaling
 from relgraph.errors import RelgraphError
 from relgraph.graph.pair import has_weights
 from relgraph.methods import EGA, Batch, Output
@@ -51,12 +51,12 @@ def test_every_form_has_every_size(report: dict[str, Any]) -> None:
     assert json.loads(json.dumps(report))["rows"] == report["rows"]
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_each_form_is_computed_so(form: str) -> None:
-    pair = build_loss(SMALL, form).pair(Output(torch.randn(32, 8)), Output(torch.randn(32, 8)))
-    assert pair is not None
-    assert pair.form == ("blocked" if form == "knn" else form)
-    assert (pair.graph == "sparse") == (form == "knn") and has_weights(pair) == (form in ("matrix", "knn"))
+def test_each_form_is_computed_so() -> None:
+    for form in FORMS:
+        pair = build_loss(SMALL, form).pair(Output(torch.randn(32, 8)), Output(torch.randn(32, 8)))
+        assert pair is not None
+        assert pair.form == ("blocked" if form == "knn" else form)
+        assert (pair.graph == "sparse") == (form == "knn") and has_weights(pair) == (form in ("matrix", "knn"))
 
 
 def test_the_power_is_that_of_the_larger_half() -> None:
@@ -109,14 +109,10 @@ def test_memory_is_that_of_the_step() -> None:
         assert 3 * 2**24 < found.bytes < 20 * 2**24 and found.resident > found.bytes
 
 
-def test_the_forms_are_those_of_the_method() -> None:
+def test_the_forms_are_those_of_the_method_and_misuse_is_named() -> None:
     assert forms_to_measure(SMALL) == FORMS
     assert forms_to_measure(ScalingSettings(method="pkt", sizes=(16,))) == ("matrix", "blocked", "knn")
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
+    for settings, message in (
         ({"forms": ("factorised",)}, "unknown form 'factorised'"),
         ({"method": "pkt", "forms": ("factored",)}, "has the forms auto, matrix, blocked"),
         ({"method": "kd"}, "a method over the graphs of a batch, got kd"),
@@ -124,11 +120,9 @@ def test_the_forms_are_those_of_the_method() -> None:
         ({"sizes": (32, 16)}, "sizes must ascend from 2 or more, got 32, 16"),
         ({"sizes": ()}, "got none"),
         ({"sizes": (8, 16)}, "8 neighbours of each need more nodes than that, got 8"),
-    ],
-)
-def test_misuse_is_named(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(RelgraphError, match=message):
-        forms_to_measure(ScalingSettings(**settings))
+    ):
+        with pytest.raises(RelgraphError, match=message):
+            forms_to_measure(ScalingSettings(**settings))
 
 
 def sent(processes: ProcessGroup, form: str, rows: int, dim: int, width: int) -> float:
@@ -144,24 +138,31 @@ def sent(processes: ProcessGroup, form: str, rows: int, dim: int, width: int) ->
         received.append(2 * (processes.count - 1) / processes.count * x.nbytes)
         return all_reduce(x)
 
-    distributed.all_gather, distributed.all_reduce = counting_gather, counting_reduce  # type: ignore[assignment]
-    loss, head = EGA(form=form), torch.nn.Linear(width, dim, bias=False)  # type: ignore[arg-type]
+    patch = pytest.MonkeyPatch()
+    patch.setattr(distributed, "all_gather", counting_gather)
+    patch.setattr(distributed, "all_reduce", counting_reduce)
+    loss, head = EGA(form=form), torch.nn.Linear(width, dim, bias=False)
     spread = spread_over(loss, processes)
     batch = Batch(torch.arange(rows), torch.zeros(rows, dtype=torch.int64))
     torch.autograd.backward(spread(Output(head(torch.randn(rows, width))), Output(torch.randn(rows, dim)), batch))
     for parameter in head.parameters():
         assert parameter.grad is not None
         processes.mean_(parameter.grad)
+    patch.undo()
     return sum(received)
 
 
-@pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize("form", ["matrix", "blocked", "factored"])
-def test_what_is_sent_is_what_the_formulas_say(form: str, count: int, tmp_path: Path) -> None:
+def sent_in_each_form(processes: ProcessGroup, rows: int, dim: int, width: int) -> list[float]:
+    return [sent(processes, form, rows, dim, width) for form in ("matrix", "blocked", "factored")]
+
+
+def test_what_is_sent_is_what_the_formulas_say(tmp_path: Path) -> None:
     rows, dim, width = 6, 5, 7
-    loss = product_bytes(dim, count) if form == "factored" else gather_bytes(rows, dim, count)
-    expected = loss + gradient_bytes(dim * width, count)
-    assert run_on(count, sent, tmp_path, form, rows, dim, width) == pytest.approx([expected] * count)
+    for count in (2, 3):
+        gathered, summed = gather_bytes(rows, dim, count), product_bytes(dim, count)
+        expected = [loss + gradient_bytes(dim * width, count) for loss in (gathered, gathered, summed)]
+        for found in run_on(count, sent_in_each_form, tmp_path, rows, dim, width):
+            assert found == pytest.approx(expected)
 
 
 def test_one_process_sends_nothing_and_the_sums_do_not_grow_with_the_batch() -> None:
@@ -171,8 +172,12 @@ def test_one_process_sends_nothing_and_the_sums_do_not_grow_with_the_batch() -> 
     assert [2 * row["gathered"] for row in small] == [row["gathered"] for row in large]
 
 
-@pytest.mark.parametrize("memory", [False, True])
-def test_the_picture_has_a_half_for_each_figure(memory: bool, report: dict[str, Any], tmp_path: Path) -> None:
+def test_the_picture_has_a_half_for_each_figure(report: dict[str, Any], tmp_path: Path) -> None:
+    for memory in (False, True):
+        look_at_picture(memory, report, tmp_path)
+
+
+def look_at_picture(memory: bool, report: dict[str, Any], tmp_path: Path) -> None:
     rows = [{**row, "bytes": 1000 * row["n"] if memory else None} for row in report["rows"]]
     file = tmp_path / "scaling.png"
     draw_scaling({**report, "rows": rows}, file)

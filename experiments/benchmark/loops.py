@@ -4,15 +4,15 @@ Images and weights are random: speed depends on neither.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from relgraph.analysis.original import Original
-from relgraph.analysis.timing import Start
+from benchmark.original import Original
+from benchmark.ours import Run, device_and_precision
+from benchmark.timing import Start
 from relgraph.data.datasets import DataSet
 from relgraph.data.embeddings import EmbeddingStore, StoreWriter, checksums_digest
 from relgraph.data.images import ImageSet
@@ -22,12 +22,7 @@ from relgraph.networks.files import save_ss_head
 from relgraph.networks.heads import Head, Projector
 from relgraph.networks.student import Student
 from relgraph.networks.teachers import Teacher
-from relgraph.training.building import open_fabric
-from relgraph.training.loop import step, train_epoch
-from relgraph.training.meter import Meter
 from relgraph.training.recipe import Recipe
-from relgraph.training.setup import Setup, assemble, new_distiller, reads_maps
-from relgraph.training.teacher_features import Feed, Online, Plan, Stored, WithoutTeacher, make_plan
 
 VIEWS = 4  # of every image in the store
 
@@ -97,9 +92,7 @@ class LoopBuilder:
         """
         torch.manual_seed(0)
         self.settings, self.folder = settings, folder
-        fabric = open_fabric(self.recipe(STUDENT_ALONE))
-        self.device: torch.device = fabric.device
-        self.precision = str(fabric.strategy.precision.precision)
+        self.device, self.precision = device_and_precision(self.recipe(STUDENT_ALONE))
         self.data = random_data(settings)
 
     @cached_property
@@ -139,54 +132,40 @@ class LoopBuilder:
             ss_head=self.ss_head if loop.method == "sskd" else None,
         )
 
-    def setup(self, loop: BenchmarkLoop) -> Setup:
-        """Return the setup of the training loop.
+    def run(self, loop: BenchmarkLoop) -> Run:
+        """Return the training run.
 
         Raises:
             RelgraphError: for a student or a teacher that is unknown, or cannot be used here.
         """
         recipe = self.recipe(loop)
-        fabric = open_fabric(recipe)
-        distiller = new_distiller(recipe, self.data, self.teacher if recipe.uses_teacher else None)
-        method = distiller.method
-        plan = make_plan(recipe.augmentation, self.data, None if method is None else method.views)
-        feed = self._feed(loop, plan, fabric, maps=reads_maps(method))
-        return assemble(recipe, fabric, self.data, distiller, feed, loop.name)
-
-    def _feed(self, loop: BenchmarkLoop, plan: Plan, fabric: Any, *, maps: bool) -> Feed:
-        if loop.teacher == "stored":
-            return Stored(plan, self.data, self.store, self.device, shared=True)
-        if loop.teacher == "online":
-            return Online(plan, self.teacher, fabric, shared=True, maps=maps)
-        return WithoutTeacher(plan)
+        teacher = self.teacher if recipe.uses_teacher else None
+        store = self.store if loop.teacher == "stored" else None
+        return Run(recipe, self.data, teacher, store, loop.name)
 
     def steps(self, loop: BenchmarkLoop) -> Start:
-        """Return n steps of `relgraph.training.loop`, from uint8 images to running sums, for `timing`."""
-        setup = self.setup(loop)
-        indices = list(torch.arange(len(self.data.train), device=self.device).view(-1, self.settings.batch_size))
-        batches = list(zip(indices, setup.batches(indices), strict=True))
-        setup.distiller.train()
-        views, meter = setup.view_generator(0), Meter()
+        """Return n of relgraph's steps, from uint8 images to running sums, for `timing`."""
+        run = self.run(loop)
+        indices = torch.arange(len(self.data.train), device=self.device).view(-1, self.settings.batch_size)
+        batches = run.batches(list(indices))
 
         def start(n: int) -> Iterator[None]:
             yield
             for index, images in batches[:n]:
-                step(setup, images, index, views, meter)
+                run.step(index, images)
 
         return start
 
     def epoch(self, loop: BenchmarkLoop) -> Start:
-        """Return an epoch of n batches, by `relgraph.training.loop` or the original's loop, for `timing`."""
+        """Return an epoch of n batches, by relgraph's loop or the original's, for `timing`."""
         if loop == ORIGINAL:
             return self._original().start
-        setup = self.setup(loop)
-        train = setup.data.train
+        run = self.run(loop)
 
         def start(n: int) -> Iterator[None]:
-            few = train.select(torch.arange(n * self.settings.batch_size))
-            of_few = replace(setup, data=replace(setup.data, train=few))
+            train = run.epoch(n * self.settings.batch_size)
             yield
-            train_epoch(of_few, 0)
+            train()
 
         return start
 

@@ -1,18 +1,38 @@
+"""`python experiments/bench.py`: its tables, its files, and misuse in one line."""
+
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-from click.testing import Result
+from click.testing import CliRunner, Result
 
-Program = Callable[..., Result]
-Failing = Callable[..., str]
+from bench import bench
 
 TINY = ("--student", "resnet8", "--batch-size", 4, "--teacher", "timm:test_vit", "--steps", 1, "--rounds", 1)
 
 
-def test_tables_and_json_tell_the_same(program: Program, tmp_path: Path) -> None:
+def run(code: int, *arguments: object) -> Result:
+    result = CliRunner().invoke(bench, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def program(*arguments: object) -> Result:
+    result = run(0, *arguments)
+    assert result.stderr == ""
+    return result
+
+
+def misuse(*arguments: object) -> str:
+    return run(2, *arguments).stderr.splitlines()[-1]
+
+
+def failure(*arguments: object) -> str:
+    return run(1, *arguments).stderr
+
+
+def test_tables_and_json_tell_the_same(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
-    shown = program("bench", "--quick", *TINY, "--device", "cpu", "--json", file)
+    shown = program("--quick", *TINY, "--device", "cpu", "--json", file)
     report = json.loads(file.read_text(encoding="utf-8"))
     lines = shown.stdout.splitlines()
     for row in report["steps"]:
@@ -27,22 +47,19 @@ def test_tables_and_json_tell_the_same(program: Program, tmp_path: Path) -> None
     assert f"torch {report['machine']['torch']}" in shown.stdout
 
 
-def test_misuse(misuse: Failing, failure: Failing) -> None:
-    assert "No such command 'memory'" in misuse("bench", "memory")
-    assert "1 is not in the range" in misuse("bench", "--batch-size", 1)
-
-
-def test_training_is_what_bench_measures_if_it_is_not_told_what(misuse: Failing, program: Program) -> None:
-    assert "1 is not in the range" in misuse("bench", "training", "--batch-size", 1)
-    shown = program("bench", "--help").stdout
+def test_training_is_what_bench_measures_if_it_is_not_told_what() -> None:
+    assert "No such command 'memory'" in misuse("memory")
+    assert "1 is not in the range" in misuse("--batch-size", 1)
+    assert "1 is not in the range" in misuse("training", "--batch-size", 1)
+    shown = program("--help").stdout
     assert "--teacher" in shown and "\n  scaling " in shown
-    assert "options stand behind scaling, got --quick before it" in misuse("bench", "--quick", "scaling")
+    assert "options stand behind scaling, got --quick before it" in misuse("--quick", "scaling")
 
 
-def test_scaling_in_tables_json_and_a_picture(program: Program, tmp_path: Path) -> None:
+def test_scaling_in_tables_json_and_a_picture(tmp_path: Path) -> None:
     file, plot = tmp_path / "scaling.json", tmp_path / "scaling.png"
     small = ("--dim", 8, "--sizes", "16,32", "--forms", "matrix,factored", "--rounds", 1, "--device", "cpu")
-    shown = program("bench", "scaling", "--quick", *small, "--json", file, "--plot", plot).stdout
+    shown = program("scaling", "--quick", *small, "--json", file, "--plot", plot).stdout
     report = json.loads(file.read_text(encoding="utf-8"))
     assert plot.read_bytes().startswith(b"\x89PNG")
     lines = [line.split() for line in shown.splitlines()]
@@ -59,14 +76,9 @@ def test_scaling_in_tables_json_and_a_picture(program: Program, tmp_path: Path) 
     assert "memory" not in shown.split("What one process receives")[0] and "medians of 1 round" in shown
 
 
-def test_a_form_that_ends_is_named(program: Program) -> None:
+def test_scaling_names_a_form_that_ends_and_misuse() -> None:
     small = ("--dim", 8, "--sizes", "16,32", "--forms", "blocked", "--rounds", 1, "--max-seconds", 1e-9)
-    assert (
-        "blocked ends before N = 32: a step would take some 0 s"
-        in program("bench", "scaling", "--quick", *small).stdout
-    )
-
-
-def test_misuse_of_scaling(misuse: Failing, failure: Failing) -> None:
-    assert "'16,many' is not a list of whole numbers" in misuse("bench", "scaling", "--sizes", "16,many")
-    assert "unknown form 'dense'" in failure("bench", "scaling", "--forms", "dense")
+    shown = program("scaling", "--quick", *small).stdout
+    assert "blocked ends before N = 32: a step would take some 0 s" in shown
+    assert "'16,many' is not a list of whole numbers" in misuse("scaling", "--sizes", "16,many")
+    assert "unknown form 'dense'" in failure("scaling", "--forms", "dense")

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relgraph.analysis.communication import gather_bytes, gradient_bytes, product_bytes
-from relgraph.analysis.memory import in_own_process, peak_resident
-from relgraph.analysis.timing import Start, in_turn, spread
+from benchmark.communication import gather_bytes, gradient_bytes, product_bytes
+from benchmark.memory import in_own_process, peak_resident
+from benchmark.timing import Start, in_turn, spread
 from relgraph.errors import RelgraphError, unknown
 from relgraph.methods import Method, RunFacts
 from relgraph.methods.relational import Relational
@@ -81,7 +81,7 @@ def measure_scaling(settings: ScalingSettings, progress: Progress = lambda text:
     Embeddings are random, in float32, and the student's have a gradient. `rows` hold one form at one N each; `stopped`
     lists the forms that grew no further, and why; `exponents` are those of a power of N, fitted to the larger half of a
     form's sizes; `communication`, for EGA, are the bytes that a process receives in a step
-    (`relgraph.analysis.communication`).
+    (`benchmark.communication`).
 
     Raises:
         RelgraphError: for an unknown name, a form that the method has not, sizes that do not ascend or do not exceed k,

@@ -1,19 +1,24 @@
-"""relgraph bench scaling."""
+"""The command `bench.py scaling`."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import click
+import torch
+from relgraph_cli.show import table
+from tqdm import tqdm
 
-from .show import table
+from benchmark.scaling import SIZES, ScalingSettings, measure_scaling
+from benchmark.scaling_fit import draw_scaling
+from relgraph.files import write_atomically
 
 EPILOG = """\b
 Examples:
-  relgraph bench scaling
-  relgraph bench scaling --quick --threads 1
-  relgraph bench scaling --method pkt --sizes 1024,4096,16384 --forms matrix,blocked
-  relgraph bench scaling --json scaling.json --plot scaling.png
+  python experiments/bench.py scaling
+  python experiments/bench.py scaling --quick --threads 1
+  python experiments/bench.py scaling --method pkt --sizes 1024,4096,16384 --forms matrix,blocked
+  python experiments/bench.py scaling --json scaling.json --plot scaling.png
 """
 
 WHAT_TIME = """\
@@ -78,13 +83,6 @@ def scaling(
     graph of k nearest neighbours found in blocks. All are measured in turn in one run, memory in processes of their
     own. Some ten minutes on two cores.
     """
-    import torch
-    from tqdm import tqdm
-
-    from relgraph.analysis.scaling import SIZES, ScalingSettings, measure_scaling
-    from relgraph.analysis.scaling_fit import draw_scaling
-    from relgraph.files import write_atomically
-
     if threads is not None:
         torch.set_num_threads(threads)
     settings = ScalingSettings(

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from relgraph.analysis.benchmark_loops import (
+from benchmark.loops import (
     KD,
     KNN,
     ONLINE,
@@ -24,8 +24,8 @@ from relgraph.analysis.benchmark_loops import (
     LoopBuilder,
     Settings,
 )
-from relgraph.analysis.memory import in_own_process, peak_resident
-from relgraph.analysis.timing import Start, Times, in_turn, spread
+from benchmark.memory import in_own_process, peak_resident
+from benchmark.timing import Start, Times, in_turn, spread
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 from relgraph.training.hardware import processor

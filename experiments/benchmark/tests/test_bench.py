@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-
-from relgraph.analysis.bench import measure_training, peak_memory
-from relgraph.analysis.benchmark_loops import ORIGINAL, STORED, STUDENT_ALONE, LoopBuilder, Settings
-from relgraph.errors import RelgraphError
-from relgraph.methods import METHODS, Batch
 from relgraph.training.teacher_features import Stored
 
+from benchmark.loops import ORIGINAL, STORED, STUDENT_ALONE, LoopBuilder, Settings
+from benchmark.training import measure_training, peak_memory
+from relgraph.errors import RelgraphError
+from relgraph.methods import METHODS
+
+SCRIPTS = Path(__file__).parents[2]
 SMALL = Settings(
     student="resnet8",
     batch_size=4,
@@ -68,51 +69,46 @@ def test_it_is_json_and_tells_its_settings(report: dict[str, Any]) -> None:
 
 def test_the_stored_way_reads_the_store(tmp_path: Path) -> None:
     builder = LoopBuilder(SMALL, tmp_path)
-    setup = builder.setup(STORED)
-    assert isinstance(setup.feed, Stored)
+    run = builder.run(STORED)
+    assert isinstance(run.feed, Stored)
     index = torch.tensor([5, 0])
-    batch = Batch(index, builder.data.train.labels[index])
-    seen = setup.feed(builder.data.train.pixels[index], batch, torch.Generator()).teacher
+    features = run.teacher_features(index)
     views = [builder.store.rows(torch.full((2,), view), index) for view in range(4)]
-    assert seen is not None
-    assert all(any(torch.equal(row, view[i]) for view in views) for i, row in enumerate(seen.pooled))
+    assert all(any(torch.equal(row, view[i]) for view in views) for i, row in enumerate(features))
 
 
 def test_the_steps_are_those_of_training(tmp_path: Path) -> None:
     """A loop's steps change the weights n times: with momentum, a second step differs from a first."""
     builder = LoopBuilder(SMALL, tmp_path)
-    setups = [builder.setup(STUDENT_ALONE)]
-    builder.setup = lambda loop: setups[0]  # type: ignore[method-assign]
+    run = builder.run(STUDENT_ALONE)
+    builder.run = lambda loop: run
     start = builder.steps(STUDENT_ALONE)
-    before = {name: tensor.clone() for name, tensor in setups[0].student.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in run.distiller.student.state_dict().items()}
     assert sum(1 for _ in start(2)) == 1
-    after = setups[0].student.state_dict()
+    after = run.distiller.student.state_dict()
     assert int(after["backbone.stem.1.num_batches_tracked"]) == 2
     assert not torch.equal(before["head.classify.weight"], after["head.classify.weight"])
 
 
-@pytest.mark.parametrize("loop", [STUDENT_ALONE, ORIGINAL])
-def test_memory_of_this_process(loop: Any) -> None:
-    peak = peak_memory(SMALL, loop)
-    assert peak is None or peak > 50 * 2**20  # torch alone takes more
+def test_memory_of_this_process() -> None:
+    for loop in (STUDENT_ALONE, ORIGINAL):
+        peak = peak_memory(SMALL, loop)
+        assert peak is None or peak > 50 * 2**20  # torch alone takes more
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
+def test_what_cannot_be_measured() -> None:
+    for change, words in (
         ({"student": "resnet9"}, "unknown student"),
         ({"teacher": "checkpoint:runs/x"}, "unknown source of untrained teachers"),
         ({"teacher": "timm:no_such_model_at_all"}, "unknown timm model"),
         ({"batch_size": 1}, "batch_size must be at least 2"),
-    ],
-)
-def test_what_cannot_be_measured(change: dict[str, Any], words: str) -> None:
-    with pytest.raises(RelgraphError, match=words):
-        measure_training(replace(SMALL, **change))
+    ):
+        with pytest.raises(RelgraphError, match=words):
+            measure_training(replace(SMALL, **change))
 
 
 def test_the_checks_for_a_gpu_hold_on_the_processor(tmp_path: Path) -> None:
-    script, file = Path(__file__).parents[2] / "experiments" / "gpu_check.py", tmp_path / "checks.json"
+    script, file = SCRIPTS / "gpu_check.py", tmp_path / "checks.json"
     command = runpy.run_path(str(script))["main"]
     run = CliRunner().invoke(command, ["--device", "cpu", "--no-bench", "--out", str(file)])
     assert run.exit_code == 0, run.output
@@ -124,11 +120,11 @@ def test_the_checks_for_a_gpu_hold_on_the_processor(tmp_path: Path) -> None:
 
 
 def test_a_check_that_fails_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    wrong = json.loads((Path(__file__).parents[1] / "golden.json").read_text(encoding="utf-8"))
+    wrong = json.loads((SCRIPTS.parent / "tests" / "golden.json").read_text(encoding="utf-8"))
     wrong["golden"]["ega_node"]["value"] *= 1.001
     golden = tmp_path / "golden.json"
     golden.write_text(json.dumps(wrong), encoding="utf-8")
-    script = runpy.run_path(str(Path(__file__).parents[2] / "experiments" / "gpu_check.py"))
+    script = runpy.run_path(str(SCRIPTS / "gpu_check.py"))
     monkeypatch.setitem(script["golden"].__globals__, "GOLDEN", golden)
     for name, value in {"METHODS": (), "SMALL": replace(SMALL, batch_size=12)}.items():  # the fewer, the sooner
         monkeypatch.setitem(script["main"].callback.__globals__, name, value)
