@@ -15,9 +15,9 @@ from statistics import mean, stdev
 from typing import Any
 
 import click
-from relgraph.training.loop import train
 
 from relgraph.files import write_atomically
+from relgraph.training.distillation import train
 from relgraph.training.recipe import resolve
 from relgraph.training.runs import Run, environment, read_yaml
 

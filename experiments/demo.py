@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import networkx
-from relgraph.training.loop import train
 
 from relgraph import write_graph
 from relgraph.analysis.plots import learning_curve
 from relgraph.analysis.run_loading import evaluate_run, run_pair
+from relgraph.training.distillation import train
 from relgraph.training.recipe import resolve
 
 # Directory of the run -> its name in the table, and its options.

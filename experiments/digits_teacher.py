@@ -10,13 +10,13 @@ from pathlib import Path
 
 import click
 import torch
-from relgraph.training.setup import network_input
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from relgraph.data.datasets import DataSet, load
 from relgraph.data.images import ImageSet
 from relgraph.data.sources import SOURCES
+from relgraph.data.views import Normalise
 from relgraph.names import build_backbone, student
 from relgraph.networks.files import load_network, save_network
 from relgraph.training.evaluation import embed, knn_accuracy
@@ -40,7 +40,7 @@ def report(name: str, backbone: nn.Module, digits: DataSet, mean: list[float], s
     """Print the accuracy of the features on the test images, with all labels and with few."""
 
     def features(images: ImageSet) -> Tensor:
-        return embed(backbone, images, lambda part: network_input(part, mean, std), 256, "cpu")
+        return embed(backbone, images, Normalise(mean, std), 256, "cpu")
 
     x, y = features(digits.train), features(digits.test)
     train_labels, test_labels = digits.train.labels, digits.test.labels

@@ -22,8 +22,6 @@ from typing import Any
 
 import click
 import torch
-from relgraph.training.meter import Meter
-from relgraph.training.setup import batches_on
 from torch import Tensor
 
 from benchmark.loops import KNN, ONLINE, STORED, BenchmarkLoop, LoopBuilder, Settings
@@ -37,6 +35,7 @@ from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_anchor_norm, by_max, by_mean
 from relgraph.methods import KD, METHODS, PKT, SP, Batch, Output
 from relgraph.names import build_method
+from relgraph.training.epochs import Meter, step
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.pretraining import build_pretraining
 
@@ -212,7 +211,7 @@ def train(settings: Settings, loop: BenchmarkLoop, folder: Path, forbid_waiting:
     with waiting_is_an_error() if forbid_waiting else nullcontext():
         for index, images in batches[1:]:
             run.step(index, images)
-    return {name: tensor.clone() for name, tensor in run.distiller.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in run.job.objective.state_dict().items()}
 
 
 def pretraining(device: torch.device, objective: str, forbid_waiting: bool = False) -> dict[str, Tensor]:
@@ -220,14 +219,14 @@ def pretraining(device: torch.device, objective: str, forbid_waiting: bool = Fal
     given = {"objective": objective, "network": "resnet8", "augment": "moco", "batch_size": 32}
     given |= {"queue": 80} if objective == "moco" else {}
     job = build_pretraining(resolve_pretraining({**given, "device": device.type, "precision": "32-true"}))
-    job.objective.train()
+    job.module.train()
     generator, meter = torch.Generator().manual_seed(0), Meter()
     indices = [torch.arange(32, device=job.fabric.device) + 32 * number for number in range(4)]
-    images = list(batches_on(job.fabric.device, job.data.train, indices, 0))
-    job.step(images[0], indices[0], generator, meter)
+    images = [batch.to(device) for batch in job.data.train.batches(indices)]
+    step(job, images[0], indices[0], generator, meter)
     with waiting_is_an_error() if forbid_waiting else nullcontext():
         for index, batch in zip(indices[1:], images[1:], strict=True):
-            job.step(batch, index, generator, meter)
+            step(job, batch, index, generator, meter)
     return {name: tensor.clone() for name, tensor in job.module.state_dict().items()}
 
 

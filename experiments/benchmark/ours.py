@@ -3,22 +3,23 @@
 All that they know of the trainer's inner functions stands in this file.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 
 import torch
-from relgraph.training.loop import step, train_epoch
-from relgraph.training.meter import Meter
-from relgraph.training.setup import assemble, new_distiller, reads_maps
-from relgraph.training.teacher_features import Feed, Online, Stored, WithoutTeacher, make_plan
 from torch import Tensor
 
 from relgraph.data.datasets import DataSet
 from relgraph.data.embeddings import EmbeddingStore
-from relgraph.methods import Batch
 from relgraph.networks.teachers import Teacher
-from relgraph.training.building import open_fabric
+from relgraph.outputs import Batch
+from relgraph.training.building import on_device, open_fabric
+from relgraph.training.construction import new_distiller
+from relgraph.training.distillation import assemble, open_task
+from relgraph.training.epochs import Meter, step, train_epoch
+from relgraph.training.feed import Feed, Online, Stored, input_of, make_plan, reads_maps
 from relgraph.training.recipe import Recipe
 
 
@@ -29,43 +30,47 @@ def device_and_precision(recipe: Recipe) -> tuple[torch.device, str]:
 
 
 class Run:
-    """A training run: the teacher's features come from the store if there is one, else from the teacher if there is."""
+    """A training run: the teacher's outputs come from the store if there is one, else from the teacher if there is."""
 
     def __init__(
         self, recipe: Recipe, data: DataSet, teacher: Teacher | None, store: EmbeddingStore | None, name: str
     ) -> None:
         fabric = open_fabric(recipe)
-        self.distiller = new_distiller(recipe, data, teacher)
-        method = self.distiller.method
+        task = open_task(recipe, on_device(data, fabric.device), fabric.device)
+        distiller = new_distiller(recipe, task, teacher)
+        method = distiller.method
         plan = make_plan(recipe.augmentation, data, None if method is None else method.views)
-        self.feed: Feed
         if store is not None:
-            self.feed = Stored(plan, data, store, fabric.device, shared=True)
+            self.feed: Feed = Stored(plan, task.student_input, store, data.train.index.to(fabric.device), True)
         elif teacher is not None:
-            self.feed = Online(plan, teacher, fabric, shared=True, maps=reads_maps(method))
+            # A copy: the other loops cast the weights anew in every step, as they are.
+            held = deepcopy(teacher).hold(str(fabric.strategy.precision.precision))
+            self.feed = Online(plan, task.student_input, held, input_of(held), maps=reads_maps(method))
         else:
-            self.feed = WithoutTeacher(plan)
-        self.setup = assemble(recipe, fabric, data, self.distiller, self.feed, name)
-        self.views, self.meter = self.setup.view_generator(0), Meter()
+            self.feed = Feed(plan, task.student_input)
+        self.job = assemble(recipe, fabric, task, self.feed, distiller, name)
+        self.views, self.meter = torch.Generator().manual_seed(0), Meter()
 
     def batches(self, indices: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Return the index and the images of each batch, on the device, and set the networks to training."""
-        self.distiller.train()
-        return list(zip(indices, self.setup.batches(indices), strict=True))
+        self.job.module.train()
+        device = self.job.fabric.device
+        images: Iterator[Tensor] = self.job.data.train.batches(indices)
+        return [(index, batch.to(device)) for index, batch in zip(indices, images, strict=True)]
 
     def step(self, index: Tensor, images: Tensor) -> None:
         """Train on one batch, from uint8 images to running sums."""
-        step(self.setup, images, index, self.views, self.meter)
+        step(self.job, images, index, self.views, self.meter)
 
     def teacher_features(self, index: Tensor) -> Tensor:
         """Return what the teacher gives `(N, W)` of these training images, each in some view."""
-        train = self.setup.data.train
+        train = self.job.data.train
         found = self.feed(train.pixels[index], Batch(index, train.labels[index]), torch.Generator()).teacher
-        assert found is not None and found.embedding is not None
+        assert found is not None
         return found.embedding
 
     def epoch(self, images: int) -> Callable[[], object]:
         """Return what trains an epoch on the first so many training images."""
-        data = self.setup.data
+        data = self.job.data
         few = replace(data, train=data.train.select(torch.arange(images)))
-        return partial(train_epoch, replace(self.setup, data=few), 0)
+        return partial(train_epoch, replace(self.job, data=few), 0)

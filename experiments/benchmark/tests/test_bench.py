@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from relgraph.training.teacher_features import Stored
 
 from benchmark.loops import ORIGINAL, STORED, STUDENT_ALONE, LoopBuilder, Settings
 from benchmark.training import measure_training, peak_memory
 from relgraph.errors import RelgraphError
 from relgraph.methods import METHODS
+from relgraph.training.feed import Stored
 
 SCRIPTS = Path(__file__).parents[2]
 SMALL = Settings(
@@ -83,9 +83,9 @@ def test_the_steps_are_those_of_training(tmp_path: Path) -> None:
     run = builder.run(STUDENT_ALONE)
     builder.run = lambda loop: run
     start = builder.steps(STUDENT_ALONE)
-    before = {name: tensor.clone() for name, tensor in run.distiller.student.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in run.job.objective.student.state_dict().items()}
     assert sum(1 for _ in start(2)) == 1
-    after = run.distiller.student.state_dict()
+    after = run.job.objective.student.state_dict()
     assert int(after["backbone.stem.1.num_batches_tracked"]) == 2
     assert not torch.equal(before["head.classify.weight"], after["head.classify.weight"])
 
