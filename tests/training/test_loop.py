@@ -346,7 +346,7 @@ def test_the_best_epoch_is_the_first_of_the_best_accuracy(variant: str, finished
 
 
 def test_the_results_are_those_of_the_stored_students(make: RecipeMaker, tmp_path: Path) -> None:
-    path, recipe = tmp_path / "run", make(method="none", lr=0.1, epochs=4, seed=1)
+    path, recipe = tmp_path / "run", make(method="none", lr=0.1, epochs=4, seed=6)
     result = train(recipe, path)
     assert json.loads((path / "result.json").read_text(encoding="utf-8")) == result
     assert result["test"]["best"] != result["test"]["last"], "else this test could not tell them apart"
@@ -366,7 +366,7 @@ def test_the_results_are_those_of_the_stored_students(make: RecipeMaker, tmp_pat
             elif which == "best":
                 assert result["val_top1_of_best"] == pytest.approx(found["top1"])
     assert result["images"] == {"train": 36, "labelled": 6, "val": 15, "test": 18}
-    assert result["epochs"] == 4 and result["seed"] == 1
+    assert result["epochs"] == 4 and result["seed"] == 6
 
 
 def test_each_epoch_draws_other_views(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
