@@ -343,7 +343,8 @@ def load_teacher(
     if weights and not source.takes_weights:
         raise RelgraphError(f"{spec} brings its own weights, got the file {weights} as well")
     found = source.load(None if weights is None else Path(weights), input_size, arguments or {})
-    return Teacher.of(found, spec, input_size=input_size, mean=mean, std=std)
+    given = {name: value for name, value in (("input_size", input_size), ("mean", mean), ("std", std)) if value}
+    return Teacher(**{**vars(found), **given}, name=spec)
 
 
 def untrained_teacher(spec: str) -> Teacher:
@@ -359,7 +360,7 @@ def untrained_teacher(spec: str) -> Teacher:
     found = sources[source](name).untrained()
     if found.channels != 3:
         raise RelgraphError(f"an untrained teacher must take 3 channels, {spec} takes {found.channels}")
-    return Teacher.of(found, spec)
+    return Teacher(**vars(found), name=spec)
 
 
 def clip_spec(name: str) -> str:

@@ -4,7 +4,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +19,7 @@ from relgraph.networks.sources import StudentSource
 
 DESCRIBED = {"backbone", "in_channels", "image_size", "mean", "std"}  # keys of the description of any network file
 NETWORK_FILES = ("network.safetensors", "student.safetensors")  # of a run directory: a pre-training's, a training's
+M = TypeVar("M", bound=nn.Module)
 SS_HEAD_FILE = "ss_head.safetensors"
 SS_HEAD_KIND = "sskd-head"  # the `kind` in the description of such a file
 
@@ -99,8 +100,7 @@ def load_network(path: Path, find: Callable[[str], StudentSource]) -> tuple[Back
     own = {
         name.removeprefix("backbone."): t for name, t in tensors.items() if not name.startswith(("head.", "projector."))
     }
-    load_strictly(backbone, own, path)
-    return backbone.float().eval(), info
+    return _filled(backbone, own, path), info
 
 
 def load_head(path: Path) -> tuple[Head, tuple[str, ...]]:
@@ -109,17 +109,14 @@ def load_head(path: Path) -> tuple[Head, tuple[str, ...]]:
     Raises:
         RelgraphError: if the file cannot be read, holds no head with classes, or one of other sizes than it describes.
     """
-    path = find_network(path)
-    tensors, info = read_network(path)
+    path, own, info = _part(path, "head.")
     dim, classes = info.get("dim"), info.get("classes")
-    own = _part(tensors, "head.")
     if not own or not _is_width(dim) or not isinstance(classes, list) or not classes:
         raise RelgraphError(
             f"{path} holds no classifier: expected the student.safetensors of a training run with labels"
         )
     head = Head(_input_width(own, "project.weight"), dim, len(classes))
-    load_strictly(head, own, path)
-    return head.float().eval(), tuple(str(name) for name in classes)
+    return _filled(head, own, path), tuple(str(name) for name in classes)
 
 
 def load_projector(path: Path) -> Projector:
@@ -128,9 +125,8 @@ def load_projector(path: Path) -> Projector:
     Raises:
         RelgraphError: if the file cannot be read, holds no projector, or one of other sizes than it describes.
     """
-    path = find_network(path)
-    tensors, info = read_network(path)
-    own, stored = _part(tensors, "projector."), info.get("projector")
+    path, own, info = _part(path, "projector.")
+    stored = info.get("projector")
     if not own or stored is None:
         raise RelgraphError(f"{path} holds no projector: expected the network.safetensors of relgraph pretrain")
     dim, hidden, norm = (stored.get(name) if isinstance(stored, dict) else None for name in ("dim", "hidden", "norm"))
@@ -138,13 +134,20 @@ def load_projector(path: Path) -> Projector:
         raise RelgraphError(
             f"the description in {path} is damaged: expected a projector with dim, hidden and norm, got {stored}"
         )
-    projector = Projector(_input_width(own, "0.weight"), dim, hidden, norm)
-    load_strictly(projector, own, path)
-    return projector.float().eval()
+    return _filled(Projector(_input_width(own, "0.weight"), dim, hidden, norm), own, path)
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+def _part(path: Path, prefix: str) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    """Return the file of a file or run directory, the tensors of one of its parts, and its `info`."""
+    path = find_network(path)
+    tensors, info = read_network(path)
+    return path, {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}, info
+
+
+def _filled(module: M, tensors: Mapping[str, Tensor], path: Path) -> M:
+    """Return a module with the weights of a file, in float32 and evaluation mode."""
+    load_strictly(module, tensors, path)
+    return module.float().eval()
 
 
 def _is_width(value: object) -> TypeGuard[int]:
@@ -187,9 +190,7 @@ def load_ss_head(path: Path, width: int) -> tuple[Projector, dict[str, Any]]:
         raise RelgraphError(f"the description in {path} is damaged: it lacks {', '.join(missing)}")
     if info["width"] != width:
         raise RelgraphError(f"{path} was trained for a teacher of width {info['width']}, this one has {width}")
-    head = Projector(width, width)
-    load_strictly(head, tensors, path)
-    return head.float().eval().requires_grad_(False), info
+    return _filled(Projector(width, width), tensors, path).requires_grad_(False), info
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -38,9 +38,7 @@ class CifarResNet(Backbone):
         stem, *stages = widths
         self.width = stages[-1]
         self.blocks_per_stage = blocks
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem), nn.ReLU()
-        )
+        self.stem = nn.Sequential(*conv_norm(in_channels, stem, 3), nn.ReLU())
         layers: list[nn.Module] = []
         inputs = stem
         for stage, outputs in enumerate(stages):

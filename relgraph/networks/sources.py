@@ -32,7 +32,7 @@ class StudentSource(Protocol):
 class Pretrained:
     """A network, images to embeddings, and the preparation of the images that it was trained on.
 
-    A `Backbone` also returns its stage maps.
+    A `Backbone` also returns its stage maps. The fields are arguments of `Teacher`.
     """
 
     network: nn.Module

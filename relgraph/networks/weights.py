@@ -88,21 +88,17 @@ def from_hub(spec: str, repository: str, file: str, get: Callable[[], T]) -> T:
     """
     from huggingface_hub import constants
 
-    with quiet_hub() as online:
+    place = f"copy the folder models--{repository.replace('/', '--')} of another machine's Hub cache to "
+    with (
+        quiet_hub() as online,
+        _fetched(spec, f"{file} from https://huggingface.co/{repository}", f"{place}{constants.HF_HUB_CACHE}"),
+    ):
         try:
             return get()
-        except (TypeError, RelgraphError):
-            raise  # wrong arguments, or a file that is there and damaged: not a failed download
-        except Exception as error:  # the exception of a failed download depends on library, version and server
-            absent = not online and isinstance(error, FileNotFoundError)
-            reason = "the Hugging Face Hub cannot be reached and its cache has no copy" if absent else first_line(error)
-            folder = f"models--{repository.replace('/', '--')}"
-            raise _not_had(
-                spec,
-                reason,
-                f"{file} from https://huggingface.co/{repository}",
-                f"copy the folder {folder} of another machine's Hub cache to {constants.HF_HUB_CACHE}",
-            ) from error
+        except FileNotFoundError as error:
+            if online:
+                raise
+            raise ConnectionError("the Hugging Face Hub cannot be reached and its cache has no copy") from error
 
 
 def from_url(spec: str, url: str, get: Callable[[Path], T]) -> T:
@@ -114,23 +110,24 @@ def from_url(spec: str, url: str, get: Callable[[Path], T]) -> T:
         RelgraphError: if it cannot be had, with what to download and where to put it.
     """
     copy = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
-    place = f"put it at {copy} (torch.hub.get_dir()/checkpoints)"
-    if not copy.is_file() and not _answers(url):
-        server = urlparse(url).netloc or url
-        raise _not_had(spec, f"{server} cannot be reached and torch's cache has no copy", url, place)
-    try:
+    with _fetched(spec, url, f"put it at {copy} (torch.hub.get_dir()/checkpoints)"):
+        if not copy.is_file() and not _answers(url):
+            raise ConnectionError(f"{urlparse(url).netloc or url} cannot be reached and torch's cache has no copy")
         return get(copy)
+
+
+@contextmanager
+def _fetched(spec: str, what: str, place: str) -> Iterator[None]:
+    """Turn the exception of a failed download, which depends on library, version and server, into one error message."""
+    try:
+        yield
     except (TypeError, RelgraphError):
         raise  # wrong arguments, or a file that is there and damaged: not a failed download
-    except Exception as error:  # the exception of a failed download depends on library, version and server
-        raise _not_had(spec, first_line(error), url, place) from error
-
-
-def _not_had(spec: str, reason: str, what: str, place: str) -> RelgraphError:
-    return RelgraphError(
-        f"the weights of {spec} could not be loaded: {reason}; download {what} and pass it with --teacher-weights "
-        f"FILE, or {place}"
-    )
+    except Exception as error:
+        raise RelgraphError(
+            f"the weights of {spec} could not be loaded: {first_line(error)}; download {what} and pass it with "
+            f"--teacher-weights FILE, or {place}"
+        ) from error
 
 
 @contextmanager

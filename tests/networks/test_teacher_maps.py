@@ -132,7 +132,7 @@ def test_what_is_held_are_the_weights_of_products(load: Load, spec: str) -> None
 
 def test_a_layer_with_a_forward_of_its_own_is_not_held() -> None:
     """A standardised convolution computes its mean and variance from the weight in float32."""
-    from timm.layers import StdConv2d
+    from timm.layers.std_conv import StdConv2d
 
     network = nn.Sequential(StdConv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     teacher = Teacher(network, name="x", input_size=8, channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)

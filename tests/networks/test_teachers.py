@@ -223,7 +223,7 @@ def test_a_pre_training_gives_features_or_projections(tmp_path: Path, pretrained
         ({"width": 3}, "a checkpoint takes the argument output=feature or output=projection, got {'width': 3} for"),
     ):
         with pytest.raises(RelgraphError, match=words):
-            load_teacher(spec, arguments=arguments)  # type: ignore[arg-type]
+            load_teacher(spec, arguments=arguments)
 
 
 def test_refuses_embeddings_that_are_not_vectors() -> None:
