@@ -262,8 +262,8 @@ QUICK: dict[str, Any] = {
 def test_a_run_on_streamed_images_is_judged_as_one_in_memory(folder: Path, tmp_path: Path) -> None:
     reports, pairs = [], []
     for images in ("memory", "stream"):
-        path, labels = tmp_path / images, {"labels_per_class": 4, "label_noise": 0.5}
-        train(Recipe(dataset=f"folder:{folder}", images=images, workers=2, **QUICK, **labels), path)
+        path, options = tmp_path / images, {**QUICK, "labels_per_class": 4, "label_noise": 0.5}
+        train(Recipe(dataset=f"folder:{folder}", images=images, workers=2, **options), path)
         reports.append(evaluate_run(path, k=3) | {"run": None})
         pairs.append(run_pair(path, split="train", k=3))
     assert reports[0] == reports[1]
