@@ -95,12 +95,6 @@ def class_graph(edges: Sequence[ClassEdge], names: Sequence[str]) -> "nx.DiGraph
     graph: nx.DiGraph[int] = nx.DiGraph()
     graph.add_nodes_from((number, {"name": name}) for number, name in enumerate(names))
     for edge in edges:
-        graph.add_edge(
-            edge.anchor,
-            edge.candidate,
-            student=edge.student,
-            teacher=edge.teacher,
-            student_share=edge.student_share,
-            teacher_share=edge.teacher_share,
-        )
+        figures = edge._asdict()
+        graph.add_edge(figures.pop("anchor"), figures.pop("candidate"), **figures)
     return graph

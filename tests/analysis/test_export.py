@@ -30,7 +30,7 @@ def make_pair(sparse: bool, metadata: bool = True) -> HeteroData:
     teacher = torch.randn(9, 5)
     teacher[4] = 0.5  # no variance: all its weights are exactly 0
     image_id, y = torch.randperm(1000)[:9], torch.tensor([0, 1, 2, 3, 4, 5, 0, -1, 1])
-    known = {"image_id": image_id, "y": y} if metadata else {}
+    known: dict[str, Any] = {"image_id": image_id, "y": y} if metadata else {}
     topology = Nearest(3) if sparse else ALL_PAIRS
     pair = graph_pair(teacher + torch.randn(9, 5), teacher, topology=topology, **known)
     if metadata:
@@ -179,7 +179,7 @@ def test_nodes_carry_what_the_pair_knows() -> None:
     }
     assert nodes["t7"].keys() == {"kind", "index", "prediction", "split"}  # its label is -1, unknown
     graph = to_networkx(make_pair(sparse=False, metadata=False), "student")
-    assert dict(graph.nodes(data=True)) == {f"s{i}": {"kind": "student", "index": i} for i in range(9)}
+    assert {node: graph.nodes[node] for node in graph} == {f"s{i}": {"kind": "student", "index": i} for i in range(9)}
 
 
 def test_labels_beyond_the_class_names_have_none() -> None:
