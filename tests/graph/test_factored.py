@@ -34,7 +34,7 @@ class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Remembers the size of the largest tensor that any operation returned, with or without views of its arguments."""
 
     def __init__(self, views: bool) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.numel, self.views = 0, views
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

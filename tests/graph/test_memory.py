@@ -1,13 +1,13 @@
 """The queue against `collections.deque`, the bank against its formula, slot by slot."""
 
 from collections import deque
+from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
 
-from relgraph.errors import RelgraphError
 from relgraph.graph.memory import Bank, Queue
+from tests.checks import assert_refused
 
 
 def in_order(queue: Queue) -> list[list[float]]:
@@ -50,20 +50,6 @@ def test_checkpoints_keep_it() -> None:
     assert in_order(queue) == in_order(copy)
 
 
-@pytest.mark.parametrize(("size", "dim"), [(0, 4), (4, 0), (-1, 4)])
-def test_it_needs_room(size: int, dim: int) -> None:
-    with pytest.raises(
-        RelgraphError, match=f"^a queue needs at least one key of at least one number, got {size} x {dim}$"
-    ):
-        Queue(size, dim)
-
-
-@pytest.mark.parametrize("keys", [torch.zeros(2, 3), torch.zeros(4), torch.zeros(1, 2, 4)])
-def test_keys_must_have_its_width(keys: Tensor) -> None:
-    with pytest.raises(RelgraphError, match=r"^keys must be \(N, 4\), got \("):
-        Queue(8, 4).remember(keys)
-
-
 def test_a_bank_starts_uniform_within_its_bound() -> None:
     keys = Bank(2000, 12).keys
     bound = (3 / 12) ** 0.5
@@ -100,27 +86,29 @@ def test_a_slot_without_direction_is_zero_and_finite() -> None:
     assert not bank.keys[0].any() and bank.keys[1].any()
 
 
-@pytest.mark.parametrize(("images", "dim"), [(0, 4), (4, 0)])
-def test_a_bank_needs_room(images: int, dim: int) -> None:
-    message = f"^a bank needs at least one slot of at least one number, got {images} x {dim}$"
-    with pytest.raises(RelgraphError, match=message):
-        Bank(images, dim)
-
-
-@pytest.mark.parametrize(
-    ("indices", "keys", "message"),
-    [
-        ([0, 1], torch.zeros(2, 5), r"keys must be \(N, 4\), got \(2, 5\)"),
-        ([0, 1], torch.zeros(4), r"keys must be \(N, 4\), got \(4,\)"),
-        ([0, 1, 2], torch.zeros(2, 4), r"indices must be one for each of the 2 keys, got \(3,\)"),
-        ([0.0, 1.0], torch.zeros(2, 4), r"indices must be integers, got torch\.float32"),
-        ([0, 8], torch.zeros(2, 4), "indices must name images 0 to 7, got 8"),
-        ([-1, 0], torch.zeros(2, 4), "indices must name images 0 to 7, got -1"),
-    ],
-)
-def test_what_a_bank_refuses_to_remember(indices: list[float], keys: Tensor, message: str) -> None:
-    bank = Bank(8, 4)
-    before = bank.keys.clone()
-    with pytest.raises(RelgraphError, match=f"^{message}$"):
-        bank.remember(torch.tensor(indices), keys, 0.5)
+def test_what_is_refused() -> None:
+    queue, bank = "a queue needs at least one key of at least one number, got", Bank(8, 4)
+    before, two = bank.keys.clone(), torch.zeros(2, 4)
+    assert_refused(
+        *((partial(Queue, *size), f"{queue} {size[0]} x {size[1]}") for size in ((0, 4), (4, 0), (-1, 4))),
+        *(
+            (partial(Bank, *size), f"a bank needs at least one slot of at least one number, got {size[0]} x {size[1]}")
+            for size in ((0, 4), (4, 0))
+        ),
+        *(
+            (partial(Queue(8, 4).remember, torch.zeros(shape)), f"keys must be (N, 4), got {shape}")
+            for shape in ((2, 3), (4,), (1, 2, 4))
+        ),
+        *(
+            (partial(bank.remember, torch.tensor(indices), keys, 0.5), message)
+            for indices, keys, message in (
+                ([0, 1], torch.zeros(2, 5), "keys must be (N, 4), got (2, 5)"),
+                ([0, 1], torch.zeros(4), "keys must be (N, 4), got (4,)"),
+                ([0, 1, 2], two, "indices must be one for each of the 2 keys, got (3,)"),
+                ([0.0, 1.0], two, "indices must be integers, got torch.float32"),
+                ([0, 8], two, "indices must name images 0 to 7, got 8"),
+                ([-1, 0], two, "indices must name images 0 to 7, got -1"),
+            )
+        ),
+    )
     assert torch.equal(bank.keys, before)

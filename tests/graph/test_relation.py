@@ -172,7 +172,7 @@ def test_what_is_no_part_or_no_batch_is_refused() -> None:
 @pytest.mark.parametrize("n", [6, 1500])
 def test_a_part_that_returns_another_shape_is_refused_in_every_form(n: int) -> None:
     x, row = torch.randn(n, 2), "the row of a criterion returns one number for each anchor: expected ("
-    wrong: list[Relation] = [Relation(criterion=torch.nn.functional.mse_loss, form=f) for f in ("matrix", "blocked")]  # type: ignore[arg-type]
+    wrong: list[Relation] = [Relation(criterion=torch.nn.functional.mse_loss, form=f) for f in ("matrix", "blocked")]
     rule = Relation(topology=lambda student, teacher, kernel: student)  # type: ignore[arg-type, return-value]
     assert_refused(
         *((partial(relation, x, x), f"{row}…") for relation in wrong),

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -20,8 +21,10 @@ from relgraph.graph.search import (
     nearest_in_blocks,
 )
 from relgraph.graph.topology import Above, nearest
+from tests.checks import assert_refused, case
 
 KERNELS = [pearson, linear, euclidean, squared_euclidean, gaussian(0.5)]
+each_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
 
 
 class Elsewhere:
@@ -39,14 +42,15 @@ class Elsewhere:
         return found
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
-@pytest.mark.parametrize("block", [1, 7, 23, 100])
-def test_blocks_find_what_the_matrix_holds(kernel: Kernel, block: int) -> None:
+@each_kernel
+def test_blocks_find_what_the_matrix_holds(kernel: Kernel) -> None:
     x = torch.randn(23, 6, dtype=torch.float64) + 3
     matrix = kernel(x)
-    indices, weights = nearest_in_blocks(x, 5, kernel, block)
-    assert torch.equal(indices, nearest(matrix, 5, kernel))
-    torch.testing.assert_close(weights, matrix.gather(1, indices))
+    for block in (1, 7, 23, 100):
+        indices, weights = nearest_in_blocks(x, 5, kernel, block)
+        with case(block):
+            assert torch.equal(indices, nearest(matrix, 5, kernel))
+            torch.testing.assert_close(weights, matrix.gather(1, indices))
 
 
 def test_all_others_are_found_and_never_the_node_itself() -> None:
@@ -56,14 +60,14 @@ def test_all_others_are_found_and_never_the_node_itself() -> None:
     assert (weights.diff(dim=1) <= 0).all()
 
 
-@pytest.mark.parametrize("k", [1, 3, 40, 150, 199])
-@pytest.mark.parametrize("block", [64, 96, 200])
-def test_groups_of_columns_lose_no_neighbour(k: int, block: int) -> None:
+def test_groups_of_columns_lose_no_neighbour() -> None:
     """The last block is no multiple of a group, and k is below and above the number of groups."""
     x = torch.randn(200, 6, dtype=torch.float64)
-    indices, weights = nearest_in_blocks(x, k, block=block)
-    assert torch.equal(indices, nearest(pearson(x), k, pearson))
-    torch.testing.assert_close(weights, pearson(x).gather(1, indices))
+    for block, k in product((64, 96, 200), (1, 3, 40, 150, 199)):
+        indices, weights = nearest_in_blocks(x, k, block=block)
+        with case(block, k):
+            assert torch.equal(indices, nearest(pearson(x), k, pearson))
+            torch.testing.assert_close(weights, pearson(x).gather(1, indices))
 
 
 def test_an_order_in_which_each_block_is_nearer_than_those_before() -> None:
@@ -72,20 +76,20 @@ def test_an_order_in_which_each_block_is_nearer_than_those_before() -> None:
     assert torch.equal(nearest_in_blocks(x, 5, linear, 64)[0], nearest(linear(x), 5, linear))
 
 
-@pytest.mark.parametrize("k", [1, 4, 30])
-@pytest.mark.parametrize("block", [10, 32, 80])
-def test_of_equal_weights_the_lower_position_is_nearer(k: int, block: int) -> None:
+def test_of_equal_weights_the_lower_position_is_nearer() -> None:
     """Whole numbers, whose products are exact; 20 nodes are 0, and each other one is there several times."""
     x = torch.randint(-2, 3, (80, 2)).float()
     x[3::4] = 0.0
     others = linear(x).fill_diagonal_(float("-inf"))
     expected = others.sort(descending=True, stable=True)
-    indices, weights = nearest_in_blocks(x, k, linear, block)
-    assert torch.equal(indices, expected.indices[:, :k])
-    assert torch.equal(weights, expected.values[:, :k])
+    for block, k in product((10, 32, 80), (1, 4, 30)):
+        indices, weights = nearest_in_blocks(x, k, linear, block)
+        with case(block, k):
+            assert torch.equal(indices, expected.indices[:, :k])
+            assert torch.equal(weights, expected.values[:, :k])
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+@each_kernel
 def test_rows_that_are_no_tensor_are_read_a_block_at_a_time(kernel: Kernel) -> None:
     y = torch.randn(40, 6, dtype=torch.float64)
     x = y + 0.6 * torch.randn(40, 6, dtype=torch.float64)
@@ -147,37 +151,21 @@ def test_half_precision_is_weighed_in_float32() -> None:
     assert indices.dtype == torch.int64
 
 
-@pytest.mark.parametrize("k", [0, 9])
-def test_k_must_fit(k: int) -> None:
-    with pytest.raises(RelgraphError, match=f"between 1 and the number of nodes less one, 8, got {k}"):
-        nearest_in_blocks(torch.randn(9, 4), k)
-
-
-@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.9, 2.0])
-@pytest.mark.parametrize("block", [1, 6, 50])
-def test_above_is_the_rule_on_the_matrix(threshold: float, block: int) -> None:
+def test_above_is_the_rule_on_the_matrix() -> None:
     x = torch.randn(17, 8, dtype=torch.float64)
     matrix = pearson(x)
-    expected = Above(threshold)(matrix, matrix, pearson).edge_index
-    assert torch.equal(above_in_blocks(x, threshold, block=block), expected)
+    for threshold, block in product((0.0, 0.3, 0.9, 2.0), (1, 6, 50)):
+        expected = Above(threshold)(matrix, matrix, pearson).edge_index
+        assert torch.equal(above_in_blocks(x, threshold, block=block), expected), (threshold, block)
 
 
-def test_too_many_edges_are_refused_before_they_fill_the_memory() -> None:
-    x = torch.randn(10, 4)
-    assert above_in_blocks(x, 0.0, limit=90).shape == (2, 90)
-    with pytest.raises(
-        RelgraphError, match=r"at most 89 edges, got 90 from the first 10 of 10 nodes: raise the thresh"
-    ):
-        above_in_blocks(x, 0.0, limit=89)
-
-
-@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
-@pytest.mark.parametrize("chunk", [1, 13, 1000])
-def test_edge_weights_are_entries_of_the_matrix(kernel: Kernel, chunk: int) -> None:
+@each_kernel
+def test_edge_weights_are_entries_of_the_matrix(kernel: Kernel) -> None:
     x, y = torch.randn(6, 5, dtype=torch.float64), torch.randn(8, 5, dtype=torch.float64)
     candidate, anchor = torch.cartesian_prod(torch.arange(8), torch.arange(6)).T
-    weights = edge_weights(x, y, torch.stack([candidate, anchor]), kernel, chunk)
-    torch.testing.assert_close(weights, kernel(x, y)[anchor, candidate])
+    for chunk in (1, 13, 1000):
+        weights = edge_weights(x, y, torch.stack([candidate, anchor]), kernel, chunk)
+        torch.testing.assert_close(weights, kernel(x, y)[anchor, candidate])
 
 
 def test_no_edges_have_no_weights() -> None:
@@ -191,14 +179,14 @@ def test_the_search_takes_no_gradient() -> None:
     assert not weights.requires_grad
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
-@pytest.mark.parametrize("block", [1, 7, 50])
-def test_matches_are_those_of_a_loop(kernel: Kernel, block: int) -> None:
+@each_kernel
+def test_matches_are_those_of_a_loop(kernel: Kernel) -> None:
     teacher = torch.randn(20, 4, dtype=torch.float64)
     student = teacher + 0.6 * torch.randn(20, 4, dtype=torch.float64)
     matrix = (kernel(student, teacher) if kernel.nearest_is_largest else -kernel(student, teacher)).tolist()
     expected = [all(row[i] > other for j, other in enumerate(row) if j != i) for i, row in enumerate(matrix)]
-    assert matches_in_blocks(student, teacher, kernel, block).tolist() == expected
+    for block in (1, 7, 50):
+        assert matches_in_blocks(student, teacher, kernel, block).tolist() == expected, block
     assert 0 < sum(expected) < 20
 
 
@@ -236,9 +224,18 @@ def test_no_more_than_a_block_of_the_matrix_is_held() -> None:
     assert len(held) == 21 + 36 + 36
 
 
-def test_matches_need_one_shape() -> None:
-    with pytest.raises(RelgraphError, match=r"must be \(N, D\) alike, got \(4, 3\) and \(4, 2\)"):
-        matches_in_blocks(torch.randn(4, 3), torch.randn(4, 2))
+def test_what_is_refused() -> None:
+    x, between = torch.randn(10, 4), "k must be between 1 and the number of nodes less one, 9, got"
+    assert above_in_blocks(x, 0.0, limit=90).shape == (2, 90)
+    assert_refused(
+        (lambda: nearest_in_blocks(x, 0), f"{between} 0"),
+        (lambda: nearest_in_blocks(x, 10), f"{between} 10"),
+        (
+            lambda: above_in_blocks(x, 0.0, limit=89),
+            "the threshold 0.0 must leave at most 89 edges, got 90 from the first 10 of 10 nodes: raise the threshold",
+        ),
+        (lambda: matches_in_blocks(x, x[:, :2]), "nodes must be (N, D) alike, got (10, 4) and (10, 2)"),
+    )
 
 
 def test_a_bar_changes_nothing() -> None:

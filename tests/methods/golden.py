@@ -67,11 +67,11 @@ def value_and_gradient(loss: Callable[..., Tensor], student: Tensor, *others: An
 
 def nearest(rows: Sequence[Any], k: int, distance: Callable[[Any, Any], float]) -> list[tuple[int, int]]:
     """Return the edges (neighbour, anchor) of each row's k nearest others, by Python's sort."""
-    edges = []
-    for i, row in enumerate(rows):
-        others = sorted((j for j in range(len(rows)) if j != i), key=lambda j, row=row: distance(row, rows[j]))
-        edges += [(j, i) for j in others[:k]]
-    return edges
+
+    def others(i: int) -> list[int]:
+        return sorted((j for j in range(len(rows)) if j != i), key=lambda j: distance(rows[i], rows[j]))
+
+    return [(j, i) for i in range(len(rows)) for j in others(i)[:k]]
 
 
 def check(key: str, loss: Callable[[], Tensor], inputs: Mapping[str, Tensor]) -> None:

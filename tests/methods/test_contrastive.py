@@ -53,7 +53,7 @@ def test_value_and_gradient_are_those_of_a_naive_loop(cls: Batchwise) -> None:
     for n in (1, 2, N):
         for head in ("mlp", "linear"):
             with case(n, head):
-                loss = cls(STUDENT, TEACHER, tau=0.3, head=head).double()  # type: ignore[arg-type]
+                loss = cls(STUDENT, TEACHER, tau=0.3, head=head).double()
                 student, teacher = vectors(n, STUDENT, TEACHER)
                 assert loss.projector is not None
                 value, expected = loss(student, teacher), NAIVE[cls](loss.projector(student), teacher, 0.3)

@@ -85,7 +85,7 @@ def test_of_equally_near_ones_the_first_of_the_batch_comes_first_on_edges_as_wel
     expected = value_and_gradient(DarkRank(), student, teacher)
     for by in ("teacher", "student", "union", "mutual"):
         with case(by):
-            sparse = DarkRank(graph="knn", k=N - 1, neighbours=by)  # type: ignore[arg-type]
+            sparse = DarkRank(graph="knn", k=N - 1, neighbours=by)
             torch.testing.assert_close(value_and_gradient(sparse, student, teacher), expected, rtol=1e-12, atol=1e-12)
 
 

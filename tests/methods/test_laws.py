@@ -585,7 +585,9 @@ def test_what_every_method_over_graphs_refuses(name: str) -> None:
         (lambda: make(name, graph=edges)(*outputs(4), batch_of(4)), "edge_index must name nodes 0 to 3, got 7"),
     )
     if name != "ega":  # whose nodes are embeddings
-        assert_refused((lambda: make(name, nodes="featur"), "unknown nodes 'featur': did you mean 'feature'? (known: …"))
+        assert_refused(
+            (lambda: make(name, nodes="featur"), "unknown nodes 'featur': did you mean 'feature'? (known: …")
+        )
     if name != "sp":  # whose nodes are flattened
         graphs = (Output(torch.zeros(2, 4, 3), torch.zeros(2, 4), torch.zeros(2, 4, 3)) for _ in range(2))
         message = "a graph pair holds one batch (N, D), got (2, 4, 3)"

@@ -84,7 +84,8 @@ def test_the_nodes_are_those_that_were_asked_for_and_smoothing_moves_them(part: 
     assert relational("dense", part).reads == (part,)
     for given, found in zip((student, teacher), plain, strict=True):
         parts = {"embedding": given.embedding, "feature": given.feature, "map": given.maps[1].flatten(1)}
-        assert parts[part] is not None and torch.equal(found, parts[part])
+        expected = parts[part]
+        assert expected is not None and torch.equal(found, expected)
     for k in (None, 3):
         refinement = Refinement("smooth", *(x.shape[1] for x in plain))
         refined = relational(ALL_PAIRS if k is None else Nearest(k), part, refinement).vectors(student, teacher)
