@@ -19,8 +19,8 @@ def test_what_was_not_kept_is_told_again_and_stands_once(tmp_path: Path) -> None
             board.write({"epoch": epoch, "loss": value} | ({"val_knn": value} if epoch == 2 else {}), steps)
         if words == "kept":
             board.close()
-    epochs, of_steps = (EventAccumulator(str(folder)).Reload() for folder in (run.path / "tensorboard",
-                                                                              run.path / "tensorboard" / "steps"))  # fmt: skip
+    folder = run.path / "tensorboard"
+    epochs, of_steps = (EventAccumulator(str(path)).Reload() for path in (folder, folder / "steps"))
     assert [(event.step, event.value) for event in epochs.Scalars("loss")] == [(1, 1.5), (2, 2.0), (3, 3.0)]
     assert [(event.step, event.value) for event in epochs.Scalars("val_knn")] == [(2, 2.0)]
     assert set(epochs.Tags()["scalars"]) == {"loss", "val_knn"}
