@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +14,14 @@ from relgraph.data.augment import make_augmentation
 from relgraph.data.datasets import DataSet
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.data.extra_views import make_extra_views
+from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.methods import EGA, KD, SP, Method, Sum, Views
 from relgraph.networks.teachers import Teacher
 from relgraph.outputs import Batch, Output
-from relgraph.training.building import network_input, open_data, open_fabric, open_teacher, teacher_input
+from relgraph.training.building import open_data, open_fabric, open_teacher
 from relgraph.training.embedding import store_embeddings
-from relgraph.training.feed import Feed, Online, Stored, TwoViews, make_plan, open_feed, reads_maps
+from relgraph.training.feed import Feed, Online, Stored, TwoViews, input_of, make_plan, open_feed, reads_maps
 from relgraph.training.recipe import Recipe
 
 RecipeMaker = Callable[..., Recipe]
@@ -53,7 +53,7 @@ class Opened(NamedTuple):
 
     def read(self, views: Tensor) -> Tensor:
         """Return views as the student reads them."""
-        return network_input(views, self.data.mean, self.data.std)
+        return Normalise(self.data.mean, self.data.std)(views)
 
     def drawn(self, name: str, count: int = 1) -> tuple[list[Tensor], Any, torch.Generator]:
         """Return views that an augmentation draws one after the other, what was drawn last, and the generator."""
@@ -66,8 +66,8 @@ class Opened(NamedTuple):
 
 def opened(recipe: Recipe, method: Method | None = None) -> Opened:
     data, teacher = open_data(recipe), open_teacher(recipe) if recipe.uses_teacher else None
-    student_input = partial(network_input, mean=data.mean, std=data.std)
-    feed, line = open_feed(recipe, data, teacher, open_fabric(recipe), student_input, method)
+    given = recipe, data, teacher, open_fabric(recipe), Normalise(data.mean, data.std), method
+    feed, line = open_feed(*given)
     return Opened(feed, line, data)
 
 
@@ -87,7 +87,7 @@ def folder(make: RecipeMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def taught(recipe: Recipe, images: Tensor) -> Tensor:
     """Return the teacher's own feature of images."""
     teacher = open_teacher(recipe)
-    feature: Tensor = teacher(teacher_input(teacher, images))
+    feature: Tensor = teacher(input_of(teacher)(images))
     return feature
 
 
@@ -300,7 +300,8 @@ def test_a_teacher_of_any_size_sees_patches_as_they_are(make: RecipeMaker) -> No
     teacher = Teacher(Mean(), name="mean", input_size=None, channels=3, mean=(0, 0, 0), std=(1, 1, 1))
     data = open_data(recipe)
     seen.clear()
-    feed = Online(make_plan("moco", data, Views("patches", 2)), lambda x: x, teacher, open_fabric(recipe).autocast)
+    plan, autocast = make_plan("moco", data, Views("patches", 2)), open_fabric(recipe).autocast
+    feed = Online(plan, lambda x: x, teacher, input_of(teacher), autocast)
     found = Opened(feed, "", data)()
     assert found.extra.shape == (12, 3, 3, 3) and seen == [(6, 3, 8, 8), (12, 3, 3, 3)]
     torch.testing.assert_close(feature_of(found.teacher), found.images.mean((2, 3)))
