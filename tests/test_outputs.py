@@ -5,8 +5,8 @@ from copy import deepcopy
 import pytest
 import torch
 
+from relgraph.names import build_backbone
 from relgraph.networks.student import Student
-from relgraph.networks.students import build_backbone
 from relgraph.outputs import Output, bare, of_views
 
 N, V = 4, 2

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from relgraph.names import load_teacher
 from relgraph.networks.files import save_ss_head
 from relgraph.networks.heads import Projector
-from relgraph.networks.teachers import load_teacher
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.distillation import train
 from relgraph.training.recipe import Recipe

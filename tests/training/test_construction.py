@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.methods import EGA, KD, METHODS, SP, SSKD, Batch, Method, Output, RunFacts, Sum, Views
+from relgraph.names import build_backbone, load_student, load_teacher
 from relgraph.networks.backbone import map_shapes
 from relgraph.networks.files import load_head, load_ss_head, save_network, save_ss_head
 from relgraph.networks.heads import Projector
-from relgraph.networks.student import load_student
-from relgraph.networks.students import build_backbone
-from relgraph.networks.teachers import Teacher, load_teacher
+from relgraph.networks.teachers import Teacher
 from relgraph.training.building import open_data, open_teacher
 from relgraph.training.construction import new_distiller
 from relgraph.training.distillation import build, open_task, train

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from relgraph.training.loop import train
+from relgraph.training.meter import Meter
+from relgraph.training.setup import build
 from torch import Tensor
 
 from relgraph.analysis.diagnostics import MEASURES, diagnose
@@ -19,11 +22,8 @@ from relgraph.methods.relational import Relational
 from relgraph.names import build_method
 from relgraph.training import diagnostics, loop
 from relgraph.training.diagnostics import Diagnostics
-from relgraph.training.loop import train
-from relgraph.training.meter import Meter
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
-from relgraph.training.setup import build
 from relgraph.training.spread import Spread
 
 RecipeMaker = Callable[..., Recipe]

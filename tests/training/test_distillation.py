@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from relgraph.errors import RelgraphError
 from relgraph.methods import CRD, EGA, METHODS, SEED, Batch, Output, Sum
 from relgraph.methods.base import as_output
-from relgraph.networks.student import load_student
+from relgraph.names import load_student
 from relgraph.training import epochs
 from relgraph.training.building import open_data, open_teacher
 from relgraph.training.checkpoint import load_checkpoint

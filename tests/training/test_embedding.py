@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from relgraph.training.inputs import teacher_input
 
 from relgraph.data.datasets import load
 from relgraph.data.embeddings import EmbeddingStore, StoreWriter
@@ -16,7 +17,6 @@ from relgraph.seeding import generator
 from relgraph.training import embedding
 from relgraph.training.building import open_data, open_teacher
 from relgraph.training.embedding import default_path, store_embeddings
-from relgraph.training.inputs import teacher_input
 from relgraph.training.recipe import Recipe
 
 RecipeMaker = Callable[..., Recipe]

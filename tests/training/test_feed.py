@@ -19,7 +19,8 @@ from relgraph.errors import RelgraphError
 from relgraph.methods import EGA, KD, SP, Method, Sum, Views
 from relgraph.networks.teachers import Teacher
 from relgraph.outputs import Batch, Output
-from relgraph.training.building import open_data, open_fabric, open_teacher
+from relgraph.training.building import open_data, open_teacher
+from relgraph.training.distillation import open_task
 from relgraph.training.embedding import store_embeddings
 from relgraph.training.feed import Feed, Online, Stored, TwoViews, input_of, make_plan, open_feed, reads_maps
 from relgraph.training.recipe import Recipe
@@ -65,10 +66,9 @@ class Opened(NamedTuple):
 
 
 def opened(recipe: Recipe, method: Method | None = None) -> Opened:
-    data, teacher = open_data(recipe), open_teacher(recipe) if recipe.uses_teacher else None
-    given = recipe, data, teacher, open_fabric(recipe), Normalise(data.mean, data.std), method
-    feed, line = open_feed(*given)
-    return Opened(feed, line, data)
+    task = open_task(recipe, open_data(recipe), torch.device("cpu"))
+    teacher = open_teacher(recipe) if recipe.uses_teacher else None
+    return Opened(*open_feed(recipe, task, teacher, recipe.precision, method), task.data)
 
 
 def digits(make: RecipeMaker, **options: Any) -> Recipe:
@@ -300,8 +300,7 @@ def test_a_teacher_of_any_size_sees_patches_as_they_are(make: RecipeMaker) -> No
     teacher = Teacher(Mean(), name="mean", input_size=None, channels=3, mean=(0, 0, 0), std=(1, 1, 1))
     data = open_data(recipe)
     seen.clear()
-    plan, autocast = make_plan("moco", data, Views("patches", 2)), open_fabric(recipe).autocast
-    feed = Online(plan, lambda x: x, teacher, input_of(teacher), autocast)
+    feed = Online(make_plan("moco", data, Views("patches", 2)), lambda x: x, teacher, input_of(teacher))
     found = Opened(feed, "", data)()
     assert found.extra.shape == (12, 3, 3, 3) and seen == [(6, 3, 8, 8), (12, 3, 3, 3)]
     torch.testing.assert_close(feature_of(found.teacher), found.images.mean((2, 3)))

@@ -12,9 +12,9 @@ from torch.nn.functional import cross_entropy
 from relgraph.graph.pair import Pair
 from relgraph.graph.refine import Refinement, SignedConv
 from relgraph.methods import EGA, KD, SP, SSKD, Batch, Method, Output, Sum, Views
+from relgraph.names import build_backbone
 from relgraph.networks.heads import Head
 from relgraph.networks.student import Student
-from relgraph.networks.students import build_backbone
 from relgraph.outputs import bare, of_views
 from relgraph.training.feed import StepInputs
 from relgraph.training.objective import Distiller, Losses, Stage

@@ -20,8 +20,8 @@ from relgraph.data.datasets import DataSet
 from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError
 from relgraph.methods import Batch
+from relgraph.names import load_teacher
 from relgraph.networks.files import load_ss_head, read_network
-from relgraph.networks.teachers import load_teacher
 from relgraph.seeding import generator
 from relgraph.training import epochs, pretraining, tasks
 from relgraph.training.checkpoint import load_checkpoint

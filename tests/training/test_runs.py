@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
+from relgraph.training.loop import train
 
 from relgraph.analysis.diagnostics import MEASURES
 from relgraph.errors import RelgraphError
-from relgraph.training.loop import train
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.recipe import Recipe, resolve
 from relgraph.training.runs import Run, check_free, environment, free_name, read_yaml

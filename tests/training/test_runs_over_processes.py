@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from relgraph.training.loop import train, train_epoch
+from relgraph.training.meter import Meter
+from relgraph.training.setup import build
 
 from relgraph.data.batches import epoch_batches
 from relgraph.errors import RelgraphError
@@ -13,11 +16,8 @@ from relgraph.processes import ProcessGroup
 from relgraph.training import loop
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.epochs import Progress
-from relgraph.training.loop import train, train_epoch
-from relgraph.training.meter import Meter
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
-from relgraph.training.setup import build
 from tests.processes import run_on
 from tests.training.conftest import VARIANTS, RecipeMaker
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 from torch.optim import SGD
 
-from relgraph.networks.students import build_backbone
+from relgraph.names import build_backbone
 from relgraph.outputs import Batch, bare
 from relgraph.training.feed import StepInputs
 from relgraph.training.objective import Losses, Objective

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from relgraph.data.views import Normalise
-from relgraph.networks.students import build_backbone
+from relgraph.names import build_backbone
 from relgraph.outputs import Output
 from relgraph.training import tasks
 from relgraph.training.building import open_data
