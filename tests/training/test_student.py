@@ -54,7 +54,7 @@ def test_a_run_and_its_file_give_the_same_student(finished: Runs) -> None:
     assert not first.training
     images = torch.rand(2, info["in_channels"], 8, 8)
     assert torch.equal(first(images).logits, second(images).logits)
-    best = torch.load(path / "best.ckpt", weights_only=True)["distiller"]
+    best = torch.load(path / "best.ckpt", weights_only=True)["objective"]
     assert all(torch.equal(best[f"student.{name}"], tensor) for name, tensor in first.state_dict().items())
 
 
