@@ -21,7 +21,7 @@ from relgraph.processes import ProcessGroup
 
 ROOT = str(Path(__file__).parents[1])
 # A server imports these once and forks each process, which finds them there.
-PRELOADED = ["pytest", "torch.distributed", "torch._dynamo", "torch_geometric.data", "relgraph.training.loop"]
+PRELOADED = ["pytest", "torch.distributed", "torch._dynamo", "torch_geometric.data", "relgraph.training.distillation"]
 T = TypeVar("T")
 
 

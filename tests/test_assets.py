@@ -19,10 +19,7 @@ def digits() -> DataSet:
 
 
 def features(teacher: Teacher, digits: DataSet) -> tuple[torch.Tensor, torch.Tensor]:
-    train, test = (
-        embed(teacher, images, input_of(teacher), 256, "cpu")
-        for images in (digits.train, digits.test)
-    )
+    train, test = (embed(teacher, images, input_of(teacher), 256, "cpu") for images in (digits.train, digits.test))
     return train, test
 
 
@@ -36,10 +33,7 @@ def test_an_untrained_network_of_its_kind_does_not(digits: DataSet) -> None:
     teacher = load_teacher("embedded:digits")
     torch.manual_seed(0)
     untrained = build_backbone("resnet20", in_channels=1).eval()
-    train, test = (
-        embed(untrained, images, input_of(teacher), 256, "cpu")
-        for images in (digits.train, digits.test)
-    )
+    train, test = (embed(untrained, images, input_of(teacher), 256, "cpu") for images in (digits.train, digits.test))
     assert knn_accuracy(train, digits.train.labels, test, digits.test.labels, k=20) < 90
 
 

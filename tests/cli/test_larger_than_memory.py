@@ -8,6 +8,8 @@ from pathlib import Path
 import networkx as nx
 import pytest
 import torch
+from relgraph.training.inputs import teacher_input
+from relgraph.training.loop import train
 
 from relgraph.analysis.analysis import analyse
 from relgraph.analysis.export import read_pair
@@ -15,8 +17,6 @@ from relgraph.analysis.neighbourhoods import some_pairs
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.graph.pair import STUDENT, TEACHER
 from relgraph.training.building import open_data, open_teacher
-from relgraph.training.inputs import teacher_input
-from relgraph.training.loop import train
 from relgraph.training.recipe import Recipe
 from tests.limits import run
 

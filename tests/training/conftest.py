@@ -1,7 +1,10 @@
 """A folder of tiny images, and runs on it that several tests read and none changes."""
 
+import csv
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,8 @@ from PIL import Image
 from relgraph.names import load_teacher
 from relgraph.networks.files import save_ss_head
 from relgraph.networks.heads import Projector
-from relgraph.training.loop import train
+from relgraph.training.checkpoint import load_checkpoint
+from relgraph.training.distillation import train
 from relgraph.training.recipe import Recipe
 
 CLASSES = ("ant", "bee", "cat")
@@ -21,6 +25,65 @@ COUNTS = {"train": 12, "val": 5, "test": 6}
 
 RecipeMaker = Callable[..., Recipe]
 Runs = Callable[[str], Path]
+
+
+def outcome(path: Path) -> dict[str, Any]:
+    """Return everything that a run of the same recipe must give again, bit for bit."""
+    found: dict[str, Any] = {file.name: file.read_bytes() for file in path.glob("*.safetensors")}
+    for file in path.glob("*.csv"):
+        with file.open(newline="") as stream:
+            found[file.name] = [{**row, "images_per_s": ""} for row in csv.DictReader(stream)]
+    for file in path.glob("*.ckpt"):
+        found[file.name] = {name: x.numpy().tobytes() for name, x in load_checkpoint(file)["objective"].items()}
+    return found | {"result": {**json.loads((path / "result.json").read_text()), "images_per_s": 0}}
+
+
+def call_before(patch: pytest.MonkeyPatch, owner: Any, name: str, number: int, act: Callable[..., None]) -> None:
+    """Let `act` see the arguments of the owner's function of that name, in its call of that number, before it runs."""
+    original, calls = getattr(owner, name), 0
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            act(*args, **kwargs)
+        return original(*args, **kwargs)
+
+    patch.setattr(owner, name, wrapped)
+
+
+def interrupt(*args: Any, **kwargs: Any) -> None:
+    """Stop the program as a user does."""
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def allowed(writes: int) -> Iterator[None]:
+    """Stop the program before it writes one more file than these: all are written beside their place and moved."""
+    original, done = Path.replace, 0
+
+    def move(self: Path, target: Path) -> Path:
+        nonlocal done
+        if done == writes:
+            raise KeyboardInterrupt
+        done += 1
+        return original(self, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", move)
+        yield
+
+
+def run_in_pieces(run: Callable[[bool], Any], path: Path) -> int:
+    """Start a run and resume it until it ends, each time allowed one more write than before; return its stops."""
+    for writes in range(100):
+        with allowed(writes):
+            try:
+                run((path / "recipe.yaml").exists())
+            except KeyboardInterrupt:
+                continue
+        return writes
+    raise AssertionError("a run of this size ends")
 
 
 @pytest.fixture(scope="session")

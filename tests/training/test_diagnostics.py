@@ -17,14 +17,14 @@ from relgraph.methods import CRD, EGA, KD, METHODS, RKD, Batch, Method, Output, 
 from relgraph.methods.base import as_output
 from relgraph.methods.relational import Relational
 from relgraph.names import build_method
-from relgraph.training import diagnostics, loop
+from relgraph.training import diagnostics, trainer
 from relgraph.training.diagnostics import Diagnostics
-from relgraph.training.loop import train
-from relgraph.training.meter import Meter
+from relgraph.training.distillation import build, train
+from relgraph.training.epochs import Meter, step, train_epoch
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
-from relgraph.training.setup import build
 from relgraph.training.spread import Spread
+from tests.training.conftest import call_before, interrupt
 
 RecipeMaker = Callable[..., Recipe]
 Runs = Callable[[str], Path]
@@ -118,15 +118,14 @@ def test_every_so_many_steps_and_none_without_a_teacher(make: RecipeMaker) -> No
                 due.add(spread, [], student, teacher, LABELS)
     assert [row["step"] for row in some.read()] == [0, 3, 6]
     assert none.read() == [] and none.means() == {}
-    alone = build(make(method="none", diagnose_every=1))
-    row = loop.train_epoch(alone, 0)
-    assert alone.diagnostics is not None and alone.diagnostics.read() == [] and not {*MEASURES} & row.keys()
+    row, rows = train_epoch(build(make(method="none", diagnose_every=1)), 0)
+    assert rows == [] and not {*MEASURES} & row.keys()
 
 
 def test_a_step_of_the_labels_alone_is_measured_too(make: RecipeMaker) -> None:
     """The method has had its stage; its graphs go on to be told of."""
-    setup = build(make(method="sp", init_epochs=1, diagnose_every=2))
-    rows = [loop.train_epoch(setup, epoch) for epoch in range(2)]
+    job = build(make(method="sp", init_epochs=1, diagnose_every=2))
+    rows = [train_epoch(job, epoch)[0] for epoch in range(2)]
     assert "sp" in rows[0] and "sp" not in rows[1]
     assert {*MEASURES} & rows[0].keys() == {*MEASURES} & rows[1].keys() >= {"overlap", "edge_rank"}
 
@@ -145,18 +144,18 @@ def test_means_are_those_of_all_nodes() -> None:
 def test_measuring_moves_nothing(make: RecipeMaker) -> None:
     weights = []
     for every in (0, 1):
-        setup = build(make(diagnose_every=every, graph="knn", k=3))
-        row = loop.train_epoch(setup, 0)
+        job = build(make(diagnose_every=every, graph="knn", k=3))
+        row, _ = train_epoch(job, 0)
         assert ("overlap" in row) == (every == 1)
-        weights.append({name: tensor.clone() for name, tensor in setup.distiller.state_dict().items()})
+        weights.append({name: tensor.clone() for name, tensor in job.objective.state_dict().items()})
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 @pytest.mark.parametrize("options", [{"form": "factored"}, {"form": "blocked"}, {"form": "blocked", "graph": "knn"}])
 def test_a_pair_without_a_matrix_is_measured(options: dict[str, Any], make: RecipeMaker) -> None:
     graph = {name: value for name, value in options.items() if name == "graph"}
-    found = loop.train_epoch(build(make(diagnose_every=2, lr=0.002, **options)), 0)
-    expected = loop.train_epoch(build(make(diagnose_every=2, lr=0.002, form="matrix", **graph)), 0)
+    found, _ = train_epoch(build(make(diagnose_every=2, lr=0.002, **options)), 0)
+    expected, _ = train_epoch(build(make(diagnose_every=2, lr=0.002, form="matrix", **graph)), 0)
     assert found.keys() == expected.keys()
     # Of a sparse pair all pairs of the nodes are measured, in place of its edges.
     names = {"loss", "node", "edge", "match", "homophily_student"} | (set() if graph else {"overlap", "edge_rank"})
@@ -175,8 +174,8 @@ def test_of_many_nodes_some_are_measured(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_step_without_diagnostics_is_a_step(make: RecipeMaker) -> None:
-    setup, index = build(make()), torch.arange(12)
-    loop.step(setup, next(setup.batches([index])), index, torch.Generator(), Meter())
+    job, index = build(make()), torch.arange(12)
+    step(job, job.data.train.pixels[index], index, torch.Generator(), Meter())
 
 
 def test_the_files_of_a_run(finished: Runs, make: RecipeMaker, tmp_path: Path) -> None:
@@ -198,17 +197,8 @@ def test_the_files_of_a_run(finished: Runs, make: RecipeMaker, tmp_path: Path) -
 
 def test_a_stopped_run_keeps_its_diagnostics(finished: Runs, make: RecipeMaker, tmp_path: Path) -> None:
     recipe = make()
-    original, calls = loop.train_epoch, 0
-
-    def stop(*given: Any) -> dict[str, float]:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise KeyboardInterrupt
-        return original(*given)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "train_epoch", stop)
+        call_before(patch, trainer, "train_epoch", 3, interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, tmp_path / "run")
     train(replace(recipe), tmp_path / "run", resume=True)

@@ -16,7 +16,7 @@ from relgraph.seeding import generator
 from relgraph.training import embedding
 from relgraph.training.building import open_data, open_teacher
 from relgraph.training.embedding import default_path, store_embeddings
-from relgraph.training.inputs import teacher_input
+from relgraph.training.feed import input_of
 from relgraph.training.recipe import Recipe
 
 RecipeMaker = Callable[..., Recipe]
@@ -41,7 +41,7 @@ def test_values_are_those_of_the_teacher(make: RecipeMaker, tmp_path: Path) -> N
     store = EmbeddingStore(tmp_path / "store")
     for view, seen in ((0, images), (1, crop.apply(images))):
         found = store.rows(torch.full((36,), view), torch.arange(36))
-        torch.testing.assert_close(found, teacher(teacher_input(teacher, seen)))
+        torch.testing.assert_close(found, teacher(input_of(teacher)(seen)))
     assert (done.images, done.contents) == (36, store.contents)
 
 

@@ -1,154 +1,151 @@
-"""Any job by epochs, where a student's training does not show it: nothing to pick by, figures of some epochs alone."""
+"""An epoch of a job: batches, views and rates of a plain loop, and running sums against plain means."""
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor
 
+from relgraph.data.batches import epoch_batches
+from relgraph.data.fixed_views import FixedViews
 from relgraph.errors import RelgraphError
-from relgraph.processes import SINGLE_PROCESS, ProcessGroup
-from relgraph.training.checkpoint import load_checkpoint
-from relgraph.training.epochs import Progress, run_epochs
-from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
-from relgraph.training.runs import Run
+from relgraph.outputs import Output
+from relgraph.seeding import generator
+from relgraph.training import epochs
+from relgraph.training.epochs import Job, Meter, train_epoch
+from relgraph.training.head import HeadTraining
+from relgraph.training.objective import Losses
+from relgraph.training.tasks import Classes
+from tests.training.conftest import call_before
+from tests.training.counting import STEPS, counting
 
 
-class Counting:
-    """A job without data: its one weight counts the epochs, and it writes down what it is asked for."""
-
-    def __init__(self, recipe: PretrainRecipe, score: str | None, found: list[dict[str, float]]) -> None:
-        self.recipe, self.score, self.found = recipe, score, found
-        self.epochs = len(found)
-        self.fabric = Fabric(accelerator="cpu", devices=1)
-        self.network = nn.Linear(1, 1, bias=False)
-        nn.init.zeros_(self.network.weight)
-        self.note = "counting"
-        self.asked: list[str] = []
-
-    @property
-    def processes(self) -> ProcessGroup:
-        return SINGLE_PROCESS
-
-    @property
-    def parts(self) -> Mapping[str, Any]:
-        return {"network": self.network}
-
-    def begin(self, run: Run) -> None:
-        assert run.recipe_file.is_file()
-        self.asked.append("begin")
-
-    def train_epoch(self, epoch: int) -> dict[str, float]:
-        self.asked.append(f"train {epoch}")
-        with torch.no_grad():
-            self.network.weight += 1
-        return {"epoch": epoch + 1, "loss": 1 / (1 + epoch), "images_per_s": 1.0}
-
-    def evaluate(self, epoch: int) -> dict[str, float]:
-        if math.isnan(self.found[epoch].get("knn", 0)):
-            raise KeyboardInterrupt
-        return self.found[epoch]
-
-    def diagnostics(self) -> list[dict[str, float]]:
-        return [{"step": 0, "overlap": self.network.weight.item() / 4}]
-
-    def keep(self, run: Run) -> None:
-        self.asked.append(f"keep {self.network.weight.item():.0f}")
-
-    def result(self, run: Run, progress: Progress) -> dict[str, Any]:
-        return {"best": progress.best_epoch, "of": progress.best_top1, "rows": len(progress.rows)}
+@pytest.mark.parametrize("by_epoch", [True, False])
+def test_an_epoch_is_a_plain_loop(by_epoch: bool) -> None:
+    """Batches, views and rates as they should be; it remembers behind the gradient and before the step."""
+    job, weight = counting(by_epoch=by_epoch), 0.0
+    for epoch in range(2):
+        job.objective.asked.clear()
+        row, measured = train_epoch(job, epoch)
+        views, losses, expected, rate = generator("epoch: views", 0, epoch), [], [], 0.0
+        batches = epoch_batches(torch.zeros(13), batch_size=4, labelled_share=1, seed=0, epoch=epoch)
+        for number, index in enumerate(batches):
+            pixels = job.data.train.pixels[index]
+            mean = (job.feed.plan.draw(pixels, views).apply(pixels) / 255).mean().item()
+            rate = 0.25 * (1 + math.cos(math.pi * (epoch + (0 if by_epoch else number / STEPS)) / 4))
+            losses.append(weight * mean)
+            expected += ["method" if epoch == 0 else "both", f"remember {weight:.6f} {mean:.6f}"]
+            weight -= rate * mean
+        found = [words.split() for words in job.objective.asked]
+        assert [words[0] for words in found] == [words.split()[0] for words in expected]
+        for words, wanted in zip(found[1::2], expected[1::2], strict=True):
+            assert [float(x) for x in words[1:]] == pytest.approx([float(x) for x in wanted.split()[1:]], abs=2e-6)
+        assert job.objective.weight.item() == pytest.approx(weight, rel=1e-5)
+        assert list(row) == ["epoch", "lr", "loss", "product", "degenerate", "overlap", "images_per_s"]
+        assert (row["epoch"], row["lr"], row["overlap"]) == (epoch + 1, pytest.approx(rate), 0.5)
+        assert row["loss"] == row["product"] == pytest.approx(sum(losses) / STEPS, rel=1e-5)
+        steps = [{"epoch": epoch + 1, "step": step, "overlap": (1 + step) / 4} for step in (0, 2)]
+        assert measured == steps and job.asked == ["average"] * (epoch + 1)
 
 
-RECIPE = resolve_pretraining({"epochs": 4})
-SOME = [{}, {"knn": 90.0}, {}, {"knn": 30.0}]
-STOPPED = [*SOME[:2], {"knn": math.nan}, *SOME[3:]]
+def test_the_task_chooses_the_batches_and_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the progress bar is due before a label was seen."""
+    monkeypatch.setattr(Meter, "due", lambda self: True)
+    drawn: list[dict[str, Any]] = []
+    call_before(monkeypatch, epochs, "epoch_batches", 1, lambda labels, **options: drawn.append(options))
+    assert "train_top1" not in train_epoch(counting(), 0)[0]
+    call_before(monkeypatch, epochs, "epoch_batches", 1, lambda labels, **options: drawn.append(options))
+    job = counting(task=Classes)
+    job.data.train.labels[1:] = -1
+    row, _ = train_epoch(job, 0)
+    assert [options["by_label"] for options in drawn] == [False, True]
+    assert all(options["labelled_share"] == 1 and options["seed"] == 0 for options in drawn)
+    assert row["train_top1"] in (0, 100)
 
 
-def run(job: Counting, path: Path, resume: bool = False) -> dict[str, Any]:
-    return run_epochs(lambda: job, RECIPE, path, resume=resume)
+def test_no_two_purposes_share_a_stream() -> None:
+    """Epochs of a training, those of a teacher's head, and the views of a store, of any two seeds."""
+    plan, pixels = counting().feed.plan, torch.zeros(64, 1, 6, 6, dtype=torch.uint8)
+    shifts = []
+    for seed in (0, 1):
+        for title in (Job.title, HeadTraining.title):
+            shifts += [plan.draw(pixels, generator(f"{title}: views", seed, epoch)).flip for epoch in range(3)]
+        shifts += list(FixedViews(64, 4, padding=1, flip=True, seed=seed).flip[1:])
+    assert len({tuple(shift.tolist()) for shift in shifts}) == len(shifts) == 18
 
 
-def test_where_nothing_picks_every_epoch_is_kept_and_none_is_the_best(tmp_path: Path) -> None:
-    job = Counting(RECIPE, None, SOME)
-    assert run(job, tmp_path / "run") == {"best": 4, "of": -1.0, "rows": 4}
-    assert job.asked[0] == "begin"
-    assert [asked for asked in job.asked if asked.startswith("keep")] == ["keep 1", "keep 2", "keep 3", "keep 4"]
-    assert not Run(tmp_path / "run").best.exists() and Run(tmp_path / "run").last.exists()
+def losses(
+    logits: Tensor | None = None, degenerate: int = 0, teacher: dict[str, float] | None = None, **terms: float
+) -> Losses:
+    logits = torch.eye(3) if logits is None else logits
+    student, teachers = (
+        {name: torch.tensor(value, requires_grad=True) for name, value in given.items()}
+        for given in (terms, teacher or {})
+    )
+    return Losses(student, Output(logits, logits), None, torch.tensor(degenerate), teachers)
 
 
-def test_a_score_picks(tmp_path: Path) -> None:
-    job = Counting(RECIPE, "knn", [{"knn": 10.0}, {"knn": 90.0}, {"knn": 90.0}, {"knn": 30.0}])
-    assert run(job, tmp_path / "run") == {"best": 2, "of": 90.0, "rows": 4}
-    assert [asked for asked in job.asked if asked.startswith("keep")] == ["keep 1", "keep 2"]
-    best = load_checkpoint(Run(tmp_path / "run").best, "network")
-    assert best["network"]["weight"].item() == 2
+def test_means_of_an_epoch() -> None:
+    meter = Meter()
+    head = {"teacher_head": 8.0, "teacher_refined": 1.0}
+    meter.add(losses(cross_entropy=1.0, node=2.0, teacher=head), torch.tensor([0, 1, 0]))
+    head = {"teacher_head": 4.0, "teacher_refined": 2.0}
+    meter.add(losses(cross_entropy=2.0, node=4.0, teacher=head, degenerate=2), torch.tensor([0, -1, -1]))
+    row = meter.read(0)
+    assert row["cross_entropy"] == 1.5 and row["node"] == 3.0
+    assert row["teacher_head"] == 6.0 and row["teacher_refined"] == 1.5
+    assert row["loss"] == 4.5, "what the teacher's side learns from is not the student's loss"
+    assert row["train_top1"] == 75.0, "3 of 4 labelled images"
+    assert row["degenerate"] == 2
+    assert all(isinstance(value, float) for value in row.values())
 
 
-def test_the_newest_is_the_best_where_no_epoch_has_a_score(tmp_path: Path) -> None:
-    job = Counting(RECIPE, "knn", [{}, {}, {}, {}])
-    assert run(job, tmp_path / "run") == {"best": 4, "of": -1.0, "rows": 4}
-    assert load_checkpoint(Run(tmp_path / "run").best, "network")["network"]["weight"].item() == 4
+def test_reading_in_between_changes_nothing() -> None:
+    """A term of the student is part of its loss whatever its name."""
+    meter = Meter()
+    meter.add(losses(cross_entropy=1.0, teacher_anchors=2.0, teacher={"teacher_head": 8.0}), torch.tensor([0, 1, 2]))
+    assert meter.read(0)["loss"] == 3.0
+    meter.add(losses(cross_entropy=3.0, teacher_anchors=3.0, teacher={"teacher_head": 8.0}), torch.tensor([1, 1, 1]))
+    assert meter.read(0) == {
+        "loss": 4.5, "cross_entropy": 2.0, "teacher_anchors": 2.5, "teacher_head": 8.0,
+        "train_top1": pytest.approx(400 / 6), "degenerate": 0,
+    }  # fmt: skip
+    assert meter.sums is not None and not meter.sums.requires_grad
 
 
-def test_what_is_not_measured_is_an_empty_cell(tmp_path: Path) -> None:
-    run(Counting(RECIPE, None, SOME), tmp_path / "run")
-    opened = Run.open(tmp_path / "run")
-    header, *lines = opened.metrics_file.read_text().splitlines()
-    assert header == "epoch,loss,images_per_s,val_knn"
-    assert [line.split(",")[-1] for line in lines] == ["", "90.0", "", "30.0"]
-    assert [row.get("val_knn") for row in opened.read_metrics()] == [None, 90.0, None, 30.0]
+def test_the_first_bad_terms_are_named_and_not_those_that_they_spoil() -> None:
+    """Of both sides, and all that fail together."""
+    good, labels = {"cross_entropy": 1.0, "node": 1.0, "edge": 1.0}, torch.tensor([0, 1, 2])
+    for bad, names in ((math.nan, ["edge"]), (math.inf, ["node", "edge"]), (-math.inf, ["teacher_head"])):
+        meter = Meter()
+        meter.add(losses(**good, teacher={"teacher_head": 1.0}), labels)
+        of_step = {name: bad if name in names else 1.0 for name in (*good, "teacher_head")}
+        head = {"teacher_head": of_step.pop("teacher_head")}
+        meter.add(losses(**of_step, teacher=head), labels)
+        meter.add(losses(**dict.fromkeys(good, bad), teacher={"teacher_head": bad}), labels)
+        told = rf"^the loss is not a number in epoch 5: {', '.join(names)} first; a smaller learning rate or weight may"
+        with pytest.raises(RelgraphError, match=told):
+            meter.read(4)
 
 
-def test_a_stop_in_the_evaluation_and_on_from_there(tmp_path: Path) -> None:
-    whole, path = tmp_path / "whole", tmp_path / "stopped"
-    expected = run(Counting(RECIPE, None, SOME), whole)
-    with pytest.raises(KeyboardInterrupt):
-        run(Counting(RECIPE, None, STOPPED), path)
-    assert len(Run(path).read_metrics()) == 2 and not Run(path).result_file.exists()
-    job = Counting(RECIPE, None, SOME)
-    assert run(job, path, resume=True) == expected
-    assert job.asked == ["train 2", "keep 3", "train 3", "keep 4"], "what comes first came before"
-    assert Run(path).metrics_file.read_bytes() == Run(whole).metrics_file.read_bytes()
-    again = Counting(RECIPE, None, SOME)
-    assert run(again, path, resume=True) == expected and again.asked == []
+def test_a_reading_is_due_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("relgraph.training.epochs.time.perf_counter", lambda: now)
+    meter = Meter()
+    meter.add(losses(cross_entropy=1.0), torch.tensor([0, 1, 2]))
+    assert not meter.due()
+    now = 101.0
+    assert meter.due()
+    meter.read(0)
+    assert not meter.due()
 
 
-def test_tensorboard_has_each_figure_once(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
-
-    path = tmp_path / "run"
-    with pytest.raises(KeyboardInterrupt):
-        run(Counting(RECIPE, None, STOPPED), path)
-    run(Counting(RECIPE, None, SOME), path, resume=True)
-    events = EventAccumulator(str(path / "tensorboard")).Reload()
-    assert [(event.step, event.value) for event in events.Scalars("val_knn")] == [(2, 90.0), (4, 30.0)]
-    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
-
-
-def test_weights_that_are_no_numbers_are_not_kept(tmp_path: Path) -> None:
-    job = Counting(RECIPE, None, SOME)
-    train = job.train_epoch
-
-    def spoil(epoch: int) -> dict[str, float]:
-        row = train(epoch)
-        if epoch == 1:
-            job.network.weight.data.fill_(math.inf)
-        return row
-
-    job.train_epoch = spoil  # type: ignore[method-assign]
-    with pytest.raises(RelgraphError, match=r"^the weights are not a number after epoch 2: weight first; a smaller"):
-        run(job, tmp_path / "run")
-    assert "keep inf" not in job.asked and len(Run(tmp_path / "run").read_metrics()) == 1
-
-
-def test_a_job_that_cannot_be_opened_leaves_no_directory(tmp_path: Path) -> None:
-    def fail() -> Counting:
-        raise RelgraphError("no such data")
-
-    with pytest.raises(RelgraphError, match="no such data"):
-        run_epochs(fail, RECIPE, tmp_path / "run", resume=False)
-    assert not (tmp_path / "run").exists()
+def test_without_labels_there_is_no_accuracy() -> None:
+    meter = Meter()
+    meter.add(losses(cross_entropy=0.0, seed=1.0), torch.full((3,), -1))
+    assert meter.read(0) == {"loss": 1.0, "cross_entropy": 0.0, "seed": 1.0, "degenerate": 0}
+    bare = Losses({"nt_xent": torch.tensor(2.0)}, Output(torch.eye(3)), None, torch.tensor(0), {})
+    meter = Meter()
+    meter.add(bare, torch.tensor([0, 1, 2]))
+    assert meter.read(0)["loss"] == 2.0, "of a network without a classifier"

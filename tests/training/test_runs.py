@@ -6,28 +6,32 @@ import re
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from relgraph.analysis.diagnostics import MEASURES
 from relgraph.errors import RelgraphError
-from relgraph.training.loop import train
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.recipe import Recipe, resolve
 from relgraph.training.runs import Run, check_free, environment, free_name, read_yaml
 
 RecipeMaker = Callable[..., Recipe]
 Runs = Callable[[str], Path]
-COLUMNS = {
-    "dense": ["cross_entropy", "node", "edge", "teacher_head"],
-    "knn-conv": ["cross_entropy", "kd_of_logits", "node", "edge", "teacher_head", "teacher_refined"],
-    "none": ["cross_entropy"],
-    "kd": ["cross_entropy", "kd", "teacher_head"],
-    "memory-maps": ["cross_entropy", "crd_student_anchors", "crd_teacher_anchors", "sp", "kd", "teacher_head"],
-    "early": ["cross_entropy", "sp", "teacher_head"],
-}
+# The terms of each variant, and the figures of its evaluation.
+CLASSES = ["val_top1", "val_top5"]
+COLUMNS: dict[str, tuple[list[str], list[str]]] = {
+    "dense": (["cross_entropy", "node", "edge", "teacher_head"], CLASSES),
+    "knn-conv": (["cross_entropy", "kd_of_logits", "node", "edge", "teacher_head", "teacher_refined"], CLASSES),
+    "none": (["cross_entropy"], CLASSES),
+    "memory-maps": (
+        ["cross_entropy", "crd_student_anchors", "crd_teacher_anchors", "sp", "kd", "teacher_head"], CLASSES
+    ),
+    "early": (["cross_entropy", "sp", "teacher_head"], CLASSES),
+    "sskd": (["cross_entropy", "kd", "transformed", "self_supervision", "teacher_head"], CLASSES),
+    "seed": (["cross_entropy", "seed", "teacher_head"], ["val_knn"]),
+    "unlabelled": (["cross_entropy", "infonce", "teacher_head"], []),
+}  # fmt: skip
 
 
 def test_the_files_of_a_run(finished: Runs) -> None:
@@ -72,46 +76,22 @@ def test_the_recipe_comes_back_as_it_was(recipe: Recipe, tmp_path: Path) -> None
     assert list(written) == [item.name for item in fields(Recipe)], "every option is written, in order"
 
 
-@pytest.mark.parametrize("variant", COLUMNS)
-def test_columns_and_sums_of_the_metrics(variant: str, finished: Runs) -> None:
-    rows = Run(finished(variant)).read_metrics()
-    assert [row["epoch"] for row in rows] == [1, 2, 3]
-    terms = COLUMNS[variant]
-    for row in rows:
-        if variant == "early" and row["epoch"] > 1:
-            terms = ["cross_entropy", "teacher_head"]  # the method has had its stage
-        looked = [name for name in row if name in MEASURES]
-        assert set(looked) >= ({"overlap", "edge_rank"} if variant != "none" else set())
-        assert list(row) == [
-            "epoch", "lr", "loss", *terms, "train_top1", "degenerate", *looked, "images_per_s", "val_top1", "val_top5",
-        ]  # fmt: skip
-        assert all(math.isfinite(value) for value in row.values())
-        own = [name for name in terms if name not in ("teacher_head", "teacher_refined")]
-        assert row["loss"] == pytest.approx(sum(row[name] for name in own), rel=1e-9)
-        assert 0 <= row["val_top1"] <= row["val_top5"] == 100, "there are three classes"
-        assert row["images_per_s"] > 0
-
-
-@pytest.mark.parametrize(
-    ("variant", "terms", "judged"),
-    [
-        ("seed", ["cross_entropy", "seed", "teacher_head"], ["val_knn"]),
-        ("unlabelled", ["cross_entropy", "infonce", "teacher_head"], []),
-        (
-            "sskd",
-            ["cross_entropy", "kd", "transformed", "self_supervision", "teacher_head", "train_top1"],
-            ["val_top1", "val_top5"],
-        ),
-    ],
-)
-def test_columns_of_self_supervision(variant: str, terms: list[str], judged: list[str], finished: Runs) -> None:
-    for row in Run(finished(variant)).read_metrics():
-        looked = [name for name in row if name in MEASURES]
-        assert {"overlap", "edge_rank"} <= set(looked)
-        assert list(row) == ["epoch", "lr", "loss", *terms, "degenerate", *looked, "images_per_s", *judged]
-        assert all(math.isfinite(value) for value in row.values())
-        own = [name for name in terms if name not in ("teacher_head", "train_top1")]
-        assert row["loss"] == pytest.approx(sum(row[name] for name in own), rel=1e-9)
+def test_columns_and_sums_of_the_metrics(finished: Runs) -> None:
+    for variant, (terms, judged) in COLUMNS.items():
+        for row in Run(finished(variant)).read_metrics():
+            own = terms
+            if variant == "early" and row["epoch"] > 1:
+                own = ["cross_entropy", "teacher_head"]  # the method has had its stage
+            measures = [name for name in row if name in MEASURES]
+            assert set(measures) >= ({"overlap", "edge_rank"} if variant != "none" else set())
+            top1 = ["train_top1"] if judged == CLASSES else []
+            others = ["epoch", "lr", "loss", *own, *top1, "degenerate", "images_per_s", *judged]
+            assert [name for name in row if name not in measures] == others
+            assert all(math.isfinite(value) for value in row.values()) and row["images_per_s"] > 0
+            of_student = [row[name] for name in own if name not in ("teacher_head", "teacher_refined")]
+            assert row["loss"] == pytest.approx(sum(of_student), rel=1e-9)
+            if judged == CLASSES:
+                assert 0 <= row["val_top1"] <= row["val_top5"] == 100, "there are three classes"
 
 
 def test_the_environment(finished: Runs) -> None:
@@ -130,52 +110,16 @@ def test_the_environment(finished: Runs) -> None:
     assert environment(7)["seed"] == 7
 
 
-def scalars(path: Path) -> dict[str, list[tuple[int, float]]]:
-    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
-        EventAccumulator,
-    )
-
-    events = EventAccumulator(str(path / "tensorboard"))
-    events.Reload()
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-
-
-def expected_scalars(path: Path) -> dict[str, Any]:
-    rows = Run(path).read_metrics()
-    return {
-        name: [(int(row["epoch"]), pytest.approx(row[name], rel=1e-6)) for row in rows]
-        for name in rows[0]
-        if name != "epoch"
-    }
-
-
 def test_tensorboard_holds_the_metrics(finished: Runs) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
     path = finished("dense")
-    assert scalars(path) == expected_scalars(path)
-
-
-def test_tensorboard_after_a_resume_holds_each_epoch_once(
-    make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Stopped after epoch 2 was logged and before it was kept."""
-    original, calls = Run.write_metrics, 0
-
-    def stop(run: Run, rows: Any, file: Path | None = None) -> None:
-        nonlocal calls
-        calls += file is None
-        if calls == 2:
-            raise KeyboardInterrupt
-        original(run, rows, file)
-
-    path = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "write_metrics", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(make(), path)
-    train(make(), path, resume=True)
-    found = scalars(path)
-    assert [step for step, _ in found["loss"]] == [1, 2, 3]
-    assert found == expected_scalars(path)
+    events, rows = EventAccumulator(str(path / "tensorboard")).Reload(), Run(path).read_metrics()
+    found = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert found == {
+        name: [(int(row["epoch"]), pytest.approx(row[name], rel=1e-6)) for row in rows]
+        for name in rows[0] if name != "epoch"
+    }  # fmt: skip
 
 
 def test_a_directory_that_is_free(tmp_path: Path) -> None:
@@ -201,16 +145,16 @@ def test_names_of_new_runs(tmp_path: Path) -> None:
     assert free_name(tmp_path, Recipe(method="crd")).name == "digits-resnet8x4-crd-seed0"
     sum_of_two = Recipe(method="25*sp + 0.9*kd", refine="smooth")
     assert free_name(tmp_path, sum_of_two).name == "digits-resnet8x4-25xsp+0.9xkd-dense-smooth-seed0"
+    moco = resolve_pretraining({"objective": "moco", "dataset": "folder:/data/birds", "seed": 2})
+    assert free_name(tmp_path, moco).name == "birds-resnet20-moco-seed2"
+    head = resolve_pretraining({"objective": "sskd-head", "teacher": "embedded:digits"})
+    assert free_name(tmp_path, head).name == "digits-sskd-head-seed0"
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(RelgraphError, match=r"is not a run: expected a directory with recipe\.yaml"):
         Run.open(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+    for text, told in (
         ("lr: [", r"^cannot read .*recipe\.yaml: [^\n]*$"),
         ("- a\n- b\n", r"recipe\.yaml must hold options as 'name: value' lines, got list$"),
         ("epoch: 3\n", r"^unknown option 'epoch': did you mean 'epochs'\?"),
@@ -219,12 +163,14 @@ def test_what_is_no_run(tmp_path: Path) -> None:
         ("k: 2.5\n", r"^k must be a whole number, got 2\.5$"),
         ("weight_decay: 5e-4\n", r"^weight_decay must be a number, got '5e-4'$"),
         ("a: !!python/object/apply:os.getcwd []\n", r"^cannot read .*recipe\.yaml: [^\n]*$"),
-    ],
-)
-def test_a_recipe_that_is_not_one(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "recipe.yaml").write_text(text)
-    with pytest.raises(RelgraphError, match=message):
-        Run.open(tmp_path).recipe()
+    ):
+        (tmp_path / "recipe.yaml").write_text(text)
+        with pytest.raises(RelgraphError, match=told):
+            Run.open(tmp_path).recipe()
+    for content in (b"epoch,loss\n1,nothing\n", b"epoch,loss\n1,2,3\n", b"\xff\xfe"):
+        (tmp_path / "metrics.csv").write_bytes(content)
+        with pytest.raises(RelgraphError, match=r"^cannot read .*metrics.csv: "):
+            Run(tmp_path).read_metrics()
 
 
 def test_options_from_yaml(tmp_path: Path) -> None:
@@ -266,17 +212,3 @@ def test_pre_trainings_and_trainings_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(RelgraphError, match=r"was started with another recipe: lr was 0\.03, is now 1\.0$"):
         first.check_recipe(replace(pretraining, lr=1.0))
     first.check_recipe(pretraining)
-
-
-def test_names_of_new_pre_trainings(tmp_path: Path) -> None:
-    moco = resolve_pretraining({"objective": "moco", "dataset": "folder:/data/birds", "seed": 2})
-    assert free_name(tmp_path, moco).name == "birds-resnet20-moco-seed2"
-    head = resolve_pretraining({"objective": "sskd-head", "teacher": "embedded:digits"})
-    assert free_name(tmp_path, head).name == "digits-sskd-head-seed0"
-
-
-@pytest.mark.parametrize("content", [b"epoch,loss\n1,nothing\n", b"epoch,loss\n1,2,3\n", b"\xff\xfe"])
-def test_metrics_that_are_no_numbers(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "metrics.csv").write_bytes(content)
-    with pytest.raises(RelgraphError, match=r"^cannot read .*metrics.csv: "):
-        Run(tmp_path).read_metrics()

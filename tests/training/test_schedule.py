@@ -1,44 +1,66 @@
-"""The learning rate against the official schedule."""
+"""The learning rate against the official schedules."""
 
 import math
+from typing import Any
 
 import pytest
 
+from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.recipe import Recipe, resolve
-from relgraph.training.schedule import learning_rate
+from relgraph.training.schedule import pretraining_schedule, student_schedule
+
+HALF = 0.5 * (1 + math.sqrt(0.5))  # of a cosine after a quarter
+
+
+def rates(recipe: Recipe, count: int | None = None) -> list[float]:
+    return [student_schedule(recipe).rate(epoch) for epoch in range(count or recipe.epochs)]
 
 
 def test_the_steps_of_the_official_schedule() -> None:
     """After 150, 180 and 210 of 240 epochs: the 151st is the first with a tenth of the rate. Here they count from 0."""
-    recipe = resolve({"dataset": "cifar100", "teacher": "timm:resnet50"}, "ega")
-    rates = [learning_rate(recipe, epoch) for epoch in range(240)]
+    found = rates(resolve({"dataset": "cifar100", "teacher": "timm:resnet50"}, "ega"))
     # As the official code has it, with epochs from 1: 0.05 * 0.1 ** (number of milestones below the epoch).
     official = [0.05 * 0.1 ** sum(epoch > m for m in (150, 180, 210)) for epoch in range(1, 241)]
-    assert rates == pytest.approx(official, rel=1e-12)
-    drops = [epoch for epoch in range(1, 240) if rates[epoch] != rates[epoch - 1]]
-    assert drops == [150, 180, 210]
-    assert [learning_rate(Recipe(), epoch) for epoch in range(240)] == rates, "the default milestones are the official"
+    assert found == pytest.approx(official, rel=1e-12) and len(set(found)) == 4
+    assert rates(Recipe(), 240) == found, "the default milestones are the official"
 
 
-def test_steps_in_proportion_and_as_given() -> None:
-    short = Recipe(epochs=24, lr=1.0)
-    assert [e for e in range(1, 24) if learning_rate(short, e) < learning_rate(short, e - 1)] == [15, 18, 21]
-    given = Recipe(epochs=24, lr=1.0, milestones=(2, 3))
-    assert [learning_rate(given, e) for e in range(5)] == pytest.approx([1, 1, 0.1, 0.01, 0.01])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"epochs": 24}, [1] * 15 + [0.1] * 3 + [0.01] * 3 + [0.001] * 3),
+        ({"epochs": 24, "milestones": (2, 3)}, [1, 1, 0.1] + [0.01] * 21),
+        # Epochs in which a method trains alone come before the schedule; given milestones are epochs of the run.
+        ({"epochs": 27, "init_epochs": 3}, [1] * 18 + [0.1] * 3 + [0.01] * 3 + [0.001] * 3),
+        ({"epochs": 27, "init_epochs": 3, "milestones": (2, 3)}, [1, 1, 0.1] + [0.01] * 24),
+        ({"epochs": 7, "init_epochs": 3, "schedule": "cosine"}, [1, 1, 1, 1, HALF, 0.5, 1 - HALF]),
+        ({"epochs": 4, "schedule": "cosine"}, [1, HALF, 0.5, 1 - HALF]),
+        ({"epochs": 9, "schedule": "constant"}, [1] * 9),
+    ],
+)
+def test_the_rate_of_each_epoch_of_a_student(options: dict[str, Any], expected: list[float]) -> None:
+    recipe = Recipe(lr=3.0, **options)
+    assert rates(recipe) == pytest.approx([3 * share for share in expected])
+    schedule = student_schedule(recipe)
+    assert schedule.by_epoch and schedule.rate(2.9) == schedule.rate(2), "constant in each"
 
 
-def test_the_schedule_begins_after_the_epochs_in_which_a_method_trains_alone() -> None:
-    late = Recipe(epochs=27, init_epochs=3, lr=1.0)
-    rates = [learning_rate(late, epoch) for epoch in range(27)]
-    assert rates == [1.0] * 3 + [learning_rate(Recipe(epochs=24, lr=1.0), epoch) for epoch in range(24)]
-    given = Recipe(epochs=27, init_epochs=3, lr=1.0, milestones=(2, 3))
-    assert [learning_rate(given, e) for e in range(8)] == pytest.approx([1, 1, 0.1] + [0.01] * 5), "epochs of the run"
-    cosine = Recipe(epochs=7, init_epochs=3, lr=2.0, schedule="cosine")
-    rates = [learning_rate(cosine, epoch) for epoch in range(7)]
-    assert rates == pytest.approx([2.0, 2.0, 2.0, 2.0, 1 + math.sqrt(0.5), 1.0, 1 - math.sqrt(0.5)])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"warmup_epochs": 2}, {0: 0, 0.5: 0.25, 1.5: 0.75, 2: 1, 6: 0.5, 4: HALF, 10: 0}),
+        ({"warmup_epochs": 0}, {0: 1, 2.5: HALF, 5: 0.5, 10: 0}),
+        ({"schedule": "step", "warmup_epochs": 0}, {0: 1, 4.99: 1, 5: 0.1, 7.49: 0.1, 7.5: 0.01, 9.99: 0.01}),
+        ({"schedule": "constant", "warmup_epochs": 4}, {0: 0, 1: 0.25, 3.9: 0.975, 4: 1, 9.99: 1}),
+    ],
+)
+def test_the_rate_of_each_step_of_a_pre_training(options: dict[str, Any], expected: dict[float, float]) -> None:
+    schedule = pretraining_schedule(resolve_pretraining({"epochs": 10, "lr": 3, **options}))
+    for epoch, share in expected.items():
+        assert schedule.rate(epoch) == pytest.approx(3 * share, abs=1e-12), epoch
+    assert not schedule.by_epoch
 
 
-def test_cosine_and_constant() -> None:
-    cosine = [learning_rate(Recipe(schedule="cosine", epochs=4, lr=2.0), epoch) for epoch in range(4)]
-    assert cosine == pytest.approx([2.0, 1 + math.sqrt(0.5), 1.0, 1 - math.sqrt(0.5)])
-    assert {learning_rate(Recipe(schedule="constant", epochs=9, lr=0.3), epoch) for epoch in range(9)} == {0.3}
+def test_sskd_s_head_has_the_steps_of_its_official_code() -> None:
+    schedule = pretraining_schedule(resolve_pretraining({"objective": "sskd-head", "teacher": "embedded:digits"}))
+    assert [schedule.rate(epoch) for epoch in range(60)] == pytest.approx([0.05] * 30 + [0.005] * 15 + [0.0005] * 15)

@@ -1,0 +1,396 @@
+"""Distillation: one seed is one run, also after a stop or with streamed images; what learns from what; the results."""
+
+import csv
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from relgraph.errors import RelgraphError
+from relgraph.methods import CRD, EGA, METHODS, SEED, Batch, Output, Sum
+from relgraph.methods.base import as_output
+from relgraph.names import load_student
+from relgraph.training import epochs
+from relgraph.training.building import open_data, open_teacher
+from relgraph.training.checkpoint import load_checkpoint
+from relgraph.training.distillation import Distillation, build, train
+from relgraph.training.epochs import Meter, step, train_epoch
+from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
+from relgraph.training.feed import Online
+from relgraph.training.runs import Run
+from relgraph.training.tasks import Classes
+from tests.training.conftest import (
+    VARIANTS,
+    RecipeMaker,
+    Runs,
+    call_before,
+    interrupt,
+    outcome,
+    run_in_pieces,
+)
+
+STEPS = 5  # batches of an epoch in the tests' recipe
+INDEX = torch.tensor([5, 1, 30, 20])
+
+
+def states(module: torch.nn.Module, *prefixes: str) -> dict[str, Tensor]:
+    """Return copies of a module's tensors, or of those whose names begin so."""
+    chosen = {name: x.clone() for name, x in module.state_dict().items() if name.startswith(prefixes or ("",))}
+    assert chosen
+    return chosen
+
+
+def equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    return list(found) == list(expected) and all(torch.equal(found[name], x) for name, x in expected.items())
+
+
+def part(job: Distillation, name: str) -> Any:
+    """Return the method of that name, of those that a run compares."""
+    assert isinstance(job.objective.method, Sum)
+    return job.objective.method.parts[name]
+
+
+def result_of(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((path / "result.json").read_text(encoding="utf-8"))
+    return found
+
+
+# One seed, one run
+
+
+@pytest.mark.parametrize("variant", ["knn-conv", "memory-maps", "seed", "early"])
+def test_a_stopped_run_ends_as_if_it_had_not_stopped(
+    variant: str, make: RecipeMaker, finished: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two optimisers, memories, maps, and a stage that is over; with other random numbers drawn in between."""
+    path = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        call_before(patch, epochs, "step", STEPS + 3, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(make(**VARIANTS[variant]), path)
+    assert len(Run(path).read_metrics()) == 1 and not (path / "result.json").exists()
+    torch.manual_seed(12345)
+    train(Run.open(path).recipe(), path, resume=True)
+    assert outcome(path) == outcome(finished(variant))
+
+
+def test_one_epoch_in_memory_streamed_and_in_pieces(make: RecipeMaker, tmp_path: Path) -> None:
+    """A piece is one more write of a file than before: the last epoch, the best as well, has none to write for it."""
+    recipe, pieces = make(epochs=1), tmp_path / "pieces"
+    train(recipe, tmp_path / "whole")
+    for workers in (0, 2):
+        train(make(epochs=1, images="stream", workers=workers), tmp_path / str(workers))
+        assert outcome(tmp_path / str(workers)) == outcome(tmp_path / "whole")
+    assert run_in_pieces(lambda resume: train(recipe, pieces, resume=resume), pieces) == 6
+    assert outcome(pieces) == outcome(tmp_path / "whole")
+    train(make(seed=1, epochs=1), tmp_path / "other")
+    name = "student.safetensors"
+    assert (tmp_path / "other" / name).read_bytes() != (tmp_path / "whole" / name).read_bytes()
+
+
+def test_one_seed_gives_one_start(make: RecipeMaker) -> None:
+    first, same, other = (build(make(seed=seed)) for seed in (3, 3, 4))
+    assert equal(states(first.objective), states(same.objective))
+    assert not equal(states(first.objective), states(other.objective))
+    assert torch.equal(first.data.train.labels, same.data.train.labels)
+    assert not torch.equal(first.data.train.labels, other.data.train.labels)
+
+
+def test_a_refused_run_leaves_nothing(make: RecipeMaker, tmp_path: Path) -> None:
+    with pytest.raises(RelgraphError, match=r"has no labels, and method ega learns from labels here: "):
+        train(make(dataset="unlabelled"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# A job
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"graph": "knn", "k": 3, "refine": "conv"}, {"method": "crd+0.5*ega", "refine": "conv"}, {"method": "sskd"}],
+)
+def test_each_parameter_has_one_optimiser(make: RecipeMaker, options: dict[str, Any]) -> None:
+    job = build(make(lr=0.3, teacher_lr=0.02, momentum=0.7, weight_decay=0.1, **options))
+    student, teacher = job.optimisers["student_optimiser"], job.optimisers["teacher_optimiser"]
+    ids = [[id(p) for group in optimiser.param_groups for p in group["params"]] for optimiser in (student, teacher)]
+    trained = {id(p) for p in job.objective.parameters()}
+    assert len(ids[0]) + len(ids[1]) == len(trained) and {*ids[0], *ids[1]} == trained
+    assert list(job.parts) == ["objective", "student_optimiser", "teacher_optimiser"]
+    for optimiser, rate in ((student, 0.3), (teacher, 0.02)):
+        (group,) = optimiser.param_groups
+        assert (group["lr"], group["momentum"], group["weight_decay"]) == (rate, 0.7, 0.1)
+
+
+def test_the_rate_reaches_the_student_and_not_the_teachers_head(make: RecipeMaker) -> None:
+    job = build(make(epochs=4, schedule="cosine", lr=0.2, teacher_lr=0.01))
+    assert isinstance(job.feed, Online)
+    before = states(job.feed.teacher)
+    row, _ = train_epoch(job, 2)
+    assert row["epoch"] == 3 and row["lr"] == pytest.approx(0.1)
+    rates = {name: optimiser.param_groups[0]["lr"] for name, optimiser in job.optimisers.items()}
+    assert rates == {"student_optimiser": row["lr"], "teacher_optimiser": 0.01}
+    assert equal(states(job.feed.teacher), before), "the teacher does not change"
+
+
+def test_a_teacher_is_loaded_where_something_reads_it(make: RecipeMaker) -> None:
+    for options, reads in (({"method": "none"}, False), ({"method": "none", "alpha": 1.0}, True), ({}, True)):
+        job = build(make(**options))
+        assert (job.objective.teacher_head is not None) == bool(list(job.objective.teacher_parameters())) == reads
+        assert ("teacher_optimiser" in job.optimisers) == isinstance(job.feed, Online) == reads
+
+
+def test_the_stored_student_says_what_it_learned_by_and_reads(make: RecipeMaker) -> None:
+    named = {
+        "ega (dense)": {},
+        "sp+0.9*kd (knn)": {"method": "sp+0.9*kd", "graph": "knn", "k": 3},
+        "kd": {"method": "kd"},
+        "none": {"method": "none"},
+    }
+    for name, options in named.items():
+        assert build(make(**options)).description()["objective"] == name
+    job = build(make())
+    images, info = job.data.train.pixels[:2], job.description()
+    mean, std = (torch.tensor(info[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    torch.testing.assert_close(job.task.student_input(images), (images / 255 - mean) / std)
+    assert info["classes"] == ["ant", "bee", "cat"] and info["in_channels"] == 3 and info["image_size"] == 8
+    assert (info["backbone"], info["dim"], info["mean"]) == ("resnet8", 16, list(job.data.mean))
+
+
+def test_the_student_s_images_may_be_normalised_as_the_teacher_s(make: RecipeMaker) -> None:
+    """As EGA's official code does, also for a student alone; the stored student says so."""
+    options: dict[str, Any] = {"dataset": "digits", "labels_per_class": 0, "normalise": "teacher"}
+    options |= {"teacher_mean": (0.25,), "teacher_std": (0.5,)}  # the embedded teacher's own are those of digits
+    teacher, job = open_teacher(make(**options)), build(make(**options))
+    images = job.data.train.pixels[:2]
+    torch.testing.assert_close(job.task.student_input(images), (images / 255 - teacher.mean[0]) / teacher.std[0])
+    assert job.description()["mean"] == list(teacher.mean) and job.description()["std"] == list(teacher.std)
+    alone = build(make(**options, method="none"))
+    assert alone.data.mean == teacher.mean != open_data(make(**options)).mean
+    told = r"^normalise 'teacher' needs images with .* got 3 and 1 of embedded:digits"
+    with pytest.raises(RelgraphError, match=told):
+        build(make(normalise="teacher"))
+
+
+def test_the_whole_student_is_compiled_and_its_weights_keep_their_names(make: RecipeMaker) -> None:
+    """What it computes is measured by a benchmark: compiling takes half a minute and a C++ compiler."""
+    plain, compiled = build(make()).objective, build(make(compile=True)).objective
+    assert list(plain.state_dict()) == list(compiled.state_dict())
+    assert compiled.student._compiled_call_impl is not None and plain.student._compiled_call_impl is None
+
+
+# Steps
+
+
+def test_a_method_remembers_what_its_loss_read(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the gradient is known, and with the weights that the loss read; it is given no gradient."""
+    remembered: list[tuple[Output, Output, Batch]] = []
+    weights: list[Tensor] = []
+
+    class Spy(EGA):
+        def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
+            remembered.append((as_output(student), as_output(teacher), batch))
+            assert all(parameter.grad is not None for parameter in job.objective.parameters())
+            weights.extend(parameter.detach().clone() for parameter in job.objective.parameters())
+
+    monkeypatch.setitem(METHODS, "ega", Spy)
+    job = build(make())
+    before = [parameter.detach().clone() for parameter in job.objective.parameters()]
+    step(job, job.data.train.pixels[INDEX], INDEX, torch.Generator(), Meter())
+    ((student, teacher, batch),) = remembered
+    assert all(map(torch.equal, weights, before))
+    assert not any(map(torch.equal, weights, job.objective.parameters()))
+    for output in (student, teacher):
+        assert not any(x.requires_grad for x in output.tensors())
+        assert output.embedding.shape == (4, 16) and output.maps == ()
+    assert torch.equal(batch.indices, INDEX) and torch.equal(batch.labels, job.data.train.labels[INDEX])
+
+
+def test_a_memory_holds_what_the_loss_was_computed_with(make: RecipeMaker) -> None:
+    """Of the batch's images alone, as the method's own layer saw them before it learned."""
+    job = build(make(method="crd", method_args=("negatives=8", "bank_momentum=0")))
+    crd = part(job, "crd")
+    assert isinstance(crd, CRD)
+    before, layer, images = crd.teacher_bank.keys.clone(), deepcopy(crd.embed_teacher), job.data.train.pixels[INDEX]
+    step(job, images, INDEX, torch.Generator().manual_seed(0), Meter())
+    batch = Batch(INDEX, job.data.train.labels[INDEX])
+    teacher = job.feed(images, batch, torch.Generator().manual_seed(0)).teacher
+    assert teacher is not None
+    torch.testing.assert_close(crd.teacher_bank.keys[INDEX], normalize(layer(teacher.feature)))
+    others = torch.ones(36, dtype=torch.bool).index_fill(0, INDEX, value=False)
+    assert torch.equal(crd.teacher_bank.keys[others], before[others])
+
+
+def test_patches_go_through_both_networks_and_stay_in_memory(make: RecipeMaker) -> None:
+    job = build(make(method="seed", augment="moco", method_args=("queue=40", "patches=2"), batch_size=7))
+    seed = part(job, "seed")
+    assert isinstance(seed, SEED) and seed.patch_memory is not None
+    first, images, meter = seed.patch_memory.keys[:5].clone(), job.data.train.pixels[INDEX], Meter()
+    batch = Batch(INDEX, job.data.train.labels[INDEX])
+    inputs = job.feed(images, batch, torch.Generator().manual_seed(0))
+    assert inputs.extra is not None and inputs.extra.shape == (8, 3, 3, 3)
+    assert inputs.teacher is not None and inputs.teacher.extra is not None
+    step(job, images, INDEX, torch.Generator().manual_seed(0), meter)
+    row = meter.read(0)
+    assert row["loss"] == pytest.approx(row["seed"] + row["seed_patches"]) and row["seed_patches"] > 0
+    torch.testing.assert_close(seed.patch_memory.keys[:4], normalize(inputs.teacher.extra.embedding[:4]))
+    assert torch.equal(seed.patch_memory.keys[4], first[4]) and int(seed.patch_memory.next) == 4
+
+
+def test_a_method_that_comes_first_trains_alone_and_then_no_more(make: RecipeMaker, finished: Runs) -> None:
+    """Its column stays, and its later cells are empty."""
+    first, *later = Run(finished("early")).read_metrics()
+    assert first["cross_entropy"] == 0 < first["sp"] == first["loss"]
+    assert len(later) == 2 and all("sp" not in row and 0 < row["cross_entropy"] == row["loss"] for row in later)
+    assert [row["lr"] for row in later] == pytest.approx([first["lr"], first["lr"] / 10]), "the steps come after it"
+    with Run(finished("early")).metrics_file.open(newline="") as stream:
+        cells = [row["sp"] for row in csv.DictReader(stream)]
+    assert float(cells[0]) > 0 and cells[1:] == ["", ""]
+    job = build(make(method="sp", init_epochs=1))
+    student = job.objective.student
+    before, stem = states(student, "head."), "backbone.stem.0.weight"
+    start = student.state_dict()[stem].clone()
+    train_epoch(job, 0)
+    assert equal(states(student, "head."), before) and not torch.equal(student.state_dict()[stem], start)
+    train_epoch(job, 1)
+    assert not equal(states(student, "head."), before)
+
+
+def test_labels_play_no_part_in_what_needs_none(make: RecipeMaker) -> None:
+    """The student is the same to the last bit without labels; the teacher's head learns from them for itself."""
+    options: dict[str, Any] = {"method": "seed", "method_args": ("queue=40",), "batch_size": 7}
+    some, others = (build(make(**options, **given)) for given in ({}, {"labels_per_class": 0, "label_noise": 1.0}))
+    head, stem = states(some.objective, "student.head."), states(some.objective, "student.backbone.stem.")
+    rows = [train_epoch(job, 0)[0] for job in (some, others)]
+    assert equal(*(states(job.objective, "student.", "method.") for job in (some, others)))
+    heads = [states(job.objective, "teacher_head.classify.weight") for job in (some, others)]
+    assert not equal(*heads), "else the labels were the same"
+    assert equal(states(some.objective, "student.head."), head)
+    assert not equal(states(some.objective, "student.backbone.stem."), stem)
+    for row in rows:
+        assert row["cross_entropy"] == 0 < row["seed"] == row["loss"] and "train_top1" not in row
+    assert rows[0]["seed"] == rows[1]["seed"] and rows[0]["teacher_head"] != rows[1]["teacher_head"]
+
+
+def test_a_head_that_no_class_teaches_stays_as_it_is(make: RecipeMaker) -> None:
+    """Its cross-entropy is 0 on images without labels: weight decay alone would shrink it, step by step."""
+    job = build(make(dataset="unlabelled", method="ega", gamma=0))
+    before = states(job.objective, "teacher_head.")
+    assert list(job.objective.teacher_parameters()) == [] and "teacher_optimiser" not in job.optimisers
+    row, _ = train_epoch(job, 0)
+    assert row["edge"] > 0 and equal(states(job.objective, "teacher_head."), before)
+
+
+# Results
+
+
+def test_the_test_split_is_read_at_the_end_only(
+    make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, splits = Classes.evaluate, list[str]()
+
+    def record(self: Classes, network: Any, images: Any, **options: Any) -> dict[str, float]:
+        splits.append(images.split)
+        return original(self, network, images, **options)
+
+    monkeypatch.setattr(Classes, "evaluate", record)
+    for select, expected in (("val", ["val", "val", "test", "test"]), ("test", ["test"] * 4)):
+        splits.clear()
+        train(make(epochs=2, select=select), tmp_path / select)
+        assert splits == expected
+
+
+def test_what_the_result_says(finished: Runs) -> None:
+    for variant, method, weights, graph in (
+        ("dense", "ega", {"ega": 1.0}, "dense"),
+        ("knn-conv", "ega", {"ega": 1.0}, "knn"),
+        ("none", "none", {}, None),
+        ("memory-maps", "crd+0.5*sp+0.9*kd", {"crd": 0.8, "sp": 0.5, "kd": 0.9}, "dense"),
+        ("seed", "seed", {"seed": 1.0}, None),
+        ("select-test", "ega", {"ega": 1.0}, "dense"),
+    ):
+        path = finished(variant)
+        result, select = result_of(path), "test" if variant == "select-test" else "val"
+        assert (result["method"], result["weights"], result["graph"]) == (method, weights, graph)
+        score = f"{select}_{'knn' if variant == 'seed' else 'top1'}"
+        values = [row[score] for row in Run(path).read_metrics()]
+        assert result["selected_on"] == select and result[f"{score}_of_best"] == max(values)
+        assert result["best_epoch"] == 1 + values.index(max(values)), "the first of the best"
+        how = {"seed": "by the k-NN accuracy of the features on a validation split held out", "select-test": "on the "
+               "test split itself"}.get(variant, "on a validation split held out")  # fmt: skip
+        assert result["note"].startswith(f"best epoch picked {how}")
+        assert (f"{'val' if select == 'test' else 'test'}_top1_of_best") not in result
+        if select == "test":
+            assert result["test_top1_of_best"] == result["test"]["best"]["top1"]
+
+
+def test_the_results_are_those_of_the_stored_students(make: RecipeMaker, tmp_path: Path) -> None:
+    path, recipe = tmp_path / "run", make(method="none", lr=0.1, epochs=4, seed=1)
+    result = train(recipe, path)
+    assert result_of(path) == result
+    assert result["test"]["best"] != result["test"]["last"], "else this test could not tell them apart"
+    data, (student, info) = open_data(recipe), load_student(path)
+    mean, std = (torch.tensor(info[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    for which in ("best", "last"):
+        weights = load_checkpoint(path / f"{which}.ckpt")["objective"]
+        student.load_state_dict({k.removeprefix("student."): v for k, v in weights.items()})
+        found = {}
+        for split in (data.test, data.val):
+            with torch.no_grad():
+                found[split.split] = accuracy(student((split.pixels / 255 - mean) / std).logits, split.labels)
+        assert result["test"][which] == pytest.approx(found["test"])
+        assert which == "last" or result["val_top1_of_best"] == pytest.approx(found["val"]["top1"])
+    assert result["images"] == {"train": 36, "labelled": 6, "val": 15, "test": 18}
+    assert result["epochs"] == 4 and result["seed"] == 1
+
+
+def test_a_student_without_labels_is_judged_by_its_neighbours(make: RecipeMaker, finished: Runs) -> None:
+    """Also by a linear probe in the end; both learn from all training images and their true labels."""
+    path = finished("seed")
+    result = result_of(path)
+    for row in Run(path).read_metrics():
+        assert 0 <= row["val_knn"] <= 100 and not {"val_top1", "train_top1", "val_linear"} & row.keys()
+    job = build(make(**VARIANTS["seed"]))
+    data, student, device = job.data, job.objective.student.eval(), torch.device("cpu")
+    every = data.train.true_labels
+    assert (data.train.labels < 0).any() and not (every < 0).any()
+    for which in ("best", "last"):
+        weights = load_checkpoint(path / f"{which}.ckpt")["objective"]
+        student.load_state_dict({k.removeprefix("student."): v for k, v in weights.items() if k.startswith("student.")})
+        of_train, of_test, of_val = (
+            embed(student.backbone, split, job.task.student_input, 64, device)
+            for split in (data.train, data.test, data.val)
+        )
+        assert result["test"][which] == {
+            "knn": knn_accuracy(of_train, every, of_test, data.test.labels, k=20),
+            "linear": pytest.approx(linear_probe(of_train, every, of_test, data.test.labels), abs=100 / 18 + 1e-9),
+        }
+        if which == "best":
+            assert result["val_knn_of_best"] == knn_accuracy(of_train, every, of_val, data.val.labels, k=20)
+
+
+def test_images_without_labels(make: RecipeMaker, finished: Runs) -> None:
+    """The last epoch is the best, and nothing is said that nobody could know; what was learned is fine-tuned."""
+    path = finished("unlabelled")
+    result = result_of(path)
+    assert result["test"] == {"last": {}, "best": {}} and result["best_epoch"] == result["epochs"] == 2
+    assert result["note"] == "there are no labelled images to pick the best epoch by: it is the last"
+    assert not any(name.endswith("_of_best") for name in result)
+    assert result["images"] == {"train": 36, "labelled": 0, "val": 0, "test": 0}
+    rows = Run(path).read_metrics()
+    assert [row["teacher_head"] for row in rows] == [0, 0] and all(row["infonce"] > 0 for row in rows)
+    assert not any(name.startswith(("val_", "test_")) or name == "train_top1" for row in rows for name in row)
+    student, info = load_student(path)
+    last = load_checkpoint(path / "last.ckpt")["objective"]
+    assert all(torch.equal(last[f"student.{name}"], tensor) for name, tensor in student.state_dict().items())
+    assert info["classes"] == [] and info["objective"] == "infonce"
+    job = build(make(method="none", init_from=str(path)))
+    own = job.objective.student.backbone
+    assert equal(states(own), states(student.backbone))
+    row, _ = train_epoch(job, 0)
+    assert row["cross_entropy"] == row["loss"] > 0 and "train_top1" in row
+    assert not equal(states(own), states(student.backbone))
