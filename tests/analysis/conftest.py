@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from relgraph.training.loop import train
+from relgraph.training.distillation import train
 
 from relgraph.training.recipe import Recipe
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from relgraph.training.loop import train
+from relgraph.training.distillation import train
 
 from relgraph.analysis.report import page as page_module
 from relgraph.analysis.report import write_report

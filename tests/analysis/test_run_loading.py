@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from relgraph.training.loop import train
+from relgraph.training.distillation import train
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import top_k_accuracy_score

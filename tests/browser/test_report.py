@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from PIL import Image
-from relgraph.training.loop import train
+from relgraph.training.distillation import train
 
 from relgraph.analysis.report import write_report
 from relgraph.training.recipe import Recipe
