@@ -9,7 +9,6 @@ from torch_geometric.data import Batch, HeteroData
 from torch_geometric.nn import SimpleConv, to_hetero
 from torch_geometric.utils import to_dense_adj, to_networkx
 
-from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import frobenius, mean_square
 from relgraph.graph.forms import Form
 from relgraph.graph.kernels import cosine, pearson
@@ -30,6 +29,7 @@ from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation, target
 from relgraph.graph.scales import by_anchor_sum
 from relgraph.graph.topology import ALL_PAIRS, Above, Edges, Given, Graph, Nearest, Rule, WithOwn
+from tests.checks import assert_refused
 
 N, D = 7, 5
 
@@ -190,16 +190,27 @@ def test_one_image() -> None:
     assert adjacency(pair, STUDENT).shape == (1, 1) and target(pair).tolist() == [[1.0]]
 
 
-def test_messages() -> None:
-    with pytest.raises(RelgraphError, match=r"^matching nodes needs embeddings of one width: .* got 4 and 5$"):
-        graph_pair(torch.zeros(3, 4), torch.zeros(3, 5))
-    for match in (True, False):
-        with pytest.raises(RelgraphError, match=r"^embeddings must be \(N, D\), .* got \(3, 4\) and \(2, 4\)$"):
-            graph_pair(torch.zeros(3, 4), torch.zeros(2, 4), match=match)
-    with pytest.raises(RelgraphError, match=r"^k must be between 1 and the number of nodes less one, 2, got 5$"):
-        graph_pair(torch.zeros(3, 4), torch.zeros(3, 4), topology=Nearest(5))
-    with pytest.raises(RelgraphError, match=r"^a graph pair holds one batch \(N, D\), got \(2, 3, 4\)$"):
-        graph_pair(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4))
+def test_what_is_refused() -> None:
+    three, sizes = (
+        torch.zeros(3, 4),
+        "embeddings must be (N, D), student and teacher of the same N images, got (3, 4) and",
+    )
+    assert_refused(
+        (
+            lambda: graph_pair(three, torch.zeros(3, 5)),
+            "matching nodes needs embeddings of one width: project student and teacher to it, got 4 and 5",
+        ),
+        (lambda: graph_pair(three, torch.zeros(2, 4)), f"{sizes} (2, 4)"),
+        (lambda: graph_pair(three, torch.zeros(2, 4), match=False), f"{sizes} (2, 4)"),
+        (
+            lambda: graph_pair(three, three, topology=Nearest(5)),
+            "k must be between 1 and the number of nodes less one, 2, got 5",
+        ),
+        (
+            lambda: graph_pair(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4)),
+            "a graph pair holds one batch (N, D), got (2, 3, 4)",
+        ),
+    )
 
 
 RULES: dict[str, Graph] = {"all pairs": ALL_PAIRS, "nearest": Nearest(2), "union": Nearest(2, "union")}
@@ -221,18 +232,22 @@ def by_ends(pair: HeteroData, kind: EdgeType) -> dict[tuple[int, int], float]:
     return {(i, j): float(matrix[i, j]) for i, j in ends}
 
 
+def joined(pair: HeteroData) -> dict[tuple[int, int], float]:
+    """Return the weights of all three graphs, the teacher's nodes numbered after the student's."""
+    first = {"student": 0, "teacher": N}
+    return {
+        (i + first[kind[0]], j + first[kind[2]]): weight
+        for kind in (STUDENT, TEACHER, MATCHES)
+        for (i, j), weight in by_ends(pair, kind).items()
+    }
+
+
 @each_rule
 def test_networkx_has_the_right_weights(rule: str) -> None:
     pair = some_pair(rule)
     assert pair.num_edges == sum(len(by_ends(pair, kind)) for kind in pair.edge_types)
     graph = to_networkx(pair, edge_attrs=["edge_weight"])
-    first = {"student": 0, "teacher": N}
-    expected = {
-        (i + first[kind[0]], j + first[kind[2]]): weight
-        for kind in (STUDENT, TEACHER, MATCHES)
-        for (i, j), weight in by_ends(pair, kind).items()
-    }
-    assert {(u, v): w for u, v, w in graph.edges(data="edge_weight")} == pytest.approx(expected)
+    assert {(u, v): w for u, v, w in graph.edges(data="edge_weight")} == pytest.approx(joined(pair))
 
 
 @each_rule
@@ -261,13 +276,7 @@ def test_the_homogeneous_graph_has_the_right_weights(rule: str) -> None:
     whole = pair.to_homogeneous()
     assert torch.equal(whole.x, torch.cat([pair["student"].x, pair["teacher"].x]))
     found = dict(zip(map(tuple, whole.edge_index.T.tolist()), whole.edge_weight.tolist(), strict=True))
-    first = {"student": 0, "teacher": N}
-    expected = {
-        (i + first[kind[0]], j + first[kind[2]]): weight
-        for kind in (STUDENT, TEACHER, MATCHES)
-        for (i, j), weight in by_ends(pair, kind).items()
-    }
-    assert found == pytest.approx(expected)
+    assert found == pytest.approx(joined(pair))
 
 
 class Convolution(torch.nn.Module):

@@ -106,12 +106,9 @@ def test_the_parts_of_an_output_that_can_be_nodes() -> None:
     assert stage_maps(given, "FSP", least=2) is given.maps
 
 
-def test_what_is_missing_or_of_another_kind_is_refused() -> None:
+def test_parts_that_are_missing_are_named() -> None:
     bare, two = Output(torch.zeros(2, 3)), Batch(torch.arange(2), None)  # type: ignore[arg-type]
     labels = "NCE reads labels: expected a Batch(indices, labels) as the third argument, got none"
-    outputs = (
-        "a method takes vectors (N, D) or an Output(embedding, logits=..., feature=..., maps=...) of each network, got"
-    )
     assert_refused(
         (lambda: SP(nodes="pixel"), "unknown nodes 'pixel' (known: embedding, feature, map)"),  # type: ignore[arg-type]
         (
@@ -139,6 +136,12 @@ def test_what_is_missing_or_of_another_kind_is_refused() -> None:
         (lambda: labels_of(None, "NCE", N), labels),
         (lambda: labels_of(two, "NCE", 2), labels),
         (lambda: labels_of(BATCH, "NCE", 7), "labels must be one for each of the 7 images, got (8,)"),
+    )
+
+
+def test_what_is_no_output_or_no_batch_is_refused() -> None:
+    outputs = (
+        "a method takes vectors (N, D) or an Output(embedding, logits=..., feature=..., maps=...) of each network, got"
     )
     given: Any
     for given in (None, [1.0, 2.0], (torch.zeros(2, 3), torch.zeros(2, 3)), BATCH):

@@ -65,14 +65,15 @@ def test_lengths_change_nothing_but_by_epsilon() -> None:
     torch.testing.assert_close(PKT()(scale[0] * student, scale[1] * teacher), expected, rtol=1e-4, atol=0)
 
 
-def test_opposite_nodes_stay_finite() -> None:
-    """Rounding takes a cosine below -1: of many pairs some would give the logarithm of a negative number."""
-    for dim in (1, 2, 3, 64, 512):
-        for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            one, other = torch.randn(2, 30, dim)
+@pytest.mark.parametrize("dim", [1, 2, 3, 64, 512])
+def test_opposite_nodes_stay_finite(dim: int) -> None:
+    """Rounding takes a cosine below -1: of 100 pairs some would give the logarithm of a negative number."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for _ in range(100):
+            one, other = torch.randn(2, 1, dim)
             student = torch.cat([one, -3 * one]).to(dtype).requires_grad_()
             value = PKT()(student, torch.cat([other, other + 1]).to(dtype))
-            assert value.isfinite() and torch.autograd.grad(value, student)[0].isfinite().all(), (dim, dtype)
+            assert value.isfinite() and torch.autograd.grad(value, student)[0].isfinite().all(), dtype
 
 
 def test_what_it_refuses() -> None:

@@ -1,6 +1,5 @@
 """SEED against the authors' numbers, loops over numbers, and a deque of the teacher's vectors."""
 
-import io
 import math
 from collections import deque
 from functools import partial
@@ -170,44 +169,6 @@ def test_the_official_temperature_makes_it_moco() -> None:
     assert torch.equal(*(torch.autograd.grad(value, student)[0] for value in values))
     for teacher_tau in (0.01, 0.05):
         assert official(0.2, teacher_tau)(student, teacher) < values[1] - 0.01
-
-
-def test_a_run_that_stopped_goes_on_bit_by_bit() -> None:
-    """Five steps with an optimiser, against five that are saved and loaded after the second, in mid-wrap."""
-    batches = [outputs(patches=PATCHES) for _ in range(5)]
-
-    def steps(loss: SEED, optimiser: torch.optim.Optimizer, span: slice) -> list[Tensor]:
-        values = []
-        for student, teacher in batches[span]:
-            value = loss(student.detach(), teacher)
-            optimiser.zero_grad()
-            torch.autograd.backward(value)
-            loss.remember(student, teacher, BATCH)
-            optimiser.step()
-            values.append(value.detach())
-        return values
-
-    def adam(loss: SEED) -> torch.optim.Optimizer:
-        return torch.optim.Adam(loss.parameters(), lr=0.05)
-
-    loss, stopped, resumed = (seed(patches=PATCHES) for _ in range(3))
-    stopped.load_state_dict(loss.state_dict())
-    unbroken = steps(loss, adam(loss), slice(5))
-    optimiser = adam(stopped)
-    values = steps(stopped, optimiser, slice(3))
-    assert stopped.memory.next == 3 * N - K  # it has wrapped around
-    file = io.BytesIO()
-    torch.save({"loss": stopped.state_dict(), "optimiser": optimiser.state_dict()}, file)
-    file.seek(0)
-    stored = torch.load(file, weights_only=True)
-    optimiser = adam(resumed)
-    resumed.load_state_dict(stored["loss"])
-    optimiser.load_state_dict(stored["optimiser"])
-    values += steps(resumed, optimiser, slice(3, 5))
-    assert torch.equal(torch.stack(values), torch.stack(unbroken))
-    state = loss.state_dict()
-    assert state.keys() == resumed.state_dict().keys()
-    assert all(torch.equal(state[key], x) for key, x in resumed.state_dict().items())
 
 
 def test_remembering_between_backward_of_two_losses_changes_no_gradient() -> None:

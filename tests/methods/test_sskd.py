@@ -258,19 +258,6 @@ def test_the_teachers_head_is_a_copy_that_nothing_trains() -> None:
     assert all(torch.equal(x, before[name]) for name, x in copy.state_dict().items())
 
 
-def test_the_order_of_the_batch_decides_on_equal_ranks_alone() -> None:
-    student, teacher = outputs()
-    order = torch.randperm(N)
-
-    def moved(given: Output) -> Output:
-        rest = changed(extra(given), lambda x: x.view(V, N, -1)[:, order].flatten(0, 1))
-        return changed(given._replace(extra=None), lambda x: x[order])._replace(extra=rest)
-
-    loss = sskd(ss_ratio=1.0)
-    value = loss(moved(student), moved(teacher), batch_of(LABELS[order]))
-    torch.testing.assert_close(value, loss(student, teacher, BATCH), rtol=1e-12, atol=0)
-
-
 def test_the_self_supervised_term_reads_features_and_the_others_logits() -> None:
     loss, (student, teacher) = sskd(), outputs()
     parts = [student.logits, student.feature, extra(student).logits, extra(student).feature]
