@@ -1,10 +1,8 @@
 """Pre-training: an epoch is a plain loop, and runs stop, go on, and become teachers; no label reaches the weights."""
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +30,17 @@ from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretrainin
 from relgraph.training.pretraining import build_pretraining, pretrain
 from relgraph.training.runs import Run
 from relgraph.training.self_supervision import MoCo, SelfSupervisionHead, SimCLR
-from tests.training.conftest import RecipeMaker, Runs, call_before, interrupt, outcome, run_in_pieces
+from tests.training.conftest import (
+    RecipeMaker,
+    Runs,
+    call_before,
+    equal,
+    interrupt,
+    outcome,
+    result_of,
+    run_in_pieces,
+    states,
+)
 from tests.training.test_self_supervision import PlainMoCo, PlainSimCLR, close, views_to_images
 
 PretrainRecipeMaker = Callable[..., PretrainRecipe]
@@ -89,11 +97,6 @@ def pretrained(make_pretraining: PretrainRecipeMaker, tmp_path_factory: pytest.T
     return run
 
 
-def result_of(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((path / "result.json").read_text())
-    return found
-
-
 # Epochs
 
 
@@ -146,7 +149,7 @@ def test_the_head_alone_learns_to_find_the_image_of_each_transformed_one(make_pr
         job = build_pretraining(make_pretraining("sskd-head", **options))
         assert isinstance(job.feed, Online) and isinstance(job.objective, SelfSupervisionHead)
         teacher, head, index = job.feed.teacher, job.objective.projector, torch.arange(5)
-        before = [deepcopy(dict(module.state_dict())) for module in (teacher, head)]
+        before = [states(module) for module in (teacher, head)]
         images, batch, meter = job.data.train.pixels[:5], Batch(index, job.data.train.labels[index]), Meter()
         given = job.feed(images, batch, torch.Generator().manual_seed(3))
         assert given.extra is not None and len(given.extra) == views * 5 and given.teacher is not None
@@ -154,7 +157,7 @@ def test_the_head_alone_learns_to_find_the_image_of_each_transformed_one(make_pr
         expected = views_to_images(head(given.teacher.extra.embedding), head(given.teacher.embedding))
         step(job, images, index, torch.Generator().manual_seed(3), meter)
         assert meter.read(0)["views_to_images"] == pytest.approx(expected.item(), rel=1e-5)
-        assert all(torch.equal(before[0][name], tensor) for name, tensor in teacher.state_dict().items())
+        assert equal(states(teacher), before[0])
         assert not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
         assert not any(torch.equal(before[1][name], tensor) for name, tensor in head.state_dict().items())
         (group,) = job.optimisers["optimiser"].param_groups
