@@ -116,7 +116,7 @@ def test_a_teacher_is_loaded_where_something_reads_it(make: RecipeMaker) -> None
 
 
 def test_the_stored_student_says_what_it_learned_by_and_reads(make: RecipeMaker) -> None:
-    named = {
+    named: dict[str, dict[str, Any]] = {
         "ega (dense)": {},
         "sp+0.9*kd (knn)": {"method": "sp+0.9*kd", "graph": "knn", "k": 3},
         "kd": {"method": "kd"},
