@@ -72,12 +72,6 @@ def test_one_epoch_in_memory_streamed_and_in_pieces(make: RecipeMaker, tmp_path:
     assert (tmp_path / "other" / name).read_bytes() != (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_refused_run_leaves_nothing(make: RecipeMaker, tmp_path: Path) -> None:
-    with pytest.raises(RelgraphError, match=r"has no labels, and method ega learns from labels here: "):
-        train(make(dataset="unlabelled"), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 # A job
 
 
