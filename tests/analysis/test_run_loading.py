@@ -12,7 +12,6 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from relgraph.training.distillation import train
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import top_k_accuracy_score
@@ -27,6 +26,7 @@ from relgraph.graph.kernels import pearson
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER
 from relgraph.methods import Output
 from relgraph.training.checkpoint import load_checkpoint
+from relgraph.training.distillation import train
 from relgraph.training.recipe import Recipe
 
 Runs = Callable[[str], Path]
@@ -120,7 +120,7 @@ def test_a_run_without_a_teacher(runs: Runs, reports: Reports) -> None:
 def test_the_teachers_head_is_that_of_the_best_epoch(variant: str, runs: Runs) -> None:
     opened = TrainedRun(runs(variant))
     assert opened.head is not None and opened.teacher is not None
-    stored = load_checkpoint(runs(variant) / "best.ckpt")["distiller"]
+    stored = load_checkpoint(runs(variant) / "best.ckpt")["objective"]
     for name, tensor in opened.head.state_dict().items():
         assert torch.equal(tensor, stored[f"teacher_head.{name}"])
     output = opened.outputs(opened.data.val)[1]
@@ -312,7 +312,7 @@ def test_no_run_and_files_that_are_gone(copy: Path, tmp_path: Path) -> None:
 
 def test_files_of_different_runs(copy: Path) -> None:
     content = load_checkpoint(copy / "best.ckpt")
-    content["distiller"]["teacher_head.project.weight"] = torch.zeros(32, 5)
+    content["objective"]["teacher_head.project.weight"] = torch.zeros(32, 5)
     torch.save(content, copy / "best.ckpt")
     with pytest.raises(RelgraphError, match=r"best\.ckpt is of another architecture: project\.weight is \(32, "):
         TrainedRun(copy)
@@ -404,7 +404,7 @@ def test_a_run_on_images_without_labels(tmp_path: Path) -> None:
 def test_nodes_of_a_run_without_labels_are_what_its_loss_compared(runs: Runs) -> None:
     opened = TrainedRun(runs("seed"))
     student, teacher = opened.outputs(opened.data.test.select(torch.arange(20)))
-    weights = load_checkpoint(opened.run.best)["distiller"]
+    weights = load_checkpoint(opened.run.best)["objective"]
     assert teacher is not None and student.feature is not None and teacher.feature is not None
     first, second = (
         (weights[f"method.parts.seed.projector.{i}.weight"], weights[f"method.parts.seed.projector.{i}.bias"])

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from PIL import Image
-from relgraph.training.distillation import train
 
 from relgraph.analysis.report import write_report
+from relgraph.training.distillation import train
 from relgraph.training.recipe import Recipe
 from tests.browser.conftest import Graph
 from tests.browser.test_graph_view import View

@@ -84,5 +84,5 @@ def test_a_student_of_another_architecture(failure: Failing, copy: Path) -> None
 
 
 def test_a_checkpoint_that_is_a_pickle(failure: Failing, copy: Path) -> None:
-    torch.save({"distiller": Path("not a tensor")}, copy / "best.ckpt")
+    torch.save({"objective": Path("not a tensor")}, copy / "best.ckpt")
     assert str(copy / "best.ckpt") in failure("evaluate", copy)

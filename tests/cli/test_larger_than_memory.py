@@ -8,8 +8,6 @@ from pathlib import Path
 import networkx as nx
 import pytest
 import torch
-from relgraph.training.inputs import teacher_input
-from relgraph.training.loop import train
 
 from relgraph.analysis.analysis import analyse
 from relgraph.analysis.export import read_pair
@@ -17,6 +15,8 @@ from relgraph.analysis.neighbourhoods import some_pairs
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.graph.pair import STUDENT, TEACHER
 from relgraph.training.building import open_data, open_teacher
+from relgraph.training.distillation import train
+from relgraph.training.feed import input_of
 from relgraph.training.recipe import Recipe
 from tests.limits import run
 
@@ -142,5 +142,5 @@ def test_a_store_is_written_that_does_not_fit_memory(tmp_path: Path) -> None:
     some = torch.arange(0, len(images), 100)
     rows = store.view()[images.index[some]].view(-1, copies, teacher.width)
     with torch.no_grad():
-        expected = teacher(teacher_input(teacher, images.images[some]))
+        expected = teacher(input_of(teacher)(images.images[some]))
     torch.testing.assert_close(rows, expected.unsqueeze(1).expand_as(rows), rtol=1e-4, atol=1e-5)

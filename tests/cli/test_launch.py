@@ -65,10 +65,10 @@ def test_what_one_process_says_when_it_fails_is_shown(tmp_path: Path) -> None:
         "import os\n"
         "if os.environ.get('RANK') == '1':\n"
         "    from relgraph.errors import RelgraphError\n"
-        "    from relgraph.training import loop\n"
+        "    from relgraph.training import epochs\n"
         "    def stop(*arguments):\n"
         "        raise RelgraphError('this device is too warm')\n"
-        "    loop.step = stop\n"
+        "    epochs.step = stop\n"
     )
     found = relgraph("train", "--devices", "2", *QUICK, *SINGLE_PROCESS, PYTHONPATH=str(tmp_path))
     assert found.returncode == 1

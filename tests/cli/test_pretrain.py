@@ -14,7 +14,7 @@ import yaml
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from relgraph.training.pretraining import Pretraining
+from relgraph.training import epochs
 from relgraph.training.runs import Run
 
 Program = Callable[..., Result]
@@ -191,17 +191,17 @@ def test_an_interrupted_run_is_resumed(
     command: click.Group, program: Program, flat: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = (*SMALL, "--objective", "moco", "--queue", 5, "--dataset", f"folder:{flat}", "--epochs", 3)
-    step, calls = Pretraining.step, 0
+    step, calls = epochs.step, 0
 
-    def stop(self: Pretraining, *args: Any) -> None:
+    def stop(*args: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == 4:  # of two in an epoch
             raise KeyboardInterrupt
-        step(self, *args)
+        step(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Pretraining, "step", stop)
+        patch.setattr(epochs, "step", stop)
         told = interrupted(command, *options, "--out", "a run")
     assert told == "\nstopped; finished epochs are kept, continue with: relgraph pretrain --resume 'a run'\n"
     again = program("pretrain", "--resume", "a run").stdout

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from relgraph.analysis import plots
 from relgraph.methods import METHODS
 from relgraph.names import load_student
-from relgraph.training import loop
+from relgraph.training import epochs
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.runs import Run
 
@@ -201,7 +201,7 @@ def test_a_student_without_labels_is_told_by_its_neighbours(contrasted: tuple[Pa
 def test_a_teacher_with_its_own_head(program: Program, failure: Failing, alone: Path) -> None:
     options = (*STEP, "--teacher", f"checkpoint:{alone}", "--teacher-head", "own")
     program(*options, "--method", "kd", "--dim", 32, "--out", "run")
-    own, kept = (load_checkpoint(Path(path, "best.ckpt"))["distiller"] for path in (alone, "run"))
+    own, kept = (load_checkpoint(Path(path, "best.ckpt"))["objective"] for path in (alone, "run"))
     for name in ("project.weight", "project.bias", "classify.weight", "classify.bias"):
         assert torch.equal(own[f"student.head.{name}"], kept[f"teacher_head.{name}"])
     told = failure(*options, "--dim", 32, "--out", "ega")
@@ -220,7 +220,7 @@ def test_sskd_tells_how_to_get_what_it_needs(failure: Failing, ss_head: Path, al
 def test_a_memory_goes_on_after_a_stop(command: click.Group, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps an epoch; the stop comes between those of the second."""
     options = [*map(str, STEP[:-3]), "15", "--epochs", "3", "--method", "crd+rkd", "--method-args", "negatives=64"]
-    original, calls = loop.step, 0
+    original, calls = epochs.step, 0
 
     def stop(*args: Any) -> None:
         nonlocal calls
@@ -230,7 +230,7 @@ def test_a_memory_goes_on_after_a_stop(command: click.Group, program: Program, m
         original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "step", stop)
+        patch.setattr(epochs, "step", stop)
         result = CliRunner().invoke(command, [*options, "--out", "a run"])
     assert result.exit_code == 130
     assert result.stderr == "\nstopped; finished epochs are kept, continue with: relgraph train --resume 'a run'\n"
@@ -239,7 +239,7 @@ def test_a_memory_goes_on_after_a_stop(command: click.Group, program: Program, m
     assert "epoch   1/3" not in told and "epoch   3/3" in told
     program(*options, "--out", "whole")
     assert Path("a run/student.safetensors").read_bytes() == Path("whole/student.safetensors").read_bytes()
-    resumed, whole = (load_checkpoint(Path(name, "last.ckpt"))["distiller"] for name in ("a run", "whole"))
+    resumed, whole = (load_checkpoint(Path(name, "last.ckpt"))["objective"] for name in ("a run", "whole"))
     assert list(resumed) == list(whole) and any(name.endswith("student_bank.keys") for name in whole)
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 

@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
+from relgraph.methods import Sum
 from relgraph.names import load_teacher
 from relgraph.networks.files import save_ss_head
 from relgraph.networks.heads import Projector
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.distillation import train
+from relgraph.training.objective import Distiller
 from relgraph.training.recipe import Recipe
 
 CLASSES = ("ant", "bee", "cat")
@@ -35,7 +38,31 @@ def outcome(path: Path) -> dict[str, Any]:
             found[file.name] = [{**row, "images_per_s": ""} for row in csv.DictReader(stream)]
     for file in path.glob("*.ckpt"):
         found[file.name] = {name: x.numpy().tobytes() for name, x in load_checkpoint(file)["objective"].items()}
-    return found | {"result": {**json.loads((path / "result.json").read_text()), "images_per_s": 0}}
+    return found | {"result": {**result_of(path), "images_per_s": 0}}
+
+
+def result_of(path: Path) -> dict[str, Any]:
+    """Return the content of a run's `result.json`."""
+    found: dict[str, Any] = json.loads((path / "result.json").read_text(encoding="utf-8"))
+    return found
+
+
+def states(module: nn.Module, *prefixes: str) -> dict[str, Tensor]:
+    """Return copies of a module's tensors, or of those whose names begin so."""
+    chosen = {name: x.clone() for name, x in module.state_dict().items() if name.startswith(prefixes or ("",))}
+    assert chosen
+    return chosen
+
+
+def equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    """Return whether tensors have the same names, order and numbers."""
+    return list(found) == list(expected) and all(torch.equal(found[name], x) for name, x in expected.items())
+
+
+def part(module: Distiller, name: str) -> Any:
+    """Return the method of that name, of those that a distiller compares."""
+    assert isinstance(module.method, Sum)
+    return module.method.parts[name]
 
 
 def call_before(patch: pytest.MonkeyPatch, owner: Any, name: str, number: int, act: Callable[..., None]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from relgraph.methods import Batch
 from relgraph.outputs import StepInputs, of_views
 from relgraph.training.accumulation import backward_in_parts
-from relgraph.training.objective import Distiller, Losses
+from relgraph.training.objective import Distiller, Losses, labelled_cross_entropy
 from tests.training.test_over_processes import CASES, N, batches, distiller
 
 Change = Callable[[nn.Module], nn.Module | None]
@@ -92,7 +93,12 @@ def test_what_is_random_is_drawn_alike_both_times() -> None:
     def dropout(layer: nn.Module) -> nn.Module | None:
         return nn.Dropout(0.5) if isinstance(layer, nn.BatchNorm2d) else None
 
+    def loss(*given: Any) -> Tensor:
+        return labelled_cross_entropy(*given) * torch.rand(())
+
     one, other, given = made("ega", dropout), made("ega", dropout), alone(inputs())
+    for module in (one, other):
+        module.label_loss = loss
     torch.manual_seed(5)
     outputs = [of_views(one.student, images, None) for images in given.images.chunk(3)]
     joined = outputs[0].filled(map(torch.cat, zip(*(output.tensors() for output in outputs), strict=True)))

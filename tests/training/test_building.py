@@ -65,8 +65,8 @@ def test_images_without_labels_for_what_needs_them_and_for_what_needs_none(make:
     ):
         with pytest.raises(RelgraphError, match=message):
             open_data(replace(make(dataset="unlabelled"), **options))
-    for options in ({"method": "seed"}, {"gamma": 0.0}, {"method": "crd", "gamma": 0.0}):
-        data = open_data(make(dataset="unlabelled", **options))
+    for given in ({"method": "seed"}, {"gamma": 0.0}, {"method": "crd", "gamma": 0.0}):
+        data = open_data(make(dataset="unlabelled", **given))
         assert data.train.classes == () and (len(data.train), len(data.val), len(data.test)) == (36, 0, 0)
 
 

@@ -67,7 +67,8 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
         told = r"^cannot read the checkpoint .*last\.ckpt, is it truncated\? \([^\n]*\)$"
         with pytest.raises(RelgraphError, match=told):
             load_checkpoint(path)
-    for content in (torch.zeros(3), [1, 2], {"progress": {}}, {"objective": torch.zeros(3)}):
+    others: list[Any] = [torch.zeros(3), [1, 2], {"progress": {}}, {"objective": torch.zeros(3)}]
+    for content in others:
         torch.save(content, path)
         with pytest.raises(RelgraphError, match=r"last\.ckpt is not a run's checkpoint: train it again$"):
             load_checkpoint(path)

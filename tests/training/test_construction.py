@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.methods import EGA, KD, METHODS, SP, SSKD, Batch, Method, Output, RunFacts, Sum, Views
+from relgraph.methods import EGA, KD, METHODS, SP, SSKD, Batch, Method, Output, RunFacts, Views
 from relgraph.names import build_backbone, load_student, load_teacher
 from relgraph.networks.backbone import map_shapes
 from relgraph.networks.files import load_head, load_ss_head, save_network, save_ss_head
@@ -20,29 +20,15 @@ from relgraph.training.distillation import build, open_task, train
 from relgraph.training.epochs import train_epoch
 from relgraph.training.objective import Distiller
 from relgraph.training.recipe import Recipe
-from tests.training.conftest import RecipeMaker, Runs
+from tests.training.conftest import RecipeMaker, Runs, equal, part, states
 
 PRETRAINED: dict[str, Any] = {"backbone": "resnet8", "in_channels": 3, "image_size": 8, "mean": [0.5] * 3,
                               "std": [0.5] * 3}  # fmt: skip
 
 
-def part(module: Distiller, name: str) -> nn.Module:
-    """Return the method of that name, of those that a distiller compares."""
-    assert isinstance(module.method, Sum)
-    return module.method.parts[name]
-
-
 def new(recipe: Recipe) -> Distiller:
     teacher = open_teacher(recipe) if recipe.uses_teacher else None
     return new_distiller(recipe, open_task(recipe, open_data(recipe), torch.device("cpu")), teacher)
-
-
-def states(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
-    return list(found) == list(expected) and all(torch.equal(found[name], x) for name, x in expected.items())
 
 
 def test_student_starts_alike_whatever_the_method(make: RecipeMaker) -> None:

@@ -1,24 +1,21 @@
 """Distillation: one seed is one run, also after a stop or with streamed images; what learns from what; the results."""
 
 import csv
-import json
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn.functional import normalize
 
 from relgraph.errors import RelgraphError
-from relgraph.methods import CRD, EGA, METHODS, SEED, Batch, Output, Sum
-from relgraph.methods.base import as_output
+from relgraph.methods import CRD, SEED, Batch
 from relgraph.names import load_student
 from relgraph.training import epochs
 from relgraph.training.building import open_data, open_teacher
 from relgraph.training.checkpoint import load_checkpoint
-from relgraph.training.distillation import Distillation, build, train
+from relgraph.training.distillation import build, train
 from relgraph.training.epochs import Meter, step, train_epoch
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
 from relgraph.training.feed import Online
@@ -29,35 +26,17 @@ from tests.training.conftest import (
     RecipeMaker,
     Runs,
     call_before,
+    equal,
     interrupt,
     outcome,
+    part,
+    result_of,
     run_in_pieces,
+    states,
 )
 
 STEPS = 5  # batches of an epoch in the tests' recipe
 INDEX = torch.tensor([5, 1, 30, 20])
-
-
-def states(module: torch.nn.Module, *prefixes: str) -> dict[str, Tensor]:
-    """Return copies of a module's tensors, or of those whose names begin so."""
-    chosen = {name: x.clone() for name, x in module.state_dict().items() if name.startswith(prefixes or ("",))}
-    assert chosen
-    return chosen
-
-
-def equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
-    return list(found) == list(expected) and all(torch.equal(found[name], x) for name, x in expected.items())
-
-
-def part(job: Distillation, name: str) -> Any:
-    """Return the method of that name, of those that a run compares."""
-    assert isinstance(job.objective.method, Sum)
-    return job.objective.method.parts[name]
-
-
-def result_of(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((path / "result.json").read_text(encoding="utf-8"))
-    return found
 
 
 # One seed, one run
@@ -91,20 +70,6 @@ def test_one_epoch_in_memory_streamed_and_in_pieces(make: RecipeMaker, tmp_path:
     train(make(seed=1, epochs=1), tmp_path / "other")
     name = "student.safetensors"
     assert (tmp_path / "other" / name).read_bytes() != (tmp_path / "whole" / name).read_bytes()
-
-
-def test_one_seed_gives_one_start(make: RecipeMaker) -> None:
-    first, same, other = (build(make(seed=seed)) for seed in (3, 3, 4))
-    assert equal(states(first.objective), states(same.objective))
-    assert not equal(states(first.objective), states(other.objective))
-    assert torch.equal(first.data.train.labels, same.data.train.labels)
-    assert not torch.equal(first.data.train.labels, other.data.train.labels)
-
-
-def test_a_refused_run_leaves_nothing(make: RecipeMaker, tmp_path: Path) -> None:
-    with pytest.raises(RelgraphError, match=r"has no labels, and method ega learns from labels here: "):
-        train(make(dataset="unlabelled"), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 # A job
@@ -145,7 +110,7 @@ def test_a_teacher_is_loaded_where_something_reads_it(make: RecipeMaker) -> None
 
 
 def test_the_stored_student_says_what_it_learned_by_and_reads(make: RecipeMaker) -> None:
-    named = {
+    named: dict[str, dict[str, Any]] = {
         "ega (dense)": {},
         "sp+0.9*kd (knn)": {"method": "sp+0.9*kd", "graph": "knn", "k": 3},
         "kd": {"method": "kd"},
@@ -186,34 +151,10 @@ def test_the_whole_student_is_compiled_and_its_weights_keep_their_names(make: Re
 # Steps
 
 
-def test_a_method_remembers_what_its_loss_read(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once the gradient is known, and with the weights that the loss read; it is given no gradient."""
-    remembered: list[tuple[Output, Output, Batch]] = []
-    weights: list[Tensor] = []
-
-    class Spy(EGA):
-        def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
-            remembered.append((as_output(student), as_output(teacher), batch))
-            assert all(parameter.grad is not None for parameter in job.objective.parameters())
-            weights.extend(parameter.detach().clone() for parameter in job.objective.parameters())
-
-    monkeypatch.setitem(METHODS, "ega", Spy)
-    job = build(make())
-    before = [parameter.detach().clone() for parameter in job.objective.parameters()]
-    step(job, job.data.train.pixels[INDEX], INDEX, torch.Generator(), Meter())
-    ((student, teacher, batch),) = remembered
-    assert all(map(torch.equal, weights, before))
-    assert not any(map(torch.equal, weights, job.objective.parameters()))
-    for output in (student, teacher):
-        assert not any(x.requires_grad for x in output.tensors())
-        assert output.embedding.shape == (4, 16) and output.maps == ()
-    assert torch.equal(batch.indices, INDEX) and torch.equal(batch.labels, job.data.train.labels[INDEX])
-
-
 def test_a_memory_holds_what_the_loss_was_computed_with(make: RecipeMaker) -> None:
     """Of the batch's images alone, as the method's own layer saw them before it learned."""
     job = build(make(method="crd", method_args=("negatives=8", "bank_momentum=0")))
-    crd = part(job, "crd")
+    crd = part(job.objective, "crd")
     assert isinstance(crd, CRD)
     before, layer, images = crd.teacher_bank.keys.clone(), deepcopy(crd.embed_teacher), job.data.train.pixels[INDEX]
     step(job, images, INDEX, torch.Generator().manual_seed(0), Meter())
@@ -227,7 +168,7 @@ def test_a_memory_holds_what_the_loss_was_computed_with(make: RecipeMaker) -> No
 
 def test_patches_go_through_both_networks_and_stay_in_memory(make: RecipeMaker) -> None:
     job = build(make(method="seed", augment="moco", method_args=("queue=40", "patches=2"), batch_size=7))
-    seed = part(job, "seed")
+    seed = part(job.objective, "seed")
     assert isinstance(seed, SEED) and seed.patch_memory is not None
     first, images, meter = seed.patch_memory.keys[:5].clone(), job.data.train.pixels[INDEX], Meter()
     batch = Batch(INDEX, job.data.train.labels[INDEX])

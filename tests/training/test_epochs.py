@@ -43,7 +43,7 @@ def test_an_epoch_is_a_plain_loop(by_epoch: bool) -> None:
             assert [float(x) for x in words[1:]] == pytest.approx([float(x) for x in wanted.split()[1:]], abs=2e-6)
         assert job.objective.weight.item() == pytest.approx(weight, rel=1e-5)
         assert list(row) == ["epoch", "lr", "loss", "product", "degenerate", "overlap", "images_per_s"]
-        assert (row["epoch"], row["lr"], row["overlap"]) == (epoch + 1, pytest.approx(rate), 0.5)
+        assert row["epoch"] == epoch + 1 and row["lr"] == pytest.approx(rate) and row["overlap"] == 0.5
         assert row["loss"] == row["product"] == pytest.approx(sum(losses) / STEPS, rel=1e-5)
         steps = [{"epoch": epoch + 1, "step": step, "overlap": (1 + step) / 4} for step in (0, 2)]
         assert measured == steps and job.asked == ["average"] * (epoch + 1)
@@ -116,14 +116,17 @@ def test_reading_in_between_changes_nothing() -> None:
 
 def test_the_first_bad_terms_are_named_and_not_those_that_they_spoil() -> None:
     """Of both sides, and all that fail together."""
-    good, labels = {"cross_entropy": 1.0, "node": 1.0, "edge": 1.0}, torch.tensor([0, 1, 2])
+    names_of_terms, labels = ("cross_entropy", "node", "edge", "teacher_head"), torch.tensor([0, 1, 2])
+
+    def of(bad: float, *names: str) -> Losses:
+        """Return losses of 1, but for those of these names."""
+        given: dict[str, Any] = {name: bad if name in names else 1.0 for name in names_of_terms}
+        return losses(teacher={"teacher_head": given.pop("teacher_head")}, **given)
+
     for bad, names in ((math.nan, ["edge"]), (math.inf, ["node", "edge"]), (-math.inf, ["teacher_head"])):
         meter = Meter()
-        meter.add(losses(**good, teacher={"teacher_head": 1.0}), labels)
-        of_step = {name: bad if name in names else 1.0 for name in (*good, "teacher_head")}
-        head = {"teacher_head": of_step.pop("teacher_head")}
-        meter.add(losses(**of_step, teacher=head), labels)
-        meter.add(losses(**dict.fromkeys(good, bad), teacher={"teacher_head": bad}), labels)
+        for given in (of(1.0), of(bad, *names), of(bad, *names_of_terms)):
+            meter.add(given, labels)
         told = rf"^the loss is not a number in epoch 5: {', '.join(names)} first; a smaller learning rate or weight may"
         with pytest.raises(RelgraphError, match=told):
             meter.read(4)

@@ -35,7 +35,7 @@ class Reading(Method):
 
     def __init__(self, views: Views | None = None, reads: tuple[str, ...] = ("embedding",)) -> None:
         super().__init__()
-        self.views, self.reads = views, reads  # type: ignore[misc]
+        self.views, self.reads = views, reads
 
 
 class Opened(NamedTuple):
@@ -230,12 +230,13 @@ def test_what_no_store_holds(make: RecipeMaker, folder: Path) -> None:
     """Maps, extra views, and a contrastive view that both networks see; of its own the student may have any."""
     recipe = digits(make, embeddings=str(folder))
     rotations = Reading(Views("rotations", 3))
-    for options, method, why in (
+    cases: tuple[tuple[dict[str, Any], Method | None, str], ...] = (
         ({"method": "sp"}, SP(), "sp reads the teacher's stage maps"),
         ({"method": "kd"}, rotations, "kd reads the teacher's outputs of 3 extra views of an image"),
         ({"method": "kd", "views": "independent"}, rotations, "kd reads the teacher's outputs of 3 extra views of an"),
         ({"method": "seed", "augment": "moco"}, None, "the teacher reads the student's own views, those of moco"),
-    ):
+    )
+    for options, method, why in cases:
         given = replace(recipe, **options)
         one = opened(given, method)
         assert isinstance(one.feed, Online) and one.line.startswith(f"teacher: online, in every step ({why}")

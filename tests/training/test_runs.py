@@ -110,18 +110,6 @@ def test_the_environment(finished: Runs) -> None:
     assert environment(7)["seed"] == 7
 
 
-def test_tensorboard_holds_the_metrics(finished: Runs) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
-
-    path = finished("dense")
-    events, rows = EventAccumulator(str(path / "tensorboard")).Reload(), Run(path).read_metrics()
-    found = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    assert found == {
-        name: [(int(row["epoch"]), pytest.approx(row[name], rel=1e-6)) for row in rows]
-        for name in rows[0] if name != "epoch"
-    }  # fmt: skip
-
-
 def test_a_directory_that_is_free(tmp_path: Path) -> None:
     check_free(tmp_path)
     check_free(tmp_path / "new")

@@ -52,7 +52,7 @@ class Done(NamedTuple):
     """What it came to in one of them."""
 
     results: dict[str, dict[str, Any]]
-    memories: dict[str, Tensor]
+    learned: dict[str, Tensor]
     refusals: list[str]
 
 
@@ -61,15 +61,14 @@ def work_on(processes: ProcessGroup, work: Work, folder: Path) -> Done:
     # Only the first one's directory counts.
     results = {name: train(recipe, folder / name / str(processes.rank)) for name, recipe in work.trained.items()}
     train(work.resumed, folder / "resumed", resume=True)
-    return Done(results, memories(work.local), [refusal(recipe, folder / "refused") for recipe in work.refused])
+    return Done(results, learned(work.local), [refusal(recipe, folder / "refused") for recipe in work.refused])
 
 
-def memories(recipe: Recipe) -> dict[str, Tensor]:
-    """Return the buffers of a method after an epoch, as this process has them."""
+def learned(recipe: Recipe) -> dict[str, Tensor]:
+    """Return weights, statistics and memories after an epoch, as this process has them."""
     job = build(recipe)
     train_epoch(job, 0)
-    assert job.objective.method is not None
-    return dict(job.objective.method.named_buffers())
+    return dict(job.objective.state_dict())
 
 
 def refusal(recipe: Recipe, path: Path) -> str:
@@ -97,7 +96,10 @@ def work(make: RecipeMaker) -> Work:
     sequential = {"teacher_head": "sequential", "labels_per_class": 3}
     refused = {"batch_size": 7}, {"batch_size": 10, "accumulate": 2}, sequential
     return Work(
-        trained, make(**small), make(relation="local", epochs=1, **memories), [make(**options) for options in refused]
+        trained,
+        make(**small),
+        make(relation="local", accumulate=2, epochs=1, **memories),
+        [make(**options) for options in refused],
     )
 
 
@@ -144,8 +146,8 @@ def compare(run: Run, alone: Run, close: float) -> None:
             assert row[term] == pytest.approx(wanted[term], rel=close, abs=close), term
 
 
-def test_memories_are_alike_also_where_relations_are_local(done: list[Done]) -> None:
-    one, other = (found.memories for found in done)
+def test_weights_and_memories_are_alike_also_where_relations_are_local_and_batches_in_parts(done: list[Done]) -> None:
+    one, other = (found.learned for found in done)
     assert one.keys() == other.keys() and any("log_z" in name for name in one)
     for name, value in one.items():
         assert torch.equal(other[name], value), name

@@ -44,7 +44,9 @@ def test_a_score_picks_the_first_best_epoch_and_without_one_the_newest_is_kept(
 
 
 def test_a_run_that_is_stopped_before_any_write_ends_as_if_it_had_not(tmp_path: Path) -> None:
-    """Of any epoch: what a stopped epoch wrote is written again, and no epoch is trained twice."""
+    """Of any epoch: what a stopped epoch wrote is written again, no epoch is trained twice, and each is told once."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
     whole = tmp_path / "whole"
     expected = run(counting(SOME, "knn"), whole)
     writes = 2 + 4 * 3 + 3 + 1  # recipe and environment, the files of each epoch, the best ones', the result
@@ -58,8 +60,14 @@ def test_a_run_that_is_stopped_before_any_write_ends_as_if_it_had_not(tmp_path: 
         assert {**result, "images_per_s": 0} == {**expected, "images_per_s": 0} and outcome(path) == outcome(whole)
         assert [words for words in job.asked if words[0] == "e"] == [f"evaluate {epoch}" for epoch in range(done, 4)]
         assert ("begin" in job.asked) == (done == 0)
+        folder, rows = path / "tensorboard", Run(path).read_metrics()
+        epochs, steps = (EventAccumulator(str(place)).Reload() for place in (folder, folder / "steps"))
+        told = {name: [(event.step, event.value) for event in epochs.Scalars(name)] for name in ("loss", "val_knn")}
+        assert told["loss"] == [(int(row["epoch"]), pytest.approx(row["loss"], rel=1e-6)) for row in rows]
+        assert told["val_knn"] == [(2, 90.0), (4, 30.0)]
+        assert [event.step for event in steps.Scalars("overlap")] == list(range(1, 9))
     assert job.asked == [], "a finished run stays as it is"
-    assert [row.get("val_knn") for row in Run(path).read_metrics()] == [None, 90.0, None, 30.0], "empty cells"
+    assert [row.get("val_knn") for row in rows] == [None, 90.0, None, 30.0], "empty cells"
 
 
 def test_what_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
