@@ -258,7 +258,7 @@ EXTRA = (Views("rotations", 3), "crop"), (Views("transformations", 4), "crop"), 
 @pytest.mark.parametrize("views", SHARING)
 @pytest.mark.parametrize(("wanted", "name"), EXTRA)
 def test_both_networks_see_the_same_extra_views(make: RecipeMaker, wanted: Views, name: str, views: str) -> None:
-    """Those that are drawn after the first ones, with the flip of the student's: also where the teacher has its own."""
+    """Drawn after the first ones, with the flip of the student's, view by view: also where the teacher has its own."""
     recipe = make(views=views, augment=name)
     one = opened(recipe, Reading(wanted))
     (first, *others), draw, generator = one.drawn(name, 1 + (views == "independent"))
@@ -273,19 +273,6 @@ def test_both_networks_see_the_same_extra_views(make: RecipeMaker, wanted: Views
         torch.testing.assert_close(found.teacher.extra.embedding, taught(recipe, extra))
         assert len(found.teacher.maps) == (4 if "maps" in reads else 0) and found.teacher.extra.maps == ()
         assert all(len(stage) == 6 for stage in found.teacher.maps)
-
-
-@pytest.mark.parametrize("views", SHARING)
-def test_extra_views_lie_view_by_view(make: RecipeMaker, views: str) -> None:
-    """Row v * B + i is view v of image i: here every image is of one colour of its own."""
-    one = opened(make(views=views), Reading(Views("rotations", 3)))
-    colours = torch.arange(1, 19, dtype=torch.uint8).view(6, 3, 1, 1)
-    plain = replace(one.feed, student_input=lambda x: x)
-    batch = Batch(torch.arange(6), torch.full((6,), -1))
-    found = plain(colours.expand(6, 3, 8, 8), batch, torch.Generator().manual_seed(1))
-    assert found.images.dtype == found.extra.dtype == torch.uint8
-    shown = found.extra.view(3, 6, 3, 64).amax(-1)
-    assert torch.equal(shown, colours.view(1, 6, 3).expand(3, 6, 3))
 
 
 def test_a_teacher_of_any_size_sees_patches_as_they_are(make: RecipeMaker) -> None:

@@ -171,14 +171,6 @@ def test_options_from_yaml(tmp_path: Path) -> None:
         read_yaml(tmp_path / "nowhere.yaml")
 
 
-def test_a_recipe_from_before_self_supervision(tmp_path: Path) -> None:
-    """It gave gamma as 1 and had none of the new options."""
-    old = {"dataset": "digits", "method": "kd", "gamma": 1.0, "teacher_head": "joint", "epochs": 3}
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(old))
-    recipe = Run.open(tmp_path).recipe()
-    assert recipe == Recipe(method="kd", gamma=1.0, epochs=3) and recipe.augmentation == "crop"
-
-
 def test_pre_trainings_and_trainings_are_told_apart(tmp_path: Path) -> None:
     pretraining, training = resolve_pretraining({"objective": "moco", "epochs": 1}), Recipe()
     first, second = Run.create(tmp_path / "first", pretraining), Run.create(tmp_path / "second", training)
