@@ -71,6 +71,7 @@ class Run:
 
     def epoch(self, images: int) -> Callable[[], object]:
         """Return what trains an epoch on the first so many training images."""
-        data = self.job.data
+        job, data = self.job, self.job.data
         few = replace(data, train=data.train.select(torch.arange(images)))
-        return partial(train_epoch, replace(self.job, data=few), 0)
+        of_few = assemble(job.recipe, job.fabric, replace(job.task, data=few), self.feed, job.objective, job.note)
+        return partial(train_epoch, of_few, 0)

@@ -1,14 +1,14 @@
 """One step's losses and gradients, for a batch that passes through the student in parts."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from relgraph.outputs import Output, StepInputs, of_views
 from relgraph.processes import ProcessGroup
-from relgraph.training.checkpoint import random_state, set_random_state
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.objective import Distiller, Losses, Stage
 
@@ -25,33 +25,31 @@ def backward_in_parts(
 ) -> Losses:
     """Return the losses of a batch, with the graph of the whole batch, that passes through the student part by part.
 
-    The student's outputs for all parts are computed without gradient; the losses are those of the whole batch, and
-    their gradient with respect to the outputs is stored; then each part passes through the student once more, and its
-    gradient is propagated to the parameters (GradCache; Gao et al., 2021, arXiv 2101.06983). Loss and gradient are
-    those of the batch in one part, except for batch norm, whose statistics are those of a part. Random operations in
-    the student draw the same numbers both times. Memory: the student's activations of one part; its outputs, and the
-    loss, of all.
+    The student's outputs for all parts are computed without their activations; the losses are those of the whole batch,
+    and where their gradient reaches the outputs of a part, that part passes through the student once more (gradient
+    checkpoints of torch; as GradCache, Gao et al., 2021, arXiv 2101.06983). Loss and gradient are those of the batch in
+    one part, except for batch norm, whose statistics are those of a part. Random operations in the student draw the
+    same numbers both times. Memory: the student's activations of one part; its outputs, and the loss, of all.
     """
-    pieces = [_part(inputs, number, parts) for number in range(parts)]
-    states = []
-    with torch.no_grad(), _buffers_kept(objective.student):
-        found = []
-        for images, extra in pieces:
-            states.append(random_state())
-            with autocast():
-                found.append(_read(objective, of_views(objective.student, images, extra)))
-    whole = _joined(found).each(Tensor.requires_grad_)
-    del found
+    student, method, count = objective.student, objective.method, len(inputs.images)
+    maps = method is not None and any("map" in part for part in method.reads or ("maps",))
+
+    def read(images: Tensor, extra: Tensor | None) -> Output:
+        """Return the outputs that the method reads: the maps of all parts are held only if it reads them."""
+        output = of_views(student, images, extra)
+        return output if maps else output._replace(maps=())
+
+    pieces: list[tuple[Tensor | None, ...]] = [inputs.images.tensor_split(parts), (None,) * parts]
+    if inputs.extra is not None:
+        by_view = inputs.extra.reshape(-1, count, *inputs.extra.shape[1:])
+        pieces[1] = tuple(views.flatten(0, 1) for views in by_view.tensor_split(parts, dim=1))
     with autocast():
-        losses = objective.losses(whole, inputs, stage, diagnostics)
+        found: list[Output] = [
+            checkpoint(read, *part, use_reentrant=False, context_fn=lambda: (nullcontext(), _buffers_kept(student)))
+            for part in zip(*pieces, strict=True)
+        ]
+        losses = objective.losses(_joined(found), inputs, stage, diagnostics)
     losses.total.backward()  # type: ignore[no-untyped-call]
-    after = random_state()
-    for number, ((images, extra), state) in enumerate(zip(pieces, states, strict=True)):
-        set_random_state(state)
-        with autocast():
-            output = _read(objective, of_views(objective.student, images, extra))
-        _carry_on(output, whole, number, parts)
-    set_random_state(after)
     return losses
 
 
@@ -74,45 +72,14 @@ def average_gradients(module: nn.Module, processes: ProcessGroup) -> None:
             p.grad = mean.view_as(p).clone(memory_format=torch.preserve_format)
 
 
-def _read(objective: Distiller, output: Output) -> Output:
-    """Return the parts of an output that the method reads: the maps of all parts are held only if it reads them."""
-    method = objective.method
-    maps = method is not None and any("map" in part for part in method.reads or ("maps",))
-    return output if maps else output._replace(maps=())
-
-
-def _part(inputs: StepInputs, number: int, parts: int) -> tuple[Tensor, Tensor | None]:
-    """Return the images of a part, and their extra views."""
-    extra = None if inputs.extra is None else _rows(inputs.extra, len(inputs.images), number, parts)
-    return _rows(inputs.images, len(inputs.images), number, parts), extra
-
-
-def _rows(x: Tensor, count: int, number: int, parts: int) -> Tensor:
-    """Return those rows that belong to a part of `count` images, of one or several views of each, view by view."""
-    by_view = x.reshape(len(x) // count, count, *x.shape[1:])
-    return by_view[:, number * count // parts : (number + 1) * count // parts].flatten(0, 1)
-
-
 def _joined(parts: list[Output]) -> Output:
-    """Return the outputs for the parts as those for one batch."""
-    count = len(parts[0].embedding)
+    """Return the outputs for the parts as those for one batch, extra views again view by view."""
 
     def join(pieces: tuple[Tensor, ...]) -> Tensor:
-        return torch.cat([x.reshape(len(x) // count, count, *x.shape[1:]) for x in pieces], dim=1).flatten(0, 1)
+        views = [x.reshape(-1, len(part.embedding), *x.shape[1:]) for x, part in zip(pieces, parts, strict=True)]
+        return torch.cat(views, dim=1).flatten(0, 1)
 
     return parts[0].filled(map(join, zip(*(output.tensors() for output in parts), strict=True)))
-
-
-def _carry_on(output: Output, whole: Output, number: int, parts: int) -> None:
-    """Propagate the gradient of a part's rows through the student's outputs for that part."""
-    count = len(whole.embedding)
-    pairs = [
-        (x, _rows(y.grad, count, number, parts))
-        for x, y in zip(output.tensors(), whole.tensors(), strict=True)
-        if x.requires_grad and y.grad is not None
-    ]
-    if pairs:
-        torch.autograd.backward([x for x, _ in pairs], [gradient for _, gradient in pairs])
 
 
 @contextmanager
@@ -122,5 +89,6 @@ def _buffers_kept(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for buffer, kept in before:
-            buffer.copy_(kept)
+        with torch.no_grad():
+            for buffer, kept in before:
+                buffer.copy_(kept)

@@ -17,11 +17,10 @@ from relgraph.names import dataset, load_teacher
 from relgraph.networks.teachers import Teacher
 from relgraph.processes import ProcessGroup
 from relgraph.training.hardware import native_bf16
-from relgraph.training.pretrain_recipe import PretrainRecipe
-from relgraph.training.recipe import Recipe
+from relgraph.training.recipe import BaseRecipe, Recipe
 
 
-def open_fabric(recipe: Recipe | PretrainRecipe) -> Any:
+def open_fabric(recipe: BaseRecipe) -> Any:
     """Return Lightning Fabric for the recipe's device and precision.
 
     If a launcher such as torchrun has started several processes, they are connected, and gradients are averaged.
@@ -80,39 +79,38 @@ def check_alone(what: str) -> None:
         raise RelgraphError(f"{what} runs in one process, got {count}: train alone takes several")
 
 
+def load_data(
+    recipe: BaseRecipe, labels_per_class: int | None = None, label_fraction: float = 1.0, label_noise: float = 0.0
+) -> DataSet:
+    """Return the recipe's data set with these labels, as it is read (see `relgraph.data.datasets.load`)."""
+    return load(dataset(recipe.dataset), root=Path(recipe.root), image_size=recipe.image_size, mode=recipe.images,
+                val_fraction=recipe.val_fraction, labels_per_class=labels_per_class, label_fraction=label_fraction,
+                label_noise=label_noise, seed=recipe.seed)  # fmt: skip
+
+
 def open_data(recipe: Recipe) -> DataSet:
     """Return the recipe's data set.
 
     Raises:
         RelgraphError: if it cannot be read, or its batches cannot be formed or are too small for the recipe's graph.
     """
-    data = load(
-        dataset(recipe.dataset),
-        root=Path(recipe.root),
-        image_size=recipe.image_size,
-        val_fraction=recipe.val_fraction,
-        labels_per_class=recipe.labels_per_class or None,
-        label_fraction=recipe.label_fraction,
-        label_noise=recipe.label_noise,
-        mode=recipe.images,
-        seed=recipe.seed,
-    )
-    _check_labels(recipe, data)
+    data = load_data(recipe, recipe.labels_per_class or None, recipe.label_fraction, recipe.label_noise)
+    known = int((data.train.labels >= 0).sum())
+    if known == 0 and recipe.learns_labels:
+        raise RelgraphError(
+            f"{recipe.dataset} has no labels, and method {recipe.method} learns from labels here: seed, moco, infonce "
+            "and ntxent need none, nor do methods that read no logits with --gamma 0"
+        )
+    if known == 0 and recipe.teacher_head == "sequential":
+        raise RelgraphError(f"{recipe.dataset} has no labels, from which a sequential teacher_head learns: use 'joint'")
     if recipe.learns_labels and recipe.select == "val" and len(data.val) == 0:
         raise RelgraphError("picking the best epoch needs validation images: val_fraction must be above 0, got 0")
-    batches = epoch_batches(
-        data.train.labels,
-        batch_size=recipe.batch_size,
-        labelled_share=recipe.labelled_share,
-        seed=recipe.seed,
-        epoch=0,
-        by_label=recipe.learns_labels,
-    )
+    batches = epoch_batches(data.train.labels, batch_size=recipe.batch_size, labelled_share=recipe.labelled_share,
+                            seed=recipe.seed, epoch=0, by_label=recipe.learns_labels)  # fmt: skip
     nodes = len(batches[0])  # all are of one size
     count = ProcessGroup.launched().count
     _check_parts(nodes, count, recipe.accumulate, "every batch")
     if recipe.teacher_head == "sequential":
-        known = int((data.train.labels >= 0).sum())
         _check_parts(min(recipe.batch_size, known), count, 1, "every batch of labelled images, for the teacher's head,")
     if recipe.relation == "local":
         nodes //= count
@@ -131,19 +129,7 @@ def _check_parts(images: int, processes: int, parts: int, what: str) -> None:
         raise RelgraphError(f"{what} is split evenly over {words}: {choice}, got {images} images")
 
 
-def _check_labels(recipe: Recipe, data: DataSet) -> None:
-    if bool((data.train.labels >= 0).any()):
-        return
-    if recipe.learns_labels:
-        raise RelgraphError(
-            f"{recipe.dataset} has no labels, and method {recipe.method} learns from labels here: seed, moco, infonce "
-            "and ntxent need none, nor do methods that read no logits with --gamma 0"
-        )
-    if recipe.teacher_head == "sequential":
-        raise RelgraphError(f"{recipe.dataset} has no labels, from which a sequential teacher_head learns: use 'joint'")
-
-
-def open_teacher(recipe: Recipe | PretrainRecipe) -> Teacher:
+def open_teacher(recipe: BaseRecipe) -> Teacher:
     """Return the recipe's frozen teacher.
 
     Raises:

@@ -1,14 +1,12 @@
 """Distillation: from a recipe to a student, what distils it and all that its training needs, from one seed."""
 
-from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from relgraph.data.datasets import DataSet
@@ -69,17 +67,13 @@ class Distillation(Job):
 
     def description(self) -> dict[str, Any]:
         """Return what is needed to build and feed the student again, as it is stored beside its weights."""
-        recipe, train = self.recipe, self.data.train
+        recipe = self.recipe
         return {
             "objective": f"{recipe.method} ({recipe.graph_in_use})" if recipe.graph_in_use else recipe.method,
             "backbone": recipe.student,
             "dim": recipe.dim,
-            "classes": list(train.classes),
-            "in_channels": train.images.shape[1],
-            "image_size": train.images.shape[-1],
-            "mean": list(self.data.mean),
-            "std": list(self.data.std),
-            "dataset": recipe.dataset,
+            "classes": list(self.data.train.classes),
+            **super().description(),
         }
 
     def result(self, run: Run, progress: Progress) -> dict[str, Any]:
@@ -139,32 +133,26 @@ def build(recipe: Recipe) -> Distillation:
     Raises:
         RelgraphError: for names that are not known, files that cannot be read, or values that do not fit the data.
     """
-    fabric = open_fabric(recipe)
-    data = open_data(recipe)
+    fabric, data = open_fabric(recipe), open_data(recipe)
     teacher = open_teacher(recipe).to(fabric.device) if recipe.uses_teacher else None
     if recipe.normalise == "teacher":
         # Also for a student alone, so that it is compared on the same input.
         data = _normalised_as(teacher or open_teacher(recipe), data)
-    data = on_device(data, fabric.device)
-    task = open_task(recipe, data, fabric.device)
+    task = open_task(recipe, on_device(data, fabric.device), fabric.device)
     distiller = new_distiller(recipe, task, teacher)
-    feed, note = open_feed(recipe, task, teacher, str(fabric.strategy.precision.precision), distiller.method)
-    threads, line = choose_threads(recipe.threads, _trial(recipe, fabric, task, feed, distiller), task.processes)
-    recipe = replace(feed.resolved(recipe), threads=threads if recipe.threads == "auto" else recipe.threads)
+    precision = str(fabric.strategy.precision.precision)
+    feed, recipe, note = open_feed(recipe, task, teacher, precision, distiller.method)
+    images = recipe.batch_size // recipe.accumulate
+    trial = trial_step(fabric, distiller.student, _squares, feed, task.data.train, images)
+    threads, line = choose_threads(recipe.threads, trial, task.processes)
+    recipe = replace(recipe, threads=threads if recipe.threads == "auto" else recipe.threads)
     return assemble(recipe, fabric, task, feed, distiller, note if line is None else f"{note}\n{line}")
 
 
-def _trial(recipe: Recipe, fabric: Any, task: Task, feed: Feed, distiller: Distiller) -> Callable[[], object] | None:
-    """Return a step for a trial of threads; `None` on a GPU, which leaves them little to do."""
-    if fabric.device.type != "cpu":
-        return None
-    student = deepcopy(distiller.student).train()
-
-    def loss(inputs: StepInputs) -> Tensor:
-        embedding: Tensor = student(inputs.images).embedding
-        return embedding.float().square().mean()
-
-    return trial_step(loss, feed, task.data.train, recipe.batch_size // recipe.accumulate, fabric.autocast)
+def _squares(student: nn.Module, inputs: StepInputs) -> Tensor:
+    """Return a loss for a trial of threads: it needs no teacher and no other process."""
+    embedding: Tensor = student(inputs.images).embedding
+    return embedding.float().square().mean()
 
 
 def open_task(recipe: Recipe, data: DataSet, device: torch.device) -> Task:
@@ -178,29 +166,16 @@ def assemble(recipe: Recipe, fabric: Any, task: Task, feed: Feed, distiller: Dis
     if task.processes.count > 1 and recipe.batch_norm == "sync":
         synchronised(distiller, task.processes)
     sgd = partial(SGD, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    optimisers: dict[str, Optimizer] = {"student": sgd(distiller.student_parameters(), lr=recipe.lr)}
+    optimisers: dict[str, Optimizer] = {"student_optimiser": sgd(distiller.student_parameters(), lr=recipe.lr)}
     of_teacher = list(distiller.teacher_parameters())
     if of_teacher:
-        optimisers["teacher"] = sgd(of_teacher, lr=recipe.teacher_lr)
-    wrapped, *placed = fabric.setup(distiller, *optimisers.values())
+        optimisers["teacher_optimiser"] = sgd(of_teacher, lr=recipe.teacher_lr)
+    kind, schedule = Distillation if recipe.accumulate == 1 else DistillationInParts, student_schedule(recipe)
+    job = kind(recipe, fabric, task, feed, distiller, optimisers, schedule, note,
+               recipe.labelled_share, recipe.diagnose_every)  # fmt: skip
     if recipe.compile:
         distiller.student.compile()
-    kind = Distillation if recipe.accumulate == 1 else DistillationInParts
-    return kind(
-        recipe,
-        fabric,
-        task.data,
-        task,
-        feed,
-        distiller,
-        wrapped,
-        {f"{side}_optimiser": optimiser for side, optimiser in zip(optimisers, placed, strict=True)},
-        student_schedule(recipe),
-        note,
-        task.processes,
-        recipe.labelled_share,
-        recipe.diagnose_every,
-    )
+    return job
 
 
 def _normalised_as(teacher: Teacher, data: DataSet) -> DataSet:

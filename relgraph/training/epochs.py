@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from relgraph.data.batches import epoch_batches
-from relgraph.data.datasets import DataSet
 from relgraph.errors import RelgraphError
 from relgraph.outputs import Batch, StepInputs
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
@@ -63,34 +62,37 @@ class Job:
     Attributes:
         recipe: The recipe of the run.
         fabric: Lightning Fabric, which places and wraps the objective.
-        data: The data set, on the device.
         task: What labels are, and how the network is evaluated.
         feed: Where the inputs of a step come from.
         objective: The module that is trained.
-        module: Fabric's wrapper of it, which a step calls.
         optimisers: By name, as a checkpoint holds them.
         schedule: The learning rate of the first optimiser; the others keep theirs.
         note: A line for the user before the first epoch.
-        processes: Those over which each batch is spread: all run every part of it, and the first one writes.
         labelled_share: Share of labelled images in a batch where some have none.
         diagnose_every: Steps from one diagnostics to the next; 0 for none.
+        data: The task's data set, on the device.
+        processes: The task's, over which each batch is spread: all run every part of it, and the first one writes.
+        module: Fabric's wrapper of the objective, which a step calls.
     """
 
     recipe: AnyRecipe
     fabric: Any
-    data: DataSet
     task: Task
     feed: Feed
     objective: Objective
-    module: Any
     optimisers: Mapping[str, Optimizer]
     schedule: Schedule
     note: str = ""
-    processes: ProcessGroup = SINGLE_PROCESS
     labelled_share: float = 1.0
     diagnose_every: int = 0
 
     title: ClassVar[str] = "epoch"  # of its progress bar and, as its purpose, of its random streams
+
+    def __post_init__(self) -> None:
+        """Place the objective and its optimisers on the device."""
+        self.data, self.processes = self.task.data, self.task.processes
+        self.module, *placed = self.fabric.setup(self.objective, *self.optimisers.values())
+        self.optimisers = dict(zip(self.optimisers, placed, strict=True))
 
     @property
     def score(self) -> str | None:
@@ -125,6 +127,17 @@ class Job:
     def keep(self, run: Run) -> None:
         """Write the network, the best so far, to the run."""
 
+    def description(self) -> dict[str, Any]:
+        """Return what is needed to build and feed the network again, as it is stored beside its weights."""
+        data, shape = self.data, self.data.train.images.shape
+        return {
+            "in_channels": shape[1],
+            "image_size": shape[-1],
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "dataset": self.recipe.dataset,
+        }
+
     def line(self, row: Mapping[str, float]) -> str | None:
         """Return a line for the user after an epoch, if it has one."""
         select = self.recipe.select
@@ -153,10 +166,8 @@ class Meter:
     def __init__(self, processes: ProcessGroup = SINGLE_PROCESS) -> None:
         self.processes = processes
         self.names: list[str] = []
-        self.of_student = 0
-        self.sums: Tensor | None = None
-        self.culprit: Tensor | None = None
-        self.steps = 0
+        self.of_student, self.steps = 0, 0
+        self.sums, self.culprit = torch.zeros(()), torch.zeros(())
         self.last = time.perf_counter()
 
     @torch.no_grad()
@@ -167,15 +178,13 @@ class Meter:
         logits = losses.student.logits
         right = labels.new_zeros(()) if logits is None else (logits.argmax(-1) == labels).sum()
         counts = torch.stack([right, (labels >= 0).sum(), losses.degenerate])
-        row = torch.cat([terms, counts]).double()
-        # A bad step spoils the weights, and then every later term: only what was not finite in the first bad step is
-        # to blame.
-        bad = ~terms.isfinite()
-        if self.sums is None or self.culprit is None:
-            self.names, self.of_student = list(named), len(losses.terms)
-            self.sums, self.culprit = row, bad
+        row, bad = torch.cat([terms, counts]).double(), ~terms.isfinite()
+        if self.steps == 0:
+            self.names, self.of_student, self.sums, self.culprit = list(named), len(losses.terms), row, bad
         else:
             self.sums = self.sums + row
+            # A bad step spoils the weights, and then every later term: only what was not finite in the first bad step
+            # is to blame.
             self.culprit = torch.where(self.culprit.any(), self.culprit, bad)
         self.steps += 1
 
@@ -192,7 +201,6 @@ class Meter:
         Raises:
             RelgraphError: if a term was not a number; the message names it.
         """
-        assert self.sums is not None and self.culprit is not None, "an epoch has at least one batch"
         sums, culprit = self.sums, self.culprit
         if whole:
             sums, culprit = self.processes.mean_(sums.clone()), self.processes.maximum(culprit.int()).bool()
@@ -212,26 +220,26 @@ class Meter:
 
 def train_epoch(job: Job, epoch: int) -> tuple[dict[str, float], list[dict[str, float]]]:
     """Train for one pass over the training set, and return its row of metrics and the diagnostics of some steps."""
-    meter, processes, stage, shown = Meter(job.processes), job.processes, job.stage(epoch), job.processes.first
-    diagnostics = Diagnostics(job.diagnose_every, processes=processes) if job.diagnose_every else None
-    start, done, rate = time.perf_counter(), 0, job.schedule.rate(epoch)
+    meter, stage = Meter(job.processes), job.stage(epoch)
+    diagnostics = Diagnostics(job.diagnose_every, processes=job.processes)
+    start, done, rate = time.perf_counter(), 0, 0.0
     job.module.train()
     with closing(steps(job, epoch)) as batches:
         for number, (index, images, views, bar) in enumerate(batches):
             if number == 0 or not job.schedule.by_epoch:
                 rate = job.schedule.rate(epoch + number / bar.total)
-                _set_rate(next(iter(job.optimisers.values())), rate)
-            step(job, images, index, views, meter, stage, diagnostics)
-            done += len(index) * processes.count
-            if shown and meter.due():
-                speed = done / (time.perf_counter() - start)
-                bar.set_postfix_str(_so_far(job.task.figures(meter.read(epoch, whole=False)), diagnostics, speed))
-    means = job.task.figures(meter.read(epoch))
+                for group in next(iter(job.optimisers.values())).param_groups:
+                    group["lr"] = rate
+            step(job, images, index, views, meter, stage, diagnostics if job.diagnose_every else None)
+            done += len(index) * job.processes.count
+            if job.processes.first and meter.due():
+                means = job.task.figures(meter.read(epoch, whole=False)) | diagnostics.means()
+                bar.set_postfix_str(_so_far(means, done / (time.perf_counter() - start)))
+    means = job.task.figures(meter.read(epoch)) | diagnostics.means()
     job.average()
-    agreed = {} if diagnostics is None else diagnostics.means()
     speed = round(done / (time.perf_counter() - start), 1)
-    measured = [] if diagnostics is None else [{"epoch": epoch + 1, **found} for found in diagnostics.read()]
-    return {"epoch": epoch + 1, "lr": rate, **means, **agreed, "images_per_s": speed}, measured
+    measured = [{"epoch": epoch + 1, **found} for found in diagnostics.read()]
+    return {"epoch": epoch + 1, "lr": rate, **means, "images_per_s": speed}, measured
 
 
 def steps(job: Job, epoch: int) -> Generator[tuple[Tensor, Tensor, torch.Generator, Any], None, None]:
@@ -243,20 +251,13 @@ def steps(job: Job, epoch: int) -> Generator[tuple[Tensor, Tensor, torch.Generat
     recipe, train, device = job.recipe, job.data.train, job.fabric.device
     assert recipe.batch_size is not None, "a recipe's objective fills in what is not given"
     views = generator(f"{job.title}: views", recipe.seed, epoch)
-    batches = epoch_batches(
-        train.labels.cpu(),
-        batch_size=recipe.batch_size,
-        labelled_share=job.labelled_share,
-        seed=recipe.seed,
-        epoch=epoch,
-        by_label=job.task.by_label,
-        processes=job.processes,
-    )
-    hidden = None if job.processes.first else True
+    batches = epoch_batches(train.labels.cpu(), batch_size=recipe.batch_size, labelled_share=job.labelled_share,
+                            seed=recipe.seed, epoch=epoch, by_label=job.task.by_label,
+                            processes=job.processes)  # fmt: skip
     title = f"{job.title} {epoch + 1}/{job.schedule.epochs}"
     with (
         closing(train.batches(batches, recipe.processes)) as loaded,  # ends its processes in any case
-        tqdm(batches, desc=title, unit="batch", leave=False, disable=hidden) as bar,
+        tqdm(batches, desc=title, unit="batch", leave=False, disable=None if job.processes.first else True) as bar,
     ):
         for index, images in zip(bar, loaded, strict=True):
             yield index.to(device, non_blocking=True), images.to(device, non_blocking=True), views, bar
@@ -286,14 +287,8 @@ def step(
     meter.add(losses, inputs.batch.labels)
 
 
-def _set_rate(optimiser: Optimizer, rate: float) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-
-
-def _so_far(means: Mapping[str, float], diagnostics: Diagnostics | None, speed: float) -> str:
+def _so_far(means: Mapping[str, float], speed: float) -> str:
     """Return the end of the progress bar."""
-    agreed = None if diagnostics is None else diagnostics.means().get("overlap")
     accuracy = f", accuracy {means['train_top1']:.1f} %" if "train_top1" in means else ""
-    overlap = "" if agreed is None else f", overlap {agreed:.2f}"
+    overlap = f", overlap {means['overlap']:.2f}" if "overlap" in means else ""
     return f"loss {means['loss']:.3f}{accuracy}{overlap}, {speed:.0f} images/s"

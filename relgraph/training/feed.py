@@ -101,10 +101,6 @@ class Feed:
         view = self.plan.draw(images, generator)
         return StepInputs(self.student_input(self.plan.apply(view, images)), batch)
 
-    def resolved(self, recipe: Recipe) -> Recipe:
-        """Return the recipe with `teacher_mode: auto` replaced by this one, so that a resumed run goes on like it."""
-        return recipe
-
 
 @dataclass(frozen=True, eq=False)
 class TwoViews(Feed):
@@ -145,10 +141,6 @@ class Online(Feed):
             extra, more = self.student_input(extra), self.teacher_input(extra)
         teacher = of_views(self._outputs, self.teacher_input(other), more)
         return StepInputs(self.student_input(student), batch, teacher, extra)
-
-    def resolved(self, recipe: Recipe) -> Recipe:
-        """Return the recipe with the mode `online`."""
-        return replace(recipe, teacher_mode="online")
 
     def _outputs(self, prepared: Tensor) -> Output:
         found = [self.teacher.features(part, maps=self.maps) for part in prepared.chunk(self.parts)]
@@ -192,15 +184,14 @@ class Stored(Feed):
             student = self.views.take(view, position).apply(images)
         return StepInputs(self.student_input(student), batch, bare(self.store.rows(view, position)))
 
-    def resolved(self, recipe: Recipe) -> Recipe:
-        """Return the recipe with the mode `stored`, and the store that was found."""
-        return replace(recipe, teacher_mode="stored", embeddings=str(self.store.path))
-
 
 def open_feed(
     recipe: Recipe, task: Task, teacher: Teacher | None, precision: str, method: Method | None
-) -> tuple[Feed, str]:
+) -> tuple[Feed, Recipe, str]:
     """Return where views and outputs come from as the recipe's `teacher_mode` asks, and a line that describes it.
+
+    The recipe that is returned has `auto` replaced by the mode that was found, and names the store that is read, so
+    that a resumed run goes on like this one.
 
     `auto` takes the first store that fits; where there is none, the line gives the reason why a store of the same data
     set and teacher was skipped. Stage maps, extra views and shared views other than crops are in no store: where the
@@ -212,14 +203,15 @@ def open_feed(
     data, shared, maps = task.data, recipe.views == "shared", reads_maps(method)
     plan = make_plan(recipe.augmentation, data, None if method is None else method.views, task.processes)
     if teacher is None:
-        return Feed(plan, task.student_input), "teacher: none"
+        return Feed(plan, task.student_input), recipe, "teacher: none"
     store, why = find_or_tell(recipe, data, teacher, task.device, method)
     if store is not None:
         position = data.train.index.to(task.device)
-        return Stored(plan, task.student_input, store, position, shared), _stored_line(store, shared)
+        fixed = replace(recipe, teacher_mode="stored", embeddings=str(store.path))
+        return Stored(plan, task.student_input, store, position, shared), fixed, _stored_line(store, shared)
     held = teacher.hold(precision)
     feed = Online(plan, task.student_input, held, input_of(held), shared, maps, recipe.accumulate)
-    return feed, f"teacher: online{why}"
+    return feed, replace(recipe, teacher_mode="online"), f"teacher: online{why}"
 
 
 def find_or_tell(

@@ -1,21 +1,20 @@
 """The sequential strategy: the teacher's head is trained first, alone, and is then fixed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 
-from torch import Tensor
 from torch.optim import SGD
 
-from relgraph.graph.kernels import pearson
 from relgraph.networks.heads import Head
 from relgraph.outputs import Output, StepInputs
+from relgraph.processes import ProcessGroup
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.epochs import Job
-from relgraph.training.objective import Losses, Objective, Stage, labelled_cross_entropy
+from relgraph.training.objective import Losses, Objective, Stage, losses_of
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
 from relgraph.training.schedule import student_schedule
+from relgraph.training.spread import labelled_cross_entropy
 from relgraph.training.tasks import classes_of
 from relgraph.training.trainer import restore, train_epochs
 
@@ -23,25 +22,27 @@ from relgraph.training.trainer import restore, train_epochs
 class TeacherHead(Objective):
     """Projection and classifier of a frozen teacher, trained by labels."""
 
-    def __init__(self, head: Head, loss: Callable[[Output, Tensor], Tensor]) -> None:
+    def __init__(self, head: Head, processes: ProcessGroup) -> None:
         super().__init__()
-        self.head, self.loss = head, loss
+        self.head, self.processes = head, processes
 
     def forward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
         """Return the loss of the labels."""
         assert inputs.teacher is not None
         embedding, logits = self.head(inputs.teacher.embedding)
-        output = Output(embedding, logits)
-        loss = self.loss(output, inputs.batch.labels)
-        output = output.detach()
-        degenerate = pearson.degenerate(pearson.nodes(output.embedding)).sum()
-        return Losses({"teacher_head": loss}, output, None, degenerate, {})
+        loss = labelled_cross_entropy(logits, inputs.batch.labels, self.processes)
+        return losses_of("teacher_head", loss, Output(embedding, logits))
 
 
 class HeadTraining(Job):
     """The training of a teacher's head, of few epochs, before that of the student."""
 
     title = "teacher's head, epoch"
+
+    @property
+    def score(self) -> None:
+        """None: its last epoch is kept."""
+        return None
 
     def line(self, row: Mapping[str, float]) -> str | None:
         """Return the figures of the last epoch."""
@@ -64,22 +65,11 @@ def train_head(student: Job, head: Head, recipe: Recipe, run: Run) -> None:
         RelgraphError: if the loss is not a number, or `head.ckpt` is not of this run.
     """
     head.requires_grad_(True)
-    objective = TeacherHead(head, partial(labelled_cross_entropy, processes=student.processes))
-    optimiser = SGD(head.parameters(), lr=recipe.teacher_lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    module, optimiser = student.fabric.setup(objective, optimiser)
-    job = HeadTraining(
-        recipe,
-        student.fabric,
-        student.data,
-        classes_of(student.task),
-        student.feed,
-        objective,
-        module,
-        {"optimiser": optimiser},
-        student_schedule(head_recipe(recipe)),
-        processes=student.processes,
-    )
-    train_epochs(job, run, run.head_files, restore(job, run.head_files))
+    sgd = SGD(head.parameters(), lr=recipe.teacher_lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    objective, schedule = TeacherHead(head, student.processes), student_schedule(head_recipe(recipe))
+    task, run = classes_of(student.task), run.of_head()
+    job = HeadTraining(recipe, student.fabric, task, student.feed, objective, {"optimiser": sgd}, schedule)
+    train_epochs(job, run, restore(job, run))
     head.requires_grad_(False)
 
 

@@ -5,7 +5,6 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from relgraph.graph.kernels import pearson
 from relgraph.methods import KD, Method
@@ -15,10 +14,10 @@ from relgraph.networks.student import Student
 from relgraph.outputs import Batch, Output, StepInputs, of_views
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.diagnostics import Diagnostics
-from relgraph.training.spread import Pairs, Spread
+from relgraph.training.spread import Pairs, Spread, labelled_cross_entropy
 
 Stage = Literal["method", "labels", "both"]
-LabelLoss = Callable[[Output, Tensor, ProcessGroup], Tensor]
+LabelLoss = Callable[[Tensor, Tensor, ProcessGroup], Tensor]
 
 
 class Losses(NamedTuple):
@@ -62,19 +61,10 @@ class Objective(nn.Module):
         """Update the objective's memory by the outputs of a step, if it has one: before the optimiser's step."""
 
 
-def labelled_cross_entropy(output: Output, labels: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
-    """Return the mean cross-entropy over the images that have a label (not -1); 0 if none has one.
-
-    Of a batch that is spread over processes, it is a share whose mean over the processes is that of the whole batch.
-    """
-    assert output.logits is not None
-    # In float32 at least even under autocast, as all losses.
-    wide = output.logits.to(torch.promote_types(output.logits.dtype, torch.float32))
-    loss = cross_entropy(wide, labels, ignore_index=-1, reduction="sum")
-    known = (labels >= 0).sum()
-    if processes.count > 1:
-        known = processes.sum(known)
-    return loss * processes.count / known.clamp_min(1)
+def losses_of(name: str, loss: Tensor, output: Output) -> Losses:
+    """Return the losses of a network that has one term and no teacher; nodes without variance are degenerate."""
+    output = output.detach()
+    return Losses({name: loss}, output, None, pearson.degenerate(pearson.nodes(output.embedding)).sum(), {})
 
 
 class Distiller(Objective):
@@ -148,21 +138,21 @@ class Distiller(Objective):
     def _student_terms(
         self, student: Output, teacher: Output | None, batch: Batch, stage: Stage
     ) -> tuple[Terms, Pairs]:
-        loss = self.label_loss(student, batch.labels, self.processes)
-        by_labels = {"cross_entropy": self.gamma * loss}
+        assert student.logits is not None
+        by_labels = {"cross_entropy": self.gamma * self.label_loss(student.logits, batch.labels, self.processes)}
         if teacher is not None and self.kd is not None:
             by_labels["kd_of_logits"] = self.alpha * self.kd(student, teacher)
-        if stage == "method":
-            by_labels = _zeros(by_labels)
-        elif self.gamma == 0:
-            by_labels["cross_entropy"] = torch.zeros_like(loss)
+        idle = list(by_labels) if stage == "method" else ["cross_entropy"] if self.gamma == 0 else []
+        # Zeros, not 0 times the terms, which is NaN for infinity and weight decay for their layers.
+        by_labels |= {name: torch.zeros_like(by_labels[name]) for name in idle}
         if teacher is None or self.spread is None or stage == "labels":
             return by_labels, []
         terms, pairs = self.spread.compare(student, teacher, batch)
         return {**by_labels, **terms}, pairs
 
     def _teacher_terms(self, student: Output, teacher: Output, batch: Batch) -> Terms:
-        terms = {"head": self.label_loss(teacher, batch.labels, self.processes)}
+        assert teacher.logits is not None
+        terms = {"head": self.label_loss(teacher.logits, batch.labels, self.processes)}
         if self.spread is not None:
             terms |= self.spread.teacher_terms(student, teacher, batch, self._classify)
         return {f"teacher_{name}": term for name, term in terms.items()}
@@ -187,11 +177,8 @@ class Distiller(Objective):
 
     def _classify(self, output: Output) -> Tensor:
         assert self.teacher_head is not None
-        logits: Tensor
-        if output.feature is None:
-            logits = self.teacher_head.classify(output.embedding)
-        else:
-            _, logits = self.teacher_head(output.feature)
+        nodes = output.embedding if output.feature is None else self.teacher_head.project(output.feature)
+        logits: Tensor = self.teacher_head.classify(nodes)
         return logits
 
     def student_parameters(self) -> list[nn.Parameter]:
@@ -205,11 +192,3 @@ class Distiller(Objective):
             yield from (p for p in self.teacher_head.parameters() if p.requires_grad)
         if self.method is not None:
             yield from self.method.teacher_parameters()
-
-
-def _zeros(terms: Terms) -> Terms:
-    """Return zeros for terms that are not active.
-
-    Not 0 times them, which is NaN for infinity and weight decay for their layers.
-    """
-    return {name: torch.zeros_like(term) for name, term in terms.items()}

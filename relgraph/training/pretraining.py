@@ -1,25 +1,24 @@
 """Pre-training without labels: from a recipe to a run whose network is a teacher."""
 
-from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from relgraph.data.datasets import DataSet, load
+from relgraph.data.datasets import DataSet
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.methods import Views
-from relgraph.names import build_backbone, dataset
+from relgraph.names import build_backbone
 from relgraph.networks.files import save_network, save_ss_head
-from relgraph.training.building import check_alone, on_device, open_fabric, open_teacher
+from relgraph.outputs import StepInputs
+from relgraph.training.building import check_alone, load_data, on_device, open_fabric, open_teacher
 from relgraph.training.epochs import Job, Progress
 from relgraph.training.feed import Feed, Online, TwoViews, input_of, make_plan
-from relgraph.training.objective import Objective
+from relgraph.training.objective import Losses, Objective
 from relgraph.training.pretrain_recipe import PretrainRecipe, augmentation, resolve_pretraining
 from relgraph.training.runs import Run
 from relgraph.training.schedule import pretraining_schedule
@@ -74,16 +73,12 @@ class NetworkPretraining(Pretraining):
 
     def description(self) -> dict[str, Any]:
         """Return what is needed to build and feed the network again, as it is stored beside its weights."""
-        recipe, images, network = self.recipe, self.data.train.images, self.objective
+        recipe, network = self.recipe, self.objective
         hidden = network.backbone.width if recipe.hidden is None else recipe.hidden
         return {
             "objective": recipe.objective,
             "backbone": recipe.network,
-            "in_channels": images.shape[1],
-            "image_size": images.shape[-1],
-            "mean": list(self.data.mean),
-            "std": list(self.data.std),
-            "dataset": recipe.dataset,
+            **super().description(),
             "projector": {"dim": recipe.dim, "hidden": hidden, "norm": isinstance(network, SimCLR)},
         }
 
@@ -131,58 +126,42 @@ def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
         RelgraphError: for names that are not known, files that cannot be read, or values that do not fit the data.
     """
     check_alone("pretrain")
-    fabric, data = open_fabric(recipe), open_images(recipe)
-    data = on_device(data, fabric.device)
-    student_input = Normalise(data.mean, data.std)
-    task = Neighbours(data, student_input, fabric.device, recipe.processes)
+    fabric = open_fabric(recipe)
+    data = on_device(open_images(recipe), fabric.device)
+    task = Neighbours(data, Normalise(data.mean, data.std), fabric.device, recipe.processes)
     seen = augmentation(recipe, data.train.images.shape[-1])
+    note = f"{len(data.train)} images without their labels, views: {seen}"
+    if recipe.objective == "moco" and recipe.queue >= len(data.train):
+        note += f"; the queue holds an image more than once: --queue should be below {len(data.train)}"
     kind, objective, feed = _parts(recipe, fabric, task, seen)
-    threads, line = choose_threads(recipe.threads, _trial(recipe, fabric, task, feed, objective))
+    assert recipe.batch_size is not None
+    trial = trial_step(fabric, objective, _total, feed, data.train, recipe.batch_size)
+    threads, line = choose_threads(recipe.threads, trial)
     recipe = replace(recipe, threads=threads if recipe.threads == "auto" else recipe.threads)
-    wrapped, optimiser = fabric.setup(objective, new_optimiser(recipe, objective))
+    optimisers, note = {"optimiser": new_optimiser(recipe, objective)}, note if line is None else f"{note}\n{line}"
+    job = kind(recipe, fabric, task, feed, objective, optimisers, pretraining_schedule(recipe), note)
     if recipe.compile and isinstance(objective, SimCLR | MoCo):
         objective.backbone.compile()
-    note = "\n".join(filter(None, (_note(recipe, data, seen), line)))
-    optimisers, schedule = {"optimiser": optimiser}, pretraining_schedule(recipe)
-    return kind(recipe, fabric, data, task, feed, objective, wrapped, optimisers, schedule, note)
+    return job
+
+
+def _total(objective: nn.Module, inputs: StepInputs) -> Tensor:
+    """Return the loss for a trial of threads."""
+    losses: Losses = objective(inputs)
+    return losses.total
 
 
 def _parts(recipe: PretrainRecipe, fabric: Any, task: Task, seen: str) -> tuple[type[Pretraining], Objective, Feed]:
     """Return the kind of job, what it trains and where its inputs come from: a network, or a head on a teacher."""
     data, student_input = task.data, task.student_input
     if recipe.teacher is None:
-        network = new_network(recipe, data)
-        return NetworkPretraining, network, TwoViews(make_plan(seen, data, None), student_input)
+        return NetworkPretraining, new_network(recipe, data), TwoViews(make_plan(seen, data, None), student_input)
     teacher = open_teacher(recipe).to(fabric.device).hold(str(fabric.strategy.precision.precision))
     torch.manual_seed(recipe.seed)
     assert recipe.temperature is not None
     head = SelfSupervisionHead(teacher.width, recipe.temperature)
     views = Views("rotations", 3) if recipe.transformations == "rotations" else Views("transformations", 4)
-    return (
-        HeadPretraining,
-        head,
-        Online(make_plan(seen, data, views), student_input, teacher, input_of(teacher)),
-    )
-
-
-def _trial(
-    recipe: PretrainRecipe, fabric: Any, task: Task, feed: Feed, objective: Objective
-) -> Callable[[], object] | None:
-    """Return a step for a trial of threads; `None` on a GPU, which leaves them little to do."""
-    if fabric.device.type != "cpu":
-        return None
-    assert recipe.batch_size is not None
-    copy = deepcopy(objective).train()
-    return trial_step(lambda inputs: copy(inputs).total, feed, task.data.train, recipe.batch_size, fabric.autocast)
-
-
-def _note(recipe: PretrainRecipe, data: DataSet, seen: str) -> str:
-    """Return a description of the images and their augmentation."""
-    count = len(data.train)
-    note = f"{count} images without their labels, views: {seen}"
-    if recipe.objective == "moco" and recipe.queue >= count:
-        note += f"; the queue holds an image more than once: --queue should be below {count}"
-    return note
+    return HeadPretraining, head, Online(make_plan(seen, data, views), student_input, teacher, input_of(teacher))
 
 
 def open_images(recipe: PretrainRecipe) -> DataSet:
@@ -191,15 +170,7 @@ def open_images(recipe: PretrainRecipe) -> DataSet:
     Raises:
         RelgraphError: if it cannot be read, or holds fewer than two training images.
     """
-    data = load(
-        dataset(recipe.dataset),
-        root=Path(recipe.root),
-        image_size=recipe.image_size,
-        val_fraction=recipe.val_fraction,
-        labels_per_class=None,
-        mode=recipe.images,
-        seed=recipe.seed,
-    )
+    data = load_data(recipe)
     if len(data.train) < 2:
         raise RelgraphError(
             f"a contrast needs two images: the training set must hold at least 2, got {len(data.train)}"

@@ -12,7 +12,7 @@ from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import yaml
@@ -28,20 +28,6 @@ AnyRecipe = Recipe | PretrainRecipe
 PACKAGES = ("relgraph", "torch", "torchvision", "torch_geometric", "torch_scatter", "lightning-fabric", "timm", "numpy")
 
 
-class Files(NamedTuple):
-    """Where the progress of a job is kept.
-
-    Attributes:
-        last: The checkpoint after its last epoch.
-        metrics: A row an epoch.
-        best: The checkpoint of its best epoch, where it has one.
-    """
-
-    last: Path
-    metrics: Path
-    best: Path | None = None
-
-
 class Run:
     """One run directory and the names of its files.
 
@@ -52,21 +38,23 @@ class Run:
     figures; `learning_curve.png`. A head that is trained first has `head.ckpt` and `teacher_head.csv`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, last: str = "last.ckpt", metrics: str = "metrics.csv") -> None:
         self.path = path
         self.recipe_file = path / "recipe.yaml"
         self.environment_file = path / "environment.json"
-        self.metrics_file = path / "metrics.csv"
+        self.metrics_file = path / metrics
         self.diagnostics_file = path / "diagnostics.csv"
-        self.last = path / "last.ckpt"
+        self.last = path / last
         self.best = path / "best.ckpt"
         self.student_file = path / "student.safetensors"
         self.network_file = path / "network.safetensors"
         self.ss_head_file = path / "ss_head.safetensors"
         self.result_file = path / "result.json"
         self.curve_file = path / "learning_curve.png"
-        self.files = Files(self.last, self.metrics_file, self.best)
-        self.head_files = Files(path / "head.ckpt", path / "teacher_head.csv")
+
+    def of_head(self) -> "Run":
+        """Return the same directory with the checkpoint and the metrics of a teacher's head that is trained first."""
+        return Run(self.path, "head.ckpt", "teacher_head.csv")
 
     @classmethod
     def create(cls, path: Path, recipe: AnyRecipe) -> "Run":

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.graph.contrast import queue_contrast, view_contrast
-from relgraph.graph.kernels import cosine, pearson
+from relgraph.graph.kernels import cosine
 from relgraph.graph.memory import Queue
 from relgraph.methods.sskd import views_to_images
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.heads import Projector
 from relgraph.outputs import Batch, Output, StepInputs
 from relgraph.training.diagnostics import Diagnostics
-from relgraph.training.objective import Losses, Objective, Stage
+from relgraph.training.objective import Losses, Objective, Stage, losses_of
 
 # The key encoder's batch norm reads the images of a step in this number of shuffled groups, as if on several devices:
 # with the same groups as the query, its statistics would reveal the pairs (He et al., 2019, section 3.3).
@@ -43,7 +43,7 @@ class SimCLR(Objective):
         first, second = two_views(inputs)
         both = self.projector(self.backbone(torch.cat([first, second])))
         loss = view_contrast(both[: len(first)], both[len(first) :], self.temperature)
-        return _losses("nt_xent", loss, both)
+        return losses_of("nt_xent", loss, Output(both))
 
 
 class MoCo(Objective):
@@ -78,7 +78,7 @@ class MoCo(Objective):
         first, second = two_views(inputs)
         query, keys = self.projector(self.backbone(first)), self._key(second)
         loss = queue_contrast(query, keys, self.queue.keys, self.temperature)
-        return _losses("info_nce", loss, query)._replace(teacher=Output(keys))
+        return losses_of("info_nce", loss, Output(query))._replace(teacher=Output(keys))
 
     @torch.no_grad()
     def _key(self, images: Tensor) -> Tensor:
@@ -122,15 +122,10 @@ class SelfSupervisionHead(Objective):
         """Return the loss of the teacher's features of N images and their extra views, `(N, width)`, `(V N, width)`."""
         assert inputs.teacher is not None and inputs.teacher.extra is not None
         images, views = (self.projector(output.embedding) for output in (inputs.teacher, inputs.teacher.extra))
-        return _losses("views_to_images", views_to_images(views, images, self.temperature), images)
+        return losses_of("views_to_images", views_to_images(views, images, self.temperature), Output(images))
 
 
 def two_views(inputs: StepInputs) -> tuple[Tensor, Tensor]:
     """Return the two views of each image that `relgraph.training.feed.TwoViews` gives."""
     assert inputs.extra is not None
     return inputs.images, inputs.extra
-
-
-def _losses(name: str, loss: Tensor, embedding: Tensor) -> Losses:
-    embedding = embedding.detach()
-    return Losses({name: loss}, Output(embedding), None, pearson.degenerate(pearson.nodes(embedding)).sum(), {})

@@ -15,7 +15,7 @@ from relgraph.networks.student import Student
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.evaluation import accuracy
 from relgraph.training.neighbours import judge_features
-from relgraph.training.objective import labelled_cross_entropy
+from relgraph.training.spread import labelled_cross_entropy
 
 BATCH = 512  # images that are evaluated at a time
 
@@ -41,7 +41,7 @@ class Task:
         device: Where it runs.
         workers: Processes that decode streamed images.
         processes: Those over which an evaluation is spread.
-        loss: What labels teach by, of a network's outputs and labels `(N,)`, -1 where unknown.
+        loss: What labels teach by, of logits `(N, C)` and labels `(N,)`, -1 where unknown.
         by_label: Whether labelled and unlabelled images are mixed in each batch.
         score: The metric of `evaluate` by which the best epoch is picked.
         selected: A sentence on how it was picked, by the split that selects.

@@ -5,11 +5,12 @@ On a machine of two cores with one other busy process, a training step took 3.7 
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, closing
-from typing import Literal
+from contextlib import closing
+from copy import deepcopy
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError
@@ -65,37 +66,36 @@ def candidates(every: int) -> list[int]:
 def _seconds(count: int, work: Callable[[], object]) -> float:
     """Return the time that `work` takes with a number of threads: the less of two, after one that warms up."""
     torch.set_num_threads(count)
-    found = [_time(work)]
-    while len(found) < 3 and found[-1] < LONG:
-        found.append(_time(work))
+    found: list[float] = []
+    while not found or (len(found) < 3 and found[-1] < LONG):
+        start = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - start)
     return min(found[1:] or found)
 
 
-def _time(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def trial_step(
-    loss: Callable[[StepInputs], Tensor],
+    fabric: Any,
+    network: nn.Module,
+    loss: Callable[[nn.Module, StepInputs], Tensor],
     feed: Feed,
     train: ImageSet,
     batch_size: int,
-    autocast: Callable[[], AbstractContextManager[None]],
-) -> Callable[[], object]:
-    """Return a step for a trial: inputs of the first images, `loss` of them, forward and backward.
+) -> Callable[[], object] | None:
+    """Return a step for a trial: inputs of the first images, `loss` of a network for them, forward and backward.
 
-    `loss` reads a copy of the networks that are trained, so that a trial changes nothing.
+    It reads a copy of the network, so that a trial changes nothing. `None` on a GPU, which leaves threads little to do.
     """
-    index = torch.arange(min(batch_size, len(train)))
+    if fabric.device.type != "cpu":
+        return None
+    copy, index = deepcopy(network).train(), torch.arange(min(batch_size, len(train)))
     with closing(train.batches([index])) as batches:
         images = next(batches)
     batch = Batch(index, train.labels[index])
 
     def work() -> None:
-        with torch.random.fork_rng(devices=[]), autocast():
-            found = loss(feed(images, batch, torch.Generator()))
+        with torch.random.fork_rng(devices=[]), fabric.autocast():
+            found = loss(copy, feed(images, batch, torch.Generator()))
         found.float().backward()  # type: ignore[no-untyped-call]
 
     return work

@@ -12,7 +12,7 @@ from relgraph.processes import ProcessGroup
 from relgraph.training.board import Board
 from relgraph.training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
 from relgraph.training.epochs import Job, Progress, train_epoch
-from relgraph.training.runs import AnyRecipe, Files, Run, check_free, write_json
+from relgraph.training.runs import AnyRecipe, Run, check_free, write_json
 
 
 def run_job(open_job: Callable[[], Job], recipe: AnyRecipe, path: Path, *, resume: bool) -> dict[str, Any]:
@@ -31,11 +31,11 @@ def run_job(open_job: Callable[[], Job], recipe: AnyRecipe, path: Path, *, resum
         check_free(path)
     job = open_job()
     run = _open_run(job, path, resume=resume)
-    progress = restore(job, run.files) if resume else Progress()
+    progress = restore(job, run) if resume else Progress()
     if not progress.rows:
         job.begin(run)
     board = Board(run, len(progress.rows), len(progress.diagnostics)) if job.processes.first else None
-    train_epochs(job, run, run.files, progress, board)
+    train_epochs(job, run, progress, board)
     result = job.result(run, progress)
     if board is not None:
         board.close()
@@ -55,8 +55,8 @@ def _open_run(job: Job, path: Path, *, resume: bool) -> Run:
     return Run.open(path)
 
 
-def train_epochs(job: Job, run: Run, files: Files, progress: Progress, board: Board | None = None) -> None:
-    """Train the epochs that are missing from `progress`, each written to `files` when it is done."""
+def train_epochs(job: Job, run: Run, progress: Progress, board: Board | None = None) -> None:
+    """Train the epochs that are missing from `progress`, each written to the run when it is done."""
     for epoch in range(len(progress.rows), job.schedule.epochs):
         row, measured = train_epoch(job, epoch)
         _check_weights(job, epoch)
@@ -65,18 +65,18 @@ def train_epochs(job: Job, run: Run, files: Files, progress: Progress, board: Bo
         if job.processes.first:
             if board is not None:
                 board.write(row, measured)
-            _store(job, run, files, progress, better=better)
+            _store(job, run, progress, better=better)
             line = job.line(row)
             if line is not None:
                 tqdm.write(line)
         job.processes.wait()
 
 
-def restore(job: Job, files: Files) -> Progress:
+def restore(job: Job, run: Run) -> Progress:
     """Restore a job to its last checkpoint, and return its progress; without one, at the beginning."""
-    if not files.last.exists():
+    if not run.last.exists():
         return Progress()
-    state = load_checkpoint(files.last)
+    state = load_checkpoint(run.last)
     try:
         for name, part in job.parts.items():
             part.load_state_dict(state[name])
@@ -84,20 +84,20 @@ def restore(job: Job, files: Files) -> Progress:
         return Progress(**state["progress"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise RelgraphError(f"{files.last} does not belong to this run's recipe: {reason}") from error
+        raise RelgraphError(f"{run.last} does not belong to this run's recipe: {reason}") from error
 
 
-def _store(job: Job, run: Run, files: Files, progress: Progress, *, better: bool) -> None:
+def _store(job: Job, run: Run, progress: Progress, *, better: bool) -> None:
     """Write the epoch to disk, the last checkpoint at the end: an epoch that stopped before that is repeated."""
     state = {**job.parts, "progress": asdict(progress), "random": random_state()}
-    if better and files.best is not None and job.score is not None:
-        save_checkpoint(files.best, state)
+    if better and job.score is not None:
+        save_checkpoint(run.best, state)
     if better:
         job.keep(run)
-    run.write_metrics(progress.rows, files.metrics)
+    run.write_metrics(progress.rows)
     if progress.diagnostics:
         run.write_metrics(progress.diagnostics, run.diagnostics_file)
-    save_checkpoint(files.last, state)
+    save_checkpoint(run.last, state)
 
 
 def _check_weights(job: Job, epoch: int) -> None:

@@ -96,11 +96,11 @@ def counting(
     none = images(0, torch.zeros(0, dtype=torch.long), "test")
     data = DataSet("tiny", images(13, torch.arange(13) % 2, "train"), none, none, (0.5,), (0.5,), 1, True)
     fabric, objective = Fabric(accelerator="cpu", devices=1), Weight()
-    module, optimiser = fabric.setup(objective, SGD(objective.parameters(), lr=99.0))
+    optimiser = SGD(objective.parameters(), lr=99.0)
     feed = Feed(make_plan("crop", data, None), lambda x: x / 255)
     schedule = Schedule(0.5, "cosine", 4, by_epoch=by_epoch)
     of_device = task(data, feed.student_input, torch.device("cpu"))
-    return Counting(RECIPE, fabric, data, of_device, feed, objective, module, {"optimiser": optimiser}, schedule,
+    return Counting(RECIPE, fabric, of_device, feed, objective, {"optimiser": optimiser}, schedule,
                     note="counting", diagnose_every=2, found=found, picked=picked)  # fmt: skip
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from relgraph.methods import Batch
 from relgraph.outputs import StepInputs, of_views
 from relgraph.training.accumulation import backward_in_parts
-from relgraph.training.objective import Distiller, Losses, labelled_cross_entropy
+from relgraph.training.objective import Distiller, Losses
+from relgraph.training.spread import labelled_cross_entropy
 from tests.training.test_over_processes import CASES, N, batches, distiller
 
 Change = Callable[[nn.Module], nn.Module | None]

@@ -42,6 +42,7 @@ class Opened(NamedTuple):
     """A feed with what it was opened for."""
 
     feed: Any
+    fixed: Recipe
     line: str
     data: DataSet
 
@@ -107,10 +108,9 @@ def test_a_student_alone_has_its_augmentation(make: RecipeMaker, name: str) -> N
     assert type(one.feed) is Feed and (one.line, found.teacher, found.extra) == ("teacher: none", None, None)
     assert torch.equal(found.images, one.read(views[0]))
     assert found.images.is_contiguous(memory_format=torch.channels_last)
-    two = Opened(TwoViews(one.feed.plan, one.feed.student_input), "", one.data)()
+    two = one._replace(feed=TwoViews(one.feed.plan, one.feed.student_input))()
     assert torch.equal(two.images, one.read(views[0])) and torch.equal(two.extra, one.read(views[1]))
-    recipe = make(method="none")
-    assert one.feed.resolved(recipe) == recipe
+    assert one.fixed == make(method="none", augment=name)
 
 
 def test_every_augmentation_feeds_both_networks(make: RecipeMaker) -> None:
@@ -206,7 +206,7 @@ def test_what_a_mode_finds_and_says(make: RecipeMaker, folder: Path, tmp_path: P
     """A resolved recipe finds the same again."""
     recipe, nothing = digits(make, embeddings=str(folder)), str(tmp_path)
     one = opened(recipe)
-    fixed = one.feed.resolved(recipe)
+    fixed = one.fixed
     assert (fixed.teacher_mode, fixed.embeddings) == ("stored", str(folder / "three"))
     assert isinstance(one.feed, Stored) and opened(fixed).line == one.line
     assert isinstance(opened(replace(recipe, teacher_mode="online")).feed, Online)
@@ -220,7 +220,7 @@ def test_what_a_mode_finds_and_says(make: RecipeMaker, folder: Path, tmp_path: P
         other = replace(recipe, **options)
         online = opened(other)
         assert isinstance(online.feed, Online) and online.line.replace("online, ", "", 1) == f"teacher: {why}"
-        assert online.feed.resolved(other) == replace(other, teacher_mode="online")
+        assert online.fixed == replace(other, teacher_mode="online")
         with pytest.raises(RelgraphError) as error:
             opened(replace(other, teacher_mode="stored"))
         assert str(error.value) == f"no stored embeddings fit: {missing}"
@@ -240,7 +240,7 @@ def test_what_no_store_holds(make: RecipeMaker, folder: Path) -> None:
         given = replace(recipe, **options)
         one = opened(given, method)
         assert isinstance(one.feed, Online) and one.line.startswith(f"teacher: online, in every step ({why}")
-        assert one.feed.resolved(given) == replace(given, teacher_mode="online")
+        assert one.fixed == replace(given, teacher_mode="online")
         with pytest.raises(RelgraphError) as error:
             opened(replace(given, teacher_mode="stored"), method)
         told = str(error.value)

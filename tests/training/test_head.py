@@ -62,7 +62,7 @@ def test_a_run_with_a_head_in_pieces(make: RecipeMaker, tmp_path: Path, capsys: 
     recipe, whole, path = make(**SEQUENTIAL), tmp_path / "whole", tmp_path / "pieces"
     train(recipe, whole)
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("teacher's head: ")]
-    rows = Run(whole).read_metrics(Run(whole).head_files.metrics)
+    rows = Run(whole).of_head().read_metrics()
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4] and len(Run(whole).read_metrics()) == 2
     assert all(row["teacher_head"] == row["loss"] > 0 and 0 <= row["train_top1"] <= 100 for row in rows)
     figures = f"loss {rows[-1]['loss']:.4f}, train {rows[-1]['train_top1']:.2f} %"
@@ -117,6 +117,6 @@ def test_what_is_refused(make: RecipeMaker, tmp_path: Path) -> None:
         train(make(**{**SEQUENTIAL, "teacher_lr": 1e38}), tmp_path / "diverged")
     recipe = make(**SEQUENTIAL)
     job, run = build(recipe), Run.create(tmp_path / "other", recipe)
-    torch.save({"objective": {"a": torch.zeros(1)}, "optimiser": {}}, run.head_files.last)
+    torch.save({"objective": {"a": torch.zeros(1)}, "optimiser": {}}, run.of_head().last)
     with pytest.raises(RelgraphError, match=r"head\.ckpt does not belong to this run's recipe"):
         train_head(job, head_of(job), recipe, run)

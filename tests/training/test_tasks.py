@@ -8,7 +8,6 @@ import torch
 
 from relgraph.data.views import Normalise
 from relgraph.names import build_backbone
-from relgraph.outputs import Output
 from relgraph.training import tasks
 from relgraph.training.building import open_data
 from relgraph.training.distillation import build, open_task
@@ -54,10 +53,10 @@ def test_labels_teach_by_cross_entropy_over_those_that_are_known() -> None:
     logits, labels = torch.randn(4, 3, dtype=torch.float64), torch.tensor([2, -1, 0, -1])
     expected = sum(logits[i].exp().sum().log() - logits[i, labels[i]] for i in (0, 2)) / 2
     for kind in (Classes, Neighbours):
-        found = kind.loss(Output(logits, logits), labels)
+        found = kind.loss(logits, labels)
         torch.testing.assert_close(found, torch.as_tensor(expected), rtol=1e-12, atol=0)
-        assert kind.loss(Output(logits, logits), torch.full((4,), -1)) == 0
-        half = kind.loss(Output(logits, logits.bfloat16()), labels)
+        assert kind.loss(logits, torch.full((4,), -1)) == 0
+        half = kind.loss(logits.bfloat16(), labels)
         assert half.dtype == torch.float32 and float(half) == pytest.approx(float(expected), rel=0.02)
 
 
