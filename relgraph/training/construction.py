@@ -46,7 +46,7 @@ def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None) -> Distil
         method = build_method(recipe.method, facts, vars(recipe), recipe.method_args, recipe.beta)
         if method is not None:
             assert head is not None
-            _rehearse_with(head, method, recipe, max(1, classes), facts)
+            rehearse(method, head, recipe, max(1, classes), facts)
     return Distiller(
         student,
         head,
@@ -128,42 +128,34 @@ def _ss_head(recipe: Recipe, teacher: Teacher) -> nn.Module | None:
     return head
 
 
-def _rehearse_with(head: Head, method: Method, recipe: Recipe, classes: int, facts: RunFacts) -> None:
-    """Call a method once with the teacher's head, which has a width of its own if it came with the teacher."""
-    dim = head.project.out_features
-    try:
-        rehearse(method, recipe, classes, dim, facts)
-    except (RelgraphError, RuntimeError) as error:  # layers of a refinement raise torch's errors
-        if dim == recipe.dim:
-            raise
-        raise RelgraphError(
-            f"{recipe.method} does not compare embeddings of width {recipe.dim} with those of the teacher's own head, "
-            f"{dim}: use --dim {dim} ({first_line(error)})"
-        ) from error
-
-
 @torch.no_grad()
-def rehearse(method: Method, recipe: Recipe, classes: int, dim: int, facts: RunFacts) -> None:
-    """Call a method with one batch of zeros in the shapes of the run; `dim` is the width of the teacher's embedding.
+def rehearse(method: Method, head: Head, recipe: Recipe, classes: int, facts: RunFacts) -> None:
+    """Call a method with one batch of zeros in the shapes of the run; a teacher's own head has a width of its own.
 
     Raises:
         RelgraphError: if it cannot: the first step would fail with the same message.
     """
-    n = min(recipe.batch_size, facts.images)
+    n, own = min(recipe.batch_size, facts.images), head.project.out_features
     if recipe.relation == "local":
         n //= ProcessGroup.launched().count
 
     def output(dim: int, width: int, shapes: Shapes) -> Output:
-        def vectors(rows: int) -> Output:
-            return Output(torch.zeros(rows, dim), torch.zeros(rows, classes), torch.zeros(rows, width))
-
-        maps = tuple(torch.zeros(n, *shape) for shape in shapes)
-        extra = None if method.views is None else vectors(method.views.each * n)
-        return vectors(n)._replace(maps=maps, extra=extra)
+        vectors = Output(torch.zeros(n, dim), torch.zeros(n, classes), torch.zeros(n, width))
+        views = 0 if method.views is None else method.views.each
+        extra = vectors.each(lambda x: x.repeat(views, 1)) if views else None
+        return vectors._replace(maps=tuple(torch.zeros(n, *shape) for shape in shapes), extra=extra)
 
     student = output(recipe.dim, facts.student_width, facts.student_maps)
-    teacher = output(dim, facts.teacher_width, facts.teacher_maps)
+    teacher = output(own, facts.teacher_width, facts.teacher_maps)
     assert facts.labels is not None
     method.eval()  # or norms would count it
-    method(student, teacher, Batch(torch.arange(n), facts.labels[:n].cpu()))
+    try:
+        method(student, teacher, Batch(torch.arange(n), facts.labels[:n].cpu()))
+    except (RelgraphError, RuntimeError) as error:  # layers of a refinement raise torch's errors
+        if own == recipe.dim:
+            raise
+        raise RelgraphError(
+            f"{recipe.method} does not compare embeddings of width {recipe.dim} with those of the teacher's own head, "
+            f"{own}: use --dim {own} ({first_line(error)})"
+        ) from error
     method.train()

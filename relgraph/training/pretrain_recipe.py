@@ -93,11 +93,9 @@ class PretrainRecipe(BaseRecipe):
             raise RelgraphError(f"warmup_epochs must be below epochs = {self.epochs}, got {self.warmup_epochs}")
         if self.objective == "sskd-head" and self.teacher is None:
             raise RelgraphError("sskd-head trains a head of a teacher: give --teacher, spelled as for relgraph train")
-        if self.optimiser == "adamw":
-            self.refuse_unused("optimiser sgd", f"adamw and {self.momentum}", "momentum")
+        self.refuse_unused(self.optimiser == "sgd", "optimiser sgd", f"adamw and {self.momentum}", "momentum")
         for owner, names in OWNERS.items():
-            if self.objective not in owner.split(" and "):
-                self.refuse_unused(owner, f"objective {self.objective}", *names)
+            self.refuse_unused(self.objective in owner.split(" and "), owner, f"objective {self.objective}", *names)
         if self.objective != "sskd-head" and self.teacher is not None:
             raise RelgraphError(f"{self.objective} has no teacher, got {self.teacher}: teachers are for sskd-head")
 

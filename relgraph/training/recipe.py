@@ -82,10 +82,10 @@ class BaseRecipe:
         granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return min(granted, 8, self.threads if isinstance(self.threads, int) else granted)
 
-    def refuse_unused(self, owner: str, got: object, *names: str) -> None:
-        """Raise RelgraphError if one of these options was changed, since only `owner` reads them."""
+    def refuse_unused(self, used: bool, owner: str, got: object, *names: str) -> None:
+        """Raise RelgraphError if one of these options was changed that only `owner` reads, unless that is `used`."""
         for name in names:
-            if getattr(self, name) != options_of(type(self))[name].default:
+            if not used and getattr(self, name) != options_of(type(self))[name].default:
                 raise RelgraphError(f"{name} belongs to {owner}, got {got}")
 
 
@@ -210,9 +210,8 @@ class Recipe(BaseRecipe):
     def _check_teacher(self) -> None:
         from relgraph.names import is_checkpoint
 
-        if self.teacher_head != "sequential":
-            got = f"{self.teacher_head!r} and {self.head_epochs}"
-            self.refuse_unused("teacher_head 'sequential'", got, "head_epochs")
+        got = f"{self.teacher_head!r} and {self.head_epochs}"
+        self.refuse_unused(self.teacher_head == "sequential", "teacher_head 'sequential'", got, "head_epochs")
         if self.teacher_head == "own" and not is_checkpoint(self.teacher):
             raise RelgraphError(f"teacher_head 'own' needs a teacher checkpoint:RUN, got {self.teacher}")
 
@@ -221,17 +220,14 @@ class Recipe(BaseRecipe):
         from relgraph.names import has_graph, read_arguments
 
         read_arguments(self.methods, self.method_args)
-        if not any(item.name == "sskd" for item in self.methods):
-            self.refuse_unused("sskd", f"method {self.method}", "ss_head")
-        if not any(has_graph(item.cls) for item in self.methods):
-            self.refuse_unused("methods that have a graph", self.method, "k", "graph")
-        if not self.relates:
-            owner = "methods that relate the images of a batch"
-            self.refuse_unused(owner, self.method, "refine", "form", "neighbours")
-        if not any("nodes" in options_of(item.cls) for item in self.methods):
-            self.refuse_unused("methods that leave the choice of nodes", self.method, "nodes")
-        if not self.methods:
-            self.refuse_unused("a method", self.method, "beta")
+        classes, got, related = [item.cls for item in self.methods], self.method, ("refine", "form", "neighbours")
+        sskd = any(item.name == "sskd" for item in self.methods)
+        self.refuse_unused(sskd, "sskd", f"method {got}", "ss_head")
+        self.refuse_unused(any(map(has_graph, classes)), "methods that have a graph", got, "k", "graph")
+        self.refuse_unused(self.relates, "methods that relate the images of a batch", got, *related)
+        leave = any("nodes" in options_of(cls) for cls in classes)
+        self.refuse_unused(leave, "methods that leave the choice of nodes", got, "nodes")
+        self.refuse_unused(bool(classes), "a method", got, "beta")
 
     def _check_graph(self) -> None:
         from relgraph.names import has_graph, reads_graph

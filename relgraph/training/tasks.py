@@ -13,11 +13,13 @@ from relgraph.data.images import ImageSet
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.student import Student
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
-from relgraph.training.evaluation import accuracy
-from relgraph.training.neighbours import judge_features
+from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
 from relgraph.training.spread import labelled_cross_entropy
 
 BATCH = 512  # images that are evaluated at a time
+# Number of training images among which neighbours are searched: more would cost time and hardly change the result.
+KNOWN = 10_000
+NEIGHBOURS = 20
 
 SELECTED_LAST = "there are no labelled images to pick the best epoch by: it is the last"
 
@@ -120,9 +122,28 @@ class Neighbours(Task):
     }
 
     def evaluate(self, network: Embedder, images: ImageSet, *, probe: bool = False) -> dict[str, float]:
-        """Return the accuracies of the features of the network's backbone on a split."""
-        return judge_features(network.backbone, self.student_input, self.device, self.data.train, images, self.workers,
-                              probe=probe, processes=self.processes)  # fmt: skip
+        """Return the accuracies of the features of the network's backbone on a split.
+
+        Neighbours and probe use at most `KNOWN` training images, drawn once, with their true labels, including those
+        that were hidden from the training: the figures evaluate features, and nothing is trained by them. Returns `{}`
+        where training images or the split have no labels. Of several processes each embeds its share of the images.
+        """
+        train, labels = self.data.train, self.data.train.true_labels.cpu()
+        labelled = (labels >= 0).nonzero().flatten()
+        if len(labelled) == 0 or len(images) == 0 or bool((images.true_labels < 0).any()):
+            return {}
+        chosen = labelled[torch.randperm(len(labelled), generator=torch.Generator().manual_seed(0))[:KNOWN]]
+
+        def features(part: ImageSet) -> Tensor:
+            own = part.select(torch.arange(len(part))[self.processes.share(len(part))])
+            found = embed(network.backbone, own, self.student_input, BATCH, self.device, None, self.workers)
+            return self.processes.collect(found.to(self.device)).cpu()
+
+        pairs = features(train.select(chosen)), labels[chosen], features(images), images.true_labels.cpu()
+        accuracies = {"knn": knn_accuracy(*pairs, k=NEIGHBOURS)}
+        if probe and bool((pairs[1] != pairs[1][0]).any()):
+            accuracies["linear"] = linear_probe(*pairs)
+        return accuracies
 
     def figures(self, row: dict[str, float]) -> dict[str, float]:
         """Return the means but for the accuracy of a classifier that is not trained."""

@@ -164,7 +164,7 @@ def test_the_student_sees_the_view_whose_embedding_is_given(make: RecipeMaker, f
     assert store.resident == (limit > 0)
     feed = Stored(make_plan("crop", data, None), lambda x: x, store, data.train.index, shared=True)
     index = torch.arange(60)
-    found = Opened(feed, "", data)(index=index)
+    found = Opened(feed, recipe, "", data)(index=index)
     assert found.images.dtype == torch.uint8 and found.teacher.maps == ()
     torch.testing.assert_close(feature_of(found.teacher), taught(recipe, found.images))
     plain = (found.images == data.train.pixels[index]).flatten(1).all(1)
@@ -289,7 +289,7 @@ def test_a_teacher_of_any_size_sees_patches_as_they_are(make: RecipeMaker) -> No
     data = open_data(recipe)
     seen.clear()
     feed = Online(make_plan("moco", data, Views("patches", 2)), lambda x: x, teacher, input_of(teacher))
-    found = Opened(feed, "", data)()
+    found = Opened(feed, recipe, "", data)()
     assert found.extra.shape == (12, 3, 3, 3) and seen == [(6, 3, 8, 8), (12, 3, 3, 3)]
     torch.testing.assert_close(feature_of(found.teacher), found.images.mean((2, 3)))
     torch.testing.assert_close(feature_of(found.teacher.extra), found.extra.mean((2, 3)))

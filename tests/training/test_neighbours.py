@@ -1,6 +1,8 @@
 """Features judged by their neighbours and by a probe: the figures of scikit-learn, from true labels alone."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +12,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
+from relgraph.data.datasets import DataSet
 from relgraph.data.images import ImageSet
-from relgraph.training import neighbours
-from relgraph.training.neighbours import NEIGHBOURS, judge_features
+from relgraph.training import tasks
+from relgraph.training.tasks import NEIGHBOURS, Neighbours
 
 CLASSES = ("ant", "bee", "cat")
 Judge = Callable[..., dict[str, float]]
@@ -53,9 +56,10 @@ def backbone() -> Embedding:
 
 @pytest.fixture
 def judge(backbone: Embedding) -> Judge:
-    def found(train: ImageSet, images: ImageSet, **options: bool | int) -> dict[str, float]:
-        probe, known = bool(options.get("probe", False)), int(options.get("known", neighbours.KNOWN))
-        return judge_features(backbone, prepare, "cpu", train, images, 0, probe=probe, known=known)
+    def found(train: ImageSet, images: ImageSet, *, probe: bool = False) -> dict[str, float]:
+        data = DataSet("tiny", train, images, images, (0.5,), (0.5,), 1, True)
+        network: Any = SimpleNamespace(backbone=backbone)
+        return Neighbours(data, prepare, torch.device("cpu")).evaluate(network, images, probe=probe)
 
     return found
 
@@ -116,12 +120,15 @@ def test_one_class_has_neighbours_and_no_probe(judge: Judge) -> None:
     assert set(judge(train, test, probe=True)) == {"knn", "linear"}
 
 
-def test_no_more_than_so_many_are_known_and_always_the_same(judge: Judge, backbone: Embedding) -> None:
+def test_no_more_than_so_many_are_known_and_always_the_same(
+    judge: Judge, backbone: Embedding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "KNOWN", 12)
     train, test = split(300, 1), split(200, 2)
-    found = judge(train, test, known=12, probe=True)
+    found = judge(train, test, probe=True)
     assert backbone.seen == 12 + 200
     torch.manual_seed(99)
-    assert judge(train, test, known=12, probe=True) == found
+    assert judge(train, test, probe=True) == found
     chosen = torch.randperm(300, generator=torch.Generator().manual_seed(0))[:12]
     assert judge(train.select(chosen), test, probe=True) == pytest.approx(found)
 

@@ -236,13 +236,11 @@ def test_no_epoch_is_picked_by_its_neighbours_and_the_test_split_is_read_at_the_
 ) -> None:
     splits: list[str] = []
 
-    def record(
-        backbone: Any, prepare: Any, device: Any, train: Any, images: ImageSet, *args: Any, **options: Any
-    ) -> Any:
+    def record(task: Any, network: Any, images: ImageSet, **options: Any) -> dict[str, float]:
         splits.append(images.split)
         return {"knn": 100.0 - 40 * len(splits)} if len(splits) <= 3 else {}
 
-    monkeypatch.setattr(tasks, "judge_features", record)
+    monkeypatch.setattr(tasks.Neighbours, "evaluate", record)
     for select in ("val", "test"):
         splits.clear()
         pretrain(make_pretraining(select=select), tmp_path / select)
