@@ -59,6 +59,7 @@ def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None) -> Distil
         label_loss=task.loss,
         processes=task.processes,
         local=recipe.relation == "local",
+        parts=recipe.accumulate,
     )
 
 

@@ -17,15 +17,13 @@ from relgraph.networks.files import save_network
 from relgraph.networks.teachers import Teacher
 from relgraph.outputs import StepInputs
 from relgraph.processes import ProcessGroup
-from relgraph.training.accumulation import average_gradients, backward_in_parts
 from relgraph.training.building import on_device, open_data, open_fabric, open_teacher
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.construction import new_distiller
-from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.epochs import Job, Progress
 from relgraph.training.feed import Feed, open_feed
 from relgraph.training.head import train_head
-from relgraph.training.objective import Distiller, Losses, Stage
+from relgraph.training.objective import Distiller, Stage
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
 from relgraph.training.schedule import student_schedule
@@ -40,6 +38,11 @@ class Distillation(Job):
 
     recipe: Recipe
     objective: Distiller
+
+    @property
+    def score(self) -> str:
+        """The metric by which the best epoch is picked."""
+        return self.task.score
 
     def stage(self, epoch: int) -> Stage:
         """Return the stage of the student's training in an epoch."""
@@ -82,7 +85,10 @@ class Distillation(Job):
         last = self.task.evaluate(student, data.test, probe=True)
         self.module.load_state_dict(load_checkpoint(run.best)["objective"])
         best = self.task.evaluate(student, data.test, probe=True)
-        method = self.objective.method
+        method, score = self.objective.method, f"{recipe.select}_{self.score}"
+        selected: dict[str, Any] = {"note": SELECTED_LAST}
+        if any(score in row for row in progress.rows):
+            selected = {f"{score}_of_best": progress.best_score, "note": self.task.selected[recipe.select]}
         return {
             "method": recipe.method,
             "weights": {} if method is None else method.weights,
@@ -90,29 +96,11 @@ class Distillation(Job):
             "test": {"last": last, "best": best},
             "best_epoch": progress.best_epoch,
             "selected_on": recipe.select,
-            **self._selection(progress),
+            **selected,
             "images": {"train": len(data.train), "labelled": int((data.train.labels >= 0).sum()),
                        "val": len(data.val), "test": len(data.test)},
             **super().result(run, progress),
         }  # fmt: skip
-
-    def _selection(self, progress: Progress) -> dict[str, Any]:
-        """Return the score of the best epoch on the split that selects, and a sentence on how it was selected."""
-        score = f"{self.recipe.select}_{self.score}"
-        if not any(score in row for row in progress.rows):
-            return {"note": SELECTED_LAST}
-        return {f"{score}_of_best": progress.best_score, "note": self.task.selected[self.recipe.select]}
-
-
-class DistillationInParts(Distillation):
-    """The same with batches that go through the student part by part."""
-
-    def backward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
-        """Return the losses of a batch, whose gradient is added to that of the parameters."""
-        parts, autocast = self.recipe.accumulate, self.fabric.autocast
-        losses = backward_in_parts(self.objective, inputs, parts, autocast, stage, diagnostics)
-        average_gradients(self.objective, self.processes)
-        return losses
 
 
 def train(recipe: Recipe, path: Path, *, resume: bool = False) -> dict[str, Any]:
@@ -170,9 +158,8 @@ def assemble(recipe: Recipe, fabric: Any, task: Task, feed: Feed, distiller: Dis
     of_teacher = list(distiller.teacher_parameters())
     if of_teacher:
         optimisers["teacher_optimiser"] = sgd(of_teacher, lr=recipe.teacher_lr)
-    kind, schedule = Distillation if recipe.accumulate == 1 else DistillationInParts, student_schedule(recipe)
-    job = kind(recipe, fabric, task, feed, distiller, optimisers, schedule, note,
-               recipe.labelled_share, recipe.diagnose_every)  # fmt: skip
+    job = Distillation(recipe, fabric, task, feed, distiller, optimisers, student_schedule(recipe), note,
+                       recipe.labelled_share, recipe.diagnose_every)  # fmt: skip
     if recipe.compile:
         distiller.student.compile()
     return job

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from relgraph.data.batches import epoch_batches
 from relgraph.errors import RelgraphError
-from relgraph.outputs import Batch, StepInputs
+from relgraph.outputs import Batch
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.seeding import generator
 from relgraph.training.diagnostics import Diagnostics
@@ -97,7 +97,7 @@ class Job:
     @property
     def score(self) -> str | None:
         """The metric by which the best epoch is picked; `None` if it is always the last."""
-        return self.task.score
+        return None
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -110,12 +110,6 @@ class Job:
 
     def begin(self, run: Run) -> None:
         """Run the preparations before the first epoch."""
-
-    def backward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
-        """Return the losses of a batch, their gradient added to that of the parameters and averaged over processes."""
-        losses: Losses = self.module(inputs, stage, diagnostics)
-        self.fabric.backward(losses.total)
-        return losses
 
     def average(self) -> None:
         """Make what the processes keep apart in an epoch one, at its end."""
@@ -220,7 +214,7 @@ class Meter:
 
 def train_epoch(job: Job, epoch: int) -> tuple[dict[str, float], list[dict[str, float]]]:
     """Train for one pass over the training set, and return its row of metrics and the diagnostics of some steps."""
-    meter, stage = Meter(job.processes), job.stage(epoch)
+    meter, stage, shown = Meter(job.processes), job.stage(epoch), job.processes.first
     diagnostics = Diagnostics(job.diagnose_every, processes=job.processes)
     start, done, rate = time.perf_counter(), 0, 0.0
     job.module.train()
@@ -232,7 +226,7 @@ def train_epoch(job: Job, epoch: int) -> tuple[dict[str, float], list[dict[str, 
                     group["lr"] = rate
             step(job, images, index, views, meter, stage, diagnostics if job.diagnose_every else None)
             done += len(index) * job.processes.count
-            if job.processes.first and meter.due():
+            if shown and meter.due():
                 means = job.task.figures(meter.read(epoch, whole=False)) | diagnostics.means()
                 bar.set_postfix_str(_so_far(means, done / (time.perf_counter() - start)))
     means = job.task.figures(meter.read(epoch)) | diagnostics.means()
@@ -280,7 +274,8 @@ def step(
     for optimiser in job.optimisers.values():
         optimiser.zero_grad()
     measured = None if diagnostics is None else diagnostics.next_step()
-    losses = job.backward(inputs, stage, measured)
+    losses: Losses = job.module(inputs, stage, measured)
+    job.fabric.backward(losses.total)
     job.objective.remember(losses, inputs.batch)
     for optimiser in job.optimisers.values():
         optimiser.step()

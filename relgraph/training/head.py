@@ -39,11 +39,6 @@ class HeadTraining(Job):
 
     title = "teacher's head, epoch"
 
-    @property
-    def score(self) -> None:
-        """None: its last epoch is kept."""
-        return None
-
     def line(self, row: Mapping[str, float]) -> str | None:
         """Return the figures of the last epoch."""
         done = int(row["epoch"])

@@ -13,6 +13,7 @@ from relgraph.networks.heads import Head
 from relgraph.networks.student import Student
 from relgraph.outputs import Batch, Output, StepInputs, of_views
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
+from relgraph.training.accumulation import in_parts
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.spread import Pairs, Spread, labelled_cross_entropy
 
@@ -78,7 +79,8 @@ class Distiller(Objective):
     method's: some methods are used before the main training. In the stage "both", the default, it is trained by all.
 
     `label_loss` is what labels teach by (see `relgraph.training.tasks`). A batch may be spread over processes; with
-    `local` the method compares only the images of one process.
+    `local` the method compares only the images of one process. With `parts` above 1 it passes through the student in as
+    many parts, whose activations are not held together; the graph stays that of the whole batch.
     """
 
     def __init__(
@@ -94,13 +96,14 @@ class Distiller(Objective):
         label_loss: LabelLoss = labelled_cross_entropy,
         processes: ProcessGroup = SINGLE_PROCESS,
         local: bool = False,
+        parts: int = 1,
     ) -> None:
         super().__init__()
         self.student = student
         self.teacher_head = teacher_head
         self.method = method
         self.kd = KD(temperature) if alpha > 0 else None
-        self.gamma, self.alpha = gamma, alpha
+        self.gamma, self.alpha, self.parts = gamma, alpha, parts
         self.label_loss, self.processes = label_loss, processes
         self.spread = None if method is None else Spread(method, processes, local)
         if head_fixed and teacher_head is not None:
@@ -108,7 +111,12 @@ class Distiller(Objective):
 
     def forward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
         """Return the losses of a step's inputs; the graphs that the method's loss reads go to `diagnostics`."""
-        return self.losses(of_views(self.student, inputs.images, inputs.extra), inputs, stage, diagnostics)
+        if self.parts == 1:
+            student = of_views(self.student, inputs.images, inputs.extra)
+        else:
+            maps = self.method is not None and any("map" in part for part in self.method.reads or ("maps",))
+            student = in_parts(self.student, inputs.images, inputs.extra, self.parts, maps=maps)
+        return self.losses(student, inputs, stage, diagnostics)
 
     def losses(
         self, student: Output, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None

@@ -34,11 +34,6 @@ class Pretraining(Job):
 
     recipe: PretrainRecipe
 
-    @property
-    def score(self) -> None:
-        """None: no epoch is selected, because that would use labels."""
-        return None
-
     def result(self, run: Run, progress: Progress) -> dict[str, Any]:
         """Return the run's figures."""
         recipe, data = self.recipe, self.data

@@ -1,7 +1,6 @@
 """A batch that goes through the student in parts has the loss and the gradient of the batch in one part."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -10,8 +9,8 @@ from torch import Tensor, nn
 
 from relgraph.methods import Batch
 from relgraph.outputs import StepInputs, of_views
-from relgraph.training.accumulation import backward_in_parts
-from relgraph.training.objective import Distiller, Losses
+from relgraph.training.accumulation import in_parts
+from relgraph.training.objective import Distiller, Losses, Stage
 from relgraph.training.spread import labelled_cross_entropy
 from tests.training.test_over_processes import CASES, N, batches, distiller
 
@@ -55,6 +54,12 @@ def whole(module: Distiller, given: StepInputs) -> Losses:
     return losses
 
 
+def backward_in_parts(module: Distiller, given: StepInputs, parts: int, stage: Stage = "both") -> Losses:
+    losses = module.losses(in_parts(module.student, given.images, given.extra, parts), given, stage)
+    losses.total.backward()  # type: ignore[no-untyped-call]
+    return losses
+
+
 def gradients(module: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
 
@@ -68,7 +73,7 @@ def test_the_graph_spans_all_parts(case: str) -> None:
     for parts in (2, 3, N):
         other = made(case)
         torch.manual_seed(4)
-        found = backward_in_parts(other, inputs(), parts, nullcontext)
+        found = backward_in_parts(other, inputs(), parts)
         torch.testing.assert_close({**found.terms, **found.teacher_terms}, {**expected.terms, **expected.teacher_terms})
         torch.testing.assert_close(found.student.embedding, expected.student.embedding)
         torch.testing.assert_close(found.student.extra, expected.student.extra)
@@ -107,7 +112,7 @@ def test_what_is_random_is_drawn_alike_both_times() -> None:
     expected.total.backward()  # type: ignore[no-untyped-call]
     after = torch.get_rng_state()
     torch.manual_seed(5)
-    found = backward_in_parts(other, given, 3, nullcontext)
+    found = backward_in_parts(other, given, 3)
     torch.testing.assert_close(found.total, expected.total)
     torch.testing.assert_close(gradients(other), gradients(one), rtol=1e-9, atol=1e-11)
     assert torch.equal(torch.get_rng_state(), after), "as if the student had spoken once"
@@ -118,13 +123,13 @@ def test_running_statistics_see_each_part_once() -> None:
     with torch.no_grad():
         for images in given.images.chunk(4):
             one.student(images)
-    backward_in_parts(other, alone(given), 4, nullcontext)
+    backward_in_parts(other, alone(given), 4)
     torch.testing.assert_close(dict(other.student.named_buffers()), dict(one.student.named_buffers()))
 
 
 def test_what_nothing_teaches_has_no_gradient() -> None:
     """A method in its own stage does not teach the classifier."""
     module = made("rkd")
-    backward_in_parts(module, inputs(), 2, nullcontext, "method")
+    backward_in_parts(module, inputs(), 2, "method")
     assert "student.backbone.layers.0.0.weight" in gradients(module)
     assert not {"student.head.project.weight", "student.head.classify.weight"} & gradients(module).keys()

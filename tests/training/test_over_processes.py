@@ -1,7 +1,6 @@
 """n processes equal one: losses, averaged gradients and trained parameters of every method, on processes of gloo."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,6 @@ from relgraph.networks.heads import Head, Projector
 from relgraph.networks.student import Student
 from relgraph.outputs import Output, StepInputs, bare
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
-from relgraph.training.accumulation import average_gradients, backward_in_parts
 from relgraph.training.building import ddp_options
 from relgraph.training.objective import Distiller
 from tests.processes import run_on
@@ -90,7 +88,8 @@ def distiller(options: dict[str, Any], processes: ProcessGroup = SINGLE_PROCESS)
     # Published weights are in the thousands, for losses of very small numbers.
     method = build_method(options["method"], run, shared, arguments, 1.0 if single else None)
     student, head = Student(Net("parts" not in options), DIM, CLASSES), Head(TEACHER_WIDTH, DIM, CLASSES)
-    return Distiller(student, head, method, gamma=1.0, alpha=0.3, processes=processes).double()
+    parts = options.get("parts", 1) if processes.count > 1 else 1  # one process has the batch in one part
+    return Distiller(student, head, method, gamma=1.0, alpha=0.3, processes=processes, parts=parts).double()
 
 
 def labels() -> Tensor:
@@ -132,7 +131,7 @@ def train(processes: ProcessGroup, options: dict[str, Any]) -> Trained:
     synchronised(module, processes)
     module.train()
     wrapped: nn.Module = module
-    if processes.count > 1 and "parts" not in options:
+    if processes.count > 1:
         wrapped = DistributedDataParallel(module, **ddp_options())
     optimisers = [
         SGD(module.student_parameters(), lr=1e-2, momentum=0.9),
@@ -147,12 +146,8 @@ def train(processes: ProcessGroup, options: dict[str, Any]) -> Trained:
         given = part_of(inputs, rows)
         for optimiser in optimisers:
             optimiser.zero_grad()
-        if "parts" in options and processes.count > 1:  # one process has the batch in one part
-            found = backward_in_parts(module, given, options["parts"], nullcontext)
-            average_gradients(module, processes)
-        else:
-            found = wrapped(given)
-            found.total.backward()
+        found = wrapped(given)
+        found.total.backward()
         module.remember(found, given.batch)
         named = {**found.terms, **found.teacher_terms}
         values.append(torch.stack([term.detach() for term in named.values()]))
@@ -167,23 +162,13 @@ def train(processes: ProcessGroup, options: dict[str, Any]) -> Trained:
     )
 
 
-def averaged(processes: ProcessGroup) -> dict[str, Tensor | None]:
-    """Return gradients that all processes have, one or none, averaged."""
-    layers = nn.ModuleDict({name: nn.Linear(2, 1, bias=False) for name in ("both", "one", "none")})
-    for name, layer in layers.items():
-        if name == "both" or (name == "one" and processes.rank == 1):
-            layer.weight.grad = torch.full((1, 2), float(processes.rank + 1))
-    average_gradients(layers, processes)
-    return {name.removesuffix(".weight"): p.grad for name, p in layers.named_parameters()}
-
-
-def train_all(processes: ProcessGroup, names: list[str]) -> tuple[dict[str, Trained], dict[str, Tensor | None]]:
-    return {name: train(processes, CASES[name]) for name in names}, averaged(processes)
+def train_all(processes: ProcessGroup, names: list[str]) -> dict[str, Trained]:
+    return {name: train(processes, CASES[name]) for name in names}
 
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Trained]:
-    return train_all(SINGLE_PROCESS, list(CASES))[0]
+    return train_all(SINGLE_PROCESS, list(CASES))
 
 
 @pytest.mark.parametrize(("count", "names"), [(2, CASES), (3, ON_THREE)])
@@ -193,14 +178,10 @@ def test_n_processes_equal_one(count: int, names: Iterable[str], alone: dict[str
     failed = {}
     for name in names:
         try:
-            check(alone[name], [trained[name] for trained, _ in found])
+            check(alone[name], [trained[name] for trained in found])
         except AssertionError as error:  # all that differ are told
             failed[name] = str(error)
     assert not failed, "\n".join(f"{name}: {told}" for name, told in failed.items())
-    for _, gradients in found:
-        assert gradients["none"] is None
-        torch.testing.assert_close(gradients["both"], torch.full((1, 2), (count + 1) / 2))
-        torch.testing.assert_close(gradients["one"], torch.full((1, 2), 2 / count))
 
 
 def check(expected: Trained, processes: list[Trained]) -> None:
