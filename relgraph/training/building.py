@@ -72,13 +72,6 @@ def ddp_options() -> dict[str, Any]:
     return {"find_unused_parameters": True, buffers: False}
 
 
-def check_alone(what: str) -> None:
-    """Raise RelgraphError if a launcher has started several processes, for commands that run in one."""
-    count = ProcessGroup.launched().count
-    if count > 1:
-        raise RelgraphError(f"{what} runs in one process, got {count}: train alone takes several")
-
-
 def load_data(
     recipe: BaseRecipe, labels_per_class: int | None = None, label_fraction: float = 1.0, label_noise: float = 0.0
 ) -> DataSet:

@@ -58,8 +58,7 @@ def knn_accuracy(
     """
     from sklearn.neighbors import KNeighborsClassifier
 
-    train_features, train_labels = _known(train_features, train_labels)
-    _check_features(train_features, train_labels, test_features, test_labels)
+    train_features, train_labels = _known(train_features, train_labels, test_features, test_labels)
     # On unit vectors the Euclidean order is the cosine one, and scikit-learn's search for it takes half the time.
     vote = KNeighborsClassifier(min(k, len(train_labels)), algorithm="brute")
     unit = [normalize(features.float()) for features in (train_features, test_features)]
@@ -87,8 +86,7 @@ def linear_probe(train_features: Tensor, train_labels: Tensor, test_features: Te
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    train_features, train_labels = _known(train_features, train_labels)
-    _check_features(train_features, train_labels, test_features, test_labels)
+    train_features, train_labels = _known(train_features, train_labels, test_features, test_labels)
     if (train_labels == train_labels[0]).all():
         raise RelgraphError("a linear probe needs two classes or more among the training labels, got one")
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=PROBE_C, max_iter=1000))
@@ -154,20 +152,10 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _known(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    _check_pairs(features, labels)
-    known = labels >= 0
-    return features[known.to(features.device)], labels[known]
-
-
-def _check_pairs(rows: Tensor, labels: Tensor) -> None:
-    if rows.ndim != 2 or labels.shape != rows.shape[:1]:
-        raise RelgraphError(f"expected (N, D) and (N,) labels, got {tuple(rows.shape)} and {tuple(labels.shape)}")
-    if len(rows) == 0:
-        raise RelgraphError("there are no images to evaluate")
-
-
-def _check_features(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> None:
+def _known(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the training features and labels of the images whose label is known, all of them checked."""
+    _check_pairs(train, train_labels)
+    train, train_labels = train[(train_labels >= 0).to(train.device)], train_labels[train_labels >= 0]
     _check_pairs(train, train_labels)
     _check_pairs(test, test_labels)
     if train.shape[1] != test.shape[1]:
@@ -176,3 +164,11 @@ def _check_features(train: Tensor, train_labels: Tensor, test: Tensor, test_labe
         )
     if not (train.isfinite().all() and test.isfinite().all()):
         raise RelgraphError("features must be finite, got NaN or infinity: did the training diverge?")
+    return train, train_labels
+
+
+def _check_pairs(rows: Tensor, labels: Tensor) -> None:
+    if rows.ndim != 2 or labels.shape != rows.shape[:1]:
+        raise RelgraphError(f"expected (N, D) and (N,) labels, got {tuple(rows.shape)} and {tuple(labels.shape)}")
+    if len(rows) == 0:
+        raise RelgraphError("there are no images to evaluate")

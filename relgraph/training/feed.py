@@ -12,7 +12,7 @@ from relgraph.data.datasets import DataSet
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.data.extra_views import ExtraViews, make_extra_views
 from relgraph.data.fixed_views import FixedViews
-from relgraph.data.views import Normalise
+from relgraph.data.views import Drawn, Normalise
 from relgraph.errors import RelgraphError
 from relgraph.methods import Method, Views
 from relgraph.networks.teachers import Teacher
@@ -47,20 +47,11 @@ class ViewPlan:
         height, width = images.shape[-2:]
         return self.augmentation.draw(self.processes.count * len(images), height, width, generator)
 
-    def apply(self, view: DrawnViews, images: Tensor) -> Tensor:
-        """Return the view of this process's images."""
+    def apply(self, view: Drawn, images: Tensor) -> Tensor:
+        """Return the view of this process's images; of extra views `(V * B, C, h, w)`."""
         if self.processes.count > 1:
             view = view.part(self.processes.rows(self.processes.count * len(images)))
         return view.apply(images)
-
-    def extra_views(self, images: Tensor, view: DrawnViews, generator: torch.Generator) -> Tensor:
-        """Return the extra views `(V * B, C, h, w)`, mirrored as the first one is where it matters."""
-        assert self.extra is not None
-        height, width = images.shape[-2:]
-        drawn = self.extra.draw(len(view.flip), height, width, view.flip, generator)
-        if self.processes.count > 1:
-            drawn = drawn.part(self.processes.rows(len(view.flip)))
-        return drawn.apply(images)
 
 
 def make_plan(name: str, data: DataSet, views: Views | None, processes: ProcessGroup = SINGLE_PROCESS) -> ViewPlan:
@@ -73,9 +64,8 @@ def make_plan(name: str, data: DataSet, views: Views | None, processes: ProcessG
     augmentation = make_augmentation(name, padding=data.crop_padding, flip=data.flip, channels=channels)
     if views is None:
         return ViewPlan(augmentation, processes=processes)
-    extra = make_extra_views(
-        views.kind, views.each, padding=data.crop_padding, flip=data.flip, augmentation=augmentation, side=side
-    )
+    extra = make_extra_views(views.kind, views.each, padding=data.crop_padding, flip=data.flip,
+                             augmentation=augmentation, side=side)  # fmt: skip
     # One is drawn now, so that an error for images without such views is raised before the training.
     extra.draw(1, height, side, torch.zeros(1, dtype=torch.bool), torch.Generator())
     return ViewPlan(augmentation, extra, processes)
@@ -136,9 +126,12 @@ class Online(Feed):
         student = other = self.plan.apply(view, images)
         if not self.shared:
             other = self.plan.apply(self.plan.draw(images, generator), images)
-        extra = more = None if self.plan.extra is None else self.plan.extra_views(images, view, generator)
-        if extra is not None:
-            extra, more = self.student_input(extra), self.teacher_input(extra)
+        extra = more = None
+        if self.plan.extra is not None:  # mirrored as the first view is, where it matters
+            height, width = images.shape[-2:]
+            drawn = self.plan.extra.draw(len(view.flip), height, width, view.flip, generator)
+            found = self.plan.apply(drawn, images)
+            extra, more = self.student_input(found), self.teacher_input(found)
         teacher = of_views(self._outputs, self.teacher_input(other), more)
         return StepInputs(self.student_input(student), batch, teacher, extra)
 
@@ -177,10 +170,10 @@ class Stored(Feed):
         """Return the student's views, and the teacher's outputs for stored ones."""
         device, processes = self.position.device, self.plan.processes
         position = self.position[batch.indices.to(device, non_blocking=True)]
-        student = None if self.shared else self.plan.apply(self.plan.draw(images, generator), images)
+        student = images if self.shared else self.plan.apply(self.plan.draw(images, generator), images)
         drawn = torch.randint(self.store.contents.views, (processes.count * len(images),), generator=generator)
         view = drawn[processes.rows(len(drawn))].to(device, non_blocking=True)
-        if student is None:
+        if self.shared:
             student = self.views.take(view, position).apply(images)
         return StepInputs(self.student_input(student), batch, bare(self.store.rows(view, position)))
 
@@ -218,15 +211,13 @@ def find_or_tell(
     recipe: Recipe, data: DataSet, teacher: Teacher, device: torch.device, method: Method | None
 ) -> tuple[EmbeddingStore | None, str]:
     """Return the store that the recipe's run reads, or why there is none."""
-    reason = _not_stored(recipe, method)
-    if recipe.teacher_mode == "stored" and reason is not None:
+    needed, reason = recipe.teacher_mode == "stored", _not_stored(recipe, method)
+    if needed and reason is not None:
         raise RelgraphError(f"stored embeddings will not do, since {reason}: use --teacher-mode online")
-    if reason is not None:
-        return None, f", in every step ({reason})"
-    if recipe.teacher_mode == "online":
-        return None, ""
+    if recipe.teacher_mode == "online" or reason is not None:
+        return None, "" if reason is None else f", in every step ({reason})"
     store, reasons = find_store(Wanted(recipe, data, teacher, device))
-    if store is None and recipe.teacher_mode == "stored":
+    if store is None and needed:
         none = f"{recipe.embeddings} holds none of {recipe.dataset} by {recipe.teacher}, relgraph embed makes them"
         raise RelgraphError(f"no stored embeddings fit: {'; '.join(reasons) or none}")
     if reasons:

@@ -15,7 +15,8 @@ from relgraph.methods import Views
 from relgraph.names import build_backbone
 from relgraph.networks.files import save_network, save_ss_head
 from relgraph.outputs import StepInputs
-from relgraph.training.building import check_alone, load_data, on_device, open_fabric, open_teacher
+from relgraph.processes import ProcessGroup
+from relgraph.training.building import load_data, on_device, open_fabric, open_teacher
 from relgraph.training.epochs import Job, Progress
 from relgraph.training.feed import Feed, Online, TwoViews, input_of, make_plan
 from relgraph.training.objective import Losses, Objective
@@ -120,7 +121,9 @@ def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
     Raises:
         RelgraphError: for names that are not known, files that cannot be read, or values that do not fit the data.
     """
-    check_alone("pretrain")
+    count = ProcessGroup.launched().count
+    if count > 1:
+        raise RelgraphError(f"pretrain runs in one process, got {count}: train alone takes several")
     fabric = open_fabric(recipe)
     data = on_device(open_images(recipe), fabric.device)
     task = Neighbours(data, Normalise(data.mean, data.std), fabric.device, recipe.processes)

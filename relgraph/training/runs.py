@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +117,11 @@ class Run:
         if type(stored) is not type(recipe):
             was, now = ("training" if isinstance(r, Recipe) else "pre-training" for r in (stored, recipe))
             raise RelgraphError(f"{self.path} is a {was}: expected a {now}")
-        if isinstance(stored, Recipe) and isinstance(recipe, Recipe):
-            recipe = _as_settled(recipe, stored)
+        if isinstance(stored, Recipe) and isinstance(recipe, Recipe) and recipe.teacher_mode in ("auto", "stored"):
+            if stored.teacher_mode == "stored":  # the run names its store, the recipe a folder of them
+                recipe = replace(recipe, embeddings=stored.embeddings)
+            if recipe.teacher_mode == "auto":
+                recipe = replace(recipe, teacher_mode=stored.teacher_mode)
         for item in fields(recipe):
             was, now = getattr(stored, item.name), getattr(recipe, item.name)
             if was != now:
@@ -146,13 +149,6 @@ class Run:
                 return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(stream)]
         except (OSError, ValueError, TypeError, csv.Error) as error:
             raise RelgraphError(f"cannot read {file}: {error}") from error
-
-
-def _as_settled(recipe: Recipe, stored: Recipe) -> Recipe:
-    """Return a recipe with the values that the run determined, where the recipe leaves them open."""
-    if stored.teacher_mode == "stored" and recipe.teacher_mode in ("auto", "stored"):
-        recipe = replace(recipe, embeddings=stored.embeddings)  # the run names its store, the recipe a folder of them
-    return replace(recipe, teacher_mode=stored.teacher_mode) if recipe.teacher_mode == "auto" else recipe
 
 
 def check_free(path: Path) -> None:
@@ -207,7 +203,7 @@ def environment(seed: int) -> dict[str, Any]:
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "seed": seed,
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: next((found.version for found in distributions(name=name)), None) for name in PACKAGES},
         "commit": _commit(),
         "hardware": {
             "processor": processor(),
@@ -221,13 +217,6 @@ def environment(seed: int) -> dict[str, Any]:
 
 def _plain(recipe: AnyRecipe) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _commit() -> str | None:

@@ -40,7 +40,8 @@ class SimCLR(Objective):
 
     def forward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
         """Return the loss of two views `(N, C, H, W)` of the same images, the inputs' own and the extra one."""
-        first, second = two_views(inputs)
+        first, second = inputs.images, inputs.extra
+        assert second is not None
         both = self.projector(self.backbone(torch.cat([first, second])))
         loss = view_contrast(both[: len(first)], both[len(first) :], self.temperature)
         return losses_of("nt_xent", loss, Output(both))
@@ -75,7 +76,8 @@ class MoCo(Objective):
 
     def forward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
         """Return the loss of two views `(N, C, H, W)` of the same images; the extra one becomes the keys."""
-        first, second = two_views(inputs)
+        first, second = inputs.images, inputs.extra
+        assert second is not None
         query, keys = self.projector(self.backbone(first)), self._key(second)
         loss = queue_contrast(query, keys, self.queue.keys, self.temperature)
         return losses_of("info_nce", loss, Output(query))._replace(teacher=Output(keys))
@@ -123,9 +125,3 @@ class SelfSupervisionHead(Objective):
         assert inputs.teacher is not None and inputs.teacher.extra is not None
         images, views = (self.projector(output.embedding) for output in (inputs.teacher, inputs.teacher.extra))
         return losses_of("views_to_images", views_to_images(views, images, self.temperature), Output(images))
-
-
-def two_views(inputs: StepInputs) -> tuple[Tensor, Tensor]:
-    """Return the two views of each image that `relgraph.training.feed.TwoViews` gives."""
-    assert inputs.extra is not None
-    return inputs.images, inputs.extra
