@@ -61,8 +61,7 @@ class Distillation(Job):
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Return the student's metrics on the split that selects."""
-        split = self.data.val if self.recipe.select == "val" else self.data.test
-        return self.task.evaluate(self.objective.student, split)
+        return self.task.evaluate(self.objective.student, self.selecting)
 
     def keep(self, run: Run) -> None:
         """Write the student."""

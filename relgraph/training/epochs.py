@@ -71,6 +71,7 @@ class Job:
         labelled_share: Share of labelled images in a batch where some have none.
         diagnose_every: Steps from one diagnostics to the next; 0 for none.
         data: The task's data set, on the device.
+        selecting: The split that selects.
         processes: The task's, over which each batch is spread: all run every part of it, and the first one writes.
         module: Fabric's wrapper of the objective, which a step calls.
     """
@@ -91,6 +92,7 @@ class Job:
     def __post_init__(self) -> None:
         """Place the objective and its optimisers on the device."""
         self.data, self.processes = self.task.data, self.task.processes
+        self.selecting = self.data.val if self.recipe.select == "val" else self.data.test
         self.module, *placed = self.fabric.setup(self.objective, *self.optimisers.values())
         self.optimisers = dict(zip(self.optimisers, placed, strict=True))
 

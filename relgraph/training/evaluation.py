@@ -158,10 +158,9 @@ def _known(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tenso
     train, train_labels = train[(train_labels >= 0).to(train.device)], train_labels[train_labels >= 0]
     _check_pairs(train, train_labels)
     _check_pairs(test, test_labels)
-    if train.shape[1] != test.shape[1]:
-        raise RelgraphError(
-            f"training and test features must be equally wide, got {train.shape[1]} and {test.shape[1]}"
-        )
+    widths = train.shape[1], test.shape[1]
+    if widths[0] != widths[1]:
+        raise RelgraphError(f"training and test features must be equally wide, got {widths[0]} and {widths[1]}")
     if not (train.isfinite().all() and test.isfinite().all()):
         raise RelgraphError("features must be finite, got NaN or infinity: did the training diverge?")
     return train, train_labels

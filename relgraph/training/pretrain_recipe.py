@@ -134,10 +134,6 @@ def augmentation(recipe: PretrainRecipe, side: int) -> str:
     """
     if recipe.augment != "auto":
         return recipe.augment
-    if recipe.objective == "sskd-head":
-        return "crop"
-    if recipe.dataset == "digits":
+    if recipe.dataset == "digits" and recipe.objective != "sskd-head":
         return "digits"
-    if recipe.objective == "moco":
-        return "moco"
-    return "simclr-small" if side <= 64 else "simclr"
+    return {"sskd-head": "crop", "moco": "moco", "simclr": "simclr-small" if side <= 64 else "simclr"}[recipe.objective]

@@ -60,7 +60,7 @@ class NetworkPretraining(Pretraining):
         """Return the k-NN accuracy of the network's features on the evaluated split, in the epochs that have one."""
         if (epoch + 1) % self.recipe.eval_every and epoch + 1 != self.recipe.epochs:
             return {}
-        return self.task.evaluate(self.objective, self.data.val if self.recipe.select == "val" else self.data.test)
+        return self.task.evaluate(self.objective, self.selecting)
 
     def keep(self, run: Run) -> None:
         """Write the network as a teacher."""
@@ -169,10 +169,9 @@ def open_images(recipe: PretrainRecipe) -> DataSet:
         RelgraphError: if it cannot be read, or holds fewer than two training images.
     """
     data = load_data(recipe)
-    if len(data.train) < 2:
-        raise RelgraphError(
-            f"a contrast needs two images: the training set must hold at least 2, got {len(data.train)}"
-        )
+    count = len(data.train)
+    if count < 2:
+        raise RelgraphError(f"a contrast needs two images: the training set must hold at least 2, got {count}")
     return data
 
 

@@ -104,6 +104,5 @@ def _check_weights(job: Job, epoch: int) -> None:
     """Raise an error for weights that are not finite: no loss follows the last step of an epoch."""
     for name, tensor in job.objective.state_dict().items():
         if not bool(tensor.isfinite().all()):
-            raise RelgraphError(
-                f"the weights are not a number after epoch {epoch + 1}: {name} first; a smaller learning rate may help"
-            )
+            told = f"the weights are not a number after epoch {epoch + 1}: {name} first"
+            raise RelgraphError(f"{told}; a smaller learning rate may help")
