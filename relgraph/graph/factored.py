@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.blocks import OneByOne, fill
+from relgraph.graph.blocks import OneByOne
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 
 # Rows that are held in float64 at a time: 1 MB at D = 256; any value from 256 to 4,096 is as fast.
@@ -177,7 +177,7 @@ def _gradient(side: int, saved: Sequence[Tensor], weights: Tensor) -> Tensor:
 def _of_rows(student: Tensor, teacher: Tensor, of_delta: Tensor, of_teacher: Tensor) -> Tensor:
     """Return `(S - T) of_delta + T of_teacher`, `(N, D)`, each row computed in float64."""
     differences = _differences(student, teacher)
-    return fill((torch.addmm(delta @ of_delta, other, of_teacher) for delta, other in differences), student)
+    return torch.cat([torch.addmm(d @ of_delta, t, of_teacher).to(student.dtype) for d, t in differences])
 
 
 def _differences(student: Tensor, teacher: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -232,4 +232,4 @@ class _Gram(OneByOne):
 
 def _times(x: Tensor, matrix: Tensor, like: Tensor) -> Tensor:
     """Return `x matrix` in the shape and type of `like`, each row computed in float64."""
-    return fill((x[start : start + ROWS].double() @ matrix for start in _starts(x)), like)
+    return torch.cat([(x[start : start + ROWS].double() @ matrix).to(like.dtype) for start in _starts(x)])

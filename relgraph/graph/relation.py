@@ -15,17 +15,7 @@ from relgraph.graph.criteria import Criterion, as_criterion, frobenius
 from relgraph.graph.factored import Squares, factored_square, squares
 from relgraph.graph.forms import Form, check_form
 from relgraph.graph.kernels import Kernel, own_places, pearson
-from relgraph.graph.pair import (
-    MATCHES,
-    STUDENT,
-    TEACHER,
-    Pair,
-    PairBuilder,
-    check_nodes,
-    relations,
-    topology_of,
-    weights,
-)
+from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, Pair, PairBuilder, check_nodes, relations, topology_of
 from relgraph.graph.scales import Scale, as_scale, raw
 from relgraph.graph.topology import ALL_PAIRS, Graph, Rule, Topology, make_rule
 
@@ -194,7 +184,7 @@ def target(pair: Pair, found: Tensor | None = None) -> Tensor:
 
     The target has the shape and type of the weights, which may be given as `found`.
     """
-    found = weights(pair, MATCHES) if found is None else found
+    found = relations(pair, MATCHES)[0] if found is None else found
     if pair.graph == "dense":
         return torch.eye(len(found), dtype=found.dtype, device=found.device)
     teacher, student = pair[MATCHES].edge_index

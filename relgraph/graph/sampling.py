@@ -86,14 +86,6 @@ class ClassSampler(nn.Module):
         place = self._random(len(indices), 1, 1).squeeze(-1).remainder_(self.count[indices])
         return self.order[self.start[indices] + place]
 
-    def of_same_class(self, indices: Tensor) -> Tensor:
-        """Return which images are of the class of each of the images `indices`, itself included, `(N, images)`."""
-        return self.start[indices].unsqueeze(-1) == self.start
-
-    def count_others(self, indices: Tensor) -> Tensor:
-        """Return how many images of other classes each of the images `indices` has, `(N,)`."""
-        return self.images - self.count[indices]
-
     def advance(self) -> None:
         """Advance the random stream, so that the next draw differs."""
         self.steps += 1
@@ -146,15 +138,14 @@ class NearestOthers:
 
     def __call__(self, sampler: ClassSampler, indices: Tensor) -> Negatives:
         """Return the negatives of the images `indices` (N,)."""
-        own, count = sampler.of_same_class(indices), sampler.count_others(indices)
-        if self.k is None:
-            return Negatives(count, lambda anchors, keys: linear.matrix(anchors, keys).masked_fill(own, float("-inf")))
-        k = min(self.k, sampler.most_others)
+        same_class = sampler.start[indices].unsqueeze(-1) == sampler.start
+        k = sampler.most_others if self.k is None else min(self.k, sampler.most_others)
 
         def weigh(anchors: Tensor, keys: Tensor) -> Tensor:
-            return linear.matrix(anchors, keys).masked_fill(own, float("-inf")).topk(k, dim=-1).values
+            found = linear.matrix(anchors, keys).masked_fill(same_class, float("-inf"))
+            return found if self.k is None else found.topk(k, dim=-1).values
 
-        return Negatives(count.clamp_max(k), weigh)
+        return Negatives((sampler.images - sampler.count[indices]).clamp_max(k), weigh)
 
 
 def picked(anchors: Tensor, keys: Tensor, index: Tensor) -> Tensor:

@@ -153,10 +153,6 @@ class Edges(Rule):
         """Return the logarithm of the softmax over each anchor's edges, `(..., E)`."""
         return segment_log_softmax(weights, self.edge_index[1], self.anchors)
 
-    def count(self, weights: Tensor) -> int:
-        """Return the number of anchors."""
-        return weights.shape[:-1].numel() * self.anchors
-
     def with_own(self) -> "Edges":
         """Return these edges after one of each node to itself, or in a cross graph to its counterpart, (2, N + E)."""
         node = torch.arange(self.anchors, device=self.edge_index.device)
