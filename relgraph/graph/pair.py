@@ -293,10 +293,8 @@ def check_nodes(student: Tensor, teacher: Tensor, one_width: bool = False) -> No
     if student.numel() == 0 or teacher.numel() == 0:
         raise RelgraphError(f"embeddings must not be empty, got {tuple(student.shape)} and {tuple(teacher.shape)}")
     if one_width and student.shape[-1] != teacher.shape[-1]:
-        widths = f"{student.shape[-1]} and {teacher.shape[-1]}"
-        raise RelgraphError(
-            f"matching nodes needs embeddings of one width: project student and teacher to it, got {widths}"
-        )
+        expected = "matching nodes needs embeddings of one width: project student and teacher to it"
+        raise RelgraphError(f"{expected}, got {student.shape[-1]} and {teacher.shape[-1]}")
     if not (student.is_floating_point() and teacher.is_floating_point()):
         raise RelgraphError(f"embeddings must be of floating point, got {student.dtype} and {teacher.dtype}")
     if student.device != teacher.device:

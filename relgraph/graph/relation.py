@@ -104,9 +104,8 @@ class Relation:
             return self.of_pair(self.builder(student, teacher))
         check_nodes(student, teacher)
         if self.form not in ("auto", "matrix"):
-            raise RelgraphError(
-                f"the {self.form} form compares the graphs of one batch (N, D), got {tuple(student.shape)}"
-            )
+            expected = f"the {self.form} form compares the graphs of one batch (N, D)"
+            raise RelgraphError(f"{expected}, got {tuple(student.shape)}")
         s, t = self.kernel(student), self.kernel(teacher)
         edges = self.topology(s, t, self.kernel)
         return self.compare(edges.pick(s), edges.pick(t), edges)

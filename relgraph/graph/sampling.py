@@ -62,10 +62,8 @@ class ClassSampler(nn.Module):
         own = torch.where(labels < 0, -1 - torch.arange(images), labels)  # an image without label is a class of its own
         _, classes, count = torch.unique(own, return_inverse=True, return_counts=True)
         if len(count) < 2:
-            raise RelgraphError(
-                f"negatives are images of other classes: expected at least 2 classes among {images} images, "
-                f"got {len(count)}"
-            )
+            expected = f"negatives are images of other classes: expected at least 2 classes among {images} images"
+            raise RelgraphError(f"{expected}, got {len(count)}")
         # Not part of checkpoints: they follow from the labels. `start` and `count` hold those of each image's class.
         self.register_buffer("order", classes.argsort(stable=True), persistent=False)
         self.register_buffer("start", (count.cumsum(0) - count)[classes], persistent=False)

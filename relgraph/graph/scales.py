@@ -17,17 +17,14 @@ Sources: SP (Tung and Mori, 2019, arXiv 1907.09682), PKT (Passalis and Tefas, 20
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from relgraph.graph.blocks import rows_at_once, sum_of_blocks
+from relgraph.graph.factored import RowSums
 from relgraph.graph.kernels import Kernel, check_positive, quotient
 from relgraph.graph.topology import ALL_PAIRS, Topology
-
-if TYPE_CHECKING:
-    from relgraph.graph.factored import RowSums
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Scale:
 
     name: str
     anchors: Callable[[Tensor, Topology], Tensor] | None = None
-    factors: "Callable[[Tensor, RowSums], tuple[Tensor, Tensor]] | None" = None
+    factors: Callable[[Tensor, RowSums], tuple[Tensor, Tensor]] | None = None
     crossing: int = 3
     divisor: Callable[[Tensor], Tensor] | None = None
     divisor_in_blocks: Callable[[Kernel, Tensor, int | None], Tensor] | None = None
@@ -89,7 +86,7 @@ def _each_row(row: Callable[[Tensor], Tensor], weights: Tensor, topology: Topolo
     return topology.each_row(row, weights)
 
 
-def _nodes_themselves(nodes: Tensor, sums: "RowSums") -> tuple[Tensor, Tensor]:
+def _nodes_themselves(nodes: Tensor, sums: RowSums) -> tuple[Tensor, Tensor]:
     return nodes, nodes
 
 
@@ -106,7 +103,7 @@ def _unit_anchors(weights: Tensor, topology: Topology) -> Tensor:
     return weights * torch.where(square > 0, torch.where(square > 0, square, 1).rsqrt(), 0)
 
 
-def _unit_factors(x: Tensor, sums: "RowSums") -> tuple[Tensor, Tensor]:
+def _unit_factors(x: Tensor, sums: RowSums) -> tuple[Tensor, Tensor]:
     """Return A and X `(N, D)`, float64, such that `A X'` is the matrix of `x` with rows of length 1, or 0.
 
     The squared length of row i of `x x'` is `x_i' (x'x) x_i`. A common factor of all nodes, which cancels in the rows,

@@ -190,10 +190,9 @@ def above_in_blocks(
             edges.append(torch.stack([candidate + first, anchor + start]))
             count += len(anchor)
             if count > limit:
+                expected = f"the threshold {threshold} must leave at most {limit:,} edges"
                 seen = f"{count:,} from the first {start + len(anchors):,} of {len(x):,} nodes"
-                raise RelgraphError(
-                    f"the threshold {threshold} must leave at most {limit:,} edges, got {seen}: raise the threshold"
-                )
+                raise RelgraphError(f"{expected}, got {seen}: raise the threshold")
         of_block = torch.cat(edges, dim=1)
         found.append(of_block[:, of_block[1].argsort(stable=True)])
     return torch.cat(found, dim=1)

@@ -380,9 +380,8 @@ class Given(Rule):
         if torch.unique(edges, dim=1).shape[1] < edges.shape[1]:
             raise RelgraphError("edge_index must name each edge once")
         if bool((edges[0] == edges[1]).any()):
-            raise RelgraphError(
-                "edge_index must not join a node with itself: the cross graph adds each node's own counterpart"
-            )
+            reason = "the cross graph adds each node's own counterpart"
+            raise RelgraphError(f"edge_index must not join a node with itself: {reason}")
         self.highest = int(edges.max())
 
     def __call__(self, student: Rows, teacher: Rows, kernel: Kernel) -> Edges:

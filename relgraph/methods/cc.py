@@ -180,8 +180,6 @@ def _linear_layers(student_width: int | None, teacher_width: int | None, key_dim
     if student_width is None and teacher_width is None:
         return []
     if student_width is None or teacher_width is None:
-        raise RelgraphError(
-            "the linear layers of the correlation 'consecutive' need student_width and teacher_width, got "
-            f"{student_width} and {teacher_width}"
-        )
+        expected = "the linear layers of the correlation 'consecutive' need student_width and teacher_width"
+        raise RelgraphError(f"{expected}, got {student_width} and {teacher_width}")
     return [nn.Linear(student_width, key_dim), nn.Linear(teacher_width, key_dim)]

@@ -128,11 +128,10 @@ def _make_head(name: str, head: HeadKind, student: int | None, teacher: int | No
         raise RelgraphError(f"the head of {name} ends at the teacher's width: expected teacher_width, got none")
     if min(student, teacher) < 1:
         raise RelgraphError(f"the head of {name} needs widths of at least 1, got {student} and {teacher}")
+    if head == "none" and student != teacher:
+        expected = f"{name} without a head needs student and teacher of one width"
+        raise RelgraphError(f"{expected}, got {student} and {teacher}")
     if head == "none":
-        if student != teacher:
-            raise RelgraphError(
-                f"{name} without a head needs student and teacher of one width, got {student} and {teacher}"
-            )
         return None
     return Projector(student, teacher) if head == "mlp" else nn.Linear(student, teacher)
 

@@ -215,10 +215,9 @@ def _rule(graph: str | Rule, k: int | None, negatives: int | None) -> RandomOthe
         return NearestOthers(graph.k)
     if graph == "dense" or (isinstance(graph, Rule) and graph.dense):
         return NearestOthers()
-    raise RelgraphError(
-        "CRD takes the graph 'sampled', 'dense' or 'knn', which its own scores and labels choose in its memory: edges "
-        f"among the images of a batch are none of them, got {type(graph).__name__}"
-    )
+    known = "'sampled', 'dense' or 'knn', which its own scores and labels choose in its memory"
+    other = f"edges among the images of a batch are none of them, got {type(graph).__name__}"
+    raise RelgraphError(f"CRD takes the graph {known}: {other}")
 
 
 def nce(positive: Tensor, negative: Tensor, count: Tensor, noise: float) -> Tensor:

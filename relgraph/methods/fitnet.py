@@ -63,9 +63,8 @@ class FitNet(StageMethod):
         super().__post_init__()
         if (self.student_maps is None) != (self.teacher_maps is None):
             given = "teacher" if self.student_maps is None else "student"
-            raise RelgraphError(
-                f"FitNet needs the shapes of both networks' maps or of neither, got the {given}'s alone"
-            )
+            expected = "FitNet needs the shapes of both networks' maps or of neither"
+            raise RelgraphError(f"{expected}, got the {given}'s alone")
         if self.nodes is None:
             self.nodes = "embedding" if self.student_maps is None else "map"
         if self.nodes == "map":

@@ -115,10 +115,8 @@ class IRG(Relational):
             if getattr(self, name) is None:
                 setattr(self, name, published)
         if not any(self.term_weights.values()):
-            raise RelgraphError(
-                "IRG needs a weight above 0, got 0 for vertices, edges and transitions alike (the form 'literal' has "
-                "no published weights)"
-            )
+            hint = "(the form 'literal' has no published weights)"
+            raise RelgraphError(f"IRG needs a weight above 0, got 0 for vertices, edges and transitions alike {hint}")
         weight = self.term_weights
         self.paired = weight["edge"] + weight["edge_transition"] > 0
         lower = weight["edge"] > 0 and self.levels > 1
@@ -160,10 +158,9 @@ class IRG(Relational):
 
     def edge_transitions(self, pair: Pair, student: Output, teacher: Output) -> Tensor:
         """Return the squared difference of how much the edges change between the last two stage maps, unweighted."""
-        levels = (
-            (stage.flatten(1) for stage in stage_maps(output, "IRG", least=2)[-2:]) for output in (student, teacher)
-        )
-        s, t = (self._on_edges(pair, *both) for both in levels)  # Theta = criterion(A_1, A_2) of each network
+        levels = (stage_maps(output, "IRG", least=2)[-2:] for output in (student, teacher))
+        # Theta = criterion(A_1, A_2) of each network
+        s, t = (self._on_edges(pair, one.flatten(1), other.flatten(1)) for one, other in levels)
         return (s - t).square()
 
     def _on_edges(self, pair: Pair, one: Tensor, other: Tensor) -> Tensor:
@@ -193,10 +190,8 @@ def transition(earlier: Tensor, later: Tensor) -> Tensor:
     """
     channels, (more, height, width) = earlier.shape[1], later.shape[1:]
     if more % channels:
-        raise RelgraphError(
-            "transitions need a last stage map whose channels are a multiple of those of the map before, got "
-            f"{more} after {channels} (without them: transition_weight=0)"
-        )
+        expected = "transitions need a last stage map whose channels are a multiple of those of the map before"
+        raise RelgraphError(f"{expected}, got {more} after {channels} (without them: transition_weight=0)")
     pooled: Tensor = adaptive_avg_pool2d(at_least_float32(earlier), (height, width))
     grouped = at_least_float32(later).reshape(len(later), channels, more // channels, height, width).mean(2)
     return (pooled - grouped).square().flatten(1).sum(1)
