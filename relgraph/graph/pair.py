@@ -195,11 +195,9 @@ def graph_pair(
     kind = "a graph pair of all pairs" if rule.dense else "a sparse graph pair"
     check_form(form, builder.known_forms, kind if refinement is None else "a graph pair with a refinement")
     pair = builder(student, teacher)
-    for side in ("student", "teacher"):
-        if image_id is not None:
-            pair[side].image_id = image_id
-        if y is not None:
-            pair[side].y = y
+    for name, values in (("image_id", image_id), ("y", y)):
+        if values is not None:
+            pair["student"][name] = pair["teacher"][name] = values
     return pair
 
 

@@ -1,6 +1,5 @@
 """The instance relationship graph (Liu et al., CVPR 2019)."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -22,11 +21,7 @@ Form = Literal["max", "caffe", "literal"]
 Layers = Literal["one-to-one", "one-to-many"]
 
 # Of vertices, edges and transitions; for the paper's own form none are known.
-WEIGHTS: dict[Form, tuple[float, float, float]] = {
-    "max": (0.1, 5.0, 5.0),
-    "caffe": (0.0, 0.005, 0.005),
-    "literal": (0.0, 0.0, 0.0),
-}
+WEIGHTS = {"max": (0.1, 5.0, 5.0), "caffe": (0.0, 0.005, 0.005), "literal": (0.0, 0.0, 0.0)}
 FORMS: dict[Form, Relation] = {
     "max": Relation(squared_euclidean, scale=by_max, criterion=mean_square),
     "caffe": Relation(squared_euclidean, scale=by_constant_max, criterion=half_square),
@@ -130,15 +125,12 @@ class IRG(Relational):
 
     def compare_pair(self, pair: Pair | None, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return those of `vertex`, `edge`, `transition` and `edge_transition` whose weight is above 0."""
-        terms: dict[str, Callable[[], Tensor]] = {
-            "vertex": lambda: self.vertices(student, teacher),
-            "edge": lambda: self.edges(pair, student, teacher),
-            "transition": lambda: self.transitions(student, teacher),
-            "edge_transition": lambda: self.edge_transitions(pair, student, teacher),
-        }
-        return {name: terms[name]() for name, weight in self.term_weights.items() if weight > 0}
+        # In the order of the options of their weights.
+        compare = (self.vertices, self.edges, self.transitions, self.edge_transitions)
+        weighed = zip(self.term_weights.items(), compare, strict=True)
+        return {name: term(pair, student, teacher) for (name, weight), term in weighed if weight > 0}
 
-    def vertices(self, student: Output, teacher: Output) -> Tensor:
+    def vertices(self, pair: Pair | None, student: Output, teacher: Output) -> Tensor:
         """Return the difference of the logits by the form's criterion, a scalar without its weight."""
         s, t = (at_least_float32(logits) for logits in logits_of(student, teacher, "IRG"))
         return FORMS[self.form].criterion(s, t)
@@ -151,7 +143,7 @@ class IRG(Relational):
         found = torch.stack([FORMS[self.form].of_pair(pair), *lower])
         return found.mean() if self.form == "max" else found.sum()
 
-    def transitions(self, student: Output, teacher: Output) -> Tensor:
+    def transitions(self, pair: Pair | None, student: Output, teacher: Output) -> Tensor:
         """Return the difference of the transitions between the last two stage maps, a scalar without its weight."""
         s, t = (transition(*stage_maps(output, "IRG", least=2)[-2:]) for output in (student, teacher))
         return FORMS[self.form].compare(s, t)

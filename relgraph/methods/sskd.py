@@ -11,20 +11,9 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.contrast import batch_contrast
 from relgraph.graph.kernels import at_least_float32, cosine, full_precision
 from relgraph.graph.pair import check_nodes
-from relgraph.methods.base import (
-    Batch,
-    Method,
-    Output,
-    RunFacts,
-    Terms,
-    Views,
-    extra_of,
-    labels_of,
-    logits_of,
-    nodes_of,
-    option,
-)
+from relgraph.methods.base import Method, RunFacts, Terms, Views, extra_of, labels_of, logits_of, nodes_of, option
 from relgraph.networks.heads import Projector
+from relgraph.outputs import Batch, Output
 
 Transformations = Literal["rotations", "all"]
 StudentHead = Literal["mlp", "none"]
