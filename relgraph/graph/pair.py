@@ -11,7 +11,6 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph import forms
-from relgraph.graph.factored import RowSums
 from relgraph.graph.forms import Form, check_form
 from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.refine import Refinement
@@ -79,7 +78,7 @@ class PairBuilder:
             return pair
         one["prepared"], other["prepared"] = s, t
         if form == "factored":
-            pair.sums = RowSums(processes)
+            pair.processes = processes
         return pair
 
     @cached_property

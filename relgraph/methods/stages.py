@@ -101,8 +101,8 @@ def check_channels(method: str, built: Sequence[tuple[Shape, Shape]], found: Seq
     expected = [(student[0], teacher[0]) for student, teacher in built]
     channels = [(student.shape[1], teacher.shape[1]) for student, teacher in found]
     if channels != expected:
-        built = f"{method} was built for stage maps with channels {expected} of student and teacher"
-        raise RelgraphError(f"{built}, got {channels}")
+        maps = f"stage maps with channels {expected} of student and teacher"
+        raise RelgraphError(f"{method} was built for {maps}, got {channels}")
 
 
 def same_size(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
