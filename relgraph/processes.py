@@ -7,6 +7,7 @@ gathered row, or of a summand, is the one on its own process times W: the backwa
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,17 +69,12 @@ class ProcessGroup:
 
     def gather(self, x: Tensor) -> Tensor:
         """Return the rows of all processes, `(N / W, ...) -> (N, ...)`, with gradient, once differentiable."""
-        if self.count == 1:
-            return x
-        gathered: Tensor = _Gather.apply(x, self)
-        return gathered
+        own = slice(self.rank * len(x), (self.rank + 1) * len(x))
+        return self._shared(x, lambda rows: torch.cat(self._all(rows)), own)
 
     def sum(self, x: Tensor) -> Tensor:
         """Return the sum over the processes of tensors of one shape, with gradient, once differentiable."""
-        if self.count == 1:
-            return x
-        total: Tensor = _Sum.apply(x, self)
-        return total
+        return self._shared(x, self._total, ...)
 
     @torch.no_grad()
     def maximum(self, x: Tensor) -> Tensor:
@@ -119,6 +115,17 @@ class ProcessGroup:
         if self.count > 1:
             distributed.barrier()
 
+    def _shared(self, x: Tensor, compute: Callable[[Tensor], Tensor], own: Any) -> Tensor:
+        if self.count == 1:
+            return x
+        shared: Tensor = _Shared.apply(x, compute, own, self.count)
+        return shared
+
+    def _total(self, x: Tensor) -> Tensor:
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total
+
     def _all(self, x: Tensor) -> list[Tensor]:
         x = x.contiguous()
         parts = [torch.empty_like(x) for _ in range(self.count)]
@@ -129,38 +136,18 @@ class ProcessGroup:
 SINGLE_PROCESS = ProcessGroup()
 
 
-class _Gather(torch.autograd.Function):
-    """The rows of all processes, concatenated in their order."""
+class _Shared(torch.autograd.Function):
+    """What all processes compute from their tensors; the gradient is that of this process's own part, times W."""
 
     @staticmethod
-    def forward(x: Tensor, processes: ProcessGroup) -> Tensor:
-        return torch.cat(processes._all(x))
+    def forward(x: Tensor, compute: Callable[[Tensor], Tensor], own: Any, count: int) -> Tensor:
+        return compute(x)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ProcessGroup], output: Tensor) -> None:
-        ctx.processes = inputs[1]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        processes = ctx.processes
-        return gradient[processes.rows(len(gradient))] * processes.count, None
-
-
-class _Sum(torch.autograd.Function):
-    """The sum over the processes."""
-
-    @staticmethod
-    def forward(x: Tensor, processes: ProcessGroup) -> Tensor:
-        total = x.clone()
-        distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ProcessGroup], output: Tensor) -> None:
-        ctx.count = inputs[1].count
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.own, ctx.count = inputs[2:]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient * ctx.count, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return gradient[ctx.own] * ctx.count, None, None, None

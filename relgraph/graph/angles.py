@@ -1,6 +1,5 @@
 """Angles: the differences to a node form a graph of their own, whose cosine weights are the angles at that node."""
 
-from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -48,7 +47,9 @@ def related_angles(
     """
     check_nodes(student, teacher)
     nodes, totals, triplets = (at_least_float32(student), at_least_float32(teacher)), [], 0
-    for anchors, candidates in candidate_groups(topology, student):
+    everyone = torch.arange(len(student), device=student.device), None
+    for anchors, places in topology.groups() if isinstance(topology, Edges) else [everyone]:
+        candidates = topology.edge_index[0][places] if isinstance(topology, Edges) else None
         width = len(student) if candidates is None else candidates.shape[1]
         block = largest // max(1, width * max(width, student.shape[-1], teacher.shape[-1]))
         term = partial(_angles, relation, anchors, candidates)
@@ -57,15 +58,6 @@ def related_angles(
     if not totals:  # mutual neighbours, or a threshold, may leave no edge
         return nodes[0][:0].sum() + nodes[1][:0].sum()
     return torch.stack(totals).sum() / triplets
-
-
-def candidate_groups(topology: Topology, x: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield anchors `(A,)` that have equally many candidates, and these `(A, M)`; `None` where they are all nodes."""
-    if isinstance(topology, Edges):
-        for anchors, places in topology.groups():
-            yield anchors, topology.edge_index[0][places]
-    else:
-        yield torch.arange(len(x), device=x.device), None
 
 
 def _angles(

@@ -69,17 +69,6 @@ def _one_by_one(function: type[OneByOne], info: Any, in_dims: tuple[Any, ...], *
     return tuple(torch.stack(column) for column in zip(*found, strict=True)), (0,) * len(found[0])
 
 
-def fill(parts: Sequence[Tensor] | Any, like: Tensor) -> Tensor:
-    """Return the parts concatenated along the rows, in the shape and type of `like`, each written in place."""
-    if transformed():  # in-place writes into `like` fail for parts with hidden batch dimensions
-        return torch.cat(list(parts)).to(like.dtype)
-    found, start = torch.empty_like(like), 0
-    for part in parts:
-        found[start : start + len(part)] = part
-        start += len(part)
-    return found
-
-
 class _SumOfBlocks(OneByOne):
     """The sum of the blocks' terms, with the gradient computed beside the value."""
 

@@ -227,10 +227,8 @@ def _check(anchors: Tensor, own: Tensor, keys: Tensor | None, *temperatures: flo
     if keys is None:
         return
     if keys.ndim != 2 or len(keys) == 0 or keys.shape[1] != anchors.shape[1]:
-        raise RelgraphError(
-            f"the keys of a queue must be (K, {anchors.shape[1]}), at least one, got {tuple(keys.shape)}"
-        )
+        expected = f"the keys of a queue must be (K, {anchors.shape[1]}), at least one"
+        raise RelgraphError(f"{expected}, got {tuple(keys.shape)}")
     if keys.device != anchors.device or not keys.is_floating_point():
-        raise RelgraphError(
-            f"the keys of a queue must be of floating point on {anchors.device}, got {keys.dtype} on {keys.device}"
-        )
+        expected = f"the keys of a queue must be of floating point on {anchors.device}"
+        raise RelgraphError(f"{expected}, got {keys.dtype} on {keys.device}")

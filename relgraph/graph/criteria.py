@@ -17,7 +17,6 @@ Tefas, 2018, arXiv 1803.10837), SEED (Fang et al., 2021, arXiv 2101.04731).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -76,7 +75,8 @@ class Criterion:
             if rows.shape != student.shape[:-1]:
                 raise _not_one_each(rows, student)
         else:
-            rows, anchors = topology.rows(self.of_rows, student, teacher, self.additive), topology.count(student)
+            rows = topology.rows(self.of_rows, student, teacher, self.additive)
+            anchors = student.shape[:-1].numel() * topology.anchors
         # A plain float32 sum over the squares of a matrix of N = 4,096 loses three digits.
         total: Tensor = torch.linalg.vector_norm(rows, dtype=torch.float64) if self.norm else rows.sum()
         total = total if self.finish is None else self.finish(total, anchors, student.numel())
@@ -133,20 +133,16 @@ def _half_over_anchors(total: Tensor, anchors: int, edges: int) -> Tensor:
     return total / (2 * anchors)
 
 
+def _huber(student: Tensor, teacher: Tensor) -> Tensor:
+    return smooth_l1_loss(student, teacher, reduction="none").sum(-1)
+
+
 def _kl(student: Tensor, teacher: Tensor) -> Tensor:
-    return teacher * ((teacher + 1e-7) / (student + 1e-7)).log()
+    return (teacher * ((teacher + 1e-7) / (student + 1e-7)).log()).sum(-1)
 
 
 def _cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
-    return -(teacher.exp() * student)
-
-
-def _sum_of(edge: Row, student: Tensor, teacher: Tensor) -> Tensor:
-    return edge(student, teacher).sum(-1)
-
-
-def _of_edges(edge: Row, finish: Callable[[Tensor, int, int], Tensor], name: str) -> Criterion:
-    return Criterion(partial(_sum_of, edge), finish, name, additive=True)
+    return -(teacher.exp() * student).sum(-1)
 
 
 _squared: dict[str, Any] = {"additive": True, "square": True}
@@ -154,6 +150,6 @@ frobenius = Criterion(_length, None, "Frobenius norm", norm=True, **_squared)
 mean_square = Criterion(_square, _mean_over_edges, "mean square", **_squared)
 sum_square = Criterion(_square, None, "sum of squares", **_squared)
 half_square = Criterion(_square, _half_over_anchors, "half square", **_squared)
-huber = _of_edges(partial(smooth_l1_loss, reduction="none"), _mean_over_edges, "Huber")
-kl = _of_edges(_kl, _mean_over_edges, "KL")
-cross_entropy = _of_edges(_cross_entropy, _mean_over_anchors, "cross-entropy")
+huber = Criterion(_huber, _mean_over_edges, "Huber", additive=True)
+kl = Criterion(_kl, _mean_over_edges, "KL", additive=True)
+cross_entropy = Criterion(_cross_entropy, _mean_over_anchors, "cross-entropy", additive=True)

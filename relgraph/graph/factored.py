@@ -12,7 +12,6 @@ matrices are communicated.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -20,37 +19,32 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.blocks import OneByOne, fill
+from relgraph.graph.blocks import OneByOne
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 
 # Rows that are held in float64 at a time: 1 MB at D = 256; any value from 256 to 4,096 is as fast.
 ROWS = 512
 
 
-@dataclass(frozen=True)
-class RowSums:
-    """Sums over the rows of a batch, which several processes may hold."""
+def gram(x: Tensor, y: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
+    """Return `x' y` in float64, summed over the rows of all processes, `(N, D) x (N, E) -> (D, E)`.
 
-    processes: ProcessGroup = SINGLE_PROCESS
+    Once differentiable. No more than `ROWS` rows are held in float64.
 
-    def gram(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return `x' y` in float64, summed over the rows of all processes, `(N, D) x (N, E) -> (D, E)`.
+    >>> gram(torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0, 0.0], [4.0, 1.0]]))
+    tensor([[11.,  2.]], dtype=torch.float64)
+    """
+    return processes.sum(_Gram.apply(x, y))
 
-        Once differentiable. No more than `ROWS` rows are held in float64.
 
-        >>> RowSums().gram(torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0, 0.0], [4.0, 1.0]]))
-        tensor([[11.,  2.]], dtype=torch.float64)
-        """
-        return self.processes.sum(_Gram.apply(x, y))
-
-    def for_rows(self, x: Tensor) -> Tensor:
-        """Return a sum for use on the rows of each process, so that its gradient comes from all of them."""
-        if self.processes.count == 1 or not x.requires_grad:
-            return x
-        shared = x.clone()
-        # Each gradient is multiplied by W (see `ProcessGroup`), so that their sum is their mean.
-        shared.register_hook(lambda gradient: self.processes.mean_(gradient.clone()))  # type: ignore[no-untyped-call]
-        return shared
+def for_rows(x: Tensor, processes: ProcessGroup) -> Tensor:
+    """Return a sum for use on the rows of each process, so that its gradient comes from all of them."""
+    if processes.count == 1 or not x.requires_grad:
+        return x
+    shared = x.clone()
+    # Each gradient is multiplied by W (see `ProcessGroup`), so that their sum is their mean.
+    shared.register_hook(lambda gradient: processes.mean_(gradient.clone()))  # type: ignore[no-untyped-call]
+    return shared
 
 
 class Squares(NamedTuple):
@@ -85,28 +79,29 @@ def squares(student: Tensor, teacher: Tensor, processes: ProcessGroup = SINGLE_P
 Factors = tuple[Tensor, Tensor]
 
 
-def factored_square(student: Factors, teacher: Factors, sums: RowSums) -> Tensor:
+def factored_square(student: Factors, teacher: Factors, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
     """Return `|A S' - B T'|^2` of the factors (A, S) and (B, T) of two graphs' weights, a scalar in float64.
 
     The factors of one graph are `(N, D)` each. Where they are one tensor, the graph is that of `squares`; else the
     difference is expanded as `(A - B) S' + B (S - T)'`.
 
     >>> x, y = torch.eye(2), torch.zeros(2, 3)
-    >>> factored_square((x, x), (y, y), RowSums())
+    >>> factored_square((x, x), (y, y))
     tensor(2., dtype=torch.float64)
     """
     (a, s), (b, t) = student, teacher
-    gram = sums.gram
     if a is s and b is t:
         if s.shape == t.shape:
-            return squares(s, t, sums.processes).within
-        return (gram(s, s).square().sum() - 2 * gram(s, t).square().sum() + gram(t, t).square().sum()).clamp_min(0)
+            return squares(s, t, processes).within
+        one, across, other = (gram(x, y, processes).square().sum() for x, y in ((s, s), (s, t), (t, t)))
+        return (one - 2 * across + other).clamp_min(0)
     if s.shape[1] != t.shape[1]:
-        one, other = (_inner(gram(u, u), gram(x, x)) for u, x in ((a, s), (b, t)))
-        return (one - 2 * _inner(gram(a, b), gram(s, t)) + other).clamp_min(0)
+        pairs = ((a, a), (s, s)), ((a, b), (s, t)), ((b, b), (t, t))
+        one, across, other = (_inner(gram(*u, processes), gram(*x, processes)) for u, x in pairs)
+        return (one - 2 * across + other).clamp_min(0)
     rows, columns = a - b, s - t
-    pairs = ((rows, rows), (s, s), (rows, b), (s, columns), (b, b), (columns, columns))
-    found = sums.processes.sum(torch.stack([_Gram.apply(*pair) for pair in pairs]))
+    expanded = ((rows, rows), (s, s), (rows, b), (s, columns), (b, b), (columns, columns))
+    found = processes.sum(torch.stack([_Gram.apply(*pair) for pair in expanded]))
     return (_inner(found[0], found[1]) + 2 * _inner(found[2], found[3]) + _inner(found[4], found[5])).clamp_min(0)
 
 
@@ -177,7 +172,7 @@ def _gradient(side: int, saved: Sequence[Tensor], weights: Tensor) -> Tensor:
 def _of_rows(student: Tensor, teacher: Tensor, of_delta: Tensor, of_teacher: Tensor) -> Tensor:
     """Return `(S - T) of_delta + T of_teacher`, `(N, D)`, each row computed in float64."""
     differences = _differences(student, teacher)
-    return fill((torch.addmm(delta @ of_delta, other, of_teacher) for delta, other in differences), student)
+    return torch.cat([torch.addmm(d @ of_delta, t, of_teacher).to(student.dtype) for d, t in differences])
 
 
 def _differences(student: Tensor, teacher: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -232,4 +227,4 @@ class _Gram(OneByOne):
 
 def _times(x: Tensor, matrix: Tensor, like: Tensor) -> Tensor:
     """Return `x matrix` in the shape and type of `like`, each row computed in float64."""
-    return fill((x[start : start + ROWS].double() @ matrix for start in _starts(x)), like)
+    return torch.cat([(x[start : start + ROWS].double() @ matrix).to(like.dtype) for start in _starts(x)])

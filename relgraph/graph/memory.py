@@ -87,9 +87,8 @@ class Bank(nn.Module):
             return
         least, most = (int(bound) for bound in indices.aminmax())
         if least < 0 or most >= len(self.keys):
-            raise RelgraphError(
-                f"indices must name images 0 to {len(self.keys) - 1}, got {least if least < 0 else most}"
-            )
+            outside = least if least < 0 else most
+            raise RelgraphError(f"indices must name images 0 to {len(self.keys) - 1}, got {outside}")
 
     @torch.no_grad()
     def remember(self, indices: Tensor, keys: Tensor, momentum: float) -> None:

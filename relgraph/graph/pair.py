@@ -11,7 +11,6 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph import forms
-from relgraph.graph.factored import RowSums
 from relgraph.graph.forms import Form, check_form
 from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.refine import Refinement
@@ -79,7 +78,7 @@ class PairBuilder:
             return pair
         one["prepared"], other["prepared"] = s, t
         if form == "factored":
-            pair.sums = RowSums(processes)
+            pair.processes = processes
         return pair
 
     @cached_property
@@ -195,11 +194,9 @@ def graph_pair(
     kind = "a graph pair of all pairs" if rule.dense else "a sparse graph pair"
     check_form(form, builder.known_forms, kind if refinement is None else "a graph pair with a refinement")
     pair = builder(student, teacher)
-    for side in ("student", "teacher"):
-        if image_id is not None:
-            pair[side].image_id = image_id
-        if y is not None:
-            pair[side].y = y
+    for name, values in (("image_id", image_id), ("y", y)):
+        if values is not None:
+            pair["student"][name] = pair["teacher"][name] = values
     return pair
 
 
@@ -293,10 +290,8 @@ def check_nodes(student: Tensor, teacher: Tensor, one_width: bool = False) -> No
     if student.numel() == 0 or teacher.numel() == 0:
         raise RelgraphError(f"embeddings must not be empty, got {tuple(student.shape)} and {tuple(teacher.shape)}")
     if one_width and student.shape[-1] != teacher.shape[-1]:
-        widths = f"{student.shape[-1]} and {teacher.shape[-1]}"
-        raise RelgraphError(
-            f"matching nodes needs embeddings of one width: project student and teacher to it, got {widths}"
-        )
+        expected = "matching nodes needs embeddings of one width: project student and teacher to it"
+        raise RelgraphError(f"{expected}, got {student.shape[-1]} and {teacher.shape[-1]}")
     if not (student.is_floating_point() and teacher.is_floating_point()):
         raise RelgraphError(f"embeddings must be of floating point, got {student.dtype} and {teacher.dtype}")
     if student.device != teacher.device:

@@ -15,17 +15,7 @@ from relgraph.graph.criteria import Criterion, as_criterion, frobenius
 from relgraph.graph.factored import Squares, factored_square, squares
 from relgraph.graph.forms import Form, check_form
 from relgraph.graph.kernels import Kernel, own_places, pearson
-from relgraph.graph.pair import (
-    MATCHES,
-    STUDENT,
-    TEACHER,
-    Pair,
-    PairBuilder,
-    check_nodes,
-    relations,
-    topology_of,
-    weights,
-)
+from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, Pair, PairBuilder, check_nodes, relations, topology_of
 from relgraph.graph.scales import Scale, as_scale, raw
 from relgraph.graph.topology import ALL_PAIRS, Graph, Rule, Topology, make_rule
 
@@ -114,9 +104,8 @@ class Relation:
             return self.of_pair(self.builder(student, teacher))
         check_nodes(student, teacher)
         if self.form not in ("auto", "matrix"):
-            raise RelgraphError(
-                f"the {self.form} form compares the graphs of one batch (N, D), got {tuple(student.shape)}"
-            )
+            expected = f"the {self.form} form compares the graphs of one batch (N, D)"
+            raise RelgraphError(f"{expected}, got {tuple(student.shape)}")
         s, t = self.kernel(student), self.kernel(teacher)
         edges = self.topology(s, t, self.kernel)
         return self.compare(edges.pick(s), edges.pick(t), edges)
@@ -159,12 +148,11 @@ class Relation:
 
     def _factored(self, pair: Pair, student: Tensor, teacher: Tensor) -> Tensor:
         assert self.scale.factors is not None
-        sums = pair.sums
-        s, t = self.scale.factors(student, sums), self.scale.factors(teacher, sums)
+        processes = pair.processes
+        s, t = self.scale.factors(student, processes), self.scale.factors(teacher, processes)
         plain = s[0] is s[1] is student and t[0] is t[1] is teacher and student.shape == teacher.shape
-        square = squares_of(pair).within if plain else factored_square(s, t, sums)
-        count = sums.processes.count * len(student)
-        return self.criterion.of_blocks(square, count).to(torch.result_type(student, teacher))
+        square = squares_of(pair).within if plain else factored_square(s, t, processes)
+        return self.criterion.of_blocks(square, processes.count * len(student)).to(torch.result_type(student, teacher))
 
 
 def matching(pair: Pair, kernel: Kernel) -> Tensor:
@@ -194,7 +182,7 @@ def target(pair: Pair, found: Tensor | None = None) -> Tensor:
 
     The target has the shape and type of the weights, which may be given as `found`.
     """
-    found = weights(pair, MATCHES) if found is None else found
+    found = relations(pair, MATCHES)[0] if found is None else found
     if pair.graph == "dense":
         return torch.eye(len(found), dtype=found.dtype, device=found.device)
     teacher, student = pair[MATCHES].edge_index
@@ -205,7 +193,7 @@ def target(pair: Pair, found: Tensor | None = None) -> Tensor:
 def squares_of(pair: Pair) -> Squares:
     """Return the squared differences of a factored pair of one width, computed once and stored in the pair."""
     if "squares" not in pair:
-        pair.squares = squares(pair["student"].prepared, pair["teacher"].prepared, pair.sums.processes)
+        pair.squares = squares(pair["student"].prepared, pair["teacher"].prepared, pair.processes)
     found: Squares = pair.squares
     return found
 

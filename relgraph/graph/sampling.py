@@ -62,10 +62,8 @@ class ClassSampler(nn.Module):
         own = torch.where(labels < 0, -1 - torch.arange(images), labels)  # an image without label is a class of its own
         _, classes, count = torch.unique(own, return_inverse=True, return_counts=True)
         if len(count) < 2:
-            raise RelgraphError(
-                f"negatives are images of other classes: expected at least 2 classes among {images} images, "
-                f"got {len(count)}"
-            )
+            expected = f"negatives are images of other classes: expected at least 2 classes among {images} images"
+            raise RelgraphError(f"{expected}, got {len(count)}")
         # Not part of checkpoints: they follow from the labels. `start` and `count` hold those of each image's class.
         self.register_buffer("order", classes.argsort(stable=True), persistent=False)
         self.register_buffer("start", (count.cumsum(0) - count)[classes], persistent=False)
@@ -85,14 +83,6 @@ class ClassSampler(nn.Module):
         """Return one image of the same class for each of the images `indices`, perhaps itself, `(N,) -> (N,)`."""
         place = self._random(len(indices), 1, 1).squeeze(-1).remainder_(self.count[indices])
         return self.order[self.start[indices] + place]
-
-    def of_same_class(self, indices: Tensor) -> Tensor:
-        """Return which images are of the class of each of the images `indices`, itself included, `(N, images)`."""
-        return self.start[indices].unsqueeze(-1) == self.start
-
-    def count_others(self, indices: Tensor) -> Tensor:
-        """Return how many images of other classes each of the images `indices` has, `(N,)`."""
-        return self.images - self.count[indices]
 
     def advance(self) -> None:
         """Advance the random stream, so that the next draw differs."""
@@ -146,15 +136,14 @@ class NearestOthers:
 
     def __call__(self, sampler: ClassSampler, indices: Tensor) -> Negatives:
         """Return the negatives of the images `indices` (N,)."""
-        own, count = sampler.of_same_class(indices), sampler.count_others(indices)
-        if self.k is None:
-            return Negatives(count, lambda anchors, keys: linear.matrix(anchors, keys).masked_fill(own, float("-inf")))
-        k = min(self.k, sampler.most_others)
+        same_class = sampler.start[indices].unsqueeze(-1) == sampler.start
+        k = sampler.most_others if self.k is None else min(self.k, sampler.most_others)
 
         def weigh(anchors: Tensor, keys: Tensor) -> Tensor:
-            return linear.matrix(anchors, keys).masked_fill(own, float("-inf")).topk(k, dim=-1).values
+            found = linear.matrix(anchors, keys).masked_fill(same_class, float("-inf"))
+            return found if self.k is None else found.topk(k, dim=-1).values
 
-        return Negatives(count.clamp_max(k), weigh)
+        return Negatives((sampler.images - sampler.count[indices]).clamp_max(k), weigh)
 
 
 def picked(anchors: Tensor, keys: Tensor, index: Tensor) -> Tensor:

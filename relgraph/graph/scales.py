@@ -17,17 +17,15 @@ Sources: SP (Tung and Mori, 2019, arXiv 1907.09682), PKT (Passalis and Tefas, 20
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from relgraph.graph.blocks import rows_at_once, sum_of_blocks
+from relgraph.graph.factored import for_rows, gram
 from relgraph.graph.kernels import Kernel, check_positive, quotient
 from relgraph.graph.topology import ALL_PAIRS, Topology
-
-if TYPE_CHECKING:
-    from relgraph.graph.factored import RowSums
+from relgraph.processes import ProcessGroup
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,8 @@ class Scale:
         name: Name, as used in the literature; empty for unscaled weights.
         anchors: Maps the weights of all anchors, given their topology, to the scaled weights; each anchor is scaled by
             its own weights.
-        factors: Of prepared nodes Z whose weights are `Z Z'`: the two factors of the scaled weights, `(N, D)` each,
-            if they exist. The factored form requires them.
+        factors: Of prepared nodes Z whose weights are `Z Z'`, and the processes that hold their rows: the two factors
+            of the scaled weights, `(N, D)` each, if they exist. The factored form requires them.
         crossing: Number of nodes per column above which that form is cheaper.
         divisor: In place of `anchors`, computes from all weights of a graph the number by which they are divided; if it
             is not positive, the scaled weights are 0.
@@ -49,7 +47,7 @@ class Scale:
 
     name: str
     anchors: Callable[[Tensor, Topology], Tensor] | None = None
-    factors: "Callable[[Tensor, RowSums], tuple[Tensor, Tensor]] | None" = None
+    factors: Callable[[Tensor, ProcessGroup], tuple[Tensor, Tensor]] | None = None
     crossing: int = 3
     divisor: Callable[[Tensor], Tensor] | None = None
     divisor_in_blocks: Callable[[Kernel, Tensor, int | None], Tensor] | None = None
@@ -89,7 +87,7 @@ def _each_row(row: Callable[[Tensor], Tensor], weights: Tensor, topology: Topolo
     return topology.each_row(row, weights)
 
 
-def _nodes_themselves(nodes: Tensor, sums: "RowSums") -> tuple[Tensor, Tensor]:
+def _nodes_themselves(nodes: Tensor, processes: ProcessGroup) -> tuple[Tensor, Tensor]:
     return nodes, nodes
 
 
@@ -106,18 +104,18 @@ def _unit_anchors(weights: Tensor, topology: Topology) -> Tensor:
     return weights * torch.where(square > 0, torch.where(square > 0, square, 1).rsqrt(), 0)
 
 
-def _unit_factors(x: Tensor, sums: "RowSums") -> tuple[Tensor, Tensor]:
+def _unit_factors(x: Tensor, processes: ProcessGroup) -> tuple[Tensor, Tensor]:
     """Return A and X `(N, D)`, float64, such that `A X'` is the matrix of `x` with rows of length 1, or 0.
 
     The squared length of row i of `x x'` is `x_i' (x'x) x_i`. A common factor of all nodes, which cancels in the rows,
     is divided out: two networks' X are then equal where their graphs are.
     """
     x = x.double()
-    product = sums.gram(x, x)
+    product = gram(x, x, processes)
     size = torch.linalg.matrix_norm(product.detach()).sqrt()
     factor = torch.where(size > 0, size, 1)
     x, product = x / factor, product / factor.square()
-    square = (x @ sums.for_rows(product) * x).sum(-1, keepdim=True)
+    square = (x @ for_rows(product, processes) * x).sum(-1, keepdim=True)
     positive = square > 0
     return x * torch.where(positive, torch.where(positive, square, 1).rsqrt(), 0), x
 

@@ -5,6 +5,7 @@ be in memory either: all functions but the search by faiss read `Rows`, which ma
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -189,10 +190,9 @@ def above_in_blocks(
             edges.append(torch.stack([candidate + first, anchor + start]))
             count += len(anchor)
             if count > limit:
+                expected = f"the threshold {threshold} must leave at most {limit:,} edges"
                 seen = f"{count:,} from the first {start + len(anchors):,} of {len(x):,} nodes"
-                raise RelgraphError(
-                    f"the threshold {threshold} must leave at most {limit:,} edges, got {seen}: raise the threshold"
-                )
+                raise RelgraphError(f"{expected}, got {seen}: raise the threshold")
         of_block = torch.cat(edges, dim=1)
         found.append(of_block[:, of_block[1].argsort(stable=True)])
     return torch.cat(found, dim=1)
@@ -247,21 +247,15 @@ class _EdgeWeights(OneByOne):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, y, edge_index = ctx.saved_tensors
-        sides = [side for side in (0, 1) if ctx.needs_input_grad[side]]
-        found = {side: torch.zeros_like((x, y)[side]) for side in sides}
+        needed = ctx.needs_input_grad[:2]
+        found = [torch.zeros_like(nodes) if need else None for nodes, need in zip((x, y), needed, strict=True)]
         add = Tensor.index_add if transformed() else Tensor.index_add_
         parts = zip(torch.split(edge_index, ctx.chunk, dim=1), torch.split(gradient, ctx.chunk), strict=True)
         for (candidate, anchor), weight in parts:
-            ends = {0: x[anchor], 1: y[candidate]}
-
-            def weigh(*moving: Tensor, ends: dict[int, Tensor] = ends) -> Tensor:
-                merged = {**ends, **dict(zip(sides, moving, strict=True))}
-                return _weigh(ctx.kernel, merged[0], merged[1])
-
-            pull_back = torch.func.vjp(weigh, *(ends[side] for side in sides))[1]
-            for side, of_end in zip(sides, pull_back(weight), strict=True):
-                found[side] = add(found[side], 0, (anchor, candidate)[side], of_end)
-        return found.get(0), found.get(1), None, None, None
+            pull_back = torch.func.vjp(partial(_weigh, ctx.kernel), x[anchor], y[candidate])[1]
+            of_ends = zip(found, (anchor, candidate), pull_back(weight), strict=True)
+            found = [None if total is None else add(total, 0, at, of_end) for total, at, of_end in of_ends]
+        return *found, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *changes: Tensor | None) -> Tensor:
@@ -269,7 +263,7 @@ class _EdgeWeights(OneByOne):
         ends = x[anchor], y[candidate]
         moved = zip(changes[:2], (anchor, candidate), ends, strict=True)
         tangents = tuple(torch.zeros_like(end) if change is None else change[at] for change, at, end in moved)
-        along: Tensor = torch.func.jvp(lambda one, other: _weigh(ctx.kernel, one, other), ends, tangents)[1]
+        along: Tensor = torch.func.jvp(partial(_weigh, ctx.kernel), ends, tangents)[1]
         return along
 
 

@@ -153,10 +153,6 @@ class Edges(Rule):
         """Return the logarithm of the softmax over each anchor's edges, `(..., E)`."""
         return segment_log_softmax(weights, self.edge_index[1], self.anchors)
 
-    def count(self, weights: Tensor) -> int:
-        """Return the number of anchors."""
-        return weights.shape[:-1].numel() * self.anchors
-
     def with_own(self) -> "Edges":
         """Return these edges after one of each node to itself, or in a cross graph to its counterpart, (2, N + E)."""
         node = torch.arange(self.anchors, device=self.edge_index.device)
@@ -384,9 +380,8 @@ class Given(Rule):
         if torch.unique(edges, dim=1).shape[1] < edges.shape[1]:
             raise RelgraphError("edge_index must name each edge once")
         if bool((edges[0] == edges[1]).any()):
-            raise RelgraphError(
-                "edge_index must not join a node with itself: the cross graph adds each node's own counterpart"
-            )
+            reason = "the cross graph adds each node's own counterpart"
+            raise RelgraphError(f"edge_index must not join a node with itself: {reason}")
         self.highest = int(edges.max())
 
     def __call__(self, student: Rows, teacher: Rows, kernel: Kernel) -> Edges:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.methods.options import option as option
-from relgraph.methods.options import options_of, term_options
+from relgraph.methods.options import options_of
 from relgraph.options import check_options
 from relgraph.outputs import Batch as Batch
 from relgraph.outputs import Output as Output
@@ -171,7 +171,7 @@ class Method(nn.Module):
 
     @cached_property
     def _weights(self) -> tuple[tuple[str, str], ...]:
-        return term_options(type(self))
+        return tuple((option.term, name) for name, option in options_of(type(self)).items() if option.term)
 
     def forward(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch | None = None) -> Tensor:
         """Return the loss of one batch, a scalar: the sum of its terms.
@@ -244,10 +244,8 @@ def nodes_of(output: Output, part: Part, method: str, side: str = "", width: int
     """
     if part == "map":
         if not output.maps:
-            raise RelgraphError(
-                f"{method} reads the last stage map: expected Output(embedding, maps=(...)) of both networks, or "
-                "nodes='feature' for vectors"
-            )
+            expected = "expected Output(embedding, maps=(...)) of both networks, or nodes='feature' for vectors"
+            raise RelgraphError(f"{method} reads the last stage map: {expected}")
         return output.maps[-1].flatten(1)
     found = output.embedding if part == "embedding" else output.feature
     if found is None:
@@ -264,10 +262,8 @@ def stage_maps(output: Output, method: str, least: int = 1) -> tuple[Tensor, ...
         RelgraphError: if there are fewer than `least`.
     """
     if len(output.maps) < least:
-        raise RelgraphError(
-            f"{method} reads stage maps (N, C, H, W): expected Output(embedding, maps=(...)) with at least {least} of "
-            f"student and teacher, got {len(output.maps)}"
-        )
+        expected = f"expected Output(embedding, maps=(...)) with at least {least} of student and teacher"
+        raise RelgraphError(f"{method} reads stage maps (N, C, H, W): {expected}, got {len(output.maps)}")
     return output.maps
 
 
@@ -278,9 +274,8 @@ def logits_of(student: Output, teacher: Output, method: str) -> tuple[Tensor, Te
         RelgraphError: if they are missing or differ in shape.
     """
     if student.logits is None or teacher.logits is None:
-        raise RelgraphError(
-            f"{method} reads logits: expected Output(embedding, logits) of student and teacher, got bare embeddings"
-        )
+        expected = "expected Output(embedding, logits) of student and teacher"
+        raise RelgraphError(f"{method} reads logits: {expected}, got bare embeddings")
     if student.logits.shape != teacher.logits.shape:
         shapes = f"{tuple(student.logits.shape)} and {tuple(teacher.logits.shape)}"
         raise RelgraphError(f"{method} needs logits of one shape (N, classes) from student and teacher, got {shapes}")
@@ -311,9 +306,8 @@ def extra_of(output: Output, views: Views | None, count: int, method: str) -> Ou
     rows = sorted({len(part) for part in parts if part is not None})
     if output.extra is None or rows != [each * count]:
         found = " and ".join(map(str, rows)) or "none"
-        raise RelgraphError(
-            f"{method} reads {each} {kind} of each image: expected {each} * {count} rows in Output.extra, got {found}"
-        )
+        expected = f"expected {each} * {count} rows in Output.extra"
+        raise RelgraphError(f"{method} reads {each} {kind} of each image: {expected}, got {found}")
     return output.extra
 
 
@@ -326,10 +320,8 @@ def as_output(given: Output | Tensor) -> Output:
     if isinstance(given, Output):
         return given
     if not isinstance(given, Tensor):
-        raise RelgraphError(
-            "a method takes vectors (N, D) or an Output(embedding, logits=..., feature=..., maps=...) of each network, "
-            f"got {type(given).__name__}"
-        )
+        expected = "vectors (N, D) or an Output(embedding, logits=..., feature=..., maps=...) of each network"
+        raise RelgraphError(f"a method takes {expected}, got {type(given).__name__}")
     return Output(given, feature=given)
 
 

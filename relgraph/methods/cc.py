@@ -1,22 +1,13 @@
 """Correlation congruence (Peng et al., ICCV 2019, arXiv 1904.01802)."""
 
-from dataclasses import field, replace
+from dataclasses import field
 from typing import Any, Literal, Self
 
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import mean_square
-from relgraph.graph.kernels import (
-    Kernel,
-    at_least_float32,
-    cosine,
-    full_precision,
-    gaussian,
-    gaussian_taylor,
-    identity,
-    linear,
-)
+from relgraph.graph.kernels import Kernel, at_least_float32, cosine, full_precision, gaussian, gaussian_taylor, linear
 from relgraph.graph.pair import Pair, check_nodes
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Nearest
@@ -153,7 +144,7 @@ def correlation_kernel(correlation: Correlation, order: int, rbf_gamma: float, u
     if correlation == "bilinear":
         return cosine if unit_length else linear
     kernel = gaussian(rbf_gamma) if correlation == "gaussian" else gaussian_taylor(rbf_gamma, order)
-    return kernel if unit_length else replace(kernel, prepare=identity)
+    return kernel if unit_length else kernel.of_prepared
 
 
 def consecutive_rows(student: Tensor, teacher: Tensor) -> Tensor:
@@ -180,8 +171,6 @@ def _linear_layers(student_width: int | None, teacher_width: int | None, key_dim
     if student_width is None and teacher_width is None:
         return []
     if student_width is None or teacher_width is None:
-        raise RelgraphError(
-            "the linear layers of the correlation 'consecutive' need student_width and teacher_width, got "
-            f"{student_width} and {teacher_width}"
-        )
+        expected = "the linear layers of the correlation 'consecutive' need student_width and teacher_width"
+        raise RelgraphError(f"{expected}, got {student_width} and {teacher_width}")
     return [nn.Linear(student_width, key_dim), nn.Linear(teacher_width, key_dim)]

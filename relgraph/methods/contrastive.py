@@ -58,7 +58,8 @@ class Contrastive(Method):
 
     def vectors(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
         """Return the student's nodes behind the head and the teacher's, both `(N, D_t)`."""
-        s, t = self.student_nodes(student), self.teacher_nodes(teacher)
+        s = nodes_of(student, self.nodes, type(self).__name__, "student", self.student_width)
+        t = self.teacher_nodes(teacher)
         check_nodes(s, t, one_width=self.projector is None)
         if self.projector is not None:
             with full_precision(s):
@@ -68,10 +69,6 @@ class Contrastive(Method):
     def pair(self, student: Output, teacher: Output) -> Pair:
         """Return the vectors as a graph pair of cosines, for diagnostics; the loss itself needs none."""
         return graph_pair(*self.vectors(student, teacher), kernel=cosine)
-
-    def student_nodes(self, output: Output) -> Tensor:
-        """Return the student's nodes `(N, D_s)`, of the width that the method was built for."""
-        return nodes_of(output, self.nodes, type(self).__name__, "student", self.student_width)
 
     def teacher_nodes(self, output: Output) -> Tensor:
         """Return the teacher's nodes `(N, D_t)`, of the width that the method was built for."""
@@ -128,11 +125,10 @@ def _make_head(name: str, head: HeadKind, student: int | None, teacher: int | No
         raise RelgraphError(f"the head of {name} ends at the teacher's width: expected teacher_width, got none")
     if min(student, teacher) < 1:
         raise RelgraphError(f"the head of {name} needs widths of at least 1, got {student} and {teacher}")
+    if head == "none" and student != teacher:
+        expected = f"{name} without a head needs student and teacher of one width"
+        raise RelgraphError(f"{expected}, got {student} and {teacher}")
     if head == "none":
-        if student != teacher:
-            raise RelgraphError(
-                f"{name} without a head needs student and teacher of one width, got {student} and {teacher}"
-            )
         return None
     return Projector(student, teacher) if head == "mlp" else nn.Linear(student, teacher)
 

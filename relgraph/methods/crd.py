@@ -1,7 +1,7 @@
 """Contrastive representation distillation (Tian, Krishnan, Isola, ICLR 2020, arXiv 1910.10699)."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, Self
 
 import torch
@@ -18,6 +18,8 @@ from relgraph.methods.base import Batch, Method, Output, RunFacts, Terms, as_out
 from relgraph.methods.contrastive import Vectors
 
 Positives = Literal["exact", "relaxed"]
+# Dot products over tau of one direction: own (N,), negative (N, K), and the number of negatives (N,).
+Scores = tuple[Tensor, Tensor, Tensor]
 GRAPHS = ("sampled", "dense", "knn")
 DRAWS = 16384  # the authors' number of negatives
 
@@ -133,8 +135,8 @@ class CRD(Method):
         indices = _indices_of(batch)
         scores = self._scores(*self._anchors(student, teacher), indices)
         losses = [
-            nce(score.own - z, score.negative - z, score.count, 1 / self.sampler.images)
-            for score, z in zip(scores, self._log_z(scores), strict=True)
+            nce(own - z, negative - z, count, 1 / self.sampler.images)
+            for (own, negative, count), z in zip(scores, self._log_z(scores), strict=True)
         ]
         return dict(zip(("student_anchors", "teacher_anchors"), losses, strict=True))
 
@@ -160,7 +162,7 @@ class CRD(Method):
             s, t = unit(at_least_float32(both))
         return s, t
 
-    def _scores(self, s: Tensor, t: Tensor, indices: Tensor) -> list["_Scores"]:
+    def _scores(self, s: Tensor, t: Tensor, indices: Tensor) -> list[Scores]:
         """Return the scores of the student's anchors in the teacher's memory, and the other way round."""
         self.teacher_bank.check(indices, len(s))
         positive = self.sampler.same(indices) if self.positives == "relaxed" else indices
@@ -169,28 +171,20 @@ class CRD(Method):
         for anchors, bank in ((s, self.teacher_bank), (t, self.student_bank)):
             scaled = anchors / self.tau
             own = (scaled * bank.keys[positive]).sum(-1)
-            found.append(_Scores(own, negatives.weigh(scaled, bank.keys), negatives.count))
+            found.append((own, negatives.weigh(scaled, bank.keys), negatives.count))
         return found
 
-    def _log_z(self, scores: list["_Scores"]) -> Tensor:
+    def _log_z(self, scores: list[Scores]) -> Tensor:
         """Return the logarithms of Z, (2,), of the first batch; before the first step that is the current batch."""
         if self.sampler.steps > 0:
             return self.log_z
-        return torch.stack([score.log_mean() for score in scores]).detach() + math.log(self.sampler.images)
+        return torch.stack([_log_mean(*score) for score in scores]).detach() + math.log(self.sampler.images)
 
 
-@dataclass(frozen=True)
-class _Scores:
-    """Dot products over tau of one direction: own (N,), negative (N, K), and the number of negatives (N,)."""
-
-    own: Tensor
-    negative: Tensor
-    count: Tensor
-
-    def log_mean(self) -> Tensor:
-        """Return the logarithm of the mean of exp(...) over all of them, a scalar."""
-        total = torch.logaddexp(self.own.logsumexp(0), self.negative.flatten().logsumexp(0))
-        return total - (self.count.sum() + len(self.own)).to(total.dtype).log()
+def _log_mean(own: Tensor, negative: Tensor, count: Tensor) -> Tensor:
+    """Return the logarithm of the mean of exp(...) over all scores of one direction, a scalar."""
+    total = torch.logaddexp(own.logsumexp(0), negative.flatten().logsumexp(0))
+    return total - (count.sum() + len(own)).to(total.dtype).log()
 
 
 def _indices_of(batch: Batch | None) -> Tensor:
@@ -215,10 +209,9 @@ def _rule(graph: str | Rule, k: int | None, negatives: int | None) -> RandomOthe
         return NearestOthers(graph.k)
     if graph == "dense" or (isinstance(graph, Rule) and graph.dense):
         return NearestOthers()
-    raise RelgraphError(
-        "CRD takes the graph 'sampled', 'dense' or 'knn', which its own scores and labels choose in its memory: edges "
-        f"among the images of a batch are none of them, got {type(graph).__name__}"
-    )
+    known = "'sampled', 'dense' or 'knn', which its own scores and labels choose in its memory"
+    other = f"edges among the images of a batch are none of them, got {type(graph).__name__}"
+    raise RelgraphError(f"CRD takes the graph {known}: {other}")
 
 
 def nce(positive: Tensor, negative: Tensor, count: Tensor, noise: float) -> Tensor:

@@ -97,10 +97,8 @@ class DarkRank(Relational):
 
     def _check(self, others: int) -> None:
         if others < self.length:
-            raise RelgraphError(
-                f"DarkRank ranks {self.length} others of each image: expected at least {self.length} in its graph, "
-                f"got {others}"
-            )
+            expected = f"expected at least {self.length} in its graph"
+            raise RelgraphError(f"DarkRank ranks {self.length} others of each image: {expected}, got {others}")
 
 
 def score(alpha: float, beta: float) -> Kernel:

@@ -6,7 +6,7 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import mean_square
 from relgraph.graph.kernels import at_least_float32
 from relgraph.graph.pair import check_nodes
-from relgraph.methods.base import Batch, Output, Part, Shape, Shapes, Terms, nodes_of, option
+from relgraph.methods.base import Batch, Output, Part, Shape, Terms, nodes_of, option
 from relgraph.methods.stages import StageMethod, check_maps, check_stages, norm, same_size, through
 
 
@@ -61,18 +61,22 @@ class FitNet(StageMethod):
     def __post_init__(self) -> None:
         """Build the regressor, if maps are compared."""
         super().__post_init__()
-        if (self.student_maps is None) != (self.teacher_maps is None):
-            given = "teacher" if self.student_maps is None else "student"
-            raise RelgraphError(
-                f"FitNet needs the shapes of both networks' maps or of neither, got the {given}'s alone"
-            )
+        student, teacher = self.student_maps, self.teacher_maps
+        if (student is None) != (teacher is None):
+            given = "teacher" if student is None else "student"
+            expected = "FitNet needs the shapes of both networks' maps or of neither"
+            raise RelgraphError(f"{expected}, got the {given}'s alone")
         if self.nodes is None:
-            self.nodes = "embedding" if self.student_maps is None else "map"
-        if self.nodes == "map":
-            self.shapes = _shapes_of(self.student_maps, self.teacher_maps, self.stage)
-            self.regressor = regressor(*self.shapes)
-        else:
+            self.nodes = "embedding" if student is None else "map"
+        if self.nodes != "map":
             self.weight, self.reads = 1.0, (self.nodes,)
+            return
+        if student is None or teacher is None:
+            expected = "expected the shapes of both networks' maps"
+            raise RelgraphError(f"FitNet compares maps by a regressor: {expected}, got none")
+        check_stages("FitNet", student, teacher, self.stage + 1)
+        self.shapes = student[self.stage], teacher[self.stage]
+        self.regressor = regressor(*self.shapes)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `fitnet`."""
@@ -111,10 +115,3 @@ def regressor(student: Shape, teacher: Shape) -> nn.Sequential:
         height, width = (1 + max(0, s - t) for s, t in zip(size, target, strict=True))
         layer = nn.Conv2d(inputs, outputs, (height, width), bias=False)
     return nn.Sequential(layer, norm(outputs), nn.ReLU())
-
-
-def _shapes_of(student: Shapes | None, teacher: Shapes | None, stage: int) -> tuple[Shape, Shape]:
-    if student is None or teacher is None:
-        raise RelgraphError("FitNet compares maps by a regressor: expected the shapes of both networks' maps, got none")
-    check_stages("FitNet", student, teacher, stage + 1)
-    return student[stage], teacher[stage]

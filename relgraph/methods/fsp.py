@@ -83,7 +83,5 @@ def flow(earlier: Tensor, later: Tensor) -> Tensor:
 def _check_equal(channels: list[tuple[int, int]]) -> None:
     if any(student != teacher for student, teacher in channels):
         student, teacher = (", ".join(map(str, side)) for side in zip(*channels, strict=True))
-        raise RelgraphError(
-            "FSP compares channel with channel: expected stage maps with as many channels in student and teacher, "
-            f"got {student} and {teacher}"
-        )
+        expected = "expected stage maps with as many channels in student and teacher"
+        raise RelgraphError(f"FSP compares channel with channel: {expected}, got {student} and {teacher}")

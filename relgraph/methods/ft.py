@@ -67,9 +67,9 @@ class FT(StageMethod):
         super().__post_init__()
         ((student, *_), (teacher, *_)) = self.built[0]
         factor = max(1, int(self.paraphrase_rate * teacher))
-        self.translator = _normed((student, student, factor, factor))
-        self.encoder = _plain(nn.Conv2d, (teacher, teacher, factor, factor))
-        self.decoder = _plain(nn.ConvTranspose2d, (factor, factor, teacher, teacher))
+        self.translator = _layers(nn.Conv2d, (student, student, factor, factor), normed=True)
+        self.encoder = _layers(nn.Conv2d, (teacher, teacher, factor, factor))
+        self.decoder = _layers(nn.ConvTranspose2d, (factor, factor, teacher, teacher))
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `ft`."""
@@ -97,15 +97,11 @@ def factor_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return (s - t).abs().mean()
 
 
-def _normed(widths: Sequence[int]) -> nn.Sequential:
+def _layers(
+    convolution: type[nn.Conv2d] | type[nn.ConvTranspose2d], widths: Sequence[int], normed: bool = False
+) -> nn.Sequential:
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
-        layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), norm(outputs), nn.LeakyReLU(SLOPE)]
-    return nn.Sequential(*layers)
-
-
-def _plain(convolution: type[nn.Conv2d] | type[nn.ConvTranspose2d], widths: Sequence[int]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(widths):
-        layers += [convolution(inputs, outputs, 3, padding=1), nn.LeakyReLU(SLOPE)]
+        after = [norm(outputs)] if normed else []
+        layers += [convolution(inputs, outputs, 3, padding=1, bias=not normed), *after, nn.LeakyReLU(SLOPE)]
     return nn.Sequential(*layers)

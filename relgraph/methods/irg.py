@@ -1,6 +1,5 @@
 """The instance relationship graph (Liu et al., CVPR 2019)."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -22,11 +21,7 @@ Form = Literal["max", "caffe", "literal"]
 Layers = Literal["one-to-one", "one-to-many"]
 
 # Of vertices, edges and transitions; for the paper's own form none are known.
-WEIGHTS: dict[Form, tuple[float, float, float]] = {
-    "max": (0.1, 5.0, 5.0),
-    "caffe": (0.0, 0.005, 0.005),
-    "literal": (0.0, 0.0, 0.0),
-}
+WEIGHTS = {"max": (0.1, 5.0, 5.0), "caffe": (0.0, 0.005, 0.005), "literal": (0.0, 0.0, 0.0)}
 FORMS: dict[Form, Relation] = {
     "max": Relation(squared_euclidean, scale=by_max, criterion=mean_square),
     "caffe": Relation(squared_euclidean, scale=by_constant_max, criterion=half_square),
@@ -115,10 +110,8 @@ class IRG(Relational):
             if getattr(self, name) is None:
                 setattr(self, name, published)
         if not any(self.term_weights.values()):
-            raise RelgraphError(
-                "IRG needs a weight above 0, got 0 for vertices, edges and transitions alike (the form 'literal' has "
-                "no published weights)"
-            )
+            hint = "(the form 'literal' has no published weights)"
+            raise RelgraphError(f"IRG needs a weight above 0, got 0 for vertices, edges and transitions alike {hint}")
         weight = self.term_weights
         self.paired = weight["edge"] + weight["edge_transition"] > 0
         lower = weight["edge"] > 0 and self.levels > 1
@@ -132,15 +125,12 @@ class IRG(Relational):
 
     def compare_pair(self, pair: Pair | None, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return those of `vertex`, `edge`, `transition` and `edge_transition` whose weight is above 0."""
-        terms: dict[str, Callable[[], Tensor]] = {
-            "vertex": lambda: self.vertices(student, teacher),
-            "edge": lambda: self.edges(pair, student, teacher),
-            "transition": lambda: self.transitions(student, teacher),
-            "edge_transition": lambda: self.edge_transitions(pair, student, teacher),
-        }
-        return {name: terms[name]() for name, weight in self.term_weights.items() if weight > 0}
+        # In the order of the options of their weights.
+        compare = (self.vertices, self.edges, self.transitions, self.edge_transitions)
+        weighed = zip(self.term_weights.items(), compare, strict=True)
+        return {name: term(pair, student, teacher) for (name, weight), term in weighed if weight > 0}
 
-    def vertices(self, student: Output, teacher: Output) -> Tensor:
+    def vertices(self, pair: Pair | None, student: Output, teacher: Output) -> Tensor:
         """Return the difference of the logits by the form's criterion, a scalar without its weight."""
         s, t = (at_least_float32(logits) for logits in logits_of(student, teacher, "IRG"))
         return FORMS[self.form].criterion(s, t)
@@ -153,17 +143,16 @@ class IRG(Relational):
         found = torch.stack([FORMS[self.form].of_pair(pair), *lower])
         return found.mean() if self.form == "max" else found.sum()
 
-    def transitions(self, student: Output, teacher: Output) -> Tensor:
+    def transitions(self, pair: Pair | None, student: Output, teacher: Output) -> Tensor:
         """Return the difference of the transitions between the last two stage maps, a scalar without its weight."""
         s, t = (transition(*stage_maps(output, "IRG", least=2)[-2:]) for output in (student, teacher))
         return FORMS[self.form].compare(s, t)
 
     def edge_transitions(self, pair: Pair, student: Output, teacher: Output) -> Tensor:
         """Return the squared difference of how much the edges change between the last two stage maps, unweighted."""
-        levels = (
-            (stage.flatten(1) for stage in stage_maps(output, "IRG", least=2)[-2:]) for output in (student, teacher)
-        )
-        s, t = (self._on_edges(pair, *both) for both in levels)  # Theta = criterion(A_1, A_2) of each network
+        levels = (stage_maps(output, "IRG", least=2)[-2:] for output in (student, teacher))
+        # Theta = criterion(A_1, A_2) of each network
+        s, t = (self._on_edges(pair, one.flatten(1), other.flatten(1)) for one, other in levels)
         return (s - t).square()
 
     def _on_edges(self, pair: Pair, one: Tensor, other: Tensor) -> Tensor:
@@ -193,10 +182,8 @@ def transition(earlier: Tensor, later: Tensor) -> Tensor:
     """
     channels, (more, height, width) = earlier.shape[1], later.shape[1:]
     if more % channels:
-        raise RelgraphError(
-            "transitions need a last stage map whose channels are a multiple of those of the map before, got "
-            f"{more} after {channels} (without them: transition_weight=0)"
-        )
+        expected = "transitions need a last stage map whose channels are a multiple of those of the map before"
+        raise RelgraphError(f"{expected}, got {more} after {channels} (without them: transition_weight=0)")
     pooled: Tensor = adaptive_avg_pool2d(at_least_float32(earlier), (height, width))
     grouped = at_least_float32(later).reshape(len(later), channels, more // channels, height, width).mean(2)
     return (pooled - grouped).square().flatten(1).sum(1)

@@ -9,16 +9,6 @@ from relgraph.options import options_of as options_of
 FACT = r"^(Paper|Differs|Kernel|Topology|Criterion): (.+(?:\n    .+)*)"
 
 
-def term_options(cls: type) -> tuple[tuple[str, str], ...]:
-    """Return each term of the loss that has a weight among the options, and the option's name.
-
-    >>> from relgraph.methods import RKD
-    >>> term_options(RKD)
-    (('distance', 'distance_weight'), ('angle', 'angle_weight'))
-    """
-    return tuple((option.term, name) for name, option in options_of(cls).items() if option.term)
-
-
 def facts_of(cls: type) -> dict[str, str]:
     """Return the facts of a method's docstring, a line each: its `Paper`, where it `Differs`, its parts in words.
 

@@ -133,7 +133,5 @@ class Relational(Method):
 def check_refinement(nodes: Part, refinement: Refinement | None) -> None:
     """Raise RelgraphError for a learned refinement of maps, which no classifier of the teacher reads."""
     if nodes == "map" and refinement is not None and refinement.learns:
-        raise RelgraphError(
-            "a learned refinement trains the teacher's side by its classifier, which reads the nodes 'embedding' or "
-            "'feature', got 'map'"
-        )
+        expected = "which reads the nodes 'embedding' or 'feature', got 'map'"
+        raise RelgraphError(f"a learned refinement trains the teacher's side by its classifier, {expected}")

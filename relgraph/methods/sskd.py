@@ -11,20 +11,9 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.contrast import batch_contrast
 from relgraph.graph.kernels import at_least_float32, cosine, full_precision
 from relgraph.graph.pair import check_nodes
-from relgraph.methods.base import (
-    Batch,
-    Method,
-    Output,
-    RunFacts,
-    Terms,
-    Views,
-    extra_of,
-    labels_of,
-    logits_of,
-    nodes_of,
-    option,
-)
+from relgraph.methods.base import Method, RunFacts, Terms, Views, extra_of, labels_of, logits_of, nodes_of, option
 from relgraph.networks.heads import Projector
+from relgraph.outputs import Batch, Output
 
 Transformations = Literal["rotations", "all"]
 StudentHead = Literal["mlp", "none"]
@@ -207,16 +196,12 @@ def _similarities(head: nn.Module, output: Output, views: Output, width: int, si
 def _frozen(head: nn.Module | None, width: int) -> nn.Module:
     """Return a copy without parameters: its weights are buffers, which are saved in checkpoints and never optimised."""
     if head is None:
-        raise RelgraphError(
-            "SSKD needs the teacher's self-supervision head, given by --ss-head RUN: "
-            "`relgraph pretrain --objective sskd-head --teacher ...` trains one"
-        )
+        hint = "`relgraph pretrain --objective sskd-head --teacher ...` trains one"
+        raise RelgraphError(f"SSKD needs the teacher's self-supervision head, given by --ss-head RUN: {hint}")
     first = next((layer for layer in head.modules() if isinstance(layer, nn.Linear)), None)
     if first is not None and first.in_features != width:
-        raise RelgraphError(
-            f"the self-supervision head must take the teacher's feature (N, {width}), got one for (N, "
-            f"{first.in_features})"
-        )
+        expected = f"the self-supervision head must take the teacher's feature (N, {width})"
+        raise RelgraphError(f"{expected}, got one for (N, {first.in_features})")
     head = deepcopy(head)
     for layer in head.modules():
         for name, parameter in list(layer.named_parameters(recurse=False)):

@@ -71,11 +71,8 @@ def check_stages(method: str, student: Sequence[object], teacher: Sequence[objec
             raise RelgraphError(f"{method} is built for shapes (C, H, W) of stage maps, without the batch, got {shape}")
     if min(len(student), len(teacher)) < least:
         which = {1: "", 2: " (stem and one stage)"}.get(least, f" (stem and {least - 1} stages)")
-        raise RelgraphError(
-            f"{method} reads stage maps, the maps=(...) of an Output: expected at least {least} of student and "
-            f"teacher{which}, "
-            f"got {len(student)} and {len(teacher)}"
-        )
+        expected = f"expected at least {least} of student and teacher{which}, got {len(student)} and {len(teacher)}"
+        raise RelgraphError(f"{method} reads stage maps, the maps=(...) of an Output: {expected}")
 
 
 def map_pairs(student: Output, teacher: Output, method: str, least: int = 2) -> list[tuple[Tensor, Tensor]]:
@@ -95,10 +92,8 @@ def check_maps(student: Tensor, teacher: Tensor) -> None:
     """Raise RelgraphError unless both are maps `(N, C, H, W)` of the same N images."""
     four = student.ndim == teacher.ndim == 4
     if not four or len(student) != len(teacher) or 0 in (student.numel(), teacher.numel()):
-        raise RelgraphError(
-            "stage maps must be (N, C, H, W), student and teacher of the same N images, "
-            f"got {tuple(student.shape)} and {tuple(teacher.shape)}"
-        )
+        expected = "stage maps must be (N, C, H, W), student and teacher of the same N images"
+        raise RelgraphError(f"{expected}, got {tuple(student.shape)} and {tuple(teacher.shape)}")
 
 
 def check_channels(method: str, built: Sequence[tuple[Shape, Shape]], found: Sequence[tuple[Tensor, Tensor]]) -> None:
@@ -106,9 +101,8 @@ def check_channels(method: str, built: Sequence[tuple[Shape, Shape]], found: Seq
     expected = [(student[0], teacher[0]) for student, teacher in built]
     channels = [(student.shape[1], teacher.shape[1]) for student, teacher in found]
     if channels != expected:
-        raise RelgraphError(
-            f"{method} was built for stage maps with channels {expected} of student and teacher, got {channels}"
-        )
+        maps = f"stage maps with channels {expected} of student and teacher"
+        raise RelgraphError(f"{method} was built for {maps}, got {channels}")
 
 
 def same_size(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -77,10 +77,5 @@ def variational_loss(mean: Tensor, teacher: Tensor, raw_variance: Tensor) -> Ten
 
 
 def _regressor(student: int, teacher: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(student, teacher, 1, bias=False),
-        nn.ReLU(),
-        nn.Conv2d(teacher, teacher, 1, bias=False),
-        nn.ReLU(),
-        nn.Conv2d(teacher, teacher, 1, bias=False),
-    )
+    first, second, third = (nn.Conv2d(width, teacher, 1, bias=False) for width in (student, teacher, teacher))
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)

@@ -76,10 +76,6 @@ class Spread:
     def _teachers(self) -> list[Summand]:
         return [part for part in self._summands if part.method.teacher_parameters()]
 
-    @cached_property
-    def _memories(self) -> list[Method]:
-        return [method for method, *_ in self._summands if type(method).remember is not Method.remember]
-
     def _compared(
         self, method: Method, student: Output, teacher: Output, batch: Batch | None
     ) -> tuple[Output, Output, Batch | None, ProcessGroup]:
@@ -127,8 +123,9 @@ class Spread:
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
         """Write the whole batch into the method's memory: the memories of all processes stay equal."""
-        for method in self._memories:
-            method.remember(*self._gathered(method, as_output(student), as_output(teacher), batch))
+        for method, *_ in self._summands:
+            if type(method).remember is not Method.remember:
+                method.remember(*self._gathered(method, as_output(student), as_output(teacher), batch))
 
 
 def spread_over(method: Method, processes: ProcessGroup | None = None, *, local: bool = False) -> Spread:

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from relgraph.graph.criteria import Criterion, frobenius, half_square, huber, mean_square, sum_square
-from relgraph.graph.factored import ROWS, RowSums, squares
+from relgraph.graph.factored import ROWS, gram, squares
 from relgraph.graph.forms import Form
 from relgraph.graph.kernels import Kernel, cosine, dot, euclidean, gaussian_taylor, identity, linear, pearson
 from relgraph.graph.relation import Relation
@@ -25,7 +25,6 @@ N = 9
 KERNELS = [pearson, cosine, linear]
 CRITERIA: list[Criterion] = [frobenius, mean_square, sum_square, half_square]
 SCALES: list[Scale] = [raw, by_anchor_norm]
-gram = RowSums().gram
 each_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
 each_scale = pytest.mark.parametrize("scale", SCALES, ids=lambda scale: scale.name)
 

@@ -112,10 +112,11 @@ def test_checkpoints_keep_where_it_is() -> None:
 def test_counts_and_masks() -> None:
     sampler = ClassSampler(IMAGES, LABELS)
     indices = torch.tensor([10, 0, 9, 1, 4])
-    mask = sampler.of_same_class(indices)
+    negatives = NearestOthers()(sampler, indices)
+    mask = negatives.weigh(torch.ones(len(indices), 1), torch.ones(IMAGES, 1)).isinf()
     for row, image in enumerate(indices.tolist()):
         assert mask[row].nonzero().flatten().tolist() == classmates(LABELS, image)
-    assert sampler.count_others(indices).tolist() == [len(rest(LABELS, i)) for i in indices.tolist()]
+    assert negatives.count.tolist() == [len(rest(LABELS, i)) for i in indices.tolist()]
     assert sampler.most_others == IMAGES - 1
 
 

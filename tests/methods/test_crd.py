@@ -191,7 +191,7 @@ def test_relaxed_positives_are_of_the_class() -> None:
         positive = loss.sampler.same(INDICES)
         seen.append(positive)
         student, teacher = features()
-        own = loss._scores(*loss._anchors(*outputs(student, teacher)), INDICES)[0].own
+        own = loss._scores(*loss._anchors(*outputs(student, teacher)), INDICES)[0][0]
         anchors = torch.stack(unit_rows(loss.embed_student, student))
         torch.testing.assert_close(own, (anchors * loss.teacher_bank.keys[positive]).sum(1))
         loss.sampler.advance()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.graph import blocks, contrast
 from relgraph.graph.contrast import batch_contrast, view_contrast
-from relgraph.graph.factored import RowSums
+from relgraph.graph.factored import gram
 from relgraph.graph.forms import Form
 from relgraph.graph.kernels import pearson
 from relgraph.graph.pair import STUDENT, TEACHER, graph_pair, has_weights, weights
@@ -218,7 +218,7 @@ def _learned(processes: ProcessGroup) -> tuple[dict[str, tuple[Tensor, Tensor, i
         _, ((pair, _),) = spread.compare(as_output(layer(images[rows])), as_output(teacher[rows]), None)
         found[case] = value.detach(), layer.weight.grad, len(pair["student"].x)
     x = torch.arange(12.0).view(6, 2)[processes.rows(6)]
-    return found, RowSums(processes).gram(x, x[:, :1])
+    return found, gram(x, x[:, :1], processes)
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
