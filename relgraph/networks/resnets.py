@@ -1,7 +1,5 @@
 """Residual networks for small images: basic blocks in three stages, and ResNet-50."""
 
-from itertools import chain
-
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
@@ -44,7 +42,7 @@ class CifarResNet(Backbone):
         self.blocks_per_stage = blocks
         self.stem = nn.Sequential(*conv_norm(in_channels, stem, 3), nn.ReLU())
         layers = stacked(BasicBlock, stem, zip(stages, [blocks] * 3, (1, 2, 2), strict=True))
-        self.blocks = nn.Sequential(*chain.from_iterable(layers))  # in one row, as stored weights are named
+        self.blocks = nn.Sequential(*(block for layer in layers for block in layer.children()))  # as files name them
         start_from_fan_out(self)
 
     def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
