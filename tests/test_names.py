@@ -353,7 +353,7 @@ def test_the_defaults_of_a_run_are_the_methods_own(monkeypatch: pytest.MonkeyPat
 
 def test_which_teachers_and_data_sets_are_given_by_a_path() -> None:
     assert names.is_checkpoint("checkpoint:runs/a") and not names.is_checkpoint("timm:checkpoint")
-    names.check_dataset("folder:photos")
-    names.check_dataset("cifar10")
+    names.dataset("folder:photos")
+    names.dataset("cifar10")
     with pytest.raises(RelgraphError, match=r"^unknown data set 'cifar': did you mean 'cifar10'\? \(known: cifar10, "):
-        names.check_dataset("cifar")
+        names.dataset("cifar")

@@ -99,13 +99,7 @@ class _Mixed(Batches):
     """Batches of some unlabelled images and some labelled ones, which are drawn by `numbers`, a seed and an epoch."""
 
     def __init__(
-        self,
-        order: Tensor,
-        size: int,
-        processes: ProcessGroup,
-        labelled: Tensor,
-        quota: int,
-        numbers: tuple[int, int],
+        self, order: Tensor, size: int, processes: ProcessGroup, labelled: Tensor, quota: int, numbers: tuple[int, int]
     ) -> None:
         super().__init__(order, size, processes)
         self._labelled, self._quota, self._numbers = labelled, quota, numbers

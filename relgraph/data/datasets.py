@@ -82,7 +82,9 @@ def load(
         val = replace(train.select(torch.arange(0)), split="val")
     elif val is None:
         train, val = hold_out(train, val_fraction, generator("validation", seed))
-    mean, std = original.normalisation or _statistics(train)
+    mean, std = original.normalisation or channel_statistics(
+        train.images if isinstance(train.images, Tensor) else train.sample(SAMPLE)
+    )
     if labels_per_class is not None:
         train = keep_count(train, labels_per_class, generator("labels", seed))
     elif label_fraction < 1:
@@ -124,14 +126,14 @@ def _check(
 
 
 def _check_unlabelled(dataset: str, labels_per_class: int | None, label_fraction: float, label_noise: float) -> None:
-    given = {"labels_per_class": labels_per_class, "label_fraction": label_fraction, "label_noise": label_noise}
-    default = {"labels_per_class": None, "label_fraction": 1.0, "label_noise": 0.0}
-    found = [f"{name} {value}" for name, value in given.items() if value != default[name]]
-    if found:
-        raise RelgraphError(
-            f"{dataset} has no labels to hide or to change: expected none of {', '.join(given)}, got "
-            f"{' and '.join(found)}"
-        )
+    names, given = (
+        ("labels_per_class", "label_fraction", "label_noise"),
+        (labels_per_class, label_fraction, label_noise),
+    )
+    changes = zip(names, given, (None, 1.0, 0.0), strict=True)
+    if found := " and ".join(f"{name} {value}" for name, value, default in changes if value != default):
+        told = f"{dataset} has no labels to hide or to change: expected none of {', '.join(names)}, got {found}"
+        raise RelgraphError(told)
 
 
 def _join(train: ImageSet, unlabelled: Tensor, first: int) -> ImageSet:
@@ -152,10 +154,6 @@ def _join(train: ImageSet, unlabelled: Tensor, first: int) -> ImageSet:
         index=torch.cat([train.index, torch.arange(first, first + len(unlabelled))]),
         truth=None if train.truth is None else torch.cat([train.truth, no_labels]),
     )
-
-
-def _statistics(train: ImageSet) -> Normalisation:
-    return channel_statistics(train.images if isinstance(train.images, Tensor) else train.sample(SAMPLE))
 
 
 def channel_statistics(images: Tensor) -> Normalisation:

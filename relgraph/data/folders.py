@@ -45,7 +45,14 @@ def read_folder(path: Path, image_size: int | None, mode: str = "auto") -> tuple
     """
     folders = _find_splits(path)
     if not folders:
-        splits = read_listings({"train": (path, _list_unlabelled(path)), "test": (path, {})}, image_size, mode)
+        names = _list_files(path, "")
+        if not names:
+            raise RelgraphError(
+                f"{path}: expected train/CLASS/image.png with val/ or test/ beside train/, or images without labels at "
+                f"any depth, found no image (looked for {', '.join(SUFFIXES)})"
+            )
+        unlabelled = {"": names_in_one(names)}
+        splits = read_listings({"train": (path, unlabelled), "test": (path, {})}, image_size, mode)
         return (), {split: (images, torch.full_like(labels, -1)) for split, (images, labels) in splits.items()}
     listings = {split: (folder, list_images(folder)) for split, folder in folders.items()}
     return _common_classes(path, listings), read_listings(listings, image_size, mode)
@@ -73,17 +80,6 @@ def read_listings(listings: Listings, image_size: int | None, mode: str) -> Spli
         return {split: (images, labels[split]) for split, images in files.items()}
     check_memory(total, *shape)
     return {split: (images.load(f"decode {split}"), labels[split]) for split, images in files.items()}
-
-
-def _list_unlabelled(path: Path) -> Listing:
-    """Return all images of a folder, in no class."""
-    names = _list_files(path, "")
-    if not names:
-        raise RelgraphError(
-            f"{path}: expected train/CLASS/image.png with val/ or test/ beside train/, or images without labels at any "
-            f"depth, found no image (looked for {', '.join(SUFFIXES)})"
-        )
-    return {"": names_in_one(names)}
 
 
 def _find_splits(path: Path) -> dict[str, Path]:

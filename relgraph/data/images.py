@@ -112,10 +112,7 @@ def names_in_one(names: Sequence[str]) -> NDArray[np.bytes_]:
 
 
 def image_files(
-    folder: Path,
-    names: Sequence[str] | NDArray[np.bytes_],
-    image_size: int | None,
-    size: tuple[int, int] | None = None,
+    folder: Path, names: Sequence[str] | NDArray[np.bytes_], image_size: int | None, size: tuple[int, int] | None = None
 ) -> ImageFiles:
     """Return the images `names` in `folder`; only where neither size is given, the first is opened to learn its.
 

@@ -92,12 +92,7 @@ def blur_taps(side: int) -> int:
 
 
 def draw_boxes(
-    n: int,
-    height: int,
-    width: int,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    generator: torch.Generator,
+    n: int, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
     """Draw n boxes in an image, `(4, n)` whole numbers: top, left, height, width.
 

@@ -167,13 +167,8 @@ class Cifar(Published, Arrays):
         # Pickles can run code when they are opened. Every one is compared with its published MD5 first: here, for a
         # sentence that names the file, and once more in torchvision's constructor, before it opens any.
         archive.check(root)
-        train, test = (self._split(reader(root, train=split == "train"), split) for split in ("train", "test"))
+        train, test = (_as_read(reader(root, train=split == "train"), split) for split in ("train", "test"))
         return OriginalSplits(train, test, crop_padding=4, flip=True, normalisation=self.normalisation)
-
-    @staticmethod
-    def _split(found: Any, split: str) -> ImageSet:
-        pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
-        return original_split(pixels, torch.tensor(found.targets), tuple(found.classes), split)
 
 
 @dataclass(frozen=True)
@@ -203,7 +198,7 @@ class Stl10(Published, Arrays):
         folder = self.archive.provide(root)
         self.archive.check(root)
         reader, unlabelled = self._reader(False), None
-        train, test = (self._split(reader(root, split=split), split) for split in ("train", "test"))
+        train, test = (_as_read(reader(root, split=split), split) for split in ("train", "test"))
         if self.facts.unlabelled:
             # torchvision would read all of them into memory, where they take 2.8 GB before they are resized. The file
             # is never written, but torch requires an array that could be.
@@ -211,10 +206,14 @@ class Stl10(Published, Arrays):
             unlabelled = torch.from_numpy(stored.swapaxes(2, 3))  # each channel is stored column by column
         return OriginalSplits(train, test, crop_padding=4, flip=True, unlabelled=unlabelled)
 
-    @staticmethod
-    def _split(found: Any, split: str) -> ImageSet:
-        pixels, labels = torch.from_numpy(found.data).contiguous(), torch.from_numpy(found.labels).long()
-        return original_split(pixels, labels, tuple(found.classes), split)
+
+def _as_read(found: Any, split: str) -> ImageSet:
+    """Return a split that torchvision has read: CIFAR's channels are last, and its labels are called targets."""
+    pixels, cifar = torch.from_numpy(found.data), hasattr(found, "targets")
+    pixels = (pixels.permute(0, 3, 1, 2) if cifar else pixels).contiguous()
+    return original_split(
+        pixels, torch.as_tensor(found.targets if cifar else found.labels).long(), tuple(found.classes), split
+    )
 
 
 @dataclass(frozen=True)

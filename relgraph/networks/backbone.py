@@ -1,6 +1,6 @@
 """The interface of every student backbone: images to stage maps and one pooled vector an image."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Self
 
 import torch
@@ -38,6 +38,24 @@ class Backbone(nn.Module):
         return self.train()
 
 
+class Staged(Backbone):
+    """A backbone whose `stem` and `layers` each read the map before; the mean over all positions is its vector."""
+
+    stem: nn.Module
+    layers: nn.ModuleList
+
+    def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the maps of stem and stages, and the mean of what `before_mean` makes of the last."""
+        maps = [self.stem(images)]
+        for layer in self.layers:
+            maps.append(layer(maps[-1]))
+        return tuple(maps), spatial_mean(self.before_mean(maps[-1]))
+
+    def before_mean(self, x: Tensor) -> Tensor:
+        """Return the map whose mean is the pooled vector, `(N, width, H, W)`, from that of the last stage."""
+        return x
+
+
 @torch.no_grad()
 def map_shapes(backbone: Backbone, in_channels: int, image_size: int) -> tuple[tuple[int, int, int], ...]:
     """Return `(channels, height, width)` of each stage map of one square image; the backbone is left as it was."""
@@ -53,6 +71,21 @@ def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: i
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
 
+def stacked(
+    unit: Callable[[int, int, int], nn.Module], inputs: int, stages: Iterable[tuple[int, int, int]]
+) -> nn.ModuleList:
+    """Return stages of units, each `unit(inputs, outputs, stride)`; a stage is (outputs, number of units, stride).
+
+    The first unit of a stage has the stride and changes the number of channels, the others keep both.
+    """
+    layers = nn.ModuleList()
+    for outputs, count, stride in stages:
+        rest = (unit(outputs, outputs, 1) for _ in range(count - 1))
+        layers.append(nn.Sequential(unit(inputs, outputs, stride), *rest))
+        inputs = outputs
+    return layers
+
+
 def start_from_fan_out(network: nn.Module) -> None:
     """Draw all convolutions anew, with Kaiming's variance of 2 / fan-out, and set their biases to zero."""
     for module in network.modules():
@@ -60,14 +93,6 @@ def start_from_fan_out(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-def in_turn(modules: Iterable[nn.Module], images: Tensor) -> tuple[Tensor, ...]:
-    """Return the output of each module; the first reads the images, every other the output before it."""
-    maps = [images]
-    for module in modules:
-        maps.append(module(maps[-1]))
-    return tuple(maps[1:])
 
 
 def spatial_mean(maps: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from relgraph.networks.backbone import Backbone, conv_norm, in_turn, spatial_mean, start_from_fan_out
+from relgraph.networks.backbone import Staged, conv_norm, start_from_fan_out
 
 # The paper's table 2, for each stage (expansion, channels at width 1, blocks, stride), grouped by the maps handed out.
 STAGES = (
@@ -32,7 +32,7 @@ class InvertedResidual(nn.Module):
         return x + y if self.adds else y
 
 
-class MobileNetV2(Backbone):
+class MobileNetV2(Staged):
     """MobileNetV2 of a width multiplier, `(N, C, H, W) -> (N, 1280)` (Sandler et al., 2018, arXiv 1801.04381).
 
     As in the RepDistiller benchmark, for small images: the second stage keeps the resolution, which the paper halves;
@@ -57,7 +57,7 @@ class MobileNetV2(Backbone):
         self.last = nn.Sequential(*conv_norm(inputs, LAST, 1), nn.ReLU())
         start_from_fan_out(self)
 
-    def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return the maps of stem and four stages, and the mean of the 1280 channels above the last."""
-        maps = in_turn((self.stem, *self.layers), images)
-        return maps, spatial_mean(self.last(maps[-1]))
+    def before_mean(self, x: Tensor) -> Tensor:
+        """Return the 1280 channels above the last map."""
+        above: Tensor = self.last(x)
+        return above

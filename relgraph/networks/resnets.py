@@ -3,7 +3,11 @@
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from relgraph.networks.backbone import Backbone, conv_norm, in_turn, spatial_mean, start_from_fan_out
+from relgraph.networks.backbone import Backbone, Staged, conv_norm, spatial_mean, stacked, start_from_fan_out
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    return nn.Identity() if (stride, inputs) == (1, outputs) else conv_norm(inputs, outputs, 1, stride)
 
 
 class BasicBlock(nn.Module):
@@ -15,9 +19,7 @@ class BasicBlock(nn.Module):
         self.norm1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(outputs)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = conv_norm(inputs, outputs, 1, stride)
+        self.shortcut = _shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's map."""
@@ -39,13 +41,8 @@ class CifarResNet(Backbone):
         self.width = stages[-1]
         self.blocks_per_stage = blocks
         self.stem = nn.Sequential(*conv_norm(in_channels, stem, 3), nn.ReLU())
-        layers: list[nn.Module] = []
-        inputs = stem
-        for stage, outputs in enumerate(stages):
-            for block in range(blocks):
-                layers.append(BasicBlock(inputs, outputs, stride=2 if stage > 0 and block == 0 else 1))
-                inputs = outputs
-        self.blocks = nn.Sequential(*layers)
+        layers = stacked(BasicBlock, stem, zip(stages, [blocks] * 3, (1, 2, 2), strict=True))
+        self.blocks = nn.Sequential(*(block for layer in layers for block in layer.children()))  # as files name them
         start_from_fan_out(self)
 
     def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -60,17 +57,15 @@ class CifarResNet(Backbone):
 
 
 class Bottleneck(nn.Module):
-    """1 x 1, 3 x 3 (with the stride) and 1 x 1 convolution, to four times the channels, and a shortcut."""
+    """1 x 1 (to a quarter of the outputs), 3 x 3 (with the stride) and 1 x 1 convolution, and a shortcut."""
 
-    def __init__(self, inputs: int, channels: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        outputs = 4 * channels
+        channels = outputs // 4
         self.narrow = conv_norm(inputs, channels, 1)
         self.conv = conv_norm(channels, channels, 3, stride)
         self.widen = conv_norm(channels, outputs, 1)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = conv_norm(inputs, outputs, 1, stride)
+        self.shortcut = _shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's map."""
@@ -78,7 +73,7 @@ class Bottleneck(nn.Module):
         return relu(y + self.shortcut(x))
 
 
-class BottleneckResNet(Backbone):
+class BottleneckResNet(Staged):
     """ResNet-50 for small images, `(N, C, H, W) -> (N, 2048)` (He et al., 2015, arXiv 1512.03385).
 
     As in the RepDistiller benchmark: a 3 x 3 stem without stride and no max-pool, so that the map of a 32-pixel image
@@ -90,17 +85,5 @@ class BottleneckResNet(Backbone):
         super().__init__()
         self.width = 2048
         self.stem = nn.Sequential(*conv_norm(in_channels, 64, 3), nn.ReLU())
-        self.layers = nn.ModuleList()
-        inputs = 64
-        for stage, count in enumerate(blocks):
-            channels = 64 * 2**stage
-            stride = 1 if stage == 0 else 2
-            first = Bottleneck(inputs, channels, stride)
-            inputs = 4 * channels
-            self.layers.append(nn.Sequential(first, *(Bottleneck(inputs, channels, 1) for _ in range(count - 1))))
+        self.layers = stacked(Bottleneck, 64, zip((256, 512, 1024, 2048), blocks, (1, 2, 2, 2), strict=True))
         start_from_fan_out(self)
-
-    def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return the maps of stem and four stages, and the mean of the last."""
-        maps = in_turn((self.stem, *self.layers), images)
-        return maps, spatial_mean(maps[-1])

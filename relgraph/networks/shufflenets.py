@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, relu
 
-from relgraph.networks.backbone import Backbone, conv_norm, in_turn, spatial_mean
+from relgraph.networks.backbone import Staged, conv_norm, stacked
 
-STEM = 24
+STEM, GROUPS = 24, 3
 
 
 class GroupedUnit(nn.Module):
@@ -19,15 +19,15 @@ class GroupedUnit(nn.Module):
     With stride 2, the input is average-pooled and stands beside the new channels; else it is added to them.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int, groups: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         new = outputs - inputs if stride == 2 else outputs
         inner = new // 4
         self.stride = stride
-        self.groups = 1 if inputs == STEM else groups  # the paper: the stem's 24 channels are too few for groups
+        self.groups = 1 if inputs == STEM else GROUPS  # the paper: the stem's 24 channels are too few for groups
         self.narrow = conv_norm(inputs, inner, 1, groups=self.groups)
         self.depthwise = conv_norm(inner, inner, 3, stride, groups=inner)
-        self.widen = conv_norm(inner, new, 1, groups=groups)
+        self.widen = conv_norm(inner, new, 1, groups=GROUPS)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the unit's map."""
@@ -38,7 +38,7 @@ class GroupedUnit(nn.Module):
         return relu(torch.cat([y, avg_pool2d(x, 3, 2, padding=1)], dim=1))
 
 
-class ShuffleNetV1(Backbone):
+class ShuffleNetV1(Staged):
     """ShuffleNet with 3 groups, `(N, C, H, W) -> (N, 960)` (Zhang et al., 2017, arXiv 1707.01083).
 
     As in the benchmark, there is a ReLU after the depthwise convolution, which the paper leaves out.
@@ -48,17 +48,7 @@ class ShuffleNetV1(Backbone):
         super().__init__()
         self.width = 960
         self.stem = nn.Sequential(*conv_norm(in_channels, STEM, 1), nn.ReLU())
-        self.layers = nn.ModuleList()
-        inputs = STEM
-        for outputs, count in ((240, 4), (480, 8), (960, 4)):
-            first = GroupedUnit(inputs, outputs, 2, groups=3)
-            self.layers.append(nn.Sequential(first, *(GroupedUnit(outputs, outputs, 1, 3) for _ in range(count - 1))))
-            inputs = outputs
-
-    def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return the maps of stem and three stages, and the mean of the last."""
-        maps = in_turn((self.stem, *self.layers), images)
-        return maps, spatial_mean(maps[-1])
+        self.layers = stacked(GroupedUnit, STEM, ((240, 4, 2), (480, 8, 2), (960, 4, 2)))
 
 
 def _branch(inputs: int, outputs: int, stride: int) -> nn.Sequential:
@@ -96,21 +86,21 @@ class DownUnit(nn.Module):
         return torch.channel_shuffle(torch.cat([self.pooled(x), self.branch(x)], dim=1), 2)
 
 
-class ShuffleNetV2(Backbone):
+def _unit(inputs: int, outputs: int, stride: int) -> nn.Module:
+    return DownUnit(inputs, outputs) if stride == 2 else SplitUnit(outputs)
+
+
+class ShuffleNetV2(Staged):
     """ShuffleNet V2 at width 1, `(N, C, H, W) -> (N, 1024)` (Ma et al., 2018, arXiv 1807.11164)."""
 
     def __init__(self, in_channels: int = 3) -> None:
         super().__init__()
         self.width = 1024
         self.stem = nn.Sequential(*conv_norm(in_channels, STEM, 1), nn.ReLU())
-        self.layers = nn.ModuleList()
-        inputs = STEM
-        for outputs, count in ((116, 3), (232, 7), (464, 3)):
-            self.layers.append(nn.Sequential(DownUnit(inputs, outputs), *(SplitUnit(outputs) for _ in range(count))))
-            inputs = outputs
-        self.last = nn.Sequential(*conv_norm(inputs, self.width, 1), nn.ReLU())
+        self.layers = stacked(_unit, STEM, ((116, 4, 2), (232, 8, 2), (464, 4, 2)))
+        self.last = nn.Sequential(*conv_norm(464, self.width, 1), nn.ReLU())
 
-    def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return the maps of stem and three stages, and the mean of the 1024 channels above the last."""
-        maps = in_turn((self.stem, *self.layers), images)
-        return maps, spatial_mean(self.last(maps[-1]))
+    def before_mean(self, x: Tensor) -> Tensor:
+        """Return the 1024 channels above the last map."""
+        above: Tensor = self.last(x)
+        return above

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from relgraph.networks.backbone import Backbone, in_turn, spatial_mean, start_from_fan_out
+from relgraph.networks.backbone import Staged, stacked, start_from_fan_out
 
 
 class PreActivationBlock(nn.Module):
@@ -28,7 +28,7 @@ class PreActivationBlock(nn.Module):
         return y + (x if self.shortcut is None else self.shortcut(active))
 
 
-class WideResNet(Backbone):
+class WideResNet(Staged):
     """WRN-depth-k: three stages of (depth - 4) / 6 blocks with 16k, 32k and 64k channels, `(N, C, H, W) -> (N, 64k)`.
 
     Zagoruyko and Komodakis, 2016, arXiv 1605.07146. The benchmark's implementation pools 8 x 8 and reshapes, which
@@ -40,17 +40,11 @@ class WideResNet(Backbone):
         super().__init__()
         self.width = 64 * k
         self.stem = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
-        self.layers = nn.ModuleList()
-        inputs = 16
-        for outputs, stride in ((16 * k, 1), (32 * k, 2), (64 * k, 2)):
-            first = PreActivationBlock(inputs, outputs, stride)
-            rest = (PreActivationBlock(outputs, outputs, 1) for _ in range((depth - 4) // 6 - 1))
-            self.layers.append(nn.Sequential(first, *rest))
-            inputs = outputs
+        blocks = (depth - 4) // 6
+        self.layers = stacked(PreActivationBlock, 16, ((16 * k, blocks, 1), (32 * k, blocks, 2), (64 * k, blocks, 2)))
         self.norm = nn.BatchNorm2d(self.width)
         start_from_fan_out(self)
 
-    def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return the maps of stem and three stages, and the mean of the last after its norm and ReLU."""
-        maps = in_turn((self.stem, *self.layers), images)
-        return maps, spatial_mean(relu(self.norm(maps[-1])))
+    def before_mean(self, x: Tensor) -> Tensor:
+        """Return the last map after its norm and ReLU."""
+        return relu(self.norm(x))

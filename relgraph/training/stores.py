@@ -1,6 +1,5 @@
 """Which store of embeddings fits a run: its teacher, its images, its views, and a few values computed anew."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,44 +52,31 @@ def find_store(wanted: Wanted) -> tuple[EmbeddingStore | None, list[str]]:
     The folder may be a store itself. Stores of other data sets or teachers are skipped silently.
     """
     folder, reasons = Path(wanted.recipe.embeddings), []
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
     found = []
-    for path in _stores(folder):
+    for path in [folder] if _is_store(folder) else filter(_is_store, inside):
         try:
             found.append((path, Manifest.read(path)))
         except RelgraphError as error:
             reasons.append(str(error))
     for path, manifest in sorted(found, key=lambda item: (-item[1].contents.views, item[0])):
-        try:
-            return open_fitting(wanted, path, manifest), []
+        contents = manifest.contents
+        try:  # the cheap comparisons come first, the teacher runs last
+            check_complete(path, manifest)
+            _check_contents(wanted, path, contents)
+            store = EmbeddingStore(path, wanted.device)
+            _check_images(wanted, store)
+            _check_values(wanted, store)
+            return store, []
         except RelgraphError as error:
-            if manifest_file(folder).is_file() or _is_related(wanted.recipe, manifest.contents):
+            asked = (wanted.recipe.dataset, wanted.recipe.teacher)
+            if path == folder or (contents.dataset, contents.teacher) == asked:
                 reasons.append(str(error))
     return None, reasons
 
 
-def open_fitting(wanted: Wanted, path: Path, manifest: Manifest) -> EmbeddingStore:
-    """Return the store at `path` if it fits: the cheap comparisons come first, the teacher runs last.
-
-    Raises:
-        RelgraphError: if it does not, with the reason.
-    """
-    check_complete(path, manifest)
-    _check_contents(wanted, path, manifest.contents)
-    store = EmbeddingStore(path, wanted.device)
-    _check_images(wanted, store)
-    _check_values(wanted, store)
-    return store
-
-
-def _stores(folder: Path) -> Iterator[Path]:
-    if manifest_file(folder).is_file():
-        yield folder
-    elif folder.is_dir():
-        yield from sorted(path for path in folder.iterdir() if manifest_file(path).is_file())
-
-
-def _is_related(recipe: Recipe, contents: Contents) -> bool:
-    return (contents.dataset, contents.teacher) == (recipe.dataset, recipe.teacher)
+def _is_store(path: Path) -> bool:
+    return manifest_file(path).is_file()
 
 
 def _check_contents(wanted: Wanted, path: Path, contents: Contents) -> None:

@@ -12,7 +12,7 @@ def test_half_of_the_channels_pass_a_unit_of_v2() -> None:
 
 def test_a_unit_with_stride_keeps_its_input_beside_the_new_channels() -> None:
     maps = torch.rand(2, 48, 6, 6)
-    out = GroupedUnit(48, 96, 2, groups=3).eval()(maps)
+    out = GroupedUnit(48, 96, 2).eval()(maps)
     assert out.shape == (2, 96, 3, 3)
     torch.testing.assert_close(out[:, 48:, 1, 1], maps[:, :, 1:4, 1:4].mean(dim=(2, 3)))
 
@@ -20,7 +20,7 @@ def test_a_unit_with_stride_keeps_its_input_beside_the_new_channels() -> None:
 def test_groups_mix_only_after_the_shuffle() -> None:
     """Without a shuffle the first third of the output would depend on the first third of the input alone."""
     maps = torch.randn(8, 48, 4, 4, requires_grad=True)
-    unit = GroupedUnit(48, 48, 1, groups=3).eval()
+    unit = GroupedUnit(48, 48, 1).eval()
     (gradient,) = torch.autograd.grad(unit(maps)[:, :16].sum(), maps)
     assert gradient[:, 16:32].any() and gradient[:, 32:].any()
 
