@@ -39,10 +39,9 @@ def data(root: Path, names: tuple[str, ...]) -> None:
     the folder yourself is used, and so is what torchvision has unpacked there.
     """
     root = root.expanduser()
-    if names:
-        for name in names:
-            click.echo(f"{name}: {_fetch(name, root)}")
-    else:
+    for name in names:
+        click.echo(f"{name}: {_fetch(name, root)}")
+    if not names:
         click.echo(_listing(root))
 
 

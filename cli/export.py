@@ -103,12 +103,10 @@ def _place(pair: "HeteroData", layout: "Layout | None", name: str, side: "Side")
 
 def _add_thumbnails(pair: "HeteroData", opened: "TrainedRun", split: str, output: Path) -> str:
     """Write the images of a pair beside the output, name them in its nodes, and return a note for the user."""
-    import torch
-
     from relgraph.analysis.pictures import write_thumbnails
 
     folder = output.with_name(f"{output.stem}_thumbnails")
-    images = opened.split(split).select(torch.arange(len(pair["student"].x)))
+    images, _ = opened.images(split, len(pair["student"].x))
     paths = write_thumbnails(images, folder)
     for kind in ("student", "teacher"):
         pair[kind].image = paths

@@ -84,9 +84,8 @@ def train(out: Path | None, resume: Path | None, clip_mode: str | None, devices:
 def _summary(recipe: Recipe) -> str:
     graph = recipe.graph_in_use
     method = f"{recipe.method} on the graph {graph}" if graph else f"method {recipe.method}"
-    distilled = f"{recipe.student} from {recipe.teacher}, {method}"
-    networks = distilled if recipe.uses_teacher else f"{recipe.student} without a teacher"
-    return f"{recipe.dataset}: {networks}, {recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"
+    others = f"from {recipe.teacher}, {method}" if recipe.uses_teacher else "without a teacher"
+    return f"{recipe.dataset}: {recipe.student} {others}, {recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"
 
 
 def _run(recipe: Recipe, path: Path, resume: bool) -> None:

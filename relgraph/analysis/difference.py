@@ -60,12 +60,11 @@ def difference_pair(
     pair = HeteroData()
     pair.graph = "sparse"
     for side, other, kind in (("student", "teacher", STUDENT), ("teacher", "student", TEACHER)):
-        pair[side].x, pair[side].degenerate = both[side], degenerate_in_blocks(both[side], kernel)
-        edges = _lacking(chosen[side], chosen[other], len(student))
-        store = pair[kind]
-        store.edge_index = edges
-        store.edge_weight = edge_weights(both[side], both[side], edges, kernel)
-        store.other_weight = edge_weights(both[other], both[other], edges, kernel)
+        x, y = both[side], both[other]
+        pair[side].x, pair[side].degenerate = x, degenerate_in_blocks(x, kernel)
+        edges = pair[kind].edge_index = _lacking(chosen[side], chosen[other], len(student))
+        pair[kind].edge_weight = edge_weights(x, x, edges, kernel)
+        pair[kind].other_weight = edge_weights(y, y, edges, kernel)
     return pair
 
 

@@ -3,6 +3,7 @@
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -14,13 +15,12 @@ from relgraph.analysis.difference import NO_WEIGHT, difference_edges
 from relgraph.analysis.nodes import check_attributes, columns_of, images_of, nodes_of, titles_of
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import replacing
-from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, adjacency, weights
+from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, EdgeType, adjacency, weights
 
 if TYPE_CHECKING:
     import networkx as nx
     from torch_geometric.data import HeteroData
 
-EdgeType = tuple[str, str, str]
 Side = Literal["teacher", "student", "pair", "difference"]
 Names = Sequence[str] | None
 # Nodes and edges of each side, by PyG's names.
@@ -75,13 +75,9 @@ def to_networkx(pair: "HeteroData", side: Side = "pair", attributes: Sequence[st
     kinds, edges = SIDES[side]
     _check_edges(pair, edges)
     graph: nx.Graph[str] = nx.Graph() if pair.graph == "dense" else nx.DiGraph()
-    if side == "difference":
-        graph.add_nodes_from(images_of(pair, attributes))
-        graph.add_edges_from(difference_edges(pair))
-        return graph
-    graph.add_nodes_from(nodes_of(pair, kinds, attributes))
-    for edge_type in edges:
-        graph.add_edges_from(_edges(pair, edge_type))
+    apart = side != "difference"
+    graph.add_nodes_from(nodes_of(pair, kinds, attributes) if apart else images_of(pair, attributes))
+    graph.add_edges_from(chain.from_iterable(_edges(pair, kind) for kind in edges) if apart else difference_edges(pair))
     return graph
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from relgraph.training.distillation import train
+
 from relgraph.training.recipe import Recipe
 
 Runs = Callable[[str], Path]

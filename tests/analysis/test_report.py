@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from relgraph.training.distillation import train
 
 from relgraph.analysis.report import page as page_module
 from relgraph.analysis.report import write_report
 from relgraph.analysis.run_loading import TrainedRun
 from relgraph.errors import RelgraphError
-from relgraph.training.distillation import train
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.pretraining import pretrain
 from relgraph.training.recipe import Recipe

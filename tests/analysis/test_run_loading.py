@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from relgraph.training.distillation import train
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import top_k_accuracy_score
@@ -26,7 +27,6 @@ from relgraph.graph.kernels import pearson
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER
 from relgraph.methods import Output
 from relgraph.training.checkpoint import load_checkpoint
-from relgraph.training.distillation import train
 from relgraph.training.recipe import Recipe
 
 Runs = Callable[[str], Path]

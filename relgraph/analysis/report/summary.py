@@ -152,6 +152,6 @@ def groups(runs: Sequence[Summary]) -> list[Group]:
 
 
 def _means(runs: Sequence[Summary]) -> dict[str, tuple[float, float | None]]:
-    names = [name for name in runs[0].figures if all(name in run.figures for run in runs)]
-    columns = {name: [run.figures[name] for run in runs] for name in names}
+    every = [run.figures for run in runs]
+    columns = {name: [one[name] for one in every] for name in every[0] if all(name in one for one in every)}
     return {name: (mean(column), stdev(column) if len(column) > 1 else None) for name, column in columns.items()}
