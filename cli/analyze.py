@@ -1,13 +1,20 @@
 """relgraph analyze."""
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import click
 
+from .options import RUN, SPLIT
 from .show import columns, table
 
 ROWS = 5
+OF_LABELS = ("edges that join equal labels %", "communities and labels, NMI", "communities and labels, ARI")
+OF_GRAPH = (
+    "communities", "modularity", "connected components", "largest component", "most often chosen",
+    "skewness of how often (hubs)", "never chosen", "without variance",
+)  # fmt: skip
 EPILOG = """\b
 Examples:
   relgraph analyze runs/knn8                           the test split: tables, and runs/knn8/analysis-test.json
@@ -16,8 +23,8 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True)
+@RUN
+@SPLIT
 @click.option("--k", type=click.IntRange(min=1), default=10, show_default=True, help="Neighbours of each image.")
 @click.option(
     "--first", type=click.IntRange(min=2), metavar="N", help="Only the first N images of the split. [default: all]"
@@ -50,40 +57,27 @@ def _parts(summary: dict[str, Any]) -> list[str]:
     networks: list[str] = [name for name in ("student", "teacher") if name in summary]
     parts = [f"{summary['dataset']}, {summary['split']}: {summary['images']} images, k = {summary['k']}"]
     parts.append(_networks(summary, networks))
-    if len(networks) == 2:
-        parts.append(_comparison(summary))
-    else:
-        parts.append("The run has no teacher: the student's graph alone is analysed.")
+    alone = "The run has no teacher: the student's graph alone is analysed."
+    parts.append(_comparison(summary) if len(networks) == 2 else alone)
     if "per_class" in summary:
         parts += [_classes(summary, networks), _confusion(summary, networks)]
     else:
         parts.append("The images have no labels: figures that need them are left out.")
-    if "worst" in summary:
-        parts.append(_worst(summary))
+    parts += [_worst(summary)] if "worst" in summary else []
     return [part for part in parts if part]
 
 
 def _networks(summary: dict[str, Any], networks: list[str]) -> str:
-    graphs = [summary[name] for name in networks]
-    with_labels = [summary["agreement"].get(f"{name}_labels") for name in networks]
-    rows: list[list[str | float | None]] = []
-    if "homophily" in graphs[0]:
-        rows += [
-            ["edges that join equal labels %", *(_percent(graph["homophily"]) for graph in graphs)],
-            ["communities and labels, NMI", *(each["nmi"] for each in with_labels)],
-            ["communities and labels, ARI", *(each["ari"] for each in with_labels)],
-        ]
-    rows += [
-        ["communities", *(str(graph["communities"]) for graph in graphs)],
-        ["modularity", *(graph["modularity"] for graph in graphs)],
-        ["connected components", *(str(graph["components"]["count"]) for graph in graphs)],
-        ["largest component", *(str(graph["components"]["sizes"][0]) for graph in graphs)],
-        ["most often chosen", *(str(graph["in_degree"]["largest"]) for graph in graphs)],
-        ["skewness of how often (hubs)", *(graph["in_degree"]["skewness"] for graph in graphs)],
-        ["never chosen", *(str(graph["in_degree"]["orphans"]) for graph in graphs)],
-        ["without variance", *(str(graph["degenerate"]) for graph in graphs)],
-    ]
-    return table(["graph", *networks], rows)
+    columns = [["graph", *OF_LABELS, *OF_GRAPH] if "per_class" in summary else ["graph", *OF_GRAPH]]
+    for name in networks:
+        graph, labels = summary[name], summary["agreement"].get(f"{name}_labels")
+        column = [_percent(graph["homophily"]), labels["nmi"], labels["ari"]] if labels else []
+        chosen, parts = graph["in_degree"], graph["components"]
+        column += [str(graph["communities"]), graph["modularity"], str(parts["count"]), str(parts["sizes"][0])]
+        column += [str(chosen["largest"]), chosen["skewness"], str(chosen["orphans"]), str(graph["degenerate"])]
+        columns.append([name, *column])
+    header, *rows = zip(*columns, strict=True)
+    return table(header, rows)
 
 
 def _comparison(summary: dict[str, Any]) -> str:
@@ -104,29 +98,20 @@ def _classes(summary: dict[str, Any], networks: list[str]) -> str:
     compared = len(networks) == 2
     header = ["worst classes", "images", *(["overlap %", "edge error"] if compared else [])]
     header += [f"equal labels %, {name}" for name in networks]
-    rows = [
-        [
-            row["name"],
-            str(row["images"]),
-            *([100 * row["overlap"], row["relation_error"]] if compared else []),
-            *(_percent(row[f"homophily_{name}"]) for name in networks),
-        ]
-        for row in summary["per_class"][:ROWS]
-    ]
+    rows = []
+    for row in summary["per_class"][:ROWS]:
+        both = [100 * row["overlap"], row["relation_error"]] if compared else []
+        equal = (_percent(row[f"homophily_{name}"]) for name in networks)
+        rows.append([row["name"], str(row["images"]), *both, *equal])
     return table(header, rows)
 
 
 def _confusion(summary: dict[str, Any], networks: list[str]) -> str:
     edges, names = summary["confusion"], {row["class"]: row["name"] for row in summary["per_class"]}
-    count = min(ROWS, len(edges["from"]))
-    if count == 0:
-        return ""
-    rows = [
-        [f"{names[edges['from'][i]]} -> {names[edges['to'][i]]}", *(100 * edges[f"{n}_share"][i] for n in networks)]
-        for i in range(count)
-    ]
+    listed = zip(edges["from"], edges["to"], *(edges[f"{name}_share"] for name in networks), strict=True)
+    rows = [[f"{names[a]} -> {names[b]}", *(100 * one for one in shares)] for a, b, *shares in islice(listed, ROWS)]
     title = "edges between classes that differ most" if len(networks) == 2 else "most edges between classes"
-    return table([title, *(f"{name} %" for name in networks)], rows)
+    return table([title, *(f"{name} %" for name in networks)], rows) if rows else ""
 
 
 def _worst(summary: dict[str, Any]) -> str:

@@ -1,14 +1,10 @@
 """relgraph data."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from .show import table
-
-if TYPE_CHECKING:
-    from relgraph.data.sources import Facts
 
 EPILOG = """\b
 Examples:
@@ -39,10 +35,9 @@ def data(root: Path, names: tuple[str, ...]) -> None:
     the folder yourself is used, and so is what torchvision has unpacked there.
     """
     root = root.expanduser()
-    if names:
-        for name in names:
-            click.echo(f"{name}: {_fetch(name, root)}")
-    else:
+    for name in names:
+        click.echo(f"{name}: {_fetch(name, root)}")
+    if not names:
         click.echo(_listing(root))
 
 
@@ -63,17 +58,14 @@ def _listing(root: Path) -> str:
 
     rows, notes = [["digits", "1,442", "355", "10", "8 x 8, grey", "scikit-learn", "ready"]], []
     for name, source in PUBLISHED.items():
-        archive = source.archive
+        archive, facts = source.archive, source.facts
         found = archive.state(root)
-        rows.append([name, *_cells(source.facts), str(root / archive.folder), found.word])
+        train = f"{facts.train:,}" + (f" + {facts.unlabelled:,}" if facts.unlabelled else "")
+        counts = [train, f"{facts.test:,}", str(facts.classes), f"{facts.pixels} x {facts.pixels}"]
+        rows.append([name, *counts, str(root / archive.folder), found.word])
         if found.word != "ready":
             notes.append(f"{name}: {found.word}: {found.detail}")
     if notes:
         notes.append("What is missing is downloaded by relgraph train, or now by relgraph data --fetch NAME.")
     text = table(["data set", "train", "test", "classes", "pixels", "where", "state"], rows)
     return "\n\n".join(filter(None, [text, "\n".join(notes), FOLDER]))
-
-
-def _cells(facts: "Facts") -> list[str]:
-    train = f"{facts.train:,}" + (f" + {facts.unlabelled:,}" if facts.unlabelled else "")
-    return [train, f"{facts.test:,}", str(facts.classes), f"{facts.pixels} x {facts.pixels}"]

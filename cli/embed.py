@@ -23,24 +23,15 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.option(
-    "--views",
-    default=1,
-    show_default=True,
-    type=click.IntRange(min=1),
+    "--views", default=1, show_default=True, type=click.IntRange(min=1),
     help="Views of every image: the image itself, and a fixed crop and flip for each further one.",
-)
-@click.option(
-    "--dtype",
-    default="float32",
-    show_default=True,
-    type=click.Choice(["float32", "float16"]),
-    help="Type of the stored numbers; float16 halves the space.",
-)
+)  # fmt: skip
+@click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "float16"]),
+              help="Type of the stored numbers; float16 halves the space.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the crops and flips.")
 @click.option("--batch-size", default=256, show_default=True, type=click.IntRange(min=1), help="Images at a time.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Directory of the store. [default: one in the folder --embeddings]"
-)
+@click.option("--out", type=click.Path(path_type=Path),
+              help="Directory of the store. [default: one in the folder --embeddings]")  # fmt: skip
 @recipe_options(*OPTIONS)
 def embed(views: int, dtype: str, seed: int, batch_size: int, out: Path | None, **options: Any) -> None:
     """Store a teacher's embeddings of a training set, once for all runs that follow.

@@ -38,7 +38,5 @@ def evaluate(run: Path, k: int, as_json: bool) -> None:
     images, votes = report["images"], str(report["neighbours"])
     if any("knn_few" in row for row in networks.values()):
         votes += f", and {report['neighbours_few']} with few labels"
-    click.echo(
-        f"{images['test']} test images; {images['train']} training images, {images['labelled']} of them with a label "
-        f"in the run; k = {votes}"
-    )
+    labelled = f"{images['labelled']} of them with a label in the run"
+    click.echo(f"{images['test']} test images; {images['train']} training images, {labelled}; k = {votes}")

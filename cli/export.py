@@ -1,9 +1,11 @@
 """relgraph export."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from .options import RUN, SPLIT
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
@@ -11,8 +13,6 @@ if TYPE_CHECKING:
     from relgraph.analysis.export import Side
     from relgraph.analysis.layout import Layout
     from relgraph.analysis.run_loading import TrainedRun
-    from relgraph.analysis.split_graph import SplitGraph
-    from relgraph.graph.topology import Chooser
 
 EPILOG = """\b
 Examples:
@@ -26,11 +26,11 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("run", type=click.Path(path_type=Path))
+@RUN
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
 @click.option("--format", "format_", type=click.Choice(["graphml", "gexf", "json", "pt"]),
               help="[default: by the file's suffix]")  # fmt: skip
-@click.option("--split", type=click.Choice(["train", "val", "test"]), default="test", show_default=True)
+@SPLIT
 @click.option("--first", type=int, metavar="N", help="Only the first N images of the split.")
 @click.option("--side", type=click.Choice(["pair", "teacher", "student"]), default="pair", show_default=True,
               help="Both graphs and the cross graph between them, or one graph.")  # fmt: skip
@@ -48,22 +48,7 @@ Examples:
 @click.option("--layout", type=click.Choice(["tsne", "spring", "none"]),
               help="Where nodes stand. [default: tsne in GraphML and GEXF of up to 5,000 images]")  # fmt: skip
 @click.option("--thumbnails", is_flag=True, help="Write each image into OUTPUT_thumbnails/ as well.")
-def export(
-    run: Path,
-    output: Path,
-    format_: str | None,
-    split: str,
-    first: int | None,
-    side: "Side",
-    diff: bool,
-    graph: "SplitGraph",
-    k: int,
-    threshold: float,
-    neighbours: "Chooser | None",
-    attributes: str | None,
-    layout: "Layout | None",
-    thumbnails: bool,
-) -> None:
+def export(run: Path, output: Path, diff: bool, attributes: str | None, thumbnails: bool, **options: Any) -> None:
     """Write the graph of a RUN for networkx, Gephi or PyTorch Geometric.
 
     Nodes carry index, label, class name, split, prediction and whether it is correct, or what --attributes names:
@@ -82,7 +67,9 @@ def export(
     from relgraph.analysis.run_loading import TrainedRun, run_pair
     from relgraph.errors import RelgraphError
 
-    name = check_format(output, format_)
+    name = check_format(output, options.pop("format_"))
+    layout: Layout | None = options.pop("layout")
+    side: Side = options.pop("side")
     names = None if attributes is None else [part.strip() for part in attributes.split(",") if part.strip()]
     check_attributes(names or ())
     if diff and side != "pair":
@@ -91,15 +78,13 @@ def export(
     opened = TrainedRun(run)
     if opened.teacher is None and "overlap" in (names or ()):
         raise RelgraphError(f"{run} was trained without a teacher, with which its neighbours could overlap")
-    pair = run_pair(
-        opened, split=split, first=first, side=side, graph=graph, k=k, threshold=threshold, neighbours=neighbours
-    )
-    measure(pair, names or (), k)
+    pair = run_pair(opened, side=side, **options)
+    measure(pair, names or (), options["k"])
     if name != "pt":
         check_pair(pair, side, names)
     note = _place(pair, layout, name, side)
     if thumbnails:
-        note += _add_thumbnails(pair, opened, split, output)
+        note += _add_thumbnails(pair, opened, options["split"], output)
     write_graph(pair, output, name, side, names)
     click.echo(f"{output}: {pair['student'].x.shape[0]} images, {output.stat().st_size / 1e6:.1f} MB{note}")
 
@@ -118,12 +103,10 @@ def _place(pair: "HeteroData", layout: "Layout | None", name: str, side: "Side")
 
 def _add_thumbnails(pair: "HeteroData", opened: "TrainedRun", split: str, output: Path) -> str:
     """Write the images of a pair beside the output, name them in its nodes, and return a note for the user."""
-    import torch
-
     from relgraph.analysis.pictures import write_thumbnails
 
     folder = output.with_name(f"{output.stem}_thumbnails")
-    images = opened.split(split).select(torch.arange(len(pair["student"].x)))
+    images, _ = opened.images(split, len(pair["student"].x))
     paths = write_thumbnails(images, folder)
     for kind in ("student", "teacher"):
         pair[kind].image = paths

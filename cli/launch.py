@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing
 from pathlib import Path
 
 import click
@@ -38,7 +37,8 @@ def launch(count: int) -> int:
     """
     with tempfile.TemporaryDirectory() as folder:
         errors = [Path(folder) / str(rank) for rank in range(count)]
-        port = _free_port()
+        with socket.create_server(("127.0.0.1", 0)) as found:
+            port = found.getsockname()[1]
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _stop)
         processes = [_start(rank, count, port, errors[rank]) for rank in range(count)]
@@ -78,11 +78,8 @@ def _interrupted(processes: "list[subprocess.Popen[bytes]]") -> int:
 def _start(rank: int, count: int, port: int, errors: Path) -> "subprocess.Popen[bytes]":
     """Start one process; only the first one shares this terminal."""
     # torch's C++ side warns of an intended search for parameters: a stage may leave some out.
-    environment = {
-        "TORCH_CPP_LOG_LEVEL": "ERROR",
-        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count)),
-        **os.environ,
-    }
+    threads = str(max(1, (os.cpu_count() or 1) // count))
+    environment = {"TORCH_CPP_LOG_LEVEL": "ERROR", "OMP_NUM_THREADS": threads, **os.environ}
     environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
     environment |= {"LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     command = [sys.executable, "-m", "relgraph", *sys.argv[1:]]
@@ -90,13 +87,6 @@ def _start(rank: int, count: int, port: int, errors: Path) -> "subprocess.Popen[
         return subprocess.Popen(command, env=environment)
     with errors.open("wb") as stream:
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=stream)
-
-
-def _free_port() -> int:
-    with closing(socket.socket()) as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-    return port
 
 
 def _wait(processes: "list[subprocess.Popen[bytes]]") -> int:

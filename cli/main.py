@@ -60,9 +60,8 @@ class Commands(click.Group):
         except BrokenPipeError:
             raise  # whoever read the output has enough, as in `| head`: click ends without a word
         except OSError as error:
-            raise click.ClickException(
-                f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
-            ) from error
+            told = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+            raise click.ClickException(told) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -51,22 +51,14 @@ def methods(name: str | None) -> None:
 
 
 def _in_full(c: "MethodInfo") -> str:
-    facts = [
-        ["paper", c.paper],
-        ["reads", ", ".join(c.reads)],
-        ["kernel", c.kernel],
-        ["topology", c.topology],
-        ["criterion", c.criterion],
-        ["weight", f"{c.weight:g}"],
-        ["gamma", f"{c.gamma:g}, the weight of the cross-entropy beside it"],
-        ["views", c.views],
-        ["options", ", ".join(f"{name}={value}" for name, value in c.options.items()) or "none of its own"],
-    ]
-    return "\n".join([*(_entry(key, value) for key, value in facts), "", c.doc])
+    facts = {"paper": c.paper, "reads": ", ".join(c.reads)}
+    facts |= {"kernel": c.kernel, "topology": c.topology, "criterion": c.criterion, "weight": f"{c.weight:g}"}
+    facts |= {"gamma": f"{c.gamma:g}, the weight of the cross-entropy beside it", "views": c.views}
+    facts["options"] = ", ".join(f"{name}={value}" for name, value in c.options.items()) or "none of its own"
+    return "\n".join([*(_entry(key, value) for key, value in facts.items()), "", c.doc])
 
 
 def _entry(name: str, text: str) -> str:
     """Return a name and lines of text beside it."""
-    return "\n".join(
-        wrap(text, WIDTH, initial_indent=f"{name:<10}", subsequent_indent=10 * " ", break_on_hyphens=False)
-    )
+    lines = wrap(text, WIDTH, initial_indent=f"{name:<10}", subsequent_indent=10 * " ", break_on_hyphens=False)
+    return "\n".join(lines)

@@ -1,6 +1,7 @@
 """Command-line options made from the typed options of a recipe, so that each is written once."""
 
 from collections.abc import Callable, Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -14,6 +15,10 @@ from relgraph.training.recipe import PRESETS, BaseRecipe, Recipe
 Decorator = Callable[[Any], Any]
 TYPES = {int: click.INT, float: click.FLOAT, str: click.STRING, bool: click.BOOL}
 OUT = click.option("--out", type=click.Path(path_type=Path), help="Run directory. [default: a new one under runs/]")
+# What analyze, export and report share: the run, the split, and how each command calls its options.
+RUN = click.argument("run", type=click.Path(path_type=Path))
+SPLITS = click.Choice(["train", "val", "test"])
+SPLIT = click.option("--split", type=SPLITS, default="test", show_default=True)
 RESUME = click.option(
     "--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue a stopped run as if it had not stopped."
 )
@@ -66,12 +71,7 @@ def pretraining_options(command: Any) -> Any:
 
 
 def _each(decorators: list[Decorator]) -> Decorator:
-    def decorate(command: Any) -> Any:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return decorate
+    return lambda command: reduce(lambda decorated, decorator: decorator(decorated), reversed(decorators), command)
 
 
 def _option(item: Option, digits: Mapping[str, Any], where: str, published: str | None = None) -> Decorator:
@@ -96,13 +96,14 @@ def _type(item: Option) -> Any:
     return TYPES[kind]
 
 
-def given_options(recipe: type[BaseRecipe], options: Mapping[str, Any], config: Path | None) -> dict[str, Any]:
-    """Return the options that a user gave: on the command line, else in a YAML file; `null` in the file is `None`.
+def given_options(recipe: type[BaseRecipe], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that a user gave: on the command line, else in `config`, a YAML file; `null` there is `None`.
 
     Raises:
         RelgraphError: if the file cannot be read, for an unknown option, or a value that the option does not take.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    config = given.pop("config", None)
     if config is None:
         return given
     from relgraph.training.runs import read_yaml

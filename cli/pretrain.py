@@ -29,7 +29,7 @@ Examples:
 @click.command(epilog=EPILOG)
 @run_options
 @pretraining_options
-def pretrain(out: Path | None, resume: Path | None, config: Path | None, **options: Any) -> None:
+def pretrain(out: Path | None, resume: Path | None, **options: Any) -> None:
     """Train a teacher without labels: two random views of an image find each other.
 
     Any folder of images will do. Labels, where there are some, serve the k-NN accuracy alone, which shows how far the
@@ -38,10 +38,10 @@ def pretrain(out: Path | None, resume: Path | None, config: Path | None, **optio
 
     The objective sskd-head trains no network but the self-supervision head that SSKD reads of a given teacher.
     """
-    refuse_beside_resume(resume, config, out, *options.values())
+    refuse_beside_resume(resume, out, *options.values())
     from relgraph.training.runs import free_name
 
-    recipe = resolve_pretraining(given_options(PretrainRecipe, options, config)) if resume is None else _stored(resume)
+    recipe = resolve_pretraining(given_options(PretrainRecipe, options)) if resume is None else _stored(resume)
     path = resume or out or free_name(Path("runs"), recipe)
     subject = f"a head for {recipe.teacher}" if recipe.teacher else recipe.network
     epochs = f"{recipe.epochs} epoch{'s' if recipe.epochs != 1 else ''}"

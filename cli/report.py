@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from .options import SPLITS
+
 EPILOG = """\b
 Examples:
   relgraph report runs/knn8                              report.html, which opens from disk
@@ -16,8 +18,7 @@ Examples:
 @click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RUN [RUN ...]")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default="report.html",
               show_default=True, help="File to write.")  # fmt: skip
-@click.option("--split", type=click.Choice(["train", "val", "test"]),
-              help="[default: test, or train where there are no test images]")  # fmt: skip
+@click.option("--split", type=SPLITS, help="[default: test, or train where there are no test images]")
 @click.option("--first", type=click.IntRange(min=2), metavar="N", help="Only the first N images of the split.")
 @click.option("--k", type=int, default=8, show_default=True, help="Neighbours of each image.")
 def report(runs: tuple[Path, ...], output: Path, split: str | None, first: int | None, k: int) -> None:

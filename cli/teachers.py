@@ -43,15 +43,11 @@ def teachers(pattern: str | None) -> None:
         return
     from relgraph.networks.catalogue import find_teachers
 
-    rows = [
-        [
-            teacher.spec,
-            f"{teacher.input_size} px" if teacher.input_size else "-",
-            f"{teacher.megabytes:.0f} MB" if teacher.megabytes else "-",
-            teacher.address or "-",
-        ]
-        for teacher in find_teachers(pattern)
-    ]
+    rows = []
+    for teacher in find_teachers(pattern):
+        size = f"{teacher.input_size} px" if teacher.input_size else "-"
+        weights = f"{teacher.megabytes:.0f} MB" if teacher.megabytes else "-"
+        rows.append([teacher.spec, size, weights, teacher.address or "-"])
     click.echo(columns([["teacher", "images", "download", "published at"], *rows]))
 
 

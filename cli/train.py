@@ -1,8 +1,7 @@
 """relgraph train."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -53,21 +52,14 @@ Examples:
     "every batch and its graph are spread. A run may be resumed on another number.  [default: 1]",
 )  # fmt: skip
 @recipe_options()
-def train(
-    out: Path | None,
-    resume: Path | None,
-    config: Path | None,
-    preset: str | None,
-    clip_mode: str | None,
-    devices: int | None,
-    **options: Any,
-) -> None:
+def train(out: Path | None, resume: Path | None, clip_mode: str | None, devices: int | None, **options: Any) -> None:
     """Train a student: views -> student and teacher -> graph pair -> matching -> loss.
 
     Without a data set, the offline example is trained: scikit-learn's digits with labels for a few images a class, and
     a teacher that was trained without labels and comes with the package.
     """
-    refuse_beside_resume(resume, config, preset, out, clip_mode, *options.values())
+    refuse_beside_resume(resume, out, clip_mode, *options.values())
+    preset = options.pop("preset")
     if clip_mode is not None and options["teacher"] is not None:
         raise click.UsageError("--clip_mode names the teacher: give it or --teacher, not both")
     from relgraph.training.runs import Run, free_name
@@ -76,35 +68,24 @@ def train(
         from relgraph.names import clip_spec
 
         options["teacher"] = clip_spec(clip_mode)
-    recipe = resolve(given_options(Recipe, options, config), preset) if resume is None else Run.open(resume).recipe()
+    recipe = resolve(given_options(Recipe, options), preset) if resume is None else Run.open(resume).recipe()
     path = resume or out or free_name(Path("runs"), recipe)
     if devices is not None and devices > 1 and not launched():
         raise SystemExit(launch(devices))
-    _check_devices(devices)
-    with nullcontext() if is_first() else silent():
-        click.echo(f"{_summary(recipe)} -> {path}")
-        _run(recipe, path, resume is not None)
-
-
-def _check_devices(devices: int | None) -> None:
     count = os.environ.get("WORLD_SIZE", "1")
     if devices is not None and str(devices) != count:
         raise click.UsageError(f"--devices {devices} does not fit the {count} processes that were launched")
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """Discard what the block prints: of several processes, one prints."""
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        yield
+    # Of several processes, one prints.
+    with Path(os.devnull).open("w") as nowhere, nullcontext() if is_first() else redirect_stdout(nowhere):
+        click.echo(f"{_summary(recipe)} -> {path}")
+        _run(recipe, path, resume is not None)
 
 
 def _summary(recipe: Recipe) -> str:
     graph = recipe.graph_in_use
     method = f"{recipe.method} on the graph {graph}" if graph else f"method {recipe.method}"
-    distilled = f"{recipe.student} from {recipe.teacher}, {method}"
-    networks = distilled if recipe.uses_teacher else f"{recipe.student} without a teacher"
-    return f"{recipe.dataset}: {networks}, {recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"
+    others = f"from {recipe.teacher}, {method}" if recipe.uses_teacher else "without a teacher"
+    return f"{recipe.dataset}: {recipe.student} {others}, {recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"
 
 
 def _run(recipe: Recipe, path: Path, resume: bool) -> None:
@@ -117,10 +98,8 @@ def _run(recipe: Recipe, path: Path, resume: bool) -> None:
             return
         learning_curve(path)
     epochs = {"last": result["epochs"], "best": result["best_epoch"]}
-    told = accuracies(
-        "student on the test split",
-        {f"{which} epoch ({epoch})": result["test"][which] for which, epoch in epochs.items()},
-    )
+    rows = {f"{which} epoch ({epoch})": result["test"][which] for which, epoch in epochs.items()}
+    told = accuracies("student on the test split", rows)
     if told:
         click.echo(told)
     following = "evaluate" if told else "report"  # without labels there are no accuracies, but graphs

@@ -12,25 +12,14 @@ from torch import Tensor
 from relgraph.analysis.neighbourhoods import communities, neighbour_overlap
 from relgraph.analysis.run_loading import Nodes, TrainedRun
 from relgraph.errors import RelgraphError, unknown
-from relgraph.graph.search import (
-    FAISS_LIMIT,
-    LARGEST,
-    check_finite,
-    degenerate_in_blocks,
-    edge_weights,
-    has_faiss,
-    matches_in_blocks,
-    nearest_by_faiss,
-    nearest_in_blocks,
-)
+from relgraph.graph import search as searching
+from relgraph.graph.search import check_finite, degenerate_in_blocks, edge_weights, matches_in_blocks
 from relgraph.graph.topology import edges_of, joined
 
 Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 # All are exact: they differ in speed, and between weights that are equal to rounding.
-SEARCHES: dict[str, Search] = {
-    "blocks": partial(nearest_in_blocks, progress="neighbours"),
-    "faiss": nearest_by_faiss,
-}
+BLOCKS = partial(searching.nearest_in_blocks, progress="neighbours")
+SEARCHES: dict[str, Search] = {"blocks": BLOCKS, "faiss": searching.nearest_by_faiss}
 
 
 class NetworkGraph(NamedTuple):
@@ -180,25 +169,17 @@ def analyse(
         raise RelgraphError(f"k must be between 1 and the number of images less one, {len(images) - 1}, got {k}")
     networks = dict(zip(("student", "teacher"), opened.nodes(images), strict=True))
     found = {name: nodes for name, nodes in networks.items() if nodes is not None}
-    search = search or _default_search(k, max(nodes.x.numel() for nodes in found.values()))
+    if search is None:
+        small = k < searching.FAISS_LIMIT and max(nodes.x.numel() for nodes in found.values()) <= searching.LARGEST
+        search = "faiss" if small and searching.has_faiss() else "blocks"
     graphs = {
         name: _graph(nodes, name, opened.has_trained_classifier(name), SEARCHES[search], k, seed)
         for name, nodes in found.items()
     }
     student, teacher = graphs["student"], graphs.get("teacher")
-    return Analysis(
-        run=opened.run.path,
-        dataset=opened.recipe.dataset,
-        split=split,
-        k=k,
-        search=search,
-        classes=tuple(images.classes),
-        index=images.index,
-        labels=labels,
-        student=student,
-        teacher=teacher,
-        comparison=None if teacher is None else compare(student, teacher),
-    )
+    comparison = None if teacher is None else compare(student, teacher)
+    facts = opened.run.path, opened.recipe.dataset, split, k, search, tuple(images.classes), images.index, labels
+    return Analysis(*facts, student, teacher, comparison)
 
 
 def compare(student: NetworkGraph, teacher: NetworkGraph) -> Comparison:
@@ -206,22 +187,12 @@ def compare(student: NetworkGraph, teacher: NetworkGraph) -> Comparison:
     count = len(student.neighbours)
     edges = joined([edges_of(student.neighbours), edges_of(teacher.neighbours)], count, "union")
     one, other = student.embedding, teacher.embedding
-    return Comparison(
-        overlap=neighbour_overlap(student.neighbours, teacher.neighbours),
-        matched=matches_in_blocks(one, other, progress="matches") if one.shape == other.shape else None,
-        edges=edges,
-        student=edge_weights(one, one, edges),
-        teacher=edge_weights(other, other, edges),
-    )
-
-
-def _default_search(k: int, numbers: int) -> str:
-    return "faiss" if k < FAISS_LIMIT and numbers <= LARGEST and has_faiss() else "blocks"
+    overlap = neighbour_overlap(student.neighbours, teacher.neighbours)
+    matched = matches_in_blocks(one, other, progress="matches") if one.shape == other.shape else None
+    return Comparison(overlap, matched, edges, edge_weights(one, one, edges), edge_weights(other, other, edges))
 
 
 def _graph(nodes: Nodes, name: str, trained_head: bool, search: Search, k: int, seed: int) -> NetworkGraph:
     check_finite(nodes.x, name)
-    neighbours, weights = search(nodes.x, k)
-    found = communities(neighbours, weights, seed)
-    prediction = nodes.prediction if trained_head else None
-    return NetworkGraph(nodes.x, prediction, neighbours, weights, found, degenerate_in_blocks(nodes.x))
+    found, prediction = search(nodes.x, k), nodes.prediction if trained_head else None
+    return NetworkGraph(nodes.x, prediction, *found, communities(*found, seed), degenerate_in_blocks(nodes.x))

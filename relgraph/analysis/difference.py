@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from relgraph.analysis.split_graph import SplitGraph, check_split, split_rule
+from relgraph.analysis.split_graph import SplitGraph, split_rule
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.pair import STUDENT, TEACHER
@@ -48,24 +48,20 @@ def difference_pair(
     """
     from torch_geometric.data import HeteroData
 
-    if graph == "dense":
-        raise RelgraphError(
-            "with the graph 'dense' both networks hold all pairs and no edge is of one alone: expected 'knn' or "
-            "'threshold'"
-        )
-    rule = split_rule(graph, k, threshold)
-    check_split(student, teacher, k if graph == "knn" else None)
+    rule = split_rule(student, teacher, graph, k, threshold)
+    if rule is None:
+        every = "with the graph 'dense' both networks hold all pairs and no edge is of one alone"
+        raise RelgraphError(f"{every}: expected 'knn' or 'threshold'")
     both = {"student": student, "teacher": teacher}
     chosen = {side: rule.of_nodes(x, kernel) for side, x in both.items()}
     pair = HeteroData()
     pair.graph = "sparse"
     for side, other, kind in (("student", "teacher", STUDENT), ("teacher", "student", TEACHER)):
-        pair[side].x, pair[side].degenerate = both[side], degenerate_in_blocks(both[side], kernel)
-        edges = _lacking(chosen[side], chosen[other], len(student))
-        store = pair[kind]
-        store.edge_index = edges
-        store.edge_weight = edge_weights(both[side], both[side], edges, kernel)
-        store.other_weight = edge_weights(both[other], both[other], edges, kernel)
+        x, y = both[side], both[other]
+        pair[side].x, pair[side].degenerate = x, degenerate_in_blocks(x, kernel)
+        edges = pair[kind].edge_index = _lacking(chosen[side], chosen[other], len(student))
+        pair[kind].edge_weight = edge_weights(x, x, edges, kernel)
+        pair[kind].other_weight = edge_weights(y, y, edges, kernel)
     return pair
 
 

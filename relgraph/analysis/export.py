@@ -3,6 +3,7 @@
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -14,13 +15,12 @@ from relgraph.analysis.difference import NO_WEIGHT, difference_edges
 from relgraph.analysis.nodes import check_attributes, columns_of, images_of, nodes_of, titles_of
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import replacing
-from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, adjacency, weights
+from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, EdgeType, adjacency, weights
 
 if TYPE_CHECKING:
     import networkx as nx
     from torch_geometric.data import HeteroData
 
-EdgeType = tuple[str, str, str]
 Side = Literal["teacher", "student", "pair", "difference"]
 Names = Sequence[str] | None
 # Nodes and edges of each side, by PyG's names.
@@ -30,7 +30,6 @@ SIDES: dict[str, tuple[tuple[str, ...], tuple[EdgeType, ...]]] = {
     "pair": (("teacher", "student"), (TEACHER, STUDENT, MATCHES)),
     "difference": (("student", "teacher"), (STUDENT, TEACHER)),
 }
-KINDS = {TEACHER: "teacher", STUDENT: "student", MATCHES: "match"}
 # An edge takes about 1 kB in networkx and 2 kB more while its GraphML or GEXF is written.
 EDGE_LIMIT = 1_000_000
 # Of the edges of one network alone, in Gephi: blue is the teacher's, orange the student's.
@@ -75,24 +74,15 @@ def to_networkx(pair: "HeteroData", side: Side = "pair", attributes: Sequence[st
         raise unknown("side", side, SIDES)
     kinds, edges = SIDES[side]
     _check_edges(pair, edges)
-    dense = pair.graph == "dense"
-    graph: nx.Graph[str] = nx.Graph() if dense else nx.DiGraph()
-    if side == "difference":
-        graph.add_nodes_from(images_of(pair, attributes))
-        graph.add_edges_from(difference_edges(pair))
-        return graph
-    graph.add_nodes_from(nodes_of(pair, kinds, attributes))
-    for edge_type in edges:
-        graph.add_edges_from(_edges(pair, edge_type))
+    graph: nx.Graph[str] = nx.Graph() if pair.graph == "dense" else nx.DiGraph()
+    apart = side != "difference"
+    graph.add_nodes_from(nodes_of(pair, kinds, attributes) if apart else images_of(pair, attributes))
+    graph.add_edges_from(chain.from_iterable(_edges(pair, kind) for kind in edges) if apart else difference_edges(pair))
     return graph
 
 
 def write_graph(
-    pair: "HeteroData",
-    path: str | Path,
-    format: str | None = None,
-    side: Side = "pair",
-    attributes: Sequence[str] | None = None,
+    pair: "HeteroData", path: str | Path, format: str | None = None, side: Side = "pair", attributes: Names = None
 ) -> None:
     """Write a pair, whole or not at all.
 
@@ -183,7 +173,7 @@ def _check_edges(pair: "HeteroData", edges: tuple[EdgeType, ...]) -> None:
 
 def _edges(pair: "HeteroData", edge_type: EdgeType) -> Iterator[tuple[str, str, dict[str, Any]]]:
     source, _, target = edge_type
-    kind = KINDS[edge_type]
+    kind = "match" if edge_type == MATCHES else source
     ends, weights = _edge_list(pair, edge_type)
     columns = weights.abs().clamp_min(NO_WEIGHT).tolist(), weights.sign().long().tolist(), weights.tolist()
     for tail, head, weight, sign, correlation in zip(*ends.tolist(), *columns, strict=True):
@@ -196,9 +186,8 @@ def _edge_list(pair: "HeteroData", edge_type: EdgeType) -> tuple[Tensor, Tensor]
     if pair.graph == "sparse":
         return pair[edge_type].edge_index, weights(pair, edge_type).detach()
     adj = adjacency(pair, edge_type).detach()
-    chosen = torch.ones_like(adj, dtype=torch.bool)
-    if edge_type != MATCHES:
-        chosen = chosen.triu(1)
+    every = torch.ones_like(adj, dtype=torch.bool)
+    chosen = every if edge_type == MATCHES else every.triu(1)
     return chosen.nonzero().T, adj[chosen]
 
 
@@ -224,10 +213,9 @@ def _for_gephi(
 def _write_graphml(pair: "HeteroData", stream: IO[bytes], side: Side, attributes: Names) -> None:
     import networkx as nx
 
+    graph = _for_gephi(pair, side, attributes, lambda data, rgb: data.update(zip("rgb", rgb, strict=True)))
     writer: Any = nx.GraphMLWriter(prettyprint=False)
-    writer.add_graph_element(
-        _for_gephi(pair, side, attributes, lambda data, rgb: data.update(zip("rgb", rgb, strict=True)))
-    )
+    writer.add_graph_element(graph)
     # networkx numbers its keys d0, d1, ..., but Gephi takes a key d3 for the title of a node and d7 for that of an
     # edge, as yEd has them, whatever their names are: a weight in d7 would be lost.
     for element in writer.xml.iter():
@@ -260,18 +248,11 @@ def _write_pt(pair: "HeteroData", stream: IO[bytes], side: Side, attributes: Nam
     for store in stores.values():
         for name, value in store.items():
             if isinstance(value, Tensor):
-                store[name] = _own_storage(value.detach().cpu())
+                kept = value.detach().cpu()
+                # torch saves all of a tensor's storage; one that fills its own may lie in a file and is not copied.
+                store[name] = kept if kept.untyped_storage().nbytes() == kept.nbytes else kept.clone()
     torch.save(stores, stream)
 
 
-def _own_storage(value: Tensor) -> Tensor:
-    """Return a tensor that fills its storage, all of which torch saves; one that does already may lie in a file."""
-    return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
-
-
-FORMATS: dict[str, Callable[["HeteroData", IO[bytes], Side, Names], None]] = {
-    "graphml": _write_graphml,
-    "gexf": _write_gexf,
-    "json": _write_json,
-    "pt": _write_pt,
-}
+Writer = Callable[["HeteroData", IO[bytes], Side, Names], None]
+FORMATS: dict[str, Writer] = {"graphml": _write_graphml, "gexf": _write_gexf, "json": _write_json, "pt": _write_pt}

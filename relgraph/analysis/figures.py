@@ -13,18 +13,11 @@ from typing import Any
 
 import torch
 
+from relgraph.analysis import neighbourhoods as measures
 from relgraph.analysis.analysis import Analysis, Comparison, NetworkGraph
 from relgraph.analysis.confusion import ClassEdge, class_counts, class_edges, class_means
 from relgraph.analysis.diagnostics import rank_correlation
-from relgraph.analysis.neighbourhoods import (
-    agreement,
-    components,
-    degrees,
-    homophily,
-    modularity,
-    neighbour_graph,
-    some_pairs,
-)
+from relgraph.analysis.neighbourhoods import agreement, some_pairs
 from relgraph.files import write_atomically
 from relgraph.graph.search import edge_weights
 
@@ -47,25 +40,18 @@ def summarise(analysis: Analysis) -> dict[str, Any]:
     - `confusion`: edges from each class to each other one, the largest differences between the networks first.
     - `worst`: the images whose neighbourhoods differ most, by overlap, then relation error.
     """
-    comparison = analysis.comparison
-    found = {
-        "run": str(analysis.run),
-        "dataset": analysis.dataset,
-        "split": analysis.split,
-        "images": len(analysis.index),
-        "labelled": int((analysis.labels >= 0).sum()),
-        "k": analysis.k,
-        "search": analysis.search,
-        **{name: network_figures(graph, analysis) for name, graph in analysis.graphs.items()},
-        **({} if comparison is None else _comparison_figures(comparison, list(analysis.graphs.values()))),
-        "agreement": _agreements(analysis),
-    }
-    if analysis.labelled:
-        found["per_class"] = per_class(analysis)
-        found["confusion"] = _confusion(analysis)
+    comparison, graphs, labels = analysis.comparison, analysis.graphs, analysis.labels
+    found: dict[str, Any] = {"run": str(analysis.run), "dataset": analysis.dataset, "split": analysis.split}
+    found |= {"images": len(labels), "labelled": int((labels >= 0).sum()), "k": analysis.k, "search": analysis.search}
+    found |= {name: network_figures(graph, analysis) for name, graph in graphs.items()}
     if comparison is not None:
-        found["worst"] = _worst(analysis, comparison)
-    return found
+        found |= _comparison_figures(comparison, list(graphs.values()))
+    parts = {name: graph.communities for name, graph in graphs.items()}
+    parts |= {"labels": labels} if analysis.labelled else {}
+    found["agreement"] = {f"{a}_{b}": agreement(parts[a], parts[b])._asdict() for a, b in combinations(parts, 2)}
+    if analysis.labelled:
+        found |= {"per_class": per_class(analysis), "confusion": _confusion(analysis)}
+    return found if comparison is None else {**found, "worst": _worst(analysis, comparison)}
 
 
 def write_summary(summary: dict[str, Any], path: Path) -> None:
@@ -84,14 +70,13 @@ def network_figures(graph: NetworkGraph, analysis: Analysis) -> dict[str, Any]:
     `homophily` (with labels), `degenerate` nodes, number of `communities`, their `modularity` (`None` if no nodes are
     joined), connected `components` with their largest sizes, and `in_degree`: mean (k), largest, skewness, orphans.
     """
-    joined = neighbour_graph(graph.neighbours, graph.weights)
-    sizes = components(joined)
-    chosen = degrees(graph.neighbours)
-    found = {"homophily": _number(homophily(graph.neighbours, analysis.labels))} if analysis.labelled else {}
-    return found | {
+    joined = measures.neighbour_graph(graph.neighbours, graph.weights)
+    sizes, chosen = measures.components(joined), measures.degrees(graph.neighbours)
+    homophily = _number(measures.homophily(graph.neighbours, analysis.labels))
+    return ({"homophily": homophily} if analysis.labelled else {}) | {
         "degenerate": int(graph.degenerate.sum()),
         "communities": int(graph.communities.max()) + 1,
-        "modularity": _number(modularity(joined, graph.communities)),
+        "modularity": _number(measures.modularity(joined, graph.communities)),
         "components": {"count": len(sizes), "sizes": sizes[:LISTED]},
         "in_degree": {"mean": analysis.k, **chosen._asdict()},
     }
@@ -109,16 +94,12 @@ def per_class(analysis: Analysis) -> list[dict[str, Any]]:
         columns[f"homophily_{name}"] = counts.diagonal() / counts.sum(1).double()
     images = labels[labels >= 0].bincount(minlength=classes)
     badness = columns["relation_error"] if comparison is not None else -columns["homophily_student"]
-    return [
-        {
-            "class": number,
-            "name": analysis.classes[number],
-            "images": int(images[number]),
-            **{name: _number(float(column[number])) for name, column in columns.items()},
-        }
-        for number in badness.nan_to_num(-torch.inf).argsort(descending=True, stable=True).tolist()
-        if images[number] > 0
-    ]
+    rows = []
+    for number in badness.nan_to_num(-torch.inf).argsort(descending=True, stable=True).tolist():
+        figures = {name: _number(float(column[number])) for name, column in columns.items()}
+        row = {"class": number, "name": analysis.classes[number], "images": int(images[number]), **figures}
+        rows += [row] if row["images"] else []
+    return rows
 
 
 def confusion(analysis: Analysis) -> list[ClassEdge]:
@@ -130,11 +111,8 @@ def confusion(analysis: Analysis) -> list[ClassEdge]:
 
 def _confusion(analysis: Analysis) -> dict[str, list[int] | list[float]]:
     """Return the edges between classes by columns: a row for each would take ten times the space."""
-    edges = confusion(analysis)
-    found: dict[str, list[int] | list[float]] = {
-        "from": [edge.anchor for edge in edges],
-        "to": [edge.candidate for edge in edges],
-    }
+    edges, found = confusion(analysis), dict[str, list[int] | list[float]]()
+    found["from"], found["to"] = [edge.anchor for edge in edges], [edge.candidate for edge in edges]
     for name in analysis.graphs:
         found[name] = [getattr(edge, name) for edge in edges]
         found[f"{name}_share"] = [round(getattr(edge, f"{name}_share"), 6) for edge in edges]
@@ -156,24 +134,15 @@ def _comparison_figures(comparison: Comparison, graphs: Sequence[NetworkGraph]) 
     return found
 
 
-def _agreements(analysis: Analysis) -> dict[str, dict[str, float]]:
-    parts = {name: graph.communities for name, graph in analysis.graphs.items()}
-    parts |= {"labels": analysis.labels} if analysis.labelled else {}
-    return {f"{one}_{other}": agreement(parts[one], parts[other])._asdict() for one, other in combinations(parts, 2)}
-
-
 def _worst(analysis: Analysis, comparison: Comparison) -> list[dict[str, Any]]:
     error, labels = comparison.relation_error, analysis.labels.tolist()
-    return [
-        {
-            "index": int(analysis.index[place]),
-            **({"label": labels[place], "name": analysis.class_name(place)} if labels[place] >= 0 else {}),
-            "overlap": float(comparison.overlap[place]),
-            "relation_error": float(error[place]),
-            **{name: analysis.index[graph.neighbours[place]].tolist() for name, graph in analysis.graphs.items()},
-        }
-        for place in comparison.worst(LISTED)
-    ]
+    rows = []
+    for place in comparison.worst(LISTED):
+        label = {"label": labels[place], "name": analysis.class_name(place)} if labels[place] >= 0 else {}
+        measured = {"overlap": float(comparison.overlap[place]), "relation_error": float(error[place])}
+        near = {name: analysis.index[graph.neighbours[place]].tolist() for name, graph in analysis.graphs.items()}
+        rows.append({"index": int(analysis.index[place]), **label, **measured, **near})
+    return rows
 
 
 def _number(value: float) -> float | None:

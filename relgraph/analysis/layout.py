@@ -1,6 +1,6 @@
 """Where the nodes of a graph pair stand in a plane."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
@@ -93,8 +93,9 @@ def place(pair: "HeteroData", layout: Layout, side: Side = "pair", seed: int = 0
         raise unknown("side", side, SIDES)
     if layout == "none":
         return
-    planes = _springs(pair, side, seed) if layout == "spring" else _maps(pair, side, seed)
-    for kind, plane in planes.items():
+    kinds = ("teacher",) if side == "difference" else SIDES[side][0]
+    planes = _springs(pair, side, len(kinds), seed) if layout == "spring" else _maps(pair, kinds, seed)
+    for kind, plane in zip(kinds, planes, strict=True):
         pair[kind].position = plane
     if side == "difference":
         pair["student"].position = pair["teacher"].position
@@ -104,23 +105,21 @@ def place(pair: "HeteroData", layout: Layout, side: Side = "pair", seed: int = 0
         pair["student"].position[:, 0] += 0.6 * width
 
 
-def _maps(pair: "HeteroData", side: Side, seed: int) -> dict[str, Tensor]:
-    """Return each network's t-SNE, which begins where the one before it ended; one for the difference."""
-    planes, start = {}, None
-    for kind in ("teacher",) if side == "difference" else SIDES[side][0]:
+def _maps(pair: "HeteroData", kinds: Sequence[str], seed: int) -> Iterator[Tensor]:
+    """Yield each network's t-SNE, which begins where the one before it ended."""
+    start = None
+    for kind in kinds:
         start = tsne(pair[kind].x, seed, start)
-        planes[kind] = _with_room(start)
-    return planes
+        yield _with_room(start)
 
 
-def _springs(pair: "HeteroData", side: Side, seed: int) -> dict[str, Tensor]:
+def _springs(pair: "HeteroData", side: Side, networks: int, seed: int) -> list[Tensor]:
     import networkx as nx
 
     graph = to_networkx(pair, side, ())
     found = nx.spring_layout(graph, seed=seed, weight="weight")
     plane = _with_room(torch.tensor([[float(x), float(y)] for x, y in (found[node] for node in graph)]))
-    kinds = ("teacher",) if side == "difference" else SIDES[side][0]
-    return {kind: part.clone() for kind, part in zip(kinds, plane.chunk(len(kinds)), strict=True)}
+    return [part.clone() for part in plane.chunk(networks)]
 
 
 def _principal(z: Tensor) -> Tensor:
@@ -137,6 +136,5 @@ def _with_room(plane: Tensor) -> Tensor:
 
 def _scaled(plane: Tensor, half: float) -> Tensor:
     """Return positions centred at 0, at most `half` from it, with the same scale in both directions."""
-    centred = plane - (plane.amax(0) + plane.amin(0)) / 2
-    scaled: Tensor = centred / centred.abs().max().clamp_min(1e-12) * half
-    return scaled
+    centred: Tensor = plane - (plane.amax(0) + plane.amin(0)) / 2
+    return centred / centred.abs().max().clamp_min(1e-12) * half

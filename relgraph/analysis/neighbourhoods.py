@@ -186,6 +186,5 @@ def agreement(one: Tensor, other: Tensor) -> Agreement:
 
 def _check_alike(one: Tensor, other: Tensor) -> None:
     if one.ndim != 2 or one.shape != other.shape:
-        raise RelgraphError(
-            f"tables of neighbours must be (N, k) alike, got {tuple(one.shape)} and {tuple(other.shape)}"
-        )
+        shapes = f"{tuple(one.shape)} and {tuple(other.shape)}"
+        raise RelgraphError(f"tables of neighbours must be (N, k) alike, got {shapes}")

@@ -12,19 +12,9 @@ if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
 
 Node = tuple[str, dict[str, Any]]
-# The name of an attribute, and its key in the pair's node stores; the values of the first three need no such key.
-ATTRIBUTES = {
-    "index": "image_id",
-    "class_name": "",
-    "split": "",
-    "label": "y",
-    "prediction": "prediction",
-    "correct": "correct",
-    "labelled": "labelled",
-    "degenerate": "degenerate",
-    "community": "community",
-    "overlap": "overlap",
-}
+# The name of an attribute, and its key in the pair's node stores, mostly the same; two are of the whole pair.
+OWN_KEYS = ("prediction", "correct", "labelled", "degenerate", "community", "overlap")
+ATTRIBUTES = {"index": "image_id", "class_name": "", "split": "", "label": "y", **{name: name for name in OWN_KEYS}}
 DEFAULT_ATTRIBUTES = ("index", "label", "class_name", "split", "prediction", "correct", "labelled")
 MEASURED = ("community", "overlap")
 # Attributes that belong to a network's node; all others belong to the image.
@@ -61,11 +51,11 @@ def measure(pair: "HeteroData", names: Sequence[str], k: int) -> None:
         return
     tables = {side: nearest_in_blocks(pair[side].x, k) for side in ("student", "teacher")}
     overlap = neighbour_overlap(tables["student"][0], tables["teacher"][0])
-    for side, (neighbours, weights) in tables.items():
+    for side, table in tables.items():
         if "overlap" in names:
             pair[side].overlap = overlap
         if "community" in names:
-            pair[side].community = communities(neighbours, weights)
+            pair[side].community = communities(*table)
 
 
 def nodes_of(pair: "HeteroData", kinds: Sequence[str], names: Sequence[str] | None = None) -> Iterator[Node]:
@@ -108,11 +98,11 @@ def titles_of(pair: "HeteroData", kind: str) -> list[tuple[str, Rgb]]:
     names = columns.get("class_name", labels)
     count = max((label for label in labels if label is not None), default=0) + 1
     colours = class_colours(max(count, len(getattr(pair, "classes", []))))
-    titles = [
-        str(index) if name is None or not str(name).strip() else str(name)
-        for index, name in zip(columns["index"], names, strict=True)
-    ]
-    return list(zip(titles, (rgb(NO_CLASS if label is None else colours[label]) for label in labels), strict=True))
+    titles = []
+    for index, name, label in zip(columns["index"], names, labels, strict=True):
+        title = str(index) if name is None or not str(name).strip() else str(name)
+        titles.append((title, rgb(NO_CLASS if label is None else colours[label])))
+    return titles
 
 
 def writable(text: str) -> str:
@@ -165,9 +155,8 @@ def _columns(pair: "HeteroData", kind: str) -> dict[str, list[Any]]:
 
 def _name_classes(columns: dict[str, list[Any]], classes: list[str]) -> None:
     """Name the classes of labels that have one; a negative label is unknown, and what would be judged by it too."""
-    known = [label >= 0 for label in columns["label"]]
+    labels = columns["label"]
     if classes:
-        columns["class_name"] = [classes[n] if 0 <= n < len(classes) else None for n in columns["label"]]
-    for name in ("label", "correct"):
-        if name in columns:
-            columns[name] = [value if is_known else None for value, is_known in zip(columns[name], known, strict=True)]
+        columns["class_name"] = [classes[n] if 0 <= n < len(classes) else None for n in labels]
+    for name in {"label", "correct"} & columns.keys():
+        columns[name] = [value if label >= 0 else None for value, label in zip(columns[name], labels, strict=True)]

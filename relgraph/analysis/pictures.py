@@ -79,11 +79,6 @@ def matrix_picture(matrix: Tensor, limit: float) -> str:
     return data_uri(picture)
 
 
-def scale_picture() -> str:
-    """Return the colours of `matrix_picture` from the least value, on the left, to the largest."""
-    return matrix_picture(torch.linspace(-1, 1, 128)[None], 1.0)
-
-
 def data_uri(picture: "Image") -> str:
     """Return a picture as an address that holds it: PNG, or JPEG if that would be large."""
     kind, content = "png", _encoded(picture, "PNG", optimize=True)

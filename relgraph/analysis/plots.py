@@ -23,18 +23,16 @@ def learning_curve(path: Path) -> Path:
     rows = run.read_metrics()
     split = run.stored().select
     figure = Figure(figsize=(9, 3.5), layout="constrained")
-    losses, accuracies = figure.subplots(1, 2)
     named = {"loss": "all terms"}
     if any(row.get("cross_entropy", 0) > 0 for row in rows):
         named["cross_entropy"] = "cross-entropy"
-    for axis, curves in ((losses, named), (accuracies, _accuracies(split))):
-        for column, label in curves.items():
+    panels = ("training loss", None, named), ("accuracy in %", 101, _accuracies(split))
+    for axis, (label, most, curves) in zip(figure.subplots(1, 2), panels, strict=True):
+        for column, name in curves.items():
             points = [(row["epoch"], row[column]) for row in rows if column in row]
             if points:
-                axis.plot(*zip(*points, strict=True), marker=".", label=label)
-    losses.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
-    accuracies.set(xlabel="epoch", ylabel="accuracy in %", ylim=(0, 101))
-    for axis in (losses, accuracies):
+                axis.plot(*zip(*points, strict=True), marker=".", label=name)
+        axis.set(xlabel="epoch", ylabel=label, ylim=(0, most))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
         if axis.lines:

@@ -1,6 +1,6 @@
 """A finished run, loaded again: its networks, and their outputs on a split."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +11,7 @@ from relgraph.analysis.difference import difference_pair
 from relgraph.analysis.memory_mapped import RowTable
 from relgraph.analysis.split_graph import SplitGraph, split_pair
 from relgraph.data.images import ImageSet
-from relgraph.data.views import prepare
+from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.topology import Chooser
 from relgraph.methods import Output
@@ -68,11 +68,8 @@ class TrainedRun:
         weights = load_checkpoint(self.run.best)["objective"]
         if any(name.startswith("method.") and not name.startswith("method.parts.") for name in weights):
             raise RelgraphError(f"{self.run.best} is of a version of relgraph whose runs this one cannot read")
-        head = {
-            name.removeprefix("teacher_head."): t for name, t in weights.items() if name.startswith("teacher_head.")
-        }
         self.teacher = self.head = None
-        if head:
+        if head := {n.removeprefix("teacher_head."): t for n, t in weights.items() if n.startswith("teacher_head.")}:
             self.teacher = open_teacher(self.recipe).to(self.device)
             self.head = Head(self.teacher.width, *(len(head[f"{layer}.weight"]) for layer in ("project", "classify")))
             load_strictly(self.head, head, self.run.best)
@@ -135,17 +132,13 @@ class TrainedRun:
         Embeddings are projected ones; in a contrastive run without labels, which trains no projection, they are the
         student's behind the method's head and the teacher's feature, which its loss compared.
         """
-        student = self._output(self.student.backbone, self.student.head, images, "student", self._student_input)
-        if self.contrast_head is not None:
-            assert student.feature is not None
-            student = student._replace(embedding=self.contrast_head(student.feature.to(self.device)).cpu())
+        backbone, head = self.student.backbone, self.student.head
+        own = Normalise(self.description["mean"], self.description["std"])
+        student = self._output(images, "student", own, backbone, head, self.contrast_head)
         if self.teacher is None or self.head is None:
             return student, None
-        teacher = self._output(self.teacher, self.head, images, "teacher", input_of(self.teacher))
-        if self.contrast_head is not None:
-            assert teacher.feature is not None
-            teacher = teacher._replace(embedding=teacher.feature)
-        return student, teacher
+        contrasted = None if self.contrast_head is None else nn.Identity()
+        return student, self._output(images, "teacher", input_of(self.teacher), self.teacher, self.head, contrasted)
 
     def nodes(self, images: ImageSet) -> tuple[Nodes, Nodes | None]:
         """Return the nodes of student and teacher: of `outputs` the embeddings and the arg max of the logits.
@@ -157,30 +150,25 @@ class TrainedRun:
         """
         positions = torch.split(torch.arange(len(images)), IMAGES_AT_ONCE)
         parts = [images] if len(positions) == 1 else map(images.select, positions)
-        embeddings = RowTable(len(images)), RowTable(len(images))
-        predictions: tuple[list[Tensor], list[Tensor]] = ([], [])
+        tables: list[tuple[RowTable, list[Tensor]]] = [(RowTable(len(images)), []) for _ in range(2)]
         for part in parts:
-            for x, prediction, output in zip(embeddings, predictions, self.outputs(part), strict=True):
+            for (rows, predictions), output in zip(tables, self.outputs(part), strict=True):
                 if output is not None:
                     assert output.logits is not None
-                    x.add(output.embedding)
-                    prediction.append(output.logits.argmax(-1))
-        student, teacher = (
-            Nodes(x.tensor(), torch.cat(prediction)) if prediction else None
-            for x, prediction in zip(embeddings, predictions, strict=True)
-        )
-        assert student is not None
-        return student, teacher
+                    rows.add(output.embedding)
+                    predictions.append(output.logits.argmax(-1))
+        found = [Nodes(rows.tensor(), torch.cat(predictions)) for rows, predictions in tables if predictions]
+        return found[0], found[1] if len(found) > 1 else None
 
     def _output(
-        self, network: nn.Module, head: Head, images: ImageSet, name: str, prepared: Callable[[Tensor], Tensor]
+        self, images: ImageSet, name: str, prepare: Normalise, net: nn.Module, head: Head, contrasted: nn.Module | None
     ) -> Output:
-        feature = embed(network, images, prepared, BATCH, self.device, name, self.recipe.processes)
+        """Return a network's outputs; behind `contrasted` a method compared features, in place of projections."""
+        feature = embed(net, images, prepare, BATCH, self.device, name, self.recipe.processes)
         embedding, logits = head(feature.to(self.device))
+        if contrasted is not None:
+            embedding = contrasted(feature.to(self.device))
         return Output(embedding.cpu(), logits.cpu(), feature)
-
-    def _student_input(self, images: Tensor) -> Tensor:
-        return prepare(images, None, images.shape[1], self.description["mean"], self.description["std"])
 
 
 def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
@@ -203,12 +191,8 @@ def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
     hidden = bool(((few < 0) & (every >= 0)).any()) and int(few[few >= 0].bincount().count_nonzero()) > 1
     # With 3 labels a class, 20 votes would be cast for wrong classes.
     fewest = int(few[few >= 0].bincount().clamp_min(1).min())
-    report: dict[str, Any] = {
-        "run": str(path),
-        "images": {"train": len(train), "labelled": int((few >= 0).sum()), "test": len(test)},
-        "neighbours": k,
-        "neighbours_few": min(k, fewest),
-    }
+    counts = {"train": len(train), "labelled": int((few >= 0).sum()), "test": len(test)}
+    report: dict[str, Any] = {"run": str(path), "images": counts, "neighbours": k, "neighbours_few": min(k, fewest)}
     chosen = [("", every, k), *([("_few", few, min(k, fewest))] if hidden else [])]
     for name, known, asked in zip(("student", "teacher"), opened.outputs(train), opened.outputs(test), strict=True):
         if known is not None and asked is not None:
@@ -256,17 +240,17 @@ def run_pair(
     student, teacher = opened.nodes(images)
     if teacher is None and side != "student":
         raise RelgraphError(f"{path} was trained without a teacher: export its student's graph (side student)")
-    chooser: Chooser = neighbours or ("student" if side == "student" else "teacher")
     reference = student if teacher is None else teacher
-    widths = student.x.shape[1], reference.x.shape[1]
-    if widths[0] != widths[1]:
+    own, width = student.x.shape[1], reference.x.shape[1]
+    if own != width:
         raise RelgraphError(
-            f"a pair needs embeddings of one width, got {widths[0]} of the student and {widths[1]} of the teacher's "
-            f"own head in {path}: train with --dim {widths[1]}"
+            f"a pair needs embeddings of one width, got {own} of the student and {width} of the teacher's "
+            f"own head in {path}: train with --dim {width}"
         )
     if side == "difference":
         pair = difference_pair(student.x, reference.x, graph=graph, k=k, threshold=threshold)
     else:
+        chooser: Chooser = neighbours or ("student" if side == "student" else "teacher")
         pair = split_pair(student.x, reference.x, graph=graph, k=k, threshold=threshold, neighbours=chooser)
     pair.classes, pair.split = list(images.classes), split
     for name, nodes in (("student", student), ("teacher", reference)):

@@ -50,8 +50,7 @@ def split_pair(
     >>> pair["teacher", "relates", "teacher"].edge_index.shape
     torch.Size([2, 300])
     """
-    rule = None if graph == "dense" else split_rule(graph, k, threshold, neighbours)
-    check_split(student, teacher, k if graph == "knn" else None)
+    rule = split_rule(student, teacher, graph, k, threshold, neighbours)
     if rule is not None:
         return graph_pair(student, teacher, topology=rule, kernel=kernel, image_id=image_id, y=y, form="blocked")
     if len(student) > DENSE_LIMIT:
@@ -62,21 +61,21 @@ def split_pair(
     return graph_pair(student, teacher, kernel=kernel, image_id=image_id, y=y)
 
 
-def split_rule(graph: str, k: int, threshold: float, neighbours: Chooser = "teacher") -> Choosing:
-    """Return the rule of a sparse graph of a whole split: its k nearest neighbours, or the pairs above a threshold.
+def split_rule(
+    student: Tensor, teacher: Tensor, graph: str, k: int, threshold: float, neighbours: Chooser = "teacher"
+) -> Choosing | None:
+    """Return the rule of a graph of a whole split: k nearest neighbours, or pairs above a threshold; of `dense` none.
 
     Raises:
-        RelgraphError: for an unknown graph or choice of neighbours.
+        RelgraphError: for an unknown graph or choice of neighbours, and if the two are not finite and (N, D) alike, or
+            have not k others each.
     """
     if graph not in SPLIT_GRAPHS:
         raise unknown("graph", graph, SPLIT_GRAPHS)
-    return Nearest(k, neighbours) if graph == "knn" else Above(threshold, neighbours, EDGE_LIMIT)
-
-
-def check_split(student: Tensor, teacher: Tensor, k: int | None) -> None:
-    """Raise RelgraphError unless both are finite and (N, D) alike, each with k others if `k` is given."""
+    sparse = Nearest(k, neighbours) if graph == "knn" else Above(threshold, neighbours, EDGE_LIMIT)
     check_nodes(student, teacher, one_width=True)
     for side, x in (("student", student), ("teacher", teacher)):
         check_finite(x, side)
-    if k is not None:
+    if graph == "knn":
         check_k(k, len(student))
+    return None if graph == "dense" else sparse

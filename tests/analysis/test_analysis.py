@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from relgraph.analysis import analysis
 from relgraph.analysis.analysis import SEARCHES, Analysis, analyse, compare
 from relgraph.analysis.run_loading import TrainedRun
 from relgraph.errors import RelgraphError
@@ -129,11 +128,11 @@ def test_embeddings_that_are_not_finite(opened: TrainedRun, monkeypatch: pytest.
 
 def test_faiss_is_taken_where_it_works(opened: TrainedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SEARCHES, "faiss", nearest_in_blocks)
-    monkeypatch.setattr(analysis, "has_faiss", lambda: True)
+    monkeypatch.setattr("relgraph.graph.search.has_faiss", lambda: True)
     assert analyse(opened, k=3, first=20).search == "faiss"
     assert analyse(opened, k=3, first=20, search="blocks").search == "blocks"
     with monkeypatch.context() as patch:
-        patch.setattr(analysis, "LARGEST", 20 * 32 - 1)
+        patch.setattr("relgraph.graph.search.LARGEST", 20 * 32 - 1)
         assert analyse(opened, k=3, first=20).search == "blocks", "faiss holds copies of all nodes"
-    monkeypatch.setattr(analysis, "has_faiss", lambda: False)
+    monkeypatch.setattr("relgraph.graph.search.has_faiss", lambda: False)
     assert analyse(opened, k=3, first=20).search == "blocks"

@@ -97,8 +97,9 @@ def test_a_file_s_options_are_read_as_those_of_the_command(tmp_path: Path) -> No
         (PretrainRecipe, "epochs: null\nlr: 5e-4\n", {"epochs": None, "lr": 5e-4}),
     ):  # fmt: skip
         file.write_text(text)
-        assert options.given_options(recipe, {"seed": None}, file) == expected
-    assert options.given_options(PretrainRecipe, {"epochs": 3, "seed": 0}, file) == {"epochs": 3, "seed": 0, "lr": 5e-4}
+        assert options.given_options(recipe, {"seed": None, "config": file}) == expected
+    given = {"epochs": 3, "seed": 0, "config": file}
+    assert options.given_options(PretrainRecipe, given) == {"epochs": 3, "seed": 0, "lr": 5e-4}
 
 
 @pytest.mark.parametrize(

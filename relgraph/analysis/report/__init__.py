@@ -4,19 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from relgraph.analysis.analysis import analyse
+from relgraph.analysis.report import detail_sections as detail
+from relgraph.analysis.report import run_sections as section
 from relgraph.analysis.report.content import maps, matrices, worst
-from relgraph.analysis.report.detail_sections import (
-    by_class,
-    class_maps,
-    diagnostics,
-    edge_matrices,
-    graph_view,
-    worst_neighbourhoods,
-)
 from relgraph.analysis.report.html import Html
 from relgraph.analysis.report.page import document
-from relgraph.analysis.report.run_sections import curves, environment, results, settings
-from relgraph.analysis.report.summary import Summary, summaries
+from relgraph.analysis.report.summary import summaries
 from relgraph.analysis.run_loading import TrainedRun
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
@@ -40,12 +33,14 @@ def write_report(
             file cannot be written.
     """
     described = summaries(runs)
-    sections = _of_all(described)
-    for place, one in zip(runs, described, strict=True):
-        if isinstance(one.recipe, Recipe):
-            sections |= _in_detail(place, one.name, split, first, k)
-            break
-    sections["environment"] = ("Environment", environment(described))
+    sections: Sections = {"results": ("Results", section.results(described))}
+    sections["settings"] = ("What was run", section.settings(described))
+    if (curves := section.curves(described)) is not None:
+        sections["curves"] = ("Learning curves", curves)
+    distilled = [place for place, one in enumerate(described) if isinstance(one.recipe, Recipe)]
+    for place in distilled[:1]:
+        sections |= _in_detail(runs[place], described[place].name, split, first, k)
+    sections["environment"] = ("Environment", section.environment(described))
     title = described[0].name if len(described) == 1 else f"{described[0].name} and {len(described) - 1} more"
     subtitle = f"relgraph report on {len(described)} run{'s' if len(described) > 1 else ''}"
     page = document(title, sections, subtitle).encode()
@@ -53,12 +48,6 @@ def write_report(
         raise RelgraphError(f"a report takes at most {LIMIT:,} bytes, got {len(page):,}: give fewer runs")
     write_atomically(path, page)
     return len(page)
-
-
-def _of_all(described: Sequence[Summary]) -> Sections:
-    drawn = curves(described)
-    found: Sections = {"results": ("Results", results(described)), "settings": ("What was run", settings(described))}
-    return found if drawn is None else {**found, "curves": ("Learning curves", drawn)}
 
 
 def _in_detail(place: Path, name: str, split: str | None, first: int | None, k: int) -> Sections:
@@ -70,16 +59,16 @@ def _in_detail(place: Path, name: str, split: str | None, first: int | None, k: 
         found, images = analyse(opened, chosen, k, first), opened.split(chosen)
         summary = found.summary()
         bar.update()
-        sections = {"diagnostics": (f"Neighbourhoods of {name}", diagnostics(found, summary))}
+        sections = {"diagnostics": (f"Neighbourhoods of {name}", detail.diagnostics(found, summary))}
         if found.labelled:
-            sections["classes"] = ("Classes", by_class(found, summary))
-        sections["matrices"] = ("Edge matrices", edge_matrices(matrices(found), len(found.classes)))
+            sections["classes"] = ("Classes", detail.by_class(found, summary))
+        sections["matrices"] = ("Edge matrices", detail.edge_matrices(matrices(found), len(found.classes)))
         placed = maps(found)
-        sections["maps"] = ("Maps", class_maps(found, placed))
+        sections["maps"] = ("Maps", detail.class_maps(found, placed))
         bar.update()
-        sections["graph"] = ("The graph", graph_view(found, placed, images))
+        sections["graph"] = ("The graph", detail.graph_view(found, placed, images))
         bar.update()
         if found.teacher is not None:
-            sections["worst"] = ("Where they disagree most", worst_neighbourhoods(found, worst(found), images))
+            sections["worst"] = ("Where they disagree most", detail.worst_neighbourhoods(found, worst(found), images))
         bar.update()
     return sections

@@ -34,20 +34,14 @@ def chart(title: str, curves: Sequence[Curve], epochs: tuple[float, float]) -> H
     horizontal = _Axis(*epochs, LEFT, RIGHT)
     vertical = _Axis(rows[0], rows[-1], BOTTOM, TOP)
     grid = [_row(vertical, tick, rows) for tick in rows]
-    grid += [
-        _tick(f"{horizontal.at(tick):.1f}", BOTTOM + 18, "middle", tick, columns)
-        for tick in columns
-        if epochs[0] <= tick <= epochs[1]
-    ]
+    shown = [tick for tick in columns if epochs[0] <= tick <= epochs[1]]
+    grid += [_tick(f"{horizontal.at(tick):.1f}", BOTTOM + 18, "middle", tick, columns) for tick in shown]
     lines = [_line(curve, horizontal, vertical) for curve in curves]
     epoch = element("text", {"x": RIGHT, "y": HEIGHT - 4, "text-anchor": "end", "class": "axis"}, "epoch")
-    drawing = element(
-        "svg",
-        {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": _read_out(title, curves)},
-        *grid, epoch, *lines,
-        element("line", {"class": "cursor", "x1": LEFT, "x2": LEFT, "y1": TOP, "y2": BOTTOM, "visibility": "hidden"}),
-    )  # fmt: skip
-    return figure(title, drawing, kind="chart")
+    place: dict[str, str | float | None] = {"x1": LEFT, "x2": LEFT, "y1": TOP, "y2": BOTTOM, "visibility": "hidden"}
+    cursor = element("line", {"class": "cursor", **place})
+    box = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": _read_out(title, curves)}
+    return figure(title, element("svg", box, *grid, epoch, *lines, cursor), kind="chart")
 
 
 def scatter(places: Tensor, labels: Sequence[int], colours: Sequence[str], name: str) -> Html:
@@ -55,13 +49,10 @@ def scatter(places: Tensor, labels: Sequence[int], colours: Sequence[str], name:
     points: dict[int, list[str]] = {}
     for (x, y), label in zip(places.tolist(), labels, strict=True):
         points.setdefault(label, []).append(f"M{x:.3f} {-y:.3f}h0")
-    paths = [
-        element(
-            "path",
-            {"data-class": label, "stroke": colours[label] if label >= 0 else NO_CLASS, "d": "".join(points[label])},
-        )
-        for label in sorted(points)
-    ]
+    paths = []
+    for label in sorted(points):
+        stroke = colours[label] if label >= 0 else NO_CLASS
+        paths.append(element("path", {"data-class": label, "stroke": stroke, "d": "".join(points[label])}))
     size = "many" if len(labels) > MANY else "few"
     box = "-1.06 -1.06 2.12 2.12"
     return element("svg", {"viewBox": box, "role": "img", "aria-label": name, "class": size}, *paths)

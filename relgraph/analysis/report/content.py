@@ -18,6 +18,7 @@ MATRIX_NODES = 400
 MATRIX_CLASSES = 20  # more blocks than these could not be distinguished
 WORST = 12
 SIDES = ("student", "teacher")
+OF_LABELS = ("Accuracy of the head", "Label homophily", "Communities and labels, NMI", "Communities and labels, ARI")
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,18 +98,11 @@ def worst(analysis: Analysis, count: int = WORST, shown: int = 8) -> list[Neighb
 
     At most `shown` neighbours of each are listed.
     """
-    comparison, teacher = analysis.comparison, analysis.teacher
-    if comparison is None or teacher is None:
+    if analysis.comparison is None:
         return []
-    return [
-        Neighbourhood(
-            place,
-            analysis.student.neighbours[place, :shown].tolist(),
-            teacher.neighbours[place, :shown].tolist(),
-            float(comparison.overlap[place]),
-        )
-        for place in comparison.worst(count)
-    ]
+    student, teacher = (graph.neighbours[:, :shown].tolist() for graph in analysis.graphs.values())
+    overlap = analysis.comparison.overlap.tolist()
+    return [Neighbourhood(i, student[i], teacher[i], overlap[i]) for i in analysis.comparison.worst(count)]
 
 
 def graph_data(analysis: Analysis, maps: Maps, thumbs: list[list[int]]) -> dict[str, Any]:
@@ -125,13 +119,9 @@ def graph_data(analysis: Analysis, maps: Maps, thumbs: list[list[int]]) -> dict[
 
 def _node(analysis: Analysis, maps: Maps, number: int, thumb: list[int]) -> dict[str, Any]:
     position = int(maps.chosen[number])
-    node: dict[str, Any] = {
-        "id": number,
-        "label": analysis.class_name(position),
-        "class": max(int(analysis.labels[position]), -1),
-        "index": int(analysis.index[position]),
-        "thumb": thumb,
-    }
+    label, index = max(int(analysis.labels[position]), -1), int(analysis.index[position])
+    node: dict[str, Any] = {"id": number, "label": analysis.class_name(position), "class": label, "index": index}
+    node["thumb"] = thumb
     for side, name in enumerate(SIDES):
         graph = analysis.graphs.get(name)
         x, y = maps.places[0 if graph is None else side][number].tolist()
@@ -158,27 +148,29 @@ def _edges(x: Tensor, k: int) -> list[list[float]]:
 
 def figures(analysis: Analysis, summary: Mapping[str, Any]) -> dict[str, list[float | None]]:
     """Return the table of diagnostics: for each name the student's number and, if there is one, the teacher's."""
-    graphs, found = analysis.graphs, [summary[name] for name in analysis.graphs]
-    rows: dict[str, list[float | None]] = {}
-    if analysis.labelled:
-        known, labels = analysis.labels >= 0, analysis.labels
-        rows["Accuracy of the head"] = [
-            None if graph.prediction is None else float((graph.prediction == labels)[known].float().mean())
-            for graph in graphs.values()
-        ]
-        rows["Label homophily"] = [one["homophily"] for one in found]
-    rows["Communities"] = [one["communities"] for one in found]
-    rows["Modularity"] = [one["modularity"] for one in found]
-    if analysis.labelled:
-        agreed = [summary["agreement"][f"{name}_labels"] for name in graphs]
-        rows["Communities and labels, NMI"] = [one["nmi"] for one in agreed]
-        rows["Communities and labels, ARI"] = [one["ari"] for one in agreed]
-    rows["Mean correlation of an edge"] = [float(graph.weights.mean()) for graph in graphs.values()]
-    rows["Connected components"] = [one["components"]["count"] for one in found]
-    rows["Most often chosen as a neighbour"] = [one["in_degree"]["largest"] for one in found]
-    rows["Never chosen as a neighbour"] = [one["in_degree"]["orphans"] for one in found]
-    rows["Degenerate nodes"] = [one["degenerate"] for one in found]
-    return rows
+    columns: list[dict[str, float | None]] = []
+    for name, graph in analysis.graphs.items():
+        one, labels = summary[name], summary["agreement"].get(f"{name}_labels", {})
+        columns.append({
+            "Accuracy of the head": _accuracy(graph.prediction, analysis.labels),
+            "Label homophily": one.get("homophily"),
+            "Communities": one["communities"],
+            "Modularity": one["modularity"],
+            "Communities and labels, NMI": labels.get("nmi"),
+            "Communities and labels, ARI": labels.get("ari"),
+            "Mean correlation of an edge": float(graph.weights.mean()),
+            "Connected components": one["components"]["count"],
+            "Most often chosen as a neighbour": one["in_degree"]["largest"],
+            "Never chosen as a neighbour": one["in_degree"]["orphans"],
+            "Degenerate nodes": one["degenerate"],
+        })  # fmt: skip
+    listed = [name for name in columns[0] if analysis.labelled or name not in OF_LABELS]
+    return {name: [column[name] for column in columns] for name in listed}
+
+
+def _accuracy(prediction: Tensor | None, labels: Tensor) -> float | None:
+    known = labels >= 0
+    return None if prediction is None else float((prediction == labels)[known].float().mean())
 
 
 def agreement(summary: Mapping[str, Any]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The sections on one run: diagnostics, edge matrices, maps, the graph view, and the worst neighbourhoods."""
 
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -9,17 +10,10 @@ from torch import Tensor
 from relgraph.analysis.analysis import Analysis
 from relgraph.analysis.colours import NO_CLASS, class_colours
 from relgraph.analysis.figures import confusion
-from relgraph.analysis.pictures import data_uri, matrix_picture, scale_picture, sprite, thumbnails
+from relgraph.analysis.pictures import data_uri, matrix_picture, sprite, thumbnails
+from relgraph.analysis.report import content
 from relgraph.analysis.report.charts import scatter
-from relgraph.analysis.report.content import (
-    SIDES,
-    Maps,
-    Matrices,
-    Neighbourhood,
-    agreement,
-    figures,
-    graph_data,
-)
+from relgraph.analysis.report.content import SIDES, Maps, Matrices, Neighbourhood
 from relgraph.analysis.report.elements import MINUS, figure, key, legend, number, paragraph, table
 from relgraph.analysis.report.html import Html, element, joined, json_script
 from relgraph.data.images import ImageSet
@@ -33,27 +27,24 @@ COLUMNS = {
 }
 LEGEND = 20  # classes that fit a legend; more are chosen from a list
 THUMBNAIL = 64
-CORRELATION = 1.0
 
 
 def diagnostics(analysis: Analysis, summary: Mapping[str, Any]) -> Html:
     """Return the measures of the k-NN graphs, as cards and a table."""
-    rows = [[name, *(number(value) for value in values)] for name, values in figures(analysis, summary).items()]
+    figures = content.figures(analysis, summary)
+    rows = [[name, *map(number, values)] for name, values in figures.items()]
     caption = f"{len(analysis.labels):,} images of the {analysis.split} split, {analysis.k} nearest neighbours"
     cards = [
         element("div", {"class": "card"}, element("dt", {}, name), element("dd", {}, number(value)))
-        for name, value in agreement(summary).items()
+        for name, value in content.agreement(summary).items()
     ]
     explanation = "Nodes are the images' embeddings; edges join each to its nearest others by Pearson correlation. "
     explanation += "Homophily is the share of edges that join equal labels; communities are Louvain's."
     if cards:
         explanation += " Overlap is the share of its neighbours on which both networks agree; a node matches if, among "
         explanation += "all teacher nodes, its own is the nearest."
-    return joined(
-        paragraph(explanation),
-        element("dl", {"class": "cards"}, *cards) if cards else "",
-        table(caption, _networks("", analysis), rows),
-    )
+    shown = element("dl", {"class": "cards"}, *cards) if cards else ""
+    return joined(paragraph(explanation), shown, table(caption, _networks("", analysis), rows))
 
 
 def _networks(corner: str, analysis: Analysis) -> list[str]:
@@ -64,9 +55,7 @@ def by_class(analysis: Analysis, summary: Mapping[str, Any]) -> Html:
     """Return the classes with the student's worst relations, and the classes that its graph mixes up."""
     classes = summary["per_class"]
     shown = [name for name in COLUMNS if name in classes[0]]
-    rows = [
-        [one["name"], number(one["images"]), *(number(one[name]) for name in shown)] for one in classes[:WORST_CLASSES]
-    ]
+    rows = [[one["name"], *(number(one[name]) for name in ["images", *shown])] for one in classes[:WORST_CLASSES]]
     header = ["Class", "Images", *(COLUMNS[name] for name in shown)]
     order = "relation error, the mean |r_s - r_t| of an edge" if analysis.teacher is not None else "homophily"
     some = "The classes" if len(classes) <= WORST_CLASSES else f"The {WORST_CLASSES} worst classes"
@@ -75,26 +64,22 @@ def by_class(analysis: Analysis, summary: Mapping[str, Any]) -> Html:
 
 def _mixed(analysis: Analysis) -> Html:
     names = analysis.classes
-    rows = [
-        [
-            joined(names[edge.anchor], " → ", names[edge.candidate]),
-            *(f"{100 * getattr(edge, f'{side}_share'):.1f} %" for side in analysis.graphs),
-        ]
-        for edge in confusion(analysis)[:WORST_CLASSES]
-    ]
-    caption = (
-        "Classes that are mixed up: share of the edges from one class that end in another, largest differences first"
-    )
+    caption = "Classes that are mixed up: share of the edges from one class that end in another, "
+    caption += "largest differences first"
+    rows = []
+    for edge in confusion(analysis)[:WORST_CLASSES]:
+        shares = (f"{100 * getattr(edge, f'{side}_share'):.1f} %" for side in analysis.graphs)
+        rows.append([f"{names[edge.anchor]} → {names[edge.candidate]}", *shares])
     return table(caption, _networks("From → to", analysis), rows) if rows else Html("")
 
 
 def edge_matrices(found: Matrices, total_classes: int) -> Html:
     """Return the edge matrices of the teacher and the student, and their difference, as pictures."""
-    drawn = [("E_s, student", found.student, CORRELATION)]
+    drawn = [("E_s, student", found.student, 1.0)]
     if found.teacher is not None:
         difference = found.student - found.teacher
         largest = max(0.1, float(difference.abs().max()))
-        drawn.insert(0, ("E_t, teacher", found.teacher, CORRELATION))
+        drawn.insert(0, ("E_t, teacher", found.teacher, 1.0))
         drawn.append((f"E_s {MINUS} E_t, difference", difference, largest))
     panels = element("div", {"class": "panels three"}, *(_matrix(*one, found.blocks) for one in drawn))
     some, row = f"Correlations between {len(found.chosen)} images", "one row and one column an image."
@@ -109,21 +94,17 @@ def edge_matrices(found: Matrices, total_classes: int) -> Html:
 
 
 def _matrix(name: str, matrix: Tensor, limit: float, blocks: list[tuple[str, int]]) -> Html:
-    count, position, lines = len(matrix), 0, []
-    for _, size in blocks[:-1]:
-        position += size
-        lines.append(element("line", {"x1": position, "x2": position, "y1": 0, "y2": count}))
-        lines.append(element("line", {"x1": 0, "x2": count, "y1": position, "y2": position}))
+    count, lines = len(matrix), []
+    for at in accumulate(size for _, size in blocks[:-1]):
+        lines.append(element("line", {"x1": at, "x2": at, "y1": 0, "y2": count}))
+        lines.append(element("line", {"x1": 0, "x2": count, "y1": at, "y2": at}))
     alternative = f"{name}: matrix of correlations between {count} images"
     picture = element("img", {"src": matrix_picture(matrix, limit), "alt": alternative})
     box = {"viewBox": f"0 0 {count} {count}", "aria-hidden": "true", "preserveAspectRatio": "none"}
-    scale = element(
-        "div",
-        {"class": "scale"},
-        element("span", {}, f"{MINUS}{limit:.2g}"),
-        element("img", {"src": scale_picture(), "alt": f"colours from {MINUS}{limit:.2g}, blue, to {limit:.2g}, red"}),
-        element("span", {}, f"{limit:.2g}"),
-    )
+    most, colours = f"{limit:.2g}", matrix_picture(torch.linspace(-1, 1, 128)[None], 1.0)
+    strip = element("img", {"src": colours, "alt": f"colours from {MINUS}{most}, blue, to {most}, red"})
+    ends = element("span", {}, f"{MINUS}{most}"), element("span", {}, most)
+    scale = element("div", {"class": "scale"}, ends[0], strip, ends[1])
     return figure(_subscript(name), element("div", {"class": "matrix"}, picture, element("svg", box, *lines)), scale)
 
 
@@ -138,14 +119,10 @@ def class_maps(analysis: Analysis, maps: Maps) -> Html:
     labels = analysis.labels[maps.chosen].tolist()
     colours = class_colours(len(analysis.classes))
     count = len(labels)
-    panels = [
-        figure(
-            side.capitalize(),
-            scatter(places, labels, colours, f"{maps.method} map of the {side}: {count} images by class"),
-            kind="map",
-        )
-        for side, places in zip(SIDES, maps.places, strict=False)
-    ]
+    panels = []
+    for side, places in zip(SIDES, maps.places, strict=False):
+        drawn = scatter(places, labels, colours, f"{maps.method} map of the {side}: {count} images by class")
+        panels.append(figure(side.capitalize(), drawn, kind="map"))
     words = f"{maps.method} of {count:,} images by the student's correlations."
     if len(panels) == 2:
         words = f"{maps.method} of {count:,} images by each network's correlations. Distances between far groups "
@@ -162,25 +139,22 @@ def _class_legend(classes: tuple[str, ...], colours: list[str], labels: list[int
         entries = [element("option", {"value": place}, name) for place, name in enumerate(classes)]
         chosen = element("select", {"id": "class-select"}, element("option", {"value": ""}, "all classes"), *entries)
         return element("p", {"class": "legend"}, element("label", {"for": "class-select"}, "Light up "), chosen)
-    keys = [*zip(range(len(classes)), classes, colours, strict=True)]
-    keys += [(-1, "no label", NO_CLASS)] if -1 in labels else []
-    return legend(
-        "class-legend", "Light up one class in both maps", *(key("class", *one, pressed=False) for one in keys)
-    )
+    shown = [*zip(range(len(classes)), classes, colours, strict=True)]
+    shown += [(-1, "no label", NO_CLASS)] if -1 in labels else []
+    keys = [key("class", *one, pressed=False) for one in shown]
+    return legend("class-legend", "Light up one class in both maps", *keys)
 
 
 def graph_view(analysis: Analysis, maps: Maps, images: ImageSet) -> Html:
     """Return the place of the interactive view, and its data."""
     picture, places = sprite(images.select(maps.chosen.to(images.labels.device)))
-    data = graph_data(analysis, maps, places)
+    data = content.graph_data(analysis, maps, places)
     data |= {"sprite": picture, "colours": class_colours(len(analysis.classes)), "layout": maps.method}
     words = f"The {data['k']}-nearest-neighbour graph of {len(places):,} images, in the places of the maps above; "
-    return joined(
-        paragraph(f"{words}neighbours are sought among these images."),
-        element("noscript", {}, paragraph("The view needs JavaScript, which is part of this file.")),
-        element("div", {"id": "graph-view"}),
-        json_script("graph-data", data),
-    )
+    words += "neighbours are sought among these images."
+    without = element("noscript", {}, paragraph("The view needs JavaScript, which is part of this file."))
+    place = element("div", {"id": "graph-view"})
+    return joined(paragraph(words), without, place, json_script("graph-data", data))
 
 
 def worst_neighbourhoods(analysis: Analysis, found: list[Neighbourhood], images: ImageSet) -> Html:
@@ -189,21 +163,18 @@ def worst_neighbourhoods(analysis: Analysis, found: list[Neighbourhood], images:
     pictures = thumbnails(images.select(torch.tensor(wanted, device=images.labels.device)), THUMBNAIL)
     shown = {place: data_uri(picture) for place, picture in zip(wanted, pictures, strict=True)}
     words = "The images with the fewest neighbours in common, among equals those first whose edges differ most. "
+    words += "A frame marks a neighbour that both networks choose."
     items = [_neighbourhood(analysis, one, shown) for one in found]
-    return joined(
-        paragraph(f"{words}A frame marks a neighbour that both networks choose."),
-        element("ol", {"class": "worst"}, *items),
-    )
+    return joined(paragraph(words), element("ol", {"class": "worst"}, *items))
 
 
 def _neighbourhood(analysis: Analysis, one: Neighbourhood, shown: dict[int, str]) -> Html:
     both = set(one.student) & set(one.teacher)
-    rows = [
-        element("div", {"class": "row"}, element("h4", {}, name.capitalize()),
-                element("ul", {"aria-label": f"Neighbours by the {name}"},
-                        *(_neighbour(analysis, i, one.image, shown[i], i in both) for i in neighbours)))
-        for name, neighbours in (("teacher", one.teacher), ("student", one.student))
-    ]  # fmt: skip
+    rows = []
+    for name, neighbours in (("teacher", one.teacher), ("student", one.student)):
+        items = (_neighbour(analysis, i, one.image, shown[i], i in both) for i in neighbours)
+        listed = element("ul", {"aria-label": f"Neighbours by the {name}"}, *items)
+        rows.append(element("div", {"class": "row"}, element("h4", {}, name.capitalize()), listed))
     overlap = element("small", {}, f"overlap {one.overlap:.2f}")
     heading = element("h3", {}, analysis.class_name(one.image, "no label"), overlap)
     image = element("img", {"src": shown[one.image], "alt": _described(analysis, one.image), "class": "anchor"})

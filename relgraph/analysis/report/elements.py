@@ -17,10 +17,9 @@ def paragraph(words: str, kind: str | None = None) -> Html:
 def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, kind: str = "figures") -> Html:
     """Return a table whose first column heads its rows."""
     head = element("tr", {}, *(element("th", {"scope": "col"}, name) for name in header))
-    body = [
-        element("tr", {}, element("th", {"scope": "row"}, row[0]), *(element("td", {}, cell) for cell in row[1:]))
-        for row in rows
-    ]
+    body = []
+    for first, *cells in rows:
+        body.append(element("tr", {}, element("th", {"scope": "row"}, first), *(element("td", {}, c) for c in cells)))
     title = element("caption", {}, element("span", {}, caption))
     content = element("table", {"class": kind}, title, element("thead", {}, head), element("tbody", {}, *body))
     return element("div", {"class": "scroll", "tabindex": 0, "role": "region", "aria-label": caption}, content)
@@ -39,12 +38,8 @@ def legend(id: str, label: str, *content: Html) -> Html:
 def key(part: str, number: int, name: str, colour: str, *, pressed: bool) -> Html:
     """Return a button that shows or lights up one "run" or "class" by its number."""
     state = {f"data-{part}": str(number), "aria-pressed": str(pressed).lower()}
-    return element(
-        "button",
-        {"type": "button", "class": "key", **state},
-        element("span", {"class": "swatch", "style": f"--c:{colour}"}),
-        name,
-    )
+    swatch = element("span", {"class": "swatch", "style": f"--c:{colour}"})
+    return element("button", {"type": "button", "class": "key", **state}, swatch, name)
 
 
 def number(value: float | None) -> str:

@@ -13,15 +13,10 @@ OWN = ("page.js", "graph.js")  # in this order, after the libraries
 def document(title: str, sections: Mapping[str, tuple[str, Html]], subtitle: str) -> str:
     """Return the document of sections, by their id: heading and content. Each is an entry of the contents."""
     contents = [element("li", {}, element("a", {"href": f"#{id}"}, heading)) for id, (heading, _) in sections.items()]
-    body = [
-        element(
-            "section",
-            {"id": id, "aria-labelledby": f"{id}-heading"},
-            element("h2", {"id": f"{id}-heading"}, heading),
-            content,
-        )
-        for id, (heading, content) in sections.items()
-    ]
+    body = []
+    for id, (heading, content) in sections.items():
+        head = element("h2", {"id": f"{id}-heading"}, heading)
+        body.append(element("section", {"id": id, "aria-labelledby": f"{id}-heading"}, head, content))
     parts = {
         "title": element("title", {}, title),
         "heading": element("h1", {}, title),
@@ -37,10 +32,9 @@ def document(title: str, sections: Mapping[str, tuple[str, Html]], subtitle: str
 
 def _scripts() -> list[str]:
     """Return the names of all scripts: libraries first."""
-    folders = {"": _folder(), "vendor/": _folder().joinpath("vendor")}
-    found = [f"{name}{file.name}" for name, folder in folders.items() if folder.is_dir() for file in folder.iterdir()]
-    scripts = sorted(name for name in found if name.endswith(".js"))
-    return [name for name in scripts if name not in OWN] + [name for name in OWN if name in scripts]
+    vendor, own = _folder().joinpath("vendor"), [name for name in OWN if _folder().joinpath(name).is_file()]
+    libraries = vendor.iterdir() if vendor.is_dir() else ()
+    return [*sorted(f"vendor/{file.name}" for file in libraries if file.name.endswith(".js")), *own]
 
 
 def _folder() -> Traversable:

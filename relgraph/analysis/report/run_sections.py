@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 
 from relgraph.analysis.report.charts import Curve, chart
 from relgraph.analysis.report.elements import NOTHING, key, legend, paragraph, table
@@ -28,25 +29,18 @@ def results(runs: Sequence[Summary]) -> Html:
     """Return the table of figures on the test split: a row for each group of runs that differ in the seed alone."""
     grouped = groups(runs)
     names = [name + when for name in FIGURES for when in PARTS if any(name + when in g.figures for g in grouped)]
-    rows = [
-        [
-            joined(*(element("span", {"class": "run-name"}, run.name) for run in group.runs)),
-            ", ".join(str(run.recipe.seed) for run in group.runs),
-            *(_figure(group.figures.get(name)) for name in names),
-            ", ".join(
-                str(run.result.get("best_epoch", NOTHING)) if run.result else "not finished" for run in group.runs
-            ),
-        ]
-        for group in grouped
-    ]
+    rows = []
+    for group in grouped:
+        runs_of = joined(*(element("span", {"class": "run-name"}, run.name) for run in group.runs))
+        seeds = ", ".join(str(run.recipe.seed) for run in group.runs)
+        best = (str(run.result.get("best_epoch", NOTHING)) if run.result else "not finished" for run in group.runs)
+        rows.append([runs_of, seeds, *(_figure(group.figures.get(name)) for name in names), ", ".join(best)])
     header = ["Run", "Seed", *(_heading(name) for name in names), "Best epoch"]
     repeated = any(len(group.runs) > 1 for group in grouped)
     spread = ", mean ± standard deviation over seeds (of the sample)" if repeated else ""
     notes = dict.fromkeys(str(run.result["note"]) for run in runs if "note" in run.result)
-    return joined(
-        table(f"Test split, in percent{spread}", header, rows),
-        *(paragraph(f"{note[:1].upper()}{note[1:]}.", "note") for note in notes),
-    )
+    told = (paragraph(f"{note[:1].upper()}{note[1:]}.", "note") for note in notes)
+    return joined(table(f"Test split, in percent{spread}", header, rows), *told)
 
 
 def _heading(name: str) -> Html:
@@ -64,7 +58,7 @@ def _figure(value: tuple[float, float | None] | None) -> str:
 def settings(runs: Sequence[Summary]) -> Html:
     """Return the table of options: a column for each run, a row for each option that is listed for one of them."""
     rows = []
-    for name in dict.fromkeys(name for run in runs for name in run.settings):
+    for name in dict.fromkeys(chain(*(run.settings for run in runs))):
         values = [run.option(name) for run in runs]
         label = element("code", {}, name)
         differs = len({value for value in values if value is not None}) > 1
@@ -76,8 +70,7 @@ def settings(runs: Sequence[Summary]) -> Html:
 def environment(runs: Sequence[Summary]) -> Html:
     """Return the table of where the runs were made: versions, commit, hardware, speed."""
     columns = [_environment(run) for run in runs]
-    names = dict.fromkeys(name for one in columns for name in one)
-    rows = [[name, *(one.get(name, NOTHING) for one in columns)] for name in names]
+    rows = [[name, *(one.get(name, NOTHING) for one in columns)] for name in dict.fromkeys(chain(*columns))]
     return table("Where and when the runs were made", ["", *(run.name for run in runs)], rows, kind="settings")
 
 
@@ -85,18 +78,12 @@ def _environment(run: Summary) -> dict[str, str]:
     """Return the listed entries of the environment; not the command, which contains a user's paths."""
     known = run.environment
     hardware, versions = known.get("hardware") or {}, known.get("versions") or {}
-    found = {
-        "Started": known.get("started"),
-        "Commit": str(known.get("commit") or "")[:12],
-        "Processor": hardware.get("processor"),
-        "GPU": hardware.get("gpu"),
-        "Device": run.result.get("device"),
-        "Precision": run.result.get("precision"),
-        "Images per second": run.result.get("images_per_s"),
-        "Python": known.get("python"),
-        **{str(name): version for name, version in versions.items()},
-    }
-    return {name: str(value) for name, value in found.items() if value}
+    found = {"Started": known.get("started"), "Commit": str(known.get("commit") or "")[:12]}
+    found |= {"Processor": hardware.get("processor"), "GPU": hardware.get("gpu")}
+    of_result = {"Device": "device", "Precision": "precision", "Images per second": "images_per_s"}
+    found |= {name: run.result.get(entry) for name, entry in of_result.items()}
+    found |= {"Python": known.get("python"), **versions}
+    return {str(name): str(value) for name, value in found.items() if value}
 
 
 def curves(runs: Sequence[Summary]) -> Html | None:

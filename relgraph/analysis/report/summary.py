@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -78,9 +78,9 @@ def summaries(paths: Sequence[Path]) -> list[Summary]:
     if not paths:
         raise RelgraphError("a report needs at least one run, got none")
     places = [path.resolve() for path in paths]
-    for path, place in zip(paths, places, strict=True):
-        if places.count(place) > 1:
-            raise RelgraphError(f"a report shows each run once, got {path} twice")
+    twice = [path for path, place in zip(paths, places, strict=True) if places.count(place) > 1]
+    if twice:
+        raise RelgraphError(f"a report shows each run once, got {twice[0]} twice")
     return [_summary(path, name) for path, name in zip(paths, _names(places), strict=True)]
 
 
@@ -94,9 +94,9 @@ def _summary(path: Path, name: str) -> Summary:
     except (AttributeError, TypeError, ValueError) as error:
         raise RelgraphError(f"{run.result_file} must hold figures as relgraph writes them: {error}") from error
     for part in ("hardware", "versions"):
-        if not isinstance(found.environment.get(part) or {}, dict):
-            wrong = found.environment[part]
-            raise RelgraphError(f"{run.environment_file} must hold an object as {part}, got {wrong!r}")
+        entry = found.environment.get(part) or {}
+        if not isinstance(entry, dict):
+            raise RelgraphError(f"{run.environment_file} must hold an object as {part}, got {entry!r}")
     return found
 
 
@@ -126,20 +126,15 @@ def settings(recipe: AnyRecipe) -> dict[str, str]:
     >>> settings(Recipe(lr=0.1))["lr"], "momentum" in settings(Recipe(lr=0.1))
     ('0.1', False)
     """
+    default: AnyRecipe = Recipe()
     if isinstance(recipe, PretrainRecipe):
-        given = {name: getattr(recipe, name) for name in ("objective", "dataset", "teacher")}
-        default: AnyRecipe = resolve_pretraining(given)
-    else:
-        default = Recipe()
-    values = {item.name: (getattr(recipe, item.name), getattr(default, item.name)) for item in fields(recipe)}
+        default = resolve_pretraining({name: getattr(recipe, name) for name in ("objective", "dataset", "teacher")})
+    values = asdict(recipe)
     if isinstance(recipe, Recipe) and not recipe.uses_teacher:
-        values.pop("teacher")
-    listed = sorted(values, key=lambda name: ALWAYS.index(name) if name in ALWAYS else len(ALWAYS))
-    return {
-        name: _formatted(values[name][0])
-        for name in listed
-        if values[name][0] != values[name][1] or (name in ALWAYS and values[name][0] is not None)
-    }
+        del values["teacher"]
+    always = [name for name in ALWAYS if values.get(name) is not None]
+    others = [name for name, value in values.items() if value != getattr(default, name)]
+    return {name: _formatted(values[name]) for name in dict.fromkeys([*always, *others])}
 
 
 def _formatted(value: Any) -> str:
@@ -150,14 +145,13 @@ def _formatted(value: Any) -> str:
 
 def groups(runs: Sequence[Summary]) -> list[Group]:
     """Return the runs grouped by what differs in the seed alone, in the order of their first ones."""
-    found: dict[str, list[Summary]] = {}
+    found: dict[AnyRecipe, list[Summary]] = {}
     for run in runs:
-        key = json.dumps([type(run.recipe).__name__, asdict(replace(run.recipe, seed=0))], sort_keys=True)
-        found.setdefault(key, []).append(run)
+        found.setdefault(replace(run.recipe, seed=0), []).append(run)
     return [Group(members, _means(members)) for members in found.values()]
 
 
 def _means(runs: Sequence[Summary]) -> dict[str, tuple[float, float | None]]:
-    names = [name for name in runs[0].figures if all(name in run.figures for run in runs)]
-    columns = {name: [run.figures[name] for run in runs] for name in names}
+    every = [run.figures for run in runs]
+    columns = {name: [one[name] for one in every] for name in every[0] if all(name in one for one in every)}
     return {name: (mean(column), stdev(column) if len(column) > 1 else None) for name, column in columns.items()}
