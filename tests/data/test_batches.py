@@ -15,12 +15,7 @@ MIXED = [[2, 5, 8, 0], [4, 1, 7, 2], [1, 0, 6, 3]]
 
 
 def batches(
-    labels: torch.Tensor,
-    batch_size: int = 8,
-    share: float = 0.25,
-    seed: int = 0,
-    epoch: int = 0,
-    by_label: bool = True,
+    labels: torch.Tensor, batch_size: int = 8, share: float = 0.25, seed: int = 0, epoch: int = 0, by_label: bool = True
 ) -> list[list[int]]:
     drawn = epoch_batches(
         labels, batch_size=batch_size, labelled_share=share, seed=seed, epoch=epoch, by_label=by_label
