@@ -136,7 +136,7 @@ def test_a_part_sees_its_rows_of_the_whole() -> None:
     spans = [slice(0, 12), slice(0, 6), slice(6, 12), slice(3, 7), slice(0, 1), slice(11, 12), slice(5), slice(5, None)]
     for kind in KINDS:
         for images in (random_images(12, 3, 16, 16), torch.rand(12, 1, 9, 13)):
-            drawn = kind.draw(12, *images.shape[2:], seeded())
+            drawn = kind.draw(12, images.shape[2], images.shape[3], seeded())
             whole = drawn.apply(images.clone())
             for rows in spans:
                 with case(kind, rows):
@@ -150,5 +150,5 @@ def test_a_part_sees_its_rows_of_the_whole() -> None:
 def test_parts_do_the_work_of_their_rows_alone() -> None:
     drawn = MOCO.draw(12, 15, 15, seeded(3))
     parts = [drawn.part(slice(start, start + 4)) for start in (0, 4, 8)]
-    for each in (lambda view: view.grey, lambda view: view.blur, lambda view: view.jitter.chosen):
-        assert sum(len(each(part)) for part in parts) == len(each(drawn)) > 0
+    for whole, *each in zip(*([x.grey, x.blur, x.jitter.chosen] for x in (drawn, *parts)), strict=True):
+        assert sum(map(len, each)) == len(whole) > 0

@@ -180,18 +180,22 @@ def of_another_shard(file: Path) -> None:
 
 
 def test_damaged_files_are_refused_and_written_again(store: Path) -> None:
-    before, damaged = files(store), {cut: "is damaged", turn: "is damaged", pickled: "is damaged"}
-    shards = {**damaged, turn: "is damaged .its SHA-256 is not the manifest's.", Path.unlink: "is missing",
-              of_another_shard: "is damaged"}  # fmt: skip
+    before = files(store)
+    damages: list[tuple[Callable[[Path], None], str]] = [
+        (cut, "is damaged"),
+        (turn, "is damaged .its SHA-256 is not the manifest's."),
+        (pickled, "is damaged"),
+        (Path.unlink, "is missing"),
+    ]
     again = ".*relgraph embed command writes it again"
-    for damage, told in shards.items():
+    for damage, told in (*damages, (of_another_shard, "is damaged")):
         damage(shard_file(store, 1))
         assert_refused_like((lambda: EmbeddingStore(store), rf"shard-00001\.npy {told}{again}"))
         writer = StoreWriter(store, contents(), CHECKSUMS)
         assert writer.missing == [1]
         fill(writer, [1])
         assert files(store) == before
-    for damage in (*damaged, Path.unlink):
+    for damage, _ in damages:
         damage(store / "images.npy")
         assert_refused_like((lambda: EmbeddingStore(store), r"images\.npy (is damaged|cannot be read)"))
         assert StoreWriter(store, contents(), CHECKSUMS).missing == []

@@ -157,7 +157,7 @@ def test_a_part_has_its_rows_of_every_view() -> None:
     spans = [ProcessGroup(rank, count).rows(12) for count in (1, 2, 3, 12) for rank in range(count)]
     for views in KINDS:
         for images in (random_images(12, 3, 16, 16), random_images(12, 1, 9, 9)):
-            drawn = views.draw(12, *images.shape[2:], FLIP, seeded())
+            drawn = views.draw(12, images.shape[2], images.shape[3], FLIP, seeded())
             whole = drawn.apply(images)
             whole = whole.view(views.each, 12, *whole.shape[1:])
             for rows in (slice(3, 7), *spans):
