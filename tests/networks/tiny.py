@@ -6,6 +6,8 @@ from typing import Any
 
 import open_clip
 import timm
+import torch
+from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
@@ -44,3 +46,17 @@ def random_network(folder: Path, source: str, name: str, **settings: Any) -> nn.
     if source == "open_clip":
         return tiny_clip(folder, name)
     return moved(timm.create_model(name, **settings) if source == "timm" else models.get_model(name, **settings))
+
+
+def write_weights(model: nn.Module, path: Path) -> Path:
+    """Write a model's tensors in the format of the file's ending."""
+    safe = path.suffix == ".safetensors"
+    save_file(model.state_dict(), path) if safe else torch.save(model.state_dict(), path)
+    return path
+
+
+def assert_reads(classifier: nn.Module, teacher: nn.Module, model: nn.Module, size: int = 64) -> None:
+    """Check that a teacher gives what the classifier of the model reads."""
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        torch.testing.assert_close(classifier(teacher(images)), model(images))
