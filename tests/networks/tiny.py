@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
+from relgraph.networks.teachers import Teacher
+
 # Of a network of `relgraph` for grey images.
 INFO: dict[str, Any] = {
     "backbone": "resnet8", "in_channels": 1, "image_size": 8, "mean": [0.3], "std": [0.4], "objective": "x",
@@ -60,3 +62,8 @@ def assert_reads(classifier: nn.Module, teacher: nn.Module, model: nn.Module, si
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
         torch.testing.assert_close(classifier(teacher(images)), model(images))
+
+
+def small_teacher(network: nn.Module, size: int | None = 2, channels: int = 1) -> Teacher:
+    """Return a teacher whose images are left as they are."""
+    return Teacher(network, name="x", input_size=size, channels=channels, mean=[0] * channels, std=[1] * channels)
