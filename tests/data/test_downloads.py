@@ -4,11 +4,9 @@ import hashlib
 import io
 import os
 import tarfile
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -17,63 +15,17 @@ import pytest
 from relgraph.data import downloads
 from relgraph.data.downloads import Archive, fetch, part_of
 from tests.checks import assert_refused_like
+from tests.web import Web, serving
 
 CONTENT = bytes(range(256)) * 4000  # about a megabyte, more than one block
 MD5 = hashlib.md5(CONTENT).hexdigest()
 FILES = {"train": b"train" * 100, "deep/test": b"test" * 50, "meta": b"meta"}
 
 
-class Web(ThreadingHTTPServer):
-    """Serves `content` at every address, and remembers which ranges were asked for.
-
-    With `cut` the connection ends, or is `silent`, after so many bytes; `ranges` is whether it can begin in the middle.
-    """
-
-    content = CONTENT
-    cut: int | None = None
-    silent = False
-    ranges = True
-    status = 200
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.asked: list[str | None] = []
-        self.url = f"http://127.0.0.1:{self.server_port}/images.tar.gz"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Web
-
-    def do_GET(self) -> None:
-        web, wanted = self.server, self.headers["Range"]
-        web.asked.append(wanted)
-        if web.status != 200:
-            self.send_error(web.status)
-            return
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and web.ranges else 0
-        if start and start >= len(web.content):
-            self.send_error(416)
-            return
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(web.content) - start))
-        self.end_headers()
-        self.wfile.write(web.content[start : web.cut])
-        if web.silent:
-            self.connection.recv(1)  # until the other side gives up
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture
 def web() -> Iterator[Web]:
-    """Return a server that runs in a thread of its own."""
-    with Web() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(CONTENT) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def fails(url: str, file: Path, message: str, md5: str = MD5) -> None:

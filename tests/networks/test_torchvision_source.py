@@ -3,10 +3,7 @@
 import gc
 import hashlib
 import re
-import threading
-from collections.abc import Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from relgraph.names import build_backbone, load_teacher
 from relgraph.networks.torchvision_source import list_torchvision
 from tests.checks import assert_refused, assert_refused_like
 from tests.networks.tiny import assert_reads, moved, write_weights
+from tests.web import serving
 
 SMALL = "shufflenet_v2_x0_5"
 PUBLISHED = models.ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1
@@ -125,65 +123,39 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     )
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """Serve a folder on this machine; return its address and the folder."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}", folder
-        running.shutdown()
-        thread.join()
-
-
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     return tmp_path / "torch" / "hub" / "checkpoints"
 
 
-def served(folder: Path, model: nn.Module) -> str:
-    """Save weights under the name that torchvision's rule gives them, with the start of their checksum."""
-    torch.save(model.state_dict(), folder / "w.pth")
-    name = f"tiny-{hashlib.sha256((folder / 'w.pth').read_bytes()).hexdigest()[:8]}.pth"
-    (folder / "w.pth").rename(folder / name)
-    return name
-
-
-def test_download(server: tuple[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The path of a real download, from a server on this machine: fetched, its checksum compared, kept, read.
 
     Only the address in torchvision's own entry for the weights is another. Afterwards the server is gone, and the kept
     copy is enough; a file that was passed gives the same teacher.
     """
-    address, folder = server
     model = torchvision_model(SMALL)
-    name = served(folder, model)
-    monkeypatch.setattr(PUBLISHED.value, "url", f"{address}/{name}")
-    first = load_teacher(f"torchvision:{SMALL}", input_size=64)
-    assert (cache / name).read_bytes() == (folder / name).read_bytes()
-    monkeypatch.setattr(PUBLISHED.value, "url", f"http://127.0.0.1:9/{name}")  # the discard port: nobody answers
+    path = write_weights(model, tmp_path / "w.pth")
+    content = path.read_bytes()
+    name = f"tiny-{hashlib.sha256(content).hexdigest()[:8]}.pth"  # which ends with the start of its checksum
+    with serving(content) as web:
+        monkeypatch.setattr(PUBLISHED.value, "url", f"http://127.0.0.1:{web.server_port}/{name}")
+        first = load_teacher(f"torchvision:{SMALL}", input_size=64)
+    assert (cache / name).read_bytes() == content
     again = load_teacher(f"torchvision:{SMALL}/IMAGENET1K_V1", input_size=64)
-    passed = load_teacher(f"torchvision:{SMALL}", weights=folder / name, input_size=64)
+    passed = load_teacher(f"torchvision:{SMALL}", weights=path, input_size=64)
     assert first.fingerprint() == again.fingerprint() == passed.fingerprint()
     assert_reads(last_linear(model), first, model)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # torch.hub does not close what it stops to read
-def test_download_that_fails(server: tuple[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    address, folder = server
-    torch.save({"a": torch.ones(1)}, folder / "tiny-00000000.pth")
-    for name, reason in (("tiny-00000000.pth", "invalid hash value"), ("nothing.pth", "HTTP Error 404")):
-        monkeypatch.setattr(PUBLISHED.value, "url", f"{address}/{name}")
-        assert_refused_like((partial(load_teacher, f"torchvision:{SMALL}"), f"could not be loaded: {reason}"))
-        assert not (cache / name).exists()
+def test_download_that_fails(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(b"something else") as web:
+        for web.status, reason in ((200, "invalid hash value"), (404, "HTTP Error 404")):
+            monkeypatch.setattr(PUBLISHED.value, "url", f"http://127.0.0.1:{web.server_port}/tiny-00000000.pth")
+            assert_refused_like((partial(load_teacher, f"torchvision:{SMALL}"), f"could not be loaded: {reason}"))
+            assert not (cache / "tiny-00000000.pth").exists()
     gc.collect()  # the warning comes now, or in a test that has nothing to do with it
 
 
