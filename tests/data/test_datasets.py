@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -25,14 +26,13 @@ def read(name: str = "digits", root: Path = Path("unused"), fraction: float = 0.
     return load(dataset(name), root=root, val_fraction=fraction, **{**usual, **more})
 
 
-def write_folder(path: Path, counts: dict[str, int]) -> Path:
+def write_folder(path: Path, counts: dict[str, int]) -> str:
     """Write `counts[split]` images of 16 x 16 for each of two classes; each image has one colour, its number."""
     for split, count in counts.items():
-        for name in ("cat", "dog"):
-            (path / split / name).mkdir(parents=True)
-            for i in range(count):
-                Image.new("RGB", (16, 16), (i, 2 * i, 3 * i)).save(path / split / name / f"{i}.png")
-    return path
+        for name, i in product(("cat", "dog"), range(count)):
+            (path / split / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 16), (i, 2 * i, 3 * i)).save(path / split / name / f"{i}.png")
+    return f"folder:{path}"
 
 
 def test_the_data_set_keeps_what_was_published() -> None:
@@ -72,11 +72,11 @@ def test_validation_is_a_disjoint_stratified_share_of_train_that_the_seed_draws(
 
 
 def test_a_folder_is_split_or_keeps_its_own_splits(tmp_path: Path) -> None:
-    data = read(f"folder:{write_folder(tmp_path / 'two', {'train': 10, 'test': 2})}")
+    data = read(write_folder(tmp_path / "two", {"train": 10, "test": 2}))
     for part in (data.train, data.val):  # their index is the position in the original split
         assert torch.equal(part.pixels[:, 0, 0, 0].long(), part.index % 10)
         assert torch.equal(part.labels, part.index // 10)
-    data = read(f"folder:{write_folder(tmp_path / 'three', {'train': 5, 'val': 3, 'test': 2})}")
+    data = read(write_folder(tmp_path / "three", {"train": 5, "val": 3, "test": 2}))
     assert (len(data.train), len(data.val), len(data.test)) == (10, 6, 4)
     assert (data.crop_padding, data.flip) == (2, True)
 
@@ -162,7 +162,7 @@ def test_misuse_is_named(unlabelled: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_streamed_images_have_the_same_splits(tmp_path: Path) -> None:
-    folder = f"folder:{write_folder(tmp_path, {'train': 10, 'test': 2})}"
+    folder = write_folder(tmp_path, {"train": 10, "test": 2})
     held, streamed = (read(folder, labels_per_class=3, label_noise=0.5, mode=mode) for mode in ("memory", "stream"))
     assert isinstance(held.train.images, torch.Tensor) and not isinstance(streamed.train.images, torch.Tensor)
     assert torch.equal(held.train.labels, streamed.train.labels) and torch.equal(held.val.index, streamed.val.index)

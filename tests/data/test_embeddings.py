@@ -11,13 +11,15 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from relgraph.data import embeddings
 from relgraph.data.embeddings import EmbeddingStore, StoreWriter, checksums_digest, shard_file
 from relgraph.data.fixed_views import FixedViews
 from relgraph.data.manifest import Contents, Manifest
+from relgraph.graph import search
 from relgraph.graph.kernels import linear
-from relgraph.graph.search import above_in_blocks, nearest_in_blocks
+from relgraph.graph.search import nearest_in_blocks
 from tests.checks import assert_refused_like
 from tests.limits import run
 
@@ -73,30 +75,29 @@ def test_every_row_and_every_view_comes_back(tmp_path: Path) -> None:
     assert not EmbeddingStore(tmp_path / "float32-0").resident, "on the CPU a store stays in its files"
 
 
+def searched(x: Any) -> list[Tensor]:
+    """Return all that is searched for among rows, a few at a time."""
+    search.check_finite(x, "teacher", 16)
+    neighbours, weights = search.nearest_in_blocks(x, 3, linear, 16)
+    edges = torch.stack([neighbours.flatten(), torch.arange(len(x)).repeat_interleave(3)])
+    return [
+        search.nearest_in_blocks(x, 3, block=16)[1], neighbours, weights,
+        search.edge_weights(x, x, edges, linear, 16), search.above_in_blocks(x, 700, linear, 32),
+        search.matches_in_blocks(x, x, linear, 32), search.degenerate_in_blocks(x, block=16),
+    ]  # fmt: skip
+
+
 # A store of 20 MiB is searched with 6 MiB more than Python and its libraries take.
 LIMITED = """
 import sys, torch
 from pathlib import Path
 from relgraph.data.embeddings import EmbeddingStore
-from relgraph.graph import search
-from relgraph.graph.kernels import linear
+from tests.data.test_embeddings import searched
 from tests.limits import limit_data
 
 torch.set_num_threads(1)
-rows, small = EmbeddingStore(Path(sys.argv[1])).view(), torch.randn(300, 8)
-
-def searched(x):
-    search.check_finite(x, "teacher", 16)
-    correlations = search.nearest_in_blocks(x, 3, block=16)[1]
-    neighbours, weights = search.nearest_in_blocks(x, 3, linear, 16)
-    edges = torch.stack([neighbours.flatten(), torch.arange(len(x)).repeat_interleave(3)])
-    return (
-        correlations, neighbours, weights, search.edge_weights(x, x, edges, linear, 16),
-        search.above_in_blocks(x, 700, linear, 32), search.matches_in_blocks(x, x, linear, 32),
-        search.degenerate_in_blocks(x, block=16),
-    )
-
-searched(small)
+rows = EmbeddingStore(Path(sys.argv[1])).view()
+searched(torch.randn(300, 8))
 limit_data(6 * 2**20)
 torch.save(searched(rows if sys.argv[2] == "files" else rows[:]), sys.argv[3])
 """
@@ -118,15 +119,12 @@ def test_a_store_is_searched_that_does_not_fit_memory(tmp_path: Path) -> None:
     )
     assert bitten.returncode != 0 and "memory" in bitten.stderr.lower(), "the limit is none"
     assert done.returncode == 0, done.stderr
-    correlations, neighbours, weights, edges, above, matched, degenerate = torch.load(tmp_path / "found")
-    x = values[:, 0]
-    torch.testing.assert_close(correlations, nearest_in_blocks(x, 3)[1], rtol=0, atol=1e-6)
-    assert torch.equal(neighbours, nearest_in_blocks(x, 3, linear)[0])
+    found, x = torch.load(tmp_path / "found"), values[:, 0]
+    torch.testing.assert_close(found, searched(x), rtol=0, atol=1e-6)
+    _, _, weights, edges, above, matched, degenerate = found
     assert torch.equal(weights, linear(x).fill_diagonal_(-torch.inf).topk(3).values)
-    assert torch.equal(edges, weights.flatten())
-    assert above.shape[1] > 0 and torch.equal(above, above_in_blocks(x, 700, linear))
-    assert (~matched).nonzero().flatten().tolist() == [7, 9]
-    assert degenerate.nonzero().tolist() == [[5]]
+    assert torch.equal(edges, weights.flatten()) and above.shape[1] > 0
+    assert (~matched).nonzero().flatten().tolist() == [7, 9] and degenerate.nonzero().tolist() == [[5]]
 
 
 def test_files_are_plain_arrays(store: Path) -> None:

@@ -15,9 +15,6 @@ def test_parameter_counts_for_256_dimensions_and_100_classes() -> None:
     counts = {256: 91_492, 512: 157_028, 960: 271_716, 1024: 288_100}
     assert {width: parameters(Head(width, 256, 100)) for width in counts} == counts
     assert parameters(build_backbone("resnet8x4")) + counts[256] == 1_299_332
-
-
-def test_parameter_counts_of_projectors() -> None:
     assert parameters(Projector(512, 128)) == 512 * 512 + 512 + 512 * 128 + 128  # MoCo v2 and SEED on a ResNet-18
     assert parameters(Projector(256, 256)) == 2 * (256 * 256 + 256)  # SSKD's on a resnet32x4
     assert parameters(Projector(64, 16, hidden=32, norm=True)) == 64 * 32 + 32 + 2 * 32 + 32 * 16 + 16

@@ -45,9 +45,6 @@ def test_embedding_is_what_the_last_layer_reads(tmp_path: Path) -> None:
         teacher = load_teacher(f"torchvision:{name}", weights=path, input_size=64)
         assert_reads(last_linear(model), teacher, model)
         assert teacher.width == width
-
-
-def test_squeezenet_s_features_are_pooled(tmp_path: Path) -> None:
     model = torchvision_model("squeezenet1_1")
     path = write_weights(model, tmp_path / "w.pth")
     teacher = load_teacher("torchvision:squeezenet1_1", weights=path, input_size=64)
@@ -223,17 +220,13 @@ def test_networks_whose_maps_are_no_chain_of_halves() -> None:
         assert [stage.shape[1] for stage in maps] == channels
 
 
-def test_grey_images_and_every_parameter() -> None:
-    backbone = build_backbone("torchvision:shufflenet_v2_x0_5", 1, image_size=64)
-    assert backbone.training
-    maps, pooled = backbone.stages(torch.rand(4, 1, 64, 64))
-    torch.autograd.backward([pooled.square().sum(), *(stage.square().mean() for stage in maps)])
-    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in backbone.parameters())
-    assert not any(module._forward_hooks for module in backbone.modules()), "none is left behind"
-
-
-def test_auxiliary_classifiers_are_left_out() -> None:
-    backbone = build_backbone("torchvision:googlenet", image_size=64)
-    pooled = backbone(torch.rand(2, 3, 64, 64))
-    assert pooled.shape == (2, 1024)
-    assert not any("aux" in key for key, _ in backbone.named_parameters())
+def test_grey_images_and_every_parameter_without_auxiliary_classifiers() -> None:
+    for name, channels in ((SMALL, 1), ("googlenet", 3)):
+        backbone = build_backbone(f"torchvision:{name}", channels, image_size=64)
+        assert backbone.training
+        maps, pooled = backbone.stages(torch.rand(4, channels, 64, 64))
+        assert pooled.shape == (4, 1024)
+        torch.autograd.backward([pooled.square().sum(), *(stage.square().mean() for stage in maps)])
+        assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in backbone.parameters())
+        assert not any(module._forward_hooks for module in backbone.modules()), "none is left behind"
+        assert not any("aux" in key for key, _ in backbone.named_parameters())
