@@ -132,10 +132,7 @@ def test_misuse_is_named(unlabelled: str, tmp_path: Path, monkeypatch: pytest.Mo
         ({"label_fraction": 0.0}, "share of labels must be above 0 and at most 1, got 0.0"),
         ({"label_fraction": 1.5}, "share of labels must be above 0 and at most 1, got 1.5"),
         ({"label_fraction": float("nan")}, "share of labels must be above 0 and at most 1, got nan"),
-        (
-            {"label_fraction": 0.5, "labels_per_class": 4},
-            "labels_per_class and label_fraction exclude each .* 4 and 0.5",
-        ),
+        ({"label_fraction": 0.5, "labels_per_class": 4}, "labels_per_class and label_fraction .* other: .* 4 and 0.5"),
         ({"label_noise": -0.1}, "share of wrong labels must be at least 0 and at most 1, got -0.1"),
         ({"label_noise": 1.1}, "share of wrong labels must be at least 0 and at most 1, got 1.1"),
         ({"mode": "straem"}, "unknown way to hold images 'straem': did you mean 'stream'"),

@@ -213,10 +213,7 @@ def test_another_store_or_what_is_none_is_not_continued(tmp_path: Path, store: P
             (start(store, **{name: value}), re.escape(told.format(name, getattr(contents(), name), value)) + "$")
             for name, value in another.items()
         ),
-        (
-            start(store, checksums=checksums_digest(changed)),
-            "other images: the first that differs is image 6; choose another --out$",
-        ),
+        (start(store, checksums=checksums_digest(changed)), "other images: the first that differs is image 6; choose"),
         (start(tmp_path), "exists already and is not a store of embeddings"),
         (start(tmp_path / "letter.txt"), "exists already and is not a store of embeddings"),
     )

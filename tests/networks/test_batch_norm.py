@@ -2,6 +2,7 @@
 
 import copy
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,16 +175,13 @@ class Other(nn.BatchNorm2d):
 
 
 def test_a_batch_norm_of_another_kind_is_refused() -> None:
-    mixed = nn.Sequential(nn.ReLU(), nn.Sequential(Other(3)))
+    mixed, plain = (
+        partial(synchronised, layers, ProcessGroup(0, 2))
+        for layers in (nn.Sequential(nn.ReLU(), nn.Sequential(Other(3))), nn.BatchNorm1d(5))
+    )
     assert_refused_like(
-        (
-            lambda: synchronised(mixed, ProcessGroup(0, 2)),
-            r"supports BatchNorm1d.* and timm's BatchNormAct2d, got Other in '1.0'",
-        ),
-        (
-            lambda: synchronised(nn.BatchNorm1d(5), ProcessGroup(0, 2))(torch.zeros(5)),
-            r"a batch norm needs a tensor \(N, C, ...\), got \(5,\)",
-        ),
+        (mixed, r"supports BatchNorm1d.* and timm's BatchNormAct2d, got Other in '1.0'"),
+        (lambda: plain()(torch.zeros(5)), r"a batch norm needs a tensor \(N, C, ...\), got \(5,\)"),
     )
 
 

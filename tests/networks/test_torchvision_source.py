@@ -109,14 +109,8 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
         ),
         (partial(teacher, f"torchvision:{SMALL}"), r"another architecture: size mismatch for .*\("),
         (partial(teacher, "torchvision:squeezenet1_1"), r"another architecture: Missing key.*features"),
-        (
-            partial(build_backbone, "torchvision:resnet19"),
-            r"^unknown student 'torchvision:resnet19': did you mean torchvision:resnet",
-        ),
-        (
-            partial(build_backbone, "torchvision:alexnet", image_size=8),
-            r"^torchvision:alexnet cannot read images of 3 x 8 x 8: ",
-        ),
+        (partial(build_backbone, "torchvision:resnet19"), r"^unknown student .* did you mean torchvision:resnet"),
+        (partial(build_backbone, "torchvision:alexnet", image_size=8), r"alexnet cannot read images of 3 x 8 x 8: "),
     )
 
 
