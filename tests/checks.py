@@ -1,5 +1,6 @@
 """Loops inside one test that tell which case failed, and tables of calls with the sentences that they raise."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,13 +17,24 @@ def case(*names: object) -> Iterator[None]:
         raise
 
 
+def refusal(call: Callable[[], object]) -> str:
+    """Return the sentence with which a call raises RelgraphError."""
+    try:
+        call()
+    except RelgraphError as error:
+        return str(error)
+    return "no error"
+
+
 def assert_refused(*cases: tuple[Callable[[], object], str]) -> None:
     """Check that each call raises RelgraphError with exactly this sentence; one that ends with "…" is its beginning."""
     for call, message in cases:
-        found = "no error"
-        try:
-            call()
-        except RelgraphError as error:
-            found = str(error)
-        begins = message.removesuffix("…")
+        found, begins = refusal(call), message.removesuffix("…")
         assert found.startswith(begins) if begins != message else found == message, f"{found!r} is not {message!r}"
+
+
+def assert_refused_like(*cases: tuple[Callable[[], object], str]) -> None:
+    """Check that each call raises RelgraphError with one line in which the pattern is found."""
+    for call, pattern in cases:
+        found = refusal(call)
+        assert re.search(pattern, found) and "\n" not in found, f"{found!r} does not match {pattern!r}"

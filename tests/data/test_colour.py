@@ -1,63 +1,48 @@
 """Changes of colour against torchvision's, one image at a time."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
 
 from relgraph.data.colour import CHANGES, draw_jitter
-
-ORACLES: tuple[Callable[[Tensor, float], Tensor], ...] = (
-    tv.adjust_brightness,
-    tv.adjust_contrast,
-    tv.adjust_saturation,
-    tv.adjust_hue,
-)
+from tests.data.shared import JITTER, chi_square, seeded
 
 
 def some_images(n: int, channels: int) -> Tensor:
     """Random images, with ties between channels, grey, black and white pixels among them."""
-    images = torch.rand(n, channels, 9, 7, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(n, channels, 9, 7, generator=seeded())
     images[:, :, :2] = images[:, :, :2].round()
     images[:, :, 2] = images[:, :1, 2]
     images[:, 1:, 3] = images[:, 1:2, 3]
     return images
 
 
-def one_by_one(change: Callable[[Tensor, float], Tensor], images: Tensor, factors: Tensor) -> Tensor:
-    return torch.stack([change(image, factor) for image, factor in zip(images, factors.tolist(), strict=True)])
-
-
 def test_a_change_is_torchvisions() -> None:
     for channels in (1, 3):
-        for at, (change, oracle) in enumerate(zip(CHANGES, ORACLES, strict=True)):
+        for at, (change, oracle) in enumerate(zip(CHANGES, JITTER, strict=True)):
             images = some_images(9, channels)
             factors = torch.linspace(-0.5, 0.5, 9) if at == 3 else torch.linspace(0, 2, 9)
             before = images.clone()
-            expected = one_by_one(oracle, images, factors)
+            expected = torch.stack([oracle(*pair) for pair in zip(images, factors.tolist(), strict=True)])
             torch.testing.assert_close(change(images, factors), expected, rtol=0, atol=3e-6)
             assert torch.equal(images, before)
 
 
 def test_factors_are_uniform_and_every_order_equally_likely() -> None:
     n = 48_000
-    jitter = draw_jitter(torch.arange(n), (0.4, 1.5, 0.2, 0.1), torch.Generator().manual_seed(0))
+    jitter = draw_jitter(torch.arange(n), (0.4, 1.5, 0.2, 0.1), seeded())
     for row, (low, high) in zip(jitter.factors, ((0.6, 1.4), (0, 2.5), (0.8, 1.2), (-0.1, 0.1)), strict=True):
         counts = torch.histc(row, 20, low, high)
         assert counts.sum() == n
-        assert ((counts - n / 20) ** 2 / (n / 20)).sum() < 43.8  # the 99.9 % quantile with 19 degrees of freedom
+        assert chi_square(counts) < 43.8  # the 99.9 % quantile with 19 degrees of freedom
     counts = torch.bincount((jitter.order * torch.tensor([[64], [16], [4], [1]])).sum(0))
-    counts = counts[counts > 0].double()
-    assert len(counts) == 24
-    assert ((counts - n / 24) ** 2 / (n / 24)).sum() < 49.7  # and with 23
+    assert len(counts[counts > 0]) == 24 and chi_square(counts[counts > 0]) < 49.7  # and with 23
 
 
 def test_a_part_of_a_jitter_changes_its_rows_as_the_whole_does() -> None:
-    images = torch.rand(8, 3, 7, 9, generator=torch.Generator().manual_seed(1))
+    images = torch.rand(8, 3, 7, 9)
     for chosen in ([], [1], [0, 3, 4, 7], list(range(8))):
         positions = torch.tensor(chosen, dtype=torch.long)
-        jitter = draw_jitter(positions, (0.4, 0.4, 0.4, 0.1), torch.Generator().manual_seed(0))
+        jitter = draw_jitter(positions, (0.4, 0.4, 0.4, 0.1), seeded())
         whole = jitter.apply_(images.clone())
         assert torch.equal((whole != images).flatten(1).any(1).nonzero()[:, 0], positions)
         assert torch.equal(jitter.apply(images), whole)

@@ -2,6 +2,8 @@
 
 import re
 from collections import Counter
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -14,40 +16,23 @@ from PIL import Image
 from relgraph.data.datasets import DataSet, channel_statistics, load
 from relgraph.data.labels import add_noise, keep_count
 from relgraph.data.sources import PUBLISHED
-from relgraph.errors import RelgraphError
 from relgraph.names import dataset
 from relgraph.seeding import generator
+from tests.checks import assert_refused_like
 
 
-def read(
-    name: str = "digits",
-    root: Path = Path("unused"),
-    size: int | None = None,
-    fraction: float = 0.2,
-    labels: int | None = None,
-    seed: int = 0,
-    **more: Any,
-) -> DataSet:
-    return load(
-        dataset(name), root=root, image_size=size, val_fraction=fraction, labels_per_class=labels, seed=seed, **more
-    )
+def read(name: str = "digits", root: Path = Path("unused"), fraction: float = 0.2, **more: Any) -> DataSet:
+    usual = {"image_size": None, "labels_per_class": None, "seed": 0}
+    return load(dataset(name), root=root, val_fraction=fraction, **{**usual, **more})
 
 
-def write_folder(path: Path, counts: dict[str, int]) -> Path:
+def write_folder(path: Path, counts: dict[str, int]) -> str:
     """Write `counts[split]` images of 16 x 16 for each of two classes; each image has one colour, its number."""
     for split, count in counts.items():
-        for name in ("cat", "dog"):
-            (path / split / name).mkdir(parents=True)
-            for i in range(count):
-                Image.new("RGB", (16, 16), (i, 2 * i, 3 * i)).save(path / split / name / f"{i}.png")
-    return path
-
-
-def test_the_data_set_keeps_what_was_published() -> None:
-    data = read()
-    assert data.train.classes == tuple("0123456789")
-    assert (data.crop_padding, data.flip, data.name) == (1, False, "digits")
-    assert len(data.train) + len(data.val) == 1442 and len(data.test) == 355
+        for name, i in product(("cat", "dog"), range(count)):
+            (path / split / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 16), (i, 2 * i, 3 * i)).save(path / split / name / f"{i}.png")
+    return f"folder:{path}"
 
 
 def test_recorded_runs_keep_their_split() -> None:
@@ -55,7 +40,7 @@ def test_recorded_runs_keep_their_split() -> None:
         (0, 3, [14, 24, 25, 27, 31, 38, 39, 42], 106_828, [0, 49, 189, 233, 325, 362, 430, 472]),
         (7, 4, [22, 28, 35, 39, 65, 72, 84, 90], 108_614, [8, 23, 24, 61, 69, 117, 120, 162]),
     ):
-        data = read(fraction=0.1, labels=labels, seed=seed)
+        data = read(fraction=0.1, labels_per_class=labels, seed=seed)
         assert data.val.index.tolist()[:8] == first and int(data.val.index.sum()) == total
         assert data.train.index[data.train.labels >= 0].tolist()[:8] == labelled
 
@@ -63,20 +48,15 @@ def test_recorded_runs_keep_their_split() -> None:
 def test_labels_and_noise_are_drawn_apart_from_the_split() -> None:
     """A run that holds nothing out has the labels of a data set with validation images of its own."""
     first = generator("labels", 3)
-    whole = read(fraction=0.0, labels=2, label_noise=0.5, seed=3)
+    whole = read(fraction=0.0, labels_per_class=2, label_noise=0.5, seed=3)
     expected = add_noise(keep_count(read(fraction=0.0).train, 2, first), 0.5, generator("label noise", 3))
     assert torch.equal(whole.train.labels, expected.labels)
 
 
-def test_the_seed_moves_validation_but_not_the_test_images() -> None:
-    first, again, other = read(seed=1), read(seed=1), read(seed=2)
-    assert torch.equal(first.val.index, again.val.index) and torch.equal(first.train.pixels, again.train.pixels)
-    assert not torch.equal(first.val.index, other.val.index)
-    assert torch.equal(first.test.pixels, other.test.pixels)
-
-
-def test_validation_is_a_disjoint_stratified_share_of_train() -> None:
-    data = read(fraction=0.2)
+def test_validation_is_a_disjoint_stratified_share_of_train_that_the_seed_draws() -> None:
+    data, again, other = read(seed=1), read(seed=1), read(seed=2)
+    assert torch.equal(data.val.index, again.val.index) and torch.equal(data.train.pixels, again.train.pixels)
+    assert not torch.equal(data.val.index, other.val.index) and torch.equal(data.test.pixels, other.test.pixels)
     together = torch.cat([data.train.index, data.val.index])
     assert sorted(together.tolist()) == list(range(len(together)))
     held, kept = Counter(data.val.labels.tolist()), Counter(data.train.labels.tolist())
@@ -84,98 +64,44 @@ def test_validation_is_a_disjoint_stratified_share_of_train() -> None:
     assert (data.train.split, data.val.split, data.test.split) == ("train", "val", "test")
 
 
-def test_index_is_the_position_in_the_original_split(tmp_path: Path) -> None:
-    data = read(f"folder:{write_folder(tmp_path, {'train': 10, 'test': 2})}")
-    for part in (data.train, data.val):
+def test_a_folder_is_split_or_keeps_its_own_splits(tmp_path: Path) -> None:
+    data = read(write_folder(tmp_path / "two", {"train": 10, "test": 2}))
+    for part in (data.train, data.val):  # their index is the position in the original split
         assert torch.equal(part.pixels[:, 0, 0, 0].long(), part.index % 10)
         assert torch.equal(part.labels, part.index // 10)
-
-
-def test_a_folder_with_val_and_test_keeps_both(tmp_path: Path) -> None:
-    data = read(f"folder:{write_folder(tmp_path, {'train': 5, 'val': 3, 'test': 2})}")
+    data = read(write_folder(tmp_path / "three", {"train": 5, "val": 3, "test": 2}))
     assert (len(data.train), len(data.val), len(data.test)) == (10, 6, 4)
     assert (data.crop_padding, data.flip) == (2, True)
 
 
-def test_labels_per_class_hides_training_labels_only() -> None:
-    full, few, more = read(), read(labels=4), read(labels=9)
-    known = few.train.labels >= 0
+def test_few_and_wrong_labels_are_those_of_training_alone() -> None:
+    full, few, more, noisy = (
+        read(**given) for given in ({}, {"labels_per_class": 4}, {"labels_per_class": 9},
+                                    {"labels_per_class": 4, "label_noise": 0.25})
+    )  # fmt: skip
+    known, changed = few.train.labels >= 0, noisy.train.labels != few.train.labels
     assert Counter(few.train.labels[known].tolist()) == dict.fromkeys(range(10), 4)
     assert torch.equal(few.train.labels[known], full.train.labels[known])
-    assert torch.equal(few.train.pixels, full.train.pixels)
-    assert torch.equal(few.val.labels, full.val.labels) and torch.equal(few.test.labels, full.test.labels)
     assert (more.train.labels[known] >= 0).all()  # more labels contain the fewer
+    assert int(changed.sum()) == 10 and (few.train.labels[changed] >= 0).all()
+    for other in (few, noisy):
+        assert torch.equal(other.train.pixels, full.train.pixels)
+        assert torch.equal(other.train.true_labels, full.train.labels)
+        assert torch.equal(full.val.labels, other.val.labels) and torch.equal(full.test.labels, other.test.labels)
 
 
-def test_mean_and_std_are_those_of_the_training_images() -> None:
+def test_mean_and_std_are_those_of_the_training_images_without_a_zero() -> None:
     data = read()
     pixels = data.train.pixels.double().numpy() / 255
     np.testing.assert_allclose([*data.mean, *data.std], [pixels.mean(), pixels.std()], rtol=1e-12)
-
-
-def test_a_channel_without_contrast_has_no_zero_std() -> None:
     mean, std = channel_statistics(torch.full((2, 3, 4, 4), 51, dtype=torch.uint8))
     assert mean == pytest.approx((0.2, 0.2, 0.2)) and std == (1 / 255,) * 3
 
 
 def test_image_size_resizes_a_built_in_data_set_and_its_padding() -> None:
-    data = read(size=16)
+    data = read(image_size=16)
     assert data.train.pixels.shape[1:] == data.test.pixels.shape[1:] == (1, 16, 16)
-    assert data.train.pixels.dtype == torch.uint8 and data.crop_padding == 2
-
-
-MISUSE: tuple[tuple[dict[str, Any], str], ...] = (
-    ({"name": "cifar1000"}, "unknown data set 'cifar1000': did you mean 'cifar100'"),
-    ({"name": "folder:nowhere"}, "nowhere: no such folder"),
-    ({"fraction": -0.1}, "at least 0 and below 1, got -0.1"),
-    ({"fraction": 1.0}, "at least 0 and below 1, got 1.0"),
-    ({"labels": 0}, "labels per class must be at least 1, got 0"),
-    ({"size": 0}, "image size must be at least 1 pixel, got 0"),
-    ({"size": 5000}, "choose a smaller --image-size"),
-    ({"label_fraction": 0.0}, "share of labels must be above 0 and at most 1, got 0.0"),
-    ({"label_fraction": 1.5}, "share of labels must be above 0 and at most 1, got 1.5"),
-    ({"label_fraction": float("nan")}, "share of labels must be above 0 and at most 1, got nan"),
-    ({"label_fraction": 0.5, "labels": 4}, "labels_per_class and label_fraction exclude each other: .* 4 and 0.5"),
-    ({"label_noise": -0.1}, "share of wrong labels must be at least 0 and at most 1, got -0.1"),
-    ({"label_noise": 1.1}, "share of wrong labels must be at least 0 and at most 1, got 1.1"),
-    ({"mode": "straem"}, "unknown way to hold images 'straem': did you mean 'stream'"),
-    ({"mode": "stream"}, "digits is published as one array: expected to hold it in memory, got mode stream"),
-)
-
-
-def test_misuse_is_named() -> None:
-    for arguments, message in MISUSE:
-        with pytest.raises(RelgraphError, match=message):
-            read(**arguments)
-
-
-def test_a_failed_download_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: Any, **options: Any) -> None:
-        raise URLError(ConnectionRefusedError(111, "Connection refused"))
-
-    monkeypatch.setattr("relgraph.data.downloads.urlopen", refuse)
-    for name, source in PUBLISHED.items():
-        told = re.escape(f"could not be downloaded (Connection refused): fetch {source.archive.url} and put it in ")
-        with pytest.raises(RelgraphError, match=told) as caught:
-            read(name, root=tmp_path / "data")
-        assert str(tmp_path / "data") in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_noise_changes_the_labels_that_training_keeps() -> None:
-    full, few, noisy = read(), read(labels=4), read(labels=4, label_noise=0.25)
-    changed = noisy.train.labels != few.train.labels
-    assert int(changed.sum()) == 10 and (few.train.labels[changed] >= 0).all()
-    assert torch.equal(noisy.train.true_labels, full.train.labels)
-    for clean, other in ((full.val, noisy.val), (full.test, noisy.test)):
-        assert torch.equal(clean.labels, other.labels)
-
-
-def test_streamed_images_have_the_same_splits(tmp_path: Path) -> None:
-    folder = f"folder:{write_folder(tmp_path, {'train': 10, 'test': 2})}"
-    held, streamed = (read(folder, labels=3, label_noise=0.5, mode=mode) for mode in ("memory", "stream"))
-    assert isinstance(held.train.images, torch.Tensor) and not isinstance(streamed.train.images, torch.Tensor)
-    assert torch.equal(held.train.labels, streamed.train.labels) and torch.equal(held.val.index, streamed.val.index)
-    assert (held.mean, held.std) == (streamed.mean, streamed.std)  # so few are all in the sample
+    assert data.train.pixels.dtype == torch.uint8 and (data.crop_padding, data.name) == (2, "digits")
 
 
 @pytest.fixture
@@ -185,6 +111,52 @@ def unlabelled(tmp_path: Path) -> str:
         (tmp_path / f"roll {i % 2}").mkdir(exist_ok=True)
         Image.new("RGB", (16, 16), (i, 2 * i, 30 * i)).save(tmp_path / f"roll {i % 2}/{i}.png")
     return f"folder:{tmp_path}"
+
+
+def test_misuse_is_named(unlabelled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"name": "cifar1000"}, "unknown data set 'cifar1000': did you mean 'cifar100'"),
+        ({"name": "folder:nowhere"}, "nowhere: no such folder"),
+        ({"fraction": -0.1}, "at least 0 and below 1, got -0.1"),
+        ({"fraction": 1.0}, "at least 0 and below 1, got 1.0"),
+        ({"labels_per_class": 0}, "labels per class must be at least 1, got 0"),
+        ({"image_size": 0}, "image size must be at least 1 pixel, got 0"),
+        ({"image_size": 5000}, "choose a smaller --image-size"),
+        ({"label_fraction": 0.0}, "share of labels must be above 0 and at most 1, got 0.0"),
+        ({"label_fraction": 1.5}, "share of labels must be above 0 and at most 1, got 1.5"),
+        ({"label_fraction": float("nan")}, "share of labels must be above 0 and at most 1, got nan"),
+        ({"label_fraction": 0.5, "labels_per_class": 4}, "labels_per_class and label_fraction .* other: .* 4 and 0.5"),
+        ({"label_noise": -0.1}, "share of wrong labels must be at least 0 and at most 1, got -0.1"),
+        ({"label_noise": 1.1}, "share of wrong labels must be at least 0 and at most 1, got 1.1"),
+        ({"mode": "straem"}, "unknown way to hold images 'straem': did you mean 'stream'"),
+        ({"mode": "stream"}, "digits is published as one array: expected to hold it in memory, got mode stream"),
+    ]
+
+    told = " has no labels to hide or to change: expected none of labels_per_class, label_fraction, label_noise, got "
+    for given, found in (
+        ({"labels_per_class": 4}, "labels_per_class 4"),
+        ({"label_fraction": 0.5}, "label_fraction 0.5"),
+        ({"label_noise": 0.1, "label_fraction": 0.5}, "label_fraction 0.5 and label_noise 0.1"),
+    ):
+        cases.append(({"name": unlabelled, **given}, f"{told}{found}$"))
+
+    def refuse(*args: Any, **options: Any) -> None:
+        raise URLError(ConnectionRefusedError(111, "Connection refused"))
+
+    monkeypatch.setattr("relgraph.data.downloads.urlopen", refuse)
+    root = tmp_path / "data"
+    for name, source in PUBLISHED.items():
+        told = f"(Connection refused): fetch {source.archive.url} and put it in {root}"
+        cases.append(({"name": name, "root": root}, "could not be downloaded " + re.escape(told)))
+    assert_refused_like(*((partial(read, **given), message) for given, message in cases))
+
+
+def test_streamed_images_have_the_same_splits(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, {"train": 10, "test": 2})
+    held, streamed = (read(folder, labels_per_class=3, label_noise=0.5, mode=mode) for mode in ("memory", "stream"))
+    assert isinstance(held.train.images, torch.Tensor) and not isinstance(streamed.train.images, torch.Tensor)
+    assert torch.equal(held.train.labels, streamed.train.labels) and torch.equal(held.val.index, streamed.val.index)
+    assert (held.mean, held.std) == (streamed.mean, streamed.std)  # so few are all in the sample
 
 
 def test_images_without_labels_are_all_for_training(unlabelled: str) -> None:
@@ -198,17 +170,3 @@ def test_images_without_labels_are_all_for_training(unlabelled: str) -> None:
         assert len(data.val.labels) == len(data.test.index) == len(data.test.checksums()) == 0
         assert data.mean == pytest.approx((3 / 255, 6 / 255, 90 / 255)) and data.std[2] == pytest.approx(60 / 255)
         assert (data.crop_padding, data.flip) == (2, True)
-
-
-def test_labels_that_are_not_there_cannot_change(unlabelled: str) -> None:
-    asked = "labels_per_class, label_fraction, label_noise"
-    cases: tuple[tuple[dict[str, Any], str], ...] = (
-        ({"labels": 4}, "labels_per_class 4"),
-        ({"label_fraction": 0.5}, "label_fraction 0.5"),
-        ({"label_noise": 0.1, "label_fraction": 0.5}, "label_fraction 0.5 and label_noise 0.1"),
-    )
-    for arguments, found in cases:
-        with pytest.raises(
-            RelgraphError, match=f" has no labels to hide or to change: expected none of {asked}, got {found}$"
-        ):
-            read(unlabelled, **arguments)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from relgraph.data.decode import read_image
-from relgraph.errors import RelgraphError
+from tests.checks import assert_refused_like
 
 
 def test_image_size_resizes_the_shorter_side_and_crops_the_centre(tmp_path: Path) -> None:
@@ -17,12 +17,8 @@ def test_image_size_resizes_the_shorter_side_and_crops_the_centre(tmp_path: Path
     image = np.asarray(read_image(tmp_path / "wide.png", 4))
     assert image.shape == (4, 4, 3)
     assert image[:, 1:3].min() > 195
-
-
-def test_an_image_of_the_asked_size_is_left_alone(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert np.array_equal(np.asarray(read_image(tmp_path / "a.png", 6)), pixels)
+    same = np.asarray(read_image(tmp_path / "wide.png", 8))
+    assert np.array_equal(same, pixels[:, 6:14]), "an image of the asked size is left alone"
 
 
 def test_other_modes_become_rgb(tmp_path: Path) -> None:
@@ -40,17 +36,13 @@ def test_a_transparent_palette_is_read_without_a_warning(tmp_path: Path, recwarn
     assert not recwarn.list
 
 
-def test_sixteen_bit_images_are_refused_rather_than_clipped(tmp_path: Path) -> None:
-    Image.fromarray(np.full((4, 4), 3000, dtype=np.uint16)).save(tmp_path / "a.png")
-    with pytest.raises(RelgraphError, match=r"a\.png: expected 8 bits per channel, found PIL's mode I;16"):
-        read_image(tmp_path / "a.png", None)
-
-
-def test_corrupt_images_are_named(tmp_path: Path) -> None:
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "b.png")
-    cut_off = (tmp_path / "b.png").read_bytes()[:2000]
+def test_what_is_no_image_of_bytes_is_refused(tmp_path: Path) -> None:
+    file, noise = tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(np.full((4, 4), 3000, dtype=np.uint16)).save(file)
+    told = r"a\.png: expected 8 bits per channel, found PIL's mode I;16"  # rather than clipped
+    assert_refused_like((lambda: read_image(file, None), told))
+    Image.fromarray(noise).save(file)
+    cut_off = file.read_bytes()[:2000]
     for content in (b"", b"not an image", b"\x89PNG\r\n\x1a\n broken", cut_off):
-        (tmp_path / "a.png").write_bytes(content)
-        with pytest.raises(RelgraphError, match=r"a\.png: not a readable image") as caught:
-            read_image(tmp_path / "a.png", None)
-        assert "\n" not in str(caught.value)
+        file.write_bytes(content)
+        assert_refused_like((lambda: read_image(file, None), r"a\.png: not a readable image"))

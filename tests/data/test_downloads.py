@@ -4,11 +4,9 @@ import hashlib
 import io
 import os
 import tarfile
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -16,100 +14,48 @@ import pytest
 
 from relgraph.data import downloads
 from relgraph.data.downloads import Archive, fetch, part_of
-from relgraph.errors import RelgraphError
+from tests.checks import assert_refused_like
+from tests.web import Web, serving
 
 CONTENT = bytes(range(256)) * 4000  # about a megabyte, more than one block
 MD5 = hashlib.md5(CONTENT).hexdigest()
 FILES = {"train": b"train" * 100, "deep/test": b"test" * 50, "meta": b"meta"}
 
 
-class Web(ThreadingHTTPServer):
-    """Serves `content` at every address, and remembers which ranges were asked for.
-
-    With `cut` the connection ends, or is `silent`, after so many bytes; `ranges` is whether it can begin in the middle.
-    """
-
-    content = CONTENT
-    cut: int | None = None
-    silent = False
-    ranges = True
-    status = 200
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.asked: list[str | None] = []
-        self.url = f"http://127.0.0.1:{self.server_port}/images.tar.gz"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Web
-
-    def do_GET(self) -> None:
-        web, wanted = self.server, self.headers["Range"]
-        web.asked.append(wanted)
-        if web.status != 200:
-            self.send_error(web.status)
-            return
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and web.ranges else 0
-        if start and start >= len(web.content):
-            self.send_error(416)
-            return
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(web.content) - start))
-        self.end_headers()
-        self.wfile.write(web.content[start : web.cut])
-        if web.silent:
-            self.connection.recv(1)  # until the other side gives up
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture
 def web() -> Iterator[Web]:
-    """Return a server that runs in a thread of its own."""
-    with Web() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(CONTENT) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def fails(url: str, file: Path, message: str, md5: str = MD5) -> None:
-    with pytest.raises(RelgraphError, match=message) as caught:
-        fetch(url, file, md5)
-    assert "\n" not in str(caught.value)
+    assert_refused_like((lambda: fetch(url, file, md5), message))
     assert not file.exists()
 
 
-@pytest.mark.parametrize("ranges", [True, False])
-def test_a_download_goes_on_where_it_was_cut_off_or_begins_again(web: Web, ranges: bool, tmp_path: Path) -> None:
+def test_a_download_goes_on_where_it_was_cut_off_or_begins_again(web: Web, tmp_path: Path) -> None:
     file = tmp_path / "images.tar.gz"
-    web.ranges, web.cut = ranges, 600_000
-    fails(web.url, file, r"images\.tar\.gz was cut off after 600,000 bytes .*the next try goes on from there")
-    assert part_of(file).read_bytes() == CONTENT[:600_000]
-    web.status = 503
-    fails(web.url, file, r"cut off after 600,000 bytes \(HTTP Error 503.*\): the next try goes on")
-    web.status, web.cut = 200, None
-    fetch(web.url, file, MD5)
-    assert web.asked == [None, "bytes=600000-", "bytes=600000-"]
-    assert file.read_bytes() == CONTENT and os.listdir(tmp_path) == [file.name]
+    for web.ranges in (True, False):
+        web.asked, web.cut = [], 600_000
+        fails(web.url, file, r"images\.tar\.gz was cut off after 600,000 bytes .*the next try goes on from there")
+        assert part_of(file).read_bytes() == CONTENT[:600_000]
+        web.status = 503
+        fails(web.url, file, r"cut off after 600,000 bytes \(HTTP Error 503.*\): the next try goes on")
+        web.status, web.cut = 200, None
+        fetch(web.url, file, MD5)
+        assert web.asked == [None, "bytes=600000-", "bytes=600000-"]
+        assert file.read_bytes() == CONTENT and os.listdir(tmp_path) == [file.name]
+        file.unlink()
 
 
-def test_what_was_cut_off_after_the_last_byte_is_whole(web: Web, tmp_path: Path) -> None:
+def test_what_has_all_bytes_is_kept_if_they_are_the_published_ones(web: Web, tmp_path: Path) -> None:
     part_of(tmp_path / "a").write_bytes(CONTENT)
     fetch(web.url, tmp_path / "a", MD5)
     assert web.asked == [f"bytes={len(CONTENT)}-"] and (tmp_path / "a").read_bytes() == CONTENT
-
-
-def test_a_wrong_checksum_deletes_what_came(web: Web, tmp_path: Path) -> None:
-    fails(web.url, tmp_path / "a", f"{web.url}: expected the checksum {'0' * 32}, found {MD5}; .* is deleted", "0" * 32)
-    assert os.listdir(tmp_path) == []
-    part_of(tmp_path / "a").write_bytes(b"something else")
-    fails(web.url, tmp_path / "a", "expected the checksum")
-    fetch(web.url, tmp_path / "a", MD5)
-    assert (tmp_path / "a").read_bytes() == CONTENT
+    fails(web.url, tmp_path / "b", f"{web.url}: expected the checksum {'0' * 32}, found {MD5}; .* is deleted", "0" * 32)
+    part_of(tmp_path / "b").write_bytes(b"something else")
+    fails(web.url, tmp_path / "b", "expected the checksum")
+    assert os.listdir(tmp_path) == ["a"]
 
 
 def test_what_cannot_be_reached_leaves_nothing(web: Web, tmp_path: Path) -> None:
@@ -120,9 +66,8 @@ def test_what_cannot_be_reached_leaves_nothing(web: Web, tmp_path: Path) -> None
         ("http://127.0.0.1:9/images.tar.gz", "Connection refused"),  # nobody listens there
         ("gopher://127.0.0.1/images.tar.gz", ".*unknown url type: gopher.*"),
     ):
-        fails(
-            url, file, rf"^images\.tar\.gz could not be downloaded \({reason}\): fetch {url} and put it in {tmp_path}$"
-        )
+        told = rf"^images\.tar\.gz could not be downloaded \({reason}\): fetch {url} and put it in {tmp_path}$"
+        fails(url, file, told)
     assert os.listdir(tmp_path) == []
 
 
@@ -154,21 +99,20 @@ def tar(files: dict[str, bytes]) -> bytes:
     return packed.getvalue()
 
 
-def published(web: Web, content: bytes) -> Archive:
+@pytest.fixture
+def archive(web: Web) -> Archive:
     """Publish an archive on the server."""
-    web.content = content
+    web.content = tar(FILES)
     files = tuple((name, hashlib.md5(inside).hexdigest()) for name, inside in FILES.items())
-    return Archive("aves", "birds", web.url, hashlib.md5(content).hexdigest(), 169_001_437, files)
+    return Archive("aves", "birds", web.url, hashlib.md5(web.content).hexdigest(), 169_001_437, files)
 
 
 def refuses(archive: Archive, root: Path, message: str) -> None:
-    with pytest.raises(RelgraphError, match=message) as caught:
-        archive.provide(root)
-    assert "\n" not in str(caught.value)
+    assert_refused_like((lambda: archive.provide(root), message))
 
 
-def test_an_archive_is_downloaded_once_also_by_several(web: Web, tmp_path: Path) -> None:
-    archive, root = published(web, tar(FILES)), tmp_path / "data"
+def test_an_archive_is_downloaded_once_also_by_several(web: Web, archive: Archive, tmp_path: Path) -> None:
+    root = tmp_path / "data"
     assert archive.state(root) == ("missing", f"169 MB from {web.url}")
     with ThreadPoolExecutor(3) as pool:
         folders = list(pool.map(archive.provide, [root] * 3))
@@ -177,55 +121,44 @@ def test_an_archive_is_downloaded_once_also_by_several(web: Web, tmp_path: Path)
     assert archive.state(root) == ("ready", str(root / "birds"))
     archive.check(root)
     assert {name for name in os.listdir(root) if not name.endswith(".lock")} == {"birds", "images.tar.gz"}
+    (root / "birds/train").write_bytes(b"Train" * 100)
+    message = r"birds/train is not the published file \(its checksum differs\): move"
+    assert_refused_like((lambda: archive.check(root), message))
+    (root / "birds/train").unlink()
+    assert archive.state(root).word == "incomplete"
+    refuses(archive, root, r"aves is incomplete: .*birds lacks train: move it away to have it made anew")
+    assert sorted(os.listdir(root / "birds")) == ["deep", "meta"]
 
 
-def test_a_zip_that_somebody_put_there_is_used(web: Web, tmp_path: Path) -> None:
+def test_what_somebody_put_there_is_used_if_it_is_the_published_one(web: Web, archive: Archive, tmp_path: Path) -> None:
+    (tmp_path / "images.tar.gz").write_bytes(tar({"train": b"mine"}))
+    refuses(archive, tmp_path, r"images\.tar\.gz is not the published archive .*: fetch http")
+    assert (tmp_path / "images.tar.gz").exists() and not (tmp_path / "birds").exists()
     with ZipFile(tmp_path / "images.zip", "w") as packed:
         for name, content in FILES.items():
             packed.writestr(f"birds/{name}", content)
-    content = (tmp_path / "images.zip").read_bytes()
-    archive = replace(published(web, content), url=web.url.replace("tar.gz", "zip"))
+    md5 = hashlib.md5((tmp_path / "images.zip").read_bytes()).hexdigest()
+    archive = replace(archive, url=web.url.replace("tar.gz", "zip"), md5=md5)
     assert archive.state(tmp_path) == ("packed", f"{tmp_path}/images.zip is unpacked at the first use")
     archive.check(archive.provide(tmp_path).parent)
     assert web.asked == []
 
 
-def test_another_archive_of_that_name_is_refused_and_kept(web: Web, tmp_path: Path) -> None:
-    (tmp_path / "images.tar.gz").write_bytes(tar({"train": b"mine"}))
-    refuses(published(web, tar(FILES)), tmp_path, r"images\.tar\.gz is not the published archive .*: fetch http")
-    assert (tmp_path / "images.tar.gz").exists() and not (tmp_path / "birds").exists() and web.asked == []
-
-
-def test_a_begun_download_is_told(web: Web, tmp_path: Path) -> None:
-    archive, web.cut = published(web, tar(FILES)), 50
-    refuses(archive, tmp_path, "cut off after 50 bytes")
-    assert archive.state(tmp_path) == ("missing", f"169 MB from {web.url}, 0 MB of it are there")
-
-
-def test_what_lacks_or_is_another_is_told(web: Web, tmp_path: Path) -> None:
-    archive = published(web, tar(FILES))
-    (archive.provide(tmp_path) / "train").write_bytes(b"Train" * 100)
-    with pytest.raises(RelgraphError, match=r"birds/train is not the published file \(its checksum differs\): move"):
-        archive.check(tmp_path)
-    (tmp_path / "birds/train").unlink()
-    assert archive.state(tmp_path).word == "incomplete"
-    refuses(archive, tmp_path, r"aves is incomplete: .*birds lacks train: move it away to have it made anew")
-    assert sorted(os.listdir(tmp_path / "birds")) == ["deep", "meta"]
-
-
-def test_a_folder_that_cannot_be_made(web: Web, tmp_path: Path) -> None:
-    (tmp_path / "data").touch()
-    refuses(published(web, b""), tmp_path / "data", r"cannot write to .*data: File exists")
-
-
-def test_unpacking_that_is_broken_off_leaves_nothing(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_broken_off_leaves_nothing_half(
+    web: Web, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken_off(archive: Path, folder: str) -> None:
         Path(folder, "birds").mkdir()
         raise OSError(28, "No space left on device")
 
-    archive = published(web, tar(FILES))
+    web.cut = 50
+    refuses(archive, tmp_path, "cut off after 50 bytes")
+    assert archive.state(tmp_path) == ("missing", f"169 MB from {web.url}, 0 MB of it are there")
+    web.cut = None
     with monkeypatch.context() as patch:
         patch.setattr("torchvision.datasets.utils.extract_archive", broken_off)
         refuses(archive, tmp_path, "cannot write to .*: No space left on device")
     assert [name for name in os.listdir(tmp_path) if not name.endswith(".lock")] == ["images.tar.gz"]
     archive.check(archive.provide(tmp_path).parent)
+    (tmp_path / "data").touch()
+    refuses(archive, tmp_path / "data", r"cannot write to .*data: File exists")

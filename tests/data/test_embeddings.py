@@ -1,21 +1,26 @@
+import re
 import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from relgraph.data import embeddings
 from relgraph.data.embeddings import EmbeddingStore, StoreWriter, checksums_digest, shard_file
 from relgraph.data.fixed_views import FixedViews
 from relgraph.data.manifest import Contents, Manifest
-from relgraph.errors import RelgraphError
+from relgraph.graph import search
 from relgraph.graph.kernels import linear
-from relgraph.graph.search import above_in_blocks, nearest_in_blocks
+from relgraph.graph.search import nearest_in_blocks
+from tests.checks import assert_refused_like
 from tests.limits import run
 
 IMAGES, VIEWS, WIDTH = 10, 3, 5
@@ -52,39 +57,34 @@ def store(tmp_path: Path) -> Path:
     return write(tmp_path / "store")
 
 
-KINDS = (("float32", 0), ("float16", 0), ("float16", 2**20))
-
-
-def test_every_row_comes_back(tmp_path: Path) -> None:
-    for dtype, limit in KINDS:
+def test_every_row_and_every_view_comes_back(tmp_path: Path) -> None:
+    for dtype, limit in (("float32", 0), ("float16", 0), ("float16", 2**20)):
         store = EmbeddingStore(write(tmp_path / f"{dtype}-{limit}", dtype=dtype), limit=limit)
-        assert store.resident == (limit > 0)
-        view, index = torch.arange(IMAGES * VIEWS) % VIEWS, torch.arange(IMAGES * VIEWS) // VIEWS
+        expected = VALUES.to(getattr(torch, dtype)).float()
+        assert store.resident == (limit > 0) and torch.equal(store.checksums, CHECKSUMS)
         order = torch.randperm(IMAGES * VIEWS)
-        rows = store.rows(view[order], index[order])
-        assert rows.dtype == torch.float32
-        assert torch.equal(rows, VALUES.flatten(0, 1)[order].to(getattr(torch, dtype)).float())
-        assert torch.equal(store.checksums, CHECKSUMS)
-
-
-def test_on_the_cpu_a_store_stays_in_its_files(store: Path) -> None:
-    assert not EmbeddingStore(store).resident
-    assert EmbeddingStore(store, limit=2**20).resident
-
-
-def test_a_view_is_read_in_parts(tmp_path: Path) -> None:
-    for dtype, limit in KINDS:
-        store = EmbeddingStore(write(tmp_path / f"{dtype}-{limit}", dtype=dtype), limit=limit)
-        expected = VALUES[:, 2].to(getattr(torch, dtype)).float()
-        rows = store.view(2)
+        found = store.rows(order % VIEWS, order // VIEWS)
+        assert found.dtype == torch.float32 and torch.equal(found, expected.flatten(0, 1)[order])
+        rows, expected = store.view(2), expected[:, 2]
         assert rows.shape == expected.shape and len(rows) == IMAGES
-        order = torch.randperm(IMAGES)
-        for index in (slice(None), slice(3, 9), slice(2, 100, 3), slice(0, 0), order):
+        for index in (slice(None), slice(3, 9), slice(2, 100, 3), slice(0, 0), torch.randperm(IMAGES)):
             assert rows[index].dtype == torch.float32 and torch.equal(rows[index], expected[index])
-        for found, inside in zip(nearest_in_blocks(rows, 3, block=4), nearest_in_blocks(expected, 3), strict=True):
-            assert torch.equal(found, inside) or torch.allclose(found, inside)
-    with pytest.raises(RelgraphError, match="has views 0 to 2, got 3"):
-        store.view(3)
+        for near, inside in zip(nearest_in_blocks(rows, 3, block=4), nearest_in_blocks(expected, 3), strict=True):
+            torch.testing.assert_close(near, inside)
+        assert_refused_like((partial(store.view, 3), "has views 0 to 2, got 3"))
+    assert not EmbeddingStore(tmp_path / "float32-0").resident, "on the CPU a store stays in its files"
+
+
+def searched(x: Any) -> list[Tensor]:
+    """Return all that is searched for among rows, a few at a time."""
+    search.check_finite(x, "teacher", 16)
+    neighbours, weights = search.nearest_in_blocks(x, 3, linear, 16)
+    edges = torch.stack([neighbours.flatten(), torch.arange(len(x)).repeat_interleave(3)])
+    return [
+        search.nearest_in_blocks(x, 3, block=16)[1], neighbours, weights,
+        search.edge_weights(x, x, edges, linear, 16), search.above_in_blocks(x, 700, linear, 32),
+        search.matches_in_blocks(x, x, linear, 32), search.degenerate_in_blocks(x, block=16),
+    ]  # fmt: skip
 
 
 # A store of 20 MiB is searched with 6 MiB more than Python and its libraries take.
@@ -92,30 +92,18 @@ LIMITED = """
 import sys, torch
 from pathlib import Path
 from relgraph.data.embeddings import EmbeddingStore
-from relgraph.graph import search
-from relgraph.graph.kernels import linear
+from tests.data.test_embeddings import searched
 from tests.limits import limit_data
 
 torch.set_num_threads(1)
-rows, small = EmbeddingStore(Path(sys.argv[1])).view(), torch.randn(300, 8)
-
-def searched(x):
-    search.check_finite(x, "teacher", 16)
-    correlations = search.nearest_in_blocks(x, 3, block=16)[1]
-    neighbours, weights = search.nearest_in_blocks(x, 3, linear, 16)
-    edges = torch.stack([neighbours.flatten(), torch.arange(len(x)).repeat_interleave(3)])
-    return (
-        correlations, neighbours, weights, search.edge_weights(x, x, edges, linear, 16),
-        search.above_in_blocks(x, 700, linear, 32), search.matches_in_blocks(x, x, linear, 32),
-        search.degenerate_in_blocks(x, block=16),
-    )
-
-searched(small)
+rows = EmbeddingStore(Path(sys.argv[1])).view()
+searched(torch.randn(300, 8))
 limit_data(6 * 2**20)
 torch.save(searched(rows if sys.argv[2] == "files" else rows[:]), sys.argv[3])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems limit other memory")
 def test_a_store_is_searched_that_does_not_fit_memory(tmp_path: Path) -> None:
     values = torch.randint(-2, 3, (640, 1, 8192)).float()  # whole numbers, whose products are exact
@@ -131,15 +119,12 @@ def test_a_store_is_searched_that_does_not_fit_memory(tmp_path: Path) -> None:
     )
     assert bitten.returncode != 0 and "memory" in bitten.stderr.lower(), "the limit is none"
     assert done.returncode == 0, done.stderr
-    correlations, neighbours, weights, edges, above, matched, degenerate = torch.load(tmp_path / "found")
-    x = values[:, 0]
-    torch.testing.assert_close(correlations, nearest_in_blocks(x, 3)[1], rtol=0, atol=1e-6)
-    assert torch.equal(neighbours, nearest_in_blocks(x, 3, linear)[0])
+    found, x = torch.load(tmp_path / "found"), values[:, 0]
+    torch.testing.assert_close(found, searched(x), rtol=0, atol=1e-6)
+    _, _, weights, edges, above, matched, degenerate = found
     assert torch.equal(weights, linear(x).fill_diagonal_(-torch.inf).topk(3).values)
-    assert torch.equal(edges, weights.flatten())
-    assert above.shape[1] > 0 and torch.equal(above, above_in_blocks(x, 700, linear))
-    assert (~matched).nonzero().flatten().tolist() == [7, 9]
-    assert degenerate.nonzero().tolist() == [[5]]
+    assert torch.equal(edges, weights.flatten()) and above.shape[1] > 0
+    assert (~matched).nonzero().flatten().tolist() == [7, 9] and degenerate.nonzero().tolist() == [[5]]
 
 
 def test_files_are_plain_arrays(store: Path) -> None:
@@ -149,38 +134,29 @@ def test_files_are_plain_arrays(store: Path) -> None:
     assert sorted(files(store)) == [
         "images.npy", "manifest.json", "shard-00000.npy", "shard-00001.npy", "shard-00002.npy",
     ]  # fmt: skip
-
-
-def test_its_views_are_those_of_the_manifest(store: Path) -> None:
-    views = EmbeddingStore(store).views()
-    assert torch.equal(views.dx, FixedViews(IMAGES, VIEWS, padding=1, flip=False, seed=0).dx)
+    views = FixedViews(IMAGES, VIEWS, padding=1, flip=False, seed=0)
+    assert torch.equal(EmbeddingStore(store).views().dx, views.dx)
 
 
 def test_an_unfinished_store_cannot_be_opened_and_goes_on(tmp_path: Path, store: Path) -> None:
     path = tmp_path / "stopped"
     fill(StoreWriter(path, contents(), CHECKSUMS), [0, 2])
     shard_file(path, 1).write_bytes(b"half")  # as a stop between a shard and the manifest leaves it
-    with pytest.raises(RelgraphError, match="stopped is not finished, 2 of 3 shards are written: the same relgraph"):
-        EmbeddingStore(path)
+    told = "stopped is not finished, 2 of 3 shards are written: the same relgraph"
+    assert_refused_like((lambda: EmbeddingStore(path), told))
     writer = StoreWriter(path, contents(), CHECKSUMS)
     assert writer.missing == [1]
     fill(writer, [1])
     assert files(path) == files(store)
 
 
-@pytest.mark.parametrize("owner", [Manifest, embeddings])
-def test_a_stop_before_the_first_shard_can_be_continued(
-    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, owner: Any
-) -> None:
-    def stop(*args: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, "write" if owner is Manifest else "_save", stop)
-        with pytest.raises(KeyboardInterrupt):
-            StoreWriter(tmp_path / "stopped", contents(), CHECKSUMS)
-    write(tmp_path / "stopped")
-    assert files(tmp_path / "stopped") == files(store)
+def test_a_stop_before_the_first_shard_can_be_continued(tmp_path: Path, store: Path) -> None:
+    owner: Any
+    for owner, name in ((Manifest, "write"), (embeddings, "_save")):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(owner, name, Mock(side_effect=KeyboardInterrupt))
+            StoreWriter(tmp_path / name, contents(), CHECKSUMS)
+        assert files(write(tmp_path / name)) == files(store)
 
 
 def cut(file: Path) -> None:
@@ -197,83 +173,62 @@ def pickled(file: Path) -> None:
     np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
 
 
-DAMAGES: list[tuple[Callable[[Path], None], str]] = [
-    (cut, "is damaged"),
-    (turn, "is damaged .its SHA-256 is not the manifest's."),
-    (pickled, "is damaged"),
-    (Path.unlink, "is missing"),
-]
+def of_another_shard(file: Path) -> None:
+    shutil.copy(file.with_name("shard-00000.npy"), file)
 
 
-def test_a_damaged_shard_is_refused_and_written_again(store: Path) -> None:
+def test_damaged_files_are_refused_and_written_again(store: Path) -> None:
     before = files(store)
-    for damage, told in DAMAGES:
+    damages: list[tuple[Callable[[Path], None], str]] = [
+        (cut, "is damaged"),
+        (turn, "is damaged .its SHA-256 is not the manifest's."),
+        (pickled, "is damaged"),
+        (Path.unlink, "is missing"),
+    ]
+    again = ".*relgraph embed command writes it again"
+    for damage, told in (*damages, (of_another_shard, "is damaged")):
         damage(shard_file(store, 1))
-        with pytest.raises(RelgraphError, match=rf"shard-00001\.npy {told}.*relgraph embed command writes it again"):
-            EmbeddingStore(store)
+        assert_refused_like((lambda: EmbeddingStore(store), rf"shard-00001\.npy {told}{again}"))
         writer = StoreWriter(store, contents(), CHECKSUMS)
         assert writer.missing == [1]
         fill(writer, [1])
         assert files(store) == before
-
-
-def test_damaged_checksums_are_refused_and_written_again(store: Path) -> None:
-    before = files(store)
-    for damage, _ in DAMAGES:
+    for damage, _ in damages:
         damage(store / "images.npy")
-        with pytest.raises(RelgraphError, match=r"images\.npy (is damaged|cannot be read)"):
-            EmbeddingStore(store)
+        assert_refused_like((lambda: EmbeddingStore(store), r"images\.npy (is damaged|cannot be read)"))
         assert StoreWriter(store, contents(), CHECKSUMS).missing == []
         assert files(store) == before
 
 
-def test_the_shard_of_another_store_is_refused(tmp_path: Path, store: Path) -> None:
-    shutil.copy(shard_file(store, 0), shard_file(store, 1))
-    with pytest.raises(RelgraphError, match=r"shard-00001\.npy is damaged"):
-        EmbeddingStore(store)
+def test_another_store_or_what_is_none_is_not_continued(tmp_path: Path, store: Path) -> None:
+    def start(path: Path, **changes: Any) -> Callable[[], object]:
+        return lambda: StoreWriter(path, contents(**changes), changed)
 
-
-def test_another_store_is_not_continued(store: Path) -> None:
-    before = files(store)
-    for name, value in {"teacher": "other", "views": 4, "dtype": "float16", "view_seed": 1, "std": (2.0,)}.items():
-        was = getattr(contents(), name)
-        with pytest.raises(RelgraphError) as caught:
-            StoreWriter(store, contents(**{name: value}), CHECKSUMS)
-        assert str(caught.value).endswith(
-            f"was started with something else: {name} was {was}, is now {value}; choose another --out"
-        )
-        assert files(store) == before
-
-
-def test_other_images_are_not_continued(store: Path) -> None:
-    changed = CHECKSUMS.clone()
-    changed[6] += 1
-    with pytest.raises(RelgraphError, match="other images: the first that differs is image 6"):
-        StoreWriter(store, contents(checksums=checksums_digest(changed)), changed)
-
-
-def test_what_is_no_store_is_not_overwritten(tmp_path: Path) -> None:
+    changed, before = CHECKSUMS + (torch.arange(IMAGES) == 6), files(store)
+    another = {"teacher": "other", "views": 4, "dtype": "float16", "view_seed": 1, "std": (2.0,)}
+    told = "was started with something else: {} was {}, is now {}; choose another --out"
     (tmp_path / "letter.txt").write_text("dear")
-    for path in (tmp_path, tmp_path / "letter.txt"):
-        with pytest.raises(RelgraphError, match="exists already and is not a store of embeddings"):
-            StoreWriter(path, contents(), CHECKSUMS)
-    assert (tmp_path / "letter.txt").read_text() == "dear"
+    assert_refused_like(
+        *(
+            (start(store, **{name: value}), re.escape(told.format(name, getattr(contents(), name), value)) + "$")
+            for name, value in another.items()
+        ),
+        (start(store, checksums=checksums_digest(changed)), "other images: the first that differs is image 6; choose"),
+        (start(tmp_path), "exists already and is not a store of embeddings"),
+        (start(tmp_path / "letter.txt"), "exists already and is not a store of embeddings"),
+    )
+    assert files(store) == before and (tmp_path / "letter.txt").read_text() == "dear"
 
 
-def test_numbers_that_cannot_be_stored(tmp_path: Path) -> None:
+def test_shards_that_cannot_be_stored(tmp_path: Path) -> None:
     for dtype, value, told in (
         ("float32", float("nan"), "not finite$"),
         ("float16", 1e5, "not finite in float16: use --dtype float32"),
     ):
-        writer = StoreWriter(tmp_path / dtype, contents(dtype=dtype), CHECKSUMS)
-        rows = VALUES[4:8].clone()
+        writer, rows = StoreWriter(tmp_path / dtype, contents(dtype=dtype), CHECKSUMS), VALUES[4:8].clone()
         rows[1, 2, 3] = value
-        with pytest.raises(RelgraphError, match=f"the embedding of image 5 of the training split is {told}"):
-            writer.write(1, rows)
+        assert_refused_like(
+            (partial(writer.write, 1, rows), f"the embedding of image 5 of the training split is {told}"),
+            (partial(writer.write, 2, VALUES[:4]), r"a shard must be \(2, 3, 5\), got \(4, 3, 5\)"),
+        )
         assert Manifest.read(tmp_path / dtype).shards == [None, None, None]
-
-
-def test_a_shard_of_another_shape(tmp_path: Path) -> None:
-    writer = StoreWriter(tmp_path / "store", contents(), CHECKSUMS)
-    with pytest.raises(RelgraphError, match=r"a shard must be \(2, 3, 5\), got \(4, 3, 5\)"):
-        writer.write(2, VALUES[:4])

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,13 +10,12 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from relgraph.data.augment import MOCO, SIMCLR_SMALL, Augmentation, ContrastiveView
+from relgraph.data.augment import MOCO, SIMCLR_SMALL, ContrastiveView
 from relgraph.data.colour import Jitter
 from relgraph.data.digit_views import Digits
 from relgraph.data.extra_views import (
     Chain,
     Cut,
-    ExtraViews,
     Joined,
     Patches,
     Rotations,
@@ -25,15 +25,12 @@ from relgraph.data.extra_views import (
     patch_size,
 )
 from relgraph.data.views import PadCropFlip, View
-from relgraph.errors import RelgraphError
 from relgraph.processes import ProcessGroup
+from tests.checks import assert_refused_like, case
+from tests.data.shared import JITTER, chi_square, random_images, seeded
 
-JITTER = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
 FLIP = torch.arange(12) % 3 == 0
-
-
-def random_images(*shape: int) -> Tensor:
-    return torch.randint(1, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+KINDS = (Rotations(2), Transformations(2), Patches(MOCO, 3, 7), Patches(replace(MOCO, blur=0.0, grey=0.0), 1, 6))
 
 
 def crops_of(drawn: Joined) -> list[View]:
@@ -52,7 +49,7 @@ def padded_crop(image: Tensor, crops: View, row: int, padding: int) -> np.ndarra
 def test_rotations_are_numpys_of_crops_with_the_base_views_flip() -> None:
     for shape in ((12, 3, 8, 8), (12, 1, 5, 5)):
         images = random_images(*shape)
-        view = Rotations(padding=2).draw(12, shape[2], shape[3], FLIP, torch.Generator().manual_seed(0))
+        view = Rotations(padding=2).draw(12, shape[2], shape[3], FLIP, seeded())
         seen = view.apply(images)
         assert seen.dtype == torch.uint8 and seen.shape == (36, *shape[1:])
         for v, crops in enumerate(crops_of(view)):
@@ -63,7 +60,7 @@ def test_rotations_are_numpys_of_crops_with_the_base_views_flip() -> None:
 
 
 def test_each_rotation_has_a_crop_of_its_own() -> None:
-    drawn = Rotations(padding=4).draw(1000, 8, 8, torch.zeros(1000), torch.Generator().manual_seed(0))
+    drawn = Rotations(padding=4).draw(1000, 8, 8, torch.zeros(1000), seeded())
     first, second, _ = crops_of(drawn)
     for offsets, others in ((first.dx, second.dx), (first.dy, second.dy)):
         assert offsets.min() == -4 and offsets.max() == 4
@@ -72,7 +69,7 @@ def test_each_rotation_has_a_crop_of_its_own() -> None:
 
 def test_transformations_are_the_papers_four_in_their_order() -> None:
     images = random_images(12, 3, 16, 16)
-    view = Transformations(padding=2).draw(12, 16, 16, FLIP, torch.Generator().manual_seed(0))
+    view = Transformations(padding=2).draw(12, 16, 16, FLIP, seeded())
     turn, _, jitter, box = (chain.steps[2] for chain in view.views if isinstance(chain, Chain))
     assert isinstance(turn, Turned) and isinstance(jitter, Jitter) and isinstance(box, Cut)
     assert all(torch.equal(crops.flip, FLIP) for crops in crops_of(view))
@@ -89,25 +86,25 @@ def test_transformations_are_the_papers_four_in_their_order() -> None:
 
 
 def test_transformations_turn_by_each_angle_alike() -> None:
-    view = Transformations(padding=0).draw(3000, 8, 8, torch.zeros(3000), torch.Generator().manual_seed(0))
+    view = Transformations(padding=0).draw(3000, 8, 8, torch.zeros(3000), seeded())
     first = view.views[0]
     assert isinstance(first, Chain) and isinstance(first.steps[2], Turned)
-    counts = torch.bincount(first.steps[2].turns, minlength=4)
+    counts = torch.bincount(first.steps[2].turns)
     assert counts[0] == 0 and len(counts) == 4
-    assert ((counts[1:] - 1000) ** 2 / 1000).sum() < 13.8  # the 99.9 % quantile with 2 degrees of freedom
+    assert chi_square(counts[1:]) < 13.8  # the 99.9 % quantile with 2 degrees of freedom
 
 
 def test_grey_images_can_be_transformed() -> None:
     images = random_images(12, 1, 8, 8)
-    view = Transformations(padding=0).draw(12, 8, 8, FLIP, torch.Generator().manual_seed(0))
+    view = Transformations(padding=0).draw(12, 8, 8, FLIP, seeded())
     mirrored = torch.where(FLIP[:, None, None, None], images.flip(-1), images) / 255
     torch.testing.assert_close(view.apply(images)[12:24], mirrored)
 
 
 def test_patches_are_small_views_of_the_augmentation() -> None:
     images = random_images(12, 3, 32, 32)
-    view = Patches(SIMCLR_SMALL, each=5, size=14).draw(12, 32, 32, FLIP, torch.Generator().manual_seed(0))
-    small, generator = replace(SIMCLR_SMALL, scale=(0.05, 0.14), size=14), torch.Generator().manual_seed(0)
+    view = Patches(SIMCLR_SMALL, each=5, size=14).draw(12, 32, 32, FLIP, seeded())
+    small, generator = replace(SIMCLR_SMALL, scale=(0.05, 0.14), size=14), seeded()
     seen = view.apply(images).view(5, 12, 3, 14, 14)
     for patches in seen:
         assert torch.equal(patches, small.draw(12, 32, 32, generator).apply(images))
@@ -117,67 +114,50 @@ def test_patches_are_small_views_of_the_augmentation() -> None:
     assert area.min() > 0.03 and area.max() < 0.17  # 0.05 to 0.14, in whole pixels
 
 
-def test_patches_are_published_for_224_pixels() -> None:
-    assert [patch_size(side) for side in (224, 96, 32, 8, 1)] == [96, 41, 14, 3, 1]
-
-
 def test_nothing_is_read_back_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "autocast", lambda *given, **options: nullcontext())  # which "meta" has not
     images = torch.zeros(12, 3, 8, 8, dtype=torch.uint8, device="meta")  # holds no value to be read
-    for views in (Rotations(2), Transformations(2), Patches(MOCO, 6, 4)):
-        drawn = views.draw(12, 8, 8, FLIP, torch.Generator().manual_seed(0))
-        assert len(drawn.apply(images)) == 12 * views.each
+    for views in KINDS:
+        assert len(views.draw(12, 8, 8, FLIP, seeded()).apply(images)) == 12 * views.each
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_views_on_the_gpu_are_those_on_the_cpu() -> None:
     images = random_images(12, 3, 32, 32)
-    for views in (Rotations(2), Transformations(2), Patches(MOCO, 6, 14)):
-        drawn = views.draw(12, 32, 32, FLIP, torch.Generator().manual_seed(0))
+    for views in KINDS:
+        drawn = views.draw(12, 32, 32, FLIP, seeded())
         torch.testing.assert_close(drawn.apply(images.cuda()).cpu(), drawn.apply(images), rtol=0, atol=1e-4)
 
 
-def make(kind: str, each: int, augmentation: Augmentation = MOCO, flip: bool = True) -> ExtraViews:
-    return make_extra_views(kind, each, padding=4, flip=flip, augmentation=augmentation, side=32)
+def test_kinds_make_their_views_and_refuse_the_others() -> None:
+    make = partial(make_extra_views, padding=4, flip=True, augmentation=MOCO, side=32)
+    expected = {3: Rotations(4), 4: Transformations(4), 6: Patches(MOCO, 6, 14)}  # by the number of views
+    for kind, (each, views) in zip(("rotations", "transformations", "patches"), expected.items(), strict=True):
+        assert make(kind, each) == views and views.each == each
+    unmirrored = make("patches", 2, augmentation=SIMCLR_SMALL, flip=False)
+    assert unmirrored == Patches(replace(SIMCLR_SMALL, flip=0.0), 2, 14)
+    assert [patch_size(side) for side in (224, 96, 32, 8, 1)] == [96, 41, 14, 3, 1]  # published for 224 pixels
+    grey = Transformations(4).draw(12, 8, 8, FLIP, seeded())
+    assert_refused_like(
+        (partial(make, "rotation", 3), "unknown kind of extra views 'rotation': did you mean 'rotations'"),
+        (partial(make, "rotations", 4), "there are 3 rotations of an image, got 4"),
+        (partial(make, "transformations", 3), "there are 4 transformations of an image, got 3"),
+        (partial(make, "patches", 0), "the number of patches must be at least 1, got 0"),
+        (partial(make, "patches", 6, augmentation=PadCropFlip(4, True)), "contrastive augmentation.* got PadCropFlip"),
+        (partial(make, "patches", 6, augmentation=Digits()), "contrastive augmentation.* got Digits"),
+        *((partial(x.draw, 12, 8, 9, FLIP, seeded()), "want square images, got 8 x 9") for x in KINDS[:2]),
+        *((partial(x.draw, 5, 8, 8, FLIP, seeded()), "one flip for each of 5 images, got 12") for x in KINDS[:2]),
+        (lambda: grey.apply(random_images(12, 2, 8, 8)), "a grey view needs images with 1 or 3 channels, got 2"),
+    )
 
 
-def test_kinds_make_their_views() -> None:
-    assert make("rotations", 3) == Rotations(4)
-    assert make("transformations", 4) == Transformations(4)
-    assert make("patches", 6) == Patches(MOCO, 6, 14)
-    assert make("patches", 2, SIMCLR_SMALL, flip=False) == Patches(replace(SIMCLR_SMALL, flip=0.0), 2, 14)
-    assert [views.each for views in (make("rotations", 3), make("transformations", 4), make("patches", 6))] == [3, 4, 6]
-
-
-def test_what_does_not_fit_is_said() -> None:
-    with pytest.raises(RelgraphError, match="unknown kind of extra views 'rotation': did you mean 'rotations'"):
-        make("rotation", 3)
-    with pytest.raises(RelgraphError, match="there are 3 rotations of an image, got 4"):
-        make("rotations", 4)
-    with pytest.raises(RelgraphError, match="there are 4 transformations of an image, got 3"):
-        make("transformations", 3)
-    with pytest.raises(RelgraphError, match="the number of patches must be at least 1, got 0"):
-        make("patches", 0)
-    for augmentation in (PadCropFlip(4, True), Digits()):
-        with pytest.raises(RelgraphError, match=f"contrastive augmentation.* got {type(augmentation).__name__}"):
-            make("patches", 6, augmentation)
-    for views in (Rotations(4), Transformations(4)):
-        with pytest.raises(RelgraphError, match="want square images, got 8 x 9"):
-            views.draw(12, 8, 9, FLIP, torch.Generator())
-        with pytest.raises(RelgraphError, match="one flip for each of 5 images, got 12"):
-            views.draw(5, 8, 8, FLIP, torch.Generator())
-    with pytest.raises(RelgraphError, match="a grey view needs images with 1 or 3 channels, got 2"):
-        Transformations(4).draw(12, 8, 8, FLIP, torch.Generator()).apply(random_images(12, 2, 8, 8))
-
-
-@pytest.mark.parametrize("shape", [(12, 3, 16, 16), (12, 1, 9, 9)])
-def test_a_part_has_its_rows_of_every_view(shape: tuple[int, ...]) -> None:
-    images = random_images(*shape)
-    kinds = (Rotations(2), Transformations(2), Patches(MOCO, 3, 7), Patches(replace(MOCO, blur=0.0, grey=0.0), 1, 6))
-    for views in kinds:
-        drawn = views.draw(12, shape[2], shape[3], FLIP, torch.Generator().manual_seed(0))
-        whole = drawn.apply(images)
-        whole = whole.view(views.each, 12, *whole.shape[1:])
-        spans = [ProcessGroup(rank, count).rows(12) for count in (2, 3, 12) for rank in range(count)]
-        for rows in (slice(0, 12), slice(3, 7), *spans):
-            assert torch.equal(drawn.part(rows).apply(images[rows]), whole[:, rows].flatten(0, 1))
+def test_a_part_has_its_rows_of_every_view() -> None:
+    spans = [ProcessGroup(rank, count).rows(12) for count in (1, 2, 3, 12) for rank in range(count)]
+    for views in KINDS:
+        for images in (random_images(12, 3, 16, 16), random_images(12, 1, 9, 9)):
+            drawn = views.draw(12, images.shape[2], images.shape[3], FLIP, seeded())
+            whole = drawn.apply(images)
+            whole = whole.view(views.each, 12, *whole.shape[1:])
+            for rows in (slice(3, 7), *spans):
+                with case(views, rows):
+                    assert torch.equal(drawn.part(rows).apply(images[rows]), whole[:, rows].flatten(0, 1))

@@ -5,16 +5,13 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from relgraph.data.resample import blur_matrix, blur_taps, draw_boxes, resample
-
-
-def some_images(*shape: int) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+from tests.data.shared import chi_square, seeded
 
 
 def test_a_blur_is_torchvisions() -> None:
     sides: tuple[tuple[tuple[int, int], int], ...] = (((32, 32), 3), ((12, 7), 3), ((30, 25), 9), ((2, 3), 3))
     for side, taps in sides:
-        images, sigma = some_images(8, 3, *side), torch.linspace(0.1, 2, 8)
+        images, sigma = torch.rand(8, 3, *side), torch.linspace(0.1, 2, 8)
         blurred = resample(images, *(blur_matrix(sigma, size, taps) for size in side))
         for image, deviation, got in zip(images, sigma.tolist(), blurred, strict=True):
             expected = tv.gaussian_blur(image, [taps, taps], [deviation, deviation])
@@ -49,8 +46,8 @@ def test_boxes_are_the_first_that_fit_else_central() -> None:
     for height, width, low, high in (
         (32, 32, 0.2, 1.0), (32, 4, 0.2, 1.0), (5, 40, 0.2, 1.0), (3, 3, 0.2, 1.0), (4, 4, 0.001, 0.05),
     ):  # fmt: skip
-        boxes = draw_boxes(n, height, width, (low, high), ratio, torch.Generator().manual_seed(3))
-        same = torch.Generator().manual_seed(3)
+        boxes = draw_boxes(n, height, width, (low, high), ratio, seeded(3))
+        same = seeded(3)
         shares, shapes = (torch.rand(n, 10, generator=same, dtype=torch.float64) for _ in range(2))
         areas, ratios = low + (high - low) * shares, ratio[0] * (ratio[1] / ratio[0]) ** shapes
         for box, area, shape in zip(boxes.T, areas, ratios, strict=True):
@@ -62,31 +59,25 @@ def test_boxes_are_the_first_that_fit_else_central() -> None:
 
 def test_area_and_ratio_follow_their_laws() -> None:
     n = 20_000  # in so large an image every box of up to half the area fits, and rounding is small
-    boxes = draw_boxes(n, 4096, 4096, (0.1, 0.5), (3 / 4, 4 / 3), torch.Generator().manual_seed(0)).double()
+    boxes = draw_boxes(n, 4096, 4096, (0.1, 0.5), (3 / 4, 4 / 3), seeded()).double()
     area, ratio = boxes[2] * boxes[3] / 4096**2, (boxes[3] / boxes[2]).log() / torch.tensor(4 / 3).log()
     for draw, low, high in ((area, 0.1, 0.5), (ratio, -1.0, 1.0)):
         counts = torch.histc(draw.clamp(low, high), 20, low, high)
         assert ((draw >= low - 2e-3) & (draw <= high + 2e-3)).all()
-        assert ((counts - n / 20) ** 2 / (n / 20)).sum() < 43.8  # the 99.9 % quantile with 19 degrees of freedom
+        assert chi_square(counts) < 43.8  # the 99.9 % quantile with 19 degrees of freedom
 
 
 def test_places_are_uniform() -> None:
-    n = 18_000
-    boxes = draw_boxes(n, 8, 8, (0.5625, 0.5625), (1.0, 1.0), torch.Generator().manual_seed(0))
+    boxes = draw_boxes(18_000, 8, 8, (0.5625, 0.5625), (1.0, 1.0), seeded())
     assert (boxes[2:] == 6).all()
-    counts = torch.bincount(boxes[0] * 3 + boxes[1], minlength=9).double()
-    assert len(counts) == 9
-    assert ((counts - n / 9) ** 2 / (n / 9)).sum() < 26.1  # the 99.9 % quantile with 8 degrees of freedom
+    counts = torch.bincount(boxes[0] * 3 + boxes[1])
+    assert len(counts) == 9 and chi_square(counts) < 26.1  # the 99.9 % quantile with 8 degrees of freedom
 
 
 def test_an_image_is_the_same_to_the_last_bit_wherever_it_stands() -> None:
     for size, out in ((16, 7), (9, 9), (15, 11), (33, 5), (12, 8), (13, 14)):
         for channels in (1, 3):
-            images, rows, columns = (
-                torch.rand(9, channels, size, size),
-                torch.rand(9, out, size),
-                torch.rand(9, out, size),
-            )
+            images, (rows, columns) = torch.rand(9, channels, size, size), torch.rand(2, 9, out, size)
             seen = resample(images, rows, columns)
             assert seen.is_contiguous()
             torch.testing.assert_close(seen, torch.einsum("bih,bchw,bjw->bcij", rows, images, columns))

@@ -1,16 +1,16 @@
 """Views against a loop over images with numpy's pad; `prepare` against the formula, channel by channel."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from relgraph.data.views import Normalise, PadCropFlip, View, positions_of, prepare
-from relgraph.errors import RelgraphError
-
-
-def random_images(*shape: int) -> torch.Tensor:
-    return torch.randint(1, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+from tests.checks import assert_refused_like
+from tests.data.shared import chi_square, random_images, seeded
 
 
 def pad_crop_flip(images: torch.Tensor, view: View, padding: int) -> torch.Tensor:
@@ -26,7 +26,7 @@ def pad_crop_flip(images: torch.Tensor, view: View, padding: int) -> torch.Tenso
 
 
 def draw(n: int, padding: int, flip: bool, seed: int = 0) -> View:
-    return PadCropFlip(padding, flip).draw(n, 8, 8, torch.Generator().manual_seed(seed))
+    return PadCropFlip(padding, flip).draw(n, 8, 8, seeded(seed))
 
 
 def test_a_view_is_pad_crop_and_flip() -> None:
@@ -47,26 +47,16 @@ def test_a_shift_beyond_the_image_leaves_it_black() -> None:
 def test_draws_are_uniform_over_offsets_and_flips() -> None:
     n, padding = 40_000, 2
     view = draw(n, padding, True)
-    cells = ((view.dy + padding) * 5 + view.dx + padding) * 2 + view.flip
-    counts = torch.bincount(cells, minlength=50).double()
-    chi_square = ((counts - n / 50) ** 2 / (n / 50)).sum()
-    assert len(counts) == 50
-    assert chi_square < 85.4  # the 99.9 % quantile with 49 degrees of freedom
-
-
-def test_no_flip_unless_asked() -> None:
+    counts = torch.bincount(((view.dy + padding) * 5 + view.dx + padding) * 2 + view.flip)
+    assert len(counts) == 50 and chi_square(counts) < 85.4  # the 99.9 % quantile with 49 degrees of freedom
     assert not draw(1000, 4, False).flip.any()
 
 
 def test_the_generator_alone_decides() -> None:
     first, again, other = (draw(100, 4, True, seed) for seed in (3, 3, 4))
-    assert torch.equal(first.dx, again.dx) and torch.equal(first.dy, again.dy) and torch.equal(first.flip, again.flip)
-    assert not torch.equal(first.dx, other.dx)
-
-
-def test_a_view_wants_as_many_images_as_draws() -> None:
-    with pytest.raises(RelgraphError, match="a view of 3 images was applied to 4 images"):
-        draw(3, 1, True).apply(random_images(4, 3, 8, 8))
+    for name in ("dx", "dy", "flip"):
+        assert torch.equal(getattr(first, name), getattr(again, name))
+        assert not torch.equal(getattr(first, name), getattr(other, name))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -76,26 +66,17 @@ def test_a_view_on_the_gpu_is_the_view_on_the_cpu() -> None:
     assert torch.equal(view.apply(images.cuda()).cpu(), view.apply(images))
 
 
-def test_prepare_normalises_each_channel() -> None:
-    images, mean, std = random_images(5, 3, 6, 6), (0.5, 0.4, 0.3), (0.2, 0.25, 0.1)
-    prepared = prepare(images, None, 3, mean, std)
-    assert prepared.dtype == torch.float32
-    for channel in range(3):
-        expected = (images[:, channel].numpy() / 255.0 - mean[channel]) / std[channel]
-        np.testing.assert_allclose(prepared[:, channel].numpy(), expected, rtol=0, atol=1e-5)
-
-
-def test_prepare_takes_float_images_as_they_are() -> None:
+def test_prepare_normalises_each_channel_and_takes_float_images_as_they_are() -> None:
     images, mean, std = random_images(5, 3, 6, 6), (0.5, 0.4, 0.3), (0.2, 0.25, 0.1)
     floats = images.float() / 255
-    before = floats.clone()
+    expected = (images.movedim(1, -1).numpy() / 255.0 - mean) / std
+    np.testing.assert_allclose(prepare(images, None, 3, mean, std).movedim(1, -1).numpy(), expected, rtol=0, atol=1e-5)
     for size in (None, 9):
-        normalise = Normalise(mean, std, size=size)
-        for given in (floats, floats.double()):
-            prepared = normalise(given)
+        for given in (images, floats, floats.double()):
+            prepared = Normalise(mean, std, size=size)(given)
             assert prepared.dtype == torch.float32
             torch.testing.assert_close(prepared, prepare(images, size, 3, mean, std), rtol=0, atol=1e-6)
-    assert torch.equal(floats, before)
+    assert torch.equal(floats, images.float() / 255)
 
 
 def test_prepare_repeats_grey() -> None:
@@ -105,8 +86,6 @@ def test_prepare_repeats_grey() -> None:
 
 
 def test_prepare_turns_colour_into_the_grey_that_pil_sees() -> None:
-    from PIL import Image
-
     images = random_images(4, 3, 8, 8)
     prepared = prepare(images, None, 1, (0.0,), (1.0,))
     for image, grey in zip(images, prepared, strict=True):
@@ -115,8 +94,6 @@ def test_prepare_turns_colour_into_the_grey_that_pil_sees() -> None:
 
 
 def test_prepare_resizes_as_pil_does() -> None:
-    from PIL import Image
-
     images = functional.interpolate(random_images(3, 3, 3, 3).float(), size=(8, 8), mode="bilinear").to(torch.uint8)
     for size in (4, 16):
         prepared = prepare(images, size, 3, (0.0,) * 3, (1.0,) * 3)
@@ -133,12 +110,18 @@ def test_prepare_clamps_the_overshoot_of_bicubic() -> None:
     assert prepared.min() == 0 and prepared.max() == 1
 
 
-def test_prepare_wants_one_number_per_channel_and_grey_or_colour() -> None:
-    with pytest.raises(RelgraphError, match="one number for each of 3 channels, got 1 and 3"):
-        prepare(random_images(1, 3, 8, 8), None, 3, (0.5,), (0.5, 0.5, 0.5))
-    for found, channels in ((4, 3), (1, 2), (2, 1), (3, 4)):
-        with pytest.raises(RelgraphError, match=f"images with {found} channels cannot become images with {channels}"):
-            prepare(random_images(1, found, 8, 8), None, channels, (0.5,) * channels, (0.5,) * channels)
+def test_what_does_not_fit_is_said() -> None:
+    def prepared(found: int, channels: int, numbers: int) -> None:
+        prepare(random_images(1, found, 8, 8), None, channels, (0.5,) * numbers, (0.5,) * channels)
+
+    assert_refused_like(
+        (lambda: draw(3, 1, True).apply(random_images(4, 3, 8, 8)), "a view of 3 images was applied to 4 images"),
+        (partial(prepared, 3, 3, 1), "one number for each of 3 channels, got 1 and 3"),
+        *(
+            (partial(prepared, a, b, b), f"images with {a} channels cannot become images with {b}")
+            for a, b in ((4, 3), (1, 2), (2, 1), (3, 4))
+        ),
+    )
 
 
 def test_positions_are_counted_from_the_start_of_their_rows() -> None:

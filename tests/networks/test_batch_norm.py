@@ -2,17 +2,17 @@
 
 import copy
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from relgraph.errors import RelgraphError
 from relgraph.networks.batch_norm import Synchronised, average_statistics, synchronised
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
+from tests.checks import assert_refused_like
 from tests.processes import run_on
 
 N, STEPS = 12, 3
@@ -67,25 +67,20 @@ def run(processes: ProcessGroup, name: str, layer: nn.Module) -> dict[str, Tenso
 
 
 def run_all(processes: ProcessGroup) -> dict[str, dict[str, Tensor]]:
-    return {name: run(processes, name, synchronised(make(name), processes)) for name in LAYERS if fits(name, processes)}
+    fitting = [name for name, (_, _, shape) in LAYERS.items() if shape[0] % processes.count == 0]
+    return {name: run(processes, name, synchronised(make(name), processes)) for name in fitting}
 
 
-def fits(name: str, processes: ProcessGroup) -> bool:
-    return LAYERS[name][2][0] % processes.count == 0
-
-
-@pytest.mark.parametrize("count", [2, 3])
-def test_processes_are_one_with_the_whole_batch(count: int, tmp_path: Path) -> None:
-    by_rank = run_on(count, run_all, tmp_path)
-    for name in by_rank[0]:
-        for key, expected in run(SINGLE_PROCESS, name, make(name)).items():
-            parts = [results[name][key] for results in by_rank]
-            if key.startswith(("seen", "x")):
-                parts = [torch.cat(parts)]
-            for part in parts:
-                assert part.dtype == expected.dtype
-                torch.testing.assert_close(part, expected, rtol=1e-10, atol=1e-10, msg=f"{name}, {key}")
-    assert len(by_rank[0]) == len(LAYERS) - (count == 2)
+def test_processes_are_one_with_the_whole_batch(tmp_path: Path) -> None:
+    for count in (2, 3):
+        by_rank = run_on(count, run_all, tmp_path)
+        for name in by_rank[0]:
+            for key, expected in run(SINGLE_PROCESS, name, make(name)).items():
+                parts = [results[name][key] for results in by_rank]
+                for part in [torch.cat(parts)] if key.startswith(("seen", "x")) else parts:
+                    assert part.dtype == expected.dtype
+                    torch.testing.assert_close(part, expected, rtol=1e-10, atol=1e-10, msg=f"{name}, {key}")
+        assert len(by_rank[0]) == len(LAYERS) - (count == 2)
 
 
 def coarse(processes: ProcessGroup, dtype: torch.dtype, autocast: bool) -> dict[str, Tensor]:
@@ -99,12 +94,8 @@ def coarse(processes: ProcessGroup, dtype: torch.dtype, autocast: bool) -> dict[
     seen.backward(of_seen[rows].to(dtype) * processes.count)
     assert x.grad is not None and isinstance(layer.weight, Tensor) and layer.weight.grad is not None
     assert seen.is_contiguous(memory_format=torch.channels_last) and seen.dtype == x.grad.dtype == dtype
-    return {
-        "seen": seen.detach(),
-        "x": x.grad / processes.count,
-        "weight": processes.mean_(layer.weight.grad),
-        **dict(layer.named_buffers()),
-    }
+    found = {"seen": seen.detach(), "x": x.grad / processes.count, "weight": processes.mean_(layer.weight.grad)}
+    return {**found, **dict(layer.named_buffers())}
 
 
 def test_half_precision_has_statistics_in_float32(tmp_path: Path) -> None:
@@ -113,11 +104,9 @@ def test_half_precision_has_statistics_in_float32(tmp_path: Path) -> None:
         expected = coarse(SINGLE_PROCESS, dtype, autocast)
         for key in ("seen", "x"):
             # The input's gradient is rounded twice where torch's is rounded once.
-            both = torch.cat((first[key], second[key]))
-            eps = torch.finfo(dtype).eps
-            torch.testing.assert_close(
-                both, expected[key], rtol=2 * eps, atol=4 * eps * float(expected[key].abs().max())
-            )
+            both, eps = torch.cat((first[key], second[key])), torch.finfo(dtype).eps
+            atol = 4 * eps * float(expected[key].abs().max())
+            torch.testing.assert_close(both, expected[key], rtol=2 * eps, atol=atol)
         for key in ("running_mean", "running_var"):
             assert first[key].dtype == torch.float32
             torch.testing.assert_close(first[key], expected[key], rtol=1e-6, atol=1e-6)
@@ -186,10 +175,14 @@ class Other(nn.BatchNorm2d):
 
 
 def test_a_batch_norm_of_another_kind_is_refused() -> None:
-    with pytest.raises(RelgraphError, match=r"supports BatchNorm1d.* and timm's BatchNormAct2d, got Other in '1.0'"):
-        synchronised(nn.Sequential(nn.ReLU(), nn.Sequential(Other(3))), ProcessGroup(0, 2))
-    with pytest.raises(RelgraphError, match=r"a batch norm needs a tensor \(N, C, ...\), got \(5,\)"):
-        synchronised(nn.BatchNorm1d(5), ProcessGroup(0, 2))(torch.zeros(5))
+    mixed, plain = (
+        partial(synchronised, layers, ProcessGroup(0, 2))
+        for layers in (nn.Sequential(nn.ReLU(), nn.Sequential(Other(3))), nn.BatchNorm1d(5))
+    )
+    assert_refused_like(
+        (mixed, r"supports BatchNorm1d.* and timm's BatchNormAct2d, got Other in '1.0'"),
+        (lambda: plain()(torch.zeros(5)), r"a batch norm needs a tensor \(N, C, ...\), got \(5,\)"),
+    )
 
 
 def averaged(processes: ProcessGroup) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Heads against the parameter counts of the official code, and against the two products written out."""
+"""Heads against the parameter counts of the official code, projectors against their products written out."""
 
 import torch
 
@@ -15,38 +15,19 @@ def test_parameter_counts_for_256_dimensions_and_100_classes() -> None:
     counts = {256: 91_492, 512: 157_028, 960: 271_716, 1024: 288_100}
     assert {width: parameters(Head(width, 256, 100)) for width in counts} == counts
     assert parameters(build_backbone("resnet8x4")) + counts[256] == 1_299_332
-
-
-def test_two_linear_maps_with_nothing_between() -> None:
-    head = Head(7, 5, 3).double()
-    feature = torch.randn(4, 7).double()
-    embedding, logits = head(feature)
-    assert embedding.shape == (4, 5) and logits.shape == (4, 3)
-    torch.testing.assert_close(embedding, feature @ head.project.weight.T + head.project.bias)
-    torch.testing.assert_close(logits, embedding @ head.classify.weight.T + head.classify.bias)
-    assert (embedding < 0).any()
-
-
-def test_parameter_counts_of_projectors() -> None:
     assert parameters(Projector(512, 128)) == 512 * 512 + 512 + 512 * 128 + 128  # MoCo v2 and SEED on a ResNet-18
     assert parameters(Projector(256, 256)) == 2 * (256 * 256 + 256)  # SSKD's on a resnet32x4
     assert parameters(Projector(64, 16, hidden=32, norm=True)) == 64 * 32 + 32 + 2 * 32 + 32 * 16 + 16
 
 
-def test_a_projector_is_two_linear_maps_and_a_rectifier() -> None:
-    projector = Projector(7, 3, hidden=5).double()
+def test_a_projector_is_two_linear_maps_and_a_rectifier_behind_a_norm_if_asked() -> None:
     feature = torch.randn(40, 7).double()
-    first, second = (projector.get_parameter(f"{i}.weight") for i in (0, 2))
-    hidden = (feature @ first.T + projector.get_parameter("0.bias")).clamp(min=0)
-    torch.testing.assert_close(projector(feature), hidden @ second.T + projector.get_parameter("2.bias"))
-    assert (projector(feature) < 0).any()  # nothing behind the second
-
-
-def test_the_norm_of_a_projector_stands_before_the_rectifier() -> None:
-    projector = Projector(7, 3, norm=True).double()
-    feature = torch.randn(40, 7).double()
-    first, second = (projector.get_parameter(f"{i}.weight") for i in (0, 3))
-    hidden = feature @ first.T + projector.get_parameter("0.bias")
-    hidden = (hidden - hidden.mean(0)) / (hidden.var(0, unbiased=False) + 1e-5).sqrt()
-    expected = hidden.clamp(min=0) @ second.T + projector.get_parameter("3.bias")
-    torch.testing.assert_close(projector(feature), expected)
+    for norm in (False, True):
+        projector = Projector(7, 3, hidden=5, norm=norm).double()
+        first, second = (projector.get_parameter(f"{i}.weight") for i in (0, 2 + norm))
+        hidden = feature @ first.T + projector.get_parameter("0.bias")
+        if norm:
+            hidden = (hidden - hidden.mean(0)) / (hidden.var(0, unbiased=False) + 1e-5).sqrt()
+        expected = hidden.clamp(min=0) @ second.T + projector.get_parameter(f"{2 + norm}.bias")
+        torch.testing.assert_close(projector(feature), expected)
+        assert (expected < 0).any()  # nothing behind the second

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from relgraph.errors import RelgraphError
 from relgraph.names import build_backbone
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.catalogue import student_names
 from relgraph.networks.students import ALIASES, SIZES, STUDENTS
+from tests.checks import assert_refused_like
 
 Maps = tuple[tuple[int, int, int], ...]
 NARROW = ((16, 32, 32), (16, 32, 32), (32, 16, 16), (64, 8, 8))
@@ -87,7 +87,7 @@ def test_every_student_is_compared() -> None:
 
 
 @published
-def test_counts_and_maps_are_the_published_ones(name: str) -> None:
+def test_counts_and_maps_are_the_published_ones_and_a_larger_image_makes_larger_maps(name: str) -> None:
     with_100, with_10, alone, width, operations, convolutions, shapes = PUBLISHED[name]
     backbone = without_values(name)
     with torch.device("meta"), counted(backbone) as counts:
@@ -100,18 +100,13 @@ def test_counts_and_maps_are_the_published_ones(name: str) -> None:
     assert len(counts) == convolutions
     assert tuple(tuple(stage.shape[1:]) for stage in maps) == shapes
     assert SIZES[name] == (alone, width, sum(counts))
-
-
-@published
-def test_a_larger_image_makes_larger_maps_and_the_same_vector(name: str) -> None:
-    backbone = without_values(name)
     for size in (96, 224):
         with torch.device("meta"):
             maps, pooled = backbone.stages(torch.empty(3, 3, size, size))
-        assert pooled.shape == (3, backbone.width)
-        for index, (stage, (channels, height, width)) in enumerate(zip(maps, PUBLISHED[name][-1], strict=True)):
+        assert pooled.shape == (3, width)
+        for index, (stage, (channels, side, _)) in enumerate(zip(maps, shapes, strict=True)):
             halved = 2 if name.startswith("vgg") and index == 4 else 1  # a large image's last map, see test_vgg
-            assert stage.shape == (3, channels, height * size // 32 // halved, width * size // 32 // halved)
+            assert stage.shape == (3, channels, *[side * size // 32 // halved] * 2)
 
 
 @published
@@ -126,11 +121,8 @@ def test_every_parameter_learns_and_an_image_is_embedded_alone_as_in_a_batch(nam
     with torch.no_grad():
         assert backbone(torch.rand(2, 1, 8, 8)).isfinite().all()
         backbone.eval()
-        for height, width in [
-            (40, 56),
-            *([(96, 96)] if name in LIGHT else []),
-            *([(224, 224)] if name == "mobilenetv2" else []),
-        ]:
+        light, mobile = [(96, 96)] * (name in LIGHT), [(224, 224)] * (name == "mobilenetv2")
+        for height, width in [(40, 56), *light, *mobile]:
             images = torch.rand(2, 1, height, width)
             maps, pooled = backbone.stages(images)
             assert pooled.shape == (2, backbone.width) and pooled.isfinite().all()
@@ -140,24 +132,17 @@ def test_every_parameter_learns_and_an_image_is_embedded_alone_as_in_a_batch(nam
                 torch.testing.assert_close(pooled, maps[-1].flatten(2).mean(2))
 
 
-def test_the_benchmarks_spellings() -> None:
+def test_names_and_spellings() -> None:
     for alias, name in ALIASES.items():
         with torch.device("meta"):
             assert list(build_backbone(alias).state_dict()) == list(without_values(name).state_dict())
-
-
-def test_an_unknown_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(RelgraphError, match=r"^unknown student 'resnet9': did you mean 'resnet8'?"):
-        build_backbone("resnet9")
-    with pytest.raises(RelgraphError, match=r"^unknown student 'keras:resnet50': .*timm:MODEL, torchvision:MODEL"):
-        build_backbone("keras:resnet50")
-
-
-def test_names_by_pattern() -> None:
     assert student_names() == list(STUDENTS)
     assert student_names("VGG1") == ["vgg11", "vgg13", "vgg16", "vgg19"]
     assert student_names("vgg?") == ["vgg8"]
     assert student_names("MobileNetV2") == ["mobilenetv2"]
     assert "torchvision:resnet18" in student_names("torchvision:*")
-    with pytest.raises(RelgraphError, match=r"no student matches 'vgg1\?x'"):
-        student_names("vgg1?x")
+    assert_refused_like(
+        (lambda: build_backbone("resnet9"), r"^unknown student 'resnet9': did you mean 'resnet8'?"),
+        (lambda: build_backbone("keras:resnet50"), r"student 'keras:resnet50': .*timm:MODEL, torchvision:MODEL"),
+        (lambda: student_names("vgg1?x"), r"no student matches 'vgg1\?x'"),
+    )

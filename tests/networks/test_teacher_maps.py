@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from relgraph.networks.files import save_network
 from relgraph.networks.open_clip_source import ImageTower
 from relgraph.networks.teachers import Teacher
 from relgraph.networks.timm_source import BeforeClassifier
-from tests.networks.tiny import INFO, moved, random_network
+from tests.networks.tiny import INFO, moved, random_network, small_teacher, write_weights
 
 Shapes = tuple[tuple[int, int, int], ...]
 Load = Callable[..., Teacher]
@@ -35,8 +36,8 @@ def load(tmp_path: Path, tiny_vit: None) -> Load:
             save_network(tmp_path / "student.safetensors", nn.ModuleDict({"backbone": backbone}), info)
             return load_teacher(f"checkpoint:{tmp_path}", input_size=size)
         settings = {"num_classes": 0} if source == "timm" else {}
-        torch.save(random_network(tmp_path, source, name, **settings).state_dict(), tmp_path / "w.pth")
-        return load_teacher(spec, weights=tmp_path / "w.pth", input_size=size)
+        weights = write_weights(random_network(tmp_path, source, name, **settings), tmp_path / "w.pth")
+        return load_teacher(spec, weights=weights, input_size=size)
 
     return load
 
@@ -117,17 +118,17 @@ def test_a_teacher_held_in_half_precision_computes_as_under_autocast(load: Load,
         assert torch.equal(output.embedding, expected.embedding) and all(map(torch.equal, output.maps, expected.maps))
 
 
-@pytest.mark.parametrize("spec", ["timm:test_vit", "open_clip:tiny-ViT"])
-def test_what_is_held_are_the_weights_of_products(load: Load, spec: str) -> None:
-    teacher = load(spec)
-    held = deepcopy(teacher).hold("bf16-mixed")
-    before, after = teacher.state_dict(), held.state_dict()
-    halved = {name for name in after if after[name].dtype == torch.bfloat16}
-    assert halved and not any("norm" in name or "ln_" in name for name in halved)
-    assert sum(after[name].numel() for name in halved) > 0.8 * sum(tensor.numel() for tensor in after.values())
-    assert all(torch.equal(after[name], before[name].to(after[name].dtype)) for name in after)
-    assert held.hold("bf16-mixed").fingerprint() == teacher.fingerprint() == deepcopy(held).fingerprint()
-    assert held.map_shapes() == teacher.map_shapes()
+def test_what_is_held_are_the_weights_of_products(load: Load) -> None:
+    for spec in ("timm:test_vit", "open_clip:tiny-ViT"):
+        teacher = load(spec)
+        held = deepcopy(teacher).hold("bf16-mixed")
+        before, after = teacher.state_dict(), held.state_dict()
+        halved = {name for name in after if after[name].dtype == torch.bfloat16}
+        assert halved and not any("norm" in name or "ln_" in name for name in halved)
+        assert sum(after[name].numel() for name in halved) > 0.8 * sum(tensor.numel() for tensor in after.values())
+        assert all(torch.equal(after[name], before[name].to(after[name].dtype)) for name in after)
+        assert held.hold("bf16-mixed").fingerprint() == teacher.fingerprint() == deepcopy(held).fingerprint()
+        assert held.map_shapes() == teacher.map_shapes()
 
 
 def test_a_layer_with_a_forward_of_its_own_is_not_held() -> None:
@@ -135,7 +136,7 @@ def test_a_layer_with_a_forward_of_its_own_is_not_held() -> None:
     from timm.layers.std_conv import StdConv2d
 
     network = nn.Sequential(StdConv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    teacher = Teacher(network, name="x", input_size=8, channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
+    teacher = small_teacher(network, 8, 3)
     assert teacher.hold("32-true").fingerprint() == deepcopy(teacher).hold("16-mixed").fingerprint()
     teacher.hold("bf16-mixed")
     assert [p.dtype for p in teacher.parameters()] == [torch.float32, torch.bfloat16, torch.bfloat16]
@@ -151,61 +152,38 @@ def outputs_of(network: nn.Module, names: list[str], images: Tensor) -> list[Ten
     return outputs
 
 
-@pytest.mark.parametrize(
-    ("spec", "size", "names"),
-    [
+def test_maps_are_those_of_the_network_s_parts(load: Load) -> None:
+    of_shufflenet = [f"model.{x}" for x in ("conv1", "maxpool", "stage2", "stage3", "conv5")]
+    for spec, size, names in (
         ("timm:test_resnet", 64, ["model.act1", *(f"model.layer{i}" for i in (1, 2, 3, 4))]),
-        (
-            "torchvision:shufflenet_v2_x0_5",
-            64,
-            [f"model.{x}" for x in ("conv1", "maxpool", "stage2", "stage3", "conv5")],
-        ),
+        ("torchvision:shufflenet_v2_x0_5", 64, of_shufflenet),
         ("open_clip:tiny-RN", None, ["visual.avgpool", *(f"visual.layer{i}" for i in (1, 2, 3, 4))]),
-    ],
-)
-def test_maps_are_those_of_the_network_s_parts(load: Load, spec: str, size: int | None, names: list[str]) -> None:
-    teacher = load(spec, size)
-    images = images_for(teacher)
-    with torch.no_grad():
-        expected = outputs_of(teacher.network, names, images)
-    for stage, part in zip(teacher.features(images).maps, expected, strict=True):
-        torch.testing.assert_close(stage, part)
+    ):
+        teacher = load(spec, size)
+        images = images_for(teacher)
+        with torch.no_grad():
+            expected = outputs_of(teacher.network, names, images)
+        torch.testing.assert_close(list(teacher.features(images).maps), expected)
 
 
-@pytest.mark.parametrize(
-    ("spec", "blocks"), [("timm:test_vit", "model.blocks"), ("open_clip:tiny-ViT", "visual.transformer.resblocks")]
-)
-def test_tokens_are_laid_out_as_an_image(load: Load, spec: str, blocks: str) -> None:
+def test_tokens_are_laid_out_as_an_image(load: Load) -> None:
     """A token's place in the map is that of its patch: row by row, behind the class token (one in both networks)."""
-    teacher = load(spec, 32)
-    images = images_for(teacher)
-    maps = teacher.features(images).maps
-    with torch.no_grad():
-        tokens = outputs_of(teacher.network, [f"{blocks}.{i}" for i in range(len(maps))], images)
-    for stage, token in zip(maps, tokens, strict=True):
-        side = stage.shape[2]
-        for row in range(side):
-            for column in range(side):
-                torch.testing.assert_close(stage[:, :, row, column], token[:, 1 + row * side + column])
+    for spec, blocks in (("timm:test_vit", "model.blocks"), ("open_clip:tiny-ViT", "visual.transformer.resblocks")):
+        teacher = load(spec, 32)
+        images = images_for(teacher)
+        maps = teacher.features(images).maps
+        with torch.no_grad():
+            tokens = outputs_of(teacher.network, [f"{blocks}.{i}" for i in range(len(maps))], images)
+        for stage, token in zip(maps, tokens, strict=True):
+            for patch, (row, column) in enumerate(product(range(stage.shape[2]), repeat=2)):
+                torch.testing.assert_close(stage[:, :, row, column], token[:, 1 + patch])
 
 
 def test_images_of_another_size_than_the_teacher_s(load: Load) -> None:
     teacher = load("torchvision:shufflenet_v2_x0_5", 64)
-    small, large = teacher.features(images_for(teacher, 32)).maps, teacher.features(images_for(teacher, 128)).maps
-    assert [stage.shape[2] for stage in small] == [16, 8, 4, 2, 1]
-    assert [stage.shape[2] for stage in large] == [64, 32, 16, 8, 4]
+    for size, sides in ((32, [16, 8, 4, 2, 1]), (128, [64, 32, 16, 8, 4])):
+        assert [stage.shape[2] for stage in teacher.features(images_for(teacher, size)).maps] == sides
     assert teacher.map_shapes() == SHUFFLENET
-
-
-def small_teacher(network: nn.Module, **settings: Any) -> Teacher:
-    return Teacher(network, name="x", channels=1, mean=[0], std=[1], **{"input_size": 2, **settings})
-
-
-def test_a_network_without_stage_maps() -> None:
-    teacher = small_teacher(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)))
-    images = images_for(teacher)
-    assert torch.equal(teacher.features(images).embedding, teacher(images))
-    assert teacher.features(images).maps == teacher.map_shapes() == ()
 
 
 def test_an_embedding_alone_asks_for_no_maps(load: Load) -> None:
@@ -216,11 +194,6 @@ def test_an_embedding_alone_asks_for_no_maps(load: Load) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(type(teacher.network), "stages", lambda *_: pytest.fail("asked for maps"))
             teacher(images_for(teacher))
-
-
-def test_shapes_without_an_input_size() -> None:
-    teacher = small_teacher(build_backbone("resnet8", 1), input_size=None)
-    assert teacher.map_shapes() == ((16, 32, 32), (16, 32, 32), (32, 16, 16), (64, 8, 8))
 
 
 class OfOldTimm(nn.Module):
@@ -247,24 +220,26 @@ class OfNewOpenClip(nn.Module):
         return self.trunk.forward_head(self.trunk.forward_features(images), pre_logits=True)
 
 
-def test_older_libraries_hand_on_no_maps() -> None:
-    for network in (BeforeClassifier(OfOldTimm()), ImageTower(OfNewOpenClip()), ImageTower(nn.Flatten())):
+def test_networks_without_stage_maps_and_a_teacher_without_a_size() -> None:
+    older = (BeforeClassifier(OfOldTimm()), ImageTower(OfNewOpenClip()), ImageTower(nn.Flatten()))
+    for network in (nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), *older):
         teacher = small_teacher(network)
         images = images_for(teacher)
         output = teacher.features(images)
         assert torch.equal(output.embedding, teacher(images))
         assert output.maps == teacher.map_shapes() == ()
+    teacher = small_teacher(build_backbone("resnet8", 1), None)
+    assert teacher.map_shapes() == ((16, 32, 32), (16, 32, 32), (32, 16, 16), (64, 8, 8))
 
 
-@pytest.mark.parametrize(
-    ("spec", "size", "width", "shapes"),
-    [("timm:test_vit", 160, 64, ((64, 10, 10),) * 6), ("open_clip:ViT-S-32-alt", 224, 256, ((384, 7, 7),) * 12)],
-)
-def test_untrained(spec: str, size: int, width: int, shapes: Shapes) -> None:
-    teacher = untrained_teacher(spec)
-    embedding = teacher(images_for(teacher))
-    assert embedding.shape == (2, width) and (teacher.input_size, teacher.channels, teacher.width) == (size, 3, width)
-    assert not embedding.requires_grad and not any(parameter.requires_grad for parameter in teacher.parameters())
-    assert teacher.map_shapes() == shapes
-    if spec.startswith("open_clip"):
-        assert teacher.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))  # CLIP's
+def test_untrained() -> None:
+    for spec, size, width, shapes in (
+        ("timm:test_vit", 160, 64, ((64, 10, 10),) * 6), ("open_clip:ViT-S-32-alt", 224, 256, ((384, 7, 7),) * 12),
+    ):  # fmt: skip
+        teacher = untrained_teacher(spec)
+        embedding = teacher(images_for(teacher))
+        assert embedding.shape == (2, width)
+        assert (teacher.input_size, teacher.channels, teacher.width) == (size, 3, width)
+        assert not embedding.requires_grad and not any(parameter.requires_grad for parameter in teacher.parameters())
+        assert teacher.map_shapes() == shapes
+    assert teacher.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))  # CLIP's

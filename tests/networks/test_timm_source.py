@@ -1,6 +1,7 @@
 """Networks of timm: teachers with weights from every place, and students, which are what timm's classifier reads."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +15,25 @@ from torch import Tensor
 from relgraph.errors import RelgraphError
 from relgraph.names import build_backbone, load_teacher
 from relgraph.networks.timm_source import list_timm
-from tests.networks.tiny import moved
+from tests.checks import assert_refused, assert_refused_like
+from tests.networks.tiny import assert_reads, moved, write_weights
 
 Hub = Callable[[str], Path]
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
-def test_downloaded_before(hub: Hub, file: str) -> None:
+def test_downloaded_before(hub: Hub) -> None:
     """Weights that the Hub's client keeps from an earlier download, on a machine without a network.
 
     All of it is the code of a download, `timm.create_model(pretrained=True)`; only the tensors in the file are random.
     The same file, passed with its path, gives the same teacher.
     """
     model: Any = moved(timm.create_model("test_resnet"))
-    path = hub("timm/test_resnet.r160_in1k") / file
-    save_file(model.state_dict(), path) if file.endswith("safetensors") else torch.save(model.state_dict(), path)
-    teacher, passed = load_teacher("timm:test_resnet"), load_teacher("timm:test_resnet", weights=path)
-    images = torch.randn(2, 3, 160, 160)
-    with torch.no_grad():
-        torch.testing.assert_close(model.get_classifier()(teacher(images)), model(images))
-    assert teacher.fingerprint() == passed.fingerprint()
+    folder = hub("timm/test_resnet.r160_in1k")
+    for file in ("pytorch_model.bin", "model.safetensors"):  # the last is preferred
+        path = write_weights(model, folder / file)
+        teacher, passed = load_teacher("timm:test_resnet"), load_teacher("timm:test_resnet", weights=path)
+        assert_reads(model.get_classifier(), teacher, model, 160)
+        assert teacher.fingerprint() == passed.fingerprint()
 
 
 def test_downloaded_from_another_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,21 +50,18 @@ def test_downloaded_from_another_server(tmp_path: Path, monkeypatch: pytest.Monk
     copy.parent.mkdir(parents=True)
     torch.save(model.state_dict(), copy)
     teacher = load_teacher("timm:legacy_seresnet18", input_size=64)
-    images = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        torch.testing.assert_close(model.get_classifier()(teacher(images)), model(images))
+    assert_reads(model.get_classifier(), teacher, model)
 
 
 @pytest.mark.usefixtures("hub")
 def test_no_network(tmp_path: Path) -> None:
-    with pytest.raises(RelgraphError) as caught:
-        load_teacher("timm:test_resnet.r160_in1k")
-    assert str(caught.value) == (
+    told = (
         "the weights of timm:test_resnet.r160_in1k could not be loaded: the Hugging Face Hub cannot be reached and its "
         "cache has no copy; download model.safetensors (or pytorch_model.bin) from "
         "https://huggingface.co/timm/test_resnet.r160_in1k and pass it with --teacher-weights FILE, or copy the folder "
         f"models--timm--test_resnet.r160_in1k of another machine's Hub cache to {tmp_path / 'hub'}"
     )
+    assert_refused((partial(load_teacher, "timm:test_resnet.r160_in1k"), told))
 
 
 def test_a_file_of_the_authors(tmp_path: Path) -> None:
@@ -84,15 +81,12 @@ def test_a_file_of_the_authors(tmp_path: Path) -> None:
 def test_a_file_whose_classifier_has_a_norm_of_its_own(tmp_path: Path) -> None:
     """Of LeViT's family; the norm belongs to the classifier and goes with it."""
     model: Any = moved(timm.create_model("efficientvit_m0", num_classes=7))
-    save_file(model.state_dict(), tmp_path / "w.safetensors")
-    teacher = load_teacher("timm:efficientvit_m0", weights=tmp_path / "w.safetensors")
-    images = torch.randn(2, 3, 224, 224)
-    with torch.no_grad():
-        torch.testing.assert_close(model.head(teacher(images)), model(images))
+    teacher = load_teacher("timm:efficientvit_m0", weights=write_weights(model, tmp_path / "w.safetensors"))
+    assert_reads(model.head, teacher, model, 224)
     first, *kept = model.state_dict().items()
     save_file(dict(kept), tmp_path / "cut.safetensors")
-    with pytest.raises(RelgraphError, match=f"another architecture: {first[0]} is missing"):
-        load_teacher("timm:efficientvit_m0", weights=tmp_path / "cut.safetensors")
+    damaged = partial(load_teacher, "timm:efficientvit_m0", weights=tmp_path / "cut.safetensors")
+    assert_refused_like((damaged, f"another architecture: {first[0]} is missing"))
 
 
 def test_the_self_supervised_ones_are_listed() -> None:
@@ -104,37 +98,36 @@ def test_the_self_supervised_ones_are_listed() -> None:
     assert all(teacher.address for teacher in listed.values())
 
 
-@pytest.mark.parametrize(
-    ("name", "head"), [("test_resnet", "fc"), ("test_vit", "head"), ("mobilenetv3_small_050", "classifier")]
-)
-def test_the_vector_is_what_timms_classifier_reads(name: str, head: str) -> None:
-    settings: dict[str, Any] = {"img_size": 32} if "vit" in name else {}
-    whole = timm.create_model(name, num_classes=5, **settings).eval()
-    read: list[Tensor] = []
-    whole.get_submodule(head).register_forward_hook(lambda _module, inputs, _output: read.append(inputs[0]))
-    backbone: Any = build_backbone(f"timm:{name}", image_size=32).eval()
-    backbone.model.load_state_dict({k: v for k, v in whole.state_dict().items() if not k.startswith(f"{head}.")})
-    images = torch.rand(2, 3, 32, 32)
-    with torch.no_grad():
-        whole(images)
-        maps, pooled = backbone.stages(images)
-        torch.testing.assert_close(pooled, read[0])
-        torch.testing.assert_close(backbone(images), read[0])
-    assert pooled.shape == (2, backbone.width)
-    assert all(stage.shape[0] == 2 and stage.ndim == 4 for stage in maps)
+def test_the_vector_is_what_timms_classifier_reads_and_maps_are_of_stages() -> None:
+    convolutional = [(32, 16, 16), (32, 8, 8), (48, 4, 4), (192, 2, 2), (96, 1, 1)]
+    for name, head, shapes in (
+        ("test_resnet", "fc", convolutional), ("test_vit", "head", [(64, 2, 2)] * 6),
+        ("mobilenetv3_small_050", "classifier", [(16, 16, 16), (8, 8, 8), (16, 4, 4), (24, 2, 2), (288, 1, 1)]),
+    ):  # fmt: skip
+        settings: dict[str, Any] = {"img_size": 32} if "vit" in name else {}
+        whole = timm.create_model(name, num_classes=5, **settings).eval()
+        read: list[Tensor] = []
+        whole.get_submodule(head).register_forward_hook(lambda _m, inputs, _o, read=read: read.append(inputs[0]))
+        backbone: Any = build_backbone(f"timm:{name}", image_size=32).eval()
+        backbone.model.load_state_dict({k: v for k, v in whole.state_dict().items() if not k.startswith(f"{head}.")})
+        images = torch.rand(2, 3, 32, 32)
+        with torch.no_grad():
+            whole(images)
+            maps, pooled = backbone.stages(images)
+            torch.testing.assert_close(pooled, read[0])
+            torch.testing.assert_close(backbone(images), read[0])
+        assert pooled.shape == (2, backbone.width)
+        assert [tuple(stage.shape[1:]) for stage in maps] == shapes
 
 
-def test_stage_maps() -> None:
-    with torch.no_grad():
-        convolutional, _ = build_backbone("timm:test_resnet").eval().stages(torch.rand(1, 3, 64, 64))
-        tokens, _ = build_backbone("timm:test_vit", image_size=64).eval().stages(torch.rand(1, 3, 64, 64))
-    assert [tuple(m.shape[1:]) for m in convolutional] == [
-        (32, 32, 32), (32, 16, 16), (48, 8, 8), (192, 4, 4), (96, 2, 2),
-    ]  # fmt: skip
-    assert [tuple(m.shape[1:]) for m in tokens] == [(64, 4, 4)] * 6
-
-
-def test_grey_images_and_every_parameter() -> None:
+def test_students_draw_what_timm_draws_and_learn_of_grey_images() -> None:
+    torch.manual_seed(3)
+    own = timm.create_model("test_resnet", num_classes=0).state_dict()
+    after = torch.rand(1)
+    torch.manual_seed(3)
+    backbone: Any = build_backbone("timm:test_resnet")
+    assert torch.equal(torch.rand(1), after)
+    assert all(torch.equal(backbone.model.state_dict()[key], value) for key, value in own.items())
     for name in ("test_resnet", "test_vit"):
         backbone = build_backbone(f"timm:{name}", 1, image_size=48)
         assert backbone.training
@@ -142,21 +135,10 @@ def test_grey_images_and_every_parameter() -> None:
         assert all(p.grad is not None and p.grad.isfinite().all() for p in backbone.parameters())
 
 
-def test_a_network_draws_what_timm_draws() -> None:
-    torch.manual_seed(3)
-    own = timm.create_model("test_resnet", num_classes=0).state_dict()
-    after = torch.rand(1)
-    torch.manual_seed(3)
-    backbone: Any = build_backbone("timm:test_resnet")
-    state = backbone.model.state_dict()
-    assert torch.equal(torch.rand(1), after)
-    assert all(torch.equal(state[key], value) for key, value in own.items())
-
-
 def test_students_that_cannot_be_built() -> None:
-    with pytest.raises(RelgraphError, match=r"^unknown student 'timm:resnet81': did you mean timm:resnet\d+ or "):
-        build_backbone("timm:resnet81")
-    with pytest.raises(RelgraphError, match=r"^unknown student 'timm:resnet18.a1_in1k': did you mean .*timm:resnet18"):
-        build_backbone("timm:resnet18.a1_in1k")
-    with pytest.raises(RelgraphError, match=r"^timm:test_vit cannot read images of 3 x 8 x 8: [^\n]+$"):
-        build_backbone("timm:test_vit", image_size=8)
+    for name, size, message in (
+        ("resnet81", None, r"^unknown student 'timm:resnet81': did you mean timm:resnet\d+ or "),
+        ("resnet18.a1_in1k", None, r"^unknown student 'timm:resnet18.a1_in1k': did you mean .*timm:resnet18"),
+        ("test_vit", 8, r"^timm:test_vit cannot read images of 3 x 8 x 8: "),
+    ):
+        assert_refused_like((partial(build_backbone, f"timm:{name}", image_size=size), message))

@@ -6,8 +6,12 @@ from typing import Any
 
 import open_clip
 import timm
+import torch
+from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
+
+from relgraph.networks.teachers import Teacher
 
 # Of a network of `relgraph` for grey images.
 INFO: dict[str, Any] = {
@@ -44,3 +48,22 @@ def random_network(folder: Path, source: str, name: str, **settings: Any) -> nn.
     if source == "open_clip":
         return tiny_clip(folder, name)
     return moved(timm.create_model(name, **settings) if source == "timm" else models.get_model(name, **settings))
+
+
+def write_weights(model: nn.Module, path: Path) -> Path:
+    """Write a model's tensors in the format of the file's ending."""
+    safe = path.suffix == ".safetensors"
+    save_file(model.state_dict(), path) if safe else torch.save(model.state_dict(), path)
+    return path
+
+
+def assert_reads(classifier: nn.Module, teacher: nn.Module, model: nn.Module, size: int = 64) -> None:
+    """Check that a teacher gives what the classifier of the model reads."""
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        torch.testing.assert_close(classifier(teacher(images)), model(images))
+
+
+def small_teacher(network: nn.Module, size: int | None = 2, channels: int = 1) -> Teacher:
+    """Return a teacher whose images are left as they are."""
+    return Teacher(network, name="x", input_size=size, channels=channels, mean=[0] * channels, std=[1] * channels)
