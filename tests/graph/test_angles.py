@@ -75,21 +75,6 @@ def test_differences_meet_in_each_anchor() -> None:
             assert torch.equal(row, torch.stack([x[i] - x[j] for i in expected[j]]))
 
 
-def test_all_pairs_are_a_triple_loop() -> None:
-    student, teacher = embeddings()
-    expected = triple_loop(student, teacher, [list(range(N))] * N)
-    assert related_angles(ANGLE, student, teacher).item() == pytest.approx(expected, rel=1e-12)
-
-
-@each_rule
-def test_a_sparse_graph_is_a_triple_loop(rule: str) -> None:
-    student, teacher = embeddings()
-    for chosen in (RULES[rule], WithOwn(RULES[rule])):
-        edges = edges_of(chosen, student, teacher)
-        expected = triple_loop(student, teacher, candidates_of(edges))
-        assert related_angles(ANGLE, student, teacher, edges).item() == pytest.approx(expected, rel=1e-12)
-
-
 @pytest.mark.parametrize("rule", [None, "nearest", "given", "everybody"])
 def test_blocks_are_all_anchors_at_once(rule: str | None) -> None:
     student, teacher = embeddings(9)
@@ -100,16 +85,6 @@ def test_blocks_are_all_anchors_at_once(rule: str | None) -> None:
         torch.testing.assert_close(found, whole, rtol=1e-12, atol=1e-14)
         loss = partial(related_angles, ANGLE, teacher=teacher, topology=topology, largest=largest)
         assert torch.autograd.gradcheck(lambda s, loss=loss: loss(student=s), (student,), fast_mode=True), largest
-
-
-@pytest.mark.parametrize("largest", [1, 10**6])
-def test_half_precision_is_widened_before_it_is_subtracted(largest: int) -> None:
-    student, teacher = (x.detach().bfloat16() for x in embeddings())
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = related_angles(ANGLE, student, teacher, largest=largest)
-    assert found.dtype == torch.float32
-    expected = related_angles(ANGLE, student.double(), teacher.double())
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
 
 
 def test_equal_nodes_make_no_angle() -> None:

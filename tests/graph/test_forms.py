@@ -42,7 +42,7 @@ from relgraph.graph.scales import (
     softmax,
 )
 from relgraph.graph.search import edge_weights
-from relgraph.graph.topology import ALL_PAIRS, Above, Edges, Given, Nearest, OwnRule, Rule, WithOwn
+from relgraph.graph.topology import ALL_PAIRS, Above, Edges, Given, Nearest, Rule, WithOwn
 from tests.checks import assert_refused, case
 from tests.graph.test_factored import largest_tensor, with_gradient
 
@@ -226,18 +226,3 @@ def test_a_relation_says_which_forms_it_has() -> None:
         (lambda: check_form("dense", ("matrix",), "it"), "unknown form 'dense'…"),
         (lambda: Relation(cosine, form="factored")(x, x), "the factored form compares the graphs of one batch…"),
     )
-
-
-def test_a_rule_of_ones_own_needs_the_matrices() -> None:
-    def upper(student: Tensor, teacher: Tensor, kernel: Kernel) -> Edges:
-        return Edges(torch.triu_indices(len(teacher), len(teacher), 1), len(teacher))
-
-    assert_refused(
-        (
-            lambda: Relation(topology=upper, form="blocked"),
-            "the relation of pearson weights has the forms auto, matrix, got 'blocked'",
-        )
-    )
-    assert not OwnRule(upper).blocked
-    with pytest.raises(NotImplementedError):
-        OwnRule(upper).find(*nodes(), pearson)

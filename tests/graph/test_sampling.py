@@ -1,6 +1,5 @@
 """Draws from other classes against counts of what may be drawn, and picked products against gathered ones."""
 
-import io
 import math
 
 import pytest
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph import sampling
-from relgraph.graph.sampling import ClassSampler, NearestOthers, RandomOthers, gathered, picked
+from relgraph.graph.sampling import ClassSampler, gathered, picked
 
 # Classes of unequal size in no order, and two images without label.
 LABELS = torch.tensor([2, 0, 5, 0, -1, 2, 2, 0, 2, 5, -1, 2])
@@ -73,52 +72,6 @@ def test_the_draws_of_a_step_are_independent() -> None:
         assert_uniform(pairs.flatten(), list(range((IMAGES - 1) ** 2)))
 
 
-def test_a_draw_stays_the_same_until_the_next_step() -> None:
-    sampler, indices = ClassSampler(IMAGES, LABELS), torch.tensor([4, 0, 2])
-    state = torch.get_rng_state()
-    first, positive = sampler.others(indices, 50), sampler.same(indices)
-    assert torch.equal(sampler.others(indices, 50), first) and torch.equal(sampler.same(indices), positive)
-    assert torch.equal(torch.get_rng_state(), state), "the global generator is left alone"
-    sampler.advance()
-    assert not torch.equal(sampler.others(indices, 50), first)
-
-
-def test_the_seed_is_drawn_from_the_global_generator() -> None:
-    samplers = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        samplers.append(ClassSampler(IMAGES))
-    one, again, other = (sampler.others(torch.arange(3), 20) for sampler in samplers)
-    assert torch.equal(one, again) and not torch.equal(one, other)
-
-
-def test_checkpoints_keep_where_it_is() -> None:
-    sampler, copy = ClassSampler(IMAGES, LABELS), ClassSampler(IMAGES, LABELS)
-    assert sampler.seed != copy.seed
-    for _ in range(3):
-        sampler.advance()
-    file = io.BytesIO()
-    torch.save(sampler.state_dict(), file)
-    file.seek(0)
-    state = torch.load(file, weights_only=True)
-    assert list(state) == ["_extra_state"] and bool(state["_extra_state"].isfinite().all())
-    copy.load_state_dict(state)
-    for _ in range(3):
-        assert torch.equal(copy.others(torch.arange(IMAGES), 9), sampler.others(torch.arange(IMAGES), 9))
-        sampler.advance()
-        copy.advance()
-
-
-def test_counts_and_masks() -> None:
-    sampler = ClassSampler(IMAGES, LABELS)
-    indices = torch.tensor([10, 0, 9, 1, 4])
-    mask = sampler.of_same_class(indices)
-    for row, image in enumerate(indices.tolist()):
-        assert mask[row].nonzero().flatten().tolist() == classmates(LABELS, image)
-    assert sampler.count_others(indices).tolist() == [len(rest(LABELS, i)) for i in indices.tolist()]
-    assert sampler.most_others == IMAGES - 1
-
-
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
@@ -174,34 +127,3 @@ def test_the_backward_pass_keeps_no_keys_per_draw(images: int, monkeypatch: pyte
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         picked(anchors, keys, index)
     assert sizes and max(sizes) <= 8 * 100  # where (N, K, D) are 8 * 32 * 64
-
-
-def test_half_precision_is_multiplied_in_float32() -> None:
-    anchors, keys, index = torch.randn(2, 4).bfloat16(), torch.randn(50, 4), torch.randint(50, (2, 1))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        for form in (picked, gathered):
-            assert torch.equal(form(anchors, keys, index), form(anchors.float(), keys, index))
-            assert form(anchors, keys, index).dtype == torch.float32
-
-
-@pytest.mark.parametrize("k", [1, 3, 9, 50])
-def test_the_nearest_others_are_those_of_a_sort(k: int) -> None:
-    sampler, indices = ClassSampler(IMAGES, LABELS), torch.tensor([0, 4, 9])
-    anchors, keys = torch.randn(3, 5), torch.randn(IMAGES, 5)
-    negatives = NearestOthers(k)(sampler, indices)
-    found = negatives.weigh(anchors, keys)
-    for row, image in enumerate(indices.tolist()):
-        expected = sorted((anchors[row] @ keys[j]).item() for j in rest(LABELS, image))[::-1][:k]
-        assert negatives.count[row] == len(expected)
-        assert found[row, : len(expected)].tolist() == pytest.approx(expected, rel=1e-5)
-        assert (found[row, len(expected) :] == -math.inf).all()
-
-
-def test_all_others_and_drawn_ones() -> None:
-    sampler, indices = ClassSampler(IMAGES, LABELS), torch.tensor([0, 4, 9])
-    anchors, keys = torch.randn(3, 5), torch.randn(IMAGES, 5)
-    everyone, drawn = NearestOthers()(sampler, indices), RandomOthers(6)(sampler, indices)
-    assert everyone.count.tolist() == [7, 11, 10] and drawn.count.tolist() == [6, 6, 6]
-    matrix = everyone.weigh(anchors, keys)
-    assert (matrix == -math.inf).sum(1).tolist() == [5, 1, 2]
-    torch.testing.assert_close(drawn.weigh(anchors, keys), matrix.gather(1, sampler.others(indices, 6)))

@@ -159,20 +159,6 @@ def test_above_is_the_rule_on_the_matrix() -> None:
         assert torch.equal(above_in_blocks(x, threshold, block=block), expected), (threshold, block)
 
 
-@each_kernel
-def test_edge_weights_are_entries_of_the_matrix(kernel: Kernel) -> None:
-    x, y = torch.randn(6, 5, dtype=torch.float64), torch.randn(8, 5, dtype=torch.float64)
-    candidate, anchor = torch.cartesian_prod(torch.arange(8), torch.arange(6)).T
-    for chunk in (1, 13, 1000):
-        weights = edge_weights(x, y, torch.stack([candidate, anchor]), kernel, chunk)
-        torch.testing.assert_close(weights, kernel(x, y)[anchor, candidate])
-
-
-def test_no_edges_have_no_weights() -> None:
-    x = torch.randn(4, 3)
-    assert edge_weights(x, x, torch.empty(2, 0, dtype=torch.long)).shape == (0,)
-
-
 def test_the_search_takes_no_gradient() -> None:
     x = torch.randn(9, 4, requires_grad=True)
     _, weights = nearest_in_blocks(x, 2)

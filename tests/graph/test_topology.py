@@ -101,14 +101,6 @@ def test_all_pairs_reduce_rows() -> None:
             torch.testing.assert_close(softmax[i, j].exp(), weights[i, j].exp() / weights[i, j].exp().sum())
 
 
-@pytest.mark.parametrize("reduce", ["sum", "log_softmax"])
-def test_an_edge_list_of_all_pairs_reduces_like_all_pairs(reduce: str) -> None:
-    matrix = torch.randn(3, 6, 6).double()
-    edges = every_pair(6)
-    found = getattr(edges, reduce)(edges.pick(matrix))
-    torch.testing.assert_close(found, getattr(ALL_PAIRS, reduce)(matrix).flatten(-2))
-
-
 @pytest.mark.parametrize("k", [1, 4, 19])
 @pytest.mark.parametrize(
     ("kernel", "metric"),
@@ -228,10 +220,3 @@ def test_what_is_refused() -> None:
             f"{belong} k = None and neighbours = 'union'",
         ),
     )
-
-
-def test_choosing_gives_no_gradient() -> None:
-    student, teacher = (matrix.requires_grad_() for matrix in matrices())
-    for rule in (Nearest(3, "union"), Nearest(3), Above(0.2)):
-        edges = rule(student, teacher, pearson)
-        assert isinstance(edges, Edges) and not edges.edge_index.requires_grad
