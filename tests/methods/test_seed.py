@@ -42,6 +42,18 @@ def test_the_authors_numbers(largest: int, monkeypatch: pytest.MonkeyPatch) -> N
         check(f"seed_tauS{tau}_tauT{teacher_tau}", partial(loss, student, teacher), {"student": student})
 
 
+def test_without_the_own_vector_it_is_another_number() -> None:
+    """Which is not SEED's: that of the queue alone."""
+    student, teacher = (cosine.nodes(x) for x in embeddings())
+
+    def alone() -> Tensor:
+        target = (teacher @ queue_keys().T / 0.01).softmax(1)
+        return -(target * (student @ queue_keys().T / 0.2).log_softmax(1)).sum(1).mean()
+
+    check("seed_no_positive_tauS0.2_tauT0.01 (NOT official)", alone, {})
+    assert official(0.2, 0.01)(*embeddings()) > alone() + 0.1
+
+
 def test_the_authors_queue_after_one_step() -> None:
     loss = official()
     student, teacher = embeddings()
