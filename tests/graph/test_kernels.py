@@ -104,25 +104,17 @@ def test_directions_and_their_gradients_are_those_of_the_written_formula() -> No
                 torch.testing.assert_close(found_slope, slope, rtol=rtol, atol=atol)
 
 
-def test_directions_are_differentiated_forward_mapped_and_compiled() -> None:
+def test_directions_are_differentiated_twice_and_compiled() -> None:
     x = torch.randn(3, 4, 5, dtype=torch.float64)
 
     def total(x: Tensor) -> Tensor:
         return pearson(x).pow(3).sum()
 
-    leaf = x.clone().requires_grad_()
+    leaf, compiled = x.clone().requires_grad_(), x.clone().requires_grad_()
     torch.autograd.backward(total(leaf))
-    assert leaf.grad is not None
-    change = torch.randn_like(x)
-    along = torch.func.jvp(total, (x,), (change,))[1]
-    torch.testing.assert_close(along, (leaf.grad * change).sum())
     curved = torch.func.hessian(total)(x[0])
     torch.testing.assert_close(curved, torch.func.jacrev(torch.func.grad(total))(x[0]))
-    mapped = torch.func.vmap(torch.func.grad(total))(x)
-    torch.testing.assert_close(mapped, leaf.grad)
-    compiled = x.clone().requires_grad_()
     torch.autograd.backward(torch.compile(total, backend="aot_eager", fullgraph=True)(compiled))
-    assert compiled.grad is not None
     torch.testing.assert_close(compiled.grad, leaf.grad)
 
 
@@ -207,13 +199,6 @@ def test_small_variance_about_a_large_mean_is_not_rounding() -> None:
     row = 1000 + 0.05 * torch.randn(2, 64)
     expected = torch.from_numpy(np.corrcoef(row.double().numpy()))
     torch.testing.assert_close(pearson(row).double(), expected, rtol=1e-3, atol=1e-3)
-
-
-def test_a_row_of_zeros_gets_no_gradient() -> None:
-    x = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
-    torch.autograd.backward(unit(x).sum())
-    assert x.grad is not None
-    assert not x.grad[0].any() and x.grad[1].any()
 
 
 def test_nearly_unit_divides_by_the_length_plus_epsilon() -> None:

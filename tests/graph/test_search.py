@@ -145,24 +145,12 @@ def test_degenerate_and_broken_nodes_are_counted() -> None:
         check_finite(x, "teacher", 4)
 
 
-def test_half_precision_is_weighed_in_float32() -> None:
-    indices, weights = nearest_in_blocks(torch.randn(9, 4).bfloat16(), 2, block=4)
-    assert weights.dtype == torch.float32
-    assert indices.dtype == torch.int64
-
-
 def test_above_is_the_rule_on_the_matrix() -> None:
     x = torch.randn(17, 8, dtype=torch.float64)
     matrix = pearson(x)
     for threshold, block in product((0.0, 0.3, 0.9, 2.0), (1, 6, 50)):
         expected = Above(threshold)(matrix, matrix, pearson).edge_index
         assert torch.equal(above_in_blocks(x, threshold, block=block), expected), (threshold, block)
-
-
-def test_the_search_takes_no_gradient() -> None:
-    x = torch.randn(9, 4, requires_grad=True)
-    _, weights = nearest_in_blocks(x, 2)
-    assert not weights.requires_grad
 
 
 @each_kernel
