@@ -1,6 +1,5 @@
 """Criteria, scales, rules and kernels of one's own in every form, against loops over the anchors."""
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,7 +18,6 @@ from relgraph.graph.search import Rows
 from relgraph.graph.topology import Edges, Graph, Nearest, OwnRule, Rule
 from tests.checks import case
 from tests.graph.test_factored import with_gradient
-from tests.limits import run
 
 N = 8
 # Five anchors of two to four edges in no order; the others have none.
@@ -218,31 +216,3 @@ def test_a_function_that_is_a_rule() -> None:
     assert isinstance(relation.topology, OwnRule) and relation.builder.known_forms == ("matrix",)
     expected = with_gradient(loop(naive_largest, around), student, teacher)
     torch.testing.assert_close(with_gradient(relation, student, teacher), expected, rtol=1e-9, atol=1e-9)
-
-
-MEASURED = """
-import resource, sys
-import torch
-from relgraph.graph.relation import Relation
-
-def largest(student, teacher):
-    return (student - teacher).abs().amax(-1)
-
-def step(count, form):
-    student, teacher = torch.randn(count, 16, requires_grad=True), torch.randn(count, 16)
-    Relation(criterion=largest, form=form)(student, teacher).backward()
-    assert student.grad.any()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-torch.set_num_threads(1)
-for form in ("matrix", "blocked"):
-    before = step(64, form)
-print(step(6000, sys.argv[1]) - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems count the peak in other units")
-def test_a_criterion_of_ones_own_holds_no_matrix_of_many_nodes() -> None:
-    done = run(MEASURED, "auto")
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 60 * 1024  # KiB; one matrix is 137 MiB

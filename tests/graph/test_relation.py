@@ -87,30 +87,25 @@ def test_given_edges() -> None:
 
 def test_what_is_no_part_or_no_batch_is_refused() -> None:
     x, sizes = torch.zeros(4, 3), "embeddings must be (N, D), student and teacher of the same N images, got"
-    pairs: list[tuple[Tensor, Tensor, str]] = [
-        (x, torch.zeros(5, 3), f"{sizes} (4, 3) and (5, 3)"),
-        (x[:, 0], x[:, 0], f"{sizes} (4,) and (4,)"),
-        (x[:0], x[:0], "embeddings must not be empty, got (0, 3) and (0, 3)"),
-        (x[:, :0], x, "embeddings must not be empty, got (4, 0) and (4, 3)"),
-        (x.long(), x, "embeddings must be of floating point, got torch.int64 and torch.float32"),
-        (x, x.to("meta"), "student and teacher must lie on one device, got cpu and meta"),
-    ]
-    parts: list[tuple[dict[str, Any], str]] = [
-        ({"kernel": lambda x, y: x}, "the kernel of a relation is a Kernel, such as…"),
-        ({"topology": mean_square}, "the topology of a relation is a Rule, such as…"),
-        ({"topology": Nearest}, "the topology of a relation is a Rule, such as…"),
-        ({"scale": "softmax"}, "the scale of a relation is a Scale, such as…"),
-        ({"criterion": pearson}, "the criterion of a relation is a Criterion, such as…"),
-    ]
+    width = "matching nodes needs embeddings of one width: project student and teacher to it, got 3 and 5"
     check_nodes(x, torch.zeros(4, 5))
     assert_refused(
-        *((partial(Relation(), student, teacher), message) for student, teacher, message in pairs),
-        *((partial(Relation, **part), message) for part, message in parts),
-        (
-            lambda: check_nodes(x, torch.zeros(4, 5), one_width=True),
-            "matching nodes needs embeddings of one width: project student and teacher to it, got 3 and 5",
-        ),
+        (lambda: Relation()(x, torch.zeros(5, 3)), f"{sizes} (4, 3) and (5, 3)"),
+        (lambda: Relation()(x[:, 0], x[:, 0]), f"{sizes} (4,) and (4,)"),
+        (lambda: Relation()(x[:0], x[:0]), "embeddings must not be empty, got (0, 3) and (0, 3)"),
+        (lambda: Relation()(x[:, :0], x), "embeddings must not be empty, got (4, 0) and (4, 3)"),
+        (lambda: Relation()(x.long(), x), "embeddings must be of floating point, got torch.int64 and torch.float32"),
+        (lambda: Relation()(x, x.to("meta")), "student and teacher must lie on one device, got cpu and meta"),
+        (lambda: check_nodes(x, torch.zeros(4, 5), one_width=True), width),
     )
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"kernel": lambda x, y: x}, "kernel of a relation is a Kernel"),
+        ({"topology": mean_square}, "topology of a relation is a Rule"),
+        ({"topology": Nearest}, "topology of a relation is a Rule"),
+        ({"scale": "softmax"}, "scale of a relation is a Scale"),
+        ({"criterion": pearson}, "criterion of a relation is a Criterion"),
+    )
+    assert_refused(*((partial(Relation, **part), f"the {message}, such as…") for part, message in wrong))
 
 
 @pytest.mark.parametrize("n", [6, 1500])
