@@ -1,4 +1,4 @@
-"""Contrast against the plain formulas with whole matrices, and against double loops over numbers."""
+"""Contrast against the plain formulas with whole matrices; the methods' tests have its loops over numbers."""
 
 import math
 from collections.abc import Callable
@@ -34,9 +34,6 @@ def losses(keys: Tensor) -> dict[str, Loss]:
         "batch": lambda s, t: batch_contrast(s, t, 0.07),
         "view": lambda s, t: view_contrast(s, t, 0.5),
     }
-
-
-each_loss = pytest.mark.parametrize("name", losses(torch.empty(0)))
 
 
 def rows(x: Tensor, own: Tensor, keys: Tensor) -> Tensor:
@@ -80,44 +77,6 @@ def test_the_hard_form_is_a_cross_entropy_with_target_0(monkeypatch: pytest.Monk
         whole = torch.nn.functional.cross_entropy(rows(student, teacher, keys) / 0.07, target)
         expected = value_and_gradients(whole, student, teacher)
         torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-13)
-
-
-def cosine(x: Tensor, y: Tensor) -> float:
-    a, b = x.tolist(), y.tolist()
-    return math.fsum(p * q for p, q in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
-
-
-def share(weights: list[float], place: int) -> float:
-    return math.exp(weights[place]) / math.fsum(math.exp(w) for w in weights)
-
-
-def naive(name: str, student: Tensor, teacher: Tensor, keys: Tensor) -> float:
-    n, total = len(student), 0.0
-    if name == "view":
-        both = [*student, *teacher]
-        for i in range(2 * n):
-            others = [j for j in range(2 * n) if j != i]
-            weights = [cosine(both[i], both[j]) / 0.5 for j in others]
-            total -= math.log(share(weights, others.index((i + n) % (2 * n))))
-        return total / (2 * n)
-    for i in range(n):
-        candidates = list(teacher) if name == "batch" else [teacher[i], *keys]
-        tau = 0.07 if name == "batch" else 0.2
-        seen = [cosine(student[i], key) / tau for key in candidates]
-        if name == "soft":
-            target = [cosine(teacher[i], key) / 0.05 for key in candidates]
-            total -= math.fsum(share(target, j) * math.log(share(seen, j)) for j in range(len(candidates)))
-        else:
-            total -= math.log(share(seen, i if name == "batch" else 0))
-    return total / n
-
-
-@each_loss
-def test_a_naive_loop(name: str) -> None:
-    for n in (1, 2, N):
-        (student, teacher), keys = vectors(n), queue()
-        expected = naive(name, student.detach(), teacher.detach(), keys)
-        assert losses(keys)[name](student, teacher).item() == pytest.approx(expected, rel=1e-12, abs=1e-13), n
 
 
 @pytest.mark.parametrize("name", ["queue", "soft"])

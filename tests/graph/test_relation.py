@@ -1,6 +1,5 @@
 """Relations put together: sparse against dense, invariances, purity, precision, messages."""
 
-import math
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,7 @@ from relgraph.graph.kernels import Kernel, cosine, dot, euclidean, linear, pears
 from relgraph.graph.pair import check_nodes
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_anchor_norm, by_anchor_sum, by_max, by_mean, softmax
-from relgraph.graph.topology import ALL_PAIRS, Edges, Given, Graph, Nearest
+from relgraph.graph.topology import ALL_PAIRS, Edges, Graph, Nearest
 from tests.checks import assert_refused
 from tests.methods.golden import value_and_gradient, vectors
 
@@ -66,23 +65,6 @@ def test_all_neighbours_equal_all_pairs_without_the_diagonal(name: str) -> None:
     for rule in (Nearest(7), Nearest(7, "student")):
         found = value_and_gradient(compositions(rule)[name], student, teacher)
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
-
-
-def test_what_the_diagonal_means() -> None:
-    student, teacher = embeddings()
-    dense, sparse = compositions(), compositions(Nearest(7))
-    torch.testing.assert_close(sparse["ega edges"](student, teacher), dense["ega edges"](student, teacher))
-    # The diagonal of distances is 0 on both sides: it adds nothing to a sum, and N of N^2 entries to a mean.
-    for name in ("rkd distance", "irg"):
-        torch.testing.assert_close(sparse[name](student, teacher) * 7 / 8, dense[name](student, teacher))
-
-
-def test_given_edges() -> None:
-    student, teacher = embeddings()
-    edges = torch.tensor([[1, 2, 7], [0, 0, 3]])
-    s, t = pearson(student), pearson(teacher)
-    expected = math.sqrt(sum((s[i, j] - t[i, j]).item() ** 2 for j, i in edges.T.tolist()))
-    assert Relation(topology=Given(edges))(student, teacher).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_what_is_no_part_or_no_batch_is_refused() -> None:

@@ -53,13 +53,6 @@ def test_blocks_find_what_the_matrix_holds(kernel: Kernel) -> None:
             torch.testing.assert_close(weights, matrix.gather(1, indices))
 
 
-def test_all_others_are_found_and_never_the_node_itself() -> None:
-    indices, weights = nearest_in_blocks(torch.randn(9, 4), 8, block=4)
-    for node, row in enumerate(indices.tolist()):
-        assert sorted([*row, node]) == list(range(9))
-    assert (weights.diff(dim=1) <= 0).all()
-
-
 def test_groups_of_columns_lose_no_neighbour() -> None:
     """The last block is no multiple of a group, and k is below and above the number of groups."""
     x = torch.randn(200, 6, dtype=torch.float64)

@@ -64,12 +64,6 @@ def test_with_connectors_and_stages_paired_from_the_end() -> None:
     assert loss(student, teacher).item() == pytest.approx(0.003 * expected, rel=1e-10)
 
 
-def test_a_neuron_at_zero_lies_at_distance_1_of_any_side() -> None:
-    dead = Output(torch.zeros(1, 2), maps=tuple(torch.zeros(1, *shape).double() for shape in STUDENT))
-    found = AB(STUDENT, STUDENT).double()(dead, after_relu(STUDENT, 1))
-    assert found.item() == pytest.approx(0.003 * (48 / 2 + 16), rel=1e-10)
-
-
 def test_what_it_refuses() -> None:
     built = "AB was built for stage maps with channels [(3, 5), (4, 6)] of student and teacher"
     assert_refused(

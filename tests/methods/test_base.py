@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from relgraph.methods import EGA, KD, METHODS, Batch, Method, Output, RunFacts
+from relgraph.methods import EGA, KD, Batch, Method, Output, RunFacts
 from relgraph.methods.base import labels_of, logits_of, nodes_of, stage_maps
 from relgraph.names import build_method
 from relgraph.training.spread import labelled_cross_entropy
@@ -163,9 +163,3 @@ def test_methods_are_built_from_the_options_that_they_name() -> None:
     student, teacher = output(), output()
     assert torch.equal(ega(student, teacher), EGA(2.0, 1.0, graph="knn", k=3)(student, teacher))
     assert build_method("none", RUN, options) is None
-
-
-def test_the_table_of_methods_holds_classes_of_methods_under_their_names() -> None:
-    assert {"ega", "kd", "sp", "pkt", "nce", "ccl"} <= METHODS.keys()
-    for name, cls in METHODS.items():
-        assert issubclass(cls, Method) and name == cls.__name__.lower()

@@ -1,6 +1,5 @@
 """What the methods over the graphs of a batch share: nodes, edges, refinement, and what the teacher's side learns."""
 
-import pickle
 from dataclasses import field
 
 import numpy as np
@@ -9,20 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relgraph.graph.criteria import cross_entropy, frobenius, half_square, huber, kl, mean_square, sum_square
-from relgraph.graph.kernels import Kernel, euclidean, gaussian, gaussian_taylor, linear
+from relgraph.graph.kernels import Kernel, euclidean, linear
 from relgraph.graph.pair import STUDENT, TEACHER, weights
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
-from relgraph.graph.scales import by_anchor_norm, by_anchor_sum, by_constant_max, by_max, by_mean, raw, softmax
-from relgraph.graph.topology import ALL_PAIRS, Above, Graph, Nearest
+from relgraph.graph.topology import ALL_PAIRS, Graph, Nearest
 from relgraph.methods import Batch, Output, RunFacts
 from relgraph.methods.base import Part
-from relgraph.methods.darkrank import score
-from relgraph.methods.pkt import SIMILARITY
 from relgraph.methods.relational import Relational
 from relgraph.training.spread import labelled_cross_entropy
-from tests.checks import assert_refused, case
+from tests.checks import assert_refused
 from tests.methods.golden import nearest
 
 N, DIM, STUDENT_WIDTH, TEACHER_WIDTH, CLASSES = 7, 4, 5, 6, 3
@@ -113,25 +108,6 @@ def test_a_relation_is_read_from_the_pair_that_the_method_builds() -> None:
     terms = method.terms(student, teacher)
     assert list(terms) == ["weighing"]
     torch.testing.assert_close(terms["weighing"], (s - t).norm())
-
-
-KERNELS = (linear, euclidean, gaussian(0.4), gaussian_taylor(0.4, 2), score(2.0, 3.0), SIMILARITY)
-SCALES = (raw, by_mean, by_max, by_constant_max, by_anchor_norm, by_anchor_sum, softmax(0.5))
-CRITERIA = (frobenius, mean_square, sum_square, half_square, huber, kl, cross_entropy)
-
-
-def test_a_relation_of_known_parts_can_be_pickled() -> None:
-    relations = [
-        Relation(kernel, graph, criterion=mean_square) for kernel in KERNELS for graph in (Nearest(2), Above(0.3))
-    ]
-    relations += [Relation(scale=scale, criterion=criterion) for scale in SCALES for criterion in CRITERIA]
-    student, teacher = (torch.rand(N, 3).double() for _ in range(2))
-    for relation in relations:
-        with case(relation):
-            copy = pickle.loads(pickle.dumps(relation))
-            torch.testing.assert_close(
-                copy(student, teacher), relation(student, teacher), rtol=0, atol=0, equal_nan=True
-            )
 
 
 def test_a_method_without_a_relation_has_to_compare_pairs_itself() -> None:
