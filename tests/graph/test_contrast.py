@@ -144,9 +144,9 @@ def test_what_is_refused() -> None:
         checked = list(losses(torch.zeros(keys)).values())[: 2 if "queue" in message else None]
         assert_refused(*((partial(loss, torch.zeros(student), torch.zeros(teacher)), message) for loss in checked))
     four, x, queued = torch.zeros(4, 3), torch.randn(4, D), queue().float()
-    for keys in (torch.zeros(7, 3, device="meta"), torch.zeros(7, 3).long()):
-        message = f"{keys_must} of floating point on cpu, got {keys.dtype} on {keys.device}"
-        assert_refused((partial(queue_contrast, four, four, keys, 0.2), message))
+    for wrong in (torch.zeros(7, 3, device="meta"), torch.zeros(7, 3).long()):
+        message = f"{keys_must} of floating point on cpu, got {wrong.dtype} on {wrong.device}"
+        assert_refused((partial(queue_contrast, four, four, wrong, 0.2), message))
     for tau in (0.0, -0.1, math.nan):
         calls = [
             partial(queue_contrast, x, x, queued, tau),

@@ -117,6 +117,10 @@ def naive_largest(student: Tensor, teacher: Tensor) -> Tensor:
     return torch.stack([(a - b).abs() for a, b in zip(student, teacher, strict=True)]).max()
 
 
+def naive_powers(student: Tensor, teacher: Tensor) -> Tensor:
+    return torch.stack([(a - b) ** 4 for a, b in zip(student, teacher, strict=True)]).sum()
+
+
 def naive_unlike(student: Tensor, teacher: Tensor) -> Tensor:
     return 1 - torch.corrcoef(torch.stack([student, teacher]))[0, 1]
 
@@ -133,7 +137,7 @@ MINKOWSKI = Kernel("minkowski", identity, CUBES, lambda cubes: cubes + 1, neares
 OWN: dict[str, tuple[Kernel, Any, Any, Weight, Loss]] = {
     "largest": (squared_euclidean, raw, largest, square, naive_largest),
     "unlike": (squared_euclidean, raw, unlike, square, naive_unlike),
-    "powers": (squared_euclidean, raw, Criterion(powers, additive=True), square, lambda s, t: sum((s - t) ** 4)),
+    "powers": (squared_euclidean, raw, Criterion(powers, additive=True), square, naive_powers),
     "scale": (squared_euclidean, from_the_farthest, largest, square, naive_scaled),
     "manhattan": (MANHATTAN, raw, unlike, lambda one, other: (one - other).abs().sum(), naive_unlike),
     "minkowski": (MINKOWSKI, raw, unlike, lambda one, other: (one - other).abs().pow(3).sum() + 1, naive_unlike),

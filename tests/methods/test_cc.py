@@ -113,9 +113,9 @@ def test_consecutive_rows_of_features_pass_through_two_layers_that_the_loss_trai
     weights, biases = (("embeds.0.weight", (4, D)), ("embeds.1.weight", (4, WIDE))), ("embeds.0.bias", "embeds.1.bias")
     assert shapes == [pair for weight, bias in zip(weights, biases, strict=True) for pair in (weight, (bias, (4,)))]
     assert CC("consecutive", student_width=D, teacher_width=WIDE).embeds[1].weight.shape == (128, WIDE)
-    for given in ({"nodes": "embedding"}, *({"correlation": each} for each in MATRICES)):
-        method = CC(**{"correlation": "consecutive", "student_width": D, "teacher_width": WIDE, **given})
-        assert not list(method.parameters()), "nothing else has layers"
+    widths: dict[str, Any] = {"student_width": D, "teacher_width": WIDE}
+    others = [CC(correlation, **widths) for correlation in MATRICES]
+    assert not any(list(other.parameters()) for other in (*others, CC("consecutive", **widths, nodes="embedding")))
 
 
 def test_what_it_refuses() -> None:

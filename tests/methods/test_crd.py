@@ -1,7 +1,7 @@
 """CRD against double loops over images in float64: negatives one by one, with the memory written slot by slot."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -222,7 +222,7 @@ def test_which_options_it_refuses() -> None:
 
 
 def test_which_batches_it_refuses() -> None:
-    def given(student: tuple[int, ...], teacher: tuple[int, ...], indices: list[float]) -> Callable[[], object]:
+    def given(student: tuple[int, ...], teacher: tuple[int, ...], indices: Sequence[float]) -> Callable[[], object]:
         batch = Batch(torch.tensor(indices), torch.zeros(len(indices)))
         return partial(crd(), torch.zeros(student).double(), torch.zeros(teacher).double(), batch)
 
