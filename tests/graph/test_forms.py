@@ -173,11 +173,8 @@ def test_weights_of_edges_have_the_gradient_of_the_matrix(kernel: Kernel) -> Non
     for chunk in (1, 4, 100):
         for prepare, related in ((identity, kernel), (kernel.nodes, kernel.of_prepared)):
 
-            def found(
-                x: Tensor, y: Tensor, chunk: int = chunk, prepare: Any = prepare, related: Any = related
-            ) -> Tensor:
-                weights = edge_weights(prepare(x), prepare(y), edges.edge_index, related, chunk)
-                return (weights * scales).sum()
+            def found(x: Tensor, y: Tensor, chunk: int = chunk, f: Any = prepare, related: Any = related) -> Tensor:
+                return (edge_weights(f(x), f(y), edges.edge_index, related, chunk) * scales).sum()
 
             torch.testing.assert_close(with_gradient(found, x, y), expected, rtol=1e-7, atol=1e-7)
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
