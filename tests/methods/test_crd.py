@@ -1,6 +1,5 @@
 """CRD against double loops over images in float64: negatives one by one, with the memory written slot by slot."""
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -145,24 +144,6 @@ def test_what_the_first_batch_leaves_is_what_its_loss_used() -> None:
     z = loss.log_z.clone()
     loss.remember(student, teacher, BATCH)
     assert torch.equal(loss.log_z, z)
-
-
-def test_dense_is_the_mean_of_sampled_with_as_many_draws() -> None:
-    labels = torch.arange(IMAGES) % 3  # eight images of other classes for each
-    dense, sampled = crd("dense", labels), crd("sampled", labels, negatives=8)
-    student, teacher = features()
-    dense.remember(*outputs(student, teacher), BATCH)
-    sampled.load_state_dict(dense.state_dict())
-    expected = torch.stack(list(dense.terms(student, teacher, BATCH).values()))
-    draws = []
-    with torch.no_grad():
-        for _ in range(600):
-            draws.append(torch.stack(list(sampled.terms(student, teacher, BATCH).values())))
-            sampled.sampler.advance()
-    values = torch.stack(draws)
-    error = values.std(0) / math.sqrt(len(values))
-    assert (error < 0.01 * expected).all()
-    assert ((values.mean(0) - expected).abs() < 4 * error).all()
 
 
 def test_names_and_rules_of_the_graph_and_how_many_negatives() -> None:
