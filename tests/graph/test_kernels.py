@@ -46,8 +46,7 @@ PAIRWISE: dict[str, tuple[Kernel, Callable[[Vector, Vector], float]]] = {
     "gaussian": (gaussian(0.4), lambda a, b: math.exp(-0.8 * (1 - cosine_of(a, b)))),
     "gaussian (Taylor)": (gaussian_taylor(0.4, 2), taylor_of),
 }
-KERNELS = [kernel for kernel, _ in PAIRWISE.values()]
-by_name = pytest.mark.parametrize("kernel", KERNELS, ids=list(PAIRWISE))
+by_name = pytest.mark.parametrize("kernel", [kernel for kernel, _ in PAIRWISE.values()], ids=list(PAIRWISE))
 
 
 def double_loop(name: str, x: Tensor, y: Tensor) -> Tensor:

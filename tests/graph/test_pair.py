@@ -162,8 +162,7 @@ def joined(pair: HeteroData) -> dict[tuple[int, int], float]:
 
 @each_rule
 def test_a_batch_of_pairs_of_unequal_size_is_taken_apart_again(rule: str) -> None:
-    sizes = (4, 7)
-    pairs = [some_pair(rule, n) for n in sizes]
+    pairs = [some_pair(rule, n) for n in (4, 7)]
     batch = Batch.from_data_list(pairs)
     assert batch.num_graphs == 2
     for kind in (STUDENT, TEACHER, MATCHES):
