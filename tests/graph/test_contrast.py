@@ -106,6 +106,13 @@ def test_rows_and_keys_of_any_size_do_not_overflow() -> None:
     torch.testing.assert_close(mean, torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1 / 3]]))
 
 
+def test_who_receives_gradient() -> None:
+    (student, teacher), keys = vectors(), queue().requires_grad_()
+    for name, loss in losses(keys).items():
+        found = torch.autograd.grad(loss(student, teacher), (student, teacher, keys), allow_unused=True)
+        assert [gradient is not None for gradient in found] == [True, name != "soft", False], name
+
+
 def test_it_can_be_differentiated_once() -> None:
     student, teacher = vectors()
     for name in ("queue", "soft"):

@@ -1,4 +1,4 @@
-"""Refinement against double loops and PyG's GraphConv; sparse against dense; where weights cancel."""
+"""Refinement against double loops and PyG's GraphConv, and where weights cancel."""
 
 import pytest
 import torch

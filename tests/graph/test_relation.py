@@ -1,4 +1,4 @@
-"""Relations put together: sparse against dense, invariances, purity, precision, messages."""
+"""Relations put together: sparse against dense, and their messages; the laws of the methods say the rest."""
 
 from functools import partial
 from typing import Any
