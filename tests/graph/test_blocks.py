@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from relgraph.graph.blocks import sum_of_blocks
+from tests.checks import case
 
 ROWS = 7
 
@@ -18,69 +19,47 @@ def inputs() -> tuple[Tensor, Tensor]:
     return torch.randn(ROWS, 3).double().requires_grad_(), torch.randn(ROWS, 3).double().requires_grad_()
 
 
-@pytest.mark.parametrize("block", [1, 2, 3, 6, 7, 100])
-def test_blocks_are_the_whole(block: int) -> None:
-    x, y = inputs()
-    whole, found = term(slice(0, ROWS), x, y), sum_of_blocks(term, (x, y), ROWS, block)
-    torch.testing.assert_close(found, whole, rtol=1e-12, atol=1e-14)
-    # Whatever follows multiplies the gradient.
-    gradients = [torch.autograd.grad((3 * value).exp(), (x, y)) for value in (found, whole)]
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-12, atol=1e-14)
+def test_blocks_are_the_whole() -> None:
+    for block in (1, 2, 3, 6, 7, 100):
+        with case(block):
+            x, y = inputs()
+            whole, found = term(slice(0, ROWS), x, y), sum_of_blocks(term, (x, y), ROWS, block)
+            torch.testing.assert_close(found, whole, rtol=1e-12, atol=1e-14)
+            # Whatever follows multiplies the gradient.
+            gradients = [torch.autograd.grad((3 * value).exp(), (x, y)) for value in (found, whole)]
+            torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-12, atol=1e-14)
+    assert torch.autograd.gradcheck(lambda x, y: sum_of_blocks(term, (x, y), ROWS, 2), inputs())
 
 
-@pytest.mark.parametrize(
-    ("block", "expected"), [(3, [(0, 3), (3, 6), (6, 7)]), (4, [(0, 4), (4, 7)]), (7, [(0, 7)]), (8, [(0, 7)])]
-)
-def test_each_block_is_computed_once(block: int, expected: list[tuple[int, int]]) -> None:
-    seen: list[tuple[int, int]] = []
+def test_each_block_is_computed_once_with_gradient_where_there_is_one() -> None:
+    seen: list[tuple[int, int, bool]] = []
 
     def watched(span: slice, x: Tensor, y: Tensor) -> Tensor:
-        seen.append((span.start, span.stop))
-        return term(span, x, y)
+        value = term(span, x, y)
+        seen.append((span.start, span.stop, value.requires_grad))
+        return value
 
-    torch.autograd.backward(sum_of_blocks(watched, inputs(), ROWS, block))
-    assert seen == expected
+    for block, expected in ((3, [(0, 3), (3, 6), (6, 7)]), (4, [(0, 4), (4, 7)]), (7, [(0, 7)]), (8, [(0, 7)])):
+        for learns in (True, False):
+            seen.clear()
+            with torch.set_grad_enabled(learns):
+                assert sum_of_blocks(watched, inputs(), ROWS, block).requires_grad == learns
+            assert seen == [(*span, learns) for span in expected]
 
 
 @pytest.mark.parametrize("block", [2, 7])
-def test_only_inputs_that_learn_receive_a_gradient(block: int) -> None:
+def test_only_inputs_that_learn_and_are_read_receive_a_gradient(block: int) -> None:
     x, y = inputs()
     torch.autograd.backward(sum_of_blocks(term, (x, y.detach()), ROWS, block))
     assert x.grad is not None and x.grad.any() and y.grad is None
     torch.autograd.backward(sum_of_blocks(term, (x.detach(), y), ROWS, block))
     assert y.grad is not None and y.grad.any()
     assert not sum_of_blocks(term, (x.detach(), y.detach()), ROWS, block).requires_grad
-
-
-@pytest.mark.parametrize("block", [2, 7])
-def test_a_term_need_not_read_what_learns(block: int) -> None:
-    x, y = inputs()
     value = sum_of_blocks(lambda some, x, y: y[some].square().sum(), (x, y), ROWS, block)
     found = torch.autograd.grad(value, (x, y), materialize_grads=True)
     assert not found[0].any() and torch.equal(found[1], 2 * y.detach())
     constant = sum_of_blocks(lambda some, x, y: y[some].detach().sum(), (x, y), ROWS, block)
     assert constant.item() == pytest.approx(y.sum().item(), rel=1e-12)
-
-
-@pytest.mark.parametrize("block", [2, 7])
-def test_without_gradient_there_is_a_value_alone(block: int) -> None:
-    x, y = inputs()
-    learning: list[bool] = []
-
-    def watched(span: slice, x: Tensor, y: Tensor) -> Tensor:
-        value = term(span, x, y)
-        learning.append(value.requires_grad)
-        return value
-
-    with torch.no_grad():
-        found = sum_of_blocks(watched, (x, y), ROWS, block)
-    torch.testing.assert_close(found, term(slice(0, ROWS), x, y).detach(), rtol=1e-12, atol=1e-14)
-    assert not found.requires_grad and not any(learning)
-
-
-@pytest.mark.parametrize("block", [2, 7])
-def test_gradcheck(block: int) -> None:
-    assert torch.autograd.gradcheck(lambda x, y: sum_of_blocks(term, (x, y), ROWS, block), inputs())
 
 
 def test_a_second_derivative_of_blocks_is_refused() -> None:

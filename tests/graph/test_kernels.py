@@ -46,8 +46,7 @@ PAIRWISE: dict[str, tuple[Kernel, Callable[[Vector, Vector], float]]] = {
     "gaussian": (gaussian(0.4), lambda a, b: math.exp(-0.8 * (1 - cosine_of(a, b)))),
     "gaussian (Taylor)": (gaussian_taylor(0.4, 2), taylor_of),
 }
-KERNELS = [kernel for kernel, _ in PAIRWISE.values()]
-by_name = pytest.mark.parametrize("kernel", KERNELS, ids=list(PAIRWISE))
+by_name = pytest.mark.parametrize("kernel", [kernel for kernel, _ in PAIRWISE.values()], ids=list(PAIRWISE))
 
 
 def double_loop(name: str, x: Tensor, y: Tensor) -> Tensor:
@@ -81,15 +80,6 @@ def test_leading_dimensions_are_batches_of_graphs(kernel: Kernel) -> None:
 
 
 @by_name
-def test_relations_are_float32_under_autocast(kernel: Kernel) -> None:
-    x, y = torch.randn(16, 32), torch.randn(8, 32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert (x @ y.T).dtype == torch.bfloat16
-        found = kernel(x, y)
-    assert torch.equal(found, kernel(x, y))
-
-
-@by_name
 def test_gradients(kernel: Kernel) -> None:
     x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
     y = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
@@ -113,32 +103,18 @@ def test_directions_and_their_gradients_are_those_of_the_written_formula() -> No
                 torch.testing.assert_close(found_slope, slope, rtol=rtol, atol=atol)
 
 
-def test_directions_are_differentiated_forward_mapped_and_compiled() -> None:
+def test_directions_are_differentiated_twice_and_compiled() -> None:
     x = torch.randn(3, 4, 5, dtype=torch.float64)
 
     def total(x: Tensor) -> Tensor:
         return pearson(x).pow(3).sum()
 
-    leaf = x.clone().requires_grad_()
+    leaf, compiled = x.clone().requires_grad_(), x.clone().requires_grad_()
     torch.autograd.backward(total(leaf))
-    assert leaf.grad is not None
-    change = torch.randn_like(x)
-    along = torch.func.jvp(total, (x,), (change,))[1]
-    torch.testing.assert_close(along, (leaf.grad * change).sum())
     curved = torch.func.hessian(total)(x[0])
     torch.testing.assert_close(curved, torch.func.jacrev(torch.func.grad(total))(x[0]))
-    mapped = torch.func.vmap(torch.func.grad(total))(x)
-    torch.testing.assert_close(mapped, leaf.grad)
-    compiled = x.clone().requires_grad_()
     torch.autograd.backward(torch.compile(total, backend="aot_eager", fullgraph=True)(compiled))
-    assert compiled.grad is not None
     torch.testing.assert_close(compiled.grad, leaf.grad)
-
-
-@by_name
-def test_permuted_nodes_permute_the_matrix(kernel: Kernel) -> None:
-    x, order = torch.randn(7, 5).double(), torch.randperm(7)
-    torch.testing.assert_close(kernel(x[order]), kernel(x)[order][:, order])
 
 
 def test_pearson_ignores_scale_and_shift_of_each_node() -> None:
@@ -146,11 +122,6 @@ def test_pearson_ignores_scale_and_shift_of_each_node() -> None:
     scale, shift = torch.rand(6, 1).double() + 0.1, 100 * torch.randn(6, 1).double()
     torch.testing.assert_close(pearson(scale * x + shift, y), pearson(x, y), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(pearson(-x, y), -pearson(x, y))
-
-
-def test_numpy_agrees_on_the_whole_correlation_matrix() -> None:
-    x = torch.randn(40, 64, dtype=torch.float64)
-    torch.testing.assert_close(pearson(x), torch.from_numpy(np.corrcoef(x.numpy())))
 
 
 @pytest.mark.parametrize("kernel", [euclidean, squared_euclidean], ids=lambda kernel: kernel.name)
@@ -174,28 +145,6 @@ def pattern(value: float, dtype: torch.dtype, n: int = 4) -> Tensor:
     """Return nodes whose numbers are all plus or minus one extreme value."""
     signs = torch.tensor([[1.0, -1, 1, 1, 1, 1], [1, 1, 1, -1, -1, 1], [-1, -1, 1, -1, -1, -1], [1, 1, 1, 1, 1, -1]])
     return (signs[:n] * value).to(dtype)
-
-
-DEGENERATE = {
-    "a constant row": torch.cat([torch.randn(3, 6), torch.full((1, 6), 0.1)]),
-    "two equal rows": torch.randn(2, 6)[[0, 1, 1]],
-    "one node": torch.randn(1, 6),
-    "two nodes": torch.randn(2, 6),
-    "one dimension": torch.randn(3, 1),
-    "all zeros": torch.zeros(3, 6),
-    "float16 extremes": pattern(65504, torch.float16),
-}
-
-
-@by_name
-def test_degenerate_nodes_give_finite_values_and_gradients(kernel: Kernel) -> None:
-    for degenerate, nodes in DEGENERATE.items():
-        x = nodes.clone().requires_grad_()
-        found = kernel(x)
-        # Relative to the largest weight, whose own gradient float16 cannot hold for a kernel without a bound.
-        torch.autograd.backward((found / found.detach().abs().max().clamp_min(1)).square().mean())
-        assert x.grad is not None
-        assert found.isfinite().all() and x.grad.isfinite().all(), degenerate
 
 
 @pytest.mark.parametrize("name", ["cosine", "pearson", "gaussian", "gaussian (Taylor)"])
@@ -227,13 +176,6 @@ def test_small_variance_about_a_large_mean_is_not_rounding() -> None:
     row = 1000 + 0.05 * torch.randn(2, 64)
     expected = torch.from_numpy(np.corrcoef(row.double().numpy()))
     torch.testing.assert_close(pearson(row).double(), expected, rtol=1e-3, atol=1e-3)
-
-
-def test_a_row_of_zeros_gets_no_gradient() -> None:
-    x = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
-    torch.autograd.backward(unit(x).sum())
-    assert x.grad is not None
-    assert not x.grad[0].any() and x.grad[1].any()
 
 
 def test_nearly_unit_divides_by_the_length_plus_epsilon() -> None:

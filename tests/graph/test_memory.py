@@ -33,23 +33,6 @@ def test_it_starts_full_of_unit_vectors() -> None:
     assert abs(queue.keys.mean().item()) < 0.1
 
 
-def test_it_keeps_values_not_graphs() -> None:
-    queue = Queue(4, 3)
-    keys = torch.randn(2, 3, dtype=torch.bfloat16, requires_grad=True)
-    queue.remember(keys)
-    assert not queue.keys.requires_grad
-    assert torch.equal(queue.keys[:2], keys.detach().float())
-
-
-def test_checkpoints_keep_it() -> None:
-    queue, copy = Queue(5, 3), Queue(5, 3)
-    queue.remember(torch.randn(3, 3))
-    copy.load_state_dict(queue.state_dict())
-    for each in (queue, copy):
-        each.remember(torch.ones(4, 3))
-    assert in_order(queue) == in_order(copy)
-
-
 def test_a_bank_starts_uniform_within_its_bound() -> None:
     keys = Bank(2000, 12).keys
     bound = (3 / 12) ** 0.5
@@ -70,14 +53,6 @@ def test_a_bank_moves_the_slots_of_the_batch_alone(momentum: float) -> None:
         expected[index] = slot / slot.norm()
     torch.testing.assert_close(bank.keys, expected)
     assert torch.equal(bank.keys[[1, 2, 5]], before[[1, 2, 5]])
-
-
-def test_a_bank_keeps_values_not_graphs_and_checkpoints_keep_it() -> None:
-    bank, copy = Bank(4, 3), Bank(4, 3)
-    bank.remember(torch.tensor([1]), torch.randn(1, 3, dtype=torch.bfloat16, requires_grad=True), 0.5)
-    assert not bank.keys.requires_grad and bank.keys.dtype == torch.float32
-    copy.load_state_dict(bank.state_dict())
-    assert torch.equal(copy.keys, bank.keys)
 
 
 def test_a_slot_without_direction_is_zero_and_finite() -> None:

@@ -1,8 +1,8 @@
 """Criteria, scales, rules and kernels of one's own in every form, against loops over the anchors."""
 
-import sys
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +13,11 @@ from relgraph.graph.criteria import Criterion
 from relgraph.graph.kernels import Kernel, Product, identity, squared_euclidean
 from relgraph.graph.pair import STUDENT, graph_pair
 from relgraph.graph.relation import Relation
-from relgraph.graph.scales import Scale
+from relgraph.graph.scales import Scale, raw
 from relgraph.graph.search import Rows
 from relgraph.graph.topology import Edges, Graph, Nearest, OwnRule, Rule
+from tests.checks import case
 from tests.graph.test_factored import with_gradient
-from tests.limits import run
 
 N = 8
 # Five anchors of two to four edges in no order; the others have none.
@@ -28,7 +28,6 @@ TOPOLOGIES: dict[str, Graph] = {
     "union": Nearest(2, "union"),
     "given": EDGE_INDEX,
 }
-each_topology = pytest.mark.parametrize("topology", TOPOLOGIES)
 Loss = Callable[[Tensor, Tensor], Tensor]
 Weight = Callable[[Tensor, Tensor], Tensor]
 
@@ -58,7 +57,7 @@ def nearest(x: Tensor, k: int, weight: Weight) -> list[set[int]]:
     return [set(sort(i)[:k]) for i in range(N)]
 
 
-def candidates(topology: str, student: Tensor, teacher: Tensor, weight: Weight = square) -> list[list[int]]:
+def candidates(topology: str, student: Tensor, teacher: Tensor, weight: Weight) -> list[list[int]]:
     if topology == "all pairs":
         return [list(range(N))] * N
     if topology == "nearest":
@@ -110,40 +109,54 @@ def powers(student: Tensor, teacher: Tensor) -> Tensor:
     return ((student - teacher) ** 4).sum(-1)
 
 
-CRITERIA: dict[str, tuple[Loss | Criterion, Loss]] = {
-    "largest": (largest, lambda s, t: torch.stack([(a - b).abs() for a, b in zip(s, t, strict=True)]).max()),
-    "unlike": (unlike, lambda s, t: 1 - torch.corrcoef(torch.stack([s, t]))[0, 1]),
-    "powers": (Criterion(powers, additive=True), lambda s, t: sum((a - b) ** 4 for a, b in zip(s, t, strict=True))),
+def from_the_farthest(weights: Tensor) -> Tensor:
+    return (weights - weights.amax(-1, keepdim=True)) / weights.shape[-1]
+
+
+def naive_largest(student: Tensor, teacher: Tensor) -> Tensor:
+    return torch.stack([(a - b).abs() for a, b in zip(student, teacher, strict=True)]).max()
+
+
+def naive_powers(student: Tensor, teacher: Tensor) -> Tensor:
+    return torch.stack([(a - b) ** 4 for a, b in zip(student, teacher, strict=True)]).sum()
+
+
+def naive_unlike(student: Tensor, teacher: Tensor) -> Tensor:
+    return 1 - torch.corrcoef(torch.stack([student, teacher]))[0, 1]
+
+
+def naive_scaled(student: Tensor, teacher: Tensor) -> Tensor:
+    s, t = (torch.stack([(w - max(row)) / len(row) for w in row]) for row in (student, teacher))
+    return naive_largest(s, t)
+
+
+MANHATTAN = Kernel("manhattan", identity, partial(torch.cdist, p=1.0), nearest_is_largest=False)
+CUBES = Product(lambda x, y: (x.unsqueeze(-2) - y.unsqueeze(-3)).abs().pow(3).sum(-1), own=0.0)
+MINKOWSKI = Kernel("minkowski", identity, CUBES, lambda cubes: cubes + 1, nearest_is_largest=False)
+# Kernel, scale and criterion, of one's own or not, with the weight of a pair and the row of an anchor.
+OWN: dict[str, tuple[Kernel, Any, Any, Weight, Loss]] = {
+    "largest": (squared_euclidean, raw, largest, square, naive_largest),
+    "unlike": (squared_euclidean, raw, unlike, square, naive_unlike),
+    "powers": (squared_euclidean, raw, Criterion(powers, additive=True), square, naive_powers),
+    "scale": (squared_euclidean, from_the_farthest, largest, square, naive_scaled),
+    "manhattan": (MANHATTAN, raw, unlike, lambda one, other: (one - other).abs().sum(), naive_unlike),
+    "minkowski": (MINKOWSKI, raw, unlike, lambda one, other: (one - other).abs().pow(3).sum() + 1, naive_unlike),
 }
 
 
-@each_topology
-@pytest.mark.parametrize("criterion", CRITERIA)
-def test_a_criterion_of_ones_own_is_a_loop_over_anchors(criterion: str, topology: str) -> None:
-    student, teacher = nodes()
-    own, naive = CRITERIA[criterion]
-    relation = Relation(squared_euclidean, TOPOLOGIES[topology], criterion=own)
-    assert_same(relation, loop(naive, candidates(topology, student, teacher)), student, teacher)
+@pytest.mark.parametrize("name", OWN)
+def test_parts_of_ones_own_are_a_loop_over_anchors(name: str) -> None:
+    kernel, scale, criterion, weight, row = OWN[name]
+    for topology, graph in TOPOLOGIES.items():
+        with case(topology):
+            student, teacher = nodes()
+            expected = loop(row, candidates(topology, student, teacher, weight), weight)
+            assert_same(Relation(kernel, graph, scale, criterion), expected, student, teacher)
 
 
 def test_a_criterion_is_named_by_its_function() -> None:
     assert Relation(criterion=largest).criterion.name == "largest"
     assert Relation(criterion=partial(largest)).criterion.name == "own"
-
-
-@each_topology
-def test_a_scale_of_ones_own_is_a_loop_over_anchors(topology: str) -> None:
-    student, teacher = nodes()
-
-    def from_the_farthest(weights: Tensor) -> Tensor:
-        return (weights - weights.amax(-1, keepdim=True)) / weights.shape[-1]
-
-    def naive(s: Tensor, t: Tensor) -> Tensor:
-        s, t = (torch.stack([(w - max(row)) / len(row) for w in row]) for row in (s, t))
-        return torch.stack([(a - b).abs() for a, b in zip(s, t, strict=True)]).max()
-
-    relation = Relation(squared_euclidean, TOPOLOGIES[topology], from_the_farthest, largest)
-    assert_same(relation, loop(naive, candidates(topology, student, teacher)), student, teacher)
 
 
 def test_a_scale_of_ones_own_of_the_whole_graph_has_no_blocks() -> None:
@@ -176,12 +189,12 @@ RING = [sorted(((i + 1) % N, (i + 2) % N)) for i in range(N)]
 
 def test_a_rule_of_ones_own() -> None:
     student, teacher = nodes()
-    expected = with_gradient(loop(CRITERIA["unlike"][1], RING), student, teacher)
+    expected = with_gradient(loop(naive_unlike, RING), student, teacher)
     relation = Relation(squared_euclidean, Ring(), criterion=unlike)
     assert relation.builder.known_forms == ("matrix",)
     torch.testing.assert_close(with_gradient(relation, student, teacher), expected, rtol=1e-9, atol=1e-9)
     found = Relation(squared_euclidean, FoundRing(), criterion=unlike)
-    assert_same(found, loop(CRITERIA["unlike"][1], RING), student, teacher)
+    assert_same(found, loop(naive_unlike, RING), student, teacher)
     pair = graph_pair(student, teacher, topology=FoundRing().with_own(), form="blocked", match=False)
     assert sorted(map(tuple, pair[STUDENT].edge_index.T.tolist())) == sorted(
         (j, i) for i in range(N) for j in [i, *RING[i]]
@@ -205,51 +218,5 @@ def test_a_function_that_is_a_rule() -> None:
     assert len({len(row) for row in around}) > 1
     relation = Relation(squared_euclidean, near, criterion=largest)
     assert isinstance(relation.topology, OwnRule) and relation.builder.known_forms == ("matrix",)
-    expected = with_gradient(loop(CRITERIA["largest"][1], around), student, teacher)
+    expected = with_gradient(loop(naive_largest, around), student, teacher)
     torch.testing.assert_close(with_gradient(relation, student, teacher), expected, rtol=1e-9, atol=1e-9)
-
-
-MANHATTAN = Kernel("manhattan", identity, partial(torch.cdist, p=1.0), nearest_is_largest=False)
-CUBES = Product(lambda x, y: (x.unsqueeze(-2) - y.unsqueeze(-3)).abs().pow(3).sum(-1), own=0.0)
-MINKOWSKI = Kernel("minkowski", identity, CUBES, lambda cubes: cubes + 1, nearest_is_largest=False)
-
-
-@each_topology
-@pytest.mark.parametrize("kernel", [MANHATTAN, MINKOWSKI], ids=lambda kernel: kernel.name)
-def test_a_kernel_of_ones_own(kernel: Kernel, topology: str) -> None:
-    student, teacher = nodes()
-
-    def weight(one: Tensor, other: Tensor) -> Tensor:
-        return (one - other).abs().sum() if kernel is MANHATTAN else (one - other).abs().pow(3).sum() + 1
-
-    relation = Relation(kernel, TOPOLOGIES[topology], criterion=unlike)
-    expected = loop(CRITERIA["unlike"][1], candidates(topology, student, teacher, weight), weight)
-    assert_same(relation, expected, student, teacher)
-
-
-MEASURED = """
-import resource, sys
-import torch
-from relgraph.graph.relation import Relation
-
-def largest(student, teacher):
-    return (student - teacher).abs().amax(-1)
-
-def step(count, form):
-    student, teacher = torch.randn(count, 16, requires_grad=True), torch.randn(count, 16)
-    Relation(criterion=largest, form=form)(student, teacher).backward()
-    assert student.grad.any()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-torch.set_num_threads(1)
-for form in ("matrix", "blocked"):
-    before = step(64, form)
-print(step(6000, sys.argv[1]) - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems count the peak in other units")
-def test_a_criterion_of_ones_own_holds_no_matrix_of_many_nodes() -> None:
-    done = run(MEASURED, "auto")
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 60 * 1024  # KiB; one matrix is 137 MiB

@@ -1,6 +1,4 @@
-"""Refinement against double loops and PyG's GraphConv; sparse against dense; where weights cancel."""
-
-from collections.abc import Callable
+"""Refinement against double loops and PyG's GraphConv, and where weights cancel."""
 
 import pytest
 import torch
@@ -52,28 +50,11 @@ def test_the_neighbourhood_is_a_double_loop() -> None:
     torch.testing.assert_close(neighbourhood(x, edges.pick(matrix), edges), expected)
 
 
-@pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
-def test_smoothing_is_the_formula(strength: float) -> None:
+def test_smoothing_is_the_formula() -> None:
     x, matrix = nodes()
-    everyone = [[j, i] for i in range(N) for j in range(N) if i != j]
-    expected = (1 - strength) * x + strength * double_loop(x, matrix, everyone)
-    torch.testing.assert_close(Smoothing(D, strength)(x, matrix, ALL_PAIRS), expected)
-
-
-@pytest.mark.parametrize("name", REFINERS)
-def test_all_neighbours_equal_the_dense_graph(name: str) -> None:
-    module = randomise(REFINERS[name](D))
-    results: list[tuple[Tensor, Tensor, Tensor]] = []
-    for sparse in (False, True):
-        x = nodes()[0] if not results else results[0][0].detach()
-        x.requires_grad_()
-        matrix = pearson(x)
-        topology: AllPairs | Edges = knn(matrix, N - 1) if sparse else ALL_PAIRS
-        refined = module(x, topology.pick(matrix), topology)
-        results.append((x, refined, torch.autograd.grad(refined.sin().sum(), x)[0]))
-    (_, dense, dense_gradient), (_, found, gradient) = results
-    torch.testing.assert_close(found, dense)
-    torch.testing.assert_close(gradient, dense_gradient)
+    for strength in (0.0, 0.3, 1.0):
+        expected = (1 - strength) * x + strength * neighbourhood(x, matrix, ALL_PAIRS)
+        torch.testing.assert_close(Smoothing(D, strength)(x, matrix, ALL_PAIRS), expected)
 
 
 def test_signed_conv_is_pygs_graph_conv_with_normalised_weights() -> None:
@@ -93,11 +74,6 @@ def test_signed_conv_is_pygs_graph_conv_with_normalised_weights() -> None:
     assert (picked < 0).any()
     expected = oracle(x, edges.edge_index, picked / total[node])
     torch.testing.assert_close(conv(x, picked, edges), expected)
-
-
-def test_signed_conv_starts_as_the_identity() -> None:
-    x, matrix = nodes()
-    assert torch.equal(SignedConv(D).double()(x, matrix, ALL_PAIRS), x)
 
 
 EDGES = Edges(torch.tensor([[1, 2, 0, 3], [0, 0, 1, 1]]), anchors=4)  # nodes 2 and 3 have no neighbours
@@ -129,70 +105,30 @@ def test_a_node_without_edges_gets_nothing_from_its_neighbours() -> None:
     assert moved[:2].any() and not moved[2:].any()
 
 
-def test_gradients() -> None:
-    x = nodes()[0].requires_grad_()
-    for name in REFINERS:
-        module = randomise(REFINERS[name](D))
-        for rule in (ALL_PAIRS, Nearest(2)):
-
-            def refined(x: Tensor, module: nn.Module = module, rule: Callable[..., AllPairs | Edges] = rule) -> Tensor:
-                matrix = pearson(x)
-                topology = rule(matrix, matrix, pearson)
-                result: Tensor = module(x, topology.pick(matrix), topology)
-                return result
-
-            assert torch.autograd.gradcheck(refined, (x,))
-
-
 @pytest.mark.parametrize("rule", [ALL_PAIRS, Nearest(3)], ids=str)
 def test_only_matching_sees_refined_nodes(rule: AllPairs | Nearest) -> None:
-    student, teacher = nodes()[0], nodes()[0]
-    refinement = Refinement("smooth", D)
-    plain, refined = (graph_pair(student, teacher, topology=rule, refinement=r) for r in (None, refinement))
-    for kind in (STUDENT, TEACHER):
-        assert torch.equal(weights(refined, kind), weights(plain, kind))
-    assert "refined" not in plain["student"]
-    s, t = refined["student"].refined, refined["teacher"].refined
-    torch.testing.assert_close(
-        s, Smoothing(D)(student, weights(plain, STUDENT), rule(pearson(student), pearson(teacher), pearson))
-    )
-    across = graph_pair(s, t, topology=rule)[MATCHES]
-    if rule is ALL_PAIRS:
-        torch.testing.assert_close(refined[MATCHES].edge_weight, across.edge_weight)
-    else:
-        torch.testing.assert_close(refined[MATCHES].edge_weight[:N], across.edge_weight[:N])
-
-
-@pytest.mark.parametrize("rule", [ALL_PAIRS, Nearest(3)], ids=str)
-@pytest.mark.parametrize("name", REFINERS)
-def test_two_widths(name: str, rule: AllPairs | Nearest) -> None:
     """Each side moves its own nodes by its own weights, over the same edges."""
-    student, teacher = nodes()[0].requires_grad_(), torch.randn(N, D + 3).double().requires_grad_()
-    refinement = Refinement(name, D, D + 3)
-    randomise(refinement)
-    pair = graph_pair(student, teacher, topology=rule, refinement=refinement, match=False)
-    edges = rule(pearson(student), pearson(teacher), pearson)
-    for side, module, x in (("student", refinement.student, student), ("teacher", refinement.teacher, teacher)):
-        torch.testing.assert_close(pair[side].refined, module(x, edges.pick(pearson(x)), edges))
-    assert pair["student"].refined.requires_grad and not pair["teacher"].refined.requires_grad
+    student, teacher = nodes()[0].requires_grad_(), nodes()[0].requires_grad_()
+    for name in REFINERS:
+        refinement = Refinement(name, D)
+        randomise(refinement)
+        plain, refined = (graph_pair(student, teacher, topology=rule, refinement=r) for r in (None, refinement))
+        edges = rule(pearson(student), pearson(teacher), pearson)
+        assert "refined" not in plain["student"]
+        for side, kind, x in (("student", STUDENT, student), ("teacher", TEACHER, teacher)):
+            assert torch.equal(weights(refined, kind), weights(plain, kind))
+            expected = getattr(refinement, side)(x, edges.pick(pearson(x)), edges)
+            torch.testing.assert_close(refined[side].refined, expected)
+        s, t = refined["student"].refined, refined["teacher"].refined
+        assert s.requires_grad and not t.requires_grad
+        source, node = refined[MATCHES].edge_index
+        torch.testing.assert_close(refined[MATCHES].edge_weight, pearson(t, s)[source, node])
 
 
 def test_which_refinement_learns() -> None:
     assert not Refinement("smooth", D).learns
     assert Refinement("conv", D, 3).learns
     assert [p.shape[-1] for p in Refinement("conv", D, 3).teacher.parameters()] == [3, 3, 3]
-
-
-@pytest.mark.parametrize("rule", [ALL_PAIRS, Nearest(3)], ids=str)
-@pytest.mark.parametrize("name", REFINERS)
-def test_refinement_is_float32_under_autocast(name: str, rule: AllPairs | Nearest) -> None:
-    student, teacher = nodes()[0].bfloat16(), nodes()[0].bfloat16()
-    refinement = Refinement(name, D)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        pair = graph_pair(student, teacher, topology=rule, refinement=refinement)
-    assert pair["student"].refined.dtype == torch.float32
-    expected = graph_pair(student.float(), teacher.float(), topology=rule, refinement=refinement)
-    assert torch.equal(weights(pair, MATCHES), weights(expected, MATCHES))
 
 
 def test_what_is_refused() -> None:

@@ -1,15 +1,17 @@
 """Draws from other classes against counts of what may be drawn, and picked products against gathered ones."""
 
-import io
 import math
+from functools import partial
+from itertools import product
 
 import pytest
 import torch
 from torch import Tensor
 
-from relgraph.errors import RelgraphError
 from relgraph.graph import sampling
-from relgraph.graph.sampling import ClassSampler, NearestOthers, RandomOthers, gathered, picked
+from relgraph.graph.sampling import ClassSampler, gathered, picked
+from tests.checks import assert_refused, case
+from tests.methods.golden import vectors
 
 # Classes of unequal size in no order, and two images without label.
 LABELS = torch.tensor([2, 0, 5, 0, -1, 2, 2, 0, 2, 5, -1, 2])
@@ -42,15 +44,15 @@ def assert_uniform(found: Tensor, allowed: list[int]) -> None:
     assert chi_square <= freedom + 5 * math.sqrt(2 * freedom)
 
 
-@pytest.mark.parametrize("labels", [None, LABELS], ids=["no labels", "labels"])
-def test_draws_are_uniform_among_the_images_of_other_classes(labels: Tensor | None) -> None:
-    sampler = ClassSampler(IMAGES, labels)
-    total = torch.zeros(IMAGES, IMAGES, dtype=torch.long)
-    for _ in range(40):
-        total += counts(sampler.others(torch.arange(IMAGES), 2000))
-        sampler.advance()
-    for image in range(IMAGES):
-        assert_uniform(total[image], rest(labels, image))
+def test_draws_are_uniform_among_the_images_of_other_classes() -> None:
+    for labels in (None, LABELS):
+        sampler = ClassSampler(IMAGES, labels)
+        total = torch.zeros(IMAGES, IMAGES, dtype=torch.long)
+        for _ in range(40):
+            total += counts(sampler.others(torch.arange(IMAGES), 2000))
+            sampler.advance()
+        for image in range(IMAGES):
+            assert_uniform(total[image], rest(labels, image))
 
 
 def test_positives_are_uniform_among_the_images_of_the_class() -> None:
@@ -73,92 +75,36 @@ def test_the_draws_of_a_step_are_independent() -> None:
         assert_uniform(pairs.flatten(), list(range((IMAGES - 1) ** 2)))
 
 
-def test_a_draw_stays_the_same_until_the_next_step() -> None:
-    sampler, indices = ClassSampler(IMAGES, LABELS), torch.tensor([4, 0, 2])
-    state = torch.get_rng_state()
-    first, positive = sampler.others(indices, 50), sampler.same(indices)
-    assert torch.equal(sampler.others(indices, 50), first) and torch.equal(sampler.same(indices), positive)
-    assert torch.equal(torch.get_rng_state(), state), "the global generator is left alone"
-    sampler.advance()
-    assert not torch.equal(sampler.others(indices, 50), first)
-
-
-def test_the_seed_is_drawn_from_the_global_generator() -> None:
-    samplers = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        samplers.append(ClassSampler(IMAGES))
-    one, again, other = (sampler.others(torch.arange(3), 20) for sampler in samplers)
-    assert torch.equal(one, again) and not torch.equal(one, other)
-
-
-def test_checkpoints_keep_where_it_is() -> None:
-    sampler, copy = ClassSampler(IMAGES, LABELS), ClassSampler(IMAGES, LABELS)
-    assert sampler.seed != copy.seed
-    for _ in range(3):
-        sampler.advance()
-    file = io.BytesIO()
-    torch.save(sampler.state_dict(), file)
-    file.seek(0)
-    state = torch.load(file, weights_only=True)
-    assert list(state) == ["_extra_state"] and bool(state["_extra_state"].isfinite().all())
-    copy.load_state_dict(state)
-    for _ in range(3):
-        assert torch.equal(copy.others(torch.arange(IMAGES), 9), sampler.others(torch.arange(IMAGES), 9))
-        sampler.advance()
-        copy.advance()
-
-
-def test_counts_and_masks() -> None:
-    sampler = ClassSampler(IMAGES, LABELS)
-    indices = torch.tensor([10, 0, 9, 1, 4])
-    negatives = NearestOthers()(sampler, indices)
-    mask = negatives.weigh(torch.ones(len(indices), 1), torch.ones(IMAGES, 1)).isinf()
-    for row, image in enumerate(indices.tolist()):
-        assert mask[row].nonzero().flatten().tolist() == classmates(LABELS, image)
-    assert negatives.count.tolist() == [len(rest(LABELS, i)) for i in indices.tolist()]
-    assert sampler.most_others == IMAGES - 1
-
-
-@pytest.mark.parametrize(
-    ("images", "labels", "message"),
-    [
-        (5, torch.zeros(4, dtype=torch.long), r"labels must be one for each of the 5 images, got \(4,\)"),
-        (4, torch.zeros(4, 1, dtype=torch.long), r"labels must be one for each of the 4 images, got \(4, 1\)"),
-        (
-            4,
-            torch.full((4,), 7),
-            "negatives are images of other classes: expected at least 2 classes among 4 images, got 1",
-        ),
-        (1, None, "negatives are images of other classes: expected at least 2 classes among 1 images, got 1"),
-        (0, None, "negatives are images of other classes: expected at least 2 classes among 0 images, got 0"),
-    ],
-)
-def test_what_it_refuses(images: int, labels: Tensor | None, message: str) -> None:
-    with pytest.raises(RelgraphError, match=f"^{message}$"):
-        ClassSampler(images, labels)
+def test_what_it_refuses() -> None:
+    shape, classes = "labels must be one for each of the", "negatives are images of other classes: expected at least 2"
+    for images, labels, message in (
+        (5, torch.zeros(4, dtype=torch.long), f"{shape} 5 images, got (4,)"),
+        (4, torch.zeros(4, 1, dtype=torch.long), f"{shape} 4 images, got (4, 1)"),
+        (4, torch.full((4,), 7), f"{classes} classes among 4 images, got 1"),
+        (1, None, f"{classes} classes among 1 images, got 1"),
+        (0, None, f"{classes} classes among 0 images, got 0"),
+    ):
+        assert_refused((partial(ClassSampler, images, labels), message))
 
 
 def naive_products(anchors: Tensor, keys: Tensor, index: Tensor) -> Tensor:
-    rows = [[sum(a * b for a, b in zip(anchors[i], keys[j], strict=True)) for j in row] for i, row in enumerate(index)]
-    return torch.stack([torch.stack([torch.as_tensor(cell) for cell in row]) for row in rows])
+    rows = zip(anchors, index.tolist(), strict=True)
+    return torch.stack([torch.stack([(anchor * keys[j]).sum() for j in row]) for anchor, row in rows])
 
 
-@pytest.mark.parametrize("draws", [1, 7])  # 40 keys are more than 32 per draw, and fewer
-@pytest.mark.parametrize("block", [1, 30, 2**24])
-def test_picked_and_gathered_products_equal_a_loop(block: int, draws: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "BLOCK", block)
-    anchors = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
-    keys = torch.randn(40, 5, dtype=torch.float64)
-    index = torch.randint(40, (3, draws))
-    index[0, -1] = index[0, 0]  # drawn twice
-    pull = torch.randn(3, draws, dtype=torch.float64)
-    expected = naive_products(anchors, keys, index)
-    (gradient,) = torch.autograd.grad((expected * pull).sum(), anchors)
-    for form in (picked, gathered):
-        value = form(anchors, keys, index)
-        torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-14)
-        torch.testing.assert_close(torch.autograd.grad((value * pull).sum(), anchors)[0], gradient)
+def test_picked_and_gathered_products_equal_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    for block, draws in product((1, 30, 2**24), (1, 7)):  # 40 keys are more than 32 per draw, and fewer
+        monkeypatch.setattr(sampling, "BLOCK", block)
+        anchors, keys = vectors(3, 5, 5)[0], vectors(40, 5, 5)[1]
+        index, pull = torch.randint(40, (3, draws)), torch.randn(3, draws).double()
+        index[0, -1] = index[0, 0]  # drawn twice
+        expected = naive_products(anchors, keys, index)
+        (gradient,) = torch.autograd.grad((expected * pull).sum(), anchors)
+        for form in (picked, gathered):
+            with case(block, draws, form):
+                value = form(anchors, keys, index)
+                torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-14)
+                torch.testing.assert_close(torch.autograd.grad((value * pull).sum(), anchors)[0], gradient)
 
 
 @pytest.mark.parametrize("images", [100, 5000])  # 32 draws: one product up to 1024 keys, gathering above
@@ -175,34 +121,3 @@ def test_the_backward_pass_keeps_no_keys_per_draw(images: int, monkeypatch: pyte
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         picked(anchors, keys, index)
     assert sizes and max(sizes) <= 8 * 100  # where (N, K, D) are 8 * 32 * 64
-
-
-def test_half_precision_is_multiplied_in_float32() -> None:
-    anchors, keys, index = torch.randn(2, 4).bfloat16(), torch.randn(50, 4), torch.randint(50, (2, 1))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        for form in (picked, gathered):
-            assert torch.equal(form(anchors, keys, index), form(anchors.float(), keys, index))
-            assert form(anchors, keys, index).dtype == torch.float32
-
-
-@pytest.mark.parametrize("k", [1, 3, 9, 50])
-def test_the_nearest_others_are_those_of_a_sort(k: int) -> None:
-    sampler, indices = ClassSampler(IMAGES, LABELS), torch.tensor([0, 4, 9])
-    anchors, keys = torch.randn(3, 5), torch.randn(IMAGES, 5)
-    negatives = NearestOthers(k)(sampler, indices)
-    found = negatives.weigh(anchors, keys)
-    for row, image in enumerate(indices.tolist()):
-        expected = sorted((anchors[row] @ keys[j]).item() for j in rest(LABELS, image))[::-1][:k]
-        assert negatives.count[row] == len(expected)
-        assert found[row, : len(expected)].tolist() == pytest.approx(expected, rel=1e-5)
-        assert (found[row, len(expected) :] == -math.inf).all()
-
-
-def test_all_others_and_drawn_ones() -> None:
-    sampler, indices = ClassSampler(IMAGES, LABELS), torch.tensor([0, 4, 9])
-    anchors, keys = torch.randn(3, 5), torch.randn(IMAGES, 5)
-    everyone, drawn = NearestOthers()(sampler, indices), RandomOthers(6)(sampler, indices)
-    assert everyone.count.tolist() == [7, 11, 10] and drawn.count.tolist() == [6, 6, 6]
-    matrix = everyone.weigh(anchors, keys)
-    assert (matrix == -math.inf).sum(1).tolist() == [5, 1, 2]
-    torch.testing.assert_close(drawn.weigh(anchors, keys), matrix.gather(1, sampler.others(indices, 6)))

@@ -53,13 +53,6 @@ def test_blocks_find_what_the_matrix_holds(kernel: Kernel) -> None:
             torch.testing.assert_close(weights, matrix.gather(1, indices))
 
 
-def test_all_others_are_found_and_never_the_node_itself() -> None:
-    indices, weights = nearest_in_blocks(torch.randn(9, 4), 8, block=4)
-    for node, row in enumerate(indices.tolist()):
-        assert sorted([*row, node]) == list(range(9))
-    assert (weights.diff(dim=1) <= 0).all()
-
-
 def test_groups_of_columns_lose_no_neighbour() -> None:
     """The last block is no multiple of a group, and k is below and above the number of groups."""
     x = torch.randn(200, 6, dtype=torch.float64)
@@ -145,38 +138,12 @@ def test_degenerate_and_broken_nodes_are_counted() -> None:
         check_finite(x, "teacher", 4)
 
 
-def test_half_precision_is_weighed_in_float32() -> None:
-    indices, weights = nearest_in_blocks(torch.randn(9, 4).bfloat16(), 2, block=4)
-    assert weights.dtype == torch.float32
-    assert indices.dtype == torch.int64
-
-
 def test_above_is_the_rule_on_the_matrix() -> None:
     x = torch.randn(17, 8, dtype=torch.float64)
     matrix = pearson(x)
     for threshold, block in product((0.0, 0.3, 0.9, 2.0), (1, 6, 50)):
         expected = Above(threshold)(matrix, matrix, pearson).edge_index
         assert torch.equal(above_in_blocks(x, threshold, block=block), expected), (threshold, block)
-
-
-@each_kernel
-def test_edge_weights_are_entries_of_the_matrix(kernel: Kernel) -> None:
-    x, y = torch.randn(6, 5, dtype=torch.float64), torch.randn(8, 5, dtype=torch.float64)
-    candidate, anchor = torch.cartesian_prod(torch.arange(8), torch.arange(6)).T
-    for chunk in (1, 13, 1000):
-        weights = edge_weights(x, y, torch.stack([candidate, anchor]), kernel, chunk)
-        torch.testing.assert_close(weights, kernel(x, y)[anchor, candidate])
-
-
-def test_no_edges_have_no_weights() -> None:
-    x = torch.randn(4, 3)
-    assert edge_weights(x, x, torch.empty(2, 0, dtype=torch.long)).shape == (0,)
-
-
-def test_the_search_takes_no_gradient() -> None:
-    x = torch.randn(9, 4, requires_grad=True)
-    _, weights = nearest_in_blocks(x, 2)
-    assert not weights.requires_grad
 
 
 @each_kernel

@@ -78,15 +78,3 @@ def test_leading_dimensions(function: object) -> None:
 def test_log_softmax_bears_large_values() -> None:
     values = 1e4 * torch.arange(8.0)
     assert segments.segment_log_softmax(values, ANCHORS, COUNT).isfinite().all()
-
-
-def test_gradients() -> None:
-    values = draw().requires_grad_()
-    for function in (segments.segment_sum, segments.segment_log_softmax):
-        assert torch.autograd.gradcheck(lambda v, function=function: function(v, ANCHORS, COUNT), (values,))
-
-
-def test_no_edges_at_all() -> None:
-    none = torch.zeros(0, dtype=torch.long)
-    assert segments.segment_sum(torch.zeros(0), none, 3).tolist() == [0, 0, 0]
-    assert segments.segment_log_softmax(torch.zeros(0), none, 3).shape == (0,)

@@ -1,6 +1,8 @@
 """`torch.func` on every form: grad, jacrev, jvp, and vmap over several graph pairs say what autograd does of each."""
 
 from collections.abc import Callable
+from itertools import product
+from typing import get_args
 
 import pytest
 import torch
@@ -16,7 +18,8 @@ from relgraph.graph.kernels import cosine, euclidean, linear, pearson
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_anchor_norm, by_max, by_mean
 from relgraph.graph.search import edge_weights
-from relgraph.graph.topology import Given, Nearest
+from relgraph.graph.topology import Chooser, Given, Nearest
+from tests.checks import case
 
 GRAPHS, N, D = 3, 7, 4
 EDGE_INDEX = torch.tensor([[3, 1, 0, 2, 4, 6, 0], [0, 0, 2, 5, 5, 0, 6]])
@@ -69,11 +72,14 @@ LOSSES: dict[str, Loss] = {
     "over_keys": against_keys,
     "sum_of_blocks": in_blocks,
 }
-each_loss = pytest.mark.parametrize("name", LOSSES)
 
 
 def nodes() -> tuple[Tensor, Tensor]:
     return torch.randn(GRAPHS, N, D).double(), torch.randn(GRAPHS, N, D).double()
+
+
+def same(found: object, expected: object) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
 def by_autograd(loss: Loss, student: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:
@@ -81,43 +87,32 @@ def by_autograd(loss: Loss, student: Tensor, teacher: Tensor) -> tuple[Tensor, .
     return torch.autograd.grad(loss(*ends), ends)
 
 
-@each_loss
-def test_grad_and_jacrev_are_autograds(name: str) -> None:
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_transform_says_what_autograd_does(name: str) -> None:
+    loss, (students, teachers), (of_student, of_teacher) = LOSSES[name], nodes(), (x[0] for x in nodes())
+    student, teacher = students[0], teachers[0]
+    # First, so that no constant is known.
+    found = [transform(loss, argnums=(0, 1))(student, teacher) for transform in (grad, jacrev)]
+    gradients = by_autograd(loss, student, teacher)
+    for each in found:
+        same(each, gradients)
+    same(grad(loss)(student, teacher), gradients[0])
+
+    value, along = jvp(loss, (student, teacher), (of_student, of_teacher))[:2]
+    same(value, loss(student, teacher))
+    one, other = ((g * change).sum() for g, change in zip(gradients, (of_student, of_teacher), strict=True))
+    same(along, one + other)
+    same(jvp(lambda s: loss(s, teacher), (student,), (of_student,))[1], one)
+
+    pairs = list(zip(students, teachers, strict=True))
+    same(vmap(loss)(students, teachers), torch.stack([loss(*ends) for ends in pairs]))
+    each_pair = zip(*(by_autograd(loss, *ends) for ends in pairs), strict=True)
+    same(vmap(grad(loss, argnums=(0, 1)))(students, teachers), tuple(torch.stack(column) for column in each_pair))
+
+
+def test_neighbours_are_found_inside_grad() -> None:
     student, teacher = (x[0] for x in nodes())
-    for transform in (grad, jacrev):  # first, so that no constant is known
-        found = transform(LOSSES[name], argnums=(0, 1))(student, teacher)
-        torch.testing.assert_close(found, by_autograd(LOSSES[name], student, teacher), rtol=1e-10, atol=1e-12)
-        only = transform(LOSSES[name])(student, teacher)
-        torch.testing.assert_close(only, found[0], rtol=1e-10, atol=1e-12)
-
-
-@each_loss
-def test_jvp_is_the_gradient_along_a_direction(name: str) -> None:
-    (student, teacher), (of_student, of_teacher) = ((s[0], t[0]) for s, t in (nodes(), nodes()))
-    value, along = jvp(LOSSES[name], (student, teacher), (of_student, of_teacher))[:2]
-    torch.testing.assert_close(value, LOSSES[name](student, teacher))
-    gradients = by_autograd(LOSSES[name], student, teacher)
-    expected = [(g * change).sum() for g, change in zip(gradients, (of_student, of_teacher), strict=True)]
-    torch.testing.assert_close(along, sum(expected), rtol=1e-10, atol=1e-12)
-    alone = jvp(lambda s: LOSSES[name](s, teacher), (student,), (of_student,))[1]
-    torch.testing.assert_close(alone, expected[0], rtol=1e-10, atol=1e-12)
-
-
-@each_loss
-def test_vmap_takes_one_pair_after_the_other(name: str) -> None:
-    student, teacher = nodes()
-    pairs = list(zip(student, teacher, strict=True))
-    values, found = vmap(LOSSES[name])(student, teacher), vmap(grad(LOSSES[name], argnums=(0, 1)))(student, teacher)
-    torch.testing.assert_close(values, torch.stack([LOSSES[name](*ends) for ends in pairs]))
-    each = [by_autograd(LOSSES[name], *ends) for ends in pairs]
-    expected = tuple(torch.stack(column) for column in zip(*each, strict=True))
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("by", ["teacher", "student", "union", "mutual"])
-@pytest.mark.parametrize("form", ["matrix", "blocked"])
-def test_neighbours_are_found_inside_grad(form: str, by: str) -> None:
-    student, teacher = (x[0] for x in nodes())
-    loss = Relation(euclidean, Nearest(3, by), by_mean, huber, form)  # type: ignore[arg-type]
-    found = grad(loss, argnums=(0, 1))(student, teacher)
-    torch.testing.assert_close(found, by_autograd(loss, student, teacher), rtol=1e-10, atol=1e-12)
+    for by, form in product(get_args(Chooser), ("matrix", "blocked")):
+        loss = Relation(euclidean, Nearest(3, by), by_mean, huber, form)  # type: ignore[arg-type]
+        with case(by, form):
+            same(grad(loss, argnums=(0, 1))(student, teacher), by_autograd(loss, student, teacher))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from relgraph.graph.topology import Nearest
 from relgraph.methods import Batch, Output
 
 STORED = Path(__file__).parents[1] / "golden.json"
@@ -72,6 +73,22 @@ def nearest(rows: Sequence[Any], k: int, distance: Callable[[Any, Any], float]) 
         return sorted((j for j in range(len(rows)) if j != i), key=lambda j: distance(rows[i], rows[j]))
 
     return [(j, i) for i in range(len(rows)) for j in others(i)[:k]]
+
+
+EDGES = [(1, 0), (2, 0), (6, 3), (0, 5), (3, 6)]  # (neighbour, anchor), among at least seven nodes
+
+
+def graphs_with_edges(
+    teacher: Sequence[Any], distance: Callable[[Any, Any], float], ks: Sequence[int] = (1, 3, 6)
+) -> list[tuple[str | Nearest | Tensor, list[tuple[int, int]]]]:
+    """Return graphs with their edges (neighbour, anchor), each node's edge to itself included."""
+    nodes = range(len(teacher))
+    own = [(i, i) for i in nodes]
+    return [
+        ("dense", [(j, i) for i in nodes for j in nodes]),
+        *((Nearest(k), own + nearest(teacher, k, distance)) for k in ks),
+        (torch.tensor(EDGES).T, own + EDGES),
+    ]
 
 
 def check(key: str, loss: Callable[[], Tensor], inputs: Mapping[str, Tensor]) -> None:

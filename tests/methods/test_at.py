@@ -8,7 +8,6 @@ from torch import Tensor
 
 from relgraph.methods import Output
 from relgraph.methods.at import AT, attention, attention_loss
-from relgraph.methods.options import options_of
 from tests.checks import case
 from tests.methods import golden
 from tests.methods.golden import halved, output_of_maps
@@ -54,19 +53,6 @@ def test_a_naive_loop_with_stages_paired_from_the_end() -> None:
     assert AT()(teacher, student).item() == pytest.approx(expected, rel=1e-10)
 
 
-def test_by_hand() -> None:
-    """Attention (1, 0) against (3, 4) / 5: the mean of 0.16 and 0.64."""
-    student, teacher = torch.tensor([[[[2.0, 0.0]]]]), torch.tensor([[[[3.0, 4.0]]]]).sqrt()
-    assert attention_loss(student, teacher).item() == pytest.approx(0.4, rel=1e-6)
-
-
-def test_sign_scale_and_order_of_the_channels_change_nothing() -> None:
-    student, teacher = (torch.randn(N, 3, 4, 4, dtype=torch.float64) for _ in range(2))
-    moved = -student[:, [2, 0, 1]] * torch.rand(N, 1, 1, 1, dtype=torch.float64)
-    torch.testing.assert_close(attention_loss(moved, teacher), attention_loss(student, teacher))
-    assert attention_loss(moved, student) < 1e-28
-
-
 def test_maps_of_half_precision_keep_their_digits_at_any_scale() -> None:
     for dtype, scale in ((torch.float16, 1e-6), (torch.float16, 1e4), (torch.bfloat16, 1e30)):
         for autocast in (False, True):
@@ -90,7 +76,3 @@ def test_a_dead_image_has_attention_zero_and_no_gradient() -> None:
     assert not attention(student)[0].any() and value.isfinite()
     assert not gradient[0].any() and gradient[1].any() and gradient.isfinite().all()
     assert attention_loss(torch.zeros(1, 2, 1, 1), torch.zeros(1, 2, 1, 1)) == 0
-
-
-def test_it_has_no_options() -> None:
-    assert options_of(AT) == {}

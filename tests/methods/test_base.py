@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from relgraph.methods import EGA, KD, METHODS, SP, Batch, Method, Output, RunFacts, Sum
-from relgraph.methods.base import Part, as_batch, as_output, labels_of, logits_of, nodes_of, stage_maps
+from relgraph.methods import EGA, KD, Batch, Method, Output, RunFacts
+from relgraph.methods.base import labels_of, logits_of, nodes_of, stage_maps
 from relgraph.names import build_method
 from relgraph.training.spread import labelled_cross_entropy
 from tests.checks import assert_refused
@@ -80,12 +80,6 @@ def test_the_teacher_comes_detached_whole(bare: bool) -> None:
     assert teacher.embedding.requires_grad, "the caller's own tensor is left as it was"
 
 
-def test_an_output_without_parts_is_detached_as_it_is() -> None:
-    detached = Output(torch.ones(2, 3, requires_grad=True)).detach()
-    assert not detached.embedding.requires_grad
-    assert detached.logits is None and detached.feature is None and detached.maps == ()
-
-
 def never(given: Output) -> Tensor:
     raise AssertionError("nothing is to be classified")
 
@@ -107,32 +101,22 @@ def test_the_parts_of_an_output_that_can_be_nodes() -> None:
 
 
 def test_parts_that_are_missing_are_named() -> None:
-    bare, two = Output(torch.zeros(2, 3)), Batch(torch.arange(2), None)  # type: ignore[arg-type]
+    bare, two, given = Output(torch.zeros(2, 3)), Batch(torch.arange(2), None), output()  # type: ignore[arg-type]
     labels = "NCE reads labels: expected a Batch(indices, labels) as the third argument, got none"
+    last = "SP reads the last stage map: expected Output(embedding, maps=(...)) of both networks, or nodes='feature'"
+    shape = "KD needs logits of one shape (N, classes) from student and teacher, got (8, 4) and (8, 3)"
+    bare_logits = "KD reads logits: expected Output(embedding, logits) of student and teacher, got bare embeddings"
+    feature = "RKD reads features: expected Output(embedding, feature=...) of both networks"
+    maps = (
+        "FSP reads stage maps (N, C, H, W): expected Output(embedding, maps=(...)) with at least 3 "
+        "of student and teacher, got 2"
+    )
     assert_refused(
-        (lambda: SP(nodes="pixel"), "unknown nodes 'pixel' (known: embedding, feature, map)"),  # type: ignore[arg-type]
-        (
-            lambda: nodes_of(bare, "feature", "RKD"),
-            "RKD reads features: expected Output(embedding, feature=...) of both networks",
-        ),
-        (
-            lambda: nodes_of(bare, "map", "SP"),
-            "SP reads the last stage map: expected Output(embedding, maps=(...)) "
-            "of both networks, or nodes='feature' for vectors",
-        ),
-        (
-            lambda: stage_maps(output(), "FSP", least=3),
-            "FSP reads stage maps (N, C, H, W): expected Output(embedding, maps=(...)) with at least 3 "
-            "of student and teacher, got 2",
-        ),
-        (
-            lambda: logits_of(output(), bare, "KD"),
-            "KD reads logits: expected Output(embedding, logits) of student and teacher, got bare embeddings",
-        ),
-        (
-            lambda: logits_of(output(), output()._replace(logits=torch.zeros(N, 3)), "KD"),
-            "KD needs logits of one shape (N, classes) from student and teacher, got (8, 4) and (8, 3)",
-        ),
+        (lambda: nodes_of(bare, "feature", "RKD"), feature),
+        (lambda: nodes_of(bare, "map", "SP"), f"{last} for vectors"),
+        (lambda: stage_maps(given, "FSP", least=3), maps),
+        (lambda: logits_of(given, bare, "KD"), bare_logits),
+        (lambda: logits_of(given, given._replace(logits=torch.zeros(N, 3)), "KD"), shape),
         (lambda: labels_of(None, "NCE", N), labels),
         (lambda: labels_of(two, "NCE", 2), labels),
         (lambda: labels_of(BATCH, "NCE", 7), "labels must be one for each of the 7 images, got (8,)"),
@@ -151,15 +135,6 @@ def test_what_is_no_output_or_no_batch_is_refused() -> None:
     for given in (BATCH.labels, (BATCH.indices, BATCH.labels), output()):
         message = f"the third argument of a method is a Batch(indices, labels), got {type(given).__name__}"
         assert_refused((partial(Product(), output(), output(), given), message))
-
-
-def test_what_is_given_as_an_output_stays_it() -> None:
-    given = output()
-    assert as_output(given) is given and as_batch(BATCH) is BATCH and as_batch(None) is None
-
-
-def test_labels_are_those_of_the_batch() -> None:
-    assert labels_of(BATCH, "NCE", N) is BATCH.labels
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -188,21 +163,3 @@ def test_methods_are_built_from_the_options_that_they_name() -> None:
     student, teacher = output(), output()
     assert torch.equal(ega(student, teacher), EGA(2.0, 1.0, graph="knn", k=3)(student, teacher))
     assert build_method("none", RUN, options) is None
-
-
-def test_every_part_that_can_be_nodes_is_read_by_name() -> None:
-    parts: tuple[Part, ...] = ("embedding", "feature", "map")
-    for part in parts:
-        method = build_method("sp", RUN, {"nodes": part}, beta=1.0)
-        assert isinstance(method, Sum) and method.reads == (part,)
-
-
-def test_the_table_of_methods_holds_classes_of_methods_under_their_names() -> None:
-    assert {"ega", "kd", "sp", "pkt", "nce", "ccl"} <= METHODS.keys()
-    for name, cls in METHODS.items():
-        assert issubclass(cls, Method) and name == cls.__name__.lower()
-
-
-def test_what_a_method_refuses_is_told() -> None:
-    message = "edge_weight must be at least 0, got -1.0"
-    assert_refused((lambda: build_method("ega", RUN, {"edge_weight": -1.0}), message))

@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import Any, get_args
 
 import pytest
@@ -12,17 +12,14 @@ from torch import Tensor, nn
 
 from relgraph.graph.criteria import frobenius
 from relgraph.graph.kernels import Kernel, gaussian_taylor, identity, linear
-from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
-from relgraph.graph.topology import Nearest
 from relgraph.methods.base import Output
 from relgraph.methods.cc import CC, Correlation
 from tests.checks import assert_refused, case
 from tests.methods import golden
-from tests.methods.golden import vectors
+from tests.methods.golden import graphs_with_edges, vectors
 
 N, D, WIDE = 7, 5, 6
-EDGE_INDEX = torch.tensor([[1, 2, 6, 0, 3], [0, 0, 3, 5, 6]])
 CORRELATIONS: tuple[Correlation, ...] = get_args(Correlation)
 MATRICES: tuple[Correlation, ...] = ("taylor", "gaussian", "bilinear")
 OFFICIAL: dict[str, CC] = {
@@ -50,16 +47,14 @@ def correlated(x: list[float], y: list[float], correlation: Correlation, unit_le
     return math.exp(-0.8) * sum(0.8**p / math.factorial(p) * product**p for p in range(4))
 
 
-def loop(student: Tensor, teacher: Tensor, correlation: Correlation, unit_length: bool, k: int | None = None) -> float:
-    """Return the loss over all pairs, or over the teacher's k most correlated others of each and itself."""
-    s, t = (
-        [[correlated(x, y, correlation, unit_length) for y in side.tolist()] for x in side.tolist()]
-        for side in (student, teacher)
-    )
+def loop(
+    student: Tensor, teacher: Tensor, correlation: Correlation, unit_length: bool, edges: list[tuple[int, int]]
+) -> float:
+    s, t = student.tolist(), teacher.tolist()
     squares = []
-    for i in range(N):
-        others = sorted((j for j in range(N) if j != i), key=lambda j: -t[i][j])
-        squares += [(s[i][j] - t[i][j]) ** 2 for j in [i, *others[:k]]]
+    for j, i in edges:
+        one, other = (correlated(x[i], x[j], correlation, unit_length) for x in (s, t))
+        squares.append((one - other) ** 2)
     return sum(squares) / len(squares)
 
 
@@ -80,29 +75,17 @@ def test_a_third_partys_norm_is_a_composition_of_the_parts(key: str, kernel: Ker
 
 @pytest.mark.parametrize("correlation", MATRICES)
 def test_a_matrix_of_correlations_is_a_double_loop(correlation: Correlation) -> None:
-    for unit_length, k in product((True, False), (None, 1, 3)):
-        with case(unit_length, k):
-            student, teacher = nodes()
-            graph = "dense" if k is None else Nearest(k)
-            found = CC(correlation, order=3, unit_length=unit_length, graph=graph).terms(student, teacher)
-            expected = loop(student, teacher, correlation, unit_length, k)
-            assert {name: term.item() for name, term in found.items()} == pytest.approx({"cc": expected}, rel=1e-12)
+    for unit_length in (True, False):
+        student, teacher = nodes()
 
+        def distance(x: list[float], y: list[float], unit_length: bool = unit_length) -> float:
+            return -correlated(x, y, correlation, unit_length)
 
-def test_given_edges_are_those_and_each_nodes_own() -> None:
-    student, teacher = nodes()
-    s, t = student @ student.T, teacher @ teacher.T
-    squares = (s - t).square()
-    expected = (squares[EDGE_INDEX[1], EDGE_INDEX[0]].sum() + squares.trace()) / (len(EDGE_INDEX.T) + N)
-    torch.testing.assert_close(CC("bilinear", unit_length=False, graph=EDGE_INDEX)(student, teacher), expected)
-
-
-@pytest.mark.parametrize("correlation", MATRICES)
-def test_the_length_of_a_node_changes_nothing_on_unit_vectors(correlation: Correlation) -> None:
-    student, teacher = (x.detach() for x in nodes())
-    scale = torch.rand(2, N, 1).double() + 0.5
-    loss = CC(correlation)
-    torch.testing.assert_close(loss(scale[0] * student, scale[1] * teacher), loss(student, teacher))
+        for graph, edges in graphs_with_edges(teacher.tolist(), distance):
+            with case(unit_length, graph):
+                found = CC(correlation, order=3, unit_length=unit_length, graph=graph)(student, teacher)
+                expected = loop(student, teacher, correlation, unit_length, edges)
+                assert found.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_consecutive_rows_are_a_loop_which_depends_on_their_order() -> None:
@@ -126,74 +109,26 @@ def test_consecutive_rows_of_features_pass_through_two_layers_that_the_loss_trai
     torch.testing.assert_close(value, expected)
     torch.autograd.backward(value)
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in loss.parameters())
-    assert {name: tuple(parameter.shape) for name, parameter in loss.named_parameters()} == {
-        "embeds.0.weight": (4, D),
-        "embeds.0.bias": (4,),
-        "embeds.1.weight": (4, WIDE),
-        "embeds.1.bias": (4,),
-    }
-    assert not list(loss.teacher_parameters())
-    assert teacher.grad is None
+    shapes = [(name, tuple(parameter.shape)) for name, parameter in loss.named_parameters()]
+    weights, biases = (("embeds.0.weight", (4, D)), ("embeds.1.weight", (4, WIDE))), ("embeds.0.bias", "embeds.1.bias")
+    assert shapes == [pair for weight, bias in zip(weights, biases, strict=True) for pair in (weight, (bias, (4,)))]
     assert CC("consecutive", student_width=D, teacher_width=WIDE).embeds[1].weight.shape == (128, WIDE)
-
-
-def test_nothing_else_has_layers() -> None:
     widths: dict[str, Any] = {"student_width": D, "teacher_width": WIDE}
-    assert not any(list(CC(correlation, **widths).parameters()) for correlation in MATRICES)
-    assert not list(CC("consecutive").parameters())
-    assert not list(CC("consecutive", **widths, nodes="embedding").parameters())
-
-
-@pytest.mark.parametrize("correlation", CORRELATIONS)
-def test_the_nodes_are_those_asked_for(correlation: Correlation) -> None:
-    student, teacher = (x.detach() for x in nodes(D))
-    other = torch.randn(N, 2).double()
-    maps = (torch.zeros(N, 1, 2, 2), torch.randn(N, 2, 1, 2).double())
-    expected = CC(correlation)(student, teacher)
-    features = CC(correlation)(Output(other, feature=student), Output(other, feature=teacher))
-    embeddings = CC(correlation, nodes="embedding")(Output(student, feature=other), Output(teacher, feature=other))
-    assert torch.equal(features, expected) and torch.equal(embeddings, expected)
-    of_maps = CC(correlation, nodes="map")(Output(other, maps=maps), Output(other, maps=(maps[1], 2 * maps[1] ** 2)))
-    flat = maps[1].flatten(1)
-    torch.testing.assert_close(of_maps, CC(correlation)(flat, 2 * flat**2))
-    assert CC(correlation).reads == ("feature",) and CC(correlation, nodes="map").reads == ("map",)
-
-
-@pytest.mark.parametrize("correlation", CORRELATIONS)
-def test_refined_nodes_are_compared(correlation: Correlation) -> None:
-    student, teacher = nodes(D)
-    loss = CC(correlation, refinement=Refinement("smooth", D))
-    found = loss(student, teacher)
-    moved = loss.vectors(Output(student, feature=student), Output(teacher, feature=teacher))
-    torch.testing.assert_close(found, CC(correlation)(*moved))
-    assert found.item() != pytest.approx(CC(correlation)(student, teacher).item(), rel=1e-6)
+    others = [CC(correlation, **widths) for correlation in MATRICES]
+    assert not any(list(other.parameters()) for other in (*others, CC("consecutive", **widths, nodes="embedding")))
 
 
 def test_what_it_refuses() -> None:
-    kinds = "(known: bilinear, consecutive, gaussian, taylor)"
-    layers = "the linear layers of the correlation 'consecutive' need student_width and teacher_width"
-    four, output = torch.zeros(4, 3), Output(torch.zeros(4, 3))
+    layers = "the linear layers of the correlation 'consecutive' need student_width and teacher_width, got 64 and None"
+    dense = "the correlation 'consecutive' has no graph: expected graph 'dense', got knn"
+    width = "matching nodes needs embeddings of one width: project student and teacher to it, got 3 and 5"
+    built = "CC was built for widths [3, 8] of student and teacher, got [3, 5]"
+    four, five, solid = torch.zeros(4, 3), torch.zeros(4, 5), torch.zeros(2, 4, 3)
     assert_refused(
-        (lambda: CC("tailor"), f"unknown correlation 'tailor': did you mean 'taylor'? {kinds}"),  # type: ignore[arg-type]
-        (lambda: CC(order=-1), "order must be at least 0, got -1"),
-        (lambda: CC(rbf_gamma=0), "rbf_gamma must be above 0, got 0"),
-        (lambda: CC(key_dim=0), "key_dim must be above 0, got 0"),
-        (
-            lambda: CC("consecutive", graph="knn"),
-            "the correlation 'consecutive' has no graph: expected graph 'dense', got knn",
-        ),
-        (lambda: CC("consecutive", student_width=64), f"{layers}, got 64 and None"),
-        (
-            lambda: CC("consecutive")(four, torch.zeros(4, 5)),
-            "matching nodes needs embeddings of one width: project student and teacher to it, got 3 and 5",
-        ),
-        (
-            lambda: CC("consecutive")(torch.zeros(2, 4, 3), torch.zeros(2, 4, 3)),
-            "consecutive rows are those of one batch (N, D), got (2, 4, 3)",
-        ),
-        (
-            lambda: CC("consecutive", student_width=3, teacher_width=8)(four, torch.zeros(4, 5)),
-            "CC was built for widths [3, 8] of student and teacher, got [3, 5]",
-        ),
-        *((partial(CC(kind), output, output), "CC reads features…") for kind in CORRELATIONS),
+        (lambda: CC("consecutive", graph="knn"), dense),
+        (lambda: CC("consecutive", student_width=64), layers),
+        (lambda: CC("consecutive")(four, five), width),
+        (lambda: CC("consecutive")(solid, solid), "consecutive rows are those of one batch (N, D), got (2, 4, 3)"),
+        (lambda: CC("consecutive", student_width=3, teacher_width=8)(four, five), built),
+        *((partial(CC(kind), Output(four), Output(four)), "CC reads features…") for kind in CORRELATIONS),
     )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from relgraph.methods import InfoNCE, NTXent, Output, RunFacts
+from relgraph.methods import InfoNCE, NTXent
 from relgraph.methods.contrastive import head_like
 from relgraph.networks.heads import Projector
 from tests.checks import assert_refused, case
@@ -64,45 +64,17 @@ def test_value_and_gradient_are_those_of_a_naive_loop(cls: Batchwise) -> None:
 
 
 @both
-def test_settings(cls: Batchwise) -> None:
-    loss = cls()
+def test_settings_and_what_it_refuses(cls: Batchwise) -> None:
+    loss, name = cls(), cls.__name__
     assert loss.tau == TAU[cls] and loss.projector is None and not list(loss.buffers())
     assert isinstance(cls(STUDENT, TEACHER).projector, Projector) and cls(5, 5, head="none").projector is None
-    by_embedding = cls.for_run(RunFacts(3, 5, 7), head="linear", nodes="embedding")
-    assert by_embedding.reads == ("embedding",) and loss.reads == ("feature",)
-    assert isinstance(by_embedding.projector, nn.Linear) and by_embedding.projector.weight.shape == (3, 3)
-    student, teacher = (Output(torch.randn(N, 3), feature=torch.randn(N, 9)) for _ in range(2))
-    assert by_embedding(student, teacher).isfinite()
-
-
-@both
-def test_vectors_without_direction_and_a_low_temperature_have_finite_gradients(cls: Batchwise) -> None:
-    for value in (0.0, 0.1, 65504.0):
-        student, teacher = (
-            torch.full((N, TEACHER), value).half().requires_grad_(),
-            torch.full((N, TEACHER), value).half(),
-        )
-        with case(value):
-            found = cls(tau=0.005)(student, teacher)
-            assert found.isfinite() and torch.autograd.grad(found, student)[0].isfinite().all()
-
-
-@both
-def test_what_it_refuses(cls: Batchwise) -> None:
-    name = cls.__name__
+    project = "matching nodes needs embeddings of one width: project student and teacher to it, got 5 and 7"
+    built = f"{name} was built for student nodes (N, 5), got (4, 6)"
     assert_refused(
-        (lambda: cls(tau=0), "tau must be above 0, got 0"),
         (lambda: cls(5), f"the head of {name} ends at the teacher's width: expected teacher_width, got none"),
         (lambda: cls(5, 7, head="none"), f"{name} without a head needs student and teacher of one width, got 5 and 7"),
-        (lambda: cls(nodes="map"), "unknown nodes 'map' (known: embedding, feature)"),  # type: ignore[arg-type]
-        (
-            lambda: cls()(*vectors(N, STUDENT, TEACHER)),
-            "matching nodes needs embeddings of one width: project student and teacher to it, got 5 and 7",
-        ),
-        (
-            lambda: cls(STUDENT, TEACHER)(torch.zeros(4, 6), torch.zeros(4, TEACHER)),
-            f"{name} was built for student nodes (N, 5), got (4, 6)",
-        ),
+        (lambda: cls()(*vectors(N, STUDENT, TEACHER)), project),
+        (lambda: cls(STUDENT, TEACHER)(torch.zeros(4, 6), torch.zeros(4, TEACHER)), built),
     )
 
 

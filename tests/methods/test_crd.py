@@ -1,7 +1,6 @@
 """CRD against double loops over images in float64: negatives one by one, with the memory written slot by slot."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from relgraph.graph.topology import AllPairs, Given, Nearest
 from relgraph.methods import Batch, Output, RunFacts
 from relgraph.methods.crd import CRD
-from relgraph.names import Named, build
+from relgraph.names import build_method
 from tests.checks import assert_refused, case
 from tests.methods.golden import value_and_gradient, vectors
 
@@ -23,7 +22,6 @@ INDICES = torch.tensor([0, 4, 9, 3])
 BATCH = Batch(INDICES, LABELS[INDICES])
 RUN = RunFacts(3, STUDENT, TEACHER, images=IMAGES, labels=LABELS)
 GRAPHS = {"sampled": None, "dense": None, "knn": 3}
-each_graph = pytest.mark.parametrize("graph", GRAPHS)
 
 
 def crd(graph: str = "sampled", labels: Tensor | None = LABELS, **options: object) -> CRD:
@@ -66,11 +64,12 @@ def naive(loss: CRD, graph: str, student: Tensor, teacher: Tensor, z: list[float
     g = unit_rows(loss.embed_student, student), unit_rows(loss.embed_teacher, teacher)
     keys = loss.teacher_bank.keys, loss.student_bank.keys
     losses, constants = [], []
+    own_images = loss.sampler.same(INDICES) if loss.positives == "relaxed" else INDICES
     for side in range(2):
         negatives = chosen(loss, graph, g[side], keys[side])
         exponentials = [
             [torch.exp(anchor @ keys[side][j] / TAU) for j in [image, *row]]
-            for anchor, image, row in zip(g[side], INDICES.tolist(), negatives, strict=True)
+            for anchor, image, row in zip(g[side], own_images.tolist(), negatives, strict=True)
         ]
         flat = torch.stack([value for row in exponentials for value in row])
         constants.append(flat.mean().detach() * IMAGES if z is None else torch.tensor(z[side], dtype=torch.float64))
@@ -84,10 +83,10 @@ def naive(loss: CRD, graph: str, student: Tensor, teacher: Tensor, z: list[float
     return *losses, *constants
 
 
-@each_graph
-def test_a_naive_loop(graph: str) -> None:
+@pytest.mark.parametrize(("graph", "positives"), [*((graph, "exact") for graph in GRAPHS), ("sampled", "relaxed")])
+def test_a_naive_loop(graph: str, positives: str) -> None:
     """Value and gradient, in the first step, where Z is the batch's, and in later ones, where it is the first's."""
-    loss = crd(graph)
+    loss = crd(graph, positives=positives)
     z = None
     for _ in range(3):
         student, teacher = features()
@@ -105,16 +104,6 @@ def test_a_naive_loop(graph: str) -> None:
         assert loss.log_z.exp().tolist() == pytest.approx(z, rel=1e-12)
 
 
-def test_by_hand() -> None:
-    """All scores 0: Z is n, each P is 1 / n, and with m = 2 of n = 3 each anchor costs log 3 + 2 log(3 / 2)."""
-    loss = CRD(2, 2, 3, graph="dense")
-    for bank in (loss.student_bank, loss.teacher_bank):
-        torch.nn.init.zeros_(bank.keys)
-    terms = loss.terms(torch.randn(2, 2), torch.randn(2, 2), Batch(torch.tensor([0, 2]), torch.tensor([-1, -1])))
-    for value in terms.values():
-        assert value.item() == pytest.approx(math.log(3) + 2 * math.log(1.5), rel=1e-5)
-
-
 def test_it_remembers_the_embeddings_of_both_networks() -> None:
     loss, (student, teacher) = crd(bank_momentum=0.25), features()
     banks = loss.student_bank, loss.teacher_bank
@@ -127,14 +116,6 @@ def test_it_remembers_the_embeddings_of_both_networks() -> None:
             old[index] = (slot / slot.norm()).detach()
         torch.testing.assert_close(bank.keys, old)
         assert not bank.keys.requires_grad
-
-
-def test_remembering_writes_both_memories_and_z_and_advances_the_draws() -> None:
-    loss, (student, teacher) = crd(), features()
-    state = {name: value.clone() for name, value in loss.state_dict().items()}
-    loss.remember(*outputs(student, teacher), BATCH)
-    changed = {name for name, value in loss.state_dict().items() if not torch.equal(state[name], value)}
-    assert changed == {"log_z", "student_bank.keys", "teacher_bank.keys", "sampler._extra_state"}
 
 
 def test_knn_of_all_is_dense() -> None:
@@ -165,41 +146,12 @@ def test_what_the_first_batch_leaves_is_what_its_loss_used() -> None:
     assert torch.equal(loss.log_z, z)
 
 
-def test_dense_is_the_mean_of_sampled_with_as_many_draws() -> None:
-    labels = torch.arange(IMAGES) % 3  # eight images of other classes for each
-    dense, sampled = crd("dense", labels), crd("sampled", labels, negatives=8)
-    student, teacher = features()
-    dense.remember(*outputs(student, teacher), BATCH)
-    sampled.load_state_dict(dense.state_dict())
-    expected = torch.stack(list(dense.terms(student, teacher, BATCH).values()))
-    draws = []
-    with torch.no_grad():
-        for _ in range(600):
-            draws.append(torch.stack(list(sampled.terms(student, teacher, BATCH).values())))
-            sampled.sampler.advance()
-    values = torch.stack(draws)
-    error = values.std(0) / math.sqrt(len(values))
-    assert (error < 0.01 * expected).all()
-    assert ((values.mean(0) - expected).abs() < 4 * error).all()
-
-
-def test_relaxed_positives_are_of_the_class() -> None:
-    """In all steps together each image of the class, and no other; the score is that of the slot that was drawn."""
-    loss = crd(positives="relaxed", tau=1.0)
-    seen = []
-    for _ in range(200):
-        positive = loss.sampler.same(INDICES)
-        seen.append(positive)
-        student, teacher = features()
-        own = loss._scores(*loss._anchors(*outputs(student, teacher)), INDICES)[0][0]
-        anchors = torch.stack(unit_rows(loss.embed_student, student))
-        torch.testing.assert_close(own, (anchors * loss.teacher_bank.keys[positive]).sum(1))
-        loss.sampler.advance()
-    for image, column in zip(INDICES.tolist(), torch.stack(seen, dim=1), strict=True):
-        assert sorted(set(column.tolist())) == [j for j in range(IMAGES) if j not in others(image)]
-
-
-def test_the_rules_of_the_graph_stand_for_their_names() -> None:
+def test_names_and_rules_of_the_graph_and_how_many_negatives() -> None:
+    built = build_method("crd", RUN, {"graph": "knn", "k": 2}, ["tau=0.1"])
+    assert built is not None and built.weights == {"crd": 0.8}
+    knn = built.parts["crd"]
+    assert isinstance(knn, CRD) and knn.rule.k == 2 and knn.tau == 0.1
+    assert CRD(STUDENT, TEACHER, IMAGES, LABELS).rule.k == 16384 and crd(negatives=5).rule.k == 5
     student, teacher = features()
     for graph, k, rule in (("dense", None, AllPairs()), ("knn", 3, Nearest(3))):
         named, given = crd(graph, k=k), CRD(STUDENT, TEACHER, IMAGES, LABELS, rule, tau=TAU, key_dim=KEY).double()
@@ -207,51 +159,17 @@ def test_the_rules_of_the_graph_stand_for_their_names() -> None:
         assert torch.equal(named(student, teacher, BATCH), given(student, teacher, BATCH))
 
 
-def test_embeddings_may_be_the_nodes() -> None:
-    loss = CRD.for_run(RUN, nodes="embedding", negatives=9).double()
-    assert loss.reads == ("embedding", "indices") and crd().reads == ("feature", "indices")
-    student, teacher = (Output(torch.randn(N, 3).double(), feature=torch.randn(N, 9).double()) for _ in range(2))
-    assert loss(student, teacher, BATCH).isfinite()
-
-
-def test_it_is_built_from_a_recipe_and_its_options() -> None:
-    def built(*arguments: str, **shared: object) -> object:
-        found = build([Named("crd", CRD)], RUN, shared, arguments)
-        assert found is not None and found.weights == {"crd": 0.8}
-        return found.parts["crd"]
-
-    loss = built("negatives=5", "tau=0.1", "positives=relaxed", "bank_momentum=0.9", "key_dim=4")
-    assert isinstance(loss, CRD) and loss.rule.k == 5 and loss.positives == "relaxed" and loss.tau == 0.1
-    assert loss.embed_student.weight.shape == (4, STUDENT) and loss.embed_teacher.weight.shape == (4, TEACHER)
-    assert CRD(STUDENT, TEACHER, IMAGES, LABELS).rule.k == 16384
-    knn = built(graph="knn", k=2)
-    assert isinstance(knn, CRD) and knn.rule.k == 2
-
-
-def test_bare_vectors_are_remembered_as_outputs_are() -> None:
-    student, teacher = features()
-    vectors, given = crd(), crd()
-    given.load_state_dict(vectors.state_dict())
-    vectors.remember(student, teacher, BATCH)
-    given.remember(*outputs(student, teacher), BATCH)
-    assert torch.equal(vectors.student_bank.keys, given.student_bank.keys)
-    assert torch.equal(vectors(student, teacher, BATCH), given(student, teacher, BATCH))
-
-
 def test_zeros_that_stay_zeros_and_a_low_temperature_are_finite() -> None:
     for graph in GRAPHS:
-        for student in (torch.zeros(4, STUDENT), torch.full((4, STUDENT), 65504.0).half()):
+        for student in (torch.zeros(N, STUDENT), torch.full((N, STUDENT), 65504.0).half()):
+            loss, teacher = crd(graph, tau=0.005).float(), torch.zeros(N, TEACHER)
+            for layer in (loss.embed_student, loss.embed_teacher):
+                torch.nn.init.zeros_(layer.bias)
             with case(graph, student.dtype):
-                loss = CRD(
-                    STUDENT, STUDENT, IMAGES, LABELS, graph, GRAPHS[graph], 9 if graph == "sampled" else None, tau=0.005
-                )
-                for layer in (loss.embed_student, loss.embed_teacher):
-                    torch.nn.init.zeros_(layer.bias)
                 for _ in range(2):
-                    value = loss(student.requires_grad_(), student.detach(), BATCH)
-                    gradients = torch.autograd.grad(value, [student, *loss.parameters()])
-                    assert value.isfinite() and all(gradient.isfinite().all() for gradient in gradients)
-                    loss.remember(*outputs(student, student), BATCH)
+                    value, gradient = value_and_gradient(loss, student.requires_grad_(), teacher, BATCH)
+                    assert value.isfinite() and gradient.isfinite().all()
+                    loss.remember(student, teacher, BATCH)
                 assert all(bool(tensor.isfinite().all()) for tensor in loss.state_dict().values())
 
 
@@ -260,63 +178,47 @@ def refused(**options: Any) -> Callable[[], object]:
 
 
 def test_which_options_it_refuses() -> None:
-    momentum, of_knn = (
-        "bank_momentum must be at least 0 and below 1, got",
-        "k belongs to the graph 'knn', got k = 3 and",
-    )
+    of_knn = "k belongs to the graph 'knn', got k = 3 and another graph"
     sampled = "negatives are those of the graph 'sampled', got 9 and another graph"
+    classes = "negatives are images of other classes: expected at least 2 classes among 12 images, got 1"
+    relaxed = "relaxed positives are images of the same class: expected labels, got none"
+    edges = torch.tensor([[0], [1]])
     assert_refused(
-        (refused(tau=0), "tau must be above 0, got 0"),
-        (refused(negatives=0), "negatives must be above 0, got 0"),
-        (refused(key_dim=0), "key_dim must be above 0, got 0"),
-        (refused(bank_momentum=1), f"{momentum} 1"),
-        (refused(bank_momentum=math.nan), f"{momentum} nan"),
         (refused(graph="dens"), "unknown graph 'dens': did you mean 'dense'? (known: dense, knn, sampled)"),
-        (refused(k=3), f"{of_knn} another graph"),
-        (refused(graph="knn", k=0), "k must be at least 1, got 0"),
-        (refused(nodes="map"), "unknown nodes 'map' (known: embedding, feature)"),
-        (refused(positives="relax"), "unknown positives 'relax': did you mean 'relaxed'? (known: exact, relaxed)"),
-        (
-            refused(positives="relaxed", labels=None),
-            "relaxed positives are images of the same class: expected labels, got none",
-        ),
+        (refused(k=3), of_knn),
+        (refused(graph=Nearest(3), k=3), of_knn),
+        (refused(positives="relaxed", labels=None), relaxed),
         (refused(graph="dense", negatives=9), sampled),
         (refused(graph=Nearest(3), negatives=9), sampled),
-        (refused(graph=Nearest(3), k=3), f"{of_knn} another graph"),
         (refused(labels=LABELS.tolist()), "labels must be a tensor (images,) of integers, got list"),
         (refused(labels=torch.zeros(5)), "labels must be one for each of the 12 images, got (5,)"),
-        (
-            refused(labels=torch.ones(12)),
-            "negatives are images of other classes: expected at least 2 classes among 12 images, got 1",
-        ),
+        (refused(labels=torch.ones(12)), classes),
     )
-    edges = torch.tensor([[0], [1]])
+    own = (
+        "CRD takes the graph 'sampled', 'dense' or 'knn', which its own scores and labels choose in its memory: "
+        "edges among the images of a batch are none of them, got"
+    )
     for graph in (edges, Given(edges), Nearest(3, "student")):
-        message = (
-            "CRD takes the graph 'sampled', 'dense' or 'knn', which its own scores and labels choose in its memory: "
-            f"edges among the images of a batch are none of them, got {type(graph).__name__}"
-        )
-        assert_refused((refused(graph=graph), message))
+        assert_refused((refused(graph=graph), f"{own} {type(graph).__name__}"))
 
 
 def test_which_batches_it_refuses() -> None:
-    def given(student: tuple[int, ...], teacher: tuple[int, ...], indices: list[float]) -> Callable[[], object]:
+    def given(student: tuple[int, ...], teacher: tuple[int, ...], indices: Sequence[float]) -> Callable[[], object]:
         batch = Batch(torch.tensor(indices), torch.zeros(len(indices)))
         return partial(crd(), torch.zeros(student).double(), torch.zeros(teacher).double(), batch)
 
     bare = Output(torch.zeros(4, 5)), Output(torch.zeros(4, 7))
     real = Batch(INDICES.double(), BATCH.labels)
+    alike = "embeddings must be (N, D), student and teacher of the same N images, got (4, 5) and (3, 7)"
+    four, integers = [0, 1, 2, 3], "indices must be integers, got torch.float64"
     assert_refused(
-        (given((4, 6), (4, 7), [0, 1, 2, 3]), "CRD was built for student nodes (N, 5), got (4, 6)"),
-        (given((4, 5), (4, 5), [0, 1, 2, 3]), "CRD was built for teacher nodes (N, 7), got (4, 5)"),
-        (
-            given((4, 5), (3, 7), [0, 1, 2, 3]),
-            "embeddings must be (N, D), student and teacher of the same N images, got (4, 5) and (3, 7)",
-        ),
+        (given((4, 6), (4, 7), four), "CRD was built for student nodes (N, 5), got (4, 6)"),
+        (given((4, 5), (4, 5), four), "CRD was built for teacher nodes (N, 7), got (4, 5)"),
+        (given((4, 5), (3, 7), four), alike),
         (given((4, 5), (4, 7), [0, 1, 2]), "indices must be one for each of the 4 keys, got (3,)"),
         (given((4, 5), (4, 7), [0, 1, 2, 12]), "indices must name images 0 to 11, got 12"),
         (given((4, 5), (4, 7), [0, 1, -2, 3]), "indices must name images 0 to 11, got -2"),
-        (partial(crd(), *features(), real), "indices must be integers, got torch.float64"),
-        (partial(crd().remember, *features(), real), "indices must be integers, got torch.float64"),
+        (partial(crd(), *features(), real), integers),
+        (partial(crd().remember, *features(), real), integers),
         (lambda: crd()(*bare, BATCH), "CRD reads features: expected Output(embedding, feature=...)…"),
     )

@@ -2,31 +2,27 @@
 
 import math
 from itertools import permutations
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from relgraph.graph.topology import Nearest
-from relgraph.methods.base import Output
+from relgraph.graph.topology import Chooser, Nearest
 from relgraph.methods.darkrank import DarkRank, log_likelihood, score
 from tests.checks import assert_refused, case
 from tests.methods.golden import check, embeddings, nearest, value_and_gradient, vectors
 
 N = 8
-# Between two and four neighbours each, in no order.
-EDGE_INDEX = torch.tensor(
-    [
-        [3, 1, 0, 2, 4, 6, 0, 7, 5, 4, 2, 6, 1, 7, 3, 0, 5, 4, 6, 1, 0],
-        [0, 0, 2, 5, 5, 0, 6, 0, 1, 2, 3, 7, 4, 1, 6, 7, 3, 1, 2, 5, 4],
-    ]
-)
+# Two or three neighbours each, in no order.
+EDGE_INDEX = torch.tensor([(i + step, i) for i in range(N) for step in (3, 1, 5)[: 2 + i % 2]]).T % N
 
 
-@pytest.mark.parametrize("graph", ["dense", Nearest(4), Nearest(7), Nearest(7, "student")])
-def test_official_value_and_gradient(graph: str | Nearest) -> None:
+def test_official_value_and_gradient() -> None:
     student, teacher = embeddings()
-    check("rkd_hard_dark_rank_a2_b3", lambda: DarkRank(graph=graph)(student, teacher), {"student": student})
+    for graph in ("dense", Nearest(4)):
+        loss = DarkRank(graph=graph)
+        check("rkd_hard_dark_rank_a2_b3", lambda loss=loss: loss(student, teacher), {"student": student})  # type: ignore[misc]
 
 
 def probability(scores: list[float]) -> float:
@@ -64,13 +60,9 @@ def test_a_sparse_graph_is_a_loop_over_the_nearest_of_its_edges() -> None:
         student[:, 0] = teacher[:, 0]  # so that some neighbours are mutual
         student *= 0.3
     s, t = (set(nearest(x.tolist(), 6, math.dist)) for x in (student, teacher))
-    graphs: list[tuple[Nearest | Tensor, set[tuple[int, int]], int]] = [
-        (Nearest(6), t, 3),
-        (Nearest(6, "student"), s, 3),
-        (Nearest(6, "union"), s | t, 3),
-        (Nearest(6, "mutual"), s & t, 3),
-        (EDGE_INDEX, set(map(tuple, EDGE_INDEX.T.tolist())), 2),
-    ]
+    chosen: dict[Chooser, set[tuple[int, int]]] = {"teacher": t, "student": s, "union": s | t, "mutual": s & t}
+    graphs: list[tuple[Any, set[tuple[int, int]], int]] = [(Nearest(6, by), edges, 3) for by, edges in chosen.items()]
+    graphs.append((EDGE_INDEX, set(map(tuple, EDGE_INDEX.T.tolist())), 2))
     for graph, edges, length in graphs:
         with case(graph):
             around = [sorted(j for j, anchor in edges if anchor == i) for i in range(N)]
@@ -112,25 +104,12 @@ def test_equal_nodes_have_the_score_0_and_no_gradient() -> None:
         assert not scores.any() and not torch.autograd.grad(scores.sum(), x)[0].any()
 
 
-@pytest.mark.parametrize("graph", ["dense", Nearest(5), Nearest(5, "union")], ids=str)
-def test_shift_rotation_and_the_teachers_scale_are_all_the_same(graph: str | Nearest) -> None:
+def test_shift_rotation_and_the_teachers_scale_are_all_the_same() -> None:
     student, teacher = vectors(N, 4, 6)
     turn = torch.linalg.qr(torch.randn(4, 4).double()).Q
-    moved = DarkRank(graph=graph)(student @ turn + torch.randn(4).double(), 7 * teacher - 2)
-    torch.testing.assert_close(moved, DarkRank(graph=graph)(student, teacher))
-
-
-def test_the_teachers_own_order_costs_least() -> None:
-    teacher = vectors(N, 4, 6)[1]
-    loss = DarkRank(length=7)
-    assert loss(10 * teacher, teacher).item() < 1e-3 < 1 < loss(-10 * teacher.roll(1, 0), teacher).item()
-
-
-def test_which_nodes_are_read() -> None:
-    s, t = (Output(torch.randn(N, 3), feature=torch.randn(N, 5), maps=(torch.randn(N, 2, 2, 2),)) for _ in range(2))
-    assert s.feature is not None and t.feature is not None
-    assert torch.equal(DarkRank()(s, t), DarkRank()(s.feature, t.feature))
-    assert torch.equal(DarkRank(nodes="embedding")(s, t), DarkRank()(s.embedding, t.embedding))
+    for graph in ("dense", Nearest(5), Nearest(5, "union")):
+        moved = DarkRank(graph=graph)(student @ turn + torch.randn(4).double(), 7 * teacher - 2)
+        torch.testing.assert_close(moved, DarkRank(graph=graph)(student, teacher))
 
 
 def test_nodes_far_away_tiny_or_long_have_finite_gradients() -> None:
@@ -155,10 +134,6 @@ def test_what_it_refuses() -> None:
     ranks = "DarkRank ranks 4 others of each image: expected at least 4 in its graph, got"
     around_one = torch.tensor([[1, 2, 3, 4, 5], [0, 0, 0, 0, 0]])
     assert_refused(
-        (lambda: DarkRank(0), "rank_alpha must be above 0, got 0"),
-        (lambda: DarkRank(rank_beta=-3), "rank_beta must be above 0, got -3"),
-        (lambda: DarkRank(rank_beta=math.nan), "rank_beta must be above 0, got nan"),
-        (lambda: DarkRank(length=1), "length must be at least 2, got 1"),
         (lambda: DarkRank()(*vectors(4, 4, 6)), f"{ranks} 3"),
         (lambda: DarkRank()(*vectors(1, 4, 6)), f"{ranks} 0"),
         (lambda: DarkRank(graph=Nearest(3))(*vectors(N, 4, 6)), f"{ranks} 3"),

@@ -13,13 +13,11 @@ from torch import Tensor
 
 from relgraph.graph.pair import MATCHES, STUDENT, weights
 from relgraph.graph.refine import Refinement
-from relgraph.graph.topology import Nearest
 from relgraph.methods import EGA, Output, RunFacts, ega_loss
 from tests.checks import assert_refused, case
-from tests.methods.golden import nearest, vectors
+from tests.methods.golden import EDGES, nearest, vectors
 
 N, D = 9, 6
-EDGE_INDEX = torch.tensor([[1, 2, 7, 0, 3], [0, 0, 3, 5, 6]])
 
 
 def embeddings() -> tuple[Tensor, Tensor]:
@@ -44,62 +42,33 @@ GRAPHS: dict[str, dict[str, Any]] = {
     "dense": {},
     "knn": {"graph": "knn", "k": 3},
     "union": {"graph": "knn", "k": 3, "neighbours": "union"},
-    "edge_index": {"graph": EDGE_INDEX},
+    "edge_index": {"graph": torch.tensor(EDGES).T},
 }
 
 
-def test_the_dense_form_is_a_double_loop() -> None:
+def test_the_terms_are_double_loops() -> None:
     student, teacher = embeddings()
-    expected = double_loop(student, teacher, {(j, i) for i in range(N) for j in range(N) if i != j})
-    terms = EGA(2, 3).terms(student, teacher)
-    assert terms["node"].item() == pytest.approx(2 * expected["node"], rel=1e-12)
-    assert terms["edge"].item() == pytest.approx(3 * expected["edge"], rel=1e-12)
-    assert EGA()(student, teacher).item() == pytest.approx(0.8 * expected["node"] + 0.24 * expected["edge"], rel=1e-12)
-
-
-def test_the_sparse_form_is_a_double_loop() -> None:
-    student, teacher = embeddings()
-    graphs: list[tuple[dict[str, Any], set[tuple[int, int]]]] = [
-        ({"graph": EDGE_INDEX}, set(map(tuple, EDGE_INDEX.T.tolist())))
-    ]
+    everybody = {(j, i) for i in range(N) for j in range(N) if i != j}
+    graphs: list[tuple[dict[str, Any], set[tuple[int, int]]]] = [({}, everybody), (GRAPHS["edge_index"], set(EDGES))]
     for k in (1, 3, 8):
         s, t = (nearest_by_correlation(x, k) for x in (student, teacher))
         for by, edges in {"teacher": t, "student": s, "union": s | t, "mutual": s & t}.items():
             graphs.append(({"graph": "knn", "k": k, "neighbours": by}, edges))
     for graph, edges in graphs:
         with case(graph):
-            terms = EGA(1, 1, **graph).terms(student, teacher)
-            expected = double_loop(student, teacher, edges)
+            terms, expected = EGA(1, 1, **graph).terms(student, teacher), double_loop(student, teacher, edges)
             assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-12)
+            weighted = 0.8 * expected["node"] + 0.24 * expected["edge"]
+            assert EGA(**graph)(student, teacher).item() == pytest.approx(weighted, rel=1e-12)
 
 
-def test_the_rule_of_its_topology_may_be_given() -> None:
-    student, teacher = embeddings()
-    assert EGA(graph="knn", k=3, neighbours="union").rule == Nearest(3, "union")
-    assert torch.equal(EGA(graph=Nearest(3))(student, teacher), EGA(**GRAPHS["knn"])(student, teacher))
-
-
-@pytest.mark.parametrize("graph", GRAPHS)
-def test_scale_and_shift_of_an_embedding_change_nothing(graph: str) -> None:
-    loss, (student, teacher) = EGA(**GRAPHS[graph]), (x.detach() for x in embeddings())
-    scale, shift = torch.rand(2, N, 1).double() + 0.5, torch.randn(2, N, 1).double()
-    moved = loss(scale[0] * student + shift[0], scale[1] * teacher + shift[1])
-    torch.testing.assert_close(moved, loss(student, teacher))
-    assert torch.equal(ega_loss(student, teacher, **GRAPHS[graph]), loss(student, teacher))
-
-
-def test_a_degenerate_node_spoils_no_other_and_is_counted() -> None:
-    student, teacher = (x.detach() for x in embeddings())
-    student[4], teacher[7] = 0.1, 3
-    loss = EGA(1, 1)
-    pair = loss.pair(Output(student), Output(teacher))
-    assert pair is not None
-    assert pair["student"].degenerate.nonzero().flatten().tolist() == [4]
-    assert pair["teacher"].degenerate.nonzero().flatten().tolist() == [7]
-    matrix = weights(pair, STUDENT)
-    assert not matrix[4].any() and not weights(pair, MATCHES)[4].any()
-    others = [i for i in range(N) if i != 4]
-    torch.testing.assert_close(matrix[others][:, others], torch.from_numpy(np.corrcoef(student[others].numpy())))
+def test_scale_and_shift_of_an_embedding_change_nothing() -> None:
+    for graph in GRAPHS.values():
+        loss, (student, teacher) = EGA(**graph), (x.detach() for x in embeddings())
+        scale, shift = torch.rand(2, N, 1).double() + 0.5, torch.randn(2, N, 1).double()
+        moved = loss(scale[0] * student + shift[0], scale[1] * teacher + shift[1])
+        torch.testing.assert_close(moved, loss(student, teacher))
+        assert torch.equal(ega_loss(student, teacher, **graph), loss(student, teacher))
 
 
 def test_neighbours_that_nobody_shares_leave_the_own_counterparts() -> None:
@@ -131,27 +100,15 @@ def test_conv_starts_at_the_loss_without_refinement() -> None:
         torch.testing.assert_close(started(student, teacher), plain(student, teacher))
 
 
-def test_a_run_gives_the_refinement_the_width_of_its_embeddings() -> None:
-    run = RunFacts(dim=D, student_width=3, teacher_width=4)
-    found = EGA.for_run(run, refine="conv", graph="knn", k=3)
-    assert found.refinement is not None
-    assert [tuple(p.shape) for p in found.refinement.parameters()] == 2 * [(D, D), (D, D), (D,)]
-
-
 def test_what_it_refuses() -> None:
+    x, run = torch.zeros(4, 3), RunFacts(D, 3, 4)
+    width = "matching nodes needs embeddings of one width: project student and teacher to it, got 3 and 5"
+    smooth = EGA(refinement=Refinement("smooth", 8))
     assert_refused(
-        (lambda: EGA(-1), "node_weight must be at least 0, got -1"),
-        (lambda: EGA(edge_weight=math.nan), "edge_weight must be at least 0, got nan"),
         (
-            lambda: EGA.for_run(RunFacts(D, 3, 4), refine="con"),
+            lambda: EGA.for_run(run, refine="con"),
             "unknown refinement 'con': did you mean 'conv'? (known: conv, smooth)",
         ),
-        (
-            lambda: EGA()(torch.zeros(4, 3), torch.zeros(4, 5)),
-            "matching nodes needs embeddings of one width: project student and teacher to it, got 3 and 5",
-        ),
-        (
-            lambda: EGA(refinement=Refinement("smooth", 8))(torch.zeros(4, 3), torch.zeros(4, 3)),
-            "the refinement was built for embeddings of width 8, got 3",
-        ),
+        (lambda: EGA()(x, torch.zeros(4, 5)), width),
+        (lambda: smooth(x, x), "the refinement was built for embeddings of width 8, got 3"),
     )

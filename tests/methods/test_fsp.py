@@ -56,20 +56,13 @@ def test_the_larger_of_two_maps_is_averaged_whichever_comes_first() -> None:
     torch.testing.assert_close(flow(small, large), expected.mT)
 
 
-def test_the_same_maps_cost_nothing() -> None:
-    teacher = output_of_maps(STUDENT, 1)
-    assert FSP()(teacher, teacher) == 0
-
-
 def test_what_it_refuses() -> None:
     wide: Shapes = ((2, 4, 4), (3, 4, 4), (8, 2, 2))
-    sentence = (
-        "FSP compares channel with channel: expected stage maps with as many channels in student and teacher, "
-        "got 2, 3, 4 and 2, 3, 8"
-    )
+    expected = "FSP compares channel with channel: expected stage maps with as many channels in student and teacher"
+    maps = output_of_maps(STUDENT), output_of_maps(wide)
     assert_refused(
-        (lambda: FSP(STUDENT, wide), sentence),
-        (lambda: FSP()(output_of_maps(STUDENT), output_of_maps(wide)), sentence),
+        (lambda: FSP(STUDENT, wide), f"{expected}, got 2, 3, 4 and 2, 3, 8"),
+        (lambda: FSP()(*maps), f"{expected}, got 2, 3, 4 and 2, 3, 8"),
     )
     FSP(STUDENT, TEACHER)  # the stem that has no counterpart may have other channels
     FSP(STUDENT)  # one side's shapes say nothing

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -88,25 +89,9 @@ def test_translator_and_paraphraser(rate: float, channels: int) -> None:
     assert found["paraphraser"].item() == pytest.approx(expected.item(), rel=1e-10)
 
 
-def test_the_paraphraser_learns_to_reconstruct() -> None:
-    student, teacher = output_of_maps(STUDENT), output_of_maps(((4, 4, 4),))
-    teacher = teacher._replace(maps=(teacher.maps[0].relu(),))
-    loss = FT(STUDENT, ((4, 4, 4),), paraphrase_rate=1.0).double()
-    optimiser = torch.optim.Adam(loss.teacher_parameters(), lr=0.01)
-    errors = []
-    for _ in range(60):
-        optimiser.zero_grad()
-        error = loss.teacher_terms(student, teacher, BATCH, never)["paraphraser"]
-        torch.autograd.backward(error)
-        optimiser.step()
-        errors.append(error.item())
-    assert errors[-1] < 0.5 * errors[0]
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_the_paraphraser_learns_from_half_precision_after_a_step_of_the_loss(dtype: torch.dtype) -> None:
+def test_the_paraphraser_learns_from_half_precision_after_a_step_of_the_loss() -> None:
     """The step before must not have left cast weights behind that give the paraphraser no gradient."""
-    for autocast in (False, True):
+    for dtype, autocast in product((torch.float16, torch.bfloat16), (False, True)):
         student, teacher = (
             Output(torch.zeros(3, 2), maps=tuple(stage.to(dtype) for stage in output_of_maps(shapes).maps))
             for shapes in (STUDENT, TEACHER)
@@ -123,12 +108,6 @@ def test_the_paraphraser_learns_from_half_precision_after_a_step_of_the_loss(dty
 
 
 def test_what_it_refuses() -> None:
-    loss = FT(STUDENT, TEACHER)
+    loss, maps = FT(STUDENT, TEACHER), (output_of_maps(TEACHER), output_of_maps(STUDENT))
     built = "FT was built for stage maps with channels [(3, 6)] of student and teacher, got [(6, 3)]"
-    assert_refused(
-        (lambda: loss(output_of_maps(TEACHER), output_of_maps(STUDENT)), built),
-        *(
-            (partial(FT, STUDENT, TEACHER, rate), f"paraphrase_rate must be above 0 and at most 1, got {rate}")
-            for rate in (0.0, 1.5, math.nan)
-        ),
-    )
+    assert_refused((partial(loss, *maps), built))

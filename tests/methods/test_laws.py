@@ -2,9 +2,11 @@
 
 import doctest
 import io
+import math
 import pickle
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from relgraph.analysis.method_info import method_info
 from relgraph.graph import segments
 from relgraph.methods import METHODS, Batch, Method, Output, RunFacts
+from relgraph.methods.options import options_of
 from relgraph.methods.relational import Relational
 from relgraph.names import build_method, has_graph
 from relgraph.networks.heads import Projector
@@ -426,8 +429,6 @@ DEGENERATE: dict[str, Any] = {
     "a row of zeros": second_row(0.0),
     "a constant row": second_row(0.1),
     "all constant": lambda x: torch.full_like(x, 7.7).float(),
-    "float16": lambda x: x.half(),
-    "bfloat16": lambda x: x.bfloat16(),
     "tiny bfloat16": extreme(1e-30, torch.bfloat16),  # of float16, 1 / 6e-8 as a gradient has no place in float16
     "large float16": extreme(LARGE, torch.float16),
     "large bfloat16": extreme(LARGE, torch.bfloat16),
@@ -460,7 +461,8 @@ def test_degenerate_batches_give_finite_values_and_gradients(name: str) -> None:
     for way, refinement in refined_ways(name):
         method, (student, teacher) = make(name, way, **refinement), outputs()
         for degenerate, change in DEGENERATE.items():
-            for who in ("student", "teacher", "both") if bears(name, way, refinement, degenerate) else ():
+            sides = ("student", "teacher", "both") if way in ("", KNN) and not refinement else ("both",)
+            for who in sides if bears(name, way, refinement, degenerate) else ():
                 with case(way, refinement, degenerate, who):
                     s = changed(student, Tensor.float if who == "teacher" else change)
                     t = changed(teacher, Tensor.float if who == "student" else change)
@@ -524,12 +526,11 @@ def test_no_number_is_read_back_from_the_device(name: str, monkeypatch: pytest.M
             method.remember(student, teacher, batch)
 
 
-def complete_graphs(name: str, n: int) -> list[dict[str, Any]]:
+def complete_graphs(name: str, n: int, choosers: tuple[str, ...]) -> list[dict[str, Any]]:
     """Return the graphs that hold every pair of n images as an edge."""
     if name == "crd":  # whose neighbours are those of the training set, which a batch's edges are not
         return [{"graph": "knn", "k": IMAGES - 1}]
     edges = torch.tensor([[j, i] for i in range(n) for j in range(n) if i != j]).T
-    choosers = ("teacher", "student", "union", "mutual") if n > 2 else ("teacher",)
     return [*({"graph": "knn", "k": n - 1, "neighbours": by} for by in choosers), {"graph": edges}]
 
 
@@ -540,7 +541,8 @@ def test_every_pair_as_an_edge_is_all_pairs(name: str) -> None:
         for way, refinement in refined_ways(name):
             if "graph=" in way or "consecutive" in way:
                 continue
-            for graph in complete_graphs(name, n):
+            choosers = ("teacher", "student", "union", "mutual") if way == "" and n > 2 else ("teacher",)
+            for graph in complete_graphs(name, n, choosers):
                 with case(way, refinement, graph, n):
                     dense, (student, teacher) = make(name, way, **refinement), outputs(n)
                     for parameter in dense.parameters():
@@ -594,6 +596,76 @@ def test_what_every_method_over_graphs_refuses(name: str) -> None:
         graphs = (Output(torch.zeros(2, 4, 3), torch.zeros(2, 4), torch.zeros(2, 4, 3)) for _ in range(2))
         message = "a graph pair holds one batch (N, D), got (2, 4, 3)"
         assert_refused((lambda: make(name)(*graphs, batch_of(2)), message))
+
+
+# The range of each number that is an option.
+RANGES: dict[str, str] = {
+    "ega": "node_weight at least 0, edge_weight at least 0",
+    "cc": "order at least 0, rbf_gamma above 0, key_dim above 0",
+    "rkd": "distance_weight at least 0, angle_weight at least 0",
+    "irg": "vertex_weight at least 0, relation_weight at least 0, transition_weight at least 0, levels at least 1, "
+    "edge_transition_weight at least 0",
+    "darkrank": "rank_alpha above 0, rank_beta above 0, length at least 2",
+    "nce": "tau above 0",
+    "ccl": "tau above 0",
+    "crd": "k at least 1, negatives above 0, tau above 0, key_dim above 0, bank_momentum at least 0 and below 1",
+    "seed": "queue above 0, tau above 0, teacher_tau above 0, patches at least 0",
+    "moco": "queue above 0, tau above 0",
+    "infonce": "tau above 0",
+    "ntxent": "tau above 0",
+    "sskd": "temperature above 0, kd_weight at least 0, tf_weight at least 0, ss_weight at least 0, tau above 0, "
+    "tf_ratio at least 0 and at most 1, ss_ratio at least 0 and at most 1",
+    "kd": "temperature above 0",
+    "fitnet": "stage at least 0",
+    "vid": "init_variance above 1e-05 and below inf",
+    "ab": "margin above 0",
+    "ft": "paraphrase_rate above 0 and at most 1",
+}
+
+
+@each_method
+def test_a_value_out_of_range_and_an_unknown_word_are_refused(name: str) -> None:
+    options = options_of(METHODS[name])
+    ranges = {key: item.range for key, item in options.items() if item.range}
+    assert ", ".join(f"{key} {words}" for key, words in ranges.items()) == RANGES.get(name, "")
+    for key, words in ranges.items():
+        fractions = (math.nan, math.inf) if float in options[key].kinds else ()
+        wrong = (-1, *fractions, *((1.5,) if words.endswith("most 1") else (1,) if words.endswith("below 1") else ()))
+        for value in wrong:
+            call = partial(METHODS[name].for_run, RUN, **{key: value})
+            assert_refused((call, f"{key} must be {words}, got {value}"))
+    words_of = {key: item.words for key, item in options.items() if item.words and key != "graph"}
+    for key, known in words_of.items():
+        message = f"unknown {key} 'dnse'"
+        assert known
+        assert_refused((partial(METHODS[name].for_run, RUN, **{key: "dnse"}), f"{message}…"))
+
+
+@pytest.mark.parametrize("name", [name for name, cls in METHODS.items() if "nodes" in options_of(cls)])
+def test_the_nodes_that_are_asked_for_are_read_and_no_others(name: str) -> None:
+    for part in options_of(METHODS[name])["nodes"].words:
+        method, (student, teacher) = make(name, nodes=part).eval(), outputs()
+        if name in ("nce", "ccl", "fitnet"):  # which relate nodes of one width
+            teacher = teacher._replace(feature=student.feature.sin())  # type: ignore[union-attr]
+        others: dict[str, Any] = {key: torch.zeros(1) for key in {"embedding", "feature"} - {part}}
+        pair = student._replace(**others), teacher._replace(**others)
+        value, copy = method(student, teacher, BATCH), deepcopy(method)
+        with case(part):
+            assert part in method.reads or name == "fitnet"
+            assert torch.equal(method(*pair, BATCH), value)
+            for side in range(2):
+                moved = list(pair)
+                moved[side] = changed_nodes(pair[side], part)
+                assert not torch.equal(method(*moved, BATCH), value)
+            method.remember(student, teacher, BATCH)
+            copy.remember(*pair, BATCH)
+            assert not differing(state(copy), state(method))
+
+
+def changed_nodes(given: Output, part: str) -> Output:
+    if part == "map":
+        return given._replace(maps=tuple(stage**2 for stage in given.maps))
+    return given._replace(**{part: getattr(given, part) ** 2})
 
 
 # The published weight, that of the cross-entropy beside it, in how many of 270 epochs the method trains alone, whether

@@ -5,12 +5,12 @@ from functools import partial
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from relgraph.graph import contrast
 from relgraph.graph.kernels import cosine
-from relgraph.methods.base import Batch, RunFacts
+from relgraph.methods.base import Batch
 from relgraph.methods.moco import MoCo
 from tests.checks import assert_refused
 from tests.methods.golden import check, embeddings, outer, vectors
@@ -66,22 +66,12 @@ def test_a_naive_loop_over_a_deque(head: str) -> None:
         remembered.extend(cosine.nodes(teacher))
 
 
-def test_settings() -> None:
+def test_settings_and_what_it_refuses() -> None:
     assert MoCo(8, 4).memory.keys.shape == (65536, 4) and MoCo(8, 4).tau == 0.2
-    loss = MoCo.for_run(RunFacts(3, STUDENT, TEACHER), nodes="embedding", head="linear", queue=K)
-    assert loss.reads == ("embedding",) and loss.memory.keys.shape == (K, 3)
-    assert isinstance(loss.projector, nn.Linear) and loss.projector.weight.shape == (3, 3)
-
-
-def test_what_it_refuses() -> None:
     built, batch = "MoCo was built for teacher nodes (N, 7), got (4, 6)", batch_of(4)
+    queue = "MoCo keeps a queue of the teacher's vectors: expected teacher_width, got none"
     assert_refused(
-        (lambda: moco(tau=0), "tau must be above 0, got 0"),
-        (lambda: moco(queue=-1), "queue must be above 0, got -1"),
-        (
-            lambda: moco(student_width=None, teacher_width=None),
-            "MoCo keeps a queue of the teacher's vectors: expected teacher_width, got none",
-        ),
+        (lambda: moco(student_width=None, teacher_width=None), queue),
         (lambda: moco()(torch.zeros(4, STUDENT), torch.zeros(4, 6)), built),
         (lambda: moco().remember(torch.zeros(4, STUDENT), torch.zeros(4, 6), batch), built),
     )

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from relgraph.methods import Output
 from relgraph.methods.nst import NST, selectivity_loss
-from relgraph.methods.options import options_of
 from tests.methods import golden
-from tests.methods.golden import halved, output_of_maps
+from tests.methods.golden import output_of_maps
 
 N = 3
 STUDENT = ((2, 4, 4), (3, 4, 4), (4, 2, 2))
@@ -48,12 +47,6 @@ def test_a_naive_loop_with_stages_paired_from_the_end() -> None:
     assert NST()(student, teacher).item() == pytest.approx(expected, rel=1e-10)
 
 
-def test_the_larger_map_is_averaged_on_either_side() -> None:
-    large, small = torch.randn(N, 3, 4, 4).double(), torch.randn(N, 5, 2, 2).double()
-    assert selectivity_loss(large, small).item() == pytest.approx(naive(halved(large), small), rel=1e-10)
-    assert selectivity_loss(small, large).item() == pytest.approx(naive(small, halved(large)), rel=1e-10)
-
-
 def test_order_sign_and_scale_of_the_channels_change_nothing_and_agreement_costs_nothing() -> None:
     student, teacher = (torch.randn(N, 4, 3, 3, dtype=torch.float64) for _ in range(2))
     moved = student[:, [2, 0, 3, 1]] * torch.randn(N, 4, 1, 1, dtype=torch.float64)
@@ -71,7 +64,3 @@ def test_dead_channels_and_one_position_are_finite() -> None:
     (gradient,) = torch.autograd.grad(value, student)
     assert value.isfinite() and gradient.isfinite().all() and not gradient[:, 1].any()
     assert selectivity_loss(torch.zeros(1, 2, 1, 1), torch.ones(1, 3, 1, 1)) == 1
-
-
-def test_it_has_no_options() -> None:
-    assert options_of(NST) == {}

@@ -1,6 +1,5 @@
 """What the methods over the graphs of a batch share: nodes, edges, refinement, and what the teacher's side learns."""
 
-import pickle
 from dataclasses import field
 
 import numpy as np
@@ -9,20 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relgraph.graph.criteria import cross_entropy, frobenius, half_square, huber, kl, mean_square, sum_square
-from relgraph.graph.kernels import Kernel, euclidean, gaussian, gaussian_taylor, linear
+from relgraph.graph.kernels import Kernel, euclidean, linear
 from relgraph.graph.pair import STUDENT, TEACHER, weights
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
-from relgraph.graph.scales import by_anchor_norm, by_anchor_sum, by_constant_max, by_max, by_mean, raw, softmax
-from relgraph.graph.topology import ALL_PAIRS, Above, Given, Graph, Nearest, Rule
-from relgraph.methods import Batch, Output
+from relgraph.graph.topology import ALL_PAIRS, Graph, Nearest
+from relgraph.methods import Batch, Output, RunFacts
 from relgraph.methods.base import Part
-from relgraph.methods.darkrank import score
-from relgraph.methods.pkt import SIMILARITY
-from relgraph.methods.relational import Relational, check_refinement
+from relgraph.methods.relational import Relational
 from relgraph.training.spread import labelled_cross_entropy
-from tests.checks import assert_refused, case
+from tests.checks import assert_refused
 from tests.methods.golden import nearest
 
 N, DIM, STUDENT_WIDTH, TEACHER_WIDTH, CLASSES = 7, 4, 5, 6, 3
@@ -77,19 +72,14 @@ PARTS: tuple[Part, ...] = ("embedding", "feature", "map")
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_the_nodes_are_those_that_were_asked_for_and_smoothing_moves_them(part: Part) -> None:
+def test_smoothing_moves_the_nodes(part: Part) -> None:
     """Each network's nodes by its own correlations, over the teacher's edges."""
     student, teacher = outputs()
     plain = relational("dense", part).vectors(student, teacher)
-    assert relational("dense", part).reads == (part,)
-    for given, found in zip((student, teacher), plain, strict=True):
-        parts = {"embedding": given.embedding, "feature": given.feature, "map": given.maps[1].flatten(1)}
-        expected = parts[part]
-        assert expected is not None and torch.equal(found, expected)
-    for k in (None, 3):
+    for graph, k in ((ALL_PAIRS, N - 1), (Nearest(3), 3)):
         refinement = Refinement("smooth", *(x.shape[1] for x in plain))
-        refined = relational(ALL_PAIRS if k is None else Nearest(k), part, refinement).vectors(student, teacher)
-        edges = nearest(list(plain[1].numpy()), k or N - 1, lambda a, b: -float(np.corrcoef(a, b)[0, 1]))
+        refined = relational(graph, part, refinement).vectors(student, teacher)
+        edges = nearest(list(plain[1].numpy()), k, lambda a, b: -float(np.corrcoef(a, b)[0, 1]))
         for x, found in zip(plain, refined, strict=True):
             torch.testing.assert_close(found, moved(x, edges))
 
@@ -120,98 +110,40 @@ def test_a_relation_is_read_from_the_pair_that_the_method_builds() -> None:
     torch.testing.assert_close(terms["weighing"], (s - t).norm())
 
 
-KERNELS = (linear, euclidean, gaussian(0.4), gaussian_taylor(0.4, 2), score(2.0, 3.0), SIMILARITY)
-SCALES = (raw, by_mean, by_max, by_constant_max, by_anchor_norm, by_anchor_sum, softmax(0.5))
-CRITERIA = (frobenius, mean_square, sum_square, half_square, huber, kl, cross_entropy)
-
-
-def test_a_relation_of_known_parts_can_be_pickled() -> None:
-    relations = [
-        Relation(kernel, graph, criterion=mean_square) for kernel in KERNELS for graph in (Nearest(2), Above(0.3))
-    ]
-    relations += [Relation(scale=scale, criterion=criterion) for scale in SCALES for criterion in CRITERIA]
-    student, teacher = (torch.rand(N, 3).double() for _ in range(2))
-    for relation in relations:
-        with case(relation):
-            copy = pickle.loads(pickle.dumps(relation))
-            torch.testing.assert_close(
-                copy(student, teacher), relation(student, teacher), rtol=0, atol=0, equal_nan=True
-            )
-
-
 def test_a_method_without_a_relation_has_to_compare_pairs_itself() -> None:
     with pytest.raises(NotImplementedError):
         relational()(*outputs())
 
 
-def test_all_pairs_are_whole_matrices() -> None:
-    student, teacher = outputs()
-    pair = Weighing().pair(student, teacher)
-    assert student.feature is not None
-    torch.testing.assert_close(weights(pair, STUDENT), student.feature @ student.feature.T)
-
-
-@pytest.mark.parametrize("graph", [ALL_PAIRS, Nearest(3, "student")], ids=str)
 @pytest.mark.parametrize("part", WIDTHS)
-def test_the_teachers_side_learns_from_its_classifier_on_the_refined_nodes(part: Part, graph: Rule) -> None:
+def test_the_teachers_side_learns_from_its_classifier_on_the_refined_nodes(part: Part) -> None:
     student, teacher = outputs()
-    for x in (student.embedding, student.feature):
-        assert x is not None
-        x.requires_grad_()
-    head = nn.Linear(WIDTHS[part][1], CLASSES).double()
+    head, known = nn.Linear(WIDTHS[part][1], CLASSES).double(), BATCH.labels >= 0
     given: list[Output] = []
 
     def of_the_head(output: Output) -> Tensor:
         given.append(output)
-        x = output.embedding if part == "embedding" else output.feature
-        assert x is not None
-        return labelled_cross_entropy(head(x), BATCH.labels)
+        return labelled_cross_entropy(head(getattr(output, part)), BATCH.labels)
 
-    method = relational(graph, part, refinement(part))
-    terms = method.teacher_terms(student, teacher, BATCH, of_the_head)
-    of_student, expected = method.vectors(student, teacher)
-    assert of_student.requires_grad and not expected.requires_grad
-    known = BATCH.labels >= 0
-    assert list(terms) == ["refined"]
-    torch.testing.assert_close(terms["refined"], functional.cross_entropy(head(expected)[known], BATCH.labels[known]))
+    for graph in (ALL_PAIRS, Nearest(3, "student")):
+        method = relational(graph, part, refinement(part))
+        terms = method.teacher_terms(student, teacher, BATCH, of_the_head)
+        logits = head(method.vectors(student, teacher)[1])
+        assert list(terms) == ["refined"]
+        torch.testing.assert_close(terms["refined"], functional.cross_entropy(logits[known], BATCH.labels[known]))
     if part == "embedding":
         assert given[0].feature is None, "or the head would project what was not refined"
     else:
         assert torch.equal(given[0].embedding, teacher.embedding)
-    torch.autograd.backward(terms["refined"])
-    assert method.refinement is not None
-    assert all(p.grad is not None and p.grad.any() for p in method.teacher_parameters())
-    assert all(p.grad is None for p in method.refinement.student.parameters())
-    assert student.embedding.grad is None and student.feature is not None and student.feature.grad is None
-    assert {id(p) for p in method.teacher_parameters()} == {id(p) for p in method.refinement.teacher.parameters()}
 
 
-def test_rules_by_name_by_edges_and_as_they_are() -> None:
-    rule = Above(0.3)
-    assert relational("dense", "feature").rule is ALL_PAIRS
-    assert relational("knn", "feature").rule == Nearest(8)
-    assert isinstance(relational(torch.tensor([[1], [0]]), "feature").rule, Given)
-    assert relational(rule, "feature").rule is rule
-
-
-def test_what_it_refuses() -> None:
+def test_a_learned_refinement_of_maps_is_refused() -> None:
     learned_maps = (
         "a learned refinement trains the teacher's side by its classifier, which reads the nodes 'embedding' or "
         "'feature', got 'map'"
     )
-    bare = Output(torch.zeros(4, 3))
-    smooth = relational("dense", "embedding", Refinement("smooth", 3, 9))
+    run = RunFacts(4, 5, 5, ((3, 2, 2),), ((3, 2, 2),))
     assert_refused(
         (lambda: relational("dense", "map", Refinement("conv", 3)), learned_maps),
-        (lambda: check_refinement("map", Refinement("conv", 3)), learned_maps),
-        (
-            lambda: relational("dense", "feature").pair(bare, bare),
-            "Relational reads features: expected Output(embedding, feature=...) of both networks",
-        ),
-        (
-            lambda: relational("dense", "map").pair(bare, bare),
-            "Relational reads the last stage map: expected Output(embedding, maps=(...)) "
-            "of both networks, or nodes='feature' for vectors",
-        ),
-        (lambda: smooth.pair(bare, bare), "the refinement was built for embeddings of width 9, got 3"),
+        (lambda: Relational.for_run(run, refine="conv", nodes="map"), learned_maps),
     )

@@ -1,6 +1,7 @@
 """One loss in every form: methods without matrices against those with them, alone and over processes."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,6 @@ METHODS: dict[str, Make] = {
     "ccl": lambda form, graph: CCL(graph=graph, form=form),
 }
 FACTORED = ("ega", "sp", "cc bilinear", "cc linear")
-each_method = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 
 
 def output(x: Tensor) -> Output:
@@ -83,9 +83,15 @@ def compared(method: Relational, constant: bool = True) -> tuple[Tensor, Tensor]
     return value, gradient
 
 
-@each_method
-def test_blocks_are_the_matrix(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", METHODS)
+def test_blocks_and_products_of_nodes_are_the_matrix(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = METHODS[name]
     expected = compared(make("matrix", ALL_PAIRS))
+    if name in FACTORED:
+        torch.testing.assert_close(compared(make("factored", ALL_PAIRS)), expected, rtol=1e-10, atol=1e-10)
+    else:
+        with pytest.raises(RelgraphError, match="has the forms auto, matrix, blocked, got 'factored'"):
+            make("factored", ALL_PAIRS)
     monkeypatch.setattr(blocks, "LARGEST", 3 * N)
     method = make("blocked", ALL_PAIRS)
     torch.testing.assert_close(compared(method), expected, rtol=1e-10, atol=1e-10)
@@ -96,38 +102,16 @@ def test_blocks_are_the_matrix(make: Make, monkeypatch: pytest.MonkeyPatch) -> N
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_products_of_nodes_are_the_matrix_where_there_are_any(name: str) -> None:
-    if name in FACTORED:
-        expected, found = (compared(METHODS[name](form, ALL_PAIRS)) for form in ("matrix", "factored"))
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
-    else:
-        with pytest.raises(RelgraphError, match="has the forms auto, matrix, blocked, got 'factored'"):
-            METHODS[name]("factored", ALL_PAIRS)
-
-
 def test_forms_that_a_graph_or_a_refinement_has_not_are_refused() -> None:
     x, smooth = torch.randn(5, 3), Refinement("smooth", 3)
+    moved, sparse = "with a refinement has the forms auto, matrix, got", "has the forms auto, matrix, blocked, got"
     assert_refused(
-        (lambda: EGA(graph="knn", form="factored"), "EGA on a sparse graph has the forms auto, matrix, blocked…"),
-        (
-            lambda: EGA(refinement=smooth, form="blocked"),
-            "EGA with a refinement has the forms auto, matrix, got 'blocked'",
-        ),
-        (
-            lambda: PKT(refinement=smooth, form="factored"),
-            "PKT with a refinement has the forms auto, matrix, got 'factored'",
-        ),
+        (lambda: EGA(graph="knn", form="factored"), f"EGA on a sparse graph {sparse} 'factored'"),
+        (lambda: EGA(refinement=smooth, form="blocked"), f"EGA {moved} 'blocked'"),
         (lambda: CC("consecutive", form="blocked"), "CC has the forms auto, matrix, got 'blocked'"),
         (lambda: SP(form="dense"), "unknown form 'dense'…"),  # type: ignore[arg-type]
-        (
-            lambda: graph_pair(x, x, refinement=smooth, form="blocked"),
-            "a graph pair with a refinement has the forms auto, matrix, got 'blocked'",
-        ),
-        (
-            lambda: graph_pair(x, x, topology=Nearest(2), form="factored"),
-            "a sparse graph pair has the forms auto, matrix, blocked, got 'factored'",
-        ),
+        (lambda: graph_pair(x, x, refinement=smooth, form="blocked"), f"a graph pair {moved} 'blocked'"),
+        (lambda: graph_pair(x, x, topology=Nearest(2), form="factored"), f"a sparse graph pair {sparse} 'factored'"),
     )
 
 
@@ -178,14 +162,12 @@ def test_the_form_of_a_run_reaches_the_methods_and_irg_keeps_its_own() -> None:
     assert isinstance(caffe, IRG) and caffe.graph_form == "matrix" == caffe.builder.form and caffe.form == "caffe"
 
 
-@pytest.mark.parametrize("loss", [batch_contrast, view_contrast])
-def test_contrast_in_blocks_is_the_whole(
-    loss: Callable[[Tensor, Tensor, float], Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = with_gradient(lambda s, t: loss(s, t, 0.3), *nodes())
+def test_contrast_in_blocks_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = [partial(loss, tau=0.3) for loss in (batch_contrast, view_contrast)]
+    expected = [with_gradient(loss, *nodes()) for loss in losses]
     monkeypatch.setattr(contrast, "LARGEST_MATRIX", 1)
     monkeypatch.setattr(blocks, "LARGEST", 30)
-    found = with_gradient(lambda s, t: loss(s, t, 0.3), *nodes())
+    found = [with_gradient(loss, *nodes()) for loss in losses]
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 

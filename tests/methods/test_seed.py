@@ -7,15 +7,13 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax, normalize, softmax
+from torch.nn.functional import normalize
 
 from relgraph.graph import contrast
-from relgraph.graph.contrast import over_keys
 from relgraph.graph.kernels import cosine
-from relgraph.methods.base import Batch, Output, RunFacts, Views
+from relgraph.methods.base import Batch, Output, Views
 from relgraph.methods.moco import MoCo
 from relgraph.methods.seed import SEED
-from relgraph.names import Named, build
 from relgraph.networks.heads import Projector
 from tests.checks import assert_refused
 from tests.methods.golden import check, embeddings, outer
@@ -45,21 +43,15 @@ def test_the_authors_numbers(largest: int, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_without_the_own_vector_it_is_another_number() -> None:
-    """Which is not SEED's: the queue alone, written down here, by its matrices and by what blocks of it give."""
+    """Which is not SEED's: that of the queue alone."""
     student, teacher = (cosine.nodes(x) for x in embeddings())
-    keys = queue_keys()
 
-    def by_matrices() -> Tensor:
-        target = softmax(teacher @ keys.T / 0.01, dim=1)
-        return -(target * log_softmax(student @ keys.T / 0.2, dim=1)).sum(1).mean()
+    def alone() -> Tensor:
+        target = (teacher @ queue_keys().T / 0.01).softmax(1)
+        return -(target * (student @ queue_keys().T / 0.2).log_softmax(1)).sum(1).mean()
 
-    def by_blocks() -> Tensor:
-        seen = over_keys(teacher / 0.01, keys)[1]
-        return (over_keys(student / 0.2, keys)[0] - (student * seen).sum(1) / 0.2).mean()
-
-    for loss in (by_matrices, by_blocks):
-        check("seed_no_positive_tauS0.2_tauT0.01 (NOT official)", loss, {})
-    assert official(0.2, 0.01)(*embeddings()) > by_matrices() + 0.1
+    check("seed_no_positive_tauS0.2_tauT0.01 (NOT official)", alone, {})
+    assert official(0.2, 0.01)(*embeddings()) > alone() + 0.1
 
 
 def test_the_authors_queue_after_one_step() -> None:
@@ -180,64 +172,31 @@ def test_remembering_between_backward_of_two_losses_changes_no_gradient() -> Non
     assert torch.equal(torch.autograd.grad(value, student.embedding)[0], expected)
 
 
-def test_embeddings_may_be_the_nodes() -> None:
-    loss = SEED.for_run(RunFacts(3, STUDENT, TEACHER), nodes="embedding", queue=K).double()
-    assert loss.reads == ("embedding",) and seed().reads == ("feature",)
-    student, teacher = (Output(torch.randn(N, 3).double(), feature=torch.randn(N, 9).double()) for _ in range(2))
-    assert loss(student, teacher).isfinite()
-    loss.remember(student, teacher, BATCH)
-    assert torch.equal(loss.memory.keys[:N], cosine.nodes(teacher.embedding))
-
-
-def test_it_is_built_from_a_recipe_and_its_options() -> None:
-    run = RunFacts(3, STUDENT, TEACHER, images=12)
-    arguments = ["queue=20", "tau=0.1", "teacher_tau=0.01", "head=linear", "patches=2"]
-    built = build([Named("seed", SEED)], run, {}, arguments)
-    assert built is not None and built.views == Views("patches", 2)
-    loss = built.parts["seed"]
-    assert isinstance(loss, SEED) and loss.tau == 0.1 and loss.teacher_tau == 0.01
-    assert loss.memory.keys.shape == (20, TEACHER) and loss.views == Views("patches", 2)
-    assert isinstance(loss.projector, nn.Linear) and loss.projector.weight.shape == (TEACHER, STUDENT)
-
-
 def test_the_authors_settings_are_the_defaults() -> None:
     loss = SEED(8, 4)
     assert (loss.tau, loss.teacher_tau) == (0.2, 1e-4) and loss.memory.keys.shape == (65536, 4)
-    assert isinstance(loss.projector, Projector)
+    assert isinstance(loss.projector, Projector) and isinstance(seed(head="linear").projector, nn.Linear)
     assert [tuple(p.shape) for p in loss.projector.parameters()] == [(8, 8), (8,), (4, 8), (4,)]
 
 
 def test_what_it_refuses() -> None:
     (student, teacher), bare = outputs(patches=PATCHES), outputs()
     patchy, patches = seed(patches=PATCHES), "SEED reads 3 patches of each image: expected 3 * 4 rows in Output.extra"
-    four = torch.zeros(4, 5).double()
+    widths = "SEED without a head needs student and teacher of one width, got 5 and 7"
+    queue = "SEED keeps a queue of the teacher's vectors: expected teacher_width, got none"
+    end = "the head of SEED ends at the teacher's width: expected teacher_width, got none"
+    project = "matching nodes needs embeddings of one width: project student and teacher to it, got 5 and 7"
+    alike = "embeddings must be (N, D), student and teacher of the same N images, got (4, 5) and (3, 7)"
+    headless, four = SEED(teacher_width=7, queue=K), torch.zeros(4, 5).double()
     assert_refused(
-        (lambda: seed(tau=0), "tau must be above 0, got 0"),
-        (lambda: seed(teacher_tau=-1), "teacher_tau must be above 0, got -1"),
-        (lambda: seed(queue=0), "queue must be above 0, got 0"),
-        (lambda: seed(patches=-1), "patches must be at least 0, got -1"),
-        (lambda: seed(head="mpl"), "unknown head 'mpl': did you mean 'mlp'? (known: linear, mlp, none)"),
-        (lambda: seed(nodes="map"), "unknown nodes 'map' (known: embedding, feature)"),
-        (lambda: seed(head="none"), "SEED without a head needs student and teacher of one width, got 5 and 7"),
-        (
-            lambda: seed(teacher_width=None, student_width=None),
-            "SEED keeps a queue of the teacher's vectors: expected teacher_width, got none",
-        ),
-        (
-            lambda: seed(teacher_width=None),
-            "the head of SEED ends at the teacher's width: expected teacher_width, got none",
-        ),
+        (lambda: seed(head="none"), widths),
+        (lambda: seed(teacher_width=None, student_width=None), queue),
+        (lambda: seed(teacher_width=None), end),
         (lambda: seed(student_width=0), "the head of SEED needs widths of at least 1, got 0 and 7"),
-        (
-            lambda: SEED(teacher_width=7, queue=K)(torch.randn(4, 5), torch.randn(4, 7)),
-            "matching nodes needs embeddings of one width: project student and teacher to it, got 5 and 7",
-        ),
+        (lambda: headless(torch.randn(4, 5), torch.randn(4, 7)), project),
         (lambda: seed()(torch.zeros(4, 6), four), "SEED was built for student nodes (N, 5), got (4, 6)"),
         (lambda: seed()(four, four), "SEED was built for teacher nodes (N, 7), got (4, 5)"),
-        (
-            lambda: seed()(four, torch.zeros(3, 7).double()),
-            "embeddings must be (N, D), student and teacher of the same N images, got (4, 5) and (3, 7)",
-        ),
+        (lambda: seed()(four, torch.zeros(3, 7).double()), alike),
         (lambda: seed()(Output(four), Output(four)), "SEED reads features: expected Output(embedding, feature=...)…"),
         (lambda: patchy(student, bare[1]), f"{patches}, got none"),
         (lambda: patchy(bare[0], teacher), f"{patches}, got none"),

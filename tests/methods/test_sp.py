@@ -6,14 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from relgraph.graph.topology import ALL_PAIRS, Nearest, Rule
 from relgraph.methods import SP, Output
-from tests.checks import assert_refused, case
-from tests.methods.golden import check, embeddings, maps, nearest, value_and_gradient, vectors
+from tests.checks import case
+from tests.methods.golden import check, embeddings, graphs_with_edges, maps, value_and_gradient, vectors
 
 N = 7
-EDGES = [(1, 0), (2, 0), (6, 3), (0, 5), (3, 6)]  # (neighbour, anchor)
-OWN = [(i, i) for i in range(N)]
 
 
 def double_loop(student: Tensor, teacher: Tensor, edges: list[tuple[int, int]]) -> float:
@@ -31,36 +28,21 @@ def double_loop(student: Tensor, teacher: Tensor, edges: list[tuple[int, int]]) 
 
 def test_value_is_that_of_a_double_loop() -> None:
     student, teacher = vectors(N, 5, 6)
-    graphs: list[tuple[str | Nearest | Tensor, list[tuple[int, int]]]] = [
-        ("dense", [(j, i) for i in range(N) for j in range(N)]),
-        *(
-            (Nearest(k), OWN + nearest(teacher.tolist(), k, lambda a, b: -sum(map(float.__mul__, a, b))))
-            for k in (1, 3, 6)
-        ),
-        (torch.tensor(EDGES).T, OWN + EDGES),
-    ]
-    for graph, edges in graphs:
+    for graph, edges in graphs_with_edges(teacher.tolist(), lambda a, b: -sum(map(float.__mul__, a, b))):
         with case(graph):
             expected = double_loop(student, teacher, edges)
             assert SP(graph=graph, nodes="feature")(student, teacher).item() == pytest.approx(expected, rel=1e-10)
 
 
-@pytest.mark.parametrize("rule", [ALL_PAIRS, Nearest(7)], ids=str)
-@pytest.mark.parametrize("nodes", ["feature", "embedding"])
-def test_official_value_and_gradient(nodes: str, rule: Rule) -> None:
+def test_official_value_and_gradient() -> None:
     student, teacher = embeddings()
-    loss = SP(graph=rule, nodes="feature" if nodes == "feature" else "embedding")
-    check("sp", lambda: loss(student, teacher), {"student": student})
-
-
-@pytest.mark.parametrize("rule", [ALL_PAIRS, Nearest(7)], ids=str)
-def test_official_value_and_gradient_on_maps(rule: Rule) -> None:
+    check("sp", lambda: SP(nodes="feature")(student, teacher), {"student": student})
     student, teacher = maps(8, 8, 4, 4, phase=0.5)
     others = maps(8, 4, 8, 8, phase=0)
     bare = torch.zeros(8, 1)
 
     def loss() -> Tensor:
-        value: Tensor = SP(graph=rule)(Output(bare, maps=(others[0], student)), Output(bare, maps=(others[1], teacher)))
+        value: Tensor = SP()(Output(bare, maps=(others[0], student)), Output(bare, maps=(others[1], teacher)))
         return value
 
     check("sp_featuremap", loss, {"student": student})
@@ -99,11 +81,3 @@ def test_an_image_of_zeros_is_like_nothing_and_spoils_no_other() -> None:
         rest += (rows[0] / rows[0].norm() - rows[1] / rows[1].norm()).square().sum().item()
     assert value.item() == pytest.approx((rest + 1) / N**2, rel=1e-12)
     assert gradient.isfinite().all() and gradient[3].any()
-
-
-def test_what_it_refuses() -> None:
-    message = (
-        "SP reads the last stage map: expected Output(embedding, maps=(...)) "
-        "of both networks, or nodes='feature' for vectors"
-    )
-    assert_refused((lambda: SP()(torch.zeros(3, 4), torch.zeros(3, 4)), message))

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from relgraph.methods import AB, AT, FSP, FT, NST, VID, FitNet, Method, RunFacts
 from relgraph.methods.base import Shapes
@@ -17,7 +16,6 @@ from relgraph.methods.stages import (
     norm,
     paired,
     same_size,
-    through,
 )
 from tests.checks import assert_refused
 from tests.methods.golden import output_of_maps
@@ -53,40 +51,20 @@ def test_pairs_of_maps_begin_with_a_stem() -> None:
     assert all(s is a and t is b for (s, t), a, b in zip(pairs, student.maps, teacher.maps[1:], strict=True))
 
 
-@pytest.mark.parametrize("sizes", [((6, 6), (3, 3)), ((5, 7), (5, 7)), ((4, 4), (7, 5)), ((8, 2), (3, 6))])
-def test_one_size_is_the_mean_over_windows(sizes: tuple[tuple[int, int], tuple[int, int]]) -> None:
-    x, y = torch.randn(2, 3, *sizes[0]).double(), torch.randn(2, 4, *sizes[1]).double()
-    size = min(sizes[0][0], sizes[1][0]), min(sizes[0][1], sizes[1][1])
-    for maps, found in zip((x, y), same_size(x, y), strict=True):
-        assert found.shape == (*maps.shape[:2], *size)
-        for channel, expected in zip(found.flatten(0, 1), maps.flatten(0, 1), strict=True):
-            rows = torch.tensor(pooled(expected.tolist(), *size), dtype=torch.float64)
-            torch.testing.assert_close(channel, rows, rtol=1e-12, atol=1e-14)
+def test_one_size_is_the_mean_over_windows() -> None:
+    for one, other in (((6, 6), (3, 3)), ((4, 4), (7, 5)), ((8, 2), (3, 6))):
+        x, y = torch.randn(2, 3, *one).double(), torch.randn(2, 4, *other).double()
+        size = min(one[0], other[0]), min(one[1], other[1])
+        for maps, found in zip((x, y), same_size(x, y), strict=True):
+            assert found.shape == (*maps.shape[:2], *size)
+            for channel, expected in zip(found.flatten(0, 1), maps.flatten(0, 1), strict=True):
+                rows = torch.tensor(pooled(expected.tolist(), *size), dtype=torch.float64)
+                torch.testing.assert_close(channel, rows, rtol=1e-12, atol=1e-14)
 
 
 def test_a_map_of_that_size_is_not_copied() -> None:
     x, y = torch.randn(1, 2, 4, 4), torch.randn(1, 2, 8, 8)
     assert same_size(x, y)[0] is x and same_size(y, x)[1] is x
-
-
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_sizes_and_layers_give_float32(dtype: torch.dtype, autocast: bool) -> None:
-    x = torch.randn(2, 3, 4, 4).to(dtype)
-    layer = nn.Conv2d(3, 5, 1)
-    computed: list[torch.dtype] = []
-    layer.register_forward_hook(lambda _, __, out: computed.append(out.dtype))
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        small, same = same_size(x, x[..., :2, :2])
-        found = through(layer, x)
-    assert {small.dtype, same.dtype, found.dtype} == {torch.float32}
-    assert computed == [torch.bfloat16 if autocast else torch.float32]
-    torch.testing.assert_close(small, torch.nn.functional.avg_pool2d(x.float(), 2))
-
-
-def test_layers_of_float64_are_read_in_float64() -> None:
-    layer = nn.Conv2d(3, 5, 1).double()
-    assert through(layer, torch.randn(2, 3, 4, 4)).dtype == torch.float64
 
 
 def test_a_norm_writes_nothing_and_is_the_same_in_evaluation() -> None:
@@ -144,35 +122,20 @@ def test_outputs_and_runs_without_maps_are_refused(cls: type[Method]) -> None:
 def test_what_is_refused() -> None:
     shapes = "is built for shapes (C, H, W) of stage maps, without the batch, got"
     sizes = "stage maps must be (N, C, H, W), student and teacher of the same N images, got"
-    crossed = [(torch.zeros(1, 6, 8, 8), torch.zeros(1, 4, 8, 8))]
+    least = "FT reads stage maps, the maps=(...) of an Output: expected at least 1 of student and teacher, got 0 and 1"
+    channels = "AB was built for stage maps with channels [(4, 6)] of student and teacher, got [(6, 4)]"
+    flat = output_of_maps([(1, 2, 2)] * 2), output_of_maps([(1, 2, 2), (4,)])
+    none, two, three = (torch.zeros(n, 1, 1, 1) for n in (0, 2, 3))
+    four, six, built = torch.zeros(1, 4, 2, 2), torch.zeros(1, 6, 5, 5), [((4, 8, 8), (6, 8, 8))]
     assert_refused(
         (lambda: check_stages("VID", [SHAPE], [(2, 4, 8, 8), SHAPE]), f"VID {shapes} (2, 4, 8, 8)"),
         (lambda: check_stages("VID", SHAPE, [SHAPE, SHAPE]), f"VID {shapes} 4"),  # of one map for those of all
-        (
-            lambda: check_stages("FT", [], [SHAPE], least=1),
-            "FT reads stage maps, the maps=(...) of an Output: expected at least 1 of student and teacher, got 0 and 1",
-        ),
-        (
-            lambda: map_pairs(output_of_maps([(1, 2, 2)] * 2), output_of_maps([(1, 2, 2), (4,)]), "AT"),
-            f"{sizes} (3, 1, 2, 2) and (3, 4)",
-        ),
-        (
-            lambda: check_maps(torch.zeros(2, 1, 1, 1), torch.zeros(3, 1, 1, 1)),
-            f"{sizes} (2, 1, 1, 1) and (3, 1, 1, 1)",
-        ),
-        (
-            lambda: check_maps(torch.zeros(0, 1, 1, 1), torch.zeros(0, 1, 1, 1)),
-            f"{sizes} (0, 1, 1, 1) and (0, 1, 1, 1)",
-        ),
-        (
-            lambda: check_channels("AB", [((4, 8, 8), (6, 8, 8))], crossed),
-            "AB was built for stage maps with channels [(4, 6)] of student and teacher, got [(6, 4)]",
-        ),
+        (lambda: check_stages("FT", [], [SHAPE], least=1), least),
+        (lambda: map_pairs(*flat, "AT"), f"{sizes} (3, 1, 2, 2) and (3, 4)"),
+        (lambda: check_maps(two, three), f"{sizes} (2, 1, 1, 1) and (3, 1, 1, 1)"),
+        (lambda: check_maps(none, none), f"{sizes} (0, 1, 1, 1) and (0, 1, 1, 1)"),
+        (lambda: check_channels("AB", built, [(six, four)]), channels),
     )
-
-
-def test_fitting_maps_are_not_refused() -> None:
-    maps: tuple[Tensor, Tensor] = torch.zeros(1, 4, 2, 2), torch.zeros(1, 6, 5, 5)
-    check_maps(*maps)
-    check_channels("AB", [((4, 8, 8), (6, 8, 8))], [maps])
-    check_stages("VID", [SHAPE, list(SHAPE)], [torch.Size(SHAPE), SHAPE, maps[0]])
+    check_maps(four, six)
+    check_channels("AB", built, [(four, six)])
+    check_stages("VID", [SHAPE, list(SHAPE)], [torch.Size(SHAPE), SHAPE, four])
