@@ -26,10 +26,11 @@ def epoch_batches(
     epoch: int,
     by_label: bool = True,
     processes: ProcessGroup = SINGLE_PROCESS,
+    purpose: str = "batches",
 ) -> "Batches":
     """Return the batches of one epoch, each a CPU tensor of indices into `labels` `(N,)`, where -1 is an unknown label.
 
-    They depend on `(seed, epoch)` alone, so a resumed run has the same batches. With all labels known, they are the
+    They depend on `(purpose, seed, epoch)` alone, so a resumed run has the same batches. With all labels known, they are the
     shuffled images cut into equal parts. With some unknown, every batch holds `round(labelled_share * batch_size)`
     labelled images (at least one, and at most all there are: no image stands twice in a graph), cycling through them;
     the rest is unlabelled, and the epoch goes once through the unlabelled images. A share that leaves no room for
@@ -52,7 +53,7 @@ def epoch_batches(
     count = len(labels)
     known = int(torch.count_nonzero(labels >= 0)) if by_label else count
     _check(known, count, batch_size, labelled_share)
-    random = generator("batches", seed, epoch)
+    random = generator(purpose, seed, epoch)
     quota = max(1, round(labelled_share * batch_size))
     if known == count:
         return Batches(torch.randperm(count, generator=random, dtype=torch.int32), batch_size, processes)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from relgraph.data.datasets import DataSet
 from relgraph.data.embeddings import StoreWriter, checksums_digest
 from relgraph.data.images import ImageFiles, ImageSet
 from relgraph.data.manifest import DTYPES, Contents, images_per_shard
@@ -61,8 +62,33 @@ def store_embeddings(
         )
     fabric, data = open_fabric(recipe), open_data(_whole(recipe))
     teacher = open_teacher(recipe).to(fabric.device).hold(str(fabric.strategy.precision.precision))
-    checksums = data.train.checksums()
-    contents = Contents(
+    checksums, precision = data.train.checksums(), str(fabric.strategy.precision.precision)
+    contents = _contents(recipe, data, teacher, checksums, views=views, dtype=dtype, seed=seed, precision=precision)
+    writer, embed = StoreWriter(path, contents, checksums), _embedder(contents, teacher, fabric)
+    if writer.missing and fabric.device.type == "cpu":
+        few = torch.arange(min(TRIED, batch_size, len(data.train)))
+        pixels = data.train.select(few).sample(len(few))
+        _, line = choose_threads(recipe.threads, lambda: embed(pixels, few))
+        if line is not None:
+            tqdm.write(line)
+    start = time.perf_counter()
+    images = _write(writer, data.train, embed, batch_size, recipe.processes)
+    return Embedded(contents, images, time.perf_counter() - start)
+
+
+def _contents(
+    recipe: Recipe,
+    data: DataSet,
+    teacher: Teacher,
+    checksums: Tensor,
+    *,
+    views: int,
+    dtype: str,
+    seed: int,
+    precision: str,
+) -> Contents:
+    """Return the description of a store: its images, its teacher, its views."""
+    return Contents(
         dataset=recipe.dataset,
         images=len(data.train),
         image_shape=tuple(data.train.images.shape[1:]),
@@ -76,23 +102,13 @@ def store_embeddings(
         std=teacher.std,
         width=teacher.width,
         dtype=dtype,
-        precision=str(fabric.strategy.precision.precision),
+        precision=precision,
         views=views,
         crop_padding=data.crop_padding,
         flip=data.flip,
         view_seed=seed,
         images_per_shard=images_per_shard(len(data.train), views * teacher.width * DTYPES[dtype].itemsize),
     )
-    writer, embed = StoreWriter(path, contents, checksums), _embedder(contents, teacher, fabric)
-    if writer.missing and fabric.device.type == "cpu":
-        few = torch.arange(min(TRIED, batch_size, len(data.train)))
-        pixels = data.train.select(few).sample(len(few))
-        _, line = choose_threads(recipe.threads, lambda: embed(pixels, few))
-        if line is not None:
-            tqdm.write(line)
-    start = time.perf_counter()
-    images = _write(writer, data.train, embed, batch_size, recipe.processes)
-    return Embedded(contents, images, time.perf_counter() - start)
 
 
 def default_path(recipe: Recipe, views: int) -> Path:

@@ -87,7 +87,8 @@ class Job:
     labelled_share: float = 1.0
     diagnose_every: int = 0
 
-    title: ClassVar[str] = "epoch"  # of its progress bar and, as its purpose, of its random streams
+    title: ClassVar[str] = "epoch"  # of its progress bar
+    stream: ClassVar[str] = ""  # before the purposes of its random streams, which no other job shares
 
     def __post_init__(self) -> None:
         """Place the objective and its optimisers on the device."""
@@ -246,10 +247,10 @@ def steps(job: Job, epoch: int) -> Generator[tuple[Tensor, Tensor, torch.Generat
     """
     recipe, train, device = job.recipe, job.data.train, job.fabric.device
     assert recipe.batch_size is not None, "a recipe's objective fills in what is not given"
-    views = generator(f"{job.title}: views", recipe.seed, epoch)
+    views = generator(f"{job.stream}views", recipe.seed, epoch)
     batches = epoch_batches(train.labels.cpu(), batch_size=recipe.batch_size, labelled_share=job.labelled_share,
                             seed=recipe.seed, epoch=epoch, by_label=job.task.by_label,
-                            processes=job.processes)  # fmt: skip
+                            processes=job.processes, purpose=f"{job.stream}batches")  # fmt: skip
     title = f"{job.title} {epoch + 1}/{job.schedule.epochs}"
     with (
         closing(train.batches(batches, recipe.processes)) as loaded,  # ends its processes in any case

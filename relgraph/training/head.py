@@ -38,6 +38,7 @@ class HeadTraining(Job):
     """The training of a teacher's head, of few epochs, before that of the student."""
 
     title = "teacher's head, epoch"
+    stream = "teacher's head: "
 
     def line(self, row: Mapping[str, float]) -> str | None:
         """Return the figures of the last epoch."""

@@ -28,7 +28,7 @@ def test_an_epoch_is_a_plain_loop(by_epoch: bool) -> None:
     for epoch in range(2):
         job.objective.asked.clear()
         row, measured = train_epoch(job, epoch)
-        views, losses, expected, rate = generator("epoch: views", 0, epoch), [], [], 0.0
+        views, losses, expected, rate = generator("views", 0, epoch), [], [], 0.0
         batches = epoch_batches(torch.zeros(13), batch_size=4, labelled_share=1, seed=0, epoch=epoch)
         for number, index in enumerate(batches):
             pixels = job.data.train.pixels[index]
@@ -69,8 +69,8 @@ def test_no_two_purposes_share_a_stream() -> None:
     plan, pixels = counting().feed.plan, torch.zeros(64, 1, 6, 6, dtype=torch.uint8)
     shifts = []
     for seed in (0, 1):
-        for title in (Job.title, HeadTraining.title):
-            shifts += [plan.draw(pixels, generator(f"{title}: views", seed, epoch)).flip for epoch in range(3)]
+        for stream in (Job.stream, HeadTraining.stream):
+            shifts += [plan.draw(pixels, generator(f"{stream}views", seed, epoch)).flip for epoch in range(3)]
         shifts += list(FixedViews(64, 4, padding=1, flip=True, seed=seed).flip[1:])
     assert len({tuple(shift.tolist()) for shift in shifts}) == len(shifts) == 18
 

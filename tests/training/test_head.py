@@ -37,8 +37,11 @@ def test_it_is_trained_as_a_plain_classifier_on_the_labelled_images(make: Recipe
     speed = {name: torch.zeros_like(p) for name, p in own.items()}
     train_head(job, head, recipe, Run.create(tmp_path / "run", recipe))
     for epoch in range(4):
-        batches = epoch_batches(labels, batch_size=12, labelled_share=1.0, seed=recipe.seed, epoch=epoch)
-        views = generator("teacher's head, epoch: views", recipe.seed, epoch)
+        purpose = "teacher's head: batches"
+        batches = epoch_batches(
+            labels, batch_size=12, labelled_share=1.0, seed=recipe.seed, epoch=epoch, purpose=purpose
+        )
+        views = generator("teacher's head: views", recipe.seed, epoch)
         for index in batches:
             assert (labels[index] >= 0).all()
             teacher = feed(job.data.train.pixels[index], Batch(index, labels[index]), views).teacher

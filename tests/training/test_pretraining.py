@@ -103,7 +103,7 @@ def pretrained(make_pretraining: PretrainRecipeMaker, tmp_path_factory: pytest.T
 def plain_inputs(job: Any, epoch: int, name: str) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield two random views of each batch of an epoch, normalised, one after the other from one generator."""
     augmentation = make_augmentation(name, padding=4, flip=True, channels=3)
-    draws = generator("epoch: views", job.recipe.seed, epoch)
+    draws = generator("views", job.recipe.seed, epoch)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (job.data.mean, job.data.std))
     for index in epoch_batches(torch.zeros(36), batch_size=12, labelled_share=1.0, seed=job.recipe.seed, epoch=epoch):
         first, second = (augmentation.draw(12, 8, 8, draws).apply(job.data.train.pixels[index]) for _ in range(2))
