@@ -78,7 +78,7 @@ class PairBuilder:
             return pair
         one["prepared"], other["prepared"] = s, t
         if form == "factored":
-            pair.processes = processes
+            pair.held_by = processes
         return pair
 
     @cached_property

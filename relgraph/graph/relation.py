@@ -148,7 +148,7 @@ class Relation:
 
     def _factored(self, pair: Pair, student: Tensor, teacher: Tensor) -> Tensor:
         assert self.scale.factors is not None
-        processes = pair.processes
+        processes = pair.held_by
         s, t = self.scale.factors(student, processes), self.scale.factors(teacher, processes)
         plain = s[0] is s[1] is student and t[0] is t[1] is teacher and student.shape == teacher.shape
         square = squares_of(pair).within if plain else factored_square(s, t, processes)
@@ -193,7 +193,7 @@ def target(pair: Pair, found: Tensor | None = None) -> Tensor:
 def squares_of(pair: Pair) -> Squares:
     """Return the squared differences of a factored pair of one width, computed once and stored in the pair."""
     if "squares" not in pair:
-        pair.squares = squares(pair["student"].prepared, pair["teacher"].prepared, pair.processes)
+        pair.squares = squares(pair["student"].prepared, pair["teacher"].prepared, pair.held_by)
     found: Squares = pair.squares
     return found
 
