@@ -59,9 +59,9 @@ def difference_pair(
     for side, other, kind in (("student", "teacher", STUDENT), ("teacher", "student", TEACHER)):
         x, y = both[side], both[other]
         pair[side].x, pair[side].degenerate = x, degenerate_in_blocks(x, kernel)
-        edges = pair[kind].edge_index = _lacking(chosen[side], chosen[other], len(student))
-        pair[kind].edge_weight = edge_weights(x, x, edges, kernel)
-        pair[kind].other_weight = edge_weights(y, y, edges, kernel)
+        store, edges = pair[kind], _lacking(chosen[side], chosen[other], len(student))
+        store.edge_index, store.edge_weight = edges, edge_weights(x, x, edges, kernel)
+        store.other_weight = edge_weights(y, y, edges, kernel)
     return pair
 
 
