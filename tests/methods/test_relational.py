@@ -98,6 +98,8 @@ def test_neighbours_are_chosen_by_the_methods_own_kernel_and_each_node_has_its_o
         assert set(zip(source.tolist(), target.tolist(), strict=True)) == expected
         torch.testing.assert_close(weights(pair, kind), kernel(x)[target, source])
     assert set(pair.edge_types) == {STUDENT, TEACHER}
+    without_relation = relational(Nearest(3)).pair(student, teacher)
+    assert without_relation is not None and without_relation[STUDENT].edge_index.shape[1] == 4 * N
 
 
 def test_a_relation_is_read_from_the_pair_that_the_method_builds() -> None:
