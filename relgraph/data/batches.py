@@ -30,7 +30,7 @@ def epoch_batches(
 ) -> "Batches":
     """Return the batches of one epoch, each a CPU tensor of indices into `labels` `(N,)`, where -1 is an unknown label.
 
-    They depend on `(purpose, seed, epoch)` alone, so a resumed run has the same batches. With all labels known, they are
+    They depend on `(purpose, seed, epoch)` alone: a resumed run has the same batches. With all labels known, they are
     the shuffled images cut into equal parts. With some unknown, every batch holds `round(labelled_share * batch_size)`
     labelled images (at least one, and at most all there are: no image stands twice in a graph), cycling through them;
     the rest is unlabelled, and the epoch goes once through the unlabelled images. A share that leaves no room for
