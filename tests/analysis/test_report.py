@@ -202,8 +202,8 @@ def test_without_a_teacher(runs: Runs, tmp_path: Path) -> None:
 
 
 def test_without_labels(folder: Path, tmp_path: Path) -> None:
-    recipe = {"dataset": f"folder:{folder.parent / 'plain'}", "method": "infonce", **QUICK, "batch_size": 4}
-    train(Recipe(**recipe), tmp_path / "run")
+    options = {"dataset": f"folder:{folder.parent / 'plain'}", "method": "infonce", "batch_size": 4}
+    train(Recipe(**QUICK | options), tmp_path / "run")
     page = report(tmp_path, tmp_path / "run", k=3)
     assert "images of the train split" in page.text and "classes" not in page.ids and "class-legend" not in page.ids
     assert page.graph["classes"] == [] and {node["class"] for node in page.graph["nodes"]} == {-1}

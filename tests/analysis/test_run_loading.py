@@ -19,9 +19,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from relgraph.analysis.difference import difference_pair
 from relgraph.analysis.export import read_pair, to_networkx, write_graph
 from relgraph.analysis.run_loading import TrainedRun, evaluate_run, run_pair
-from relgraph.graph.kernels import pearson
+from relgraph.analysis.split_graph import split_pair
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER
 from relgraph.methods import Output
 from relgraph.training.checkpoint import load_checkpoint
@@ -103,7 +104,7 @@ def test_the_head_is_as_good_as_the_run_said(runs: Runs, reports: Reports) -> No
 def test_a_run_without_a_teacher(runs: Runs, reports: Reports) -> None:
     opened, report = TrainedRun(runs("none")), reports("none")
     assert "teacher" not in report and "linear_few" in report["student"]
-    assert opened.teacher is opened.head is opened.outputs(opened.data.val)[1] is None
+    assert (opened.teacher, opened.head, opened.outputs(opened.data.val)[1]) == (None, None, None)
     told = r"was trained without a teacher: .*\(side student\)$"
     assert_refused_like((lambda: run_pair(opened), told), (lambda: run_pair(opened, side="teacher"), told))
     student = run_pair(opened, side="student", k=3)["student"]
@@ -180,17 +181,19 @@ def test_a_pair_of_nodes_in_a_file(runs: Runs, monkeypatch: pytest.MonkeyPatch, 
                     assert near, (side, kind, name)
 
 
-def test_edges_of_a_pair_are_correlations_of_the_embeddings(runs: Runs) -> None:
-    pair = run_pair(runs("few"), first=40, k=5)
-    student, teacher = pair["student"].x, pair["teacher"].x
+def test_edges_of_a_pair_are_those_of_its_embeddings(runs: Runs) -> None:
+    opened = TrainedRun(runs("few"))
+    found = run_pair(opened, first=40, k=5)
+    student, teacher = found["student"].x, found["teacher"].x
     assert len(student) == len(teacher) == 40
-    full = pearson(teacher).fill_diagonal_(-2)
-    for kind, x, y in ((TEACHER, teacher, teacher), (STUDENT, student, student), (MATCHES, student, teacher)):
-        candidate, anchor = pair[kind].edge_index
-        torch.testing.assert_close(pair[kind].edge_weight, pearson(x, y)[anchor, candidate], atol=1e-5, rtol=1e-5)
-    candidate, anchor = pair[TEACHER].edge_index
-    nearest = full.topk(5).indices
-    assert all({*candidate[anchor == i].tolist()} == {*nearest[i].tolist()} for i in range(40))
+    expected = split_pair(student, teacher, k=5)
+    for kind in (TEACHER, STUDENT, MATCHES):
+        assert torch.equal(found[kind].edge_index, expected[kind].edge_index)
+        assert torch.equal(found[kind].edge_weight, expected[kind].edge_weight)
+    found = run_pair(opened, side="difference", first=40, k=5)
+    expected = difference_pair(student, teacher, k=5)
+    assert all(torch.equal(found[kind].edge_index, expected[kind].edge_index) for kind in (TEACHER, STUDENT))
+    assert "prediction" in found["student"]
 
 
 def test_edges_are_chosen_by_the_side_that_is_asked_for(runs: Runs) -> None:
@@ -205,17 +208,6 @@ def test_edges_are_chosen_by_the_side_that_is_asked_for(runs: Runs) -> None:
     assert torch.equal(edges(), teacher) and torch.equal(edges(side="teacher"), teacher)
     assert torch.equal(edges(side="student"), student)
     assert torch.equal(edges(side="student", neighbours="teacher"), teacher)
-
-
-def test_the_difference_of_a_run_that_is_open(runs: Runs) -> None:
-    opened = TrainedRun(runs("few"))
-    pair = run_pair(opened, side="difference", first=50, k=3)
-    own = {side: run_pair(opened, side=side, first=50, k=3) for side in ("student", "teacher")}
-    edges = {side: {*map(tuple, own[side][kind].edge_index.T.tolist())}
-             for side, kind in (("student", STUDENT), ("teacher", TEACHER))}  # fmt: skip
-    assert {*map(tuple, pair[STUDENT].edge_index.T.tolist())} == edges["student"] - edges["teacher"]
-    assert {*map(tuple, pair[TEACHER].edge_index.T.tolist())} == edges["teacher"] - edges["student"]
-    assert torch.equal(pair["student"].prediction, own["student"]["student"].prediction)
 
 
 def test_first_images(runs: Runs) -> None:
@@ -350,15 +342,15 @@ def test_a_teacher_with_a_head_of_its_own_is_as_good_as_it_was(own: Path, report
 def trained_on_photos(path: Path, **options: Any) -> Path:
     """Return a run of one step by a contrastive method on a few images without labels."""
     noise(path / "photos", 12)
-    recipe = {"dataset": f"folder:{path / 'photos'}", "method": "infonce", **QUICK, "batch_size": 12, **options}
-    train(Recipe(**recipe), path / "run")
+    recipe = QUICK | {"dataset": f"folder:{path / 'photos'}", "method": "infonce", "batch_size": 12}
+    train(Recipe(**recipe | options), path / "run")
     return path / "run"
 
 
 def test_a_contrastive_run_that_compared_projections_is_read_as_such(tmp_path: Path) -> None:
     """Also where the nodes were chosen as an option of the method: its head then stands behind the projection."""
-    for i, options in enumerate(({"nodes": "embedding"}, {"method_args": ("nodes=embedding",)})):
-        opened = TrainedRun(trained_on_photos(tmp_path / str(i), **options))
+    for name, value in (("nodes", "embedding"), ("method_args", ("nodes=embedding",))):
+        opened = TrainedRun(trained_on_photos(tmp_path / name, **{name: value}))
         assert opened.contrast_head is None
         student, teacher = opened.outputs(opened.data.train)
         assert teacher is not None and student.embedding.shape == teacher.embedding.shape == (12, 16)
