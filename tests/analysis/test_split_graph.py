@@ -36,7 +36,7 @@ def assert_same(found: HeteroData, expected: HeteroData) -> None:
 def test_knn_is_graph_pair() -> None:
     student, teacher = embeddings()
     teacher[3] = torch.randn(6)  # of a node without variance any neighbours are the nearest
-    known = {"image_id": torch.randperm(40), "y": torch.randint(0, 5, (40,))}
+    known: dict[str, Any] = {"image_id": torch.randperm(40), "y": torch.randint(0, 5, (40,))}
     for neighbours, kernel in product(CHOOSERS, (pearson, euclidean)):
         found = split_pair(student, teacher, graph="knn", k=3, neighbours=neighbours, kernel=kernel, **known)
         with case(neighbours, kernel.name):
