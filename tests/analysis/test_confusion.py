@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from relgraph.analysis.confusion import class_counts, class_edges, class_graph, class_means
-from relgraph.errors import RelgraphError
+from tests.checks import refusal
 
 N, K, C = 40, 3, 5
 LABELS = torch.randint(-1, C - 1, (N,), generator=torch.Generator().manual_seed(0))  # none of the last class
@@ -28,11 +28,8 @@ def test_counts_by_a_loop() -> None:
     counts, expected = class_counts(table, LABELS, C), ends(table)
     assert counts.shape == (C, C)
     assert {(a, b): int(counts[a, b]) for a, b in counts.nonzero().tolist()} == expected
-
-
-def test_labels_must_be_classes() -> None:
-    with pytest.raises(RelgraphError, match="below the number of classes, 3, got 7"):
-        class_counts(torch.tensor([[1], [0]]), torch.tensor([2, 7]), 3)
+    told = "below the number of classes, 3, got 7"
+    assert told in refusal(lambda: class_counts(torch.tensor([[1], [0]]), torch.tensor([2, 7]), 3))
 
 
 def test_means_by_a_loop() -> None:
@@ -52,23 +49,13 @@ def test_edges_between_classes_by_their_difference() -> None:
     for edge in found:
         pair = edge.anchor, edge.candidate
         assert (edge.student, edge.teacher) == (s[pair], t[pair])
-        assert edge.student_share == pytest.approx(s[pair] / sum(n for (a, _), n in s.items() if a == edge.anchor))
-        assert edge.teacher_share == pytest.approx(t[pair] / sum(n for (a, _), n in t.items() if a == edge.anchor))
+        for share, counts in ((edge.student_share, s), (edge.teacher_share, t)):
+            assert share == pytest.approx(counts[pair] / sum(n for (a, _), n in counts.items() if a == edge.anchor))
     differences = [abs(edge.student_share - edge.teacher_share) for edge in found]
-    assert differences == sorted(differences, reverse=True)
-    assert differences[0] > 0
-
-
-def test_the_graph_for_networkx_holds_them_all() -> None:
-    edges = class_edges(class_counts(neighbours(), LABELS, C), class_counts(neighbours(), LABELS, C))
-    graph = class_graph(edges, [f"class {number}" for number in range(C)])
-    assert graph.is_directed()
+    assert differences == sorted(differences, reverse=True) and differences[0] > 0
+    graph = class_graph(found, [f"class {number}" for number in range(C)])
+    assert graph.is_directed() and graph.number_of_edges() == len(found)
     assert [graph.nodes[number]["name"] for number in graph] == [f"class {number}" for number in range(C)]
-    assert graph.number_of_edges() == len(edges)
-    for edge in edges:
-        assert graph.edges[edge.anchor, edge.candidate] == {
-            "student": edge.student,
-            "teacher": edge.teacher,
-            "student_share": edge.student_share,
-            "teacher_share": edge.teacher_share,
-        }
+    for edge in found:
+        values = edge._asdict()
+        assert graph.edges[values.pop("anchor"), values.pop("candidate")] == values

@@ -1,4 +1,5 @@
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -16,23 +17,16 @@ def all_rows(x: torch.Tensor, size: int) -> torch.Tensor:
     return rows.tensor()
 
 
-@pytest.mark.parametrize("limit", [0, 2**20])
-@pytest.mark.parametrize("size", [1, 4, 50])
-def test_rows_come_back(limit: int, size: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(memory_mapped, "MEMORY_LIMIT", limit)
+def test_rows_come_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     x = torch.randn(10, 3)
-    found = all_rows(x, size)
-    assert (found.untyped_storage().filename is not None) == (limit == 0)
-    assert torch.equal(found, x) and found.is_contiguous()
-    assert torch.equal(all_rows(x.double().requires_grad_(), size), x)
-    assert list(tmp_path.iterdir()) == [], "the file has no name any more"
-
-
-def test_the_largest_that_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_mapped, "MEMORY_LIMIT", 10 * 3 * 4)
-    assert all_rows(torch.randn(10, 3), 4).untyped_storage().filename is None
-    assert all_rows(torch.randn(11, 3), 4).untyped_storage().filename is not None
+    for limit, size in product((0, 10 * 3 * 4 - 1, 10 * 3 * 4), (1, 4, 50)):
+        monkeypatch.setattr(memory_mapped, "MEMORY_LIMIT", limit)
+        found = all_rows(x, size)
+        assert (found.untyped_storage().filename is not None) == (limit < 10 * 3 * 4)
+        assert torch.equal(found, x) and found.is_contiguous(), (limit, size)
+        assert torch.equal(all_rows(x.double().requires_grad_(), size), x)
+        assert list(tmp_path.iterdir()) == [], "the file has no name any more"
 
 
 def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

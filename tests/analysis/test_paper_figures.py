@@ -22,12 +22,8 @@ SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "figures.py"
 
 
 def figures(*args: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", str(SCRIPT), *map(str, args)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    command = [sys.executable, "-W", "ignore", str(SCRIPT), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def make_run(root: Path, seed: int, last: float, **options: Any) -> Path:
@@ -65,19 +61,17 @@ def test_curves_are_errors_by_what_trained_the_student(tmp_path: Path) -> None:
     assert "validation error in %" in svg and "cross-entropy (2 seeds)" in svg
 
 
-@pytest.mark.parametrize(
-    ("other", "told"),
-    [
+def test_runs_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    for other, told in (
         ({"batch_size": 32}, "runs of one figure must have one batch_size, got 64 and 32"),
         ({}, "runs of one group must have different seeds, got two of full with seed 0"),
-    ],
-)
-def test_runs_that_do_not_belong_together_are_refused(other: dict[str, Any], told: str, tmp_path: Path) -> None:
-    (tmp_path / "runs").mkdir()
-    runs = [make_run(tmp_path / "runs", 0, 50.0, **options) for options in ({}, other)]
-    found = figures("curves", *runs, "-o", tmp_path / "curves.png")
-    assert (found.returncode, found.stderr) == (1, f"Error: {told}\n")
-    assert not (tmp_path / "curves.png").exists()
+    ):
+        root = tmp_path / str(len(other))
+        root.mkdir()
+        runs = [make_run(root, 0, 50.0, **options) for options in ({}, other)]
+        found = figures("curves", *runs, "-o", root / "curves.png")
+        assert (found.returncode, found.stderr) == (1, f"Error: {told}\n")
+        assert not (root / "curves.png").exists()
 
 
 def test_embeddings_of_teacher_and_student(runs: Runs, tmp_path: Path) -> None:
@@ -85,11 +79,8 @@ def test_embeddings_of_teacher_and_student(runs: Runs, tmp_path: Path) -> None:
     told = figures("tsne", runs("none"), runs("all"), "-o", out, "--classes", 3)
     assert told.returncode == 0, told.stderr
     found = opened(out)
-    assert [panel["panel"] for panel in found["panels"]] == [
-        "student, cross-entropy",
-        "teacher, head of kd",
-        "student, kd",
-    ]
+    panels = [panel["panel"] for panel in found["panels"]]
+    assert panels == ["student, cross-entropy", "teacher, head of kd", "student, kd"]
     counts = {panel["images"] for panel in found["panels"]}
     assert len(counts) == 1 and 60 < counts.pop() < 180  # three tenths of 355
     assert all(0 < panel["homophily"] <= 1 for panel in found["panels"])

@@ -12,29 +12,22 @@ import pytest
 from PIL import Image
 
 from relgraph.analysis.plots import learning_curve
-from relgraph.errors import RelgraphError
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
+from tests.checks import assert_refused_like
 
 pytestmark = pytest.mark.slow
 
 Runs = Callable[[str], Path]
 
 
-@pytest.mark.parametrize("variant", ["few", "none"])
-def test_the_picture_opens_and_shows_two_curves_in_each_half(variant: str, runs: Runs, tmp_path: Path) -> None:
-    path = Path(shutil.copytree(runs(variant), tmp_path / "run"))
-    file = learning_curve(path)
-    assert file == path / "learning_curve.png"
-    with Image.open(file) as picture:
-        picture.load()
-        assert picture.format == "PNG" and picture.size == (1080, 420)
-        pixels = np.asarray(picture.convert("RGB")).astype(int)
-    for half in (pixels[:, :540], pixels[:, 540:]):
-        for colour in ((31, 119, 180), (255, 127, 14)):  # the first two of matplotlib's cycle
-            assert (abs(half - colour).max(-1) < 20).sum() > 10
-    assert not list(path.glob("*.part"))
+def test_the_picture_opens_and_shows_two_curves_in_each_half(runs: Runs, tmp_path: Path) -> None:
+    for variant in ("few", "none"):
+        path = Path(shutil.copytree(runs(variant), tmp_path / variant))
+        file = learning_curve(path)
+        assert file == path / "learning_curve.png" and not list(path.glob("*.part"))
+        assert all(count > 10 for half in drawn(file) for count in half)
 
 
 def test_a_new_picture_replaces_the_old_and_other_figures_show(tmp_path: Path) -> None:
@@ -54,23 +47,16 @@ def test_the_callers_back_end_is_left_alone(tmp_path: Path) -> None:
         "import matplotlib, pathlib, sys; from relgraph.analysis.plots import learning_curve; "
         "learning_curve(pathlib.Path(sys.argv[1])); print(matplotlib.get_backend())"
     )
-    environment = {**os.environ, "MPLBACKEND": "svg"}
-    found = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, str(run.path)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=environment,
-    )
-    assert found.stdout.strip() == "svg"
+    command = [sys.executable, "-W", "ignore", "-c", code, str(run.path)]
+    assert subprocess.check_output(command, text=True, env={**os.environ, "MPLBACKEND": "svg"}).strip() == "svg"
 
 
 def test_no_run_and_no_epoch_yet(tmp_path: Path) -> None:
-    with pytest.raises(RelgraphError, match=r"is not a run"):
-        learning_curve(tmp_path)
     run = Run.create(tmp_path / "run", Recipe())
-    with pytest.raises(RelgraphError, match=r"has no metrics\.csv yet: it has not finished an epoch$"):
-        learning_curve(run.path)
+    assert_refused_like(
+        (lambda: learning_curve(tmp_path), "is not a run"),
+        (lambda: learning_curve(run.path), r"has no metrics\.csv yet: it has not finished an epoch$"),
+    )
 
 
 BLUE, ORANGE = (31, 119, 180), (255, 127, 14)  # the first two of matplotlib's cycle
@@ -85,6 +71,7 @@ LEARNING = [
 def drawn(file: Path) -> list[list[int]]:
     """Return how many pixels are blue and orange, in the half of the losses and in that of the accuracies."""
     with Image.open(file) as picture:
+        assert picture.format == "PNG" and picture.size == (1080, 420)
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     halves = (pixels[:, :540], pixels[:, 540:])
     return [[int((abs(half - colour).max(-1) < 20).sum()) for colour in (BLUE, ORANGE)] for half in halves]
@@ -108,13 +95,12 @@ def test_the_neighbours_are_those_of_the_split_that_is_looked_at(tmp_path: Path)
     assert drawn(learning_curve(run.path))[1][0] > 10
 
 
-@pytest.mark.parametrize("name", ["pre-training", "training"])
-def test_without_labels_there_is_a_loss_alone(name: str, tmp_path: Path) -> None:
-    recipe = resolve_pretraining({}) if name == "pre-training" else Recipe(method="seed", gamma=0.0)
-    run = Run.create(tmp_path / "run", recipe)
-    run.write_metrics([{"epoch": 1.0, "loss": 3.0, "cross_entropy": 0.0}, {"epoch": 2.0, "loss": 2.0}])
-    (loss, cross_entropy), accuracies = drawn(learning_curve(run.path))
-    assert loss > 10 and cross_entropy == 0 and accuracies == [0, 0]
+def test_without_labels_there_is_a_loss_alone(tmp_path: Path) -> None:
+    for name, recipe in (("pre-training", resolve_pretraining({})), ("training", Recipe(method="seed", gamma=0.0))):
+        run = Run.create(tmp_path / name, recipe)
+        run.write_metrics([{"epoch": 1.0, "loss": 3.0, "cross_entropy": 0.0}, {"epoch": 2.0, "loss": 2.0}])
+        (loss, cross_entropy), accuracies = drawn(learning_curve(run.path))
+        assert loss > 10 and cross_entropy == 0 and accuracies == [0, 0], name
 
 
 def test_a_student_without_labels_is_judged_by_its_neighbours(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Whole reports, read as a browser reads them: what they hold, ask for and show of names that look like HTML."""
 
+import csv
 import json
 import re
 import shutil
@@ -15,11 +16,11 @@ from PIL import Image
 from relgraph.analysis.report import page as page_module
 from relgraph.analysis.report import write_report
 from relgraph.analysis.run_loading import TrainedRun
-from relgraph.errors import RelgraphError
 from relgraph.training.distillation import train
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.pretraining import pretrain
 from relgraph.training.recipe import Recipe
+from tests.checks import assert_refused_like
 
 Runs = Callable[[str], Path]
 VOID = {"meta", "link", "img", "br"}
@@ -37,6 +38,7 @@ class Page(HTMLParser):
         self.feed(text)
         self.close()
         assert self.open == [""], "an element is not closed"
+        self.ids = [attributes["id"] for _, attributes in self.elements if "id" in attributes]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = {name: value or "" for name, value in attrs}
@@ -44,21 +46,14 @@ class Page(HTMLParser):
         if tag not in VOID:
             self.open.append(f"{tag}#{found.get('id', '')}")
 
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-
     def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop().split("#")[0] == tag
+        assert tag in VOID or self.open.pop().split("#")[0] == tag
 
     def handle_data(self, data: str) -> None:
         if self.open[-1] == "script#graph-data":
             self.data += data
         elif self.open[-1].split("#")[0] not in ("script", "style"):
             self.text += data + "\n"
-
-    @property
-    def ids(self) -> list[str]:
-        return [attributes["id"] for _, attributes in self.elements if "id" in attributes]
 
     def all(self, tag: str) -> list[dict[str, str]]:
         return [attributes for name, attributes in self.elements if name == tag]
@@ -97,13 +92,6 @@ def hostile(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def unlabelled(folder: Path) -> Path:
-    path = folder.parent / "unlabelled"
-    train(Recipe(dataset=f"folder:{folder.parent / 'plain'}", method="infonce", **{**QUICK, "batch_size": 4}), path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def pretrained(folder: Path) -> Path:
     path = folder.parent / "pretrained"
     options = {"dataset": f"folder:{folder}", "network": "resnet8", "epochs": 1, "batch_size": 9, "device": "cpu"}
@@ -112,14 +100,11 @@ def pretrained(folder: Path) -> Path:
 
 
 def report(tmp_path: Path, *runs: Path, **options: Any) -> Page:
+    """Return a report that was checked for what holds for each: it asks for nothing, and all pictures are told."""
     path = tmp_path / "report.html"
     size = write_report(runs, path, **options)
     assert size == path.stat().st_size < 10 * 2**20
-    return check(Page(path.read_text(encoding="utf-8")))
-
-
-def check(page: Page) -> Page:
-    """Check what holds for every report: it asks for nothing, its ids are its own, pictures and tables are told."""
+    page = Page(path.read_text(encoding="utf-8"))
     for _, attributes in page.elements:
         for name in LOADED:
             assert attributes.get(name, "#").startswith(("#", "data:")), attributes[name]
@@ -129,8 +114,7 @@ def check(page: Page) -> Page:
     (policy,) = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
     assert "default-src 'none'" in policy and "http" not in policy and "unsafe-eval" not in policy
     assert len(page.ids) == len(set(page.ids))
-    for link in page.all("a"):
-        assert link["href"].removeprefix("#") in page.ids
+    assert {link["href"].removeprefix("#") for link in page.all("a")} <= {*page.ids}
     assert all(picture.get("alt") is not None for picture in page.all("img"))
     assert all(drawing.get("aria-label") or drawing.get("aria-hidden") for drawing in page.all("svg"))
     assert len(page.all("caption")) == len(page.all("table"))
@@ -144,13 +128,16 @@ def page(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Page:
     return report(tmp_path_factory.mktemp("report"), runs("few"), runs("all"), runs("none"), k=4)
 
 
-def test_sections_and_their_contents(page: Page) -> None:
+def test_sections_and_their_contents(runs: Runs, page: Page) -> None:
     sections = [attributes["id"] for attributes in page.all("section")]
     assert sections == [
         "results", "settings", "curves", "diagnostics", "classes", "matrices", "maps", "graph", "worst", "environment",
     ]  # fmt: skip
     links = [link["href"] for link in page.all("a")]
     assert [f"#{section}" for section in sections] == links[-len(sections) :]
+    thumbs = [picture for picture in page.all("img") if picture["alt"].count(", number ") == 1]
+    assert len(thumbs) == 12 * (1 + 2 * 4), "the worst are shown with their neighbours"
+    assert str(runs("few").parent) not in page.source, "paths of the machine are not told"
 
 
 def test_figures_are_those_of_the_run(runs: Runs, page: Page) -> None:
@@ -166,29 +153,21 @@ def test_figures_are_those_of_the_run(runs: Runs, page: Page) -> None:
 
 
 def test_curves_are_the_metrics_of_all_runs(runs: Runs, page: Page) -> None:
-    lines = [line for line in page.all("polyline") if line["data-name"] == "few"]
-    metrics = (runs("few") / "metrics.csv").read_text().splitlines()
-    names = metrics[0].split(",")
-    losses = [float(row.split(",")[names.index("loss")]) for row in metrics[1:]]
-    assert lines[0]["data-values"] == " ".join(f"{i + 1}:{loss:.4g}" for i, loss in enumerate(losses))
-    assert {line["data-name"] for line in page.all("polyline")} == {"few", "all", "none"}
+    lines = page.all("polyline")
+    with (runs("few") / "metrics.csv").open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    first = next(line for line in lines if line["data-name"] == "few")
+    assert first["data-values"] == " ".join(f"{i}:{loss:.4g}" for i, loss in enumerate(losses, 1))
+    assert {line["data-name"] for line in lines} == {"few", "all", "none"}
 
 
 def test_diagnostics_over_time_where_there_are_any(runs: Runs, tmp_path: Path) -> None:
     copy = shutil.copytree(runs("few"), tmp_path / "few")
-    rows = (
-        "epoch,loss,overlap,edge_rank,match,homophily_student,homophily_teacher\n1,2,.1,.2,.3,.4,.5\n2,1,.2,,.4,,.6\n"
-    )
-    (copy / "metrics.csv").write_text(rows)
+    columns = "epoch,loss,overlap,edge_rank,match,homophily_student,homophily_teacher"
+    (copy / "metrics.csv").write_text(f"{columns}\n1,2,.1,.2,.3,.4,.5\n2,1,.2,,.4,,.6\n")
     found = [(line["data-part"], line["data-values"]) for line in report(tmp_path, copy, first=20).all("polyline")]
-    assert found == [
-        ("", "1:2 2:1"),
-        ("", "1:0.1 2:0.2"),
-        ("", "1:0.2"),
-        ("", "1:0.3 2:0.4"),
-        ("student", "1:0.4"),
-        ("teacher", "1:0.5 2:0.6"),
-    ]
+    values = "1:2 2:1", "1:0.1 2:0.2", "1:0.2", "1:0.3 2:0.4", "1:0.4", "1:0.5 2:0.6"
+    assert found == list(zip(("", "", "", "", "student", "teacher"), values, strict=True))
 
 
 def test_the_graph_has_all_that_its_view_reads(page: Page) -> None:
@@ -202,20 +181,12 @@ def test_the_graph_has_all_that_its_view_reads(page: Page) -> None:
     assert {"tile", "columns"} <= set(data["sprite"])
 
 
-def test_the_worst_are_shown_with_their_neighbours(page: Page) -> None:
-    thumbs = [picture for picture in page.all("img") if picture["alt"].count(", number ") == 1]
-    assert len(thumbs) == 12 * (1 + 2 * 4)
-
-
 def test_hostile_names_are_text(hostile: Path, tmp_path: Path) -> None:
     page = report(tmp_path, hostile, k=3)
     assert page.graph["classes"] == sorted(HOSTILE)
     assert "<script>alert" not in page.source and not page.all("b")
-    scripts = page.all("script")
-    assert [script.get("id") for script in scripts if script.get("type")] == ["graph-data"]
-    buttons = page.text
-    for name in (*HOSTILE, hostile.name):
-        assert name in buttons
+    assert [script.get("id") for script in page.all("script") if script.get("type")] == ["graph-data"]
+    assert all(name in page.text for name in (*HOSTILE, hostile.name))
     assert any(HOSTILE[1] in picture["alt"] for picture in page.all("img"))
 
 
@@ -230,8 +201,10 @@ def test_without_a_teacher(runs: Runs, tmp_path: Path) -> None:
     assert "graph" in page.ids and "matrices" in page.ids
 
 
-def test_without_labels(unlabelled: Path, tmp_path: Path) -> None:
-    page = report(tmp_path, unlabelled, k=3)
+def test_without_labels(folder: Path, tmp_path: Path) -> None:
+    options = {"dataset": f"folder:{folder.parent / 'plain'}", "method": "infonce", "batch_size": 4}
+    train(Recipe(**QUICK | options), tmp_path / "run")
+    page = report(tmp_path, tmp_path / "run", k=3)
     assert "images of the train split" in page.text and "classes" not in page.ids and "class-legend" not in page.ids
     assert page.graph["classes"] == [] and {node["class"] for node in page.graph["nodes"]} == {-1}
     assert "homophily" not in page.text.replace("Homophily is", "").lower()
@@ -268,10 +241,6 @@ def test_no_script_of_the_page_can_end_early_or_asks_for_something() -> None:
         assert not re.search(r"\b(eval|fetch|importScripts)\(|new Function|XMLHttpRequest|WebSocket", code), name
 
 
-def test_paths_of_the_machine_are_not_told(runs: Runs, page: Page) -> None:
-    assert str(runs("few").parent) not in page.source
-
-
 def test_same_runs_same_report(runs: Runs, tmp_path: Path) -> None:
     one, other = (tmp_path / name for name in ("one.html", "other.html"))
     for path in (one, other):
@@ -280,20 +249,18 @@ def test_same_runs_same_report(runs: Runs, tmp_path: Path) -> None:
 
 
 def test_errors_leave_what_was_there(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "report.html"
+    path, run = tmp_path / "report.html", [runs("few")]
     path.write_text("before")
-    for options, told in (
-        ({"k": 400}, "number of images less one, 354, got 400"),
-        ({"split": "tset"}, "unknown split 'tset'"),
-    ):
-        with pytest.raises(RelgraphError, match=told):
-            write_report([runs("few")], path, **options)
-    with pytest.raises(RelgraphError, match="is not a run"):
-        write_report([tmp_path], path)
+    assert_refused_like(
+        (lambda: write_report(run, path, k=400), "number of images less one, 354, got 400"),
+        (lambda: write_report(run, path, split="tset"), "unknown split 'tset'"),
+        (lambda: write_report([tmp_path], path), "is not a run"),
+        (
+            lambda: write_report(run, tmp_path / "missing" / "report.html", first=10, k=2),
+            "cannot write .*: No such file",
+        ),
+    )
     monkeypatch.setattr("relgraph.analysis.report.LIMIT", 1000)
-    with pytest.raises(RelgraphError, match="a report takes at most 1,000 bytes, got"):
-        write_report([runs("few")], path, first=10, k=2)
+    told = "a report takes at most 1,000 bytes, got"
+    assert_refused_like((lambda: write_report(run, path, first=10, k=2), told))
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
-    monkeypatch.undo()
-    with pytest.raises(RelgraphError, match=r"cannot write .*: No such file"):
-        write_report([runs("few")], tmp_path / "missing" / "report.html", first=10, k=2)

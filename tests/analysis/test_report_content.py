@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.manifold import trustworthiness
+from torch.nn.functional import normalize
 
 from relgraph.analysis.analysis import Analysis, analyse
 from relgraph.analysis.report import content
@@ -47,15 +48,15 @@ def test_nodes_are_the_images_with_what_the_run_says(runs: Runs, data: dict[str,
     assert teacher is not None and student.logits is not None and teacher.logits is not None
     nodes = data["nodes"]
     assert data["classes"] == [str(i) for i in range(10)] and data["k"] == K
-    for name, expected in (
-        ("id", list(range(FIRST))),
-        ("index", images.index.tolist()),
-        ("class", images.labels.tolist()),
-        ("label", [str(label) for label in images.labels.tolist()]),
-        ("prediction_student", student.logits.argmax(1).tolist()),
-        ("prediction_teacher", teacher.logits.argmax(1).tolist()),
-    ):
-        assert [node[name] for node in nodes] == expected
+    expected = {
+        "id": list(range(FIRST)),
+        "index": images.index.tolist(),
+        "class": images.labels.tolist(),
+        "label": [str(label) for label in images.labels.tolist()],
+        "prediction_student": student.logits.argmax(1).tolist(),
+        "prediction_teacher": teacher.logits.argmax(1).tolist(),
+    }
+    assert {name: [node[name] for node in nodes] for name in expected} == expected
     for side in ("student", "teacher"):
         places = np.array([[node[f"x_{side}"], node[f"y_{side}"]] for node in nodes])
         assert np.abs(places).max() == pytest.approx(1, abs=1e-4)
@@ -88,8 +89,7 @@ def test_maps_keep_neighbours(found: Analysis) -> None:
     assert placed.method == "t-SNE"
     for graph, places in zip(found.graphs.values(), placed.places, strict=True):
         x = graph.embedding - graph.embedding.mean(1, keepdim=True)
-        x = x / x.norm(dim=1, keepdim=True)
-        assert trustworthiness(x.numpy(), places.numpy(), n_neighbors=5) > 0.85
+        assert trustworthiness(normalize(x).numpy(), places.numpy(), n_neighbors=5) > 0.85
 
 
 def test_umap_is_taken_where_it_is_installed(found: Analysis, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,38 +105,33 @@ def test_umap_is_taken_where_it_is_installed(found: Analysis, monkeypatch: pytes
     assert placed.method == "UMAP" and placed.places[0].abs().max() == 1
 
 
-def test_matrices_are_correlations_sorted_by_class(found: Analysis) -> None:
+def test_matrices_are_correlations_sorted_by_class(found: Analysis, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = matrices(found)
-    assert drawn.teacher is not None
+    assert drawn.teacher is not None and found.teacher is not None
     labels = found.labels[drawn.chosen].tolist()
     assert labels == sorted(found.labels.tolist())
     assert drawn.blocks == [(str(label), labels.count(label)) for label in sorted(set(labels))]
     for matrix, graph in ((drawn.student, found.student), (drawn.teacher, found.teacher)):
-        assert graph is not None
         expected = np.corrcoef(graph.embedding[drawn.chosen].double().numpy())
         np.testing.assert_allclose(matrix.numpy(), expected, atol=1e-5)
-
-
-def test_matrices_take_some_of_many(found: Analysis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(content, "MATRIX_CLASSES", 3)
     monkeypatch.setattr(content, "MATRIX_NODES", 9)
-    drawn = matrices(found)
-    assert len(drawn.blocks) == 3 and all(count <= 3 for _, count in drawn.blocks)
-    assert drawn.student.shape == (sum(count for _, count in drawn.blocks),) * 2
+    some = matrices(found)
+    assert len(some.blocks) == 3 and all(count <= 3 for _, count in some.blocks)
+    assert some.student.shape == (sum(count for _, count in some.blocks),) * 2
 
 
 def test_the_worst_are_those_of_least_overlap(found: Analysis) -> None:
-    assert found.teacher is not None
+    student, teacher = found.student, found.teacher
+    assert teacher is not None
+    sides = [[naive_neighbours(side.embedding, i, K) for i in range(FIRST)] for side in (student, teacher)]
+    expected = [len(a & b) / K for a, b in zip(*sides, strict=True)]
     shown = worst(found, count=7, shown=3)
-    expected = []
-    for i in range(FIRST):
-        both = naive_neighbours(found.student.embedding, i, K) & naive_neighbours(found.teacher.embedding, i, K)
-        expected.append(len(both) / K)
     assert [one.overlap for one in shown] == sorted(expected)[:7]
     for one in shown:
         assert one.overlap == expected[one.image]
-        assert one.student == found.student.neighbours[one.image, :3].tolist()
-        assert one.teacher == found.teacher.neighbours[one.image, :3].tolist()
+        assert one.student == student.neighbours[one.image, :3].tolist()
+        assert one.teacher == teacher.neighbours[one.image, :3].tolist()
 
 
 def test_the_table_is_that_of_the_analysis(found: Analysis) -> None:

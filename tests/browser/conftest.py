@@ -20,16 +20,9 @@ Edge = list[float]
 ASSETS = Path(__file__).parents[2] / "relgraph" / "assets" / "report"
 CHROMIUM, CHROMEDRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1280,1000",
-)
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1280,1000",
+)  # fmt: skip
 HOSTILE = ["<script>alert(1)</script>", "<img src=x onerror=alert(2)>", '"><b>bold</b>&amp;']
 CSP = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Graph</title>
@@ -87,22 +80,14 @@ def synthetic(count: int = 2000, groups: int = 20, degree: int = 8) -> Graph:
         label = i % groups
         places = [[number.gauss(middles[label][axis], 0.06) for axis in (0, 1)] for _ in range(2)]
         (x, y), (u, v) = [[max(-1.0, min(1.0, value)) for value in one] for one in places]
-        nodes.append(
-            {
-                "id": i,
-                "label": classes[label],
-                "class": label,
-                "prediction_student": label if number.random() < 0.7 else number.randrange(groups),
-                "prediction_teacher": label,
-                "community_student": label // 2,
-                "community_teacher": label // 3,
-                "x_student": x,
-                "y_student": y,
-                "x_teacher": -u,
-                "y_teacher": v,
-                "thumb": [i % 50, i // 50],
-            }
-        )
+        predicted = label if number.random() < 0.7 else number.randrange(groups)
+        node = {
+            "id": i, "label": classes[label], "class": label, "thumb": [i % 50, i // 50],
+            "prediction_student": predicted, "prediction_teacher": label,
+            "community_student": label // 2, "community_teacher": label // 3,
+            "x_student": x, "y_student": y, "x_teacher": -u, "y_teacher": v,
+        }  # fmt: skip
+        nodes.append(node)
     student, teacher = (_edges(number, count, groups, degree) for _ in range(2))
     sprite = {"tile": 8, "columns": 50, "data": _sprite(count, 50, 8)}
     return {"nodes": nodes, "classes": classes, "edges": {"teacher": teacher, "student": student}, "sprite": sprite}

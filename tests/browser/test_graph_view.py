@@ -149,20 +149,19 @@ def lone(graph: Graph, side: str = "student") -> dict[str, Any]:
     return max((node for node in nodes if node["class"] == 0), key=room)
 
 
-def test_all_nodes_and_the_students_edges_are_drawn_first(view: View, graph: Graph) -> None:
+def test_edge_switches_change_what_is_drawn(view: View, graph: Graph) -> None:
     assert (view.data("edges"), view.data("positions"), view.data("colour")) == ("student", "student", "label")
     assert int(view.data("nodesShown")) == 2000
     assert int(view.data("edgesShown")) == len(graph["edges"]["student"]) == 16_000
-
-
-def test_edge_switches_change_what_is_drawn(view: View, graph: Graph) -> None:
     student, teacher = pairs(graph["edges"]["student"]), pairs(graph["edges"]["teacher"])
     drawn = {"student": view.painted()}
-    for value in ("teacher", "differing"):
+    for value, expected in (
+        ("teacher", (0, len(teacher))),
+        ("differing", (len(student - teacher), len(teacher - student))),
+    ):
         view.choose("edges", value)
         drawn[value] = view.painted()
         assert view.data("edges") == value
-        expected = {"teacher": (0, len(teacher)), "differing": (len(student - teacher), len(teacher - student))}[value]
         assert (int(view.data("edgesStudent")), int(view.data("edgesTeacher"))) == expected
         assert int(view.data("edgesShown")) == sum(expected)
     assert student & teacher
@@ -171,7 +170,7 @@ def test_edge_switches_change_what_is_drawn(view: View, graph: Graph) -> None:
     assert view.painted() == drawn["student"]
 
 
-def test_hovering_shows_thumbnail_label_and_predictions(view: View, graph: Graph) -> None:
+def test_hovering_shows_a_node_and_clicking_pins_it(view: View, graph: Graph) -> None:
     node = lone(graph)
     assert not view.shown(".rg-card")
     view.hover(node)
@@ -179,31 +178,32 @@ def test_hovering_shows_thumbnail_label_and_predictions(view: View, graph: Graph
     assert view.data("current") == str(node["id"])
     card = view.text(".rg-card")
     right = "right" if node["prediction_student"] == node["class"] else "wrong"
-    assert HOSTILE[0] in card
-    assert f"Student:{graph['classes'][node['prediction_student']]} ({right})" in card
-    assert f"Teacher:{graph['classes'][node['prediction_teacher']]} (right)" in card
     student, teacher = (neighbours(graph, side, node["id"]) for side in ("student", "teacher"))
     shared = len(student & teacher)
-    assert f"{shared} neighbour{'s' * (shared != 1)} in both graphs" in card
-    assert f"of the student's {len(student)} and the teacher's {len(teacher)}" in card
-    column, row = node["thumb"]
-    number = row * 50 + column
+    for told in (
+        HOSTILE[0],
+        f"Student:{graph['classes'][node['prediction_student']]} ({right})",
+        f"Teacher:{graph['classes'][node['prediction_teacher']]} (right)",
+        f"{shared} neighbour{'s' * (shared != 1)} in both graphs",
+        f"of the student's {len(student)} and the teacher's {len(teacher)}",
+    ):
+        assert told in card
+    number = node["thumb"][1] * 50 + node["thumb"][0]
     expected = [40 + number % 20 * 10, 230 - number % 20 * 9, number * 7 % 256]
     thumb = "document.querySelector('.rg-card canvas').getContext('2d').getImageData(36, 36, 1, 1).data"
     assert view.run(f"return [...{thumb}].slice(0, 3)") == expected
-
-
-def test_clicking_pins_a_node_with_its_neighbours_in_both_graphs(view: View, graph: Graph) -> None:
-    node = lone(graph)
     view.hover(node, press=True)
     assert view.data("pinned") == str(node["id"])
     counts = [view.run(f"return document.querySelectorAll('.rg-neighbours')[{i}].children.length") for i in (0, 1)]
-    assert counts == [len(neighbours(graph, side, node["id"])) for side in ("student", "teacher")]
+    assert counts == [len(student), len(teacher)]
     view.hover(node, press=True)
     assert view.data("pinned") == ""
 
 
-def test_colours_follow_label_prediction_and_community(view: View, graph: Graph) -> None:
+def test_colours_follow_label_prediction_and_community(view: View) -> None:
+    assert view.run("return document.querySelectorAll('#graph-view :is(img, script, b)').length") == 0
+    names = view.run("return [...document.querySelectorAll('.rg-groups .rg-name')].map((one) => one.textContent)")
+    assert names[:3] == HOSTILE, "hostile names are text"
     drawn = [view.painted()]
     groups = {"prediction_student": 20, "community_student": 10, "prediction_teacher": 20, "community_teacher": 7}
     for value, count in groups.items():
@@ -287,9 +287,13 @@ def test_wheel_buttons_and_dragging(view: View) -> None:
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 
+    whole = float(view.data("zoom"))
+    script = "arguments[0].dispatchEvent(new WheelEvent('wheel', {deltaY: 100, bubbles: true, cancelable: true}))"
+    canvas = view.driver.find_element("css selector", ".rg-mount canvas")
+    assert view.run(f"return {script}", canvas) is True  # a page that scrolls past: nothing prevented it
+    assert float(view.data("zoom")) == whole
     stage = view.driver.find_element("css selector", ".rg-stage")
     view.run("arguments[0].scrollIntoView({block: 'center'})", stage)
-    whole = float(view.data("zoom"))
     ActionChains(view.driver).move_to_element_with_offset(stage, 20, 20).move_by_offset(3, 3).perform()
     ActionChains(view.driver).scroll_from_origin(ScrollOrigin.from_element(stage), 0, -200).perform()
     view.settle()
@@ -305,34 +309,19 @@ def test_wheel_buttons_and_dragging(view: View) -> None:
     assert view.data("pinned") == ""
 
 
-def test_scrolling_past_does_not_zoom(view: View) -> None:
-    before = view.data("zoom")
-    script = "arguments[0].dispatchEvent(new WheelEvent('wheel', {deltaY: 100, bubbles: true, cancelable: true}))"
-    canvas = view.driver.find_element("css selector", ".rg-mount canvas")
-    assert view.run(f"return {script}", canvas) is True  # nothing prevented it
-    assert view.data("zoom") == before
-
-
-def test_hostile_names_are_text(view: View) -> None:
-    assert view.run("return document.querySelectorAll('#graph-view :is(img, script, b)').length") == 0
-    names = view.run("return [...document.querySelectorAll('.rg-groups .rg-name')].map((one) => one.textContent)")
-    assert names[:3] == HOSTILE
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_theme_follows_the_system_and_the_page(view: View, scheme: str) -> None:
-    other = {"light": "dark", "dark": "light"}[scheme]
-    background = "getComputedStyle(document.querySelector('.rg-stage')).backgroundColor"
+def test_theme_follows_the_system_and_the_page(view: View) -> None:
+    background = "return getComputedStyle(document.querySelector('.rg-stage')).backgroundColor"
     colours = {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 24, 29)"}
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    view.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    view.settle()
-    drawn = view.painted()
-    assert view.run(f"return {background}") == colours[scheme]
-    view.run("document.documentElement.dataset.theme = arguments[0]", other)
-    view.settle()
-    assert view.run(f"return {background}") == colours[other]
-    assert view.painted() != drawn
+    for scheme, other in (("light", "dark"), ("dark", "light")):
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        view.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        view.run("delete document.documentElement.dataset.theme")
+        view.settle()
+        drawn = view.painted()
+        assert view.run(background) == colours[scheme]
+        view.run("document.documentElement.dataset.theme = arguments[0]", other)
+        view.settle()
+        assert view.run(background) == colours[other] and view.painted() != drawn
 
 
 def test_nothing_overflows_a_narrow_window(view: View) -> None:

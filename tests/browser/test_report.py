@@ -57,22 +57,18 @@ def graph_of(report: View) -> Graph:
     return found
 
 
-def test_hostile_names_are_text(report: View) -> None:
+def test_hostile_names_are_text_and_hovering_a_node_shows_it(report: View) -> None:
     assert all(name in report.text("body") for name in HOSTILE)
     assert not report.run("return document.querySelector('img[src=x]')")
-    with pytest.raises(Exception, match="no such alert"):
-        _ = report.driver.switch_to.alert
-
-
-def test_hovering_a_node_shows_it(report: View) -> None:
-    graph = graph_of(report)
-    nodes = graph["nodes"]
+    nodes = graph_of(report)["nodes"]
     # The node whose nearest other is farthest: nothing else is hit.
     lone = max(nodes, key=lambda a: min(abs(a["x_student"] - b["x_student"]) + abs(a["y_student"] - b["y_student"])
                                         for b in nodes if b is not a))  # fmt: skip
     report.hover(lone)
     report.wait("document.querySelector('.rg-card') && document.querySelector('.rg-card').offsetParent")
     assert lone["label"] in report.text(".rg-card")
+    with pytest.raises(Exception, match="no such alert"):
+        _ = report.driver.switch_to.alert
 
 
 def test_the_three_switches_of_edges(report: View) -> None:
@@ -97,8 +93,7 @@ def test_the_theme_is_switched_by_hand(report: View) -> None:
 
 
 def test_nothing_overflows_a_narrow_window(report: View) -> None:
-    report.driver.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 400, "height": 900, "deviceScaleFactor": 1, "mobile": True}
-    )
+    metrics = {"width": 400, "height": 900, "deviceScaleFactor": 1, "mobile": True}
+    report.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     report.settle()
     assert report.run("return document.documentElement.scrollWidth <= window.innerWidth")
