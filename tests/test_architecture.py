@@ -174,7 +174,7 @@ def texts_and_declared() -> tuple[dict[str, str], set[str]]:
 def test_no_object_s_state_is_set_from_outside_its_class() -> None:
     """It is handed over when the object is made or a method is called, so that each class shows what can change it."""
     texts, declared = texts_and_declared()
-    assert {"processes", "data", "best_epoch", "_stored_as"} <= declared, "else nothing could be found"
+    assert {"processes", "data", "best_epoch", "optimisers"} <= declared, "else nothing could be found"
     found = {file: set_from_outside(text, declared, foreign_in(file)) for file, text in texts.items()}
     assert {file: places for file, places in found.items() if places} == {}
 

@@ -20,6 +20,8 @@ from relgraph.training.feed import input_of
 from relgraph.training.recipe import Recipe
 from tests.limits import run
 
+pytestmark = pytest.mark.slow
+
 WIDTH, LIMIT = 16_384, 31 * 2**20
 
 # What is held of embeddings, and read of them at a time, is made small; then commands have LIMIT bytes more than
@@ -65,8 +67,6 @@ import sys, torch
 from relgraph.training import embedding
 from relgraph_cli.main import main
 from tests.limits import limit_data
-
-pytestmark = pytest.mark.slow
 
 torch.set_num_threads(1)
 more, copies, per_shard, path = *map(int, sys.argv[1:4]), sys.argv[4]

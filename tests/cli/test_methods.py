@@ -1,4 +1,4 @@
-"""`relgraph methods`: the table and each method in full, and README's table, against the registry."""
+"""`relgraph methods`: the table and each method in full, and the documentation's table, against the registry."""
 
 import re
 from inspect import getdoc
@@ -12,7 +12,7 @@ from relgraph.methods import CRD, KD, METHODS
 from relgraph.methods.options import facts_of
 from relgraph.methods.relational import Relational
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 
 
 def output(*arguments: str) -> str:
@@ -88,9 +88,9 @@ def test_an_unknown_name_is_one_line_with_the_nearest() -> None:
     assert result.output.startswith("Error: unknown method 'rdk': did you mean 'rkd'?")
 
 
-def test_readmes_table_names_each_method_with_its_weight() -> None:
+def test_the_page_s_table_names_each_method_with_its_weight() -> None:
     rows = re.findall(
-        r"^\| (`[a-z`, ]+`) \|.*\| ([\d.]+) \| [^|]+\|$", README.read_text(encoding="utf-8"), re.MULTILINE
+        r"^\| (`[a-z`, ]+`) \|.*\| ([\d.]+) \| [^|]+\|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE
     )
     found = {name.strip("` "): float(weight) for names, weight in rows for name in names.split(",")}
     assert found == {name: cls.weight for name, cls in METHODS.items()}
