@@ -1,12 +1,9 @@
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from click.testing import Result
+from tests.cli.shared import Failing, Program
 
-Program = Callable[..., Result]
-Failing = Callable[..., str]
 FIRST = 40
 
 

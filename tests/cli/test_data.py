@@ -2,17 +2,13 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 from torchvision.datasets import CIFAR100
 
 from relgraph.data import BUILT_IN
-
-Program = Callable[..., Result]
-Failing = Callable[..., str]
+from tests.cli.shared import Failing, Program
 
 
 def rows(text: str) -> dict[str, list[str]]:

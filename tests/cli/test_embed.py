@@ -1,19 +1,16 @@
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from relgraph.analysis import plots
 from relgraph.data.embeddings import EmbeddingStore, StoreWriter
 from relgraph.training import embedding
 from relgraph.training.runs import Run
-
-Program = Callable[..., Result]
-Failing = Callable[..., str]
+from tests.cli.shared import Failing, Program
 
 
 def test_digits_from_end_to_end(program: Program) -> None:

@@ -1,18 +1,14 @@
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from click.testing import Result
 
 from relgraph.names import build_backbone
 from relgraph.networks.files import read_network, save_network
 from relgraph.networks.student import Student
-
-Program = Callable[..., Result]
-Failing = Callable[..., str]
+from tests.cli.shared import Failing, Program
 
 
 @pytest.fixture

@@ -4,12 +4,10 @@ from pathlib import Path
 
 import networkx as nx
 import pytest
-from click.testing import Result
 
 import relgraph
+from tests.cli.shared import Failing, Program
 
-Program = Callable[..., Result]
-Failing = Callable[..., str]
 FIRST = 20
 
 READERS: dict[str, Callable[[Path], "nx.Graph[str]"]] = {

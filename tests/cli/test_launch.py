@@ -6,16 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 
-Program = Callable[..., Result]
-Failing = Callable[..., str]
+from tests.cli.shared import Failing, Program
+
 SINGLE_PROCESS = ("--method", "none")
 QUICK = ("--epochs", "1", "--labelled-share", "1", "--batch-size", "30", "--lr", "0.001", "--batch-norm", "sync")
 

@@ -1,16 +1,14 @@
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import click
 import pytest
-from click.testing import Result
 
-Program = Callable[..., Result]
-Failing = Callable[..., str]
+from tests.cli.shared import Failing, Program
+
 COMMANDS = (
     "train", "pretrain", "evaluate", "analyze", "report", "export", "embed", "data", "teachers", "students", "methods",
 )  # fmt: skip

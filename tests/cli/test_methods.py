@@ -89,8 +89,6 @@ def test_an_unknown_name_is_one_line_with_the_nearest() -> None:
 
 
 def test_the_page_s_table_names_each_method_with_its_weight() -> None:
-    rows = re.findall(
-        r"^\| (`[a-z`, ]+`) \|.*\| ([\d.]+) \| [^|]+\|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE
-    )
+    rows = re.findall(r"^\| (`[a-z`, ]+`) \|.*\| ([\d.]+) \| [^|]+\|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     found = {name.strip("` "): float(weight) for names, weight in rows for name in names.split(",")}
     assert found == {name: cls.weight for name, cls in METHODS.items()}

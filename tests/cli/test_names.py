@@ -1,12 +1,8 @@
 """relgraph students: what it lists, by name and by pattern."""
 
-from collections.abc import Callable
-
 import timm
-from click.testing import Result
 
-Program = Callable[..., Result]
-Failing = Callable[..., str]
+from tests.cli.shared import Failing, Program
 
 
 def test_the_students_of_the_benchmark(program: Program) -> None:

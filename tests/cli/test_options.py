@@ -5,17 +5,15 @@ from typing import Any
 
 import click
 import pytest
-from click.testing import Result
 
 from relgraph.errors import RelgraphError
 from relgraph.options import Option, options_of
 from relgraph.training.pretrain_recipe import PretrainRecipe
 from relgraph.training.recipe import Recipe
+from tests.cli.shared import Failing, Program
 
 options = import_module("relgraph_cli.options")
 
-Program = Callable[..., Result]
-Failing = Callable[..., str]
 
 # What is typed for an option of each type, and what the recipe gets.
 TYPED: dict[Any, tuple[str, Any]] = {

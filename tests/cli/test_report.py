@@ -1,14 +1,11 @@
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 import pytest
-from click.testing import Result
 
-Program = Callable[..., Result]
-Failing = Callable[..., str]
+from tests.cli.shared import Failing, Program
 
 
 def test_a_page_is_written_and_told(program: Program, run: Path, alone: Path) -> None:

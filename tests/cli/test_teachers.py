@@ -1,15 +1,11 @@
 import re
-from collections.abc import Callable
 
 import click
 import pytest
-from click.testing import Result
 
 from relgraph.names import SOURCES
 from relgraph.networks.catalogue import LISTS, find_teachers
-
-Program = Callable[..., Result]
-Failing = Callable[..., str]
+from tests.cli.shared import Failing, Program
 
 
 def specs(text: str) -> list[str]:
