@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, graph_pair, weights
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_anchor_norm, by_anchor_sum, by_constant_max, by_max, by_mean
 from relgraph.methods import EGA
+from tests.checks import case
 from tests.methods.golden import GOLDEN, check, embeddings, maps
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -39,7 +41,7 @@ LOSSES: dict[str, Loss] = {
     "ega_total_node0.8_edge0.24": EGA(),
     "ega_paper_lambda0.3 (L_node+0.3*L_edge)": EGA(1, 0.3),
     "ega_seq_node0.8_edge0.3": EGA(0.8, 0.3),
-    "hint_mse": lambda student, teacher: mean_square(student, teacher),
+    "hint_mse": mean_square,
     "sp": Relation(linear, scale=by_anchor_norm, criterion=mean_square),
     "pkt": Relation(pkt_kernel, scale=by_anchor_sum, criterion=kl),
     "rkd_distance": Relation(euclidean, scale=by_mean, criterion=huber),
@@ -57,19 +59,18 @@ def compare(key: str, loss: Loss, student: Tensor, teacher: Tensor) -> None:
     check(key, lambda: loss(student, teacher), {"student": student} if "grad_fro" in GOLDEN[key] else {})
 
 
-@pytest.mark.parametrize("key", LOSSES)
-def test_official_value_and_gradient(key: str) -> None:
-    compare(key, LOSSES[key], *embeddings())
+def test_official_values_and_gradients() -> None:
+    for key, loss in LOSSES.items():
+        with case(key):
+            compare(key, loss, *embeddings())
 
 
-@pytest.mark.parametrize("graph", ["dense", "knn"])
-@pytest.mark.parametrize(("n", "dim"), [(4, 5), (64, 256), (128, 64)])
-@pytest.mark.parametrize(
-    ("term", "node", "edge"), [("total_node0.8_edge0.24", 0.8, 0.24), ("node", 1, 0), ("edge", 0, 1)]
-)
-def test_ega_at_other_sizes(term: str, node: float, edge: float, n: int, dim: int, graph: str) -> None:
-    loss = EGA(node, edge, graph=graph, k=n - 1 if graph == "knn" else None)
-    compare(f"ega_{term}_B{n}_D{dim}", loss, *embeddings(n, dim))
+def test_ega_at_other_sizes() -> None:
+    terms = {"total_node0.8_edge0.24": (0.8, 0.24), "node": (1, 0), "edge": (0, 1)}
+    for (term, parts), (n, dim) in product(terms.items(), ((4, 5), (64, 256), (128, 64))):
+        for loss in (EGA(*parts), EGA(*parts, graph="knn", k=n - 1)):
+            with case(term, n, dim, loss.graph):
+                compare(f"ega_{term}_B{n}_D{dim}", loss, *embeddings(n, dim))
 
 
 def test_ega_of_one_image() -> None:
@@ -165,16 +166,13 @@ def test_every_number_of_the_family_is_checked_in_the_tests_of_its_method() -> N
     assert missing == {"irg_edge_feat_only_mse_maxdetached"} <= LOSSES.keys()
 
 
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ('KEYS = ["pkt"]\ndef test_a(): check(KEYS[0])\n', {"pkt"}),
-        ('@parametrize("key", ["sp"])\ndef test_a(key): compare(key)\ndef compare(key): golden.check(key)\n', {"sp"}),
-        ('def test_a(p): golden.check(f"kd_T{p}")\n', {"kd_T1", "kd_T4"}),
-        ('NAME = "pkt"\ndef test_a(): golden.check("sp")\ndef test_b(): assert NAME == "ccl"\n', {"sp"}),
-        ('"""pkt"""\n# check("sp")\ndef test_a(): "hint_mse"\n', set()),
-    ],
-)
-def test_the_scan_finds_what_is_checked_and_nothing_else(source: str, expected: set[str]) -> None:
-    assert checked_keys(f"from tests.methods import golden\n{source}") == expected
-    assert checked_keys(source) == set()
+def test_the_scan_finds_what_is_checked_and_nothing_else() -> None:
+    for source, expected in {
+        'KEYS = ["pkt"]\ndef test_a(): check(KEYS[0])\n': {"pkt"},
+        'def test_a(): compare("sp")\ndef compare(key): golden.check(key)\n': {"sp"},
+        'def test_a(p): golden.check(f"kd_T{p}")\n': {"kd_T1", "kd_T4"},
+        'NAME = "pkt"\ndef test_a(): golden.check("sp")\ndef test_b(): assert NAME == "ccl"\n': {"sp"},
+        '"""pkt"""\n# check("sp")\ndef test_a(): "hint_mse"\n': set(),
+    }.items():
+        assert checked_keys(f"from tests.methods import golden\n{source}") == expected
+        assert checked_keys(source) == set()

@@ -1,6 +1,5 @@
 """The installed program, driven in this process, and one small trained run."""
 
-import os
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -107,9 +106,3 @@ def photos(tmp_path: Path) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(file)
     return root
-
-
-@pytest.fixture
-def environment() -> dict[str, str]:
-    """Return the environment of a new process that computes as this one does: other threads, other last digits."""
-    return {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -62,15 +62,6 @@ def test_what_is_not_a_run(failure: Failing, tmp_path: Path) -> None:
     assert failure("evaluate", tmp_path).startswith(f"{tmp_path} is not a run")
 
 
-@pytest.mark.parametrize("name", ["student.safetensors", "best.ckpt"])
-def test_truncated_and_missing_files_are_named(failure: Failing, copy: Path, name: str) -> None:
-    file = copy / name
-    file.write_bytes(file.read_bytes()[:1000])
-    assert str(file) in failure("evaluate", copy)
-    file.unlink()
-    assert str(file) in failure("evaluate", copy)
-
-
 def test_a_student_of_another_architecture(failure: Failing, copy: Path) -> None:
     file = copy / "student.safetensors"
     _, info = read_network(file)
@@ -79,6 +70,14 @@ def test_a_student_of_another_architecture(failure: Failing, copy: Path) -> None
     assert failure("evaluate", copy).startswith(f"{file} is of another architecture: backbone.")
 
 
-def test_a_checkpoint_that_is_a_pickle(failure: Failing, copy: Path) -> None:
+def test_files_that_cannot_be_read_are_named(failure: Failing, copy: Path) -> None:
+    for name in ("best.ckpt", "student.safetensors"):
+        file = copy / name
+        whole = file.read_bytes()
+        file.write_bytes(whole[:1000])
+        assert str(file) in failure("evaluate", copy)
+        file.unlink()
+        assert str(file) in failure("evaluate", copy)
+        file.write_bytes(whole)
     torch.save({"objective": Path("not a tensor")}, copy / "best.ckpt")
     assert str(copy / "best.ckpt") in failure("evaluate", copy)
