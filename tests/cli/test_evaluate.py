@@ -17,7 +17,7 @@ def copy(run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run, tmp_path / "copy"))
 
 
-def test_table_and_json_tell_the_same(program: Program, run: Path) -> None:
+def test_table_and_json_tell_the_same_of_the_best_epoch_s_student(program: Program, run: Path) -> None:
     report = json.loads(program("evaluate", run, "--json").stdout)
     header, _, *rows, note = program("evaluate", run).stdout.splitlines()
     assert header.split("  ")[0] == "network"
@@ -27,23 +27,16 @@ def test_table_and_json_tell_the_same(program: Program, run: Path) -> None:
     images = report["images"]
     assert f"{images['test']} test images; {images['train']} training images, {images['labelled']} of them" in note
 
-
-def test_the_student_is_that_of_the_best_epoch(program: Program, run: Path) -> None:
-    report = json.loads(program("evaluate", run, "--json").stdout)
     result = json.loads((run / "result.json").read_text())
     assert {name: report["student"][name] for name in ("top1", "top5")} == pytest.approx(result["test"]["best"])
     assert report["images"]["test"] == result["images"]["test"]
 
 
-def test_neighbours(program: Program, misuse: Failing, run: Path) -> None:
-    report = json.loads(program("evaluate", run, "--json", "--k", 1).stdout)
-    assert report["neighbours"] == 1
-    assert "0 is not in the range" in misuse("evaluate", run, "--k", 0)
-
-
-def test_without_a_teacher(program: Program, alone: Path) -> None:
-    assert "teacher" not in json.loads(program("evaluate", alone, "--json").stdout)
+def test_without_a_teacher_and_with_one_neighbour(program: Program, misuse: Failing, alone: Path) -> None:
+    report = json.loads(program("evaluate", alone, "--json", "--k", 1).stdout)
+    assert report["neighbours"] == 1 and "teacher" not in report
     assert "\nteacher" not in program("evaluate", alone).stdout
+    assert "0 is not in the range" in misuse("evaluate", alone, "--k", 0)
 
 
 def test_a_student_without_labels(program: Program, contrasted: tuple[Path, str]) -> None:
