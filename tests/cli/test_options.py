@@ -110,16 +110,10 @@ def test_files_that_are_not_options(failure: Failing) -> None:
         "epochs: [1\n": "cannot read f.yaml: ",
         "epochz: 1\n": "unknown option 'epochz': did you mean 'epochs'?",
         "epochs: many\n": "f.yaml: epochs must be a whole number, got 'many'",
-        "epochs: [1, 2]\n": "f.yaml: epochs must be a whole number, got (1, 2)",
-        "compile: null\n": "f.yaml: compile must be true or false, got None",
         "graph: kn\n": "f.yaml: unknown graph 'kn': did you mean 'knn'? (known: dense, knn)",
         "milestones: [1, b]\n": "f.yaml: milestones must be a list of whole numbers, got (1, 'b')",
     }.items():
         Path("f.yaml").write_text(content)
         check_told(failure, ("train",), {"--config f.yaml": told})
-
-
-def test_files_that_are_not_text(failure: Failing, tmp_path: Path) -> None:
-    (tmp_path / "f.yaml").write_bytes(b"\xff\xfe\x00")
-    assert failure("train", "--config", "f.yaml").startswith("cannot read f.yaml: ")
-    assert failure("train", "--config", "none.yaml").startswith("cannot read none.yaml: ")
+    Path("f.yaml").write_bytes(b"\xff\xfe\x00")
+    check_told(failure, ("train",), {f"--config {name}": f"cannot read {name}: " for name in ("f.yaml", "none.yaml")})
