@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from tests.checks import case
+
 ROOT = Path(__file__).parents[1]
 
 # cli -> analysis, training -> names -> methods, networks, data -> graph: a module imports its level and those below.
@@ -211,13 +213,10 @@ def f(meter, x, pair):
 def test_every_foreign_receiver_is_met() -> None:
     """One that nobody needs would hide what is set from outside."""
     texts, declared = texts_and_declared()
-    for name, places in FOREIGN.items():
-        for place in places:
-            inside = {file: text for file, text in texts.items() if file.startswith(place)}
-            assert any(set_from_outside(text, declared, foreign_in(file) - {name}) for file, text in inside.items()), (
-                name,
-                place,
-            )
+    for name, place in ((name, place) for name, places in FOREIGN.items() for place in places):
+        inside = {file: text for file, text in texts.items() if file.startswith(place)}
+        with case(name, place):
+            assert any(set_from_outside(text, declared, foreign_in(file) - {name}) for file, text in inside.items())
 
 
 def loaded_modules(code: str) -> set[str]:

@@ -126,17 +126,16 @@ def test_what_is_built_carries_the_weights() -> None:
 
 
 def test_options_have_the_kind_that_the_field_names() -> None:
-    for argument, name, value in (
-        ("share=2", "share", 2.0),
-        ("count=7", "count", 7),
-        ("name=a=b", "name", "a=b"),
-        ("side=right", "side", "right"),
-        (" options.share = 0.25 ", "share", 0.25),
-        ("Options.share=0.25", "share", 0.25),
-        ("temperature=2", "temperature", 2.0),  # which the run has as well
-    ):
-        given = with_options(argument)
-        assert given == {**with_options(), name: value} and type(given[name]) is type(value)
+    written: dict[str, dict[str, Any]] = {
+        "share=2": {"share": 2.0},
+        "count=7": {"count": 7},
+        "name=a=b": {"name": "a=b"},
+        " options.share = 0.25 ": {"share": 0.25},
+        "Options.share=0.25": {"share": 0.25},
+        "temperature=2": {"temperature": 2.0},  # which the run has as well
+    }
+    for argument, given in written.items():
+        assert repr(with_options(argument)) == repr({**with_options(), **given})
 
 
 def test_an_option_that_is_written_comes_before_the_runs() -> None:
@@ -298,8 +297,8 @@ def test_the_graph_of_a_sum_is_that_of_the_batch_and_a_memory_keeps_its_own() ->
 
 
 def test_whether_the_graph_of_a_run_reaches_a_method() -> None:
-    found = {name: reads_graph(parse_methods(name)) for name in ("crd", "crd+kd", "crd+sp", "kd", "none")}
-    assert found == {"crd": True, "crd+kd": False, "crd+sp": True, "kd": False, "none": False}
+    assert all(reads_graph(parse_methods(text)) for text in ("crd", "crd+sp"))
+    assert not any(reads_graph(parse_methods(text)) for text in ("crd+kd", "kd", "none"))
 
 
 class Warm(KD):

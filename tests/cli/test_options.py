@@ -69,10 +69,7 @@ def test_help_tells_the_defaults(program: Program) -> None:
 
 
 def test_some_options_of_the_recipe() -> None:
-    @click.command()
-    @options.recipe_options("seed", "compile", "dataset")
-    def command(**given: Any) -> None: ...
-
+    command = click.command()(options.recipe_options("seed", "compile", "dataset")(lambda **given: None))
     assert [param.name for param in command.params] == ["dataset", "seed", "compile"], "in the recipe's order"
     with pytest.raises(RelgraphError, match="unknown option 'sed': did you mean 'seed'"):
         options.recipe_options("sed")

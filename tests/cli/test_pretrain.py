@@ -53,7 +53,6 @@ def test_a_run_directory_is_complete(digits: tuple[Path, list[str]]) -> None:
     path, _ = digits
     files = "recipe.yaml environment.json metrics.csv tensorboard last.ckpt network.safetensors result.json"
     assert {file.name for file in path.iterdir()} == {*files.split(), "learning_curve.png"}
-    assert (path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     environment = json.loads((path / "environment.json").read_text())
     assert environment["seed"] == 0 and {"versions", "commit", "hardware"} <= environment.keys()
     found = recipe(path)

@@ -27,7 +27,6 @@ def _no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_directory_is_complete(run: Path) -> None:
     files = "recipe.yaml environment.json metrics.csv diagnostics.csv tensorboard last.ckpt best.ckpt result.json"
     assert {file.name for file in run.iterdir()} == {*files.split(), "student.safetensors", "learning_curve.png"}
-    assert (run / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_a_user_reads(program: Program, tmp_path: Path) -> None:
@@ -181,7 +180,6 @@ def test_a_recipe_repeats_the_run(program: Program, run: Path) -> None:
     told = program("train", "--config", run / "recipe.yaml", "--out", "again").stdout
     assert told.startswith("digits: resnet8 from embedded:digits, ega on the graph knn, 1 epoch -> again\n")
     assert Path("again/recipe.yaml").read_text() == (run / "recipe.yaml").read_text()
-    assert None in recipe("again").values()
     assert Path("again/student.safetensors").read_bytes() == (run / "student.safetensors").read_bytes()
 
 
