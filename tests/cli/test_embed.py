@@ -85,5 +85,4 @@ def test_training_uses_it_and_says_so(program: Program, failure: Failing, monkey
 
 def test_help_is_honest_about_fixed_views(program: Program) -> None:
     text = " ".join(program("embed", "--help").stdout.split())
-    assert "its own augmentation shrinks to N views an image" in text
-    assert "--val-fraction" not in text
+    assert "its own augmentation shrinks to N views an image" in text and "--val-fraction" not in text

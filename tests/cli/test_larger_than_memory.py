@@ -20,9 +20,8 @@ from relgraph.training.feed import input_of
 from relgraph.training.recipe import Recipe
 from tests.limits import run
 
-pytestmark = [
-    pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="other systems limit other memory"),
-]  # fmt: skip
+linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems limit other memory")
+pytestmark = [pytest.mark.slow, linux]
 
 WIDTH, LIMIT = 16_384, 31 * 2**20
 
