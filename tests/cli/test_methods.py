@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from relgraph_cli.main import main
 
 from relgraph.analysis.method_info import method_info
-from relgraph.methods import CRD, KD, METHODS
+from relgraph.methods import METHODS
 from relgraph.methods.options import facts_of
 from relgraph.methods.relational import Relational
 
@@ -49,16 +49,6 @@ def test_every_method_has_a_page() -> None:
         assert re.search(rf"^weight +{cls.weight:g}$", text, re.MULTILINE)
         assert text.endswith(f"\n\n{found.doc}\n")
         assert text.endswith(shared + "\n") == ("See `Relational`" in str(cls.__doc__))
-
-
-def test_kernel_and_criterion_are_those_of_the_relations() -> None:
-    found = {name: (method_info(name).kernel, method_info(name).criterion) for name in ("rkd", "sp", "kd", "crd")}
-    assert found == {
-        "rkd": ("euclidean; cosine", "Huber by mean; Huber"),
-        "sp": ("linear", "mean square by anchor norm"),
-        "kd": ("-", facts_of(KD)["Criterion"]),
-        "crd": (facts_of(CRD)["Kernel"], facts_of(CRD)["Criterion"]),
-    }
 
 
 def test_names_are_read_in_any_case_as_by_method() -> None:

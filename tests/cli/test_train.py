@@ -149,11 +149,6 @@ def test_a_teacher_with_its_own_head(program: Program, failure: Failing, alone: 
     assert failure(*options, "--out", "ega").startswith(told) and not Path("ega").exists()
 
 
-def test_a_head_of_another_teacher_s(failure: Failing, ss_head: Path, alone: Path) -> None:
-    told = failure("train", "--method", "sskd", "--ss-head", ss_head, "--teacher", f"checkpoint:{alone}")
-    assert "was trained for another teacher: embedded:digits, or other weights of it, than checkpoint:" in told
-
-
 def test_a_memory_goes_on_after_a_stop(command: click.Group, program: Program) -> None:
     """Two steps an epoch; the stop comes between those of the second."""
     options = (*STEP[:-3], 15, "--epochs", 3, "--method", "crd+rkd", "--method-args", "negatives=64")
