@@ -54,13 +54,8 @@ def _run(rank: int, count: int, folder: Path, seconds: float, function: Callable
     try:
         torch.set_num_threads(1)
         torch.manual_seed(0)
-        distributed.init_process_group(
-            "gloo",
-            init_method=f"file://{folder / 'meeting'}",
-            rank=rank,
-            world_size=count,
-            timeout=timedelta(seconds=seconds),
-        )
+        meeting, limit = f"file://{folder / 'meeting'}", timedelta(seconds=seconds)
+        distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=count, timeout=limit)
         torch.save(function(ProcessGroup.current(), *args), folder / f"{rank}.pt")
         distributed.barrier()
         distributed.destroy_process_group()

@@ -23,14 +23,9 @@ def package_name(folder: Path) -> str:
 
 
 def test_packages_are_the_folders_with_python_files() -> None:
-    found = {package_name(file.parent) for top in ("relgraph", "cli") for file in (ROOT / top).rglob("*.py")}
-    assert sorted(lines("options", "packages")) == sorted(found)
-
-
-def test_every_package_has_an_init() -> None:
-    for top in ("relgraph", "cli"):
-        for file in (ROOT / top).rglob("*.py"):
-            assert (file.parent / "__init__.py").is_file(), file.parent
+    folders = {file.parent for top in ("relgraph", "cli") for file in (ROOT / top).rglob("*.py")}
+    assert sorted(lines("options", "packages")) == sorted(map(package_name, folders))
+    assert all((folder / "__init__.py").is_file() for folder in folders)
 
 
 def test_cli_is_never_a_top_level_name() -> None:

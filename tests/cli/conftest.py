@@ -1,33 +1,22 @@
 """The installed program, driven in this process, and one small trained run."""
 
-import os
-from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import click
 import numpy as np
 import pytest
-import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-Program = Callable[..., Result]
-Failing = Callable[..., str]
+from tests.cli.shared import Failing, Program, ended
+
+SPLITS = (*(("train", number) for number in range(4)), ("test", 0))
 
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in an empty folder: `relgraph train` writes to runs/ where it stands."""
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Compute on one thread: two that wait for each other on a busy machine take ten times as long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -44,8 +33,7 @@ def program(command: click.Group) -> Program:
     """Return a function that runs the program and expects success."""
 
     def run(*args: object) -> Result:
-        result = CliRunner().invoke(command, [str(arg) for arg in args], prog_name="relgraph")
-        assert result.exit_code == 0, result.output
+        result = ended(command, 0, *args)
         assert result.stderr == "", "a user gets nothing on stderr but errors"
         return result
 
@@ -57,12 +45,9 @@ def failure(command: click.Group) -> Failing:
     """Return a function that runs the program and returns its error: one line on stderr, exit status 1."""
 
     def run(*args: object) -> str:
-        result = CliRunner().invoke(command, [str(arg) for arg in args], prog_name="relgraph")
-        assert isinstance(result.exception, SystemExit), repr(result.exception)
-        assert result.exit_code == 1, result.output
-        assert result.stderr.startswith("Error: ")
-        assert result.stderr.count("\n") == 1, result.stderr
-        return result.stderr.removeprefix("Error: ").strip()
+        told = ended(command, 1, *args).stderr
+        assert told.startswith("Error: ") and told.count("\n") == 1, told
+        return told.removeprefix("Error: ").strip()
 
     return run
 
@@ -72,12 +57,8 @@ def misuse(command: click.Group) -> Failing:
     """Return a function that runs the program and returns its last line: usage on stderr, exit status 2."""
 
     def run(*args: object) -> str:
-        result = CliRunner().invoke(command, [str(arg) for arg in args], prog_name="relgraph")
-        assert isinstance(result.exception, SystemExit), repr(result.exception)
-        assert result.exit_code == 2, result.output
-        *usage, last = result.stderr.splitlines()
-        assert usage[0].startswith("Usage: relgraph")
-        assert last.startswith("Error: ")
+        usage, *_, last = ended(command, 2, *args).stderr.splitlines()
+        assert usage.startswith("Usage: relgraph") and last.startswith("Error: ")
         return last.removeprefix("Error: ")
 
     return run
@@ -115,16 +96,13 @@ def photos(tmp_path: Path) -> Path:
     grey = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
     root = tmp_path / "photos"
     names = [
-        f"{split}/{name}/{i}" for name in ("cat", "dog") for split, n in (("train", 4), ("test", 1)) for i in range(n)
+        f"{split}/{name}/{i}"
+        for name in ("cat", "dog")
+        for split, n in {"train": 4, "test": 1}.items()
+        for i in range(n)
     ]
     for pixels, name in zip(grey, names, strict=True):
         file = root / f"{name}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(file)
     return root
-
-
-@pytest.fixture
-def environment() -> dict[str, str]:
-    """Return the environment of a new process that computes as this one does: other threads, other last digits."""
-    return {**os.environ, "OMP_NUM_THREADS": "1"}

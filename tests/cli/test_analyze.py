@@ -1,12 +1,10 @@
 import json
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 from typing import Any
 
-from click.testing import Result
+from tests.cli.shared import Failing, Program, check_told
 
-Program = Callable[..., Result]
-Failing = Callable[..., str]
 FIRST = 40
 
 
@@ -63,30 +61,27 @@ def test_the_same_run_gives_the_same_file(program: Program, run: Path) -> None:
 def test_without_a_teacher(program: Program, alone: Path) -> None:
     told, summary = analyze(program, alone)
     assert "The run has no teacher: the student's graph alone is analysed." in told
-    assert "teacher" not in summary
-    assert "overlap" not in told
+    assert "teacher" not in summary and "overlap" not in told
     assert len(cells(told, "modularity")) == 1
 
 
 def test_without_labels(program: Program, photos: Path) -> None:
     for number, file in enumerate(sorted(photos.rglob("*.png"))):
         file.rename(photos / f"{number}.png")
-    for folder in sorted((path for path in photos.rglob("*") if path.is_dir()), reverse=True):
-        folder.rmdir()
-    program(
-        "train", "--dataset", f"folder:{photos}", "--image-size", 8, "--teacher", "embedded:digits", "--epochs", 1,
-        "--labels-per-class", 0, "--method", "infonce", "--batch-size", 4, "--out", "unlabelled",
-    )  # fmt: skip
+    for split in ("train", "test"):
+        shutil.rmtree(photos / split)
+    data = ("--dataset", f"folder:{photos}", "--image-size", 8, "--batch-size", 4, "--teacher", "embedded:digits")
+    program("train", *data, "--epochs", 1, "--labels-per-class", 0, "--method", "infonce", "--out", "unlabelled")
     told = program("analyze", "unlabelled", "--split", "train", "--k", 2).stdout
     assert "The images have no labels: figures that need them are left out." in told
-    assert "equal labels" not in told
-    assert "neighbour overlap at 2 %" in told
+    assert "equal labels" not in told and "neighbour overlap at 2 %" in told
     assert "per_class" not in json.loads(Path("unlabelled/analysis-train.json").read_text())
 
 
 def test_what_cannot_be_analysed(failure: Failing, misuse: Failing, run: Path) -> None:
     assert "nowhere" in failure("analyze", "nowhere")
-    assert failure("analyze", run, "--first", 5, "--k", 5).endswith("the number of images less one, 4, got 5")
-    assert "0 is not in the range" in misuse("analyze", run, "--k", 0)
-    assert "1 is not in the range" in misuse("analyze", run, "--first", 1)
-    assert "cannot write" in failure("analyze", run, "--first", 9, "--k", 2, "--out", "nowhere/found.json")
+    check_told(failure, ("analyze", run), {
+        "--first 5 --k 5": "the number of images less one, 4, got 5",
+        "--first 9 --k 2 --out nowhere/found.json": "cannot write",
+    })  # fmt: skip
+    check_told(misuse, ("analyze", run), {"--k 0": "0 is not in the range", "--first 1": "1 is not in the range"})

@@ -1,19 +1,15 @@
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
 
 from relgraph.analysis import plots
 from relgraph.data.embeddings import EmbeddingStore, StoreWriter
 from relgraph.training import embedding
 from relgraph.training.runs import Run
-
-Program = Callable[..., Result]
-Failing = Callable[..., str]
+from tests.cli.shared import Failing, Program, check_told, ended, recipe
 
 
 def test_digits_from_end_to_end(program: Program) -> None:
@@ -46,18 +42,17 @@ def test_an_interrupt_says_how_to_go_on(
 ) -> None:
     args = ["embed", "--dataset", f"folder:{photos}", "--teacher", "embedded:digits", "--out", "store"]
     monkeypatch.setattr(embedding, "images_per_shard", lambda images, size: 5)
+    original = StoreWriter.write
+
+    def stop(self: StoreWriter, shard: int, rows: Any) -> None:
+        if shard == 1:
+            raise KeyboardInterrupt
+        original(self, shard, rows)
+
     with monkeypatch.context() as patch:
-        original = StoreWriter.write
-
-        def stop(self: StoreWriter, shard: int, rows: Any) -> None:
-            if shard == 1:
-                raise KeyboardInterrupt
-            original(self, shard, rows)
-
         patch.setattr(StoreWriter, "write", stop)
-        result = CliRunner().invoke(command, args)
-    assert result.exit_code == 130
-    assert result.stderr == "\nstopped; finished shards are kept, the same command continues\n"
+        told = ended(command, 130, *args).stderr
+    assert told == "\nstopped; finished shards are kept, the same command continues\n"
     assert Path("store/shard-00000.npy").exists()
     assert "store: 8 images x 1 view x 64" in program(*args).stdout
 
@@ -67,11 +62,9 @@ def test_refusals(failure: Failing, misuse: Failing, program: Program, photos: P
     assert "needs a teacher" in failure(*options)
     teacher = ("--teacher", "embedded:digits", "--out", "store")
     program(*options, *teacher)
-    assert failure(*options, *teacher, "--views", 2) == (
-        "store was started with something else: views was 1, is now 2; choose another --out"
-    )
-    assert "0 is not in the range" in misuse(*options, "--views", 0)
-    assert "No such option" in misuse(*options, "--lr", 1)
+    told = "store was started with something else: views was 1, is now 2; choose another --out"
+    assert failure(*options, *teacher, "--views", 2) == told
+    check_told(misuse, options, {"--views 0": "0 is not in the range", "--lr 1": "No such option"})
 
 
 def test_training_uses_it_and_says_so(program: Program, failure: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,8 +76,7 @@ def test_training_uses_it_and_says_so(program: Program, failure: Failing, monkey
     program("embed", "--views", 2)
     told = program(*train, "stored").stdout
     assert "teacher: stored embeddings embeddings/digits-embedded-digits-2views, 2 views an image" in told
-    found = {run: Run.open(Path(run)).recipe() for run in ("online", "stored")}
-    assert {run: recipe.teacher_mode for run, recipe in found.items()} == {"online": "online", "stored": "stored"}
+    assert [recipe(run)["teacher_mode"] for run in ("online", "stored")] == ["online", "stored"]
     assert "teacher: online\n" in program(*train, "asked", "--teacher-mode", "online").stdout
     rows = [Run.open(Path(run)).read_metrics() for run in ("online", "asked", "stored")]
     losses = [[row["loss"] for row in of_run] for of_run in rows]
@@ -93,5 +85,4 @@ def test_training_uses_it_and_says_so(program: Program, failure: Failing, monkey
 
 def test_help_is_honest_about_fixed_views(program: Program) -> None:
     text = " ".join(program("embed", "--help").stdout.split())
-    assert "its own augmentation shrinks to N views an image" in text
-    assert "--val-fraction" not in text
+    assert "its own augmentation shrinks to N views an image" in text and "--val-fraction" not in text

@@ -1,18 +1,10 @@
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from click.testing import Result
 
-from relgraph.names import build_backbone
-from relgraph.networks.files import read_network, save_network
-from relgraph.networks.student import Student
-
-Program = Callable[..., Result]
-Failing = Callable[..., str]
+from tests.cli.shared import Failing, Program
 
 
 @pytest.fixture
@@ -21,7 +13,7 @@ def copy(run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run, tmp_path / "copy"))
 
 
-def test_table_and_json_tell_the_same(program: Program, run: Path) -> None:
+def test_table_and_json_tell_the_same_of_the_best_epoch_s_student(program: Program, run: Path) -> None:
     report = json.loads(program("evaluate", run, "--json").stdout)
     header, _, *rows, note = program("evaluate", run).stdout.splitlines()
     assert header.split("  ")[0] == "network"
@@ -31,23 +23,16 @@ def test_table_and_json_tell_the_same(program: Program, run: Path) -> None:
     images = report["images"]
     assert f"{images['test']} test images; {images['train']} training images, {images['labelled']} of them" in note
 
-
-def test_the_student_is_that_of_the_best_epoch(program: Program, run: Path) -> None:
-    report = json.loads(program("evaluate", run, "--json").stdout)
     result = json.loads((run / "result.json").read_text())
     assert {name: report["student"][name] for name in ("top1", "top5")} == pytest.approx(result["test"]["best"])
     assert report["images"]["test"] == result["images"]["test"]
 
 
-def test_neighbours(program: Program, misuse: Failing, run: Path) -> None:
-    report = json.loads(program("evaluate", run, "--json", "--k", 1).stdout)
-    assert report["neighbours"] == 1
-    assert "0 is not in the range" in misuse("evaluate", run, "--k", 0)
-
-
-def test_without_a_teacher(program: Program, alone: Path) -> None:
-    assert "teacher" not in json.loads(program("evaluate", alone, "--json").stdout)
+def test_without_a_teacher_and_with_one_neighbour(program: Program, misuse: Failing, alone: Path) -> None:
+    report = json.loads(program("evaluate", alone, "--json", "--k", 1).stdout)
+    assert report["neighbours"] == 1 and "teacher" not in report
     assert "\nteacher" not in program("evaluate", alone).stdout
+    assert "0 is not in the range" in misuse("evaluate", alone, "--k", 0)
 
 
 def test_a_student_without_labels(program: Program, contrasted: tuple[Path, str]) -> None:
@@ -66,23 +51,12 @@ def test_what_is_not_a_run(failure: Failing, tmp_path: Path) -> None:
     assert failure("evaluate", tmp_path).startswith(f"{tmp_path} is not a run")
 
 
-@pytest.mark.parametrize("name", ["student.safetensors", "best.ckpt"])
-def test_truncated_and_missing_files_are_named(failure: Failing, copy: Path, name: str) -> None:
-    file = copy / name
-    file.write_bytes(file.read_bytes()[:1000])
-    assert str(file) in failure("evaluate", copy)
-    file.unlink()
-    assert str(file) in failure("evaluate", copy)
-
-
-def test_a_student_of_another_architecture(failure: Failing, copy: Path) -> None:
-    file = copy / "student.safetensors"
-    _, info = read_network(file)
-    other = Student(build_backbone("resnet14", 1), info["dim"], len(info["classes"]))
-    save_network(file, other, info)
-    assert failure("evaluate", copy).startswith(f"{file} is of another architecture: backbone.")
-
-
-def test_a_checkpoint_that_is_a_pickle(failure: Failing, copy: Path) -> None:
-    torch.save({"objective": Path("not a tensor")}, copy / "best.ckpt")
-    assert str(copy / "best.ckpt") in failure("evaluate", copy)
+def test_files_that_cannot_be_read_are_named(failure: Failing, copy: Path) -> None:
+    for name in ("best.ckpt", "student.safetensors"):
+        file = copy / name
+        whole = file.read_bytes()
+        file.write_bytes(whole[:1000])
+        assert str(file) in failure("evaluate", copy)
+        file.unlink()
+        assert str(file) in failure("evaluate", copy)
+        file.write_bytes(whole)

@@ -20,6 +20,9 @@ from relgraph.training.feed import input_of
 from relgraph.training.recipe import Recipe
 from tests.limits import run
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems limit other memory")
+pytestmark = [pytest.mark.slow, linux]
+
 WIDTH, LIMIT = 16_384, 31 * 2**20
 
 # What is held of embeddings, and read of them at a time, is made small; then commands have LIMIT bytes more than
@@ -66,8 +69,6 @@ from relgraph.training import embedding
 from relgraph_cli.main import main
 from tests.limits import limit_data
 
-pytestmark = pytest.mark.slow
-
 torch.set_num_threads(1)
 more, copies, per_shard, path = *map(int, sys.argv[1:4]), sys.argv[4]
 open_teacher, write = embedding.open_teacher, embedding._write
@@ -96,15 +97,12 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems limit other memory")
 def test_a_split_that_does_not_fit_memory(wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relgraph.analysis.figures.some_pairs", partial(some_pairs, limit=1000))
-    analyze = f"analyze {wide} --split train --first 800 --k 3 --search blocks --out found.json"
-    pair = f"export {wide} --split train --first 800 --k 3 -o pair.pt"
-    nodes = (
-        f"export {wide} --split train --first 800 --k 3 --side student --attributes community,overlap -o student.json"
-    )
-    done = run(LIMITED, LIMIT, analyze, pair, nodes)
+    images = f"{wide} --split train --first 800 --k 3"
+    nodes = f"export {images} --side student --attributes community,overlap -o student.json"
+    analyze = f"analyze {images} --search blocks --out found.json"
+    done = run(LIMITED, LIMIT, analyze, f"export {images} -o pair.pt", nodes)
     assert done.returncode == 0, done.stderr
     expected = analyse(wide, "train", 3, first=800)
     count = len(expected.labels)
@@ -115,10 +113,7 @@ def test_a_split_that_does_not_fit_memory(wide: Path, tmp_path: Path, monkeypatc
         assert found[name] == pytest.approx(summary[name], rel=1e-3), name
     assert found["images"] == count
     stored = read_pair(tmp_path / "pair.pt")
-    for side, kind, graph in (
-        ("student", STUDENT, expected.student),
-        ("teacher", TEACHER, expected.teacher),
-    ):
+    for side, kind, graph in (("student", STUDENT, expected.student), ("teacher", TEACHER, expected.teacher)):
         assert graph is not None
         torch.testing.assert_close(stored[side].x, graph.embedding, rtol=1e-4, atol=1e-4)
         assert stored[kind].edge_index.shape == (2, 3 * count)
@@ -128,7 +123,6 @@ def test_a_split_that_does_not_fit_memory(wide: Path, tmp_path: Path, monkeypatc
     assert sum(shares) / count == pytest.approx(float(expected.overlap.mean()), rel=1e-3)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems limit other memory")
 def test_a_store_is_written_that_does_not_fit_memory(tmp_path: Path) -> None:
     copies, limit = 256, 27 * 2**20
     bitten, done = (run(EMBEDDED, limit, copies, each, path) for each, path in ((1000, "one"), (100, "many")))

@@ -1,16 +1,14 @@
+import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import click
-import pytest
-from click.testing import Result
 
-Program = Callable[..., Result]
-Failing = Callable[..., str]
+from tests.cli.shared import Failing, Program
+
 COMMANDS = (
     "train", "pretrain", "evaluate", "analyze", "report", "export", "embed", "data", "teachers", "students", "methods",
 )  # fmt: skip
@@ -18,22 +16,12 @@ COMMANDS = (
 
 def examples(text: str) -> list[list[str]]:
     """Return the arguments of the lines of a help that can be typed, without the remarks beside them."""
-    lines = [
-        line.strip() for line in text.splitlines() if line.startswith(" ") and line.strip().startswith("relgraph ")
-    ]
-    return [shlex.split(line.split("  ")[0].split(" > ")[0])[1:] for line in lines]
+    lines = re.findall(r"^ +relgraph (.*)$", text, re.MULTILINE)
+    return [shlex.split(line.split("  ")[0].split(" > ")[0]) for line in lines]
 
 
 def test_the_version_is_the_package_s(program: Program) -> None:
     assert program("--version").stdout == f"relgraph, version {version('relgraph')}\n"
-
-
-def test_python_dash_m(environment: dict[str, str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "relgraph", "--version"], capture_output=True, text=True, env=environment
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert version("relgraph") in done.stdout
 
 
 def test_help_names_every_command(program: Program, command: click.Group) -> None:
@@ -44,18 +32,13 @@ def test_help_names_every_command(program: Program, command: click.Group) -> Non
     assert program("-h").stdout == text
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_examples_of_a_help_can_be_typed(program: Program, command: click.Group, name: str) -> None:
-    text = program(name, "--help").stdout
-    typed = examples(text.split("Examples:")[1])
-    assert len(typed) >= 2
-    assert name in {first for first, *_ in typed}
-    for first, *rest in typed:  # an example may go on with another command
-        with command.commands[first].make_context(first, rest) as context:
-            assert not rest or any(value is not None for value in context.params.values())
-
-
-def test_the_examples_of_the_program_s_help_name_its_commands(program: Program, command: click.Group) -> None:
+def test_the_examples_of_the_helps_can_be_typed(program: Program, command: click.Group) -> None:
+    for name in COMMANDS:
+        typed = examples(program(name, "--help").stdout.split("Examples:")[1])
+        assert len(typed) >= 2 and name in {first for first, *_ in typed}
+        for first, *rest in typed:  # an example may go on with another command
+            with command.commands[first].make_context(first, rest) as context:
+                assert not rest or any(value is not None for value in context.params.values()), (name, rest)
     typed = [line for line in examples(program("--help").stdout) if line[0] != "COMMAND"]
     assert len(typed) >= 4
     for first, *rest in typed:
@@ -75,9 +58,9 @@ def test_no_command_of_that_name(misuse: Failing) -> None:
     assert "Missing argument 'RUN'" in misuse("evaluate")
 
 
-def test_an_error_in_a_process_of_its_own(environment: dict[str, str]) -> None:
+def test_an_error_in_a_process_of_its_own() -> None:
     arguments = [sys.executable, "-m", "relgraph", "train", "--student", "resnet9", "--epochs", "1"]
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment)
+    done = subprocess.run(arguments, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("Error: unknown student 'resnet9': did you mean 'resnet8'? (known: ")
     assert done.stderr.count("\n") == 1
@@ -88,9 +71,9 @@ def test_a_directory_that_cannot_be_made_is_named(failure: Failing) -> None:
     assert failure("train", "--epochs", 1, "--out", "file/run").endswith(": file/run")
 
 
-def test_a_reader_that_has_enough(environment: dict[str, str]) -> None:
+def test_a_reader_that_has_enough() -> None:
     arguments = [sys.executable, "-u", "-m", "relgraph", "students"]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.stdout.close()
     assert process.communicate()[1] == ""

@@ -1,4 +1,4 @@
-"""`relgraph methods`: the table and each method in full, and README's table, against the registry."""
+"""`relgraph methods`: the table and each method in full, and the documentation's table, against the registry."""
 
 import re
 from inspect import getdoc
@@ -8,11 +8,11 @@ from click.testing import CliRunner
 from relgraph_cli.main import main
 
 from relgraph.analysis.method_info import method_info
-from relgraph.methods import CRD, KD, METHODS
+from relgraph.methods import METHODS
 from relgraph.methods.options import facts_of
 from relgraph.methods.relational import Relational
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 
 
 def output(*arguments: str) -> str:
@@ -21,19 +21,14 @@ def output(*arguments: str) -> str:
     return result.output
 
 
-def test_the_table_has_a_row_for_each_method_and_fits_a_terminal() -> None:
-    lines = output().splitlines()
+def test_the_table_has_a_row_for_each_method_with_its_paper_and_differences_below() -> None:
+    text = output()
+    lines, words = text.splitlines(), " ".join(text.split())
     rows = {line.split()[0]: line for line in lines[2 : 2 + len(METHODS)]}
-    assert list(rows) == list(METHODS)
-    assert all(line.endswith(f"{METHODS[name].weight:g}") for name, line in rows.items())
-    assert max(map(len, lines)) <= 125
-
-
-def test_papers_and_differences_stand_below() -> None:
-    text = " ".join(output().split())
-    for cls in METHODS.values():
+    assert list(rows) == list(METHODS) and max(map(len, lines)) <= 125, "it fits a terminal"
+    for name, cls in METHODS.items():
         facts = facts_of(cls)
-        assert f"{facts['Paper']}: {facts['Differs']}" in text
+        assert rows[name].endswith(f"{cls.weight:g}") and f"{facts['Paper']}: {facts['Differs']}" in words
 
 
 def test_one_in_full_has_options_with_defaults_and_the_docstring() -> None:
@@ -56,29 +51,15 @@ def test_every_method_has_a_page() -> None:
         assert text.endswith(shared + "\n") == ("See `Relational`" in str(cls.__doc__))
 
 
-def test_kernel_and_criterion_are_those_of_the_relations() -> None:
-    found = {name: (method_info(name).kernel, method_info(name).criterion) for name in ("rkd", "sp", "kd", "crd")}
-    assert found == {
-        "rkd": ("euclidean; cosine", "Huber by mean; Huber"),
-        "sp": ("linear", "mean square by anchor norm"),
-        "kd": ("-", facts_of(KD)["Criterion"]),
-        "crd": (facts_of(CRD)["Kernel"], facts_of(CRD)["Criterion"]),
-    }
-
-
 def test_names_are_read_in_any_case_as_by_method() -> None:
-    assert output("RKD") == output("rkd") and output("None") == output("none")
-
-
-def test_none_is_told() -> None:
-    assert output("none") == "none: cross-entropy alone, without a teacher\n"
+    assert output("RKD") == output("rkd")
+    assert output("none") == output("None") == "none: cross-entropy alone, without a teacher\n"
 
 
 def test_options_of_the_recipe_are_named_as_such() -> None:
     assert re.search(r"^options +--temperature=4\.0$", output("kd"), re.MULTILINE)
-    assert re.search(
-        r"^options +--graph=dense, .* --node-weight=0\.8, --edge-weight=0\.24, ", output("ega"), re.MULTILINE
-    )
+    ega = r"^options +--graph=dense, .* --node-weight=0\.8, --edge-weight=0\.24, "
+    assert re.search(ega, output("ega"), re.MULTILINE)
     assert {"--graph": "sampled", "--k": "None"}.items() <= method_info("crd").options.items()
 
 
@@ -88,9 +69,7 @@ def test_an_unknown_name_is_one_line_with_the_nearest() -> None:
     assert result.output.startswith("Error: unknown method 'rdk': did you mean 'rkd'?")
 
 
-def test_readmes_table_names_each_method_with_its_weight() -> None:
-    rows = re.findall(
-        r"^\| (`[a-z`, ]+`) \|.*\| ([\d.]+) \| [^|]+\|$", README.read_text(encoding="utf-8"), re.MULTILINE
-    )
+def test_the_page_s_table_names_each_method_with_its_weight() -> None:
+    rows = re.findall(r"^\| (`[a-z`, ]+`) \|.*\| ([\d.]+) \| [^|]+\|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     found = {name.strip("` "): float(weight) for names, weight in rows for name in names.split(",")}
     assert found == {name: cls.weight for name, cls in METHODS.items()}

@@ -1,12 +1,8 @@
 """relgraph students: what it lists, by name and by pattern."""
 
-from collections.abc import Callable
-
 import timm
-from click.testing import Result
 
-Program = Callable[..., Result]
-Failing = Callable[..., str]
+from tests.cli.shared import Failing, Program
 
 
 def test_the_students_of_the_benchmark(program: Program) -> None:
@@ -21,15 +17,8 @@ def test_the_students_of_the_benchmark(program: Program) -> None:
 def test_a_part_of_a_name_and_a_pattern(program: Program) -> None:
     part, pattern = program("students", "WRN"), program("students", "wrn_*")
     assert part.stdout == pattern.stdout
-    assert [line.split()[0] for line in part.stdout.splitlines()[2:]] == [
-        "wrn_16_1",
-        "wrn_16_2",
-        "wrn_40_1",
-        "wrn_40_2",
-    ]
-
-
-def test_the_benchmarks_own_spelling(program: Program) -> None:
+    names = [line.split()[0] for line in part.stdout.splitlines()[2:]]
+    assert names == ["wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2"]
     assert program("students", "ShuffleV2").stdout == program("students", "shufflenetv2").stdout
 
 
@@ -40,6 +29,5 @@ def test_models_of_a_library(program: Program) -> None:
 
 
 def test_nothing_matches(failure: Failing) -> None:
-    assert failure("students", "timm:nothing*").endswith(
-        "no student matches 'timm:nothing*': `relgraph students` lists them all"
-    )
+    told = "no student matches 'timm:nothing*': `relgraph students` lists them all"
+    assert failure("students", "timm:nothing*").endswith(told)

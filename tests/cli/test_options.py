@@ -5,17 +5,15 @@ from typing import Any
 
 import click
 import pytest
-from click.testing import Result
 
 from relgraph.errors import RelgraphError
 from relgraph.options import Option, options_of
 from relgraph.training.pretrain_recipe import PretrainRecipe
 from relgraph.training.recipe import Recipe
+from tests.cli.shared import Failing, Program, check_told
 
 options = import_module("relgraph_cli.options")
 
-Program = Callable[..., Result]
-Failing = Callable[..., str]
 
 # What is typed for an option of each type, and what the recipe gets.
 TYPED: dict[Any, tuple[str, Any]] = {
@@ -50,17 +48,15 @@ def test_every_option_of_the_recipe(parse: Callable[..., dict[str, Any]]) -> Non
         text, value = typed(item)
         for option in (f"--{item.name.replace('_', '-')}", *item.aliases):
             found = parse(option, text)
-            assert found == {item.name: value}
-            assert type(found[item.name]) is type(value)
+            assert found == {item.name: value} and type(found[item.name]) is type(value)
 
 
 def test_the_original_s_flags(parse: Callable[..., dict[str, Any]]) -> None:
     found = parse(
-        "-r", "0.5", "-a", "0.1", "-b", "2", "--distill", "kd", "--model_s", "resnet20", "--clip_mode", "RN50"
+        *["-r", "0.5", "-a", "0.1", "-b", "2", "--distill", "kd", "--model_s", "resnet20", "--clip_mode", "RN50"]
     )
-    assert found == {
-        "gamma": 0.5, "alpha": 0.1, "beta": 2.0, "method": "kd", "student": "resnet20", "clip_mode": "RN50",
-    }  # fmt: skip
+    numbers = {"gamma": 0.5, "alpha": 0.1, "beta": 2.0}
+    assert found == {**numbers, "method": "kd", "student": "resnet20", "clip_mode": "RN50"}
 
 
 def test_help_tells_the_defaults(program: Program) -> None:
@@ -69,18 +65,11 @@ def test_help_tells_the_defaults(program: Program) -> None:
         assert f"--{name.replace('_', '-')}" in text
     assert "[default: 240] [digits: 20]" in text
     assert "Weight of the method; the published one if not given (relgraph methods). -" in text, "no [digits: None]"
-    assert "--compile / --no-compile" in text
-    assert "[default: no-compile]" in text
-
-
-def command_with(*names: str) -> click.Command:
-    def nothing(**given: Any) -> None: ...
-
-    return click.command()(options.recipe_options(*names)(nothing))
+    assert "--compile / --no-compile" in text and "[default: no-compile]" in text
 
 
 def test_some_options_of_the_recipe() -> None:
-    command = command_with("seed", "compile", "dataset")
+    command = click.command()(options.recipe_options("seed", "compile", "dataset")(lambda **given: None))
     assert [param.name for param in command.params] == ["dataset", "seed", "compile"], "in the recipe's order"
     with pytest.raises(RelgraphError, match="unknown option 'sed': did you mean 'seed'"):
         options.recipe_options("sed")
@@ -102,44 +91,26 @@ def test_a_file_s_options_are_read_as_those_of_the_command(tmp_path: Path) -> No
     assert options.given_options(PretrainRecipe, given) == {"epochs": 3, "seed": 0, "lr": 5e-4}
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "told"),
-    [
-        ("--graph", "kn", "'kn' is not one of 'dense', 'knn'"),
-        ("--epochs", "many", "'many' is not a valid integer"),
-        ("--lr", "fast", "'fast' is not a valid float"),
-        ("--milestones", "1,b", "milestones must be a list of whole numbers, got '1,b'"),
-        ("--teacher-mean", "0.5;0.5", "teacher_mean must be a list of numbers, got '0.5;0.5'"),
-    ],
-)
-def test_values_of_another_kind(misuse: Failing, option: str, value: str, told: str) -> None:
-    line = misuse("train", option, value)
-    assert told in line
-    assert option in line
+def test_values_of_another_kind(misuse: Failing) -> None:
+    check_told(misuse, ("train",), {
+        "--graph kn": "Invalid value for '--graph': 'kn' is not one of 'dense', 'knn'",
+        "--epochs many": "'many' is not a valid integer",
+        "--lr fast": "'fast' is not a valid float",
+        "--milestones 1,b": "milestones must be a list of whole numbers, got '1,b'",
+        "--teacher-mean 0.5;0.5": "teacher_mean must be a list of numbers, got '0.5;0.5'",
+    })  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        ("- a\n- b\n", "f.yaml must hold options as 'name: value' lines, got list"),
-        ("just text\n", "f.yaml must hold options as 'name: value' lines, got str"),
-        ("epochs: [1\n", "cannot read f.yaml: "),
-        ("epochz: 1\n", "unknown option 'epochz': did you mean 'epochs'?"),
-        ("epochs: many\n", "f.yaml: epochs must be a whole number, got 'many'"),
-        ("epochs: 1.5\n", "f.yaml: epochs must be a whole number, got 1.5"),
-        ("epochs: [1, 2]\n", "f.yaml: epochs must be a whole number, got (1, 2)"),
-        ("compile: null\n", "f.yaml: compile must be true or false, got None"),
-        ("graph: kn\n", "f.yaml: unknown graph 'kn': did you mean 'knn'? (known: dense, knn)"),
-        ("milestones: [1, b]\n", "f.yaml: milestones must be a list of whole numbers, got (1, 'b')"),
-    ],
-)
-def test_files_that_are_not_options(failure: Failing, tmp_path: Path, content: str, told: str) -> None:
-    (tmp_path / "f.yaml").write_text(content)
-    assert told in failure("train", "--config", "f.yaml")
-    assert not (tmp_path / "runs").exists()
-
-
-def test_files_that_are_not_text(failure: Failing, tmp_path: Path) -> None:
-    (tmp_path / "f.yaml").write_bytes(b"\xff\xfe\x00")
-    assert failure("train", "--config", "f.yaml").startswith("cannot read f.yaml: ")
-    assert failure("train", "--config", "none.yaml").startswith("cannot read none.yaml: ")
+def test_files_that_are_not_options(failure: Failing) -> None:
+    for content, told in {
+        "- a\n- b\n": "f.yaml must hold options as 'name: value' lines, got list",
+        "epochs: [1\n": "cannot read f.yaml: ",
+        "epochz: 1\n": "unknown option 'epochz': did you mean 'epochs'?",
+        "epochs: many\n": "f.yaml: epochs must be a whole number, got 'many'",
+        "graph: kn\n": "f.yaml: unknown graph 'kn': did you mean 'knn'? (known: dense, knn)",
+        "milestones: [1, b]\n": "f.yaml: milestones must be a list of whole numbers, got (1, 'b')",
+    }.items():
+        Path("f.yaml").write_text(content)
+        check_told(failure, ("train",), {"--config f.yaml": told})
+    Path("f.yaml").write_bytes(b"\xff\xfe\x00")
+    check_told(failure, ("train",), {f"--config {name}": f"cannot read {name}: " for name in ("f.yaml", "none.yaml")})

@@ -1,14 +1,11 @@
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 import pytest
-from click.testing import Result
 
-Program = Callable[..., Result]
-Failing = Callable[..., str]
+from tests.cli.shared import Failing, Program, check_told
 
 
 def test_a_page_is_written_and_told(program: Program, run: Path, alone: Path) -> None:
@@ -30,25 +27,13 @@ def test_the_examples_can_be_typed(
         assert program(*line.split()).stdout.split(":")[0] == ("compare.html" if "-o" in line else "report.html")
 
 
-@pytest.mark.parametrize(
-    ("args", "told"),
-    [
-        (["-o", "missing/report.html", "--first", 9, "--k", 2], "cannot write missing/report.html: No such file"),
-        (["--first", 9, "--k", 9], "number of images less one, 8, got 9"),
-        (["--k", 0], "got 0"),
-    ],
-)
-def test_errors(failure: Failing, run: Path, args: list[object], told: str) -> None:
-    assert told in failure("report", run, *args)
-    assert list(Path().iterdir()) == []
-
-
-def test_what_is_not_a_run_and_a_run_twice(failure: Failing, run: Path) -> None:
+def test_errors(failure: Failing, misuse: Failing, run: Path) -> None:
+    check_told(failure, ("report", run), {
+        "-o missing/report.html --first 9 --k 2": "cannot write missing/report.html: No such file",
+        "--first 9 --k 9": "number of images less one, 8, got 9",
+        "--k 0": "got 0",
+        str(run): "each run once",
+    })  # fmt: skip
     assert failure("report", "nothing").startswith("nothing is not a run: ")
-    assert "each run once" in failure("report", run, run)
-
-
-def test_misuse(misuse: Failing, run: Path) -> None:
     assert "Missing argument" in misuse("report")
-    assert "1 is not in the range" in misuse("report", run, "--first", 1)
-    assert "'all' is not one of" in misuse("report", run, "--split", "all")
+    check_told(misuse, ("report", run), {"--first 1": "1 is not in the range", "--split all": "'all' is not one of"})

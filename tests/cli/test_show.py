@@ -12,7 +12,4 @@ def test_words_to_the_left_numbers_to_the_right() -> None:
         "a long name        -",
         "x             100.00",
     ]
-
-
-def test_words_among_the_numbers() -> None:
     assert show.table(["a", "b"], [["x", "1,234"]]).splitlines()[-1] == "x  1,234"

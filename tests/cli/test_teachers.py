@@ -1,15 +1,10 @@
 import re
-from collections.abc import Callable
 
 import click
-import pytest
-from click.testing import Result
 
 from relgraph.names import SOURCES
 from relgraph.networks.catalogue import LISTS, find_teachers
-
-Program = Callable[..., Result]
-Failing = Callable[..., str]
+from tests.cli.shared import Failing, Program
 
 
 def specs(text: str) -> list[str]:
@@ -27,9 +22,9 @@ def test_overview(program: Program) -> None:
         assert spec in [teacher.spec for teacher in find_teachers(spec)]
 
 
-@pytest.mark.parametrize("pattern", ["dinov2", "open_clip:*ViT-B-32*", "embedded"])
-def test_pattern(program: Program, pattern: str) -> None:
-    assert specs(program("teachers", pattern).stdout) == [teacher.spec for teacher in find_teachers(pattern)]
+def test_patterns(program: Program) -> None:
+    for pattern in ("dinov2", "open_clip:*ViT-B-32*", "embedded"):
+        assert specs(program("teachers", pattern).stdout) == [teacher.spec for teacher in find_teachers(pattern)]
 
 
 def test_what_is_known_of_a_teacher(program: Program) -> None:
