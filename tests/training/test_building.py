@@ -1,6 +1,5 @@
 """What is opened before anything is built: device, data and teacher, and what is refused there."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +11,7 @@ from relgraph.training.building import open_data, open_fabric, open_teacher, par
 from relgraph.training.distillation import build
 from relgraph.training.hardware import native_bf16
 from relgraph.training.recipe import Recipe
-
-RecipeMaker = Callable[..., Recipe]
+from tests.training.conftest import RecipeMaker
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

@@ -1,7 +1,6 @@
 """Diagnostics of a training: of the pair that the loss reads, and nothing of the training moves by them."""
 
 import csv
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,10 @@ from relgraph.training import diagnostics, trainer
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.distillation import build, train
 from relgraph.training.epochs import Meter, step, train_epoch
-from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
 from relgraph.training.spread import Spread
-from tests.training.conftest import call_before, interrupt
+from tests.training.conftest import RecipeMaker, Runs, call_before, interrupt
 
-RecipeMaker = Callable[..., Recipe]
-Runs = Callable[[str], Path]
 N = 10
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, -1, 2])
 FACTS = RunFacts(dim=5, student_width=4, teacher_width=6)

@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ from relgraph.training.building import open_data, open_teacher
 from relgraph.training.embedding import default_path, store_embeddings
 from relgraph.training.feed import input_of
 from relgraph.training.recipe import Recipe
-
-RecipeMaker = Callable[..., Recipe]
+from tests.training.conftest import RecipeMaker
 
 
 def files(path: Path) -> dict[str, bytes]:

@@ -1,6 +1,5 @@
 """The inputs of a step: the views of both networks as a generator decides, and the teacher's outputs for them."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -24,8 +23,8 @@ from relgraph.training.distillation import open_task
 from relgraph.training.embedding import store_embeddings
 from relgraph.training.feed import Feed, Online, Stored, TwoViews, input_of, make_plan, open_feed, reads_maps
 from relgraph.training.recipe import Recipe
+from tests.training.conftest import RecipeMaker
 
-RecipeMaker = Callable[..., Recipe]
 INDEX = torch.tensor([30, 2, 2, 17, 35, 9])
 SHARING = ("shared", "independent")
 

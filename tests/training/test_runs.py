@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -15,9 +14,8 @@ from relgraph.errors import RelgraphError
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.recipe import Recipe, resolve
 from relgraph.training.runs import Run, check_free, environment, free_name, read_yaml
+from tests.training.conftest import Runs
 
-RecipeMaker = Callable[..., Recipe]
-Runs = Callable[[str], Path]
 # The terms of each variant, and the figures of its evaluation.
 CLASSES = ["val_top1", "val_top5"]
 COLUMNS: dict[str, tuple[list[str], list[str]]] = {

@@ -1,7 +1,5 @@
 """Tasks: which head a network has, which loss labels give, and by which figures it is judged."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 
@@ -12,8 +10,8 @@ from relgraph.training.building import open_data
 from relgraph.training.distillation import build, open_task
 from relgraph.training.recipe import Recipe
 from relgraph.training.tasks import Classes, Neighbours, Task, classes_of
+from tests.training.conftest import RecipeMaker
 
-RecipeMaker = Callable[..., Recipe]
 CPU = torch.device("cpu")
 
 
