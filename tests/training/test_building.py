@@ -45,7 +45,7 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
 
 
 def test_what_does_not_fit(make: RecipeMaker) -> None:
-    assert_refused_like(*((lambda options=options: build(make(**options)), told) for options, told in WRONG))  # type: ignore[misc]
+    assert_refused_like(*((lambda options=options: build(make(**options)), told) for options, told in WRONG))
 
 
 def test_images_without_labels_for_what_needs_them_and_for_what_needs_none(make: RecipeMaker) -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from relgraph.data.images import ImageSet, image_files
+from relgraph.data.images import ImageFiles, ImageSet, image_files
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
 from tests.checks import assert_refused_like
 
@@ -109,7 +109,8 @@ def test_embed_is_the_network_in_evaluation_mode(
     names = [f"{i}.png" for i in range(7)]
     for name, image in zip(names, images, strict=True):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / name)
-    for pixels, workers in product((images, image_files(tmp_path, names, None)), (0, 2)):
+    stored: list[Tensor | ImageFiles] = [images, image_files(tmp_path, names, None)]
+    for pixels, workers in product(stored, (0, 2)):
         split = ImageSet(pixels, torch.zeros(7), ("a", "b"), "test", torch.arange(7))
         assert torch.equal(embed(net, split, prepare, batch_size=3, device="cpu", workers=workers), found)
 

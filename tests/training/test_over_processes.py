@@ -135,7 +135,8 @@ def train(processes: ProcessGroup, options: dict[str, Any]) -> Trained:
     if processes.count > 1:
         wrapped = DistributedDataParallel(module, **ddp_options())
     own = {"params": list(module.teacher_parameters()), "momentum": 0.0}
-    optimiser = SGD([{"params": module.student_parameters()}, own], lr=1e-2, momentum=0.9)
+    groups: list[dict[str, Any]] = [{"params": module.student_parameters()}, own]
+    optimiser = SGD(groups, lr=1e-2, momentum=0.9)
     torch.manual_seed(3)
     values, rows = list[Tensor](), processes.rows(N)
     named, gradients = dict[str, Tensor](), dict[str, Tensor]()

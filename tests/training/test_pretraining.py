@@ -258,7 +258,7 @@ def test_no_label_and_no_image_of_another_split_reaches_the_weights(
     def spoilt(recipe: PretrainRecipe) -> DataSet:
         data = original(recipe)
         val, test = (
-            replace(part, images=255 - part.images, labels=part.labels.flip(0)) for part in (data.val, data.test)
+            replace(part, images=255 - part.pixels, labels=part.labels.flip(0)) for part in (data.val, data.test)
         )
         train = replace(data.train, labels=(data.train.labels * 2 + 1) % 3)
         return replace(data, train=train, val=val, test=test)

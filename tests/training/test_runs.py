@@ -6,6 +6,7 @@ import re
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -105,7 +106,7 @@ def test_a_directory_that_is_free(tmp_path: Path) -> None:
 
 
 def test_names_of_new_runs(tmp_path: Path) -> None:
-    birds = {"dataset": "folder:/data/birds"}
+    birds: dict[str, Any] = {"dataset": "folder:/data/birds"}
     knn = Recipe(**birds, graph="knn", refine="conv", student="resnet8")
     (tmp_path / "birds-resnet8-ega-knn-conv-seed0").mkdir()
     for recipe, name in (

@@ -105,7 +105,10 @@ def test_what_is_refused_leaves_everything_as_it_was(tmp_path: Path, monkeypatch
     def fail() -> Counting:
         raise RelgraphError("no such data")
 
-    resume, start = (lambda: run(counting(), path, resume=True)), (lambda: run(counting(), path))
+    def start(resume: bool = False) -> dict[str, Any]:
+        return run(counting(), path, resume)
+
+    resume = partial(start, resume=True)
     assert_refused_like(
         (resume, r"is not a run: expected a directory with recipe\.yaml"),
         (lambda: run_job(fail, RECIPE, path, resume=False), "no such data"),
