@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.optim import SGD
 
 from relgraph.errors import RelgraphError
 from relgraph.training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
+from tests.checks import assert_refused_like
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -30,52 +32,47 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert {name: again[name] for name in plain} == plain and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(
-    "error",
-    [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing"), KeyboardInterrupt()],
-)
 def test_a_full_disk_or_an_interrupt_keeps_the_previous_checkpoint(
-    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, write = tmp_path / "last.ckpt", torch.save
     save_checkpoint(path, {"objective": {}, "epoch": 1})
     before = path.read_bytes()
-
-    def save(state: dict[str, Any], path: Path) -> None:
-        write(state, path)
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        raise error
-
-    monkeypatch.setattr(torch, "save", save)
     told = r"^cannot write .*last\.ckpt: [^\n]*, what it held before is untouched$"
-    kind, match = (KeyboardInterrupt, None) if isinstance(error, KeyboardInterrupt) else (RelgraphError, told)
-    with pytest.raises(kind, match=match):
-        save_checkpoint(path, {"objective": {}, "epoch": 2})
-    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path], "no half of a file stays behind"
+    failures = OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing")
+    for error in (*failures, KeyboardInterrupt()):
+
+        def save(state: dict[str, Any], path: Path, error: BaseException = error) -> None:
+            write(state, path)
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+            raise error
+
+        monkeypatch.setattr(torch, "save", save)
+        kind, match = (RelgraphError, told) if error in failures else (KeyboardInterrupt, None)
+        with pytest.raises(kind, match=match):
+            save_checkpoint(path, {"objective": {}, "epoch": 2})
+        assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path], "no half of a file stays behind"
 
 
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    with pytest.raises(RelgraphError, match=r"^there is no checkpoint .*last\.ckpt$"):
-        load_checkpoint(path)
-    with pytest.raises(RelgraphError, match=r"^cannot write .*nowhere/last\.ckpt"):
-        save_checkpoint(tmp_path / "nowhere" / "last.ckpt", {})
+    load = partial(load_checkpoint, path)
+    assert_refused_like(
+        (load, r"^there is no checkpoint .*last\.ckpt$"),
+        (lambda: save_checkpoint(tmp_path / "nowhere" / "last.ckpt", {}), r"^cannot write .*nowhere/last\.ckpt"),
+    )
     save_checkpoint(path, {"objective": {"weight": torch.randn(1000)}})
     whole = path.read_bytes()
     for keep in (0, 1, 100, len(whole) // 2, -1):
         path.write_bytes(whole[:keep])
-        told = r"^cannot read the checkpoint .*last\.ckpt, is it truncated\? \([^\n]*\)$"
-        with pytest.raises(RelgraphError, match=told):
-            load_checkpoint(path)
+        assert_refused_like((load, r"^cannot read the checkpoint .*last\.ckpt, is it truncated\? \([^\n]*\)$"))
     others: list[Any] = [torch.zeros(3), [1, 2], {"progress": {}}, {"objective": torch.zeros(3)}]
     for content in others:
         torch.save(content, path)
-        with pytest.raises(RelgraphError, match=r"last\.ckpt is not a run's checkpoint: train it again$"):
-            load_checkpoint(path)
+        assert_refused_like((load, r"last\.ckpt is not a run's checkpoint: train it again$"))
     torch.save({"distiller": {}, "progress": {}}, path)
     told = r"last\.ckpt is of a version of relgraph whose runs this one cannot read: train it again$"
-    with pytest.raises(RelgraphError, match=told):
-        load_checkpoint(path)
+    assert_refused_like((load, told))
 
 
 class Attack:
@@ -93,8 +90,7 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path) -> None:
     content = {"objective": Attack(witness)}
     for write in (lambda: torch.save(content, path), lambda: path.write_bytes(pickle.dumps(content, protocol=2))):
         write()
-        with pytest.raises(RelgraphError, match=r"^cannot read the checkpoint [^\n]*$"):
-            load_checkpoint(path)
+        assert_refused_like((partial(load_checkpoint, path), r"^cannot read the checkpoint [^\n]*$"))
         assert not witness.exists()
     pickle.loads(pickle.dumps(Attack(witness)))
     assert witness.exists(), "an ordinary unpickler would have run it"

@@ -1,8 +1,5 @@
 """Diagnostics of a training: of the pair that the loss reads, and nothing of the training moves by them."""
 
-import csv
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +14,14 @@ from relgraph.methods import CRD, EGA, KD, METHODS, RKD, Batch, Method, Output, 
 from relgraph.methods.base import as_output
 from relgraph.methods.relational import Relational
 from relgraph.names import build_method
-from relgraph.training import diagnostics, trainer
+from relgraph.training import diagnostics
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.distillation import build, train
-from relgraph.training.epochs import Meter, step, train_epoch
-from relgraph.training.recipe import Recipe
+from relgraph.training.epochs import train_epoch
 from relgraph.training.runs import Run
 from relgraph.training.spread import Spread
-from tests.training.conftest import call_before, interrupt
+from tests.training.conftest import RecipeMaker, Runs, call_before, equal, states
 
-RecipeMaker = Callable[..., Recipe]
-Runs = Callable[[str], Path]
 N = 10
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, -1, 2])
 FACTS = RunFacts(dim=5, student_width=4, teacher_width=6)
@@ -48,40 +42,28 @@ def measured(method: Method, student: Output, teacher: Output, labels: Tensor = 
     return found
 
 
-@pytest.mark.parametrize("name", KERNELS)
-def test_what_is_measured_is_the_pair_that_the_loss_reads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    method, (student, teacher) = METHODS[name](), outputs()
-    assert isinstance(method, Relational)
-    read: list[Any] = []
-    original = type(method).compare_pair
-
-    def compare_pair(self: Any, pair: Any, *given: Any) -> Any:
-        read.append(pair)
-        return original(self, pair, *given)
-
-    monkeypatch.setattr(type(method), "compare_pair", compare_pair)
-    asked: list[Any] = []
-
-    def spy(pair: Any, *given: Any) -> dict[str, Tensor]:
-        asked.append(pair)
-        return diagnose(pair, *given)
-
-    monkeypatch.setattr(diagnostics, "diagnose", spy)
-    found = measured(method, student, teacher).found
-    assert len(found) == len(read) == len(asked) == 1 and asked[0] is read[0]
-    expected = diagnose(read[0], KERNELS[name], 3, LABELS)
-    assert found[0].keys() == expected.keys()
+def assert_same(found: list[dict[str, Tensor]], expected: dict[str, Tensor]) -> None:
+    """Check that one step was measured, and found these figures."""
+    assert len(found) == 1 and found[0].keys() == expected.keys()
     assert all(torch.equal(found[0][key], expected[key]) for key in expected)
 
 
-def test_a_sum_is_measured_once() -> None:
-    """By the pair of its first method."""
+def test_what_is_measured_is_the_pair_that_the_loss_reads() -> None:
+    """Of a sum once, by the pair of its first method."""
+    for name, kernel in KERNELS.items():
+        method, (student, teacher) = METHODS[name](), outputs()
+        assert isinstance(method, Relational)
+        read: list[Any] = []
+        with pytest.MonkeyPatch.context() as patch:
+            call_before(patch, type(method), "compare_pair", 1, lambda self, pair, *given: read.append(pair))  # noqa: B023
+            call_before(patch, diagnostics, "diagnose", 1, lambda pair, *given: read.append(pair))  # noqa: B023
+            found = measured(method, student, teacher).found
+        assert len(read) == 2 and read[0] is read[1]
+        assert_same(found, diagnose(read[0], kernel, 3, LABELS))
     shared = {"graph": "dense", "node_weight": 1.0, "edge_weight": 1.0}
-    method, given = build_method("rkd+ega", FACTS, shared), outputs()
-    assert method is not None
-    found, expected = measured(method, *given).found, measured(RKD(), *given).found
-    assert len(found) == len(expected) == 1 and found[0].keys() == expected[0].keys()
-    assert all(torch.equal(found[0][key], expected[0][key]) for key in expected[0])
+    both, given = build_method("rkd+ega", FACTS, shared), outputs()
+    assert both is not None
+    assert_same(measured(both, *given).found, measured(RKD(), *given).found[0])
 
 
 def test_a_method_without_graphs_is_measured_by_what_it_reads() -> None:
@@ -95,16 +77,17 @@ def test_a_method_without_graphs_is_measured_by_what_it_reads() -> None:
     assert some.steps == [0, 1]
 
 
-@pytest.mark.parametrize("name", ["seed", "moco", "infonce", "ntxent"])
-def test_a_contrastive_method_is_measured_behind_its_head(name: str) -> None:
-    method = build_method(name, FACTS)
+def test_a_contrastive_method_is_measured_behind_its_head() -> None:
     student, teacher = outputs()
-    assert method is not None and student.feature is not None and teacher.feature is not None
-    found, head = measured(method, student, teacher).found, method.parts[name].get_submodule("projector")
-    pair = graph_pair(head(student.feature).detach(), teacher.feature, kernel=cosine)
-    expected = diagnose(pair, cosine, 3, LABELS)
-    assert set(found[0]) == set(MEASURES)
-    assert all(torch.equal(found[0][key], expected[key]) for key in expected)
+    assert student.feature is not None and teacher.feature is not None
+    for name in ("seed", "moco", "infonce", "ntxent"):
+        method = build_method(name, FACTS)
+        assert method is not None
+        head = method.parts[name].get_submodule("projector")
+        pair = graph_pair(head(student.feature).detach(), teacher.feature, kernel=cosine)
+        expected = diagnose(pair, cosine, 3, LABELS)
+        assert set(expected) == set(MEASURES)
+        assert_same(measured(method, student, teacher).found, expected)
 
 
 def test_every_so_many_steps_and_none_without_a_teacher(make: RecipeMaker) -> None:
@@ -147,19 +130,21 @@ def test_measuring_moves_nothing(make: RecipeMaker) -> None:
         job = build(make(diagnose_every=every, graph="knn", k=3))
         row, _ = train_epoch(job, 0)
         assert ("overlap" in row) == (every == 1)
-        weights.append({name: tensor.clone() for name, tensor in job.objective.state_dict().items()})
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+        weights.append(states(job.objective))
+    assert equal(*weights)
 
 
-@pytest.mark.parametrize("options", [{"form": "factored"}, {"form": "blocked"}, {"form": "blocked", "graph": "knn"}])
-def test_a_pair_without_a_matrix_is_measured(options: dict[str, Any], make: RecipeMaker) -> None:
-    graph = {name: value for name, value in options.items() if name == "graph"}
-    found, _ = train_epoch(build(make(diagnose_every=2, lr=0.002, **options)), 0)
-    expected, _ = train_epoch(build(make(diagnose_every=2, lr=0.002, form="matrix", **graph)), 0)
-    assert found.keys() == expected.keys()
-    # Of a sparse pair all pairs of the nodes are measured, in place of its edges.
-    names = {"loss", "node", "edge", "match", "homophily_student"} | (set() if graph else {"overlap", "edge_rank"})
-    assert {name: found[name] for name in names} == pytest.approx({name: expected[name] for name in names}, rel=1e-3)
+def test_a_pair_without_a_matrix_is_measured(make: RecipeMaker) -> None:
+    def row(**options: Any) -> dict[str, float]:
+        return train_epoch(build(make(diagnose_every=2, lr=0.002, **options)), 0)[0]
+
+    for form, graph in (("factored", "dense"), ("blocked", "dense"), ("blocked", "knn")):
+        found, expected = row(form=form, graph=graph), row(form="matrix", graph=graph)
+        assert found.keys() == expected.keys()
+        # Of a sparse pair all pairs of the nodes are measured, in place of its edges.
+        names = {"loss", "node", "edge", "match", "homophily_student"}
+        names |= {"overlap", "edge_rank"} if graph == "dense" else set()
+        assert {name: found[name] for name in names} == pytest.approx({k: expected[k] for k in names}, rel=1e-3)
 
 
 def test_of_many_nodes_some_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,34 +158,13 @@ def test_of_many_nodes_some_are_measured(monkeypatch: pytest.MonkeyPatch) -> Non
     assert measured(EGA(form="factored"), student, teacher).read() == whole != few.read()
 
 
-def test_a_step_without_diagnostics_is_a_step(make: RecipeMaker) -> None:
-    job, index = build(make()), torch.arange(12)
-    step(job, job.data.train.pixels[index], index, torch.Generator(), Meter())
-
-
 def test_the_files_of_a_run(finished: Runs, make: RecipeMaker, tmp_path: Path) -> None:
-    run = Run(finished("dense"))
-    with run.diagnostics_file.open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "0"), ("2", "0"), ("3", "0")], "5 steps an epoch"
-    assert [float(row["overlap"]) for row in rows] == [row["overlap"] for row in run.read_metrics()]
+    run, path = Run(finished("dense")), tmp_path / "run"
+    rows = run.read_metrics(run.diagnostics_file)
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 0), (2, 0), (3, 0)], "5 steps an epoch"
+    assert [row["overlap"] for row in rows] == [row["overlap"] for row in run.read_metrics()]
     assert set(MEASURES) <= set(run.read_metrics()[0])
-    train(make(epochs=1, diagnose_every=2), tmp_path / "run")
-    assert [row["step"] for row in Run(tmp_path / "run").read_metrics(Run(tmp_path / "run").diagnostics_file)] == [
-        0,
-        2,
-        4,
-    ]
+    train(make(epochs=1, diagnose_every=2), path)
+    assert [row["step"] for row in Run(path).read_metrics(Run(path).diagnostics_file)] == [0, 2, 4]
     assert not Run(finished("none")).diagnostics_file.exists()
     assert any((finished("dense") / "tensorboard" / "steps").iterdir())
-
-
-def test_a_stopped_run_keeps_its_diagnostics(finished: Runs, make: RecipeMaker, tmp_path: Path) -> None:
-    recipe = make()
-    with pytest.MonkeyPatch.context() as patch:
-        call_before(patch, trainer, "train_epoch", 3, interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            train(recipe, tmp_path / "run")
-    train(replace(recipe), tmp_path / "run", resume=True)
-    file = "diagnostics.csv"
-    assert (tmp_path / "run" / file).read_text() == (finished("dense") / file).read_text()

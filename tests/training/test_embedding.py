@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -6,11 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from relgraph.data.datasets import load
+from relgraph.data.datasets import DataSet, load
 from relgraph.data.embeddings import EmbeddingStore, StoreWriter
 from relgraph.data.manifest import Manifest
 from relgraph.data.views import PadCropFlip
-from relgraph.errors import RelgraphError
 from relgraph.names import dataset
 from relgraph.seeding import generator
 from relgraph.training import embedding
@@ -18,28 +16,21 @@ from relgraph.training.building import open_data, open_teacher
 from relgraph.training.embedding import default_path, store_embeddings
 from relgraph.training.feed import input_of
 from relgraph.training.recipe import Recipe
-
-RecipeMaker = Callable[..., Recipe]
+from tests.checks import assert_refused_like
+from tests.training.conftest import RecipeMaker, call_before, interrupt
 
 
 def files(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in path.iterdir()}
 
 
-@pytest.fixture
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put 10 images in a shard: the 36 of the folder are 4 shards."""
-    monkeypatch.setattr(embedding, "images_per_shard", lambda images, size: 10)
-
-
 def test_values_are_those_of_the_teacher(make: RecipeMaker, tmp_path: Path) -> None:
     recipe = make(val_fraction=0.3)
     done = store_embeddings(recipe, tmp_path / "store", views=2, seed=4)
-    whole = load(dataset(recipe.dataset), root=Path(), image_size=None, val_fraction=0, labels_per_class=None, seed=0)
-    images, teacher = whole.train.pixels, open_teacher(recipe)
-    crop = PadCropFlip(whole.crop_padding, whole.flip).draw(36, 8, 8, generator("stored views", 4, 1))
+    data, teacher = whole(recipe), open_teacher(recipe)
+    crop = PadCropFlip(data.crop_padding, data.flip).draw(36, 8, 8, generator("stored views", 4, 1))
     store = EmbeddingStore(tmp_path / "store")
-    for view, seen in ((0, images), (1, crop.apply(images))):
+    for view, seen in ((0, data.train.pixels), (1, crop.apply(data.train.pixels))):
         found = store.rows(torch.full((36,), view), torch.arange(36))
         torch.testing.assert_close(found, teacher(input_of(teacher)(seen)))
     assert (done.images, done.contents) == (36, store.contents)
@@ -54,12 +45,11 @@ def test_the_store_says_what_is_in_it(make: RecipeMaker, tmp_path: Path) -> None
     assert (contents.input_size, contents.mean, contents.std) == (teacher.input_size, teacher.mean, teacher.std)
     assert (contents.width, contents.dtype, contents.precision) == (teacher.width, "float16", "32-true")
     assert (contents.views, contents.crop_padding, contents.flip, contents.view_seed) == (1, 1, True, 0)
-    assert torch.equal(EmbeddingStore(tmp_path / "store").checksums, open_data_of_all(recipe))
+    assert torch.equal(EmbeddingStore(tmp_path / "store").checksums, whole(recipe).train.checksums())
 
 
-def open_data_of_all(recipe: Recipe) -> torch.Tensor:
-    whole = load(dataset(recipe.dataset), root=Path(), image_size=None, val_fraction=0, labels_per_class=None, seed=0)
-    return whole.train.checksums()
+def whole(recipe: Recipe) -> DataSet:
+    return load(dataset(recipe.dataset), root=Path(), image_size=None, val_fraction=0, labels_per_class=None, seed=0)
 
 
 def test_it_serves_every_split_and_choice_of_labels(make: RecipeMaker, tmp_path: Path) -> None:
@@ -70,59 +60,40 @@ def test_it_serves_every_split_and_choice_of_labels(make: RecipeMaker, tmp_path:
     assert not torch.equal(*(open_data(recipe).train.index for recipe in recipes))
 
 
-@pytest.mark.usefixtures("small_shards")
-@pytest.mark.parametrize(
-    ("done", "moment"), [(0, "before the shard"), (3, "before the shard"), (2, "before the manifest")]
-)
-def test_an_interrupt_at_any_shard(
-    make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int, moment: str
-) -> None:
-    store_embeddings(make(), tmp_path / "whole", views=2, batch_size=4)
-
-    def stop(owner: Any, name: str) -> None:
-        original, calls = getattr(owner, name), iter(range(99))
-
-        def call(*args: Any) -> None:
-            if next(calls) == done + (owner is Manifest):  # the first manifest lists no shard
-                raise KeyboardInterrupt
-            original(*args)
-
-        patch.setattr(owner, name, call)
-
-    with monkeypatch.context() as patch:
-        stop(*{"before the shard": (StoreWriter, "write"), "before the manifest": (Manifest, "write")}[moment])
-        with pytest.raises(KeyboardInterrupt):
-            store_embeddings(make(), tmp_path / "stopped", views=2, batch_size=4)
-    assert sum(shard is not None for shard in Manifest.read(tmp_path / "stopped").shards) == done
-    rest = store_embeddings(make(), tmp_path / "stopped", views=2, batch_size=4)
-    assert rest.images == 36 - 10 * done
-    assert files(tmp_path / "stopped") == files(tmp_path / "whole")
-
-
-@pytest.mark.usefixtures("small_shards")
-def test_a_finished_store_is_left_alone(make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = store_embeddings(make(), tmp_path / "store", views=2)
+def test_an_interrupt_at_any_shard(make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten images each; the store that is finished then is left alone."""
+    monkeypatch.setattr(embedding, "images_per_shard", lambda images, size: 10)
+    first = store_embeddings(make(), tmp_path / "whole", views=2, batch_size=4)
+    moments: tuple[tuple[Any, int, int], ...] = ((StoreWriter, 1, 0), (StoreWriter, 4, 3), (Manifest, 4, 2))
+    for owner, number, done in moments:  # before a shard, or before its manifest, of which the first lists none
+        path = tmp_path / f"{owner.__name__}{number}"
+        with monkeypatch.context() as patch:
+            call_before(patch, owner, "write", number, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                store_embeddings(make(), path, views=2, batch_size=4)
+        assert sum(shard is not None for shard in Manifest.read(path).shards) == done
+        assert store_embeddings(make(), path, views=2, batch_size=4).images == 36 - 10 * done
+        assert files(path) == files(tmp_path / "whole")
     monkeypatch.setattr(embedding, "Normalise", lambda *given, **options: None)  # nothing goes through the teacher
-    before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("store/shard*")}
-    again = store_embeddings(make(), tmp_path / "store", views=2)
+    before = {file: file.stat().st_mtime_ns for file in path.glob("shard*")}
+    again = store_embeddings(make(), path, views=2)
     assert (again.images, again.contents) == (0, first.contents)
-    assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("store/shard*")} == before
+    assert before and {file: file.stat().st_mtime_ns for file in path.glob("shard*")} == before
 
 
 def test_other_parameters_are_refused(make: RecipeMaker, tmp_path: Path) -> None:
     store_embeddings(make(), tmp_path / "store", views=2)
-    for told, recipe, views in (
-        ("views was 2, is now 3", make(), 3),
-        (r"mean was \(0.3.*\), is now \(0.1,\)", make(teacher_mean=(0.1,)), 2),
-        (r"image_shape was \(3, 8, 8\), is now \(3, 6, 6\)", make(image_size=6), 2),
-    ):
-        with pytest.raises(RelgraphError, match=told):
-            store_embeddings(recipe, tmp_path / "store", views=views)
-    with pytest.raises(RelgraphError, match=r"views and batch_size must be at least 1 .* got 0, 256 and 'float32'"):
-        store_embeddings(make(), tmp_path / "new", views=0)
-    with pytest.raises(RelgraphError, match="got 1, 256 and 'int8'"):
-        store_embeddings(make(), tmp_path / "new", views=1, dtype="int8")
-    assert not (tmp_path / "new").exists()
+    old, new = tmp_path / "store", tmp_path / "new"
+    assert_refused_like(
+        (lambda: store_embeddings(make(), old, views=3), "views was 2, is now 3"),
+        (lambda: store_embeddings(make(teacher_mean=(0.1,)), old, views=2), r"mean was \(0.3.*\), is now \(0.1,\)"),
+        (lambda: store_embeddings(make(image_size=6), old, views=2),
+         r"image_shape was \(3, 8, 8\), is now \(3, 6, 6\)"),
+        (lambda: store_embeddings(make(), new, views=0),
+         r"views and batch_size must be at least 1 .* got 0, 256 and 'float32'"),
+        (lambda: store_embeddings(make(), new, views=1, dtype="int8"), "got 1, 256 and 'int8'"),
+    )  # fmt: skip
+    assert not new.exists()
 
 
 def test_streamed_images_give_the_same_embeddings(make: RecipeMaker, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.building import ddp_options
 from relgraph.training.objective import Distiller
 from tests.processes import run_on
+from tests.training.conftest import states
 
 N, IMAGES, DIM, CLASSES, VIEWS, STEPS = 12, 24, 5, 4, 3, 5
 # Equal in both networks, which FSP needs, and the last channels a multiple of those before, which IRG needs.
@@ -133,19 +134,15 @@ def train(processes: ProcessGroup, options: dict[str, Any]) -> Trained:
     wrapped: nn.Module = module
     if processes.count > 1:
         wrapped = DistributedDataParallel(module, **ddp_options())
-    optimisers = [
-        SGD(module.student_parameters(), lr=1e-2, momentum=0.9),
-        SGD([{"params": list(module.teacher_parameters())}], lr=1e-2),
-    ]
+    own = {"params": list(module.teacher_parameters()), "momentum": 0.0}
+    groups: list[dict[str, Any]] = [{"params": module.student_parameters()}, own]
+    optimiser = SGD(groups, lr=1e-2, momentum=0.9)
     torch.manual_seed(3)
-    values: list[Tensor] = []
-    named: dict[str, Tensor] = {}
-    gradients: dict[str, Tensor] = {}
-    rows = processes.rows(N)
+    values, rows = list[Tensor](), processes.rows(N)
+    named, gradients = dict[str, Tensor](), dict[str, Tensor]()
     for inputs in batches():
         given = part_of(inputs, rows)
-        for optimiser in optimisers:
-            optimiser.zero_grad()
+        optimiser.zero_grad()
         found = wrapped(given)
         found.total.backward()
         module.remember(found, given.batch)
@@ -153,13 +150,9 @@ def train(processes: ProcessGroup, options: dict[str, Any]) -> Trained:
         values.append(torch.stack([term.detach() for term in named.values()]))
         if not gradients:
             gradients = {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
-        for optimiser in optimisers:
-            optimiser.step()
+        optimiser.step()
     means = processes.mean_(torch.stack(values))
-    first = dict(zip(named, means[0].tolist(), strict=True))
-    return Trained(
-        means.sum(1).tolist(), first, gradients, {name: x.clone() for name, x in module.state_dict().items()}
-    )
+    return Trained(means.sum(1).tolist(), dict(zip(named, means[0].tolist(), strict=True)), gradients, states(module))
 
 
 def train_all(processes: ProcessGroup, names: list[str]) -> dict[str, Trained]:

@@ -3,21 +3,22 @@
 import json
 import math
 import re
-from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from relgraph.analysis.diagnostics import MEASURES
-from relgraph.errors import RelgraphError
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.recipe import Recipe, resolve
 from relgraph.training.runs import Run, check_free, environment, free_name, read_yaml
+from tests.checks import assert_refused_like
+from tests.training.conftest import Runs
 
-RecipeMaker = Callable[..., Recipe]
-Runs = Callable[[str], Path]
 # The terms of each variant, and the figures of its evaluation.
 CLASSES = ["val_top1", "val_top5"]
 COLUMNS: dict[str, tuple[list[str], list[str]]] = {
@@ -35,45 +36,35 @@ COLUMNS: dict[str, tuple[list[str], list[str]]] = {
 
 
 def test_the_files_of_a_run(finished: Runs) -> None:
-    path = finished("dense")
-    assert sorted(file.name for file in path.iterdir()) == [
-        "best.ckpt",
-        "diagnostics.csv",
-        "environment.json",
-        "last.ckpt",
-        "metrics.csv",
-        "recipe.yaml",
-        "result.json",
-        "student.safetensors",
-        "tensorboard",
-    ]
+    names = "best.ckpt diagnostics.csv environment.json last.ckpt metrics.csv recipe.yaml result.json"
+    found = sorted(file.name for file in finished("dense").iterdir())
+    assert found == [*names.split(), "student.safetensors", "tensorboard"]
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        Recipe(),
-        resolve({}),
-        resolve({}, "ega"),
-        Recipe(
-            graph="knn", k=3, refine="conv", lr=1e-5, weight_decay=5e-20, teacher_mean=(0.1, 1 / 3, 0.5),
-            teacher_args=("num_classes=1001", "a=b: c"), milestones=(1, 2), dataset="folder:/tmp/öl # 1", root="~/null",
-        ),
-        Recipe(method="1e+3*sp+nce", method_args=("nce.tau=1e-2",), nodes="feature", init_epochs=3),
-        Recipe(method="kd", beta=0.0),
-        Recipe(method="sskd", gamma=0.0, ss_head="runs/head", augment="simclr", init_from="runs/a b"),
-        Recipe(method="kd", teacher="checkpoint:runs/x", teacher_head="own"),
-    ],
-)  # fmt: skip
-def test_the_recipe_comes_back_as_it_was(recipe: Recipe, tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run", recipe)
-    again = Run.open(run.path).recipe()
-    assert again == recipe
-    assert [type(getattr(again, item.name)) for item in fields(Recipe)] == [
-        type(getattr(recipe, item.name)) for item in fields(Recipe)
-    ]
-    written = yaml.safe_load(run.recipe_file.read_text(encoding="utf-8"))
-    assert list(written) == [item.name for item in fields(Recipe)], "every option is written, in order"
+RECIPES = [
+    Recipe(),
+    resolve({}),
+    resolve({}, "ega"),
+    Recipe(
+        graph="knn", k=3, refine="conv", lr=1e-5, weight_decay=5e-20, teacher_mean=(0.1, 1 / 3, 0.5),
+        teacher_args=("num_classes=1001", "a=b: c"), milestones=(1, 2), dataset="folder:/tmp/öl # 1", root="~/null",
+    ),
+    Recipe(method="1e+3*sp+nce", method_args=("nce.tau=1e-2",), nodes="feature", init_epochs=3),
+    Recipe(method="kd", beta=0.0),
+    Recipe(method="sskd", gamma=0.0, ss_head="runs/head", augment="simclr", init_from="runs/a b"),
+    Recipe(method="kd", teacher="checkpoint:runs/x", teacher_head="own"),
+]  # fmt: skip
+
+
+def test_the_recipe_comes_back_as_it_was(tmp_path: Path) -> None:
+    names = [item.name for item in fields(Recipe)]
+    for number, recipe in enumerate(RECIPES):
+        run = Run.create(tmp_path / str(number), recipe)
+        again = Run.open(run.path).recipe()
+        assert again == recipe
+        assert all(type(getattr(again, name)) is type(getattr(recipe, name)) for name in names)
+        written = yaml.safe_load(run.recipe_file.read_text(encoding="utf-8"))
+        assert list(written) == names, "every option is written, in order"
 
 
 def test_columns_and_sums_of_the_metrics(finished: Runs) -> None:
@@ -97,17 +88,12 @@ def test_columns_and_sums_of_the_metrics(finished: Runs) -> None:
 def test_the_environment(finished: Runs) -> None:
     found = json.loads((finished("dense") / "environment.json").read_text(encoding="utf-8"))
     assert list(found) == ["started", "command", "seed", "python", "versions", "commit", "hardware"]
-    assert found["seed"] == 0
+    assert found["seed"] == 0 and environment(7)["seed"] == 7
     assert {"relgraph", "torch", "torch_geometric"} <= found["versions"].keys()
-    import torch
-
-    assert (
-        found["versions"]["torch"] == torch.__version__.split("+")[0] or found["versions"]["torch"] == torch.__version__
-    )
+    assert found["versions"]["torch"] in (torch.__version__, torch.__version__.split("+")[0])
     assert found["commit"] is None or re.fullmatch(r"[0-9a-f]{40}", found["commit"])
     assert list(found["hardware"]) == ["processor", "cores", "torch_threads", "processes", "gpu"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", found["started"])
-    assert environment(7)["seed"] == 7
 
 
 def test_a_directory_that_is_free(tmp_path: Path) -> None:
@@ -115,33 +101,31 @@ def test_a_directory_that_is_free(tmp_path: Path) -> None:
     check_free(tmp_path / "new")
     file = tmp_path / "file"
     file.write_text("")
-    for taken in (file, tmp_path):
-        with pytest.raises(
-            RelgraphError, match=r"exists already: continue it with --resume .*, or choose another --out$"
-        ):
-            check_free(taken)
+    told = r"exists already: continue it with --resume .*, or choose another --out$"
+    assert_refused_like(*((partial(check_free, taken), told) for taken in (file, tmp_path)))
 
 
 def test_names_of_new_runs(tmp_path: Path) -> None:
-    assert free_name(tmp_path, Recipe(seed=3)) == tmp_path / "digits-resnet8x4-ega-dense-seed3"
-    knn = Recipe(dataset="folder:/data/birds", graph="knn", refine="conv", student="resnet8")
-    first = free_name(tmp_path, knn)
-    assert first == tmp_path / "birds-resnet8-ega-knn-conv-seed0"
-    first.mkdir()
-    assert free_name(tmp_path, knn) == tmp_path / "birds-resnet8-ega-knn-conv-seed0-2"
-    assert free_name(tmp_path, Recipe(method="kd")).name == "digits-resnet8x4-kd-seed0"
-    assert free_name(tmp_path, Recipe(method="crd")).name == "digits-resnet8x4-crd-seed0"
-    sum_of_two = Recipe(method="25*sp + 0.9*kd", refine="smooth")
-    assert free_name(tmp_path, sum_of_two).name == "digits-resnet8x4-25xsp+0.9xkd-dense-smooth-seed0"
-    moco = resolve_pretraining({"objective": "moco", "dataset": "folder:/data/birds", "seed": 2})
-    assert free_name(tmp_path, moco).name == "birds-resnet20-moco-seed2"
-    head = resolve_pretraining({"objective": "sskd-head", "teacher": "embedded:digits"})
-    assert free_name(tmp_path, head).name == "digits-sskd-head-seed0"
+    birds: dict[str, Any] = {"dataset": "folder:/data/birds"}
+    knn = Recipe(**birds, graph="knn", refine="conv", student="resnet8")
+    (tmp_path / "birds-resnet8-ega-knn-conv-seed0").mkdir()
+    for recipe, name in (
+        (Recipe(seed=3), "digits-resnet8x4-ega-dense-seed3"),
+        (replace(knn, seed=1), "birds-resnet8-ega-knn-conv-seed1"),
+        (knn, "birds-resnet8-ega-knn-conv-seed0-2"),
+        (Recipe(method="kd"), "digits-resnet8x4-kd-seed0"),
+        (Recipe(method="crd"), "digits-resnet8x4-crd-seed0"),
+        (Recipe(method="25*sp + 0.9*kd", refine="smooth"), "digits-resnet8x4-25xsp+0.9xkd-dense-smooth-seed0"),
+        (resolve_pretraining({}), "digits-resnet20-simclr-seed0"),
+        (resolve_pretraining({"objective": "moco", **birds, "seed": 2}), "birds-resnet20-moco-seed2"),
+        (resolve_pretraining({"objective": "sskd-head", "teacher": "embedded:digits"}), "digits-sskd-head-seed0"),
+    ):
+        assert free_name(tmp_path, recipe) == tmp_path / name
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(RelgraphError, match=r"is not a run: expected a directory with recipe\.yaml"):
-        Run.open(tmp_path)
+    told = r"is not a run: expected a directory with recipe\.yaml"
+    assert_refused_like((lambda: Run.open(tmp_path), told))
     for text, told in (
         ("lr: [", r"^cannot read .*recipe\.yaml: [^\n]*$"),
         ("- a\n- b\n", r"recipe\.yaml must hold options as 'name: value' lines, got list$"),
@@ -153,12 +137,10 @@ def test_what_is_no_run(tmp_path: Path) -> None:
         ("a: !!python/object/apply:os.getcwd []\n", r"^cannot read .*recipe\.yaml: [^\n]*$"),
     ):
         (tmp_path / "recipe.yaml").write_text(text)
-        with pytest.raises(RelgraphError, match=told):
-            Run.open(tmp_path).recipe()
+        assert_refused_like((lambda: Run.open(tmp_path).recipe(), told))
     for content in (b"epoch,loss\n1,nothing\n", b"epoch,loss\n1,2,3\n", b"\xff\xfe"):
         (tmp_path / "metrics.csv").write_bytes(content)
-        with pytest.raises(RelgraphError, match=r"^cannot read .*metrics.csv: "):
-            Run(tmp_path).read_metrics()
+        assert_refused_like((lambda: Run(tmp_path).read_metrics(), r"^cannot read .*metrics.csv: "))
 
 
 def test_options_from_yaml(tmp_path: Path) -> None:
@@ -167,8 +149,8 @@ def test_options_from_yaml(tmp_path: Path) -> None:
     assert read_yaml(file) == {"batch_size": 8, "milestones": (1, 2), "refine": None}
     file.write_text("")
     assert read_yaml(file) == {}
-    with pytest.raises(RelgraphError, match=r"^cannot read .*nowhere\.yaml: [^\n]*$"):
-        read_yaml(tmp_path / "nowhere.yaml")
+    told = r"^cannot read .*nowhere\.yaml: [^\n]*$"
+    assert_refused_like((lambda: read_yaml(tmp_path / "nowhere.yaml"), told))
 
 
 def test_pre_trainings_and_trainings_are_told_apart(tmp_path: Path) -> None:
@@ -176,19 +158,14 @@ def test_pre_trainings_and_trainings_are_told_apart(tmp_path: Path) -> None:
     first, second = Run.create(tmp_path / "first", pretraining), Run.create(tmp_path / "second", training)
     assert first.stored() == pretraining and isinstance(first.stored(), PretrainRecipe)
     assert second.stored() == second.recipe() == training
-    with pytest.raises(
-        RelgraphError,
-        match=r"first is a pre-training \(moco\): expected a run of relgraph train; its network is a teacher, "
-        r"--teacher checkpoint:.*first, its figures are in result\.json, and relgraph pretrain --resume .*first goes "
-        r"on with it$",
-    ):
-        first.recipe()
-    for run, other, words in (
-        (first, training, "pre-training: expected a training"),
-        (second, pretraining, "training: expected a pre-training"),
-    ):
-        with pytest.raises(RelgraphError, match=rf"is a {words}$"):
-            run.check_recipe(other)
-    with pytest.raises(RelgraphError, match=r"was started with another recipe: lr was 0\.03, is now 1\.0$"):
-        first.check_recipe(replace(pretraining, lr=1.0))
+    told = (r"first is a pre-training \(moco\): expected a run of relgraph train; its network is a teacher, --teacher "
+            r"checkpoint:.*first, its figures are in result\.json, and relgraph pretrain --resume .*first goes on with "
+            r"it$")  # fmt: skip
+    assert_refused_like(
+        (first.recipe, told),
+        (lambda: first.check_recipe(training), "is a pre-training: expected a training$"),
+        (lambda: second.check_recipe(pretraining), "is a training: expected a pre-training$"),
+        (lambda: first.check_recipe(replace(pretraining, lr=1.0)),
+         r"was started with another recipe: lr was 0\.03, is now 1\.0$"),
+    )  # fmt: skip
     first.check_recipe(pretraining)

@@ -1,6 +1,7 @@
 """Whole runs over processes: files written once, figures of all, and resumed on another number of processes."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from relgraph.errors import RelgraphError
 from relgraph.processes import ProcessGroup
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.distillation import build, train
 from relgraph.training.epochs import Progress, train_epoch
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
+from tests.checks import refusal
 from tests.processes import run_on
 from tests.training.conftest import VARIANTS, RecipeMaker, call_before, interrupt
 
@@ -61,7 +62,9 @@ def work_on(processes: ProcessGroup, work: Work, folder: Path) -> Done:
     # Only the first one's directory counts.
     results = {name: train(recipe, folder / name / str(processes.rank)) for name, recipe in work.trained.items()}
     train(work.resumed, folder / "resumed", resume=True)
-    return Done(results, learned(work.local), [refusal(recipe, folder / "refused") for recipe in work.refused])
+    return Done(
+        results, learned(work.local), [refusal(partial(train, recipe, folder / "refused")) for recipe in work.refused]
+    )
 
 
 def learned(recipe: Recipe) -> dict[str, Tensor]:
@@ -69,12 +72,6 @@ def learned(recipe: Recipe) -> dict[str, Tensor]:
     job = build(recipe)
     train_epoch(job, 0)
     return dict(job.objective.state_dict())
-
-
-def refusal(recipe: Recipe, path: Path) -> str:
-    with pytest.raises(RelgraphError) as error:
-        train(recipe, path)
-    return str(error.value)
 
 
 def stop(processes: ProcessGroup, recipe: Recipe, path: Path) -> None:
@@ -160,12 +157,9 @@ def test_a_local_relation_is_another_loss(done: list[Done], folder: Path) -> Non
 
 
 def test_batches_that_cannot_be_split_are_refused(done: list[Done], folder: Path) -> None:
+    told = "{} is split evenly over 2 processes{}: choose another batch_size or number of processes, got {} images"
+    labelled = "every batch of labelled images, for the teacher's head,"
+    cases = ("every batch", "", 7), ("every batch", " x 2 parts", 10), (labelled, "", 9)
     for found in done:
-        choice = "choose another batch_size or number of processes"
-        assert found.refusals == [
-            f"every batch is split evenly over 2 processes: {choice}, got 7 images",
-            f"every batch is split evenly over 2 processes x 2 parts: {choice}, got 10 images",
-            "every batch of labelled images, for the teacher's head, is split evenly over 2 processes: "
-            f"{choice}, got 9 images",
-        ]
+        assert found.refusals == [told.format(*case) for case in cases]
     assert not (folder / "refused").exists()

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +16,29 @@ from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.runs import Run
 from relgraph.training.trainer import run_job
+from tests.checks import assert_refused_like
 from tests.training.conftest import allowed, call_before, interrupt, outcome
 from tests.training.counting import RECIPE, SOME, STEPS, Counting, counting, run
 
 
-@pytest.mark.parametrize(
-    ("picked", "found", "best", "kept", "weights"),
-    [
+def test_a_score_picks_the_first_best_epoch_and_without_one_the_newest_is_kept(tmp_path: Path) -> None:
+    cases: tuple[tuple[str | None, list[dict[str, float]], list[float], int, int | None], ...] = (
         (None, SOME, [4, -1.0], 4, None),
         ("knn", [{"knn": 10.0}, {"knn": 90.0}, {"knn": 90.0}, {"knn": 30.0}], [2, 90.0], 2, 2),
         ("knn", [{}, {}, {}, {}], [4, -1.0], 4, 4),
-    ],
-)
-def test_a_score_picks_the_first_best_epoch_and_without_one_the_newest_is_kept(
-    picked: str | None, found: list[dict[str, float]], best: list[float], kept: int, weights: int | None, tmp_path: Path
-) -> None:
-    job = counting(found, picked)
-    result = run(job, tmp_path / "run")
-    opened = Run.open(tmp_path / "run")
-    assert result["best"] == best and result["rows"] == result["epochs"] == 4
-    assert [asked for asked in job.asked if asked.startswith("keep")] == [f"keep {epoch}" for epoch in range(kept)]
-    assert opened.best.exists() == (weights is not None)
-    if weights is not None:
-        assert len(load_checkpoint(opened.best)["progress"]["rows"]) == weights
-    header, *lines = opened.metrics_file.read_text().splitlines()
-    assert header.startswith("epoch,lr,loss,product,degenerate,overlap,images_per_s")
-    assert len(lines) == 4 and len(opened.read_metrics(opened.diagnostics_file)) == 8
+    )
+    for number, (picked, found, best, kept, weights) in enumerate(cases):
+        job = counting(found, picked)
+        result = run(job, tmp_path / str(number))
+        opened = Run.open(tmp_path / str(number))
+        assert result["best"] == best and result["rows"] == result["epochs"] == 4
+        assert [asked for asked in job.asked if asked.startswith("keep")] == [f"keep {epoch}" for epoch in range(kept)]
+        assert opened.best.exists() == (weights is not None)
+        if weights is not None:
+            assert len(load_checkpoint(opened.best)["progress"]["rows"]) == weights
+        header, *lines = opened.metrics_file.read_text().splitlines()
+        assert header.startswith("epoch,lr,loss,product,degenerate,overlap,images_per_s")
+        assert len(lines) == 4 and len(opened.read_metrics(opened.diagnostics_file)) == 8
 
 
 def test_a_run_that_is_stopped_before_any_write_ends_as_if_it_had_not(tmp_path: Path) -> None:
@@ -66,6 +64,7 @@ def test_a_run_that_is_stopped_before_any_write_ends_as_if_it_had_not(tmp_path: 
         assert told["loss"] == [(int(row["epoch"]), pytest.approx(row["loss"], rel=1e-6)) for row in rows]
         assert told["val_knn"] == [(2, 90.0), (4, 30.0)]
         assert [event.step for event in steps.Scalars("overlap")] == list(range(1, 9))
+        assert [event.value for event in steps.Scalars("step")] == [0, 2] * 4
     assert job.asked == [], "a finished run stays as it is"
     assert [row.get("val_knn") for row in rows] == [None, 90.0, None, 30.0], "empty cells"
 
@@ -81,65 +80,59 @@ def test_what_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert job.line(row) == "epoch   2/4  loss 1.5000  train 50.00 %  val 40.00 %  7 images/s"
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_what_is_no_number_is_named_and_finished_epochs_are_kept(
-    late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_no_number_is_named_and_finished_epochs_are_kept(tmp_path: Path) -> None:
     """A finite loss can have a gradient that is not: after the last step of an epoch no loss shows it."""
-    path = tmp_path / "spoilt"
     run(counting(), tmp_path / "whole")
 
     def spoil(job: Counting, *args: Any) -> None:
         job.objective.weight.data.fill_(math.inf)
 
-    told = r"^the weights are not a number after epoch 2: weight first; a smaller learning rate may help$"
-    if not late:
-        told = r"^the loss is not a number in epoch 2: product first; a smaller learning rate or weight may help$"
-    with monkeypatch.context() as patch:
-        owner, name, call = (trainer, "_check_weights", 2) if late else (epochs, "step", STEPS + 2)
-        call_before(patch, owner, name, call, spoil)
-        with pytest.raises(RelgraphError, match=told):
-            run(counting(), path)
-    assert len(Run(path).read_metrics()) == len(load_checkpoint(Run(path).last)["progress"]["rows"]) == 1
-    run(counting(), path, resume=True)
-    assert outcome(path) == outcome(tmp_path / "whole")
+    late = r"^the weights are not a number after epoch 2: weight first; a smaller learning rate may help$"
+    early = r"^the loss is not a number in epoch 2: product first; a smaller learning rate or weight may help$"
+    for owner, name, call, told in ((trainer, "_check_weights", 2, late), (epochs, "step", STEPS + 2, early)):
+        path = tmp_path / name
+        with pytest.MonkeyPatch.context() as patch:
+            call_before(patch, owner, name, call, spoil)
+            assert_refused_like((partial(run, counting(), path), told))
+        assert len(Run(path).read_metrics()) == len(load_checkpoint(Run(path).last)["progress"]["rows"]) == 1
+        run(counting(), path, resume=True)
+        assert outcome(path) == outcome(tmp_path / "whole")
 
 
 def test_what_is_refused_leaves_everything_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run"
-    with pytest.raises(RelgraphError, match=r"is not a run: expected a directory with recipe\.yaml"):
-        run(counting(), path, resume=True)
 
     def fail() -> Counting:
         raise RelgraphError("no such data")
 
-    with pytest.raises(RelgraphError, match="no such data"):
-        run_job(fail, RECIPE, path, resume=False)
+    def start(resume: bool = False) -> dict[str, Any]:
+        return run(counting(), path, resume)
+
+    resume = partial(start, resume=True)
+    assert_refused_like(
+        (resume, r"is not a run: expected a directory with recipe\.yaml"),
+        (lambda: run_job(fail, RECIPE, path, resume=False), "no such data"),
+    )
     assert not path.exists()
-    run(counting(), path)
-    before = outcome(path)
-    with pytest.raises(RelgraphError, match=r"exists already: continue it with --resume .*, or choose another --out$"):
-        run(counting(), path)
+    start()
+    before, kept = outcome(path), Run(path).last.read_bytes()
     other = resolve_pretraining({"epochs": 4, "batch_size": 4, "lr": 0.5})
-    with pytest.raises(RelgraphError, match=r"run was started with another recipe: lr was 0\.002, is now 0\.5$"):
-        run_job(counting, other, path, resume=True)
+    assert_refused_like(
+        (start, r"exists already: continue it with --resume .*, or choose another --out$"),
+        (lambda: run_job(counting, other, path, resume=True),
+         r"run was started with another recipe: lr was 0\.002, is now 0\.5$"),
+    )  # fmt: skip
     assert outcome(path) == before
-    kept = Run(path).last.read_bytes()
-    wrong = {
-        r"last\.ckpt does not belong to this run's recipe: [^\n]*$": {"objective": {"other": torch.zeros(())}},
-        r"last\.ckpt does not belong to this run's recipe: 'optimiser'$": {"objective": {"weight": torch.zeros(())}},
-        r"last\.ckpt is not a run's checkpoint: train it again$": {"network": {}},
-        r"last\.ckpt is of a version of relgraph whose runs this one cannot read: train it again$": {"distiller": {}},
-    }
-    for told, content in wrong.items():
+    for told, content in (
+        (r"last\.ckpt does not belong to this run's recipe: [^\n]*$", {"objective": {"other": torch.zeros(())}}),
+        (r"last\.ckpt does not belong to this run's recipe: 'optimiser'$", {"objective": {"weight": torch.zeros(())}}),
+    ):
         torch.save(content, Run(path).last)
-        with pytest.raises(RelgraphError, match=told):
-            run(counting(), path, resume=True)
+        assert_refused_like((resume, told))
     Run(path).last.write_bytes(kept[: len(kept) // 2])
-    with pytest.raises(RelgraphError, match=r"^cannot read the checkpoint .*last\.ckpt, is it truncated\?"):
-        run(counting(), path, resume=True)
+    assert_refused_like((resume, r"^cannot read the checkpoint .*last\.ckpt, is it truncated\?"))
     Run(path).last.write_bytes(kept)
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "train_epoch", interrupt)
-        run(counting(), path, resume=True)
+        resume()
     assert outcome(path) == before
