@@ -169,11 +169,6 @@ class Normalise:
         return normalised.contiguous(memory_format=torch.channels_last)
 
 
-def prepare(images: Tensor, size: int | None, channels: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return images as the input of a network, once: `Normalise(mean, std, channels, size)(images)`."""
-    return Normalise(mean, std, channels, size)(images)
-
-
 def unit(images: Tensor) -> Tensor:
     """Return images as float32 in 0..1: uint8 is divided by 255, float is 0..1 already.
 

@@ -14,15 +14,7 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 from relgraph.networks.backbone import Backbone
-from relgraph.networks.sources import (
-    Arguments,
-    Listed,
-    Pretrained,
-    TeacherSource,
-    built_for,
-    unknown_model,
-    unknown_student,
-)
+from relgraph.networks.sources import Arguments, Listed, Pretrained, TeacherSource, built_for, unknown_model
 from relgraph.networks.weights import from_url, read_weights
 
 SIZE = 224  # what torchvision's models are made for
@@ -82,10 +74,8 @@ class TorchvisionSource(TeacherSource):
         Raises:
             RelgraphError: for an unknown name, or a size that the model cannot read.
         """
-        if self.name not in torchvision_names():
-            raise unknown_student("torchvision", self.name, torchvision_names())
         size = image_size or SIZE
-        with built_for(f"torchvision:{self.name}", in_channels, size):
+        with built_for("torchvision", self.name, torchvision_names(), in_channels, size):
             model = _model(self.name, size, init_weights=True)
             return BeforeLastLayer(model, in_channels, size).measured(in_channels, size)
 
