@@ -77,17 +77,9 @@ def _start(batches: _Batches, workers: int, pin_memory: bool) -> Iterator[Any]:
         # The number of workers is the user's choice; and workers touch nothing that the threads of this process hold.
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)
-        return iter(
-            DataLoader(
-                batches,
-                batch_size=None,
-                num_workers=workers,
-                pin_memory=pin_memory,
-                worker_init_fn=_keep_quiet,
-                # Its own generator: a seed drawn from torch's would change the random numbers of the training.
-                generator=RandomGenerator(),
-            )
-        )
+        # Its own generator: a seed drawn from torch's would change the random numbers of the training.
+        options: dict[str, Any] = {"worker_init_fn": _keep_quiet, "generator": RandomGenerator()}
+        return iter(DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pin_memory, **options))
 
 
 def _keep_quiet(worker: int) -> None:

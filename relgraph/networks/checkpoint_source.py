@@ -62,10 +62,8 @@ class CheckpointSource(TeacherSource):
                 is asked for where there is no projector.
         """
         if arguments.keys() - {"output"}:
-            choices = " or output=".join(OUTPUTS)
-            raise RelgraphError(
-                f"a checkpoint takes the argument output={choices}, got {dict(arguments)} for {self.run}"
-            )
+            known = " or output=".join(OUTPUTS)
+            raise RelgraphError(f"a checkpoint takes the argument output={known}, got {dict(arguments)} for {self.run}")
         output = str(arguments.get("output", "feature"))
         if output not in OUTPUTS:
             raise unknown("output of a checkpoint", output, OUTPUTS)
