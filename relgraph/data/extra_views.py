@@ -32,18 +32,10 @@ class ExtraViews(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Joined:
+class Joined(Drawn):
     """V views of each of B images: `apply` returns `(V * B, C, h, w)`, whose row `v * B + i` is view v of image i."""
 
     views: tuple[Drawn, ...]
-
-    def part(self, rows: slice) -> "Joined":
-        """Return the V views of these images alone.
-
-        Raises:
-            RelgraphError: if the rows do not follow each other, or are counted from the end.
-        """
-        return Joined(tuple(view.part(rows) for view in self.views))
 
     def apply(self, images: Tensor) -> Tensor:
         """Return the views of uint8 or float (0..1) `images` `(B, C, H, W)`."""
@@ -51,18 +43,10 @@ class Joined:
 
 
 @dataclass(frozen=True, eq=False)
-class Chain:
+class Chain(Drawn):
     """A view of a view: each step is applied to what the step before it returned."""
 
     steps: tuple[Drawn, ...]
-
-    def part(self, rows: slice) -> "Chain":
-        """Return the draws of these images alone.
-
-        Raises:
-            RelgraphError: if the rows do not follow each other, or are counted from the end.
-        """
-        return Chain(tuple(step.part(rows) for step in self.steps))
 
     def apply(self, images: Tensor) -> Tensor:
         """Return the views of uint8 or float (0..1) `images` `(B, C, H, W)`."""
@@ -72,14 +56,10 @@ class Chain:
 
 
 @dataclass(frozen=True, eq=False)
-class Turned:
+class Turned(Drawn):
     """Square images turned counter-clockwise, each by its own number of quarters, `turns` `(B,)`."""
 
     turns: Tensor
-
-    def part(self, rows: slice) -> "Turned":
-        """Return the turns of these images alone."""
-        return Turned(self.turns[rows])
 
     def apply(self, images: Tensor) -> Tensor:
         """Return `images` `(B, C, H, H)`, turned."""
@@ -91,14 +71,10 @@ class Turned:
 
 
 @dataclass(frozen=True, eq=False)
-class Fixed:
+class Fixed(Drawn):
     """A change of images without anything that is random."""
 
     change: Callable[[Tensor], Tensor]
-
-    def part(self, rows: slice) -> "Fixed":
-        """Return this: nothing was drawn."""
-        return self
 
     def apply(self, images: Tensor) -> Tensor:
         """Return the changed `images`."""
@@ -106,14 +82,10 @@ class Fixed:
 
 
 @dataclass(frozen=True, eq=False)
-class Cut:
+class Cut(Drawn):
     """A box of each image, `(4, B)` as `draw_boxes` draws them, resized to the size of the image."""
 
     box: Tensor
-
-    def part(self, rows: slice) -> "Cut":
-        """Return the boxes of these images alone."""
-        return Cut(self.box[:, rows])
 
     def apply(self, images: Tensor) -> Tensor:
         """Return the resized boxes of `images`, float32 in 0..1."""
@@ -190,7 +162,7 @@ class Transformations(_Turning):
         steps: tuple[Drawn, ...] = (
             Turned(torch.randint(1, 4, (n,), generator=generator)),
             Fixed(_to_grey),
-            draw_jitter(torch.arange(n), MOCO.jitter, generator),
+            draw_jitter(torch.ones(n, dtype=torch.bool), MOCO.jitter, generator),
             Cut(draw_boxes(n, height, width, MOCO.scale, MOCO.ratio, generator)),
         )
         return Joined(tuple(Chain((crop, Fixed(unit), step)) for crop, step in zip(crops, steps, strict=True)))

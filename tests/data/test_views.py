@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from relgraph.data.views import Normalise, PadCropFlip, View, positions_of
+from relgraph.data.views import Normalise, PadCropFlip, View
 from tests.checks import assert_refused_like
 from tests.data.shared import chi_square, random_images, seeded
 
@@ -123,12 +123,3 @@ def test_what_does_not_fit_is_said() -> None:
             for a, b in ((4, 3), (1, 2), (2, 1), (3, 4))
         ),
     )
-
-
-def test_positions_are_counted_from_the_start_of_their_rows() -> None:
-    for rows in (slice(0, 10), slice(None), slice(4, 5), slice(2, 9), slice(3, 3), slice(5, None)):
-        held = list(range(10))[rows]
-        for chosen in ([], [0], [0, 1, 4, 5, 9], list(range(10))):
-            inside, positions = positions_of(torch.tensor(chosen, dtype=torch.long), rows)
-            assert inside.tolist() == [i in held for i in chosen]
-            assert positions.tolist() == [held.index(i) for i in chosen if i in held]
