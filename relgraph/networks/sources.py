@@ -48,15 +48,12 @@ class TeacherSource:
     Attributes:
         takes_weights: Whether it reads a file in place of the weights that its library downloads.
         takes_arguments: Whether it has arguments.
+        path: The file or the run directory of a network that relgraph trained, else `None`.
     """
 
     takes_weights: ClassVar[bool] = True
     takes_arguments: ClassVar[bool] = False
-
-    @property
-    def path(self) -> Path | None:
-        """The file or the run directory of a network that relgraph trained, else `None`."""
-        return None
+    path: Path | None = None
 
     def load(self, weights: Path | None, input_size: int | None, arguments: Arguments) -> Pretrained:
         """Return the network with the weights of a file, or with those that the source has.
