@@ -15,17 +15,8 @@ from relgraph.data import AUGMENTATIONS
 from relgraph.data.colour import Jitter, check_channels, draw_jitter, to_grey
 from relgraph.data.digit_views import Digits
 from relgraph.data.resample import blur_matrix, blur_taps, crop_matrix, draw_boxes, resample
-from relgraph.data.views import Drawn, PadCropFlip, positions_of, unit
+from relgraph.data.views import DrawnViews, PadCropFlip, unit
 from relgraph.errors import RelgraphError, unknown
-
-
-class DrawnViews(Drawn, Protocol):
-    """One view drawn for each of B images."""
-
-    @property
-    def flip(self) -> Tensor:
-        """Which images are mirrored left to right, `(B,)`."""
-        ...
 
 
 class Augmentation(Protocol):
@@ -79,30 +70,25 @@ class ContrastiveAugmentation:
         """Draw one view for each of `n` images of `height` x `width` pixels."""
         box = draw_boxes(n, height, width, self.scale, self.ratio, generator)
         flip = torch.rand(n, generator=generator) < self.flip
-        jitter = draw_jitter(_chosen(n, self.jitter_share, generator), self.jitter, generator)
-        grey = _chosen(n, self.grey, generator)
-        blur = _chosen(n, self.blur, generator)
-        low, high = self.sigma
-        sigma = low + (high - low) * torch.rand(len(blur), generator=generator)
+        jitter = draw_jitter(torch.rand(n, generator=generator) < self.jitter_share, self.jitter, generator)
+        grey, blur = (torch.rand(n, generator=generator) < share for share in (self.grey, self.blur))
+        (low, high), sigma = self.sigma, torch.zeros(n)
+        sigma[blur] = low + (high - low) * torch.rand(int(blur.sum()), generator=generator)
         out = (height, width) if self.size is None else (self.size, self.size)
         return ContrastiveView(box, flip, jitter, grey, blur, sigma, out)
 
 
-def _chosen(n: int, share: float, generator: torch.Generator) -> Tensor:
-    return (torch.rand(n, generator=generator) < share).nonzero()[:, 0]
-
-
 @dataclass(frozen=True, eq=False)
-class ContrastiveView:
+class ContrastiveView(DrawnViews):
     """The draws of `ContrastiveAugmentation` for B images: everything lies on the CPU.
 
     Attributes:
         box: Top, left, height and width of each crop in pixels, `(4, B)`.
         flip: Which images are mirrored, `(B,)`.
         jitter: The colour jitter of those that have one.
-        grey: Positions of the images that turn grey.
-        blur: Positions of the images that are blurred.
-        sigma: Deviation of each of their blurs in pixels, as many as `blur`.
+        grey: Which images turn grey, `(B,)`.
+        blur: Which images are blurred, `(B,)`.
+        sigma: Deviation of each image's blur in pixels, `(B,)`, 0 where there is none.
         size: Height and width of the views.
     """
 
@@ -114,17 +100,6 @@ class ContrastiveView:
     sigma: Tensor
     size: tuple[int, int]
 
-    def part(self, rows: slice) -> "ContrastiveView":
-        """Return the draws of these images alone.
-
-        Raises:
-            RelgraphError: if the rows do not follow each other, or are counted from the end.
-        """
-        _, grey = positions_of(self.grey, rows)
-        blurred, blur = positions_of(self.blur, rows)
-        jitter, sigma = self.jitter.part(rows), self.sigma[blurred]
-        return ContrastiveView(self.box[:, rows], self.flip[rows], jitter, grey, blur, sigma, self.size)
-
     def apply(self, images: Tensor) -> Tensor:
         """Return the views of uint8 or float (0..1) `images`, float32 `(B, C, height, width)` in 0..1.
 
@@ -135,14 +110,15 @@ class ContrastiveView:
             raise RelgraphError(f"a view of {len(self.flip)} images was applied to {len(images)} images")
         check_channels("a contrastive view", images.shape[1])
         views = self.jitter.apply_(cut(images, self.box, self.flip, self.size))
-        if images.shape[1] == 3 and len(self.grey):
-            at = self.grey.to(images.device, non_blocking=True)
+        if images.shape[1] == 3 and self.grey.any():
+            at = self.grey.nonzero()[:, 0].to(images.device, non_blocking=True)
             views.index_copy_(0, at, to_grey(views.index_select(0, at)).expand(-1, 3, -1, -1))
         return self._blur_(views).clamp_(0, 1)
 
     def _blur_(self, images: Tensor) -> Tensor:
-        if len(self.blur):
-            at, sigma = (drawn.to(images.device, non_blocking=True) for drawn in (self.blur, self.sigma))
+        if self.blur.any():
+            drawn = self.blur.nonzero()[:, 0], self.sigma[self.blur]
+            at, sigma = (each.to(images.device, non_blocking=True) for each in drawn)
             rows, columns = (blur_matrix(sigma, side, blur_taps(side)) for side in self.size)
             images.index_copy_(0, at, resample(images.index_select(0, at), rows, columns))
         return images

@@ -3,9 +3,7 @@
 One permutation is kept of an epoch, 4 bytes an image; batches are cut from it as they are asked for.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
-from typing import overload
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -65,7 +63,7 @@ def epoch_batches(
     return _Mixed(order, batch_size - quota, processes, labelled, quota, (seed, epoch))
 
 
-class Batches(Sequence[Tensor]):
+class Batches:
     """The batches of an epoch, or the rows of them that one process holds: each is cut when it is asked for."""
 
     def __init__(self, order: Tensor, size: int, processes: ProcessGroup) -> None:
@@ -82,18 +80,6 @@ class Batches(Sequence[Tensor]):
         rows = self._processes.rows(self._size)
         for start in range(0, len(self._order), self._size):
             yield self._order[start : start + self._size][rows].long()
-
-    @overload
-    def __getitem__(self, number: int) -> Tensor: ...
-
-    @overload
-    def __getitem__(self, number: slice) -> list[Tensor]: ...
-
-    def __getitem__(self, number: int | slice) -> Tensor | list[Tensor]:
-        """Return a batch, `(B,)` int64, or a list of some; one after the other, iteration is the quicker way."""
-        if isinstance(number, slice):
-            return [self[place] for place in range(len(self))[number]]
-        return next(islice(iter(self), range(len(self))[number], None))
 
 
 class _Mixed(Batches):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from relgraph.data.views import positions_of, unit
+from relgraph.data.views import Drawn, unit
 from relgraph.errors import RelgraphError
 
 # What torchvision turns colour into grey with; `views.LUMINANCE`, which is PIL's, has one digit more.
@@ -95,23 +95,18 @@ CHANGES: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (brightness, contrast,
 
 
 @dataclass(frozen=True, eq=False)
-class Jitter:
-    """A colour jitter for each of M chosen images of a batch, on the CPU: the four `CHANGES` in an order of its own.
+class Jitter(Drawn):
+    """A colour jitter for the chosen ones of B images, on the CPU: the four `CHANGES` in an order of its own.
 
     Attributes:
-        chosen: Positions of the images that are changed, `(M,)`.
-        factors: Of brightness, contrast, saturation and hue, `(4, M)`.
-        order: `order[s, i]` is the change that image `chosen[i]` undergoes as number s, `(4, M)`.
+        chosen: Which images are changed, `(B,)`.
+        factors: Of brightness, contrast, saturation and hue, `(4, B)`; what is not chosen has zeros.
+        order: `order[s, i]` is the change that image i undergoes as number s, `(4, B)`.
     """
 
     chosen: Tensor
     factors: Tensor
     order: Tensor
-
-    def part(self, rows: slice) -> "Jitter":
-        """Return the jitter of these images alone, at their positions among them."""
-        inside, chosen = positions_of(self.chosen, rows)
-        return Jitter(chosen, self.factors[:, inside], self.order[:, inside])
 
     def apply(self, images: Tensor) -> Tensor:
         """Return changed uint8 or float images `(B, C, H, W)`, float32 in 0..1."""
@@ -120,9 +115,10 @@ class Jitter:
     def apply_(self, images: Tensor) -> Tensor:
         """Change float `images` `(B, C, H, W)` in place and return them."""
         # Sorted on the CPU by their change, so that each change has its images and no device is waited for.
-        change, column = self.order.sort(dim=1)
+        change, column = self.order[:, self.chosen].sort(dim=1)
         counts = [row.bincount(minlength=len(CHANGES)).tolist() for row in change]
-        positions = self.chosen[column].to(images.device, non_blocking=True)
+        column = self.chosen.nonzero()[:, 0][column]
+        positions = column.to(images.device, non_blocking=True)
         factors = self.factors[change, column].to(images.device, non_blocking=True)
         for where, factor, count in zip(positions, factors, counts, strict=True):
             for apply, at, by in zip(CHANGES, where.split(count), factor.split(count), strict=True):
@@ -132,15 +128,21 @@ class Jitter:
 
 
 def draw_jitter(chosen: Tensor, strength: tuple[float, float, float, float], generator: torch.Generator) -> Jitter:
-    """Draw a jitter for the `chosen` images `(M,)`, as torchvision's ColorJitter does.
+    """Draw a jitter for the images that are `chosen` `(B,)`, as torchvision's ColorJitter does.
 
     Factors are uniform in `1 +- strength` (at least 0), that of the hue in `+- strength`; each image has an order of
     the four changes of its own.
 
-    >>> draw_jitter(torch.tensor([0, 2]), (0.4, 0.4, 0.4, 0.1), torch.Generator()).factors.shape
+    >>> draw_jitter(torch.tensor([True, False]), (0.4, 0.4, 0.4, 0.1), torch.Generator()).factors.shape
     torch.Size([4, 2])
     """
     bounds = [(max(0.0, 1 - s), 1 + s) for s in strength[:3]] + [(-strength[3], strength[3])]
     low, high = (torch.tensor(side)[:, None] for side in zip(*bounds, strict=True))
-    factors = low + (high - low) * torch.rand(4, len(chosen), generator=generator)
-    return Jitter(chosen, factors, torch.rand(4, len(chosen), generator=generator).argsort(dim=0))
+    count, factors, order = (
+        int(chosen.sum()),
+        torch.zeros(4, len(chosen)),
+        torch.zeros(4, len(chosen), dtype=torch.int64),
+    )
+    factors[:, chosen] = low + (high - low) * torch.rand(4, count, generator=generator)
+    order[:, chosen] = torch.rand(4, count, generator=generator).argsort(dim=0)
+    return Jitter(chosen, factors, order)

@@ -96,28 +96,15 @@ def load(
     return DataSet(source.name, train, val, original.test, mean, std, original.crop_padding, original.flip)
 
 
-def _check(
-    image_size: int | None,
-    val_fraction: float,
-    labels_per_class: int | None,
-    label_fraction: float,
-    label_noise: float,
-    mode: str,
-) -> None:
+def _check(size: int | None, val: float, count: int | None, share: float, noise: float, mode: str) -> None:
+    both = f"labels_per_class and label_fraction exclude each other: expected one of them, got {count} and {share}"
     for valid, told in (
-        (image_size is None or image_size >= 1, f"the image size must be at least 1 pixel, got {image_size}"),
-        (0 <= val_fraction < 1, f"the share of validation images must be at least 0 and below 1, got {val_fraction}"),
-        (
-            labels_per_class is None or labels_per_class >= 1,
-            f"the labels per class must be at least 1, got {labels_per_class}",
-        ),
-        (0 < label_fraction <= 1, f"the share of labels must be above 0 and at most 1, got {label_fraction}"),
-        (
-            labels_per_class is None or label_fraction == 1,
-            "labels_per_class and label_fraction exclude each other: expected one of them, got "
-            f"{labels_per_class} and {label_fraction}",
-        ),
-        (0 <= label_noise <= 1, f"the share of wrong labels must be at least 0 and at most 1, got {label_noise}"),
+        (size is None or size >= 1, f"the image size must be at least 1 pixel, got {size}"),
+        (0 <= val < 1, f"the share of validation images must be at least 0 and below 1, got {val}"),
+        (count is None or count >= 1, f"the labels per class must be at least 1, got {count}"),
+        (0 < share <= 1, f"the share of labels must be above 0 and at most 1, got {share}"),
+        (count is None or share == 1, both),
+        (0 <= noise <= 1, f"the share of wrong labels must be at least 0 and at most 1, got {noise}"),
     ):
         if not valid:
             raise RelgraphError(told)
@@ -125,14 +112,10 @@ def _check(
         raise unknown("way to hold images", mode, MODES)
 
 
-def _check_unlabelled(dataset: str, labels_per_class: int | None, label_fraction: float, label_noise: float) -> None:
-    names, given = (
-        ("labels_per_class", "label_fraction", "label_noise"),
-        (labels_per_class, label_fraction, label_noise),
-    )
-    changes = zip(names, given, (None, 1.0, 0.0), strict=True)
-    if found := " and ".join(f"{name} {value}" for name, value, default in changes if value != default):
-        told = f"{dataset} has no labels to hide or to change: expected none of {', '.join(names)}, got {found}"
+def _check_unlabelled(dataset: str, count: int | None, share: float, noise: float) -> None:
+    options = {"labels_per_class": (count, None), "label_fraction": (share, 1.0), "label_noise": (noise, 0.0)}
+    if found := " and ".join(f"{name} {value}" for name, (value, default) in options.items() if value != default):
+        told = f"{dataset} has no labels to hide or to change: expected none of {', '.join(options)}, got {found}"
         raise RelgraphError(told)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from relgraph.data.views import unit
+from relgraph.data.views import DrawnViews, unit
 from relgraph.errors import RelgraphError
 
 
@@ -48,8 +48,8 @@ class Digits:
 
 
 @dataclass(frozen=True, eq=False)
-class DigitsView:
-    """The draws of `Digits` for B images: everything lies on the CPU.
+class DigitsView(DrawnViews):
+    """The draws of `Digits` for B images, which are the first axis here: everything lies on the CPU.
 
     Attributes:
         flip: All False, `(B,)`.

@@ -75,9 +75,8 @@ class EmbeddingStore:
 
     def _load(self) -> Tensor:
         contents = self.contents
-        table = torch.empty(
-            contents.images, contents.views, contents.width, dtype=DTYPES[contents.dtype], device=self.device
-        )
+        shape = contents.images, contents.views, contents.width
+        table = torch.empty(shape, dtype=DTYPES[contents.dtype], device=self.device)
         for number, shard in enumerate(self._shards):
             start = number * contents.images_per_shard
             table[start : start + len(shard)] = torch.from_numpy(np.array(shard)).to(self.device)
@@ -162,8 +161,7 @@ class StoreWriter:
             image, fits = int(contents.positions(shard)[wrong[0]]), bool(rows[wrong[0]].isfinite().all())
             hint = f" in {contents.dtype}: use --dtype float32" if fits else ""
             raise RelgraphError(f"the embedding of image {image} of the training split is not finite{hint}")
-        file = shard_file(self.path, shard)
-        self.manifest.shards[shard] = _save(file, stored.numpy())
+        self.manifest.shards[shard] = _save(shard_file(self.path, shard), stored.numpy())
         self.manifest.write(self.path)
 
 
@@ -249,15 +247,11 @@ def read_checksums(path: Path, contents: Contents) -> Any:
 
 def _check_same(path: Path, stored: Contents, asked: Contents, checksums: Tensor) -> None:
     """Refuse to continue a store of other contents, naming the first difference."""
-    for item in fields(Contents):
-        was, now = getattr(stored, item.name), getattr(asked, item.name)
-        if was == now:
-            continue
-        if item.name == "checksums":
-            image = first_changed(torch.from_numpy(read_checksums(path, stored)), checksums)
-            raise RelgraphError(
-                f"{path} was started with other images: the first that differs is image {image}; choose another --out"
-            )
-        raise RelgraphError(
-            f"{path} was started with something else: {item.name} was {was}, is now {now}; choose another --out"
-        )
+    for name in (item.name for item in fields(Contents)):
+        was, now = getattr(stored, name), getattr(asked, name)
+        if was != now:
+            reason = f"something else: {name} was {was}, is now {now}"
+            if name == "checksums":
+                image = first_changed(torch.from_numpy(read_checksums(path, stored)), checksums)
+                reason = f"other images: the first that differs is image {image}"
+            raise RelgraphError(f"{path} was started with {reason}; choose another --out")

@@ -32,18 +32,10 @@ class ExtraViews(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Joined:
+class Joined(Drawn):
     """V views of each of B images: `apply` returns `(V * B, C, h, w)`, whose row `v * B + i` is view v of image i."""
 
     views: tuple[Drawn, ...]
-
-    def part(self, rows: slice) -> "Joined":
-        """Return the V views of these images alone.
-
-        Raises:
-            RelgraphError: if the rows do not follow each other, or are counted from the end.
-        """
-        return Joined(tuple(view.part(rows) for view in self.views))
 
     def apply(self, images: Tensor) -> Tensor:
         """Return the views of uint8 or float (0..1) `images` `(B, C, H, W)`."""
@@ -51,18 +43,10 @@ class Joined:
 
 
 @dataclass(frozen=True, eq=False)
-class Chain:
+class Chain(Drawn):
     """A view of a view: each step is applied to what the step before it returned."""
 
     steps: tuple[Drawn, ...]
-
-    def part(self, rows: slice) -> "Chain":
-        """Return the draws of these images alone.
-
-        Raises:
-            RelgraphError: if the rows do not follow each other, or are counted from the end.
-        """
-        return Chain(tuple(step.part(rows) for step in self.steps))
 
     def apply(self, images: Tensor) -> Tensor:
         """Return the views of uint8 or float (0..1) `images` `(B, C, H, W)`."""
@@ -72,14 +56,10 @@ class Chain:
 
 
 @dataclass(frozen=True, eq=False)
-class Turned:
+class Turned(Drawn):
     """Square images turned counter-clockwise, each by its own number of quarters, `turns` `(B,)`."""
 
     turns: Tensor
-
-    def part(self, rows: slice) -> "Turned":
-        """Return the turns of these images alone."""
-        return Turned(self.turns[rows])
 
     def apply(self, images: Tensor) -> Tensor:
         """Return `images` `(B, C, H, H)`, turned."""
@@ -91,14 +71,10 @@ class Turned:
 
 
 @dataclass(frozen=True, eq=False)
-class Fixed:
+class Fixed(Drawn):
     """A change of images without anything that is random."""
 
     change: Callable[[Tensor], Tensor]
-
-    def part(self, rows: slice) -> "Fixed":
-        """Return this: nothing was drawn."""
-        return self
 
     def apply(self, images: Tensor) -> Tensor:
         """Return the changed `images`."""
@@ -106,14 +82,10 @@ class Fixed:
 
 
 @dataclass(frozen=True, eq=False)
-class Cut:
+class Cut(Drawn):
     """A box of each image, `(4, B)` as `draw_boxes` draws them, resized to the size of the image."""
 
     box: Tensor
-
-    def part(self, rows: slice) -> "Cut":
-        """Return the boxes of these images alone."""
-        return Cut(self.box[:, rows])
 
     def apply(self, images: Tensor) -> Tensor:
         """Return the resized boxes of `images`, float32 in 0..1."""
@@ -121,7 +93,24 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Rotations:
+class _Turning:
+    """Views of which some are turned, each of a padded crop of its own with the flip of the base view."""
+
+    padding: int
+    each: ClassVar[int]
+
+    def _crops(self, n: int, height: int, width: int, flip: Tensor, generator: torch.Generator) -> list[View]:
+        """Draw as many crops of each image as there are views."""
+        if height != width:
+            raise RelgraphError(f"views that are turned want square images, got {height} x {width}")
+        if len(flip) != n:
+            raise RelgraphError(f"the base view must have one flip for each of {n} images, got {len(flip)}")
+        crop = PadCropFlip(self.padding, False)
+        return [replace(crop.draw(n, height, width, generator), flip=flip) for _ in range(self.each)]
+
+
+@dataclass(frozen=True)
+class Rotations(_Turning):
     """Each image turned by 90, 180 and 270 degrees counter-clockwise, as SSKD's official code has it.
 
     A rotation has the flip of the base view and a crop of its own after `padding` black pixels on every side. Views
@@ -133,7 +122,6 @@ class Rotations:
             [1, 3]], dtype=torch.uint8)
     """
 
-    padding: int
     each: ClassVar[int] = 3
 
     def draw(self, n: int, height: int, width: int, flip: Tensor, generator: torch.Generator) -> Joined:
@@ -142,15 +130,14 @@ class Rotations:
         Raises:
             RelgraphError: if the images are not square, or there is not one flip for each.
         """
-        _check_square(height, width)
         # To turn a crop is to crop the turned image: the offsets are drawn alike in all four directions.
-        crops = [_crop(n, self.padding, flip, generator) for _ in range(self.each)]
+        crops = self._crops(n, height, width, flip, generator)
         quarters = (Fixed(partial(torch.rot90, k=turns, dims=(2, 3))) for turns in (1, 2, 3))
         return Joined(tuple(map(Chain, zip(crops, quarters, strict=True))))
 
 
 @dataclass(frozen=True)
-class Transformations:
+class Transformations(_Turning):
     """One each of the four transformations in SSKD's paper: rotation, colour dropping, distortion, crop and resize.
 
     In this order: turned by a random one of 90, 180 and 270 degrees; grey; colours jittered by the strengths (0.4, 0.4,
@@ -163,7 +150,6 @@ class Transformations:
     torch.Size([8, 3, 32, 32])
     """
 
-    padding: int
     each: ClassVar[int] = 4
 
     def draw(self, n: int, height: int, width: int, flip: Tensor, generator: torch.Generator) -> Joined:
@@ -172,12 +158,11 @@ class Transformations:
         Raises:
             RelgraphError: if the images are not square, or there is not one flip for each.
         """
-        _check_square(height, width)
-        crops = [_crop(n, self.padding, flip, generator) for _ in range(self.each)]
+        crops = self._crops(n, height, width, flip, generator)
         steps: tuple[Drawn, ...] = (
             Turned(torch.randint(1, 4, (n,), generator=generator)),
             Fixed(_to_grey),
-            draw_jitter(torch.arange(n), MOCO.jitter, generator),
+            draw_jitter(torch.ones(n, dtype=torch.bool), MOCO.jitter, generator),
             Cut(draw_boxes(n, height, width, MOCO.scale, MOCO.ratio, generator)),
         )
         return Joined(tuple(Chain((crop, Fixed(unit), step)) for crop, step in zip(crops, steps, strict=True)))
@@ -258,14 +243,3 @@ def _make_patches(each: int, flip: bool, augmentation: Augmentation, side: int) 
 def _to_grey(images: Tensor) -> Tensor:
     check_channels("a grey view", images.shape[1])
     return to_grey(images).expand_as(images)
-
-
-def _check_square(height: int, width: int) -> None:
-    if height != width:
-        raise RelgraphError(f"views that are turned want square images, got {height} x {width}")
-
-
-def _crop(n: int, padding: int, flip: Tensor, generator: torch.Generator) -> View:
-    if len(flip) != n:
-        raise RelgraphError(f"the base view must have one flip for each of {n} images, got {len(flip)}")
-    return replace(PadCropFlip(padding, False).draw(n, 0, 0, generator), flip=flip)

@@ -76,7 +76,7 @@ def read_listings(listings: Listings, image_size: int | None, mode: str) -> Spli
         counts = torch.tensor([len(names) for names in listing.values()], dtype=torch.int64)
         labels[split] = torch.arange(len(listing)).repeat_interleave(counts)
     total, shape = sum(map(len, files.values())), files["train"].shape[1:]
-    if mode == "stream" or (mode == "auto" and not fits_memory(total, *shape)):
+    if mode == "stream" or (mode == "auto" and total * shape.numel() > MEMORY_LIMIT):
         return {split: (images, labels[split]) for split, images in files.items()}
     check_memory(total, *shape)
     return {split: (images.load(f"decode {split}"), labels[split]) for split, images in files.items()}
@@ -206,20 +206,14 @@ def _lines(file: Path) -> list[str]:
         raise RelgraphError(f"{file}: expected a list of Tiny-ImageNet ({reason})") from error
 
 
-def fits_memory(images: int, channels: int, height: int, width: int) -> bool:
-    """Return whether so many images need at most 8 GiB as uint8."""
-    return images * channels * height * width <= MEMORY_LIMIT
-
-
 def check_memory(images: int, channels: int, height: int, width: int) -> None:
     """Refuse images that need more than 8 GiB as uint8.
 
     Raises:
         RelgraphError: if they do.
     """
-    if not fits_memory(images, channels, height, width):
-        needed = images * channels * height * width / 2**30
+    if (needed := images * channels * height * width) > MEMORY_LIMIT:
         raise RelgraphError(
-            f"{images} images of {channels} x {height} x {width} need {needed:.1f} GiB of memory, expected at most "
-            f"{MEMORY_LIMIT / 2**30:.0f}: choose a smaller --image-size, or stream a folder with --images stream"
+            f"{images} images of {channels} x {height} x {width} need {needed / 2**30:.1f} GiB of memory, expected at "
+            f"most {MEMORY_LIMIT / 2**30:.0f}: choose a smaller --image-size, or stream a folder with --images stream"
         )

@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -179,7 +179,7 @@ class ImageSet:
         truth = None if self.truth is None else self.truth.to(device)
         return replace(self, images=images, labels=self.labels.to(device), truth=truth)
 
-    def batches(self, indices: Sequence[Tensor], workers: int = 0) -> Generator[Tensor, None, None]:
+    def batches(self, indices: Iterable[Tensor], workers: int = 0) -> Generator[Tensor, None, None]:
         """Yield the images `(B, C, H, W)` uint8 at each of `indices`, `(B,)` each, in order.
 
         Images in memory come from the device where they lie. Files are decoded ahead by `workers` processes, or by this
@@ -221,6 +221,6 @@ class ImageSet:
         return torch.tensor([zlib.crc32(image) for image in pixels], dtype=torch.int64)
 
 
-def _batches_of(images: Tensor, indices: Sequence[Tensor]) -> Generator[Tensor, None, None]:
+def _batches_of(images: Tensor, indices: Iterable[Tensor]) -> Generator[Tensor, None, None]:
     for index in indices:
         yield images[index.to(images.device, non_blocking=True)]

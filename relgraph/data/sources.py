@@ -120,9 +120,11 @@ class Digits(Arrays):
         return OriginalSplits(train, held, crop_padding=1, flip=False)
 
 
+@dataclass(frozen=True)
 class Published(Source):
     """A data set that is downloaded: `facts` about it, and its `archive`."""
 
+    name: str
     facts: Facts
 
     @property
@@ -144,8 +146,6 @@ class Published(Source):
 class Cifar(Published, Arrays):
     """CIFAR-10 or CIFAR-100 by torchvision's reader (Krizhevsky 2009): 32 x 32 pixels in colour."""
 
-    name: str
-    facts: Facts
     size: int
     normalisation: Normalisation
 
@@ -175,8 +175,6 @@ class Cifar(Published, Arrays):
 class Stl10(Published, Arrays):
     """STL-10 by torchvision's reader (Coates et al. 2011): 96 x 96 pixels, if wanted with its unlabelled images."""
 
-    name: str
-    facts: Facts
     size: int = 2_640_397_119
 
     @property
@@ -220,21 +218,12 @@ def _as_read(found: Any, split: str) -> ImageSet:
 class TinyImageNet(Published):
     """Tiny-ImageNet: 64 x 64 pixels in its own layout; the published validation images are the test split."""
 
-    name: str
-    facts: Facts
-
     @property
     def archive(self) -> Archive:
         """The archive with the sum that public loaders compare with; its publishers give none."""
         files = ("wnids.txt", "words.txt", "train", "val/images", "val/val_annotations.txt")
-        return Archive(
-            self.name,
-            "tiny-imagenet-200",
-            "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
-            "90528d7ca1a48142e341f4ef8d21d0de",
-            248_100_043,
-            tuple((file, "") for file in files),
-        )
+        url, md5 = "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
+        return Archive(self.name, "tiny-imagenet-200", url, md5, 248_100_043, tuple((file, "") for file in files))
 
     def check(self, root: Path) -> str:
         """Compare the lists of Tiny-ImageNet with the files that are there, without reading an image.

@@ -4,7 +4,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from relgraph.errors import RelgraphError
 Decode = Callable[[NDArray[np.int64]], Tensor]
 
 
-def stream(decode: Decode, indices: Sequence[Tensor], workers: int, pin_memory: bool) -> Generator[Tensor, None, None]:
+def stream(decode: Decode, indices: Iterable[Tensor], workers: int, pin_memory: bool) -> Generator[Tensor, None, None]:
     """Yield `decode(index)` for each index tensor, in order; close it to end the workers.
 
     Each worker is two batches ahead; with 0 workers this process decodes, without being ahead.
@@ -27,10 +27,11 @@ def stream(decode: Decode, indices: Sequence[Tensor], workers: int, pin_memory: 
     Raises:
         RelgraphError: what `decode` raises, or if a worker dies.
     """
+    batches = _Batches(decode, indices)
     with _uninterrupted():
-        loaded = _start(_Batches(decode, indices), min(workers, len(indices)), pin_memory)
+        loaded = _start(batches, min(workers, len(batches)), pin_memory)
     try:
-        for _ in range(len(indices)):
+        for _ in range(len(batches)):
             yield _next(loaded)
     finally:
         with _uninterrupted():
@@ -40,7 +41,7 @@ def stream(decode: Decode, indices: Sequence[Tensor], workers: int, pin_memory: 
 class _Batches(Dataset[Tensor | str]):
     """One item is one decoded batch, or the error message where decoding failed."""
 
-    def __init__(self, decode: Decode, indices: Sequence[Tensor]) -> None:
+    def __init__(self, decode: Decode, indices: Iterable[Tensor]) -> None:
         self.decode = decode
         # numpy: each tensor sent to a spawned worker would hold a file open.
         self.indices = [index.cpu().numpy() for index in indices]
@@ -76,17 +77,9 @@ def _start(batches: _Batches, workers: int, pin_memory: bool) -> Iterator[Any]:
         # The number of workers is the user's choice; and workers touch nothing that the threads of this process hold.
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)
-        return iter(
-            DataLoader(
-                batches,
-                batch_size=None,
-                num_workers=workers,
-                pin_memory=pin_memory,
-                worker_init_fn=_keep_quiet,
-                # Its own generator: a seed drawn from torch's would change the random numbers of the training.
-                generator=RandomGenerator(),
-            )
-        )
+        # Its own generator: a seed drawn from torch's would change the random numbers of the training.
+        options: dict[str, Any] = {"worker_init_fn": _keep_quiet, "generator": RandomGenerator()}
+        return iter(DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pin_memory, **options))
 
 
 def _keep_quiet(worker: int) -> None:

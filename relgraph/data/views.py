@@ -1,8 +1,8 @@
 """Random views of images, and images prepared as the input of a network: batched tensor work on the images' device."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, Self
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -13,41 +13,47 @@ from relgraph.errors import RelgraphError
 LUMINANCE = (0.299, 0.587, 0.114)  # red, green, blue: ITU-R 601, as PIL turns colour into grey
 
 
-class Drawn(Protocol):
-    """What is random of the views of B images, drawn but not applied yet."""
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What is random of the views of B images, drawn but not applied yet; the last axis of a tensor is the images'."""
 
     def part(self, rows: slice) -> Self:
-        """Return the draws of these images alone: applied to them, they give the views that the whole gives them.
-
-        Raises:
-            RelgraphError: if the rows do not follow each other, or are counted from the end.
-        """
-        ...
+        """Return the draws of these images alone: applied to them, they give the views that the whole gives them."""
+        return replace(self, **{item.name: _part(getattr(self, item.name), rows) for item in fields(self)})
 
     def apply(self, images: Tensor) -> Tensor:
         """Return the views of uint8 or float (0..1) `images` `(B, C, H, W)`, on their device."""
-        ...
+        raise NotImplementedError
+
+
+class DrawnViews(Drawn):
+    """One view drawn for each of B images; those with `flip` `(B,)` are mirrored left to right."""
+
+    flip: Tensor
+
+
+def _part(drawn: Any, rows: slice) -> Any:
+    if isinstance(drawn, Drawn):
+        return drawn.part(rows)
+    if isinstance(drawn, tuple):
+        return tuple(_part(each, rows) for each in drawn)
+    return drawn[..., rows] if isinstance(drawn, Tensor) else drawn
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class View(DrawnViews):
     """One random crop and flip per image: three tensors of shape `(B,)`.
 
     Pixel `(y, x)` of the crop is pixel `(y + dy, x + dx)` of the image, black where that lies outside; then the images
     with `flip` are mirrored left to right.
+
+    >>> PadCropFlip(1, True).draw(4, 8, 8, torch.Generator()).part(slice(1, 3)).flip.shape
+    torch.Size([2])
     """
 
     dx: Tensor
     dy: Tensor
     flip: Tensor
-
-    def part(self, rows: slice) -> "View":
-        """Return the draws of these images alone.
-
-        >>> PadCropFlip(1, True).draw(4, 8, 8, torch.Generator()).part(slice(1, 3)).flip.shape
-        torch.Size([2])
-        """
-        return View(self.dx[rows], self.dy[rows], self.flip[rows])
 
     def apply(self, images: Tensor) -> Tensor:
         """Return the view of `images` `(B, C, H, W)`, same shape and type, on the images' device.
@@ -90,24 +96,6 @@ class PadCropFlip:
         dy = torch.randint(-self.padding, self.padding + 1, (n,), generator=generator)
         mirrored = torch.rand(n, generator=generator) < 0.5 if self.flip else torch.zeros(n, dtype=torch.bool)
         return View(dx, dy, mirrored)
-
-
-def positions_of(chosen: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-    """Return which of the positions `chosen` `(M,)` lie in `rows`, `(M,)`, and those, counted from their start.
-
-    Raises:
-        RelgraphError: if the rows do not follow each other, or are counted from the end.
-
-    >>> positions_of(torch.tensor([0, 2, 3]), slice(2, 4))
-    (tensor([False,  True,  True]), tensor([0, 1]))
-    """
-    start, stop = rows.start or 0, rows.stop
-    if rows.step not in (None, 1) or start < 0 or (stop is not None and stop < 0):
-        raise RelgraphError(f"a part of a batch is a slice from its start to its stop, got {rows}")
-    inside = chosen >= start
-    if stop is not None:
-        inside &= chosen < stop
-    return inside, chosen[inside] - start
 
 
 class Normalise:
@@ -167,11 +155,6 @@ class Normalise:
         normalised = (pixels - mean) / std  # which repeats grey to as many channels as these have
         # Convolutions run 1.2 to 1.5 times as fast with the channels last.
         return normalised.contiguous(memory_format=torch.channels_last)
-
-
-def prepare(images: Tensor, size: int | None, channels: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return images as the input of a network, once: `Normalise(mean, std, channels, size)(images)`."""
-    return Normalise(mean, std, channels, size)(images)
 
 
 def unit(images: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import ClassVar
@@ -41,15 +41,10 @@ class CheckpointSource(TeacherSource):
     `find` turns the name of its backbone into a source.
     """
 
-    run: Path
+    path: Path = field()
     find: Callable[[str], StudentSource]
     takes_weights: ClassVar[bool] = False
     takes_arguments: ClassVar[bool] = True
-
-    @property
-    def path(self) -> Path:
-        """The file or the run directory."""
-        return self.run
 
     def load(self, weights: Path | None, input_size: int | None, arguments: Arguments) -> Pretrained:
         """Return the network.
@@ -62,16 +57,16 @@ class CheckpointSource(TeacherSource):
                 is asked for where there is no projector.
         """
         if arguments.keys() - {"output"}:
-            choices = " or output=".join(OUTPUTS)
+            known = " or output=".join(OUTPUTS)
             raise RelgraphError(
-                f"a checkpoint takes the argument output={choices}, got {dict(arguments)} for {self.run}"
+                f"a checkpoint takes the argument output={known}, got {dict(arguments)} for {self.path}"
             )
         output = str(arguments.get("output", "feature"))
         if output not in OUTPUTS:
             raise unknown("output of a checkpoint", output, OUTPUTS)
-        backbone, info = load_network(self.run, self.find)
+        backbone, info = load_network(self.path, self.find)
         if output == "projection":
-            backbone = Projected(backbone, load_projector(self.run), info["projector"]["dim"])
+            backbone = Projected(backbone, load_projector(self.path), info["projector"]["dim"])
         return Pretrained(backbone, info["image_size"], info["in_channels"], info["mean"], info["std"])
 
 

@@ -206,10 +206,8 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) 
         if name not in expected:
             raise RelgraphError(f"{path} is of another architecture: {name} is not part of the network")
         if tensors[name].shape != expected[name].shape:
-            want, got = tuple(expected[name].shape), tuple(tensors[name].shape)
-            raise RelgraphError(
-                f"{path} is of another architecture: {name} is {want} in the network, {got} in the file"
-            )
+            own, got = tuple(expected[name].shape), tuple(tensors[name].shape)
+            raise RelgraphError(f"{path} is of another architecture: {name} is {own} in the network, {got} in the file")
     state = OrderedDict(tensors)
     state._metadata = expected._metadata  # type: ignore[attr-defined]  # MNASNet reads its own version there
     module.load_state_dict(state)

@@ -76,9 +76,7 @@ class DownUnit(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         half = outputs // 2
-        self.pooled = nn.Sequential(
-            conv_norm(inputs, inputs, 3, 2, groups=inputs), conv_norm(inputs, half, 1), nn.ReLU()
-        )
+        self.pooled = nn.Sequential(conv_norm(inputs, inputs, 3, 2, inputs), conv_norm(inputs, half, 1), nn.ReLU())
         self.branch = _branch(inputs, half, 2)
 
     def forward(self, x: Tensor) -> Tensor:

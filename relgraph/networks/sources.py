@@ -48,15 +48,12 @@ class TeacherSource:
     Attributes:
         takes_weights: Whether it reads a file in place of the weights that its library downloads.
         takes_arguments: Whether it has arguments.
+        path: The file or the run directory of a network that relgraph trained, else `None`.
     """
 
     takes_weights: ClassVar[bool] = True
     takes_arguments: ClassVar[bool] = False
-
-    @property
-    def path(self) -> Path | None:
-        """The file or the run directory of a network that relgraph trained, else `None`."""
-        return None
+    path: Path | None = None
 
     def load(self, weights: Path | None, input_size: int | None, arguments: Arguments) -> Pretrained:
         """Return the network with the weights of a file, or with those that the source has.
@@ -103,26 +100,27 @@ def unknown_model(kind: str, name: str, known: Iterable[str]) -> RelgraphError:
     return RelgraphError(f"unknown {kind} {name!r} (known: {', '.join(names[:8])}{more})")
 
 
-def unknown_student(library: str, name: str, known: Iterable[str]) -> RelgraphError:
-    """Return the error for the name of a student of a library.
-
-    >>> print(unknown_student("timm", "resnet81", ["resnet18", "vgg11"]))
-    unknown student 'timm:resnet81': did you mean timm:resnet18? (relgraph students 'timm:*' lists all)
-    """
-    near = get_close_matches(name, list(known), n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(f'{library}:{other}' for other in near)}? " if near else ""
-    return RelgraphError(f"unknown student {f'{library}:{name}'!r}: {hint}(relgraph students '{library}:*' lists all)")
-
-
 @contextmanager
-def built_for(name: str, in_channels: int, image_size: int) -> Iterator[None]:
-    """Turn any exception while a student is built and measured into one error message.
+def built_for(library: str, name: str, known: Iterable[str], in_channels: int, image_size: int) -> Iterator[None]:
+    """Turn any exception while a student of a library is built and measured into one error message.
 
     Raises:
-        RelgraphError: if anything was raised inside.
+        RelgraphError: if the library has no such model, or anything was raised inside.
+
+    >>> try:
+    ...     with built_for("timm", "resnet81", ["resnet18", "vgg11"], 3, 32):
+    ...         pass
+    ... except RelgraphError as error:
+    ...     print(error)
+    unknown student 'timm:resnet81': did you mean timm:resnet18? (relgraph students 'timm:*' lists all)
     """
+    spec, names = f"{library}:{name}", list(known)
+    if name not in names:
+        near = [f"{library}:{other}" for other in get_close_matches(name, names, n=3, cutoff=0.4)]
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise RelgraphError(f"unknown student {spec!r}: {hint}(relgraph students '{library}:*' lists all)")
     try:
         yield
     except Exception as error:  # the exception for a size that a network cannot read differs between networks
         size = f"{in_channels} x {image_size} x {image_size}"
-        raise RelgraphError(f"{name} cannot read images of {size}: {first_line(error)}") from error
+        raise RelgraphError(f"{spec} cannot read images of {size}: {first_line(error)}") from error

@@ -63,12 +63,7 @@ SIZES: dict[str, tuple[int, int, int]] = {
 }
 
 # The benchmark's spellings.
-ALIASES = {
-    "ResNet50": "resnet50",
-    "MobileNetV2": "mobilenetv2",
-    "ShuffleV1": "shufflenetv1",
-    "ShuffleV2": "shufflenetv2",
-}
+ALIASES = {"ResNet50": "resnet50", "MobileNetV2": "mobilenetv2"} | {f"ShuffleV{n}": f"shufflenetv{n}" for n in (1, 2)}
 
 
 @dataclass(frozen=True)

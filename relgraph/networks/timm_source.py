@@ -11,15 +11,7 @@ from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import load_strictly
-from relgraph.networks.sources import (
-    Arguments,
-    Listed,
-    Pretrained,
-    TeacherSource,
-    built_for,
-    unknown_model,
-    unknown_student,
-)
+from relgraph.networks.sources import Arguments, Listed, Pretrained, TeacherSource, built_for, unknown_model
 from relgraph.networks.weights import from_hub, from_url, read_weights
 
 
@@ -65,14 +57,12 @@ class TimmSource(TeacherSource):
         """
         from timm.models import get_pretrained_cfg
 
-        if self.name not in timm_names():
-            raise unknown_student("timm", self.name, timm_names())
         config = get_pretrained_cfg(self.name)
         # A network with learned positions is made for one size; the others do not take the argument.
         fixed = image_size is not None and config is not None and config.fixed_input_size
         settings: dict[str, Any] = {"img_size": image_size} if fixed else {}
         size = image_size or (config.input_size[-1] if config is not None else 224)
-        with built_for(f"timm:{self.name}", in_channels, size):
+        with built_for("timm", self.name, timm_names(), in_channels, size):
             backbone = BeforeClassifier(_create(self.name, in_chans=in_channels, **settings))
             return backbone.measured(in_channels, size)
 

@@ -14,20 +14,13 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 from relgraph.networks.backbone import Backbone
-from relgraph.networks.sources import (
-    Arguments,
-    Listed,
-    Pretrained,
-    TeacherSource,
-    built_for,
-    unknown_model,
-    unknown_student,
-)
+from relgraph.networks.sources import Arguments, Listed, Pretrained, TeacherSource, built_for, unknown_model
 from relgraph.networks.weights import from_url, read_weights
 
 SIZE = 224  # what torchvision's models are made for
 # Heads that only the training used; a file may hold them.
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+DOTTED = r"(denselayer\d+\.(?:norm|conv))\.([12]\.)"  # of DenseNet: its files are older than the rule against dots
 
 
 class BeforeLastLayer(Backbone):
@@ -82,10 +75,8 @@ class TorchvisionSource(TeacherSource):
         Raises:
             RelgraphError: for an unknown name, or a size that the model cannot read.
         """
-        if self.name not in torchvision_names():
-            raise unknown_student("torchvision", self.name, torchvision_names())
         size = image_size or SIZE
-        with built_for(f"torchvision:{self.name}", in_channels, size):
+        with built_for("torchvision", self.name, torchvision_names(), in_channels, size):
             model = _model(self.name, size, init_weights=True)
             return BeforeLastLayer(model, in_channels, size).measured(in_channels, size)
 
@@ -107,7 +98,9 @@ class TorchvisionSource(TeacherSource):
         tensors = read_weights(path)
         network = _for_teacher(self.name, size)
         passed_over = (f"{network.classifier}.", *AUXILIARY)
-        kept = {_present_name(key): value for key, value in tensors.items() if not key.startswith(passed_over)}
+        kept = {
+            re.sub(DOTTED, r"\1\2", key): value for key, value in tensors.items() if not key.startswith(passed_over)
+        }
         _load(network.model, _fitted(network.model, kept, size), path)
         return Pretrained(network, side, 3, tuple(preparation.mean), tuple(preparation.std))
 
@@ -252,12 +245,6 @@ def _with_outputs(model: nn.Module, names: Sequence[str], images: Tensor) -> tup
         for handle in handles:
             handle.remove()
     return outputs, pooled
-
-
-def _present_name(key: str) -> str:
-    """Return today's name of a weight: DenseNet's files are older than the rule that a name has no dot."""
-    name: str = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key)
-    return name
 
 
 def _fitted(model: nn.Module, tensors: dict[str, Tensor], size: int) -> dict[str, Tensor]:

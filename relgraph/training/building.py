@@ -100,7 +100,7 @@ def open_data(recipe: Recipe) -> DataSet:
         raise RelgraphError("picking the best epoch needs validation images: val_fraction must be above 0, got 0")
     batches = epoch_batches(data.train.labels, batch_size=recipe.batch_size, labelled_share=recipe.labelled_share,
                             seed=recipe.seed, epoch=0, by_label=recipe.learns_labels)  # fmt: skip
-    nodes = len(batches[0])  # all are of one size
+    nodes = len(next(iter(batches)))  # all are of one size
     count = ProcessGroup.launched().count
     _check_parts(nodes, count, recipe.accumulate, "every batch")
     if recipe.teacher_head == "sequential":

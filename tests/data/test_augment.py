@@ -29,12 +29,12 @@ def one_by_one(images: Tensor, view: ContrastiveView) -> Tensor:
     for i, image in enumerate(images):
         top, left, height, width = view.box[:, i].tolist()
         one = tv.resized_crop(image.float() / 255, top, left, height, width, list(view.size), antialias=True)
-        for column in (view.jitter.chosen == i).nonzero()[:, 0].tolist():
-            for change in view.jitter.order[:, column].tolist():
-                one = JITTER[change](one, float(view.jitter.factors[change, column]))
-        if i in view.grey.tolist():
+        for change in view.jitter.order[:, i].tolist() if view.jitter.chosen[i] else ():
+            one = JITTER[change](one, float(view.jitter.factors[change, i]))
+        if view.grey[i]:
             one = tv.rgb_to_grayscale(one, num_output_channels=one.shape[0])
-        for sigma in view.sigma[view.blur == i].tolist():
+        if view.blur[i]:
+            sigma = float(view.sigma[i])
             one = tv.gaussian_blur(one, [blur_taps(view.size[1]), blur_taps(view.size[0])], [sigma, sigma])
         seen.append(tv.horizontal_flip(one) if view.flip[i] else one)
     return torch.stack(seen)
@@ -67,11 +67,12 @@ def test_each_part_takes_its_share_of_the_images() -> None:
     n = 20_000
     shares = ContrastiveAugmentation(flip=0.3, jitter_share=0.7, grey=0.1, blur=0.6)
     view = shares.draw(n, 32, 32, seeded())
-    counts = (int(view.flip.sum()), len(view.jitter.chosen), len(view.grey), len(view.blur))
-    both = int(torch.isin(view.grey, view.blur).sum())  # the parts are drawn apart
-    for count, share in zip((*counts, both), (0.3, 0.7, 0.1, 0.6, 0.06), strict=True):
+    both = view.grey & view.blur  # the parts are drawn apart
+    chosen = (view.flip, view.jitter.chosen, view.grey, view.blur, both)
+    for count, share in zip((int(each.sum()) for each in chosen), (0.3, 0.7, 0.1, 0.6, 0.06), strict=True):
         assert abs(count - share * n) < 3.3 * (n * share * (1 - share)) ** 0.5
-    assert abs(float(view.sigma.mean()) - 1.05) < 0.02 and view.sigma.min() >= 0.1 and view.sigma.max() <= 2
+    sigma = view.sigma[view.blur]
+    assert abs(float(sigma.mean()) - 1.05) < 0.02 and sigma.min() >= 0.1 and sigma.max() <= 2
 
 
 def test_shares_of_nothing_and_of_all() -> None:
@@ -119,16 +120,11 @@ def test_names_make_the_published_augmentations() -> None:
 
 def test_what_does_not_fit_is_said() -> None:
     made, view = partial(make, padding=4, flip=True), MOCO.draw(3, 8, 8, seeded())
-    slices = (slice(0, 3, 2), slice(-1, None), slice(0, -1))
     assert_refused_like(
         (partial(made, "simclr-smal", channels=3), "unknown augmentation 'simclr-smal': did you mean 'simclr-small'"),
         (partial(made, "moco", channels=4), "augmentation 'moco' needs images with 1 or 3 channels, got 4"),
         (lambda: view.apply(random_images(4, 3, 8, 8)), "a view of 3 images was applied to 4 images"),
         (lambda: view.apply(random_images(3, 2, 8, 8)), "a contrastive view needs images with 1 or 3 channels, got 2"),
-        *(
-            (partial(view.part, x), r"^a part of a batch is a slice from its start to its stop, got slice\(")
-            for x in slices
-        ),
     )
 
 
@@ -147,8 +143,8 @@ def test_a_part_sees_its_rows_of_the_whole() -> None:
             assert torch.equal(again.apply(images[5:8].clone()), whole[5:8])
 
 
-def test_parts_do_the_work_of_their_rows_alone() -> None:
+def test_parts_are_chosen_for_their_rows_alone() -> None:
     drawn = MOCO.draw(12, 15, 15, seeded(3))
     parts = [drawn.part(slice(start, start + 4)) for start in (0, 4, 8)]
     for whole, *each in zip(*([x.grey, x.blur, x.jitter.chosen] for x in (drawn, *parts)), strict=True):
-        assert sum(map(len, each)) == len(whole) > 0
+        assert torch.equal(torch.cat(each), whole) and whole.any()

@@ -29,7 +29,7 @@ def test_a_change_is_torchvisions() -> None:
 
 def test_factors_are_uniform_and_every_order_equally_likely() -> None:
     n = 48_000
-    jitter = draw_jitter(torch.arange(n), (0.4, 1.5, 0.2, 0.1), seeded())
+    jitter = draw_jitter(torch.ones(n, dtype=torch.bool), (0.4, 1.5, 0.2, 0.1), seeded())
     for row, (low, high) in zip(jitter.factors, ((0.6, 1.4), (0, 2.5), (0.8, 1.2), (-0.1, 0.1)), strict=True):
         counts = torch.histc(row, 20, low, high)
         assert counts.sum() == n
@@ -42,7 +42,7 @@ def test_a_part_of_a_jitter_changes_its_rows_as_the_whole_does() -> None:
     images = torch.rand(8, 3, 7, 9)
     for chosen in ([], [1], [0, 3, 4, 7], list(range(8))):
         positions = torch.tensor(chosen, dtype=torch.long)
-        jitter = draw_jitter(positions, (0.4, 0.4, 0.4, 0.1), seeded())
+        jitter = draw_jitter(torch.isin(torch.arange(8), positions), (0.4, 0.4, 0.4, 0.1), seeded())
         whole = jitter.apply_(images.clone())
         assert torch.equal((whole != images).flatten(1).any(1).nonzero()[:, 0], positions)
         assert torch.equal(jitter.apply(images), whole)

@@ -1,4 +1,4 @@
-"""Views against a loop over images with numpy's pad; `prepare` against the formula, channel by channel."""
+"""Views against a loop over images with numpy's pad; `Normalise` against the formula, channel by channel."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from relgraph.data.views import Normalise, PadCropFlip, View, positions_of, prepare
+from relgraph.data.views import Normalise, PadCropFlip, View
 from tests.checks import assert_refused_like
 from tests.data.shared import chi_square, random_images, seeded
 
@@ -70,24 +70,25 @@ def test_prepare_normalises_each_channel_and_takes_float_images_as_they_are() ->
     images, mean, std = random_images(5, 3, 6, 6), (0.5, 0.4, 0.3), (0.2, 0.25, 0.1)
     floats = images.float() / 255
     expected = (images.movedim(1, -1).numpy() / 255.0 - mean) / std
-    np.testing.assert_allclose(prepare(images, None, 3, mean, std).movedim(1, -1).numpy(), expected, rtol=0, atol=1e-5)
+    prepared = Normalise(mean, std)(images).movedim(1, -1).numpy()
+    np.testing.assert_allclose(prepared, expected, rtol=0, atol=1e-5)
     for size in (None, 9):
         for given in (images, floats, floats.double()):
-            prepared = Normalise(mean, std, size=size)(given)
-            assert prepared.dtype == torch.float32
-            torch.testing.assert_close(prepared, prepare(images, size, 3, mean, std), rtol=0, atol=1e-6)
+            found = Normalise(mean, std, size=size)(given)
+            assert found.dtype == torch.float32
+            torch.testing.assert_close(found, Normalise(mean, std, size=size)(images), rtol=0, atol=1e-6)
     assert torch.equal(floats, images.float() / 255)
 
 
 def test_prepare_repeats_grey() -> None:
-    prepared = prepare(random_images(4, 1, 8, 8), None, 3, (0.0, 0.0, 0.5), (1.0, 1.0, 2.0))
+    prepared = Normalise((0.0, 0.0, 0.5), (1.0, 1.0, 2.0))(random_images(4, 1, 8, 8))
     assert torch.equal(prepared[:, 0], prepared[:, 1])
     torch.testing.assert_close(prepared[:, 2], (prepared[:, 0] - 0.5) / 2)
 
 
 def test_prepare_turns_colour_into_the_grey_that_pil_sees() -> None:
     images = random_images(4, 3, 8, 8)
-    prepared = prepare(images, None, 1, (0.0,), (1.0,))
+    prepared = Normalise((0.0,), (1.0,))(images)
     for image, grey in zip(images, prepared, strict=True):
         expected = np.asarray(Image.fromarray(image.permute(1, 2, 0).numpy()).convert("L"))
         np.testing.assert_allclose(grey[0].numpy() * 255, expected, rtol=0, atol=1.01)  # PIL rounds
@@ -96,7 +97,7 @@ def test_prepare_turns_colour_into_the_grey_that_pil_sees() -> None:
 def test_prepare_resizes_as_pil_does() -> None:
     images = functional.interpolate(random_images(3, 3, 3, 3).float(), size=(8, 8), mode="bilinear").to(torch.uint8)
     for size in (4, 16):
-        prepared = prepare(images, size, 3, (0.0,) * 3, (1.0,) * 3)
+        prepared = Normalise((0.0,) * 3, (1.0,) * 3, size=size)(images)
         assert prepared.shape == (3, 3, size, size)
         for image, resized in zip(images, prepared, strict=True):
             expected = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((size, size), Image.Resampling.BICUBIC)
@@ -106,13 +107,13 @@ def test_prepare_resizes_as_pil_does() -> None:
 def test_prepare_clamps_the_overshoot_of_bicubic() -> None:
     images = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
     images[..., 4:] = 255
-    prepared = prepare(images, 32, 1, (0.0,), (1.0,))
+    prepared = Normalise((0.0,), (1.0,), 1, 32)(images)
     assert prepared.min() == 0 and prepared.max() == 1
 
 
 def test_what_does_not_fit_is_said() -> None:
     def prepared(found: int, channels: int, numbers: int) -> None:
-        prepare(random_images(1, found, 8, 8), None, channels, (0.5,) * numbers, (0.5,) * channels)
+        Normalise((0.5,) * numbers, (0.5,) * channels, channels)(random_images(1, found, 8, 8))
 
     assert_refused_like(
         (lambda: draw(3, 1, True).apply(random_images(4, 3, 8, 8)), "a view of 3 images was applied to 4 images"),
@@ -122,12 +123,3 @@ def test_what_does_not_fit_is_said() -> None:
             for a, b in ((4, 3), (1, 2), (2, 1), (3, 4))
         ),
     )
-
-
-def test_positions_are_counted_from_the_start_of_their_rows() -> None:
-    for rows in (slice(0, 10), slice(None), slice(4, 5), slice(2, 9), slice(3, 3), slice(5, None)):
-        held = list(range(10))[rows]
-        for chosen in ([], [0], [0, 1, 4, 5, 9], list(range(10))):
-            inside, positions = positions_of(torch.tensor(chosen, dtype=torch.long), rows)
-            assert inside.tolist() == [i in held for i in chosen]
-            assert positions.tolist() == [held.index(i) for i in chosen if i in held]
