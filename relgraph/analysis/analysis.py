@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
+from relgraph.analysis.confusion import class_means
 from relgraph.analysis.neighbourhoods import communities, neighbour_overlap
 from relgraph.analysis.run_loading import Nodes, TrainedRun
 from relgraph.errors import RelgraphError, unknown
@@ -68,9 +68,7 @@ class Comparison(NamedTuple):
     @property
     def relation_error(self) -> Tensor:
         """The mean error of each node's edges, those whose anchor it is, `(N,)`, 0 to 2."""
-        anchors = self.edges[1]
-        total = torch.zeros(len(self.overlap), dtype=torch.float64).index_add(0, anchors, self.edge_error.double())
-        return total / anchors.bincount(minlength=len(self.overlap))
+        return class_means(self.edge_error, self.edges[1], len(self.overlap))
 
     def worst(self, count: int) -> list[int]:
         """Return so many nodes on whose neighbours the networks agree least, among equals by their relation error."""
@@ -167,8 +165,8 @@ def analyse(
     images, labels = opened.images(split, first)
     if not 0 < k < len(images):
         raise RelgraphError(f"k must be between 1 and the number of images less one, {len(images) - 1}, got {k}")
-    networks = dict(zip(("student", "teacher"), opened.nodes(images), strict=True))
-    found = {name: nodes for name, nodes in networks.items() if nodes is not None}
+    networks = zip(("student", "teacher"), opened.nodes(images), strict=True)
+    found = {name: nodes for name, nodes in networks if nodes is not None}
     if search is None:
         small = k < searching.FAISS_LIMIT and max(nodes.x.numel() for nodes in found.values()) <= searching.LARGEST
         search = "faiss" if small and searching.has_faiss() else "blocks"

@@ -107,19 +107,18 @@ class TrainedRun:
     def images(self, split: str, first: int | None = None) -> tuple[ImageSet, Tensor]:
         """Return the images of a split, or so many first ones, and their true labels, `(N,)`.
 
+        True labels are also those that were hidden from the run's training, or changed there.
+
         Raises:
             RelgraphError: for an unknown split, or one without images.
         """
-        images, labels = self.split(split), self.all_labels(split)
+        images = self.split(split)
+        labels = images.true_labels
         if len(images) == 0:
             raise RelgraphError(f"the split {split!r} of {self.recipe.dataset} has no images: expected another --split")
         if first is None or first >= len(images):
             return images, labels
         return images.select(torch.arange(first)), labels[:first]
-
-    def all_labels(self, name: str) -> Tensor:
-        """Return the true labels of a split, `(N,)`, also those that were hidden from the run's training or changed."""
-        return self.split(name).true_labels
 
     def has_trained_classifier(self, network: str) -> bool:
         """Return whether a loss trained the classifier of "student" or "teacher": otherwise its logits mean nothing."""
@@ -184,9 +183,9 @@ def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
     """
     opened = TrainedRun(path)
     train, test = opened.data.train, opened.data.test
-    if len(test) == 0 or not bool((opened.all_labels("train") >= 0).any()):
+    few, every = train.labels, train.true_labels
+    if len(test) == 0 or not bool((every >= 0).any()):
         raise RelgraphError(f"{opened.recipe.dataset} has no labels, by which networks could be judged")
-    few, every = train.labels, opened.all_labels("train")
     # Wrong labels can leave a single class of few, from which no probe learns.
     hidden = bool(((few < 0) & (every >= 0)).any()) and int(few[few >= 0].bincount().count_nonzero()) > 1
     # With 3 labels a class, 20 votes would be cast for wrong classes.
