@@ -162,7 +162,7 @@ def analyse(
     if search is not None and search not in SEARCHES:
         raise unknown("search", search, tuple(SEARCHES))
     opened = TrainedRun(run) if isinstance(run, Path) else run
-    images, labels = opened.images(split, first)
+    images = opened.images(split, first)
     if not 0 < k < len(images):
         raise RelgraphError(f"k must be between 1 and the number of images less one, {len(images) - 1}, got {k}")
     networks = zip(("student", "teacher"), opened.nodes(images), strict=True)
@@ -176,8 +176,8 @@ def analyse(
     }
     student, teacher = graphs["student"], graphs.get("teacher")
     comparison = None if teacher is None else compare(student, teacher)
-    facts = opened.run.path, opened.recipe.dataset, split, k, search, tuple(images.classes), images.index, labels
-    return Analysis(*facts, student, teacher, comparison)
+    facts = opened.run.path, opened.recipe.dataset, split, k, search, tuple(images.classes)
+    return Analysis(*facts, images.index, images.true_labels, student, teacher, comparison)
 
 
 def compare(student: NetworkGraph, teacher: NetworkGraph) -> Comparison:
