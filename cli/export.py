@@ -106,8 +106,7 @@ def _add_thumbnails(pair: "HeteroData", opened: "TrainedRun", split: str, output
     from relgraph.analysis.pictures import write_thumbnails
 
     folder = output.with_name(f"{output.stem}_thumbnails")
-    images, _ = opened.images(split, len(pair["student"].x))
-    paths = write_thumbnails(images, folder)
+    paths = write_thumbnails(opened.images(split, len(pair["student"].x)), folder)
     for kind in ("student", "teacher"):
         pair[kind].image = paths
     return f", thumbnails in {folder}"

@@ -132,7 +132,7 @@ def tsne(runs: tuple[Path, ...], out: Path, split: str, classes: int, seed: int)
 
 def embeddings(run: TrainedRun, split: str, classes: int) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
     """Return the embeddings of teacher and student of a run on the first classes: title, `(N, D)`, `(N,)`."""
-    labels = run.all_labels(split)
+    labels = run.split(split).true_labels
     chosen = ((labels >= 0) & (labels < classes)).nonzero().flatten()
     if len(chosen) <= NEIGHBOURS:
         raise RelgraphError(f"a figure needs more than {NEIGHBOURS} images, got {len(chosen)} of the split {split!r}")

@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
+from relgraph.analysis.confusion import class_means
 from relgraph.analysis.neighbourhoods import communities, neighbour_overlap
 from relgraph.analysis.run_loading import Nodes, TrainedRun
 from relgraph.errors import RelgraphError, unknown
@@ -68,9 +68,7 @@ class Comparison(NamedTuple):
     @property
     def relation_error(self) -> Tensor:
         """The mean error of each node's edges, those whose anchor it is, `(N,)`, 0 to 2."""
-        anchors = self.edges[1]
-        total = torch.zeros(len(self.overlap), dtype=torch.float64).index_add(0, anchors, self.edge_error.double())
-        return total / anchors.bincount(minlength=len(self.overlap))
+        return class_means(self.edge_error, self.edges[1], len(self.overlap))
 
     def worst(self, count: int) -> list[int]:
         """Return so many nodes on whose neighbours the networks agree least, among equals by their relation error."""
@@ -164,11 +162,11 @@ def analyse(
     if search is not None and search not in SEARCHES:
         raise unknown("search", search, tuple(SEARCHES))
     opened = TrainedRun(run) if isinstance(run, Path) else run
-    images, labels = opened.images(split, first)
+    images = opened.images(split, first)
     if not 0 < k < len(images):
         raise RelgraphError(f"k must be between 1 and the number of images less one, {len(images) - 1}, got {k}")
-    networks = dict(zip(("student", "teacher"), opened.nodes(images), strict=True))
-    found = {name: nodes for name, nodes in networks.items() if nodes is not None}
+    networks = zip(("student", "teacher"), opened.nodes(images), strict=True)
+    found = {name: nodes for name, nodes in networks if nodes is not None}
     if search is None:
         small = k < searching.FAISS_LIMIT and max(nodes.x.numel() for nodes in found.values()) <= searching.LARGEST
         search = "faiss" if small and searching.has_faiss() else "blocks"
@@ -178,8 +176,8 @@ def analyse(
     }
     student, teacher = graphs["student"], graphs.get("teacher")
     comparison = None if teacher is None else compare(student, teacher)
-    facts = opened.run.path, opened.recipe.dataset, split, k, search, tuple(images.classes), images.index, labels
-    return Analysis(*facts, student, teacher, comparison)
+    facts = opened.run.path, opened.recipe.dataset, split, k, search, tuple(images.classes)
+    return Analysis(*facts, images.index, images.true_labels, student, teacher, comparison)
 
 
 def compare(student: NetworkGraph, teacher: NetworkGraph) -> Comparison:

@@ -54,12 +54,13 @@ def difference_pair(
         raise RelgraphError(f"{every}: expected 'knn' or 'threshold'")
     both = {"student": student, "teacher": teacher}
     chosen = {side: rule.of_nodes(x, kernel) for side, x in both.items()}
+    numbers = {side: anchor * len(student) + candidate for side, (candidate, anchor) in chosen.items()}
     pair = HeteroData()
     pair.graph = "sparse"
     for side, other, kind in (("student", "teacher", STUDENT), ("teacher", "student", TEACHER)):
         x, y = both[side], both[other]
         pair[side].x, pair[side].degenerate = x, degenerate_in_blocks(x, kernel)
-        store, edges = pair[kind], _lacking(chosen[side], chosen[other], len(student))
+        store, edges = pair[kind], chosen[side][:, ~torch.isin(numbers[side], numbers[other])]
         store.edge_index, store.edge_weight = edges, edge_weights(x, x, edges, kernel)
         store.other_weight = edge_weights(y, y, edges, kernel)
     return pair
@@ -87,10 +88,3 @@ def difference_edges(pair: "HeteroData") -> Iterator[tuple[str, str, dict[str, A
         ):
             correlations = {"student_correlation": r_s, "teacher_correlation": r_t, "difference": signed}
             yield f"n{tail}", f"n{head}", {"weight": weight, "sign": sign, "only": side, **correlations}
-
-
-def _lacking(edges: Tensor, others: Tensor, count: int) -> Tensor:
-    """Return the edges (2, E) that are not among the others."""
-    (candidate, anchor), (other_candidate, other_anchor) = edges, others
-    alone = ~torch.isin(anchor * count + candidate, other_anchor * count + other_candidate)
-    return edges[:, alone]

@@ -174,21 +174,17 @@ def _check_edges(pair: "HeteroData", edges: tuple[EdgeType, ...]) -> None:
 def _edges(pair: "HeteroData", edge_type: EdgeType) -> Iterator[tuple[str, str, dict[str, Any]]]:
     source, _, target = edge_type
     kind = "match" if edge_type == MATCHES else source
-    ends, weights = _edge_list(pair, edge_type)
-    columns = weights.abs().clamp_min(NO_WEIGHT).tolist(), weights.sign().long().tolist(), weights.tolist()
+    if pair.graph == "sparse":
+        ends, found = pair[edge_type].edge_index, weights(pair, edge_type).detach()
+    else:  # of one network's matrix the upper triangle
+        adj = adjacency(pair, edge_type).detach()
+        every = torch.ones_like(adj, dtype=torch.bool)
+        chosen = every if edge_type == MATCHES else every.triu(1)
+        ends, found = chosen.nonzero().T, adj[chosen]
+    columns = found.abs().clamp_min(NO_WEIGHT).tolist(), found.sign().long().tolist(), found.tolist()
     for tail, head, weight, sign, correlation in zip(*ends.tolist(), *columns, strict=True):
         attributes = {"weight": weight, "sign": sign, "correlation": correlation, "kind": kind}
         yield f"{source[0]}{tail}", f"{target[0]}{head}", attributes
-
-
-def _edge_list(pair: "HeteroData", edge_type: EdgeType) -> tuple[Tensor, Tensor]:
-    """Return the edges of one type and their weights, `(2, E), (E,)`; of one network's matrix the upper triangle."""
-    if pair.graph == "sparse":
-        return pair[edge_type].edge_index, weights(pair, edge_type).detach()
-    adj = adjacency(pair, edge_type).detach()
-    every = torch.ones_like(adj, dtype=torch.bool)
-    chosen = every if edge_type == MATCHES else every.triu(1)
-    return chosen.nonzero().T, adj[chosen]
 
 
 def _for_gephi(

@@ -104,22 +104,18 @@ class TrainedRun:
         images: ImageSet = getattr(self.data, name)
         return images
 
-    def images(self, split: str, first: int | None = None) -> tuple[ImageSet, Tensor]:
-        """Return the images of a split, or so many first ones, and their true labels, `(N,)`.
+    def images(self, split: str, first: int | None = None) -> ImageSet:
+        """Return the images of a split, or so many first ones.
+
+        Their `true_labels`, `(N,)`, are also those that were hidden from the run's training, or changed there.
 
         Raises:
             RelgraphError: for an unknown split, or one without images.
         """
-        images, labels = self.split(split), self.all_labels(split)
+        images = self.split(split)
         if len(images) == 0:
             raise RelgraphError(f"the split {split!r} of {self.recipe.dataset} has no images: expected another --split")
-        if first is None or first >= len(images):
-            return images, labels
-        return images.select(torch.arange(first)), labels[:first]
-
-    def all_labels(self, name: str) -> Tensor:
-        """Return the true labels of a split, `(N,)`, also those that were hidden from the run's training or changed."""
-        return self.split(name).true_labels
+        return images if first is None or first >= len(images) else images.select(torch.arange(first))
 
     def has_trained_classifier(self, network: str) -> bool:
         """Return whether a loss trained the classifier of "student" or "teacher": otherwise its logits mean nothing."""
@@ -184,9 +180,9 @@ def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
     """
     opened = TrainedRun(path)
     train, test = opened.data.train, opened.data.test
-    if len(test) == 0 or not bool((opened.all_labels("train") >= 0).any()):
+    few, every = train.labels, train.true_labels
+    if len(test) == 0 or not bool((every >= 0).any()):
         raise RelgraphError(f"{opened.recipe.dataset} has no labels, by which networks could be judged")
-    few, every = train.labels, opened.all_labels("train")
     # Wrong labels can leave a single class of few, from which no probe learns.
     hidden = bool(((few < 0) & (every >= 0)).any()) and int(few[few >= 0].bincount().count_nonzero()) > 1
     # With 3 labels a class, 20 votes would be cast for wrong classes.
@@ -236,7 +232,7 @@ def run_pair(
         raise RelgraphError(f"the threshold of a correlation must be above 0 and at most 1, got {threshold}")
     if first is not None and first < 2:
         raise RelgraphError(f"a graph needs two images, got {first}")
-    images, labels = opened.images(split, first)
+    images = opened.images(split, first)
     student, teacher = opened.nodes(images)
     if teacher is None and side != "student":
         raise RelgraphError(f"{path} was trained without a teacher: export its student's graph (side student)")
@@ -255,13 +251,13 @@ def run_pair(
     pair.classes, pair.split = list(images.classes), split
     for name, nodes in (("student", student), ("teacher", reference)):
         known = opened.has_trained_classifier(name if teacher is not None else "student")
-        pair[name].update(_facts(images, labels, nodes.prediction if known else None))
+        pair[name].update(_facts(images, nodes.prediction if known else None))
     return pair
 
 
-def _facts(images: ImageSet, labels: Tensor, prediction: Tensor | None) -> dict[str, Tensor]:
+def _facts(images: ImageSet, prediction: Tensor | None) -> dict[str, Tensor]:
     """Return what the nodes of a network carry of their images, `(N,)` each."""
-    found = {"image_id": images.index, "y": labels}
+    found = {"image_id": images.index, "y": images.true_labels}
     if prediction is not None:
-        found |= {"prediction": prediction, "correct": prediction == labels}
+        found |= {"prediction": prediction, "correct": prediction == images.true_labels}
     return found | ({"labelled": images.labels >= 0} if bool((images.labels < 0).any()) else {})

@@ -129,7 +129,7 @@ def test_predictions_of_a_pair(runs: Runs) -> None:
     opened = TrainedRun(runs("few"))
     for split in ("train", "val", "test"):
         pair = run_pair(runs("few"), split=split, k=4)
-        images, labels = opened.split(split), opened.all_labels(split)
+        images, labels = opened.split(split), opened.split(split).true_labels
         assert (labels >= 0).all() and pair.split == split and pair.classes == [str(i) for i in range(10)]
         for name, output in zip(("student", "teacher"), opened.outputs(images), strict=True):
             assert output is not None and output.logits is not None
@@ -270,7 +270,7 @@ def test_labels_that_are_few_or_wrong(folder: Path, tmp_path: Path) -> None:
     opened = TrainedRun(tmp_path / "run")
     for file in folder.rglob("*.png"):
         file.unlink()
-    assert opened.all_labels("train").tolist() == [0] * 12 + [1] * 12
+    assert opened.split("train").true_labels.tolist() == [0] * 12 + [1] * 12
     assert int((opened.data.train.labels >= 0).sum()) == 2
 
 
