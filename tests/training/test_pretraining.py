@@ -264,12 +264,14 @@ def test_no_label_and_no_image_of_another_split_reaches_the_weights(
         return replace(data, train=train, val=val, test=test)
 
     monkeypatch.setattr(pretraining, "open_images", spoilt)
+    judged = list[str]()
     for variant in ("simclr", "moco", "sskd-head"):
         pretrain(make_pretraining(variant), tmp_path / variant)
         found, expected = outcome(tmp_path / variant), outcome(pretrained(variant))
         assert found["last.ckpt"] == expected["last.ckpt"]
         assert [found[name] == expected[name] for name in found if name.endswith(".safetensors")] == [True]
-        assert (found["result"]["test"] == expected["result"]["test"]) == (variant == "sskd-head"), "they judge"
+        judged += [variant] if found["result"]["test"] != expected["result"]["test"] else []
+    assert judged and "sskd-head" not in judged, "they judge; one figure may be the same by chance"
 
 
 def test_a_stopped_run_ends_as_if_it_had_not_stopped(
