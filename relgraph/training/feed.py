@@ -197,7 +197,7 @@ def open_feed(
     plan = make_plan(recipe.augmentation, data, None if method is None else method.views, task.processes)
     if teacher is None:
         return Feed(plan, task.student_input), recipe, "teacher: none"
-    store, why = find_or_tell(recipe, data, teacher, task.device, method)
+    store, why = _chosen_store(recipe, data, teacher, task.device, method)
     if store is not None:
         position = data.train.index.to(task.device)
         fixed = replace(recipe, teacher_mode="stored", embeddings=str(store.path))
@@ -207,10 +207,10 @@ def open_feed(
     return feed, replace(recipe, teacher_mode="online"), f"teacher: online{why}"
 
 
-def find_or_tell(
+def _chosen_store(
     recipe: Recipe, data: DataSet, teacher: Teacher, device: torch.device, method: Method | None
 ) -> tuple[EmbeddingStore | None, str]:
-    """Return the store that the recipe's run reads, or why there is none."""
+    """Return the store that the recipe's run reads, or the reason why it reads none."""
     needed, reason = recipe.teacher_mode == "stored", _not_stored(recipe, method)
     if needed and reason is not None:
         raise RelgraphError(f"stored embeddings will not do, since {reason}: use --teacher-mode online")

@@ -10,11 +10,10 @@ from relgraph.outputs import Output, StepInputs
 from relgraph.processes import ProcessGroup
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.epochs import Job
-from relgraph.training.objective import Losses, Objective, Stage, losses_of
+from relgraph.training.objective import LabelLoss, Losses, Objective, Stage, losses_of
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
 from relgraph.training.schedule import student_schedule
-from relgraph.training.spread import labelled_cross_entropy
 from relgraph.training.tasks import classes_of
 from relgraph.training.trainer import restore, train_epochs
 
@@ -22,15 +21,15 @@ from relgraph.training.trainer import restore, train_epochs
 class TeacherHead(Objective):
     """Projection and classifier of a frozen teacher, trained by labels."""
 
-    def __init__(self, head: Head, processes: ProcessGroup) -> None:
+    def __init__(self, head: Head, label_loss: LabelLoss, processes: ProcessGroup) -> None:
         super().__init__()
-        self.head, self.processes = head, processes
+        self.head, self.label_loss, self.processes = head, label_loss, processes
 
     def forward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
         """Return the loss of the labels."""
         assert inputs.teacher is not None
         embedding, logits = self.head(inputs.teacher.embedding)
-        loss = labelled_cross_entropy(logits, inputs.batch.labels, self.processes)
+        loss = self.label_loss(logits, inputs.batch.labels, self.processes)
         return losses_of("teacher_head", loss, Output(embedding, logits))
 
 
@@ -62,8 +61,8 @@ def train_head(student: Job, head: Head, recipe: Recipe, run: Run) -> None:
     """
     head.requires_grad_(True)
     sgd = SGD(head.parameters(), lr=recipe.teacher_lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    objective, schedule = TeacherHead(head, student.processes), student_schedule(head_recipe(recipe))
     task, run = classes_of(student.task), run.of_head()
+    objective, schedule = TeacherHead(head, task.loss, task.processes), student_schedule(head_recipe(recipe))
     job = HeadTraining(recipe, student.fabric, task, student.feed, objective, {"optimiser": sgd}, schedule)
     train_epochs(job, run, restore(job, run))
     head.requires_grad_(False)

@@ -114,6 +114,7 @@ class Distiller(Objective):
         if self.parts == 1:
             student = of_views(self.student, inputs.images, inputs.extra)
         else:
+            # Those of the student alone count as well, and a method that names no part may read every one.
             maps = self.method is not None and any("map" in part for part in self.method.reads or ("maps",))
             student = in_parts(self.student, inputs.images, inputs.extra, self.parts, maps=maps)
         return self.losses(student, inputs, stage, diagnostics)

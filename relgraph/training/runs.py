@@ -19,6 +19,7 @@ import yaml
 
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
+from relgraph.names import dataset
 from relgraph.processes import ProcessGroup
 from relgraph.training.hardware import processor
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
@@ -181,8 +182,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def free_name(root: Path, recipe: AnyRecipe) -> Path:
     """Return a directory under `root` that does not exist yet, named after the recipe."""
-    dataset = Path(recipe.dataset.removeprefix("folder:")).name
-    name = f"{dataset}-{_subject(recipe)}-seed{recipe.seed}"
+    name = f"{dataset(recipe.dataset).short_name}-{_subject(recipe)}-seed{recipe.seed}"
     candidates = [root / name, *(root / f"{name}-{i}" for i in range(2, 10_000))]
     return next(path for path in candidates if not path.exists())
 

@@ -73,7 +73,11 @@ def train_epochs(job: Job, run: Run, progress: Progress, board: Board | None = N
 
 
 def restore(job: Job, run: Run) -> Progress:
-    """Restore a job to its last checkpoint, and return its progress; without one, at the beginning."""
+    """Restore a job to its last checkpoint, and return its progress; without one, at the beginning.
+
+    Raises:
+        RelgraphError: if the checkpoint cannot be read, or is not one of this job.
+    """
     if not run.last.exists():
         return Progress()
     state = load_checkpoint(run.last)

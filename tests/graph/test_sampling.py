@@ -75,6 +75,15 @@ def test_the_draws_of_a_step_are_independent() -> None:
         assert_uniform(pairs.flatten(), list(range((IMAGES - 1) ** 2)))
 
 
+def test_positives_and_negatives_of_a_step_are_independent() -> None:
+    """Of two classes of four images each, from one stream the number of the one would tell that of the other."""
+    sampler, anchor, pairs = ClassSampler(8, torch.arange(8) // 4), torch.tensor([0]), torch.zeros(4, 4)
+    for _ in range(1600):
+        pairs[sampler.same(anchor), sampler.others(anchor, 1)[:, 0] - 4] += 1
+        sampler.advance()
+    assert_uniform(pairs.flatten(), list(range(16)))
+
+
 def test_what_it_refuses() -> None:
     shape, classes = "labels must be one for each of the", "negatives are images of other classes: expected at least 2"
     for images, labels, message in (
