@@ -106,7 +106,7 @@ def given_options(recipe: type[BaseRecipe], options: Mapping[str, Any]) -> dict[
     config = given.pop("config", None)
     if config is None:
         return given
-    from relgraph.training.runs import read_yaml
+    from relgraph.files import read_yaml
 
     content = read_yaml(config)
     check_names(recipe, content)

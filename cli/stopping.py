@@ -1,7 +1,8 @@
-"""The message of a command when Ctrl-C stops a run."""
+"""The message of a command when Ctrl-C or a scheduler stops a run."""
 
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shlex import quote
 
@@ -10,7 +11,10 @@ import click
 
 @contextmanager
 def stoppable(command: str, path: Path) -> Iterator[None]:
-    """Let Ctrl-C in the block end the program with status 130, after a line on what of the run at `path` is kept."""
+    """End the program after a line on what of the run at `path` is kept: by Ctrl-C with status 130, by SIGTERM 143.
+
+    A directory that was made for the run, and holds none in the end, is removed.
+    """
     try:
         yield
     except KeyboardInterrupt:
@@ -19,3 +23,11 @@ def stoppable(command: str, path: Path) -> Iterator[None]:
             kept = f"stopped; finished epochs are kept, continue with: relgraph {command} --resume {quote(str(path))}"
         click.echo(f"\n{kept}", err=True)
         raise SystemExit(130) from None
+    except SystemExit as end:
+        if end.code == 128 + signal.SIGTERM:
+            where = f"relgraph {command} --resume {quote(str(path))}"
+            click.echo(f"\nstopped by SIGTERM; all of it is kept, continue with: {where}", err=True)
+        raise
+    finally:
+        with suppress(OSError):
+            path.rmdir()

@@ -69,14 +69,14 @@ def train(out: Path | None, resume: Path | None, clip_mode: str | None, devices:
 
         options["teacher"] = clip_spec(clip_mode)
     recipe = resolve(given_options(Recipe, options), preset) if resume is None else Run.open(resume).recipe()
-    path = resume or out or free_name(Path("runs"), recipe)
     if devices is not None and devices > 1 and not launched():
         raise SystemExit(launch(devices))
     count = os.environ.get("WORLD_SIZE", "1")
     if devices is not None and str(devices) != count:
         raise click.UsageError(f"--devices {devices} does not fit the {count} processes that were launched")
-    # Of several processes, one prints.
+    # Of several processes, one prints, and names the run.
     with Path(os.devnull).open("w") as nowhere, nullcontext() if is_first() else redirect_stdout(nowhere):
+        path = resume or out or (free_name(Path("runs"), recipe) if is_first() else Path("runs"))
         click.echo(f"{_summary(recipe)} -> {path}")
         _run(recipe, path, resume is not None)
 

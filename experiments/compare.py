@@ -16,10 +16,10 @@ from typing import Any
 
 import click
 
-from relgraph.files import write_atomically
+from relgraph.files import read_json, read_yaml, write_atomically
 from relgraph.training.distillation import train
 from relgraph.training.recipe import resolve
-from relgraph.training.runs import Run, environment, read_yaml
+from relgraph.training.runs import Run, environment
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "cross-entropy": {"method": "none"},
@@ -85,7 +85,7 @@ def run_once(options: dict[str, Any], path: Path) -> dict[str, Any]:
         run.check_recipe(recipe)
     else:
         train(recipe, path, resume=run.recipe_file.exists())
-    result: dict[str, Any] = json.loads(run.result_file.read_text())
+    result: dict[str, Any] = read_json(run.result_file)
     return {**result, "curve": [row[f"{recipe.select}_top1"] for row in run.read_metrics()]}
 
 

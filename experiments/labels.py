@@ -16,10 +16,10 @@ from typing import Any
 import click
 
 from compare import run_once
-from relgraph.files import write_atomically
+from relgraph.files import read_yaml, write_atomically
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.pretraining import pretrain
-from relgraph.training.runs import Run, environment, read_yaml
+from relgraph.training.runs import Run, environment
 
 METHODS: dict[str, dict[str, Any]] = {
     "alone": {"method": "none"},

@@ -1,33 +1,102 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and that tell when they are read whether they are as they were written.
 
+A file of a run carries its SHA-256 in itself, which a file beside it could not without a moment in which both differ:
+JSON as the entry `sha256`, YAML in a last comment, a table in the name of a last, empty column. Files of weights carry
+it in their header (`relgraph.networks.files`), checkpoints a CRC-32 of each part (`relgraph.training.checkpoint`).
+"""
+
+import csv
+import hashlib
+import io
+import json
 import os
-from collections.abc import Iterator
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from relgraph.errors import RelgraphError
+
+SEAL = "sha256"
+LEFTOVER = re.compile(r"\..+\.part")  # what a killed process can leave beside its files
+YAML_LIMIT = 2**20  # bytes; a recipe has some 3,000
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield the path of a file beside `path`, which takes its place once the block ends well.
+    """Yield the path of a new file beside `path`, which takes its place once the block ends well.
 
-    An interrupt or a full disk leaves what `path` held before.
+    An interrupt or a full disk leaves what `path` held before. The new file has a name that nobody can guess, is made
+    where none is, and is on the disk before it is renamed, as the directory is after it. `path` keeps its permissions.
 
     Raises:
         RelgraphError: if it cannot be written.
     """
-    part = path.with_name(path.name + ".part")
+    part = None
     try:
+        number, name = tempfile.mkstemp(".part", f".{path.name}.", path.parent)
+        os.close(number)
+        part = Path(name)
         yield part
-        with part.open("rb+") as stream:
-            os.fsync(stream.fileno())
+        part.chmod(path.stat().st_mode & 0o7777 if path.exists() else 0o666 & ~_umask())
+        _sync(part)
         part.replace(path)
+        _sync(path.parent)
     except OSError as error:
         kept = ", what it held before is untouched" if path.exists() else ""
         raise RelgraphError(f"cannot write {path}: {error.strerror or first_line(error)}{kept}") from error
     finally:
-        part.unlink(missing_ok=True)
+        if part is not None:
+            part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """Return the permissions that new files do not get."""
+    found = os.umask(0o022)
+    os.umask(found)
+    return found
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or a directory is on the disk, where the system can tell."""
+    if os.name != "posix" and path.is_dir():
+        return
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError:
+        if not path.is_dir():  # of directories some file systems have no sync
+            raise
+    finally:
+        os.close(number)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell in one sentence where a block cannot write what is at `path`.
+
+    Raises:
+        RelgraphError: if it cannot.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RelgraphError(f"cannot write {path}: {error.strerror or first_line(error)}") from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Tell in one sentence where a block cannot read what is at `path`.
+
+    Raises:
+        RelgraphError: if it cannot.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RelgraphError(f"cannot read {path}: {error.strerror or first_line(error)}") from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -38,6 +107,127 @@ def write_atomically(path: Path, data: bytes) -> None:
     """
     with replacing(path) as part:
         part.write_bytes(data)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process was writing in a folder that no other process writes to."""
+    for entry in folder.iterdir():
+        if LEFTOVER.fullmatch(entry.name):
+            entry.unlink(missing_ok=True)
+
+
+def digest(data: bytes) -> str:
+    """Return the SHA-256 of bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _changed(path: Path) -> RelgraphError:
+    return RelgraphError(f"{path} is damaged or was changed after it was written: its SHA-256 is another one")
+
+
+def _read(path: Path) -> bytes:
+    with reading(path):
+        return path.read_bytes()
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a mapping as JSON with its SHA-256, whole or not at all."""
+    sealed = {**content, SEAL: digest(_canonical(content))}
+    write_atomically(path, (json.dumps(sealed, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the mapping that `write_json` wrote, without its SHA-256.
+
+    Raises:
+        RelgraphError: if it cannot be read, is no mapping, or is not as it was written.
+    """
+    try:
+        content = json.loads(_read(path))
+    except ValueError as error:
+        raise RelgraphError(f"cannot read {path} as JSON: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise RelgraphError(f"{path} must hold an object, got {type(content).__name__}")
+    if content.pop(SEAL, None) != digest(_canonical(content)):
+        raise _changed(path)
+    return content
+
+
+def _canonical(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, sort_keys=True).encode()
+
+
+def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a mapping as YAML, its SHA-256 in a comment at the end, whole or not at all."""
+    import yaml
+
+    text = yaml.safe_dump(dict(content), sort_keys=False).encode()
+    write_atomically(path, text + f"# {SEAL}: {digest(text)}\n".encode())
+
+
+def read_yaml(path: Path, *, sealed: bool = False) -> dict[str, Any]:
+    """Return the mapping in a YAML file; dashes in its keys count as underscores.
+
+    Args:
+        path: The file.
+        sealed: Whether it must end with its SHA-256, as `write_yaml` writes it.
+
+    Raises:
+        RelgraphError: if it cannot be read, is too large, is no mapping, or is not as it was written.
+    """
+    import yaml
+
+    data = _read(path)
+    if len(data) > YAML_LIMIT:
+        raise RelgraphError(f"{path} has {len(data):,} bytes: expected options of at most {YAML_LIMIT:,}")
+    if sealed:
+        text, mark, found = data.rpartition(f"# {SEAL}: ".encode())
+        if not mark or found.strip() != digest(text).encode():
+            raise _changed(path)
+    try:
+        content = yaml.safe_load(data)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise RelgraphError(f"cannot read {path}: {' '.join(str(error).split())[:200]}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise RelgraphError(f"{path} must hold options as 'name: value' lines, got {type(content).__name__}")
+    return {str(name).replace("-", "_"): tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write rows as CSV, whole or not at all; what only some of them have is empty in the others.
+
+    The name of a last column, empty in every row, is the SHA-256 of the table without that name.
+    """
+    names = [*dict.fromkeys(name for row in rows for name in row), ""]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    header, _, others = text.getvalue().partition("\n")
+    sealed = f"{header}{SEAL}:{digest(text.getvalue().encode())}\n{others}"
+    write_atomically(path, sealed.encode())
+
+
+def read_table(path: Path) -> list[dict[str, float]]:
+    """Return the rows that `write_table` wrote, without the empty cells.
+
+    Raises:
+        RelgraphError: if it cannot be read, holds what is no number, or is not as it was written.
+    """
+    try:
+        text = _read(path).decode()
+        header, _, others = text.partition("\n")
+        names, _, found = header.rpartition(f"{SEAL}:")
+        if found != digest(f"{names}\n{others}".encode()):
+            raise _changed(path)
+        rows = csv.DictReader(io.StringIO(f"{names}\n{others}"))
+        return [{name: float(value) for name, value in row.items() if value} for row in rows]
+    except (ValueError, TypeError, csv.Error) as error:
+        if isinstance(error, RelgraphError):
+            raise
+        raise RelgraphError(f"cannot read {path}: {first_line(error)}") from error
 
 
 def first_line(error: BaseException) -> str:

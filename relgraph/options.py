@@ -4,6 +4,7 @@ Methods and recipes have them. Python, YAML files and the command line read the 
 """
 
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -25,6 +26,10 @@ KINDS: dict[Any, str] = {
     tuple[float, ...]: "a list of numbers",
     tuple[str, ...]: "a list of words",
 }
+
+
+# A file may hold lists of lists: of these a message has the beginning.
+shown = reprlib.Repr().repr
 
 
 def option(
@@ -141,7 +146,7 @@ class Option:
         if self.words and isinstance(value, str):
             return unknown(name, value, self.words)
         kinds = [KINDS[kind] for kind in self.kinds if kind in KINDS] or [", ".join(self.words)]
-        return RelgraphError(f"{name} must be {' or '.join(kinds)}, got {value!r}")
+        return RelgraphError(f"{name} must be {' or '.join(kinds)}, got {shown(value)}")
 
 
 @cache

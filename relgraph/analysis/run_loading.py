@@ -1,15 +1,18 @@
 """A finished run, loaded again: its networks, and their outputs on a split."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from relgraph.analysis.difference import difference_pair
 from relgraph.analysis.memory_mapped import RowTable
 from relgraph.analysis.split_graph import SplitGraph, split_pair
+from relgraph.data.fingerprint import check_unchanged
 from relgraph.data.images import ImageSet
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError, unknown
@@ -23,6 +26,7 @@ from relgraph.training.building import open_data, open_fabric, open_teacher
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
 from relgraph.training.feed import input_of
+from relgraph.training.resuming import check_frozen, network_of
 from relgraph.training.runs import Run
 
 if TYPE_CHECKING:
@@ -68,9 +72,11 @@ class TrainedRun:
         weights = load_checkpoint(self.run.best)["objective"]
         if any(name.startswith("method.") and not name.startswith("method.parts.") for name in weights):
             raise RelgraphError(f"{self.run.best} is of a version of relgraph whose runs this one cannot read")
+        self.inputs, self.checked = self.run.inputs(), set[str]()
         self.teacher = self.head = None
         if head := {n.removeprefix("teacher_head."): t for n, t in weights.items() if n.startswith("teacher_head.")}:
             self.teacher = open_teacher(self.recipe).to(self.device)
+            check_frozen(self.inputs, {"teacher": network_of(self.teacher)}, str(self.run.path))
             self.head = Head(self.teacher.width, *(len(head[f"{layer}.weight"]) for layer in ("project", "classify")))
             load_strictly(self.head, head, self.run.best)
             self.head.to(self.device)
@@ -94,14 +100,19 @@ class TrainedRun:
         return head.to(self.device).eval()
 
     def split(self, name: str) -> ImageSet:
-        """Return a split of the data by name.
+        """Return a split of the data by name, with the images that the run had.
 
         Raises:
-            RelgraphError: for an unknown one.
+            RelgraphError: for an unknown one, or if it has other images now.
         """
         if name not in SPLITS:
             raise unknown("split", name, SPLITS)
         images: ImageSet = getattr(self.data, name)
+        if name not in self.checked:
+            told = check_unchanged(images, self.inputs["data"][name], str(self.run.path))
+            if told is not None:
+                tqdm.write(told, sys.stderr)
+            self.checked.add(name)
         return images
 
     def images(self, split: str, first: int | None = None) -> ImageSet:
@@ -179,7 +190,7 @@ def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
         RelgraphError: if the run cannot be opened.
     """
     opened = TrainedRun(path)
-    train, test = opened.data.train, opened.data.test
+    train, test = opened.split("train"), opened.split("test")
     few, every = train.labels, train.true_labels
     if len(test) == 0 or not bool((every >= 0).any()):
         raise RelgraphError(f"{opened.recipe.dataset} has no labels, by which networks could be judged")

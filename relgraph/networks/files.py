@@ -1,5 +1,6 @@
 """Networks on disk: weights as safetensors, with what is needed to build them again in the file's own header."""
 
+import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.files import write_atomically
+from relgraph.files import SEAL, reading, write_atomically
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.heads import Head, Projector
 from relgraph.networks.sources import StudentSource
@@ -34,7 +35,37 @@ def save_network(path: Path, network: nn.Module, info: Mapping[str, Any]) -> Non
     # Cloned, since safetensors stores no two names for one memory, which CoaT has: its blocks share a layer.
     layout = torch.contiguous_format
     tensors = {n: tensor.detach().clone(memory_format=layout).cpu() for n, tensor in network.state_dict().items()}
-    write_atomically(path, save(tensors, metadata={"relgraph": json.dumps(dict(info))}))
+    header = json.dumps(dict(info))
+    write_atomically(path, save(tensors, metadata={"relgraph": header, SEAL: _digest(tensors, header)}))
+
+
+def _digest(tensors: Mapping[str, Tensor], header: str) -> str:
+    """Return the SHA-256 of a description and of all tensors' names, types, shapes and values."""
+    found = hashlib.sha256(header.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def check_network(path: Path) -> None:
+    """Check that a file of weights is as it was written.
+
+    Raises:
+        RelgraphError: if it is missing, damaged or another program's.
+    """
+    _read(path, "network", "a file of a run", set())
+
+
+def fingerprint_of(path: Path) -> str:
+    """Return the SHA-256 of a file, or of the self-supervision head in a run directory.
+
+    Raises:
+        RelgraphError: if it cannot be read.
+    """
+    file = path / SS_HEAD_FILE if path.is_dir() else path
+    with reading(file), file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def find_network(path: Path) -> Path:
@@ -65,12 +96,15 @@ def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _read(path: Path, kind: str, expected: str, keys: set[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("relgraph")
+            metadata = file.metadata() or {}
+            header = metadata.get("relgraph")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, SafetensorError) as error:
         raise RelgraphError(f"cannot read the {kind} file {path}: {error}") from error
     if header is None:
         raise RelgraphError(f"{path} holds weights without relgraph's description: expected {expected}")
+    if metadata.get(SEAL) != _digest(tensors, header):
+        raise RelgraphError(f"{path} is damaged or was changed after it was written: its SHA-256 is another one")
     try:
         info = json.loads(header)
     except json.JSONDecodeError:

@@ -1,6 +1,10 @@
-"""Checkpoints: written whole or not at all, read without unpickling anything but tensors and plain values."""
+"""Checkpoints: written whole or not at all, read without unpickling anything but tensors and plain values.
+
+torch's files are zip archives with a CRC-32 of each part. torch does not compare it when it reads; here it is compared.
+"""
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,14 +35,20 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint, on the CPU; the weights of what was trained are its `objective`.
 
     Raises:
-        RelgraphError: if it is missing, truncated, not a run's, or holds anything but tensors and plain values.
+        RelgraphError: if it is missing, damaged, not a run's, or holds anything but tensors and plain values.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"the CRC-32 of {damaged} is another one")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise RelgraphError(f"there is no checkpoint {path}") from error
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        raise RelgraphError(f"cannot read the checkpoint {path}, is it truncated? ({first_line(error)})") from error
+    except pickle.UnpicklingError as error:  # whose message advises to load it without a guard
+        raise RelgraphError(f"{path} holds Python objects beside tensors, or is damaged: it is not loaded") from error
+    except Exception as error:  # a damaged archive makes zipfile, pickle and torch raise nearly anything
+        raise RelgraphError(f"cannot read the checkpoint {path}, it is damaged ({first_line(error)[:200]})") from error
     if not isinstance(content, dict) or not isinstance(content.get("objective"), dict):
         older = isinstance(content, dict) and "distiller" in content
         what = "is of a version of relgraph whose runs this one cannot read" if older else "is not a run's checkpoint"

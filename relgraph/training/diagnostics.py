@@ -5,6 +5,7 @@ Pearson correlation. If there are too many nodes for a matrix, the first ones ar
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +39,15 @@ class Diagnostics:
         self.step = -1
         self.steps: list[int] = []
         self.found: list[dict[str, Tensor]] = []
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What was measured, as a checkpoint holds it."""
+        return {"step": self.step, "steps": self.steps, "found": self.found}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on with what was measured before."""
+        vars(self).update(state)
 
     def next_step(self) -> "Diagnostics | None":
         """Return itself if the step that begins is to be measured, else `None`."""

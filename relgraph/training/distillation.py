@@ -1,5 +1,6 @@
 """Distillation: from a recipe to a student, what distils it and all that its training needs, from one seed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from relgraph.methods.base import Shapes
 from relgraph.names import build_backbone, build_method, read_arguments
 from relgraph.networks.backbone import map_shapes
 from relgraph.networks.batch_norm import average_statistics, synchronised
-from relgraph.networks.files import load_head, load_network, load_ss_head, load_strictly, save_network
+from relgraph.networks.files import fingerprint_of, load_head, load_network, load_ss_head, load_strictly, save_network
 from relgraph.networks.heads import Head
 from relgraph.networks.student import Student
 from relgraph.networks.teachers import Teacher
@@ -32,6 +33,7 @@ from relgraph.training.feed import Feed, open_feed
 from relgraph.training.head import train_head
 from relgraph.training.objective import Distiller, Stage
 from relgraph.training.recipe import Recipe
+from relgraph.training.resuming import network_of
 from relgraph.training.runs import Run
 from relgraph.training.schedule import student_schedule
 from relgraph.training.tasks import SELECTED_LAST, Classes, Neighbours, Task
@@ -73,6 +75,10 @@ class Distillation(Job):
     def keep(self, run: Run) -> None:
         """Write the student."""
         save_network(run.student_file, self.objective.student, self.description())
+
+    def kept(self, run: Run) -> Path:
+        """Return the student's file."""
+        return run.student_file
 
     def description(self) -> dict[str, Any]:
         """Return what is needed to build and feed the student again, as it is stored beside its weights."""
@@ -144,7 +150,7 @@ def build(recipe: Recipe) -> Distillation:
 
     trial = trial_step(fabric, distiller.student, squares, feed, task.data.train, images)
     recipe, line = with_threads(recipe, trial, task.processes)
-    return assemble(recipe, fabric, task, feed, distiller, note + line)
+    return assemble(recipe, fabric, task, feed, distiller, note + line, frozen_networks(recipe, teacher))
 
 
 def open_task(recipe: Recipe, data: DataSet, device: torch.device) -> Task:
@@ -153,7 +159,20 @@ def open_task(recipe: Recipe, data: DataSet, device: torch.device) -> Task:
     return kind(data, Normalise(data.mean, data.std), device, recipe.processes, ProcessGroup.current())
 
 
-def assemble(recipe: Recipe, fabric: Any, task: Task, feed: Feed, distiller: Distiller, note: str = "") -> Distillation:
+def frozen_networks(recipe: Recipe, teacher: Teacher | None) -> dict[str, dict[str, str]]:
+    """Return name and fingerprint of the frozen networks that a run reads: its teacher, and that one's SSKD head."""
+    found = {}
+    if teacher is not None:
+        found["teacher"] = network_of(teacher)
+    if recipe.ss_head is not None:
+        found["self-supervision head"] = {"name": recipe.ss_head, "fingerprint": fingerprint_of(Path(recipe.ss_head))}
+    return found
+
+
+def assemble(
+    recipe: Recipe, fabric: Any, task: Task, feed: Feed, distiller: Distiller, note: str = "",
+    frozen: Mapping[str, Mapping[str, str]] | None = None,
+) -> Distillation:  # fmt: skip
     """Return the job of networks that are built, with their optimisers."""
     if task.processes.count > 1 and recipe.batch_norm == "sync":
         synchronised(distiller, task.processes)
@@ -163,7 +182,7 @@ def assemble(recipe: Recipe, fabric: Any, task: Task, feed: Feed, distiller: Dis
     if of_teacher:
         optimisers["teacher_optimiser"] = sgd(of_teacher, lr=recipe.teacher_lr)
     job = Distillation(recipe, fabric, task, feed, distiller, optimisers, student_schedule(recipe), note,
-                       recipe.labelled_share, recipe.diagnose_every)  # fmt: skip
+                       recipe.labelled_share, recipe.diagnose_every, frozen or {})  # fmt: skip
     if recipe.compile:
         distiller.student.compile()
     return job

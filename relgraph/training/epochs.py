@@ -4,8 +4,9 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -36,12 +37,14 @@ class Progress:
         diagnostics: The diagnostics of some steps, with their `epoch` and `step`.
         best_epoch: Epoch of the best score on the split that selects, from 1; 0 before the first.
         best_score: That score, in percent.
+        within: The state amid an epoch, where a checkpoint was written there (see `train_epoch`).
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
     diagnostics: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best_score: float = -1.0
+    within: dict[str, Any] | None = None
 
     def add(
         self, row: dict[str, float], diagnostics: Sequence[dict[str, float]] = (), score: float | None = None
@@ -49,6 +52,7 @@ class Progress:
         """Add an epoch, and return whether it is the best so far; without a score, the latest is."""
         self.rows.append(row)
         self.diagnostics += diagnostics
+        self.within = None
         better = score is None or score > self.best_score
         if better:
             self.best_epoch, self.best_score = len(self.rows), self.best_score if score is None else score
@@ -70,6 +74,7 @@ class Job:
         note: A line for the user before the first epoch.
         labelled_share: Share of labelled images in a batch where some have none.
         diagnose_every: Steps from one diagnostics to the next; 0 for none.
+        frozen: Name and fingerprint of each frozen network that the training reads, such as its `teacher`.
         data: The task's data set, on the device.
         selecting: The split that selects.
         processes: The task's, over which each batch is spread: all run every part of it, and the first one writes.
@@ -86,6 +91,7 @@ class Job:
     note: str = ""
     labelled_share: float = 1.0
     diagnose_every: int = 0
+    frozen: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     title: ClassVar[str] = "epoch"  # of its progress bar
     stream: ClassVar[str] = ""  # before the purposes of its random streams, which no other job shares
@@ -123,6 +129,10 @@ class Job:
 
     def keep(self, run: Run) -> None:
         """Write the network, the best so far, to the run."""
+
+    def kept(self, run: Run) -> Path | None:
+        """Return the file that `keep` writes, if it writes one."""
+        return None
 
     def description(self) -> dict[str, Any]:
         """Return what is needed to build and feed the network again, as it is stored beside its weights."""
@@ -166,6 +176,15 @@ class Meter:
         self.of_student, self.steps = 0, 0
         self.sums, self.culprit = torch.zeros(()), torch.zeros(())
         self.last = time.perf_counter()
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What was added, as a checkpoint holds it."""
+        return {name: getattr(self, name) for name in ("names", "of_student", "steps", "sums", "culprit")}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on with what was added before."""
+        vars(self).update(state)
 
     @torch.no_grad()
     def add(self, losses: Losses, labels: Tensor) -> None:
@@ -215,20 +234,45 @@ class Meter:
         return {"loss": loss, **means, **top1, "degenerate": degenerate}
 
 
-def train_epoch(job: Job, epoch: int) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Train for one pass over the training set, and return its row of metrics and the diagnostics of some steps."""
+class Pauses(Protocol):
+    """When a checkpoint is written amid an epoch, and how."""
+
+    def due(self) -> bool:
+        """Return whether one is to be written now."""
+        ...
+
+    def save(self, within: dict[str, Any]) -> None:
+        """Write one, with the state amid the epoch."""
+        ...
+
+
+def train_epoch(
+    job: Job, epoch: int, within: dict[str, Any] | None = None, pauses: Pauses | None = None
+) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """Train for one pass over the training set, and return its row of metrics and the diagnostics of some steps.
+
+    Where `pauses` asks for it, the state amid the epoch is saved after a step; from that state, `within`, the epoch
+    goes on with the next step, and ends bit for bit as it would have.
+    """
     meter, stage, shown = Meter(job.processes), job.stage(epoch), job.processes.first
     diagnostics = Diagnostics(job.diagnose_every, processes=job.processes)
-    start, done, rate = time.perf_counter(), 0, 0.0
+    start, done, rate, first = time.perf_counter(), 0, 0.0, 0
+    if within is not None:
+        first, measures = within["step"], job.fabric.to_device(within["measures"])
+        meter.resume(measures["meter"])
+        diagnostics.resume(measures["diagnostics"])
     job.module.train()
-    with closing(steps(job, epoch)) as batches:
-        for number, (index, images, views, bar) in enumerate(batches):
-            if number == 0 or not job.schedule.by_epoch:
-                rate = job.schedule.rate(epoch + number / bar.total)
+    with closing(steps(job, epoch, first, None if within is None else within["views"])) as batches:
+        for number, (index, images, views, bar) in enumerate(batches, first):
+            if number == first or not job.schedule.by_epoch:
+                rate = job.schedule.rate(epoch + number / (first + bar.total))
                 for group in next(iter(job.optimisers.values())).param_groups:
                     group["lr"] = rate
             step(job, images, index, views, meter, stage, diagnostics if job.diagnose_every else None)
             done += len(index) * job.processes.count
+            if pauses is not None and number + 1 < first + bar.total and pauses.due():
+                measures = {"meter": meter.state, "diagnostics": diagnostics.state}
+                pauses.save({"step": number + 1, "views": views.get_state(), "measures": measures})
             if shown and meter.due():
                 means = job.task.figures(meter.read(epoch, whole=False)) | diagnostics.means()
                 bar.set_postfix_str(_so_far(means, done / (time.perf_counter() - start)))
@@ -239,22 +283,27 @@ def train_epoch(job: Job, epoch: int) -> tuple[dict[str, float], list[dict[str, 
     return {"epoch": epoch + 1, "lr": rate, **means, "images_per_s": speed}, measured
 
 
-def steps(job: Job, epoch: int) -> Generator[tuple[Tensor, Tensor, torch.Generator, Any], None, None]:
+def steps(
+    job: Job, epoch: int, first: int = 0, state: Tensor | None = None
+) -> Generator[tuple[Tensor, Tensor, torch.Generator, Any], None, None]:
     """Yield for each step of an epoch the indices `(B,)` and uint8 images on the device, views' generator and bar.
 
     All of them depend on the seed and the epoch alone; the generator is on the CPU, so that all devices have the same
-    views.
+    views. The epoch begins with the step `first`, for which the generator has the `state`.
     """
     recipe, train, device = job.recipe, job.data.train, job.fabric.device
     assert recipe.batch_size is not None, "a recipe's objective fills in what is not given"
     views = generator(f"{job.stream}views", recipe.seed, epoch)
+    if state is not None:
+        views.set_state(state)
     batches = epoch_batches(train.labels.cpu(), batch_size=recipe.batch_size, labelled_share=job.labelled_share,
                             seed=recipe.seed, epoch=epoch, by_label=job.task.by_label,
                             processes=job.processes, purpose=f"{job.stream}batches")  # fmt: skip
+    left = [*batches][first:] if first else batches
     title = f"{job.title} {epoch + 1}/{job.schedule.epochs}"
     with (
-        closing(train.batches(batches, recipe.processes)) as loaded,  # ends its processes in any case
-        tqdm(batches, desc=title, unit="batch", leave=False, disable=None if job.processes.first else True) as bar,
+        closing(train.batches(left, recipe.processes)) as loaded,  # ends its processes in any case
+        tqdm(left, desc=title, unit="batch", leave=False, disable=None if job.processes.first else True) as bar,
     ):
         for index, images in zip(bar, loaded, strict=True):
             yield index.to(device, non_blocking=True), images.to(device, non_blocking=True), views, bar

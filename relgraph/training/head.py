@@ -12,10 +12,11 @@ from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.epochs import Job
 from relgraph.training.objective import LabelLoss, Losses, Objective, Stage, losses_of
 from relgraph.training.recipe import Recipe
+from relgraph.training.resuming import restore
 from relgraph.training.runs import Run
 from relgraph.training.schedule import student_schedule
 from relgraph.training.tasks import classes_of
-from relgraph.training.trainer import restore, train_epochs
+from relgraph.training.trainer import train_epochs
 
 
 class TeacherHead(Objective):

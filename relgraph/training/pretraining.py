@@ -29,6 +29,7 @@ from relgraph.training.epochs import Job, Progress
 from relgraph.training.feed import Feed, Online, TwoViews, input_of, make_plan
 from relgraph.training.objective import Losses, Objective, Stage, losses_of
 from relgraph.training.pretrain_recipe import PretrainRecipe, augmentation, resolve_pretraining
+from relgraph.training.resuming import network_of
 from relgraph.training.runs import Run
 from relgraph.training.schedule import pretraining_schedule
 from relgraph.training.tasks import Neighbours, Task
@@ -185,6 +186,10 @@ class NetworkPretraining(Pretraining):
         part = nn.ModuleDict({"backbone": self.objective.backbone, "projector": self.objective.projector})
         save_network(run.network_file, part, self.description())
 
+    def kept(self, run: Run) -> Path:
+        """Return the network's file."""
+        return run.network_file
+
     def description(self) -> dict[str, Any]:
         """Return what is needed to build and feed the network again, as it is stored beside its weights."""
         recipe, network = self.recipe, self.objective
@@ -216,6 +221,10 @@ class HeadPretraining(Pretraining):
         teacher = self.feed.teacher
         save_ss_head(run.ss_head_file, self.objective.projector, teacher=teacher.name,
                      fingerprint=teacher.fingerprint(), transformations=self.recipe.transformations)  # fmt: skip
+
+    def kept(self, run: Run) -> Path:
+        """Return the head's file."""
+        return run.ss_head_file
 
 
 def pretrain(recipe: PretrainRecipe, path: Path, *, resume: bool = False) -> dict[str, Any]:
@@ -255,7 +264,9 @@ def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
                        recipe.batch_size)  # fmt: skip
     recipe, line = with_threads(recipe, trial)
     optimisers = {"optimiser": new_optimiser(recipe, objective)}
-    job = kind(recipe, fabric, task, feed, objective, optimisers, pretraining_schedule(recipe), note + line)
+    frozen = {"teacher": network_of(feed.teacher)} if isinstance(feed, Online) else {}
+    job = kind(recipe, fabric, task, feed, objective, optimisers, pretraining_schedule(recipe), note + line,
+               frozen=frozen)  # fmt: skip
     if recipe.compile and isinstance(objective, SimCLR | MoCo):
         objective.backbone.compile()
     return job

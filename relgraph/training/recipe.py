@@ -44,6 +44,8 @@ class BaseRecipe:
         device: Where to compute.
         precision: Precision of the networks; auto: bf16 where the processor has it. Relations stay float32.
         compile: Compile the student with torch.compile.
+        checkpoint_minutes: Minutes from one checkpoint amid an epoch to the next, in one process; if not given there is
+            one at the end of each epoch, and one where a scheduler ends the run (SIGTERM).
         threads: Threads that compute, on a CPU; auto: the fastest in a trial at the start. If not given, all cores, so
             that a seed gives the same numbers.
     """
@@ -67,6 +69,7 @@ class BaseRecipe:
     device: Literal["auto", "cpu", "cuda"] = option(default="auto")
     precision: Literal["auto", "32-true", "bf16-mixed"] = option(default="auto")
     compile: bool = option(default=False)
+    checkpoint_minutes: float | None = option(default=None, above=0)
     threads: int | Literal["auto"] | None = option(default=None, least=1)
 
     def __post_init__(self) -> None:

@@ -1,13 +1,11 @@
 """The run directory: everything needed to understand, repeat and continue a run."""
 
-import csv
-import io
-import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import distributions
@@ -15,10 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from relgraph.errors import RelgraphError
-from relgraph.files import write_atomically
+from relgraph.files import (
+    LEFTOVER,
+    read_json,
+    read_table,
+    read_yaml,
+    remove_leftovers,
+    write_json,
+    write_table,
+    write_yaml,
+    writing,
+)
 from relgraph.names import dataset
 from relgraph.processes import ProcessGroup
 from relgraph.training.hardware import processor
@@ -26,22 +33,25 @@ from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretrainin
 from relgraph.training.recipe import Recipe, resolve
 
 AnyRecipe = Recipe | PretrainRecipe
+LOCK = ".lock"
 PACKAGES = ("relgraph", "torch", "torchvision", "torch_geometric", "torch_scatter", "lightning-fabric", "timm", "numpy")
 
 
 class Run:
     """One run directory and the names of its files.
 
-    `recipe.yaml` every option, resolved; `environment.json` versions, commit, seed, hardware; `metrics.csv` a row an
-    epoch; `diagnostics.csv` one for each step whose graphs were measured; `tensorboard/` the same for TensorBoard;
-    `last.ckpt` and `best.ckpt` to continue from; `student.safetensors` the best student alone, `network.safetensors`
-    what a pre-training made, `ss_head.safetensors` the self-supervision head of a teacher; `result.json` the final
-    figures; `learning_curve.png`. A head that is trained first has `head.ckpt` and `teacher_head.csv`.
+    `recipe.yaml` every option, resolved; `inputs.json` fingerprints of data and teacher; `environment.json` versions,
+    commit, seed, hardware; `metrics.csv` a row an epoch; `diagnostics.csv` one for each step whose graphs were
+    measured; `tensorboard/` the same for TensorBoard; `last.ckpt` and `best.ckpt` to continue from;
+    `student.safetensors` the best student alone, `network.safetensors` what a pre-training made, `ss_head.safetensors`
+    the self-supervision head of a teacher; `result.json` the final figures; `learning_curve.png`. A head that is
+    trained first has `head.ckpt` and `teacher_head.csv`.
     """
 
     def __init__(self, path: Path, last: str = "last.ckpt", metrics: str = "metrics.csv") -> None:
         self.path = path
         self.recipe_file = path / "recipe.yaml"
+        self.inputs_file = path / "inputs.json"
         self.environment_file = path / "environment.json"
         self.metrics_file = path / metrics
         self.diagnostics_file = path / "diagnostics.csv"
@@ -58,8 +68,8 @@ class Run:
         return Run(self.path, "head.ckpt", "teacher_head.csv")
 
     @classmethod
-    def create(cls, path: Path, recipe: AnyRecipe) -> "Run":
-        """Return a new run directory with its recipe and environment written.
+    def create(cls, path: Path, recipe: AnyRecipe, inputs: Mapping[str, Any] | None = None) -> "Run":
+        """Return a new run directory with its inputs, its environment and its recipe written, which makes it a run.
 
         Raises:
             RelgraphError: if the directory exists and is not empty.
@@ -67,8 +77,9 @@ class Run:
         check_free(path)
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path)
-        write_atomically(run.recipe_file, yaml.safe_dump(_plain(recipe), sort_keys=False).encode())
+        write_json(run.inputs_file, inputs or {})
         write_json(run.environment_file, environment(recipe.seed))
+        write_yaml(run.recipe_file, _plain(recipe))
         return run
 
     @classmethod
@@ -89,10 +100,22 @@ class Run:
         """Return the run's recipe, of a training or of a pre-training.
 
         Raises:
-            RelgraphError: if its file is not valid.
+            RelgraphError: if its file is not as it was written, or lacks an option.
         """
-        content = read_yaml(self.recipe_file)
-        return resolve_pretraining(content) if "objective" in content else resolve(content, preset="none")
+        content = read_yaml(self.recipe_file, sealed=True)
+        found = resolve_pretraining(content) if "objective" in content else resolve(content, preset="none")
+        lacking = [item.name for item in fields(found) if item.name not in content]
+        if lacking:
+            raise RelgraphError(f"{self.recipe_file} must hold every option, it lacks {', '.join(lacking)}")
+        return found
+
+    def inputs(self) -> dict[str, Any]:
+        """Return the fingerprints of the data and the teacher that the run was made of.
+
+        Raises:
+            RelgraphError: if their file is missing, or not as it was written.
+        """
+        return read_json(self.inputs_file)
 
     def recipe(self) -> Recipe:
         """Return the recipe of a training.
@@ -130,61 +153,64 @@ class Run:
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]], file: Path | None = None) -> None:
         """Write all rows, one an epoch: what a stopped run wrote after its last checkpoint is trained again."""
-        text = io.StringIO()
-        # What is not measured in every epoch has an empty cell in the others.
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(file or self.metrics_file, text.getvalue().encode())
+        write_table(file or self.metrics_file, rows)  # not every epoch measures everything
 
     def read_metrics(self, file: Path | None = None) -> list[dict[str, float]]:
         """Return the rows of `metrics.csv`, or of another file of its kind, without the empty cells.
 
         Raises:
-            RelgraphError: if it cannot be read, or holds what is no number.
+            RelgraphError: if it cannot be read, holds what is no number, or is not as it was written.
         """
-        file = file or self.metrics_file
+        return read_table(file or self.metrics_file)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing to the run, and remove what a killed one left; a dead process holds none.
+
+        Raises:
+            RelgraphError: if another process writes to it, or nobody can.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / LOCK, timeout=0)
         try:
-            with file.open(newline="") as stream:
-                return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(stream)]
-        except (OSError, ValueError, TypeError, csv.Error) as error:
-            raise RelgraphError(f"cannot read {file}: {error}") from error
+            with writing(self.path / LOCK):
+                lock.acquire()
+        except Timeout:
+            told = f"{self.path} is being written by another process: wait for its end, or stop it"
+            raise RelgraphError(told) from None
+        try:
+            remove_leftovers(self.path)
+            yield
+        finally:
+            lock.release()
 
 
 def check_free(path: Path) -> None:
-    """Raise RelgraphError if something is at `path` already, except an empty directory."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    """Raise RelgraphError if something is at `path` already, except an empty directory, or a run that never began."""
+    begun = {LOCK, "inputs.json", "environment.json"}  # what is written before recipe.yaml
+    entries = path.iterdir() if path.is_dir() and not path.is_symlink() else [path]
+    if all(entry.name in begun or LEFTOVER.fullmatch(entry.name) for entry in entries):
+        return
+    if path.exists() or path.is_symlink():
         raise RelgraphError(f"{path} exists already: continue it with --resume {path}, or choose another --out")
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically."""
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file; dashes in its keys count as underscores.
+def free_name(root: Path, recipe: AnyRecipe) -> Path:
+    """Make a new, empty directory under `root`, named after the recipe, and return it: nobody else gets its name.
 
     Raises:
-        RelgraphError: if it cannot be read or is not a mapping.
+        RelgraphError: if it cannot be made.
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RelgraphError(f"cannot read {path}: {' '.join(str(error).split())}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise RelgraphError(f"{path} must hold options as 'name: value' lines, got {type(content).__name__}")
-    return {str(name).replace("-", "_"): tuple(v) if isinstance(v, list) else v for name, v in content.items()}
-
-
-def free_name(root: Path, recipe: AnyRecipe) -> Path:
-    """Return a directory under `root` that does not exist yet, named after the recipe."""
-    name = f"{dataset(recipe.dataset).short_name}-{_subject(recipe)}-seed{recipe.seed}"
-    candidates = [root / name, *(root / f"{name}-{i}" for i in range(2, 10_000))]
-    return next(path for path in candidates if not path.exists())
+    # A name that begins with a dash would be an option, with a dot hidden.
+    name = f"{dataset(recipe.dataset).short_name}-{_subject(recipe)}-seed{recipe.seed}".lstrip("-.")
+    with writing(root):
+        root.mkdir(parents=True, exist_ok=True)
+        for path in (root / name, *(root / f"{name}-{i}" for i in range(2, 10_000))):
+            with suppress(FileExistsError):
+                path.mkdir()
+                return path
+    raise RelgraphError(f"{root} has 9,999 runs of the name {name}: choose an --out")
 
 
 def _subject(recipe: AnyRecipe) -> str:

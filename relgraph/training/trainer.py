@@ -1,17 +1,22 @@
 """The trainer: a job is trained epoch by epoch, can be resumed, and has its figures in one run directory."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from relgraph.errors import RelgraphError
+from relgraph.files import write_json, writing
 from relgraph.processes import ProcessGroup
-from relgraph.training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
+from relgraph.training.checkpoint import save_checkpoint
 from relgraph.training.epochs import Job, Progress, train_epoch
-from relgraph.training.runs import AnyRecipe, Run, check_free, write_json
+from relgraph.training.resuming import checkpoint_of, inputs_of, resumed
+from relgraph.training.runs import AnyRecipe, Run, check_free
+from relgraph.training.stopping import asked_to_stop, check_stop, stoppable
 
 
 class Board:
@@ -59,43 +64,54 @@ def run_job(open_job: Callable[[], Job], recipe: AnyRecipe, path: Path, *, resum
     the first one writes, and names the directory; all of them must have access to it.
 
     Raises:
-        RelgraphError: if the recipe does not fit the data, or is not that of the run to resume, a file cannot be used,
-            or a loss is not a number. The results of earlier epochs are kept.
+        RelgraphError: if the recipe does not fit the data, or is not that of the run to resume, its data or its teacher
+            are others now, a file cannot be used, or a loss is not a number. The results of earlier epochs are kept.
+        Stopped: if SIGTERM asked for it; a checkpoint holds all that was computed.
     """
+    first = ProcessGroup.launched().first
     if resume:
         Run.open(path).check_recipe(recipe)
-    elif ProcessGroup.launched().first:
+    elif first:
         check_free(path)
-    job = open_job()
-    run = _open_run(job, path, resume=resume)
-    progress = restore(job, run) if resume else Progress()
-    if not progress.rows:
-        job.begin(run)
-    board = Board(run, len(progress.rows), len(progress.diagnostics)) if job.processes.first else None
-    train_epochs(job, run, progress, board)
-    result = job.result(run, progress)
-    if board is not None:
-        board.close()
-        write_json(run.result_file, result)
-    job.processes.wait()
+    with ExitStack() as held:
+        if resume and first:
+            held.enter_context(Run.open(path).locked())
+        job = open_job()
+        run = _open_run(job, path, held, resume=resume)
+        progress = resumed(job, run) if resume else Progress()
+        job.processes.wait()
+        if not progress.rows and progress.within is None:
+            job.begin(run)
+        board = Board(run, len(progress.rows), len(progress.diagnostics)) if job.processes.first else None
+        with stoppable(job.processes):
+            train_epochs(job, run, progress, board)
+        result = job.result(run, progress)
+        if board is not None:
+            board.close()
+            write_json(run.result_file, result)
+        job.processes.wait()
     return result
 
 
-def _open_run(job: Job, path: Path, *, resume: bool) -> Run:
-    """Return the run's directory, which the first process makes and names."""
+def _open_run(job: Job, path: Path, held: ExitStack, *, resume: bool) -> Run:
+    """Return the run's directory, which the first process makes and names, and keeps from others."""
     path = Path(job.processes.agreed(str(path)))
     if job.processes.first:
         tqdm.write(job.note)
         if not resume:
-            Run.create(path, job.recipe)
+            with writing(path):
+                path.mkdir(parents=True, exist_ok=True)
+            held.enter_context(Run(path).locked())
+            Run.create(path, job.recipe, inputs_of(job))
     job.processes.wait()
     return Run.open(path)
 
 
 def train_epochs(job: Job, run: Run, progress: Progress, board: Board | None = None) -> None:
     """Train the epochs that are missing from `progress`, each written to the run when it is done."""
+    pauses = Amid(job, run, progress) if job.processes.count == 1 else None
     for epoch in range(len(progress.rows), job.schedule.epochs):
-        row, measured = train_epoch(job, epoch)
+        row, measured = train_epoch(job, epoch, progress.within, pauses)
         _check_weights(job, epoch)
         row |= {f"{job.recipe.select}_{name}": value for name, value in job.evaluate(epoch).items()}
         better = progress.add(row, measured, row.get(f"{job.recipe.select}_{job.score}"))
@@ -107,30 +123,36 @@ def train_epochs(job: Job, run: Run, progress: Progress, board: Board | None = N
             if line is not None:
                 tqdm.write(line)
         job.processes.wait()
+        if len(progress.rows) < job.schedule.epochs:
+            check_stop()
 
 
-def restore(job: Job, run: Run) -> Progress:
-    """Restore a job to its last checkpoint, and return its progress; without one, at the beginning.
+class Amid:
+    """Checkpoints amid an epoch: by time, if the recipe has one, and where the run is asked to stop."""
 
-    Raises:
-        RelgraphError: if the checkpoint cannot be read, or is not one of this job.
-    """
-    if not run.last.exists():
-        return Progress()
-    state = load_checkpoint(run.last)
-    try:
-        for name, part in job.parts.items():
-            part.load_state_dict(state[name])
-        set_random_state(state["random"])
-        return Progress(**state["progress"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RelgraphError(f"{run.last} does not belong to this run's recipe: {reason}") from error
+    def __init__(self, job: Job, run: Run, progress: Progress) -> None:
+        self.job, self.run, self.progress = job, run, progress
+        self.last = time.monotonic()
+
+    def due(self) -> bool:
+        """Return whether a checkpoint is to be written now."""
+        minutes = self.job.recipe.checkpoint_minutes
+        return asked_to_stop() or (minutes is not None and time.monotonic() - self.last > 60 * minutes)
+
+    def save(self, within: dict[str, Any]) -> None:
+        """Write one, with the state amid the epoch.
+
+        Raises:
+            Stopped: if the run is asked to stop.
+        """
+        save_checkpoint(self.run.last, checkpoint_of(self.job, replace(self.progress, within=within)))
+        check_stop()
+        self.last = time.monotonic()
 
 
 def _store(job: Job, run: Run, progress: Progress, *, better: bool) -> None:
     """Write the epoch to disk, the last checkpoint at the end: an epoch that stopped before that is repeated."""
-    state = {**job.parts, "progress": asdict(progress), "random": random_state()}
+    state = checkpoint_of(job, progress)
     if better and job.score is not None:
         save_checkpoint(run.best, state)
     if better:

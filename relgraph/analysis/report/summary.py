@@ -1,6 +1,5 @@
 """The runs as plain data: recipe, result, environment and metrics of each."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from relgraph.errors import RelgraphError
+from relgraph.files import read_json
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import AnyRecipe, Run
@@ -88,7 +88,7 @@ def _summary(path: Path, name: str) -> Summary:
     run = Run.open(path)
     recipe = run.stored()
     metrics = run.read_metrics() if run.metrics_file.is_file() else []
-    found = Summary(name, recipe, settings(recipe), _json(run.result_file), _json(run.environment_file), metrics)
+    found = Summary(name, recipe, settings(recipe), _known(run.result_file), _known(run.environment_file), metrics)
     try:
         _ = found.figures
     except (AttributeError, TypeError, ValueError) as error:
@@ -108,16 +108,8 @@ def _names(places: Sequence[Path]) -> list[str]:
     return ["/".join(place.parts[-length:]) for place in places]
 
 
-def _json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RelgraphError(f"cannot read {file}: {error}") from error
-    if not isinstance(content, dict):
-        raise RelgraphError(f"{file} must hold an object, got {type(content).__name__}")
-    return content
+def _known(file: Path) -> dict[str, Any]:
+    return read_json(file) if file.is_file() else {}
 
 
 def settings(recipe: AnyRecipe) -> dict[str, str]:

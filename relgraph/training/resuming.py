@@ -1,0 +1,114 @@
+"""What a stopped run goes on from: its checkpoint, the data and the teacher that it was made of, its kept network."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from tqdm import tqdm
+
+from relgraph.data.fingerprint import check_unchanged, fingerprint
+from relgraph.errors import RelgraphError
+from relgraph.networks.files import check_network
+from relgraph.networks.teachers import Teacher
+from relgraph.training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
+from relgraph.training.epochs import Job, Progress
+from relgraph.training.runs import Run
+
+SPLITS = ("train", "val", "test")
+
+
+def inputs_of(job: Job) -> dict[str, Any]:
+    """Return the fingerprints of what a job is made of: its splits, and its teacher if it has one."""
+    return {"data": {split: fingerprint(getattr(job.data, split)) for split in SPLITS}, **job.frozen}
+
+
+def checkpoint_of(job: Job, progress: Progress) -> dict[str, Any]:
+    """Return what a checkpoint of a job holds."""
+    return {**job.parts, "progress": asdict(progress), "random": random_state()}
+
+
+def resumed(job: Job, run: Run) -> Progress:
+    """Restore a job to its last checkpoint, once all that it goes on from is as it was, and return its progress.
+
+    Of the best epoch's files, what is missing or damaged is written anew from the others where that is possible.
+
+    Raises:
+        RelgraphError: if the data or the teacher are others now, the last checkpoint is gone or damaged, or the weights
+            of the best epoch are in no file.
+    """
+    if job.processes.first:
+        check_inputs(job, run)
+    progress = restore(job, run)
+    if job.processes.first and progress.best_epoch > 0:
+        _check_kept(job, run, progress)
+    return progress
+
+
+def check_inputs(job: Job, run: Run) -> None:
+    """Raise RelgraphError if a run's data or teacher are others now."""
+    known = run.inputs()
+    for split in SPLITS:
+        told = check_unchanged(getattr(job.data, split), known.get("data", {}).get(split, {}), str(run.path))
+        if told is not None:
+            tqdm.write(told)
+    check_frozen(known, job.frozen, str(run.path))
+
+
+def check_frozen(known: Mapping[str, Any], now: Mapping[str, Mapping[str, str]], owner: str) -> None:
+    """Raise RelgraphError if frozen networks of a run, by their part in it, are others now than its inputs say."""
+    for part, network in now.items():
+        if known.get(part, {}).get("fingerprint") != network["fingerprint"]:
+            told = f"expected those with which {owner} was begun, found others"
+            raise RelgraphError(f"the weights of the {part} {network['name']}: {told}")
+
+
+def network_of(teacher: Teacher) -> dict[str, str]:
+    """Return a teacher's name and fingerprint."""
+    return {"name": teacher.name, "fingerprint": teacher.fingerprint()}
+
+
+def restore(job: Job, run: Run) -> Progress:
+    """Restore a job to its last checkpoint, and return its progress; without one, at the beginning.
+
+    Raises:
+        RelgraphError: if the checkpoint cannot be read, is not one of this job, or is gone.
+    """
+    if not run.last.exists():
+        # The first epoch writes all other files before it, and writes the same ones again.
+        if run.metrics_file.exists() and len(run.read_metrics()) > 1:
+            raise RelgraphError(f"{run.last} is gone, from which the run would go on: begin another one")
+        return Progress()
+    state = load_checkpoint(run.last)
+    try:
+        for name, part in job.parts.items():
+            part.load_state_dict(state[name])
+        set_random_state(state["random"])
+        return Progress(**state["progress"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RelgraphError(f"{run.last} does not belong to this run's recipe: {reason}") from error
+
+
+def _check_kept(job: Job, run: Run, progress: Progress) -> None:
+    """Write the best epoch's checkpoint and network again, if one is missing or damaged."""
+    last = load_checkpoint(run.last)
+    best = last
+    if job.score is not None:
+        try:
+            best = load_checkpoint(run.best)
+        except RelgraphError as error:
+            if progress.best_epoch < len(progress.rows) or progress.within is not None:
+                told = f"the weights of the best epoch, {progress.best_epoch}, are in no other file"
+                raise RelgraphError(f"{error}; {told}: begin another run") from error
+            save_checkpoint(run.best, last)
+            tqdm.write(f"{run.best} was missing or damaged: written again from {run.last.name}")
+    file = job.kept(run)
+    try:
+        if file is not None:
+            check_network(file)
+    except RelgraphError as error:
+        job.module.load_state_dict(best["objective"])
+        job.keep(run)
+        job.module.load_state_dict(last["objective"])
+        source = run.last if best is last else run.best
+        tqdm.write(f"{error}: written again from {source.name}")
