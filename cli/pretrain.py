@@ -46,7 +46,7 @@ def pretrain(out: Path | None, resume: Path | None, **options: Any) -> None:
     subject = f"a head for {recipe.teacher}" if recipe.teacher else recipe.network
     epochs = f"{recipe.epochs} epoch{'s' if recipe.epochs != 1 else ''}"
     click.echo(f"{recipe.dataset}: {subject} by {recipe.objective}, {epochs} -> {path}")
-    _run(recipe, path, resume is not None)
+    _run(recipe, path, resume is not None, named=resume is None and out is None)
 
 
 def _stored(path: Path) -> PretrainRecipe:
@@ -58,11 +58,11 @@ def _stored(path: Path) -> PretrainRecipe:
     return recipe
 
 
-def _run(recipe: PretrainRecipe, path: Path, resume: bool) -> None:
+def _run(recipe: PretrainRecipe, path: Path, resume: bool, *, named: bool) -> None:
     from relgraph.analysis.plots import learning_curve
     from relgraph.training.pretraining import pretrain as train
 
-    with stoppable("pretrain", path):
+    with stoppable("pretrain", path, named=named):
         result = train(recipe, path, resume=resume)
         learning_curve(path)
     if recipe.teacher is not None:

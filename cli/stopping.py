@@ -10,10 +10,10 @@ import click
 
 
 @contextmanager
-def stoppable(command: str, path: Path) -> Iterator[None]:
+def stoppable(command: str, path: Path, *, named: bool) -> Iterator[None]:
     """End the program after a line on what of the run at `path` is kept: by Ctrl-C with status 130, by SIGTERM 143.
 
-    A directory that was made for the run, and holds none in the end, is removed.
+    A directory that was `named`, and so made, for the run, and is empty in the end, is removed, and its folder with it.
     """
     try:
         yield
@@ -30,4 +30,5 @@ def stoppable(command: str, path: Path) -> Iterator[None]:
         raise
     finally:
         with suppress(OSError):
-            path.rmdir()
+            for folder in (path, path.parent) if named else ():
+                folder.rmdir()

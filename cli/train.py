@@ -78,7 +78,7 @@ def train(out: Path | None, resume: Path | None, clip_mode: str | None, devices:
     with Path(os.devnull).open("w") as nowhere, nullcontext() if is_first() else redirect_stdout(nowhere):
         path = resume or out or (free_name(Path("runs"), recipe) if is_first() else Path("runs"))
         click.echo(f"{_summary(recipe)} -> {path}")
-        _run(recipe, path, resume is not None)
+        _run(recipe, path, resume is not None, named=resume is None and out is None)
 
 
 def _summary(recipe: Recipe) -> str:
@@ -88,11 +88,11 @@ def _summary(recipe: Recipe) -> str:
     return f"{recipe.dataset}: {recipe.student} {others}, {recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"
 
 
-def _run(recipe: Recipe, path: Path, resume: bool) -> None:
+def _run(recipe: Recipe, path: Path, resume: bool, *, named: bool) -> None:
     from relgraph.analysis.plots import learning_curve
     from relgraph.training.distillation import train as train_loop
 
-    with stoppable("train", path):
+    with stoppable("train", path, named=named):
         result = train_loop(recipe, path, resume=resume)
         if not is_first():
             return

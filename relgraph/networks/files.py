@@ -35,13 +35,14 @@ def save_network(path: Path, network: nn.Module, info: Mapping[str, Any]) -> Non
     # Cloned, since safetensors stores no two names for one memory, which CoaT has: its blocks share a layer.
     layout = torch.contiguous_format
     tensors = {n: tensor.detach().clone(memory_format=layout).cpu() for n, tensor in network.state_dict().items()}
-    header = json.dumps(dict(info))
-    write_atomically(path, save(tensors, metadata={"relgraph": header, SEAL: _digest(tensors, header)}))
+    # One entry, since safetensors writes several in any order.
+    header = json.dumps({**info, SEAL: _digest(tensors, info)})
+    write_atomically(path, save(tensors, metadata={"relgraph": header}))
 
 
-def _digest(tensors: Mapping[str, Tensor], header: str) -> str:
+def _digest(tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a description and of all tensors' names, types, shapes and values."""
-    found = hashlib.sha256(header.encode())
+    found = hashlib.sha256(json.dumps(dict(info), sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -96,15 +97,12 @@ def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _read(path: Path, kind: str, expected: str, keys: set[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            header = metadata.get("relgraph")
+            header = (file.metadata() or {}).get("relgraph")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, SafetensorError) as error:
         raise RelgraphError(f"cannot read the {kind} file {path}: {error}") from error
     if header is None:
         raise RelgraphError(f"{path} holds weights without relgraph's description: expected {expected}")
-    if metadata.get(SEAL) != _digest(tensors, header):
-        raise RelgraphError(f"{path} is damaged or was changed after it was written: its SHA-256 is another one")
     try:
         info = json.loads(header)
     except json.JSONDecodeError:
@@ -112,6 +110,8 @@ def _read(path: Path, kind: str, expected: str, keys: set[str]) -> tuple[dict[st
     if not isinstance(info, dict) or not info.keys() >= keys:
         wanted = ", ".join(sorted(keys)) or "names and values"
         raise RelgraphError(f"the description in {path} is damaged: expected JSON with {wanted}, got {header[:80]}")
+    if info.pop(SEAL, None) != _digest(tensors, info):
+        raise RelgraphError(f"{path} is damaged or was changed after it was written: its SHA-256 is another one")
     return tensors, info
 
 
