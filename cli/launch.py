@@ -11,6 +11,8 @@ from pathlib import Path
 
 import click
 
+MEETING = "RELGRAPH_MEETING"  # that of relgraph.processes, which would load torch
+
 GRACE = 10.0  # seconds that the first process has to report what went wrong, once another has failed
 LOST = 3  # exit status of a process that has lost the others
 
@@ -37,11 +39,9 @@ def launch(count: int) -> int:
     """
     with tempfile.TemporaryDirectory() as folder:
         errors = [Path(folder) / str(rank) for rank in range(count)]
-        with socket.create_server(("127.0.0.1", 0)) as found:
-            port = found.getsockname()[1]
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _stop)
-        processes = [_start(rank, count, port, errors[rank]) for rank in range(count)]
+        processes = [_start(rank, count, Path(folder) / "meeting", errors[rank]) for rank in range(count)]
         try:
             failed = _wait(processes)
         except KeyboardInterrupt:
@@ -75,13 +75,18 @@ def _interrupted(processes: "list[subprocess.Popen[bytes]]") -> int:
         return 128 + signal.SIGINT
 
 
-def _start(rank: int, count: int, port: int, errors: Path) -> "subprocess.Popen[bytes]":
+def _start(rank: int, count: int, meeting: Path, errors: Path) -> "subprocess.Popen[bytes]":
     """Start one process; only the first one shares this terminal."""
     # torch's C++ side warns of an intended search for parameters: a stage may leave some out.
     threads = str(max(1, (os.cpu_count() or 1) // count))
     environment = {"TORCH_CPP_LOG_LEVEL": "ERROR", "OMP_NUM_THREADS": threads, **os.environ}
     environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
-    environment |= {"LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    environment |= {"LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    environment[MEETING] = str(meeting)
+    # Nobody outside this machine is listened to.
+    loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
+    if loopback is not None:
+        environment = {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback, **environment}
     command = [sys.executable, "-m", "relgraph", *sys.argv[1:]]
     if rank == 0:
         return subprocess.Popen(command, env=environment)

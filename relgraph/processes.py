@@ -7,7 +7,7 @@ gathered row, or of a summand, is the one on its own process times W: the backwa
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,9 @@ from torch import Tensor, distributed
 from torch.autograd.function import once_differentiable
 
 from relgraph.errors import RelgraphError
+
+# The file in which processes of one machine meet, where the launcher names one: a port would listen to all the world.
+MEETING = "RELGRAPH_MEETING"
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,21 @@ class ProcessGroup:
         most = int(torch.cat(counts).max())
         padded = torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])])
         return torch.cat([part[: int(n)] for part, n in zip(self._all(padded), counts, strict=True)])
+
+    def check_alike(self, facts: Mapping[str, int]) -> None:
+        """Check that all processes have the same facts, in the same order: with others, a collective call would abort.
+
+        Raises:
+            RelgraphError: on all of them, if one differs.
+        """
+        if self.count == 1:
+            return
+        device = "cpu" if distributed.get_backend() != "nccl" else torch.cuda.current_device()
+        rows = torch.stack(self._all(torch.tensor(list(facts.values()), device=device))).tolist()
+        for name, *found in zip(facts, *rows, strict=True):
+            if len(set(found)) > 1:
+                shown = "others" if max(found) >= 2**31 else " and ".join(map(str, dict.fromkeys(found)))
+                raise RelgraphError(f"all processes must have the same {name}, got {shown}")
 
     def agreed(self, value: str) -> str:
         """Return the first process's text."""

@@ -15,7 +15,7 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.search import check_k
 from relgraph.names import dataset, load_teacher
 from relgraph.networks.teachers import Teacher
-from relgraph.processes import ProcessGroup
+from relgraph.processes import MEETING, ProcessGroup
 from relgraph.training.hardware import native_bf16
 from relgraph.training.recipe import BaseRecipe, Recipe
 
@@ -55,6 +55,11 @@ def _connected(accelerator: str, precision: str, processes: ProcessGroup) -> Any
     here = int(os.environ.get("LOCAL_WORLD_SIZE", processes.count))
     if accelerator == "cuda" and here > torch.cuda.device_count():
         raise RelgraphError(f"each process needs a GPU: expected {here} here, got {torch.cuda.device_count()}")
+    if meeting := os.environ.get(MEETING):
+        backend = "nccl" if accelerator == "cuda" else "gloo"
+        torch.distributed.init_process_group(
+            backend, init_method=f"file://{meeting}", rank=processes.rank, world_size=processes.count
+        )
     strategy = DDPStrategy(**ddp_options())
     fabric = Fabric(accelerator=accelerator, devices=here, num_nodes=processes.count // here, strategy=strategy,
                     precision=precision, plugins=[TorchElasticEnvironment()])  # type: ignore[arg-type]  # fmt: skip

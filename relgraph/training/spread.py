@@ -1,5 +1,6 @@
 """A method over a batch that is spread over processes: how the rows of its networks' outputs are gathered."""
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,11 +34,13 @@ class Spread:
         processes: Those that hold the rows.
         local: Whether each process compares only its own rows, which is a different loss. Memories still hold the whole
             batch, and stay equal.
+        checked: Whether each call compares first what the processes were given, which takes one small exchange more.
     """
 
     method: Method
     processes: ProcessGroup = SINGLE_PROCESS
     local: bool = False
+    checked: bool = False
 
     def __call__(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch | None = None) -> Tensor:
         """Return the loss of the whole batch from the rows of this process, a scalar."""
@@ -55,6 +58,8 @@ class Spread:
         """
         terms: Terms = {}
         pairs: Pairs = []
+        if self.checked:
+            self.processes.check_alike(self._facts(student, teacher, batch))
         for method, owner, weight in self._summands:
             s, t, rows, processes = student, teacher, batch, SINGLE_PROCESS
             if self.processes.count > 1:
@@ -67,6 +72,22 @@ class Spread:
                 found = method.compare(s, t, rows)
             terms |= method.weighted(found, owner, weight)
         return terms, pairs
+
+    def _facts(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, int]:
+        """Return what must be alike on all processes, texts by a number of theirs beyond all that counts."""
+        facts = {"method": self._method, "images and labels": 2**31 + (batch is not None)}
+        for side, output in (("student", student), ("teacher", teacher)):
+            facts[f"number of the {side}'s rows"] = len(output.embedding)
+            facts[f"width of the {side}'s embedding"] = output.embedding.shape[-1]
+            kinds = [(tuple(x.shape[1:]), str(x.dtype)) for x in output.tensors()]
+            facts[f"types and shapes of the {side}'s outputs"] = _number(kinds)
+        return facts
+
+    @cached_property
+    def _method(self) -> int:
+        options = [(owner, weight, [*vars(method).items()]) for method, owner, weight in self._summands]
+        return _number([(owner, weight, [(k, v) for k, v in own if isinstance(v, (int, float, str))])
+                        for owner, weight, own in options])  # fmt: skip
 
     @cached_property
     def _summands(self) -> list[Summand]:
@@ -133,8 +154,16 @@ def spread_over(method: Method, processes: ProcessGroup | None = None, *, local:
 
     Call it once, after `torch.distributed.init_process_group`, and what it returns in place of the method: each process
     gives its own rows, as many on each. Without `processes` they are those of the default group. See `Spread`.
+
+    What it returns raises RelgraphError on all processes, before they exchange anything else, if their rows differ in
+    number, type or width, one alone has labels, or their methods differ.
     """
-    return Spread(method, ProcessGroup.current() if processes is None else processes, local)
+    return Spread(method, ProcessGroup.current() if processes is None else processes, local, checked=True)
+
+
+def _number(content: object) -> int:
+    """Return a number of at least 2^31 that stands for an object's text."""
+    return 2**31 + zlib.crc32(repr(content).encode())
 
 
 def gathered(output: Output, reads: Sequence[str], processes: ProcessGroup) -> Output:
