@@ -58,6 +58,8 @@ def embed(views: int, dtype: str, seed: int, batch_size: int, out: Path | None, 
         click.echo("\nstopped; finished shards are kept, the same command continues", err=True)
         raise SystemExit(130) from None
     click.echo(_summary(path, done))
+    if views == 1:
+        click.echo("one view an image is for relgraph train --views independent; for its default, shared: --views N")
 
 
 def _summary(path: Path, done: Any) -> str:

@@ -1,7 +1,9 @@
 """The group of commands, and the format of their errors."""
 
+import io
 import logging
 import os
+import sys
 import warnings
 from typing import Any
 
@@ -19,6 +21,7 @@ from .methods import methods
 from .names import students
 from .pretrain import pretrain
 from .report import report
+from .show import printable
 from .teachers import teachers
 from .train import train
 
@@ -49,10 +52,13 @@ class Commands(click.Group):
         # Lightning logs the precision, GPU and processes that it was given, and advises on its own trainer.
         for name in ("rank_zero", "distributed"):
             logging.getLogger(f"lightning_fabric.utilities.{name}").setLevel(logging.WARNING)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # names that a terminal cannot show are written as in Python
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except RelgraphError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable(str(error))) from error
         except RuntimeError as error:
             if not lost_the_others(error):
                 raise

@@ -28,6 +28,15 @@ def _cell(value: str | float | None) -> str:
     return value if isinstance(value, str) else f"{value:.2f}"
 
 
+def printable(text: str) -> str:
+    r"""Return a text with what would move a terminal's cursor or change its colours written as in Python.
+
+    >>> printable("a\x1b[2J")
+    'a\\x1b[2J'
+    """
+    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+
+
 def accuracies(title: str, networks: Mapping[str, Mapping[str, float]]) -> str:
     """Return a table of the accuracies that any of the networks has; an empty text if there is none."""
     found = [name for name in COLUMNS if any(name in row for row in networks.values())]
@@ -36,6 +45,7 @@ def accuracies(title: str, networks: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]], align: Callable[[str, int], str]) -> str:
+    rows = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(align, row[1:], widths[1:])]).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from relgraph.errors import RelgraphError
 
@@ -109,6 +109,20 @@ def write_atomically(path: Path, data: bytes) -> None:
         part.write_bytes(data)
 
 
+def torch_save(content: Any, stream: IO[bytes]) -> None:
+    """Write an object by torch, which by itself does not tell that a disk is full.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    import torch
+
+    try:
+        torch.save(content, stream)
+    except RuntimeError as error:
+        raise error.__context__ if isinstance(error.__context__, OSError) else OSError(first_line(error)) from error
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what a killed process was writing in a folder that no other process writes to."""
     for entry in folder.iterdir():
@@ -192,7 +206,11 @@ def read_yaml(path: Path, *, sealed: bool = False) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise RelgraphError(f"{path} must hold options as 'name: value' lines, got {type(content).__name__}")
-    return {str(name).replace("-", "_"): tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+    options = {str(name).replace("-", "_"): tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+    for name, value in options.items():
+        if any(isinstance(part, (list, dict)) for part in (value if isinstance(value, tuple) else (value,))):
+            raise RelgraphError(f"{path}: {name[:60]} must be one value, or a list of values, got a nested one")
+    return options
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, float]]) -> None:

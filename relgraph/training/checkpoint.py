@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from relgraph.errors import RelgraphError
-from relgraph.files import first_line, replacing
+from relgraph.files import first_line, replacing, torch_save
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -24,11 +24,8 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
         RelgraphError: if it cannot be written; the previous checkpoint is untouched.
     """
     plain = {name: part.state_dict() if hasattr(part, "state_dict") else part for name, part in state.items()}
-    with replacing(path) as part:
-        try:
-            torch.save(plain, part)
-        except RuntimeError as error:  # torch's own writer does not raise OSError for a full disk
-            raise OSError(first_line(error)) from error
+    with replacing(path) as part, part.open("wb") as stream:
+        torch_save(plain, stream)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

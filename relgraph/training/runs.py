@@ -10,6 +10,7 @@ from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -174,8 +175,9 @@ class Run:
 
         lock = FileLock(self.path / LOCK, timeout=0)
         try:
-            with writing(self.path / LOCK):
+            with writing(self.path):
                 lock.acquire()
+                TemporaryFile(dir=self.path).close()  # a lock can be had where nothing can be written
         except Timeout:
             told = f"{self.path} is being written by another process: wait for its end, or stop it"
             raise RelgraphError(told) from None
