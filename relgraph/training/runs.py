@@ -174,13 +174,13 @@ class Run:
         from filelock import FileLock, Timeout
 
         lock = FileLock(self.path / LOCK, timeout=0)
-        try:
-            with writing(self.path):
+        with writing(self.path):
+            try:
                 lock.acquire()
-                TemporaryFile(dir=self.path).close()  # a lock can be had where nothing can be written
-        except Timeout:
-            told = f"{self.path} is being written by another process: wait for its end, or stop it"
-            raise RelgraphError(told) from None
+            except Timeout:  # an OSError
+                told = f"{self.path} is being written by another process: wait for its end, or stop it"
+                raise RelgraphError(told) from None
+            TemporaryFile(dir=self.path).close()  # a lock can be had where nothing can be written
         try:
             remove_leftovers(self.path)
             yield

@@ -1,0 +1,108 @@
+"""Checkpoints amid an epoch, by time and by a scheduler's signal: from each a run ends as if it had not stopped."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relgraph.files import read_json
+from relgraph.training import trainer
+from relgraph.training.checkpoint import load_checkpoint
+from relgraph.training.distillation import train
+from relgraph.training.pretrain_recipe import resolve_pretraining
+from relgraph.training.pretraining import pretrain
+from relgraph.training.runs import Run
+from relgraph.training.stopping import Stopped
+from tests.checks import case
+from tests.faults.conftest import Make
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "few labels and a memory": {"labels_per_class": 2, "method": "crd", "method_args": ("negatives=4",)},
+    "a head first": {"teacher_head": "sequential", "head_epochs": 1},
+    "streamed": {"images": "stream", "schedule": "cosine"},
+}
+
+
+def outcome(path: Path) -> Any:
+    """Return what a run must give again: weights, and all figures but the speed."""
+    rows = [{**row, "images_per_s": 0} for row in Run(path).read_metrics()]
+    files = {file.name: load_checkpoint(file)["objective"] for file in (path / "last.ckpt", path / "best.ckpt")}
+    weights = {name: [x.numpy().tobytes() for x in part.values()] for name, part in files.items()}
+    diagnostics = Run(path).read_metrics(path / "diagnostics.csv")
+    return weights, rows, diagnostics, {**read_json(path / "result.json"), "images_per_s": 0}
+
+
+def test_a_run_that_stops_after_each_step(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, options in VARIANTS.items():
+        recipe = make(checkpoint_minutes=1e-9, **options)
+        monkeypatch.undo()
+        train(recipe, tmp_path / name / "whole")
+        original, saved = trainer.Amid.save, 0
+
+        def save(self: trainer.Amid, within: dict[str, Any], save: Any = original) -> None:
+            nonlocal saved
+            save(self, within)
+            saved += 1
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(trainer.Amid, "save", save)
+        path = tmp_path / name / "pieces"
+        for _ in range(40):
+            try:
+                train(recipe, path, resume=(path / "recipe.yaml").exists())
+            except KeyboardInterrupt:
+                continue
+            break
+        with case(name):
+            assert saved >= 4, "several checkpoints lie within its epochs"
+            assert outcome(path) == outcome(tmp_path / name / "whole")
+
+
+def test_sigterm_leaves_a_checkpoint_amid_the_epoch(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(make(), tmp_path / "whole")
+    steps = 0
+
+    def told(*arguments: Any, **options: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    from relgraph.training import epochs
+
+    step = epochs.step
+    monkeypatch.setattr(epochs, "step", lambda *a, **o: (step(*a, **o), told())[0])
+    with pytest.raises(Stopped) as stopped:
+        train(make(), tmp_path / "run")
+    assert stopped.value.code == 143 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert load_checkpoint(tmp_path / "run" / "last.ckpt")["progress"]["within"]["step"] == 2
+    train(make(), tmp_path / "run", resume=True)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+def test_a_pre_training_goes_on_amid_an_epoch(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"dataset": f"folder:{images}", "network": "resnet8", "epochs": 2, "batch_size": 9, "device": "cpu",
+               "checkpoint_minutes": 1e-9, "objective": "moco", "queue": 18}  # fmt: skip
+    recipe = resolve_pretraining(options)
+    pretrain(recipe, tmp_path / "whole")
+    original = trainer.Amid.save
+
+    def save(self: trainer.Amid, within: dict[str, Any]) -> None:
+        original(self, within)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer.Amid, "save", save)
+    for number in range(9):
+        try:
+            pretrain(recipe, tmp_path / "run", resume=number > 0)
+        except KeyboardInterrupt:
+            continue
+        break
+    assert number > 1
+    read = [(tmp_path / name / "network.safetensors").read_bytes() for name in ("whole", "run")]
+    assert read[0] == read[1]
