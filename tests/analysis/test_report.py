@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from relgraph.analysis.report import page as page_module
 from relgraph.analysis.report import write_report
+from relgraph.analysis.report.html import SCRIPTS, asset
 from relgraph.analysis.run_loading import TrainedRun
 from relgraph.training.distillation import train
 from relgraph.training.pretrain_recipe import resolve_pretraining
@@ -224,19 +224,9 @@ def test_the_first_run_with_a_student_is_the_one_in_detail(pretrained: Path, hos
     assert f"Neighbourhoods of {hostile.name}" in page.text
 
 
-def test_without_the_files_of_the_view(hostile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = tmp_path / "assets"
-    own.mkdir()
-    for name in ("page.html", "page.css", "page.js"):
-        (own / name).write_bytes(page_module._folder().joinpath(name).read_bytes())
-    monkeypatch.setattr(page_module, "_folder", lambda: own)
-    page = report(tmp_path, hostile, k=2)
-    assert "graph-view" in page.ids and len(page.all("script")) == 2
-
-
 def test_no_script_of_the_page_can_end_early_or_asks_for_something() -> None:
-    for name in page_module._scripts():
-        code = page_module._asset(name)
+    for name in SCRIPTS:
+        code = asset(name)
         assert "<!--" not in code, name
         assert not re.search(r"\b(eval|fetch|importScripts)\(|new Function|XMLHttpRequest|WebSocket", code), name
 

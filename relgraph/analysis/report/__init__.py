@@ -7,8 +7,7 @@ from relgraph.analysis.analysis import analyse
 from relgraph.analysis.report import detail_sections as detail
 from relgraph.analysis.report import run_sections as section
 from relgraph.analysis.report.content import maps, matrices, worst
-from relgraph.analysis.report.html import Html
-from relgraph.analysis.report.page import document
+from relgraph.analysis.report.html import Html, document
 from relgraph.analysis.report.summary import summaries
 from relgraph.analysis.run_loading import TrainedRun
 from relgraph.errors import RelgraphError
@@ -34,7 +33,7 @@ def write_report(
     """
     described = summaries(runs)
     sections: Sections = {"results": ("Results", section.results(described))}
-    sections["settings"] = ("What was run", section.settings(described))
+    sections["settings"] = ("What was run", section.options(described))
     if (curves := section.curves(described)) is not None:
         sections["curves"] = ("Learning curves", curves)
     distilled = [place for place, one in enumerate(described) if isinstance(one.recipe, Recipe)]

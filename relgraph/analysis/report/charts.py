@@ -1,18 +1,17 @@
 """Drawings of the page in SVG, whose colours are those of the page, light or dark."""
 
 import math
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
 from relgraph.analysis.colours import NO_CLASS
-from relgraph.analysis.report.elements import figure
-from relgraph.analysis.report.html import Html, element, joined
+from relgraph.analysis.report.html import Html, element, figure
 
 WIDTH, HEIGHT = 460, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 452, 12, 214  # of the plotting area
+Axis = Callable[[float], float]
 MANY = 800  # points of a map that would hide each other
 
 
@@ -29,19 +28,24 @@ class Curve(NamedTuple):
 def chart(title: str, curves: Sequence[Curve], epochs: tuple[float, float]) -> Html:
     """Return a chart of values against epochs, from the first to the last of `epochs`; 0 is on the value axis."""
     values = [value for curve in curves for _, value in curve.points]
-    rows = ticks(min(0.0, *values), max(0.0, *values))
-    columns = ticks(*epochs, integers=True)
-    horizontal = _Axis(*epochs, LEFT, RIGHT)
-    vertical = _Axis(rows[0], rows[-1], BOTTOM, TOP)
-    grid = [_row(vertical, tick, rows) for tick in rows]
+    rows, columns = ticks(min(0.0, *values), max(0.0, *values)), ticks(*epochs, integers=True)
+    x_of, y_of = _axis(*epochs, LEFT, RIGHT), _axis(rows[0], rows[-1], BOTTOM, TOP)
+    drawn = []
+    for tick in rows:
+        y = f"{y_of(tick):.1f}"
+        drawn.append(element("line", {"x1": LEFT, "x2": RIGHT, "y1": y, "y2": y, "class": "grid"}))
+        drawn.append(_tick(LEFT - 8, f"{y_of(tick) + 4:.1f}", "end", tick, rows))
     shown = [tick for tick in columns if epochs[0] <= tick <= epochs[1]]
-    grid += [_tick(f"{horizontal.at(tick):.1f}", BOTTOM + 18, "middle", tick, columns) for tick in shown]
-    lines = [_line(curve, horizontal, vertical) for curve in curves]
-    epoch = element("text", {"x": RIGHT, "y": HEIGHT - 4, "text-anchor": "end", "class": "axis"}, "epoch")
-    place: dict[str, str | float | None] = {"x1": LEFT, "x2": LEFT, "y1": TOP, "y2": BOTTOM, "visibility": "hidden"}
-    cursor = element("line", {"class": "cursor", **place})
-    box = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": _read_out(title, curves)}
-    return figure(title, element("svg", box, *grid, epoch, *lines, cursor), kind="chart")
+    drawn += [_tick(f"{x_of(tick):.1f}", BOTTOM + 18, "middle", tick, columns) for tick in shown]
+    drawn.append(element("text", {"x": RIGHT, "y": HEIGHT - 4, "text-anchor": "end", "class": "axis"}, "epoch"))
+    drawn += [_line(curve, x_of, y_of) for curve in curves]
+    cursor = {"x1": LEFT, "x2": LEFT, "y1": TOP, "y2": BOTTOM}
+    drawn.append(element("line", {"class": "cursor", **cursor, "visibility": "hidden"}))
+    # For screen readers, the last value of each line.
+    last = [f"{curve.name}{' ' + curve.part if curve.part else ''} {curve.points[-1][1]:.4g}" for curve in curves]
+    told = f"{title} by epoch, at the end: {'; '.join(last)}"
+    box = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": told}
+    return figure(title, element("svg", box, *drawn), kind="chart")
 
 
 def scatter(places: Tensor, labels: Sequence[int], colours: Sequence[str], name: str) -> Html:
@@ -72,38 +76,19 @@ def ticks(low: float, high: float, *, integers: bool = False, most: int = 6) -> 
     return [float(round(tick, 12)) for tick in found]
 
 
-class _Axis(NamedTuple):
-    """A map from values between `low` and `high` to pixels between `start` and `end`."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def at(self, value: float) -> float:
-        if self.high == self.low:
-            return (self.start + self.end) / 2
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
-
-
-def _row(axis: _Axis, tick: float, among: Sequence[float]) -> Html:
-    y = f"{axis.at(tick):.1f}"
-    line = element("line", {"x1": LEFT, "x2": RIGHT, "y1": y, "y2": y, "class": "grid"})
-    return joined(line, _tick(LEFT - 8, f"{axis.at(tick) + 4:.1f}", "end", tick, among))
+def _axis(low: float, high: float, start: float, end: float) -> Axis:
+    """Return a map from values between `low` and `high` to pixels between `start` and `end`; one value is midway."""
+    span = high - low
+    return lambda value: start + (value - low) / span * (end - start) if span else (start + end) / 2
 
 
 def _tick(x: float | str, y: float | str, anchor: str, tick: float, among: Sequence[float]) -> Html:
-    return element("text", {"x": x, "y": y, "text-anchor": anchor}, _number(tick, among))
+    digits = max(0, -math.floor(math.log10(among[1] - among[0]) + 1e-9))
+    return element("text", {"x": x, "y": y, "text-anchor": anchor}, f"{tick:.{digits}f}")
 
 
-def _number(value: float, among: Sequence[float]) -> str:
-    step = min((b - a for a, b in pairwise(among)), default=1.0)
-    digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    return f"{value:.{digits}f}"
-
-
-def _line(curve: Curve, horizontal: _Axis, vertical: _Axis) -> Html:
-    points = " ".join(f"{horizontal.at(x):.1f},{vertical.at(y):.1f}" for x, y in curve.points)
+def _line(curve: Curve, x_of: Axis, y_of: Axis) -> Html:
+    points = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in curve.points)
     values = " ".join(f"{x:g}:{y:.4g}" for x, y in curve.points)
     kind = "curve dashed" if curve.dashed else "curve"
     group = {"class": kind, "data-run": str(curve.run), "style": f"--c:var(--run-{curve.run % 10})"}
@@ -111,9 +96,3 @@ def _line(curve: Curve, horizontal: _Axis, vertical: _Axis) -> Html:
     x, _, y = points.partition(",")
     dot = element("circle", {"cx": x, "cy": y, "r": 3.5}) if len(curve.points) == 1 else ""
     return element("g", group, element("polyline", named), dot)
-
-
-def _read_out(title: str, curves: Sequence[Curve]) -> str:
-    """Return the chart's description for screen readers: the last value of each line."""
-    last = [f"{curve.name}{' ' + curve.part if curve.part else ''} {curve.points[-1][1]:.4g}" for curve in curves]
-    return f"{title} by epoch, at the end: {'; '.join(last)}"

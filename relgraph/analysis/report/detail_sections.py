@@ -1,5 +1,6 @@
 """The sections on one run: diagnostics, edge matrices, maps, the graph view, and the worst neighbourhoods."""
 
+import re
 from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any
@@ -14,8 +15,7 @@ from relgraph.analysis.pictures import data_uri, matrix_picture, sprite, thumbna
 from relgraph.analysis.report import content
 from relgraph.analysis.report.charts import scatter
 from relgraph.analysis.report.content import SIDES, Maps, Matrices, Neighbourhood
-from relgraph.analysis.report.elements import MINUS, figure, key, legend, number, paragraph, table
-from relgraph.analysis.report.html import Html, element, joined, json_script
+from relgraph.analysis.report.html import Html, element, figure, joined, json_script, legend, number, paragraph, table
 from relgraph.data.images import ImageSet
 
 WORST_CLASSES = 10
@@ -31,8 +31,7 @@ THUMBNAIL = 64
 
 def diagnostics(analysis: Analysis, summary: Mapping[str, Any]) -> Html:
     """Return the measures of the k-NN graphs, as cards and a table."""
-    figures = content.figures(analysis, summary)
-    rows = [[name, *map(number, values)] for name, values in figures.items()]
+    rows = [[name, *map(number, values)] for name, values in content.figures(analysis, summary).items()]
     caption = f"{len(analysis.labels):,} images of the {analysis.split} split, {analysis.k} nearest neighbours"
     cards = [
         element("div", {"class": "card"}, element("dt", {}, name), element("dd", {}, number(value)))
@@ -80,7 +79,7 @@ def edge_matrices(found: Matrices, total_classes: int) -> Html:
         difference = found.student - found.teacher
         largest = max(0.1, float(difference.abs().max()))
         drawn.insert(0, ("E_t, teacher", found.teacher, 1.0))
-        drawn.append((f"E_s {MINUS} E_t, difference", difference, largest))
+        drawn.append(("E_s \N{MINUS SIGN} E_t, difference", difference, largest))
     panels = element("div", {"class": "panels three"}, *(_matrix(*one, found.blocks) for one in drawn))
     some, row = f"Correlations between {len(found.chosen)} images", "one row and one column an image."
     if not found.blocks:
@@ -101,17 +100,12 @@ def _matrix(name: str, matrix: Tensor, limit: float, blocks: list[tuple[str, int
     alternative = f"{name}: matrix of correlations between {count} images"
     picture = element("img", {"src": matrix_picture(matrix, limit), "alt": alternative})
     box = {"viewBox": f"0 0 {count} {count}", "aria-hidden": "true", "preserveAspectRatio": "none"}
-    most, colours = f"{limit:.2g}", matrix_picture(torch.linspace(-1, 1, 128)[None], 1.0)
-    strip = element("img", {"src": colours, "alt": f"colours from {MINUS}{most}, blue, to {most}, red"})
-    ends = element("span", {}, f"{MINUS}{most}"), element("span", {}, most)
-    scale = element("div", {"class": "scale"}, ends[0], strip, ends[1])
-    return figure(_subscript(name), element("div", {"class": "matrix"}, picture, element("svg", box, *lines)), scale)
-
-
-def _subscript(name: str) -> Html:
-    """Return a name with the letters after `_` below the line."""
-    first, *others = name.split("_")
-    return joined(first, *(part for other in others for part in (element("sub", {}, other[:1]), other[1:])))
+    least, most = f"\N{MINUS SIGN}{limit:.2g}", f"{limit:.2g}"
+    colours = matrix_picture(torch.linspace(-1, 1, 128)[None], 1.0)
+    strip = element("img", {"src": colours, "alt": f"colours from {least}, blue, to {most}, red"})
+    scale = element("div", {"class": "scale"}, element("span", {}, least), strip, element("span", {}, most))
+    caption = Html(re.sub(r"_(\w)", r"<sub>\1</sub>", name))  # the letter after "_" below the line
+    return figure(caption, element("div", {"class": "matrix"}, picture, element("svg", box, *lines)), scale)
 
 
 def class_maps(analysis: Analysis, maps: Maps) -> Html:
@@ -141,8 +135,7 @@ def _class_legend(classes: tuple[str, ...], colours: list[str], labels: list[int
         return element("p", {"class": "legend"}, element("label", {"for": "class-select"}, "Light up "), chosen)
     shown = [*zip(range(len(classes)), classes, colours, strict=True)]
     shown += [(-1, "no label", NO_CLASS)] if -1 in labels else []
-    keys = [key("class", *one, pressed=False) for one in shown]
-    return legend("class-legend", "Light up one class in both maps", *keys)
+    return legend("class", "Light up one class in both maps", shown, pressed=False)
 
 
 def graph_view(analysis: Analysis, maps: Maps, images: ImageSet) -> Html:

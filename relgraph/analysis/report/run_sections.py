@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from itertools import chain
 
 from relgraph.analysis.report.charts import Curve, chart
-from relgraph.analysis.report.elements import NOTHING, key, legend, paragraph, table
-from relgraph.analysis.report.html import Html, element, joined
-from relgraph.analysis.report.summary import FIGURES, Summary, groups
+from relgraph.analysis.report.html import NOTHING, Html, element, joined, legend, paragraph, table
+from relgraph.analysis.report.summary import FIGURES, Summary, groups, settings
 
 PARTS = {"": "", " best": "best epoch", " last": "last epoch"}
 # The charts in order: title, then the columns of the metrics, each with its part of the chart.
@@ -28,37 +27,29 @@ CHARTS: dict[str, dict[str, str]] = {
 def results(runs: Sequence[Summary]) -> Html:
     """Return the table of figures on the test split: a row for each group of runs that differ in the seed alone."""
     grouped = groups(runs)
-    names = [name + when for name in FIGURES for when in PARTS if any(name + when in g.figures for g in grouped)]
+    known = {name for group in grouped for name in group.figures}
+    columns = [(name, when) for name in FIGURES for when in PARTS if name + when in known]
     rows = []
     for group in grouped:
         runs_of = joined(*(element("span", {"class": "run-name"}, run.name) for run in group.runs))
         seeds = ", ".join(str(run.recipe.seed) for run in group.runs)
         best = (str(run.result.get("best_epoch", NOTHING)) if run.result else "not finished" for run in group.runs)
-        rows.append([runs_of, seeds, *(_figure(group.figures.get(name)) for name in names), ", ".join(best)])
-    header = ["Run", "Seed", *(_heading(name) for name in names), "Best epoch"]
+        found = [group.figures.get(name + when, ()) for name, when in columns]
+        told = (" ± ".join(f"{part:.2f}" for part in figure if part is not None) or NOTHING for figure in found)
+        rows.append([runs_of, seeds, *told, ", ".join(best)])
+    figures = [joined(FIGURES[name], when and element("small", {}, PARTS[when])) for name, when in columns]
+    header = ["Run", "Seed", *figures, "Best epoch"]
     repeated = any(len(group.runs) > 1 for group in grouped)
     spread = ", mean ± standard deviation over seeds (of the sample)" if repeated else ""
     notes = dict.fromkeys(str(run.result["note"]) for run in runs if "note" in run.result)
-    told = (paragraph(f"{note[:1].upper()}{note[1:]}.", "note") for note in notes)
-    return joined(table(f"Test split, in percent{spread}", header, rows), *told)
+    below = (paragraph(f"{note[:1].upper()}{note[1:]}.", "note") for note in notes)
+    return joined(table(f"Test split, in percent{spread}", header, rows), *below)
 
 
-def _heading(name: str) -> Html:
-    figure, _, when = name.partition(" ")
-    return joined(FIGURES[figure], *([element("small", {}, PARTS[f" {when}"])] if when else []))
-
-
-def _figure(value: tuple[float, float | None] | None) -> str:
-    if value is None:
-        return NOTHING
-    mean, deviation = value
-    return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
-
-
-def settings(runs: Sequence[Summary]) -> Html:
+def options(runs: Sequence[Summary]) -> Html:
     """Return the table of options: a column for each run, a row for each option that is listed for one of them."""
     rows = []
-    for name in dict.fromkeys(chain(*(run.settings for run in runs))):
+    for name in dict.fromkeys(chain(*(settings(run.recipe) for run in runs))):
         values = [run.option(name) for run in runs]
         label = element("code", {}, name)
         differs = len({value for value in values if value is not None}) > 1
@@ -93,9 +84,9 @@ def curves(runs: Sequence[Summary]) -> Html | None:
     drawn = [chart(title, found, (min(epochs), max(epochs))) for title, found in overlaid.items() if found]
     if not drawn:
         return None
-    keys = [key("run", place, run.name, f"var(--run-{place % 10})", pressed=True) for place, run in enumerate(runs)]
+    keys = ((place, run.name, f"var(--run-{place % 10})") for place, run in enumerate(runs))
     label = element("span", {"class": "visually-hidden"}, "Show or hide the curves of a run:")
-    return joined(legend("run-legend", "Runs", label, *keys), element("div", {"class": "charts"}, *drawn))
+    return joined(legend("run", "Runs", keys, label, pressed=True), element("div", {"class": "charts"}, *drawn))
 
 
 def _curves(runs: Sequence[Summary], columns: dict[str, str]) -> list[Curve]:
