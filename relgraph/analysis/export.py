@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from relgraph.analysis.colours import Rgb
-from relgraph.analysis.difference import NO_WEIGHT, difference_edges
 from relgraph.analysis.nodes import check_attributes, columns_of, images_of, nodes_of, titles_of
 from relgraph.errors import RelgraphError, unknown
-from relgraph.files import replacing
+from relgraph.files import first_line, replacing
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, EdgeType, adjacency, weights
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ SIDES: dict[str, tuple[tuple[str, ...], tuple[EdgeType, ...]]] = {
     "pair": (("teacher", "student"), (TEACHER, STUDENT, MATCHES)),
     "difference": (("student", "teacher"), (STUDENT, TEACHER)),
 }
+# The smallest normal float32: the weight of an exact 0. It is not 0 for programs that read single precision either.
+NO_WEIGHT = torch.finfo(torch.float32).tiny
 # An edge takes about 1 kB in networkx and 2 kB more while its GraphML or GEXF is written.
 EDGE_LIMIT = 1_000_000
 # Of the edges of one network alone, in Gephi: blue is the teacher's, orange the student's.
@@ -77,7 +78,7 @@ def to_networkx(pair: "HeteroData", side: Side = "pair", attributes: Sequence[st
     graph: nx.Graph[str] = nx.Graph() if pair.graph == "dense" else nx.DiGraph()
     apart = side != "difference"
     graph.add_nodes_from(nodes_of(pair, kinds, attributes) if apart else images_of(pair, attributes))
-    graph.add_edges_from(chain.from_iterable(_edges(pair, kind) for kind in edges) if apart else difference_edges(pair))
+    graph.add_edges_from(chain.from_iterable(_edges(pair, kind, not apart) for kind in edges))
     return graph
 
 
@@ -142,8 +143,7 @@ def read_pair(path: str | Path) -> "HeteroData":
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle fails in any of Python's ways
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise RelgraphError(f"cannot read the graph pair {path}: {reason}") from error
+        raise RelgraphError(f"cannot read the graph pair {path}: {first_line(error)}") from error
     if not _is_stored_pair(stored):
         raise RelgraphError(f"{path} must hold a graph pair of student and teacher, got {type(stored).__name__}")
     return HeteroData.from_dict(stored)
@@ -171,9 +171,8 @@ def _check_edges(pair: "HeteroData", edges: tuple[EdgeType, ...]) -> None:
         raise RelgraphError(f"a graph for networkx takes at most {EDGE_LIMIT:,} edges, got {count:,}: {advice}")
 
 
-def _edges(pair: "HeteroData", edge_type: EdgeType) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _edges(pair: "HeteroData", edge_type: EdgeType, difference: bool) -> Iterator[tuple[str, str, dict[str, Any]]]:
     source, _, target = edge_type
-    kind = "match" if edge_type == MATCHES else source
     if pair.graph == "sparse":
         ends, found = pair[edge_type].edge_index, weights(pair, edge_type).detach()
     else:  # of one network's matrix the upper triangle
@@ -181,10 +180,19 @@ def _edges(pair: "HeteroData", edge_type: EdgeType) -> Iterator[tuple[str, str, 
         every = torch.ones_like(adj, dtype=torch.bool)
         chosen = every if edge_type == MATCHES else every.triu(1)
         ends, found = chosen.nonzero().T, adj[chosen]
-    columns = found.abs().clamp_min(NO_WEIGHT).tolist(), found.sign().long().tolist(), found.tolist()
-    for tail, head, weight, sign, correlation in zip(*ends.tolist(), *columns, strict=True):
-        attributes = {"weight": weight, "sign": sign, "correlation": correlation, "kind": kind}
-        yield f"{source[0]}{tail}", f"{target[0]}{head}", attributes
+    names, columns = (source[0], target[0]), {"correlation": found}
+    if difference:
+        if "other_weight" not in pair[edge_type]:
+            raise RelgraphError("the side 'difference' takes a pair of difference_pair, got another graph pair")
+        other = pair[edge_type].other_weight.detach()
+        student, teacher = (found, other) if source == "student" else (other, found)
+        found, names = student - teacher, ("n", "n")
+        columns = {"student_correlation": student, "teacher_correlation": teacher, "difference": found}
+    kind = {"only": source} if difference else {"kind": "match" if edge_type == MATCHES else source}
+    listed = (found.abs().clamp_min(NO_WEIGHT), found.sign().long(), *columns.values())
+    for tail, head, weight, sign, *values in zip(*ends.tolist(), *(column.tolist() for column in listed), strict=True):
+        attributes = {"weight": weight, "sign": sign, **dict(zip(columns, values, strict=True)), **kind}
+        yield f"{names[0]}{tail}", f"{names[1]}{head}", attributes
 
 
 def _for_gephi(

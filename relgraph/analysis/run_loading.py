@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from relgraph.analysis.difference import difference_pair
 from relgraph.analysis.memory_mapped import RowTable
-from relgraph.analysis.split_graph import SplitGraph, split_pair
+from relgraph.analysis.split_graph import SplitGraph, difference_pair, split_pair
 from relgraph.data.images import ImageSet
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError, unknown

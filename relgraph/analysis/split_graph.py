@@ -1,4 +1,4 @@
-"""The graph pair of a whole split, found in blocks."""
+"""The graph pair of a whole split, found in blocks, and the edges on which student and teacher disagree."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError, unknown
-from relgraph.graph.kernels import Kernel, pearson
-from relgraph.graph.pair import check_nodes, graph_pair
-from relgraph.graph.search import check_finite, check_k
+from relgraph.graph.kernels import pearson
+from relgraph.graph.pair import STUDENT, TEACHER, check_nodes, graph_pair
+from relgraph.graph.search import check_finite, check_k, degenerate_in_blocks, edge_weights
 from relgraph.graph.topology import Above, Chooser, Choosing, Nearest
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ def split_pair(
     k: int = 8,
     threshold: float = 0.5,
     neighbours: Chooser = "teacher",
-    kernel: Kernel = pearson,
-    image_id: Tensor | None = None,
-    y: Tensor | None = None,
 ) -> "HeteroData":
     """Return student and teacher of a whole split, `(N, D)` each, as the `HeteroData` that `graph_pair` gives.
 
@@ -50,26 +47,66 @@ def split_pair(
     >>> pair["teacher", "relates", "teacher"].edge_index.shape
     torch.Size([2, 300])
     """
-    rule = split_rule(student, teacher, graph, k, threshold, neighbours)
+    rule = _rule(student, teacher, graph, k, threshold, neighbours)
     if rule is not None:
-        return graph_pair(student, teacher, topology=rule, kernel=kernel, image_id=image_id, y=y, form="blocked")
+        return graph_pair(student, teacher, topology=rule, form="blocked")
     if len(student) > DENSE_LIMIT:
         raise RelgraphError(
             f"the graph 'dense' holds all pairs and takes at most {DENSE_LIMIT:,} nodes, got {len(student):,}: "
             "take the graph 'knn' or 'threshold', or fewer nodes"
         )
-    return graph_pair(student, teacher, kernel=kernel, image_id=image_id, y=y)
+    return graph_pair(student, teacher)
 
 
-def split_rule(
-    student: Tensor, teacher: Tensor, graph: str, k: int, threshold: float, neighbours: Chooser = "teacher"
-) -> Choosing | None:
-    """Return the rule of a graph of a whole split: k nearest neighbours, or pairs above a threshold; of `dense` none.
+@torch.no_grad()
+def difference_pair(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    graph: SplitGraph = "knn",
+    k: int = 8,
+    threshold: float = 0.5,
+) -> "HeteroData":
+    """Return student and teacher, `(N, D)` each, with only those edges that the graph of one network alone holds.
+
+    Each network chooses its own edges, its `k` nearest neighbours or the pairs with at least the magnitude `threshold`.
+    `(student, relates, student)` holds those of the student's that the teacher's graph lacks, and `(teacher, relates,
+    teacher)` the reverse: `edge_index` (2, E), `edge_weight` (E,), the weight in that network, and `other_weight`
+    (E,), the weight of the same two nodes in the other. There is no cross graph.
 
     Raises:
-        RelgraphError: for an unknown graph or choice of neighbours, and if the two are not finite and (N, D) alike, or
-            have not k others each.
+        RelgraphError: if the two are not finite and (N, D) alike, for the graph `dense`, in which both networks hold
+            all pairs, if `k` is not in 1..N-1, or if there are too many pairs above the threshold.
+
+    >>> pair = difference_pair(torch.tensor([[3.0, 1, 0], [2, 1, 0], [0, 1, 3], [0, 1, 2]]),
+    ...                        torch.tensor([[3.0, 1, 0], [0, 1, 2], [0, 1, 3], [2, 1, 0]]), k=1)
+    >>> pair["student", "relates", "student"].edge_index  # neighbour above anchor
+    tensor([[1, 0, 3, 2],
+            [0, 1, 2, 3]])
     """
+    from torch_geometric.data import HeteroData
+
+    rule = _rule(student, teacher, graph, k, threshold)
+    if rule is None:
+        every = "with the graph 'dense' both networks hold all pairs and no edge is of one alone"
+        raise RelgraphError(f"{every}: expected 'knn' or 'threshold'")
+    both, pair = (student, teacher), HeteroData()
+    pair.graph = "sparse"
+    chosen = [rule.of_nodes(x, pearson) for x in both]
+    numbers = [anchor * len(student) + candidate for candidate, anchor in chosen]
+    for own, kind in enumerate((STUDENT, TEACHER)):
+        x, y = both[own], both[1 - own]
+        pair[kind[0]].x, pair[kind[0]].degenerate = x, degenerate_in_blocks(x)
+        edges = chosen[own][:, ~torch.isin(numbers[own], numbers[1 - own])]
+        pair[kind].edge_index, pair[kind].edge_weight = edges, edge_weights(x, x, edges)
+        pair[kind].other_weight = edge_weights(y, y, edges)
+    return pair
+
+
+def _rule(
+    student: Tensor, teacher: Tensor, graph: str, k: int, threshold: float, neighbours: Chooser = "teacher"
+) -> Choosing | None:
+    """Return the rule of a graph of a whole split, after checks of its options and nodes; of `dense` none."""
     if graph not in SPLIT_GRAPHS:
         raise unknown("graph", graph, SPLIT_GRAPHS)
     sparse = Nearest(k, neighbours) if graph == "knn" else Above(threshold, neighbours, EDGE_LIMIT)

@@ -19,10 +19,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from relgraph.analysis.difference import difference_pair
 from relgraph.analysis.export import read_pair, to_networkx, write_graph
 from relgraph.analysis.run_loading import TrainedRun, evaluate_run, run_pair
-from relgraph.analysis.split_graph import split_pair
+from relgraph.analysis.split_graph import difference_pair, split_pair
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER
 from relgraph.methods import Output
 from relgraph.training.checkpoint import load_checkpoint
