@@ -8,18 +8,18 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from relgraph.analysis.confusion import class_means
-from relgraph.analysis.neighbourhoods import communities, neighbour_overlap
-from relgraph.analysis.run_loading import Nodes, TrainedRun
+from relgraph.analysis.neighbourhoods import class_means, communities, neighbour_overlap
+from relgraph.analysis.run_loading import TrainedRun
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph import search as searching
 from relgraph.graph.search import check_finite, degenerate_in_blocks, edge_weights, matches_in_blocks
 from relgraph.graph.topology import edges_of, joined
 
-Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 # All are exact: they differ in speed, and between weights that are equal to rounding.
-BLOCKS = partial(searching.nearest_in_blocks, progress="neighbours")
-SEARCHES: dict[str, Search] = {"blocks": BLOCKS, "faiss": searching.nearest_by_faiss}
+SEARCHES: dict[str, Callable[[Tensor, int], tuple[Tensor, Tensor]]] = {
+    "blocks": partial(searching.nearest_in_blocks, progress="neighbours"),
+    "faiss": searching.nearest_by_faiss,
+}
 
 
 class NetworkGraph(NamedTuple):
@@ -108,11 +108,6 @@ class Analysis:
     comparison: Comparison | None
 
     @property
-    def overlap(self) -> Tensor | None:
-        """Share of neighbours on which both networks agree, `(N,)`; `None` without a teacher."""
-        return None if self.comparison is None else self.comparison.overlap
-
-    @property
     def graphs(self) -> dict[str, NetworkGraph]:
         """The graphs that there are, student first."""
         return {"student": self.student} | ({} if self.teacher is None else {"teacher": self.teacher})
@@ -170,10 +165,11 @@ def analyse(
     if search is None:
         small = k < searching.FAISS_LIMIT and max(nodes.x.numel() for nodes in found.values()) <= searching.LARGEST
         search = "faiss" if small and searching.has_faiss() else "blocks"
-    graphs = {
-        name: _graph(nodes, name, opened.has_trained_classifier(name), SEARCHES[search], k, seed)
-        for name, nodes in found.items()
-    }
+    graphs = {}
+    for name, (x, prediction) in found.items():
+        check_finite(x, name)
+        table, known = SEARCHES[search](x, k), prediction if opened.has_trained_classifier(name) else None
+        graphs[name] = NetworkGraph(x, known, *table, communities(*table, seed), degenerate_in_blocks(x))
     student, teacher = graphs["student"], graphs.get("teacher")
     comparison = None if teacher is None else compare(student, teacher)
     facts = opened.run.path, opened.recipe.dataset, split, k, search, tuple(images.classes)
@@ -188,9 +184,3 @@ def compare(student: NetworkGraph, teacher: NetworkGraph) -> Comparison:
     overlap = neighbour_overlap(student.neighbours, teacher.neighbours)
     matched = matches_in_blocks(one, other, progress="matches") if one.shape == other.shape else None
     return Comparison(overlap, matched, edges, edge_weights(one, one, edges), edge_weights(other, other, edges))
-
-
-def _graph(nodes: Nodes, name: str, trained_head: bool, search: Search, k: int, seed: int) -> NetworkGraph:
-    check_finite(nodes.x, name)
-    found, prediction = search(nodes.x, k), nodes.prediction if trained_head else None
-    return NetworkGraph(nodes.x, prediction, *found, communities(*found, seed), degenerate_in_blocks(nodes.x))

@@ -15,9 +15,8 @@ import torch
 
 from relgraph.analysis import neighbourhoods as measures
 from relgraph.analysis.analysis import Analysis, Comparison, NetworkGraph
-from relgraph.analysis.confusion import ClassEdge, class_counts, class_edges, class_means
 from relgraph.analysis.diagnostics import rank_correlation
-from relgraph.analysis.neighbourhoods import agreement, some_pairs
+from relgraph.analysis.neighbourhoods import ClassEdge, agreement, class_counts, class_edges, class_means, some_pairs
 from relgraph.files import write_atomically
 from relgraph.graph.search import edge_weights
 
@@ -48,7 +47,7 @@ def summarise(analysis: Analysis) -> dict[str, Any]:
         found |= _comparison_figures(comparison, list(graphs.values()))
     parts = {name: graph.communities for name, graph in graphs.items()}
     parts |= {"labels": labels} if analysis.labelled else {}
-    found["agreement"] = {f"{a}_{b}": agreement(parts[a], parts[b])._asdict() for a, b in combinations(parts, 2)}
+    found["agreement"] = {f"{a}_{b}": agreement(parts[a], parts[b]) for a, b in combinations(parts, 2)}
     if analysis.labelled:
         found |= {"per_class": per_class(analysis), "confusion": _confusion(analysis)}
     return found if comparison is None else {**found, "worst": _worst(analysis, comparison)}
@@ -78,7 +77,7 @@ def network_figures(graph: NetworkGraph, analysis: Analysis) -> dict[str, Any]:
         "communities": int(graph.communities.max()) + 1,
         "modularity": _number(measures.modularity(joined, graph.communities)),
         "components": {"count": len(sizes), "sizes": sizes[:LISTED]},
-        "in_degree": {"mean": analysis.k, **chosen._asdict()},
+        "in_degree": {"mean": analysis.k, **chosen},
     }
 
 
@@ -111,12 +110,10 @@ def confusion(analysis: Analysis) -> list[ClassEdge]:
 
 def _confusion(analysis: Analysis) -> dict[str, list[int] | list[float]]:
     """Return the edges between classes by columns: a row for each would take ten times the space."""
-    edges, found = confusion(analysis), dict[str, list[int] | list[float]]()
-    found["from"], found["to"] = [edge.anchor for edge in edges], [edge.candidate for edge in edges]
+    edges, columns = confusion(analysis), {"from": "anchor", "to": "candidate"}
     for name in analysis.graphs:
-        found[name] = [getattr(edge, name) for edge in edges]
-        found[f"{name}_share"] = [round(getattr(edge, f"{name}_share"), 6) for edge in edges]
-    return found
+        columns |= {name: name, f"{name}_share": f"{name}_share"}
+    return {name: [round(getattr(edge, column), 6) for edge in edges] for name, column in columns.items()}
 
 
 def _comparison_figures(comparison: Comparison, graphs: Sequence[NetworkGraph]) -> dict[str, Any]:

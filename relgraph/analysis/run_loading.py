@@ -92,17 +92,6 @@ class TrainedRun:
         load_strictly(head, own, self.run.best)
         return head.to(self.device).eval()
 
-    def split(self, name: str) -> ImageSet:
-        """Return a split of the data by name.
-
-        Raises:
-            RelgraphError: for an unknown one.
-        """
-        if name not in SPLITS:
-            raise unknown("split", name, SPLITS)
-        images: ImageSet = getattr(self.data, name)
-        return images
-
     def images(self, split: str, first: int | None = None) -> ImageSet:
         """Return the images of a split, or so many first ones.
 
@@ -111,7 +100,9 @@ class TrainedRun:
         Raises:
             RelgraphError: for an unknown split, or one without images.
         """
-        images = self.split(split)
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS)
+        images: ImageSet = getattr(self.data, split)
         if len(images) == 0:
             raise RelgraphError(f"the split {split!r} of {self.recipe.dataset} has no images: expected another --split")
         return images if first is None or first >= len(images) else images.select(torch.arange(first))
@@ -127,13 +118,20 @@ class TrainedRun:
         Embeddings are projected ones; in a contrastive run without labels, which trains no projection, they are the
         student's behind the method's head and the teacher's feature, which its loss compared.
         """
-        backbone, head = self.student.backbone, self.student.head
-        own = Normalise(self.description["mean"], self.description["std"])
-        student = self._output(images, "student", own, backbone, head, self.contrast_head)
-        if self.teacher is None or self.head is None:
-            return student, None
-        contrasted = None if self.contrast_head is None else nn.Identity()
-        return student, self._output(images, "teacher", input_of(self.teacher), self.teacher, self.head, contrasted)
+        own, contrasted = Normalise(self.description["mean"], self.description["std"]), self.contrast_head
+        networks: list[tuple[str, nn.Module, Head, Normalise, nn.Module | None]]
+        networks = [("student", self.student.backbone, self.student.head, own, contrasted)]
+        if self.teacher is not None and self.head is not None:
+            contrasted = None if contrasted is None else nn.Identity()
+            networks.append(("teacher", self.teacher, self.head, input_of(self.teacher), contrasted))
+        found = []
+        for name, network, head, prepare, contrasted in networks:
+            feature = embed(network, images, prepare, BATCH, self.device, name, self.recipe.processes)
+            embedding, logits = head(feature.to(self.device))
+            if contrasted is not None:  # a method compared features behind it, in place of projections
+                embedding = contrasted(feature.to(self.device))
+            found.append(Output(embedding.cpu(), logits.cpu(), feature))
+        return found[0], found[1] if len(found) > 1 else None
 
     def nodes(self, images: ImageSet) -> tuple[Nodes, Nodes | None]:
         """Return the nodes of student and teacher: of `outputs` the embeddings and the arg max of the logits.
@@ -143,10 +141,9 @@ class TrainedRun:
         Raises:
             RelgraphError: if there are no images, or the temporary file cannot be written.
         """
-        positions = torch.split(torch.arange(len(images)), IMAGES_AT_ONCE)
-        parts = [images] if len(positions) == 1 else map(images.select, positions)
         tables: list[tuple[RowTable, list[Tensor]]] = [(RowTable(len(images)), []) for _ in range(2)]
-        for part in parts:
+        for positions in torch.split(torch.arange(len(images)), IMAGES_AT_ONCE):
+            part = images if len(positions) == len(images) else images.select(positions)
             for (rows, predictions), output in zip(tables, self.outputs(part), strict=True):
                 if output is not None:
                     assert output.logits is not None
@@ -154,16 +151,6 @@ class TrainedRun:
                     predictions.append(output.logits.argmax(-1))
         found = [Nodes(rows.tensor(), torch.cat(predictions)) for rows, predictions in tables if predictions]
         return found[0], found[1] if len(found) > 1 else None
-
-    def _output(
-        self, images: ImageSet, name: str, prepare: Normalise, net: nn.Module, head: Head, contrasted: nn.Module | None
-    ) -> Output:
-        """Return a network's outputs; behind `contrasted` a method compared features, in place of projections."""
-        feature = embed(net, images, prepare, BATCH, self.device, name, self.recipe.processes)
-        embedding, logits = head(feature.to(self.device))
-        if contrasted is not None:
-            embedding = contrasted(feature.to(self.device))
-        return Output(embedding.cpu(), logits.cpu(), feature)
 
 
 def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from relgraph.analysis.confusion import class_counts, class_edges, class_graph, class_means
+from relgraph.analysis.neighbourhoods import class_counts, class_edges, class_graph, class_means
 from tests.checks import refusal
 
 N, K, C = 40, 3, 5

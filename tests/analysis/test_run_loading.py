@@ -128,7 +128,7 @@ def test_predictions_of_a_pair(runs: Runs) -> None:
     opened = TrainedRun(runs("few"))
     for split in ("train", "val", "test"):
         pair = run_pair(runs("few"), split=split, k=4)
-        images, labels = opened.split(split), opened.split(split).true_labels
+        images, labels = opened.images(split), opened.images(split).true_labels
         assert (labels >= 0).all() and pair.split == split and pair.classes == [str(i) for i in range(10)]
         for name, output in zip(("student", "teacher"), opened.outputs(images), strict=True):
             assert output is not None and output.logits is not None
@@ -146,7 +146,7 @@ def test_predictions_of_a_pair(runs: Runs) -> None:
 def test_nodes_are_the_outputs_wherever_they_lie(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     for variant in ("few", "none", "seed"):
         opened = TrainedRun(runs(variant))
-        images = opened.split("test")
+        images = opened.images("test")
         whole = opened.nodes(images)
         with monkeypatch.context() as patch:
             patch.setattr("relgraph.analysis.run_loading.IMAGES_AT_ONCE", 100)
@@ -269,7 +269,7 @@ def test_labels_that_are_few_or_wrong(folder: Path, tmp_path: Path) -> None:
     opened = TrainedRun(tmp_path / "run")
     for file in folder.rglob("*.png"):
         file.unlink()
-    assert opened.split("train").true_labels.tolist() == [0] * 12 + [1] * 12
+    assert opened.images("train").true_labels.tolist() == [0] * 12 + [1] * 12
     assert int((opened.data.train.labels >= 0).sum()) == 2
 
 

@@ -55,7 +55,7 @@ def _in_detail(place: Path, name: str, split: str | None, first: int | None, k: 
     opened = TrainedRun(place)
     chosen = split or ("test" if len(opened.data.test) > 0 else "train")
     with tqdm(total=4, desc=f"report on {name}", leave=False, disable=None) as bar:
-        found, images = analyse(opened, chosen, k, first), opened.split(chosen)
+        found, images = analyse(opened, chosen, k, first), opened.images(chosen)
         summary = found.summary()
         bar.update()
         sections = {"diagnostics": (f"Neighbourhoods of {name}", detail.diagnostics(found, summary))}
