@@ -1,5 +1,7 @@
 """Colours of classes, the same in reports, exported graphs and figures."""
 
+from colorsys import hls_to_rgb
+
 Rgb = tuple[int, int, int]
 
 # Petroff, 2021, arXiv 2107.02270, "Accessible color sequences for data visualization": ten that people with the common
@@ -20,16 +22,9 @@ def class_colours(count: int) -> list[str]:
     """
     if count <= len(TEN) + len(TEN_MORE):
         return list((TEN + TEN_MORE)[:count])
-    return [_hue(number) for number in range(count)]
-
-
-def _hue(number: int) -> str:
-    """Return the colour of a class among many: successive ones differ by the golden angle, and in lightness."""
-    import colorsys
-
-    lightness = (0.45, 0.6, 0.52)[number % 3]
-    red, green, blue = colorsys.hls_to_rgb(number * 0.618034 % 1, lightness, 0.62)
-    return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
+    # Successive ones differ by the golden angle, and in lightness.
+    hues = (hls_to_rgb(number * 0.618034 % 1, (0.45, 0.6, 0.52)[number % 3], 0.62) for number in range(count))
+    return ["#" + bytes(round(part * 255) for part in hue).hex() for hue in hues]
 
 
 def rgb(colour: str) -> Rgb:

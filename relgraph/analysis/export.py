@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from relgraph.analysis.colours import Rgb
-from relgraph.analysis.nodes import check_attributes, columns_of, images_of, nodes_of, titles_of
+from relgraph.analysis.nodes import check_attributes, columns_of, nodes_of, titles_of
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import first_line, replacing
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, EdgeType, adjacency, weights
@@ -76,9 +76,9 @@ def to_networkx(pair: "HeteroData", side: Side = "pair", attributes: Sequence[st
     kinds, edges = SIDES[side]
     _check_edges(pair, edges)
     graph: nx.Graph[str] = nx.Graph() if pair.graph == "dense" else nx.DiGraph()
-    apart = side != "difference"
-    graph.add_nodes_from(nodes_of(pair, kinds, attributes) if apart else images_of(pair, attributes))
-    graph.add_edges_from(chain.from_iterable(_edges(pair, kind, not apart) for kind in edges))
+    difference = side == "difference"
+    graph.add_nodes_from(nodes_of(pair, kinds, attributes, merged=difference))
+    graph.add_edges_from(chain.from_iterable(_edges(pair, kind, difference) for kind in edges))
     return graph
 
 

@@ -1,6 +1,6 @@
 """Where the nodes of a graph pair stand in a plane."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
@@ -61,10 +61,15 @@ def planes(embeddings: Sequence[Tensor], seed: int = 0) -> tuple[list[Tensor], s
     both.
     """
     place, method = (_umap, "UMAP") if find_spec("umap") is not None else (tsne, "t-SNE")
-    placed: list[Tensor] = []
-    for x in reversed(embeddings):
-        placed.insert(0, place(x, seed, placed[0] if placed else None))
-    return [_scaled(plane, 1.0) for plane in placed], method
+    return [_scaled(plane, 1.0) for plane in reversed(_in_turn(place, embeddings[::-1], seed))], method
+
+
+def _in_turn(place: Callable[..., Tensor], embeddings: Sequence[Tensor], seed: int) -> list[Tensor]:
+    """Return each network's plane, which begins where the one before it ended."""
+    planes: list[Tensor] = []
+    for x in embeddings:
+        planes.append(place(x, seed, planes[-1] if planes else None))
+    return planes
 
 
 def _umap(x: Tensor, seed: int, start: Tensor | None) -> Tensor:
@@ -94,7 +99,15 @@ def place(pair: "HeteroData", layout: Layout, side: Side = "pair", seed: int = 0
     if layout == "none":
         return
     kinds = ("teacher",) if side == "difference" else SIDES[side][0]
-    planes = _springs(pair, side, len(kinds), seed) if layout == "spring" else _maps(pair, kinds, seed)
+    if layout == "spring":
+        import networkx as nx
+
+        graph = to_networkx(pair, side, ())
+        found = nx.spring_layout(graph, seed=seed, weight="weight")
+        every = torch.tensor([[float(x), float(y)] for x, y in (found[node] for node in graph)])
+        planes = [part.clone() for part in _with_room(every).chunk(len(kinds))]
+    else:
+        planes = [_with_room(plane) for plane in _in_turn(tsne, [pair[kind].x for kind in kinds], seed)]
     for kind, plane in zip(kinds, planes, strict=True):
         pair[kind].position = plane
     if side == "difference":
@@ -103,23 +116,6 @@ def place(pair: "HeteroData", layout: Layout, side: Side = "pair", seed: int = 0
         width = ROOM * len(pair["teacher"].x) ** 0.5
         pair["teacher"].position[:, 0] -= 0.6 * width
         pair["student"].position[:, 0] += 0.6 * width
-
-
-def _maps(pair: "HeteroData", kinds: Sequence[str], seed: int) -> Iterator[Tensor]:
-    """Yield each network's t-SNE, which begins where the one before it ended."""
-    start = None
-    for kind in kinds:
-        start = tsne(pair[kind].x, seed, start)
-        yield _with_room(start)
-
-
-def _springs(pair: "HeteroData", side: Side, networks: int, seed: int) -> list[Tensor]:
-    import networkx as nx
-
-    graph = to_networkx(pair, side, ())
-    found = nx.spring_layout(graph, seed=seed, weight="weight")
-    plane = _with_room(torch.tensor([[float(x), float(y)] for x, y in (found[node] for node in graph)]))
-    return [part.clone() for part in plane.chunk(networks)]
 
 
 def _principal(z: Tensor) -> Tensor:

@@ -60,12 +60,7 @@ def split_pair(
 
 @torch.no_grad()
 def difference_pair(
-    student: Tensor,
-    teacher: Tensor,
-    *,
-    graph: SplitGraph = "knn",
-    k: int = 8,
-    threshold: float = 0.5,
+    student: Tensor, teacher: Tensor, *, graph: SplitGraph = "knn", k: int = 8, threshold: float = 0.5
 ) -> "HeteroData":
     """Return student and teacher, `(N, D)` each, with only those edges that the graph of one network alone holds.
 
