@@ -37,6 +37,17 @@ EDGE_LIMIT = 1_000_000
 EDGE_COLOURS: dict[str, Rgb] = {"teacher": (0, 114, 178), "student": (213, 94, 0)}
 
 
+def parts_of(side: str) -> tuple[tuple[str, ...], tuple[EdgeType, ...]]:
+    """Return the kinds of nodes and of edges of a side.
+
+    Raises:
+        RelgraphError: for an unknown one.
+    """
+    if side not in SIDES:
+        raise unknown("side", side, SIDES)
+    return SIDES[side]
+
+
 def to_networkx(pair: "HeteroData", side: Side = "pair", attributes: Sequence[str] | None = None) -> "nx.Graph[str]":
     """Return the teacher's graph, the student's, both with the cross graph between them, or their difference.
 
@@ -71,9 +82,7 @@ def to_networkx(pair: "HeteroData", side: Side = "pair", attributes: Sequence[st
     """
     import networkx as nx
 
-    if side not in SIDES:
-        raise unknown("side", side, SIDES)
-    kinds, edges = SIDES[side]
+    kinds, edges = parts_of(side)
     _check_edges(pair, edges)
     graph: nx.Graph[str] = nx.Graph() if pair.graph == "dense" else nx.DiGraph()
     difference = side == "difference"
@@ -100,8 +109,7 @@ def write_graph(
     """
     path = Path(path)
     name = check_format(path, format)
-    if side not in SIDES:
-        raise unknown("side", side, SIDES)
+    parts_of(side)
     check_attributes(attributes or ())
     with replacing(path) as part, part.open("wb") as stream:
         FORMATS[name](pair, stream, side, attributes)

@@ -16,7 +16,7 @@ import torch
 from relgraph.analysis import neighbourhoods as measures
 from relgraph.analysis.analysis import Analysis, Comparison, NetworkGraph
 from relgraph.analysis.diagnostics import rank_correlation
-from relgraph.analysis.neighbourhoods import ClassEdge, agreement, class_counts, class_edges, class_means, some_pairs
+from relgraph.analysis.neighbourhoods import agreement, class_counts, class_edges, class_means, some_pairs
 from relgraph.files import write_atomically
 from relgraph.graph.search import edge_weights
 
@@ -49,7 +49,7 @@ def summarise(analysis: Analysis) -> dict[str, Any]:
     parts |= {"labels": labels} if analysis.labelled else {}
     found["agreement"] = {f"{a}_{b}": agreement(parts[a], parts[b]) for a, b in combinations(parts, 2)}
     if analysis.labelled:
-        found |= {"per_class": per_class(analysis), "confusion": _confusion(analysis)}
+        found |= {"per_class": per_class(analysis), "confusion": confusion(analysis)}
     return found if comparison is None else {**found, "worst": _worst(analysis, comparison)}
 
 
@@ -101,17 +101,16 @@ def per_class(analysis: Analysis) -> list[dict[str, Any]]:
     return rows
 
 
-def confusion(analysis: Analysis) -> list[ClassEdge]:
-    """Return the edges between the classes, largest differences first; without a teacher its numbers are 0."""
-    graphs, labels, classes = analysis.graphs.values(), analysis.labels, len(analysis.classes)
-    student, *others = (class_counts(graph.neighbours, labels, classes) for graph in graphs)
-    return class_edges(student, others[0] if others else torch.zeros_like(student))
+def confusion(analysis: Analysis) -> dict[str, list[float]]:
+    """Return the edges between the classes, largest differences first, by columns: rows would take ten times the space.
 
-
-def _confusion(analysis: Analysis) -> dict[str, list[int] | list[float]]:
-    """Return the edges between classes by columns: a row for each would take ten times the space."""
-    edges, columns = confusion(analysis), {"from": "anchor", "to": "candidate"}
-    for name in analysis.graphs:
+    `from` and `to` are the numbers of the classes, `student` and `student_share`, `teacher` and `teacher_share` those
+    of the edges (see `ClassEdge`); without a teacher there are no columns of it.
+    """
+    graphs, labels, classes = analysis.graphs, analysis.labels, len(analysis.classes)
+    student, *others = (class_counts(graph.neighbours, labels, classes) for graph in graphs.values())
+    edges, columns = class_edges(student, *(others or [0 * student])), {"from": "anchor", "to": "candidate"}
+    for name in graphs:
         columns |= {name: name, f"{name}_share": f"{name}_share"}
     return {name: [round(getattr(edge, column), 6) for edge in edges] for name, column in columns.items()}
 

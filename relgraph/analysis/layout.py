@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from relgraph.analysis.export import SIDES, Side, to_networkx
+from relgraph.analysis.export import Side, parts_of, to_networkx
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.kernels import pearson
 
@@ -94,11 +94,10 @@ def place(pair: "HeteroData", layout: Layout, side: Side = "pair", seed: int = 0
     """
     if layout not in LAYOUTS:
         raise unknown("layout", layout, LAYOUTS)
-    if side not in SIDES:
-        raise unknown("side", side, SIDES)
+    kinds = parts_of(side)[0]
     if layout == "none":
         return
-    kinds = ("teacher",) if side == "difference" else SIDES[side][0]
+    kinds = ("teacher",) if side == "difference" else kinds
     if layout == "spring":
         import networkx as nx
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from relgraph.analysis.colours import NO_CLASS, class_colours
-from relgraph.analysis.report.charts import BOTTOM, LEFT, RIGHT, TOP, Curve, chart, scatter, ticks
+from relgraph.analysis.report.detail_sections import scatter
+from relgraph.analysis.report.run_sections import BOTTOM, LEFT, RIGHT, TOP, Curve, chart, ticks
 from tests.checks import case
 
 

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +21,7 @@ SIDES = ("student", "teacher")
 OF_LABELS = ("Accuracy of the head", "Label homophily", "Communities and labels, NMI", "Communities and labels, ARI")
 
 
-@dataclass(frozen=True, eq=False)
-class Matrices:
+class Matrices(NamedTuple):
     """Edges between some of the images, sorted by class, `(M, M)` each.
 
     Attributes:
@@ -39,8 +37,7 @@ class Matrices:
     teacher: Tensor | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Maps:
+class Maps(NamedTuple):
     """The images in the plane, `(n, 2)` within -1..1, and the method by which they were placed.
 
     `chosen` `(n,)` are their positions; `places` has one map for each network of the run, the student's first.
@@ -51,8 +48,7 @@ class Maps:
     method: str
 
 
-@dataclass(frozen=True)
-class Neighbourhood:
+class Neighbourhood(NamedTuple):
     """One image, and its neighbours by student and teacher, nearest first; all are positions in the split."""
 
     image: int

@@ -1,8 +1,8 @@
 """The sections on one run: diagnostics, edge matrices, maps, the graph view, and the worst neighbourhoods."""
 
 import re
-from collections.abc import Mapping
-from itertools import accumulate
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, islice
 from typing import Any
 
 import torch
@@ -10,10 +10,8 @@ from torch import Tensor
 
 from relgraph.analysis.analysis import Analysis
 from relgraph.analysis.colours import NO_CLASS, class_colours
-from relgraph.analysis.figures import confusion
 from relgraph.analysis.pictures import data_uri, matrix_picture, sprite, thumbnails
 from relgraph.analysis.report import content
-from relgraph.analysis.report.charts import scatter
 from relgraph.analysis.report.content import SIDES, Maps, Matrices, Neighbourhood
 from relgraph.analysis.report.html import Html, element, figure, joined, json_script, legend, number, paragraph, table
 from relgraph.data.images import ImageSet
@@ -27,6 +25,7 @@ COLUMNS = {
 }
 LEGEND = 20  # classes that fit a legend; more are chosen from a list
 THUMBNAIL = 64
+MANY = 800  # points of a map that would hide each other
 
 
 def diagnostics(analysis: Analysis, summary: Mapping[str, Any]) -> Html:
@@ -58,17 +57,16 @@ def by_class(analysis: Analysis, summary: Mapping[str, Any]) -> Html:
     header = ["Class", "Images", *(COLUMNS[name] for name in shown)]
     order = "relation error, the mean |r_s - r_t| of an edge" if analysis.teacher is not None else "homophily"
     some = "The classes" if len(classes) <= WORST_CLASSES else f"The {WORST_CLASSES} worst classes"
-    return element("div", {"class": "tables"}, table(f"{some} by {order}", header, rows), _mixed(analysis))
+    return element("div", {"class": "tables"}, table(f"{some} by {order}", header, rows), _mixed(analysis, summary))
 
 
-def _mixed(analysis: Analysis) -> Html:
-    names = analysis.classes
+def _mixed(analysis: Analysis, summary: Mapping[str, Any]) -> Html:
+    names, edges = analysis.classes, summary["confusion"]
     caption = "Classes that are mixed up: share of the edges from one class that end in another, "
     caption += "largest differences first"
-    rows = []
-    for edge in confusion(analysis)[:WORST_CLASSES]:
-        shares = (f"{100 * getattr(edge, f'{side}_share'):.1f} %" for side in analysis.graphs)
-        rows.append([f"{names[edge.anchor]} → {names[edge.candidate]}", *shares])
+    listed = zip(edges["from"], edges["to"], *(edges[f"{side}_share"] for side in analysis.graphs), strict=True)
+    shown = islice(listed, WORST_CLASSES)
+    rows = [[f"{names[a]} → {names[b]}", *(f"{100 * share:.1f} %" for share in shares)] for a, b, *shares in shown]
     return table(caption, _networks("From → to", analysis), rows) if rows else Html("")
 
 
@@ -123,6 +121,20 @@ def class_maps(analysis: Analysis, maps: Maps) -> Html:
         words += "mean little and directions nothing; the student's map began at the teacher's places."
     keys = _class_legend(analysis.classes, colours, labels)
     return joined(paragraph(words), keys, element("div", {"class": "panels two"}, *reversed(panels)))
+
+
+def scatter(places: Tensor, labels: Sequence[int], colours: Sequence[str], name: str) -> Html:
+    """Return points `(n, 2)` within -1..1 as a drawing, a path for each class, those without a label first."""
+    points: dict[int, list[str]] = {}
+    for (x, y), label in zip(places.tolist(), labels, strict=True):
+        points.setdefault(label, []).append(f"M{x:.3f} {-y:.3f}h0")
+    paths = []
+    for label in sorted(points):
+        stroke = colours[label] if label >= 0 else NO_CLASS
+        paths.append(element("path", {"data-class": label, "stroke": stroke, "d": "".join(points[label])}))
+    size = "many" if len(labels) > MANY else "few"
+    box = "-1.06 -1.06 2.12 2.12"
+    return element("svg", {"viewBox": box, "role": "img", "aria-label": name, "class": size}, *paths)
 
 
 def _class_legend(classes: tuple[str, ...], colours: list[str], labels: list[int]) -> Html:

@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from relgraph.errors import RelgraphError
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
@@ -18,8 +18,7 @@ ALWAYS = ("dataset", "teacher", "student", "network", "objective", "method", "gr
 FIGURES = {"top1": "top-1", "top5": "top-5", "knn": "k-NN", "linear": "linear probe"}
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(NamedTuple):
     """One run.
 
     Attributes:
@@ -54,8 +53,7 @@ class Summary:
         }
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Runs whose recipes differ in their seed alone."""
 
     runs: list[Summary]
