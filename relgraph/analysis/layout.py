@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from relgraph.analysis.export import Side, parts_of, to_networkx
 from relgraph.errors import RelgraphError, unknown
@@ -42,7 +43,10 @@ def tsne(x: Tensor, seed: int = 0, start: Tensor | None = None) -> Tensor:
     if len(x) < 2:
         raise RelgraphError(f"t-SNE needs two nodes, got {len(x)}")
     z = pearson.nodes(x.detach().cpu().float())
-    begin = _principal(z) if start is None else start.float()
+    if start is None:  # a missing component is 0
+        vectors, scales, _ = torch.linalg.svd(z - z.mean(0), full_matrices=False)
+        start = pad(vectors[:, :2] * scales[:2], (0, max(0, 2 - len(scales)))).contiguous()
+    begin = start.float()
     spread = begin.std(0).max().clamp_min(1e-12)
     # Nodes that begin at one point would stay at one.
     noise = torch.randn(len(x), 2, generator=torch.Generator().manual_seed(seed))
@@ -115,13 +119,6 @@ def place(pair: "HeteroData", layout: Layout, side: Side = "pair", seed: int = 0
         width = ROOM * len(pair["teacher"].x) ** 0.5
         pair["teacher"].position[:, 0] -= 0.6 * width
         pair["student"].position[:, 0] += 0.6 * width
-
-
-def _principal(z: Tensor) -> Tensor:
-    """Return the first two principal components, `(N, D) -> (N, 2)`; a missing one is 0."""
-    vectors, scales, _ = torch.linalg.svd(z - z.mean(0), full_matrices=False)
-    components = vectors[:, :2] * scales[:2]
-    return torch.cat([components, components.new_zeros(len(z), 2 - components.shape[1])], dim=1)
 
 
 def _with_room(plane: Tensor) -> Tensor:

@@ -45,7 +45,13 @@ class RowTable:
         if self._file is None:
             self._table[self._filled : self._filled + len(part)] = part
         else:
-            _write(self._file, part)
+            remaining = part.contiguous().numpy().data.cast("B")
+            try:
+                while remaining:
+                    remaining = remaining[self._file.write(remaining) :]
+            except OSError as error:
+                self._file.close()
+                raise RelgraphError(f"{self._file.name} cannot be written: {first_line(error)}") from error
         self._filled += len(part)
 
     def tensor(self) -> Tensor:
@@ -65,13 +71,3 @@ class RowTable:
             self._file = NamedTemporaryFile(prefix="relgraph-", buffering=0)  # noqa: SIM115 (closed in the end)
         except OSError as error:
             raise RelgraphError(f"a temporary file cannot be opened: {first_line(error)}") from error
-
-
-def _write(file: IO[bytes], part: Tensor) -> None:
-    remaining = part.contiguous().numpy().data.cast("B")
-    try:
-        while remaining:
-            remaining = remaining[file.write(remaining) :]
-    except OSError as error:
-        file.close()
-        raise RelgraphError(f"{file.name} cannot be written: {first_line(error)}") from error

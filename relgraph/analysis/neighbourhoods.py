@@ -50,7 +50,9 @@ def neighbour_overlap(student: Tensor, teacher: Tensor) -> Tensor:
     >>> neighbour_overlap(torch.tensor([[1, 2], [0, 2], [1, 0]]), torch.tensor([[2, 1], [2, 3], [3, 4]]))
     tensor([1.0000, 0.5000, 0.0000], dtype=torch.float64)
     """
-    _check_alike(student, teacher)
+    if student.ndim != 2 or student.shape != teacher.shape:
+        shapes = f"{tuple(student.shape)} and {tuple(teacher.shape)}"
+        raise RelgraphError(f"tables of neighbours must be (N, k) alike, got {shapes}")
     return shared_neighbours(student, teacher).double() / student.shape[1]
 
 
@@ -105,14 +107,10 @@ def neighbour_graph(neighbours: Tensor, weights: Tensor) -> "nx.Graph[int]":
 
     Nodes are joined if one is the other's neighbour and their weight is not 0; a pair that both rows hold is one edge,
     of the mean of both magnitudes, which differ by rounding at most.
-
-    Raises:
-        RelgraphError: if the tables are not (N, k) alike.
     """
     import networkx as nx
     from torch_geometric.utils import to_undirected
 
-    _check_alike(neighbours, weights)
     magnitudes = weights.flatten().abs().double()
     edges, magnitudes = edges_of(neighbours)[:, magnitudes > 0], magnitudes[magnitudes > 0]
     both, means = to_undirected(edges, magnitudes, len(neighbours), reduce="mean")
@@ -242,9 +240,3 @@ def class_graph(edges: Sequence[ClassEdge], names: Sequence[str]) -> "nx.DiGraph
         figures = edge._asdict()
         graph.add_edge(figures.pop("anchor"), figures.pop("candidate"), **figures)
     return graph
-
-
-def _check_alike(one: Tensor, other: Tensor) -> None:
-    if one.ndim != 2 or one.shape != other.shape:
-        shapes = f"{tuple(one.shape)} and {tuple(other.shape)}"
-        raise RelgraphError(f"tables of neighbours must be (N, k) alike, got {shapes}")

@@ -1,6 +1,7 @@
 """A finished run, loaded again: its networks, and their outputs on a split."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -229,11 +230,9 @@ def run_pair(
             f"a pair needs embeddings of one width, got {own} of the student and {width} of the teacher's "
             f"own head in {path}: train with --dim {width}"
         )
-    if side == "difference":
-        pair = difference_pair(student.x, reference.x, graph=graph, k=k, threshold=threshold)
-    else:
-        chooser: Chooser = neighbours or ("student" if side == "student" else "teacher")
-        pair = split_pair(student.x, reference.x, graph=graph, k=k, threshold=threshold, neighbours=chooser)
+    chooser: Chooser = neighbours or ("student" if side == "student" else "teacher")
+    make = difference_pair if side == "difference" else partial(split_pair, neighbours=chooser)
+    pair = make(student.x, reference.x, graph=graph, k=k, threshold=threshold)
     pair.classes, pair.split = list(images.classes), split
     for name, nodes in (("student", student), ("teacher", reference)):
         known = opened.has_trained_classifier(name if teacher is not None else "student")

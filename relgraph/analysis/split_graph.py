@@ -8,7 +8,7 @@ from torch import Tensor
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.kernels import pearson
 from relgraph.graph.pair import STUDENT, TEACHER, check_nodes, graph_pair
-from relgraph.graph.search import check_finite, check_k, degenerate_in_blocks, edge_weights
+from relgraph.graph.search import check_finite, degenerate_in_blocks, edge_weights
 from relgraph.graph.topology import Above, Chooser, Choosing, Nearest
 
 if TYPE_CHECKING:
@@ -108,6 +108,4 @@ def _rule(
     check_nodes(student, teacher, one_width=True)
     for side, x in (("student", student), ("teacher", teacher)):
         check_finite(x, side)
-    if graph == "knn":
-        check_k(k, len(student))
     return None if graph == "dense" else sparse

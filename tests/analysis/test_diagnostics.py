@@ -115,6 +115,6 @@ def test_errors() -> None:
     one, four = (graph_pair(torch.randn(rows, 3), torch.randn(rows, 3)) for rows in (1, 4))
     assert_refused_like(
         (lambda: diagnose(one), "at least two nodes, got 1"),
-        (lambda: diagnose(four, k=0), "k must be at least 1, got 0"),
+        (lambda: diagnose(four, k=0), "k must be between 1 and .*, got 0"),
         (lambda: diagnose(four, labels=torch.zeros(3)), r"labels must be one for each of 4 nodes, got \(3,\)"),
     )
