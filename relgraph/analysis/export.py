@@ -14,11 +14,10 @@ from relgraph.analysis.colours import Rgb
 from relgraph.analysis.nodes import check_attributes, columns_of, nodes_of, titles_of
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import first_line, replacing
-from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, EdgeType, adjacency, weights
+from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, EdgeType, Pair, adjacency, weights
 
 if TYPE_CHECKING:
     import networkx as nx
-    from torch_geometric.data import HeteroData
 
 Side = Literal["teacher", "student", "pair", "difference"]
 Names = Sequence[str] | None
@@ -48,7 +47,7 @@ def parts_of(side: str) -> tuple[tuple[str, ...], tuple[EdgeType, ...]]:
     return SIDES[side]
 
 
-def to_networkx(pair: "HeteroData", side: Side = "pair", attributes: Sequence[str] | None = None) -> "nx.Graph[str]":
+def to_networkx(pair: Pair, side: Side = "pair", attributes: Sequence[str] | None = None) -> "nx.Graph[str]":
     """Return the teacher's graph, the student's, both with the cross graph between them, or their difference.
 
     All pairs become an undirected `Graph`, each pair once and no node with itself; an edge list becomes a `DiGraph`
@@ -92,7 +91,7 @@ def to_networkx(pair: "HeteroData", side: Side = "pair", attributes: Sequence[st
 
 
 def write_graph(
-    pair: "HeteroData", path: str | Path, format: str | None = None, side: Side = "pair", attributes: Names = None
+    pair: Pair, path: str | Path, format: str | None = None, side: Side = "pair", attributes: Names = None
 ) -> None:
     """Write a pair, whole or not at all.
 
@@ -115,7 +114,7 @@ def write_graph(
         FORMATS[name](pair, stream, side, attributes)
 
 
-def check_pair(pair: "HeteroData", side: Side, attributes: Sequence[str] | None = None) -> None:
+def check_pair(pair: Pair, side: Side, attributes: Sequence[str] | None = None) -> None:
     """Raise the RelgraphError that `to_networkx` would raise, before work is done on the pair."""
     kinds, edges = SIDES[side]
     _check_edges(pair, edges)
@@ -137,7 +136,7 @@ def check_format(path: Path, format: str | None = None) -> str:
     return name
 
 
-def read_pair(path: str | Path) -> "HeteroData":
+def read_pair(path: str | Path) -> Pair:
     """Return the pair that `write_graph` wrote as `pt`; nothing but tensors and plain values is unpickled.
 
     Raises:
@@ -164,7 +163,7 @@ def _is_stored_pair(stored: object) -> bool:
     return named and "graph" in stored["_global_store"]
 
 
-def _check_edges(pair: "HeteroData", edges: tuple[EdgeType, ...]) -> None:
+def _check_edges(pair: Pair, edges: tuple[EdgeType, ...]) -> None:
     count = 0
     for edge_type in edges:
         if edge_type not in pair.edge_types:
@@ -179,7 +178,7 @@ def _check_edges(pair: "HeteroData", edges: tuple[EdgeType, ...]) -> None:
         raise RelgraphError(f"a graph for networkx takes at most {EDGE_LIMIT:,} edges, got {count:,}: {advice}")
 
 
-def _edges(pair: "HeteroData", edge_type: EdgeType, difference: bool) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _edges(pair: Pair, edge_type: EdgeType, difference: bool) -> Iterator[tuple[str, str, dict[str, Any]]]:
     source, _, target = edge_type
     if pair.graph == "sparse":
         ends, found = pair[edge_type].edge_index, weights(pair, edge_type).detach()
@@ -203,31 +202,25 @@ def _edges(pair: "HeteroData", edge_type: EdgeType, difference: bool) -> Iterato
         yield f"{names[0]}{tail}", f"{names[1]}{head}", attributes
 
 
-def _for_gephi(
-    pair: "HeteroData", side: Side, attributes: Names, paint: Callable[[dict[str, Any], Rgb], None]
-) -> "nx.Graph[str]":
+def _for_gephi(pair: Pair, side: Side, attributes: Names) -> "nx.Graph[str]":
     """Return the graph with a title, `label`, for each node, the number of its class as `class`, and colours."""
-    graph = to_networkx(pair, side, attributes)
-    kinds = SIDES[side][0]
+    graph, kinds = to_networkx(pair, side, attributes), SIDES[side][0]
     titles = [title for kind in (kinds[:1] if side == "difference" else kinds) for title in titles_of(pair, kind)]
-    for node, (title, colour) in zip(graph, titles, strict=True):
-        data = graph.nodes[node]
+    for data, (title, colour) in zip(graph.nodes.values(), titles, strict=True):
         if "label" in data:
             data["class"] = data.pop("label")
-        data["label"] = title
-        paint(data, colour)
+        data.update(zip(("label", *"rgb"), (title, *colour), strict=True))
     for *_, edge in graph.edges(data=True):
         if "only" in edge:
-            paint(edge, EDGE_COLOURS[edge["only"]])
+            edge.update(zip("rgb", EDGE_COLOURS[edge["only"]], strict=True))
     return graph
 
 
-def _write_graphml(pair: "HeteroData", stream: IO[bytes], side: Side, attributes: Names) -> None:
+def _write_graphml(pair: Pair, stream: IO[bytes], side: Side, attributes: Names) -> None:
     import networkx as nx
 
-    graph = _for_gephi(pair, side, attributes, lambda data, rgb: data.update(zip("rgb", rgb, strict=True)))
     writer: Any = nx.GraphMLWriter(prettyprint=False)
-    writer.add_graph_element(graph)
+    writer.add_graph_element(_for_gephi(pair, side, attributes))
     # networkx numbers its keys d0, d1, ..., but Gephi takes a key d3 for the title of a node and d7 for that of an
     # edge, as yEd has them, whatever their names are: a weight in d7 would be lost.
     for element in writer.xml.iter():
@@ -237,25 +230,26 @@ def _write_graphml(pair: "HeteroData", stream: IO[bytes], side: Side, attributes
     writer.dump(stream)
 
 
-def _write_gexf(pair: "HeteroData", stream: IO[bytes], side: Side, attributes: Names) -> None:
+def _write_gexf(pair: Pair, stream: IO[bytes], side: Side, attributes: Names) -> None:
     import networkx as nx
 
-    def paint(data: dict[str, Any], colour: Rgb) -> None:
-        data["viz"] = {"color": {**dict(zip("rgb", colour, strict=True)), "a": 1.0}}
+    graph = _for_gephi(pair, side, attributes)
+    for data in chain(graph.nodes.values(), graph.edges.values()):
+        if "r" in data:
+            data["viz"] = {"color": {**{part: data.pop(part) for part in "rgb"}, "a": 1.0}}
         if "x" in data:
             data["viz"]["position"] = {"x": data.pop("x"), "y": data.pop("y"), "z": 0.0}
+    nx.write_gexf(graph, stream, prettyprint=False)
 
-    nx.write_gexf(_for_gephi(pair, side, attributes, paint), stream, prettyprint=False)
 
-
-def _write_json(pair: "HeteroData", stream: IO[bytes], side: Side, attributes: Names) -> None:
+def _write_json(pair: Pair, stream: IO[bytes], side: Side, attributes: Names) -> None:
     import networkx as nx
 
     data = nx.node_link_data(to_networkx(pair, side, attributes), edges="edges")
     stream.write(json.dumps(data, ensure_ascii=False, allow_nan=False).encode())
 
 
-def _write_pt(pair: "HeteroData", stream: IO[bytes], side: Side, attributes: Names) -> None:
+def _write_pt(pair: Pair, stream: IO[bytes], side: Side, attributes: Names) -> None:
     stores = pair.to_dict()
     for store in stores.values():
         for name, value in store.items():
@@ -266,5 +260,5 @@ def _write_pt(pair: "HeteroData", stream: IO[bytes], side: Side, attributes: Nam
     torch.save(stores, stream)
 
 
-Writer = Callable[["HeteroData", IO[bytes], Side, Names], None]
+Writer = Callable[[Pair, IO[bytes], Side, Names], None]
 FORMATS: dict[str, Writer] = {"graphml": _write_graphml, "gexf": _write_gexf, "json": _write_json, "pt": _write_pt}

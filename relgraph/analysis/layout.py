@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,9 +11,7 @@ from torch.nn.functional import pad
 from relgraph.analysis.export import Side, parts_of, to_networkx
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.kernels import pearson
-
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
+from relgraph.graph.pair import Pair
 
 Layout = Literal["tsne", "spring", "none"]
 LAYOUTS: tuple[Layout, ...] = ("tsne", "spring", "none")
@@ -85,7 +83,7 @@ def _umap(x: Tensor, seed: int, start: Tensor | None) -> Tensor:
     return torch.as_tensor(mapper.fit_transform(nodes)).float()
 
 
-def place(pair: "HeteroData", layout: Layout, side: Side = "pair", seed: int = 0) -> None:
+def place(pair: Pair, layout: Layout, side: Side = "pair", seed: int = 0) -> None:
     """Put a `position` (N, 2) float32 into the nodes of the side that is to be written.
 
     `tsne` is each network's own; of the pair the student's begins at the teacher's positions, so that most images

@@ -236,7 +236,6 @@ def class_graph(edges: Sequence[ClassEdge], names: Sequence[str]) -> "nx.DiGraph
 
     graph: nx.DiGraph[int] = nx.DiGraph()
     graph.add_nodes_from((number, {"name": name}) for number, name in enumerate(names))
-    for edge in edges:
-        figures = edge._asdict()
-        graph.add_edge(figures.pop("anchor"), figures.pop("candidate"), **figures)
+    figures = ClassEdge._fields[2:]
+    graph.add_edges_from((edge.anchor, edge.candidate, dict(zip(figures, edge[2:], strict=True))) for edge in edges)
     return graph

@@ -2,14 +2,12 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from relgraph.analysis.colours import NO_CLASS, Rgb, class_colours, rgb
 from relgraph.errors import RelgraphError, unknown
+from relgraph.graph.pair import Pair
 from relgraph.graph.search import nearest_in_blocks
-
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
 
 # The name of an attribute, and its key in the pair's node stores, mostly the same; two are of the whole pair.
 OWN_KEYS = ("prediction", "correct", "labelled", "degenerate", "community", "overlap")
@@ -35,7 +33,7 @@ def check_attributes(names: Sequence[str]) -> None:
             raise unknown("node attribute", name, ATTRIBUTES)
 
 
-def measure(pair: "HeteroData", names: Sequence[str], k: int) -> None:
+def measure(pair: Pair, names: Sequence[str], k: int) -> None:
     """Put those of `community` and `overlap` that are among the names into the pair's nodes, `(N,)` each.
 
     Both read each network's own graph of the k nearest neighbours, whatever edges the pair holds: `community` is the
@@ -58,7 +56,7 @@ def measure(pair: "HeteroData", names: Sequence[str], k: int) -> None:
 
 
 def nodes_of(
-    pair: "HeteroData", kinds: Sequence[str], names: Sequence[str] | None = None, merged: bool = False
+    pair: Pair, kinds: Sequence[str], names: Sequence[str] | None = None, merged: bool = False
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the nodes of the networks, each with its kind and the named attributes.
 
@@ -86,7 +84,7 @@ def nodes_of(
             yield f"{kind[0]}{position}", {name: value for name, value in every if value is not None}
 
 
-def titles_of(pair: "HeteroData", kind: str) -> list[tuple[str, Rgb]]:
+def titles_of(pair: Pair, kind: str) -> list[tuple[str, Rgb]]:
     """Return each node's title, its class name or its index where it has none, and the colour of its class."""
     columns = _columns(pair, kind)
     labels = columns.get("label", [None] * len(pair[kind].x))
@@ -109,9 +107,7 @@ def writable(text: str) -> str:
     return UNWRITABLE.sub("\ufffd", text)
 
 
-def columns_of(
-    pair: "HeteroData", kinds: Sequence[str], names: Sequence[str] | None
-) -> dict[str, dict[str, list[Any]]]:
+def columns_of(pair: Pair, kinds: Sequence[str], names: Sequence[str] | None) -> dict[str, dict[str, list[Any]]]:
     """Return the attributes of the nodes of each kind: a list for each name, `None` where a node lacks it.
 
     Raises:
@@ -126,7 +122,7 @@ def columns_of(
     return tables
 
 
-def _columns(pair: "HeteroData", kind: str) -> dict[str, list[Any]]:
+def _columns(pair: Pair, kind: str) -> dict[str, list[Any]]:
     """Return the attributes of each node of one kind, as plain values, `None` where the pair does not have them."""
     store = pair[kind]
     count = len(store.x)

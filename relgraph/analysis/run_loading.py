@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from relgraph.analysis.split_graph import SplitGraph, difference_pair, split_pai
 from relgraph.data.images import ImageSet
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError, unknown
+from relgraph.graph.pair import Pair
 from relgraph.graph.topology import Chooser
 from relgraph.methods import Output
 from relgraph.methods.contrastive import Contrastive, head_like
@@ -24,9 +25,6 @@ from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
 from relgraph.training.feed import input_of
 from relgraph.training.runs import Run
-
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
 
 SPLITS = ("train", "val", "test")
 BATCH = 256
@@ -197,7 +195,7 @@ def run_pair(
     k: int = 8,
     threshold: float = 0.5,
     neighbours: Chooser | None = None,
-) -> "HeteroData":
+) -> Pair:
     """Return the graph pair of a split of a run, or of its first images, with labels and predictions.
 
     Nodes are those of `TrainedRun.nodes`, unrefined, in the order of the split, and edges their correlations, whatever
@@ -213,36 +211,30 @@ def run_pair(
     """
     if side == "difference" and neighbours is not None:
         raise RelgraphError(f"in the difference each network chooses its own edges: expected none, got {neighbours!r}")
-    opened = path if isinstance(path, TrainedRun) else TrainedRun(path)
-    path = opened.run.path
     if graph == "threshold" and not 0 < threshold <= 1:
         raise RelgraphError(f"the threshold of a correlation must be above 0 and at most 1, got {threshold}")
     if first is not None and first < 2:
         raise RelgraphError(f"a graph needs two images, got {first}")
+    opened = path if isinstance(path, TrainedRun) else TrainedRun(path)
     images = opened.images(split, first)
     student, teacher = opened.nodes(images)
+    run = opened.run.path
     if teacher is None and side != "student":
-        raise RelgraphError(f"{path} was trained without a teacher: export its student's graph (side student)")
+        raise RelgraphError(f"{run} was trained without a teacher: export its student's graph (side student)")
     reference = student if teacher is None else teacher
     own, width = student.x.shape[1], reference.x.shape[1]
     if own != width:
-        raise RelgraphError(
-            f"a pair needs embeddings of one width, got {own} of the student and {width} of the teacher's "
-            f"own head in {path}: train with --dim {width}"
-        )
+        told = f"got {own} of the student and {width} of the teacher's own head in {run}"
+        raise RelgraphError(f"a pair needs embeddings of one width, {told}: train with --dim {width}")
     chooser: Chooser = neighbours or ("student" if side == "student" else "teacher")
     make = difference_pair if side == "difference" else partial(split_pair, neighbours=chooser)
     pair = make(student.x, reference.x, graph=graph, k=k, threshold=threshold)
     pair.classes, pair.split = list(images.classes), split
     for name, nodes in (("student", student), ("teacher", reference)):
-        known = opened.has_trained_classifier(name if teacher is not None else "student")
-        pair[name].update(_facts(images, nodes.prediction if known else None))
+        store = pair[name]
+        store.image_id, store.y = images.index, images.true_labels
+        if opened.has_trained_classifier(name if teacher is not None else "student"):
+            store.prediction, store.correct = nodes.prediction, nodes.prediction == images.true_labels
+        if bool((images.labels < 0).any()):
+            store.labelled = images.labels >= 0
     return pair
-
-
-def _facts(images: ImageSet, prediction: Tensor | None) -> dict[str, Tensor]:
-    """Return what the nodes of a network carry of their images, `(N,)` each."""
-    found = {"image_id": images.index, "y": images.true_labels}
-    if prediction is not None:
-        found |= {"prediction": prediction, "correct": prediction == images.true_labels}
-    return found | ({"labelled": images.labels >= 0} if bool((images.labels < 0).any()) else {})

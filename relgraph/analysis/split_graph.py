@@ -1,18 +1,15 @@
 """The graph pair of a whole split, found in blocks, and the edges on which student and teacher disagree."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.kernels import pearson
-from relgraph.graph.pair import STUDENT, TEACHER, check_nodes, graph_pair
+from relgraph.graph.pair import STUDENT, TEACHER, Pair, check_nodes, graph_pair
 from relgraph.graph.search import check_finite, degenerate_in_blocks, edge_weights
 from relgraph.graph.topology import Above, Chooser, Choosing, Nearest
-
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
 
 SplitGraph = Literal["dense", "knn", "threshold"]
 SPLIT_GRAPHS: tuple[SplitGraph, ...] = ("dense", "knn", "threshold")
@@ -30,7 +27,7 @@ def split_pair(
     k: int = 8,
     threshold: float = 0.5,
     neighbours: Chooser = "teacher",
-) -> "HeteroData":
+) -> Pair:
     """Return student and teacher of a whole split, `(N, D)` each, as the `HeteroData` that `graph_pair` gives.
 
     The graphs `knn` (each node's `k` nearest) and `threshold` (all pairs with at least this magnitude of weight) are
@@ -61,7 +58,7 @@ def split_pair(
 @torch.no_grad()
 def difference_pair(
     student: Tensor, teacher: Tensor, *, graph: SplitGraph = "knn", k: int = 8, threshold: float = 0.5
-) -> "HeteroData":
+) -> Pair:
     """Return student and teacher, `(N, D)` each, with only those edges that the graph of one network alone holds.
 
     Each network chooses its own edges, its `k` nearest neighbours or the pairs with at least the magnitude `threshold`.

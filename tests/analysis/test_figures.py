@@ -11,8 +11,7 @@ import torch
 from scipy.stats import spearmanr  # type: ignore[import-untyped]
 from sklearn.metrics import normalized_mutual_info_score
 
-from relgraph.analysis.analysis import Analysis, analyse
-from relgraph.analysis.figures import write_summary
+from relgraph.analysis.analysis import Analysis, analyse, write_summary
 from relgraph.analysis.neighbourhoods import class_counts, class_edges, homophily
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import pearson

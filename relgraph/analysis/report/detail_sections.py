@@ -42,11 +42,7 @@ def diagnostics(analysis: Analysis, summary: Mapping[str, Any]) -> Html:
         explanation += " Overlap is the share of its neighbours on which both networks agree; a node matches if, among "
         explanation += "all teacher nodes, its own is the nearest."
     shown = element("dl", {"class": "cards"}, *cards) if cards else ""
-    return joined(paragraph(explanation), shown, table(caption, _networks("", analysis), rows))
-
-
-def _networks(corner: str, analysis: Analysis) -> list[str]:
-    return [corner, *(name.capitalize() for name in analysis.graphs)]
+    return joined(paragraph(explanation), shown, table(caption, ["", *map(str.capitalize, analysis.graphs)], rows))
 
 
 def by_class(analysis: Analysis, summary: Mapping[str, Any]) -> Html:
@@ -67,7 +63,7 @@ def _mixed(analysis: Analysis, summary: Mapping[str, Any]) -> Html:
     listed = zip(edges["from"], edges["to"], *(edges[f"{side}_share"] for side in analysis.graphs), strict=True)
     shown = islice(listed, WORST_CLASSES)
     rows = [[f"{names[a]} → {names[b]}", *(f"{100 * share:.1f} %" for share in shares)] for a, b, *shares in shown]
-    return table(caption, _networks("From → to", analysis), rows) if rows else Html("")
+    return table(caption, ["From → to", *map(str.capitalize, analysis.graphs)], rows) if rows else Html("")
 
 
 def edge_matrices(found: Matrices, total_classes: int) -> Html:
