@@ -261,17 +261,17 @@ def per_class(analysis: Analysis) -> list[dict[str, Any]]:
 
 
 def confusion(analysis: Analysis) -> dict[str, list[float]]:
-    """Return the edges between the classes, largest differences first, by columns: rows would take ten times the space.
+    """Return the edges between the classes by columns: rows would take ten times the space.
 
-    `from` and `to` are the numbers of the classes, `student` and `student_share`, `teacher` and `teacher_share` those
-    of the edges (see `ClassEdge`); without a teacher there are no columns of it.
+    They are those of `measures.class_edges`, with `anchor` and `candidate` as `from` and `to`; without a teacher there
+    are no columns of it.
     """
-    graphs, labels, classes = analysis.graphs, analysis.labels, len(analysis.classes)
-    student, *others = (measures.class_counts(graph.neighbours, labels, classes) for graph in graphs.values())
-    edges, columns = measures.class_edges(student, *(others or [0 * student])), {"from": "anchor", "to": "candidate"}
-    for name in graphs:
-        columns |= {name: name, f"{name}_share": f"{name}_share"}
-    return {name: [round(getattr(edge, column), 6) for edge in edges] for name, column in columns.items()}
+    graphs, labels, classes = analysis.graphs.values(), analysis.labels, len(analysis.classes)
+    student, *others = (measures.class_counts(graph.neighbours, labels, classes) for graph in graphs)
+    found = measures.class_edges(student, *(others or [0 * student]))
+    kept = {"from": found["anchor"], "to": found["candidate"]}
+    kept |= {name: column for name, column in found.items() if name.split("_")[0] in analysis.graphs}
+    return {name: [round(value, 6) for value in column] for name, column in kept.items()}
 
 
 def _comparison_figures(comparison: Comparison, graphs: Sequence[NetworkGraph]) -> dict[str, Any]:

@@ -151,16 +151,11 @@ def read_pair(path: str | Path) -> Pair:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle fails in any of Python's ways
         raise RelgraphError(f"cannot read the graph pair {path}: {first_line(error)}") from error
-    if not _is_stored_pair(stored):
+    stores = stored if isinstance(stored, dict) else {}
+    named = all(isinstance(store, dict) and all(isinstance(name, str) for name in store) for store in stores.values())
+    if not (named and {"student", "teacher"} <= stores.keys() and "graph" in stores.get("_global_store", ())):
         raise RelgraphError(f"{path} must hold a graph pair of student and teacher, got {type(stored).__name__}")
     return HeteroData.from_dict(stored)
-
-
-def _is_stored_pair(stored: object) -> bool:
-    if not (isinstance(stored, dict) and {"_global_store", "student", "teacher"} <= stored.keys()):
-        return False
-    named = all(isinstance(store, dict) and all(isinstance(name, str) for name in store) for store in stored.values())
-    return named and "graph" in stored["_global_store"]
 
 
 def _check_edges(pair: Pair, edges: tuple[EdgeType, ...]) -> None:

@@ -96,10 +96,9 @@ def place(pair: Pair, layout: Layout, side: Side = "pair", seed: int = 0) -> Non
     """
     if layout not in LAYOUTS:
         raise unknown("layout", layout, LAYOUTS)
-    kinds = parts_of(side)[0]
+    kinds = parts_of(side)[0] if side != "difference" else ("teacher",)
     if layout == "none":
         return
-    kinds = ("teacher",) if side == "difference" else kinds
     if layout == "spring":
         import networkx as nx
 

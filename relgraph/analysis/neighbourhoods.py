@@ -5,8 +5,8 @@ from anchor i. Its weights are a table of the same shape. A label is the number 
 and its nodes and edges count for no class.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,26 +17,6 @@ from relgraph.graph.topology import edges_of
 
 if TYPE_CHECKING:
     import networkx as nx
-
-
-class ClassEdge(NamedTuple):
-    """The k-NN edges from the images of one class to those of another.
-
-    Attributes:
-        anchor: Number of the class whose images have the neighbours.
-        candidate: Number of the neighbours' class.
-        student: Number of such edges in the student's graph.
-        teacher: Number in the teacher's.
-        student_share: Share of all the student's edges from the class `anchor`, 0 to 1.
-        teacher_share: Share of all the teacher's.
-    """
-
-    anchor: int
-    candidate: int
-    student: int
-    teacher: int
-    student_share: float
-    teacher_share: float
 
 
 def neighbour_overlap(student: Tensor, teacher: Tensor) -> Tensor:
@@ -206,8 +186,14 @@ def class_means(values: Tensor, labels: Tensor, classes: int) -> Tensor:
     return total / labels[known].bincount(minlength=classes)
 
 
-def class_edges(student: Tensor, teacher: Tensor) -> list[ClassEdge]:
-    """Return the edges between different classes, the largest differences of shares first.
+def class_edges(student: Tensor, teacher: Tensor) -> dict[str, list[float]]:
+    """Return the k-NN edges from the images of one class to those of another, as columns of a table.
+
+    - `anchor`: number of the class whose images have the neighbours; `candidate`: that of the neighbours' class.
+    - `student`, `teacher`: number of such edges in each graph.
+    - `student_share`, `teacher_share`: share of all the graph's edges from the class `anchor`, 0 to 1.
+
+    The largest differences of shares come first.
 
     Args:
         student: `class_counts` of the student's graph, `(C, C)`.
@@ -215,27 +201,27 @@ def class_edges(student: Tensor, teacher: Tensor) -> list[ClassEdge]:
     """
     shares = [counts / counts.sum(1, keepdim=True).clamp_min(1).double() for counts in (student, teacher)]
     joined = ((student + teacher) > 0).fill_diagonal_(False)
-    anchors, candidates = joined.nonzero(as_tuple=True)
-    ones, others = (share[anchors, candidates] for share in shares)
-    order = (ones - others).abs().argsort(descending=True, stable=True)
-    columns = (anchors, candidates, student[joined], teacher[joined], ones, others)
-    return [ClassEdge(*row) for row in zip(*(column[order].tolist() for column in columns), strict=True)]
+    columns = dict(zip(("anchor", "candidate"), joined.nonzero(as_tuple=True), strict=True))
+    for name, counts, share in zip(("student", "teacher"), (student, teacher), shares, strict=True):
+        columns |= {name: counts[joined], f"{name}_share": share[joined]}
+    order = (columns["student_share"] - columns["teacher_share"]).abs().argsort(descending=True, stable=True)
+    return {name: column[order].tolist() for name, column in columns.items()}
 
 
-def class_graph(edges: Sequence[ClassEdge], names: Sequence[str]) -> "nx.DiGraph[int]":
+def class_graph(edges: Mapping[str, Sequence[float]], names: Sequence[str]) -> "nx.DiGraph[float]":
     """Return the confusion of classes for networkx: a node for each class, an edge from anchors' to neighbours'.
 
-    Nodes are the numbers of the classes and have a `name`; edges have the counts `student` and `teacher`,
-    `student_share` and `teacher_share`.
+    Nodes are the numbers of the classes and have a `name`; edges, from `class_edges`, have all other columns.
 
-    >>> graph = class_graph([ClassEdge(1, 0, 3, 1, 0.3, 0.1)], ["cat", "dog"])
+    >>> graph = class_graph({"anchor": [1], "candidate": [0], "student": [3]}, ["cat", "dog"])
     >>> graph.nodes[1]["name"], graph.edges[1, 0]["student"]
     ('dog', 3)
     """
     import networkx as nx
 
-    graph: nx.DiGraph[int] = nx.DiGraph()
+    graph: nx.DiGraph[float] = nx.DiGraph()
     graph.add_nodes_from((number, {"name": name}) for number, name in enumerate(names))
-    figures = ClassEdge._fields[2:]
-    graph.add_edges_from((edge.anchor, edge.candidate, dict(zip(figures, edge[2:], strict=True))) for edge in edges)
+    for row in zip(*edges.values(), strict=True):
+        figures = dict(zip(edges, row, strict=True))
+        graph.add_edge(figures.pop("anchor"), figures.pop("candidate"), **figures)
     return graph

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from relgraph.analysis.memory_mapped import RowTable
+from relgraph.analysis.memory_mapped import empty_rows
 from relgraph.analysis.split_graph import SplitGraph, difference_pair, split_pair
 from relgraph.data.images import ImageSet
 from relgraph.data.views import Normalise
@@ -36,7 +36,7 @@ class Nodes(NamedTuple):
     """The part of a network's outputs on N images that a graph of a whole split needs.
 
     Attributes:
-        x: Embeddings, `(N, D)`, in a temporary file if they are large (see `RowTable`).
+        x: Embeddings, `(N, D)`, in a temporary file if they are large (see `empty_rows`).
         prediction: The class of the largest logit, `(N,)`.
     """
 
@@ -140,16 +140,18 @@ class TrainedRun:
         Raises:
             RelgraphError: if there are no images, or the temporary file cannot be written.
         """
-        tables: list[tuple[RowTable, list[Tensor]]] = [(RowTable(len(images)), []) for _ in range(2)]
+        found: dict[int, Nodes] = {}
         for positions in torch.split(torch.arange(len(images)), IMAGES_AT_ONCE):
             part = images if len(positions) == len(images) else images.select(positions)
-            for (rows, predictions), output in zip(tables, self.outputs(part), strict=True):
+            for place, output in enumerate(self.outputs(part)):
                 if output is not None:
                     assert output.logits is not None
-                    rows.add(output.embedding)
-                    predictions.append(output.logits.argmax(-1))
-        found = [Nodes(rows.tensor(), torch.cat(predictions)) for rows, predictions in tables if predictions]
-        return found[0], found[1] if len(found) > 1 else None
+                    if place not in found:
+                        rows = empty_rows(len(images), output.embedding.shape[1])
+                        found[place] = Nodes(rows, torch.empty(len(images), dtype=torch.long))
+                    found[place].x[positions] = output.embedding.float()
+                    found[place].prediction[positions] = output.logits.argmax(-1)
+        return found[0], found.get(1)
 
 
 def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:

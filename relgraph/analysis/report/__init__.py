@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 from relgraph.analysis.analysis import analyse
 from relgraph.analysis.report import detail_sections as detail
 from relgraph.analysis.report import run_sections as section
@@ -31,8 +33,6 @@ def write_report(
         RelgraphError: if a run cannot be opened, the split has too few images, the report would exceed 10 MiB, or the
             file cannot be written.
     """
-    from tqdm import tqdm
-
     described = summaries(runs)
     sections: dict[str, Section] = {"results": ("Results", section.results(described))}
     sections["settings"] = ("What was run", section.options(described))
