@@ -24,10 +24,8 @@ from relgraph.graph.topology import edges_of, joined
 # How many of the images whose neighbourhoods differ most, and of the largest components, are listed.
 LISTED = 50
 # All are exact: they differ in speed, and between weights that are equal to rounding.
-SEARCHES: dict[str, Callable[[Tensor, int], tuple[Tensor, Tensor]]] = {
-    "blocks": partial(searching.nearest_in_blocks, progress="neighbours"),
-    "faiss": searching.nearest_by_faiss,
-}
+BLOCKS = partial(searching.nearest_in_blocks, progress="neighbours")
+SEARCHES: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {"blocks": BLOCKS, "faiss": searching.nearest_by_faiss}
 
 
 class NetworkGraph(NamedTuple):

@@ -13,11 +13,6 @@ from relgraph.graph.pair import STUDENT, TEACHER, Pair, weights
 from relgraph.graph.search import matches_in_blocks
 from relgraph.graph.topology import nearest
 
-MEASURES = (
-    "overlap", "edge_rank", "match", "degenerate_student", "degenerate_teacher", "homophily_student",
-    "homophily_teacher",
-)  # fmt: skip
-
 
 @torch.no_grad()
 def diagnose(pair: Pair, kernel: Kernel = pearson, k: int = 8, labels: Tensor | None = None) -> dict[str, Tensor]:

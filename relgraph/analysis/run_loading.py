@@ -59,9 +59,9 @@ class TrainedRun:
         self.student, self.description = load_student(self.run.student_file)
         self.student.to(self.device)
         if tuple(self.description["classes"]) != self.data.train.classes:
+            told = f"expected {len(self.description['classes'])}, got {len(self.data.train.classes)} or other names"
             raise RelgraphError(
-                f"the classes of {self.recipe.dataset} are no longer those of the student in {path}: "
-                f"expected {len(self.description['classes'])}, got {len(self.data.train.classes)} or other names"
+                f"the classes of {self.recipe.dataset} are no longer those of the student in {path}: {told}"
             )
         weights = load_checkpoint(self.run.best)["objective"]
         if any(name.startswith("method.") and not name.startswith("method.parts.") for name in weights):

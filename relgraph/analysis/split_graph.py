@@ -48,10 +48,8 @@ def split_pair(
     if rule is not None:
         return graph_pair(student, teacher, topology=rule, form="blocked")
     if len(student) > DENSE_LIMIT:
-        raise RelgraphError(
-            f"the graph 'dense' holds all pairs and takes at most {DENSE_LIMIT:,} nodes, got {len(student):,}: "
-            "take the graph 'knn' or 'threshold', or fewer nodes"
-        )
+        told = f"the graph 'dense' holds all pairs and takes at most {DENSE_LIMIT:,} nodes, got {len(student):,}"
+        raise RelgraphError(f"{told}: take the graph 'knn' or 'threshold', or fewer nodes")
     return graph_pair(student, teacher)
 
 

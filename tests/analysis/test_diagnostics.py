@@ -7,12 +7,12 @@ import torch
 from scipy.stats import spearmanr  # type: ignore[import-untyped]
 from torch import Tensor
 
-from relgraph.analysis.diagnostics import MEASURES, diagnose
+from relgraph.analysis.diagnostics import diagnose
 from relgraph.graph.kernels import Kernel, cosine, euclidean, pearson
 from relgraph.graph.pair import adjacency, graph_pair
 from relgraph.graph.refine import Refinement
 from relgraph.graph.topology import ALL_PAIRS, Nearest, Rule, WithOwn
-from tests.checks import assert_refused_like
+from tests.checks import MEASURES, assert_refused_like
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData

@@ -17,12 +17,8 @@ from relgraph.analysis.report.html import Html, element, figure, joined, json_sc
 from relgraph.data.images import ImageSet
 
 WORST_CLASSES = 10
-COLUMNS = {
-    "overlap": "Overlap",
-    "relation_error": "Relation error",
-    "homophily_student": "Homophily, student",
-    "homophily_teacher": "Homophily, teacher",
-}
+COLUMNS = {"overlap": "Overlap", "relation_error": "Relation error"}
+COLUMNS |= {f"homophily_{side}": f"Homophily, {side}" for side in SIDES}
 LEGEND = 20  # classes that fit a legend; more are chosen from a list
 THUMBNAIL = 64
 MANY = 800  # points of a map that would hide each other
@@ -79,11 +75,9 @@ def edge_matrices(found: Matrices, total_classes: int) -> Html:
     if not found.blocks:
         return joined(paragraph(f"{some}, in the order of the split: {row}"), panels)
     of = f"{len(found.blocks)} of {total_classes}" if len(found.blocks) < total_classes else f"{total_classes}"
-    return joined(
-        paragraph(f"{some} of {of} classes, sorted by class: {row} Lines part the classes."),
-        panels,
-        paragraph(f"Classes from top to bottom: {', '.join(name for name, _ in found.blocks)}.", "note"),
-    )
+    words = paragraph(f"{some} of {of} classes, sorted by class: {row} Lines part the classes.")
+    names = ", ".join(name for name, _ in found.blocks)
+    return joined(words, panels, paragraph(f"Classes from top to bottom: {names}.", "note"))
 
 
 def _matrix(name: str, matrix: Tensor, limit: float, blocks: list[tuple[str, int]]) -> Html:
@@ -170,25 +164,21 @@ def worst_neighbourhoods(analysis: Analysis, found: list[Neighbourhood], images:
 
 
 def _neighbourhood(analysis: Analysis, one: Neighbourhood, shown: dict[int, str]) -> Html:
-    both = set(one.student) & set(one.teacher)
-    rows = []
+    labels, both, rows = analysis.labels, set(one.student) & set(one.teacher), []
     for name, neighbours in (("teacher", one.teacher), ("student", one.student)):
-        items = (_neighbour(analysis, i, one.image, shown[i], i in both) for i in neighbours)
+        items = []
+        for image in neighbours:
+            kinds = " ".join(["shared"] * (image in both) + ["other"] * bool(labels[image] != labels[one.image]))
+            told = _described(analysis, image) + (", chosen by both networks" if image in both else "")
+            picture = element("img", {"src": shown[image], "alt": told, "title": told})
+            caption = element("span", {"aria-hidden": "true"}, analysis.class_name(image))
+            items.append(element("li", {"class": kinds or None}, picture, caption))
         listed = element("ul", {"aria-label": f"Neighbours by the {name}"}, *items)
         rows.append(element("div", {"class": "row"}, element("h4", {}, name.capitalize()), listed))
     overlap = element("small", {}, f"overlap {one.overlap:.2f}")
     heading = element("h3", {}, analysis.class_name(one.image, "no label"), overlap)
-    image = element("img", {"src": shown[one.image], "alt": _described(analysis, one.image), "class": "anchor"})
-    return element("li", {}, image, element("div", {}, heading, *rows))
-
-
-def _neighbour(analysis: Analysis, image: int, anchor: int, address: str, shared: bool) -> Html:
-    other = int(analysis.labels[image]) != int(analysis.labels[anchor])
-    kinds = " ".join(["shared"] * shared + ["other"] * other)
-    alternative = _described(analysis, image) + (", chosen by both networks" if shared else "")
-    picture = element("img", {"src": address, "alt": alternative, "title": alternative})
-    caption = element("span", {"aria-hidden": "true"}, analysis.class_name(image))
-    return element("li", {"class": kinds or None}, picture, caption)
+    image_of = element("img", {"src": shown[one.image], "alt": _described(analysis, one.image), "class": "anchor"})
+    return element("li", {}, image_of, element("div", {}, heading, *rows))
 
 
 def _described(analysis: Analysis, image: int) -> str:

@@ -28,13 +28,12 @@ CHARTS: dict[str, dict[str, str]] = {
 
 
 class Curve(NamedTuple):
-    """One line of a chart: the number and name of its run, the part that it shows, points (epoch, value), dashed."""
+    """One line of a chart: the number and name of its run, the part that it shows, points (epoch, value)."""
 
     run: int
     name: str
     part: str
     points: Sequence[tuple[float, float]]
-    dashed: bool = False
 
 
 def results(runs: Sequence[Summary]) -> Html:
@@ -72,22 +71,22 @@ def options(runs: Sequence[Summary]) -> Html:
 
 
 def environment(runs: Sequence[Summary]) -> Html:
-    """Return the table of where the runs were made: versions, commit, hardware, speed."""
-    columns = [_environment(run) for run in runs]
+    """Return the table of where the runs were made: versions, commit, hardware, speed.
+
+    The command is left out, since it contains a user's paths.
+    """
+    columns = []
+    of_result = {"Device": "device", "Precision": "precision", "Images per second": "images_per_s"}
+    for run in runs:
+        known = run.environment
+        hardware, versions = known.get("hardware") or {}, known.get("versions") or {}
+        found = {"Started": known.get("started"), "Commit": str(known.get("commit") or "")[:12]}
+        found |= {"Processor": hardware.get("processor"), "GPU": hardware.get("gpu")}
+        found |= {name: run.result.get(entry) for name, entry in of_result.items()}
+        found |= {"Python": known.get("python"), **versions}
+        columns.append({str(name): str(value) for name, value in found.items() if value})
     rows = [[name, *(one.get(name, NOTHING) for one in columns)] for name in dict.fromkeys(chain(*columns))]
     return table("Where and when the runs were made", ["", *(run.name for run in runs)], rows, kind="settings")
-
-
-def _environment(run: Summary) -> dict[str, str]:
-    """Return the listed entries of the environment; not the command, which contains a user's paths."""
-    known = run.environment
-    hardware, versions = known.get("hardware") or {}, known.get("versions") or {}
-    found = {"Started": known.get("started"), "Commit": str(known.get("commit") or "")[:12]}
-    found |= {"Processor": hardware.get("processor"), "GPU": hardware.get("gpu")}
-    of_result = {"Device": "device", "Precision": "precision", "Images per second": "images_per_s"}
-    found |= {name: run.result.get(entry) for name, entry in of_result.items()}
-    found |= {"Python": known.get("python"), **versions}
-    return {str(name): str(value) for name, value in found.items() if value}
 
 
 def curves(runs: Sequence[Summary]) -> Html | None:
@@ -109,7 +108,7 @@ def _curves(runs: Sequence[Summary], columns: dict[str, str]) -> list[Curve]:
         for column, part in columns.items():
             points = [(row["epoch"], row[column]) for row in run.metrics if math.isfinite(row.get(column, math.nan))]
             if points:
-                found.append(Curve(number, run.name, part, points, dashed=part == "teacher"))
+                found.append(Curve(number, run.name, part, points))
     return found
 
 
@@ -164,7 +163,7 @@ def _tick(x: float | str, y: float | str, anchor: str, tick: float, among: Seque
 def _line(curve: Curve, x_of: Axis, y_of: Axis) -> Html:
     points = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in curve.points)
     values = " ".join(f"{x:g}:{y:.4g}" for x, y in curve.points)
-    kind = "curve dashed" if curve.dashed else "curve"
+    kind = "curve dashed" if curve.part == "teacher" else "curve"
     group = {"class": kind, "data-run": str(curve.run), "style": f"--c:var(--run-{curve.run % 10})"}
     named = {"points": points, "data-name": curve.name, "data-part": curve.part, "data-values": values}
     x, _, y = points.partition(",")
