@@ -79,8 +79,7 @@ class Comparison(NamedTuple):
     def worst(self, count: int) -> list[int]:
         """Return so many nodes on whose neighbours the networks agree least, among equals by their relation error."""
         order = self.relation_error.argsort(descending=True, stable=True)
-        places: list[int] = order[self.overlap[order].argsort(stable=True)][:count].tolist()
-        return places
+        return [int(place) for place in order[self.overlap[order].argsort(stable=True)][:count]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,9 +200,8 @@ def analyse(
     for name, (x, prediction) in found.items():
         searching.check_finite(x, name)
         table, known = SEARCHES[search](x, k), prediction if opened.has_trained_classifier(name) else None
-        graphs[name] = NetworkGraph(
-            x, known, *table, measures.communities(*table, seed), searching.degenerate_in_blocks(x)
-        )
+        parts = measures.communities(*table, seed)
+        graphs[name] = NetworkGraph(x, known, *table, parts, searching.degenerate_in_blocks(x))
     student, teacher = graphs["student"], graphs.get("teacher")
     comparison = None if teacher is None else compare(student, teacher)
     facts = opened.run.path, opened.recipe.dataset, split, k, search, tuple(images.classes)

@@ -2,8 +2,6 @@
 
 from colorsys import hls_to_rgb
 
-Rgb = tuple[int, int, int]
-
 # Petroff, 2021, arXiv 2107.02270, "Accessible color sequences for data visualization": ten that people with the common
 # colour deficiencies can distinguish; its two greys stand last, since grey is what has no label here.
 TEN = ("#3f90da", "#ffa90e", "#bd1f01", "#832db6", "#e76300", "#92dadd", "#a96b59", "#b9ac70", "#717581", "#94a4a2")
@@ -27,7 +25,7 @@ def class_colours(count: int) -> list[str]:
     return ["#" + bytes(round(part * 255) for part in hue).hex() for hue in hues]
 
 
-def rgb(colour: str) -> Rgb:
+def rgb(colour: str) -> tuple[int, int, int]:
     """Return red, green and blue, 0 to 255, of a colour `#rrggbb`.
 
     >>> rgb("#3f90da")

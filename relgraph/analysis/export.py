@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from relgraph.analysis.colours import Rgb
+from relgraph.analysis.colours import rgb
 from relgraph.analysis.nodes import check_attributes, columns_of, nodes_of, titles_of
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import first_line, replacing
@@ -33,7 +33,7 @@ NO_WEIGHT = torch.finfo(torch.float32).tiny
 # An edge takes about 1 kB in networkx and 2 kB more while its GraphML or GEXF is written.
 EDGE_LIMIT = 1_000_000
 # Of the edges of one network alone, in Gephi: blue is the teacher's, orange the student's.
-EDGE_COLOURS: dict[str, Rgb] = {"teacher": (0, 114, 178), "student": (213, 94, 0)}
+EDGE_COLOURS = {"teacher": "#0072b2", "student": "#d55e00"}
 
 
 def parts_of(side: str) -> tuple[tuple[str, ...], tuple[EdgeType, ...]]:
@@ -179,8 +179,7 @@ def _edges(pair: Pair, edge_type: EdgeType, difference: bool) -> Iterator[tuple[
         ends, found = pair[edge_type].edge_index, weights(pair, edge_type).detach()
     else:  # of one network's matrix the upper triangle
         adj = adjacency(pair, edge_type).detach()
-        every = torch.ones_like(adj, dtype=torch.bool)
-        chosen = every if edge_type == MATCHES else every.triu(1)
+        chosen = torch.ones_like(adj, dtype=torch.bool).triu(-len(adj) if edge_type == MATCHES else 1)
         ends, found = chosen.nonzero().T, adj[chosen]
     names, columns = (source[0], target[0]), {"correlation": found}
     if difference:
@@ -204,10 +203,10 @@ def _for_gephi(pair: Pair, side: Side, attributes: Names) -> "nx.Graph[str]":
     for data, (title, colour) in zip(graph.nodes.values(), titles, strict=True):
         if "label" in data:
             data["class"] = data.pop("label")
-        data.update(zip(("label", *"rgb"), (title, *colour), strict=True))
+        data.update(zip(("label", *"rgb"), (title, *rgb(colour)), strict=True))
     for *_, edge in graph.edges(data=True):
         if "only" in edge:
-            edge.update(zip("rgb", EDGE_COLOURS[edge["only"]], strict=True))
+            edge.update(zip("rgb", rgb(EDGE_COLOURS[edge["only"]]), strict=True))
     return graph
 
 

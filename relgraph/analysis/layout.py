@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from relgraph.graph.kernels import pearson
 from relgraph.graph.pair import Pair
 
 Layout = Literal["tsne", "spring", "none"]
-LAYOUTS: tuple[Layout, ...] = ("tsne", "spring", "none")
 # 5,000 nodes take some 20 s of one core for each network.
 TSNE_NODES = 5_000
 # Gephi draws a node 20 wide: so much room for each leaves as much again between them.
@@ -94,8 +93,8 @@ def place(pair: Pair, layout: Layout, side: Side = "pair", seed: int = 0) -> Non
     Raises:
         RelgraphError: for an unknown layout or side, and where `to_networkx` raises it.
     """
-    if layout not in LAYOUTS:
-        raise unknown("layout", layout, LAYOUTS)
+    if layout not in get_args(Layout):
+        raise unknown("layout", layout, get_args(Layout))
     kinds = parts_of(side)[0] if side != "difference" else ("teacher",)
     if layout == "none":
         return

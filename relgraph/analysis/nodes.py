@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from relgraph.analysis.colours import NO_CLASS, Rgb, class_colours, rgb
+from relgraph.analysis.colours import NO_CLASS, class_colours
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.pair import Pair
 from relgraph.graph.search import nearest_in_blocks
@@ -84,7 +84,7 @@ def nodes_of(
             yield f"{kind[0]}{position}", {name: value for name, value in every if value is not None}
 
 
-def titles_of(pair: Pair, kind: str) -> list[tuple[str, Rgb]]:
+def titles_of(pair: Pair, kind: str) -> list[tuple[str, str]]:
     """Return each node's title, its class name or its index where it has none, and the colour of its class."""
     columns = _columns(pair, kind)
     labels = columns.get("label", [None] * len(pair[kind].x))
@@ -94,7 +94,7 @@ def titles_of(pair: Pair, kind: str) -> list[tuple[str, Rgb]]:
     titles = []
     for index, name, label in zip(columns["index"], names, labels, strict=True):
         title = str(index) if name is None or not str(name).strip() else str(name)
-        titles.append((title, rgb(NO_CLASS if label is None else colours[label])))
+        titles.append((title, NO_CLASS if label is None else colours[label]))
     return titles
 
 

@@ -36,10 +36,8 @@ def write_thumbnails(images: ImageSet, folder: Path) -> list[str]:
     except OSError as error:
         raise RelgraphError(f"cannot make the folder {folder}: {error.strerror}") from error
     names = [f"{number}.png" for number in images.index.tolist()]
-    pictures = tqdm(
-        _small(images, LARGEST, Image.Resampling.BICUBIC), "thumbnails", len(names), leave=False, disable=None
-    )
-    for name, picture in zip(names, pictures, strict=True):
+    small = _small(images, LARGEST, Image.Resampling.BICUBIC)
+    for name, picture in zip(names, tqdm(small, "thumbnails", len(names), leave=False, disable=None), strict=True):
         write_atomically(folder / name, _encoded(picture, "PNG"))
     return [f"{folder.name}/{name}" for name in names]
 

@@ -1,18 +1,20 @@
 """A finished run, loaded again: its networks, and their outputs on a split."""
 
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from tempfile import NamedTemporaryFile, gettempdir
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from relgraph.analysis.memory_mapped import empty_rows
 from relgraph.analysis.split_graph import SplitGraph, difference_pair, split_pair
 from relgraph.data.images import ImageSet
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError, unknown
+from relgraph.files import first_line
 from relgraph.graph.pair import Pair
 from relgraph.graph.topology import Chooser
 from relgraph.methods import Output
@@ -30,6 +32,8 @@ SPLITS = ("train", "val", "test")
 BATCH = 256
 # Images whose features (of width 2,048: 64 MiB) and logits are held at once.
 IMAGES_AT_ONCE = 32 * BATCH
+# Bytes of a network's embeddings in memory, at most: those of 1,281,167 images are in a file from width 210 on.
+MEMORY_LIMIT = 2**30
 
 
 class Nodes(NamedTuple):
@@ -59,10 +63,9 @@ class TrainedRun:
         self.student, self.description = load_student(self.run.student_file)
         self.student.to(self.device)
         if tuple(self.description["classes"]) != self.data.train.classes:
-            told = f"expected {len(self.description['classes'])}, got {len(self.data.train.classes)} or other names"
-            raise RelgraphError(
-                f"the classes of {self.recipe.dataset} are no longer those of the student in {path}: {told}"
-            )
+            counts = f"expected {len(self.description['classes'])}, got {len(self.data.train.classes)}"
+            told = f"the classes of {self.recipe.dataset} are no longer those of the student in {path}"
+            raise RelgraphError(f"{told}: {counts} or other names")
         weights = load_checkpoint(self.run.best)["objective"]
         if any(name.startswith("method.") and not name.startswith("method.parts.") for name in weights):
             raise RelgraphError(f"{self.run.best} is of a version of relgraph whose runs this one cannot read")
@@ -240,3 +243,27 @@ def run_pair(
         if bool((images.labels < 0).any()):
             store.labelled = images.labels >= 0
     return pair
+
+
+def empty_rows(count: int, width: int) -> Tensor:
+    """Return rows `(N, D)` float32 to be filled, in memory or, where that is too much, in a file.
+
+    The file is in the folder of temporary files (`TMPDIR`), which is best none that itself lies in memory, and is
+    mapped: the system keeps in memory what there is room for. It has no name any more once it is mapped, and is gone
+    with the tensor.
+
+    Raises:
+        RelgraphError: if the temporary file cannot be opened, or the disk has no room for it.
+
+    >>> empty_rows(3, 2).shape
+    torch.Size([3, 2])
+    """
+    if 4 * count * width <= MEMORY_LIMIT:
+        return torch.empty(count, width)
+    try:
+        with NamedTemporaryFile(prefix="relgraph-") as file:
+            if hasattr(os, "posix_fallocate"):  # else a full disk would be noticed by a signal that ends the program
+                os.posix_fallocate(file.fileno(), 0, 4 * count * width)
+            return torch.from_file(file.name, shared=True, size=count * width).view(count, width)
+    except OSError as error:
+        raise RelgraphError(f"a temporary file in {gettempdir()} cannot be written: {first_line(error)}") from error

@@ -1,18 +1,18 @@
 """The graph pair of a whole split, found in blocks, and the edges on which student and teacher disagree."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError, unknown
+from relgraph.graph.forms import Form
 from relgraph.graph.kernels import pearson
 from relgraph.graph.pair import STUDENT, TEACHER, Pair, check_nodes, graph_pair
 from relgraph.graph.search import check_finite, degenerate_in_blocks, edge_weights
-from relgraph.graph.topology import Above, Chooser, Choosing, Nearest
+from relgraph.graph.topology import ALL_PAIRS, Above, Chooser, Choosing, Nearest
 
 SplitGraph = Literal["dense", "knn", "threshold"]
-SPLIT_GRAPHS: tuple[SplitGraph, ...] = ("dense", "knn", "threshold")
 # Three matrices of 3,000 x 3,000 are 108 MB; the sparse graphs have no such bound.
 DENSE_LIMIT = 3_000
 EDGE_LIMIT = 5_000_000
@@ -33,7 +33,7 @@ def split_pair(
     The graphs `knn` (each node's `k` nearest) and `threshold` (all pairs with at least this magnitude of weight) are
     built in blocks, without the matrix of all pairs; `neighbours` names the network whose weights choose the edges of
     both. Weights are those of `graph_pair` to rounding, and have no gradient. Nodes are read a block at a time and may
-    be memory-mapped from a file (see `relgraph.analysis.memory_mapped`).
+    be memory-mapped from a file (see `run_loading.empty_rows`).
 
     Raises:
         RelgraphError: if the two are not finite and (N, D) alike, for an unknown graph or choice of neighbours, if `k`
@@ -45,12 +45,11 @@ def split_pair(
     torch.Size([2, 300])
     """
     rule = _rule(student, teacher, graph, k, threshold, neighbours)
-    if rule is not None:
-        return graph_pair(student, teacher, topology=rule, form="blocked")
-    if len(student) > DENSE_LIMIT:
+    if rule is None and len(student) > DENSE_LIMIT:
         told = f"the graph 'dense' holds all pairs and takes at most {DENSE_LIMIT:,} nodes, got {len(student):,}"
         raise RelgraphError(f"{told}: take the graph 'knn' or 'threshold', or fewer nodes")
-    return graph_pair(student, teacher)
+    form: Form = "matrix" if rule is None else "blocked"
+    return graph_pair(student, teacher, topology=rule or ALL_PAIRS, form=form)
 
 
 @torch.no_grad()
@@ -97,8 +96,8 @@ def _rule(
     student: Tensor, teacher: Tensor, graph: str, k: int, threshold: float, neighbours: Chooser = "teacher"
 ) -> Choosing | None:
     """Return the rule of a graph of a whole split, after checks of its options and nodes; of `dense` none."""
-    if graph not in SPLIT_GRAPHS:
-        raise unknown("graph", graph, SPLIT_GRAPHS)
+    if graph not in get_args(SplitGraph):
+        raise unknown("graph", graph, get_args(SplitGraph))
     sparse = Nearest(k, neighbours) if graph == "knn" else Above(threshold, neighbours, EDGE_LIMIT)
     check_nodes(student, teacher, one_width=True)
     for side, x in (("student", student), ("teacher", teacher)):

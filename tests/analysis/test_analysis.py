@@ -67,7 +67,7 @@ def test_the_same_each_time_and_of_nodes_in_files(
     opened: TrainedRun, found: Analysis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again = analyse(opened.run.path, k=4, first=FIRST)
-    monkeypatch.setattr("relgraph.analysis.memory_mapped.MEMORY_LIMIT", 0)
+    monkeypatch.setattr("relgraph.analysis.run_loading.MEMORY_LIMIT", 0)
     monkeypatch.setattr("relgraph.graph.search.LARGEST", 0)
     in_files = analyse(opened, k=4, first=FIRST, search="blocks")
     assert in_files.student.embedding.untyped_storage().filename is not None

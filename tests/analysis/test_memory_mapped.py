@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from relgraph.analysis import memory_mapped
-from relgraph.analysis.memory_mapped import empty_rows
+from relgraph.analysis import run_loading
+from relgraph.analysis.run_loading import empty_rows
 from relgraph.errors import RelgraphError
 
 
@@ -12,7 +12,7 @@ def test_rows_come_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     x = torch.randn(10, 3)
     for limit in (0, 10 * 3 * 4 - 1, 10 * 3 * 4):
-        monkeypatch.setattr(memory_mapped, "MEMORY_LIMIT", limit)
+        monkeypatch.setattr(run_loading, "MEMORY_LIMIT", limit)
         found = empty_rows(10, 3)
         assert (found.untyped_storage().filename is not None) == (limit < 10 * 3 * 4)
         assert list(tmp_path.iterdir()) == [], "the file has no name any more"
@@ -22,7 +22,7 @@ def test_rows_come_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 
 
 def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(memory_mapped, "MEMORY_LIMIT", 0)
+    monkeypatch.setattr(run_loading, "MEMORY_LIMIT", 0)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     with pytest.raises(RelgraphError, match=r"^a temporary file in .*none cannot be written: .*No such file"):
         empty_rows(2, 2)
@@ -32,7 +32,7 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def full(descriptor: int, start: int, size: int) -> None:
         raise OSError(28, f"No space left on device for {size} bytes")
 
-    monkeypatch.setattr(memory_mapped, "MEMORY_LIMIT", 0)
+    monkeypatch.setattr(run_loading, "MEMORY_LIMIT", 0)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("os.posix_fallocate", full, raising=False)
     with pytest.raises(RelgraphError, match=r"^a temporary file in .* cannot be written: .*No space left .* 16 bytes"):

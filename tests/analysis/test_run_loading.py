@@ -150,7 +150,7 @@ def test_nodes_are_the_outputs_wherever_they_lie(runs: Runs, monkeypatch: pytest
         whole = opened.nodes(images)
         with monkeypatch.context() as patch:
             patch.setattr("relgraph.analysis.run_loading.IMAGES_AT_ONCE", 100)
-            patch.setattr("relgraph.analysis.memory_mapped.MEMORY_LIMIT", 0)
+            patch.setattr("relgraph.analysis.run_loading.MEMORY_LIMIT", 0)
             parts = opened.nodes(images)
         for found, held, output in zip(parts, whole, opened.outputs(images), strict=True):
             if output is None:
@@ -166,7 +166,7 @@ def test_nodes_are_the_outputs_wherever_they_lie(runs: Runs, monkeypatch: pytest
 def test_a_pair_of_nodes_in_a_file(runs: Runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     opened, sides = TrainedRun(runs("few")), ("pair", "difference")
     held = [run_pair(opened, side=side, k=3) for side in sides]
-    monkeypatch.setattr("relgraph.analysis.memory_mapped.MEMORY_LIMIT", 0)
+    monkeypatch.setattr("relgraph.analysis.run_loading.MEMORY_LIMIT", 0)
     monkeypatch.setattr("relgraph.graph.search.LARGEST", 0)
     for side, expected in zip(sides, held, strict=True):
         found = run_pair(opened, side=side, k=3)

@@ -32,7 +32,7 @@ WIDTH, LIMIT = 16_384, 31 * 2**20
 LIMITED = """
 import sys, torch
 from functools import cache, partial
-from relgraph.analysis import memory_mapped, neighbourhoods, run_loading
+from relgraph.analysis import neighbourhoods, run_loading
 from relgraph.graph import search
 from relgraph_cli.main import main
 from tests.limits import limit_data
@@ -56,7 +56,7 @@ except RuntimeError as error:
     assert "memory" in str(error), error
 else:
     sys.exit("the limit is none")
-memory_mapped.MEMORY_LIMIT = 0
+run_loading.MEMORY_LIMIT = 0
 for command in commands:
     main(command, standalone_mode=False)
 """

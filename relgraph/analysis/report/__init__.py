@@ -16,7 +16,7 @@ from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
 from relgraph.training.recipe import Recipe
 
-Section = tuple[str, Html]  # heading and content
+Section = tuple[str, tuple[str, Html]]  # id, heading and content
 LIMIT = 10 * 2**20  # bytes: what a browser opens at once and a mail still takes
 
 
@@ -34,14 +34,14 @@ def write_report(
             file cannot be written.
     """
     described = summaries(runs)
-    sections: dict[str, Section] = {"results": ("Results", section.results(described))}
+    sections = {"results": ("Results", section.results(described))}
     sections["settings"] = ("What was run", section.options(described))
     if (curves := section.curves(described)) is not None:
         sections["curves"] = ("Learning curves", curves)
-    distilled = [place for place, one in enumerate(described) if isinstance(one.recipe, Recipe)]
-    for place in distilled[:1]:
-        detailed, named = _in_detail(runs[place], described[place].name, split, first, k), described[place].name
-        sections |= dict(tqdm(detailed, f"report on {named}", 6, leave=False, disable=None))
+    distilled = [(run, one.name) for run, one in zip(runs, described, strict=True) if isinstance(one.recipe, Recipe)]
+    for run, name in distilled[:1]:
+        detailed = _in_detail(run, name, split, first, k)
+        sections |= dict(tqdm(detailed, f"report on {name}", 6, leave=False, disable=None))
     sections["environment"] = ("Environment", section.environment(described))
     title = described[0].name if len(described) == 1 else f"{described[0].name} and {len(described) - 1} more"
     subtitle = f"relgraph report on {len(described)} run{'s' if len(described) > 1 else ''}"
@@ -52,7 +52,7 @@ def write_report(
     return len(page)
 
 
-def _in_detail(run: Path, name: str, split: str | None, first: int | None, k: int) -> Iterator[tuple[str, Section]]:
+def _in_detail(run: Path, name: str, split: str | None, first: int | None, k: int) -> Iterator[Section]:
     opened = TrainedRun(run)
     chosen = split or ("test" if len(opened.data.test) > 0 else "train")
     found, images = analyse(opened, chosen, k, first), opened.images(chosen)

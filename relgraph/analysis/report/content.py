@@ -104,24 +104,20 @@ def graph_data(analysis: Analysis, maps: Maps, thumbs: list[list[int]]) -> dict[
     Nodes are the images of the maps, and neighbours are sought among them. Without a teacher the nodes have the
     student's places and communities for both, and there are no teacher's edges.
     """
-    k = min(analysis.k, len(maps.chosen) - 1)
-    columns = {
-        "label": [analysis.class_name(place) for place in maps.chosen.tolist()],
-        "class": analysis.labels[maps.chosen].clamp_min(-1).tolist(),
-        "index": analysis.index[maps.chosen].tolist(),
-        "thumb": thumbs,
-    }
+    chosen, k = maps.chosen, min(analysis.k, len(maps.chosen) - 1)
+    labels = [analysis.class_name(place) for place in chosen.tolist()]
+    columns = {"label": labels, "class": analysis.labels[chosen].clamp_min(-1).tolist()}
+    columns |= {"index": analysis.index[chosen].tolist(), "thumb": thumbs}
     for name, places in zip(SIDES, [*maps.places, maps.places[0]], strict=False):
         graph = analysis.graphs.get(name, analysis.student)
         prediction = graph.prediction if name in analysis.graphs else None
-        predicted = [None] * len(thumbs) if prediction is None else prediction[maps.chosen].tolist()
-        columns[f"prediction_{name}"] = predicted
-        columns[f"community_{name}"] = graph.communities[maps.chosen].tolist()
+        columns[f"prediction_{name}"] = [None] * len(thumbs) if prediction is None else prediction[chosen].tolist()
+        columns[f"community_{name}"] = graph.communities[chosen].tolist()
         for axis, values in zip("xy", places.T.tolist(), strict=True):
             columns[f"{axis}_{name}"] = [round(value, 4) for value in values]
     rows = enumerate(zip(*columns.values(), strict=True))
     nodes = [{"id": number, **dict(zip(columns, row, strict=True))} for number, row in rows]
-    edges = {name: _edges(graph.embedding[maps.chosen], k) for name, graph in analysis.graphs.items()}
+    edges = {name: _edges(graph.embedding[chosen], k) for name, graph in analysis.graphs.items()}
     return {"nodes": nodes, "classes": list(analysis.classes), "edges": {"teacher": [], **edges}, "k": k}
 
 

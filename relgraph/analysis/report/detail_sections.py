@@ -28,10 +28,8 @@ def diagnostics(analysis: Analysis, summary: Mapping[str, Any]) -> Html:
     """Return the measures of the k-NN graphs, as cards and a table."""
     rows = [[name, *map(number, values)] for name, values in content.figures(analysis, summary).items()]
     caption = f"{len(analysis.labels):,} images of the {analysis.split} split, {analysis.k} nearest neighbours"
-    cards = [
-        element("div", {"class": "card"}, element("dt", {}, name), element("dd", {}, number(value)))
-        for name, value in content.agreement(summary).items()
-    ]
+    told = [(element("dt", {}, name), element("dd", {}, number(n))) for name, n in content.agreement(summary).items()]
+    cards = [element("div", {"class": "card"}, *both) for both in told]
     explanation = "Nodes are the images' embeddings; edges join each to its nearest others by Pearson correlation. "
     explanation += "Homophily is the share of edges that join equal labels; communities are Louvain's."
     if cards:
@@ -67,9 +65,8 @@ def edge_matrices(found: Matrices, total_classes: int) -> Html:
     drawn = [("E_s, student", found.student, 1.0)]
     if found.teacher is not None:
         difference = found.student - found.teacher
-        largest = max(0.1, float(difference.abs().max()))
         drawn.insert(0, ("E_t, teacher", found.teacher, 1.0))
-        drawn.append(("E_s \N{MINUS SIGN} E_t, difference", difference, largest))
+        drawn.append(("E_s \N{MINUS SIGN} E_t, difference", difference, max(0.1, float(difference.abs().max()))))
     panels = element("div", {"class": "panels three"}, *(_matrix(*one, found.blocks) for one in drawn))
     some, row = f"Correlations between {len(found.chosen)} images", "one row and one column an image."
     if not found.blocks:
@@ -98,8 +95,7 @@ def _matrix(name: str, matrix: Tensor, limit: float, blocks: list[tuple[str, int
 
 def class_maps(analysis: Analysis, maps: Maps) -> Html:
     """Return the maps of both networks side by side, the teacher's first, with one legend."""
-    labels = analysis.labels[maps.chosen].tolist()
-    colours = class_colours(len(analysis.classes))
+    labels, colours = analysis.labels[maps.chosen].tolist(), class_colours(len(analysis.classes))
     count = len(labels)
     panels = []
     for side, places in zip(SIDES, maps.places, strict=False):
@@ -123,8 +119,8 @@ def scatter(places: Tensor, labels: Sequence[int], colours: Sequence[str], name:
         stroke = colours[label] if label >= 0 else NO_CLASS
         paths.append(element("path", {"data-class": label, "stroke": stroke, "d": "".join(points[label])}))
     size = "many" if len(labels) > MANY else "few"
-    box = "-1.06 -1.06 2.12 2.12"
-    return element("svg", {"viewBox": box, "role": "img", "aria-label": name, "class": size}, *paths)
+    box = {"viewBox": "-1.06 -1.06 2.12 2.12", "role": "img", "aria-label": name, "class": size}
+    return element("svg", box, *paths)
 
 
 def _class_legend(classes: tuple[str, ...], colours: list[str], labels: list[int]) -> Html:

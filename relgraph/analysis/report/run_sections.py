@@ -51,8 +51,7 @@ def results(runs: Sequence[Summary]) -> Html:
         rows.append([runs_of, seeds, *told, ", ".join(best)])
     figures = [joined(FIGURES[name], when and element("small", {}, PARTS[when])) for name, when in columns]
     header = ["Run", "Seed", *figures, "Best epoch"]
-    repeated = any(len(group.runs) > 1 for group in grouped)
-    spread = ", mean ± standard deviation over seeds (of the sample)" if repeated else ""
+    spread = ", mean ± standard deviation over seeds (of the sample)" if len(grouped) < len(runs) else ""
     notes = dict.fromkeys(str(run.result["note"]) for run in runs if "note" in run.result)
     below = (paragraph(f"{note[:1].upper()}{note[1:]}.", "note") for note in notes)
     return joined(table(f"Test split, in percent{spread}", header, rows), *below)

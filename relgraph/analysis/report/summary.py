@@ -44,13 +44,9 @@ class Summary(NamedTuple):
     def figures(self) -> dict[str, float]:
         """Figures of the test split in percent, such as `{"top1 best": 91.3, "top1 last": 90.8}`."""
         test = self.result.get("test") or {}
-        parts = {f" {when}": test[when] for when in ("best", "last") if isinstance(test.get(when), dict)}
-        return {
-            f"{name}{when}": float(figures[name])
-            for name in FIGURES
-            for when, figures in (parts or {"": test}).items()
-            if name in figures
-        }
+        parts = [(f" {when}", test[when]) for when in ("best", "last") if isinstance(test.get(when), dict)]
+        found = parts or [("", test)]
+        return {f"{name}{when}": float(figures[name]) for name in FIGURES for when, figures in found if name in figures}
 
 
 class Group(NamedTuple):
