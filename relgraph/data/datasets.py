@@ -1,14 +1,13 @@
-"""Data sets ready for training: their splits, few or noisy labels, and what normalises them."""
+"""Data sets ready for training: images held out for validation, few or wrong labels, and what normalises them."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from relgraph.data.folders import MODES
 from relgraph.data.images import ImageSet
-from relgraph.data.labels import add_noise, hold_out, keep_count, keep_fraction
 from relgraph.data.sources import Normalisation, Source, resized
 from relgraph.errors import RelgraphError, unknown
 from relgraph.seeding import generator
@@ -85,10 +84,8 @@ def load(
     mean, std = original.normalisation or channel_statistics(
         train.images if isinstance(train.images, Tensor) else train.sample(SAMPLE)
     )
-    if labels_per_class is not None:
-        train = keep_count(train, labels_per_class, generator("labels", seed))
-    elif label_fraction < 1:
-        train = keep_fraction(train, label_fraction, generator("labels", seed))
+    if labels_per_class is not None or label_fraction < 1:
+        train = keep_labels(train, labels_per_class, label_fraction, generator("labels", seed))
     if label_noise > 0:
         train = add_noise(train, label_noise, generator("label noise", seed))
     if original.unlabelled is not None:
@@ -119,16 +116,75 @@ def _check_unlabelled(dataset: str, count: int | None, share: float, noise: floa
         raise RelgraphError(told)
 
 
+def hold_out(images: ImageSet, fraction: float, generator: Generator) -> tuple[ImageSet, ImageSet]:
+    """Return (training, validation) images: `fraction` of every class is for validation, at least one image.
+
+    Images without a label stay training images.
+
+    Raises:
+        RelgraphError: if a class would keep no training image.
+    """
+    held = torch.zeros(len(images), dtype=torch.bool)
+    for label, name in enumerate(images.classes):
+        members = _members(images, label)
+        count = max(1, round(fraction * len(members)))
+        if count >= len(members):
+            raise RelgraphError(
+                f"class {name!r} has {len(members)} training images, and {count} for validation leave none to train on"
+            )
+        held[_draw(members, count, generator)] = True
+    return images.select(~held), replace(images.select(held), split="val")
+
+
+def keep_labels(images: ImageSet, count: int | None, share: float, generator: Generator) -> ImageSet:
+    """Return the images with the labels of `count` of them per class, and -1 for the others.
+
+    Without a count, a `share` of every class keeps its label, at least one image.
+
+    Raises:
+        RelgraphError: if a class has fewer than `count`.
+    """
+    labels = torch.full_like(images.labels, -1)
+    for label, name in enumerate(images.classes):
+        members = _members(images, label)
+        kept = max(1, round(share * len(members))) if count is None else count
+        if count is not None and count > len(members):
+            raise RelgraphError(
+                f"class {name!r} has {len(members)} training images, fewer than the {count} labels per class asked for"
+            )
+        labels[_draw(members, kept, generator)] = label
+    return images.relabel(labels)
+
+
+def add_noise(images: ImageSet, share: float, generator: Generator) -> ImageSet:
+    """Return the images with another class, each of them equally likely, on a share of those that have a label.
+
+    A wrong label is never the true one; where others draw from all classes, 1 / classes of their noise stays right.
+    """
+    labelled = (images.labels >= 0).nonzero().flatten()
+    wrong = _draw(labelled, round(share * len(labelled)), generator)
+    classes = len(images.classes)
+    labels = images.labels.clone()
+    labels[wrong] = (labels[wrong] + torch.randint(1, classes, (len(wrong),), generator=generator)) % classes
+    return images.relabel(labels)
+
+
+def _members(images: ImageSet, label: int) -> Tensor:
+    return (images.labels == label).nonzero().flatten()
+
+
+def _draw(members: Tensor, count: int, generator: Generator) -> Tensor:
+    return members[torch.randperm(len(members), generator=generator)[:count]]
+
+
 def _join(train: ImageSet, unlabelled: Tensor, first: int) -> ImageSet:
     """Return the training images and, numbered from `first`, those without a label, resized as the others are."""
-    known, total = len(train), len(train) + len(unlabelled)
-    images = torch.empty(total, *train.pixels.shape[1:], dtype=torch.uint8)
-    images[:known] = train.pixels
+    images = torch.empty(len(train) + len(unlabelled), *train.pixels.shape[1:], dtype=torch.uint8)
+    images[: len(train)] = train.pixels
     # A part after the other: these are the large ones, and they come from a file.
-    for start in range(0, len(unlabelled), RESIZED_AT_ONCE):
-        part = unlabelled[start : start + RESIZED_AT_ONCE]
-        slots = slice(known + start, known + start + len(part))
-        images[slots] = part if part.shape[1:] == images.shape[1:] else resized(part, images.shape[-1])
+    slots = images[len(train) :].split(RESIZED_AT_ONCE)
+    for slot, part in zip(slots, unlabelled.split(RESIZED_AT_ONCE), strict=True):
+        slot.copy_(part if part.shape == slot.shape else resized(part, slot.shape[-1]))
     no_labels = train.labels.new_full((len(unlabelled),), -1)
     return replace(
         train,
@@ -149,10 +205,8 @@ def channel_statistics(images: Tensor) -> Normalisation:
     ((0.5,), (0.5,))
     """
     levels = torch.arange(256, dtype=torch.float64) / 255
-    means, stds = [], []
-    for channel in images.unbind(1):
-        share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
-        mean = (share * levels).sum()
-        means.append(float(mean))
-        stds.append(max(float((share * (levels - mean) ** 2).sum().sqrt()), 1 / 255))
-    return tuple(means), tuple(stds)
+    counts = [torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]
+    share = torch.stack(counts).double() / (images.numel() // images.shape[1])
+    mean = (share * levels).sum(1, keepdim=True)
+    std = (share * (levels - mean) ** 2).sum(1).sqrt().clamp_min(1 / 255)
+    return tuple(mean[:, 0].tolist()), tuple(std.tolist())
