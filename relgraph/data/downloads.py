@@ -5,7 +5,7 @@ from http.client import HTTPException
 from pathlib import Path
 from shutil import copyfileobj
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -43,7 +43,7 @@ class Archive:
     url: str
     md5: str
     size: int
-    files: tuple[tuple[str, str], ...]
+    files: dict[str, str]
 
     def packed(self, root: Path) -> Path:
         """Return where the archive itself lies in `root`."""
@@ -52,7 +52,7 @@ class Archive:
     def state(self, root: Path) -> State:
         """Return what there is in `root`, by the names of files alone."""
         folder, archive = root / self.folder, self.packed(root)
-        lacking = [name for name, _ in self.files if not (folder / name).exists()]
+        lacking = [name for name in self.files if not (folder / name).exists()]
         if not lacking:
             return State("ready", str(folder))
         if folder.exists():
@@ -85,12 +85,12 @@ class Archive:
     def _make(self, root: Path) -> None:
         from torchvision.datasets.utils import check_md5, extract_archive
 
-        found, archive = self.state(root), self.packed(root)
-        if found.word == "ready":  # another process was faster
+        (word, detail), archive = self.state(root), self.packed(root)
+        if word == "ready":  # another process was faster
             return
-        if found.word == "incomplete":
-            raise RelgraphError(f"{self.name} is incomplete: {found.detail}")
-        if found.word == "missing":
+        if word == "incomplete":
+            raise RelgraphError(f"{self.name} is incomplete: {detail}")
+        if word == "missing":
             fetch(self.url, archive, self.md5)
         elif not check_md5(archive, self.md5):
             raise RelgraphError(f"{archive} is not the published archive (its checksum differs): fetch {self.url}")
@@ -108,18 +108,12 @@ class Archive:
         from torchvision.datasets.utils import check_md5
 
         folder = root / self.folder
-        for name, md5 in self.files:
+        for name, md5 in self.files.items():
             if md5 and not check_md5(folder / name, md5):
                 raise RelgraphError(
                     f"{folder / name} is not the published file (its checksum differs): move {folder} away to have it "
                     "made anew"
                 )
-
-
-def archive_of(name: str, reader: Any, size: int, more: tuple[str, str]) -> Archive:
-    """Return the archive of a data set of torchvision, of `size` bytes, with one file `more` than its lists have."""
-    files = tuple((file, md5) for file, md5 in (*reader.train_list, *reader.test_list, more))
-    return Archive(name, reader.base_folder, reader.url, reader.tgz_md5, size, files)
 
 
 def fetch(url: str, file: Path, md5: str) -> None:
@@ -138,13 +132,11 @@ def fetch(url: str, file: Path, md5: str) -> None:
     try:
         _append(url, part)
     except (OSError, HTTPException, ValueError) as error:  # the last for an address that is none
+        reason = _reason(error)
+        told = f"could not be downloaded ({reason}): fetch {url} and put it in {file.parent}"
         if part.is_file():
-            ending = (
-                f"was cut off after {part.stat().st_size:,} bytes ({_reason(error)}): the next try goes on from there"
-            )
-        else:
-            ending = f"could not be downloaded ({_reason(error)}): fetch {url} and put it in {file.parent}"
-        raise RelgraphError(f"{file.name} {ending}") from error
+            told = f"was cut off after {part.stat().st_size:,} bytes ({reason}): the next try goes on from there"
+        raise RelgraphError(f"{file.name} {told}") from error
     found = calculate_md5(part)
     if found != md5:
         part.unlink()
@@ -166,13 +158,11 @@ def _append(url: str, part: Path) -> None:
             return  # the last try was cut off after the last byte: the checksum is compared next
         raise
     with answer as response:
-        goes_on = response.status == PARTIAL
-        total = None if response.length is None else response.length + kept * goes_on
+        kept = kept if response.status == PARTIAL else 0
+        total = None if response.length is None else kept + response.length
         with (
-            part.open("ab" if goes_on else "wb") as stream,
-            tqdm.wrapattr(
-                stream, "write", total, desc=part.stem, initial=kept * goes_on, leave=False, disable=None
-            ) as output,
+            part.open("ab" if kept else "wb") as stream,
+            tqdm.wrapattr(stream, "write", total, desc=part.stem, initial=kept, leave=False, disable=None) as output,
         ):
             copyfileobj(response, output, BLOCK)
         if response.length:
