@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from relgraph.data.augment import MOCO, SIMCLR_SMALL, ContrastiveView
+from relgraph.data.augment import MOCO, SIMCLR_SMALL, ContrastiveView, Digits
 from relgraph.data.colour import Jitter
-from relgraph.data.digit_views import Digits
 from relgraph.data.extra_views import (
     Chain,
     Cut,
