@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from relgraph.data.fixed_views import FixedViews
 from relgraph.data.manifest import DTYPES, Contents, Manifest, manifest_file
+from relgraph.data.views import FixedViews
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line, replacing
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relgraph.data.fixed_views import FixedViews
+from relgraph.data.views import FixedViews
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line, write_atomically
 
