@@ -91,7 +91,7 @@ class Batches:
         random, size = generator("labelled images", *self.numbers), min(self.size, len(self.order))
         rows = self.processes.rows(self.quota + size)
         cycle = None if self.labelled is None else _cycle(self.labelled, self.quota, random)
-        for batch in self.order[: len(self) * size].split(size):
+        for batch in torch.split(self.order[: len(self) * size], size):
             if cycle is not None:
                 # Shuffled once more, so that a device's slice of the batch is not all labelled or all unlabelled.
                 batch = torch.cat((next(cycle), batch))

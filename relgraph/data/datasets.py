@@ -182,8 +182,8 @@ def _join(train: ImageSet, unlabelled: Tensor, first: int) -> ImageSet:
     images = torch.empty(len(train) + len(unlabelled), *train.pixels.shape[1:], dtype=torch.uint8)
     images[: len(train)] = train.pixels
     # A part after the other: these are the large ones, and they come from a file.
-    slots = images[len(train) :].split(RESIZED_AT_ONCE)
-    for slot, part in zip(slots, unlabelled.split(RESIZED_AT_ONCE), strict=True):
+    slots, parts = (torch.split(each, RESIZED_AT_ONCE) for each in (images[len(train) :], unlabelled))
+    for slot, part in zip(slots, parts, strict=True):
         slot.copy_(part if part.shape == slot.shape else resized(part, slot.shape[-1]))
     no_labels = train.labels.new_full((len(unlabelled),), -1)
     return replace(

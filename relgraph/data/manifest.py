@@ -83,10 +83,6 @@ class Contents:
         start = shard * self.images_per_shard
         return torch.arange(start, min(start + self.images_per_shard, self.images))
 
-    def shape(self, shard: int) -> tuple[int, int, int]:
-        """Return the shape of a shard, (its images, views, width)."""
-        return len(self.positions(shard)), self.views, self.width
-
     def fixed_views(self) -> FixedViews:
         """Return the views of the images."""
         return FixedViews(self.images, self.views, padding=self.crop_padding, flip=self.flip, seed=self.view_seed)
