@@ -104,15 +104,12 @@ class ContrastiveView(DrawnViews):
         if images.shape[1] == 3 and self.grey.any():
             at = self.grey.nonzero()[:, 0].to(images.device, non_blocking=True)
             views.index_copy_(0, at, to_grey(views.index_select(0, at)).expand(-1, 3, -1, -1))
-        return self._blur_(views).clamp_(0, 1)
-
-    def _blur_(self, images: Tensor) -> Tensor:
         if self.blur.any():
             drawn = self.blur.nonzero()[:, 0], self.sigma[self.blur]
             at, sigma = (each.to(images.device, non_blocking=True) for each in drawn)
             rows, columns = (blur_matrix(sigma, side, blur_taps(side)) for side in self.size)
-            images.index_copy_(0, at, resample(images.index_select(0, at), rows, columns))
-        return images
+            views.index_copy_(0, at, resample(views.index_select(0, at), rows, columns))
+        return views.clamp_(0, 1)
 
 
 def cut(images: Tensor, box: Tensor, flip: Tensor | None, size: tuple[int, int]) -> Tensor:

@@ -107,10 +107,8 @@ def _check(labelled: int, images: int, batch_size: int, labelled_share: float) -
     if images < 2:
         raise RelgraphError(f"a relation needs at least two images: {images} training image{'s' * (images == 0)}")
     if labelled == 0:
-        raise RelgraphError(
-            f"training needs at least one labelled image, got none among {images}: methods without labels (seed) train "
-            "with --gamma 0"
-        )
+        told = f"training needs at least one labelled image, got none among {images}"
+        raise RelgraphError(f"{told}: methods without labels (seed) train with --gamma 0")
 
 
 def _shuffle(indices: Tensor, generator: torch.Generator) -> Tensor:

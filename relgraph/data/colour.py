@@ -138,11 +138,8 @@ def draw_jitter(chosen: Tensor, strength: tuple[float, float, float, float], gen
     """
     bounds = [(max(0.0, 1 - s), 1 + s) for s in strength[:3]] + [(-strength[3], strength[3])]
     low, high = (torch.tensor(side)[:, None] for side in zip(*bounds, strict=True))
-    count, factors, order = (
-        int(chosen.sum()),
-        torch.zeros(4, len(chosen)),
-        torch.zeros(4, len(chosen), dtype=torch.int64),
-    )
+    count, factors = int(chosen.sum()), torch.zeros(4, len(chosen))
     factors[:, chosen] = low + (high - low) * torch.rand(4, count, generator=generator)
+    order = torch.zeros(4, len(chosen), dtype=torch.int64)
     order[:, chosen] = torch.rand(4, count, generator=generator).argsort(dim=0)
     return Jitter(chosen, factors, order)

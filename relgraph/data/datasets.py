@@ -129,9 +129,8 @@ def hold_out(images: ImageSet, fraction: float, generator: Generator) -> tuple[I
         members = _members(images, label)
         count = max(1, round(fraction * len(members)))
         if count >= len(members):
-            raise RelgraphError(
-                f"class {name!r} has {len(members)} training images, and {count} for validation leave none to train on"
-            )
+            found = f"class {name!r} has {len(members)} training images"
+            raise RelgraphError(f"{found}, and {count} for validation leave none to train on")
         held[_draw(members, count, generator)] = True
     return images.select(~held), replace(images.select(held), split="val")
 
@@ -149,9 +148,8 @@ def keep_labels(images: ImageSet, count: int | None, share: float, generator: Ge
         members = _members(images, label)
         kept = max(1, round(share * len(members))) if count is None else count
         if count is not None and count > len(members):
-            raise RelgraphError(
-                f"class {name!r} has {len(members)} training images, fewer than the {count} labels per class asked for"
-            )
+            found = f"class {name!r} has {len(members)} training images"
+            raise RelgraphError(f"{found}, fewer than the {count} labels per class asked for")
         labels[_draw(members, kept, generator)] = label
     return images.relabel(labels)
 

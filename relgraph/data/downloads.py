@@ -110,10 +110,8 @@ class Archive:
         folder = root / self.folder
         for name, md5 in self.files.items():
             if md5 and not check_md5(folder / name, md5):
-                raise RelgraphError(
-                    f"{folder / name} is not the published file (its checksum differs): move {folder} away to have it "
-                    "made anew"
-                )
+                told = f"{folder / name} is not the published file (its checksum differs)"
+                raise RelgraphError(f"{told}: move {folder} away to have it made anew")
 
 
 def fetch(url: str, file: Path, md5: str) -> None:

@@ -174,10 +174,8 @@ def check_complete(path: Path, manifest: Manifest) -> None:
     """Raise RelgraphError if shards of a store are still to be written."""
     done, total = len(manifest.written), len(manifest.shards)
     if done < total:
-        raise RelgraphError(
-            f"{path} is not finished, {done} of {total} shards are written: the same relgraph embed command continues "
-            "it"
-        )
+        told = f"{path} is not finished, {done} of {total} shards are written"
+        raise RelgraphError(f"{told}: the same relgraph embed command continues it")
 
 
 def first_changed(stored: Tensor, found: Tensor) -> int | None:

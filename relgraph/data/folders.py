@@ -150,10 +150,8 @@ def list_tiny_imagenet(folder: Path) -> tuple[tuple[str, ...], Listings]:
     _check_listed(wnids, list(train), f"{folder / 'train'}: expected a folder for each class of wnids.txt")
     least, most = (pick(train, key=lambda wnid: len(train[wnid])) for pick in (min, max))
     if len(train[least]) < len(train[most]):  # published with 500 each: a copy that broke off has fewer
-        raise RelgraphError(
-            f"{folder / 'train'}: expected as many images in every class, found {len(train[most])} in {most} and "
-            f"{len(train[least])} in {least}"
-        )
+        found = f"found {len(train[most])} in {most} and {len(train[least])} in {least}"
+        raise RelgraphError(f"{folder / 'train'}: expected as many images in every class, {found}")
     words = dict(line.split("\t", 1) for line in _lines(folder / "words.txt") if "\t" in line)
     for wnid in wnids:
         if wnid not in words:

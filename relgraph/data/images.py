@@ -95,10 +95,8 @@ class ImageFiles:
         image = read_image(file, self.image_size)
         height, width = self.size
         if image.size != (width, height):
-            raise RelgraphError(
-                f"{file}: expected {width} x {height} pixels like the first image, found "
-                f"{image.width} x {image.height}: give --image-size to resize them"
-            )
+            found = f"found {image.width} x {image.height}: give --image-size to resize them"
+            raise RelgraphError(f"{file}: expected {width} x {height} pixels like the first image, {found}")
         pixels[...] = np.asarray(image).transpose(2, 0, 1)
 
 

@@ -136,16 +136,14 @@ class Manifest:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise RelgraphError(f"{told}: its format is not {FORMAT!r}")
         if content.get("version") != VERSION:
-            raise RelgraphError(
-                f"{told} of this version: expected {VERSION}, found {content.get('version')!r}; delete the store and "
-                "run relgraph embed again"
-            )
+            found = f"expected {VERSION}, found {content.get('version')!r}"
+            raise RelgraphError(f"{told} of this version: {found}; delete the store and run relgraph embed again")
         kept = {name: content.get(name) for name in ("contents", "shards")}
         if content.get("sha256") != _digest(kept):
             raise RelgraphError(f"{told}: it was changed after it was written (its SHA-256 differs)")
-        found: dict[str, Any] = content["contents"]
-        found.update({name: tuple(value) for name, value in found.items() if isinstance(value, list)})
-        return cls(Contents(**found), content["shards"])
+        contents: dict[str, Any] = content["contents"]
+        contents.update({name: tuple(value) for name, value in contents.items() if isinstance(value, list)})
+        return cls(Contents(**contents), content["shards"])
 
 
 def manifest_file(path: Path) -> Path:

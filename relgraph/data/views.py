@@ -173,9 +173,8 @@ class Normalise:
     ) -> None:
         channels = len(mean) if channels is None else channels
         if not len(mean) == len(std) == channels:
-            raise RelgraphError(
-                f"mean and std must hold one number for each of {channels} channels, got {len(mean)} and {len(std)}"
-            )
+            got = f"got {len(mean)} and {len(std)}"
+            raise RelgraphError(f"mean and std must hold one number for each of {channels} channels, {got}")
         numbers = (
             torch.tensor(each, dtype=torch.float32, device=device)[:, None, None] for each in (mean, std, LUMINANCE)
         )
@@ -192,9 +191,8 @@ class Normalise:
         if (pixels.shape[1], self._channels) == (3, 1):
             pixels = (pixels * self._luminance.to(pixels.device, non_blocking=True)).sum(1, keepdim=True)
         elif pixels.shape[1] != self._channels and (pixels.shape[1], self._channels) != (1, 3):
-            raise RelgraphError(
-                f"images with {pixels.shape[1]} channels cannot become images with {self._channels}: expected 1 or 3"
-            )
+            told = f"images with {pixels.shape[1]} channels cannot become images with {self._channels}"
+            raise RelgraphError(f"{told}: expected 1 or 3")
         normalised = (pixels - mean) / std  # which repeats grey to as many channels as these have
         # Convolutions run 1.2 to 1.5 times as fast with the channels last.
         return normalised.contiguous(memory_format=torch.channels_last)
