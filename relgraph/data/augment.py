@@ -151,10 +151,8 @@ class Digits:
         angle, shear = uniform(-15, 15).deg2rad(), uniform(-0.25, 0.25)
         across, down = uniform(0.8, 1.2), uniform(0.8, 1.2)
         cos, sin = angle.cos(), angle.sin()
-        rows = (
-            torch.stack((cos * across, shear * cos - sin * down, uniform(-0.2, 0.2)), dim=1),
-            torch.stack((sin * across, shear * sin + cos * down, uniform(-0.2, 0.2)), dim=1),
-        )
+        right, below = uniform(-0.2, 0.2), uniform(-0.2, 0.2)
+        affine = (cos * across, shear * cos - sin * down, right, sin * across, shear * sin + cos * down, below)
         # Of all that was tried for the embedded teacher, bending helped most (see assets/README.md).
         bend = 0.08 * torch.randn(n, 2, 4, 4, generator=generator)
         power, gain = uniform(-0.5, 0.5).exp(), uniform(0.7, 1.2)
@@ -163,7 +161,7 @@ class Digits:
         side, erased = uniform(0.2, 0.45) * width, torch.rand(n, generator=generator) < 0.5
         square = torch.stack((uniform(0, height), uniform(0, width), side * erased), dim=1)
         flip = torch.zeros(n, dtype=torch.bool)
-        return DigitsView(flip, torch.stack(rows, dim=1), bend, power, gain, noise, square)
+        return DigitsView(flip, torch.stack(affine, dim=1).view(n, 2, 3), bend, power, gain, noise, square)
 
 
 @dataclass(frozen=True, eq=False)

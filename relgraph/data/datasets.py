@@ -6,10 +6,9 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from relgraph.data.folders import MODES
 from relgraph.data.images import ImageSet
 from relgraph.data.sources import Normalisation, Source, resized
-from relgraph.errors import RelgraphError, unknown
+from relgraph.errors import RelgraphError
 from relgraph.seeding import generator
 
 SAMPLE = 10_000  # streamed images that mean and std are taken from
@@ -72,7 +71,7 @@ def load(
     >>> digits.train.images.shape, len(digits.val), len(digits.test)
     (torch.Size([1299, 1, 8, 8]), 143, 355)
     """
-    _check(image_size, val_fraction, labels_per_class, label_fraction, label_noise, mode)
+    _check(val_fraction, labels_per_class, label_fraction, label_noise)
     original = source.read(root.expanduser(), image_size, mode)
     if not original.train.classes:
         _check_unlabelled(source.name, labels_per_class, label_fraction, label_noise)
@@ -81,9 +80,8 @@ def load(
         val = replace(train.select(torch.arange(0)), split="val")
     elif val is None:
         train, val = hold_out(train, val_fraction, generator("validation", seed))
-    mean, std = original.normalisation or channel_statistics(
-        train.images if isinstance(train.images, Tensor) else train.sample(SAMPLE)
-    )
+    pixels = train.images if isinstance(train.images, Tensor) else train.sample(SAMPLE)
+    mean, std = original.normalisation or channel_statistics(pixels)
     if labels_per_class is not None or label_fraction < 1:
         train = keep_labels(train, labels_per_class, label_fraction, generator("labels", seed))
     if label_noise > 0:
@@ -93,20 +91,16 @@ def load(
     return DataSet(source.name, train, val, original.test, mean, std, original.crop_padding, original.flip)
 
 
-def _check(size: int | None, val: float, count: int | None, share: float, noise: float, mode: str) -> None:
+def _check(val: float, count: int | None, share: float, noise: float) -> None:
     both = f"labels_per_class and label_fraction exclude each other: expected one of them, got {count} and {share}"
     for valid, told in (
-        (size is None or size >= 1, f"the image size must be at least 1 pixel, got {size}"),
         (0 <= val < 1, f"the share of validation images must be at least 0 and below 1, got {val}"),
-        (count is None or count >= 1, f"the labels per class must be at least 1, got {count}"),
         (0 < share <= 1, f"the share of labels must be above 0 and at most 1, got {share}"),
         (count is None or share == 1, both),
         (0 <= noise <= 1, f"the share of wrong labels must be at least 0 and at most 1, got {noise}"),
     ):
         if not valid:
             raise RelgraphError(told)
-    if mode not in MODES:
-        raise unknown("way to hold images", mode, MODES)
 
 
 def _check_unlabelled(dataset: str, count: int | None, share: float, noise: float) -> None:
@@ -126,7 +120,7 @@ def hold_out(images: ImageSet, fraction: float, generator: Generator) -> tuple[I
     """
     held = torch.zeros(len(images), dtype=torch.bool)
     for label, name in enumerate(images.classes):
-        members = _members(images, label)
+        members = (images.labels == label).nonzero().flatten()
         count = max(1, round(fraction * len(members)))
         if count >= len(members):
             found = f"class {name!r} has {len(members)} training images"
@@ -145,7 +139,7 @@ def keep_labels(images: ImageSet, count: int | None, share: float, generator: Ge
     """
     labels = torch.full_like(images.labels, -1)
     for label, name in enumerate(images.classes):
-        members = _members(images, label)
+        members = (images.labels == label).nonzero().flatten()
         kept = max(1, round(share * len(members))) if count is None else count
         if count is not None and count > len(members):
             found = f"class {name!r} has {len(members)} training images"
@@ -167,10 +161,6 @@ def add_noise(images: ImageSet, share: float, generator: Generator) -> ImageSet:
     return images.relabel(labels)
 
 
-def _members(images: ImageSet, label: int) -> Tensor:
-    return (images.labels == label).nonzero().flatten()
-
-
 def _draw(members: Tensor, count: int, generator: Generator) -> Tensor:
     return members[torch.randperm(len(members), generator=generator)[:count]]
 
@@ -184,13 +174,9 @@ def _join(train: ImageSet, unlabelled: Tensor, first: int) -> ImageSet:
     for slot, part in zip(slots, parts, strict=True):
         slot.copy_(part if part.shape == slot.shape else resized(part, slot.shape[-1]))
     no_labels = train.labels.new_full((len(unlabelled),), -1)
-    return replace(
-        train,
-        images=images,
-        labels=torch.cat([train.labels, no_labels]),
-        index=torch.cat([train.index, torch.arange(first, first + len(unlabelled))]),
-        truth=None if train.truth is None else torch.cat([train.truth, no_labels]),
-    )
+    index = torch.cat([train.index, torch.arange(first, first + len(unlabelled))])
+    truth = None if train.truth is None else torch.cat([train.truth, no_labels])
+    return replace(train, images=images, labels=torch.cat([train.labels, no_labels]), index=index, truth=truth)
 
 
 def channel_statistics(images: Tensor) -> Normalisation:

@@ -20,12 +20,9 @@ from relgraph.errors import RelgraphError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # those of torchvision
 MEMORY_LIMIT = 8 * 2**30  # bytes: beyond that, images in memory stop being a good idea on common machines
 
-MODES = ("auto", "memory", "stream")
-
 Listing = dict[str, NDArray[np.bytes_]]  # the image files of each class, as paths within the folder of the classes
 Listings = dict[str, tuple[Path, Listing]]  # of each split, train first
-Split = tuple[Tensor | ImageFiles, Tensor]  # images (N, 3, H, W) and labels (N,)
-Splits = dict[str, Split]
+Splits = dict[str, tuple[Tensor | ImageFiles, Tensor]]  # images (N, 3, H, W) and labels (N,)
 
 
 def read_folder(path: Path, image_size: int | None, mode: str = "auto") -> tuple[tuple[str, ...], Splits]:
@@ -199,7 +196,6 @@ def check_memory(images: int, channels: int, height: int, width: int) -> None:
         RelgraphError: if they do.
     """
     if (needed := images * channels * height * width) > MEMORY_LIMIT:
-        raise RelgraphError(
-            f"{images} images of {channels} x {height} x {width} need {needed / 2**30:.1f} GiB of memory, expected at "
-            f"most {MEMORY_LIMIT / 2**30:.0f}: choose a smaller --image-size, or stream a folder with --images stream"
-        )
+        told = f"{images} images of {channels} x {height} x {width} need {needed / 2**30:.1f} GiB of memory"
+        hint = "choose a smaller --image-size, or stream a folder with --images stream"
+        raise RelgraphError(f"{told}, expected at most {MEMORY_LIMIT / 2**30:.0f}: {hint}")

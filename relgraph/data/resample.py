@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 TRIES = 10  # torchvision's: then the largest central crop that the ratios allow
 
@@ -34,7 +33,7 @@ def _padded_to_fours(x: Tensor) -> Tensor:
     view is the same to the last bit wherever in a batch, or part of one, it stands.
     """
     down, right = -x.shape[-2] % 4, -x.shape[-1] % 4
-    return functional.pad(x, (0, right, 0, down)) if down or right else x
+    return torch.nn.functional.pad(x, (0, right, 0, down)) if down or right else x
 
 
 def crop_matrix(start: Tensor, length: Tensor, size: int, out: int, mirror: Tensor | None = None) -> Tensor:
@@ -103,15 +102,13 @@ def draw_boxes(
     >>> draw_boxes(1, 8, 8, (1.0, 1.0), (1.0, 1.0), torch.Generator()).flatten()
     tensor([0, 0, 8, 8])
     """
-    area = _uniform(n, TRIES, scale, generator) * height * width
-    shape = _uniform(n, TRIES, (math.log(ratio[0]), math.log(ratio[1])), generator).exp()
+    area = _uniform(n, scale, generator) * height * width
+    shape = _uniform(n, (math.log(ratio[0]), math.log(ratio[1])), generator).exp()
     tall, wide = (area / shape).sqrt().round().long(), (area * shape).sqrt().round().long()
     fits = (tall > 0) & (tall <= height) & (wide > 0) & (wide <= width)
     first, found = fits.byte().argmax(dim=1, keepdim=True), fits.any(dim=1)
-    instead = _central(height, width, ratio)
-    tall = torch.where(found, tall.gather(1, first)[:, 0], instead[0])
-    wide = torch.where(found, wide.gather(1, first)[:, 0], instead[1])
-    size = torch.stack((tall, wide))
+    sides = zip((tall, wide), _central(height, width, ratio), strict=True)
+    size = torch.stack([torch.where(found, drawn.gather(1, first)[:, 0], instead) for drawn, instead in sides])
     rest = torch.tensor([[height], [width]]) - size
     place = torch.rand(2, n, generator=generator, dtype=torch.float64) * (rest + 1)
     return torch.cat((torch.where(found, place.long(), rest // 2), size))
@@ -125,5 +122,5 @@ def _central(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, 
     return height, width
 
 
-def _uniform(n: int, tries: int, bounds: tuple[float, float], generator: torch.Generator) -> Tensor:
-    return torch.rand(n, tries, generator=generator, dtype=torch.float64) * (bounds[1] - bounds[0]) + bounds[0]
+def _uniform(n: int, bounds: tuple[float, float], generator: torch.Generator) -> Tensor:
+    return torch.rand(n, TRIES, generator=generator, dtype=torch.float64) * (bounds[1] - bounds[0]) + bounds[0]

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from relgraph.data.downloads import Archive
 from relgraph.data.folders import Splits, check_memory, list_tiny_imagenet, read_folder, read_listings
@@ -74,14 +73,13 @@ class Facts:
     unlabelled: int = 0
 
 
-@dataclass(frozen=True)
 class Digits(Source):
     """The 1,797 grey digits of scikit-learn, 8 x 8 pixels; every fifth image of a class is a test image.
 
     That is a split that no library's random numbers can change.
     """
 
-    name: str = "digits"
+    name = "digits"
 
     def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
         """Return the splits, resized to `image_size` (bicubic); nothing is downloaded.
@@ -128,12 +126,11 @@ class Published(Source):
 
 @dataclass(frozen=True)
 class Torchvision(Published):
-    """CIFAR-10, CIFAR-100 (Krizhevsky 2009) or STL-10 (Coates et al. 2011), by torchvision's reader of that name.
+    """CIFAR-10, CIFAR-100 (Krizhevsky 2009) or STL-10 (Coates et al. 2011), by torchvision's reader.
 
     STL-10 has its unlabelled images where `facts` counts them.
     """
 
-    reader: str
     size: int
     normalisation: Normalisation | None = None
 
@@ -151,7 +148,7 @@ class Torchvision(Published):
     def _reader(self) -> Any:
         from torchvision import datasets
 
-        return getattr(datasets, self.reader)
+        return getattr(datasets, self.name.split("+")[0].upper())
 
     def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
         """Return the splits, downloaded if they are not in `root`; unlabelled images stay in their file.
@@ -160,22 +157,20 @@ class Torchvision(Published):
             RelgraphError: if a file is missing or is not the published one, the download fails, or the mode is stream.
         """
         _refuse_stream(self.name, mode)
-        folder, reader, unlabelled = self.archive.provide(root), self._reader(), None
+        folder, reader = self.archive.provide(root), self._reader()
         # Pickles can run code when they are opened. Every one is compared with its published MD5 first: here, for a
         # sentence that names the file, and once more in torchvision's constructor, before it opens any.
         self.archive.check(root)
         # Unlabelled images, 2.8 GB, it need not compare.
         labelled = [file for file in reader.train_list if file[0] != UNLABELLED]
-        reader = type(self.reader, (reader,), {"train_list": labelled})
+        reader = type("Labelled", (reader,), {"train_list": labelled})
         train, test = (_read_split(reader, root, split) for split in ("train", "test"))
+        original = OriginalSplits(train, test, crop_padding=4, flip=True, normalisation=self.normalisation)
         if self.facts.unlabelled:
             # torchvision would read all of them into memory, where they take 2.8 GB before they are resized. The file
-            # is never written, but torch requires an array that could be.
+            # is never written, but torch requires an array that could be. Each channel is stored column by column.
             stored = np.memmap(folder / UNLABELLED, dtype=np.uint8, mode="c").reshape(-1, 3, 96, 96)
-            unlabelled = torch.from_numpy(stored.swapaxes(2, 3))  # each channel is stored column by column
-        original = OriginalSplits(
-            train, test, crop_padding=4, flip=True, normalisation=self.normalisation, unlabelled=unlabelled
-        )
+            original = replace(original, unlabelled=torch.from_numpy(stored.swapaxes(2, 3)))
         return _resize(original, image_size)
 
 
@@ -268,21 +263,19 @@ def _resize(original: OriginalSplits, size: int | None) -> OriginalSplits:
 
 def resized(images: Tensor, size: int) -> Tensor:
     """Return uint8 images `(N, C, H, W)` as `(N, C, size, size)` uint8 (bicubic, antialiased)."""
-    return functional.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
+    return torch.nn.functional.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
 
 
 CIFAR10_NORMALISATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 CIFAR100_NORMALISATION = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-STL10_SIZE = 2_640_397_119
+STL10_SIZE = 2_640_397_119  # bytes
 
 # The labels of Tiny-ImageNet's test images were never published, so that `val` is the test split everywhere.
 PUBLISHED: dict[str, Published] = {
-    "cifar10": Torchvision("cifar10", Facts(50_000, 10_000, 10, 32), "CIFAR10", 170_498_071, CIFAR10_NORMALISATION),
-    "cifar100": Torchvision(
-        "cifar100", Facts(50_000, 10_000, 100, 32), "CIFAR100", 169_001_437, CIFAR100_NORMALISATION
-    ),
-    "stl10": Torchvision("stl10", Facts(5_000, 8_000, 10, 96), "STL10", STL10_SIZE),
-    "stl10+unlabelled": Torchvision("stl10+unlabelled", Facts(5_000, 8_000, 10, 96, 100_000), "STL10", STL10_SIZE),
+    "cifar10": Torchvision("cifar10", Facts(50_000, 10_000, 10, 32), 170_498_071, CIFAR10_NORMALISATION),
+    "cifar100": Torchvision("cifar100", Facts(50_000, 10_000, 100, 32), 169_001_437, CIFAR100_NORMALISATION),
+    "stl10": Torchvision("stl10", Facts(5_000, 8_000, 10, 96), STL10_SIZE),
+    "stl10+unlabelled": Torchvision("stl10+unlabelled", Facts(5_000, 8_000, 10, 96, 100_000), STL10_SIZE),
     "tiny-imagenet": TinyImageNet("tiny-imagenet", Facts(100_000, 10_000, 200, 64)),
 }
 SOURCES: dict[str, Source] = {"digits": Digits(), **PUBLISHED}

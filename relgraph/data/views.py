@@ -93,8 +93,7 @@ class PadCropFlip:
 
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> View:
         """Draw one view for each of `n` images; their size plays no part, and the generator lives on the CPU."""
-        dx = torch.randint(-self.padding, self.padding + 1, (n,), generator=generator)
-        dy = torch.randint(-self.padding, self.padding + 1, (n,), generator=generator)
+        dx, dy = (torch.randint(-self.padding, self.padding + 1, (n,), generator=generator) for _ in range(2))
         mirrored = torch.rand(n, generator=generator) < 0.5 if self.flip else torch.zeros(n, dtype=torch.bool)
         return View(dx, dy, mirrored)
 
@@ -175,10 +174,9 @@ class Normalise:
         if not len(mean) == len(std) == channels:
             got = f"got {len(mean)} and {len(std)}"
             raise RelgraphError(f"mean and std must hold one number for each of {channels} channels, {got}")
-        numbers = (
+        self._mean, self._std, self._luminance = (
             torch.tensor(each, dtype=torch.float32, device=device)[:, None, None] for each in (mean, std, LUMINANCE)
         )
-        self._mean, self._std, self._luminance = numbers
         self._channels, self._size = channels, size
 
     def __call__(self, images: Tensor) -> Tensor:
