@@ -3,7 +3,6 @@
 Images are float `(B, C, H, W)` in 0..1 with one channel or three. Every function of a factor `(B,)` returns new images.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -91,7 +90,7 @@ def _per_image(factor: Tensor) -> Tensor:
     return factor[:, None, None, None]
 
 
-CHANGES: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (brightness, contrast, saturation, hue)
+CHANGES = (brightness, contrast, saturation, hue)
 
 
 @dataclass(frozen=True, eq=False)

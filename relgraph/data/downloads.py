@@ -1,6 +1,7 @@
 """Published archives: downloaded once, with a restart where the last try was cut off, compared and unpacked."""
 
 from dataclasses import dataclass
+from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
 from shutil import copyfileobj
@@ -13,9 +14,6 @@ from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 
 PATIENCE = 30  # seconds without a byte from the server
-BLOCK = 2**18  # bytes read at once
-PARTIAL = 206  # HTTP's status where the requested part follows
-BEYOND_THE_END = 416  # HTTP's status where nothing follows
 
 
 class State(NamedTuple):
@@ -152,17 +150,17 @@ def _append(url: str, part: Path) -> None:
         answer = urlopen(Request(url, headers=headers), timeout=PATIENCE)
     except HTTPError as error:
         error.close()  # it is also the server's answer
-        if error.code == BEYOND_THE_END and kept:
+        if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and kept:
             return  # the last try was cut off after the last byte: the checksum is compared next
         raise
     with answer as response:
-        kept = kept if response.status == PARTIAL else 0
+        kept = kept if response.status == HTTPStatus.PARTIAL_CONTENT else 0
         total = None if response.length is None else kept + response.length
         with (
             part.open("ab" if kept else "wb") as stream,
             tqdm.wrapattr(stream, "write", total, desc=part.stem, initial=kept, leave=False, disable=None) as output,
         ):
-            copyfileobj(response, output, BLOCK)
+            copyfileobj(response, output)
         if response.length:
             raise ConnectionError(f"expected {total:,}")
 

@@ -129,7 +129,14 @@ class StoreWriter:
         self.path = path
         if manifest_file(path).is_file():
             self.manifest = Manifest.read(path)
-            _check_same(path, self.manifest.contents, contents, checksums)
+            for name, was in vars(self.manifest.contents).items():
+                now = getattr(contents, name)
+                if was != now:
+                    reason = f"something else: {name} was {was}, is now {now}"
+                    if name == "checksums":
+                        image = first_changed(read_checksums(path, self.manifest.contents), checksums)
+                        reason = f"other images: the first that differs is image {image}"
+                    raise RelgraphError(f"{path} was started with {reason}; choose another --out")
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RelgraphError(f"{path} exists already and is not a store of embeddings: choose another --out")
         else:
@@ -231,15 +238,3 @@ def read_checksums(path: Path, contents: Contents) -> Tensor:
     if found.dtype != torch.int64 or checksums_digest(found) != contents.checksums:
         raise RelgraphError(f"{file} is damaged: its checksums are not those of the manifest")
     return found
-
-
-def _check_same(path: Path, stored: Contents, asked: Contents, checksums: Tensor) -> None:
-    """Refuse to continue a store of other contents, naming the first difference."""
-    for name, was in vars(stored).items():
-        now = getattr(asked, name)
-        if was != now:
-            reason = f"something else: {name} was {was}, is now {now}"
-            if name == "checksums":
-                image = first_changed(read_checksums(path, stored), checksums)
-                reason = f"other images: the first that differs is image {image}"
-            raise RelgraphError(f"{path} was started with {reason}; choose another --out")

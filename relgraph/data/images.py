@@ -70,8 +70,7 @@ class ImageFiles:
         pixels = np.empty(self.shape, dtype=np.uint8)
         with ThreadPoolExecutor() as pool:
             decoded = pool.map(self._read, range(len(self)), pixels)
-            for _ in tqdm(decoded, desc=progress, total=len(self), unit="img", leave=False, disable=None):
-                pass
+            list(tqdm(decoded, desc=progress, total=len(self), unit="img", leave=False, disable=None))
         return torch.from_numpy(pixels)
 
     def checksums(self) -> Tensor:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -48,8 +48,8 @@ class Source(ABC):
 
     @property
     def short_name(self) -> str:
-        """Its name in those of files."""
-        return self.name
+        """Its name in those of files: of a folder the last part of its path."""
+        return Path(self.name.removeprefix("folder:")).name
 
     @abstractmethod
     def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
@@ -62,8 +62,7 @@ class Source(ABC):
         """
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """Numbers of images and classes, and the height and width of an image in pixels."""
 
     train: int
@@ -220,11 +219,6 @@ class Folder(Source):
         """Take a path, in which `~` stands for the home directory."""
         self.path = Path(path)
         self.name = f"folder:{path}"
-
-    @property
-    def short_name(self) -> str:
-        """The last part of its path."""
-        return self.path.name
 
     def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
         """Return the splits that are there; `root` plays no part.

@@ -121,7 +121,6 @@ class FixedViews:
         for v in range(1, count):
             drawn = PadCropFlip(padding, flip).draw(n, 0, 0, generator("stored views", seed, v))
             self.dx[v], self.dy[v], self.flip[v] = drawn.dx, drawn.dy, drawn.flip
-        self.count = count
 
     def to(self, device: torch.device | str) -> "FixedViews":
         """Move the draws to a device, where `take` then gathers them, and return this."""
