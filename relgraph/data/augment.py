@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from relgraph.data import AUGMENTATIONS
-from relgraph.data.colour import Jitter, check_channels, draw_jitter, to_grey
-from relgraph.data.resample import blur_matrix, blur_taps, crop_matrix, draw_boxes, resample
+from relgraph.data import AUGMENTATIONS, transforms
 from relgraph.data.views import DrawnViews, PadCropFlip, unit
 from relgraph.errors import RelgraphError, unknown
 
@@ -59,9 +57,9 @@ class ContrastiveAugmentation:
 
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> "ContrastiveView":
         """Draw one view for each of `n` images of `height` x `width` pixels."""
-        box = draw_boxes(n, height, width, self.scale, self.ratio, generator)
+        box = transforms.draw_boxes(n, height, width, self.scale, self.ratio, generator)
         flip = torch.rand(n, generator=generator) < self.flip
-        jitter = draw_jitter(torch.rand(n, generator=generator) < self.jitter_share, self.jitter, generator)
+        jitter = transforms.draw_jitter(torch.rand(n, generator=generator) < self.jitter_share, self.jitter, generator)
         grey, blur = (torch.rand(n, generator=generator) < share for share in (self.grey, self.blur))
         (low, high), sigma = self.sigma, torch.zeros(n)
         sigma[blur] = low + (high - low) * torch.rand(int(blur.sum()), generator=generator)
@@ -85,7 +83,7 @@ class ContrastiveView(DrawnViews):
 
     box: Tensor
     flip: Tensor
-    jitter: Jitter
+    jitter: transforms.Jitter
     grey: Tensor
     blur: Tensor
     sigma: Tensor
@@ -99,16 +97,16 @@ class ContrastiveView(DrawnViews):
         """
         if len(images) != len(self.flip):
             raise RelgraphError(f"a view of {len(self.flip)} images was applied to {len(images)} images")
-        check_channels("a contrastive view", images.shape[1])
+        transforms.check_channels("a contrastive view", images.shape[1])
         views = self.jitter.apply_(cut(images, self.box, self.flip, self.size))
         if images.shape[1] == 3 and self.grey.any():
             at = self.grey.nonzero()[:, 0].to(images.device, non_blocking=True)
-            views.index_copy_(0, at, to_grey(views.index_select(0, at)).expand(-1, 3, -1, -1))
+            views.index_copy_(0, at, transforms.to_grey(views.index_select(0, at)).expand(-1, 3, -1, -1))
         if self.blur.any():
             drawn = self.blur.nonzero()[:, 0], self.sigma[self.blur]
             at, sigma = (each.to(images.device, non_blocking=True) for each in drawn)
-            rows, columns = (blur_matrix(sigma, side, blur_taps(side)) for side in self.size)
-            views.index_copy_(0, at, resample(views.index_select(0, at), rows, columns))
+            rows, columns = (transforms.blur_matrix(sigma, side, transforms.blur_taps(side)) for side in self.size)
+            views.index_copy_(0, at, transforms.resample(views.index_select(0, at), rows, columns))
         return views.clamp_(0, 1)
 
 
@@ -123,9 +121,9 @@ def cut(images: Tensor, box: Tensor, flip: Tensor | None, size: tuple[int, int])
     """
     top, left, height, width = box.to(images.device, non_blocking=True)
     mirror = None if flip is None else flip.to(images.device, non_blocking=True)
-    rows = crop_matrix(top, height, images.shape[2], size[0])
-    columns = crop_matrix(left, width, images.shape[3], size[1], mirror)
-    return resample(unit(images), rows, columns)
+    rows = transforms.crop_matrix(top, height, images.shape[2], size[0])
+    columns = transforms.crop_matrix(left, width, images.shape[3], size[1], mirror)
+    return transforms.resample(unit(images), rows, columns)
 
 
 @dataclass(frozen=True)
@@ -244,7 +242,7 @@ def make_augmentation(name: str, *, padding: int, flip: bool, channels: int) -> 
         raise unknown("augmentation", name, AUGMENTATIONS)
     if name == "crop":
         return PadCropFlip(padding, flip)
-    check_channels(f"augmentation {name!r}", channels)
+    transforms.check_channels(f"augmentation {name!r}", channels)
     if name == "digits":
         return Digits()
     return CONTRASTIVE[name] if flip else replace(CONTRASTIVE[name], flip=0.0)

@@ -41,15 +41,15 @@ def epoch_batches(
     Of a batch that is spread over `processes`, only the rows of this one are returned; there are as many batches.
 
     Raises:
-        RelgraphError: if the batch size is below 2, the share is not in `(0, 1]`, there are fewer than two images, or
-            with `by_label` no image is labelled; when a batch is cut that is no multiple of the processes.
+        RelgraphError: if the share is not in `(0, 1]`, there are fewer than two images, or with `by_label` no image is
+            labelled; when a batch is cut that is no multiple of the processes.
 
     >>> labels = torch.tensor([0, 1, -1, -1, -1, -1])
     >>> [len(batch) for batch in epoch_batches(labels, batch_size=3, labelled_share=0.3, seed=0, epoch=0)]
     [3, 3]
     """
     known = (labels >= 0).cpu().numpy() if by_label else np.ones(len(labels), dtype=bool)
-    _check(int(known.sum()), len(labels), batch_size, labelled_share)
+    _check(int(known.sum()), len(labels), labelled_share)
     random = generator(purpose, seed, epoch)
     quota = max(1, round(labelled_share * batch_size))
     if known.all():
@@ -99,9 +99,7 @@ class Batches:
             yield batch[rows].long()
 
 
-def _check(labelled: int, images: int, batch_size: int, labelled_share: float) -> None:
-    if batch_size < 2:
-        raise RelgraphError(f"a relation needs at least two images: batch size {batch_size}")
+def _check(labelled: int, images: int, labelled_share: float) -> None:
     if not 0 < labelled_share <= 1:
         raise RelgraphError(f"the labelled share of a batch must be above 0 and at most 1, got {labelled_share}")
     if images < 2:

@@ -128,7 +128,10 @@ def fetch(url: str, file: Path, md5: str) -> None:
     try:
         _append(url, part)
     except (OSError, HTTPException, ValueError) as error:  # the last for an address that is none
-        reason = _reason(error)
+        cause = error.reason if isinstance(error, URLError) and isinstance(error.reason, Exception) else error
+        reason = getattr(cause, "strerror", None) or first_line(cause)
+        if isinstance(cause, TimeoutError):
+            reason = f"no answer for {PATIENCE} s"
         told = f"could not be downloaded ({reason}): fetch {url} and put it in {file.parent}"
         if part.is_file():
             told = f"was cut off after {part.stat().st_size:,} bytes ({reason}): the next try goes on from there"
@@ -177,10 +180,3 @@ def megabytes(size: int) -> str:
     ('169 MB', '2.6 GB')
     """
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def _reason(error: Exception) -> str:
-    cause = error.reason if isinstance(error, URLError) and isinstance(error.reason, Exception) else error
-    if isinstance(cause, TimeoutError):
-        return f"no answer for {PATIENCE} s"
-    return (cause.strerror if isinstance(cause, OSError) else None) or first_line(cause)

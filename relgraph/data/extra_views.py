@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from relgraph.data.augment import MOCO, Augmentation, ContrastiveAugmentation, cut
-from relgraph.data.colour import check_channels, draw_jitter, to_grey
-from relgraph.data.resample import draw_boxes
+from relgraph.data.transforms import check_channels, draw_boxes, draw_jitter, to_grey
 from relgraph.data.views import Drawn, PadCropFlip, View, unit
 from relgraph.errors import RelgraphError, unknown
 

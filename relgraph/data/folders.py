@@ -40,8 +40,10 @@ def read_folder(path: Path, image_size: int | None, mode: str = "auto") -> tuple
         RelgraphError: if a folder or a class is missing, there is no image at all, an image that is decoded is
             unreadable or of another size, or images for the memory need too much of it.
     """
-    folders = _find_splits(path)
-    if not folders:
+    if not path.is_dir():
+        raise RelgraphError(f"{path}: no such folder")
+    there = [split for split in ("train", "val", "test") if (path / split).is_dir()]
+    if not there:
         names = _list_files(path, "")
         if not names:
             raise RelgraphError(
@@ -51,7 +53,12 @@ def read_folder(path: Path, image_size: int | None, mode: str = "auto") -> tuple
         unlabelled = {"": names_in_one(names)}
         splits = read_listings({"train": (path, unlabelled), "test": (path, {})}, image_size, mode)
         return (), {split: (images, torch.full_like(labels, -1)) for split, (images, labels) in splits.items()}
-    listings = {split: (folder, list_images(folder)) for split, folder in folders.items()}
+    if there[0] != "train":
+        raise RelgraphError(f"{path}: expected a folder train/ in it, found none")
+    if there == ["train"]:
+        raise RelgraphError(f"{path}: expected a folder val/ or test/ beside train/, found neither")
+    folders = zip(("train", "test") if len(there) == 2 else there, there, strict=True)
+    listings = {split: (path / folder, list_images(path / folder)) for split, folder in folders}
     return _common_classes(path, listings), read_listings(listings, image_size, mode)
 
 
@@ -76,19 +83,6 @@ def read_listings(listings: Listings, image_size: int | None, mode: str) -> Spli
         return dict(splits)
     check_memory(total, *shape)
     return {split: (files.load(f"decode {split}"), labels) for split, (files, labels) in splits.items()}
-
-
-def _find_splits(path: Path) -> dict[str, Path]:
-    """Return the folder of each split; none where neither train/, val/ nor test/ is there."""
-    if not path.is_dir():
-        raise RelgraphError(f"{path}: no such folder")
-    there = [split for split in ("train", "val", "test") if (path / split).is_dir()]
-    if there and there[0] != "train":
-        raise RelgraphError(f"{path}: expected a folder train/ in it, found none")
-    if there == ["train"]:
-        raise RelgraphError(f"{path}: expected a folder val/ or test/ beside train/, found neither")
-    names = ("train", "test") if len(there) == 2 else there
-    return {name: path / split for name, split in zip(names, there, strict=True)}
 
 
 def list_images(folder: Path) -> Listing:

@@ -25,7 +25,7 @@ from relgraph.data.augment import (
     DigitsView,
 )
 from relgraph.data.augment import make_augmentation as make
-from relgraph.data.resample import blur_taps
+from relgraph.data.transforms import blur_taps
 from relgraph.data.views import PadCropFlip
 from tests.checks import assert_refused_like, case
 from tests.data.shared import JITTER, random_images, seeded

@@ -88,7 +88,6 @@ def test_few_unlabelled_images_are_one_batch_and_a_full_share_leaves_them_out() 
 def test_misuse_is_named() -> None:
     few, above = "a relation needs at least two images: ", "above 0 and at most 1, got "
     assert_refused_like(
-        (partial(batches, torch.zeros(8), 1), f"{few}batch size 1$"),
         (partial(batches, torch.zeros(1)), f"{few}1 training image$"),
         (partial(batches, torch.zeros(0)), f"{few}0 training images$"),
         (partial(batches, torch.zeros(8), 4, 0.0), f"{above}0.0$"),
@@ -96,7 +95,6 @@ def test_misuse_is_named() -> None:
         (partial(batches, -torch.ones(8)), r"one labelled image, got none among 8: .* \(seed\) train with --gamma 0$"),
         (partial(batches, -torch.ones(1), by_label=False), f"{few}1 training image$"),
         (partial(batches, -torch.ones(0), by_label=False), f"{few}0 training images$"),
-        (partial(batches, -torch.ones(8), 1, by_label=False), f"{few}batch size 1$"),
         (partial(batches, torch.zeros(64), processes=ProcessGroup(0, 3)), "evenly over 3 processes, got 8 images"),
     )
 

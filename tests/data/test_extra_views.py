@@ -11,7 +11,6 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from relgraph.data.augment import MOCO, SIMCLR_SMALL, ContrastiveView, Digits
-from relgraph.data.colour import Jitter
 from relgraph.data.extra_views import (
     Chain,
     Changed,
@@ -22,6 +21,7 @@ from relgraph.data.extra_views import (
     make_extra_views,
     patch_size,
 )
+from relgraph.data.transforms import Jitter
 from relgraph.data.views import PadCropFlip, View
 from relgraph.processes import ProcessGroup
 from tests.checks import assert_refused_like, case
