@@ -98,7 +98,7 @@ class ContrastiveView(DrawnViews):
         if len(images) != len(self.flip):
             raise RelgraphError(f"a view of {len(self.flip)} images was applied to {len(images)} images")
         transforms.check_channels("a contrastive view", images.shape[1])
-        views = self.jitter.apply_(cut(images, self.box, self.flip, self.size))
+        views = self.jitter.apply_(transforms.cut(images, self.box, self.flip, self.size))
         if images.shape[1] == 3 and self.grey.any():
             at = self.grey.nonzero()[:, 0].to(images.device, non_blocking=True)
             views.index_copy_(0, at, transforms.to_grey(views.index_select(0, at)).expand(-1, 3, -1, -1))
@@ -108,22 +108,6 @@ class ContrastiveView(DrawnViews):
             rows, columns = (transforms.blur_matrix(sigma, side, transforms.blur_taps(side)) for side in self.size)
             views.index_copy_(0, at, transforms.resample(views.index_select(0, at), rows, columns))
         return views.clamp_(0, 1)
-
-
-def cut(images: Tensor, box: Tensor, flip: Tensor | None, size: tuple[int, int]) -> Tensor:
-    """Return the boxes `(4, B)` of uint8 or float `images`, resized and those with `flip` `(B,)`, if any, mirrored.
-
-    The result is float32 `(B, C, *size)`; a box is top, left, height and width, as `draw_boxes` draws them.
-
-    >>> box = torch.tensor([[0], [1], [1], [2]])
-    >>> cut(torch.tensor([[[[0.1, 0.2, 0.3]]]]), box, torch.tensor([True]), (1, 2))
-    tensor([[[[0.3000, 0.2000]]]])
-    """
-    top, left, height, width = box.to(images.device, non_blocking=True)
-    mirror = None if flip is None else flip.to(images.device, non_blocking=True)
-    rows = transforms.crop_matrix(top, height, images.shape[2], size[0])
-    columns = transforms.crop_matrix(left, width, images.shape[3], size[1], mirror)
-    return transforms.resample(unit(images), rows, columns)
 
 
 @dataclass(frozen=True)

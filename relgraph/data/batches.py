@@ -48,13 +48,20 @@ def epoch_batches(
     >>> [len(batch) for batch in epoch_batches(labels, batch_size=3, labelled_share=0.3, seed=0, epoch=0)]
     [3, 3]
     """
-    known = (labels >= 0).cpu().numpy() if by_label else np.ones(len(labels), dtype=bool)
-    _check(int(known.sum()), len(labels), labelled_share)
+    count = len(labels)
+    known = (labels >= 0).cpu().numpy() if by_label else np.ones(count, dtype=bool)
+    if not 0 < labelled_share <= 1:
+        raise RelgraphError(f"the labelled share of a batch must be above 0 and at most 1, got {labelled_share}")
+    if count < 2:
+        raise RelgraphError(f"a relation needs at least two images: {count} training image{'s' * (not count)}")
+    if not known.any():
+        told = f"training needs at least one labelled image, got none among {count}"
+        raise RelgraphError(f"{told}: methods without labels (seed) train with --gamma 0")
     random = generator(purpose, seed, epoch)
     quota = max(1, round(labelled_share * batch_size))
     if known.all():
-        return Batches(torch.randperm(len(labels), generator=random, dtype=torch.int32), batch_size, processes)
-    images = np.arange(len(labels), dtype=np.int32)
+        return Batches(torch.randperm(count, generator=random, dtype=torch.int32), batch_size, processes)
+    images = np.arange(count, dtype=np.int32)
     labelled, others = (torch.from_numpy(images[which]) for which in (known, ~known))
     if quota == batch_size:
         return Batches(_shuffle(labelled, random), batch_size, processes)
@@ -97,16 +104,6 @@ class Batches:
                 batch = torch.cat((next(cycle), batch))
                 batch = batch[torch.randperm(len(batch), generator=random)]
             yield batch[rows].long()
-
-
-def _check(labelled: int, images: int, labelled_share: float) -> None:
-    if not 0 < labelled_share <= 1:
-        raise RelgraphError(f"the labelled share of a batch must be above 0 and at most 1, got {labelled_share}")
-    if images < 2:
-        raise RelgraphError(f"a relation needs at least two images: {images} training image{'s' * (images == 0)}")
-    if labelled == 0:
-        told = f"training needs at least one labelled image, got none among {images}"
-        raise RelgraphError(f"{told}: methods without labels (seed) train with --gamma 0")
 
 
 def _shuffle(indices: Tensor, generator: torch.Generator) -> Tensor:

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from relgraph.data.augment import MOCO, Augmentation, ContrastiveAugmentation, cut
-from relgraph.data.transforms import check_channels, draw_boxes, draw_jitter, to_grey
+from relgraph.data.augment import MOCO, Augmentation, ContrastiveAugmentation
+from relgraph.data.transforms import check_channels, cut, draw_boxes, draw_jitter, to_grey
 from relgraph.data.views import Drawn, PadCropFlip, View, unit
 from relgraph.errors import RelgraphError, unknown
 
@@ -43,14 +42,14 @@ class Chain(Drawn):
 
 @dataclass(frozen=True, eq=False)
 class Changed(Drawn):
-    """A change of images, `change(images, *draws)`, by what was drawn for it, if anything is random."""
+    """A change of images, `change(images, *arguments)`, by what was drawn for it, if anything is random."""
 
     change: Callable[..., Tensor]
-    draws: tuple[Tensor, ...] = ()
+    arguments: tuple[Any, ...] = ()
 
     def apply(self, images: Tensor) -> Tensor:
         """Return the changed `images`."""
-        return self.change(images, *self.draws)
+        return self.change(images, *self.arguments)
 
 
 def turn(images: Tensor, turns: Tensor) -> Tensor:
@@ -111,7 +110,7 @@ class Rotations(_Turning):
         """
         # To turn a crop is to crop the turned image: the offsets are drawn alike in all four directions.
         crops = self._crops(n, height, width, flip, generator)
-        quarters = (Changed(partial(torch.rot90, k=turns, dims=(2, 3))) for turns in (1, 2, 3))
+        quarters = (Changed(torch.rot90, (turns, (2, 3))) for turns in (1, 2, 3))
         return Joined(tuple(map(Chain, zip(crops, quarters, strict=True))))
 
 

@@ -179,7 +179,7 @@ def _lines(file: Path) -> list[str]:
     try:
         return list(filter(None, file.read_text(encoding="utf-8").splitlines()))
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text"
+        reason = getattr(error, "strerror", "not text")
         raise RelgraphError(f"{file}: expected a list of Tiny-ImageNet ({reason})") from error
 
 

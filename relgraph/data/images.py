@@ -144,8 +144,7 @@ def image_files(
     if image_size is not None:
         size = (image_size, image_size)
     elif size is None:
-        width, height = read_image(folder / os.fsdecode(names[0]), None).size
-        size = (height, width)
+        size = read_image(folder / os.fsdecode(names[0]), None).size[::-1]
     return ImageFiles(folder, names if isinstance(names, np.ndarray) else names_in_one(names), size, image_size)
 
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -141,7 +140,7 @@ class Manifest:
         kept = {name: content.get(name) for name in ("contents", "shards")}
         if content.get("sha256") != _digest(kept):
             raise RelgraphError(f"{told}: it was changed after it was written (its SHA-256 differs)")
-        contents: dict[str, Any] = content["contents"]
+        contents = content["contents"]
         contents.update({name: tuple(value) for name, value in contents.items() if isinstance(value, list)})
         return cls(Contents(**contents), content["shards"])
 
@@ -151,6 +150,6 @@ def manifest_file(path: Path) -> Path:
     return path / "manifest.json"
 
 
-def _digest(content: dict[str, Any]) -> str:
+def _digest(content: object) -> str:
     """Return the SHA-256 of contents and shards, by which a manifest is known to be as it was written."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -199,6 +199,22 @@ def crop_matrix(start: Tensor, length: Tensor, size: int, out: int, mirror: Tens
     return weight / weight.sum(2, keepdim=True)
 
 
+def cut(images: Tensor, box: Tensor, flip: Tensor | None, size: tuple[int, int]) -> Tensor:
+    """Return the boxes `(4, B)` of uint8 or float `images`, resized and those with `flip` `(B,)`, if any, mirrored.
+
+    The result is float32 `(B, C, *size)`; a box is top, left, height and width, as `draw_boxes` draws them.
+
+    >>> box = torch.tensor([[0], [1], [1], [2]])
+    >>> cut(torch.tensor([[[[0.1, 0.2, 0.3]]]]), box, torch.tensor([True]), (1, 2))
+    tensor([[[[0.3000, 0.2000]]]])
+    """
+    top, left, height, width = box.to(images.device, non_blocking=True)
+    mirror = None if flip is None else flip.to(images.device, non_blocking=True)
+    rows = crop_matrix(top, height, images.shape[2], size[0])
+    columns = crop_matrix(left, width, images.shape[3], size[1], mirror)
+    return resample(unit(images), rows, columns)
+
+
 def blur_matrix(sigma: Tensor, size: int, taps: int) -> Tensor:
     """Return the matrices `(B, size, size)` of a Gaussian blur over an odd number of `taps` pixels.
 

@@ -75,10 +75,10 @@ def test_transformations_are_the_papers_four_in_their_order() -> None:
     assert seen.dtype == torch.float32 and seen.min() >= 0 and seen.max() <= 1
     for i, image in enumerate(images):
         crops = [torch.from_numpy(padded_crop(image, each, i, 2).copy()).float() / 255 for each in crops_of(view)]
-        turned, distorted = crops[0].rot90(int(turn.draws[0][i]), (1, 2)), crops[2]
+        turned, distorted = crops[0].rot90(int(turn.arguments[0][i]), (1, 2)), crops[2]
         for change in jitter.order[:, i].tolist():
             distorted = JITTER[change](distorted, float(jitter.factors[change, i]))
-        resized = tv.resized_crop(crops[3], *box.draws[0][:, i].tolist(), [16, 16], antialias=True)
+        resized = tv.resized_crop(crops[3], *box.arguments[0][:, i].tolist(), [16, 16], antialias=True)
         expected = torch.stack((turned, tv.rgb_to_grayscale(crops[1], 3), distorted, resized))
         torch.testing.assert_close(seen[:, i], expected, rtol=0, atol=1e-5)
 
@@ -87,7 +87,7 @@ def test_transformations_turn_by_each_angle_alike() -> None:
     view = Transformations(padding=0).draw(3000, 8, 8, torch.zeros(3000), seeded())
     first = view.views[0]
     assert isinstance(first, Chain) and isinstance(first.steps[2], Changed)
-    counts = torch.bincount(first.steps[2].draws[0])
+    counts = torch.bincount(first.steps[2].arguments[0])
     assert counts[0] == 0 and len(counts) == 4
     assert chi_square(counts[1:]) < 13.8  # the 99.9 % quantile with 2 degrees of freedom
 
