@@ -64,7 +64,7 @@ class ContrastiveAugmentation:
         (low, high), sigma = self.sigma, torch.zeros(n)
         sigma[blur] = low + (high - low) * torch.rand(int(blur.sum()), generator=generator)
         out = (height, width) if self.size is None else (self.size, self.size)
-        return ContrastiveView(box, flip, jitter, grey, blur, sigma, out)
+        return ContrastiveView(box, flip, jitter, grey, sigma, out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,6 @@ class ContrastiveView(DrawnViews):
         flip: Which images are mirrored, `(B,)`.
         jitter: The colour jitter of those that have one.
         grey: Which images turn grey, `(B,)`.
-        blur: Which images are blurred, `(B,)`.
         sigma: Deviation of each image's blur in pixels, `(B,)`, 0 where there is none.
         size: Height and width of the views.
     """
@@ -85,7 +84,6 @@ class ContrastiveView(DrawnViews):
     flip: Tensor
     jitter: transforms.Jitter
     grey: Tensor
-    blur: Tensor
     sigma: Tensor
     size: tuple[int, int]
 
@@ -102,8 +100,8 @@ class ContrastiveView(DrawnViews):
         if images.shape[1] == 3 and self.grey.any():
             at = self.grey.nonzero()[:, 0].to(images.device, non_blocking=True)
             views.index_copy_(0, at, transforms.to_grey(views.index_select(0, at)).expand(-1, 3, -1, -1))
-        if self.blur.any():
-            drawn = self.blur.nonzero()[:, 0], self.sigma[self.blur]
+        if self.sigma.any():
+            drawn = self.sigma.nonzero()[:, 0], self.sigma[self.sigma > 0]
             at, sigma = (each.to(images.device, non_blocking=True) for each in drawn)
             rows, columns = (transforms.blur_matrix(sigma, side, transforms.blur_taps(side)) for side in self.size)
             views.index_copy_(0, at, transforms.resample(views.index_select(0, at), rows, columns))

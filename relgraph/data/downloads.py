@@ -71,7 +71,8 @@ class Archive:
         """
         from filelock import FileLock
 
-        if self.state(root).word != "ready":
+        # Not by `state`: what it would measure of a download may just be put in place by another process.
+        if not all((root / self.folder / name).exists() for name in self.files):
             try:
                 root.mkdir(parents=True, exist_ok=True)
                 with FileLock(str(root / f".{self.folder}.lock")):

@@ -68,12 +68,10 @@ class EmbeddingStore:
         self.checksums = read_checksums(path, self.contents)
         for shard, fault in _faults(path, manifest):
             raise RelgraphError(f"{shard_file(path, shard)} {fault}: the same relgraph embed command writes it again")
-        files = (shard_file(path, shard) for shard in manifest.written)
-        self._shards = [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
+        self._shards = [np.load(shard_file(path, shard), "r", allow_pickle=False) for shard in manifest.written]
         self.device = torch.device(device)
-        if limit is None:
-            limit = 0 if self.device.type == "cpu" else RESIDENT_LIMIT
-        self.resident = self.contents.bytes <= limit
+        usual = 0 if self.device.type == "cpu" else RESIDENT_LIMIT
+        self.resident = self.contents.bytes <= (usual if limit is None else limit)
         self._table = self._load() if self.resident else None
 
     def _load(self) -> Tensor:

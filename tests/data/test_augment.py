@@ -45,8 +45,7 @@ def one_by_one(images: Tensor, view: ContrastiveView) -> Tensor:
             one = JITTER[change](one, float(view.jitter.factors[change, i]))
         if view.grey[i]:
             one = tv.rgb_to_grayscale(one, num_output_channels=one.shape[0])
-        if view.blur[i]:
-            sigma = float(view.sigma[i])
+        if (sigma := float(view.sigma[i])) > 0:
             one = tv.gaussian_blur(one, [blur_taps(view.size[1]), blur_taps(view.size[0])], [sigma, sigma])
         seen.append(tv.horizontal_flip(one) if view.flip[i] else one)
     return torch.stack(seen)
@@ -79,11 +78,12 @@ def test_each_part_takes_its_share_of_the_images() -> None:
     n = 20_000
     shares = ContrastiveAugmentation(flip=0.3, jitter_share=0.7, grey=0.1, blur=0.6)
     view = shares.draw(n, 32, 32, seeded())
-    both = view.grey & view.blur  # the parts are drawn apart
-    chosen = (view.flip, view.jitter.chosen, view.grey, view.blur, both)
+    blur = view.sigma > 0
+    both = view.grey & blur  # the parts are drawn apart
+    chosen = (view.flip, view.jitter.chosen, view.grey, blur, both)
     for count, share in zip((int(each.sum()) for each in chosen), (0.3, 0.7, 0.1, 0.6, 0.06), strict=True):
         assert abs(count - share * n) < 3.3 * (n * share * (1 - share)) ** 0.5
-    sigma = view.sigma[view.blur]
+    sigma = view.sigma[blur]
     assert abs(float(sigma.mean()) - 1.05) < 0.02 and sigma.min() >= 0.1 and sigma.max() <= 2
 
 
@@ -158,7 +158,7 @@ def test_a_part_sees_its_rows_of_the_whole() -> None:
 def test_parts_are_chosen_for_their_rows_alone() -> None:
     drawn = MOCO.draw(12, 15, 15, seeded(3))
     parts = [drawn.part(slice(start, start + 4)) for start in (0, 4, 8)]
-    for whole, *each in zip(*([x.grey, x.blur, x.jitter.chosen] for x in (drawn, *parts)), strict=True):
+    for whole, *each in zip(*([x.grey, x.sigma > 0, x.jitter.chosen] for x in (drawn, *parts)), strict=True):
         assert torch.equal(torch.cat(each), whole) and whole.any()
 
 
