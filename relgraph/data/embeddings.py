@@ -72,15 +72,12 @@ class EmbeddingStore:
         self.device = torch.device(device)
         usual = 0 if self.device.type == "cpu" else RESIDENT_LIMIT
         self.resident = self.contents.bytes <= (usual if limit is None else limit)
-        self._table = self._load() if self.resident else None
-
-    def _load(self) -> Tensor:
-        contents = self.contents
-        shape = contents.images, contents.views, contents.width
-        table = torch.empty(shape, dtype=DTYPES[contents.dtype], device=self.device)
-        for part, shard in zip(torch.split(table, contents.images_per_shard), self._shards, strict=True):
-            part.copy_(torch.from_numpy(np.array(shard)))
-        return table
+        self._table: Tensor | None = None
+        if self.resident:
+            shape = self.contents.images, self.contents.views, self.contents.width
+            self._table = torch.empty(shape, dtype=DTYPES[self.contents.dtype], device=self.device)
+            for part, shard in zip(torch.split(self._table, self.contents.images_per_shard), self._shards, strict=True):
+                part.copy_(torch.from_numpy(np.array(shard)))
 
     def views(self) -> FixedViews:
         """Return the views that were embedded, on the store's device."""

@@ -44,7 +44,7 @@ def brightness(images: Tensor, factor: Tensor) -> Tensor:
     >>> brightness(torch.tensor([0.2, 0.8]).view(2, 1, 1, 1), torch.tensor([0.5, 1.5])).flatten()
     tensor([0.1000, 1.0000])
     """
-    return (images * _per_image(factor)).clamp_(0, 1)
+    return (images * factor[:, None, None, None]).clamp_(0, 1)
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
@@ -81,17 +81,13 @@ def hue(images: Tensor, factor: Tensor) -> Tensor:
     # A sixth of the circle is 1: red stands at 0, green at 2, blue at 4. What has no spread has no hue, and needs none.
     extra = torch.where(high == green, blue - red + 2 * spread, red - green + 4 * spread)
     angle = torch.where(high == red, green - blue, extra).div_(spread.masked_fill(spread == 0, 1))
-    angle = angle.add_(6 * _per_image(factor)).remainder_(6)
+    angle = angle.add_(6 * factor[:, None, None, None]).remainder_(6)
     shares = ((angle - 3).abs_().sub_(1), 2 - (angle - 2).abs_(), 2 - (angle - 4).abs_())
     return torch.cat(shares, dim=1).clamp_(0, 1).mul_(spread).add_(low)
 
 
 def _blend(start: Tensor, end: Tensor, factor: Tensor) -> Tensor:
-    return torch.lerp(start, end, _per_image(factor)).clamp_(0, 1)
-
-
-def _per_image(factor: Tensor) -> Tensor:
-    return factor[:, None, None, None]
+    return torch.lerp(start, end, factor[:, None, None, None]).clamp_(0, 1)
 
 
 CHANGES = (brightness, contrast, saturation, hue)
