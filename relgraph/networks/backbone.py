@@ -39,10 +39,14 @@ class Backbone(nn.Module):
 
 
 class Staged(Backbone):
-    """A backbone whose `stem` and `layers` each read the map before; the mean over all positions is its vector."""
+    """A backbone whose `stem` and `layers` each read the map before; the mean over all positions is its vector.
+
+    The mean is that of the last stage's map, or of what `last` makes of it where a family has such a layer.
+    """
 
     stem: nn.Module
-    layers: nn.ModuleList
+    layers: Iterable[nn.Module]
+    last: nn.Module
 
     def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return the maps of stem and stages, and the mean of what `before_mean` makes of the last."""
@@ -53,7 +57,7 @@ class Staged(Backbone):
 
     def before_mean(self, x: Tensor) -> Tensor:
         """Return the map whose mean is the pooled vector, `(N, width, H, W)`, from that of the last stage."""
-        return x
+        return self.last(x) if "last" in self._modules else x
 
 
 @torch.no_grad()
@@ -73,12 +77,12 @@ def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: i
 
 def stacked(
     unit: Callable[[int, int, int], nn.Module], inputs: int, stages: Iterable[tuple[int, int, int]]
-) -> nn.ModuleList:
+) -> list[nn.Sequential]:
     """Return stages of units, each `unit(inputs, outputs, stride)`; a stage is (outputs, number of units, stride).
 
     The first unit of a stage has the stride and changes the number of channels, the others keep both.
     """
-    layers = nn.ModuleList()
+    layers = []
     for outputs, count, stride in stages:
         rest = (unit(outputs, outputs, 1) for _ in range(count - 1))
         layers.append(nn.Sequential(unit(inputs, outputs, stride), *rest))
