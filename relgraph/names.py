@@ -18,9 +18,10 @@ from relgraph.methods.relational import Relational
 from relgraph.methods.sum import Sum
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.checkpoint_source import CheckpointSource, EmbeddedSource
+from relgraph.networks.files import read_student
+from relgraph.networks.heads import Student
 from relgraph.networks.open_clip_source import OpenClipSource
 from relgraph.networks.sources import Arguments, StudentSource, TeacherSource
-from relgraph.networks.student import Student, read_student
 from relgraph.networks.students import BenchmarkSource
 from relgraph.networks.teachers import Teacher
 from relgraph.networks.timm_source import TimmSource

@@ -19,8 +19,7 @@ from relgraph.data.images import ImageSet
 from relgraph.data.manifest import Contents
 from relgraph.names import build_backbone, untrained_teacher
 from relgraph.networks.files import save_ss_head
-from relgraph.networks.heads import Head, Projector
-from relgraph.networks.student import Student
+from relgraph.networks.heads import Head, Projector, Student
 from relgraph.networks.teachers import Teacher
 from relgraph.training.recipe import Recipe
 

@@ -22,11 +22,10 @@ OUTPUTS = ("feature", "projection")  # of a checkpoint
 class Projected(Backbone):
     """A backbone and the projector that was trained on top of it, `(N, C, H, W) -> (N, width)`, the projection's."""
 
-    def __init__(self, backbone: Backbone, projector: Projector, width: int) -> None:
+    def __init__(self, backbone: Backbone, projector: Projector) -> None:
         super().__init__()
         self.backbone = backbone
         self.projector = projector
-        self.width = width
 
     def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return the backbone's maps and the projection."""
@@ -66,7 +65,7 @@ class CheckpointSource(TeacherSource):
             raise unknown("output of a checkpoint", output, OUTPUTS)
         backbone, info = load_network(self.path, self.find)
         if output == "projection":
-            backbone = Projected(backbone, load_projector(self.path), info["projector"]["dim"])
+            backbone = Projected(backbone, load_projector(self.path))
         return Pretrained(backbone, info["image_size"], info["in_channels"], info["mean"], info["std"])
 
 

@@ -2,9 +2,9 @@
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
 from relgraph.networks.backbone import Backbone
-from relgraph.networks.heads import Head, Projector
+from relgraph.networks.heads import Head, Projector, Student
 from relgraph.networks.sources import StudentSource
 
 DESCRIBED = {"backbone", "in_channels", "image_size", "mean", "std"}  # keys of the description of any network file
@@ -53,16 +53,17 @@ def find_network(path: Path) -> Path:
     )
 
 
-def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and the `info` of a file that `save_network` wrote.
+def read_network(
+    path: Path,
+    kind: str = "network",
+    expected: str = "a student.safetensors or network.safetensors of a run",
+    keys: Set[str] = DESCRIBED,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the `info` of a file that `save_network` wrote, of another kind with other `keys`.
 
     Raises:
         RelgraphError: if the file is missing, truncated, another program's, or without a valid description.
     """
-    return _read(path, "network", "a student.safetensors or network.safetensors of a run", DESCRIBED)
-
-
-def _read(path: Path, kind: str, expected: str, keys: set[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("relgraph")
@@ -81,11 +82,6 @@ def _read(path: Path, kind: str, expected: str, keys: set[str]) -> tuple[dict[st
     return tensors, info
 
 
-def described(info: Mapping[str, Any], find: Callable[[str], StudentSource]) -> Backbone:
-    """Return a new backbone as the `info` of a file describes it; `find` turns its name into a source."""
-    return find(info["backbone"]).build(info["in_channels"], info["image_size"])
-
-
 def load_network(path: Path, find: Callable[[str], StudentSource]) -> tuple[Backbone, dict[str, Any]]:
     """Return the backbone of a file or run directory, in float32 and evaluation mode, and the `info` stored with it.
 
@@ -96,11 +92,29 @@ def load_network(path: Path, find: Callable[[str], StudentSource]) -> tuple[Back
     """
     path = find_network(path)
     tensors, info = read_network(path)
-    backbone = described(info, find)
+    backbone = find(info["backbone"]).build(info["in_channels"], info["image_size"])
     own = {
         name.removeprefix("backbone."): t for name, t in tensors.items() if not name.startswith(("head.", "projector."))
     }
     return _filled(backbone, own, path), info
+
+
+def read_student(path: Path, find: Callable[[str], StudentSource]) -> tuple[Student, dict[str, Any]]:
+    """Return a trained student, in evaluation mode, and its description, from a run or its `student.safetensors`.
+
+    `find` turns the name of its backbone into a source; see `relgraph.load_student`.
+
+    Raises:
+        RelgraphError: if the file is missing, truncated, without a head, or of another architecture than it declares.
+    """
+    path = path / "student.safetensors" if path.is_dir() else path
+    tensors, info = read_network(path)
+    if "dim" not in info or "classes" not in info:
+        raise RelgraphError(
+            f"{path} holds a backbone without a head: expected the student.safetensors of a training run"
+        )
+    backbone = find(info["backbone"]).build(info["in_channels"], info["image_size"])
+    return _filled(Student(backbone, info["dim"], len(info["classes"])), tensors, path), info
 
 
 def load_head(path: Path) -> tuple[Head, tuple[str, ...]]:
@@ -110,31 +124,26 @@ def load_head(path: Path) -> tuple[Head, tuple[str, ...]]:
         RelgraphError: if the file cannot be read, holds no head with classes, or one of other sizes than it describes.
     """
     path, own, info = _part(path, "head.")
-    dim, classes = info.get("dim"), info.get("classes")
-    if not own or not _is_width(dim) or not isinstance(classes, list) or not classes:
+    if not own or not info.get("classes"):
         raise RelgraphError(
             f"{path} holds no classifier: expected the student.safetensors of a training run with labels"
         )
-    head = Head(_input_width(own, "project.weight"), dim, len(classes))
-    return _filled(head, own, path), tuple(str(name) for name in classes)
+    dim, width = _sizes(own, "project.weight")
+    return _filled(Head(width, dim, len(info["classes"])), own, path), tuple(map(str, info["classes"]))
 
 
 def load_projector(path: Path) -> Projector:
     """Return the trained projector of a pre-training, in float32 and evaluation mode, from a file or run.
 
     Raises:
-        RelgraphError: if the file cannot be read, holds no projector, or one of other sizes than it describes.
+        RelgraphError: if the file cannot be read, holds no projector, or one that lacks weights.
     """
-    path, own, info = _part(path, "projector.")
-    stored = info.get("projector")
-    if not own or stored is None:
+    path, own, _ = _part(path, "projector.")
+    if not own:
         raise RelgraphError(f"{path} holds no projector: expected the network.safetensors of relgraph pretrain")
-    dim, hidden, norm = (stored.get(name) if isinstance(stored, dict) else None for name in ("dim", "hidden", "norm"))
-    if not (_is_width(dim) and _is_width(hidden) and isinstance(norm, bool)):
-        raise RelgraphError(
-            f"the description in {path} is damaged: expected a projector with dim, hidden and norm, got {stored}"
-        )
-    return _filled(Projector(_input_width(own, "0.weight"), dim, hidden, norm), own, path)
+    norm = "3.weight" in own
+    hidden, width = _sizes(own, "0.weight")
+    return _filled(Projector(width, _sizes(own, f"{2 + norm}.weight")[0], hidden, norm), own, path)
 
 
 def _part(path: Path, prefix: str) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
@@ -150,14 +159,10 @@ def _filled(module: M, tensors: Mapping[str, Tensor], path: Path) -> M:
     return module.float().eval()
 
 
-def _is_width(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and value > 0
-
-
-def _input_width(tensors: Mapping[str, Tensor], name: str) -> int:
-    """Return the input width of a first layer; a layer that is missing or no matrix is refused when loaded."""
+def _sizes(tensors: Mapping[str, Tensor], name: str) -> tuple[int, int]:
+    """Return output and input width of a layer; one that is missing or no matrix is refused when loaded."""
     weight = tensors.get(name)
-    return 1 if weight is None or weight.ndim != 2 else weight.shape[1]
+    return (1, 1) if weight is None or weight.ndim != 2 else (weight.shape[0], weight.shape[1])
 
 
 def save_ss_head(
@@ -168,7 +173,7 @@ def save_ss_head(
     `teacher` is the name, as it was given, of the teacher whose features the head reads, `fingerprint` that of its
     weights, and `transformations` the extra views on which the head was trained, "rotations" or "all".
     """
-    info = {"kind": SS_HEAD_KIND, "width": _input_width(head.state_dict(), "0.weight"), "teacher": teacher}
+    info = {"kind": SS_HEAD_KIND, "width": _sizes(head.state_dict(), "0.weight")[1], "teacher": teacher}
     save_network(path, head, {**info, "fingerprint": fingerprint, "transformations": transformations})
 
 
@@ -183,7 +188,7 @@ def load_ss_head(path: Path, width: int) -> tuple[Projector, dict[str, Any]]:
     """
     path = path / SS_HEAD_FILE if path.is_dir() else path
     expected = f"the {SS_HEAD_FILE} of a run of sskd"
-    tensors, info = _read(path, "self-supervision head", expected, set())
+    tensors, info = read_network(path, "self-supervision head", expected, set())
     if info.get("kind") != SS_HEAD_KIND:
         raise RelgraphError(f"{path} holds no self-supervision head: expected {expected}")
     if missing := sorted({"width", "teacher", "fingerprint", "transformations"} - info.keys()):

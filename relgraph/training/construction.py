@@ -14,8 +14,7 @@ from relgraph.methods.base import Shapes
 from relgraph.names import build_backbone, build_method, read_arguments
 from relgraph.networks.backbone import map_shapes
 from relgraph.networks.files import load_head, load_network, load_ss_head, load_strictly
-from relgraph.networks.heads import Head
-from relgraph.networks.student import Student
+from relgraph.networks.heads import Head, Student
 from relgraph.networks.teachers import Teacher
 from relgraph.outputs import Batch, Output
 from relgraph.processes import ProcessGroup

@@ -7,8 +7,7 @@ from benchmark.original import Original, TwoViews, original_loss
 from relgraph.data.images import ImageSet
 from relgraph.methods import EGA
 from relgraph.names import build_backbone, untrained_teacher
-from relgraph.networks.heads import Head
-from relgraph.networks.student import Student
+from relgraph.networks.heads import Head, Student
 
 
 @pytest.fixture(scope="module")
