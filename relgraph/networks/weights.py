@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlparse
 from urllib.request import Request, urlopen
@@ -14,6 +14,7 @@ from urllib.request import Request, urlopen
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
@@ -44,8 +45,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # a damaged file makes pickle, zipfile and torch raise nearly anything
-        raise RelgraphError(f"{path} cannot be read as weights: {_reason(error)}") from error
-    return _named_tensors(content, path)
+        reason = f"it is damaged, truncated or of another kind ({first_line(error)})"
+        if "Unsupported global" in str(error):
+            reason = "it holds Python objects beside the tensors, not loaded for safety; save its state_dict alone"
+        raise RelgraphError(f"{path} cannot be read as weights: {reason}") from error
+    if isinstance(content, Mapping):
+        nested = (content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping))
+        content = next(nested, content)
+        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+        if tensors:
+            consume_prefix_in_state_dict_if_present(tensors, "module.")
+            return tensors
+    raise RelgraphError(f"{path} holds no weights: expected tensors by name, found {type(content).__name__}")
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -55,27 +66,10 @@ def _is_torchscript(path: Path) -> bool:
         return any(name.endswith("constants.pkl") for name in archive.namelist())
 
 
-def _reason(error: Exception) -> str:
-    """Return why a file was refused, in a few words."""
-    text = str(error)
-    if "Unsupported global" in text:
-        return "it holds Python objects beside the tensors, which are not loaded for safety; save its state_dict alone"
-    return f"it is damaged, truncated or of another kind ({first_line(error)})"
-
-
-def _named_tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    if isinstance(content, Mapping):
-        nested = (content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping))
-        content = next(nested, content)
-        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-        if tensors:
-            prefix = "module." if all(name.startswith("module.") for name in tensors) else ""
-            return {name.removeprefix(prefix): value for name, value in tensors.items()}
-    raise RelgraphError(f"{path} holds no weights: expected tensors by name, found {type(content).__name__}")
-
-
 def from_hub(spec: str, repository: str, file: str, get: Callable[[], T]) -> T:
-    """Return the result of `get`, which reads the Hugging Face Hub or its local cache.
+    """Return the result of `get`, which reads the Hub's local cache, and the Hub only if it is reachable.
+
+    Without a network `huggingface_hub` retries each file five times, almost a minute in all, logging each of them.
 
     Args:
         spec: the name of the network, for the error.
@@ -89,16 +83,19 @@ def from_hub(spec: str, repository: str, file: str, get: Callable[[], T]) -> T:
     from huggingface_hub import constants
 
     place = f"copy the folder models--{repository.replace('/', '--')} of another machine's Hub cache to "
-    with (
-        quiet_hub() as online,
-        _fetched(spec, f"{file} from https://huggingface.co/{repository}", f"{place}{constants.HF_HUB_CACHE}"),
-    ):
+    what = f"{file} from https://huggingface.co/{repository}"
+    offline = constants.HF_HUB_OFFLINE
+    online = not offline and _answers(constants.ENDPOINT)
+    constants.HF_HUB_OFFLINE = not online
+    with silent(), _fetched(spec, what, f"{place}{constants.HF_HUB_CACHE}"):
         try:
             return get()
         except FileNotFoundError as error:
             if online:
                 raise
             raise ConnectionError("the Hugging Face Hub cannot be reached and its cache has no copy") from error
+        finally:
+            constants.HF_HUB_OFFLINE = offline
 
 
 def from_url(spec: str, url: str, get: Callable[[Path], T]) -> T:
@@ -139,24 +136,6 @@ def silent() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-@contextmanager
-def quiet_hub() -> Iterator[bool]:
-    """Within it, libraries read the Hub's local cache, and the Hub only if it is reachable; yields whether it is.
-
-    Without a network `huggingface_hub` retries each file five times, almost a minute in all, logging each of them.
-    """
-    from huggingface_hub import constants
-
-    offline = constants.HF_HUB_OFFLINE
-    online = not offline and _answers(constants.ENDPOINT)
-    constants.HF_HUB_OFFLINE = not online
-    try:
-        with silent():
-            yield online
-    finally:
-        constants.HF_HUB_OFFLINE = offline
 
 
 def _answers(address: str) -> bool:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from relgraph.networks.weights import from_url, quiet_hub, read_weights
+from relgraph.networks.weights import from_hub, from_url, read_weights
 from tests.checks import assert_refused_like
 
 TENSORS = {"layer.weight": torch.arange(6.0).reshape(2, 3), "layer.bias": torch.ones(2)}
@@ -50,11 +50,14 @@ def test_the_hub_is_left_as_it_was_found(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # the discard port: nobody answers
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    before = logging.root.manager.disable
-    with pytest.raises(KeyError), quiet_hub():
-        assert constants.HF_HUB_OFFLINE
-        assert not logging.getLogger("huggingface_hub").isEnabledFor(logging.ERROR)
+    before, seen = logging.root.manager.disable, []
+
+    def get() -> None:
+        seen.append((constants.HF_HUB_OFFLINE, logging.getLogger("huggingface_hub").isEnabledFor(logging.ERROR)))
         raise KeyError
+
+    assert_refused_like((lambda: from_hub("x:y", "a/b", "w.bin", get), "the weights of x:y could not be loaded"))
+    assert seen == [(True, False)]
     assert not constants.HF_HUB_OFFLINE
     assert logging.root.manager.disable == before
 
