@@ -114,11 +114,9 @@ def built_for(library: str, name: str, known: Iterable[str], in_channels: int, i
     ...     print(error)
     unknown student 'timm:resnet81': did you mean timm:resnet18? (relgraph students 'timm:*' lists all)
     """
-    spec, names = f"{library}:{name}", list(known)
-    if name not in names:
-        near = [f"{library}:{other}" for other in get_close_matches(name, names, n=3, cutoff=0.4)]
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise RelgraphError(f"unknown student {spec!r}: {hint}(relgraph students '{library}:*' lists all)")
+    spec, specs = f"{library}:{name}", [f"{library}:{other}" for other in known]
+    if spec not in specs:
+        raise RelgraphError(f"{unknown_model('student', spec, specs)} (relgraph students '{library}:*' lists all)")
     try:
         yield
     except Exception as error:  # the exception for a size that a network cannot read differs between networks

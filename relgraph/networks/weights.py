@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlparse
 from urllib.request import Request, urlopen
@@ -42,6 +42,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path} is a TorchScript program, expected weights: if you trust it, "
             f"save torch.jit.load({path.name!r}).state_dict() with torch.save and pass that file"
         )
+    content: Any
     try:
         content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # a damaged file makes pickle, zipfile and torch raise nearly anything
