@@ -91,13 +91,13 @@ class Listed:
 def unknown_model(kind: str, name: str, known: Iterable[str]) -> RelgraphError:
     """Return the error for a name among hundreds, where listing all would bury the hint."""
     names = list(known)
-    near = get_close_matches(name, names, n=3, cutoff=0.4)
+    near = get_close_matches(name, names)
     if near:
         return RelgraphError(f"unknown {kind} {name!r}: did you mean {' or '.join(near)}?")
     if not names:
         return RelgraphError(f"unknown {kind} {name!r}: none are published, pass a file with --teacher-weights FILE")
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return RelgraphError(f"unknown {kind} {name!r} (known: {', '.join(names[:8])}{more})")
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return RelgraphError(f"unknown {kind} {name!r} (known: {', '.join(names[:4])}{more})")
 
 
 @contextmanager
