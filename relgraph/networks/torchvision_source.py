@@ -37,8 +37,16 @@ class BeforeLastLayer(Backbone):
 
     def __init__(self, model: nn.Module, in_channels: int, image_size: int) -> None:
         super().__init__()
-        self.classifier = _remove_classifier(model)
-        _set_channels(model, in_channels)
+        linear, convolutions = (
+            [name for name, module in model.named_modules() if isinstance(module, kind)]
+            for kind in (nn.Linear, nn.Conv2d)
+        )
+        self.classifier = (linear or convolutions)[-1]  # SqueezeNet classifies by a convolution
+        _replace(model, self.classifier, nn.Identity())
+        conv: Any = model.get_submodule(convolutions[0])
+        if conv.in_channels != in_channels:
+            sizes = (conv.out_channels, conv.kernel_size, conv.stride, conv.padding)
+            _replace(model, convolutions[0], nn.Conv2d(in_channels, *sizes, bias=conv.bias is not None))
         self.model = model
         self.input_shape = (in_channels, image_size, image_size)
 
@@ -133,15 +141,15 @@ def list_torchvision() -> list[Listed]:
     return [
         Listed("torchvision", f"{name}/{w.name}", int(w.transforms().crop_size[0]), w.meta.get("_file_size"), w.url)
         for name in torchvision_names()
-        for w in _choices(name).values()
+        for w in _choices(name)
     ]
 
 
-def _choices(name: str) -> dict[str, Any]:
+def _choices(name: str) -> list[Any]:
     """Return the weights of an architecture, without those of VGG-16 that lack a classifier: no layer reads them."""
     from torchvision.models import get_model_weights
 
-    return {weights.name: weights for weights in get_model_weights(name) if weights.meta["categories"]}
+    return [weights for weights in get_model_weights(name) if weights.meta["categories"]]
 
 
 def _weights(name: str, tag: str) -> Any:
@@ -150,7 +158,9 @@ def _weights(name: str, tag: str) -> Any:
 
     if name not in torchvision_names():
         raise unknown_model("torchvision model", name, torchvision_names())
-    choices = {**_choices(name), "": get_model_weights(name).DEFAULT}
+    if tag in ("", "DEFAULT"):
+        return get_model_weights(name).DEFAULT
+    choices = {weights.name: weights for weights in _choices(name)}
     if tag not in choices:
         raise unknown_model(f"weights of torchvision:{name}/WEIGHTS", tag, choices)
     return choices[tag]
@@ -178,23 +188,6 @@ def _model(name: str, size: int, **inception: bool) -> nn.Module:
         settings = {"input_size": (size, size)}
     model: nn.Module = models.get_model(name, weights=None, **settings)
     return model
-
-
-def _remove_classifier(model: nn.Module) -> str:
-    """Let the model return its classifier's input; return the name that the classifier had."""
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    convolutions = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    name: str = (linear or convolutions)[-1]  # SqueezeNet classifies by a convolution
-    _replace(model, name, nn.Identity())
-    return name
-
-
-def _set_channels(model: nn.Module, in_channels: int) -> None:
-    name, first = next((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
-    if first.in_channels != in_channels:
-        bias = first.bias is not None
-        kernel, stride, padding = first.kernel_size, first.stride, first.padding
-        _replace(model, name, nn.Conv2d(in_channels, first.out_channels, kernel, stride, padding, bias=bias))  # type: ignore[arg-type]
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
