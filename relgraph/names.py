@@ -6,6 +6,7 @@ No other module parses names.
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -344,8 +345,8 @@ def load_teacher(
     if weights and not source.takes_weights:
         raise RelgraphError(f"{spec} brings its own weights, got the file {weights} as well")
     found = source.load(None if weights is None else Path(weights), input_size, arguments or {})
-    given = {name: value for name, value in (("input_size", input_size), ("mean", mean), ("std", std)) if value}
-    return Teacher(**{**vars(found), **given}, name=spec)
+    given: dict[str, Any] = {"input_size": input_size, "mean": mean, "std": std}
+    return Teacher(replace(found, **{name: value for name, value in given.items() if value}), spec)
 
 
 def untrained_teacher(spec: str) -> Teacher:
@@ -361,7 +362,7 @@ def untrained_teacher(spec: str) -> Teacher:
     found = sources[source](name).untrained()
     if found.channels != 3:
         raise RelgraphError(f"an untrained teacher must take 3 channels, {spec} takes {found.channels}")
-    return Teacher(**vars(found), name=spec)
+    return Teacher(found, spec)
 
 
 def clip_spec(name: str) -> str:

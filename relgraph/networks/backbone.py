@@ -53,7 +53,7 @@ class Staged(Backbone):
         maps = [self.stem(images)]
         for layer in self.layers:
             maps.append(layer(maps[-1]))
-        return tuple(maps), spatial_mean(self.before_mean(maps[-1]))
+        return tuple(maps), self.before_mean(maps[-1]).mean(dim=(2, 3))
 
     def before_mean(self, x: Tensor) -> Tensor:
         """Return the map whose mean is the pooled vector, `(N, width, H, W)`, from that of the last stage."""
@@ -97,8 +97,3 @@ def start_from_fan_out(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-def spatial_mean(maps: Tensor) -> Tensor:
-    """Return the mean over all positions, `(N, C, H, W) -> (N, C)`, which holds at any image size."""
-    return maps.mean(dim=(2, 3))

@@ -74,10 +74,9 @@ def _nearest(pattern: str, listed: list[Listed]) -> str:
     without_source = re.sub("^[^:]*:(?=.)", "", plain)
     specs = [teacher.spec for teacher in listed]
     architectures = [re.split(r"[/.]", teacher.name)[0] for teacher in listed]
-    words = [word for spec in specs for word in re.split(r"[^A-Za-z0-9]+", spec)]
+    words = re.findall(r"[A-Za-z0-9]+", " ".join(specs))
     for wanted, names in ((plain, specs), (without_source, architectures), (without_source, words)):
         spelled = {name.lower(): name for name in names}
-        near = get_close_matches(wanted, spelled, n=3, cutoff=0.7)
-        if near:
+        if near := get_close_matches(wanted, spelled, cutoff=0.7):
             return f": did you mean {' or '.join(spelled[name] for name in near)}?"
     return ": relgraph teachers, without a pattern, lists the sources"

@@ -43,14 +43,11 @@ def find_network(path: Path) -> Path:
     Raises:
         RelgraphError: if the directory holds neither file.
     """
-    if not path.is_dir():
-        return path
-    for name in NETWORK_FILES:
-        if (path / name).is_file():
-            return path / name
-    raise RelgraphError(
-        f"{path} holds no network: expected network.safetensors of a pre-training or student.safetensors of a training"
-    )
+    found = [path / name for name in NETWORK_FILES if (path / name).is_file()] if path.is_dir() else [path]
+    if not found:
+        expected = "network.safetensors of a pre-training or student.safetensors of a training"
+        raise RelgraphError(f"{path} holds no network: expected {expected}")
+    return found[0]
 
 
 def read_network(

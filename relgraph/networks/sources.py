@@ -32,11 +32,11 @@ class StudentSource(Protocol):
 class Pretrained:
     """A network, images to embeddings, and the preparation of the images that it was trained on.
 
-    A `Backbone` also returns its stage maps. The fields are arguments of `Teacher`.
+    A `Backbone` also returns its stage maps. The fields are those of `Teacher`.
     """
 
     network: nn.Module
-    input_size: int
+    input_size: int | None
     channels: int
     mean: Sequence[float]
     std: Sequence[float]

@@ -46,7 +46,6 @@ Pooled features are the input of a classifier: by timm's own choice the class to
 of MAE's, which no loss has trained), and the mean over the image of a convolutional network.
 """
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from hashlib import sha256
 from typing import Any, Self
@@ -57,6 +56,7 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 from relgraph.networks.backbone import Backbone
+from relgraph.networks.sources import Pretrained
 from relgraph.outputs import Output
 
 # Layers that run in half precision under autocast.
@@ -80,32 +80,20 @@ class Teacher(nn.Module):
         std: what each channel is then divided by.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        name: str,
-        input_size: int | None,
-        channels: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> None:
+    def __init__(self, pretrained: Pretrained, name: str) -> None:
         """Freeze a network, which is not copied."""
         super().__init__()
-        for key, values in (("mean", mean), ("std", std)):
-            if len(values) != channels:
-                raise RelgraphError(f"the {key} of teacher {name} must have {channels} values, got {len(values)}")
-        if min(std) <= 0:
-            raise RelgraphError(f"the std of teacher {name} must be positive, got {tuple(std)}")
-        self.name = name
-        self.input_size = input_size
-        self.channels = channels
-        self.mean = tuple(mean)
-        self.std = tuple(std)
+        self.name, self.input_size, self.channels = name, pretrained.input_size, pretrained.channels
+        self.mean, self.std = tuple(pretrained.mean), tuple(pretrained.std)
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise RelgraphError(f"the {key} of teacher {name} must have {self.channels} values, got {len(values)}")
+        if min(self.std) <= 0:
+            raise RelgraphError(f"the std of teacher {name} must be positive, got {self.std}")
         self._half: torch.dtype | None = None  # in which it is held
         self._fingerprint = ""  # of the weights before that
         # Convolutions run 1.3 to 1.5 times as fast with the channels last; other layers run as before.
-        self.network = network.float().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.network = pretrained.network.float().requires_grad_(False).to(memory_format=torch.channels_last)
         for module in self.network.modules():
             if isinstance(module, nn.MultiheadAttention):
                 module.register_forward_pre_hook(_positions_first)

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
 from relgraph.errors import RelgraphError
-from relgraph.networks.backbone import Backbone, spatial_mean, start_from_fan_out
+from relgraph.networks.backbone import Backbone, start_from_fan_out
 
 CHANNELS = (64, 128, 256, 512, 512)
 LEAST = 8  # pixels: three pools by two
@@ -50,4 +50,4 @@ class VGG(Backbone):
         for index, block in enumerate(self.blocks):
             x = maps[-1] if maps else images
             maps.append(block(max_pool2d(x, 2) if index in pooled else x))
-        return tuple(maps), spatial_mean(maps[-1])
+        return tuple(maps), maps[-1].mean(dim=(2, 3))

@@ -142,13 +142,12 @@ def silent() -> Iterator[None]:
 def _answers(address: str) -> bool:
     """Return whether a server can be reached at all; any answer counts."""
     try:
-        with urlopen(Request(address, method="HEAD"), timeout=HUB_TIMEOUT_SECONDS):
-            return True
+        urlopen(Request(address, method="HEAD"), timeout=HUB_TIMEOUT_SECONDS).close()
     except HTTPError as error:
         error.close()
-        return True
     except URLError as error:
         # The Hub's client may be configured to trust a certificate that Python does not trust.
         return isinstance(error.reason, ssl.SSLError)
     except (OSError, ValueError):
         return False
+    return True

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from relgraph.names import build_backbone, clip_spec, load_teacher, teacher, untrained_teacher
 from relgraph.networks.files import save_network
 from relgraph.networks.heads import Projector
+from relgraph.networks.sources import Pretrained
 from relgraph.networks.teachers import Teacher
 from tests.checks import assert_refused_like, refusal
 from tests.networks.tiny import INFO, assert_reads, moved, small_teacher, write_weights
@@ -110,7 +111,6 @@ def test_unknown_names() -> None:
 def test_files_and_arguments_that_do_not_fit(path: Path) -> None:
     saved_timm(path, "test_resnet", num_classes=17)
     of_file = partial(load_teacher, weights=path)
-    black: dict[str, Any] = {"name": "x", "input_size": 4, "channels": 1, "mean": [0], "std": [0]}
     resnet, takes = partial(of_file, "timm:test_resnet"), "arguments are for timm and checkpoint teachers, got"
     assert_refused_like(
         (partial(resnet, arguments={"num_classes": 5}), r"\(5,\) in the network, \(17,\) in the file"),
@@ -121,7 +121,7 @@ def test_files_and_arguments_that_do_not_fit(path: Path) -> None:
         (partial(load_teacher, "embedded:digits", arguments={"output": "projection"}), takes),
         (partial(of_file, "embedded:digits"), "brings its own weights"),
         (lambda: small_teacher(nn.Identity(), 4), r"must give \(N, width\), got \(1, 1, 4, 4\)"),
-        (partial(Teacher, nn.Flatten(), **black), "std of teacher x must be positive"),
+        (partial(Teacher, Pretrained(nn.Flatten(), 4, 1, [0], [0]), "x"), "std of teacher x must be positive"),
     )
 
 
