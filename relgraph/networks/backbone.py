@@ -46,18 +46,15 @@ class Staged(Backbone):
 
     stem: nn.Module
     layers: Iterable[nn.Module]
-    last: nn.Module
+    last: Callable[[Tensor], Tensor]
 
     def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return the maps of stem and stages, and the mean of what `before_mean` makes of the last."""
+        """Return the maps of stem and stages, and the mean of the last, or of what `last` makes of it."""
         maps = [self.stem(images)]
         for layer in self.layers:
             maps.append(layer(maps[-1]))
-        return tuple(maps), self.before_mean(maps[-1]).mean(dim=(2, 3))
-
-    def before_mean(self, x: Tensor) -> Tensor:
-        """Return the map whose mean is the pooled vector, `(N, width, H, W)`, from that of the last stage."""
-        return self.last(x) if "last" in self._modules else x
+        averaged = self.last(maps[-1]) if hasattr(self, "last") else maps[-1]
+        return tuple(maps), averaged.mean(dim=(2, 3))
 
 
 @torch.no_grad()

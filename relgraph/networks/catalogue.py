@@ -37,8 +37,8 @@ def student_names(pattern: str = "*") -> list[str]:
     ['wrn_16_2', 'wrn_40_2']
     """
     wanted = ALIASES.get(pattern, pattern).lower()
-    libraries = [library for library in NAMES if wanted.startswith(f"{library}:")]
-    names = [f"{library}:{name}" for library in libraries for name in NAMES[library]()] or list(STUDENTS)
+    library = wanted[: wanted.find(":")]
+    names = [f"{library}:{name}" for name in NAMES[library]()] if library in NAMES else list(STUDENTS)
     found = [name for name in names if _matches(wanted, name)]
     if not found:
         raise RelgraphError(f"no student matches {pattern!r}: `relgraph students` lists them all")

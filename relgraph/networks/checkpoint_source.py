@@ -1,9 +1,7 @@
 """Teachers that relgraph trained: of a run, and those that come with the package."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,7 +13,7 @@ from relgraph.networks.files import load_network, load_projector, read_network
 from relgraph.networks.heads import Projector
 from relgraph.networks.sources import Arguments, Listed, Pretrained, StudentSource, TeacherSource
 
-EMBEDDED = {"digits": "digits-simclr.safetensors"}
+EMBEDDED = {"digits": Path(__file__).parents[1] / "assets" / "digits-simclr.safetensors"}
 OUTPUTS = ("feature", "projection")  # of a checkpoint
 
 
@@ -56,10 +54,8 @@ class CheckpointSource(TeacherSource):
                 is asked for where there is no projector.
         """
         if arguments.keys() - {"output"}:
-            known = " or output=".join(OUTPUTS)
-            raise RelgraphError(
-                f"a checkpoint takes the argument output={known}, got {dict(arguments)} for {self.path}"
-            )
+            known = " or ".join(f"output={each}" for each in OUTPUTS)
+            raise RelgraphError(f"a checkpoint takes the argument {known}, got {dict(arguments)} for {self.path}")
         output = str(arguments.get("output", "feature"))
         if output not in OUTPUTS:
             raise unknown("output of a checkpoint", output, OUTPUTS)
@@ -85,18 +81,10 @@ class EmbeddedSource(TeacherSource):
         """
         if self.name not in EMBEDDED:
             raise unknown("embedded teacher", self.name, EMBEDDED)
-        with _asset(self.name) as path:
-            return CheckpointSource(path, self.find).load(None, None, {})
+        return CheckpointSource(EMBEDDED[self.name], self.find).load(None, None, {})
 
 
 def list_embedded() -> list[Listed]:
     """Return the networks that come with the package."""
-    listed = []
-    for name in EMBEDDED:
-        with _asset(name) as path:
-            listed.append(Listed("embedded", name, read_network(path)[1]["image_size"], None, ""))
-    return listed
-
-
-def _asset(name: str) -> AbstractContextManager[Path]:
-    return resources.as_file(resources.files("relgraph") / "assets" / EMBEDDED[name])
+    sizes = {name: read_network(path)[1]["image_size"] for name, path in EMBEDDED.items()}
+    return [Listed("embedded", name, size, None, "") for name, size in sizes.items()]

@@ -93,7 +93,7 @@ def load_network(path: Path, find: Callable[[str], StudentSource]) -> tuple[Back
     own = {
         name.removeprefix("backbone."): t for name, t in tensors.items() if not name.startswith(("head.", "projector."))
     }
-    return _filled(backbone, own, path), info
+    return load_strictly(backbone, own, path).eval(), info
 
 
 def read_student(path: Path, find: Callable[[str], StudentSource]) -> tuple[Student, dict[str, Any]]:
@@ -107,11 +107,10 @@ def read_student(path: Path, find: Callable[[str], StudentSource]) -> tuple[Stud
     path = path / "student.safetensors" if path.is_dir() else path
     tensors, info = read_network(path)
     if "dim" not in info or "classes" not in info:
-        raise RelgraphError(
-            f"{path} holds a backbone without a head: expected the student.safetensors of a training run"
-        )
+        raise RelgraphError(f"{path} holds a backbone without a head: expected student.safetensors of a training run")
     backbone = find(info["backbone"]).build(info["in_channels"], info["image_size"])
-    return _filled(Student(backbone, info["dim"], len(info["classes"])), tensors, path), info
+    student = Student(backbone, info["dim"], len(info["classes"]))
+    return load_strictly(student, tensors, path).eval(), info
 
 
 def load_head(path: Path) -> tuple[Head, tuple[str, ...]]:
@@ -122,11 +121,10 @@ def load_head(path: Path) -> tuple[Head, tuple[str, ...]]:
     """
     path, own, info = _part(path, "head.")
     if not own or not info.get("classes"):
-        raise RelgraphError(
-            f"{path} holds no classifier: expected the student.safetensors of a training run with labels"
-        )
+        raise RelgraphError(f"{path} holds no classifier: expected student.safetensors of a training run with labels")
     dim, width = _sizes(own, "project.weight")
-    return _filled(Head(width, dim, len(info["classes"])), own, path), tuple(map(str, info["classes"]))
+    head = Head(width, dim, len(info["classes"]))
+    return load_strictly(head, own, path).eval(), tuple(map(str, info["classes"]))
 
 
 def load_projector(path: Path) -> Projector:
@@ -140,7 +138,8 @@ def load_projector(path: Path) -> Projector:
         raise RelgraphError(f"{path} holds no projector: expected the network.safetensors of relgraph pretrain")
     norm = "3.weight" in own
     hidden, width = _sizes(own, "0.weight")
-    return _filled(Projector(width, _sizes(own, f"{2 + norm}.weight")[0], hidden, norm), own, path)
+    dim, _ = _sizes(own, f"{2 + norm}.weight")
+    return load_strictly(Projector(width, dim, hidden, norm), own, path).eval()
 
 
 def _part(path: Path, prefix: str) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
@@ -148,12 +147,6 @@ def _part(path: Path, prefix: str) -> tuple[Path, dict[str, Tensor], dict[str, A
     path = find_network(path)
     tensors, info = read_network(path)
     return path, {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}, info
-
-
-def _filled(module: M, tensors: Mapping[str, Tensor], path: Path) -> M:
-    """Return a module with the weights of a file, in float32 and evaluation mode."""
-    load_strictly(module, tensors, path)
-    return module.float().eval()
 
 
 def _sizes(tensors: Mapping[str, Tensor], name: str) -> tuple[int, int]:
@@ -192,24 +185,23 @@ def load_ss_head(path: Path, width: int) -> tuple[Projector, dict[str, Any]]:
         raise RelgraphError(f"the description in {path} is damaged: it lacks {', '.join(missing)}")
     if info["width"] != width:
         raise RelgraphError(f"{path} was trained for a teacher of width {info['width']}, this one has {width}")
-    return _filled(Projector(width, width), tensors, path).requires_grad_(False), info
+    return load_strictly(Projector(width, width), tensors, path).eval().requires_grad_(False), info
 
 
-def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Load weights into a module, all of them and no others.
+def load_strictly(module: M, tensors: Mapping[str, Tensor], path: Path) -> M:
+    """Load weights into a module, all of them and no others, and return it.
 
     Raises:
         RelgraphError: naming the first key that is missing or unexpected, or whose shape differs.
     """
-    expected = module.state_dict()
-    for name in sorted(expected.keys() | tensors.keys()):
-        if name not in tensors:
-            raise RelgraphError(f"{path} is of another architecture: {name} is missing")
-        if name not in expected:
-            raise RelgraphError(f"{path} is of another architecture: {name} is not part of the network")
-        if tensors[name].shape != expected[name].shape:
-            own, got = tuple(expected[name].shape), tuple(tensors[name].shape)
-            raise RelgraphError(f"{path} is of another architecture: {name} is {own} in the network, {got} in the file")
-    state = OrderedDict(tensors)
-    state._metadata = expected._metadata  # type: ignore[attr-defined]  # MNASNet reads its own version there
+    state, own = OrderedDict(tensors), module.state_dict()
+    expected, found = ({name: tuple(values.shape) for name, values in each.items()} for each in (own, state))
+    if differing := sorted(name for name, _ in expected.items() ^ found.items()):
+        name = differing[0]
+        raise RelgraphError(
+            f"{path} is of another architecture: {name} is {expected.get(name, 'missing')} in the network, "
+            f"{found.get(name, 'missing')} in the file"
+        )
+    state._metadata = own._metadata  # type: ignore[attr-defined]  # MNASNet reads its own version there
     module.load_state_dict(state)
+    return module

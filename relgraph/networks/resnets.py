@@ -84,7 +84,7 @@ class WideResNet(Staged):
         self.norm = nn.BatchNorm2d(self.width)
         start_from_fan_out(self)
 
-    def before_mean(self, x: Tensor) -> Tensor:
+    def last(self, x: Tensor) -> Tensor:
         """Return the last map after its norm and ReLU."""
         return relu(self.norm(x))
 

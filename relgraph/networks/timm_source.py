@@ -80,9 +80,7 @@ class TimmSource(TeacherSource):
         """
         config = _known_config(self.name)
         if weights is None and not (config and _address(config)):
-            raise RelgraphError(
-                f"nobody publishes weights of timm:{self.name}: pass a file with --teacher-weights FILE"
-            )
+            raise unknown_model("timm weights", self.name, [])
         build = partial(_create, self.name, **{"pretrained": weights is None, **arguments})
         try:
             if weights is not None:

@@ -2,7 +2,7 @@
 
 import logging
 import ssl
-import zipfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,18 +37,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise RelgraphError(f"there is no weights file {path}")
-    if _is_torchscript(path):
-        raise RelgraphError(
-            f"{path} is a TorchScript program, expected weights: if you trust it, "
-            f"save torch.jit.load({path.name!r}).state_dict() with torch.save and pass that file"
-        )
     content: Any
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch warns of what it then refuses
+            content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # a damaged file makes pickle, zipfile and torch raise nearly anything
         reason = f"it is damaged, truncated or of another kind ({first_line(error)})"
         if "Unsupported global" in str(error):
             reason = "it holds Python objects beside the tensors, not loaded for safety; save its state_dict alone"
+        if "TorchScript" in str(error):
+            reason = "it is a TorchScript program; if you trust it, torch.save its torch.jit.load(FILE).state_dict()"
         raise RelgraphError(f"{path} cannot be read as weights: {reason}") from error
     if isinstance(content, Mapping):
         nested = (content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping))
@@ -58,13 +56,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             consume_prefix_in_state_dict_if_present(tensors, "module.")
             return tensors
     raise RelgraphError(f"{path} holds no weights: expected tensors by name, found {type(content).__name__}")
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("constants.pkl") for name in archive.namelist())
 
 
 def from_hub(spec: str, repository: str, file: str, get: Callable[[], T]) -> T:

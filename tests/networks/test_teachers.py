@@ -91,7 +91,7 @@ UNKNOWN = (
     ("open_clip:ViT-B-32/opanai", "unknown weights of open_clip:ViT-B-32/WEIGHTS 'opanai': did you mean openai"),
     ("open_clip:ViT-B-32", r"unknown weights of open_clip:ViT-B-32/WEIGHTS '' \(known: openai, "),
     ("open_clip:ViT-S-32-alt/some", "none are published, pass a file with --teacher-weights FILE"),
-    ("timm:vit_huge_patch14_xp_224", "nobody publishes weights .* pass a file with --teacher-weights FILE"),
+    ("timm:vit_huge_patch14_xp_224", "unknown timm weights .*: none are published, pass a file with"),
     ("embedded:letters", "unknown embedded teacher 'letters'"),
     ("checkpoint:nowhere.safetensors", "nowhere.safetensors"),
 )

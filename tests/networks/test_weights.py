@@ -36,10 +36,11 @@ def test_refuses_what_is_truncated_or_holds_no_weights(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list")
     with zipfile.ZipFile(tmp_path / "program", "w") as archive:
         archive.writestr("w/constants.pkl", b"")
+        archive.writestr("w/version", b"3")
     for name, message in (
         ("objects", "not loaded for safety; save its state_dict alone"),
         ("list", "expected tensors by name, found list"),
-        ("program", "TorchScript program, expected weights"),
+        ("program", "it is a TorchScript program; if you trust it"),
         ("nothing", r"no weights file .*nothing"),
     ):
         assert_refused_like((partial(read_weights, tmp_path / name), message))
