@@ -18,7 +18,7 @@ from relgraph.methods.base import Method, RunFacts
 from relgraph.methods.relational import Relational
 from relgraph.methods.sum import Sum
 from relgraph.networks.backbone import Backbone
-from relgraph.networks.checkpoint_source import CheckpointSource, EmbeddedSource
+from relgraph.networks.checkpoint_source import CheckpointSource, embedded
 from relgraph.networks.files import read_student
 from relgraph.networks.heads import Student
 from relgraph.networks.open_clip_source import OpenClipSource
@@ -279,7 +279,7 @@ def teacher(text: str) -> TeacherSource:
         case "checkpoint":
             return CheckpointSource(Path(name), student)
         case "embedded":
-            return EmbeddedSource(name, student)
+            return CheckpointSource(embedded(name), student)
     raise unknown("teacher source", source, SOURCES)
 
 

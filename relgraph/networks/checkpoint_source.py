@@ -65,23 +65,15 @@ class CheckpointSource(TeacherSource):
         return Pretrained(backbone, info["image_size"], info["in_channels"], info["mean"], info["std"])
 
 
-@dataclass(frozen=True)
-class EmbeddedSource(TeacherSource):
-    """A network that comes with the package; `find` turns the name of its backbone into a source."""
+def embedded(name: str) -> Path:
+    """Return the file of a network that comes with the package.
 
-    name: str
-    find: Callable[[str], StudentSource]
-    takes_weights: ClassVar[bool] = False
-
-    def load(self, weights: Path | None, input_size: int | None, arguments: Arguments) -> Pretrained:
-        """Return the network.
-
-        Raises:
-            RelgraphError: if there is none of that name.
-        """
-        if self.name not in EMBEDDED:
-            raise unknown("embedded teacher", self.name, EMBEDDED)
-        return CheckpointSource(EMBEDDED[self.name], self.find).load(None, None, {})
+    Raises:
+        RelgraphError: if there is none of that name.
+    """
+    if name not in EMBEDDED:
+        raise unknown("embedded teacher", name, EMBEDDED)
+    return EMBEDDED[name]
 
 
 def list_embedded() -> list[Listed]:

@@ -90,9 +90,8 @@ def load_network(path: Path, find: Callable[[str], StudentSource]) -> tuple[Back
     path = find_network(path)
     tensors, info = read_network(path)
     backbone = find(info["backbone"]).build(info["in_channels"], info["image_size"])
-    own = {
-        name.removeprefix("backbone."): t for name, t in tensors.items() if not name.startswith(("head.", "projector."))
-    }
+    above = ("head.", "projector.")
+    own = {name.removeprefix("backbone."): t for name, t in tensors.items() if not name.startswith(above)}
     return load_strictly(backbone, own, path).eval(), info
 
 

@@ -63,8 +63,6 @@ class OpenClipSource(TeacherSource):
             RelgraphError: if a name is unknown or the weights cannot be had, read, or do not match.
         """
         import open_clip
-        from open_clip.convert import convert_state_dict
-        from open_clip.model import resize_pos_embed
 
         config = _config(self.name, self.tag, needed=weights is None)
         if weights is None:
@@ -73,8 +71,8 @@ class OpenClipSource(TeacherSource):
             download = partial(open_clip.download_pretrained, config)
             weights = Path(from_hub(f"open_clip:{self.name}/{self.tag}", repository, file, download))
         model = _model(self.name, force_quick_gelu=bool(config.get("quick_gelu")), force_image_size=input_size)
-        tensors: dict[str, Tensor] = convert_state_dict(model, read_weights(weights))  # MobileCLIP's have other names
-        resize_pos_embed(tensors, model)  # for images of another size
+        tensors = open_clip.convert.convert_state_dict(model, read_weights(weights))  # of other names, as MobileCLIP's
+        open_clip.model.resize_pos_embed(tensors, model)  # for images of another size
         tower = {key.removeprefix("visual."): value for key, value in tensors.items() if key.startswith("visual.")}
         if not tower:
             raise RelgraphError(f"{weights} is not of an open_clip model: expected keys visual.*, found none")

@@ -57,9 +57,9 @@ class TimmSource(TeacherSource):
         Raises:
             RelgraphError: for an unknown name, or a size or number of channels that the model cannot read.
         """
-        from timm.models import get_pretrained_cfg
+        import timm.models
 
-        config: Any = get_pretrained_cfg(self.name.split(".")[0])  # None of a model that nobody published weights of
+        config: Any = timm.models.get_pretrained_cfg(self.name.split(".")[0])  # None where nobody published weights
         size = image_size or (config.input_size[-1] if config else 224)
         # A network with learned positions is made for one size; the others do not take the argument.
         settings = {"img_size": image_size} if image_size and config and config.fixed_input_size else {}
@@ -115,10 +115,9 @@ def timm_names() -> list[str]:
 
 def list_timm() -> list[Listed]:
     """Return the weights that timm publishes."""
-    import timm
-    from timm.models import get_pretrained_cfg
+    import timm.models
 
-    configs: dict[str, Any] = {name: get_pretrained_cfg(name) for name in timm.list_models(pretrained=True)}
+    configs: dict[str, Any] = {name: timm.models.get_pretrained_cfg(name) for name in timm.list_models(pretrained=True)}
     return [Listed("timm", name, c.input_size[-1], None, _address(c)) for name, c in configs.items()]
 
 
@@ -143,14 +142,13 @@ def _prepared(model: Any, input_size: int | None, arguments: Arguments) -> Pretr
 
 def _known_config(name: str) -> Any:
     """Return timm's configuration of a model's weights, None if there are none."""
-    import timm
-    from timm.models import get_pretrained_cfg
+    import timm.models
 
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
         raise unknown_model("timm model", name, timm_names())
     try:
-        return get_pretrained_cfg(name)
+        return timm.models.get_pretrained_cfg(name)
     except RuntimeError as error:
         raise unknown_model("timm weights", name, timm.list_models(f"{architecture}.*", pretrained=True)) from error
 
