@@ -37,8 +37,8 @@ def student_names(pattern: str = "*") -> list[str]:
     ['wrn_16_2', 'wrn_40_2']
     """
     wanted = ALIASES.get(pattern, pattern).lower()
-    library = wanted[: wanted.find(":")]
-    names = [f"{library}:{name}" for name in NAMES[library]()] if library in NAMES else list(STUDENTS)
+    library, colon, _ = wanted.partition(":")
+    names = [f"{library}:{name}" for name in NAMES[library]()] if colon and library in NAMES else list(STUDENTS)
     found = [name for name in names if _matches(wanted, name)]
     if not found:
         raise RelgraphError(f"no student matches {pattern!r}: `relgraph students` lists them all")

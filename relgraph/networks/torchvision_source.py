@@ -37,10 +37,8 @@ class BeforeLastLayer(Backbone):
 
     def __init__(self, model: nn.Module, in_channels: int, image_size: int) -> None:
         super().__init__()
-        linear, convolutions = (
-            [name for name, module in model.named_modules() if isinstance(module, kind)]
-            for kind in (nn.Linear, nn.Conv2d)
-        )
+        linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+        convolutions = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
         self.classifier = (linear or convolutions)[-1]  # SqueezeNet classifies by a convolution
         _replace(model, self.classifier, nn.Identity())
         conv: Any = model.get_submodule(convolutions[0])

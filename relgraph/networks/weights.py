@@ -74,12 +74,12 @@ def from_hub(spec: str, repository: str, file: str, get: Callable[[], T]) -> T:
     """
     from huggingface_hub import constants
 
-    place = f"copy the folder models--{repository.replace('/', '--')} of another machine's Hub cache to "
-    what = f"{file} from https://huggingface.co/{repository}"
+    folder, what = repository.replace("/", "--"), f"{file} from https://huggingface.co/{repository}"
+    place = f"copy the folder models--{folder} of another machine's Hub cache to {constants.HF_HUB_CACHE}"
     offline = constants.HF_HUB_OFFLINE
     online = not offline and _answers(constants.ENDPOINT)
     constants.HF_HUB_OFFLINE = not online
-    with silent(), _fetched(spec, what, f"{place}{constants.HF_HUB_CACHE}"):
+    with silent(), _fetched(spec, what, place):
         try:
             return get()
         except FileNotFoundError as error:
