@@ -349,22 +349,6 @@ def load_teacher(
     return Teacher(replace(found, **{name: value for name, value in given.items() if value}), spec)
 
 
-def untrained_teacher(spec: str) -> Teacher:
-    """Return the teacher `timm:NAME` or `open_clip:NAME` with random weights, for measurements; nothing is downloaded.
-
-    Raises:
-        RelgraphError: if there is no such network, or it takes no colour images.
-    """
-    source, _, name = spec.partition(":")
-    sources = {"timm": TimmSource, "open_clip": OpenClipSource}
-    if source not in sources:
-        raise unknown("source of untrained teachers", source, sources)
-    found = sources[source](name).untrained()
-    if found.channels != 3:
-        raise RelgraphError(f"an untrained teacher must take 3 channels, {spec} takes {found.channels}")
-    return Teacher(found, spec)
-
-
 def clip_spec(name: str) -> str:
     """Return the name here of a network of the original CLIP release.
 

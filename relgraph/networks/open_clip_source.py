@@ -70,23 +70,19 @@ class OpenClipSource(TeacherSource):
             file = file or "open_clip_model.safetensors (or open_clip_pytorch_model.bin)"
             download = partial(open_clip.download_pretrained, config)
             weights = Path(from_hub(f"open_clip:{self.name}/{self.tag}", repository, file, download))
-        model = _model(self.name, force_quick_gelu=bool(config.get("quick_gelu")), force_image_size=input_size)
+        settings = {"force_quick_gelu": bool(config.get("quick_gelu")), "force_image_size": input_size}
+        with silent():  # it warns that the weights are random
+            model = open_clip.create_model(self.name, text_cfg=dict(NO_TEXT), **settings)
         tensors = open_clip.convert.convert_state_dict(model, read_weights(weights))  # of other names, as MobileCLIP's
         open_clip.model.resize_pos_embed(tensors, model)  # for images of another size
         tower = {key.removeprefix("visual."): value for key, value in tensors.items() if key.startswith("visual.")}
         if not tower:
             raise RelgraphError(f"{weights} is not of an open_clip model: expected keys visual.*, found none")
         load_strictly(model.visual, tower, weights)
-        return _prepared(model, config)
-
-    def untrained(self) -> Pretrained:
-        """Return the image side with random weights.
-
-        Raises:
-            RelgraphError: for an unknown name.
-        """
-        config = _config(self.name, "", needed=False)
-        return _prepared(_model(self.name), config)
+        preparation = {**model.visual.preprocess_cfg, **config}
+        size = preparation["size"]
+        side = size if isinstance(size, int) else size[-1]
+        return Pretrained(ImageTower(model.visual), side, 3, preparation["mean"], preparation["std"])
 
 
 def list_open_clip() -> list[Listed]:
@@ -115,17 +111,3 @@ def _config(name: str, tag: str, needed: bool) -> dict[str, Any]:
         raise unknown_model(f"weights of open_clip:{name}/WEIGHTS", tag, tags)
     config: dict[str, Any] = open_clip.get_pretrained_cfg(name, tag)
     return config
-
-
-def _model(name: str, **settings: Any) -> Any:
-    import open_clip
-
-    with silent():  # it warns that the weights are random
-        return open_clip.create_model(name, text_cfg=dict(NO_TEXT), **settings)
-
-
-def _prepared(model: Any, config: dict[str, Any]) -> Pretrained:
-    preparation: dict[str, Any] = {**model.visual.preprocess_cfg, **config}
-    size = preparation["size"]
-    side = size if isinstance(size, int) else size[-1]
-    return Pretrained(ImageTower(model.visual), side, 3, preparation["mean"], preparation["std"])

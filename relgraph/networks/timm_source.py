@@ -96,15 +96,6 @@ class TimmSource(TeacherSource):
             _load_file(model, weights, keep_classifier="num_classes" in arguments)
         return _prepared(model, input_size, arguments)
 
-    def untrained(self) -> Pretrained:
-        """Return the model with random weights.
-
-        Raises:
-            RelgraphError: for an unknown name.
-        """
-        _known_config(self.name)
-        return _prepared(_create(self.name), None, {})
-
 
 def timm_names() -> list[str]:
     """Return the names of timm's models."""

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from benchmark.original import Original, TwoViews, original_loss
+from benchmark.untrained import untrained_teacher
 from relgraph.data.images import ImageSet
 from relgraph.methods import EGA
-from relgraph.names import build_backbone, untrained_teacher
+from relgraph.names import build_backbone
 from relgraph.networks.heads import Head, Student
 
 
