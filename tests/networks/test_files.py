@@ -1,6 +1,5 @@
 """Networks on disk: what is written is read again, and what is damaged or foreign is refused by name."""
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -163,15 +162,13 @@ def test_parts_that_are_missing_damaged_or_of_other_sizes(tmp_path: Path) -> Non
         (partial(load_head, pre), "n holds no classifier: expected"),
         (partial(load_projector, run), r"holds no projector: expected the network\.safetensors of relgraph pretrain$"),
     )
-    whole, info = read_network(pre)
-    for name, damaged, words in (
-        ("0.weight", torch.zeros(12), r"0\.bias is \(1,\) in the network, \(12,\) in the file$"),
-        ("4.weight", torch.zeros(1), r"4\.weight is missing in the network, \(1,\) in the file$"),
-        ("3.weight", None, r"is of another architecture: "),
+    first, last = nn.Linear(64, 12), nn.Linear(12, 5)
+    for layers, words in (
+        ([nn.BatchNorm1d(12), nn.ReLU(), last], r"0\.bias is \(1,\) in the network, \(12,\) in the file$"),
+        ([first, nn.ReLU(), last, nn.Linear(5, 5)], r"1\.bias is \(12,\) in the network, missing in the file$"),
+        ([first], r"n is of another architecture: 2\.bias is \(1,\) in the network, missing in the file$"),
     ):
-        tensors = {**whole, f"projector.{name}": damaged}
-        header = {"relgraph": json.dumps(info)}
-        save_file({key: tensor for key, tensor in tensors.items() if tensor is not None}, pre, metadata=header)
+        save_network(pre, nn.ModuleDict({"projector": nn.Sequential(*layers)}), INFO)
         assert_refused_like((projector, words))
 
 
