@@ -30,7 +30,7 @@ def found(opened: TrainedRun) -> Analysis:
 
 
 def test_graphs_are_those_of_the_run_s_embeddings(opened: TrainedRun, found: Analysis) -> None:
-    images = opened.split("test").select(torch.arange(FIRST))
+    images = opened.images("test").select(torch.arange(FIRST))
     for graph, output in zip(found.graphs.values(), opened.outputs(images), strict=True):
         assert output is not None and output.logits is not None and graph.prediction is not None
         torch.testing.assert_close(graph.embedding, output.embedding)
@@ -50,7 +50,6 @@ def test_graphs_are_those_of_the_run_s_embeddings(opened: TrainedRun, found: Ana
 def test_the_comparison_by_the_matrices(found: Analysis) -> None:
     comparison, teacher = found.comparison, found.teacher
     assert comparison is not None and teacher is not None and comparison.matched is not None
-    assert found.overlap is comparison.overlap
     s, t = pearson(found.student.embedding), pearson(teacher.embedding)
     candidate, anchor = comparison.edges
     torch.testing.assert_close(comparison.edge_error, (s - t).abs()[anchor, candidate])
@@ -68,7 +67,7 @@ def test_the_same_each_time_and_of_nodes_in_files(
     opened: TrainedRun, found: Analysis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again = analyse(opened.run.path, k=4, first=FIRST)
-    monkeypatch.setattr("relgraph.analysis.memory_mapped.MEMORY_LIMIT", 0)
+    monkeypatch.setattr("relgraph.analysis.run_loading.MEMORY_LIMIT", 0)
     monkeypatch.setattr("relgraph.graph.search.LARGEST", 0)
     in_files = analyse(opened, k=4, first=FIRST, search="blocks")
     assert in_files.student.embedding.untyped_storage().filename is not None
@@ -84,7 +83,7 @@ def test_the_same_each_time_and_of_nodes_in_files(
 
 def test_without_a_teacher(runs: Runs) -> None:
     alone = analyse(runs("none"), k=3, first=20)
-    assert (alone.teacher, alone.comparison, alone.overlap) == (None, None, None)
+    assert (alone.teacher, alone.comparison) == (None, None)
     assert list(alone.graphs) == ["student"]
 
 
@@ -92,7 +91,7 @@ def test_mistakes_are_told(opened: TrainedRun, monkeypatch: pytest.MonkeyPatch) 
     for k, first in ((0, 20), (20, 20), (3, 1)):
         told = rf"k must be between 1 and the number of images less one, .*got {k}$"
         assert_refused_like((partial(analyse, opened, k=k, first=first), told))
-    student, teacher = opened.nodes(opened.split("test").select(torch.arange(20)))
+    student, teacher = opened.nodes(opened.images("test").select(torch.arange(20)))
     student.x[3] = torch.nan
     monkeypatch.setattr(opened, "nodes", lambda images: (student, teacher))
     assert_refused_like(

@@ -2,11 +2,12 @@
 
 import math
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from relgraph.analysis.confusion import class_counts, class_edges, class_graph, class_means
+from relgraph.analysis.neighbourhoods import class_counts, class_edges, class_graph, class_means
 from tests.checks import refusal
 
 N, K, C = 40, 3, 5
@@ -43,7 +44,8 @@ def test_means_by_a_loop() -> None:
 
 def test_edges_between_classes_by_their_difference() -> None:
     student, teacher = neighbours(), neighbours()
-    found = class_edges(class_counts(student, LABELS, C), class_counts(teacher, LABELS, C))
+    columns = class_edges(class_counts(student, LABELS, C), class_counts(teacher, LABELS, C))
+    found = [SimpleNamespace(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
     s, t = ends(student), ends(teacher)
     assert {(e.anchor, e.candidate) for e in found} == {(a, b) for a, b in s | t if a != b}
     for edge in found:
@@ -53,9 +55,9 @@ def test_edges_between_classes_by_their_difference() -> None:
             assert share == pytest.approx(counts[pair] / sum(n for (a, _), n in counts.items() if a == edge.anchor))
     differences = [abs(edge.student_share - edge.teacher_share) for edge in found]
     assert differences == sorted(differences, reverse=True) and differences[0] > 0
-    graph = class_graph(found, [f"class {number}" for number in range(C)])
+    graph = class_graph(columns, [f"class {number}" for number in range(C)])
     assert graph.is_directed() and graph.number_of_edges() == len(found)
     assert [graph.nodes[number]["name"] for number in graph] == [f"class {number}" for number in range(C)]
     for edge in found:
-        values = edge._asdict()
+        values = vars(edge)
         assert graph.edges[values.pop("anchor"), values.pop("candidate")] == values

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch_geometric.data import HeteroData
 
-from relgraph.analysis.difference import difference_pair
 from relgraph.analysis.export import to_networkx
-from relgraph.analysis.split_graph import SplitGraph
+from relgraph.analysis.split_graph import SplitGraph, difference_pair
 from tests.checks import assert_refused_like
 
 STUDENT, TEACHER = torch.randn(14, 6), torch.randn(14, 6)

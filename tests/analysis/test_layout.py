@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch_geometric.data import HeteroData
 
-from relgraph.analysis.difference import difference_pair
 from relgraph.analysis.layout import ROOM, Layout, place, tsne
+from relgraph.analysis.split_graph import difference_pair
 from relgraph.graph.pair import graph_pair
 from relgraph.graph.topology import Nearest
 from tests.checks import assert_refused_like
