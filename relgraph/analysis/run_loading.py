@@ -198,8 +198,8 @@ def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
     # With 3 labels a class, 20 votes would be cast for wrong classes.
     fewest = int(few[few >= 0].bincount().clamp_min(1).min())
     counts = {"train": len(train), "labelled": int((few >= 0).sum()), "test": len(test)}
-    votes = {"neighbours": min(k, int((every >= 0).sum())), "neighbours_few": min(k, fewest)}
-    report: dict[str, Any] = {"run": str(path), "images": counts, **votes}
+    voting = {"neighbours": min(k, int((every >= 0).sum())), "neighbours_few": min(k, fewest)}
+    report: dict[str, Any] = {"run": str(path), "images": counts, **voting}
     chosen = [("", every, k), *([("_few", few, min(k, fewest))] if hidden else [])]
     for name, known, asked in zip(("student", "teacher"), opened.outputs(train), opened.outputs(test), strict=True):
         if known is not None and asked is not None:

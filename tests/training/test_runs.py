@@ -14,7 +14,7 @@ import yaml
 
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.recipe import Recipe, resolve
-from relgraph.training.runs import Run, check_free, environment, free_name, read_yaml
+from relgraph.training.runs import Run, check_free, environment, free_name
 from tests.checks import MEASURES, assert_refused_like
 from tests.training.conftest import Runs
 
