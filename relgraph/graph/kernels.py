@@ -48,10 +48,6 @@ class Product:
     bilinear: bool = False
 
 
-def _dot(x: Tensor, y: Tensor) -> Tensor:
-    return x @ y.mT
-
-
 def _squared_distance(x: Tensor, y: Tensor) -> Tensor:
     # The expansion |x|^2 + |y|^2 - 2 x y' cancels digits when the nodes lie far from the origin, as features after a
     # ReLU do (relative error 7e-4 in float32); distances do not move with the origin, so the mean of `y` is subtracted
@@ -62,7 +58,7 @@ def _squared_distance(x: Tensor, y: Tensor) -> Tensor:
     return square.clamp_min(0)
 
 
-dot = Product(_dot, bilinear=True)
+dot = Product(lambda x, y: x @ y.mT, bilinear=True)
 # |x_i - y_j|^2, never negative.
 squared_distance = Product(_squared_distance, own=0.0)
 
@@ -275,10 +271,15 @@ def quotient(x: Tensor, total: Tensor) -> Tensor:
     return x / total.masked_fill(total <= 0, float("inf"))
 
 
+def where_positive(function: Map, x: Tensor) -> Tensor:
+    """Return a function of the positive numbers, and 0 with gradient 0 (not infinity, and then NaN) for the others."""
+    positive = x > 0
+    return torch.where(positive, function(torch.where(positive, x, 1)), 0)
+
+
 def safe_sqrt(square: Tensor) -> Tensor:
     """Return the square root, with gradient 0 (not infinity, and then NaN) at 0."""
-    positive = square > 0
-    return torch.where(positive, torch.where(positive, square, 1).sqrt(), 0)
+    return where_positive(torch.sqrt, square)
 
 
 def gaussian(gamma: float) -> Kernel:
@@ -292,11 +293,7 @@ def gaussian(gamma: float) -> Kernel:
             [0.4493, 1.0000]])
     """
     check_positive("gamma", gamma)
-    return Kernel("gaussian", unit, squared_distance, partial(_bell, gamma))
-
-
-def _bell(gamma: float, square: Tensor) -> Tensor:
-    return torch.exp(-gamma * square)
+    return Kernel("gaussian", unit, squared_distance, lambda square: torch.exp(-gamma * square))
 
 
 def gaussian_taylor(gamma: float, order: int) -> Kernel:

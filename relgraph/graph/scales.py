@@ -16,14 +16,14 @@ Sources: SP (Tung and Mori, 2019, arXiv 1907.09682), PKT (Passalis and Tefas, 20
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from relgraph.graph.blocks import rows_at_once, sum_of_blocks
 from relgraph.graph.factored import for_rows, gram
-from relgraph.graph.kernels import Kernel, check_positive, quotient
+from relgraph.graph.kernels import Kernel, check_positive, quotient, where_positive
 from relgraph.graph.topology import ALL_PAIRS, Topology
 from relgraph.processes import ProcessGroup
 
@@ -80,28 +80,11 @@ def as_scale(scale: Scale | Callable[[Tensor], Tensor]) -> Scale:
     """
     if isinstance(scale, Scale):
         return scale
-    return Scale(getattr(scale, "__name__", "own"), partial(_each_row, scale))
-
-
-def _each_row(row: Callable[[Tensor], Tensor], weights: Tensor, topology: Topology) -> Tensor:
-    return topology.each_row(row, weights)
-
-
-def _nodes_themselves(nodes: Tensor, processes: ProcessGroup) -> tuple[Tensor, Tensor]:
-    return nodes, nodes
-
-
-def _sum_to_one(weights: Tensor, topology: Topology) -> Tensor:
-    return quotient(weights, topology.sum(weights))
-
-
-def _log_softmax(temperature: float, weights: Tensor, topology: Topology) -> Tensor:
-    return topology.log_softmax(weights / temperature)
+    return Scale(getattr(scale, "__name__", "own"), lambda weights, topology: topology.each_row(scale, weights))
 
 
 def _unit_anchors(weights: Tensor, topology: Topology) -> Tensor:
-    square = topology.sum(weights.square())
-    return weights * torch.where(square > 0, torch.where(square > 0, square, 1).rsqrt(), 0)
+    return weights * where_positive(torch.rsqrt, topology.sum(weights.square()))
 
 
 def _unit_factors(x: Tensor, processes: ProcessGroup) -> tuple[Tensor, Tensor]:
@@ -116,8 +99,7 @@ def _unit_factors(x: Tensor, processes: ProcessGroup) -> tuple[Tensor, Tensor]:
     factor = torch.where(size > 0, size, 1)
     x, product = x / factor, product / factor.square()
     square = (x @ for_rows(product, processes) * x).sum(-1, keepdim=True)
-    positive = square > 0
-    return x * torch.where(positive, torch.where(positive, square, 1).rsqrt(), 0), x
+    return x * where_positive(torch.rsqrt, square), x
 
 
 def _mean_positive(weights: Tensor) -> Tensor:
@@ -135,14 +117,6 @@ def _mean_positive_in_blocks(kernel: Kernel, nodes: Tensor, block: int | None) -
     return found[0] / found[1].clamp_min(1)
 
 
-def _constant_max(weights: Tensor) -> Tensor:
-    return weights.detach().max()
-
-
-def _constant_max_in_blocks(kernel: Kernel, nodes: Tensor, block: int | None) -> Tensor:
-    return _largest_in_blocks(kernel, nodes.detach(), block)
-
-
 def _largest_in_blocks(kernel: Kernel, nodes: Tensor, block: int | None) -> Tensor:
     """Return the largest weight of all pairs, with gradient through the two nodes that have it."""
     count, found = len(nodes), []
@@ -157,12 +131,16 @@ def _largest_in_blocks(kernel: Kernel, nodes: Tensor, block: int | None) -> Tens
     return kernel.matrix(one, other).squeeze()
 
 
-raw = Scale("", factors=_nodes_themselves)
+raw = Scale("", factors=lambda nodes, processes: (nodes, nodes))
 by_anchor_norm = Scale("anchor norm", _unit_anchors, factors=_unit_factors, crossing=8)
-by_anchor_sum = Scale("anchor sum", _sum_to_one)
+by_anchor_sum = Scale("anchor sum", lambda weights, topology: quotient(weights, topology.sum(weights)))
 by_mean = Scale("mean", divisor=_mean_positive, divisor_in_blocks=_mean_positive_in_blocks)
 by_max = Scale("max", divisor=torch.max, divisor_in_blocks=_largest_in_blocks)
-by_constant_max = Scale("constant max", divisor=_constant_max, divisor_in_blocks=_constant_max_in_blocks)
+by_constant_max = Scale(
+    "constant max",
+    divisor=lambda weights: weights.detach().max(),
+    divisor_in_blocks=lambda kernel, nodes, block: _largest_in_blocks(kernel, nodes.detach(), block),
+)
 
 
 def softmax(temperature: float) -> Scale:
@@ -177,4 +155,4 @@ def softmax(temperature: float) -> Scale:
     tensor([[0.5000, 0.5000]])
     """
     check_positive("a temperature", temperature)
-    return Scale("softmax", partial(_log_softmax, temperature))
+    return Scale("softmax", lambda weights, topology: topology.log_softmax(weights / temperature))

@@ -1,14 +1,13 @@
 """DarkRank, the hard form (Chen, Wang, Zhang, AAAI 2018, arXiv 1707.01220)."""
 
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import Criterion
-from relgraph.graph.kernels import Kernel, identity, squared_distance
+from relgraph.graph.kernels import Kernel, identity, squared_distance, where_positive
 from relgraph.graph.pair import Pair, PairBuilder, topology_of
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Edges
@@ -109,12 +108,11 @@ def score(alpha: float, beta: float) -> Kernel:
             [-16., -inf]])
     """
     product = replace(squared_distance, own=torch.inf)
-    return Kernel("euclidean^beta", identity, product, partial(_score, alpha, beta), nearest_is_largest=True)
 
+    def finish(square: Tensor) -> Tensor:
+        return -alpha * where_positive(lambda positive: positive ** (beta / 2), square)
 
-def _score(alpha: float, beta: float, square: Tensor) -> Tensor:
-    positive = square > 0
-    return -alpha * torch.where(positive, torch.where(positive, square, 1) ** (beta / 2), 0)
+    return Kernel("euclidean^beta", identity, product, finish)
 
 
 def log_likelihood(scores: Tensor) -> Tensor:
