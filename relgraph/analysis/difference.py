@@ -53,7 +53,7 @@ def difference_pair(
         every = "with the graph 'dense' both networks hold all pairs and no edge is of one alone"
         raise RelgraphError(f"{every}: expected 'knn' or 'threshold'")
     both = {"student": student, "teacher": teacher}
-    chosen = {side: rule.of_nodes(x, kernel) for side, x in both.items()}
+    chosen = {side: rule.find(x, x, kernel).edge_index for side, x in both.items()}
     numbers = {side: anchor * len(student) + candidate for side, (candidate, anchor) in chosen.items()}
     pair = HeteroData()
     pair.graph = "sparse"

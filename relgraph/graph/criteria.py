@@ -30,6 +30,10 @@ from relgraph.graph.topology import ALL_PAIRS, AllPairs, Topology
 Row = Callable[[Tensor, Tensor], Tensor]
 
 
+def _mean_over_anchors(total: Tensor, anchors: int, edges: int) -> Tensor:
+    return total / anchors
+
+
 def _mean_over_edges(total: Tensor, anchors: int, edges: int) -> Tensor:
     return total / max(1, edges)  # 0, not NaN, of a graph without edges
 
@@ -58,7 +62,7 @@ class Criterion:
     """
 
     row: Row
-    finish: Callable[[Tensor, int, int], Tensor] | None = lambda total, anchors, _: total / anchors
+    finish: Callable[[Tensor, int, int], Tensor] | None = _mean_over_anchors
     name: str = "own"
     additive: bool = False
     square: bool = False
@@ -67,7 +71,9 @@ class Criterion:
     def __call__(self, student: Tensor, teacher: Tensor, topology: Topology = ALL_PAIRS) -> Tensor:
         """Return the number, a scalar, for the weights of the edges of a topology."""
         if isinstance(topology, AllPairs):
-            rows, anchors = self.of_rows(student, teacher), student.shape[:-1].numel()
+            rows, anchors = self.row(student, teacher), student.shape[:-1].numel()
+            if rows.shape != student.shape[:-1]:
+                raise _not_one_each(rows, student)
         else:
             rows = topology.rows(self.of_rows, student, teacher, self.additive)
             anchors = student.shape[:-1].numel() * topology.anchors
@@ -84,11 +90,7 @@ class Criterion:
         """
         found = self.row(student, teacher)
         if found.shape != student.shape[:-1]:
-            shapes = (
-                f"expected {tuple(student.shape[:-1])}, got {tuple(found.shape)} from weights {tuple(student.shape)}"
-            )
-            rule = "the row of a criterion returns one number for each anchor"
-            raise RelgraphError(f"{rule}: {shapes}; reduce over the last dimension alone")
+            raise _not_one_each(found, student)
         return found
 
     def of_block(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -100,6 +102,13 @@ class Criterion:
         """Return the number from the sum over the anchors of all pairs of `count` nodes."""
         total = safe_sqrt(total) if self.norm else total
         return total if self.finish is None else self.finish(total, count, count**2)
+
+
+def _not_one_each(found: Tensor, weights: Tensor) -> RelgraphError:
+    return RelgraphError(
+        f"the row of a criterion returns one number for each anchor: expected {tuple(weights.shape[:-1])}, got "
+        f"{tuple(found.shape)} from weights {tuple(weights.shape)}; reduce over the last dimension alone"
+    )
 
 
 def as_criterion(criterion: Criterion | Row) -> Criterion:
@@ -120,11 +129,27 @@ def _square(student: Tensor, teacher: Tensor) -> Tensor:
     return (student - teacher).square().sum(-1)
 
 
+def _half_over_anchors(total: Tensor, anchors: int, edges: int) -> Tensor:
+    return total / (2 * anchors)
+
+
+def _huber(student: Tensor, teacher: Tensor) -> Tensor:
+    return smooth_l1_loss(student, teacher, reduction="none").sum(-1)
+
+
+def _kl(student: Tensor, teacher: Tensor) -> Tensor:
+    return (teacher * ((teacher + 1e-7) / (student + 1e-7)).log()).sum(-1)
+
+
+def _cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
+    return -(teacher.exp() * student).sum(-1)
+
+
 _squared: dict[str, Any] = {"additive": True, "square": True}
 frobenius = Criterion(_length, None, "Frobenius norm", norm=True, **_squared)
 mean_square = Criterion(_square, _mean_over_edges, "mean square", **_squared)
 sum_square = Criterion(_square, None, "sum of squares", **_squared)
-half_square = Criterion(_square, lambda total, anchors, _: total / (2 * anchors), "half square", **_squared)
-huber = Criterion(lambda s, t: smooth_l1_loss(s, t, reduction="none").sum(-1), _mean_over_edges, "Huber", additive=True)
-kl = Criterion(lambda s, t: (t * ((t + 1e-7) / (s + 1e-7)).log()).sum(-1), _mean_over_edges, "KL", additive=True)
-cross_entropy = Criterion(lambda s, t: -(t.exp() * s).sum(-1), name="cross-entropy", additive=True)
+half_square = Criterion(_square, _half_over_anchors, "half square", **_squared)
+huber = Criterion(_huber, _mean_over_edges, "Huber", additive=True)
+kl = Criterion(_kl, _mean_over_edges, "KL", additive=True)
+cross_entropy = Criterion(_cross_entropy, _mean_over_anchors, "cross-entropy", additive=True)

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from relgraph.errors import RelgraphError
 from relgraph.graph.blocks import OneByOne
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 
@@ -64,15 +63,9 @@ def squares(student: Tensor, teacher: Tensor, processes: ProcessGroup = SINGLE_P
 
     Once differentiable. Equal nodes differ by exactly 0 within, with gradient 0.
 
-    Raises:
-        RelgraphError: if the two are not (N, D) alike on one device.
-
     >>> squares(torch.eye(2), torch.zeros(2, 2))
     Squares(within=tensor(2., dtype=torch.float64), across=tensor(2., dtype=torch.float64))
     """
-    if student.ndim != 2 or student.shape != teacher.shape or student.device != teacher.device:
-        places = (f"{tuple(x.shape)} on {x.device}" for x in (student, teacher))
-        raise RelgraphError(f"nodes must be (N, D) alike on one device, got {' and '.join(places)}")
     # With d = S - T, S'S = T'T + d'T + T'd + d'd; the difference of the squares is expanded in d.
     change, mixed, own = processes.sum(_Products.apply(student, teacher))
     whole = own + mixed + mixed.mT + change

@@ -48,6 +48,10 @@ class Product:
     bilinear: bool = False
 
 
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    return x @ y.mT
+
+
 def _squared_distance(x: Tensor, y: Tensor) -> Tensor:
     # The expansion |x|^2 + |y|^2 - 2 x y' cancels digits when the nodes lie far from the origin, as features after a
     # ReLU do (relative error 7e-4 in float32); distances do not move with the origin, so the mean of `y` is subtracted
@@ -58,7 +62,7 @@ def _squared_distance(x: Tensor, y: Tensor) -> Tensor:
     return square.clamp_min(0)
 
 
-dot = Product(lambda x, y: x @ y.mT, bilinear=True)
+dot = Product(_dot, bilinear=True)
 # |x_i - y_j|^2, never negative.
 squared_distance = Product(_squared_distance, own=0.0)
 
@@ -277,9 +281,7 @@ def where_positive(function: Map, x: Tensor) -> Tensor:
     return torch.where(positive, function(torch.where(positive, x, 1)), 0)
 
 
-def safe_sqrt(square: Tensor) -> Tensor:
-    """Return the square root, with gradient 0 (not infinity, and then NaN) at 0."""
-    return where_positive(torch.sqrt, square)
+safe_sqrt = partial(where_positive, torch.sqrt)
 
 
 def gaussian(gamma: float) -> Kernel:
@@ -293,7 +295,11 @@ def gaussian(gamma: float) -> Kernel:
             [0.4493, 1.0000]])
     """
     check_positive("gamma", gamma)
-    return Kernel("gaussian", unit, squared_distance, lambda square: torch.exp(-gamma * square))
+    return Kernel("gaussian", unit, squared_distance, partial(_bell, gamma))
+
+
+def _bell(gamma: float, square: Tensor) -> Tensor:
+    return torch.exp(-gamma * square)
 
 
 def gaussian_taylor(gamma: float, order: int) -> Kernel:

@@ -34,14 +34,8 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def remember(self, keys: Tensor) -> None:
-        """Put keys `(N, D)` in place of the N oldest.
-
-        Raises:
-            RelgraphError: if their width is not the queue's.
-        """
-        size, dim = self.keys.shape
-        if keys.ndim != 2 or keys.shape[1] != dim:
-            raise RelgraphError(f"keys must be (N, {dim}), got {tuple(keys.shape)}")
+        """Put keys `(N, D)` in place of the N oldest."""
+        size = len(self.keys)
         start = self.next + max(0, len(keys) - size)
         last = keys[-size:]
         slots = (start + torch.arange(len(last), device=self.keys.device)) % size
@@ -59,9 +53,6 @@ class Bank(nn.Module):
         images: Size of the training set.
         dim: Width D of the keys.
 
-    Raises:
-        RelgraphError: if `images` or `dim` is below 1.
-
     >>> bank = Bank(3, 2)
     >>> bank.remember(torch.tensor([1]), torch.tensor([[0.0, 4.0]]), momentum=0.0)
     >>> bank.keys[1]
@@ -72,8 +63,6 @@ class Bank(nn.Module):
 
     def __init__(self, images: int, dim: int) -> None:
         super().__init__()
-        if images < 1 or dim < 1:
-            raise RelgraphError(f"a bank needs at least one slot of at least one number, got {images} x {dim}")
         bound = math.sqrt(3 / dim)
         self.register_buffer("keys", torch.empty(images, dim).uniform_(-bound, bound))
 
@@ -100,11 +89,8 @@ class Bank(nn.Module):
             momentum: Share of the slot, in [0, 1].
 
         Raises:
-            RelgraphError: if widths or sizes do not fit, or an index is not of the bank.
+            RelgraphError: if the images are not as many as the keys, or an index is not of the bank.
         """
-        dim = self.keys.shape[1]
-        if keys.ndim != 2 or keys.shape[1] != dim:
-            raise RelgraphError(f"keys must be (N, {dim}), got {tuple(keys.shape)}")
         self.check(indices, len(keys))
         moved = unit(torch.lerp(keys.to(self.keys), self.keys[indices], momentum))
         self.keys.index_copy_(0, indices, moved)

@@ -13,9 +13,8 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.blocks import sum_of_blocks
 from relgraph.graph.criteria import Criterion, as_criterion, frobenius
 from relgraph.graph.factored import Squares, factored_square, squares
-from relgraph.graph.forms import Form, check_form
 from relgraph.graph.kernels import Kernel, own_places, pearson
-from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, Pair, PairBuilder, check_nodes, relations, topology_of
+from relgraph.graph.pair import MATCHES, Form, Pair, PairBuilder, check_form, check_nodes, relations, topology_of
 from relgraph.graph.scales import Scale, as_scale, raw
 from relgraph.graph.topology import ALL_PAIRS, Graph, Rule, Topology, make_rule
 
@@ -41,7 +40,7 @@ class Relation:
     Each part may be user-defined. A criterion given as a function of the weights of one anchor, `(..., M) x (..., M)
     -> (...)`, is averaged over anchors (`Criterion`); a scale may be a function `(..., M) -> (..., M)`, a topology one
     of both matrices. `form` selects how the relation is computed, with the same value and gradient
-    (`relgraph.graph.forms`): "matrix", "factored", "blocked", or "auto", chosen by the number of nodes. Only the
+    (`relgraph.graph.pair`): "matrix", "factored", "blocked", or "auto", chosen by the number of nodes. Only the
     matrix can be differentiated twice.
 
     Raises:
@@ -112,9 +111,9 @@ class Relation:
 
     def of_pair(self, pair: Pair) -> Tensor:
         """Return the scalar for the two graphs of a pair, which was built with this relation's kernel."""
-        if TEACHER in pair.edge_types:
+        if pair.edge_types:  # else it holds nodes alone
             topology = ALL_PAIRS if pair.graph == "dense" else topology_of(pair)
-            student, teacher = relations(pair, STUDENT, TEACHER)
+            student, teacher = relations(pair)
             return self.compare(student, teacher, topology)
         nodes = pair["student"].prepared, pair["teacher"].prepared
         return self._factored(pair, *nodes) if pair.form == "factored" else self.in_blocks(*nodes)
@@ -169,25 +168,14 @@ def matching(pair: Pair, kernel: Kernel) -> Tensor:
     """
     if MATCHES in pair.edge_types:
         (found,) = relations(pair, MATCHES)
-        return frobenius(found, target(pair, found))
+        if pair.graph == "dense":
+            return frobenius(found, torch.eye(len(found), dtype=found.dtype, device=found.device))
+        return frobenius(found, torch.eq(*pair[MATCHES].edge_index).to(found.dtype))
     student, teacher = pair["student"].prepared, pair["teacher"].prepared
     if pair.form == "factored":
         across = squares_of(pair).across
         return frobenius.of_blocks(across, len(student)).to(torch.result_type(student, teacher))
     return across_in_blocks(kernel, student, teacher)
-
-
-def target(pair: Pair, found: Tensor | None = None) -> Tensor:
-    """Return the target of the cross graph: 1 between a student node and its own teacher node, else 0.
-
-    The target has the shape and type of the weights, which may be given as `found`.
-    """
-    found = relations(pair, MATCHES)[0] if found is None else found
-    if pair.graph == "dense":
-        return torch.eye(len(found), dtype=found.dtype, device=found.device)
-    teacher, student = pair[MATCHES].edge_index
-    own: Tensor = (teacher == student).to(found.dtype)
-    return own
 
 
 def squares_of(pair: Pair) -> Squares:

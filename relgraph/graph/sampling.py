@@ -5,6 +5,7 @@ Everything is computed on the device: there is no list of negatives per image, a
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -102,8 +103,7 @@ class ClassSampler(nn.Module):
         return torch.empty(rows, columns, dtype=torch.long, device=self.order.device).random_(generator=generator)
 
 
-@dataclass(frozen=True)
-class Negatives:
+class Negatives(NamedTuple):
     """The negatives of a batch, to be compared with the anchors of both networks.
 
     Attributes:

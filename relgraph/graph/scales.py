@@ -16,7 +16,7 @@ Sources: SP (Tung and Mori, 2019, arXiv 1907.09682), PKT (Passalis and Tefas, 20
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -80,7 +80,23 @@ def as_scale(scale: Scale | Callable[[Tensor], Tensor]) -> Scale:
     """
     if isinstance(scale, Scale):
         return scale
-    return Scale(getattr(scale, "__name__", "own"), lambda weights, topology: topology.each_row(scale, weights))
+    return Scale(getattr(scale, "__name__", "own"), partial(_each_row, scale))
+
+
+def _each_row(row: Callable[[Tensor], Tensor], weights: Tensor, topology: Topology) -> Tensor:
+    return topology.each_row(row, weights)
+
+
+def _nodes_themselves(nodes: Tensor, processes: ProcessGroup) -> tuple[Tensor, Tensor]:
+    return nodes, nodes
+
+
+def _sum_to_one(weights: Tensor, topology: Topology) -> Tensor:
+    return quotient(weights, topology.sum(weights))
+
+
+def _log_softmax(temperature: float, weights: Tensor, topology: Topology) -> Tensor:
+    return topology.log_softmax(weights / temperature)
 
 
 def _unit_anchors(weights: Tensor, topology: Topology) -> Tensor:
@@ -117,6 +133,14 @@ def _mean_positive_in_blocks(kernel: Kernel, nodes: Tensor, block: int | None) -
     return found[0] / found[1].clamp_min(1)
 
 
+def _constant_max(weights: Tensor) -> Tensor:
+    return weights.detach().max()
+
+
+def _constant_max_in_blocks(kernel: Kernel, nodes: Tensor, block: int | None) -> Tensor:
+    return _largest_in_blocks(kernel, nodes.detach(), block)
+
+
 def _largest_in_blocks(kernel: Kernel, nodes: Tensor, block: int | None) -> Tensor:
     """Return the largest weight of all pairs, with gradient through the two nodes that have it."""
     count, found = len(nodes), []
@@ -131,16 +155,12 @@ def _largest_in_blocks(kernel: Kernel, nodes: Tensor, block: int | None) -> Tens
     return kernel.matrix(one, other).squeeze()
 
 
-raw = Scale("", factors=lambda nodes, processes: (nodes, nodes))
+raw = Scale("", factors=_nodes_themselves)
 by_anchor_norm = Scale("anchor norm", _unit_anchors, factors=_unit_factors, crossing=8)
-by_anchor_sum = Scale("anchor sum", lambda weights, topology: quotient(weights, topology.sum(weights)))
+by_anchor_sum = Scale("anchor sum", _sum_to_one)
 by_mean = Scale("mean", divisor=_mean_positive, divisor_in_blocks=_mean_positive_in_blocks)
 by_max = Scale("max", divisor=torch.max, divisor_in_blocks=_largest_in_blocks)
-by_constant_max = Scale(
-    "constant max",
-    divisor=lambda weights: weights.detach().max(),
-    divisor_in_blocks=lambda kernel, nodes, block: _largest_in_blocks(kernel, nodes.detach(), block),
-)
+by_constant_max = Scale("constant max", divisor=_constant_max, divisor_in_blocks=_constant_max_in_blocks)
 
 
 def softmax(temperature: float) -> Scale:
@@ -155,4 +175,4 @@ def softmax(temperature: float) -> Scale:
     tensor([[0.5000, 0.5000]])
     """
     check_positive("a temperature", temperature)
-    return Scale("softmax", lambda weights, topology: topology.log_softmax(weights / temperature))
+    return Scale("softmax", partial(_log_softmax, temperature))

@@ -151,20 +151,16 @@ def matches_in_blocks(
     if len(x.shape) != 2 or x.shape != y.shape:
         raise RelgraphError(f"nodes must be (N, D) alike, got {tuple(x.shape)} and {tuple(y.shape)}")
     one, other, block = prepared(x, kernel), prepared(y, kernel), fitting(block, BLOCK, x)
-    found = []
-    for start in _starts(len(x), block, progress):
-        anchors = one[start : start + block]
-        own = others = anchors.new_full((len(anchors),), float("-inf"))
-        for first in range(0, len(x), block):
-            # Distances are taken from the mean of the second: with the anchors as second argument, equal candidates
-            # stay equal.
-            tile = _nearness(kernel, other[first : first + block], anchors)
-            if first == start:
-                own = tile.diagonal().clone()
-                tile.fill_diagonal_(float("-inf"))
-            others = torch.maximum(others, tile.amax(0))
-        found.append(own > others)
-    return torch.cat(found)
+    own, others = torch.full((2, len(x)), float("-inf"), dtype=torch.float64, device=one[:0].device)
+    for start, first, anchors, candidates in _tiles(one, other, block, progress):
+        # Distances are taken from the mean of the second: with the anchors as second argument, equal candidates stay
+        # equal.
+        rows, tile = slice(start, start + block), _nearness(kernel, candidates, anchors)
+        if first == start:
+            own[rows] = tile.diagonal()
+            tile.fill_diagonal_(float("-inf"))
+        others[rows] = torch.maximum(others[rows], tile.amax(0))
+    return own > others
 
 
 @torch.no_grad()
@@ -180,22 +176,19 @@ def above_in_blocks(
     """
     z, block = prepared(x, kernel), fitting(block, BLOCK, x)
     found, count = [], 0
-    for start in range(0, len(x), block):
-        anchors, edges = z[start : start + block], []
-        for first in range(0, len(x), block):
-            tile = kernel.matrix(anchors, z[first : first + block])
-            if first == start:
-                tile.fill_diagonal_(float("nan"))  # NaN is not above any threshold
-            anchor, candidate = (tile.abs() >= threshold).nonzero(as_tuple=True)
-            edges.append(torch.stack([candidate + first, anchor + start]))
-            count += len(anchor)
-            if count > limit:
-                expected = f"the threshold {threshold} must leave at most {limit:,} edges"
-                seen = f"{count:,} from the first {start + len(anchors):,} of {len(x):,} nodes"
-                raise RelgraphError(f"{expected}, got {seen}: raise the threshold")
-        of_block = torch.cat(edges, dim=1)
-        found.append(of_block[:, of_block[1].argsort(stable=True)])
-    return torch.cat(found, dim=1)
+    for start, first, anchors, candidates in _tiles(z, z, block):
+        tile = kernel.matrix(anchors, candidates)
+        if first == start:
+            tile.fill_diagonal_(float("nan"))  # NaN is not above any threshold
+        anchor, candidate = (tile.abs() >= threshold).nonzero(as_tuple=True)
+        found.append(torch.stack([candidate + first, anchor + start]))
+        count += len(anchor)
+        if count > limit:
+            expected = f"the threshold {threshold} must leave at most {limit:,} edges"
+            seen = f"{count:,} from the first {start + len(anchors):,} of {len(x):,} nodes"
+            raise RelgraphError(f"{expected}, got {seen}: raise the threshold")
+    edges = torch.cat(found, dim=1)
+    return edges[:, edges[1].argsort(stable=True)]
 
 
 def edge_weights(x: Rows, y: Rows, edge_index: Tensor, kernel: Kernel = pearson, chunk: int | None = None) -> Tensor:
@@ -298,6 +291,14 @@ def prepared(x: Rows, kernel: Kernel) -> Rows:
     """Return a kernel's nodes: prepared at once for a small or trained tensor, else when they are read."""
     small = isinstance(x, Tensor) and (x.numel() <= LARGEST or x.requires_grad)
     return kernel.nodes(x[:]) if small or kernel.bounded else _Prepared(x, kernel)
+
+
+def _tiles(x: Rows, y: Rows, block: int, progress: str | None = None) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+    """Yield each block of `x` with each block of `y`, with their first rows."""
+    for start in _starts(len(x), block, progress):
+        anchors = x[start : start + block]
+        for first in range(0, len(y), block):
+            yield start, first, anchors, y[first : first + block]
 
 
 def _two_blocks(z: Rows, block: int, progress: str | None) -> Iterator[tuple[int, int, Tensor, Tensor]]:

@@ -164,14 +164,11 @@ class Method(nn.Module):
         """Return the options, for `repr`."""
         return ", ".join(f"{name}={getattr(self, name)}" for name in options_of(type(self)))
 
-    @property
+    @cached_property
     def term_weights(self) -> dict[str, float]:
         """The factor of each term, by its name; terms without an entry have the factor 1."""
-        return {term: getattr(self, name) or 0.0 for term, name in self._weights}
-
-    @cached_property
-    def _weights(self) -> tuple[tuple[str, str], ...]:
-        return tuple((option.term, name) for name, option in options_of(type(self)).items() if option.term)
+        options = options_of(type(self)).items()
+        return {option.term: getattr(self, name) or 0.0 for name, option in options if option.term}
 
     def forward(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch | None = None) -> Tensor:
         """Return the loss of one batch, a scalar: the sum of its terms.
@@ -187,7 +184,7 @@ class Method(nn.Module):
 
     def weighted(self, found: Terms, owner: str = "", weight: float = 1.0) -> Terms:
         """Return the terms of `compare`, each multiplied by its weight, and named and weighed as those of a summand."""
-        by = {term: getattr(self, name) or 0.0 for term, name in self._weights}
+        by = self.term_weights
         if not isinstance(found, dict) or any(by[name] and name not in found for name in by):
             expected = ", ".join(by) or type(self).__name__.lower()
             returned = ", ".join(found) if isinstance(found, dict) else type(found).__name__

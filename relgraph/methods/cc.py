@@ -93,8 +93,12 @@ class CC(Relational):
             found = "knn" if isinstance(self.rule, Nearest) else type(self.rule).__name__
             raise RelgraphError(f"the correlation 'consecutive' has no graph: expected graph 'dense', got {found}")
         self.weight, self.paired = 0.02, False
-        if self.nodes == "feature":  # embeddings have one width already, and these widths are not those of maps
-            self.embeds.extend(_linear_layers(self.student_width, self.teacher_width, self.key_dim))
+        if self.nodes != "feature" or self.student_width is self.teacher_width is None:
+            return  # embeddings have one width already, and these widths are not those of maps
+        if self.student_width is None or self.teacher_width is None:
+            expected = "the linear layers of the correlation 'consecutive' need student_width and teacher_width"
+            raise RelgraphError(f"{expected}, got {self.student_width} and {self.teacher_width}")
+        self.embeds.extend(nn.Linear(width, self.key_dim) for width in (self.student_width, self.teacher_width))
 
     @classmethod
     def for_run(cls, run: RunFacts, refine: str | None = None, **options: Any) -> Self:
@@ -164,13 +168,3 @@ def consecutive_rows(student: Tensor, teacher: Tensor) -> Tensor:
         raise RelgraphError(f"consecutive rows are those of one batch (N, D), got {tuple(student.shape)}")
     delta = (at_least_float32(student) - at_least_float32(teacher)).abs()
     return (delta[:-1] * delta[1:]).sum() / max(1, len(delta) - 1)
-
-
-def _linear_layers(student_width: int | None, teacher_width: int | None, key_dim: int) -> list[nn.Linear]:
-    """Return the layers of student and teacher, or none if neither width is given."""
-    if student_width is None and teacher_width is None:
-        return []
-    if student_width is None or teacher_width is None:
-        expected = "the linear layers of the correlation 'consecutive' need student_width and teacher_width"
-        raise RelgraphError(f"{expected}, got {student_width} and {teacher_width}")
-    return [nn.Linear(student_width, key_dim), nn.Linear(teacher_width, key_dim)]

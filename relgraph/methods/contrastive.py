@@ -98,18 +98,10 @@ class Queued(Contrastive):
     def __post_init__(self) -> None:
         """Fill the queue."""
         super().__post_init__()
-        self.memory = self.make_queue(self.queue)
-
-    def make_queue(self, size: int) -> Queue:
-        """Return a queue of the teacher's width.
-
-        Raises:
-            RelgraphError: if that is not known.
-        """
         if self.teacher_width is None:
             name = type(self).__name__
             raise RelgraphError(f"{name} keeps a queue of the teacher's vectors: expected teacher_width, got none")
-        return Queue(size, self.teacher_width)
+        self.memory = Queue(self.queue, self.teacher_width)
 
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:

@@ -17,7 +17,6 @@ from relgraph.graph.topology import Nearest, Rule
 from relgraph.methods.base import Batch, Method, Output, RunFacts, Terms, as_output, chosen_nodes, nodes_of, option
 from relgraph.methods.contrastive import Vectors
 
-Positives = Literal["exact", "relaxed"]
 # Dot products over tau of one direction: own (N,), negative (N, K), and the number of negatives (N,).
 Scores = tuple[Tensor, Tensor, Tensor]
 GRAPHS = ("sampled", "dense", "knn")
@@ -104,7 +103,7 @@ class CRD(Method):
     tau: float = option(default=0.07, above=0)
     key_dim: int = option(default=128, above=0)
     bank_momentum: float = option(default=0.5, least=0, below=1)
-    positives: Positives = option(default="exact")
+    positives: Literal["exact", "relaxed"] = option(default="exact")
     nodes: Vectors = option(default="feature")
 
     def __post_init__(self) -> None:
@@ -127,8 +126,7 @@ class CRD(Method):
     @classmethod
     def for_run(cls, run: RunFacts, **options: Any) -> Self:
         """Return the method for the widths of its nodes in a run, and the run's training images."""
-        student_width, teacher_width = run.widths(chosen_nodes(cls, options))
-        return cls(student_width, teacher_width, run.images, run.labels, **options)
+        return cls(*run.widths(chosen_nodes(cls, options)), run.images, run.labels, **options)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `student_anchors` and `teacher_anchors`."""
@@ -166,12 +164,12 @@ class CRD(Method):
         """Return the scores of the student's anchors in the teacher's memory, and the other way round."""
         self.teacher_bank.check(indices, len(s))
         positive = self.sampler.same(indices) if self.positives == "relaxed" else indices
-        negatives = self.rule(self.sampler, indices)
+        count, weigh = self.rule(self.sampler, indices)
         found = []
         for anchors, bank in ((s, self.teacher_bank), (t, self.student_bank)):
             scaled = anchors / self.tau
             own = (scaled * bank.keys[positive]).sum(-1)
-            found.append((own, negatives.weigh(scaled, bank.keys), negatives.count))
+            found.append((own, weigh(scaled, bank.keys), count))
         return found
 
     def _log_z(self, scores: list[Scores]) -> Tensor:

@@ -1,6 +1,7 @@
 """DarkRank, the hard form (Chen, Wang, Zhang, AAAI 2018, arXiv 1707.01220)."""
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -108,11 +109,11 @@ def score(alpha: float, beta: float) -> Kernel:
             [-16., -inf]])
     """
     product = replace(squared_distance, own=torch.inf)
+    return Kernel("euclidean^beta", identity, product, partial(_score, alpha, beta), nearest_is_largest=True)
 
-    def finish(square: Tensor) -> Tensor:
-        return -alpha * where_positive(lambda positive: positive ** (beta / 2), square)
 
-    return Kernel("euclidean^beta", identity, product, finish)
+def _score(alpha: float, beta: float, square: Tensor) -> Tensor:
+    return -alpha * where_positive(lambda positive: positive ** (beta / 2), square)
 
 
 def log_likelihood(scores: Tensor) -> Tensor:

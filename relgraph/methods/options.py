@@ -16,8 +16,5 @@ def facts_of(cls: type) -> dict[str, str]:
     >>> facts_of(KD)["Criterion"]
     'KL T^2'
     """
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        for key, text in re.findall(FACT, cleandoc(base.__doc__ or ""), re.MULTILINE):
-            found[key] = " ".join(text.split())
-    return found
+    docs = (cleandoc(base.__doc__ or "") for base in reversed(cls.__mro__))
+    return {key: " ".join(text.split()) for doc in docs for key, text in re.findall(FACT, doc, re.MULTILINE)}

@@ -7,9 +7,8 @@ from typing import Any, ClassVar, Self
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.forms import Form, check_form
 from relgraph.graph.kernels import pearson
-from relgraph.graph.pair import Pair, PairBuilder, graph_pair
+from relgraph.graph.pair import Form, Pair, PairBuilder, check_form, graph_pair
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Chooser, Graph, make_rule
@@ -36,7 +35,7 @@ class Relational(Method):
         refinement: Moves the nodes before they are compared; built for their widths.
         form: How the comparison is computed, with the same value and gradient: through the "matrix" of all pairs, from
             "factored" products, or "blocked", a block of rows at a time; "auto" chooses by the number of nodes (see
-            `relgraph.graph.forms`). Not every method supports every form; a refinement needs the matrix.
+            `relgraph.graph.pair`). Not every method supports every form; a refinement needs the matrix.
 
     Raises:
         RelgraphError: for unknown names, a form that the method or the graph does not support, or a learned refinement

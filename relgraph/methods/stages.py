@@ -115,15 +115,10 @@ def same_size(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     >>> same_size(torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]]), torch.zeros(1, 1, 1, 1))[0].flatten()
     tensor([4.])
     """
-    height, width = (min(x.shape[dim], y.shape[dim]) for dim in (-2, -1))
-    return _pooled(x, height, width), _pooled(y, height, width)
-
-
-def _pooled(x: Tensor, height: int, width: int) -> Tensor:
-    if x.shape[-2:] == (height, width):
-        return at_least_float32(x)
-    pooled: Tensor = adaptive_avg_pool2d(at_least_float32(x), (height, width))
-    return pooled
+    size = tuple(map(min, x.shape[-2:], y.shape[-2:]))
+    x, y = (at_least_float32(maps) for maps in (x, y))
+    one, other = (maps if maps.shape[-2:] == size else adaptive_avg_pool2d(maps, size) for maps in (x, y))
+    return one, other
 
 
 def through(layers: nn.Module, maps: Tensor) -> Tensor:

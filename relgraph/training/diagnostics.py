@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from relgraph.analysis.diagnostics import diagnose
-from relgraph.graph.forms import LARGEST_MATRIX
 from relgraph.graph.kernels import Kernel, cosine, pearson
-from relgraph.graph.pair import Pair, graph_pair
+from relgraph.graph.pair import LARGEST_MATRIX, Pair, graph_pair
 from relgraph.methods import Method, Output
 from relgraph.methods.contrastive import Contrastive
 from relgraph.methods.relational import Relational
