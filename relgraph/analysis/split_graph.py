@@ -9,7 +9,7 @@ from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.pair import check_nodes, graph_pair
 from relgraph.graph.search import check_finite, check_k
-from relgraph.graph.topology import Above, Chooser, Choosing, Nearest
+from relgraph.graph.topology import Above, Chooser, Nearest
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
@@ -63,7 +63,7 @@ def split_pair(
 
 def split_rule(
     student: Tensor, teacher: Tensor, graph: str, k: int, threshold: float, neighbours: Chooser = "teacher"
-) -> Choosing | None:
+) -> Nearest | Above | None:
     """Return the rule of a graph of a whole split: k nearest neighbours, or pairs above a threshold; of `dense` none.
 
     Raises:

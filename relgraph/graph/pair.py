@@ -132,7 +132,12 @@ class PairBuilder:
             student, teacher = edges.pick(student), edges.pick(teacher)
         found = [(STUDENT, student, edges), (TEACHER, teacher, edges)]
         if self.refinement is not None:
-            s, t = self._refined(pair, student, teacher, edges)
+            refine, one, other = self.refinement, pair["student"], pair["teacher"]
+            one.refined = refine.refine(refine.student, one.x, student, edges)
+            # Matching trains only the student's refinement: the teacher's must not be trained to make matching easier.
+            with torch.no_grad():
+                other.refined = refine.refine(refine.teacher, other.x, teacher, edges)
+            s, t = kernel.nodes(one.refined), kernel.nodes(other.refined)
         if self.match:
             across, joined = kernel.matrix(s, t), edges
             if not self.topology.dense:
@@ -140,16 +145,6 @@ class PairBuilder:
                 across = joined.pick(across)
             found.append((MATCHES, across, joined))
         _store(pair, found)
-
-    def _refined(self, pair: Pair, student: Tensor, teacher: Tensor, edges: Topology) -> tuple[Tensor, Tensor]:
-        """Store refined nodes, and return them as prepared by the kernel."""
-        assert self.refinement is not None
-        refine, one, other = self.refinement, pair["student"], pair["teacher"]
-        one.refined = refine.refine(refine.student, one.x, student, edges)
-        # Matching trains only the student's refinement: the teacher's must not be trained to make matching easier.
-        with torch.no_grad():
-            other.refined = refine.refine(refine.teacher, other.x, teacher, edges)
-        return self.kernel.nodes(one.refined), self.kernel.nodes(other.refined)
 
     def _add_edges(self, pair: Pair, s: Rows, t: Rows) -> None:
         """Store the edges that are found in blocks, and their weights."""

@@ -115,8 +115,15 @@ class Relation:
             topology = ALL_PAIRS if pair.graph == "dense" else topology_of(pair)
             student, teacher = relations(pair)
             return self.compare(student, teacher, topology)
-        nodes = pair["student"].prepared, pair["teacher"].prepared
-        return self._factored(pair, *nodes) if pair.form == "factored" else self.in_blocks(*nodes)
+        student, teacher = pair["student"].prepared, pair["teacher"].prepared
+        if pair.form == "blocked":
+            return self.in_blocks(student, teacher)
+        assert self.scale.factors is not None
+        processes = pair.held_by
+        s, t = self.scale.factors(student, processes), self.scale.factors(teacher, processes)
+        plain = s[0] is s[1] is student and t[0] is t[1] is teacher and student.shape == teacher.shape
+        square = squares_of(pair).within if plain else factored_square(s, t, processes)
+        return self.criterion.of_blocks(square, processes.count * len(student)).to(torch.result_type(student, teacher))
 
     def compare(self, student: Tensor, teacher: Tensor, topology: Topology = ALL_PAIRS) -> Tensor:
         """Return the scalar for the weights of the same edges, of a graph pair or of a matrix."""
@@ -145,14 +152,6 @@ class Relation:
         total = sum_of_blocks(term, (student, teacher, *shared), count, block)
         return self.criterion.of_blocks(total, count).to(torch.result_type(student, teacher))
 
-    def _factored(self, pair: Pair, student: Tensor, teacher: Tensor) -> Tensor:
-        assert self.scale.factors is not None
-        processes = pair.held_by
-        s, t = self.scale.factors(student, processes), self.scale.factors(teacher, processes)
-        plain = s[0] is s[1] is student and t[0] is t[1] is teacher and student.shape == teacher.shape
-        square = squares_of(pair).within if plain else factored_square(s, t, processes)
-        return self.criterion.of_blocks(square, processes.count * len(student)).to(torch.result_type(student, teacher))
-
 
 def matching(pair: Pair, kernel: Kernel) -> Tensor:
     """Return `|kernel(s_i, t_j) - 1[i = j]|`, the Frobenius norm over the edges of the cross graph: a scalar.
@@ -175,7 +174,13 @@ def matching(pair: Pair, kernel: Kernel) -> Tensor:
     if pair.form == "factored":
         across = squares_of(pair).across
         return frobenius.of_blocks(across, len(student)).to(torch.result_type(student, teacher))
-    return across_in_blocks(kernel, student, teacher)
+
+    def term(anchors: slice, student: Tensor, teacher: Tensor) -> Tensor:
+        found = kernel.matrix(student[anchors], teacher)
+        return frobenius.of_block(found, own_places(teacher, anchors).to(found.dtype))
+
+    total = sum_of_blocks(term, (student, teacher), len(student))
+    return frobenius.of_blocks(total, len(student)).to(torch.result_type(student, teacher))
 
 
 def squares_of(pair: Pair) -> Squares:
@@ -184,19 +189,3 @@ def squares_of(pair: Pair) -> Squares:
         pair.squares = squares(pair["student"].prepared, pair["teacher"].prepared, pair.held_by)
     found: Squares = pair.squares
     return found
-
-
-def across_in_blocks(kernel: Kernel, student: Tensor, teacher: Tensor, block: int | None = None) -> Tensor:
-    """Return `|kernel(S, T) - I|`, the Frobenius norm, of *prepared* nodes `(N, D)`, `block` rows at a time.
-
-    >>> from relgraph.graph.kernels import linear
-    >>> across_in_blocks(linear, torch.eye(2), torch.zeros(2, 2), block=1)
-    tensor(1.4142)
-    """
-
-    def term(anchors: slice, student: Tensor, teacher: Tensor) -> Tensor:
-        found = kernel.matrix(student[anchors], teacher)
-        return frobenius.of_block(found, own_places(teacher, anchors).to(found.dtype))
-
-    total = sum_of_blocks(term, (student, teacher), len(student), block)
-    return frobenius.of_blocks(total, len(student)).to(torch.result_type(student, teacher))

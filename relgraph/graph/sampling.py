@@ -5,7 +5,6 @@ Everything is computed on the device: there is no list of negatives per image, a
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +102,8 @@ class ClassSampler(nn.Module):
         return torch.empty(rows, columns, dtype=torch.long, device=self.order.device).random_(generator=generator)
 
 
-class Negatives(NamedTuple):
+@dataclass(frozen=True)
+class Negatives:
     """The negatives of a batch, to be compared with the anchors of both networks.
 
     Attributes:

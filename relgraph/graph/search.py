@@ -95,8 +95,8 @@ def nearest_in_blocks(
         if first == start:
             tile.fill_diagonal_(float("-inf"))
         else:
-            _keep_nearest(weights[columns], neighbours[columns], _groups(tile.mT, k), start)
-        _keep_nearest(weights[rows], neighbours[rows], _groups(tile, k), first)
+            _keep_nearest(weights[columns], neighbours[columns], tile.mT, start)
+        _keep_nearest(weights[rows], neighbours[rows], tile, first)
     return neighbours, weights if kernel.nearest_is_largest else -weights
 
 
@@ -151,7 +151,7 @@ def matches_in_blocks(
     if len(x.shape) != 2 or x.shape != y.shape:
         raise RelgraphError(f"nodes must be (N, D) alike, got {tuple(x.shape)} and {tuple(y.shape)}")
     one, other, block = prepared(x, kernel), prepared(y, kernel), fitting(block, BLOCK, x)
-    own, others = torch.full((2, len(x)), float("-inf"), dtype=torch.float64, device=one[:0].device)
+    own, others = torch.full((2, len(x)), float("-inf"), dtype=torch.float64, device=one[:0].device).unbind()
     for start, first, anchors, candidates in _tiles(one, other, block, progress):
         # Distances are taken from the mean of the second: with the anchors as second argument, equal candidates stay
         # equal.
@@ -323,22 +323,27 @@ def _nearness(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
     return tile if kernel.nearest_is_largest else tile.neg_()
 
 
-def _groups(tile: Tensor, k: int) -> Tensor:
-    """Return each row of a tile as groups of columns, `(N, M) -> (N, G, M / G)`, at least k groups if it has k."""
-    count = tile.shape[1]
-    size = next((size for size in GROUPS if count % size == 0 and count // size >= k), 1)
-    return tile.view(len(tile), -1, size)
+def _keep_nearest(weights: Tensor, neighbours: Tensor, tile: Tensor, first: int) -> None:
+    """Update each row's k nearest with nearer columns of a tile, `(N, k), (N, k), (N, M)`.
 
-
-def _keep_nearest(weights: Tensor, neighbours: Tensor, groups: Tensor, first: int) -> None:
-    """Update each row's k nearest with nearer columns of the groups, `(N, k), (N, k), (N, G, S)`.
-
-    The groups hold the columns from `first` on, which come after all columns of earlier calls.
+    The tile holds the columns from `first` on, which come after all columns of earlier calls. It is read as groups of
+    columns, at least k if it has k: each of k groups has a number of at least the k-th largest maximum, so smaller
+    numbers are not among the k largest.
     """
-    count, k = weights.shape
-    row, column, nearer = _candidates(weights[:, -1:], groups, k)
-    if len(row) == 0:
+    (count, k), width = weights.shape, tile.shape[1]
+    size = next((size for size in GROUPS if width % size == 0 and width // size >= k), 1)
+    groups, least = tile.view(count, -1, size), weights[:, -1:]
+    bar = least.nextafter(torch.full_like(least, float("inf")))
+    # Maxima laid out as the tile is: those of a transposed one would take 20 times as long.
+    maxima = torch.amax(groups, -1, out=torch.empty_like(groups[..., 0]))
+    if maxima.shape[1] >= k:
+        bar = torch.maximum(bar, maxima.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True))
+    row, group = (maxima >= bar).nonzero(as_tuple=True)
+    found = groups[row, group]
+    which, place = (found >= bar[row]).nonzero(as_tuple=True)
+    if len(which) == 0:
         return
+    row, column, nearer = row[which], group[which] * size + place, found[which, place]
     each = row.bincount(minlength=count)
     place = k + torch.arange(len(row), device=row.device) - (each.cumsum(0) - each)[row]
     table = weights.new_full((count, k + int(each.max())), float("-inf"))
@@ -348,22 +353,6 @@ def _keep_nearest(weights: Tensor, neighbours: Tensor, groups: Tensor, first: in
     best = table.sort(dim=-1, descending=True, stable=True)
     weights.copy_(best.values[:, :k])
     neighbours.copy_(names.gather(1, best.indices[:, :k]))
-
-
-def _candidates(least: Tensor, groups: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return row, column and weight, `(E,)` each, of the candidates for the row's k largest, above `least` (N, 1).
-
-    Each of k groups has a number of at least the k-th largest maximum, so smaller numbers are not among the k largest.
-    """
-    size, bar = groups.shape[-1], least.nextafter(torch.full_like(least, float("inf")))
-    # Maxima laid out as the tile is: those of a transposed one would take 20 times as long.
-    maxima = torch.amax(groups, -1, out=torch.empty_like(groups[..., 0]))
-    if maxima.shape[1] >= k:
-        bar = torch.maximum(bar, maxima.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True))
-    row, group = (maxima >= bar).nonzero(as_tuple=True)
-    found = groups[row, group]
-    which, place = (found >= bar[row]).nonzero(as_tuple=True)
-    return row[which], group[which] * size + place, found[which, place]
 
 
 def _starts(count: int, block: int, progress: str | None) -> Iterable[int]:

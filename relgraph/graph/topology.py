@@ -163,7 +163,8 @@ class Edges(Rule):
         from torch_geometric.utils import scatter
 
         candidate, anchor = self.edge_index
-        return scatter(weights.unsqueeze(-1) * x.index_select(0, candidate), anchor, dim_size=self.anchors)
+        found: Tensor = scatter(weights.unsqueeze(-1) * x.index_select(0, candidate), anchor, dim_size=self.anchors)
+        return found
 
     def rows(self, row: Callable[..., Tensor], student: Tensor, teacher: Tensor, additive: bool = False) -> Tensor:
         """Apply a function of one anchor's weights, `(..., M) x (..., M) -> (...)`, to all anchors and return `(R,)`.

@@ -74,11 +74,8 @@ class AB(StageMethod):
 
 def boundary_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], margin: float = 1.0) -> Tensor:
     """Return the loss of pre-activations `(N, C, H, W)` of the student against the teacher's maps, stage by stage."""
-    losses = [_missing(s, t, margin) for s, t in zip(student, teacher, strict=True)]
+    losses = []
+    for s, t in map(same_size, student, teacher):
+        losses.append(torch.where(t > 0, margin - s, margin + s).clamp_min(0).square().sum() / len(s))
     factors = [2.0 ** (depth + 1 - len(losses)) for depth in range(len(losses))]
     return 3 / 1000 * torch.stack([factor * loss for factor, loss in zip(factors, losses, strict=True)]).sum()
-
-
-def _missing(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
-    s, t = same_size(student, teacher)
-    return torch.where(t > 0, margin - s, margin + s).clamp_min(0).square().sum() / len(s)

@@ -13,7 +13,6 @@ from relgraph.graph.pair import Pair, check_nodes, graph_pair
 from relgraph.methods.base import Batch, Method, Output, RunFacts, as_output, chosen_nodes, nodes_of, option
 from relgraph.networks.heads import Projector
 
-HeadKind = Literal["mlp", "linear", "none"]
 Vectors = Literal["embedding", "feature"]
 
 
@@ -42,14 +41,26 @@ class Contrastive(Method):
 
     student_width: int | None = None
     teacher_width: int | None = None
-    head: HeadKind = option(default="mlp", kw_only=True)
+    head: Literal["mlp", "linear", "none"] = option(default="mlp", kw_only=True)
     nodes: Vectors = option(default="feature", kw_only=True)
 
     def __post_init__(self) -> None:
         """Build the student's head."""
         super().__post_init__()
         self.reads = (self.nodes,)
-        self.projector = _make_head(type(self).__name__, self.head, self.student_width, self.teacher_width)
+        self.projector: nn.Module | None = None
+        name, student, teacher = type(self).__name__, self.student_width, self.teacher_width
+        if student is None:
+            return
+        if teacher is None:
+            raise RelgraphError(f"the head of {name} ends at the teacher's width: expected teacher_width, got none")
+        if min(student, teacher) < 1:
+            raise RelgraphError(f"the head of {name} needs widths of at least 1, got {student} and {teacher}")
+        if self.head != "none":
+            self.projector = Projector(student, teacher) if self.head == "mlp" else nn.Linear(student, teacher)
+        elif student != teacher:
+            expected = f"{name} without a head needs student and teacher of one width"
+            raise RelgraphError(f"{expected}, got {student} and {teacher}")
 
     @classmethod
     def for_run(cls, run: RunFacts, **options: Any) -> Self:
@@ -107,22 +118,6 @@ class Queued(Contrastive):
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
         """Put the teacher's vectors, of unit length, in place of the oldest."""
         self.memory.remember(cosine.nodes(self.teacher_nodes(as_output(teacher))))
-
-
-def _make_head(name: str, head: HeadKind, student: int | None, teacher: int | None) -> nn.Module | None:
-    """Return the layers from the student's to the teacher's width, if there are any."""
-    if student is None:
-        return None
-    if teacher is None:
-        raise RelgraphError(f"the head of {name} ends at the teacher's width: expected teacher_width, got none")
-    if min(student, teacher) < 1:
-        raise RelgraphError(f"the head of {name} needs widths of at least 1, got {student} and {teacher}")
-    if head == "none" and student != teacher:
-        expected = f"{name} without a head needs student and teacher of one width"
-        raise RelgraphError(f"{expected}, got {student} and {teacher}")
-    if head == "none":
-        return None
-    return Projector(student, teacher) if head == "mlp" else nn.Linear(student, teacher)
 
 
 def head_like(state: Mapping[str, Tensor]) -> nn.Module | None:

@@ -164,12 +164,12 @@ class CRD(Method):
         """Return the scores of the student's anchors in the teacher's memory, and the other way round."""
         self.teacher_bank.check(indices, len(s))
         positive = self.sampler.same(indices) if self.positives == "relaxed" else indices
-        count, weigh = self.rule(self.sampler, indices)
+        negatives = self.rule(self.sampler, indices)
         found = []
         for anchors, bank in ((s, self.teacher_bank), (t, self.student_bank)):
             scaled = anchors / self.tau
             own = (scaled * bank.keys[positive]).sum(-1)
-            found.append((own, weigh(scaled, bank.keys), count))
+            found.append((own, negatives.weigh(scaled, bank.keys), negatives.count))
         return found
 
     def _log_z(self, scores: list[Scores]) -> Tensor:

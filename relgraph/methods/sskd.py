@@ -105,7 +105,18 @@ class SSKD(Method):
         self.views = Views("rotations", 3) if self.transformations == "rotations" else Views("transformations", 4)
         width = self.student_width
         self.projector = Projector(width, width) if self.head == "mlp" else nn.Identity()
-        self.ss_head = _frozen(self.ss_head, self.teacher_width)
+        if self.ss_head is None:
+            hint = "`relgraph pretrain --objective sskd-head --teacher ...` trains one"
+            raise RelgraphError(f"SSKD needs the teacher's self-supervision head, given by --ss-head RUN: {hint}")
+        first = next((layer for layer in self.ss_head.modules() if isinstance(layer, nn.Linear)), None)
+        if first is not None and first.in_features != self.teacher_width:
+            expected = f"the self-supervision head must take the teacher's feature (N, {self.teacher_width})"
+            raise RelgraphError(f"{expected}, got one for (N, {first.in_features})")
+        self.ss_head = deepcopy(self.ss_head).eval()
+        for layer in self.ss_head.modules():  # its weights become buffers: saved in checkpoints and never optimised
+            for name, parameter in list(layer.named_parameters(recurse=False)):
+                delattr(layer, name)
+                layer.register_buffer(name, parameter.detach())
 
     @classmethod
     def for_run(cls, run: RunFacts, **options: Any) -> Self:
@@ -177,23 +188,6 @@ def _similarities(head: nn.Module, output: Output, views: Output, width: int, si
     with full_precision(parts[0]):
         nodes = cosine.nodes(head(at_least_float32(torch.cat(parts))))
     return cosine.matrix(nodes[count:], nodes[:count]).view(-1, count, count)
-
-
-def _frozen(head: nn.Module | None, width: int) -> nn.Module:
-    """Return a copy without parameters: its weights are buffers, which are saved in checkpoints and never optimised."""
-    if head is None:
-        hint = "`relgraph pretrain --objective sskd-head --teacher ...` trains one"
-        raise RelgraphError(f"SSKD needs the teacher's self-supervision head, given by --ss-head RUN: {hint}")
-    first = next((layer for layer in head.modules() if isinstance(layer, nn.Linear)), None)
-    if first is not None and first.in_features != width:
-        expected = f"the self-supervision head must take the teacher's feature (N, {width})"
-        raise RelgraphError(f"{expected}, got one for (N, {first.in_features})")
-    head = deepcopy(head)
-    for layer in head.modules():
-        for name, parameter in list(layer.named_parameters(recurse=False)):
-            delattr(layer, name)
-            layer.register_buffer(name, parameter.detach())
-    return head.eval()
 
 
 def rank_of(scores: Tensor, true: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ def same_size(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     >>> same_size(torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]]), torch.zeros(1, 1, 1, 1))[0].flatten()
     tensor([4.])
     """
-    size = tuple(map(min, x.shape[-2:], y.shape[-2:]))
+    size = min(x.shape[-2], y.shape[-2]), min(x.shape[-1], y.shape[-1])
     x, y = (at_least_float32(maps) for maps in (x, y))
     one, other = (maps if maps.shape[-2:] == size else adaptive_avg_pool2d(maps, size) for maps in (x, y))
     return one, other

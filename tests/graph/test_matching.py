@@ -9,7 +9,7 @@ from torch import Tensor
 from relgraph.graph.criteria import frobenius
 from relgraph.graph.kernels import cosine, pearson
 from relgraph.graph.pair import Form, graph_pair
-from relgraph.graph.relation import across_in_blocks, matching
+from relgraph.graph.relation import matching
 from relgraph.graph.topology import ALL_PAIRS, Given, Rule
 from tests.graph.test_factored import with_gradient
 
@@ -25,14 +25,15 @@ def nodes() -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("block", [1, 4, N, N + 1])
-def test_the_cross_graph_is_compared_in_blocks(block: int) -> None:
+def test_the_cross_graph_is_compared_in_blocks(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relgraph.graph.blocks.LARGEST", block * N)
     student, teacher = nodes()
 
     def matrix(s: Tensor, t: Tensor) -> Tensor:
         return frobenius(pearson(s, t), torch.eye(N).double())
 
     def blocked(s: Tensor, t: Tensor) -> Tensor:
-        return across_in_blocks(pearson, pearson.nodes(s), pearson.nodes(t), block)
+        return matching(graph_pair(s, t, form="blocked"), pearson)
 
     expected = with_gradient(matrix, student, teacher)
     torch.testing.assert_close(with_gradient(blocked, student, teacher), expected, rtol=1e-10, atol=1e-10)
