@@ -15,9 +15,9 @@ from relgraph.graph.refine import Refinement, SignedConv
 from relgraph.graph.sampling import NearestOthers, RandomOthers
 from relgraph.graph.topology import ALL_PAIRS, Given, Nearest
 from relgraph.methods import CCL, EGA, KD, METHODS, NCE, PKT, SP, Batch, FitNet, Method, Output, RunFacts, Sum, option
-from relgraph.methods.options import options_of
 from relgraph.methods.relational import Relational
 from relgraph.names import Named, build, build_method, has_graph, parse_methods, read_arguments, reads_graph
+from relgraph.options import options_of
 from relgraph.training.recipe import Recipe
 from tests.checks import assert_refused
 

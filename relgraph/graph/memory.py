@@ -72,12 +72,10 @@ class Bank(nn.Module):
             raise RelgraphError(f"indices must be one for each of the {count} keys, got {tuple(indices.shape)}")
         if indices.is_floating_point():
             raise RelgraphError(f"indices must be integers, got {indices.dtype}")
-        if indices.device.type != "cpu" or count == 0:  # elsewhere reading values would synchronise the device
-            return
-        least, most = (int(bound) for bound in indices.aminmax())
-        if least < 0 or most >= len(self.keys):
-            outside = least if least < 0 else most
-            raise RelgraphError(f"indices must name images 0 to {len(self.keys) - 1}, got {outside}")
+        if indices.device.type == "cpu":  # elsewhere reading values would synchronise the device
+            outside = indices[(indices < 0) | (indices >= len(self.keys))].tolist()
+            if outside:
+                raise RelgraphError(f"indices must name images 0 to {len(self.keys) - 1}, got {outside[0]}")
 
     @torch.no_grad()
     def remember(self, indices: Tensor, keys: Tensor, momentum: float) -> None:

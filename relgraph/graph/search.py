@@ -212,11 +212,8 @@ def edge_weights(x: Rows, y: Rows, edge_index: Tensor, kernel: Kernel = pearson,
 
 
 def _weigh_in_chunks(x: Rows, y: Rows, edge_index: Tensor, kernel: Kernel, chunk: int) -> Tensor:
-    weights = x[:0].new_empty(edge_index.shape[1])
-    for start in range(0, len(weights), chunk):
-        candidate, anchor = edge_index[:, start : start + chunk]
-        weights[start : start + chunk] = _weigh(kernel, x[anchor], y[candidate])
-    return weights
+    parts = torch.split(edge_index, chunk, dim=1)
+    return torch.cat([_weigh(kernel, x[anchor], y[candidate]) for candidate, anchor in parts])
 
 
 def _weigh(kernel: Kernel, one: Tensor, other: Tensor) -> Tensor:
@@ -228,7 +225,7 @@ class _EdgeWeights(OneByOne):
 
     @staticmethod
     def forward(x: Tensor, y: Tensor, edge_index: Tensor, kernel: Kernel, chunk: int) -> Tensor:
-        return _weigh_in_chunks(x, y, edge_index, kernel, chunk).to(torch.promote_types(x.dtype, y.dtype))
+        return _weigh_in_chunks(x, y, edge_index, kernel, chunk)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

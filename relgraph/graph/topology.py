@@ -21,7 +21,6 @@ from relgraph.graph.search import Rows, above_in_blocks, check_k, nearest_in_blo
 from relgraph.graph.segments import segment_log_softmax, segment_sum
 
 Chooser = Literal["teacher", "student", "union", "mutual"]
-GRAPHS = ("dense", "knn")
 # Number of edges that are summed as one row in float32: for more, sums and norms would lose digits.
 ONE_ROW = 2**14
 CHOOSERS: tuple[Chooser, ...] = ("teacher", "student", "union", "mutual")
@@ -428,7 +427,7 @@ def make_rule(graph: Graph, k: int | None = None, neighbours: Chooser = "teacher
     if isinstance(graph, str) and graph == "knn":
         return Nearest(8 if k is None else k, neighbours)
     if isinstance(graph, str) and graph != "dense":
-        raise unknown("graph", graph, GRAPHS)
+        raise unknown("graph", graph, ("dense", "knn"))
     if k is not None or neighbours != "teacher":
         raise RelgraphError(f"k and neighbours belong to the graph 'knn', got k = {k} and neighbours = {neighbours!r}")
     if isinstance(graph, str):

@@ -1,22 +1,24 @@
 """Base classes of all methods: a module that maps the networks' outputs for a batch to named losses."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from inspect import cleandoc
 from typing import Any, ClassVar, Literal, NamedTuple, Self, dataclass_transform
 
 import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.methods.options import option as option
-from relgraph.methods.options import options_of
-from relgraph.options import check_options
+from relgraph.options import check_options, options_of
+from relgraph.options import option as option
 from relgraph.outputs import Batch as Batch
 from relgraph.outputs import Output as Output
 
 Part = Literal["embedding", "feature", "map"]
 Terms = dict[str, Tensor]
+Loss = Callable[[Output], Tensor]
 Shape = tuple[int, int, int]  # channels, height and width of a stage map
 Shapes = tuple[Shape, ...]  # of all of a network, the stem's first
 
@@ -52,6 +54,7 @@ class Summand(NamedTuple):
         return {name if self.owner in ("", name) else f"{self.owner}_{name}": term for name, term in terms.items()}
 
 
+FACT = r"^(Paper|Differs|Kernel|Topology|Criterion): (.+(?:\n    .+)*)"
 # Attributes of every method, which no option may be called.
 RESERVED = frozenset({"weight", "gamma", "views", "reads", "augment", "init_share", "pointwise"})
 
@@ -106,7 +109,7 @@ class Method(nn.Module):
     the command line and YAML files are made. It builds its layers in `__post_init__` and implements `compare`. Facts of
     a run that it needs, such as the networks' widths, are passed to `for_run`. Its docstring has a line `Paper:`, and
     one `Differs:` that lists where paper, official code and this one differ; if no `Relation` defines its parts, they
-    are given in lines `Kernel:`, `Topology:` and `Criterion:` (see `relgraph.methods.options.facts_of`).
+    are given in lines `Kernel:`, `Topology:` and `Criterion:` (see `facts_of`).
 
     Attributes:
         weight: The published weight of the method, or of the requested form, relative to a cross-entropy of weight 1.
@@ -189,10 +192,8 @@ class Method(nn.Module):
             expected = ", ".join(by) or type(self).__name__.lower()
             returned = ", ".join(found) if isinstance(found, dict) else type(found).__name__
             raise RelgraphError(f"{type(self).__name__} compares by the terms {expected}, a dict, got {returned}")
-        return {
-            name if owner in ("", name) else f"{owner}_{name}": weight * by.get(name, 1.0) * term
-            for name, term in found.items()
-        }
+        names = {name: name if owner in ("", name) else f"{owner}_{name}" for name in found}
+        return {names[name]: weight * by.get(name, 1.0) * term for name, term in found.items()}
 
     def summands(self) -> list[Summand]:
         """Return the methods that this one is a sum of: itself alone for all but `Sum`."""
@@ -202,9 +203,7 @@ class Method(nn.Module):
         """Return the terms of one batch without their weights; the teacher's output is detached."""
         raise NotImplementedError
 
-    def teacher_terms(
-        self, student: Output, teacher: Output, batch: Batch, cross_entropy: Callable[[Output], Tensor]
-    ) -> Terms:
+    def teacher_terms(self, student: Output, teacher: Output, batch: Batch, cross_entropy: Loss) -> Terms:
         """Return the losses that train the method's own side of the teacher, by name; they train its head as well.
 
         `cross_entropy` returns the loss of the teacher's head on the batch's labels for an output whose embedding or
@@ -223,6 +222,17 @@ class Method(nn.Module):
 
         In a user-defined loop, call it in every step between `backward` and the optimiser's step.
         """
+
+
+def facts_of(cls: type) -> dict[str, str]:
+    """Return the facts of a method's docstring, a line each: its `Paper`, where it `Differs`, its parts in words.
+
+    >>> from relgraph.methods import KD
+    >>> facts_of(KD)["Criterion"]
+    'KL T^2'
+    """
+    docs = (cleandoc(base.__doc__ or "") for base in reversed(cls.__mro__))
+    return {key: " ".join(text.split()) for doc in docs for key, text in re.findall(FACT, doc, re.MULTILINE)}
 
 
 def chosen_nodes(cls: type[Method], options: Mapping[str, Any]) -> Part:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import cosine, full_precision
 from relgraph.graph.memory import Queue
-from relgraph.graph.pair import Pair, check_nodes, graph_pair
+from relgraph.graph.pair import check_nodes
 from relgraph.methods.base import Batch, Method, Output, RunFacts, as_output, chosen_nodes, nodes_of, option
 from relgraph.networks.heads import Projector
 
@@ -76,10 +76,6 @@ class Contrastive(Method):
             with full_precision(s):
                 s = self.projector(s.to(next(self.projector.parameters()).dtype))
         return s, t
-
-    def pair(self, student: Output, teacher: Output) -> Pair:
-        """Return the vectors as a graph pair of cosines, for diagnostics; the loss itself needs none."""
-        return graph_pair(*self.vectors(student, teacher), kernel=cosine)
 
     def teacher_nodes(self, output: Output) -> Tensor:
         """Return the teacher's nodes `(N, D_t)`, of the width that the method was built for."""

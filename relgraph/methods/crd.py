@@ -131,12 +131,9 @@ class CRD(Method):
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `student_anchors` and `teacher_anchors`."""
         indices = _indices_of(batch)
-        scores = self._scores(*self._anchors(student, teacher), indices)
-        losses = [
-            nce(own - z, negative - z, count, 1 / self.sampler.images)
-            for (own, negative, count), z in zip(scores, self._log_z(scores), strict=True)
-        ]
-        return dict(zip(("student_anchors", "teacher_anchors"), losses, strict=True))
+        scores, noise = self._scores(*self._anchors(student, teacher), indices), 1 / self.sampler.images
+        found = zip(("student_anchors", "teacher_anchors"), scores, self._log_z(scores), strict=True)
+        return {name: nce(own - z, negative - z, count, noise) for name, (own, negative, count), z in found}
 
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:

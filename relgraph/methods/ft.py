@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from relgraph.graph.criteria import mean_square
 from relgraph.methods.at import attention
-from relgraph.methods.base import Batch, Output, Terms, option
+from relgraph.methods.base import Batch, Loss, Output, Terms, option
 from relgraph.methods.stages import StageMethod, norm, same_size, through
 
 SLOPE = 0.1  # of all leaky ReLUs, as in the code
@@ -79,9 +79,7 @@ class FT(StageMethod):
         target = through(self.encoder, t).detach()
         return {"ft": factor_loss(through(self.translator, s), target)}
 
-    def teacher_terms(
-        self, student: Output, teacher: Output, batch: Batch, cross_entropy: Callable[[Output], Tensor]
-    ) -> Terms:
+    def teacher_terms(self, student: Output, teacher: Output, batch: Batch, cross_entropy: Loss) -> Terms:
         """Return `paraphraser`, the mean squared error of its reconstruction of the teacher's last map."""
         t = self.pairs(student, teacher)[0][1].detach()
         return {"paraphraser": mean_square(through(nn.Sequential(self.encoder, self.decoder), t), t)}
@@ -97,9 +95,7 @@ def factor_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return (s - t).abs().mean()
 
 
-def _layers(
-    convolution: type[nn.Conv2d] | type[nn.ConvTranspose2d], widths: Sequence[int], normed: bool = False
-) -> nn.Sequential:
+def _layers(convolution: Callable[..., nn.Module], widths: Sequence[int], normed: bool = False) -> nn.Sequential:
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
         after = [norm(outputs)] if normed else []

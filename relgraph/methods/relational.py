@@ -1,6 +1,6 @@
 """Base class of methods over the graphs of a batch: nodes, topology and refinement."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import field, replace
 from typing import Any, ClassVar, Self
 
@@ -12,7 +12,7 @@ from relgraph.graph.pair import Form, Pair, PairBuilder, check_form, graph_pair
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Chooser, Graph, make_rule
-from relgraph.methods.base import Batch, Method, Output, Part, RunFacts, Terms, chosen_nodes, nodes_of, option
+from relgraph.methods.base import Batch, Loss, Method, Output, Part, RunFacts, Terms, chosen_nodes, nodes_of, option
 
 
 class Relational(Method):
@@ -111,9 +111,7 @@ class Relational(Method):
             raise NotImplementedError(f"{type(self).__name__} needs make_relation, or a compare_pair of its own")
         return {type(self).__name__.lower(): self.relation.of_pair(pair)}
 
-    def teacher_terms(
-        self, student: Output, teacher: Output, batch: Batch, cross_entropy: Callable[[Output], Tensor]
-    ) -> Terms:
+    def teacher_terms(self, student: Output, teacher: Output, batch: Batch, cross_entropy: Loss) -> Terms:
         """Return the teacher's cross-entropy on its refined nodes, `refined`, if that refinement has parameters."""
         if self.refinement is None or not self.refinement.learns:
             return {}

@@ -119,25 +119,23 @@ def related_angles(
     tensor(16.)
     """
     nodes, totals, triplets = (at_least_float32(student), at_least_float32(teacher)), [], 0
+    kernel = relation.kernel
+
+    def term(anchors: Tensor, candidates: Tensor | None, some: slice, s: Tensor, t: Tensor) -> Tensor:
+        chosen = None if candidates is None else candidates[some]
+        s, t = (kernel.nodes(differences(x, anchors[some], chosen)) for x in (s, t))
+        return relation.criterion.of_block(kernel.matrix(s, s), kernel.matrix(t, t))
+
     everyone = torch.arange(len(student), device=student.device), None
     for anchors, places in topology.groups() if isinstance(topology, Edges) else [everyone]:
         candidates = topology.edge_index[0][places] if isinstance(topology, Edges) else None
         width = len(student) if candidates is None else candidates.shape[1]
         block = largest // max(1, width * max(width, student.shape[-1], teacher.shape[-1]))
-        term = partial(_angles, relation, anchors, candidates)
-        totals.append(sum_of_blocks(term, nodes, len(anchors), max(1, block)))
+        totals.append(sum_of_blocks(partial(term, anchors, candidates), nodes, len(anchors), max(1, block)))
         triplets += len(anchors) * width**2
     if not totals:  # mutual neighbours, or a threshold, may leave no edge
         return nodes[0][:0].sum() + nodes[1][:0].sum()
     return torch.stack(totals).sum() / triplets
-
-
-def _angles(
-    relation: Relation, anchors: Tensor, candidates: Tensor | None, some: slice, s: Tensor, t: Tensor
-) -> Tensor:
-    chosen = None if candidates is None else candidates[some]
-    s, t = (relation.kernel.nodes(differences(x, anchors[some], chosen)) for x in (s, t))
-    return relation.criterion.of_block(relation.kernel.matrix(s, s), relation.kernel.matrix(t, t))
 
 
 def differences(x: Tensor, anchors: Tensor, candidates: Tensor | None = None) -> Tensor:

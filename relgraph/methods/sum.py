@@ -1,12 +1,12 @@
 """Weighted sums of methods."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.methods.base import Batch, Method, Output, Summand, Terms
+from relgraph.methods.base import Batch, Loss, Method, Output, Summand, Terms
 
 
 class Sum(Method):
@@ -62,9 +62,7 @@ class Sum(Method):
             terms |= method.weighted(method.compare(student, teacher, batch), owner, weight)
         return terms
 
-    def teacher_terms(
-        self, student: Output, teacher: Output, batch: Batch, cross_entropy: Callable[[Output], Tensor]
-    ) -> Terms:
+    def teacher_terms(self, student: Output, teacher: Output, batch: Batch, cross_entropy: Loss) -> Terms:
         """Return the losses that train the methods' sides of the teacher, without the methods' weights."""
         terms: Terms = {}
         for part in self.summands():

@@ -81,7 +81,7 @@ def measured_pair(methods: list[tuple[str, Method]], student: Output, teacher: O
             builder = replace(method.builder, form="matrix")
             return builder(*method.vectors(student, teacher)), builder.kernel
         if isinstance(method, Contrastive):
-            return method.pair(student, teacher), cosine
+            return graph_pair(*method.vectors(student, teacher), kernel=cosine), cosine
     nodes = student.embedding, teacher.embedding
     read = {part for _, method in methods for part in method.reads}
     if "embedding" not in read and student.feature is not None and teacher.feature is not None:
