@@ -132,9 +132,9 @@ class _Products(OneByOne):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         change, mixed, own = gradient
         change, own = change + change.mT, own + own.mT
-        nodes, needed = ctx.saved_tensors, ctx.needs_input_grad
-        of_student = _of_rows(*nodes, change, mixed.mT) if needed[0] else None
-        of_teacher = _of_rows(*nodes, mixed - change, own - mixed.mT) if needed[1] else None
+        (s, t), needed = ctx.saved_tensors, ctx.needs_input_grad
+        of_student = _of_rows(s, t, change, mixed.mT) if needed[0] else None
+        of_teacher = _of_rows(s, t, mixed - change, own - mixed.mT) if needed[1] else None
         return of_student, of_teacher
 
     @staticmethod

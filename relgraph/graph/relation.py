@@ -83,7 +83,8 @@ class Relation:
         """Return the forms that this relation supports on all pairs, except "auto"; its parts determine them."""
         factored = self.kernel.bilinear and self.scale.factors is not None and self.criterion.square
         found: tuple[Form, ...] = ("matrix", "factored") if factored else ("matrix",)
-        return (*found, "blocked") if self.scale.blocked else found
+        blocked = self.scale.divisor is None or self.scale.divisor_in_blocks is not None  # scaled without other rows
+        return (*found, "blocked") if blocked else found
 
     @property
     def builder(self) -> PairBuilder:

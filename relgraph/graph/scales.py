@@ -66,11 +66,6 @@ class Scale:
         """Whether weights remain as they are."""
         return self.anchors is None and self.divisor is None
 
-    @property
-    def blocked(self) -> bool:
-        """Whether a block of rows can be scaled without the other rows in memory."""
-        return self.divisor is None or self.divisor_in_blocks is not None
-
 
 def as_scale(scale: Scale | Callable[[Tensor], Tensor]) -> Scale:
     """Return a scale; a function of the weights of one anchor, `(..., M) -> (..., M)`, becomes one.

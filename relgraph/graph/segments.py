@@ -10,6 +10,8 @@ try:
 except Exception:  # a wheel built for another torch fails with OSError, not ImportError
     torch_scatter = None
 
+HAS_SCATTER = torch_scatter is not None
+
 
 def segment_sum(values: Tensor, anchors: Tensor, count: int) -> Tensor:
     """Return the sum of the values of each anchor, `(E,), (E,) -> (count,)`; 0 for an anchor without edges.

@@ -10,9 +10,8 @@ from torch.nn.functional import softplus
 
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.kernels import at_least_float32, full_precision, unit
-from relgraph.graph.memory import Bank
+from relgraph.graph.memory import Bank, ClassSampler, NearestOthers, RandomOthers
 from relgraph.graph.pair import check_nodes
-from relgraph.graph.sampling import ClassSampler, NearestOthers, RandomOthers
 from relgraph.graph.topology import Nearest, Rule
 from relgraph.methods.base import Batch, Method, Output, RunFacts, Terms, as_output, chosen_nodes, nodes_of, option
 from relgraph.methods.contrastive import Vectors
@@ -20,7 +19,6 @@ from relgraph.methods.contrastive import Vectors
 # Dot products over tau of one direction: own (N,), negative (N, K), and the number of negatives (N,).
 Scores = tuple[Tensor, Tensor, Tensor]
 GRAPHS = ("sampled", "dense", "knn")
-DRAWS = 16384  # the authors' number of negatives
 
 
 class CRD(Method):
@@ -161,12 +159,12 @@ class CRD(Method):
         """Return the scores of the student's anchors in the teacher's memory, and the other way round."""
         self.teacher_bank.check(indices, len(s))
         positive = self.sampler.same(indices) if self.positives == "relaxed" else indices
-        negatives = self.rule(self.sampler, indices)
+        count, weigh = self.rule(self.sampler, indices)
         found = []
         for anchors, bank in ((s, self.teacher_bank), (t, self.student_bank)):
             scaled = anchors / self.tau
             own = (scaled * bank.keys[positive]).sum(-1)
-            found.append((own, negatives.weigh(scaled, bank.keys), negatives.count))
+            found.append((own, weigh(scaled, bank.keys), count))
         return found
 
     def _log_z(self, scores: list[Scores]) -> Tensor:
@@ -197,7 +195,7 @@ def _rule(graph: str | Rule, k: int | None, negatives: int | None) -> RandomOthe
     if isinstance(graph, str) and graph not in GRAPHS:
         raise unknown("graph", graph, GRAPHS)
     if graph == "sampled":
-        return RandomOthers(DRAWS if negatives is None else negatives)
+        return RandomOthers(16384 if negatives is None else negatives)  # the authors' number
     if graph == "knn":
         return NearestOthers(8 if k is None else k)
     if isinstance(graph, Nearest) and graph.by == "teacher":

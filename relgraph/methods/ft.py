@@ -10,8 +10,6 @@ from relgraph.methods.at import attention
 from relgraph.methods.base import Batch, Loss, Output, Terms, option
 from relgraph.methods.stages import StageMethod, norm, same_size, through
 
-SLOPE = 0.1  # of all leaky ReLUs, as in the code
-
 
 class FT(StageMethod):
     """Match the factor of the teacher's last map, encoded by a paraphraser, an auto-encoder trained on that map.
@@ -96,8 +94,12 @@ def factor_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _layers(convolution: Callable[..., nn.Module], widths: Sequence[int], normed: bool = False) -> nn.Sequential:
-    layers: list[nn.Module] = []
+    layers: list[nn.Module] = []  # slopes of 0.1 as in the code
     for inputs, outputs in pairwise(widths):
         after = [norm(outputs)] if normed else []
-        layers += [convolution(inputs, outputs, 3, padding=1, bias=not normed), *after, nn.LeakyReLU(SLOPE)]
+        layers += [
+            convolution(inputs, outputs, 3, padding=1, bias=not normed),
+            *after,
+            nn.LeakyReLU(0.1),
+        ]  # as in the code
     return nn.Sequential(*layers)
