@@ -80,22 +80,19 @@ Factors = tuple[Tensor, Tensor]
 def factored_square(student: Factors, teacher: Factors, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
     """Return `|A S' - B T'|^2` of the factors (A, S) and (B, T) of two graphs' weights, a scalar in float64.
 
-    The factors of one graph are `(N, D)` each. Where they are one tensor, the graph is that of `squares`; else the
-    difference is expanded as `(A - B) S' + B (S - T)'`.
+    The factors of one graph are `(N, D)` each. For equal widths the difference is expanded as
+    `(A - B) S' + B (S - T)'`.
 
     >>> x, y = torch.eye(2), torch.zeros(2, 3)
     >>> factored_square((x, x), (y, y))
     tensor(2., dtype=torch.float64)
     """
     (a, s), (b, t) = student, teacher
-    if a is s and b is t:
-        if s.shape == t.shape:
-            return squares(s, t, processes).within
-        one, across, other = (gram(x, y, processes).square().sum() for x, y in ((s, s), (s, t), (t, t)))
-        return (one - 2 * across + other).clamp_min(0)
     if s.shape[1] != t.shape[1]:
-        pairs = ((a, a), (s, s)), ((a, b), (s, t)), ((b, b), (t, t))
-        one, across, other = (_inner(gram(*u, processes), gram(*x, processes)) for u, x in pairs)
+        products = [gram(x, y, processes) for x, y in ((s, s), (s, t), (t, t))]
+        plain = a is s and b is t
+        others = products if plain else [gram(x, y, processes) for x, y in ((a, a), (a, b), (b, b))]
+        one, across, other = map(_inner, others, products)
         return (one - 2 * across + other).clamp_min(0)
     rows, columns = a - b, s - t
     expanded = ((rows, rows), (s, s), (rows, b), (s, columns), (b, b), (columns, columns))

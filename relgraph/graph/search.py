@@ -21,8 +21,6 @@ from relgraph.graph.kernels import Kernel, pearson
 # for 50,000 nodes that costs half as much as all products. Smaller blocks are slower on a busy machine, because each of
 # their many steps waits for the slowest thread.
 BLOCK = 2816
-# The k largest numbers lie in the k groups of largest maximum, and maxima are quick to find.
-GROUPS = (32, 16, 8, 4, 2, 1)
 # Number of blocks in memory when nodes are prepared as they are read: the other blocks are read a quarter as often.
 STRIP = 4
 # Size up to which all nodes, 512 MB of float32, are prepared at once and held; larger sets are prepared by block.
@@ -328,7 +326,8 @@ def _keep_nearest(weights: Tensor, neighbours: Tensor, tile: Tensor, first: int)
     numbers are not among the k largest.
     """
     (count, k), width = weights.shape, tile.shape[1]
-    size = next((size for size in GROUPS if width % size == 0 and width // size >= k), 1)
+    # The k largest numbers lie in the k groups of largest maximum, and maxima are quick to find.
+    size = next((size for size in (32, 16, 8, 4, 2) if width % size == 0 and width // size >= k), 1)
     groups, least = tile.view(count, -1, size), weights[:, -1:]
     bar = least.nextafter(torch.full_like(least, float("inf")))
     # Maxima laid out as the tile is: those of a transposed one would take 20 times as long.
@@ -354,9 +353,7 @@ def _keep_nearest(weights: Tensor, neighbours: Tensor, tile: Tensor, first: int)
 
 def _starts(count: int, block: int, progress: str | None) -> Iterable[int]:
     """Return the first row of each block, with a progress bar on a terminal if `progress` gives its title."""
-    starts = range(0, count, block)
-    if progress is None:
-        return starts
     from tqdm import tqdm
 
-    return tqdm(starts, desc=progress, unit="block", leave=False, disable=None)
+    hidden = True if progress is None else None  # `None`: where there is no terminal
+    return tqdm(range(0, count, block), desc=progress, unit="block", leave=False, disable=hidden)

@@ -18,7 +18,6 @@ from relgraph.methods.contrastive import Vectors
 
 # Dot products over tau of one direction: own (N,), negative (N, K), and the number of negatives (N,).
 Scores = tuple[Tensor, Tensor, Tensor]
-GRAPHS = ("sampled", "dense", "knn")
 
 
 class CRD(Method):
@@ -192,8 +191,6 @@ def _rule(graph: str | Rule, k: int | None, negatives: int | None) -> RandomOthe
         raise RelgraphError(f"negatives are those of the graph 'sampled', got {negatives} and another graph")
     if k is not None and graph != "knn":
         raise RelgraphError(f"k belongs to the graph 'knn', got k = {k} and another graph")
-    if isinstance(graph, str) and graph not in GRAPHS:
-        raise unknown("graph", graph, GRAPHS)
     if graph == "sampled":
         return RandomOthers(16384 if negatives is None else negatives)  # the authors' number
     if graph == "knn":
@@ -202,6 +199,8 @@ def _rule(graph: str | Rule, k: int | None, negatives: int | None) -> RandomOthe
         return NearestOthers(graph.k)
     if graph == "dense" or (isinstance(graph, Rule) and graph.dense):
         return NearestOthers()
+    if isinstance(graph, str):
+        raise unknown("graph", graph, ("sampled", "dense", "knn"))
     known = "'sampled', 'dense' or 'knn', which its own scores and labels choose in its memory"
     other = f"edges among the images of a batch are none of them, got {type(graph).__name__}"
     raise RelgraphError(f"CRD takes the graph {known}: {other}")

@@ -80,19 +80,18 @@ class FitNet(StageMethod):
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `fitnet`."""
-        if self.nodes == "map":
-            check_stages("FitNet", student.maps, teacher.maps, self.stage + 1)
-            s, t = student.maps[self.stage], teacher.maps[self.stage]
-            check_maps(s, t)
-            found = tuple(s.shape[1:]), tuple(t.shape[1:])
-            if found != self.shapes:
-                expected = f"{self.shapes[0]} and {self.shapes[1]}"
-                raise RelgraphError(f"FitNet was built for stage maps {expected}, got {found[0]} and {found[1]}")
-            return {"fitnet": mean_square(*same_size(through(self.regressor, s), t))}
-        part: Part = self.nodes or "embedding"
-        s, t = (nodes_of(output, part, "FitNet") for output in (student, teacher))
-        check_nodes(s, t, one_width=True)
-        return {"fitnet": mean_square(at_least_float32(s), at_least_float32(t))}
+        if self.nodes is not None and self.nodes != "map":
+            s, t = (nodes_of(output, self.nodes, "FitNet") for output in (student, teacher))
+            check_nodes(s, t, one_width=True)
+            return {"fitnet": mean_square(at_least_float32(s), at_least_float32(t))}
+        check_stages("FitNet", student.maps, teacher.maps, self.stage + 1)
+        s, t = student.maps[self.stage], teacher.maps[self.stage]
+        check_maps(s, t)
+        found = tuple(s.shape[1:]), tuple(t.shape[1:])
+        if found != self.shapes:
+            expected = f"{self.shapes[0]} and {self.shapes[1]}"
+            raise RelgraphError(f"FitNet was built for stage maps {expected}, got {found[0]} and {found[1]}")
+        return {"fitnet": mean_square(*same_size(through(self.regressor, s), t))}
 
 
 def regressor(student: Shape, teacher: Shape) -> nn.Sequential:

@@ -8,7 +8,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import at_least_float32
-from relgraph.methods.base import Method, Output, RunFacts, Shape, Shapes
+from relgraph.methods.base import Method, Output, RunFacts, Shapes
 
 T = TypeVar("T")
 
@@ -50,7 +50,11 @@ class StageMethod(Method):
     def pairs(self, student: Output, teacher: Output) -> list[tuple[Tensor, Tensor]]:
         """Return the maps of student and teacher that it compares, with the channels that its layers were built for."""
         found = map_pairs(student, teacher, type(self).__name__, self.least)[self.facing]
-        check_channels(type(self).__name__, self.built, found)
+        expected = [(s[0], t[0]) for s, t in self.built]
+        channels = [(s.shape[1], t.shape[1]) for s, t in found]
+        if channels != expected:
+            maps = f"stage maps with channels {expected} of student and teacher"
+            raise RelgraphError(f"{type(self).__name__} was built for {maps}, got {channels}")
         return found
 
 
@@ -94,15 +98,6 @@ def check_maps(student: Tensor, teacher: Tensor) -> None:
     if not four or len(student) != len(teacher) or 0 in (student.numel(), teacher.numel()):
         expected = "stage maps must be (N, C, H, W), student and teacher of the same N images"
         raise RelgraphError(f"{expected}, got {tuple(student.shape)} and {tuple(teacher.shape)}")
-
-
-def check_channels(method: str, built: Sequence[tuple[Shape, Shape]], found: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Raise RelgraphError unless maps have the channels that a method's layers were built for, pair by pair."""
-    expected = [(student[0], teacher[0]) for student, teacher in built]
-    channels = [(student.shape[1], teacher.shape[1]) for student, teacher in found]
-    if channels != expected:
-        maps = f"stage maps with channels {expected} of student and teacher"
-        raise RelgraphError(f"{method} was built for {maps}, got {channels}")
 
 
 def same_size(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
