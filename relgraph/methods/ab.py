@@ -75,7 +75,6 @@ class AB(StageMethod):
 def boundary_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], margin: float = 1.0) -> Tensor:
     """Return the loss of pre-activations `(N, C, H, W)` of the student against the teacher's maps, stage by stage."""
     losses = []
-    for s, t in map(same_size, student, teacher):
-        losses.append(torch.where(t > 0, margin - s, margin + s).clamp_min(0).square().sum() / len(s))
-    factors = [2.0 ** (depth + 1 - len(losses)) for depth in range(len(losses))]
-    return 3 / 1000 * torch.stack([factor * loss for factor, loss in zip(factors, losses, strict=True)]).sum()
+    for depth, (s, t) in enumerate(map(same_size, student, teacher), 1 - len(student)):
+        losses.append(2.0**depth * torch.where(t > 0, margin - s, margin + s).clamp_min(0).square().sum() / len(s))
+    return 3 / 1000 * torch.stack(losses).sum()

@@ -73,9 +73,8 @@ class Relational(Method):
         """Return the method with a refinement of the name `refine`, built for the widths that its nodes have."""
         if refine is not None:
             part = chosen_nodes(cls, options)
-            if part == "map":
-                # Before it is built: a learned one has as many parameters as a flat map has numbers, squared.
-                check_refinement(part, Refinement(refine, 1))
+            # Before it is built: a learned one of maps has as many parameters as a flat map has numbers, squared.
+            check_refinement(part, Refinement(refine, 1))
             options["refinement"] = Refinement(refine, *run.widths(part))
         return cls(**options)
 
