@@ -104,10 +104,9 @@ class Criterion:
 
 
 def _not_one_each(found: Tensor, weights: Tensor) -> RelgraphError:
-    return RelgraphError(
-        f"the row of a criterion returns one number for each anchor: expected {tuple(weights.shape[:-1])}, got "
-        f"{tuple(found.shape)} from weights {tuple(weights.shape)}; reduce over the last dimension alone"
-    )
+    rule = "the row of a criterion returns one number for each anchor"
+    shapes = f"expected {tuple(weights.shape[:-1])}, got {tuple(found.shape)} from weights {tuple(weights.shape)}"
+    return RelgraphError(f"{rule}: {shapes}; reduce over the last dimension alone")
 
 
 def as_criterion(criterion: Criterion | Row) -> Criterion:

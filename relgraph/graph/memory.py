@@ -245,11 +245,9 @@ def gathered(anchors: Tensor, keys: Tensor, index: Tensor) -> Tensor:
     if index.shape[1] <= width:
         return _gather(anchors, keys, index)
     # Without checkpointing, the blocks saved for the backward pass would be as large as (N, K, D).
-    parts = [
-        checkpoint(_gather, anchors, keys, columns, use_reentrant=False, preserve_rng_state=False)
-        for columns in torch.split(index, width, dim=1)
-    ]
-    return torch.cat(parts, dim=1)
+    plain = {"use_reentrant": False, "preserve_rng_state": False}
+    columns = torch.split(index, width, dim=1)
+    return torch.cat([checkpoint(_gather, anchors, keys, some, **plain) for some in columns], dim=1)
 
 
 def _gather(anchors: Tensor, keys: Tensor, columns: Tensor) -> Tensor:

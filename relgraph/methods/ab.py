@@ -61,9 +61,8 @@ class AB(StageMethod):
     def __post_init__(self) -> None:
         """Build a connector of each stage."""
         super().__post_init__()
-        self.connectors = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(s[0], t[0], 1, bias=False), norm(t[0])) for s, t in self.built
-        )
+        layers = (nn.Sequential(nn.Conv2d(s[0], t[0], 1, bias=False), norm(t[0])) for s, t in self.built)
+        self.connectors = nn.ModuleList(layers)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `ab`."""
