@@ -159,9 +159,8 @@ def over_keys(rows: Tensor, keys: Tensor, largest: int | None = None) -> tuple[T
     >>> total.exp(), mean
     (tensor([2.]), tensor([[0.5000, 0.5000]]))
     """
-    if largest is None:
-        largest = LARGEST_ON_CPU if rows.device.type == "cpu" else LARGEST
-    block = max(1, largest // len(rows))
+    most = LARGEST_ON_CPU if rows.device.type == "cpu" else LARGEST
+    block = max(1, (most if largest is None else largest) // len(rows))
     with full_precision(rows):
         total, mean = _OverKeys.apply(rows.to(torch.promote_types(rows.dtype, keys.dtype)), keys, block)
     return total, mean

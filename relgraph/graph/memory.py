@@ -8,6 +8,7 @@ list of negatives per image, and the loader draws nothing.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -245,9 +246,8 @@ def gathered(anchors: Tensor, keys: Tensor, index: Tensor) -> Tensor:
     if index.shape[1] <= width:
         return _gather(anchors, keys, index)
     # Without checkpointing, the blocks saved for the backward pass would be as large as (N, K, D).
-    plain = {"use_reentrant": False, "preserve_rng_state": False}
-    columns = torch.split(index, width, dim=1)
-    return torch.cat([checkpoint(_gather, anchors, keys, some, **plain) for some in columns], dim=1)
+    gather = partial(checkpoint, _gather, anchors, keys, use_reentrant=False, preserve_rng_state=False)
+    return torch.cat([gather(columns) for columns in torch.split(index, width, dim=1)], dim=1)
 
 
 def _gather(anchors: Tensor, keys: Tensor, columns: Tensor) -> Tensor:

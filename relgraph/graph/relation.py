@@ -75,8 +75,7 @@ class Relation:
         _check_part("scale", scale, Scale)
         _check_part("criterion", criterion, Criterion)
         parts = (kernel, make_rule(topology), as_scale(scale), as_criterion(criterion), form)
-        for name, part in zip((*EXPECTED, "form"), parts, strict=True):
-            object.__setattr__(self, name, part)
+        vars(self).update(zip((*EXPECTED, "form"), parts, strict=True))  # frozen: its own fields, set once
         check_form(form, self.builder.known_forms, f"the relation of {kernel.name} weights")
 
     def forms(self) -> tuple[Form, ...]:

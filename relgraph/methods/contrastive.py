@@ -49,18 +49,17 @@ class Contrastive(Method):
         super().__post_init__()
         self.reads = (self.nodes,)
         self.projector: nn.Module | None = None
-        name, student, teacher = type(self).__name__, self.student_width, self.teacher_width
-        if student is None:
+        name, s, t = type(self).__name__, self.student_width, self.teacher_width
+        if s is None:
             return
-        if teacher is None:
+        if t is None:
             raise RelgraphError(f"the head of {name} ends at the teacher's width: expected teacher_width, got none")
-        if min(student, teacher) < 1:
-            raise RelgraphError(f"the head of {name} needs widths of at least 1, got {student} and {teacher}")
+        if min(s, t) < 1:
+            raise RelgraphError(f"the head of {name} needs widths of at least 1, got {s} and {t}")
         if self.head != "none":
-            self.projector = Projector(student, teacher) if self.head == "mlp" else nn.Linear(student, teacher)
-        elif student != teacher:
-            expected = f"{name} without a head needs student and teacher of one width"
-            raise RelgraphError(f"{expected}, got {student} and {teacher}")
+            self.projector = Projector(s, t) if self.head == "mlp" else nn.Linear(s, t)
+        elif s != t:
+            raise RelgraphError(f"{name} without a head needs student and teacher of one width, got {s} and {t}")
 
     @classmethod
     def for_run(cls, run: RunFacts, **options: Any) -> Self:

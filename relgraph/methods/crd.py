@@ -107,8 +107,7 @@ class CRD(Method):
         """Build the layers and the memories."""
         super().__post_init__()
         if self.labels is not None and not isinstance(self.labels, Tensor):
-            found = type(self.labels).__name__
-            raise RelgraphError(f"labels must be a tensor (images,) of integers, got {found}")
+            raise RelgraphError(f"labels must be a tensor (images,) of integers, got {type(self.labels).__name__}")
         if self.positives == "relaxed" and self.labels is None:
             raise RelgraphError("relaxed positives are images of the same class: expected labels, got none")
         self.reads = (self.nodes, "indices")

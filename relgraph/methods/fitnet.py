@@ -63,9 +63,8 @@ class FitNet(StageMethod):
         super().__post_init__()
         student, teacher = self.student_maps, self.teacher_maps
         if (student is None) != (teacher is None):
-            given = "teacher" if student is None else "student"
-            expected = "FitNet needs the shapes of both networks' maps or of neither"
-            raise RelgraphError(f"{expected}, got the {given}'s alone")
+            one = "teacher" if student is None else "student"
+            raise RelgraphError(f"FitNet needs the shapes of both networks' maps or of neither, got the {one}'s alone")
         if self.nodes is None:
             self.nodes = "embedding" if student is None else "map"
         if self.nodes != "map":

@@ -161,8 +161,7 @@ class IRG(Relational):
 
     def _lower(self, output: Output) -> list[Tensor]:
         """Return the nodes on the levels below the first, of the last map first."""
-        skip = 1 if self.nodes == "map" else 0
-        count = self.levels - 1
+        skip, count = int(self.nodes == "map"), self.levels - 1
         maps = stage_maps(output, "IRG", least=skip + count)[::-1][skip : skip + count] if count else ()
         return [stage.flatten(1) for stage in maps]
 
