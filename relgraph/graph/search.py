@@ -203,10 +203,9 @@ def edge_weights(x: Rows, y: Rows, edge_index: Tensor, kernel: Kernel = pearson,
     anchors = prepared(x, kernel)
     candidates = anchors if y is x else prepared(y, kernel)
     chunk = fitting(chunk, CHUNK, x)
-    if isinstance(anchors, Tensor) and isinstance(candidates, Tensor):
-        found: Tensor = _EdgeWeights.apply(anchors, candidates, edge_index, kernel, chunk)
-        return found
-    return _weigh_in_chunks(anchors, candidates, edge_index, kernel, chunk)
+    tensors = isinstance(anchors, Tensor) and isinstance(candidates, Tensor)
+    weigh = _EdgeWeights.apply if tensors else _weigh_in_chunks
+    return weigh(anchors, candidates, edge_index, kernel, chunk)
 
 
 def _weigh_in_chunks(x: Rows, y: Rows, edge_index: Tensor, kernel: Kernel, chunk: int) -> Tensor:
