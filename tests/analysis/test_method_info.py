@@ -6,7 +6,8 @@ import torch
 from relgraph.analysis.method_info import SMALL_RUN, method_info
 from relgraph.graph.relation import Relation
 from relgraph.methods import METHODS
-from relgraph.methods.options import facts_of, options_of
+from relgraph.methods.base import facts_of
+from relgraph.options import options_of
 from tests.checks import refusal
 
 each_method = pytest.mark.parametrize("name", METHODS)

@@ -9,7 +9,7 @@ from relgraph_cli.main import main
 
 from relgraph.analysis.method_info import method_info
 from relgraph.methods import METHODS
-from relgraph.methods.options import facts_of
+from relgraph.methods.base import facts_of
 from relgraph.methods.relational import Relational
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"

@@ -14,12 +14,12 @@ from torch.utils._pytree import tree_leaves
 
 from relgraph.graph.criteria import Criterion, frobenius, half_square, huber, mean_square, sum_square
 from relgraph.graph.factored import ROWS, gram, squares
-from relgraph.graph.forms import Form
 from relgraph.graph.kernels import Kernel, cosine, dot, euclidean, gaussian_taylor, identity, linear, pearson
+from relgraph.graph.pair import Form
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import Scale, by_anchor_norm, by_anchor_sum, raw
 from relgraph.methods.ega import EGA
-from tests.checks import assert_refused, case
+from tests.checks import case
 
 N = 9
 KERNELS = [pearson, cosine, linear]
@@ -208,17 +208,6 @@ def test_no_matrix_of_all_pairs_is_ever_held(count: int) -> None:
     with largest_tensor() as seen:
         EGA(form="matrix")(student, teacher)
     assert seen.numel == count**2
-
-
-def test_nodes_that_are_not_alike_are_refused() -> None:
-    x, alike = torch.randn(6, 4), "nodes must be (N, D) alike on one device, got (6, 4) on cpu and"
-    assert_refused(
-        *(
-            (partial(squares, x, torch.randn(shape)), f"{alike} {shape} on cpu")
-            for shape in ((1, 4), (6, 1), (6, 4, 1))
-        ),
-        (lambda: squares(x, x.to("meta")), f"{alike} (6, 4) on meta"),
-    )
 
 
 def test_only_squares_of_dot_products_factor() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from relgraph.graph import blocks, forms
+from relgraph.graph import blocks, pair
 from relgraph.graph.criteria import (
     Criterion,
     cross_entropy,
@@ -20,7 +20,6 @@ from relgraph.graph.criteria import (
     mean_square,
     sum_square,
 )
-from relgraph.graph.forms import Form, check_form
 from relgraph.graph.kernels import (
     Kernel,
     cosine,
@@ -32,7 +31,7 @@ from relgraph.graph.kernels import (
     pearson,
     squared_euclidean,
 )
-from relgraph.graph.pair import PairBuilder
+from relgraph.graph.pair import Form, PairBuilder, check_form
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import (
     Scale,
@@ -221,7 +220,7 @@ def test_auto_takes_what_suits_the_size() -> None:
 
 
 def test_graphs_of_several_batches_are_matrices_however_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forms, "LARGEST_MATRIX", 0)
+    monkeypatch.setattr(pair, "LARGEST_MATRIX", 0)
     x, y = torch.randn(2, 2, 40, 3)
     for relation in (Relation(cosine), Relation(euclidean, scale=by_mean, criterion=huber)):
         with largest_tensor() as seen:

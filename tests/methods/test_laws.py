@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from relgraph.analysis.method_info import method_info
 from relgraph.graph import segments
 from relgraph.methods import METHODS, Batch, Method, Output, RunFacts
-from relgraph.methods.options import options_of
 from relgraph.methods.relational import Relational
 from relgraph.names import build_method, has_graph
 from relgraph.networks.heads import Projector
+from relgraph.options import options_of
 from relgraph.training.spread import labelled_cross_entropy
 from tests.checks import assert_refused, case
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from relgraph.analysis.method_info import SMALL_RUN
 from relgraph.errors import RelgraphError
 from relgraph.methods import EGA, IRG, METHODS, RKD, SSKD, Batch, Method, Output, RunFacts, option
-from relgraph.methods.options import facts_of, options_of
+from relgraph.methods.base import facts_of
 from relgraph.methods.relational import Relational
 from relgraph.names import build, build_method, parse_methods, read_arguments
+from relgraph.options import options_of
 
 RUN = RunFacts(4, 5, 6, ss_head=nn.Linear(6, 6))
 

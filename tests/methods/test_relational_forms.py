@@ -12,9 +12,8 @@ from relgraph.errors import RelgraphError
 from relgraph.graph import blocks, contrast
 from relgraph.graph.contrast import batch_contrast, view_contrast
 from relgraph.graph.factored import gram
-from relgraph.graph.forms import Form
 from relgraph.graph.kernels import pearson
-from relgraph.graph.pair import STUDENT, TEACHER, graph_pair, has_weights, weights
+from relgraph.graph.pair import STUDENT, TEACHER, Form, graph_pair, has_weights, weights
 from relgraph.graph.refine import Refinement
 from relgraph.graph.topology import ALL_PAIRS, Nearest, Rule
 from relgraph.methods import Batch, Output, RunFacts

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from relgraph.graph import angles
 from relgraph.graph.criteria import huber
 from relgraph.graph.kernels import cosine, euclidean
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_mean
 from relgraph.graph.topology import Chooser, Nearest
+from relgraph.methods import rkd
 from relgraph.methods.rkd import RKD
 from tests.checks import assert_refused, case
 from tests.graph.test_factored import largest_tensor
@@ -111,7 +111,7 @@ def test_no_more_than_a_block_of_triplets_is_ever_held() -> None:
     student, teacher = torch.randn(256, 16, requires_grad=True), torch.randn(256, 16)
     with largest_tensor() as seen:
         torch.autograd.backward(RKD()(student, teacher))
-    assert seen.numel <= angles.LARGEST < 256**3
+    assert seen.numel <= rkd.LARGEST < 256**3
 
 
 def test_a_weight_of_zero_leaves_the_angles_out() -> None:
