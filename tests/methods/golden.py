@@ -1,6 +1,7 @@
 """What tests of single methods share: random inputs, those of a closed form, and the authors' numbers for them."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,18 @@ def output_of_maps(shapes: Sequence[tuple[int, ...]], n: int = 3) -> Output:
 def halved(maps: Tensor) -> Tensor:
     """Return the means of maps over windows of 2 x 2."""
     return torch.stack([maps[..., a::2, b::2] for a in (0, 1) for b in (0, 1)]).mean(0)
+
+
+def standardised(maps: Tensor) -> Tensor:
+    """Return what a new batch norm in training mode makes of maps."""
+    mean, variance = maps.mean((0, 2, 3), keepdim=True), maps.var((0, 2, 3), correction=0, keepdim=True)
+    return (maps - mean) / (variance + 1e-5).sqrt()
+
+
+def attended(channels: list[list[float]]) -> list[float]:
+    """Return one image's attention: the mean of the squares over channels by position, divided by its length."""
+    positions = [sum(value**2 for value in position) / len(channels) for position in zip(*channels, strict=True)]
+    return [value / math.hypot(*positions) for value in positions]
 
 
 def batch(labels: Sequence[int]) -> Batch:

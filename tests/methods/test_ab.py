@@ -9,8 +9,7 @@ from relgraph.methods import Output
 from relgraph.methods.ab import AB, boundary_loss
 from relgraph.methods.base import Shapes
 from tests.checks import assert_refused
-from tests.methods import golden
-from tests.methods.golden import output_of_maps
+from tests.methods.golden import check, maps, output_of_maps, standardised
 
 N = 3
 STUDENT: Shapes = ((2, 4, 4), (3, 4, 4), (4, 2, 2))
@@ -33,18 +32,16 @@ def naive(student: Tensor, teacher: Tensor, margin: float = 1.0) -> float:
     return total / len(student)
 
 
-def connected(loss: AB, stage: int, maps: Tensor) -> Tensor:
+def connected(loss: AB, stage: int, given: Tensor) -> Tensor:
     """Return a connector's output: mixed channels, then standardised over images and positions."""
     conv, _ = loss.connectors[stage].children()
-    mixed = torch.einsum("oi,nihw->nohw", conv.get_parameter("weight").flatten(1), maps)
-    mean, variance = mixed.mean((0, 2, 3), keepdim=True), mixed.var((0, 2, 3), correction=0, keepdim=True)
-    return (mixed - mean) / (variance + 1e-5).sqrt()
+    return standardised(torch.einsum("oi,nihw->nohw", conv.get_parameter("weight").flatten(1), given))
 
 
 def test_official_value_and_gradient() -> None:
-    first, last = golden.maps(8, 4, 8, 8, phase=0), golden.maps(8, 8, 4, 4, phase=0.5)
+    first, last = maps(8, 4, 8, 8, phase=0), maps(8, 8, 4, 4, phase=0.5)
     inputs = {"fm1": first[0], "fm2": last[0]}
-    golden.check("ab_sum_fm1_fm2", lambda: boundary_loss([first[0], last[0]], [first[1], last[1]]), inputs)
+    check("ab_sum_fm1_fm2", lambda: boundary_loss([first[0], last[0]], [first[1], last[1]]), inputs)
 
 
 def test_a_naive_loop() -> None:

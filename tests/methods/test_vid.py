@@ -11,8 +11,7 @@ from relgraph.methods import Output
 from relgraph.methods.base import Shapes
 from relgraph.methods.vid import FLOOR, VID, variational_loss
 from tests.checks import assert_refused
-from tests.methods import golden
-from tests.methods.golden import halved, output_of_maps
+from tests.methods.golden import check, halved, maps, outer, output_of_maps
 
 STUDENT: Shapes = ((2, 4, 4), (3, 4, 4), (4, 2, 2))
 TEACHER: Shapes = ((2, 8, 8), (7, 8, 8), (5, 2, 2), (6, 4, 4))
@@ -40,13 +39,13 @@ def test_official_value_and_gradient() -> None:
     shapes: Shapes = ((3, 4, 4), (8, 4, 4))
     loss = VID(shapes, shapes).double()
     for n, weight in enumerate(loss.regressors[0].parameters(), start=1):
-        filled = 0.3 * torch.sin(0.1 * n * golden.outer(8, 1, 8, 1))
+        filled = 0.3 * torch.sin(0.1 * n * outer(8, 1, 8, 1))
         weight.data.copy_(filled.view(8, 8, 1, 1))
-    maps, stem = golden.maps(8, 8, 4, 4, phase=0.5), torch.randn(8, 3, 4, 4)
-    student, teacher = (Output(torch.zeros(8, 2), maps=(stem, stage)) for stage in maps)
+    pair, stem = maps(8, 8, 4, 4, phase=0.5), torch.randn(8, 3, 4, 4)
+    student, teacher = (Output(torch.zeros(8, 2), maps=(stem, stage)) for stage in pair)
     with torch.no_grad():  # the constructor's number is rounded to float32
         loss.raw_variances[0].fill_(math.log(math.expm1(5 - FLOOR)))
-    golden.check("vid_fm2_formula_weights", lambda: loss(student, teacher), {"fm2": maps[0]})
+    check("vid_fm2_formula_weights", lambda: loss(student, teacher), {"fm2": pair[0]})
 
 
 def test_a_naive_loop_with_stages_paired_from_the_end() -> None:
