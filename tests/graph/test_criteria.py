@@ -10,7 +10,6 @@ from torch import Tensor
 from relgraph.graph.criteria import Criterion, cross_entropy, frobenius, half_square, huber, kl, mean_square, sum_square
 from relgraph.graph.scales import Scale, by_anchor_norm, by_anchor_sum, by_constant_max, by_max, by_mean, raw, softmax
 from relgraph.graph.topology import ALL_PAIRS, Edges, Topology
-from relgraph.methods.crd import nce
 from tests.checks import assert_refused, case
 
 Rows = list[list[float]]
@@ -73,7 +72,8 @@ def naive_criterion(name: str, student: Rows, teacher: Rows) -> float:
 
 
 def every_pair(n: int, m: int) -> Edges:
-    anchor, candidate = torch.ones(n, m).nonzero(as_tuple=True)
+    """Return all pairs as an edge list in a random order."""
+    anchor, candidate = torch.cartesian_prod(torch.arange(n), torch.arange(m))[torch.randperm(n * m)].T
     return Edges(torch.stack([candidate, anchor]), n)
 
 
@@ -168,46 +168,3 @@ def test_the_softmax_bears_a_low_temperature() -> None:
 
 def test_a_temperature_must_be_positive() -> None:
     assert_refused(*((partial(softmax, t), f"a temperature must be positive, got {t}") for t in (0, -0.1, math.nan)))
-
-
-def naive_nce(positive: Rows, negative: Rows, noise: float) -> float:
-    """Return the sum over anchors of probabilities, divided by their number; rows may differ in length."""
-    total = 0.0
-    for (own,), others in zip(positive, negative, strict=True):
-        m = len(others)
-        total -= math.log(own / (own + m * noise + 1e-7))
-        total -= sum(math.log(m * noise / (p + m * noise + 1e-7)) for p in others)
-    return total / len(positive)
-
-
-def test_nce_equals_a_double_loop_over_anchors_with_different_numbers_of_negatives() -> None:
-    for noise, count in ((1e-6, [5, 5, 5]), (0.02, [5, 5, 5]), (0.5, [5, 5, 5]), (0.1, [5, 2, 3])):
-        positive, negative = torch.rand(3).double(), torch.rand(3, 5).double() * 0.1
-        rows = [row[:m] for row, m in zip(negative.tolist(), count, strict=True)]
-        for row, m in zip(negative, count, strict=True):
-            row[m:] = 0  # of which the logarithm is -inf
-        logarithms = negative.log().requires_grad_()
-        value = nce(positive.log(), logarithms, torch.tensor(count), noise)
-        with case(noise, count):
-            expected = naive_nce(positive.unsqueeze(1).tolist(), rows, noise)
-            assert value.item() == pytest.approx(expected, rel=1e-12)
-            (gradient,) = torch.autograd.grad(value, logarithms)
-            assert gradient.isfinite().all() and not gradient[1, count[1] :].any() and (gradient[0] > 0).all()
-
-
-def test_nce_has_a_gradient_and_does_not_mind_probabilities_beyond_floats() -> None:
-    positive = torch.randn(3, dtype=torch.float64, requires_grad=True)
-    negative = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    count = torch.full((3,), 4)
-    assert torch.autograd.gradcheck(lambda p, n: nce(p, n, count, 0.05), (positive, negative))
-    for scale in (1e3, -1e3):
-        p, n = (torch.full(x.shape, scale, requires_grad=True) for x in (positive, negative))
-        value = nce(p, n, count, 0.05)
-        gradients = torch.autograd.grad(value, (p, n))
-        assert value.isfinite() and all(gradient.isfinite().all() for gradient in gradients)
-
-
-def test_nce_keeps_the_digits_of_small_probabilities() -> None:
-    negative = torch.full((2, 1000), 1e-5)
-    value = nce(torch.full((2,), 30.0), negative.log(), torch.full((2,), 1000), 1e-3)
-    assert value.item() == pytest.approx(1000 * (math.log1p(1e-5) + 1e-7), rel=1e-4)

@@ -1,5 +1,9 @@
-"""Relations put together: sparse against dense, and their messages; the laws of the methods say the rest."""
+"""Relations and node matching: matching in every form against loops over the cross graph; what is refused.
 
+Relations in every form are in test_forms.py and test_own_parts.py; sparse against dense they are laws of the methods.
+"""
+
+import math
 from functools import partial
 from typing import Any
 
@@ -7,64 +11,76 @@ import pytest
 import torch
 from torch import Tensor
 
-from relgraph.graph.criteria import cross_entropy, huber, kl, mean_square
-from relgraph.graph.kernels import Kernel, cosine, dot, euclidean, linear, pearson, squared_euclidean, unit
-from relgraph.graph.pair import check_nodes
-from relgraph.graph.relation import Relation
-from relgraph.graph.scales import by_anchor_norm, by_anchor_sum, by_max, by_mean, softmax
-from relgraph.graph.topology import ALL_PAIRS, Edges, Graph, Nearest
+from relgraph.graph.criteria import frobenius, mean_square
+from relgraph.graph.forms import Form
+from relgraph.graph.kernels import cosine, pearson
+from relgraph.graph.pair import check_nodes, graph_pair
+from relgraph.graph.relation import Relation, across_in_blocks, matching, target
+from relgraph.graph.topology import ALL_PAIRS, Given, Nearest, Rule
 from tests.checks import assert_refused
-from tests.methods.golden import value_and_gradient, vectors
+from tests.graph.test_factored import with_gradient
 
-shifted_cosine = Kernel("shifted cosine", unit, dot, lambda c: (c + 1) / 2)
-
-
-def compositions(topology: Graph = ALL_PAIRS) -> dict[str, Relation]:
-    return {
-        "ega edges": Relation(topology=topology),
-        "rkd distance": Relation(euclidean, topology, by_mean, huber),
-        "sp": Relation(linear, topology, by_anchor_norm, mean_square),
-        "pkt": Relation(shifted_cosine, topology, by_anchor_sum, kl),
-        "softmax": Relation(cosine, topology, softmax(0.5), cross_entropy),
-        "irg": Relation(squared_euclidean, topology, by_max, mean_square),
-    }
+N = 9
+EDGES = Given(torch.tensor([[1, 2, 7], [0, 0, 3]]))
 
 
-NAMES = list(compositions())
-named = pytest.mark.parametrize("name", NAMES)
+def nodes() -> tuple[Tensor, Tensor]:
+    student = torch.randn(N, 5).double()
+    student[2] = 1.5  # without variance
+    student[5] = student[6]
+    return student, student + 0.1
 
 
-def embeddings(n: int = 8) -> tuple[Tensor, Tensor]:
-    return vectors(n, 6, 10)
+def test_the_target_is_each_nodes_own() -> None:
+    student, teacher = nodes()
+    assert torch.equal(target(graph_pair(student, teacher)), torch.eye(N).double())
+    assert target(graph_pair(student, teacher, topology=Nearest(2))).tolist() == [1.0] * N + [0.0] * (2 * N)
 
 
-def every_pair(student: Tensor, teacher: Tensor, kernel: Kernel) -> Edges:
-    """Be the rule of all pairs, each node with itself included, as an edge list in a random order."""
-    n = len(teacher)
-    pairs = torch.cartesian_prod(torch.arange(n), torch.arange(n))[torch.randperm(n * n)]
-    return Edges(pairs.T, n)
+@pytest.mark.parametrize("block", [1, 4, N, N + 1])
+def test_the_cross_graph_is_compared_in_blocks(block: int) -> None:
+    student, teacher = nodes()
+
+    def matrix(s: Tensor, t: Tensor) -> Tensor:
+        return frobenius(pearson(s, t), torch.eye(N).double())
+
+    def blocked(s: Tensor, t: Tensor) -> Tensor:
+        return across_in_blocks(pearson, pearson.nodes(s), pearson.nodes(t), block)
+
+    expected = with_gradient(matrix, student, teacher)
+    torch.testing.assert_close(with_gradient(blocked, student, teacher), expected, rtol=1e-10, atol=1e-10)
 
 
-@named
-def test_an_edge_list_of_all_pairs_equals_all_pairs(name: str) -> None:
-    student, teacher = embeddings()
-    dense = value_and_gradient(compositions()[name], student, teacher)
-    sparse = value_and_gradient(compositions(every_pair)[name], student, teacher)
-    torch.testing.assert_close(sparse, dense, rtol=1e-12, atol=1e-14)
+@pytest.mark.parametrize(
+    ("rule", "form"),
+    [*((ALL_PAIRS, form) for form in ("matrix", "factored", "blocked")), (EDGES, "matrix"), (EDGES, "blocked")],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_matching_is_a_loop_over_the_cross_graph(rule: Rule, form: Form) -> None:
+    student, teacher = torch.randn(2, N, 5).double()
+    own = [(i, i) for i in range(N)]
+    pairs = [(i, j) for i in range(N) for j in range(N)] if rule.dense else [*own, (0, 1), (0, 2), (3, 7)]
+
+    def plain(s: Tensor, t: Tensor) -> Tensor:
+        cosines = (s[i] @ t[j] / (s[i].norm() * t[j].norm()) for i, j in pairs)
+        missed = torch.stack([c - int(i == j) for c, (i, j) in zip(cosines, pairs, strict=True)])
+        return missed.square().sum().sqrt()
+
+    def found(s: Tensor, t: Tensor) -> Tensor:
+        return matching(graph_pair(s, t, topology=rule, kernel=cosine, form=form), cosine)
+
+    expected = with_gradient(plain, student, teacher)
+    torch.testing.assert_close(with_gradient(found, student, teacher), expected, rtol=1e-10, atol=1e-10)
 
 
-@named
-def test_all_neighbours_equal_all_pairs_without_the_diagonal(name: str) -> None:
-    student, teacher = embeddings()
-    relation = compositions()[name]
-    off = ~torch.eye(8, dtype=torch.bool)
-    # Without the diagonal each row is a matrix of its own, (N, N - 1).
-    s, t = (relation.kernel(x)[off].view(8, 7) for x in (student, teacher))
-    dense = relation.compare(s, t, ALL_PAIRS)
-    expected = dense, torch.autograd.grad(dense, student)[0]
-    for rule in (Nearest(7), Nearest(7, "student")):
-        found = value_and_gradient(compositions(rule)[name], student, teacher)
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+@pytest.mark.parametrize("form", ["matrix", "factored", "blocked"])
+def test_nodes_that_are_their_own_and_no_other_match_exactly(form: Form) -> None:
+    x = torch.eye(4, requires_grad=True)
+    value = matching(graph_pair(x, torch.eye(4), kernel=cosine, form=form), cosine)
+    (gradient,) = torch.autograd.grad(value, x)
+    assert value.item() == 0 and value.dtype == torch.float32 and not gradient.any()
+    turned = matching(graph_pair(x.roll(1, 0), torch.eye(4), kernel=cosine, form=form), cosine)
+    assert turned.item() == pytest.approx(math.sqrt(8))
 
 
 def test_what_is_no_part_or_no_batch_is_refused() -> None:

@@ -3,7 +3,6 @@
 The laws that all methods keep are in test_laws.py.
 """
 
-import math
 from functools import partial
 from typing import Any
 
@@ -14,7 +13,6 @@ from torch import Tensor
 from relgraph.methods import EGA, KD, Batch, Method, Output, RunFacts
 from relgraph.methods.base import labels_of, logits_of, nodes_of, stage_maps
 from relgraph.names import build_method
-from relgraph.training.spread import labelled_cross_entropy
 from tests.checks import assert_refused
 
 N, DIM, CLASSES = 8, 6, 4
@@ -135,23 +133,6 @@ def test_what_is_no_output_or_no_batch_is_refused() -> None:
     for given in (BATCH.labels, (BATCH.indices, BATCH.labels), output()):
         message = f"the third argument of a method is a Batch(indices, labels), got {type(given).__name__}"
         assert_refused((partial(Product(), output(), output(), given), message))
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_cross_entropy_is_the_mean_over_the_labelled_images(dtype: torch.dtype) -> None:
-    logits, labels = torch.randn(5, 3).to(dtype), torch.tensor([2, -1, 0, -1, 1])
-    found = labelled_cross_entropy(logits, labels)
-    known = [(row, label) for row, label in zip(logits.double().tolist(), labels.tolist(), strict=True) if label >= 0]
-    expected = sum(math.log(sum(map(math.exp, row))) - row[label] for row, label in known) / 3
-    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    assert found.item() == pytest.approx(expected, rel=1e-12 if dtype == torch.float64 else 1e-6)
-
-
-def test_cross_entropy_without_labels_is_zero_and_teaches_nothing() -> None:
-    logits = torch.randn(5, 3, requires_grad=True)
-    loss = labelled_cross_entropy(logits, torch.full((5,), -1))
-    torch.autograd.backward(loss)
-    assert loss.item() == 0 and logits.grad is not None and not logits.grad.any()
 
 
 def test_methods_are_built_from_the_options_that_they_name() -> None:
