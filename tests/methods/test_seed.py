@@ -77,18 +77,6 @@ def outputs(n: int = N, patches: int = 0) -> tuple[Output, Output]:
     return found[0], found[1]
 
 
-def behind(head: nn.Module | None, row: Tensor) -> list[float]:
-    """Return what a head makes of one vector, number by number."""
-    layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)] if head is not None else []
-    x: list[float] = row.tolist()
-    for place, layer in enumerate(layers):
-        rows = zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)
-        x = [math.fsum(p * q for p, q in zip(w, x, strict=True)) + b for w, b in rows]
-        if place < len(layers) - 1:
-            x = [max(value, 0.0) for value in x]
-    return x
-
-
 def along(x: list[float], key: list[float]) -> float:
     """Return the cosine of a vector with a key of unit length."""
     return math.fsum(p * q for p, q in zip(x, key, strict=True)) / math.hypot(*x)
@@ -96,9 +84,10 @@ def along(x: list[float], key: list[float]) -> float:
 
 def naive(loss: SEED, student: Tensor, teacher: Tensor, keys: list[list[float]]) -> float:
     total = 0.0
-    for s, t in zip(student, teacher.tolist(), strict=True):
+    seen_by = student if loss.projector is None else loss.projector(student)
+    for s, t in zip(seen_by.tolist(), teacher.tolist(), strict=True):
         candidates = [[p / math.hypot(*t) for p in t], *keys]
-        seen = [math.exp(along(behind(loss.projector, s), key) / loss.tau) for key in candidates]
+        seen = [math.exp(along(s, key) / loss.tau) for key in candidates]
         target = [math.exp(along(t, key) / loss.teacher_tau) for key in candidates]
         total -= math.fsum(
             b / math.fsum(target) * math.log(a / math.fsum(seen)) for a, b in zip(seen, target, strict=True)
