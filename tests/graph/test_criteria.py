@@ -1,8 +1,11 @@
-"""Scales and criteria against double loops in Python's floats, and on edge lists against all pairs."""
+"""Scales and criteria against their formulas in numpy, and on edge lists against all pairs."""
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,63 +15,29 @@ from relgraph.graph.scales import Scale, by_anchor_norm, by_anchor_sum, by_const
 from relgraph.graph.topology import ALL_PAIRS, Edges, Topology
 from tests.checks import assert_refused, case
 
-Rows = list[list[float]]
-SCALES: dict[str, Scale] = {
-    "raw": raw,
-    "by_mean": by_mean,
-    "by_max": by_max,
-    "by_constant_max": by_constant_max,
-    "by_anchor_norm": by_anchor_norm,
-    "by_anchor_sum": by_anchor_sum,
-    "softmax": softmax(0.3),
+Array = np.ndarray[Any, np.dtype[np.float64]]
+# Each scale with its formula, of the weights of one anchor and of all anchors.
+SCALED: dict[str, tuple[Scale, Callable[[Array, Array], Array]]] = {
+    "raw": (raw, lambda row, every: row),
+    "by_mean": (by_mean, lambda row, every: row / every[every > 0].mean()),
+    "by_max": (by_max, lambda row, every: row / every.max()),
+    "by_constant_max": (by_constant_max, lambda row, every: row / every.max()),
+    "by_anchor_norm": (by_anchor_norm, lambda row, every: row / np.linalg.norm(row)),
+    "by_anchor_sum": (by_anchor_sum, lambda row, every: row / row.sum()),
+    "softmax": (softmax(0.3), lambda row, every: np.log(np.exp(row / 0.3) / np.exp(row / 0.3).sum())),
 }
-CRITERIA: dict[str, Criterion] = {
-    "frobenius": frobenius,
-    "mean_square": mean_square,
-    "sum_square": sum_square,
-    "half_square": half_square,
-    "huber": huber,
-    "kl": kl,
-    "cross_entropy": cross_entropy,
+# Each criterion with its formula, of the weights of all anchors, (N, M), in the student and in the teacher.
+COMPARED: dict[str, tuple[Criterion, Callable[[Array, Array], Any]]] = {
+    "frobenius": (frobenius, lambda s, t: np.linalg.norm(s - t)),
+    "mean_square": (mean_square, lambda s, t: ((s - t) ** 2).mean()),
+    "sum_square": (sum_square, lambda s, t: ((s - t) ** 2).sum()),
+    "half_square": (half_square, lambda s, t: ((s - t) ** 2).sum() / 2 / len(s)),
+    "huber": (huber, lambda s, t: np.where(abs(s - t) < 1, (s - t) ** 2 / 2, abs(s - t) - 0.5).mean()),
+    "kl": (kl, lambda s, t: (t * np.log((t + 1e-7) / (s + 1e-7))).mean()),
+    "cross_entropy": (cross_entropy, lambda s, t: -(np.exp(t) * s).sum() / len(s)),
 }
-
-
-def naive_scale(name: str, rows: Rows) -> Rows:
-    flat = [w for row in rows for w in row]
-    positive = [w for w in flat if w > 0]
-    result = []
-    for row in rows:
-        divisor = {
-            "raw": 1.0,
-            "by_mean": sum(positive) / len(positive),
-            "by_max": max(flat),
-            "by_constant_max": max(flat),
-            "by_anchor_norm": math.sqrt(sum(w * w for w in row)),
-            "by_anchor_sum": sum(row),
-            "softmax": 1.0,
-        }[name]
-        if name == "softmax":
-            total = sum(math.exp(w / 0.3) for w in row)
-            row = [math.log(math.exp(w / 0.3) / total) for w in row]
-        result.append([w / divisor for w in row])
-    return result
-
-
-def naive_criterion(name: str, student: Rows, teacher: Rows) -> float:
-    pairs = [(s, t) for row_s, row_t in zip(student, teacher, strict=True) for s, t in zip(row_s, row_t, strict=True)]
-    if name == "frobenius":
-        return math.sqrt(sum((s - t) ** 2 for s, t in pairs))
-    if name == "mean_square":
-        return sum((s - t) ** 2 for s, t in pairs) / len(pairs)
-    if name in ("sum_square", "half_square"):
-        total = sum((s - t) ** 2 for s, t in pairs)
-        return total if name == "sum_square" else total / 2 / len(student)
-    if name == "huber":
-        return sum((s - t) ** 2 / 2 if abs(s - t) < 1 else abs(s - t) - 0.5 for s, t in pairs) / len(pairs)
-    if name == "kl":
-        return sum(t * math.log((t + 1e-7) / (s + 1e-7)) for s, t in pairs) / len(pairs)
-    assert name == "cross_entropy", f"no naive loop of {name} here yet"
-    return -sum(math.exp(t) * s for s, t in pairs) / len(student)
+SCALES = {name: scale for name, (scale, _) in SCALED.items()}
+CRITERIA = {name: criterion for name, (criterion, _) in COMPARED.items()}
 
 
 def every_pair(n: int, m: int) -> Edges:
@@ -86,18 +55,20 @@ def compared(scale: str, criterion: str, student: Tensor, teacher: Tensor, topol
 
 
 @pytest.mark.parametrize("name", SCALES)
-def test_scale_equals_a_double_loop(name: str) -> None:
+def test_scale_equals_its_formula(name: str) -> None:
     weights = torch.rand(4, 6).double()
     weights[0, :2] = torch.tensor([0.0, -0.3])
-    expected = torch.tensor(naive_scale(name, weights.tolist())).double()
-    torch.testing.assert_close(SCALES[name](weights, ALL_PAIRS), expected)
+    scale, formula = SCALED[name]
+    expected = torch.from_numpy(np.stack([formula(row, weights.numpy()) for row in weights.numpy()]))
+    torch.testing.assert_close(scale(weights, ALL_PAIRS), expected)
 
 
 @pytest.mark.parametrize("name", CRITERIA)
-def test_criterion_equals_a_double_loop(name: str) -> None:
+def test_criterion_equals_its_formula(name: str) -> None:
     student, teacher = torch.rand(2, 4, 6).double() * (4 if name == "huber" else 1)
-    expected = naive_criterion(name, student.tolist(), teacher.tolist())
-    assert CRITERIA[name](student, teacher, ALL_PAIRS).item() == pytest.approx(expected, rel=1e-12)
+    criterion, formula = COMPARED[name]
+    expected = formula(student.numpy(), teacher.numpy())
+    assert criterion(student, teacher, ALL_PAIRS).item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("scale", SCALES)

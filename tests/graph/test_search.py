@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.kernels import Kernel, Product, dot, euclidean, gaussian, linear, pearson, squared_euclidean
+from relgraph.graph.kernels import Kernel, Product, dot, linear, pearson
 from relgraph.graph.search import (
     above_in_blocks,
     check_finite,
@@ -22,9 +22,7 @@ from relgraph.graph.search import (
 )
 from relgraph.graph.topology import Above, nearest
 from tests.checks import assert_refused, case
-
-KERNELS = [pearson, linear, euclidean, squared_euclidean, gaussian(0.5)]
-each_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+from tests.graph.test_kernels import PAIRWISE, each_kernel
 
 
 class Elsewhere:
@@ -161,7 +159,7 @@ def test_equal_candidates_of_different_blocks_match_nothing() -> None:
     """Each candidate is there twice, 64 apart, so in another block."""
     y = torch.randn(64, 16).repeat(2, 1)
     x = y + 0.1 * torch.randn(128, 16)
-    for kernel in KERNELS:
+    for kernel, _ in PAIRWISE.values():
         assert not matches_in_blocks(x, y, kernel, 16).any()
 
 
