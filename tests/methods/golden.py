@@ -2,13 +2,14 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity, cross_entropy
 
 from relgraph.graph.topology import Nearest
 from relgraph.methods import Batch, Output
@@ -61,6 +62,35 @@ def attended(channels: list[list[float]]) -> list[float]:
     """Return one image's attention: the mean of the squares over channels by position, divided by its length."""
     positions = [sum(value**2 for value in position) / len(channels) for position in zip(*channels, strict=True)]
     return [value / math.hypot(*positions) for value in positions]
+
+
+def ntxent(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
+    """Return NT-Xent (SimCLR, equation 1): the mean over 2N anchors, each among the other 2N - 1 vectors."""
+    both = [x / x.norm() for x in [*student, *teacher]]
+    values = []
+    for i, anchor in enumerate(both):
+        weights = {j: torch.exp(anchor @ key / tau) for j, key in enumerate(both) if j != i}
+        other = (i + len(student)) % len(both)
+        values.append(-torch.log(weights[other] / torch.stack(list(weights.values())).sum()))
+    return torch.stack(values).mean()
+
+
+def infonce(student: Tensor, teacher: Tensor, keys: Iterable[Tensor], tau: float) -> Tensor:
+    """Return InfoNCE (MoCo, equation 1) with keys of unit length: a cross-entropy with target 0, image by image."""
+    values = []
+    for s, t in zip(student, teacher, strict=True):
+        weights = torch.stack([s @ key / s.norm() for key in [t / t.norm(), *keys]]) / tau
+        values.append(cross_entropy(weights, torch.tensor(0)))
+    return torch.stack(values).mean()
+
+
+def views_to_images(views: Tensor, images: Tensor, temperature: float = 1.0) -> float:
+    """Return the loss of SSKD's head, view by view: row v * N + i is view v of image i."""
+    total = 0.0
+    for row, view in enumerate(views.detach()):
+        weights = [math.exp(cosine_similarity(view, image, dim=0) / temperature) for image in images.detach()]
+        total -= math.log(weights[row % len(images)] / sum(weights))
+    return total / len(views)
 
 
 def batch(labels: Sequence[int]) -> Batch:
