@@ -17,7 +17,7 @@ from relgraph.training.embedding import default_path, store_embeddings
 from relgraph.training.feed import input_of
 from relgraph.training.recipe import Recipe
 from tests.checks import assert_refused_like
-from tests.training.conftest import RecipeMaker, call_before, interrupt
+from tests.training.conftest import RecipeMaker, call_before
 
 
 def files(path: Path) -> dict[str, bytes]:
@@ -68,7 +68,7 @@ def test_an_interrupt_at_any_shard(make: RecipeMaker, tmp_path: Path, monkeypatc
     for owner, number, done in moments:  # before a shard, or before its manifest, of which the first lists none
         path = tmp_path / f"{owner.__name__}{number}"
         with monkeypatch.context() as patch:
-            call_before(patch, owner, "write", number, interrupt)
+            call_before(patch, owner, "write", number)
             with pytest.raises(KeyboardInterrupt):
                 store_embeddings(make(), path, views=2, batch_size=4)
         assert sum(shard is not None for shard in Manifest.read(path).shards) == done

@@ -18,7 +18,7 @@ from relgraph.training.head import head_recipe, train_head
 from relgraph.training.runs import Run
 from relgraph.training.schedule import student_schedule
 from tests.checks import assert_refused_like
-from tests.training.conftest import RecipeMaker, outcome, run_in_pieces, states
+from tests.training.conftest import RecipeMaker, outcome, in_pieces, states
 
 SEQUENTIAL: dict[str, Any] = {"teacher_head": "sequential", "head_epochs": 4, "epochs": 2}
 
@@ -70,7 +70,7 @@ def test_a_run_with_a_head_in_pieces(make: RecipeMaker, tmp_path: Path, capsys: 
     assert all(row["teacher_head"] == row["loss"] > 0 and 0 <= row["train_top1"] <= 100 for row in rows)
     figures = f"loss {rows[-1]['loss']:.4f}, train {rows[-1]['train_top1']:.2f} %"
     assert told == [f"teacher's head: 4 epochs, {figures}, now fixed"]
-    assert run_in_pieces(lambda resume: train(recipe, path, resume=resume), path) > 5
+    assert in_pieces(lambda resume: train(recipe, path, resume=resume), path) > 5
     found = outcome(path)
     assert found == outcome(whole) and {"head.ckpt", "teacher_head.csv"} <= found.keys()
     state = load_checkpoint(path / "head.ckpt")

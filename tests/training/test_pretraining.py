@@ -32,17 +32,7 @@ from relgraph.training.runs import Run
 from relgraph.training.self_supervision import MoCo, SelfSupervisionHead, SimCLR
 from tests.checks import assert_refused, assert_refused_like
 from tests.methods.golden import views_to_images
-from tests.training.conftest import (
-    RecipeMaker,
-    Runs,
-    call_before,
-    equal,
-    interrupt,
-    outcome,
-    result_of,
-    run_in_pieces,
-    states,
-)
+from tests.training.conftest import RecipeMaker, Runs, call_before, equal, outcome, result_of, in_pieces, states
 from tests.training.test_self_supervision import PlainMoCo, PlainSimCLR, close
 
 PretrainRecipeMaker = Callable[..., PretrainRecipe]
@@ -57,22 +47,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def photos(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of the training images alone, without classes, some in a folder of theirs."""
-    root = tmp_path_factory.mktemp("photos")
-    (root / "more").mkdir()
-    for number, file in enumerate(sorted((images / "train").rglob("*.png"))):
-        shutil.copy(file, root / ("more" if number % 2 else ".") / f"{number:02}.png")
-    return root
-
-
-@pytest.fixture(scope="module")
-def make_pretraining(images: Path, photos: Path) -> PretrainRecipeMaker:
+def make_pretraining(images: Path, unlabelled: Path) -> PretrainRecipeMaker:
     """Return a function from a variant and options to a recipe that trains in a moment."""
 
     def recipe(variant: str = "simclr", **options: Any) -> PretrainRecipe:
         quick: dict[str, Any] = {
-            "dataset": f"folder:{photos if variant == 'unlabelled' else images}",
+            "dataset": f"folder:{unlabelled if variant == 'unlabelled' else images}",
             "epochs": 3,
             "batch_size": 12,
             "lr": 0.05,
@@ -282,7 +262,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_stopped(
         path, recipe = tmp_path / variant, make_pretraining(variant)
         for number, done in ((2, 0), (2 * STEPS + 2, 2)):  # in the first epoch, and then in the last
             with monkeypatch.context() as patch:
-                call_before(patch, epochs, "step", number, interrupt)
+                call_before(patch, epochs, "step", number)
                 with pytest.raises(KeyboardInterrupt):
                     pretrain(recipe, path, resume=done > 0)
             assert (path / "last.ckpt").exists() == (done > 0)
@@ -301,7 +281,7 @@ def test_a_run_in_pieces_and_a_streamed_one(
     make_pretraining: PretrainRecipeMaker, pretrained: Runs, tmp_path: Path
 ) -> None:
     recipe, path = make_pretraining("unlabelled"), tmp_path / "pieces"
-    assert run_in_pieces(lambda resume: pretrain(recipe, path, resume=resume), path) == 4
+    assert in_pieces(lambda resume: pretrain(recipe, path, resume=resume), path) == 4
     assert outcome(path) == outcome(pretrained("unlabelled"))
     pretrain(make_pretraining("moco", images="stream", workers=2), tmp_path / "streamed")
     assert outcome(tmp_path / "streamed") == outcome(pretrained("moco"))
@@ -320,10 +300,10 @@ def test_a_recipe_with_gaps_is_filled_in(tmp_path: Path, make_pretraining: Pretr
 
 
 def test_what_cannot_be_built_leaves_no_directory(
-    make_pretraining: PretrainRecipeMaker, photos: Path, tmp_path: Path
+    make_pretraining: PretrainRecipeMaker, unlabelled: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "one").mkdir()
-    shutil.copy(next(photos.glob("*.png")), tmp_path / "one")
+    shutil.copy(next(unlabelled.glob("*.png")), tmp_path / "one")
     for variant, options, told in (
         ("simclr", {"network": "resnet9"}, "unknown student 'resnet9': did you mean 'resnet8'?…"),
         ("sskd-head", {"teacher": "embeded:digits"}, "unknown teacher source 'embeded': did you mean 'embedded'?…"),
@@ -336,11 +316,11 @@ def test_what_cannot_be_built_leaves_no_directory(
 
 
 def test_a_batch_of_two_images_and_one_of_all(
-    photos: Path, make_pretraining: PretrainRecipeMaker, tmp_path: Path
+    unlabelled: Path, make_pretraining: PretrainRecipeMaker, tmp_path: Path
 ) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    for file in sorted(photos.glob("*.png"))[:3]:
+    for file in sorted(unlabelled.glob("*.png"))[:3]:
         shutil.copy(file, small)
     for variant, size in (("unlabelled", 2), ("unlabelled", 100), ("moco", 2), ("moco", 100)):
         options = {"dataset": f"folder:{small}", "epochs": 2, "batch_size": size, "lr": 0.001}
