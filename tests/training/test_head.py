@@ -18,7 +18,7 @@ from relgraph.training.head import head_recipe, train_head
 from relgraph.training.runs import Run
 from relgraph.training.schedule import student_schedule
 from tests.checks import assert_refused_like
-from tests.training.conftest import RecipeMaker, outcome, in_pieces, states
+from tests.training.conftest import RecipeMaker, in_pieces, outcome, states
 
 SEQUENTIAL: dict[str, Any] = {"teacher_head": "sequential", "head_epochs": 4, "epochs": 2}
 

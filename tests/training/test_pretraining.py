@@ -32,7 +32,7 @@ from relgraph.training.runs import Run
 from relgraph.training.self_supervision import MoCo, SelfSupervisionHead, SimCLR
 from tests.checks import assert_refused, assert_refused_like
 from tests.methods.golden import views_to_images
-from tests.training.conftest import RecipeMaker, Runs, call_before, equal, outcome, result_of, in_pieces, states
+from tests.training.conftest import RecipeMaker, Runs, call_before, equal, in_pieces, outcome, result_of, states
 from tests.training.test_self_supervision import PlainMoCo, PlainSimCLR, close
 
 PretrainRecipeMaker = Callable[..., PretrainRecipe]
