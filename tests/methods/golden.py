@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, cross_entropy
+from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 from relgraph.graph.topology import Nearest
 from relgraph.methods import Batch, Output
@@ -40,6 +40,11 @@ def maps(*shape: int, phase: float) -> tuple[Tensor, Tensor]:
     b, c, h, w = torch.meshgrid(*(torch.arange(size, dtype=torch.float64) for size in shape), indexing="ij")
     student = torch.cos(0.07 * (b + 2) * (c + 1) + 0.15 * (h + 2) * (w + 1) + phase)
     return student, torch.sin(0.1 * (b + 1) * (c + 1) + 0.2 * (h + 1) * (w + 2) + phase)
+
+
+def queue_keys() -> Tensor:
+    """Return the keys of a queue, (32, 16)."""
+    return normalize(torch.sin(0.05 * outer(16, 1, 32, 2) + 0.3), dim=0).T
 
 
 def output_of_maps(shapes: Sequence[tuple[int, ...]], n: int = 3) -> Output:
@@ -132,6 +137,11 @@ def graphs_with_edges(
         *((Nearest(k), own + nearest(teacher, k, distance)) for k in ks),
         (torch.tensor(EDGES).T, own + EDGES),
     ]
+
+
+def values(terms: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return terms as numbers."""
+    return {name: term.item() for name, term in terms.items()}
 
 
 def check(key: str, loss: Callable[[], Tensor], inputs: Mapping[str, Tensor]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from relgraph.graph.criteria import frobenius
 from relgraph.graph.kernels import Kernel, gaussian_taylor, identity, linear
 from relgraph.graph.relation import Relation
-from relgraph.methods.base import Output
+from relgraph.methods import Output
 from relgraph.methods.cc import CC, Correlation
 from tests.checks import assert_refused, case
 from tests.methods import golden

@@ -59,10 +59,6 @@ def level_difference(student: Rows, teacher: Rows, edges: list[tuple[int, int]],
     return difference(s, t, form, N)
 
 
-def value_of(terms: dict[str, Tensor]) -> dict[str, float]:
-    return {name: term.item() for name, term in terms.items()}
-
-
 def levels_of(output: Output, count: int) -> list[Rows]:
     assert output.feature is not None
     levels = [output.feature, *output.maps[::-1]][:count]
@@ -143,7 +139,7 @@ def test_edges_are_a_double_loop(form: Form) -> None:
                 found = [level_difference(*level, edges, form) for level in zip(s, t, strict=True)]
                 expected = sum(found) / (levels if form == "max" else 1)
                 terms = edge_only(form, levels, graph).terms(student, teacher)
-                assert value_of(terms) == pytest.approx({"edge": expected}, rel=1e-10)
+                assert golden.values(terms) == pytest.approx({"edge": expected}, rel=1e-10)
 
 
 @each_form
@@ -161,11 +157,11 @@ def test_one_to_many_lets_the_teachers_nodes_supervise_all_levels(form: Form) ->
 def test_transitions_and_vertices_are_loops(form: Form) -> None:
     student, teacher = outputs()
     expected = {"transition": difference(way(student), way(teacher), form, 1)}
-    assert value_of(transition_only(form).terms(student, teacher)) == pytest.approx(expected, rel=1e-10)
+    assert golden.values(transition_only(form).terms(student, teacher)) == pytest.approx(expected, rel=1e-10)
     assert student.logits is not None and teacher.logits is not None
     total = sum(distance(s, t) for s, t in zip(student.logits.tolist(), teacher.logits.tolist(), strict=True))
     expected = {"vertex": {"max": total / (N * 4), "caffe": total / (2 * N), "literal": total}[form]}
-    assert value_of(IRG(1, 0, 0, form=form).terms(student, teacher)) == pytest.approx(expected, rel=1e-10)
+    assert golden.values(IRG(1, 0, 0, form=form).terms(student, teacher)) == pytest.approx(expected, rel=1e-10)
 
 
 @each_form
@@ -178,7 +174,7 @@ def test_transitions_of_edges_are_a_double_loop(form: Form) -> None:
                 for output in (student, teacher)
             )
             terms = IRG(0, 0, 0, form=form, edge_transition_weight=0.5, graph=graph).terms(student, teacher)
-            assert value_of(terms) == pytest.approx({"edge_transition": 0.5 * (s - t) ** 2}, rel=1e-10)
+            assert golden.values(terms) == pytest.approx({"edge_transition": 0.5 * (s - t) ** 2}, rel=1e-10)
 
 
 @pytest.mark.parametrize(("form", "weights"), [("max", (0.1, 5, 5)), ("caffe", (0, 0.005, 0.005))])

@@ -5,14 +5,12 @@ from functools import partial
 
 import pytest
 import torch
-from torch.nn.functional import normalize
 
 from relgraph.graph import contrast
 from relgraph.graph.kernels import cosine
-from relgraph.methods.base import Batch
-from relgraph.methods.moco import MoCo
+from relgraph.methods import MoCo
 from tests.checks import assert_refused
-from tests.methods.golden import check, embeddings, infonce, outer, vectors
+from tests.methods.golden import batch, check, embeddings, infonce, queue_keys, vectors
 
 STUDENT, TEACHER, K = 5, 7, 10
 
@@ -22,16 +20,12 @@ def moco(**options: object) -> MoCo:
     return MoCo(**{**given, **options}).double()  # type: ignore[arg-type]
 
 
-def batch_of(n: int) -> Batch:
-    return Batch(torch.arange(n), torch.full((n,), -1))
-
-
 @pytest.mark.parametrize("largest", [1, 8 * 5, 2**20])
 def test_the_authors_numbers(largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contrast, "LARGEST_ON_CPU", largest)
     for tau in ("0.07", "0.2"):
         loss = MoCo(teacher_width=16, queue=32, tau=float(tau)).double()
-        loss.memory.keys.copy_(normalize(torch.sin(0.05 * outer(16, 1, 32, 2) + 0.3), dim=0).T)
+        loss.memory.keys.copy_(queue_keys())
         student, teacher = embeddings()
         check(f"moco_infonce_T{tau}", partial(loss, student, teacher), {"student": student})
 
@@ -51,16 +45,16 @@ def test_a_naive_loop_over_a_deque(head: str) -> None:
         torch.testing.assert_close(terms["moco"], expected, rtol=1e-10, atol=0)
         found, wanted = (torch.autograd.grad(value, learned) for value in (terms["moco"], expected))
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
-        loss.remember(student, teacher, batch_of(n))
+        loss.remember(student, teacher, batch([-1] * n))
         remembered.extend(cosine.nodes(teacher))
 
 
 def test_settings_and_what_it_refuses() -> None:
     assert MoCo(8, 4).memory.keys.shape == (65536, 4) and MoCo(8, 4).tau == 0.2
-    built, batch = "MoCo was built for teacher nodes (N, 7), got (4, 6)", batch_of(4)
+    built, four = "MoCo was built for teacher nodes (N, 7), got (4, 6)", batch([-1] * 4)
     queue = "MoCo keeps a queue of the teacher's vectors: expected teacher_width, got none"
     assert_refused(
         (lambda: moco(student_width=None, teacher_width=None), queue),
         (lambda: moco()(torch.zeros(4, STUDENT), torch.zeros(4, 6)), built),
-        (lambda: moco().remember(torch.zeros(4, STUDENT), torch.zeros(4, 6), batch), built),
+        (lambda: moco().remember(torch.zeros(4, STUDENT), torch.zeros(4, 6), four), built),
     )

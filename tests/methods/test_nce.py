@@ -1,4 +1,4 @@
-"""NCE against a loop over anchors and candidates, and against the numbers of the code of EGA."""
+"""NCE against a loop over anchors and candidates, CCL against NCE and a loop over classes, and EGA's code's numbers."""
 
 import math
 
@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from relgraph.methods import NCE
+from relgraph.graph.topology import ALL_PAIRS, Nearest
+from relgraph.methods import CCL, NCE, Output
 from relgraph.methods.nce import same_class
 from tests.checks import case
-from tests.methods.golden import batch, check, embeddings, graphs_with_edges, vectors
+from tests.methods.golden import batch, check, embeddings, graphs_with_edges, logits, vectors
 
 N, D = 7, 5
+FOUR_CLASSES = batch([0, 1, 2, 3] * 2)
 LABELS = {
     "all known": [0, 1, 2, 0, 1, 1, 2],
     "some unknown": [0, -1, 2, 0, -1, 1, 2],
@@ -52,8 +54,7 @@ def test_value_is_that_of_a_loop() -> None:
 
 def test_official_value_and_gradient() -> None:
     student, teacher = embeddings()
-    labels = batch([i % 4 for i in range(8)])
-    check("nce_tau0.1", lambda: NCE()(student, teacher, labels), {"student": student})
+    check("nce_tau0.1", lambda: NCE()(student, teacher, FOUR_CLASSES), {"student": student})
 
 
 def test_which_images_are_of_one_class() -> None:
@@ -68,3 +69,35 @@ def test_certain_anchors_stay_finite() -> None:
         student = torch.eye(4, requires_grad=True)
         value = NCE(tau)(student, torch.eye(4).roll(1, 0), batch([0, 1, 2, 3]))
         assert value.isfinite() and torch.autograd.grad(value, student)[0].isfinite().all(), tau
+
+
+# CCL
+
+
+def outputs() -> tuple[Output, Output]:
+    nodes, scores = embeddings(), logits()
+    return Output(nodes[0], scores[0]), Output(nodes[1], scores[1])
+
+
+def half_jeffreys(student: Tensor, teacher: Tensor) -> float:
+    total = 0.0
+    for z_s, z_t in zip(student.tolist(), teacher.tolist(), strict=True):
+        s, t = ([math.exp(z) / sum(map(math.exp, row)) for z in row] for row in (z_s, z_t))
+        total += sum((a - b) * math.log(a / b) for a, b in zip(s, t, strict=True))
+    return total / 2 / len(student)
+
+
+def test_official_value_and_gradient_of_ccl() -> None:
+    student, teacher = outputs()
+    assert student.logits is not None
+    inputs = {"student": student.embedding, "student_logits": student.logits}
+    check("ccl", lambda: CCL()(student, teacher, FOUR_CLASSES), inputs)
+
+
+def test_the_terms_of_ccl_are_nce_and_half_the_jeffreys_divergence() -> None:
+    student, teacher = outputs()
+    for rule in (ALL_PAIRS, Nearest(3)):
+        terms = CCL(0.3, graph=rule).terms(student, teacher, FOUR_CLASSES)
+        assert torch.equal(terms["nce"], NCE(0.3, graph=rule)(student, teacher, FOUR_CLASSES))
+    assert student.logits is not None and teacher.logits is not None
+    assert terms["jeffreys"].item() == pytest.approx(half_jeffreys(student.logits, teacher.logits), rel=1e-12)

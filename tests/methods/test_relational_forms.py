@@ -17,18 +17,9 @@ from relgraph.graph.kernels import pearson
 from relgraph.graph.pair import STUDENT, TEACHER, graph_pair, has_weights, weights
 from relgraph.graph.refine import Refinement
 from relgraph.graph.topology import ALL_PAIRS, Nearest, Rule
-from relgraph.methods import Batch, Output, RunFacts
+from relgraph.methods import CC, CCL, EGA, IRG, NCE, PKT, RKD, SP, Batch, DarkRank, Output, RunFacts, ega_loss
 from relgraph.methods.base import as_output
-from relgraph.methods.cc import CC
-from relgraph.methods.ccl import CCL
-from relgraph.methods.darkrank import DarkRank
-from relgraph.methods.ega import EGA, ega_loss
-from relgraph.methods.irg import IRG
-from relgraph.methods.nce import NCE
-from relgraph.methods.pkt import PKT
 from relgraph.methods.relational import Relational
-from relgraph.methods.rkd import RKD
-from relgraph.methods.sp import SP
 from relgraph.names import build_method
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.spread import spread_over

@@ -11,21 +11,13 @@ from torch.nn.functional import normalize
 
 from relgraph.graph import contrast
 from relgraph.graph.kernels import cosine
-from relgraph.methods.base import Batch, Output, Views
-from relgraph.methods.moco import MoCo
-from relgraph.methods.seed import SEED
+from relgraph.methods import SEED, MoCo, Output, Views
 from relgraph.networks.heads import Projector
 from tests.checks import assert_refused
-from tests.methods.golden import check, embeddings, outer
+from tests.methods.golden import batch, check, embeddings, queue_keys
 
 N, STUDENT, TEACHER, K, PATCHES = 4, 5, 7, 10, 3
-BATCH = Batch(torch.arange(N), torch.full((N,), -1))
-
-
-def queue_keys() -> Tensor:
-    """Return golden's queue, (32, 16)."""
-    columns = torch.sin(0.05 * outer(16, 1, 32, 2) + 0.3)
-    return normalize(columns, dim=0).T
+BATCH = batch([-1] * N)
 
 
 def official(tau: float = 0.2, teacher_tau: float = 1e-4) -> SEED:
@@ -57,7 +49,7 @@ def test_without_the_own_vector_it_is_another_number() -> None:
 def test_the_authors_queue_after_one_step() -> None:
     loss = official()
     student, teacher = embeddings()
-    loss.remember(student, teacher, Batch(torch.arange(8), torch.full((8,), -1)))
+    loss.remember(student, teacher, batch([-1] * 8))
     check("seed_queue_sum_after_update", lambda: loss.memory.keys.sum(), {})
     assert loss.memory.next == 8
     assert torch.equal(loss.memory.keys, torch.cat([cosine.nodes(teacher), queue_keys()[8:]]))
@@ -105,7 +97,7 @@ def test_a_naive_loop_over_a_deque(head: str) -> None:
         teacher = torch.randn(n, STUDENT if head == "none" else TEACHER).double()
         value = loss(student, teacher)
         assert value.item() == pytest.approx(naive(loss, student, teacher, list(remembered)), rel=1e-10)
-        loss.remember(student, teacher, Batch(torch.arange(n), torch.full((n,), -1)))
+        loss.remember(student, teacher, batch([-1] * n))
         remembered.extend(normalize(teacher).tolist())
     in_order = loss.memory.keys.roll(-int(loss.memory.next), 0)
     torch.testing.assert_close(in_order, torch.tensor(remembered, dtype=torch.float64))

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from relgraph.methods import Batch, Output
-from relgraph.methods.base import Views
+from relgraph.methods import Batch, Output, Views
 from relgraph.methods.sskd import SSKD, views_to_images
 from relgraph.networks.heads import Projector
 from relgraph.training.spread import labelled_cross_entropy
