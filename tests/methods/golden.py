@@ -47,6 +47,13 @@ def queue_keys() -> Tensor:
     return normalize(torch.sin(0.05 * outer(16, 1, 32, 2) + 0.3), dim=0).T
 
 
+def random_output(rows: int, dim: int, classes: int, width: int, maps: Sequence[tuple[int, ...]] = ()) -> Output:
+    """Return an output of random embeddings, logits, features and stage maps of these sizes."""
+    shapes = (rows, dim), (rows, classes), (rows, width), *((rows, *shape) for shape in maps)
+    embedding, logits, feature, *stages = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    return Output(embedding, logits, feature, tuple(stages))
+
+
 def output_of_maps(shapes: Sequence[tuple[int, ...]], n: int = 3) -> Output:
     """Return an output with random stage maps of these shapes."""
     return Output(torch.zeros(n, 2), maps=tuple(torch.randn(n, *shape, dtype=torch.float64) for shape in shapes))

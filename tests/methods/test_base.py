@@ -14,6 +14,7 @@ from relgraph.methods import EGA, KD, Batch, Method, Output, RunFacts
 from relgraph.methods.base import labels_of, logits_of, nodes_of, stage_maps
 from relgraph.names import build_method
 from tests.checks import assert_refused
+from tests.methods.golden import random_output
 
 N, DIM, CLASSES = 8, 6, 4
 RUN = RunFacts(DIM, DIM, DIM)
@@ -36,17 +37,8 @@ class Product(Method):
         self.seen += len(batch.indices)
 
 
-def output(requires_grad: bool = False) -> Output:
-    return Output(
-        torch.randn(N, DIM, dtype=torch.float64, requires_grad=requires_grad),
-        torch.randn(N, CLASSES, dtype=torch.float64, requires_grad=requires_grad),
-        torch.randn(N, 5, dtype=torch.float64, requires_grad=requires_grad),
-        tuple(torch.randn(N, 3, side, side, dtype=torch.float64, requires_grad=requires_grad) for side in (4, 2)),
-    )
-
-
-def tensors(given: Output) -> list[Tensor]:
-    return [part for part in (given.embedding, given.logits, given.feature, *given.maps) if part is not None]
+def output() -> Output:
+    return random_output(N, DIM, CLASSES, 5, ((3, 4, 4), (3, 2, 2)))
 
 
 def test_the_loss_is_the_sum_of_its_terms_which_come_in_order() -> None:
@@ -68,13 +60,13 @@ def test_bare_vectors_stand_for_embedding_and_feature_and_nothing_else() -> None
 
 @pytest.mark.parametrize("bare", [False, True])
 def test_the_teacher_comes_detached_whole(bare: bool) -> None:
-    method, student, teacher = Product(), output(), output(requires_grad=True)
+    method, student, teacher = Product(), output(), output().each(Tensor.requires_grad_)
     method(student, teacher.embedding if bare else teacher)
     assert method.given is not None
-    assert not any(part.requires_grad for part in tensors(method.given))
+    assert not any(part.requires_grad for part in method.given.tensors())
     if not bare:
-        assert len(tensors(teacher)) == 5
-        assert all(torch.equal(a, b) for a, b in zip(tensors(method.given), tensors(teacher), strict=True))
+        assert len(teacher.tensors()) == 5
+        assert all(torch.equal(a, b) for a, b in zip(method.given.tensors(), teacher.tensors(), strict=True))
     assert teacher.embedding.requires_grad, "the caller's own tensor is left as it was"
 
 

@@ -11,7 +11,7 @@ from relgraph.methods import Output, RunFacts
 from relgraph.methods.base import Part, Shapes
 from relgraph.methods.fitnet import FitNet, regressor
 from tests.checks import assert_refused
-from tests.methods.golden import check, embeddings, standardised
+from tests.methods.golden import check, embeddings, random_output, standardised
 
 N = 3
 # Sides of the student's and the teacher's map, the regressor's kernel and stride, and the side of its output.
@@ -30,8 +30,7 @@ def shapes(student: int, teacher: int) -> tuple[Shapes, Shapes]:
 
 
 def output(maps: Shapes, n: int = N) -> Output:
-    stages = tuple(torch.randn(n, *shape, dtype=torch.float64) for shape in maps)
-    return Output(torch.randn(n, 6).double(), feature=torch.randn(n, 5).double(), maps=stages)
+    return random_output(n, 6, 2, 5, maps)
 
 
 def expected(loss: FitNet, student: Tensor, teacher: Tensor) -> Tensor:

@@ -32,13 +32,10 @@ def transition_only(form: Form = "max") -> IRG:
 
 def outputs(width: int = 5) -> tuple[Output, Output]:
     """Return student and teacher with maps of the stem and of two stages; the student's logits are as many."""
-
-    def output(channels: int, width: int) -> Output:
-        shapes = (N, 3), (N, 4), (N, width), (N, 2, 8, 8), (N, channels, 4, 4), (N, 2 * channels, 2, 2)
-        embedding, logits, feature, *maps = (torch.randn(shape).double() for shape in shapes)
-        return Output(embedding, logits, feature, tuple(maps))
-
-    return output(2, width), output(3, 7)
+    return tuple(  # type: ignore[return-value]
+        golden.random_output(N, 3, 4, size, ((2, 8, 8), (channels, 4, 4), (2 * channels, 2, 2)))
+        for channels, size in ((2, width), (3, 7))
+    )
 
 
 def distance(x: list[float], y: list[float]) -> float:

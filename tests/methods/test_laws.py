@@ -23,6 +23,7 @@ from relgraph.names import build_method, has_graph
 from relgraph.networks.heads import Projector
 from relgraph.training.spread import labelled_cross_entropy
 from tests.checks import assert_refused, case
+from tests.methods.golden import random_output
 
 N, IMAGES, CLASSES, DIM, VIEWS = 8, 12, 4, 5, 3
 # Equal in both networks, which FSP needs, and the last channels a multiple of those before, which IRG needs.
@@ -111,13 +112,9 @@ def make(name: str, way: str = "", **changes: Any) -> Method:
 
 
 def output(side: str, n: int = N) -> Output:
-    width = WIDTHS[side]
-    shapes = [(n, DIM), (n, CLASSES), (n, width), *((n, *stage) for stage in MAPS)]
-    embedding, logits, feature, *maps = (torch.randn(shape).double() for shape in shapes)
-    # For methods that ask for extra views; the others do not mind them.
-    more = [torch.randn(VIEWS * n, size).double() for size in (DIM, CLASSES, width)]
-    extra = Output(more[0], more[1], more[2])
-    return Output(embedding, logits, feature, tuple(maps), extra)
+    """Return an output with extra views, for methods that ask for them; the others do not mind them."""
+    given = random_output(n, DIM, CLASSES, WIDTHS[side], MAPS)
+    return given._replace(extra=random_output(VIEWS * n, DIM, CLASSES, WIDTHS[side]))
 
 
 def outputs(n: int = N) -> tuple[Output, Output]:
@@ -130,38 +127,28 @@ def batch_of(n: int) -> Batch:
 
 def tensors(given: Output) -> dict[str, Tensor]:
     """Return all parts by name, those of extra views among them."""
-    found = {"embedding": given.embedding, "logits": given.logits, "feature": given.feature}
-    parts = {name: part for name, part in found.items() if part is not None}
-    extra = {} if given.extra is None else {f"extra {name}": part for name, part in tensors(given.extra).items()}
-    return parts | {f"map {i}": stage for i, stage in enumerate(given.maps)} | extra
-
-
-def changed(given: Output, change: Any) -> Output:
-    """Return an output with every tensor put through a function."""
-    assert given.logits is not None and given.feature is not None
-    embedding, logits, feature = change(given.embedding), change(given.logits), change(given.feature)
-    extra = None if given.extra is None else changed(given.extra, change)
-    return Output(embedding, logits, feature, tuple(change(stage) for stage in given.maps), extra)
+    vectors = "embedding", "logits", "feature"
+    names = *vectors, *(f"map {i}" for i in range(len(MAPS))), *(f"extra {name}" for name in vectors)
+    return dict(zip(names, given.tensors(), strict=True))
 
 
 def reordered(given: Output, order: Tensor) -> Output:
     """Return an output for the same images in another order."""
-    moved = changed(given._replace(extra=None), lambda x: x[order])
     assert given.extra is not None
-    extra = changed(given.extra, lambda x: x.unflatten(0, (VIEWS, -1))[:, order].flatten(0, 1))
-    return moved._replace(extra=extra)
+    extra = given.extra.each(lambda x: x.view(VIEWS, -1, *x.shape[1:])[:, order].flatten(0, 1))
+    return given._replace(extra=None).each(lambda x: x[order])._replace(extra=extra)
 
 
 def learning(given: Output) -> Output:
     """Return a copy whose tensors are leaves that require gradient."""
-    return changed(given, lambda x: x.detach().clone().requires_grad_())
+    return given.each(lambda x: x.detach().clone().requires_grad_())
 
 
 def gradients(value: Tensor, student: Output) -> dict[str, Tensor]:
     """Return the gradient of each part of the student's output; zeros where there is none."""
     parts = tensors(student)
-    found = torch.autograd.grad(value, list(parts.values()), allow_unused=True)
-    return {k: torch.zeros_like(x) if g is None else g for (k, x), g in zip(parts.items(), found, strict=True)}
+    found = torch.autograd.grad(value, [*parts.values()], allow_unused=True, materialize_grads=True)
+    return dict(zip(parts, found, strict=True))
 
 
 def state(method: Method) -> dict[str, Tensor]:
@@ -189,8 +176,8 @@ def value_and_gradients(
 def test_a_loss_is_pure(name: str, way: str) -> None:
     """L5: two calls, one value, one gradient, and nothing is written, not into the inputs either, nor drawn."""
     method, (student, teacher) = make(name, way).eval(), outputs()
-    student, given = learning(student), changed(teacher, torch.clone)
-    seen, before, random = changed(student, torch.clone), state(method), torch.get_rng_state()
+    student, given = learning(student), teacher.each(torch.clone)
+    seen, before, random = student.each(torch.clone), state(method), torch.get_rng_state()
     first, second = (method(student, teacher, BATCH) for _ in range(2))
     assert torch.equal(first, second) and torch.equal(torch.get_rng_state(), random)
     same(gradients(first, student), gradients(second, student))
@@ -313,20 +300,11 @@ def check_gradients(method: Method, student: Output, teacher: Output) -> None:
     assert names and value.isfinite()
 
     def loss(*given: Tensor) -> Tensor:
-        result: Tensor = method(replaced(student, dict(zip(names, given, strict=True))), teacher, BATCH)
+        others = {**parts, **dict(zip(names, given, strict=True))}
+        result: Tensor = method(student.filled(others.values()), teacher, BATCH)
         return result
 
     assert torch.autograd.gradcheck(loss, [parts[key] for key in names], fast_mode=True)
-
-
-def replaced(given: Output, parts: dict[str, Tensor]) -> Output:
-    """Return an output with some of its parts, named as by `tensors`, replaced."""
-    extra = None
-    if given.extra is not None:
-        extra = replaced(given.extra, {key[6:]: x for key, x in parts.items() if key.startswith("extra ")})
-    vectors: dict[str, Any] = {key: parts[key] for key in ("embedding", "logits", "feature") if key in parts}
-    maps = tuple(parts.get(f"map {i}", stage) for i, stage in enumerate(given.maps))
-    return given._replace(maps=maps, extra=extra, **vectors)
 
 
 @each_method
@@ -443,8 +421,8 @@ def test_degenerate_batches_give_finite_values_and_gradients(name: str, way: str
     for degenerate, change in DEGENERATE.items():
         for who in ("student", "teacher", "both") if bears(name, way, refinement, degenerate) else ():
             with case(degenerate, who):
-                s = changed(student, Tensor.float if who == "teacher" else change)
-                t = changed(teacher, Tensor.float if who == "student" else change)
+                s = student.each(Tensor.float if who == "teacher" else change)
+                t = teacher.each(Tensor.float if who == "student" else change)
                 finite(method, s, t, BATCH)
 
 
@@ -455,7 +433,7 @@ def test_one_or_two_images_are_a_batch(name: str) -> None:
             if "graph=knn" in way and name != "crd":
                 continue
             with case(way, n):
-                student, teacher = (changed(given, Tensor.float) for given in outputs(n))
+                student, teacher = (given.each(Tensor.float) for given in outputs(n))
                 if name in RANKS:
                     length = 3 if "length=3" in way else 4
                     message = f"DarkRank ranks {length} others of each image: expected at least {length}…"
@@ -475,8 +453,8 @@ def test_relations_are_float32_under_autocast_and_of_half_precision(name: str, w
     for dtype, autocast in PRECISIONS:
         with case(dtype, autocast):
             method, (student, teacher) = make(name, way, **refinement), outputs()
-            student, teacher = (changed(given, lambda x, d=dtype: x.to(d)) for given in (student, teacher))
-            exact = method.terms(changed(student, Tensor.double), changed(teacher, Tensor.double), BATCH)
+            student, teacher = (given.each(partial(Tensor.to, dtype=dtype)) for given in (student, teacher))
+            exact = method.terms(student.each(Tensor.double), teacher.each(Tensor.double), BATCH)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
                 terms = method.float().terms(student, teacher, BATCH)
             assert all(term.dtype == torch.float32 for term in terms.values())
@@ -494,7 +472,7 @@ def test_no_number_is_read_back_from_the_device(
     monkeypatch.setattr(segments, "torch_scatter", None)  # whose kernels are for the CPU and CUDA alone
     # The draws come from the device's generator, which "meta" has not; edges of unequal numbers are counted.
     method = make(name, way, **refinement).to("meta")
-    student, teacher = (changed(given, lambda x: x.to("meta").requires_grad_()) for given in outputs())
+    student, teacher = (given.each(lambda x: x.to("meta").requires_grad_()) for given in outputs())
     batch = Batch(INDICES.to("meta"), BATCH.labels.to("meta"))
     value = method(student, teacher, batch)
     assert value.device.type == "meta"

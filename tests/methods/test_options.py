@@ -13,6 +13,7 @@ from relgraph.methods import EGA, IRG, METHODS, RKD, SSKD, Batch, Method, Output
 from relgraph.methods.options import facts_of, options_of
 from relgraph.methods.relational import Relational
 from relgraph.names import build, build_method, parse_methods, read_arguments
+from tests.methods.golden import random_output
 
 RUN = RunFacts(4, 5, 6, ss_head=nn.Linear(6, 6))
 
@@ -114,36 +115,21 @@ def test_a_method_of_ones_own_is_written_built_and_trained_like_the_others() -> 
         build(parse_methods("mine", known=known), RUN, {}, ["power=0"])
 
 
-def outputs() -> tuple[Output, Output]:
-    def output(rows: int) -> Output:
-        maps = tuple(torch.randn(rows, channels, 4, 4) for channels in (2, 4))
-        return Output(torch.randn(rows, 4), torch.randn(rows, 3), torch.randn(rows, 4), maps)
+WEIGHED: tuple[tuple[type[Method], dict[str, Any], dict[str, float]], ...] = (
+    (EGA, {}, {"node_weight": 0.5, "edge_weight": 2.0}),
+    (RKD, {}, {"distance_weight": 3.0, "angle_weight": 0.25}),
+    (IRG, {}, {"vertex_weight": 2.0, "relation_weight": 3.0, "transition_weight": 0.5, "edge_transition_weight": 0.25}),
+    (SSKD, {"student_width": 4, "teacher_width": 4, "ss_head": nn.Identity(), "head": "none"},
+     {"kd_weight": 2.0, "tf_weight": 3.0, "ss_weight": 0.5}),
+)  # fmt: skip
 
-    student, teacher = (output(6)._replace(extra=output(18)) for _ in range(2))
-    return student, teacher
 
-
-@pytest.mark.parametrize(
-    ("cls", "given", "weights"),
-    [
-        (EGA, {}, {"node_weight": 0.5, "edge_weight": 2.0}),
-        (RKD, {}, {"distance_weight": 3.0, "angle_weight": 0.25}),
-        (
-            IRG,
-            {},
-            {"vertex_weight": 2.0, "relation_weight": 3.0, "transition_weight": 0.5, "edge_transition_weight": 0.25},
-        ),
-        (
-            SSKD,
-            {"student_width": 4, "teacher_width": 4, "ss_head": nn.Identity(), "head": "none"},
-            {"kd_weight": 2.0, "tf_weight": 3.0, "ss_weight": 0.5},
-        ),
-    ],
-)
+@pytest.mark.parametrize(("cls", "given", "weights"), WEIGHED)
 def test_compare_leaves_the_weights_of_terms_to_terms(
     cls: type[Method], given: dict[str, Any], weights: dict[str, float]
 ) -> None:
-    (student, teacher), batch = outputs(), Batch(torch.arange(6), torch.arange(6) % 3)
+    stages, batch = ((2, 4, 4), (4, 4, 4)), Batch(torch.arange(6), torch.arange(6) % 3)
+    student, teacher = (random_output(6, 4, 3, 4, stages)._replace(extra=random_output(18, 4, 3, 4)) for _ in range(2))
     method, even = cls(**given, **weights), cls(**given, **dict.fromkeys(weights, 1.0))
     bare, terms = method.compare(student, teacher, batch), method.terms(student, teacher, batch)
     assert list(method.term_weights) == list(terms) == list(bare)

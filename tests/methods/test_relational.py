@@ -18,7 +18,7 @@ from relgraph.methods.base import Part
 from relgraph.methods.relational import Relational
 from relgraph.training.spread import labelled_cross_entropy
 from tests.checks import assert_refused
-from tests.methods.golden import nearest
+from tests.methods.golden import nearest, random_output
 
 N, DIM, STUDENT_WIDTH, TEACHER_WIDTH, CLASSES = 7, 4, 5, 6, 3
 BATCH = Batch(torch.arange(N), torch.tensor([0, 1, 2, -1, 1, 0, 2]))
@@ -40,13 +40,7 @@ def relational(graph: Graph = "dense", nodes: Part = "feature", refinement: Refi
 
 def outputs() -> tuple[Output, Output]:
     return tuple(  # type: ignore[return-value]
-        Output(
-            torch.randn(N, DIM).double(),
-            torch.randn(N, CLASSES).double(),
-            torch.randn(N, width).double(),
-            (torch.randn(N, 2, 4, 4).double(), torch.randn(N, width, 2, 2).double()),
-        )
-        for width in (STUDENT_WIDTH, TEACHER_WIDTH)
+        random_output(N, DIM, CLASSES, width, ((2, 4, 4), (width, 2, 2))) for width in (STUDENT_WIDTH, TEACHER_WIDTH)
     )
 
 

@@ -56,13 +56,6 @@ def extra(given: Output) -> Output:
     return given.extra
 
 
-def changed(given: Output, change: Callable[[Tensor], Tensor]) -> Output:
-    """Return an output with every tensor put through a function."""
-    assert given.logits is not None and given.feature is not None
-    rest = None if given.extra is None else changed(given.extra, change)
-    return Output(change(given.embedding), change(given.logits), change(given.feature), extra=rest)
-
-
 # The authors' numbers. Their rows are 8 images, each followed by its rotations by 90, 180 and 270 degrees.
 ORIGINAL = torch.arange(0, 32, 4)
 ROTATED = torch.cat([ORIGINAL + 1, ORIGINAL + 2, ORIGINAL + 3])
@@ -185,7 +178,7 @@ def test_the_teachers_head_is_a_copy_that_nothing_trains() -> None:
     assert {name.split(".")[0] for name, _ in loss.named_parameters()} == {"projector"}
     before = {name: x.clone() for name, x in copy.state_dict().items()}
     assert before.keys() == head.state_dict().keys()
-    student, teacher = (changed(given, Tensor.float) for given in (student, teacher))
+    student, teacher = (given.each(Tensor.float) for given in (student, teacher))
     optimiser = SGD(loss.requires_grad_().parameters(), lr=1.0, weight_decay=0.1)
     for _ in range(2):
         torch.autograd.backward(loss(student, teacher, BATCH))
