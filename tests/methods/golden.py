@@ -70,10 +70,10 @@ def standardised(maps: Tensor) -> Tensor:
     return (maps - mean) / (variance + 1e-5).sqrt()
 
 
-def attended(channels: list[list[float]]) -> list[float]:
-    """Return one image's attention: the mean of the squares over channels by position, divided by its length."""
-    positions = [sum(value**2 for value in position) / len(channels) for position in zip(*channels, strict=True)]
-    return [value / math.hypot(*positions) for value in positions]
+def attended(maps: Tensor) -> Tensor:
+    """Return each image's attention: the mean of the squares over channels by position, divided by its length."""
+    positions = maps.square().mean(1).flatten(1)
+    return positions / positions.square().sum(1, keepdim=True).sqrt()
 
 
 def ntxent(student: Tensor, teacher: Tensor, tau: float) -> Tensor:

@@ -13,6 +13,7 @@ from relgraph.graph import contrast
 from relgraph.graph.kernels import cosine
 from relgraph.methods import SEED, MoCo, Output, Views
 from relgraph.networks.heads import Projector
+from relgraph.outputs import bare
 from tests.checks import assert_refused
 from tests.methods.golden import batch, check, embeddings, queue_keys
 
@@ -63,9 +64,8 @@ def seed(head: str = "mlp", patches: int = 0, **options: object) -> SEED:
 def outputs(n: int = N, patches: int = 0) -> tuple[Output, Output]:
     found = []
     for width in (STUDENT, TEACHER):
-        views = torch.randn(patches * n, width).double().requires_grad_()
-        x = torch.randn(n, width).double().requires_grad_()
-        found.append(Output(x, feature=x, extra=Output(views, feature=views) if patches else None))
+        first, extra = (bare(torch.randn(rows, width).double().requires_grad_()) for rows in (n, patches * n))
+        found.append(first._replace(extra=extra if patches else None))
     return found[0], found[1]
 
 
@@ -161,7 +161,7 @@ def test_the_authors_settings_are_the_defaults() -> None:
 
 
 def test_what_it_refuses() -> None:
-    (student, teacher), bare = outputs(patches=PATCHES), outputs()
+    (student, teacher), without = outputs(patches=PATCHES), outputs()
     patchy, patches = seed(patches=PATCHES), "SEED reads 3 patches of each image: expected 3 * 4 rows in Output.extra"
     widths = "SEED without a head needs student and teacher of one width, got 5 and 7"
     queue = "SEED keeps a queue of the teacher's vectors: expected teacher_width, got none"
@@ -179,8 +179,8 @@ def test_what_it_refuses() -> None:
         (lambda: seed()(four, four), "SEED was built for teacher nodes (N, 7), got (4, 5)"),
         (lambda: seed()(four, torch.zeros(3, 7).double()), alike),
         (lambda: seed()(Output(four), Output(four)), "SEED reads features: expected Output(embedding, feature=...)…"),
-        (lambda: patchy(student, bare[1]), f"{patches}, got none"),
-        (lambda: patchy(bare[0], teacher), f"{patches}, got none"),
-        (lambda: patchy.remember(*bare, BATCH), f"{patches}, got none"),
+        (lambda: patchy(student, without[1]), f"{patches}, got none"),
+        (lambda: patchy(without[0], teacher), f"{patches}, got none"),
+        (lambda: patchy.remember(*without, BATCH), f"{patches}, got none"),
         (lambda: patchy(*outputs(patches=2)), f"{patches}, got 8"),
     )

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from relgraph.networks.heads import Projector
 from relgraph.training.spread import labelled_cross_entropy
 from tests.checks import assert_refused, case
 from tests.methods import golden
-from tests.methods.golden import GOLDEN, batch, check, embeddings, logits
+from tests.methods.golden import GOLDEN, batch, check, embeddings, logits, random_output
 from tests.methods.test_sskd_trust import naive_rank, selected
 
 N, V, CLASSES, STUDENT, TEACHER = 5, 3, 4, 6, 8
@@ -31,24 +31,16 @@ def sskd(**options: Any) -> SSKD:
 
 
 def output(width: int, count: int = N, views: int = V) -> Output:
-    """Return random outputs; the student's logits and features are leaves that require gradient."""
-
-    def seen(rows: int) -> Output:
-        z, feature = (torch.randn(rows, size).double().requires_grad_(width == STUDENT) for size in (CLASSES, width))
-        return Output(torch.zeros(rows, 2).double(), z, feature)
-
-    return seen(count)._replace(extra=seen(views * count))
+    """Return random outputs; those of the student are leaves that require gradient."""
+    first, extra = (random_output(rows, 2, CLASSES, width) for rows in (count, views * count))
+    return first._replace(extra=extra).each(lambda x: x.requires_grad_(width == STUDENT))
 
 
 def outputs(count: int = N, views: int = V) -> tuple[Output, Output]:
     return output(STUDENT, count, views), output(TEACHER, count, views)
 
 
-def batch_of(labels: Iterable[int] | Tensor) -> Batch:
-    return batch([int(label) for label in labels])
-
-
-BATCH = batch_of(LABELS)
+BATCH = batch(LABELS.tolist())
 
 
 def extra(given: Output) -> Output:
@@ -75,7 +67,7 @@ def official(ratios: str, weight: float | None = None) -> SSKD:
 @pytest.mark.parametrize("ratios", RATIOS)
 def test_official_value_and_gradient(ratios: str) -> None:
     for term in ("ce", "kd", "tf", "ss", "total"):
-        (s, t), (x_s, x_t), eight = logits(32), embeddings(32), batch_of(range(8))
+        (s, t), (x_s, x_t), eight = logits(32), embeddings(32), batch(range(8))
 
         def value(term: str = term, inputs: tuple[Tensor, ...] = (s, t, x_s, x_t), eight: Batch = eight) -> Tensor:
             student, teacher = as_ours(inputs[0], inputs[2]), as_ours(inputs[1], inputs[3])
@@ -162,7 +154,7 @@ def test_a_naive_loop() -> None:
                 loss = sskd(**options)
                 assert loss.views is not None
                 student, teacher = outputs(views=loss.views.each)
-                terms = loss.terms(student, teacher, batch_of(labels))
+                terms = loss.terms(student, teacher, batch(labels.tolist()))
                 expected = naive(loss, student, teacher, labels)
                 assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-10)
 

@@ -31,50 +31,45 @@ def close(found: nn.Module, expected: nn.Module, rtol: float, atol: float) -> No
 
 
 class PlainSimCLR:
-    """SimCLR by hand: one network, both views in one batch."""
+    """SimCLR by hand: one network, both views in one batch; an optimiser with the settings of the objective's."""
 
-    def __init__(self, objective: SimCLR, optimiser: SGD) -> None:
+    def __init__(self, objective: SimCLR | MoCo, optimiser: SGD) -> None:
         self.query = nn.Sequential(deepcopy(objective.backbone), deepcopy(objective.projector))
-        self.optimiser, self.tau = copied(optimiser, self.query), objective.temperature
+        group, self.tau = optimiser.param_groups[0], objective.temperature
+        self.optimiser = SGD(
+            self.query.parameters(), group["lr"], group["momentum"], weight_decay=group["weight_decay"]
+        )
 
     def step(self, first: Tensor, second: Tensor, order: Tensor, sizes: list[int]) -> Tensor:
-        z = self.query(torch.cat([first, second]))
-        loss = ntxent(z[: len(first)], z[len(first) :], self.tau)
+        loss = self.loss(first, second, order.split(sizes))  # type: ignore[no-untyped-call]
         self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         self.optimiser.step()
         return loss.detach()
 
+    def loss(self, first: Tensor, second: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
+        one, other = self.query(torch.cat([first, second])).chunk(2)
+        return ntxent(one, other, self.tau)
 
-class PlainMoCo:
-    """MoCo by hand: a second copy, which moves before it makes the keys, a deque, loops."""
+
+class PlainMoCo(PlainSimCLR):
+    """MoCo by hand: a second copy, which moves before it makes the keys part by part, a deque, loops."""
 
     def __init__(self, objective: MoCo, optimiser: SGD) -> None:
-        self.query = nn.Sequential(deepcopy(objective.backbone), deepcopy(objective.projector))
-        self.key, self.optimiser = deepcopy(self.query), copied(optimiser, self.query)
+        super().__init__(objective, optimiser)
+        self.key, self.momentum = deepcopy(self.query), objective.momentum
         self.queue = deque(objective.queue.keys.clone(), maxlen=len(objective.queue.keys))
-        self.tau, self.momentum = objective.temperature, objective.momentum
 
-    def step(self, first: Tensor, second: Tensor, order: Tensor, sizes: list[int]) -> Tensor:
+    def loss(self, first: Tensor, second: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
+        own = torch.empty(len(first), self.queue[0].shape[0], dtype=first.dtype)
         with torch.no_grad():
             for slow, fast in zip(self.key.parameters(), self.query.parameters(), strict=True):
                 slow.copy_(self.momentum * slow + (1 - self.momentum) * fast)
-        own = torch.empty(len(first), self.queue[0].shape[0], dtype=first.dtype)
-        with torch.no_grad():
-            for some in torch.split(order, sizes):
+            for some in parts:
                 own[some] = self.key(second[some])
         loss = infonce(self.query(first), own, self.queue, self.tau)
-        self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
         self.queue.extend(normalize(own))
-        return loss.detach()
-
-
-def copied(optimiser: SGD, network: nn.Module) -> SGD:
-    """Return an optimiser of a network with the settings of another one."""
-    group = optimiser.param_groups[0]
-    return SGD(network.parameters(), group["lr"], group["momentum"], weight_decay=group["weight_decay"])
+        return loss
 
 
 def optimiser_of(objective: Objective) -> SGD:
