@@ -207,13 +207,3 @@ def finished(make: RecipeMaker, tmp_path_factory: pytest.TempPathFactory) -> Run
         return path
 
     return run
-
-
-@pytest.fixture
-def copied(finished: Runs, tmp_path: Path) -> Runs:
-    """Return a function from a variant's name to a copy of its finished run that a test may spoil."""
-
-    def run(variant: str) -> Path:
-        return Path(shutil.copytree(finished(variant), tmp_path / variant))
-
-    return run
