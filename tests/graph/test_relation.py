@@ -1,86 +1,17 @@
-"""Relations and node matching: matching in every form against loops over the cross graph; what is refused.
+"""What is no part of a relation, or no batch. Relations in every form are in test_forms.py and test_own_parts.py."""
 
-Relations in every form are in test_forms.py and test_own_parts.py; sparse against dense they are laws of the methods.
-"""
-
-import math
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from relgraph.graph.criteria import frobenius, mean_square
-from relgraph.graph.forms import Form
-from relgraph.graph.kernels import cosine, pearson
-from relgraph.graph.pair import check_nodes, graph_pair
-from relgraph.graph.relation import Relation, across_in_blocks, matching, target
-from relgraph.graph.topology import ALL_PAIRS, Given, Nearest, Rule
+from relgraph.graph.criteria import mean_square
+from relgraph.graph.kernels import pearson
+from relgraph.graph.pair import check_nodes
+from relgraph.graph.relation import Relation
+from relgraph.graph.topology import Nearest
 from tests.checks import assert_refused
-from tests.graph.test_factored import with_gradient
-
-N = 9
-EDGES = Given(torch.tensor([[1, 2, 7], [0, 0, 3]]))
-
-
-def nodes() -> tuple[Tensor, Tensor]:
-    student = torch.randn(N, 5).double()
-    student[2] = 1.5  # without variance
-    student[5] = student[6]
-    return student, student + 0.1
-
-
-def test_the_target_is_each_nodes_own() -> None:
-    student, teacher = nodes()
-    assert torch.equal(target(graph_pair(student, teacher)), torch.eye(N).double())
-    assert target(graph_pair(student, teacher, topology=Nearest(2))).tolist() == [1.0] * N + [0.0] * (2 * N)
-
-
-@pytest.mark.parametrize("block", [1, 4, N, N + 1])
-def test_the_cross_graph_is_compared_in_blocks(block: int) -> None:
-    student, teacher = nodes()
-
-    def matrix(s: Tensor, t: Tensor) -> Tensor:
-        return frobenius(pearson(s, t), torch.eye(N).double())
-
-    def blocked(s: Tensor, t: Tensor) -> Tensor:
-        return across_in_blocks(pearson, pearson.nodes(s), pearson.nodes(t), block)
-
-    expected = with_gradient(matrix, student, teacher)
-    torch.testing.assert_close(with_gradient(blocked, student, teacher), expected, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize(
-    ("rule", "form"),
-    [*((ALL_PAIRS, form) for form in ("matrix", "factored", "blocked")), (EDGES, "matrix"), (EDGES, "blocked")],
-    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
-)
-def test_matching_is_a_loop_over_the_cross_graph(rule: Rule, form: Form) -> None:
-    student, teacher = torch.randn(2, N, 5).double()
-    own = [(i, i) for i in range(N)]
-    pairs = [(i, j) for i in range(N) for j in range(N)] if rule.dense else [*own, (0, 1), (0, 2), (3, 7)]
-
-    def plain(s: Tensor, t: Tensor) -> Tensor:
-        cosines = (s[i] @ t[j] / (s[i].norm() * t[j].norm()) for i, j in pairs)
-        missed = torch.stack([c - int(i == j) for c, (i, j) in zip(cosines, pairs, strict=True)])
-        return missed.square().sum().sqrt()
-
-    def found(s: Tensor, t: Tensor) -> Tensor:
-        return matching(graph_pair(s, t, topology=rule, kernel=cosine, form=form), cosine)
-
-    expected = with_gradient(plain, student, teacher)
-    torch.testing.assert_close(with_gradient(found, student, teacher), expected, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize("form", ["matrix", "factored", "blocked"])
-def test_nodes_that_are_their_own_and_no_other_match_exactly(form: Form) -> None:
-    x = torch.eye(4, requires_grad=True)
-    value = matching(graph_pair(x, torch.eye(4), kernel=cosine, form=form), cosine)
-    (gradient,) = torch.autograd.grad(value, x)
-    assert value.item() == 0 and value.dtype == torch.float32 and not gradient.any()
-    turned = matching(graph_pair(x.roll(1, 0), torch.eye(4), kernel=cosine, form=form), cosine)
-    assert turned.item() == pytest.approx(math.sqrt(8))
 
 
 def test_what_is_no_part_or_no_batch_is_refused() -> None:
