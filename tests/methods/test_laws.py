@@ -265,9 +265,7 @@ def test_relabelling_the_batch_changes_nothing(name: str, way: str, refinement: 
 
 
 @each_refined_way()
-def test_the_teacher_receives_no_gradient_and_the_student_where_it_is_read(
-    name: str, way: str, refinement: Options
-) -> None:
+def test_gradient_reaches_what_is_read_of_the_student_and_no_teacher(name: str, way: str, refinement: Options) -> None:
     """L4, and what a method says that it reads is what it reads."""
     method = make(name, way, **refinement)
     student, teacher = (learning(given) for given in outputs())

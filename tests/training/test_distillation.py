@@ -76,9 +76,8 @@ def test_each_parameter_has_one_optimiser_where_something_reads_a_teacher(make: 
         ids = [id(p) for each in job.optimisers.values() for group in each.param_groups for p in group["params"]]
         trained = {id(p) for p in job.objective.parameters()}
         assert len(ids) == len(trained) and {*ids} == trained
-        assert {id(p) for p in job.objective.teacher_parameters()} == {*ids[-len(ids) :]} - {
-            id(p) for p in job.objective.student_parameters()
-        }
+        student, teacher = job.objective.student_parameters(), job.objective.teacher_parameters()
+        assert ids == [id(p) for p in [*student, *teacher]]
         for name, rate in rates.items():
             (group,) = job.optimisers[name].param_groups
             assert (group["lr"], group["momentum"], group["weight_decay"]) == (rate, 0.7, 0.1)
@@ -213,9 +212,7 @@ def test_a_head_that_no_class_teaches_stays_as_it_is(make: RecipeMaker) -> None:
 # Results
 
 
-def test_the_test_split_is_read_at_the_end_only(
-    make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_test_split_is_read_at_the_end(make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, splits = Classes.evaluate, list[str]()
 
     def record(self: Classes, network: Any, images: Any, **options: Any) -> dict[str, float]:
