@@ -59,5 +59,5 @@ def test_with_connectors_and_stages_paired_from_the_end() -> None:
 def test_what_it_refuses() -> None:
     built = "AB was built for stage maps with channels [(3, 5), (4, 6)] of student and teacher"
     assert_refused(
-        (lambda: AB(STUDENT, TEACHER)(after_relu(STUDENT), after_relu(STUDENT)), f"{built}, got [(3, 3), (4, 4)]"),
+        (lambda: AB(STUDENT, TEACHER)(after_relu(STUDENT), after_relu(STUDENT)), f"{built}, got [(3, 3), (4, 4)]")
     )

@@ -147,6 +147,4 @@ def test_no_number_of_a_large_batch_is_read_back_from_the_device() -> None:
 
 
 def test_what_it_refuses() -> None:
-    assert_refused(
-        (lambda: RKD(0, 0.0), "RKD needs a weight above 0, got 0 for both distances and angles"),
-    )
+    assert_refused((lambda: RKD(0, 0.0), "RKD needs a weight above 0, got 0 for both distances and angles"))
