@@ -1,7 +1,7 @@
-"""SEED against the authors' numbers, loops over numbers, and a deque of the teacher's vectors."""
+"""SEED against the authors' numbers, a loop over images, and a deque of the teacher's vectors."""
 
-import math
 from collections import deque
+from collections.abc import Iterable
 from functools import partial
 
 import pytest
@@ -69,45 +69,38 @@ def outputs(n: int = N, patches: int = 0) -> tuple[Output, Output]:
     return found[0], found[1]
 
 
-def along(x: list[float], key: list[float]) -> float:
-    """Return the cosine of a vector with a key of unit length."""
-    return math.fsum(p * q for p, q in zip(x, key, strict=True)) / math.hypot(*x)
-
-
-def naive(loss: SEED, student: Tensor, teacher: Tensor, keys: list[list[float]]) -> float:
-    total = 0.0
-    seen_by = student if loss.projector is None else loss.projector(student)
-    for s, t in zip(seen_by.tolist(), teacher.tolist(), strict=True):
-        candidates = [[p / math.hypot(*t) for p in t], *keys]
-        seen = [math.exp(along(s, key) / loss.tau) for key in candidates]
-        target = [math.exp(along(t, key) / loss.teacher_tau) for key in candidates]
-        total -= math.fsum(
-            b / math.fsum(target) * math.log(a / math.fsum(seen)) for a, b in zip(seen, target, strict=True)
-        )
-    return total / len(student)
+def naive(loss: SEED, student: Tensor, teacher: Tensor, keys: Iterable[Tensor]) -> Tensor:
+    """Return the cross-entropy of the student's softmax with the teacher's over own vector and keys, image by image."""
+    values = []
+    for s, t in zip(student if loss.projector is None else loss.projector(student), teacher, strict=True):
+        candidates = torch.stack([t / t.norm(), *keys])
+        target = (candidates @ t / t.norm() / loss.teacher_tau).softmax(0)
+        values.append(-(target * (candidates @ s / s.norm() / loss.tau).log_softmax(0)).sum())
+    return torch.stack(values).mean()
 
 
 @pytest.mark.parametrize("head", ["mlp", "linear", "none"])
 def test_a_naive_loop_over_a_deque(head: str) -> None:
     """Across wrap-around, with batches that do not divide the queue, one larger than it among them."""
     loss = seed(head, **({"teacher_width": STUDENT} if head == "none" else {}))
-    remembered = deque(loss.memory.keys.tolist(), maxlen=K)
+    remembered = deque(loss.memory.keys.clone(), maxlen=K)
     for n in (4, 4, 1, 13, 3, 4):
         student = torch.randn(n, STUDENT).double()
         teacher = torch.randn(n, STUDENT if head == "none" else TEACHER).double()
-        value = loss(student, teacher)
-        assert value.item() == pytest.approx(naive(loss, student, teacher, list(remembered)), rel=1e-10)
+        torch.testing.assert_close(
+            loss(student, teacher), naive(loss, student, teacher, remembered), rtol=1e-10, atol=0
+        )
         loss.remember(student, teacher, batch([-1] * n))
-        remembered.extend(normalize(teacher).tolist())
+        remembered.extend(normalize(teacher))
     in_order = loss.memory.keys.roll(-int(loss.memory.next), 0)
-    torch.testing.assert_close(in_order, torch.tensor(remembered, dtype=torch.float64))
+    torch.testing.assert_close(in_order, torch.stack([*remembered]))
 
 
 def test_patches_have_a_queue_of_their_own() -> None:
     loss = seed(patches=PATCHES)
     assert loss.views == Views("patches", PATCHES) and seed().views is None and seed().patch_memory is None
     assert loss.patch_memory is not None
-    remembered = deque(loss.patch_memory.keys.tolist(), maxlen=K)
+    remembered = deque(loss.patch_memory.keys.clone(), maxlen=K)
     for _ in range(4):
         student, teacher = outputs(patches=PATCHES)
         assert student.extra is not None and teacher.extra is not None
@@ -115,12 +108,12 @@ def test_patches_have_a_queue_of_their_own() -> None:
         assert list(terms) == ["seed", "seed_patches"]
         assert torch.equal(terms["seed"], seed_of_views(loss, student.embedding, teacher.embedding))
         each = [
-            naive(loss, s, t, list(remembered))
+            naive(loss, s, t, remembered)
             for s, t in zip(student.extra.embedding.chunk(PATCHES), teacher.extra.embedding.chunk(PATCHES), strict=True)
         ]
-        assert terms["seed_patches"].item() == pytest.approx(sum(each) / PATCHES, rel=1e-10)
+        torch.testing.assert_close(terms["seed_patches"], torch.stack(each).mean(), rtol=1e-10, atol=0)
         loss.remember(student, teacher, BATCH)
-        remembered.extend(normalize(teacher.extra.embedding[:N]).tolist())
+        remembered.extend(normalize(teacher.extra.embedding[:N].detach()))
     assert loss.memory.next == loss.patch_memory.next == 4 * N % K
 
 

@@ -29,10 +29,7 @@ def test_accuracy_is_a_naive_count() -> None:
     labels = torch.randint(9, (50,))
     found = accuracy(logits, labels)
     for k in (1, 5):
-        right = sum(
-            y in sorted(range(9), key=row.__getitem__)[-k:]
-            for row, y in zip(logits.tolist(), labels.tolist(), strict=True)
-        )
+        right = sum(y in row.argsort()[-k:] for row, y in zip(logits, labels, strict=True))
         assert found[f"top{k}"] == pytest.approx(100 * right / 50)
     assert found.keys() == {"top1", "top5"}
     assert accuracy(torch.eye(3), torch.tensor([0, 1, 0])) == {"top1": pytest.approx(200 / 3), "top5": 100.0}
@@ -54,9 +51,8 @@ def test_knn_leaves_out_unknown_labels_and_takes_what_there_is() -> None:
     train, labels = clusters(30)
     test, expected = clusters(9)
     hidden = torch.where(torch.arange(30) < 21, -1, labels)
-    assert knn_accuracy(train, hidden, test, expected, k=3) == knn_accuracy(
-        train[21:], labels[21:], test, expected, k=3
-    )
+    known = knn_accuracy(train[21:], labels[21:], test, expected, k=3)
+    assert knn_accuracy(train, hidden, test, expected, k=3) == known
     assert knn_accuracy(train, torch.where(torch.arange(30) == 0, 0, -1), test, expected) == pytest.approx(100 / 3)
 
 
