@@ -41,13 +41,7 @@ def test_the_cross_graph_is_compared_in_blocks(block: int, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     ("rule", "form"),
-    [
-        (ALL_PAIRS, "matrix"),
-        (ALL_PAIRS, "factored"),
-        (ALL_PAIRS, "blocked"),
-        (EDGES, "matrix"),
-        (EDGES, "blocked"),
-    ],
+    [*((ALL_PAIRS, form) for form in ("matrix", "factored", "blocked")), (EDGES, "matrix"), (EDGES, "blocked")],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_matching_is_a_loop_over_the_cross_graph(rule: Rule, form: Form) -> None:
