@@ -1,32 +1,19 @@
 """The analysis of finished runs against the run's own outputs and the matrix of all pairs."""
 
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from relgraph.analysis.analysis import SEARCHES, Analysis, analyse, compare
+from relgraph.analysis.neighbourhoods import neighbour_overlap
 from relgraph.analysis.run_loading import TrainedRun
 from relgraph.graph.kernels import pearson
 from relgraph.graph.search import nearest_in_blocks
 from relgraph.graph.topology import nearest
+from tests.analysis.conftest import FIRST, K, Runs
 from tests.checks import assert_refused_like
-
-Runs = Callable[[str], Path]
-FIRST = 50
-
-
-@pytest.fixture(scope="module")
-def opened(runs: Runs) -> TrainedRun:
-    return TrainedRun(runs("all"))
-
-
-@pytest.fixture(scope="module")
-def found(opened: TrainedRun) -> Analysis:
-    return analyse(opened, k=4, first=FIRST)
 
 
 def test_graphs_are_those_of_the_run_s_embeddings(opened: TrainedRun, found: Analysis) -> None:
@@ -36,13 +23,13 @@ def test_graphs_are_those_of_the_run_s_embeddings(opened: TrainedRun, found: Ana
         torch.testing.assert_close(graph.embedding, output.embedding)
         assert torch.equal(graph.prediction, output.logits.argmax(-1))
         matrix = pearson(graph.embedding)
-        assert torch.equal(graph.neighbours, nearest(matrix, 4, pearson))
+        assert torch.equal(graph.neighbours, nearest(matrix, K, pearson))
         torch.testing.assert_close(graph.weights, matrix.gather(1, graph.neighbours))
         assert graph.communities.shape == (FIRST,) and not graph.degenerate.any()
     assert list(found.graphs) == ["student", "teacher"]
     assert torch.equal(found.index, images.index)
     assert torch.equal(found.labels, opened.data.test.labels[:FIRST])
-    assert (found.split, found.k, found.dataset, len(found.classes)) == ("test", 4, "digits", 10)
+    assert (found.split, found.k, found.dataset, len(found.classes)) == ("test", K, "digits", 10)
     every = analyse(opened, "val", k=2)
     assert len(every.index) == len(every.labels) == len(opened.data.val) and every.split == "val"
 
@@ -57,6 +44,7 @@ def test_the_comparison_by_the_matrices(found: Analysis) -> None:
     tables = zip(found.student.neighbours.tolist(), teacher.neighbours.tolist(), strict=True)
     expected = [(s - t)[i, list({*a, *b})].abs().double().mean() for i, (a, b) in enumerate(tables)]
     torch.testing.assert_close(comparison.relation_error, torch.stack(expected))
+    assert torch.equal(comparison.overlap, neighbour_overlap(found.student.neighbours, teacher.neighbours))
     own = pearson(found.student.embedding, teacher.embedding).argmax(1) == torch.arange(FIRST)
     assert torch.equal(comparison.matched, own)
     narrow = compare(found.student._replace(embedding=found.student.embedding[:, :-1]), teacher)
@@ -67,10 +55,10 @@ def test_the_comparison_by_the_matrices(found: Analysis) -> None:
 def test_the_same_each_time_and_of_nodes_in_files(
     opened: TrainedRun, found: Analysis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    again = analyse(opened.run.path, k=4, first=FIRST)
+    again = analyse(opened.run.path, k=K, first=FIRST)
     monkeypatch.setattr("relgraph.analysis.memory_mapped.MEMORY_LIMIT", 0)
     monkeypatch.setattr("relgraph.graph.search.LARGEST", 0)
-    in_files = analyse(opened, k=4, first=FIRST, search="blocks")
+    in_files = analyse(opened, k=K, first=FIRST, search="blocks")
     assert in_files.student.embedding.untyped_storage().filename is not None
     for name, one in found.graphs.items():
         assert torch.equal(one.communities, again.graphs[name].communities)

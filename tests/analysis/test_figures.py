@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,14 +15,7 @@ from relgraph.analysis.figures import confusion, write_summary
 from relgraph.analysis.neighbourhoods import homophily
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import pearson
-
-Runs = Callable[[str], Path]
-FIRST, K = 60, 4
-
-
-@pytest.fixture(scope="module")
-def found(runs: Runs) -> Analysis:
-    return analyse(runs("all"), k=K, first=FIRST)
+from tests.analysis.conftest import FIRST, K, Runs
 
 
 def test_figures_of_both_networks_together(found: Analysis) -> None:

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,10 @@ from relgraph.analysis.plots import learning_curve
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
+from tests.analysis.conftest import Runs
 from tests.checks import assert_refused_like
 
 pytestmark = pytest.mark.slow
-
-Runs = Callable[[str], Path]
 
 
 def test_the_picture_opens_and_shows_two_curves_in_each_half(runs: Runs, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from relgraph.analysis.split_graph import split_pair
 from relgraph.graph.kernels import euclidean, pearson
 from relgraph.graph.pair import STUDENT, adjacency, graph_pair
 from relgraph.graph.topology import CHOOSERS, Above, Chooser, Nearest
+from tests.analysis.conftest import assert_same_pair
 from tests.checks import assert_refused_like, case
 
 
@@ -22,25 +23,15 @@ def embeddings(count: int = 40, dim: int = 6) -> tuple[Tensor, Tensor]:
     return teacher + torch.randn(count, dim, dtype=torch.float64), teacher
 
 
-def assert_same(found: HeteroData, expected: HeteroData) -> None:
-    found_stores, expected_stores = found.to_dict(), expected.to_dict()
-    assert found_stores.keys() == expected_stores.keys()
-    for kind, store in expected_stores.items():
-        if kind == "_global_store":  # says how each was computed
-            continue
-        assert found_stores[kind].keys() == store.keys()
-        for name, value in store.items():
-            torch.testing.assert_close(found_stores[kind][name], value)
-
-
 def test_knn_is_graph_pair() -> None:
     student, teacher = embeddings()
     teacher[3] = torch.randn(6)  # of a node without variance any neighbours are the nearest
     known: dict[str, Any] = {"image_id": torch.randperm(40), "y": torch.randint(0, 5, (40,))}
     for neighbours, kernel in product(CHOOSERS, (pearson, euclidean)):
-        found = split_pair(student, teacher, graph="knn", k=3, neighbours=neighbours, kernel=kernel, **known)
+        options: dict[str, Any] = {"kernel": kernel, **known}
+        found = split_pair(student, teacher, graph="knn", k=3, neighbours=neighbours, **options)
         with case(neighbours, kernel.name):
-            assert_same(found, graph_pair(student, teacher, topology=Nearest(3, neighbours), kernel=kernel, **known))
+            assert_same_pair(found, graph_pair(student, teacher, topology=Nearest(3, neighbours), **options))
 
 
 def test_threshold_is_graph_pair() -> None:
@@ -49,14 +40,14 @@ def test_threshold_is_graph_pair() -> None:
     for side, threshold in product(sides, (0.1, 0.6, 1.5)):
         found = split_pair(student, teacher, graph="threshold", threshold=threshold, neighbours=side)
         with case(side, threshold):
-            assert_same(found, graph_pair(student, teacher, topology=Above(threshold, side)))
+            assert_same_pair(found, graph_pair(student, teacher, topology=Above(threshold, side)))
 
 
 def test_dense_is_graph_pair_without_gradient() -> None:
     student, teacher = embeddings()
     found = split_pair(student.requires_grad_(), teacher, graph="dense")
     assert not adjacency(found, STUDENT).requires_grad
-    assert_same(found, graph_pair(student, teacher))
+    assert_same_pair(found, graph_pair(student, teacher))
 
 
 def test_mistakes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
