@@ -3,7 +3,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tests.cli.shared import Failing, Program, check_told
+from tests.cli.conftest import Failing, Program, check_told
 
 FIRST = 40
 

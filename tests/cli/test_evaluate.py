@@ -1,16 +1,9 @@
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.cli.shared import Failing, Program
-
-
-@pytest.fixture
-def copy(run: Path, tmp_path: Path) -> Path:
-    """Return a copy of the trained run that a test may spoil."""
-    return Path(shutil.copytree(run, tmp_path / "copy"))
+from tests.cli.conftest import Failing, Program
 
 
 def test_table_and_json_tell_the_same_of_the_best_epoch_s_student(program: Program, run: Path) -> None:
@@ -49,14 +42,3 @@ def test_a_student_without_labels(program: Program, contrasted: tuple[Path, str]
 def test_what_is_not_a_run(failure: Failing, tmp_path: Path) -> None:
     assert failure("evaluate", "nothing").startswith("nothing is not a run: expected a directory with recipe.yaml")
     assert failure("evaluate", tmp_path).startswith(f"{tmp_path} is not a run")
-
-
-def test_files_that_cannot_be_read_are_named(failure: Failing, copy: Path) -> None:
-    for name in ("best.ckpt", "student.safetensors"):
-        file = copy / name
-        whole = file.read_bytes()
-        file.write_bytes(whole[:1000])
-        assert str(file) in failure("evaluate", copy)
-        file.unlink()
-        assert str(file) in failure("evaluate", copy)
-        file.write_bytes(whole)

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import pytest
-from PIL import Image
 
 from relgraph.training.runs import Run
-from tests.cli.shared import Failing, Program, check_told, ended, recipe, stopped_in_step_4
+from tests.cli.conftest import Failing, Program, check_told, ended, recipe, stopped_in_step_4
+from tests.pictures import write_folder
 
 QUICK = ("pretrain", "--network", "resnet8", "--epochs", 1, "--device", "cpu")
 SMALL = (*QUICK, "--dim", 4, "--batch-size", 8, "--precision", "32-true")
@@ -28,11 +27,7 @@ def digits(program: Program, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 @pytest.fixture
 def flat(tmp_path: Path) -> Path:
     """A folder of 16 images, without labels."""
-    root, pixels = tmp_path / "flat", np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), dtype=np.uint8)
-    root.mkdir()
-    for number, image in enumerate(pixels):
-        Image.fromarray(image).save(root / f"{number}.png")
-    return root
+    return write_folder(tmp_path / "flat", {"all": 16}, ["noise"])
 
 
 def test_what_a_user_reads(digits: tuple[Path, list[str]]) -> None:

@@ -1,30 +1,15 @@
 import re
-import shutil
 from pathlib import Path
 
-import click
-import pytest
-
-from tests.cli.shared import Failing, Program, check_told
+from tests.cli.conftest import Failing, Program, check_told
 
 
 def test_a_page_is_written_and_told(program: Program, run: Path, alone: Path) -> None:
-    told = program("report", run, alone, "--first", 30, "--k", 3).stdout
-    page = Path("report.html").read_text(encoding="utf-8")
-    assert re.fullmatch(r"report\.html: 2 runs, \d\.\d MB\n", told)
-    assert page.startswith("<!doctype html>") and "30 images of the test split, 3 nearest neighbours" in page
-
-
-def test_the_examples_can_be_typed(
-    program: Program, command: click.Group, run: Path, alone: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("relgraph.analysis.report.content.MAP_NODES", 50)  # a map of all takes ten times as long
-    shutil.copytree(run, "runs/knn8")
-    shutil.copytree(alone, "runs/dense")
-    typed = re.findall(r"^  relgraph (report .*?)(?:   .*)?$", command.commands["report"].epilog or "", re.MULTILINE)
-    assert len(typed) == 3
-    for line in typed:
-        assert program(*line.split()).stdout.split(":")[0] == ("compare.html" if "-o" in line else "report.html")
+    for runs, file, output in (((run, alone), "report.html", ()), ((run,), "other.html", ("-o", "other.html"))):
+        told = program("report", *runs, "--first", 30, "--k", 3, *output).stdout
+        assert re.fullmatch(rf"{file}: {len(runs)} runs?, \d\.\d MB\n", told)
+        page = Path(file).read_text(encoding="utf-8")
+        assert page.startswith("<!doctype html>") and "30 images of the test split, 3 nearest neighbours" in page
 
 
 def test_errors(failure: Failing, misuse: Failing, run: Path) -> None:

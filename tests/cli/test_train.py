@@ -11,7 +11,7 @@ from relgraph.analysis import plots
 from relgraph.methods import METHODS
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.runs import Run
-from tests.cli.shared import Failing, Program, check_told, recipe, stopped_in_step_4
+from tests.cli.conftest import Failing, Program, check_told, recipe, stopped_in_step_4
 
 # The 30 labelled images of the digits' preset, in one batch: an epoch is one step.
 STEP = ("train", "--labelled-share", 1, "--batch-size", 30, "--epochs", 1)
@@ -76,16 +76,6 @@ def test_a_sum_of_methods_with_options(program: Program) -> None:
     (kd,) = Run(Path("kd")).read_metrics()
     assert row["kd"] == pytest.approx(0.9 * kd["kd"]) and row["rkd_distance"] == 0 < row["rkd_angle"]
     assert row["loss"] == pytest.approx(row["cross_entropy"] + row["rkd_angle"] + row["kd"])
-
-
-def test_methods_from_a_file(program: Program, tmp_path: Path) -> None:
-    (tmp_path / "sum.yaml").write_text(
-        "method: 1e-1*crd+sp\nmethod_args: [crd.negatives=8]\ngraph: null\nbeta: null\nnodes: feature\n"
-    )
-    program(*STEP, "--config", "sum.yaml", "--out", "run")
-    found = recipe("run")
-    assert (found["method"], found["method_args"]) == ("1e-1*crd+sp", ["crd.negatives=8"])
-    assert (found["graph"], found["beta"], found["nodes"]) == (None, None, "feature")
 
 
 def test_a_method_that_comes_first(program: Program) -> None:
