@@ -1,10 +1,13 @@
 import ast
+import configparser
 import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
+import relgraph
 from tests.checks import case
 
 ROOT = Path(__file__).parents[1]
@@ -251,3 +254,19 @@ except SystemExit as end:
     loaded = loaded_modules(code)
     assert "relgraph_cli" in loaded
     assert loaded.isdisjoint({"torch", "pydantic"})
+
+
+def test_all_packages_and_files_are_installed_and_cli_is_no_top_level_name() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    folders = {file.parent for file in sources("relgraph", "cli")}
+    packages = setup["options"]["packages"].split()
+    assert sorted(packages) == sorted(module_name(folder) for folder in folders) and "cli" not in packages
+    assert setup["options"]["package_dir"].split() == ["relgraph_cli", "=", "cli"]
+    assert all((folder / "__init__.py").is_file() for folder in folders)
+    assert (ROOT / "relgraph" / "py.typed").is_file(), "the marker of typed packages"
+    for file in (ROOT / "relgraph").rglob("*"):
+        if file.is_file() and file.suffix not in {".py", ".pyc"}:
+            patterns = setup["options.package_data"].get(module_name(file.parent), "").split()
+            assert any(map(file.match, patterns)), f"{file.relative_to(ROOT)} would not be installed"
+    assert relgraph.__version__ == version("relgraph") == setup["metadata"]["version"]
