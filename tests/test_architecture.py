@@ -14,23 +14,12 @@ ROOT = Path(__file__).parents[1]
 
 # cli -> analysis, training -> names -> methods, networks, data -> graph: a module imports its level and those below.
 LEVELS = {
-    "relgraph.errors": 0,
-    "relgraph.files": 0,
-    "relgraph.options": 0,
-    "relgraph.outputs": 0,
-    "relgraph.processes": 0,
-    "relgraph.seeding": 0,
-    "relgraph.assets": 0,
-    "relgraph.assets.report": 0,
-    "relgraph.assets.report.vendor": 0,
+    **{f"relgraph.{name}": 0 for name in ("errors", "files", "options", "outputs", "processes", "seeding")},
+    **{f"relgraph.assets{name}": 0 for name in ("", ".report", ".report.vendor")},
     "relgraph.graph": 1,
-    "relgraph.methods": 2,
-    "relgraph.networks": 2,
-    "relgraph.data": 2,
+    **{f"relgraph.{name}": 2 for name in ("methods", "networks", "data")},
     "relgraph.names": 3,
-    "relgraph.training": 4,
-    "relgraph.analysis": 4,
-    "relgraph.analysis.report": 4,
+    **{f"relgraph.{name}": 4 for name in ("training", "analysis", "analysis.report")},
     "relgraph": 5,  # the public names, gathered from all parts
     "relgraph_cli": 6,
     "relgraph.__main__": 6,  # `python -m relgraph` is the command line

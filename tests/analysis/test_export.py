@@ -78,12 +78,13 @@ def content(graph: "nx.Graph[str]") -> tuple[dict[str, Any], dict[Any, Any]]:
 
 def without_gephis(graph: "nx.Graph[str]") -> "nx.Graph[str]":
     """Take away titles, colours and numbers of edges, which are Gephi's alone, and name the rest as networkx has it."""
-    for _, data in graph.nodes(data=True):
+    nodes, edges = ([data for *_, data in given] for given in (graph.nodes(data=True), graph.edges(data=True)))
+    for data in nodes:
         del data["label"]
         viz = data.pop("viz", {})
-        data |= {"label": data.pop("class")} if "class" in data else {}
-        data |= {axis: value for axis, value in viz.get("position", {}).items() if axis != "z"}
-    for _, data in [*graph.nodes(data=True), *((None, edge) for *_, edge in graph.edges(data=True))]:
+        data.update({"label": data.pop("class")} if "class" in data else {})
+        data.update({axis: value for axis, value in viz.get("position", {}).items() if axis != "z"})
+    for data in (*nodes, *edges):
         for name in {"r", "g", "b", "id"} & data.keys():
             del data[name]
     return graph
@@ -325,7 +326,7 @@ def test_titles_and_colours_are_those_of_classes_whatever_the_attributes(tmp_pat
     for given, known in ((pair, of_pair), (bare, [(-1, index) for index in range(9)])):
         titles = [CLASSES[n] if 0 <= n < 4 else str(index) for n, index in known]
         colours = [rgb(class_colours(6)[n] if n >= 0 else NO_CLASS) for n, _ in known]
-        for name, attributes in product(("gexf", "graphml"), (None, [])):
+        for name, attributes in (("gexf", None), ("gexf", []), ("graphml", None), ("graphml", [])):
             write_graph(given, tmp_path / f"graph.{name}", side="student", attributes=attributes)
             nodes = [data for _, data in read(tmp_path / f"graph.{name}").nodes(data=True)]
             paints = [data["viz"]["color"] if name == "gexf" else data for data in nodes]
