@@ -102,13 +102,9 @@ def test_what_does_not_fit_is_said() -> None:
     )
 
 
-def images(n: int) -> torch.Tensor:
-    return torch.randint(0, 256, (n, 3, 6, 6), dtype=torch.uint8)
-
-
 def test_view_0_is_the_image_and_the_others_are_not() -> None:
     views, index = FixedViews(9, 3, padding=2, flip=True, seed=0), torch.tensor([8, 0, 3, 3])
-    pixels = images(9)[index]
+    pixels = random_images(9, 3, 6, 6)[index]
     assert torch.equal(views.take(torch.zeros(4, dtype=torch.long), index).apply(pixels), pixels)
     for v in (1, 2):
         assert not torch.equal(views.take(torch.full((4,), v), index).apply(pixels), pixels)
