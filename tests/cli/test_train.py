@@ -149,9 +149,6 @@ def test_a_memory_goes_on_after_a_stop(command: click.Group, program: Program) -
     assert "epoch   1/3" not in told and "epoch   3/3" in told
     program(*options, "--out", "whole")
     assert Path("a run/student.safetensors").read_bytes() == Path("whole/student.safetensors").read_bytes()
-    resumed, whole = (load_checkpoint(Path(name, "last.ckpt"))["objective"] for name in ("a run", "whole"))
-    assert list(resumed) == list(whole) and any(name.endswith("student_bank.keys") for name in whole)
-    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
 def test_free_names(program: Program) -> None:
