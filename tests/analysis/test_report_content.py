@@ -6,14 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from sklearn.manifold import trustworthiness
 from torch.nn.functional import normalize
 
 from relgraph.analysis.analysis import Analysis, analyse
 from relgraph.analysis.report import content
 from relgraph.analysis.report.content import graph_data, maps, matrices, spread, worst
-from relgraph.analysis.run_loading import TrainedRun
 from relgraph.graph.kernels import pearson
 from relgraph.graph.topology import nearest
 from tests.analysis.conftest import FIRST, K, Runs
@@ -29,19 +27,17 @@ def test_spread() -> None:
     assert spread(10_000, 2_000).tolist() == list(range(0, 10_000, 5))
 
 
-def test_nodes_are_the_images_with_what_the_run_says(opened: TrainedRun, data: dict[str, Any]) -> None:
-    images = opened.data.test.select(torch.arange(FIRST))
-    student, teacher = opened.outputs(images)
-    assert teacher is not None and student.logits is not None and teacher.logits is not None
-    nodes = data["nodes"]
+def test_nodes_are_the_images_with_what_the_run_says(found: Analysis, data: dict[str, Any]) -> None:
+    nodes, graphs = data["nodes"], found.graphs.values()
     assert data["classes"] == [str(i) for i in range(10)] and data["k"] == K
+    student, teacher = (None if graph.prediction is None else graph.prediction.tolist() for graph in graphs)
     expected = {
         "id": list(range(FIRST)),
-        "index": images.index.tolist(),
-        "class": images.labels.tolist(),
-        "label": [str(label) for label in images.labels.tolist()],
-        "prediction_student": student.logits.argmax(1).tolist(),
-        "prediction_teacher": teacher.logits.argmax(1).tolist(),
+        "index": found.index.tolist(),
+        "class": found.labels.tolist(),
+        "label": [str(label) for label in found.labels.tolist()],
+        "prediction_student": student,
+        "prediction_teacher": teacher,
     }
     assert {name: [node[name] for node in nodes] for name in expected} == expected
     for side in ("student", "teacher"):

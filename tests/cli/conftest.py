@@ -137,3 +137,9 @@ def contrasted(program: Program, tmp_path_factory: pytest.TempPathFactory) -> tu
 def photos(tmp_path: Path) -> Path:
     """Return a folder of two classes with four training images and one test image each."""
     return write_folder(tmp_path / "photos", {"train": 4, "test": 1})
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    """A folder of 16 images, without labels."""
+    return write_folder(tmp_path / "flat", {"all": 16}, ["noise"])

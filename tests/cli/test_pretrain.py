@@ -11,7 +11,6 @@ import pytest
 
 from relgraph.training.runs import Run
 from tests.cli.conftest import Failing, Program, check_told, ended, recipe, stopped_in_step_4
-from tests.pictures import write_folder
 
 QUICK = ("pretrain", "--network", "resnet8", "--epochs", 1, "--device", "cpu")
 SMALL = (*QUICK, "--dim", 4, "--batch-size", 8, "--precision", "32-true")
@@ -22,12 +21,6 @@ def digits(program: Program, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     """A run of one epoch on digits in a folder with a space, and what it told. Tests must leave it as it is."""
     path = tmp_path_factory.mktemp("runs") / "a run"
     return path, program(*QUICK, "--out", path).stdout.splitlines()
-
-
-@pytest.fixture
-def flat(tmp_path: Path) -> Path:
-    """A folder of 16 images, without labels."""
-    return write_folder(tmp_path / "flat", {"all": 16}, ["noise"])
 
 
 def test_what_a_user_reads(digits: tuple[Path, list[str]]) -> None:

@@ -93,23 +93,20 @@ def test_a_teacher_of_one_s_own_hands_on_its_maps(program: Program, alone: Path)
 
 
 def test_from_images_without_labels_to_a_classifier(
-    program: Program, failure: Failing, photos: Path, tmp_path: Path
+    program: Program, failure: Failing, photos: Path, flat: Path
 ) -> None:
     """A folder of images alone teaches a student, which then learns from a few labels."""
-    (tmp_path / "all").mkdir()
-    for i, file in enumerate(sorted(photos.glob("*/*/*.png"))):
-        shutil.copy(file, tmp_path / "all" / f"{i}.png")
     common = ("train", "--student", "resnet8", "--batch-size", 4, "--epochs", 2)
-    folder, teacher = ("--dataset", f"folder:{tmp_path / 'all'}"), ("--teacher", "embedded:digits")
+    folder, teacher = ("--dataset", f"folder:{flat}"), ("--teacher", "embedded:digits")
     told = program(*common, *folder, *teacher, "--method", "seed", "--out", "seed").stdout.splitlines()
-    assert told[0] == f"folder:{tmp_path}/all: resnet8 from embedded:digits, method seed, 2 epochs -> seed"
+    assert told[0] == f"folder:{flat}: resnet8 from embedded:digits, method seed, 2 epochs -> seed"
     assert told[1].startswith("teacher: online, in every step (the teacher reads the student's own views, those of m")
     assert all(line.startswith("epoch ") and "%" not in line for line in told[2:4])
     assert told[4:] == [
         "there are no labelled images to pick the best epoch by: it is the last", "next: relgraph report seed",
     ]  # fmt: skip
-    assert failure("evaluate", "seed").endswith("all has no labels, by which networks could be judged")
-    assert failure(*common, *folder, *teacher).startswith(f"folder:{tmp_path}/all has no labels, and method ega learns")
+    assert failure("evaluate", "seed").endswith("flat has no labels, by which networks could be judged")
+    assert failure(*common, *folder, *teacher).startswith(f"folder:{flat} has no labels, and method ega learns")
     labelled = ("--dataset", f"folder:{photos}", "--val-fraction", 0.25)
     told = program(*common, *labelled, "--method", "none", "--init-from", "seed", "--out", "tuned").stdout.splitlines()
     assert told[4].split("  ")[0] == "student on the test split"
