@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import version
+from importlib.util import resolve_name
 from pathlib import Path
 
 import relgraph
@@ -52,16 +53,8 @@ def imported_names(source: str) -> Iterator[tuple[int, int, str]]:
             yield from ((node.lineno, node.level, f"{prefix}{alias.name}") for alias in node.names)
 
 
-def absolute(package: str, dots: int, name: str) -> str:
-    """Resolve a relative import against the package of the module that contains it."""
-    if dots == 0:
-        return name
-    parts = package.split(".")
-    return ".".join([*parts[: len(parts) - dots + 1], name])
-
-
 def upward_arrows(module: str, package: str, source: str) -> list[str]:
-    imports = ((line, absolute(package, dots, name)) for line, dots, name in imported_names(source))
+    imports = ((line, resolve_name("." * dots + name, package)) for line, dots, name in imported_names(source))
     return [
         f"{module}, line {line}: {name}"
         for line, name in imports

@@ -52,10 +52,6 @@ class View:
         switch.click()
         self.settle()
 
-    def colour(self, value: str) -> None:
-        self.driver.find_element("css selector", f"select[name=graph-colour] option[value={value}]").click()
-        self.settle()
-
     def text(self, selector: str) -> str:
         return str(self.run("return document.querySelector(arguments[0]).textContent", selector))
 
@@ -75,18 +71,13 @@ class View:
         )
         return found
 
-    def point(self, x: float, y: float) -> tuple[int, int]:
-        """Return where a place of the map stands, from the middle of the stage."""
-        zoom = float(self.data("zoom"))
-        middle_x, middle_y = map(float, self.data("centre").split())
-        return round((x - middle_x) * zoom), round(-(y - middle_y) * zoom)
-
     def hover(self, node: dict[str, Any], press: bool = False, side: str = "student") -> None:
         from selenium.webdriver import ActionChains
 
         stage = self.driver.find_element("css selector", ".rg-stage")
         self.run("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", stage)
-        x, y = self.point(node[f"x_{side}"], node[f"y_{side}"])
+        zoom, (middle_x, middle_y) = float(self.data("zoom")), map(float, self.data("centre").split())
+        x, y = round((node[f"x_{side}"] - middle_x) * zoom), round((middle_y - node[f"y_{side}"]) * zoom)
         actions = ActionChains(self.driver, duration=0).move_to_element_with_offset(stage, 0, 0)
         actions.move_to_element_with_offset(stage, x, y)
         (actions.click() if press else actions).perform()
@@ -216,7 +207,8 @@ def test_colours_follow_label_prediction_and_community(view: View) -> None:
     drawn = [view.painted()]
     groups = {"prediction_student": 20, "community_student": 10, "prediction_teacher": 20, "community_teacher": 7}
     for value, count in groups.items():
-        view.colour(value)
+        view.driver.find_element("css selector", f"select[name=graph-colour] option[value={value}]").click()
+        view.settle()
         assert view.data("colour") == value
         drawn.append(view.painted())
         assert view.run("return document.querySelectorAll('.rg-groups li').length") == count

@@ -9,7 +9,7 @@ from relgraph.analysis.report import write_report
 from relgraph.training.distillation import train
 from relgraph.training.recipe import Recipe
 from tests.browser.conftest import Graph
-from tests.browser.test_graph_view import View, visited
+from tests.browser.test_graph_view import View, lone, pairs, visited
 from tests.pictures import write_folder
 
 pytestmark = pytest.mark.slow
@@ -47,13 +47,10 @@ def graph_of(report: View) -> Graph:
 def test_hostile_names_are_text_and_hovering_a_node_shows_it(report: View) -> None:
     assert all(name in report.text("body") for name in HOSTILE)
     assert not report.run("return document.querySelector('img[src=x]')")
-    nodes = graph_of(report)["nodes"]
-    # The node whose nearest other is farthest: nothing else is hit.
-    lone = max(nodes, key=lambda a: min(abs(a["x_student"] - b["x_student"]) + abs(a["y_student"] - b["y_student"])
-                                        for b in nodes if b is not a))  # fmt: skip
-    report.hover(lone)
+    node = lone(graph_of(report))
+    report.hover(node)
     report.wait("document.querySelector('.rg-card') && document.querySelector('.rg-card').offsetParent")
-    assert lone["label"] in report.text(".rg-card")
+    assert node["label"] in report.text(".rg-card")
 
 
 def test_the_three_switches_of_edges(report: View) -> None:
@@ -61,7 +58,7 @@ def test_the_three_switches_of_edges(report: View) -> None:
     for choice in ("student", "teacher", "differing"):
         report.choose("edges", choice)
         shown[choice] = int(report.data("edgesShown"))
-    student, teacher = ({(min(a, b), max(a, b)) for a, b, _ in graph["edges"][side]} for side in ("student", "teacher"))
+    student, teacher = (pairs(graph["edges"][side]) for side in ("student", "teacher"))
     assert shown == {"student": len(student), "teacher": len(teacher), "differing": len(student ^ teacher)}
     assert shown["differing"] > 0
 

@@ -28,11 +28,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def pixels_of(folder: Path) -> Tensor:
-    decoded = [np.asarray(Image.open(folder / name).convert("RGB")) for name in NAMES]
-    return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2)
-
-
 def whole(images: Tensor | ImageFiles) -> ImageSet:
     return ImageSet(images, torch.arange(len(images)) % 2, ("a", "b"), "train", torch.arange(len(images)) + 100)
 
@@ -44,7 +39,8 @@ def streamed(folder: Path) -> ImageSet:
 
 @pytest.fixture
 def held(folder: Path) -> ImageSet:
-    return whole(pixels_of(folder))
+    decoded = [np.asarray(Image.open(folder / name).convert("RGB")) for name in NAMES]
+    return whole(torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2))
 
 
 def test_batches_are_the_images_in_order_at_any_number_of_workers(streamed: ImageSet, held: ImageSet) -> None:
