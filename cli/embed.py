@@ -46,8 +46,8 @@ def embed(views: int, dtype: str, seed: int, batch_size: int, out: Path | None, 
     `--views independent` the student keeps fresh crops, and the teacher's embeddings are those of another view than
     the student's; one view, of the whole image, is then enough.
     """
-    from relgraph.training.embedding import default_path, store_embeddings
     from relgraph.training.recipe import resolve
+    from relgraph.training.stores import default_path, store_embeddings
 
     recipe = resolve({name: value for name, value in options.items() if value is not None})
     path = out or default_path(recipe, views)

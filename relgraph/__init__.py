@@ -18,56 +18,30 @@ if TYPE_CHECKING:
     from relgraph.names import build_backbone, load_student, load_teacher
     from relgraph.training.spread import spread_over
 
-# In the order of the data's way: networks, graph, methods, results. Loaded when first asked for, so that `import
-# relgraph` costs nothing.
+# Loaded when first asked for, so that `import relgraph` costs nothing.
 _HOME = {
-    "load_teacher": "relgraph.names",
-    "build_backbone": "relgraph.names",
-    "graph_pair": "relgraph.graph.pair",
-    "AllPairs": "relgraph.graph.topology",
-    "Nearest": "relgraph.graph.topology",
-    "Given": "relgraph.graph.topology",
-    "Relation": "relgraph.graph.relation",
-    "EGA": "relgraph.methods",
-    "ega_loss": "relgraph.methods",
-    "KD": "relgraph.methods",
-    "METHODS": "relgraph.methods",
-    "spread_over": "relgraph.training.spread",
-    "Output": "relgraph.methods",
-    "load_student": "relgraph.names",
-    "to_networkx": "relgraph.analysis.export",
-    "write_graph": "relgraph.analysis.export",
-    "read_pair": "relgraph.analysis.export",
-    "RelgraphError": "relgraph.errors",
+    "relgraph.analysis.export": ("read_pair", "to_networkx", "write_graph"),
+    "relgraph.errors": ("RelgraphError",),
+    "relgraph.graph.pair": ("graph_pair",),
+    "relgraph.graph.relation": ("Relation",),
+    "relgraph.graph.topology": ("AllPairs", "Given", "Nearest"),
+    "relgraph.methods": ("EGA", "KD", "METHODS", "Output", "ega_loss"),
+    "relgraph.names": ("build_backbone", "load_student", "load_teacher"),
+    "relgraph.training.spread": ("spread_over",),
 }
 
 __version__ = version("relgraph")
 __all__ = [
-    "EGA",
-    "KD",
-    "METHODS",
-    "AllPairs",
-    "Given",
-    "Nearest",
-    "Output",
-    "Relation",
-    "RelgraphError",
-    "build_backbone",
-    "ega_loss",
-    "graph_pair",
-    "load_student",
-    "load_teacher",
-    "read_pair",
-    "spread_over",
-    "to_networkx",
-    "write_graph",
-]
+    "EGA", "KD", "METHODS", "AllPairs", "Given", "Nearest", "Output", "Relation", "RelgraphError", "build_backbone",
+    "ega_loss", "graph_pair", "load_student", "load_teacher", "read_pair", "spread_over", "to_networkx", "write_graph",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'relgraph' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    for home, names in _HOME.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module 'relgraph' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

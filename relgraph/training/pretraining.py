@@ -1,6 +1,7 @@
-"""Pre-training without labels: from a recipe to a run whose network is a teacher."""
+"""Pre-training without labels: SimCLR, MoCo v2 and SSKD's self-supervision head, from a recipe to a teacher's run."""
 
-from dataclasses import dataclass, replace
+import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,139 @@ from torch.optim import SGD, AdamW, Optimizer
 from relgraph.data.datasets import DataSet
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
+from relgraph.graph.contrast import queue_contrast, view_contrast
+from relgraph.graph.kernels import cosine
+from relgraph.graph.memory import Queue
 from relgraph.methods import Views
+from relgraph.methods.sskd import views_to_images
 from relgraph.names import build_backbone
+from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import save_network, save_ss_head
-from relgraph.outputs import StepInputs
+from relgraph.networks.heads import Projector
+from relgraph.outputs import Batch, Output, StepInputs
 from relgraph.processes import ProcessGroup
 from relgraph.training.building import load_data, on_device, open_fabric, open_teacher
+from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.epochs import Job, Progress
 from relgraph.training.feed import Feed, Online, TwoViews, input_of, make_plan
-from relgraph.training.objective import Losses, Objective
+from relgraph.training.objective import Losses, Objective, Stage, losses_of
 from relgraph.training.pretrain_recipe import PretrainRecipe, augmentation, resolve_pretraining
 from relgraph.training.runs import Run
 from relgraph.training.schedule import pretraining_schedule
-from relgraph.training.self_supervision import MoCo, SelfSupervisionHead, SimCLR
 from relgraph.training.tasks import Neighbours, Task
-from relgraph.training.threads import choose_threads, trial_step
+from relgraph.training.threads import trial_step, with_threads
 from relgraph.training.trainer import run_job
+
+# The key encoder's batch norm reads the images of a step in this number of shuffled groups, as if on several devices:
+# with the same groups as the query, its statistics would reveal the pairs (He et al., 2019, section 3.3).
+SHUFFLED_GROUPS = 4
+
+
+class SimCLR(Objective):
+    """Identify the other view of an image among all views of the batch: NT-Xent after a projection head.
+
+    SimCLR (Chen, Kornblith, Norouzi, Hinton, ICML 2020, arXiv 2002.05709). Its projection head has a batch norm.
+
+    Args:
+        backbone: The network to train.
+        dim: Width of the vectors that are contrasted.
+        hidden: Width of the projection head's middle; the backbone's if not given.
+        temperature: > 0.
+    """
+
+    def __init__(self, backbone: Backbone, dim: int, hidden: int | None, temperature: float) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = Projector(backbone.width, dim, hidden, norm=True)
+        self.temperature = temperature
+
+    def forward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
+        """Return the loss of two views `(N, C, H, W)` of the same images, the inputs' own and the extra one."""
+        first, second = inputs.images, inputs.extra
+        assert second is not None
+        both = self.projector(self.backbone(torch.cat([first, second])))
+        loss = view_contrast(both[: len(first)], both[len(first) :], self.temperature)
+        return losses_of("nt_xent", loss, Output(both))
+
+
+class MoCo(Objective):
+    """Identify the other view of an image, encoded by a momentum encoder, among a queue of earlier keys.
+
+    MoCo v2 (He et al., CVPR 2020, arXiv 1911.05722; Chen et al., 2020, arXiv 2003.04297): InfoNCE, a momentum encoder
+    that is updated before it computes the keys, a head of two layers. The authors shuffle a batch over several devices,
+    so that batch norm does not reveal pairs; here the key encoder reads it in shuffled groups, which is equivalent on
+    one device.
+
+    Args:
+        backbone: The network to train.
+        dim: Width of the vectors that are contrasted.
+        hidden: Width of the projection head's middle; the backbone's if not given.
+        temperature: > 0.
+        queue: Number of keys.
+        momentum: Share in [0, 1) of its weights that the key encoder keeps in each step.
+    """
+
+    def __init__(
+        self, backbone: Backbone, dim: int, hidden: int | None, temperature: float, queue: int, momentum: float
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = Projector(backbone.width, dim, hidden)
+        self.keys = nn.Sequential(copy.deepcopy(backbone), copy.deepcopy(self.projector)).requires_grad_(False)
+        self.queue = Queue(queue, dim)
+        self.temperature, self.momentum = temperature, momentum
+
+    def forward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
+        """Return the loss of two views `(N, C, H, W)` of the same images; the extra one becomes the keys."""
+        first, second = inputs.images, inputs.extra
+        assert second is not None
+        query, keys = self.projector(self.backbone(first)), self._key(second)
+        loss = queue_contrast(query, keys, self.queue.keys, self.temperature)
+        return losses_of("info_nce", loss, Output(query))._replace(teacher=Output(keys))
+
+    @torch.no_grad()
+    def _key(self, images: Tensor) -> Tensor:
+        self._follow()
+        # On the CPU, so that every device shuffles in the same way.
+        order = torch.randperm(len(images)).to(images.device, non_blocking=True)
+        groups = min(SHUFFLED_GROUPS, max(1, len(images) // 2))  # batch norm needs two images
+        shuffled = torch.cat([self.keys(part) for part in images[order].tensor_split(groups)])
+        return shuffled.new_empty(shuffled.shape).index_copy_(0, order, shuffled)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Update the key encoder's weights towards the query's by the momentum; it has its own batch norm buffers."""
+        slow: list[Tensor] = list(self.keys.parameters())
+        torch._foreach_lerp_(slow, [*self.backbone.parameters(), *self.projector.parameters()], 1 - self.momentum)
+
+    @torch.no_grad()
+    def remember(self, losses: Losses, batch: Batch) -> None:
+        """Put the keys of the batch into the queue."""
+        if losses.teacher is not None:
+            self.queue.remember(cosine.nodes(losses.teacher.embedding))
+
+
+class SelfSupervisionHead(Objective):
+    """A head on a frozen teacher's feature that finds the original of a transformed image: stage 2 of SSKD's teacher.
+
+    Cross-entropy of the cosines of each transformed image with all originals of the batch (Xu, Liu, Li, Loy, ECCV 2020,
+    arXiv 2006.07114), at the temperature 1 as in the official code, where the paper leaves one to choose.
+
+    Args:
+        width: Width of the teacher's feature, and of the head's output.
+        temperature: > 0.
+    """
+
+    def __init__(self, width: int, temperature: float) -> None:
+        super().__init__()
+        self.projector = Projector(width, width)
+        self.temperature = temperature
+
+    def forward(self, inputs: StepInputs, stage: Stage = "both", diagnostics: Diagnostics | None = None) -> Losses:
+        """Return the loss of the teacher's features of N images and their extra views, `(N, width)`, `(V N, width)`."""
+        assert inputs.teacher is not None and inputs.teacher.extra is not None
+        images, views = (self.projector(output.embedding) for output in (inputs.teacher, inputs.teacher.extra))
+        return losses_of("views_to_images", views_to_images(views, images, self.temperature), Output(images))
 
 
 @dataclass(eq=False)
@@ -133,20 +251,14 @@ def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
         note += f"; the queue holds an image more than once: --queue should be below {len(data.train)}"
     kind, objective, feed = _parts(recipe, fabric, task, seen)
     assert recipe.batch_size is not None
-    trial = trial_step(fabric, objective, _total, feed, data.train, recipe.batch_size)
-    threads, line = choose_threads(recipe.threads, trial)
-    recipe = replace(recipe, threads=threads if recipe.threads == "auto" else recipe.threads)
-    optimisers, note = {"optimiser": new_optimiser(recipe, objective)}, note if line is None else f"{note}\n{line}"
-    job = kind(recipe, fabric, task, feed, objective, optimisers, pretraining_schedule(recipe), note)
+    trial = trial_step(fabric, objective, lambda objective, inputs: objective(inputs).total, feed, data.train,
+                       recipe.batch_size)  # fmt: skip
+    recipe, line = with_threads(recipe, trial)
+    optimisers = {"optimiser": new_optimiser(recipe, objective)}
+    job = kind(recipe, fabric, task, feed, objective, optimisers, pretraining_schedule(recipe), note + line)
     if recipe.compile and isinstance(objective, SimCLR | MoCo):
         objective.backbone.compile()
     return job
-
-
-def _total(objective: nn.Module, inputs: StepInputs) -> Tensor:
-    """Return the loss for a trial of threads."""
-    losses: Losses = objective(inputs)
-    return losses.total
 
 
 def _parts(recipe: PretrainRecipe, fabric: Any, task: Task, seen: str) -> tuple[type[Pretraining], Objective, Feed]:

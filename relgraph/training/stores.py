@@ -1,21 +1,29 @@
-"""Which store of embeddings fits a run: its teacher, its images, its views, and a few values computed anew."""
+"""Stores of a teacher's embeddings of a whole training set: which one fits a run, and how one is made."""
 
-from dataclasses import dataclass
+import re
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from relgraph.data.datasets import DataSet
-from relgraph.data.embeddings import EmbeddingStore, check_complete, first_changed
-from relgraph.data.images import ImageFiles
-from relgraph.data.manifest import Contents, Manifest, manifest_file
+from relgraph.data.embeddings import EmbeddingStore, StoreWriter, check_complete, checksums_digest, first_changed
+from relgraph.data.images import ImageFiles, ImageSet
+from relgraph.data.manifest import DTYPES, Contents, Manifest, images_per_shard, manifest_file
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
+from relgraph.names import dataset
 from relgraph.networks.teachers import Teacher
+from relgraph.training.building import open_data, open_fabric, open_teacher
 from relgraph.training.recipe import Recipe
+from relgraph.training.threads import choose_threads
 
 SAMPLE = 16  # images whose embeddings are computed anew: a moment, and a wrong order or crop shows in every row
 
@@ -24,6 +32,29 @@ SAMPLE = 16  # images whose embeddings are computed anew: a moment, and a wrong 
 # at most twice that from each other. The image moved by one pixel is 0.11 to 0.25 away, mirrored 0.25 to 0.6, another
 # image 0.75 to 1.2, and the sample has several.
 TOLERANCE = {"32-true": 0.05, "bf16-mixed": 0.2}
+
+
+# What a store says of its images and its teacher, as a run says it of its own.
+FACTS = {
+    "image_shape": "the shape of an image",
+    "streamed": "whether images are streamed",
+    "crop_padding": "the black pixels around an image",
+    "flip": "whether crops are mirrored",
+    "input_size": "the teacher's input size",
+    "mean": "the teacher's mean",
+    "std": "the teacher's std",
+    "arguments": "the teacher's arguments",
+    "width": "the teacher's width",
+    "fingerprint": "the SHA-256 of the teacher's weights",
+}
+
+
+def facts(recipe: Recipe, data: DataSet, teacher: Teacher) -> dict[str, Any]:
+    """Return the values of `FACTS` for a run's images and teacher."""
+    images = data.train.images
+    own = tuple(images.shape[1:]), isinstance(images, ImageFiles), data.crop_padding, data.flip
+    of_teacher = teacher.input_size, teacher.mean, teacher.std, tuple(sorted(recipe.teacher_args)), teacher.width
+    return dict(zip(FACTS, (*own, *of_teacher, teacher.fingerprint()), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +67,9 @@ class Wanted:
     device: torch.device
 
     @cached_property
-    def fingerprint(self) -> str:
-        """The teacher's fingerprint."""
-        return self.teacher.fingerprint()
+    def facts(self) -> dict[str, Any]:
+        """What a store of its images and its teacher says of them."""
+        return facts(self.recipe, self.data, self.teacher)
 
     @cached_property
     def checksums(self) -> Tensor:
@@ -80,31 +111,18 @@ def _is_store(path: Path) -> bool:
 
 
 def _check_contents(wanted: Wanted, path: Path, contents: Contents) -> None:
-    images, most = wanted.data.train.images, int(wanted.data.train.index.max())
-    if most >= contents.images:
+    if int(wanted.data.train.index.max()) >= contents.images:
         raise RelgraphError(f"{path} does not fit: it has {contents.images} images, the training set has more")
     if wanted.recipe.views == "shared" and contents.views < 2:
         raise RelgraphError(
             f"{path} has one view an image, which as the shared one would leave the student without augmentation: "
             "use --views independent, or relgraph embed --views N"
         )
-    teacher = wanted.teacher
-    for what, stored, here in (
-        ("the shape of an image", contents.image_shape, tuple(images.shape[1:])),
-        ("whether images are streamed", contents.streamed, isinstance(images, ImageFiles)),
-        ("the black pixels around an image", contents.crop_padding, wanted.data.crop_padding),
-        ("whether crops are mirrored", contents.flip, wanted.data.flip),
-        ("the teacher's input size", contents.input_size, teacher.input_size),
-        ("the teacher's mean", contents.mean, teacher.mean),
-        ("the teacher's std", contents.std, teacher.std),
-        ("the teacher's arguments", contents.arguments, tuple(sorted(wanted.recipe.teacher_args))),
-        ("the teacher's width", contents.width, teacher.width),
-        ("the SHA-256 of the teacher's weights", contents.fingerprint, wanted.fingerprint),
-    ):
+    for name, here in wanted.facts.items():
+        stored = getattr(contents, name)
         if stored != here:
-            raise RelgraphError(
-                f"{path} does not fit: {what}: {_short(stored)} in the store, {_short(here)} in this run"
-            )
+            told = f"{FACTS[name]}: {_short(stored)} in the store, {_short(here)} in this run"
+            raise RelgraphError(f"{path} does not fit: {told}")
 
 
 def _short(value: Any) -> str:
@@ -142,3 +160,123 @@ def _check_values(wanted: Wanted, store: EmbeddingStore) -> None:
             f"{store.path} does not fit: computed anew, view {int(view[worst])} of image {int(index[worst])} differs "
             f"by {100 * float(error[worst]):.0f} % from what is stored, expected at most {100 * tolerance:.0f} %"
         )
+
+
+TRIED = 32  # images of a trial of threads
+Embed = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A finished store.
+
+    Attributes:
+        contents: what is in it.
+        images: how many of its images were embedded now; the others had been before.
+        seconds: how long that took.
+    """
+
+    contents: Contents
+    images: int
+    seconds: float
+
+
+def store_embeddings(
+    recipe: Recipe, path: Path, *, views: int, dtype: str = "float32", seed: int = 0, batch_size: int = 256
+) -> Embedded:
+    """Write the recipe's teacher's embeddings of its original training split to `path`, or continue to.
+
+    All images are embedded, those that a run would hold out for validation as well, so that every seed, `val_fraction`
+    and choice of labels can use the store. An interrupt loses the shard that is being computed.
+
+    Raises:
+        RelgraphError: if the recipe's names are unknown, a number is out of range, something else is at `path`, or the
+            embeddings are not finite.
+    """
+    if views < 1 or batch_size < 1 or dtype not in DTYPES:
+        raise RelgraphError(
+            "views and batch_size must be at least 1 and dtype float32 or float16, "
+            f"got {views}, {batch_size} and {dtype!r}"
+        )
+    fabric, data = open_fabric(recipe), open_data(_whole(recipe))
+    precision = str(fabric.strategy.precision.precision)
+    teacher = open_teacher(recipe).to(fabric.device).hold(precision)
+    checksums, count = data.train.checksums(), len(data.train)
+    contents = Contents(
+        dataset=recipe.dataset,
+        images=count,
+        checksums=checksums_digest(checksums),
+        teacher=recipe.teacher,
+        dtype=dtype,
+        precision=precision,
+        views=views,
+        view_seed=seed,
+        images_per_shard=images_per_shard(count, views * teacher.width * DTYPES[dtype].itemsize),
+        **facts(recipe, data, teacher),
+    )
+    writer, embed = StoreWriter(path, contents, checksums), _embedder(contents, teacher, fabric)
+    if writer.missing and fabric.device.type == "cpu":
+        few = torch.arange(min(TRIED, batch_size, len(data.train)))
+        pixels = data.train.select(few).sample(len(few))
+        _, line = choose_threads(recipe.threads, lambda: embed(pixels, few))
+        if line is not None:
+            tqdm.write(line)
+    start = time.perf_counter()
+    images = _write(writer, data.train, embed, batch_size, recipe.processes)
+    return Embedded(contents, images, time.perf_counter() - start)
+
+
+def default_path(recipe: Recipe, views: int) -> Path:
+    """Return where the embeddings of a recipe's data set by its teacher are stored by default.
+
+    >>> default_path(Recipe(dataset="folder:/photos/birds", teacher="open_clip:ViT-B-32/openai"), 4).as_posix()
+    'embeddings/birds-open_clip-ViT-B-32-openai-4views'
+    """
+    name = f"{dataset(recipe.dataset).short_name}-{recipe.teacher}-{views}view{'s' if views > 1 else ''}"
+    return Path(recipe.embeddings) / re.sub(r"[^\w.]+", "-", name, flags=re.ASCII).strip("-.")
+
+
+def _whole(recipe: Recipe) -> Recipe:
+    """Return the recipe with the original training split in one piece, and without a graph that batches must fit."""
+    return replace(recipe, val_fraction=0.0, select="test", labels_per_class=0, label_fraction=1.0, label_noise=0.0,
+                   method="seed", graph=None, k=None, neighbours="teacher", refine=None)  # fmt: skip
+
+
+def _embedder(contents: Contents, teacher: Teacher, fabric: Any) -> Embed:
+    """Return the map from images `(B, C, H, W)` and their positions `(B,)` to `(B, views, width)` on the CPU."""
+    fixed = contents.fixed_views().to(fabric.device)
+    prepare = Normalise(contents.mean, contents.std, size=contents.input_size, device=fabric.device)
+
+    def embed(images: Tensor, index: Tensor) -> Tensor:
+        images, index = images.to(fabric.device), index.to(fabric.device)
+        rows = []
+        for view in range(contents.views):
+            seen = fixed.take(torch.full_like(index, view), index).apply(images)
+            rows.append(teacher(prepare(seen)))
+        return torch.stack(rows, dim=1).cpu()
+
+    return embed
+
+
+def _write(writer: StoreWriter, images: ImageSet, embed: Embed, batch_size: int, workers: int) -> int:
+    """Write the missing shards and return the number of their images.
+
+    No batch reaches across a shard's border: what is in a shard does not depend on where an earlier run was stopped.
+    """
+    contents = writer.manifest.contents
+    parts = [(shard, part) for shard in writer.missing for part in torch.split(contents.positions(shard), batch_size)]
+    total = sum(len(part) for _, part in parts)
+    rows = torch.empty(0)
+    with (
+        closing(images.batches([part for _, part in parts], workers)) as batches,
+        tqdm(desc="embed", initial=contents.images - total, total=contents.images, unit="img", disable=None) as bar,
+    ):
+        for (shard, part), pixels in zip(parts, batches, strict=True):
+            positions = contents.positions(shard)
+            if part[0] == positions[0]:
+                rows = torch.empty(len(positions), contents.views, contents.width)
+            rows[part - positions[0]] = embed(pixels, part)
+            bar.update(len(part))
+            if part[-1] == positions[-1]:
+                writer.write(shard, rows)
+    return total

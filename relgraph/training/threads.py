@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from copy import deepcopy
-from typing import Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,10 @@ from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError
 from relgraph.outputs import Batch, StepInputs
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
-from relgraph.training.feed import Feed
+from relgraph.training.recipe import BaseRecipe
+
+if TYPE_CHECKING:
+    from relgraph.training.feed import Feed
 
 Threads = int | Literal["auto"] | None
 NOTABLE = 2.0  # how many times as fast another number of threads must be, to be mentioned
@@ -57,6 +61,18 @@ def choose_threads(
     return every, line if gain > NOTABLE else None
 
 
+AnyRecipe = TypeVar("AnyRecipe", bound=BaseRecipe)
+
+
+def with_threads(
+    recipe: AnyRecipe, work: Callable[[], object] | None, processes: ProcessGroup = SINGLE_PROCESS
+) -> tuple[AnyRecipe, str]:
+    """Set the threads that a recipe asks for, and return it with the number in place of "auto", and a line to add."""
+    threads, line = choose_threads(recipe.threads, work, processes)
+    found = replace(recipe, threads=threads) if recipe.threads == "auto" else recipe
+    return found, "" if line is None else f"\n{line}"
+
+
 def candidates(every: int) -> list[int]:
     """Return the numbers of threads that are tried, the largest first.
 
@@ -81,7 +97,7 @@ def trial_step(
     fabric: Any,
     network: nn.Module,
     loss: Callable[[nn.Module, StepInputs], Tensor],
-    feed: Feed,
+    feed: "Feed",
     train: ImageSet,
     batch_size: int,
 ) -> Callable[[], object] | None:

@@ -211,19 +211,16 @@ def test_the_first_run_with_a_student_is_the_one_in_detail(pretrained: Path, hos
     assert f"Neighbourhoods of {hostile.name}" in page.text
 
 
-def test_without_the_files_of_the_view(hostile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = tmp_path / "assets"
-    own.mkdir()
-    for name in ("page.html", "page.css", "page.js"):
-        (own / name).write_bytes(page_module._folder().joinpath(name).read_bytes())
-    monkeypatch.setattr(page_module, "_folder", lambda: own)
-    page = report(tmp_path, hostile, k=2)
-    assert "graph-view" in page.ids and len(page.all("script")) == 2
+def test_what_no_document_or_json_may_hold() -> None:
+    assert "<h1>a\ufffd\ufffd日本</h1>" in page_module.document("a\x1b\udcff日本", {}, "")
+    assert "</script" not in page_module.fill("graph.html", data={"k": "</script>", "nodes": []}).split("json")[1][:-10]
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        page_module.fill("graph.html", data={"k": float("nan"), "nodes": []})
 
 
 def test_no_script_of_the_page_can_end_early_or_asks_for_something() -> None:
-    for name in page_module._scripts():
-        code = page_module._asset(name)
+    for name in page_module.SCRIPTS:
+        code = page_module.asset(name)
         assert "<!--" not in code, name
         assert not re.search(r"\b(eval|fetch|importScripts)\(|new Function|XMLHttpRequest|WebSocket", code), name
 

@@ -44,11 +44,11 @@ def test_one_epoch_is_a_dot_and_a_screen_reader_is_told_the_end() -> None:
 def test_a_map_has_each_point_once_in_the_colour_of_its_class() -> None:
     places, labels = torch.rand(30, 2) * 2 - 1, [i % 4 - 1 for i in range(30)]
     colours = class_colours(3)
-    paths = list(ET.fromstring(scatter(places, labels, colours, "map")).iter("path"))
-    assert [path.attrib["stroke"] for path in paths] == [NO_CLASS, *colours]
-    for path in paths:
-        found = [(float(x), float(y)) for x, y in re.findall(r"M(\S+) (\S+)h0", path.attrib["d"])]
-        own = [i for i, label in enumerate(labels) if label == int(path.attrib["data-class"])]
+    paths = scatter(places, labels, colours)
+    assert [colour for _, colour, _ in paths] == [NO_CLASS, *colours]
+    for label, _, path in paths:
+        found = [(float(x), float(y)) for x, y in re.findall(r"M(\S+) (\S+)h0", path)]
+        own = [i for i, other in enumerate(labels) if other == label]
         torch.testing.assert_close(torch.tensor(found), places[own] * torch.tensor([1, -1]), atol=6e-4, rtol=0)
 
 

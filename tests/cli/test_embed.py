@@ -7,7 +7,7 @@ import pytest
 
 from relgraph.analysis import plots
 from relgraph.data.embeddings import EmbeddingStore, StoreWriter
-from relgraph.training import embedding
+from relgraph.training import stores as embedding
 from relgraph.training.runs import Run
 from tests.cli.conftest import Failing, Program, check_told, ended, recipe
 

@@ -15,8 +15,7 @@ from relgraph.networks.files import load_head, load_ss_head, save_network, save_
 from relgraph.networks.heads import Projector
 from relgraph.networks.teachers import Teacher
 from relgraph.training.building import open_data, open_teacher
-from relgraph.training.construction import new_distiller
-from relgraph.training.distillation import build, open_task, train
+from relgraph.training.distillation import build, new_distiller, open_task, train
 from relgraph.training.epochs import train_epoch
 from relgraph.training.objective import Distiller
 from relgraph.training.recipe import Recipe
@@ -119,7 +118,7 @@ def test_a_method_s_own_option_wins_over_the_run_s(make: RecipeMaker) -> None:
 def test_a_rehearsal_leaves_no_trace(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = make(method="crd+kd")
     rehearsed = states(new(recipe))
-    monkeypatch.setattr("relgraph.training.construction.rehearse", lambda *_: None)
+    monkeypatch.setattr("relgraph.training.distillation.rehearse", lambda *_: None)
     plain = states(new(recipe))
     assert equal(rehearsed, plain) and any("bank" in name for name in plain)
 

@@ -11,11 +11,11 @@ from relgraph.data.manifest import Manifest
 from relgraph.data.views import PadCropFlip
 from relgraph.names import dataset
 from relgraph.seeding import generator
-from relgraph.training import embedding
+from relgraph.training import stores as embedding
 from relgraph.training.building import open_data, open_teacher
-from relgraph.training.embedding import default_path, store_embeddings
 from relgraph.training.feed import input_of
 from relgraph.training.recipe import Recipe
+from relgraph.training.stores import default_path, store_embeddings
 from tests.checks import assert_refused_like
 from tests.training.conftest import RecipeMaker, call_before, interrupt
 

@@ -20,9 +20,9 @@ from relgraph.networks.teachers import Teacher
 from relgraph.outputs import Batch, Output
 from relgraph.training.building import open_data, open_teacher
 from relgraph.training.distillation import open_task
-from relgraph.training.embedding import store_embeddings
 from relgraph.training.feed import Feed, Online, Stored, TwoViews, input_of, make_plan, open_feed, reads_maps
 from relgraph.training.recipe import Recipe
+from relgraph.training.stores import store_embeddings
 from tests.checks import assert_refused, assert_refused_like, refusal
 from tests.training.conftest import RecipeMaker
 

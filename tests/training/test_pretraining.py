@@ -27,9 +27,8 @@ from relgraph.training.distillation import train
 from relgraph.training.epochs import Meter, step, train_epoch
 from relgraph.training.feed import Online, input_of
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
-from relgraph.training.pretraining import build_pretraining, pretrain
+from relgraph.training.pretraining import MoCo, SelfSupervisionHead, SimCLR, build_pretraining, pretrain
 from relgraph.training.runs import Run
-from relgraph.training.self_supervision import MoCo, SelfSupervisionHead, SimCLR
 from tests.checks import assert_refused, assert_refused_like
 from tests.training.conftest import (
     RecipeMaker,

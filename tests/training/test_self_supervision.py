@@ -13,7 +13,7 @@ from torch.optim import SGD
 from relgraph.names import build_backbone
 from relgraph.outputs import Batch, StepInputs, bare
 from relgraph.training.objective import Losses, Objective
-from relgraph.training.self_supervision import MoCo, SelfSupervisionHead, SimCLR
+from relgraph.training.pretraining import MoCo, SelfSupervisionHead, SimCLR
 
 
 def inputs(first: Tensor, second: Tensor) -> StepInputs:

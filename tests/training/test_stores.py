@@ -11,9 +11,8 @@ import torch
 from relgraph.data.embeddings import StoreWriter, shard_file
 from relgraph.data.manifest import Manifest
 from relgraph.training.building import open_data, open_teacher
-from relgraph.training.embedding import store_embeddings
 from relgraph.training.recipe import Recipe
-from relgraph.training.stores import Wanted, find_store
+from relgraph.training.stores import Wanted, find_store, store_embeddings
 from tests.training.conftest import RecipeMaker
 
 

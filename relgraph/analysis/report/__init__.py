@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from markupsafe import Markup
+
 from relgraph.analysis.analysis import analyse
 from relgraph.analysis.report import detail_sections as detail
 from relgraph.analysis.report import run_sections as section
 from relgraph.analysis.report.content import maps, matrices, worst
-from relgraph.analysis.report.html import Html
 from relgraph.analysis.report.page import document
 from relgraph.analysis.report.summary import summaries
 from relgraph.analysis.run_loading import TrainedRun
@@ -15,7 +16,7 @@ from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
 from relgraph.training.recipe import Recipe
 
-Sections = dict[str, tuple[str, Html]]
+Sections = dict[str, tuple[str, Markup]]
 LIMIT = 10 * 2**20  # bytes: what a browser opens at once and a mail still takes
 
 

@@ -5,15 +5,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from markupsafe import Markup
 from torch import Tensor
 
 from relgraph.analysis.colours import NO_CLASS
-from relgraph.analysis.report.elements import figure
-from relgraph.analysis.report.html import Html, element, joined
+from relgraph.analysis.report.page import fill
 
 WIDTH, HEIGHT = 460, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 452, 12, 214  # of the plotting area
-MANY = 800  # points of a map that would hide each other
 
 
 class Curve(NamedTuple):
@@ -26,36 +25,39 @@ class Curve(NamedTuple):
     dashed: bool = False
 
 
-def chart(title: str, curves: Sequence[Curve], epochs: tuple[float, float]) -> Html:
+def chart(title: str, curves: Sequence[Curve], epochs: tuple[float, float]) -> Markup:
     """Return a chart of values against epochs, from the first to the last of `epochs`; 0 is on the value axis."""
     values = [value for curve in curves for _, value in curve.points]
-    rows = ticks(min(0.0, *values), max(0.0, *values))
-    columns = ticks(*epochs, integers=True)
-    horizontal = _Axis(*epochs, LEFT, RIGHT)
-    vertical = _Axis(rows[0], rows[-1], BOTTOM, TOP)
-    grid = [_row(vertical, tick, rows) for tick in rows]
-    shown = [tick for tick in columns if epochs[0] <= tick <= epochs[1]]
-    grid += [_tick(f"{horizontal.at(tick):.1f}", BOTTOM + 18, "middle", tick, columns) for tick in shown]
-    lines = [_line(curve, horizontal, vertical) for curve in curves]
-    epoch = element("text", {"x": RIGHT, "y": HEIGHT - 4, "text-anchor": "end", "class": "axis"}, "epoch")
-    place: dict[str, str | float | None] = {"x1": LEFT, "x2": LEFT, "y1": TOP, "y2": BOTTOM, "visibility": "hidden"}
-    cursor = element("line", {"class": "cursor", **place})
-    box = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria-label": _read_out(title, curves)}
-    return figure(title, element("svg", box, *grid, epoch, *lines, cursor), kind="chart")
+    rows, columns = ticks(min(0.0, *values), max(0.0, *values)), ticks(*epochs, integers=True)
+
+    def x(epoch: float) -> float:
+        return _between(epoch, *epochs, LEFT, RIGHT)
+
+    def y(value: float) -> float:
+        return _between(value, rows[0], rows[-1], BOTTOM, TOP)
+
+    lines = [
+        (curve, [f"{x(e):.1f},{y(v):.1f}" for e, v in curve.points], [f"{e:g}:{v:.4g}" for e, v in curve.points])
+        for curve in curves
+    ]
+    last = [f"{curve.name}{' ' + curve.part if curve.part else ''} {curve.points[-1][1]:.4g}" for curve in curves]
+    return fill(
+        "chart.html",
+        title=title,
+        told=f"{title} by epoch, at the end: {'; '.join(last)}",  # for screen readers: the last value of each line
+        rows=[(y(tick), _number(tick, rows)) for tick in rows],
+        columns=[(x(tick), _number(tick, columns)) for tick in columns if epochs[0] <= tick <= epochs[1]],
+        lines=lines,
+        **{"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
+    )
 
 
-def scatter(places: Tensor, labels: Sequence[int], colours: Sequence[str], name: str) -> Html:
-    """Return points `(n, 2)` within -1..1 as a drawing, a path for each class, those without a label first."""
+def scatter(places: Tensor, labels: Sequence[int], colours: Sequence[str]) -> list[tuple[int, str, str]]:
+    """Return points `(n, 2)` within -1..1 as label, colour and path of each class, those without a label first."""
     points: dict[int, list[str]] = {}
     for (x, y), label in zip(places.tolist(), labels, strict=True):
         points.setdefault(label, []).append(f"M{x:.3f} {-y:.3f}h0")
-    paths = []
-    for label in sorted(points):
-        stroke = colours[label] if label >= 0 else NO_CLASS
-        paths.append(element("path", {"data-class": label, "stroke": stroke, "d": "".join(points[label])}))
-    size = "many" if len(labels) > MANY else "few"
-    box = "-1.06 -1.06 2.12 2.12"
-    return element("svg", {"viewBox": box, "role": "img", "aria-label": name, "class": size}, *paths)
+    return [(label, colours[label] if label >= 0 else NO_CLASS, "".join(points[label])) for label in sorted(points)]
 
 
 def ticks(low: float, high: float, *, integers: bool = False, most: int = 6) -> list[float]:
@@ -72,48 +74,11 @@ def ticks(low: float, high: float, *, integers: bool = False, most: int = 6) -> 
     return [float(round(tick, 12)) for tick in found]
 
 
-class _Axis(NamedTuple):
-    """A map from values between `low` and `high` to pixels between `start` and `end`."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def at(self, value: float) -> float:
-        if self.high == self.low:
-            return (self.start + self.end) / 2
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
-
-
-def _row(axis: _Axis, tick: float, among: Sequence[float]) -> Html:
-    y = f"{axis.at(tick):.1f}"
-    line = element("line", {"x1": LEFT, "x2": RIGHT, "y1": y, "y2": y, "class": "grid"})
-    return joined(line, _tick(LEFT - 8, f"{axis.at(tick) + 4:.1f}", "end", tick, among))
-
-
-def _tick(x: float | str, y: float | str, anchor: str, tick: float, among: Sequence[float]) -> Html:
-    return element("text", {"x": x, "y": y, "text-anchor": anchor}, _number(tick, among))
+def _between(value: float, low: float, high: float, start: float, end: float) -> float:
+    """Return the pixel between `start` and `end` of a value between `low` and `high`."""
+    return (start + end) / 2 if high == low else start + (value - low) / (high - low) * (end - start)
 
 
 def _number(value: float, among: Sequence[float]) -> str:
     step = min((b - a for a, b in pairwise(among)), default=1.0)
-    digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    return f"{value:.{digits}f}"
-
-
-def _line(curve: Curve, horizontal: _Axis, vertical: _Axis) -> Html:
-    points = " ".join(f"{horizontal.at(x):.1f},{vertical.at(y):.1f}" for x, y in curve.points)
-    values = " ".join(f"{x:g}:{y:.4g}" for x, y in curve.points)
-    kind = "curve dashed" if curve.dashed else "curve"
-    group = {"class": kind, "data-run": str(curve.run), "style": f"--c:var(--run-{curve.run % 10})"}
-    named = {"points": points, "data-name": curve.name, "data-part": curve.part, "data-values": values}
-    x, _, y = points.partition(",")
-    dot = element("circle", {"cx": x, "cy": y, "r": 3.5}) if len(curve.points) == 1 else ""
-    return element("g", group, element("polyline", named), dot)
-
-
-def _read_out(title: str, curves: Sequence[Curve]) -> str:
-    """Return the chart's description for screen readers: the last value of each line."""
-    last = [f"{curve.name}{' ' + curve.part if curve.part else ''} {curve.points[-1][1]:.4g}" for curve in curves]
-    return f"{title} by epoch, at the end: {'; '.join(last)}"
+    return f"{value:.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"

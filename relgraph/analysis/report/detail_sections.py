@@ -5,7 +5,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor
+from markupsafe import Markup
 
 from relgraph.analysis.analysis import Analysis
 from relgraph.analysis.colours import NO_CLASS, class_colours
@@ -14,8 +14,7 @@ from relgraph.analysis.pictures import data_uri, matrix_picture, sprite, thumbna
 from relgraph.analysis.report import content
 from relgraph.analysis.report.charts import scatter
 from relgraph.analysis.report.content import SIDES, Maps, Matrices, Neighbourhood
-from relgraph.analysis.report.elements import MINUS, figure, key, legend, number, paragraph, table
-from relgraph.analysis.report.html import Html, element, joined, json_script
+from relgraph.analysis.report.page import MINUS, fill, number
 from relgraph.data.images import ImageSet
 
 WORST_CLASSES = 10
@@ -25,170 +24,88 @@ COLUMNS = {
     "homophily_student": "Homophily, student",
     "homophily_teacher": "Homophily, teacher",
 }
-LEGEND = 20  # classes that fit a legend; more are chosen from a list
 THUMBNAIL = 64
 
 
-def diagnostics(analysis: Analysis, summary: Mapping[str, Any]) -> Html:
+def diagnostics(analysis: Analysis, summary: Mapping[str, Any]) -> Markup:
     """Return the measures of the k-NN graphs, as cards and a table."""
-    figures = content.figures(analysis, summary)
-    rows = [[name, *map(number, values)] for name, values in figures.items()]
+    rows = [[name, *map(number, values)] for name, values in content.figures(analysis, summary).items()]
     caption = f"{len(analysis.labels):,} images of the {analysis.split} split, {analysis.k} nearest neighbours"
-    cards = [
-        element("div", {"class": "card"}, element("dt", {}, name), element("dd", {}, number(value)))
-        for name, value in content.agreement(summary).items()
-    ]
-    explanation = "Nodes are the images' embeddings; edges join each to its nearest others by Pearson correlation. "
-    explanation += "Homophily is the share of edges that join equal labels; communities are Louvain's."
-    if cards:
-        explanation += " Overlap is the share of its neighbours on which both networks agree; a node matches if, among "
-        explanation += "all teacher nodes, its own is the nearest."
-    shown = element("dl", {"class": "cards"}, *cards) if cards else ""
-    return joined(paragraph(explanation), shown, table(caption, _networks("", analysis), rows))
+    header, cards = ["", *map(str.capitalize, analysis.graphs)], content.agreement(summary)
+    return fill("diagnostics.html", cards=cards, caption=caption, header=header, rows=rows)
 
 
-def _networks(corner: str, analysis: Analysis) -> list[str]:
-    return [corner, *(name.capitalize() for name in analysis.graphs)]
-
-
-def by_class(analysis: Analysis, summary: Mapping[str, Any]) -> Html:
+def by_class(analysis: Analysis, summary: Mapping[str, Any]) -> Markup:
     """Return the classes with the student's worst relations, and the classes that its graph mixes up."""
-    classes = summary["per_class"]
+    classes, names = summary["per_class"], analysis.classes
     shown = [name for name in COLUMNS if name in classes[0]]
     rows = [[one["name"], *(number(one[name]) for name in ["images", *shown])] for one in classes[:WORST_CLASSES]]
-    header = ["Class", "Images", *(COLUMNS[name] for name in shown)]
-    order = "relation error, the mean |r_s - r_t| of an edge" if analysis.teacher is not None else "homophily"
-    some = "The classes" if len(classes) <= WORST_CLASSES else f"The {WORST_CLASSES} worst classes"
-    return element("div", {"class": "tables"}, table(f"{some} by {order}", header, rows), _mixed(analysis))
-
-
-def _mixed(analysis: Analysis) -> Html:
-    names = analysis.classes
-    caption = "Classes that are mixed up: share of the edges from one class that end in another, "
-    caption += "largest differences first"
-    rows = []
+    mixed = []
     for edge in confusion(analysis)[:WORST_CLASSES]:
         shares = (f"{100 * getattr(edge, f'{side}_share'):.1f} %" for side in analysis.graphs)
-        rows.append([f"{names[edge.anchor]} → {names[edge.candidate]}", *shares])
-    return table(caption, _networks("From → to", analysis), rows) if rows else Html("")
+        mixed.append([f"{names[edge.anchor]} → {names[edge.candidate]}", *shares])
+    order = "relation error, the mean |r_s - r_t| of an edge" if analysis.teacher is not None else "homophily"
+    some = "The classes" if len(classes) <= WORST_CLASSES else f"The {WORST_CLASSES} worst classes"
+    header, networks = (
+        ["Class", "Images", *map(COLUMNS.get, shown)],
+        ["From → to", *map(str.capitalize, analysis.graphs)],
+    )
+    return fill("classes.html", worst=f"{some} by {order}", header=header, rows=rows, mixed=mixed, networks=networks)
 
 
-def edge_matrices(found: Matrices, total_classes: int) -> Html:
+def edge_matrices(found: Matrices, total_classes: int) -> Markup:
     """Return the edge matrices of the teacher and the student, and their difference, as pictures."""
-    drawn = [("E_s, student", found.student, 1.0)]
+    s, t = Markup("E<sub>s</sub>"), Markup("E<sub>t</sub>")
+    drawn = [(s + ", student", "E_s, student", "1", matrix_picture(found.student, 1.0))]
     if found.teacher is not None:
         difference = found.student - found.teacher
         largest = max(0.1, float(difference.abs().max()))
-        drawn.insert(0, ("E_t, teacher", found.teacher, 1.0))
-        drawn.append((f"E_s {MINUS} E_t, difference", difference, largest))
-    panels = element("div", {"class": "panels three"}, *(_matrix(*one, found.blocks) for one in drawn))
-    some, row = f"Correlations between {len(found.chosen)} images", "one row and one column an image."
-    if not found.blocks:
-        return joined(paragraph(f"{some}, in the order of the split: {row}"), panels)
-    of = f"{len(found.blocks)} of {total_classes}" if len(found.blocks) < total_classes else f"{total_classes}"
-    return joined(
-        paragraph(f"{some} of {of} classes, sorted by class: {row} Lines part the classes."),
-        panels,
-        paragraph(f"Classes from top to bottom: {', '.join(name for name, _ in found.blocks)}.", "note"),
-    )
+        drawn.insert(0, (t + ", teacher", "E_t, teacher", "1", matrix_picture(found.teacher, 1.0)))
+        symbol, name = f"{s} {MINUS} {t}, difference", f"E_s {MINUS} E_t, difference"
+        drawn.append((Markup(symbol), name, f"{largest:.2g}", matrix_picture(difference, largest)))
+    lines = list(accumulate(size for _, size in found.blocks[:-1]))
+    colours, blocks = matrix_picture(torch.linspace(-1, 1, 128)[None], 1.0), [name for name, _ in found.blocks]
+    return fill("matrices.html", count=len(found.chosen), classes=total_classes, blocks=blocks, lines=lines,
+                panels=drawn, colours=colours)  # fmt: skip
 
 
-def _matrix(name: str, matrix: Tensor, limit: float, blocks: list[tuple[str, int]]) -> Html:
-    count, lines = len(matrix), []
-    for at in accumulate(size for _, size in blocks[:-1]):
-        lines.append(element("line", {"x1": at, "x2": at, "y1": 0, "y2": count}))
-        lines.append(element("line", {"x1": 0, "x2": count, "y1": at, "y2": at}))
-    alternative = f"{name}: matrix of correlations between {count} images"
-    picture = element("img", {"src": matrix_picture(matrix, limit), "alt": alternative})
-    box = {"viewBox": f"0 0 {count} {count}", "aria-hidden": "true", "preserveAspectRatio": "none"}
-    most, colours = f"{limit:.2g}", matrix_picture(torch.linspace(-1, 1, 128)[None], 1.0)
-    strip = element("img", {"src": colours, "alt": f"colours from {MINUS}{most}, blue, to {most}, red"})
-    ends = element("span", {}, f"{MINUS}{most}"), element("span", {}, most)
-    scale = element("div", {"class": "scale"}, ends[0], strip, ends[1])
-    return figure(_subscript(name), element("div", {"class": "matrix"}, picture, element("svg", box, *lines)), scale)
-
-
-def _subscript(name: str) -> Html:
-    """Return a name with the letters after `_` below the line."""
-    first, *others = name.split("_")
-    return joined(first, *(part for other in others for part in (element("sub", {}, other[:1]), other[1:])))
-
-
-def class_maps(analysis: Analysis, maps: Maps) -> Html:
+def class_maps(analysis: Analysis, maps: Maps) -> Markup:
     """Return the maps of both networks side by side, the teacher's first, with one legend."""
-    labels = analysis.labels[maps.chosen].tolist()
-    colours = class_colours(len(analysis.classes))
-    count = len(labels)
-    panels = []
-    for side, places in zip(SIDES, maps.places, strict=False):
-        drawn = scatter(places, labels, colours, f"{maps.method} map of the {side}: {count} images by class")
-        panels.append(figure(side.capitalize(), drawn, kind="map"))
-    words = f"{maps.method} of {count:,} images by the student's correlations."
-    if len(panels) == 2:
-        words = f"{maps.method} of {count:,} images by each network's correlations. Distances between far groups "
-        words += "mean little and directions nothing; the student's map began at the teacher's places."
-    keys = _class_legend(analysis.classes, colours, labels)
-    return joined(paragraph(words), keys, element("div", {"class": "panels two"}, *reversed(panels)))
+    labels, colours = analysis.labels[maps.chosen].tolist(), class_colours(len(analysis.classes))
+    panels = [(side, scatter(places, labels, colours)) for side, places in zip(SIDES, maps.places, strict=False)]
+    return fill("maps.html", method=maps.method, count=len(labels), panels=panels[::-1], classes=analysis.classes,
+                colours=colours, unlabelled=-1 in labels, grey=NO_CLASS)  # fmt: skip
 
 
-def _class_legend(classes: tuple[str, ...], colours: list[str], labels: list[int]) -> Html:
-    """Return the classes as buttons, or where they are too many as a list, which light up one of them."""
-    if not classes:
-        return Html("")
-    if len(classes) > LEGEND:
-        entries = [element("option", {"value": place}, name) for place, name in enumerate(classes)]
-        chosen = element("select", {"id": "class-select"}, element("option", {"value": ""}, "all classes"), *entries)
-        return element("p", {"class": "legend"}, element("label", {"for": "class-select"}, "Light up "), chosen)
-    shown = [*zip(range(len(classes)), classes, colours, strict=True)]
-    shown += [(-1, "no label", NO_CLASS)] if -1 in labels else []
-    keys = [key("class", *one, pressed=False) for one in shown]
-    return legend("class-legend", "Light up one class in both maps", *keys)
-
-
-def graph_view(analysis: Analysis, maps: Maps, images: ImageSet) -> Html:
+def graph_view(analysis: Analysis, maps: Maps, images: ImageSet) -> Markup:
     """Return the place of the interactive view, and its data."""
     picture, places = sprite(images.select(maps.chosen.to(images.labels.device)))
     data = content.graph_data(analysis, maps, places)
     data |= {"sprite": picture, "colours": class_colours(len(analysis.classes)), "layout": maps.method}
-    words = f"The {data['k']}-nearest-neighbour graph of {len(places):,} images, in the places of the maps above; "
-    words += "neighbours are sought among these images."
-    without = element("noscript", {}, paragraph("The view needs JavaScript, which is part of this file."))
-    place = element("div", {"id": "graph-view"})
-    return joined(paragraph(words), without, place, json_script("graph-data", data))
+    return fill("graph.html", data=data)
 
 
-def worst_neighbourhoods(analysis: Analysis, found: list[Neighbourhood], images: ImageSet) -> Html:
+def worst_neighbourhoods(analysis: Analysis, found: list[Neighbourhood], images: ImageSet) -> Markup:
     """Return the images on which the networks disagree most, with their neighbours as thumbnails."""
     wanted = sorted({i for one in found for i in (one.image, *one.student, *one.teacher)})
     pictures = thumbnails(images.select(torch.tensor(wanted, device=images.labels.device)), THUMBNAIL)
-    shown = {place: data_uri(picture) for place, picture in zip(wanted, pictures, strict=True)}
-    words = "The images with the fewest neighbours in common, among equals those first whose edges differ most. "
-    words += "A frame marks a neighbour that both networks choose."
-    items = [_neighbourhood(analysis, one, shown) for one in found]
-    return joined(paragraph(words), element("ol", {"class": "worst"}, *items))
+    told = {}
+    for place, picture in zip(wanted, pictures, strict=True):
+        name = analysis.class_name(place)
+        words = f"{name or 'image'}, number {int(analysis.index[place])}"
+        told[place] = {"name": name, "told": words, "picture": data_uri(picture)}
 
+    def neighbour(place: int, one: Neighbourhood) -> dict[str, Any]:
+        shared = place in one.student and place in one.teacher
+        other = int(analysis.labels[place]) != int(analysis.labels[one.image])
+        return {**told[place], "shared": shared, "kinds": " ".join(["shared"] * shared + ["other"] * other)}
 
-def _neighbourhood(analysis: Analysis, one: Neighbourhood, shown: dict[int, str]) -> Html:
-    both = set(one.student) & set(one.teacher)
-    rows = []
-    for name, neighbours in (("teacher", one.teacher), ("student", one.student)):
-        items = (_neighbour(analysis, i, one.image, shown[i], i in both) for i in neighbours)
-        listed = element("ul", {"aria-label": f"Neighbours by the {name}"}, *items)
-        rows.append(element("div", {"class": "row"}, element("h4", {}, name.capitalize()), listed))
-    overlap = element("small", {}, f"overlap {one.overlap:.2f}")
-    heading = element("h3", {}, analysis.class_name(one.image, "no label"), overlap)
-    image = element("img", {"src": shown[one.image], "alt": _described(analysis, one.image), "class": "anchor"})
-    return element("li", {}, image, element("div", {}, heading, *rows))
-
-
-def _neighbour(analysis: Analysis, image: int, anchor: int, address: str, shared: bool) -> Html:
-    other = int(analysis.labels[image]) != int(analysis.labels[anchor])
-    kinds = " ".join(["shared"] * shared + ["other"] * other)
-    alternative = _described(analysis, image) + (", chosen by both networks" if shared else "")
-    picture = element("img", {"src": address, "alt": alternative, "title": alternative})
-    caption = element("span", {"aria-hidden": "true"}, analysis.class_name(image))
-    return element("li", {"class": kinds or None}, picture, caption)
-
-
-def _described(analysis: Analysis, image: int) -> str:
-    return f"{analysis.class_name(image, 'image')}, number {int(analysis.index[image])}"
+    shown = [
+        {
+            "image": told[one.image],
+            "overlap": one.overlap,
+            "rows": {side: [neighbour(i, one) for i in getattr(one, side)] for side in reversed(SIDES)},
+        }
+        for one in found
+    ]
+    return fill("worst.html", found=shown)

@@ -1,52 +1,62 @@
-"""The page: the report's content as one HTML document that loads nothing else."""
+"""The page: templates filled with the report's content, as one HTML document that loads nothing else."""
 
+import math
 import re
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
-from importlib.resources.abc import Traversable
+from typing import Any
 
-from relgraph.analysis.report.html import Html, element, joined
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-OWN = ("page.js", "graph.js")  # in this order, after the libraries
+ASSETS = files("relgraph.assets.report")
+STYLES = ("page.css", "graph.css")
+SCRIPTS = ("vendor/force-graph.min.js", "page.js", "graph.js")
+# Characters that no HTML document may hold, and surrogates, which stand in names of files that are not UTF-8.
+FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+NOTHING = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
 
 
-def document(title: str, sections: Mapping[str, tuple[str, Html]], subtitle: str) -> str:
+def document(title: str, sections: Mapping[str, tuple[str, Markup]], subtitle: str) -> str:
     """Return the document of sections, by their id: heading and content. Each is an entry of the contents."""
-    contents = [element("li", {}, element("a", {"href": f"#{id}"}, heading)) for id, (heading, _) in sections.items()]
-    body = []
-    for id, (heading, content) in sections.items():
-        head = element("h2", {"id": f"{id}-heading"}, heading)
-        body.append(element("section", {"id": id, "aria-labelledby": f"{id}-heading"}, head, content))
-    parts = {
-        "title": element("title", {}, title),
-        "heading": element("h1", {}, title),
-        "subtitle": element("p", {"class": "subtitle"}, subtitle),
-        "contents": element("ol", {}, *contents),
-        "body": joined(*body),
-        "styles": "\n".join(_asset(name) for name in ("page.css", "graph.css")),
-        "scripts": "\n".join(f"<script>\n{_in_script(_asset(name))}\n</script>" for name in _scripts()),
-    }
-    # One pass: what is filled in is not searched again.
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _asset("page.html"))
+    styles = [Markup(asset(name)) for name in STYLES]
+    # No string or comment of JavaScript may end the element that holds it.
+    scripts = [Markup(re.sub("</(?=script)", r"<\\/", asset(name), flags=re.IGNORECASE)) for name in SCRIPTS]
+    page = fill("page.html", title=title, sections=sections, subtitle=subtitle, styles=styles, scripts=scripts)
+    return FORBIDDEN.sub("\ufffd", page)
 
 
-def _scripts() -> list[str]:
-    """Return the names of all scripts: libraries first."""
-    vendor, own = _folder().joinpath("vendor"), [name for name in OWN if _folder().joinpath(name).is_file()]
-    libraries = vendor.iterdir() if vendor.is_dir() else ()
-    return [*sorted(f"vendor/{file.name}" for file in libraries if file.name.endswith(".js")), *own]
+def fill(template: str, **content: Any) -> Markup:
+    r"""Return a template of the page with its content: what is no `Markup` yet is text, and is escaped.
+
+    >>> "a &lt; b" in fill("results.html", caption="a < b", header=[], rows=[], notes=[])
+    True
+    """
+    return Markup(_environment().get_template(template).render(content))
 
 
-def _folder() -> Traversable:
-    return files("relgraph.assets.report")
+@cache
+def _environment() -> Environment:
+    made = Environment(loader=PackageLoader("relgraph", "assets/report"), autoescape=True, undefined=StrictUndefined,
+                       trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    made.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    made.filters["number"] = number
+    return made
 
 
-def _asset(name: str) -> str:
-    """Return a file of the page; the graph view is made of files of its own, and a page without them has no view."""
-    file = _folder().joinpath(name)
-    return file.read_text(encoding="utf-8") if file.is_file() else ""
+def asset(name: str) -> str:
+    """Return a file of the page."""
+    return ASSETS.joinpath(name).read_text(encoding="utf-8")
 
 
-def _in_script(code: str) -> str:
-    """Return JavaScript in which no string or comment ends the element that holds it."""
-    return re.sub("</(?=script)", r"<\\/", code, flags=re.IGNORECASE)
+def number(value: float | None) -> str:
+    """Return a count as it is, another number with three digits, and a dash where there is none.
+
+    >>> number(1200), number(0.5)
+    ('1,200', '0.500')
+    """
+    if value is None or math.isnan(value):
+        return NOTHING
+    return (f"{value:,}" if isinstance(value, int) else f"{value:.3f}").replace("-", MINUS)

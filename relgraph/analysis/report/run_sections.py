@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 from itertools import chain
 
+from markupsafe import Markup
+
 from relgraph.analysis.report.charts import Curve, chart
-from relgraph.analysis.report.elements import NOTHING, key, legend, paragraph, table
-from relgraph.analysis.report.html import Html, element, joined
+from relgraph.analysis.report.page import NOTHING, fill
 from relgraph.analysis.report.summary import FIGURES, Summary, groups
 
 PARTS = {"": "", " best": "best epoch", " last": "last epoch"}
@@ -25,27 +26,22 @@ CHARTS: dict[str, dict[str, str]] = {
 }
 
 
-def results(runs: Sequence[Summary]) -> Html:
+def results(runs: Sequence[Summary]) -> Markup:
     """Return the table of figures on the test split: a row for each group of runs that differ in the seed alone."""
     grouped = groups(runs)
-    names = [name + when for name in FIGURES for when in PARTS if any(name + when in g.figures for g in grouped)]
+    columns = [(name, when) for name in FIGURES for when in PARTS if any(name + when in g.figures for g in grouped)]
     rows = []
     for group in grouped:
-        runs_of = joined(*(element("span", {"class": "run-name"}, run.name) for run in group.runs))
+        names = Markup().join(Markup('<span class="run-name">{}</span>').format(run.name) for run in group.runs)
         seeds = ", ".join(str(run.recipe.seed) for run in group.runs)
         best = (str(run.result.get("best_epoch", NOTHING)) if run.result else "not finished" for run in group.runs)
-        rows.append([runs_of, seeds, *(_figure(group.figures.get(name)) for name in names), ", ".join(best)])
-    header = ["Run", "Seed", *(_heading(name) for name in names), "Best epoch"]
-    repeated = any(len(group.runs) > 1 for group in grouped)
-    spread = ", mean ± standard deviation over seeds (of the sample)" if repeated else ""
-    notes = dict.fromkeys(str(run.result["note"]) for run in runs if "note" in run.result)
-    told = (paragraph(f"{note[:1].upper()}{note[1:]}.", "note") for note in notes)
-    return joined(table(f"Test split, in percent{spread}", header, rows), *told)
-
-
-def _heading(name: str) -> Html:
-    figure, _, when = name.partition(" ")
-    return joined(FIGURES[figure], *([element("small", {}, PARTS[f" {when}"])] if when else []))
+        rows.append([names, seeds, *(_figure(group.figures.get(a + b)) for a, b in columns), ", ".join(best)])
+    small = {when: Markup("<small>{}</small>").format(part) if part else "" for when, part in PARTS.items()}
+    header = ["Run", "Seed", *(Markup("{}{}").format(FIGURES[name], small[when]) for name, when in columns)]
+    spread = ", mean ± standard deviation over seeds (of the sample)" if len(grouped) < len(runs) else ""
+    notes = list(dict.fromkeys(str(run.result["note"]) for run in runs if "note" in run.result))
+    caption = f"Test split, in percent{spread}"
+    return fill("results.html", caption=caption, header=[*header, "Best epoch"], rows=rows, notes=notes)
 
 
 def _figure(value: tuple[float, float | None] | None) -> str:
@@ -55,23 +51,24 @@ def _figure(value: tuple[float, float | None] | None) -> str:
     return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
 
 
-def settings(runs: Sequence[Summary]) -> Html:
+def settings(runs: Sequence[Summary]) -> Markup:
     """Return the table of options: a column for each run, a row for each option that is listed for one of them."""
     rows = []
     for name in dict.fromkeys(chain(*(run.settings for run in runs))):
         values = [run.option(name) for run in runs]
-        label = element("code", {}, name)
         differs = len({value for value in values if value is not None}) > 1
-        rows.append([element("strong", {}, label) if differs else label, *(value or NOTHING for value in values)])
+        label = Markup("<strong><code>{}</code></strong>" if differs else "<code>{}</code>").format(name)
+        rows.append([label, *(value or NOTHING for value in values)])
     caption = "Options: the main ones, and all others that differ from the default in one of the runs"
-    return table(caption, ["Option", *(run.name for run in runs)], rows, kind="settings")
+    return fill("options.html", caption=caption, header=["Option", *(run.name for run in runs)], rows=rows)
 
 
-def environment(runs: Sequence[Summary]) -> Html:
+def environment(runs: Sequence[Summary]) -> Markup:
     """Return the table of where the runs were made: versions, commit, hardware, speed."""
     columns = [_environment(run) for run in runs]
     rows = [[name, *(one.get(name, NOTHING) for one in columns)] for name in dict.fromkeys(chain(*columns))]
-    return table("Where and when the runs were made", ["", *(run.name for run in runs)], rows, kind="settings")
+    caption = "Where and when the runs were made"
+    return fill("options.html", caption=caption, header=["", *(run.name for run in runs)], rows=rows)
 
 
 def _environment(run: Summary) -> dict[str, str]:
@@ -86,16 +83,12 @@ def _environment(run: Summary) -> dict[str, str]:
     return {str(name): str(value) for name, value in found.items() if value}
 
 
-def curves(runs: Sequence[Summary]) -> Html | None:
+def curves(runs: Sequence[Summary]) -> Markup | None:
     """Return the charts of loss, accuracy and diagnostics, all runs overlaid; `None` if no run has an epoch."""
     epochs = [row["epoch"] for run in runs for row in run.metrics]
     overlaid = {title: _curves(runs, columns) for title, columns in CHARTS.items()}
     drawn = [chart(title, found, (min(epochs), max(epochs))) for title, found in overlaid.items() if found]
-    if not drawn:
-        return None
-    keys = [key("run", place, run.name, f"var(--run-{place % 10})", pressed=True) for place, run in enumerate(runs)]
-    label = element("span", {"class": "visually-hidden"}, "Show or hide the curves of a run:")
-    return joined(legend("run-legend", "Runs", label, *keys), element("div", {"class": "charts"}, *drawn))
+    return fill("curves.html", charts=drawn, runs=[run.name for run in runs]) if drawn else None
 
 
 def _curves(runs: Sequence[Summary], columns: dict[str, str]) -> list[Curve]:
