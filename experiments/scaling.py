@@ -26,9 +26,9 @@ from benchmark.scaling import parameters_of_resnet8x4
 from benchmark.timing import Start, in_turn, spread
 from relgraph import EGA
 from relgraph.data.batches import epoch_batches
-from relgraph.data.fixed_views import FixedViews
 from relgraph.data.folders import read_folder
 from relgraph.data.manifest import images_per_shard
+from relgraph.data.views import FixedViews
 from relgraph.files import write_atomically
 from relgraph.graph.criteria import frobenius
 from relgraph.graph.kernels import pearson

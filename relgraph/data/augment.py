@@ -5,26 +5,15 @@ every device, and nothing is read back from a device. Where several processes sh
 and applies the draws of its own part, so that n processes together have the views that one process has.
 """
 
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from relgraph.data import AUGMENTATIONS
-from relgraph.data.colour import Jitter, check_channels, draw_jitter, to_grey
-from relgraph.data.digit_views import Digits
-from relgraph.data.resample import blur_matrix, blur_taps, crop_matrix, draw_boxes, resample
+from relgraph.data import AUGMENTATIONS, transforms
 from relgraph.data.views import DrawnViews, PadCropFlip, unit
 from relgraph.errors import RelgraphError, unknown
-
-
-class Augmentation(Protocol):
-    """A way to draw random views."""
-
-    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> DrawnViews:
-        """Draw one view for each of `n` images of `height` x `width` pixels; the generator lives on the CPU."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -68,14 +57,14 @@ class ContrastiveAugmentation:
 
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> "ContrastiveView":
         """Draw one view for each of `n` images of `height` x `width` pixels."""
-        box = draw_boxes(n, height, width, self.scale, self.ratio, generator)
+        box = transforms.draw_boxes(n, height, width, self.scale, self.ratio, generator)
         flip = torch.rand(n, generator=generator) < self.flip
-        jitter = draw_jitter(torch.rand(n, generator=generator) < self.jitter_share, self.jitter, generator)
+        jitter = transforms.draw_jitter(torch.rand(n, generator=generator) < self.jitter_share, self.jitter, generator)
         grey, blur = (torch.rand(n, generator=generator) < share for share in (self.grey, self.blur))
         (low, high), sigma = self.sigma, torch.zeros(n)
         sigma[blur] = low + (high - low) * torch.rand(int(blur.sum()), generator=generator)
         out = (height, width) if self.size is None else (self.size, self.size)
-        return ContrastiveView(box, flip, jitter, grey, blur, sigma, out)
+        return ContrastiveView(box, flip, jitter, grey, sigma, out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,16 +76,14 @@ class ContrastiveView(DrawnViews):
         flip: Which images are mirrored, `(B,)`.
         jitter: The colour jitter of those that have one.
         grey: Which images turn grey, `(B,)`.
-        blur: Which images are blurred, `(B,)`.
         sigma: Deviation of each image's blur in pixels, `(B,)`, 0 where there is none.
         size: Height and width of the views.
     """
 
     box: Tensor
     flip: Tensor
-    jitter: Jitter
+    jitter: transforms.Jitter
     grey: Tensor
-    blur: Tensor
     sigma: Tensor
     size: tuple[int, int]
 
@@ -108,37 +95,104 @@ class ContrastiveView(DrawnViews):
         """
         if len(images) != len(self.flip):
             raise RelgraphError(f"a view of {len(self.flip)} images was applied to {len(images)} images")
-        check_channels("a contrastive view", images.shape[1])
-        views = self.jitter.apply_(cut(images, self.box, self.flip, self.size))
+        transforms.check_channels("a contrastive view", images.shape[1])
+        views = self.jitter.apply_(transforms.cut(images, self.box, self.flip, self.size))
         if images.shape[1] == 3 and self.grey.any():
             at = self.grey.nonzero()[:, 0].to(images.device, non_blocking=True)
-            views.index_copy_(0, at, to_grey(views.index_select(0, at)).expand(-1, 3, -1, -1))
-        return self._blur_(views).clamp_(0, 1)
-
-    def _blur_(self, images: Tensor) -> Tensor:
-        if self.blur.any():
-            drawn = self.blur.nonzero()[:, 0], self.sigma[self.blur]
+            views.index_copy_(0, at, transforms.to_grey(views.index_select(0, at)).expand(-1, 3, -1, -1))
+        if self.sigma.any():
+            drawn = self.sigma.nonzero()[:, 0], self.sigma[self.sigma > 0]
             at, sigma = (each.to(images.device, non_blocking=True) for each in drawn)
-            rows, columns = (blur_matrix(sigma, side, blur_taps(side)) for side in self.size)
-            images.index_copy_(0, at, resample(images.index_select(0, at), rows, columns))
-        return images
+            rows, columns = (transforms.blur_matrix(sigma, side, transforms.blur_taps(side)) for side in self.size)
+            views.index_copy_(0, at, transforms.resample(views.index_select(0, at), rows, columns))
+        return views.clamp_(0, 1)
 
 
-def cut(images: Tensor, box: Tensor, flip: Tensor | None, size: tuple[int, int]) -> Tensor:
-    """Return the boxes `(4, B)` of uint8 or float `images`, resized and those with `flip` `(B,)`, if any, mirrored.
+@dataclass(frozen=True)
+class Digits:
+    """Views of grey digits, never mirrored; each image has its own draws, uniform unless stated otherwise.
 
-    The result is float32 `(B, C, *size)`; a box is top, left, height and width, as `draw_boxes` draws them.
+    Rotated by up to 15 degrees, sheared by up to a quarter, scaled along each axis by 0.8 to 1.2 and shifted by up to a
+    tenth of the side; bent by a smooth random field; taken to a power between exp(-1/2) and exp(1/2); multiplied by 0.7
+    to 1.2; with Gaussian noise of a deviation up to 0.1; and half of them with a black square of 0.2 to 0.45 of the
+    width. Noise and gain may leave 0..1.
 
-    >>> box = torch.tensor([[0], [1], [1], [2]])
-    >>> cut(torch.tensor([[[[0.1, 0.2, 0.3]]]]), box, torch.tensor([True]), (1, 2))
-    tensor([[[[0.3000, 0.2000]]]])
+    >>> view = Digits().draw(2, 8, 8, torch.Generator().manual_seed(0))
+    >>> view.apply(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).dtype
+    torch.float32
     """
-    top, left, height, width = box.to(images.device, non_blocking=True)
-    mirror = None if flip is None else flip.to(images.device, non_blocking=True)
-    rows = crop_matrix(top, height, images.shape[2], size[0])
-    columns = crop_matrix(left, width, images.shape[3], size[1], mirror)
-    return resample(unit(images), rows, columns)
 
+    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> "DigitsView":
+        """Draw one view for each of `n` images of `height` x `width` pixels."""
+
+        def uniform(low: float, high: float) -> Tensor:
+            return low + (high - low) * torch.rand(n, generator=generator)
+
+        angle, shear = uniform(-15, 15).deg2rad(), uniform(-0.25, 0.25)
+        across, down = uniform(0.8, 1.2), uniform(0.8, 1.2)
+        cos, sin = angle.cos(), angle.sin()
+        right, below = uniform(-0.2, 0.2), uniform(-0.2, 0.2)
+        affine = (cos * across, shear * cos - sin * down, right, sin * across, shear * sin + cos * down, below)
+        # Of all that was tried for the embedded teacher, bending helped most (see assets/README.md).
+        bend = 0.08 * torch.randn(n, 2, 4, 4, generator=generator)
+        power, gain = uniform(-0.5, 0.5).exp(), uniform(0.7, 1.2)
+        noise = uniform(0, 0.1)[:, None, None, None] * torch.randn(n, 1, height, width, generator=generator)
+        # Half of the squares have no side.
+        side, erased = uniform(0.2, 0.45) * width, torch.rand(n, generator=generator) < 0.5
+        square = torch.stack((uniform(0, height), uniform(0, width), side * erased), dim=1)
+        flip = torch.zeros(n, dtype=torch.bool)
+        return DigitsView(flip, torch.stack(affine, dim=1).view(n, 2, 3), bend, power, gain, noise, square)
+
+
+@dataclass(frozen=True, eq=False)
+class DigitsView(DrawnViews):
+    """The draws of `Digits` for B images, which are the first axis here: everything lies on the CPU.
+
+    Attributes:
+        flip: All False, `(B,)`.
+        affine: The matrices of `affine_grid`, `(B, 2, 3)`.
+        bend: Shifts at 4 x 4 points, in halves of the side, `(B, 2, 4, 4)`.
+        power: Exponents, `(B,)`.
+        gain: Factors, `(B,)`.
+        noise: What is added to every channel, `(B, 1, H, W)`.
+        square: Centre (y, x) and side in pixels of the square that is made black, `(B, 3)`; without one the side is 0.
+    """
+
+    flip: Tensor
+    affine: Tensor
+    bend: Tensor
+    power: Tensor
+    gain: Tensor
+    noise: Tensor
+    square: Tensor
+
+    def part(self, rows: slice) -> "DigitsView":
+        """Return the draws of these images alone."""
+        return DigitsView(*(getattr(self, item.name)[rows] for item in fields(self)))
+
+    def apply(self, images: Tensor) -> Tensor:
+        """Return the views of uint8 or float (0..1) `images` `(B, C, H, W)`, float32 and of the same shape.
+
+        Raises:
+            RelgraphError: if the number of images is not the number of draws.
+        """
+        if len(images) != len(self.flip):
+            raise RelgraphError(f"a view of {len(self.flip)} images was applied to {len(images)} images")
+        drawn = (self.affine, self.bend, self.power, self.gain, self.noise, self.square)
+        affine, bend, power, gain, noise, square = (draw.to(images.device, non_blocking=True) for draw in drawn)
+        with torch.autocast(images.device.type, enabled=False):  # positions in half precision are a pixel off
+            grid = functional.affine_grid(affine, list(images.shape), align_corners=False)
+        field = functional.interpolate(bend, size=images.shape[2:], mode="bicubic", align_corners=True)
+        grid = grid + field.permute(0, 2, 3, 1)
+        views = functional.grid_sample(unit(images), grid, mode="bicubic", align_corners=False).clamp_(0, 1)
+        views = views.pow_(power[:, None, None, None]).mul_(gain[:, None, None, None]).add_(noise)
+        y, x, side = square.T[:, :, None]
+        rows, columns = (torch.arange(size, device=images.device) + 0.5 for size in images.shape[2:])
+        erased = ((rows - y).abs() < side / 2)[:, :, None] & ((columns - x).abs() < side / 2)[:, None, :]
+        return views.masked_fill_(erased[:, None], 0)
+
+
+Augmentation = PadCropFlip | ContrastiveAugmentation | Digits
 
 # Chen et al. 2020, arXiv 2003.04297: SimCLR's parts with a weaker jitter and larger crops.
 MOCO = ContrastiveAugmentation()
@@ -170,7 +224,7 @@ def make_augmentation(name: str, *, padding: int, flip: bool, channels: int) -> 
         raise unknown("augmentation", name, AUGMENTATIONS)
     if name == "crop":
         return PadCropFlip(padding, flip)
-    check_channels(f"augmentation {name!r}", channels)
+    transforms.check_channels(f"augmentation {name!r}", channels)
     if name == "digits":
         return Digits()
     return CONTRASTIVE[name] if flip else replace(CONTRASTIVE[name], flip=0.0)

@@ -4,15 +4,15 @@ One permutation is kept of an epoch, 4 bytes an image; batches are cut from it a
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.seeding import generator
-
-CHUNK = 2**22  # labels that are searched at a time
 
 
 def epoch_batches(
@@ -41,87 +41,69 @@ def epoch_batches(
     Of a batch that is spread over `processes`, only the rows of this one are returned; there are as many batches.
 
     Raises:
-        RelgraphError: if the batch size is below 2, the share is not in `(0, 1]`, there are fewer than two images, or
-            with `by_label` no image is labelled; when a batch is cut that is no multiple of the processes.
+        RelgraphError: if the share is not in `(0, 1]`, there are fewer than two images, or with `by_label` no image is
+            labelled; when a batch is cut that is no multiple of the processes.
 
     >>> labels = torch.tensor([0, 1, -1, -1, -1, -1])
     >>> [len(batch) for batch in epoch_batches(labels, batch_size=3, labelled_share=0.3, seed=0, epoch=0)]
     [3, 3]
     """
     count = len(labels)
-    known = int(torch.count_nonzero(labels >= 0)) if by_label else count
-    _check(known, count, batch_size, labelled_share)
+    known = (labels >= 0).cpu().numpy() if by_label else np.ones(count, dtype=bool)
+    if not 0 < labelled_share <= 1:
+        raise RelgraphError(f"the labelled share of a batch must be above 0 and at most 1, got {labelled_share}")
+    if count < 2:
+        raise RelgraphError(f"a relation needs at least two images: {count} training image{'s' * (not count)}")
+    if not known.any():
+        told = f"training needs at least one labelled image, got none among {count}"
+        raise RelgraphError(f"{told}: methods without labels (seed) train with --gamma 0")
     random = generator(purpose, seed, epoch)
     quota = max(1, round(labelled_share * batch_size))
-    if known == count:
+    if known.all():
         return Batches(torch.randperm(count, generator=random, dtype=torch.int32), batch_size, processes)
-    labelled = _where(labels, known, known=True)
+    images = np.arange(count, dtype=np.int32)
+    labelled, others = (torch.from_numpy(images[which]) for which in (known, ~known))
     if quota == batch_size:
         return Batches(_shuffle(labelled, random), batch_size, processes)
-    quota = min(quota, known)
-    order = _shuffle(_where(labels, count - known, known=False), random)
-    return _Mixed(order, batch_size - quota, processes, labelled, quota, (seed, epoch))
+    quota = min(quota, len(labelled))
+    return Batches(_shuffle(others, random), batch_size - quota, processes, labelled, quota, (seed, epoch))
 
 
+@dataclass(frozen=True, eq=False)
 class Batches:
-    """The batches of an epoch, or the rows of them that one process holds: each is cut when it is asked for."""
+    """The batches of an epoch, or the rows of them that one process holds: each is cut when it is asked for.
 
-    def __init__(self, order: Tensor, size: int, processes: ProcessGroup) -> None:
-        """Cut images in their order `(N,)` into batches of one size; if there are too few, they are one."""
-        self._size, self._processes = min(size, len(order)), processes
-        self._order = order[: len(order) // self._size * self._size]
+    Attributes:
+        order: Images in the order `(N,)` in which they are cut into batches; if there are too few, they are one.
+        size: Images of `order` in a batch.
+        processes: Those that hold a batch.
+        labelled: Images of which each batch has some more, in turn.
+        quota: How many of them.
+        numbers: A seed and an epoch, by which they are drawn.
+    """
+
+    order: Tensor
+    size: int
+    processes: ProcessGroup
+    labelled: Tensor | None = None
+    quota: int = 0
+    numbers: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         """Return how many full batches there are."""
-        return len(self._order) // self._size
+        return max(1, len(self.order) // self.size)
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield each batch, `(B,)` int64."""
-        rows = self._processes.rows(self._size)
-        for start in range(0, len(self._order), self._size):
-            yield self._order[start : start + self._size][rows].long()
-
-
-class _Mixed(Batches):
-    """Batches of some unlabelled images and some labelled ones, which are drawn by `numbers`, a seed and an epoch."""
-
-    def __init__(
-        self, order: Tensor, size: int, processes: ProcessGroup, labelled: Tensor, quota: int, numbers: tuple[int, int]
-    ) -> None:
-        super().__init__(order, size, processes)
-        self._labelled, self._quota, self._numbers = labelled, quota, numbers
-
-    def __iter__(self) -> Iterator[Tensor]:
-        random = generator("labelled images", *self._numbers)
-        rows, cycle = self._processes.rows(self._quota + self._size), _cycle(self._labelled, self._quota, random)
-        for start in range(0, len(self._order), self._size):
-            # Shuffled once more, so that a device's slice of the batch is not all labelled or all unlabelled.
-            batch = torch.cat((next(cycle), self._order[start : start + self._size]))
-            yield batch[torch.randperm(len(batch), generator=random)][rows].long()
-
-
-def _check(labelled: int, images: int, batch_size: int, labelled_share: float) -> None:
-    if batch_size < 2:
-        raise RelgraphError(f"a relation needs at least two images: batch size {batch_size}")
-    if not 0 < labelled_share <= 1:
-        raise RelgraphError(f"the labelled share of a batch must be above 0 and at most 1, got {labelled_share}")
-    if images < 2:
-        raise RelgraphError(f"a relation needs at least two images: {images} training image{'s' * (images == 0)}")
-    if labelled == 0:
-        raise RelgraphError(
-            f"training needs at least one labelled image, got none among {images}: methods without labels (seed) train "
-            "with --gamma 0"
-        )
-
-
-def _where(labels: Tensor, count: int, *, known: bool) -> Tensor:
-    """Return the positions of the known or the unknown labels, `count` of them, int32, on the CPU."""
-    found, done = torch.empty(count, dtype=torch.int32), 0
-    for place, part in enumerate(torch.split(labels, CHUNK)):
-        here = ((part >= 0) == known).nonzero().flatten()
-        found[done : done + len(here)] = here + place * CHUNK
-        done += len(here)
-    return found
+        random, size = generator("labelled images", *self.numbers), min(self.size, len(self.order))
+        rows = self.processes.rows(self.quota + size)
+        cycle = None if self.labelled is None else _cycle(self.labelled, self.quota, random)
+        for batch in torch.split(self.order[: len(self) * size], size):
+            if cycle is not None:
+                # Shuffled once more, so that a device's slice of the batch is not all labelled or all unlabelled.
+                batch = torch.cat((next(cycle), batch))
+                batch = batch[torch.randperm(len(batch), generator=random)]
+            yield batch[rows].long()
 
 
 def _shuffle(indices: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,16 +1,14 @@
-"""Data sets ready for training: their splits, few or noisy labels, and what normalises them."""
+"""Data sets ready for training: images held out for validation, few or wrong labels, and what normalises them."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from relgraph.data.folders import MODES
 from relgraph.data.images import ImageSet
-from relgraph.data.labels import add_noise, hold_out, keep_count, keep_fraction
 from relgraph.data.sources import Normalisation, Source, resized
-from relgraph.errors import RelgraphError, unknown
+from relgraph.errors import RelgraphError
 from relgraph.seeding import generator
 
 SAMPLE = 10_000  # streamed images that mean and std are taken from
@@ -73,7 +71,7 @@ def load(
     >>> digits.train.images.shape, len(digits.val), len(digits.test)
     (torch.Size([1299, 1, 8, 8]), 143, 355)
     """
-    _check(image_size, val_fraction, labels_per_class, label_fraction, label_noise, mode)
+    _check(val_fraction, labels_per_class, label_fraction, label_noise)
     original = source.read(root.expanduser(), image_size, mode)
     if not original.train.classes:
         _check_unlabelled(source.name, labels_per_class, label_fraction, label_noise)
@@ -82,13 +80,10 @@ def load(
         val = replace(train.select(torch.arange(0)), split="val")
     elif val is None:
         train, val = hold_out(train, val_fraction, generator("validation", seed))
-    mean, std = original.normalisation or channel_statistics(
-        train.images if isinstance(train.images, Tensor) else train.sample(SAMPLE)
-    )
-    if labels_per_class is not None:
-        train = keep_count(train, labels_per_class, generator("labels", seed))
-    elif label_fraction < 1:
-        train = keep_fraction(train, label_fraction, generator("labels", seed))
+    pixels = train.images if isinstance(train.images, Tensor) else train.sample(SAMPLE)
+    mean, std = original.normalisation or channel_statistics(pixels)
+    if labels_per_class is not None or label_fraction < 1:
+        train = keep_labels(train, labels_per_class, label_fraction, generator("labels", seed))
     if label_noise > 0:
         train = add_noise(train, label_noise, generator("label noise", seed))
     if original.unlabelled is not None:
@@ -96,20 +91,16 @@ def load(
     return DataSet(source.name, train, val, original.test, mean, std, original.crop_padding, original.flip)
 
 
-def _check(size: int | None, val: float, count: int | None, share: float, noise: float, mode: str) -> None:
+def _check(val: float, count: int | None, share: float, noise: float) -> None:
     both = f"labels_per_class and label_fraction exclude each other: expected one of them, got {count} and {share}"
     for valid, told in (
-        (size is None or size >= 1, f"the image size must be at least 1 pixel, got {size}"),
         (0 <= val < 1, f"the share of validation images must be at least 0 and below 1, got {val}"),
-        (count is None or count >= 1, f"the labels per class must be at least 1, got {count}"),
         (0 < share <= 1, f"the share of labels must be above 0 and at most 1, got {share}"),
         (count is None or share == 1, both),
         (0 <= noise <= 1, f"the share of wrong labels must be at least 0 and at most 1, got {noise}"),
     ):
         if not valid:
             raise RelgraphError(told)
-    if mode not in MODES:
-        raise unknown("way to hold images", mode, MODES)
 
 
 def _check_unlabelled(dataset: str, count: int | None, share: float, noise: float) -> None:
@@ -119,24 +110,73 @@ def _check_unlabelled(dataset: str, count: int | None, share: float, noise: floa
         raise RelgraphError(told)
 
 
+def hold_out(images: ImageSet, fraction: float, generator: Generator) -> tuple[ImageSet, ImageSet]:
+    """Return (training, validation) images: `fraction` of every class is for validation, at least one image.
+
+    Images without a label stay training images.
+
+    Raises:
+        RelgraphError: if a class would keep no training image.
+    """
+    held = torch.zeros(len(images), dtype=torch.bool)
+    for label, name in enumerate(images.classes):
+        members = (images.labels == label).nonzero().flatten()
+        count = max(1, round(fraction * len(members)))
+        if count >= len(members):
+            found = f"class {name!r} has {len(members)} training images"
+            raise RelgraphError(f"{found}, and {count} for validation leave none to train on")
+        held[_draw(members, count, generator)] = True
+    return images.select(~held), replace(images.select(held), split="val")
+
+
+def keep_labels(images: ImageSet, count: int | None, share: float, generator: Generator) -> ImageSet:
+    """Return the images with the labels of `count` of them per class, and -1 for the others.
+
+    Without a count, a `share` of every class keeps its label, at least one image.
+
+    Raises:
+        RelgraphError: if a class has fewer than `count`.
+    """
+    labels = torch.full_like(images.labels, -1)
+    for label, name in enumerate(images.classes):
+        members = (images.labels == label).nonzero().flatten()
+        kept = max(1, round(share * len(members))) if count is None else count
+        if count is not None and count > len(members):
+            found = f"class {name!r} has {len(members)} training images"
+            raise RelgraphError(f"{found}, fewer than the {count} labels per class asked for")
+        labels[_draw(members, kept, generator)] = label
+    return images.relabel(labels)
+
+
+def add_noise(images: ImageSet, share: float, generator: Generator) -> ImageSet:
+    """Return the images with another class, each of them equally likely, on a share of those that have a label.
+
+    A wrong label is never the true one; where others draw from all classes, 1 / classes of their noise stays right.
+    """
+    labelled = (images.labels >= 0).nonzero().flatten()
+    wrong = _draw(labelled, round(share * len(labelled)), generator)
+    classes = len(images.classes)
+    labels = images.labels.clone()
+    labels[wrong] = (labels[wrong] + torch.randint(1, classes, (len(wrong),), generator=generator)) % classes
+    return images.relabel(labels)
+
+
+def _draw(members: Tensor, count: int, generator: Generator) -> Tensor:
+    return members[torch.randperm(len(members), generator=generator)[:count]]
+
+
 def _join(train: ImageSet, unlabelled: Tensor, first: int) -> ImageSet:
     """Return the training images and, numbered from `first`, those without a label, resized as the others are."""
-    known, total = len(train), len(train) + len(unlabelled)
-    images = torch.empty(total, *train.pixels.shape[1:], dtype=torch.uint8)
-    images[:known] = train.pixels
+    images = torch.empty(len(train) + len(unlabelled), *train.pixels.shape[1:], dtype=torch.uint8)
+    images[: len(train)] = train.pixels
     # A part after the other: these are the large ones, and they come from a file.
-    for start in range(0, len(unlabelled), RESIZED_AT_ONCE):
-        part = unlabelled[start : start + RESIZED_AT_ONCE]
-        slots = slice(known + start, known + start + len(part))
-        images[slots] = part if part.shape[1:] == images.shape[1:] else resized(part, images.shape[-1])
+    slots, parts = (torch.split(each, RESIZED_AT_ONCE) for each in (images[len(train) :], unlabelled))
+    for slot, part in zip(slots, parts, strict=True):
+        slot.copy_(part if part.shape == slot.shape else resized(part, slot.shape[-1]))
     no_labels = train.labels.new_full((len(unlabelled),), -1)
-    return replace(
-        train,
-        images=images,
-        labels=torch.cat([train.labels, no_labels]),
-        index=torch.cat([train.index, torch.arange(first, first + len(unlabelled))]),
-        truth=None if train.truth is None else torch.cat([train.truth, no_labels]),
-    )
+    index = torch.cat([train.index, torch.arange(first, first + len(unlabelled))])
+    truth = None if train.truth is None else torch.cat([train.truth, no_labels])
+    return replace(train, images=images, labels=torch.cat([train.labels, no_labels]), index=index, truth=truth)
 
 
 def channel_statistics(images: Tensor) -> Normalisation:
@@ -149,10 +189,8 @@ def channel_statistics(images: Tensor) -> Normalisation:
     ((0.5,), (0.5,))
     """
     levels = torch.arange(256, dtype=torch.float64) / 255
-    means, stds = [], []
-    for channel in images.unbind(1):
-        share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
-        mean = (share * levels).sum()
-        means.append(float(mean))
-        stds.append(max(float((share * (levels - mean) ** 2).sum().sqrt()), 1 / 255))
-    return tuple(means), tuple(stds)
+    counts = [torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)]
+    share = torch.stack(counts).double() / (images.numel() // images.shape[1])
+    mean = (share * levels).sum(1, keepdim=True)
+    std = (share * (levels - mean) ** 2).sum(1).sqrt().clamp_min(1 / 255)
+    return tuple(mean[:, 0].tolist()), tuple(std.tolist())

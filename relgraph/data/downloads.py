@@ -1,11 +1,12 @@
 """Published archives: downloaded once, with a restart where the last try was cut off, compared and unpacked."""
 
 from dataclasses import dataclass
+from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
 from shutil import copyfileobj
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -13,9 +14,6 @@ from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 
 PATIENCE = 30  # seconds without a byte from the server
-BLOCK = 2**18  # bytes read at once
-PARTIAL = 206  # HTTP's status where the requested part follows
-BEYOND_THE_END = 416  # HTTP's status where nothing follows
 
 
 class State(NamedTuple):
@@ -43,7 +41,7 @@ class Archive:
     url: str
     md5: str
     size: int
-    files: tuple[tuple[str, str], ...]
+    files: dict[str, str]
 
     def packed(self, root: Path) -> Path:
         """Return where the archive itself lies in `root`."""
@@ -52,7 +50,7 @@ class Archive:
     def state(self, root: Path) -> State:
         """Return what there is in `root`, by the names of files alone."""
         folder, archive = root / self.folder, self.packed(root)
-        lacking = [name for name, _ in self.files if not (folder / name).exists()]
+        lacking = [name for name in self.files if not (folder / name).exists()]
         if not lacking:
             return State("ready", str(folder))
         if folder.exists():
@@ -73,7 +71,8 @@ class Archive:
         """
         from filelock import FileLock
 
-        if self.state(root).word != "ready":
+        # Not by `state`: what it would measure of a download may just be put in place by another process.
+        if not all((root / self.folder / name).exists() for name in self.files):
             try:
                 root.mkdir(parents=True, exist_ok=True)
                 with FileLock(str(root / f".{self.folder}.lock")):
@@ -85,12 +84,12 @@ class Archive:
     def _make(self, root: Path) -> None:
         from torchvision.datasets.utils import check_md5, extract_archive
 
-        found, archive = self.state(root), self.packed(root)
-        if found.word == "ready":  # another process was faster
+        (word, detail), archive = self.state(root), self.packed(root)
+        if word == "ready":  # another process was faster
             return
-        if found.word == "incomplete":
-            raise RelgraphError(f"{self.name} is incomplete: {found.detail}")
-        if found.word == "missing":
+        if word == "incomplete":
+            raise RelgraphError(f"{self.name} is incomplete: {detail}")
+        if word == "missing":
             fetch(self.url, archive, self.md5)
         elif not check_md5(archive, self.md5):
             raise RelgraphError(f"{archive} is not the published archive (its checksum differs): fetch {self.url}")
@@ -108,18 +107,10 @@ class Archive:
         from torchvision.datasets.utils import check_md5
 
         folder = root / self.folder
-        for name, md5 in self.files:
+        for name, md5 in self.files.items():
             if md5 and not check_md5(folder / name, md5):
-                raise RelgraphError(
-                    f"{folder / name} is not the published file (its checksum differs): move {folder} away to have it "
-                    "made anew"
-                )
-
-
-def archive_of(name: str, reader: Any, size: int, more: tuple[str, str]) -> Archive:
-    """Return the archive of a data set of torchvision, of `size` bytes, with one file `more` than its lists have."""
-    files = tuple((file, md5) for file, md5 in (*reader.train_list, *reader.test_list, more))
-    return Archive(name, reader.base_folder, reader.url, reader.tgz_md5, size, files)
+                told = f"{folder / name} is not the published file (its checksum differs)"
+                raise RelgraphError(f"{told}: move {folder} away to have it made anew")
 
 
 def fetch(url: str, file: Path, md5: str) -> None:
@@ -138,13 +129,14 @@ def fetch(url: str, file: Path, md5: str) -> None:
     try:
         _append(url, part)
     except (OSError, HTTPException, ValueError) as error:  # the last for an address that is none
+        cause = error.reason if isinstance(error, URLError) and isinstance(error.reason, Exception) else error
+        reason = getattr(cause, "strerror", None) or first_line(cause)
+        if isinstance(cause, TimeoutError):
+            reason = f"no answer for {PATIENCE} s"
+        told = f"could not be downloaded ({reason}): fetch {url} and put it in {file.parent}"
         if part.is_file():
-            ending = (
-                f"was cut off after {part.stat().st_size:,} bytes ({_reason(error)}): the next try goes on from there"
-            )
-        else:
-            ending = f"could not be downloaded ({_reason(error)}): fetch {url} and put it in {file.parent}"
-        raise RelgraphError(f"{file.name} {ending}") from error
+            told = f"was cut off after {part.stat().st_size:,} bytes ({reason}): the next try goes on from there"
+        raise RelgraphError(f"{file.name} {told}") from error
     found = calculate_md5(part)
     if found != md5:
         part.unlink()
@@ -162,19 +154,17 @@ def _append(url: str, part: Path) -> None:
         answer = urlopen(Request(url, headers=headers), timeout=PATIENCE)
     except HTTPError as error:
         error.close()  # it is also the server's answer
-        if error.code == BEYOND_THE_END and kept:
+        if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and kept:
             return  # the last try was cut off after the last byte: the checksum is compared next
         raise
     with answer as response:
-        goes_on = response.status == PARTIAL
-        total = None if response.length is None else response.length + kept * goes_on
+        kept = kept if response.status == HTTPStatus.PARTIAL_CONTENT else 0
+        total = None if response.length is None else kept + response.length
         with (
-            part.open("ab" if goes_on else "wb") as stream,
-            tqdm.wrapattr(
-                stream, "write", total, desc=part.stem, initial=kept * goes_on, leave=False, disable=None
-            ) as output,
+            part.open("ab" if kept else "wb") as stream,
+            tqdm.wrapattr(stream, "write", total, desc=part.stem, initial=kept, leave=False, disable=None) as output,
         ):
-            copyfileobj(response, output, BLOCK)
+            copyfileobj(response, output)
         if response.length:
             raise ConnectionError(f"expected {total:,}")
 
@@ -191,10 +181,3 @@ def megabytes(size: int) -> str:
     ('169 MB', '2.6 GB')
     """
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def _reason(error: Exception) -> str:
-    cause = error.reason if isinstance(error, URLError) and isinstance(error.reason, Exception) else error
-    if isinstance(cause, TimeoutError):
-        return f"no answer for {PATIENCE} s"
-    return (cause.strerror if isinstance(cause, OSError) else None) or first_line(cause)

@@ -5,7 +5,7 @@ A store is a directory with `manifest.json`, `images.npy`, a checksum `(images,)
 """
 
 import hashlib
-from dataclasses import fields
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from relgraph.data.fixed_views import FixedViews
 from relgraph.data.manifest import DTYPES, Contents, Manifest, manifest_file
+from relgraph.data.views import FixedViews
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line, replacing
 
@@ -65,22 +65,19 @@ class EmbeddingStore:
         manifest = Manifest.read(path)
         check_complete(path, manifest)
         self.contents = manifest.contents
-        self.checksums = torch.from_numpy(read_checksums(path, self.contents))
-        self._shards = _verified(path, manifest)
+        self.checksums = read_checksums(path, self.contents)
+        for shard, fault in _faults(path, manifest):
+            raise RelgraphError(f"{shard_file(path, shard)} {fault}: the same relgraph embed command writes it again")
+        self._shards = [np.load(shard_file(path, shard), "r", allow_pickle=False) for shard in manifest.written]
         self.device = torch.device(device)
-        if limit is None:
-            limit = 0 if self.device.type == "cpu" else RESIDENT_LIMIT
-        self.resident = self.contents.bytes <= limit
-        self._table = self._load() if self.resident else None
-
-    def _load(self) -> Tensor:
-        contents = self.contents
-        shape = contents.images, contents.views, contents.width
-        table = torch.empty(shape, dtype=DTYPES[contents.dtype], device=self.device)
-        for number, shard in enumerate(self._shards):
-            start = number * contents.images_per_shard
-            table[start : start + len(shard)] = torch.from_numpy(np.array(shard)).to(self.device)
-        return table
+        usual = 0 if self.device.type == "cpu" else RESIDENT_LIMIT
+        self.resident = self.contents.bytes <= (usual if limit is None else limit)
+        self._table: Tensor | None = None
+        if self.resident:
+            shape = self.contents.images, self.contents.views, self.contents.width
+            self._table = torch.empty(shape, dtype=DTYPES[self.contents.dtype], device=self.device)
+            for part, shard in zip(torch.split(self._table, self.contents.images_per_shard), self._shards, strict=True):
+                part.copy_(torch.from_numpy(np.array(shard)))
 
     def views(self) -> FixedViews:
         """Return the views that were embedded, on the store's device."""
@@ -103,15 +100,13 @@ class EmbeddingStore:
         """
         if self._table is not None:
             return self._table[index, view].float()
-        return self._gather(view.cpu().numpy(), index.cpu().numpy()).to(self.device, non_blocking=True)
-
-    def _gather(self, view: Any, index: Any) -> Tensor:
         found = torch.empty(len(index), self.contents.width)
-        shard, row = np.divmod(index, self.contents.images_per_shard)
+        shard, row = np.divmod(index.cpu().numpy(), self.contents.images_per_shard)
+        view = view.cpu()
         for number in np.unique(shard):
-            here = shard == number
-            found[torch.from_numpy(here)] = torch.from_numpy(self._shards[number][row[here], view[here]]).float()
-        return found
+            here = torch.from_numpy(shard == number)
+            found[here] = torch.from_numpy(self._shards[number][row[here], view[here]]).float()
+        return found.to(self.device, non_blocking=True)
 
 
 class StoreWriter:
@@ -129,7 +124,14 @@ class StoreWriter:
         self.path = path
         if manifest_file(path).is_file():
             self.manifest = Manifest.read(path)
-            _check_same(path, self.manifest.contents, contents, checksums)
+            for name, was in vars(self.manifest.contents).items():
+                now = getattr(contents, name)
+                if was != now:
+                    reason = f"something else: {name} was {was}, is now {now}"
+                    if name == "checksums":
+                        image = first_changed(read_checksums(path, self.manifest.contents), checksums)
+                        reason = f"other images: the first that differs is image {image}"
+                    raise RelgraphError(f"{path} was started with {reason}; choose another --out")
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RelgraphError(f"{path} exists already and is not a store of embeddings: choose another --out")
         else:
@@ -137,14 +139,13 @@ class StoreWriter:
             self.manifest = Manifest(contents, [None] * contents.shards)
             self.manifest.write(path)  # first: stopped after it, the directory is known as a store that was begun
         _save(path / "images.npy", checksums.numpy())  # the same bytes, in place of what may be damaged
-        for number in _bar(path, self.manifest, self.manifest.written):
-            if _fault(path, self.manifest, number):
-                self.manifest.shards[number] = None
+        for shard, _ in _faults(path, self.manifest):
+            self.manifest.shards[shard] = None
 
     @property
     def missing(self) -> list[int]:
         """Numbers of the shards that are to be written."""
-        return sorted(set(range(len(self.manifest.shards))) - set(self.manifest.written))
+        return [shard for shard, digest in enumerate(self.manifest.shards) if digest is None]
 
     def write(self, shard: int, rows: Tensor) -> None:
         """Write a shard, `(images in the shard, views, width)`, and then the manifest that lists it.
@@ -153,8 +154,9 @@ class StoreWriter:
             RelgraphError: if the shape is another, a number is not finite, or the disk is full.
         """
         contents = self.manifest.contents
-        if rows.shape != contents.shape(shard):
-            raise RelgraphError(f"a shard must be {contents.shape(shard)}, got {tuple(rows.shape)}")
+        shape = len(contents.positions(shard)), contents.views, contents.width
+        if rows.shape != shape:
+            raise RelgraphError(f"a shard must be {shape}, got {tuple(rows.shape)}")
         stored = rows.to(DTYPES[contents.dtype])
         wrong = (~stored.flatten(1).isfinite().all(1)).nonzero().flatten()
         if len(wrong):
@@ -174,10 +176,8 @@ def check_complete(path: Path, manifest: Manifest) -> None:
     """Raise RelgraphError if shards of a store are still to be written."""
     done, total = len(manifest.written), len(manifest.shards)
     if done < total:
-        raise RelgraphError(
-            f"{path} is not finished, {done} of {total} shards are written: the same relgraph embed command continues "
-            "it"
-        )
+        told = f"{path} is not finished, {done} of {total} shards are written"
+        raise RelgraphError(f"{told}: the same relgraph embed command continues it")
 
 
 def first_changed(stored: Tensor, found: Tensor) -> int | None:
@@ -190,25 +190,15 @@ def first_changed(stored: Tensor, found: Tensor) -> int | None:
     return int(changed[0]) if len(changed) else None
 
 
-def _verified(path: Path, manifest: Manifest) -> list[Any]:
-    """Return the shards, mapped into memory, once every byte of them has been verified."""
-    for number in _bar(path, manifest, manifest.written):
-        fault = _fault(path, manifest, number)
-        if fault:
-            raise RelgraphError(f"{shard_file(path, number)} {fault}: the same relgraph embed command writes it again")
-    return [np.load(shard_file(path, number), mmap_mode="r", allow_pickle=False) for number in manifest.written]
-
-
-def _bar(path: Path, manifest: Manifest, shards: list[int]) -> "tqdm[int]":
+def _faults(path: Path, manifest: Manifest) -> Iterator[tuple[int, str]]:
+    """Yield each written shard that is not what the manifest says, and a word about it: every byte is verified."""
     small = manifest.contents.bytes < 2**30  # read in a second or two
-    return tqdm(shards, desc=f"verify {path}", unit="shard", leave=False, disable=True if small else None)
-
-
-def _fault(path: Path, manifest: Manifest, number: int) -> str | None:
-    file = shard_file(path, number)
-    if not file.is_file():
-        return "is missing"
-    return None if _digest(file) == manifest.shards[number] else "is damaged (its SHA-256 is not the manifest's)"
+    for shard in tqdm(manifest.written, f"verify {path}", unit="shard", leave=False, disable=True if small else None):
+        file = shard_file(path, shard)
+        if not file.is_file():
+            yield shard, "is missing"
+        elif _digest(file) != manifest.shards[shard]:
+            yield shard, "is damaged (its SHA-256 is not the manifest's)"
 
 
 def _digest(file: Path) -> str:
@@ -229,7 +219,7 @@ def checksums_digest(checksums: Tensor) -> str:
     return hashlib.sha256(checksums.numpy().astype("<i8").tobytes()).hexdigest()
 
 
-def read_checksums(path: Path, contents: Contents) -> Any:
+def read_checksums(path: Path, contents: Contents) -> Tensor:
     """Return the checksums of a store's images, `(images,)` int64.
 
     Raises:
@@ -237,21 +227,9 @@ def read_checksums(path: Path, contents: Contents) -> Any:
     """
     file = path / "images.npy"
     try:
-        found = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        found = torch.from_numpy(np.load(file, allow_pickle=False))
+    except (OSError, ValueError, EOFError, TypeError) as error:
         raise RelgraphError(f"{file} cannot be read: {first_line(error)}") from error
-    if found.dtype != np.int64 or checksums_digest(torch.from_numpy(found)) != contents.checksums:
+    if found.dtype != torch.int64 or checksums_digest(found) != contents.checksums:
         raise RelgraphError(f"{file} is damaged: its checksums are not those of the manifest")
     return found
-
-
-def _check_same(path: Path, stored: Contents, asked: Contents, checksums: Tensor) -> None:
-    """Refuse to continue a store of other contents, naming the first difference."""
-    for name in (item.name for item in fields(Contents)):
-        was, now = getattr(stored, name), getattr(asked, name)
-        if was != now:
-            reason = f"something else: {name} was {was}, is now {now}"
-            if name == "checksums":
-                image = first_changed(torch.from_numpy(read_checksums(path, stored)), checksums)
-                reason = f"other images: the first that differs is image {image}"
-            raise RelgraphError(f"{path} was started with {reason}; choose another --out")

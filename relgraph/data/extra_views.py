@@ -2,33 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from relgraph.data.augment import MOCO, Augmentation, ContrastiveAugmentation, cut
-from relgraph.data.colour import check_channels, draw_jitter, to_grey
-from relgraph.data.resample import draw_boxes
+from relgraph.data.augment import MOCO, Augmentation, ContrastiveAugmentation
+from relgraph.data.transforms import check_channels, cut, draw_boxes, draw_jitter, to_grey
 from relgraph.data.views import Drawn, PadCropFlip, View, unit
 from relgraph.errors import RelgraphError, unknown
 
 KINDS = ("rotations", "transformations", "patches")
 PATCH_SCALE = (0.05, 0.14)  # share of the area: SwAV's small crops; SEED's own could not be verified
-
-
-class ExtraViews(Protocol):
-    """A way to draw extra views of images, in addition to their base view."""
-
-    @property
-    def each(self) -> int:
-        """Number V of extra views of each image."""
-        ...
-
-    def draw(self, n: int, height: int, width: int, flip: Tensor, generator: torch.Generator) -> "Joined":
-        """Draw V views of `n` images of `height` x `width` pixels whose base view is mirrored where `flip` `(n,)`."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,40 +41,33 @@ class Chain(Drawn):
 
 
 @dataclass(frozen=True, eq=False)
-class Turned(Drawn):
-    """Square images turned counter-clockwise, each by its own number of quarters, `turns` `(B,)`."""
+class Changed(Drawn):
+    """A change of images, `change(images, *arguments)`, by what was drawn for it, if anything is random."""
 
-    turns: Tensor
-
-    def apply(self, images: Tensor) -> Tensor:
-        """Return `images` `(B, C, H, H)`, turned."""
-        turned = images.clone()
-        for turns in (1, 2, 3):
-            at = (self.turns == turns).nonzero()[:, 0].to(images.device, non_blocking=True)
-            turned.index_copy_(0, at, images.index_select(0, at).rot90(turns, (2, 3)))
-        return turned
-
-
-@dataclass(frozen=True, eq=False)
-class Fixed(Drawn):
-    """A change of images without anything that is random."""
-
-    change: Callable[[Tensor], Tensor]
+    change: Callable[..., Tensor]
+    arguments: tuple[Any, ...] = ()
 
     def apply(self, images: Tensor) -> Tensor:
         """Return the changed `images`."""
-        return self.change(images)
+        return self.change(images, *self.arguments)
 
 
-@dataclass(frozen=True, eq=False)
-class Cut(Drawn):
-    """A box of each image, `(4, B)` as `draw_boxes` draws them, resized to the size of the image."""
+def turn(images: Tensor, turns: Tensor) -> Tensor:
+    """Return images `(B, C, H, H)` turned counter-clockwise, each by its own number of quarters, `turns` `(B,)`."""
+    turned = images.clone()
+    for number in (1, 2, 3):
+        at = (turns == number).nonzero()[:, 0].to(images.device, non_blocking=True)
+        turned.index_copy_(0, at, images.index_select(0, at).rot90(number, (2, 3)))
+    return turned
 
-    box: Tensor
 
-    def apply(self, images: Tensor) -> Tensor:
-        """Return the resized boxes of `images`, float32 in 0..1."""
-        return cut(images, self.box, None, (images.shape[2], images.shape[3])).clamp_(0, 1)
+def _resized_box(images: Tensor, box: Tensor) -> Tensor:
+    return cut(images, box, None, (images.shape[2], images.shape[3])).clamp_(0, 1)
+
+
+def _to_grey(images: Tensor) -> Tensor:
+    check_channels("a grey view", images.shape[1])
+    return to_grey(images).expand_as(images)
 
 
 @dataclass(frozen=True)
@@ -132,7 +110,7 @@ class Rotations(_Turning):
         """
         # To turn a crop is to crop the turned image: the offsets are drawn alike in all four directions.
         crops = self._crops(n, height, width, flip, generator)
-        quarters = (Fixed(partial(torch.rot90, k=turns, dims=(2, 3))) for turns in (1, 2, 3))
+        quarters = (Changed(torch.rot90, (turns, (2, 3))) for turns in (1, 2, 3))
         return Joined(tuple(map(Chain, zip(crops, quarters, strict=True))))
 
 
@@ -160,12 +138,12 @@ class Transformations(_Turning):
         """
         crops = self._crops(n, height, width, flip, generator)
         steps: tuple[Drawn, ...] = (
-            Turned(torch.randint(1, 4, (n,), generator=generator)),
-            Fixed(_to_grey),
+            Changed(turn, (torch.randint(1, 4, (n,), generator=generator),)),
+            Changed(_to_grey),
             draw_jitter(torch.ones(n, dtype=torch.bool), MOCO.jitter, generator),
-            Cut(draw_boxes(n, height, width, MOCO.scale, MOCO.ratio, generator)),
+            Changed(_resized_box, (draw_boxes(n, height, width, MOCO.scale, MOCO.ratio, generator),)),
         )
-        return Joined(tuple(Chain((crop, Fixed(unit), step)) for crop, step in zip(crops, steps, strict=True)))
+        return Joined(tuple(Chain((crop, Changed(unit), step)) for crop, step in zip(crops, steps, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -189,6 +167,9 @@ class Patches:
         """Draw the patches; the flip of the base view plays no part."""
         small = replace(self.augmentation, scale=PATCH_SCALE, size=self.size)
         return Joined(tuple(small.draw(n, height, width, generator) for _ in range(self.each)))
+
+
+ExtraViews = Rotations | Transformations | Patches
 
 
 def patch_size(side: int) -> int:
@@ -221,25 +202,14 @@ def make_extra_views(
     """
     if kind not in KINDS:
         raise unknown("kind of extra views", kind, KINDS)
-    if kind == "patches":
-        return _make_patches(each, flip, augmentation, side)
-    views = Rotations(padding) if kind == "rotations" else Transformations(padding)
-    if each != views.each:
-        raise RelgraphError(f"there are {views.each} {kind} of an image, got {each}")
-    return views
-
-
-def _make_patches(each: int, flip: bool, augmentation: Augmentation, side: int) -> Patches:
+    if kind != "patches":
+        views = Rotations(padding) if kind == "rotations" else Transformations(padding)
+        if each != views.each:
+            raise RelgraphError(f"there are {views.each} {kind} of an image, got {each}")
+        return views
     if each < 1:
         raise RelgraphError(f"the number of patches must be at least 1, got {each}")
     if not isinstance(augmentation, ContrastiveAugmentation):
-        raise RelgraphError(
-            "patches are small views of a contrastive augmentation (moco, simclr or simclr-small), "
-            f"got {type(augmentation).__name__}"
-        )
+        told = "patches are small views of a contrastive augmentation (moco, simclr or simclr-small), got "
+        raise RelgraphError(told + type(augmentation).__name__)
     return Patches(augmentation if flip else replace(augmentation, flip=0.0), each, patch_size(side))
-
-
-def _to_grey(images: Tensor) -> Tensor:
-    check_channels("a grey view", images.shape[1])
-    return to_grey(images).expand_as(images)

@@ -20,12 +20,9 @@ from relgraph.errors import RelgraphError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # those of torchvision
 MEMORY_LIMIT = 8 * 2**30  # bytes: beyond that, images in memory stop being a good idea on common machines
 
-MODES = ("auto", "memory", "stream")
-
 Listing = dict[str, NDArray[np.bytes_]]  # the image files of each class, as paths within the folder of the classes
 Listings = dict[str, tuple[Path, Listing]]  # of each split, train first
-Split = tuple[Tensor | ImageFiles, Tensor]  # images (N, 3, H, W) and labels (N,)
-Splits = dict[str, Split]
+Splits = dict[str, tuple[Tensor | ImageFiles, Tensor]]  # images (N, 3, H, W) and labels (N,)
 
 
 def read_folder(path: Path, image_size: int | None, mode: str = "auto") -> tuple[tuple[str, ...], Splits]:
@@ -43,8 +40,10 @@ def read_folder(path: Path, image_size: int | None, mode: str = "auto") -> tuple
         RelgraphError: if a folder or a class is missing, there is no image at all, an image that is decoded is
             unreadable or of another size, or images for the memory need too much of it.
     """
-    folders = _find_splits(path)
-    if not folders:
+    if not path.is_dir():
+        raise RelgraphError(f"{path}: no such folder")
+    there = [split for split in ("train", "val", "test") if (path / split).is_dir()]
+    if not there:
         names = _list_files(path, "")
         if not names:
             raise RelgraphError(
@@ -54,7 +53,12 @@ def read_folder(path: Path, image_size: int | None, mode: str = "auto") -> tuple
         unlabelled = {"": names_in_one(names)}
         splits = read_listings({"train": (path, unlabelled), "test": (path, {})}, image_size, mode)
         return (), {split: (images, torch.full_like(labels, -1)) for split, (images, labels) in splits.items()}
-    listings = {split: (folder, list_images(folder)) for split, folder in folders.items()}
+    if there[0] != "train":
+        raise RelgraphError(f"{path}: expected a folder train/ in it, found none")
+    if there == ["train"]:
+        raise RelgraphError(f"{path}: expected a folder val/ or test/ beside train/, found neither")
+    folders = zip(("train", "test") if len(there) == 2 else there, there, strict=True)
+    listings = {split: (path / folder, list_images(path / folder)) for split, folder in folders}
     return _common_classes(path, listings), read_listings(listings, image_size, mode)
 
 
@@ -67,35 +71,18 @@ def read_listings(listings: Listings, image_size: int | None, mode: str) -> Spli
         RelgraphError: if an image that is decoded is unreadable or of another size, or images for the memory need too
             much of it.
     """
-    files: dict[str, ImageFiles] = {}
-    labels, size = {}, None
+    splits: dict[str, tuple[ImageFiles, Tensor]] = {}
+    size = None
     for split, (folder, listing) in listings.items():
         names = np.concatenate([np.empty(0, dtype=np.bytes_), *listing.values()])
-        files[split] = image_files(folder, names, image_size, size)
-        size = files[split].size  # that of the first training image is that of all
         counts = torch.tensor([len(names) for names in listing.values()], dtype=torch.int64)
-        labels[split] = torch.arange(len(listing)).repeat_interleave(counts)
-    total, shape = sum(map(len, files.values())), files["train"].shape[1:]
+        files = image_files(folder, names, image_size, size)
+        splits[split], size = (files, torch.arange(len(listing)).repeat_interleave(counts)), files.size
+    total, shape = sum(len(files) for files, _ in splits.values()), splits["train"][0].shape[1:]
     if mode == "stream" or (mode == "auto" and total * shape.numel() > MEMORY_LIMIT):
-        return {split: (images, labels[split]) for split, images in files.items()}
+        return dict(splits)
     check_memory(total, *shape)
-    return {split: (images.load(f"decode {split}"), labels[split]) for split, images in files.items()}
-
-
-def _find_splits(path: Path) -> dict[str, Path]:
-    """Return the folder of each split; none where neither train/, val/ nor test/ is there."""
-    if not path.is_dir():
-        raise RelgraphError(f"{path}: no such folder")
-    train, val, test = (path / split for split in ("train", "val", "test"))
-    if not any(split.is_dir() for split in (train, val, test)):
-        return {}
-    if not train.is_dir():
-        raise RelgraphError(f"{path}: expected a folder train/ in it, found none")
-    if val.is_dir() and test.is_dir():
-        return {"train": train, "val": val, "test": test}
-    if not val.is_dir() and not test.is_dir():
-        raise RelgraphError(f"{path}: expected a folder val/ or test/ beside train/, found neither")
-    return {"train": train, "test": test if test.is_dir() else val}
+    return {split: (files.load(f"decode {split}"), labels) for split, (files, labels) in splits.items()}
 
 
 def list_images(folder: Path) -> Listing:
@@ -132,13 +119,9 @@ def _list_files(folder: Path, name: str) -> list[str]:
 def _common_classes(path: Path, listings: Listings) -> tuple[str, ...]:
     expected = set(listings["train"][1])
     for split, (_, listing) in listings.items():
-        missing, extra = sorted(expected - set(listing)), sorted(set(listing) - expected)
-        if missing or extra:
-            parts = [
-                f"{word} {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
-                for word, names in (("missing", missing), ("not in train/", extra))
-                if names
-            ]
+        other = {"missing": sorted(expected - set(listing)), "not in train/": sorted(set(listing) - expected)}
+        parts = [f"{word} {', '.join(names[:5])}{', ...' * (len(names) > 5)}" for word, names in other.items() if names]
+        if parts:
             raise RelgraphError(f"{path}: the classes of the {split} images differ from train/: {'; '.join(parts)}")
     return tuple(listings["train"][1])
 
@@ -158,12 +141,16 @@ def list_tiny_imagenet(folder: Path) -> tuple[tuple[str, ...], Listings]:
     _check_listed(wnids, list(train), f"{folder / 'train'}: expected a folder for each class of wnids.txt")
     least, most = (pick(train, key=lambda wnid: len(train[wnid])) for pick in (min, max))
     if len(train[least]) < len(train[most]):  # published with 500 each: a copy that broke off has fewer
-        raise RelgraphError(
-            f"{folder / 'train'}: expected as many images in every class, found {len(train[most])} in {most} and "
-            f"{len(train[least])} in {least}"
-        )
-    val = folder / "val" / "images"
-    return _class_names(folder, wnids), {"train": (folder / "train", train), "test": (val, _list_val(folder, wnids))}
+        found = f"found {len(train[most])} in {most} and {len(train[least])} in {least}"
+        raise RelgraphError(f"{folder / 'train'}: expected as many images in every class, {found}")
+    words = dict(line.split("\t", 1) for line in _lines(folder / "words.txt") if "\t" in line)
+    for wnid in wnids:
+        if wnid not in words:
+            raise RelgraphError(f"{folder / 'words.txt'}: expected a name for {wnid}, found none")
+    names = [words[wnid].split(",")[0].strip() for wnid in wnids]
+    # The first synonym of every class, with the WordNet number behind it where two classes share it.
+    classes = tuple(n if names.count(n) == 1 else f"{n} ({wnid})" for n, wnid in zip(names, wnids, strict=True))
+    return classes, {"train": (folder / "train", train), "test": (folder / "val" / "images", _list_val(folder, wnids))}
 
 
 def _list_val(folder: Path, wnids: Sequence[str]) -> Listing:
@@ -174,8 +161,8 @@ def _list_val(folder: Path, wnids: Sequence[str]) -> Listing:
         if wnid not in found:
             raise RelgraphError(f"{annotations}, line {number}: expected an image and a class, found {line[:60]!r}")
         found[wnid].append(name)
-    named, there = [name for names in found.values() for name in names], _list_files(folder / "val" / "images", "")
-    _check_listed(named, there, f"{annotations}: expected a line for each file of {folder / 'val' / 'images'}")
+    images, named = folder / "val" / "images", [name for names in found.values() for name in names]
+    _check_listed(named, _list_files(images, ""), f"{annotations}: expected a line for each file of {images}")
     return {wnid: names_in_one(names) for wnid, names in found.items()}
 
 
@@ -187,22 +174,12 @@ def _check_listed(listed: Sequence[str], there: Sequence[str], expected: str) ->
             raise RelgraphError(f"{expected}, found {name} {counts[name]} times in the list and {found[name]} there")
 
 
-def _class_names(folder: Path, wnids: Sequence[str]) -> tuple[str, ...]:
-    """Return the first synonym of every class, with the WordNet number behind it where two classes share it."""
-    words = dict(line.split("\t", 1) for line in _lines(folder / "words.txt") if "\t" in line)
-    for wnid in wnids:
-        if wnid not in words:
-            raise RelgraphError(f"{folder / 'words.txt'}: expected a name for {wnid}, found none")
-    names = [words[wnid].split(",")[0].strip() for wnid in wnids]
-    return tuple(n if names.count(n) == 1 else f"{n} ({wnid})" for n, wnid in zip(names, wnids, strict=True))
-
-
 def _lines(file: Path) -> list[str]:
     """Return the lines of a list of Tiny-ImageNet that are not empty."""
     try:
         return list(filter(None, file.read_text(encoding="utf-8").splitlines()))
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text"
+        reason = getattr(error, "strerror", "not text")
         raise RelgraphError(f"{file}: expected a list of Tiny-ImageNet ({reason})") from error
 
 
@@ -213,7 +190,6 @@ def check_memory(images: int, channels: int, height: int, width: int) -> None:
         RelgraphError: if they do.
     """
     if (needed := images * channels * height * width) > MEMORY_LIMIT:
-        raise RelgraphError(
-            f"{images} images of {channels} x {height} x {width} need {needed / 2**30:.1f} GiB of memory, expected at "
-            f"most {MEMORY_LIMIT / 2**30:.0f}: choose a smaller --image-size, or stream a folder with --images stream"
-        )
+        told = f"{images} images of {channels} x {height} x {width} need {needed / 2**30:.1f} GiB of memory"
+        hint = "choose a smaller --image-size, or stream a folder with --images stream"
+        raise RelgraphError(f"{told}, expected at most {MEMORY_LIMIT / 2**30:.0f}: {hint}")

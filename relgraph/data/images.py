@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from relgraph.data.decode import read_image
 from relgraph.data.stream import stream
 from relgraph.errors import RelgraphError
 
@@ -43,7 +43,7 @@ class ImageFiles:
         """The shape that they would have in memory, `(N, 3, H, W)`."""
         return torch.Size((len(self), 3, *self.size))
 
-    def select(self, which: Tensor) -> "ImageFiles":
+    def __getitem__(self, which: Tensor) -> "ImageFiles":
         """Return the images at `which`, positions or a mask; none is decoded."""
         return replace(self, names=self.names[which.cpu().numpy()])
 
@@ -70,8 +70,7 @@ class ImageFiles:
         pixels = np.empty(self.shape, dtype=np.uint8)
         with ThreadPoolExecutor() as pool:
             decoded = pool.map(self._read, range(len(self)), pixels)
-            for _ in tqdm(decoded, desc=progress, total=len(self), unit="img", leave=False, disable=None):
-                pass
+            list(tqdm(decoded, desc=progress, total=len(self), unit="img", leave=False, disable=None))
         return torch.from_numpy(pixels)
 
     def checksums(self) -> Tensor:
@@ -95,11 +94,34 @@ class ImageFiles:
         image = read_image(file, self.image_size)
         height, width = self.size
         if image.size != (width, height):
-            raise RelgraphError(
-                f"{file}: expected {width} x {height} pixels like the first image, found "
-                f"{image.width} x {image.height}: give --image-size to resize them"
-            )
+            found = f"found {image.width} x {image.height}: give --image-size to resize them"
+            raise RelgraphError(f"{file}: expected {width} x {height} pixels like the first image, {found}")
         pixels[...] = np.asarray(image).transpose(2, 0, 1)
+
+
+def read_image(file: Path, image_size: int | None) -> Image.Image:
+    """Return the image in `file` as RGB; with an `image_size`, its shorter side resized to it and its centre cropped.
+
+    Raises:
+        RelgraphError: if the file is not a readable image of 8 bits per channel.
+    """
+    try:
+        with Image.open(file) as opened:
+            mode = opened.mode
+            # By way of RGBA, or PIL warns about every such file.
+            opaque = opened.convert("RGBA") if "transparency" in opened.info else opened
+            image = opaque.convert("RGB")
+    except Exception as error:  # the decoders of PIL raise nearly everything on a corrupt file
+        raise RelgraphError(f"{file}: not a readable image ({' '.join(str(error).split())})") from error
+    if mode.startswith(("I", "F")):  # PIL clips those to white without a word
+        raise RelgraphError(f"{file}: expected 8 bits per channel, found PIL's mode {mode}")
+    if image_size is None:
+        return image
+    scale = image_size / min(image.size)
+    width, height = (max(image_size, round(side * scale)) for side in image.size)
+    left, top = (width - image_size) // 2, (height - image_size) // 2
+    box = (left, top, left + image_size, top + image_size)
+    return image.resize((width, height), Image.Resampling.BICUBIC).crop(box)
 
 
 def names_in_one(names: Sequence[str]) -> NDArray[np.bytes_]:
@@ -122,8 +144,7 @@ def image_files(
     if image_size is not None:
         size = (image_size, image_size)
     elif size is None:
-        width, height = read_image(folder / os.fsdecode(names[0]), None).size
-        size = (height, width)
+        size = read_image(folder / os.fsdecode(names[0]), None).size[::-1]
     return ImageFiles(folder, names if isinstance(names, np.ndarray) else names_in_one(names), size, image_size)
 
 
@@ -169,9 +190,8 @@ class ImageSet:
 
     def select(self, which: Tensor) -> "ImageSet":
         """Return the images at `which`, positions or a mask; of files none is decoded."""
-        images = self.images.select(which) if isinstance(self.images, ImageFiles) else self.images[which]
         truth = None if self.truth is None else self.truth[which]
-        return replace(self, images=images, labels=self.labels[which], index=self.index[which], truth=truth)
+        return replace(self, images=self.images[which], labels=self.labels[which], index=self.index[which], truth=truth)
 
     def to(self, device: torch.device | str) -> "ImageSet":
         """Return the images that lie in memory, and the labels, on a device."""
@@ -191,7 +211,8 @@ class ImageSet:
         """
         if isinstance(self.images, ImageFiles):
             return stream(self.images.decode, indices, workers, pin_memory=self.labels.is_cuda)
-        return _batches_of(self.images, indices)
+        images = self.images
+        return (images[index.to(images.device, non_blocking=True)] for index in indices)
 
     def sample(self, limit: int) -> Tensor:
         """Return at most `limit` evenly spaced images `(n, C, H, W)`, and of files at most 1 GiB, decoded.
@@ -219,8 +240,3 @@ class ImageSet:
             return self.images.checksums()
         pixels: NDArray[Any] = self.images.cpu().contiguous().numpy()
         return torch.tensor([zlib.crc32(image) for image in pixels], dtype=torch.int64)
-
-
-def _batches_of(images: Tensor, indices: Iterable[Tensor]) -> Generator[Tensor, None, None]:
-    for index in indices:
-        yield images[index.to(images.device, non_blocking=True)]

@@ -4,12 +4,11 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from relgraph.data.fixed_views import FixedViews
+from relgraph.data.views import FixedViews
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line, write_atomically
 
@@ -83,10 +82,6 @@ class Contents:
         start = shard * self.images_per_shard
         return torch.arange(start, min(start + self.images_per_shard, self.images))
 
-    def shape(self, shard: int) -> tuple[int, int, int]:
-        """Return the shape of a shard, (its images, views, width)."""
-        return len(self.positions(shard)), self.views, self.width
-
     def fixed_views(self) -> FixedViews:
         """Return the views of the images."""
         return FixedViews(self.images, self.views, padding=self.crop_padding, flip=self.flip, seed=self.view_seed)
@@ -140,16 +135,14 @@ class Manifest:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise RelgraphError(f"{told}: its format is not {FORMAT!r}")
         if content.get("version") != VERSION:
-            raise RelgraphError(
-                f"{told} of this version: expected {VERSION}, found {content.get('version')!r}; delete the store and "
-                "run relgraph embed again"
-            )
+            found = f"expected {VERSION}, found {content.get('version')!r}"
+            raise RelgraphError(f"{told} of this version: {found}; delete the store and run relgraph embed again")
         kept = {name: content.get(name) for name in ("contents", "shards")}
         if content.get("sha256") != _digest(kept):
             raise RelgraphError(f"{told}: it was changed after it was written (its SHA-256 differs)")
-        found: dict[str, Any] = content["contents"]
-        found.update({name: tuple(value) for name, value in found.items() if isinstance(value, list)})
-        return cls(Contents(**found), content["shards"])
+        contents = content["contents"]
+        contents.update({name: tuple(value) for name, value in contents.items() if isinstance(value, list)})
+        return cls(Contents(**contents), content["shards"])
 
 
 def manifest_file(path: Path) -> Path:
@@ -157,6 +150,6 @@ def manifest_file(path: Path) -> Path:
     return path / "manifest.json"
 
 
-def _digest(content: dict[str, Any]) -> str:
+def _digest(content: object) -> str:
     """Return the SHA-256 of contents and shards, by which a manifest is known to be as it was written."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

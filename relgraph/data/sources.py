@@ -3,14 +3,13 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from relgraph.data.downloads import Archive, archive_of
+from relgraph.data.downloads import Archive
 from relgraph.data.folders import Splits, check_memory, list_tiny_imagenet, read_folder, read_listings
 from relgraph.data.images import ImageFiles, ImageSet
 from relgraph.errors import RelgraphError
@@ -49,8 +48,8 @@ class Source(ABC):
 
     @property
     def short_name(self) -> str:
-        """Its name in those of files."""
-        return self.name
+        """Its name in those of files: of a folder the last part of its path."""
+        return Path(self.name.removeprefix("folder:")).name
 
     @abstractmethod
     def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
@@ -63,8 +62,7 @@ class Source(ABC):
         """
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """Numbers of images and classes, and the height and width of an image in pixels."""
 
     train: int
@@ -74,50 +72,33 @@ class Facts:
     unlabelled: int = 0
 
 
-class Arrays(Source):
-    """A data set that was published as arrays, which are held in memory."""
-
-    @abstractmethod
-    def arrays(self, root: Path) -> OriginalSplits:
-        """Return the original splits in their own size."""
-
-    def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
-        """Return the original splits, resized to `image_size` (bicubic).
-
-        Raises:
-            RelgraphError: if a file is missing or is not the published one, the download fails, or the mode is stream.
-        """
-        if mode == "stream":
-            raise RelgraphError(
-                f"{self.name} is published as one array: expected to hold it in memory, got mode stream"
-            )
-        original = self.arrays(root)
-        return original if image_size is None else _resize(original, image_size)
-
-
-@dataclass(frozen=True)
-class Digits(Arrays):
+class Digits(Source):
     """The 1,797 grey digits of scikit-learn, 8 x 8 pixels; every fifth image of a class is a test image.
 
     That is a split that no library's random numbers can change.
     """
 
-    name: str = "digits"
+    name = "digits"
 
-    def arrays(self, root: Path) -> OriginalSplits:
-        """Return the splits; nothing is downloaded."""
+    def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
+        """Return the splits, resized to `image_size` (bicubic); nothing is downloaded.
+
+        Raises:
+            RelgraphError: if the mode is stream.
+        """
         from sklearn.datasets import load_digits
 
+        _refuse_stream(self.name, mode)
         data = load_digits()
         images = torch.from_numpy(data.images * (255 / 16)).round().to(torch.uint8)[:, None]
         labels = torch.from_numpy(data.target).long()
         test = torch.zeros(len(labels), dtype=torch.bool)
         for label in range(len(data.target_names)):
             test[(labels == label).nonzero().flatten()[4::5]] = True
-        classes = tuple(str(name) for name in data.target_names)
+        classes = tuple(map(str, data.target_names))
         train, held = (original_split(images[part], labels[part], classes, split)
                        for part, split in ((~test, "train"), (test, "test")))  # fmt: skip
-        return OriginalSplits(train, held, crop_padding=1, flip=False)
+        return _resize(OriginalSplits(train, held, crop_padding=1, flip=False), image_size)
 
 
 @dataclass(frozen=True)
@@ -143,75 +124,61 @@ class Published(Source):
 
 
 @dataclass(frozen=True)
-class Cifar(Published, Arrays):
-    """CIFAR-10 or CIFAR-100 by torchvision's reader (Krizhevsky 2009): 32 x 32 pixels in colour."""
+class Torchvision(Published):
+    """CIFAR-10, CIFAR-100 (Krizhevsky 2009) or STL-10 (Coates et al. 2011), by torchvision's reader.
+
+    STL-10 has its unlabelled images where `facts` counts them.
+    """
 
     size: int
-    normalisation: Normalisation
-
-    @property
-    def archive(self) -> Archive:
-        """The pickled version, with the checksums that torchvision knows."""
-        reader = self._reader()
-        return archive_of(self.name, reader, self.size, (reader.meta["filename"], reader.meta["md5"]))
-
-    def _reader(self) -> Any:
-        from torchvision import datasets
-
-        return datasets.CIFAR10 if self.name == "cifar10" else datasets.CIFAR100
-
-    def arrays(self, root: Path) -> OriginalSplits:
-        """Return the splits, downloaded if they are not in `root`."""
-        archive, reader = self.archive, self._reader()
-        archive.provide(root)
-        # Pickles can run code when they are opened. Every one is compared with its published MD5 first: here, for a
-        # sentence that names the file, and once more in torchvision's constructor, before it opens any.
-        archive.check(root)
-        train, test = (_as_read(reader(root, train=split == "train"), split) for split in ("train", "test"))
-        return OriginalSplits(train, test, crop_padding=4, flip=True, normalisation=self.normalisation)
-
-
-@dataclass(frozen=True)
-class Stl10(Published, Arrays):
-    """STL-10 by torchvision's reader (Coates et al. 2011): 96 x 96 pixels, if wanted with its unlabelled images."""
-
-    size: int = 2_640_397_119
+    normalisation: Normalisation | None = None
 
     @property
     def archive(self) -> Archive:
         """The archive with the checksums that torchvision knows; unlabelled images count where they are asked for."""
-        reader = self._reader(self.facts.unlabelled > 0)
-        return archive_of(self.name, reader, self.size, (reader.class_names_file, ""))
+        reader = self._reader()
+        cifar = hasattr(reader, "meta")
+        more = (reader.meta["filename"], reader.meta["md5"]) if cifar else (reader.class_names_file, "")
+        files = dict([*reader.train_list, *reader.test_list, more])
+        if not self.facts.unlabelled:
+            files.pop(UNLABELLED, None)
+        return Archive(self.name, reader.base_folder, reader.url, reader.tgz_md5, self.size, files)
 
-    @staticmethod
-    def _reader(unlabelled: bool) -> Any:
-        """Return torchvision's class, which without the unlabelled images neither wants nor compares their 2.8 GB."""
-        from torchvision.datasets import STL10
+    def _reader(self) -> Any:
+        from torchvision import datasets
 
-        labelled = [file for file in STL10.train_list if file[0] != UNLABELLED]
-        return STL10 if unlabelled else type("LabelledSTL10", (STL10,), {"train_list": labelled})
+        return getattr(datasets, self.name.split("+")[0].upper())
 
-    def arrays(self, root: Path) -> OriginalSplits:
-        """Return the splits, downloaded if they are not in `root`; unlabelled images stay in their file."""
-        folder = self.archive.provide(root)
+    def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
+        """Return the splits, downloaded if they are not in `root`; unlabelled images stay in their file.
+
+        Raises:
+            RelgraphError: if a file is missing or is not the published one, the download fails, or the mode is stream.
+        """
+        _refuse_stream(self.name, mode)
+        folder, reader = self.archive.provide(root), self._reader()
+        # Pickles can run code when they are opened. Every one is compared with its published MD5 first: here, for a
+        # sentence that names the file, and once more in torchvision's constructor, before it opens any.
         self.archive.check(root)
-        reader, unlabelled = self._reader(False), None
-        train, test = (_as_read(reader(root, split=split), split) for split in ("train", "test"))
+        # Unlabelled images, 2.8 GB, it need not compare.
+        labelled = [file for file in reader.train_list if file[0] != UNLABELLED]
+        reader = type("Labelled", (reader,), {"train_list": labelled})
+        train, test = (_read_split(reader, root, split) for split in ("train", "test"))
+        original = OriginalSplits(train, test, crop_padding=4, flip=True, normalisation=self.normalisation)
         if self.facts.unlabelled:
             # torchvision would read all of them into memory, where they take 2.8 GB before they are resized. The file
-            # is never written, but torch requires an array that could be.
+            # is never written, but torch requires an array that could be. Each channel is stored column by column.
             stored = np.memmap(folder / UNLABELLED, dtype=np.uint8, mode="c").reshape(-1, 3, 96, 96)
-            unlabelled = torch.from_numpy(stored.swapaxes(2, 3))  # each channel is stored column by column
-        return OriginalSplits(train, test, crop_padding=4, flip=True, unlabelled=unlabelled)
+            original = replace(original, unlabelled=torch.from_numpy(stored.swapaxes(2, 3)))
+        return _resize(original, image_size)
 
 
-def _as_read(found: Any, split: str) -> ImageSet:
-    """Return a split that torchvision has read: CIFAR's channels are last, and its labels are called targets."""
-    pixels, cifar = torch.from_numpy(found.data), hasattr(found, "targets")
-    pixels = (pixels.permute(0, 3, 1, 2) if cifar else pixels).contiguous()
-    return original_split(
-        pixels, torch.as_tensor(found.targets if cifar else found.labels).long(), tuple(found.classes), split
-    )
+def _read_split(reader: Any, root: Path, split: str) -> ImageSet:
+    cifar = hasattr(reader, "meta")  # its channels are last, its labels are targets, and a split is `train` or not
+    found = reader(root, train=split == "train") if cifar else reader(root, split=split)
+    pixels = torch.from_numpy(found.data.transpose(0, 3, 1, 2) if cifar else found.data).contiguous()
+    labels = torch.as_tensor(found.targets if cifar else found.labels).long()
+    return original_split(pixels, labels, tuple(found.classes), split)
 
 
 @dataclass(frozen=True)
@@ -221,9 +188,9 @@ class TinyImageNet(Published):
     @property
     def archive(self) -> Archive:
         """The archive with the sum that public loaders compare with; its publishers give none."""
-        files = ("wnids.txt", "words.txt", "train", "val/images", "val/val_annotations.txt")
+        files = dict.fromkeys(("wnids.txt", "words.txt", "train", "val/images", "val/val_annotations.txt"), "")
         url, md5 = "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
-        return Archive(self.name, "tiny-imagenet-200", url, md5, 248_100_043, tuple((file, "") for file in files))
+        return Archive(self.name, "tiny-imagenet-200", url, md5, 248_100_043, files)
 
     def check(self, root: Path) -> str:
         """Compare the lists of Tiny-ImageNet with the files that are there, without reading an image.
@@ -253,11 +220,6 @@ class Folder(Source):
         self.path = Path(path)
         self.name = f"folder:{path}"
 
-    @property
-    def short_name(self) -> str:
-        """The last part of its path."""
-        return self.path.name
-
     def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
         """Return the splits that are there; `root` plays no part.
 
@@ -278,7 +240,14 @@ def _from_files(classes: tuple[str, ...], splits: Splits) -> OriginalSplits:
     return OriginalSplits(sets["train"], sets["test"], crop_padding=padding, flip=True, val=sets.get("val"))
 
 
-def _resize(original: OriginalSplits, size: int) -> OriginalSplits:
+def _refuse_stream(name: str, mode: str) -> None:
+    if mode == "stream":
+        raise RelgraphError(f"{name} is published as one array: expected to hold it in memory, got mode stream")
+
+
+def _resize(original: OriginalSplits, size: int | None) -> OriginalSplits:
+    if size is None:
+        return original
     _, channels, side, _ = original.train.pixels.shape
     unlabelled = 0 if original.unlabelled is None else len(original.unlabelled)
     check_memory(len(original.train) + len(original.test) + unlabelled, channels, size, size)
@@ -288,18 +257,19 @@ def _resize(original: OriginalSplits, size: int) -> OriginalSplits:
 
 def resized(images: Tensor, size: int) -> Tensor:
     """Return uint8 images `(N, C, H, W)` as `(N, C, size, size)` uint8 (bicubic, antialiased)."""
-    return functional.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
+    return torch.nn.functional.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
 
 
 CIFAR10_NORMALISATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 CIFAR100_NORMALISATION = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+STL10_SIZE = 2_640_397_119  # bytes
 
 # The labels of Tiny-ImageNet's test images were never published, so that `val` is the test split everywhere.
 PUBLISHED: dict[str, Published] = {
-    "cifar10": Cifar("cifar10", Facts(50_000, 10_000, 10, 32), 170_498_071, CIFAR10_NORMALISATION),
-    "cifar100": Cifar("cifar100", Facts(50_000, 10_000, 100, 32), 169_001_437, CIFAR100_NORMALISATION),
-    "stl10": Stl10("stl10", Facts(5_000, 8_000, 10, 96)),
-    "stl10+unlabelled": Stl10("stl10+unlabelled", Facts(5_000, 8_000, 10, 96, unlabelled=100_000)),
+    "cifar10": Torchvision("cifar10", Facts(50_000, 10_000, 10, 32), 170_498_071, CIFAR10_NORMALISATION),
+    "cifar100": Torchvision("cifar100", Facts(50_000, 10_000, 100, 32), 169_001_437, CIFAR100_NORMALISATION),
+    "stl10": Torchvision("stl10", Facts(5_000, 8_000, 10, 96), STL10_SIZE),
+    "stl10+unlabelled": Torchvision("stl10+unlabelled", Facts(5_000, 8_000, 10, 96, 100_000), STL10_SIZE),
     "tiny-imagenet": TinyImageNet("tiny-imagenet", Facts(100_000, 10_000, 200, 64)),
 }
 SOURCES: dict[str, Source] = {"digits": Digits(), **PUBLISHED}

@@ -6,13 +6,14 @@ import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Generator as RandomGenerator
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from relgraph.errors import RelgraphError
 
@@ -27,33 +28,36 @@ def stream(decode: Decode, indices: Iterable[Tensor], workers: int, pin_memory: 
     Raises:
         RelgraphError: what `decode` raises, or if a worker dies.
     """
-    batches = _Batches(decode, indices)
-    with _uninterrupted():
-        loaded = _start(batches, min(workers, len(batches)), pin_memory)
+    # numpy: each tensor sent to a spawned worker would hold a file open.
+    batches: Any = [index.cpu().numpy() for index in indices]
+    options: dict[str, Any] = {"num_workers": min(workers, len(batches)), "pin_memory": pin_memory}
+    # Its own generator: a seed drawn from torch's would change the random numbers of the training.
+    options |= {"worker_init_fn": _keep_quiet, "generator": RandomGenerator()}
+    with _uninterrupted(), warnings.catch_warnings():
+        # The number of workers is the user's choice; and workers touch nothing that the threads of this process hold.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)
+        loaded = iter(DataLoader(batches, batch_size=None, collate_fn=partial(_decoded, decode), **options))
     try:
-        for _ in range(len(batches)):
-            yield _next(loaded)
+        for _ in batches:
+            batch = next(loaded)
+            if isinstance(batch, str):
+                raise RelgraphError(batch)
+            yield batch
+    except RuntimeError as error:  # what DataLoader raises for a worker that was killed or lacks memory
+        reason = " ".join(str(error).split())
+        raise RelgraphError(f"a process that decodes images failed ({reason}): try fewer --workers, or 0") from error
     finally:
         with _uninterrupted():
             del loaded  # the last reference: this ends the workers
 
 
-class _Batches(Dataset[Tensor | str]):
-    """One item is one decoded batch, or the error message where decoding failed."""
-
-    def __init__(self, decode: Decode, indices: Iterable[Tensor]) -> None:
-        self.decode = decode
-        # numpy: each tensor sent to a spawned worker would hold a file open.
-        self.indices = [index.cpu().numpy() for index in indices]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, number: int) -> Tensor | str:
-        try:
-            return self.decode(self.indices[number])
-        except RelgraphError as error:
-            return str(error)  # raised here, it would reach the user inside the worker's traceback
+def _decoded(decode: Decode, index: NDArray[np.int64]) -> Tensor | str:
+    """Return a decoded batch, or the error message where decoding failed."""
+    try:
+        return decode(index)
+    except RelgraphError as error:
+        return str(error)  # raised here, it would reach the user inside the worker's traceback
 
 
 @contextmanager
@@ -72,30 +76,8 @@ def _uninterrupted() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
-def _start(batches: _Batches, workers: int, pin_memory: bool) -> Iterator[Any]:
-    with warnings.catch_warnings():
-        # The number of workers is the user's choice; and workers touch nothing that the threads of this process hold.
-        warnings.filterwarnings("ignore", message="This DataLoader will create")
-        warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)
-        # Its own generator: a seed drawn from torch's would change the random numbers of the training.
-        options: dict[str, Any] = {"worker_init_fn": _keep_quiet, "generator": RandomGenerator()}
-        return iter(DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pin_memory, **options))
-
-
 def _keep_quiet(worker: int) -> None:
     # Ctrl-C reaches the whole group of processes; the main one ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Through this hook alone, a thread of multiprocessing reports that the main process left amid a batch.
     sys.excepthook = lambda kind, error, traceback: None
-
-
-def _next(loaded: Iterator[Any]) -> Tensor:
-    try:
-        batch = next(loaded)
-    except RuntimeError as error:  # what DataLoader raises for a worker that was killed or lacks memory
-        reason = " ".join(str(error).split())
-        raise RelgraphError(f"a process that decodes images failed ({reason}): try fewer --workers, or 0") from error
-    if isinstance(batch, str):
-        raise RelgraphError(batch)
-    images: Tensor = batch
-    return images

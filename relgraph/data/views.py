@@ -1,4 +1,4 @@
-"""Random views of images, and images prepared as the input of a network: batched tensor work on the images' device."""
+"""Random views of images, fixed ones that are stored, and a network's input: batched, on the images' device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from relgraph.errors import RelgraphError
+from relgraph.seeding import generator
 
 LUMINANCE = (0.299, 0.587, 0.114)  # red, green, blue: ITU-R 601, as PIL turns colour into grey
 
@@ -92,10 +93,50 @@ class PadCropFlip:
 
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> View:
         """Draw one view for each of `n` images; their size plays no part, and the generator lives on the CPU."""
-        dx = torch.randint(-self.padding, self.padding + 1, (n,), generator=generator)
-        dy = torch.randint(-self.padding, self.padding + 1, (n,), generator=generator)
+        dx, dy = (torch.randint(-self.padding, self.padding + 1, (n,), generator=generator) for _ in range(2))
         mirrored = torch.rand(n, generator=generator) < 0.5 if self.flip else torch.zeros(n, dtype=torch.bool)
         return View(dx, dy, mirrored)
+
+
+class FixedViews:
+    """View 0 of an image is the image itself; view v >= 1 is one crop and flip, drawn by `(seed, v)`.
+
+    A view of an image is the same whatever `count` is, and on every device: `n` images are drawn in their order by a
+    generator on the CPU.
+
+    Args:
+        n: number of images.
+        count: views of each, at least 1.
+        padding: black pixels on every side before a crop.
+        flip: whether half the crops are mirrored.
+        seed: what the crops depend on.
+    """
+
+    def __init__(self, n: int, count: int, *, padding: int, flip: bool, seed: int) -> None:
+        if n < 1 or count < 1:
+            raise RelgraphError(f"fixed views need at least 1 image and 1 view, got {n} and {count}")
+        # 16 bits, filled a view at a time: a million images with many views stay small beside their embeddings.
+        self.dx, self.dy = torch.zeros(2, count, n, dtype=torch.int16)
+        self.flip = torch.zeros(count, n, dtype=torch.bool)
+        for v in range(1, count):
+            drawn = PadCropFlip(padding, flip).draw(n, 0, 0, generator("stored views", seed, v))
+            self.dx[v], self.dy[v], self.flip[v] = drawn.dx, drawn.dy, drawn.flip
+
+    def to(self, device: torch.device | str) -> "FixedViews":
+        """Move the draws to a device, where `take` then gathers them, and return this."""
+        self.dx, self.dy, self.flip = self.dx.to(device), self.dy.to(device), self.flip.to(device)
+        return self
+
+    def take(self, view: Tensor, index: Tensor) -> View:
+        """Return view `view` `(B,)` of the images `index` `(B,)`, both on the device of the draws.
+
+        >>> views = FixedViews(5, 2, padding=1, flip=True, seed=0)
+        >>> images = torch.arange(3 * 9, dtype=torch.uint8).view(3, 1, 3, 3)
+        >>> view = views.take(torch.tensor([0, 0, 0]), torch.tensor([4, 2, 2]))
+        >>> torch.equal(view.apply(images), images)
+        True
+        """
+        return View(self.dx[view, index].long(), self.dy[view, index].long(), self.flip[view, index])
 
 
 class Normalise:
@@ -130,13 +171,11 @@ class Normalise:
     ) -> None:
         channels = len(mean) if channels is None else channels
         if not len(mean) == len(std) == channels:
-            raise RelgraphError(
-                f"mean and std must hold one number for each of {channels} channels, got {len(mean)} and {len(std)}"
-            )
-        numbers = (
+            got = f"got {len(mean)} and {len(std)}"
+            raise RelgraphError(f"mean and std must hold one number for each of {channels} channels, {got}")
+        self._mean, self._std, self._luminance = (
             torch.tensor(each, dtype=torch.float32, device=device)[:, None, None] for each in (mean, std, LUMINANCE)
         )
-        self._mean, self._std, self._luminance = numbers
         self._channels, self._size = channels, size
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -149,9 +188,8 @@ class Normalise:
         if (pixels.shape[1], self._channels) == (3, 1):
             pixels = (pixels * self._luminance.to(pixels.device, non_blocking=True)).sum(1, keepdim=True)
         elif pixels.shape[1] != self._channels and (pixels.shape[1], self._channels) != (1, 3):
-            raise RelgraphError(
-                f"images with {pixels.shape[1]} channels cannot become images with {self._channels}: expected 1 or 3"
-            )
+            told = f"images with {pixels.shape[1]} channels cannot become images with {self._channels}"
+            raise RelgraphError(f"{told}: expected 1 or 3")
         normalised = (pixels - mean) / std  # which repeats grey to as many channels as these have
         # Convolutions run 1.2 to 1.5 times as fast with the channels last.
         return normalised.contiguous(memory_format=torch.channels_last)

@@ -11,8 +11,7 @@ from relgraph.data.augment import Augmentation, make_augmentation
 from relgraph.data.datasets import DataSet
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.data.extra_views import ExtraViews, make_extra_views
-from relgraph.data.fixed_views import FixedViews
-from relgraph.data.views import Drawn, DrawnViews, Normalise
+from relgraph.data.views import Drawn, DrawnViews, FixedViews, Normalise
 from relgraph.errors import RelgraphError
 from relgraph.methods import Method, Views
 from relgraph.networks.teachers import Teacher

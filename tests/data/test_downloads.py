@@ -103,7 +103,7 @@ def tar(files: dict[str, bytes]) -> bytes:
 def archive(web: Web) -> Archive:
     """Publish an archive on the server."""
     web.content = tar(FILES)
-    files = tuple((name, hashlib.md5(inside).hexdigest()) for name, inside in FILES.items())
+    files = {name: hashlib.md5(inside).hexdigest() for name, inside in FILES.items()}
     return Archive("aves", "birds", web.url, hashlib.md5(web.content).hexdigest(), 169_001_437, files)
 
 

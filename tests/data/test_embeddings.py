@@ -19,8 +19,8 @@ from torch import Tensor
 
 from relgraph.data import embeddings
 from relgraph.data.embeddings import EmbeddingStore, StoreWriter, checksums_digest, shard_file
-from relgraph.data.fixed_views import FixedViews
 from relgraph.data.manifest import Contents, Manifest, images_per_shard
+from relgraph.data.views import FixedViews
 from relgraph.graph import search
 from relgraph.graph.kernels import linear
 from relgraph.graph.search import nearest_in_blocks

@@ -12,20 +12,18 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from relgraph.data.augment import MOCO, SIMCLR, SIMCLR_SMALL, ContrastiveView
-from relgraph.data.colour import Jitter
-from relgraph.data.digit_views import Digits
+from relgraph.data.augment import MOCO, SIMCLR, SIMCLR_SMALL, ContrastiveView, Digits
 from relgraph.data.extra_views import (
     Chain,
-    Cut,
+    Changed,
     Joined,
     Patches,
     Rotations,
     Transformations,
-    Turned,
     make_extra_views,
     patch_size,
 )
+from relgraph.data.transforms import Jitter
 from relgraph.data.views import PadCropFlip, View
 from relgraph.processes import ProcessGroup
 from tests.checks import assert_refused_like, case
@@ -73,16 +71,16 @@ def test_transformations_are_the_papers_four_in_their_order() -> None:
     images = random_images(12, 3, 16, 16)
     view = Transformations(padding=2).draw(12, 16, 16, FLIP, seeded())
     turn, _, jitter, box = (chain.steps[2] for chain in view.views if isinstance(chain, Chain))
-    assert isinstance(turn, Turned) and isinstance(jitter, Jitter) and isinstance(box, Cut)
+    assert isinstance(turn, Changed) and isinstance(jitter, Jitter) and isinstance(box, Changed)
     assert all(torch.equal(crops.flip, FLIP) for crops in crops_of(view))
     seen = view.apply(images).view(4, 12, 3, 16, 16)
     assert seen.dtype == torch.float32 and seen.min() >= 0 and seen.max() <= 1
     for i, image in enumerate(images):
         crops = [padded_crop(image, each, i, 2).float() / 255 for each in crops_of(view)]
-        turned, distorted = crops[0].rot90(int(turn.turns[i]), (1, 2)), crops[2]
+        turned, distorted = crops[0].rot90(int(turn.arguments[0][i]), (1, 2)), crops[2]
         for change in jitter.order[:, i].tolist():
             distorted = JITTER[change](distorted, float(jitter.factors[change, i]))
-        resized = tv.resized_crop(crops[3], *box.box[:, i].tolist(), [16, 16], antialias=True)
+        resized = tv.resized_crop(crops[3], *box.arguments[0][:, i].tolist(), [16, 16], antialias=True)
         expected = torch.stack((turned, tv.rgb_to_grayscale(crops[1], 3), distorted, resized))
         torch.testing.assert_close(seen[:, i], expected, rtol=0, atol=1e-5)
 
@@ -90,8 +88,8 @@ def test_transformations_are_the_papers_four_in_their_order() -> None:
 def test_transformations_turn_by_each_angle_alike() -> None:
     view = Transformations(padding=0).draw(3000, 8, 8, torch.zeros(3000), seeded())
     first = view.views[0]
-    assert isinstance(first, Chain) and isinstance(first.steps[2], Turned)
-    counts = torch.bincount(first.steps[2].turns)
+    assert isinstance(first, Chain) and isinstance(first.steps[2], Changed)
+    counts = torch.bincount(first.steps[2].arguments[0])
     assert counts[0] == 0 and len(counts) == 4
     assert chi_square(counts[1:]) < 13.8  # the 99.9 % quantile with 2 degrees of freedom
 

@@ -54,7 +54,7 @@ def test_the_sources_are_the_built_in_data_sets() -> None:
         "cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "stl10": "stl10_binary",
         "stl10+unlabelled": "stl10_binary", "tiny-imagenet": "tiny-imagenet-200",
     }  # fmt: skip
-    files = [set(PUBLISHED[name].archive.files) for name in ("stl10", "stl10+unlabelled")]
+    files = [set(PUBLISHED[name].archive.files.items()) for name in ("stl10", "stl10+unlabelled")]
     assert {name for name, _ in files[1] - files[0]} == {"unlabeled_X.bin"} and files[0] < files[1]
 
 

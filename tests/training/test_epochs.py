@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from relgraph.data.batches import epoch_batches
-from relgraph.data.fixed_views import FixedViews
+from relgraph.data.views import FixedViews
 from relgraph.outputs import Output
 from relgraph.seeding import generator
 from relgraph.training import epochs
