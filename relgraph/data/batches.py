@@ -61,8 +61,7 @@ def epoch_batches(
     quota = max(1, round(labelled_share * batch_size))
     if known.all():
         return Batches(torch.randperm(count, generator=random, dtype=torch.int32), batch_size, processes)
-    images = np.arange(count, dtype=np.int32)
-    labelled, others = (torch.from_numpy(images[which]) for which in (known, ~known))
+    labelled, others = (torch.from_numpy(np.arange(count, dtype=np.int32)[which]) for which in (known, ~known))
     if quota == batch_size:
         return Batches(_shuffle(labelled, random), batch_size, processes)
     quota = min(quota, len(labelled))
