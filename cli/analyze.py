@@ -42,8 +42,7 @@ def analyze(run: Path, split: str, k: int, first: int | None, seed: int, search:
     An edge that one network alone chose is weaker in the other: over the edges of either graph the rank correlation
     can be below 0 where over all pairs it is high.
     """
-    from relgraph.analysis.analysis import analyse
-    from relgraph.analysis.figures import write_summary
+    from relgraph.analysis.analysis import analyse, write_summary
 
     summary = analyse(run, split, k, first, seed, search).summary()
     out = out or run / f"analysis-{split}.json"

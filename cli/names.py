@@ -24,15 +24,16 @@ def students(pattern: str | None) -> None:
     image of 32 x 32 pixels. All read any size from 8 x 8 pixels, and any number of channels.
     """
     from relgraph.networks.catalogue import student_names
-    from relgraph.networks.students import SIZES
+    from relgraph.networks.students import STUDENTS
 
     from .show import table
 
     names = student_names(pattern or "*")
-    if names[0] not in SIZES:
+    if names[0] not in STUDENTS:
         click.echo("\n".join(names))
         return
-    rows = [[name, f"{SIZES[name][0]:,}", str(SIZES[name][1]), f"{SIZES[name][2] / 1e6:,.1f}"] for name in names]
+    listed = ((name, STUDENTS[name]) for name in names)
+    rows = [[name, f"{s.parameters:,}", str(s.width), f"{s.operations / 1e6:,.1f}"] for name, s in listed]
     click.echo(table(["student", "parameters", "width", "MACs (M)"], rows))
     if pattern is None:
         click.echo(OTHERS)

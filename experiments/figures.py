@@ -132,11 +132,11 @@ def tsne(runs: tuple[Path, ...], out: Path, split: str, classes: int, seed: int)
 
 def embeddings(run: TrainedRun, split: str, classes: int) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
     """Return the embeddings of teacher and student of a run on the first classes: title, `(N, D)`, `(N,)`."""
-    labels = run.split(split).true_labels
+    labels = run.images(split).true_labels
     chosen = ((labels >= 0) & (labels < classes)).nonzero().flatten()
     if len(chosen) <= NEIGHBOURS:
         raise RelgraphError(f"a figure needs more than {NEIGHBOURS} images, got {len(chosen)} of the split {split!r}")
-    student, teacher = run.outputs(run.split(split).select(chosen))
+    student, teacher = run.outputs(run.images(split).select(chosen))
     name = name_of(run.recipe)
     found = [(f"student, {name}", student.embedding, labels[chosen])]
     return found if teacher is None else [(f"teacher, head of {name}", teacher.embedding, labels[chosen]), *found]

@@ -6,6 +6,7 @@ No other module parses names.
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +18,11 @@ from relgraph.methods.base import Method, RunFacts
 from relgraph.methods.relational import Relational
 from relgraph.methods.sum import Sum
 from relgraph.networks.backbone import Backbone
-from relgraph.networks.checkpoint_source import CheckpointSource, EmbeddedSource
+from relgraph.networks.checkpoint_source import CheckpointSource, embedded
+from relgraph.networks.files import read_student
+from relgraph.networks.heads import Student
 from relgraph.networks.open_clip_source import OpenClipSource
 from relgraph.networks.sources import Arguments, StudentSource, TeacherSource
-from relgraph.networks.student import Student, read_student
 from relgraph.networks.students import BenchmarkSource
 from relgraph.networks.teachers import Teacher
 from relgraph.networks.timm_source import TimmSource
@@ -277,7 +279,7 @@ def teacher(text: str) -> TeacherSource:
         case "checkpoint":
             return CheckpointSource(Path(name), student)
         case "embedded":
-            return EmbeddedSource(name, student)
+            return CheckpointSource(embedded(name), student)
     raise unknown("teacher source", source, SOURCES)
 
 
@@ -343,24 +345,8 @@ def load_teacher(
     if weights and not source.takes_weights:
         raise RelgraphError(f"{spec} brings its own weights, got the file {weights} as well")
     found = source.load(None if weights is None else Path(weights), input_size, arguments or {})
-    given = {name: value for name, value in (("input_size", input_size), ("mean", mean), ("std", std)) if value}
-    return Teacher(**{**vars(found), **given}, name=spec)
-
-
-def untrained_teacher(spec: str) -> Teacher:
-    """Return the teacher `timm:NAME` or `open_clip:NAME` with random weights, for measurements; nothing is downloaded.
-
-    Raises:
-        RelgraphError: if there is no such network, or it takes no colour images.
-    """
-    source, _, name = spec.partition(":")
-    sources = {"timm": TimmSource, "open_clip": OpenClipSource}
-    if source not in sources:
-        raise unknown("source of untrained teachers", source, sources)
-    found = sources[source](name).untrained()
-    if found.channels != 3:
-        raise RelgraphError(f"an untrained teacher must take 3 channels, {spec} takes {found.channels}")
-    return Teacher(**vars(found), name=spec)
+    given: dict[str, Any] = {"input_size": input_size, "mean": mean, "std": std}
+    return Teacher(replace(found, **{name: value for name, value in given.items() if value}), spec)
 
 
 def clip_spec(name: str) -> str:

@@ -8,6 +8,12 @@ from typing import Any
 
 from relgraph.errors import RelgraphError
 
+# What `diagnose` measures of a pair with labels, where both networks have one width.
+MEASURES = (
+    "overlap", "edge_rank", "match", "degenerate_student", "degenerate_teacher", "homophily_student",
+    "homophily_teacher",
+)  # fmt: skip
+
 
 @contextmanager
 def case(*names: object) -> Iterator[None]:

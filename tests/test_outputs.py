@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from relgraph.names import build_backbone
-from relgraph.networks.student import Student
+from relgraph.networks.heads import Student
 from relgraph.outputs import Output, bare, of_views
 
 N, V = 4, 2

@@ -13,14 +13,14 @@ import torch
 from benchmark.original import Original
 from benchmark.ours import Run, device_and_precision
 from benchmark.timing import Start
+from benchmark.untrained import untrained_teacher
 from relgraph.data.datasets import DataSet
 from relgraph.data.embeddings import EmbeddingStore, StoreWriter, checksums_digest
 from relgraph.data.images import ImageSet
 from relgraph.data.manifest import Contents
-from relgraph.names import build_backbone, untrained_teacher
+from relgraph.names import build_backbone
 from relgraph.networks.files import save_ss_head
-from relgraph.networks.heads import Head, Projector
-from relgraph.networks.student import Student
+from relgraph.networks.heads import Head, Projector, Student
 from relgraph.networks.teachers import Teacher
 from relgraph.training.recipe import Recipe
 

@@ -15,8 +15,7 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader, Dataset
 
 from relgraph.data.images import ImageSet
-from relgraph.networks.heads import Head
-from relgraph.networks.student import Student
+from relgraph.networks.heads import Head, Student
 from relgraph.networks.teachers import Teacher
 
 Item = tuple[Tensor, Tensor, int]

@@ -16,8 +16,7 @@ from relgraph.data.embeddings import EmbeddingStore
 from relgraph.networks.teachers import Teacher
 from relgraph.outputs import Batch
 from relgraph.training.building import on_device, open_fabric
-from relgraph.training.distillation import new_distiller
-from relgraph.training.distillation import assemble, open_task
+from relgraph.training.distillation import assemble, new_distiller, open_task
 from relgraph.training.epochs import Meter, step, train_epoch
 from relgraph.training.feed import Feed, Online, Stored, input_of, make_plan, reads_maps
 from relgraph.training.recipe import Recipe

@@ -195,7 +195,7 @@ def communication_rows(images: int, dim: int, parameters: int | None = None) -> 
 def parameters_of_resnet8x4(dim: int) -> int:
     """Return how many parameters this student has, its head of 100 classes included."""
     from relgraph.names import build_backbone
-    from relgraph.networks.student import Student
+    from relgraph.networks.heads import Student
 
     return sum(p.numel() for p in Student(build_backbone("resnet8x4", 3, image_size=32), dim, 100).parameters())
 

@@ -1,25 +1,31 @@
-"""The k-NN graphs of student and teacher on a whole split of a run, and their agreement."""
+"""The k-NN graphs of student and teacher on a whole split of a run, and all figures of them and their agreement."""
 
-from collections.abc import Callable
+import json
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from relgraph.analysis.confusion import class_means
-from relgraph.analysis.neighbourhoods import communities, neighbour_overlap
-from relgraph.analysis.run_loading import Nodes, TrainedRun
+from relgraph.analysis import neighbourhoods as measures
+from relgraph.analysis.diagnostics import rank_correlation
+from relgraph.analysis.run_loading import TrainedRun
 from relgraph.errors import RelgraphError, unknown
+from relgraph.files import write_atomically
 from relgraph.graph import search as searching
-from relgraph.graph.search import check_finite, degenerate_in_blocks, edge_weights, matches_in_blocks
+from relgraph.graph.search import edge_weights
 from relgraph.graph.topology import edges_of, joined
 
-Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+# How many of the images whose neighbourhoods differ most, and of the largest components, are listed.
+LISTED = 50
 # All are exact: they differ in speed, and between weights that are equal to rounding.
 BLOCKS = partial(searching.nearest_in_blocks, progress="neighbours")
-SEARCHES: dict[str, Search] = {"blocks": BLOCKS, "faiss": searching.nearest_by_faiss}
+SEARCHES: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {"blocks": BLOCKS, "faiss": searching.nearest_by_faiss}
 
 
 class NetworkGraph(NamedTuple):
@@ -68,13 +74,12 @@ class Comparison(NamedTuple):
     @property
     def relation_error(self) -> Tensor:
         """The mean error of each node's edges, those whose anchor it is, `(N,)`, 0 to 2."""
-        return class_means(self.edge_error, self.edges[1], len(self.overlap))
+        return measures.class_means(self.edge_error, self.edges[1], len(self.overlap))
 
     def worst(self, count: int) -> list[int]:
         """Return so many nodes on whose neighbours the networks agree least, among equals by their relation error."""
         order = self.relation_error.argsort(descending=True, stable=True)
-        places: list[int] = order[self.overlap[order].argsort(stable=True)][:count].tolist()
-        return places
+        return [int(place) for place in order[self.overlap[order].argsort(stable=True)][:count]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,11 +113,6 @@ class Analysis:
     comparison: Comparison | None
 
     @property
-    def overlap(self) -> Tensor | None:
-        """Share of neighbours on which both networks agree, `(N,)`; `None` without a teacher."""
-        return None if self.comparison is None else self.comparison.overlap
-
-    @property
     def graphs(self) -> dict[str, NetworkGraph]:
         """The graphs that there are, student first."""
         return {"student": self.student} | ({} if self.teacher is None else {"teacher": self.teacher})
@@ -128,10 +128,36 @@ class Analysis:
         return self.classes[label] if label >= 0 else without
 
     def summary(self) -> dict[str, Any]:
-        """Return all figures as numbers, lists and dictionaries, for JSON: see `relgraph.analysis.figures`."""
-        from relgraph.analysis.figures import summarise
+        """Return all figures as numbers, lists and dictionaries, for JSON.
 
-        return summarise(self)
+        A figure that cannot be computed is left out, or `None` inside a list: all that needs labels where the data have
+        none, all that compares where there is no teacher.
+
+        - `student`, `teacher`: of each graph alone, `network_figures`.
+        - `overlap`: mean neighbour overlap at k; `match`: share of student nodes whose nearest teacher node is their
+          own; `edge_rank`: Spearman's rank correlation of both networks' correlations over the `edges` directed edges
+          (anchor, candidate) that are in either k-NN graph, each once; `relation_error`: mean |r_s - r_t| over them.
+          An edge that one network alone chose is strong there and weaker in the other, so `edge_rank` falls below 0
+          where most are such; `pair_rank` is the same over all pairs of images, above 200,000 over so many drawn at
+          random.
+        - `agreement`: NMI and ARI of the student's communities, the teacher's and the labels, by pairs.
+        - `per_class`: for each class overlap, relation error (over the edges whose anchor is of that class) and
+          homophily of both graphs, worst classes first: by relation error, without a teacher by homophily.
+        - `confusion`: edges from each class to each other one, the largest differences between the networks first.
+        - `worst`: the images whose neighbourhoods differ most, by overlap, then relation error.
+        """
+        comparison, graphs, labels = self.comparison, self.graphs, self.labels
+        found: dict[str, Any] = {"run": str(self.run), "dataset": self.dataset, "split": self.split}
+        found |= {"images": len(labels), "labelled": int((labels >= 0).sum()), "k": self.k, "search": self.search}
+        found |= {name: network_figures(graph, self) for name, graph in graphs.items()}
+        if comparison is not None:
+            found |= _comparison_figures(comparison, list(graphs.values()))
+        parts = {name: graph.communities for name, graph in graphs.items()}
+        parts |= {"labels": labels} if self.labelled else {}
+        found["agreement"] = {f"{a}_{b}": measures.agreement(parts[a], parts[b]) for a, b in combinations(parts, 2)}
+        if self.labelled:
+            found |= {"per_class": per_class(self), "confusion": confusion(self)}
+        return found if comparison is None else {**found, "worst": _worst(self, comparison)}
 
 
 def analyse(
@@ -160,7 +186,7 @@ def analyse(
         RelgraphError: if the run cannot be opened, or the split has no images or too few for k neighbours.
     """
     if search is not None and search not in SEARCHES:
-        raise unknown("search", search, tuple(SEARCHES))
+        raise unknown("search", search, SEARCHES)
     opened = TrainedRun(run) if isinstance(run, Path) else run
     images = opened.images(split, first)
     if not 0 < k < len(images):
@@ -170,10 +196,12 @@ def analyse(
     if search is None:
         small = k < searching.FAISS_LIMIT and max(nodes.x.numel() for nodes in found.values()) <= searching.LARGEST
         search = "faiss" if small and searching.has_faiss() else "blocks"
-    graphs = {
-        name: _graph(nodes, name, opened.has_trained_classifier(name), SEARCHES[search], k, seed)
-        for name, nodes in found.items()
-    }
+    graphs = {}
+    for name, (x, prediction) in found.items():
+        searching.check_finite(x, name)
+        table, known = SEARCHES[search](x, k), prediction if opened.has_trained_classifier(name) else None
+        parts = measures.communities(*table, seed)
+        graphs[name] = NetworkGraph(x, known, *table, parts, searching.degenerate_in_blocks(x))
     student, teacher = graphs["student"], graphs.get("teacher")
     comparison = None if teacher is None else compare(student, teacher)
     facts = opened.run.path, opened.recipe.dataset, split, k, search, tuple(images.classes)
@@ -185,12 +213,98 @@ def compare(student: NetworkGraph, teacher: NetworkGraph) -> Comparison:
     count = len(student.neighbours)
     edges = joined([edges_of(student.neighbours), edges_of(teacher.neighbours)], count, "union")
     one, other = student.embedding, teacher.embedding
-    overlap = neighbour_overlap(student.neighbours, teacher.neighbours)
-    matched = matches_in_blocks(one, other, progress="matches") if one.shape == other.shape else None
+    overlap = measures.neighbour_overlap(student.neighbours, teacher.neighbours)
+    matched = searching.matches_in_blocks(one, other, progress="matches") if one.shape == other.shape else None
     return Comparison(overlap, matched, edges, edge_weights(one, one, edges), edge_weights(other, other, edges))
 
 
-def _graph(nodes: Nodes, name: str, trained_head: bool, search: Search, k: int, seed: int) -> NetworkGraph:
-    check_finite(nodes.x, name)
-    found, prediction = search(nodes.x, k), nodes.prediction if trained_head else None
-    return NetworkGraph(nodes.x, prediction, *found, communities(*found, seed), degenerate_in_blocks(nodes.x))
+def network_figures(graph: NetworkGraph, analysis: Analysis) -> dict[str, Any]:
+    """Return the figures of one network's graph alone.
+
+    `homophily` (with labels), `degenerate` nodes, number of `communities`, their `modularity` (`None` if no nodes are
+    joined), connected `components` with their largest sizes, and `in_degree`: mean (k), largest, skewness, orphans.
+    """
+    joint = measures.neighbour_graph(graph.neighbours, graph.weights)
+    sizes, chosen = measures.components(joint), measures.degrees(graph.neighbours)
+    homophily = _number(measures.homophily(graph.neighbours, analysis.labels))
+    return ({"homophily": homophily} if analysis.labelled else {}) | {
+        "degenerate": int(graph.degenerate.sum()),
+        "communities": int(graph.communities.max()) + 1,
+        "modularity": _number(measures.modularity(joint, graph.communities)),
+        "components": {"count": len(sizes), "sizes": sizes[:LISTED]},
+        "in_degree": {"mean": analysis.k, **chosen},
+    }
+
+
+def per_class(analysis: Analysis) -> list[dict[str, Any]]:
+    """Return a row for each class that has images, the worst first."""
+    labels, classes = analysis.labels, len(analysis.classes)
+    comparison, columns = analysis.comparison, {}
+    if comparison is not None:
+        columns["overlap"] = measures.class_means(comparison.overlap, labels, classes)
+        columns["relation_error"] = measures.class_means(comparison.edge_error, labels[comparison.edges[1]], classes)
+    for name, graph in analysis.graphs.items():
+        counts = measures.class_counts(graph.neighbours, labels, classes)
+        columns[f"homophily_{name}"] = counts.diagonal() / counts.sum(1).double()
+    images = labels[labels >= 0].bincount(minlength=classes)
+    badness = columns["relation_error"] if comparison is not None else -columns["homophily_student"]
+    rows = []
+    for number in badness.nan_to_num(-torch.inf).argsort(descending=True, stable=True).tolist():
+        figures = {name: _number(float(column[number])) for name, column in columns.items()}
+        row = {"class": number, "name": analysis.classes[number], "images": int(images[number]), **figures}
+        rows += [row] if row["images"] else []
+    return rows
+
+
+def confusion(analysis: Analysis) -> dict[str, list[float]]:
+    """Return the edges between the classes by columns: rows would take ten times the space.
+
+    They are those of `measures.class_edges`, with `anchor` and `candidate` as `from` and `to`; without a teacher there
+    are no columns of it.
+    """
+    graphs, labels, classes = analysis.graphs.values(), analysis.labels, len(analysis.classes)
+    student, *others = (measures.class_counts(graph.neighbours, labels, classes) for graph in graphs)
+    found = measures.class_edges(student, *(others or [0 * student]))
+    kept = {"from": found["anchor"], "to": found["candidate"]}
+    kept |= {name: column for name, column in found.items() if name.split("_")[0] in analysis.graphs}
+    return {name: [round(value, 6) for value in column] for name, column in kept.items()}
+
+
+def _comparison_figures(comparison: Comparison, graphs: Sequence[NetworkGraph]) -> dict[str, Any]:
+    pairs = measures.some_pairs(len(comparison.overlap))
+    student, teacher = (edge_weights(graph.embedding, graph.embedding, pairs) for graph in graphs)
+    found = {
+        "overlap": float(comparison.overlap.mean()),
+        "edges": comparison.edges.shape[1],
+        "edge_rank": float(rank_correlation(comparison.student, comparison.teacher)),
+        "pair_rank": float(rank_correlation(student, teacher)),
+        "relation_error": float(comparison.edge_error.double().mean()),
+    }
+    if comparison.matched is not None:
+        found["match"] = float(comparison.matched.double().mean())
+    return found
+
+
+def _worst(analysis: Analysis, comparison: Comparison) -> list[dict[str, Any]]:
+    error, labels = comparison.relation_error, analysis.labels.tolist()
+    rows = []
+    for place in comparison.worst(LISTED):
+        label = {"label": labels[place], "name": analysis.class_name(place)} if labels[place] >= 0 else {}
+        measured = {"overlap": float(comparison.overlap[place]), "relation_error": float(error[place])}
+        near = {name: analysis.index[graph.neighbours[place]].tolist() for name, graph in analysis.graphs.items()}
+        rows.append({"index": int(analysis.index[place]), **label, **measured, **near})
+    return rows
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def write_summary(summary: dict[str, Any], path: Path) -> None:
+    """Write a summary as JSON, whole or not at all, an entry of it a line.
+
+    Raises:
+        RelgraphError: if it cannot be written.
+    """
+    lines = [f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in summary.items()]
+    write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())

@@ -1,6 +1,6 @@
 """Colours of classes, the same in reports, exported graphs and figures."""
 
-Rgb = tuple[int, int, int]
+from colorsys import hls_to_rgb
 
 # Petroff, 2021, arXiv 2107.02270, "Accessible color sequences for data visualization": ten that people with the common
 # colour deficiencies can distinguish; its two greys stand last, since grey is what has no label here.
@@ -20,19 +20,12 @@ def class_colours(count: int) -> list[str]:
     """
     if count <= len(TEN) + len(TEN_MORE):
         return list((TEN + TEN_MORE)[:count])
-    return [_hue(number) for number in range(count)]
+    # Successive ones differ by the golden angle, and in lightness.
+    hues = (hls_to_rgb(number * 0.618034 % 1, (0.45, 0.6, 0.52)[number % 3], 0.62) for number in range(count))
+    return ["#" + bytes(round(part * 255) for part in hue).hex() for hue in hues]
 
 
-def _hue(number: int) -> str:
-    """Return the colour of a class among many: successive ones differ by the golden angle, and in lightness."""
-    import colorsys
-
-    lightness = (0.45, 0.6, 0.52)[number % 3]
-    red, green, blue = colorsys.hls_to_rgb(number * 0.618034 % 1, lightness, 0.62)
-    return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
-
-
-def rgb(colour: str) -> Rgb:
+def rgb(colour: str) -> tuple[int, int, int]:
     """Return red, green and blue, 0 to 255, of a colour `#rrggbb`.
 
     >>> rgb("#3f90da")

@@ -9,14 +9,9 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import Kernel, pearson
-from relgraph.graph.pair import STUDENT, TEACHER, EdgeType, Pair, weights
+from relgraph.graph.pair import STUDENT, TEACHER, Pair, weights
 from relgraph.graph.search import matches_in_blocks
 from relgraph.graph.topology import nearest
-
-MEASURES = (
-    "overlap", "edge_rank", "match", "degenerate_student", "degenerate_teacher", "homophily_student",
-    "homophily_teacher",
-)  # fmt: skip
 
 
 @torch.no_grad()
@@ -54,11 +49,11 @@ def diagnose(pair: Pair, kernel: Kernel = pearson, k: int = 8, labels: Tensor | 
     count = len(student)
     if count < 2:
         raise RelgraphError(f"a graph is diagnosed with at least two nodes, got {count}")
-    if k < 1:
-        raise RelgraphError(f"k must be at least 1, got {k}")
     if labels is not None and labels.shape != (count,):
         raise RelgraphError(f"labels must be one for each of {count} nodes, got {tuple(labels.shape)}")
-    near = [nearest(_all_pairs(pair, kind, kernel), min(k, count - 1), kernel) for kind in (STUDENT, TEACHER)]
+    kinds, dense = (STUDENT, TEACHER), pair.graph == "dense"
+    matrices = (weights(pair, kind) if dense else kernel(pair[kind[0]].x) for kind in kinds)
+    near = [nearest(matrix, min(k, count - 1), kernel) for matrix in matrices]
     shared = shared_neighbours(near[0], near[1])
     found = {"overlap": _ratio(shared.sum(), near[0].numel()), "edge_rank": _edge_rank(pair)}
     if student.shape[1] == teacher.shape[1]:
@@ -112,11 +107,6 @@ def rank_correlation(student: Tensor, teacher: Tensor, counted: Tensor | None = 
     # Ranks that differ at all have a variance of at least 1 / (4 E); what is far below that is rounding.
     varied = (spread > 1e-9).all()
     return torch.where(varied, (x * y * weight).sum() / spread.clamp_min(1e-9).prod().sqrt(), 0.0)
-
-
-def _all_pairs(pair: Pair, kind: EdgeType, kernel: Kernel) -> Tensor:
-    """Return a network's matrix of all pairs, the pair's own where it has one."""
-    return weights(pair, kind) if pair.graph == "dense" else kernel(pair[kind[0]].x)
 
 
 def _edge_rank(pair: Pair) -> Tensor:

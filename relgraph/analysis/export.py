@@ -10,16 +10,14 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from relgraph.analysis.colours import Rgb
-from relgraph.analysis.difference import NO_WEIGHT, difference_edges
-from relgraph.analysis.nodes import check_attributes, columns_of, images_of, nodes_of, titles_of
+from relgraph.analysis.colours import rgb
+from relgraph.analysis.nodes import check_attributes, columns_of, nodes_of, titles_of
 from relgraph.errors import RelgraphError, unknown
-from relgraph.files import replacing
-from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, EdgeType, adjacency, weights
+from relgraph.files import first_line, replacing
+from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, EdgeType, Pair, adjacency, weights
 
 if TYPE_CHECKING:
     import networkx as nx
-    from torch_geometric.data import HeteroData
 
 Side = Literal["teacher", "student", "pair", "difference"]
 Names = Sequence[str] | None
@@ -30,13 +28,26 @@ SIDES: dict[str, tuple[tuple[str, ...], tuple[EdgeType, ...]]] = {
     "pair": (("teacher", "student"), (TEACHER, STUDENT, MATCHES)),
     "difference": (("student", "teacher"), (STUDENT, TEACHER)),
 }
+# The smallest normal float32: the weight of an exact 0. It is not 0 for programs that read single precision either.
+NO_WEIGHT = torch.finfo(torch.float32).tiny
 # An edge takes about 1 kB in networkx and 2 kB more while its GraphML or GEXF is written.
 EDGE_LIMIT = 1_000_000
 # Of the edges of one network alone, in Gephi: blue is the teacher's, orange the student's.
-EDGE_COLOURS: dict[str, Rgb] = {"teacher": (0, 114, 178), "student": (213, 94, 0)}
+EDGE_COLOURS = {"teacher": "#0072b2", "student": "#d55e00"}
 
 
-def to_networkx(pair: "HeteroData", side: Side = "pair", attributes: Sequence[str] | None = None) -> "nx.Graph[str]":
+def parts_of(side: str) -> tuple[tuple[str, ...], tuple[EdgeType, ...]]:
+    """Return the kinds of nodes and of edges of a side.
+
+    Raises:
+        RelgraphError: for an unknown one.
+    """
+    if side not in SIDES:
+        raise unknown("side", side, SIDES)
+    return SIDES[side]
+
+
+def to_networkx(pair: Pair, side: Side = "pair", attributes: Sequence[str] | None = None) -> "nx.Graph[str]":
     """Return the teacher's graph, the student's, both with the cross graph between them, or their difference.
 
     All pairs become an undirected `Graph`, each pair once and no node with itself; an edge list becomes a `DiGraph`
@@ -70,19 +81,17 @@ def to_networkx(pair: "HeteroData", side: Side = "pair", attributes: Sequence[st
     """
     import networkx as nx
 
-    if side not in SIDES:
-        raise unknown("side", side, SIDES)
-    kinds, edges = SIDES[side]
+    kinds, edges = parts_of(side)
     _check_edges(pair, edges)
     graph: nx.Graph[str] = nx.Graph() if pair.graph == "dense" else nx.DiGraph()
-    apart = side != "difference"
-    graph.add_nodes_from(nodes_of(pair, kinds, attributes) if apart else images_of(pair, attributes))
-    graph.add_edges_from(chain.from_iterable(_edges(pair, kind) for kind in edges) if apart else difference_edges(pair))
+    difference = side == "difference"
+    graph.add_nodes_from(nodes_of(pair, kinds, attributes, merged=difference))
+    graph.add_edges_from(chain.from_iterable(_edges(pair, kind, difference) for kind in edges))
     return graph
 
 
 def write_graph(
-    pair: "HeteroData", path: str | Path, format: str | None = None, side: Side = "pair", attributes: Names = None
+    pair: Pair, path: str | Path, format: str | None = None, side: Side = "pair", attributes: Names = None
 ) -> None:
     """Write a pair, whole or not at all.
 
@@ -99,14 +108,13 @@ def write_graph(
     """
     path = Path(path)
     name = check_format(path, format)
-    if side not in SIDES:
-        raise unknown("side", side, SIDES)
+    parts_of(side)
     check_attributes(attributes or ())
     with replacing(path) as part, part.open("wb") as stream:
         FORMATS[name](pair, stream, side, attributes)
 
 
-def check_pair(pair: "HeteroData", side: Side, attributes: Sequence[str] | None = None) -> None:
+def check_pair(pair: Pair, side: Side, attributes: Sequence[str] | None = None) -> None:
     """Raise the RelgraphError that `to_networkx` would raise, before work is done on the pair."""
     kinds, edges = SIDES[side]
     _check_edges(pair, edges)
@@ -128,7 +136,7 @@ def check_format(path: Path, format: str | None = None) -> str:
     return name
 
 
-def read_pair(path: str | Path) -> "HeteroData":
+def read_pair(path: str | Path) -> Pair:
     """Return the pair that `write_graph` wrote as `pt`; nothing but tensors and plain values is unpickled.
 
     Raises:
@@ -142,21 +150,15 @@ def read_pair(path: str | Path) -> "HeteroData":
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle fails in any of Python's ways
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise RelgraphError(f"cannot read the graph pair {path}: {reason}") from error
-    if not _is_stored_pair(stored):
+        raise RelgraphError(f"cannot read the graph pair {path}: {first_line(error)}") from error
+    stores = stored if isinstance(stored, dict) else {}
+    named = all(isinstance(store, dict) and all(isinstance(name, str) for name in store) for store in stores.values())
+    if not (named and {"student", "teacher"} <= stores.keys() and "graph" in stores.get("_global_store", ())):
         raise RelgraphError(f"{path} must hold a graph pair of student and teacher, got {type(stored).__name__}")
     return HeteroData.from_dict(stored)
 
 
-def _is_stored_pair(stored: object) -> bool:
-    if not (isinstance(stored, dict) and {"_global_store", "student", "teacher"} <= stored.keys()):
-        return False
-    named = all(isinstance(store, dict) and all(isinstance(name, str) for name in store) for store in stored.values())
-    return named and "graph" in stored["_global_store"]
-
-
-def _check_edges(pair: "HeteroData", edges: tuple[EdgeType, ...]) -> None:
+def _check_edges(pair: Pair, edges: tuple[EdgeType, ...]) -> None:
     count = 0
     for edge_type in edges:
         if edge_type not in pair.edge_types:
@@ -171,47 +173,48 @@ def _check_edges(pair: "HeteroData", edges: tuple[EdgeType, ...]) -> None:
         raise RelgraphError(f"a graph for networkx takes at most {EDGE_LIMIT:,} edges, got {count:,}: {advice}")
 
 
-def _edges(pair: "HeteroData", edge_type: EdgeType) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _edges(pair: Pair, edge_type: EdgeType, difference: bool) -> Iterator[tuple[str, str, dict[str, Any]]]:
     source, _, target = edge_type
-    kind = "match" if edge_type == MATCHES else source
     if pair.graph == "sparse":
         ends, found = pair[edge_type].edge_index, weights(pair, edge_type).detach()
     else:  # of one network's matrix the upper triangle
         adj = adjacency(pair, edge_type).detach()
-        every = torch.ones_like(adj, dtype=torch.bool)
-        chosen = every if edge_type == MATCHES else every.triu(1)
+        chosen = torch.ones_like(adj, dtype=torch.bool).triu(-len(adj) if edge_type == MATCHES else 1)
         ends, found = chosen.nonzero().T, adj[chosen]
-    columns = found.abs().clamp_min(NO_WEIGHT).tolist(), found.sign().long().tolist(), found.tolist()
-    for tail, head, weight, sign, correlation in zip(*ends.tolist(), *columns, strict=True):
-        attributes = {"weight": weight, "sign": sign, "correlation": correlation, "kind": kind}
-        yield f"{source[0]}{tail}", f"{target[0]}{head}", attributes
+    names, columns = (source[0], target[0]), {"correlation": found}
+    if difference:
+        if "other_weight" not in pair[edge_type]:
+            raise RelgraphError("the side 'difference' takes a pair of difference_pair, got another graph pair")
+        other = pair[edge_type].other_weight.detach()
+        student, teacher = (found, other) if source == "student" else (other, found)
+        found, names = student - teacher, ("n", "n")
+        columns = {"student_correlation": student, "teacher_correlation": teacher, "difference": found}
+    kind = {"only": source} if difference else {"kind": "match" if edge_type == MATCHES else source}
+    listed = (found.abs().clamp_min(NO_WEIGHT), found.sign().long(), *columns.values())
+    for tail, head, weight, sign, *values in zip(*ends.tolist(), *(column.tolist() for column in listed), strict=True):
+        attributes = {"weight": weight, "sign": sign, **dict(zip(columns, values, strict=True)), **kind}
+        yield f"{names[0]}{tail}", f"{names[1]}{head}", attributes
 
 
-def _for_gephi(
-    pair: "HeteroData", side: Side, attributes: Names, paint: Callable[[dict[str, Any], Rgb], None]
-) -> "nx.Graph[str]":
+def _for_gephi(pair: Pair, side: Side, attributes: Names) -> "nx.Graph[str]":
     """Return the graph with a title, `label`, for each node, the number of its class as `class`, and colours."""
-    graph = to_networkx(pair, side, attributes)
-    kinds = SIDES[side][0]
+    graph, kinds = to_networkx(pair, side, attributes), SIDES[side][0]
     titles = [title for kind in (kinds[:1] if side == "difference" else kinds) for title in titles_of(pair, kind)]
-    for node, (title, colour) in zip(graph, titles, strict=True):
-        data = graph.nodes[node]
+    for data, (title, colour) in zip(graph.nodes.values(), titles, strict=True):
         if "label" in data:
             data["class"] = data.pop("label")
-        data["label"] = title
-        paint(data, colour)
+        data.update(zip(("label", *"rgb"), (title, *rgb(colour)), strict=True))
     for *_, edge in graph.edges(data=True):
         if "only" in edge:
-            paint(edge, EDGE_COLOURS[edge["only"]])
+            edge.update(zip("rgb", rgb(EDGE_COLOURS[edge["only"]]), strict=True))
     return graph
 
 
-def _write_graphml(pair: "HeteroData", stream: IO[bytes], side: Side, attributes: Names) -> None:
+def _write_graphml(pair: Pair, stream: IO[bytes], side: Side, attributes: Names) -> None:
     import networkx as nx
 
-    graph = _for_gephi(pair, side, attributes, lambda data, rgb: data.update(zip("rgb", rgb, strict=True)))
     writer: Any = nx.GraphMLWriter(prettyprint=False)
-    writer.add_graph_element(graph)
+    writer.add_graph_element(_for_gephi(pair, side, attributes))
     # networkx numbers its keys d0, d1, ..., but Gephi takes a key d3 for the title of a node and d7 for that of an
     # edge, as yEd has them, whatever their names are: a weight in d7 would be lost.
     for element in writer.xml.iter():
@@ -221,25 +224,26 @@ def _write_graphml(pair: "HeteroData", stream: IO[bytes], side: Side, attributes
     writer.dump(stream)
 
 
-def _write_gexf(pair: "HeteroData", stream: IO[bytes], side: Side, attributes: Names) -> None:
+def _write_gexf(pair: Pair, stream: IO[bytes], side: Side, attributes: Names) -> None:
     import networkx as nx
 
-    def paint(data: dict[str, Any], colour: Rgb) -> None:
-        data["viz"] = {"color": {**dict(zip("rgb", colour, strict=True)), "a": 1.0}}
+    graph = _for_gephi(pair, side, attributes)
+    for data in chain(graph.nodes.values(), graph.edges.values()):
+        if "r" in data:
+            data["viz"] = {"color": {**{part: data.pop(part) for part in "rgb"}, "a": 1.0}}
         if "x" in data:
             data["viz"]["position"] = {"x": data.pop("x"), "y": data.pop("y"), "z": 0.0}
+    nx.write_gexf(graph, stream, prettyprint=False)
 
-    nx.write_gexf(_for_gephi(pair, side, attributes, paint), stream, prettyprint=False)
 
-
-def _write_json(pair: "HeteroData", stream: IO[bytes], side: Side, attributes: Names) -> None:
+def _write_json(pair: Pair, stream: IO[bytes], side: Side, attributes: Names) -> None:
     import networkx as nx
 
     data = nx.node_link_data(to_networkx(pair, side, attributes), edges="edges")
     stream.write(json.dumps(data, ensure_ascii=False, allow_nan=False).encode())
 
 
-def _write_pt(pair: "HeteroData", stream: IO[bytes], side: Side, attributes: Names) -> None:
+def _write_pt(pair: Pair, stream: IO[bytes], side: Side, attributes: Names) -> None:
     stores = pair.to_dict()
     for store in stores.values():
         for name, value in store.items():
@@ -250,5 +254,5 @@ def _write_pt(pair: "HeteroData", stream: IO[bytes], side: Side, attributes: Nam
     torch.save(stores, stream)
 
 
-Writer = Callable[["HeteroData", IO[bytes], Side, Names], None]
+Writer = Callable[[Pair, IO[bytes], Side, Names], None]
 FORMATS: dict[str, Writer] = {"graphml": _write_graphml, "gexf": _write_gexf, "json": _write_json, "pt": _write_pt}

@@ -1,21 +1,19 @@
 """Where the nodes of a graph pair stand in a plane."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from relgraph.analysis.export import SIDES, Side, to_networkx
+from relgraph.analysis.export import Side, parts_of, to_networkx
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.kernels import pearson
-
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
+from relgraph.graph.pair import Pair
 
 Layout = Literal["tsne", "spring", "none"]
-LAYOUTS: tuple[Layout, ...] = ("tsne", "spring", "none")
 # 5,000 nodes take some 20 s of one core for each network.
 TSNE_NODES = 5_000
 # Gephi draws a node 20 wide: so much room for each leaves as much again between them.
@@ -42,7 +40,10 @@ def tsne(x: Tensor, seed: int = 0, start: Tensor | None = None) -> Tensor:
     if len(x) < 2:
         raise RelgraphError(f"t-SNE needs two nodes, got {len(x)}")
     z = pearson.nodes(x.detach().cpu().float())
-    begin = _principal(z) if start is None else start.float()
+    if start is None:  # a missing component is 0
+        vectors, scales, _ = torch.linalg.svd(z - z.mean(0), full_matrices=False)
+        start = pad(vectors[:, :2] * scales[:2], (0, max(0, 2 - len(scales)))).contiguous()
+    begin = start.float()
     spread = begin.std(0).max().clamp_min(1e-12)
     # Nodes that begin at one point would stay at one.
     noise = torch.randn(len(x), 2, generator=torch.Generator().manual_seed(seed))
@@ -61,10 +62,15 @@ def planes(embeddings: Sequence[Tensor], seed: int = 0) -> tuple[list[Tensor], s
     both.
     """
     place, method = (_umap, "UMAP") if find_spec("umap") is not None else (tsne, "t-SNE")
-    placed: list[Tensor] = []
-    for x in reversed(embeddings):
-        placed.insert(0, place(x, seed, placed[0] if placed else None))
-    return [_scaled(plane, 1.0) for plane in placed], method
+    return [_scaled(plane, 1.0) for plane in reversed(_in_turn(place, embeddings[::-1], seed))], method
+
+
+def _in_turn(place: Callable[..., Tensor], embeddings: Sequence[Tensor], seed: int) -> list[Tensor]:
+    """Return each network's plane, which begins where the one before it ended."""
+    planes: list[Tensor] = []
+    for x in embeddings:
+        planes.append(place(x, seed, planes[-1] if planes else None))
+    return planes
 
 
 def _umap(x: Tensor, seed: int, start: Tensor | None) -> Tensor:
@@ -76,7 +82,7 @@ def _umap(x: Tensor, seed: int, start: Tensor | None) -> Tensor:
     return torch.as_tensor(mapper.fit_transform(nodes)).float()
 
 
-def place(pair: "HeteroData", layout: Layout, side: Side = "pair", seed: int = 0) -> None:
+def place(pair: Pair, layout: Layout, side: Side = "pair", seed: int = 0) -> None:
     """Put a `position` (N, 2) float32 into the nodes of the side that is to be written.
 
     `tsne` is each network's own; of the pair the student's begins at the teacher's positions, so that most images
@@ -87,14 +93,20 @@ def place(pair: "HeteroData", layout: Layout, side: Side = "pair", seed: int = 0
     Raises:
         RelgraphError: for an unknown layout or side, and where `to_networkx` raises it.
     """
-    if layout not in LAYOUTS:
-        raise unknown("layout", layout, LAYOUTS)
-    if side not in SIDES:
-        raise unknown("side", side, SIDES)
+    if layout not in get_args(Layout):
+        raise unknown("layout", layout, get_args(Layout))
+    kinds = parts_of(side)[0] if side != "difference" else ("teacher",)
     if layout == "none":
         return
-    kinds = ("teacher",) if side == "difference" else SIDES[side][0]
-    planes = _springs(pair, side, len(kinds), seed) if layout == "spring" else _maps(pair, kinds, seed)
+    if layout == "spring":
+        import networkx as nx
+
+        graph = to_networkx(pair, side, ())
+        found = nx.spring_layout(graph, seed=seed, weight="weight")
+        every = torch.tensor([[float(x), float(y)] for x, y in (found[node] for node in graph)])
+        planes = [part.clone() for part in _with_room(every).chunk(len(kinds))]
+    else:
+        planes = [_with_room(plane) for plane in _in_turn(tsne, [pair[kind].x for kind in kinds], seed)]
     for kind, plane in zip(kinds, planes, strict=True):
         pair[kind].position = plane
     if side == "difference":
@@ -103,30 +115,6 @@ def place(pair: "HeteroData", layout: Layout, side: Side = "pair", seed: int = 0
         width = ROOM * len(pair["teacher"].x) ** 0.5
         pair["teacher"].position[:, 0] -= 0.6 * width
         pair["student"].position[:, 0] += 0.6 * width
-
-
-def _maps(pair: "HeteroData", kinds: Sequence[str], seed: int) -> Iterator[Tensor]:
-    """Yield each network's t-SNE, which begins where the one before it ended."""
-    start = None
-    for kind in kinds:
-        start = tsne(pair[kind].x, seed, start)
-        yield _with_room(start)
-
-
-def _springs(pair: "HeteroData", side: Side, networks: int, seed: int) -> list[Tensor]:
-    import networkx as nx
-
-    graph = to_networkx(pair, side, ())
-    found = nx.spring_layout(graph, seed=seed, weight="weight")
-    plane = _with_room(torch.tensor([[float(x), float(y)] for x, y in (found[node] for node in graph)]))
-    return [part.clone() for part in plane.chunk(networks)]
-
-
-def _principal(z: Tensor) -> Tensor:
-    """Return the first two principal components, `(N, D) -> (N, 2)`; a missing one is 0."""
-    vectors, scales, _ = torch.linalg.svd(z - z.mean(0), full_matrices=False)
-    components = vectors[:, :2] * scales[:2]
-    return torch.cat([components, components.new_zeros(len(z), 2 - components.shape[1])], dim=1)
 
 
 def _with_room(plane: Tensor) -> Tensor:

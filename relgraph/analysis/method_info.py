@@ -9,7 +9,7 @@ from torch import nn
 from relgraph.errors import unknown
 from relgraph.graph.relation import Relation
 from relgraph.methods import METHODS
-from relgraph.methods.base import Method, RunFacts
+from relgraph.methods.base import RunFacts
 from relgraph.methods.options import facts_of, options_of
 from relgraph.methods.relational import Relational
 from relgraph.names import shared_options
@@ -71,15 +71,12 @@ def method_info(name: str) -> MethodInfo:
         doc += f"\n\nGraph, nodes and refinement of relational methods:\n\n{getdoc(Relational)}"
     extra = "" if method.views is None else f", and {method.views.each} {method.views.kind} of each image"
     facts = {**dict.fromkeys(("Paper", "Differs", "Kernel", "Topology", "Criterion"), "-"), **facts_of(cls)}
+    shared, options = shared_options(cls), options_of(cls)
+    own = {name: str(item.default) for name, item in options.items() if name not in shared}
+    of_run = {f"--{run.replace('_', '-')}": options.get(option) for option, run in shared.items()}
+    own |= {option: "None" if item is None else str(item.default) for option, item in of_run.items()}
     return MethodInfo(
         name, facts["Paper"], method.reads, "; ".join(kernels) or facts["Kernel"], facts["Topology"],
         "; ".join(criteria) or facts["Criterion"], method.weight, cls.gamma, f"{cls.augment}{extra}",
-        facts["Differs"], _options(cls), doc,
+        facts["Differs"], own, doc,
     )  # fmt: skip
-
-
-def _options(cls: type[Method]) -> dict[str, str]:
-    shared = shared_options(cls)
-    own = {name: str(item.default) for name, item in options_of(cls).items() if name not in shared}
-    of_run = {f"--{of_run.replace('_', '-')}": options_of(cls).get(name) for name, of_run in shared.items()}
-    return own | {name: "None" if item is None else str(item.default) for name, item in of_run.items()}

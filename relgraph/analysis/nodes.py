@@ -2,16 +2,13 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from relgraph.analysis.colours import NO_CLASS, Rgb, class_colours, rgb
+from relgraph.analysis.colours import NO_CLASS, class_colours
 from relgraph.errors import RelgraphError, unknown
+from relgraph.graph.pair import Pair
 from relgraph.graph.search import nearest_in_blocks
 
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
-
-Node = tuple[str, dict[str, Any]]
 # The name of an attribute, and its key in the pair's node stores, mostly the same; two are of the whole pair.
 OWN_KEYS = ("prediction", "correct", "labelled", "degenerate", "community", "overlap")
 ATTRIBUTES = {"index": "image_id", "class_name": "", "split": "", "label": "y", **{name: name for name in OWN_KEYS}}
@@ -36,7 +33,7 @@ def check_attributes(names: Sequence[str]) -> None:
             raise unknown("node attribute", name, ATTRIBUTES)
 
 
-def measure(pair: "HeteroData", names: Sequence[str], k: int) -> None:
+def measure(pair: Pair, names: Sequence[str], k: int) -> None:
     """Put those of `community` and `overlap` that are among the names into the pair's nodes, `(N,)` each.
 
     Both read each network's own graph of the k nearest neighbours, whatever edges the pair holds: `community` is the
@@ -58,40 +55,36 @@ def measure(pair: "HeteroData", names: Sequence[str], k: int) -> None:
             pair[side].community = communities(*table)
 
 
-def nodes_of(pair: "HeteroData", kinds: Sequence[str], names: Sequence[str] | None = None) -> Iterator[Node]:
+def nodes_of(
+    pair: Pair, kinds: Sequence[str], names: Sequence[str] | None = None, merged: bool = False
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the nodes of the networks, each with its kind and the named attributes.
 
     Without names these are `DEFAULT_ATTRIBUTES`, as far as the pair has them. Where the pair has them, `x` and `y`,
     its position, and `image`, the path of its thumbnail, follow.
 
+    `merged` yields one node `n0`, `n1`, ... for an image, the two networks' nodes in one: the attributes of a network
+    begin with its name, `student_prediction`, `teacher_prediction`.
+
     Raises:
         RelgraphError: for an unknown name, one that the pair does not have, or metadata of the wrong shape.
     """
-    tables = columns_of(pair, kinds, names)
+    count, tables = len(pair[kinds[0]].x), columns_of(pair, kinds, names)
     chosen = {*(DEFAULT_ATTRIBUTES if names is None else names), "x", "y", "image"}
-    for kind, columns in tables.items():
-        for position in range(len(pair[kind].x)):
-            every = {name: column[position] for name, column in columns.items()}
-            kept = {name: value for name, value in every.items() if name in chosen and value is not None}
-            yield f"{kind[0]}{position}", {"kind": kind, **kept}
+    kept = {kind: {n: values for n, values in columns.items() if n in chosen} for kind, columns in tables.items()}
+    if merged:
+        of_image = {name: values for name, values in kept["student"].items() if name not in OF_NETWORK}
+        own = {f"{kind}_{name}": kept[kind][name] for kind in kinds for name in OF_NETWORK if name in kept[kind]}
+        kept = {"n": of_image | own}
+    else:
+        kept = {kind: {"kind": [kind] * count, **columns} for kind, columns in kept.items()}
+    for kind, columns in kept.items():
+        for position in range(count):
+            every = ((name, values[position]) for name, values in columns.items())
+            yield f"{kind[0]}{position}", {name: value for name, value in every if value is not None}
 
 
-def images_of(pair: "HeteroData", names: Sequence[str] | None = None) -> Iterator[Node]:
-    """Yield one node `n0`, `n1`, ... for an image, the two networks' nodes in one.
-
-    The attributes are those of `nodes_of`; those of a network begin with its name: `student_prediction`,
-    `teacher_prediction`.
-    """
-    count = len(pair["student"].x)
-    every = list(nodes_of(pair, ("student", "teacher"), names))
-    for position, ((_, student), (_, teacher)) in enumerate(zip(every[:count], every[count:], strict=True)):
-        merged = {name: value for name, value in student.items() if name not in (*OF_NETWORK, "kind")}
-        for kind, attributes in (("student", student), ("teacher", teacher)):
-            merged |= {f"{kind}_{name}": attributes[name] for name in OF_NETWORK if name in attributes}
-        yield f"n{position}", merged
-
-
-def titles_of(pair: "HeteroData", kind: str) -> list[tuple[str, Rgb]]:
+def titles_of(pair: Pair, kind: str) -> list[tuple[str, str]]:
     """Return each node's title, its class name or its index where it has none, and the colour of its class."""
     columns = _columns(pair, kind)
     labels = columns.get("label", [None] * len(pair[kind].x))
@@ -101,7 +94,7 @@ def titles_of(pair: "HeteroData", kind: str) -> list[tuple[str, Rgb]]:
     titles = []
     for index, name, label in zip(columns["index"], names, labels, strict=True):
         title = str(index) if name is None or not str(name).strip() else str(name)
-        titles.append((title, rgb(NO_CLASS if label is None else colours[label])))
+        titles.append((title, NO_CLASS if label is None else colours[label]))
     return titles
 
 
@@ -114,9 +107,7 @@ def writable(text: str) -> str:
     return UNWRITABLE.sub("\ufffd", text)
 
 
-def columns_of(
-    pair: "HeteroData", kinds: Sequence[str], names: Sequence[str] | None
-) -> dict[str, dict[str, list[Any]]]:
+def columns_of(pair: Pair, kinds: Sequence[str], names: Sequence[str] | None) -> dict[str, dict[str, list[Any]]]:
     """Return the attributes of the nodes of each kind: a list for each name, `None` where a node lacks it.
 
     Raises:
@@ -131,7 +122,7 @@ def columns_of(
     return tables
 
 
-def _columns(pair: "HeteroData", kind: str) -> dict[str, list[Any]]:
+def _columns(pair: Pair, kind: str) -> dict[str, list[Any]]:
     """Return the attributes of each node of one kind, as plain values, `None` where the pair does not have them."""
     store = pair[kind]
     count = len(store.x)
@@ -145,18 +136,13 @@ def _columns(pair: "HeteroData", kind: str) -> dict[str, list[Any]]:
     if hasattr(pair, "split"):
         columns["split"] = [writable(pair.split)] * count
     if "label" in columns:
-        _name_classes(columns, [writable(name) for name in getattr(pair, "classes", [])])
+        labels, classes = columns["label"], [writable(name) for name in getattr(pair, "classes", [])]
+        if classes:
+            columns["class_name"] = [classes[n] if 0 <= n < len(classes) else None for n in labels]
+        for name in {"label", "correct"} & columns.keys():  # a negative label is unknown, and whether it is correct too
+            columns[name] = [value if label >= 0 else None for value, label in zip(columns[name], labels, strict=True)]
     if "position" in store:
         columns["x"], columns["y"] = store.position.double().T.tolist()
     if "image" in store:
         columns["image"] = [writable(path) for path in store.image]
     return columns
-
-
-def _name_classes(columns: dict[str, list[Any]], classes: list[str]) -> None:
-    """Name the classes of labels that have one; a negative label is unknown, and what would be judged by it too."""
-    labels = columns["label"]
-    if classes:
-        columns["class_name"] = [classes[n] if 0 <= n < len(classes) else None for n in labels]
-    for name in {"label", "correct"} & columns.keys():
-        columns[name] = [value if label >= 0 else None for value, label in zip(columns[name], labels, strict=True)]

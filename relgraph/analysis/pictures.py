@@ -5,18 +5,17 @@ import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
-
-if TYPE_CHECKING:
-    from PIL.Image import Image, Resampling
 
 LARGEST = 96
 SPRITE_TILE = 32  # 2,000 tiles of that many pixels are about 2 MB as a JPEG
@@ -32,35 +31,28 @@ def write_thumbnails(images: ImageSet, folder: Path) -> list[str]:
     Raises:
         RelgraphError: if a file cannot be written, or a streamed image cannot be read.
     """
-    from PIL.Image import Resampling
-    from tqdm import tqdm
-
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise RelgraphError(f"cannot make the folder {folder}: {error.strerror}") from error
     names = [f"{number}.png" for number in images.index.tolist()]
-    pictures = tqdm(_small(images, LARGEST, Resampling.BICUBIC), "thumbnails", len(names), leave=False, disable=None)
-    for name, picture in zip(names, pictures, strict=True):
+    small = _small(images, LARGEST, Image.Resampling.BICUBIC)
+    for name, picture in zip(names, tqdm(small, "thumbnails", len(names), leave=False, disable=None), strict=True):
         write_atomically(folder / name, _encoded(picture, "PNG"))
     return [f"{folder.name}/{name}" for name in names]
 
 
-def thumbnails(images: ImageSet, side: int) -> list["Image"]:
+def thumbnails(images: ImageSet, side: int) -> list[Image.Image]:
     """Return the images, none larger than `side` pixels, as RGB."""
-    from PIL.Image import Resampling
-
-    return [picture.convert("RGB") for picture in _small(images, side, Resampling.LANCZOS)]
+    return [picture.convert("RGB") for picture in _small(images, side, Image.Resampling.LANCZOS)]
 
 
 def sprite(images: ImageSet) -> tuple[dict[str, Any], list[list[int]]]:
     """Return all images as tiles of one picture, and the column and row of each."""
-    from PIL.Image import new
-
     pictures = thumbnails(images, SPRITE_TILE)
     tile = max(max(picture.size) for picture in pictures)
     columns = math.ceil(math.sqrt(len(pictures)))
-    canvas = new("RGB", (columns * tile, math.ceil(len(pictures) / columns) * tile))
+    canvas = Image.new("RGB", (columns * tile, math.ceil(len(pictures) / columns) * tile))
     places = [[number % columns, number // columns] for number in range(len(pictures))]
     for picture, (column, row) in zip(pictures, places, strict=True):
         margin = (tile - picture.width) // 2, (tile - picture.height) // 2
@@ -71,15 +63,14 @@ def sprite(images: ImageSet) -> tuple[dict[str, Any], list[list[int]]]:
 def matrix_picture(matrix: Tensor, limit: float) -> str:
     """Return a matrix with values in -limit..limit as a picture of so many pixels, blue over white to red."""
     from matplotlib import colormaps
-    from PIL.Image import fromarray
 
-    picture = fromarray(((matrix / limit).clamp(-1, 1) * 127 + 127.5).to(torch.uint8).numpy())
+    picture = Image.fromarray(((matrix / limit).clamp(-1, 1) * 127 + 127.5).to(torch.uint8).numpy())
     colours = colormaps["RdBu_r"](np.linspace(0, 1, 256))[:, :3]
     picture.putpalette(np.rint(colours * 255).astype(int).flatten().tolist())
     return data_uri(picture)
 
 
-def data_uri(picture: "Image") -> str:
+def data_uri(picture: Image.Image) -> str:
     """Return a picture as an address that holds it: PNG, or JPEG if that would be large."""
     kind, content = "png", _encoded(picture, "PNG", optimize=True)
     if len(content) > PNG_LIMIT and picture.mode == "RGB":
@@ -87,18 +78,16 @@ def data_uri(picture: "Image") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _small(images: ImageSet, side: int, resampling: "Resampling") -> Iterator["Image"]:
+def _small(images: ImageSet, side: int, resampling: Image.Resampling) -> Iterator[Image.Image]:
     """Yield the images, grey or RGB, none larger than `side` pixels: one at a time, since files may be large."""
-    from PIL.Image import fromarray
-
     for (pixels,) in images.batches(torch.split(torch.arange(len(images)), 1)):
         grey = len(pixels) == 1
-        picture = fromarray((pixels[0] if grey else pixels.permute(1, 2, 0)).cpu().contiguous().numpy())
+        picture = Image.fromarray((pixels[0] if grey else pixels.permute(1, 2, 0)).cpu().contiguous().numpy())
         picture.thumbnail((side, side), resampling)
         yield picture
 
 
-def _encoded(picture: "Image", form: str, **options: Any) -> bytes:
+def _encoded(picture: Image.Image, form: str, **options: Any) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, form, **options)
     return stream.getvalue()

@@ -26,7 +26,10 @@ def learning_curve(path: Path) -> Path:
     named = {"loss": "all terms"}
     if any(row.get("cross_entropy", 0) > 0 for row in rows):
         named["cross_entropy"] = "cross-entropy"
-    panels = ("training loss", None, named), ("accuracy in %", 101, _accuracies(split))
+    called = "validation" if split == "val" else split
+    accuracies = {"train_top1": "top-1, training, labelled images", f"{split}_top1": f"top-1, {called}"}
+    accuracies[f"{split}_knn"] = f"k-NN on features, {called}"
+    panels = ("training loss", None, named), ("accuracy in %", 101, accuracies)
     for axis, (label, most, curves) in zip(figure.subplots(1, 2), panels, strict=True):
         for column, name in curves.items():
             points = [(row["epoch"], row[column]) for row in rows if column in row]
@@ -42,10 +45,3 @@ def learning_curve(path: Path) -> Path:
     figure.savefig(picture, format="png", dpi=120)
     write_atomically(run.curve_file, picture.getvalue())
     return run.curve_file
-
-
-def _accuracies(split: str) -> dict[str, str]:
-    """Return the columns of accuracies and their names."""
-    called = "validation" if split == "val" else split
-    return {"train_top1": "top-1, training, labelled images", f"{split}_top1": f"top-1, {called}",
-            f"{split}_knn": f"k-NN on features, {called}"}  # fmt: skip

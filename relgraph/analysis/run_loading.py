@@ -1,18 +1,21 @@
 """A finished run, loaded again: its networks, and their outputs on a split."""
 
+import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from tempfile import NamedTemporaryFile, gettempdir
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from relgraph.analysis.difference import difference_pair
-from relgraph.analysis.memory_mapped import RowTable
-from relgraph.analysis.split_graph import SplitGraph, split_pair
+from relgraph.analysis.split_graph import SplitGraph, difference_pair, split_pair
 from relgraph.data.images import ImageSet
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError, unknown
+from relgraph.files import first_line
+from relgraph.graph.pair import Pair
 from relgraph.graph.topology import Chooser
 from relgraph.methods import Output
 from relgraph.methods.contrastive import Contrastive, head_like
@@ -25,20 +28,19 @@ from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_p
 from relgraph.training.feed import input_of
 from relgraph.training.runs import Run
 
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
-
 SPLITS = ("train", "val", "test")
 BATCH = 256
 # Images whose features (of width 2,048: 64 MiB) and logits are held at once.
 IMAGES_AT_ONCE = 32 * BATCH
+# Bytes of a network's embeddings in memory, at most: those of 1,281,167 images are in a file from width 210 on.
+MEMORY_LIMIT = 2**30
 
 
 class Nodes(NamedTuple):
     """The part of a network's outputs on N images that a graph of a whole split needs.
 
     Attributes:
-        x: Embeddings, `(N, D)`, in a temporary file if they are large (see `RowTable`).
+        x: Embeddings, `(N, D)`, in a temporary file if they are large (see `empty_rows`).
         prediction: The class of the largest logit, `(N,)`.
     """
 
@@ -61,10 +63,9 @@ class TrainedRun:
         self.student, self.description = load_student(self.run.student_file)
         self.student.to(self.device)
         if tuple(self.description["classes"]) != self.data.train.classes:
-            raise RelgraphError(
-                f"the classes of {self.recipe.dataset} are no longer those of the student in {path}: "
-                f"expected {len(self.description['classes'])}, got {len(self.data.train.classes)} or other names"
-            )
+            counts = f"expected {len(self.description['classes'])}, got {len(self.data.train.classes)}"
+            told = f"the classes of {self.recipe.dataset} are no longer those of the student in {path}"
+            raise RelgraphError(f"{told}: {counts} or other names")
         weights = load_checkpoint(self.run.best)["objective"]
         if any(name.startswith("method.") and not name.startswith("method.parts.") for name in weights):
             raise RelgraphError(f"{self.run.best} is of a version of relgraph whose runs this one cannot read")
@@ -93,17 +94,6 @@ class TrainedRun:
         load_strictly(head, own, self.run.best)
         return head.to(self.device).eval()
 
-    def split(self, name: str) -> ImageSet:
-        """Return a split of the data by name.
-
-        Raises:
-            RelgraphError: for an unknown one.
-        """
-        if name not in SPLITS:
-            raise unknown("split", name, SPLITS)
-        images: ImageSet = getattr(self.data, name)
-        return images
-
     def images(self, split: str, first: int | None = None) -> ImageSet:
         """Return the images of a split, or so many first ones.
 
@@ -112,7 +102,9 @@ class TrainedRun:
         Raises:
             RelgraphError: for an unknown split, or one without images.
         """
-        images = self.split(split)
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS)
+        images: ImageSet = getattr(self.data, split)
         if len(images) == 0:
             raise RelgraphError(f"the split {split!r} of {self.recipe.dataset} has no images: expected another --split")
         return images if first is None or first >= len(images) else images.select(torch.arange(first))
@@ -128,13 +120,20 @@ class TrainedRun:
         Embeddings are projected ones; in a contrastive run without labels, which trains no projection, they are the
         student's behind the method's head and the teacher's feature, which its loss compared.
         """
-        backbone, head = self.student.backbone, self.student.head
-        own = Normalise(self.description["mean"], self.description["std"])
-        student = self._output(images, "student", own, backbone, head, self.contrast_head)
-        if self.teacher is None or self.head is None:
-            return student, None
-        contrasted = None if self.contrast_head is None else nn.Identity()
-        return student, self._output(images, "teacher", input_of(self.teacher), self.teacher, self.head, contrasted)
+        own, contrasted = Normalise(self.description["mean"], self.description["std"]), self.contrast_head
+        networks: list[tuple[str, nn.Module, Head, Normalise, nn.Module | None]]
+        networks = [("student", self.student.backbone, self.student.head, own, contrasted)]
+        if self.teacher is not None and self.head is not None:
+            contrasted = None if contrasted is None else nn.Identity()
+            networks.append(("teacher", self.teacher, self.head, input_of(self.teacher), contrasted))
+        found = []
+        for name, network, head, prepare, contrasted in networks:
+            feature = embed(network, images, prepare, BATCH, self.device, name, self.recipe.processes)
+            embedding, logits = head(feature.to(self.device))
+            if contrasted is not None:  # a method compared features behind it, in place of projections
+                embedding = contrasted(feature.to(self.device))
+            found.append(Output(embedding.cpu(), logits.cpu(), feature))
+        return found[0], found[1] if len(found) > 1 else None
 
     def nodes(self, images: ImageSet) -> tuple[Nodes, Nodes | None]:
         """Return the nodes of student and teacher: of `outputs` the embeddings and the arg max of the logits.
@@ -144,27 +143,18 @@ class TrainedRun:
         Raises:
             RelgraphError: if there are no images, or the temporary file cannot be written.
         """
-        positions = torch.split(torch.arange(len(images)), IMAGES_AT_ONCE)
-        parts = [images] if len(positions) == 1 else map(images.select, positions)
-        tables: list[tuple[RowTable, list[Tensor]]] = [(RowTable(len(images)), []) for _ in range(2)]
-        for part in parts:
-            for (rows, predictions), output in zip(tables, self.outputs(part), strict=True):
+        found: dict[int, Nodes] = {}
+        for positions in torch.split(torch.arange(len(images)), IMAGES_AT_ONCE):
+            part = images if len(positions) == len(images) else images.select(positions)
+            for place, output in enumerate(self.outputs(part)):
                 if output is not None:
                     assert output.logits is not None
-                    rows.add(output.embedding)
-                    predictions.append(output.logits.argmax(-1))
-        found = [Nodes(rows.tensor(), torch.cat(predictions)) for rows, predictions in tables if predictions]
-        return found[0], found[1] if len(found) > 1 else None
-
-    def _output(
-        self, images: ImageSet, name: str, prepare: Normalise, net: nn.Module, head: Head, contrasted: nn.Module | None
-    ) -> Output:
-        """Return a network's outputs; behind `contrasted` a method compared features, in place of projections."""
-        feature = embed(net, images, prepare, BATCH, self.device, name, self.recipe.processes)
-        embedding, logits = head(feature.to(self.device))
-        if contrasted is not None:
-            embedding = contrasted(feature.to(self.device))
-        return Output(embedding.cpu(), logits.cpu(), feature)
+                    if place not in found:
+                        rows = empty_rows(len(images), output.embedding.shape[1])
+                        found[place] = Nodes(rows, torch.empty(len(images), dtype=torch.long))
+                    found[place].x[positions] = output.embedding.float()
+                    found[place].prediction[positions] = output.logits.argmax(-1)
+        return found[0], found.get(1)
 
 
 def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
@@ -210,7 +200,7 @@ def run_pair(
     k: int = 8,
     threshold: float = 0.5,
     neighbours: Chooser | None = None,
-) -> "HeteroData":
+) -> Pair:
     """Return the graph pair of a split of a run, or of its first images, with labels and predictions.
 
     Nodes are those of `TrainedRun.nodes`, unrefined, in the order of the split, and edges their correlations, whatever
@@ -226,38 +216,54 @@ def run_pair(
     """
     if side == "difference" and neighbours is not None:
         raise RelgraphError(f"in the difference each network chooses its own edges: expected none, got {neighbours!r}")
-    opened = path if isinstance(path, TrainedRun) else TrainedRun(path)
-    path = opened.run.path
     if graph == "threshold" and not 0 < threshold <= 1:
         raise RelgraphError(f"the threshold of a correlation must be above 0 and at most 1, got {threshold}")
     if first is not None and first < 2:
         raise RelgraphError(f"a graph needs two images, got {first}")
+    opened = path if isinstance(path, TrainedRun) else TrainedRun(path)
     images = opened.images(split, first)
     student, teacher = opened.nodes(images)
+    run = opened.run.path
     if teacher is None and side != "student":
-        raise RelgraphError(f"{path} was trained without a teacher: export its student's graph (side student)")
+        raise RelgraphError(f"{run} was trained without a teacher: export its student's graph (side student)")
     reference = student if teacher is None else teacher
     own, width = student.x.shape[1], reference.x.shape[1]
     if own != width:
-        raise RelgraphError(
-            f"a pair needs embeddings of one width, got {own} of the student and {width} of the teacher's "
-            f"own head in {path}: train with --dim {width}"
-        )
-    if side == "difference":
-        pair = difference_pair(student.x, reference.x, graph=graph, k=k, threshold=threshold)
-    else:
-        chooser: Chooser = neighbours or ("student" if side == "student" else "teacher")
-        pair = split_pair(student.x, reference.x, graph=graph, k=k, threshold=threshold, neighbours=chooser)
+        told = f"got {own} of the student and {width} of the teacher's own head in {run}"
+        raise RelgraphError(f"a pair needs embeddings of one width, {told}: train with --dim {width}")
+    chooser: Chooser = neighbours or ("student" if side == "student" else "teacher")
+    make = difference_pair if side == "difference" else partial(split_pair, neighbours=chooser)
+    pair = make(student.x, reference.x, graph=graph, k=k, threshold=threshold)
     pair.classes, pair.split = list(images.classes), split
     for name, nodes in (("student", student), ("teacher", reference)):
-        known = opened.has_trained_classifier(name if teacher is not None else "student")
-        pair[name].update(_facts(images, nodes.prediction if known else None))
+        store = pair[name]
+        store.image_id, store.y = images.index, images.true_labels
+        if opened.has_trained_classifier(name if teacher is not None else "student"):
+            store.prediction, store.correct = nodes.prediction, nodes.prediction == images.true_labels
+        if bool((images.labels < 0).any()):
+            store.labelled = images.labels >= 0
     return pair
 
 
-def _facts(images: ImageSet, prediction: Tensor | None) -> dict[str, Tensor]:
-    """Return what the nodes of a network carry of their images, `(N,)` each."""
-    found = {"image_id": images.index, "y": images.true_labels}
-    if prediction is not None:
-        found |= {"prediction": prediction, "correct": prediction == images.true_labels}
-    return found | ({"labelled": images.labels >= 0} if bool((images.labels < 0).any()) else {})
+def empty_rows(count: int, width: int) -> Tensor:
+    """Return rows `(N, D)` float32 to be filled, in memory or, where that is too much, in a file.
+
+    The file is in the folder of temporary files (`TMPDIR`), which is best none that itself lies in memory, and is
+    mapped: the system keeps in memory what there is room for. It has no name any more once it is mapped, and is gone
+    with the tensor.
+
+    Raises:
+        RelgraphError: if the temporary file cannot be opened, or the disk has no room for it.
+
+    >>> empty_rows(3, 2).shape
+    torch.Size([3, 2])
+    """
+    if 4 * count * width <= MEMORY_LIMIT:
+        return torch.empty(count, width)
+    try:
+        with NamedTemporaryFile(prefix="relgraph-") as file:
+            if hasattr(os, "posix_fallocate"):  # else a full disk would be noticed by a signal that ends the program
+                os.posix_fallocate(file.fileno(), 0, 4 * count * width)
+            return torch.from_file(file.name, shared=True, size=count * width).view(count, width)
+    except OSError as error:
+        raise RelgraphError(f"a temporary file in {gettempdir()} cannot be written: {first_line(error)}") from error

@@ -1,21 +1,18 @@
-"""The graph pair of a whole split, found in blocks."""
+"""The graph pair of a whole split, found in blocks, and the edges on which student and teacher disagree."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError, unknown
-from relgraph.graph.kernels import Kernel, pearson
-from relgraph.graph.pair import check_nodes, graph_pair
-from relgraph.graph.search import check_finite, check_k
-from relgraph.graph.topology import Above, Chooser, Choosing, Nearest
-
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
+from relgraph.graph.forms import Form
+from relgraph.graph.kernels import pearson
+from relgraph.graph.pair import STUDENT, TEACHER, Pair, check_nodes, graph_pair
+from relgraph.graph.search import check_finite, degenerate_in_blocks, edge_weights
+from relgraph.graph.topology import ALL_PAIRS, Above, Chooser, Choosing, Nearest
 
 SplitGraph = Literal["dense", "knn", "threshold"]
-SPLIT_GRAPHS: tuple[SplitGraph, ...] = ("dense", "knn", "threshold")
 # Three matrices of 3,000 x 3,000 are 108 MB; the sparse graphs have no such bound.
 DENSE_LIMIT = 3_000
 EDGE_LIMIT = 5_000_000
@@ -30,16 +27,13 @@ def split_pair(
     k: int = 8,
     threshold: float = 0.5,
     neighbours: Chooser = "teacher",
-    kernel: Kernel = pearson,
-    image_id: Tensor | None = None,
-    y: Tensor | None = None,
-) -> "HeteroData":
+) -> Pair:
     """Return student and teacher of a whole split, `(N, D)` each, as the `HeteroData` that `graph_pair` gives.
 
     The graphs `knn` (each node's `k` nearest) and `threshold` (all pairs with at least this magnitude of weight) are
     built in blocks, without the matrix of all pairs; `neighbours` names the network whose weights choose the edges of
     both. Weights are those of `graph_pair` to rounding, and have no gradient. Nodes are read a block at a time and may
-    be memory-mapped from a file (see `relgraph.analysis.memory_mapped`).
+    be memory-mapped from a file (see `run_loading.empty_rows`).
 
     Raises:
         RelgraphError: if the two are not finite and (N, D) alike, for an unknown graph or choice of neighbours, if `k`
@@ -50,32 +44,62 @@ def split_pair(
     >>> pair["teacher", "relates", "teacher"].edge_index.shape
     torch.Size([2, 300])
     """
-    rule = split_rule(student, teacher, graph, k, threshold, neighbours)
-    if rule is not None:
-        return graph_pair(student, teacher, topology=rule, kernel=kernel, image_id=image_id, y=y, form="blocked")
-    if len(student) > DENSE_LIMIT:
-        raise RelgraphError(
-            f"the graph 'dense' holds all pairs and takes at most {DENSE_LIMIT:,} nodes, got {len(student):,}: "
-            "take the graph 'knn' or 'threshold', or fewer nodes"
-        )
-    return graph_pair(student, teacher, kernel=kernel, image_id=image_id, y=y)
+    rule = _rule(student, teacher, graph, k, threshold, neighbours)
+    if rule is None and len(student) > DENSE_LIMIT:
+        told = f"the graph 'dense' holds all pairs and takes at most {DENSE_LIMIT:,} nodes, got {len(student):,}"
+        raise RelgraphError(f"{told}: take the graph 'knn' or 'threshold', or fewer nodes")
+    form: Form = "matrix" if rule is None else "blocked"
+    return graph_pair(student, teacher, topology=rule or ALL_PAIRS, form=form)
 
 
-def split_rule(
-    student: Tensor, teacher: Tensor, graph: str, k: int, threshold: float, neighbours: Chooser = "teacher"
-) -> Choosing | None:
-    """Return the rule of a graph of a whole split: k nearest neighbours, or pairs above a threshold; of `dense` none.
+@torch.no_grad()
+def difference_pair(
+    student: Tensor, teacher: Tensor, *, graph: SplitGraph = "knn", k: int = 8, threshold: float = 0.5
+) -> Pair:
+    """Return student and teacher, `(N, D)` each, with only those edges that the graph of one network alone holds.
+
+    Each network chooses its own edges, its `k` nearest neighbours or the pairs with at least the magnitude `threshold`.
+    `(student, relates, student)` holds those of the student's that the teacher's graph lacks, and `(teacher, relates,
+    teacher)` the reverse: `edge_index` (2, E), `edge_weight` (E,), the weight in that network, and `other_weight`
+    (E,), the weight of the same two nodes in the other. There is no cross graph.
 
     Raises:
-        RelgraphError: for an unknown graph or choice of neighbours, and if the two are not finite and (N, D) alike, or
-            have not k others each.
+        RelgraphError: if the two are not finite and (N, D) alike, for the graph `dense`, in which both networks hold
+            all pairs, if `k` is not in 1..N-1, or if there are too many pairs above the threshold.
+
+    >>> pair = difference_pair(torch.tensor([[3.0, 1, 0], [2, 1, 0], [0, 1, 3], [0, 1, 2]]),
+    ...                        torch.tensor([[3.0, 1, 0], [0, 1, 2], [0, 1, 3], [2, 1, 0]]), k=1)
+    >>> pair["student", "relates", "student"].edge_index  # neighbour above anchor
+    tensor([[1, 0, 3, 2],
+            [0, 1, 2, 3]])
     """
-    if graph not in SPLIT_GRAPHS:
-        raise unknown("graph", graph, SPLIT_GRAPHS)
+    from torch_geometric.data import HeteroData
+
+    rule = _rule(student, teacher, graph, k, threshold)
+    if rule is None:
+        every = "with the graph 'dense' both networks hold all pairs and no edge is of one alone"
+        raise RelgraphError(f"{every}: expected 'knn' or 'threshold'")
+    both, pair = (student, teacher), HeteroData()
+    pair.graph = "sparse"
+    chosen = [rule.of_nodes(x, pearson) for x in both]
+    numbers = [anchor * len(student) + candidate for candidate, anchor in chosen]
+    for own, kind in enumerate((STUDENT, TEACHER)):
+        x, y = both[own], both[1 - own]
+        pair[kind[0]].x, pair[kind[0]].degenerate = x, degenerate_in_blocks(x)
+        edges = chosen[own][:, ~torch.isin(numbers[own], numbers[1 - own])]
+        pair[kind].edge_index, pair[kind].edge_weight = edges, edge_weights(x, x, edges)
+        pair[kind].other_weight = edge_weights(y, y, edges)
+    return pair
+
+
+def _rule(
+    student: Tensor, teacher: Tensor, graph: str, k: int, threshold: float, neighbours: Chooser = "teacher"
+) -> Choosing | None:
+    """Return the rule of a graph of a whole split, after checks of its options and nodes; of `dense` none."""
+    if graph not in get_args(SplitGraph):
+        raise unknown("graph", graph, get_args(SplitGraph))
     sparse = Nearest(k, neighbours) if graph == "knn" else Above(threshold, neighbours, EDGE_LIMIT)
     check_nodes(student, teacher, one_width=True)
     for side, x in (("student", student), ("teacher", teacher)):
         check_finite(x, side)
-    if graph == "knn":
-        check_k(k, len(student))
     return None if graph == "dense" else sparse

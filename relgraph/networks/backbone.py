@@ -39,21 +39,22 @@ class Backbone(nn.Module):
 
 
 class Staged(Backbone):
-    """A backbone whose `stem` and `layers` each read the map before; the mean over all positions is its vector."""
+    """A backbone whose `stem` and `layers` each read the map before; the mean over all positions is its vector.
+
+    The mean is that of the last stage's map, or of what `last` makes of it where a family has such a layer.
+    """
 
     stem: nn.Module
-    layers: nn.ModuleList
+    layers: Iterable[nn.Module]
+    last: Callable[[Tensor], Tensor]
 
     def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return the maps of stem and stages, and the mean of what `before_mean` makes of the last."""
+        """Return the maps of stem and stages, and the mean of the last, or of what `last` makes of it."""
         maps = [self.stem(images)]
         for layer in self.layers:
             maps.append(layer(maps[-1]))
-        return tuple(maps), spatial_mean(self.before_mean(maps[-1]))
-
-    def before_mean(self, x: Tensor) -> Tensor:
-        """Return the map whose mean is the pooled vector, `(N, width, H, W)`, from that of the last stage."""
-        return x
+        averaged = self.last(maps[-1]) if hasattr(self, "last") else maps[-1]
+        return tuple(maps), averaged.mean(dim=(2, 3))
 
 
 @torch.no_grad()
@@ -73,12 +74,12 @@ def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: i
 
 def stacked(
     unit: Callable[[int, int, int], nn.Module], inputs: int, stages: Iterable[tuple[int, int, int]]
-) -> nn.ModuleList:
+) -> list[nn.Sequential]:
     """Return stages of units, each `unit(inputs, outputs, stride)`; a stage is (outputs, number of units, stride).
 
     The first unit of a stage has the stride and changes the number of channels, the others keep both.
     """
-    layers = nn.ModuleList()
+    layers = []
     for outputs, count, stride in stages:
         rest = (unit(outputs, outputs, 1) for _ in range(count - 1))
         layers.append(nn.Sequential(unit(inputs, outputs, stride), *rest))
@@ -93,8 +94,3 @@ def start_from_fan_out(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-def spatial_mean(maps: Tensor) -> Tensor:
-    """Return the mean over all positions, `(N, C, H, W) -> (N, C)`, which holds at any image size."""
-    return maps.mean(dim=(2, 3))

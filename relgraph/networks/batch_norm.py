@@ -38,7 +38,13 @@ def synchronised(module: nn.Module, processes: ProcessGroup) -> nn.Module:
     if processes.count > 1:
         for name, layer in module.named_modules():
             if isinstance(layer, _BatchNorm):
-                layer.__class__ = _kind(layer, name)
+                # timm's by name, since timm takes seconds to import.
+                if type(layer) not in (*PLAIN, Synchronised) and type(layer).__name__ != "BatchNormAct2d":
+                    raise RelgraphError(
+                        f"synchronised batch norm supports {', '.join(kind.__name__ for kind in PLAIN)} and timm's "
+                        f"BatchNormAct2d, got {type(layer).__name__} in {name or 'the network'!r}"
+                    )
+                layer.__class__ = Synchronised
                 layer.__dict__["processes"] = processes
     return module
 
@@ -56,19 +62,25 @@ def average_statistics(module: nn.Module, processes: ProcessGroup) -> None:
 
 
 class Synchronised(_BatchNorm):
-    """A batch norm over the rows of all processes; `synchronised` makes it of a batch norm."""
+    """A batch norm over the rows of all processes; `synchronised` makes it of a batch norm.
+
+    It is followed by dropout and activation where it had them within, as timm's `BatchNormAct2d` has.
+    """
 
     processes: ProcessGroup
+    drop: nn.Module
+    act: nn.Module
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalised `(N / W, C, ...)`, in the type and memory format of the input."""
-        if not self.training:
-            return super().forward(input)
-        self._check_input_dim(input)
         normalised: Tensor
-        normalised, mean, variance = _Normalise.apply(input, self.weight, self.bias, self.eps, self.processes)
-        self._track(mean, variance, input.numel() // input.shape[1] * self.processes.count)
-        return normalised
+        if self.training:
+            self._check_input_dim(input)
+            normalised, mean, variance = _Normalise.apply(input, self.weight, self.bias, self.eps, self.processes)
+            self._track(mean, variance, input.numel() // input.shape[1] * self.processes.count)
+        else:
+            normalised = super().forward(input)
+        return self.act(self.drop(normalised)) if "act" in self._modules else normalised
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
@@ -86,31 +98,6 @@ class Synchronised(_BatchNorm):
             # Without momentum the mean over all batches so far, as a tensor: nothing is read back from a device.
             share = self.num_batches_tracked.to(running.dtype).reciprocal() if self.momentum is None else self.momentum
             running.lerp_(new.to(running.dtype), share)
-
-
-class SynchronisedAct(Synchronised):
-    """The same followed by dropout and activation, which timm's `BatchNormAct2d` has within."""
-
-    drop: nn.Module
-    act: nn.Module
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the activations, `(N / W, C, ...)`."""
-        activations: Tensor = self.act(self.drop(super().forward(input)))
-        return activations
-
-
-def _kind(layer: _BatchNorm, name: str) -> type[Synchronised]:
-    if isinstance(layer, Synchronised):
-        return type(layer)
-    if type(layer) in PLAIN:
-        return Synchronised
-    if type(layer).__name__ == "BatchNormAct2d":  # by name, since timm takes seconds to import
-        return SynchronisedAct
-    raise RelgraphError(
-        f"synchronised batch norm supports {', '.join(kind.__name__ for kind in PLAIN)} and timm's BatchNormAct2d, "
-        f"got {type(layer).__name__} in {name or 'the network'!r}"
-    )
 
 
 class _Normalise(torch.autograd.Function):

@@ -19,9 +19,6 @@ LISTS: Mapping[str, Callable[[], list[Listed]]] = {
     "timm": list_timm,
     "torchvision": list_torchvision,
 }
-
-
-WILDCARD = r"[*?\[]"
 # Of students, those of the benchmark have no library.
 NAMES: Mapping[str, Callable[[], list[str]]] = {"timm": timm_names, "torchvision": torchvision_names}
 
@@ -40,10 +37,9 @@ def student_names(pattern: str = "*") -> list[str]:
     ['wrn_16_2', 'wrn_40_2']
     """
     wanted = ALIASES.get(pattern, pattern).lower()
-    libraries = [library for library in NAMES if wanted.startswith(f"{library}:")]
-    names = [f"{library}:{name}" for library in libraries for name in NAMES[library]()] or list(STUDENTS)
-    complete = wanted if re.search(WILDCARD, wanted) else f"*{wanted}*"
-    found = [name for name in names if fnmatchcase(name.lower(), complete)]
+    library, colon, _ = wanted.partition(":")
+    names = [f"{library}:{name}" for name in NAMES[library]()] if colon and library in NAMES else list(STUDENTS)
+    found = [name for name in names if _matches(wanted, name)]
     if not found:
         raise RelgraphError(f"no student matches {pattern!r}: `relgraph students` lists them all")
     return found
@@ -61,16 +57,15 @@ def find_teachers(pattern: str) -> list[Listed]:
     wanted = pattern.lower()
     sources = [source for source in LISTS if wanted.startswith(source)] or LISTS  # one alone is asked faster
     listed = [teacher for source in sources for teacher in LISTS[source]()]
-    found = [teacher for teacher in listed if _matches(teacher, wanted)]
+    found = [teacher for teacher in listed if _matches(wanted, teacher.spec, teacher.name)]
     if not found:
         raise RelgraphError(f"no teacher matches {pattern!r}{_nearest(wanted, listed)}")
     return found
 
 
-def _matches(teacher: Listed, pattern: str) -> bool:
-    if re.search(WILDCARD, pattern):
-        return any(fnmatchcase(name.lower(), pattern) for name in (teacher.spec, teacher.name))
-    return pattern in teacher.spec.lower()
+def _matches(pattern: str, *names: str) -> bool:
+    complete = pattern if re.search(r"[*?\[]", pattern) else f"*{pattern}*"
+    return any(fnmatchcase(name.lower(), complete) for name in names)
 
 
 def _nearest(pattern: str, listed: list[Listed]) -> str:
@@ -79,10 +74,9 @@ def _nearest(pattern: str, listed: list[Listed]) -> str:
     without_source = re.sub("^[^:]*:(?=.)", "", plain)
     specs = [teacher.spec for teacher in listed]
     architectures = [re.split(r"[/.]", teacher.name)[0] for teacher in listed]
-    words = [word for spec in specs for word in re.split(r"[^A-Za-z0-9]+", spec)]
+    words = re.findall(r"[A-Za-z0-9]+", " ".join(specs))
     for wanted, names in ((plain, specs), (without_source, architectures), (without_source, words)):
         spelled = {name.lower(): name for name in names}
-        near = get_close_matches(wanted, spelled, n=3, cutoff=0.7)
-        if near:
+        if near := get_close_matches(wanted, spelled, cutoff=0.7):
             return f": did you mean {' or '.join(spelled[name] for name in near)}?"
     return ": relgraph teachers, without a pattern, lists the sources"

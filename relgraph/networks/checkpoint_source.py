@@ -1,9 +1,7 @@
 """Teachers that relgraph trained: of a run, and those that come with the package."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,18 +13,17 @@ from relgraph.networks.files import load_network, load_projector, read_network
 from relgraph.networks.heads import Projector
 from relgraph.networks.sources import Arguments, Listed, Pretrained, StudentSource, TeacherSource
 
-EMBEDDED = {"digits": "digits-simclr.safetensors"}
+EMBEDDED = {"digits": Path(__file__).parents[1] / "assets" / "digits-simclr.safetensors"}
 OUTPUTS = ("feature", "projection")  # of a checkpoint
 
 
 class Projected(Backbone):
     """A backbone and the projector that was trained on top of it, `(N, C, H, W) -> (N, width)`, the projection's."""
 
-    def __init__(self, backbone: Backbone, projector: Projector, width: int) -> None:
+    def __init__(self, backbone: Backbone, projector: Projector) -> None:
         super().__init__()
         self.backbone = backbone
         self.projector = projector
-        self.width = width
 
     def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return the backbone's maps and the projection."""
@@ -57,47 +54,29 @@ class CheckpointSource(TeacherSource):
                 is asked for where there is no projector.
         """
         if arguments.keys() - {"output"}:
-            known = " or output=".join(OUTPUTS)
-            raise RelgraphError(
-                f"a checkpoint takes the argument output={known}, got {dict(arguments)} for {self.path}"
-            )
+            known = " or ".join(f"output={each}" for each in OUTPUTS)
+            raise RelgraphError(f"a checkpoint takes the argument {known}, got {dict(arguments)} for {self.path}")
         output = str(arguments.get("output", "feature"))
         if output not in OUTPUTS:
             raise unknown("output of a checkpoint", output, OUTPUTS)
         backbone, info = load_network(self.path, self.find)
         if output == "projection":
-            backbone = Projected(backbone, load_projector(self.path), info["projector"]["dim"])
+            backbone = Projected(backbone, load_projector(self.path))
         return Pretrained(backbone, info["image_size"], info["in_channels"], info["mean"], info["std"])
 
 
-@dataclass(frozen=True)
-class EmbeddedSource(TeacherSource):
-    """A network that comes with the package; `find` turns the name of its backbone into a source."""
+def embedded(name: str) -> Path:
+    """Return the file of a network that comes with the package.
 
-    name: str
-    find: Callable[[str], StudentSource]
-    takes_weights: ClassVar[bool] = False
-
-    def load(self, weights: Path | None, input_size: int | None, arguments: Arguments) -> Pretrained:
-        """Return the network.
-
-        Raises:
-            RelgraphError: if there is none of that name.
-        """
-        if self.name not in EMBEDDED:
-            raise unknown("embedded teacher", self.name, EMBEDDED)
-        with _asset(self.name) as path:
-            return CheckpointSource(path, self.find).load(None, None, {})
+    Raises:
+        RelgraphError: if there is none of that name.
+    """
+    if name not in EMBEDDED:
+        raise unknown("embedded teacher", name, EMBEDDED)
+    return EMBEDDED[name]
 
 
 def list_embedded() -> list[Listed]:
     """Return the networks that come with the package."""
-    listed = []
-    for name in EMBEDDED:
-        with _asset(name) as path:
-            listed.append(Listed("embedded", name, read_network(path)[1]["image_size"], None, ""))
-    return listed
-
-
-def _asset(name: str) -> AbstractContextManager[Path]:
-    return resources.as_file(resources.files("relgraph") / "assets" / EMBEDDED[name])
+    sizes = {name: read_network(path)[1]["image_size"] for name, path in EMBEDDED.items()}
+    return [Listed("embedded", name, size, None, "") for name, size in sizes.items()]

@@ -2,9 +2,9 @@
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
 from relgraph.networks.backbone import Backbone
-from relgraph.networks.heads import Head, Projector
+from relgraph.networks.heads import Head, Projector, Student
 from relgraph.networks.sources import StudentSource
 
 DESCRIBED = {"backbone", "in_channels", "image_size", "mean", "std"}  # keys of the description of any network file
@@ -43,26 +43,24 @@ def find_network(path: Path) -> Path:
     Raises:
         RelgraphError: if the directory holds neither file.
     """
-    if not path.is_dir():
-        return path
-    for name in NETWORK_FILES:
-        if (path / name).is_file():
-            return path / name
-    raise RelgraphError(
-        f"{path} holds no network: expected network.safetensors of a pre-training or student.safetensors of a training"
-    )
+    found = [path / name for name in NETWORK_FILES if (path / name).is_file()] if path.is_dir() else [path]
+    if not found:
+        expected = "network.safetensors of a pre-training or student.safetensors of a training"
+        raise RelgraphError(f"{path} holds no network: expected {expected}")
+    return found[0]
 
 
-def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and the `info` of a file that `save_network` wrote.
+def read_network(
+    path: Path,
+    kind: str = "network",
+    expected: str = "a student.safetensors or network.safetensors of a run",
+    keys: Set[str] = DESCRIBED,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the `info` of a file that `save_network` wrote, of another kind with other `keys`.
 
     Raises:
         RelgraphError: if the file is missing, truncated, another program's, or without a valid description.
     """
-    return _read(path, "network", "a student.safetensors or network.safetensors of a run", DESCRIBED)
-
-
-def _read(path: Path, kind: str, expected: str, keys: set[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("relgraph")
@@ -81,11 +79,6 @@ def _read(path: Path, kind: str, expected: str, keys: set[str]) -> tuple[dict[st
     return tensors, info
 
 
-def described(info: Mapping[str, Any], find: Callable[[str], StudentSource]) -> Backbone:
-    """Return a new backbone as the `info` of a file describes it; `find` turns its name into a source."""
-    return find(info["backbone"]).build(info["in_channels"], info["image_size"])
-
-
 def load_network(path: Path, find: Callable[[str], StudentSource]) -> tuple[Backbone, dict[str, Any]]:
     """Return the backbone of a file or run directory, in float32 and evaluation mode, and the `info` stored with it.
 
@@ -96,11 +89,27 @@ def load_network(path: Path, find: Callable[[str], StudentSource]) -> tuple[Back
     """
     path = find_network(path)
     tensors, info = read_network(path)
-    backbone = described(info, find)
-    own = {
-        name.removeprefix("backbone."): t for name, t in tensors.items() if not name.startswith(("head.", "projector."))
-    }
-    return _filled(backbone, own, path), info
+    backbone = find(info["backbone"]).build(info["in_channels"], info["image_size"])
+    above = ("head.", "projector.")
+    own = {name.removeprefix("backbone."): t for name, t in tensors.items() if not name.startswith(above)}
+    return load_strictly(backbone, own, path).eval(), info
+
+
+def read_student(path: Path, find: Callable[[str], StudentSource]) -> tuple[Student, dict[str, Any]]:
+    """Return a trained student, in evaluation mode, and its description, from a run or its `student.safetensors`.
+
+    `find` turns the name of its backbone into a source; see `relgraph.load_student`.
+
+    Raises:
+        RelgraphError: if the file is missing, truncated, without a head, or of another architecture than it declares.
+    """
+    path = path / "student.safetensors" if path.is_dir() else path
+    tensors, info = read_network(path)
+    if "dim" not in info or "classes" not in info:
+        raise RelgraphError(f"{path} holds a backbone without a head: expected student.safetensors of a training run")
+    backbone = find(info["backbone"]).build(info["in_channels"], info["image_size"])
+    student = Student(backbone, info["dim"], len(info["classes"]))
+    return load_strictly(student, tensors, path).eval(), info
 
 
 def load_head(path: Path) -> tuple[Head, tuple[str, ...]]:
@@ -110,31 +119,26 @@ def load_head(path: Path) -> tuple[Head, tuple[str, ...]]:
         RelgraphError: if the file cannot be read, holds no head with classes, or one of other sizes than it describes.
     """
     path, own, info = _part(path, "head.")
-    dim, classes = info.get("dim"), info.get("classes")
-    if not own or not _is_width(dim) or not isinstance(classes, list) or not classes:
-        raise RelgraphError(
-            f"{path} holds no classifier: expected the student.safetensors of a training run with labels"
-        )
-    head = Head(_input_width(own, "project.weight"), dim, len(classes))
-    return _filled(head, own, path), tuple(str(name) for name in classes)
+    if not own or not info.get("classes"):
+        raise RelgraphError(f"{path} holds no classifier: expected student.safetensors of a training run with labels")
+    dim, width = _sizes(own, "project.weight")
+    head = Head(width, dim, len(info["classes"]))
+    return load_strictly(head, own, path).eval(), tuple(map(str, info["classes"]))
 
 
 def load_projector(path: Path) -> Projector:
     """Return the trained projector of a pre-training, in float32 and evaluation mode, from a file or run.
 
     Raises:
-        RelgraphError: if the file cannot be read, holds no projector, or one of other sizes than it describes.
+        RelgraphError: if the file cannot be read, holds no projector, or one that lacks weights.
     """
-    path, own, info = _part(path, "projector.")
-    stored = info.get("projector")
-    if not own or stored is None:
+    path, own, _ = _part(path, "projector.")
+    if not own:
         raise RelgraphError(f"{path} holds no projector: expected the network.safetensors of relgraph pretrain")
-    dim, hidden, norm = (stored.get(name) if isinstance(stored, dict) else None for name in ("dim", "hidden", "norm"))
-    if not (_is_width(dim) and _is_width(hidden) and isinstance(norm, bool)):
-        raise RelgraphError(
-            f"the description in {path} is damaged: expected a projector with dim, hidden and norm, got {stored}"
-        )
-    return _filled(Projector(_input_width(own, "0.weight"), dim, hidden, norm), own, path)
+    norm = "3.weight" in own
+    hidden, width = _sizes(own, "0.weight")
+    dim, _ = _sizes(own, f"{2 + norm}.weight")
+    return load_strictly(Projector(width, dim, hidden, norm), own, path).eval()
 
 
 def _part(path: Path, prefix: str) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
@@ -144,20 +148,10 @@ def _part(path: Path, prefix: str) -> tuple[Path, dict[str, Tensor], dict[str, A
     return path, {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}, info
 
 
-def _filled(module: M, tensors: Mapping[str, Tensor], path: Path) -> M:
-    """Return a module with the weights of a file, in float32 and evaluation mode."""
-    load_strictly(module, tensors, path)
-    return module.float().eval()
-
-
-def _is_width(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and value > 0
-
-
-def _input_width(tensors: Mapping[str, Tensor], name: str) -> int:
-    """Return the input width of a first layer; a layer that is missing or no matrix is refused when loaded."""
+def _sizes(tensors: Mapping[str, Tensor], name: str) -> tuple[int, int]:
+    """Return output and input width of a layer; one that is missing or no matrix is refused when loaded."""
     weight = tensors.get(name)
-    return 1 if weight is None or weight.ndim != 2 else weight.shape[1]
+    return (1, 1) if weight is None or weight.ndim != 2 else (weight.shape[0], weight.shape[1])
 
 
 def save_ss_head(
@@ -168,7 +162,7 @@ def save_ss_head(
     `teacher` is the name, as it was given, of the teacher whose features the head reads, `fingerprint` that of its
     weights, and `transformations` the extra views on which the head was trained, "rotations" or "all".
     """
-    info = {"kind": SS_HEAD_KIND, "width": _input_width(head.state_dict(), "0.weight"), "teacher": teacher}
+    info = {"kind": SS_HEAD_KIND, "width": _sizes(head.state_dict(), "0.weight")[1], "teacher": teacher}
     save_network(path, head, {**info, "fingerprint": fingerprint, "transformations": transformations})
 
 
@@ -183,31 +177,30 @@ def load_ss_head(path: Path, width: int) -> tuple[Projector, dict[str, Any]]:
     """
     path = path / SS_HEAD_FILE if path.is_dir() else path
     expected = f"the {SS_HEAD_FILE} of a run of sskd"
-    tensors, info = _read(path, "self-supervision head", expected, set())
+    tensors, info = read_network(path, "self-supervision head", expected, set())
     if info.get("kind") != SS_HEAD_KIND:
         raise RelgraphError(f"{path} holds no self-supervision head: expected {expected}")
     if missing := sorted({"width", "teacher", "fingerprint", "transformations"} - info.keys()):
         raise RelgraphError(f"the description in {path} is damaged: it lacks {', '.join(missing)}")
     if info["width"] != width:
         raise RelgraphError(f"{path} was trained for a teacher of width {info['width']}, this one has {width}")
-    return _filled(Projector(width, width), tensors, path).requires_grad_(False), info
+    return load_strictly(Projector(width, width), tensors, path).eval().requires_grad_(False), info
 
 
-def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Load weights into a module, all of them and no others.
+def load_strictly(module: M, tensors: Mapping[str, Tensor], path: Path) -> M:
+    """Load weights into a module, all of them and no others, and return it.
 
     Raises:
         RelgraphError: naming the first key that is missing or unexpected, or whose shape differs.
     """
-    expected = module.state_dict()
-    for name in sorted(expected.keys() | tensors.keys()):
-        if name not in tensors:
-            raise RelgraphError(f"{path} is of another architecture: {name} is missing")
-        if name not in expected:
-            raise RelgraphError(f"{path} is of another architecture: {name} is not part of the network")
-        if tensors[name].shape != expected[name].shape:
-            own, got = tuple(expected[name].shape), tuple(tensors[name].shape)
-            raise RelgraphError(f"{path} is of another architecture: {name} is {own} in the network, {got} in the file")
-    state = OrderedDict(tensors)
-    state._metadata = expected._metadata  # type: ignore[attr-defined]  # MNASNet reads its own version there
+    state, own = OrderedDict(tensors), module.state_dict()
+    expected, found = ({name: tuple(values.shape) for name, values in each.items()} for each in (own, state))
+    if differing := sorted(name for name, _ in expected.items() ^ found.items()):
+        name = differing[0]
+        raise RelgraphError(
+            f"{path} is of another architecture: {name} is {expected.get(name, 'missing')} in the network, "
+            f"{found.get(name, 'missing')} in the file"
+        )
+    state._metadata = own._metadata  # type: ignore[attr-defined]  # MNASNet reads its own version there
     module.load_state_dict(state)
+    return module

@@ -1,6 +1,9 @@
-"""The layers on top of a network's pooled vector: projection and classifier, or a projector of two layers."""
+"""The layers on top of a pooled vector, projection and classifier or a projector, and the student that has them."""
 
 from torch import Tensor, nn
+
+from relgraph.networks.backbone import Backbone
+from relgraph.outputs import Output
 
 
 class Head(nn.Module):
@@ -20,6 +23,24 @@ class Head(nn.Module):
         """Return embedding and logits."""
         embedding: Tensor = self.project(feature)
         return embedding, self.classify(embedding)
+
+
+class Student(nn.Module):
+    """A backbone with its head, `(N, C, H, W) -> Output` of embedding (N, dim), logits, feature (N, width) and maps.
+
+    For a data set without classes the logits are one number an image, which is not trained.
+    """
+
+    def __init__(self, backbone: Backbone, dim: int, classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = Head(backbone.width, dim, classes)
+
+    def forward(self, images: Tensor) -> Output:
+        """Return the student's outputs for a batch."""
+        maps, feature = self.backbone.stages(images)
+        embedding, logits = self.head(feature)
+        return Output(embedding, logits, feature, maps)
 
 
 class Projector(nn.Sequential):

@@ -3,22 +3,17 @@
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from relgraph.networks.backbone import Staged, conv_norm, start_from_fan_out
+from relgraph.networks.backbone import Staged, conv_norm, stacked, start_from_fan_out
 
-# The paper's table 2, for each stage (expansion, channels at width 1, blocks, stride), grouped by the maps handed out.
-STAGES = (
-    ((1, 16, 1, 1), (6, 24, 2, 1)),
-    ((6, 32, 3, 2),),
-    ((6, 64, 4, 2), (6, 96, 3, 1)),
-    ((6, 160, 3, 2), (6, 320, 1, 1)),
-)
-STEM, LAST = 32, 1280
+# The paper's table 2: channels at width 1, blocks and stride of the stages with an expansion of 6, and what is around.
+STAGES = ((24, 2, 1), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1))
+STEM, FIRST, LAST = 32, 16, 1280
 
 
 class InvertedResidual(nn.Module):
     """1 x 1 to `expansion` times the channels, depthwise 3 x 3, and a linear 1 x 1; plus the input where it fits."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int = 6) -> None:
         super().__init__()
         inner = expansion * inputs
         self.adds = stride == 1 and inputs == outputs
@@ -43,21 +38,11 @@ class MobileNetV2(Staged):
     def __init__(self, multiplier: float, in_channels: int = 3) -> None:
         super().__init__()
         self.width = LAST
-        inputs = int(STEM * multiplier)
-        self.stem = nn.Sequential(*conv_norm(in_channels, inputs, 3, stride=2), nn.ReLU())
-        self.layers = nn.ModuleList()
-        for group in STAGES:
-            blocks = []
-            for expansion, channels, count, stride in group:
-                outputs = int(channels * multiplier)
-                for index in range(count):
-                    blocks.append(InvertedResidual(inputs, outputs, stride if index == 0 else 1, expansion))
-                    inputs = outputs
-            self.layers.append(nn.Sequential(*blocks))
-        self.last = nn.Sequential(*conv_norm(inputs, LAST, 1), nn.ReLU())
+        stem, first = int(STEM * multiplier), int(FIRST * multiplier)
+        stages = [(int(channels * multiplier), count, stride) for channels, count, stride in STAGES]
+        self.stem = nn.Sequential(*conv_norm(in_channels, stem, 3, stride=2), nn.ReLU())
+        unexpanded = InvertedResidual(stem, first, 1, expansion=1)
+        a, b, c, d, e, f = stacked(InvertedResidual, first, stages)
+        self.layers = nn.ModuleList([nn.Sequential(unexpanded, *a), b, nn.Sequential(*c, *d), nn.Sequential(*e, *f)])
+        self.last = nn.Sequential(*conv_norm(stages[-1][0], LAST, 1), nn.ReLU())
         start_from_fan_out(self)
-
-    def before_mean(self, x: Tensor) -> Tensor:
-        """Return the 1280 channels above the last map."""
-        above: Tensor = self.last(x)
-        return above

@@ -1,6 +1,8 @@
 """Teachers of open_clip: the image side of a CLIP."""
 
+import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from relgraph.errors import RelgraphError
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import load_strictly
 from relgraph.networks.sources import Arguments, Listed, Pretrained, TeacherSource, unknown_model
-from relgraph.networks.weights import from_hub, from_url, read_weights, silent
+from relgraph.networks.weights import from_hub, read_weights, silent
 
 # The smallest text side that open_clip builds: it is discarded, and the published ones would cost time and memory,
 # those of other libraries a download as well.
@@ -22,8 +24,8 @@ class ImageTower(Backbone):
 
     The stage maps are those of open_clip's `forward_intermediates`: of a ResNet its stem (behind the pooling) and its
     four layers; of a vision transformer the tokens of each block, laid out as an image and without class token; of a
-    network that open_clip takes from timm the maps that timm returns. A network for which an older version (of
-    open_clip, before 2.32) has no `forward_intermediates` returns none.
+    network that open_clip takes from timm the maps that timm returns, none where an older timm has no
+    `forward_intermediates` for it.
     """
 
     def __init__(self, visual: Any) -> None:
@@ -33,7 +35,7 @@ class ImageTower(Backbone):
     def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return the stage maps and the embeddings."""
         trunk = getattr(self.visual, "trunk", self.visual)  # the network of timm that open_clip calls in its turn
-        if not all(hasattr(network, "forward_intermediates") for network in (self.visual, trunk)):
+        if not hasattr(trunk, "forward_intermediates"):
             return (), self(images)
         outputs = self.visual.forward_intermediates(images)
         return tuple(outputs["image_intermediates"]), outputs["image_features"]
@@ -60,21 +62,27 @@ class OpenClipSource(TeacherSource):
         Raises:
             RelgraphError: if a name is unknown or the weights cannot be had, read, or do not match.
         """
+        import open_clip
+
         config = _config(self.name, self.tag, needed=weights is None)
-        path = weights or _downloaded(f"open_clip:{self.name}/{self.tag}", config)
-        quick = bool(config.get("quick_gelu"))
-        model = _model(self.name, force_quick_gelu=quick, force_image_size=input_size)
-        _load_image_tower(model, path)
-        return _prepared(model, config)
-
-    def untrained(self) -> Pretrained:
-        """Return the image side with random weights.
-
-        Raises:
-            RelgraphError: for an unknown name.
-        """
-        _check(self.name)
-        return _prepared(_model(self.name), {})
+        if weights is None:
+            repository, file = os.path.split(config["hf_hub"])  # without a file where it has the usual name
+            file = file or "open_clip_model.safetensors (or open_clip_pytorch_model.bin)"
+            download = partial(open_clip.download_pretrained, config)
+            weights = Path(from_hub(f"open_clip:{self.name}/{self.tag}", repository, file, download))
+        settings = {"force_quick_gelu": bool(config.get("quick_gelu")), "force_image_size": input_size}
+        with silent():  # it warns that the weights are random
+            model = open_clip.create_model(self.name, text_cfg=dict(NO_TEXT), **settings)
+        tensors = open_clip.convert.convert_state_dict(model, read_weights(weights))  # of other names, as MobileCLIP's
+        open_clip.model.resize_pos_embed(tensors, model)  # for images of another size
+        tower = {key.removeprefix("visual."): value for key, value in tensors.items() if key.startswith("visual.")}
+        if not tower:
+            raise RelgraphError(f"{weights} is not of an open_clip model: expected keys visual.*, found none")
+        load_strictly(model.visual, tower, weights)
+        preparation = {**model.visual.preprocess_cfg, **config}
+        size = preparation["size"]
+        side = size if isinstance(size, int) else size[-1]
+        return Pretrained(ImageTower(model.visual), side, 3, preparation["mean"], preparation["std"])
 
 
 def list_open_clip() -> list[Listed]:
@@ -83,80 +91,23 @@ def list_open_clip() -> list[Listed]:
 
     listed = []
     for architecture, tag in open_clip.list_pretrained():
-        config: dict[str, Any] = open_clip.get_pretrained_cfg(architecture, tag)
-        vision = (open_clip.get_model_config(architecture) or {}).get("vision_cfg", {})
-        size = config.get("size", vision.get("image_size"))
-        repository = _repository(config)
-        page = f"https://huggingface.co/{repository}" if repository else str(config.get("url", ""))
-        listed.append(Listed("open_clip", f"{architecture}/{tag}", None if size is None else _side(size), None, page))
+        size = open_clip.get_model_config(architecture)["vision_cfg"]["image_size"]
+        repository, _ = os.path.split(open_clip.get_pretrained_cfg(architecture, tag)["hf_hub"])
+        page = f"https://huggingface.co/{repository}"
+        listed.append(Listed("open_clip", f"{architecture}/{tag}", size, None, page))
     return listed
-
-
-def _side(size: int | tuple[int, ...] | list[int]) -> int:
-    return size if isinstance(size, int) else size[-1]
-
-
-def _model(name: str, **settings: Any) -> Any:
-    import open_clip
-
-    with silent():  # it warns that the weights are random
-        return open_clip.create_model(name, text_cfg=dict(NO_TEXT), **settings)
-
-
-def _prepared(model: Any, config: dict[str, Any]) -> Pretrained:
-    preparation: dict[str, Any] = {**model.visual.preprocess_cfg, **config}
-    return Pretrained(ImageTower(model.visual), _side(preparation["size"]), 3, preparation["mean"], preparation["std"])
-
-
-def _check(name: str) -> None:
-    import open_clip
-
-    if name not in open_clip.list_models():
-        raise unknown_model("open_clip model", name, open_clip.list_models())
 
 
 def _config(name: str, tag: str, needed: bool) -> dict[str, Any]:
     """Return open_clip's configuration of weights: where they are, their activation, mean and std."""
     import open_clip
 
-    _check(name)
+    if name not in open_clip.list_models():
+        raise unknown_model("open_clip model", name, open_clip.list_models())
     if not tag and not needed:
         return {}
     tags = [known for model, known in open_clip.list_pretrained() if model == name]
     if tag not in tags:
         raise unknown_model(f"weights of open_clip:{name}/WEIGHTS", tag, tags)
     config: dict[str, Any] = open_clip.get_pretrained_cfg(name, tag)
-    # OpenAI trained with QuickGELU, which the plain architectures lack and older versions of open_clip do not list.
-    return {"quick_gelu": tag == "openai", **config}
-
-
-def _repository(config: dict[str, Any]) -> str:
-    """Return `owner/name` on the Hub; open_clip writes the file's name behind it where it is not the usual one."""
-    return "/".join(str(config.get("hf_hub", "")).split("/")[:2])
-
-
-def _downloaded(spec: str, config: dict[str, Any]) -> Path:
-    """Return the file with the weights, from where open_clip keeps its downloads or publishes them."""
-    import open_clip
-
-    def download(directory: Path | None = None) -> Path:
-        return Path(open_clip.download_pretrained(config, cache_dir=None if directory is None else str(directory)))
-
-    repository = _repository(config)
-    if not repository:
-        return from_url(spec, config["url"], lambda copy: download(copy.parent))
-    named = str(config["hf_hub"]).split("/", 2)[-1]
-    return from_hub(spec, repository, named or "open_clip_model.safetensors (or open_clip_pytorch_model.bin)", download)
-
-
-def _load_image_tower(model: Any, path: Path) -> None:
-    from open_clip.convert import convert_state_dict
-    from open_clip.model import resize_pos_embed
-
-    tensors: dict[str, Tensor] = convert_state_dict(model, read_weights(path))  # MobileCLIP's authors use other names
-    resize_pos_embed(tensors, model)  # for images of another size
-    prefix = "visual."
-    tower = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    if not tower:
-        raise RelgraphError(f"{path} is not of an open_clip model: expected keys that begin with 'visual.', found none")
-    load_strictly(model.visual, tower, path)
+    return config

@@ -1,9 +1,9 @@
-"""Residual networks for small images: basic blocks in three stages, and ResNet-50."""
+"""Residual networks for small images: basic blocks in three stages, wide ones that begin with norms, and ResNet-50."""
 
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from relgraph.networks.backbone import Backbone, Staged, conv_norm, spatial_mean, stacked, start_from_fan_out
+from relgraph.networks.backbone import Staged, conv_norm, stacked, start_from_fan_out
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
@@ -27,33 +27,66 @@ class BasicBlock(nn.Module):
         return relu(y + self.shortcut(x))
 
 
-class CifarResNet(Backbone):
-    """A residual network of 6n + 2 layers, `(N, C, H, W) -> (N, width)` (He et al., 2015, arXiv 1512.03385).
+class CifarResNet(Staged):
+    """A residual network of depth 6n + 2, `(N, C, H, W) -> (N, width)` (He et al., 2015, arXiv 1512.03385).
 
     Parameter counts equal those of the RepDistiller benchmark. The benchmark's fixed 8 x 8 average pool breaks at
     any size but 32 pixels; this one averages over all positions, which is the same at 32 and right elsewhere. The
     paper's shortcuts without parameters are 1 x 1 convolutions there and here.
     """
 
-    def __init__(self, blocks: int, widths: tuple[int, int, int, int], in_channels: int = 3) -> None:
+    def __init__(self, depth: int, widths: tuple[int, int, int, int], in_channels: int = 3) -> None:
         super().__init__()
         stem, *stages = widths
         self.width = stages[-1]
-        self.blocks_per_stage = blocks
         self.stem = nn.Sequential(*conv_norm(in_channels, stem, 3), nn.ReLU())
-        layers = stacked(BasicBlock, stem, zip(stages, [blocks] * 3, (1, 2, 2), strict=True))
-        self.blocks = nn.Sequential(*(block for layer in layers for block in layer.children()))  # as files name them
+        self.layers = layers = stacked(BasicBlock, stem, zip(stages, [(depth - 2) // 6] * 3, (1, 2, 2), strict=True))
+        self.blocks = nn.Sequential(*(block for layer in layers for block in layer))  # in one row, as files name them
         start_from_fan_out(self)
 
-    def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return the maps of stem and three stages, and the mean of the last."""
-        x = self.stem(images)
-        maps = [x]
-        for index, block in enumerate(self.blocks, start=1):
-            x = block(x)
-            if index % self.blocks_per_stage == 0:
-                maps.append(x)
-        return tuple(maps), spatial_mean(x)
+
+class PreActivationBlock(nn.Module):
+    """Norm, ReLU, 3 x 3 convolution, twice, and a shortcut.
+
+    Where the number of channels changes, the shortcut is a 1 x 1 convolution of the activated input; elsewhere it is
+    the input as it came.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.shortcut = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's map, before norm and ReLU."""
+        active = relu(self.norm1(x))
+        y: Tensor = self.conv2(relu(self.norm2(self.conv1(active))))
+        return y + (x if self.shortcut is None else self.shortcut(active))
+
+
+class WideResNet(Staged):
+    """WRN-depth-k: three stages of (depth - 4) / 6 blocks with 16k, 32k and 64k channels, `(N, C, H, W) -> (N, 64k)`.
+
+    Zagoruyko and Komodakis, 2016, arXiv 1605.07146. The benchmark's implementation pools 8 x 8 and reshapes, which
+    silently makes two images of 64 pixels into eight rows; this one averages over all positions. A stage map is the
+    sum that leaves its last block, before norm and ReLU; the pooled vector is the mean after them.
+    """
+
+    def __init__(self, depth: int, k: int, in_channels: int = 3) -> None:
+        super().__init__()
+        self.width = 64 * k
+        self.stem = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
+        stages = zip((16 * k, 32 * k, 64 * k), [(depth - 4) // 6] * 3, (1, 2, 2), strict=True)
+        self.layers = nn.ModuleList(stacked(PreActivationBlock, 16, stages))
+        self.norm = nn.BatchNorm2d(self.width)
+        start_from_fan_out(self)
+
+    def last(self, x: Tensor) -> Tensor:
+        """Return the last map after its norm and ReLU."""
+        return relu(self.norm(x))
 
 
 class Bottleneck(nn.Module):
@@ -85,5 +118,6 @@ class BottleneckResNet(Staged):
         super().__init__()
         self.width = 2048
         self.stem = nn.Sequential(*conv_norm(in_channels, 64, 3), nn.ReLU())
-        self.layers = stacked(Bottleneck, 64, zip((256, 512, 1024, 2048), blocks, (1, 2, 2, 2), strict=True))
+        stages = zip((256, 512, 1024, 2048), blocks, (1, 2, 2, 2), strict=True)
+        self.layers = nn.ModuleList(stacked(Bottleneck, 64, stages))
         start_from_fan_out(self)

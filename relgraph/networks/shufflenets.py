@@ -48,7 +48,7 @@ class ShuffleNetV1(Staged):
         super().__init__()
         self.width = 960
         self.stem = nn.Sequential(*conv_norm(in_channels, STEM, 1), nn.ReLU())
-        self.layers = stacked(GroupedUnit, STEM, ((240, 4, 2), (480, 8, 2), (960, 4, 2)))
+        self.layers = nn.ModuleList(stacked(GroupedUnit, STEM, ((240, 4, 2), (480, 8, 2), (960, 4, 2))))
 
 
 def _branch(inputs: int, outputs: int, stride: int) -> nn.Sequential:
@@ -95,10 +95,5 @@ class ShuffleNetV2(Staged):
         super().__init__()
         self.width = 1024
         self.stem = nn.Sequential(*conv_norm(in_channels, STEM, 1), nn.ReLU())
-        self.layers = stacked(_unit, STEM, ((116, 4, 2), (232, 8, 2), (464, 4, 2)))
+        self.layers = nn.ModuleList(stacked(_unit, STEM, ((116, 4, 2), (232, 8, 2), (464, 4, 2))))
         self.last = nn.Sequential(*conv_norm(464, self.width, 1), nn.ReLU())
-
-    def before_mean(self, x: Tensor) -> Tensor:
-        """Return the 1024 channels above the last map."""
-        above: Tensor = self.last(x)
-        return above

@@ -32,11 +32,11 @@ class StudentSource(Protocol):
 class Pretrained:
     """A network, images to embeddings, and the preparation of the images that it was trained on.
 
-    A `Backbone` also returns its stage maps. The fields are arguments of `Teacher`.
+    A `Backbone` also returns its stage maps. The fields are those of `Teacher`.
     """
 
     network: nn.Module
-    input_size: int
+    input_size: int | None
     channels: int
     mean: Sequence[float]
     std: Sequence[float]
@@ -91,13 +91,13 @@ class Listed:
 def unknown_model(kind: str, name: str, known: Iterable[str]) -> RelgraphError:
     """Return the error for a name among hundreds, where listing all would bury the hint."""
     names = list(known)
-    near = get_close_matches(name, names, n=3, cutoff=0.4)
+    near = get_close_matches(name, names)
     if near:
         return RelgraphError(f"unknown {kind} {name!r}: did you mean {' or '.join(near)}?")
     if not names:
         return RelgraphError(f"unknown {kind} {name!r}: none are published, pass a file with --teacher-weights FILE")
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return RelgraphError(f"unknown {kind} {name!r} (known: {', '.join(names[:8])}{more})")
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return RelgraphError(f"unknown {kind} {name!r} (known: {', '.join(names[:4])}{more})")
 
 
 @contextmanager
@@ -114,11 +114,9 @@ def built_for(library: str, name: str, known: Iterable[str], in_channels: int, i
     ...     print(error)
     unknown student 'timm:resnet81': did you mean timm:resnet18? (relgraph students 'timm:*' lists all)
     """
-    spec, names = f"{library}:{name}", list(known)
-    if name not in names:
-        near = [f"{library}:{other}" for other in get_close_matches(name, names, n=3, cutoff=0.4)]
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise RelgraphError(f"unknown student {spec!r}: {hint}(relgraph students '{library}:*' lists all)")
+    spec, specs = f"{library}:{name}", [f"{library}:{other}" for other in known]
+    if spec not in specs:
+        raise RelgraphError(f"{unknown_model('student', spec, specs)} (relgraph students '{library}:*' lists all)")
     try:
         yield
     except Exception as error:  # the exception for a size that a network cannot read differs between networks

@@ -26,8 +26,8 @@ Stage maps, each `(N, channels, height, width)`, in order, which `Teacher.featur
 | ViT and Swin of torchvision | none |
 | `checkpoint:`, `embedded:` | those of the student, whatever the output |
 
-Those of timm and open_clip are the output of their `forward_intermediates`. Older versions lack it, open_clip before
-2.32 for all networks and timm 1.0.3 for many: these then return no maps.
+Those of timm and open_clip are the output of their `forward_intermediates`. Older versions of timm, such as 1.0.3, lack
+it for many networks: these then return no maps.
 
 Self-supervised networks, and how long their embeddings are:
 
@@ -46,8 +46,7 @@ Pooled features are the input of a classifier: by timm's own choice the class to
 of MAE's, which no loss has trained), and the mean over the image of a convolutional network.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from hashlib import sha256
 from typing import Any, Self
 
@@ -57,6 +56,7 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 from relgraph.networks.backbone import Backbone
+from relgraph.networks.sources import Pretrained
 from relgraph.outputs import Output
 
 # Layers that run in half precision under autocast.
@@ -80,32 +80,20 @@ class Teacher(nn.Module):
         std: what each channel is then divided by.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        name: str,
-        input_size: int | None,
-        channels: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> None:
+    def __init__(self, pretrained: Pretrained, name: str) -> None:
         """Freeze a network, which is not copied."""
         super().__init__()
-        for key, values in (("mean", mean), ("std", std)):
-            if len(values) != channels:
-                raise RelgraphError(f"the {key} of teacher {name} must have {channels} values, got {len(values)}")
-        if min(std) <= 0:
-            raise RelgraphError(f"the std of teacher {name} must be positive, got {tuple(std)}")
-        self.name = name
-        self.input_size = input_size
-        self.channels = channels
-        self.mean = tuple(mean)
-        self.std = tuple(std)
+        self.name, self.input_size, self.channels = name, pretrained.input_size, pretrained.channels
+        self.mean, self.std = tuple(pretrained.mean), tuple(pretrained.std)
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise RelgraphError(f"the {key} of teacher {name} must have {self.channels} values, got {len(values)}")
+        if min(self.std) <= 0:
+            raise RelgraphError(f"the std of teacher {name} must be positive, got {self.std}")
         self._half: torch.dtype | None = None  # in which it is held
         self._fingerprint = ""  # of the weights before that
         # Convolutions run 1.3 to 1.5 times as fast with the channels last; other layers run as before.
-        self.network = network.float().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.network = pretrained.network.float().requires_grad_(False).to(memory_format=torch.channels_last)
         for module in self.network.modules():
             if isinstance(module, nn.MultiheadAttention):
                 module.register_forward_pre_hook(_positions_first)
@@ -134,9 +122,6 @@ class Teacher(nn.Module):
                     module.to(half)
         return self
 
-    def _precision(self, images: Tensor) -> AbstractContextManager[Any]:
-        return nullcontext() if self._half is None else torch.autocast(images.device.type, self._half)
-
     def _measure_width(self) -> int:
         image = self._blank_image()
         try:
@@ -160,9 +145,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Return the embeddings `(N, width)`, float32, of prepared images `(N, channels, H, W)`."""
-        with self._precision(images):
-            embedding: Tensor = self.network(images.contiguous(memory_format=torch.channels_last))
-        return embedding.float()
+        return self.features(images, maps=False).embedding
 
     @torch.no_grad()
     def features(self, images: Tensor, *, maps: bool = True) -> Output:
@@ -171,13 +154,14 @@ class Teacher(nn.Module):
         Maps, each `(N, C, h, w)` in order, are left out if they are not asked for, or the network returns none. They
         stay in the type in which the network computed them, which is autocast's where it is on.
         """
-        if not isinstance(self.network, Backbone) or not maps:
-            pooled = self(images)
-            return Output(pooled, feature=pooled)
-        with self._precision(images):
-            stages, pooled = self.network.stages(images.contiguous(memory_format=torch.channels_last))
-        pooled = pooled.float()
-        return Output(pooled, feature=pooled, maps=tuple(stages))
+        images = images.contiguous(memory_format=torch.channels_last)
+        with nullcontext() if self._half is None else torch.autocast(images.device.type, self._half):
+            if maps and isinstance(self.network, Backbone):
+                stages, pooled = self.network.stages(images)
+            else:
+                stages, pooled = (), self.network(images)
+        embedding = pooled.float()
+        return Output(embedding, feature=embedding, maps=stages)
 
     def map_shapes(self) -> tuple[tuple[int, int, int], ...]:
         """Return the `(channels, height, width)` of each stage map of an image, in order; `()` if there are none.
@@ -188,8 +172,6 @@ class Teacher(nn.Module):
         >>> load_teacher("embedded:digits").map_shapes()
         ((16, 8, 8), (16, 8, 8), (32, 4, 4), (64, 2, 2))
         """
-        if not isinstance(self.network, Backbone):
-            return ()
         return tuple((m.shape[1], m.shape[2], m.shape[3]) for m in self.features(self._blank_image()).maps)
 
     def fingerprint(self) -> str:

@@ -1,7 +1,9 @@
 """Networks of timm up to their classifier: students without weights, teachers with them."""
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -55,13 +57,12 @@ class TimmSource(TeacherSource):
         Raises:
             RelgraphError: for an unknown name, or a size or number of channels that the model cannot read.
         """
-        from timm.models import get_pretrained_cfg
+        import timm.models
 
-        config = get_pretrained_cfg(self.name)
+        config: Any = timm.models.get_pretrained_cfg(self.name.split(".")[0])  # None where nobody published weights
+        size = image_size or (config.input_size[-1] if config else 224)
         # A network with learned positions is made for one size; the others do not take the argument.
-        fixed = image_size is not None and config is not None and config.fixed_input_size
-        settings: dict[str, Any] = {"img_size": image_size} if fixed else {}
-        size = image_size or (config.input_size[-1] if config is not None else 224)
+        settings = {"img_size": image_size} if image_size and config and config.fixed_input_size else {}
         with built_for("timm", self.name, timm_names(), in_channels, size):
             backbone = BeforeClassifier(_create(self.name, in_chans=in_channels, **settings))
             return backbone.measured(in_channels, size)
@@ -79,26 +80,21 @@ class TimmSource(TeacherSource):
         """
         config = _known_config(self.name)
         if weights is None and not (config and _address(config)):
-            raise RelgraphError(
-                f"nobody publishes weights of timm:{self.name}: pass a file with --teacher-weights FILE"
-            )
+            raise unknown_model("timm weights", self.name, [])
+        build = partial(_create, self.name, **{"pretrained": weights is None, **arguments})
         try:
-            model = _create(self.name, **arguments) if weights else _published(self.name, config, arguments)
+            if weights is not None:
+                model = build()
+            elif config.hf_hub_id:
+                file = "model.safetensors (or pytorch_model.bin)"
+                model = from_hub(f"timm:{self.name}", config.hf_hub_id, file, build)
+            else:  # timm itself searches the folder of torch's downloads
+                model = from_url(f"timm:{self.name}", config.url, lambda _copy: build())
         except TypeError as error:
             raise RelgraphError(f"timm:{self.name} does not take {dict(arguments)}: {first_line(error)}") from error
         if weights is not None:
             _load_file(model, weights, keep_classifier="num_classes" in arguments)
         return _prepared(model, input_size, arguments)
-
-    def untrained(self) -> Pretrained:
-        """Return the model with random weights.
-
-        Raises:
-            RelgraphError: for an unknown name.
-        """
-        if self.name not in timm_names():
-            raise unknown_model("timm model", self.name, timm_names())
-        return _prepared(_create(self.name), None, {})
 
 
 def timm_names() -> list[str]:
@@ -110,13 +106,10 @@ def timm_names() -> list[str]:
 
 def list_timm() -> list[Listed]:
     """Return the weights that timm publishes."""
-    import timm
-    from timm.models import get_pretrained_cfg
+    import timm.models
 
-    configs = ((name, get_pretrained_cfg(name)) for name in timm.list_models(pretrained=True))
-    return [
-        Listed("timm", name, int(config.input_size[-1]), None, _address(config)) for name, config in configs if config
-    ]
+    configs: dict[str, Any] = {name: timm.models.get_pretrained_cfg(name) for name in timm.list_models(pretrained=True)}
+    return [Listed("timm", name, c.input_size[-1], None, _address(c)) for name, c in configs.items()]
 
 
 def _create(name: str, **settings: Any) -> Any:
@@ -140,14 +133,13 @@ def _prepared(model: Any, input_size: int | None, arguments: Arguments) -> Pretr
 
 def _known_config(name: str) -> Any:
     """Return timm's configuration of a model's weights, None if there are none."""
-    import timm
-    from timm.models import get_pretrained_cfg
+    import timm.models
 
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
         raise unknown_model("timm model", name, timm_names())
     try:
-        return get_pretrained_cfg(name)
+        return timm.models.get_pretrained_cfg(name)
     except RuntimeError as error:
         raise unknown_model("timm weights", name, timm.list_models(f"{architecture}.*", pretrained=True)) from error
 
@@ -156,39 +148,16 @@ def _address(config: Any) -> str:
     return f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else str(config.url or "")
 
 
-def _published(name: str, config: Any, arguments: Arguments) -> Any:
-    """Return a model with the weights that timm downloads, or finds where it keeps them."""
-
-    def build(*_copy: Path) -> Any:
-        return _create(name, **{"pretrained": True, **arguments})
-
-    if config.hf_hub_id:
-        return from_hub(f"timm:{name}", config.hf_hub_id, "model.safetensors (or pytorch_model.bin)", build)
-    return from_url(f"timm:{name}", config.url, build)  # timm itself searches the folder of torch's downloads
-
-
 def _load_file(model: Any, path: Path, keep_classifier: bool) -> None:
-    tensors = _converted(model, read_weights(path))
+    """Load a file, with timm's names: timm converts the files of a model's authors, such as DINOv2's."""
+    tensors, own = read_weights(path), model.state_dict().keys()
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is not None and not own <= tensors.keys():
+        with suppress(Exception):  # a file of another architecture: loading it reports the first wrong key
+            tensors = dict(convert(dict(tensors), model))
     if not keep_classifier:
         named = model.pretrained_cfg.get("classifier") or ()
-        names = [named] if isinstance(named, str) else named
-        heads = tuple(f"{head}." for head in names)
-        norms = tuple(f"{head.rpartition('.')[0]}.bn." for head in names)  # LeViT's classifiers have one of their own
-        own = model.state_dict().keys()
-        tensors = {
-            key: value
-            for key, value in tensors.items()
-            if not key.startswith(heads) and (key in own or not key.startswith(norms))
-        }
+        heads = [f"{head}." for head in ([named] if isinstance(named, str) else named)]
+        norms = [f"{head[:-1].rpartition('.')[0]}.bn." for head in heads]  # LeViT's classifiers have one of their own
+        tensors = {key: t for key, t in tensors.items() if key in own or not key.startswith((*heads, *norms))}
     load_strictly(model, tensors, path)
-
-
-def _converted(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights with timm's names: timm converts the files of a model's authors, such as DINOv2's."""
-    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if convert is None or model.state_dict().keys() <= tensors.keys():
-        return tensors
-    try:
-        return dict(convert(dict(tensors), model))
-    except Exception:  # a file of another architecture: loading it reports the first wrong key
-        return tensors

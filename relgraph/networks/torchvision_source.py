@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relgraph.errors import RelgraphError
-from relgraph.files import first_line
 from relgraph.networks.backbone import Backbone
+from relgraph.networks.files import load_strictly
 from relgraph.networks.sources import Arguments, Listed, Pretrained, TeacherSource, built_for, unknown_model
 from relgraph.networks.weights import from_url, read_weights
 
 SIZE = 224  # what torchvision's models are made for
 # Heads that only the training used; a file may hold them.
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
-DOTTED = r"(denselayer\d+\.(?:norm|conv))\.([12]\.)"  # of DenseNet: its files are older than the rule against dots
+# Older names of layers: DenseNet's are from before the rule against dots.
+OLDER_DENSENET, OLDER_VIT = r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\.mlp\.linear_([12])\."
 
 
 class BeforeLastLayer(Backbone):
@@ -37,16 +37,38 @@ class BeforeLastLayer(Backbone):
 
     def __init__(self, model: nn.Module, in_channels: int, image_size: int) -> None:
         super().__init__()
-        self.classifier = _remove_classifier(model)
-        _set_channels(model, in_channels)
+        linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+        convolutions = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+        self.classifier = (linear or convolutions)[-1]  # SqueezeNet classifies by a convolution
+        _replace(model, self.classifier, nn.Identity())
+        conv: Any = model.get_submodule(convolutions[0])
+        if conv.in_channels != in_channels:
+            sizes = (conv.out_channels, conv.kernel_size, conv.stride, conv.padding)
+            _replace(model, convolutions[0], nn.Conv2d(in_channels, *sizes, bias=conv.bias is not None))
         self.model = model
         self.input_shape = (in_channels, image_size, image_size)
 
     @cached_property
+    @torch.no_grad()
     def map_names(self) -> tuple[str, ...]:
-        """The parts that give the maps, found at the first use: a network that gives embeddings alone skips that."""
-        device = next(self.model.parameters()).device
-        return last_of_each_resolution(self.model, torch.zeros(1, *self.input_shape, device=device))
+        """The parts that give the last map of each resolution before the pooling, in order; none of ViT and Swin.
+
+        They are found at the first use, since a network that gives embeddings alone skips that: one image passes
+        through the model, which is left in evaluation mode.
+        """
+        from torchvision.models import SwinTransformer, VisionTransformer
+
+        if isinstance(self.model, SwinTransformer | VisionTransformer):
+            return ()
+        image = torch.zeros(1, *self.input_shape, device=next(self.model.parameters()).device)
+        outputs, _ = _with_outputs(self.model.eval(), list(_parts(self.model)), image)
+        last: dict[torch.Size, str] = {}
+        for name, output in outputs.items():
+            # The classifier begins: SqueezeNet's drops values of the maps themselves.
+            if output.ndim != 4 or isinstance(self.model.get_submodule(name), nn.AdaptiveAvgPool2d | nn.Dropout):
+                break
+            last[output.shape[2:]] = name
+        return tuple(last.values())
 
     def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return the stage maps and the pooled vector."""
@@ -89,19 +111,18 @@ class TorchvisionSource(TeacherSource):
         Raises:
             RelgraphError: if a name is unknown or the weights cannot be had, read, or do not match.
         """
-        published = _weights(self.name, self.tag or "DEFAULT")
+        published = _weights(self.name, self.tag)
         preparation = published.transforms()
         side = int(preparation.crop_size[0])
         size = input_size or side
-        spec = f"torchvision:{self.name}/{self.tag}" if self.tag else f"torchvision:{self.name}"
-        path = weights or _downloaded(spec, published.url)
-        tensors = read_weights(path)
-        network = _for_teacher(self.name, size)
-        passed_over = (f"{network.classifier}.", *AUXILIARY)
-        kept = {
-            re.sub(DOTTED, r"\1\2", key): value for key, value in tensors.items() if not key.startswith(passed_over)
-        }
-        _load(network.model, _fitted(network.model, kept, size), path)
+        if weights is None:
+            spec = f"torchvision:{self.name}/{self.tag}".removesuffix("/")
+            weights = from_url(spec, published.url, partial(_download, published.url))
+        with built_for("torchvision", self.name, torchvision_names(), 3, size):
+            # As torchvision builds GoogLeNet and Inception for its weights, less the auxiliary heads.
+            model = _model(self.name, size, init_weights=False, transform_input=True).eval()
+            network = BeforeLastLayer(model, 3, size)
+        _load(network, weights)
         return Pretrained(network, side, 3, tuple(preparation.mean), tuple(preparation.std))
 
 
@@ -130,39 +151,26 @@ def _choices(name: str) -> list[Any]:
 
 
 def _weights(name: str, tag: str) -> Any:
+    """Return the weights of a tag, the best ones without a tag."""
     from torchvision.models import get_model_weights
 
     if name not in torchvision_names():
         raise unknown_model("torchvision model", name, torchvision_names())
+    if tag in ("", "DEFAULT"):
+        return get_model_weights(name).DEFAULT
     choices = {weights.name: weights for weights in _choices(name)}
-    if tag == "DEFAULT":
-        return get_model_weights(name)["DEFAULT"]
     if tag not in choices:
         raise unknown_model(f"weights of torchvision:{name}/WEIGHTS", tag, choices)
     return choices[tag]
 
 
-def _downloaded(spec: str, url: str) -> Path:
+def _download(url: str, path: Path) -> Path:
     """Return the file that torch downloads and keeps."""
-
-    def download(path: Path) -> Path:
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            start = re.search(r"-([0-9a-f]{8,})\.", path.name)  # of the SHA-256, which torchvision writes into the name
-            torch.hub.download_url_to_file(url, str(path), start and start[1])
-        return path
-
-    return from_url(spec, url, download)
-
-
-def _for_teacher(name: str, size: int) -> BeforeLastLayer:
-    try:
-        # As torchvision builds GoogLeNet and Inception for its weights, less the auxiliary heads.
-        return BeforeLastLayer(_model(name, size, init_weights=False, transform_input=True).eval(), 3, size)
-    except (AssertionError, ValueError) as error:
-        raise RelgraphError(
-            f"torchvision:{name} does not take images of {size} x {size}: {first_line(error)}"
-        ) from error
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        start = re.search(r"-([0-9a-f]{8,})\.", path.name)  # of the SHA-256, which torchvision writes into the name
+        torch.hub.download_url_to_file(url, str(path), start and start[1])
+    return path
 
 
 def _model(name: str, size: int, **inception: bool) -> nn.Module:
@@ -180,46 +188,9 @@ def _model(name: str, size: int, **inception: bool) -> nn.Module:
     return model
 
 
-def _remove_classifier(model: nn.Module) -> str:
-    """Let the model return its classifier's input; return the name that the classifier had."""
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    convolutions = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    name: str = (linear or convolutions)[-1]  # SqueezeNet classifies by a convolution
-    _replace(model, name, nn.Identity())
-    return name
-
-
-def _set_channels(model: nn.Module, in_channels: int) -> None:
-    name, first = next((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
-    if first.in_channels != in_channels:
-        bias = first.bias is not None
-        kernel, stride, padding = first.kernel_size, first.stride, first.padding
-        _replace(model, name, nn.Conv2d(in_channels, first.out_channels, kernel, stride, padding, bias=bias))  # type: ignore[arg-type]
-
-
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
-
-
-@torch.no_grad()
-def last_of_each_resolution(model: nn.Module, image: Tensor) -> tuple[str, ...]:
-    """Return the names of the parts that give the last map of each resolution before the pooling, in their order.
-
-    The model, which is left in evaluation mode, reads one image; ViT and Swin have no such parts.
-    """
-    from torchvision.models import SwinTransformer, VisionTransformer
-
-    if isinstance(model, SwinTransformer | VisionTransformer):
-        return ()
-    outputs, _ = _with_outputs(model.eval(), list(_parts(model)), image)
-    last: dict[torch.Size, str] = {}
-    for name, output in outputs.items():
-        # The classifier begins: SqueezeNet's drops values of the maps themselves.
-        if output.ndim != 4 or isinstance(model.get_submodule(name), nn.AdaptiveAvgPool2d | nn.Dropout):
-            break
-        last[output.shape[2:]] = name
-    return tuple(last.values())
 
 
 def _parts(module: nn.Module, prefix: str = "") -> Iterator[str]:
@@ -247,22 +218,16 @@ def _with_outputs(model: nn.Module, names: Sequence[str], images: Tensor) -> tup
     return outputs, pooled
 
 
-def _fitted(model: nn.Module, tensors: dict[str, Tensor], size: int) -> dict[str, Tensor]:
-    """Return the weights with a vision transformer's positions interpolated to images of another size."""
+def _load(network: BeforeLastLayer, path: Path) -> None:
+    """Load the weights of a file but for its classifier, with what older files name otherwise or lack."""
     from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
-    if not isinstance(model, VisionTransformer) or "encoder.pos_embedding" not in tensors:
-        return tensors
-    return dict(interpolate_embeddings(size, model.patch_size, OrderedDict(tensors)))
-
-
-def _load(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load all weights and no others, by torch's own method, which handles older names and what older files lack."""
-    state = OrderedDict(tensors)
-    state._metadata = {"": {"version": 2}}  # type: ignore[attr-defined]  # MNASNet reads its version there
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        _, first, *_ = [*str(error).splitlines(), ""]  # of what is missing, unexpected, of another shape
-        reason = first.strip().split('", "')[0].replace('"', "").rstrip(". ")
-        raise RelgraphError(f"{path} is of another architecture: {reason}") from error
+    model, tensors = network.model, read_weights(path)
+    state = {name: count for name, count in model.state_dict().items() if name.endswith("num_batches_tracked")}
+    for name, value in tensors.items():
+        if not name.startswith((f"{network.classifier}.", *AUXILIARY)):
+            name = re.sub(OLDER_DENSENET, r"\1\2", name)
+            state[re.sub(OLDER_VIT, lambda number: f".mlp.{3 * int(number[1]) - 3}.", name)] = value
+    if isinstance(model, VisionTransformer) and "encoder.pos_embedding" in state:  # for images of another size
+        state = interpolate_embeddings(network.input_shape[1], model.patch_size, OrderedDict(state))
+    load_strictly(model, state, path)

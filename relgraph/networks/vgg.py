@@ -4,10 +4,9 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
 from relgraph.errors import RelgraphError
-from relgraph.networks.backbone import Backbone, spatial_mean, start_from_fan_out
+from relgraph.networks.backbone import Backbone, start_from_fan_out
 
 CHANNELS = (64, 128, 256, 512, 512)
-LEAST = 8  # pixels: three pools by two
 
 
 class VGG(Backbone):
@@ -43,11 +42,11 @@ class VGG(Backbone):
             RelgraphError: for images of less than 8 x 8 pixels.
         """
         side = min(images.shape[-2:])
-        if side < LEAST:
-            raise RelgraphError(f"VGG needs images of at least {LEAST} x {LEAST} pixels, got {tuple(images.shape)}")
+        if side < 8:  # which three pools by two leave one pixel of
+            raise RelgraphError(f"VGG needs images of at least 8 x 8 pixels, got {tuple(images.shape)}")
         pooled = (1, 2, 3, 4) if side >= 64 else (1, 2, 3)
         maps: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             x = maps[-1] if maps else images
             maps.append(block(max_pool2d(x, 2) if index in pooled else x))
-        return tuple(maps), spatial_mean(maps[-1])
+        return tuple(maps), maps[-1].mean(dim=(2, 3))

@@ -2,7 +2,7 @@
 
 import logging
 import ssl
-import zipfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +14,7 @@ from urllib.request import Request, urlopen
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
@@ -36,46 +37,31 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise RelgraphError(f"there is no weights file {path}")
-    if _is_torchscript(path):
-        raise RelgraphError(
-            f"{path} is a TorchScript program, expected weights: if you trust it, "
-            f"save torch.jit.load({path.name!r}).state_dict() with torch.save and pass that file"
-        )
+    content: Any
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch warns of what it then refuses
+            content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # a damaged file makes pickle, zipfile and torch raise nearly anything
-        raise RelgraphError(f"{path} cannot be read as weights: {_reason(error)}") from error
-    return _named_tensors(content, path)
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("constants.pkl") for name in archive.namelist())
-
-
-def _reason(error: Exception) -> str:
-    """Return why a file was refused, in a few words."""
-    text = str(error)
-    if "Unsupported global" in text:
-        return "it holds Python objects beside the tensors, which are not loaded for safety; save its state_dict alone"
-    return f"it is damaged, truncated or of another kind ({first_line(error)})"
-
-
-def _named_tensors(content: Any, path: Path) -> dict[str, Tensor]:
+        reason = f"it is damaged, truncated or of another kind ({first_line(error)})"
+        if "Unsupported global" in str(error):
+            reason = "it holds Python objects beside the tensors, not loaded for safety; save its state_dict alone"
+        if "TorchScript" in str(error):
+            reason = "it is a TorchScript program; if you trust it, torch.save its torch.jit.load(FILE).state_dict()"
+        raise RelgraphError(f"{path} cannot be read as weights: {reason}") from error
     if isinstance(content, Mapping):
         nested = (content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping))
         content = next(nested, content)
         tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
         if tensors:
-            prefix = "module." if all(name.startswith("module.") for name in tensors) else ""
-            return {name.removeprefix(prefix): value for name, value in tensors.items()}
+            consume_prefix_in_state_dict_if_present(tensors, "module.")
+            return tensors
     raise RelgraphError(f"{path} holds no weights: expected tensors by name, found {type(content).__name__}")
 
 
 def from_hub(spec: str, repository: str, file: str, get: Callable[[], T]) -> T:
-    """Return the result of `get`, which reads the Hugging Face Hub or its local cache.
+    """Return the result of `get`, which reads the Hub's local cache, and the Hub only if it is reachable.
+
+    Without a network `huggingface_hub` retries each file five times, almost a minute in all, logging each of them.
 
     Args:
         spec: the name of the network, for the error.
@@ -88,17 +74,20 @@ def from_hub(spec: str, repository: str, file: str, get: Callable[[], T]) -> T:
     """
     from huggingface_hub import constants
 
-    place = f"copy the folder models--{repository.replace('/', '--')} of another machine's Hub cache to "
-    with (
-        quiet_hub() as online,
-        _fetched(spec, f"{file} from https://huggingface.co/{repository}", f"{place}{constants.HF_HUB_CACHE}"),
-    ):
+    folder, what = repository.replace("/", "--"), f"{file} from https://huggingface.co/{repository}"
+    place = f"copy the folder models--{folder} of another machine's Hub cache to {constants.HF_HUB_CACHE}"
+    offline = constants.HF_HUB_OFFLINE
+    online = not offline and _answers(constants.ENDPOINT)
+    constants.HF_HUB_OFFLINE = not online
+    with silent(), _fetched(spec, what, place):
         try:
             return get()
         except FileNotFoundError as error:
             if online:
                 raise
             raise ConnectionError("the Hugging Face Hub cannot be reached and its cache has no copy") from error
+        finally:
+            constants.HF_HUB_OFFLINE = offline
 
 
 def from_url(spec: str, url: str, get: Callable[[Path], T]) -> T:
@@ -141,34 +130,15 @@ def silent() -> Iterator[None]:
         logging.disable(before)
 
 
-@contextmanager
-def quiet_hub() -> Iterator[bool]:
-    """Within it, libraries read the Hub's local cache, and the Hub only if it is reachable; yields whether it is.
-
-    Without a network `huggingface_hub` retries each file five times, almost a minute in all, logging each of them.
-    """
-    from huggingface_hub import constants
-
-    offline = constants.HF_HUB_OFFLINE
-    online = not offline and _answers(constants.ENDPOINT)
-    constants.HF_HUB_OFFLINE = not online
-    try:
-        with silent():
-            yield online
-    finally:
-        constants.HF_HUB_OFFLINE = offline
-
-
 def _answers(address: str) -> bool:
     """Return whether a server can be reached at all; any answer counts."""
     try:
-        with urlopen(Request(address, method="HEAD"), timeout=HUB_TIMEOUT_SECONDS):
-            return True
+        urlopen(Request(address, method="HEAD"), timeout=HUB_TIMEOUT_SECONDS).close()
     except HTTPError as error:
         error.close()
-        return True
     except URLError as error:
         # The Hub's client may be configured to trust a certificate that Python does not trust.
         return isinstance(error.reason, ssl.SSLError)
     except (OSError, ValueError):
         return False
+    return True

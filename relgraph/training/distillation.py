@@ -20,8 +20,7 @@ from relgraph.names import build_backbone, build_method, read_arguments
 from relgraph.networks.backbone import map_shapes
 from relgraph.networks.batch_norm import average_statistics, synchronised
 from relgraph.networks.files import load_head, load_network, load_ss_head, load_strictly, save_network
-from relgraph.networks.heads import Head
-from relgraph.networks.student import Student
+from relgraph.networks.heads import Head, Student
 from relgraph.networks.teachers import Teacher
 from relgraph.outputs import Batch, Output, StepInputs
 from relgraph.processes import ProcessGroup

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from relgraph.graph.kernels import pearson
 from relgraph.methods import KD, Method
 from relgraph.methods.base import Terms
-from relgraph.networks.heads import Head
-from relgraph.networks.student import Student
+from relgraph.networks.heads import Head, Student
 from relgraph.outputs import Batch, Output, StepInputs, of_views
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.accumulation import in_parts

@@ -11,7 +11,7 @@ from torch import Tensor
 from relgraph.data.datasets import DataSet
 from relgraph.data.images import ImageSet
 from relgraph.networks.backbone import Backbone
-from relgraph.networks.student import Student
+from relgraph.networks.heads import Student
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
 from relgraph.training.spread import labelled_cross_entropy

@@ -12,9 +12,8 @@ import torch
 from scipy.stats import spearmanr  # type: ignore[import-untyped]
 from sklearn.metrics import normalized_mutual_info_score
 
-from relgraph.analysis.analysis import SEARCHES, Analysis, analyse, compare
-from relgraph.analysis.figures import confusion, write_summary
-from relgraph.analysis.neighbourhoods import homophily, neighbour_overlap
+from relgraph.analysis.analysis import SEARCHES, Analysis, analyse, compare, write_summary
+from relgraph.analysis.neighbourhoods import class_counts, class_edges, homophily, neighbour_overlap
 from relgraph.analysis.run_loading import TrainedRun
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import pearson
@@ -25,7 +24,7 @@ from tests.checks import assert_refused_like
 
 
 def test_graphs_are_those_of_the_run_s_embeddings(opened: TrainedRun, found: Analysis) -> None:
-    images = opened.split("test").select(torch.arange(FIRST))
+    images = opened.images("test").select(torch.arange(FIRST))
     for graph, output in zip(found.graphs.values(), opened.outputs(images), strict=True):
         assert output is not None and output.logits is not None and graph.prediction is not None
         torch.testing.assert_close(graph.embedding, output.embedding)
@@ -45,7 +44,6 @@ def test_graphs_are_those_of_the_run_s_embeddings(opened: TrainedRun, found: Ana
 def test_the_comparison_by_the_matrices(found: Analysis) -> None:
     comparison, teacher = found.comparison, found.teacher
     assert comparison is not None and teacher is not None and comparison.matched is not None
-    assert found.overlap is comparison.overlap
     s, t = pearson(found.student.embedding), pearson(teacher.embedding)
     candidate, anchor = comparison.edges
     torch.testing.assert_close(comparison.edge_error, (s - t).abs()[anchor, candidate])
@@ -64,7 +62,7 @@ def test_the_same_each_time_and_of_nodes_in_files(
     opened: TrainedRun, found: Analysis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again = analyse(opened.run.path, k=K, first=FIRST)
-    monkeypatch.setattr("relgraph.analysis.memory_mapped.MEMORY_LIMIT", 0)
+    monkeypatch.setattr("relgraph.analysis.run_loading.MEMORY_LIMIT", 0)
     monkeypatch.setattr("relgraph.graph.search.LARGEST", 0)
     in_files = analyse(opened, k=K, first=FIRST, search="blocks")
     assert in_files.student.embedding.untyped_storage().filename is not None
@@ -82,7 +80,7 @@ def test_mistakes_are_told(opened: TrainedRun, monkeypatch: pytest.MonkeyPatch) 
     for k, first in ((0, 20), (20, 20), (3, 1)):
         told = rf"k must be between 1 and the number of images less one, .*got {k}$"
         assert_refused_like((partial(analyse, opened, k=k, first=first), told))
-    student, teacher = opened.nodes(opened.split("test").select(torch.arange(20)))
+    student, teacher = opened.nodes(opened.images("test").select(torch.arange(20)))
     student.x[3] = torch.nan
     monkeypatch.setattr(opened, "nodes", lambda images: (student, teacher))
     assert_refused_like(
@@ -153,10 +151,11 @@ def test_rows_of_classes_are_those_of_a_loop_the_worst_first(found: Analysis) ->
 
 
 def test_confusion_lists_every_edge_between_classes(found: Analysis) -> None:
-    columns, edges = found.summary()["confusion"], confusion(found)
-    for name, attribute in (("from", "anchor"), ("to", "candidate"), ("student", "student")):
-        assert columns[name] == [getattr(edge, attribute) for edge in edges]
-    assert columns["teacher_share"] == pytest.approx([edge.teacher_share for edge in edges], abs=1e-6)
+    counts = [class_counts(graph.neighbours, found.labels, 10) for graph in found.graphs.values()]
+    columns, edges = found.summary()["confusion"], class_edges(*counts)
+    for name, column in (("from", "anchor"), ("to", "candidate"), ("student", "student")):
+        assert columns[name] == edges[column]
+    assert columns["teacher_share"] == pytest.approx(edges["teacher_share"], abs=1e-6)
     assert sum(columns["student"]) == pytest.approx((1 - homophily(found.student.neighbours, found.labels)) * FIRST * K)
 
 
@@ -177,7 +176,7 @@ def test_the_worst_images_come_by_overlap_then_error(found: Analysis) -> None:
 
 def test_without_a_teacher_nothing_is_compared(runs: Runs) -> None:
     alone = analyse(runs("none"), k=K, first=FIRST)
-    assert (alone.teacher, alone.comparison, alone.overlap, list(alone.graphs)) == (None, None, None, ["student"])
+    assert (alone.teacher, alone.comparison, list(alone.graphs)) == (None, None, ["student"])
     summary = alone.summary()
     assert not {"teacher", "overlap", "match", "edge_rank", "pair_rank", "worst"} & set(summary)
     assert set(summary["agreement"]) == {"student_labels"}

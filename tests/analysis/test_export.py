@@ -15,9 +15,9 @@ from torch_geometric.data import HeteroData
 
 from relgraph.analysis import export
 from relgraph.analysis.colours import NO_CLASS, class_colours, rgb
-from relgraph.analysis.difference import difference_pair
 from relgraph.analysis.export import FORMATS, Side, check_format, read_pair, to_networkx, write_graph
 from relgraph.analysis.nodes import ATTRIBUTES
+from relgraph.analysis.split_graph import difference_pair
 from relgraph.errors import RelgraphError
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, adjacency, graph_pair
 from relgraph.graph.topology import ALL_PAIRS, Nearest

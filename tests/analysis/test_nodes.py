@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch_geometric.data import HeteroData
 
-from relgraph.analysis.difference import difference_pair
 from relgraph.analysis.layout import ROOM, Layout, place, tsne
 from relgraph.analysis.neighbourhoods import neighbour_graph
 from relgraph.analysis.nodes import measure
+from relgraph.analysis.split_graph import difference_pair
 from relgraph.graph.kernels import pearson
 from relgraph.graph.pair import graph_pair
 from relgraph.graph.search import nearest_in_blocks

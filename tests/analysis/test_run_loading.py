@@ -18,10 +18,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from relgraph.analysis.difference import difference_pair
 from relgraph.analysis.export import read_pair, to_networkx, write_graph
 from relgraph.analysis.run_loading import TrainedRun, evaluate_run, run_pair
-from relgraph.analysis.split_graph import split_pair
+from relgraph.analysis.split_graph import difference_pair, split_pair
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER
 from relgraph.methods import Output
 from relgraph.training.checkpoint import load_checkpoint
@@ -119,7 +118,7 @@ def test_the_teachers_head_is_that_of_the_best_epoch(runs: Runs) -> None:
 def test_predictions_of_a_pair(opened: TrainedRun) -> None:
     for split in ("train", "val", "test"):
         pair = run_pair(opened.run.path, split=split, k=4)
-        images, labels = opened.split(split), opened.split(split).true_labels
+        images, labels = opened.images(split), opened.images(split).true_labels
         assert (labels >= 0).all() and pair.split == split and pair.classes == [str(i) for i in range(10)]
         for name, output in zip(("student", "teacher"), opened.outputs(images), strict=True):
             assert output is not None and output.logits is not None
@@ -137,11 +136,11 @@ def test_predictions_of_a_pair(opened: TrainedRun) -> None:
 def test_nodes_are_the_outputs_wherever_they_lie(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     for variant in ("few", "none", "seed"):
         opened = TrainedRun(runs(variant))
-        images = opened.split("test")
+        images = opened.images("test")
         whole = opened.nodes(images)
         with monkeypatch.context() as patch:
             patch.setattr("relgraph.analysis.run_loading.IMAGES_AT_ONCE", 100)
-            patch.setattr("relgraph.analysis.memory_mapped.MEMORY_LIMIT", 0)
+            patch.setattr("relgraph.analysis.run_loading.MEMORY_LIMIT", 0)
             parts = opened.nodes(images)
         for found, held, output in zip(parts, whole, opened.outputs(images), strict=True):
             if output is None:
@@ -157,7 +156,7 @@ def test_nodes_are_the_outputs_wherever_they_lie(runs: Runs, monkeypatch: pytest
 def test_a_pair_of_nodes_in_a_file(opened: TrainedRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sides = ("pair", "difference")
     held = [run_pair(opened, side=side, k=3) for side in sides]
-    monkeypatch.setattr("relgraph.analysis.memory_mapped.MEMORY_LIMIT", 0)
+    monkeypatch.setattr("relgraph.analysis.run_loading.MEMORY_LIMIT", 0)
     monkeypatch.setattr("relgraph.graph.search.LARGEST", 0)
     for side, expected in zip(sides, held, strict=True):
         found = run_pair(opened, side=side, k=3)
@@ -241,7 +240,7 @@ def test_labels_that_are_few_or_wrong(folder: Path, tmp_path: Path) -> None:
     opened = TrainedRun(tmp_path / "run")
     for file in folder.rglob("*.png"):
         file.unlink()
-    assert opened.split("train").true_labels.tolist() == [0] * 12 + [1] * 12
+    assert opened.images("train").true_labels.tolist() == [0] * 12 + [1] * 12
     assert int((opened.data.train.labels >= 0).sum()) == 2
 
 

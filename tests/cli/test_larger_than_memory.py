@@ -32,7 +32,7 @@ WIDTH, LIMIT = 16_384, 31 * 2**20
 LIMITED = """
 import sys, torch
 from functools import cache, partial
-from relgraph.analysis import figures, memory_mapped, run_loading
+from relgraph.analysis import neighbourhoods, run_loading
 from relgraph.graph import search
 from relgraph_cli.main import main
 from tests.limits import limit_data
@@ -40,7 +40,7 @@ from tests.limits import limit_data
 torch.set_num_threads(1)
 more, commands = int(sys.argv[1]), [command.split() for command in sys.argv[2:]]
 run_loading.IMAGES_AT_ONCE, search.READ, search.LARGEST = 32, 2**19, 0
-figures.some_pairs = partial(figures.some_pairs, limit=1000)
+neighbourhoods.some_pairs = partial(neighbourhoods.some_pairs, limit=1000)
 for command in commands:
     main([*command, "--first", "40"], standalone_mode=False)
 nodes, limit_once = run_loading.TrainedRun.nodes, cache(limit_data)
@@ -56,7 +56,7 @@ except RuntimeError as error:
     assert "memory" in str(error), error
 else:
     sys.exit("the limit is none")
-memory_mapped.MEMORY_LIMIT = 0
+run_loading.MEMORY_LIMIT = 0
 for command in commands:
     main(command, standalone_mode=False)
 """
@@ -98,7 +98,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_split_that_does_not_fit_memory(wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relgraph.analysis.figures.some_pairs", partial(some_pairs, limit=1000))
+    monkeypatch.setattr("relgraph.analysis.neighbourhoods.some_pairs", partial(some_pairs, limit=1000))
     images = f"{wide} --split train --first 800 --k 3"
     nodes = f"export {images} --side student --attributes community,overlap -o student.json"
     analyze = f"analyze {images} --search blocks --out found.json"
@@ -119,8 +119,8 @@ def test_a_split_that_does_not_fit_memory(wide: Path, tmp_path: Path, monkeypatc
         assert stored[kind].edge_index.shape == (2, 3 * count)
     student = nx.node_link_graph(json.loads((tmp_path / "student.json").read_text()), edges="edges")
     shares = [student.nodes[f"s{node}"]["overlap"] for node in range(count)]
-    assert expected.overlap is not None
-    assert sum(shares) / count == pytest.approx(float(expected.overlap.mean()), rel=1e-3)
+    assert expected.comparison is not None
+    assert sum(shares) / count == pytest.approx(float(expected.comparison.overlap.mean()), rel=1e-3)
 
 
 def test_a_store_is_written_that_does_not_fit_memory(tmp_path: Path) -> None:

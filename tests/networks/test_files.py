@@ -1,14 +1,16 @@
 """Networks on disk: what is written is read again, and what is damaged or foreign is refused by name."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from relgraph.names import build_backbone, student
+from relgraph.names import build_backbone, load_student, student
 from relgraph.networks.files import (
     find_network,
     load_head,
@@ -20,7 +22,7 @@ from relgraph.networks.files import (
     save_network,
     save_ss_head,
 )
-from relgraph.networks.heads import Head, Projector
+from relgraph.networks.heads import Head, Projector, Student
 from tests.checks import assert_refused, assert_refused_like
 from tests.networks.tiny import INFO
 
@@ -80,8 +82,8 @@ def test_other_files_are_no_network(tmp_path: Path) -> None:
 def test_weights_of_another_architecture(tmp_path: Path) -> None:
     weight, bias, begin = torch.zeros(2, 3), torch.zeros(2), "x.safetensors is of another architecture: "
     for changed, message in (
-        ({"weight": weight}, "bias is missing"),
-        ({"weight": weight, "bias": bias, "scale": bias}, "scale is not part of the network"),
+        ({"weight": weight}, "bias is (2,) in the network, missing in the file"),
+        ({"weight": weight, "bias": bias, "scale": bias}, "scale is missing in the network, (2,) in the file"),
         ({"weight": torch.zeros(2, 4), "bias": bias}, "weight is (2, 3) in the network, (2, 4) in the file"),
     ):
         load = partial(load_strictly, nn.Linear(3, 2), changed, Path("x.safetensors"))
@@ -142,25 +144,32 @@ def test_the_network_of_a_run(tmp_path: Path) -> None:
 
 
 def test_parts_that_are_missing_damaged_or_of_other_sizes(tmp_path: Path) -> None:
+    """Sizes are those of the weights, whatever a description says."""
     pre, run = tmp_path / "n", tmp_path / "s"
     projector, head = partial(load_projector, pre), partial(load_head, run)
-    told = r"s holds no classifier: expected the student\.safetensors of a training run with labels$"
-    without: dict[str, Any]
-    for without in ({"dim": None}, {"classes": []}, {"dim": 0}):
-        trained_student(run, **without)
+    told = r"s holds no classifier: expected student\.safetensors of a training run with labels$"
+    classes: Any
+    for classes in ([], None):
+        trained_student(run, classes=classes)
         assert_refused_like((head, told))
     said: Any
-    for said in (3, [], {"dim": 5, "hidden": 12}, {**PROJECTOR, "dim": "5"}, {**PROJECTOR, "hidden": -1}):
-        pretrained(pre, projector=said)
-        assert_refused_like((projector, "n is damaged: expected a projector with dim, hidden and norm, got"))
-    pretrained(pre, projector={**PROJECTOR, "norm": False}, dim=5, classes=["a"])
+    for said in (3, {"dim": 5, "hidden": 12}, {**PROJECTOR, "hidden": -1}, {**PROJECTOR, "norm": False}):
+        network = pretrained(pre, projector=said, dim=5, classes=["a"])
+        assert equal(load_projector(pre), network["projector"])
     trained_student(run, projector=PROJECTOR, classes=["a", "b"])
     assert_refused_like(
-        (projector, r"n is of another architecture: 1\.bias is not part of the network$"),
         (head, r"classify.bias is \(2,\) in the network, \(3,\) in the file$"),
         (partial(load_head, pre), "n holds no classifier: expected"),
         (partial(load_projector, run), r"holds no projector: expected the network\.safetensors of relgraph pretrain$"),
     )
+    first, last = nn.Linear(64, 12), nn.Linear(12, 5)
+    for layers, words in (
+        ([nn.BatchNorm1d(12), nn.ReLU(), last], r"0\.bias is \(1,\) in the network, \(12,\) in the file$"),
+        ([first, nn.ReLU(), last, nn.Linear(5, 5)], r"1\.bias is \(12,\) in the network, missing in the file$"),
+        ([first], r"n is of another architecture: 2\.bias is \(1,\) in the network, missing in the file$"),
+    ):
+        save_network(pre, nn.ModuleDict({"projector": nn.Sequential(*layers)}), INFO)
+        assert_refused_like((projector, words))
 
 
 def test_a_self_supervision_head_comes_back_frozen(tmp_path: Path) -> None:
@@ -195,3 +204,48 @@ def test_what_is_no_self_supervision_head(tmp_path: Path) -> None:
     ):
         save_file({"weight": torch.zeros(2)}, file, metadata=metadata)
         assert_refused_like((load, rf"ss_head.* {message}"))
+
+
+def save_student(path: Path, student: nn.Module, classes: Sequence[str] = ("a", "b", "c"), **info: Any) -> Path:
+    """Save a student of 16 dimensions as a run does."""
+    save_network(path / "student.safetensors", student, {**INFO, "dim": 16, "classes": list(classes), **info})
+    return path / "student.safetensors"
+
+
+def test_a_run_and_its_file_give_the_same_student(tmp_path: Path) -> None:
+    student = Student(build_backbone("resnet8", 1), 16, 3)
+    images = torch.rand(4, 1, 8, 8)
+    student(images)  # so that running statistics are unlike a new network's
+    file = save_student(tmp_path, student)
+    for path in (tmp_path, str(file)):
+        again, info = load_student(path)
+        assert not again.training and info == {**INFO, "dim": 16, "classes": ["a", "b", "c"]}
+        assert torch.equal(again(images).logits, student.eval()(images).logits)
+    of_timm = Student(build_backbone("timm:test_vit", 1, image_size=32), 16, 3).eval()  # is built for a size
+    save_student(tmp_path, of_timm, backbone="timm:test_vit", image_size=32)
+    images = torch.rand(2, 1, 32, 32)
+    assert torch.equal(load_student(tmp_path)[0](images).logits, of_timm(images).logits)
+    for keep in (0, 100, -1):
+        save_student(tmp_path, student)
+        file.write_bytes(file.read_bytes()[:keep])
+        assert_refused_like((lambda: load_student(file), r"^cannot read the network file .*student\.safetensors: "))
+
+
+def test_other_files_are_no_student(tmp_path: Path) -> None:
+    def fails(message: str) -> None:
+        assert_refused_like((lambda: load_student(tmp_path), message))
+
+    fails(r"student\.safetensors")
+    file = save_student(tmp_path, Student(build_backbone("resnet8", 1), 8, 3))
+    fails(r"ture: head\.classify\.weight is \(3, 16\) in the network, \(3, 8\)")
+    save_network(file, build_backbone("resnet8", 1), INFO)
+    fails("holds a backbone without a head")
+    save_file({"weight": torch.zeros(1)}, file)
+    fails("without relgraph's description")
+
+
+def test_a_student_of_images_without_labels(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    save_student(tmp_path, Student(build_backbone("resnet8", 1), 16, 0), classes=())
+    student, info = load_student(tmp_path)
+    assert info["classes"] == [] and student(torch.rand(2, 1, 8, 8)).logits.shape == (2, 1)
+    assert not recwarn.list, "torch warns of layers without outputs"

@@ -1,9 +1,9 @@
-"""Heads against the parameter counts of the official code, projectors against their products written out."""
+"""Heads against the counts of the official code, students and projectors against their products written out."""
 
 import torch
 
 from relgraph.names import build_backbone
-from relgraph.networks.heads import Head, Projector
+from relgraph.networks.heads import Head, Projector, Student
 
 
 def parameters(head: torch.nn.Module) -> int:
@@ -31,3 +31,23 @@ def test_a_projector_is_two_linear_maps_and_a_rectifier_behind_a_norm_if_asked()
         expected = hidden.clamp(min=0) @ second.T + projector.get_parameter(f"{2 + norm}.bias")
         torch.testing.assert_close(projector(feature), expected)
         assert (expected < 0).any()  # nothing behind the second
+
+
+def test_embedding_and_logits_are_linear_in_the_feature() -> None:
+    student = Student(build_backbone("resnet8", 3), 16, 5).eval()
+    output = student(torch.rand(4, 3, 8, 8))
+    project, classify = student.head.project, student.head.classify
+    assert output.feature is not None and output.logits is not None
+    assert output.embedding.shape == (4, 16) and output.logits.shape == (4, 5) and output.feature.shape == (4, 64)
+    torch.testing.assert_close(output.embedding, output.feature @ project.weight.T + project.bias)
+    torch.testing.assert_close(output.logits, output.embedding @ classify.weight.T + classify.bias)
+
+
+def test_the_output_holds_the_stage_maps_and_their_gradients() -> None:
+    student = Student(build_backbone("vgg8", 3), 16, 5)
+    output = student(torch.rand(4, 3, 16, 16))
+    assert [stage.shape[1:] for stage in output.maps] == [(64, 16, 16), (128, 8, 8), (256, 4, 4), *[(512, 2, 2)] * 2]
+    assert output.feature is not None
+    torch.testing.assert_close(output.feature, output.maps[-1].mean(dim=(2, 3)))
+    torch.autograd.backward(output.maps[0].sum())
+    assert student.backbone.get_parameter("blocks.0.0.weight").grad is not None

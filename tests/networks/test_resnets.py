@@ -1,11 +1,12 @@
-"""The residual networks: the benchmark's pool, Kaiming's start, and the numbers they have always drawn."""
+"""The residual networks: pool, Kaiming's start, the numbers they have always drawn, norm and ReLU of wide ones."""
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, relu
 
 from relgraph.names import build_backbone
+from relgraph.networks.resnets import PreActivationBlock, WideResNet
 
 
 def test_at_32_pixels_the_pool_is_the_benchmarks() -> None:
@@ -43,3 +44,28 @@ def test_a_seed_gives_the_network_of_the_first_release() -> None:
         assert sum(float(value.double().abs().sum()) for value in state.values()) == pytest.approx(absolute, rel=1e-6)
         with torch.no_grad():
             assert float(backbone(images).double().sum()) == pytest.approx(embedded, rel=1e-4)
+
+
+def test_a_block_that_keeps_the_channels_adds_its_input_as_it_came() -> None:
+    block = PreActivationBlock(4, 4, 1).eval()
+    torch.nn.init.zeros_(block.conv2.weight)
+    x = torch.randn(2, 4, 5, 5)
+    assert torch.equal(block(x), x)
+
+
+def test_a_block_that_widens_adds_a_convolution_of_the_active_input() -> None:
+    block = PreActivationBlock(4, 6, 2).eval()
+    torch.nn.init.zeros_(block.conv2.weight)
+    assert block.shortcut is not None
+    x = torch.randn(2, 4, 5, 5)
+    active = relu(x / (1 + 1e-5) ** 0.5)[:, :, ::2, ::2]  # a new batch norm divides by the root of 1 + eps
+    expected = torch.einsum("nchw,oc->nohw", active, block.shortcut.weight[:, :, 0, 0])
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_maps_come_before_norm_and_relu_and_the_vector_after() -> None:
+    network = WideResNet(16, 2).eval()
+    with torch.no_grad():
+        maps, pooled = network.stages(torch.rand(2, 3, 64, 64))
+        assert all((stage < 0).any() for stage in maps)
+        torch.testing.assert_close(pooled, relu(network.norm(maps[-1])).flatten(2).mean(2))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from relgraph.names import build_backbone, load_teacher, untrained_teacher
+from relgraph.names import build_backbone, load_teacher
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import save_network
 from relgraph.networks.open_clip_source import ImageTower
@@ -230,16 +230,3 @@ def test_networks_without_stage_maps_and_a_teacher_without_a_size() -> None:
         assert output.maps == teacher.map_shapes() == ()
     teacher = small_teacher(build_backbone("resnet8", 1), None)
     assert teacher.map_shapes() == ((16, 32, 32), (16, 32, 32), (32, 16, 16), (64, 8, 8))
-
-
-def test_untrained() -> None:
-    for spec, size, width, shapes in (
-        ("timm:test_vit", 160, 64, ((64, 10, 10),) * 6), ("open_clip:ViT-S-32-alt", 224, 256, ((384, 7, 7),) * 12),
-    ):  # fmt: skip
-        teacher = untrained_teacher(spec)
-        embedding = teacher(images_for(teacher))
-        assert embedding.shape == (2, width)
-        assert (teacher.input_size, teacher.channels, teacher.width) == (size, 3, width)
-        assert not embedding.requires_grad and not any(parameter.requires_grad for parameter in teacher.parameters())
-        assert teacher.map_shapes() == shapes
-    assert teacher.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))  # CLIP's

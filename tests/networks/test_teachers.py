@@ -7,9 +7,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from relgraph.names import build_backbone, clip_spec, load_teacher, teacher, untrained_teacher
+from relgraph.names import build_backbone, clip_spec, load_teacher, teacher
 from relgraph.networks.files import save_network
 from relgraph.networks.heads import Projector
+from relgraph.networks.sources import Pretrained
 from relgraph.networks.teachers import Teacher
 from tests.checks import assert_refused_like, refusal
 from tests.networks.tiny import INFO, assert_reads, moved, small_teacher, write_weights
@@ -90,7 +91,7 @@ UNKNOWN = (
     ("open_clip:ViT-B-32/opanai", "unknown weights of open_clip:ViT-B-32/WEIGHTS 'opanai': did you mean openai"),
     ("open_clip:ViT-B-32", r"unknown weights of open_clip:ViT-B-32/WEIGHTS '' \(known: openai, "),
     ("open_clip:ViT-S-32-alt/some", "none are published, pass a file with --teacher-weights FILE"),
-    ("timm:vit_huge_patch14_xp_224", "nobody publishes weights .* pass a file with --teacher-weights FILE"),
+    ("timm:vit_huge_patch14_xp_224", "unknown timm weights .*: none are published, pass a file with"),
     ("embedded:letters", "unknown embedded teacher 'letters'"),
     ("checkpoint:nowhere.safetensors", "nowhere.safetensors"),
 )
@@ -101,8 +102,6 @@ def test_unknown_names() -> None:
         load = partial(load_teacher, spec)
         assert_refused_like((load, words))
         assert len(refusal(load)) < 250
-    for spec in ("open_clip:ViT-B-32/openai", "timm:resnet", "embedded:digits"):
-        assert_refused_like((partial(untrained_teacher, spec), "unknown"))
     assert clip_spec("ViT-L/14@336px") == "open_clip:ViT-L-14-336/openai"
     assert_refused_like((partial(clip_spec, "ViT-B-32"), "did you mean 'ViT-B/32'"))
 
@@ -110,7 +109,6 @@ def test_unknown_names() -> None:
 def test_files_and_arguments_that_do_not_fit(path: Path) -> None:
     saved_timm(path, "test_resnet", num_classes=17)
     of_file = partial(load_teacher, weights=path)
-    black: dict[str, Any] = {"name": "x", "input_size": 4, "channels": 1, "mean": [0], "std": [0]}
     resnet, takes = partial(of_file, "timm:test_resnet"), "arguments are for timm and checkpoint teachers, got"
     assert_refused_like(
         (partial(resnet, arguments={"num_classes": 5}), r"\(5,\) in the network, \(17,\) in the file"),
@@ -118,10 +116,10 @@ def test_files_and_arguments_that_do_not_fit(path: Path) -> None:
         (partial(of_file, "timm:test_vit"), r"another architecture: .* is "),
         (partial(of_file, "open_clip:ViT-S-32-alt"), "is not of an open_clip model"),
         (partial(load_teacher, "open_clip:ViT-B-32/openai", arguments={"x": 1}), rf"{takes} \{{'x': 1\}} for"),
-        (partial(load_teacher, "embedded:digits", arguments={"output": "projection"}), takes),
+        (partial(load_teacher, "embedded:digits", arguments={"output": "projection"}), "holds no projector"),
         (partial(of_file, "embedded:digits"), "brings its own weights"),
         (lambda: small_teacher(nn.Identity(), 4), r"must give \(N, width\), got \(1, 1, 4, 4\)"),
-        (partial(Teacher, nn.Flatten(), **black), "std of teacher x must be positive"),
+        (partial(Teacher, Pretrained(nn.Flatten(), 4, 1, [0], [0]), "x"), "std of teacher x must be positive"),
     )
 
 

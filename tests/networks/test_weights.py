@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from relgraph.networks.weights import from_url, quiet_hub, read_weights
+from relgraph.networks.weights import from_hub, from_url, read_weights
 from tests.checks import assert_refused_like
 
 TENSORS = {"layer.weight": torch.arange(6.0).reshape(2, 3), "layer.bias": torch.ones(2)}
@@ -36,10 +36,11 @@ def test_refuses_what_is_truncated_or_holds_no_weights(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list")
     with zipfile.ZipFile(tmp_path / "program", "w") as archive:
         archive.writestr("w/constants.pkl", b"")
+        archive.writestr("w/version", b"3")
     for name, message in (
         ("objects", "not loaded for safety; save its state_dict alone"),
         ("list", "expected tensors by name, found list"),
-        ("program", "TorchScript program, expected weights"),
+        ("program", "it is a TorchScript program; if you trust it"),
         ("nothing", r"no weights file .*nothing"),
     ):
         assert_refused_like((partial(read_weights, tmp_path / name), message))
@@ -50,11 +51,14 @@ def test_the_hub_is_left_as_it_was_found(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # the discard port: nobody answers
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    before = logging.root.manager.disable
-    with pytest.raises(KeyError), quiet_hub():
-        assert constants.HF_HUB_OFFLINE
-        assert not logging.getLogger("huggingface_hub").isEnabledFor(logging.ERROR)
+    before, seen = logging.root.manager.disable, []
+
+    def get() -> None:
+        seen.append((constants.HF_HUB_OFFLINE, logging.getLogger("huggingface_hub").isEnabledFor(logging.ERROR)))
         raise KeyError
+
+    assert_refused_like((lambda: from_hub("x:y", "a/b", "w.bin", get), "the weights of x:y could not be loaded"))
+    assert seen == [(True, False)]
     assert not constants.HF_HUB_OFFLINE
     assert logging.root.manager.disable == before
 

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
+from relgraph.networks.sources import Pretrained
 from relgraph.networks.teachers import Teacher
 
 # Of a network of `relgraph` for grey images.
@@ -66,4 +67,4 @@ def assert_reads(classifier: nn.Module, teacher: nn.Module, model: nn.Module, si
 
 def small_teacher(network: nn.Module, size: int | None = 2, channels: int = 1) -> Teacher:
     """Return a teacher whose images are left as they are."""
-    return Teacher(network, name="x", input_size=size, channels=channels, mean=[0] * channels, std=[1] * channels)
+    return Teacher(Pretrained(network, size, channels, [0] * channels, [1] * channels), "x")

@@ -232,7 +232,7 @@ def test_own_heads_that_do_not_fit(
         ({"dataset": "unlabelled", "method": "seed"}, rf"^{classes} 0 of folder:.*, got 3 or other names"),
         ({"teacher": "checkpoint:nowhere", "method": "kd"}, r"^cannot read the network file nowhere"),
         ({"teacher": f"checkpoint:{pretrained[0]}", "method": "kd"},
-         r"holds no classifier: expected the student\.safetensors of a training run"),
+         r"holds no classifier: expected student\.safetensors of a training run"),
     ):  # fmt: skip
         assert_refused_like((partial(new, make(**{**owner, **options})), told))
     module = new(make(**owner, method="pkt", nodes="embedding", dim=24))

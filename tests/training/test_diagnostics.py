@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from relgraph.analysis.diagnostics import MEASURES, diagnose
+from relgraph.analysis.diagnostics import diagnose
 from relgraph.graph.kernels import cosine, euclidean, pearson
 from relgraph.graph.pair import graph_pair
 from relgraph.methods import CRD, EGA, KD, METHODS, RKD, Batch, Method, Output, RunFacts
@@ -20,6 +20,7 @@ from relgraph.training.distillation import build, train
 from relgraph.training.epochs import train_epoch
 from relgraph.training.runs import Run
 from relgraph.training.spread import Spread
+from tests.checks import MEASURES
 from tests.training.conftest import RecipeMaker, Runs, call_before, equal, states
 
 N = 10

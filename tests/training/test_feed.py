@@ -16,6 +16,7 @@ from relgraph.data.embeddings import EmbeddingStore
 from relgraph.data.extra_views import make_extra_views
 from relgraph.data.views import Normalise
 from relgraph.methods import EGA, KD, SP, Method, Sum, Views
+from relgraph.networks.sources import Pretrained
 from relgraph.networks.teachers import Teacher
 from relgraph.outputs import Batch, Output
 from relgraph.training.building import open_data, open_teacher
@@ -276,7 +277,7 @@ def test_a_teacher_of_any_size_sees_patches_as_they_are(make: RecipeMaker) -> No
             return images.mean((2, 3))
 
     recipe = make(augment="moco")
-    teacher = Teacher(Mean(), name="mean", input_size=None, channels=3, mean=(0, 0, 0), std=(1, 1, 1))
+    teacher = Teacher(Pretrained(Mean(), None, 3, (0, 0, 0), (1, 1, 1)), "mean")
     data = open_data(recipe)
     seen.clear()
     feed = Online(make_plan("moco", data, Views("patches", 2)), lambda x: x, teacher, input_of(teacher))

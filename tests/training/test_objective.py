@@ -14,8 +14,7 @@ from relgraph.graph.pair import Pair
 from relgraph.graph.refine import Refinement, SignedConv
 from relgraph.methods import EGA, KD, SP, Batch, Method, Output, Sum, Views
 from relgraph.names import build_backbone
-from relgraph.networks.heads import Head
-from relgraph.networks.student import Student
+from relgraph.networks.heads import Head, Student
 from relgraph.outputs import StepInputs, bare, of_views
 from relgraph.training.objective import Distiller, Losses, Stage
 

@@ -15,8 +15,7 @@ from relgraph.methods import METHODS, Batch, RunFacts
 from relgraph.names import build_method
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.batch_norm import synchronised
-from relgraph.networks.heads import Head, Projector
-from relgraph.networks.student import Student
+from relgraph.networks.heads import Head, Projector, Student
 from relgraph.outputs import Output, StepInputs, bare
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.building import ddp_options

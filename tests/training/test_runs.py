@@ -12,11 +12,10 @@ import pytest
 import torch
 import yaml
 
-from relgraph.analysis.diagnostics import MEASURES
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.recipe import Recipe, resolve
 from relgraph.training.runs import Run, check_free, environment, free_name, read_yaml
-from tests.checks import assert_refused_like
+from tests.checks import MEASURES, assert_refused_like
 from tests.training.conftest import Runs
 
 # The terms of each variant, and the figures of its evaluation.

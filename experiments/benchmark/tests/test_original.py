@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from benchmark.original import Original, TwoViews, original_loss
+from benchmark.untrained import untrained_teacher
 from relgraph.data.images import ImageSet
 from relgraph.methods import EGA
-from relgraph.names import build_backbone, untrained_teacher
-from relgraph.networks.heads import Head
-from relgraph.networks.student import Student
+from relgraph.names import build_backbone
+from relgraph.networks.heads import Head, Student
 
 
 @pytest.fixture(scope="module")

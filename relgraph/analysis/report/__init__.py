@@ -1,9 +1,10 @@
 """A report on finished runs: one HTML file that opens from disk and loads nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
+from tqdm import tqdm
 
 from relgraph.analysis.analysis import analyse
 from relgraph.analysis.report import detail_sections as detail
@@ -16,7 +17,7 @@ from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
 from relgraph.training.recipe import Recipe
 
-Sections = dict[str, tuple[str, Markup]]
+Section = tuple[str, tuple[str, Markup]]  # id, heading and content
 LIMIT = 10 * 2**20  # bytes: what a browser opens at once and a mail still takes
 
 
@@ -34,13 +35,14 @@ def write_report(
             file cannot be written.
     """
     described = summaries(runs)
-    sections: Sections = {"results": ("Results", section.results(described))}
-    sections["settings"] = ("What was run", section.settings(described))
+    sections = {"results": ("Results", section.results(described))}
+    sections["settings"] = ("What was run", section.options(described))
     if (curves := section.curves(described)) is not None:
         sections["curves"] = ("Learning curves", curves)
-    distilled = [place for place, one in enumerate(described) if isinstance(one.recipe, Recipe)]
-    for place in distilled[:1]:
-        sections |= _in_detail(runs[place], described[place].name, split, first, k)
+    distilled = [(run, one.name) for run, one in zip(runs, described, strict=True) if isinstance(one.recipe, Recipe)]
+    for run, name in distilled[:1]:
+        detailed = _in_detail(run, name, split, first, k)
+        sections |= dict(tqdm(detailed, f"report on {name}", 6, leave=False, disable=None))
     sections["environment"] = ("Environment", section.environment(described))
     title = described[0].name if len(described) == 1 else f"{described[0].name} and {len(described) - 1} more"
     subtitle = f"relgraph report on {len(described)} run{'s' if len(described) > 1 else ''}"
@@ -51,25 +53,17 @@ def write_report(
     return len(page)
 
 
-def _in_detail(place: Path, name: str, split: str | None, first: int | None, k: int) -> Sections:
-    from tqdm import tqdm
-
-    opened = TrainedRun(place)
+def _in_detail(run: Path, name: str, split: str | None, first: int | None, k: int) -> Iterator[Section]:
+    opened = TrainedRun(run)
     chosen = split or ("test" if len(opened.data.test) > 0 else "train")
-    with tqdm(total=4, desc=f"report on {name}", leave=False, disable=None) as bar:
-        found, images = analyse(opened, chosen, k, first), opened.split(chosen)
-        summary = found.summary()
-        bar.update()
-        sections = {"diagnostics": (f"Neighbourhoods of {name}", detail.diagnostics(found, summary))}
-        if found.labelled:
-            sections["classes"] = ("Classes", detail.by_class(found, summary))
-        sections["matrices"] = ("Edge matrices", detail.edge_matrices(matrices(found), len(found.classes)))
-        placed = maps(found)
-        sections["maps"] = ("Maps", detail.class_maps(found, placed))
-        bar.update()
-        sections["graph"] = ("The graph", detail.graph_view(found, placed, images))
-        bar.update()
-        if found.teacher is not None:
-            sections["worst"] = ("Where they disagree most", detail.worst_neighbourhoods(found, worst(found), images))
-        bar.update()
-    return sections
+    found, images = analyse(opened, chosen, k, first), opened.images(chosen)
+    summary = found.summary()
+    yield "diagnostics", (f"Neighbourhoods of {name}", detail.diagnostics(found, summary))
+    if found.labelled:
+        yield "classes", ("Classes", detail.by_class(found, summary))
+    yield "matrices", ("Edge matrices", detail.edge_matrices(matrices(found), len(found.classes)))
+    placed = maps(found)
+    yield "maps", ("Maps", detail.class_maps(found, placed))
+    yield "graph", ("The graph", detail.graph_view(found, placed, images))
+    if found.teacher is not None:
+        yield "worst", ("Where they disagree most", detail.worst_neighbourhoods(found, worst(found), images))

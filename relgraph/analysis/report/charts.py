@@ -16,13 +16,12 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 452, 12, 214  # of the plotting area
 
 
 class Curve(NamedTuple):
-    """One line of a chart: the number and name of its run, the part that it shows, points (epoch, value), dashed."""
+    """One line of a chart: the number and name of its run, the part that it shows, points (epoch, value)."""
 
     run: int
     name: str
     part: str
     points: Sequence[tuple[float, float]]
-    dashed: bool = False
 
 
 def chart(title: str, curves: Sequence[Curve], epochs: tuple[float, float]) -> Markup:

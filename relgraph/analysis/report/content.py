@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from relgraph.analysis.analysis import Analysis
 from relgraph.analysis.layout import planes
 from relgraph.graph.kernels import pearson
 from relgraph.graph.search import nearest_in_blocks
+from relgraph.graph.topology import edges_of
 
 MAP_NODES = 2_000  # which the graph view draws fluidly, and t-SNE places within seconds
 MATRIX_NODES = 400
@@ -21,8 +21,7 @@ SIDES = ("student", "teacher")
 OF_LABELS = ("Accuracy of the head", "Label homophily", "Communities and labels, NMI", "Communities and labels, ARI")
 
 
-@dataclass(frozen=True, eq=False)
-class Matrices:
+class Matrices(NamedTuple):
     """Edges between some of the images, sorted by class, `(M, M)` each.
 
     Attributes:
@@ -35,11 +34,10 @@ class Matrices:
     chosen: Tensor
     blocks: list[tuple[str, int]]
     student: Tensor
-    teacher: Tensor | None
+    teacher: Tensor | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Maps:
+class Maps(NamedTuple):
     """The images in the plane, `(n, 2)` within -1..1, and the method by which they were placed.
 
     `chosen` `(n,)` are their positions; `places` has one map for each network of the run, the student's first.
@@ -50,8 +48,7 @@ class Maps:
     method: str
 
 
-@dataclass(frozen=True)
-class Neighbourhood:
+class Neighbourhood(NamedTuple):
     """One image, and its neighbours by student and teacher, nearest first; all are positions in the split."""
 
     image: int
@@ -74,16 +71,12 @@ def matrices(analysis: Analysis) -> Matrices:
     """Return the edges between at most 400 images of at most 20 classes, evenly spaced among classes and images."""
     labels = analysis.labels
     present = torch.unique(labels[labels >= 0])
-    if len(present) == 0:
-        chosen, blocks = spread(len(labels), MATRIX_NODES), []
-    else:
-        classes = present[spread(len(present), MATRIX_CLASSES)].tolist()
-        members = [(labels == label).nonzero().flatten() for label in classes]
-        members = [part[spread(len(part), MATRIX_NODES // len(classes))] for part in members]
-        chosen = torch.cat(members)
-        blocks = [(analysis.classes[label], len(part)) for label, part in zip(classes, members, strict=True)]
-    found = {name: pearson(graph.embedding[chosen], graph.embedding[chosen]) for name, graph in analysis.graphs.items()}
-    return Matrices(chosen, blocks, found["student"], found.get("teacher"))
+    classes = present[spread(len(present), MATRIX_CLASSES)].tolist()
+    members = [(labels == label).nonzero().flatten() for label in classes]
+    members = [part[spread(len(part), MATRIX_NODES // len(classes))] for part in members]
+    chosen = torch.cat(members) if members else spread(len(labels), MATRIX_NODES)
+    blocks = [(analysis.classes[label], len(part)) for label, part in zip(classes, members, strict=True)]
+    return Matrices(chosen, blocks, *(pearson(graph.embedding[chosen]) for graph in analysis.graphs.values()))
 
 
 def maps(analysis: Analysis) -> Maps:
@@ -111,48 +104,41 @@ def graph_data(analysis: Analysis, maps: Maps, thumbs: list[list[int]]) -> dict[
     Nodes are the images of the maps, and neighbours are sought among them. Without a teacher the nodes have the
     student's places and communities for both, and there are no teacher's edges.
     """
-    k = min(analysis.k, len(maps.chosen) - 1)
-    nodes = [_node(analysis, maps, number, thumb) for number, thumb in enumerate(thumbs)]
-    edges = {name: _edges(graph.embedding[maps.chosen], k) for name, graph in analysis.graphs.items()}
+    chosen, k = maps.chosen, min(analysis.k, len(maps.chosen) - 1)
+    labels = [analysis.class_name(place) for place in chosen.tolist()]
+    columns = {"label": labels, "class": analysis.labels[chosen].clamp_min(-1).tolist()}
+    columns |= {"index": analysis.index[chosen].tolist(), "thumb": thumbs}
+    for name, places in zip(SIDES, [*maps.places, maps.places[0]], strict=False):
+        graph = analysis.graphs.get(name, analysis.student)
+        prediction = graph.prediction if name in analysis.graphs else None
+        columns[f"prediction_{name}"] = [None] * len(thumbs) if prediction is None else prediction[chosen].tolist()
+        columns[f"community_{name}"] = graph.communities[chosen].tolist()
+        for axis, values in zip("xy", places.T.tolist(), strict=True):
+            columns[f"{axis}_{name}"] = [round(value, 4) for value in values]
+    rows = enumerate(zip(*columns.values(), strict=True))
+    nodes = [{"id": number, **dict(zip(columns, row, strict=True))} for number, row in rows]
+    edges = {name: _edges(graph.embedding[chosen], k) for name, graph in analysis.graphs.items()}
     return {"nodes": nodes, "classes": list(analysis.classes), "edges": {"teacher": [], **edges}, "k": k}
-
-
-def _node(analysis: Analysis, maps: Maps, number: int, thumb: list[int]) -> dict[str, Any]:
-    position = int(maps.chosen[number])
-    label, index = max(int(analysis.labels[position]), -1), int(analysis.index[position])
-    node: dict[str, Any] = {"id": number, "label": analysis.class_name(position), "class": label, "index": index}
-    node["thumb"] = thumb
-    for side, name in enumerate(SIDES):
-        graph = analysis.graphs.get(name)
-        x, y = maps.places[0 if graph is None else side][number].tolist()
-        prediction = None if graph is None else graph.prediction
-        node |= {
-            f"prediction_{name}": None if prediction is None else int(prediction[position]),
-            f"community_{name}": int((graph or analysis.student).communities[position]),
-            f"x_{name}": round(x, 4),
-            f"y_{name}": round(y, 4),
-        }
-    return node
 
 
 def _edges(x: Tensor, k: int) -> list[list[float]]:
     """Return the k-NN graph as anchor, neighbour and correlation, a pair that both choose once."""
     neighbours, weights = nearest_in_blocks(x, k)
-    found: dict[tuple[int, int], list[float]] = {}
-    for anchor, (row, values) in enumerate(zip(neighbours.tolist(), weights.tolist(), strict=True)):
-        for neighbour, weight in zip(row, values, strict=True):
-            pair = min(anchor, neighbour), max(anchor, neighbour)
-            found.setdefault(pair, [anchor, neighbour, round(weight, 3)])
+    found: dict[frozenset[int], list[float]] = {}
+    for neighbour, anchor, weight in zip(*edges_of(neighbours).tolist(), weights.flatten().tolist(), strict=True):
+        found.setdefault(frozenset((anchor, neighbour)), [anchor, neighbour, round(weight, 3)])
     return list(found.values())
 
 
 def figures(analysis: Analysis, summary: Mapping[str, Any]) -> dict[str, list[float | None]]:
     """Return the table of diagnostics: for each name the student's number and, if there is one, the teacher's."""
     columns: list[dict[str, float | None]] = []
+    known = analysis.labels >= 0
     for name, graph in analysis.graphs.items():
         one, labels = summary[name], summary["agreement"].get(f"{name}_labels", {})
+        right = None if graph.prediction is None else graph.prediction == analysis.labels
         columns.append({
-            "Accuracy of the head": _accuracy(graph.prediction, analysis.labels),
+            "Accuracy of the head": None if right is None else float(right[known].float().mean()),
             "Label homophily": one.get("homophily"),
             "Communities": one["communities"],
             "Modularity": one["modularity"],
@@ -166,11 +152,6 @@ def figures(analysis: Analysis, summary: Mapping[str, Any]) -> dict[str, list[fl
         })  # fmt: skip
     listed = [name for name in columns[0] if analysis.labelled or name not in OF_LABELS]
     return {name: [column[name] for column in columns] for name in listed}
-
-
-def _accuracy(prediction: Tensor | None, labels: Tensor) -> float | None:
-    known = labels >= 0
-    return None if prediction is None else float((prediction == labels)[known].float().mean())
 
 
 def agreement(summary: Mapping[str, Any]) -> dict[str, float]:

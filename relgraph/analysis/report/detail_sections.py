@@ -9,7 +9,6 @@ from markupsafe import Markup
 
 from relgraph.analysis.analysis import Analysis
 from relgraph.analysis.colours import NO_CLASS, class_colours
-from relgraph.analysis.figures import confusion
 from relgraph.analysis.pictures import data_uri, matrix_picture, sprite, thumbnails
 from relgraph.analysis.report import content
 from relgraph.analysis.report.charts import scatter
@@ -18,12 +17,8 @@ from relgraph.analysis.report.page import MINUS, fill, number
 from relgraph.data.images import ImageSet
 
 WORST_CLASSES = 10
-COLUMNS = {
-    "overlap": "Overlap",
-    "relation_error": "Relation error",
-    "homophily_student": "Homophily, student",
-    "homophily_teacher": "Homophily, teacher",
-}
+COLUMNS = {"overlap": "Overlap", "relation_error": "Relation error"}
+COLUMNS |= {f"homophily_{side}": f"Homophily, {side}" for side in SIDES}
 THUMBNAIL = 64
 
 
@@ -40,17 +35,23 @@ def by_class(analysis: Analysis, summary: Mapping[str, Any]) -> Markup:
     classes, names = summary["per_class"], analysis.classes
     shown = [name for name in COLUMNS if name in classes[0]]
     rows = [[one["name"], *(number(one[name]) for name in ["images", *shown])] for one in classes[:WORST_CLASSES]]
-    mixed = []
-    for edge in confusion(analysis)[:WORST_CLASSES]:
-        shares = (f"{100 * getattr(edge, f'{side}_share'):.1f} %" for side in analysis.graphs)
-        mixed.append([f"{names[edge.anchor]} → {names[edge.candidate]}", *shares])
+    edges = summary["confusion"]
+    listed = zip(edges["from"], edges["to"], *(edges[f"{side}_share"] for side in analysis.graphs), strict=True)
+    mixed = [[f"{names[a]} → {names[b]}", *(f"{100 * share:.1f} %" for share in shares)] for a, b, *shares in listed]
     order = "relation error, the mean |r_s - r_t| of an edge" if analysis.teacher is not None else "homophily"
     some = "The classes" if len(classes) <= WORST_CLASSES else f"The {WORST_CLASSES} worst classes"
     header, networks = (
         ["Class", "Images", *map(COLUMNS.get, shown)],
         ["From → to", *map(str.capitalize, analysis.graphs)],
     )
-    return fill("classes.html", worst=f"{some} by {order}", header=header, rows=rows, mixed=mixed, networks=networks)
+    return fill(
+        "classes.html",
+        worst=f"{some} by {order}",
+        header=header,
+        rows=rows,
+        mixed=mixed[:WORST_CLASSES],
+        networks=networks,
+    )
 
 
 def edge_matrices(found: Matrices, total_classes: int) -> Markup:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from relgraph.analysis.report.charts import Curve, chart
 from relgraph.analysis.report.page import NOTHING, fill
-from relgraph.analysis.report.summary import FIGURES, Summary, groups
+from relgraph.analysis.report.summary import FIGURES, Summary, groups, settings
 
 PARTS = {"": "", " best": "best epoch", " last": "last epoch"}
 # The charts in order: title, then the columns of the metrics, each with its part of the chart.
@@ -29,13 +29,16 @@ CHARTS: dict[str, dict[str, str]] = {
 def results(runs: Sequence[Summary]) -> Markup:
     """Return the table of figures on the test split: a row for each group of runs that differ in the seed alone."""
     grouped = groups(runs)
-    columns = [(name, when) for name in FIGURES for when in PARTS if any(name + when in g.figures for g in grouped)]
+    known = {name for group in grouped for name in group.figures}
+    columns = [(name, when) for name in FIGURES for when in PARTS if name + when in known]
     rows = []
     for group in grouped:
         names = Markup().join(Markup('<span class="run-name">{}</span>').format(run.name) for run in group.runs)
         seeds = ", ".join(str(run.recipe.seed) for run in group.runs)
         best = (str(run.result.get("best_epoch", NOTHING)) if run.result else "not finished" for run in group.runs)
-        rows.append([names, seeds, *(_figure(group.figures.get(a + b)) for a, b in columns), ", ".join(best)])
+        found = [group.figures.get(name + when, ()) for name, when in columns]
+        told = (" ± ".join(f"{part:.2f}" for part in figure if part is not None) or NOTHING for figure in found)
+        rows.append([names, seeds, *told, ", ".join(best)])
     small = {when: Markup("<small>{}</small>").format(part) if part else "" for when, part in PARTS.items()}
     header = ["Run", "Seed", *(Markup("{}{}").format(FIGURES[name], small[when]) for name, when in columns)]
     spread = ", mean ± standard deviation over seeds (of the sample)" if len(grouped) < len(runs) else ""
@@ -44,17 +47,10 @@ def results(runs: Sequence[Summary]) -> Markup:
     return fill("results.html", caption=caption, header=[*header, "Best epoch"], rows=rows, notes=notes)
 
 
-def _figure(value: tuple[float, float | None] | None) -> str:
-    if value is None:
-        return NOTHING
-    mean, deviation = value
-    return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
-
-
-def settings(runs: Sequence[Summary]) -> Markup:
+def options(runs: Sequence[Summary]) -> Markup:
     """Return the table of options: a column for each run, a row for each option that is listed for one of them."""
     rows = []
-    for name in dict.fromkeys(chain(*(run.settings for run in runs))):
+    for name in dict.fromkeys(chain(*(settings(run.recipe) for run in runs))):
         values = [run.option(name) for run in runs]
         differs = len({value for value in values if value is not None}) > 1
         label = Markup("<strong><code>{}</code></strong>" if differs else "<code>{}</code>").format(name)
@@ -64,23 +60,23 @@ def settings(runs: Sequence[Summary]) -> Markup:
 
 
 def environment(runs: Sequence[Summary]) -> Markup:
-    """Return the table of where the runs were made: versions, commit, hardware, speed."""
-    columns = [_environment(run) for run in runs]
+    """Return the table of where the runs were made: versions, commit, hardware, speed.
+
+    The command is left out, since it contains a user's paths.
+    """
+    columns = []
+    of_result = {"Device": "device", "Precision": "precision", "Images per second": "images_per_s"}
+    for run in runs:
+        known = run.environment
+        hardware, versions = known.get("hardware") or {}, known.get("versions") or {}
+        found = {"Started": known.get("started"), "Commit": str(known.get("commit") or "")[:12]}
+        found |= {"Processor": hardware.get("processor"), "GPU": hardware.get("gpu")}
+        found |= {name: run.result.get(entry) for name, entry in of_result.items()}
+        found |= {"Python": known.get("python"), **versions}
+        columns.append({str(name): str(value) for name, value in found.items() if value})
     rows = [[name, *(one.get(name, NOTHING) for one in columns)] for name in dict.fromkeys(chain(*columns))]
     caption = "Where and when the runs were made"
     return fill("options.html", caption=caption, header=["", *(run.name for run in runs)], rows=rows)
-
-
-def _environment(run: Summary) -> dict[str, str]:
-    """Return the listed entries of the environment; not the command, which contains a user's paths."""
-    known = run.environment
-    hardware, versions = known.get("hardware") or {}, known.get("versions") or {}
-    found = {"Started": known.get("started"), "Commit": str(known.get("commit") or "")[:12]}
-    found |= {"Processor": hardware.get("processor"), "GPU": hardware.get("gpu")}
-    of_result = {"Device": "device", "Precision": "precision", "Images per second": "images_per_s"}
-    found |= {name: run.result.get(entry) for name, entry in of_result.items()}
-    found |= {"Python": known.get("python"), **versions}
-    return {str(name): str(value) for name, value in found.items() if value}
 
 
 def curves(runs: Sequence[Summary]) -> Markup | None:
@@ -98,5 +94,5 @@ def _curves(runs: Sequence[Summary], columns: dict[str, str]) -> list[Curve]:
         for column, part in columns.items():
             points = [(row["epoch"], row[column]) for row in run.metrics if math.isfinite(row.get(column, math.nan))]
             if points:
-                found.append(Curve(number, run.name, part, points, dashed=part == "teacher"))
+                found.append(Curve(number, run.name, part, points))
     return found

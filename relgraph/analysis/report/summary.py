@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from relgraph.errors import RelgraphError
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
@@ -18,14 +18,12 @@ ALWAYS = ("dataset", "teacher", "student", "network", "objective", "method", "gr
 FIGURES = {"top1": "top-1", "top5": "top-5", "knn": "k-NN", "linear": "linear probe"}
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(NamedTuple):
     """One run.
 
     Attributes:
         name: Its directory's name, made longer where two share it.
         recipe: Every option.
-        settings: The options to list: those of `ALWAYS`, and whatever differs from the default.
         result: The content of `result.json`; empty in a run that has not finished.
         environment: The content of `environment.json`; empty if there is none.
         metrics: The rows of `metrics.csv`, one an epoch.
@@ -33,40 +31,38 @@ class Summary:
 
     name: str
     recipe: AnyRecipe
-    settings: dict[str, str]
     result: Mapping[str, Any]
     environment: Mapping[str, Any]
     metrics: list[dict[str, float]]
 
     def option(self, name: str) -> str | None:
         """Return the value of an option, also of one that is not listed by default; `None` if the run has none."""
-        if name == "teacher" and isinstance(self.recipe, Recipe) and not self.recipe.uses_teacher:
-            return None
-        value = getattr(self.recipe, name, None)
+        value = _options(self.recipe).get(name)
         return None if value is None else _formatted(value)
 
     @property
     def figures(self) -> dict[str, float]:
         """Figures of the test split in percent, such as `{"top1 best": 91.3, "top1 last": 90.8}`."""
         test = self.result.get("test") or {}
-        parts = {f" {when}": test[when] for when in ("best", "last") if isinstance(test.get(when), dict)}
-        return {
-            f"{name}{when}": float(figures[name])
-            for name in FIGURES
-            for when, figures in (parts or {"": test}).items()
-            if name in figures
-        }
+        parts = [(f" {when}", test[when]) for when in ("best", "last") if isinstance(test.get(when), dict)]
+        found = parts or [("", test)]
+        return {f"{name}{when}": float(figures[name]) for name in FIGURES for when, figures in found if name in figures}
 
 
-@dataclass(frozen=True)
-class Group:
-    """Runs whose recipes differ in their seed alone, and mean and deviation (of the sample) of each of their figures.
-
-    The deviation is `None` for a single run; a figure that one of them lacks is left out.
-    """
+class Group(NamedTuple):
+    """Runs whose recipes differ in their seed alone."""
 
     runs: list[Summary]
-    figures: dict[str, tuple[float, float | None]]
+
+    @property
+    def figures(self) -> dict[str, tuple[float, float | None]]:
+        """Mean and deviation (of the sample) of each of their figures.
+
+        The deviation is `None` for a single run; a figure that one of them lacks is left out.
+        """
+        every = [run.figures for run in self.runs]
+        columns = {name: [one[name] for one in every] for name in every[0] if all(name in one for one in every)}
+        return {name: (mean(column), stdev(column) if len(column) > 1 else None) for name, column in columns.items()}
 
 
 def summaries(paths: Sequence[Path]) -> list[Summary]:
@@ -81,14 +77,16 @@ def summaries(paths: Sequence[Path]) -> list[Summary]:
     twice = [path for path, place in zip(paths, places, strict=True) if places.count(place) > 1]
     if twice:
         raise RelgraphError(f"a report shows each run once, got {twice[0]} twice")
-    return [_summary(path, name) for path, name in zip(paths, _names(places), strict=True)]
+    length = 1  # of a name: as many last parts of each path as make it unlike the others
+    while len({place.parts[-length:] for place in places}) < len(places):
+        length += 1
+    return [_summary(path, "/".join(place.parts[-length:])) for path, place in zip(paths, places, strict=True)]
 
 
 def _summary(path: Path, name: str) -> Summary:
     run = Run.open(path)
-    recipe = run.stored()
     metrics = run.read_metrics() if run.metrics_file.is_file() else []
-    found = Summary(name, recipe, settings(recipe), _json(run.result_file), _json(run.environment_file), metrics)
+    found = Summary(name, run.stored(), _json(run.result_file), _json(run.environment_file), metrics)
     try:
         _ = found.figures
     except (AttributeError, TypeError, ValueError) as error:
@@ -98,14 +96,6 @@ def _summary(path: Path, name: str) -> Summary:
         if not isinstance(entry, dict):
             raise RelgraphError(f"{run.environment_file} must hold an object as {part}, got {entry!r}")
     return found
-
-
-def _names(places: Sequence[Path]) -> list[str]:
-    """Return the last part of each path, and as many before it as make it unlike the others."""
-    length = 1
-    while len({place.parts[-length:] for place in places}) < len(places):
-        length += 1
-    return ["/".join(place.parts[-length:]) for place in places]
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -129,12 +119,16 @@ def settings(recipe: AnyRecipe) -> dict[str, str]:
     default: AnyRecipe = Recipe()
     if isinstance(recipe, PretrainRecipe):
         default = resolve_pretraining({name: getattr(recipe, name) for name in ("objective", "dataset", "teacher")})
-    values = asdict(recipe)
-    if isinstance(recipe, Recipe) and not recipe.uses_teacher:
-        del values["teacher"]
-    always = [name for name in ALWAYS if values.get(name) is not None]
-    others = [name for name, value in values.items() if value != getattr(default, name)]
-    return {name: _formatted(values[name]) for name in dict.fromkeys([*always, *others])}
+    values = _options(recipe)
+    listed = [name for name in ALWAYS if values.get(name) is not None]
+    listed += [name for name, value in values.items() if value != getattr(default, name)]
+    return {name: _formatted(values[name]) for name in listed}
+
+
+def _options(recipe: AnyRecipe) -> dict[str, Any]:
+    """Return all options of a recipe, but no teacher where none is used."""
+    unused = ("teacher",) if isinstance(recipe, Recipe) and not recipe.uses_teacher else ()
+    return {name: value for name, value in asdict(recipe).items() if name not in unused}
 
 
 def _formatted(value: Any) -> str:
@@ -148,10 +142,4 @@ def groups(runs: Sequence[Summary]) -> list[Group]:
     found: dict[AnyRecipe, list[Summary]] = {}
     for run in runs:
         found.setdefault(replace(run.recipe, seed=0), []).append(run)
-    return [Group(members, _means(members)) for members in found.values()]
-
-
-def _means(runs: Sequence[Summary]) -> dict[str, tuple[float, float | None]]:
-    every = [run.figures for run in runs]
-    columns = {name: [one[name] for one in every] for name in every[0] if all(name in one for one in every)}
-    return {name: (mean(column), stdev(column) if len(column) > 1 else None) for name, column in columns.items()}
+    return [Group(members) for members in found.values()]
