@@ -191,7 +191,7 @@ def test_errors(failure: Failing) -> None:
         "--graph knn --k 64": "k must be between 1 and batch_size - 1 = 63, got 64",
         "--method rkd --method-args angel_weight=2": "'angel_weight': did you mean 'angle_weight'?",
         "--labels-per-class 1000": "fewer than the 1000 labels per class asked for",
-        "--teacher-args num_classes=3": "arguments are for timm and checkpoint teachers",
+        "--teacher-args num_classes=3": "a checkpoint takes the argument output=feature or output=projection",
         "--teacher timm:resnet18 --teacher-weights no.safetensors": "there is no weights file no",
         "--teacher checkpoint:no.safetensors": "no.safetensors",
         "--method sskd": "`relgraph pretrain --objective sskd-head --teacher ...` trains one",
