@@ -13,17 +13,14 @@ from tests.checks import refusal
 each_method = pytest.mark.parametrize("name", METHODS)
 
 
-def words_of(relation: Relation) -> str:
-    return " by ".join(word for word in (relation.criterion.name, relation.scale.name) if word)
-
-
 @each_method
 def test_kernel_and_criterion_are_those_of_the_relations(name: str) -> None:
     """Where a method holds none, its docstring tells, and where it does both they agree."""
     info, facts = method_info(name), facts_of(METHODS[name])
     held = [part for part in vars(METHODS[name].for_run(SMALL_RUN)).values() if isinstance(part, Relation)]
     kernels = list(dict.fromkeys(relation.kernel.name for relation in held))
-    criteria = list(dict.fromkeys(words_of(relation) for relation in held))
+    words = ((relation.criterion.name, relation.scale.name) for relation in held)
+    criteria = list(dict.fromkeys(" by ".join(filter(None, each)) for each in words))
     assert info.kernel == ("; ".join(kernels) if held else facts.get("Kernel", "-"))
     assert info.criterion == ("; ".join(criteria) if held else facts.get("Criterion", "-"))
     assert info.topology == facts.get("Topology", "-")
