@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 import timm
-from relgraph.methods.options import facts_of
 
 from relgraph.analysis.method_info import method_info
 from relgraph.methods import METHODS
+from relgraph.methods.base import facts_of
 from relgraph.methods.relational import Relational
 from relgraph.names import SOURCES
 from relgraph.networks.catalogue import LISTS, find_teachers
