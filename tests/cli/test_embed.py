@@ -9,7 +9,7 @@ from relgraph.analysis import plots
 from relgraph.data.embeddings import EmbeddingStore, StoreWriter
 from relgraph.training import stores as embedding
 from relgraph.training.runs import Run
-from tests.cli.shared import Failing, Program, check_told, ended, recipe
+from tests.cli.conftest import Failing, Program, check_told, ended, recipe
 
 
 def test_digits_from_end_to_end(program: Program) -> None:
