@@ -160,7 +160,16 @@ def test_half_precision_is_for_the_networks_alone(recipes: Maker) -> None:
 
 def test_a_run_directory_is_complete(pretrained: Runs, recipes: Maker) -> None:
     """With the figures of some epochs and of the last, where there are labels, and of no classifier."""
-    files = {"recipe.yaml", "environment.json", "metrics.csv", "tensorboard", "last.ckpt", "result.json"}
+    files = {
+        ".lock",
+        "inputs.json",
+        "recipe.yaml",
+        "environment.json",
+        "metrics.csv",
+        "tensorboard",
+        "last.ckpt",
+        "result.json",
+    }
     for variant, knn, term in (
         ("simclr", [1, 1, 1], "nt_xent"),
         ("moco", [0, 1, 1], "info_nce"),
