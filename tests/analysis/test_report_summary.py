@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from relgraph.analysis.report.run_sections import results
 from relgraph.analysis.report.summary import groups, settings, summaries
 from relgraph.files import read_json, read_yaml, write_json, write_yaml
 from relgraph.training.pretrain_recipe import resolve_pretraining
@@ -88,3 +89,11 @@ def test_errors(runs: Runs, tmp_path: Path) -> None:
             write_json(broken / f"{file}.json", content)
         assert_refused_like((lambda: summaries([broken]), told))
         (broken / f"{file}.json").unlink()
+
+
+def test_runs_on_other_test_images_are_told(runs: Runs, tmp_path: Path) -> None:
+    paths = [changed(runs("all"), tmp_path / name, 1.0) for name in ("a", "b")]
+    for path, known in zip(paths, ("x", "y"), strict=True):
+        write_json(path / "inputs.json", {"data": {"test": {"images": 3, "sha256": known}}})
+    assert "are not the same: their figures cannot be compared" in results(summaries(paths))
+    assert "are not the same" not in results(summaries(paths[:1]))
