@@ -1,0 +1,193 @@
+"""The image files below a folder: each real file once, and everything that is left out counted.
+
+Files that no link leads to come first; a link adds those that are nowhere else. Hidden files and folders do not count,
+nor do directories that relgraph writes, whose pictures are no data.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from relgraph.data.manifest import FORMAT
+from relgraph.files import reading
+
+# Each is of a format in `images.FORMATS`; of an animation the first frame counts.
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".ppm", ".pgm", ".pbm", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif",
+)  # fmt: skip
+OTHER_FORMATS = "files of other formats"
+THUMBNAILS = "_thumbnails"  # what relgraph export adds to the name of the graph
+EXPORTED = (".graphml", ".gexf", ".json", ".pt")  # the graph beside it
+THERE_ALREADY = "links to what is there already"
+NOWHERE = "links that lead nowhere"
+NO_FILES = "pipes, sockets or devices"
+OWN_OUTPUT = "directories that relgraph wrote"
+NO_CLASS = "images outside of a class folder"
+
+
+@dataclass
+class LeftOut:
+    """What is left out of a folder of images.
+
+    Attributes:
+        skip: Whether images that cannot be read are skipped; otherwise the first of them is an error.
+        counts: What else is left out, by its reason.
+        formats: Files that have no suffix of an image, by their suffix.
+        skipped: Why an image is skipped, by its file.
+        notes: What else a user should know of the folder.
+    """
+
+    skip: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
+    skipped: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def lines(self, name: str) -> list[str]:
+        """Return lines about a data set of this name for the user, none if nothing was left out."""
+        found = list(self.notes)
+        if counted := self.counted():
+            found.append(f"left out {counted}")
+        if self.skipped:
+            file, reason = next(iter(self.skipped.items()))
+            found.append(f"skipped {len(self.skipped):,} images that cannot be read, the first is {file}: {reason}")
+        return [f"{name}: {line}" for line in found]
+
+    def counted(self) -> str:
+        """Return what is left out but for skipped images, with its numbers."""
+        parts = [f"{count:,} {reason}" for reason, count in self.counts.items()]
+        if self.formats:
+            kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in self.formats.most_common(5))
+            more = ", ..." if len(self.formats) > 5 else ""
+            parts.append(f"{self.formats.total():,} {OTHER_FORMATS} ({kinds}{more})")
+        return ", ".join(parts)
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file's name is that of an image."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def find_images(root: Path, places: Sequence[tuple[Path, str]], left_out: LeftOut) -> list[list[str]]:
+    """Return, for each place `(folder, name)` below `root`, the image files at any depth of `folder / name`.
+
+    They are paths within `folder`, in alphabetical order. A file that several links lead to belongs to the place that
+    holds it without one, else to the first; what is left out is added to `left_out`.
+
+    Raises:
+        RelgraphError: if a folder cannot be read.
+    """
+    finder, linked = _Finder(os.path.realpath(root), [[] for _ in places], left_out), []
+    for number, (folder, name) in enumerate(places):
+        path = os.path.join(folder, name)
+        real, straight = os.path.realpath(path), os.path.join(finder.root, os.path.relpath(path, root))
+        if real == os.path.normpath(straight):
+            finder.walk(number, name, real)
+        else:
+            linked.append((number, name, path))
+    finder.follow(linked)
+    # Strings rather than Paths, which are slow to make and to sort by the million.
+    return [sorted(files, key=lambda file: file.split(os.sep)) for files in finder.found]
+
+
+class _Finder:
+    """Finds the images of some places below a root; `found` are those of each, as paths within its folder."""
+
+    def __init__(self, root: str, found: list[list[str]], left_out: LeftOut) -> None:
+        self.root, self.found, self.left_out = root, found, left_out
+        self._folders = set[str]()  # real paths of the folders whose images are all found
+        self._files = set[str | tuple[int, int]]()  # of single files, where their folder does not tell
+        self._links: list[tuple[int, str, str]] = []
+
+    def walk(self, number: int, inside: str, folder: str) -> None:
+        """Add the images in the real folder `folder`, at any depth, and remember the links for later."""
+        stack = [(inside, folder)]
+        while stack:
+            inside, folder = stack.pop()
+            if folder in self._folders:
+                self.left_out.counts[THERE_ALREADY] += 1
+                continue
+            self._folders.add(folder)
+            if is_output(folder):
+                self.left_out.counts[OWN_OUTPUT] += 1
+                continue
+            with reading(Path(folder)), os.scandir(folder) as listed:
+                entries = sorted(listed, key=lambda entry: entry.name)
+            for entry in entries:
+                path = os.path.join(inside, entry.name)
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_symlink():
+                    self._links.append((number, path, entry.path))
+                elif entry.is_dir():
+                    stack.append((path, entry.path))
+                else:
+                    self._add(number, path, entry)
+
+    def follow(self, linked: Sequence[tuple[int, str, str]]) -> None:
+        """Add what links alone lead to: those given and those that were found on the way."""
+        links, files = [*linked, *self._links], []
+        while links:
+            self._links = []
+            for number, inside, path in links:
+                real = os.path.realpath(path)
+                if not os.path.isdir(real):
+                    files.append((number, inside, real))
+                elif real in self._folders or f"{self.root}{os.sep}".startswith(real.rstrip(os.sep) + os.sep):
+                    self.left_out.counts[THERE_ALREADY] += 1
+                else:
+                    self.walk(number, inside, real)
+            links = self._links
+        for number, inside, real in files:
+            self._add_linked(number, inside, real)
+
+    def _add(self, number: int, inside: str, entry: os.DirEntry[str]) -> None:
+        """Add a file that is there without a link; of hard links the first."""
+        if not entry.is_file():
+            self.left_out.counts[NO_FILES] += 1
+        elif not is_image(entry.name):
+            self._count_format(entry.name)
+        else:
+            status = entry.stat()
+            if status.st_nlink > 1:
+                if (status.st_dev, status.st_ino) in self._files:
+                    self.left_out.counts[THERE_ALREADY] += 1
+                    return
+                self._files.add((status.st_dev, status.st_ino))
+            self.found[number].append(inside)
+
+    def _add_linked(self, number: int, inside: str, real: str) -> None:
+        """Add the file `real` that a link leads to, if it is not there."""
+        folder, name = os.path.split(real)
+        if not os.path.exists(real):
+            self.left_out.counts[NOWHERE] += 1
+        elif not os.path.isfile(real):
+            self.left_out.counts[NO_FILES] += 1
+        elif not is_image(inside):
+            self._count_format(inside)
+        elif real in self._files or (folder in self._folders and is_image(name)):
+            self.left_out.counts[THERE_ALREADY] += 1
+        else:
+            self._files.add(real)
+            self.found[number].append(inside)
+
+    def _count_format(self, name: str) -> None:
+        self.left_out.formats[os.path.splitext(name)[1].lower() or "without a suffix"] += 1
+
+
+def is_output(folder: str) -> bool:
+    """Return whether a folder is a run, a store of embeddings, or the thumbnails of an export beside their graph."""
+
+    def holds(*names: str) -> bool:
+        return any(os.path.isfile(os.path.join(folder, name)) for name in names)
+
+    if holds("recipe.yaml") and holds("inputs.json", "environment.json"):
+        return True
+    if holds("manifest.json"):
+        manifest = Path(folder, "manifest.json")
+        with reading(manifest), manifest.open("rb") as stream:
+            return f'"{FORMAT}"'.encode() in stream.read(200)  # it is the first entry
+    graph = folder.removesuffix(THUMBNAILS)
+    return graph != folder and any(os.path.isfile(graph + suffix) for suffix in EXPORTED)
