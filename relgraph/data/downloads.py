@@ -7,16 +7,16 @@ from http.client import HTTPException
 from pathlib import Path
 from tarfile import TarError, TarFile
 from tempfile import TemporaryDirectory
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
-from zipfile import BadZipFile, ZipFile, is_zipfile
+from zipfile import BadZipFile, ZipFile, ZipInfo, is_zipfile
 
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 
 PATIENCE = 30  # seconds without a byte from the server
-BLOCK = 2**20  # bytes that are copied at once
+BLOCK = 2**16  # bytes that are copied at once, and lost where a download is cut off
 UNPACKED = 8  # an archive's contents by its own size, at most; those published have 1.1 to 2
 HEADER = 512  # bytes of a tar's member without its contents, so that many empty ones count as well
 
@@ -124,11 +124,9 @@ def check_unpacked(archive: Path, most: int) -> None:
     total = 0
     try:
         with ZipFile(archive) if is_zipfile(archive) else TarFile.open(archive) as opened:
-            sizes = (
-                (m.file_size for m in opened.infolist()) if isinstance(opened, ZipFile) else (m.size for m in opened)
-            )
-            for size in sizes:
-                total += size + HEADER
+            members = opened.infolist() if isinstance(opened, ZipFile) else opened  # a tar's are found by reading it
+            for member in members:
+                total += HEADER + (member.file_size if isinstance(member, ZipInfo) else member.size)
                 if total > most:
                     told = f"{archive} unpacks to more than {megabytes(most)}, which is no data set's size"
                     raise RelgraphError(f"{told}: delete it")
@@ -200,7 +198,7 @@ def _append(url: str, part: Path, size: int | None) -> None:
             raise ConnectionError(f"expected {total:,}")
 
 
-def _copy(source: IO[bytes], target: IO[bytes], most: int | None) -> bool:
+def _copy(source: IO[bytes], target: Any, most: int | None) -> bool:
     """Copy a stream to its end, or to the block that exceeds so many bytes, and return whether there is one."""
     copied = 0
     while block := source.read(BLOCK):

@@ -79,11 +79,12 @@ def find_images(root: Path, places: Sequence[tuple[Path, str]], left_out: LeftOu
     Raises:
         RelgraphError: if a folder cannot be read.
     """
-    finder, linked = _Finder(os.path.realpath(root), [[] for _ in places], left_out), []
+    tops = {os.path.realpath(folder) for folder in (root, *(folder for folder, _ in places))}
+    finder, linked, here = _Finder(tops, [[] for _ in places], left_out), [], os.path.realpath(root)
     for number, (folder, name) in enumerate(places):
         path = os.path.join(folder, name)
-        real, straight = os.path.realpath(path), os.path.join(finder.root, os.path.relpath(path, root))
-        if real == os.path.normpath(straight):
+        real = os.path.realpath(path)
+        if real == os.path.normpath(os.path.join(here, os.path.relpath(path, root))):
             finder.walk(number, name, real)
         else:
             linked.append((number, name, path))
@@ -93,10 +94,13 @@ def find_images(root: Path, places: Sequence[tuple[Path, str]], left_out: LeftOu
 
 
 class _Finder:
-    """Finds the images of some places below a root; `found` are those of each, as paths within its folder."""
+    """Finds the images of some places; `found` are those of each, as paths within its folder.
 
-    def __init__(self, root: str, found: list[list[str]], left_out: LeftOut) -> None:
-        self.root, self.found, self.left_out = root, found, left_out
+    `tops` are the real paths of these folders and of the root: no link to or above one of them is followed.
+    """
+
+    def __init__(self, tops: set[str], found: list[list[str]], left_out: LeftOut) -> None:
+        self.tops, self.found, self.left_out = tops, found, left_out
         self._folders = set[str]()  # real paths of the folders whose images are all found
         self._files = set[str | tuple[int, int]]()  # of single files, where their folder does not tell
         self._links: list[tuple[int, str, str]] = []
@@ -135,7 +139,7 @@ class _Finder:
                 real = os.path.realpath(path)
                 if not os.path.isdir(real):
                     files.append((number, inside, real))
-                elif real in self._folders or f"{self.root}{os.sep}".startswith(real.rstrip(os.sep) + os.sep):
+                elif real in self._folders or any(Path(top).is_relative_to(real) for top in self.tops):
                     self.left_out.counts[THERE_ALREADY] += 1
                 else:
                     self.walk(number, inside, real)
