@@ -30,9 +30,11 @@ def data(tmp_path: Path) -> Path:
 
 def names(path: Path, left_out: LeftOut | None = None) -> dict[str, list[str]]:
     """Return the paths of the images of each split within its folder."""
-    splits = read_folder(path, 8, "stream", left_out)[1]
-    assert all(isinstance(images, ImageFiles) for images, _ in splits.values())
-    return {split: [os.fsdecode(name) for name in images.names] for split, (images, _) in splits.items()}
+    found = {}
+    for split, (images, _) in read_folder(path, 8, "stream", left_out)[1].items():
+        assert isinstance(images, ImageFiles)
+        found[split] = [os.fsdecode(name) for name in images.names]
+    return found
 
 
 def loop(data: Path) -> None:

@@ -5,6 +5,7 @@ import socket
 import struct
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ TURNED: dict[int, Callable[[Pixels], Pixels]] = {
     7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
     8: lambda a: np.rot90(a, 1),
 }
-FORMATS = {"jpg": {}, "png": {}, "webp": {"lossless": True}, "tif": {}, "avif": {}}
+FORMATS: dict[str, dict[str, Any]] = {"jpg": {}, "png": {}, "webp": {"lossless": True}, "tif": {}, "avif": {}}
 
 
 def noise(height: int, width: int, channels: int = 3) -> Pixels:
@@ -142,7 +143,7 @@ def test_a_long_image_costs_no_more_memory_than_another(tmp_path: Path, monkeypa
     assert max(width * height for width, height in sizes) <= 224 * 224 * 17
     assert np.array_equal(wide, tall.transpose(1, 0, 2))
     # The 224 columns are the right half of one pixel, black, and the left half of the next, white.
-    assert (wide[:, :20] < 10).all() and np.abs(wide[:, ::-1].astype(int) + wide - 255).max() <= 2, "the centre stays"
+    assert (wide[:, :20] < 20).all() and np.abs(wide[:, ::-1].astype(int) + wide - 255).max() <= 2, "the centre stays"
     found = read(tmp_path / "noise.png", 4)
     assert np.abs(found.astype(int) - noise(1, 501)[:, 248:252]).max() <= 40, "and is that of the whole image"
 
@@ -169,7 +170,7 @@ def test_bombs_are_refused_by_the_number_of_their_pixels(tmp_path: Path) -> None
         for size in (None, 8):
             with case(width, size):
                 files = ImageFiles(tmp_path, np.array([b"a.png"]), (8, 8), size)
-                assert_refused_like((lambda files=files: files.load("bomb"), told))
+                assert_refused_like((partial(files.load, "bomb"), told))
     (tmp_path / "a.png").write_bytes(png_of(9459, 9459))  # within the limit, and then without pixels
     assert_refused_like((lambda: ImageFiles(tmp_path, np.array([b"a.png"]), (8, 8), 8).load("a"), "not a readable"))
 
@@ -190,7 +191,7 @@ def test_pipes_sockets_and_devices_are_never_opened(images: Path, tmp_path: Path
     assert len(splits["train"][0]) == 6
     assert left_out.lines("d") == ["d: left out 1 images outside of a class folder, 3 pipes, sockets or devices"]
     for file in (data / "train/ant/pipe.png", Path("/dev/zero"), data):
-        assert_refused_like((lambda file=file: read_image(file, 8), "expected a file, found a pipe, a device or a"))
+        assert_refused_like((partial(read_image, file, 8), "expected a file, found a pipe, a device or a"))
 
 
 def test_what_pil_reads_well_is_taken_and_the_rest_is_counted_in_one_line(tmp_path: Path) -> None:
@@ -204,7 +205,7 @@ def test_what_pil_reads_well_is_taken_and_the_rest_is_counted_in_one_line(tmp_pa
         (tmp_path / name).write_bytes(b"")
     left_out = LeftOut()
     images, _ = read_folder(tmp_path, None, left_out=left_out)[1]["train"]
-    assert isinstance(images, torch.Tensor) and len(images) == 5 + features.check("avif")
+    assert isinstance(images, torch.Tensor) and len(images) == 5 + int(features.check("avif") or False)
     assert (images[-1] == 10).all() and (images[:-1].int() - 200).abs().max() <= 2, "of a GIF the first frame"
     told = "d: left out 4 files of other formats (2 .txt, 1 without a suffix, 1 .xcf)"
     assert left_out.lines("d") == [told]
@@ -265,7 +266,7 @@ def test_without_labels_bad_images_are_skipped_too(tmp_path: Path) -> None:
     for file in data.rglob("*.png"):
         file.write_bytes(b"")
     for size, told in ((None, "expected an image, found none that can be read"), (8, "none of the images .* can be")):
-        assert_refused_like((lambda size=size: read_folder(data, size, "stream", LeftOut(skip=True)), told))
+        assert_refused_like((partial(read_folder, data, size, "stream", LeftOut(skip=True)), told))
 
 
 def test_a_class_without_a_readable_image_and_another_size_are_still_refused(tmp_path: Path) -> None:
