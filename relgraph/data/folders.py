@@ -4,7 +4,6 @@ Labelled ones are `PATH/train/CLASS/*.png` with `PATH/val` or `PATH/test`; a `PA
 without labels.
 """
 
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,9 +15,8 @@ from torch import Tensor
 
 from relgraph.data.decoding import BadImage
 from relgraph.data.images import ImageFiles, image_files, names_in_one
-from relgraph.data.listing import NO_CLASS, OWN_OUTPUT, SUFFIXES, LeftOut, find_images, is_image, is_output
+from relgraph.data.listing import SUFFIXES, LeftOut, class_folders, find_images
 from relgraph.errors import RelgraphError
-from relgraph.files import reading
 
 MEMORY_LIMIT = 8 * 2**30  # bytes: beyond that, images in memory stop being a good idea on common machines
 
@@ -134,7 +132,7 @@ def list_images(folder: Path) -> Listing:
 
 def _list_splits(root: Path, folders: Mapping[str, Path], left_out: LeftOut) -> Listings:
     """Return the image files of every class of each split, whose folders are below `root`."""
-    classes = {split: _class_folders(folder, left_out) for split, folder in folders.items()}
+    classes = {split: class_folders(folder, left_out) for split, folder in folders.items()}
     places = [(folders[split], name) for split, found in classes.items() for names in found.values() for name in names]
     found = dict(zip(places, find_images(root, places, left_out), strict=True))
     listings: Listings = {}
@@ -147,33 +145,6 @@ def _list_splits(root: Path, folders: Mapping[str, Path], left_out: LeftOut) -> 
             listing[title] = names_in_one(files)
         listings[split] = folder, listing
     return listings
-
-
-def _class_folders(folder: Path, left_out: LeftOut) -> dict[str, list[str]]:
-    """Return the names of the folders of each class: one, or two where a name is there in two forms of Unicode.
-
-    A class has its name in the composed form (NFC), so that a copy on another system has the same classes.
-    """
-    found: dict[str, list[str]] = {}
-    with reading(folder):
-        there = sorted(folder.iterdir()) if folder.is_dir() else []
-    for entry in there:
-        if entry.name.startswith("."):
-            continue
-        if not entry.is_dir():
-            if is_image(entry.name):
-                left_out.counts[NO_CLASS] += 1
-        elif is_output(str(entry)):
-            left_out.counts[OWN_OUTPUT] += 1
-        else:
-            found.setdefault(unicodedata.normalize("NFC", entry.name), []).append(entry.name)
-    if len(found) < 2:
-        words = f"found {next(iter(found))}" if found else "found none"
-        raise RelgraphError(f"{folder}: expected one folder for each of at least 2 classes, {words}")
-    for title, names in found.items():
-        if len(names) > 1:
-            left_out.notes.append(f"{len(names)} folders in {folder} spell the class {title!r}, and are taken as one")
-    return dict(sorted(found.items()))
 
 
 def _looked_for(left_out: LeftOut) -> str:

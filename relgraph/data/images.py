@@ -247,6 +247,16 @@ class ImageSet:
         chosen = self.select(torch.arange(count) * len(self) // max(count, 1)).images
         return chosen.load(f"sample {self.split}") if isinstance(chosen, ImageFiles) else chosen
 
+    def check(self) -> None:
+        """Decode each image that is streamed once, so that none stops what reads them much later.
+
+        Raises:
+            RelgraphError: if one is no readable image, or has another size.
+        """
+        if isinstance(self.images, ImageFiles):
+            for fault in self.images.faults(f"check {self.split}").values():
+                raise fault
+
     def checksums(self) -> Tensor:
         """Return a checksum (CRC-32) of each image, `(N,)` int64, which matches stored results with their images.
 

@@ -5,19 +5,20 @@ nor do directories that relgraph writes, whose pictures are no data.
 """
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from relgraph.data.manifest import FORMAT
+from relgraph.errors import RelgraphError
 from relgraph.files import reading
 
 # Each is of a format in `images.FORMATS`; of an animation the first frame counts.
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".ppm", ".pgm", ".pbm", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif",
 )  # fmt: skip
-OTHER_FORMATS = "files of other formats"
 THUMBNAILS = "_thumbnails"  # what relgraph export adds to the name of the graph
 EXPORTED = (".graphml", ".gexf", ".json", ".pt")  # the graph beside it
 THERE_ALREADY = "links to what is there already"
@@ -52,22 +53,53 @@ class LeftOut:
             found.append(f"left out {counted}")
         if self.skipped:
             file, reason = next(iter(self.skipped.items()))
-            found.append(f"skipped {len(self.skipped):,} images that cannot be read, the first is {file}: {reason}")
+            word = "image" if len(self.skipped) == 1 else "images"
+            found.append(f"skipped {len(self.skipped):,} {word} that cannot be read, the first is {file}: {reason}")
         return [f"{name}: {line}" for line in found]
 
     def counted(self) -> str:
         """Return what is left out but for skipped images, with its numbers."""
-        parts = [f"{count:,} {reason}" for reason, count in self.counts.items()]
+        parts = [f"{reason} ({count:,})" for reason, count in self.counts.items()]
         if self.formats:
             kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in self.formats.most_common(5))
             more = ", ..." if len(self.formats) > 5 else ""
-            parts.append(f"{self.formats.total():,} {OTHER_FORMATS} ({kinds}{more})")
-        return ", ".join(parts)
+            parts.append(f"files of other formats ({kinds}{more})")
+        return "; ".join(parts)
 
 
 def is_image(name: str) -> bool:
     """Return whether a file's name is that of an image."""
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def class_folders(folder: Path, left_out: LeftOut) -> dict[str, list[str]]:
+    """Return the names of the folders of each class: one, or two where a name is there in two forms of Unicode.
+
+    A class has its name in the composed form (NFC), so that a copy on another system has the same classes.
+
+    Raises:
+        RelgraphError: if there are fewer than two classes, or the folder cannot be read.
+    """
+    found: dict[str, list[str]] = {}
+    with reading(folder):
+        there = sorted(folder.iterdir()) if folder.is_dir() else []
+    for entry in there:
+        if entry.name.startswith("."):
+            continue
+        if not entry.is_dir():
+            if is_image(entry.name):
+                left_out.counts[NO_CLASS] += 1
+        elif is_output(str(entry)) or holds_output_alone(str(entry)):
+            left_out.counts[OWN_OUTPUT] += 1
+        else:
+            found.setdefault(unicodedata.normalize("NFC", entry.name), []).append(entry.name)
+    if len(found) < 2:
+        words = f"found {next(iter(found))}" if found else "found none"
+        raise RelgraphError(f"{folder}: expected one folder for each of at least 2 classes, {words}")
+    for title, names in found.items():
+        if len(names) > 1:
+            left_out.notes.append(f"{len(names)} folders in {folder} spell the class {title!r}, and are taken as one")
+    return dict(sorted(found.items()))
 
 
 def find_images(root: Path, places: Sequence[tuple[Path, str]], left_out: LeftOut) -> list[list[str]]:
@@ -179,6 +211,13 @@ class _Finder:
 
     def _count_format(self, name: str) -> None:
         self.left_out.formats[os.path.splitext(name)[1].lower() or "without a suffix"] += 1
+
+
+def holds_output_alone(folder: str) -> bool:
+    """Return whether there are directories that relgraph wrote in a folder, and nothing else that is not hidden."""
+    with reading(Path(folder)), os.scandir(folder) as listed:
+        entries = [entry for entry in listed if not entry.name.startswith(".")]
+    return bool(entries) and all(entry.is_dir(follow_symlinks=False) and is_output(entry.path) for entry in entries)
 
 
 def is_output(folder: str) -> bool:

@@ -20,6 +20,7 @@ from tests.checks import assert_refused_like, case
 from tests.faults.conftest import Make, write_images
 
 THERE = "links to what is there already"
+NOWHERE = "links that lead nowhere"
 
 
 @pytest.fixture
@@ -44,18 +45,18 @@ def loop(data: Path) -> None:
 
 
 LINKS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "to its own class": (lambda data: (data / "train/a/again").symlink_to("../a"), f"1 {THERE}"),
-    "to another class": (lambda data: (data / "train/a/b").symlink_to("../b"), f"1 {THERE}"),
-    "to the split": (lambda data: (data / "train/b/up").symlink_to(".."), f"1 {THERE}"),
-    "to the root": (lambda data: (data / "train/a/root").symlink_to(data), f"1 {THERE}"),
-    "above the root": (lambda data: (data / "test/a/all").symlink_to(data.parent), f"1 {THERE}"),
-    "to the system's root": (lambda data: (data / "test/a/all").symlink_to("/"), f"1 {THERE}"),
-    "to the test split": (lambda data: (data / "train/a/test").symlink_to(data / "test"), f"1 {THERE}"),
-    "to a file": (lambda data: (data / "train/a/copy.png").symlink_to("00.png"), f"1 {THERE}"),
-    "to a test image": (lambda data: (data / "train/a/0.png").symlink_to("../../test/b/00.png"), f"1 {THERE}"),
-    "a hard link": (lambda data: os.link(data / "train/a/00.png", data / "test/b/99.png"), f"1 {THERE}"),
-    "to nothing": (lambda data: (data / "train/a/0.png").symlink_to("gone.png"), "1 links that lead nowhere"),
-    "in a loop": (loop, "3 links that lead nowhere"),
+    "to its own class": (lambda data: (data / "train/a/again").symlink_to("../a"), f"{THERE} (1)"),
+    "to another class": (lambda data: (data / "train/a/b").symlink_to("../b"), f"{THERE} (1)"),
+    "to the split": (lambda data: (data / "train/b/up").symlink_to(".."), f"{THERE} (1)"),
+    "to the root": (lambda data: (data / "train/a/root").symlink_to(data), f"{THERE} (1)"),
+    "above the root": (lambda data: (data / "test/a/all").symlink_to(data.parent), f"{THERE} (1)"),
+    "to the system's root": (lambda data: (data / "test/a/all").symlink_to("/"), f"{THERE} (1)"),
+    "to the test split": (lambda data: (data / "train/a/test").symlink_to(data / "test"), f"{THERE} (1)"),
+    "to a file": (lambda data: (data / "train/a/copy.png").symlink_to("00.png"), f"{THERE} (1)"),
+    "to a test image": (lambda data: (data / "train/a/0.png").symlink_to("../../test/b/00.png"), f"{THERE} (1)"),
+    "a hard link": (lambda data: os.link(data / "train/a/00.png", data / "test/b/99.png"), f"{THERE} (1)"),
+    "to nothing": (lambda data: (data / "train/a/0.png").symlink_to("gone.png"), f"{NOWHERE} (1)"),
+    "in a loop": (loop, f"{NOWHERE} (3)"),
 }
 
 
@@ -85,7 +86,7 @@ def test_what_links_alone_lead_to_is_taken_once(data: Path, tmp_path: Path) -> N
     (farm / "test/a/leak.png").symlink_to(tmp_path / "train-0.blob")
     left_out = LeftOut()
     found = names(farm, left_out)
-    assert found == expected and left_out.lines("d") == [f"d: left out 2 {THERE}"]
+    assert found == expected and left_out.lines("d") == [f"d: left out {THERE} (2)"]
     linked = tmp_path / "linked"
     linked.mkdir()
     (linked / "train").symlink_to(data / "train")
@@ -98,11 +99,13 @@ def test_what_links_alone_lead_to_is_taken_once(data: Path, tmp_path: Path) -> N
 
 def test_a_split_or_a_class_that_is_another_is_refused(data: Path) -> None:
     (data / "train/c").symlink_to("a")
-    told = rf"train/c: no images in this class folder \(.*; left out 1 {THERE}\)"
+    told = rf"train/c: no images in this class folder \(.*; left out {THERE} \(1\)\)$"
     assert_refused_like((lambda: names(data), told))
     (data / "train/c").unlink()
     (data / "val").symlink_to("test")
-    assert_refused_like((lambda: names(data), rf"val/a: no images in this class folder \(.*; left out 2 {THERE}\)"))
+    assert_refused_like(
+        (lambda: names(data), rf"val/a: no images in this class folder \(.*; left out {THERE} \(2\)\)$")
+    )
 
 
 def test_what_relgraph_writes_below_the_data_is_no_data(data: Path, make: Make) -> None:
@@ -118,11 +121,12 @@ def test_what_relgraph_writes_below_the_data_is_no_data(data: Path, make: Make) 
     shutil.move(images / "runs", data / "train/b/runs")
     left_out = LeftOut()
     assert len(names(data, left_out)["train"]) == 12
-    assert left_out.lines("d") == ["d: left out 4 directories that relgraph wrote"]
+    assert left_out.lines("d") == ["d: left out directories that relgraph wrote (4)"]
 
 
 def test_a_run_beside_the_classes_is_no_class_and_neither_are_stores_and_thumbnails(data: Path, run: Path) -> None:
     shutil.copytree(run, data / "train/run")
+    shutil.copytree(run, data / "train/runs/run")
     store, thumbnails = data / "test/a/store", data / "test/b/graph_thumbnails"
     for folder in (store, thumbnails, data / "test/b/own_thumbnails"):
         shutil.copytree(data / "train/a", folder)
@@ -134,7 +138,7 @@ def test_a_run_beside_the_classes_is_no_class_and_neither_are_stores_and_thumbna
     found = names(data, left_out)
     assert len(found["train"]) == 12 and len(found["test"]) == 6 + 6
     (line,) = left_out.lines("d")
-    assert "3 directories that relgraph wrote" in line
+    assert "directories that relgraph wrote (4)" in line
 
 
 def test_two_spellings_of_a_class_are_one(data: Path) -> None:

@@ -189,7 +189,7 @@ def test_pipes_sockets_and_devices_are_never_opened(images: Path, tmp_path: Path
     left_out = LeftOut()
     _, splits = read_folder(data, None, left_out=left_out)
     assert len(splits["train"][0]) == 6
-    assert left_out.lines("d") == ["d: left out 1 images outside of a class folder, 3 pipes, sockets or devices"]
+    assert left_out.lines("d") == ["d: left out images outside of a class folder (1); pipes, sockets or devices (3)"]
     for file in (data / "train/ant/pipe.png", Path("/dev/zero"), data):
         assert_refused_like((partial(read_image, file, 8), "expected a file, found a pipe, a device or a"))
 
@@ -207,7 +207,7 @@ def test_what_pil_reads_well_is_taken_and_the_rest_is_counted_in_one_line(tmp_pa
     images, _ = read_folder(tmp_path, None, left_out=left_out)[1]["train"]
     assert isinstance(images, torch.Tensor) and len(images) == 5 + int(features.check("avif") or False)
     assert (images[-1] == 10).all() and (images[:-1].int() - 200).abs().max() <= 2, "of a GIF the first frame"
-    told = "d: left out 4 files of other formats (2 .txt, 1 without a suffix, 1 .xcf)"
+    told = "d: left out files of other formats (2 .txt, 1 without a suffix, 1 .xcf)"
     assert left_out.lines("d") == [told]
 
 
@@ -278,6 +278,15 @@ def test_a_class_without_a_readable_image_and_another_size_are_still_refused(tmp
         file.write_bytes(b"")
     told = r"none of the images of class 'bee' can be read, the first is .*test/bee/00\.png: not a readable image"
     assert_refused_like((lambda: read_folder(data, 8, "memory", LeftOut(skip=True)), told))
+
+
+def test_a_bad_test_image_does_not_cost_a_night(tmp_path: Path, make: Make) -> None:
+    """Streamed test images are read when all is trained, but looked at before."""
+    data = write_images(tmp_path / "images", {"train": 9, "test": 5})
+    (data / "test/bee/03.png").write_bytes(b"")
+    recipe = make(dataset=f"folder:{data}", images="stream", val_fraction=0.2)
+    assert_refused_like((lambda: train(recipe, tmp_path / "run"), "test/bee/03.png: not a readable image"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("mode", ["memory", "stream"])
