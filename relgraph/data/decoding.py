@@ -5,14 +5,15 @@ import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from PIL import Image
 
 from relgraph.errors import RelgraphError
 
-# No others are opened, whatever a file's name: PIL would hand an EPS to Ghostscript. JPEGs of phones can be MPO.
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "AVIF", "MPO", "JPEG2000")
+# No others are opened, whatever a file's name: PIL would hand an EPS to Ghostscript.
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "AVIF")
 BACKGROUND = (255, 255, 255, 255)  # white, on which browsers show what is transparent
 # Pixels of an image: those from which PIL itself warns of decompression bombs, 256 MiB as RGB.
 PIXEL_LIMIT = 89_478_485
@@ -71,8 +72,15 @@ def read_image(file: Path, image_size: int | None) -> Image.Image:
     return image if image_size is None else _centre(image, image_size)
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """Return those of `FORMATS` that this PIL knows, AVIF since 11.3."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def _decoded(file: Path) -> Image.Image:
-    with Image.open(file, formats=FORMATS) as opened:
+    with Image.open(file, formats=_formats()) as opened:
         if opened.width * opened.height > PIXEL_LIMIT:
             found = f"found {opened.width:,} x {opened.height:,}"
             raise BadImage(file, f"expected at most {PIXEL_LIMIT:,} pixels, {found}")

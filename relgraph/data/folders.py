@@ -114,7 +114,8 @@ def _open(
     kept[list(faults)] = False
     for label in sorted(set(labels.tolist()) - set(labels[kept].tolist())):
         first = next(faults[number] for number in (labels == label).nonzero().flatten().tolist())
-        raise RelgraphError(f"none of the images of class {classes[label]!r} can be read, the first is {first}")
+        owner = f" of class {classes[label]!r}" if classes[label] else ""
+        raise RelgraphError(f"none of the images{owner} can be read, the first is {first}")
     files, labels = files[kept], labels[kept]
     return files if streamed else files.load(progress), labels
 

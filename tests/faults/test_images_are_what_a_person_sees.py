@@ -213,10 +213,15 @@ def test_what_pil_reads_well_is_taken_and_the_rest_is_counted_in_one_line(tmp_pa
 
 def test_a_file_is_opened_as_one_of_few_formats_whatever_its_name(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n")
-    assert_refused_like((lambda: read_image(tmp_path / "a.jpg", None), r"a\.jpg: not a readable image"))
+    assert_refused_like(
+        (lambda: read_image(tmp_path / "a.jpg", None), r"a\.jpg: not a readable image \(cannot identify")
+    )
     Image.fromarray(noise(8, 8)).save(tmp_path / "a.png", "PNG")
     (tmp_path / "a.png").rename(tmp_path / "a.jpg")
     assert np.array_equal(read(tmp_path / "a.jpg"), noise(8, 8))
+    first, second = (Image.fromarray(np.full((8, 8, 3), grey, dtype=np.uint8)) for grey in (10, 200))
+    first.save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=[second])  # two images in a JPEG
+    assert (read(tmp_path / "phone.jpg") == 10).all()
 
 
 def spoilt(tmp_path: Path) -> Path:
@@ -265,7 +270,7 @@ def test_without_labels_bad_images_are_skipped_too(tmp_path: Path) -> None:
         assert len(images) == len(labels) == 34
     for file in data.rglob("*.png"):
         file.write_bytes(b"")
-    for size, told in ((None, "expected an image, found none that can be read"), (8, "none of the images .* can be")):
+    for size, told in ((None, "expected an image, found none that can be read"), (8, "none of the images can be read")):
         assert_refused_like((partial(read_folder, data, size, "stream", LeftOut(skip=True)), told))
 
 
