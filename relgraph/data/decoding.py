@@ -14,7 +14,7 @@ from relgraph.errors import RelgraphError
 
 # No others are opened, whatever a file's name: PIL would hand an EPS to Ghostscript.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "AVIF")
-BACKGROUND = (255, 255, 255, 255)  # white, on which browsers show what is transparent
+BACKGROUND = (255, 255, 255)  # white, on which browsers show what is transparent
 # Pixels of an image: those from which PIL itself warns of decompression bombs, 256 MiB as RGB.
 PIXEL_LIMIT = 89_478_485
 # Longer side by shorter one: of a longer image only the middle is resized, which its centre is cropped from.
@@ -105,10 +105,10 @@ def _opaque(image: Image.Image) -> Image.Image:
     palette = image.palette.mode if image.mode == "P" and image.palette is not None else ""
     if image.mode not in ("LA", "La", "PA", "RGBA", "RGBa") and "transparency" not in image.info and palette != "RGBA":
         return image.convert("RGB")
-    image = image.convert("RGBA")
-    if image.getchannel("A").getextrema() == (255, 255):
-        return image.convert("RGB")
-    return Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image).convert("RGB")
+    image = image if image.mode == "RGBA" else image.convert("RGBA")
+    background = Image.new("RGB", image.size, BACKGROUND)
+    background.paste(image, mask=image)
+    return background
 
 
 def _centre(image: Image.Image, side: int) -> Image.Image:

@@ -152,9 +152,9 @@ class _Finder:
             with reading(Path(folder)), os.scandir(folder) as listed:
                 entries = sorted(listed, key=lambda entry: entry.name)
             for entry in entries:
-                path = os.path.join(inside, entry.name)
                 if entry.name.startswith("."):
                     continue
+                path = f"{inside}{os.sep}{entry.name}" if inside else entry.name
                 if entry.is_symlink():
                     self._links.append((number, path, entry.path))
                 elif entry.is_dir():
