@@ -87,7 +87,9 @@ def class_folders(folder: Path, left_out: LeftOut) -> dict[str, list[str]]:
         if entry.name.startswith("."):
             continue
         if not entry.is_dir():
-            if is_image(entry.name):
+            if entry.is_symlink() and not entry.exists():
+                left_out.counts[NOWHERE] += 1
+            elif is_image(entry.name):
                 left_out.counts[NO_CLASS] += 1
         elif is_output(str(entry)) or holds_output_alone(str(entry)):
             left_out.counts[OWN_OUTPUT] += 1

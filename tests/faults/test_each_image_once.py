@@ -56,6 +56,7 @@ LINKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "to a test image": (lambda data: (data / "train/a/0.png").symlink_to("../../test/b/00.png"), f"{THERE} (1)"),
     "a hard link": (lambda data: os.link(data / "train/a/00.png", data / "test/b/99.png"), f"{THERE} (1)"),
     "to nothing": (lambda data: (data / "train/a/0.png").symlink_to("gone.png"), f"{NOWHERE} (1)"),
+    "a class of nothing": (lambda data: (data / "train/c").symlink_to("gone"), f"{NOWHERE} (1)"),
     "in a loop": (loop, f"{NOWHERE} (3)"),
 }
 
