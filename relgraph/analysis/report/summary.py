@@ -100,8 +100,8 @@ def summaries(paths: Sequence[Path]) -> list[Summary]:
 def _summary(path: Path, name: str) -> Summary:
     run = Run.open(path)
     metrics = run.read_metrics() if run.metrics_file.is_file() else []
-    files = run.result_file, run.environment_file, run.inputs_file
-    found = Summary(name, run.stored(), *map(_known, files), metrics)
+    result, environment, inputs = map(_known, (run.result_file, run.environment_file, run.inputs_file))
+    found = Summary(name, run.stored(), result, environment, inputs, metrics)
     try:
         _ = found.figures
     except (AttributeError, TypeError, ValueError) as error:
