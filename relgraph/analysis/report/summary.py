@@ -63,12 +63,6 @@ class Group(NamedTuple):
     runs: list[Summary]
 
     @property
-    def tested_on(self) -> str | None:
-        """What the test images are known by, which runs with comparable figures share."""
-        test = self.inputs.get("data", {}).get("test", {})
-        return test.get("sha256") if test.get("images") else None
-
-    @property
     def figures(self) -> dict[str, tuple[float, float | None]]:
         """Mean and deviation (of the sample) of each of their figures.
 
