@@ -65,7 +65,7 @@ for command in commands:
 # The teacher's output repeats each of its numbers many times. The limit is set when the first shard is begun.
 EMBEDDED = """
 import sys, torch
-from relgraph.training import embedding
+from relgraph.training import stores as embedding
 from relgraph_cli.main import main
 from tests.limits import limit_data
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from relgraph.data import embeddings
-from relgraph.data.embeddings import EmbeddingStore, StoreWriter, checksums_digest, shard_file
-from relgraph.data.manifest import Contents, Manifest
+from relgraph.data.embeddings import EmbeddingStore, StoreWriter, shard_file
+from relgraph.data.fingerprint import ImageRecord
+from relgraph.data.manifest import Contents
 from relgraph.data.views import FixedViews
 from relgraph.graph import search
 from relgraph.graph.kernels import linear
@@ -24,13 +25,13 @@ from tests.checks import assert_refused_like
 from tests.limits import run
 
 IMAGES, VIEWS, WIDTH = 10, 3, 5
-CHECKSUMS = torch.arange(IMAGES) * 7
+RECORD = ImageRecord(*(torch.arange(IMAGES) * 7 + part for part in range(3)))
 VALUES = torch.randn(IMAGES, VIEWS, WIDTH, generator=torch.Generator().manual_seed(0))
 
 
 def contents(**changes: Any) -> Contents:
     usual = Contents(
-        dataset="digits", images=IMAGES, image_shape=(1, 8, 8), streamed=False, checksums=checksums_digest(CHECKSUMS),
+        dataset="digits", images=IMAGES, image_shape=(1, 8, 8), streamed=False, checksums=RECORD.sha256,
         teacher="t", arguments=(), fingerprint="f", input_size=8, mean=(0.5,), std=(1.0,), width=WIDTH, dtype="float32",
         precision="32-true", views=VIEWS, crop_padding=1, flip=False, view_seed=0, images_per_shard=4,
     )  # fmt: skip
@@ -39,11 +40,11 @@ def contents(**changes: Any) -> Contents:
 
 def fill(writer: StoreWriter, shards: list[int]) -> None:
     for shard in shards:
-        writer.write(shard, VALUES[writer.manifest.contents.positions(shard)])
+        writer.write(shard, VALUES[writer.contents.positions(shard)])
 
 
 def write(path: Path, **changes: Any) -> Path:
-    writer = StoreWriter(path, contents(**changes), CHECKSUMS)
+    writer = StoreWriter(path, contents(**changes), RECORD)
     fill(writer, writer.missing)
     return path
 
@@ -61,7 +62,7 @@ def test_every_row_and_every_view_comes_back(tmp_path: Path) -> None:
     for dtype, limit in (("float32", 0), ("float16", 0), ("float16", 2**20)):
         store = EmbeddingStore(write(tmp_path / f"{dtype}-{limit}", dtype=dtype), limit=limit)
         expected = VALUES.to(getattr(torch, dtype)).float()
-        assert store.resident == (limit > 0) and torch.equal(store.checksums, CHECKSUMS)
+        assert store.resident == (limit > 0) and torch.equal(store.record.content, RECORD.content)
         order = torch.randperm(IMAGES * VIEWS)
         found = store.rows(order % VIEWS, order // VIEWS)
         assert found.dtype == torch.float32 and torch.equal(found, expected.flatten(0, 1)[order])
@@ -108,9 +109,9 @@ torch.save(searched(rows if sys.argv[2] == "files" else rows[:]), sys.argv[3])
 def test_a_store_is_searched_that_does_not_fit_memory(tmp_path: Path) -> None:
     values = torch.randint(-2, 3, (640, 1, 8192)).float()  # whole numbers, whose products are exact
     values[5], values[7] = 1.0, values[9]
-    checksums = torch.arange(640)
+    record = ImageRecord(*torch.zeros(3, 640, dtype=torch.int64))
     changes = {"images": 640, "width": 8192, "views": 1, "images_per_shard": 200}
-    writer = StoreWriter(tmp_path / "store", contents(**changes, checksums=checksums_digest(checksums)), checksums)
+    writer = StoreWriter(tmp_path / "store", contents(**changes, checksums=record.sha256), record)
     for shard in writer.missing:
         writer.write(shard, values[200 * shard : 200 * (shard + 1)])
 
@@ -128,7 +129,7 @@ def test_a_store_is_searched_that_does_not_fit_memory(tmp_path: Path) -> None:
 
 
 def test_files_are_plain_arrays(store: Path) -> None:
-    shards = [np.load(shard_file(store, shard), allow_pickle=False) for shard in range(3)]
+    shards = [np.load(shard_file(store, shard), allow_pickle=False)["row"] for shard in range(3)]
     assert [shard.shape for shard in shards] == [(4, 3, 5), (4, 3, 5), (2, 3, 5)]
     np.testing.assert_array_equal(np.concatenate(shards), VALUES.numpy())
     assert sorted(files(store)) == [
@@ -140,11 +141,10 @@ def test_files_are_plain_arrays(store: Path) -> None:
 
 def test_an_unfinished_store_cannot_be_opened_and_goes_on(tmp_path: Path, store: Path) -> None:
     path = tmp_path / "stopped"
-    fill(StoreWriter(path, contents(), CHECKSUMS), [0, 2])
-    shard_file(path, 1).write_bytes(b"half")  # as a stop between a shard and the manifest leaves it
-    told = "stopped is not finished, 2 of 3 shards are written: the same relgraph"
+    fill(StoreWriter(path, contents(), RECORD), [0, 2])
+    told = "stopped is not finished, shard-00001.npy is missing, 2 of 3 shards are written: the same relgraph"
     assert_refused_like((lambda: EmbeddingStore(path), told))
-    writer = StoreWriter(path, contents(), CHECKSUMS)
+    writer = StoreWriter(path, contents(), RECORD)
     assert writer.missing == [1]
     fill(writer, [1])
     assert files(path) == files(store)
@@ -152,10 +152,10 @@ def test_an_unfinished_store_cannot_be_opened_and_goes_on(tmp_path: Path, store:
 
 def test_a_stop_before_the_first_shard_can_be_continued(tmp_path: Path, store: Path) -> None:
     owner: Any
-    for owner, name in ((Manifest, "write"), (embeddings, "_save")):
+    for owner, name in ((Contents, "write"), (embeddings, "write_rows")):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(owner, name, Mock(side_effect=KeyboardInterrupt))
-            StoreWriter(tmp_path / name, contents(), CHECKSUMS)
+            StoreWriter(tmp_path / name, contents(), RECORD)
         assert files(write(tmp_path / name)) == files(store)
 
 
@@ -180,31 +180,44 @@ def of_another_shard(file: Path) -> None:
 def test_damaged_files_are_refused_and_written_again(store: Path) -> None:
     before = files(store)
     damages: list[tuple[Callable[[Path], None], str]] = [
-        (cut, "is damaged"),
-        (turn, "is damaged .its SHA-256 is not the manifest's."),
-        (pickled, "is damaged"),
-        (Path.unlink, "is missing"),
+        (cut, "cannot be read"),
+        (turn, "is damaged: the CRC-32 of its row 11 is another one than was written"),
+        (pickled, "cannot be read"),
     ]
     again = ".*relgraph embed command writes it again"
-    for damage, told in (*damages, (of_another_shard, "is damaged")):
+    everything = torch.arange(IMAGES * VIEWS)
+    for damage, told in (*damages, (of_another_shard, "is damaged: the CRC-32 of its row 0 is another one")):
         damage(shard_file(store, 1))
-        assert_refused_like((lambda: EmbeddingStore(store), rf"shard-00001\.npy {told}{again}"))
-        writer = StoreWriter(store, contents(), CHECKSUMS)
+        for limit in (0, 2**20):
+
+            def read(limit: int = limit) -> Tensor:
+                return EmbeddingStore(store, limit=limit).rows(everything % VIEWS, everything // VIEWS)
+
+            assert_refused_like((read, rf"shard-00001\.npy {told}{again}"))
+        writer = StoreWriter(store, contents(), RECORD)
         assert writer.missing == [1]
         fill(writer, [1])
         assert files(store) == before
     for damage, _ in damages:
         damage(store / "images.npy")
         assert_refused_like((lambda: EmbeddingStore(store), r"images\.npy (is damaged|cannot be read)"))
-        assert StoreWriter(store, contents(), CHECKSUMS).missing == []
+        assert StoreWriter(store, contents(), RECORD).missing == []
         assert files(store) == before
+
+
+def test_rows_of_another_store_of_this_shape_are_refused(tmp_path: Path, store: Path) -> None:
+    other = write(tmp_path / "other", fingerprint="g")
+    shutil.copy(shard_file(other, 1), shard_file(store, 1))
+    told = "the CRC-32 of its row 2 is another one"
+    assert_refused_like((lambda: EmbeddingStore(store).rows(torch.tensor([2]), torch.tensor([4])), told))
 
 
 def test_another_store_or_what_is_none_is_not_continued(tmp_path: Path, store: Path) -> None:
     def start(path: Path, **changes: Any) -> Callable[[], object]:
         return lambda: StoreWriter(path, contents(**changes), changed)
 
-    changed, before = CHECKSUMS + (torch.arange(IMAGES) == 6), files(store)
+    changed = replace(RECORD, content=RECORD.content + (torch.arange(IMAGES) == 6))
+    before = files(store)
     another = {"teacher": "other", "views": 4, "dtype": "float16", "view_seed": 1, "std": (2.0,)}
     told = "was started with something else: {} was {}, is now {}; choose another --out"
     (tmp_path / "letter.txt").write_text("dear")
@@ -213,7 +226,7 @@ def test_another_store_or_what_is_none_is_not_continued(tmp_path: Path, store: P
             (start(store, **{name: value}), re.escape(told.format(name, getattr(contents(), name), value)) + "$")
             for name, value in another.items()
         ),
-        (start(store, checksums=checksums_digest(changed)), "other images: the first that differs is image 6; choose"),
+        (start(store, checksums=changed.sha256), "other images: the first that differs is image 6; choose"),
         (start(tmp_path), "exists already and is not a store of embeddings"),
         (start(tmp_path / "letter.txt"), "exists already and is not a store of embeddings"),
     )
@@ -225,10 +238,10 @@ def test_shards_that_cannot_be_stored(tmp_path: Path) -> None:
         ("float32", float("nan"), "not finite$"),
         ("float16", 1e5, "not finite in float16: use --dtype float32"),
     ):
-        writer, rows = StoreWriter(tmp_path / dtype, contents(dtype=dtype), CHECKSUMS), VALUES[4:8].clone()
+        writer, rows = StoreWriter(tmp_path / dtype, contents(dtype=dtype), RECORD), VALUES[4:8].clone()
         rows[1, 2, 3] = value
         assert_refused_like(
             (partial(writer.write, 1, rows), f"the embedding of image 5 of the training split is {told}"),
             (partial(writer.write, 2, VALUES[:4]), r"a shard must be \(2, 3, 5\), got \(4, 3, 5\)"),
         )
-        assert Manifest.read(tmp_path / dtype).shards == [None, None, None]
+        assert not list((tmp_path / dtype).glob("shard*"))

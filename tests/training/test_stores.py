@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from relgraph.data.embeddings import StoreWriter, shard_file
-from relgraph.data.manifest import Manifest
+from relgraph.data.embeddings import StoreWriter, read_record, shard_file
+from relgraph.data.manifest import Contents
 from relgraph.training.building import open_data, open_teacher
 from relgraph.training.recipe import Recipe
 from relgraph.training.stores import Wanted, find_store, store_embeddings
@@ -54,8 +54,8 @@ def test_a_store_that_fits(make: RecipeMaker, made: Path, images: Path, folder: 
     for options in ({}, {"seed": 3, "val_fraction": 0.4}, {"labels_per_class": 0}, {"precision": "bf16-mixed"},
                     {"embeddings": str(made)}, {"dataset": f"folder:{images}/../{images.name}"}):  # fmt: skip
         assert fitting(make(**{"embeddings": str(folder), **options})) == "three"
-    manifest = Manifest.read(folder / "three")
-    Manifest(replace(manifest.contents, teacher="checkpoint:elsewhere"), manifest.shards).write(folder / "three")
+    shutil.rmtree(folder / "three")
+    store_embeddings(make(dataset=f"folder:{images}/../{images.name}"), folder / "three", views=3)
     assert fitting(make(embeddings=str(folder))) == "three"
 
 
@@ -125,18 +125,15 @@ def test_other_images_and_augmentation(make: RecipeMaker, made: Path) -> None:
 
 
 def rewrite(path: Path, change: Callable[[Any], Any]) -> None:
-    """Write another shard 0, as a program with a fault would have: its SHA-256 is in the manifest."""
-    manifest = Manifest.read(path)
-    manifest.shards[0] = None
-    manifest.write(path)
-    store = np.load(shard_file(path, 0))
-    checksums = torch.from_numpy(np.load(path / "images.npy"))
-    StoreWriter(path, manifest.contents, checksums).write(0, torch.from_numpy(change(store)))
+    """Write another shard 0, as a program with a fault would have: each row has its CRC-32."""
+    rows = np.load(shard_file(path, 0))["row"]
+    contents = Contents.read(path)
+    StoreWriter(path, contents, read_record(path, contents)).write(0, torch.from_numpy(change(rows)))
 
 
 def test_values_that_are_not_the_teacher_s(make: RecipeMaker, folder: Path) -> None:
     """The last digits of another machine are; each image's neighbour's, another view's or larger ones are not."""
-    recipe, right = make(embeddings=str(folder)), np.load(shard_file(folder / "three", 0))
+    recipe, right = make(embeddings=str(folder)), np.load(shard_file(folder / "three", 0))["row"]
     # By 1.1 the embedding of a large network is away where a crop is off by one pixel.
     for wrong in (np.roll(right, 1, axis=0), np.roll(right, 1, axis=1), right * 1.1, np.zeros_like(right)):
         rewrite(folder / "three", lambda rows, wrong=wrong: wrong)  # type: ignore[misc]
@@ -163,20 +160,18 @@ def test_damaged_and_unfinished_stores_are_told(make: RecipeMaker, folder: Path)
         shutil.copytree(folder / "three", folder / name)
     shutil.rmtree(folder / "three")
     shard_file(folder / "cut", 0).write_bytes(b"short")
-    manifest = Manifest.read(folder / "unfinished")
-    manifest.shards[0] = None
-    manifest.write(folder / "unfinished")
+    shard_file(folder / "unfinished", 0).unlink()
     (folder / "no_json" / "manifest.json").write_text("{")
     old = folder / "old" / "manifest.json"
-    old.write_text(old.read_text().replace('"version": 2', '"version": 1'))  # its views were drawn differently
+    old.write_text(old.read_text().replace('"version": 3', '"version": 2'))  # it had one checksum a shard
     (folder / "file.txt").write_text("no store")
     store, reasons = find_store(wanted(recipe))
     assert store is None
     beginnings = (
-        "no_json/manifest.json cannot be read as JSON: ",
-        "old/manifest.json is not the manifest of a store of embeddings of this version: expected 2, found 1; ",
-        "cut/shard-00000.npy is damaged (",
-        "unfinished is not finished, 0 of 1 shards are written: ",
+        "no_json/manifest.json cannot be read as JSON (",
+        "old/manifest.json is not the manifest of a store of embeddings of this version: expected 3, found 2; ",
+        "cut/shard-00000.npy cannot be read (",
+        "unfinished is not finished, shard-00000.npy is missing, 0 of 1 shards are written: ",
     )
     for told, beginning in zip(reasons, beginnings, strict=True):
         assert told.startswith(f"{folder}/{beginning}")
@@ -185,4 +180,4 @@ def test_damaged_and_unfinished_stores_are_told(make: RecipeMaker, folder: Path)
 def test_a_store_of_streamed_images(make: RecipeMaker, tmp_path: Path) -> None:
     recipe = make(embeddings=str(tmp_path), images="stream", workers=0)
     store_embeddings(recipe, tmp_path / "streamed", views=2)
-    assert Manifest.read(tmp_path / fitting(recipe)).contents.streamed
+    assert Contents.read(tmp_path / fitting(recipe)).streamed
