@@ -207,7 +207,8 @@ def check_complete(path: Path, contents: Contents) -> None:
 
 def check_place(path: Path) -> None:
     """Raise RelgraphError if a store can be neither begun nor continued at `path`, since something else is there."""
-    if manifest_file(path).is_file() or (path.is_dir() and only_begun(path)) or not path.exists():
+    # In this order: another process may be beginning it.
+    if not path.exists() or (path.is_dir() and only_begun(path)) or manifest_file(path).is_file():
         return
     if (path / RECORD).is_file():  # nobody knows what is in it
         Contents.read(path)

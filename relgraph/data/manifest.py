@@ -122,10 +122,11 @@ class Contents:
         if content.get("version") != VERSION:
             found = content.get("version")
             raise RelgraphError(f"{told} of this version: expected {VERSION}, found {found!r}; {again}")
-        kept = content.get("contents")
-        if content.get("sha256") != digest(json.dumps(kept, sort_keys=True).encode()):
+        if content.get("sha256") != digest(json.dumps(content.get("contents"), sort_keys=True).encode()):
             raise RelgraphError(f"{told}: it was changed after it was written (its SHA-256 differs); {again}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()})
+        contents = content["contents"]
+        contents.update({name: tuple(value) for name, value in contents.items() if isinstance(value, list)})
+        return cls(**contents)
 
 
 def images_per_shard(images: int, bytes_per_image: int) -> int:

@@ -73,9 +73,13 @@ def test_training_uses_it_and_says_so(program: Program, failure: Failing, monkey
     told = program(*train, "online").stdout
     assert "teacher: online, in every step (relgraph embed would store its outputs, once)" in told
     assert "no stored embeddings fit: " in failure(*train, "none", "--teacher-mode", "stored")
+    assert "one view an image is for relgraph train --views independent; " in program("embed").stdout.splitlines()[1]
+    told = program(*train, "one").stdout.splitlines()
+    (line,) = (line for line in told if line.startswith("no stored embeddings fit: "))
+    assert "has one view an image" in line and line.endswith("use --views independent, or relgraph embed --views N")
     program("embed", "--views", 2)
     told = program(*train, "stored").stdout
-    (store,) = Path("embeddings").iterdir()
+    (store,) = Path("embeddings").glob("*2views*")
     assert f"teacher: stored embeddings {store}, 2 views an image" in told
     assert [recipe(run)["teacher_mode"] for run in ("online", "stored")] == ["online", "stored"]
     assert "teacher: online\n" in program(*train, "asked", "--teacher-mode", "online").stdout
