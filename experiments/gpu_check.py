@@ -29,8 +29,8 @@ from relgraph import EGA
 from relgraph.analysis.method_info import SMALL_RUN
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import huber, mean_square
-from relgraph.graph.forms import Form
 from relgraph.graph.kernels import cosine, euclidean, gaussian, gaussian_taylor, linear, squared_euclidean
+from relgraph.graph.pair import Form
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_anchor_norm, by_max, by_mean
 from relgraph.methods import KD, METHODS, PKT, SP, Batch, Output

@@ -21,12 +21,11 @@ from torch.nn.functional import normalize, smooth_l1_loss
 from benchmark.memory import in_own_process, peak_resident
 from benchmark.timing import in_turn, spread
 from relgraph.files import write_atomically
-from relgraph.graph.angles import related_angles
 from relgraph.graph.criteria import huber
 from relgraph.graph.kernels import cosine, euclidean
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_mean
-from relgraph.methods.rkd import RKD
+from relgraph.methods.rkd import RKD, related_angles
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 SIZES = (64, 128, 256)

@@ -1,8 +1,10 @@
-"""Loops inside one test that tell which case failed, and tables of calls with the sentences that they raise."""
+"""Loops inside one test that tell which case failed, tables of calls with the sentences that they raise, an attack."""
 
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from relgraph.errors import RelgraphError
 
@@ -44,3 +46,13 @@ def assert_refused_like(*cases: tuple[Callable[[], object], str]) -> None:
     for call, pattern in cases:
         found = refusal(call)
         assert re.search(pattern, found) and "\n" not in found, f"{found!r} does not match {pattern!r}"
+
+
+class Intruder:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.file,)

@@ -1,33 +1,26 @@
 import ast
+import configparser
 import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import version
+from importlib.util import resolve_name
 from pathlib import Path
 
+import relgraph
 from tests.checks import case
 
 ROOT = Path(__file__).parents[1]
 
 # cli -> analysis, training -> names -> methods, networks, data -> graph: a module imports its level and those below.
 LEVELS = {
-    "relgraph.errors": 0,
-    "relgraph.files": 0,
-    "relgraph.options": 0,
-    "relgraph.outputs": 0,
-    "relgraph.processes": 0,
-    "relgraph.seeding": 0,
-    "relgraph.assets": 0,
-    "relgraph.assets.report": 0,
-    "relgraph.assets.report.vendor": 0,
+    **{f"relgraph.{name}": 0 for name in ("errors", "files", "options", "outputs", "processes", "seeding")},
+    **{f"relgraph.assets{name}": 0 for name in ("", ".report", ".report.vendor")},
     "relgraph.graph": 1,
-    "relgraph.methods": 2,
-    "relgraph.networks": 2,
-    "relgraph.data": 2,
+    **{f"relgraph.{name}": 2 for name in ("methods", "networks", "data")},
     "relgraph.names": 3,
-    "relgraph.training": 4,
-    "relgraph.analysis": 4,
-    "relgraph.analysis.report": 4,
+    **{f"relgraph.{name}": 4 for name in ("training", "analysis", "analysis.report")},
     "relgraph": 5,  # the public names, gathered from all parts
     "relgraph_cli": 6,
     "relgraph.__main__": 6,  # `python -m relgraph` is the command line
@@ -46,10 +39,6 @@ def module_name(file: Path) -> str:
     return ".".join(names[:-1] if names[-1] == "__init__" else names)
 
 
-def package_name(file: Path) -> str:
-    return module_name(file.with_name("__init__.py"))
-
-
 def sources(*tops: str) -> list[Path]:
     return sorted(file for top in tops for file in (ROOT / top).rglob("*.py"))
 
@@ -64,16 +53,8 @@ def imported_names(source: str) -> Iterator[tuple[int, int, str]]:
             yield from ((node.lineno, node.level, f"{prefix}{alias.name}") for alias in node.names)
 
 
-def absolute(package: str, dots: int, name: str) -> str:
-    """Resolve a relative import against the package of the module that contains it."""
-    if dots == 0:
-        return name
-    parts = package.split(".")
-    return ".".join([*parts[: len(parts) - dots + 1], name])
-
-
 def upward_arrows(module: str, package: str, source: str) -> list[str]:
-    imports = ((line, absolute(package, dots, name)) for line, dots, name in imported_names(source))
+    imports = ((line, resolve_name("." * dots + name, package)) for line, dots, name in imported_names(source))
     return [
         f"{module}, line {line}: {name}"
         for line, name in imports
@@ -85,7 +66,7 @@ def test_imports_point_downwards() -> None:
     arrows = [
         arrow
         for file in sources("relgraph", "cli")
-        for arrow in upward_arrows(module_name(file), package_name(file), file.read_text(encoding="utf-8"))
+        for arrow in upward_arrows(module_name(file), module_name(file.parent), file.read_text(encoding="utf-8"))
     ]
     assert arrows == []
 
@@ -97,7 +78,7 @@ def test_an_upward_arrow_is_seen() -> None:
 
 
 def test_every_package_has_a_level() -> None:
-    assert {package_name(file) for file in sources("relgraph", "cli")} <= set(LEVELS)
+    assert {module_name(file.parent) for file in sources("relgraph", "cli")} <= set(LEVELS)
 
 
 def test_the_command_line_names_its_own_files_relatively() -> None:
@@ -251,3 +232,19 @@ except SystemExit as end:
     loaded = loaded_modules(code)
     assert "relgraph_cli" in loaded
     assert loaded.isdisjoint({"torch", "pydantic"})
+
+
+def test_all_packages_and_files_are_installed_and_cli_is_no_top_level_name() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    folders = {file.parent for file in sources("relgraph", "cli")}
+    packages = setup["options"]["packages"].split()
+    assert sorted(packages) == sorted(module_name(folder) for folder in folders) and "cli" not in packages
+    assert setup["options"]["package_dir"].split() == ["relgraph_cli", "=", "cli"]
+    assert all((folder / "__init__.py").is_file() for folder in folders)
+    assert (ROOT / "relgraph" / "py.typed").is_file(), "the marker of typed packages"
+    for file in (ROOT / "relgraph").rglob("*"):
+        if file.is_file() and file.suffix not in {".py", ".pyc"}:
+            patterns = setup["options.package_data"].get(module_name(file.parent), "").split()
+            assert any(map(file.match, patterns)), f"{file.relative_to(ROOT)} would not be installed"
+    assert relgraph.__version__ == version("relgraph") == setup["metadata"]["version"]

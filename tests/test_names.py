@@ -11,13 +11,13 @@ from torch import Tensor
 
 from relgraph import names
 from relgraph.analysis.method_info import SMALL_RUN
+from relgraph.graph.memory import NearestOthers, RandomOthers
 from relgraph.graph.refine import Refinement, SignedConv
-from relgraph.graph.sampling import NearestOthers, RandomOthers
 from relgraph.graph.topology import ALL_PAIRS, Given, Nearest
 from relgraph.methods import CCL, EGA, KD, METHODS, NCE, PKT, SP, Batch, FitNet, Method, Output, RunFacts, Sum, option
-from relgraph.methods.options import options_of
 from relgraph.methods.relational import Relational
 from relgraph.names import Named, build, build_method, has_graph, parse_methods, read_arguments, reads_graph
+from relgraph.options import options_of
 from relgraph.training.recipe import Recipe
 from tests.checks import assert_refused
 

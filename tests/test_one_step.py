@@ -1,6 +1,7 @@
 """One training step is what CONTRIBUTING shows on one page, and no longer than that."""
 
 import sys
+from itertools import groupby
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,24 +28,14 @@ class Calls:
     def lines(self, depth: int = 0) -> list[str]:
         """Return the calls as an indented list; equal ones that follow each other stand once, with their number."""
         found: list[str] = []
-        for call in self.made:
-            text = "\n".join(["    " * depth + call.name, *call.lines(depth + 1)])
-            first, *rest = text.split("\n")
-            if found and _uncounted(found[-1]) == text:
-                times = 2 if found[-1] == text else int(found[-1].split("\n")[0].rsplit("x", 1)[1]) + 1
-                found[-1] = "\n".join([f"{first} x{times}", *rest])
-            else:
-                found.append(text)
+        for (first, *rest), same in groupby(["    " * depth + call.name, *call.lines(depth + 1)] for call in self.made):
+            times = len(list(same))
+            found += [first if times == 1 else f"{first} x{times}", *rest]
         return found
 
     def all(self) -> list[str]:
         """Return the name of each call."""
         return [name for call in self.made for name in (call.name, *call.all())]
-
-
-def _uncounted(text: str) -> str:
-    first, *rest = text.split("\n")
-    return "\n".join([first.rsplit(" x", 1)[0], *rest])
 
 
 def watched(job: Job) -> Calls:

@@ -1,6 +1,9 @@
-"""What processes exchange, against what one process has of all rows."""
+"""What processes exchange, against what one has of all rows; results, failures and hangs of several are told."""
 
+import os
+import time
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -128,3 +131,34 @@ def test_what_a_launcher_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert ProcessGroup.launched() == ProcessGroup(2, 4)
+
+
+def _fail_on_the_last(processes: ProcessGroup) -> None:
+    if processes.rank == processes.count - 1:
+        raise ValueError("the last one fails")
+    processes.sum(torch.ones(1))
+
+
+def _leave(processes: ProcessGroup) -> None:
+    os._exit(3)
+
+
+def _sleep(processes: ProcessGroup) -> None:
+    if processes.rank == 1:
+        time.sleep(600)
+    processes.sum(torch.ones(1))
+
+
+def test_a_failure_is_told_with_its_traceback(tmp_path: Path) -> None:
+    with pytest.raises(pytest.fail.Exception, match=r"process 1 of 2:\nTraceback[^$]*the last one fails"):
+        run_on(2, _fail_on_the_last, tmp_path)
+
+
+def test_a_process_that_dies_is_told(tmp_path: Path) -> None:
+    with pytest.raises(pytest.fail.Exception, match=r"2 processes ended with .*3"):
+        run_on(2, _leave, tmp_path)
+
+
+def test_a_hang_ends(tmp_path: Path) -> None:
+    with pytest.raises(pytest.fail.Exception, match=r"^(?:process \d of 2|2 processes ended with)"):
+        run_on(2, _sleep, tmp_path, seconds=3)

@@ -9,10 +9,10 @@ from torch import nn
 from relgraph.errors import unknown
 from relgraph.graph.relation import Relation
 from relgraph.methods import METHODS
-from relgraph.methods.base import RunFacts
-from relgraph.methods.options import facts_of, options_of
+from relgraph.methods.base import RunFacts, facts_of
 from relgraph.methods.relational import Relational
 from relgraph.names import shared_options
+from relgraph.options import options_of
 
 MAPS = ((2, 8, 8), (2, 8, 8), (2, 4, 4), (4, 2, 2))
 # The least of a run that each method can be built for, so that an instance can show what it reads and holds.

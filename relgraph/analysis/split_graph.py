@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError, unknown
-from relgraph.graph.forms import Form
 from relgraph.graph.kernels import pearson
-from relgraph.graph.pair import STUDENT, TEACHER, Pair, check_nodes, graph_pair
+from relgraph.graph.pair import STUDENT, TEACHER, Form, Pair, check_nodes, graph_pair
 from relgraph.graph.search import check_finite, degenerate_in_blocks, edge_weights
-from relgraph.graph.topology import ALL_PAIRS, Above, Chooser, Choosing, Nearest
+from relgraph.graph.topology import ALL_PAIRS, Above, Chooser, Nearest
 
 SplitGraph = Literal["dense", "knn", "threshold"]
 # Three matrices of 3,000 x 3,000 are 108 MB; the sparse graphs have no such bound.
@@ -81,7 +80,7 @@ def difference_pair(
         raise RelgraphError(f"{every}: expected 'knn' or 'threshold'")
     both, pair = (student, teacher), HeteroData()
     pair.graph = "sparse"
-    chosen = [rule.of_nodes(x, pearson) for x in both]
+    chosen = [rule.find(x, x, pearson).edge_index for x in both]
     numbers = [anchor * len(student) + candidate for candidate, anchor in chosen]
     for own, kind in enumerate((STUDENT, TEACHER)):
         x, y = both[own], both[1 - own]
@@ -94,7 +93,7 @@ def difference_pair(
 
 def _rule(
     student: Tensor, teacher: Tensor, graph: str, k: int, threshold: float, neighbours: Chooser = "teacher"
-) -> Choosing | None:
+) -> Nearest | Above | None:
     """Return the rule of a graph of a whole split, after checks of its options and nodes; of `dense` none."""
     if graph not in get_args(SplitGraph):
         raise unknown("graph", graph, get_args(SplitGraph))

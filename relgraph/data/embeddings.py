@@ -155,10 +155,13 @@ class StoreWriter:
                 raise RelgraphError(f"{self.path} was started with {reason}; choose another --out")
 
     def _is_intact(self, shard: int) -> bool:
+        if not shard_file(self.path, shard).exists():
+            return False
         try:
             for _ in open_shard(self.path, self.contents, shard).blocks():
                 pass
-        except RelgraphError:
+        except RelgraphError as error:
+            tqdm.write(str(error))  # which says that it is written again
             return False
         return True
 

@@ -1,7 +1,6 @@
 """Blocks: a sum over many rows in the memory of a few of them, and functions of one batch that `torch.func` maps."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -53,20 +52,18 @@ def transformed() -> bool:
 class OneByOne(torch.autograd.Function):
     """A function of one batch; `torch.func.vmap` calls it for one batch after the other and stacks the results."""
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        cls.vmap = staticmethod(partial(_one_by_one, cls))  # type: ignore[method-assign]
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
+        """Return the results for all batches, and the dimension in which they are stacked."""
 
+        def one(number: int) -> Any:
+            pairs = zip(inputs, in_dims, strict=True)
+            return cls.apply(*(x.select(dim, number) if isinstance(dim, int) else x for x, dim in pairs))
 
-def _one_by_one(function: type[OneByOne], info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
-    def one(number: int) -> Any:
-        picked = (x.select(dim, number) if isinstance(dim, int) else x for x, dim in zip(inputs, in_dims, strict=True))
-        return function.apply(*picked)
-
-    found = [one(number) for number in range(info.batch_size)]
-    if isinstance(found[0], Tensor):
-        return torch.stack(found), 0
-    return tuple(torch.stack(column) for column in zip(*found, strict=True)), (0,) * len(found[0])
+        found = [one(number) for number in range(info.batch_size)]
+        if isinstance(found[0], Tensor):
+            return torch.stack(found), 0
+        return tuple(torch.stack(column) for column in zip(*found, strict=True)), (0,) * len(found[0])
 
 
 class _SumOfBlocks(OneByOne):

@@ -15,9 +15,8 @@ from torch.nn.functional import softplus
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.blocks import OneByOne, sum_of_blocks
-from relgraph.graph.forms import LARGEST_MATRIX
-from relgraph.graph.kernels import check_positive, cosine, full_precision, own_places
-from relgraph.graph.pair import check_nodes
+from relgraph.graph.kernels import cosine, full_precision, own_places
+from relgraph.graph.pair import LARGEST_MATRIX, check_nodes
 
 # Weights in a block. On a CPU 4 MiB in float32, which its caches hold: an eighth to double take as long, 16 times as
 # many a third longer. Elsewhere fewer blocks, since starting each one takes time (not measured).
@@ -39,12 +38,12 @@ def queue_contrast(anchors: Tensor, own: Tensor, keys: Tensor, tau: float) -> Te
         tau: Temperature > 0.
 
     Raises:
-        RelgraphError: if shapes do not fit, or the temperature is not positive.
+        RelgraphError: if the two are not (N, D) alike.
 
     >>> queue_contrast(torch.eye(2), torch.eye(2), -torch.eye(2)[:1], tau=1.0)  # log(1 + 1 / e^2), log(1 + 1 / e)
     tensor(0.2201)
     """
-    _check(anchors, own, keys, tau)
+    _check(anchors, own)
     a, k = cosine.nodes(anchors), cosine.nodes(own)
     matched = (a * k).sum(-1) / tau
     rest, _ = over_keys(a / tau, keys)
@@ -72,13 +71,13 @@ def soft_queue_contrast(student: Tensor, teacher: Tensor, keys: Tensor, tau: flo
         teacher_tau: The teacher's temperature > 0.
 
     Raises:
-        RelgraphError: if shapes do not fit, or a temperature is not positive.
+        RelgraphError: if the two are not (N, D) alike.
 
     >>> x, queue = torch.eye(2), -torch.eye(2)[:1]
     >>> bool(soft_queue_contrast(x, x, queue, 1.0, 1e-4).isclose(queue_contrast(x, x, queue, 1.0)))
     True
     """
-    _check(student, teacher, keys, tau, teacher_tau)
+    _check(student, teacher)
     s, t = cosine.nodes(student), cosine.nodes(teacher.detach())
     rest, means = over_keys(torch.cat([s / tau, t / teacher_tau]), keys)
     matched = (s * t).sum(-1) / tau
@@ -101,12 +100,12 @@ def batch_contrast(anchors: Tensor, own: Tensor, tau: float) -> Tensor:
         tau: Temperature > 0.
 
     Raises:
-        RelgraphError: if shapes do not fit, or the temperature is not positive.
+        RelgraphError: if the two are not (N, D) alike.
 
     >>> batch_contrast(torch.eye(2), torch.eye(2), tau=1.0)  # log(1 + 1 / e)
     tensor(0.3133)
     """
-    _check(anchors, own, None, tau)
+    _check(anchors, own)
 
     def term(some: slice, a: Tensor, k: Tensor) -> Tensor:
         weights = cosine.matrix(a[some], k) / tau
@@ -129,12 +128,12 @@ def view_contrast(first: Tensor, second: Tensor, tau: float) -> Tensor:
         tau: Temperature > 0.
 
     Raises:
-        RelgraphError: if shapes do not fit, or the temperature is not positive.
+        RelgraphError: if the two are not (N, D) alike.
 
     >>> view_contrast(torch.eye(2), torch.eye(2), tau=1.0)  # log(1 + 2 / e)
     tensor(0.5514)
     """
-    _check(first, second, None, tau)
+    _check(first, second)
     both = torch.cat([cosine.nodes(first), cosine.nodes(second)])
     other = torch.arange(len(both), device=both.device).roll(len(first)).unsqueeze(-1)
 
@@ -160,9 +159,8 @@ def over_keys(rows: Tensor, keys: Tensor, largest: int | None = None) -> tuple[T
     >>> total.exp(), mean
     (tensor([2.]), tensor([[0.5000, 0.5000]]))
     """
-    if largest is None:
-        largest = LARGEST_ON_CPU if rows.device.type == "cpu" else LARGEST
-    block = max(1, largest // len(rows))
+    most = LARGEST_ON_CPU if rows.device.type == "cpu" else LARGEST
+    block = max(1, (most if largest is None else largest) // len(rows))
     with full_precision(rows):
         total, mean = _OverKeys.apply(rows.to(torch.promote_types(rows.dtype, keys.dtype)), keys, block)
     return total, mean
@@ -217,18 +215,8 @@ def _missed(matched: Tensor, rest: Tensor) -> Tensor:
     return softplus(rest - matched, threshold=40)  # beyond 20, torch's default, the error is 2e-9
 
 
-def _check(anchors: Tensor, own: Tensor, keys: Tensor | None, *temperatures: float) -> None:
-    """Raise RelgraphError unless all are rows of one width and the temperatures positive."""
-    for temperature in temperatures:
-        check_positive("a temperature", temperature)
+def _check(anchors: Tensor, own: Tensor) -> None:
+    """Raise RelgraphError unless both are as many rows of one width."""
     check_nodes(anchors, own, one_width=True)
     if anchors.ndim != 2:
         raise RelgraphError(f"vectors must be (N, D), got {tuple(anchors.shape)}")
-    if keys is None:
-        return
-    if keys.ndim != 2 or len(keys) == 0 or keys.shape[1] != anchors.shape[1]:
-        expected = f"the keys of a queue must be (K, {anchors.shape[1]}), at least one"
-        raise RelgraphError(f"{expected}, got {tuple(keys.shape)}")
-    if keys.device != anchors.device or not keys.is_floating_point():
-        expected = f"the keys of a queue must be of floating point on {anchors.device}"
-        raise RelgraphError(f"{expected}, got {keys.dtype} on {keys.device}")

@@ -17,7 +17,6 @@ Tefas, 2018, arXiv 1803.10837), SEED (Fang et al., 2021, arXiv 2101.04731).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -105,10 +104,9 @@ class Criterion:
 
 
 def _not_one_each(found: Tensor, weights: Tensor) -> RelgraphError:
-    return RelgraphError(
-        f"the row of a criterion returns one number for each anchor: expected {tuple(weights.shape[:-1])}, got "
-        f"{tuple(found.shape)} from weights {tuple(weights.shape)}; reduce over the last dimension alone"
-    )
+    rule = "the row of a criterion returns one number for each anchor"
+    shapes = f"expected {tuple(weights.shape[:-1])}, got {tuple(found.shape)} from weights {tuple(weights.shape)}"
+    return RelgraphError(f"{rule}: {shapes}; reduce over the last dimension alone")
 
 
 def as_criterion(criterion: Criterion | Row) -> Criterion:
@@ -145,11 +143,10 @@ def _cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
     return -(teacher.exp() * student).sum(-1)
 
 
-_squared: dict[str, Any] = {"additive": True, "square": True}
-frobenius = Criterion(_length, None, "Frobenius norm", norm=True, **_squared)
-mean_square = Criterion(_square, _mean_over_edges, "mean square", **_squared)
-sum_square = Criterion(_square, None, "sum of squares", **_squared)
-half_square = Criterion(_square, _half_over_anchors, "half square", **_squared)
+frobenius = Criterion(_length, None, "Frobenius norm", additive=True, square=True, norm=True)
+mean_square = Criterion(_square, _mean_over_edges, "mean square", additive=True, square=True)
+sum_square = Criterion(_square, None, "sum of squares", additive=True, square=True)
+half_square = Criterion(_square, _half_over_anchors, "half square", additive=True, square=True)
 huber = Criterion(_huber, _mean_over_edges, "Huber", additive=True)
 kl = Criterion(_kl, _mean_over_edges, "KL", additive=True)
 cross_entropy = Criterion(_cross_entropy, _mean_over_anchors, "cross-entropy", additive=True)

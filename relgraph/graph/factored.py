@@ -11,14 +11,13 @@ graph's own norm. A sum over rows is also a sum over processes: for a batch spre
 matrices are communicated.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from relgraph.errors import RelgraphError
 from relgraph.graph.blocks import OneByOne
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 
@@ -64,16 +63,15 @@ def squares(student: Tensor, teacher: Tensor, processes: ProcessGroup = SINGLE_P
 
     Once differentiable. Equal nodes differ by exactly 0 within, with gradient 0.
 
-    Raises:
-        RelgraphError: if the two are not (N, D) alike on one device.
-
     >>> squares(torch.eye(2), torch.zeros(2, 2))
     Squares(within=tensor(2., dtype=torch.float64), across=tensor(2., dtype=torch.float64))
     """
-    if student.ndim != 2 or student.shape != teacher.shape or student.device != teacher.device:
-        places = (f"{tuple(x.shape)} on {x.device}" for x in (student, teacher))
-        raise RelgraphError(f"nodes must be (N, D) alike on one device, got {' and '.join(places)}")
-    return Squares(*_Squares.apply(student, teacher, processes)[:2])
+    # With d = S - T, S'S = T'T + d'T + T'd + d'd; the difference of the squares is expanded in d.
+    change, mixed, own = processes.sum(_Products.apply(student, teacher))
+    whole = own + mixed + mixed.mT + change
+    within = _inner(change, whole + own) + 2 * _inner(mixed, change + mixed.mT)
+    across = _inner(whole, own) - 2 * (mixed.trace() + own.trace()) + processes.count * len(student)
+    return Squares(within.clamp_min(0), across.clamp_min(0))
 
 
 Factors = tuple[Tensor, Tensor]
@@ -82,22 +80,19 @@ Factors = tuple[Tensor, Tensor]
 def factored_square(student: Factors, teacher: Factors, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
     """Return `|A S' - B T'|^2` of the factors (A, S) and (B, T) of two graphs' weights, a scalar in float64.
 
-    The factors of one graph are `(N, D)` each. Where they are one tensor, the graph is that of `squares`; else the
-    difference is expanded as `(A - B) S' + B (S - T)'`.
+    The factors of one graph are `(N, D)` each. For equal widths the difference is expanded as
+    `(A - B) S' + B (S - T)'`.
 
     >>> x, y = torch.eye(2), torch.zeros(2, 3)
     >>> factored_square((x, x), (y, y))
     tensor(2., dtype=torch.float64)
     """
     (a, s), (b, t) = student, teacher
-    if a is s and b is t:
-        if s.shape == t.shape:
-            return squares(s, t, processes).within
-        one, across, other = (gram(x, y, processes).square().sum() for x, y in ((s, s), (s, t), (t, t)))
-        return (one - 2 * across + other).clamp_min(0)
     if s.shape[1] != t.shape[1]:
-        pairs = ((a, a), (s, s)), ((a, b), (s, t)), ((b, b), (t, t))
-        one, across, other = (_inner(gram(*u, processes), gram(*x, processes)) for u, x in pairs)
+        products = [gram(x, y, processes) for x, y in ((s, s), (s, t), (t, t))]
+        plain = a is s and b is t
+        others = products if plain else [gram(x, y, processes) for x, y in ((a, a), (a, b), (b, b))]
+        one, across, other = map(_inner, others, products)
         return (one - 2 * across + other).clamp_min(0)
     rows, columns = a - b, s - t
     expanded = ((rows, rows), (s, s), (rows, b), (s, columns), (b, b), (columns, columns))
@@ -109,14 +104,11 @@ def _inner(x: Tensor, y: Tensor) -> Tensor:
     return (x * y).sum()
 
 
-class _Squares(OneByOne):
-    """Both squares from `P = d'd`, `E = d'T` and `T'T`, with `d = S - T`; then `S'S = T'T + E + E' + P`.
-
-    The gradients for S, `4 (S S' - T T') S` and `2 (S T' - I) T`, need only these products as well.
-    """
+class _Products(OneByOne):
+    """`d'd`, `d'T` and `T'T` with `d = S - T` of nodes S and T, `(3, D, D)` in float64, a few rows at a time."""
 
     @staticmethod
-    def forward(student: Tensor, teacher: Tensor, processes: ProcessGroup) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(student: Tensor, teacher: Tensor) -> Tensor:
         width, half = student.shape[1], student.shape[1] // 2
         found = student.new_zeros(3, width, width, dtype=torch.float64)
         for delta, other in _differences(student, teacher):
@@ -125,48 +117,31 @@ class _Squares(OneByOne):
                 product[:half].addmm_(x[:, :half].mT, x)
                 product[half:, half:].addmm_(x[:, half:].mT, x[:, half:])
         found[::2, half:, :half] = found[::2, :half, half:].mT
-        found = processes.sum(found)
-        delta, mixed, own = found
-        whole = own + mixed + mixed.mT + delta
-        count = processes.count * len(student)
-        within = _inner(delta, whole + own) + 2 * _inner(mixed, delta + mixed.mT)
-        across = _inner(whole, own) - 2 * (mixed.trace() + own.trace()) + count
-        return within.clamp_min_(0), across.clamp_min_(0), found
+        return found
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        student, teacher, ctx.processes = inputs
-        ctx.mark_non_differentiable(output[2])
-        ctx.save_for_backward(student, teacher, output[2])
-        ctx.save_for_forward(student, teacher, output[2])
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, within: Tensor, across: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        weights = torch.stack([within, across]) * ctx.processes.count
-        needed = ctx.needs_input_grad
-        found = [_gradient(side, ctx.saved_tensors, weights) if needed[side] else None for side in (0, 1)]
-        return found[0], found[1], None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        change, mixed, own = gradient
+        change, own = change + change.mT, own + own.mT
+        (s, t), needed = ctx.saved_tensors, ctx.needs_input_grad
+        of_student = _of_rows(s, t, change, mixed.mT) if needed[0] else None
+        of_teacher = _of_rows(s, t, mixed - change, own - mixed.mT) if needed[1] else None
+        return of_student, of_teacher
 
     @staticmethod
-    def jvp(ctx: Any, *changes: Tensor | None) -> tuple[Tensor | None, ...]:
-        moved = [(side, change) for side, change in enumerate(changes[:2]) if change is not None]
-        saved, along = ctx.saved_tensors, []
-        for weights in torch.eye(2, dtype=saved[2].dtype, device=saved[2].device):
-            parts = [_inner(_gradient(side, saved, weights), change) for side, change in moved]
-            along.append(torch.stack(parts).sum().double())
-        return along[0], along[1], None
-
-
-def _gradient(side: int, saved: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """Return the gradient of both squares, with two weights, for the student's nodes (side 0) or the teacher's (1)."""
-    student, teacher, (delta, mixed, own) = saved
-    within, across = 4 * weights[0], 2 * weights[1]
-    whole, eye = own + mixed + mixed.mT + delta, across * torch.eye(len(own), dtype=own.dtype, device=own.device)
-    if side == 0:
-        shared = across * own
-        return _of_rows(student, teacher, within * whole + shared, within * (mixed + delta) + shared - eye)
-    return _of_rows(student, teacher, -within * (mixed + own) - eye, across * whole - within * mixed - eye)
+    def jvp(ctx: Any, *changes: Tensor | None) -> Tensor:
+        student, teacher = (x.double() for x in ctx.saved_tensors)
+        s, t = (torch.zeros_like(student) if change is None else change.double() for change in changes)
+        delta, d = student - teacher, s - t
+        halves = torch.stack([d.mT @ delta, t.mT @ teacher])
+        change, own = halves + halves.mT
+        return torch.stack([change, d.mT @ teacher + delta.mT @ t, own])
 
 
 def _of_rows(student: Tensor, teacher: Tensor, of_delta: Tensor, of_teacher: Tensor) -> Tensor:
@@ -181,14 +156,10 @@ def _differences(student: Tensor, teacher: Tensor) -> Iterator[tuple[Tensor, Ten
     The yielded tensors are overwritten by the next rows.
     """
     held = student.new_empty(2, min(ROWS, len(student)), student.shape[1], dtype=torch.float64)
-    for start in _starts(student):
+    for start in range(0, len(student), ROWS):
         one, other = held[:, : len(student) - start]
         other.copy_(teacher[start : start + ROWS])
         yield one.copy_(student[start : start + ROWS]).sub_(other), other
-
-
-def _starts(x: Tensor) -> range:
-    return range(0, len(x), ROWS)
 
 
 class _Gram(OneByOne):
@@ -197,9 +168,9 @@ class _Gram(OneByOne):
     @staticmethod
     def forward(x: Tensor, y: Tensor) -> Tensor:
         product = x.new_zeros(x.shape[1], y.shape[1], dtype=torch.float64)
-        for start in _starts(x):
-            one = x[start : start + ROWS].double()
-            product.addmm_(one.mT, one if x is y else y[start : start + ROWS].double())
+        for rows, others in zip(torch.split(x, ROWS), torch.split(y, ROWS), strict=True):
+            one = rows.double()
+            product.addmm_(one.mT, one if x is y else others.double())
         return product
 
     @staticmethod
@@ -227,4 +198,4 @@ class _Gram(OneByOne):
 
 def _times(x: Tensor, matrix: Tensor, like: Tensor) -> Tensor:
     """Return `x matrix` in the shape and type of `like`, each row computed in float64."""
-    return torch.cat([(x[start : start + ROWS].double() @ matrix).to(like.dtype) for start in _starts(x)])
+    return torch.cat([(rows.double() @ matrix).to(like.dtype) for rows in torch.split(x, ROWS)])

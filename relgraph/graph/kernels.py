@@ -275,10 +275,13 @@ def quotient(x: Tensor, total: Tensor) -> Tensor:
     return x / total.masked_fill(total <= 0, float("inf"))
 
 
-def safe_sqrt(square: Tensor) -> Tensor:
-    """Return the square root, with gradient 0 (not infinity, and then NaN) at 0."""
-    positive = square > 0
-    return torch.where(positive, torch.where(positive, square, 1).sqrt(), 0)
+def where_positive(function: Map, x: Tensor) -> Tensor:
+    """Return a function of the positive numbers, and 0 with gradient 0 (not infinity, and then NaN) for the others."""
+    positive = x > 0
+    return torch.where(positive, function(torch.where(positive, x, 1)), 0)
+
+
+safe_sqrt = partial(where_positive, torch.sqrt)
 
 
 def gaussian(gamma: float) -> Kernel:

@@ -1,17 +1,27 @@
-"""The graph pair of a batch as a PyTorch Geometric object, and functions that read it."""
+"""The graph pair of a batch as a PyTorch Geometric object, the forms in which it is computed, and what reads it.
+
+Forms are ways to compute the same comparison of two graphs, with or without their matrices.
+
+- "matrix": the weights of all pairs, `(N, N)`, from which sparse graphs take their edges.
+- "factored": products `(D, D)` in place of all pairs (`relgraph.graph.factored`).
+- "blocked": a block of rows at a time, forward and backward at once; for a sparse graph the neighbours are found in
+  blocks, and only the weights of the edges are computed.
+- "auto": factored where that exists and is cheaper, blocked where the matrices would be large, else the matrix.
+
+Values and gradients are the same to rounding. All forms but the matrix can be differentiated once. The parts determine
+which forms are available: see `Relation.forms`, and `Rule.blocked` for sparse graphs.
+"""
 
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from relgraph.errors import RelgraphError
-from relgraph.graph import forms
-from relgraph.graph.forms import Form, check_form
+from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.refine import Refinement
 from relgraph.graph.search import Rows, degenerate_in_blocks, edge_weights, prepared
@@ -26,6 +36,13 @@ MATCHES: EdgeType = ("teacher", "matches", "student")
 # Up to this number of nodes all pairs are listed as edges. The list is a constant that batches share; for more nodes it
 # would be four times as large as the matrix (N = 2,896: 134 MB beside 34).
 LISTED = 512
+
+Form = Literal["auto", "matrix", "factored", "blocked"]
+FORMS: tuple[Form, ...] = get_args(Form)
+
+# Size of the matrix of all pairs above which "auto" avoids it, 2,896 nodes. Blocked, at width 256 on one thread of an
+# AMD EPYC, 2,048 nodes take 0.7 (PKT) to 1.2 times as long (RKD's distances), 4,096 nodes 0.5 to 0.8 times (n = 5).
+LARGEST_MATRIX = 2**23
 
 
 @dataclass(frozen=True)
@@ -103,7 +120,7 @@ class PairBuilder:
         known, count = self.known_forms, processes * len(student)
         if "factored" in known and count > self.crossing * max(student.shape[-1], teacher.shape[-1]):
             return "factored"
-        return "blocked" if "blocked" in known and count**2 > forms.LARGEST_MATRIX else "matrix"
+        return "blocked" if "blocked" in known and count**2 > LARGEST_MATRIX else "matrix"
 
     def _add_matrices(self, pair: Pair, s: Tensor, t: Tensor) -> None:
         """Store the weights that the matrices of prepared nodes hold, and refined nodes."""
@@ -115,7 +132,12 @@ class PairBuilder:
             student, teacher = edges.pick(student), edges.pick(teacher)
         found = [(STUDENT, student, edges), (TEACHER, teacher, edges)]
         if self.refinement is not None:
-            s, t = self._refined(pair, student, teacher, edges)
+            refine, one, other = self.refinement, pair["student"], pair["teacher"]
+            one.refined = refine.refine(refine.student, one.x, student, edges)
+            # Matching trains only the student's refinement: the teacher's must not be trained to make matching easier.
+            with torch.no_grad():
+                other.refined = refine.refine(refine.teacher, other.x, teacher, edges)
+            s, t = kernel.nodes(one.refined), kernel.nodes(other.refined)
         if self.match:
             across, joined = kernel.matrix(s, t), edges
             if not self.topology.dense:
@@ -123,16 +145,6 @@ class PairBuilder:
                 across = joined.pick(across)
             found.append((MATCHES, across, joined))
         _store(pair, found)
-
-    def _refined(self, pair: Pair, student: Tensor, teacher: Tensor, edges: Topology) -> tuple[Tensor, Tensor]:
-        """Store refined nodes, and return them as prepared by the kernel."""
-        assert self.refinement is not None
-        refine, one, other = self.refinement, pair["student"], pair["teacher"]
-        one.refined = refine.refine(refine.student, one.x, student, edges)
-        # Matching trains only the student's refinement: the teacher's must not be trained to make matching easier.
-        with torch.no_grad():
-            other.refined = refine.refine(refine.teacher, other.x, teacher, edges)
-        return self.kernel.nodes(one.refined), self.kernel.nodes(other.refined)
 
     def _add_edges(self, pair: Pair, s: Rows, t: Rows) -> None:
         """Store the edges that are found in blocks, and their weights."""
@@ -145,6 +157,19 @@ class PairBuilder:
         if self.match:
             ends.append((MATCHES, s, t, edges.with_own()))
         _store(pair, [(kind, edge_weights(x, y, listed.edge_index, kernel), listed) for kind, x, y, listed in ends])
+
+
+def check_form(form: str, known: tuple[Form, ...], what: str) -> None:
+    """Raise RelgraphError for an unknown form, or one that `what` does not support.
+
+    >>> check_form("factored", ("matrix", "blocked"), "PKT")
+    Traceback (most recent call last):
+    relgraph.errors.RelgraphError: PKT has the forms auto, matrix, blocked, got 'factored'
+    """
+    if form not in FORMS:
+        raise unknown("form", form, FORMS)
+    if form != "auto" and form not in known:
+        raise RelgraphError(f"{what} has the forms {', '.join(('auto', *known))}, got {form!r}")
 
 
 def graph_pair(
@@ -173,7 +198,7 @@ def graph_pair(
     tensors that the loss compares, gradient included. With `match=False` there is no cross graph, and the widths of
     student and teacher may differ.
 
-    `form` selects how it is computed (`relgraph.graph.forms`), and `pair.form` is the form that was used; `pair.graph`
+    `form` selects how it is computed (`relgraph.graph.pair`), and `pair.form` is the form that was used; `pair.graph`
     is "dense" or "sparse". The edges of sparse graphs are found in matrices, or in blocks ("blocked", which "auto"
     selects for many nodes), with the same result. All pairs have matrices, unless "factored" or "blocked" is requested:
     the pair then holds only the nodes, with `prepared` (N, D), the nodes as prepared by the kernel, and no edges
@@ -247,9 +272,9 @@ def weights(pair: Pair, kind: EdgeType) -> Tensor:
 
 
 def relations(pair: Pair, *kinds: EdgeType) -> list[Tensor]:
-    """Return the `weights` of some edge types."""
+    """Return the `weights` of some edge types, by default those of the student's graph and of the teacher's."""
     shape = 2 * (len(pair["student"].x),) if pair.graph == "dense" else (-1,)
-    stores = [pair[kind] for kind in kinds]
+    stores = [pair[kind] for kind in kinds or (STUDENT, TEACHER)]
     return [store["adj"].mT if "adj" in store else store["edge_weight"].view(shape) for store in stores]
 
 

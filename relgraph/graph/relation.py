@@ -13,9 +13,8 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.blocks import sum_of_blocks
 from relgraph.graph.criteria import Criterion, as_criterion, frobenius
 from relgraph.graph.factored import Squares, factored_square, squares
-from relgraph.graph.forms import Form, check_form
 from relgraph.graph.kernels import Kernel, own_places, pearson
-from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, Pair, PairBuilder, check_nodes, relations, topology_of
+from relgraph.graph.pair import MATCHES, Form, Pair, PairBuilder, check_form, check_nodes, relations, topology_of
 from relgraph.graph.scales import Scale, as_scale, raw
 from relgraph.graph.topology import ALL_PAIRS, Graph, Rule, Topology, make_rule
 
@@ -41,7 +40,7 @@ class Relation:
     Each part may be user-defined. A criterion given as a function of the weights of one anchor, `(..., M) x (..., M)
     -> (...)`, is averaged over anchors (`Criterion`); a scale may be a function `(..., M) -> (..., M)`, a topology one
     of both matrices. `form` selects how the relation is computed, with the same value and gradient
-    (`relgraph.graph.forms`): "matrix", "factored", "blocked", or "auto", chosen by the number of nodes. Only the
+    (`relgraph.graph.pair`): "matrix", "factored", "blocked", or "auto", chosen by the number of nodes. Only the
     matrix can be differentiated twice.
 
     Raises:
@@ -76,15 +75,15 @@ class Relation:
         _check_part("scale", scale, Scale)
         _check_part("criterion", criterion, Criterion)
         parts = (kernel, make_rule(topology), as_scale(scale), as_criterion(criterion), form)
-        for name, part in zip((*EXPECTED, "form"), parts, strict=True):
-            object.__setattr__(self, name, part)
+        vars(self).update(zip((*EXPECTED, "form"), parts, strict=True))  # frozen: its own fields, set once
         check_form(form, self.builder.known_forms, f"the relation of {kernel.name} weights")
 
     def forms(self) -> tuple[Form, ...]:
         """Return the forms that this relation supports on all pairs, except "auto"; its parts determine them."""
         factored = self.kernel.bilinear and self.scale.factors is not None and self.criterion.square
         found: tuple[Form, ...] = ("matrix", "factored") if factored else ("matrix",)
-        return (*found, "blocked") if self.scale.blocked else found
+        blocked = self.scale.divisor is None or self.scale.divisor_in_blocks is not None  # scaled without other rows
+        return (*found, "blocked") if blocked else found
 
     @property
     def builder(self) -> PairBuilder:
@@ -112,12 +111,19 @@ class Relation:
 
     def of_pair(self, pair: Pair) -> Tensor:
         """Return the scalar for the two graphs of a pair, which was built with this relation's kernel."""
-        if TEACHER in pair.edge_types:
+        if pair.edge_types:  # else it holds nodes alone
             topology = ALL_PAIRS if pair.graph == "dense" else topology_of(pair)
-            student, teacher = relations(pair, STUDENT, TEACHER)
+            student, teacher = relations(pair)
             return self.compare(student, teacher, topology)
-        nodes = pair["student"].prepared, pair["teacher"].prepared
-        return self._factored(pair, *nodes) if pair.form == "factored" else self.in_blocks(*nodes)
+        student, teacher = pair["student"].prepared, pair["teacher"].prepared
+        if pair.form == "blocked":
+            return self.in_blocks(student, teacher)
+        assert self.scale.factors is not None
+        processes = pair.held_by
+        s, t = self.scale.factors(student, processes), self.scale.factors(teacher, processes)
+        plain = s[0] is s[1] is student and t[0] is t[1] is teacher and student.shape == teacher.shape
+        square = squares_of(pair).within if plain else factored_square(s, t, processes)
+        return self.criterion.of_blocks(square, processes.count * len(student)).to(torch.result_type(student, teacher))
 
     def compare(self, student: Tensor, teacher: Tensor, topology: Topology = ALL_PAIRS) -> Tensor:
         """Return the scalar for the weights of the same edges, of a graph pair or of a matrix."""
@@ -146,14 +152,6 @@ class Relation:
         total = sum_of_blocks(term, (student, teacher, *shared), count, block)
         return self.criterion.of_blocks(total, count).to(torch.result_type(student, teacher))
 
-    def _factored(self, pair: Pair, student: Tensor, teacher: Tensor) -> Tensor:
-        assert self.scale.factors is not None
-        processes = pair.held_by
-        s, t = self.scale.factors(student, processes), self.scale.factors(teacher, processes)
-        plain = s[0] is s[1] is student and t[0] is t[1] is teacher and student.shape == teacher.shape
-        square = squares_of(pair).within if plain else factored_square(s, t, processes)
-        return self.criterion.of_blocks(square, processes.count * len(student)).to(torch.result_type(student, teacher))
-
 
 def matching(pair: Pair, kernel: Kernel) -> Tensor:
     """Return `|kernel(s_i, t_j) - 1[i = j]|`, the Frobenius norm over the edges of the cross graph: a scalar.
@@ -169,25 +167,20 @@ def matching(pair: Pair, kernel: Kernel) -> Tensor:
     """
     if MATCHES in pair.edge_types:
         (found,) = relations(pair, MATCHES)
-        return frobenius(found, target(pair, found))
+        if pair.graph == "dense":
+            return frobenius(found, torch.eye(len(found), dtype=found.dtype, device=found.device))
+        return frobenius(found, torch.eq(*pair[MATCHES].edge_index).to(found.dtype))
     student, teacher = pair["student"].prepared, pair["teacher"].prepared
     if pair.form == "factored":
         across = squares_of(pair).across
         return frobenius.of_blocks(across, len(student)).to(torch.result_type(student, teacher))
-    return across_in_blocks(kernel, student, teacher)
 
+    def term(anchors: slice, student: Tensor, teacher: Tensor) -> Tensor:
+        found = kernel.matrix(student[anchors], teacher)
+        return frobenius.of_block(found, own_places(teacher, anchors).to(found.dtype))
 
-def target(pair: Pair, found: Tensor | None = None) -> Tensor:
-    """Return the target of the cross graph: 1 between a student node and its own teacher node, else 0.
-
-    The target has the shape and type of the weights, which may be given as `found`.
-    """
-    found = relations(pair, MATCHES)[0] if found is None else found
-    if pair.graph == "dense":
-        return torch.eye(len(found), dtype=found.dtype, device=found.device)
-    teacher, student = pair[MATCHES].edge_index
-    own: Tensor = (teacher == student).to(found.dtype)
-    return own
+    total = sum_of_blocks(term, (student, teacher), len(student))
+    return frobenius.of_blocks(total, len(student)).to(torch.result_type(student, teacher))
 
 
 def squares_of(pair: Pair) -> Squares:
@@ -196,19 +189,3 @@ def squares_of(pair: Pair) -> Squares:
         pair.squares = squares(pair["student"].prepared, pair["teacher"].prepared, pair.held_by)
     found: Squares = pair.squares
     return found
-
-
-def across_in_blocks(kernel: Kernel, student: Tensor, teacher: Tensor, block: int | None = None) -> Tensor:
-    """Return `|kernel(S, T) - I|`, the Frobenius norm, of *prepared* nodes `(N, D)`, `block` rows at a time.
-
-    >>> from relgraph.graph.kernels import linear
-    >>> across_in_blocks(linear, torch.eye(2), torch.zeros(2, 2), block=1)
-    tensor(1.4142)
-    """
-
-    def term(anchors: slice, student: Tensor, teacher: Tensor) -> Tensor:
-        found = kernel.matrix(student[anchors], teacher)
-        return frobenius.of_block(found, own_places(teacher, anchors).to(found.dtype))
-
-    total = sum_of_blocks(term, (student, teacher), len(student), block)
-    return frobenius.of_blocks(total, len(student)).to(torch.result_type(student, teacher))

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from relgraph.graph.blocks import rows_at_once, sum_of_blocks
 from relgraph.graph.factored import for_rows, gram
-from relgraph.graph.kernels import Kernel, check_positive, quotient
+from relgraph.graph.kernels import Kernel, check_positive, quotient, where_positive
 from relgraph.graph.topology import ALL_PAIRS, Topology
 from relgraph.processes import ProcessGroup
 
@@ -66,11 +66,6 @@ class Scale:
         """Whether weights remain as they are."""
         return self.anchors is None and self.divisor is None
 
-    @property
-    def blocked(self) -> bool:
-        """Whether a block of rows can be scaled without the other rows in memory."""
-        return self.divisor is None or self.divisor_in_blocks is not None
-
 
 def as_scale(scale: Scale | Callable[[Tensor], Tensor]) -> Scale:
     """Return a scale; a function of the weights of one anchor, `(..., M) -> (..., M)`, becomes one.
@@ -100,8 +95,7 @@ def _log_softmax(temperature: float, weights: Tensor, topology: Topology) -> Ten
 
 
 def _unit_anchors(weights: Tensor, topology: Topology) -> Tensor:
-    square = topology.sum(weights.square())
-    return weights * torch.where(square > 0, torch.where(square > 0, square, 1).rsqrt(), 0)
+    return weights * where_positive(torch.rsqrt, topology.sum(weights.square()))
 
 
 def _unit_factors(x: Tensor, processes: ProcessGroup) -> tuple[Tensor, Tensor]:
@@ -116,8 +110,7 @@ def _unit_factors(x: Tensor, processes: ProcessGroup) -> tuple[Tensor, Tensor]:
     factor = torch.where(size > 0, size, 1)
     x, product = x / factor, product / factor.square()
     square = (x @ for_rows(product, processes) * x).sum(-1, keepdim=True)
-    positive = square > 0
-    return x * torch.where(positive, torch.where(positive, square, 1).rsqrt(), 0), x
+    return x * where_positive(torch.rsqrt, square), x
 
 
 def _mean_positive(weights: Tensor) -> Tensor:

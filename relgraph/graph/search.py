@@ -21,8 +21,6 @@ from relgraph.graph.kernels import Kernel, pearson
 # for 50,000 nodes that costs half as much as all products. Smaller blocks are slower on a busy machine, because each of
 # their many steps waits for the slowest thread.
 BLOCK = 2816
-# The k largest numbers lie in the k groups of largest maximum, and maxima are quick to find.
-GROUPS = (32, 16, 8, 4, 2, 1)
 # Number of blocks in memory when nodes are prepared as they are read: the other blocks are read a quarter as often.
 STRIP = 4
 # Size up to which all nodes, 512 MB of float32, are prepared at once and held; larger sets are prepared by block.
@@ -95,8 +93,8 @@ def nearest_in_blocks(
         if first == start:
             tile.fill_diagonal_(float("-inf"))
         else:
-            _keep_nearest(weights[columns], neighbours[columns], _groups(tile.mT, k), start)
-        _keep_nearest(weights[rows], neighbours[rows], _groups(tile, k), first)
+            _keep_nearest(weights[columns], neighbours[columns], tile.mT, start)
+        _keep_nearest(weights[rows], neighbours[rows], tile, first)
     return neighbours, weights if kernel.nearest_is_largest else -weights
 
 
@@ -151,20 +149,16 @@ def matches_in_blocks(
     if len(x.shape) != 2 or x.shape != y.shape:
         raise RelgraphError(f"nodes must be (N, D) alike, got {tuple(x.shape)} and {tuple(y.shape)}")
     one, other, block = prepared(x, kernel), prepared(y, kernel), fitting(block, BLOCK, x)
-    found = []
-    for start in _starts(len(x), block, progress):
-        anchors = one[start : start + block]
-        own = others = anchors.new_full((len(anchors),), float("-inf"))
-        for first in range(0, len(x), block):
-            # Distances are taken from the mean of the second: with the anchors as second argument, equal candidates
-            # stay equal.
-            tile = _nearness(kernel, other[first : first + block], anchors)
-            if first == start:
-                own = tile.diagonal().clone()
-                tile.fill_diagonal_(float("-inf"))
-            others = torch.maximum(others, tile.amax(0))
-        found.append(own > others)
-    return torch.cat(found)
+    own, others = torch.full((2, len(x)), float("-inf"), dtype=torch.float64, device=one[:0].device).unbind()
+    for start, first, anchors, candidates in _tiles(one, other, block, progress):
+        # Distances are taken from the mean of the second: with the anchors as second argument, equal candidates stay
+        # equal.
+        rows, tile = slice(start, start + block), _nearness(kernel, candidates, anchors)
+        if first == start:
+            own[rows] = tile.diagonal()
+            tile.fill_diagonal_(float("-inf"))
+        others[rows] = torch.maximum(others[rows], tile.amax(0))
+    return own > others
 
 
 @torch.no_grad()
@@ -180,22 +174,19 @@ def above_in_blocks(
     """
     z, block = prepared(x, kernel), fitting(block, BLOCK, x)
     found, count = [], 0
-    for start in range(0, len(x), block):
-        anchors, edges = z[start : start + block], []
-        for first in range(0, len(x), block):
-            tile = kernel.matrix(anchors, z[first : first + block])
-            if first == start:
-                tile.fill_diagonal_(float("nan"))  # NaN is not above any threshold
-            anchor, candidate = (tile.abs() >= threshold).nonzero(as_tuple=True)
-            edges.append(torch.stack([candidate + first, anchor + start]))
-            count += len(anchor)
-            if count > limit:
-                expected = f"the threshold {threshold} must leave at most {limit:,} edges"
-                seen = f"{count:,} from the first {start + len(anchors):,} of {len(x):,} nodes"
-                raise RelgraphError(f"{expected}, got {seen}: raise the threshold")
-        of_block = torch.cat(edges, dim=1)
-        found.append(of_block[:, of_block[1].argsort(stable=True)])
-    return torch.cat(found, dim=1)
+    for start, first, anchors, candidates in _tiles(z, z, block):
+        tile = kernel.matrix(anchors, candidates)
+        if first == start:
+            tile.fill_diagonal_(float("nan"))  # NaN is not above any threshold
+        anchor, candidate = (tile.abs() >= threshold).nonzero(as_tuple=True)
+        found.append(torch.stack([candidate + first, anchor + start]))
+        count += len(anchor)
+        if count > limit:
+            expected = f"the threshold {threshold} must leave at most {limit:,} edges"
+            seen = f"{count:,} from the first {start + len(anchors):,} of {len(x):,} nodes"
+            raise RelgraphError(f"{expected}, got {seen}: raise the threshold")
+    edges = torch.cat(found, dim=1)
+    return edges[:, edges[1].argsort(stable=True)]
 
 
 def edge_weights(x: Rows, y: Rows, edge_index: Tensor, kernel: Kernel = pearson, chunk: int | None = None) -> Tensor:
@@ -212,18 +203,14 @@ def edge_weights(x: Rows, y: Rows, edge_index: Tensor, kernel: Kernel = pearson,
     anchors = prepared(x, kernel)
     candidates = anchors if y is x else prepared(y, kernel)
     chunk = fitting(chunk, CHUNK, x)
-    if isinstance(anchors, Tensor) and isinstance(candidates, Tensor):
-        found: Tensor = _EdgeWeights.apply(anchors, candidates, edge_index, kernel, chunk)
-        return found
-    return _weigh_in_chunks(anchors, candidates, edge_index, kernel, chunk)
+    tensors = isinstance(anchors, Tensor) and isinstance(candidates, Tensor)
+    weigh = _EdgeWeights.apply if tensors else _weigh_in_chunks
+    return weigh(anchors, candidates, edge_index, kernel, chunk)
 
 
 def _weigh_in_chunks(x: Rows, y: Rows, edge_index: Tensor, kernel: Kernel, chunk: int) -> Tensor:
-    weights = x[:0].new_empty(edge_index.shape[1])
-    for start in range(0, len(weights), chunk):
-        candidate, anchor = edge_index[:, start : start + chunk]
-        weights[start : start + chunk] = _weigh(kernel, x[anchor], y[candidate])
-    return weights
+    parts = torch.split(edge_index, chunk, dim=1)
+    return torch.cat([_weigh(kernel, x[anchor], y[candidate]) for candidate, anchor in parts])
 
 
 def _weigh(kernel: Kernel, one: Tensor, other: Tensor) -> Tensor:
@@ -235,7 +222,7 @@ class _EdgeWeights(OneByOne):
 
     @staticmethod
     def forward(x: Tensor, y: Tensor, edge_index: Tensor, kernel: Kernel, chunk: int) -> Tensor:
-        return _weigh_in_chunks(x, y, edge_index, kernel, chunk).to(torch.promote_types(x.dtype, y.dtype))
+        return _weigh_in_chunks(x, y, edge_index, kernel, chunk)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -300,6 +287,14 @@ def prepared(x: Rows, kernel: Kernel) -> Rows:
     return kernel.nodes(x[:]) if small or kernel.bounded else _Prepared(x, kernel)
 
 
+def _tiles(x: Rows, y: Rows, block: int, progress: str | None = None) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+    """Yield each block of `x` with each block of `y`, with their first rows."""
+    for start in _starts(len(x), block, progress):
+        anchors = x[start : start + block]
+        for first in range(0, len(y), block):
+            yield start, first, anchors, y[first : first + block]
+
+
 def _two_blocks(z: Rows, block: int, progress: str | None) -> Iterator[tuple[int, int, Tensor, Tensor]]:
     """Yield each pair of blocks once, and each block with itself, with their first rows, the smaller first.
 
@@ -322,22 +317,28 @@ def _nearness(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
     return tile if kernel.nearest_is_largest else tile.neg_()
 
 
-def _groups(tile: Tensor, k: int) -> Tensor:
-    """Return each row of a tile as groups of columns, `(N, M) -> (N, G, M / G)`, at least k groups if it has k."""
-    count = tile.shape[1]
-    size = next((size for size in GROUPS if count % size == 0 and count // size >= k), 1)
-    return tile.view(len(tile), -1, size)
+def _keep_nearest(weights: Tensor, neighbours: Tensor, tile: Tensor, first: int) -> None:
+    """Update each row's k nearest with nearer columns of a tile, `(N, k), (N, k), (N, M)`.
 
-
-def _keep_nearest(weights: Tensor, neighbours: Tensor, groups: Tensor, first: int) -> None:
-    """Update each row's k nearest with nearer columns of the groups, `(N, k), (N, k), (N, G, S)`.
-
-    The groups hold the columns from `first` on, which come after all columns of earlier calls.
+    The tile holds the columns from `first` on, which come after all columns of earlier calls. It is read as groups of
+    columns, at least k if it has k: each of k groups has a number of at least the k-th largest maximum, so smaller
+    numbers are not among the k largest.
     """
-    count, k = weights.shape
-    row, column, nearer = _candidates(weights[:, -1:], groups, k)
-    if len(row) == 0:
+    (count, k), width = weights.shape, tile.shape[1]
+    # The k largest numbers lie in the k groups of largest maximum, and maxima are quick to find.
+    size = next((size for size in (32, 16, 8, 4, 2) if width % size == 0 and width // size >= k), 1)
+    groups, least = tile.view(count, -1, size), weights[:, -1:]
+    bar = least.nextafter(torch.full_like(least, float("inf")))
+    # Maxima laid out as the tile is: those of a transposed one would take 20 times as long.
+    maxima = torch.amax(groups, -1, out=torch.empty_like(groups[..., 0]))
+    if maxima.shape[1] >= k:
+        bar = torch.maximum(bar, maxima.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True))
+    row, group = (maxima >= bar).nonzero(as_tuple=True)
+    found = groups[row, group]
+    which, place = (found >= bar[row]).nonzero(as_tuple=True)
+    if len(which) == 0:
         return
+    row, column, nearer = row[which], group[which] * size + place, found[which, place]
     each = row.bincount(minlength=count)
     place = k + torch.arange(len(row), device=row.device) - (each.cumsum(0) - each)[row]
     table = weights.new_full((count, k + int(each.max())), float("-inf"))
@@ -349,27 +350,9 @@ def _keep_nearest(weights: Tensor, neighbours: Tensor, groups: Tensor, first: in
     neighbours.copy_(names.gather(1, best.indices[:, :k]))
 
 
-def _candidates(least: Tensor, groups: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return row, column and weight, `(E,)` each, of the candidates for the row's k largest, above `least` (N, 1).
-
-    Each of k groups has a number of at least the k-th largest maximum, so smaller numbers are not among the k largest.
-    """
-    size, bar = groups.shape[-1], least.nextafter(torch.full_like(least, float("inf")))
-    # Maxima laid out as the tile is: those of a transposed one would take 20 times as long.
-    maxima = torch.amax(groups, -1, out=torch.empty_like(groups[..., 0]))
-    if maxima.shape[1] >= k:
-        bar = torch.maximum(bar, maxima.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True))
-    row, group = (maxima >= bar).nonzero(as_tuple=True)
-    found = groups[row, group]
-    which, place = (found >= bar[row]).nonzero(as_tuple=True)
-    return row[which], group[which] * size + place, found[which, place]
-
-
 def _starts(count: int, block: int, progress: str | None) -> Iterable[int]:
     """Return the first row of each block, with a progress bar on a terminal if `progress` gives its title."""
-    starts = range(0, count, block)
-    if progress is None:
-        return starts
     from tqdm import tqdm
 
-    return tqdm(starts, desc=progress, unit="block", leave=False, disable=None)
+    hidden = True if progress is None else None  # `None`: where there is no terminal
+    return tqdm(range(0, count, block), desc=progress, unit="block", leave=False, disable=hidden)

@@ -29,9 +29,6 @@ def segment_sum(values: Tensor, anchors: Tensor, count: int) -> Tensor:
 def segment_max(values: Tensor, anchors: Tensor, count: int) -> Tensor:
     """Return the largest value of each anchor, `(E,), (E,) -> (count,)`, without gradient; 0 without edges."""
     values = values.detach()
-    if torch_scatter is not None:
-        largest: Tensor = torch_scatter.scatter_max(values, anchors, dim=-1, dim_size=count)[0]
-        return largest
     empty = values.new_zeros((*values.shape[:-1], count))
     return empty.scatter_reduce(-1, anchors.expand_as(values), values, "amax", include_self=False)
 

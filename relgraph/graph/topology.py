@@ -10,7 +10,6 @@ user-defined function reads the matrices.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -22,7 +21,6 @@ from relgraph.graph.search import Rows, above_in_blocks, check_k, nearest_in_blo
 from relgraph.graph.segments import segment_log_softmax, segment_sum
 
 Chooser = Literal["teacher", "student", "union", "mutual"]
-GRAPHS = ("dense", "knn")
 # Number of edges that are summed as one row in float32: for more, sums and norms would lose digits.
 ONE_ROW = 2**14
 CHOOSERS: tuple[Chooser, ...] = ("teacher", "student", "union", "mutual")
@@ -110,13 +108,6 @@ class AllPairs(Rule):
 ALL_PAIRS = AllPairs()
 
 
-@cache
-def _sum_of_messages() -> Any:
-    from torch_geometric.nn import SimpleConv
-
-    return SimpleConv(aggr="sum")
-
-
 @dataclass(frozen=True, eq=False)
 class Edges(Rule):
     """The entries that a PyG `edge_index` (2, E) names: row 0 candidates, row 1 anchors. Weights are `(..., E)`.
@@ -167,8 +158,11 @@ class Edges(Rule):
         return found
 
     def messages(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Return the weighted sum of each anchor's candidates among nodes, `(N, D) -> (N, D)`, by PyG's convolution."""
-        found: Tensor = _sum_of_messages()(x, self.edge_index, weights)
+        """Return the weighted sum of each anchor's candidates among nodes, `(N, D) -> (N, D)`, by PyG's `scatter`."""
+        from torch_geometric.utils import scatter
+
+        candidate, anchor = self.edge_index
+        found: Tensor = scatter(weights.unsqueeze(-1) * x.index_select(0, candidate), anchor, dim_size=self.anchors)
         return found
 
     def rows(self, row: Callable[..., Tensor], student: Tensor, teacher: Tensor, additive: bool = False) -> Tensor:
@@ -254,28 +248,12 @@ class Choosing(Rule):
         if self.by not in CHOOSERS:
             raise unknown("choice of neighbours", self.by, CHOOSERS)
 
-    def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> Edges:
-        """Return the edges among N nodes from the matrices `(N, N)` of the student and the teacher."""
-        if teacher.ndim != 2:
+    def chosen(self, edges: Callable[[Any], Tensor], student: Any, teacher: Any) -> Edges:
+        """Return the edges that one or both networks select, by a function of the matrix, or the nodes, of one."""
+        if len(teacher.shape) != 2:
             raise RelgraphError(f"edges are chosen in one graph, a matrix (N, N), got {tuple(teacher.shape)}")
-        return self._joined(self.of_matrix, student, teacher, kernel)
-
-    def find(self, student: Rows, teacher: Rows, kernel: Kernel) -> Edges:
-        """Return the same edges from the nodes `(N, D)`, a block of rows at a time."""
-        return self._joined(self.of_nodes, student, teacher, kernel)
-
-    def _joined(self, edges: Callable[[Any, Kernel], Tensor], student: Any, teacher: Any, kernel: Kernel) -> Edges:
         choosers = {"teacher": [teacher], "student": [student]}.get(self.by, [student, teacher])
-        chosen = [edges(chooser, kernel) for chooser in choosers]
-        return Edges(joined(chosen, len(teacher), self.by), len(teacher), self.degree)
-
-    def of_matrix(self, matrix: Tensor, kernel: Kernel) -> Tensor:
-        """Return the edges (2, E) that one network's matrix `(N, N)` selects."""
-        raise NotImplementedError
-
-    def of_nodes(self, nodes: Rows, kernel: Kernel) -> Tensor:
-        """Return the edges (2, E) that one network's nodes `(N, D)` select, a block of rows at a time."""
-        raise NotImplementedError
+        return Edges(joined([edges(one) for one in choosers], len(teacher), self.by), len(teacher), self.degree)
 
 
 @dataclass
@@ -306,13 +284,13 @@ class Nearest(Choosing):
         if self.by in ("teacher", "student"):
             self.degree = self.k
 
-    def of_matrix(self, matrix: Tensor, kernel: Kernel) -> Tensor:
-        """Return each node's edges from its k nearest, `(2, N k)`, nearest first."""
-        return edges_of(nearest(matrix, self.k, kernel))
+    def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> Edges:
+        """Return each node's edges from its k nearest, nearest first, from the matrices `(N, N)`."""
+        return self.chosen(lambda matrix: edges_of(nearest(matrix, self.k, kernel)), student, teacher)
 
-    def of_nodes(self, nodes: Rows, kernel: Kernel) -> Tensor:
-        """Return each node's edges from its k nearest, `(2, N k)`, nearest first."""
-        return edges_of(nearest_in_blocks(nodes, self.k, kernel)[0])
+    def find(self, student: Rows, teacher: Rows, kernel: Kernel) -> Edges:
+        """Return the same edges from the nodes `(N, D)`, a block of rows at a time."""
+        return self.chosen(lambda nodes: edges_of(nearest_in_blocks(nodes, self.k, kernel)[0]), student, teacher)
 
 
 def edges_of(neighbours: Tensor) -> Tensor:
@@ -339,20 +317,24 @@ class Above(Choosing):
     by: Chooser = "teacher"
     limit: int | None = None
 
-    def of_matrix(self, matrix: Tensor, kernel: Kernel) -> Tensor:
-        """Return the edges (2, E) of the pairs above the threshold."""
-        itself = torch.eye(matrix.shape[-1], dtype=torch.bool, device=matrix.device)
-        anchor, candidate = ((matrix.detach().abs() >= self.threshold) & ~itself).nonzero(as_tuple=True)
-        return torch.stack([candidate, anchor])
+    def __call__(self, student: Tensor, teacher: Tensor, kernel: Kernel) -> Edges:
+        """Return the edges of the pairs above the threshold, from the matrices `(N, N)`."""
 
-    def of_nodes(self, nodes: Rows, kernel: Kernel) -> Tensor:
-        """Return the edges (2, E) of the pairs above the threshold.
+        def above(matrix: Tensor) -> Tensor:
+            itself = torch.eye(matrix.shape[-1], dtype=torch.bool, device=matrix.device)
+            anchor, candidate = ((matrix.detach().abs() >= self.threshold) & ~itself).nonzero(as_tuple=True)
+            return torch.stack([candidate, anchor])
+
+        return self.chosen(above, student, teacher)
+
+    def find(self, student: Rows, teacher: Rows, kernel: Kernel) -> Edges:
+        """Return the same edges from the nodes `(N, D)`, a block of rows at a time.
 
         Raises:
             RelgraphError: if there are more than `limit`.
         """
-        limit = len(nodes) ** 2 if self.limit is None else self.limit
-        return above_in_blocks(nodes, self.threshold, kernel, limit=limit)
+        limit = len(teacher) ** 2 if self.limit is None else self.limit
+        return self.chosen(lambda x: above_in_blocks(x, self.threshold, kernel, limit=limit), student, teacher)
 
 
 @dataclass(eq=False)
@@ -445,7 +427,7 @@ def make_rule(graph: Graph, k: int | None = None, neighbours: Chooser = "teacher
     if isinstance(graph, str) and graph == "knn":
         return Nearest(8 if k is None else k, neighbours)
     if isinstance(graph, str) and graph != "dense":
-        raise unknown("graph", graph, GRAPHS)
+        raise unknown("graph", graph, ("dense", "knn"))
     if k is not None or neighbours != "teacher":
         raise RelgraphError(f"k and neighbours belong to the graph 'knn', got k = {k} and neighbours = {neighbours!r}")
     if isinstance(graph, str):

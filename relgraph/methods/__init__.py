@@ -52,14 +52,7 @@ from relgraph.methods.sskd import SSKD as SSKD
 from relgraph.methods.sum import Sum as Sum
 from relgraph.methods.vid import VID as VID
 
-# EGA and the relational family, contrast and self-supervision, logits and hints, then the yardsticks that read maps.
-METHODS: dict[str, type[Method]] = {
-    cls.__name__.lower(): cls
-    for family in (
-        (EGA, SP, CC, RKD, IRG, PKT, DarkRank, NCE, CCL),
-        (CRD, SEED, MoCo, InfoNCE, NTXent, SSKD),
-        (KD, FitNet),
-        (AT, VID, NST, FSP, AB, FT),
-    )
-    for cls in family
-}
+# EGA and the relational family, then contrast and self-supervision, logits and hints, the yardsticks that read maps.
+_RELATIONAL: tuple[type[Method], ...] = (EGA, SP, CC, RKD, IRG, PKT, DarkRank, NCE, CCL)
+_OTHERS: tuple[type[Method], ...] = (CRD, SEED, MoCo, InfoNCE, NTXent, SSKD, KD, FitNet, AT, VID, NST, FSP, AB, FT)
+METHODS = {cls.__name__.lower(): cls for cls in _RELATIONAL + _OTHERS}

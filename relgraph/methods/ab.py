@@ -61,9 +61,8 @@ class AB(StageMethod):
     def __post_init__(self) -> None:
         """Build a connector of each stage."""
         super().__post_init__()
-        self.connectors = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(s[0], t[0], 1, bias=False), norm(t[0])) for s, t in self.built
-        )
+        layers = (nn.Sequential(nn.Conv2d(s[0], t[0], 1, bias=False), norm(t[0])) for s, t in self.built)
+        self.connectors = nn.ModuleList(layers)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `ab`."""
@@ -74,11 +73,7 @@ class AB(StageMethod):
 
 def boundary_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], margin: float = 1.0) -> Tensor:
     """Return the loss of pre-activations `(N, C, H, W)` of the student against the teacher's maps, stage by stage."""
-    losses = [_missing(s, t, margin) for s, t in zip(student, teacher, strict=True)]
-    factors = [2.0 ** (depth + 1 - len(losses)) for depth in range(len(losses))]
-    return 3 / 1000 * torch.stack([factor * loss for factor, loss in zip(factors, losses, strict=True)]).sum()
-
-
-def _missing(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
-    s, t = same_size(student, teacher)
-    return torch.where(t > 0, margin - s, margin + s).clamp_min(0).square().sum() / len(s)
+    losses = []
+    for depth, (s, t) in enumerate(map(same_size, student, teacher), 1 - len(student)):
+        losses.append(2.0**depth * torch.where(t > 0, margin - s, margin + s).clamp_min(0).square().sum() / len(s))
+    return 3 / 1000 * torch.stack(losses).sum()

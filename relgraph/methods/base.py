@@ -1,22 +1,24 @@
 """Base classes of all methods: a module that maps the networks' outputs for a batch to named losses."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from inspect import cleandoc
 from typing import Any, ClassVar, Literal, NamedTuple, Self, dataclass_transform
 
 import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.methods.options import option as option
-from relgraph.methods.options import options_of
-from relgraph.options import check_options
+from relgraph.options import check_options, options_of
+from relgraph.options import option as option
 from relgraph.outputs import Batch as Batch
 from relgraph.outputs import Output as Output
 
 Part = Literal["embedding", "feature", "map"]
 Terms = dict[str, Tensor]
+Loss = Callable[[Output], Tensor]
 Shape = tuple[int, int, int]  # channels, height and width of a stage map
 Shapes = tuple[Shape, ...]  # of all of a network, the stem's first
 
@@ -52,6 +54,7 @@ class Summand(NamedTuple):
         return {name if self.owner in ("", name) else f"{self.owner}_{name}": term for name, term in terms.items()}
 
 
+FACT = r"^(Paper|Differs|Kernel|Topology|Criterion): (.+(?:\n    .+)*)"
 # Attributes of every method, which no option may be called.
 RESERVED = frozenset({"weight", "gamma", "views", "reads", "augment", "init_share", "pointwise"})
 
@@ -106,7 +109,7 @@ class Method(nn.Module):
     the command line and YAML files are made. It builds its layers in `__post_init__` and implements `compare`. Facts of
     a run that it needs, such as the networks' widths, are passed to `for_run`. Its docstring has a line `Paper:`, and
     one `Differs:` that lists where paper, official code and this one differ; if no `Relation` defines its parts, they
-    are given in lines `Kernel:`, `Topology:` and `Criterion:` (see `relgraph.methods.options.facts_of`).
+    are given in lines `Kernel:`, `Topology:` and `Criterion:` (see `facts_of`).
 
     Attributes:
         weight: The published weight of the method, or of the requested form, relative to a cross-entropy of weight 1.
@@ -164,14 +167,11 @@ class Method(nn.Module):
         """Return the options, for `repr`."""
         return ", ".join(f"{name}={getattr(self, name)}" for name in options_of(type(self)))
 
-    @property
+    @cached_property
     def term_weights(self) -> dict[str, float]:
         """The factor of each term, by its name; terms without an entry have the factor 1."""
-        return {term: getattr(self, name) or 0.0 for term, name in self._weights}
-
-    @cached_property
-    def _weights(self) -> tuple[tuple[str, str], ...]:
-        return tuple((option.term, name) for name, option in options_of(type(self)).items() if option.term)
+        options = options_of(type(self)).items()
+        return {option.term: getattr(self, name) or 0.0 for name, option in options if option.term}
 
     def forward(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch | None = None) -> Tensor:
         """Return the loss of one batch, a scalar: the sum of its terms.
@@ -187,15 +187,13 @@ class Method(nn.Module):
 
     def weighted(self, found: Terms, owner: str = "", weight: float = 1.0) -> Terms:
         """Return the terms of `compare`, each multiplied by its weight, and named and weighed as those of a summand."""
-        by = {term: getattr(self, name) or 0.0 for term, name in self._weights}
+        by = self.term_weights
         if not isinstance(found, dict) or any(by[name] and name not in found for name in by):
             expected = ", ".join(by) or type(self).__name__.lower()
             returned = ", ".join(found) if isinstance(found, dict) else type(found).__name__
             raise RelgraphError(f"{type(self).__name__} compares by the terms {expected}, a dict, got {returned}")
-        return {
-            name if owner in ("", name) else f"{owner}_{name}": weight * by.get(name, 1.0) * term
-            for name, term in found.items()
-        }
+        names = {name: name if owner in ("", name) else f"{owner}_{name}" for name in found}
+        return {names[name]: weight * by.get(name, 1.0) * term for name, term in found.items()}
 
     def summands(self) -> list[Summand]:
         """Return the methods that this one is a sum of: itself alone for all but `Sum`."""
@@ -205,9 +203,7 @@ class Method(nn.Module):
         """Return the terms of one batch without their weights; the teacher's output is detached."""
         raise NotImplementedError
 
-    def teacher_terms(
-        self, student: Output, teacher: Output, batch: Batch, cross_entropy: Callable[[Output], Tensor]
-    ) -> Terms:
+    def teacher_terms(self, student: Output, teacher: Output, batch: Batch, cross_entropy: Loss) -> Terms:
         """Return the losses that train the method's own side of the teacher, by name; they train its head as well.
 
         `cross_entropy` returns the loss of the teacher's head on the batch's labels for an output whose embedding or
@@ -226,6 +222,17 @@ class Method(nn.Module):
 
         In a user-defined loop, call it in every step between `backward` and the optimiser's step.
         """
+
+
+def facts_of(cls: type) -> dict[str, str]:
+    """Return the facts of a method's docstring, a line each: its `Paper`, where it `Differs`, its parts in words.
+
+    >>> from relgraph.methods import KD
+    >>> facts_of(KD)["Criterion"]
+    'KL T^2'
+    """
+    docs = (cleandoc(base.__doc__ or "") for base in reversed(cls.__mro__))
+    return {key: " ".join(text.split()) for doc in docs for key, text in re.findall(FACT, doc, re.MULTILINE)}
 
 
 def chosen_nodes(cls: type[Method], options: Mapping[str, Any]) -> Part:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import mean_square
-from relgraph.graph.kernels import Kernel, at_least_float32, cosine, full_precision, gaussian, gaussian_taylor, linear
+from relgraph.graph.kernels import at_least_float32, cosine, full_precision, gaussian, gaussian_taylor, linear
 from relgraph.graph.pair import Pair, check_nodes
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Nearest
@@ -93,8 +93,12 @@ class CC(Relational):
             found = "knn" if isinstance(self.rule, Nearest) else type(self.rule).__name__
             raise RelgraphError(f"the correlation 'consecutive' has no graph: expected graph 'dense', got {found}")
         self.weight, self.paired = 0.02, False
-        if self.nodes == "feature":  # embeddings have one width already, and these widths are not those of maps
-            self.embeds.extend(_linear_layers(self.student_width, self.teacher_width, self.key_dim))
+        if self.nodes != "feature" or self.student_width is self.teacher_width is None:
+            return  # embeddings have one width already, and these widths are not those of maps
+        if self.student_width is None or self.teacher_width is None:
+            expected = "the linear layers of the correlation 'consecutive' need student_width and teacher_width"
+            raise RelgraphError(f"{expected}, got {self.student_width} and {self.teacher_width}")
+        self.embeds.extend(nn.Linear(width, self.key_dim) for width in (self.student_width, self.teacher_width))
 
     @classmethod
     def for_run(cls, run: RunFacts, refine: str | None = None, **options: Any) -> Self:
@@ -105,46 +109,24 @@ class CC(Relational):
         """Return the relation of the correlation; "consecutive" has none."""
         if self.correlation == "consecutive":
             return None
-        kernel = correlation_kernel(self.correlation, self.order, self.rbf_gamma, self.unit_length)
-        return Relation(kernel, criterion=mean_square)
+        if self.correlation == "bilinear":
+            return Relation(cosine if self.unit_length else linear, criterion=mean_square)
+        gamma = self.rbf_gamma
+        kernel = gaussian(gamma) if self.correlation == "gaussian" else gaussian_taylor(gamma, self.order)
+        return Relation(kernel if self.unit_length else kernel.of_prepared, criterion=mean_square)
 
     def compare_pair(self, pair: Pair | None, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `cc`."""
-        if pair is None:
-            return {"cc": consecutive_rows(*self.embedded(student, teacher))}
-        return super().compare_pair(pair, student, teacher, batch)
-
-    def embedded(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
-        """Return the nodes of student and teacher for "consecutive", `(N, D)`, in float32 or wider.
-
-        Raises:
-            RelgraphError: if their widths are not those of the linear layers.
-        """
+        if pair is not None:
+            return super().compare_pair(pair, student, teacher, batch)
         s, t = (at_least_float32(x) for x in self.vectors(student, teacher))
-        if not self.embeds:
-            return s, t
-        expected, found = [layer.in_features for layer in self.embeds], [s.shape[-1], t.shape[-1]]
-        if found != expected:
-            raise RelgraphError(f"CC was built for widths {expected} of student and teacher, got {found}")
-        with full_precision(s):
-            return self.embeds[0](s), self.embeds[1](t)
-
-
-def correlation_kernel(correlation: Correlation, order: int, rbf_gamma: float, unit_length: bool) -> Kernel:
-    """Return the kernel of one form of the correlation matrix, on unit vectors or on vectors as they are.
-
-    Raises:
-        RelgraphError: for numbers out of range.
-
-    >>> import torch
-    >>> correlation_kernel("gaussian", 2, 0.5, unit_length=False)(torch.tensor([[0.0], [2.0]]))
-    tensor([[1.0000, 0.1353],
-            [0.1353, 1.0000]])
-    """
-    if correlation == "bilinear":
-        return cosine if unit_length else linear
-    kernel = gaussian(rbf_gamma) if correlation == "gaussian" else gaussian_taylor(rbf_gamma, order)
-    return kernel if unit_length else kernel.of_prepared
+        if self.embeds:
+            expected, found = [layer.in_features for layer in self.embeds], [s.shape[-1], t.shape[-1]]
+            if found != expected:
+                raise RelgraphError(f"CC was built for widths {expected} of student and teacher, got {found}")
+            with full_precision(s):
+                s, t = self.embeds[0](s), self.embeds[1](t)
+        return {"cc": consecutive_rows(s, t)}
 
 
 def consecutive_rows(student: Tensor, teacher: Tensor) -> Tensor:
@@ -164,13 +146,3 @@ def consecutive_rows(student: Tensor, teacher: Tensor) -> Tensor:
         raise RelgraphError(f"consecutive rows are those of one batch (N, D), got {tuple(student.shape)}")
     delta = (at_least_float32(student) - at_least_float32(teacher)).abs()
     return (delta[:-1] * delta[1:]).sum() / max(1, len(delta) - 1)
-
-
-def _linear_layers(student_width: int | None, teacher_width: int | None, key_dim: int) -> list[nn.Linear]:
-    """Return the layers of student and teacher, or none if neither width is given."""
-    if student_width is None and teacher_width is None:
-        return []
-    if student_width is None or teacher_width is None:
-        expected = "the linear layers of the correlation 'consecutive' need student_width and teacher_width"
-        raise RelgraphError(f"{expected}, got {student_width} and {teacher_width}")
-    return [nn.Linear(student_width, key_dim), nn.Linear(teacher_width, key_dim)]

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import cosine, full_precision
 from relgraph.graph.memory import Queue
-from relgraph.graph.pair import Pair, check_nodes, graph_pair
+from relgraph.graph.pair import check_nodes
 from relgraph.methods.base import Batch, Method, Output, RunFacts, as_output, chosen_nodes, nodes_of, option
 from relgraph.networks.heads import Projector
 
-HeadKind = Literal["mlp", "linear", "none"]
 Vectors = Literal["embedding", "feature"]
 
 
@@ -42,14 +41,25 @@ class Contrastive(Method):
 
     student_width: int | None = None
     teacher_width: int | None = None
-    head: HeadKind = option(default="mlp", kw_only=True)
+    head: Literal["mlp", "linear", "none"] = option(default="mlp", kw_only=True)
     nodes: Vectors = option(default="feature", kw_only=True)
 
     def __post_init__(self) -> None:
         """Build the student's head."""
         super().__post_init__()
         self.reads = (self.nodes,)
-        self.projector = _make_head(type(self).__name__, self.head, self.student_width, self.teacher_width)
+        self.projector: nn.Module | None = None
+        name, s, t = type(self).__name__, self.student_width, self.teacher_width
+        if s is None:
+            return
+        if t is None:
+            raise RelgraphError(f"the head of {name} ends at the teacher's width: expected teacher_width, got none")
+        if min(s, t) < 1:
+            raise RelgraphError(f"the head of {name} needs widths of at least 1, got {s} and {t}")
+        if self.head != "none":
+            self.projector = Projector(s, t) if self.head == "mlp" else nn.Linear(s, t)
+        elif s != t:
+            raise RelgraphError(f"{name} without a head needs student and teacher of one width, got {s} and {t}")
 
     @classmethod
     def for_run(cls, run: RunFacts, **options: Any) -> Self:
@@ -65,10 +75,6 @@ class Contrastive(Method):
             with full_precision(s):
                 s = self.projector(s.to(next(self.projector.parameters()).dtype))
         return s, t
-
-    def pair(self, student: Output, teacher: Output) -> Pair:
-        """Return the vectors as a graph pair of cosines, for diagnostics; the loss itself needs none."""
-        return graph_pair(*self.vectors(student, teacher), kernel=cosine)
 
     def teacher_nodes(self, output: Output) -> Tensor:
         """Return the teacher's nodes `(N, D_t)`, of the width that the method was built for."""
@@ -98,39 +104,15 @@ class Queued(Contrastive):
     def __post_init__(self) -> None:
         """Fill the queue."""
         super().__post_init__()
-        self.memory = self.make_queue(self.queue)
-
-    def make_queue(self, size: int) -> Queue:
-        """Return a queue of the teacher's width.
-
-        Raises:
-            RelgraphError: if that is not known.
-        """
         if self.teacher_width is None:
             name = type(self).__name__
             raise RelgraphError(f"{name} keeps a queue of the teacher's vectors: expected teacher_width, got none")
-        return Queue(size, self.teacher_width)
+        self.memory = Queue(self.queue, self.teacher_width)
 
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
         """Put the teacher's vectors, of unit length, in place of the oldest."""
         self.memory.remember(cosine.nodes(self.teacher_nodes(as_output(teacher))))
-
-
-def _make_head(name: str, head: HeadKind, student: int | None, teacher: int | None) -> nn.Module | None:
-    """Return the layers from the student's to the teacher's width, if there are any."""
-    if student is None:
-        return None
-    if teacher is None:
-        raise RelgraphError(f"the head of {name} ends at the teacher's width: expected teacher_width, got none")
-    if min(student, teacher) < 1:
-        raise RelgraphError(f"the head of {name} needs widths of at least 1, got {student} and {teacher}")
-    if head == "none" and student != teacher:
-        expected = f"{name} without a head needs student and teacher of one width"
-        raise RelgraphError(f"{expected}, got {student} and {teacher}")
-    if head == "none":
-        return None
-    return Projector(student, teacher) if head == "mlp" else nn.Linear(student, teacher)
 
 
 def head_like(state: Mapping[str, Tensor]) -> nn.Module | None:

@@ -10,18 +10,14 @@ from torch.nn.functional import softplus
 
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.kernels import at_least_float32, full_precision, unit
-from relgraph.graph.memory import Bank
+from relgraph.graph.memory import Bank, ClassSampler, NearestOthers, RandomOthers
 from relgraph.graph.pair import check_nodes
-from relgraph.graph.sampling import ClassSampler, NearestOthers, RandomOthers
 from relgraph.graph.topology import Nearest, Rule
 from relgraph.methods.base import Batch, Method, Output, RunFacts, Terms, as_output, chosen_nodes, nodes_of, option
 from relgraph.methods.contrastive import Vectors
 
-Positives = Literal["exact", "relaxed"]
 # Dot products over tau of one direction: own (N,), negative (N, K), and the number of negatives (N,).
 Scores = tuple[Tensor, Tensor, Tensor]
-GRAPHS = ("sampled", "dense", "knn")
-DRAWS = 16384  # the authors' number of negatives
 
 
 class CRD(Method):
@@ -104,15 +100,14 @@ class CRD(Method):
     tau: float = option(default=0.07, above=0)
     key_dim: int = option(default=128, above=0)
     bank_momentum: float = option(default=0.5, least=0, below=1)
-    positives: Positives = option(default="exact")
+    positives: Literal["exact", "relaxed"] = option(default="exact")
     nodes: Vectors = option(default="feature")
 
     def __post_init__(self) -> None:
         """Build the layers and the memories."""
         super().__post_init__()
         if self.labels is not None and not isinstance(self.labels, Tensor):
-            found = type(self.labels).__name__
-            raise RelgraphError(f"labels must be a tensor (images,) of integers, got {found}")
+            raise RelgraphError(f"labels must be a tensor (images,) of integers, got {type(self.labels).__name__}")
         if self.positives == "relaxed" and self.labels is None:
             raise RelgraphError("relaxed positives are images of the same class: expected labels, got none")
         self.reads = (self.nodes, "indices")
@@ -127,18 +122,14 @@ class CRD(Method):
     @classmethod
     def for_run(cls, run: RunFacts, **options: Any) -> Self:
         """Return the method for the widths of its nodes in a run, and the run's training images."""
-        student_width, teacher_width = run.widths(chosen_nodes(cls, options))
-        return cls(student_width, teacher_width, run.images, run.labels, **options)
+        return cls(*run.widths(chosen_nodes(cls, options)), run.images, run.labels, **options)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `student_anchors` and `teacher_anchors`."""
         indices = _indices_of(batch)
-        scores = self._scores(*self._anchors(student, teacher), indices)
-        losses = [
-            nce(own - z, negative - z, count, 1 / self.sampler.images)
-            for (own, negative, count), z in zip(scores, self._log_z(scores), strict=True)
-        ]
-        return dict(zip(("student_anchors", "teacher_anchors"), losses, strict=True))
+        scores, noise = self._scores(*self._anchors(student, teacher), indices), 1 / self.sampler.images
+        found = zip(("student_anchors", "teacher_anchors"), scores, self._log_z(scores), strict=True)
+        return {name: nce(own - z, negative - z, count, noise) for name, (own, negative, count), z in found}
 
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
@@ -166,12 +157,12 @@ class CRD(Method):
         """Return the scores of the student's anchors in the teacher's memory, and the other way round."""
         self.teacher_bank.check(indices, len(s))
         positive = self.sampler.same(indices) if self.positives == "relaxed" else indices
-        negatives = self.rule(self.sampler, indices)
+        count, weigh = self.rule(self.sampler, indices)
         found = []
         for anchors, bank in ((s, self.teacher_bank), (t, self.student_bank)):
             scaled = anchors / self.tau
             own = (scaled * bank.keys[positive]).sum(-1)
-            found.append((own, negatives.weigh(scaled, bank.keys), negatives.count))
+            found.append((own, weigh(scaled, bank.keys), count))
         return found
 
     def _log_z(self, scores: list[Scores]) -> Tensor:
@@ -199,16 +190,16 @@ def _rule(graph: str | Rule, k: int | None, negatives: int | None) -> RandomOthe
         raise RelgraphError(f"negatives are those of the graph 'sampled', got {negatives} and another graph")
     if k is not None and graph != "knn":
         raise RelgraphError(f"k belongs to the graph 'knn', got k = {k} and another graph")
-    if isinstance(graph, str) and graph not in GRAPHS:
-        raise unknown("graph", graph, GRAPHS)
     if graph == "sampled":
-        return RandomOthers(DRAWS if negatives is None else negatives)
+        return RandomOthers(16384 if negatives is None else negatives)  # the authors' number
     if graph == "knn":
         return NearestOthers(8 if k is None else k)
     if isinstance(graph, Nearest) and graph.by == "teacher":
         return NearestOthers(graph.k)
     if graph == "dense" or (isinstance(graph, Rule) and graph.dense):
         return NearestOthers()
+    if isinstance(graph, str):
+        raise unknown("graph", graph, ("sampled", "dense", "knn"))
     known = "'sampled', 'dense' or 'knn', which its own scores and labels choose in its memory"
     other = f"edges among the images of a batch are none of them, got {type(graph).__name__}"
     raise RelgraphError(f"CRD takes the graph {known}: {other}")

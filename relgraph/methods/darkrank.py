@@ -8,7 +8,7 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import Criterion
-from relgraph.graph.kernels import Kernel, identity, squared_distance
+from relgraph.graph.kernels import Kernel, identity, squared_distance, where_positive
 from relgraph.graph.pair import Pair, PairBuilder, topology_of
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Edges
@@ -113,8 +113,7 @@ def score(alpha: float, beta: float) -> Kernel:
 
 
 def _score(alpha: float, beta: float, square: Tensor) -> Tensor:
-    positive = square > 0
-    return -alpha * torch.where(positive, torch.where(positive, square, 1) ** (beta / 2), 0)
+    return -alpha * where_positive(lambda positive: positive ** (beta / 2), square)
 
 
 def log_likelihood(scores: Tensor) -> Tensor:

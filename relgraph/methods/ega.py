@@ -5,9 +5,8 @@ from dataclasses import field
 from torch import Tensor
 
 from relgraph.graph.criteria import frobenius
-from relgraph.graph.forms import Form
 from relgraph.graph.kernels import pearson
-from relgraph.graph.pair import Pair, PairBuilder
+from relgraph.graph.pair import Form, Pair, PairBuilder
 from relgraph.graph.relation import Relation, matching
 from relgraph.graph.topology import Chooser, Graph
 from relgraph.methods.base import Batch, Output, Part, Terms, option
@@ -53,7 +52,7 @@ class EGA(Relational):
         refinement: Moves the nodes by their neighbours before they are matched, such as `Refinement("smooth", D)` (see
             `relgraph.graph.refine`).
         form: "auto", or how the same loss is computed: through the "matrix" of all pairs, from "factored" products
-            (D, D), for large batches, or "blocked", a block of rows at a time (see `relgraph.graph.forms`).
+            (D, D), for large batches, or "blocked", a block of rows at a time (see `relgraph.graph.pair`).
 
     Raises:
         RelgraphError: for unknown names, k outside 1..N-1, embeddings of different N or D, a negative weight, or a form

@@ -1,6 +1,6 @@
 """FitNets: hints of the teacher's maps (Romero et al., ICLR 2015, arXiv 1412.6550)."""
 
-from torch import Tensor, nn
+from torch import nn
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import mean_square
@@ -63,9 +63,8 @@ class FitNet(StageMethod):
         super().__post_init__()
         student, teacher = self.student_maps, self.teacher_maps
         if (student is None) != (teacher is None):
-            given = "teacher" if student is None else "student"
-            expected = "FitNet needs the shapes of both networks' maps or of neither"
-            raise RelgraphError(f"{expected}, got the {given}'s alone")
+            one = "teacher" if student is None else "student"
+            raise RelgraphError(f"FitNet needs the shapes of both networks' maps or of neither, got the {one}'s alone")
         if self.nodes is None:
             self.nodes = "embedding" if student is None else "map"
         if self.nodes != "map":
@@ -80,15 +79,10 @@ class FitNet(StageMethod):
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `fitnet`."""
-        if self.nodes == "map":
-            s, t = self._maps(student, teacher)
-            return {"fitnet": mean_square(*same_size(through(self.regressor, s), t))}
-        part: Part = self.nodes or "embedding"
-        s, t = (nodes_of(output, part, "FitNet") for output in (student, teacher))
-        check_nodes(s, t, one_width=True)
-        return {"fitnet": mean_square(at_least_float32(s), at_least_float32(t))}
-
-    def _maps(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
+        if self.nodes is not None and self.nodes != "map":
+            s, t = (nodes_of(output, self.nodes, "FitNet") for output in (student, teacher))
+            check_nodes(s, t, one_width=True)
+            return {"fitnet": mean_square(at_least_float32(s), at_least_float32(t))}
         check_stages("FitNet", student.maps, teacher.maps, self.stage + 1)
         s, t = student.maps[self.stage], teacher.maps[self.stage]
         check_maps(s, t)
@@ -96,7 +90,7 @@ class FitNet(StageMethod):
         if found != self.shapes:
             expected = f"{self.shapes[0]} and {self.shapes[1]}"
             raise RelgraphError(f"FitNet was built for stage maps {expected}, got {found[0]} and {found[1]}")
-        return s, t
+        return {"fitnet": mean_square(*same_size(through(self.regressor, s), t))}
 
 
 def regressor(student: Shape, teacher: Shape) -> nn.Sequential:

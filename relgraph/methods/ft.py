@@ -7,10 +7,8 @@ from torch import Tensor, nn
 
 from relgraph.graph.criteria import mean_square
 from relgraph.methods.at import attention
-from relgraph.methods.base import Batch, Output, Terms, option
+from relgraph.methods.base import Batch, Loss, Output, Terms, option
 from relgraph.methods.stages import StageMethod, norm, same_size, through
-
-SLOPE = 0.1  # of all leaky ReLUs, as in the code
 
 
 class FT(StageMethod):
@@ -79,9 +77,7 @@ class FT(StageMethod):
         target = through(self.encoder, t).detach()
         return {"ft": factor_loss(through(self.translator, s), target)}
 
-    def teacher_terms(
-        self, student: Output, teacher: Output, batch: Batch, cross_entropy: Callable[[Output], Tensor]
-    ) -> Terms:
+    def teacher_terms(self, student: Output, teacher: Output, batch: Batch, cross_entropy: Loss) -> Terms:
         """Return `paraphraser`, the mean squared error of its reconstruction of the teacher's last map."""
         t = self.pairs(student, teacher)[0][1].detach()
         return {"paraphraser": mean_square(through(nn.Sequential(self.encoder, self.decoder), t), t)}
@@ -97,11 +93,13 @@ def factor_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return (s - t).abs().mean()
 
 
-def _layers(
-    convolution: type[nn.Conv2d] | type[nn.ConvTranspose2d], widths: Sequence[int], normed: bool = False
-) -> nn.Sequential:
-    layers: list[nn.Module] = []
+def _layers(convolution: Callable[..., nn.Module], widths: Sequence[int], normed: bool = False) -> nn.Sequential:
+    layers: list[nn.Module] = []  # slopes of 0.1 as in the code
     for inputs, outputs in pairwise(widths):
         after = [norm(outputs)] if normed else []
-        layers += [convolution(inputs, outputs, 3, padding=1, bias=not normed), *after, nn.LeakyReLU(SLOPE)]
+        layers += [
+            convolution(inputs, outputs, 3, padding=1, bias=not normed),
+            *after,
+            nn.LeakyReLU(0.1),
+        ]  # as in the code
     return nn.Sequential(*layers)

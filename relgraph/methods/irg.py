@@ -9,8 +9,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import half_square, mean_square, sum_square
-from relgraph.graph.forms import Form as GraphForm
 from relgraph.graph.kernels import at_least_float32, squared_euclidean
+from relgraph.graph.pair import Form as GraphForm
 from relgraph.graph.pair import Pair, topology_of
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_constant_max, by_max
@@ -18,7 +18,6 @@ from relgraph.methods.base import Batch, Output, Terms, logits_of, option, stage
 from relgraph.methods.relational import Relational
 
 Form = Literal["max", "caffe", "literal"]
-Layers = Literal["one-to-one", "one-to-many"]
 
 # Of vertices, edges and transitions; for the paper's own form none are known.
 WEIGHTS = {"max": (0.1, 5.0, 5.0), "caffe": (0.0, 0.005, 0.005), "literal": (0.0, 0.0, 0.0)}
@@ -97,7 +96,7 @@ class IRG(Relational):
     relation_weight: float | None = option(default=None, least=0, term="edge")
     transition_weight: float | None = option(default=None, least=0, term="transition")
     form: Form = option(default="max", kw_only=True)  # type: ignore[assignment]
-    layers: Layers = option(default="one-to-one")
+    layers: Literal["one-to-one", "one-to-many"] = option(default="one-to-one")
     levels: int = option(default=3, least=1)
     edge_transition_weight: float = option(default=0.0, least=0, term="edge_transition")
     graph_form: GraphForm = option(default="auto", kw_only=True)
@@ -162,8 +161,7 @@ class IRG(Relational):
 
     def _lower(self, output: Output) -> list[Tensor]:
         """Return the nodes on the levels below the first, of the last map first."""
-        skip = 1 if self.nodes == "map" else 0
-        count = self.levels - 1
+        skip, count = int(self.nodes == "map"), self.levels - 1
         maps = stage_maps(output, "IRG", least=skip + count)[::-1][skip : skip + count] if count else ()
         return [stage.flatten(1) for stage in maps]
 

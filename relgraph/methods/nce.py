@@ -68,7 +68,13 @@ class NCE(Relational):
         count = len(pair["student"].x)
         labels = labels_of(batch, type(self).__name__, count)
         if not has_weights(pair):
-            return {"nce": self._in_blocks(pair["student"].prepared, pair["teacher"].prepared, labels)}
+
+            def term(anchors: slice, student: Tensor, teacher: Tensor) -> Tensor:
+                rows = cosine.matrix(student[anchors], teacher)
+                return self._of(rows, same_class(labels, anchors), ALL_PAIRS)
+
+            nodes = pair["student"].prepared, pair["teacher"].prepared
+            return {"nce": sum_of_blocks(term, nodes, count) / count}
         edges = topology_of(pair, MATCHES)
         if isinstance(edges, Edges):
             candidate, anchor = edges.edge_index
@@ -82,15 +88,6 @@ class NCE(Relational):
         probability = softmax(self.tau)(weights, edges).exp()
         positive = _mean_of(-(probability + 1e-10).log(), same, edges)
         return positive + _mean_of(-(1 - probability + 1e-10).log(), ~same, edges)
-
-    def _in_blocks(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean over the anchors of all pairs of prepared nodes, a block of rows at a time."""
-
-        def term(anchors: slice, student: Tensor, teacher: Tensor) -> Tensor:
-            rows = cosine.matrix(student[anchors], teacher)
-            return self._of(rows, same_class(labels, anchors), ALL_PAIRS)
-
-        return sum_of_blocks(term, (student, teacher), len(labels)) / len(labels)
 
 
 def same_class(labels: Tensor, anchors: slice = slice(None)) -> Tensor:

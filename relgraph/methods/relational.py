@@ -1,19 +1,18 @@
 """Base class of methods over the graphs of a batch: nodes, topology and refinement."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import field, replace
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.forms import Form, check_form
 from relgraph.graph.kernels import pearson
-from relgraph.graph.pair import Pair, PairBuilder, graph_pair
+from relgraph.graph.pair import Form, Pair, PairBuilder, check_form, graph_pair
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Chooser, Graph, make_rule
-from relgraph.methods.base import Batch, Method, Output, Part, RunFacts, Terms, chosen_nodes, nodes_of, option
+from relgraph.methods.base import Batch, Loss, Method, Output, Part, RunFacts, Terms, chosen_nodes, nodes_of, option
 
 
 class Relational(Method):
@@ -36,7 +35,7 @@ class Relational(Method):
         refinement: Moves the nodes before they are compared; built for their widths.
         form: How the comparison is computed, with the same value and gradient: through the "matrix" of all pairs, from
             "factored" products, or "blocked", a block of rows at a time; "auto" chooses by the number of nodes (see
-            `relgraph.graph.forms`). Not every method supports every form; a refinement needs the matrix.
+            `relgraph.graph.pair`). Not every method supports every form; a refinement needs the matrix.
 
     Raises:
         RelgraphError: for unknown names, a form that the method or the graph does not support, or a learned refinement
@@ -74,9 +73,8 @@ class Relational(Method):
         """Return the method with a refinement of the name `refine`, built for the widths that its nodes have."""
         if refine is not None:
             part = chosen_nodes(cls, options)
-            if part == "map":
-                # Before it is built: a learned one has as many parameters as a flat map has numbers, squared.
-                check_refinement(part, Refinement(refine, 1))
+            # Before it is built: a learned one of maps has as many parameters as a flat map has numbers, squared.
+            check_refinement(part, Refinement(refine, 1))
             options["refinement"] = Refinement(refine, *run.widths(part))
         return cls(**options)
 
@@ -112,9 +110,7 @@ class Relational(Method):
             raise NotImplementedError(f"{type(self).__name__} needs make_relation, or a compare_pair of its own")
         return {type(self).__name__.lower(): self.relation.of_pair(pair)}
 
-    def teacher_terms(
-        self, student: Output, teacher: Output, batch: Batch, cross_entropy: Callable[[Output], Tensor]
-    ) -> Terms:
+    def teacher_terms(self, student: Output, teacher: Output, batch: Batch, cross_entropy: Loss) -> Terms:
         """Return the teacher's cross-entropy on its refined nodes, `refined`, if that refinement has parameters."""
         if self.refinement is None or not self.refinement.learns:
             return {}

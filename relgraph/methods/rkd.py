@@ -1,14 +1,24 @@
 """Relational knowledge distillation (Park, Kim, Lu, Cho, CVPR 2019, arXiv 1904.05068)."""
 
+from functools import partial
+
+import torch
+from torch import Tensor
+
 from relgraph.errors import RelgraphError
-from relgraph.graph.angles import related_angles
+from relgraph.graph.blocks import sum_of_blocks
 from relgraph.graph.criteria import huber
-from relgraph.graph.kernels import cosine, euclidean
+from relgraph.graph.kernels import at_least_float32, cosine, euclidean
 from relgraph.graph.pair import Pair, topology_of
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_mean
+from relgraph.graph.topology import ALL_PAIRS, Edges, Topology
 from relgraph.methods.base import Batch, Output, Terms, option
 from relgraph.methods.relational import Relational
+
+# Numbers in the largest tensor of a block, 8 MiB in float32: few enough for the caches of a processor, where fewer are
+# no faster, and enough that a batch of 64 vectors of 512 numbers is one block (experiments/rkd_memory.py).
+LARGEST = 2**21
 
 
 class RKD(Relational):
@@ -28,7 +38,7 @@ class RKD(Relational):
 
     Called with outputs or vectors of student and teacher, `(N, D_s)` and `(N, D_t)`; returns a scalar >= 0. The angles
     of all pairs are N^3 numbers from N^2 differences of D: for many nodes they are compared a block of anchors at a
-    time (`relgraph.graph.angles`). A graph whose anchors differ in their number of edges (given edges, union or mutual
+    time (`related_angles`). A graph whose anchors differ in their number of edges (given edges, union or mutual
     neighbours) reads these numbers back from the device in each call; k nearest neighbours do not.
 
     Paper, official code and this one: the paper sums over pairs and triplets, the code takes means, over all N^2
@@ -82,3 +92,59 @@ class RKD(Relational):
         if self.angle_weight > 0:
             terms["angle"] = related_angles(self.angle, pair["student"].x, pair["teacher"].x, topology_of(pair))
         return terms
+
+
+def related_angles(
+    relation: Relation, student: Tensor, teacher: Tensor, topology: Topology = ALL_PAIRS, largest: int = LARGEST
+) -> Tensor:
+    """Return the mean of a relation's criterion over the graphs of differences, one for each anchor: a scalar.
+
+    With the cosine kernel the edge between two candidates i and k of an anchor j is the cosine of the angle at j,
+    `<x_i - x_j, x_k - x_j> / (|x_i - x_j| |x_k - x_j|)`, and 0 where i or k is j itself or coincides with it; all pairs
+    i, k of the candidates count, `sum_j d_j^2` triplets for anchors of d_j candidates (RKD; Park et al., 2019, arXiv
+    1904.05068). Triplets that would take more than `largest` numbers at once are compared a block of anchors at a time,
+    with the same value and gradient.
+
+    Args:
+        relation: Kernel and criterion; no scale, and of the criterion its rows: they are sums over edges, whose mean
+            over the triplets is taken.
+        student: Nodes `(N, D_s)`.
+        teacher: Nodes `(N, D_t)`.
+        topology: Each anchor's candidates; all N nodes if not given, the anchor itself included.
+        largest: Numbers in the largest tensor of a block.
+
+    >>> from relgraph.graph.criteria import mean_square
+    >>> line, other = torch.tensor([[0.0], [1.0], [-1.0]]), torch.tensor([[0.0], [1.0], [2.0]])
+    >>> related_angles(Relation(cosine, criterion=mean_square), line, other) * 27  # 2 (-1 - 1)^2 at nodes 0 and 1
+    tensor(16.)
+    """
+    nodes, totals, triplets = (at_least_float32(student), at_least_float32(teacher)), [], 0
+    kernel = relation.kernel
+
+    def term(anchors: Tensor, candidates: Tensor | None, some: slice, s: Tensor, t: Tensor) -> Tensor:
+        chosen = None if candidates is None else candidates[some]
+        s, t = (kernel.nodes(differences(x, anchors[some], chosen)) for x in (s, t))
+        return relation.criterion.of_block(kernel.matrix(s, s), kernel.matrix(t, t))
+
+    everyone = torch.arange(len(student), device=student.device), None
+    for anchors, places in topology.groups() if isinstance(topology, Edges) else [everyone]:
+        candidates = topology.edge_index[0][places] if isinstance(topology, Edges) else None
+        width = len(student) if candidates is None else candidates.shape[1]
+        block = largest // max(1, width * max(width, student.shape[-1], teacher.shape[-1]))
+        totals.append(sum_of_blocks(partial(term, anchors, candidates), nodes, len(anchors), max(1, block)))
+        triplets += len(anchors) * width**2
+    if not totals:  # mutual neighbours, or a threshold, may leave no edge
+        return nodes[0][:0].sum() + nodes[1][:0].sum()
+    return torch.stack(totals).sum() / triplets
+
+
+def differences(x: Tensor, anchors: Tensor, candidates: Tensor | None = None) -> Tensor:
+    """Return the differences to each anchor, `x_i - x_j` for the candidates i of anchor j, `(N, D) -> (A, M, D)`.
+
+    Candidates are all N nodes, the anchor itself included, or those of each anchor, `(A, M)`.
+
+    >>> differences(torch.tensor([[0.0, 0.0], [1.0, 2.0]]), torch.tensor([1]))
+    tensor([[[-1., -2.],
+             [ 0.,  0.]]])
+    """
+    return (x if candidates is None else x[candidates]) - x[anchors].unsqueeze(-2)

@@ -76,7 +76,7 @@ class SEED(Queued):
         """Request patches and fill their queue, if there are any."""
         super().__post_init__()
         self.views = Views("patches", self.patches) if self.patches else None
-        self.patch_memory = self.make_queue(self.queue) if self.patches else None
+        self.patch_memory = Queue(*self.memory.keys.shape) if self.patches else None
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `seed` and, if there are patches, `seed_patches`."""

@@ -16,7 +16,6 @@ from relgraph.networks.heads import Projector
 from relgraph.outputs import Batch, Output
 
 Transformations = Literal["rotations", "all"]
-StudentHead = Literal["mlp", "none"]
 
 
 class SSKD(Method):
@@ -98,7 +97,7 @@ class SSKD(Method):
     tf_ratio: float = option(default=1.0, least=0, most=1)
     ss_ratio: float = option(default=0.75, least=0, most=1)
     transformations: Transformations = option(default="rotations")
-    head: StudentHead = option(default="mlp")
+    head: Literal["mlp", "none"] = option(default="mlp")
 
     def __post_init__(self) -> None:
         """Build the student's head and copy the teacher's."""
@@ -106,7 +105,18 @@ class SSKD(Method):
         self.views = Views("rotations", 3) if self.transformations == "rotations" else Views("transformations", 4)
         width = self.student_width
         self.projector = Projector(width, width) if self.head == "mlp" else nn.Identity()
-        self.ss_head = _frozen(self.ss_head, self.teacher_width)
+        if self.ss_head is None:
+            hint = "`relgraph pretrain --objective sskd-head --teacher ...` trains one"
+            raise RelgraphError(f"SSKD needs the teacher's self-supervision head, given by --ss-head RUN: {hint}")
+        first = next((layer for layer in self.ss_head.modules() if isinstance(layer, nn.Linear)), None)
+        if first is not None and first.in_features != self.teacher_width:
+            expected = f"the self-supervision head must take the teacher's feature (N, {self.teacher_width})"
+            raise RelgraphError(f"{expected}, got one for (N, {first.in_features})")
+        self.ss_head = deepcopy(self.ss_head).eval()
+        for layer in self.ss_head.modules():  # its weights become buffers: saved in checkpoints and never optimised
+            for name, parameter in list(layer.named_parameters(recurse=False)):
+                delattr(layer, name)
+                layer.register_buffer(name, parameter.detach())
 
     @classmethod
     def for_run(cls, run: RunFacts, **options: Any) -> Self:
@@ -125,29 +135,21 @@ class SSKD(Method):
         s, t = logits_of(student, teacher, "SSKD")
         labels = labels_of(batch, "SSKD", len(s))
         student_views, teacher_views = (extra_of(output, self.views, len(s), "SSKD") for output in (student, teacher))
+        kd = _divergence(s, t, self.temperature).mean()
+
         classes = torch.where(labels < 0, t.argmax(-1), labels)
-        return {
-            "kd": _divergence(s, t, self.temperature).mean(),
-            "transformed": self._transformed(student_views, teacher_views, classes),
-            "self_supervision": self._self_supervision(student, teacher, student_views, teacher_views),
-        }
-
-    def _transformed(self, student: Output, teacher: Output, classes: Tensor) -> Tensor:
-        """Compare the logits of the transformed views that are selected by the teacher's rank of the image's class."""
-        s, t = (z.reshape(-1, len(classes), z.shape[-1]) for z in logits_of(student, teacher, "SSKD"))
+        views = logits_of(student_views, teacher_views, "SSKD")
+        s, t = (z.reshape(-1, len(classes), z.shape[-1]) for z in views)
         mask = trusted(rank_of(t, classes.expand(t.shape[:2])), self.tf_ratio)
-        return mean_of_trusted(_divergence(s, t, self.temperature), mask)
+        transformed = mean_of_trusted(_divergence(s, t, self.temperature), mask)
 
-    def _self_supervision(
-        self, student: Output, teacher: Output, student_views: Output, teacher_views: Output
-    ) -> Tensor:
-        """Compare the similarities of views to images, for views selected by the teacher's rank of their own image."""
         check_nodes(nodes_of(student, "feature", "SSKD"), nodes_of(teacher, "feature", "SSKD"))
         s = _similarities(self.projector, student, student_views, self.student_width, "student")
         assert self.ss_head is not None
         t = _similarities(self.ss_head, teacher, teacher_views, self.teacher_width, "teacher")
         own = torch.arange(t.shape[-1], device=t.device).expand(t.shape[:2])
-        return mean_of_trusted(_divergence(s, t, self.tau), trusted(rank_of(t, own), self.ss_ratio))
+        similar = mean_of_trusted(_divergence(s, t, self.tau), trusted(rank_of(t, own), self.ss_ratio))
+        return {"kd": kd, "transformed": transformed, "self_supervision": similar}
 
 
 def views_to_images(views: Tensor, images: Tensor, temperature: float = 1.0) -> Tensor:
@@ -164,16 +166,11 @@ def views_to_images(views: Tensor, images: Tensor, temperature: float = 1.0) -> 
         temperature: T > 0.
 
     Raises:
-        RelgraphError: if the temperature is not positive, or the shapes do not fit.
+        RelgraphError: if the images are not (N, D), or there is not the same number of views of this width for each.
 
     >>> views_to_images(torch.eye(2).repeat(3, 1), torch.eye(2))  # log(1 + 1 / e)
     tensor(0.3133)
     """
-    if images.ndim != 2 or views.ndim != 2 or views.shape[1] != images.shape[1]:
-        shapes = f"{tuple(views.shape)} and {tuple(images.shape)}"
-        raise RelgraphError(f"views must be (V * N, D) and images (N, D), got {shapes}")
-    if len(images) == 0 or len(views) == 0 or len(views) % len(images):
-        raise RelgraphError(f"views must be as many for each of the {len(images)} images, got {len(views)} rows")
     found = [batch_contrast(part, images, temperature) for part in torch.split(views, len(images))]
     return torch.stack(found).mean()
 
@@ -191,23 +188,6 @@ def _similarities(head: nn.Module, output: Output, views: Output, width: int, si
     with full_precision(parts[0]):
         nodes = cosine.nodes(head(at_least_float32(torch.cat(parts))))
     return cosine.matrix(nodes[count:], nodes[:count]).view(-1, count, count)
-
-
-def _frozen(head: nn.Module | None, width: int) -> nn.Module:
-    """Return a copy without parameters: its weights are buffers, which are saved in checkpoints and never optimised."""
-    if head is None:
-        hint = "`relgraph pretrain --objective sskd-head --teacher ...` trains one"
-        raise RelgraphError(f"SSKD needs the teacher's self-supervision head, given by --ss-head RUN: {hint}")
-    first = next((layer for layer in head.modules() if isinstance(layer, nn.Linear)), None)
-    if first is not None and first.in_features != width:
-        expected = f"the self-supervision head must take the teacher's feature (N, {width})"
-        raise RelgraphError(f"{expected}, got one for (N, {first.in_features})")
-    head = deepcopy(head)
-    for layer in head.modules():
-        for name, parameter in list(layer.named_parameters(recurse=False)):
-            delattr(layer, name)
-            layer.register_buffer(name, parameter.detach())
-    return head.eval()
 
 
 def rank_of(scores: Tensor, true: Tensor) -> Tensor:

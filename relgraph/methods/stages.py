@@ -8,7 +8,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import at_least_float32
-from relgraph.methods.base import Method, Output, RunFacts, Shape, Shapes
+from relgraph.methods.base import Method, Output, RunFacts, Shapes
 
 T = TypeVar("T")
 
@@ -50,7 +50,11 @@ class StageMethod(Method):
     def pairs(self, student: Output, teacher: Output) -> list[tuple[Tensor, Tensor]]:
         """Return the maps of student and teacher that it compares, with the channels that its layers were built for."""
         found = map_pairs(student, teacher, type(self).__name__, self.least)[self.facing]
-        check_channels(type(self).__name__, self.built, found)
+        expected = [(s[0], t[0]) for s, t in self.built]
+        channels = [(s.shape[1], t.shape[1]) for s, t in found]
+        if channels != expected:
+            maps = f"stage maps with channels {expected} of student and teacher"
+            raise RelgraphError(f"{type(self).__name__} was built for {maps}, got {channels}")
         return found
 
 
@@ -96,15 +100,6 @@ def check_maps(student: Tensor, teacher: Tensor) -> None:
         raise RelgraphError(f"{expected}, got {tuple(student.shape)} and {tuple(teacher.shape)}")
 
 
-def check_channels(method: str, built: Sequence[tuple[Shape, Shape]], found: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Raise RelgraphError unless maps have the channels that a method's layers were built for, pair by pair."""
-    expected = [(student[0], teacher[0]) for student, teacher in built]
-    channels = [(student.shape[1], teacher.shape[1]) for student, teacher in found]
-    if channels != expected:
-        maps = f"stage maps with channels {expected} of student and teacher"
-        raise RelgraphError(f"{method} was built for {maps}, got {channels}")
-
-
 def same_size(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Average the larger of two maps over space to the size of the smaller; both are returned in float32 or wider.
 
@@ -115,15 +110,10 @@ def same_size(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     >>> same_size(torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]]), torch.zeros(1, 1, 1, 1))[0].flatten()
     tensor([4.])
     """
-    height, width = (min(x.shape[dim], y.shape[dim]) for dim in (-2, -1))
-    return _pooled(x, height, width), _pooled(y, height, width)
-
-
-def _pooled(x: Tensor, height: int, width: int) -> Tensor:
-    if x.shape[-2:] == (height, width):
-        return at_least_float32(x)
-    pooled: Tensor = adaptive_avg_pool2d(at_least_float32(x), (height, width))
-    return pooled
+    size = min(x.shape[-2], y.shape[-2]), min(x.shape[-1], y.shape[-1])
+    x, y = (at_least_float32(maps) for maps in (x, y))
+    one, other = (maps if maps.shape[-2:] == size else adaptive_avg_pool2d(maps, size) for maps in (x, y))
+    return one, other
 
 
 def through(layers: nn.Module, maps: Tensor) -> Tensor:

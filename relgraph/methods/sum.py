@@ -1,12 +1,12 @@
 """Weighted sums of methods."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.methods.base import Batch, Method, Output, Summand, Terms, Views
+from relgraph.methods.base import Batch, Loss, Method, Output, Summand, Terms
 
 
 class Sum(Method):
@@ -32,15 +32,18 @@ class Sum(Method):
     def __post_init__(self) -> None:
         """Check the weights, and store methods and weights separately."""
         super().__post_init__()
-        given = dict(self.methods)
-        if not given:
+        if not self.methods:
             raise RelgraphError("a sum of methods needs at least one, got none")
-        for name, (weight, _) in given.items():
+        self.weights = {name: weight for name, (weight, _) in self.methods.items()}
+        for name, weight in self.weights.items():
             if not weight >= 0:
                 raise RelgraphError(f"the weight of {name} must be at least 0, got {weight}")
-        self.weights = {name: weight for name, (weight, _) in given.items()}
-        self.parts = nn.ModuleDict({name: method for name, (_, method) in given.items()})
-        self.views = _views({name: method.views for name, method in self.each() if method.views is not None})
+        self.parts = nn.ModuleDict({name: method for name, (_, method) in self.methods.items()})
+        asked = {name: method.views for name, method in self.each() if method.views is not None}
+        if len(set(asked.values())) > 1:
+            words = " and ".join(f"{name} for {views.each} {views.kind}" for name, views in asked.items())
+            raise RelgraphError(f"the methods of a sum share the extra views of an image, got {words}")
+        self.views = next(iter(asked.values()), None)
         self.reads = tuple(sorted({part for _, method in self.each() for part in method.reads}))
 
     def each(self) -> list[tuple[str, Method]]:
@@ -59,9 +62,7 @@ class Sum(Method):
             terms |= method.weighted(method.compare(student, teacher, batch), owner, weight)
         return terms
 
-    def teacher_terms(
-        self, student: Output, teacher: Output, batch: Batch, cross_entropy: Callable[[Output], Tensor]
-    ) -> Terms:
+    def teacher_terms(self, student: Output, teacher: Output, batch: Batch, cross_entropy: Loss) -> Terms:
         """Return the losses that train the methods' sides of the teacher, without the methods' weights."""
         terms: Terms = {}
         for part in self.summands():
@@ -77,11 +78,3 @@ class Sum(Method):
         """Update every method's memory with the batch."""
         for _, method in self.each():
             method.remember(student, teacher, batch)
-
-
-def _views(asked: Mapping[str, Views]) -> Views | None:
-    """Return the extra views that the methods of a sum need, which must be the same."""
-    if len(set(asked.values())) > 1:
-        words = " and ".join(f"{name} for {views.each} {views.kind}" for name, views in asked.items())
-        raise RelgraphError(f"the methods of a sum share the extra views of an image, got {words}")
-    return next(iter(asked.values()), None)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from relgraph.analysis.diagnostics import diagnose
-from relgraph.graph.forms import LARGEST_MATRIX
 from relgraph.graph.kernels import Kernel, cosine, pearson
-from relgraph.graph.pair import Pair, graph_pair
+from relgraph.graph.pair import LARGEST_MATRIX, Pair, graph_pair
 from relgraph.methods import Method, Output
 from relgraph.methods.contrastive import Contrastive
 from relgraph.methods.relational import Relational
@@ -92,7 +91,7 @@ def measured_pair(methods: list[tuple[str, Method]], student: Output, teacher: O
             builder = replace(method.builder, form="matrix")
             return builder(*method.vectors(student, teacher)), builder.kernel
         if isinstance(method, Contrastive):
-            return method.pair(student, teacher), cosine
+            return graph_pair(*method.vectors(student, teacher), kernel=cosine), cosine
     nodes = student.embedding, teacher.embedding
     read = {part for _, method in methods for part in method.reads}
     if "embedding" not in read and student.feature is not None and teacher.feature is not None:

@@ -1,15 +1,30 @@
-"""Finished runs of one epoch on digits, which tests read and do not change."""
+"""Finished runs of one epoch on digits, and the analysis of one, which tests read and do not change."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch_geometric.data import HeteroData
 
+from relgraph.analysis.analysis import Analysis, analyse
+from relgraph.analysis.run_loading import TrainedRun
 from relgraph.training.distillation import train
 from relgraph.training.recipe import Recipe
 
 Runs = Callable[[str], Path]
+FIRST, K = 60, 4
+
+
+def assert_same_pair(found: HeteroData, expected: HeteroData, tolerance: float | None = None) -> None:
+    """Check that nodes and edges of two pairs are the same; how they were computed may differ."""
+    stores = found.to_dict(), expected.to_dict()
+    for store in stores:
+        del store["_global_store"]
+    torch.testing.assert_close(*stores, rtol=tolerance, atol=tolerance)
+
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "few": {"labels_per_class": 3, "labelled_share": 0.5, "epochs": 2},
     "all": {"method": "kd"},
@@ -35,3 +50,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         return path
 
     return run
+
+
+@pytest.fixture(scope="session")
+def opened(runs: Runs) -> TrainedRun:
+    return TrainedRun(runs("few"))
+
+
+@pytest.fixture(scope="session")
+def found(opened: TrainedRun) -> Analysis:
+    """Return the analysis of the first images."""
+    return analyse(opened, k=K, first=FIRST)

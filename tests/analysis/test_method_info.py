@@ -6,14 +6,11 @@ import torch
 from relgraph.analysis.method_info import SMALL_RUN, method_info
 from relgraph.graph.relation import Relation
 from relgraph.methods import METHODS
-from relgraph.methods.options import facts_of, options_of
+from relgraph.methods.base import facts_of
+from relgraph.options import options_of
 from tests.checks import refusal
 
 each_method = pytest.mark.parametrize("name", METHODS)
-
-
-def words_of(relation: Relation) -> str:
-    return " by ".join(word for word in (relation.criterion.name, relation.scale.name) if word)
 
 
 @each_method
@@ -22,7 +19,8 @@ def test_kernel_and_criterion_are_those_of_the_relations(name: str) -> None:
     info, facts = method_info(name), facts_of(METHODS[name])
     held = [part for part in vars(METHODS[name].for_run(SMALL_RUN)).values() if isinstance(part, Relation)]
     kernels = list(dict.fromkeys(relation.kernel.name for relation in held))
-    criteria = list(dict.fromkeys(words_of(relation) for relation in held))
+    words = ((relation.criterion.name, relation.scale.name) for relation in held)
+    criteria = list(dict.fromkeys(" by ".join(filter(None, each)) for each in words))
     assert info.kernel == ("; ".join(kernels) if held else facts.get("Kernel", "-"))
     assert info.criterion == ("; ".join(criteria) if held else facts.get("Criterion", "-"))
     assert info.topology == facts.get("Topology", "-")

@@ -1,7 +1,9 @@
-"""Measures of neighbourhoods against loops, networkx, scikit-learn and scipy."""
+"""Measures of neighbourhoods and edges between classes against loops, networkx, scikit-learn and scipy."""
 
 import math
+from collections import Counter
 from itertools import combinations
+from types import SimpleNamespace
 
 import networkx as nx
 import numpy as np
@@ -13,6 +15,10 @@ from torch import Tensor
 
 from relgraph.analysis.neighbourhoods import (
     agreement,
+    class_counts,
+    class_edges,
+    class_graph,
+    class_means,
     communities,
     components,
     degrees,
@@ -26,8 +32,8 @@ from relgraph.graph.search import nearest_in_blocks
 from relgraph.graph.topology import edges_of, joined
 from tests.checks import refusal
 
-N, K = 60, 4
-LABELS = torch.randint(-1, 4, (N,), generator=torch.Generator().manual_seed(0))
+N, K, C = 60, 4, 5
+LABELS = torch.randint(-1, C - 1, (N,), generator=torch.Generator().manual_seed(0))  # none of the last class
 
 
 def tables() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -138,3 +144,48 @@ def test_agreement_is_scikit_learn_s() -> None:
     assert (found["nmi"], found["ari"]) == pytest.approx(expected)
     assert agreement(one, (one + 1) % 3) == pytest.approx({"nmi": 1, "ari": 1})
     assert all(map(math.isnan, agreement(one, torch.full((N,), -1)).values()))
+
+
+def ends(table: Tensor) -> "Counter[tuple[int, int]]":
+    labels = LABELS.tolist()
+    found = Counter((labels[i], labels[j]) for i, row in enumerate(table.tolist()) for j in row)
+    return Counter({pair: count for pair, count in found.items() if min(pair) >= 0})
+
+
+def test_counts_by_a_loop() -> None:
+    table, *_ = tables()
+    counts, expected = class_counts(table, LABELS, C), ends(table)
+    assert counts.shape == (C, C)
+    assert {(a, b): int(counts[a, b]) for a, b in counts.nonzero().tolist()} == expected
+    told = "below the number of classes, 3, got 7"
+    assert told in refusal(lambda: class_counts(torch.tensor([[1], [0]]), torch.tensor([2, 7]), 3))
+
+
+def test_means_by_a_loop() -> None:
+    values = torch.randn(N)
+    found = class_means(values, LABELS, C).tolist()
+    for label in range(C - 1):
+        own = [value for value, y in zip(values.tolist(), LABELS.tolist(), strict=True) if y == label]
+        assert found[label] == pytest.approx(sum(own) / len(own))
+    assert math.isnan(found[C - 1])
+
+
+def test_edges_between_classes_by_their_difference() -> None:
+    student, _, teacher, _ = tables()
+    columns = class_edges(class_counts(student, LABELS, C), class_counts(teacher, LABELS, C))
+    found = [SimpleNamespace(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+    s, t = ends(student), ends(teacher)
+    assert {(e.anchor, e.candidate) for e in found} == {(a, b) for a, b in s | t if a != b}
+    for edge in found:
+        pair = edge.anchor, edge.candidate
+        assert (edge.student, edge.teacher) == (s[pair], t[pair])
+        for share, counts in ((edge.student_share, s), (edge.teacher_share, t)):
+            assert share == pytest.approx(counts[pair] / sum(n for (a, _), n in counts.items() if a == edge.anchor))
+    differences = [abs(edge.student_share - edge.teacher_share) for edge in found]
+    assert differences == sorted(differences, reverse=True) and differences[0] > 0
+    graph = class_graph(columns, [f"class {number}" for number in range(C)])
+    assert graph.is_directed() and graph.number_of_edges() == len(found)
+    assert [graph.nodes[number]["name"] for number in graph] == [f"class {number}" for number in range(C)]
+    for edge in found:
+        values = vars(edge)
+        assert graph.edges[values.pop("anchor"), values.pop("candidate")] == values

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from PIL import Image
 
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
+from tests.analysis.conftest import Runs
 
 pytestmark = pytest.mark.slow
 
-Runs = Callable[[str], Path]
 SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "figures.py"
 
 

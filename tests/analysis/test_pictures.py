@@ -13,6 +13,7 @@ from PIL import Image
 from relgraph.analysis.pictures import SPRITE_TILE, data_uri, matrix_picture, sprite, thumbnails, write_thumbnails
 from relgraph.data.images import ImageFiles, ImageSet, image_files
 from tests.checks import assert_refused_like
+from tests.pictures import write_image
 
 
 def image_set(images: torch.Tensor | ImageFiles) -> ImageSet:
@@ -62,11 +63,8 @@ def test_large_images_become_small_and_keep_their_shape(tmp_path: Path) -> None:
 
 
 def test_streamed_images_are_read(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 3), dtype=np.uint8)
     names = [f"{i}.png" for i in range(30)]
-    (tmp_path / "source").mkdir()
-    for name, image in zip(names, pixels, strict=True):
-        Image.fromarray(image).save(tmp_path / "source" / name)
+    pixels = np.stack([write_image(tmp_path / "source" / name, (4, 4), seed) for seed, name in enumerate(names)])
     images = image_set(image_files(tmp_path / "source", names, None))
     written = [Image.open(tmp_path / path) for path in write_thumbnails(images, tmp_path / "some")]
     for found in (written, thumbnails(images, 8)):

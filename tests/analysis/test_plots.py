@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,10 @@ from relgraph.analysis.plots import learning_curve
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
+from tests.analysis.conftest import Runs
 from tests.checks import assert_refused_like
 
 pytestmark = pytest.mark.slow
-
-Runs = Callable[[str], Path]
 
 
 def test_the_picture_opens_and_shows_two_curves_in_each_half(runs: Runs, tmp_path: Path) -> None:
@@ -40,8 +38,12 @@ def test_a_new_picture_replaces_the_old_and_other_figures_show(tmp_path: Path) -
     assert learning_curve(run.path).read_bytes() == run.curve_file.read_bytes()
 
 
-def test_the_callers_back_end_is_left_alone(tmp_path: Path) -> None:
+def test_no_run_and_no_epoch_yet_and_then_the_back_end_of_the_caller_is_left_alone(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", Recipe())
+    assert_refused_like(
+        (lambda: learning_curve(tmp_path), "is not a run"),
+        (lambda: learning_curve(run.path), r"has no metrics\.csv yet: it has not finished an epoch$"),
+    )
     run.write_metrics([{"epoch": 1.0, "loss": 2.0, "cross_entropy": 1.0, "train_top1": 30.0, "val_top1": 20.0}])
     code = (
         "import matplotlib, pathlib, sys; from relgraph.analysis.plots import learning_curve; "
@@ -49,14 +51,6 @@ def test_the_callers_back_end_is_left_alone(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-W", "ignore", "-c", code, str(run.path)]
     assert subprocess.check_output(command, text=True, env={**os.environ, "MPLBACKEND": "svg"}).strip() == "svg"
-
-
-def test_no_run_and_no_epoch_yet(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run", Recipe())
-    assert_refused_like(
-        (lambda: learning_curve(tmp_path), "is not a run"),
-        (lambda: learning_curve(run.path), r"has no metrics\.csv yet: it has not finished an epoch$"),
-    )
 
 
 BLUE, ORANGE = (31, 119, 180), (255, 127, 14)  # the first two of matplotlib's cycle

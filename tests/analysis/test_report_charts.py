@@ -1,3 +1,5 @@
+"""Charts read back as XML; each class has a colour of its own."""
+
 import re
 import xml.etree.ElementTree as ET
 from itertools import pairwise
@@ -5,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from relgraph.analysis.colours import NO_CLASS, class_colours
+from relgraph.analysis.colours import NO_CLASS, TEN, class_colours, rgb
 from relgraph.analysis.report.charts import BOTTOM, LEFT, RIGHT, TOP, Curve, chart, scatter, ticks
 from tests.checks import case
 
@@ -48,3 +50,12 @@ def test_a_map_has_each_point_once_in_the_colour_of_its_class() -> None:
         found = [(float(x), float(y)) for x, y in re.findall(r"M(\S+) (\S+)h0", path)]
         own = [i for i, other in enumerate(labels) if other == label]
         torch.testing.assert_close(torch.tensor(found), places[own] * torch.tensor([1, -1]), atol=6e-4, rtol=0)
+
+
+def test_classes_have_colours_of_their_own() -> None:
+    for count in (0, 1, 10, 11, 20, 21, 100):
+        found = class_colours(count)
+        assert len(set(found)) == len(found) == count and NO_CLASS not in found
+        assert all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in found)
+        assert count > 10 or found == list(TEN[:count])
+        assert ["#" + bytes(rgb(colour)).hex() for colour in found] == found

@@ -1,29 +1,20 @@
 """The data of a report against naive loops and the run's own outputs."""
 
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from sklearn.manifold import trustworthiness
 from torch.nn.functional import normalize
 
 from relgraph.analysis.analysis import Analysis, analyse
 from relgraph.analysis.report import content
 from relgraph.analysis.report.content import graph_data, maps, matrices, spread, worst
-from relgraph.analysis.run_loading import TrainedRun
-
-Runs = Callable[[str], Path]
-FIRST, K = 60, 4
-
-
-@pytest.fixture(scope="module")
-def found(runs: Runs) -> Analysis:
-    return analyse(runs("few"), "test", K, FIRST)
+from relgraph.graph.kernels import pearson
+from relgraph.graph.topology import nearest
+from tests.analysis.conftest import FIRST, K, Runs
 
 
 @pytest.fixture(scope="module")
@@ -31,30 +22,22 @@ def data(found: Analysis) -> dict[str, Any]:
     return graph_data(found, maps(found), [[i, 0] for i in range(FIRST)])
 
 
-def naive_neighbours(x: torch.Tensor, anchor: int, k: int) -> set[int]:
-    r = np.corrcoef(x.double().numpy())[anchor]
-    return set(sorted((i for i in range(len(x)) if i != anchor), key=lambda i: -r[i])[:k])
-
-
 def test_spread() -> None:
     assert spread(5, 9).tolist() == [0, 1, 2, 3, 4] and spread(0, 9).tolist() == []
     assert spread(10_000, 2_000).tolist() == list(range(0, 10_000, 5))
 
 
-def test_nodes_are_the_images_with_what_the_run_says(runs: Runs, data: dict[str, Any]) -> None:
-    opened = TrainedRun(runs("few"))
-    images = opened.data.test.select(torch.arange(FIRST))
-    student, teacher = opened.outputs(images)
-    assert teacher is not None and student.logits is not None and teacher.logits is not None
-    nodes = data["nodes"]
+def test_nodes_are_the_images_with_what_the_run_says(found: Analysis, data: dict[str, Any]) -> None:
+    nodes, graphs = data["nodes"], found.graphs.values()
     assert data["classes"] == [str(i) for i in range(10)] and data["k"] == K
+    student, teacher = (None if graph.prediction is None else graph.prediction.tolist() for graph in graphs)
     expected = {
         "id": list(range(FIRST)),
-        "index": images.index.tolist(),
-        "class": images.labels.tolist(),
-        "label": [str(label) for label in images.labels.tolist()],
-        "prediction_student": student.logits.argmax(1).tolist(),
-        "prediction_teacher": teacher.logits.argmax(1).tolist(),
+        "index": found.index.tolist(),
+        "class": found.labels.tolist(),
+        "label": [str(label) for label in found.labels.tolist()],
+        "prediction_student": student,
+        "prediction_teacher": teacher,
     }
     assert {name: [node[name] for node in nodes] for name in expected} == expected
     for side in ("student", "teacher"):
@@ -64,13 +47,11 @@ def test_nodes_are_the_images_with_what_the_run_says(runs: Runs, data: dict[str,
 
 def test_edges_are_the_nearest_neighbours_each_pair_once(found: Analysis, data: dict[str, Any]) -> None:
     for name, graph in found.graphs.items():
-        r = np.corrcoef(graph.embedding.double().numpy())
-        near = [naive_neighbours(graph.embedding, i, K) for i in range(FIRST)]
-        expected = {frozenset((i, j)) for i in range(FIRST) for j in near[i]}
-        edges = data["edges"][name]
+        near, edges, r = graph.neighbours.tolist(), data["edges"][name], pearson(graph.embedding)
+        expected = {frozenset((i, j)) for i, row in enumerate(near) for j in row}
         assert {frozenset(edge[:2]) for edge in edges} == expected and len(edges) == len(expected)
         for source, target, weight in edges:
-            assert target in near[source] and weight == pytest.approx(r[source, target], abs=6e-4)
+            assert target in near[source] and weight == pytest.approx(float(r[source, target]), abs=6e-4)
 
 
 def test_fewer_nodes_have_neighbours_among_themselves(found: Analysis, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,9 +59,8 @@ def test_fewer_nodes_have_neighbours_among_themselves(found: Analysis, monkeypat
     chosen = maps(found)
     assert chosen.chosen.tolist() == list(range(0, FIRST, 3))
     data = graph_data(found, chosen, [[0, 0]] * 20)
-    near = naive_neighbours(found.student.embedding[::3], 7, K)
-    edges = {frozenset(edge[:2]) for edge in data["edges"]["student"]}
-    assert all(frozenset((7, j)) in edges for j in near)
+    near = nearest(pearson(found.student.embedding[::3]), K, pearson)[7].tolist()
+    assert {frozenset((7, j)) for j in near} <= {frozenset(edge[:2]) for edge in data["edges"]["student"]}
     assert data["nodes"][7]["index"] == int(found.index[21])
 
 
@@ -121,30 +101,22 @@ def test_matrices_are_correlations_sorted_by_class(found: Analysis, monkeypatch:
     assert some.student.shape == (sum(count for _, count in some.blocks),) * 2
 
 
-def test_the_worst_are_those_of_least_overlap(found: Analysis) -> None:
-    student, teacher = found.student, found.teacher
-    assert teacher is not None
-    sides = [[naive_neighbours(side.embedding, i, K) for i in range(FIRST)] for side in (student, teacher)]
-    expected = [len(a & b) / K for a, b in zip(*sides, strict=True)]
-    shown = worst(found, count=7, shown=3)
-    assert [one.overlap for one in shown] == sorted(expected)[:7]
+def test_the_worst_and_the_table_are_those_of_the_analysis(found: Analysis) -> None:
+    student, teacher, comparison, summary = found.student, found.teacher, found.comparison, found.summary()
+    assert teacher is not None and comparison is not None
+    shown = worst(found, 7, shown=3)
+    assert [one.image for one in shown] == comparison.worst(7)
     for one in shown:
-        assert one.overlap == expected[one.image]
+        assert one.overlap == comparison.overlap[one.image]
         assert one.student == student.neighbours[one.image, :3].tolist()
         assert one.teacher == teacher.neighbours[one.image, :3].tolist()
-
-
-def test_the_table_is_that_of_the_analysis(found: Analysis) -> None:
-    summary = found.summary()
     rows = content.figures(found, summary)
-    student = np.mean([found.labels[i] == found.labels[j] for i in range(FIRST) for j in found.student.neighbours[i]])
-    assert rows["Label homophily"][0] == pytest.approx(student)
-    assert found.student.prediction is not None
-    correct = [int(p) == int(y) for p, y in zip(found.student.prediction, found.labels, strict=True)]
-    assert rows["Accuracy of the head"][0] == pytest.approx(np.mean(correct))
+    assert rows["Label homophily"] == [summary[name]["homophily"] for name in ("student", "teacher")]
+    for accuracy, graph in zip(rows["Accuracy of the head"], (student, teacher), strict=True):
+        assert graph.prediction is not None
+        assert accuracy == pytest.approx(float((graph.prediction == found.labels).double().mean()))
     assert all(len(row) == 2 for row in rows.values())
-    told = content.agreement(summary)
-    assert told[f"Neighbour overlap@{K}"] == pytest.approx(summary["overlap"])
+    assert content.agreement(summary)[f"Neighbour overlap@{K}"] == summary["overlap"]
 
 
 def test_without_a_teacher(runs: Runs) -> None:

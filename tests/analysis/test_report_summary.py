@@ -1,6 +1,5 @@
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,8 @@ import yaml
 from relgraph.analysis.report.summary import groups, settings, summaries
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.recipe import Recipe
+from tests.analysis.conftest import Runs
 from tests.checks import assert_refused_like
-
-Runs = Callable[[str], Path]
 
 
 def changed(run: Path, to: Path, top1: float, **options: Any) -> Path:

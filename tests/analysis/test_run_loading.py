@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import top_k_accuracy_score
@@ -27,9 +26,10 @@ from relgraph.methods import Output
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.distillation import train
 from relgraph.training.recipe import Recipe
+from tests.analysis.conftest import Runs, assert_same_pair
 from tests.checks import assert_refused_like, refusal
+from tests.pictures import write_folder
 
-Runs = Callable[[str], Path]
 Reports = Callable[[str], dict[str, Any]]
 
 
@@ -38,20 +38,11 @@ def result(path: Path) -> dict[str, Any]:
     return content
 
 
-def knn(train: Output, labels: np.ndarray, test: Output, truth: np.ndarray, k: int) -> float:
+def score(model: Any, train: Output, labels: np.ndarray, test: Output, truth: np.ndarray) -> float:
+    """Return the accuracy of a model of scikit-learn that learned from the features of what has a label."""
     assert train.feature is not None and test.feature is not None
-    known = labels >= 0
-    vote = KNeighborsClassifier(min(k, int(known.sum())), metric="cosine", algorithm="brute")
-    vote.fit(train.feature.numpy()[known], labels[known])
-    return 100 * float(vote.score(test.feature.numpy(), truth))
-
-
-def linear(train: Output, labels: np.ndarray, test: Output, truth: np.ndarray) -> float:
-    assert train.feature is not None and test.feature is not None
-    known = labels >= 0
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
-    probe.fit(train.feature.numpy()[known], labels[known])
-    return 100 * float(probe.score(test.feature.numpy(), truth))
+    model.fit(train.feature.numpy()[labels >= 0], labels[labels >= 0])
+    return 100 * float(model.score(test.feature.numpy(), truth))
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +51,10 @@ def reports(runs: Runs) -> Reports:
     return cache(lambda variant: evaluate_run(runs(variant)))
 
 
-def test_figures_are_those_of_scikit_learn(runs: Runs) -> None:
-    path = runs("few")
-    report = evaluate_run(path, k=7)
-    opened = TrainedRun(path)
+def test_figures_are_those_of_scikit_learn(opened: TrainedRun) -> None:
+    report = evaluate_run(opened.run.path, k=7)
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+    votes, few_votes = (KNeighborsClassifier(k, metric="cosine", algorithm="brute") for k in (7, 3))
     train, test = opened.data.train, opened.data.test
     few, truth = train.labels.numpy(), test.labels.numpy()
     # The test split is every fifth image of a class; the others are numbered without the gaps.
@@ -81,10 +72,10 @@ def test_figures_are_those_of_scikit_learn(runs: Runs) -> None:
         expected = {
             "top1": 100 * top_k_accuracy_score(truth, scores, k=1),
             "top5": 100 * top_k_accuracy_score(truth, scores, k=5),
-            "knn": knn(of_train, every, of_test, truth, 7),
-            "linear": linear(of_train, every, of_test, truth),
-            "knn_few": knn(of_train, few, of_test, truth, 3),  # as many votes as a class has labels
-            "linear_few": linear(of_train, few, of_test, truth),
+            "knn": score(votes, of_train, every, of_test, truth),
+            "linear": score(probe, of_train, every, of_test, truth),
+            "knn_few": score(few_votes, of_train, few, of_test, truth),  # as many votes as a class has labels
+            "linear_few": score(probe, of_train, few, of_test, truth),
         }
         # One image of 355 may lie so near to the border between two that rounding decides.
         assert report[name] == pytest.approx(expected, abs=100 / len(test) + 1e-9), name
@@ -124,10 +115,9 @@ def test_the_teachers_head_is_that_of_the_best_epoch(runs: Runs) -> None:
         assert not output.embedding.requires_grad
 
 
-def test_predictions_of_a_pair(runs: Runs) -> None:
-    opened = TrainedRun(runs("few"))
+def test_predictions_of_a_pair(opened: TrainedRun) -> None:
     for split in ("train", "val", "test"):
-        pair = run_pair(runs("few"), split=split, k=4)
+        pair = run_pair(opened.run.path, split=split, k=4)
         images, labels = opened.images(split), opened.images(split).true_labels
         assert (labels >= 0).all() and pair.split == split and pair.classes == [str(i) for i in range(10)]
         for name, output in zip(("student", "teacher"), opened.outputs(images), strict=True):
@@ -140,7 +130,7 @@ def test_predictions_of_a_pair(runs: Runs) -> None:
             assert ("labelled" in store) == (split == "train")
             assert split != "train" or torch.equal(store.labelled, images.labels >= 0)
     share = 100 * pair["student"].correct.double().mean().item()
-    assert share == pytest.approx(result(runs("few"))["test"]["best"]["top1"])
+    assert share == pytest.approx(result(opened.run.path)["test"]["best"]["top1"])
 
 
 def test_nodes_are_the_outputs_wherever_they_lie(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,8 +153,8 @@ def test_nodes_are_the_outputs_wherever_they_lie(runs: Runs, monkeypatch: pytest
             assert torch.equal(found.prediction, held.prediction)
 
 
-def test_a_pair_of_nodes_in_a_file(runs: Runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    opened, sides = TrainedRun(runs("few")), ("pair", "difference")
+def test_a_pair_of_nodes_in_a_file(opened: TrainedRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sides = ("pair", "difference")
     held = [run_pair(opened, side=side, k=3) for side in sides]
     monkeypatch.setattr("relgraph.analysis.run_loading.MEMORY_LIMIT", 0)
     monkeypatch.setattr("relgraph.graph.search.LARGEST", 0)
@@ -172,16 +162,12 @@ def test_a_pair_of_nodes_in_a_file(runs: Runs, monkeypatch: pytest.MonkeyPatch, 
         found = run_pair(opened, side=side, k=3)
         assert found["student"].x.untyped_storage().filename is not None
         write_graph(found, tmp_path / "pair.pt")
-        for other in (found.to_dict(), read_pair(tmp_path / "pair.pt").to_dict()):
-            for kind, store in expected.to_dict().items():
-                for name, value in store.items():
-                    same = other[kind][name]
-                    near = torch.allclose(same, value, atol=1e-5) if torch.is_tensor(value) else same == value
-                    assert near, (side, kind, name)
+        for other in (found, read_pair(tmp_path / "pair.pt")):
+            assert_same_pair(other, expected, tolerance=1e-5)
+            assert other.to_dict()["_global_store"] == expected.to_dict()["_global_store"]
 
 
-def test_edges_of_a_pair_are_those_of_its_embeddings(runs: Runs) -> None:
-    opened = TrainedRun(runs("few"))
+def test_edges_of_a_pair_are_those_of_its_embeddings(opened: TrainedRun) -> None:
     found = run_pair(opened, first=40, k=5)
     student, teacher = found["student"].x, found["teacher"].x
     assert len(student) == len(teacher) == 40
@@ -195,9 +181,7 @@ def test_edges_of_a_pair_are_those_of_its_embeddings(runs: Runs) -> None:
     assert "prediction" in found["student"]
 
 
-def test_edges_are_chosen_by_the_side_that_is_asked_for(runs: Runs) -> None:
-    opened = TrainedRun(runs("few"))
-
+def test_edges_are_chosen_by_the_side_that_is_asked_for(opened: TrainedRun) -> None:
     def edges(**options: Any) -> torch.Tensor:
         found: torch.Tensor = run_pair(opened, first=50, k=3, **options)[STUDENT].edge_index
         return found
@@ -209,8 +193,7 @@ def test_edges_are_chosen_by_the_side_that_is_asked_for(runs: Runs) -> None:
     assert torch.equal(edges(side="student", neighbours="teacher"), teacher)
 
 
-def test_first_images(runs: Runs) -> None:
-    opened = TrainedRun(runs("few"))
+def test_first_images(opened: TrainedRun) -> None:
     assert run_pair(opened, split="val", first=10_000, k=2)["student"].x.shape[0] == 143
     assert run_pair(opened, first=2, graph="dense")["student"].x.shape[0] == 2
 
@@ -225,21 +208,9 @@ def test_first_images(runs: Runs) -> None:
     assert "with the graph 'dense' both networks hold all pairs" in told(side="difference", graph="dense")
 
 
-def noise(folder: Path, count: int) -> None:
-    """Write images of colourful noise."""
-    folder.mkdir(parents=True)
-    for i in range(count):
-        pixels = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i:02}.png")
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two classes of colourful noise, twelve training images each and four in the other splits."""
-    for split, count in (("train", 12), ("val", 4), ("test", 4)):
-        for name in ("ant", "bee"):
-            noise(tmp_path / "insects" / split / name, count)
-    return tmp_path / "insects"
+    return write_folder(tmp_path / "insects", {"train": 12, "val": 4, "test": 4}, ("ant", "bee"))
 
 
 QUICK: dict[str, Any] = {
@@ -340,7 +311,7 @@ def test_a_teacher_with_a_head_of_its_own_is_as_good_as_it_was(own: Path, report
 
 def trained_on_photos(path: Path, **options: Any) -> Path:
     """Return a run of one step by a contrastive method on a few images without labels."""
-    noise(path / "photos", 12)
+    write_folder(path / "photos", {"all": 12}, ["noise"])
     recipe = QUICK | {"dataset": f"folder:{path / 'photos'}", "method": "infonce", "batch_size": 12}
     train(Recipe(**recipe | options), path / "run")
     return path / "run"

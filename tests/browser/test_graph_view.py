@@ -52,10 +52,6 @@ class View:
         switch.click()
         self.settle()
 
-    def colour(self, value: str) -> None:
-        self.driver.find_element("css selector", f"select[name=graph-colour] option[value={value}]").click()
-        self.settle()
-
     def text(self, selector: str) -> str:
         return str(self.run("return document.querySelector(arguments[0]).textContent", selector))
 
@@ -75,18 +71,13 @@ class View:
         )
         return found
 
-    def point(self, x: float, y: float) -> tuple[int, int]:
-        """Return where a place of the map stands, from the middle of the stage."""
-        zoom = float(self.data("zoom"))
-        middle_x, middle_y = map(float, self.data("centre").split())
-        return round((x - middle_x) * zoom), round(-(y - middle_y) * zoom)
-
     def hover(self, node: dict[str, Any], press: bool = False, side: str = "student") -> None:
         from selenium.webdriver import ActionChains
 
         stage = self.driver.find_element("css selector", ".rg-stage")
         self.run("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", stage)
-        x, y = self.point(node[f"x_{side}"], node[f"y_{side}"])
+        zoom, (middle_x, middle_y) = float(self.data("zoom")), map(float, self.data("centre").split())
+        x, y = round((node[f"x_{side}"] - middle_x) * zoom), round((middle_y - node[f"y_{side}"]) * zoom)
         actions = ActionChains(self.driver, duration=0).move_to_element_with_offset(stage, 0, 0)
         actions.move_to_element_with_offset(stage, x, y)
         (actions.click() if press else actions).perform()
@@ -107,27 +98,36 @@ class View:
     def log(self, kind: str) -> list[str]:
         return [entry["message"] for entry in self.driver.get_log(kind)]  # type: ignore[no-untyped-call]
 
-    def errors(self) -> list[str]:
-        return self.log("browser")
-
     def requests(self) -> list[str]:
         events = [json.loads(message)["message"] for message in self.log("performance")]
         sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
         return [one["request"]["url"] for one in sent if not one["documentURL"].startswith("chrome")]
 
 
-@pytest.fixture
-def view(browser: "Chrome", address: str) -> Iterator[View]:
-    """Open the page, and assert at the end that it logged nothing and asked for nothing but itself."""
+def visited(browser: "Chrome", address: str) -> Iterator[View]:
+    """Open a page, and assert at the end that it logged nothing and asked for nothing but itself and its pictures."""
     opened = View(browser)
     opened.open(address)
     yield opened
-    assert opened.errors() == []
-    assert [url for url in opened.requests() if not url.startswith("data:image/png")] == [address]
+    assert opened.log("browser") == []
+    assert [url for url in opened.requests() if not url.startswith("data:image/")] == [address]
     with pytest.raises(Exception, match="no such alert"):
         _ = browser.switch_to.alert
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.fixture
+def view(browser: "Chrome", address: str) -> Iterator[View]:
+    yield from visited(browser, address)
+
+
+def shown(browser: "Chrome", file: Path, graph: Graph) -> View:
+    """Open a page of another graph."""
+    file.write_text(page(graph), encoding="utf-8")
+    opened = View(browser)
+    opened.open(file.as_uri())
+    return opened
 
 
 def pairs(edges: list[Edge]) -> set[tuple[float, float]]:
@@ -207,7 +207,8 @@ def test_colours_follow_label_prediction_and_community(view: View) -> None:
     drawn = [view.painted()]
     groups = {"prediction_student": 20, "community_student": 10, "prediction_teacher": 20, "community_teacher": 7}
     for value, count in groups.items():
-        view.colour(value)
+        view.driver.find_element("css selector", f"select[name=graph-colour] option[value={value}]").click()
+        view.settle()
         assert view.data("colour") == value
         drawn.append(view.painted())
         assert view.run("return document.querySelectorAll('.rg-groups li').length") == count
@@ -334,10 +335,7 @@ def test_nothing_overflows_a_narrow_window(view: View) -> None:
 
 
 def test_a_run_without_a_teacher(browser: "Chrome", graph: Graph, tmp_path: Path) -> None:
-    file = tmp_path / "alone.html"
-    file.write_text(page(without_teacher(graph)), encoding="utf-8")
-    view = View(browser)
-    view.open(file.as_uri())
+    view = shown(browser, tmp_path / "alone.html", without_teacher(graph))
     assert int(view.data("edgesShown")) == 16_000
     assert view.run("return document.querySelectorAll('#graph-view input[type=radio]').length") == 0
     options = "return [...document.querySelectorAll('select[name=graph-colour] option')].map((one) => one.value)"
@@ -345,17 +343,14 @@ def test_a_run_without_a_teacher(browser: "Chrome", graph: Graph, tmp_path: Path
     assert "eacher" not in view.text("#graph-view .rg-legend")
     view.hover(lone(graph), press=True)
     assert "eacher" not in view.text("#graph-view .rg-panel")
-    assert view.errors() == []
+    assert view.log("browser") == []
 
 
 def test_a_graph_without_images_or_predictions(browser: "Chrome", graph: Graph, tmp_path: Path) -> None:
     unknown = {"label": "", "class": -1, "prediction_student": None, "prediction_teacher": None}
     bare = {**graph, "nodes": [{**node, **unknown} for node in graph["nodes"]], "sprite": None}
-    file = tmp_path / "bare.html"
-    file.write_text(page(bare), encoding="utf-8")
-    view = View(browser)
-    view.open(file.as_uri())
+    view = shown(browser, tmp_path / "bare.html", bare)
     view.hover(lone(graph), press=True)
     assert "unlabelled" in view.text(".rg-card") and "predict" not in view.text(".rg-card")
     assert view.run("return document.querySelectorAll('.rg-thumb').length") == 0
-    assert view.errors() == []
+    assert view.log("browser") == []

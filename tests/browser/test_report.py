@@ -3,15 +3,14 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from relgraph.analysis.report import write_report
 from relgraph.training.distillation import train
 from relgraph.training.recipe import Recipe
 from tests.browser.conftest import Graph
-from tests.browser.test_graph_view import View
+from tests.browser.test_graph_view import View, lone, pairs, visited
+from tests.pictures import write_folder
 
 pytestmark = pytest.mark.slow
 
@@ -25,14 +24,8 @@ HOSTILE = ("<script>alert(1)<%script>".replace("%", "\N{DIVISION SLASH}"), "<img
 @pytest.fixture(scope="module")
 def address(browser: "Chrome", tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the address of a report on two runs, of a student with a teacher and of one without."""
-    root, random = tmp_path_factory.mktemp("report"), np.random.default_rng(0)
-    for split, count in {"train": 8, "test": 12}.items():
-        for label, name in enumerate(HOSTILE):
-            (root / "images" / split / name).mkdir(parents=True)
-            for number in range(count):
-                pixels = random.integers(0, 200, (8, 8, 3), dtype=np.uint8)
-                pixels[..., label] += 50
-                Image.fromarray(pixels).save(root / "images" / split / name / f"{number}.png")
+    root = tmp_path_factory.mktemp("report")
+    write_folder(root / "images", {"train": 8, "test": 12}, HOSTILE)
     for method in ("ega", "none"):
         recipe = Recipe(dataset=f"folder:{root / 'images'}", method=method, student="resnet8", dim=8, epochs=2,
                         batch_size=8, val_fraction=0.25, device="cpu", precision="32-true")  # fmt: skip
@@ -43,13 +36,7 @@ def address(browser: "Chrome", tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def report(browser: "Chrome", address: str) -> Iterator[View]:
-    opened = View(browser)
-    opened.open(address)
-    yield opened
-    assert opened.errors() == []
-    assert [url for url in opened.requests() if not url.startswith("data:")] == [address]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    yield from visited(browser, address)
 
 
 def graph_of(report: View) -> Graph:
@@ -60,15 +47,10 @@ def graph_of(report: View) -> Graph:
 def test_hostile_names_are_text_and_hovering_a_node_shows_it(report: View) -> None:
     assert all(name in report.text("body") for name in HOSTILE)
     assert not report.run("return document.querySelector('img[src=x]')")
-    nodes = graph_of(report)["nodes"]
-    # The node whose nearest other is farthest: nothing else is hit.
-    lone = max(nodes, key=lambda a: min(abs(a["x_student"] - b["x_student"]) + abs(a["y_student"] - b["y_student"])
-                                        for b in nodes if b is not a))  # fmt: skip
-    report.hover(lone)
+    node = lone(graph_of(report))
+    report.hover(node)
     report.wait("document.querySelector('.rg-card') && document.querySelector('.rg-card').offsetParent")
-    assert lone["label"] in report.text(".rg-card")
-    with pytest.raises(Exception, match="no such alert"):
-        _ = report.driver.switch_to.alert
+    assert node["label"] in report.text(".rg-card")
 
 
 def test_the_three_switches_of_edges(report: View) -> None:
@@ -76,7 +58,7 @@ def test_the_three_switches_of_edges(report: View) -> None:
     for choice in ("student", "teacher", "differing"):
         report.choose("edges", choice)
         shown[choice] = int(report.data("edgesShown"))
-    student, teacher = ({(min(a, b), max(a, b)) for a, b, _ in graph["edges"][side]} for side in ("student", "teacher"))
+    student, teacher = (pairs(graph["edges"][side]) for side in ("student", "teacher"))
     assert shown == {"student": len(student), "teacher": len(teacher), "differing": len(student ^ teacher)}
     assert shown["differing"] > 0
 

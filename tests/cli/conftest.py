@@ -1,16 +1,61 @@
-"""The installed program, driven in this process, and one small trained run."""
+"""The installed program, driven in this process, how it is stopped and refused, and small trained runs."""
 
+import shlex
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import click
-import numpy as np
 import pytest
-from click.testing import Result
+import yaml
+from click.testing import CliRunner, Result
 
-from tests.cli.shared import Failing, Program, ended
+from relgraph.training import epochs
+from tests.checks import case
+from tests.pictures import write_folder
 
-SPLITS = (*(("train", number) for number in range(4)), ("test", 0))
+Program = Callable[..., Result]
+Failing = Callable[..., str]
+
+
+def ended(command: click.Group, status: int, *args: object) -> Result:
+    """Run the program in this process and check its exit status."""
+    result = CliRunner().invoke(command, [str(arg) for arg in args], prog_name="relgraph")
+    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+    assert result.exit_code == status, result.output
+    return result
+
+
+def stopped_in_step_4(command: click.Group, *args: object) -> str:
+    """Return what the program says when Ctrl-C comes in the fourth step."""
+    step, numbers = epochs.step, count(1)
+
+    def stop(*given: Any) -> None:
+        if next(numbers) == 4:
+            raise KeyboardInterrupt
+        step(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(epochs, "step", stop)
+        return ended(command, 130, *args).stderr
+
+
+def check_told(failing: Failing, command: tuple[object, ...], cases: Mapping[str, str]) -> None:
+    """Check that the command with each of these options says these words, and that it writes nothing."""
+    before = list(Path().rglob("*"))
+    for options, words in cases.items():
+        with case(options):
+            told = failing(*command, *shlex.split(options))
+            assert words in told, told
+    assert list(Path().rglob("*")) == before
+
+
+def recipe(path: Path | str) -> dict[str, Any]:
+    """Return the recipe that a run recorded."""
+    content: dict[str, Any] = yaml.safe_load((Path(path) / "recipe.yaml").read_text())
+    return content
 
 
 @pytest.fixture(autouse=True)
@@ -91,18 +136,10 @@ def contrasted(program: Program, tmp_path_factory: pytest.TempPathFactory) -> tu
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Return a folder of two classes with four training images and one test image each."""
-    from PIL import Image
+    return write_folder(tmp_path / "photos", {"train": 4, "test": 1})
 
-    grey = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
-    root = tmp_path / "photos"
-    names = [
-        f"{split}/{name}/{i}"
-        for name in ("cat", "dog")
-        for split, n in {"train": 4, "test": 1}.items()
-        for i in range(n)
-    ]
-    for pixels, name in zip(grey, names, strict=True):
-        file = root / f"{name}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(file)
-    return root
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    """A folder of 16 images, without labels."""
+    return write_folder(tmp_path / "flat", {"all": 16}, ["noise"])

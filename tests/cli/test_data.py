@@ -9,7 +9,7 @@ import pytest
 from torchvision.datasets import CIFAR100
 
 from relgraph.data import BUILT_IN
-from tests.cli.shared import Failing, Program
+from tests.cli.conftest import Failing, Program
 
 
 def rows(text: str) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ from relgraph.analysis import plots
 from relgraph.data.embeddings import EmbeddingStore, StoreWriter
 from relgraph.training import stores as embedding
 from relgraph.training.runs import Run
-from tests.cli.shared import Failing, Program, check_told, ended, recipe
+from tests.cli.conftest import Failing, Program, check_told, ended, recipe
 
 
 def test_digits_from_end_to_end(program: Program) -> None:
@@ -74,8 +74,8 @@ def test_training_uses_it_and_says_so(program: Program, failure: Failing, monkey
     assert "teacher: online, in every step (relgraph embed would store its outputs, once)" in told
     assert "no stored embeddings fit: " in failure(*train, "none", "--teacher-mode", "stored")
     assert "one view an image is for relgraph train --views independent; " in program("embed").stdout.splitlines()[1]
-    told = program(*train, "one").stdout.splitlines()
-    (line,) = (line for line in told if line.startswith("no stored embeddings fit: "))
+    lines = program(*train, "one").stdout.splitlines()
+    (line,) = (line for line in lines if line.startswith("no stored embeddings fit: "))
     assert "has one view an image" in line and line.endswith("use --views independent, or relgraph embed --views N")
     program("embed", "--views", 2)
     told = program(*train, "stored").stdout

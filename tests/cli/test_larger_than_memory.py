@@ -65,13 +65,13 @@ for command in commands:
 # The teacher's output repeats each of its numbers many times. The limit is set when the first shard is begun.
 EMBEDDED = """
 import sys, torch
-from relgraph.training import stores as embedding
+from relgraph.training import stores
 from relgraph_cli.main import main
 from tests.limits import limit_data
 
 torch.set_num_threads(1)
 more, copies, per_shard, path = *map(int, sys.argv[1:4]), sys.argv[4]
-open_teacher, write = embedding.open_teacher, embedding._write
+open_teacher, write = stores.open_teacher, stores._write
 
 def wide_teacher(recipe):
     teacher = open_teacher(recipe)
@@ -83,8 +83,8 @@ def limited(*arguments):
     limit_data(more)
     return write(*arguments)
 
-embedding.images_per_shard = lambda images, bytes: per_shard
-embedding.open_teacher, embedding._write = wide_teacher, limited
+stores.images_per_shard = lambda images, bytes: per_shard
+stores.open_teacher, stores._write = wide_teacher, limited
 main(["embed", "--batch-size", "50", "--precision", "32-true", "--out", path], standalone_mode=False)
 """
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from relgraph.training.runs import Run
-from tests.cli.shared import Failing, Program
+from tests.cli.conftest import Failing, Program
 
 SINGLE_PROCESS = ("--method", "none")
 QUICK = ("--epochs", "1", "--labelled-share", "1", "--batch-size", "30", "--lr", "0.001", "--batch-norm", "sync")
@@ -113,16 +113,11 @@ def test_no_process_is_left_behind(endless: "subprocess.Popen[str]") -> None:
         os.killpg(endless.pid, 0)
 
 
-def children_of(program: int) -> list[int]:
-    """Return the processes that one has started."""
-    tasks = Path(f"/proc/{program}/task").glob("*/children")
-    return sorted(int(child) for children in tasks for child in children.read_text().split())
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only /proc tells who started whom")
 def test_a_process_that_was_killed_is_told(endless: "subprocess.Popen[str]") -> None:
-    os.kill(children_of(endless.pid)[0], signal.SIGKILL)
+    tasks = Path(f"/proc/{endless.pid}/task").glob("*/children")
+    os.kill(min(int(child) for children in tasks for child in children.read_text().split()), signal.SIGKILL)
     _, errors = endless.communicate(timeout=60)
     assert endless.returncode == 128 + signal.SIGKILL
     assert errors.splitlines()[-1] == "Error: process 0 of 2 failed: signal 9 ended it"

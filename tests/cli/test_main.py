@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tests.cli.shared import Failing, Program
+from tests.cli.conftest import Failing, Program
 
 COMMANDS = (
     "train", "pretrain", "evaluate", "analyze", "report", "export", "embed", "data", "teachers", "students", "methods",

@@ -10,7 +10,7 @@ from relgraph.errors import RelgraphError
 from relgraph.options import Option, options_of
 from relgraph.training.pretrain_recipe import PretrainRecipe
 from relgraph.training.recipe import Recipe
-from tests.cli.shared import Failing, Program, check_told
+from tests.cli.conftest import Failing, Program, check_told
 
 options = import_module("relgraph_cli.options")
 
@@ -83,6 +83,8 @@ def test_a_file_s_options_are_read_as_those_of_the_command(tmp_path: Path) -> No
         (Recipe, "compile: off\n", {"compile": False}),
         (Recipe, "gamma: null\ninit_from: null\n", {"gamma": None, "init_from": None}),
         (Recipe, "milestones: [2, 5]\nhead-epochs: 2\n", {"milestones": (2, 5), "head_epochs": 2}),
+        (Recipe, "method: 1e-1*crd+sp\nmethod_args: [crd.negatives=8]\ngraph: null\n",
+         {"method": "1e-1*crd+sp", "method_args": ("crd.negatives=8",), "graph": None}),
         (PretrainRecipe, "epochs: null\nlr: 5e-4\n", {"epochs": None, "lr": 5e-4}),
     ):  # fmt: skip
         file.write_text(text)

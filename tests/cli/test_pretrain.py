@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import pytest
-from PIL import Image
 
 from relgraph.training.runs import Run
-from tests.cli.shared import Failing, Program, check_told, ended, recipe, stopped_in_step_4
+from tests.cli.conftest import Failing, Program, check_told, ended, recipe, stopped_in_step_4
 
 QUICK = ("pretrain", "--network", "resnet8", "--epochs", 1, "--device", "cpu")
 SMALL = (*QUICK, "--dim", 4, "--batch-size", 8, "--precision", "32-true")
@@ -23,16 +21,6 @@ def digits(program: Program, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     """A run of one epoch on digits in a folder with a space, and what it told. Tests must leave it as it is."""
     path = tmp_path_factory.mktemp("runs") / "a run"
     return path, program(*QUICK, "--out", path).stdout.splitlines()
-
-
-@pytest.fixture
-def flat(tmp_path: Path) -> Path:
-    """A folder of 16 images, without labels."""
-    root, pixels = tmp_path / "flat", np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), dtype=np.uint8)
-    root.mkdir()
-    for number, image in enumerate(pixels):
-        Image.fromarray(image).save(root / f"{number}.png")
-    return root
 
 
 def test_what_a_user_reads(digits: tuple[Path, list[str]]) -> None:

@@ -3,12 +3,10 @@
 What digits' views draw is held to its bounds, what is done is compared with PIL and the formula.
 """
 
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 from torch import Tensor
@@ -27,12 +25,11 @@ from relgraph.data.augment import (
 from relgraph.data.augment import make_augmentation as make
 from relgraph.data.transforms import blur_taps
 from relgraph.data.views import PadCropFlip
-from tests.checks import assert_refused_like, case
+from tests.checks import assert_refused_like
 from tests.data.shared import JITTER, random_images, seeded
 
 NEVER = ContrastiveAugmentation(scale=(1, 1), ratio=(1, 1), flip=0, jitter_share=0, grey=0, blur=0)
 ALWAYS = replace(MOCO, jitter_share=1.0, grey=1.0, blur=1.0, flip=1.0)
-KINDS = (PadCropFlip(2, True), MOCO, SIMCLR, SIMCLR_SMALL, replace(MOCO, size=7), NEVER, ALWAYS, Digits())
 
 
 def one_by_one(images: Tensor, view: ContrastiveView) -> Tensor:
@@ -94,31 +91,6 @@ def test_shares_of_nothing_and_of_all() -> None:
     torch.testing.assert_close(grey, tv.rgb_to_grayscale(images / 255, 3).flip(-1), rtol=0, atol=1e-6)
 
 
-def test_the_generator_alone_decides_whatever_autocast_does() -> None:
-    images = random_images(20, 3, 8, 8)
-    for kind in KINDS:
-        view, again, other = (kind.draw(20, 8, 8, seeded(seed)) for seed in (3, 3, 4))
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            first = view.apply(images)
-        assert torch.equal(first, again.apply(images))
-        assert kind is NEVER or not torch.equal(first, other.apply(images))
-
-
-def test_nothing_is_read_back_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "autocast", lambda *given, **options: nullcontext())  # which "meta" has not
-    for kind in KINDS:
-        images = torch.zeros(20, 1, 7, 7, dtype=torch.uint8, device="meta")  # holds no value to be read
-        assert kind.draw(20, 7, 7, seeded()).apply(images).shape == images.shape
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_views_on_the_gpu_are_those_on_the_cpu() -> None:
-    images = random_images(40, 3, 32, 32)
-    for kind in KINDS:
-        view = kind.draw(40, 32, 32, seeded())
-        torch.testing.assert_close(view.apply(images.cuda()).cpu(), view.apply(images), rtol=0, atol=1e-4)
-
-
 def test_names_make_the_published_augmentations() -> None:
     made = [make(name, padding=4, flip=True, channels=3) for name in AUGMENTATIONS]
     assert made == [PadCropFlip(4, True), MOCO, SIMCLR, SIMCLR_SMALL, Digits()]
@@ -138,21 +110,6 @@ def test_what_does_not_fit_is_said() -> None:
         (lambda: view.apply(random_images(4, 3, 8, 8)), "a view of 3 images was applied to 4 images"),
         (lambda: view.apply(random_images(3, 2, 8, 8)), "a contrastive view needs images with 1 or 3 channels, got 2"),
     )
-
-
-def test_a_part_sees_its_rows_of_the_whole() -> None:
-    spans = [slice(0, 12), slice(0, 6), slice(6, 12), slice(3, 7), slice(0, 1), slice(11, 12), slice(5), slice(5, None)]
-    for kind in KINDS:
-        for images in (random_images(12, 3, 16, 16), torch.rand(12, 1, 9, 13)):
-            drawn = kind.draw(12, images.shape[2], images.shape[3], seeded())
-            whole = drawn.apply(images.clone())
-            for rows in spans:
-                with case(kind, rows):
-                    part = drawn.part(rows)
-                    assert type(part) is type(drawn) and torch.equal(part.flip, drawn.flip[rows])
-                    assert torch.equal(part.apply(images[rows].clone()), whole[rows])
-            again = drawn.part(slice(2, 10)).part(slice(3, 6))
-            assert torch.equal(again.apply(images[5:8].clone()), whole[5:8])
 
 
 def test_parts_are_chosen_for_their_rows_alone() -> None:

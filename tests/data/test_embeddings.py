@@ -1,9 +1,13 @@
+"""Stores of embeddings: rows, files, manifests, and what becomes of those that are unfinished or damaged."""
+
+import json
 import re
 import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -16,7 +20,7 @@ from torch import Tensor
 from relgraph.data import embeddings
 from relgraph.data.embeddings import EmbeddingStore, StoreWriter, shard_file
 from relgraph.data.fingerprint import ImageRecord
-from relgraph.data.manifest import Contents
+from relgraph.data.manifest import Contents, images_per_shard
 from relgraph.data.views import FixedViews
 from relgraph.graph import search
 from relgraph.graph.kernels import linear
@@ -27,15 +31,12 @@ from tests.limits import run
 IMAGES, VIEWS, WIDTH = 10, 3, 5
 RECORD = ImageRecord(*(torch.arange(IMAGES) * 7 + part for part in range(3)))
 VALUES = torch.randn(IMAGES, VIEWS, WIDTH, generator=torch.Generator().manual_seed(0))
-
-
-def contents(**changes: Any) -> Contents:
-    usual = Contents(
-        dataset="digits", images=IMAGES, image_shape=(1, 8, 8), streamed=False, checksums=RECORD.sha256,
-        teacher="t", arguments=(), fingerprint="f", input_size=8, mean=(0.5,), std=(1.0,), width=WIDTH, dtype="float32",
-        precision="32-true", views=VIEWS, crop_padding=1, flip=False, view_seed=0, images_per_shard=4,
-    )  # fmt: skip
-    return replace(usual, **changes)
+CONTENTS = Contents(
+    dataset="folder:birds", images=IMAGES, image_shape=(3, 8, 8), streamed=False, checksums=RECORD.sha256,
+    teacher="timm:x", arguments=("a=1",), fingerprint="bb", input_size=None, mean=(0.5, 0.1, 0.3), std=(1.0, 0.2, 1.0),
+    width=WIDTH, dtype="float32", precision="32-true", views=VIEWS, crop_padding=1, flip=True, view_seed=3,
+    images_per_shard=4,
+)  # fmt: skip
 
 
 def fill(writer: StoreWriter, shards: list[int]) -> None:
@@ -44,7 +45,7 @@ def fill(writer: StoreWriter, shards: list[int]) -> None:
 
 
 def write(path: Path, **changes: Any) -> Path:
-    writer = StoreWriter(path, contents(**changes), RECORD)
+    writer = StoreWriter(path, replace(CONTENTS, **changes), RECORD)
     fill(writer, writer.missing)
     return path
 
@@ -110,8 +111,8 @@ def test_a_store_is_searched_that_does_not_fit_memory(tmp_path: Path) -> None:
     values = torch.randint(-2, 3, (640, 1, 8192)).float()  # whole numbers, whose products are exact
     values[5], values[7] = 1.0, values[9]
     record = ImageRecord(*torch.zeros(3, 640, dtype=torch.int64))
-    changes = {"images": 640, "width": 8192, "views": 1, "images_per_shard": 200}
-    writer = StoreWriter(tmp_path / "store", contents(**changes, checksums=record.sha256), record)
+    stored = replace(CONTENTS, images=640, width=8192, views=1, images_per_shard=200, checksums=record.sha256)
+    writer = StoreWriter(tmp_path / "store", stored, record)
     for shard in writer.missing:
         writer.write(shard, values[200 * shard : 200 * (shard + 1)])
 
@@ -135,16 +136,16 @@ def test_files_are_plain_arrays(store: Path) -> None:
     assert sorted(files(store)) == [
         "images.npy", "manifest.json", "shard-00000.npy", "shard-00001.npy", "shard-00002.npy",
     ]  # fmt: skip
-    views = FixedViews(IMAGES, VIEWS, padding=1, flip=False, seed=0)
+    views = FixedViews(IMAGES, VIEWS, padding=1, flip=True, seed=3)
     assert torch.equal(EmbeddingStore(store).views().dx, views.dx)
 
 
 def test_an_unfinished_store_cannot_be_opened_and_goes_on(tmp_path: Path, store: Path) -> None:
     path = tmp_path / "stopped"
-    fill(StoreWriter(path, contents(), RECORD), [0, 2])
+    fill(StoreWriter(path, CONTENTS, RECORD), [0, 2])
     told = "stopped is not finished, shard-00001.npy is missing, 2 of 3 shards are written: the same relgraph"
     assert_refused_like((lambda: EmbeddingStore(path), told))
-    writer = StoreWriter(path, contents(), RECORD)
+    writer = StoreWriter(path, CONTENTS, RECORD)
     assert writer.missing == [1]
     fill(writer, [1])
     assert files(path) == files(store)
@@ -155,7 +156,7 @@ def test_a_stop_before_the_first_shard_can_be_continued(tmp_path: Path, store: P
     for owner, name in ((Contents, "write"), (embeddings, "write_rows")):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(owner, name, Mock(side_effect=KeyboardInterrupt))
-            StoreWriter(tmp_path / name, contents(), RECORD)
+            StoreWriter(tmp_path / name, CONTENTS, RECORD)
         assert files(write(tmp_path / name)) == files(store)
 
 
@@ -186,22 +187,22 @@ def test_damaged_files_are_refused_and_written_again(store: Path) -> None:
     ]
     again = ".*relgraph embed command writes it again"
     everything = torch.arange(IMAGES * VIEWS)
+
+    def read(limit: int) -> Tensor:
+        return EmbeddingStore(store, limit=limit).rows(everything % VIEWS, everything // VIEWS)
+
     for damage, told in (*damages, (of_another_shard, "is damaged: the CRC-32 of its row 0 is another one")):
         damage(shard_file(store, 1))
         for limit in (0, 2**20):
-
-            def read(limit: int = limit) -> Tensor:
-                return EmbeddingStore(store, limit=limit).rows(everything % VIEWS, everything // VIEWS)
-
-            assert_refused_like((read, rf"shard-00001\.npy {told}{again}"))
-        writer = StoreWriter(store, contents(), RECORD)
+            assert_refused_like((partial(read, limit), rf"shard-00001\.npy {told}{again}"))
+        writer = StoreWriter(store, CONTENTS, RECORD)
         assert writer.missing == [1]
         fill(writer, [1])
         assert files(store) == before
     for damage, _ in damages:
         damage(store / "images.npy")
         assert_refused_like((lambda: EmbeddingStore(store), r"images\.npy (is damaged|cannot be read)"))
-        assert StoreWriter(store, contents(), RECORD).missing == []
+        assert StoreWriter(store, CONTENTS, RECORD).missing == []
         assert files(store) == before
 
 
@@ -214,7 +215,7 @@ def test_rows_of_another_store_of_this_shape_are_refused(tmp_path: Path, store: 
 
 def test_another_store_or_what_is_none_is_not_continued(tmp_path: Path, store: Path) -> None:
     def start(path: Path, **changes: Any) -> Callable[[], object]:
-        return lambda: StoreWriter(path, contents(**changes), changed)
+        return lambda: StoreWriter(path, replace(CONTENTS, **changes), changed)
 
     changed = replace(RECORD, content=RECORD.content + (torch.arange(IMAGES) == 6))
     before = files(store)
@@ -223,7 +224,7 @@ def test_another_store_or_what_is_none_is_not_continued(tmp_path: Path, store: P
     (tmp_path / "letter.txt").write_text("dear")
     assert_refused_like(
         *(
-            (start(store, **{name: value}), re.escape(told.format(name, getattr(contents(), name), value)) + "$")
+            (start(store, **{name: value}), re.escape(told.format(name, getattr(CONTENTS, name), value)) + "$")
             for name, value in another.items()
         ),
         (start(store, checksums=changed.sha256), "other images: the first that differs is image 6; choose"),
@@ -238,10 +239,49 @@ def test_shards_that_cannot_be_stored(tmp_path: Path) -> None:
         ("float32", float("nan"), "not finite$"),
         ("float16", 1e5, "not finite in float16: use --dtype float32"),
     ):
-        writer, rows = StoreWriter(tmp_path / dtype, contents(dtype=dtype), RECORD), VALUES[4:8].clone()
+        writer, rows = StoreWriter(tmp_path / dtype, replace(CONTENTS, dtype=dtype), RECORD), VALUES[4:8].clone()
         rows[1, 2, 3] = value
         assert_refused_like(
             (partial(writer.write, 1, rows), f"the embedding of image 5 of the training split is {told}"),
             (partial(writer.write, 2, VALUES[:4]), r"a shard must be \(2, 3, 5\), got \(4, 3, 5\)"),
         )
         assert not list((tmp_path / dtype).glob("shard*"))
+
+
+def test_round_trip_and_sizes(tmp_path: Path) -> None:
+    CONTENTS.write(tmp_path)
+    assert Contents.read(tmp_path) == CONTENTS
+    assert (CONTENTS.shards, CONTENTS.bytes, replace(CONTENTS, images=12).shards) == (3, 10 * 3 * 5 * 4, 3)
+    assert [CONTENTS.positions(shard).tolist() for shard in range(3)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_shards_are_neither_tiny_nor_too_large() -> None:
+    for images, width, views in product((1, 1442, 50_000, 1_281_167), (64, 512, 2048), (1, 16)):
+        count = images_per_shard(images, views * width * 4)
+        size = count * views * width * 4
+        assert size <= 256 * 2**20
+        assert count >= images or size > 15 * 2**20
+        assert -(-images // count) <= max(33, 1 + images * views * width * 4 / (255 * 2**20))
+
+
+def test_what_is_no_manifest(tmp_path: Path) -> None:
+    file = tmp_path / "manifest.json"
+    CONTENTS.write(tmp_path)
+    text, whole = file.read_text(), json.loads(file.read_text())
+    changed = "was changed after it was written (its SHA-256 differs)"
+    spoilt: tuple[tuple[str | bytes, str], ...] = (
+        (text[:100], "cannot be read as JSON"),
+        (b"\xff\xfe", "cannot be read as JSON"),
+        ("[1]", "its format is not"),
+        (json.dumps({**whole, "format": "other"}), "its format is not"),
+        (json.dumps({**whole, "version": 2}), "expected 3, found 2; delete the store and run relgraph embed again"),
+        (text.replace('"width": 5', '"width": 6'), changed),
+        (text.replace('"flip": true', '"flip": 1'), changed),
+        (json.dumps({**whole, "contents": None}), changed),
+    )
+    for content, told in spoilt:
+        assert content != text
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        assert_refused_like((lambda: Contents.read(tmp_path), r"manifest\.json .*" + re.escape(told)))
+    file.unlink()
+    assert_refused_like((lambda: Contents.read(tmp_path), "cannot be read as JSON"))

@@ -1,8 +1,10 @@
-"""Extra views against loops over images with numpy and torchvision, with the same draws."""
+"""Extra views against loops over images with numpy and torchvision, with the same draws; what holds for all views."""
 
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from relgraph.data.augment import MOCO, SIMCLR_SMALL, ContrastiveView, Digits
+from relgraph.data.augment import MOCO, SIMCLR, SIMCLR_SMALL, ContrastiveView, Digits
 from relgraph.data.extra_views import (
     Chain,
     Changed,
@@ -25,10 +27,12 @@ from relgraph.data.transforms import Jitter
 from relgraph.data.views import PadCropFlip, View
 from relgraph.processes import ProcessGroup
 from tests.checks import assert_refused_like, case
-from tests.data.shared import JITTER, chi_square, random_images, seeded
+from tests.data.shared import JITTER, chi_square, padded_crop, random_images, seeded
+from tests.data.test_augment import ALWAYS, NEVER
 
 FLIP = torch.arange(12) % 3 == 0
-KINDS = (Rotations(2), Transformations(2), Patches(MOCO, 3, 7), Patches(replace(MOCO, blur=0.0, grey=0.0), 1, 6))
+EXTRA = (Rotations(2), Transformations(2), Patches(MOCO, 3, 7), Patches(replace(MOCO, blur=0.0, grey=0.0), 1, 6))
+KINDS = (PadCropFlip(2, True), MOCO, SIMCLR, SIMCLR_SMALL, replace(MOCO, size=7), NEVER, ALWAYS, Digits(), *EXTRA)
 
 
 def crops_of(drawn: Joined) -> list[View]:
@@ -37,11 +41,9 @@ def crops_of(drawn: Joined) -> list[View]:
     return [chain.steps[0] for chain in chains if isinstance(chain.steps[0], View)]
 
 
-def padded_crop(image: Tensor, crops: View, row: int, padding: int) -> np.ndarray:
-    padded = np.pad(image.numpy(), ((0, 0), (padding, padding), (padding, padding)))
-    top, left = padding + int(crops.dy[row]), padding + int(crops.dx[row])
-    crop = padded[:, top : top + image.shape[1], left : left + image.shape[2]]
-    return crop[:, :, ::-1] if crops.flip[row] else crop
+def draw(kind: Any, images: Tensor, seed: int = 0) -> Any:
+    """Draw views of any kind for 12 images."""
+    return kind.draw(12, *images.shape[2:], *([FLIP] if kind in EXTRA else []), seeded(seed))
 
 
 def test_rotations_are_numpys_of_crops_with_the_base_views_flip() -> None:
@@ -54,7 +56,7 @@ def test_rotations_are_numpys_of_crops_with_the_base_views_flip() -> None:
             assert torch.equal(crops.flip, FLIP)
             for i, image in enumerate(images):
                 expected = np.rot90(padded_crop(image, crops, i, 2), v + 1, axes=(1, 2))
-                assert np.array_equal(seen[v * 12 + i].numpy(), expected)
+                assert np.array_equal(seen[v * 12 + i], expected)
 
 
 def test_each_rotation_has_a_crop_of_its_own() -> None:
@@ -74,7 +76,7 @@ def test_transformations_are_the_papers_four_in_their_order() -> None:
     seen = view.apply(images).view(4, 12, 3, 16, 16)
     assert seen.dtype == torch.float32 and seen.min() >= 0 and seen.max() <= 1
     for i, image in enumerate(images):
-        crops = [torch.from_numpy(padded_crop(image, each, i, 2).copy()).float() / 255 for each in crops_of(view)]
+        crops = [padded_crop(image, each, i, 2).float() / 255 for each in crops_of(view)]
         turned, distorted = crops[0].rot90(int(turn.arguments[0][i]), (1, 2)), crops[2]
         for change in jitter.order[:, i].tolist():
             distorted = JITTER[change](distorted, float(jitter.factors[change, i]))
@@ -112,19 +114,47 @@ def test_patches_are_small_views_of_the_augmentation() -> None:
     assert area.min() > 0.03 and area.max() < 0.17  # 0.05 to 0.14, in whole pixels
 
 
+def test_the_generator_alone_decides_whatever_autocast_does() -> None:
+    images = random_images(12, 3, 8, 8)
+    for kind in KINDS:
+        view, again, other = (draw(kind, images, seed) for seed in (3, 3, 4))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            first = view.apply(images)
+        assert torch.equal(first, again.apply(images))
+        assert kind is NEVER or not torch.equal(first, other.apply(images))
+
+
 def test_nothing_is_read_back_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "autocast", lambda *given, **options: nullcontext())  # which "meta" has not
-    images = torch.zeros(12, 3, 8, 8, dtype=torch.uint8, device="meta")  # holds no value to be read
-    for views in KINDS:
-        assert len(views.draw(12, 8, 8, FLIP, seeded()).apply(images)) == 12 * views.each
+    for kind, channels in product(KINDS, (1, 3)):
+        images = torch.zeros(12, channels, 7, 7, dtype=torch.uint8, device="meta")  # holds no value to be read
+        seen = draw(kind, images).apply(images)
+        assert len(seen) == 12 * kind.each if kind in EXTRA else seen.shape == images.shape
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_views_on_the_gpu_are_those_on_the_cpu() -> None:
     images = random_images(12, 3, 32, 32)
-    for views in KINDS:
-        drawn = views.draw(12, 32, 32, FLIP, seeded())
+    for kind in KINDS:
+        drawn = draw(kind, images)
         torch.testing.assert_close(drawn.apply(images.cuda()).cpu(), drawn.apply(images), rtol=0, atol=1e-4)
+
+
+def test_a_part_sees_its_rows_of_every_view() -> None:
+    spans = [ProcessGroup(rank, count).rows(12) for count in (1, 2, 3, 12) for rank in range(count)]
+    small = {True: random_images(12, 1, 9, 9), False: torch.rand(12, 1, 9, 13)}
+    for kind in KINDS:
+        for images in (random_images(12, 3, 16, 16), small[kind in EXTRA]):
+            drawn = draw(kind, images)
+            whole = drawn.apply(images.clone())
+            whole = whole.view(-1, 12, *whole.shape[1:])
+            for rows in (slice(3, 7), slice(5), slice(5, None), *spans):
+                with case(kind, rows):
+                    part = drawn.part(rows)
+                    assert type(part) is type(drawn) and (kind in EXTRA or torch.equal(part.flip, drawn.flip[rows]))
+                    assert torch.equal(part.apply(images[rows].clone()), whole[:, rows].flatten(0, 1))
+            again = drawn.part(slice(2, 10)).part(slice(3, 6))
+            assert torch.equal(again.apply(images[5:8].clone()), whole[:, 5:8].flatten(0, 1))
 
 
 def test_kinds_make_their_views_and_refuse_the_others() -> None:
@@ -143,19 +173,7 @@ def test_kinds_make_their_views_and_refuse_the_others() -> None:
         (partial(make, "patches", 0), "the number of patches must be at least 1, got 0"),
         (partial(make, "patches", 6, augmentation=PadCropFlip(4, True)), "contrastive augmentation.* got PadCropFlip"),
         (partial(make, "patches", 6, augmentation=Digits()), "contrastive augmentation.* got Digits"),
-        *((partial(x.draw, 12, 8, 9, FLIP, seeded()), "want square images, got 8 x 9") for x in KINDS[:2]),
-        *((partial(x.draw, 5, 8, 8, FLIP, seeded()), "one flip for each of 5 images, got 12") for x in KINDS[:2]),
+        *((partial(x.draw, 12, 8, 9, FLIP, seeded()), "want square images, got 8 x 9") for x in EXTRA[:2]),
+        *((partial(x.draw, 5, 8, 8, FLIP, seeded()), "one flip for each of 5 images, got 12") for x in EXTRA[:2]),
         (lambda: grey.apply(random_images(12, 2, 8, 8)), "a grey view needs images with 1 or 3 channels, got 2"),
     )
-
-
-def test_a_part_has_its_rows_of_every_view() -> None:
-    spans = [ProcessGroup(rank, count).rows(12) for count in (1, 2, 3, 12) for rank in range(count)]
-    for views in KINDS:
-        for images in (random_images(12, 3, 16, 16), random_images(12, 1, 9, 9)):
-            drawn = views.draw(12, images.shape[2], images.shape[3], FLIP, seeded())
-            whole = drawn.apply(images)
-            whole = whole.view(views.each, 12, *whole.shape[1:])
-            for rows in (slice(3, 7), *spans):
-                with case(views, rows):
-                    assert torch.equal(drawn.part(rows).apply(images[rows]), whole[:, rows].flatten(0, 1))

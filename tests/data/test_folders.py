@@ -7,30 +7,18 @@ from shutil import rmtree
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from relgraph.data import folders
 from relgraph.data.folders import check_memory, list_images, read_folder
 from relgraph.data.images import ImageFiles
 from tests.checks import assert_refused_like
-
-
-def write_image(file: Path, size: tuple[int, int] = (6, 6), seed: int = 0) -> np.ndarray:
-    """Write random colours and return them as (H, W, 3)."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(file)
-    return pixels
+from tests.pictures import write_folder, write_image
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two classes with three training and two test images each."""
-    for split, count in (("train", 3), ("test", 2)):
-        for name in ("cat", "dog"):
-            for i in range(count):
-                write_image(tmp_path / split / name / f"{i}.png")
-    return tmp_path
+    return write_folder(tmp_path, {"train": 3, "test": 2}, size=(6, 6))
 
 
 def test_images_and_labels_are_read_in_order(tmp_path: Path) -> None:
@@ -130,7 +118,7 @@ def test_a_listing_is_in_the_order_of_folders_and_names(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_splits_holds_images_without_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = [write_image(tmp_path / file, seed=len(file)) for file in ("a/b/c/1.bmp", "b.png", "cat/0.PNG")]
+    expected = [write_image(tmp_path / file, (6, 6), seed=len(file)) for file in ("a/b/c/1.bmp", "b.png", "cat/0.PNG")]
     for hidden in (".0.png", ".cache/0.png", "cat/.cache/0/1.png"):
         write_image(tmp_path / hidden)
     (tmp_path / "a/notes.txt").write_text("not an image")

@@ -13,6 +13,7 @@ from torch import Tensor
 from relgraph.data import images as module
 from relgraph.data.images import ImageFiles, ImageSet, image_files, read_image
 from tests.checks import assert_refused, assert_refused_like
+from tests.pictures import write_image
 
 COUNT = 23
 NAMES = [f"{('Ünïcode', 'with space')[i % 2]}/{i:02}.png" for i in range(COUNT)]
@@ -21,16 +22,10 @@ NAMES = [f"{('Ünïcode', 'with space')[i % 2]}/{i:02}.png" for i in range(COUNT
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of 7 x 5 noise images; read it, do not change it."""
-    root, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    for name in NAMES:
-        (root / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (5, 7, 3), dtype=np.uint8)).save(root / name)
+    root = tmp_path_factory.mktemp("images")
+    for seed, name in enumerate(NAMES):
+        write_image(root / name, (7, 5), seed)
     return root
-
-
-def pixels_of(folder: Path) -> Tensor:
-    decoded = [np.asarray(Image.open(folder / name).convert("RGB")) for name in NAMES]
-    return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2)
 
 
 def whole(images: Tensor | ImageFiles) -> ImageSet:
@@ -44,7 +39,8 @@ def streamed(folder: Path) -> ImageSet:
 
 @pytest.fixture
 def held(folder: Path) -> ImageSet:
-    return whole(pixels_of(folder))
+    decoded = [np.asarray(Image.open(folder / name).convert("RGB")) for name in NAMES]
+    return whole(torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2))
 
 
 def test_batches_are_the_images_in_order_at_any_number_of_workers(streamed: ImageSet, held: ImageSet) -> None:

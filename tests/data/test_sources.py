@@ -17,7 +17,7 @@ from relgraph.data import BUILT_IN
 from relgraph.data.datasets import DataSet, load
 from relgraph.data.images import ImageFiles, ImageSet
 from relgraph.data.sources import PUBLISHED, SOURCES, OriginalSplits
-from tests.checks import assert_refused_like
+from tests.checks import Intruder, assert_refused_like
 
 Patch = pytest.MonkeyPatch
 ANNOTATIONS = "val/val_annotations.txt"
@@ -95,26 +95,16 @@ def test_cifar_is_read_in_its_own_format(tmp_path: Path, monkeypatch: Patch) -> 
         assert source.normalisation[0][0] == mean and (source.crop_padding, source.flip) == (4, True)
 
 
-class Attack:
-    """What makes a file when it is unpickled."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.file,)
-
-
 def test_no_pickle_but_the_published_one_is_opened(tmp_path: Path, monkeypatch: Patch) -> None:
     touched = tmp_path / "touched"
     for place in ("meta", "batch_0", "batch_1"):
         write_cifar(monkeypatch, "cifar100", tmp_path, 1)
-        (tmp_path / "cifar-100-python" / place).write_bytes(pickle.dumps(Attack(touched)))
+        (tmp_path / "cifar-100-python" / place).write_bytes(pickle.dumps(Intruder(touched)))
         fails("cifar100", tmp_path, f"{place} is not the published file")
         with pytest.raises(RuntimeError, match="not found or corrupted"):  # torchvision's check, before it opens any
             datasets.CIFAR100(tmp_path)
     assert not touched.exists()
-    pickle.loads(pickle.dumps(Attack(touched)))
+    pickle.loads(pickle.dumps(Intruder(touched)))
     assert touched.exists(), "else the attack is none"
 
 

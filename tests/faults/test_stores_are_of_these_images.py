@@ -114,13 +114,17 @@ def test_one_flipped_bit_is_noticed_wherever_it_is(made: Path, store: Path) -> N
         (store / name).write_bytes(data)
 
 
-def test_a_row_that_is_damaged_amid_a_run_ends_it(make: Make, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_is_damaged_amid_a_run_ends_it(
+    make: Make, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(stores, "_check_values", lambda wanted, store: None)
     file = store / "shard-00001.npy"
     file.write_bytes(flip(file.read_bytes(), file.stat().st_size - 100))
     told = r"shard-00001\.npy is damaged: the CRC-32 of its row 19 is another one .*: the same relgraph embed command"
     assert_refused_like((lambda: trained(make, store), told))
+    capsys.readouterr()
     embed(make(), store)
+    assert re.search(told, capsys.readouterr().out), "that it was damaged is said"
     trained(make, store)
 
 
@@ -148,10 +152,16 @@ def reasons(recipe: Recipe) -> list[str]:
 def test_streamed_images_that_are_exchanged_and_those_that_are_touched_moved_or_copied(
     images: Path, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, store, read = shutil.copytree(images, tmp_path / "images"), tmp_path / "store", []
+    data, store = shutil.copytree(images, tmp_path / "images"), tmp_path / "store"
     as_bitmaps(data)
+    read: list[str] = []
     crc = fingerprint._crc
-    monkeypatch.setattr(fingerprint, "_crc", lambda path: (read.append(path), crc(path))[1])
+
+    def counted(path: str) -> int:
+        read.append(path)
+        return crc(path)
+
+    monkeypatch.setattr(fingerprint, "_crc", counted)
     recipe = make(dataset=f"folder:{data}", images="stream", embeddings=str(store))
     before = embed(recipe, store)
     assert len(read) == 27

@@ -139,27 +139,12 @@ def test_a_queue_of_another_precision() -> None:
 
 
 def test_what_is_refused() -> None:
-    keys_must = "the keys of a queue must be"
-    for student, teacher, keys, message in (
-        ((4, 3), (5, 3), (7, 3), "embeddings must be (N, D), student and teacher of the same N images…"),
-        ((4, 3), (4, 2), (7, 3), "matching nodes needs embeddings of one width…"),
-        ((2, 4, 3), (2, 4, 3), (7, 3), "vectors must be (N, D), got (2, 4, 3)"),
-        ((4, 3), (4, 3), (7, 2), f"{keys_must} (K, 3), at least one, got (7, 2)"),
-        ((4, 3), (4, 3), (0, 3), f"{keys_must} (K, 3), at least one, got (0, 3)"),
-        ((4, 3), (4, 3), (3,), f"{keys_must} (K, 3), at least one, got (3,)"),
+    for student, teacher, message in (
+        ((4, 3), (5, 3), "embeddings must be (N, D), student and teacher of the same N images…"),
+        ((4, 3), (4, 2), "matching nodes needs embeddings of one width…"),
+        ((2, 4, 3), (2, 4, 3), "vectors must be (N, D), got (2, 4, 3)"),
     ):
-        checked = list(losses(torch.zeros(keys)).values())[: 2 if "queue" in message else None]
-        assert_refused(*((partial(loss, torch.zeros(student), torch.zeros(teacher)), message) for loss in checked))
-    four, x, queued = torch.zeros(4, 3), torch.randn(4, D), queue().float()
-    for wrong in (torch.zeros(7, 3, device="meta"), torch.zeros(7, 3).long()):
-        message = f"{keys_must} of floating point on cpu, got {wrong.dtype} on {wrong.device}"
-        assert_refused((partial(queue_contrast, four, four, wrong, 0.2), message))
-    for tau in (0.0, -0.1, math.nan):
-        calls = [
-            partial(queue_contrast, x, x, queued, tau),
-            partial(soft_queue_contrast, x, x, queued, tau, 0.1),
-            partial(soft_queue_contrast, x, x, queued, 0.1, tau),
-            partial(batch_contrast, x, x, tau),
-            partial(view_contrast, x, x, tau),
-        ]
-        assert_refused(*((call, f"a temperature must be positive, got {tau}") for call in calls))
+        calls = (
+            partial(loss, torch.zeros(student), torch.zeros(teacher)) for loss in losses(torch.zeros(7, 3)).values()
+        )
+        assert_refused(*((call, message) for call in calls))

@@ -1,8 +1,11 @@
-"""Scales and criteria against double loops in Python's floats, and on edge lists against all pairs."""
+"""Scales and criteria against their formulas in numpy, and on edge lists against all pairs."""
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,70 +13,36 @@ from torch import Tensor
 from relgraph.graph.criteria import Criterion, cross_entropy, frobenius, half_square, huber, kl, mean_square, sum_square
 from relgraph.graph.scales import Scale, by_anchor_norm, by_anchor_sum, by_constant_max, by_max, by_mean, raw, softmax
 from relgraph.graph.topology import ALL_PAIRS, Edges, Topology
-from relgraph.methods.crd import nce
 from tests.checks import assert_refused, case
 
-Rows = list[list[float]]
-SCALES: dict[str, Scale] = {
-    "raw": raw,
-    "by_mean": by_mean,
-    "by_max": by_max,
-    "by_constant_max": by_constant_max,
-    "by_anchor_norm": by_anchor_norm,
-    "by_anchor_sum": by_anchor_sum,
-    "softmax": softmax(0.3),
+Array = np.ndarray[Any, np.dtype[np.float64]]
+# Each scale with its formula, of the weights of one anchor and of all anchors.
+SCALED: dict[str, tuple[Scale, Callable[[Array, Array], Array]]] = {
+    "raw": (raw, lambda row, every: row),
+    "by_mean": (by_mean, lambda row, every: row / every[every > 0].mean()),
+    "by_max": (by_max, lambda row, every: row / every.max()),
+    "by_constant_max": (by_constant_max, lambda row, every: row / every.max()),
+    "by_anchor_norm": (by_anchor_norm, lambda row, every: row / np.linalg.norm(row)),
+    "by_anchor_sum": (by_anchor_sum, lambda row, every: row / row.sum()),
+    "softmax": (softmax(0.3), lambda row, every: np.log(np.exp(row / 0.3) / np.exp(row / 0.3).sum())),
 }
-CRITERIA: dict[str, Criterion] = {
-    "frobenius": frobenius,
-    "mean_square": mean_square,
-    "sum_square": sum_square,
-    "half_square": half_square,
-    "huber": huber,
-    "kl": kl,
-    "cross_entropy": cross_entropy,
+# Each criterion with its formula, of the weights of all anchors, (N, M), in the student and in the teacher.
+COMPARED: dict[str, tuple[Criterion, Callable[[Array, Array], Any]]] = {
+    "frobenius": (frobenius, lambda s, t: np.linalg.norm(s - t)),
+    "mean_square": (mean_square, lambda s, t: ((s - t) ** 2).mean()),
+    "sum_square": (sum_square, lambda s, t: ((s - t) ** 2).sum()),
+    "half_square": (half_square, lambda s, t: ((s - t) ** 2).sum() / 2 / len(s)),
+    "huber": (huber, lambda s, t: np.where(abs(s - t) < 1, (s - t) ** 2 / 2, abs(s - t) - 0.5).mean()),
+    "kl": (kl, lambda s, t: (t * np.log((t + 1e-7) / (s + 1e-7))).mean()),
+    "cross_entropy": (cross_entropy, lambda s, t: -(np.exp(t) * s).sum() / len(s)),
 }
-
-
-def naive_scale(name: str, rows: Rows) -> Rows:
-    flat = [w for row in rows for w in row]
-    positive = [w for w in flat if w > 0]
-    result = []
-    for row in rows:
-        divisor = {
-            "raw": 1.0,
-            "by_mean": sum(positive) / len(positive),
-            "by_max": max(flat),
-            "by_constant_max": max(flat),
-            "by_anchor_norm": math.sqrt(sum(w * w for w in row)),
-            "by_anchor_sum": sum(row),
-            "softmax": 1.0,
-        }[name]
-        if name == "softmax":
-            total = sum(math.exp(w / 0.3) for w in row)
-            row = [math.log(math.exp(w / 0.3) / total) for w in row]
-        result.append([w / divisor for w in row])
-    return result
-
-
-def naive_criterion(name: str, student: Rows, teacher: Rows) -> float:
-    pairs = [(s, t) for row_s, row_t in zip(student, teacher, strict=True) for s, t in zip(row_s, row_t, strict=True)]
-    if name == "frobenius":
-        return math.sqrt(sum((s - t) ** 2 for s, t in pairs))
-    if name == "mean_square":
-        return sum((s - t) ** 2 for s, t in pairs) / len(pairs)
-    if name in ("sum_square", "half_square"):
-        total = sum((s - t) ** 2 for s, t in pairs)
-        return total if name == "sum_square" else total / 2 / len(student)
-    if name == "huber":
-        return sum((s - t) ** 2 / 2 if abs(s - t) < 1 else abs(s - t) - 0.5 for s, t in pairs) / len(pairs)
-    if name == "kl":
-        return sum(t * math.log((t + 1e-7) / (s + 1e-7)) for s, t in pairs) / len(pairs)
-    assert name == "cross_entropy", f"no naive loop of {name} here yet"
-    return -sum(math.exp(t) * s for s, t in pairs) / len(student)
+SCALES = {name: scale for name, (scale, _) in SCALED.items()}
+CRITERIA = {name: criterion for name, (criterion, _) in COMPARED.items()}
 
 
 def every_pair(n: int, m: int) -> Edges:
-    anchor, candidate = torch.ones(n, m).nonzero(as_tuple=True)
+    """Return all pairs as an edge list in a random order."""
+    anchor, candidate = torch.cartesian_prod(torch.arange(n), torch.arange(m))[torch.randperm(n * m)].T
     return Edges(torch.stack([candidate, anchor]), n)
 
 
@@ -86,18 +55,20 @@ def compared(scale: str, criterion: str, student: Tensor, teacher: Tensor, topol
 
 
 @pytest.mark.parametrize("name", SCALES)
-def test_scale_equals_a_double_loop(name: str) -> None:
+def test_scale_equals_its_formula(name: str) -> None:
     weights = torch.rand(4, 6).double()
     weights[0, :2] = torch.tensor([0.0, -0.3])
-    expected = torch.tensor(naive_scale(name, weights.tolist())).double()
-    torch.testing.assert_close(SCALES[name](weights, ALL_PAIRS), expected)
+    scale, formula = SCALED[name]
+    expected = torch.from_numpy(np.stack([formula(row, weights.numpy()) for row in weights.numpy()]))
+    torch.testing.assert_close(scale(weights, ALL_PAIRS), expected)
 
 
 @pytest.mark.parametrize("name", CRITERIA)
-def test_criterion_equals_a_double_loop(name: str) -> None:
+def test_criterion_equals_its_formula(name: str) -> None:
     student, teacher = torch.rand(2, 4, 6).double() * (4 if name == "huber" else 1)
-    expected = naive_criterion(name, student.tolist(), teacher.tolist())
-    assert CRITERIA[name](student, teacher, ALL_PAIRS).item() == pytest.approx(expected, rel=1e-12)
+    criterion, formula = COMPARED[name]
+    expected = formula(student.numpy(), teacher.numpy())
+    assert criterion(student, teacher, ALL_PAIRS).item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -168,46 +139,3 @@ def test_the_softmax_bears_a_low_temperature() -> None:
 
 def test_a_temperature_must_be_positive() -> None:
     assert_refused(*((partial(softmax, t), f"a temperature must be positive, got {t}") for t in (0, -0.1, math.nan)))
-
-
-def naive_nce(positive: Rows, negative: Rows, noise: float) -> float:
-    """Return the sum over anchors of probabilities, divided by their number; rows may differ in length."""
-    total = 0.0
-    for (own,), others in zip(positive, negative, strict=True):
-        m = len(others)
-        total -= math.log(own / (own + m * noise + 1e-7))
-        total -= sum(math.log(m * noise / (p + m * noise + 1e-7)) for p in others)
-    return total / len(positive)
-
-
-def test_nce_equals_a_double_loop_over_anchors_with_different_numbers_of_negatives() -> None:
-    for noise, count in ((1e-6, [5, 5, 5]), (0.02, [5, 5, 5]), (0.5, [5, 5, 5]), (0.1, [5, 2, 3])):
-        positive, negative = torch.rand(3).double(), torch.rand(3, 5).double() * 0.1
-        rows = [row[:m] for row, m in zip(negative.tolist(), count, strict=True)]
-        for row, m in zip(negative, count, strict=True):
-            row[m:] = 0  # of which the logarithm is -inf
-        logarithms = negative.log().requires_grad_()
-        value = nce(positive.log(), logarithms, torch.tensor(count), noise)
-        with case(noise, count):
-            expected = naive_nce(positive.unsqueeze(1).tolist(), rows, noise)
-            assert value.item() == pytest.approx(expected, rel=1e-12)
-            (gradient,) = torch.autograd.grad(value, logarithms)
-            assert gradient.isfinite().all() and not gradient[1, count[1] :].any() and (gradient[0] > 0).all()
-
-
-def test_nce_has_a_gradient_and_does_not_mind_probabilities_beyond_floats() -> None:
-    positive = torch.randn(3, dtype=torch.float64, requires_grad=True)
-    negative = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    count = torch.full((3,), 4)
-    assert torch.autograd.gradcheck(lambda p, n: nce(p, n, count, 0.05), (positive, negative))
-    for scale in (1e3, -1e3):
-        p, n = (torch.full(x.shape, scale, requires_grad=True) for x in (positive, negative))
-        value = nce(p, n, count, 0.05)
-        gradients = torch.autograd.grad(value, (p, n))
-        assert value.isfinite() and all(gradient.isfinite().all() for gradient in gradients)
-
-
-def test_nce_keeps_the_digits_of_small_probabilities() -> None:
-    negative = torch.full((2, 1000), 1e-5)
-    value = nce(torch.full((2,), 30.0), negative.log(), torch.full((2,), 1000), 1e-3)
-    assert value.item() == pytest.approx(1000 * (math.log1p(1e-5) + 1e-7), rel=1e-4)

@@ -9,51 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from relgraph.graph import blocks, forms
-from relgraph.graph.criteria import (
-    Criterion,
-    cross_entropy,
-    frobenius,
-    half_square,
-    huber,
-    kl,
-    mean_square,
-    sum_square,
-)
-from relgraph.graph.forms import Form, check_form
-from relgraph.graph.kernels import (
-    Kernel,
-    cosine,
-    euclidean,
-    gaussian,
-    gaussian_taylor,
-    identity,
-    linear,
-    pearson,
-    squared_euclidean,
-)
-from relgraph.graph.pair import PairBuilder
+from relgraph.graph import blocks, pair
+from relgraph.graph.criteria import frobenius, huber, mean_square
+from relgraph.graph.kernels import Kernel, cosine, euclidean, identity, pearson
+from relgraph.graph.pair import Form, PairBuilder, check_form
 from relgraph.graph.relation import Relation
-from relgraph.graph.scales import (
-    Scale,
-    by_anchor_norm,
-    by_anchor_sum,
-    by_constant_max,
-    by_max,
-    by_mean,
-    raw,
-    softmax,
-)
+from relgraph.graph.scales import Scale, by_anchor_norm, by_max, by_mean, raw
 from relgraph.graph.search import edge_weights
 from relgraph.graph.topology import ALL_PAIRS, Above, Edges, Given, Nearest, Rule, WithOwn
 from tests.checks import assert_refused, case
+from tests.graph.test_criteria import CRITERIA, SCALES
 from tests.graph.test_factored import largest_tensor, with_gradient
+from tests.graph.test_kernels import each_kernel
 
 N = 9
-KERNELS = [pearson, linear, euclidean, squared_euclidean, gaussian(0.4), gaussian_taylor(0.4, 2)]
-SCALES: list[Scale] = [raw, by_mean, by_max, by_constant_max, by_anchor_norm, softmax(0.3)]
-CRITERIA: list[Criterion] = [frobenius, mean_square, sum_square, half_square, huber]
-each_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
 BLOCKS = (1, 4)  # larger ones are one block, as of `test_blocks`
 
 
@@ -69,10 +38,14 @@ def compare(relation: Relation, student: Tensor, teacher: Tensor, block: int) ->
     return relation.in_blocks(*z, block=block)
 
 
-# Each scale with two criteria, each criterion with two scales.
+# Each scale with two criteria, each criterion with two scales; what reads probabilities or their logarithms with those.
 PARTS = [
-    (softmax(0.3), cross_entropy),
-    *((s, c) for s, c in itertools.product(SCALES, CRITERIA) if s in (raw, by_mean) or c in (frobenius, huber)),
+    (SCALES["softmax"], CRITERIA["cross_entropy"]),
+    *(
+        (s, c)
+        for s, c in itertools.product(SCALES.values(), CRITERIA.values())
+        if (s in (raw, by_mean) or c in (frobenius, huber)) and c.name not in ("KL", "cross-entropy")
+    ),
 ]
 
 
@@ -80,7 +53,7 @@ PARTS = [
 def test_value_and_gradient_are_those_of_the_matrix(kernel: Kernel) -> None:
     torch.manual_seed(len(kernel.name))  # rounding of two equal nodes' distance shows in the gradient of some draws
     student, teacher = nodes()
-    parts = [*PARTS, *([(by_anchor_sum, kl)] if kernel.name == "gaussian" else [])]
+    parts = [*PARTS, *([(SCALES["by_anchor_sum"], CRITERIA["kl"])] if kernel.name == "gaussian" else [])]
     for scale, criterion in parts:
         relation = Relation(kernel, scale=scale, criterion=criterion, form="matrix")
         expected = with_gradient(relation, student, teacher)
@@ -221,7 +194,7 @@ def test_auto_takes_what_suits_the_size() -> None:
 
 
 def test_graphs_of_several_batches_are_matrices_however_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forms, "LARGEST_MATRIX", 0)
+    monkeypatch.setattr(pair, "LARGEST_MATRIX", 0)
     x, y = torch.randn(2, 2, 40, 3)
     for relation in (Relation(cosine), Relation(euclidean, scale=by_mean, criterion=huber)):
         with largest_tensor() as seen:

@@ -46,7 +46,7 @@ PAIRWISE: dict[str, tuple[Kernel, Callable[[Vector, Vector], float]]] = {
     "gaussian": (gaussian(0.4), lambda a, b: math.exp(-0.8 * (1 - cosine_of(a, b)))),
     "gaussian (Taylor)": (gaussian_taylor(0.4, 2), taylor_of),
 }
-by_name = pytest.mark.parametrize("kernel", [kernel for kernel, _ in PAIRWISE.values()], ids=list(PAIRWISE))
+each_kernel = pytest.mark.parametrize("kernel", [kernel for kernel, _ in PAIRWISE.values()], ids=list(PAIRWISE))
 
 
 def double_loop(name: str, x: Tensor, y: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ def test_kernel_equals_a_double_loop(name: str) -> None:
                 torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
 
 
-@by_name
+@each_kernel
 def test_leading_dimensions_are_batches_of_graphs(kernel: Kernel) -> None:
     x, y = torch.randn(2, 3, 5, 7).double(), torch.randn(2, 3, 4, 7).double()
     found = kernel(x, y)
@@ -79,7 +79,7 @@ def test_leading_dimensions_are_batches_of_graphs(kernel: Kernel) -> None:
             torch.testing.assert_close(found[i, j], kernel(x[i, j], y[i, j]))
 
 
-@by_name
+@each_kernel
 def test_gradients(kernel: Kernel) -> None:
     x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
     y = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Node matching in every form against loops over the cross graph: its target, its value and its gradient."""
+"""Node matching in every form against loops over the cross graph: its value and its gradient."""
 
 import math
 
@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from relgraph.graph.criteria import frobenius
-from relgraph.graph.forms import Form
 from relgraph.graph.kernels import cosine, pearson
-from relgraph.graph.pair import graph_pair
-from relgraph.graph.relation import across_in_blocks, matching, target
-from relgraph.graph.topology import ALL_PAIRS, Given, Nearest, Rule
+from relgraph.graph.pair import Form, graph_pair
+from relgraph.graph.relation import matching
+from relgraph.graph.topology import ALL_PAIRS, Given, Rule
 from tests.graph.test_factored import with_gradient
 
 N = 9
@@ -25,21 +24,16 @@ def nodes() -> tuple[Tensor, Tensor]:
     return student, student + 0.1
 
 
-def test_the_target_is_each_nodes_own() -> None:
-    student, teacher = nodes()
-    assert torch.equal(target(graph_pair(student, teacher)), torch.eye(N).double())
-    assert target(graph_pair(student, teacher, topology=Nearest(2))).tolist() == [1.0] * N + [0.0] * (2 * N)
-
-
 @pytest.mark.parametrize("block", [1, 4, N, N + 1])
-def test_the_cross_graph_is_compared_in_blocks(block: int) -> None:
+def test_the_cross_graph_is_compared_in_blocks(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relgraph.graph.blocks.LARGEST", block * N)
     student, teacher = nodes()
 
     def matrix(s: Tensor, t: Tensor) -> Tensor:
         return frobenius(pearson(s, t), torch.eye(N).double())
 
     def blocked(s: Tensor, t: Tensor) -> Tensor:
-        return across_in_blocks(pearson, pearson.nodes(s), pearson.nodes(t), block)
+        return matching(graph_pair(s, t, form="blocked"), pearson)
 
     expected = with_gradient(matrix, student, teacher)
     torch.testing.assert_close(with_gradient(blocked, student, teacher), expected, rtol=1e-10, atol=1e-10)
@@ -47,13 +41,7 @@ def test_the_cross_graph_is_compared_in_blocks(block: int) -> None:
 
 @pytest.mark.parametrize(
     ("rule", "form"),
-    [
-        (ALL_PAIRS, "matrix"),
-        (ALL_PAIRS, "factored"),
-        (ALL_PAIRS, "blocked"),
-        (EDGES, "matrix"),
-        (EDGES, "blocked"),
-    ],
+    [*((ALL_PAIRS, form) for form in ("matrix", "factored", "blocked")), (EDGES, "matrix"), (EDGES, "blocked")],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_matching_is_a_loop_over_the_cross_graph(rule: Rule, form: Form) -> None:

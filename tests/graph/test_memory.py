@@ -63,26 +63,16 @@ def test_a_slot_without_direction_is_zero_and_finite() -> None:
 
 def test_what_is_refused() -> None:
     queue, bank = "a queue needs at least one key of at least one number, got", Bank(8, 4)
-    before, two = bank.keys.clone(), torch.zeros(2, 4)
+    before = bank.keys.clone()
     assert_refused(
         *((partial(Queue, *size), f"{queue} {size[0]} x {size[1]}") for size in ((0, 4), (4, 0), (-1, 4))),
         *(
-            (partial(Bank, *size), f"a bank needs at least one slot of at least one number, got {size[0]} x {size[1]}")
-            for size in ((0, 4), (4, 0))
-        ),
-        *(
-            (partial(Queue(8, 4).remember, torch.zeros(shape)), f"keys must be (N, 4), got {shape}")
-            for shape in ((2, 3), (4,), (1, 2, 4))
-        ),
-        *(
-            (partial(bank.remember, torch.tensor(indices), keys, 0.5), message)
-            for indices, keys, message in (
-                ([0, 1], torch.zeros(2, 5), "keys must be (N, 4), got (2, 5)"),
-                ([0, 1], torch.zeros(4), "keys must be (N, 4), got (4,)"),
-                ([0, 1, 2], two, "indices must be one for each of the 2 keys, got (3,)"),
-                ([0.0, 1.0], two, "indices must be integers, got torch.float32"),
-                ([0, 8], two, "indices must name images 0 to 7, got 8"),
-                ([-1, 0], two, "indices must name images 0 to 7, got -1"),
+            (partial(bank.remember, torch.tensor(indices), torch.zeros(2, 4), 0.5), message)
+            for indices, message in (
+                ([0, 1, 2], "indices must be one for each of the 2 keys, got (3,)"),
+                ([0.0, 1.0], "indices must be integers, got torch.float32"),
+                ([0, 8], "indices must name images 0 to 7, got 8"),
+                ([-1, 0], "indices must name images 0 to 7, got -1"),
             )
         ),
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from relgraph.graph.search import Rows
 from relgraph.graph.topology import Edges, Graph, Nearest, OwnRule, Rule
 from tests.checks import case
 from tests.graph.test_factored import with_gradient
+from tests.methods.golden import nearest
 
 N = 8
 # Five anchors of two to four edges in no order; the others have none.
@@ -48,24 +50,20 @@ def square(one: Tensor, other: Tensor) -> Tensor:
     return (one - other).square().sum()
 
 
-def nearest(x: Tensor, k: int, weight: Weight) -> list[set[int]]:
-    """Return each node's k nearest others, by Python's sort."""
-
-    def sort(i: int) -> list[int]:
-        return sorted((j for j in range(N) if j != i), key=lambda j: float(weight(x[i], x[j])))
-
-    return [set(sort(i)[:k]) for i in range(N)]
-
-
 def candidates(topology: str, student: Tensor, teacher: Tensor, weight: Weight) -> list[list[int]]:
-    if topology == "all pairs":
-        return [list(range(N))] * N
-    if topology == "nearest":
-        return [sorted(near) for near in nearest(teacher, 3, weight)]
-    if topology == "union":
-        both = zip(nearest(student, 2, weight), nearest(teacher, 2, weight), strict=True)
-        return [sorted(s | t) for s, t in both]
-    return [sorted(j for j, i in EDGE_INDEX.T.tolist() if i == anchor) for anchor in range(N)]
+    def near(x: Tensor, k: int) -> set[tuple[int, int]]:
+        return set(nearest(list(x), k, lambda one, other: float(weight(one, other))))
+
+    edges = {
+        "all pairs": product(range(N), range(N)),
+        "nearest": near(teacher, 3),
+        "union": near(student, 2) | near(teacher, 2),
+        "given": EDGE_INDEX.T.tolist(),
+    }[topology]
+    around: list[list[int]] = [[] for _ in range(N)]
+    for neighbour, anchor in edges:
+        around[anchor].append(neighbour)
+    return around
 
 
 def loop(row: Loss, around: list[list[int]], weight: Weight = square) -> Loss:
@@ -113,35 +111,19 @@ def from_the_farthest(weights: Tensor) -> Tensor:
     return (weights - weights.amax(-1, keepdim=True)) / weights.shape[-1]
 
 
-def naive_largest(student: Tensor, teacher: Tensor) -> Tensor:
-    return torch.stack([(a - b).abs() for a, b in zip(student, teacher, strict=True)]).max()
-
-
-def naive_powers(student: Tensor, teacher: Tensor) -> Tensor:
-    return torch.stack([(a - b) ** 4 for a, b in zip(student, teacher, strict=True)]).sum()
-
-
-def naive_unlike(student: Tensor, teacher: Tensor) -> Tensor:
-    return 1 - torch.corrcoef(torch.stack([student, teacher]))[0, 1]
-
-
-def naive_scaled(student: Tensor, teacher: Tensor) -> Tensor:
-    s, t = (torch.stack([(w - max(row)) / len(row) for w in row]) for row in (student, teacher))
-    return naive_largest(s, t)
-
-
 MANHATTAN = Kernel("manhattan", identity, partial(torch.cdist, p=1.0), nearest_is_largest=False)
 CUBES = Product(lambda x, y: (x.unsqueeze(-2) - y.unsqueeze(-3)).abs().pow(3).sum(-1), own=0.0)
 MINKOWSKI = Kernel("minkowski", identity, CUBES, lambda cubes: cubes + 1, nearest_is_largest=False)
 # Kernel, scale and criterion, of one's own or not, with the weight of a pair and the row of an anchor.
 OWN: dict[str, tuple[Kernel, Any, Any, Weight, Loss]] = {
-    "largest": (squared_euclidean, raw, largest, square, naive_largest),
-    "unlike": (squared_euclidean, raw, unlike, square, naive_unlike),
-    "powers": (squared_euclidean, raw, Criterion(powers, additive=True), square, naive_powers),
-    "scale": (squared_euclidean, from_the_farthest, largest, square, naive_scaled),
-    "manhattan": (MANHATTAN, raw, unlike, lambda one, other: (one - other).abs().sum(), naive_unlike),
-    "minkowski": (MINKOWSKI, raw, unlike, lambda one, other: (one - other).abs().pow(3).sum() + 1, naive_unlike),
-}
+    "largest": (squared_euclidean, raw, largest, square, largest),
+    "unlike": (squared_euclidean, raw, unlike, square, unlike),
+    "powers": (squared_euclidean, raw, Criterion(powers, additive=True), square, powers),
+    "scale": (squared_euclidean, from_the_farthest, largest, square,
+              lambda s, t: largest(from_the_farthest(s), from_the_farthest(t))),
+    "manhattan": (MANHATTAN, raw, unlike, lambda one, other: (one - other).abs().sum(), unlike),
+    "minkowski": (MINKOWSKI, raw, unlike, lambda one, other: (one - other).abs().pow(3).sum() + 1, unlike),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -189,12 +171,12 @@ RING = [sorted(((i + 1) % N, (i + 2) % N)) for i in range(N)]
 
 def test_a_rule_of_ones_own() -> None:
     student, teacher = nodes()
-    expected = with_gradient(loop(naive_unlike, RING), student, teacher)
+    expected = with_gradient(loop(unlike, RING), student, teacher)
     relation = Relation(squared_euclidean, Ring(), criterion=unlike)
     assert relation.builder.known_forms == ("matrix",)
     torch.testing.assert_close(with_gradient(relation, student, teacher), expected, rtol=1e-9, atol=1e-9)
     found = Relation(squared_euclidean, FoundRing(), criterion=unlike)
-    assert_same(found, loop(naive_unlike, RING), student, teacher)
+    assert_same(found, loop(unlike, RING), student, teacher)
     pair = graph_pair(student, teacher, topology=FoundRing().with_own(), form="blocked", match=False)
     assert sorted(map(tuple, pair[STUDENT].edge_index.T.tolist())) == sorted(
         (j, i) for i in range(N) for j in [i, *RING[i]]
@@ -218,5 +200,5 @@ def test_a_function_that_is_a_rule() -> None:
     assert len({len(row) for row in around}) > 1
     relation = Relation(squared_euclidean, near, criterion=largest)
     assert isinstance(relation.topology, OwnRule) and relation.builder.known_forms == ("matrix",)
-    expected = with_gradient(loop(naive_largest, around), student, teacher)
+    expected = with_gradient(loop(largest, around), student, teacher)
     torch.testing.assert_close(with_gradient(relation, student, teacher), expected, rtol=1e-9, atol=1e-9)

@@ -9,7 +9,6 @@ from torch_geometric.nn import SimpleConv, to_hetero
 from torch_geometric.utils import to_networkx
 
 from relgraph.graph.criteria import mean_square
-from relgraph.graph.forms import Form
 from relgraph.graph.kernels import cosine, pearson
 from relgraph.graph.pair import (
     LISTED,
@@ -17,6 +16,7 @@ from relgraph.graph.pair import (
     STUDENT,
     TEACHER,
     EdgeType,
+    Form,
     _all_edges,
     adjacency,
     graph_pair,

@@ -1,5 +1,7 @@
 """Refinement against double loops and PyG's GraphConv, and where weights cancel."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -25,7 +27,7 @@ def knn(matrix: Tensor, k: int) -> Edges:
     return edges
 
 
-def double_loop(x: Tensor, matrix: Tensor, edges: list[list[int]]) -> Tensor:
+def double_loop(x: Tensor, matrix: Tensor, edges: Sequence[Sequence[int]]) -> Tensor:
     """Return `sum_j r_ij x_j / sum_j |r_ij|` over the edges (j, i)."""
     rows = []
     for i in range(len(x)):

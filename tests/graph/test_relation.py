@@ -1,70 +1,17 @@
-"""Relations put together: sparse against dense, and their messages; the laws of the methods say the rest."""
+"""What is no part of a relation, or no batch. Relations in every form are in test_forms.py and test_own_parts.py."""
 
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from relgraph.graph.criteria import cross_entropy, huber, kl, mean_square
-from relgraph.graph.kernels import Kernel, cosine, dot, euclidean, linear, pearson, squared_euclidean, unit
+from relgraph.graph.criteria import mean_square
+from relgraph.graph.kernels import pearson
 from relgraph.graph.pair import check_nodes
 from relgraph.graph.relation import Relation
-from relgraph.graph.scales import by_anchor_norm, by_anchor_sum, by_max, by_mean, softmax
-from relgraph.graph.topology import ALL_PAIRS, Edges, Graph, Nearest
+from relgraph.graph.topology import Nearest
 from tests.checks import assert_refused
-from tests.methods.golden import value_and_gradient, vectors
-
-shifted_cosine = Kernel("shifted cosine", unit, dot, lambda c: (c + 1) / 2)
-
-
-def compositions(topology: Graph = ALL_PAIRS) -> dict[str, Relation]:
-    return {
-        "ega edges": Relation(topology=topology),
-        "rkd distance": Relation(euclidean, topology, by_mean, huber),
-        "sp": Relation(linear, topology, by_anchor_norm, mean_square),
-        "pkt": Relation(shifted_cosine, topology, by_anchor_sum, kl),
-        "softmax": Relation(cosine, topology, softmax(0.5), cross_entropy),
-        "irg": Relation(squared_euclidean, topology, by_max, mean_square),
-    }
-
-
-NAMES = list(compositions())
-named = pytest.mark.parametrize("name", NAMES)
-
-
-def embeddings(n: int = 8) -> tuple[Tensor, Tensor]:
-    return vectors(n, 6, 10)
-
-
-def every_pair(student: Tensor, teacher: Tensor, kernel: Kernel) -> Edges:
-    """Be the rule of all pairs, each node with itself included, as an edge list in a random order."""
-    n = len(teacher)
-    pairs = torch.cartesian_prod(torch.arange(n), torch.arange(n))[torch.randperm(n * n)]
-    return Edges(pairs.T, n)
-
-
-@named
-def test_an_edge_list_of_all_pairs_equals_all_pairs(name: str) -> None:
-    student, teacher = embeddings()
-    dense = value_and_gradient(compositions()[name], student, teacher)
-    sparse = value_and_gradient(compositions(every_pair)[name], student, teacher)
-    torch.testing.assert_close(sparse, dense, rtol=1e-12, atol=1e-14)
-
-
-@named
-def test_all_neighbours_equal_all_pairs_without_the_diagonal(name: str) -> None:
-    student, teacher = embeddings()
-    relation = compositions()[name]
-    off = ~torch.eye(8, dtype=torch.bool)
-    # Without the diagonal each row is a matrix of its own, (N, N - 1).
-    s, t = (relation.kernel(x)[off].view(8, 7) for x in (student, teacher))
-    dense = relation.compare(s, t, ALL_PAIRS)
-    expected = dense, torch.autograd.grad(dense, student)[0]
-    for rule in (Nearest(7), Nearest(7, "student")):
-        found = value_and_gradient(compositions(rule)[name], student, teacher)
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 
 def test_what_is_no_part_or_no_batch_is_refused() -> None:

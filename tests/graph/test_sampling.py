@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from relgraph.graph import sampling
-from relgraph.graph.sampling import ClassSampler, gathered, picked
+from relgraph.graph import memory
+from relgraph.graph.memory import ClassSampler, gathered, picked
 from tests.checks import assert_refused, case
 from tests.methods.golden import vectors
 
@@ -103,7 +103,7 @@ def naive_products(anchors: Tensor, keys: Tensor, index: Tensor) -> Tensor:
 
 def test_picked_and_gathered_products_equal_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     for block, draws in product((1, 30, 2**24), (1, 7)):  # 40 keys are more than 32 per draw, and fewer
-        monkeypatch.setattr(sampling, "BLOCK", block)
+        monkeypatch.setattr(memory, "BLOCK", block)
         anchors, keys = vectors(3, 5, 5)[0], vectors(40, 5, 5)[1]
         index, pull = torch.randint(40, (3, draws)), torch.randn(3, draws).double()
         index[0, -1] = index[0, 0]  # drawn twice
@@ -118,7 +118,7 @@ def test_picked_and_gathered_products_equal_a_loop(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("images", [100, 5000])  # 32 draws: one product up to 1024 keys, gathering above
 def test_the_backward_pass_keeps_no_keys_per_draw(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "BLOCK", 1024)
+    monkeypatch.setattr(memory, "BLOCK", 1024)
     anchors, keys, index = torch.randn(8, 64, requires_grad=True), torch.randn(images, 64), torch.randint(100, (8, 32))
     sizes = []
 

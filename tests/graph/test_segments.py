@@ -40,29 +40,18 @@ def test_torch_scatter_is_there_if_it_is_expected() -> None:
         assert torch_scatter is not None and segments.HAS_SCATTER
 
 
-def test_sum() -> None:
-    values = draw()
-    expected = [sum(group) for group in by_anchor(values)]
-    torch.testing.assert_close(segments.segment_sum(values, ANCHORS, COUNT), torch.tensor(expected).double())
-
-
-def test_max() -> None:
-    values = draw() - 10  # all negative: an empty segment's 0 must not take part
-    expected = [max(group, default=0.0) for group in by_anchor(values)]
-    found = segments.segment_max(values.requires_grad_(), ANCHORS, COUNT)
-    torch.testing.assert_close(found, torch.tensor(expected).double())
-    assert not found.requires_grad
-
-
-def test_log_softmax() -> None:
-    values = draw()
+def test_each_reduction_is_a_loop() -> None:
+    values = draw() - 10  # all negative: an empty segment's 0 must not take part in a maximum
     groups = by_anchor(values)
-    expected = [
-        value - math.log(sum(math.exp(other) for other in groups[anchor]))
-        for anchor, value in zip(ANCHORS.tolist(), values.tolist(), strict=True)
-    ]
-    found = segments.segment_log_softmax(values, ANCHORS, COUNT)
-    torch.testing.assert_close(found, torch.tensor(expected).double())
+    pairs = zip(ANCHORS.tolist(), values.tolist(), strict=True)
+    for reduce, expected in (
+        (segments.segment_sum, [sum(group) for group in groups]),
+        (segments.segment_max, [max(group, default=0.0) for group in groups]),
+        (segments.segment_log_softmax, [v - math.log(sum(map(math.exp, groups[a]))) for a, v in pairs]),
+    ):
+        found = reduce(values.requires_grad_(), ANCHORS, COUNT)
+        torch.testing.assert_close(found.detach(), torch.tensor(expected).double())
+        assert found.requires_grad == (reduce is not segments.segment_max)
 
 
 @pytest.mark.parametrize("function", [segments.segment_sum, segments.segment_max, segments.segment_log_softmax])

@@ -11,19 +11,7 @@ from torch import Tensor
 from relgraph.graph.criteria import Criterion
 from relgraph.graph.kernels import cosine, euclidean, pearson, squared_euclidean
 from relgraph.graph.search import check_k
-from relgraph.graph.topology import (
-    ALL_PAIRS,
-    Above,
-    AllPairs,
-    Chooser,
-    Edges,
-    Given,
-    Nearest,
-    Rule,
-    WithOwn,
-    make_rule,
-    nearest,
-)
+from relgraph.graph.topology import ALL_PAIRS, Above, Chooser, Edges, Given, Nearest, Rule, WithOwn, make_rule, nearest
 from tests.checks import assert_refused, case
 
 Pairs = set[tuple[int, int]]
@@ -42,7 +30,7 @@ def matrices(n: int = 12) -> tuple[Tensor, Tensor]:
     return pearson(torch.randn(n, 8).double()), pearson(torch.randn(n, 8).double())
 
 
-def as_set(edges: AllPairs | Edges) -> Pairs:
+def as_set(edges: object) -> Pairs:
     """Return the edges (neighbour, anchor); each may stand there once only."""
     assert isinstance(edges, Edges)
     pairs = set(map(tuple, edges.edge_index.T.tolist()))

@@ -37,26 +37,6 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     pair._all_edges.cache_clear()
 
 
-def weighed(student: Tensor, teacher: Tensor) -> Tensor:
-    return (edge_weights(student, teacher, EDGE_INDEX, euclidean) ** 2).sum()
-
-
-def squared(student: Tensor, teacher: Tensor) -> Tensor:
-    found = squares(student, teacher)
-    return found.within.sqrt() + 2 * found.across
-
-
-def against_keys(student: Tensor, teacher: Tensor) -> Tensor:
-    return (over_keys(student, KEYS, largest=2 * N)[0] * over_keys(teacher, KEYS, largest=2 * N)[0]).sum()
-
-
-def in_blocks(student: Tensor, teacher: Tensor) -> Tensor:
-    def term(some: slice, s: Tensor, t: Tensor) -> Tensor:
-        return (s[some] @ t.mT).sin().sum()
-
-    return sum_of_blocks(term, (student, teacher), N, block=2).square()
-
-
 LOSSES: dict[str, Loss] = {
     "matrix": Relation(pearson, form="matrix"),
     "matrix, by mean": Relation(euclidean, scale=by_mean, criterion=huber, form="matrix"),
@@ -67,10 +47,10 @@ LOSSES: dict[str, Loss] = {
     "blocked, by max": Relation(euclidean, scale=by_max, criterion=huber, form="blocked"),
     "given": Relation(cosine, Given(EDGE_INDEX), form="matrix"),
     "given, blocked": Relation(cosine, Given(EDGE_INDEX), form="blocked"),
-    "edge_weights": weighed,
-    "squares": squared,
-    "over_keys": against_keys,
-    "sum_of_blocks": in_blocks,
+    "edge_weights": lambda s, t: (edge_weights(s, t, EDGE_INDEX, euclidean) ** 2).sum(),
+    "squares": lambda s, t: squares(s, t).within.sqrt() + 2 * squares(s, t).across,
+    "over_keys": lambda s, t: over_keys(s, KEYS, largest=2 * N)[0] @ over_keys(t, KEYS, largest=2 * N)[0],
+    "sum_of_blocks": lambda *ends: sum_of_blocks(lambda some, s, t: (s[some] @ t.mT).sin().sum(), ends, N, 2).square(),
 }
 
 

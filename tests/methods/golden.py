@@ -1,13 +1,15 @@
 """What tests of single methods share: random inputs, those of a closed form, and the authors' numbers for them."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 from relgraph.graph.topology import Nearest
 from relgraph.methods import Batch, Output
@@ -40,6 +42,18 @@ def maps(*shape: int, phase: float) -> tuple[Tensor, Tensor]:
     return student, torch.sin(0.1 * (b + 1) * (c + 1) + 0.2 * (h + 1) * (w + 2) + phase)
 
 
+def queue_keys() -> Tensor:
+    """Return the keys of a queue, (32, 16)."""
+    return normalize(torch.sin(0.05 * outer(16, 1, 32, 2) + 0.3), dim=0).T
+
+
+def random_output(rows: int, dim: int, classes: int, width: int, maps: Sequence[tuple[int, ...]] = ()) -> Output:
+    """Return an output of random embeddings, logits, features and stage maps of these sizes."""
+    shapes = (rows, dim), (rows, classes), (rows, width), *((rows, *shape) for shape in maps)
+    embedding, logits, feature, *stages = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    return Output(embedding, logits, feature, tuple(stages))
+
+
 def output_of_maps(shapes: Sequence[tuple[int, ...]], n: int = 3) -> Output:
     """Return an output with random stage maps of these shapes."""
     return Output(torch.zeros(n, 2), maps=tuple(torch.randn(n, *shape, dtype=torch.float64) for shape in shapes))
@@ -48,6 +62,47 @@ def output_of_maps(shapes: Sequence[tuple[int, ...]], n: int = 3) -> Output:
 def halved(maps: Tensor) -> Tensor:
     """Return the means of maps over windows of 2 x 2."""
     return torch.stack([maps[..., a::2, b::2] for a in (0, 1) for b in (0, 1)]).mean(0)
+
+
+def standardised(maps: Tensor) -> Tensor:
+    """Return what a new batch norm in training mode makes of maps."""
+    mean, variance = maps.mean((0, 2, 3), keepdim=True), maps.var((0, 2, 3), correction=0, keepdim=True)
+    return (maps - mean) / (variance + 1e-5).sqrt()
+
+
+def attended(maps: Tensor) -> Tensor:
+    """Return each image's attention: the mean of the squares over channels by position, divided by its length."""
+    positions = maps.square().mean(1).flatten(1)
+    return positions / positions.square().sum(1, keepdim=True).sqrt()
+
+
+def ntxent(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
+    """Return NT-Xent (SimCLR, equation 1): the mean over 2N anchors, each among the other 2N - 1 vectors."""
+    both = [x / x.norm() for x in [*student, *teacher]]
+    values = []
+    for i, anchor in enumerate(both):
+        weights = {j: torch.exp(anchor @ key / tau) for j, key in enumerate(both) if j != i}
+        other = (i + len(student)) % len(both)
+        values.append(-torch.log(weights[other] / torch.stack(list(weights.values())).sum()))
+    return torch.stack(values).mean()
+
+
+def infonce(student: Tensor, teacher: Tensor, keys: Iterable[Tensor], tau: float) -> Tensor:
+    """Return InfoNCE (MoCo, equation 1) with keys of unit length: a cross-entropy with target 0, image by image."""
+    values = []
+    for s, t in zip(student, teacher, strict=True):
+        weights = torch.stack([s @ key / s.norm() for key in [t / t.norm(), *keys]]) / tau
+        values.append(cross_entropy(weights, torch.tensor(0)))
+    return torch.stack(values).mean()
+
+
+def views_to_images(views: Tensor, images: Tensor, temperature: float = 1.0) -> float:
+    """Return the loss of SSKD's head, view by view: row v * N + i is view v of image i."""
+    total = 0.0
+    for row, view in enumerate(views.detach()):
+        weights = [math.exp(cosine_similarity(view, image, dim=0) / temperature) for image in images.detach()]
+        total -= math.log(weights[row % len(images)] / sum(weights))
+    return total / len(views)
 
 
 def batch(labels: Sequence[int]) -> Batch:
@@ -89,6 +144,11 @@ def graphs_with_edges(
         *((Nearest(k), own + nearest(teacher, k, distance)) for k in ks),
         (torch.tensor(EDGES).T, own + EDGES),
     ]
+
+
+def values(terms: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return terms as numbers."""
+    return {name: term.item() for name, term in terms.items()}
 
 
 def check(key: str, loss: Callable[[], Tensor], inputs: Mapping[str, Tensor]) -> None:

@@ -3,7 +3,6 @@
 The laws that all methods keep are in test_laws.py.
 """
 
-import math
 from functools import partial
 from typing import Any
 
@@ -14,8 +13,8 @@ from torch import Tensor
 from relgraph.methods import EGA, KD, Batch, Method, Output, RunFacts
 from relgraph.methods.base import labels_of, logits_of, nodes_of, stage_maps
 from relgraph.names import build_method
-from relgraph.training.spread import labelled_cross_entropy
 from tests.checks import assert_refused
+from tests.methods.golden import random_output
 
 N, DIM, CLASSES = 8, 6, 4
 RUN = RunFacts(DIM, DIM, DIM)
@@ -38,17 +37,8 @@ class Product(Method):
         self.seen += len(batch.indices)
 
 
-def output(requires_grad: bool = False) -> Output:
-    return Output(
-        torch.randn(N, DIM, dtype=torch.float64, requires_grad=requires_grad),
-        torch.randn(N, CLASSES, dtype=torch.float64, requires_grad=requires_grad),
-        torch.randn(N, 5, dtype=torch.float64, requires_grad=requires_grad),
-        tuple(torch.randn(N, 3, side, side, dtype=torch.float64, requires_grad=requires_grad) for side in (4, 2)),
-    )
-
-
-def tensors(given: Output) -> list[Tensor]:
-    return [part for part in (given.embedding, given.logits, given.feature, *given.maps) if part is not None]
+def output() -> Output:
+    return random_output(N, DIM, CLASSES, 5, ((3, 4, 4), (3, 2, 2)))
 
 
 def test_the_loss_is_the_sum_of_its_terms_which_come_in_order() -> None:
@@ -70,13 +60,13 @@ def test_bare_vectors_stand_for_embedding_and_feature_and_nothing_else() -> None
 
 @pytest.mark.parametrize("bare", [False, True])
 def test_the_teacher_comes_detached_whole(bare: bool) -> None:
-    method, student, teacher = Product(), output(), output(requires_grad=True)
+    method, student, teacher = Product(), output(), output().each(Tensor.requires_grad_)
     method(student, teacher.embedding if bare else teacher)
     assert method.given is not None
-    assert not any(part.requires_grad for part in tensors(method.given))
+    assert not any(part.requires_grad for part in method.given.tensors())
     if not bare:
-        assert len(tensors(teacher)) == 5
-        assert all(torch.equal(a, b) for a, b in zip(tensors(method.given), tensors(teacher), strict=True))
+        assert len(teacher.tensors()) == 5
+        assert all(torch.equal(a, b) for a, b in zip(method.given.tensors(), teacher.tensors(), strict=True))
     assert teacher.embedding.requires_grad, "the caller's own tensor is left as it was"
 
 
@@ -135,23 +125,6 @@ def test_what_is_no_output_or_no_batch_is_refused() -> None:
     for given in (BATCH.labels, (BATCH.indices, BATCH.labels), output()):
         message = f"the third argument of a method is a Batch(indices, labels), got {type(given).__name__}"
         assert_refused((partial(Product(), output(), output(), given), message))
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_cross_entropy_is_the_mean_over_the_labelled_images(dtype: torch.dtype) -> None:
-    logits, labels = torch.randn(5, 3).to(dtype), torch.tensor([2, -1, 0, -1, 1])
-    found = labelled_cross_entropy(logits, labels)
-    known = [(row, label) for row, label in zip(logits.double().tolist(), labels.tolist(), strict=True) if label >= 0]
-    expected = sum(math.log(sum(map(math.exp, row))) - row[label] for row, label in known) / 3
-    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    assert found.item() == pytest.approx(expected, rel=1e-12 if dtype == torch.float64 else 1e-6)
-
-
-def test_cross_entropy_without_labels_is_zero_and_teaches_nothing() -> None:
-    logits = torch.randn(5, 3, requires_grad=True)
-    loss = labelled_cross_entropy(logits, torch.full((5,), -1))
-    torch.autograd.backward(loss)
-    assert loss.item() == 0 and logits.grad is not None and not logits.grad.any()
 
 
 def test_methods_are_built_from_the_options_that_they_name() -> None:

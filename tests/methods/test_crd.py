@@ -1,5 +1,6 @@
 """CRD against double loops over images in float64: negatives one by one, with the memory written slot by slot."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from relgraph.graph.topology import AllPairs, Given, Nearest
 from relgraph.methods import Batch, Output, RunFacts
-from relgraph.methods.crd import CRD
+from relgraph.methods.crd import CRD, nce
 from relgraph.names import build_method
 from tests.checks import assert_refused, case
 from tests.methods.golden import value_and_gradient, vectors
@@ -171,6 +172,15 @@ def test_zeros_that_stay_zeros_and_a_low_temperature_are_finite() -> None:
                     assert value.isfinite() and gradient.isfinite().all()
                     loss.remember(student, teacher, BATCH)
                 assert all(bool(tensor.isfinite().all()) for tensor in loss.state_dict().values())
+
+
+def test_probabilities_beyond_floats_are_finite_and_small_ones_keep_their_digits() -> None:
+    for scale in (1e3, -1e3):
+        p, n = (torch.full(shape, scale, requires_grad=True) for shape in ((3,), (3, 4)))
+        value = nce(p, n, torch.full((3,), 4), 0.05)
+        assert value.isfinite() and all(gradient.isfinite().all() for gradient in torch.autograd.grad(value, (p, n)))
+    value = nce(torch.full((2,), 30.0), torch.full((2, 1000), 1e-5).log(), torch.full((2,), 1000), 1e-3)
+    assert value.item() == pytest.approx(1000 * (math.log1p(1e-5) + 1e-7), rel=1e-4)
 
 
 def refused(**options: Any) -> Callable[[], object]:

@@ -1,14 +1,17 @@
-"""FitNet against the benchmark code's number and convolutions written as loops."""
+"""FitNet against the benchmark code's number, and its regressor written out: a convolution, batch norm and ReLU."""
+
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from relgraph.methods import Output, RunFacts
 from relgraph.methods.base import Part, Shapes
 from relgraph.methods.fitnet import FitNet, regressor
 from tests.checks import assert_refused
-from tests.methods import golden
+from tests.methods.golden import check, embeddings, random_output, standardised
 
 N = 3
 # Sides of the student's and the teacher's map, the regressor's kernel and stride, and the side of its output.
@@ -27,42 +30,21 @@ def shapes(student: int, teacher: int) -> tuple[Shapes, Shapes]:
 
 
 def output(maps: Shapes, n: int = N) -> Output:
-    stages = tuple(torch.randn(n, *shape, dtype=torch.float64) for shape in maps)
-    return Output(torch.randn(n, 6).double(), feature=torch.randn(n, 5).double(), maps=stages)
-
-
-def convolved(layer: nn.Conv2d | nn.ConvTranspose2d, maps: Tensor) -> Tensor:
-    """Return a convolution as a sum over what each number of the map reaches, or is reached by."""
-    side, kernel = maps.shape[-1], layer.kernel_size[0]
-    transposed = isinstance(layer, nn.ConvTranspose2d)
-    weight = layer.weight if transposed else layer.weight.transpose(0, 1)
-    stride, padding = int(layer.stride[0]), 0 if isinstance(layer.padding, str) else int(layer.padding[0])
-    target = (side - 1) * stride - 2 * padding + kernel if transposed else (side + 2 * padding - kernel) // stride + 1
-    found = torch.zeros(len(maps), weight.shape[1], target, target, dtype=maps.dtype)
-    small, large = (side, target) if transposed else (target, side)
-    steps = [(i, a) for i in range(small) for a in range(kernel) if 0 <= i * stride + a - padding < large]
-    for i, a in steps:
-        for j, b in steps:
-            y, x = i * stride + a - padding, j * stride + b - padding
-            source, into = (maps[..., i, j], (y, x)) if transposed else (maps[..., y, x], (i, j))
-            found[..., into[0], into[1]] += source @ weight[..., a, b]
-    return found
+    return random_output(n, 6, 2, 5, maps)
 
 
 def expected(loss: FitNet, student: Tensor, teacher: Tensor) -> Tensor:
-    layer = loss.regressor[0]
-    assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
-    made = convolved(layer, student)
-    mean, variance = made.mean((0, 2, 3), keepdim=True), made.var((0, 2, 3), correction=0, keepdim=True)
-    made = ((made - mean) / (variance + 1e-5).sqrt()).clamp_min(0)
+    layer: Any = loss.regressor[0]
+    convolve = functional.conv_transpose2d if isinstance(layer, nn.ConvTranspose2d) else functional.conv2d
+    made = standardised(convolve(student, layer.weight, stride=layer.stride, padding=layer.padding)).clamp_min(0)
     if teacher.shape[-1] > made.shape[-1]:
-        teacher = nn.functional.adaptive_avg_pool2d(teacher, made.shape[-1])
+        teacher = functional.adaptive_avg_pool2d(teacher, made.shape[-1])
     return (made - teacher).square().sum() / teacher.numel()
 
 
 def test_official_value_and_gradient() -> None:
-    student, teacher = golden.embeddings()
-    golden.check("hint_mse", lambda: FitNet()(student, teacher), {"student": student})
+    student, teacher = embeddings()
+    check("hint_mse", lambda: FitNet()(student, teacher), {"student": student})
 
 
 @pytest.mark.parametrize(("student", "teacher"), SIDES)

@@ -32,13 +32,10 @@ def transition_only(form: Form = "max") -> IRG:
 
 def outputs(width: int = 5) -> tuple[Output, Output]:
     """Return student and teacher with maps of the stem and of two stages; the student's logits are as many."""
-
-    def output(channels: int, width: int) -> Output:
-        shapes = (N, 3), (N, 4), (N, width), (N, 2, 8, 8), (N, channels, 4, 4), (N, 2 * channels, 2, 2)
-        embedding, logits, feature, *maps = (torch.randn(shape).double() for shape in shapes)
-        return Output(embedding, logits, feature, tuple(maps))
-
-    return output(2, width), output(3, 7)
+    return tuple(  # type: ignore[return-value]
+        golden.random_output(N, 3, 4, size, ((2, 8, 8), (channels, 4, 4), (2 * channels, 2, 2)))
+        for channels, size in ((2, width), (3, 7))
+    )
 
 
 def distance(x: list[float], y: list[float]) -> float:
@@ -59,10 +56,6 @@ def level_difference(student: Rows, teacher: Rows, edges: list[tuple[int, int]],
     return difference(s, t, form, N)
 
 
-def value_of(terms: dict[str, Tensor]) -> dict[str, float]:
-    return {name: term.item() for name, term in terms.items()}
-
-
 def levels_of(output: Output, count: int) -> list[Rows]:
     assert output.feature is not None
     levels = [output.feature, *output.maps[::-1]][:count]
@@ -71,17 +64,9 @@ def levels_of(output: Output, count: int) -> list[Rows]:
 
 def way(output: Output) -> list[float]:
     """Return each image's squared distance between its last two maps, position by position."""
-    earlier, later = (stage.tolist() for stage in output.maps[-2:])
-    found = []
-    for before, after in zip(earlier, later, strict=True):
-        total = 0.0
-        for c, channel in enumerate(before):
-            for h in range(2):
-                for w in range(2):
-                    block = [channel[2 * h + a][2 * w + b] for a in range(2) for b in range(2)]
-                    pair = after[2 * c][h][w] + after[2 * c + 1][h][w]
-                    total += (sum(block) / 4 - pair / 2) ** 2
-        found.append(total)
+    earlier, later = output.maps[-2:]
+    means = later.view(N, -1, 2, 2, 2).mean(2)  # of two channels each
+    found: list[float] = (golden.halved(earlier) - means).square().sum((1, 2, 3)).tolist()
     return found
 
 
@@ -151,7 +136,7 @@ def test_edges_are_a_double_loop(form: Form) -> None:
                 found = [level_difference(*level, edges, form) for level in zip(s, t, strict=True)]
                 expected = sum(found) / (levels if form == "max" else 1)
                 terms = edge_only(form, levels, graph).terms(student, teacher)
-                assert value_of(terms) == pytest.approx({"edge": expected}, rel=1e-10)
+                assert golden.values(terms) == pytest.approx({"edge": expected}, rel=1e-10)
 
 
 @each_form
@@ -169,11 +154,11 @@ def test_one_to_many_lets_the_teachers_nodes_supervise_all_levels(form: Form) ->
 def test_transitions_and_vertices_are_loops(form: Form) -> None:
     student, teacher = outputs()
     expected = {"transition": difference(way(student), way(teacher), form, 1)}
-    assert value_of(transition_only(form).terms(student, teacher)) == pytest.approx(expected, rel=1e-10)
+    assert golden.values(transition_only(form).terms(student, teacher)) == pytest.approx(expected, rel=1e-10)
     assert student.logits is not None and teacher.logits is not None
     total = sum(distance(s, t) for s, t in zip(student.logits.tolist(), teacher.logits.tolist(), strict=True))
     expected = {"vertex": {"max": total / (N * 4), "caffe": total / (2 * N), "literal": total}[form]}
-    assert value_of(IRG(1, 0, 0, form=form).terms(student, teacher)) == pytest.approx(expected, rel=1e-10)
+    assert golden.values(IRG(1, 0, 0, form=form).terms(student, teacher)) == pytest.approx(expected, rel=1e-10)
 
 
 @each_form
@@ -186,7 +171,7 @@ def test_transitions_of_edges_are_a_double_loop(form: Form) -> None:
                 for output in (student, teacher)
             )
             terms = IRG(0, 0, 0, form=form, edge_transition_weight=0.5, graph=graph).terms(student, teacher)
-            assert value_of(terms) == pytest.approx({"edge_transition": 0.5 * (s - t) ** 2}, rel=1e-10)
+            assert golden.values(terms) == pytest.approx({"edge_transition": 0.5 * (s - t) ** 2}, rel=1e-10)
 
 
 @pytest.mark.parametrize(("form", "weights"), [("max", (0.1, 5, 5)), ("caffe", (0, 0.005, 0.005))])

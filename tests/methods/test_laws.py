@@ -5,7 +5,7 @@ import io
 import math
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from relgraph.analysis.method_info import method_info
 from relgraph.graph import segments
 from relgraph.methods import METHODS, Batch, Method, Output, RunFacts
-from relgraph.methods.options import options_of
 from relgraph.methods.relational import Relational
 from relgraph.names import build_method, has_graph
 from relgraph.networks.heads import Projector
+from relgraph.options import options_of
 from relgraph.training.spread import labelled_cross_entropy
 from tests.checks import assert_refused, case
+from tests.methods.golden import random_output
 
 N, IMAGES, CLASSES, DIM, VIEWS = 8, 12, 4, 5, 3
 # Equal in both networks, which FSP needs, and the last channels a multiple of those before, which IRG needs.
@@ -44,9 +45,9 @@ RANKS = {"darkrank"}
 GRAPHICAL = [name for name, cls in METHODS.items() if has_graph(cls)]
 RELATIONAL = [name for name, cls in METHODS.items() if issubclass(cls, Relational)]
 each_method = pytest.mark.parametrize("name", METHODS)
-each_graphical = pytest.mark.parametrize("name", GRAPHICAL)
 
 KNN = "graph=knn k=4"
+Options = dict[str, Any]
 
 
 def on_both(*options: str) -> list[str]:
@@ -90,13 +91,16 @@ def ways(name: str) -> list[str]:
     return ["", *([KNN] if name in GRAPHICAL else []), *WAYS.get(name, [])]
 
 
-def refined_ways(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each way, and all pairs and the sparse graph with refined nodes as well."""
-    yield from ((way, {}) for way in ways(name))
-    if name in RELATIONAL:
-        for way in ("", KNN):
-            yield way, {"refine": "smooth"}
-            yield way, {"refine": "conv", "nodes": "embedding"}
+each_way = pytest.mark.parametrize(("name", "way"), [(name, way) for name in METHODS for way in ways(name)])
+
+
+def each_refined_way(*without: str, names: Iterable[str] = METHODS) -> pytest.MarkDecorator:
+    """Parametrise by each way without these words, and by all pairs and the sparse graph with refined nodes as well."""
+    refinements: tuple[Options, ...] = {"refine": "smooth"}, {"refine": "conv", "nodes": "embedding"}
+    cases: list[tuple[str, str, Options]] = [(name, way, {}) for name in names for way in ways(name)]
+    cases += [(name, way, some) for name in names if name in RELATIONAL for way in ("", KNN) for some in refinements]
+    kept = [given for given in cases if not any(word in given[1] for word in without)]
+    return pytest.mark.parametrize(("name", "way", "refinement"), kept)
 
 
 def make(name: str, way: str = "", **changes: Any) -> Method:
@@ -108,13 +112,9 @@ def make(name: str, way: str = "", **changes: Any) -> Method:
 
 
 def output(side: str, n: int = N) -> Output:
-    width = WIDTHS[side]
-    shapes = [(n, DIM), (n, CLASSES), (n, width), *((n, *stage) for stage in MAPS)]
-    embedding, logits, feature, *maps = (torch.randn(shape).double() for shape in shapes)
-    # For methods that ask for extra views; the others do not mind them.
-    more = [torch.randn(VIEWS * n, size).double() for size in (DIM, CLASSES, width)]
-    extra = Output(more[0], more[1], more[2])
-    return Output(embedding, logits, feature, tuple(maps), extra)
+    """Return an output with extra views, for methods that ask for them; the others do not mind them."""
+    given = random_output(n, DIM, CLASSES, WIDTHS[side], MAPS)
+    return given._replace(extra=random_output(VIEWS * n, DIM, CLASSES, WIDTHS[side]))
 
 
 def outputs(n: int = N) -> tuple[Output, Output]:
@@ -127,38 +127,28 @@ def batch_of(n: int) -> Batch:
 
 def tensors(given: Output) -> dict[str, Tensor]:
     """Return all parts by name, those of extra views among them."""
-    found = {"embedding": given.embedding, "logits": given.logits, "feature": given.feature}
-    parts = {name: part for name, part in found.items() if part is not None}
-    extra = {} if given.extra is None else {f"extra {name}": part for name, part in tensors(given.extra).items()}
-    return parts | {f"map {i}": stage for i, stage in enumerate(given.maps)} | extra
-
-
-def changed(given: Output, change: Any) -> Output:
-    """Return an output with every tensor put through a function."""
-    assert given.logits is not None and given.feature is not None
-    embedding, logits, feature = change(given.embedding), change(given.logits), change(given.feature)
-    extra = None if given.extra is None else changed(given.extra, change)
-    return Output(embedding, logits, feature, tuple(change(stage) for stage in given.maps), extra)
+    vectors = "embedding", "logits", "feature"
+    names = *vectors, *(f"map {i}" for i in range(len(MAPS))), *(f"extra {name}" for name in vectors)
+    return dict(zip(names, given.tensors(), strict=True))
 
 
 def reordered(given: Output, order: Tensor) -> Output:
     """Return an output for the same images in another order."""
-    moved = changed(given._replace(extra=None), lambda x: x[order])
     assert given.extra is not None
-    extra = changed(given.extra, lambda x: x.unflatten(0, (VIEWS, -1))[:, order].flatten(0, 1))
-    return moved._replace(extra=extra)
+    extra = given.extra.each(lambda x: x.view(VIEWS, -1, *x.shape[1:])[:, order].flatten(0, 1))
+    return given._replace(extra=None).each(lambda x: x[order])._replace(extra=extra)
 
 
 def learning(given: Output) -> Output:
     """Return a copy whose tensors are leaves that require gradient."""
-    return changed(given, lambda x: x.detach().clone().requires_grad_())
+    return given.each(lambda x: x.detach().clone().requires_grad_())
 
 
 def gradients(value: Tensor, student: Output) -> dict[str, Tensor]:
     """Return the gradient of each part of the student's output; zeros where there is none."""
     parts = tensors(student)
-    found = torch.autograd.grad(value, list(parts.values()), allow_unused=True)
-    return {k: torch.zeros_like(x) if g is None else g for (k, x), g in zip(parts.items(), found, strict=True)}
+    found = torch.autograd.grad(value, [*parts.values()], allow_unused=True, materialize_grads=True)
+    return dict(zip(parts, found, strict=True))
 
 
 def state(method: Method) -> dict[str, Tensor]:
@@ -182,65 +172,57 @@ def value_and_gradients(
     return value.detach(), gradients(value, student)
 
 
-@each_method
-def test_a_loss_is_pure(name: str) -> None:
+@each_way
+def test_a_loss_is_pure(name: str, way: str) -> None:
     """L5: two calls, one value, one gradient, and nothing is written, not into the inputs either, nor drawn."""
-    for way in ways(name):
-        with case(way):
-            method, (student, teacher) = make(name, way).eval(), outputs()
-            student, given = learning(student), changed(teacher, torch.clone)
-            seen, before, random = changed(student, torch.clone), state(method), torch.get_rng_state()
-            first, second = (method(student, teacher, BATCH) for _ in range(2))
-            assert torch.equal(first, second) and torch.equal(torch.get_rng_state(), random)
-            same(gradients(first, student), gradients(second, student))
-            assert not differing(state(method), before)
-            assert not differing(tensors(student), tensors(seen)) and not differing(tensors(teacher), tensors(given))
+    method, (student, teacher) = make(name, way).eval(), outputs()
+    student, given = learning(student), teacher.each(torch.clone)
+    seen, before, random = student.each(torch.clone), state(method), torch.get_rng_state()
+    first, second = (method(student, teacher, BATCH) for _ in range(2))
+    assert torch.equal(first, second) and torch.equal(torch.get_rng_state(), random)
+    same(gradients(first, student), gradients(second, student))
+    assert not differing(state(method), before)
+    assert not differing(tensors(student), tensors(seen)) and not differing(tensors(teacher), tensors(given))
 
 
-@each_method
-def test_training_changes_nothing_but_running_statistics(name: str) -> None:
-    for way in ways(name):
-        with case(way):
-            method, (student, teacher) = make(name, way), outputs()
-            before = state(method)
-            torch.autograd.backward(method(learning(student), teacher, BATCH))
-            # Those of BatchNorm layers, which no loss in training mode reads.
-            statistics = ("running_mean", "running_var", "num_batches_tracked")
-            assert all(key.endswith(statistics) for key in differing(state(method), before))
-            value = method(student, teacher, BATCH)
-            assert torch.equal(method(student, teacher, BATCH), value)
+@each_way
+def test_training_changes_nothing_but_running_statistics(name: str, way: str) -> None:
+    method, (student, teacher) = make(name, way), outputs()
+    before = state(method)
+    torch.autograd.backward(method(learning(student), teacher, BATCH))
+    # Those of BatchNorm layers, which no loss in training mode reads.
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    assert all(key.endswith(statistics) for key in differing(state(method), before))
+    value = method(student, teacher, BATCH)
+    assert torch.equal(method(student, teacher, BATCH), value)
 
 
-@each_method
-def test_only_remembering_changes_a_memory(name: str) -> None:
-    for way in ways(name):
-        with case(way):
-            method, (student, teacher) = make(name, way).eval(), outputs()
-            first, before = method(student, teacher, BATCH), state(method)
-            method.remember(learning(student), learning(teacher), BATCH)
-            written = differing(state(method), before)
-            assert bool(written) == (name in MEMORIES)
-            assert not written & {key for key, _ in method.named_parameters()}
-            assert not any(buffer.requires_grad for buffer in method.buffers())
-            assert torch.equal(method(student, teacher, BATCH), first) == (name not in MEMORIES)
+@each_way
+def test_only_remembering_changes_a_memory(name: str, way: str) -> None:
+    method, (student, teacher) = make(name, way).eval(), outputs()
+    first, before = method(student, teacher, BATCH), state(method)
+    method.remember(learning(student), learning(teacher), BATCH)
+    written = differing(state(method), before)
+    assert bool(written) == (name in MEMORIES)
+    assert not written & {key for key, _ in method.named_parameters()}
+    assert not any(buffer.requires_grad for buffer in method.buffers())
+    assert torch.equal(method(student, teacher, BATCH), first) == (name not in MEMORIES)
 
 
-@each_method
-def test_a_checkpoint_holds_all_that_the_loss_depends_on(name: str) -> None:
+@each_way
+def test_a_checkpoint_holds_all_that_the_loss_depends_on(name: str, way: str) -> None:
     """L12, a method's part: what was remembered, and what is drawn, goes on as it would have."""
-    for way in ways(name):
-        with case(way):
-            method, (student, teacher) = make(name, way), outputs()
-            method.remember(student, teacher, BATCH)
-            other = make(name, way)
-            file = io.BytesIO()
-            torch.save(method.state_dict(), file)
-            file.seek(0)
-            other.load_state_dict(torch.load(file, weights_only=True))
-            for _ in range(2):
-                assert torch.equal(other.eval()(student, teacher, BATCH), method.eval()(student, teacher, BATCH))
-                for each in (method, other):
-                    each.remember(student, teacher, BATCH)
+    method, (student, teacher) = make(name, way), outputs()
+    method.remember(student, teacher, BATCH)
+    other = make(name, way)
+    file = io.BytesIO()
+    torch.save(method.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    for _ in range(2):
+        assert torch.equal(other.eval()(student, teacher, BATCH), method.eval()(student, teacher, BATCH))
+        for each in (method, other):
+            each.remember(student, teacher, BATCH)
 
 
 @each_method
@@ -254,71 +236,59 @@ def test_layers_follow_the_seed(name: str) -> None:
     assert bool(differing(drawn[0], drawn[2])) == bool(drawn[0])
 
 
-@each_method
-def test_a_method_can_be_pickled(name: str) -> None:
-    for way, refinement in refined_ways(name):
-        with case(way, refinement):
-            method, (student, teacher) = make(name, way, **refinement), outputs()
-            method.remember(student, teacher, BATCH)
-            copy = pickle.loads(pickle.dumps(method))
-            assert type(copy) is type(method)
-            assert torch.equal(copy(student, teacher, BATCH), method(student, teacher, BATCH))
+@each_refined_way()
+def test_a_method_can_be_pickled(name: str, way: str, refinement: Options) -> None:
+    method, (student, teacher) = make(name, way, **refinement), outputs()
+    method.remember(student, teacher, BATCH)
+    copy = pickle.loads(pickle.dumps(method))
+    assert type(copy) is type(method)
+    assert torch.equal(copy(student, teacher, BATCH), method(student, teacher, BATCH))
 
 
-@each_method
-def test_relabelling_the_batch_changes_nothing(name: str) -> None:
+@each_refined_way("sampled", "consecutive")
+def test_relabelling_the_batch_changes_nothing(name: str, way: str, refinement: Options) -> None:
     """L3, but for what depends on the position in the batch: CRD's random negatives, and CC's consecutive rows.
 
     SSKD trusts all rows here: of equally ranked ones it takes those that come first in the batch, as the official code.
     """
-    for way, refinement in refined_ways(name):
-        if "sampled" in way or "consecutive" in way:
-            continue
-        with case(way, refinement):
-            order = torch.randperm(N)
-            trusting = way if name != "sskd" else "tf_ratio=1 ss_ratio=1"
-            method, (student, teacher) = make(name, trusting, **refinement), outputs()
-            value, gradient = value_and_gradients(method, student, teacher)
-            moved = [reordered(given, order) for given in (student, teacher)]
-            batch = Batch(INDICES[order], BATCH.labels[order])
-            found, moved_gradient = value_and_gradients(method, moved[0], moved[1], batch)
-            same(found, value)
-            by_view = order + N * torch.arange(VIEWS)[:, None]
-            places = {True: by_view.flatten(), False: order}
-            same(moved_gradient, {key: x[places[key.startswith("extra")]] for key, x in gradient.items()})
+    order = torch.randperm(N)
+    trusting = way if name != "sskd" else "tf_ratio=1 ss_ratio=1"
+    method, (student, teacher) = make(name, trusting, **refinement), outputs()
+    value, gradient = value_and_gradients(method, student, teacher)
+    moved = [reordered(given, order) for given in (student, teacher)]
+    batch = Batch(INDICES[order], BATCH.labels[order])
+    found, moved_gradient = value_and_gradients(method, moved[0], moved[1], batch)
+    same(found, value)
+    by_view = order + N * torch.arange(VIEWS)[:, None]
+    places = {True: by_view.flatten(), False: order}
+    same(moved_gradient, {key: x[places[key.startswith("extra")]] for key, x in gradient.items()})
 
 
-@each_method
-def test_the_teacher_receives_no_gradient_and_the_student_where_it_is_read(name: str) -> None:
+@each_refined_way()
+def test_gradient_reaches_what_is_read_of_the_student_and_no_teacher(name: str, way: str, refinement: Options) -> None:
     """L4, and what a method says that it reads is what it reads."""
-    for way, refinement in refined_ways(name):
-        with case(way, refinement):
-            method = make(name, way, **refinement)
-            student, teacher = (learning(given) for given in outputs())
-            torch.autograd.backward(method(student, teacher, BATCH))
-            assert all(part.grad is None for part in tensors(teacher).values())
-            reached = {key for key, part in tensors(student).items() if part.grad is not None and part.grad.any()}
-            vectors = {key for key in reached if not key.startswith("map")}
-            expected = set(method.reads) & {"embedding", "feature", "logits"}
-            assert vectors == expected | ({f"extra {key}" for key in expected} if method.views is not None else set())
-            if {"maps", "student's maps"} & set(method.reads):
-                assert reached - vectors
-            else:
-                assert reached - vectors == ({f"map {len(MAPS) - 1}"} if "map" in method.reads else set())
+    method = make(name, way, **refinement)
+    student, teacher = (learning(given) for given in outputs())
+    torch.autograd.backward(method(student, teacher, BATCH))
+    assert all(part.grad is None for part in tensors(teacher).values())
+    reached = {key for key, part in tensors(student).items() if part.grad is not None and part.grad.any()}
+    vectors = {key for key in reached if not key.startswith("map")}
+    expected = set(method.reads) & {"embedding", "feature", "logits"}
+    assert vectors == expected | ({f"extra {key}" for key in expected} if method.views is not None else set())
+    if {"maps", "student's maps"} & set(method.reads):
+        assert reached - vectors
+    else:
+        assert reached - vectors == ({f"map {len(MAPS) - 1}"} if "map" in method.reads else set())
 
 
-@each_method
-def test_gradcheck(name: str) -> None:
+@each_refined_way("caffe")
+def test_gradcheck(name: str, way: str, refinement: Options) -> None:
     """L8, but for IRG's form "caffe", whose maxima are constants for the gradient alone."""
-    for way, refinement in refined_ways(name):
-        if "caffe" in way:
-            continue
-        with case(way, refinement):
-            method, (student, teacher) = make(name, way, **refinement), outputs()
-            for parameter in method.parameters():  # a learned refinement starts as the identity
-                nn.init.normal_(parameter, std=0.3)
-            method.remember(student, teacher, BATCH)  # CRD's Z is a constant from the second step on
-            check_gradients(method, learning(student), teacher)
+    method, (student, teacher) = make(name, way, **refinement), outputs()
+    for parameter in method.parameters():  # a learned refinement starts as the identity
+        nn.init.normal_(parameter, std=0.3)
+    method.remember(student, teacher, BATCH)  # CRD's Z is a constant from the second step on
+    check_gradients(method, learning(student), teacher)
 
 
 def check_gradients(method: Method, student: Output, teacher: Output) -> None:
@@ -328,20 +298,11 @@ def check_gradients(method: Method, student: Output, teacher: Output) -> None:
     assert names and value.isfinite()
 
     def loss(*given: Tensor) -> Tensor:
-        result: Tensor = method(replaced(student, dict(zip(names, given, strict=True))), teacher, BATCH)
+        others = {**parts, **dict(zip(names, given, strict=True))}
+        result: Tensor = method(student.filled(others.values()), teacher, BATCH)
         return result
 
     assert torch.autograd.gradcheck(loss, [parts[key] for key in names], fast_mode=True)
-
-
-def replaced(given: Output, parts: dict[str, Tensor]) -> Output:
-    """Return an output with some of its parts, named as by `tensors`, replaced."""
-    extra = None
-    if given.extra is not None:
-        extra = replaced(given.extra, {key[6:]: x for key, x in parts.items() if key.startswith("extra ")})
-    vectors: dict[str, Any] = {key: parts[key] for key in ("embedding", "logits", "feature") if key in parts}
-    maps = tuple(parts.get(f"map {i}", stage) for i, stage in enumerate(given.maps))
-    return given._replace(maps=maps, extra=extra, **vectors)
 
 
 @each_method
@@ -364,46 +325,40 @@ def of_the_teacher(method: Method) -> set[str]:
     return {key for key, parameter in method.named_parameters() if id(parameter) in mine}
 
 
-@each_method
-def test_a_loss_trains_every_parameter_but_the_teachers(name: str) -> None:
+@each_refined_way()
+def test_a_loss_trains_every_parameter_but_the_teachers(name: str, way: str, refinement: Options) -> None:
     """None is left out, which a wrapper for several devices would wait for."""
-    for way, refinement in refined_ways(name):
-        with case(way, refinement):
-            method, (student, teacher) = make(name, way, **refinement), outputs()
-            torch.autograd.backward(method(learning(student), teacher, BATCH))
-            assert trained(method) == {key for key, _ in method.named_parameters()} - of_the_teacher(method)
-            if name in RELATIONAL:
-                assert bool(of_the_teacher(method)) == (refinement.get("refine") == "conv")
+    method, (student, teacher) = make(name, way, **refinement), outputs()
+    torch.autograd.backward(method(learning(student), teacher, BATCH))
+    assert trained(method) == {key for key, _ in method.named_parameters()} - of_the_teacher(method)
+    if name in RELATIONAL:
+        assert bool(of_the_teacher(method)) == (refinement.get("refine") == "conv")
 
 
-@each_method
-def test_the_teachers_terms_train_the_teachers_parameters_alone(name: str) -> None:
-    for way, refinement in refined_ways(name):
-        with case(way, refinement):
-            method, student, teacher = make(name, way, **refinement), learning(outputs()[0]), outputs()[1]
-            head = nn.Linear(DIM, CLASSES).double()  # of a network whose embedding is the feature's first numbers
+@each_refined_way()
+def test_the_teachers_terms_train_the_teachers_parameters_alone(name: str, way: str, refinement: Options) -> None:
+    method, student, teacher = make(name, way, **refinement), learning(outputs()[0]), outputs()[1]
+    head = nn.Linear(DIM, CLASSES).double()  # of a network whose embedding is the feature's first numbers
 
-            def cross_entropy(given: Output, head: nn.Linear = head) -> Tensor:
-                logits = head(given.embedding if given.feature is None else given.feature[:, :DIM])
-                return labelled_cross_entropy(logits, BATCH.labels)
+    def cross_entropy(given: Output, head: nn.Linear = head) -> Tensor:
+        logits = head(given.embedding if given.feature is None else given.feature[:, :DIM])
+        return labelled_cross_entropy(logits, BATCH.labels)
 
-            terms = method.teacher_terms(student, teacher, BATCH, cross_entropy)
-            assert bool(terms) == bool(of_the_teacher(method))
-            for term in terms.values():
-                assert term.shape == () and term.isfinite()
-                torch.autograd.backward(term)
-            assert trained(method) == of_the_teacher(method)
-            assert all(part.grad is None for part in tensors(student).values())
+    terms = method.teacher_terms(student, teacher, BATCH, cross_entropy)
+    assert bool(terms) == bool(of_the_teacher(method))
+    for term in terms.values():
+        assert term.shape == () and term.isfinite()
+        torch.autograd.backward(term)
+    assert trained(method) == of_the_teacher(method)
+    assert all(part.grad is None for part in tensors(student).values())
 
 
-@each_method
-def test_terms_are_named_scalars_of_the_precision_of_the_nodes(name: str) -> None:
-    for way in ways(name):
-        with case(way):
-            terms = make(name, way).terms(*outputs(), BATCH)
-            assert all(re.fullmatch(r"[a-z][a-z_0-9]*", key) for key in terms)
-            assert all(term.shape == () and term.dtype == torch.float64 and term.isfinite() for term in terms.values())
-            assert len(terms) > 1 or list(terms) == [name] or "weight=0" in way
+@each_way
+def test_terms_are_named_scalars_of_the_precision_of_the_nodes(name: str, way: str) -> None:
+    terms = make(name, way).terms(*outputs(), BATCH)
+    assert all(re.fullmatch(r"[a-z][a-z_0-9]*", key) for key in terms)
+    assert all(term.shape == () and term.dtype == torch.float64 and term.isfinite() for term in terms.values())
+    assert len(terms) > 1 or list(terms) == [name] or "weight=0" in way
 
 
 LARGE = 65504.0  # the largest number of float16
@@ -449,7 +404,7 @@ def finite(method: Method, student: Output, teacher: Output, batch: Batch) -> No
     assert all(g is None or g.isfinite().all() for g in torch.autograd.grad(value, learned, allow_unused=True))
 
 
-def bears(name: str, way: str, refinement: dict[str, Any], case: str) -> bool:
+def bears(name: str, way: str, refinement: Options, case: str) -> bool:
     """Return whether the loss fits into float32: not where it grows with the scale, or neighbours are added up."""
     if refinement.get("refine") == "conv":
         return False
@@ -457,17 +412,16 @@ def bears(name: str, way: str, refinement: dict[str, Any], case: str) -> bool:
     return free or case != "extreme bfloat16"
 
 
-@each_method
-def test_degenerate_batches_give_finite_values_and_gradients(name: str) -> None:
+@each_refined_way()
+def test_degenerate_batches_give_finite_values_and_gradients(name: str, way: str, refinement: Options) -> None:
     """L11."""
-    for way, refinement in refined_ways(name):
-        method, (student, teacher) = make(name, way, **refinement), outputs()
-        for degenerate, change in DEGENERATE.items():
-            for who in ("student", "teacher", "both") if bears(name, way, refinement, degenerate) else ():
-                with case(way, refinement, degenerate, who):
-                    s = changed(student, Tensor.float if who == "teacher" else change)
-                    t = changed(teacher, Tensor.float if who == "student" else change)
-                    finite(method, s, t, BATCH)
+    method, (student, teacher) = make(name, way, **refinement), outputs()
+    for degenerate, change in DEGENERATE.items():
+        for who in ("student", "teacher", "both") if bears(name, way, refinement, degenerate) else ():
+            with case(degenerate, who):
+                s = student.each(Tensor.float if who == "teacher" else change)
+                t = teacher.each(Tensor.float if who == "student" else change)
+                finite(method, s, t, BATCH)
 
 
 @each_method
@@ -477,7 +431,7 @@ def test_one_or_two_images_are_a_batch(name: str) -> None:
             if "graph=knn" in way and name != "crd":
                 continue
             with case(way, n):
-                student, teacher = (changed(given, Tensor.float) for given in outputs(n))
+                student, teacher = (given.each(Tensor.float) for given in outputs(n))
                 if name in RANKS:
                     length = 3 if "length=3" in way else 4
                     message = f"DarkRank ranks {length} others of each image: expected at least {length}…"
@@ -490,41 +444,38 @@ def test_one_or_two_images_are_a_batch(name: str) -> None:
 PRECISIONS = ((torch.float32, True), (torch.bfloat16, True), (torch.float16, False), (torch.bfloat16, False))
 
 
-@each_method
-def test_relations_are_float32_under_autocast_and_of_half_precision(name: str) -> None:
+@each_refined_way()
+def test_relations_are_float32_under_autocast_and_of_half_precision(name: str, way: str, refinement: Options) -> None:
     """L6; layers alone compute in the type of autocast."""
     layers = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
-    for way, refinement in refined_ways(name):
-        for dtype, autocast in PRECISIONS:
-            with case(way, refinement, dtype, autocast):
-                method, (student, teacher) = make(name, way, **refinement), outputs()
-                student, teacher = (changed(given, lambda x, d=dtype: x.to(d)) for given in (student, teacher))
-                exact = method.terms(changed(student, Tensor.double), changed(teacher, Tensor.double), BATCH)
-                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-                    terms = method.float().terms(student, teacher, BATCH)
-                assert all(term.dtype == torch.float32 for term in terms.values())
-                rough = autocast and any(isinstance(module, layers) for module in method.modules())
-                found = {key: term.double() for key, term in terms.items()}
-                torch.testing.assert_close(found, exact, rtol=0.05 if rough else 1e-4, atol=0.05 if rough else 1e-6)
+    for dtype, autocast in PRECISIONS:
+        with case(dtype, autocast):
+            method, (student, teacher) = make(name, way, **refinement), outputs()
+            student, teacher = (given.each(partial(Tensor.to, dtype=dtype)) for given in (student, teacher))
+            exact = method.terms(student.each(Tensor.double), teacher.each(Tensor.double), BATCH)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+                terms = method.float().terms(student, teacher, BATCH)
+            assert all(term.dtype == torch.float32 for term in terms.values())
+            rough = autocast and any(isinstance(module, layers) for module in method.modules())
+            found = {key: term.double() for key, term in terms.items()}
+            torch.testing.assert_close(found, exact, rtol=0.05 if rough else 1e-4, atol=0.05 if rough else 1e-6)
 
 
-@each_method
-def test_no_number_is_read_back_from_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@each_refined_way("sampled", "union", "mutual")
+def test_no_number_is_read_back_from_the_device(
+    name: str, way: str, refinement: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On the device "meta", which has no numbers to read; nor can a tensor of another device stand beside its own."""
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # nor does it have autocast
     monkeypatch.setattr(segments, "torch_scatter", None)  # whose kernels are for the CPU and CUDA alone
-    for way, refinement in refined_ways(name):
-        # The draws come from the device's generator, which "meta" has not; edges of unequal numbers are counted.
-        if "sampled" in way or "union" in way or "mutual" in way:
-            continue
-        with case(way, refinement):
-            method = make(name, way, **refinement).to("meta")
-            student, teacher = (changed(given, lambda x: x.to("meta").requires_grad_()) for given in outputs())
-            batch = Batch(INDICES.to("meta"), BATCH.labels.to("meta"))
-            value = method(student, teacher, batch)
-            assert value.device.type == "meta"
-            torch.autograd.backward(value)
-            method.remember(student, teacher, batch)
+    # The draws come from the device's generator, which "meta" has not; edges of unequal numbers are counted.
+    method = make(name, way, **refinement).to("meta")
+    student, teacher = (given.each(lambda x: x.to("meta").requires_grad_()) for given in outputs())
+    batch = Batch(INDICES.to("meta"), BATCH.labels.to("meta"))
+    value = method(student, teacher, batch)
+    assert value.device.type == "meta"
+    torch.autograd.backward(value)
+    method.remember(student, teacher, batch)
 
 
 def complete_graphs(name: str, n: int, choosers: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -535,26 +486,23 @@ def complete_graphs(name: str, n: int, choosers: tuple[str, ...]) -> list[dict[s
     return [*({"graph": "knn", "k": n - 1, "neighbours": by} for by in choosers), {"graph": edges}]
 
 
-@each_graphical
-def test_every_pair_as_an_edge_is_all_pairs(name: str) -> None:
+@each_refined_way("graph=", "consecutive", names=GRAPHICAL)
+def test_every_pair_as_an_edge_is_all_pairs(name: str, way: str, refinement: Options) -> None:
     """L2, in value and gradient, of two images as well."""
     for n in (N,) if name in RANKS else (N, 2):
-        for way, refinement in refined_ways(name):
-            if "graph=" in way or "consecutive" in way:
-                continue
-            choosers = ("teacher", "student", "union", "mutual") if way == "" and n > 2 else ("teacher",)
-            for graph in complete_graphs(name, n, choosers):
-                with case(way, refinement, graph, n):
-                    dense, (student, teacher) = make(name, way, **refinement), outputs(n)
-                    for parameter in dense.parameters():
-                        nn.init.normal_(parameter)
-                    sparse = make(name, way, **refinement, **graph)
-                    sparse.load_state_dict(dense.state_dict())
-                    found, expected = (
-                        value_and_gradients(method, student, teacher, batch_of(n)) for method in (sparse, dense)
-                    )
-                    same(found, expected)
-                    same(sparse.terms(student, teacher, batch_of(n)), dense.terms(student, teacher, batch_of(n)))
+        choosers = ("teacher", "student", "union", "mutual") if way == "" and n > 2 else ("teacher",)
+        for graph in complete_graphs(name, n, choosers):
+            with case(graph, n):
+                dense, (student, teacher) = make(name, way, **refinement), outputs(n)
+                for parameter in dense.parameters():
+                    nn.init.normal_(parameter)
+                sparse = make(name, way, **refinement, **graph)
+                sparse.load_state_dict(dense.state_dict())
+                found, expected = (
+                    value_and_gradients(method, student, teacher, batch_of(n)) for method in (sparse, dense)
+                )
+                same(found, expected)
+                same(sparse.terms(student, teacher, batch_of(n)), dense.terms(student, teacher, batch_of(n)))
 
 
 # DarkRank ranks the 4 nearest of an image, however many others there are.

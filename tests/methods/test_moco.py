@@ -5,15 +5,12 @@ from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
 
 from relgraph.graph import contrast
 from relgraph.graph.kernels import cosine
-from relgraph.methods.base import Batch
-from relgraph.methods.moco import MoCo
+from relgraph.methods import MoCo
 from tests.checks import assert_refused
-from tests.methods.golden import check, embeddings, outer, vectors
+from tests.methods.golden import batch, check, embeddings, infonce, queue_keys, vectors
 
 STUDENT, TEACHER, K = 5, 7, 10
 
@@ -23,29 +20,14 @@ def moco(**options: object) -> MoCo:
     return MoCo(**{**given, **options}).double()  # type: ignore[arg-type]
 
 
-def batch_of(n: int) -> Batch:
-    return Batch(torch.arange(n), torch.full((n,), -1))
-
-
 @pytest.mark.parametrize("largest", [1, 8 * 5, 2**20])
 def test_the_authors_numbers(largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contrast, "LARGEST_ON_CPU", largest)
     for tau in ("0.07", "0.2"):
         loss = MoCo(teacher_width=16, queue=32, tau=float(tau)).double()
-        loss.memory.keys.copy_(normalize(torch.sin(0.05 * outer(16, 1, 32, 2) + 0.3), dim=0).T)
+        loss.memory.keys.copy_(queue_keys())
         student, teacher = embeddings()
         check(f"moco_infonce_T{tau}", partial(loss, student, teacher), {"student": student})
-
-
-def naive(loss: MoCo, student: Tensor, teacher: Tensor, keys: list[Tensor]) -> Tensor:
-    """Return a cross-entropy with target 0, image by image."""
-    assert loss.projector is not None
-    values = []
-    for s, t in zip(student, teacher, strict=True):
-        z = loss.projector(s)
-        weights = torch.stack([z @ key / z.norm() for key in [t / t.norm(), *keys]]) / loss.tau
-        values.append(cross_entropy(weights, torch.tensor(0)))
-    return torch.stack(values).mean()
 
 
 @pytest.mark.parametrize("head", ["mlp", "linear"])
@@ -57,21 +39,22 @@ def test_a_naive_loop_over_a_deque(head: str) -> None:
         student, teacher = vectors(n, STUDENT, TEACHER)
         learned = [student, *loss.parameters()]
         terms = loss.terms(student, teacher)
-        expected = naive(loss, student, teacher, list(remembered))
+        assert loss.projector is not None
+        expected = infonce(loss.projector(student), teacher, remembered, loss.tau)
         assert list(terms) == ["moco"]
         torch.testing.assert_close(terms["moco"], expected, rtol=1e-10, atol=0)
         found, wanted = (torch.autograd.grad(value, learned) for value in (terms["moco"], expected))
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
-        loss.remember(student, teacher, batch_of(n))
+        loss.remember(student, teacher, batch([-1] * n))
         remembered.extend(cosine.nodes(teacher))
 
 
 def test_settings_and_what_it_refuses() -> None:
     assert MoCo(8, 4).memory.keys.shape == (65536, 4) and MoCo(8, 4).tau == 0.2
-    built, batch = "MoCo was built for teacher nodes (N, 7), got (4, 6)", batch_of(4)
+    built, four = "MoCo was built for teacher nodes (N, 7), got (4, 6)", batch([-1] * 4)
     queue = "MoCo keeps a queue of the teacher's vectors: expected teacher_width, got none"
     assert_refused(
         (lambda: moco(student_width=None, teacher_width=None), queue),
         (lambda: moco()(torch.zeros(4, STUDENT), torch.zeros(4, 6)), built),
-        (lambda: moco().remember(torch.zeros(4, STUDENT), torch.zeros(4, 6), batch), built),
+        (lambda: moco().remember(torch.zeros(4, STUDENT), torch.zeros(4, 6), four), built),
     )

@@ -1,6 +1,7 @@
 """Options of methods: their help and facts, a method of one's own with them, and the weights of terms."""
 
 import re
+from functools import partial
 from typing import Any, Self
 
 import pytest
@@ -8,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.analysis.method_info import SMALL_RUN
-from relgraph.errors import RelgraphError
 from relgraph.methods import EGA, IRG, METHODS, RKD, SSKD, Batch, Method, Output, RunFacts, option
-from relgraph.methods.options import facts_of, options_of
+from relgraph.methods.base import facts_of
 from relgraph.methods.relational import Relational
 from relgraph.names import build, build_method, parse_methods, read_arguments
+from relgraph.options import options_of
+from tests.checks import assert_refused, assert_refused_like
+from tests.methods.golden import random_output
 
 RUN = RunFacts(4, 5, 6, ss_head=nn.Linear(6, 6))
 
@@ -67,8 +70,8 @@ def test_the_temperature_is_an_option_of_the_methods_that_have_one() -> None:
         assert built is not None and built.parts[name].temperature == 2.0
     both = build_method("kd+sskd", RUN, {"temperature": 3.0}, ["sskd.temperature=2"])
     assert both is not None and [both.parts[name].temperature for name in ("kd", "sskd")] == [3.0, 2.0]
-    with pytest.raises(RelgraphError, match=r"several methods: write kd\.temperature or sskd\.temperature$"):
-        build_method("kd+sskd", RUN, {}, ["temperature=2"])
+    told = r"several methods: write kd\.temperature or sskd\.temperature$"
+    assert_refused_like((lambda: build_method("kd+sskd", RUN, {}, ["temperature=2"]), told))
 
 
 class Mine(Method):
@@ -110,40 +113,25 @@ def test_a_method_of_ones_own_is_written_built_and_trained_like_the_others() -> 
     before.backward()
     optimiser.step()
     assert loss(student, teacher) < before
-    with pytest.raises(RelgraphError, match=r"^power must be above 0, got 0\.0$"):
-        build(parse_methods("mine", known=known), RUN, {}, ["power=0"])
+    zero = partial(build, parse_methods("mine", known=known), RUN, {}, ["power=0"])
+    assert_refused((zero, "power must be above 0, got 0.0"))
 
 
-def outputs() -> tuple[Output, Output]:
-    def output(rows: int) -> Output:
-        maps = tuple(torch.randn(rows, channels, 4, 4) for channels in (2, 4))
-        return Output(torch.randn(rows, 4), torch.randn(rows, 3), torch.randn(rows, 4), maps)
+WEIGHED: tuple[tuple[type[Method], dict[str, Any], dict[str, float]], ...] = (
+    (EGA, {}, {"node_weight": 0.5, "edge_weight": 2.0}),
+    (RKD, {}, {"distance_weight": 3.0, "angle_weight": 0.25}),
+    (IRG, {}, {"vertex_weight": 2.0, "relation_weight": 3.0, "transition_weight": 0.5, "edge_transition_weight": 0.25}),
+    (SSKD, {"student_width": 4, "teacher_width": 4, "ss_head": nn.Identity(), "head": "none"},
+     {"kd_weight": 2.0, "tf_weight": 3.0, "ss_weight": 0.5}),
+)  # fmt: skip
 
-    student, teacher = (output(6)._replace(extra=output(18)) for _ in range(2))
-    return student, teacher
 
-
-@pytest.mark.parametrize(
-    ("cls", "given", "weights"),
-    [
-        (EGA, {}, {"node_weight": 0.5, "edge_weight": 2.0}),
-        (RKD, {}, {"distance_weight": 3.0, "angle_weight": 0.25}),
-        (
-            IRG,
-            {},
-            {"vertex_weight": 2.0, "relation_weight": 3.0, "transition_weight": 0.5, "edge_transition_weight": 0.25},
-        ),
-        (
-            SSKD,
-            {"student_width": 4, "teacher_width": 4, "ss_head": nn.Identity(), "head": "none"},
-            {"kd_weight": 2.0, "tf_weight": 3.0, "ss_weight": 0.5},
-        ),
-    ],
-)
+@pytest.mark.parametrize(("cls", "given", "weights"), WEIGHED)
 def test_compare_leaves_the_weights_of_terms_to_terms(
     cls: type[Method], given: dict[str, Any], weights: dict[str, float]
 ) -> None:
-    (student, teacher), batch = outputs(), Batch(torch.arange(6), torch.arange(6) % 3)
+    stages, batch = ((2, 4, 4), (4, 4, 4)), Batch(torch.arange(6), torch.arange(6) % 3)
+    student, teacher = (random_output(6, 4, 3, 4, stages)._replace(extra=random_output(18, 4, 3, 4)) for _ in range(2))
     method, even = cls(**given, **weights), cls(**given, **dict.fromkeys(weights, 1.0))
     bare, terms = method.compare(student, teacher, batch), method.terms(student, teacher, batch)
     assert list(method.term_weights) == list(terms) == list(bare)
@@ -173,8 +161,8 @@ def test_terms_are_a_dict_that_has_every_weighted_one() -> None:
             return {"b": student.embedding.sum()}
 
     x = torch.ones(2, 2)
-    with pytest.raises(RelgraphError, match=r"^Bare compares by the terms bare, a dict, got Tensor$"):
-        Bare()(x, x)
-    with pytest.raises(RelgraphError, match=r"^Misspelt compares by the terms a, a dict, got b$"):
-        Misspelt()(x, x)
+    assert_refused(
+        (lambda: Bare()(x, x), "Bare compares by the terms bare, a dict, got Tensor"),
+        (lambda: Misspelt()(x, x), "Misspelt compares by the terms a, a dict, got b"),
+    )
     assert repr(Misspelt(3.0)) == "Misspelt(a_weight=3.0)"

@@ -18,7 +18,8 @@ from relgraph.methods.base import Part
 from relgraph.methods.relational import Relational
 from relgraph.training.spread import labelled_cross_entropy
 from tests.checks import assert_refused
-from tests.methods.golden import nearest
+from tests.graph.test_refine import double_loop
+from tests.methods.golden import nearest, random_output
 
 N, DIM, STUDENT_WIDTH, TEACHER_WIDTH, CLASSES = 7, 4, 5, 6, 3
 BATCH = Batch(torch.arange(N), torch.tensor([0, 1, 2, -1, 1, 0, 2]))
@@ -40,13 +41,7 @@ def relational(graph: Graph = "dense", nodes: Part = "feature", refinement: Refi
 
 def outputs() -> tuple[Output, Output]:
     return tuple(  # type: ignore[return-value]
-        Output(
-            torch.randn(N, DIM).double(),
-            torch.randn(N, CLASSES).double(),
-            torch.randn(N, width).double(),
-            (torch.randn(N, 2, 4, 4).double(), torch.randn(N, width, 2, 2).double()),
-        )
-        for width in (STUDENT_WIDTH, TEACHER_WIDTH)
+        random_output(N, DIM, CLASSES, width, ((2, 4, 4), (width, 2, 2))) for width in (STUDENT_WIDTH, TEACHER_WIDTH)
     )
 
 
@@ -55,17 +50,6 @@ def refinement(part: Part) -> Refinement:
     for parameter in found.parameters():
         nn.init.normal_(parameter)
     return found.double()
-
-
-def moved(x: Tensor, edges: list[tuple[int, int]]) -> Tensor:
-    """Return one step of smoothing over the edges (neighbour, anchor), weighed by numpy's correlations."""
-    r = torch.from_numpy(np.corrcoef(x.numpy()))
-    rows = []
-    for i in range(N):
-        mine = [j for j, anchor in edges if anchor == i]
-        total = sum(abs(r[i, j]) for j in mine)
-        rows.append(x[i] / 2 + sum((r[i, j] * x[j] for j in mine), torch.zeros_like(x[i])) / total / 2)
-    return torch.stack(rows)
 
 
 PARTS: tuple[Part, ...] = ("embedding", "feature", "map")
@@ -81,7 +65,8 @@ def test_smoothing_moves_the_nodes(part: Part) -> None:
         refined = relational(graph, part, refinement).vectors(student, teacher)
         edges = nearest(list(plain[1].numpy()), k, lambda a, b: -float(np.corrcoef(a, b)[0, 1]))
         for x, found in zip(plain, refined, strict=True):
-            torch.testing.assert_close(found, moved(x, edges))
+            neighbours = double_loop(x, torch.from_numpy(np.corrcoef(x.numpy())), edges)
+            torch.testing.assert_close(found, (x + neighbours) / 2)
 
 
 @pytest.mark.parametrize("kernel", [linear, euclidean], ids=lambda kernel: kernel.name)

@@ -1,7 +1,7 @@
-"""SEED against the authors' numbers, loops over numbers, and a deque of the teacher's vectors."""
+"""SEED against the authors' numbers, a loop over images, and a deque of the teacher's vectors."""
 
-import math
 from collections import deque
+from collections.abc import Iterable
 from functools import partial
 
 import pytest
@@ -11,21 +11,14 @@ from torch.nn.functional import normalize
 
 from relgraph.graph import contrast
 from relgraph.graph.kernels import cosine
-from relgraph.methods.base import Batch, Output, Views
-from relgraph.methods.moco import MoCo
-from relgraph.methods.seed import SEED
+from relgraph.methods import SEED, MoCo, Output, Views
 from relgraph.networks.heads import Projector
+from relgraph.outputs import bare
 from tests.checks import assert_refused
-from tests.methods.golden import check, embeddings, outer
+from tests.methods.golden import batch, check, embeddings, queue_keys
 
 N, STUDENT, TEACHER, K, PATCHES = 4, 5, 7, 10, 3
-BATCH = Batch(torch.arange(N), torch.full((N,), -1))
-
-
-def queue_keys() -> Tensor:
-    """Return golden's queue, (32, 16)."""
-    columns = torch.sin(0.05 * outer(16, 1, 32, 2) + 0.3)
-    return normalize(columns, dim=0).T
+BATCH = batch([-1] * N)
 
 
 def official(tau: float = 0.2, teacher_tau: float = 1e-4) -> SEED:
@@ -57,7 +50,7 @@ def test_without_the_own_vector_it_is_another_number() -> None:
 def test_the_authors_queue_after_one_step() -> None:
     loss = official()
     student, teacher = embeddings()
-    loss.remember(student, teacher, Batch(torch.arange(8), torch.full((8,), -1)))
+    loss.remember(student, teacher, batch([-1] * 8))
     check("seed_queue_sum_after_update", lambda: loss.memory.keys.sum(), {})
     assert loss.memory.next == 8
     assert torch.equal(loss.memory.keys, torch.cat([cosine.nodes(teacher), queue_keys()[8:]]))
@@ -71,62 +64,43 @@ def seed(head: str = "mlp", patches: int = 0, **options: object) -> SEED:
 def outputs(n: int = N, patches: int = 0) -> tuple[Output, Output]:
     found = []
     for width in (STUDENT, TEACHER):
-        views = torch.randn(patches * n, width).double().requires_grad_()
-        x = torch.randn(n, width).double().requires_grad_()
-        found.append(Output(x, feature=x, extra=Output(views, feature=views) if patches else None))
+        first, extra = (bare(torch.randn(rows, width).double().requires_grad_()) for rows in (n, patches * n))
+        found.append(first._replace(extra=extra if patches else None))
     return found[0], found[1]
 
 
-def behind(head: nn.Module | None, row: Tensor) -> list[float]:
-    """Return what a head makes of one vector, number by number."""
-    layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)] if head is not None else []
-    x: list[float] = row.tolist()
-    for place, layer in enumerate(layers):
-        rows = zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)
-        x = [math.fsum(p * q for p, q in zip(w, x, strict=True)) + b for w, b in rows]
-        if place < len(layers) - 1:
-            x = [max(value, 0.0) for value in x]
-    return x
-
-
-def along(x: list[float], key: list[float]) -> float:
-    """Return the cosine of a vector with a key of unit length."""
-    return math.fsum(p * q for p, q in zip(x, key, strict=True)) / math.hypot(*x)
-
-
-def naive(loss: SEED, student: Tensor, teacher: Tensor, keys: list[list[float]]) -> float:
-    total = 0.0
-    for s, t in zip(student, teacher.tolist(), strict=True):
-        candidates = [[p / math.hypot(*t) for p in t], *keys]
-        seen = [math.exp(along(behind(loss.projector, s), key) / loss.tau) for key in candidates]
-        target = [math.exp(along(t, key) / loss.teacher_tau) for key in candidates]
-        total -= math.fsum(
-            b / math.fsum(target) * math.log(a / math.fsum(seen)) for a, b in zip(seen, target, strict=True)
-        )
-    return total / len(student)
+def naive(loss: SEED, student: Tensor, teacher: Tensor, keys: Iterable[Tensor]) -> Tensor:
+    """Return the cross-entropy of the student's softmax with the teacher's over own vector and keys, image by image."""
+    values = []
+    for s, t in zip(student if loss.projector is None else loss.projector(student), teacher, strict=True):
+        candidates = torch.stack([t / t.norm(), *keys])
+        target = (candidates @ t / t.norm() / loss.teacher_tau).softmax(0)
+        values.append(-(target * (candidates @ s / s.norm() / loss.tau).log_softmax(0)).sum())
+    return torch.stack(values).mean()
 
 
 @pytest.mark.parametrize("head", ["mlp", "linear", "none"])
 def test_a_naive_loop_over_a_deque(head: str) -> None:
     """Across wrap-around, with batches that do not divide the queue, one larger than it among them."""
     loss = seed(head, **({"teacher_width": STUDENT} if head == "none" else {}))
-    remembered = deque(loss.memory.keys.tolist(), maxlen=K)
+    remembered = deque(loss.memory.keys.clone(), maxlen=K)
     for n in (4, 4, 1, 13, 3, 4):
         student = torch.randn(n, STUDENT).double()
         teacher = torch.randn(n, STUDENT if head == "none" else TEACHER).double()
-        value = loss(student, teacher)
-        assert value.item() == pytest.approx(naive(loss, student, teacher, list(remembered)), rel=1e-10)
-        loss.remember(student, teacher, Batch(torch.arange(n), torch.full((n,), -1)))
-        remembered.extend(normalize(teacher).tolist())
+        torch.testing.assert_close(
+            loss(student, teacher), naive(loss, student, teacher, remembered), rtol=1e-10, atol=0
+        )
+        loss.remember(student, teacher, batch([-1] * n))
+        remembered.extend(normalize(teacher))
     in_order = loss.memory.keys.roll(-int(loss.memory.next), 0)
-    torch.testing.assert_close(in_order, torch.tensor(remembered, dtype=torch.float64))
+    torch.testing.assert_close(in_order, torch.stack([*remembered]))
 
 
 def test_patches_have_a_queue_of_their_own() -> None:
     loss = seed(patches=PATCHES)
     assert loss.views == Views("patches", PATCHES) and seed().views is None and seed().patch_memory is None
     assert loss.patch_memory is not None
-    remembered = deque(loss.patch_memory.keys.tolist(), maxlen=K)
+    remembered = deque(loss.patch_memory.keys.clone(), maxlen=K)
     for _ in range(4):
         student, teacher = outputs(patches=PATCHES)
         assert student.extra is not None and teacher.extra is not None
@@ -134,12 +108,12 @@ def test_patches_have_a_queue_of_their_own() -> None:
         assert list(terms) == ["seed", "seed_patches"]
         assert torch.equal(terms["seed"], seed_of_views(loss, student.embedding, teacher.embedding))
         each = [
-            naive(loss, s, t, list(remembered))
+            naive(loss, s, t, remembered)
             for s, t in zip(student.extra.embedding.chunk(PATCHES), teacher.extra.embedding.chunk(PATCHES), strict=True)
         ]
-        assert terms["seed_patches"].item() == pytest.approx(sum(each) / PATCHES, rel=1e-10)
+        torch.testing.assert_close(terms["seed_patches"], torch.stack(each).mean(), rtol=1e-10, atol=0)
         loss.remember(student, teacher, BATCH)
-        remembered.extend(normalize(teacher.extra.embedding[:N]).tolist())
+        remembered.extend(normalize(teacher.extra.embedding[:N].detach()))
     assert loss.memory.next == loss.patch_memory.next == 4 * N % K
 
 
@@ -180,7 +154,7 @@ def test_the_authors_settings_are_the_defaults() -> None:
 
 
 def test_what_it_refuses() -> None:
-    (student, teacher), bare = outputs(patches=PATCHES), outputs()
+    (student, teacher), without = outputs(patches=PATCHES), outputs()
     patchy, patches = seed(patches=PATCHES), "SEED reads 3 patches of each image: expected 3 * 4 rows in Output.extra"
     widths = "SEED without a head needs student and teacher of one width, got 5 and 7"
     queue = "SEED keeps a queue of the teacher's vectors: expected teacher_width, got none"
@@ -198,8 +172,8 @@ def test_what_it_refuses() -> None:
         (lambda: seed()(four, four), "SEED was built for teacher nodes (N, 7), got (4, 5)"),
         (lambda: seed()(four, torch.zeros(3, 7).double()), alike),
         (lambda: seed()(Output(four), Output(four)), "SEED reads features: expected Output(embedding, feature=...)…"),
-        (lambda: patchy(student, bare[1]), f"{patches}, got none"),
-        (lambda: patchy(bare[0], teacher), f"{patches}, got none"),
-        (lambda: patchy.remember(*bare, BATCH), f"{patches}, got none"),
+        (lambda: patchy(student, without[1]), f"{patches}, got none"),
+        (lambda: patchy(without[0], teacher), f"{patches}, got none"),
+        (lambda: patchy.remember(*without, BATCH), f"{patches}, got none"),
         (lambda: patchy(*outputs(patches=2)), f"{patches}, got 8"),
     )

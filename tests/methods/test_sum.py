@@ -12,6 +12,7 @@ from relgraph.graph.refine import Refinement
 from relgraph.methods import CCL, EGA, KD, PKT, SEED, SP, SSKD, Batch, Method, Output, Sum, Views
 from relgraph.methods.base import as_output
 from tests.checks import assert_refused
+from tests.methods.golden import random_output
 
 N, D, CLASSES = 6, 4, 3
 BATCH = Batch(torch.arange(N), torch.arange(N) % CLASSES)
@@ -35,10 +36,8 @@ class Remembers(Method):
         self.memory.copy_(as_output(teacher).embedding.mean())
 
 
-def output(requires_grad: bool = False) -> Output:
-    shapes = (N, D), (N, CLASSES), (N, D), (N, 2, 4, 4)
-    embedding, logits, feature, stage = (torch.randn(shape, requires_grad=requires_grad) for shape in shapes)
-    return Output(embedding, logits, feature, (stage,))
+def output() -> Output:
+    return random_output(N, D, CLASSES, D, ((2, 4, 4),)).each(Tensor.float)
 
 
 def test_terms_carry_the_weights_and_the_names_of_their_methods() -> None:

@@ -1,4 +1,4 @@
-"""VID against the authors' number with weights of a closed form, a loop over numbers."""
+"""VID against the authors' number with weights of a closed form, and its formula."""
 
 import math
 from functools import partial
@@ -11,8 +11,7 @@ from relgraph.methods import Output
 from relgraph.methods.base import Shapes
 from relgraph.methods.vid import FLOOR, VID, variational_loss
 from tests.checks import assert_refused
-from tests.methods import golden
-from tests.methods.golden import halved, output_of_maps
+from tests.methods.golden import check, halved, maps, outer, output_of_maps
 
 STUDENT: Shapes = ((2, 4, 4), (3, 4, 4), (4, 2, 2))
 TEACHER: Shapes = ((2, 8, 8), (7, 8, 8), (5, 2, 2), (6, 4, 4))
@@ -26,39 +25,35 @@ def predicted(loss: VID, stage: int, maps: Tensor) -> Tensor:
     return torch.einsum("oi,nihw->nohw", weights[2], maps)
 
 
-def naive(mean: Tensor, teacher: Tensor, variances: list[float]) -> float:
+def formula(mean: Tensor, teacher: Tensor, variances: Tensor) -> Tensor:
     """Return the negative logarithm of the likelihood of each number, on average, less half of log 2 pi."""
-    total = 0.0
-    for mu, t in zip(mean.flatten(2).tolist(), teacher.flatten(2).tolist(), strict=True):
-        for channel_mu, channel_t, v in zip(mu, t, variances, strict=True):
-            pairs = zip(channel_mu, channel_t, strict=True)
-            total += sum((a - b) ** 2 / (2 * v) + math.log(math.sqrt(v)) for a, b in pairs)
-    return total / teacher.numel()
+    v = variances[:, None, None]
+    return ((mean - teacher) ** 2 / (2 * v) + v.sqrt().log()).mean()
 
 
 def test_official_value_and_gradient() -> None:
     shapes: Shapes = ((3, 4, 4), (8, 4, 4))
     loss = VID(shapes, shapes).double()
     for n, weight in enumerate(loss.regressors[0].parameters(), start=1):
-        filled = 0.3 * torch.sin(0.1 * n * golden.outer(8, 1, 8, 1))
+        filled = 0.3 * torch.sin(0.1 * n * outer(8, 1, 8, 1))
         weight.data.copy_(filled.view(8, 8, 1, 1))
-    maps, stem = golden.maps(8, 8, 4, 4, phase=0.5), torch.randn(8, 3, 4, 4)
-    student, teacher = (Output(torch.zeros(8, 2), maps=(stem, stage)) for stage in maps)
+    pair, stem = maps(8, 8, 4, 4, phase=0.5), torch.randn(8, 3, 4, 4)
+    student, teacher = (Output(torch.zeros(8, 2), maps=(stem, stage)) for stage in pair)
     with torch.no_grad():  # the constructor's number is rounded to float32
         loss.raw_variances[0].fill_(math.log(math.expm1(5 - FLOOR)))
-    golden.check("vid_fm2_formula_weights", lambda: loss(student, teacher), {"fm2": maps[0]})
+    check("vid_fm2_formula_weights", lambda: loss(student, teacher), {"fm2": pair[0]})
 
 
-def test_a_naive_loop_with_stages_paired_from_the_end() -> None:
+def test_the_formula_with_stages_paired_from_the_end() -> None:
     student, teacher = output_of_maps(STUDENT), output_of_maps(TEACHER)
     loss = VID(STUDENT, TEACHER).double()
     raw = [torch.randn_like(parameter) for parameter in loss.raw_variances]
     for parameter, values in zip(loss.raw_variances, raw, strict=True):
         parameter.data.copy_(values)
-    variances = [[math.log1p(math.exp(value)) + 1e-5 for value in values.tolist()] for values in raw]
-    expected = naive(predicted(loss, 0, halved(student.maps[1])), teacher.maps[2], variances[0])
-    expected += naive(predicted(loss, 1, student.maps[2]), halved(teacher.maps[3]), variances[1])
-    assert loss(student, teacher).item() == pytest.approx(expected, rel=1e-10)
+    variances = [values.exp().log1p() + 1e-5 for values in raw]
+    expected = formula(predicted(loss, 0, halved(student.maps[1])), teacher.maps[2], variances[0])
+    expected += formula(predicted(loss, 1, student.maps[2]), halved(teacher.maps[3]), variances[1])
+    assert loss(student, teacher).item() == pytest.approx(expected.item(), rel=1e-10)
 
 
 def test_the_variance_at_the_start() -> None:

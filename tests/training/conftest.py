@@ -26,6 +26,20 @@ from relgraph.training.recipe import Recipe
 CLASSES = ("ant", "bee", "cat")
 COUNTS = {"train": 12, "val": 5, "test": 6}
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "knn-conv": {"graph": "knn", "k": 3, "refine": "conv", "alpha": 0.5, "views": "independent"},
+    "none": {"method": "none"},
+    "kd": {"method": "kd", "schedule": "cosine"},
+    "memory-maps": {"method": "crd+0.5*sp+0.9*kd", "method_args": ("negatives=8",)},
+    "early": {"method": "sp", "init_epochs": 1},
+    "select-test": {"select": "test", "epochs": 2},
+    # 5 batches an epoch, as of the others: labels play no part in them; the queue's end is no batch's.
+    "seed": {"method": "seed", "method_args": ("queue=40", "teacher_tau=0.05"), "batch_size": 7},
+    "sskd": {"method": "sskd"},
+    "unlabelled": {"dataset": "unlabelled", "method": "infonce", "epochs": 2},
+}
+
 RecipeMaker = Callable[..., Recipe]
 Runs = Callable[[str], Path]
 
@@ -65,7 +79,14 @@ def part(module: Distiller, name: str) -> Any:
     return module.method.parts[name]
 
 
-def call_before(patch: pytest.MonkeyPatch, owner: Any, name: str, number: int, act: Callable[..., None]) -> None:
+def interrupt(*args: Any, **kwargs: Any) -> None:
+    """Stop the program as a user does."""
+    raise KeyboardInterrupt
+
+
+def call_before(
+    patch: pytest.MonkeyPatch, owner: Any, name: str, number: int, act: Callable[..., None] = interrupt
+) -> None:
     """Let `act` see the arguments of the owner's function of that name, in its call of that number, before it runs."""
     original, calls = getattr(owner, name), 0
 
@@ -77,11 +98,6 @@ def call_before(patch: pytest.MonkeyPatch, owner: Any, name: str, number: int, a
         return original(*args, **kwargs)
 
     patch.setattr(owner, name, wrapped)
-
-
-def interrupt(*args: Any, **kwargs: Any) -> None:
-    """Stop the program as a user does."""
-    raise KeyboardInterrupt
 
 
 @contextmanager
@@ -101,7 +117,7 @@ def allowed(writes: int) -> Iterator[None]:
         yield
 
 
-def run_in_pieces(run: Callable[[bool], Any], path: Path) -> int:
+def in_pieces(run: Callable[[bool], Any], path: Path) -> int:
     """Start a run and resume it until it ends, each time allowed one more write than before; return its stops."""
     for writes in range(100):
         with allowed(writes):
@@ -130,10 +146,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def unlabelled(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of the training images without their classes."""
+    """Return a folder of the training images alone, without classes, some in a folder of theirs."""
     root = tmp_path_factory.mktemp("unlabelled")
-    for file in sorted((images / "train").glob("*/*.png")):
-        shutil.copy(file, root / f"{file.parent.name}-{file.name}")
+    (root / "more").mkdir()
+    for number, file in enumerate(sorted((images / "train").glob("*/*.png"))):
+        shutil.copy(file, root / ("more" if number % 2 else ".") / f"{number:02}.png")
     return root
 
 
@@ -153,10 +170,11 @@ def ss_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make(images: Path, unlabelled: Path, ss_head: Path) -> RecipeMaker:
     """Return a function from options to a recipe that trains in a moment: 6 labelled images of 36, 5 batches of 12.
 
-    The data set "unlabelled" is the folder without labels, and SSKD gets a head.
+    A variant is a name of options. The data set "unlabelled" is the folder without labels, and SSKD gets a head.
     """
 
-    def recipe(**options: Any) -> Recipe:
+    def recipe(variant: str = "dense", **options: Any) -> Recipe:
+        options = {**VARIANTS[variant], **options}
         if "sskd" in options.get("method", ""):
             options = {"ss_head": str(ss_head), **options}
         if options.get("dataset") == "unlabelled":
@@ -177,21 +195,6 @@ def make(images: Path, unlabelled: Path, ss_head: Path) -> RecipeMaker:
     return recipe
 
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "dense": {},
-    "knn-conv": {"graph": "knn", "k": 3, "refine": "conv", "alpha": 0.5, "views": "independent"},
-    "none": {"method": "none"},
-    "kd": {"method": "kd", "schedule": "cosine"},
-    "memory-maps": {"method": "crd+0.5*sp+0.9*kd", "method_args": ("negatives=8",)},
-    "early": {"method": "sp", "init_epochs": 1},
-    "select-test": {"select": "test", "epochs": 2},
-    # 5 batches an epoch, as of the others: labels play no part in them; the queue's end is no batch's.
-    "seed": {"method": "seed", "method_args": ("queue=40", "teacher_tau=0.05"), "batch_size": 7},
-    "sskd": {"method": "sskd"},
-    "unlabelled": {"dataset": "unlabelled", "method": "infonce", "epochs": 2},
-}
-
-
 @pytest.fixture(scope="session")
 def finished(make: RecipeMaker, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Return a function from a variant's name to its finished run, trained once; read it, do not change it."""
@@ -200,17 +203,7 @@ def finished(make: RecipeMaker, tmp_path_factory: pytest.TempPathFactory) -> Run
     def run(variant: str) -> Path:
         path = root / variant
         if not path.exists():
-            train(make(**VARIANTS[variant]), path)
+            train(make(variant), path)
         return path
-
-    return run
-
-
-@pytest.fixture
-def copied(finished: Runs, tmp_path: Path) -> Runs:
-    """Return a function from a variant's name to a copy of its finished run that a test may spoil."""
-
-    def run(variant: str) -> Path:
-        return Path(shutil.copytree(finished(variant), tmp_path / variant))
 
     return run

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from relgraph.methods import Batch
 from relgraph.outputs import StepInputs, of_views
 from relgraph.training.accumulation import in_parts
 from relgraph.training.objective import Distiller, Losses, Stage
@@ -38,25 +37,15 @@ def made(case: str, change: Change = group_norm) -> Distiller:
     return module.train()
 
 
-def inputs() -> StepInputs:
-    return next(batches())
-
-
 def alone(given: StepInputs) -> StepInputs:
     """Return the inputs without their extra views."""
     assert given.teacher is not None
     return given._replace(extra=None, teacher=given.teacher._replace(extra=None))
 
 
-def whole(module: Distiller, given: StepInputs) -> Losses:
-    losses: Losses = module(given)
-    losses.total.backward()  # type: ignore[no-untyped-call]
-    return losses
-
-
 def backward_in_parts(module: Distiller, given: StepInputs, parts: int, stage: Stage = "both") -> Losses:
     losses = module.losses(in_parts(module.student, given.images, given.extra, parts), given, stage)
-    losses.total.backward()  # type: ignore[no-untyped-call]
+    torch.autograd.backward(losses.total)
     return losses
 
 
@@ -68,12 +57,13 @@ def gradients(module: nn.Module) -> dict[str, Tensor]:
 def test_the_graph_spans_all_parts(case: str) -> None:
     one = made(case)
     torch.manual_seed(4)
-    expected = whole(one, inputs())
+    expected: Losses = one(next(batches()))
+    torch.autograd.backward(expected.total)
     assert any(float(gradient.abs().max()) > 1e-3 for gradient in gradients(one).values())
     for parts in (2, 3, N):
         other = made(case)
         torch.manual_seed(4)
-        found = backward_in_parts(other, inputs(), parts)
+        found = backward_in_parts(other, next(batches()), parts)
         torch.testing.assert_close({**found.terms, **found.teacher_terms}, {**expected.terms, **expected.teacher_terms})
         torch.testing.assert_close(found.student.embedding, expected.student.embedding)
         torch.testing.assert_close(found.student.extra, expected.student.extra)
@@ -83,18 +73,6 @@ def test_the_graph_spans_all_parts(case: str) -> None:
             torch.testing.assert_close(gradients(other)[name], gradient, rtol=1e-9, atol=1e-11 * scale)
 
 
-def test_a_loss_of_each_part_would_be_another() -> None:
-    """Or the test above would show nothing."""
-    module, given, halves = made("ega"), alone(inputs()), []
-    together = whole(module, given).terms["edge"].item()
-    assert given.teacher is not None
-    for rows in (slice(0, N // 2), slice(N // 2, N)):
-        batch = Batch(*(x[rows] for x in given.batch))
-        teacher = given.teacher.each(lambda x, rows=rows: x[rows])  # type: ignore[misc]
-        halves.append(module(StepInputs(given.images[rows], batch, teacher)).terms["edge"].item())
-    assert abs(sum(halves) / 2 - together) > 0.1 * together
-
-
 def test_what_is_random_is_drawn_alike_both_times() -> None:
     def dropout(layer: nn.Module) -> nn.Module | None:
         return nn.Dropout(0.5) if isinstance(layer, nn.BatchNorm2d) else None
@@ -102,14 +80,14 @@ def test_what_is_random_is_drawn_alike_both_times() -> None:
     def loss(*given: Any) -> Tensor:
         return labelled_cross_entropy(*given) * torch.rand(())
 
-    one, other, given = made("ega", dropout), made("ega", dropout), alone(inputs())
+    one, other, given = made("ega", dropout), made("ega", dropout), alone(next(batches()))
     for module in (one, other):
         module.label_loss = loss
     torch.manual_seed(5)
     outputs = [of_views(one.student, images, None) for images in given.images.chunk(3)]
     joined = outputs[0].filled(map(torch.cat, zip(*(output.tensors() for output in outputs), strict=True)))
     expected = one.losses(joined, given)
-    expected.total.backward()  # type: ignore[no-untyped-call]
+    torch.autograd.backward(expected.total)
     after = torch.get_rng_state()
     torch.manual_seed(5)
     found = backward_in_parts(other, given, 3)
@@ -119,7 +97,7 @@ def test_what_is_random_is_drawn_alike_both_times() -> None:
 
 
 def test_running_statistics_see_each_part_once() -> None:
-    one, other, given = made("ega", lambda layer: None), made("ega", lambda layer: None), inputs()
+    one, other, given = made("ega", lambda layer: None), made("ega", lambda layer: None), next(batches())
     with torch.no_grad():
         for images in given.images.chunk(4):
             one.student(images)
@@ -130,6 +108,6 @@ def test_running_statistics_see_each_part_once() -> None:
 def test_what_nothing_teaches_has_no_gradient() -> None:
     """A method in its own stage does not teach the classifier."""
     module = made("rkd")
-    backward_in_parts(module, inputs(), 2, "method")
+    backward_in_parts(module, next(batches()), 2, "method")
     assert "student.backbone.layers.0.0.weight" in gradients(module)
     assert not {"student.head.project.weight", "student.head.classify.weight"} & gradients(module).keys()

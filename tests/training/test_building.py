@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from relgraph.training import hardware
 from relgraph.training.building import open_data, open_fabric, open_teacher, parse_arguments
 from relgraph.training.distillation import build
 from relgraph.training.hardware import native_bf16
@@ -25,6 +27,20 @@ def test_precision_is_what_the_processor_is_fast_at_unless_asked(make: RecipeMak
     auto = "bf16-mixed" if native_bf16() else "32-true"
     for asked, found in (("auto", auto), ("32-true", "32-true"), ("bf16-mixed", "bf16-mixed")):
         assert open_fabric(make(precision=asked))._precision.precision == found
+
+
+def test_what_cpuinfo_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "CPUINFO", tmp_path / "cpuinfo")
+    assert not native_bf16(), "a system without it"
+    for text, name, bf16 in (
+        ("model name\t: Xeon\nflags\t\t: fpu avx512f avx512_bf16 amx_tile\n", "Xeon", True),
+        ("model name\t: Old Xeon\nflags\t\t: fpu avx2 avx512f\n", "Old Xeon", False),
+        ("processor\t: 0\nFeatures\t: fp asimd bf16 i8mm\n", None, True),
+        ("", None, False),
+    ):
+        (tmp_path / "cpuinfo").write_text(text)
+        assert native_bf16() == bf16
+        assert hardware.processor() == name or (name is None and hardware.processor() != "")
 
 
 WRONG: tuple[tuple[dict[str, Any], str], ...] = (

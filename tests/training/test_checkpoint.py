@@ -32,9 +32,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert {name: again[name] for name in plain} == plain and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_or_an_interrupt_keeps_the_previous_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_or_an_interrupt_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, write = tmp_path / "last.ckpt", torch.save
     save_checkpoint(path, {"objective": {}, "epoch": 1})
     before = path.read_bytes()

@@ -123,9 +123,7 @@ def test_a_rehearsal_leaves_no_trace(make: RecipeMaker, monkeypatch: pytest.Monk
     assert equal(rehearsed, plain) and any("bank" in name for name in plain)
 
 
-def test_what_a_method_cannot_read_is_told_before_the_training(
-    make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_method_cannot_read_is_told(make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Teacher, "map_shapes", lambda self: ())  # as of a vision transformer of torchvision
     maps = r"^SP reads the last stage map: expected Output\(embedding, maps=\(\.\.\.\)\) of both networks"
     for options, told in (
@@ -150,9 +148,7 @@ def pretrained(tmp_path: Path) -> tuple[Path, nn.Module]:
     return path, backbone
 
 
-def test_a_student_starts_from_the_backbone_of_a_run_a_file_or_a_pre_training(
-    make: RecipeMaker, finished: Runs, pretrained: tuple[Path, nn.Module]
-) -> None:
+def test_where_a_student_may_start_from(make: RecipeMaker, finished: Runs, pretrained: tuple[Path, nn.Module]) -> None:
     run, (path, backbone) = finished("seed"), pretrained
     stored, _ = load_student(run)
     plain = new(make(method="none")).student
@@ -218,9 +214,7 @@ def test_the_own_head_teaches_sskd(make: RecipeMaker, owner: dict[str, Any], fin
     assert equal(states(head), states(load_head(finished("kd"))[0])) and equal(states(sskd.ss_head), before)
 
 
-def test_own_heads_that_do_not_fit(
-    make: RecipeMaker, owner: dict[str, Any], pretrained: tuple[Path, nn.Module]
-) -> None:
+def test_own_heads_that_misfit(make: RecipeMaker, owner: dict[str, Any], pretrained: tuple[Path, nn.Module]) -> None:
     """Methods that compare relations take any width."""
     classes = "teacher_head 'own' needs a teacher of the same classes: expected the"
     for options, told in (
@@ -239,9 +233,7 @@ def test_own_heads_that_do_not_fit(
     assert module.student.head.project.out_features == 24
 
 
-def test_the_head_of_self_supervision_reaches_the_method(
-    make: RecipeMaker, ss_head: Path, finished: Runs, tmp_path: Path
-) -> None:
+def test_sskd_gets_its_self_supervision_head(make: RecipeMaker, ss_head: Path, finished: Runs, tmp_path: Path) -> None:
     """It learns nothing; that of another teacher, by its width or by the fingerprint of the weights, is refused."""
     module = new(make(method="sskd"))
     sskd = part(module, "sskd")

@@ -21,19 +21,7 @@ from relgraph.training.feed import Online
 from relgraph.training.runs import Run
 from relgraph.training.tasks import Classes
 from tests.checks import assert_refused_like
-from tests.training.conftest import (
-    VARIANTS,
-    RecipeMaker,
-    Runs,
-    call_before,
-    equal,
-    interrupt,
-    outcome,
-    part,
-    result_of,
-    run_in_pieces,
-    states,
-)
+from tests.training.conftest import RecipeMaker, Runs, call_before, equal, in_pieces, outcome, part, result_of, states
 
 STEPS = 5  # batches of an epoch in the tests' recipe
 INDEX = torch.tensor([5, 1, 30, 20])
@@ -47,9 +35,9 @@ def test_a_stopped_run_ends_as_if_it_had_not_stopped(make: RecipeMaker, finished
     for variant in ("knn-conv", "memory-maps", "seed", "early"):
         path = tmp_path / variant
         with pytest.MonkeyPatch.context() as patch:
-            call_before(patch, epochs, "step", STEPS + 3, interrupt)
+            call_before(patch, epochs, "step", STEPS + 3)
             with pytest.raises(KeyboardInterrupt):
-                train(make(**VARIANTS[variant]), path)
+                train(make(variant), path)
         assert len(Run(path).read_metrics()) == 1 and not (path / "result.json").exists()
         torch.manual_seed(12345)
         train(Run.open(path).recipe(), path, resume=True)
@@ -63,7 +51,7 @@ def test_one_epoch_in_memory_streamed_and_in_pieces(make: RecipeMaker, tmp_path:
     for workers in (0, 2):
         train(make(epochs=1, images="stream", workers=workers), tmp_path / str(workers))
         assert outcome(tmp_path / str(workers)) == outcome(tmp_path / "whole")
-    assert run_in_pieces(lambda resume: train(recipe, pieces, resume=resume), pieces) == 6
+    assert in_pieces(lambda resume: train(recipe, pieces, resume=resume), pieces) == 6
     assert outcome(pieces) == outcome(tmp_path / "whole")
     train(make(seed=1, epochs=1), tmp_path / "other")
     name = "student.safetensors"
@@ -88,9 +76,8 @@ def test_each_parameter_has_one_optimiser_where_something_reads_a_teacher(make: 
         ids = [id(p) for each in job.optimisers.values() for group in each.param_groups for p in group["params"]]
         trained = {id(p) for p in job.objective.parameters()}
         assert len(ids) == len(trained) and {*ids} == trained
-        assert {id(p) for p in job.objective.teacher_parameters()} == {*ids[-len(ids) :]} - {
-            id(p) for p in job.objective.student_parameters()
-        }
+        student, teacher = job.objective.student_parameters(), job.objective.teacher_parameters()
+        assert ids == [id(p) for p in [*student, *teacher]]
         for name, rate in rates.items():
             (group,) = job.optimisers[name].param_groups
             assert (group["lr"], group["momentum"], group["weight_decay"]) == (rate, 0.7, 0.1)
@@ -225,9 +212,7 @@ def test_a_head_that_no_class_teaches_stays_as_it_is(make: RecipeMaker) -> None:
 # Results
 
 
-def test_the_test_split_is_read_at_the_end_only(
-    make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_test_split_is_read_at_the_end(make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, splits = Classes.evaluate, list[str]()
 
     def record(self: Classes, network: Any, images: Any, **options: Any) -> dict[str, float]:
@@ -291,7 +276,7 @@ def test_a_student_without_labels_is_judged_by_its_neighbours(make: RecipeMaker,
     result = result_of(path)
     for row in Run(path).read_metrics():
         assert 0 <= row["val_knn"] <= 100 and not {"val_top1", "train_top1", "val_linear"} & row.keys()
-    job = build(make(**VARIANTS["seed"]))
+    job = build(make("seed"))
     data, student, device = job.data, job.objective.student.eval(), torch.device("cpu")
     every = data.train.true_labels
     assert (data.train.labels < 0).any() and not (every < 0).any()

@@ -17,35 +17,27 @@ from tests.checks import assert_refused_like
 MEASURES = (knn_accuracy, linear_probe)
 
 
-@pytest.fixture
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
-
-
-def clusters(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def clusters(n: int) -> tuple[Tensor, Tensor]:
     """Return n points about three corners of a triangle, with the number of the corner."""
     labels = torch.arange(n) % 3
     corners = torch.tensor([[4.0, 0.0], [0.0, 4.0], [-4.0, -4.0]])
-    return corners[labels] + torch.randn(n, 2, generator=generator), labels
+    return corners[labels] + torch.randn(n, 2), labels
 
 
-def test_accuracy_is_a_naive_count(generator: torch.Generator) -> None:
-    logits = torch.randn(50, 9, generator=generator)
-    labels = torch.randint(9, (50,), generator=generator)
+def test_accuracy_is_a_naive_count() -> None:
+    logits = torch.randn(50, 9)
+    labels = torch.randint(9, (50,))
     found = accuracy(logits, labels)
     for k in (1, 5):
-        right = sum(
-            y in sorted(range(9), key=row.__getitem__)[-k:]
-            for row, y in zip(logits.tolist(), labels.tolist(), strict=True)
-        )
+        right = sum(y in row.argsort()[-k:] for row, y in zip(logits, labels, strict=True))
         assert found[f"top{k}"] == pytest.approx(100 * right / 50)
     assert found.keys() == {"top1", "top5"}
     assert accuracy(torch.eye(3), torch.tensor([0, 1, 0])) == {"top1": pytest.approx(200 / 3), "top5": 100.0}
 
 
-def test_knn_is_a_naive_vote(generator: torch.Generator) -> None:
-    train, test = torch.randn(60, 7, generator=generator), torch.randn(40, 7, generator=generator)
-    train *= torch.rand(60, 1, generator=generator) * 50  # lengths that cosine ignores
+def test_knn_is_a_naive_vote() -> None:
+    train, test = torch.randn(60, 7), torch.randn(40, 7)
+    train *= torch.rand(60, 1) * 50  # lengths that cosine ignores
     train_labels, test_labels = torch.arange(60) % 4, torch.arange(40) % 4
     right = 0
     for x, y in zip(test, test_labels.tolist(), strict=True):
@@ -55,13 +47,12 @@ def test_knn_is_a_naive_vote(generator: torch.Generator) -> None:
     assert knn_accuracy(train, train_labels, test, test_labels, k=9) == pytest.approx(100 * right / 40)
 
 
-def test_knn_leaves_out_unknown_labels_and_takes_what_there_is(generator: torch.Generator) -> None:
-    train, labels = clusters(30, generator)
-    test, expected = clusters(9, generator)
+def test_knn_leaves_out_unknown_labels_and_takes_what_there_is() -> None:
+    train, labels = clusters(30)
+    test, expected = clusters(9)
     hidden = torch.where(torch.arange(30) < 21, -1, labels)
-    assert knn_accuracy(train, hidden, test, expected, k=3) == knn_accuracy(
-        train[21:], labels[21:], test, expected, k=3
-    )
+    known = knn_accuracy(train[21:], labels[21:], test, expected, k=3)
+    assert knn_accuracy(train, hidden, test, expected, k=3) == known
     assert knn_accuracy(train, torch.where(torch.arange(30) == 0, 0, -1), test, expected) == pytest.approx(100 / 3)
 
 
@@ -72,8 +63,8 @@ def test_constant_features_give_a_finite_number() -> None:
         assert isinstance(found, float) and math.isfinite(found)
 
 
-def test_what_cannot_be_measured(generator: torch.Generator) -> None:
-    x, y = clusters(12, generator)
+def test_what_cannot_be_measured() -> None:
+    x, y = clusters(12)
     wrong = (
         ((x * math.nan, y, x, y), "features must be finite"),
         ((x, y, x / 0, y), "features must be finite"),
@@ -94,11 +85,9 @@ def prepare(images: Tensor) -> Tensor:
     return images.float() / 255
 
 
-def test_embed_is_the_network_in_evaluation_mode(
-    generator: torch.Generator, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_embed_is_the_network_in_evaluation_mode(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Of images in memory or in files, in pieces of any size."""
-    images, net = torch.randint(256, (7, 3, 5, 5), dtype=torch.uint8, generator=generator), network()
+    images, net = torch.randint(256, (7, 3, 5, 5), dtype=torch.uint8), network()
     found = embed(net, images, prepare, batch_size=3, device="cpu", progress="teacher")
     assert capsys.readouterr().err == "", "no bar where nobody looks"
     with torch.no_grad():

@@ -1,5 +1,6 @@
 """The sequential head: a job of few epochs, a plain classifier, then fixed; a stop loses one epoch of it at most."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.optim import SGD
 
 from relgraph.data.batches import epoch_batches
 from relgraph.methods import Batch
@@ -18,7 +20,7 @@ from relgraph.training.head import head_recipe, train_head
 from relgraph.training.runs import Run
 from relgraph.training.schedule import student_schedule
 from tests.checks import assert_refused_like
-from tests.training.conftest import RecipeMaker, outcome, run_in_pieces, states
+from tests.training.conftest import RecipeMaker, in_pieces, outcome, states
 
 SEQUENTIAL: dict[str, Any] = {"teacher_head": "sequential", "head_epochs": 4, "epochs": 2}
 
@@ -29,35 +31,26 @@ def head_of(job: Distillation) -> Any:
 
 
 def test_it_is_trained_as_a_plain_classifier_on_the_labelled_images(make: RecipeMaker, tmp_path: Path) -> None:
-    """Against SGD with momentum and weight decay written out."""
     recipe = make(**SEQUENTIAL)
     job = build(recipe)
-    head, labels, feed = head_of(job), job.data.train.labels, job.feed
-    own = {name: p.detach().clone().requires_grad_() for name, p in head.named_parameters()}
-    speed = {name: torch.zeros_like(p) for name, p in own.items()}
+    head, labels = head_of(job), job.data.train.labels
+    own = deepcopy(head).requires_grad_()
+    optimiser = SGD(own.parameters(), momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     train_head(job, head, recipe, Run.create(tmp_path / "run", recipe))
     for epoch in range(4):
-        purpose = "teacher's head: batches"
-        batches = epoch_batches(
-            labels, batch_size=12, labelled_share=1.0, seed=recipe.seed, epoch=epoch, purpose=purpose
-        )
+        optimiser.param_groups[0]["lr"] = recipe.teacher_lr * 0.1 ** sum(epoch >= step for step in (2, 3, 4))
         views = generator("teacher's head: views", recipe.seed, epoch)
-        for index in batches:
+        for index in epoch_batches(
+            labels, batch_size=12, labelled_share=1.0, seed=recipe.seed, epoch=epoch, purpose="teacher's head: batches"
+        ):
             assert (labels[index] >= 0).all()
-            teacher = feed(job.data.train.pixels[index], Batch(index, labels[index]), views).teacher
+            teacher = job.feed(job.data.train.pixels[index], Batch(index, labels[index]), views).teacher
             assert teacher is not None
-            embedding = teacher.embedding @ own["project.weight"].T + own["project.bias"]
-            logits = embedding @ own["classify.weight"].T + own["classify.bias"]
-            gradients = torch.autograd.grad(cross_entropy(logits, labels[index]), list(own.values()))
-            rate = recipe.teacher_lr * 0.1 ** sum(epoch >= step for step in (2, 3, 4))
-            with torch.no_grad():
-                for (name, p), gradient in zip(own.items(), gradients, strict=True):
-                    speed[name] = recipe.momentum * speed[name] + gradient + recipe.weight_decay * p
-                    p -= rate * speed[name]
-    found = dict(head.named_parameters())
-    for name, p in own.items():
-        torch.testing.assert_close(found[name].detach(), p.detach())
-        assert not found[name].requires_grad
+            optimiser.zero_grad()
+            torch.autograd.backward(cross_entropy(own(teacher.embedding)[1], labels[index]))
+            optimiser.step()
+    torch.testing.assert_close(states(head), states(own))
+    assert not any(p.requires_grad for p in head.parameters())
 
 
 def test_a_run_with_a_head_in_pieces(make: RecipeMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,7 +63,7 @@ def test_a_run_with_a_head_in_pieces(make: RecipeMaker, tmp_path: Path, capsys: 
     assert all(row["teacher_head"] == row["loss"] > 0 and 0 <= row["train_top1"] <= 100 for row in rows)
     figures = f"loss {rows[-1]['loss']:.4f}, train {rows[-1]['train_top1']:.2f} %"
     assert told == [f"teacher's head: 4 epochs, {figures}, now fixed"]
-    assert run_in_pieces(lambda resume: train(recipe, path, resume=resume), path) > 5
+    assert in_pieces(lambda resume: train(recipe, path, resume=resume), path) > 5
     found = outcome(path)
     assert found == outcome(whole) and {"head.ckpt", "teacher_head.csv"} <= found.keys()
     state = load_checkpoint(path / "head.ckpt")

@@ -50,13 +50,11 @@ class Net(Backbone):
         channels = [1, *(shape[0] for shape in MAPS)]
         strides = [1, *(a[1] // b[1] for a, b in pairwise(MAPS))]
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, stride, 1), self._norm(b, a == 1 and batch_norm), nn.Tanh())
+            nn.Sequential(
+                nn.Conv2d(a, b, 3, stride, 1), nn.BatchNorm2d(b) if a == 1 and batch_norm else nn.Identity(), nn.Tanh()
+            )
             for a, b, stride in zip(channels, channels[1:], strides, strict=False)
         )
-
-    @staticmethod
-    def _norm(channels: int, wanted: bool) -> nn.Module:
-        return nn.BatchNorm2d(channels) if wanted else nn.Identity()
 
     def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return the maps and their last one, pooled."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from relgraph.data import AUGMENTATIONS
-from relgraph.graph.forms import FORMS
+from relgraph.graph.pair import FORMS
 from relgraph.methods import EGA, KD, METHODS, SP
 from relgraph.names import Named
 from relgraph.options import options_of

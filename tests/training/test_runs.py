@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from relgraph.files import read_yaml
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.recipe import Recipe, resolve
 from relgraph.training.runs import Run, check_free, environment, free_name

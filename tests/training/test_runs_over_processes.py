@@ -17,7 +17,7 @@ from relgraph.training.recipe import Recipe
 from relgraph.training.runs import Run
 from tests.checks import refusal
 from tests.processes import run_on
-from tests.training.conftest import VARIANTS, RecipeMaker, call_before, interrupt
+from tests.training.conftest import VARIANTS, RecipeMaker, call_before
 
 # Twelve images a batch: six on each of two processes, four on each of three.
 CHOSEN: dict[str, dict[str, Any]] = {
@@ -78,7 +78,7 @@ def stop(processes: ProcessGroup, recipe: Recipe, path: Path) -> None:
     """Stop a run when its second epoch is trained, and not kept yet."""
     launched(processes)
     with pytest.MonkeyPatch.context() as patch:
-        call_before(patch, Progress, "add", 2, interrupt)
+        call_before(patch, Progress, "add", 2)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, path)
 

@@ -56,14 +56,15 @@ def test_a_student_has_a_class_for_each_label(make: RecipeMaker) -> None:
 
 
 def test_labels_teach_by_cross_entropy_over_those_that_are_known() -> None:
-    logits, labels = torch.randn(4, 3, dtype=torch.float64), torch.tensor([2, -1, 0, -1])
+    logits, labels = torch.randn(4, 3, dtype=torch.float64, requires_grad=True), torch.tensor([2, -1, 0, -1])
     expected = sum(logits[i].exp().sum().log() - logits[i, labels[i]] for i in (0, 2)) / 2
     for kind in (Classes, Neighbours):
         found = kind.loss(logits, labels)
         torch.testing.assert_close(found, torch.as_tensor(expected), rtol=1e-12, atol=0)
-        assert kind.loss(logits, torch.full((4,), -1)) == 0
+        none = kind.loss(logits, torch.full((4,), -1))
+        assert none == 0 and not torch.autograd.grad(none, logits)[0].any()
         half = kind.loss(logits.bfloat16(), labels)
-        assert half.dtype == torch.float32 and float(half) == pytest.approx(float(expected), rel=0.02)
+        assert half.dtype == torch.float32 and half.item() == pytest.approx(torch.as_tensor(expected).item(), rel=0.02)
 
 
 def test_classes_are_judged_by_the_network_s_own_classifier(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from relgraph.graph.angles import differences, related_angles
 from relgraph.graph.criteria import huber
-from relgraph.graph.forms import Form
 from relgraph.graph.kernels import cosine, euclidean
-from relgraph.graph.pair import TEACHER, graph_pair, has_weights
+from relgraph.graph.pair import TEACHER, Form, graph_pair, has_weights
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import ALL_PAIRS, Above, Edges, Given, Nearest, Rule, Topology, WithOwn
+from relgraph.methods.rkd import differences, related_angles
 from tests.methods.golden import value_and_gradient, vectors
 
 N = 7

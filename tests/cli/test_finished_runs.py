@@ -1,0 +1,129 @@
+"""`relgraph analyze`, `evaluate` and `report`: what they tell of finished runs."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from tests.cli.conftest import Failing, Program, check_told
+
+FIRST = 40
+
+
+def analyze(program: Program, run: Path, *args: object) -> tuple[str, dict[str, Any]]:
+    told = program("analyze", run, "--first", FIRST, "--k", 3, "--out", "found.json", *args).stdout
+    summary: dict[str, Any] = json.loads(Path("found.json").read_text())
+    assert told.endswith("\nfound.json\n")
+    return told, summary
+
+
+def cells(told: str, start: str) -> list[str]:
+    (line,) = (line for line in told.splitlines() if line.startswith(start))
+    return line.removeprefix(start).split()
+
+
+def row_below(told: str, start: str) -> int:
+    """Return the number of the first row of the table whose header starts so."""
+    (header,) = (number for number, line in enumerate(told.splitlines()) if line.startswith(start))
+    return header + 2
+
+
+def test_tables_of_an_analysis_tell_what_the_json_says(program: Program, run: Path) -> None:
+    told, summary = analyze(program, run)
+    assert told.startswith(f"digits, test: {FIRST} images, k = 3\n")
+    graphs = [summary["student"], summary["teacher"]]
+    assert cells(told, "edges that join equal labels %") == [f"{100 * graph['homophily']:.2f}" for graph in graphs]
+    assert cells(told, "modularity") == [f"{graph['modularity']:.2f}" for graph in graphs]
+    assert cells(told, "most often chosen") == [str(graph["in_degree"]["largest"]) for graph in graphs]
+    assert cells(told, "neighbour overlap at 3 %") == [f"{100 * summary['overlap']:.2f}"]
+    assert cells(told, "nearest teacher node is the own %") == [f"{100 * summary['match']:.2f}"]
+    assert cells(told, "rank correlation, all pairs") == [f"{summary['pair_rank']:.2f}"]
+    assert cells(told, "communities, NMI") == [f"{summary['agreement']['student_teacher']['nmi']:.2f}"]
+    worst = summary["per_class"][0]
+    expected = [str(worst["images"]), f"{100 * worst['overlap']:.2f}", f"{worst['relation_error']:.2f}"]
+    assert told.splitlines()[row_below(told, "worst classes")].split()[:4] == [worst["name"], *expected]
+    image = summary["worst"][0]
+    neighbours = [str(neighbour) for neighbour in (*image["student"], *image["teacher"])]
+    cells_of_image = told.splitlines()[row_below(told, "image ")].split()
+    assert cells_of_image == [str(image["index"]), image["name"], f"{100 * image['overlap']:.0f}", *neighbours]
+
+
+def test_the_json_of_an_analysis_lies_beside_the_run(program: Program, run: Path) -> None:
+    path = run / "analysis-val.json"
+    told = program("analyze", run, "--split", "val", "--k", 2).stdout
+    assert told.endswith(f"\n{path}\n")
+    assert json.loads(path.read_text())["split"] == "val"
+    path.unlink()
+
+
+def test_an_analysis_gives_the_same_file(program: Program, run: Path) -> None:
+    assert analyze(program, run) == analyze(program, run)
+
+
+def test_an_analysis_without_a_teacher(program: Program, alone: Path) -> None:
+    told, summary = analyze(program, alone)
+    assert "The run has no teacher: the student's graph alone is analysed." in told
+    assert "teacher" not in summary and "overlap" not in told
+    assert len(cells(told, "modularity")) == 1
+
+
+def test_an_analysis_without_labels(program: Program, flat: Path) -> None:
+    data = ("--dataset", f"folder:{flat}", "--image-size", 8, "--batch-size", 4, "--teacher", "embedded:digits")
+    program("train", *data, "--epochs", 1, "--labels-per-class", 0, "--method", "infonce", "--out", "unlabelled")
+    told = program("analyze", "unlabelled", "--split", "train", "--k", 2).stdout
+    assert "The images have no labels: figures that need them are left out." in told
+    assert "equal labels" not in told and "neighbour overlap at 2 %" in told
+    assert "per_class" not in json.loads(Path("unlabelled/analysis-train.json").read_text())
+
+
+def test_table_and_json_of_an_evaluation_tell_the_same(program: Program, run: Path) -> None:
+    report = json.loads(program("evaluate", run, "--json").stdout)
+    header, _, *rows, note = program("evaluate", run).stdout.splitlines()
+    assert header.split("  ")[0] == "network"
+    columns = ("top1", "top5", "knn", "linear", "knn_few", "linear_few")
+    for row, name in zip(rows, ("student", "teacher"), strict=True):
+        assert row.split() == [name, *(f"{report[name][column]:.2f}" for column in columns)]
+    images = report["images"]
+    assert f"{images['test']} test images; {images['train']} training images, {images['labelled']} of them" in note
+
+
+def test_an_evaluation_without_a_teacher_and_with_one_neighbour(program: Program, misuse: Failing, alone: Path) -> None:
+    report = json.loads(program("evaluate", alone, "--json", "--k", 1).stdout)
+    assert report["neighbours"] == 1 and "teacher" not in report
+    assert "\nteacher" not in program("evaluate", alone).stdout
+    assert "0 is not in the range" in misuse("evaluate", alone, "--k", 0)
+
+
+def test_an_evaluation_of_a_student_without_labels(program: Program, contrasted: tuple[Path, str]) -> None:
+    """No loss trained its classifier: there is no accuracy of it, but a dash in the table."""
+    path, _ = contrasted
+    header, _, student, teacher, _ = program("evaluate", path).stdout.splitlines()
+    assert "top-1 %  top-5 %  k-NN %  linear probe %" in header
+    assert student.split()[:3] == ["student", "-", "-"] and "-" not in teacher.split()
+
+
+def test_a_report_is_written_and_told(program: Program, run: Path, alone: Path) -> None:
+    for runs, file, output in (((run, alone), "report.html", ()), ((run,), "other.html", ("-o", "other.html"))):
+        told = program("report", *runs, "--first", 30, "--k", 3, *output).stdout
+        assert re.fullmatch(rf"{file}: {len(runs)} runs?, \d\.\d MB\n", told)
+        page = Path(file).read_text(encoding="utf-8")
+        assert page.startswith("<!doctype html>") and "30 images of the test split, 3 nearest neighbours" in page
+
+
+def test_what_cannot_be_judged(failure: Failing, misuse: Failing, run: Path, tmp_path: Path) -> None:
+    for command in ("analyze", "evaluate", "report"):
+        assert failure(command, "nothing").startswith("nothing is not a run: expected a directory with recipe.yaml")
+    assert failure("evaluate", tmp_path).startswith(f"{tmp_path} is not a run")
+    check_told(failure, ("analyze", run), {
+        "--first 5 --k 5": "the number of images less one, 4, got 5",
+        "--first 9 --k 2 --out nowhere/found.json": "cannot write",
+    })  # fmt: skip
+    check_told(failure, ("report", run), {
+        "-o missing/report.html --first 9 --k 2": "cannot write missing/report.html: No such file",
+        "--first 9 --k 9": "number of images less one, 8, got 9",
+        "--k 0": "got 0",
+        str(run): "each run once",
+    })  # fmt: skip
+    assert "Missing argument" in misuse("report")
+    check_told(misuse, ("analyze", run), {"--k 0": "0 is not in the range", "--first 1": "1 is not in the range"})
+    check_told(misuse, ("report", run), {"--first 1": "1 is not in the range", "--split all": "'all' is not one of"})
