@@ -106,13 +106,13 @@ class EmbeddingStore:
         """
         if self._table is not None:
             return self._table[index, view].float()
-        found = torch.empty(len(index), self.contents.width)
+        found = np.empty((len(index), self.contents.width), np.float32)
         shard, image = np.divmod(index.cpu().numpy(), self.contents.images_per_shard)
         row = image * self.contents.views + view.cpu().numpy()
         for number in np.unique(shard):
             here = shard == number
-            found[torch.from_numpy(here)] = torch.from_numpy(self._shards[number].read(row[here])).float()
-        return found.to(self.device, non_blocking=True)
+            found[here] = self._shards[number].read(row[here])
+        return torch.from_numpy(found).to(self.device, non_blocking=True)
 
 
 class StoreWriter:
@@ -225,4 +225,4 @@ def read_record(path: Path, contents: Contents) -> ImageRecord:
         RelgraphError: if the file is missing or damaged.
     """
     rows = SealedRows(path / RECORD, (contents.images,), 3, "int64", contents.first_row(0))
-    return ImageRecord(*torch.from_numpy(rows.read(np.arange(len(rows)))).unbind(1))
+    return ImageRecord(*torch.from_numpy(rows.read(np.arange(len(rows))).copy()).unbind(1))

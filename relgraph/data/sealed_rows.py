@@ -46,17 +46,17 @@ class SealedRows:
         return len(self._bytes)
 
     def read(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
-        """Return rows by their numbers, `(B, width)`.
+        """Return copies of rows by their numbers, `(B, width)`, of which each is contiguous.
 
         Raises:
             RelgraphError: if one is not as it was written.
         """
         records = self._bytes[numbers]
-        found = records[:, -4:].copy().view("<u4")[:, 0]
+        found = records[:, -4:].view("<u4")[:, 0]
         wrong = (found != _checksums(records, self._start + numbers)).nonzero()[0]
         if len(wrong):
             raise self._fault(f"is damaged: the CRC-32 of its row {numbers[wrong[0]]} is another one than was written")
-        return records[:, :-4].copy().view(self.dtype)
+        return records[:, :-4].view(self.dtype)
 
     def blocks(self) -> Iterator[tuple[slice, NDArray[Any]]]:
         """Yield all rows, some at a time, each time with their numbers.

@@ -99,7 +99,7 @@ from tests.limits import limit_data
 
 torch.set_num_threads(1)
 rows = EmbeddingStore(Path(sys.argv[1])).view()
-searched(torch.randn(300, 8))
+searched(torch.randn(300, 8)), rows[:32]
 limit_data(6 * 2**20)
 torch.save(searched(rows if sys.argv[2] == "files" else rows[:]), sys.argv[3])
 """
