@@ -209,13 +209,13 @@ def check_complete(path: Path, contents: Contents) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Raise RelgraphError if a store can be neither begun nor continued at `path`, since something else is there."""
+    """Raise RelgraphError if a store can be neither begun nor continued at `path`, and change nothing there."""
     # In this order: another process may be beginning it.
-    if not path.exists() or (path.is_dir() and only_begun(path)) or manifest_file(path).is_file():
+    if not path.exists() or (path.is_dir() and only_begun(path)):
         return
-    if (path / RECORD).is_file():  # nobody knows what is in it
-        Contents.read(path)
-    raise RelgraphError(f"{path} exists already and is not a store of embeddings: choose another --out")
+    if not manifest_file(path).is_file() and not (path / RECORD).is_file():
+        raise RelgraphError(f"{path} exists already and is not a store of embeddings: choose another --out")
+    Contents.read(path)
 
 
 def read_record(path: Path, contents: Contents) -> ImageRecord:

@@ -25,7 +25,7 @@ from relgraph.errors import RelgraphError
 from relgraph.files import digest, locked, writing
 from relgraph.names import dataset
 from relgraph.networks.teachers import Teacher
-from relgraph.training.building import open_data, open_fabric, open_teacher
+from relgraph.training.building import open_data, open_fabric, open_teacher, precision_of
 from relgraph.training.recipe import Recipe
 from relgraph.training.threads import choose_threads
 
@@ -257,8 +257,8 @@ def default_path(recipe: Recipe, views: int, dtype: str = "float32", seed: int =
     """
     options = asdict(recipe)
     own = {name: options[name] for name in DISTINGUISHING}
-    precision = str(open_fabric(recipe).strategy.precision.precision)  # auto is another one on another machine
-    text = json.dumps([own, sorted(recipe.teacher_args), precision, views, dtype, seed], sort_keys=True)
+    # The precision that is meant by auto, which is another one on another machine.
+    text = json.dumps([own, sorted(recipe.teacher_args), precision_of(recipe), views, dtype, seed], sort_keys=True)
     told = f"{dataset(recipe.dataset).short_name}-{recipe.teacher}"
     name = re.sub(r"[^\w.]+", "-", told, flags=re.ASCII).strip("-.")[:NAME_LIMIT]
     ending = f"{views}view{'s' if views > 1 else ''}-{digest(text.encode())[:8]}"

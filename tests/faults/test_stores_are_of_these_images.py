@@ -237,9 +237,15 @@ def test_what_a_killed_start_leaves_is_continued_and_what_others_have_is_not(mak
     assert EmbeddingStore(path).contents.views == 2 and not list(path.glob(".*.part"))
     other = tmp_path / "other"
     other.mkdir()
-    (other / "letter.txt").touch()
-    assert_refused_like((lambda: embed(make(), other), "other exists already and is not a store of embeddings"))
-    assert [entry.name for entry in other.iterdir()] == ["letter.txt"]
+    for name, content, told in (
+        (".song.mp3.part", "", "other exists already and is not a store of embeddings"),
+        ("manifest.json", "{}", "its format is not 'relgraph embeddings'"),
+    ):
+        (other / "letter.txt").touch()
+        (other / name).write_text(content)
+        before = sorted(other.iterdir())
+        assert_refused_like((lambda: embed(make(), other), told))
+        assert sorted(other.iterdir()) == before, "what is another's is left alone"
 
 
 def test_default_names_differ_wherever_the_stores_do(tmp_path: Path) -> None:
