@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help demo bench test test-slow lint types format scatter wheel clean
+.PHONY: help demo bench test test-slow faults lint types format scatter wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## list these verbs
@@ -34,6 +34,9 @@ test: $(STAMP)  ## the tests and every documented example
 test-slow: $(STAMP)  ## the rest: figures, browser, launchers, whole processes, benchmark
 	$(PYTEST) -m slow tests
 	$(PYTEST) experiments/benchmark
+
+faults: $(STAMP)  ## damaged files, failing writes, sixty killed runs (20 minutes)
+	RELGRAPH_KILLS=60 $(PYTEST) -m 'slow or not slow' tests/faults
 
 lint: $(STAMP)  ## ruff: rules and format, changing nothing
 	$(BIN)/ruff check .

@@ -16,8 +16,8 @@ Examples:
 
 FOLDER = """\
 folder:PATH: images of your own in PATH/train/CLASS/, with PATH/test/CLASS/, PATH/val/CLASS/ or both; or, with none of
-these three folders, images without labels anywhere in PATH, for what needs no labels. Formats are those of PIL, such
-as .jpg and .png; sizes may differ with --image-size; no network is needed."""
+these three folders, images without labels anywhere in PATH, for what needs no labels. Formats are JPEG, PNG, WebP,
+AVIF, GIF, TIFF, BMP and PPM, what is left out is counted; sizes may differ with --image-size; no network is needed."""
 
 
 @click.command(epilog=EPILOG)

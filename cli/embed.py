@@ -9,8 +9,8 @@ import click
 from .options import recipe_options
 
 OPTIONS = (
-    "dataset", "root", "image_size", "images", "workers", "teacher", "teacher_weights", "teacher_size", "teacher_mean",
-    "teacher_std", "teacher_args", "embeddings", "device", "precision", "threads",
+    "dataset", "root", "image_size", "images", "bad_images", "workers", "teacher", "teacher_weights", "teacher_size",
+    "teacher_mean", "teacher_std", "teacher_args", "embeddings", "device", "precision", "threads",
 )  # fmt: skip
 
 EPILOG = """\b

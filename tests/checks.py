@@ -1,7 +1,7 @@
 """Loops inside one test that tell which case failed, tables of calls with the sentences that they raise, an attack."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,3 +56,8 @@ class Intruder:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (self.file,)
+
+
+def plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as YAML holds them, tuples as lists."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}

@@ -1,12 +1,13 @@
 """Data sets ready for training: images held out for validation, few or wrong labels, and what normalises them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
 
 from relgraph.data.images import ImageSet
+from relgraph.data.listing import LeftOut
 from relgraph.data.sources import Normalisation, Source, resized
 from relgraph.errors import RelgraphError
 from relgraph.seeding import generator
@@ -20,6 +21,7 @@ class DataSet:
     """Training, validation and test images, mean and std per channel (0..1 scale), and the augmentation that suits.
 
     A data set without labels has no `classes`, the label -1 for every training image, and no validation or test images.
+    `left_out` is what its folder holds beside them.
     """
 
     name: str
@@ -30,6 +32,7 @@ class DataSet:
     std: tuple[float, ...]
     crop_padding: int
     flip: bool
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 def load(
@@ -43,6 +46,7 @@ def load(
     label_fraction: float = 1.0,
     label_noise: float = 0.0,
     mode: str = "auto",
+    skip_bad: bool = False,
 ) -> DataSet:
     """Load a data set: one of `sources.SOURCES`, a `sources.Folder` or another object like them.
 
@@ -62,6 +66,9 @@ def load(
     depth, are training images with the label -1, `classes` is empty, and so are the validation and test images,
     whatever the `val_fraction`: without classes nothing is held out. Mean and std are those of all images.
 
+    With `skip_bad` image files that cannot be read are left out before anything is drawn, and named in `left_out`;
+    streamed images are decoded once to find them.
+
     Raises:
         RelgraphError: if a number is out of range, the files are missing or wrong, a class has too
             few images, or labels are to be hidden or changed where there are none.
@@ -72,7 +79,7 @@ def load(
     (torch.Size([1299, 1, 8, 8]), 143, 355)
     """
     _check(val_fraction, labels_per_class, label_fraction, label_noise)
-    original = source.read(root.expanduser(), image_size, mode)
+    original = (source.skipping() if skip_bad else source).read(root.expanduser(), image_size, mode)
     if not original.train.classes:
         _check_unlabelled(source.name, labels_per_class, label_fraction, label_noise)
     train, val = original.train, original.val
@@ -88,7 +95,8 @@ def load(
         train = add_noise(train, label_noise, generator("label noise", seed))
     if original.unlabelled is not None:
         train = _join(train, original.unlabelled, first=len(original.train))
-    return DataSet(source.name, train, val, original.test, mean, std, original.crop_padding, original.flip)
+    return DataSet(source.name, train, val, original.test, mean, std, original.crop_padding, original.flip,
+                   original.left_out)  # fmt: skip
 
 
 def _check(val: float, count: int | None, share: float, noise: float) -> None:

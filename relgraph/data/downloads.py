@@ -1,19 +1,24 @@
 """Published archives: downloaded once, with a restart where the last try was cut off, compared and unpacked."""
 
+import zlib
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
-from shutil import copyfileobj
+from tarfile import TarError, TarFile
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
+from zipfile import BadZipFile, ZipFile, ZipInfo, is_zipfile
 
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 
 PATIENCE = 30  # seconds without a byte from the server
+BLOCK = 2**16  # bytes that are copied at once, and lost where a download is cut off
+UNPACKED = 8  # an archive's contents by its own size, at most; those published have 1.1 to 2
+HEADER = 512  # bytes of a tar's member without its contents, so that many empty ones count as well
 
 
 class State(NamedTuple):
@@ -90,9 +95,10 @@ class Archive:
         if word == "incomplete":
             raise RelgraphError(f"{self.name} is incomplete: {detail}")
         if word == "missing":
-            fetch(self.url, archive, self.md5)
+            fetch(self.url, archive, self.md5, self.size)
         elif not check_md5(archive, self.md5):
             raise RelgraphError(f"{archive} is not the published archive (its checksum differs): fetch {self.url}")
+        check_unpacked(archive, UNPACKED * self.size)
         # The extraction trusts the paths in the archive, which is the published one: its checksum was compared.
         with TemporaryDirectory(prefix=f".{self.folder}.", dir=root) as temporary:
             extract_archive(archive, temporary)
@@ -113,8 +119,25 @@ class Archive:
                 raise RelgraphError(f"{told}: move {folder} away to have it made anew")
 
 
-def fetch(url: str, file: Path, md5: str) -> None:
+def check_unpacked(archive: Path, most: int) -> None:
+    """Raise RelgraphError if a tar or zip holds more than so many bytes, or cannot be read; nothing is written."""
+    total = 0
+    try:
+        with ZipFile(archive) if is_zipfile(archive) else TarFile.open(archive) as opened:
+            members = opened.infolist() if isinstance(opened, ZipFile) else opened  # a tar's are found by reading it
+            for member in members:
+                total += HEADER + (member.file_size if isinstance(member, ZipInfo) else member.size)
+                if total > most:
+                    told = f"{archive} unpacks to more than {megabytes(most)}, which is no data set's size"
+                    raise RelgraphError(f"{told}: delete it")
+    except (TarError, BadZipFile, EOFError, zlib.error) as error:
+        raise RelgraphError(f"{archive} is no archive that can be unpacked ({first_line(error)})") from error
+
+
+def fetch(url: str, file: Path, md5: str, size: int | None = None) -> None:
     """Download `url` to `file`, which appears there once it is complete and has the checksum `md5`.
+
+    No more than `size` bytes, if given, and another block are written.
 
     Until then it is `file` with `.part` behind its name: a download that was cut off goes on from its end, or starts
     again where the server cannot do that. (torchvision's own download has no restart, and waits for ever for a server
@@ -127,7 +150,7 @@ def fetch(url: str, file: Path, md5: str) -> None:
 
     part = part_of(file)
     try:
-        _append(url, part)
+        _append(url, part, size)
     except (OSError, HTTPException, ValueError) as error:  # the last for an address that is none
         cause = error.reason if isinstance(error, URLError) and isinstance(error.reason, Exception) else error
         reason = getattr(cause, "strerror", None) or first_line(cause)
@@ -137,6 +160,9 @@ def fetch(url: str, file: Path, md5: str) -> None:
         if part.is_file():
             told = f"was cut off after {part.stat().st_size:,} bytes ({reason}): the next try goes on from there"
         raise RelgraphError(f"{file.name} {told}") from error
+    if size is not None and part.stat().st_size > size:
+        part.unlink()
+        raise RelgraphError(f"{url}: expected {size:,} bytes, found more; what was downloaded is deleted")
     found = calculate_md5(part)
     if found != md5:
         part.unlink()
@@ -144,8 +170,11 @@ def fetch(url: str, file: Path, md5: str) -> None:
     part.replace(file)
 
 
-def _append(url: str, part: Path) -> None:
-    """Add what follows in `url` to a file, or write it anew where the server begins at the beginning."""
+def _append(url: str, part: Path, size: int | None) -> None:
+    """Add what follows in `url` to a file, or write it anew where the server begins at the beginning.
+
+    It ends soon after `size` bytes.
+    """
     from tqdm import tqdm
 
     kept = part.stat().st_size if part.is_file() else 0
@@ -164,9 +193,20 @@ def _append(url: str, part: Path) -> None:
             part.open("ab" if kept else "wb") as stream,
             tqdm.wrapattr(stream, "write", total, desc=part.stem, initial=kept, leave=False, disable=None) as output,
         ):
-            copyfileobj(response, output)
-        if response.length:
+            enough = _copy(response, output, None if size is None else size - kept)
+        if response.length and not enough:
             raise ConnectionError(f"expected {total:,}")
+
+
+def _copy(source: IO[bytes], target: Any, most: int | None) -> bool:
+    """Copy a stream to its end, or to the block that exceeds so many bytes, and return whether there is one."""
+    copied = 0
+    while block := source.read(BLOCK):
+        target.write(block)
+        copied += len(block)
+        if most is not None and copied > most:
+            return True
+    return False
 
 
 def part_of(file: Path) -> Path:

@@ -4,9 +4,8 @@ Labelled ones are `PATH/train/CLASS/*.png` with `PATH/val` or `PATH/test`; a `PA
 without labels.
 """
 
-import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from relgraph.data.decoding import BadImage
 from relgraph.data.images import ImageFiles, image_files, names_in_one
+from relgraph.data.listing import SUFFIXES, LeftOut, class_folders, find_images
 from relgraph.errors import RelgraphError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # those of torchvision
 MEMORY_LIMIT = 8 * 2**30  # bytes: beyond that, images in memory stop being a good idea on common machines
 
 Listing = dict[str, NDArray[np.bytes_]]  # the image files of each class, as paths within the folder of the classes
@@ -25,7 +25,9 @@ Listings = dict[str, tuple[Path, Listing]]  # of each split, train first
 Splits = dict[str, tuple[Tensor | ImageFiles, Tensor]]  # images (N, 3, H, W) and labels (N,)
 
 
-def read_folder(path: Path, image_size: int | None, mode: str = "auto") -> tuple[tuple[str, ...], Splits]:
+def read_folder(
+    path: Path, image_size: int | None, mode: str = "auto", left_out: LeftOut | None = None
+) -> tuple[tuple[str, ...], Splits]:
     """Return the classes and, for each split, its images `(N, 3, H, W)` uint8 and labels `(N,)`.
 
     The splits are `train`, `val` and `test`; a folder with only one of the last two has `train` and `test`. A folder
@@ -36,53 +38,86 @@ def read_folder(path: Path, image_size: int | None, mode: str = "auto") -> tuple
     all images must have the same size. The `mode` memory decodes all images now, stream leaves them in their files, and
     auto does that only where they need more than 8 GiB.
 
+    What is an image is told by `listing`, and how it is decoded by `decoding.read_image`. What is left out of the
+    folder is added to `left_out`, which also says whether unreadable images are.
+
     Raises:
         RelgraphError: if a folder or a class is missing, there is no image at all, an image that is decoded is
             unreadable or of another size, or images for the memory need too much of it.
     """
+    left_out = LeftOut() if left_out is None else left_out
     if not path.is_dir():
         raise RelgraphError(f"{path}: no such folder")
     there = [split for split in ("train", "val", "test") if (path / split).is_dir()]
     if not there:
-        names = _list_files(path, "")
+        (names,) = find_images(path, [(path, "")], left_out)
         if not names:
             raise RelgraphError(
                 f"{path}: expected train/CLASS/image.png with val/ or test/ beside train/, or images without labels at "
-                f"any depth, found no image (looked for {', '.join(SUFFIXES)})"
+                f"any depth, found no image ({_looked_for(left_out)})"
             )
         unlabelled = {"": names_in_one(names)}
-        splits = read_listings({"train": (path, unlabelled), "test": (path, {})}, image_size, mode)
+        splits = read_listings({"train": (path, unlabelled), "test": (path, {})}, image_size, mode, left_out)
         return (), {split: (images, torch.full_like(labels, -1)) for split, (images, labels) in splits.items()}
     if there[0] != "train":
         raise RelgraphError(f"{path}: expected a folder train/ in it, found none")
     if there == ["train"]:
         raise RelgraphError(f"{path}: expected a folder val/ or test/ beside train/, found neither")
     folders = zip(("train", "test") if len(there) == 2 else there, there, strict=True)
-    listings = {split: (path / folder, list_images(path / folder)) for split, folder in folders}
-    return _common_classes(path, listings), read_listings(listings, image_size, mode)
+    listings = _list_splits(path, {split: path / folder for split, folder in folders}, left_out)
+    return _common_classes(path, listings), read_listings(listings, image_size, mode, left_out)
 
 
-def read_listings(listings: Listings, image_size: int | None, mode: str) -> Splits:
+def read_listings(listings: Listings, image_size: int | None, mode: str, left_out: LeftOut | None = None) -> Splits:
     """Return the images of each split and their labels, which number its classes in their order.
 
-    Image size and mode are those of `read_folder`; at most the first training image is opened to learn their size.
+    Image size and mode are those of `read_folder`; at most the first training image is opened to learn their size. If
+    `left_out` says so, images that cannot be read are added to it; to find them, streamed ones are decoded once.
 
     Raises:
-        RelgraphError: if an image that is decoded is unreadable or of another size, or images for the memory need too
-            much of it.
+        RelgraphError: if an image that is decoded is unreadable or of another size, images for the memory need too much
+            of it, or no image of a class can be read.
     """
+    left_out = LeftOut() if left_out is None else left_out
     splits: dict[str, tuple[ImageFiles, Tensor]] = {}
     size = None
     for split, (folder, listing) in listings.items():
         names = np.concatenate([np.empty(0, dtype=np.bytes_), *listing.values()])
         counts = torch.tensor([len(names) for names in listing.values()], dtype=torch.int64)
-        files = image_files(folder, names, image_size, size)
+        files = image_files(folder, names, image_size, size, skip=left_out.skip)
         splits[split], size = (files, torch.arange(len(listing)).repeat_interleave(counts)), files.size
     total, shape = sum(len(files) for files, _ in splits.values()), splits["train"][0].shape[1:]
-    if mode == "stream" or (mode == "auto" and total * shape.numel() > MEMORY_LIMIT):
-        return dict(splits)
-    check_memory(total, *shape)
-    return {split: (files.load(f"decode {split}"), labels) for split, (files, labels) in splits.items()}
+    streamed = mode == "stream" or (mode == "auto" and total * shape.numel() > MEMORY_LIMIT)
+    if not streamed:
+        check_memory(total, *shape)
+    return {
+        split: _open(f"decode {split}", files, labels, tuple(listings[split][1]), streamed, left_out)
+        for split, (files, labels) in splits.items()
+    }
+
+
+def _open(
+    progress: str, files: ImageFiles, labels: Tensor, classes: tuple[str, ...], streamed: bool, left_out: LeftOut
+) -> tuple[Tensor | ImageFiles, Tensor]:
+    """Return the images of a split, in memory or streamed, and their labels, without what is to be skipped."""
+    if streamed and not left_out.skip:
+        return files, labels
+    try:
+        if not streamed:
+            return files.load(progress), labels
+    except BadImage:
+        if not left_out.skip:
+            raise
+    faults = files.faults(f"check {progress.removeprefix('decode ')}")
+    left_out.skipped.update({str(fault.file): fault.reason for fault in faults.values()})
+    kept = torch.ones(len(files), dtype=torch.bool)
+    kept[list(faults)] = False
+    for label in sorted(set(labels.tolist()) - set(labels[kept].tolist())):
+        first = next(faults[number] for number in (labels == label).nonzero().flatten().tolist())
+        owner = f" of class {classes[label]!r}" if classes[label] else ""
+        raise RelgraphError(f"none of the images{owner} can be read, the first is {first}")
+    files, labels = files[kept], labels[kept]
+    return files if streamed else files.load(progress), labels
 
 
 def list_images(folder: Path) -> Listing:
@@ -93,27 +128,29 @@ def list_images(folder: Path) -> Listing:
     Raises:
         RelgraphError: if there are fewer than two classes, or a class has no images.
     """
-    there = folder.iterdir() if folder.is_dir() else ()
-    classes = sorted(entry for entry in there if entry.is_dir() and not entry.name.startswith("."))
-    if len(classes) < 2:
-        found = f"found {classes[0].name}" if classes else "found none"
-        raise RelgraphError(f"{folder}: expected one folder for each of at least 2 classes, {found}")
-    listing = {entry.name: names_in_one(_list_files(folder, entry.name)) for entry in classes}
-    for name, files in listing.items():
-        if len(files) == 0:
-            raise RelgraphError(f"{folder / name}: no images in this class folder (looked for {', '.join(SUFFIXES)})")
-    return listing
+    return _list_splits(folder, {"train": folder}, LeftOut())["train"][1]
 
 
-def _list_files(folder: Path, name: str) -> list[str]:
-    """Return the image files at any depth of `folder / name`, as paths within `folder`, in alphabetical order."""
-    # Strings rather than Paths, which are slow to make and to sort by the million.
-    files: list[str] = []
-    for parent, folders, names in os.walk(folder / name, followlinks=True):
-        folders[:] = [inner for inner in folders if not inner.startswith(".")]  # these alone are walked into
-        inside = "" if parent == str(folder) else os.path.relpath(parent, folder)
-        files += [os.path.join(inside, n) for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
-    return sorted(files, key=lambda file: file.split(os.sep))
+def _list_splits(root: Path, folders: Mapping[str, Path], left_out: LeftOut) -> Listings:
+    """Return the image files of every class of each split, whose folders are below `root`."""
+    classes = {split: class_folders(folder, left_out) for split, folder in folders.items()}
+    places = [(folders[split], name) for split, found in classes.items() for names in found.values() for name in names]
+    found = dict(zip(places, find_images(root, places, left_out), strict=True))
+    listings: Listings = {}
+    for split, folder in folders.items():
+        listing = {}
+        for title, names in classes[split].items():
+            files = [file for name in names for file in found[folder, name]]
+            if not files:
+                raise RelgraphError(f"{folder / names[0]}: no images in this class folder ({_looked_for(left_out)})")
+            listing[title] = names_in_one(files)
+        listings[split] = folder, listing
+    return listings
+
+
+def _looked_for(left_out: LeftOut) -> str:
+    counted = left_out.counted()
+    return f"looked for {', '.join(SUFFIXES)}" + (f"; left out {counted}" if counted else "")
 
 
 def _common_classes(path: Path, listings: Listings) -> tuple[str, ...]:
@@ -162,7 +199,8 @@ def _list_val(folder: Path, wnids: Sequence[str]) -> Listing:
             raise RelgraphError(f"{annotations}, line {number}: expected an image and a class, found {line[:60]!r}")
         found[wnid].append(name)
     images, named = folder / "val" / "images", [name for names in found.values() for name in names]
-    _check_listed(named, _list_files(images, ""), f"{annotations}: expected a line for each file of {images}")
+    (there,) = find_images(images, [(images, "")], LeftOut())
+    _check_listed(named, there, f"{annotations}: expected a line for each file of {images}")
     return {wnid: names_in_one(names) for wnid, names in found.items()}
 
 

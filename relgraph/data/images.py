@@ -2,21 +2,23 @@
 
 import os
 import zlib
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL.Image import Image
 from torch import Tensor
 
+from relgraph.data.decoding import BadImage, quiet, read_image
 from relgraph.data.stream import stream
 from relgraph.errors import RelgraphError
 
+T = TypeVar("T")
 SAMPLE_BYTES = 2**30  # a sample of streamed images stays small, however large they are
 
 
@@ -55,8 +57,9 @@ class ImageFiles:
         """
         # PIL and numpy alone: torch's threads do not survive the fork of a worker process.
         pixels = np.empty((len(which), *self.shape[1:]), dtype=np.uint8)
-        for slot, number in enumerate(which):
-            self._read(int(number), pixels[slot])
+        with quiet():
+            for slot, number in enumerate(which):
+                self._read(int(number), pixels[slot])
         return torch.from_numpy(pixels)
 
     def load(self, progress: str) -> Tensor:
@@ -65,13 +68,18 @@ class ImageFiles:
         Raises:
             RelgraphError: if a file is no readable image, or has another size.
         """
-        from tqdm import tqdm
-
         pixels = np.empty(self.shape, dtype=np.uint8)
-        with ThreadPoolExecutor() as pool:
-            decoded = pool.map(self._read, range(len(self)), pixels)
-            list(tqdm(decoded, desc=progress, total=len(self), unit="img", leave=False, disable=None))
+        self._each(self._read, progress, pixels)
         return torch.from_numpy(pixels)
+
+    def faults(self, progress: str) -> dict[int, BadImage]:
+        """Return what is wrong with the images that cannot be read, by their position; each is decoded once.
+
+        Raises:
+            RelgraphError: if a readable one has another size.
+        """
+        found = self._each(self._fault, progress)
+        return {number: fault for number, fault in enumerate(found) if fault is not None}
 
     def checksums(self) -> Tensor:
         """Return a checksum `(N,)` int64 of each file's path within the folder, its size and `image_size`.
@@ -89,39 +97,32 @@ class ImageFiles:
             found.append(zlib.crc32(b"%s\0%d\0%s" % (name, size, str(self.image_size).encode())))
         return torch.tensor(found, dtype=torch.int64)
 
+    def _each(self, call: Callable[..., T], progress: str, *rows: NDArray[np.uint8]) -> list[T]:
+        """Return what a function gives of each position, and of a row of each of `rows`; threads call it."""
+        from tqdm import tqdm
+
+        with quiet(), ThreadPoolExecutor() as pool:
+            called = pool.map(call, range(len(self)), *rows)
+            return list(tqdm(called, desc=progress, total=len(self), unit="img", leave=False, disable=None))
+
+    def _fault(self, number: int) -> BadImage | None:
+        try:
+            self._image(number)
+        except BadImage as error:
+            return error
+        return None
+
     def _read(self, number: int, pixels: NDArray[np.uint8]) -> None:
+        pixels[...] = np.asarray(self._image(number)).transpose(2, 0, 1)
+
+    def _image(self, number: int) -> Image:
         file = self.folder / os.fsdecode(self.names[number])
         image = read_image(file, self.image_size)
         height, width = self.size
         if image.size != (width, height):
             found = f"found {image.width} x {image.height}: give --image-size to resize them"
             raise RelgraphError(f"{file}: expected {width} x {height} pixels like the first image, {found}")
-        pixels[...] = np.asarray(image).transpose(2, 0, 1)
-
-
-def read_image(file: Path, image_size: int | None) -> Image.Image:
-    """Return the image in `file` as RGB; with an `image_size`, its shorter side resized to it and its centre cropped.
-
-    Raises:
-        RelgraphError: if the file is not a readable image of 8 bits per channel.
-    """
-    try:
-        with Image.open(file) as opened:
-            mode = opened.mode
-            # By way of RGBA, or PIL warns about every such file.
-            opaque = opened.convert("RGBA") if "transparency" in opened.info else opened
-            image = opaque.convert("RGB")
-    except Exception as error:  # the decoders of PIL raise nearly everything on a corrupt file
-        raise RelgraphError(f"{file}: not a readable image ({' '.join(str(error).split())})") from error
-    if mode.startswith(("I", "F")):  # PIL clips those to white without a word
-        raise RelgraphError(f"{file}: expected 8 bits per channel, found PIL's mode {mode}")
-    if image_size is None:
         return image
-    scale = image_size / min(image.size)
-    width, height = (max(image_size, round(side * scale)) for side in image.size)
-    left, top = (width - image_size) // 2, (height - image_size) // 2
-    box = (left, top, left + image_size, top + image_size)
-    return image.resize((width, height), Image.Resampling.BICUBIC).crop(box)
 
 
 def names_in_one(names: Sequence[str]) -> NDArray[np.bytes_]:
@@ -134,18 +135,38 @@ def names_in_one(names: Sequence[str]) -> NDArray[np.bytes_]:
 
 
 def image_files(
-    folder: Path, names: Sequence[str] | NDArray[np.bytes_], image_size: int | None, size: tuple[int, int] | None = None
+    folder: Path,
+    names: Sequence[str] | NDArray[np.bytes_],
+    image_size: int | None,
+    size: tuple[int, int] | None = None,
+    *,
+    skip: bool = False,
 ) -> ImageFiles:
     """Return the images `names` in `folder`; only where neither size is given, the first is opened to learn its.
 
+    With `skip` it is the first that can be read.
+
     Raises:
-        RelgraphError: if the first image is unreadable.
+        RelgraphError: if that image is unreadable.
     """
     if image_size is not None:
         size = (image_size, image_size)
     elif size is None:
-        size = read_image(folder / os.fsdecode(names[0]), None).size[::-1]
+        size = _first_size(folder, names, skip)
     return ImageFiles(folder, names if isinstance(names, np.ndarray) else names_in_one(names), size, image_size)
+
+
+def _first_size(folder: Path, names: Iterable[str | bytes], skip: bool) -> tuple[int, int]:
+    """Return the height and width of the first image, or with `skip` of the first that can be read."""
+    for name in names:
+        try:
+            with quiet():
+                width, height = read_image(folder / os.fsdecode(name), None).size
+            return height, width
+        except BadImage:
+            if not skip:
+                raise
+    raise RelgraphError(f"{folder}: expected an image, found none that can be read")
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,6 +246,16 @@ class ImageSet:
             count = min(count, max(1, SAMPLE_BYTES // self.images.shape[1:].numel()))
         chosen = self.select(torch.arange(count) * len(self) // max(count, 1)).images
         return chosen.load(f"sample {self.split}") if isinstance(chosen, ImageFiles) else chosen
+
+    def check(self) -> None:
+        """Decode each image that is streamed once, so that none stops what reads them much later.
+
+        Raises:
+            RelgraphError: if one is no readable image, or has another size.
+        """
+        if isinstance(self.images, ImageFiles):
+            for fault in self.images.faults(f"check {self.split}").values():
+                raise fault
 
     def checksums(self) -> Tensor:
         """Return a checksum (CRC-32) of each image, `(N,)` int64, which matches stored results with their images.

@@ -1,7 +1,7 @@
 """Data sets as objects: digits, what was published for download, and folders of one's own."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from relgraph.data.downloads import Archive
 from relgraph.data.folders import Splits, check_memory, list_tiny_imagenet, read_folder, read_listings
 from relgraph.data.images import ImageFiles, ImageSet
+from relgraph.data.listing import LeftOut
 from relgraph.errors import RelgraphError
 
 UNLABELLED = "unlabeled_X.bin"  # of STL-10, as it was published
@@ -24,7 +25,7 @@ class OriginalSplits:
     """The original splits of a data set, before labels are hidden or images held out.
 
     `normalisation` is (mean, std), None where nobody published them; `unlabelled` `(N, C, H, W)` uint8 are images to be
-    added to the training set, which need not lie in memory.
+    added to the training set, which need not lie in memory; `left_out` is what is no part of the data set.
     """
 
     train: ImageSet
@@ -34,6 +35,7 @@ class OriginalSplits:
     val: ImageSet | None = None
     normalisation: Normalisation | None = None
     unlabelled: Tensor | None = None
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 class Source(ABC):
@@ -60,6 +62,10 @@ class Source(ABC):
         Raises:
             RelgraphError: if a file is missing or wrong, or the download fails.
         """
+
+    def skipping(self) -> "Source":
+        """Return the data set without image files that cannot be read; it is the same where images are no files."""
+        return self
 
 
 class Facts(NamedTuple):
@@ -183,7 +189,16 @@ def _read_split(reader: Any, root: Path, split: str) -> ImageSet:
 
 @dataclass(frozen=True)
 class TinyImageNet(Published):
-    """Tiny-ImageNet: 64 x 64 pixels in its own layout; the published validation images are the test split."""
+    """Tiny-ImageNet: 64 x 64 pixels in its own layout; the published validation images are the test split.
+
+    `skip` leaves out image files that cannot be read.
+    """
+
+    skip: bool = False
+
+    def skipping(self) -> "TinyImageNet":
+        """Return the data set without image files that cannot be read."""
+        return replace(self, skip=True)
 
     @property
     def archive(self) -> Archive:
@@ -209,16 +224,21 @@ class TinyImageNet(Published):
                 decoded is unreadable.
         """
         classes, listings = list_tiny_imagenet(self.archive.provide(root))
-        return _from_files(classes, read_listings(listings, image_size, mode))
+        left_out = LeftOut(self.skip)
+        return _from_files(classes, read_listings(listings, image_size, mode, left_out), left_out)
 
 
 class Folder(Source):
     """A folder of one's own images, with classes or without (`folders.read_folder`)."""
 
-    def __init__(self, path: Path | str) -> None:
-        """Take a path, in which `~` stands for the home directory."""
-        self.path = Path(path)
+    def __init__(self, path: Path | str, *, skip: bool = False) -> None:
+        """Take a path, in which `~` stands for the home directory; `skip` leaves out what cannot be read."""
+        self.path, self.skip = Path(path), skip
         self.name = f"folder:{path}"
+
+    def skipping(self) -> "Folder":
+        """Return the folder without image files that cannot be read."""
+        return Folder(self.path, skip=True)
 
     def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
         """Return the splits that are there; `root` plays no part.
@@ -226,7 +246,8 @@ class Folder(Source):
         Raises:
             RelgraphError: if a folder or a class is missing, or an image that is decoded is unreadable.
         """
-        return _from_files(*read_folder(self.path.expanduser(), image_size, mode))
+        left_out = LeftOut(self.skip)
+        return _from_files(*read_folder(self.path.expanduser(), image_size, mode, left_out), left_out)
 
 
 def original_split(images: Tensor | ImageFiles, labels: Tensor, classes: tuple[str, ...], split: str) -> ImageSet:
@@ -234,10 +255,11 @@ def original_split(images: Tensor | ImageFiles, labels: Tensor, classes: tuple[s
     return ImageSet(images, labels, classes, split, torch.arange(len(images)))
 
 
-def _from_files(classes: tuple[str, ...], splits: Splits) -> OriginalSplits:
+def _from_files(classes: tuple[str, ...], splits: Splits, left_out: LeftOut) -> OriginalSplits:
     sets = {split: original_split(images, labels, classes, split) for split, (images, labels) in splits.items()}
     padding = min(sets["train"].images.shape[-2:]) // 8  # the 4 pixels that are common for CIFAR's 32
-    return OriginalSplits(sets["train"], sets["test"], crop_padding=padding, flip=True, val=sets.get("val"))
+    train, test, val = sets["train"], sets["test"], sets.get("val")
+    return OriginalSplits(train, test, crop_padding=padding, flip=True, val=val, left_out=left_out)
 
 
 def _refuse_stream(name: str, mode: str) -> None:

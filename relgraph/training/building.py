@@ -1,6 +1,7 @@
 """From a recipe to its device, its data and its teacher, which are opened before anything is built."""
 
 import os
+import sys
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
 from relgraph.data.batches import epoch_batches
 from relgraph.data.datasets import DataSet, load
@@ -86,10 +88,18 @@ def ddp_options() -> dict[str, Any]:
 def load_data(
     recipe: BaseRecipe, labels_per_class: int | None = None, label_fraction: float = 1.0, label_noise: float = 0.0
 ) -> DataSet:
-    """Return the recipe's data set with these labels, as it is read (see `relgraph.data.datasets.load`)."""
-    return load(dataset(recipe.dataset), root=Path(recipe.root), image_size=recipe.image_size, mode=recipe.images,
-                val_fraction=recipe.val_fraction, labels_per_class=labels_per_class, label_fraction=label_fraction,
-                label_noise=label_noise, seed=recipe.seed)  # fmt: skip
+    """Return the recipe's data set with these labels, as it is read (see `relgraph.data.datasets.load`).
+
+    The first process says what is left out of a folder.
+    """
+    data = load(dataset(recipe.dataset), root=Path(recipe.root), image_size=recipe.image_size, mode=recipe.images,
+                skip_bad=recipe.bad_images == "skip", val_fraction=recipe.val_fraction,
+                labels_per_class=labels_per_class, label_fraction=label_fraction, label_noise=label_noise,
+                seed=recipe.seed)  # fmt: skip
+    if ProcessGroup.launched().first:
+        for line in data.left_out.lines(data.name):
+            tqdm.write(line, sys.stderr)  # what a command prints of its own can be read by programs
+    return data
 
 
 def open_data(recipe: Recipe) -> DataSet:

@@ -25,6 +25,8 @@ class BaseRecipe:
         root: Folder in which downloaded data sets lie.
         image_size: Resize images to this many pixels; needed for folders of mixed sizes.
         images: Hold all images in memory, or stream them from a folder; auto: in memory up to 8 GiB.
+        bad_images: Stop at an image file that cannot be read, or skip all of them before anything is drawn, and list
+            them in inputs.json of the run; to find them, streamed images are decoded once at the start.
         workers: Processes that decode streamed images; if not given one a core, up to 8.
         val_fraction: Share of the training set held out for choosing the best epoch; 0 with --select test.
         augment: Random views of the images: crop (padding, crop, flip), the contrastive ones of moco, simclr or
@@ -54,6 +56,7 @@ class BaseRecipe:
     root: str = option(default="data")
     image_size: int | None = option(default=None, least=1)
     images: Literal["auto", "memory", "stream"] = option(default="auto")
+    bad_images: Literal["stop", "skip"] = option(default="stop")
     workers: int | None = option(default=None, least=0)
     val_fraction: float = option(default=0.1)
     augment: Literal["auto", "crop", "moco", "simclr", "simclr-small", "digits"] = option(default="auto")

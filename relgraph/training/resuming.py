@@ -18,8 +18,12 @@ SPLITS = ("train", "val", "test")
 
 
 def inputs_of(job: Job) -> dict[str, Any]:
-    """Return the fingerprints of what a job is made of: its splits, and its teacher if it has one."""
-    return {"data": {split: fingerprint(getattr(job.data, split)) for split in SPLITS}, **job.frozen}
+    """Return the fingerprints of what a job is made of: its splits, and its teacher if it has one.
+
+    Image files that were skipped are in it with the reason.
+    """
+    skipped = {"skipped": job.data.left_out.skipped} if job.data.left_out.skipped else {}
+    return {"data": {split: fingerprint(getattr(job.data, split)) for split in SPLITS}, **skipped, **job.frozen}
 
 
 def checkpoint_of(job: Job, progress: Progress) -> dict[str, Any]:

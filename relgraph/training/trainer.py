@@ -99,6 +99,8 @@ def _open_run(job: Job, path: Path, held: ExitStack, *, resume: bool) -> Run:
     if job.processes.first:
         tqdm.write(job.note)
         if not resume:
+            if job.recipe.bad_images == "stop":
+                job.data.test.check()  # which is read when all is trained
             with writing(path):
                 path.mkdir(parents=True, exist_ok=True)
             held.enter_context(Run(path).locked())

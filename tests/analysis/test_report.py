@@ -13,6 +13,7 @@ import pytest
 from relgraph.analysis.report import page as page_module
 from relgraph.analysis.report import write_report
 from relgraph.analysis.run_loading import TrainedRun
+from relgraph.files import write_table
 from relgraph.training.distillation import train
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.pretraining import pretrain
@@ -149,8 +150,10 @@ def test_curves_are_the_metrics_of_all_runs(runs: Runs, page: Page) -> None:
 
 def test_diagnostics_over_time_where_there_are_any(runs: Runs, tmp_path: Path) -> None:
     copy = shutil.copytree(runs("few"), tmp_path / "few")
-    columns = "epoch,loss,overlap,edge_rank,match,homophily_student,homophily_teacher"
-    (copy / "metrics.csv").write_text(f"{columns}\n1,2,.1,.2,.3,.4,.5\n2,1,.2,,.4,,.6\n")
+    columns = ["epoch", "loss", "overlap", "edge_rank", "match", "homophily_student", "homophily_teacher"]
+    rows = (1, 2, 0.1, 0.2, 0.3, 0.4, 0.5), (2, 1, 0.2, None, 0.4, None, 0.6)
+    named = [dict(zip(columns, row, strict=True)) for row in rows]
+    write_table(copy / "metrics.csv", [{k: v for k, v in row.items() if v is not None} for row in named])
     found = [(line["data-part"], line["data-values"]) for line in report(tmp_path, copy, first=20).all("polyline")]
     values = "1:2 2:1", "1:0.1 2:0.2", "1:0.2", "1:0.3 2:0.4", "1:0.4", "1:0.5 2:0.6"
     assert found == list(zip(("", "", "", "", "student", "teacher"), values, strict=True))

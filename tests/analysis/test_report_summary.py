@@ -5,23 +5,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
+from relgraph.analysis.report.run_sections import results
 from relgraph.analysis.report.summary import groups, settings, summaries
+from relgraph.files import read_json, read_yaml, write_json, write_yaml
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.recipe import Recipe
 from tests.analysis.conftest import Runs
-from tests.checks import assert_refused_like
+from tests.checks import assert_refused_like, plain
 
 
 def changed(run: Path, to: Path, top1: float, **options: Any) -> Path:
     """Copy what a report reads of a run to another directory, with other options and another accuracy."""
     to.mkdir(parents=True)
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    (to / "recipe.yaml").write_text(yaml.safe_dump({**recipe, **options}))
-    result = json.loads((run / "result.json").read_text())
+    write_yaml(to / "recipe.yaml", plain({**read_yaml(run / "recipe.yaml", sealed=True), **options}))
+    result = read_json(run / "result.json")
     result["test"]["best"]["top1"] = top1
-    (to / "result.json").write_text(json.dumps(result))
+    write_json(to / "result.json", result)
     shutil.copy(run / "metrics.csv", to)
     return to
 
@@ -78,10 +78,22 @@ def test_errors(runs: Runs, tmp_path: Path) -> None:
     for file, content, told in (
         ("result", "[1]", "must hold an object, got list"),
         ("result", "{", "cannot read"),
-        ("result", '{"test": "x"}', "must hold figures as relgraph writes them"),
-        ("result", '{"test": {"knn": null}}', "must hold figures as relgraph writes them"),
-        ("environment", '{"hardware": "x"}', r"environment\.json must hold an object as hardware, got 'x'$"),
+        ("result", '{"test": {}}', "is damaged or was changed after it was written"),
+        ("result", {"test": "x"}, "must hold figures as relgraph writes them"),
+        ("result", {"test": {"knn": None}}, "must hold figures as relgraph writes them"),
+        ("environment", {"hardware": "x"}, r"environment\.json must hold an object as hardware, got 'x'$"),
     ):
-        (broken / f"{file}.json").write_text(content)
+        if isinstance(content, str):
+            (broken / f"{file}.json").write_text(content)
+        else:
+            write_json(broken / f"{file}.json", content)
         assert_refused_like((lambda: summaries([broken]), told))
         (broken / f"{file}.json").unlink()
+
+
+def test_runs_on_other_test_images_are_told(runs: Runs, tmp_path: Path) -> None:
+    paths = [changed(runs("all"), tmp_path / name, 1.0) for name in ("a", "b")]
+    for path, known in zip(paths, ("x", "y"), strict=True):
+        write_json(path / "inputs.json", {"data": {"test": {"images": 3, "sha256": known}}})
+    assert "are not the same: their figures cannot be compared" in results(summaries(paths))
+    assert "are not the same" not in results(summaries(paths[:1]))

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import top_k_accuracy_score
@@ -21,13 +20,14 @@ from sklearn.preprocessing import StandardScaler
 from relgraph.analysis.export import read_pair, to_networkx, write_graph
 from relgraph.analysis.run_loading import TrainedRun, evaluate_run, run_pair
 from relgraph.analysis.split_graph import difference_pair, split_pair
+from relgraph.files import read_yaml, write_yaml
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER
 from relgraph.methods import Output
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.distillation import train
 from relgraph.training.recipe import Recipe
 from tests.analysis.conftest import Runs, assert_same_pair
-from tests.checks import assert_refused_like, refusal
+from tests.checks import assert_refused_like, plain, refusal
 from tests.pictures import write_folder
 
 Reports = Callable[[str], dict[str, Any]]
@@ -240,7 +240,7 @@ def test_labels_that_are_few_or_wrong(folder: Path, tmp_path: Path) -> None:
     opened = TrainedRun(tmp_path / "run")
     for file in folder.rglob("*.png"):
         file.unlink()
-    assert opened.images("train").true_labels.tolist() == [0] * 12 + [1] * 12
+    assert opened.data.train.true_labels.tolist() == [0] * 12 + [1] * 12
     assert int((opened.data.train.labels >= 0).sum()) == 2
 
 
@@ -250,9 +250,8 @@ def copy(runs: Runs, tmp_path: Path) -> Path:
 
 
 def test_classes_that_are_not_the_students(copy: Path, folder: Path) -> None:
-    options = yaml.safe_load((copy / "recipe.yaml").read_text(encoding="utf-8"))
-    options |= {"dataset": f"folder:{folder}", "labels_per_class": 0}
-    (copy / "recipe.yaml").write_text(yaml.safe_dump(options), encoding="utf-8")
+    options = read_yaml(copy / "recipe.yaml", sealed=True)
+    write_yaml(copy / "recipe.yaml", plain({**options, "dataset": f"folder:{folder}", "labels_per_class": 0}))
     told = r"are no longer those of the student in [^\n]*: expected 10, got 2"
     assert_refused_like((lambda: evaluate_run(copy), told), (lambda: run_pair(copy), told))
 

@@ -68,7 +68,7 @@ def test_an_error_in_a_process_of_its_own() -> None:
 
 def test_a_directory_that_cannot_be_made_is_named(failure: Failing) -> None:
     Path("file").touch()
-    assert failure("train", "--epochs", 1, "--out", "file/run").endswith(": file/run")
+    assert failure("train", "--epochs", 1, "--out", "file/run") == "cannot write file/run: Not a directory"
 
 
 def test_a_reader_that_has_enough() -> None:

@@ -39,8 +39,8 @@ def test_what_a_user_reads(digits: tuple[Path, list[str]]) -> None:
 
 def test_a_run_directory_is_complete(digits: tuple[Path, list[str]]) -> None:
     path, _ = digits
-    files = "recipe.yaml environment.json metrics.csv tensorboard last.ckpt network.safetensors result.json"
-    assert {file.name for file in path.iterdir()} == {*files.split(), "learning_curve.png"}
+    files = ".lock inputs.json recipe.yaml environment.json metrics.csv tensorboard last.ckpt network.safetensors"
+    assert {file.name for file in path.iterdir()} == {*files.split(), "result.json", "learning_curve.png"}
     environment = json.loads((path / "environment.json").read_text())
     assert environment["seed"] == 0 and {"versions", "commit", "hardware"} <= environment.keys()
     found = recipe(path)

@@ -25,8 +25,9 @@ def _no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_directory_is_complete(run: Path) -> None:
-    files = "recipe.yaml environment.json metrics.csv diagnostics.csv tensorboard last.ckpt best.ckpt result.json"
-    assert {file.name for file in run.iterdir()} == {*files.split(), "student.safetensors", "learning_curve.png"}
+    files = ".lock inputs.json recipe.yaml environment.json metrics.csv diagnostics.csv tensorboard last.ckpt best.ckpt"
+    files += " result.json student.safetensors learning_curve.png"
+    assert {file.name for file in run.iterdir()} == {*files.split()}
 
 
 def test_what_a_user_reads(program: Program, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from zipfile import ZipFile
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 
@@ -142,6 +142,38 @@ def test_what_somebody_put_there_is_used_if_it_is_the_published_one(web: Web, ar
     assert archive.state(tmp_path) == ("packed", f"{tmp_path}/images.zip is unpacked at the first use")
     archive.check(archive.provide(tmp_path).parent)
     assert web.asked == []
+
+
+def test_a_server_that_sends_too_much_is_not_listened_to(web: Web, tmp_path: Path) -> None:
+    size = len(CONTENT) - 2 * downloads.BLOCK
+    for kept in (0, 100, size + 1):
+        part_of(tmp_path / "a").write_bytes(CONTENT[:kept])
+        told = rf"{web.url}: expected {size:,} bytes, found more; what was downloaded is deleted"
+        assert_refused_like((lambda: fetch(web.url, tmp_path / "a", MD5, size), told))
+        assert os.listdir(tmp_path) == []
+    fetch(web.url, tmp_path / "a", MD5, len(CONTENT))
+    assert (tmp_path / "a").read_bytes() == CONTENT
+
+
+def test_what_would_unpack_to_a_multiple_of_its_size_is_refused(web: Web, archive: Archive, tmp_path: Path) -> None:
+    """Also where its checksum is the right one, and whether it holds one large file or many empty ones."""
+    with ZipFile(tmp_path / "bomb.zip", "w", ZIP_DEFLATED) as packed:
+        packed.writestr("birds/train", bytes(10**6))
+    zipped = (tmp_path / "bomb.zip").read_bytes()
+    empty = {f"{i}": b"" for i in range(2000)}
+    for name, content in (("a.zip", zipped), ("a.tar.gz", tar({"train": bytes(10**6)})), ("a.tar.gz", tar(empty))):
+        root = tmp_path / "data"
+        root.mkdir(exist_ok=True)
+        (root / name).write_bytes(content)
+        md5 = hashlib.md5(content).hexdigest()
+        bomb = replace(archive, url=f"http://127.0.0.1:9/{name}", md5=md5, size=10**5)
+        refuses(bomb, root, rf"{name} unpacks to more than 1 MB, which is no data set's size: delete it")
+        assert sorted(file for file in os.listdir(root) if not file.endswith(".lock")) == [name]
+        (root / name).unlink()
+    for content in (b"no archive", tar(FILES)[:100]):
+        (root / "a.tar.gz").write_bytes(content)
+        broken = replace(archive, url="http://127.0.0.1:9/a.tar.gz", md5=hashlib.md5(content).hexdigest())
+        refuses(broken, root, r"a\.tar\.gz is no archive that can be unpacked \(")
 
 
 def test_what_is_broken_off_leaves_nothing_half(

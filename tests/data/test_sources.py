@@ -229,6 +229,18 @@ def test_lists_and_files_of_tiny_imagenet_must_agree(tiny: Path) -> None:
     assert_refused_like((lambda: source.check(tiny), told))
 
 
+def test_unreadable_images_of_tiny_imagenet_can_be_skipped(tiny: Path) -> None:
+    """That is after its lists were compared with its files."""
+    file = tiny / "tiny-imagenet-200/train/n02/images/1.JPEG"
+    file.write_bytes(b"")
+    fails("tiny-imagenet", tiny, r"1\.JPEG: not a readable image")
+    assert SOURCES["digits"].skipping() is SOURCES["digits"]
+    for mode in ("memory", "stream"):
+        found = PUBLISHED["tiny-imagenet"].skipping().read(tiny, None, mode)
+        assert found.train.labels.tolist() == [0, 0, 0, 1, 1] and found.train.index.tolist() == [0, 1, 2, 3, 4]
+        assert list(found.left_out.skipped) == [str(file)]
+
+
 def _write(file: Path, content: bytes | None) -> None:
     """Write a file, or remove it."""
     if content is None:

@@ -1,7 +1,5 @@
 """A folder of tiny images, and runs on it that several tests read and none changes."""
 
-import csv
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from relgraph.files import read_json, read_table
 from relgraph.methods import Sum
 from relgraph.names import load_teacher
 from relgraph.networks.files import save_ss_head
@@ -48,8 +47,7 @@ def outcome(path: Path) -> dict[str, Any]:
     """Return everything that a run of the same recipe must give again, bit for bit."""
     found: dict[str, Any] = {file.name: file.read_bytes() for file in path.glob("*.safetensors")}
     for file in path.glob("*.csv"):
-        with file.open(newline="") as stream:
-            found[file.name] = [{**row, "images_per_s": ""} for row in csv.DictReader(stream)]
+        found[file.name] = [{**row, "images_per_s": 0.0} for row in read_table(file)]
     for file in path.glob("*.ckpt"):
         found[file.name] = {name: x.numpy().tobytes() for name, x in load_checkpoint(file)["objective"].items()}
     return found | {"result": {**result_of(path), "images_per_s": 0}}
@@ -57,8 +55,7 @@ def outcome(path: Path) -> dict[str, Any]:
 
 def result_of(path: Path) -> dict[str, Any]:
     """Return the content of a run's `result.json`."""
-    found: dict[str, Any] = json.loads((path / "result.json").read_text(encoding="utf-8"))
-    return found
+    return read_json(path / "result.json")
 
 
 def states(module: nn.Module, *prefixes: str) -> dict[str, Tensor]:
@@ -122,7 +119,7 @@ def in_pieces(run: Callable[[bool], Any], path: Path) -> int:
     for writes in range(100):
         with allowed(writes):
             try:
-                run((path / "recipe.yaml").exists())
+                run((path / "recipe.yaml").exists())  # which makes it a run
             except KeyboardInterrupt:
                 continue
         return writes

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from relgraph.files import read_yaml
+from relgraph.files import digest, read_yaml
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.recipe import Recipe, resolve
 from relgraph.training.runs import Run, check_free, environment, free_name
@@ -36,7 +36,7 @@ COLUMNS: dict[str, tuple[list[str], list[str]]] = {
 
 
 def test_the_files_of_a_run(finished: Runs) -> None:
-    names = "best.ckpt diagnostics.csv environment.json last.ckpt metrics.csv recipe.yaml result.json"
+    names = ".lock best.ckpt diagnostics.csv environment.json inputs.json last.ckpt metrics.csv recipe.yaml result.json"
     found = sorted(file.name for file in finished("dense").iterdir())
     assert found == [*names.split(), "student.safetensors", "tensorboard"]
 
@@ -87,7 +87,7 @@ def test_columns_and_sums_of_the_metrics(finished: Runs) -> None:
 
 def test_the_environment(finished: Runs) -> None:
     found = json.loads((finished("dense") / "environment.json").read_text(encoding="utf-8"))
-    assert list(found) == ["started", "command", "seed", "python", "versions", "commit", "hardware"]
+    assert list(found) == ["started", "command", "seed", "python", "versions", "commit", "hardware", "sha256"]
     assert found["seed"] == 0 and environment(7)["seed"] == 7
     assert {"relgraph", "torch", "torch_geometric"} <= found["versions"].keys()
     assert found["versions"]["torch"] in (torch.__version__, torch.__version__.split("+")[0])
@@ -127,8 +127,9 @@ def test_what_is_no_run(tmp_path: Path) -> None:
     told = r"is not a run: expected a directory with recipe\.yaml"
     assert_refused_like((lambda: Run.open(tmp_path), told))
     for text, told in (
-        ("lr: [", r"^cannot read .*recipe\.yaml: [^\n]*$"),
+        ("lr: [\n", r"^cannot read .*recipe\.yaml: [^\n]*$"),
         ("- a\n- b\n", r"recipe\.yaml must hold options as 'name: value' lines, got list$"),
+        ("epochs: 3\n", r"recipe\.yaml must hold every option, it lacks dataset, root, "),
         ("epoch: 3\n", r"^unknown option 'epoch': did you mean 'epochs'\?"),
         ("epochs: 0\n", r"^epochs must be at least 1, got 0$"),
         ("epochs: three\n", r"^epochs must be a whole number, got 'three'$"),
@@ -136,11 +137,14 @@ def test_what_is_no_run(tmp_path: Path) -> None:
         ("weight_decay: 5e-4\n", r"^weight_decay must be a number, got '5e-4'$"),
         ("a: !!python/object/apply:os.getcwd []\n", r"^cannot read .*recipe\.yaml: [^\n]*$"),
     ):
-        (tmp_path / "recipe.yaml").write_text(text)
+        (tmp_path / "recipe.yaml").write_text(f"{text}# sha256: {digest(text.encode())}\n")
         assert_refused_like((lambda: Run.open(tmp_path).recipe(), told))
-    for content in (b"epoch,loss\n1,nothing\n", b"epoch,loss\n1,2,3\n", b"\xff\xfe"):
-        (tmp_path / "metrics.csv").write_bytes(content)
+    for rows in ("1,nothing\n", "1,2,3,4\n"):
+        seal = digest(f"epoch,loss,\n{rows}".encode())
+        (tmp_path / "metrics.csv").write_text(f"epoch,loss,sha256:{seal}\n{rows}")
         assert_refused_like((lambda: Run(tmp_path).read_metrics(), r"^cannot read .*metrics.csv: "))
+    (tmp_path / "metrics.csv").write_bytes(b"\xff\xfe")
+    assert_refused_like((lambda: Run(tmp_path).read_metrics(), r"^cannot read .*metrics.csv: "))
 
 
 def test_options_from_yaml(tmp_path: Path) -> None:

@@ -47,14 +47,14 @@ def test_a_run_that_is_stopped_before_any_write_ends_as_if_it_had_not(tmp_path: 
 
     whole = tmp_path / "whole"
     expected = run(counting(SOME, "knn"), whole)
-    writes = 2 + 4 * 3 + 3 + 1  # recipe and environment, the files of each epoch, the best ones', the result
+    writes = 3 + 4 * 3 + 3 + 1  # inputs, environment and recipe, the files of each epoch, the best ones', the result
     for number in range(1, writes + 1):
         path = tmp_path / str(number)
         with allowed(number), pytest.raises(KeyboardInterrupt) if number < writes else nullcontext():
             run(counting(SOME, "knn"), path)
         done = len(load_checkpoint(path / "last.ckpt")["progress"]["rows"]) if (path / "last.ckpt").exists() else 0
         job = counting(SOME, "knn")
-        result = run(job, path, resume=True)
+        result = run(job, path, resume=(path / "recipe.yaml").exists())  # which makes it a run
         assert {**result, "images_per_s": 0} == {**expected, "images_per_s": 0} and outcome(path) == outcome(whole)
         assert [words for words in job.asked if words[0] == "e"] == [f"evaluate {epoch}" for epoch in range(done, 4)]
         assert ("begin" in job.asked) == (done == 0)
@@ -130,7 +130,7 @@ def test_what_is_refused_leaves_everything_as_it_was(tmp_path: Path, monkeypatch
         torch.save(content, Run(path).last)
         assert_refused_like((resume, told))
     Run(path).last.write_bytes(kept[: len(kept) // 2])
-    assert_refused_like((resume, r"^cannot read the checkpoint .*last\.ckpt, is it truncated\?"))
+    assert_refused_like((resume, r"^cannot read the checkpoint .*last\.ckpt, it is damaged"))
     Run(path).last.write_bytes(kept)
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "train_epoch", interrupt)

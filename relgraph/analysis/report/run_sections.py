@@ -43,6 +43,8 @@ def results(runs: Sequence[Summary]) -> Markup:
     header = ["Run", "Seed", *(Markup("{}{}").format(FIGURES[name], small[when]) for name, when in columns)]
     spread = ", mean ± standard deviation over seeds (of the sample)" if len(grouped) < len(runs) else ""
     notes = list(dict.fromkeys(str(run.result["note"]) for run in runs if "note" in run.result))
+    if len({run.tested_on for run in runs if run.tested_on is not None}) > 1:
+        notes.append("the test images of these runs are not the same: their figures cannot be compared")
     caption = f"Test split, in percent{spread}"
     return fill("results.html", caption=caption, header=[*header, "Best epoch"], rows=rows, notes=notes)
 

@@ -26,6 +26,7 @@ class Summary(NamedTuple):
         recipe: Every option.
         result: The content of `result.json`; empty in a run that has not finished.
         environment: The content of `environment.json`; empty if there is none.
+        inputs: The content of `inputs.json`; empty if there is none.
         metrics: The rows of `metrics.csv`, one an epoch.
     """
 
@@ -33,12 +34,19 @@ class Summary(NamedTuple):
     recipe: AnyRecipe
     result: Mapping[str, Any]
     environment: Mapping[str, Any]
+    inputs: Mapping[str, Any]
     metrics: list[dict[str, float]]
 
     def option(self, name: str) -> str | None:
         """Return the value of an option, also of one that is not listed by default; `None` if the run has none."""
         value = _options(self.recipe).get(name)
         return None if value is None else _formatted(value)
+
+    @property
+    def tested_on(self) -> str | None:
+        """What the test images are known by, which runs with comparable figures share."""
+        test = self.inputs.get("data", {}).get("test", {})
+        return test.get("sha256") if test.get("images") else None
 
     @property
     def figures(self) -> dict[str, float]:
@@ -53,6 +61,12 @@ class Group(NamedTuple):
     """Runs whose recipes differ in their seed alone."""
 
     runs: list[Summary]
+
+    @property
+    def tested_on(self) -> str | None:
+        """What the test images are known by, which runs with comparable figures share."""
+        test = self.inputs.get("data", {}).get("test", {})
+        return test.get("sha256") if test.get("images") else None
 
     @property
     def figures(self) -> dict[str, tuple[float, float | None]]:
@@ -86,7 +100,8 @@ def summaries(paths: Sequence[Path]) -> list[Summary]:
 def _summary(path: Path, name: str) -> Summary:
     run = Run.open(path)
     metrics = run.read_metrics() if run.metrics_file.is_file() else []
-    found = Summary(name, run.stored(), _known(run.result_file), _known(run.environment_file), metrics)
+    result, environment, inputs = map(_known, (run.result_file, run.environment_file, run.inputs_file))
+    found = Summary(name, run.stored(), result, environment, inputs, metrics)
     try:
         _ = found.figures
     except (AttributeError, TypeError, ValueError) as error:
