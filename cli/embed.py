@@ -50,16 +50,16 @@ def embed(views: int, dtype: str, seed: int, batch_size: int, out: Path | None, 
     from relgraph.training.stores import default_path, store_embeddings
 
     recipe = resolve({name: value for name, value in options.items() if value is not None})
-    path = out or default_path(recipe, views)
+    path = out or default_path(recipe, views, dtype, seed)
     click.echo(f"{recipe.dataset} by {recipe.teacher} -> {path}")
+    if views == 1:  # told before hours are spent on it
+        click.echo("one view an image is for relgraph train --views independent; for its default, shared: --views N")
     try:
         done = store_embeddings(recipe, path, views=views, dtype=dtype, seed=seed, batch_size=batch_size)
     except KeyboardInterrupt:
         click.echo("\nstopped; finished shards are kept, the same command continues", err=True)
         raise SystemExit(130) from None
     click.echo(_summary(path, done))
-    if views == 1:
-        click.echo("one view an image is for relgraph train --views independent; for its default, shared: --views N")
 
 
 def _summary(path: Path, done: Any) -> str:

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +20,7 @@ from typing import IO, Any
 from relgraph.errors import RelgraphError
 
 SEAL = "sha256"
+LOCK = ".lock"
 LEFTOVER = re.compile(r"\..+\.part")  # what a killed process can leave beside its files
 YAML_LIMIT = 2**20  # bytes; a recipe has some 3,000
 
@@ -123,11 +124,35 @@ def torch_save(content: Any, stream: IO[bytes]) -> None:
         raise error.__context__ if isinstance(error.__context__, OSError) else OSError(first_line(error)) from error
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process was writing in a folder that no other process writes to."""
-    for entry in folder.iterdir():
-        if LEFTOVER.fullmatch(entry.name):
-            entry.unlink(missing_ok=True)
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing to a folder, and remove what a killed one left; a dead process holds none.
+
+    Raises:
+        RelgraphError: if another process writes to it, or nobody can.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK, timeout=0)
+    with writing(folder):
+        try:
+            lock.acquire()
+        except Timeout:  # an OSError
+            told = f"{folder} is being written by another process: wait for its end, or stop it"
+            raise RelgraphError(told) from None
+        tempfile.TemporaryFile(dir=folder).close()  # a lock can be had where nothing can be written
+    try:
+        for entry in folder.iterdir():
+            if LEFTOVER.fullmatch(entry.name):
+                entry.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
+
+
+def only_begun(folder: Path, first: Set[str] = frozenset()) -> bool:
+    """Return whether a folder holds no more than a start that was killed leaves: a lock, parts, files named `first`."""
+    return all(entry.name in first | {LOCK} or LEFTOVER.fullmatch(entry.name) for entry in folder.iterdir())
 
 
 def digest(data: bytes) -> str:

@@ -15,7 +15,8 @@ from benchmark.ours import Run, device_and_precision
 from benchmark.timing import Start
 from benchmark.untrained import untrained_teacher
 from relgraph.data.datasets import DataSet
-from relgraph.data.embeddings import EmbeddingStore, StoreWriter, checksums_digest
+from relgraph.data.embeddings import EmbeddingStore, StoreWriter
+from relgraph.data.fingerprint import ImageRecord
 from relgraph.data.images import ImageSet
 from relgraph.data.manifest import Contents
 from relgraph.names import build_backbone
@@ -195,13 +196,13 @@ def random_data(settings: Settings) -> DataSet:
 
 def write_random_store(path: Path, data: DataSet, teacher: Teacher) -> None:
     """Write a store that holds random numbers in place of the teacher's embeddings of the training images."""
-    train, checksums = data.train, data.train.checksums()
+    train, record = data.train, ImageRecord.of(data.train)
     contents = Contents(
         dataset=data.name,
         images=len(train),
         image_shape=tuple(train.images.shape[1:]),
         streamed=False,
-        checksums=checksums_digest(checksums),
+        checksums=record.sha256,
         teacher=teacher.name,
         arguments=(),
         fingerprint="random",
@@ -217,4 +218,4 @@ def write_random_store(path: Path, data: DataSet, teacher: Teacher) -> None:
         view_seed=0,
         images_per_shard=len(train),
     )
-    StoreWriter(path, contents, checksums).write(0, torch.randn(len(train), VIEWS, teacher.width))
+    StoreWriter(path, contents, record).write(0, torch.randn(len(train), VIEWS, teacher.width))

@@ -1,26 +1,28 @@
-"""A store of embeddings on disk: written shard by shard, verified when it is opened, read row by row.
+"""A store of embeddings on disk: written shard by shard, read row by row, each of which is verified as it is read.
 
-A store is a directory with `manifest.json`, `images.npy`, a checksum `(images,)` int64 for each image, and the shards
-`shard-00000.npy`, ..., each `(images in the shard, views, width)`.
+A store is a directory with `manifest.json`, `images.npy`, the record of the images `(images, 3)` int64, and the shards
+`shard-00000.npy`, ..., each `(images in the shard, views, width)`: records of a row and its CRC-32.
 """
 
-import hashlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from relgraph.data.manifest import DTYPES, Contents, Manifest, manifest_file
+from relgraph.data.fingerprint import ImageRecord, first
+from relgraph.data.manifest import DTYPES, Contents, manifest_file
+from relgraph.data.sealed_rows import SealedRows, write_rows
 from relgraph.data.views import FixedViews
 from relgraph.errors import RelgraphError
-from relgraph.files import first_line, replacing
+from relgraph.files import only_begun
 
 # Bytes that a GPU holds by default: 50,000 images with 20 views of width 1024, and a small part of a common one.
 RESIDENT_LIMIT = 4 * 2**30
+
+
+RECORD = "images.npy"
 
 
 class StoredView:
@@ -42,12 +44,12 @@ class StoredView:
 
 
 class EmbeddingStore:
-    """A finished, verified store: the embedding of every view of every image.
+    """A finished store: the embedding of every view of every image.
 
     Attributes:
         path: its directory.
         contents: the images, views and teacher that were embedded.
-        checksums: `(images,)` int64, one for each image.
+        record: what it knows of the images.
         device: where rows are handed out.
         resident: whether the embeddings lie on the device as one tensor; otherwise they are gathered from the files,
             which are mapped into memory and not copied.
@@ -59,25 +61,26 @@ class EmbeddingStore:
         By default that is 4 GiB for a GPU, and 0 for the CPU, whose memory the system fills from the files by itself.
 
         Raises:
-            RelgraphError: if it is not a store, not finished, or a file of it is missing or damaged.
+            RelgraphError: if it is not a store, not finished, or what is read of it is damaged.
         """
-        self.path = path
-        manifest = Manifest.read(path)
-        check_complete(path, manifest)
-        self.contents = manifest.contents
-        self.checksums = read_checksums(path, self.contents)
-        for shard, fault in _faults(path, manifest):
-            raise RelgraphError(f"{shard_file(path, shard)} {fault}: the same relgraph embed command writes it again")
-        self._shards = [np.load(shard_file(path, shard), "r", allow_pickle=False) for shard in manifest.written]
+        self.path, self.contents = path, Contents.read(path)
+        check_complete(path, self.contents)
+        self.record = read_record(path, self.contents)
+        self._shards = [open_shard(path, self.contents, shard) for shard in range(self.contents.shards)]
         self.device = torch.device(device)
         usual = 0 if self.device.type == "cpu" else RESIDENT_LIMIT
         self.resident = self.contents.bytes <= (usual if limit is None else limit)
-        self._table: Tensor | None = None
-        if self.resident:
-            shape = self.contents.images, self.contents.views, self.contents.width
-            self._table = torch.empty(shape, dtype=DTYPES[self.contents.dtype], device=self.device)
-            for part, shard in zip(torch.split(self._table, self.contents.images_per_shard), self._shards, strict=True):
-                part.copy_(torch.from_numpy(np.array(shard)))
+        self._table = self._read_all() if self.resident else None
+
+    def _read_all(self) -> Tensor:
+        """Return all embeddings `(images, views, width)` on the device."""
+        contents = self.contents
+        shape = contents.images, contents.views, contents.width
+        table = torch.empty(shape, dtype=DTYPES[contents.dtype], device=self.device)
+        for part, shard in zip(torch.split(table, contents.images_per_shard), self._shards, strict=True):
+            for block, rows in shard.blocks():
+                part.flatten(0, 1)[block] = torch.from_numpy(rows).to(self.device)
+        return table
 
     def views(self) -> FixedViews:
         """Return the views that were embedded, on the store's device."""
@@ -97,74 +100,88 @@ class EmbeddingStore:
         """Return the embeddings `(B, width)` of view `view` `(B,)` of the images `index` `(B,)`, float32 on the device.
 
         A resident store is read without waiting for the device.
+
+        Raises:
+            RelgraphError: if one is not as it was written.
         """
         if self._table is not None:
             return self._table[index, view].float()
-        found = torch.empty(len(index), self.contents.width)
-        shard, row = np.divmod(index.cpu().numpy(), self.contents.images_per_shard)
-        view = view.cpu()
+        found = np.empty((len(index), self.contents.width), np.float32)
+        shard, image = np.divmod(index.cpu().numpy(), self.contents.images_per_shard)
+        row = image * self.contents.views + view.cpu().numpy()
         for number in np.unique(shard):
-            here = torch.from_numpy(shard == number)
-            found[here] = torch.from_numpy(self._shards[number][row[here], view[here]]).float()
-        return found.to(self.device, non_blocking=True)
+            here = shard == number
+            found[here] = self._shards[number].read(row[here])
+        return torch.from_numpy(found).to(self.device, non_blocking=True)
 
 
 class StoreWriter:
     """A store being written: new at `path`, or continued there.
 
-    Shards that the manifest lists and that are intact stay; all others, `missing`, are to be written.
+    Attributes:
+        contents: what it is to hold.
+        missing: the numbers of the shards to write: those that were not there, or not intact.
     """
 
-    def __init__(self, path: Path, contents: Contents, checksums: Tensor) -> None:
-        """Start or continue a store of these contents; `checksums` `(images,)` int64 are those of the images.
+    def __init__(self, path: Path, contents: Contents, record: ImageRecord) -> None:
+        """Start or continue a store of these contents; `record` is that of the images.
 
         Raises:
             RelgraphError: if something else is at `path`: another thing than a store, or a store of other contents.
         """
-        self.path = path
+        self.path, self.contents = path, contents
+        check_place(path)
         if manifest_file(path).is_file():
-            self.manifest = Manifest.read(path)
-            for name, was in vars(self.manifest.contents).items():
-                now = getattr(contents, name)
-                if was != now:
-                    reason = f"something else: {name} was {was}, is now {now}"
-                    if name == "checksums":
-                        image = first_changed(read_checksums(path, self.manifest.contents), checksums)
-                        reason = f"other images: the first that differs is image {image}"
-                    raise RelgraphError(f"{path} was started with {reason}; choose another --out")
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RelgraphError(f"{path} exists already and is not a store of embeddings: choose another --out")
+            self._check_same(Contents.read(path), record)
         else:
             path.mkdir(parents=True, exist_ok=True)
-            self.manifest = Manifest(contents, [None] * contents.shards)
-            self.manifest.write(path)  # first: stopped after it, the directory is known as a store that was begun
-        _save(path / "images.npy", checksums.numpy())  # the same bytes, in place of what may be damaged
-        for shard, _ in _faults(path, self.manifest):
-            self.manifest.shards[shard] = None
+            contents.write(path)  # first: stopped after it, the directory is known as a store that was begun
+        # Anew, since files may have been touched, or the record damaged.
+        rows = torch.stack([record.checksums, record.modified, record.content], dim=1)
+        write_rows(path / RECORD, rows.numpy(), contents.first_row(0))
+        small = contents.bytes < 2**30  # read in a second or two
+        shards = tqdm(range(contents.shards), f"verify {path}", leave=False, disable=True if small else None)
+        self.missing = [shard for shard in shards if not self._is_intact(shard)]
 
-    @property
-    def missing(self) -> list[int]:
-        """Numbers of the shards that are to be written."""
-        return [shard for shard, digest in enumerate(self.manifest.shards) if digest is None]
+    def _check_same(self, was: Contents, record: ImageRecord) -> None:
+        for name, value in vars(was).items():
+            now = getattr(self.contents, name)
+            if value != now:
+                reason = f"something else: {name} was {value}, is now {now}"
+                if name == "checksums":
+                    old = read_record(self.path, was)
+                    image = first((old.checksums != record.checksums) | (old.content != record.content))
+                    reason = f"other images: the first that differs is image {image}"
+                raise RelgraphError(f"{self.path} was started with {reason}; choose another --out")
+
+    def _is_intact(self, shard: int) -> bool:
+        if not shard_file(self.path, shard).exists():
+            return False
+        try:
+            for _ in open_shard(self.path, self.contents, shard).blocks():
+                pass
+        except RelgraphError as error:
+            tqdm.write(str(error))  # which says that it is written again
+            return False
+        return True
 
     def write(self, shard: int, rows: Tensor) -> None:
-        """Write a shard, `(images in the shard, views, width)`, and then the manifest that lists it.
+        """Write a shard, `(images in the shard, views, width)`.
 
         Raises:
             RelgraphError: if the shape is another, a number is not finite, or the disk is full.
         """
-        contents = self.manifest.contents
+        contents = self.contents
         shape = len(contents.positions(shard)), contents.views, contents.width
         if rows.shape != shape:
             raise RelgraphError(f"a shard must be {shape}, got {tuple(rows.shape)}")
         stored = rows.to(DTYPES[contents.dtype])
-        wrong = (~stored.flatten(1).isfinite().all(1)).nonzero().flatten()
-        if len(wrong):
-            image, fits = int(contents.positions(shard)[wrong[0]]), bool(rows[wrong[0]].isfinite().all())
+        wrong = first(~stored.flatten(1).isfinite().all(1))
+        if wrong is not None:
+            image, fits = int(contents.positions(shard)[wrong]), bool(rows[wrong].isfinite().all())
             hint = f" in {contents.dtype}: use --dtype float32" if fits else ""
             raise RelgraphError(f"the embedding of image {image} of the training split is not finite{hint}")
-        self.manifest.shards[shard] = _save(shard_file(self.path, shard), stored.numpy())
-        self.manifest.write(self.path)
+        write_rows(shard_file(self.path, shard), stored.numpy(), contents.first_row(shard))
 
 
 def shard_file(path: Path, shard: int) -> Path:
@@ -172,64 +189,40 @@ def shard_file(path: Path, shard: int) -> Path:
     return path / f"shard-{shard:05}.npy"
 
 
-def check_complete(path: Path, manifest: Manifest) -> None:
+def open_shard(path: Path, contents: Contents, shard: int) -> SealedRows:
+    """Return the rows of a shard, one after the other those of each image.
+
+    Raises:
+        RelgraphError: if the file is missing, or holds other rows.
+    """
+    shape = len(contents.positions(shard)), contents.views
+    return SealedRows(shard_file(path, shard), shape, contents.width, contents.dtype, contents.first_row(shard))
+
+
+def check_complete(path: Path, contents: Contents) -> None:
     """Raise RelgraphError if shards of a store are still to be written."""
-    done, total = len(manifest.written), len(manifest.shards)
-    if done < total:
-        told = f"{path} is not finished, {done} of {total} shards are written"
+    missing = [shard for shard in range(contents.shards) if not shard_file(path, shard).is_file()]
+    if missing:
+        done = f"{contents.shards - len(missing)} of {contents.shards} shards are written"
+        told = f"{path} is not finished, {shard_file(path, missing[0]).name} is missing, {done}"
         raise RelgraphError(f"{told}: the same relgraph embed command continues it")
 
 
-def first_changed(stored: Tensor, found: Tensor) -> int | None:
-    """Return the first position at which two rows of checksums `(N,)` differ, None if they are equal.
-
-    >>> first_changed(torch.tensor([3, 4, 5]), torch.tensor([3, 9, 9]))
-    1
-    """
-    changed = (stored != found).nonzero().flatten()
-    return int(changed[0]) if len(changed) else None
-
-
-def _faults(path: Path, manifest: Manifest) -> Iterator[tuple[int, str]]:
-    """Yield each written shard that is not what the manifest says, and a word about it: every byte is verified."""
-    small = manifest.contents.bytes < 2**30  # read in a second or two
-    for shard in tqdm(manifest.written, f"verify {path}", unit="shard", leave=False, disable=True if small else None):
-        file = shard_file(path, shard)
-        if not file.is_file():
-            yield shard, "is missing"
-        elif _digest(file) != manifest.shards[shard]:
-            yield shard, "is damaged (its SHA-256 is not the manifest's)"
+def check_place(path: Path) -> None:
+    """Raise RelgraphError if a store can be neither begun nor continued at `path`, and change nothing there."""
+    # In this order: another process may be beginning it.
+    if not path.exists() or (path.is_dir() and only_begun(path)):
+        return
+    if not manifest_file(path).is_file() and not (path / RECORD).is_file():
+        raise RelgraphError(f"{path} exists already and is not a store of embeddings: choose another --out")
+    Contents.read(path)
 
 
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _save(file: Path, array: Any) -> str:
-    """Write an array whole or not at all and return the file's SHA-256."""
-    with replacing(file) as part:
-        with part.open("wb") as stream:
-            np.save(stream, array, allow_pickle=False)
-        return _digest(part)
-
-
-def checksums_digest(checksums: Tensor) -> str:
-    """Return the SHA-256 of the checksums `(images,)` int64 of all images."""
-    return hashlib.sha256(checksums.numpy().astype("<i8").tobytes()).hexdigest()
-
-
-def read_checksums(path: Path, contents: Contents) -> Tensor:
-    """Return the checksums of a store's images, `(images,)` int64.
+def read_record(path: Path, contents: Contents) -> ImageRecord:
+    """Return what a store knows of its images.
 
     Raises:
-        RelgraphError: if their file is missing or damaged.
+        RelgraphError: if the file is missing or damaged.
     """
-    file = path / "images.npy"
-    try:
-        found = torch.from_numpy(np.load(file, allow_pickle=False))
-    except (OSError, ValueError, EOFError, TypeError) as error:
-        raise RelgraphError(f"{file} cannot be read: {first_line(error)}") from error
-    if found.dtype != torch.int64 or checksums_digest(found) != contents.checksums:
-        raise RelgraphError(f"{file} is damaged: its checksums are not those of the manifest")
-    return found
+    rows = SealedRows(path / RECORD, (contents.images,), 3, "int64", contents.first_row(0))
+    return ImageRecord(*torch.from_numpy(rows.read(np.arange(len(rows))).copy()).unbind(1))

@@ -5,16 +5,77 @@ import os
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from relgraph.data.images import ImageFiles, ImageSet
 from relgraph.errors import RelgraphError
+from relgraph.files import reading
 
 # Bytes of streamed files up to which their contents are read for a fingerprint: seconds, and less than an epoch.
 CONTENT_LIMIT = 4 * 2**30
+
+
+@dataclass(frozen=True, eq=False)
+class ImageRecord:
+    """What a store of embeddings knows of each of its images, `(N,)` int64 each.
+
+    Attributes:
+        checksums: Those of `ImageSet.checksums`: in memory of the pixels, of streamed files of their names and sizes.
+        modified: When streamed files were modified, in nanoseconds; 0 in memory.
+        content: The CRC-32 of streamed files; 0 in memory.
+    """
+
+    checksums: Tensor
+    modified: Tensor
+    content: Tensor
+
+    @classmethod
+    def of(cls, images: ImageSet) -> "ImageRecord":
+        """Return the record of a split; files are read, which is a small part of decoding them.
+
+        Raises:
+            RelgraphError: if a file is gone, or cannot be read.
+        """
+        checksums, files = images.checksums(), images.images
+        if not isinstance(files, ImageFiles):
+            return cls(checksums, torch.zeros_like(checksums), torch.zeros_like(checksums))
+        return cls(checksums, _times(files), _checksums(files))
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the images: files that are only touched keep it."""
+        return hashlib.sha256(torch.stack([self.checksums, self.content]).numpy().astype("<i8").tobytes()).hexdigest()
+
+    def first_changed(self, images: ImageSet) -> int | None:
+        """Return the position of the first of `images` that is another one than `index` says; None if there is none.
+
+        Only files with another time of modification are read.
+
+        Raises:
+            RelgraphError: if a file is gone, or cannot be read.
+        """
+        index, files = images.index.cpu(), images.images
+        changed = self.checksums[index] != images.checksums()
+        if isinstance(files, ImageFiles):
+            touched = (self.modified[index] != _times(files)).nonzero().flatten()
+            changed[touched] |= self.content[index[touched]] != _checksums(files[touched])
+        return first(changed)
+
+
+def first(mask: Tensor) -> int | None:
+    """Return the first position at which a mask `(N,)` is true, None if there is none.
+
+    >>> first(torch.tensor([False, True, True]))
+    1
+    """
+    found = mask.nonzero().flatten()
+    return int(found[0]) if len(found) else None
 
 
 def fingerprint(images: ImageSet) -> dict[str, Any]:
@@ -63,20 +124,33 @@ def _known(images: ImageSet) -> str:
 
 
 def _modified(files: ImageFiles) -> str:
-    times = [os.stat(os.path.join(files.folder, os.fsdecode(name))).st_mtime_ns for name in files.names]
-    return hashlib.sha256(np.array(times, dtype="<i8").tobytes()).hexdigest()
+    return hashlib.sha256(_times(files).numpy().astype("<i8").tobytes()).hexdigest()
 
 
 def _content(files: ImageFiles) -> str | None:
-    """Return the SHA-256 of the files' CRC-32, which threads read; `None` if they are too large."""
-    paths = [os.path.join(files.folder, os.fsdecode(name)) for name in files.names]
-    if sum(map(os.path.getsize, paths)) > CONTENT_LIMIT:
+    """Return the SHA-256 of the files' CRC-32; `None` if they are too large."""
+    if sum(map(os.path.getsize, _paths(files))) > CONTENT_LIMIT:
         return None
+    return hashlib.sha256(_checksums(files).numpy().astype("<i8").tobytes()).hexdigest()
+
+
+def _paths(files: ImageFiles) -> list[str]:
+    return [os.path.join(files.folder, os.fsdecode(name)) for name in files.names]
+
+
+def _times(files: ImageFiles) -> Tensor:
+    """Return the times of modification `(N,)` int64, in nanoseconds."""
+    return torch.tensor([os.stat(path).st_mtime_ns for path in _paths(files)], dtype=torch.int64)
+
+
+def _checksums(files: ImageFiles) -> Tensor:
+    """Return the CRC-32 `(N,)` int64 of the contents, which threads read."""
+    paths = _paths(files)
     with ThreadPoolExecutor() as pool:
         found = list(tqdm(pool.map(_crc, paths), "fingerprint", len(paths), unit="img", leave=False, disable=None))
-    return hashlib.sha256(np.array(found, dtype="<i8").tobytes()).hexdigest()
+    return torch.tensor(found, dtype=torch.int64)
 
 
 def _crc(path: str) -> int:
-    with open(path, "rb") as stream:
+    with reading(Path(path)), open(path, "rb") as stream:
         return zlib.crc32(stream.read())

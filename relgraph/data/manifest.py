@@ -1,6 +1,5 @@
 """The description of a store of embeddings: `manifest.json`, in a directory with the store's arrays."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,10 +9,10 @@ from torch import Tensor
 
 from relgraph.data.views import FixedViews
 from relgraph.errors import RelgraphError
-from relgraph.files import first_line, write_atomically
+from relgraph.files import digest, first_line, write_atomically
 
 FORMAT = "relgraph embeddings"
-VERSION = 2  # 1 drew other views
+VERSION = 3  # 1 drew other views, 2 had one checksum a shard
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 # A shard is a 32nd of the store, which is what an interrupt costs at most: not below 16 MiB, so that a small store is
@@ -30,7 +29,7 @@ class Contents:
         images: number of images of its original training split, which are all in the store.
         image_shape: `(C, H, W)` of the images as they were loaded.
         streamed: whether they came from files one by one, whose checksums are others than those of images in memory.
-        checksums: SHA-256 of the file with a checksum for each image.
+        checksums: SHA-256 of the checksums of the images.
         teacher: name of the teacher, as it was given.
         arguments: its constructor arguments, sorted.
         fingerprint: SHA-256 of its weights.
@@ -86,6 +85,49 @@ class Contents:
         """Return the views of the images."""
         return FixedViews(self.images, self.views, padding=self.crop_padding, flip=self.flip, seed=self.view_seed)
 
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of all of this, by which a store is known."""
+        return digest(json.dumps(asdict(self), sort_keys=True).encode())
+
+    def first_row(self, shard: int) -> int:
+        """Return where the CRC-32 of a shard's first row begins: a store's rows are numbered, from its SHA-256 on."""
+        return int(self.sha256[:8], 16) + shard * self.images_per_shard * self.views
+
+    def write(self, path: Path) -> None:
+        """Write `manifest.json` into the directory `path`, whole or not at all.
+
+        Raises:
+            RelgraphError: if it cannot be written.
+        """
+        content = {"format": FORMAT, "version": VERSION, "sha256": self.sha256, "contents": asdict(self)}
+        write_atomically(manifest_file(path), (json.dumps(content, indent=2) + "\n").encode())
+
+    @classmethod
+    def read(cls, path: Path) -> "Contents":
+        """Return the contents of the store in the directory `path`.
+
+        Raises:
+            RelgraphError: if its manifest is missing, damaged, or of another version.
+        """
+        file = manifest_file(path)
+        again = "delete the store and run relgraph embed again"
+        try:
+            content = json.loads(file.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise RelgraphError(f"{file} cannot be read as JSON ({first_line(error)}): {again}") from error
+        told = f"{file} is not the manifest of a store of embeddings"
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise RelgraphError(f"{told}: its format is not {FORMAT!r}; {again}")
+        if content.get("version") != VERSION:
+            found = content.get("version")
+            raise RelgraphError(f"{told} of this version: expected {VERSION}, found {found!r}; {again}")
+        if content.get("sha256") != digest(json.dumps(content.get("contents"), sort_keys=True).encode()):
+            raise RelgraphError(f"{told}: it was changed after it was written (its SHA-256 differs); {again}")
+        contents = content["contents"]
+        contents.update({name: tuple(value) for name, value in contents.items() if isinstance(value, list)})
+        return cls(**contents)
+
 
 def images_per_shard(images: int, bytes_per_image: int) -> int:
     """Return how many images go into a shard.
@@ -97,59 +139,6 @@ def images_per_shard(images: int, bytes_per_image: int) -> int:
     return max(1, size // bytes_per_image)
 
 
-@dataclass
-class Manifest:
-    """A store's contents and the SHA-256 of each of its shards, None for those that are not written yet."""
-
-    contents: Contents
-    shards: list[str | None]
-
-    @property
-    def written(self) -> list[int]:
-        """Numbers of the shards that are written."""
-        return [number for number, digest in enumerate(self.shards) if digest is not None]
-
-    def write(self, path: Path) -> None:
-        """Write `manifest.json` into the directory `path`, whole or not at all.
-
-        Raises:
-            RelgraphError: if it cannot be written.
-        """
-        kept = {"contents": asdict(self.contents), "shards": self.shards}
-        content = {"format": FORMAT, "version": VERSION, "sha256": _digest(kept), **kept}
-        write_atomically(manifest_file(path), (json.dumps(content, indent=2) + "\n").encode())
-
-    @classmethod
-    def read(cls, path: Path) -> "Manifest":
-        """Return the manifest of the store in the directory `path`.
-
-        Raises:
-            RelgraphError: if it is not one.
-        """
-        file = manifest_file(path)
-        try:
-            content = json.loads(file.read_bytes())
-        except (OSError, ValueError) as error:
-            raise RelgraphError(f"{file} cannot be read as JSON: {first_line(error)}") from error
-        told = f"{file} is not the manifest of a store of embeddings"
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise RelgraphError(f"{told}: its format is not {FORMAT!r}")
-        if content.get("version") != VERSION:
-            found = f"expected {VERSION}, found {content.get('version')!r}"
-            raise RelgraphError(f"{told} of this version: {found}; delete the store and run relgraph embed again")
-        kept = {name: content.get(name) for name in ("contents", "shards")}
-        if content.get("sha256") != _digest(kept):
-            raise RelgraphError(f"{told}: it was changed after it was written (its SHA-256 differs)")
-        contents = content["contents"]
-        contents.update({name: tuple(value) for name, value in contents.items() if isinstance(value, list)})
-        return cls(Contents(**contents), content["shards"])
-
-
 def manifest_file(path: Path) -> Path:
     """Return the file of the manifest in a store's directory."""
     return path / "manifest.json"
-
-
-def _digest(content: object) -> str:
-    """Return the SHA-256 of contents and shards, by which a manifest is known to be as it was written."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

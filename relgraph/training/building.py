@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -35,10 +35,7 @@ def open_fabric(recipe: BaseRecipe) -> Any:
     if recipe.device == "cuda" and not torch.cuda.is_available():
         raise RelgraphError("device cuda was asked for, but torch finds no CUDA device here: use --device cpu")
     cuda = recipe.device != "cpu" and torch.cuda.is_available()
-    precision = recipe.precision
-    if precision == "auto":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else native_bf16()
-        precision = "bf16-mixed" if fast else "32-true"
+    precision = precision_of(recipe)
     if cuda:
         # The same seed gives the same numbers, but for sums over edges (k-NN with a refinement), atomic on CUDA.
         torch.backends.cudnn.deterministic = True
@@ -46,6 +43,15 @@ def open_fabric(recipe: BaseRecipe) -> Any:
     if processes.count == 1:
         return Fabric(accelerator=accelerator, devices=1, precision=precision)
     return _connected(accelerator, precision, processes)
+
+
+def precision_of(recipe: BaseRecipe) -> Literal["32-true", "bf16-mixed"]:
+    """Return the precision in which a recipe's networks compute; auto is bfloat16 where the device is fast in it."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    cuda = recipe.device != "cpu" and torch.cuda.is_available()
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else native_bf16()
+    return "bf16-mixed" if fast else "32-true"
 
 
 def _connected(accelerator: str, precision: str, processes: ProcessGroup) -> Any:

@@ -28,7 +28,7 @@ from relgraph.processes import ProcessGroup
 from relgraph.training.building import on_device, open_data, open_fabric, open_teacher
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.epochs import Job, Progress
-from relgraph.training.feed import Feed, open_feed
+from relgraph.training.feed import Feed, Stored, open_feed
 from relgraph.training.head import train_head
 from relgraph.training.objective import Distiller, Stage
 from relgraph.training.recipe import Recipe
@@ -149,7 +149,10 @@ def build(recipe: Recipe) -> Distillation:
 
     trial = trial_step(fabric, distiller.student, squares, feed, task.data.train, images)
     recipe, line = with_threads(recipe, trial, task.processes)
-    return assemble(recipe, fabric, task, feed, distiller, note + line, frozen_networks(recipe, teacher))
+    frozen = frozen_networks(recipe, teacher)
+    if isinstance(feed, Stored):
+        frozen["stored embeddings"] = {"name": str(feed.store.path), "fingerprint": feed.store.contents.sha256}
+    return assemble(recipe, fabric, task, feed, distiller, note + line, frozen)
 
 
 def open_task(recipe: Recipe, data: DataSet, device: torch.device) -> Task:

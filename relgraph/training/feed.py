@@ -180,7 +180,7 @@ class Stored(Feed):
 def open_feed(
     recipe: Recipe, task: Task, teacher: Teacher | None, precision: str, method: Method | None
 ) -> tuple[Feed, Recipe, str]:
-    """Return where views and outputs come from as the recipe's `teacher_mode` asks, and a line that describes it.
+    """Return where views and outputs come from as the recipe's `teacher_mode` asks, and what to say of it.
 
     The recipe that is returned has `auto` replaced by the mode that was found, and names the store that is read, so
     that a resumed run goes on like this one.
@@ -220,7 +220,7 @@ def _chosen_store(
         none = f"{recipe.embeddings} holds none of {recipe.dataset} by {recipe.teacher}, relgraph embed makes them"
         raise RelgraphError(f"no stored embeddings fit: {'; '.join(reasons) or none}")
     if reasons:
-        return store, f", no stored embeddings fit: {'; '.join(reasons)}"
+        return store, f"\nno stored embeddings fit: {'; '.join(reasons)}"
     return store, ", in every step (relgraph embed would store its outputs, once)"
 
 

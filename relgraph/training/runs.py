@@ -4,24 +4,23 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import torch
 
 from relgraph.errors import RelgraphError
 from relgraph.files import (
-    LEFTOVER,
+    locked,
+    only_begun,
     read_json,
     read_table,
     read_yaml,
-    remove_leftovers,
     write_json,
     write_table,
     write_yaml,
@@ -34,7 +33,6 @@ from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretrainin
 from relgraph.training.recipe import Recipe, resolve
 
 AnyRecipe = Recipe | PretrainRecipe
-LOCK = ".lock"
 PACKAGES = ("relgraph", "torch", "torchvision", "torch_geometric", "torch_scatter", "lightning-fabric", "timm", "numpy")
 
 
@@ -164,35 +162,19 @@ class Run:
         """
         return read_table(file or self.metrics_file)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Keep other processes from writing to the run, and remove what a killed one left; a dead process holds none.
 
         Raises:
             RelgraphError: if another process writes to it, or nobody can.
         """
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self.path / LOCK, timeout=0)
-        with writing(self.path):
-            try:
-                lock.acquire()
-            except Timeout:  # an OSError
-                told = f"{self.path} is being written by another process: wait for its end, or stop it"
-                raise RelgraphError(told) from None
-            TemporaryFile(dir=self.path).close()  # a lock can be had where nothing can be written
-        try:
-            remove_leftovers(self.path)
-            yield
-        finally:
-            lock.release()
+        return locked(self.path)
 
 
 def check_free(path: Path) -> None:
     """Raise RelgraphError if something is at `path` already, except an empty directory, or a run that never began."""
-    begun = {LOCK, "inputs.json", "environment.json"}  # what is written before recipe.yaml
-    entries = path.iterdir() if path.is_dir() and not path.is_symlink() else [path]
-    if all(entry.name in begun or LEFTOVER.fullmatch(entry.name) for entry in entries):
+    begun = {"inputs.json", "environment.json"}  # what is written before recipe.yaml
+    if path.is_dir() and not path.is_symlink() and only_begun(path, begun):
         return
     if path.exists() or path.is_symlink():
         raise RelgraphError(f"{path} exists already: continue it with --resume {path}, or choose another --out")

@@ -1,10 +1,12 @@
 """Stores of a teacher's embeddings of a whole training set: which one fits a run, and how one is made."""
 
+import json
+import os
 import re
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from relgraph.data.datasets import DataSet
-from relgraph.data.embeddings import EmbeddingStore, StoreWriter, check_complete, checksums_digest, first_changed
+from relgraph.data.embeddings import RECORD, EmbeddingStore, StoreWriter, check_complete, check_place
+from relgraph.data.fingerprint import ImageRecord
 from relgraph.data.images import ImageFiles, ImageSet
-from relgraph.data.manifest import DTYPES, Contents, Manifest, images_per_shard, manifest_file
+from relgraph.data.manifest import DTYPES, Contents, images_per_shard, manifest_file
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
+from relgraph.files import digest, locked, writing
 from relgraph.names import dataset
 from relgraph.networks.teachers import Teacher
-from relgraph.training.building import open_data, open_fabric, open_teacher
+from relgraph.training.building import open_data, open_fabric, open_teacher, precision_of
 from relgraph.training.recipe import Recipe
 from relgraph.training.threads import choose_threads
 
@@ -71,11 +75,6 @@ class Wanted:
         """What a store of its images and its teacher says of them."""
         return facts(self.recipe, self.data, self.teacher)
 
-    @cached_property
-    def checksums(self) -> Tensor:
-        """The checksums of the training images."""
-        return self.data.train.checksums()
-
 
 def find_store(wanted: Wanted) -> tuple[EmbeddingStore | None, list[str]]:
     """Return the first store in the recipe's folder that fits, those with more views first, and why others do not.
@@ -87,13 +86,12 @@ def find_store(wanted: Wanted) -> tuple[EmbeddingStore | None, list[str]]:
     found = []
     for path in [folder] if _is_store(folder) else filter(_is_store, inside):
         try:
-            found.append((path, Manifest.read(path)))
+            found.append((path, Contents.read(path)))
         except RelgraphError as error:
             reasons.append(str(error))
-    for path, manifest in sorted(found, key=lambda item: (-item[1].contents.views, item[0])):
-        contents = manifest.contents
+    for path, contents in sorted(found, key=lambda item: (-item[1].views, item[0])):
         try:  # the cheap comparisons come first, the teacher runs last
-            check_complete(path, manifest)
+            check_complete(path, contents)
             _check_contents(wanted, path, contents)
             store = EmbeddingStore(path, wanted.device)
             _check_images(wanted, store)
@@ -107,7 +105,7 @@ def find_store(wanted: Wanted) -> tuple[EmbeddingStore | None, list[str]]:
 
 
 def _is_store(path: Path) -> bool:
-    return manifest_file(path).is_file()
+    return manifest_file(path).is_file() or (path / RECORD).is_file()  # also one whose manifest is gone
 
 
 def _check_contents(wanted: Wanted, path: Path, contents: Contents) -> None:
@@ -131,12 +129,14 @@ def _short(value: Any) -> str:
 
 
 def _check_images(wanted: Wanted, store: EmbeddingStore) -> None:
-    index = wanted.data.train.index.cpu()
-    changed = first_changed(store.checksums[index], wanted.checksums)
+    train = wanted.data.train
+    changed = store.record.first_changed(train)
     if changed is not None:
+        files = train.images
+        where = f" ({os.fsdecode(files.names[changed])})" if isinstance(files, ImageFiles) else ""
         raise RelgraphError(
-            f"{store.path} does not fit: image {int(index[changed])} of the training split is another one there; "
-            "if the images have changed, delete the store and run relgraph embed again"
+            f"{store.path} does not fit: image {int(train.index[changed])}{where} of the training split is another one "
+            "there; if the images have changed, delete the store and run relgraph embed again"
         )
 
 
@@ -163,6 +163,11 @@ def _check_values(wanted: Wanted, store: EmbeddingStore) -> None:
 
 
 TRIED = 32  # images of a trial of threads
+NAME_LIMIT = 150  # characters of a default name before what sets it apart; file systems take 255 bytes
+# Options of which another value makes another store, besides the teacher's arguments, whose order makes none.
+DISTINGUISHING = (
+    "dataset", "image_size", "images", "teacher", "teacher_weights", "teacher_size", "teacher_mean", "teacher_std",
+)  # fmt: skip
 Embed = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -198,14 +203,32 @@ def store_embeddings(
             "views and batch_size must be at least 1 and dtype float32 or float16, "
             f"got {views}, {batch_size} and {dtype!r}"
         )
+    check_place(path)
     fabric, data = open_fabric(recipe), open_data(_whole(recipe))
     precision = str(fabric.strategy.precision.precision)
     teacher = open_teacher(recipe).to(fabric.device).hold(precision)
-    checksums, count = data.train.checksums(), len(data.train)
-    contents = Contents(
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    with locked(path):
+        record = ImageRecord.of(data.train)
+        contents = _contents(recipe, data, teacher, record, dtype=dtype, precision=precision, views=views, seed=seed)
+        writer, embed = StoreWriter(path, contents, record), _embedder(contents, teacher, fabric)
+        if writer.missing and fabric.device.type == "cpu":
+            _try_threads(recipe, data.train, embed, batch_size)
+        start = time.perf_counter()
+        images = _write(writer, data.train, embed, batch_size, recipe.processes)
+        return Embedded(contents, images, time.perf_counter() - start)
+
+
+def _contents(
+    recipe: Recipe, data: DataSet, teacher: Teacher, record: ImageRecord, *, dtype: str, precision: str, views: int,
+    seed: int,
+) -> Contents:  # fmt: skip
+    count = len(data.train)
+    return Contents(
         dataset=recipe.dataset,
         images=count,
-        checksums=checksums_digest(checksums),
+        checksums=record.sha256,
         teacher=recipe.teacher,
         dtype=dtype,
         precision=precision,
@@ -214,26 +237,32 @@ def store_embeddings(
         images_per_shard=images_per_shard(count, views * teacher.width * DTYPES[dtype].itemsize),
         **facts(recipe, data, teacher),
     )
-    writer, embed = StoreWriter(path, contents, checksums), _embedder(contents, teacher, fabric)
-    if writer.missing and fabric.device.type == "cpu":
-        few = torch.arange(min(TRIED, batch_size, len(data.train)))
-        pixels = data.train.select(few).sample(len(few))
-        _, line = choose_threads(recipe.threads, lambda: embed(pixels, few))
-        if line is not None:
-            tqdm.write(line)
-    start = time.perf_counter()
-    images = _write(writer, data.train, embed, batch_size, recipe.processes)
-    return Embedded(contents, images, time.perf_counter() - start)
 
 
-def default_path(recipe: Recipe, views: int) -> Path:
+def _try_threads(recipe: Recipe, images: ImageSet, embed: Embed, batch_size: int) -> None:
+    few = torch.arange(min(TRIED, batch_size, len(images)))
+    pixels = images.select(few).sample(len(few))
+    _, line = choose_threads(recipe.threads, lambda: embed(pixels, few))
+    if line is not None:
+        tqdm.write(line)
+
+
+def default_path(recipe: Recipe, views: int, dtype: str = "float32", seed: int = 0) -> Path:
     """Return where the embeddings of a recipe's data set by its teacher are stored by default.
 
-    >>> default_path(Recipe(dataset="folder:/photos/birds", teacher="open_clip:ViT-B-32/openai"), 4).as_posix()
-    'embeddings/birds-open_clip-ViT-B-32-openai-4views'
+    The name ends with a digest of all that makes another store, such as the teacher's arguments and size.
+
+    >>> default_path(Recipe(dataset="folder:/photos/birds", teacher="open_clip:ViT-B-32/openai"), 4).as_posix()[:-8]
+    'embeddings/birds-open_clip-ViT-B-32-openai-4views-'
     """
-    name = f"{dataset(recipe.dataset).short_name}-{recipe.teacher}-{views}view{'s' if views > 1 else ''}"
-    return Path(recipe.embeddings) / re.sub(r"[^\w.]+", "-", name, flags=re.ASCII).strip("-.")
+    options = asdict(recipe)
+    own = {name: options[name] for name in DISTINGUISHING}
+    # The precision that is meant by auto, which is another one on another machine.
+    text = json.dumps([own, sorted(recipe.teacher_args), precision_of(recipe), views, dtype, seed], sort_keys=True)
+    told = f"{dataset(recipe.dataset).short_name}-{recipe.teacher}"
+    name = re.sub(r"[^\w.]+", "-", told, flags=re.ASCII).strip("-.")[:NAME_LIMIT]
+    ending = f"{views}view{'s' if views > 1 else ''}-{digest(text.encode())[:8]}"
+    return Path(recipe.embeddings) / f"{name}-{ending}".lstrip("-")
 
 
 def _whole(recipe: Recipe) -> Recipe:
@@ -263,7 +292,7 @@ def _write(writer: StoreWriter, images: ImageSet, embed: Embed, batch_size: int,
 
     No batch reaches across a shard's border: what is in a shard does not depend on where an earlier run was stopped.
     """
-    contents = writer.manifest.contents
+    contents = writer.contents
     parts = [(shard, part) for shard in writer.missing for part in torch.split(contents.positions(shard), batch_size)]
     total = sum(len(part) for _, part in parts)
     rows = torch.empty(0)

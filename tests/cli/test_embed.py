@@ -14,7 +14,7 @@ from tests.cli.conftest import Failing, Program, check_told, ended, recipe
 
 def test_digits_from_end_to_end(program: Program) -> None:
     told = program("embed", "--dataset", "digits", "--teacher", "embedded:digits", "--views", 3).stdout.splitlines()
-    path = Path("embeddings/digits-embedded-digits-3views")
+    (path,) = Path("embeddings").glob("digits-embedded-digits-3views-*")
     assert told[0] == f"digits by embedded:digits -> {path}"
     assert told[1].startswith(f"{path}: 1442 images x 3 views x 64, float32, 1.1 MB; ")
     assert told[1].endswith(" images/s through the teacher, in 32-true")
@@ -73,9 +73,14 @@ def test_training_uses_it_and_says_so(program: Program, failure: Failing, monkey
     told = program(*train, "online").stdout
     assert "teacher: online, in every step (relgraph embed would store its outputs, once)" in told
     assert "no stored embeddings fit: " in failure(*train, "none", "--teacher-mode", "stored")
+    assert "one view an image is for relgraph train --views independent; " in program("embed").stdout.splitlines()[1]
+    lines = program(*train, "one").stdout.splitlines()
+    (line,) = (line for line in lines if line.startswith("no stored embeddings fit: "))
+    assert "has one view an image" in line and line.endswith("use --views independent, or relgraph embed --views N")
     program("embed", "--views", 2)
     told = program(*train, "stored").stdout
-    assert "teacher: stored embeddings embeddings/digits-embedded-digits-2views, 2 views an image" in told
+    (store,) = Path("embeddings").glob("*2views*")
+    assert f"teacher: stored embeddings {store}, 2 views an image" in told
     assert [recipe(run)["teacher_mode"] for run in ("online", "stored")] == ["online", "stored"]
     assert "teacher: online\n" in program(*train, "asked", "--teacher-mode", "online").stdout
     rows = [Run.open(Path(run)).read_metrics() for run in ("online", "asked", "stored")]

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from relgraph.data import embeddings
-from relgraph.data.embeddings import EmbeddingStore, StoreWriter, checksums_digest, shard_file
-from relgraph.data.manifest import Contents, Manifest, images_per_shard
+from relgraph.data.embeddings import EmbeddingStore, StoreWriter, shard_file
+from relgraph.data.fingerprint import ImageRecord
+from relgraph.data.manifest import Contents, images_per_shard
 from relgraph.data.views import FixedViews
 from relgraph.graph import search
 from relgraph.graph.kernels import linear
@@ -28,10 +29,10 @@ from tests.checks import assert_refused_like
 from tests.limits import run
 
 IMAGES, VIEWS, WIDTH = 10, 3, 5
-CHECKSUMS = torch.arange(IMAGES) * 7
+RECORD = ImageRecord(*(torch.arange(IMAGES) * 7 + part for part in range(3)))
 VALUES = torch.randn(IMAGES, VIEWS, WIDTH, generator=torch.Generator().manual_seed(0))
 CONTENTS = Contents(
-    dataset="folder:birds", images=IMAGES, image_shape=(3, 8, 8), streamed=False, checksums=checksums_digest(CHECKSUMS),
+    dataset="folder:birds", images=IMAGES, image_shape=(3, 8, 8), streamed=False, checksums=RECORD.sha256,
     teacher="timm:x", arguments=("a=1",), fingerprint="bb", input_size=None, mean=(0.5, 0.1, 0.3), std=(1.0, 0.2, 1.0),
     width=WIDTH, dtype="float32", precision="32-true", views=VIEWS, crop_padding=1, flip=True, view_seed=3,
     images_per_shard=4,
@@ -40,11 +41,11 @@ CONTENTS = Contents(
 
 def fill(writer: StoreWriter, shards: list[int]) -> None:
     for shard in shards:
-        writer.write(shard, VALUES[writer.manifest.contents.positions(shard)])
+        writer.write(shard, VALUES[writer.contents.positions(shard)])
 
 
 def write(path: Path, **changes: Any) -> Path:
-    writer = StoreWriter(path, replace(CONTENTS, **changes), CHECKSUMS)
+    writer = StoreWriter(path, replace(CONTENTS, **changes), RECORD)
     fill(writer, writer.missing)
     return path
 
@@ -62,7 +63,7 @@ def test_every_row_and_every_view_comes_back(tmp_path: Path) -> None:
     for dtype, limit in (("float32", 0), ("float16", 0), ("float16", 2**20)):
         store = EmbeddingStore(write(tmp_path / f"{dtype}-{limit}", dtype=dtype), limit=limit)
         expected = VALUES.to(getattr(torch, dtype)).float()
-        assert store.resident == (limit > 0) and torch.equal(store.checksums, CHECKSUMS)
+        assert store.resident == (limit > 0) and torch.equal(store.record.content, RECORD.content)
         order = torch.randperm(IMAGES * VIEWS)
         found = store.rows(order % VIEWS, order // VIEWS)
         assert found.dtype == torch.float32 and torch.equal(found, expected.flatten(0, 1)[order])
@@ -98,7 +99,7 @@ from tests.limits import limit_data
 
 torch.set_num_threads(1)
 rows = EmbeddingStore(Path(sys.argv[1])).view()
-searched(torch.randn(300, 8))
+searched(torch.randn(300, 8)), rows[:32]
 limit_data(6 * 2**20)
 torch.save(searched(rows if sys.argv[2] == "files" else rows[:]), sys.argv[3])
 """
@@ -109,11 +110,9 @@ torch.save(searched(rows if sys.argv[2] == "files" else rows[:]), sys.argv[3])
 def test_a_store_is_searched_that_does_not_fit_memory(tmp_path: Path) -> None:
     values = torch.randint(-2, 3, (640, 1, 8192)).float()  # whole numbers, whose products are exact
     values[5], values[7] = 1.0, values[9]
-    checksums = torch.arange(640)
-    stored = replace(
-        CONTENTS, images=640, width=8192, views=1, images_per_shard=200, checksums=checksums_digest(checksums)
-    )
-    writer = StoreWriter(tmp_path / "store", stored, checksums)
+    record = ImageRecord(*torch.zeros(3, 640, dtype=torch.int64))
+    stored = replace(CONTENTS, images=640, width=8192, views=1, images_per_shard=200, checksums=record.sha256)
+    writer = StoreWriter(tmp_path / "store", stored, record)
     for shard in writer.missing:
         writer.write(shard, values[200 * shard : 200 * (shard + 1)])
 
@@ -131,7 +130,7 @@ def test_a_store_is_searched_that_does_not_fit_memory(tmp_path: Path) -> None:
 
 
 def test_files_are_plain_arrays(store: Path) -> None:
-    shards = [np.load(shard_file(store, shard), allow_pickle=False) for shard in range(3)]
+    shards = [np.load(shard_file(store, shard), allow_pickle=False)["row"] for shard in range(3)]
     assert [shard.shape for shard in shards] == [(4, 3, 5), (4, 3, 5), (2, 3, 5)]
     np.testing.assert_array_equal(np.concatenate(shards), VALUES.numpy())
     assert sorted(files(store)) == [
@@ -143,11 +142,10 @@ def test_files_are_plain_arrays(store: Path) -> None:
 
 def test_an_unfinished_store_cannot_be_opened_and_goes_on(tmp_path: Path, store: Path) -> None:
     path = tmp_path / "stopped"
-    fill(StoreWriter(path, CONTENTS, CHECKSUMS), [0, 2])
-    shard_file(path, 1).write_bytes(b"half")  # as a stop between a shard and the manifest leaves it
-    told = "stopped is not finished, 2 of 3 shards are written: the same relgraph"
+    fill(StoreWriter(path, CONTENTS, RECORD), [0, 2])
+    told = "stopped is not finished, shard-00001.npy is missing, 2 of 3 shards are written: the same relgraph"
     assert_refused_like((lambda: EmbeddingStore(path), told))
-    writer = StoreWriter(path, CONTENTS, CHECKSUMS)
+    writer = StoreWriter(path, CONTENTS, RECORD)
     assert writer.missing == [1]
     fill(writer, [1])
     assert files(path) == files(store)
@@ -155,10 +153,10 @@ def test_an_unfinished_store_cannot_be_opened_and_goes_on(tmp_path: Path, store:
 
 def test_a_stop_before_the_first_shard_can_be_continued(tmp_path: Path, store: Path) -> None:
     owner: Any
-    for owner, name in ((Manifest, "write"), (embeddings, "_save")):
+    for owner, name in ((Contents, "write"), (embeddings, "write_rows")):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(owner, name, Mock(side_effect=KeyboardInterrupt))
-            StoreWriter(tmp_path / name, CONTENTS, CHECKSUMS)
+            StoreWriter(tmp_path / name, CONTENTS, RECORD)
         assert files(write(tmp_path / name)) == files(store)
 
 
@@ -183,31 +181,44 @@ def of_another_shard(file: Path) -> None:
 def test_damaged_files_are_refused_and_written_again(store: Path) -> None:
     before = files(store)
     damages: list[tuple[Callable[[Path], None], str]] = [
-        (cut, "is damaged"),
-        (turn, "is damaged .its SHA-256 is not the manifest's."),
-        (pickled, "is damaged"),
-        (Path.unlink, "is missing"),
+        (cut, "cannot be read"),
+        (turn, "is damaged: the CRC-32 of its row 11 is another one than was written"),
+        (pickled, "cannot be read"),
     ]
     again = ".*relgraph embed command writes it again"
-    for damage, told in (*damages, (of_another_shard, "is damaged")):
+    everything = torch.arange(IMAGES * VIEWS)
+
+    def read(limit: int) -> Tensor:
+        return EmbeddingStore(store, limit=limit).rows(everything % VIEWS, everything // VIEWS)
+
+    for damage, told in (*damages, (of_another_shard, "is damaged: the CRC-32 of its row 0 is another one")):
         damage(shard_file(store, 1))
-        assert_refused_like((lambda: EmbeddingStore(store), rf"shard-00001\.npy {told}{again}"))
-        writer = StoreWriter(store, CONTENTS, CHECKSUMS)
+        for limit in (0, 2**20):
+            assert_refused_like((partial(read, limit), rf"shard-00001\.npy {told}{again}"))
+        writer = StoreWriter(store, CONTENTS, RECORD)
         assert writer.missing == [1]
         fill(writer, [1])
         assert files(store) == before
     for damage, _ in damages:
         damage(store / "images.npy")
         assert_refused_like((lambda: EmbeddingStore(store), r"images\.npy (is damaged|cannot be read)"))
-        assert StoreWriter(store, CONTENTS, CHECKSUMS).missing == []
+        assert StoreWriter(store, CONTENTS, RECORD).missing == []
         assert files(store) == before
+
+
+def test_rows_of_another_store_of_this_shape_are_refused(tmp_path: Path, store: Path) -> None:
+    other = write(tmp_path / "other", fingerprint="g")
+    shutil.copy(shard_file(other, 1), shard_file(store, 1))
+    told = "the CRC-32 of its row 2 is another one"
+    assert_refused_like((lambda: EmbeddingStore(store).rows(torch.tensor([2]), torch.tensor([4])), told))
 
 
 def test_another_store_or_what_is_none_is_not_continued(tmp_path: Path, store: Path) -> None:
     def start(path: Path, **changes: Any) -> Callable[[], object]:
         return lambda: StoreWriter(path, replace(CONTENTS, **changes), changed)
 
-    changed, before = CHECKSUMS + (torch.arange(IMAGES) == 6), files(store)
+    changed = replace(RECORD, content=RECORD.content + (torch.arange(IMAGES) == 6))
+    before = files(store)
     another = {"teacher": "other", "views": 4, "dtype": "float16", "view_seed": 1, "std": (2.0,)}
     told = "was started with something else: {} was {}, is now {}; choose another --out"
     (tmp_path / "letter.txt").write_text("dear")
@@ -216,7 +227,7 @@ def test_another_store_or_what_is_none_is_not_continued(tmp_path: Path, store: P
             (start(store, **{name: value}), re.escape(told.format(name, getattr(CONTENTS, name), value)) + "$")
             for name, value in another.items()
         ),
-        (start(store, checksums=checksums_digest(changed)), "other images: the first that differs is image 6; choose"),
+        (start(store, checksums=changed.sha256), "other images: the first that differs is image 6; choose"),
         (start(tmp_path), "exists already and is not a store of embeddings"),
         (start(tmp_path / "letter.txt"), "exists already and is not a store of embeddings"),
     )
@@ -228,19 +239,18 @@ def test_shards_that_cannot_be_stored(tmp_path: Path) -> None:
         ("float32", float("nan"), "not finite$"),
         ("float16", 1e5, "not finite in float16: use --dtype float32"),
     ):
-        writer, rows = StoreWriter(tmp_path / dtype, replace(CONTENTS, dtype=dtype), CHECKSUMS), VALUES[4:8].clone()
+        writer, rows = StoreWriter(tmp_path / dtype, replace(CONTENTS, dtype=dtype), RECORD), VALUES[4:8].clone()
         rows[1, 2, 3] = value
         assert_refused_like(
             (partial(writer.write, 1, rows), f"the embedding of image 5 of the training split is {told}"),
             (partial(writer.write, 2, VALUES[:4]), r"a shard must be \(2, 3, 5\), got \(4, 3, 5\)"),
         )
-        assert Manifest.read(tmp_path / dtype).shards == [None, None, None]
+        assert not list((tmp_path / dtype).glob("shard*"))
 
 
 def test_round_trip_and_sizes(tmp_path: Path) -> None:
-    manifest = Manifest(CONTENTS, ["x", None, "z"])
-    manifest.write(tmp_path)
-    assert Manifest.read(tmp_path) == manifest and manifest.written == [0, 2]
+    CONTENTS.write(tmp_path)
+    assert Contents.read(tmp_path) == CONTENTS
     assert (CONTENTS.shards, CONTENTS.bytes, replace(CONTENTS, images=12).shards) == (3, 10 * 3 * 5 * 4, 3)
     assert [CONTENTS.positions(shard).tolist() for shard in range(3)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
@@ -256,7 +266,7 @@ def test_shards_are_neither_tiny_nor_too_large() -> None:
 
 def test_what_is_no_manifest(tmp_path: Path) -> None:
     file = tmp_path / "manifest.json"
-    Manifest(CONTENTS, ["x", "y", "z"]).write(tmp_path)
+    CONTENTS.write(tmp_path)
     text, whole = file.read_text(), json.loads(file.read_text())
     changed = "was changed after it was written (its SHA-256 differs)"
     spoilt: tuple[tuple[str | bytes, str], ...] = (
@@ -264,16 +274,14 @@ def test_what_is_no_manifest(tmp_path: Path) -> None:
         (b"\xff\xfe", "cannot be read as JSON"),
         ("[1]", "its format is not"),
         (json.dumps({**whole, "format": "other"}), "its format is not"),
-        (json.dumps({**whole, "version": 1}), "expected 2, found 1; delete the store and run relgraph embed again"),
+        (json.dumps({**whole, "version": 2}), "expected 3, found 2; delete the store and run relgraph embed again"),
         (text.replace('"width": 5', '"width": 6'), changed),
         (text.replace('"flip": true', '"flip": 1'), changed),
-        (text.replace('"y"', "null"), changed),
-        (json.dumps({**whole, "shards": ["x", "y"]}), changed),
         (json.dumps({**whole, "contents": None}), changed),
     )
     for content, told in spoilt:
         assert content != text
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
-        assert_refused_like((lambda: Manifest.read(tmp_path), r"manifest\.json .*" + re.escape(told)))
+        assert_refused_like((lambda: Contents.read(tmp_path), r"manifest\.json .*" + re.escape(told)))
     file.unlink()
-    assert_refused_like((lambda: Manifest.read(tmp_path), "cannot be read as JSON"))
+    assert_refused_like((lambda: Contents.read(tmp_path), "cannot be read as JSON"))

@@ -1,0 +1,100 @@
+"""Rows in a file, each with its CRC-32, which is compared whenever the row is read."""
+
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relgraph.errors import RelgraphError
+from relgraph.files import first_line, replacing
+
+BLOCK = 4096  # rows that are read at a time where all of a file are
+
+
+class SealedRows:
+    """Rows in a `.npy` file, mapped into memory: an array of records with the fields `row` and `crc32`.
+
+    The CRC-32 of a row begins with a number that no row of the same store has, nor, but for chance, one of another
+    store: a row that was moved or comes from elsewhere is noticed like one with another bit.
+    """
+
+    def __init__(self, file: Path, shape: tuple[int, ...], width: int, dtype: str, start: int) -> None:
+        """Open the rows `(*shape, width)` in a file; the CRC-32 of the first one begins with `start`.
+
+        Raises:
+            RelgraphError: if it is missing, or holds other rows.
+        """
+        self.file, self.dtype, self._start = file, np.dtype(dtype), start
+        record = _record(self.dtype, width)
+        try:
+            with warnings.catch_warnings(action="error"):  # numpy warns where it repairs a header
+                found = np.lib.format.open_memmap(file, mode="r")
+        except FileNotFoundError:
+            raise self._fault("is missing") from None
+        except Exception as error:  # a damaged header makes numpy raise nearly anything
+            raise self._fault(f"cannot be read ({first_line(error)[:200]})") from error
+        if (found.dtype, found.shape) != (record, shape):
+            raise self._fault(f"is damaged: expected {shape} rows of {width}, its header is another one")
+        self._bytes = _bytes(np.asarray(found))  # of a memmap, each slice would be one again
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._bytes)
+
+    def read(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        """Return copies of rows by their numbers, `(B, width)`, of which each is contiguous.
+
+        Raises:
+            RelgraphError: if one is not as it was written.
+        """
+        records = self._bytes[numbers]
+        found = records[:, -4:].view("<u4")[:, 0]
+        wrong = (found != _checksums(records, self._start + numbers)).nonzero()[0]
+        if len(wrong):
+            raise self._fault(f"is damaged: the CRC-32 of its row {numbers[wrong[0]]} is another one than was written")
+        return records[:, :-4].view(self.dtype)
+
+    def blocks(self) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """Yield all rows, some at a time, each time with their numbers.
+
+        Raises:
+            RelgraphError: if one is not as it was written.
+        """
+        for first in range(0, len(self), BLOCK):
+            block = slice(first, min(first + BLOCK, len(self)))
+            yield block, self.read(np.arange(block.start, block.stop))
+
+    def _fault(self, what: str) -> RelgraphError:
+        return RelgraphError(f"{self.file} {what}: the same relgraph embed command writes it again")
+
+
+def write_rows(file: Path, rows: NDArray[Any], start: int) -> None:
+    """Write rows `(..., width)` as `SealedRows` reads them, whole or not at all.
+
+    Raises:
+        RelgraphError: if the file cannot be written.
+    """
+    table = np.empty(rows.shape[:-1], _record(rows.dtype, rows.shape[-1]))
+    table["row"] = rows
+    flat = table.reshape(-1)
+    flat["crc32"] = _checksums(_bytes(table), start + np.arange(len(flat)))
+    with replacing(file) as part, part.open("wb") as stream:
+        np.save(stream, table, allow_pickle=False)
+
+
+def _record(dtype: np.dtype[Any], width: int) -> np.dtype[Any]:
+    return np.dtype([("row", dtype.newbyteorder("<"), (width,)), ("crc32", "<u4")])
+
+
+def _bytes(table: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return records as their bytes `(records, bytes)`, of which the last four are the CRC-32."""
+    return table.reshape(-1).view(np.uint8).reshape(table.size, table.itemsize)
+
+
+def _checksums(records: NDArray[np.uint8], starts: NDArray[np.int64]) -> NDArray[np.uint32]:
+    pairs = zip(records, (starts % 2**32).tolist(), strict=True)
+    return np.fromiter((zlib.crc32(record[:-4], start) for record, start in pairs), np.uint32, len(records))
