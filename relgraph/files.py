@@ -161,7 +161,8 @@ def digest(data: bytes) -> str:
 
 
 def _changed(path: Path) -> RelgraphError:
-    return RelgraphError(f"{path} is damaged or was changed after it was written: its SHA-256 is another one")
+    told = "expected the SHA-256 that it carries, found another"
+    return RelgraphError(f"{path} is damaged or was changed after it was written: {told}; put back a copy of it")
 
 
 def _read(path: Path) -> bytes:

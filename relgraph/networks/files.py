@@ -109,7 +109,8 @@ def read_network(
         wanted = ", ".join(sorted(keys)) or "names and values"
         raise RelgraphError(f"the description in {path} is damaged: expected JSON with {wanted}, got {header[:80]}")
     if info.pop(SEAL, None) != _digest(tensors, info):
-        raise RelgraphError(f"{path} is damaged or was changed after it was written: its SHA-256 is another one")
+        told = f"{path} is damaged or was changed after it was written: expected the SHA-256 that it carries"
+        raise RelgraphError(f"{told}, found another; put back a copy, or --resume its run, which can write it again")
     return tensors, info
 
 

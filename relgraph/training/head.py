@@ -12,7 +12,7 @@ from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.epochs import Job
 from relgraph.training.objective import LabelLoss, Losses, Objective, Stage, losses_of
 from relgraph.training.recipe import Recipe
-from relgraph.training.resuming import restore
+from relgraph.training.resuming import restore, write_first
 from relgraph.training.runs import Run
 from relgraph.training.schedule import student_schedule
 from relgraph.training.tasks import classes_of
@@ -65,7 +65,9 @@ def train_head(student: Job, head: Head, recipe: Recipe, run: Run) -> None:
     task, run = classes_of(student.task), run.of_head()
     objective, schedule = TeacherHead(head, task.loss, task.processes), student_schedule(head_recipe(recipe))
     job = HeadTraining(recipe, student.fabric, task, student.feed, objective, {"optimiser": sgd}, schedule)
-    train_epochs(job, run, restore(job, run))
+    progress = restore(job, run)
+    write_first(job, run)
+    train_epochs(job, run, progress)
     head.requires_grad_(False)
 
 

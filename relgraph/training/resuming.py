@@ -31,6 +31,12 @@ def checkpoint_of(job: Job, progress: Progress) -> dict[str, Any]:
     return {**job.parts, "progress": asdict(progress), "random": random_state()}
 
 
+def write_first(job: Job, run: Run) -> None:
+    """Write a checkpoint before the first epoch, if there is none: from then on a run without one has lost it."""
+    if job.processes.first and not run.last.exists():
+        save_checkpoint(run.last, checkpoint_of(job, Progress()))
+
+
 def resumed(job: Job, run: Run) -> Progress:
     """Restore a job to its last checkpoint, once all that it goes on from is as it was, and return its progress.
 
@@ -78,9 +84,9 @@ def restore(job: Job, run: Run) -> Progress:
         RelgraphError: if the checkpoint cannot be read, is not one of this job, or is gone.
     """
     if not run.last.exists():
-        # The first epoch writes all other files before it, and writes the same ones again.
-        if run.metrics_file.exists() and len(run.read_metrics()) > 1:
-            raise RelgraphError(f"{run.last} is gone, from which the run would go on: begin another one")
+        if run.metrics_file.exists():  # it is written before the first epoch, and so before the metrics
+            told = "put back a copy, or begin another run"
+            raise RelgraphError(f"{run.last} is gone, from which the run would go on: {told}")
         return Progress()
     state = load_checkpoint(run.last)
     try:

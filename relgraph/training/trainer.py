@@ -14,7 +14,7 @@ from relgraph.files import write_json, writing
 from relgraph.processes import ProcessGroup
 from relgraph.training.checkpoint import save_checkpoint
 from relgraph.training.epochs import Job, Progress, train_epoch
-from relgraph.training.resuming import checkpoint_of, inputs_of, resumed
+from relgraph.training.resuming import checkpoint_of, inputs_of, resumed, write_first
 from relgraph.training.runs import AnyRecipe, Run, check_free
 from relgraph.training.stopping import asked_to_stop, check_stop, stoppable
 
@@ -82,6 +82,7 @@ def run_job(open_job: Callable[[], Job], recipe: AnyRecipe, path: Path, *, resum
         job.processes.wait()
         if not progress.rows and progress.within is None:
             job.begin(run)
+        write_first(job, run)
         board = Board(run, len(progress.rows), len(progress.diagnostics)) if job.processes.first else None
         with stoppable(job.processes):
             train_epochs(job, run, progress, board)

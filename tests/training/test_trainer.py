@@ -47,7 +47,8 @@ def test_a_run_that_is_stopped_before_any_write_ends_as_if_it_had_not(tmp_path: 
 
     whole = tmp_path / "whole"
     expected = run(counting(SOME, "knn"), whole)
-    writes = 3 + 4 * 3 + 3 + 1  # inputs, environment and recipe, the files of each epoch, the best ones', the result
+    # Inputs, environment, recipe, a first checkpoint, the files of each epoch, the best ones', the result.
+    writes = 4 + 4 * 3 + 3 + 1
     for number in range(1, writes + 1):
         path = tmp_path / str(number)
         with allowed(number), pytest.raises(KeyboardInterrupt) if number < writes else nullcontext():
