@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from relgraph.errors import RelgraphError
+from relgraph.printing import printable
 
 from .analyze import analyze
 from .data import data
@@ -21,7 +22,6 @@ from .methods import methods
 from .names import students
 from .pretrain import pretrain
 from .report import report
-from .show import printable
 from .teachers import teachers
 from .train import train
 
@@ -59,6 +59,8 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except RelgraphError as error:
             raise click.ClickException(printable(str(error))) from error
+        except click.UsageError as error:  # names what was given, as a shell may have found it: `relgraph report *`
+            raise click.UsageError(printable(error.format_message()), error.ctx) from error
         except RuntimeError as error:
             if not lost_the_others(error):
                 raise
@@ -66,8 +68,8 @@ class Commands(click.Group):
         except BrokenPipeError:
             raise  # whoever read the output has enough, as in `| head`: click ends without a word
         except OSError as error:
-            told = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
-            raise click.ClickException(told) from error
+            told = error.strerror or str(error)
+            raise click.ClickException(printable(f"{told}: {error.filename}" if error.filename else told)) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -15,6 +15,7 @@ LEVELS = {
     "relgraph.files": 0,
     "relgraph.options": 0,
     "relgraph.outputs": 0,
+    "relgraph.printing": 0,
     "relgraph.processes": 0,
     "relgraph.seeding": 0,
     "relgraph.assets": 0,

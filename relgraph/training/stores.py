@@ -21,6 +21,7 @@ from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.names import dataset
 from relgraph.networks.teachers import Teacher
+from relgraph.printing import tell
 from relgraph.training.building import open_data, open_fabric, open_teacher
 from relgraph.training.recipe import Recipe
 from relgraph.training.threads import choose_threads
@@ -220,7 +221,7 @@ def store_embeddings(
         pixels = data.train.select(few).sample(len(few))
         _, line = choose_threads(recipe.threads, lambda: embed(pixels, few))
         if line is not None:
-            tqdm.write(line)
+            tell(line)
     start = time.perf_counter()
     images = _write(writer, data.train, embed, batch_size, recipe.processes)
     return Embedded(contents, images, time.perf_counter() - start)

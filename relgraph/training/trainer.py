@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from relgraph.errors import RelgraphError
 from relgraph.files import write_json, writing
+from relgraph.printing import tell
 from relgraph.processes import ProcessGroup
 from relgraph.training.checkpoint import save_checkpoint
 from relgraph.training.epochs import Job, Progress, train_epoch
@@ -97,7 +96,7 @@ def _open_run(job: Job, path: Path, held: ExitStack, *, resume: bool) -> Run:
     """Return the run's directory, which the first process makes and names, and keeps from others."""
     path = Path(job.processes.agreed(str(path)))
     if job.processes.first:
-        tqdm.write(job.note)
+        tell(*job.note.split("\n"))
         if not resume:
             with writing(path):
                 path.mkdir(parents=True, exist_ok=True)
@@ -121,7 +120,7 @@ def train_epochs(job: Job, run: Run, progress: Progress, board: Board | None = N
             _store(job, run, progress, better=better)
             line = job.line(row)
             if line is not None:
-                tqdm.write(line)
+                tell(line)
         job.processes.wait()
         if len(progress.rows) < job.schedule.epochs:
             check_stop()
