@@ -12,6 +12,7 @@ import json
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,6 +122,36 @@ def torch_save(content: Any, stream: IO[bytes]) -> None:
         torch.save(content, stream)
     except RuntimeError as error:
         raise error.__context__ if isinstance(error.__context__, OSError) else OSError(first_line(error)) from error
+
+
+def torch_load(path: Path) -> Any:
+    """Return what torch wrote, on the CPU; nothing but tensors and plain values is unpickled.
+
+    Raises:
+        ValueError: if the file holds anything else or cannot be read, with the reason in a few words.
+    """
+    import torch
+
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch warns of what it then refuses
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes pickle, zipfile and torch raise nearly anything
+        raise ValueError(unreadable(error)) from error
+
+
+def unreadable(error: Exception) -> str:
+    """Return why torch cannot read a file: its own sentences advise to load the file without a guard.
+
+    >>> unreadable(RuntimeError("Re-running `torch.load` with `weights_only` set to `False` will likely succeed"))
+    'it is damaged, truncated or of another kind'
+    """
+    told = str(error)
+    if "TorchScript" in told:
+        return "it is a TorchScript program"
+    if "global" in told.lower():
+        return "it holds Python objects beside the tensors, or is damaged"
+    reason = "" if "weights_only" in told else f" ({first_line(error)[:200]})"
+    return f"it is damaged, truncated or of another kind{reason}"
 
 
 def remove_leftovers(folder: Path) -> None:

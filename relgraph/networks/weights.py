@@ -2,7 +2,6 @@
 
 import logging
 import ssl
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from relgraph.errors import RelgraphError
-from relgraph.files import first_line
+from relgraph.files import first_line, torch_load, unreadable
 
 # Long enough for a slow line to answer, short enough to wait for where there is none.
 HUB_TIMEOUT_SECONDS = 5.0
@@ -39,15 +38,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise RelgraphError(f"there is no weights file {path}")
     content: Any
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch warns of what it then refuses
-            content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes pickle, zipfile and torch raise nearly anything
-        reason = f"it is damaged, truncated or of another kind ({first_line(error)})"
-        if "Unsupported global" in str(error):
-            reason = "it holds Python objects beside the tensors, not loaded for safety; save its state_dict alone"
+        content = load_file(path) if path.suffix == ".safetensors" else torch_load(path)
+    except ValueError as error:
+        remedy = ""
+        if "Python objects" in str(error):
+            remedy = ", not loaded for safety; save its state_dict alone"
         if "TorchScript" in str(error):
-            reason = "it is a TorchScript program; if you trust it, torch.save its torch.jit.load(FILE).state_dict()"
-        raise RelgraphError(f"{path} cannot be read as weights: {reason}") from error
+            remedy = "; if you trust it, torch.save its torch.jit.load(FILE).state_dict()"
+        raise RelgraphError(f"{path} cannot be read as weights: {error}{remedy}") from error
+    except Exception as error:  # of a damaged safetensors file
+        raise RelgraphError(f"{path} cannot be read as weights: {unreadable(error)}") from error
     if isinstance(content, Mapping):
         nested = (content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping))
         content = next(nested, content)
@@ -113,8 +113,9 @@ def _fetched(spec: str, what: str, place: str) -> Iterator[None]:
     except (TypeError, RelgraphError):
         raise  # wrong arguments, or a file that is there and damaged: not a failed download
     except Exception as error:
+        reason = unreadable(error) if "weights_only" in str(error) else first_line(error)
         raise RelgraphError(
-            f"the weights of {spec} could not be loaded: {first_line(error)}; download {what} and pass it with "
+            f"the weights of {spec} could not be loaded: {reason}; download {what} and pass it with "
             f"--teacher-weights FILE, or {place}"
         ) from error
 
