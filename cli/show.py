@@ -1,5 +1,6 @@
 """What a command prints: lines, and the format of tables."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import click
@@ -34,7 +35,8 @@ def _cell(value: str | float | None) -> str:
 
 def say(*lines: str, err: bool = False) -> None:
     """Print lines, to standard error if `err`, without control characters: all that a command prints passes here."""
-    click.echo("\n".join(map(printable, lines)), err=err)
+    stream = sys.stderr if err else sys.stdout
+    click.echo("\n".join(printable(line, stream) for line in lines), err=err)
 
 
 def say_all(text: str) -> None:
@@ -50,7 +52,7 @@ def accuracies(title: str, networks: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]], align: Callable[[str, int], str]) -> str:
-    rows = [[printable(cell) for cell in row] for row in rows]
+    rows = [[printable(cell, sys.stdout) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(align, row[1:], widths[1:])]).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])

@@ -22,7 +22,8 @@ from relgraph.errors import RelgraphError
 
 SEAL = "sha256"
 LEFTOVER = re.compile(r"\..+\.part")  # what a killed process can leave beside its files
-YAML_LIMIT = 2**20  # bytes; a recipe has some 3,000
+YAML_LIMIT = 2**18  # bytes; a recipe has some 3,000
+TEXT_LIMIT = 4096  # characters of one value; a path has no more
 
 
 @contextmanager
@@ -189,7 +190,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(_read(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RelgraphError(f"cannot read {path} as JSON: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise RelgraphError(f"{path} must hold an object, got {type(content).__name__}")
@@ -220,8 +221,6 @@ def read_yaml(path: Path, *, sealed: bool = False) -> dict[str, Any]:
     Raises:
         RelgraphError: if it cannot be read, is too large, is no mapping, or is not as it was written.
     """
-    import yaml
-
     data = _read(path)
     if len(data) > YAML_LIMIT:
         raise RelgraphError(f"{path} has {len(data):,} bytes: expected options of at most {YAML_LIMIT:,}")
@@ -230,18 +229,49 @@ def read_yaml(path: Path, *, sealed: bool = False) -> dict[str, Any]:
         if not mark or found.strip() != digest(text).encode():
             raise _changed(path)
     try:
-        content = yaml.safe_load(data)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise RelgraphError(f"cannot read {path}: {' '.join(str(error).split())[:200]}") from error
+        content = parse_yaml(data)
+    except ValueError as error:
+        raise RelgraphError(f"cannot read {path}: {error}") from error
     if content is None:
         return {}
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise RelgraphError(f"{path} must hold options as 'name: value' lines, got {type(content).__name__}")
-    options = {str(name).replace("-", "_"): tuple(v) if isinstance(v, list) else v for name, v in content.items()}
-    for name, value in options.items():
-        if any(isinstance(part, (list, dict)) for part in (value if isinstance(value, tuple) else (value,))):
-            raise RelgraphError(f"{path}: {name[:60]} must be one value, or a list of values, got a nested one")
-    return options
+    for name, value in content.items():
+        if not is_plain(value):
+            told = f"{name[:60]} must be one value, or a list of values, of at most {TEXT_LIMIT:,} characters"
+            raise RelgraphError(f"{path}: {told}, got another {type(value).__name__}")
+    return {name.replace("-", "_"): tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+
+
+def parse_yaml(text: str | bytes) -> Any:
+    """Return what a text in YAML says: plain values, lists and mappings, nothing else is made of it.
+
+    Raises:
+        ValueError: if it is not valid, is nested deeply, or has aliases, with the reason in a few words.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):  # some lines of them stand for any number of values
+                raise yaml.YAMLError("it holds an alias such as *name: write out what that stands for")
+            return super().compose_node(parent, index)
+
+    try:
+        return yaml.load(text, Loader)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except Exception as error:  # a tag such as !!bool or a date makes PyYAML raise nearly anything
+        raise ValueError(" ".join(str(error).split())[:200]) from error
+
+
+def is_plain(value: Any) -> bool:
+    """Return whether a value is a text, a number, a truth value, none, or a list of these, none of them long."""
+    if isinstance(value, list):
+        return all(is_plain(part) and not isinstance(part, list) for part in value)
+    if isinstance(value, (str, int)):
+        return len(value) <= TEXT_LIMIT if isinstance(value, str) else abs(value) < 2**63
+    return value is None or isinstance(value, float)
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, float]]) -> None:

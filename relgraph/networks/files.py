@@ -103,7 +103,7 @@ def read_network(
         raise RelgraphError(f"{path} holds weights without relgraph's description: expected {expected}")
     try:
         info = json.loads(header)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         info = None
     if not isinstance(info, dict) or not info.keys() >= keys:
         wanted = ", ".join(sorted(keys)) or "names and values"
