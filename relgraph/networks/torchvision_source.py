@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import load_strictly
 from relgraph.networks.sources import Arguments, Listed, Pretrained, TeacherSource, built_for, unknown_model
-from relgraph.networks.weights import from_url, read_weights
+from relgraph.networks.weights import from_url, read_weights, tell_background
 
 SIZE = 224  # what torchvision's models are made for
 # Heads that only the training used; a file may hold them.
@@ -224,6 +224,7 @@ def _load(network: BeforeLastLayer, path: Path) -> None:
 
     model, tensors = network.model, read_weights(path)
     state = {name: count for name, count in model.state_dict().items() if name.endswith("num_batches_tracked")}
+    tell_background(path, [tensors.get(f"{network.classifier}.weight")], "timm:tf_NAME --teacher-args num_classes=1001")
     for name, value in tensors.items():
         if not name.startswith((f"{network.classifier}.", *AUXILIARY)):
             name = re.sub(OLDER_DENSENET, r"\1\2", name)

@@ -2,7 +2,8 @@
 
 import logging
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line, torch_load, unreadable
+from relgraph.printing import tell
 
 # Long enough for a slow line to answer, short enough to wait for where there is none.
 HUB_TIMEOUT_SECONDS = 5.0
@@ -105,13 +107,26 @@ def from_url(spec: str, url: str, get: Callable[[Path], T]) -> T:
         return get(copy)
 
 
+def tell_activation(path: Path, spec: str, others: str) -> None:
+    """Say that a file does not tell which of two activations its network was trained with."""
+    told = f"{path} does not tell whether it was trained with QuickGELU, as OpenAI's, MetaCLIP's and DFN's CLIP were"
+    tell(f"{told}: {spec} computes GELU, give {others} if it was", stream=sys.stderr)
+
+
+def tell_background(path: Path, classifiers: Iterable[Tensor | None], remedy: str) -> None:
+    """Say where a file has a class more than ImageNet: TensorFlow's background, whose networks pad otherwise."""
+    if any(layer is not None and len(layer) == 1001 for layer in classifiers):
+        told = f"{path} has 1001 classes, as TensorFlow's networks have, which pad images otherwise"
+        tell(f"{told}: if it is one of them, give {remedy}", stream=sys.stderr)
+
+
 @contextmanager
 def _fetched(spec: str, what: str, place: str) -> Iterator[None]:
     """Turn the exception of a failed download, which depends on library, version and server, into one error message."""
     try:
         yield
-    except (TypeError, RelgraphError):
-        raise  # wrong arguments, or a file that is there and damaged: not a failed download
+    except RelgraphError:
+        raise  # a file that is there and damaged: not a failed download
     except Exception as error:
         reason = unreadable(error) if "weights_only" in str(error) else first_line(error)
         raise RelgraphError(

@@ -11,15 +11,18 @@ from pathlib import Path
 from string import ascii_lowercase
 
 import pytest
+import timm
 import torch
 from click.testing import CliRunner
-from safetensors.torch import save
+from safetensors.torch import save, save_file
+from torchvision.models import get_model
 
 from relgraph.analysis.export import FORMATS, write_graph
 from relgraph.analysis.plots import learning_curve
 from relgraph.analysis.report import write_report
 from relgraph.files import read_json, read_yaml, write_json, write_table, write_yaml
 from relgraph.graph.pair import graph_pair
+from relgraph.names import load_teacher
 from relgraph.networks.files import read_network, save_network
 from relgraph.printing import tell
 from relgraph.training.building import parse_arguments
@@ -139,3 +142,62 @@ def test_a_line_on_a_stream_of_few_characters() -> None:
     stream = TextIOWrapper(BytesIO(), encoding="ascii", write_through=True)
     tell("\u732b\x1b[2J", "b", stream=stream)
     assert stream.buffer.getvalue() == b"\\u732b\\x1b[2J\nb\n"  # type: ignore[attr-defined]
+
+
+SMALL = {"depth": 1, "embed_dim": 48, "num_heads": 3}
+
+
+def test_arguments_that_timm_does_not_check_are_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "w.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), file)
+    values = {"act_layer": "nonsense", "block": "x", "output_stride": 3, "global_pool": "zzz", "layers": 5,
+              "in_chans": "x", "num_classes": 10**13, "img_size": "x", "drop_rate": 5, "norm_layer": "x", "foo": 1}  # fmt: skip
+    elsewhere = {"checkpoint_path": "BAD", "pretrained": True, "pretrained_cfg": "x", "pretrained_cfg_overlay": "x",
+                 "cache_dir": "x", "device": "meta", "features_only": True, "name": "x", "model_name": "x"}  # fmt: skip
+    for weights in (file, None):
+        load = partial(load_teacher, "timm:test_resnet", weights=weights)
+        assert_refused_like(
+            *(
+                (partial(load, arguments={name: value}), rf"takes no argument {name}: ")
+                for name, value in elsewhere.items()
+            )
+        )
+    for name, value in values.items():
+        told = refusal(partial(load_teacher, "timm:test_resnet", weights=file, arguments={name: value}))
+        assert "timm:test_resnet does not take" in told and "\n" not in told, (name, told)
+    told = refusal(partial(load_teacher, "timm:test_vit", weights=file, input_size=10**9))
+    assert "another architecture" in told
+
+
+def test_weights_of_two_activations_are_loaded_with_the_right_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "w.safetensors"
+    network = timm.create_model("vit_base_patch32_clip_224", num_classes=0, **SMALL)
+    save_file(network.state_dict(), file)
+    load = partial(load_teacher, weights=file)
+    for tag, same in (("openai", True), ("metaclip_400m", True), ("laion2b", False)):
+        ours, quick = (
+            load(f"timm:vit_base_patch32_clip_{kind}224{name}", arguments=SMALL).fingerprint()
+            for kind, name in (("", f".{tag}"), ("quickgelu_", ""))
+        )
+        assert (ours == quick) is same, tag
+    asked = load("timm:vit_base_patch32_clip_224.openai", arguments={**SMALL, "act_layer": "gelu"})
+    assert asked.fingerprint() == load("timm:vit_base_patch32_clip_224.laion2b", arguments=SMALL).fingerprint()
+    assert capsys.readouterr() == ("", "")
+    load("timm:vit_base_patch32_clip_224", arguments=SMALL)
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and str(file) in told and "timm:vit_base_patch32_clip_224 computes GELU" in told
+
+
+def test_a_class_more_than_imagenet_has_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "w.safetensors"
+    for spec, make in (("timm:test_resnet", timm.create_model), ("torchvision:squeezenet1_1", get_model)):
+        for classes in (1000, 1001):
+            save_file(make(spec.partition(":")[2], num_classes=classes).state_dict(), file)
+            load_teacher(spec, weights=file)
+            told = capsys.readouterr().err
+            assert told.count("\n") == classes - 1000 and (f"{file} has 1001 classes" in told) is (classes == 1001)
+    save_file(timm.create_model("test_resnet", num_classes=1001).state_dict(), file)
+    load_teacher("timm:test_resnet", weights=file, arguments={"num_classes": 1001})
+    assert capsys.readouterr().err == ""
