@@ -225,7 +225,8 @@ def load_strictly(module: M, tensors: Mapping[str, Tensor], path: Path) -> M:
     """Load weights into a module, all of them and no others, and return it.
 
     Raises:
-        RelgraphError: naming the first key that is missing or unexpected, or whose shape differs.
+        RelgraphError: naming the first key that is missing or unexpected, whose shape differs, or whose values are not
+            finite.
     """
     state, own = OrderedDict(tensors), module.state_dict()
     expected, found = ({name: tuple(values.shape) for name, values in each.items()} for each in (own, state))
@@ -237,4 +238,16 @@ def load_strictly(module: M, tensors: Mapping[str, Tensor], path: Path) -> M:
         )
     state._metadata = own._metadata  # type: ignore[attr-defined]  # MNASNet reads its own version there
     module.load_state_dict(state)
+    check_finite(module, str(path))
     return module
+
+
+def check_finite(module: nn.Module, owner: str) -> None:
+    """Check that all weights of a module are numbers.
+
+    Raises:
+        RelgraphError: naming the first tensor that holds one that is not.
+    """
+    for name, tensor in module.state_dict().items():
+        if not bool(tensor.isfinite().all()):
+            raise RelgraphError(f"{owner} holds weights that are not finite: {name} first, expected a whole network")

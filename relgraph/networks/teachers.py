@@ -56,6 +56,7 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 from relgraph.networks.backbone import Backbone
+from relgraph.networks.files import check_finite
 from relgraph.networks.sources import Pretrained
 from relgraph.outputs import Output
 
@@ -94,6 +95,7 @@ class Teacher(nn.Module):
         self._fingerprint = ""  # of the weights before that
         # Convolutions run 1.3 to 1.5 times as fast with the channels last; other layers run as before.
         self.network = pretrained.network.float().requires_grad_(False).to(memory_format=torch.channels_last)
+        check_finite(self.network, f"teacher {name}")
         for module in self.network.modules():
             if isinstance(module, nn.MultiheadAttention):
                 module.register_forward_pre_hook(_positions_first)

@@ -151,7 +151,7 @@ def test_arguments_that_timm_does_not_check_are_one_line(tmp_path: Path) -> None
     file = tmp_path / "w.safetensors"
     save_file(timm.create_model("test_resnet").state_dict(), file)
     values = {"act_layer": "nonsense", "block": "x", "output_stride": 3, "global_pool": "zzz", "layers": 5,
-              "in_chans": "x", "num_classes": 10**13, "img_size": "x", "drop_rate": 5, "norm_layer": "x", "foo": 1}  # fmt: skip
+              "in_chans": "x", "num_classes": 10**13, "img_size": "x", "norm_layer": "x", "foo": 1}  # fmt: skip
     elsewhere = {"checkpoint_path": "BAD", "pretrained": True, "pretrained_cfg": "x", "pretrained_cfg_overlay": "x",
                  "cache_dir": "x", "device": "meta", "features_only": True, "name": "x", "model_name": "x"}  # fmt: skip
     for weights in (file, None):
