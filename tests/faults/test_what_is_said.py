@@ -1,14 +1,19 @@
 """What is printed: one line where something is wrong, which says what it is, and no line that another has written."""
 
+import math
 import os
 import re
+import resource
+import shutil
 import tempfile
+import threading
 from functools import partial
 from importlib import import_module
 from io import BytesIO, TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
 from string import ascii_lowercase
+from typing import Any
 
 import pytest
 import timm
@@ -22,9 +27,12 @@ from relgraph.analysis.plots import learning_curve
 from relgraph.analysis.report import write_report
 from relgraph.files import read_json, read_yaml, write_json, write_table, write_yaml
 from relgraph.graph.pair import graph_pair
-from relgraph.names import load_teacher
+from relgraph.names import build_backbone, load_teacher
 from relgraph.networks.files import read_network, save_network
+from relgraph.networks.sources import Pretrained
+from relgraph.networks.teachers import Teacher
 from relgraph.printing import tell
+from relgraph.training.board import Board
 from relgraph.training.building import parse_arguments
 from relgraph.training.checkpoint import save_checkpoint
 from relgraph.training.distillation import train
@@ -141,17 +149,17 @@ def test_all_that_is_printed_passes_the_functions_that_escape_it() -> None:
 def test_a_line_on_a_stream_of_few_characters() -> None:
     stream = TextIOWrapper(BytesIO(), encoding="ascii", write_through=True)
     tell("\u732b\x1b[2J", "b", stream=stream)
-    assert stream.buffer.getvalue() == b"\\u732b\\x1b[2J\nb\n"  # type: ignore[attr-defined]
+    assert stream.buffer.getvalue() == b"\\u732b\\x1b[2J\nb\n"
 
 
-SMALL = {"depth": 1, "embed_dim": 48, "num_heads": 3}
+SMALL: dict[str, Any] = {"depth": 1, "embed_dim": 48, "num_heads": 3}
 
 
 def test_arguments_that_timm_does_not_check_are_one_line(tmp_path: Path) -> None:
     file = tmp_path / "w.safetensors"
     save_file(timm.create_model("test_resnet").state_dict(), file)
-    values = {"act_layer": "nonsense", "block": "x", "output_stride": 3, "global_pool": "zzz", "layers": 5,
-              "in_chans": "x", "num_classes": 10**13, "img_size": "x", "norm_layer": "x", "foo": 1}  # fmt: skip
+    values: dict[str, Any] = {"act_layer": "nonsense", "block": "x", "output_stride": 3, "layers": 5,
+              "global_pool": "zzz", "in_chans": "x", "num_classes": 10**13, "img_size": "x", "norm_layer": "x", "foo": 1}  # fmt: skip
     elsewhere = {"checkpoint_path": "BAD", "pretrained": True, "pretrained_cfg": "x", "pretrained_cfg_overlay": "x",
                  "cache_dir": "x", "device": "meta", "features_only": True, "name": "x", "model_name": "x"}  # fmt: skip
     for weights in (file, None):
@@ -201,3 +209,74 @@ def test_a_class_more_than_imagenet_has_is_said(tmp_path: Path, capsys: pytest.C
     save_file(timm.create_model("test_resnet", num_classes=1001).state_dict(), file)
     load_teacher("timm:test_resnet", weights=file, arguments={"num_classes": 1001})
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
+def test_a_board_on_a_full_disk_is_one_line_and_the_run_goes_on(
+    make: Make, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, original = threading.active_count(), Path.open
+
+    def full(self: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        return original(
+            Path("/dev/full") if "tfevents" in self.name else self, mode.replace("x", "a"), *arguments, **options
+        )
+
+    monkeypatch.setattr(Path, "open", full)
+    train(make(), tmp_path / "run")
+    assert threading.active_count() == before, "no thread that could die"
+    told = [line for line in capsys.readouterr().out.splitlines() if "tensorboard" in line]
+    assert told == [
+        f"cannot write {tmp_path / 'run' / 'tensorboard'}: No space left on device: the run goes on without it"
+    ]
+    for name in ("student.safetensors", "diagnostics.csv"):
+        assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_a_board_at_a_limit_of_file_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    board, limits = Board(tmp_path, 0, 0), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+    try:
+        for epoch in range(1, 50):
+            board.write({"epoch": epoch, "loss": 1.0}, [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert capsys.readouterr().out == f"cannot write {tmp_path}: File too large: the run goes on without it\n"
+
+
+def saved(path: Path, name: str, value: float) -> Path:
+    """Write a network of relgraph's own whose tensors of a name hold a value."""
+    network = torch.nn.ModuleDict({"backbone": build_backbone("resnet8", 3)})
+    for found in network.modules():
+        if isinstance(found, torch.nn.BatchNorm2d):
+            found.state_dict()[name].view(-1)[-1] = value
+    info = {"backbone": "resnet8", "in_channels": 3, "image_size": 8, "mean": [0.5] * 3, "std": [0.5] * 3}
+    save_network(path, network, info)
+    return path
+
+
+def test_a_teacher_whose_weights_are_no_numbers_is_refused(tmp_path: Path) -> None:
+    for value in (math.nan, math.inf, -math.inf):
+        path = saved(tmp_path / "teacher.safetensors", "bias", value)
+        model = timm.create_model("test_resnet", num_classes=0)
+        model.state_dict()["layer1.0.conv1.weight"].view(-1)[3] = value
+        save_file(model.state_dict(), tmp_path / "w.safetensors")
+        told = "holds weights that are not finite: "
+        assert_refused_like(
+            (partial(load_teacher, f"checkpoint:{path}"), rf"^{path} {told}[a-z0-9_.]+ first"),
+            (
+                partial(load_teacher, "timm:test_resnet", weights=tmp_path / "w.safetensors"),
+                rf"w\.safetensors {told}layer1\.0\.conv1\.weight first",
+            ),
+            (partial(Teacher, Pretrained(model, 32, 3, [0] * 3, [1] * 3), "x"), rf"^teacher x {told}layer1\.0\.conv1"),
+        )
+
+
+def test_a_teacher_whose_outputs_are_no_numbers_is_no_matter_of_the_learning_rate(make: Make, tmp_path: Path) -> None:
+    path = saved(tmp_path / "teacher.safetensors", "weight", 1e38)  # finite weights, whose outputs are not
+    for options in ({}, {"method": "kd", "teacher_head": "sequential"}):
+        told = refusal(lambda options=options: train(make(teacher=f"checkpoint:{path}", **options), tmp_path / "run"))
+        assert told.startswith("the teacher's outputs are not a number in epoch 1") and "learning rate" not in told
+        shutil.rmtree(tmp_path / "run")
+    told = refusal(lambda: train(make(lr=1e30), tmp_path / "run"))
+    assert "a smaller learning rate" in told
