@@ -194,9 +194,9 @@ class Meter:
         logits = losses.student.logits
         right = labels.new_zeros(()) if logits is None else (logits.argmax(-1) == labels).sum()
         counts = torch.stack([right, (labels >= 0).sum(), losses.degenerate])
-        outputs = [] if teacher is None else [x.isfinite().all() for x in teacher.tensors()]
-        right_outputs = torch.stack(outputs).all() if outputs else terms.new_ones((), dtype=torch.bool)
-        row, bad = torch.cat([terms, counts]).double(), ~torch.cat([terms.isfinite(), right_outputs[None]])
+        given = () if teacher is None else (teacher.embedding, *teacher.maps)
+        fine = torch.stack([terms.new_ones((), dtype=torch.bool), *(x.isfinite().all() for x in given)]).all()
+        row, bad = torch.cat([terms, counts]).double(), ~torch.cat([terms.isfinite(), fine[None]])
         if self.steps == 0:
             self.names, self.of_student, self.sums, self.culprit = list(named), len(losses.terms), row, bad
         else:

@@ -5,6 +5,8 @@ import os
 import re
 import resource
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 from functools import partial
@@ -25,6 +27,7 @@ from torchvision.models import get_model
 from relgraph.analysis.export import FORMATS, write_graph
 from relgraph.analysis.plots import learning_curve
 from relgraph.analysis.report import write_report
+from relgraph.analysis.run_loading import evaluate_run
 from relgraph.files import read_json, read_yaml, write_json, write_table, write_yaml
 from relgraph.graph.pair import graph_pair
 from relgraph.names import build_backbone, load_teacher
@@ -38,6 +41,7 @@ from relgraph.training.checkpoint import save_checkpoint
 from relgraph.training.distillation import train
 from tests.checks import assert_refused_like, case, refusal
 from tests.faults.conftest import Make, write_images
+from tests.faults.test_a_run_knows_what_it_was_made_of import stop_at
 
 main = import_module("relgraph_cli.main").main
 
@@ -158,8 +162,10 @@ SMALL: dict[str, Any] = {"depth": 1, "embed_dim": 48, "num_heads": 3}
 def test_arguments_that_timm_does_not_check_are_one_line(tmp_path: Path) -> None:
     file = tmp_path / "w.safetensors"
     save_file(timm.create_model("test_resnet").state_dict(), file)
-    values: dict[str, Any] = {"act_layer": "nonsense", "block": "x", "output_stride": 3, "layers": 5,
-              "global_pool": "zzz", "in_chans": "x", "num_classes": 10**13, "img_size": "x", "norm_layer": "x", "foo": 1}  # fmt: skip
+    values: dict[str, Any] = {
+        "act_layer": "nonsense", "block": "x", "output_stride": 3, "layers": 5, "global_pool": "zzz", "in_chans": "x",
+        "num_classes": 10**13, "img_size": "x", "norm_layer": "x", "foo": 1,
+    }  # fmt: skip
     elsewhere = {"checkpoint_path": "BAD", "pretrained": True, "pretrained_cfg": "x", "pretrained_cfg_overlay": "x",
                  "cache_dir": "x", "device": "meta", "features_only": True, "name": "x", "model_name": "x"}  # fmt: skip
     for weights in (file, None):
@@ -275,8 +281,36 @@ def test_a_teacher_whose_weights_are_no_numbers_is_refused(tmp_path: Path) -> No
 def test_a_teacher_whose_outputs_are_no_numbers_is_no_matter_of_the_learning_rate(make: Make, tmp_path: Path) -> None:
     path = saved(tmp_path / "teacher.safetensors", "weight", 1e38)  # finite weights, whose outputs are not
     for options in ({}, {"method": "kd", "teacher_head": "sequential"}):
-        told = refusal(lambda options=options: train(make(teacher=f"checkpoint:{path}", **options), tmp_path / "run"))
+        told = refusal(partial(train, make(teacher=f"checkpoint:{path}", **options), tmp_path / "run"))
         assert told.startswith("the teacher's outputs are not a number in epoch 1") and "learning rate" not in told
         shutil.rmtree(tmp_path / "run")
     told = refusal(lambda: train(make(lr=1e30), tmp_path / "run"))
     assert "a smaller learning rate" in told
+
+
+def test_no_more_neighbours_are_said_to_vote_than_vote(make: Make, tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", {"train": 2, "val": 2, "test": 2})
+    train(make(dataset=f"folder:{images}", batch_size=6, epochs=1), tmp_path / "run")
+    told = CliRunner().invoke(main, ["evaluate", str(tmp_path / "run")]).output
+    assert told.endswith("k = 6\n") and evaluate_run(tmp_path / "run", k=4)["neighbours"] == 4
+
+
+READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None or os.geteuid() != 0, reason="needs to mount")
+def test_a_run_on_a_read_only_mount_is_refused_before_an_epoch(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("relgraph.training.trainer._check_weights", lambda job, epoch: stop_at(epoch))
+        train(make(), path)
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    program = [sys.executable, "-m", "relgraph", "train", "--resume", str(path)]
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", READ_ONLY, "sh", str(path), *program], capture_output=True, text=True, check=False
+    )
+    if "permitted" in done.stderr or "denied" in done.stderr:
+        pytest.skip("may not mount")
+    assert done.returncode == 1 and "epoch " not in done.stdout.split("->")[1]
+    assert done.stderr == f"Error: cannot write {path}: Read-only file system\n"
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
