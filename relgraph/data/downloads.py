@@ -1,10 +1,10 @@
 """Published archives: downloaded once, with a restart where the last try was cut off, compared and unpacked."""
 
+import sys
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
-from shutil import copyfileobj
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 from urllib.error import HTTPError, URLError
@@ -90,7 +90,7 @@ class Archive:
         if word == "incomplete":
             raise RelgraphError(f"{self.name} is incomplete: {detail}")
         if word == "missing":
-            fetch(self.url, archive, self.md5)
+            fetch(self.url, archive, self.md5, self.size)
         elif not check_md5(archive, self.md5):
             raise RelgraphError(f"{archive} is not the published archive (its checksum differs): fetch {self.url}")
         # The extraction trusts the paths in the archive, which is the published one: its checksum was compared.
@@ -113,12 +113,12 @@ class Archive:
                 raise RelgraphError(f"{told}: move {folder} away to have it made anew")
 
 
-def fetch(url: str, file: Path, md5: str) -> None:
+def fetch(url: str, file: Path, md5: str, size: int | None = None) -> None:
     """Download `url` to `file`, which appears there once it is complete and has the checksum `md5`.
 
     Until then it is `file` with `.part` behind its name: a download that was cut off goes on from its end, or starts
     again where the server cannot do that. (torchvision's own download has no restart, and waits for ever for a server
-    that falls silent.)
+    that falls silent.) Of a file whose `size` in bytes is known, no more is read and written than that.
 
     Raises:
         RelgraphError: if it cannot be downloaded or written, is cut off, or has another checksum.
@@ -127,7 +127,7 @@ def fetch(url: str, file: Path, md5: str) -> None:
 
     part = part_of(file)
     try:
-        _append(url, part)
+        _append(url, part, size)
     except (OSError, HTTPException, ValueError) as error:  # the last for an address that is none
         cause = error.reason if isinstance(error, URLError) and isinstance(error.reason, Exception) else error
         reason = getattr(cause, "strerror", None) or first_line(cause)
@@ -144,8 +144,11 @@ def fetch(url: str, file: Path, md5: str) -> None:
     part.replace(file)
 
 
-def _append(url: str, part: Path) -> None:
-    """Add what follows in `url` to a file, or write it anew where the server begins at the beginning."""
+def _append(url: str, part: Path, size: int | None) -> None:
+    """Add what follows in `url` to a file, or write it anew where the server begins at the beginning.
+
+    Of more than `size` bytes one is read beyond, so that their checksum is another one.
+    """
     from tqdm import tqdm
 
     kept = part.stat().st_size if part.is_file() else 0
@@ -164,8 +167,11 @@ def _append(url: str, part: Path) -> None:
             part.open("ab" if kept else "wb") as stream,
             tqdm.wrapattr(stream, "write", total, desc=part.stem, initial=kept, leave=False, disable=None) as output,
         ):
-            copyfileobj(response, output)
-        if response.length:
+            left = sys.maxsize if size is None else size + 1 - kept
+            while left > 0 and (chunk := response.read(min(left, 2**16))):
+                output.write(chunk)
+                left -= len(chunk)
+        if response.length and left > 0:
             raise ConnectionError(f"expected {total:,}")
 
 

@@ -1,6 +1,7 @@
 """Weights that others trained: read from a file, or fetched from the Hugging Face Hub or another server."""
 
 import logging
+import os
 import ssl
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -81,7 +82,7 @@ def from_hub(spec: str, repository: str, file: str, get: Callable[[], T]) -> T:
     offline = constants.HF_HUB_OFFLINE
     online = not offline and _answers(constants.ENDPOINT)
     constants.HF_HUB_OFFLINE = not online
-    with silent(), _fetched(spec, what, place):
+    with silent(), tensors_alone(), _fetched(spec, what, place):
         try:
             return get()
         except FileNotFoundError as error:
@@ -101,7 +102,7 @@ def from_url(spec: str, url: str, get: Callable[[Path], T]) -> T:
         RelgraphError: if it cannot be had, with what to download and where to put it.
     """
     copy = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
-    with _fetched(spec, url, f"put it at {copy} (torch.hub.get_dir()/checkpoints)"):
+    with tensors_alone(), _fetched(spec, url, f"put it at {copy} (torch.hub.get_dir()/checkpoints)"):
         if not copy.is_file() and not _answers(url):
             raise ConnectionError(f"{urlparse(url).netloc or url} cannot be reached and torch's cache has no copy")
         return get(copy)
@@ -133,6 +134,21 @@ def _fetched(spec: str, what: str, place: str) -> Iterator[None]:
             f"the weights of {spec} could not be loaded: {reason}; download {what} and pass it with "
             f"--teacher-weights FILE, or {place}"
         ) from error
+
+
+@contextmanager
+def tensors_alone() -> Iterator[None]:
+    """Within it, torch unpickles nothing but tensors and plain values, whatever a library asks for."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 @contextmanager
