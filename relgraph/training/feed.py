@@ -220,7 +220,7 @@ def _chosen_store(
         none = f"{recipe.embeddings} holds none of {recipe.dataset} by {recipe.teacher}, relgraph embed makes them"
         raise RelgraphError(f"no stored embeddings fit: {'; '.join(reasons) or none}")
     if reasons:
-        return store, f", no stored embeddings fit: {'; '.join(reasons)}"
+        return store, f"\nno stored embeddings fit: {'; '.join(reasons)}"
     return store, ", in every step (relgraph embed would store its outputs, once)"
 
 

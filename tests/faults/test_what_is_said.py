@@ -314,3 +314,17 @@ def test_a_run_on_a_read_only_mount_is_refused_before_an_epoch(make: Make, tmp_p
     assert done.returncode == 1 and "epoch " not in done.stdout.split("->")[1]
     assert done.stderr == f"Error: cannot write {path}: Read-only file system\n"
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+
+
+def test_defaults_that_do_not_fit_are_said_in_a_line_of_their_own(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = make(epochs=1)
+    options = [f"--dataset={recipe.dataset}", f"--teacher={recipe.teacher}", "--device=cpu"]
+    told = CliRunner().invoke(main, ["embed", *options]).output.splitlines()
+    assert told[-1].startswith("one view an image is for relgraph train --views independent")
+    train(recipe, tmp_path / "run")
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "teacher: online" and told[1].startswith("no stored embeddings fit: embeddings/")
+    assert "use --views independent, or relgraph embed --views N" in told[1]
