@@ -13,7 +13,7 @@ from relgraph.files import first_line
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import load_strictly
 from relgraph.networks.sources import Arguments, Listed, Pretrained, TeacherSource, unknown_model
-from relgraph.networks.weights import from_hub, read_weights, silent, tell_activation
+from relgraph.networks.weights import converting, from_hub, read_weights, silent, tell_activation
 
 # The smallest text side that open_clip builds: it is discarded, and the published ones would cost time and memory,
 # those of other libraries a download as well.
@@ -80,8 +80,10 @@ class OpenClipSource(TeacherSource):
             raise RelgraphError(f"open_clip:{self.name} {told}: {first_line(error)}") from error
         if not self.tag and any(isinstance(module, nn.GELU) for module in model.visual.modules()):
             _tell_of_quick_gelu(self.name, weights)
-        tensors = open_clip.convert.convert_state_dict(model, read_weights(weights))  # of other names, as MobileCLIP's
-        open_clip.model.resize_pos_embed(tensors, model)  # for images of another size
+        tensors = read_weights(weights)
+        with converting(weights):
+            tensors = open_clip.convert.convert_state_dict(model, tensors)  # of other names, as MobileCLIP's
+            open_clip.model.resize_pos_embed(tensors, model)  # for images of another size
         tower = {key.removeprefix("visual."): value for key, value in tensors.items() if key.startswith("visual.")}
         if not tower:
             raise RelgraphError(f"{weights} is not of an open_clip model: expected keys visual.*, found none")

@@ -48,6 +48,7 @@ of MAE's, which no loss has trained), and the mean over the image of a convoluti
 
 from contextlib import nullcontext
 from hashlib import sha256
+from math import inf, isfinite
 from typing import Any, Self
 
 import torch
@@ -89,8 +90,10 @@ class Teacher(nn.Module):
         for key, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise RelgraphError(f"the {key} of teacher {name} must have {self.channels} values, got {len(values)}")
-        if min(self.std) <= 0:
+        if not all(0 < value < inf for value in self.std):  # NaN is neither
             raise RelgraphError(f"the std of teacher {name} must be positive, got {self.std}")
+        if not all(map(isfinite, self.mean)):
+            raise RelgraphError(f"the mean of teacher {name} must be finite, got {self.mean}")
         self._half: torch.dtype | None = None  # in which it is held
         self._fingerprint = ""  # of the weights before that
         # Convolutions run 1.3 to 1.5 times as fast with the channels last; other layers run as before.

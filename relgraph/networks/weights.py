@@ -108,6 +108,16 @@ def from_url(spec: str, url: str, get: Callable[[Path], T]) -> T:
         return get(copy)
 
 
+@contextmanager
+def converting(path: Path) -> Iterator[None]:
+    """Turn what a library raises for tensors of other shapes than those of its own files into one error message."""
+    try:
+        yield
+    except Exception as error:
+        told = f"its tensors cannot be converted ({first_line(error)[:200]})"
+        raise RelgraphError(f"{path} is of another architecture: {told}") from error
+
+
 def tell_activation(path: Path, spec: str, others: str) -> None:
     """Say that a file does not tell which of two activations its network was trained with."""
     told = f"{path} does not tell whether it was trained with QuickGELU, as OpenAI's, MetaCLIP's and DFN's CLIP were"
@@ -116,7 +126,7 @@ def tell_activation(path: Path, spec: str, others: str) -> None:
 
 def tell_background(path: Path, classifiers: Iterable[Tensor | None], remedy: str) -> None:
     """Say where a file has a class more than ImageNet: TensorFlow's background, whose networks pad otherwise."""
-    if any(layer is not None and len(layer) == 1001 for layer in classifiers):
+    if any(layer is not None and layer.shape[:1] == (1001,) for layer in classifiers):
         told = f"{path} has 1001 classes, as TensorFlow's networks have, which pad images otherwise"
         tell(f"{told}: if it is one of them, give {remedy}", stream=sys.stderr)
 

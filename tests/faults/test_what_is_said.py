@@ -3,7 +3,6 @@
 import math
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -240,6 +239,7 @@ def test_a_board_on_a_full_disk_is_one_line_and_the_run_goes_on(
 
 
 def test_a_board_at_a_limit_of_file_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    resource = pytest.importorskip("resource")
     board, limits = Board(tmp_path, 0, 0), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
     try:
@@ -328,3 +328,23 @@ def test_defaults_that_do_not_fit_are_said_in_a_line_of_their_own(
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "teacher: online" and told[1].startswith("no stored embeddings fit: embeddings/")
     assert "use --views independent, or relgraph embed --views N" in told[1]
+
+
+def test_tensors_that_a_library_cannot_convert_are_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "w.pth"
+    for spec, name in (
+        ("open_clip:ViT-S-32-alt", "visual.positional_embedding"),
+        ("torchvision:vit_b_32", "encoder.pos_embedding"),
+    ):
+        for other in (torch.tensor(1.0), torch.zeros(0)):
+            torch.save({name: other}, file)
+            with case(spec, tuple(other.shape)):
+                told = rf"^{file} is of another architecture: its tensors cannot be converted"
+                assert_refused_like((partial(load_teacher, spec, weights=file), told))
+
+
+def test_numbers_by_which_images_are_prepared(tmp_path: Path) -> None:
+    load = partial(load_teacher, "embedded:digits")
+    for value in (math.nan, math.inf, 0.0):
+        assert_refused_like((partial(load, std=[value]), r"^the std of teacher embedded:digits must be positive, got "))
+    assert_refused_like((partial(load, mean=[math.nan]), r"^the mean of teacher embedded:digits must be finite, got "))
