@@ -6,6 +6,7 @@ it in their header (`relgraph.networks.files`), checkpoints a CRC-32 of each par
 """
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -49,10 +50,16 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     except OSError as error:
         kept = ", what it held before is untouched" if path.exists() else ""
-        raise RelgraphError(f"cannot write {path}: {error.strerror or first_line(error)}{kept}") from error
+        raise RelgraphError(f"cannot write {path}: {_reason(error)}{kept}") from error
     finally:
         if part is not None:
             part.unlink(missing_ok=True)
+
+
+def _reason(error: OSError) -> str:
+    """Return what the system says; of a full disk numpy says only how many numbers were written."""
+    short = error.errno is None and " requested and " in str(error)
+    return os.strerror(errno.ENOSPC) if short else error.strerror or first_line(error)
 
 
 def _umask() -> int:
@@ -86,7 +93,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RelgraphError(f"cannot write {path}: {error.strerror or first_line(error)}") from error
+        raise RelgraphError(f"cannot write {path}: {_reason(error)}") from error
 
 
 @contextmanager

@@ -27,7 +27,8 @@ from relgraph.analysis.export import FORMATS, write_graph
 from relgraph.analysis.plots import learning_curve
 from relgraph.analysis.report import write_report
 from relgraph.analysis.run_loading import evaluate_run
-from relgraph.files import read_json, read_yaml, write_json, write_table, write_yaml
+from relgraph.errors import RelgraphError
+from relgraph.files import read_json, read_yaml, replacing, write_json, write_table, write_yaml
 from relgraph.graph.pair import graph_pair
 from relgraph.names import build_backbone, load_teacher
 from relgraph.networks.files import read_network, save_network
@@ -348,3 +349,9 @@ def test_numbers_by_which_images_are_prepared(tmp_path: Path) -> None:
     for value in (math.nan, math.inf, 0.0):
         assert_refused_like((partial(load, std=[value]), r"^the std of teacher embedded:digits must be positive, got "))
     assert_refused_like((partial(load, mean=[math.nan]), r"^the mean of teacher embedded:digits must be finite, got "))
+
+
+def test_numbers_that_are_written_in_part_mean_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(RelgraphError, match=r"^cannot write .*images\.npy: No space left on device$"):  # noqa: SIM117
+        with replacing(tmp_path / "images.npy"):
+            raise OSError("1442 requested and 496 written")  # numpy's, without a number of the system
