@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .options import RUN, SPLIT
-from .show import columns, table
+from .show import columns, say, say_all, table
 
 ROWS = 5
 OF_LABELS = ("edges that join equal labels %", "communities and labels, NMI", "communities and labels, ARI")
@@ -48,8 +48,8 @@ def analyze(run: Path, split: str, k: int, first: int | None, seed: int, search:
     out = out or run / f"analysis-{split}.json"
     write_summary(summary, out)
     for part in _parts(summary):
-        click.echo(part + "\n")
-    click.echo(str(out))
+        say_all(part + "\n")
+    say(str(out))
 
 
 def _parts(summary: dict[str, Any]) -> list[str]:

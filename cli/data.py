@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from .show import table
+from .show import say, say_all, table
 
 EPILOG = """\b
 Examples:
@@ -36,9 +36,9 @@ def data(root: Path, names: tuple[str, ...]) -> None:
     """
     root = root.expanduser()
     for name in names:
-        click.echo(f"{name}: {_fetch(name, root)}")
+        say(f"{name}: {_fetch(name, root)}")
     if not names:
-        click.echo(_listing(root))
+        say_all(_listing(root))
 
 
 def _fetch(name: str, root: Path) -> str:

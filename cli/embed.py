@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from .options import recipe_options
+from .show import say
 
 OPTIONS = (
     "dataset", "root", "image_size", "images", "bad_images", "workers", "teacher", "teacher_weights", "teacher_size",
@@ -51,15 +52,15 @@ def embed(views: int, dtype: str, seed: int, batch_size: int, out: Path | None, 
 
     recipe = resolve({name: value for name, value in options.items() if value is not None})
     path = out or default_path(recipe, views, dtype, seed)
-    click.echo(f"{recipe.dataset} by {recipe.teacher} -> {path}")
+    say(f"{recipe.dataset} by {recipe.teacher} -> {path}")
     if views == 1:  # told before hours are spent on it
-        click.echo("one view an image is for relgraph train --views independent; for its default, shared: --views N")
+        say("one view an image is for relgraph train --views independent; for its default, shared: --views N")
     try:
         done = store_embeddings(recipe, path, views=views, dtype=dtype, seed=seed, batch_size=batch_size)
     except KeyboardInterrupt:
-        click.echo("\nstopped; finished shards are kept, the same command continues", err=True)
+        say("", "stopped; finished shards are kept, the same command continues", err=True)
         raise SystemExit(130) from None
-    click.echo(_summary(path, done))
+    say(_summary(path, done))
 
 
 def _summary(path: Path, done: Any) -> str:

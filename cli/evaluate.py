@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .show import accuracies
+from .show import accuracies, say, say_all
 
 EPILOG = """\b
 Examples:
@@ -31,12 +31,12 @@ def evaluate(run: Path, k: int, as_json: bool) -> None:
 
     report = evaluate_run(run, k)
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        say_all(json.dumps(report, indent=2))
         return
     networks: dict[str, Any] = {name: report[name] for name in ("student", "teacher") if name in report}
-    click.echo(accuracies("network", networks))
+    say_all(accuracies("network", networks))
     images, votes = report["images"], str(report["neighbours"])
     if any("knn_few" in row for row in networks.values()):
         votes += f", and {report['neighbours_few']} with few labels"
     labelled = f"{images['labelled']} of them with a label in the run"
-    click.echo(f"{images['test']} test images; {images['train']} training images, {labelled}; k = {votes}")
+    say(f"{images['test']} test images; {images['train']} training images, {labelled}; k = {votes}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import RUN, SPLIT
+from .show import say
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
@@ -86,7 +87,7 @@ def export(run: Path, output: Path, diff: bool, attributes: str | None, thumbnai
     if thumbnails:
         note += _add_thumbnails(pair, opened, options["split"], output)
     write_graph(pair, output, name, side, names)
-    click.echo(f"{output}: {pair['student'].x.shape[0]} images, {output.stat().st_size / 1e6:.1f} MB{note}")
+    say(f"{output}: {pair['student'].x.shape[0]} images, {output.stat().st_size / 1e6:.1f} MB{note}")
 
 
 def _place(pair: "HeteroData", layout: "Layout | None", name: str, side: "Side") -> str:

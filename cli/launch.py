@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import click
+from .show import say
 
 MEETING = "RELGRAPH_MEETING"  # that of relgraph.processes, which would load torch
 
@@ -53,7 +53,7 @@ def launch(count: int) -> int:
             messages = errors[failed].read_text(errors="replace").strip().splitlines() if failed else []
             ended = f"signal {-status} ended it" if status < 0 else f"it ended with status {status}"
             why = messages[-1].removeprefix("Error: ") if messages and status >= 0 else ended
-            click.echo(f"Error: process {failed} of {count} failed: {why}", err=True)
+            say(f"Error: process {failed} of {count} failed: {why}", err=True)
         return status if status >= 0 else 128 - status
 
 

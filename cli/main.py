@@ -1,6 +1,5 @@
 """The group of commands, and the format of their errors."""
 
-import io
 import logging
 import os
 import sys
@@ -10,6 +9,7 @@ from typing import Any
 import click
 
 from relgraph.errors import RelgraphError
+from relgraph.printing import printable
 
 from .analyze import analyze
 from .data import data
@@ -21,7 +21,6 @@ from .methods import methods
 from .names import students
 from .pretrain import pretrain
 from .report import report
-from .show import printable
 from .teachers import teachers
 from .train import train
 
@@ -52,13 +51,12 @@ class Commands(click.Group):
         # Lightning logs the precision, GPU and processes that it was given, and advises on its own trainer.
         for name in ("rank_zero", "distributed"):
             logging.getLogger(f"lightning_fabric.utilities.{name}").setLevel(logging.WARNING)
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # names that a terminal cannot show are written as in Python
-                stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except RelgraphError as error:
-            raise click.ClickException(printable(str(error))) from error
+            raise click.ClickException(printable(str(error), sys.stderr)) from error
+        except click.UsageError as error:  # names what was given, as a shell may have found it: `relgraph report *`
+            raise click.UsageError(printable(error.format_message(), sys.stderr), error.ctx) from error
         except RuntimeError as error:
             if not lost_the_others(error):
                 raise
@@ -66,8 +64,8 @@ class Commands(click.Group):
         except BrokenPipeError:
             raise  # whoever read the output has enough, as in `| head`: click ends without a word
         except OSError as error:
-            told = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
-            raise click.ClickException(told) from error
+            told = f"{error.strerror}: {error.filename}" if error.filename else error.strerror or str(error)
+            raise click.ClickException(printable(told, sys.stderr)) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .show import columns
+from .show import columns, say, say_all
 
 if TYPE_CHECKING:
     from relgraph.analysis.method_info import MethodInfo
@@ -36,18 +36,18 @@ def methods(name: str | None) -> None:
 
     name = None if name is None else name.lower()  # as --method reads it
     if name == "none":
-        click.echo("none: cross-entropy alone, without a teacher")
+        say("none: cross-entropy alone, without a teacher")
         return
     if name is not None:
-        click.echo(_in_full(method_info(name)))
+        say_all(_in_full(method_info(name)))
         return
     infos = [method_info(known) for known in METHODS]
     rows = [[c.name, ", ".join(c.reads), c.kernel, c.topology, c.criterion, f"{c.weight:g}"] for c in infos]
-    click.echo(columns([["method", "reads", "kernel", "topology", "criterion", "weight"], *rows]))
-    click.echo("\npapers, and where paper, official code and this one differ:")
+    say_all(columns([["method", "reads", "kernel", "topology", "criterion", "weight"], *rows]))
+    say("", "papers, and where paper, official code and this one differ:")
     for c in infos:
-        click.echo(_entry(c.name, f"{c.paper}: {c.differs}"))
-    click.echo("\none in full: relgraph methods NAME; cross-entropy alone: --method none")
+        say_all(_entry(c.name, f"{c.paper}: {c.differs}"))
+    say("", "one in full: relgraph methods NAME; cross-entropy alone: --method none")
 
 
 def _in_full(c: "MethodInfo") -> str:

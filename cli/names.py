@@ -26,14 +26,14 @@ def students(pattern: str | None) -> None:
     from relgraph.networks.catalogue import student_names
     from relgraph.networks.students import STUDENTS
 
-    from .show import table
+    from .show import say, say_all, table
 
     names = student_names(pattern or "*")
     if names[0] not in STUDENTS:
-        click.echo("\n".join(names))
+        say(*names)
         return
     listed = ((name, STUDENTS[name]) for name in names)
     rows = [[name, f"{s.parameters:,}", str(s.width), f"{s.operations / 1e6:,.1f}"] for name, s in listed]
-    click.echo(table(["student", "parameters", "width", "MACs (M)"], rows))
+    say_all(table(["student", "parameters", "width", "MACs (M)"], rows))
     if pattern is None:
-        click.echo(OTHERS)
+        say_all(OTHERS)

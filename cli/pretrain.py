@@ -10,7 +10,7 @@ from relgraph.errors import RelgraphError
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 
 from .options import given_options, pretraining_options, refuse_beside_resume, run_options
-from .show import accuracies
+from .show import accuracies, say, say_all
 from .stopping import stoppable
 
 EPILOG = """\b
@@ -45,7 +45,7 @@ def pretrain(out: Path | None, resume: Path | None, **options: Any) -> None:
     path = resume or out or free_name(Path("runs"), recipe)
     subject = f"a head for {recipe.teacher}" if recipe.teacher else recipe.network
     epochs = f"{recipe.epochs} epoch{'s' if recipe.epochs != 1 else ''}"
-    click.echo(f"{recipe.dataset}: {subject} by {recipe.objective}, {epochs} -> {path}")
+    say(f"{recipe.dataset}: {subject} by {recipe.objective}, {epochs} -> {path}")
     _run(recipe, path, resume is not None, named=resume is None and out is None)
 
 
@@ -67,9 +67,9 @@ def _run(recipe: PretrainRecipe, path: Path, resume: bool, *, named: bool) -> No
         learning_curve(path)
     if recipe.teacher is not None:
         teacher, head = quote(recipe.teacher), quote(str(path))
-        click.echo(f"next: relgraph train --method sskd --teacher {teacher} --ss-head {head} ...")
+        say(f"next: relgraph train --method sskd --teacher {teacher} --ss-head {head} ...")
         return
     if result["test"]:
         networks = {recipe.network: result["test"], f"{recipe.network}, untrained": result["test_untrained"]}
-        click.echo(accuracies("features on the test split", networks))
-    click.echo(f"next: relgraph train --teacher checkpoint:{quote(str(path))} ...")
+        say_all(accuracies("features on the test split", networks))
+    say(f"next: relgraph train --teacher checkpoint:{quote(str(path))} ...")

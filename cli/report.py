@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from .options import SPLITS
+from .show import say
 
 EPILOG = """\b
 Examples:
@@ -31,4 +32,4 @@ def report(runs: tuple[Path, ...], output: Path, split: str | None, first: int |
     from relgraph.analysis.report import write_report
 
     size = write_report(runs, output, split=split, first=first, k=k)
-    click.echo(f"{output}: {len(runs)} run{'s' if len(runs) > 1 else ''}, {size / 1e6:.1f} MB")
+    say(f"{output}: {len(runs)} run{'s' if len(runs) > 1 else ''}, {size / 1e6:.1f} MB")

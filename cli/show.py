@@ -1,6 +1,11 @@
-"""The format of tables on a terminal."""
+"""What a command prints: lines, and the format of tables."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
+
+import click
+
+from relgraph.printing import printable
 
 COLUMNS = {
     "top1": "top-1 %",
@@ -28,13 +33,15 @@ def _cell(value: str | float | None) -> str:
     return value if isinstance(value, str) else f"{value:.2f}"
 
 
-def printable(text: str) -> str:
-    r"""Return a text with what would move a terminal's cursor or change its colours written as in Python.
+def say(*lines: str, err: bool = False) -> None:
+    """Print lines, to standard error if `err`, without control characters: all that a command prints passes here."""
+    stream = sys.stderr if err else sys.stdout
+    click.echo("\n".join(printable(line, stream) for line in lines), err=err)
 
-    >>> printable("a\x1b[2J")
-    'a\\x1b[2J'
-    """
-    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+
+def say_all(text: str) -> None:
+    """Print a text of several lines."""
+    say(*text.split("\n"))
 
 
 def accuracies(title: str, networks: Mapping[str, Mapping[str, float]]) -> str:
@@ -45,7 +52,7 @@ def accuracies(title: str, networks: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]], align: Callable[[str, int], str]) -> str:
-    rows = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
+    rows = [[printable(cell, sys.stdout) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(align, row[1:], widths[1:])]).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])

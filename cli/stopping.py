@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from shlex import quote
 
-import click
+from .show import say
 
 
 @contextmanager
@@ -21,12 +21,12 @@ def stoppable(command: str, path: Path, *, named: bool) -> Iterator[None]:
         kept = "stopped before the training began"
         if (path / "recipe.yaml").is_file():
             kept = f"stopped; finished epochs are kept, continue with: relgraph {command} --resume {quote(str(path))}"
-        click.echo(f"\n{kept}", err=True)
+        say("", kept, err=True)
         raise SystemExit(130) from None
     except SystemExit as end:
         if end.code == 128 + signal.SIGTERM:
             where = f"relgraph {command} --resume {quote(str(path))}"
-            click.echo(f"\nstopped by SIGTERM; all of it is kept, continue with: {where}", err=True)
+            say("", f"stopped by SIGTERM; all of it is kept, continue with: {where}", err=True)
         raise
     finally:
         with suppress(OSError):

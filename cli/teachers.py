@@ -2,7 +2,7 @@
 
 import click
 
-from .show import columns
+from .show import columns, say, say_all
 
 EPILOG = """\b
 Examples:
@@ -48,7 +48,7 @@ def teachers(pattern: str | None) -> None:
         size = f"{teacher.input_size} px" if teacher.input_size else "-"
         weights = f"{teacher.megabytes:.0f} MB" if teacher.megabytes else "-"
         rows.append([teacher.spec, size, weights, teacher.address or "-"])
-    click.echo(columns([["teacher", "images", "download", "published at"], *rows]))
+    say_all(columns([["teacher", "images", "download", "published at"], *rows]))
 
 
 def _overview() -> None:
@@ -56,7 +56,7 @@ def _overview() -> None:
 
     rows = [[SPELLINGS[source][0], str(len(listed())), SPELLINGS[source][1]] for source, listed in LISTS.items()]
     rows.append(["checkpoint:FILE", "-", "a student of relgraph: its file, or the directory of its run"])
-    click.echo(columns([["teacher", "weights", "network"], *rows]))
-    click.echo("\ntrained without class labels, among others:")
-    click.echo(columns([["teacher", "method"], *SELF_SUPERVISED]))
-    click.echo("\nnames and sizes: relgraph teachers PATTERN, such as: relgraph teachers dinov2")
+    say_all(columns([["teacher", "weights", "network"], *rows]))
+    say("", "trained without class labels, among others:")
+    say_all(columns([["teacher", "method"], *SELF_SUPERVISED]))
+    say("", "names and sizes: relgraph teachers PATTERN, such as: relgraph teachers dinov2")

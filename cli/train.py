@@ -12,7 +12,7 @@ from relgraph.training.recipe import Recipe, resolve
 
 from .launch import is_first, launch, launched
 from .options import given_options, recipe_options, refuse_beside_resume, run_options
-from .show import accuracies
+from .show import accuracies, say, say_all
 from .stopping import stoppable
 
 EPILOG = """\b
@@ -77,7 +77,7 @@ def train(out: Path | None, resume: Path | None, clip_mode: str | None, devices:
     # Of several processes, one prints, and names the run.
     with Path(os.devnull).open("w") as nowhere, nullcontext() if is_first() else redirect_stdout(nowhere):
         path = resume or out or (free_name(Path("runs"), recipe) if is_first() else Path("runs"))
-        click.echo(f"{_summary(recipe)} -> {path}")
+        say(f"{_summary(recipe)} -> {path}")
         _run(recipe, path, resume is not None, named=resume is None and out is None)
 
 
@@ -101,6 +101,6 @@ def _run(recipe: Recipe, path: Path, resume: bool, *, named: bool) -> None:
     rows = {f"{which} epoch ({epoch})": result["test"][which] for which, epoch in epochs.items()}
     told = accuracies("student on the test split", rows)
     if told:
-        click.echo(told)
+        say_all(told)
     following = "evaluate" if told else "report"  # without labels there are no accuracies, but graphs
-    click.echo(f"{result['note']}\nnext: relgraph {following} {quote(str(path))}")
+    say(result["note"], f"next: relgraph {following} {quote(str(path))}")

@@ -6,12 +6,15 @@ it in their header (`relgraph.networks.files`), checkpoints a CRC-32 of each par
 """
 
 import csv
+import errno
 import hashlib
 import io
 import json
 import os
 import re
 import tempfile
+import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +25,8 @@ from relgraph.errors import RelgraphError
 SEAL = "sha256"
 LOCK = ".lock"
 LEFTOVER = re.compile(r"\..+\.part")  # what a killed process can leave beside its files
-YAML_LIMIT = 2**20  # bytes; a recipe has some 3,000
+YAML_LIMIT = 2**18  # bytes; a recipe has some 3,000
+TEXT_LIMIT = 4096  # characters of one value; a path has no more
 
 
 @contextmanager
@@ -47,10 +51,16 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     except OSError as error:
         kept = ", what it held before is untouched" if path.exists() else ""
-        raise RelgraphError(f"cannot write {path}: {error.strerror or first_line(error)}{kept}") from error
+        raise RelgraphError(f"cannot write {path}: {_reason(error)}{kept}") from error
     finally:
         if part is not None:
             part.unlink(missing_ok=True)
+
+
+def _reason(error: OSError) -> str:
+    """Return what the system says; of a full disk numpy says only how many numbers were written."""
+    short = error.errno is None and " requested and " in str(error)
+    return os.strerror(errno.ENOSPC) if short else error.strerror or first_line(error)
 
 
 def _umask() -> int:
@@ -84,7 +94,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RelgraphError(f"cannot write {path}: {error.strerror or first_line(error)}") from error
+        raise RelgraphError(f"cannot write {path}: {_reason(error)}") from error
 
 
 @contextmanager
@@ -155,6 +165,40 @@ def only_begun(folder: Path, first: Set[str] = frozenset()) -> bool:
     return all(entry.name in first | {LOCK} or LEFTOVER.fullmatch(entry.name) for entry in folder.iterdir())
 
 
+def torch_load(path: Path) -> Any:
+    """Return what torch wrote, on the CPU; nothing but tensors and plain values is unpickled.
+
+    Raises:
+        ValueError: if the file holds anything else or cannot be read, with the reason in a few words.
+    """
+    import torch
+
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+                    raise ValueError("its parts are larger than the file, and torch compresses none")
+        with warnings.catch_warnings(action="ignore"):  # torch warns of what it then refuses
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes pickle, zipfile and torch raise nearly anything
+        raise ValueError(unreadable(error)) from error
+
+
+def unreadable(error: Exception) -> str:
+    """Return why torch cannot read a file: its own sentences advise to load the file without a guard.
+
+    >>> unreadable(RuntimeError("Re-running `torch.load` with `weights_only` set to `False` will likely succeed"))
+    'it is damaged, truncated or of another kind'
+    """
+    told = str(error)
+    if "TorchScript" in told:
+        return "it is a TorchScript program"
+    if "global" in told.lower():
+        return "it holds Python objects beside the tensors, or is damaged"
+    reason = "" if "weights_only" in told else f" ({first_line(error)[:200]})"
+    return f"it is damaged, truncated or of another kind{reason}"
+
+
 def digest(data: bytes) -> str:
     """Return the SHA-256 of bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
@@ -184,7 +228,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(_read(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RelgraphError(f"cannot read {path} as JSON: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise RelgraphError(f"{path} must hold an object, got {type(content).__name__}")
@@ -215,8 +259,6 @@ def read_yaml(path: Path, *, sealed: bool = False) -> dict[str, Any]:
     Raises:
         RelgraphError: if it cannot be read, is too large, is no mapping, or is not as it was written.
     """
-    import yaml
-
     data = _read(path)
     if len(data) > YAML_LIMIT:
         raise RelgraphError(f"{path} has {len(data):,} bytes: expected options of at most {YAML_LIMIT:,}")
@@ -225,18 +267,49 @@ def read_yaml(path: Path, *, sealed: bool = False) -> dict[str, Any]:
         if not mark or found.strip() != digest(text).encode():
             raise _changed(path)
     try:
-        content = yaml.safe_load(data)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise RelgraphError(f"cannot read {path}: {' '.join(str(error).split())[:200]}") from error
+        content = parse_yaml(data)
+    except ValueError as error:
+        raise RelgraphError(f"cannot read {path}: {error}") from error
     if content is None:
         return {}
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise RelgraphError(f"{path} must hold options as 'name: value' lines, got {type(content).__name__}")
-    options = {str(name).replace("-", "_"): tuple(v) if isinstance(v, list) else v for name, v in content.items()}
-    for name, value in options.items():
-        if any(isinstance(part, (list, dict)) for part in (value if isinstance(value, tuple) else (value,))):
-            raise RelgraphError(f"{path}: {name[:60]} must be one value, or a list of values, got a nested one")
-    return options
+    for name, value in content.items():
+        if not is_plain(value):
+            told = f"{name[:60]} must be one value, or a list of values, of at most {TEXT_LIMIT:,} characters"
+            raise RelgraphError(f"{path}: {told}, got another {type(value).__name__}")
+    return {name.replace("-", "_"): tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+
+
+def parse_yaml(text: str | bytes) -> Any:
+    """Return what a text in YAML says: plain values, lists and mappings, nothing else is made of it.
+
+    Raises:
+        ValueError: if it is not valid, is nested deeply, or has aliases, with the reason in a few words.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):  # some lines of them stand for any number of values
+                raise yaml.YAMLError("it holds an alias such as *name: write out what that stands for")
+            return super().compose_node(parent, index)
+
+    try:
+        return yaml.load(text, Loader)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except Exception as error:  # a tag such as !!bool or a date makes PyYAML raise nearly anything
+        raise ValueError(" ".join(str(error).split())[:200]) from error
+
+
+def is_plain(value: Any) -> bool:
+    """Return whether a value is a text, a number, a truth value, none, or a list of these, none of them long."""
+    if isinstance(value, list):
+        return all(is_plain(part) and not isinstance(part, list) for part in value)
+    if isinstance(value, (str, int)):
+        return len(value) <= TEXT_LIMIT if isinstance(value, str) else abs(value) < 2**63
+    return value is None or isinstance(value, float)
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, float]]) -> None:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 # cli -> analysis, training -> names -> methods, networks, data -> graph: a module imports its level and those below.
 LEVELS = {
-    **{f"relgraph.{name}": 0 for name in ("errors", "files", "options", "outputs", "processes", "seeding")},
+    **{f"relgraph.{name}": 0 for name in ("errors", "files", "options", "outputs", "printing", "processes", "seeding")},
     **{f"relgraph.assets{name}": 0 for name in ("", ".report", ".report.vendor")},
     "relgraph.graph": 1,
     **{f"relgraph.{name}": 2 for name in ("methods", "networks", "data")},

@@ -13,7 +13,7 @@ from torch import Tensor
 from relgraph.analysis.colours import rgb
 from relgraph.analysis.nodes import check_attributes, columns_of, nodes_of, titles_of
 from relgraph.errors import RelgraphError, unknown
-from relgraph.files import first_line, replacing
+from relgraph.files import replacing, torch_load, torch_save
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, EdgeType, Pair, adjacency, weights
 
 if TYPE_CHECKING:
@@ -148,9 +148,9 @@ def read_pair(path: str | Path) -> Pair:
     if path.is_file() and not zipfile.is_zipfile(path):  # torch would take it for a pickle of its early days
         raise RelgraphError(f"cannot read the graph pair {path}: the file is truncated, or not one of torch.save")
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle fails in any of Python's ways
-        raise RelgraphError(f"cannot read the graph pair {path}: {first_line(error)}") from error
+        stored = torch_load(path)
+    except ValueError as error:
+        raise RelgraphError(f"cannot read the graph pair {path}: {error}") from error
     stores = stored if isinstance(stored, dict) else {}
     named = all(isinstance(store, dict) and all(isinstance(name, str) for name in store) for store in stores.values())
     if not (named and {"student", "teacher"} <= stores.keys() and "graph" in stores.get("_global_store", ())):
@@ -251,7 +251,7 @@ def _write_pt(pair: Pair, stream: IO[bytes], side: Side, attributes: Names) -> N
                 kept = value.detach().cpu()
                 # torch saves all of a tensor's storage; one that fills its own may lie in a file and is not copied.
                 store[name] = kept if kept.untyped_storage().nbytes() == kept.nbytes else kept.clone()
-    torch.save(stores, stream)
+    torch_save(stores, stream)
 
 
 Writer = Callable[[Pair, IO[bytes], Side, Names], None]

@@ -1,10 +1,12 @@
 """Pictures of a run."""
 
 import io
+import warnings
 from pathlib import Path
 
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
+from relgraph.printing import printable
 from relgraph.training.runs import Run
 
 
@@ -40,8 +42,10 @@ def learning_curve(path: Path) -> Path:
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend(frameon=False)
-    figure.suptitle(path.name)
+    figure.suptitle(printable(path.name), parse_math=False)  # the name of a run is no formula
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # the font lacks some scripts
+        figure.savefig(picture, format="png", dpi=120)
     write_atomically(run.curve_file, picture.getvalue())
     return run.curve_file

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from relgraph.analysis.split_graph import SplitGraph, difference_pair, split_pair
 from relgraph.data.fingerprint import check_unchanged
@@ -25,6 +24,7 @@ from relgraph.methods.contrastive import Contrastive, head_like
 from relgraph.names import load_student, read_arguments
 from relgraph.networks.files import load_strictly
 from relgraph.networks.heads import Head
+from relgraph.printing import tell
 from relgraph.training.building import open_data, open_fabric, open_teacher
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
@@ -112,7 +112,7 @@ class TrainedRun:
         if name not in self.checked:
             told = check_unchanged(images, self.inputs["data"][name], str(self.run.path))
             if told is not None:
-                tqdm.write(told, sys.stderr)
+                tell(told, stream=sys.stderr)
             self.checked.add(name)
         return images
 

@@ -103,7 +103,7 @@ def read_network(
         raise RelgraphError(f"{path} holds weights without relgraph's description: expected {expected}")
     try:
         info = json.loads(header)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         info = None
     if not isinstance(info, dict) or not info.keys() >= keys:
         wanted = ", ".join(sorted(keys)) or "names and values"
@@ -226,7 +226,8 @@ def load_strictly(module: M, tensors: Mapping[str, Tensor], path: Path) -> M:
     """Load weights into a module, all of them and no others, and return it.
 
     Raises:
-        RelgraphError: naming the first key that is missing or unexpected, or whose shape differs.
+        RelgraphError: naming the first key that is missing or unexpected, whose shape differs, or whose values are not
+            finite.
     """
     state, own = OrderedDict(tensors), module.state_dict()
     expected, found = ({name: tuple(values.shape) for name, values in each.items()} for each in (own, state))
@@ -238,4 +239,16 @@ def load_strictly(module: M, tensors: Mapping[str, Tensor], path: Path) -> M:
         )
     state._metadata = own._metadata  # type: ignore[attr-defined]  # MNASNet reads its own version there
     module.load_state_dict(state)
+    check_finite(module, str(path))
     return module
+
+
+def check_finite(module: nn.Module, owner: str) -> None:
+    """Check that all weights of a module are numbers.
+
+    Raises:
+        RelgraphError: naming the first tensor that holds one that is not.
+    """
+    for name, tensor in module.state_dict().items():
+        if not bool(tensor.isfinite().all()):
+            raise RelgraphError(f"{owner} holds weights that are not finite: {name} first, expected a whole network")

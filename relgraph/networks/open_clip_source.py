@@ -6,13 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
+from relgraph.files import first_line
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import load_strictly
 from relgraph.networks.sources import Arguments, Listed, Pretrained, TeacherSource, unknown_model
-from relgraph.networks.weights import from_hub, read_weights, silent
+from relgraph.networks.weights import converting, from_hub, read_weights, silent, tell_activation
 
 # The smallest text side that open_clip builds: it is discarded, and the published ones would cost time and memory,
 # those of other libraries a download as well.
@@ -71,10 +72,18 @@ class OpenClipSource(TeacherSource):
             download = partial(open_clip.download_pretrained, config)
             weights = Path(from_hub(f"open_clip:{self.name}/{self.tag}", repository, file, download))
         settings = {"force_quick_gelu": bool(config.get("quick_gelu")), "force_image_size": input_size}
-        with silent():  # it warns that the weights are random
-            model = open_clip.create_model(self.name, text_cfg=dict(NO_TEXT), **settings)
-        tensors = open_clip.convert.convert_state_dict(model, read_weights(weights))  # of other names, as MobileCLIP's
-        open_clip.model.resize_pos_embed(tensors, model)  # for images of another size
+        try:
+            with silent():  # it warns that the weights are random
+                model = open_clip.create_model(self.name, text_cfg=dict(NO_TEXT), **settings)
+        except Exception as error:  # it differs between networks
+            told = f"cannot be built for images of {input_size or 'its own'} pixels"
+            raise RelgraphError(f"open_clip:{self.name} {told}: {first_line(error)}") from error
+        if not self.tag and any(isinstance(module, nn.GELU) for module in model.visual.modules()):
+            _tell_of_quick_gelu(self.name, weights)
+        tensors = read_weights(weights)
+        with converting(weights):
+            tensors = open_clip.convert.convert_state_dict(model, tensors)  # of other names, as MobileCLIP's
+            open_clip.model.resize_pos_embed(tensors, model)  # for images of another size
         tower = {key.removeprefix("visual."): value for key, value in tensors.items() if key.startswith("visual.")}
         if not tower:
             raise RelgraphError(f"{weights} is not of an open_clip model: expected keys visual.*, found none")
@@ -96,6 +105,15 @@ def list_open_clip() -> list[Listed]:
         page = f"https://huggingface.co/{repository}"
         listed.append(Listed("open_clip", f"{architecture}/{tag}", size, None, page))
     return listed
+
+
+def _tell_of_quick_gelu(name: str, path: Path) -> None:
+    """Say that a file may be of a network with another activation, where open_clip lists weights for both."""
+    import open_clip
+
+    tags = [tag for model, tag in open_clip.list_pretrained() if model == name]
+    if any(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu") for tag in tags):
+        tell_activation(path, f"open_clip:{name}", f"open_clip:{name}/WEIGHTS or open_clip:{name}-quickgelu")
 
 
 def _config(name: str, tag: str, needed: bool) -> dict[str, Any]:

@@ -48,6 +48,7 @@ of MAE's, which no loss has trained), and the mean over the image of a convoluti
 
 from contextlib import nullcontext
 from hashlib import sha256
+from math import inf, isfinite
 from typing import Any, Self
 
 import torch
@@ -56,6 +57,7 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 from relgraph.networks.backbone import Backbone
+from relgraph.networks.files import check_finite
 from relgraph.networks.sources import Pretrained
 from relgraph.outputs import Output
 
@@ -88,12 +90,15 @@ class Teacher(nn.Module):
         for key, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise RelgraphError(f"the {key} of teacher {name} must have {self.channels} values, got {len(values)}")
-        if min(self.std) <= 0:
+        if not all(0 < value < inf for value in self.std):  # NaN is neither
             raise RelgraphError(f"the std of teacher {name} must be positive, got {self.std}")
+        if not all(map(isfinite, self.mean)):
+            raise RelgraphError(f"the mean of teacher {name} must be finite, got {self.mean}")
         self._half: torch.dtype | None = None  # in which it is held
         self._fingerprint = ""  # of the weights before that
         # Convolutions run 1.3 to 1.5 times as fast with the channels last; other layers run as before.
         self.network = pretrained.network.float().requires_grad_(False).to(memory_format=torch.channels_last)
+        check_finite(self.network, f"teacher {name}")
         for module in self.network.modules():
             if isinstance(module, nn.MultiheadAttention):
                 module.register_forward_pre_hook(_positions_first)
@@ -126,7 +131,7 @@ class Teacher(nn.Module):
         image = self._blank_image()
         try:
             embedding = self(image)
-        except (RuntimeError, AssertionError, ValueError) as error:
+        except Exception as error:  # it differs between networks
             images = " x ".join(map(str, image.shape[1:]))
             raise RelgraphError(f"teacher {self.name} does not take images of {images}: {first_line(error)}") from error
         if embedding.ndim != 2:

@@ -1,7 +1,8 @@
 """Networks of timm up to their classifier: students without weights, teachers with them."""
 
 import sys
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,10 @@ from relgraph.files import first_line
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import load_strictly
 from relgraph.networks.sources import Arguments, Listed, Pretrained, TeacherSource, built_for, unknown_model
-from relgraph.networks.weights import from_hub, from_url, read_weights
+from relgraph.networks.weights import from_hub, from_url, read_weights, tell_activation, tell_background
+
+# What timm's `create_model` takes beside what describes the network: from where it is loaded, where to, and as what.
+ELSEWHERE = ("checkpoint_path", "cache_dir", "model_name", "name", "device", "features_only")
 
 
 class BeforeClassifier(Backbone):
@@ -73,7 +77,9 @@ class TimmSource(TeacherSource):
         A file must fit the model that `arguments` describe in every key and shape, as it is or as timm itself converts
         the files of a model's authors. Without `num_classes` among them the model has no classifier, and the file's is
         passed over, whatever its size. Options that leave no trace in the keys must be given as arguments:
-        TensorFlow's padding (`pad_type="same"`), another activation.
+        TensorFlow's padding (`pad_type="same"`), another activation. The weights of OpenAI, MetaCLIP and DFN, which
+        timm lists for a network with GELU and for one with QuickGELU, are loaded with QuickGELU by either name: they
+        were trained with it.
 
         Raises:
             RelgraphError: if name, weights or arguments do not fit timm or the file.
@@ -81,20 +87,19 @@ class TimmSource(TeacherSource):
         config = _known_config(self.name)
         if weights is None and not (config and _address(config)):
             raise unknown_model("timm weights", self.name, [])
-        build = partial(_create, self.name, **{"pretrained": weights is None, **arguments})
-        try:
-            if weights is not None:
-                model = build()
-            elif config.hf_hub_id:
-                file = "model.safetensors (or pytorch_model.bin)"
-                model = from_hub(f"timm:{self.name}", config.hf_hub_id, file, build)
-            else:  # timm itself searches the folder of torch's downloads
-                model = from_url(f"timm:{self.name}", config.url, lambda _copy: build())
-        except TypeError as error:
-            raise RelgraphError(f"timm:{self.name} does not take {dict(arguments)}: {first_line(error)}") from error
+        arguments = {**_activation(self.name, config, weights), **arguments}
+        with _arguments_of(f"timm:{self.name}", arguments):
+            model = _create(self.name, **arguments) if weights is not None or arguments else None
+        build = partial(_create, self.name, **{"pretrained": True, **arguments})
         if weights is not None:
             _load_file(model, weights, keep_classifier="num_classes" in arguments)
-        return _prepared(model, input_size, arguments)
+        elif config.hf_hub_id:
+            file = "model.safetensors (or pytorch_model.bin)"
+            model = from_hub(f"timm:{self.name}", config.hf_hub_id, file, build)
+        else:  # timm itself searches the folder of torch's downloads
+            model = from_url(f"timm:{self.name}", config.url, lambda _copy: build())
+        with _arguments_of(f"timm:{self.name}", {**arguments, "input_size": input_size}):
+            return _prepared(model, input_size, arguments)
 
 
 def timm_names() -> list[str]:
@@ -116,6 +121,23 @@ def _create(name: str, **settings: Any) -> Any:
     import timm
 
     return timm.create_model(name, **{"pretrained": False, "num_classes": 0, **settings})
+
+
+@contextmanager
+def _arguments_of(spec: str, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Turn what timm raises for arguments, most of which it does not check, into one sentence.
+
+    Raises:
+        RelgraphError: for arguments that timm does not take, or that say where weights come from.
+    """
+    if given := [name for name in arguments if name.startswith("pretrained") or name in ELSEWHERE]:
+        told = "arguments describe the network, and weights of your own are --teacher-weights FILE"
+        raise RelgraphError(f"{spec} takes no argument {given[0]}: {told}")
+    try:
+        yield
+    except Exception as error:
+        shown = ", ".join(f"{name}={value}"[:100] for name, value in arguments.items() if value is not None)
+        raise RelgraphError(f"{spec} does not take {shown or 'its own defaults'}: {first_line(error)}") from error
 
 
 def _prepared(model: Any, input_size: int | None, arguments: Arguments) -> Pretrained:
@@ -144,6 +166,21 @@ def _known_config(name: str) -> Any:
         raise unknown_model("timm weights", name, timm.list_models(f"{architecture}.*", pretrained=True)) from error
 
 
+def _activation(name: str, config: Any, weights: Path | None) -> dict[str, str]:
+    """Return the activation with which weights were trained, as an argument, where timm lists them for two of them."""
+    import timm.models
+
+    architecture, _, tag = name.partition(".")
+    twin = architecture.replace("_clip_", "_clip_quickgelu_")
+    if twin == architecture or "quickgelu" in architecture or not timm.is_model(twin):
+        return {}
+    if weights is not None and not tag:
+        tell_activation(weights, f"timm:{architecture}", f"timm:{architecture}.WEIGHTS or timm:{twin}")
+        return {}
+    known = timm.list_models(f"{twin}.*", pretrained=True)
+    return {"act_layer": "quick_gelu"} if f"{twin}.{tag or config.tag}" in known else {}
+
+
 def _address(config: Any) -> str:
     return f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else str(config.url or "")
 
@@ -159,5 +196,8 @@ def _load_file(model: Any, path: Path, keep_classifier: bool) -> None:
         named = model.pretrained_cfg.get("classifier") or ()
         heads = [f"{head}." for head in ([named] if isinstance(named, str) else named)]
         norms = [f"{head[:-1].rpartition('.')[0]}.bn." for head in heads]  # LeViT's classifiers have one of their own
+        tell_background(
+            path, [tensors.get(f"{head}weight") for head in heads], "--teacher-args num_classes=1001,pad_type=same"
+        )
         tensors = {key: t for key, t in tensors.items() if key in own or not key.startswith((*heads, *norms))}
     load_strictly(model, tensors, path)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import load_strictly
 from relgraph.networks.sources import Arguments, Listed, Pretrained, TeacherSource, built_for, unknown_model
-from relgraph.networks.weights import from_url, read_weights
+from relgraph.networks.weights import converting, from_url, read_weights, tell_background
 
 SIZE = 224  # what torchvision's models are made for
 # Heads that only the training used; a file may hold them.
@@ -224,10 +224,12 @@ def _load(network: BeforeLastLayer, path: Path) -> None:
 
     model, tensors = network.model, read_weights(path)
     state = {name: count for name, count in model.state_dict().items() if name.endswith("num_batches_tracked")}
+    tell_background(path, [tensors.get(f"{network.classifier}.weight")], "timm:tf_NAME --teacher-args num_classes=1001")
     for name, value in tensors.items():
         if not name.startswith((f"{network.classifier}.", *AUXILIARY)):
             name = re.sub(OLDER_DENSENET, r"\1\2", name)
             state[re.sub(OLDER_VIT, lambda number: f".mlp.{3 * int(number[1]) - 3}.", name)] = value
     if isinstance(model, VisionTransformer) and "encoder.pos_embedding" in state:  # for images of another size
-        state = interpolate_embeddings(network.input_shape[1], model.patch_size, OrderedDict(state))
+        with converting(path):
+            state = interpolate_embeddings(network.input_shape[1], model.patch_size, OrderedDict(state))
     load_strictly(model, state, path)

@@ -1,9 +1,10 @@
 """Weights that others trained: read from a file, or fetched from the Hugging Face Hub or another server."""
 
 import logging
+import os
 import ssl
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +18,8 @@ from torch import Tensor
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from relgraph.errors import RelgraphError
-from relgraph.files import first_line
+from relgraph.files import first_line, torch_load, unreadable
+from relgraph.printing import tell
 
 # Long enough for a slow line to answer, short enough to wait for where there is none.
 HUB_TIMEOUT_SECONDS = 5.0
@@ -39,15 +41,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise RelgraphError(f"there is no weights file {path}")
     content: Any
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch warns of what it then refuses
-            content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes pickle, zipfile and torch raise nearly anything
-        reason = f"it is damaged, truncated or of another kind ({first_line(error)})"
-        if "Unsupported global" in str(error):
-            reason = "it holds Python objects beside the tensors, not loaded for safety; save its state_dict alone"
+        content = load_file(path) if path.suffix == ".safetensors" else torch_load(path)
+    except ValueError as error:
+        remedy = ""
+        if "Python objects" in str(error):
+            remedy = ", not loaded for safety; save its state_dict alone"
         if "TorchScript" in str(error):
-            reason = "it is a TorchScript program; if you trust it, torch.save its torch.jit.load(FILE).state_dict()"
-        raise RelgraphError(f"{path} cannot be read as weights: {reason}") from error
+            remedy = "; if you trust it, torch.save its torch.jit.load(FILE).state_dict()"
+        raise RelgraphError(f"{path} cannot be read as weights: {error}{remedy}") from error
+    except Exception as error:  # of a damaged safetensors file
+        raise RelgraphError(f"{path} cannot be read as weights: {unreadable(error)}") from error
     if isinstance(content, Mapping):
         nested = (content[key] for key in ("state_dict", "model") if isinstance(content.get(key), Mapping))
         content = next(nested, content)
@@ -79,7 +82,7 @@ def from_hub(spec: str, repository: str, file: str, get: Callable[[], T]) -> T:
     offline = constants.HF_HUB_OFFLINE
     online = not offline and _answers(constants.ENDPOINT)
     constants.HF_HUB_OFFLINE = not online
-    with silent(), _fetched(spec, what, place):
+    with silent(), tensors_alone(), _fetched(spec, what, place):
         try:
             return get()
         except FileNotFoundError as error:
@@ -99,10 +102,33 @@ def from_url(spec: str, url: str, get: Callable[[Path], T]) -> T:
         RelgraphError: if it cannot be had, with what to download and where to put it.
     """
     copy = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
-    with _fetched(spec, url, f"put it at {copy} (torch.hub.get_dir()/checkpoints)"):
+    with tensors_alone(), _fetched(spec, url, f"put it at {copy} (torch.hub.get_dir()/checkpoints)"):
         if not copy.is_file() and not _answers(url):
             raise ConnectionError(f"{urlparse(url).netloc or url} cannot be reached and torch's cache has no copy")
         return get(copy)
+
+
+@contextmanager
+def converting(path: Path) -> Iterator[None]:
+    """Turn what a library raises for tensors of other shapes than those of its own files into one error message."""
+    try:
+        yield
+    except Exception as error:
+        told = f"its tensors cannot be converted ({first_line(error)[:200]})"
+        raise RelgraphError(f"{path} is of another architecture: {told}") from error
+
+
+def tell_activation(path: Path, spec: str, others: str) -> None:
+    """Say that a file does not tell which of two activations its network was trained with."""
+    told = f"{path} does not tell whether it was trained with QuickGELU, as OpenAI's, MetaCLIP's and DFN's CLIP were"
+    tell(f"{told}: {spec} computes GELU, give {others} if it was", stream=sys.stderr)
+
+
+def tell_background(path: Path, classifiers: Iterable[Tensor | None], remedy: str) -> None:
+    """Say where a file has a class more than ImageNet: TensorFlow's background, whose networks pad otherwise."""
+    if any(layer is not None and layer.shape[:1] == (1001,) for layer in classifiers):
+        told = f"{path} has 1001 classes, as TensorFlow's networks have, which pad images otherwise"
+        tell(f"{told}: if it is one of them, give {remedy}", stream=sys.stderr)
 
 
 @contextmanager
@@ -110,13 +136,29 @@ def _fetched(spec: str, what: str, place: str) -> Iterator[None]:
     """Turn the exception of a failed download, which depends on library, version and server, into one error message."""
     try:
         yield
-    except (TypeError, RelgraphError):
-        raise  # wrong arguments, or a file that is there and damaged: not a failed download
+    except RelgraphError:
+        raise  # a file that is there and damaged: not a failed download
     except Exception as error:
+        reason = unreadable(error) if "weights_only" in str(error) else first_line(error)
         raise RelgraphError(
-            f"the weights of {spec} could not be loaded: {first_line(error)}; download {what} and pass it with "
+            f"the weights of {spec} could not be loaded: {reason}; download {what} and pass it with "
             f"--teacher-weights FILE, or {place}"
         ) from error
+
+
+@contextmanager
+def tensors_alone() -> Iterator[None]:
+    """Within it, torch unpickles nothing but tensors and plain values, whatever a library asks for."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from relgraph.data.batches import epoch_batches
 from relgraph.data.datasets import DataSet, load
 from relgraph.errors import RelgraphError
+from relgraph.files import is_plain, parse_yaml
 from relgraph.graph.search import check_k
 from relgraph.names import dataset, load_teacher
 from relgraph.networks.teachers import Teacher
@@ -169,19 +170,18 @@ def parse_arguments(pairs: tuple[str, ...]) -> dict[str, str | int | float | boo
     >>> parse_arguments(("num_classes=1001", "pad_type=same"))
     {'num_classes': 1001, 'pad_type': 'same'}
     """
-    import yaml
-
     found = {}
     for pair in pairs:
         name, sign, value = pair.partition("=")
         if not sign or not name:
             raise RelgraphError(f"teacher arguments must be name=value, got {pair!r}")
+        told = f"the value of the teacher argument {name.strip()!r} is not valid: {value[:100]!r}"
         try:
-            found[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise RelgraphError(
-                f"the value of the teacher argument {name.strip()!r} is not valid: {value!r}"
-            ) from error
+            found[name.strip()] = parse_yaml(value)
+        except ValueError as error:
+            raise RelgraphError(told) from error
+        if not is_plain(found[name.strip()]):
+            raise RelgraphError(told)
     return found
 
 

@@ -3,7 +3,6 @@
 torch's files are zip archives with a CRC-32 of each part. torch does not compare it when it reads; here it is compared.
 """
 
-import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from relgraph.errors import RelgraphError
-from relgraph.files import first_line, replacing, torch_save
+from relgraph.files import first_line, replacing, torch_load, torch_save
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -39,13 +38,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             damaged = archive.testzip()
         if damaged is not None:
             raise zipfile.BadZipFile(f"the CRC-32 of {damaged} is another one")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch_load(path)
     except FileNotFoundError as error:
         raise RelgraphError(f"there is no checkpoint {path}") from error
-    except pickle.UnpicklingError as error:  # whose message advises to load it without a guard
-        raise RelgraphError(f"{path} holds Python objects beside tensors, or is damaged: it is not loaded") from error
-    except Exception as error:  # a damaged archive makes zipfile, pickle and torch raise nearly anything
-        raise RelgraphError(f"cannot read the checkpoint {path}, it is damaged ({first_line(error)[:200]})") from error
+    except zipfile.BadZipFile as error:
+        raise RelgraphError(f"cannot read the checkpoint {path}: it is damaged ({first_line(error)[:200]})") from error
+    except Exception as error:  # a damaged archive makes zipfile and zlib raise nearly anything
+        raise RelgraphError(f"cannot read the checkpoint {path}: {first_line(error)[:200]}") from error
     if not isinstance(content, dict) or not isinstance(content.get("objective"), dict):
         older = isinstance(content, dict) and "distiller" in content
         what = "is of a version of relgraph whose runs this one cannot read" if older else "is not a run's checkpoint"

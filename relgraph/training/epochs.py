@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from relgraph.data.batches import epoch_batches
 from relgraph.errors import RelgraphError
-from relgraph.outputs import Batch
+from relgraph.outputs import Batch, Output
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.seeding import generator
 from relgraph.training.diagnostics import Diagnostics
@@ -187,14 +187,16 @@ class Meter:
         vars(self).update(state)
 
     @torch.no_grad()
-    def add(self, losses: Losses, labels: Tensor) -> None:
-        """Add one batch."""
+    def add(self, losses: Losses, labels: Tensor, teacher: Output | None = None) -> None:
+        """Add one batch, for which the teacher's own outputs were `teacher`."""
         named = {**losses.terms, **losses.teacher_terms}
         terms = torch.stack([term.float() for term in named.values()])
         logits = losses.student.logits
         right = labels.new_zeros(()) if logits is None else (logits.argmax(-1) == labels).sum()
         counts = torch.stack([right, (labels >= 0).sum(), losses.degenerate])
-        row, bad = torch.cat([terms, counts]).double(), ~terms.isfinite()
+        given = () if teacher is None else (teacher.embedding, *teacher.maps)
+        fine = torch.stack([terms.new_ones((), dtype=torch.bool), *(x.isfinite().all() for x in given)]).all()
+        row, bad = torch.cat([terms, counts]).double(), ~torch.cat([terms.isfinite(), fine[None]])
         if self.steps == 0:
             self.names, self.of_student, self.sums, self.culprit = list(named), len(losses.terms), row, bad
         else:
@@ -221,7 +223,11 @@ class Meter:
         if whole:
             sums, culprit = self.processes.mean_(sums.clone()), self.processes.maximum(culprit.int()).bool()
         if bool(culprit.any()):
-            bad = [name for name, spoilt in zip(self.names, culprit.tolist(), strict=True) if spoilt]
+            *spoilt, by_teacher = culprit.tolist()
+            if by_teacher:
+                told = f"the teacher's outputs are not a number in epoch {epoch + 1}"
+                raise RelgraphError(f"{told}: they overflow in its precision, or the stored ones are damaged")
+            bad = [name for name, one in zip(self.names, spoilt, strict=True) if one]
             raise RelgraphError(
                 f"the loss is not a number in epoch {epoch + 1}: {', '.join(bad)} first; "
                 "a smaller learning rate or weight may help"
@@ -331,7 +337,7 @@ def step(
     job.objective.remember(losses, inputs.batch)
     for optimiser in job.optimisers.values():
         optimiser.step()
-    meter.add(losses, inputs.batch.labels)
+    meter.add(losses, inputs.batch.labels, inputs.teacher)
 
 
 def _so_far(means: Mapping[str, float], speed: float) -> str:

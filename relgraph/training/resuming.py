@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from tqdm import tqdm
-
 from relgraph.data.fingerprint import check_unchanged, fingerprint
 from relgraph.errors import RelgraphError
 from relgraph.networks.files import check_network
 from relgraph.networks.teachers import Teacher
+from relgraph.printing import tell
 from relgraph.training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
 from relgraph.training.epochs import Job, Progress
 from relgraph.training.runs import Run
@@ -60,7 +59,7 @@ def check_inputs(job: Job, run: Run) -> None:
     for split in SPLITS:
         told = check_unchanged(getattr(job.data, split), known.get("data", {}).get(split, {}), str(run.path))
         if told is not None:
-            tqdm.write(told)
+            tell(told)
     check_frozen(known, job.frozen, str(run.path))
 
 
@@ -111,7 +110,7 @@ def _check_kept(job: Job, run: Run, progress: Progress) -> None:
                 told = f"the weights of the best epoch, {progress.best_epoch}, are in no other file"
                 raise RelgraphError(f"{error}; {told}: begin another run") from error
             save_checkpoint(run.best, last)
-            tqdm.write(f"{run.best} was missing or damaged: written again from {run.last.name}")
+            tell(f"{run.best} was missing or damaged: written again from {run.last.name}")
     file = job.kept(run)
     try:
         if file is not None:
@@ -121,4 +120,4 @@ def _check_kept(job: Job, run: Run, progress: Progress) -> None:
         job.keep(run)
         job.module.load_state_dict(last["objective"])
         source = run.last if best is last else run.best
-        tqdm.write(f"{error}: written again from {source.name}")
+        tell(f"{error}: written again from {source.name}")

@@ -25,6 +25,7 @@ from relgraph.errors import RelgraphError
 from relgraph.files import digest, locked, writing
 from relgraph.names import dataset
 from relgraph.networks.teachers import Teacher
+from relgraph.printing import tell
 from relgraph.training.building import open_data, open_fabric, open_teacher, precision_of
 from relgraph.training.recipe import Recipe
 from relgraph.training.threads import choose_threads
@@ -244,7 +245,7 @@ def _try_threads(recipe: Recipe, images: ImageSet, embed: Embed, batch_size: int
     pixels = images.select(few).sample(len(few))
     _, line = choose_threads(recipe.threads, lambda: embed(pixels, few))
     if line is not None:
-        tqdm.write(line)
+        tell(line)
 
 
 def default_path(recipe: Recipe, views: int, dtype: str = "float32", seed: int = 0) -> Path:

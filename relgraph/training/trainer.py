@@ -1,60 +1,22 @@
 """The trainer: a job is trained epoch by epoch, can be resumed, and has its figures in one run directory."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from relgraph.errors import RelgraphError
 from relgraph.files import write_json, writing
+from relgraph.printing import tell
 from relgraph.processes import ProcessGroup
+from relgraph.training.board import Board
 from relgraph.training.checkpoint import save_checkpoint
 from relgraph.training.epochs import Job, Progress, train_epoch
 from relgraph.training.resuming import checkpoint_of, inputs_of, resumed, write_first
 from relgraph.training.runs import AnyRecipe, Run, check_free
 from relgraph.training.stopping import asked_to_stop, check_stop, stoppable
-
-
-class Board:
-    """Writes a run's metrics for TensorBoard.
-
-    Args:
-        run: The run.
-        epochs: Epochs that are written already.
-        measured: Measured steps that are.
-    """
-
-    def __init__(self, run: Run, epochs: int, measured: int) -> None:
-        self.measured = measured
-        self.epochs, self.steps = _logger(run, epochs), _logger(run, measured, "steps")
-
-    def write(self, row: Mapping[str, float], measured: Sequence[Mapping[str, float]]) -> None:
-        """Write an epoch and its measured steps."""
-        for step in measured:
-            self.measured += 1
-            self.steps.log_metrics({name: value for name, value in step.items() if name != "epoch"}, step=self.measured)
-        figures = {name: value for name, value in row.items() if name != "epoch"}
-        self.epochs.log_metrics(figures, step=int(row["epoch"]))
-        self.epochs.save()
-        self.steps.save()
-
-    def close(self) -> None:
-        """Close the files."""
-        self.epochs.finalize("success")
-        self.steps.finalize("success")
-
-
-def _logger(run: Run, done: int, version: str = "") -> Any:
-    from lightning_fabric.loggers.tensorboard import TensorBoardLogger
-
-    # Steps after the last checkpoint of a stopped run are hidden, since they are trained again.
-    return TensorBoardLogger(
-        run.path, name="tensorboard", version=version, default_hp_metric=False, purge_step=done + 1
-    )
 
 
 def run_job(open_job: Callable[[], Job], recipe: AnyRecipe, path: Path, *, resume: bool) -> dict[str, Any]:
@@ -83,12 +45,12 @@ def run_job(open_job: Callable[[], Job], recipe: AnyRecipe, path: Path, *, resum
         if not progress.rows and progress.within is None:
             job.begin(run)
         write_first(job, run)
-        board = Board(run, len(progress.rows), len(progress.diagnostics)) if job.processes.first else None
+        done = len(progress.rows), len(progress.diagnostics)
+        board = Board(run.path / "tensorboard", *done) if job.processes.first else None
         with stoppable(job.processes):
             train_epochs(job, run, progress, board)
         result = job.result(run, progress)
         if board is not None:
-            board.close()
             write_json(run.result_file, result)
         job.processes.wait()
     return result
@@ -98,7 +60,7 @@ def _open_run(job: Job, path: Path, held: ExitStack, *, resume: bool) -> Run:
     """Return the run's directory, which the first process makes and names, and keeps from others."""
     path = Path(job.processes.agreed(str(path)))
     if job.processes.first:
-        tqdm.write(job.note)
+        tell(*job.note.split("\n"))
         if not resume:
             if job.recipe.bad_images == "stop":
                 job.data.test.check()  # which is read when all is trained
@@ -124,7 +86,7 @@ def train_epochs(job: Job, run: Run, progress: Progress, board: Board | None = N
             _store(job, run, progress, better=better)
             line = job.line(row)
             if line is not None:
-                tqdm.write(line)
+                tell(line)
         job.processes.wait()
         if len(progress.rows) < job.schedule.epochs:
             check_stop()

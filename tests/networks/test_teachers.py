@@ -112,7 +112,7 @@ def test_files_and_arguments_that_do_not_fit(path: Path) -> None:
     resnet, takes = partial(of_file, "timm:test_resnet"), "arguments are for timm and checkpoint teachers, got"
     assert_refused_like(
         (partial(resnet, arguments={"num_classes": 5}), r"\(5,\) in the network, \(17,\) in the file"),
-        (partial(resnet, arguments={"nonsense": 1}), r"does not take \{'nonsense': 1\}"),
+        (partial(resnet, arguments={"nonsense": 1}), "does not take nonsense=1"),
         (partial(of_file, "timm:test_vit"), r"another architecture: .* is "),
         (partial(of_file, "open_clip:ViT-S-32-alt"), "is not of an open_clip model"),
         (partial(load_teacher, "open_clip:ViT-B-32/openai", arguments={"x": 1}), rf"{takes} \{{'x': 1\}} for"),
