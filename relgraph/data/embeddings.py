@@ -17,6 +17,7 @@ from relgraph.data.sealed_rows import SealedRows, write_rows
 from relgraph.data.views import FixedViews
 from relgraph.errors import RelgraphError
 from relgraph.files import only_begun
+from relgraph.printing import tell
 
 # Bytes that a GPU holds by default: 50,000 images with 20 views of width 1024, and a small part of a common one.
 RESIDENT_LIMIT = 4 * 2**30
@@ -161,7 +162,7 @@ class StoreWriter:
             for _ in open_shard(self.path, self.contents, shard).blocks():
                 pass
         except RelgraphError as error:
-            tqdm.write(str(error))  # which says that it is written again
+            tell(str(error))  # which says that it is written again
             return False
         return True
 

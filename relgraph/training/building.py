@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from relgraph.data.batches import epoch_batches
 from relgraph.data.datasets import DataSet, load
@@ -18,6 +17,7 @@ from relgraph.files import is_plain, parse_yaml
 from relgraph.graph.search import check_k
 from relgraph.names import dataset, load_teacher
 from relgraph.networks.teachers import Teacher
+from relgraph.printing import tell
 from relgraph.processes import MEETING, ProcessGroup
 from relgraph.training.hardware import native_bf16
 from relgraph.training.recipe import BaseRecipe, Recipe
@@ -99,7 +99,7 @@ def load_data(
                 seed=recipe.seed)  # fmt: skip
     if ProcessGroup.launched().first:
         for line in data.left_out.lines(data.name):
-            tqdm.write(line, sys.stderr)  # what a command prints of its own can be read by programs
+            tell(line, stream=sys.stderr)  # what a command prints of its own can be read by programs
     return data
 
 

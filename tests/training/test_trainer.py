@@ -131,7 +131,7 @@ def test_what_is_refused_leaves_everything_as_it_was(tmp_path: Path, monkeypatch
         torch.save(content, Run(path).last)
         assert_refused_like((resume, told))
     Run(path).last.write_bytes(kept[: len(kept) // 2])
-    assert_refused_like((resume, r"^cannot read the checkpoint .*last\.ckpt, it is damaged"))
+    assert_refused_like((resume, r"^cannot read the checkpoint .*last\.ckpt: it is damaged"))
     Run(path).last.write_bytes(kept)
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "train_epoch", interrupt)
