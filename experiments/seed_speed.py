@@ -28,7 +28,7 @@ from benchmark.memory import in_own_process, peak_resident
 from benchmark.timing import in_turn, spread
 from relgraph.files import write_atomically
 from relgraph.graph.contrast import queue_contrast, soft_queue_contrast
-from relgraph.training.building import processor
+from relgraph.training.hardware import processor
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 TAU, TEACHER_TAU = 0.2, 0.01

@@ -17,7 +17,7 @@ from relgraph.errors import RelgraphError, unknown
 from relgraph.methods import Method, RunFacts
 from relgraph.methods.relational import Relational
 from relgraph.names import parse_methods, shared_options
-from relgraph.training.building import processor
+from relgraph.training.hardware import processor
 
 FORMS = ("matrix", "factored", "blocked", "knn")
 SIZES = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)

@@ -28,7 +28,7 @@ from benchmark.memory import in_own_process, peak_resident
 from benchmark.timing import Start, Times, in_turn, spread
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
-from relgraph.training.building import processor
+from relgraph.training.hardware import processor
 
 MEMORY_STEPS = 2  # from the second on gradients and momentum are there
 

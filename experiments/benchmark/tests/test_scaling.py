@@ -30,7 +30,7 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.pair import has_weights
 from relgraph.methods import EGA, Batch, Output
 from relgraph.processes import ProcessGroup
-from relgraph.training.spread import spread_over
+from relgraph.training.spread import Spread
 from tests.processes import run_on
 
 SMALL = ScalingSettings(dim=8, sizes=(16, 32, 64, 128), rounds=2, steps=2, device="cpu", memory=False)
@@ -142,7 +142,7 @@ def sent(processes: ProcessGroup, form: str, rows: int, dim: int, width: int) ->
     patch.setattr(distributed, "all_gather", counting_gather)
     patch.setattr(distributed, "all_reduce", counting_reduce)
     loss, head = EGA(form=form), torch.nn.Linear(width, dim, bias=False)
-    spread = spread_over(loss, processes)
+    spread = Spread(loss, processes)  # as the trainer has it; `spread_over` sends what must be alike as well
     batch = Batch(torch.arange(rows), torch.zeros(rows, dtype=torch.int64))
     torch.autograd.backward(spread(Output(head(torch.randn(rows, width))), Output(torch.randn(rows, dim)), batch))
     for parameter in head.parameters():
