@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from relgraph.processes import ProcessGroup
 
-_asked = threading.Event()
+ASKED = threading.Event()  # to stop
 
 
 class Stopped(SystemExit):
@@ -27,21 +27,16 @@ def stoppable(processes: ProcessGroup) -> Iterator[None]:
     if not alone or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
-    _asked.clear()
-    signal.signal(signal.SIGTERM, lambda number, frame: _asked.set())
+    ASKED.clear()
+    signal.signal(signal.SIGTERM, lambda number, frame: ASKED.set())
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        _asked.clear()
-
-
-def asked_to_stop() -> bool:
-    """Return whether the training was asked to stop."""
-    return _asked.is_set()
+        ASKED.clear()
 
 
 def check_stop() -> None:
     """Raise Stopped if the training was asked to stop."""
-    if asked_to_stop():
+    if ASKED.is_set():
         raise Stopped

@@ -16,7 +16,7 @@ from relgraph.training.checkpoint import save_checkpoint
 from relgraph.training.epochs import Job, Progress, train_epoch
 from relgraph.training.resuming import checkpoint_of, inputs_of, resumed, write_first
 from relgraph.training.runs import AnyRecipe, Run, check_free
-from relgraph.training.stopping import asked_to_stop, check_stop, stoppable
+from relgraph.training.stopping import ASKED, check_stop, stoppable
 
 
 def run_job(open_job: Callable[[], Job], recipe: AnyRecipe, path: Path, *, resume: bool) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Amid:
     def due(self) -> bool:
         """Return whether a checkpoint is to be written now."""
         minutes = self.job.recipe.checkpoint_minutes
-        return asked_to_stop() or (minutes is not None and time.monotonic() - self.last > 60 * minutes)
+        return ASKED.is_set() or (minutes is not None and time.monotonic() - self.last > 60 * minutes)
 
     def save(self, within: dict[str, Any]) -> None:
         """Write one, with the state amid the epoch.
