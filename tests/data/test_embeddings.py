@@ -89,7 +89,7 @@ def searched(x: Any) -> list[Tensor]:
     ]  # fmt: skip
 
 
-# A store of 20 MiB is searched with 6 MiB more than Python and its libraries take.
+# A store of 20 MiB is searched with 10 MiB more than Python and its libraries take.
 LIMITED = """
 import sys, torch
 from pathlib import Path
@@ -100,7 +100,7 @@ from tests.limits import limit_data
 torch.set_num_threads(1)
 rows = EmbeddingStore(Path(sys.argv[1])).view()
 searched(torch.randn(300, 8)), rows[:32]
-limit_data(6 * 2**20)
+limit_data(10 * 2**20)
 torch.save(searched(rows if sys.argv[2] == "files" else rows[:]), sys.argv[3])
 """
 
