@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .options import RUN, SPLIT
+from .options import RUN, SPLIT, own_code_options
 from .show import columns, say, say_all, table
 
 ROWS = 5
@@ -34,7 +34,8 @@ Examples:
               help="How neighbours are found, both exact. [default: faiss if it is installed]")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False),
               help="JSON file of all figures. [default: RUN/analysis-SPLIT.json]")  # fmt: skip
-def analyze(run: Path, split: str, k: int, first: int | None, seed: int, search: str | None, out: Path | None) -> None:
+@own_code_options
+def analyze(run: Path, split: Any, out: Path | None, **options: Any) -> None:
     """Compare the nearest neighbours of the student and the teacher of a RUN.
 
     Each network joins an image to its k nearest others by the correlation of their embeddings. Tables show how far the
@@ -42,11 +43,10 @@ def analyze(run: Path, split: str, k: int, first: int | None, seed: int, search:
     An edge that one network alone chose is weaker in the other: over the edges of either graph the rank correlation
     can be below 0 where over all pairs it is high.
     """
-    from relgraph.analysis.analysis import analyse, write_summary
+    from relgraph import api
 
-    summary = analyse(run, split, k, first, seed, search).summary()
     out = out or run / f"analysis-{split}.json"
-    write_summary(summary, out)
+    summary = api.analyze(run, split, out=out, **options)
     for part in _parts(summary):
         say_all(part + "\n")
     say(str(out))

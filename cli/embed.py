@@ -6,13 +6,10 @@ from typing import Any
 
 import click
 
-from .options import recipe_options
-from .show import say
+from relgraph.training.recipe import EMBED_OPTIONS
 
-OPTIONS = (
-    "dataset", "root", "image_size", "images", "bad_images", "workers", "teacher", "teacher_weights", "teacher_size",
-    "teacher_mean", "teacher_std", "teacher_args", "embeddings", "device", "precision", "threads",
-)  # fmt: skip
+from .options import ALLOW_CODE, recipe_options
+from .show import say
 
 EPILOG = """\b
 Examples:
@@ -33,8 +30,9 @@ Examples:
 @click.option("--batch-size", default=256, show_default=True, type=click.IntRange(min=1), help="Images at a time.")
 @click.option("--out", type=click.Path(path_type=Path),
               help="Directory of the store. [default: one in the folder --embeddings]")  # fmt: skip
-@recipe_options(*OPTIONS)
-def embed(views: int, dtype: str, seed: int, batch_size: int, out: Path | None, **options: Any) -> None:
+@ALLOW_CODE
+@recipe_options(*EMBED_OPTIONS)
+def embed(out: Path | None, allow_code: bool, **options: Any) -> None:
     """Store a teacher's embeddings of a training set, once for all runs that follow.
 
     `relgraph train` with the same data set and teacher then reads them and the teacher need not run. All training
@@ -47,16 +45,19 @@ def embed(views: int, dtype: str, seed: int, batch_size: int, out: Path | None, 
     `--views independent` the student keeps fresh crops, and the teacher's embeddings are those of another view than
     the student's; one view, of the whole image, is then enough.
     """
+    from relgraph.own_code import permitting
     from relgraph.training.recipe import resolve
     from relgraph.training.stores import default_path, store_embeddings
 
+    views, dtype, seed, batch_size = (options.pop(name) for name in ("views", "dtype", "seed", "batch_size"))
     recipe = resolve({name: value for name, value in options.items() if value is not None})
     path = out or default_path(recipe, views, dtype, seed)
     say(f"{recipe.dataset} by {recipe.teacher} -> {path}")
     if views == 1:  # told before hours are spent on it
         say("one view an image is for relgraph train --views independent; for its default, shared: --views N")
     try:
-        done = store_embeddings(recipe, path, views=views, dtype=dtype, seed=seed, batch_size=batch_size)
+        with permitting(everything=allow_code):
+            done = store_embeddings(recipe, path, views=views, dtype=dtype, seed=seed, batch_size=batch_size)
     except KeyboardInterrupt:
         say("", "stopped; finished shards are kept, the same command continues", err=True)
         raise SystemExit(130) from None

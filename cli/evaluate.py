@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from .options import own_code_options
 from .show import accuracies, say, say_all
 
 EPILOG = """\b
@@ -21,15 +22,16 @@ Examples:
     "--k", default=20, show_default=True, type=click.IntRange(min=1), help="Neighbours that vote in the k-NN accuracy."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def evaluate(run: Path, k: int, as_json: bool) -> None:
+@own_code_options
+def evaluate(run: Path, k: int, as_json: bool, allow_code: bool, **given: Any) -> None:
     """Compare student and teacher of a RUN on its test split.
 
     Accuracy is that of the network's head. k-NN and linear probe read the pooled features and learn from the training
     split, with all its labels, and with those labels alone that the run was given, where these are few.
     """
-    from relgraph.analysis.run_loading import evaluate_run
+    from relgraph import api
 
-    report = evaluate_run(run, k)
+    report = api.evaluate(run, k, allow_code=allow_code, **given)
     if as_json:
         say_all(json.dumps(report, indent=2))
         return

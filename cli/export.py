@@ -1,19 +1,12 @@
 """relgraph export."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from .options import RUN, SPLIT
+from .options import RUN, SPLIT, own_code_options
 from .show import say
-
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
-
-    from relgraph.analysis.export import Side
-    from relgraph.analysis.layout import Layout
-    from relgraph.analysis.run_loading import TrainedRun
 
 EPILOG = """\b
 Examples:
@@ -29,7 +22,7 @@ Examples:
 @click.command(epilog=EPILOG)
 @RUN
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
-@click.option("--format", "format_", type=click.Choice(["graphml", "gexf", "json", "pt"]),
+@click.option("--format", type=click.Choice(["graphml", "gexf", "json", "pt"]),
               help="[default: by the file's suffix]")  # fmt: skip
 @SPLIT
 @click.option("--first", type=int, metavar="N", help="Only the first N images of the split.")
@@ -49,7 +42,8 @@ Examples:
 @click.option("--layout", type=click.Choice(["tsne", "spring", "none"]),
               help="Where nodes stand. [default: tsne in GraphML and GEXF of up to 5,000 images]")  # fmt: skip
 @click.option("--thumbnails", is_flag=True, help="Write each image into OUTPUT_thumbnails/ as well.")
-def export(run: Path, output: Path, diff: bool, attributes: str | None, thumbnails: bool, **options: Any) -> None:
+@own_code_options
+def export(run: Path, output: Path, diff: bool, attributes: str | None, **options: Any) -> None:
     """Write the graph of a RUN for networkx, Gephi or PyTorch Geometric.
 
     Nodes carry index, label, class name, split, prediction and whether it is correct, or what --attributes names:
@@ -63,51 +57,14 @@ def export(run: Path, output: Path, diff: bool, attributes: str | None, thumbnai
     With --diff each network chooses its edges, and those that both have are left out: `only` is the network that has an
     edge, `student_correlation` and `teacher_correlation` are its weights in both, and `weight` is their difference.
     """
-    from relgraph.analysis.export import check_format, check_pair, write_graph
-    from relgraph.analysis.nodes import check_attributes, measure
-    from relgraph.analysis.run_loading import TrainedRun, run_pair
+    from relgraph import api
     from relgraph.errors import RelgraphError
 
-    name = check_format(output, options.pop("format_"))
-    layout: Layout | None = options.pop("layout")
-    side: Side = options.pop("side")
     names = None if attributes is None else [part.strip() for part in attributes.split(",") if part.strip()]
-    check_attributes(names or ())
-    if diff and side != "pair":
-        raise RelgraphError(f"--diff compares both networks: expected no --side, got {side}")
-    side = "difference" if diff else side
-    opened = TrainedRun(run)
-    if opened.teacher is None and "overlap" in (names or ()):
-        raise RelgraphError(f"{run} was trained without a teacher, with which its neighbours could overlap")
-    pair = run_pair(opened, side=side, **options)
-    measure(pair, names or (), options["k"])
-    if name != "pt":
-        check_pair(pair, side, names)
-    note = _place(pair, layout, name, side)
-    if thumbnails:
-        note += _add_thumbnails(pair, opened, options["split"], output)
-    write_graph(pair, output, name, side, names)
-    say(f"{output}: {pair['student'].x.shape[0]} images, {output.stat().st_size / 1e6:.1f} MB{note}")
-
-
-def _place(pair: "HeteroData", layout: "Layout | None", name: str, side: "Side") -> str:
-    """Give nodes their positions, and return a note on them for the user."""
-    from relgraph.analysis.layout import TSNE_NODES, place
-
-    if layout is None and name in ("graphml", "gexf"):
-        if len(pair["student"].x) > TSNE_NODES:
-            return f", no positions (more than {TSNE_NODES:,} images: --layout tsne takes minutes)"
-        layout = "tsne"
-    place(pair, layout or "none", side)
-    return ""
-
-
-def _add_thumbnails(pair: "HeteroData", opened: "TrainedRun", split: str, output: Path) -> str:
-    """Write the images of a pair beside the output, name them in its nodes, and return a note for the user."""
-    from relgraph.analysis.pictures import write_thumbnails
-
-    folder = output.with_name(f"{output.stem}_thumbnails")
-    paths = write_thumbnails(opened.images(split, len(pair["student"].x)), folder)
-    for kind in ("student", "teacher"):
-        pair[kind].image = paths
-    return f", thumbnails in {folder}"
+    if diff and options["side"] != "pair":
+        raise RelgraphError(f"--diff compares both networks: expected no --side, got {options['side']}")
+    if diff:
+        options["side"] = "difference"
+    found = api.export(run, output, attributes=names, **options)
+    told = [f"{found.images} images", f"{output.stat().st_size / 1e6:.1f} MB", *found.notes]
+    say(f"{output}: {', '.join(told)}")

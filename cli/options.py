@@ -1,5 +1,6 @@
 """Command-line options made from the typed options of a recipe, so that each is written once."""
 
+import re
 from collections.abc import Callable, Mapping
 from functools import reduce
 from pathlib import Path
@@ -7,12 +8,17 @@ from typing import Any, get_args, get_origin
 
 import click
 
+from relgraph import own_code
 from relgraph.errors import RelgraphError
 from relgraph.options import Option, check_names, options_of
 from relgraph.training.pretrain_recipe import DEFAULTS, DIGITS, PretrainRecipe
-from relgraph.training.recipe import PRESETS, BaseRecipe, Recipe
+from relgraph.training.recipe import OBJECTS, PRESETS, BaseRecipe, Recipe
 
 Decorator = Callable[[Any], Any]
+OWN_CODE = {"student": "student", "teacher": "teacher", "dataset": "data set", "method": "method"}
+ALLOW_CODE = click.option(
+    "--allow-code", is_flag=True, help="Run code of one's own that files name, such as the recipe of a run or --config."
+)
 TYPES = {int: click.INT, float: click.FLOAT, str: click.STRING, bool: click.BOOL}
 OUT = click.option("--out", type=click.Path(path_type=Path), help="Run directory. [default: a new one under runs/]")
 # What analyze, export and report share: the run, the split, and how each command calls its options.
@@ -43,8 +49,15 @@ class Typed(click.ParamType):  # type: ignore[type-arg]  # click 8.4 has one, 8.
 
 
 def run_options(command: Any) -> Any:
-    """Give a command the options of all that write a run: --out, --resume and --config."""
-    return OUT(RESUME(CONFIG(command)))
+    """Give a command the options of all that write a run: --out, --resume, --config and --allow-code."""
+    return OUT(RESUME(CONFIG(ALLOW_CODE(command))))
+
+
+def own_code_options(command: Any) -> Any:
+    """Give a command that reads a run the options by which code of one's own in it is named again, or allowed."""
+    again = "The run's own {}, named again: package.module:attribute or path/to/file.py:attribute."
+    named = [click.option(f"--{name}", metavar="SPELLING", help=again.format(what)) for name, what in OWN_CODE.items()]
+    return _each([*named, ALLOW_CODE])(command)
 
 
 def recipe_options(*names: str) -> Decorator:
@@ -96,11 +109,12 @@ def _type(item: Option) -> Any:
     return TYPES[kind]
 
 
-def given_options(recipe: type[BaseRecipe], options: Mapping[str, Any]) -> dict[str, Any]:
+def given_options(recipe: type[BaseRecipe], options: Mapping[str, Any], *, allow_code: bool = False) -> dict[str, Any]:
     """Return the options that a user gave: on the command line, else in `config`, a YAML file; `null` there is `None`.
 
     Raises:
-        RelgraphError: if the file cannot be read, for an unknown option, or a value that the option does not take.
+        RelgraphError: if the file cannot be read, for an unknown option, a value that the option does not take, or code
+            of one's own in the file that is not allowed.
     """
     given = {name: value for name, value in options.items() if value is not None}
     config = given.pop("config", None)
@@ -110,13 +124,20 @@ def given_options(recipe: type[BaseRecipe], options: Mapping[str, Any]) -> dict[
 
     content = read_yaml(config)
     check_names(recipe, content)
+    for name in (OBJECTS & content.keys()) - given.keys() if not allow_code else ():
+        if any(own_code.is_own(part.strip()) for part in re.split("[*+]", str(content[name]))):
+            own_code.check_permitted(str(content[name]), str(config))
     try:
         return {**{name: options_of(recipe)[name].read(value) for name, value in content.items()}, **given}
     except RelgraphError as error:
         raise RelgraphError(f"{config}: {error}") from error
 
 
-def refuse_beside_resume(resume: Path | None, *others: Any) -> None:
-    """End the program with its usage if anything else is given with --resume: 0 and false are given, too."""
-    if resume is not None and any(other is not None for other in others):
+def refuse_beside_resume(resume: Path | None, options: Mapping[str, Any], *others: Any) -> None:
+    """End the program with its usage if anything else is given with --resume: 0 and false are given, too.
+
+    Code of one's own that the run names is given again.
+    """
+    given = [value for name, value in options.items() if name not in OBJECTS or not own_code.is_own(str(value))]
+    if resume is not None and any(other is not None for other in (*given, *others)):
         raise click.UsageError("--resume keeps the recipe of the run: give no other option with it")

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from relgraph.errors import RelgraphError
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 
 from .options import given_options, pretraining_options, refuse_beside_resume, run_options
@@ -29,7 +28,7 @@ Examples:
 @click.command(epilog=EPILOG)
 @run_options
 @pretraining_options
-def pretrain(out: Path | None, resume: Path | None, **options: Any) -> None:
+def pretrain(out: Path | None, resume: Path | None, allow_code: bool, **options: Any) -> None:
     """Train a teacher without labels: two random views of an image find each other.
 
     Any folder of images will do. Labels, where there are some, serve the k-NN accuracy alone, which shows how far the
@@ -38,38 +37,30 @@ def pretrain(out: Path | None, resume: Path | None, **options: Any) -> None:
 
     The objective sskd-head trains no network but the self-supervision head that SSKD reads of a given teacher.
     """
-    refuse_beside_resume(resume, out, *options.values())
-    from relgraph.training.runs import free_name
+    refuse_beside_resume(resume, options, out)
+    from relgraph.own_code import permitting
+    from relgraph.training.runs import Run, free_name
 
-    recipe = resolve_pretraining(given_options(PretrainRecipe, options)) if resume is None else _stored(resume)
+    with permitting(everything=allow_code):
+        given = given_options(PretrainRecipe, options, allow_code=allow_code)
+        recipe = resolve_pretraining(given) if resume is None else Run.open(resume).pretraining(given)
     path = resume or out or free_name(Path("runs"), recipe)
     subject = f"a head for {recipe.teacher}" if recipe.teacher else recipe.network
     epochs = f"{recipe.epochs} epoch{'s' if recipe.epochs != 1 else ''}"
     say(f"{recipe.dataset}: {subject} by {recipe.objective}, {epochs} -> {path}")
-    _run(recipe, path, resume is not None, named=resume is None and out is None)
+    _run(recipe, path, resume is not None, allow_code, named=resume is None and out is None)
 
 
-def _stored(path: Path) -> PretrainRecipe:
-    from relgraph.training.runs import Run
-
-    recipe = Run.open(path).stored()
-    if not isinstance(recipe, PretrainRecipe):
-        raise RelgraphError(f"{path} is a run of relgraph train: continue it with relgraph train --resume {path}")
-    return recipe
-
-
-def _run(recipe: PretrainRecipe, path: Path, resume: bool, *, named: bool) -> None:
-    from relgraph.analysis.plots import learning_curve
-    from relgraph.training.pretraining import pretrain as train
+def _run(recipe: PretrainRecipe, path: Path, resume: bool, allow_code: bool, *, named: bool) -> None:
+    from relgraph.api import run_recipe
 
     with stoppable("pretrain", path, named=named):
-        result = train(recipe, path, resume=resume)
-        learning_curve(path)
+        result = run_recipe(recipe, path, resume=resume, allow_code=allow_code).result
     if recipe.teacher is not None:
-        teacher, head = quote(recipe.teacher), quote(str(path))
+        teacher, head = quote(str(recipe.teacher)), quote(str(path))
         say(f"next: relgraph train --method sskd --teacher {teacher} --ss-head {head} ...")
         return
     if result["test"]:
-        networks = {recipe.network: result["test"], f"{recipe.network}, untrained": result["test_untrained"]}
+        networks = {str(recipe.network): result["test"], f"{recipe.network}, untrained": result["test_untrained"]}
         say_all(accuracies("features on the test split", networks))
     say(f"next: relgraph train --teacher checkpoint:{quote(str(path))} ...")

@@ -1,10 +1,11 @@
 """relgraph report."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from .options import SPLITS
+from .options import SPLITS, own_code_options
 from .show import say
 
 EPILOG = """\b
@@ -22,14 +23,15 @@ Examples:
 @click.option("--split", type=SPLITS, help="[default: test, or train where there are no test images]")
 @click.option("--first", type=click.IntRange(min=2), metavar="N", help="Only the first N images of the split.")
 @click.option("--k", type=int, default=8, show_default=True, help="Neighbours of each image.")
-def report(runs: tuple[Path, ...], output: Path, split: str | None, first: int | None, k: int) -> None:
+@own_code_options
+def report(runs: tuple[Path, ...], output: Path, **options: Any) -> None:
     """Write one HTML page on one RUN or several, which opens offline and loads nothing else.
 
     It lists what was run, overlays learning curves and compares figures, over seeds as mean and deviation. The first
     RUN that trained a student is shown in detail: edge matrices, maps, the graph to explore, and the images on whose
     neighbours student and teacher agree least.
     """
-    from relgraph.analysis.report import write_report
+    from relgraph import api
 
-    size = write_report(runs, output, split=split, first=first, k=k)
+    size = api.report(runs, output, **options).stat().st_size
     say(f"{output}: {len(runs)} run{'s' if len(runs) > 1 else ''}, {size / 1e6:.1f} MB")

@@ -52,23 +52,28 @@ Examples:
     "every batch and its graph are spread. A run may be resumed on another number.  [default: 1]",
 )  # fmt: skip
 @recipe_options()
-def train(out: Path | None, resume: Path | None, clip_mode: str | None, devices: int | None, **options: Any) -> None:
+def train(
+    out: Path | None, resume: Path | None, clip_mode: str | None, devices: int | None, allow_code: bool, **options: Any
+) -> None:
     """Train a student: views -> student and teacher -> graph pair -> matching -> loss.
 
     Without a data set, the offline example is trained: scikit-learn's digits with labels for a few images a class, and
     a teacher that was trained without labels and comes with the package.
     """
-    refuse_beside_resume(resume, out, clip_mode, *options.values())
+    refuse_beside_resume(resume, options, out, clip_mode)
     preset = options.pop("preset")
     if clip_mode is not None and options["teacher"] is not None:
         raise click.UsageError("--clip_mode names the teacher: give it or --teacher, not both")
+    from relgraph.own_code import permitting
     from relgraph.training.runs import Run, free_name
 
     if clip_mode is not None:
         from relgraph.names import clip_spec
 
         options["teacher"] = clip_spec(clip_mode)
-    recipe = resolve(given_options(Recipe, options), preset) if resume is None else Run.open(resume).recipe()
+    with permitting(everything=allow_code):
+        given = given_options(Recipe, options, allow_code=allow_code)
+        recipe = resolve(given, preset) if resume is None else Run.open(resume).recipe(given)
     if devices is not None and devices > 1 and not launched():
         raise SystemExit(launch(devices))
     count = os.environ.get("WORLD_SIZE", "1")
@@ -78,7 +83,7 @@ def train(out: Path | None, resume: Path | None, clip_mode: str | None, devices:
     with Path(os.devnull).open("w") as nowhere, nullcontext() if is_first() else redirect_stdout(nowhere):
         path = resume or out or (free_name(Path("runs"), recipe) if is_first() else Path("runs"))
         say(f"{_summary(recipe)} -> {path}")
-        _run(recipe, path, resume is not None, named=resume is None and out is None)
+        _run(recipe, path, resume is not None, allow_code, named=resume is None and out is None)
 
 
 def _summary(recipe: Recipe) -> str:
@@ -88,15 +93,13 @@ def _summary(recipe: Recipe) -> str:
     return f"{recipe.dataset}: {recipe.student} {others}, {recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"
 
 
-def _run(recipe: Recipe, path: Path, resume: bool, *, named: bool) -> None:
-    from relgraph.analysis.plots import learning_curve
-    from relgraph.training.distillation import train as train_loop
+def _run(recipe: Recipe, path: Path, resume: bool, allow_code: bool, *, named: bool) -> None:
+    from relgraph.api import run_recipe
 
     with stoppable("train", path, named=named):
-        result = train_loop(recipe, path, resume=resume)
+        result = run_recipe(recipe, path, resume=resume, allow_code=allow_code).result
         if not is_first():
             return
-        learning_curve(path)
     epochs = {"last": result["epochs"], "best": result["best_epoch"]}
     rows = {f"{which} epoch ({epoch})": result["test"][which] for which, epoch in epochs.items()}
     told = accuracies("student on the test split", rows)

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from relgraph.analysis.export import read_pair, to_networkx, write_graph
+    from relgraph.api import Run, analyze, embed, evaluate, export, pretrain, report, train
     from relgraph.errors import RelgraphError
     from relgraph.graph.pair import graph_pair
     from relgraph.graph.relation import Relation
     from relgraph.graph.topology import AllPairs, Given, Nearest
     from relgraph.methods import EGA, KD, METHODS, Output, ega_loss
     from relgraph.names import build_backbone, load_student, load_teacher
+    from relgraph.training.callbacks import Callback, EpochEnd, StepEnd
     from relgraph.training.spread import spread_over
 
 # Loaded when first asked for, so that `import relgraph` costs nothing.
 _HOME = {
+    "relgraph.api": ("Run", "analyze", "embed", "evaluate", "export", "pretrain", "report", "train"),
     "relgraph.analysis.export": ("read_pair", "to_networkx", "write_graph"),
     "relgraph.errors": ("RelgraphError",),
     "relgraph.graph.pair": ("graph_pair",),
@@ -27,13 +30,16 @@ _HOME = {
     "relgraph.graph.topology": ("AllPairs", "Given", "Nearest"),
     "relgraph.methods": ("EGA", "KD", "METHODS", "Output", "ega_loss"),
     "relgraph.names": ("build_backbone", "load_student", "load_teacher"),
+    "relgraph.training.callbacks": ("Callback", "EpochEnd", "StepEnd"),
     "relgraph.training.spread": ("spread_over",),
 }
 
 __version__ = version("relgraph")
 __all__ = [
-    "EGA", "KD", "METHODS", "AllPairs", "Given", "Nearest", "Output", "Relation", "RelgraphError", "build_backbone",
-    "ega_loss", "graph_pair", "load_student", "load_teacher", "read_pair", "spread_over", "to_networkx", "write_graph",
+    "EGA", "KD", "METHODS", "AllPairs", "Callback", "EpochEnd", "Given", "Nearest", "Output", "Relation",
+    "RelgraphError", "Run", "StepEnd", "analyze", "build_backbone", "ega_loss", "embed", "evaluate", "export",
+    "graph_pair", "load_student", "load_teacher", "pretrain", "read_pair", "report", "spread_over", "to_networkx",
+    "train", "write_graph",
 ]  # fmt: skip
 
 

@@ -1,15 +1,18 @@
 """Parsing of names into objects: methods such as `crd+0.9*kd` and their options, data sets, students and teachers.
 
-No other module parses names.
+No other module parses names. A built-in `NAME`, `SOURCE:NAME`, a name that an installed package registers,
+`package.module:attribute`, `path/to/file.py:attribute` and, in Python, the object itself stand for the same.
 """
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from relgraph import own_code
+from relgraph.data.own import OwnData
 from relgraph.data.sources import SOURCES as DATASETS
 from relgraph.data.sources import Folder, Source
 from relgraph.errors import RelgraphError, unknown
@@ -22,12 +25,14 @@ from relgraph.networks.checkpoint_source import CheckpointSource, embedded
 from relgraph.networks.files import read_student
 from relgraph.networks.heads import Student
 from relgraph.networks.open_clip_source import OpenClipSource
+from relgraph.networks.own import OwnStudent, OwnTeacher
 from relgraph.networks.sources import Arguments, StudentSource, TeacherSource
-from relgraph.networks.students import BenchmarkSource
+from relgraph.networks.students import ALIASES, STUDENTS, BenchmarkSource
 from relgraph.networks.teachers import Teacher
 from relgraph.networks.timm_source import TimmSource
 from relgraph.networks.torchvision_source import TorchvisionSource
 from relgraph.options import options_of
+from relgraph.own_code import Own
 
 
 class Named(NamedTuple):
@@ -61,8 +66,7 @@ def parse_methods(text: str, beta: float | None = None, known: Mapping[str, type
     """
     if text.strip().lower() == "none":
         return []
-    # A plus after a digit and an e belongs to a number, 1e+3; that of nce+kd does not.
-    parts = [part.strip() for part in re.split(r"(?<![\d.][eE])\+", text)]
+    parts = split_sum(text)
     if beta is not None and (len(parts) > 1 or "*" in text):
         raise RelgraphError(f"beta is the weight of one method: write the weights of {text!r} as in 25*rkd+0.9*kd")
     found = [_parse_part(part, known, beta) for part in parts]
@@ -71,6 +75,12 @@ def parse_methods(text: str, beta: float | None = None, known: Mapping[str, type
     if twice is not None:
         raise RelgraphError(f"a sum names each method once, got {twice} more often in {text!r}")
     return found
+
+
+def split_sum(text: str) -> list[str]:
+    """Return the parts of a sum of methods."""
+    # A plus after a digit and an e belongs to a number, 1e+3; that of nce+kd does not.
+    return [part.strip() for part in re.split(r"(?<![\d.][eE])\+", text)]
 
 
 def _parse_part(part: str, known: Mapping[str, type[Method]], weight: float | None) -> Named:
@@ -207,17 +217,98 @@ def build_method(
     return build(parse_methods(text, beta), run, shared or {}, arguments)
 
 
-def is_checkpoint(teacher: str) -> bool:
+def is_checkpoint(teacher: object) -> bool:
     """Return whether a teacher is a network that relgraph trained, `checkpoint:RUN`.
 
     >>> is_checkpoint("checkpoint:runs/digits"), is_checkpoint("embedded:digits")
     (True, False)
     """
-    return teacher.startswith("checkpoint:")
+    return isinstance(teacher, str) and teacher.startswith("checkpoint:")
 
 
-def dataset(text: str) -> Source:
-    """Return the data set that a text names: a built-in one such as `cifar100`, or `folder:PATH`.
+# Options that may name code of one's own, by the kind of thing that they name.
+OWN = {"dataset": "datasets", "student": "students", "network": "students", "teacher": "teachers", "method": "methods"}
+
+
+def own_spellings(text: str) -> list[str]:
+    """Return the spellings of code of one's own in a text: the text itself, or those in a sum of methods.
+
+    >>> own_spellings("0.5*losses.py:Mine+kd"), own_spellings("timm:resnet18")
+    (['losses.py:Mine'], [])
+    """
+    return list(filter(own_code.is_own, _parts(text)))
+
+
+def _parts(text: str) -> list[str]:
+    return [text] if own_code.is_own(text) else [part.rpartition("*")[2].strip() for part in split_sum(text)]
+
+
+def own_code_of(recipe: Any) -> list[str]:
+    """Return the spellings of code of one's own in a recipe."""
+    return [text for name in OWN for text in own_spellings(str(getattr(recipe, name, None)))]
+
+
+def settled(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with the whole paths of files of code of one's own, and tuples in place of lists."""
+
+    def whole(text: str) -> str:
+        for part in own_spellings(text):
+            text = text.replace(part, own_code.absolute(part))
+        return text
+
+    found = {name: whole(value) if name in OWN and isinstance(value, str) else value for name, value in options.items()}
+    return {name: tuple(v) if isinstance(v, list) and name not in OWN else v for name, v in found.items()}
+
+
+def origins(recipe: Any) -> dict[str, dict[str, str]]:
+    """Return where the code of one's own, and what installed packages registered, came from, by option of a recipe."""
+    found: dict[str, dict[str, str]] = {}
+    for name, kind in OWN.items():
+        for text in _parts(str(getattr(recipe, name, None))):
+            if own_code.is_own(text) or text in own_code.registered(kind):
+                found[name if name not in found else f"{name} {text}"] = own_code.origin(kind, text)
+    return found
+
+
+def check_permitted(text: str, owner: str) -> None:
+    """Raise RelgraphError if a text that a file holds names code of one's own that was not permitted."""
+    for part in own_spellings(text):
+        own_code.check_permitted(part, owner)
+
+
+def _own(kind: str, spec: object) -> tuple[Any, str] | None:
+    """Return what code of one's own a spelling or an object stands for and its spelling, `None` for other spellings.
+
+    Raises:
+        RelgraphError: if it cannot be found or imported, or was an object of an earlier process.
+    """
+    own = Own.of(spec)
+    if isinstance(own, Own):
+        return own.target, own.spelling
+    spec = str(spec)
+    if spec.startswith("object:"):
+        one = kind.removesuffix("s")
+        told = f"pass it again, {one}=..., or spell it package.module:attribute or path/to/file.py:attribute"
+        raise RelgraphError(f"the {one} was {spec.removeprefix('object:')}, an object in Python: {told}")
+    if own_code.is_own(spec):
+        return own_code.load(spec), spec
+    return (own_code.load_registered(kind, spec), spec) if spec in own_code.registered(kind) else None
+
+
+def logger(spec: object) -> tuple[Any, str]:
+    """Return what a logger's spelling stands for and the spelling; or an object.
+
+    Raises:
+        RelgraphError: for an unknown name, or code of one's own that cannot be imported.
+    """
+    own = _own("loggers", spec)
+    if own is None:
+        raise unknown("logger", str(spec), ["tensorboard", "none", *own_code.registered("loggers")])
+    return own
+
+
+def dataset(spec: object) -> Source:
+    """Return the data set that a spelling names: a built-in one such as `cifar100`, or `folder:PATH`; or an object.
 
     Raises:
         RelgraphError: for an unknown name.
@@ -225,11 +316,16 @@ def dataset(text: str) -> Source:
     >>> dataset("folder:/photos/birds").short_name
     'birds'
     """
-    if text.startswith("folder:"):
-        return Folder(text.removeprefix("folder:"))
-    if text not in DATASETS:
-        raise unknown("data set", text, [*DATASETS, "folder:PATH"])
-    return DATASETS[text]
+    if isinstance(spec, Source):
+        return spec
+    if isinstance(spec, str) and spec.startswith("folder:"):
+        return Folder(spec.removeprefix("folder:"))
+    if isinstance(spec, str) and spec in DATASETS:
+        return DATASETS[spec]
+    own = _own("datasets", spec)
+    if own is None:
+        raise unknown("data set", str(spec), [*DATASETS, "folder:PATH", *own_code.registered("datasets")])
+    return own[0] if isinstance(own[0], Source) else OwnData(*own)
 
 
 SOURCES = ("open_clip", "timm", "torchvision", "checkpoint", "embedded")
@@ -239,24 +335,41 @@ CLIP_NAMES = (
 )  # fmt: skip
 
 
-def student(text: str) -> StudentSource:
-    """Return the student that a text names: one of the benchmark, `timm:MODEL` or `torchvision:MODEL`.
+def student(spec: object) -> StudentSource:
+    """Return the student that a spelling names: one of the benchmark, `timm:MODEL`, `torchvision:MODEL`; or an object.
 
-    The name is looked up when the network is built.
+    A built-in name is looked up when the network is built.
+
+    Raises:
+        RelgraphError: for code of one's own that cannot be imported.
 
     >>> student("timm:resnet18").build(1, 32).width
     512
     """
-    library, _, model = text.partition(":")
-    if model and library == "timm":
-        return TimmSource(model)
-    if model and library == "torchvision":
-        return TorchvisionSource(model)
-    return BenchmarkSource(text)
+    if isinstance(spec, str):
+        library, _, model = spec.partition(":")
+        if model and library == "timm":
+            return TimmSource(model)
+        if model and library == "torchvision":
+            return TorchvisionSource(model)
+        if spec in STUDENTS or spec in ALIASES:
+            return BenchmarkSource(spec)
+    own = _own("students", spec)
+    return BenchmarkSource(str(spec)) if own is None else OwnStudent(*own)
 
 
-def teacher(text: str) -> TeacherSource:
-    """Return the teacher that a text names (see `relgraph.networks.teachers`), which is looked up when it is loaded.
+def student_in_file(text: str) -> StudentSource:
+    """Return the student that a file names.
+
+    Raises:
+        RelgraphError: if it is code of one's own that was not permitted, or cannot be found.
+    """
+    check_permitted(text, "the network's file")
+    return student(text)
+
+
+def teacher(spec: object) -> TeacherSource:
+    """Return the teacher of a spelling (see `relgraph.networks.teachers`), looked up when it is loaded; or an object.
 
     >>> str(teacher("checkpoint:runs/first").path)
     'runs/first'
@@ -264,26 +377,29 @@ def teacher(text: str) -> TeacherSource:
     Raises:
         RelgraphError: for an unknown source, or a text without one.
     """
-    source, _, name = text.partition(":")
-    if not name:
-        known = ", ".join(SOURCES)
-        raise RelgraphError(f"a teacher is spelled SOURCE:NAME[/WEIGHTS] with a source of {known}, got {text!r}")
+    source, _, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
     architecture, _, tag = name.partition("/")
     match source:
-        case "timm":
+        case "timm" if name:
             return TimmSource(name)
-        case "open_clip":
+        case "open_clip" if name:
             return OpenClipSource(architecture, tag)
-        case "torchvision":
+        case "torchvision" if name:
             return TorchvisionSource(architecture, tag)
-        case "checkpoint":
-            return CheckpointSource(Path(name), student)
-        case "embedded":
-            return CheckpointSource(embedded(name), student)
+        case "checkpoint" if name:
+            return CheckpointSource(Path(name), student_in_file)
+        case "embedded" if name:
+            return CheckpointSource(embedded(name), student_in_file)
+    own = _own("teachers", spec)
+    if own is not None:
+        return OwnTeacher(*own)
+    if not name:
+        known = ", ".join(SOURCES)
+        raise RelgraphError(f"a teacher is spelled SOURCE:NAME[/WEIGHTS] with a source of {known}, got {spec!r}")
     raise unknown("teacher source", source, SOURCES)
 
 
-def build_backbone(name: str, in_channels: int = 3, *, image_size: int | None = None) -> Backbone:
+def build_backbone(name: object, in_channels: int = 3, *, image_size: int | None = None) -> Backbone:
     """Return an untrained backbone with an attribute `width`, `(N, in_channels, H, W) -> (N, width)`.
 
     Args:
@@ -303,20 +419,34 @@ def build_backbone(name: str, in_channels: int = 3, *, image_size: int | None = 
     return student(name).build(in_channels, image_size)
 
 
-def load_student(path: str | Path) -> tuple[Student, dict[str, Any]]:
+def load_student(
+    path: str | Path, *, student: object = None, allow_code: bool = False
+) -> tuple[Student, dict[str, Any]]:
     """Return a trained student, in evaluation mode, and its description, from a run or its `student.safetensors`.
 
     The description contains the properties of its input: `in_channels`, `image_size`, `mean`, `std` (of images in 0..1)
     and `classes`.
 
+    Args:
+        path: The run or the file.
+        student: The network of one's own that it holds, given again: its spelling, or the object.
+        allow_code: Whether code of one's own that the file names may be run.
+
     Raises:
-        RelgraphError: if the file is missing, truncated, without a head, or of another architecture than it declares.
+        RelgraphError: if the file is missing, truncated, without a head, or of another architecture than it declares;
+            for code of one's own that was neither given again nor allowed.
     """
-    return read_student(Path(path), student)
+    with own_code.permitting(everything=allow_code):
+        return read_student(Path(path), student_in_file if student is None else _always(student))
+
+
+def _always(spec: object) -> Callable[[str], StudentSource]:
+    """Return a function that finds the same student whatever a file names."""
+    return lambda _: student(spec)
 
 
 def load_teacher(
-    spec: str,
+    spec: object,
     *,
     weights: str | Path | None = None,
     input_size: int | None = None,
@@ -339,6 +469,7 @@ def load_teacher(
     Raises:
         RelgraphError: if a name is unknown, weights cannot be had, read, or do not match, or an option does not apply.
     """
+    spec = Own.of(spec)
     source = teacher(spec)
     if arguments and not source.takes_arguments:
         raise RelgraphError(f"arguments are for timm and checkpoint teachers, got {dict(arguments)} for {spec}")
@@ -346,7 +477,7 @@ def load_teacher(
         raise RelgraphError(f"{spec} brings its own weights, got the file {weights} as well")
     found = source.load(None if weights is None else Path(weights), input_size, arguments or {})
     given: dict[str, Any] = {"input_size": input_size, "mean": mean, "std": std}
-    return Teacher(replace(found, **{name: value for name, value in given.items() if value}), spec)
+    return Teacher(replace(found, **{name: value for name, value in given.items() if value}), str(spec))
 
 
 def clip_spec(name: str) -> str:

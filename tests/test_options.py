@@ -36,7 +36,7 @@ class Every:
     steps: tuple[int, ...] | None = option(default=None)
     means: tuple[float, ...] = option(default=())
     words: tuple[str, ...] = option(default=())
-    graph: str | Tensor = option(default="dense")  # noqa: RUF009 (a field, no default that instances share)
+    graph: str | Tensor = option(default="dense")
     no_option: int = 7
 
     def __post_init__(self) -> None:

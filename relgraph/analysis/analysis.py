@@ -204,7 +204,7 @@ def analyse(
         graphs[name] = NetworkGraph(x, known, *table, parts, searching.degenerate_in_blocks(x))
     student, teacher = graphs["student"], graphs.get("teacher")
     comparison = None if teacher is None else compare(student, teacher)
-    facts = opened.run.path, opened.recipe.dataset, split, k, search, tuple(images.classes)
+    facts = opened.run.path, str(opened.recipe.dataset), split, k, search, tuple(images.classes)
     return Analysis(*facts, images.index, images.true_labels, student, teacher, comparison)
 
 

@@ -23,7 +23,7 @@ def learning_curve(path: Path) -> Path:
     if not run.metrics_file.is_file():
         raise RelgraphError(f"{path} has no metrics.csv yet: it has not finished an epoch")
     rows = run.read_metrics()
-    split = run.stored().select
+    split = "test" if any(name.startswith("test_") for row in rows for name in row) else "val"
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     named = {"loss": "all terms"}
     if any(row.get("cross_entropy", 0) > 0 for row in rows):

@@ -29,7 +29,7 @@ from relgraph.training.building import open_data, open_fabric, open_teacher
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
 from relgraph.training.feed import input_of
-from relgraph.training.resuming import check_frozen, network_of
+from relgraph.training.resuming import changed_code, check_frozen, network_of
 from relgraph.training.runs import Run
 
 SPLITS = ("train", "val", "test")
@@ -55,16 +55,21 @@ class Nodes(NamedTuple):
 class TrainedRun:
     """The best student of a run, its teacher and the teacher's head as they were in that epoch, and the run's data.
 
+    Args:
+        path: The directory of the run.
+        given: Code of one's own that the run names, given again by option: a spelling, or the object.
+
     Raises:
-        RelgraphError: if `path` is not a run, or a file of it is missing, truncated or does not fit the others.
+        RelgraphError: if `path` is not a run, or a file of it is missing, truncated or does not fit the others; for
+            code of one's own that was neither given again nor permitted.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, given: Mapping[str, Any] | None = None) -> None:
         self.run = Run.open(path)
-        self.recipe = self.run.recipe()
+        self.recipe = self.run.recipe(given)
         self.data = open_data(self.recipe)
         self.device = open_fabric(self.recipe).device
-        self.student, self.description = load_student(self.run.student_file)
+        self.student, self.description = load_student(self.run.student_file, student=(given or {}).get("student"))
         self.student.to(self.device)
         if tuple(self.description["classes"]) != self.data.train.classes:
             counts = f"expected {len(self.description['classes'])}, got {len(self.data.train.classes)}"
@@ -74,6 +79,7 @@ class TrainedRun:
         if any(name.startswith("method.") and not name.startswith("method.parts.") for name in weights):
             raise RelgraphError(f"{self.run.best} is of a version of relgraph whose runs this one cannot read")
         self.inputs, self.checked = self.run.inputs(), set[str]()
+        tell(*changed_code(self.inputs, self.recipe, str(path)), stream=sys.stderr)
         self.teacher = self.head = None
         if head := {n.removeprefix("teacher_head."): t for n, t in weights.items() if n.startswith("teacher_head.")}:
             self.teacher = open_teacher(self.recipe).to(self.device)
@@ -177,7 +183,7 @@ class TrainedRun:
         return found[0], found.get(1)
 
 
-def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
+def evaluate_run(run: TrainedRun | Path, k: int = 20) -> dict[str, Any]:
     """Return the accuracies of student and teacher of a run on its test split, in percent.
 
     For each network: `top1` and `top5` of its head; k-NN (cosine, majority) and linear probe on its pooled features,
@@ -188,7 +194,7 @@ def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
     Raises:
         RelgraphError: if the run cannot be opened.
     """
-    opened = TrainedRun(path)
+    opened = run if isinstance(run, TrainedRun) else TrainedRun(run)
     train, test = opened.split("train"), opened.split("test")
     few, every = train.labels, train.true_labels
     if len(test) == 0 or not bool((every >= 0).any()):
@@ -199,7 +205,7 @@ def evaluate_run(path: Path, k: int = 20) -> dict[str, Any]:
     fewest = int(few[few >= 0].bincount().clamp_min(1).min())
     counts = {"train": len(train), "labelled": int((few >= 0).sum()), "test": len(test)}
     voting = {"neighbours": min(k, int((every >= 0).sum())), "neighbours_few": min(k, fewest)}
-    report: dict[str, Any] = {"run": str(path), "images": counts, **voting}
+    report: dict[str, Any] = {"run": str(opened.run.path), "images": counts, **voting}
     chosen = [("", every, k), *([("_few", few, min(k, fewest))] if hidden else [])]
     for name, known, asked in zip(("student", "teacher"), opened.outputs(train), opened.outputs(test), strict=True):
         if known is not None and asked is not None:

@@ -39,6 +39,9 @@ class Board:
             self.broken = True  # what follows half a record cannot be read
             tell(f"cannot write {self.folder}: {error.strerror or error}: the run goes on without it")
 
+    def close(self) -> None:
+        """End the log: each epoch is in the file already."""
+
 
 class Events:
     """One file of TensorBoard's: each row is the scalars of a step. `done` steps are written elsewhere already."""

@@ -26,6 +26,7 @@ from relgraph.networks.teachers import Teacher
 from relgraph.outputs import Batch, Output, StepInputs
 from relgraph.processes import ProcessGroup
 from relgraph.training.building import on_device, open_data, open_fabric, open_teacher
+from relgraph.training.callbacks import Callbacks
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.epochs import Job, Progress
 from relgraph.training.feed import Feed, Stored, open_feed
@@ -81,10 +82,10 @@ class Distillation(Job):
 
     def description(self) -> dict[str, Any]:
         """Return what is needed to build and feed the student again, as it is stored beside its weights."""
-        recipe = self.recipe
+        recipe, method = self.recipe, str(self.recipe.method)
         return {
-            "objective": f"{recipe.method} ({recipe.graph_in_use})" if recipe.graph_in_use else recipe.method,
-            "backbone": recipe.student,
+            "objective": f"{method} ({recipe.graph_in_use})" if recipe.graph_in_use else method,
+            "backbone": str(recipe.student),
             "dim": recipe.dim,
             "classes": list(self.data.train.classes),
             **super().description(),
@@ -101,7 +102,7 @@ class Distillation(Job):
         if any(score in row for row in progress.rows):
             selected = {f"{score}_of_best": progress.best_score, "note": self.task.selected[recipe.select]}
         return {
-            "method": recipe.method,
+            "method": str(recipe.method),
             "weights": {} if method is None else method.weights,
             "graph": recipe.graph_in_use,
             "test": {"last": last, "best": best},
@@ -114,7 +115,7 @@ class Distillation(Job):
         }  # fmt: skip
 
 
-def train(recipe: Recipe, path: Path, *, resume: bool = False) -> dict[str, Any]:
+def train(recipe: Recipe, path: Path, *, resume: bool = False, callbacks: Callbacks = ()) -> dict[str, Any]:
     """Train a student and return the content of `result.json`; the run directory at `path` then holds everything.
 
     A run that is stopped and resumed ends with the same weights and figures as one that was not.
@@ -123,7 +124,7 @@ def train(recipe: Recipe, path: Path, *, resume: bool = False) -> dict[str, Any]
         RelgraphError: if the recipe does not fit the data, or is not that of the run to resume, a file cannot be used,
             or a loss is not a number. The results of earlier epochs are kept.
     """
-    return run_job(lambda: build(recipe), recipe, path, resume=resume)
+    return run_job(lambda: build(recipe), recipe, path, resume=resume, callbacks=callbacks)
 
 
 def build(recipe: Recipe) -> Distillation:
@@ -264,8 +265,8 @@ def _start_from(backbone: nn.Module, recipe: Recipe) -> None:
     if recipe.init_from is None:
         return
     path = Path(recipe.init_from)
-    found, info = load_network(path, names.student)
-    if info["backbone"] != recipe.student:
+    found, info = load_network(path, names.student_in_file)
+    if info["backbone"] != str(recipe.student):
         raise RelgraphError(f"{path} holds a {info['backbone']}: expected a {recipe.student}, the student")
     load_strictly(backbone, found.state_dict(), path)
 

@@ -18,6 +18,7 @@ from relgraph.errors import RelgraphError
 from relgraph.outputs import Batch, Output
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.seeding import generator
+from relgraph.training.callbacks import Callbacks, StepEnd
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.feed import Feed
 from relgraph.training.objective import Losses, Objective, Stage
@@ -142,7 +143,7 @@ class Job:
             "image_size": shape[-1],
             "mean": list(data.mean),
             "std": list(data.std),
-            "dataset": self.recipe.dataset,
+            "dataset": str(self.recipe.dataset),
         }
 
     def line(self, row: Mapping[str, float]) -> str | None:
@@ -253,7 +254,11 @@ class Pauses(Protocol):
 
 
 def train_epoch(
-    job: Job, epoch: int, within: dict[str, Any] | None = None, pauses: Pauses | None = None
+    job: Job,
+    epoch: int,
+    within: dict[str, Any] | None = None,
+    pauses: Pauses | None = None,
+    callbacks: Callbacks = (),
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
     """Train for one pass over the training set, and return its row of metrics and the diagnostics of some steps.
 
@@ -274,7 +279,9 @@ def train_epoch(
                 rate = job.schedule.rate(epoch + number / (first + bar.total))
                 for group in next(iter(job.optimisers.values())).param_groups:
                     group["lr"] = rate
-            step(job, images, index, views, meter, stage, diagnostics if job.diagnose_every else None)
+            found = step(job, images, index, views, meter, stage, diagnostics if job.diagnose_every else None)
+            for callback in callbacks:
+                callback.after_step(step_end(job, epoch, number, first + bar.total, found, index))
             done += len(index) * job.processes.count
             if pauses is not None and number + 1 < first + bar.total and pauses.due():
                 measures = {"meter": meter.state, "diagnostics": diagnostics.state}
@@ -323,10 +330,11 @@ def step(
     meter: Meter,
     stage: Stage = "both",
     diagnostics: Diagnostics | None = None,
-) -> None:
+) -> Losses:
     """Train on the uint8 images of the training set at `index` (N,), of a batch over processes those of this one.
 
-    Views -> student, teacher -> graph pair -> losses -> backward -> step. Some steps go to `diagnostics`, if given.
+    Views -> student, teacher -> graph pair -> losses -> backward -> step. Some steps go to `diagnostics`, if given. The
+    losses are returned.
     """
     inputs = job.feed(images, Batch(index, job.data.train.labels[index]), views)
     for optimiser in job.optimisers.values():
@@ -338,6 +346,15 @@ def step(
     for optimiser in job.optimisers.values():
         optimiser.step()
     meter.add(losses, inputs.batch.labels, inputs.teacher)
+    return losses
+
+
+def step_end(job: Job, epoch: int, number: int, steps: int, losses: Losses, index: Tensor) -> StepEnd:
+    """Return what callbacks read of a step; epoch and step are counted from 0."""
+    terms = {name: term.detach() for name, term in losses.terms.items()}
+    batch = Batch(index, job.data.train.labels[index])
+    teacher = None if losses.teacher is None else losses.teacher.detach()
+    return StepEnd(epoch + 1, number + 1, steps, terms, losses.student.detach(), teacher, batch)
 
 
 def _so_far(means: Mapping[str, float], speed: float) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from relgraph.errors import RelgraphError, unknown
 from relgraph.options import check_names, option
+from relgraph.own_code import Own
 from relgraph.training.recipe import BaseRecipe
 
 # What each objective begins with. The values of MoCo v2 (Chen et al., 2020, arXiv 2003.04297) and of SSKD's head (Xu et
@@ -70,7 +71,7 @@ class PretrainRecipe(BaseRecipe):
     """
 
     objective: Literal["simclr", "moco", "sskd-head"] = option(default="simclr")
-    network: str = option(default="resnet20")
+    network: str | Own = option(default="resnet20")
     transformations: Literal["rotations", "all"] = option(default="rotations")
     temperature: float | None = option(default=None, above=0)
     dim: int = option(default=128, least=1)
@@ -112,10 +113,11 @@ def resolve_pretraining(given: Mapping[str, Any]) -> PretrainRecipe:
     0.2
     """
     from relgraph.names import dataset as dataset_of
+    from relgraph.names import settled
 
     check_names(PretrainRecipe, given)
     asked = {name: value for name, value in given.items() if value is not None}
-    objective, dataset = str(asked.get("objective", "simclr")), str(asked.get("dataset", "digits"))
+    objective, dataset = str(asked.get("objective", "simclr")), asked.get("dataset", "digits")
     if objective not in DEFAULTS:
         raise unknown("objective", objective, DEFAULTS)
     dataset_of(dataset)
@@ -123,7 +125,7 @@ def resolve_pretraining(given: Mapping[str, Any]) -> PretrainRecipe:
     chosen = {**DEFAULTS[objective], **own, **asked}
     if "warmup_epochs" not in asked and isinstance(chosen["epochs"], int):  # what else it may be, the recipe refuses
         chosen["warmup_epochs"] = min(chosen.get("warmup_epochs", 10), chosen["epochs"] // 10)
-    return PretrainRecipe(**chosen)
+    return PretrainRecipe(**settled(chosen))
 
 
 def augmentation(recipe: PretrainRecipe, side: int) -> str:

@@ -24,6 +24,7 @@ from relgraph.networks.heads import Projector
 from relgraph.outputs import Batch, Output, StepInputs
 from relgraph.processes import ProcessGroup
 from relgraph.training.building import load_data, on_device, open_fabric, open_teacher
+from relgraph.training.callbacks import Callbacks
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.epochs import Job, Progress
 from relgraph.training.feed import Feed, Online, TwoViews, input_of, make_plan
@@ -159,8 +160,8 @@ class Pretraining(Job):
         recipe, data = self.recipe, self.data
         return {
             "objective": recipe.objective,
-            "network": recipe.network,
-            "teacher": recipe.teacher,
+            "network": str(recipe.network),
+            "teacher": str(recipe.teacher) if recipe.teacher else None,
             "test": {},
             "test_untrained": {},
             "loss": progress.rows[-1]["loss"],
@@ -196,7 +197,7 @@ class NetworkPretraining(Pretraining):
         hidden = network.backbone.width if recipe.hidden is None else recipe.hidden
         return {
             "objective": recipe.objective,
-            "backbone": recipe.network,
+            "backbone": str(recipe.network),
             **super().description(),
             "projector": {"dim": recipe.dim, "hidden": hidden, "norm": isinstance(network, SimCLR)},
         }
@@ -227,7 +228,7 @@ class HeadPretraining(Pretraining):
         return run.ss_head_file
 
 
-def pretrain(recipe: PretrainRecipe, path: Path, *, resume: bool = False) -> dict[str, Any]:
+def pretrain(recipe: PretrainRecipe, path: Path, *, resume: bool = False, callbacks: Callbacks = ()) -> dict[str, Any]:
     """Pre-train a network and return the content of `result.json`; the run directory at `path` then holds everything.
 
     A run that is stopped and resumed ends with the same weights and figures as one that was not. The network of the
@@ -239,7 +240,7 @@ def pretrain(recipe: PretrainRecipe, path: Path, *, resume: bool = False) -> dic
             or a loss is not a number. The results of earlier epochs are kept.
     """
     recipe = resolve_pretraining(vars(recipe))
-    return run_job(lambda: build_pretraining(recipe), recipe, path, resume=resume)
+    return run_job(lambda: build_pretraining(recipe), recipe, path, resume=resume, callbacks=callbacks)
 
 
 def build_pretraining(recipe: PretrainRecipe) -> Pretraining:

@@ -2,16 +2,27 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal
 
 from relgraph.errors import RelgraphError, unknown
 from relgraph.options import check_names, check_options, option, options_of
+from relgraph.own_code import Own
 
 if TYPE_CHECKING:
     from relgraph.names import Named
     from relgraph.training.objective import Stage
+
+
+# Options that may be an object of the user's own.
+OBJECTS = {"dataset", "student", "network", "teacher", "method"}
+# What `relgraph embed` reads of a recipe.
+EMBED_OPTIONS = (
+    "dataset", "root", "image_size", "images", "bad_images", "workers", "teacher", "teacher_weights", "teacher_size",
+    "teacher_mean", "teacher_std", "teacher_args", "embeddings", "device", "precision", "threads",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,9 +61,11 @@ class BaseRecipe:
             one at the end of each epoch, and one where a scheduler ends the run (SIGTERM).
         threads: Threads that compute, on a CPU; auto: the fastest in a trial at the start. If not given, all cores, so
             that a seed gives the same numbers.
+        logger: What logs the run besides its own metrics.csv: tensorboard, none, or loggers of Lightning's interface,
+            spelled package.module:attribute or path/to/file.py:attribute.
     """
 
-    dataset: str = option(default="digits")
+    dataset: str | Own = option(default="digits")
     root: str = option(default="data")
     image_size: int | None = option(default=None, least=1)
     images: Literal["auto", "memory", "stream"] = option(default="auto")
@@ -60,7 +73,7 @@ class BaseRecipe:
     workers: int | None = option(default=None, least=0)
     val_fraction: float = option(default=0.1)
     augment: Literal["auto", "crop", "moco", "simclr", "simclr-small", "digits"] = option(default="auto")
-    teacher: str | None = option(default=None)
+    teacher: str | Own | None = option(default=None)
     teacher_weights: str | None = option(default=None)
     teacher_size: int | None = option(default=None, least=1)
     teacher_mean: tuple[float, ...] | None = option(default=None)
@@ -74,10 +87,25 @@ class BaseRecipe:
     compile: bool = option(default=False)
     checkpoint_minutes: float | None = option(default=None, above=0)
     threads: int | Literal["auto"] | None = option(default=None, least=1)
+    logger: tuple[str, ...] | Any = option(default=("tensorboard",))
 
     def __post_init__(self) -> None:
         """Check kinds and ranges; names that are open-ended are checked where they are looked up."""
+        for name in OBJECTS & vars(self).keys():
+            object.__setattr__(self, name, Own.of(getattr(self, name)))
+        loggers = self.logger if isinstance(self.logger, tuple) else (self.logger,)
+        object.__setattr__(self, "logger", tuple(map(Own.of, loggers)))
         check_options(self)
+
+    def plain(self) -> dict[str, Any]:
+        """Return every option as JSON and YAML hold it: objects by their spelling, several values as a list."""
+
+        def plainly(value: Any) -> Any:
+            if isinstance(value, (tuple, list)):
+                return [plainly(part) for part in value]
+            return value if isinstance(value, (bool, int, float, NoneType)) else str(value)
+
+        return {item.name: plainly(getattr(self, item.name)) for item in fields(self)}
 
     @property
     def processes(self) -> int:
@@ -163,7 +191,7 @@ class Recipe(BaseRecipe):
             none.
     """
 
-    teacher: str = option(default="embedded:digits")
+    teacher: str | Own = option(default="embedded:digits")
     labels_per_class: int = option(default=0, least=0)
     label_fraction: float = option(default=1.0)
     label_noise: float = option(default=0.0)
@@ -174,10 +202,10 @@ class Recipe(BaseRecipe):
     embeddings: str = option(default="embeddings")
     teacher_head: Literal["joint", "sequential", "own"] = option(default="joint")
     head_epochs: int | None = option(default=None, least=1)
-    student: str = option(default="resnet8x4", aliases=("--model_s",))
+    student: str | Own = option(default="resnet8x4", aliases=("--model_s",))
     init_from: str | None = option(default=None)
     dim: int = option(default=256, least=1)
-    method: str = option(default="ega", aliases=("--distill",))
+    method: str | Own = option(default="ega", aliases=("--distill",))
     method_args: tuple[str, ...] = option(default=())
     ss_head: str | None = option(default=None)
     graph: Literal["dense", "knn"] | None = option(default=None)
@@ -226,7 +254,11 @@ class Recipe(BaseRecipe):
         from relgraph.names import has_graph, read_arguments
 
         read_arguments(self.methods, self.method_args)
-        classes, got, related = [item.cls for item in self.methods], self.method, ("refine", "form", "neighbours")
+        classes, got, related = (
+            [item.cls for item in self.methods],
+            str(self.method),
+            ("refine", "form", "neighbours"),
+        )
         sskd = any(item.name == "sskd" for item in self.methods)
         self.refuse_unused(sskd, "sskd", f"method {got}", "ss_head")
         self.refuse_unused(any(map(has_graph, classes)), "methods that have a graph", got, "k", "graph")
@@ -385,6 +417,7 @@ def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
     3
     """
     from relgraph.names import dataset as dataset_of
+    from relgraph.names import settled
 
     check_names(Recipe, given)
     if preset is None:
@@ -394,7 +427,7 @@ def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
     chosen = {**PRESETS[preset], **given}
     if "label_fraction" in given and "labels_per_class" not in given:
         chosen.pop("labels_per_class", None)  # two options for the same choice; the user's is kept
-    recipe = Recipe(**chosen)
+    recipe = Recipe(**settled(chosen))
     dataset_of(recipe.dataset)
     if recipe.uses_teacher and recipe.dataset != "digits" and "teacher" not in given:
         raise RelgraphError(

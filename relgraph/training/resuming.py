@@ -6,12 +6,13 @@ from typing import Any
 
 from relgraph.data.fingerprint import check_unchanged, fingerprint
 from relgraph.errors import RelgraphError
+from relgraph.names import origins
 from relgraph.networks.files import check_network
 from relgraph.networks.teachers import Teacher
 from relgraph.printing import tell
 from relgraph.training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
 from relgraph.training.epochs import Job, Progress
-from relgraph.training.runs import Run
+from relgraph.training.runs import AnyRecipe, Run
 
 SPLITS = ("train", "val", "test")
 
@@ -22,7 +23,8 @@ def inputs_of(job: Job) -> dict[str, Any]:
     Image files that were skipped are in it with the reason.
     """
     skipped = {"skipped": job.data.left_out.skipped} if job.data.left_out.skipped else {}
-    return {"data": {split: fingerprint(getattr(job.data, split)) for split in SPLITS}, **skipped, **job.frozen}
+    return {"data": {split: fingerprint(getattr(job.data, split)) for split in SPLITS}, **skipped, **job.frozen,
+            **({"code": code} if (code := origins(job.recipe)) else {})}  # fmt: skip
 
 
 def checkpoint_of(job: Job, progress: Progress) -> dict[str, Any]:
@@ -61,6 +63,19 @@ def check_inputs(job: Job, run: Run) -> None:
         if told is not None:
             tell(told)
     check_frozen(known, job.frozen, str(run.path))
+    tell(*changed_code(known, job.recipe, str(run.path)))
+
+
+def changed_code(known: Mapping[str, Any], recipe: AnyRecipe, owner: str) -> list[str]:
+    """Return a line for each part of a run whose code of one's own is not what its inputs say."""
+    lines = []
+    for part, now in origins(recipe).items():
+        was = known.get("code", {}).get(part, {})
+        for word in ("sha256", "version"):
+            if was.get(word) != now.get(word):
+                lines.append(f"the code of the {part}, {now['spelling']}, is not that with which {owner} was begun")
+                break
+    return lines
 
 
 def check_frozen(known: Mapping[str, Any], now: Mapping[str, Mapping[str, str]], owner: str) -> None:

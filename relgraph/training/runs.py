@@ -2,11 +2,12 @@
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
@@ -26,7 +27,7 @@ from relgraph.files import (
     write_yaml,
     writing,
 )
-from relgraph.names import dataset
+from relgraph.names import OWN, check_permitted, dataset, own_spellings
 from relgraph.processes import ProcessGroup
 from relgraph.training.hardware import processor
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
@@ -78,7 +79,7 @@ class Run:
         run = cls(path)
         write_json(run.inputs_file, inputs or {})
         write_json(run.environment_file, environment(recipe.seed))
-        write_yaml(run.recipe_file, _plain(recipe))
+        write_yaml(run.recipe_file, recipe.plain())
         return run
 
     @classmethod
@@ -95,13 +96,26 @@ class Run:
             )
         return run
 
-    def stored(self) -> AnyRecipe:
+    def stored(self, given: Mapping[str, Any] | None = None) -> AnyRecipe:
         """Return the run's recipe, of a training or of a pre-training.
 
+        Args:
+            given: Code of one's own that the run names, given again by option: a spelling, or the object.
+
         Raises:
-            RelgraphError: if its file is not as it was written, or lacks an option.
+            RelgraphError: if its file is not as it was written, or lacks an option; if it names code of one's own that
+                was neither given again nor permitted, or something is given again that is none.
         """
         content = read_yaml(self.recipe_file, sealed=True)
+        for name in OWN:
+            text = str(content.get(name))
+            own = own_spellings(text) or text.startswith("object:")
+            if given and given.get(name) is not None:
+                if not own:
+                    raise RelgraphError(f"{name} of {self.path} is {text}, no code of its own: it is not given again")
+                content[name] = given[name]
+            else:
+                check_permitted(text, str(self.recipe_file))
         found = resolve_pretraining(content) if "objective" in content else resolve(content, preset="none")
         lacking = [item.name for item in fields(found) if item.name not in content]
         if lacking:
@@ -116,13 +130,13 @@ class Run:
         """
         return read_json(self.inputs_file)
 
-    def recipe(self) -> Recipe:
-        """Return the recipe of a training.
+    def recipe(self, given: Mapping[str, Any] | None = None) -> Recipe:
+        """Return the recipe of a training; `given` is that of `stored`.
 
         Raises:
             RelgraphError: if its file is not valid, or the run is a pre-training.
         """
-        recipe = self.stored()
+        recipe = self.stored(given)
         if isinstance(recipe, PretrainRecipe):
             raise RelgraphError(
                 f"{self.path} is a pre-training ({recipe.objective}): expected a run of relgraph train; its network is "
@@ -131,12 +145,35 @@ class Run:
             )
         return recipe
 
+    def pretraining(self, given: Mapping[str, Any] | None = None) -> PretrainRecipe:
+        """Return the recipe of a pre-training; `given` is that of `stored`.
+
+        Raises:
+            RelgraphError: if its file is not valid, or the run is a training.
+        """
+        recipe = self.stored(given)
+        if not isinstance(recipe, PretrainRecipe):
+            told = f"continue it with relgraph train --resume {self.path}"
+            raise RelgraphError(f"{self.path} is a run of relgraph train: {told}")
+        return recipe
+
+    def result(self) -> dict[str, Any]:
+        """Return the final figures.
+
+        Raises:
+            RelgraphError: if the run is not finished, or their file is not as it was written.
+        """
+        if not self.result_file.is_file():
+            raise RelgraphError(f"{self.path} is not finished, it has no result.json: go on with it by --resume")
+        return read_json(self.result_file)
+
     def check_recipe(self, recipe: AnyRecipe) -> None:
         """Raise RelgraphError if the run was started with another recipe, naming the first option that differs.
 
         Where the recipe leaves to the program whether the teacher runs or is read, what was found then stands.
         """
-        stored = self.stored()
+        own = {name: getattr(recipe, name, None) for name in OWN}
+        stored = self.stored({name: spec for name, spec in own.items() if spec is not None and self._again(name, spec)})
         if type(stored) is not type(recipe):
             was, now = ("training" if isinstance(r, Recipe) else "pre-training" for r in (stored, recipe))
             raise RelgraphError(f"{self.path} is a {was}: expected a {now}")
@@ -149,6 +186,11 @@ class Run:
             was, now = getattr(stored, item.name), getattr(recipe, item.name)
             if was != now:
                 raise RelgraphError(f"{self.path} was started with another recipe: {item.name} was {was}, is now {now}")
+
+    def _again(self, name: str, spec: Any) -> bool:
+        """Return whether this is code of one's own that the run names, perhaps from another place."""
+        was, now = str(read_yaml(self.recipe_file, sealed=True).get(name)), str(spec)
+        return was.rpartition(":")[2] == now.rpartition(":")[2] and (bool(own_spellings(was)) or was[:7] == "object:")
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]], file: Path | None = None) -> None:
         """Write all rows, one an epoch: what a stopped run wrote after its last checkpoint is trained again."""
@@ -199,11 +241,19 @@ def free_name(root: Path, recipe: AnyRecipe) -> Path:
 
 def _subject(recipe: AnyRecipe) -> str:
     if isinstance(recipe, PretrainRecipe):
-        return recipe.objective if recipe.objective == "sskd-head" else f"{recipe.network}-{recipe.objective}"
+        return recipe.objective if recipe.objective == "sskd-head" else f"{_short(recipe.network)}-{recipe.objective}"
     graph = f"-{recipe.graph_in_use}" if recipe.graph_in_use else ""
     refine = f"-{recipe.refine}" if recipe.refine else ""
-    method = recipe.method.replace("*", "x").replace(" ", "")  # 0.9*kd would be a pattern in a shell
-    return f"{recipe.student}-{method}{graph}{refine}"
+    method = _short(recipe.method).replace("*", "x").replace(" ", "")  # 0.9*kd would be a pattern in a shell
+    return f"{_short(recipe.student)}-{method}{graph}{refine}"
+
+
+def _short(spec: object) -> str:
+    """Return a spelling without paths and modules, for the name of a directory."""
+    text = str(spec)
+    for own in own_spellings(text):
+        text = text.replace(own, re.split(r"[:.]", own)[-1])
+    return text.removeprefix("object:").replace("/", "-")
 
 
 def environment(seed: int) -> dict[str, Any]:
@@ -223,10 +273,6 @@ def environment(seed: int) -> dict[str, Any]:
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
     }
-
-
-def _plain(recipe: AnyRecipe) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()}
 
 
 def _commit() -> str | None:

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def find_store(wanted: Wanted) -> tuple[EmbeddingStore | None, list[str]]:
             _check_values(wanted, store)
             return store, []
         except RelgraphError as error:
-            asked = (wanted.recipe.dataset, wanted.recipe.teacher)
+            asked = (str(wanted.recipe.dataset), str(wanted.recipe.teacher))
             if path == folder or (contents.dataset, contents.teacher) == asked:
                 reasons.append(str(error))
     return None, reasons
@@ -227,10 +227,10 @@ def _contents(
 ) -> Contents:  # fmt: skip
     count = len(data.train)
     return Contents(
-        dataset=recipe.dataset,
+        dataset=str(recipe.dataset),
         images=count,
         checksums=record.sha256,
-        teacher=recipe.teacher,
+        teacher=str(recipe.teacher),
         dtype=dtype,
         precision=precision,
         views=views,
@@ -256,7 +256,7 @@ def default_path(recipe: Recipe, views: int, dtype: str = "float32", seed: int =
     >>> default_path(Recipe(dataset="folder:/photos/birds", teacher="open_clip:ViT-B-32/openai"), 4).as_posix()[:-8]
     'embeddings/birds-open_clip-ViT-B-32-openai-4views-'
     """
-    options = asdict(recipe)
+    options = recipe.plain()
     own = {name: options[name] for name in DISTINGUISHING}
     # The precision that is meant by auto, which is another one on another machine.
     text = json.dumps([own, sorted(recipe.teacher_args), precision_of(recipe), views, dtype, seed], sort_keys=True)

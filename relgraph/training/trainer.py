@@ -1,7 +1,7 @@
 """The trainer: a job is trained epoch by epoch, can be resumed, and has its figures in one run directory."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -9,17 +9,22 @@ from typing import Any
 
 from relgraph.errors import RelgraphError
 from relgraph.files import write_json, writing
+from relgraph.names import own_code_of
+from relgraph.own_code import permitting
 from relgraph.printing import tell
 from relgraph.processes import ProcessGroup
-from relgraph.training.board import Board
+from relgraph.training.callbacks import Callbacks, EpochEnd
 from relgraph.training.checkpoint import save_checkpoint
 from relgraph.training.epochs import Job, Progress, train_epoch
+from relgraph.training.loggers import Logger, find_loggers, open_loggers
 from relgraph.training.resuming import checkpoint_of, inputs_of, resumed, write_first
 from relgraph.training.runs import AnyRecipe, Run, check_free
 from relgraph.training.stopping import ASKED, check_stop, stoppable
 
 
-def run_job(open_job: Callable[[], Job], recipe: AnyRecipe, path: Path, *, resume: bool) -> dict[str, Any]:
+def run_job(
+    open_job: Callable[[], Job], recipe: AnyRecipe, path: Path, *, resume: bool, callbacks: Callbacks = ()
+) -> dict[str, Any]:
     """Train what `open_job` builds, in the run directory at `path`, and return the content of `result.json`.
 
     A run that is stopped and resumed ends with the same weights and figures as one that was not. Of several processes
@@ -31,11 +36,13 @@ def run_job(open_job: Callable[[], Job], recipe: AnyRecipe, path: Path, *, resum
         Stopped: if SIGTERM asked for it; a checkpoint holds all that was computed.
     """
     first = ProcessGroup.launched().first
+    found = find_loggers(recipe, str(path) if resume else None)
     if resume:
         Run.open(path).check_recipe(recipe)
     elif first:
         check_free(path)
     with ExitStack() as held:
+        held.enter_context(permitting(own_code_of(recipe)))
         if resume and first:
             held.enter_context(Run.open(path).locked())
         job = open_job()
@@ -46,13 +53,17 @@ def run_job(open_job: Callable[[], Job], recipe: AnyRecipe, path: Path, *, resum
             job.begin(run)
         write_first(job, run)
         done = len(progress.rows), len(progress.diagnostics)
-        board = Board(run.path / "tensorboard", *done) if job.processes.first else None
+        loggers = open_loggers(found, recipe, run, *done) if job.processes.first else []
         with stoppable(job.processes):
-            train_epochs(job, run, progress, board)
+            train_epochs(job, run, progress, loggers, callbacks)
         result = job.result(run, progress)
-        if board is not None:
+        if job.processes.first:
             write_json(run.result_file, result)
         job.processes.wait()
+    for logger in loggers:
+        logger.close()
+    for callback in callbacks:
+        callback.at_end(result)
     return result
 
 
@@ -72,22 +83,26 @@ def _open_run(job: Job, path: Path, held: ExitStack, *, resume: bool) -> Run:
     return Run.open(path)
 
 
-def train_epochs(job: Job, run: Run, progress: Progress, board: Board | None = None) -> None:
+def train_epochs(
+    job: Job, run: Run, progress: Progress, loggers: Sequence[Logger] = (), callbacks: Callbacks = ()
+) -> None:
     """Train the epochs that are missing from `progress`, each written to the run when it is done."""
     pauses = Amid(job, run, progress) if job.processes.count == 1 else None
     for epoch in range(len(progress.rows), job.schedule.epochs):
-        row, measured = train_epoch(job, epoch, progress.within, pauses)
+        row, measured = train_epoch(job, epoch, progress.within, pauses, callbacks)
         _check_weights(job, epoch)
         row |= {f"{job.recipe.select}_{name}": value for name, value in job.evaluate(epoch).items()}
         better = progress.add(row, measured, row.get(f"{job.recipe.select}_{job.score}"))
         if job.processes.first:
-            if board is not None:
-                board.write(row, measured)
+            for logger in loggers:
+                logger.write(row, measured)
             _store(job, run, progress, better=better)
             line = job.line(row)
             if line is not None:
                 tell(line)
         job.processes.wait()
+        for callback in callbacks:
+            callback.after_epoch(EpochEnd(epoch + 1, job.schedule.epochs, row, better, job.objective, run.path))
         if len(progress.rows) < job.schedule.epochs:
             check_stop()
 

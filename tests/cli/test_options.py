@@ -34,6 +34,7 @@ def typed(item: Option) -> tuple[str, Any]:
 def parse(command: click.Group) -> Callable[..., dict[str, Any]]:
     def parse(*args: str) -> dict[str, Any]:
         with command.commands["train"].make_context("train", list(args)) as context:
+            assert context.params.pop("allow_code") is False
             return {name: value for name, value in context.params.items() if value is not None}
 
     return parse

@@ -185,7 +185,7 @@ def test_weights_that_cannot_be_fetched(failure: Failing, misuse: Failing, monke
 def test_errors(failure: Failing) -> None:
     check_told(failure, ("train",), {
         "--student resnet9": "unknown student 'resnet9': did you mean 'resnet8'?",
-        "--teacher embeded:digits": "unknown teacher source 'embeded': did you mean 'embedded'?",
+        "--teacher embeded:digits": "unknown source or module 'embeded': did you mean 'embedded'?",
         "--method none --dataset cifar": "unknown data set 'cifar': did you mean 'cifar10'?",
         "--method eg": "unknown method 'eg': did you mean 'ega'?",
         "--preset eag": "unknown preset 'eag': did you mean 'ega'?",

@@ -83,7 +83,7 @@ def test_frozen(path: Path) -> None:
 
 
 UNKNOWN = (
-    ("tim:test_resnet", "unknown teacher source 'tim': did you mean 'timm'"),
+    ("tim:test_resnet", "unknown source or module 'tim': did you mean 'timm'"),
     ("timm:", "SOURCE:NAME"),
     ("timm:resnet5O", "unknown timm model 'resnet5O': did you mean .*resnet50"),
     ("timm:resnet10t.c3_in2k", r"unknown timm weights .*did you mean resnet10t\.c3_in1k"),

@@ -309,7 +309,7 @@ def test_what_cannot_be_built_leaves_no_directory(recipes: Maker, unlabelled: Pa
     shutil.copy(next(unlabelled.glob("*.png")), tmp_path / "one")
     for variant, options, told in (
         ("simclr", {"network": "resnet9"}, "unknown student 'resnet9': did you mean 'resnet8'?…"),
-        ("sskd-head", {"teacher": "embeded:digits"}, "unknown teacher source 'embeded': did you mean 'embedded'?…"),
+        ("sskd-head", {"teacher": "embeded:digits"}, "unknown source or module 'embeded': did you mean 'embedded'?…"),
         ("sskd-head", {"teacher_args": ("wide",)}, "teacher arguments must be name=value, got 'wide'"),
         ("unlabelled", {"dataset": f"folder:{tmp_path / 'one'}"}, "a contrast needs two images: the training set must "
          "hold at least 2, got 1…"),

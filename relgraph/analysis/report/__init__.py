@@ -1,7 +1,8 @@
 """A report on finished runs: one HTML file that opens from disk and loads nothing else."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 from tqdm import tqdm
@@ -22,26 +23,28 @@ LIMIT = 10 * 2**20  # bytes: what a browser opens at once and a mail still takes
 
 
 def write_report(
-    runs: Sequence[Path], path: Path, *, split: str | None = None, first: int | None = None, k: int = 8
-) -> int:
+    runs: Sequence[Path], path: Path, *, split: str | None = None, first: int | None = None, k: int = 8,
+    given: Mapping[Path, Mapping[str, Any]] | None = None,
+) -> int:  # fmt: skip
     """Write a report on `runs` as one HTML file, whole or not at all, and return its size in bytes.
 
     All runs are described and compared, and the first of them that trained a student is shown in detail: its graphs of
     `k` nearest neighbours on a split, or on its first images. The split is by default "test", or "train" where
-    there are no test images.
+    there are no test images. Code of one's own that a run names may be `given` again (see `TrainedRun`).
 
     Raises:
         RelgraphError: if a run cannot be opened, the split has too few images, the report would exceed 10 MiB, or the
             file cannot be written.
     """
-    described = summaries(runs)
+    given = given or {}
+    described = summaries(runs, given)
     sections = {"results": ("Results", section.results(described))}
     sections["settings"] = ("What was run", section.options(described))
     if (curves := section.curves(described)) is not None:
         sections["curves"] = ("Learning curves", curves)
     distilled = [(run, one.name) for run, one in zip(runs, described, strict=True) if isinstance(one.recipe, Recipe)]
     for run, name in distilled[:1]:
-        detailed = _in_detail(run, name, split, first, k)
+        detailed = _in_detail(TrainedRun(run, given.get(run)), name, split, first, k)
         sections |= dict(tqdm(detailed, f"report on {name}", 6, leave=False, disable=None))
     sections["environment"] = ("Environment", section.environment(described))
     title = described[0].name if len(described) == 1 else f"{described[0].name} and {len(described) - 1} more"
@@ -53,8 +56,7 @@ def write_report(
     return len(page)
 
 
-def _in_detail(run: Path, name: str, split: str | None, first: int | None, k: int) -> Iterator[Section]:
-    opened = TrainedRun(run)
+def _in_detail(opened: TrainedRun, name: str, split: str | None, first: int | None, k: int) -> Iterator[Section]:
     chosen = split or ("test" if len(opened.data.test) > 0 else "train")
     found, images = analyse(opened, chosen, k, first), opened.images(chosen)
     summary = found.summary()

@@ -1,7 +1,7 @@
 """The runs as plain data: recipe, result, environment and metrics of each."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -73,7 +73,7 @@ class Group(NamedTuple):
         return {name: (mean(column), stdev(column) if len(column) > 1 else None) for name, column in columns.items()}
 
 
-def summaries(paths: Sequence[Path]) -> list[Summary]:
+def summaries(paths: Sequence[Path], given: Mapping[Path, Mapping[str, Any]] | None = None) -> list[Summary]:
     """Return the runs at `paths`.
 
     Raises:
@@ -88,14 +88,15 @@ def summaries(paths: Sequence[Path]) -> list[Summary]:
     length = 1  # of a name: as many last parts of each path as make it unlike the others
     while len({place.parts[-length:] for place in places}) < len(places):
         length += 1
-    return [_summary(path, "/".join(place.parts[-length:])) for path, place in zip(paths, places, strict=True)]
+    names = ["/".join(place.parts[-length:]) for place in places]
+    return [_summary(path, name, (given or {}).get(path)) for path, name in zip(paths, names, strict=True)]
 
 
-def _summary(path: Path, name: str) -> Summary:
+def _summary(path: Path, name: str, given: Mapping[str, Any] | None) -> Summary:
     run = Run.open(path)
     metrics = run.read_metrics() if run.metrics_file.is_file() else []
     result, environment, inputs = map(_known, (run.result_file, run.environment_file, run.inputs_file))
-    found = Summary(name, run.stored(), result, environment, inputs, metrics)
+    found = Summary(name, run.stored(given), result, environment, inputs, metrics)
     try:
         _ = found.figures
     except (AttributeError, TypeError, ValueError) as error:
@@ -120,20 +121,20 @@ def settings(recipe: AnyRecipe) -> dict[str, str]:
     default: AnyRecipe = Recipe()
     if isinstance(recipe, PretrainRecipe):
         default = resolve_pretraining({name: getattr(recipe, name) for name in ("objective", "dataset", "teacher")})
-    values = _options(recipe)
+    values, usual = _options(recipe), default.plain()
     listed = [name for name in ALWAYS if values.get(name) is not None]
-    listed += [name for name, value in values.items() if value != getattr(default, name)]
+    listed += [name for name, value in values.items() if value != usual[name]]
     return {name: _formatted(values[name]) for name in listed}
 
 
 def _options(recipe: AnyRecipe) -> dict[str, Any]:
     """Return all options of a recipe, but no teacher where none is used."""
     unused = ("teacher",) if isinstance(recipe, Recipe) and not recipe.uses_teacher else ()
-    return {name: value for name, value in asdict(recipe).items() if name not in unused}
+    return {name: value for name, value in recipe.plain().items() if name not in unused}
 
 
 def _formatted(value: Any) -> str:
-    if isinstance(value, tuple):
+    if isinstance(value, list):
         return ", ".join(str(part) for part in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 

@@ -1,0 +1,395 @@
+"""The commands as functions: the same names, the same options, and a `Run` for what `train` and `pretrain` make.
+
+Where a command takes a spelling, a function takes the object itself as well: a network, a data set, a method.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, NamedTuple, Unpack
+
+from relgraph.analysis import layout as layouts
+from relgraph.analysis.analysis import analyse, write_summary
+from relgraph.analysis.export import Side, check_format, check_pair, write_graph
+from relgraph.analysis.layout import Layout, place
+from relgraph.analysis.nodes import check_attributes, measure
+from relgraph.analysis.pictures import write_thumbnails
+from relgraph.analysis.plots import learning_curve
+from relgraph.analysis.report import write_report
+from relgraph.analysis.run_loading import TrainedRun, evaluate_run, run_pair
+from relgraph.analysis.split_graph import SplitGraph
+from relgraph.errors import RelgraphError
+from relgraph.graph.pair import Pair
+from relgraph.graph.topology import Chooser
+from relgraph.keywords import EmbedOptions, PretrainOptions, TrainOptions
+from relgraph.names import load_student, own_spellings
+from relgraph.networks.heads import Student
+from relgraph.own_code import Own, permitting
+from relgraph.processes import ProcessGroup
+from relgraph.training import distillation, pretraining, stores
+from relgraph.training.callbacks import Callback
+from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
+from relgraph.training.recipe import OBJECTS, Recipe, resolve
+from relgraph.training.runs import AnyRecipe, free_name
+from relgraph.training.runs import Run as RunDirectory
+
+Split = Literal["train", "val", "test"]
+Given = Mapping[str, Any]
+
+
+class Run:
+    """A finished run, or a stopped one: its directory, its figures, its student, and the verbs on it.
+
+    Args:
+        path: The directory.
+        allow_code: Whether code of one's own that the run names may be run.
+        given: Such code, given again by option: `student`, `teacher`, `dataset`, `method`; a spelling or the object.
+
+    Raises:
+        RelgraphError: if the directory is not a run.
+    """
+
+    def __init__(self, path: str | Path, *, allow_code: bool = False, **given: Any) -> None:
+        self._directory = RunDirectory.open(Path(path))
+        self._allow_code, self._given = allow_code, given
+
+    def __repr__(self) -> str:
+        """Return the call that opens it."""
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def path(self) -> Path:
+        """The directory of the run."""
+        return self._directory.path
+
+    @property
+    def recipe(self) -> AnyRecipe:
+        """Every option of the run."""
+        with _permitted(self._given, self._allow_code):
+            return self._directory.stored(self._given)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The final figures, as in `result.json`.
+
+        Raises:
+            RelgraphError: if the run is not finished.
+        """
+        return self._directory.result()
+
+    @property
+    def metrics(self) -> list[dict[str, float]]:
+        """One row of figures an epoch, by name."""
+        return self._directory.read_metrics()
+
+    @property
+    def diagnostics(self) -> list[dict[str, float]]:
+        """One row of measures for each step whose graphs were measured."""
+        file = self._directory.diagnostics_file
+        return self._directory.read_metrics(file) if file.is_file() else []
+
+    def student(self) -> Student:
+        """Return the best student, in evaluation mode: images `(N, C, H, W)` to an `Output`."""
+        own = {"student": self._given.get("student")}
+        return load_student(self._directory.student_file, **own, allow_code=self._allow_code)[0]
+
+    def evaluate(self, k: int = 20) -> dict[str, Any]:
+        """Return the accuracies of student and teacher: see `relgraph.evaluate`."""
+        return evaluate(self, k)
+
+    def analyze(self, split: Split = "test", **options: Any) -> dict[str, Any]:
+        """Return how the two networks' graphs of a split compare: see `relgraph.analyze`."""
+        return analyze(self, split, **options)
+
+    def export(self, output: str | Path, **options: Any) -> "Exported":
+        """Write the graph of a split: see `relgraph.export`."""
+        return export(self, output, **options)
+
+    def report(self, output: str | Path = "report.html", **options: Any) -> Path:
+        """Write a page on the run: see `relgraph.report`."""
+        return report(self, output, **options)
+
+    def resume(self, callbacks: Sequence[Callback] = ()) -> "Run":
+        """Go on with a stopped run, as if it had not stopped, and return it."""
+        verb = pretrain if isinstance(self.recipe, PretrainRecipe) else train
+        return verb(resume=self.path, callbacks=callbacks, allow_code=self._allow_code, **self._given)
+
+
+class Exported(NamedTuple):
+    """What `export` wrote.
+
+    Attributes:
+        path: The file.
+        images: Number of images in it.
+        notes: What a user may want to know, a few words each.
+    """
+
+    path: Path
+    images: int
+    notes: list[str]
+
+
+def train(
+    *, out: str | Path | None = None, resume: str | Path | None = None, preset: str | None = None,
+    callbacks: Sequence[Callback] = (), allow_code: bool = False, **options: Unpack[TrainOptions],
+) -> Run:  # fmt: skip
+    """Train a student: views -> student and teacher -> graph pair -> matching -> loss.
+
+    Without options the offline example is trained: scikit-learn's digits, a ResNet-8, and a teacher that was trained
+    without labels and comes with the package.
+
+    Args:
+        out: Directory of the run; a new one under `runs/` if not given.
+        resume: Run to go on with, as if it had not stopped; beside it only its code of one's own is given again.
+        preset: A named set of options, which others change (`relgraph presets`).
+        callbacks: Objects that are called after steps, after epochs and at the end (`relgraph.Callback`).
+        allow_code: Whether code of one's own that is named in files, such as a run that is read, may be run.
+        options: Those of `relgraph train`, with underscores; a student, teacher, data set or method may be an object.
+
+    Raises:
+        RelgraphError: for options that do not fit, data or weights that cannot be read, or a loss that is not a number.
+            The results of earlier epochs are kept.
+    """
+    with _permitted(options, allow_code):
+        recipe = _recipe(resume, preset, options)
+        path = Path(resume or out or free_name(Path("runs"), recipe))
+    return run_recipe(recipe, path, resume=resume is not None, callbacks=callbacks, allow_code=allow_code)
+
+
+def _recipe(resume: str | Path | None, preset: str | None, options: Given) -> Recipe:
+    if resume is None:
+        return resolve(options, preset)
+    _refuse_beside_resume(preset, options)
+    return RunDirectory.open(Path(resume)).recipe(options)
+
+
+def pretrain(
+    *, out: str | Path | None = None, resume: str | Path | None = None, callbacks: Sequence[Callback] = (),
+    allow_code: bool = False, **options: Unpack[PretrainOptions],
+) -> Run:  # fmt: skip
+    """Train a network from images without labels, a teacher of one's own, or SSKD's head of a given teacher.
+
+    Args:
+        out: Directory of the run; a new one under `runs/` if not given.
+        resume: Run to go on with, as if it had not stopped; beside it only its code of one's own is given again.
+        callbacks: Objects that are called after steps, after epochs and at the end (`relgraph.Callback`).
+        allow_code: Whether code of one's own that is named in files, such as a run that is read, may be run.
+        options: Those of `relgraph pretrain`, with underscores; network, teacher and data set may be objects.
+
+    Raises:
+        RelgraphError: for options that do not fit, data or weights that cannot be read, or a loss that is not a number.
+    """
+    with _permitted(options, allow_code):
+        if resume is None:
+            recipe = resolve_pretraining(options)
+        else:
+            _refuse_beside_resume(None, options)
+            recipe = RunDirectory.open(Path(resume)).pretraining(options)
+        path = Path(resume or out or free_name(Path("runs"), recipe))
+    return run_recipe(recipe, path, resume=resume is not None, callbacks=callbacks, allow_code=allow_code)
+
+
+def run_recipe(
+    recipe: AnyRecipe, path: Path, *, resume: bool = False, callbacks: Sequence[Callback] = (), allow_code: bool = False
+) -> Run:
+    """Train by a recipe in the run directory at `path`, and return the run: what `train` and `pretrain` come to.
+
+    Raises:
+        RelgraphError: for data or weights that cannot be read or do not fit, or a loss that is not a number.
+    """
+    with permitting(everything=allow_code):
+        if isinstance(recipe, PretrainRecipe):
+            pretraining.pretrain(recipe, path, resume=resume, callbacks=callbacks)
+        else:
+            distillation.train(recipe, path, resume=resume, callbacks=callbacks)
+    if ProcessGroup.launched().first:
+        learning_curve(path)
+    own = {name: getattr(recipe, name, None) for name in OBJECTS}
+    return Run(path, allow_code=allow_code, **{name: spec for name, spec in own.items() if _is_own(spec)})
+
+
+def _refuse_beside_resume(preset: str | None, options: Given) -> None:
+    """Raise RelgraphError for what is no code of one's own beside `resume`."""
+    others = [*(["preset"] if preset else []), *(name for name, spec in options.items() if not _is_own(spec))]
+    if others:
+        raise RelgraphError(f"resume keeps the recipe of the run: give no other option with it, got {others[0]}")
+
+
+def _is_own(spec: Any) -> bool:
+    """Return whether an option is an object of one's own, or spells one."""
+    return not isinstance(spec, (str, int, float, tuple, NoneType)) or bool(own_spellings(str(spec)))
+
+
+def embed(
+    *, views: int = 1, dtype: Literal["float32", "float16"] = "float32", seed: int = 0, batch_size: int = 256,
+    out: str | Path | None = None, allow_code: bool = False, **options: Unpack[EmbedOptions],
+) -> stores.Embedded:  # fmt: skip
+    """Store a teacher's embeddings of a training set, once for all runs that follow.
+
+    Args:
+        views: Views of every image: the image itself, and a fixed crop and flip for each further one.
+        dtype: Type of the stored numbers.
+        seed: Seed of the crops and flips.
+        batch_size: Images at a time.
+        out: Directory of the store; one in the folder `embeddings` if not given.
+        allow_code: Whether code of one's own that is named in files may be run.
+        options: Those of `relgraph embed`, with underscores; teacher and data set may be objects.
+
+    Raises:
+        RelgraphError: for options that do not fit, or data or weights that cannot be read.
+    """
+    with _permitted(options, allow_code):
+        recipe = resolve(options)
+        path = Path(out or stores.default_path(recipe, views, dtype, seed))
+        return stores.store_embeddings(recipe, path, views=views, dtype=dtype, seed=seed, batch_size=batch_size)
+
+
+def evaluate(run: Run | str | Path, k: int = 20, *, allow_code: bool = False, **given: Any) -> dict[str, Any]:
+    """Return the accuracies of student and teacher of a run on its test split, in percent.
+
+    Args:
+        run: The run, or its directory.
+        k: Neighbours that vote in the k-NN accuracy.
+        allow_code: Whether code of one's own that the run names may be run.
+        given: Such code, given again: `student`, `teacher`, `dataset`, `method`.
+
+    Raises:
+        RelgraphError: if the run cannot be opened, or has no labels.
+    """
+    with _opened(run, allow_code, given) as opened:
+        return evaluate_run(opened, k)
+
+
+def analyze(
+    run: Run | str | Path, split: Split = "test", *, k: int = 10, first: int | None = None, seed: int = 0,
+    search: Literal["blocks", "faiss"] | None = None, out: str | Path | None = None, allow_code: bool = False,
+    **given: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Return how the k-NN graphs of student and teacher on a split compare, as `Analysis.summary` describes it.
+
+    Args:
+        run: The run, or its directory.
+        split: Split of the data set.
+        k: Neighbours of each image.
+        first: Only so many first images of the split.
+        seed: Of the search for communities.
+        search: How neighbours are found, both exact; faiss if it is installed and nothing is given.
+        out: JSON file that the figures are written to as well.
+        allow_code: Whether code of one's own that the run names may be run.
+        given: Such code, given again: `student`, `teacher`, `dataset`, `method`.
+
+    Raises:
+        RelgraphError: if the run cannot be opened, or the split has too few images.
+    """
+    with _opened(run, allow_code, given) as opened:
+        summary = analyse(opened, split, k, first, seed, search).summary()
+    if out is not None:
+        write_summary(summary, Path(out))
+    return summary
+
+
+def export(
+    run: Run | str | Path, output: str | Path, *, format: Literal["graphml", "gexf", "json", "pt"] | None = None,
+    split: Split = "test", first: int | None = None, side: Side = "pair", graph: SplitGraph = "knn", k: int = 8,
+    threshold: float = 0.5, neighbours: Chooser | None = None, attributes: Sequence[str] | None = None,
+    layout: Layout | None = None, thumbnails: bool = False, allow_code: bool = False, **given: Any,
+) -> Exported:  # fmt: skip
+    """Write the graph of a run on a split for networkx, Gephi or PyTorch Geometric.
+
+    Args:
+        run: The run, or its directory.
+        output: File to write.
+        format: By the file's suffix if not given.
+        split: Split of the data set.
+        first: Only so many first images of it.
+        side: Both graphs and the cross graph between them, one graph, or their difference.
+        graph: Which pairs are edges.
+        k: Neighbours of each node.
+        threshold: Least magnitude of an edge's correlation.
+        neighbours: Who chooses the edges; the side if not given, the teacher for the pair.
+        attributes: What nodes carry (see `relgraph.to_networkx`).
+        layout: Where nodes stand; t-SNE in GraphML and GEXF of up to 5,000 images if not given.
+        thumbnails: Whether each image is written into OUTPUT_thumbnails/ as well.
+        allow_code: Whether code of one's own that the run names may be run.
+        given: Such code, given again: `student`, `teacher`, `dataset`, `method`.
+
+    Raises:
+        RelgraphError: if the run cannot be opened, an option does not fit, or the file cannot be written.
+    """
+    output = Path(output)
+    name = check_format(output, format)
+    check_attributes(attributes or ())
+    with _opened(run, allow_code, given) as opened:
+        if opened.teacher is None and "overlap" in (attributes or ()):
+            raise RelgraphError(
+                f"{opened.run.path} was trained without a teacher, with which its neighbours could overlap"
+            )
+        pair = run_pair(opened, split=split, first=first, side=side, graph=graph, k=k, threshold=threshold,
+                        neighbours=neighbours)  # fmt: skip
+        measure(pair, attributes or (), k)
+        if name != "pt":
+            check_pair(pair, side, attributes)
+        notes = _place(pair, layout, name, side)
+        count = len(pair["student"].x)
+        if thumbnails:
+            folder = output.with_name(f"{output.stem}_thumbnails")
+            paths = write_thumbnails(opened.images(split, count), folder)
+            for kind in ("student", "teacher"):
+                pair[kind].image = paths
+            notes.append(f"thumbnails in {folder}")
+        write_graph(pair, output, name, side, attributes)
+    return Exported(output, count, notes)
+
+
+def _place(pair: Pair, layout: Layout | None, name: str, side: Side) -> list[str]:
+    """Give nodes their positions, and return a note on them for the user."""
+    if layout is None and name in ("graphml", "gexf"):
+        if len(pair["student"].x) > layouts.TSNE_NODES:
+            return [f"no positions (more than {layouts.TSNE_NODES:,} images: --layout tsne takes minutes)"]
+        layout = "tsne"
+    place(pair, layout or "none", side)
+    return []
+
+
+def report(
+    runs: Run | str | Path | Sequence[Run | str | Path], output: str | Path = "report.html", *,
+    split: Split | None = None, first: int | None = None, k: int = 8, allow_code: bool = False, **given: Any,
+) -> Path:  # fmt: skip
+    """Write one HTML page on one run or several, which opens offline and loads nothing else, and return its path.
+
+    Args:
+        runs: Runs, or their directories.
+        output: File to write.
+        split: Split of the first run that trained a student; "test", or "train" where there are no test images.
+        first: Only so many first images of it.
+        k: Neighbours of each image.
+        allow_code: Whether code of one's own that the runs name may be run.
+        given: Such code of the runs, given again: `student`, `teacher`, `dataset`, `method`.
+
+    Raises:
+        RelgraphError: if a run cannot be opened, or the file cannot be written.
+    """
+    several = [runs] if isinstance(runs, (Run, str, Path)) else list(runs)
+    opened = [run if isinstance(run, Run) else Run(run, allow_code=allow_code, **given) for run in several]
+    with _permitted(given, allow_code or any(run._allow_code for run in opened)):
+        known = {run.path: run._given for run in opened}
+        write_report([run.path for run in opened], Path(output), split=split, first=first, k=k, given=known)
+    return Path(output)
+
+
+@contextmanager
+def _opened(run: Run | str | Path, allow_code: bool, given: Given) -> Iterator[TrainedRun]:
+    """Open a run, with the code of one's own that was given again."""
+    if isinstance(run, Run):
+        given, allow_code, run = {**run._given, **given}, allow_code or run._allow_code, run.path
+    with _permitted(given, allow_code):
+        yield TrainedRun(Path(run), given)
+
+
+@contextmanager
+def _permitted(given: Given, allow_code: bool) -> Iterator[None]:
+    """Permit that files name the code of one's own that is spelled here, or any."""
+    texts = [text for spec in given.values() for text in own_spellings(str(Own.of(spec)))]
+    with permitting(texts, everything=allow_code):
+        yield

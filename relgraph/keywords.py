@@ -1,0 +1,139 @@
+"""The keywords of `relgraph.train`, `pretrain` and `embed`: the options of the commands, by name and type.
+
+Made from the typed options by `tests/test_keywords.py` for editors and type checkers; the commands' help explains them.
+"""
+
+from typing import Any, Literal, TypedDict
+
+
+class TrainOptions(TypedDict, total=False):
+    """Options of `relgraph.train`."""
+
+    dataset: str | Any
+    root: str
+    image_size: int | None
+    images: Literal["auto", "memory", "stream"]
+    bad_images: Literal["stop", "skip"]
+    workers: int | None
+    val_fraction: float
+    augment: Literal["auto", "crop", "moco", "simclr", "simclr-small", "digits"]
+    teacher: str | Any
+    teacher_weights: str | None
+    teacher_size: int | None
+    teacher_mean: tuple[float, ...] | None
+    teacher_std: tuple[float, ...] | None
+    teacher_args: tuple[str, ...]
+    momentum: float
+    select: Literal["val", "test"]
+    seed: int
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "32-true", "bf16-mixed"]
+    compile: bool
+    checkpoint_minutes: float | None
+    threads: int | Literal["auto"] | None
+    logger: tuple[str, ...] | Any
+    labels_per_class: int
+    label_fraction: float
+    label_noise: float
+    labelled_share: float
+    views: Literal["shared", "independent"]
+    normalise: Literal["dataset", "teacher"]
+    teacher_mode: Literal["auto", "online", "stored"]
+    embeddings: str
+    teacher_head: Literal["joint", "sequential", "own"]
+    head_epochs: int | None
+    student: str | Any
+    init_from: str | None
+    dim: int
+    method: str | Any
+    method_args: tuple[str, ...]
+    ss_head: str | None
+    graph: Literal["dense", "knn"] | None
+    k: int | None
+    neighbours: Literal["teacher", "student", "union", "mutual"]
+    form: Literal["auto", "matrix", "factored", "blocked"]
+    relation: Literal["global", "local"]
+    refine: Literal["smooth", "conv"] | None
+    nodes: Literal["embedding", "feature", "map"] | None
+    node_weight: float | None
+    edge_weight: float | None
+    gamma: float | None
+    alpha: float
+    beta: float | None
+    init_epochs: int | None
+    temperature: float | None
+    epochs: int
+    batch_size: int
+    accumulate: int
+    batch_norm: Literal["local", "sync"]
+    lr: float
+    weight_decay: float
+    schedule: Literal["step", "cosine", "constant"]
+    milestones: tuple[int, ...] | None
+    teacher_lr: float
+    diagnose_every: int
+
+
+class PretrainOptions(TypedDict, total=False):
+    """Options of `relgraph.pretrain`."""
+
+    dataset: str | Any
+    root: str
+    image_size: int | None
+    images: Literal["auto", "memory", "stream"]
+    bad_images: Literal["stop", "skip"]
+    workers: int | None
+    val_fraction: float
+    augment: Literal["auto", "crop", "moco", "simclr", "simclr-small", "digits"]
+    teacher: str | Any | None
+    teacher_weights: str | None
+    teacher_size: int | None
+    teacher_mean: tuple[float, ...] | None
+    teacher_std: tuple[float, ...] | None
+    teacher_args: tuple[str, ...]
+    momentum: float
+    select: Literal["val", "test"]
+    seed: int
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "32-true", "bf16-mixed"]
+    compile: bool
+    checkpoint_minutes: float | None
+    threads: int | Literal["auto"] | None
+    logger: tuple[str, ...] | Any
+    objective: Literal["simclr", "moco", "sskd-head"]
+    network: str | Any
+    transformations: Literal["rotations", "all"]
+    temperature: float | None
+    dim: int
+    hidden: int | None
+    queue: int
+    key_momentum: float
+    epochs: int | None
+    batch_size: int | None
+    optimiser: Literal["sgd", "adamw"]
+    lr: float | None
+    weight_decay: float | None
+    schedule: Literal["cosine", "step", "constant"]
+    warmup_epochs: int | None
+    eval_every: int
+
+
+class EmbedOptions(TypedDict, total=False):
+    """Options of `relgraph.embed`."""
+
+    dataset: str | Any
+    root: str
+    image_size: int | None
+    images: Literal["auto", "memory", "stream"]
+    bad_images: Literal["stop", "skip"]
+    workers: int | None
+    teacher: str | Any
+    teacher_weights: str | None
+    teacher_size: int | None
+    teacher_mean: tuple[float, ...] | None
+    teacher_std: tuple[float, ...] | None
+    teacher_args: tuple[str, ...]
+    embeddings: str
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "32-true", "bf16-mixed"]
+    threads: int | Literal["auto"] | None

@@ -1,0 +1,206 @@
+"""Code of the user's own: found by its spelling or registered by installed packages, and loaded only on their word.
+
+`package.module:attribute` and `path/to/file.py:attribute` name a class, a function or an object. Importing it runs it.
+The spelling of a caller is the caller's word for that; one that is read from a file, such as the recipe of a run, is
+not: `check_permitted` refuses it unless it was given again (`permitting`).
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cache, reduce
+from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
+from pathlib import Path
+from types import ModuleType, NoneType
+from typing import Any
+
+from relgraph.errors import RelgraphError, unknown
+from relgraph.files import first_line, reading
+
+# What stands before a colon and names no module: sources of networks and of data, and objects of an earlier process.
+SOURCES = frozenset({
+    "timm", "torchvision", "open_clip", "checkpoint", "embedded", "repdistiller", "vectors", "folder", "classes", "csv",
+    "huggingface", "object",
+})  # fmt: skip
+KINDS = ("students", "teachers", "datasets", "methods", "kernels", "scales", "criteria", "loggers")
+IN_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+IN_FILE = re.compile(r".+\.py:[^\W\d]\w*(\.[^\W\d]\w*)*")
+MODULE = "relgraph_own_"  # begins the names of modules that are files
+PERMITTED: ContextVar[frozenset[str] | None] = ContextVar("permitted", default=frozenset())  # None is everything
+
+
+@dataclass(frozen=True)
+class Own:
+    """An object of the user's own in place of a spelling, and what names it in messages and files.
+
+    Attributes:
+        target: The object.
+        spelling: Its spelling, which is its text as well.
+    """
+
+    target: Any = field(repr=False)
+    spelling: str
+
+    def __str__(self) -> str:
+        """Return the spelling."""
+        return self.spelling
+
+    @classmethod
+    def of(cls, spec: Any) -> Any:
+        """Return an object with its spelling; texts, numbers, nothing, and what has its spelling as they are."""
+        return spec if isinstance(spec, (str, int, float, cls, NoneType)) else cls(spec, spelling_of(spec))
+
+
+def is_own(text: str) -> bool:
+    """Return whether a text spells code of the user's own.
+
+    >>> [is_own(text) for text in ("nets.py:make", "lab.nets:Net", "timm:resnet18", "vgg8")]
+    [True, True, False, False]
+    """
+    module = IN_MODULE.fullmatch(text) and text.partition(":")[0] not in SOURCES
+    return bool(module or IN_FILE.fullmatch(text))
+
+
+def absolute(text: str) -> str:
+    """Return a spelling with the whole path of its file, which is found from any directory; others as they are."""
+    if not is_own(text) or not IN_FILE.fullmatch(text):
+        return text
+    file, _, attribute = text.rpartition(":")
+    return f"{Path(file).expanduser().absolute()}:{attribute}"
+
+
+def load(text: str) -> Any:
+    """Return the object that a text spells; the module that defines it is imported.
+
+    Raises:
+        RelgraphError: if there is no such file, module or attribute, or the import fails.
+    """
+    place, _, attribute = text.rpartition(":")
+    module = _module(text, place)
+    try:
+        return reduce(getattr, attribute.split("."), module)
+    except AttributeError as error:
+        raise unknown(f"attribute of {place}", attribute, [n for n in vars(module) if n[0] != "_"]) from error
+
+
+def _module(text: str, place: str) -> ModuleType:
+    in_file = place.endswith(".py")
+    if in_file and not Path(place).expanduser().is_file():
+        raise RelgraphError(f"{text}: expected a file {place}, found none")
+    try:
+        return _of_file(Path(place).expanduser().absolute()) if in_file else _by_name(place)
+    except ModuleNotFoundError as error:
+        if in_file or error.name not in (place, place.split(".")[0]):
+            raise RelgraphError(f"{text} needs the module {error.name}, which is not installed") from error
+        raise unknown("source or module", place, SOURCES - {"object"}) from error
+    except Exception as error:  # what code of another's raises
+        told = f"{type(error).__name__}: {first_line(error)}"
+        raise RelgraphError(f"{text} cannot be imported: {told}") from error
+
+
+@cache
+def _of_file(file: Path) -> ModuleType:
+    """Return the module that a file defines, which may import its neighbours, as a script does."""
+    name = MODULE + hashlib.sha256(str(file).encode()).hexdigest()[:16]
+    found = importlib.util.spec_from_file_location(name, file)
+    assert found is not None and found.loader is not None, "it ends with .py"
+    module = importlib.util.module_from_spec(found)
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        found.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _by_name(name: str) -> ModuleType:
+    """Return a module, which may be in the current directory, as for `python -m`."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    return importlib.import_module(name)
+
+
+def spelling_of(target: Any) -> str:
+    """Return a spelling by which an object is found again, or `object:TYPE` if it has none.
+
+    >>> spelling_of(RelgraphError), spelling_of(3)
+    ('relgraph.errors:RelgraphError', 'object:int')
+    """
+    module, name = getattr(target, "__module__", "") or "", getattr(target, "__qualname__", "<")
+    if "<" in name or module in ("", "__main__"):
+        return f"object:{type(target).__name__}"
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return f"{file if module.startswith(MODULE) else module}:{name}"
+
+
+def origin(kind: str, text: str) -> dict[str, str]:
+    """Return where code of a spelling, or a registered name, came from: its file with SHA-256, its package's version.
+
+    Raises:
+        RelgraphError: if it cannot be imported or read.
+    """
+    place = text.rpartition(":")[0] if is_own(text) else registered(kind)[text].module
+    file = getattr(_module(text, place), "__file__", None)
+    found = {"spelling": text}
+    if file is not None:
+        with reading(Path(file)), open(file, "rb") as stream:
+            found |= {"file": file, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+    for package in packages_distributions().get(place.split(".")[0], [])[:1]:
+        found |= {"package": package, "version": version(package)}
+    return found
+
+
+def registered(kind: str) -> dict[str, EntryPoint]:
+    """Return what installed packages register as entry points of the group `relgraph.KIND`, by name.
+
+    >>> registered("students")
+    {}
+    """
+    return {entry.name: entry for entry in entry_points(group=f"relgraph.{kind}")}
+
+
+def load_registered(kind: str, name: str) -> Any:
+    """Return what an installed package registers under a name.
+
+    Raises:
+        RelgraphError: if it cannot be imported.
+    """
+    entry = registered(kind)[name]
+    try:
+        return entry.load()
+    except Exception as error:  # what code of another's raises
+        owner = entry.dist.name if entry.dist else entry.value
+        raise RelgraphError(f"{name} of the package {owner} cannot be loaded: {first_line(error)}") from error
+
+
+@contextmanager
+def permitting(spellings: Iterable[str] = (), *, everything: bool = False) -> Iterator[None]:
+    """Permit in the block that files name this code of the user's own, or any, besides what is permitted already."""
+    before = PERMITTED.get()
+    token = PERMITTED.set(None if everything or before is None else before | set(map(absolute, spellings)))
+    try:
+        yield
+    finally:
+        PERMITTED.reset(token)
+
+
+def check_permitted(text: str, owner: str) -> None:
+    """Check that code of one's own that a file names may be loaded.
+
+    Raises:
+        RelgraphError: if it was not given again.
+    """
+    permitted = PERMITTED.get()
+    if is_own(text) and permitted is not None and text not in permitted:
+        told = "it is run only if you name it again, or with --allow-code (in Python allow_code=True)"
+        raise RelgraphError(f"{owner} names code of its own, {text}: {told}")

@@ -1,0 +1,78 @@
+"""What is called while a run trains: objects of the user's own, at documented moments, with read access."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from relgraph.outputs import Batch, Output
+
+
+@dataclass(frozen=True, eq=False)
+class StepEnd:
+    """A step that has changed the weights. What it holds is read, and not changed.
+
+    Attributes:
+        epoch: Number of the epoch, from 1.
+        step: Number of the step in the epoch, from 1.
+        steps: Steps of the epoch.
+        terms: The weighted terms of the student's loss by name, scalars on the device; reading one waits for it.
+        student: The student's outputs, without stage maps.
+        teacher: The teacher's, with those of its head, if there is a teacher.
+        batch: Indices and labels of the images.
+    """
+
+    epoch: int
+    step: int
+    steps: int
+    terms: Mapping[str, Tensor]
+    student: Output
+    teacher: Output | None
+    batch: Batch
+
+
+@dataclass(frozen=True, eq=False)
+class EpochEnd:
+    """An epoch whose figures and checkpoint are written.
+
+    Attributes:
+        epoch: Its number, from 1.
+        epochs: Number of epochs of the run.
+        metrics: Its row of `metrics.csv`.
+        best: Whether it is the best so far.
+        network: The modules that are trained: the student is its `student`, of a pre-training the network its
+            `backbone`.
+        run: The directory of the run.
+    """
+
+    epoch: int
+    epochs: int
+    metrics: Mapping[str, float]
+    best: bool
+    network: nn.Module
+    run: Path
+
+
+class Callback:
+    """The moments of a training: a subclass overrides those that it needs, `callbacks=[...]` passes it.
+
+    Of several processes each calls its own. What a callback raises ends the run, which can be resumed.
+
+    >>> class Losses(Callback):
+    ...     def after_epoch(self, end: EpochEnd) -> None:
+    ...         print(end.epoch, end.metrics["loss"])
+    """
+
+    def after_step(self, end: StepEnd) -> None:
+        """Read a step, after the optimisers' steps."""
+
+    def after_epoch(self, end: EpochEnd) -> None:
+        """Read an epoch, once its checkpoint is written."""
+
+    def at_end(self, result: Mapping[str, Any]) -> None:
+        """Read the content of `result.json`, once it is written."""
+
+
+Callbacks = Sequence[Callback]
