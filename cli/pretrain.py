@@ -8,6 +8,7 @@ import click
 
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 
+from .groups import Grouped
 from .options import given_options, pretraining_options, refuse_beside_resume, run_options
 from .show import accuracies, say, say_all
 from .stopping import stoppable
@@ -25,7 +26,7 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=Grouped, epilog=EPILOG)
 @run_options
 @pretraining_options
 def pretrain(out: Path | None, resume: Path | None, allow_code: bool, **options: Any) -> None:

@@ -10,6 +10,7 @@ import click
 
 from relgraph.training.recipe import Recipe, resolve
 
+from .groups import Grouped
 from .launch import is_first, launch, launched
 from .options import given_options, recipe_options, refuse_beside_resume, run_options
 from .show import accuracies, say, say_all
@@ -37,7 +38,7 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=Grouped, epilog=EPILOG)
 @run_options
 @click.option(
     "--preset",

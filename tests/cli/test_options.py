@@ -13,6 +13,7 @@ from relgraph.training.recipe import Recipe
 from tests.cli.conftest import Failing, Program, check_told
 
 options = import_module("relgraph_cli.options")
+groups = import_module("relgraph_cli.groups")
 
 
 # What is typed for an option of each type, and what the recipe gets.
@@ -61,12 +62,37 @@ def test_the_original_s_flags(parse: Callable[..., dict[str, Any]]) -> None:
 
 
 def test_help_tells_the_defaults(program: Program) -> None:
-    text = " ".join(program("train", "--help").stdout.split())
+    text = " ".join(program("train", "--help-all").stdout.split())
     for name in options_of(Recipe):
         assert f"--{name.replace('_', '-')}" in text
     assert "[default: 240] [digits: 20]" in text
     assert "Weight of the method; the published one if not given (relgraph methods). -" in text, "no [digits: None]"
     assert "--compile / --no-compile" in text and "[default: no-compile]" in text
+
+
+def test_the_help_has_each_option_under_one_subject(program: Program, command: click.Group) -> None:
+    listed = [name for names in groups.GROUPS.values() for name in names.split()]
+    known = {name.removeprefix("-") for name in listed}
+    assert len(known) == len(listed)
+    asked = {param.name for name in ("train", "pretrain") for param in command.commands[name].params}
+    assert asked == known | {"help_all"}
+    for name in ("train", "pretrain"):
+        short, whole = (program(name, flag).stdout for flag in ("--help", "--help-all"))
+        assert short.index("Examples:") < short.index("\nRun:\n") < short.index("\nOptimisation:\n")
+        for rare, shown in (("--weight-decay", False), ("--momentum", False), ("--epochs", True)):
+            assert (rare in short.split("Run:")[1]) == shown and rare in whole
+    assert len(program("train", "--help").stdout.splitlines()) < 140
+
+
+def test_the_first_sentence_of_a_help() -> None:
+    for text, told in {
+        "All pairs, or k; dense if not given.": "All pairs, or k",
+        "Neighbours (for knn; 8 if not given).  [default: 8]": "Neighbours (for knn; 8 if not given)  [default: 8]",
+        "resnet8, vgg8, ... (students lists them).": "resnet8, vgg8, ... (students lists them)",
+        "Directory. [default: a new one]": "Directory [default: a new one]",
+        "no end": "no end",
+    }.items():
+        assert groups.first_sentence(text) == told
 
 
 def test_some_options_of_the_recipe() -> None:
