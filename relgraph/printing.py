@@ -17,6 +17,12 @@ def printable(text: str, stream: IO[str] | None = None) -> str:
     return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
+def no_bar(*, shown: bool = True) -> bool | None:
+    """Return what tqdm takes as `disable`: a bar that is `shown` appears on a terminal and in a notebook."""
+    in_notebook = "ipykernel" in sys.modules
+    return (False if in_notebook else None) if shown else True
+
+
 def tell(*lines: str, stream: IO[str] | None = None) -> None:
     """Print lines above the progress bars, to standard output or another stream."""
     from tqdm import tqdm

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
+from relgraph.printing import no_bar
 
 LARGEST = 96
 SPRITE_TILE = 32  # 2,000 tiles of that many pixels are about 2 MB as a JPEG
@@ -37,7 +38,7 @@ def write_thumbnails(images: ImageSet, folder: Path) -> list[str]:
         raise RelgraphError(f"cannot make the folder {folder}: {error.strerror}") from error
     names = [f"{number}.png" for number in images.index.tolist()]
     small = _small(images, LARGEST, Image.Resampling.BICUBIC)
-    for name, picture in zip(names, tqdm(small, "thumbnails", len(names), leave=False, disable=None), strict=True):
+    for name, picture in zip(names, tqdm(small, "thumbnails", len(names), leave=False, disable=no_bar()), strict=True):
         write_atomically(folder / name, _encoded(picture, "PNG"))
     return [f"{folder.name}/{name}" for name in names]
 

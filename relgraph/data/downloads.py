@@ -14,6 +14,7 @@ from zipfile import BadZipFile, ZipFile, ZipInfo, is_zipfile
 
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
+from relgraph.printing import no_bar
 
 PATIENCE = 30  # seconds without a byte from the server
 BLOCK = 2**16  # bytes that are copied at once, and lost where a download is cut off
@@ -189,9 +190,10 @@ def _append(url: str, part: Path, size: int | None) -> None:
     with answer as response:
         kept = kept if response.status == HTTPStatus.PARTIAL_CONTENT else 0
         total = None if response.length is None else kept + response.length
+        hidden = no_bar()
         with (
             part.open("ab" if kept else "wb") as stream,
-            tqdm.wrapattr(stream, "write", total, desc=part.stem, initial=kept, leave=False, disable=None) as output,
+            tqdm.wrapattr(stream, "write", total, desc=part.stem, initial=kept, leave=False, disable=hidden) as output,
         ):
             enough = _copy(response, output, None if size is None else size - kept)
         if response.length and not enough:

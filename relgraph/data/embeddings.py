@@ -17,7 +17,7 @@ from relgraph.data.sealed_rows import SealedRows, write_rows
 from relgraph.data.views import FixedViews
 from relgraph.errors import RelgraphError
 from relgraph.files import only_begun
-from relgraph.printing import tell
+from relgraph.printing import no_bar, tell
 
 # Bytes that a GPU holds by default: 50,000 images with 20 views of width 1024, and a small part of a common one.
 RESIDENT_LIMIT = 4 * 2**30
@@ -141,7 +141,7 @@ class StoreWriter:
         rows = torch.stack([record.checksums, record.modified, record.content], dim=1)
         write_rows(path / RECORD, rows.numpy(), contents.first_row(0))
         small = contents.bytes < 2**30  # read in a second or two
-        shards = tqdm(range(contents.shards), f"verify {path}", leave=False, disable=True if small else None)
+        shards = tqdm(range(contents.shards), f"verify {path}", leave=False, disable=no_bar(shown=not small))
         self.missing = [shard for shard in shards if not self._is_intact(shard)]
 
     def _check_same(self, was: Contents, record: ImageRecord) -> None:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from relgraph.data.images import ImageFiles, ImageSet
 from relgraph.errors import RelgraphError
 from relgraph.files import reading
+from relgraph.printing import no_bar
 
 # Bytes of streamed files up to which their contents are read for a fingerprint: seconds, and less than an epoch.
 CONTENT_LIMIT = 4 * 2**30
@@ -147,7 +148,7 @@ def _checksums(files: ImageFiles) -> Tensor:
     """Return the CRC-32 `(N,)` int64 of the contents, which threads read."""
     paths = _paths(files)
     with ThreadPoolExecutor() as pool:
-        found = list(tqdm(pool.map(_crc, paths), "fingerprint", len(paths), unit="img", leave=False, disable=None))
+        found = list(tqdm(pool.map(_crc, paths), "fingerprint", len(paths), unit="img", leave=False, disable=no_bar()))
     return torch.tensor(found, dtype=torch.int64)
 
 

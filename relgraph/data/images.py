@@ -17,6 +17,7 @@ from torch import Tensor
 from relgraph.data.decoding import BadImage, quiet, read_image
 from relgraph.data.stream import stream
 from relgraph.errors import RelgraphError
+from relgraph.printing import no_bar
 
 T = TypeVar("T")
 SAMPLE_BYTES = 2**30  # a sample of streamed images stays small, however large they are
@@ -103,7 +104,7 @@ class ImageFiles:
 
         with quiet(), ThreadPoolExecutor() as pool:
             called = pool.map(call, range(len(self)), *rows)
-            return list(tqdm(called, desc=progress, total=len(self), unit="img", leave=False, disable=None))
+            return list(tqdm(called, desc=progress, total=len(self), unit="img", leave=False, disable=no_bar()))
 
     def _fault(self, number: int) -> BadImage | None:
         try:

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from relgraph.errors import RelgraphError
 from relgraph.graph.blocks import OneByOne, transformed
 from relgraph.graph.kernels import Kernel, pearson
+from relgraph.printing import no_bar
 
 # A block against a block is 30 MiB of float32. From 32 MiB on the C library takes new memory from the system each time:
 # for 50,000 nodes that costs half as much as all products. Smaller blocks are slower on a busy machine, because each of
@@ -354,5 +355,5 @@ def _starts(count: int, block: int, progress: str | None) -> Iterable[int]:
     """Return the first row of each block, with a progress bar on a terminal if `progress` gives its title."""
     from tqdm import tqdm
 
-    hidden = True if progress is None else None  # `None`: where there is no terminal
+    hidden = no_bar(shown=progress is not None)
     return tqdm(range(0, count, block), desc=progress, unit="block", leave=False, disable=hidden)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from relgraph.data.batches import epoch_batches
 from relgraph.errors import RelgraphError
 from relgraph.outputs import Batch, Output
+from relgraph.printing import no_bar
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.seeding import generator
 from relgraph.training.callbacks import Callbacks, StepEnd
@@ -316,7 +317,7 @@ def steps(
     title = f"{job.title} {epoch + 1}/{job.schedule.epochs}"
     with (
         closing(train.batches(left, recipe.processes)) as loaded,  # ends its processes in any case
-        tqdm(left, desc=title, unit="batch", leave=False, disable=None if job.processes.first else True) as bar,
+        tqdm(left, desc=title, unit="batch", leave=False, disable=no_bar(shown=job.processes.first)) as bar,
     ):
         for index, images in zip(bar, loaded, strict=True):
             yield index.to(device, non_blocking=True), images.to(device, non_blocking=True), views, bar

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError
+from relgraph.printing import no_bar
 
 # Fixed, so that probes compare. Of 1, 0.1 and 0.01 the best and quickest on 4,000 CIFAR-100 images (256 features of a
 # MobileNetV2: 26, 30, 33 %), and the best on the embeddings of the digits as well.
@@ -121,7 +122,7 @@ def embed(
     """
     if len(images) == 0:
         raise RelgraphError("there are no images to embed")
-    total, hidden = -(-len(images) // batch_size), None if progress else True
+    total, hidden = -(-len(images) // batch_size), no_bar(shown=bool(progress))
     with torch.no_grad(), _evaluating(network), closing(_batches(images, batch_size, workers)) as batches:
         bar = tqdm(batches, desc=progress, total=total, unit="batch", leave=False, disable=hidden)
         return torch.cat([network(prepare(batch.to(device))).float().cpu() for batch in bar])

@@ -25,7 +25,7 @@ from relgraph.errors import RelgraphError
 from relgraph.files import digest, locked, writing
 from relgraph.names import dataset
 from relgraph.networks.teachers import Teacher
-from relgraph.printing import tell
+from relgraph.printing import no_bar, tell
 from relgraph.training.building import open_data, open_fabric, open_teacher, precision_of
 from relgraph.training.recipe import Recipe
 from relgraph.training.threads import choose_threads
@@ -299,7 +299,7 @@ def _write(writer: StoreWriter, images: ImageSet, embed: Embed, batch_size: int,
     rows = torch.empty(0)
     with (
         closing(images.batches([part for _, part in parts], workers)) as batches,
-        tqdm(desc="embed", initial=contents.images - total, total=contents.images, unit="img", disable=None) as bar,
+        tqdm(desc="embed", initial=contents.images - total, total=contents.images, unit="img", disable=no_bar()) as bar,
     ):
         for (shard, part), pixels in zip(parts, batches, strict=True):
             positions = contents.positions(shard)

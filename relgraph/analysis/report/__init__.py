@@ -16,6 +16,7 @@ from relgraph.analysis.report.summary import summaries
 from relgraph.analysis.run_loading import TrainedRun
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
+from relgraph.printing import no_bar
 from relgraph.training.recipe import Recipe
 
 Section = tuple[str, tuple[str, Markup]]  # id, heading and content
@@ -45,7 +46,7 @@ def write_report(
     distilled = [(run, one.name) for run, one in zip(runs, described, strict=True) if isinstance(one.recipe, Recipe)]
     for run, name in distilled[:1]:
         detailed = _in_detail(TrainedRun(run, given.get(run)), name, split, first, k)
-        sections |= dict(tqdm(detailed, f"report on {name}", 6, leave=False, disable=None))
+        sections |= dict(tqdm(detailed, f"report on {name}", 6, leave=False, disable=no_bar()))
     sections["environment"] = ("Environment", section.environment(described))
     title = described[0].name if len(described) == 1 else f"{described[0].name} and {len(described) - 1} more"
     subtitle = f"relgraph report on {len(described)} run{'s' if len(described) > 1 else ''}"
