@@ -19,7 +19,7 @@ from relgraph.analysis.plots import learning_curve
 from relgraph.analysis.report import write_report
 from relgraph.analysis.run_loading import TrainedRun, evaluate_run, run_pair
 from relgraph.analysis.split_graph import SplitGraph
-from relgraph.errors import RelgraphError
+from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.pair import Pair
 from relgraph.graph.topology import Chooser
 from relgraph.keywords import EmbedOptions, PretrainOptions, TrainOptions
@@ -51,6 +51,8 @@ class Run:
     """
 
     def __init__(self, path: str | Path, *, allow_code: bool = False, **given: Any) -> None:
+        for name in given.keys() - OBJECTS:
+            raise unknown("part of a run that is given again", name, OBJECTS)
         self._directory = RunDirectory.open(Path(path))
         self._allow_code, self._given = allow_code, given
 
@@ -381,10 +383,10 @@ def report(
 @contextmanager
 def _opened(run: Run | str | Path, allow_code: bool, given: Given) -> Iterator[TrainedRun]:
     """Open a run, with the code of one's own that was given again."""
-    if isinstance(run, Run):
-        given, allow_code, run = {**run._given, **given}, allow_code or run._allow_code, run.path
-    with _permitted(given, allow_code):
-        yield TrainedRun(Path(run), given)
+    known = run if isinstance(run, Run) else Run(run)
+    again = Run(known.path, allow_code=allow_code or known._allow_code, **{**known._given, **given})
+    with _permitted(again._given, again._allow_code):
+        yield TrainedRun(again.path, again._given)
 
 
 @contextmanager

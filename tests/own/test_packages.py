@@ -1,0 +1,126 @@
+"""Packages of others, by each spelling, on the command line and in Python; their runs are opened in a new process."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import relgraph
+from relgraph.errors import RelgraphError
+from tests.checks import assert_refused_like
+from tests.cli.conftest import recipe
+from tests.own.conftest import PACKAGES, Relgraph
+
+QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "32-true", "dim": 8}
+FLAGS = ["--epochs", "1", "--batch-size", "16", "--device", "cpu", "--precision", "32-true", "--dim", "8"]
+NAMES = {"student": "labtiny", "teacher": "labcolours", "dataset": "labflat", "method": "0.5*labreg+ega"}
+MODULES = {
+    "student": "labnets:narrow", "teacher": "labnets:Colours", "dataset": "labdata:Flat",
+    "method": "0.5*labloss:Regression+2*labloss:relation",
+}  # fmt: skip
+
+
+def flags(spelled: dict[str, str]) -> list[str]:
+    return [part for name, text in spelled.items() for part in (f"--{name}", text)]
+
+
+@pytest.fixture(scope="module")
+def by_module(relgraph_process: Relgraph, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run whose parts were spelled as modules on the command line."""
+    folder = tmp_path_factory.mktemp("by_module")
+    done = relgraph_process("train", "--out", "run", *FLAGS, *flags(MODULES), "--kernel", "labloss:signs", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+def test_a_run_of_modules_is_opened_if_its_code_is_allowed(by_module: Path, relgraph_process: Relgraph) -> None:
+    assert recipe(by_module)["method"] == MODULES["method"]
+    code = json.loads((by_module / "inputs.json").read_text())["code"]
+    assert {code[part]["package"] for part in ("student", "dataset", "method")} == {"labnets", "labdata", "labloss"}
+    assert code["student"]["version"] == "1.0" and len(code["student"]["sha256"]) == 64
+    refused = relgraph_process("evaluate", by_module, cwd=by_module.parent)
+    assert refused.returncode == 1 and len(refused.stderr.splitlines()) == 1, refused.stderr
+    assert "names code of its own, labdata:Flat: it is run only if you name it again" in refused.stderr
+    some = relgraph_process("evaluate", by_module, "--dataset", "labdata:Flat", cwd=by_module.parent)
+    assert some.returncode == 1 and "labnets:narrow" in some.stderr
+    for command in (["evaluate", by_module, "--json"], ["export", by_module, "-o", "graph.json"],
+                    ["analyze", by_module, "--k", "3"], ["report", by_module]):  # fmt: skip
+        for allowed in (["--allow-code"], flags(MODULES)):
+            done = relgraph_process(*command, *allowed, cwd=by_module.parent)
+            assert done.returncode == 0, done.stderr
+            if command[0] == "report":
+                break
+    assert json.loads((by_module.parent / "graph.json").read_text())["nodes"]
+    gone = relgraph_process("evaluate", by_module, "--allow-code", cwd=by_module.parent, installed=False)
+    assert gone.returncode == 1 and gone.stderr == "Error: unknown source or module 'labdata' (known: {})\n".format(
+        ", ".join(sorted(relgraph.own_code.SOURCES - {"object"}))
+    )
+
+
+def test_a_run_of_registered_names_needs_no_word(relgraph_process: Relgraph, tmp_path: Path) -> None:
+    done = relgraph_process("train", "--out", "run", *FLAGS, *flags(NAMES), "--kernel", "labsigns", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = relgraph_process("evaluate", "run", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert 0 <= json.loads(done.stdout)["student"]["top1"] <= 100
+    gone = relgraph_process("evaluate", "run", cwd=tmp_path, installed=False)
+    assert gone.returncode == 1 and "unknown data set 'labflat'" in gone.stderr and len(gone.stderr.splitlines()) == 1
+    for listing, name in (
+        ("students", "labtiny"),
+        ("teachers", "labcolours"),
+        ("data", "labflat"),
+        ("methods", "labreg"),
+    ):
+        told = relgraph_process(listing, cwd=tmp_path).stdout
+        line = next(line for line in told.splitlines() if name in line)
+        assert "1.0" in line, line
+
+
+def test_files_are_found_from_any_directory_and_from_another_place(relgraph_process: Relgraph, tmp_path: Path) -> None:
+    for name in ("labnets", "labdata", "labloss"):
+        shutil.copy(PACKAGES / name / f"{name}.py", tmp_path)
+    spelled = {name: text.replace("lab", "lab").replace(":", ".py:") for name, text in MODULES.items()}
+    done = relgraph_process("train", "--out", "run", *FLAGS, *flags(spelled), cwd=tmp_path, installed=False)
+    assert done.returncode == 0, done.stderr
+    assert recipe(tmp_path / "run")["student"] == f"{tmp_path / 'labnets.py'}:narrow"
+    other = tmp_path / "other"
+    other.mkdir()
+    done = relgraph_process("evaluate", "../run", "--allow-code", cwd=other, installed=False)
+    assert done.returncode == 0, done.stderr
+    for name in ("labnets", "labdata", "labloss"):
+        (tmp_path / f"{name}.py").rename(other / f"{name}.py")
+    lost = relgraph_process("evaluate", "../run", "--allow-code", cwd=other, installed=False)
+    assert lost.returncode == 1 and lost.stderr.endswith("labdata.py, found none\n"), lost.stderr
+    done = relgraph_process("evaluate", "../run", *flags(spelled), cwd=other, installed=False)
+    assert done.returncode == 0, done.stderr
+    (other / "labnets.py").write_text((other / "labnets.py").read_text() + "\n# another version\n")
+    done = relgraph_process("evaluate", "../run", *flags(spelled), cwd=other, installed=False)
+    assert done.returncode == 0 and "the code of the student" in done.stderr, done.stderr
+
+
+def test_objects_in_python(site: Path, tmp_path: Path) -> None:
+    import labdata
+    import labloss
+    import labnets
+
+    student = labnets.Tiny(3)
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    parts = {"student": student, "teacher": labnets.Colours(), "dataset": labdata.Flat()}
+    run = relgraph.train(**parts, method=[(0.5, labloss.Regression), labloss.relation], out=tmp_path / "run", **QUICK)
+    assert run.result["epochs"] == 1 and [row["epoch"] for row in run.metrics] == [1.0]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items()), "a copy is trained"
+    found = run.student()(torch.rand(2, 3, 12, 12))
+    assert found.embedding.shape == (2, 8) and found.feature is not None and found.feature.shape == (2, 16)
+    figures = run.evaluate()
+    assert figures["student"]["top1"] == pytest.approx(run.result["test"]["best"]["top1"])
+    assert run.export(tmp_path / "graph.gexf").path.is_file() and run.report(tmp_path / "r.html").is_file()
+    assert run.analyze(k=3)["overlap"] >= 0
+    told = f"{tmp_path / 'run' / 'recipe.yaml'}"
+    assert_refused_like((lambda: relgraph.evaluate(tmp_path / "run"), "the dataset was Flat, an object in Python…"))
+    again = relgraph.evaluate(tmp_path / "run", **parts, method=run.recipe.method)
+    assert again == figures, told
+    with pytest.raises(RelgraphError, match="unknown part of a run that is given again 'seed'"):
+        relgraph.Run(tmp_path / "run", seed=3)
