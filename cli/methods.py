@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .show import columns, say, say_all
+from .show import columns, say, say_all, say_registered
 
 if TYPE_CHECKING:
     from relgraph.analysis.method_info import MethodInfo
@@ -47,6 +47,8 @@ def methods(name: str | None) -> None:
     say("", "papers, and where paper, official code and this one differ:")
     for c in infos:
         say_all(_entry(c.name, f"{c.paper}: {c.differs}"))
+    for kind in ("methods", "kernels", "scales", "criteria"):
+        say_registered(kind)
     say("", "one in full: relgraph methods NAME; cross-entropy alone: --method none")
 
 

@@ -26,7 +26,7 @@ def students(pattern: str | None) -> None:
     from relgraph.networks.catalogue import student_names
     from relgraph.networks.students import STUDENTS
 
-    from .show import say, say_all, table
+    from .show import say, say_all, say_registered, table
 
     names = student_names(pattern or "*")
     if names[0] not in STUDENTS:
@@ -37,3 +37,4 @@ def students(pattern: str | None) -> None:
     say_all(table(["student", "parameters", "width", "MACs (M)"], rows))
     if pattern is None:
         say_all(OTHERS)
+        say_registered("students")

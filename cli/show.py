@@ -51,6 +51,19 @@ def accuracies(title: str, networks: Mapping[str, Mapping[str, float]]) -> str:
     return table([title, *(COLUMNS[name] for name in found)], rows) if found else ""
 
 
+def say_registered(kind: str) -> None:
+    """Print the names that installed packages register, and where they come from, if there are any."""
+    from relgraph.own_code import registered
+
+    rows = [
+        [name, entry.value, f"{entry.dist.name} {entry.dist.version}" if entry.dist else "-"]
+        for name, entry in sorted(registered(kind).items())
+    ]
+    if rows:
+        say("", "registered by installed packages:")
+        say_all(columns([[kind, "code", "package"], *rows]))
+
+
 def _aligned(rows: Sequence[Sequence[str]], align: Callable[[str, int], str]) -> str:
     rows = [[printable(cell, sys.stdout) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

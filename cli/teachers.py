@@ -2,7 +2,7 @@
 
 import click
 
-from .show import columns, say, say_all
+from .show import columns, say, say_all, say_registered
 
 EPILOG = """\b
 Examples:
@@ -59,4 +59,5 @@ def _overview() -> None:
     say_all(columns([["teacher", "weights", "network"], *rows]))
     say("", "trained without class labels, among others:")
     say_all(columns([["teacher", "method"], *SELF_SUPERVISED]))
+    say_registered("teachers")
     say("", "names and sizes: relgraph teachers PATTERN, such as: relgraph teachers dinov2")
