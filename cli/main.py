@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-import warnings
 from typing import Any
 
 import click
@@ -46,8 +45,6 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        # PyTorch Geometric's import warns of its own future changes; a user of this program can do nothing there.
-        warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
         # Lightning logs the precision, GPU and processes that it was given, and advises on its own trainer.
         for name in ("rank_zero", "distributed"):
             logging.getLogger(f"lightning_fabric.utilities.{name}").setLevel(logging.WARNING)

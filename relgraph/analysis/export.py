@@ -142,7 +142,7 @@ def read_pair(path: str | Path) -> Pair:
     Raises:
         RelgraphError: if the file is missing, truncated, another program's, or holds anything else.
     """
-    from torch_geometric.data import HeteroData
+    from relgraph.graph.pyg import HeteroData
 
     path = Path(path)
     if path.is_file() and not zipfile.is_zipfile(path):  # torch would take it for a pickle of its early days

@@ -89,7 +89,8 @@ def neighbour_graph(neighbours: Tensor, weights: Tensor) -> "nx.Graph[int]":
     of the mean of both magnitudes, which differ by rounding at most.
     """
     import networkx as nx
-    from torch_geometric.utils import to_undirected
+
+    from relgraph.graph.pyg import to_undirected
 
     magnitudes = weights.flatten().abs().double()
     edges, magnitudes = edges_of(neighbours)[:, magnitudes > 0], magnitudes[magnitudes > 0]

@@ -72,7 +72,7 @@ def difference_pair(
     tensor([[1, 0, 3, 2],
             [0, 1, 2, 3]])
     """
-    from torch_geometric.data import HeteroData
+    from relgraph.graph.pyg import HeteroData
 
     rule = _rule(student, teacher, graph, k, threshold)
     if rule is None:

@@ -75,7 +75,7 @@ class PairBuilder:
         Raises:
             RelgraphError: as `graph_pair`.
         """
-        from torch_geometric.data import HeteroData
+        from relgraph.graph.pyg import HeteroData
 
         check_nodes(student, teacher, one_width=self.match)
         if student.ndim != 2:

@@ -123,7 +123,7 @@ def nearest_by_faiss(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         raise RelgraphError(f"faiss finds at most {FAISS_LIMIT - 1} neighbours, got k = {k}: search without it")
     if not has_faiss():
         raise RelgraphError("this search needs faiss, which is not installed or does not load: pip install faiss-cpu")
-    from torch_geometric.nn.pool import MIPSKNNIndex
+    from relgraph.graph.pyg import MIPSKNNIndex
 
     z = pearson.nodes(x).float()
     weights, indices = MIPSKNNIndex(z).search(z, k + 1)

@@ -159,7 +159,7 @@ class Edges(Rule):
 
     def messages(self, x: Tensor, weights: Tensor) -> Tensor:
         """Return the weighted sum of each anchor's candidates among nodes, `(N, D) -> (N, D)`, by PyG's `scatter`."""
-        from torch_geometric.utils import scatter
+        from relgraph.graph.pyg import scatter
 
         candidate, anchor = self.edge_index
         found: Tensor = scatter(weights.unsqueeze(-1) * x.index_select(0, candidate), anchor, dim_size=self.anchors)
