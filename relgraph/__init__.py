@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from relgraph.graph.topology import AllPairs, Given, Nearest
     from relgraph.methods import EGA, KD, METHODS, Output, ega_loss
     from relgraph.names import build_backbone, load_student, load_teacher
+    from relgraph.networks.heads import Head
     from relgraph.training.spread import spread_over
 
 # Loaded when first asked for, so that `import relgraph` costs nothing.
@@ -27,13 +28,15 @@ _HOME = {
     "relgraph.graph.topology": ("AllPairs", "Given", "Nearest"),
     "relgraph.methods": ("EGA", "KD", "METHODS", "Output", "ega_loss"),
     "relgraph.names": ("build_backbone", "load_student", "load_teacher"),
+    "relgraph.networks.heads": ("Head",),
     "relgraph.training.spread": ("spread_over",),
 }
 
 __version__ = version("relgraph")
 __all__ = [
-    "EGA", "KD", "METHODS", "AllPairs", "Given", "Nearest", "Output", "Relation", "RelgraphError", "build_backbone",
-    "ega_loss", "graph_pair", "load_student", "load_teacher", "read_pair", "spread_over", "to_networkx", "write_graph",
+    "EGA", "KD", "METHODS", "AllPairs", "Given", "Head", "Nearest", "Output", "Relation", "RelgraphError",
+    "build_backbone", "ega_loss", "graph_pair", "load_student", "load_teacher", "read_pair", "spread_over",
+    "to_networkx", "write_graph",
 ]  # fmt: skip
 
 

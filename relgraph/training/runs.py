@@ -134,7 +134,8 @@ class Run:
     def check_recipe(self, recipe: AnyRecipe) -> None:
         """Raise RelgraphError if the run was started with another recipe, naming the first option that differs.
 
-        Where the recipe leaves to the program whether the teacher runs or is read, what was found then stands.
+        Where the recipe leaves to the program whether the teacher runs or is read, or how images are normalised, what
+        was found then stands.
         """
         stored = self.stored()
         if type(stored) is not type(recipe):
@@ -145,6 +146,8 @@ class Run:
                 recipe = replace(recipe, embeddings=stored.embeddings)
             if recipe.teacher_mode == "auto":
                 recipe = replace(recipe, teacher_mode=stored.teacher_mode)
+        if isinstance(stored, Recipe) and isinstance(recipe, Recipe) and recipe.normalise == "auto":
+            recipe = replace(recipe, normalise=stored.normalise)
         for item in fields(recipe):
             was, now = getattr(stored, item.name), getattr(recipe, item.name)
             if was != now:
@@ -187,7 +190,7 @@ def free_name(root: Path, recipe: AnyRecipe) -> Path:
         RelgraphError: if it cannot be made.
     """
     # A name that begins with a dash would be an option, with a dot hidden.
-    name = f"{dataset(recipe.dataset).short_name}-{_subject(recipe)}-seed{recipe.seed}".lstrip("-.")
+    name = f"{dataset(recipe.dataset).short_name}-{_subject(recipe)}-seed{recipe.seed}".lstrip("-.").replace("/", "-")
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
         for path in (root / name, *(root / f"{name}-{i}" for i in range(2, 10_000))):

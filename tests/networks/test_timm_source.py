@@ -45,7 +45,8 @@ def test_downloaded_from_another_server(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("relgraph.networks.weights._answers", lambda address: False)
     with pytest.raises(RelgraphError) as caught:
         load_teacher("timm:legacy_seresnet18")
-    assert f"download {config.url} and pass it with --teacher-weights FILE, or put it at {copy} " in str(caught.value)
+    told = f"{config.url} and pass it with --teacher-weights FILE (a student: --student-weights), or put it at {copy} "
+    assert told in str(caught.value)
     model: Any = moved(timm.create_model("legacy_seresnet18"))
     copy.parent.mkdir(parents=True)
     torch.save(model.state_dict(), copy)
@@ -58,7 +59,8 @@ def test_no_network(tmp_path: Path) -> None:
     told = (
         "the weights of timm:test_resnet.r160_in1k could not be loaded: the Hugging Face Hub cannot be reached and its "
         "cache has no copy; download model.safetensors (or pytorch_model.bin) from "
-        "https://huggingface.co/timm/test_resnet.r160_in1k and pass it with --teacher-weights FILE, or copy the folder "
+        "https://huggingface.co/timm/test_resnet.r160_in1k and pass it with --teacher-weights FILE "
+        "(a student: --student-weights), or copy the folder "
         f"models--timm--test_resnet.r160_in1k of another machine's Hub cache to {tmp_path / 'hub'}"
     )
     assert_refused((partial(load_teacher, "timm:test_resnet.r160_in1k"), told))
@@ -138,7 +140,8 @@ def test_students_draw_what_timm_draws_and_learn_of_grey_images() -> None:
 def test_students_that_cannot_be_built() -> None:
     for name, size, message in (
         ("resnet81", None, r"^unknown student 'timm:resnet81': did you mean timm:resnet\d+ or "),
-        ("resnet18.a1_in1k", None, r"^unknown student 'timm:resnet18.a1_in1k': did you mean .*timm:resnet18"),
+        ("resnet18.a9_in1k", None, r"^unknown timm weights 'resnet18\.a9_in1k': did you mean .*resnet18\.a1_in1k"),
+        ("resnet81.a1_in1k", None, r"^unknown timm model 'resnet81\.a1_in1k': did you mean "),
         ("test_vit", 8, r"^timm:test_vit cannot read images of 3 x 8 x 8: "),
     ):
         assert_refused_like((partial(build_backbone, f"timm:{name}", image_size=size), message))

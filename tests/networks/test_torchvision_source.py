@@ -155,7 +155,8 @@ def test_no_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load = partial(load_teacher, f"torchvision:{SMALL}")
     told = (
         f"the weights of torchvision:{SMALL} could not be loaded: 127.0.0.1:9 cannot be reached and torch's cache has "
-        "no copy; download http://127.0.0.1:9/tiny-12345678.pth and pass it with --teacher-weights FILE, or put it at "
+        "no copy; download http://127.0.0.1:9/tiny-12345678.pth and pass it with --teacher-weights FILE (a "
+        "student: --student-weights), or put it at "
         f"{cache / 'tiny-12345678.pth'} (torch.hub.get_dir()/checkpoints)"
     )
     assert_refused((load, told))
