@@ -79,10 +79,11 @@ def own_teacher(target: object, name: str = "net", **options: Any) -> Teacher:
 
 def test_a_map_is_averaged_over_positions_and_vectors_are_taken_as_they_are() -> None:
     images = torch.rand(3, 3, 8, 8)
-    for network, width, expected in (
+    cases: tuple[tuple[nn.Module, int, Callable[[nn.Module], Tensor]], ...] = (
         (moved(convolutional()), 6, lambda network: network(images).flatten(2).mean(-1)),
         (moved(Pooling()), 5, lambda network: network(images)),
-    ):
+    )
+    for network, width, expected in cases:
         backbone = OwnStudent(network, "net").build(3, 8)
         assert backbone.training and backbone.width == width
         torch.testing.assert_close(backbone.eval()(images), expected(network))
@@ -93,7 +94,7 @@ def test_each_build_of_a_module_is_a_copy_of_it() -> None:
     module = moved(convolutional())
     before = {name: x.clone() for name, x in module.state_dict().items()}
     first, second = (OwnStudent(module, "net").build(3, 8) for _ in range(2))
-    first(torch.rand(4, 3, 8, 8)).sum().backward()
+    torch.autograd.backward(first(torch.rand(4, 3, 8, 8)).sum())
     with torch.no_grad():
         next(first.parameters()).zero_()
     assert not module.training and all(p.grad is None for p in module.parameters())
@@ -140,7 +141,7 @@ def test_what_is_no_student_is_told_in_one_sentence() -> None:
     size = "net cannot read images of 3 x 8 x 8: "
     must = f"{size}a network of your own must give a tensor (N, D) or (N, C, H, W) for N = 1 images, got "
     expected = "expected an nn.Module, or a class or function that returns one, got a "
-    uncopied = convolutional()
+    uncopied: Any = convolutional()
     uncopied.extra = uncopied[0].weight * 2  # which torch does not copy
     for target, told in (
         (Gives(lambda x: x.flatten()), f"{must}(192,)"),
@@ -214,7 +215,7 @@ def test_a_teacher_is_called_with_its_arguments() -> None:
 
 def test_the_preparation_of_a_teacher_is_never_guessed() -> None:
     told = "how the images of teacher net were prepared is not known: give --teacher-mean and --teacher-std, or …"
-    normalising = convolutional()
+    normalising: Any = convolutional()
     normalising.register_buffer("mean", torch.zeros(3, 1, 1))  # such a module often subtracts it itself
     normalising.register_buffer("std", torch.ones(3, 1, 1))
     assert_refused(*((partial(own_teacher, network), told) for network in (convolutional(), normalising)))
@@ -224,7 +225,7 @@ def test_the_preparation_of_a_teacher_is_never_guessed() -> None:
 
 
 def test_what_is_no_teacher_is_told_in_one_sentence() -> None:
-    def preparing(function: Callable[[Tensor], Any]) -> nn.Module:
+    def preparing(function: Callable[[Tensor], Any]) -> Any:
         module: Any = Gives(function)
         module.mean, module.std = (0.0,), (1.0,)
         return module
@@ -240,7 +241,7 @@ def test_what_is_no_teacher_is_told_in_one_sentence() -> None:
 # Stage maps
 
 
-def chosen(*parts: str) -> Backbone:
+def chosen(*parts: str) -> Any:
     backbone = OwnStudent(Pooling, "net").build(3, 8)
     choose_stages(backbone, parts, 3, 8, "student net")
     return backbone
@@ -255,7 +256,7 @@ def test_chosen_stages_are_the_outputs_of_these_parts_in_the_order_that_was_aske
     torch.testing.assert_close(maps, (backbone.get_submodule("model.layers.0")(stem), stem))
     torch.testing.assert_close(pooled, backbone(images))
     assert map_shapes(backbone, 3, 8) == ((7, 3, 3), (4, 8, 8))
-    maps[1].sum().backward()
+    torch.autograd.backward(maps[1].sum())
     assert backbone.get_parameter("model.stem.weight").grad is not None
     assert not any(module._forward_hooks for module in backbone.modules()), "none is left behind"
 

@@ -189,6 +189,15 @@ def test_a_student_of_a_file_or_of_other_channels_starts_as_timm_adapts_it(hub: 
     assert_refused_like((partial(student("timm:test_resnet").start, other, 3, 32), "of another architecture"))
 
 
+def test_a_model_without_a_description_of_its_own_tells_no_preparation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that a user registers with timm."""
+    monkeypatch.setattr("timm.models.get_pretrained_cfg", lambda name: None)
+    source = student("timm:test_resnet")
+    assert_refused_like(
+        (source.preparation, "^unknown timm weights 'test_resnet': none are published, pass a file with")
+    )
+
+
 def test_positions_of_a_transformer_are_interpolated_for_the_students_images(tmp_path: Path) -> None:
     model: Any = timm.create_model("test_vit", num_classes=0)
     model.pos_embed.data.normal_()
