@@ -143,7 +143,7 @@ def with_outputs(model: nn.Module, names: Sequence[str], images: Tensor) -> tupl
 
 def kind_of(output: object) -> str:
     """Return what a network gave, in words: the shape of a tensor, else the class."""
-    return str(tuple(output.shape)) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+    return str(tuple(output.shape)) if isinstance(output, Tensor) else type(output).__name__
 
 
 def check_kept(images: Tensor) -> None:

@@ -25,6 +25,9 @@ Stage maps, each `(N, channels, height, width)`, in order, which `Teacher.featur
 | a convolutional network of torchvision, MaxViT | the last map of each resolution before the pooling |
 | ViT and Swin of torchvision | none |
 | `checkpoint:`, `embedded:` | those of the student, whatever the output |
+| a module of a user's own | none; a `Backbone`'s are its own |
+
+Of timm, torchvision and modules of a user's own other stages may be chosen, by the names of sub-modules.
 
 Those of timm and open_clip are the output of their `forward_intermediates`. Older versions of timm, such as 1.0.3, lack
 it for many networks: these then return no maps.
@@ -139,11 +142,10 @@ class Teacher(nn.Module):
         try:
             embedding = self(image)
             check_kept(image)
-        except RelgraphError:
-            raise
         except Exception as error:  # it differs between networks
-            images = " x ".join(map(str, image.shape[1:]))
-            raise RelgraphError(f"teacher {self.name} does not take images of {images}: {first_line(error)}") from error
+            images, hint = " x ".join(map(str, image.shape[1:])), "" if self.input_size else "; --teacher-size gives others"
+            told = f"teacher {self.name} does not take images of {images}: {first_line(error)}{hint}"
+            raise RelgraphError(told) from error
         if embedding.ndim != 2:
             raise RelgraphError(f"teacher {self.name} must give (N, width), got {tuple(embedding.shape)}")
         return int(embedding.shape[1])

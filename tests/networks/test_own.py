@@ -140,19 +140,19 @@ def test_what_is_no_student_is_told_in_one_sentence() -> None:
 
     size = "net cannot read images of 3 x 8 x 8: "
     must = f"{size}a network of your own must give a tensor (N, D) or (N, C, H, W) for N = 1 images, got "
-    expected = "expected an nn.Module, or a class or function that returns one, got a "
+    expected = "expected an nn.Module, or a class or function that returns one, got "
     uncopied: Any = convolutional()
     uncopied.extra = uncopied[0].weight * 2  # which torch does not copy
     for target, told in (
         (Gives(lambda x: x.flatten()), f"{must}(192,)"),
         (Gives(lambda x: x.mean(0, keepdim=True).expand(2, -1, -1, -1)), f"{must}(2, 3, 8, 8)"),
-        (Gives(lambda x: {"logits": x}), f"{must}a dict"),
-        (Gives(lambda x: (x, x)), f"{must}a tuple"),
+        (Gives(lambda x: {"logits": x}), f"{must}dict"),
+        (Gives(lambda x: (x, x)), f"{must}tuple"),
         (Gives(lambda x: x.mul_(2).mean((2, 3))), f"{size}it changes the images in place, which a training step …"),
         (nn.Flatten(4), f"{size}Dimension out of range …"),
         (nn.Conv2d(1, 2, 3), f"{size}Given groups=1, …"),
         (3, f"net is no network: {expected}int"),
-        (lambda: 3, "net must return an nn.Module, got a int"),
+        (lambda: 3, "net must return an nn.Module, got int"),
         (broken, "net cannot be built: OSError: no disk"),
         (lambda depth: convolutional(), "net cannot be built: TypeError: …"),
         (uncopied, "net cannot be copied: RuntimeError: Only Tensors created explicitly by the user …"),
@@ -232,7 +232,7 @@ def test_what_is_no_teacher_is_told_in_one_sentence() -> None:
 
     size = "teacher net does not take images of 1 x 32 x 32: "
     assert_refused(
-        (partial(own_teacher, preparing(lambda x: {"a": x})), "a network of your own must give a tensor (N, D) or …"),
+        (partial(own_teacher, preparing(lambda x: {"a": x})), f"{size}a network of your own must give …"),
         (partial(own_teacher, preparing(lambda x: x.add_(1).mean((2, 3)))), f"{size}it changes the images in place, …"),
         (partial(own_teacher, preparing(lambda x: x @ x.new_zeros(2, 2))), f"{size}mat1 and mat2 …"),
     )
