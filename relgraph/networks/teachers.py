@@ -143,7 +143,8 @@ class Teacher(nn.Module):
             embedding = self(image)
             check_kept(image)
         except Exception as error:  # it differs between networks
-            images, hint = " x ".join(map(str, image.shape[1:])), "" if self.input_size else "; --teacher-size gives others"
+            images = " x ".join(map(str, image.shape[1:]))
+            hint = "" if self.input_size else "; --teacher-size gives others"
             told = f"teacher {self.name} does not take images of {images}: {first_line(error)}{hint}"
             raise RelgraphError(told) from error
         if embedding.ndim != 2:
