@@ -11,7 +11,8 @@ Examples:
 """
 
 OTHERS = """
-Also: timm:MODEL and torchvision:MODEL, any of their image classification networks, untrained
+Also: timm:MODEL and torchvision:MODEL, any of their image classification networks, untrained, or
+with timm:MODEL.TAG and torchvision:MODEL/WEIGHTS from published weights
 (relgraph students timm: lists them)."""
 
 

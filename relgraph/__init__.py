@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from relgraph.graph.topology import AllPairs, Given, Nearest
     from relgraph.methods import EGA, KD, METHODS, Output, ega_loss
     from relgraph.names import build_backbone, load_student, load_teacher
+    from relgraph.networks.heads import Head
     from relgraph.training.callbacks import Callback, EpochEnd, StepEnd
     from relgraph.training.spread import spread_over
 
@@ -30,13 +31,14 @@ _HOME = {
     "relgraph.graph.topology": ("AllPairs", "Given", "Nearest"),
     "relgraph.methods": ("EGA", "KD", "METHODS", "Output", "ega_loss"),
     "relgraph.names": ("build_backbone", "load_student", "load_teacher"),
+    "relgraph.networks.heads": ("Head",),
     "relgraph.training.callbacks": ("Callback", "EpochEnd", "StepEnd"),
     "relgraph.training.spread": ("spread_over",),
 }
 
 __version__ = version("relgraph")
 __all__ = [
-    "EGA", "KD", "METHODS", "AllPairs", "Callback", "EpochEnd", "Given", "Nearest", "Output", "Relation",
+    "EGA", "KD", "METHODS", "AllPairs", "Callback", "EpochEnd", "Given", "Head", "Nearest", "Output", "Relation",
     "RelgraphError", "Run", "StepEnd", "analyze", "build_backbone", "ega_loss", "embed", "evaluate", "export",
     "graph_pair", "load_student", "load_teacher", "pretrain", "read_pair", "report", "spread_over", "to_networkx",
     "train", "write_graph",

@@ -336,9 +336,10 @@ CLIP_NAMES = (
 
 
 def student(spec: object) -> StudentSource:
-    """Return the student that a spelling names: one of the benchmark, `timm:MODEL`, `torchvision:MODEL`; or an object.
+    """Return the student of a spelling: one of the benchmark, `timm:MODEL[.TAG]`, `torchvision:MODEL[/WEIGHTS]`.
 
-    A built-in name is looked up when the network is built.
+    Or an object. A built-in name is looked up when the network is built; one with a tag starts from the published
+    weights of that tag.
 
     Raises:
         RelgraphError: for code of one's own that cannot be imported.
@@ -351,7 +352,7 @@ def student(spec: object) -> StudentSource:
         if model and library == "timm":
             return TimmSource(model)
         if model and library == "torchvision":
-            return TorchvisionSource(model)
+            return TorchvisionSource(*model.split("/", 1))
         if spec in STUDENTS or spec in ALIASES:
             return BenchmarkSource(spec)
     own = _own("students", spec)
@@ -400,23 +401,27 @@ def teacher(spec: object) -> TeacherSource:
 
 
 def build_backbone(name: object, in_channels: int = 3, *, image_size: int | None = None) -> Backbone:
-    """Return an untrained backbone with an attribute `width`, `(N, in_channels, H, W) -> (N, width)`.
+    """Return a backbone with an attribute `width`, `(N, in_channels, H, W) -> (N, width)`.
+
+    It is untrained, unless the name says weights.
 
     Args:
-        name: One of the benchmark's students, `timm:MODEL` or `torchvision:MODEL`.
+        name: One of the benchmark's students, `timm:MODEL` or `torchvision:MODEL`; `timm:MODEL.TAG` and
+            `torchvision:MODEL/WEIGHTS` start from the published weights.
         in_channels: Of the images.
         image_size: Of the images in pixels, for models of timm and torchvision that are made for one size, such as
             transformers; the others read any size, and the benchmark's own ignore it.
 
     Raises:
-        RelgraphError: for an unknown name, the message holds the nearest known one; and for a model of timm or
-            torchvision that cannot read such images.
+        RelgraphError: for an unknown name, the message holds the nearest known one; for a model of timm or torchvision
+            that cannot read such images; and for weights that cannot be had.
 
     >>> import torch
     >>> build_backbone("resnet8x4")(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 256])
     """
-    return student(name).build(in_channels, image_size)
+    source = student(name)
+    return source.start(None, in_channels, image_size) if source.published else source.build(in_channels, image_size)
 
 
 def load_student(
@@ -453,6 +458,7 @@ def load_teacher(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     arguments: Arguments | None = None,
+    stages: Sequence[str] = (),
 ) -> Teacher:
     """Return the frozen teacher that `spec` names (see the head of `relgraph.networks.teachers`).
 
@@ -465,6 +471,8 @@ def load_teacher(
         std: per channel on the scale 0..1, instead of the one known for the weights.
         arguments: what else `timm.create_model` needs for the file, e.g. `{"num_classes": 1001, "pad_type": "same"}`;
             of a `checkpoint:`, `{"output": "projection"}` for its projector's output instead of its features.
+        stages: sub-modules whose outputs are the stage maps, such as `("layer1", "layer2")`, instead of the network's
+            own; of networks of timm, of torchvision and of your own.
 
     Raises:
         RelgraphError: if a name is unknown, weights cannot be had, read, or do not match, or an option does not apply.
@@ -472,12 +480,12 @@ def load_teacher(
     spec = Own.of(spec)
     source = teacher(spec)
     if arguments and not source.takes_arguments:
-        raise RelgraphError(f"arguments are for timm and checkpoint teachers, got {dict(arguments)} for {spec}")
+        raise RelgraphError(f"arguments are for timm, checkpoint and own teachers, got {dict(arguments)} for {spec}")
     if weights and not source.takes_weights:
         raise RelgraphError(f"{spec} brings its own weights, got the file {weights} as well")
     found = source.load(None if weights is None else Path(weights), input_size, arguments or {})
     given: dict[str, Any] = {"input_size": input_size, "mean": mean, "std": std}
-    return Teacher(replace(found, **{name: value for name, value in given.items() if value}), str(spec))
+    return Teacher(replace(found, **{name: value for name, value in given.items() if value}), str(spec), stages)
 
 
 def clip_spec(name: str) -> str:

@@ -1,10 +1,14 @@
 """The interface of every student backbone: images to stage maps and one pooled vector an image."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from functools import partial
 from typing import Self
 
 import torch
 from torch import Tensor, nn
+
+from relgraph.errors import RelgraphError, unknown
 
 
 class Backbone(nn.Module):
@@ -29,9 +33,11 @@ class Backbone(nn.Module):
         """Return itself, in training mode, with the `width` that one square image of zeros gives.
 
         Raises:
-            ValueError: if the output is no vector.
+            ValueError: if the output is no vector, or the images are changed.
         """
-        _, pooled = self.eval().stages(torch.zeros(1, in_channels, image_size, image_size))
+        images = torch.zeros(1, in_channels, image_size, image_size)
+        _, pooled = self.eval().stages(images)
+        check_kept(images)
         if pooled.ndim != 2:
             raise ValueError(f"expected one vector (1, width), got {tuple(pooled.shape)}")
         self.width = int(pooled.shape[1])
@@ -55,6 +61,95 @@ class Staged(Backbone):
             maps.append(layer(maps[-1]))
         averaged = self.last(maps[-1]) if hasattr(self, "last") else maps[-1]
         return tuple(maps), averaged.mean(dim=(2, 3))
+
+
+class Wrapped(Backbone):
+    """A network of a library or of a user, `model`, up to its classifier; its stage maps may be those of chosen parts.
+
+    A kind of network implements `forward`, and `own_stages` where it has maps without being told which.
+
+    Attributes:
+        parts: The sub-modules of `model` whose outputs are the stage maps, by name and in order; empty for its own.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.parts: tuple[str, ...] = ()
+
+    def own_stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the network's own stage maps, none here, and the pooled vector."""
+        return (), self(images)
+
+    def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the stage maps, of the chosen parts if there are any, and the pooled vector."""
+        if not self.parts:
+            return self.own_stages(images)
+        outputs, pooled = with_outputs(self, self.parts, images)
+        return tuple(outputs[name] for name in self.parts), pooled
+
+    @torch.no_grad()
+    def choose(self, parts: Sequence[str], in_channels: int, image_size: int) -> None:
+        """Take the outputs of these parts of `model` as stage maps.
+
+        Raises:
+            RelgraphError: for a part that there is not, or that gives no map `(N, C, H, W)` of a square image of zeros.
+        """
+        known = [name for name, _ in self.model.named_modules() if name]
+        for name in parts:
+            if name not in known:
+                children = (child for child, _ in self.model.named_children())
+                raise unknown("stage", name, {*get_close_matches(name, known, n=1), *children})
+        names, training = tuple(f"model.{name}" for name in parts), self.training
+        outputs, _ = with_outputs(self.eval(), names, torch.zeros(1, in_channels, image_size, image_size))
+        self.train(training)
+        for name, part in zip(names, parts, strict=True):
+            output = outputs.get(name)
+            if not isinstance(output, Tensor) or output.ndim != 4:
+                found = "nothing" if output is None else kind_of(output)
+                raise RelgraphError(f"a stage must give a map (N, C, H, W), got {found} of {part}")
+        self.parts = names
+
+
+def choose_stages(backbone: nn.Module, parts: Sequence[str], in_channels: int, image_size: int, owner: str) -> None:
+    """Take the outputs of these parts of a network as its stage maps (`Wrapped.choose`); none leaves it its own.
+
+    Raises:
+        RelgraphError: for a network whose stages cannot be chosen, or parts that it does not have or that give no maps.
+    """
+    if not parts:
+        return
+    if not isinstance(backbone, Wrapped):
+        told = f"{owner} has stages of its own, got {', '.join(parts)}"
+        raise RelgraphError(f"stages are chosen of networks of timm, of torchvision and of your own: {told}")
+    backbone.choose(parts, in_channels, image_size)
+
+
+def with_outputs(model: nn.Module, names: Sequence[str], images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the outputs of the named parts, in the order in which they ran, and the output of the model."""
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
+        outputs[name] = output
+
+    handles = [model.get_submodule(name).register_forward_hook(partial(keep, name)) for name in names]
+    try:
+        pooled = model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return outputs, pooled
+
+
+def kind_of(output: object) -> str:
+    """Return what a network gave, in words: the shape of a tensor, else the class."""
+    return str(tuple(output.shape)) if isinstance(output, Tensor) else type(output).__name__
+
+
+def check_kept(images: Tensor) -> None:
+    """Raise ValueError if a new tensor of images was changed by the network that read it: a step reads it again."""
+    if images._version:
+        raise ValueError("it changes the images in place, which a training step reads again")
 
 
 @torch.no_grad()

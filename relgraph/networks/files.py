@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.files import SEAL, reading, write_atomically
-from relgraph.networks.backbone import Backbone
+from relgraph.networks.backbone import Backbone, choose_stages
 from relgraph.networks.heads import Head, Projector, Student
 from relgraph.networks.sources import StudentSource
 
@@ -45,7 +45,7 @@ def _digest(tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> str:
     found = hashlib.sha256(json.dumps(dict(info), sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        found.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
@@ -67,6 +67,11 @@ def fingerprint_of(path: Path) -> str:
     file = path / SS_HEAD_FILE if path.is_dir() else path
     with reading(file), file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """Return the SHA-256 of a module's tensors: their names, types, shapes and values."""
+    return _digest(module.state_dict(), {})
 
 
 def find_network(path: Path) -> Path:
@@ -124,7 +129,7 @@ def load_network(path: Path, find: Callable[[str], StudentSource]) -> tuple[Back
     """
     path = find_network(path)
     tensors, info = read_network(path)
-    backbone = find(info["backbone"]).build(info["in_channels"], info["image_size"])
+    backbone = _built(info, find)
     above = ("head.", "projector.")
     own = {name.removeprefix("backbone."): t for name, t in tensors.items() if not name.startswith(above)}
     return load_strictly(backbone, own, path).eval(), info
@@ -142,9 +147,15 @@ def read_student(path: Path, find: Callable[[str], StudentSource]) -> tuple[Stud
     tensors, info = read_network(path)
     if "dim" not in info or "classes" not in info:
         raise RelgraphError(f"{path} holds a backbone without a head: expected student.safetensors of a training run")
-    backbone = find(info["backbone"]).build(info["in_channels"], info["image_size"])
-    student = Student(backbone, info["dim"], len(info["classes"]))
+    student = Student(_built(info, find), info["dim"], len(info["classes"]))
     return load_strictly(student, tensors, path).eval(), info
+
+
+def _built(info: Mapping[str, Any], find: Callable[[str], StudentSource]) -> Backbone:
+    """Return the untrained network that a file describes, with the stages that were chosen for it."""
+    backbone = find(info["backbone"]).build(info["in_channels"], info["image_size"])
+    choose_stages(backbone, info.get("stages", ()), info["in_channels"], info["image_size"], info["backbone"])
+    return backbone
 
 
 def load_head(path: Path) -> tuple[Head, tuple[str, ...]]:
@@ -222,7 +233,7 @@ def load_ss_head(path: Path, width: int) -> tuple[Projector, dict[str, Any]]:
     return load_strictly(Projector(width, width), tensors, path).eval().requires_grad_(False), info
 
 
-def load_strictly(module: M, tensors: Mapping[str, Tensor], path: Path) -> M:
+def load_strictly(module: M, tensors: Mapping[str, Tensor], path: Path | str) -> M:
     """Load weights into a module, all of them and no others, and return it.
 
     Raises:

@@ -14,10 +14,20 @@ from relgraph.files import first_line
 from relgraph.networks.backbone import Backbone
 
 Arguments = Mapping[str, str | int | float | bool]
+# Mean and standard deviation of the images that a network was trained on, a value a channel, on the scale 0..1.
+Preparation = tuple[Sequence[float], Sequence[float]]
 
 
 class StudentSource(Protocol):
-    """A student by its name, which `build` turns into a network."""
+    """A student by its name, which `build` turns into a network, and `start` into one with weights.
+
+    A run that goes on, a stored student and a checkpoint are built, and bring their weights: nothing is downloaded.
+    """
+
+    @property
+    def published(self) -> bool:
+        """Whether its name says published weights, from which the student starts."""
+        ...
 
     def build(self, in_channels: int = 3, image_size: int | None = None) -> Backbone:
         """Return an untrained network for square images, `(N, in_channels, H, W) -> (N, width)`.
@@ -27,17 +37,34 @@ class StudentSource(Protocol):
         """
         ...
 
+    def start(self, weights: Path | None, in_channels: int = 3, image_size: int | None = None) -> Backbone:
+        """Return the network that `build` makes, with the weights of a file, or the published ones of its name.
+
+        Raises:
+            RelgraphError: as `build`, and if the weights cannot be had, read, or do not match.
+        """
+        ...
+
+    def preparation(self) -> Preparation:
+        """Return mean and standard deviation of the images on which its weights were trained; nothing is downloaded.
+
+        Raises:
+            RelgraphError: if they are not known.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Pretrained:
     """A network, images to embeddings, and the preparation of the images that it was trained on.
 
-    A `Backbone` also returns its stage maps. The fields are those of `Teacher`.
+    A `Backbone` also returns its stage maps. The fields are those of `Teacher`; without `channels` there are as many as
+    the mean has values, and mean and std are empty where nobody knows them.
     """
 
     network: nn.Module
     input_size: int | None
-    channels: int
+    channels: int | None
     mean: Sequence[float]
     std: Sequence[float]
 
@@ -117,6 +144,13 @@ def built_for(library: str, name: str, known: Iterable[str], in_channels: int, i
     spec, specs = f"{library}:{name}", [f"{library}:{other}" for other in known]
     if spec not in specs:
         raise RelgraphError(f"{unknown_model('student', spec, specs)} (relgraph students '{library}:*' lists all)")
+    with reading_images(spec, in_channels, image_size):
+        yield
+
+
+@contextmanager
+def reading_images(spec: str, in_channels: int, image_size: int) -> Iterator[None]:
+    """Turn any exception of a network that is built and reads a blank image into one error message."""
     try:
         yield
     except Exception as error:  # the exception for a size that a network cannot read differs between networks

@@ -7,13 +7,15 @@ it: see `heads`.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import ClassVar, NamedTuple
 
-from relgraph.errors import unknown
+from relgraph.errors import RelgraphError, unknown
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.mobilenets import MobileNetV2
 from relgraph.networks.resnets import BottleneckResNet, CifarResNet, WideResNet
 from relgraph.networks.shufflenets import ShuffleNetV1, ShuffleNetV2
+from relgraph.networks.sources import Preparation
 from relgraph.networks.vgg import VGG
 
 NARROW, FOURFOLD = (16, 16, 32, 64), (32, 64, 128, 256)  # channels of the stem and the three stages of a ResNet
@@ -72,6 +74,7 @@ class BenchmarkSource:
     """A student of the benchmark by its name, one of `STUDENTS` or `ALIASES`."""
 
     name: str
+    published: ClassVar[bool] = False
 
     def build(self, in_channels: int = 3, image_size: int | None = None) -> Backbone:
         """Return an untrained backbone, which reads images of any size.
@@ -83,3 +86,20 @@ class BenchmarkSource:
         if name not in STUDENTS:
             raise unknown("student", self.name, [*STUDENTS, "timm:MODEL", "torchvision:MODEL"])
         return STUDENTS[name].build(in_channels)
+
+    def start(self, weights: Path | None, in_channels: int = 3, image_size: int | None = None) -> Backbone:
+        """Raise RelgraphError: nobody publishes weights under these names.
+
+        Raises:
+            RelgraphError: always.
+        """
+        told = f"students of timm, of torchvision and of your own, got {self.name}"
+        raise RelgraphError(f"student_weights belong to {told}: --init-from starts from a run")
+
+    def preparation(self) -> Preparation:
+        """Raise RelgraphError: there are no weights.
+
+        Raises:
+            RelgraphError: always.
+        """
+        raise RelgraphError(f"normalise 'student' needs weights that tell how images were prepared, got {self.name}")

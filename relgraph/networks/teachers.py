@@ -25,6 +25,9 @@ Stage maps, each `(N, channels, height, width)`, in order, which `Teacher.featur
 | a convolutional network of torchvision, MaxViT | the last map of each resolution before the pooling |
 | ViT and Swin of torchvision | none |
 | `checkpoint:`, `embedded:` | those of the student, whatever the output |
+| a module of a user's own | none; a `Backbone`'s are its own |
+
+Of timm, torchvision and modules of a user's own other stages may be chosen, by the names of sub-modules.
 
 Those of timm and open_clip are the output of their `forward_intermediates`. Older versions of timm, such as 1.0.3, lack
 it for many networks: these then return no maps.
@@ -46,6 +49,7 @@ Pooled features are the input of a classifier: by timm's own choice the class to
 of MAE's, which no loss has trained), and the mean over the image of a convolutional network.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from hashlib import sha256
 from math import inf, isfinite
@@ -56,7 +60,7 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
-from relgraph.networks.backbone import Backbone
+from relgraph.networks.backbone import Backbone, check_kept, choose_stages
 from relgraph.networks.files import check_finite
 from relgraph.networks.sources import Pretrained
 from relgraph.outputs import Output
@@ -64,6 +68,7 @@ from relgraph.outputs import Output
 # Layers that run in half precision under autocast.
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
 # The type in which autocast computes, by the name of Fabric's precision.
+SIZE = 32  # pixels of a blank image, where a teacher has no size of its own
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -82,11 +87,15 @@ class Teacher(nn.Module):
         std: what each channel is then divided by.
     """
 
-    def __init__(self, pretrained: Pretrained, name: str) -> None:
-        """Freeze a network, which is not copied."""
+    def __init__(self, pretrained: Pretrained, name: str, stages: Sequence[str] = ()) -> None:
+        """Freeze a network, which is not copied; its stage maps are the outputs of `stages`, parts of it, if given."""
         super().__init__()
-        self.name, self.input_size, self.channels = name, pretrained.input_size, pretrained.channels
+        self.name, self.input_size = name, pretrained.input_size
         self.mean, self.std = tuple(pretrained.mean), tuple(pretrained.std)
+        self.channels = pretrained.channels or len(self.mean)
+        if not self.mean or not self.std:
+            told = "give --teacher-mean and --teacher-std, or a module with attributes mean and std, a number a channel"
+            raise RelgraphError(f"how the images of teacher {name} were prepared is not known: {told}")
         for key, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise RelgraphError(f"the {key} of teacher {name} must have {self.channels} values, got {len(values)}")
@@ -104,6 +113,7 @@ class Teacher(nn.Module):
                 module.register_forward_pre_hook(_positions_first)
         self.train()
         self.width = self._measure_width()
+        choose_stages(self.network, stages, self.channels, self.input_size or SIZE, f"teacher {name}")
 
     def hold(self, precision: str) -> Self:
         """Hold the weights in the precision in which autocast computes with them, and return the teacher itself.
@@ -131,15 +141,18 @@ class Teacher(nn.Module):
         image = self._blank_image()
         try:
             embedding = self(image)
+            check_kept(image)
         except Exception as error:  # it differs between networks
             images = " x ".join(map(str, image.shape[1:]))
-            raise RelgraphError(f"teacher {self.name} does not take images of {images}: {first_line(error)}") from error
+            hint = "" if self.input_size else "; --teacher-size gives others"
+            told = f"teacher {self.name} does not take images of {images}: {first_line(error)}{hint}"
+            raise RelgraphError(told) from error
         if embedding.ndim != 2:
             raise RelgraphError(f"teacher {self.name} must give (N, width), got {tuple(embedding.shape)}")
         return int(embedding.shape[1])
 
     def _blank_image(self) -> Tensor:
-        size = self.input_size or 32
+        size = self.input_size or SIZE
         device = next((values.device for values in self.network.parameters()), None)
         return torch.zeros(1, self.channels, size, size, device=device)
 

@@ -1,4 +1,4 @@
-"""Networks of timm up to their classifier: students without weights, teachers with them."""
+"""Networks of timm up to their classifier, as students and teachers."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,16 +12,24 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
-from relgraph.networks.backbone import Backbone
+from relgraph.networks.backbone import Backbone, Wrapped
 from relgraph.networks.files import load_strictly
-from relgraph.networks.sources import Arguments, Listed, Pretrained, TeacherSource, built_for, unknown_model
+from relgraph.networks.sources import (
+    Arguments,
+    Listed,
+    Preparation,
+    Pretrained,
+    TeacherSource,
+    built_for,
+    unknown_model,
+)
 from relgraph.networks.weights import from_hub, from_url, read_weights, tell_activation, tell_background
 
 # What timm's `create_model` takes beside what describes the network: from where it is loaded, where to, and as what.
 ELSEWHERE = ("checkpoint_path", "cache_dir", "model_name", "name", "device", "features_only")
 
 
-class BeforeClassifier(Backbone):
+class BeforeClassifier(Wrapped):
     """A model of timm up to its classifier, `(N, C, H, W) -> (N, width)`: timm's `forward_head(pre_logits=True)`.
 
     That is the classifier's input, but for a few families: the mean of class and distillation token of a distilled
@@ -31,12 +39,10 @@ class BeforeClassifier(Backbone):
     older timm has no `forward_intermediates` returns none.
     """
 
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
+    model: Any
 
-    def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return the stage maps and the pooled vector."""
+    def own_stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return timm's stage maps and the pooled vector."""
         if not hasattr(self.model, "forward_intermediates"):
             return (), self(images)
         features, maps = self.model.forward_intermediates(images)
@@ -50,26 +56,59 @@ class BeforeClassifier(Backbone):
 
 @dataclass(frozen=True)
 class TimmSource(TeacherSource):
-    """A model of timm by its name, a teacher's with the tag of its weights where there are several."""
+    """A model of timm by its name, with the tag of its weights: of a teacher where there are several, else its own."""
 
     name: str
     takes_arguments: ClassVar[bool] = True
 
+    @property
+    def published(self) -> bool:
+        """Whether the name says published weights."""
+        return "." in self.name
+
     def build(self, in_channels: int = 3, image_size: int | None = None) -> Backbone:
         """Return an untrained model for square images of a size, its own size if none is given.
+
+        By a name with a tag it has the activation with which those weights were trained.
 
         Raises:
             RelgraphError: for an unknown name, or a size or number of channels that the model cannot read.
         """
         import timm.models
 
-        config: Any = timm.models.get_pretrained_cfg(self.name.split(".")[0])  # None where nobody published weights
+        architecture = self.name.split(".")[0]
+        # None where nobody published weights, or there is no such model.
+        config: Any = _known_config(self.name) if self.published else timm.models.get_pretrained_cfg(architecture)
         size = image_size or (config.input_size[-1] if config else 224)
         # A network with learned positions is made for one size; the others do not take the argument.
-        settings = {"img_size": image_size} if image_size and config and config.fixed_input_size else {}
-        with built_for("timm", self.name, timm_names(), in_channels, size):
+        settings: dict[str, Any] = {"img_size": image_size} if image_size and _of_one_size(config) else {}
+        if self.published:
+            settings |= _activation(self.name, config, None)
+        with built_for("timm", architecture, timm_names(), in_channels, size):
             backbone = BeforeClassifier(_create(self.name, in_chans=in_channels, **settings))
             return backbone.measured(in_channels, size)
+
+    def start(self, weights: Path | None, in_channels: int = 3, image_size: int | None = None) -> Backbone:
+        """Return a model as `build` makes it, with the weights of its tag or of a file.
+
+        For other channels than those of the weights, timm adapts the first convolution: it sums over the colours of a
+        grey image, or repeats them.
+
+        Raises:
+            RelgraphError: as `build` and `load`, and if weights for images of another size cannot be interpolated.
+        """
+        config = _known_config(self.name)
+        backbone = self.build(in_channels, image_size)
+        arguments = {"in_chans": in_channels} if config and in_channels != config.input_size[0] else {}
+        found = self.load(weights, image_size if _of_one_size(config) else None, arguments)
+        return load_strictly(backbone, found.network.state_dict(), f"timm:{self.name} at {found.input_size} pixels")
+
+    def preparation(self) -> Preparation:
+        """Return mean and standard deviation of the images on which the weights were trained."""
+        config = _known_config(self.name)
+        if config is None:
+            raise unknown_model("timm weights", self.name, [])
+        return tuple(config.mean), tuple(config.std)
 
     def load(self, weights: Path | None, input_size: int | None, arguments: Arguments) -> Pretrained:
         """Return a model with the weights that timm publishes or those of a file.
@@ -100,6 +139,10 @@ class TimmSource(TeacherSource):
             model = from_url(f"timm:{self.name}", config.url, lambda _copy: build())
         with _arguments_of(f"timm:{self.name}", {**arguments, "input_size": input_size}):
             return _prepared(model, input_size, arguments)
+
+
+def _of_one_size(config: Any) -> bool:
+    return config is not None and bool(config.fixed_input_size)
 
 
 def timm_names() -> list[str]:
@@ -200,4 +243,18 @@ def _load_file(model: Any, path: Path, keep_classifier: bool) -> None:
             path, [tensors.get(f"{head}weight") for head in heads], "--teacher-args num_classes=1001,pad_type=same"
         )
         tensors = {key: t for key, t in tensors.items() if key in own or not key.startswith((*heads, *norms))}
+    _adapt_first(model, tensors)
     load_strictly(model, tensors, path)
+
+
+def _adapt_first(model: Any, tensors: dict[str, Tensor]) -> None:
+    """Adapt the first convolution of a file to a model that was asked for with other channels, as timm does itself."""
+    from timm.models import adapt_input_conv
+
+    config, parameters = model.pretrained_cfg, dict(model.named_parameters())
+    first = config.get("first_conv") or ()
+    for name in [first] if isinstance(first, str) else first:
+        key, channels = f"{name}.weight", config["input_size"][0]
+        own, given = parameters.get(key), tensors.get(key)
+        if own is not None and given is not None and own.shape[1] != given.shape[1] == channels:
+            tensors[key] = adapt_input_conv(own.shape[1], given)

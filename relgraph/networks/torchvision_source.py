@@ -1,8 +1,8 @@
-"""Classification networks of torchvision up to their last layer: students without weights, teachers with them."""
+"""Classification networks of torchvision up to their last layer, as students and teachers."""
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,9 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relgraph.networks.backbone import Backbone
+from relgraph.errors import RelgraphError
+from relgraph.networks.backbone import Backbone, Wrapped, with_outputs
 from relgraph.networks.files import load_strictly
-from relgraph.networks.sources import Arguments, Listed, Pretrained, TeacherSource, built_for, unknown_model
+from relgraph.networks.sources import (
+    Arguments,
+    Listed,
+    Preparation,
+    Pretrained,
+    TeacherSource,
+    built_for,
+    unknown_model,
+)
 from relgraph.networks.weights import converting, from_url, read_weights, tell_background
 
 SIZE = 224  # what torchvision's models are made for
@@ -23,7 +32,7 @@ AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 OLDER_DENSENET, OLDER_VIT = r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\.mlp\.linear_([12])\."
 
 
-class BeforeLastLayer(Backbone):
+class BeforeLastLayer(Wrapped):
     """A model of torchvision up to the input of its last layer, `(N, C, H, W) -> (N, width)`.
 
     That is 2048 values of a ResNet-50, the class token of a ViT, the 4096 values of VGG's second hidden layer; for
@@ -36,7 +45,7 @@ class BeforeLastLayer(Backbone):
     """
 
     def __init__(self, model: nn.Module, in_channels: int, image_size: int) -> None:
-        super().__init__()
+        super().__init__(model)
         linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
         convolutions = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
         self.classifier = (linear or convolutions)[-1]  # SqueezeNet classifies by a convolution
@@ -45,7 +54,6 @@ class BeforeLastLayer(Backbone):
         if conv.in_channels != in_channels:
             sizes = (conv.out_channels, conv.kernel_size, conv.stride, conv.padding)
             _replace(model, convolutions[0], nn.Conv2d(in_channels, *sizes, bias=conv.bias is not None))
-        self.model = model
         self.input_shape = (in_channels, image_size, image_size)
 
     @cached_property
@@ -61,7 +69,7 @@ class BeforeLastLayer(Backbone):
         if isinstance(self.model, SwinTransformer | VisionTransformer):
             return ()
         image = torch.zeros(1, *self.input_shape, device=next(self.model.parameters()).device)
-        outputs, _ = _with_outputs(self.model.eval(), list(_parts(self.model)), image)
+        outputs, _ = with_outputs(self.model.eval(), list(_parts(self.model)), image)
         last: dict[torch.Size, str] = {}
         for name, output in outputs.items():
             # The classifier begins: SqueezeNet's drops values of the maps themselves.
@@ -70,9 +78,9 @@ class BeforeLastLayer(Backbone):
             last[output.shape[2:]] = name
         return tuple(last.values())
 
-    def stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return the stage maps and the pooled vector."""
-        outputs, pooled = _with_outputs(self.model, self.map_names, images)
+    def own_stages(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return the last map of each resolution before the pooling, and the pooled vector."""
+        outputs, pooled = with_outputs(self.model, self.map_names, images)
         return tuple(outputs[name] for name in self.map_names), pooled
 
     def forward(self, images: Tensor) -> Tensor:
@@ -83,24 +91,58 @@ class BeforeLastLayer(Backbone):
 
 @dataclass(frozen=True)
 class TorchvisionSource(TeacherSource):
-    """A classification model of torchvision by its name, a teacher's with the tag of its weights."""
+    """A classification model of torchvision by its name and the tag of its weights, which a student may be without."""
 
     name: str
     tag: str = ""
 
+    @property
+    def published(self) -> bool:
+        """Whether the name says published weights."""
+        return self.tag != ""
+
     def build(self, in_channels: int = 3, image_size: int | None = None) -> Backbone:
         """Return an untrained model for square images of a size, 224 if none is given.
 
-        GoogLeNet and Inception come without their auxiliary classifiers. For other than three channels, the first
-        convolution is another one, which begins as PyTorch's do.
+        GoogLeNet and Inception come without their auxiliary classifiers; of published weights they scale the images as
+        these were trained. For other than three channels, the first convolution is another one, which begins as
+        PyTorch's do.
 
         Raises:
             RelgraphError: for an unknown name, or a size that the model cannot read.
         """
         size = image_size or SIZE
         with built_for("torchvision", self.name, torchvision_names(), in_channels, size):
-            model = _model(self.name, size, init_weights=True)
+            model = _model(self.name, size, init_weights=True, transform_input=self.published)
             return BeforeLastLayer(model, in_channels, size).measured(in_channels, size)
+
+    def start(self, weights: Path | None, in_channels: int = 3, image_size: int | None = None) -> Backbone:
+        """Return a model as `build` makes it, with the weights of its tag or of a file.
+
+        Raises:
+            RelgraphError: as `build` and `load`, and for published weights if the images have not three channels.
+        """
+        published = _weights(self.name, self.tag)
+        if weights is None and in_channels != 3:
+            told = f"{self._spec} starts from weights for images of 3 channels, got {in_channels}"
+            raise RelgraphError(f"{told}: timm's adapt their first convolution, or give --student-weights FILE")
+        backbone = self.build(in_channels, image_size)
+        assert isinstance(backbone, BeforeLastLayer)
+        _load(backbone, weights or self._fetch(published))
+        return backbone
+
+    def preparation(self) -> Preparation:
+        """Return mean and standard deviation of the images on which the weights were trained."""
+        found = _weights(self.name, self.tag).transforms()
+        return tuple(found.mean), tuple(found.std)
+
+    @property
+    def _spec(self) -> str:
+        return f"torchvision:{self.name}/{self.tag}".removesuffix("/")
+
+    def _fetch(self, published: Any) -> Path:
+        """Return the file of published weights, as torch keeps it."""
+        return from_url(self._spec, published.url, partial(_download, published.url))
 
     def load(self, weights: Path | None, input_size: int | None, arguments: Arguments) -> Pretrained:
         """Return a model with the weights of its tag, without one the best that torchvision has (its `DEFAULT`).
@@ -115,9 +157,7 @@ class TorchvisionSource(TeacherSource):
         preparation = published.transforms()
         side = int(preparation.crop_size[0])
         size = input_size or side
-        if weights is None:
-            spec = f"torchvision:{self.name}/{self.tag}".removesuffix("/")
-            weights = from_url(spec, published.url, partial(_download, published.url))
+        weights = weights or self._fetch(published)
         with built_for("torchvision", self.name, torchvision_names(), 3, size):
             # As torchvision builds GoogLeNet and Inception for its weights, less the auxiliary heads.
             model = _model(self.name, size, init_weights=False, transform_input=True).eval()
@@ -200,22 +240,6 @@ def _parts(module: nn.Module, prefix: str = "") -> Iterator[str]:
             yield from _parts(child, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
-
-
-def _with_outputs(model: nn.Module, names: Sequence[str], images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the outputs of the named parts, in the order in which they ran, and the output of the model."""
-    outputs: dict[str, Tensor] = {}
-
-    def keep(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
-        outputs[name] = output
-
-    handles = [model.get_submodule(name).register_forward_hook(partial(keep, name)) for name in names]
-    try:
-        pooled = model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return outputs, pooled
 
 
 def _load(network: BeforeLastLayer, path: Path) -> None:

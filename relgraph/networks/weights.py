@@ -142,7 +142,7 @@ def _fetched(spec: str, what: str, place: str) -> Iterator[None]:
         reason = unreadable(error) if "weights_only" in str(error) else first_line(error)
         raise RelgraphError(
             f"the weights of {spec} could not be loaded: {reason}; download {what} and pass it with "
-            f"--teacher-weights FILE, or {place}"
+            f"--teacher-weights FILE (a student: --student-weights), or {place}"
         ) from error
 
 

@@ -144,8 +144,8 @@ def _check_parts(images: int, processes: int, parts: int, what: str) -> None:
         raise RelgraphError(f"{what} is split evenly over {words}: {choice}, got {images} images")
 
 
-def open_teacher(recipe: BaseRecipe) -> Teacher:
-    """Return the recipe's frozen teacher.
+def open_teacher(recipe: BaseRecipe, stages: tuple[str, ...] = ()) -> Teacher:
+    """Return the recipe's frozen teacher, with the outputs of these parts of it as stage maps.
 
     Raises:
         RelgraphError: if it is unknown or its weights are not available.
@@ -158,6 +158,7 @@ def open_teacher(recipe: BaseRecipe) -> Teacher:
         mean=recipe.teacher_mean,
         std=recipe.teacher_std,
         arguments=parse_arguments(recipe.teacher_args or ()),
+        stages=stages,
     )
 
 

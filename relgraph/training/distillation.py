@@ -17,11 +17,22 @@ from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 from relgraph.methods import Method, RunFacts
 from relgraph.methods.base import Shapes
-from relgraph.names import build_backbone, build_method, read_arguments
-from relgraph.networks.backbone import map_shapes
+from relgraph.names import build_method, read_arguments
+from relgraph.networks.backbone import Backbone, choose_stages, map_shapes
 from relgraph.networks.batch_norm import average_statistics, synchronised
-from relgraph.networks.files import fingerprint_of, load_head, load_network, load_ss_head, load_strictly, save_network
+from relgraph.networks.files import (
+    find_network,
+    fingerprint_of,
+    load_head,
+    load_network,
+    load_ss_head,
+    load_strictly,
+    read_network,
+    save_network,
+    weights_fingerprint,
+)
 from relgraph.networks.heads import Head, Student
+from relgraph.networks.sources import Preparation
 from relgraph.networks.teachers import Teacher
 from relgraph.outputs import Batch, Output, StepInputs
 from relgraph.processes import ProcessGroup
@@ -86,6 +97,7 @@ class Distillation(Job):
         return {
             "objective": f"{method} ({recipe.graph_in_use})" if recipe.graph_in_use else method,
             "backbone": str(recipe.student),
+            **({"stages": list(recipe.student_stages)} if recipe.student_stages else {}),
             "dim": recipe.dim,
             "classes": list(self.data.train.classes),
             **super().description(),
@@ -124,22 +136,25 @@ def train(recipe: Recipe, path: Path, *, resume: bool = False, callbacks: Callba
         RelgraphError: if the recipe does not fit the data, or is not that of the run to resume, a file cannot be used,
             or a loss is not a number. The results of earlier epochs are kept.
     """
-    return run_job(lambda: build(recipe), recipe, path, resume=resume, callbacks=callbacks)
+    # A run that has a checkpoint reads its weights there, and no others.
+    restored = resume and Run(path).last.exists()
+    return run_job(lambda: build(recipe, restored=restored), recipe, path, resume=resume, callbacks=callbacks)
 
 
-def build(recipe: Recipe) -> Distillation:
-    """Return the job of a recipe.
+def build(recipe: Recipe, *, restored: bool = False) -> Distillation:
+    """Return the job of a recipe; one whose weights will be `restored` is built without those it started from.
 
     Raises:
         RelgraphError: for names that are not known, files that cannot be read, or values that do not fit the data.
     """
     fabric, data = open_fabric(recipe), open_data(recipe)
-    teacher = open_teacher(recipe).to(fabric.device) if recipe.uses_teacher else None
-    if recipe.normalise == "teacher":
-        # Also for a student alone, so that it is compared on the same input.
-        data = _normalised_as(teacher or open_teacher(recipe), data)
+    teacher = open_teacher(recipe, recipe.teacher_stages).to(fabric.device) if recipe.uses_teacher else None
+    recipe, data = _normalised(recipe, teacher, data)
     task = open_task(recipe, on_device(data, fabric.device), fabric.device)
-    distiller = new_distiller(recipe, task, teacher)
+    distiller = new_distiller(recipe, task, teacher, restored=restored)
+    frozen = frozen_networks(recipe, teacher)
+    if (start := _start_of(recipe)) and not restored:
+        frozen["student weights"] = {"name": start, "fingerprint": weights_fingerprint(distiller.student.backbone)}
     precision = str(fabric.strategy.precision.precision)
     feed, recipe, note = open_feed(recipe, task, teacher, precision, distiller.method)
     images = recipe.batch_size // recipe.accumulate
@@ -150,7 +165,8 @@ def build(recipe: Recipe) -> Distillation:
 
     trial = trial_step(fabric, distiller.student, squares, feed, task.data.train, images)
     recipe, line = with_threads(recipe, trial, task.processes)
-    frozen = frozen_networks(recipe, teacher)
+    if start:
+        note += f"\nstudent: from the weights of {start}, its images normalised as the {recipe.normalise}'s"
     if isinstance(feed, Stored):
         frozen["stored embeddings"] = {"name": str(feed.store.path), "fingerprint": feed.store.contents.sha256}
     return assemble(recipe, fabric, task, feed, distiller, note + line, frozen)
@@ -191,17 +207,44 @@ def assemble(
     return job
 
 
-def _normalised_as(teacher: Teacher, data: DataSet) -> DataSet:
-    channels = data.train.images.shape[1]
-    if teacher.channels != channels:
+def _normalised(recipe: Recipe, teacher: Teacher | None, data: DataSet) -> tuple[Recipe, DataSet]:
+    """Return the recipe with `normalise` decided, and the data with the statistics that it names."""
+    channels, published = data.train.images.shape[1], names.student(recipe.student).published
+    chosen = recipe.normalise
+    if chosen == "auto":
+        chosen = "student" if published and len(_prepared(recipe)[0]) == channels else "dataset"
+    recipe = replace(recipe, normalise=chosen)
+    if chosen == "dataset":
+        return recipe, data
+    if chosen == "student":
+        (mean, std), owner = _prepared(recipe), recipe.student
+    else:  # also for a student alone, so that it is compared on the same input
+        teacher = teacher or open_teacher(recipe)
+        mean, std, owner = teacher.mean, teacher.std, teacher.name
+    if len(mean) != channels:
         raise RelgraphError(
-            f"normalise 'teacher' needs images with the teacher's channels, got {channels} and {teacher.channels} of "
-            f"{teacher.name}: use 'dataset', or another teacher"
+            f"normalise {chosen!r} needs images with the {chosen}'s channels, got {channels} and {len(mean)} of "
+            f"{owner}: use 'dataset', or another {chosen}"
         )
-    return replace(data, mean=teacher.mean, std=teacher.std)
+    return recipe, replace(data, mean=tuple(mean), std=tuple(std))
 
 
-def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None) -> Distiller:
+def _prepared(recipe: Recipe) -> Preparation:
+    """Return mean and standard deviation of the images on which the weights were trained that a student starts from."""
+    if recipe.init_from is None:
+        return names.student(recipe.student).preparation()
+    _, info = read_network(find_network(Path(recipe.init_from)))
+    return info["mean"], info["std"]
+
+
+def _start_of(recipe: Recipe) -> str | None:
+    """Return the name of the weights, of a library or a file, that a student starts from; of a run's there is none."""
+    if recipe.student_weights or recipe.init_from:
+        return recipe.student_weights
+    return recipe.student if names.student(recipe.student).published else None
+
+
+def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None, *, restored: bool = False) -> Distiller:
     """Return a new student with what distils it; the weights are drawn from the recipe's seed.
 
     The method is called with one batch of zeros, so that errors are raised before the training.
@@ -212,8 +255,7 @@ def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None) -> Distil
     torch.manual_seed(recipe.seed)
     data, (channels, _, side) = task.data, task.data.train.images.shape[1:]
     classes = len(data.train.classes)
-    backbone = build_backbone(recipe.student, channels, image_size=side)
-    _start_from(backbone, recipe)
+    backbone = _new_backbone(recipe, channels, side, restored=restored)
     # Convolutions run 1.2 to 1.4 times as fast with the channels last.
     student = task.student(backbone, recipe.dim).to(memory_format=torch.channels_last)
     head = None if teacher is None else _teacher_head(recipe, teacher, data.train.classes)
@@ -260,15 +302,25 @@ def _teacher_head(recipe: Recipe, teacher: Teacher, classes: tuple[str, ...]) ->
     return head
 
 
-def _start_from(backbone: nn.Module, recipe: Recipe) -> None:
-    """Give a new student the backbone of an earlier run."""
-    if recipe.init_from is None:
-        return
-    path = Path(recipe.init_from)
-    found, info = load_network(path, names.student_in_file)
-    if info["backbone"] != str(recipe.student):
-        raise RelgraphError(f"{path} holds a {info['backbone']}: expected a {recipe.student}, the student")
-    load_strictly(backbone, found.state_dict(), path)
+def _new_backbone(recipe: Recipe, channels: int, side: int, *, restored: bool) -> Backbone:
+    """Return a new student's backbone, with the weights that it starts from: a library's, a file's, an earlier run's.
+
+    One that is `restored` gets its weights from a checkpoint, and needs no others.
+    """
+    source = names.student(recipe.student)
+    if _start_of(recipe) and not restored:
+        weights = None if recipe.student_weights is None else Path(recipe.student_weights)
+        backbone = source.start(weights, channels, side)
+    else:
+        backbone = source.build(channels, side)
+    if recipe.init_from is not None:
+        path = Path(recipe.init_from)
+        found, info = load_network(path, names.student_in_file)
+        if info["backbone"] != str(recipe.student):
+            raise RelgraphError(f"{path} holds a {info['backbone']}: expected a {recipe.student}, the student")
+        load_strictly(backbone, found.state_dict(), path)
+    choose_stages(backbone, recipe.student_stages, channels, side, f"student {recipe.student}")
+    return backbone
 
 
 def _facts(recipe: Recipe, data: DataSet, student: Student, teacher: Teacher) -> RunFacts:

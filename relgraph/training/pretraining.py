@@ -17,7 +17,7 @@ from relgraph.graph.kernels import cosine
 from relgraph.graph.memory import Queue
 from relgraph.methods import Views
 from relgraph.methods.sskd import views_to_images
-from relgraph.names import build_backbone
+from relgraph.names import build_backbone, student
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import save_network, save_ss_head
 from relgraph.networks.heads import Projector
@@ -304,6 +304,8 @@ def new_network(recipe: PretrainRecipe, data: DataSet) -> SimCLR | MoCo:
     torch.manual_seed(recipe.seed)
     assert recipe.temperature is not None
     channels, _, side = data.train.images.shape[1:]
+    if student(recipe.network).published:
+        raise RelgraphError(f"pretrain begins with random weights: expected a name without them, got {recipe.network}")
     backbone = build_backbone(recipe.network, channels, image_size=side).to(memory_format=torch.channels_last)
     if recipe.objective == "moco":
         return MoCo(backbone, recipe.dim, recipe.hidden, recipe.temperature, recipe.queue, recipe.key_momentum)

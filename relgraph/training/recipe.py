@@ -136,16 +136,23 @@ class Recipe(BaseRecipe):
         label_noise: Share of the labelled training images that get a wrong class, drawn at random.
         labelled_share: Share of labelled images in a batch where some have no label.
         views: Same crop and flip for both networks, or one each as in EGA's code.
-        normalise: Statistics by which the student's images are normalised: the data set's, or the teacher's as in EGA's
-            code.
+        normalise: Statistics by which the student's images are normalised: the data set's, the teacher's as in EGA's
+            code, or those with which the student's own weights were trained; auto: the student's if its name says
+            published weights and the images have as many channels, else the data set's.
         teacher_mode: Run the teacher in every step, or read the embeddings that relgraph embed stored; auto: a store if
             one fits. A store holds a few fixed views of each image, an online teacher reads new ones.
         embeddings: Folder in which relgraph embed keeps its stores.
+        teacher_stages: Parts of a teacher of timm, torchvision or your own whose outputs are its stage maps.
         teacher_head: The teacher's projection and classifier learn beside the student, are trained first and then
             fixed, or are the own ones of a checkpoint: that was trained on the same classes.
         head_epochs: Epochs for a sequential head; as many as for the student if not given.
         student: resnet8x4, wrn_16_2, vgg8, mobilenetv2, ... (relgraph students lists them), timm:NAME or
-            torchvision:NAME.
+            torchvision:NAME, which start from random weights; timm:NAME.TAG and torchvision:NAME/WEIGHTS start from
+            published ones (relgraph teachers lists them).
+        student_weights: File from whose weights a student of timm, torchvision or your own starts, in the network's own
+            names and without relgraph's description; a classifier of timm or torchvision in it is passed over.
+        student_stages: Parts of a student of timm, torchvision or your own whose outputs are its stage maps, such as
+            layer1,layer2; its own maps if not given.
         init_from: Run, or its file of weights, whose backbone the student starts from: to fine-tune a student that
             seed distilled.
         dim: Width of the embeddings, the nodes of the graph.
@@ -197,12 +204,15 @@ class Recipe(BaseRecipe):
     label_noise: float = option(default=0.0)
     labelled_share: float = option(default=0.5)
     views: Literal["shared", "independent"] = option(default="shared")
-    normalise: Literal["dataset", "teacher"] = option(default="dataset")
+    normalise: Literal["auto", "dataset", "teacher", "student"] = option(default="auto")
     teacher_mode: Literal["auto", "online", "stored"] = option(default="auto")
     embeddings: str = option(default="embeddings")
+    teacher_stages: tuple[str, ...] = option(default=())
     teacher_head: Literal["joint", "sequential", "own"] = option(default="joint")
     head_epochs: int | None = option(default=None, least=1)
     student: str | Own = option(default="resnet8x4", aliases=("--model_s",))
+    student_weights: str | None = option(default=None)
+    student_stages: tuple[str, ...] = option(default=())
     init_from: str | None = option(default=None)
     dim: int = option(default=256, least=1)
     method: str | Own = option(default="ega", aliases=("--distill",))
@@ -236,6 +246,9 @@ class Recipe(BaseRecipe):
     def __post_init__(self) -> None:
         """Check each option, and which of them fit each other."""
         super().__post_init__()
+        if self.init_from is not None and self.student_weights is not None:
+            raise RelgraphError(f"a student starts from init_from or student_weights, got {self.init_from} and "
+                                f"{self.student_weights}")  # fmt: skip
         self._check_teacher()
         self._check_method()
         self._check_graph()

@@ -170,7 +170,8 @@ class Run:
     def check_recipe(self, recipe: AnyRecipe) -> None:
         """Raise RelgraphError if the run was started with another recipe, naming the first option that differs.
 
-        Where the recipe leaves to the program whether the teacher runs or is read, what was found then stands.
+        Where the recipe leaves to the program whether the teacher runs or is read, or how images are normalised, what
+        was found then stands.
         """
         own = {name: getattr(recipe, name, None) for name in OWN}
         stored = self.stored({name: spec for name, spec in own.items() if spec is not None and self._again(name, spec)})
@@ -182,6 +183,8 @@ class Run:
                 recipe = replace(recipe, embeddings=stored.embeddings)
             if recipe.teacher_mode == "auto":
                 recipe = replace(recipe, teacher_mode=stored.teacher_mode)
+        if isinstance(stored, Recipe) and isinstance(recipe, Recipe) and recipe.normalise == "auto":
+            recipe = replace(recipe, normalise=stored.normalise)
         for item in fields(recipe):
             was, now = getattr(stored, item.name), getattr(recipe, item.name)
             if was != now:
@@ -229,7 +232,7 @@ def free_name(root: Path, recipe: AnyRecipe) -> Path:
         RelgraphError: if it cannot be made.
     """
     # A name that begins with a dash would be an option, with a dot hidden.
-    name = f"{dataset(recipe.dataset).short_name}-{_subject(recipe)}-seed{recipe.seed}".lstrip("-.")
+    name = f"{dataset(recipe.dataset).short_name}-{_subject(recipe)}-seed{recipe.seed}".lstrip("-.").replace("/", "-")
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
         for path in (root / name, *(root / f"{name}-{i}" for i in range(2, 10_000))):
@@ -253,7 +256,7 @@ def _short(spec: object) -> str:
     text = str(spec)
     for own in own_spellings(text):
         text = text.replace(own, re.split(r"[:.]", own)[-1])
-    return text.removeprefix("object:").replace("/", "-")
+    return text.removeprefix("object:")
 
 
 def environment(seed: int) -> dict[str, Any]:

@@ -59,7 +59,8 @@ def test_no_network(tmp_path: Path) -> None:
     told = (
         "the weights of open_clip:RN50/openai could not be loaded: the Hugging Face Hub cannot be reached and its "
         "cache has no copy; download open_clip_model.safetensors (or open_clip_pytorch_model.bin) from "
-        "https://huggingface.co/timm/resnet50_clip.openai and pass it with --teacher-weights FILE, or copy the folder "
+        "https://huggingface.co/timm/resnet50_clip.openai and pass it with --teacher-weights FILE "
+        "(a student: --student-weights), or copy the folder "
         f"models--timm--resnet50_clip.openai of another machine's Hub cache to {tmp_path / 'hub'}"
     )
     assert_refused((partial(load_teacher, "open_clip:RN50/openai"), told))

@@ -3,17 +3,18 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from relgraph.names import build_backbone
+from relgraph.names import build_backbone, student
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.catalogue import student_names
 from relgraph.networks.students import ALIASES, STUDENTS
-from tests.checks import assert_refused_like
+from tests.checks import assert_refused, assert_refused_like
 
 Maps = tuple[tuple[int, int, int], ...]
 NARROW = ((16, 32, 32), (16, 32, 32), (32, 16, 16), (64, 8, 8))
@@ -145,4 +146,14 @@ def test_names_and_spellings() -> None:
         (lambda: build_backbone("resnet9"), r"^unknown student 'resnet9': did you mean 'resnet8'?"),
         (lambda: build_backbone("keras:resnet50"), r"student 'keras:resnet50': .*timm:MODEL, torchvision:MODEL"),
         (lambda: student_names("vgg1?x"), r"no student matches 'vgg1\?x'"),
+    )
+
+
+def test_nobody_publishes_weights_of_the_benchmarks_students() -> None:
+    source = student("resnet8")
+    assert not source.published
+    told = "student_weights belong to students of timm, of torchvision and of your own, got resnet8: --init-from …"
+    assert_refused(
+        (lambda: source.start(Path("w.pth")), told),
+        (source.preparation, "normalise 'student' needs weights that tell how images were prepared, got resnet8"),
     )

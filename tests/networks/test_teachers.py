@@ -109,7 +109,7 @@ def test_unknown_names() -> None:
 def test_files_and_arguments_that_do_not_fit(path: Path) -> None:
     saved_timm(path, "test_resnet", num_classes=17)
     of_file = partial(load_teacher, weights=path)
-    resnet, takes = partial(of_file, "timm:test_resnet"), "arguments are for timm and checkpoint teachers, got"
+    resnet, takes = partial(of_file, "timm:test_resnet"), "arguments are for timm, checkpoint and own teachers, got"
     assert_refused_like(
         (partial(resnet, arguments={"num_classes": 5}), r"\(5,\) in the network, \(17,\) in the file"),
         (partial(resnet, arguments={"nonsense": 1}), "does not take nonsense=1"),

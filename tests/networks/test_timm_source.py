@@ -13,7 +13,8 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.names import build_backbone, load_teacher
+from relgraph.names import build_backbone, load_teacher, student
+from relgraph.networks.backbone import choose_stages
 from relgraph.networks.timm_source import list_timm
 from tests.checks import assert_refused, assert_refused_like
 from tests.networks.tiny import assert_reads, moved, write_weights
@@ -45,7 +46,8 @@ def test_downloaded_from_another_server(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("relgraph.networks.weights._answers", lambda address: False)
     with pytest.raises(RelgraphError) as caught:
         load_teacher("timm:legacy_seresnet18")
-    assert f"download {config.url} and pass it with --teacher-weights FILE, or put it at {copy} " in str(caught.value)
+    told = f"{config.url} and pass it with --teacher-weights FILE (a student: --student-weights), or put it at {copy} "
+    assert told in str(caught.value)
     model: Any = moved(timm.create_model("legacy_seresnet18"))
     copy.parent.mkdir(parents=True)
     torch.save(model.state_dict(), copy)
@@ -58,7 +60,8 @@ def test_no_network(tmp_path: Path) -> None:
     told = (
         "the weights of timm:test_resnet.r160_in1k could not be loaded: the Hugging Face Hub cannot be reached and its "
         "cache has no copy; download model.safetensors (or pytorch_model.bin) from "
-        "https://huggingface.co/timm/test_resnet.r160_in1k and pass it with --teacher-weights FILE, or copy the folder "
+        "https://huggingface.co/timm/test_resnet.r160_in1k and pass it with --teacher-weights FILE "
+        "(a student: --student-weights), or copy the folder "
         f"models--timm--test_resnet.r160_in1k of another machine's Hub cache to {tmp_path / 'hub'}"
     )
     assert_refused((partial(load_teacher, "timm:test_resnet.r160_in1k"), told))
@@ -138,7 +141,96 @@ def test_students_draw_what_timm_draws_and_learn_of_grey_images() -> None:
 def test_students_that_cannot_be_built() -> None:
     for name, size, message in (
         ("resnet81", None, r"^unknown student 'timm:resnet81': did you mean timm:resnet\d+ or "),
-        ("resnet18.a1_in1k", None, r"^unknown student 'timm:resnet18.a1_in1k': did you mean .*timm:resnet18"),
+        ("resnet18.a9_in1k", None, r"^unknown timm weights 'resnet18\.a9_in1k': did you mean .*resnet18\.a1_in1k"),
+        ("resnet81.a1_in1k", None, r"^unknown timm model 'resnet81\.a1_in1k': did you mean "),
         ("test_vit", 8, r"^timm:test_vit cannot read images of 3 x 8 x 8: "),
     ):
         assert_refused_like((partial(build_backbone, f"timm:{name}", image_size=size), message))
+
+
+def test_a_student_with_a_tag_starts_from_its_weights_and_is_built_again_without_them(hub: Hub) -> None:
+    model: Any = moved(timm.create_model("test_resnet"))
+    file = write_weights(model, hub("timm/test_resnet.r160_in1k") / "model.safetensors")
+    started: Any = build_backbone("timm:test_resnet.r160_in1k", image_size=32)
+    images = torch.rand(2, 3, 32, 32)
+    assert started.training and started.width == 96
+    with torch.no_grad():
+        torch.testing.assert_close(model.get_classifier()(started.eval()(images)), model(images))
+    file.unlink()  # from here on nothing can be had
+    source = student("timm:test_resnet.r160_in1k")
+    assert source.published and not student("timm:test_resnet").published
+    assert source.preparation() == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    again = source.build(3, 32)
+    assert list(again.state_dict()) == list(started.state_dict())
+    told = r"download model\.safetensors .* \(a student: --student-weights\)"
+    assert_refused_like((partial(source.start, None), told))
+
+
+def test_a_student_of_a_file_or_of_other_channels_starts_as_timm_adapts_it(hub: Hub, tmp_path: Path) -> None:
+    """Also from a file, where timm itself reads the weights that it publishes alone."""
+    model: Any = moved(timm.create_model("test_resnet", num_classes=7))
+    write_weights(moved(timm.create_model("test_resnet")), hub("timm/test_resnet.r160_in1k") / "model.safetensors")
+    file = write_weights(model, tmp_path / "w.pth")
+    for name, path, channels in (
+        ("test_resnet", file, 3), ("test_resnet", file, 1), ("test_resnet", file, 5),
+        ("test_resnet.r160_in1k", None, 1), ("test_resnet.r160_in1k", file, 1),
+    ):  # fmt: skip
+        found: Any = student(f"timm:{name}").start(path, channels, 32)
+        if path is None:
+            expected = timm.create_model(name, pretrained=True, in_chans=channels, num_classes=0)
+        else:
+            overlay = {"file": str(path), "num_classes": 7}
+            expected = timm.create_model(
+                "test_resnet", pretrained=True, pretrained_cfg_overlay=overlay, in_chans=channels, num_classes=0
+            )
+        state = found.model.state_dict()
+        assert all(torch.equal(state[key], value) for key, value in expected.state_dict().items())
+    other = write_weights(moved(timm.create_model("test_vit")), tmp_path / "other.pth")
+    assert_refused_like((partial(student("timm:test_resnet").start, other, 3, 32), "of another architecture"))
+
+
+def test_a_model_without_a_description_of_its_own_tells_no_preparation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that a user registers with timm."""
+    monkeypatch.setattr("timm.models.get_pretrained_cfg", lambda name: None)
+    source = student("timm:test_resnet")
+    assert_refused_like(
+        (source.preparation, "^unknown timm weights 'test_resnet': none are published, pass a file with")
+    )
+
+
+def test_positions_of_a_transformer_are_interpolated_for_the_students_images(tmp_path: Path) -> None:
+    model: Any = timm.create_model("test_vit", num_classes=0)
+    model.pos_embed.data.normal_()
+    found: Any = student("timm:test_vit.r160_in1k").start(write_weights(model, tmp_path / "w.pth"), 3, 48)
+    model.set_input_size(img_size=48)
+    torch.testing.assert_close(found.model.pos_embed, model.pos_embed)
+    torch.testing.assert_close(found.eval()(torch.ones(1, 3, 48, 48)), model.eval()(torch.ones(1, 3, 48, 48)))
+
+
+def test_a_student_computes_the_activation_of_its_weights() -> None:
+    """OpenAI's are of QuickGELU, whatever timm builds by that name."""
+    with torch.device("meta"):
+        for tag, kind in ((".openai", "QuickGELU"), (".laion2b", "GELU")):
+            network: Any = student(f"timm:vit_base_patch32_clip_224{tag}").build(3, 224)
+            assert type(network.model.blocks[0].mlp.act).__name__ == kind
+
+
+def test_stages_of_a_student_and_of_a_teacher_are_named_as_by_timms_users(tmp_path: Path) -> None:
+    model: Any = moved(timm.create_model("test_resnet", num_classes=0))
+    file, names = write_weights(model, tmp_path / "w.pth"), ("layer1", "layer3")
+    teacher = load_teacher("timm:test_resnet", weights=file, input_size=64, stages=names)
+    backbone: Any = student("timm:test_resnet").start(file, 3, 64)
+    choose_stages(backbone, names, 3, 64, "student")
+    features = timm.create_model("test_resnet", features_only=True, out_indices=(1, 3))
+    features.load_state_dict(model.state_dict(), strict=False)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = features.eval()(images)
+        torch.testing.assert_close(list(teacher.features(images).maps), expected)
+        torch.testing.assert_close(list(backbone.eval().stages(images)[0]), expected)
+    assert_refused_like(
+        (
+            partial(load_teacher, "timm:test_resnet", weights=file, stages=("layer9",)),
+            "unknown stage 'layer9': did you",
+        ),
+    )

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from relgraph.names import build_backbone, load_teacher
+from relgraph.names import build_backbone, load_teacher, student
+from relgraph.networks.backbone import choose_stages
 from relgraph.networks.torchvision_source import list_torchvision
 from tests.checks import assert_refused, assert_refused_like
 from tests.networks.tiny import assert_reads, moved, write_weights
@@ -155,7 +156,8 @@ def test_no_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load = partial(load_teacher, f"torchvision:{SMALL}")
     told = (
         f"the weights of torchvision:{SMALL} could not be loaded: 127.0.0.1:9 cannot be reached and torch's cache has "
-        "no copy; download http://127.0.0.1:9/tiny-12345678.pth and pass it with --teacher-weights FILE, or put it at "
+        "no copy; download http://127.0.0.1:9/tiny-12345678.pth and pass it with --teacher-weights FILE (a "
+        "student: --student-weights), or put it at "
         f"{cache / 'tiny-12345678.pth'} (torch.hub.get_dir()/checkpoints)"
     )
     assert_refused((load, told))
@@ -224,3 +226,61 @@ def test_grey_images_and_every_parameter_without_auxiliary_classifiers() -> None
         assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in backbone.parameters())
         assert not any(module._forward_hooks for module in backbone.modules()), "none is left behind"
         assert not any("aux" in key for key, _ in backbone.named_parameters())
+
+
+def test_a_student_with_weights_starts_from_them_and_is_built_again_without_them(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = torchvision_model(SMALL)
+    monkeypatch.setattr(PUBLISHED.value, "url", "http://127.0.0.1:9/tiny-12345678.pth")
+    cache.mkdir(parents=True)
+    file = write_weights(model, cache / "tiny-12345678.pth")
+    started, images = build_backbone(f"torchvision:{SMALL}/IMAGENET1K_V1", image_size=64), torch.rand(2, 3, 64, 64)
+    assert started.training
+    with torch.no_grad():
+        torch.testing.assert_close(last_linear(model)(started.eval()(images)), model(images))
+    source, bare = student(f"torchvision:{SMALL}/DEFAULT"), student(f"torchvision:{SMALL}")
+    of_file = bare.start(file, 3, 64)
+    assert all(map(torch.equal, of_file.state_dict().values(), started.state_dict().values()))
+    file.unlink()  # from here on nothing can be had
+    assert source.published and not bare.published
+    assert source.preparation() == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert list(source.build(3, 64).state_dict()) == list(started.state_dict())
+    grey = r"/DEFAULT starts from weights for images of 3 channels, got 1: timm's adapt their first convolution"
+    assert_refused_like(
+        (
+            partial(source.start, None, 3, 64),
+            r"^the weights of torchvision:.*/DEFAULT could not be loaded: 127\.0\.0\.1",
+        ),
+        (partial(source.start, None, 1, 64), grey),
+        (student(f"torchvision:{SMALL}/V9").preparation, "did you mean|known: IMAGENET1K_V1"),
+    )
+    torch.save(torchvision_model(SMALL).state_dict(), tmp_path / "w.pth")
+    assert_refused_like(
+        (partial(bare.start, tmp_path / "w.pth", 1, 64), r"conv1\.0\.weight is \(24, 1, 3, 3\) in the net")
+    )
+
+
+def test_googlenets_weights_bring_their_own_scale_of_images() -> None:
+    """torchvision's builder sets it for published weights alone, whose images Caffe had in -1..1."""
+    with torch.device("meta"):
+        for tag, expected in (("/IMAGENET1K_V1", True), ("", False)):
+            network: Any = student(f"torchvision:googlenet{tag}").build(3, 64)
+            assert network.model.transform_input is expected
+
+
+def test_stages_are_parts_of_torchvisions_model(tmp_path: Path) -> None:
+    model = torchvision_model("resnet18")
+    file, names = write_weights(model, tmp_path / "w.pth"), ("layer2", "layer4.1.conv2")
+    teacher = load_teacher("torchvision:resnet18", weights=file, input_size=64, stages=names)
+    backbone = student("torchvision:resnet18").start(file, 3, 64).eval()
+    choose_stages(backbone, names, 3, 64, "student")
+    images, expected = torch.rand(2, 3, 64, 64), {}
+    for name in names:
+        model.get_submodule(name).register_forward_hook(
+            lambda _m, _i, output, name=name: expected.update({name: output})
+        )
+    with torch.no_grad():
+        model(images)
+        for maps in (teacher.features(images).maps, backbone.stages(images)[0]):
+            torch.testing.assert_close(list(maps), [expected[name] for name in names])
