@@ -54,10 +54,11 @@ class EGA(Relational):
             `relgraph.graph.refine`).
         form: "auto", or how the same loss is computed: through the "matrix" of all pairs, from "factored" products
             (D, D), for large batches, or "blocked", a block of rows at a time (see `relgraph.graph.pair`).
-        kernel: What weighs the edges and the cross graph, in place of Pearson correlation, such as `cosine`; a distance
-            needs `node_weight=0`, since equal nodes are matched with 1. See `Relational` for the names.
-        scale: See `Relational`; that of the edge term.
-        criterion: See `Relational`; that of the edge term.
+        kernel: What weighs the edges and the cross graph in place of Pearson correlation, such as `cosine`; a distance
+            needs `node_weight=0`, since equal nodes are matched with 1.
+        scale: A scale of the edges, such as `by_mean`, or a function of the weights of one anchor.
+        criterion: Criterion of the edges in place of the Frobenius norm, such as `huber`, or a function of the weights
+            of one anchor in both networks.
 
     Raises:
         RelgraphError: for unknown names, k outside 1..N-1, embeddings of different N or D, a negative weight, or a form
@@ -84,8 +85,8 @@ class EGA(Relational):
         """
         assert self.relation is not None
         if self.node_weight > 0 and not self.relation.kernel.nearest_is_largest:
-            expected = "EGA matches nodes by a kernel that is largest where nodes are equal: expected one, or node_weight=0"
-            raise RelgraphError(f"{expected}, got {self.relation.kernel.name}")
+            expected = "expected a kernel that is largest where nodes are equal, or node_weight=0"
+            raise RelgraphError(f"EGA matches nodes by its kernel: {expected}, got {self.relation.kernel.name}")
         return replace(self.relation.builder, refinement=self.refinement, match=True)
 
     @property

@@ -1,7 +1,8 @@
 """Base class of methods over the graphs of a batch: nodes, topology and refinement."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import field, fields, is_dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
@@ -80,6 +81,10 @@ class Relational(Method):
         self.rule = make_rule(self.graph, self.k, self.neighbours)
         self.reads = (self.nodes, *self.beside_nodes)
         self.relation = self._with_chosen_parts(self.make_relation())
+        held = set(self.modules())
+        learned = [part for part in dict.fromkeys(layers_of(self.relation)) if part not in held]
+        if learned:
+            self.learned = nn.ModuleList(learned)
         builder = self.make_builder()
         refined, form = self.refinement is not None, getattr(self, self.form_option)
         sparse = "" if self.rule.dense else " on a sparse graph"
@@ -158,6 +163,19 @@ class Relational(Method):
     def teacher_parameters(self) -> Sequence[nn.Parameter]:
         """Return the parameters of the teacher's side of the refinement."""
         return () if self.refinement is None else tuple(self.refinement.teacher.parameters())
+
+
+def layers_of(part: object) -> Iterator[nn.Module]:
+    """Yield the modules that a relation, or a part of one, is made of: learned ones are trained with the method."""
+    if isinstance(part, nn.Module):
+        yield part
+    elif isinstance(part, partial):
+        yield from layers_of((part.func, *part.args, *part.keywords.values()))
+    elif isinstance(part, tuple):
+        for one in part:
+            yield from layers_of(one)
+    elif is_dataclass(part):
+        yield from layers_of(tuple(getattr(part, item.name) for item in fields(part)))
 
 
 class FixedParts(Relational):
