@@ -1,5 +1,6 @@
 """A method as a user writes it: outside of the package, with all that a method may have, and in no table of it."""
 
+from dataclasses import field
 from typing import Any, Self
 
 import torch
@@ -24,6 +25,7 @@ class Echo(Method):
 
     student_width: int
     teacher_width: int
+    centre: Tensor = field(init=False)
     power: float = option(default=2.0, above=0)
     inertia: float = option(default=0.5, least=0, most=1)
     views_weight: float = option(default=0.5, least=0, term="views")
@@ -40,7 +42,8 @@ class Echo(Method):
 
     def _distance(self, student: Output, teacher: Output) -> Tensor:
         assert student.feature is not None and teacher.feature is not None
-        return (self.layer(student.feature) - (teacher.feature - self.centre)).abs().pow(self.power).mean()
+        difference: Tensor = self.layer(student.feature) - (teacher.feature - self.centre)
+        return difference.abs().pow(self.power).mean()
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
         extra = (extra_of(output, self.views, len(output.embedding), "Echo") for output in (student, teacher))
