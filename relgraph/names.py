@@ -202,7 +202,8 @@ def shared_options(cls: type[Method], in_sum: bool = False) -> dict[str, str]:
     >>> shared_options(IRG)["graph_form"]
     'form'
     """
-    names = {name: name for name in SHARED if name in options_of(cls)}
+    options = options_of(cls)
+    names = {name: name for name in SHARED if name in options}
     if issubclass(cls, Relational):
         names.pop("form", None)
         return {**names, cls.form_option: "form", "refine": "refine"}

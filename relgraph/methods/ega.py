@@ -55,7 +55,9 @@ class EGA(Relational):
         form: "auto", or how the same loss is computed: through the "matrix" of all pairs, from "factored" products
             (D, D), for large batches, or "blocked", a block of rows at a time (see `relgraph.graph.pair`).
         kernel: What weighs the edges and the cross graph in place of Pearson correlation, such as `cosine`; a distance
-            needs `node_weight=0`, since equal nodes are matched with 1.
+            needs `node_weight=0`, since equal nodes are matched with 1. A sparse graph has no edge of a node to itself,
+            so at k = N - 1 it is the dense form only where both networks weigh that edge alike, and (of `scale` and
+            `criterion`) where each edge counts by itself.
         scale: A scale of the edges, such as `by_mean`, or a function of the weights of one anchor.
         criterion: Criterion of the edges in place of the Frobenius norm, such as `huber`, or a function of the weights
             of one anchor in both networks.
