@@ -95,7 +95,7 @@ def parse_methods(spec: Methods, beta: float | None = None, known: Mapping[str, 
     >>> [(item.name, item.weight) for item in parse_methods([(0.5, Relation()), METHODS["sp"](), "2*kd"])]
     [('related', 0.5), ('sp', None), ('kd', 2.0)]
     """
-    parts = _parts(spec)
+    parts = _summands(spec)
     written = repr(spec) if isinstance(spec, str) else "the sum"
     if beta is not None and (len(parts) > 1 or any(weight is not None for weight, _ in parts) or "*" in written):
         raise RelgraphError(f"beta is the weight of one method: write the weights of {written} as in 25*rkd+0.9*kd")
@@ -113,12 +113,16 @@ def parse_methods(spec: Methods, beta: float | None = None, known: Mapping[str, 
     return list(found.values())
 
 
-def _parts(spec: Any) -> list[tuple[Any, Any]]:
+def split_sum(text: str) -> list[str]:
+    """Return the parts of a sum of methods."""
+    # A plus after a digit and an e belongs to a number, 1e+3; that of nce+kd does not.
+    return [part.strip() for part in re.split(r"(?<![\d.][eE])\+", text)]
+
+
+def _summands(spec: Any) -> list[tuple[Any, Any]]:
     """Return the methods of a sum as they are given, each with the weight that stands beside it, or `None`."""
     if isinstance(spec, str):
-        # A plus after a digit and an e belongs to a number, 1e+3; that of nce+kd does not.
-        texts = [] if spec.strip().lower() == "none" else re.split(r"(?<![\d.][eE])\+", spec)
-        return [(None, text.strip()) for text in texts]
+        return [] if spec.strip().lower() == "none" else [(None, part) for part in split_sum(spec)]
     if isinstance(spec, Sum):
         return [(spec.weights[name], method) for name, method in spec.each()]
     parts = spec if isinstance(spec, list) else [spec]
