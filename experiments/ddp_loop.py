@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 2 experiments/ddp_loop.py
 
-Each process has half of every batch of scikit-learn's digits. `spread_over` gathers the embeddings, so that the loss and
-the averaged gradients are those of one process with all of the batch: the last line is the same for any number.
+Each process has half of every batch of scikit-learn's digits. `spread_over` gathers the embeddings, so that the loss
+and the averaged gradients are those of one process with all of the batch: the last line is the same for any number.
 """
 
 import os

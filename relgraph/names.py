@@ -6,19 +6,30 @@ No other module parses names. A built-in `NAME`, `SOURCE:NAME`, a name that an i
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
+from inspect import signature
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from relgraph import own_code
 from relgraph.data.own import OwnData
 from relgraph.data.sources import SOURCES as DATASETS
 from relgraph.data.sources import Folder, Source
 from relgraph.errors import RelgraphError, unknown
+from relgraph.graph import criteria, kernels, scales
+from relgraph.graph.criteria import Criterion, Row
+from relgraph.graph.kernels import Kernel
+from relgraph.graph.relation import Relation
+from relgraph.graph.scales import Scale
 from relgraph.methods import METHODS
 from relgraph.methods.base import Method, RunFacts
-from relgraph.methods.relational import Relational
+from relgraph.methods.own import Related
+from relgraph.methods.relational import CriterionOption, KernelOption, Relational, ScaleOption
 from relgraph.methods.sum import Sum
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.checkpoint_source import CheckpointSource, embedded
@@ -31,7 +42,7 @@ from relgraph.networks.students import ALIASES, STUDENTS, BenchmarkSource
 from relgraph.networks.teachers import Teacher
 from relgraph.networks.timm_source import TimmSource
 from relgraph.networks.torchvision_source import TorchvisionSource
-from relgraph.options import options_of
+from relgraph.options import Option, options_of
 from relgraph.own_code import Own
 
 
@@ -42,39 +53,71 @@ class Named(NamedTuple):
         name: Its name.
         cls: Its class.
         weight: The number that was written before it; `None` for the published weight.
+        made: The method itself, where it was given as an instance: it has its options already, and is copied.
+        given: Arguments of its constructor besides its options.
     """
 
     name: str
     cls: type[Method]
     weight: float | None = None
+    made: Method | None = None
+    given: Mapping[str, Any] = {}
+
+    @property
+    def options(self) -> Mapping[str, Option]:
+        """The options that can be chosen, by name."""
+        return options_of(self.cls) if self.made is None else {}
+
+    def shared(self, in_sum: bool = False) -> dict[str, str]:
+        """Return the `shared_options` that can be chosen."""
+        return shared_options(self.cls, in_sum) if self.made is None else {}
+
+    def build(self, run: RunFacts, options: Mapping[str, Any]) -> Method:
+        """Return the method, built for a run if it was not before."""
+        return self.cls.for_run(run, **self.given, **options) if self.made is None else deepcopy(self.made)
 
 
-def parse_methods(text: str, beta: float | None = None, known: Mapping[str, type[Method]] = METHODS) -> list[Named]:
-    """Return the methods that a text names, `[WEIGHT*]NAME[+...]`, each with the weight it was given; none for "none".
+# A method in Python, and what stands for one or several: a text, a method, or a list of these, with weights or without.
+OwnMethod = type[Method] | Method | Relation
+Methods = str | Own | OwnMethod | Sequence[str | OwnMethod | tuple[float, str | OwnMethod]]
+
+
+def parse_methods(spec: Methods, beta: float | None = None, known: Mapping[str, type[Method]] = METHODS) -> list[Named]:
+    """Return the methods that are meant, each with the weight it was given; none for "none".
 
     Args:
-        text: Such as `ega`, `crd+0.9*kd` or `none`.
+        spec: A text, `[WEIGHT*]NAME[+...]`, such as `ega`, `crd+0.9*kd` or `none`; or in Python a class derived from
+            `Method`, an instance of one, a bare `Relation`, a list of these and of names, each alone or as (weight,
+            method), or a `Sum`.
         beta: Weight of a single method that is written without one.
         known: The methods by name.
 
     Raises:
-        RelgraphError: for an unknown name, a weight that is no number >= 0, a method named twice, or `beta` beside a
-            sum or a written weight.
+        RelgraphError: for an unknown name, what is no method, a weight that is no number >= 0, a method named twice,
+            or `beta` beside a sum or a written weight.
 
     >>> [(item.name, item.weight) for item in parse_methods("sp+0.9*kd")]
     [('sp', None), ('kd', 0.9)]
+    >>> [(item.name, item.weight) for item in parse_methods([(0.5, Relation()), METHODS["sp"](), "2*kd"])]
+    [('related', 0.5), ('sp', None), ('kd', 2.0)]
     """
-    if text.strip().lower() == "none":
-        return []
-    parts = split_sum(text)
-    if beta is not None and (len(parts) > 1 or "*" in text):
-        raise RelgraphError(f"beta is the weight of one method: write the weights of {text!r} as in 25*rkd+0.9*kd")
-    found = [_parse_part(part, known, beta) for part in parts]
-    names = [item.name for item in found]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise RelgraphError(f"a sum names each method once, got {twice} more often in {text!r}")
-    return found
+    spec = spec.target if isinstance(spec, Own) else spec
+    parts = _summands(spec)
+    written = repr(spec) if isinstance(spec, str) else "the sum"
+    if beta is not None and (len(parts) > 1 or any(weight is not None for weight, _ in parts) or "*" in written):
+        raise RelgraphError(f"beta is the weight of one method: write the weights of {written} as in 25*rkd+0.9*kd")
+    if isinstance(spec, Sum):
+        return [Named(name, type(method), spec.weights[name], method) for name, method in spec.each()]
+    found: dict[str, Named] = {}
+    for weight, given in parts:
+        if not isinstance(given, str):
+            item = _own_method(given, beta if weight is None else weight, found)
+        else:
+            item = _parse_part(given if weight is None else f"{weight}*{given}", known, beta)
+            if item.name in found:
+                raise RelgraphError(f"a sum names each method once, got {item.name} more often in {written}")
+        found[item.name] = item
+    return list(found.values())
 
 
 def split_sum(text: str) -> list[str]:
@@ -83,23 +126,51 @@ def split_sum(text: str) -> list[str]:
     return [part.strip() for part in re.split(r"(?<![\d.][eE])\+", text)]
 
 
+def _summands(spec: Any) -> list[tuple[Any, Any]]:
+    """Return the methods of a sum as they are given, each with the weight that stands beside it, or `None`."""
+    if isinstance(spec, str):
+        return [] if spec.strip().lower() == "none" else [(None, part) for part in split_sum(spec)]
+    if isinstance(spec, Sum):
+        return [(spec.weights[name], method) for name, method in spec.each()]
+    parts = spec if isinstance(spec, list) else [spec]
+    return [part if isinstance(part, tuple) and len(part) == 2 else (None, part) for part in parts]
+
+
+def _own_method(given: Any, weight: float | None, taken: Container[str], name: str = "") -> Named:
+    """Return what a class, an instance or a relation stands for in a sum; a name that is taken gets a number."""
+    made = given if isinstance(given, Method) else None
+    cls = Related if isinstance(given, Relation) else given if made is None else type(made)
+    if not (isinstance(cls, type) and issubclass(cls, Method)) or issubclass(cls, Sum):
+        expected = "a name, a class derived from Method, an instance of one, or a Relation"
+        raise RelgraphError(f"a method of a sum is {expected}, got {getattr(given, '__name__', type(given).__name__)}")
+    own = name or cls.__name__.lower()
+    name = next(name for name in chain([own], (f"{own}_{i}" for i in count(2))) if name not in taken)
+    facts = {"relation": given} if isinstance(given, Relation) else {}
+    return Named(name, cls, _checked(name, weight), made, facts)
+
+
 def _parse_part(part: str, known: Mapping[str, type[Method]], weight: float | None) -> Named:
-    factor, sign, name = part.rpartition("*")
-    name = name.strip().lower()
+    factor, sign, written = part.rpartition("*")
+    own = _own("methods", written.strip()) if written.strip().lower() not in known else None
+    name = (written if own is None else re.split("[:.]", own[1])[-1]).strip().lower()
     if name == "" or "," in name or name[0].isdigit():
         raise RelgraphError(f"methods are written NAME, WEIGHT*NAME or a sum of these with +, got {part!r}")
     if name == "none":
         raise RelgraphError("none is cross-entropy alone: it has no weight and stands in no sum")
-    if name not in known:
-        raise unknown("method", name, [*known, "none"])
+    if own is None and name not in known:
+        raise unknown("method", name, [*known, *own_code.registered("methods"), "none"])
     if sign:
         try:
             weight = float(factor)
         except ValueError:
             raise RelgraphError(f"the weight of {name} must be a number, got {factor.strip()!r}") from None
-    if weight is not None and not 0 <= weight < math.inf:
-        raise RelgraphError(f"the weight of {name} must be at least 0 and finite, got {weight}")
-    return Named(name, known[name], weight)
+    return Named(name, known[name], _checked(name, weight)) if own is None else _own_method(own[0], weight, (), name)
+
+
+def _checked(name: str, weight: float | None) -> float | None:
+    if weight is not None and not (isinstance(weight, int | float) and 0 <= weight < math.inf):
+        raise RelgraphError(f"the weight of {name} must be at least 0 and finite, got {weight!r}")
+    return weight
 
 
 def build(
@@ -120,15 +191,18 @@ def build(
     chosen = read_arguments(named, arguments)
     methods = {}
     for item in named:
-        taken = {name: shared.get(of_run) for name, of_run in shared_options(item.cls, len(named) > 1).items()}
+        taken = {name: shared.get(of_run) for name, of_run in item.shared(len(named) > 1).items()}
         options = {name: value for name, value in taken.items() if value is not None} | chosen[item.name]
-        method = item.cls.for_run(run, **options)
+        method = item.build(run, {name: _part(item.options.get(name), value) for name, value in options.items()})
         methods[item.name] = (method.weight if item.weight is None else item.weight, method)
     return Sum(methods) if methods else None
 
 
 # Options that a run has as well, for all its methods.
-SHARED = ("graph", "k", "neighbours", "nodes", "form", "temperature", "node_weight", "edge_weight")
+SHARED = (
+    "graph", "k", "neighbours", "nodes", "form", "kernel", "scale", "criterion", "temperature", "node_weight",
+    "edge_weight",
+)  # fmt: skip
 
 
 def shared_options(cls: type[Method], in_sum: bool = False) -> dict[str, str]:
@@ -140,7 +214,8 @@ def shared_options(cls: type[Method], in_sum: bool = False) -> dict[str, str]:
     >>> shared_options(IRG)["graph_form"]
     'form'
     """
-    names = {name: name for name in SHARED if name in options_of(cls)}
+    options = options_of(cls)
+    names = {name: name for name in SHARED if name in options}
     if issubclass(cls, Relational):
         names.pop("form", None)
         return {**names, cls.form_option: "form", "refine": "refine"}
@@ -154,7 +229,7 @@ def has_graph(cls: type[Method]) -> bool:
 
 def reads_graph(named: Sequence[Named]) -> bool:
     """Return whether any method uses the run's graph: in a sum it is that of a batch, and a memory has its own."""
-    return any("graph" in shared_options(item.cls, len(named) > 1) for item in named)
+    return any("graph" in item.shared(len(named) > 1) for item in named)
 
 
 def read_arguments(named: Sequence[Named], arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -174,7 +249,7 @@ def read_arguments(named: Sequence[Named], arguments: Sequence[str]) -> dict[str
         if prefix and prefix not in found:
             raise unknown("method", prefix, found)
         asked = [item for item in named if prefix in ("", item.name)]
-        owners = [item for item in asked if name in options_of(item.cls)]
+        owners = [item for item in asked if name in item.options]
         if not owners:
             raise _no_option(asked, name)
         if len(owners) > 1:
@@ -183,20 +258,23 @@ def read_arguments(named: Sequence[Named], arguments: Sequence[str]) -> dict[str
         owner = owners[0].name
         if name in found[owner]:
             raise RelgraphError(f"{name} of {owner} is given twice: {found[owner][name]} and {text.strip()}")
-        found[owner][name] = options_of(owners[0].cls)[name].read(text.strip(), owner)
+        option = owners[0].options[name]
+        found[owner][name] = _part(option, option.read(text.strip(), owner))
     return found
 
 
 def _no_option(asked: Sequence[Named], name: str) -> RelgraphError:
-    known = {option for item in asked for option in options_of(item.cls)}
+    known = {option for item in asked for option in item.options}
     if known:
         return unknown("option of the method", name, known)
     names = " and ".join(item.name for item in asked) or "cross-entropy alone"
+    if any(item.made is not None for item in asked):
+        return RelgraphError(f"{names} was given as an instance, which takes no options, got {name!r}")
     return RelgraphError(f"there are no options of {names}, got {name!r}")
 
 
 def build_method(
-    text: str,
+    text: Methods,
     run: RunFacts,
     shared: Mapping[str, Any] | None = None,
     arguments: Sequence[str] = (),
@@ -217,6 +295,84 @@ def build_method(
     return build(parse_methods(text, beta), run, shared or {}, arguments)
 
 
+# The parts by their names in `relgraph.graph`; those with numbers are functions that return the part.
+KERNELS = {
+    name: getattr(kernels, name)
+    for name in ("pearson", "cosine", "linear", "euclidean", "squared_euclidean", "gaussian", "gaussian_taylor")
+}
+SCALES = {
+    name: getattr(scales, name)
+    for name in ("raw", "by_mean", "by_max", "by_constant_max", "by_anchor_norm", "by_anchor_sum", "softmax")
+}
+CRITERIA = {
+    name: getattr(criteria, name)
+    for name in ("frobenius", "mean_square", "sum_square", "half_square", "huber", "kl", "cross_entropy")
+}
+
+
+def kernel(spec: KernelOption) -> Kernel | None:
+    """Return the kernel that a spelling names, `NAME` or `NAME:NUMBER[:NUMBER]`, or code of one's own; or the object.
+
+    Raises:
+        RelgraphError: for an unknown name, or numbers that do not fit.
+
+    >>> kernel("gaussian:0.4").name
+    'gaussian'
+    """
+    return _built_in("kernel", KERNELS, spec)
+
+
+def scale(spec: ScaleOption) -> Scale | Callable[[Tensor], Tensor] | None:
+    """Return the scale that a text names, such as `by_mean` or `softmax:0.1`; what is no text is returned as it is.
+
+    Raises:
+        RelgraphError: for an unknown name, or numbers that do not fit.
+    """
+    return _built_in("scale", SCALES, spec)
+
+
+def criterion(spec: CriterionOption) -> Criterion | Row | None:
+    """Return the criterion that a text names, such as `huber`; what is no text is returned as it is.
+
+    Raises:
+        RelgraphError: for an unknown name.
+    """
+    return _built_in("criterion", CRITERIA, spec)
+
+
+def _built_in(kind: str, known: Mapping[str, Any], text: Any) -> Any:
+    """Return the part of a name, or what its factory returns for the numbers after the name, `NAME:NUMBER:...`."""
+    if not isinstance(text, str):
+        return text.target if isinstance(text, Own) else text
+    kinds = OWN[kind]
+    name, *numbers = (word.strip() for word in text.split(":"))
+    if name not in known and (own := _own(kinds, text)) is not None:
+        return own[0]
+    if name not in known:
+        raise unknown(kind, name, [*known, *own_code.registered(kinds)])
+    found = known[name]
+    wanted = {} if isinstance(found, Kernel | Scale | Criterion) else signature(found).parameters
+    try:
+        given = [item.annotation(number) for item, number in zip(wanted.values(), numbers, strict=True)]
+    except ValueError:
+        given = [math.nan]
+    if not all(map(math.isfinite, given)):
+        expected = ":".join([name, *(item.upper() for item in wanted)])
+        raise RelgraphError(f"the {kind} {name} is written {expected}, got {text!r}") from None
+    return found(*given) if wanted else found
+
+
+# How the options of parts are read; those of other names in a method of one's own are told by their type.
+PARTS: dict[str, Callable[[Any], Any]] = {"kernel": kernel, "scale": scale, "criterion": criterion}
+
+
+def _part(option: Option | None, value: Any) -> Any:
+    """Return the part that the value of an option names, where the option is one of a part; else the value itself."""
+    readers = dict(zip((Kernel, Scale, Criterion), PARTS.values(), strict=True))
+    found = [readers[kind] for kind in option.kinds if kind in readers] if option is not None else []
+    return found[0](value) if found else value
+
+
 def is_checkpoint(teacher: object) -> bool:
     """Return whether a teacher is a network that relgraph trained, `checkpoint:RUN`.
 
@@ -227,7 +383,8 @@ def is_checkpoint(teacher: object) -> bool:
 
 
 # Options that may name code of one's own, by the kind of thing that they name.
-OWN = {"dataset": "datasets", "student": "students", "network": "students", "teacher": "teachers", "method": "methods"}
+OWN = {"dataset": "datasets", "student": "students", "network": "students", "teacher": "teachers", "method": "methods",
+       "kernel": "kernels", "scale": "scales", "criterion": "criteria"}  # fmt: skip
 
 
 def own_spellings(text: str) -> list[str]:

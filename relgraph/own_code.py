@@ -136,6 +136,10 @@ def spelling_of(target: Any) -> str:
     >>> spelling_of(RelgraphError), spelling_of(3)
     ('relgraph.errors:RelgraphError', 'object:int')
     """
+    if isinstance(target, list):  # a sum of methods, each alone or as (weight, method)
+        parts = [part if isinstance(part, tuple) and len(part) == 2 else (None, part) for part in target]
+        words = [part if isinstance(part, str) else spelling_of(part) for _, part in parts]
+        return "+".join(word if w is None else f"{w:g}*{word}" for (w, _), word in zip(parts, words, strict=True))
     module, name = getattr(target, "__module__", "") or "", getattr(target, "__qualname__", "<")
     if "<" in name or module in ("", "__main__"):
         return f"object:{type(target).__name__}"

@@ -1,6 +1,7 @@
 """How methods are written: sums, weights, options, what a run shares with them, and what is refused."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -11,8 +12,12 @@ from torch import Tensor
 
 from relgraph import names
 from relgraph.analysis.method_info import SMALL_RUN
+from relgraph.graph import criteria, kernels, scales
+from relgraph.graph.criteria import Criterion
+from relgraph.graph.kernels import Kernel
 from relgraph.graph.memory import NearestOthers, RandomOthers
 from relgraph.graph.refine import Refinement, SignedConv
+from relgraph.graph.scales import Scale
 from relgraph.graph.topology import ALL_PAIRS, Given, Nearest
 from relgraph.methods import CCL, EGA, KD, METHODS, NCE, PKT, SP, Batch, FitNet, Method, Output, RunFacts, Sum, option
 from relgraph.methods.relational import Relational
@@ -195,9 +200,10 @@ def test_options_reach_the_methods_of_a_sum() -> None:
 
 
 def test_what_the_run_says_is_no_option_of_the_method_and_what_it_shares_is_one() -> None:
-    relational = {"graph", "k", "neighbours", "nodes", "form"}
+    relational, parts = {"graph", "k", "neighbours", "nodes", "form"}, {"kernel", "scale", "criterion"}
+    assert options_of(SP).keys() == relational | parts
     assert options_of(NCE).keys() == {"tau"} | relational and options_of(KD).keys() == {"temperature"}
-    assert options_of(EGA).keys() == {"node_weight", "edge_weight"} | relational - {"nodes"}
+    assert options_of(EGA).keys() == {"node_weight", "edge_weight"} | relational - {"nodes"} | parts
     assert not {name for cls in METHODS.values() for name in options_of(cls)} & {*vars(RUN), "refine", "refinement"}
     assert [name for name, cls in KNOWN.items() if has_graph(cls)] == ["ega", "pkt", "nce", "ccl", "sp"]
 
@@ -314,6 +320,39 @@ def test_the_defaults_of_a_run_are_the_methods_own(monkeypatch: pytest.MonkeyPat
         assert method is not None
         for option_name in options_of(cls):
             assert getattr(method.parts[name], option_name) == getattr(own, option_name), option_name
+
+
+def test_kernels_scales_and_criteria_are_those_of_their_names() -> None:
+    for read, module in ((names.kernel, kernels), (names.scale, scales), (names.criterion, criteria)):
+        kind = {names.kernel: Kernel, names.scale: Scale, names.criterion: Criterion}[read]
+        known = [name for name, part in vars(module).items() if isinstance(part, kind)]
+        assert known and all(read(name) is getattr(module, name) for name in known), "all that there are"
+        assert read(None) is None and read(part := getattr(module, known[0])) is part
+    x = torch.randn(4, 3)
+    for text, expected in (
+        ("gaussian:0.5", kernels.gaussian(0.5)),
+        ("gaussian_taylor:0.5:3", kernels.gaussian_taylor(0.5, 3)),
+    ):
+        found = names.kernel(text)
+        assert found is not None and torch.equal(found(x), expected(x))
+    halved = names.scale(" softmax : 2 ")
+    assert halved is not None and torch.equal(halved(x), (x / 2).log_softmax(-1))
+
+
+def test_names_of_parts_that_are_refused() -> None:
+    taylor = "the kernel gaussian_taylor is written gaussian_taylor:GAMMA:ORDER, got"
+    cases: list[tuple[Callable[[Any], object], str, str]] = [
+        (names.kernel, "cosin", "unknown kernel 'cosin': did you mean 'cosine'? (known: cosine, …"),
+        (names.kernel, "", "unknown kernel '' (known: cosine, …"),
+        (names.scale, "cosine", "unknown scale 'cosine'…"),
+        (names.criterion, "huber:1", "the criterion huber is written huber, got 'huber:1'"),
+        *((names.kernel, text, f"the kernel gaussian is written gaussian:GAMMA, got {text!r}")
+          for text in ("gaussian", "gaussian:", "gaussian:a", "gaussian:nan", "gaussian:inf", "gaussian:1:2")),
+        *((names.kernel, text, f"{taylor} {text!r}") for text in ("gaussian_taylor:1", "gaussian_taylor:1:2.5")),
+        (names.kernel, "gaussian:0", "gamma must be positive, got 0.0"),
+        (names.scale, "softmax:-1", "a temperature must be positive, got -1.0"),
+    ]  # fmt: skip
+    assert_refused(*((partial(read, text), told) for read, text, told in cases))
 
 
 def test_which_teachers_and_data_sets_are_given_by_a_path() -> None:

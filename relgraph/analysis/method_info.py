@@ -6,13 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from relgraph.errors import unknown
+from relgraph.errors import RelgraphError
 from relgraph.graph.relation import Relation
-from relgraph.methods import METHODS
 from relgraph.methods.base import RunFacts, facts_of
 from relgraph.methods.relational import Relational
-from relgraph.names import shared_options
-from relgraph.options import options_of
+from relgraph.names import Methods, parse_methods
 
 MAPS = ((2, 8, 8), (2, 8, 8), (2, 4, 4), (4, 2, 2))
 # The least of a run that each method can be built for, so that an instance can show what it reads and holds.
@@ -49,20 +47,24 @@ class MethodInfo(NamedTuple):
     doc: str
 
 
-def method_info(name: str) -> MethodInfo:
-    """Return the facts of a method, read from its class and from an instance with the defaults.
+def method_info(spec: Methods) -> MethodInfo:
+    """Return the facts of a method, read from its class and from an instance with the defaults, or the one given.
+
+    Args:
+        spec: Its name, or in Python its class, an instance, or a bare `Relation`.
 
     Raises:
-        RelgraphError: for an unknown name.
+        RelgraphError: for an unknown name, a sum, or a method that cannot be built.
 
     >>> method_info("pkt").kernel, method_info("pkt").criterion
     ('(cosine + 1) / 2', 'KL by anchor sum')
     """
-    if name not in METHODS:
-        raise unknown("method", name, METHODS)
-    cls = METHODS[name]
+    named = parse_methods(spec)
+    if len(named) != 1:
+        raise RelgraphError(f"expected one method, got {spec!r}")
+    item, cls = named[0], named[0].cls
     with torch.random.fork_rng(devices=[]):
-        method = cls.for_run(SMALL_RUN)
+        method = item.build(SMALL_RUN, {})
     relations = [part for part in vars(method).values() if isinstance(part, Relation)]
     kernels = dict.fromkeys(relation.kernel.name for relation in relations)
     criteria = dict.fromkeys(f"{one.criterion.name} by {one.scale.name}".removesuffix(" by ") for one in relations)
@@ -71,12 +73,12 @@ def method_info(name: str) -> MethodInfo:
         doc += f"\n\nGraph, nodes and refinement of relational methods:\n\n{getdoc(Relational)}"
     extra = "" if method.views is None else f", and {method.views.each} {method.views.kind} of each image"
     facts = {**dict.fromkeys(("Paper", "Differs", "Kernel", "Topology", "Criterion"), "-"), **facts_of(cls)}
-    shared, options = shared_options(cls), options_of(cls)
+    shared, options = item.shared(), item.options
     own = {name: str(item.default) for name, item in options.items() if name not in shared}
     of_run = {f"--{run.replace('_', '-')}": options.get(option) for option, run in shared.items()}
     own |= {option: "None" if item is None else str(item.default) for option, item in of_run.items()}
     return MethodInfo(
-        name, facts["Paper"], method.reads, "; ".join(kernels) or facts["Kernel"], facts["Topology"],
+        item.name, facts["Paper"], method.reads, "; ".join(kernels) or facts["Kernel"], facts["Topology"],
         "; ".join(criteria) or facts["Criterion"], method.weight, cls.gamma, f"{cls.augment}{extra}",
         facts["Differs"], own, doc,
     )  # fmt: skip

@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from inspect import cleandoc
-from typing import Any, ClassVar, Literal, NamedTuple, Self, dataclass_transform
+from inspect import cleandoc, get_annotations
+from typing import Any, ClassVar, Literal, NamedTuple, Self, dataclass_transform, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +137,7 @@ class Method(nn.Module):
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
+        _new_defaults(cls)
         dataclass(eq=False, repr=False)(cls)
         taken = RESERVED & {item.name for item in fields(cls) if "bounds" in item.metadata}
         if taken:
@@ -222,6 +223,18 @@ class Method(nn.Module):
 
         In a user-defined loop, call it in every step between `backward` and the optimiser's step.
         """
+
+
+def _new_defaults(cls: type[Method]) -> None:
+    """Make what a class sets without an annotation, `kernel = cosine`, the default of the option that it inherits."""
+    annotated = get_annotations(cls)
+    for item in fields(cls):  # those of its base
+        if item.init and "bounds" in item.metadata and item.name in vars(cls) and item.name not in annotated:
+            value = vars(cls)[item.name]
+            default = value.__func__ if isinstance(value, staticmethod) else value
+            setattr(cls, item.name, field(default=default, kw_only=item.kw_only, metadata=item.metadata))
+            annotated[item.name] = get_type_hints(cls)[item.name]
+    cls.__annotations__ = annotated
 
 
 def facts_of(cls: type) -> dict[str, str]:

@@ -13,10 +13,10 @@ from relgraph.graph.pair import Pair, PairBuilder, topology_of
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Edges
 from relgraph.methods.base import Batch, Output, Terms, option
-from relgraph.methods.relational import Relational
+from relgraph.methods.relational import FixedParts
 
 
-class DarkRank(Relational):
+class DarkRank(FixedParts):
     """Match the teacher's ranking of the images nearest to each image.
 
     With the score `S_ij = -rank_alpha |x_i - x_j|^rank_beta` of the nodes of one network, and j_1, ..., j_L those L

@@ -1,11 +1,12 @@
 """Embedding Graph Alignment (Ma, Chen, Akata, BMVC 2022, arXiv 2211.13264)."""
 
-from dataclasses import field
+from dataclasses import field, replace
 
 from torch import Tensor
 
+from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import frobenius
-from relgraph.graph.kernels import pearson
+from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.pair import Form, Pair, PairBuilder
 from relgraph.graph.relation import Relation, matching
 from relgraph.graph.topology import Chooser, Graph
@@ -53,6 +54,13 @@ class EGA(Relational):
             `relgraph.graph.refine`).
         form: "auto", or how the same loss is computed: through the "matrix" of all pairs, from "factored" products
             (D, D), for large batches, or "blocked", a block of rows at a time (see `relgraph.graph.pair`).
+        kernel: What weighs the edges and the cross graph in place of Pearson correlation, such as `cosine`; a distance
+            needs `node_weight=0`, since equal nodes are matched with 1. A sparse graph has no edge of a node to itself,
+            so at k = N - 1 it is the dense form only where both networks weigh that edge alike, and (of `scale` and
+            `criterion`) where each edge counts by itself.
+        scale: A scale of the edges, such as `by_mean`, or a function of the weights of one anchor.
+        criterion: Criterion of the edges in place of the Frobenius norm, such as `huber`, or a function of the weights
+            of one anchor in both networks.
 
     Raises:
         RelgraphError: for unknown names, k outside 1..N-1, embeddings of different N or D, a negative weight, or a form
@@ -77,7 +85,16 @@ class EGA(Relational):
 
         A node's edge to itself, of weight 1 in both networks, is left out of sparse graphs.
         """
-        return PairBuilder(self.rule, pearson, self.refinement, forms=("matrix", "factored", "blocked"))
+        assert self.relation is not None
+        if self.node_weight > 0 and not self.relation.kernel.nearest_is_largest:
+            expected = "expected a kernel that is largest where nodes are equal, or node_weight=0"
+            raise RelgraphError(f"EGA matches nodes by its kernel: {expected}, got {self.relation.kernel.name}")
+        return replace(self.relation.builder, refinement=self.refinement, match=True)
+
+    @property
+    def moving_kernel(self) -> Kernel:
+        """The kernel of the edges."""
+        return self.builder.kernel
 
     def vectors(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
         """Return the embeddings, which the pair itself refines."""
@@ -86,7 +103,7 @@ class EGA(Relational):
     def compare_pair(self, pair: Pair, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `node` and `edge`."""
         assert self.relation is not None
-        return {"node": matching(pair, pearson), "edge": self.relation.of_pair(pair)}
+        return {"node": matching(pair, self.relation.kernel), "edge": self.relation.of_pair(pair)}
 
 
 def ega_loss(

@@ -15,7 +15,7 @@ from relgraph.graph.pair import Pair, topology_of
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_constant_max, by_max
 from relgraph.methods.base import Batch, Output, Terms, logits_of, option, stage_maps
-from relgraph.methods.relational import Relational
+from relgraph.methods.relational import FixedParts
 
 Form = Literal["max", "caffe", "literal"]
 
@@ -28,7 +28,7 @@ FORMS: dict[Form, Relation] = {
 }
 
 
-class IRG(Relational):
+class IRG(FixedParts):
     """Match the teacher's distances among the images of a batch, per level, and each image's between two levels.
 
     With the values `x_l` of one network on level l, `A_l(i, j) = |x_l,i - x_l,j|^2` and, of the last two stage maps,

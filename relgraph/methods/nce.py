@@ -10,10 +10,10 @@ from relgraph.graph.pair import MATCHES, Pair, PairBuilder, has_weights, topolog
 from relgraph.graph.scales import softmax
 from relgraph.graph.topology import ALL_PAIRS, Edges, Topology
 from relgraph.methods.base import Batch, Output, Part, Terms, labels_of, option
-from relgraph.methods.relational import Relational
+from relgraph.methods.relational import FixedParts
 
 
-class NCE(Relational):
+class NCE(FixedParts):
     """Identify, for each student node, the teacher's nodes of its class among those of all classes.
 
     With `p_ij` the softmax over j of `cos(s_i, t_j) / tau`, P(i) the images of the class of i, itself included, and

@@ -1,18 +1,27 @@
 """Base class of methods over the graphs of a batch: nodes, topology and refinement."""
 
-from collections.abc import Sequence
-from dataclasses import field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import field, fields, is_dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.kernels import pearson
+from relgraph.graph.criteria import Criterion
+from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.pair import Form, Pair, PairBuilder, check_form, graph_pair
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
+from relgraph.graph.scales import Scale
 from relgraph.graph.topology import Chooser, Graph, make_rule
 from relgraph.methods.base import Batch, Loss, Method, Output, Part, RunFacts, Terms, chosen_nodes, nodes_of, option
+
+# What an option of a part takes: the part itself, or where a text is read (`relgraph.names`) its name.
+KernelOption = str | Kernel | None
+ScaleOption = str | Scale | Callable[[Tensor], Tensor] | None
+CriterionOption = str | Criterion | Callable[[Tensor, Tensor], Tensor] | None
+PARTS = ("kernel", "scale", "criterion")
 
 
 class Relational(Method):
@@ -36,20 +45,32 @@ class Relational(Method):
         form: How the comparison is computed, with the same value and gradient: through the "matrix" of all pairs, from
             "factored" products, or "blocked", a block of rows at a time; "auto" chooses by the number of nodes (see
             `relgraph.graph.pair`). Not every method supports every form; a refinement needs the matrix.
+        kernel: A kernel in place of the published one, such as `cosine`; by name pearson, cosine, linear, euclidean,
+            squared_euclidean, gaussian:GAMMA or gaussian_taylor:GAMMA:ORDER.
+        scale: A scale in place of the published one, such as `by_mean`, or a function of the weights of one anchor; by
+            name raw, by_mean, by_max, by_constant_max, by_anchor_norm, by_anchor_sum or softmax:TEMPERATURE.
+        criterion: A criterion in place of the published one, such as `huber`, or a function of the weights of one
+            anchor in both networks; by name frobenius, mean_square, sum_square, half_square, huber, kl (of
+            probabilities) or cross_entropy (of log-probabilities).
 
     Raises:
-        RelgraphError: for unknown names, a form that the method or the graph does not support, or a learned refinement
-            of maps, which no classifier of the teacher reads.
+        RelgraphError: for unknown names, a form that the method, its parts or the graph do not support, a learned
+            refinement of maps, which no classifier of the teacher reads, or a part in place of that of a relation where
+            there is none.
     """
 
     form_option: ClassVar[str] = "form"  # name of the option of the form
     beside_nodes: ClassVar[tuple[str, ...]] = ()  # what the method reads besides its nodes
+    fixed: ClassVar[bool] = False  # whether the method is defined by its kernel, scale and criterion
     graph: Graph = option(default="dense", kw_only=True)
     k: int | None = option(default=None, kw_only=True)
     neighbours: Chooser = option(default="teacher", kw_only=True)
     nodes: Part = option(default="feature", kw_only=True)
     refinement: Refinement | None = field(default=None, kw_only=True)
     form: Form = option(default="auto", kw_only=True)
+    kernel: KernelOption = option(default=None, kw_only=True)
+    scale: ScaleOption = option(default=None, kw_only=True)
+    criterion: CriterionOption = option(default=None, kw_only=True)
     relation: Relation | None = field(default=None, init=False)
     paired: bool = field(default=True, init=False)  # whether the loss reads a graph pair of the batch
 
@@ -59,7 +80,11 @@ class Relational(Method):
         check_refinement(self.nodes, self.refinement)
         self.rule = make_rule(self.graph, self.k, self.neighbours)
         self.reads = (self.nodes, *self.beside_nodes)
-        self.relation = self.make_relation()
+        self.relation = self._with_chosen_parts(self.make_relation())
+        held = set(self.modules())
+        learned = [part for part in dict.fromkeys(layers_of(self.relation)) if part not in held]
+        if learned:
+            self.learned = nn.ModuleList(learned)
         builder = self.make_builder()
         refined, form = self.refinement is not None, getattr(self, self.form_option)
         sparse = "" if self.rule.dense else " on a sparse graph"
@@ -81,6 +106,19 @@ class Relational(Method):
     def make_relation(self) -> Relation | None:
         """Return the relation of the method, from its options; `None` for a method that overrides `compare_pair`."""
         return None
+
+    def _with_chosen_parts(self, relation: Relation | None) -> Relation | None:
+        """Return the relation with the chosen kernel, scale and criterion in place of its own."""
+        chosen = {name: getattr(self, name) for name in PARTS if getattr(self, name) is not None}
+        if chosen and (relation is None or self.fixed):
+            told = "compares by parts of its own, in place of which it takes no other"
+            raise RelgraphError(f"{type(self).__name__} {told}, got a {' and a '.join(chosen)}")
+        return replace(relation, **chosen) if relation is not None and chosen else relation
+
+    @property
+    def moving_kernel(self) -> Kernel:
+        """The kernel of the graph in which a refinement moves nodes."""
+        return pearson
 
     def make_builder(self) -> PairBuilder:
         """Return the builder of the pair that the loss reads: here with each node's edge to itself."""
@@ -115,8 +153,9 @@ class Relational(Method):
         if self.refinement is None or not self.refinement.learns:
             return {}
         s, t = (nodes_of(output, self.nodes, type(self).__name__) for output in (student, teacher))
-        matrices = pearson(s.detach()), pearson(t)
-        edges = self.rule(*matrices, pearson)
+        kernel = self.moving_kernel
+        matrices = kernel(s.detach()), kernel(t)
+        edges = self.rule(*matrices, kernel)
         moved = self.refinement.refine(self.refinement.teacher, t, edges.pick(matrices[1]), edges)
         refined = Output(moved) if self.nodes == "embedding" else Output(teacher.embedding, feature=moved)
         return {"refined": cross_entropy(refined)}
@@ -124,6 +163,28 @@ class Relational(Method):
     def teacher_parameters(self) -> Sequence[nn.Parameter]:
         """Return the parameters of the teacher's side of the refinement."""
         return () if self.refinement is None else tuple(self.refinement.teacher.parameters())
+
+
+def layers_of(part: object) -> Iterator[nn.Module]:
+    """Yield the modules that a relation, or a part of one, is made of: learned ones are trained with the method."""
+    if isinstance(part, nn.Module):
+        yield part
+    elif isinstance(part, partial):
+        yield from layers_of((part.func, *part.args, *part.keywords.values()))
+    elif isinstance(part, tuple):
+        for one in part:
+            yield from layers_of(one)
+    elif is_dataclass(part):
+        yield from layers_of(tuple(getattr(part, item.name) for item in fields(part)))
+
+
+class FixedParts(Relational):
+    """A method that is defined by its kernel, scale and criterion, so that they are no options of it."""
+
+    fixed: ClassVar[bool] = True
+    kernel: KernelOption = field(default=None, init=False)
+    scale: ScaleOption = field(default=None, init=False)
+    criterion: CriterionOption = field(default=None, init=False)
 
 
 def check_refinement(nodes: Part, refinement: Refinement | None) -> None:

@@ -14,14 +14,14 @@ from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_mean
 from relgraph.graph.topology import ALL_PAIRS, Edges, Topology
 from relgraph.methods.base import Batch, Output, Terms, option
-from relgraph.methods.relational import Relational
+from relgraph.methods.relational import FixedParts
 
 # Numbers in the largest tensor of a block, 8 MiB in float32: few enough for the caches of a processor, where fewer are
 # no faster, and enough that a batch of 64 vectors of 512 numbers is one block (experiments/rkd_memory.py).
 LARGEST = 2**21
 
 
-class RKD(Relational):
+class RKD(FixedParts):
     """Match the teacher's distances between images, relative to their mean, and the angles formed by three images.
 
     With `d_ij = |x_i - x_j|` of the nodes of one network, mu the mean of those distances that are not 0, and

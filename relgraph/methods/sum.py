@@ -1,6 +1,7 @@
 """Weighted sums of methods."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,8 @@ class Sum(Method):
             words = " and ".join(f"{name} for {views.each} {views.kind}" for name, views in asked.items())
             raise RelgraphError(f"the methods of a sum share the extra views of an image, got {words}")
         self.views = next(iter(asked.values()), None)
-        self.reads = tuple(sorted({part for _, method in self.each() for part in method.reads}))
+        read = [method.reads for _, method in self.each()]
+        self.reads = tuple(sorted({*chain(*read)})) if all(read) else ()  # one that names no part may read all
 
     def each(self) -> list[tuple[str, Method]]:
         """Return the methods by their names."""

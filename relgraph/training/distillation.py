@@ -241,7 +241,7 @@ def _start_of(recipe: Recipe) -> str | None:
     """Return the name of the weights, of a library or a file, that a student starts from; of a run's there is none."""
     if recipe.student_weights or recipe.init_from:
         return recipe.student_weights
-    return recipe.student if names.student(recipe.student).published else None
+    return str(recipe.student) if names.student(recipe.student).published else None
 
 
 def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None, *, restored: bool = False) -> Distiller:

@@ -225,8 +225,8 @@ def _chosen_store(
 
 
 def reads_maps(method: Method | None) -> bool:
-    """Return whether a method reads stage maps, which stores of embeddings do not hold."""
-    return method is not None and not {"map", "maps"}.isdisjoint(method.reads)
+    """Return whether a method reads stage maps, which stores of embeddings do not hold; it may if it names no part."""
+    return method is not None and not {"map", "maps"}.isdisjoint(method.reads or ("maps",))
 
 
 def _stored_line(store: EmbeddingStore, shared: bool) -> str:
@@ -238,6 +238,8 @@ def _stored_line(store: EmbeddingStore, shared: bool) -> str:
 
 def _not_stored(recipe: Recipe, method: Method | None) -> str | None:
     """Return the parts of its teacher's output that a run reads and no store holds."""
+    if method is not None and not method.reads:
+        return f"{recipe.method} names no part that it reads, and may read all"
     if reads_maps(method):
         return f"{recipe.method} reads the teacher's stage maps"
     if method is not None and method.views is not None:

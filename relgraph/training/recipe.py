@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 # Options that may be an object of the user's own.
-OBJECTS = {"dataset", "student", "network", "teacher", "method"}
+OBJECTS = {"dataset", "student", "network", "teacher", "method", "kernel", "scale", "criterion"}
 # What `relgraph embed` reads of a recipe.
 EMBED_OPTIONS = (
     "dataset", "root", "image_size", "images", "bad_images", "workers", "teacher", "teacher_weights", "teacher_size",
@@ -170,6 +170,12 @@ class Recipe(BaseRecipe):
         relation: On several devices: relate all images of the batch, or those of each device alone, which is another
             loss.
         refine: Refine nodes by their neighbours before they are compared.
+        kernel: Kernel of the method's relation, in place of the published one: pearson, cosine, linear, euclidean,
+            squared_euclidean, gaussian:GAMMA or gaussian_taylor:GAMMA:ORDER.
+        scale: Scale of the method's relation, in place of the published one: raw, by_mean, by_max, by_constant_max,
+            by_anchor_norm, by_anchor_sum or softmax:TEMPERATURE.
+        criterion: Criterion of the method's relation, in place of the published one: frobenius, mean_square,
+            sum_square, half_square, huber, kl (of probabilities) or cross_entropy (of log-probabilities).
         nodes: What a method's nodes are: the projected embedding, the pooled feature below it, or the last stage map;
             the method's own choice if not given.
         node_weight: Weight of EGA's node term, 0.8 if not given. Grows with the batch: retune it for another batch
@@ -224,6 +230,9 @@ class Recipe(BaseRecipe):
     form: Literal["auto", "matrix", "factored", "blocked"] = option(default="auto")
     relation: Literal["global", "local"] = option(default="global")
     refine: Literal["smooth", "conv"] | None = option(default=None)
+    kernel: str | Own | None = option(default=None)
+    scale: str | Own | None = option(default=None)
+    criterion: str | Own | None = option(default=None)
     nodes: Literal["embedding", "feature", "map"] | None = option(default=None)
     node_weight: float | None = option(default=None)
     edge_weight: float | None = option(default=None)
@@ -264,30 +273,29 @@ class Recipe(BaseRecipe):
 
     def _check_method(self) -> None:
         """Refuse what no chosen method reads."""
-        from relgraph.names import has_graph, read_arguments
+        from relgraph import names
 
-        read_arguments(self.methods, self.method_args)
-        classes, got, related = (
-            [item.cls for item in self.methods],
-            str(self.method),
-            ("refine", "form", "neighbours"),
-        )
+        names.read_arguments(self.methods, self.method_args)
+        known = {name for item in self.methods for name in item.options}
+        got, related = str(self.method), ("refine", "form", "neighbours")
         sskd = any(item.name == "sskd" for item in self.methods)
         self.refuse_unused(sskd, "sskd", f"method {got}", "ss_head")
-        self.refuse_unused(any(map(has_graph, classes)), "methods that have a graph", got, "k", "graph")
+        self.refuse_unused("graph" in known, "methods that have a graph", got, "k", "graph")
         self.refuse_unused(self.relates, "methods that relate the images of a batch", got, *related)
-        leave = any("nodes" in options_of(cls) for cls in classes)
-        self.refuse_unused(leave, "methods that leave the choice of nodes", got, "nodes")
-        self.refuse_unused(bool(classes), "a method", got, "beta")
+        self.refuse_unused("nodes" in known, "methods that leave the choice of nodes", got, "nodes")
+        for part, read in names.PARTS.items():
+            self.refuse_unused(part in known, "methods that compare by one relation", got, part)
+            read(getattr(self, part))  # an unknown name is told before anything is loaded
+        self.refuse_unused(bool(self.methods), "a method", got, "beta")
 
     def _check_graph(self) -> None:
-        from relgraph.names import has_graph, reads_graph
+        from relgraph.names import reads_graph
 
         if self.batch_size % self.accumulate:
             parts = f"{self.batch_size} and {self.accumulate}"
             raise RelgraphError(f"batch_size must be a multiple of accumulate, the parts of a batch, got {parts}")
         if (self.graph, self.k) != (None, None) and not reads_graph(self.methods):
-            name = next(item.name for item in self.methods if has_graph(item.cls))
+            name = next(item.name for item in self.methods if "graph" in item.options)
             raise RelgraphError(
                 f"the graph of a sum is that of the images of a batch, got {self.method}: give {name}'s own by "
                 f"--method-args {name}.graph=... and {name}.k=..."
@@ -325,10 +333,8 @@ class Recipe(BaseRecipe):
 
     @property
     def relates(self) -> bool:
-        """Whether a method compares the images of a batch with each other."""
-        from relgraph.methods.relational import Relational
-
-        return any(issubclass(item.cls, Relational) for item in self.methods)
+        """Whether a method compares the images of a batch with each other, in a way that the recipe chooses."""
+        return any("refine" in item.shared() for item in self.methods)
 
     @property
     def topology(self) -> str:
@@ -342,13 +348,13 @@ class Recipe(BaseRecipe):
         Of several methods that were given different ones, each, joined by "+".
         """
         from relgraph.methods.relational import Relational
-        from relgraph.names import read_arguments, shared_options
+        from relgraph.names import read_arguments
 
         own = read_arguments(self.methods, self.method_args)
         found = [
             own[item.name].get("graph", self.topology if issubclass(item.cls, Relational) else self.graph)
             for item in self.methods
-            if "graph" in shared_options(item.cls, len(self.methods) > 1)
+            if "graph" in item.shared(len(self.methods) > 1)
         ]
         return "+".join(dict.fromkeys(graph for graph in found if graph is not None)) or None
 

@@ -107,9 +107,11 @@ class Run:
                 was neither given again nor permitted, or something is given again that is none.
         """
         content = read_yaml(self.recipe_file, sealed=True)
+        for text in content.get("method_args", ()):
+            check_permitted(str(text).partition("=")[2], str(self.recipe_file))
         for name in OWN:
             text = str(content.get(name))
-            own = own_spellings(text) or text.startswith("object:")
+            own = own_spellings(text) or "object:" in text
             if given and given.get(name) is not None:
                 if not own:
                     raise RelgraphError(f"{name} of {self.path} is {text}, no code of its own: it is not given again")
@@ -193,7 +195,7 @@ class Run:
     def _again(self, name: str, spec: Any) -> bool:
         """Return whether this is code of one's own that the run names, perhaps from another place."""
         was, now = str(read_yaml(self.recipe_file, sealed=True).get(name)), str(spec)
-        return was.rpartition(":")[2] == now.rpartition(":")[2] and (bool(own_spellings(was)) or was[:7] == "object:")
+        return was.rpartition(":")[2] == now.rpartition(":")[2] and (bool(own_spellings(was)) or "object:" in was)
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]], file: Path | None = None) -> None:
         """Write all rows, one an epoch: what a stopped run wrote after its last checkpoint is trained again."""

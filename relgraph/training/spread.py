@@ -169,7 +169,8 @@ def _number(content: object) -> int:
 def gathered(output: Output, reads: Sequence[str], processes: ProcessGroup) -> Output:
     """Return the embedding and those parts of an output that are read, of all processes; the others as they are.
 
-    Row `v * N + i` of the extra views is view v of image i of the whole batch.
+    Row `v * N + i` of the extra views is view v of image i of the whole batch; of them, vectors that are not read are
+    left out.
     """
     read = {"embedding", *(part.removeprefix("student's ") for part in reads or ("feature", "map", "maps", "logits"))}
     done: dict[int, Tensor] = {}
@@ -190,7 +191,10 @@ def gathered(output: Output, reads: Sequence[str], processes: ProcessGroup) -> O
 
     extra = output.extra
     if extra is not None:
-        extra = parts(extra, len(extra.embedding) // len(output.embedding))
+        unread: dict[str, Any] = {
+            name: None for name in ("logits", "feature") if name not in read
+        }  # rows of this process alone
+        extra = parts(extra, len(extra.embedding) // len(output.embedding))._replace(**unread)
     return parts(output, 1)._replace(extra=extra)
 
 

@@ -57,7 +57,12 @@ def on_both(*options: str) -> list[str]:
 
 # Options with which a method is another computation than by default; each keeps the laws as well.
 WAYS: dict[str, list[str]] = {
-    "ega": [f"{KNN} neighbours=union"],
+    "ega": [
+        f"{KNN} neighbours=union",
+        *on_both("kernel=cosine", "kernel=gaussian:0.4"),
+    ],
+    "sp": on_both("kernel=cosine scale=by_max"),
+    "pkt": on_both("kernel=gaussian:0.4", "kernel=cosine scale=softmax:0.5 criterion=cross_entropy"),
     "kd": ["temperature=0.5"],
     "rkd": [f"{KNN} neighbours=student", f"{KNN} neighbours=union", f"{KNN} neighbours=mutual", "angle_weight=0"],
     "darkrank": ["rank_beta=0.5", f"rank_beta=0.5 {KNN} neighbours=union", f"length=3 {KNN} neighbours=student"],

@@ -63,6 +63,7 @@ def test_terms_carry_the_weights_and_the_names_of_their_methods() -> None:
 def test_it_reads_what_its_methods_read() -> None:
     assert Sum({"sp": (1.0, SP()), "ccl": (1.0, CCL())}).reads == ("embedding", "labels", "logits", "map")
     assert Sum({"pkt": (1.0, PKT(nodes="embedding"))}).reads == ("embedding",)
+    assert Sum({"kd": (1.0, KD()), "any": (1.0, Method())}).reads == (), "one that names no part may read every one"
 
 
 def test_remembering_reaches_every_method_and_keeps_memories_apart() -> None:

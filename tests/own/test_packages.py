@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,7 @@ def test_files_are_found_from_any_directory_and_from_another_place(relgraph_proc
 
 
 def test_objects_in_python(site: Path, tmp_path: Path) -> None:
-    import labdata
-    import labloss
-    import labnets
+    labdata, labloss, labnets = map(import_module, ("labdata", "labloss", "labnets"))
 
     student = labnets.Tiny(3)
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
@@ -120,7 +119,7 @@ def test_objects_in_python(site: Path, tmp_path: Path) -> None:
     assert run.analyze(k=3)["overlap"] >= 0
     told = f"{tmp_path / 'run' / 'recipe.yaml'}"
     assert_refused_like((lambda: relgraph.evaluate(tmp_path / "run"), "the dataset was Flat, an object in Python…"))
-    again = relgraph.evaluate(tmp_path / "run", **parts, method=run.recipe.method)
+    again = relgraph.evaluate(tmp_path / "run", **parts, method=run.recipe.plain()["method"])
     assert again == figures, told
     with pytest.raises(RelgraphError, match="unknown part of a run that is given again 'seed'"):
         relgraph.Run(tmp_path / "run", seed=3)

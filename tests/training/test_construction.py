@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from relgraph.methods import EGA, KD, METHODS, SP, SSKD, Batch, Method, Output, RunFacts, Views
+from relgraph.graph.criteria import huber
+from relgraph.graph.scales import by_mean
+from relgraph.methods import EGA, KD, METHODS, SP, SSKD, Batch, Method, Output, RunFacts, Sum, Views
 from relgraph.names import build_backbone, load_student, load_teacher
 from relgraph.networks.backbone import map_shapes
 from relgraph.networks.files import load_head, load_ss_head, save_network, save_ss_head
@@ -38,6 +40,16 @@ def test_student_starts_alike_whatever_the_method(make: RecipeMaker) -> None:
     for options in others:
         assert equal(states(new(make(**options)).student), first)
     assert not equal(states(new(make(seed=1)).student), first)
+
+
+def test_the_parts_of_a_recipe_reach_the_method(make: RecipeMaker) -> None:
+    method = new(
+        make(method="ega+rkd", kernel="gaussian:0.4", criterion="huber", method_args=("scale=by_mean",))
+    ).method
+    assert isinstance(method, Sum) and isinstance(method.parts["ega"], EGA)
+    relation = method.parts["ega"].relation
+    assert relation is not None
+    assert (relation.kernel.name, relation.scale, relation.criterion) == ("gaussian", by_mean, huber)
 
 
 class Curious(Method):
@@ -90,6 +102,7 @@ def test_a_method_is_told_the_facts_and_rehearses(make: RecipeMaker, monkeypatch
 
 def test_what_a_method_is_shown_of_extra_views(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "extra", Asking)
+    monkeypatch.setattr(Asking, "reads", ("embedding", "feature", "logits"))
     job = build(make(method="extra"))
     method = part(job.objective, "extra")
     assert isinstance(method, Asking)

@@ -128,7 +128,7 @@ def test_every_augmentation_feeds_both_networks(make: RecipeMaker) -> None:
 def test_online_gives_the_stage_maps_of_the_same_views(make: RecipeMaker) -> None:
     """In one pass or in as many parts as the student's, to methods that read maps."""
     kd = KD()
-    assert all(map(reads_maps, (SP(), Sum({"kd": (1.0, kd), "sp": (1.0, SP())}))))
+    assert all(map(reads_maps, (SP(), Sum({"kd": (1.0, kd), "sp": (1.0, SP())}), Reading(reads=()))))
     assert not any(map(reads_maps, (None, kd, EGA(), SP(nodes="feature"), Sum({"kd": (1.0, kd), "ega": (1.0, EGA())}))))
     for views in SHARING:
         recipe = make(views=views, method="sp")
@@ -227,6 +227,7 @@ def test_what_no_store_holds(make: RecipeMaker, folder: Path) -> None:
     rotations = Reading(Views("rotations", 3))
     cases: tuple[tuple[dict[str, Any], Method | None, str], ...] = (
         ({"method": "sp"}, SP(), "sp reads the teacher's stage maps"),
+        ({"method": "kd"}, Reading(reads=()), "kd names no part that it reads, and may read all"),
         ({"method": "kd"}, rotations, "kd reads the teacher's outputs of 3 extra views of an image"),
         ({"method": "kd", "views": "independent"}, rotations, "kd reads the teacher's outputs of 3 extra views of an"),
         ({"method": "seed", "augment": "moco"}, None, "the teacher reads the student's own views, those of moco"),

@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
+from relgraph.graph.criteria import mean_square
+from relgraph.graph.kernels import cosine, linear
+from relgraph.graph.relation import Relation
+from relgraph.graph.topology import Nearest
 from relgraph.methods import METHODS, Batch, RunFacts
 from relgraph.names import build_method
 from relgraph.networks.backbone import Backbone
@@ -22,11 +26,13 @@ from relgraph.training.building import ddp_options
 from relgraph.training.objective import Distiller
 from tests.processes import run_on
 from tests.training.conftest import states
+from tests.training.outside import Echo
 
 N, IMAGES, DIM, CLASSES, VIEWS, STEPS = 12, 24, 5, 4, 3, 5
 # Equal in both networks, which FSP needs, and the last channels a multiple of those before, which IRG needs.
 MAPS = ((3, 8, 8), (3, 8, 8), (4, 4, 4), (8, 2, 2))
 WIDTH, TEACHER_WIDTH = 8, 7
+OWN = Relation(cosine, Nearest(3), criterion=lambda s, t: (s - t).abs().mean(-1))
 # Every method on all pairs; some on neighbours too, and what is made of several parts.
 CASES: dict[str, dict[str, Any]] = {
     **{name: {"method": name} for name in METHODS},
@@ -37,8 +43,17 @@ CASES: dict[str, dict[str, Any]] = {
     "memories in parts": {"method": "crd", "parts": 2},
     "refined": {"method": "ega", "refine": "conv"},
     "refined features": {"method": "rkd", "refine": "conv"},
+    "other parts": {"method": "ega", "kernel": "cosine", "scale": "by_mean", "criterion": "huber"},
+    "of a user's own": {"method": [Echo, (0.5, OWN), Relation(linear, criterion=mean_square), "kd"]},
+    "of a user's own in parts": {"method": [Echo, (0.5, OWN)], "parts": 2},
 }
-ON_THREE = ("crd", "sskd", "sum in parts", "refined")  # a process between two others: of memories, views, parts, edges
+ON_THREE = (
+    "crd",
+    "sskd",
+    "sum in parts",
+    "refined",
+    "of a user's own",
+)  # a process between two others: of memories, views, parts, edges
 
 
 class Net(Backbone):
@@ -80,7 +95,7 @@ def distiller(options: dict[str, Any], processes: ProcessGroup = SINGLE_PROCESS)
         DIM, WIDTH, TEACHER_WIDTH, MAPS, MAPS, IMAGES, labels(), ss_head=Projector(TEACHER_WIDTH, TEACHER_WIDTH)
     )
     shared = {"temperature": 4.0, "node_weight": 0.8, "edge_weight": 0.24, **options}
-    single = options["method"] in METHODS
+    single = isinstance(options["method"], str) and options["method"] in METHODS
     queued = "seed" in options["method"] or options["method"] == "moco"
     arguments = (("" if single else "seed.") + "queue=30",) if queued else ()
     # Published weights are in the thousands, for losses of very small numbers.

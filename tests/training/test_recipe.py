@@ -125,10 +125,15 @@ MISFITS: list[tuple[Given, str]] = [
     ({"method": "none", "beta": 2.0}, "beta belongs to a method, got none"),
     ({"ss_head": "runs/head"}, "ss_head belongs to sskd, got method ega"),
     ({"ss_head": "runs/head", "method": "none"}, "ss_head belongs to sskd, got method none"),
+    ({"method": "rkd", "kernel": "cosine"}, "kernel belongs to methods that compare by one relation, got rkd"),
+    ({"method": "kd", "scale": "raw"}, "scale belongs to methods that compare by one relation, got kd"),
+    ({"method": "none", "criterion": "huber"}, "criterion belongs to methods that compare by one relation, got none"),
     # Names and options of methods, as relgraph.names reads them.
+    ({"kernel": "cosin"}, "unknown kernel 'cosin': did you mean 'cosine'? (known: cosine, euclidean, …"),
+    ({"method_args": ("scale=by_men",)}, "unknown scale 'by_men': did you mean 'by_mean'?…"),
     ({"method": "sp+kf"}, "unknown method 'kf': did you mean 'kd'?…"),
     ({"method": "sp+kd", "beta": 2.0}, "beta is the weight of one method: write the weights of 'sp+kd' as in …"),
-    ({"method_args": ("tau=1",)}, "unknown option of the method 'tau' (known: edge_weight, form, graph, …"),
+    ({"method_args": ("tau=1",)}, "unknown option of the method 'tau' (known: criterion, edge_weight, …"),
     ({"method": "nce", "method_args": ("tau=hot",)}, "tau of nce must be a number, got 'hot'"),
     ({"method": "sskd", "method_args": ("ss_head=1",)}, "unknown option of the method 'ss_head'…"),
     ({"method": "crd+kd", "graph": "knn"}, "the graph of a sum is that of the images of a batch, got crd+kd: "
