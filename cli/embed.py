@@ -10,8 +10,9 @@ from .options import recipe_options
 from .show import say
 
 OPTIONS = (
-    "dataset", "root", "image_size", "images", "bad_images", "workers", "teacher", "teacher_weights", "teacher_size",
-    "teacher_mean", "teacher_std", "teacher_args", "embeddings", "device", "precision", "threads",
+    "dataset", "root", "image_size", "images", "bad_images", "unlabelled", "test_fraction", "split_seed", "workers",
+    "teacher", "teacher_weights", "teacher_size", "teacher_mean", "teacher_std", "teacher_args", "embeddings", "device",
+    "precision", "threads",
 )  # fmt: skip
 
 EPILOG = """\b

@@ -5,13 +5,15 @@ No other module parses names.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from relgraph.data.file_sources import ClassFolders, Folder, Table
+from relgraph.data.own import HuggingFace
 from relgraph.data.sources import SOURCES as DATASETS
-from relgraph.data.sources import Folder, Source
+from relgraph.data.sources import Source
 from relgraph.errors import RelgraphError, unknown
 from relgraph.methods import METHODS
 from relgraph.methods.base import Method, RunFacts
@@ -216,8 +218,13 @@ def is_checkpoint(teacher: str) -> bool:
     return teacher.startswith("checkpoint:")
 
 
+OWN_DATA: dict[str, Callable[[str], Source]] = {
+    "folder": Folder, "classes": ClassFolders, "csv": Table, "huggingface": HuggingFace
+}  # fmt: skip
+
+
 def dataset(text: str) -> Source:
-    """Return the data set that a text names: a built-in one such as `cifar100`, or `folder:PATH`.
+    """Return the data set that a text names: a built-in one such as `cifar100`, or one of `OWN_DATA`.
 
     Raises:
         RelgraphError: for an unknown name.
@@ -225,10 +232,11 @@ def dataset(text: str) -> Source:
     >>> dataset("folder:/photos/birds").short_name
     'birds'
     """
-    if text.startswith("folder:"):
-        return Folder(text.removeprefix("folder:"))
+    kind, _, place = text.partition(":")
+    if kind in OWN_DATA and place:
+        return OWN_DATA[kind](place)
     if text not in DATASETS:
-        raise unknown("data set", text, [*DATASETS, "folder:PATH"])
+        raise unknown("data set", text, [*DATASETS, "folder:PATH", "classes:PATH", "csv:FILE", "huggingface:NAME"])
     return DATASETS[text]
 
 

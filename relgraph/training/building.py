@@ -96,7 +96,8 @@ def load_data(
     data = load(dataset(recipe.dataset), root=Path(recipe.root), image_size=recipe.image_size, mode=recipe.images,
                 skip_bad=recipe.bad_images == "skip", val_fraction=recipe.val_fraction,
                 labels_per_class=labels_per_class, label_fraction=label_fraction, label_noise=label_noise,
-                seed=recipe.seed)  # fmt: skip
+                seed=recipe.seed, test_fraction=recipe.test_fraction, split_seed=recipe.split_seed,
+                unlabelled=None if recipe.unlabelled is None else Path(recipe.unlabelled))  # fmt: skip
     if ProcessGroup.launched().first:
         for line in data.left_out.lines(data.name):
             tell(line, stream=sys.stderr)  # what a command prints of its own can be read by programs

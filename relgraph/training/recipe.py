@@ -20,13 +20,17 @@ class BaseRecipe:
 
     Args:
         dataset: digits, cifar10, cifar100, tiny-imagenet, stl10, stl10+unlabelled (with 100,000 images that have no
-            label), or folder:PATH with train/ and val/ or test/, or with images alone, which have no labels then
-            (relgraph data lists what is there).
+            label); folder:PATH with train/ and val/ or test/, or with images alone, which have no labels then;
+            classes:PATH with a folder for each class; csv:FILE with columns path, label, split; or
+            huggingface:NAME[/CONFIG] (relgraph data lists what is there).
         root: Folder in which downloaded data sets lie.
         image_size: Resize images to this many pixels; needed for folders of mixed sizes.
         images: Hold all images in memory, or stream them from a folder; auto: in memory up to 8 GiB.
         bad_images: Stop at an image file that cannot be read, or skip all of them before anything is drawn, and list
             them in inputs.json of the run; to find them, streamed images are decoded once at the start.
+        unlabelled: Folder of images that join the training set without labels, at any depth.
+        test_fraction: Share of every class that becomes the test split, of a data set that has none.
+        split_seed: Seed that draws this test split; --seed does not move it.
         workers: Processes that decode streamed images; if not given one a core, up to 8.
         val_fraction: Share of the training set held out for choosing the best epoch; 0 with --select test.
         augment: Random views of the images: crop (padding, crop, flip), the contrastive ones of moco, simclr or
@@ -57,6 +61,9 @@ class BaseRecipe:
     image_size: int | None = option(default=None, least=1)
     images: Literal["auto", "memory", "stream"] = option(default="auto")
     bad_images: Literal["stop", "skip"] = option(default="stop")
+    unlabelled: str | None = option(default=None)
+    test_fraction: float = option(default=0.2, above=0, below=1)
+    split_seed: int = option(default=0, least=0, most=2**31 - 1)
     workers: int | None = option(default=None, least=0)
     val_fraction: float = option(default=0.1)
     augment: Literal["auto", "crop", "moco", "simclr", "simclr-small", "digits"] = option(default="auto")
