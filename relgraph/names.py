@@ -29,6 +29,7 @@ from relgraph.networks.students import BenchmarkSource
 from relgraph.networks.teachers import Teacher
 from relgraph.networks.timm_source import TimmSource
 from relgraph.networks.torchvision_source import TorchvisionSource
+from relgraph.networks.vectors import VectorSource
 from relgraph.options import options_of
 
 
@@ -218,6 +219,15 @@ def is_checkpoint(teacher: str) -> bool:
     return teacher.startswith("checkpoint:")
 
 
+def is_vectors(teacher: str) -> bool:
+    """Return whether a teacher is known by its vectors alone, `vectors:FILE`.
+
+    >>> is_vectors("vectors:clip.npy"), is_vectors("embedded:digits")
+    (True, False)
+    """
+    return teacher.startswith("vectors:")
+
+
 OWN_DATA: dict[str, Callable[[str], Source]] = {
     "folder": Folder, "classes": ClassFolders, "csv": Table, "huggingface": HuggingFace
 }  # fmt: skip
@@ -240,7 +250,7 @@ def dataset(text: str) -> Source:
     return DATASETS[text]
 
 
-SOURCES = ("open_clip", "timm", "torchvision", "checkpoint", "embedded")
+SOURCES = ("open_clip", "timm", "torchvision", "checkpoint", "embedded", "vectors")
 # The names of the original CLIP release, as the official EGA code spells its teachers.
 CLIP_NAMES = (
     "RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px",
@@ -288,6 +298,8 @@ def teacher(text: str) -> TeacherSource:
             return CheckpointSource(Path(name), student)
         case "embedded":
             return CheckpointSource(embedded(name), student)
+        case "vectors":
+            return VectorSource(Path(name))
     raise unknown("teacher source", source, SOURCES)
 
 

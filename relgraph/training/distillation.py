@@ -38,6 +38,7 @@ from relgraph.training.schedule import student_schedule
 from relgraph.training.tasks import SELECTED_LAST, Classes, Neighbours, Task
 from relgraph.training.threads import trial_step, with_threads
 from relgraph.training.trainer import run_job
+from relgraph.training.vectors import open_vectors
 
 
 @dataclass(eq=False)
@@ -133,7 +134,7 @@ def build(recipe: Recipe) -> Distillation:
         RelgraphError: for names that are not known, files that cannot be read, or values that do not fit the data.
     """
     fabric, data = open_fabric(recipe), open_data(recipe)
-    teacher = open_teacher(recipe).to(fabric.device) if recipe.uses_teacher else None
+    teacher = _teacher(recipe, data).to(fabric.device) if recipe.uses_teacher else None
     if recipe.normalise == "teacher":
         # Also for a student alone, so that it is compared on the same input.
         data = _normalised_as(teacher or open_teacher(recipe), data)
@@ -153,6 +154,10 @@ def build(recipe: Recipe) -> Distillation:
     if isinstance(feed, Stored):
         frozen["stored embeddings"] = {"name": str(feed.store.path), "fingerprint": feed.store.contents.sha256}
     return assemble(recipe, fabric, task, feed, distiller, note + line, frozen)
+
+
+def _teacher(recipe: Recipe, data: DataSet) -> Teacher:
+    return open_vectors(recipe, data) if names.is_vectors(recipe.teacher) else open_teacher(recipe)
 
 
 def open_task(recipe: Recipe, data: DataSet, device: torch.device) -> Task:

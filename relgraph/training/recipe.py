@@ -37,7 +37,7 @@ class BaseRecipe:
             simclr-small (crop and resize, flip, colours, blur), or digits (bent and shaded); auto: those of the
             method's authors.
         teacher: embedded:digits, open_clip:NAME/WEIGHTS, timm:NAME, torchvision:NAME[/WEIGHTS], checkpoint:RUN
-            (relgraph teachers lists them).
+            (relgraph teachers lists them), or vectors:FILE with its vectors of the training images, without a network.
         teacher_weights: File with the teacher's weights, for machines without a hub.
         teacher_size: Input size of the teacher, where it is not the model's own.
         teacher_mean: Mean of the teacher's input, such as 0.5,0.5,0.5.
@@ -221,8 +221,16 @@ class Recipe(BaseRecipe):
         self._check_stages()
 
     def _check_teacher(self) -> None:
-        from relgraph.names import is_checkpoint
+        from relgraph.names import is_checkpoint, is_vectors
 
+        if is_vectors(self.teacher):
+            used = {"normalise": "dataset", "teacher_weights": None, "teacher_size": None, "teacher_mean": None,
+                    "teacher_std": None, "teacher_args": ()}  # fmt: skip
+            network = [name for name, default in used.items() if getattr(self, name) != default]
+            if network or self.teacher_mode == "online":
+                name = network[0] if network else "teacher_mode"
+                told = f"{self.teacher} has no network: expected {name} {used.get(name, 'auto')!r}"
+                raise RelgraphError(f"{told}, got {getattr(self, name)!r}")
         got = f"{self.teacher_head!r} and {self.head_epochs}"
         self.refuse_unused(self.teacher_head == "sequential", "teacher_head 'sequential'", got, "head_epochs")
         if self.teacher_head == "own" and not is_checkpoint(self.teacher):
