@@ -14,10 +14,19 @@ Examples:
   relgraph data --fetch stl10 --fetch tiny-imagenet --root /scratch/data
 """
 
-FOLDER = """\
-folder:PATH: images of your own in PATH/train/CLASS/, with PATH/test/CLASS/, PATH/val/CLASS/ or both; or, with none of
-these three folders, images without labels anywhere in PATH, for what needs no labels. Formats are JPEG, PNG, WebP,
-AVIF, GIF, TIFF, BMP and PPM, what is left out is counted; sizes may differ with --image-size; no network is needed."""
+OWN = """\
+Images of your own:
+
+folder:PATH               PATH/train/CLASS/, with PATH/test/CLASS/, PATH/val/CLASS/ or both; or, with none of these
+                          three folders, images without labels anywhere in PATH, for what needs no labels
+classes:PATH              PATH/CLASS/, of which --test-fraction of every class becomes the test split, by --split-seed
+csv:FILE                  a table with the columns path, label and, if it is split, split (train, val or test); paths
+                          are within the folder of FILE, and a label that is empty is none
+huggingface:NAME[/CONFIG] the columns image and label of a data set of the Hugging Face hub, by the package datasets
+                          (pip install 'relgraph[huggingface]')
+
+--unlabelled PATH adds all images in PATH, without labels, to the training images of any data set. Formats of files are
+JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP and PPM, what is left out is counted; sizes may differ with --image-size."""
 
 
 @click.command(epilog=EPILOG)
@@ -68,4 +77,4 @@ def _listing(root: Path) -> str:
     if notes:
         notes.append("What is missing is downloaded by relgraph train, or now by relgraph data --fetch NAME.")
     text = table(["data set", "train", "test", "classes", "pixels", "where", "state"], rows)
-    return "\n\n".join(filter(None, [text, "\n".join(notes), FOLDER]))
+    return "\n\n".join(filter(None, [text, "\n".join(notes), OWN]))

@@ -14,6 +14,9 @@ class TrainOptions(TypedDict, total=False):
     image_size: int | None
     images: Literal["auto", "memory", "stream"]
     bad_images: Literal["stop", "skip"]
+    unlabelled: str | None
+    test_fraction: float
+    split_seed: int
     workers: int | None
     val_fraction: float
     augment: Literal["auto", "crop", "moco", "simclr", "simclr-small", "digits"]
@@ -37,12 +40,15 @@ class TrainOptions(TypedDict, total=False):
     label_noise: float
     labelled_share: float
     views: Literal["shared", "independent"]
-    normalise: Literal["dataset", "teacher"]
+    normalise: Literal["auto", "dataset", "teacher", "student"]
     teacher_mode: Literal["auto", "online", "stored"]
     embeddings: str
+    teacher_stages: tuple[str, ...]
     teacher_head: Literal["joint", "sequential", "own"]
     head_epochs: int | None
     student: str | Any
+    student_weights: str | None
+    student_stages: tuple[str, ...]
     init_from: str | None
     dim: int
     method: str | Any
@@ -54,6 +60,9 @@ class TrainOptions(TypedDict, total=False):
     form: Literal["auto", "matrix", "factored", "blocked"]
     relation: Literal["global", "local"]
     refine: Literal["smooth", "conv"] | None
+    kernel: str | Any | None
+    scale: str | Any | None
+    criterion: str | Any | None
     nodes: Literal["embedding", "feature", "map"] | None
     node_weight: float | None
     edge_weight: float | None
@@ -82,6 +91,9 @@ class PretrainOptions(TypedDict, total=False):
     image_size: int | None
     images: Literal["auto", "memory", "stream"]
     bad_images: Literal["stop", "skip"]
+    unlabelled: str | None
+    test_fraction: float
+    split_seed: int
     workers: int | None
     val_fraction: float
     augment: Literal["auto", "crop", "moco", "simclr", "simclr-small", "digits"]
@@ -126,6 +138,9 @@ class EmbedOptions(TypedDict, total=False):
     image_size: int | None
     images: Literal["auto", "memory", "stream"]
     bad_images: Literal["stop", "skip"]
+    unlabelled: str | None
+    test_fraction: float
+    split_seed: int
     workers: int | None
     teacher: str | Any
     teacher_weights: str | None

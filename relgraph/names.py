@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from relgraph import own_code
-from relgraph.data.own import OwnData
+from relgraph.data.file_sources import ClassFolders, Folder, Table
+from relgraph.data.own import HuggingFace, OwnData
 from relgraph.data.sources import SOURCES as DATASETS
-from relgraph.data.sources import Folder, Source
+from relgraph.data.sources import Source
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph import criteria, kernels, scales
 from relgraph.graph.criteria import Criterion, Row
@@ -42,6 +43,7 @@ from relgraph.networks.students import ALIASES, STUDENTS, BenchmarkSource
 from relgraph.networks.teachers import Teacher
 from relgraph.networks.timm_source import TimmSource
 from relgraph.networks.torchvision_source import TorchvisionSource
+from relgraph.networks.vectors import VectorSource
 from relgraph.options import Option, options_of
 from relgraph.own_code import Own
 
@@ -319,7 +321,8 @@ def kernel(spec: KernelOption) -> Kernel | None:
     >>> kernel("gaussian:0.4").name
     'gaussian'
     """
-    return _built_in("kernel", KERNELS, spec)
+    found: Kernel | None = _built_in("kernel", KERNELS, spec)
+    return found
 
 
 def scale(spec: ScaleOption) -> Scale | Callable[[Tensor], Tensor] | None:
@@ -328,7 +331,8 @@ def scale(spec: ScaleOption) -> Scale | Callable[[Tensor], Tensor] | None:
     Raises:
         RelgraphError: for an unknown name, or numbers that do not fit.
     """
-    return _built_in("scale", SCALES, spec)
+    found: Scale | Callable[[Tensor], Tensor] | None = _built_in("scale", SCALES, spec)
+    return found
 
 
 def criterion(spec: CriterionOption) -> Criterion | Row | None:
@@ -337,7 +341,8 @@ def criterion(spec: CriterionOption) -> Criterion | Row | None:
     Raises:
         RelgraphError: for an unknown name.
     """
-    return _built_in("criterion", CRITERIA, spec)
+    found: Criterion | Row | None = _built_in("criterion", CRITERIA, spec)
+    return found
 
 
 def _built_in(kind: str, known: Mapping[str, Any], text: Any) -> Any:
@@ -380,6 +385,15 @@ def is_checkpoint(teacher: object) -> bool:
     (True, False)
     """
     return isinstance(teacher, str) and teacher.startswith("checkpoint:")
+
+
+def is_vectors(teacher: object) -> bool:
+    """Return whether a teacher is known by its vectors alone, `vectors:FILE`.
+
+    >>> is_vectors("vectors:clip.npy"), is_vectors("embedded:digits")
+    (True, False)
+    """
+    return isinstance(teacher, str) and teacher.startswith("vectors:")
 
 
 # Options that may name code of one's own, by the kind of thing that they name.
@@ -464,8 +478,13 @@ def logger(spec: object) -> tuple[Any, str]:
     return own
 
 
+OWN_DATA: dict[str, Callable[[str], Source]] = {
+    "folder": Folder, "classes": ClassFolders, "csv": Table, "huggingface": HuggingFace
+}  # fmt: skip
+
+
 def dataset(spec: object) -> Source:
-    """Return the data set that a spelling names: a built-in one such as `cifar100`, or `folder:PATH`; or an object.
+    """Return the data set of a spelling: a built-in one such as `cifar100`, or one of `OWN_DATA`; or an object.
 
     Raises:
         RelgraphError: for an unknown name.
@@ -475,17 +494,19 @@ def dataset(spec: object) -> Source:
     """
     if isinstance(spec, Source):
         return spec
-    if isinstance(spec, str) and spec.startswith("folder:"):
-        return Folder(spec.removeprefix("folder:"))
+    kind, _, place = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+    if kind in OWN_DATA and place:
+        return OWN_DATA[kind](place)
     if isinstance(spec, str) and spec in DATASETS:
         return DATASETS[spec]
     own = _own("datasets", spec)
     if own is None:
-        raise unknown("data set", str(spec), [*DATASETS, "folder:PATH", *own_code.registered("datasets")])
+        others = "folder:PATH", "classes:PATH", "csv:FILE", "huggingface:NAME"
+        raise unknown("data set", str(spec), [*DATASETS, *others, *own_code.registered("datasets")])
     return own[0] if isinstance(own[0], Source) else OwnData(*own)
 
 
-SOURCES = ("open_clip", "timm", "torchvision", "checkpoint", "embedded")
+SOURCES = ("open_clip", "timm", "torchvision", "checkpoint", "embedded", "vectors")
 # The names of the original CLIP release, as the official EGA code spells its teachers.
 CLIP_NAMES = (
     "RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px",
@@ -548,6 +569,8 @@ def teacher(spec: object) -> TeacherSource:
             return CheckpointSource(Path(name), student_in_file)
         case "embedded" if name:
             return CheckpointSource(embedded(name), student_in_file)
+        case "vectors" if name:
+            return VectorSource(Path(name))
     own = _own("teachers", spec)
     if own is not None:
         return OwnTeacher(*own)

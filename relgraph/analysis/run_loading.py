@@ -21,7 +21,7 @@ from relgraph.graph.pair import Pair
 from relgraph.graph.topology import Chooser
 from relgraph.methods import Output
 from relgraph.methods.contrastive import Contrastive, head_like
-from relgraph.names import load_student, read_arguments
+from relgraph.names import is_vectors, load_student, read_arguments
 from relgraph.networks.files import load_strictly
 from relgraph.networks.heads import Head
 from relgraph.printing import tell
@@ -81,7 +81,13 @@ class TrainedRun:
         self.inputs, self.checked = self.run.inputs(), set[str]()
         tell(*changed_code(self.inputs, self.recipe, str(path)), stream=sys.stderr)
         self.teacher = self.head = None
-        if head := {n.removeprefix("teacher_head."): t for n, t in weights.items() if n.startswith("teacher_head.")}:
+        head = {n.removeprefix("teacher_head."): t for n, t in weights.items() if n.startswith("teacher_head.")}
+        if head and is_vectors(self.recipe.teacher):
+            told = (
+                f"{self.recipe.teacher} has no network, and its vectors are of training images: the teacher is left out"
+            )
+            tell(told, stream=sys.stderr)
+        elif head:
             self.teacher = open_teacher(self.recipe).to(self.device)
             check_frozen(self.inputs, {"teacher": network_of(self.teacher)}, str(self.run.path))
             self.head = Head(self.teacher.width, *(len(head[f"{layer}.weight"]) for layer in ("project", "classify")))
@@ -252,7 +258,8 @@ def run_pair(
     student, teacher = opened.nodes(images)
     run = opened.run.path
     if teacher is None and side != "student":
-        raise RelgraphError(f"{run} was trained without a teacher: export its student's graph (side student)")
+        told = "has no teacher's network" if is_vectors(opened.recipe.teacher) else "was trained without a teacher"
+        raise RelgraphError(f"{run} {told}: export its student's graph (side student)")
     reference = student if teacher is None else teacher
     own, width = student.x.shape[1], reference.x.shape[1]
     if own != width:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from relgraph.data.images import ImageSet
+from relgraph.data.images import ImageFiles, ImageSet
 from relgraph.data.listing import LeftOut
 from relgraph.data.sources import Normalisation, Source, resized
 from relgraph.errors import RelgraphError
@@ -14,6 +14,8 @@ from relgraph.seeding import generator
 
 SAMPLE = 10_000  # streamed images that mean and std are taken from
 RESIZED_AT_ONCE = 1_000  # images
+TEST_FRACTION = 0.2
+PURPOSES = {"val": "validation", "test": "testing"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +49,14 @@ def load(
     label_noise: float = 0.0,
     mode: str = "auto",
     skip_bad: bool = False,
+    test_fraction: float = TEST_FRACTION,
+    split_seed: int = 0,
+    unlabelled: Path | None = None,
 ) -> DataSet:
-    """Load a data set: one of `sources.SOURCES`, a `sources.Folder` or another object like them.
+    """Load a data set: one of `sources.SOURCES`, of `file_sources`, or another object like them.
+
+    Of a data set with classes and without a test split, a share `test_fraction` of every class becomes it, drawn by
+    `split_seed` alone, before anything else: `seed` never moves it. What is left is the original training split.
 
     Where the data set has no validation images of its own, a share `val_fraction` of every class of the training images
     becomes them, drawn by `seed`. A share of 0 leaves the validation split empty. `root` is where downloads are kept.
@@ -59,8 +67,8 @@ def load(
     those that remain, the share `label_noise` becomes wrong. All of it is drawn by `seed`, each from a stream of its
     own; validation and test images keep their labels.
 
-    The unlabelled images of stl10+unlabelled are training images with the label -1. Mean and std are those of the
-    labelled ones, as without them.
+    The unlabelled images of stl10+unlabelled, and all that are in the folder `unlabelled` at any depth, are training
+    images with the label -1. Mean and std are those of the others, as without them.
 
     A folder with neither train/, val/ nor test/ in it is a data set without labels: all its images, at any
     depth, are training images with the label -1, `classes` is empty, and so are the validation and test images,
@@ -71,7 +79,8 @@ def load(
 
     Raises:
         RelgraphError: if a number is out of range, the files are missing or wrong, a class has too
-            few images, or labels are to be hidden or changed where there are none.
+            few images, labels are to be hidden or changed where there are none, or a share is given for a test split
+            that is not drawn.
 
     >>> from relgraph.data.sources import Digits
     >>> digits = load(Digits(), root=Path("data"), image_size=None, val_fraction=0.1, labels_per_class=None, seed=0)
@@ -79,10 +88,20 @@ def load(
     (torch.Size([1299, 1, 8, 8]), 143, 355)
     """
     _check(val_fraction, labels_per_class, label_fraction, label_noise)
+    source = source if unlabelled is None else source.beside(unlabelled.expanduser())
     original = (source.skipping() if skip_bad else source).read(root.expanduser(), image_size, mode)
     if not original.train.classes:
         _check_unlabelled(source.name, labels_per_class, label_fraction, label_noise)
-    train, val = original.train, original.val
+    train, val, test = original.train, original.val, original.test
+    if train.classes and len(test) == 0:
+        parts = hold_out(train, test_fraction, generator("test split", split_seed), "test")
+        train, test = (replace(part, index=torch.arange(len(part))) for part in parts)
+    elif (test_fraction, split_seed) != (TEST_FRACTION, 0):
+        told = f"{source.name} has {'a test split of its own' if train.classes else 'no labels'}"
+        raise RelgraphError(
+            f"{told}: expected neither test_fraction nor split_seed, got {test_fraction} and {split_seed}"
+        )
+    whole = len(train)
     if val is None and val_fraction == 0:
         val = replace(train.select(torch.arange(0)), split="val")
     elif val is None:
@@ -93,10 +112,9 @@ def load(
         train = keep_labels(train, labels_per_class, label_fraction, generator("labels", seed))
     if label_noise > 0:
         train = add_noise(train, label_noise, generator("label noise", seed))
-    if original.unlabelled is not None:
-        train = _join(train, original.unlabelled, first=len(original.train))
-    return DataSet(source.name, train, val, original.test, mean, std, original.crop_padding, original.flip,
-                   original.left_out)  # fmt: skip
+    for images in original.unlabelled:
+        train, whole = _join(train, images, first=whole), whole + len(images)
+    return DataSet(source.name, train, val, test, mean, std, original.crop_padding, original.flip, original.left_out)
 
 
 def _check(val: float, count: int | None, share: float, noise: float) -> None:
@@ -118,8 +136,10 @@ def _check_unlabelled(dataset: str, count: int | None, share: float, noise: floa
         raise RelgraphError(told)
 
 
-def hold_out(images: ImageSet, fraction: float, generator: Generator) -> tuple[ImageSet, ImageSet]:
+def hold_out(images: ImageSet, fraction: float, generator: Generator, split: str = "val") -> tuple[ImageSet, ImageSet]:
     """Return (training, validation) images: `fraction` of every class is for validation, at least one image.
+
+    They are for another `split` if one is named.
 
     Images without a label stay training images.
 
@@ -132,9 +152,9 @@ def hold_out(images: ImageSet, fraction: float, generator: Generator) -> tuple[I
         count = max(1, round(fraction * len(members)))
         if count >= len(members):
             found = f"class {name!r} has {len(members)} training images"
-            raise RelgraphError(f"{found}, and {count} for validation leave none to train on")
+            raise RelgraphError(f"{found}, and {count} for {PURPOSES[split]} leave none to train on")
         held[_draw(members, count, generator)] = True
-    return images.select(~held), replace(images.select(held), split="val")
+    return images.select(~held), replace(images.select(held), split=split)
 
 
 def keep_labels(images: ImageSet, count: int | None, share: float, generator: Generator) -> ImageSet:
@@ -173,18 +193,28 @@ def _draw(members: Tensor, count: int, generator: Generator) -> Tensor:
     return members[torch.randperm(len(members), generator=generator)[:count]]
 
 
-def _join(train: ImageSet, unlabelled: Tensor, first: int) -> ImageSet:
+def _join(train: ImageSet, unlabelled: Tensor | ImageFiles, first: int) -> ImageSet:
     """Return the training images and, numbered from `first`, those without a label, resized as the others are."""
-    images = torch.empty(len(train) + len(unlabelled), *train.pixels.shape[1:], dtype=torch.uint8)
-    images[: len(train)] = train.pixels
-    # A part after the other: these are the large ones, and they come from a file.
-    slots, parts = (torch.split(each, RESIZED_AT_ONCE) for each in (images[len(train) :], unlabelled))
-    for slot, part in zip(slots, parts, strict=True):
-        slot.copy_(part if part.shape == slot.shape else resized(part, slot.shape[-1]))
+    if isinstance(train.images, ImageFiles):
+        assert isinstance(unlabelled, ImageFiles)  # both are streamed, or none
+        images: Tensor | ImageFiles = train.images.with_pool(unlabelled)
+    else:
+        assert isinstance(unlabelled, Tensor)
+        images = _concatenated(train.images, unlabelled)
     no_labels = train.labels.new_full((len(unlabelled),), -1)
     index = torch.cat([train.index, torch.arange(first, first + len(unlabelled))])
     truth = None if train.truth is None else torch.cat([train.truth, no_labels])
     return replace(train, images=images, labels=torch.cat([train.labels, no_labels]), index=index, truth=truth)
+
+
+def _concatenated(train: Tensor, unlabelled: Tensor) -> Tensor:
+    images = torch.empty(len(train) + len(unlabelled), *train.shape[1:], dtype=torch.uint8)
+    images[: len(train)] = train
+    # A part after the other: these are the large ones, and they come from a file.
+    slots, parts = (torch.split(each, RESIZED_AT_ONCE) for each in (images[len(train) :], unlabelled))
+    for slot, part in zip(slots, parts, strict=True):
+        slot.copy_(part if part.shape == slot.shape else resized(part, slot.shape[-1]))
+    return images
 
 
 def channel_statistics(images: Tensor) -> Normalisation:

@@ -39,6 +39,10 @@ class BadImage(RelgraphError):
         self.file, self.reason = file, reason
 
 
+class Unfit(ValueError):
+    """An image that is readable and cannot be used."""
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep PIL from warning of every odd file. Not for use in several threads at once."""
@@ -72,6 +76,17 @@ def read_image(file: Path, image_size: int | None) -> Image.Image:
     return image if image_size is None else _centre(image, image_size)
 
 
+def as_seen(image: Image.Image, image_size: int | None) -> Image.Image:
+    """Return an image that PIL opened as `read_image` does one in a file.
+
+    Raises:
+        Unfit: if it has not 8 bits per channel, or more than `PIXEL_LIMIT` pixels.
+        Exception: what PIL raises if it cannot decode the image.
+    """
+    seen = _upright(image)
+    return seen if image_size is None else _centre(seen, image_size)
+
+
 @cache
 def _formats() -> tuple[str, ...]:
     """Return those of `FORMATS` that this PIL knows, AVIF since 11.3."""
@@ -81,14 +96,20 @@ def _formats() -> tuple[str, ...]:
 
 def _decoded(file: Path) -> Image.Image:
     with Image.open(file, formats=_formats()) as opened:
-        if opened.width * opened.height > PIXEL_LIMIT:
-            found = f"found {opened.width:,} x {opened.height:,}"
-            raise BadImage(file, f"expected at most {PIXEL_LIMIT:,} pixels, {found}")
-        if opened.mode.startswith(("I", "F")):  # PIL clips those to white without a word
-            raise BadImage(file, f"expected 8 bits per channel, found PIL's mode {opened.mode}")
-        opened.load()  # some formats know their orientation, or that they are transparent, only then
-        image = _opaque(opened)
-        turn = TURNS.get(_orientation(opened))
+        try:
+            return _upright(opened)
+        except Unfit as error:
+            raise BadImage(file, str(error)) from error
+
+
+def _upright(opened: Image.Image) -> Image.Image:
+    if opened.width * opened.height > PIXEL_LIMIT:
+        raise Unfit(f"expected at most {PIXEL_LIMIT:,} pixels, found {opened.width:,} x {opened.height:,}")
+    if opened.mode.startswith(("I", "F")):  # PIL clips those to white without a word
+        raise Unfit(f"expected 8 bits per channel, found PIL's mode {opened.mode}")
+    opened.load()  # some formats know their orientation, or that they are transparent, only then
+    image = _opaque(opened)
+    turn = TURNS.get(_orientation(opened))
     return image if turn is None else image.transpose(turn)
 
 

@@ -136,7 +136,7 @@ def _content(files: ImageFiles) -> str | None:
 
 
 def _paths(files: ImageFiles) -> list[str]:
-    return [os.path.join(files.folder, os.fsdecode(name)) for name in files.names]
+    return [files.path(number) for number in range(len(files))]
 
 
 def _times(files: ImageFiles) -> Tensor:

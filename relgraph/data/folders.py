@@ -1,12 +1,13 @@
 """Folders of images, in memory or listed to be streamed.
 
 Labelled ones are `PATH/train/CLASS/*.png` with `PATH/val` or `PATH/test`; a `PATH` without these three holds images
-without labels.
+without labels, or is read as `PATH/CLASS/*.png`.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,14 +16,40 @@ from torch import Tensor
 
 from relgraph.data.decoding import BadImage
 from relgraph.data.images import ImageFiles, image_files, names_in_one
-from relgraph.data.listing import SUFFIXES, LeftOut, class_folders, find_images
+from relgraph.data.listing import SUFFIXES, Inode, LeftOut, class_folders, find_images, inode
 from relgraph.errors import RelgraphError
+from relgraph.files import reading
 
 MEMORY_LIMIT = 8 * 2**30  # bytes: beyond that, images in memory stop being a good idea on common machines
 
+SPLITS = ("train", "val", "test")
+POOL = "unlabelled"  # the name of a pool among the splits
+
 Listing = dict[str, NDArray[np.bytes_]]  # the image files of each class, as paths within the folder of the classes
-Listings = dict[str, tuple[Path, Listing]]  # of each split, train first
 Splits = dict[str, tuple[Tensor | ImageFiles, Tensor]]  # images (N, 3, H, W) and labels (N,)
+
+
+class Listed(NamedTuple):
+    """The image files of a split: their paths `(N,)` within a folder, and labels `(N,)`, -1 where there is none."""
+
+    folder: Path
+    names: NDArray[np.bytes_]
+    labels: Tensor
+
+    @classmethod
+    def by_class(cls, folder: Path, listing: Listing) -> "Listed":
+        """Return the images of each class in the order of the classes, which the labels number."""
+        counts = torch.tensor([len(names) for names in listing.values()], dtype=torch.int64)
+        names = np.concatenate([np.empty(0, dtype=np.bytes_), *listing.values()])
+        return cls(folder, names, torch.arange(len(listing)).repeat_interleave(counts))
+
+    @classmethod
+    def unlabelled(cls, folder: Path, names: Sequence[str] = ()) -> "Listed":
+        """Return images that have no label."""
+        return cls(folder, names_in_one(names), torch.full((len(names),), -1))
+
+
+Listings = dict[str, Listed]  # of each split, train first
 
 
 def read_folder(
@@ -46,30 +73,104 @@ def read_folder(
             unreadable or of another size, or images for the memory need too much of it.
     """
     left_out = LeftOut() if left_out is None else left_out
-    if not path.is_dir():
-        raise RelgraphError(f"{path}: no such folder")
-    there = [split for split in ("train", "val", "test") if (path / split).is_dir()]
+    classes, listings = list_folder(path, left_out)
+    return classes, read_listings(classes, listings, image_size, mode, left_out)
+
+
+def list_folder(path: Path, left_out: LeftOut) -> tuple[tuple[str, ...], Listings]:
+    """Return the classes and the image files of each split of a folder that `read_folder` reads.
+
+    A folder of images without labels whose folders could be classes has a note in `left_out` that says how to use them.
+
+    Raises:
+        RelgraphError: if a folder or a class is missing, or there is no image at all.
+    """
+    there = _splits_in(path)
     if not there:
-        (names,) = find_images(path, [(path, "")], left_out)
-        if not names:
-            raise RelgraphError(
-                f"{path}: expected train/CLASS/image.png with val/ or test/ beside train/, or images without labels at "
-                f"any depth, found no image ({_looked_for(left_out)})"
-            )
-        unlabelled = {"": names_in_one(names)}
-        splits = read_listings({"train": (path, unlabelled), "test": (path, {})}, image_size, mode, left_out)
-        return (), {split: (images, torch.full_like(labels, -1)) for split, (images, labels) in splits.items()}
+        names = _all_images(path, left_out, "train/CLASS/image.png with val/ or test/ beside train/, or images without "
+                                            "labels at any depth")  # fmt: skip
+        left_out.notes.extend(_class_like(path, names))
+        return (), {"train": Listed.unlabelled(path, names), "test": Listed.unlabelled(path)}
     if there[0] != "train":
         raise RelgraphError(f"{path}: expected a folder train/ in it, found none")
     if there == ["train"]:
         raise RelgraphError(f"{path}: expected a folder val/ or test/ beside train/, found neither")
     folders = zip(("train", "test") if len(there) == 2 else there, there, strict=True)
     listings = _list_splits(path, {split: path / folder for split, folder in folders}, left_out)
-    return _common_classes(path, listings), read_listings(listings, image_size, mode, left_out)
+    return _common_classes(path, {split: listing for split, (_, listing) in listings.items()}), {
+        split: Listed.by_class(*found) for split, found in listings.items()
+    }
 
 
-def read_listings(listings: Listings, image_size: int | None, mode: str, left_out: LeftOut | None = None) -> Splits:
-    """Return the images of each split and their labels, which number its classes in their order.
+def _splits_in(path: Path) -> list[str]:
+    if not path.is_dir():
+        raise RelgraphError(f"{path}: no such folder")
+    return [split for split in SPLITS if (path / split).is_dir()]
+
+
+def _all_images(path: Path, left_out: LeftOut, expected: str, taken: Iterable[Inode] = ()) -> list[str]:
+    """Return all images of a folder at any depth, of which there must be one."""
+    (names,) = find_images(path, [(path, "")], left_out, frozenset(taken))
+    if not names:
+        raise RelgraphError(f"{path}: expected {expected}, found no image ({_looked_for(left_out)})")
+    return names
+
+
+def _class_like(path: Path, names: Sequence[str]) -> list[str]:
+    """Return what a user should know of a folder of images whose folders could be classes."""
+    found = list(dict.fromkeys(name.split(os.sep)[0] for name in names if os.sep in name))
+    if len(found) < 2:
+        return []
+    shown = f"{', '.join(found[:3])}{', ...' * (len(found) > 3)}"
+    return [f"read without labels; if its {len(found):,} folders ({shown}) are classes, give classes:{path}"]
+
+
+def list_classes(path: Path, left_out: LeftOut) -> tuple[tuple[str, ...], Listings]:
+    """Return the classes, each a folder in `path`, and their image files as `train`; `test` is empty.
+
+    Raises:
+        RelgraphError: if the folder is missing or holds splits, there are fewer than two classes, or one has no images.
+    """
+    there = _splits_in(path)
+    if "train" in there and len(there) > 1:
+        told = f"expected one folder for each class, found splits ({', '.join(there)})"
+        raise RelgraphError(f"{path}: {told}: give folder:{path}")
+    listing = _list_splits(path, {"train": path}, left_out)["train"][1]
+    return tuple(listing), {"train": Listed.by_class(path, listing), "test": Listed.unlabelled(path)}
+
+
+def list_pool(path: Path, listings: Listings, left_out: LeftOut) -> Listed:
+    """Return all image files of a folder, at any depth, but for those that a data set has already.
+
+    Raises:
+        RelgraphError: if the folder is missing, there is no such image, or an image of the data set is gone.
+    """
+    if not path.is_dir():
+        raise RelgraphError(f"{path}: no such folder")
+    files = (os.path.join(listed.folder, os.fsdecode(name)) for listed in listings.values() for name in listed.names)
+    with reading(path):
+        taken = [inode(file) for file in files]
+    return Listed.unlabelled(path, _all_images(path, left_out, "images without labels at any depth", taken))
+
+
+def read_pool(path: Path, image_size: int | None, size: tuple[int, int], left_out: LeftOut) -> Tensor:
+    """Return all images of a folder `(N, 3, H, W)` uint8, for a data set in memory whose images have this size.
+
+    Raises:
+        RelgraphError: if there is none, one is unreadable or of another size, or they need too much memory.
+    """
+    listed = list_pool(path, {}, left_out)
+    files = image_files(listed.folder, listed.names, image_size, size)
+    check_memory(len(files), *files.shape[1:])
+    images, _ = _open(f"decode {POOL}", files, listed.labels, (), False, left_out)
+    assert isinstance(images, Tensor)
+    return images
+
+
+def read_listings(
+    classes: tuple[str, ...], listings: Listings, image_size: int | None, mode: str, left_out: LeftOut | None = None
+) -> Splits:
+    """Return the images of each split and their labels.
 
     Image size and mode are those of `read_folder`; at most the first training image is opened to learn their size. If
     `left_out` says so, images that cannot be read are added to it; to find them, streamed ones are decoded once.
@@ -81,17 +182,15 @@ def read_listings(listings: Listings, image_size: int | None, mode: str, left_ou
     left_out = LeftOut() if left_out is None else left_out
     splits: dict[str, tuple[ImageFiles, Tensor]] = {}
     size = None
-    for split, (folder, listing) in listings.items():
-        names = np.concatenate([np.empty(0, dtype=np.bytes_), *listing.values()])
-        counts = torch.tensor([len(names) for names in listing.values()], dtype=torch.int64)
+    for split, (folder, names, labels) in listings.items():
         files = image_files(folder, names, image_size, size, skip=left_out.skip)
-        splits[split], size = (files, torch.arange(len(listing)).repeat_interleave(counts)), files.size
+        splits[split], size = (files, labels), files.size
     total, shape = sum(len(files) for files, _ in splits.values()), splits["train"][0].shape[1:]
     streamed = mode == "stream" or (mode == "auto" and total * shape.numel() > MEMORY_LIMIT)
     if not streamed:
         check_memory(total, *shape)
     return {
-        split: _open(f"decode {split}", files, labels, tuple(listings[split][1]), streamed, left_out)
+        split: _open(f"decode {split}", files, labels, classes, streamed, left_out)
         for split, (files, labels) in splits.items()
     }
 
@@ -114,7 +213,7 @@ def _open(
     kept[list(faults)] = False
     for label in sorted(set(labels.tolist()) - set(labels[kept].tolist())):
         first = next(faults[number] for number in (labels == label).nonzero().flatten().tolist())
-        owner = f" of class {classes[label]!r}" if classes[label] else ""
+        owner = f" of class {classes[label]!r}" if label >= 0 else ""
         raise RelgraphError(f"none of the images{owner} can be read, the first is {first}")
     files, labels = files[kept], labels[kept]
     return files if streamed else files.load(progress), labels
@@ -131,14 +230,14 @@ def list_images(folder: Path) -> Listing:
     return _list_splits(folder, {"train": folder}, LeftOut())["train"][1]
 
 
-def _list_splits(root: Path, folders: Mapping[str, Path], left_out: LeftOut) -> Listings:
+def _list_splits(root: Path, folders: Mapping[str, Path], left_out: LeftOut) -> dict[str, tuple[Path, Listing]]:
     """Return the image files of every class of each split, whose folders are below `root`."""
     classes = {split: class_folders(folder, left_out) for split, folder in folders.items()}
     places = [(folders[split], name) for split, found in classes.items() for names in found.values() for name in names]
     found = dict(zip(places, find_images(root, places, left_out), strict=True))
-    listings: Listings = {}
+    listings = {}
     for split, folder in folders.items():
-        listing = {}
+        listing: Listing = {}
         for title, names in classes[split].items():
             files = [file for name in names for file in found[folder, name]]
             if not files:
@@ -153,72 +252,14 @@ def _looked_for(left_out: LeftOut) -> str:
     return f"looked for {', '.join(SUFFIXES)}" + (f"; left out {counted}" if counted else "")
 
 
-def _common_classes(path: Path, listings: Listings) -> tuple[str, ...]:
-    expected = set(listings["train"][1])
-    for split, (_, listing) in listings.items():
+def _common_classes(path: Path, listings: Mapping[str, Listing]) -> tuple[str, ...]:
+    expected = set(listings["train"])
+    for split, listing in listings.items():
         other = {"missing": sorted(expected - set(listing)), "not in train/": sorted(set(listing) - expected)}
         parts = [f"{word} {', '.join(names[:5])}{', ...' * (len(names) > 5)}" for word, names in other.items() if names]
         if parts:
             raise RelgraphError(f"{path}: the classes of the {split} images differ from train/: {'; '.join(parts)}")
-    return tuple(listings["train"][1])
-
-
-def list_tiny_imagenet(folder: Path) -> tuple[tuple[str, ...], Listings]:
-    """Return the names of Tiny-ImageNet's classes, or of a part of them, and its images in its own layout.
-
-    `wnids.txt` lists the classes by their WordNet numbers, which order them, and `words.txt` names them; images are in
-    `train/WNID/images/*.JPEG` and `val/images/*.JPEG`, the latter with their classes in `val/val_annotations.txt`. The
-    labels of `test/` were never published, so that `val` is the test split.
-
-    Raises:
-        RelgraphError: if files are missing or disagree with each other; no image is read.
-    """
-    train = list_images(folder / "train")
-    wnids = sorted(_lines(folder / "wnids.txt"))
-    _check_listed(wnids, list(train), f"{folder / 'train'}: expected a folder for each class of wnids.txt")
-    least, most = (pick(train, key=lambda wnid: len(train[wnid])) for pick in (min, max))
-    if len(train[least]) < len(train[most]):  # published with 500 each: a copy that broke off has fewer
-        found = f"found {len(train[most])} in {most} and {len(train[least])} in {least}"
-        raise RelgraphError(f"{folder / 'train'}: expected as many images in every class, {found}")
-    words = dict(line.split("\t", 1) for line in _lines(folder / "words.txt") if "\t" in line)
-    for wnid in wnids:
-        if wnid not in words:
-            raise RelgraphError(f"{folder / 'words.txt'}: expected a name for {wnid}, found none")
-    names = [words[wnid].split(",")[0].strip() for wnid in wnids]
-    # The first synonym of every class, with the WordNet number behind it where two classes share it.
-    classes = tuple(n if names.count(n) == 1 else f"{n} ({wnid})" for n, wnid in zip(names, wnids, strict=True))
-    return classes, {"train": (folder / "train", train), "test": (folder / "val" / "images", _list_val(folder, wnids))}
-
-
-def _list_val(folder: Path, wnids: Sequence[str]) -> Listing:
-    """Return the validation images of Tiny-ImageNet by their annotated classes."""
-    annotations, found = folder / "val" / "val_annotations.txt", {wnid: list[str]() for wnid in wnids}
-    for number, line in enumerate(_lines(annotations), start=1):
-        name, wnid, *_ = [*line.split("\t"), ""]  # what follows is a bounding box
-        if wnid not in found:
-            raise RelgraphError(f"{annotations}, line {number}: expected an image and a class, found {line[:60]!r}")
-        found[wnid].append(name)
-    images, named = folder / "val" / "images", [name for names in found.values() for name in names]
-    (there,) = find_images(images, [(images, "")], LeftOut())
-    _check_listed(named, there, f"{annotations}: expected a line for each file of {images}")
-    return {wnid: names_in_one(names) for wnid, names in found.items()}
-
-
-def _check_listed(listed: Sequence[str], there: Sequence[str], expected: str) -> None:
-    """Raise RelgraphError unless a list names once what is there, and nothing else."""
-    counts, found = Counter(listed), Counter(there)
-    for name in sorted(counts | found):
-        if counts[name] != found[name]:
-            raise RelgraphError(f"{expected}, found {name} {counts[name]} times in the list and {found[name]} there")
-
-
-def _lines(file: Path) -> list[str]:
-    """Return the lines of a list of Tiny-ImageNet that are not empty."""
-    try:
-        return list(filter(None, file.read_text(encoding="utf-8").splitlines()))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", "not text")
-        raise RelgraphError(f"{file}: expected a list of Tiny-ImageNet ({reason})") from error
+    return tuple(listings["train"])
 
 
 def check_memory(images: int, channels: int, height: int, width: int) -> None:

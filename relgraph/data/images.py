@@ -20,6 +20,7 @@ from relgraph.errors import RelgraphError
 from relgraph.printing import no_bar
 
 T = TypeVar("T")
+IN_POOL = b"//"  # how names in a pool begin; no path within a folder does
 SAMPLE_BYTES = 2**30  # a sample of streamed images stays small, however large they are
 
 
@@ -29,13 +30,14 @@ class ImageFiles:
 
     `names` are paths within `folder`, as bytes in one array: worker processes share its memory, while of a list of
     strings each would get its own copy as references are counted. `size` is `(H, W)`; with an `image_size` images are
-    made to fit it, without one all must have it.
+    made to fit it, without one all must have it. Names that begin with `//` are paths within the folder `pool`.
     """
 
     folder: Path
     names: NDArray[np.bytes_]
     size: tuple[int, int]
     image_size: int | None
+    pool: Path | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -49,6 +51,17 @@ class ImageFiles:
     def __getitem__(self, which: Tensor) -> "ImageFiles":
         """Return the images at `which`, positions or a mask; none is decoded."""
         return replace(self, names=self.names[which.cpu().numpy()])
+
+    def with_pool(self, pool: "ImageFiles") -> "ImageFiles":
+        """Return these images and, after them, those of another folder; none is decoded."""
+        return replace(self, names=np.concatenate([self.names, np.char.add(IN_POOL, pool.names)]), pool=pool.folder)
+
+    def path(self, number: int) -> str:
+        """Return the path of the image at a position."""
+        name: bytes = self.names[number]
+        if self.pool is not None and name.startswith(IN_POOL):
+            return os.path.join(self.pool, os.fsdecode(name.removeprefix(IN_POOL)))
+        return os.path.join(self.folder, os.fsdecode(name))
 
     def decode(self, which: NDArray[np.int64]) -> Tensor:
         """Return the images at the positions `which` `(B,)`, `(B, 3, H, W)` uint8.
@@ -89,8 +102,8 @@ class ImageFiles:
             RelgraphError: if a file is gone.
         """
         found = []
-        for name in self.names:
-            file = os.path.join(self.folder, os.fsdecode(name))
+        for number, name in enumerate(self.names):
+            file = self.path(number)
             try:
                 size = os.stat(file).st_size
             except OSError as error:
@@ -117,7 +130,7 @@ class ImageFiles:
         pixels[...] = np.asarray(self._image(number)).transpose(2, 0, 1)
 
     def _image(self, number: int) -> Image:
-        file = self.folder / os.fsdecode(self.names[number])
+        file = Path(self.path(number))
         image = read_image(file, self.image_size)
         height, width = self.size
         if image.size != (width, height):

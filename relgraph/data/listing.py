@@ -7,7 +7,7 @@ nor do directories that relgraph writes, whose pictures are no data.
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,9 @@ NOWHERE = "links that lead nowhere"
 NO_FILES = "pipes, sockets or devices"
 OWN_OUTPUT = "directories that relgraph wrote"
 NO_CLASS = "images outside of a class folder"
+TAKEN = "images that the data set has already"
+
+Inode = tuple[int, int]  # device and number, by which a file is known whatever its name
 
 
 @dataclass
@@ -104,17 +107,20 @@ def class_folders(folder: Path, left_out: LeftOut) -> dict[str, list[str]]:
     return dict(sorted(found.items()))
 
 
-def find_images(root: Path, places: Sequence[tuple[Path, str]], left_out: LeftOut) -> list[list[str]]:
+def find_images(
+    root: Path, places: Sequence[tuple[Path, str]], left_out: LeftOut, taken: Set[Inode] = frozenset()
+) -> list[list[str]]:
     """Return, for each place `(folder, name)` below `root`, the image files at any depth of `folder / name`.
 
     They are paths within `folder`, in alphabetical order. A file that several links lead to belongs to the place that
-    holds it without one, else to the first; what is left out is added to `left_out`.
+    holds it without one, else to the first, and files that are `taken` to none; what is left out is added to
+    `left_out`.
 
     Raises:
         RelgraphError: if a folder cannot be read.
     """
     tops = {os.path.realpath(folder) for folder in (root, *(folder for folder, _ in places))}
-    finder, linked, here = _Finder(tops, [[] for _ in places], left_out), [], os.path.realpath(root)
+    finder, linked, here = _Finder(tops, [[] for _ in places], left_out, taken), [], os.path.realpath(root)
     for number, (folder, name) in enumerate(places):
         path = os.path.join(folder, name)
         real = os.path.realpath(path)
@@ -133,10 +139,10 @@ class _Finder:
     `tops` are the real paths of these folders and of the root: no link to or above one of them is followed.
     """
 
-    def __init__(self, tops: set[str], found: list[list[str]], left_out: LeftOut) -> None:
-        self.tops, self.found, self.left_out = tops, found, left_out
+    def __init__(self, tops: set[str], found: list[list[str]], left_out: LeftOut, taken: Set[Inode]) -> None:
+        self.tops, self.found, self.left_out, self.taken = tops, found, left_out, taken
         self._folders = set[str]()  # real paths of the folders whose images are all found
-        self._files = set[str | tuple[int, int]]()  # of single files, where their folder does not tell
+        self._files = set[str | Inode]()  # of single files, where their folder does not tell
         self._links: list[tuple[int, str, str]] = []
 
     def walk(self, number: int, inside: str, folder: str) -> None:
@@ -189,11 +195,11 @@ class _Finder:
             self._count_format(entry.name)
         else:
             status = entry.stat()
+            file = status.st_dev, status.st_ino
+            if self._counts_as_known(file):
+                return
             if status.st_nlink > 1:
-                if (status.st_dev, status.st_ino) in self._files:
-                    self.left_out.counts[THERE_ALREADY] += 1
-                    return
-                self._files.add((status.st_dev, status.st_ino))
+                self._files.add(file)
             self.found[number].append(inside)
 
     def _add_linked(self, number: int, inside: str, real: str) -> None:
@@ -205,14 +211,34 @@ class _Finder:
             self.left_out.counts[NO_FILES] += 1
         elif not is_image(inside):
             self._count_format(inside)
-        elif real in self._files or (folder in self._folders and is_image(name)):
+        elif folder in self._folders and is_image(name):
+            self.left_out.counts[THERE_ALREADY] += 1
+        elif not self._counts_as_known(real, inode(real)):
+            self._files |= {real, inode(real)}
+            self.found[number].append(inside)
+
+    def _counts_as_known(self, *keys: str | Inode) -> bool:
+        """Return whether a file is known by one of these, and count it then."""
+        if not self.taken.isdisjoint(keys):
+            self.left_out.counts[TAKEN] += 1
+        elif not self._files.isdisjoint(keys):
             self.left_out.counts[THERE_ALREADY] += 1
         else:
-            self._files.add(real)
-            self.found[number].append(inside)
+            return False
+        return True
 
     def _count_format(self, name: str) -> None:
         self.left_out.formats[os.path.splitext(name)[1].lower() or "without a suffix"] += 1
+
+
+def inode(file: str) -> Inode:
+    """Return the inode of a file.
+
+    Raises:
+        OSError: if it is not there.
+    """
+    status = os.stat(file)
+    return status.st_dev, status.st_ino
 
 
 def holds_output_alone(folder: str) -> bool:

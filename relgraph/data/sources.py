@@ -1,4 +1,4 @@
-"""Data sets as objects: digits, what was published for download, and folders of one's own."""
+"""Data sets as objects: digits, and what was published for download; one's own are in `file_sources` and `own`."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from relgraph.data.downloads import Archive
-from relgraph.data.folders import Splits, check_memory, list_tiny_imagenet, read_folder, read_listings
+from relgraph.data.folders import POOL, Listings, check_memory, list_pool, read_listings, read_pool
 from relgraph.data.images import ImageFiles, ImageSet
 from relgraph.data.listing import LeftOut
+from relgraph.data.tiny_imagenet import list_tiny_imagenet
 from relgraph.errors import RelgraphError
 
 UNLABELLED = "unlabeled_X.bin"  # of STL-10, as it was published
@@ -24,8 +25,10 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 class OriginalSplits:
     """The original splits of a data set, before labels are hidden or images held out.
 
-    `normalisation` is (mean, std), None where nobody published them; `unlabelled` `(N, C, H, W)` uint8 are images to be
-    added to the training set, which need not lie in memory; `left_out` is what is no part of the data set.
+    An empty `test` of a data set with classes is to be drawn from the training images. `normalisation` is (mean, std),
+    None where nobody published them; `unlabelled`, `(N, C, H, W)` uint8 each, are images to be added to the training
+    set: files if the training images are, else they need not lie in memory; `left_out` is what is no part of the data
+    set.
     """
 
     train: ImageSet
@@ -34,12 +37,12 @@ class OriginalSplits:
     flip: bool
     val: ImageSet | None = None
     normalisation: Normalisation | None = None
-    unlabelled: Tensor | None = None
+    unlabelled: tuple[Tensor | ImageFiles, ...] = ()
     left_out: LeftOut = field(default_factory=LeftOut)
 
 
 class Source(ABC):
-    """A data set that can be read: a member of `SOURCES`, a `Folder`, or an object of one's own.
+    """A data set that can be read: a member of `SOURCES`, one of `file_sources`, or an object of one's own.
 
     Attributes:
         name: Its name as it is written.
@@ -50,8 +53,8 @@ class Source(ABC):
 
     @property
     def short_name(self) -> str:
-        """Its name in those of files: of a folder the last part of its path."""
-        return Path(self.name.removeprefix("folder:")).name
+        """Its name in those of files: of a folder or a file the last part of its path."""
+        return Path(self.name.partition(":")[2] or self.name).name
 
     @abstractmethod
     def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
@@ -66,6 +69,49 @@ class Source(ABC):
     def skipping(self) -> "Source":
         """Return the data set without image files that cannot be read; it is the same where images are no files."""
         return self
+
+    def beside(self, pool: Path) -> "Source":
+        """Return the data set with the images in a folder, at any depth, as further ones without labels."""
+        return Beside(self, pool)
+
+
+class Beside(Source):
+    """A data set in memory, and in a folder images without labels, which become grey where those of the data set are.
+
+    `skip` leaves out files that cannot be read.
+    """
+
+    def __init__(self, source: Source, pool: Path, *, skip: bool = False) -> None:
+        self.source, self.pool, self.skip, self.name = source, pool, skip, source.name
+
+    def skipping(self) -> "Beside":
+        """Return the data set without image files that cannot be read."""
+        return Beside(self.source.skipping(), self.pool, skip=True)
+
+    def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
+        """Return the original splits with the further images.
+
+        Raises:
+            RelgraphError: if the data set cannot be read, or there is no such image, or one is unreadable or of another
+                size.
+        """
+        original = self.source.read(root, image_size, mode)
+        left_out, (channels, height, width) = (
+            replace(original.left_out, skip=self.skip),
+            original.train.images.shape[1:],
+        )
+        images = read_pool(self.pool, image_size, (height, width), left_out)
+        splits = [len(split) for split in (original.train, original.test, original.val) if split is not None]
+        check_memory(sum(splits) + sum(map(len, original.unlabelled)) + len(images), channels, height, width)
+        images = images if channels == images.shape[1] else _grey(images)
+        return replace(original, unlabelled=(*original.unlabelled, images), left_out=left_out)
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Return the luma `(N, 1, H, W)` of images, as PIL has it for its mode L."""
+    weights = torch.tensor([0.299, 0.587, 0.114])
+    return torch.cat([(part * weights[:, None, None]).sum(1, keepdim=True).round().to(torch.uint8) for part in
+                      torch.split(images, 1_000)])  # fmt: skip
 
 
 class Facts(NamedTuple):
@@ -175,7 +221,7 @@ class Torchvision(Published):
             # torchvision would read all of them into memory, where they take 2.8 GB before they are resized. The file
             # is never written, but torch requires an array that could be. Each channel is stored column by column.
             stored = np.memmap(folder / UNLABELLED, dtype=np.uint8, mode="c").reshape(-1, 3, 96, 96)
-            original = replace(original, unlabelled=torch.from_numpy(stored.swapaxes(2, 3)))
+            original = replace(original, unlabelled=(torch.from_numpy(stored.swapaxes(2, 3)),))
         return _resize(original, image_size)
 
 
@@ -191,14 +237,19 @@ def _read_split(reader: Any, root: Path, split: str) -> ImageSet:
 class TinyImageNet(Published):
     """Tiny-ImageNet: 64 x 64 pixels in its own layout; the published validation images are the test split.
 
-    `skip` leaves out image files that cannot be read.
+    `skip` leaves out image files that cannot be read, and `pool` is a folder of further ones.
     """
 
     skip: bool = False
+    pool: Path | None = None
 
     def skipping(self) -> "TinyImageNet":
         """Return the data set without image files that cannot be read."""
         return replace(self, skip=True)
+
+    def beside(self, pool: Path) -> "TinyImageNet":
+        """Return the data set with further images from a folder."""
+        return replace(self, pool=pool)
 
     @property
     def archive(self) -> Archive:
@@ -224,30 +275,7 @@ class TinyImageNet(Published):
                 decoded is unreadable.
         """
         classes, listings = list_tiny_imagenet(self.archive.provide(root))
-        left_out = LeftOut(self.skip)
-        return _from_files(classes, read_listings(listings, image_size, mode, left_out), left_out)
-
-
-class Folder(Source):
-    """A folder of one's own images, with classes or without (`folders.read_folder`)."""
-
-    def __init__(self, path: Path | str, *, skip: bool = False) -> None:
-        """Take a path, in which `~` stands for the home directory; `skip` leaves out what cannot be read."""
-        self.path, self.skip = Path(path), skip
-        self.name = f"folder:{path}"
-
-    def skipping(self) -> "Folder":
-        """Return the folder without image files that cannot be read."""
-        return Folder(self.path, skip=True)
-
-    def read(self, root: Path, image_size: int | None, mode: str) -> OriginalSplits:
-        """Return the splits that are there; `root` plays no part.
-
-        Raises:
-            RelgraphError: if a folder or a class is missing, or an image that is decoded is unreadable.
-        """
-        left_out = LeftOut(self.skip)
-        return _from_files(*read_folder(self.path.expanduser(), image_size, mode, left_out), left_out)
+        return read_files(classes, listings, image_size, mode, LeftOut(self.skip), self.pool)
 
 
 def original_split(images: Tensor | ImageFiles, labels: Tensor, classes: tuple[str, ...], split: str) -> ImageSet:
@@ -255,11 +283,23 @@ def original_split(images: Tensor | ImageFiles, labels: Tensor, classes: tuple[s
     return ImageSet(images, labels, classes, split, torch.arange(len(images)))
 
 
-def _from_files(classes: tuple[str, ...], splits: Splits, left_out: LeftOut) -> OriginalSplits:
+def read_files(
+    classes: tuple[str, ...], listings: Listings, image_size: int | None, mode: str, left_out: LeftOut,
+    pool: Path | None = None,
+) -> OriginalSplits:  # fmt: skip
+    """Return the original splits of image files, and as unlabelled images those in the folder `pool`.
+
+    Raises:
+        RelgraphError: if the pool has no further image, or an image that is decoded is unreadable or of another size.
+    """
+    if pool is not None:
+        listings = {**listings, POOL: list_pool(pool, listings, left_out)}
+    splits = read_listings(classes, listings, image_size, mode, left_out)
+    unlabelled = () if pool is None else (splits.pop(POOL)[0],)
     sets = {split: original_split(images, labels, classes, split) for split, (images, labels) in splits.items()}
     padding = min(sets["train"].images.shape[-2:]) // 8  # the 4 pixels that are common for CIFAR's 32
-    train, test, val = sets["train"], sets["test"], sets.get("val")
-    return OriginalSplits(train, test, crop_padding=padding, flip=True, val=val, left_out=left_out)
+    return OriginalSplits(sets["train"], sets["test"], crop_padding=padding, flip=True, val=sets.get("val"),
+                          unlabelled=unlabelled, left_out=left_out)  # fmt: skip
 
 
 def _refuse_stream(name: str, mode: str) -> None:
@@ -271,7 +311,7 @@ def _resize(original: OriginalSplits, size: int | None) -> OriginalSplits:
     if size is None:
         return original
     _, channels, side, _ = original.train.pixels.shape
-    unlabelled = 0 if original.unlabelled is None else len(original.unlabelled)
+    unlabelled = sum(map(len, original.unlabelled))
     check_memory(len(original.train) + len(original.test) + unlabelled, channels, size, size)
     train, test = (replace(split, images=resized(split.pixels, size)) for split in (original.train, original.test))
     return replace(original, train=train, test=test, crop_padding=round(original.crop_padding * size / side))

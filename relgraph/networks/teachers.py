@@ -9,6 +9,7 @@ A teacher is spelled `SOURCE:NAME[/WEIGHTS]`; `relgraph teachers PATTERN` lists 
 | `torchvision:NAME[/WEIGHTS]` | a classification network of torchvision | what its last linear layer reads |
 | `checkpoint:RUN` | what relgraph trained, a student or with `relgraph pretrain`: run or file | pooled features |
 | `embedded:digits` | a small self-supervised network of this package | pooled features of the backbone |
+| `vectors:FILE` | none (`relgraph.networks.vectors`) | a row of the file |
 
 The first three come with the weights that their libraries download, or with those of a file. With the argument
 `output=projection` the embedding of a `checkpoint:` of `relgraph pretrain` is the projector's output for the features.

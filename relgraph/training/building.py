@@ -93,14 +93,23 @@ def load_data(
 
     The first process says what is left out of a folder.
     """
-    data = load(dataset(recipe.dataset), root=Path(recipe.root), image_size=recipe.image_size, mode=recipe.images,
-                skip_bad=recipe.bad_images == "skip", val_fraction=recipe.val_fraction,
-                labels_per_class=labels_per_class, label_fraction=label_fraction, label_noise=label_noise,
-                seed=recipe.seed)  # fmt: skip
+    data = read_data(recipe, recipe.images, labels_per_class, label_fraction, label_noise)
     if ProcessGroup.launched().first:
         for line in data.left_out.lines(data.name):
             tell(line, stream=sys.stderr)  # what a command prints of its own can be read by programs
     return data
+
+
+def read_data(
+    recipe: BaseRecipe, mode: str, labels_per_class: int | None = None, label_fraction: float = 1.0,
+    label_noise: float = 0.0,
+) -> DataSet:  # fmt: skip
+    """Return the recipe's data set in a mode, as `load_data` does, and say nothing."""
+    return load(dataset(recipe.dataset), root=Path(recipe.root), image_size=recipe.image_size, mode=mode,
+                skip_bad=recipe.bad_images == "skip", val_fraction=recipe.val_fraction,
+                labels_per_class=labels_per_class, label_fraction=label_fraction, label_noise=label_noise,
+                seed=recipe.seed, test_fraction=recipe.test_fraction, split_seed=recipe.split_seed,
+                unlabelled=None if recipe.unlabelled is None else Path(recipe.unlabelled))  # fmt: skip
 
 
 def open_data(recipe: Recipe) -> DataSet:

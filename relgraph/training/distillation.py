@@ -50,6 +50,7 @@ from relgraph.training.schedule import student_schedule
 from relgraph.training.tasks import SELECTED_LAST, Classes, Neighbours, Task
 from relgraph.training.threads import trial_step, with_threads
 from relgraph.training.trainer import run_job
+from relgraph.training.vectors import open_vectors
 
 
 @dataclass(eq=False)
@@ -148,7 +149,7 @@ def build(recipe: Recipe, *, restored: bool = False) -> Distillation:
         RelgraphError: for names that are not known, files that cannot be read, or values that do not fit the data.
     """
     fabric, data = open_fabric(recipe), open_data(recipe)
-    teacher = open_teacher(recipe, recipe.teacher_stages).to(fabric.device) if recipe.uses_teacher else None
+    teacher = _teacher(recipe, data).to(fabric.device) if recipe.uses_teacher else None
     recipe, data = _normalised(recipe, teacher, data)
     task = open_task(recipe, on_device(data, fabric.device), fabric.device)
     distiller = new_distiller(recipe, task, teacher, restored=restored)
@@ -170,6 +171,12 @@ def build(recipe: Recipe, *, restored: bool = False) -> Distillation:
     if isinstance(feed, Stored):
         frozen["stored embeddings"] = {"name": str(feed.store.path), "fingerprint": feed.store.contents.sha256}
     return assemble(recipe, fabric, task, feed, distiller, note + line, frozen)
+
+
+def _teacher(recipe: Recipe, data: DataSet) -> Teacher:
+    return (
+        open_vectors(recipe, data) if names.is_vectors(recipe.teacher) else open_teacher(recipe, recipe.teacher_stages)
+    )
 
 
 def open_task(recipe: Recipe, data: DataSet, device: torch.device) -> Task:

@@ -15,6 +15,7 @@ from relgraph.data.views import Drawn, DrawnViews, FixedViews, Normalise
 from relgraph.errors import RelgraphError
 from relgraph.methods import Method, Views
 from relgraph.networks.teachers import Teacher
+from relgraph.networks.vectors import VectorTeacher
 from relgraph.outputs import Batch, Output, StepInputs, bare, of_views
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.recipe import Recipe
@@ -177,6 +178,24 @@ class Stored(Feed):
         return StepInputs(self.student_input(student), batch, bare(self.store.rows(view, position)))
 
 
+@dataclass(frozen=True, eq=False)
+class Known(Feed):
+    """The teacher's outputs are the vectors that are known of it, one an image; the student's views are fresh.
+
+    Attributes:
+        teacher: What knows them.
+        device: Where they are needed.
+    """
+
+    teacher: VectorTeacher
+    device: torch.device
+
+    def __call__(self, images: Tensor, batch: Batch, generator: torch.Generator) -> StepInputs:
+        """Return fresh views for the student, and the teacher's vectors."""
+        found = self.teacher.rows(batch.indices).to(self.device, non_blocking=True)
+        return super().__call__(images, batch, generator)._replace(teacher=bare(found))
+
+
 def open_feed(
     recipe: Recipe, task: Task, teacher: Teacher | None, precision: str, method: Method | None
 ) -> tuple[Feed, Recipe, str]:
@@ -196,6 +215,11 @@ def open_feed(
     plan = make_plan(recipe.augmentation, data, None if method is None else method.views, task.processes)
     if teacher is None:
         return Feed(plan, task.student_input), recipe, "teacher: none"
+    if isinstance(teacher, VectorTeacher):
+        if reason := _not_stored(replace(recipe, views="independent"), method):
+            raise RelgraphError(f"{teacher.name} will not do, since {reason}: expected a teacher with a network")
+        told = f"teacher: {teacher.name}, a vector of width {teacher.width} an image, fresh views for the student"
+        return Known(plan, task.student_input, teacher, task.device), recipe, told
     store, why = _chosen_store(recipe, data, teacher, task.device, method)
     if store is not None:
         position = data.train.index.to(task.device)

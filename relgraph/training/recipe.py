@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 OBJECTS = {"dataset", "student", "network", "teacher", "method", "kernel", "scale", "criterion"}
 # What `relgraph embed` reads of a recipe.
 EMBED_OPTIONS = (
-    "dataset", "root", "image_size", "images", "bad_images", "workers", "teacher", "teacher_weights", "teacher_size",
-    "teacher_mean", "teacher_std", "teacher_args", "embeddings", "device", "precision", "threads",
+    "dataset", "root", "image_size", "images", "bad_images", "unlabelled", "test_fraction", "split_seed", "workers",
+    "teacher", "teacher_weights", "teacher_size", "teacher_mean", "teacher_std", "teacher_args", "embeddings", "device",
+    "precision", "threads",
 )  # fmt: skip
 
 
@@ -31,20 +32,24 @@ class BaseRecipe:
 
     Args:
         dataset: digits, cifar10, cifar100, tiny-imagenet, stl10, stl10+unlabelled (with 100,000 images that have no
-            label), or folder:PATH with train/ and val/ or test/, or with images alone, which have no labels then
-            (relgraph data lists what is there).
+            label); folder:PATH with train/ and val/ or test/, or with images alone, which have no labels then;
+            classes:PATH with a folder for each class; csv:FILE with columns path, label, split; or
+            huggingface:NAME[/CONFIG] (relgraph data lists what is there).
         root: Folder in which downloaded data sets lie.
         image_size: Resize images to this many pixels; needed for folders of mixed sizes.
         images: Hold all images in memory, or stream them from a folder; auto: in memory up to 8 GiB.
         bad_images: Stop at an image file that cannot be read, or skip all of them before anything is drawn, and list
             them in inputs.json of the run; to find them, streamed images are decoded once at the start.
+        unlabelled: Folder of images that join the training set without labels, at any depth.
+        test_fraction: Share of every class that becomes the test split, of a data set that has none.
+        split_seed: Seed that draws this test split; --seed does not move it.
         workers: Processes that decode streamed images; if not given one a core, up to 8.
         val_fraction: Share of the training set held out for choosing the best epoch; 0 with --select test.
         augment: Random views of the images: crop (padding, crop, flip), the contrastive ones of moco, simclr or
             simclr-small (crop and resize, flip, colours, blur), or digits (bent and shaded); auto: those of the
             method's authors.
         teacher: embedded:digits, open_clip:NAME/WEIGHTS, timm:NAME, torchvision:NAME[/WEIGHTS], checkpoint:RUN
-            (relgraph teachers lists them).
+            (relgraph teachers lists them), or vectors:FILE with its vectors of the training images, without a network.
         teacher_weights: File with the teacher's weights, for machines without a hub.
         teacher_size: Input size of the teacher, where it is not the model's own.
         teacher_mean: Mean of the teacher's input, such as 0.5,0.5,0.5.
@@ -70,6 +75,9 @@ class BaseRecipe:
     image_size: int | None = option(default=None, least=1)
     images: Literal["auto", "memory", "stream"] = option(default="auto")
     bad_images: Literal["stop", "skip"] = option(default="stop")
+    unlabelled: str | None = option(default=None)
+    test_fraction: float = option(default=0.2, above=0, below=1)
+    split_seed: int = option(default=0, least=0, most=2**31 - 1)
     workers: int | None = option(default=None, least=0)
     val_fraction: float = option(default=0.1)
     augment: Literal["auto", "crop", "moco", "simclr", "simclr-small", "digits"] = option(default="auto")
@@ -264,8 +272,16 @@ class Recipe(BaseRecipe):
         self._check_stages()
 
     def _check_teacher(self) -> None:
-        from relgraph.names import is_checkpoint
+        from relgraph.names import is_checkpoint, is_vectors
 
+        if is_vectors(self.teacher):
+            used = {"normalise": "dataset", "teacher_weights": None, "teacher_size": None, "teacher_mean": None,
+                    "teacher_std": None, "teacher_args": ()}  # fmt: skip
+            network = [name for name, default in used.items() if getattr(self, name) != default]
+            if network or self.teacher_mode == "online":
+                name = network[0] if network else "teacher_mode"
+                told = f"{self.teacher} has no network: expected {name} {used.get(name, 'auto')!r}"
+                raise RelgraphError(f"{told}, got {getattr(self, name)!r}")
         got = f"{self.teacher_head!r} and {self.head_epochs}"
         self.refuse_unused(self.teacher_head == "sequential", "teacher_head 'sequential'", got, "head_epochs")
         if self.teacher_head == "own" and not is_checkpoint(self.teacher):

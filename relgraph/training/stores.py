@@ -167,7 +167,8 @@ TRIED = 32  # images of a trial of threads
 NAME_LIMIT = 150  # characters of a default name before what sets it apart; file systems take 255 bytes
 # Options of which another value makes another store, besides the teacher's arguments, whose order makes none.
 DISTINGUISHING = (
-    "dataset", "image_size", "images", "teacher", "teacher_weights", "teacher_size", "teacher_mean", "teacher_std",
+    "dataset", "image_size", "images", "unlabelled", "test_fraction", "split_seed", "teacher",
+    "teacher_weights", "teacher_size", "teacher_mean", "teacher_std",
 )  # fmt: skip
 Embed = Callable[[Tensor, Tensor], Tensor]
 

@@ -27,7 +27,9 @@ def test_every_data_set_is_listed_with_what_it_lacks(program: Program) -> None:
     assert table["cifar100"] == ["50,000", "10,000", "100", "32 x 32", "data/cifar-100-python", "missing"]
     assert table["stl10+unlabelled"][0] == "5,000 + 100,000"
     assert "cifar100: missing: 169 MB from https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz\n" in text
-    assert "folder:PATH" in text and os.listdir() == []  # looking changes nothing
+    for spelling in ("folder:PATH", "classes:PATH", "csv:FILE", "huggingface:NAME[/CONFIG]", "--unlabelled PATH"):
+        assert f"\n{spelling} " in text
+    assert os.listdir() == []  # looking changes nothing
 
 
 def test_what_is_there_in_part_is_told(program: Program) -> None:

@@ -129,9 +129,9 @@ def test_stl10_is_read_in_its_own_format_and_needs_no_unlabelled_images(stl: Pat
         assert same(source.train, random_images(10, 96, 0), [0, 1] * 5)
         assert same(source.test, random_images(4, 96, 1), [0, 1] * 2)
         assert source.test.classes == ("airplane", "bird")
-        assert (source.unlabelled is None) == (name == "stl10")
-    assert source.unlabelled is not None
-    assert np.array_equal(source.unlabelled.numpy(), random_images(7, 96, 2))
+        assert len(source.unlabelled) == (name != "stl10")
+    (unlabelled,) = source.unlabelled
+    assert isinstance(unlabelled, torch.Tensor) and np.array_equal(unlabelled.numpy(), random_images(7, 96, 2))
     file = stl / "stl10_binary" / "unlabeled_X.bin"
     file.write_bytes(file.read_bytes()[::-1])
     fails("stl10+unlabelled", stl, r"unlabeled_X\.bin is not the published file")

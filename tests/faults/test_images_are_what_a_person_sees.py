@@ -18,10 +18,10 @@ from PIL import Image, features
 from relgraph.analysis.run_loading import evaluate_run
 from relgraph.data.datasets import load
 from relgraph.data.decoding import PIXEL_LIMIT, read_image
+from relgraph.data.file_sources import Folder
 from relgraph.data.folders import read_folder
 from relgraph.data.images import ImageFiles
 from relgraph.data.listing import LeftOut
-from relgraph.data.sources import Folder
 from relgraph.files import read_json
 from relgraph.training.building import open_data
 from relgraph.training.distillation import train

@@ -1,0 +1,75 @@
+"""A teacher's vectors, each matched with its training image: by the order of the images, or by their names."""
+
+import os
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from relgraph.data.datasets import DataSet
+from relgraph.data.images import ImageFiles
+from relgraph.errors import RelgraphError
+from relgraph.networks.vectors import VectorFile, VectorTeacher
+from relgraph.training.building import read_data
+from relgraph.training.recipe import Recipe
+
+
+def open_vectors(recipe: Recipe, data: DataSet) -> VectorTeacher:
+    """Return the recipe's teacher `vectors:FILE` for its data.
+
+    Without names, vectors are in the order of the original training split, images without labels that were added
+    behind it, and there are as many. With names, paths of files within the folder of the training images or the one
+    above it, each training image must have one; others may be there as well.
+
+    Raises:
+        RelgraphError: if the file cannot be read, or its vectors are not those of the training images.
+    """
+    file = VectorFile.read(Path(str(recipe.teacher).removeprefix("vectors:")).expanduser())
+    if file.names is not None:
+        return VectorTeacher(file, _by_name(file, _files(recipe, data)))
+    expected = _original_size(data)
+    if len(file.rows) != expected:
+        told = f"expected a vector for each of {expected} training images of {recipe.dataset}, in their order"
+        raise RelgraphError(f"{file.path}: {told}, found {len(file.rows)}")
+    return VectorTeacher(file, data.train.index.cpu())
+
+
+def _original_size(data: DataSet) -> int:
+    """Return the size of the original training split, of which validation images may have been drawn."""
+    train, val = (split.index.tolist() for split in (data.train, data.val))
+    return len(train) if set(train) & set(val) else len(train) + len(val)
+
+
+def _files(recipe: Recipe, data: DataSet) -> ImageFiles:
+    """Return the files of the training images; of images in memory they are listed once more."""
+    images = data.train.images
+    if not isinstance(images, ImageFiles):
+        images = read_data(recipe, "stream").train.images
+    assert isinstance(images, ImageFiles)  # others refuse to be streamed
+    return images
+
+
+def _by_name(file: VectorFile, files: ImageFiles) -> Tensor:
+    """Return the row of each image, by its path."""
+    position = {_key(files.path(number)): number for number in range(len(files))}
+    places = [files.folder, files.folder.parent, *([] if files.pool is None else [files.pool])]
+    found = np.full(len(files), -1)
+    assert file.names is not None
+    for row, name in enumerate(file.names):
+        for number in {position.get(_key(os.path.join(place, name))) for place in places} - {None}:
+            assert number is not None
+            if found[number] >= 0:
+                told = f"rows {found[number]} and {row} are both of {files.path(number)}"
+                raise RelgraphError(f"{file.path}: expected one vector an image, {told}")
+            found[number] = row
+    missing = np.flatnonzero(found < 0)
+    if len(missing):
+        told = f"{len(missing)} of {len(found)} have none, the first is {files.path(int(missing[0]))}"
+        raise RelgraphError(f"{file.path}: expected the vectors of all training images by their names, {told}")
+    return torch.from_numpy(found)
+
+
+def _key(path: str) -> str:
+    return unicodedata.normalize("NFC", os.path.abspath(path))
