@@ -30,7 +30,7 @@ SOURCES = frozenset({
 })  # fmt: skip
 KINDS = ("students", "teachers", "datasets", "methods", "kernels", "scales", "criteria", "loggers")
 IN_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
-IN_FILE = re.compile(r".+\.py:[^\W\d]\w*(\.[^\W\d]\w*)*")
+IN_FILE = re.compile(r"[^*+]+\.py:[^\W\d]\w*(\.[^\W\d]\w*)*")
 MODULE = "relgraph_own_"  # begins the names of modules that are files
 PERMITTED: ContextVar[frozenset[str] | None] = ContextVar("permitted", default=frozenset())  # None is everything
 
@@ -40,11 +40,11 @@ class Own:
     """An object of the user's own in place of a spelling, and what names it in messages and files.
 
     Attributes:
-        target: The object.
+        target: The object; two of one spelling are equal.
         spelling: Its spelling, which is its text as well.
     """
 
-    target: Any = field(repr=False)
+    target: Any = field(repr=False, compare=False)
     spelling: str
 
     def __str__(self) -> str:
