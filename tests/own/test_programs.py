@@ -1,0 +1,48 @@
+"""The examples of loops of one's own, and the notebook, as a user runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+
+def run(*command: object) -> str:
+    env = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_loop_over_two_processes_has_the_loss_of_one() -> None:
+    torchrun = Path(sys.executable).with_name("torchrun")
+    one, two = (run(torchrun, "--nproc-per-node", n, EXPERIMENTS / "ddp_loop.py") for n in (1, 2))
+    assert one.split(": ")[1] == two.split(": ")[1] and "over 2 processes" in two
+
+
+@pytest.mark.slow
+def test_a_lightning_module() -> None:
+    pytest.importorskip("pytorch_lightning")
+    assert float(run(sys.executable, "-W", "ignore", EXPERIMENTS / "lightning_module.py").split(": ")[1]) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_notebook(tmp_path: Path) -> None:
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(EXPERIMENTS / "notebook.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+    texts = [
+        "".join(out.get("text", "") or str(out.get("data", {}).get("text/plain", "")) for out in each)
+        for each in outputs
+    ]
+    assert "epoch   3/3" in texts[2] and "batch" in texts[2], "progress is shown"
+    assert texts[3].count("(") == 3 and "'student'" in texts[4] and texts[5] == "torch.Size([1, 256])"
+    assert texts[6].endswith("(355, 1420)") and (tmp_path / "runs" / "tiny" / "result.json").is_file()
