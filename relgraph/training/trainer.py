@@ -75,7 +75,8 @@ def _open_run(job: Job, path: Path, held: ExitStack, *, resume: bool) -> Run:
 def train_epochs(job: Job, run: Run, progress: Progress, board: Board | None = None) -> None:
     """Train the epochs that are missing from `progress`, each written to the run when it is done."""
     pauses = Amid(job, run, progress) if job.processes.count == 1 else None
-    for epoch in range(len(progress.rows), job.schedule.epochs):
+    while not _over(job, progress):
+        epoch = len(progress.rows)
         row, measured = train_epoch(job, epoch, progress.within, pauses)
         _check_weights(job, epoch)
         row |= {f"{job.recipe.select}_{name}": value for name, value in job.evaluate(epoch).items()}
@@ -88,8 +89,15 @@ def train_epochs(job: Job, run: Run, progress: Progress, board: Board | None = N
             if line is not None:
                 tell(line)
         job.processes.wait()
-        if len(progress.rows) < job.schedule.epochs:
+        if not _over(job, progress):
             check_stop()
+    why = job.ending(progress)
+    if why is not None and job.processes.first:
+        tell(f"ended after epoch {len(progress.rows)} of {job.schedule.epochs}: {why}")
+
+
+def _over(job: Job, progress: Progress) -> bool:
+    return len(progress.rows) >= job.schedule.epochs or job.ending(progress) is not None
 
 
 class Amid:
