@@ -43,7 +43,7 @@ def test_every_option_of_the_recipe(parse: Callable[..., dict[str, Any]]) -> Non
     for item in options_of(Recipe).values():
         if isinstance(item.default, bool):
             assert parse(f"--{item.name.replace('_', '-')}") == {item.name: True}
-            assert parse(f"--no-{item.name}") == {item.name: False}
+            assert parse(f"--no-{item.name.replace('_', '-')}") == {item.name: False}
             continue
         text, value = typed(item)
         for option in (f"--{item.name.replace('_', '-')}", *item.aliases):
