@@ -289,12 +289,16 @@ def train_epoch(
     job.module.train()
     with closing(steps(job, epoch, first, None if within is None else within["views"])) as batches:
         for number, (index, images, views, bar) in enumerate(batches, first):
-            rate = job.schedule.rate(epoch + number / (first + bar.total))
-            for group in next(iter(job.optimisers.values())).param_groups:
-                group["lr"] = rate
+            total = first + bar.total
+            if number == first or not job.schedule.by_epoch or epoch < job.schedule.warmup:
+                rate = job.schedule.rate(epoch + number / total)
+                for group in next(iter(job.optimisers.values())).param_groups:
+                    group["lr"] = rate
             step(job, images, index, views, meter, stage, diagnostics if job.diagnose_every else None)
+            if job.ema is not None:
+                job.ema.update(epoch * total + number)
             done += len(index) * job.processes.count
-            if pauses is not None and number + 1 < first + bar.total and pauses.due():
+            if pauses is not None and number + 1 < total and pauses.due():
                 measures = {"meter": meter.state, "diagnostics": diagnostics.state}
                 pauses.save({"step": number + 1, "views": views.get_state(), "measures": measures})
             if shown and meter.due():
@@ -358,8 +362,6 @@ def step(
         job.fabric.clip_gradients(job.module, first, max_norm=job.clip_norm, error_if_nonfinite=False)
     for optimiser in job.optimisers.values():
         optimiser.step()
-    if job.ema is not None:
-        job.ema.update()
     meter.add(losses, inputs.batch.labels, inputs.teacher)
 
 

@@ -192,8 +192,9 @@ class Recipe(BaseRecipe):
         milestones: Epochs of the steps; 150,180,210 of 240, and in that proportion for other lengths, if not given.
         teacher_lr: Learning rate of the teacher's head: constant for a joint one, with the schedule for a sequential
             one. Its optimiser is the student's in all but rate, warm-up and clipping.
-        ema: Decay of an exponential moving average of the student's weights and statistics, updated after every step;
-            the average is evaluated, selected and kept, while the student itself is trained on. 0 for none.
+        ema: Decay of an exponential moving average of the student's weights and statistics, after each step at most
+            (1 + step) / (10 + step); the average is evaluated, selected and kept, while the student itself is trained
+            on. 0 for none.
         patience: Epochs without a better score on the split that selects after which the run ends; epochs in which a
             method trains alone do not count. If not given, all epochs are trained.
         diagnose_every: Steps between two measurements of the graphs of student and teacher (diagnostics.csv); 0 for

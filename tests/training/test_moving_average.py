@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import nn
@@ -35,6 +36,9 @@ def averaged(network: nn.Module, decay: float) -> Any:
     return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
 
 
+LATE = 10**6  # a step at which the decay alone counts
+
+
 def test_it_is_that_of_timm_and_of_torch() -> None:
     network: Any = Small().train()
     network.layer.bias.requires_grad_(False)
@@ -43,8 +47,8 @@ def test_it_is_that_of_timm_and_of_torch() -> None:
     of_torch.update_parameters(network)  # its first update copies
     before = states(network)
     assert equal(states(average.student), before)
-    for _ in drifting(network, 5):
-        average.update()
+    for step, _ in enumerate(drifting(network, 5), LATE):
+        average.update(step)
         of_timm.update(network)
         of_torch.update_parameters(network)
     found = states(average.student)
@@ -55,13 +59,32 @@ def test_it_is_that_of_timm_and_of_torch() -> None:
     assert not any(p.requires_grad for p in average.student.parameters()) and network.layer.weight.requires_grad
 
 
+def test_in_the_beginning_it_spans_the_last_steps() -> None:
+    """Each step has the weight of its own share and of what later steps leave; the first weights soon have none."""
+    network: Any = Small()
+    average, seen = MovingAverage(network, 0.7), [network.layer.weight.detach().clone()]
+    for step, _ in enumerate(drifting(network, 40)):
+        average.update(step)
+        seen.append(network.layer.weight.detach().clone())
+    decays = torch.tensor([1.0, *(min(0.7, (1 + step) / (10 + step)) for step in range(40))])
+    shares = torch.tensor([1.0, *(1 - decays[1:])])
+    weights = torch.stack([share * decays[number + 1 :].prod() for number, share in enumerate(shares)])
+    assert (
+        float(weights.sum()) == pytest.approx(1)
+        and float(weights[0]) < 1e-7
+        and float(weights[-1]) == pytest.approx(0.3)
+    )
+    expected = (weights[:, None, None] * torch.stack(seen)).sum(0)
+    torch.testing.assert_close(average.student.layer.weight.detach(), expected, rtol=1e-5, atol=1e-5)  # type: ignore[union-attr,operator]
+
+
 def test_tables_of_integers_stay_as_they_are() -> None:
     """Torch's average rounds entries down: 0.9999 and 0.0001 of a number do not always add up to it in float32."""
     network: Any = Small()
     average = MovingAverage(network, 0.9999)
     of_torch = averaged(network, 0.9999)
-    for _ in range(2):
-        average.update()
+    for step in range(LATE, LATE + 2):
+        average.update(step)
         of_torch.update_parameters(network)
     assert torch.equal(average.student.table, network.table)  # type: ignore[arg-type]
     assert not torch.equal(of_torch.module.table, network.table)

@@ -64,6 +64,7 @@ def test_an_epoch_is_a_plain_loop_of_torch_and_timm(name: str, make: RecipeMaker
             torch.autograd.backward(cross_entropy(student(inputs.images).logits, batch.labels, ignore_index=-1))
             norms.append(float(clip_grad_norm_(student.parameters(), 2.2).detach()))
             optimiser.step()
+            average.decay = min(0.8, (1 + done) / (10 + done))
             average.update(student)
             done += 1
         row, _ = train_epoch(job, epoch)
