@@ -26,7 +26,12 @@ class TrainOptions(TypedDict, total=False):
     teacher_mean: tuple[float, ...] | None
     teacher_std: tuple[float, ...] | None
     teacher_args: tuple[str, ...]
+    optimiser: Literal["sgd", "adamw"]
     momentum: float
+    nesterov: bool
+    decay_norm_and_bias: bool
+    clip_norm: float | None
+    min_lr: float
     select: Literal["val", "test"]
     seed: int
     device: Literal["auto", "cpu", "cuda"]
@@ -78,8 +83,12 @@ class TrainOptions(TypedDict, total=False):
     lr: float
     weight_decay: float
     schedule: Literal["step", "cosine", "constant"]
+    schedule_by: Literal["epoch", "step"]
+    warmup_epochs: int
     milestones: tuple[int, ...] | None
     teacher_lr: float
+    ema: float
+    patience: int | None
     diagnose_every: int
 
 
@@ -103,7 +112,12 @@ class PretrainOptions(TypedDict, total=False):
     teacher_mean: tuple[float, ...] | None
     teacher_std: tuple[float, ...] | None
     teacher_args: tuple[str, ...]
+    optimiser: Literal["sgd", "adamw"]
     momentum: float
+    nesterov: bool
+    decay_norm_and_bias: bool
+    clip_norm: float | None
+    min_lr: float
     select: Literal["val", "test"]
     seed: int
     device: Literal["auto", "cpu", "cuda"]
@@ -122,7 +136,6 @@ class PretrainOptions(TypedDict, total=False):
     key_momentum: float
     epochs: int | None
     batch_size: int | None
-    optimiser: Literal["sgd", "adamw"]
     lr: float | None
     weight_decay: float | None
     schedule: Literal["cosine", "step", "constant"]

@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
 
 from relgraph import names
 from relgraph.data.datasets import DataSet
@@ -42,7 +40,9 @@ from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.epochs import Job, Progress
 from relgraph.training.feed import Feed, Stored, open_feed
 from relgraph.training.head import train_head
+from relgraph.training.moving_average import MovingAverage
 from relgraph.training.objective import Distiller, Stage
+from relgraph.training.optimisers import new_optimiser
 from relgraph.training.recipe import Recipe
 from relgraph.training.resuming import network_of
 from relgraph.training.runs import Run
@@ -59,6 +59,18 @@ class Distillation(Job):
 
     recipe: Recipe
     objective: Distiller
+
+    def __post_init__(self) -> None:
+        """Refuse to wait for a score that there is none of."""
+        super().__post_init__()
+        if self.recipe.patience is not None and not self.task.scores(self.selecting):
+            told = f"patience needs a score, from images with labels in training and {self.recipe.select} split"
+            raise RelgraphError(f"{told}, got {self.recipe.dataset} without them: leave it out, or see val_fraction")
+
+    @property
+    def student(self) -> Student:
+        """The student that is evaluated and kept: its moving average, if there is one."""
+        return self.objective.student if self.ema is None else self.ema.student
 
     @property
     def score(self) -> str:
@@ -78,15 +90,27 @@ class Distillation(Job):
     def average(self) -> None:
         """Average the statistics of batch norms that each saw the images of one process."""
         if self.recipe.batch_norm == "local":
-            average_statistics(self.objective, self.processes)
+            for network in self.networks.values():
+                average_statistics(network, self.processes)
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Return the student's metrics on the split that selects."""
-        return self.task.evaluate(self.objective.student, self.selecting)
+        return self.task.evaluate(self.student, self.selecting)
+
+    def ending(self, progress: Progress) -> str | None:
+        """Return whether the recipe's patience is over: none is lost while a method trains alone, before the labels."""
+        done, patience = len(progress.rows), self.recipe.patience
+        waited = done - max(progress.best_epoch, self.recipe.initial_epochs)
+        if patience is None or waited < patience or done == self.recipe.epochs:
+            return None
+        score = f"{self.recipe.select}_{self.score}"
+        return (
+            f"{waited} epochs without a better {score} than {progress.best_score:.2f} % of epoch {progress.best_epoch}"
+        )
 
     def keep(self, run: Run) -> None:
         """Write the student."""
-        save_network(run.student_file, self.objective.student, self.description())
+        save_network(run.student_file, self.student, self.description())
 
     def kept(self, run: Run) -> Path:
         """Return the student's file."""
@@ -106,9 +130,9 @@ class Distillation(Job):
 
     def result(self, run: Run, progress: Progress) -> dict[str, Any]:
         """Return the run's figures: the test split is read here, at the end, for the last epoch and for the best."""
-        recipe, data, student = self.recipe, self.data, self.objective.student
+        recipe, data, student = self.recipe, self.data, self.student
         last = self.task.evaluate(student, data.test, probe=True)
-        self.module.load_state_dict(load_checkpoint(run.best)["objective"])
+        self.load(load_checkpoint(run.best))
         best = self.task.evaluate(student, data.test, probe=True)
         method, score = self.objective.method, f"{recipe.select}_{self.score}"
         selected: dict[str, Any] = {"note": SELECTED_LAST}
@@ -122,6 +146,7 @@ class Distillation(Job):
             "best_epoch": progress.best_epoch,
             "selected_on": recipe.select,
             **selected,
+            "ended_early": self.ending(progress),
             "images": {"train": len(data.train), "labelled": int((data.train.labels >= 0).sum()),
                        "val": len(data.val), "test": len(data.test)},
             **super().result(run, progress),
@@ -202,13 +227,13 @@ def assemble(
     """Return the job of networks that are built, with their optimisers."""
     if task.processes.count > 1 and recipe.batch_norm == "sync":
         synchronised(distiller, task.processes)
-    sgd = partial(SGD, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    optimisers: dict[str, Optimizer] = {"student_optimiser": sgd(distiller.student_parameters(), lr=recipe.lr)}
+    optimisers = {"student_optimiser": new_optimiser(recipe, distiller, distiller.student_parameters(), recipe.lr)}
     of_teacher = list(distiller.teacher_parameters())
     if of_teacher:
-        optimisers["teacher_optimiser"] = sgd(of_teacher, lr=recipe.teacher_lr)
+        optimisers["teacher_optimiser"] = new_optimiser(recipe, distiller, of_teacher, recipe.teacher_lr)
+    ema = MovingAverage(distiller.to(fabric.device).student, recipe.ema) if recipe.ema > 0 else None
     job = Distillation(recipe, fabric, task, feed, distiller, optimisers, student_schedule(recipe), note,
-                       recipe.labelled_share, recipe.diagnose_every, frozen or {})  # fmt: skip
+                       recipe.labelled_share, recipe.diagnose_every, frozen or {}, recipe.clip_norm, ema)  # fmt: skip
     if recipe.compile:
         distiller.student.compile()
     return job

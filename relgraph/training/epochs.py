@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
@@ -22,6 +22,7 @@ from relgraph.seeding import generator
 from relgraph.training.callbacks import Callbacks, StepEnd
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.feed import Feed
+from relgraph.training.moving_average import MovingAverage
 from relgraph.training.objective import Losses, Objective, Stage
 from relgraph.training.runs import AnyRecipe, Run
 from relgraph.training.schedule import Schedule
@@ -77,6 +78,8 @@ class Job:
         labelled_share: Share of labelled images in a batch where some have none.
         diagnose_every: Steps from one diagnostics to the next; 0 for none.
         frozen: Name and fingerprint of each frozen network that the training reads, such as its `teacher`.
+        clip_norm: The largest norm of the gradient of what the first optimiser trains; `None` for any.
+        ema: The moving average of the student, if there is one.
         data: The task's data set, on the device.
         selecting: The split that selects.
         processes: The task's, over which each batch is spread: all run every part of it, and the first one writes.
@@ -94,6 +97,8 @@ class Job:
     labelled_share: float = 1.0
     diagnose_every: int = 0
     frozen: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    clip_norm: float | None = None
+    ema: MovingAverage | None = None
 
     title: ClassVar[str] = "epoch"  # of its progress bar
     stream: ClassVar[str] = ""  # before the purposes of its random streams, which no other job shares
@@ -113,7 +118,17 @@ class Job:
     @property
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds, by name."""
-        return {"objective": self.module, **self.optimisers}
+        return {**self.networks, **self.optimisers}
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The modules whose weights a checkpoint holds, by name."""
+        return {"objective": self.module} if self.ema is None else {"objective": self.module, "ema": self.ema.student}
+
+    def load(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take the weights of a checkpoint's networks."""
+        for name, network in self.networks.items():
+            network.load_state_dict(checkpoint[name])
 
     def stage(self, epoch: int) -> Stage:
         """Return the stage of the training in an epoch, counted from 0."""
@@ -147,6 +162,10 @@ class Job:
             "dataset": str(self.recipe.dataset),
         }
 
+    def ending(self, progress: Progress) -> str | None:
+        """Return why the training is over before its last epoch; `None` while it is not."""
+        return None
+
     def line(self, row: Mapping[str, float]) -> str | None:
         """Return a line for the user after an epoch, if it has one."""
         select = self.recipe.select
@@ -160,7 +179,7 @@ class Job:
     def result(self, run: Run, progress: Progress) -> dict[str, Any]:
         """Return the content of `result.json`, here what all jobs tell."""
         return {
-            "epochs": self.schedule.epochs,
+            "epochs": len(progress.rows),
             "images_per_s": median(row["images_per_s"] for row in progress.rows),
             "seed": self.recipe.seed,
             "device": str(self.fabric.device),
@@ -276,15 +295,18 @@ def train_epoch(
     job.module.train()
     with closing(steps(job, epoch, first, None if within is None else within["views"])) as batches:
         for number, (index, images, views, bar) in enumerate(batches, first):
-            if number == first or not job.schedule.by_epoch:
-                rate = job.schedule.rate(epoch + number / (first + bar.total))
+            total = first + bar.total
+            if number == first or not job.schedule.by_epoch or epoch < job.schedule.warmup:
+                rate = job.schedule.rate(epoch + number / total)
                 for group in next(iter(job.optimisers.values())).param_groups:
                     group["lr"] = rate
             found = step(job, images, index, views, meter, stage, diagnostics if job.diagnose_every else None)
+            if job.ema is not None:
+                job.ema.update(epoch * total + number)
             for callback in callbacks:
-                callback.after_step(step_end(job, epoch, number, first + bar.total, found, index))
+                callback.after_step(step_end(job, epoch, number, total, found, index))
             done += len(index) * job.processes.count
-            if pauses is not None and number + 1 < first + bar.total and pauses.due():
+            if pauses is not None and number + 1 < total and pauses.due():
                 measures = {"meter": meter.state, "diagnostics": diagnostics.state}
                 pauses.save({"step": number + 1, "views": views.get_state(), "measures": measures})
             if shown and meter.due():
@@ -344,6 +366,9 @@ def step(
     losses: Losses = job.module(inputs, stage, measured)
     job.fabric.backward(losses.total)
     job.objective.remember(losses, inputs.batch)
+    if job.clip_norm is not None:  # a norm that is no number makes the weights so, which the epoch's end tells
+        first = next(iter(job.optimisers.values()))
+        job.fabric.clip_gradients(job.module, first, max_norm=job.clip_norm, error_if_nonfinite=False)
     for optimiser in job.optimisers.values():
         optimiser.step()
     meter.add(losses, inputs.batch.labels, inputs.teacher)

@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from torch.optim import SGD
-
 from relgraph.networks.heads import Head
 from relgraph.outputs import Output, StepInputs
 from relgraph.processes import ProcessGroup
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.epochs import Job
 from relgraph.training.objective import LabelLoss, Losses, Objective, Stage, losses_of
+from relgraph.training.optimisers import new_optimiser
 from relgraph.training.recipe import Recipe
 from relgraph.training.resuming import restore, write_first
 from relgraph.training.runs import Run
@@ -52,19 +51,19 @@ class HeadTraining(Job):
 def train_head(student: Job, head: Head, recipe: Recipe, run: Run) -> None:
     """Train the head of a job's teacher by cross-entropy on the labelled images, then leave it fixed.
 
-    This is the "sequential" strategy of EGA (Ma, Chen, Akata, 2022, arXiv 2211.13264): SGD at `teacher_lr`, whose decay
-    steps are those of the student's schedule. (The "joint" head has a constant rate.) The official release does not
-    run it: with a CLIP teacher it ignores the trained head. Every epoch is kept in `head.ckpt`, and a stopped run goes
-    on after it.
+    This is the "sequential" strategy of EGA (Ma, Chen, Akata, 2022, arXiv 2211.13264): the student's kind of optimiser
+    at `teacher_lr`, on the student's schedule, in the student's proportion, without warm-up, `min_lr` and clipping.
+    (The "joint" head has a constant rate.) The official release does not run it: with a CLIP teacher it ignores the
+    trained head. Every epoch is kept in `head.ckpt`, and a stopped run goes on after it.
 
     Raises:
         RelgraphError: if the loss is not a number, or `head.ckpt` is not of this run.
     """
     head.requires_grad_(True)
-    sgd = SGD(head.parameters(), lr=recipe.teacher_lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    optimisers = {"optimiser": new_optimiser(recipe, head, head.parameters(), recipe.teacher_lr)}
     task, run = classes_of(student.task), run.of_head()
     objective, schedule = TeacherHead(head, task.loss, task.processes), student_schedule(head_recipe(recipe))
-    job = HeadTraining(recipe, student.fabric, task, student.feed, objective, {"optimiser": sgd}, schedule)
+    job = HeadTraining(recipe, student.fabric, task, student.feed, objective, optimisers, schedule)
     progress = restore(job, run)
     write_first(job, run)
     train_epochs(job, run, progress)
@@ -76,4 +75,4 @@ def head_recipe(recipe: Recipe) -> Recipe:
     epochs = recipe.head_epochs or recipe.epochs
     milestones = recipe.milestones if epochs == recipe.epochs else None
     return replace(recipe, epochs=epochs, head_epochs=None, teacher_head="joint", lr=recipe.teacher_lr,
-                   milestones=milestones, init_epochs=0)  # fmt: skip
+                   milestones=milestones, init_epochs=0, warmup_epochs=0, min_lr=0.0, patience=None)  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from relgraph.errors import RelgraphError, unknown
 from relgraph.options import check_names, option
 from relgraph.own_code import Own
-from relgraph.training.recipe import BaseRecipe
+from relgraph.training.recipe import BaseRecipe, check_optimiser
 
 # What each objective begins with. The values of MoCo v2 (Chen et al., 2020, arXiv 2003.04297) and of SSKD's head (Xu et
 # al., 2020, arXiv 2006.07114) are their official code's, but for MoCo's warm-up, which is ours. Of SimCLR (Chen et al.,
@@ -58,12 +58,11 @@ class PretrainRecipe(BaseRecipe):
         key_momentum: Momentum of MoCo's key encoder: the share of its weights that it keeps in each step.
         epochs: Passes over the training set.
         batch_size: Images in a batch.
-        optimiser: SGD with momentum, or AdamW.
+        optimiser: SGD with momentum, or AdamW with torch's betas, 0.9 and 0.999.
         lr: Learning rate.
-        momentum: Momentum of SGD.
         weight_decay: Weight decay.
-        schedule: After the warm-up a cosine to 0, x 0.1 after a half and three quarters of the epochs (sskd-head's), or
-            constant.
+        schedule: After the warm-up a cosine to --min-lr, x 0.1 after a half and three quarters of the epochs
+            (sskd-head's), or constant.
         warmup_epochs: Epochs in which the learning rate rises from 0; 10, or a tenth of the epochs if that is fewer.
         eval_every: Epochs between two measurements of the k-NN accuracy; it is always measured in the last epoch.
         select: Split on which the k-NN accuracy is measured during the training; no epoch is chosen by it.
@@ -80,7 +79,6 @@ class PretrainRecipe(BaseRecipe):
     key_momentum: float = option(default=0.999, least=0, below=1)
     epochs: int | None = option(default=None, least=1)
     batch_size: int | None = option(default=None, least=2)
-    optimiser: Literal["sgd", "adamw"] = option(default="sgd")
     lr: float | None = option(default=None, least=0)
     weight_decay: float | None = option(default=None, least=0)
     schedule: Literal["cosine", "step", "constant"] = option(default="cosine")
@@ -90,11 +88,9 @@ class PretrainRecipe(BaseRecipe):
     def __post_init__(self) -> None:
         """Check each option, and which of them fit each other."""
         super().__post_init__()
-        if self.epochs is not None and (self.warmup_epochs or 0) >= self.epochs:
-            raise RelgraphError(f"warmup_epochs must be below epochs = {self.epochs}, got {self.warmup_epochs}")
+        check_optimiser(self)
         if self.objective == "sskd-head" and self.teacher is None:
             raise RelgraphError("sskd-head trains a head of a teacher: give --teacher, spelled as for relgraph train")
-        self.refuse_unused(self.optimiser == "sgd", "optimiser sgd", f"adamw and {self.momentum}", "momentum")
         for owner, names in OWNERS.items():
             self.refuse_unused(self.objective in owner.split(" and "), owner, f"objective {self.objective}", *names)
         if self.objective != "sskd-head" and self.teacher is not None:

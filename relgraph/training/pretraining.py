@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
 
 from relgraph.data.datasets import DataSet
 from relgraph.data.views import Normalise
@@ -29,6 +28,7 @@ from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.epochs import Job, Progress
 from relgraph.training.feed import Feed, Online, TwoViews, input_of, make_plan
 from relgraph.training.objective import Losses, Objective, Stage, losses_of
+from relgraph.training.optimisers import new_optimiser
 from relgraph.training.pretrain_recipe import PretrainRecipe, augmentation, resolve_pretraining
 from relgraph.training.resuming import network_of
 from relgraph.training.runs import Run
@@ -264,10 +264,12 @@ def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
     trial = trial_step(fabric, objective, lambda objective, inputs: objective(inputs).total, feed, data.train,
                        recipe.batch_size)  # fmt: skip
     recipe, line = with_threads(recipe, trial)
-    optimisers = {"optimiser": new_optimiser(recipe, objective)}
+    assert recipe.lr is not None
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    optimisers = {"optimiser": new_optimiser(recipe, objective, trained, recipe.lr)}
     frozen = {"teacher": network_of(feed.teacher)} if isinstance(feed, Online) else {}
     job = kind(recipe, fabric, task, feed, objective, optimisers, pretraining_schedule(recipe), note + line,
-               frozen=frozen)  # fmt: skip
+               frozen=frozen, clip_norm=recipe.clip_norm)  # fmt: skip
     if recipe.compile and isinstance(objective, SimCLR | MoCo):
         objective.backbone.compile()
     return job
@@ -310,12 +312,3 @@ def new_network(recipe: PretrainRecipe, data: DataSet) -> SimCLR | MoCo:
     if recipe.objective == "moco":
         return MoCo(backbone, recipe.dim, recipe.hidden, recipe.temperature, recipe.queue, recipe.key_momentum)
     return SimCLR(backbone, recipe.dim, recipe.hidden, recipe.temperature)
-
-
-def new_optimiser(recipe: PretrainRecipe, objective: Objective) -> Optimizer:
-    """Return the recipe's optimiser of what an objective trains."""
-    assert recipe.lr is not None and recipe.weight_decay is not None
-    parameters = [p for p in objective.parameters() if p.requires_grad]
-    if recipe.optimiser == "adamw":
-        return AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    return SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)

@@ -1,5 +1,6 @@
 """The recipe of a run: every option once, as a field. The command line and the YAML file are made from it."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -14,6 +15,7 @@ from relgraph.own_code import Own
 if TYPE_CHECKING:
     from relgraph.names import Named
     from relgraph.training.objective import Stage
+    from relgraph.training.pretrain_recipe import PretrainRecipe
 
 
 # Options that may be an object of the user's own.
@@ -56,7 +58,15 @@ class BaseRecipe:
         teacher_std: Standard deviation of the teacher's input.
         teacher_args: Arguments of the teacher: of timm's constructor, such as num_classes=1001,pad_type=same, or
             output=projection for the contrastive head of a checkpoint: that relgraph pretrain made.
-        momentum: Momentum of both optimisers.
+        optimiser: SGD with momentum, or AdamW with torch's betas, 0.9 and 0.999, which needs smaller rates: give --lr
+            and --teacher-lr with it, such as 0.001.
+        momentum: Momentum of SGD.
+        nesterov: Nesterov's momentum.
+        decay_norm_and_bias: Whether weight decay also acts on weights of norms, on biases and on what a network names
+            in its own no_weight_decay(); in timm's training script it does not.
+        clip_norm: Largest norm of the gradient of all that is trained but the teacher's side; a longer gradient is
+            scaled to it. Without a limit if not given.
+        min_lr: Rate at the end of the cosine.
         select: Split on which the best epoch is chosen; the original chooses it on the test split.
         seed: Seed of all random numbers: split, labels, weights, batches, crops.
         device: Where to compute.
@@ -87,7 +97,12 @@ class BaseRecipe:
     teacher_mean: tuple[float, ...] | None = option(default=None)
     teacher_std: tuple[float, ...] | None = option(default=None)
     teacher_args: tuple[str, ...] = option(default=())
+    optimiser: Literal["sgd", "adamw"] = option(default="sgd")
     momentum: float = option(default=0.9, least=0)
+    nesterov: bool = option(default=False)
+    decay_norm_and_bias: bool = option(default=True)
+    clip_norm: float | None = option(default=None, above=0)
+    min_lr: float = option(default=0.0, least=0)
     select: Literal["val", "test"] = option(default="val")
     seed: int = option(default=0, least=0, most=2**31 - 1)
     device: Literal["auto", "cpu", "cuda"] = option(default="auto")
@@ -129,6 +144,21 @@ class BaseRecipe:
         for name in names:
             if not used and getattr(self, name) != options_of(type(self))[name].default:
                 raise RelgraphError(f"{name} belongs to {owner}, got {got}")
+
+
+def check_optimiser(recipe: "Recipe | PretrainRecipe") -> None:
+    """Refuse settings of the optimiser and of its learning rate that do not fit each other."""
+    for name in ("momentum", "nesterov"):
+        got = f"{recipe.optimiser} and {getattr(recipe, name)}"
+        recipe.refuse_unused(recipe.optimiser == "sgd", "optimiser sgd", got, name)
+    if recipe.nesterov and recipe.momentum == 0:
+        raise RelgraphError("nesterov needs a momentum above 0, got 0")
+    recipe.refuse_unused(recipe.weight_decay != 0, "a weight decay", "weight_decay 0", "decay_norm_and_bias")
+    recipe.refuse_unused(recipe.schedule == "cosine", "schedule cosine", recipe.schedule, "min_lr")
+    if recipe.lr is not None and recipe.min_lr > recipe.lr:
+        raise RelgraphError(f"min_lr must be at most lr = {recipe.lr}, got {recipe.min_lr}")
+    if recipe.epochs is not None and (recipe.warmup_epochs or 0) >= recipe.epochs:
+        raise RelgraphError(f"warmup_epochs must be below epochs = {recipe.epochs}, got {recipe.warmup_epochs}")
 
 
 @dataclass(frozen=True)
@@ -204,10 +234,18 @@ class Recipe(BaseRecipe):
         batch_norm: On several devices: batch norm over the images of each, or over all of them (sync).
         lr: Learning rate of the student.
         weight_decay: Weight decay of both optimisers.
-        schedule: Learning rate over the epochs: x 0.1 at the milestones, a cosine to 0, or constant.
+        schedule: Learning rate over the epochs: x 0.1 at the milestones, a cosine to --min-lr, or constant.
+        schedule_by: Whether the cosine falls with each epoch or with each step.
+        warmup_epochs: First epochs, in which the student's rate rises from 0 with every step; the schedule begins after
+            them, milestones are epochs of the whole run.
         milestones: Epochs of the steps; 150,180,210 of 240, and in that proportion for other lengths, if not given.
         teacher_lr: Learning rate of the teacher's head: constant for a joint one, with the schedule for a sequential
-            one.
+            one. Its optimiser is the student's in all but rate, warm-up and clipping.
+        ema: Decay of an exponential moving average of the student's weights and statistics, after each step at most
+            (1 + step) / (10 + step); the average is evaluated, selected and kept, while the student itself is trained
+            on. 0 for none.
+        patience: Epochs without a better score on the split that selects after which the run ends; epochs in which a
+            method trains alone do not count. If not given, all epochs are trained.
         diagnose_every: Steps between two measurements of the graphs of student and teacher (diagnostics.csv); 0 for
             none.
     """
@@ -256,8 +294,12 @@ class Recipe(BaseRecipe):
     lr: float = option(default=0.05, least=0)
     weight_decay: float = option(default=5e-4, least=0)
     schedule: Literal["step", "cosine", "constant"] = option(default="step")
+    schedule_by: Literal["epoch", "step"] = option(default="epoch")
+    warmup_epochs: int = option(default=0, least=0)
     milestones: tuple[int, ...] | None = option(default=None)
     teacher_lr: float = option(default=0.01, least=0)
+    ema: float = option(default=0.0, least=0, below=1)
+    patience: int | None = option(default=None, least=1)
     diagnose_every: int = option(default=50, least=0)
 
     def __post_init__(self) -> None:
@@ -270,6 +312,7 @@ class Recipe(BaseRecipe):
         self._check_method()
         self._check_graph()
         self._check_stages()
+        self._check_rate()
 
     def _check_teacher(self) -> None:
         from relgraph.names import is_checkpoint, is_vectors
@@ -340,6 +383,16 @@ class Recipe(BaseRecipe):
         if self.initial_epochs >= self.epochs:
             raise RelgraphError(f"init_epochs must be below epochs = {self.epochs}, got {self.initial_epochs}")
 
+    def _check_rate(self) -> None:
+        check_optimiser(self)
+        self.refuse_unused(self.schedule == "cosine", "schedule cosine", self.schedule, "schedule_by")
+        self.refuse_unused(self.schedule == "step", "schedule step", self.schedule, "milestones")
+        if self.schedule == "step" and min(self.milestones_in_use, default=math.inf) < self.warmup_epochs:
+            got = ", ".join(map(str, self.milestones_in_use))
+            raise RelgraphError(f"milestones must not lie in the {self.warmup_epochs} warmup_epochs, got {got}")
+        if self.patience is not None and self.patience >= self.epochs:
+            raise RelgraphError(f"patience must be below epochs = {self.epochs}, got {self.patience}")
+
     @cached_property
     def methods(self) -> list["Named"]:
         """The methods that `method` and `beta` name, each with its weight."""
@@ -382,6 +435,17 @@ class Recipe(BaseRecipe):
         share = self.methods[0].cls.init_share if len(self.methods) == 1 else 0.0
         least = 1 if share > 0 and self.epochs > 1 else 0  # a short run has its stage as well
         return max(least, round(share * self.epochs))
+
+    @property
+    def milestones_in_use(self) -> tuple[int, ...]:
+        """The milestones, their default included: after 62.5 %, 75 % and 87.5 % of the epochs behind the first stage.
+
+        They are 150, 180 and 210 of 240, as in EGA's official code.
+        """
+        if self.milestones is not None:
+            return self.milestones
+        first = self.initial_epochs
+        return tuple(first + round((self.epochs - first) * part) for part in (0.625, 0.75, 0.875))
 
     def stage(self, epoch: int) -> "Stage":
         """Return the stage of the student's training in an epoch, counted from 0."""

@@ -131,8 +131,8 @@ def _check_kept(job: Job, run: Run, progress: Progress) -> None:
         if file is not None:
             check_network(file)
     except RelgraphError as error:
-        job.module.load_state_dict(best["objective"])
+        job.load(best)
         job.keep(run)
-        job.module.load_state_dict(last["objective"])
+        job.load(last)
         source = run.last if best is last else run.best
         tell(f"{error}: written again from {source.name}")

@@ -10,7 +10,7 @@ from relgraph.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Schedule:
-    """A learning rate by epochs: a warm-up or a first stage, then steps of x 0.1, a cosine to 0, or a constant.
+    """A learning rate by epochs: a warm-up or a first stage, then steps of x 0.1, a cosine, or a constant.
 
     Attributes:
         lr: The full rate.
@@ -18,8 +18,9 @@ class Schedule:
         epochs: Length of the training.
         start: Epoch at which the cosine begins.
         milestones: Epochs after which the steps come.
-        warmup: Whether the rate rises linearly from 0 before the start; otherwise it is full.
-        by_epoch: Whether the rate is that of the epoch's beginning in all of its steps.
+        warmup: Epochs in which the rate rises linearly from 0, with every step: else it would be 0 in all of the first.
+        by_epoch: Whether the rate, after the warm-up, is that of the epoch's beginning in all of its steps.
+        min_lr: The rate at the end of the cosine.
     """
 
     lr: float
@@ -27,35 +28,32 @@ class Schedule:
     epochs: int
     start: int = 0
     milestones: tuple[float, ...] = ()
-    warmup: bool = False
+    warmup: int = 0
     by_epoch: bool = True
+    min_lr: float = 0.0
 
     def rate(self, epoch: float) -> float:
-        """Return the learning rate at a point in epochs and, unless it is constant in each, parts of them, from 0."""
+        """Return the learning rate at a point in epochs and parts of them, from 0."""
+        if epoch < self.warmup:
+            return self.lr * epoch / self.warmup
         epoch = math.floor(epoch) if self.by_epoch else epoch
-        if self.warmup and epoch < self.start:
-            return self.lr * epoch / self.start
         if self.kind == "step":
             return self.lr * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
         if self.kind == "constant":
             return self.lr
         done = max(0.0, epoch - self.start) / max(1e-9, self.epochs - self.start)
-        return self.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 def student_schedule(recipe: Recipe) -> Schedule:
-    """Return the schedule of a student, whose rate is constant in each epoch.
+    """Return the schedule of a student, whose rate is constant in each epoch, but in a warm-up or with `schedule_by`.
 
-    Steps come after the milestones: by default after 62.5 %, 75 % and 87.5 % of the epochs, 150, 180 and 210 of 240 as
-    in EGA's official code. Epochs in which a method trains alone have the full rate, and the schedule begins after
-    them; milestones that the recipe names are epochs of the whole run.
+    Steps come after the milestones. Epochs in which a method trains alone have the full rate behind the warm-up, and
+    the cosine begins after both; milestones that the recipe names are epochs of the whole run.
     """
-    first = recipe.initial_epochs
-    rest = recipe.epochs - first
-    milestones = recipe.milestones
-    if milestones is None:
-        milestones = tuple(first + round(rest * part) for part in (0.625, 0.75, 0.875))
-    return Schedule(recipe.lr, recipe.schedule, recipe.epochs, first, milestones)
+    start = max(recipe.initial_epochs, recipe.warmup_epochs)
+    return Schedule(recipe.lr, recipe.schedule, recipe.epochs, start, recipe.milestones_in_use, recipe.warmup_epochs,
+                    recipe.schedule_by == "epoch", recipe.min_lr)  # fmt: skip
 
 
 def pretraining_schedule(recipe: PretrainRecipe) -> Schedule:
@@ -66,4 +64,4 @@ def pretraining_schedule(recipe: PretrainRecipe) -> Schedule:
     assert recipe.lr is not None and recipe.epochs is not None, "its objective fills in what is not given"
     milestones = recipe.epochs * 0.5, recipe.epochs * 0.75
     start = recipe.warmup_epochs or 0
-    return Schedule(recipe.lr, recipe.schedule, recipe.epochs, start, milestones, warmup=True, by_epoch=False)
+    return Schedule(recipe.lr, recipe.schedule, recipe.epochs, start, milestones, start, False, recipe.min_lr)

@@ -71,6 +71,10 @@ class Task:
         """
         raise NotImplementedError
 
+    def scores(self, images: ImageSet) -> bool:
+        """Return whether `evaluate` finds the `score` of a split."""
+        return True
+
     def figures(self, row: dict[str, float]) -> dict[str, float]:
         """Return those means of an epoch's steps that say something about this task."""
         return row
@@ -130,7 +134,7 @@ class Neighbours(Task):
         """
         train, labels = self.data.train, self.data.train.true_labels.cpu()
         labelled = (labels >= 0).nonzero().flatten()
-        if len(labelled) == 0 or len(images) == 0 or bool((images.true_labels < 0).any()):
+        if not self.scores(images):
             return {}
         chosen = labelled[torch.randperm(len(labelled), generator=torch.Generator().manual_seed(0))[:KNOWN]]
 
@@ -144,6 +148,11 @@ class Neighbours(Task):
         if probe and bool((pairs[1] != pairs[1][0]).any()):
             accuracies["linear"] = linear_probe(*pairs)
         return accuracies
+
+    def scores(self, images: ImageSet) -> bool:
+        """Return whether training images have labels, and all images of a split."""
+        known = bool((self.data.train.true_labels >= 0).any())
+        return known and len(images) > 0 and bool((images.true_labels >= 0).all())
 
     def figures(self, row: dict[str, float]) -> dict[str, float]:
         """Return the means but for the accuracy of a classifier that is not trained."""

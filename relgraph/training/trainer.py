@@ -88,7 +88,8 @@ def train_epochs(
 ) -> None:
     """Train the epochs that are missing from `progress`, each written to the run when it is done."""
     pauses = Amid(job, run, progress) if job.processes.count == 1 else None
-    for epoch in range(len(progress.rows), job.schedule.epochs):
+    while not _over(job, progress):
+        epoch = len(progress.rows)
         row, measured = train_epoch(job, epoch, progress.within, pauses, callbacks)
         _check_weights(job, epoch)
         row |= {f"{job.recipe.select}_{name}": value for name, value in job.evaluate(epoch).items()}
@@ -103,8 +104,15 @@ def train_epochs(
         job.processes.wait()
         for callback in callbacks:
             callback.after_epoch(EpochEnd(epoch + 1, job.schedule.epochs, row, better, job.objective, run.path))
-        if len(progress.rows) < job.schedule.epochs:
+        if not _over(job, progress):
             check_stop()
+    why = job.ending(progress)
+    if why is not None and job.processes.first:
+        tell(f"ended after epoch {len(progress.rows)} of {job.schedule.epochs}: {why}")
+
+
+def _over(job: Job, progress: Progress) -> bool:
+    return len(progress.rows) >= job.schedule.epochs or job.ending(progress) is not None
 
 
 class Amid:

@@ -44,8 +44,8 @@ def parse(command: click.Group) -> Callable[..., dict[str, Any]]:
 def test_every_option_of_the_recipe(parse: Callable[..., dict[str, Any]]) -> None:
     for item in options_of(Recipe).values():
         if isinstance(item.default, bool):
-            assert parse(f"--{item.name}") == {item.name: True}
-            assert parse(f"--no-{item.name}") == {item.name: False}
+            assert parse(f"--{item.name.replace('_', '-')}") == {item.name: True}
+            assert parse(f"--no-{item.name.replace('_', '-')}") == {item.name: False}
             continue
         text, value = typed(item)
         for option in (f"--{item.name.replace('_', '-')}", *item.aliases):

@@ -53,6 +53,23 @@ def test_it_is_trained_as_a_plain_classifier_on_the_labelled_images(make: Recipe
     assert not any(p.requires_grad for p in head.parameters())
 
 
+def test_it_has_the_kind_of_the_student_s_optimiser_and_no_clipping(make: RecipeMaker, tmp_path: Path) -> None:
+    heads = {}
+    for name, options in (("adamw", {}), ("clipped", {"clip_norm": 1e-6, "warmup_epochs": 1, "ema": 0.5})):
+        given: dict[str, Any] = {**SEQUENTIAL, "optimiser": "adamw", "weight_decay": 0.3, "decay_norm_and_bias": False}
+        recipe = make(**{**given, "schedule": "constant", **options})
+        job = build(recipe)
+        heads[name] = head_of(job)
+        own = deepcopy(heads[name])
+        train_head(job, heads[name], recipe, run := Run.create(tmp_path / name, recipe))
+        groups = load_checkpoint(run.of_head().last)["optimiser"]["param_groups"]
+        assert [(group["weight_decay"], group["betas"], group["lr"]) for group in groups] == [
+            (0.0, (0.9, 0.999), 0.01), (0.3, (0.9, 0.999), 0.01)
+        ]  # fmt: skip
+        assert not torch.equal(own.project.weight, heads[name].project.weight)
+    torch.testing.assert_close(states(heads["clipped"]), states(heads["adamw"]), rtol=0, atol=0)
+
+
 def test_a_run_with_a_head_in_pieces(make: RecipeMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its checkpoint is one as others are, its figures are told once, and it stays fixed while the student learns."""
     recipe, whole, path = make(**SEQUENTIAL), tmp_path / "whole", tmp_path / "pieces"
@@ -94,6 +111,10 @@ def test_its_recipe(make: RecipeMaker) -> None:
     official = student_schedule(head_recipe(make(epochs=240, teacher_head="sequential", milestones=(150, 180, 210))))
     assert [official.rate(epoch) for epoch in (0, 149, 150, 180, 210)] == pytest.approx([0.01, 0.01, 1e-3, 1e-4, 1e-5])
     assert head_recipe(make(epochs=240, init_epochs=30, teacher_head="sequential", head_epochs=8)).initial_epochs == 0
+    settings: dict[str, Any] = {"schedule": "cosine", "schedule_by": "step", "min_lr": 0.05, "lr": 0.1}
+    given = make(epochs=240, teacher_head="sequential", head_epochs=2, warmup_epochs=2, patience=9, **settings)
+    fallen = student_schedule(head_recipe(given))
+    assert [fallen.rate(epoch) for epoch in (0, 1, 1.5, 2)] == pytest.approx([0.01, 5e-3, 0.01 * 0.1464466, 0])
     recipe = head_recipe(make(epochs=240, teacher_head="sequential", head_epochs=8, milestones=(150, 180, 210)))
     short = student_schedule(recipe)
     assert short.epochs == recipe.epochs == 8

@@ -82,9 +82,10 @@ def test_unknown_names() -> None:
 
 LEAST = {
     **dict.fromkeys(("epochs", "dim", "image_size", "teacher_size", "head_epochs", "accumulate"), 1),
-    **dict.fromkeys(("workers", "labels_per_class", "init_epochs", "diagnose_every", "seed"), 0),
+    **dict.fromkeys(("workers", "labels_per_class", "init_epochs", "diagnose_every", "seed", "warmup_epochs"), 0),
+    "patience": 1,
     "batch_size": 2,
-    **dict.fromkeys(("lr", "teacher_lr", "momentum", "weight_decay", "gamma", "alpha", "beta"), 0.0),
+    **dict.fromkeys(("lr", "min_lr", "teacher_lr", "momentum", "weight_decay", "gamma", "alpha", "beta"), 0.0),
 }
 
 
@@ -94,7 +95,10 @@ def test_values_out_of_range() -> None:
             most = " and at most 2147483647" if name == "seed" else ""
             refused(f"{name} must be at least {least:g}{most}, got {value}", Recipe, **{name: value})
     for value in (0.0, -1.0, math.nan):
-        refused(f"temperature must be above 0, got {value}", Recipe, temperature=value)
+        for name in ("temperature", "clip_norm"):
+            refused(f"{name} must be above 0, got {value}", Recipe, **{name: value})
+    for value in (-0.1, 1.0):
+        refused(f"ema must be at least 0 and below 1, got {value}", Recipe, ema=value)
     refused("lr must be a number, got '5e-4'", Recipe, lr="5e-4")
     refused("seed must be at least 0 and at most 2147483647, got 2147483648", Recipe, seed=2**31)
 
@@ -151,6 +155,20 @@ MISFITS: list[tuple[Given, str]] = [
     ({"method": "seed", "init_epochs": 1},
      "nothing teaches the student after 1 init_epochs: gamma and alpha are 0, give --init-epochs 0"),
     ({"method": "fsp", "gamma": 0.0}, "nothing teaches the student after 27 init_epochs: …"),
+    # The optimiser and its rate.
+    ({"optimiser": "adamw", "momentum": 0.8}, "momentum belongs to optimiser sgd, got adamw and 0.8"),
+    ({"optimiser": "adamw", "nesterov": True}, "nesterov belongs to optimiser sgd, got adamw and True"),
+    ({"momentum": 0.0, "nesterov": True}, "nesterov needs a momentum above 0, got 0"),
+    ({"weight_decay": 0.0, "decay_norm_and_bias": False},
+     "decay_norm_and_bias belongs to a weight decay, got weight_decay 0"),
+    ({"min_lr": 0.01}, "min_lr belongs to schedule cosine, got step"),
+    ({"schedule": "cosine", "min_lr": 0.1}, "min_lr must be at most lr = 0.05, got 0.1"),
+    ({"schedule": "constant", "schedule_by": "step"}, "schedule_by belongs to schedule cosine, got constant"),
+    ({"schedule": "cosine", "milestones": (3,)}, "milestones belongs to schedule step, got cosine"),
+    ({"epochs": 5, "warmup_epochs": 5}, "warmup_epochs must be below epochs = 5, got 5"),
+    ({"milestones": (30, 4), "warmup_epochs": 5}, "milestones must not lie in the 5 warmup_epochs, got 30, 4"),
+    ({"epochs": 24, "warmup_epochs": 16}, "milestones must not lie in the 16 warmup_epochs, got 15, 18, 21"),
+    ({"patience": 240}, "patience must be below epochs = 240, got 240"),
 ]  # fmt: skip
 
 
@@ -172,6 +190,8 @@ def test_the_limits_themselves_are_allowed() -> None:
     assert Recipe(method="sskd+seed", ss_head="runs/head").ss_head == "runs/head"
     assert Recipe(method="none", teacher_head="own", teacher="checkpoint:a", init_from="b").init_from == "b"
     assert resolve({"method": "seed", "dataset": "folder:photos", **TEACHER}).labels_per_class == 0
+    assert Recipe(optimiser="adamw", weight_decay=0.0, warmup_epochs=150, patience=239).epochs == 240
+    assert Recipe(schedule="cosine", min_lr=0.05, warmup_epochs=239, schedule_by="step").milestones is None
 
 
 def test_sums_take_options_by_the_method_s_name() -> None:

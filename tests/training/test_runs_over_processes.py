@@ -25,6 +25,17 @@ CHOSEN: dict[str, dict[str, Any]] = {
     "seed": {**VARIANTS["seed"], "batch_size": 12},
     "sequential": {"teacher_head": "sequential", "head_epochs": 2, "labels_per_class": 12, "views": "independent"},
     "accumulated": {"accumulate": 2},
+    "settings": {
+        "clip_norm": 0.5,
+        "ema": 0.5,
+        "nesterov": True,
+        "decay_norm_and_bias": False,
+        "weight_decay": 0.1,
+        "schedule": "cosine",
+        "schedule_by": "step",
+        "warmup_epochs": 1,
+        "patience": 1,
+    },
 }
 # What a step in float32 gives alike; accuracies of a few images jump.
 TERMS = {
@@ -71,7 +82,8 @@ def learned(recipe: Recipe) -> dict[str, Tensor]:
     """Return weights, statistics and memories after an epoch, as this process has them."""
     job = build(recipe)
     train_epoch(job, 0)
-    return dict(job.objective.state_dict())
+    assert job.ema is not None
+    return job.objective.state_dict() | {f"average of {name}": x for name, x in job.ema.student.state_dict().items()}
 
 
 def stop(processes: ProcessGroup, recipe: Recipe, path: Path) -> None:
@@ -95,7 +107,7 @@ def work(make: RecipeMaker) -> Work:
     return Work(
         trained,
         make(**small),
-        make(relation="local", accumulate=2, epochs=1, **memories),
+        make(relation="local", accumulate=2, epochs=1, clip_norm=0.5, ema=0.5, **memories),
         [make(**options) for options in refused],
     )
 
@@ -127,6 +139,14 @@ def test_two_processes_have_the_figures_of_one(
     for found in done:
         assert found.results[name]["processes"] == 2 and found.results[name]["images"] == expected["images"]
     assert done[0].results[name]["test"] == done[1].results[name]["test"]
+    if name == "settings":  # their norm is that of the whole batch's gradient, their average one of whole weights
+        start = dict(build(work.trained[name]).student.named_parameters())
+        averages = [load_checkpoint(found.last)["ema"] for found in (run, alone)]
+        moved, apart = (
+            sum(float((a[key] - b[key]).double().norm() ** 2) for key in start)
+            for a, b in ((averages[1], start), averages)
+        )
+        assert apart < 1e-6 * moved
     if name == "dense":  # the run that was resumed on another number of processes
         resumed = Run.open(folder / "resumed")
         compare(resumed, alone, close)
