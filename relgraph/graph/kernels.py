@@ -53,17 +53,28 @@ def _dot(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _squared_distance(x: Tensor, y: Tensor) -> Tensor:
-    # The expansion |x|^2 + |y|^2 - 2 x y' cancels digits when the nodes lie far from the origin, as features after a
-    # ReLU do (relative error 7e-4 in float32); distances do not move with the origin, so the mean of `y` is subtracted
-    # first (1e-7).
+    # The expansion |x|^2 + |y|^2 - 2 x y' cancels digits of near nodes, and of all when they lie far from the origin, as
+    # features after a ReLU do: distances do not move with the origin, so the mean of `y` is subtracted first, and
+    # float64 keeps the digits of all nodes that float32 can tell apart. What is below the error of the sums is 0.
+    return squared_in_float64(x, y).to(x.dtype)
+
+
+def squared_in_float64(x: Tensor, y: Tensor) -> Tensor:
+    """Return `|x_i - y_j|^2` in float64, which squares of any float32 fit, `(..., N, D), (..., M, D) -> (..., N, M)`.
+
+    It is 0 where it is below `D * 2.2e-16` of the sum of both nodes' squared distances from the mean of `y`: rounding
+    does not tell such nodes from equal ones, and equal ones are at distance 0 whatever their scale and place.
+    """
+    x, y = x.double(), y.double()
     origin = y.mean(-2, keepdim=True).detach()
     x, y = x - origin, y - origin
-    square = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2) - 2 * (x @ y.mT)
-    return square.clamp_min(0)
+    size = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2)
+    square = size - 2 * (x @ y.mT)
+    return torch.where(square > x.shape[-1] * torch.finfo(x.dtype).eps * size, square, 0)
 
 
 dot = Product(_dot, bilinear=True)
-# |x_i - y_j|^2, never negative.
+# |x_i - y_j|^2, never negative; see `squared_in_float64`.
 squared_distance = Product(_squared_distance, own=0.0)
 
 
@@ -77,8 +88,9 @@ class Kernel:
         product: `dot`, `squared_distance`, or a user-defined function, `(..., N, D) x (..., M, D) -> (..., N, M)`.
         finish: Map of each number of the matrix; none if not given.
         nearest_is_largest: Whether a larger number means nearer, as in a correlation, or farther, as in a distance.
-        bounded: Whether prepared nodes are divided by the largest magnitude among all of them, because the result is
-            scale-invariant, but squares of its numbers would overflow, or vanish, without the division.
+        bounded: Whether prepared nodes are divided by the largest magnitude among all of them, down to a power of two,
+            which rounds nothing: the result is scale-invariant, but without the division squares of its numbers would
+            overflow, or vanish.
 
     >>> pearson(torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]))
     tensor([[ 1., -1.],
@@ -114,7 +126,8 @@ class Kernel:
         if not self.bounded:
             return z
         size = over_all(largest(z).amax(-2, keepdim=True))
-        return z / size.masked_fill(size == 0, 1)
+        size = size.masked_fill(size == 0, 1)
+        return z / (size / (2 * torch.frexp(size).mantissa))
 
     def degenerate(self, nodes: Tensor) -> Tensor:
         """Return which *prepared* nodes have weight 0 to every node, `(..., N)`; for Pearson: no variance."""
@@ -180,6 +193,15 @@ def largest(x: Tensor) -> Tensor:
     return torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))  # abs would copy the tensor (N, D)
 
 
+def excess(x: Tensor) -> Tensor:
+    """Return what to divide each row by so that sums of its fourth powers are finite, `(..., D) -> (..., 1)`: mostly 1.
+
+    The fourth root of the largest number is 4e9 in float32, the type of narrower ones, and 1e77 in float64.
+    """
+    size = at_least_float32(largest(x))
+    return (size / torch.finfo(size.dtype).max ** 0.25).clamp_min(1)
+
+
 def bounded(x: Tensor) -> Tensor:
     """Divide each row by its largest magnitude, `(..., N, D) -> (..., N, D)`.
 
@@ -193,7 +215,7 @@ def bounded(x: Tensor) -> Tensor:
 def unit(x: Tensor) -> Tensor:
     """Divide each row by its length, `(..., N, D) -> (..., N, D)`; a row of zeros stays 0 and gets no gradient."""
     steps = _Direction.forward if torch.compiler.is_compiling() else _Direction.apply
-    direction: Tensor = steps(x, False, 0.0)[0]
+    direction: Tensor = steps(x, False)[0]
     return direction
 
 
@@ -212,18 +234,19 @@ def _nearly_unit(epsilon: float, x: Tensor) -> Tensor:
 def standardise(x: Tensor) -> Tensor:
     """Subtract each row's mean and divide by its length, `(..., N, D) -> (..., N, D)`; 0 without variance.
 
-    The mean of D equal numbers is off by some units in the last place. The remainder is rounding error, and the
-    division would scale it to a vector of length 1; so a deviation (root mean square) below 8 epsilon of the row's
-    largest number is treated as zero, and gets no gradient.
+    Only a row of equal numbers has no variance, and gets no gradient. Of a row whose numbers have one sign the nearest
+    to zero is subtracted first, so that neither the mean nor a division rounds small differences of large numbers.
     """
-    rounding = 8 * torch.finfo(x.dtype).eps * math.sqrt(x.shape[-1])
     steps = _Direction.forward if torch.compiler.is_compiling() else _Direction.apply
-    direction: Tensor = steps(x, True, rounding)[0]
+    direction: Tensor = steps(x, True)[0]
     return direction
 
 
 class _Direction(torch.autograd.Function):
     """Rows, or their deviations from their means, divided by their lengths: `u = d / |d|`, `d = x / size - mean`.
+
+    The size is the largest magnitude of the row; of a row that is centred, after the number nearest to zero is
+    subtracted if all have one sign.
 
     As one function it saves only u for the gradient, `(g - u <u, g>) / |d| / size` less its mean, because memory limits
     the largest batches. `1 / |d|` is an output so that the gradient can itself be differentiated. The result must not
@@ -233,35 +256,41 @@ class _Direction(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, centred: bool, rounding: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(x: Tensor, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
         constant = x.detach()
-        size = torch.maximum(constant.amax(-1, keepdim=True), -constant.amin(-1, keepdim=True))
-        size = size.masked_fill(size == 0, 1)
-        direction = x / size
+        most, least = constant.amax(-1, keepdim=True), constant.amin(-1, keepdim=True)
         if centred:
+            nearest = least.clamp_min(0) + most.clamp_max(0)
+            size = torch.maximum(most - nearest, nearest - least)
+            size = size.masked_fill(size == 0, 1)
+            direction = (x - nearest).div_(size)
             direction -= direction.mean(-1, keepdim=True)
+        else:
+            size = torch.maximum(most, -least)
+            size = size.masked_fill(size == 0, 1)
+            direction = x / size
         length = torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
-        length = length.masked_fill(length <= rounding, float("inf"))
+        length = length.masked_fill(length == 0, float("inf"))
         return direction / length, length.reciprocal(), size
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, bool, float], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, bool], output: tuple[Tensor, Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[2])
         ctx.save_for_backward(*output)
         ctx.save_for_forward(*output)
         ctx.centred = inputs[1]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, of_inverse: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor, of_inverse: Tensor, _: Tensor) -> tuple[Tensor, None]:
         direction, inverse, size = ctx.saved_tensors
         along = (gradient * direction).sum(-1, keepdim=True)
         gradient = torch.addcmul(gradient, direction, -along - of_inverse * inverse).mul_(inverse)
         if ctx.centred:
             gradient -= gradient.mean(-1, keepdim=True)
-        return gradient.div_(size), None, None
+        return gradient.div_(size), None
 
     @staticmethod
-    def jvp(ctx: Any, change: Tensor, _: None, __: None) -> tuple[Tensor, Tensor, None]:
+    def jvp(ctx: Any, change: Tensor, _: None) -> tuple[Tensor, Tensor, None]:
         direction, inverse, size = ctx.saved_tensors
         change = change / size
         if ctx.centred:
