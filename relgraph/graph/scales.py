@@ -95,7 +95,8 @@ def _log_softmax(temperature: float, weights: Tensor, topology: Topology) -> Ten
 
 
 def _unit_anchors(weights: Tensor, topology: Topology) -> Tensor:
-    return weights * where_positive(torch.rsqrt, topology.sum(weights.square()))
+    # In float32 the cube of the inverse, which the gradient holds, overflows for a node a trillion times below others.
+    return weights * where_positive(torch.rsqrt, topology.sum(weights.double().square())).to(weights.dtype)
 
 
 def _unit_factors(x: Tensor, processes: ProcessGroup) -> tuple[Tensor, Tensor]:

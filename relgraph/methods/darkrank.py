@@ -8,7 +8,7 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import Criterion
-from relgraph.graph.kernels import Kernel, identity, squared_distance, where_positive
+from relgraph.graph.kernels import Kernel, identity, squared_distance, squared_in_float64, where_positive
 from relgraph.graph.pair import Pair, PairBuilder, topology_of
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Edges
@@ -92,7 +92,10 @@ class DarkRank(Relational):
     def _likelihood(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return minus the log-likelihood of the teacher's order of its best, `(A, M) x (A, M) -> (A,)`."""
         self._check(teacher.shape[-1] - 1 if self.rule.dense else teacher.shape[-1])  # all pairs: one is itself
-        best = teacher.argsort(dim=-1, descending=True, stable=True)[..., : self.length]
+        # The bits of negative numbers, as integers, grow with the magnitude. Those that float32 lacks are rounded off:
+        # images at one distance would be ranked by rounding error.
+        rounded = (teacher.view(torch.int64) + 2**28) >> 29
+        best = rounded.argsort(dim=-1, stable=True)[..., : self.length]
         return -log_likelihood(student.gather(-1, best))
 
     def _check(self, others: int) -> None:
@@ -104,11 +107,13 @@ class DarkRank(Relational):
 def score(alpha: float, beta: float) -> Kernel:
     """Return the kernel `-alpha |x - y|^beta`, with gradient 0 at distance 0; a node's own score is the worst of all.
 
+    In float64: in float32 the scores of nodes of length 1e13 overflow at a beta of 3.
+
     >>> score(2, 3)(torch.tensor([[0.0], [2.0]]))
     tensor([[-inf, -16.],
-            [-16., -inf]])
+            [-16., -inf]], dtype=torch.float64)
     """
-    product = replace(squared_distance, own=torch.inf)
+    product = replace(squared_distance, pairs=squared_in_float64, own=torch.inf)
     return Kernel("euclidean^beta", identity, product, partial(_score, alpha, beta), nearest_is_largest=True)
 
 
@@ -127,4 +132,5 @@ def log_likelihood(scores: Tensor) -> Tensor:
     length = scores.shape[-1]
     gone = torch.ones(length, length, dtype=torch.bool, device=scores.device).tril(-1)
     rest = scores.unsqueeze(-2).expand(-1, length, -1).masked_fill(gone, float("-inf"))
-    return (scores - rest.logsumexp(-1)).sum(-1)
+    least = torch.finfo(scores.dtype).min  # where scores overflow the result is infinite
+    return (scores - rest.logsumexp(-1).clamp_min(least)).sum(-1)

@@ -21,9 +21,10 @@ Form = Literal["max", "caffe", "literal"]
 
 # Of vertices, edges and transitions; for the paper's own form none are known.
 WEIGHTS = {"max": (0.1, 5.0, 5.0), "caffe": (0.0, 0.005, 0.005), "literal": (0.0, 0.0, 0.0)}
+RELATIVE = replace(squared_euclidean, bounded=True)  # divided by a maximum
 FORMS: dict[Form, Relation] = {
-    "max": Relation(squared_euclidean, scale=by_max, criterion=mean_square),
-    "caffe": Relation(squared_euclidean, scale=by_constant_max, criterion=half_square),
+    "max": Relation(RELATIVE, scale=by_max, criterion=mean_square),
+    "caffe": Relation(RELATIVE, scale=by_constant_max, criterion=half_square),
     "literal": Relation(squared_euclidean, criterion=sum_square),
 }
 

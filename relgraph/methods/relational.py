@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import field, replace
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
@@ -108,7 +109,9 @@ class Relational(Method):
         """Return the terms without their weights; the term of the relation is named after the method."""
         if self.relation is None:
             raise NotImplementedError(f"{type(self).__name__} needs make_relation, or a compare_pair of its own")
-        return {type(self).__name__.lower(): self.relation.of_pair(pair)}
+        # Some kernels compute in float64 for the sake of range or digits.
+        dtype = torch.promote_types(torch.result_type(pair["student"].x, pair["teacher"].x), torch.float32)
+        return {type(self).__name__.lower(): self.relation.of_pair(pair).to(dtype)}
 
     def teacher_terms(self, student: Output, teacher: Output, batch: Batch, cross_entropy: Loss) -> Terms:
         """Return the teacher's cross-entropy on its refined nodes, `refined`, if that refinement has parameters."""
