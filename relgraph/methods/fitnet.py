@@ -90,7 +90,7 @@ class FitNet(StageMethod):
         if found != self.shapes:
             expected = f"{self.shapes[0]} and {self.shapes[1]}"
             raise RelgraphError(f"FitNet was built for stage maps {expected}, got {found[0]} and {found[1]}")
-        return {"fitnet": mean_square(*same_size(through(self.regressor, s), t))}
+        return {"fitnet": mean_square(*same_size(through(self.regressor, s)[0], t))}
 
 
 def regressor(student: Shape, teacher: Shape) -> nn.Sequential:

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.criteria import mean_square
-from relgraph.graph.kernels import linear
+from relgraph.graph.kernels import excess, linear
 from relgraph.methods.base import Batch, Output, Terms
 from relgraph.methods.stages import StageMethod, map_pairs, same_size
 
@@ -71,7 +70,10 @@ class FSP(StageMethod):
 
 def flow_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:
     """Return the mean squared difference of the flow between two maps of the student and two of the teacher."""
-    return mean_square(flow(*student), flow(*teacher))
+    # Where products overflow, so does the loss: infinity less infinity would be no number.
+    one, other = (torch.maximum(*(excess(maps.flatten()) for maps in both)) for both in zip(student, teacher, strict=True))
+    s, t = (flow(earlier / one, later / other) for earlier, later in (student, teacher))
+    return ((s - t) * one * other).square().mean()
 
 
 def flow(earlier: Tensor, later: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import half_square, mean_square, sum_square
-from relgraph.graph.kernels import at_least_float32, squared_euclidean
+from relgraph.graph.kernels import at_least_float32, excess, squared_euclidean
 from relgraph.graph.pair import Form as GraphForm
 from relgraph.graph.pair import Pair, topology_of
 from relgraph.graph.relation import Relation
@@ -145,8 +145,11 @@ class IRG(Relational):
 
     def transitions(self, pair: Pair | None, student: Output, teacher: Output) -> Tensor:
         """Return the difference of the transitions between the last two stage maps, a scalar without its weight."""
-        s, t = (transition(*stage_maps(output, "IRG", least=2)[-2:]) for output in (student, teacher))
-        return FORMS[self.form].compare(s, t)
+        levels = [stage_maps(output, "IRG", least=2)[-2:] for output in (student, teacher)]
+        if self.form != "literal":  # divided by a maximum, so that a network's own scale has no effect
+            levels = [tuple(x / torch.maximum(*(excess(y.flatten()) for y in maps)) for x in maps) for maps in levels]
+        s, t = (transition(*maps) for maps in levels)
+        return FORMS[self.form].compare(s, t).to(at_least_float32(levels[0][0]).dtype)
 
     def edge_transitions(self, pair: Pair, student: Output, teacher: Output) -> Tensor:
         """Return the squared difference of how much the edges change between the last two stage maps, unweighted."""
@@ -168,7 +171,7 @@ class IRG(Relational):
 
 
 def transition(earlier: Tensor, later: Tensor) -> Tensor:
-    """Return how far each image moves from one stage map to the next, its squared distance `(N,)`.
+    """Return how far each image moves from one stage map to the next, its squared distance `(N,)` in float64.
 
     The earlier map is averaged over space to the size of the later, `(N, C, H, W) -> (N, C, h, w)`, and the later one
     over neighbouring channels to the number of the earlier's, `(N, g * C, h, w) -> (N, C, h, w)`.
@@ -177,12 +180,12 @@ def transition(earlier: Tensor, later: Tensor) -> Tensor:
         RelgraphError: if the later map's channels are no multiple of the earlier's.
 
     >>> transition(torch.ones(1, 1, 2, 2), torch.tensor([1.0, 5.0]).view(1, 2, 1, 1))  # (1 - (1 + 5) / 2)^2
-    tensor([4.])
+    tensor([4.], dtype=torch.float64)
     """
     channels, (more, height, width) = earlier.shape[1], later.shape[1:]
     if more % channels:
         expected = "transitions need a last stage map whose channels are a multiple of those of the map before"
         raise RelgraphError(f"{expected}, got {more} after {channels} (without them: transition_weight=0)")
-    pooled: Tensor = adaptive_avg_pool2d(at_least_float32(earlier), (height, width))
-    grouped = at_least_float32(later).reshape(len(later), channels, more // channels, height, width).mean(2)
+    pooled: Tensor = adaptive_avg_pool2d(earlier.double(), (height, width))
+    grouped = later.double().reshape(len(later), channels, more // channels, height, width).mean(2)
     return (pooled - grouped).square().flatten(1).sum(1)

@@ -66,7 +66,8 @@ class VID(StageMethod):
         pairs, losses = self.pairs(student, teacher), []
         for (s, t), regressor, raw in zip(pairs, self.regressors, self.raw_variances, strict=True):
             smaller, target = same_size(s, t)
-            losses.append(variational_loss(through(regressor, smaller), target, raw))
+            found, factor = through(regressor, smaller)
+            losses.append(variational_loss(found * factor, target, raw))
         return {"vid": torch.stack(losses).sum()}
 
 
