@@ -27,6 +27,11 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def precision_of(x: Tensor, y: Tensor) -> torch.dtype:
+    """Return the type of a number that compares two tensors: theirs, float32 or wider, whatever it is computed in."""
+    return torch.promote_types(torch.result_type(x, y), torch.float32)
+
+
 def full_precision(x: Tensor) -> AbstractContextManager[None]:
     """Return a context that disables autocast for operations on a tensor's device, if autocast is enabled."""
     on = torch.is_autocast_enabled(x.device.type)  # entering a context costs more than this check
@@ -53,7 +58,7 @@ def _dot(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _squared_distance(x: Tensor, y: Tensor) -> Tensor:
-    # The expansion |x|^2 + |y|^2 - 2 x y' cancels digits of near nodes, and of all when they lie far from the origin, as
+    # The expansion |x|^2 + |y|^2 - 2 x y' cancels digits of near nodes, and of all if they lie far from the origin, as
     # features after a ReLU do: distances do not move with the origin, so the mean of `y` is subtracted first, and
     # float64 keeps the digits of all nodes that float32 can tell apart. What is below the error of the sums is 0.
     return squared_in_float64(x, y).to(x.dtype)
@@ -70,7 +75,7 @@ def squared_in_float64(x: Tensor, y: Tensor) -> Tensor:
     x, y = x - origin, y - origin
     size = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2)
     square = size - 2 * (x @ y.mT)
-    return torch.where(square > x.shape[-1] * torch.finfo(x.dtype).eps * size, square, 0)
+    return torch.where(square <= x.shape[-1] * torch.finfo(x.dtype).eps * size, 0, square)  # what is no number stays
 
 
 dot = Product(_dot, bilinear=True)
@@ -199,7 +204,8 @@ def excess(x: Tensor) -> Tensor:
     The fourth root of the largest number is 4e9 in float32, the type of narrower ones, and 1e77 in float64.
     """
     size = at_least_float32(largest(x))
-    return (size / torch.finfo(size.dtype).max ** 0.25).clamp_min(1)
+    most: float = torch.finfo(size.dtype).max ** 0.25
+    return (size / most).clamp_min(1)
 
 
 def bounded(x: Tensor) -> Tensor:
@@ -305,8 +311,8 @@ def quotient(x: Tensor, total: Tensor) -> Tensor:
 
 
 def where_positive(function: Map, x: Tensor) -> Tensor:
-    """Return a function of the positive numbers, and 0 with gradient 0 (not infinity, and then NaN) for the others."""
-    positive = x > 0
+    """Return a function of the positive numbers, and 0 with gradient 0 (not infinity, and then NaN) for all below."""
+    positive = ~(x <= 0)  # NaN stays
     return torch.where(positive, function(torch.where(positive, x, 1)), 0)
 
 

@@ -85,11 +85,12 @@ def nearest_in_blocks(
     """
     check_k(k, len(x))
     z, block = prepared(x, kernel), fitting(block, BLOCK, x)
-    weights = kernel.matrix(z[:1], z[:1]).new_full((len(x), k), float("-inf"))
+    weights = z[:0].new_full((len(x), k), float("-inf"))
     neighbours = torch.zeros_like(weights, dtype=torch.long)
     for start, first, anchors, candidates in _two_blocks(z, block, progress):
         rows, columns = slice(start, start + block), slice(first, first + block)
         tile = _nearness(kernel, anchors, candidates)
+        weights = weights.to(tile.dtype)  # some kernels compute in float64
         if first == start:
             tile.fill_diagonal_(float("-inf"))
         else:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import mean_square
-from relgraph.graph.kernels import at_least_float32, cosine, full_precision, gaussian, gaussian_taylor
+from relgraph.graph.kernels import at_least_float32, cosine, full_precision, gaussian, gaussian_taylor, precision_of
 from relgraph.graph.pair import Pair, check_nodes
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Nearest
@@ -149,4 +149,4 @@ def consecutive_rows(student: Tensor, teacher: Tensor) -> Tensor:
         raise RelgraphError(f"consecutive rows are those of one batch (N, D), got {tuple(student.shape)}")
     delta = (student.double() - teacher.double()).abs()
     total = (delta[:-1] * delta[1:]).sum() / max(1, len(delta) - 1)
-    return total.to(at_least_float32(student).dtype)
+    return total.to(precision_of(student, teacher))

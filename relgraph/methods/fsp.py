@@ -71,7 +71,8 @@ class FSP(StageMethod):
 def flow_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:
     """Return the mean squared difference of the flow between two maps of the student and two of the teacher."""
     # Where products overflow, so does the loss: infinity less infinity would be no number.
-    one, other = (torch.maximum(*(excess(maps.flatten()) for maps in both)) for both in zip(student, teacher, strict=True))
+    both = zip(student, teacher, strict=True)
+    one, other = (torch.maximum(excess(s.flatten()), excess(t.flatten())) for s, t in both)
     s, t = (flow(earlier / one, later / other) for earlier, later in (student, teacher))
     return ((s - t) * one * other).square().mean()
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from relgraph.graph.criteria import mean_square
-from relgraph.graph.kernels import at_least_float32
+from relgraph.graph.kernels import at_least_float32, excess
 from relgraph.methods.at import attention
 from relgraph.methods.base import Batch, Loss, Output, Terms, option
 from relgraph.methods.stages import StageMethod, norm, same_size, through
@@ -75,6 +75,7 @@ class FT(StageMethod):
         [(s, t)] = self.pairs(student, teacher)
         # Not under no_grad: autocast keeps the weights it casts, in older torch (its issue 158232) as constants then,
         # and the paraphraser would get no gradient from its own loss.
+        t = t / excess(t.flatten(1)).view(-1, 1, 1, 1)  # of each image, whose attention does not see its scale
         target = through(self.encoder, t)[0].detach()
         return {"ft": factor_loss(through(self.translator, s)[0], target)}
 

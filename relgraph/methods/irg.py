@@ -9,13 +9,13 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import half_square, mean_square, sum_square
-from relgraph.graph.kernels import at_least_float32, excess, squared_euclidean
+from relgraph.graph.kernels import at_least_float32, excess, precision_of, squared_euclidean
 from relgraph.graph.pair import Form as GraphForm
 from relgraph.graph.pair import Pair, topology_of
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_constant_max, by_max
 from relgraph.methods.base import Batch, Output, Terms, logits_of, option, stage_maps
-from relgraph.methods.relational import Relational
+from relgraph.methods.relational import Relational, related
 
 Form = Literal["max", "caffe", "literal"]
 
@@ -25,7 +25,8 @@ RELATIVE = replace(squared_euclidean, bounded=True)  # divided by a maximum
 FORMS: dict[Form, Relation] = {
     "max": Relation(RELATIVE, scale=by_max, criterion=mean_square),
     "caffe": Relation(RELATIVE, scale=by_constant_max, criterion=half_square),
-    "literal": Relation(squared_euclidean, criterion=sum_square),
+    # In float64, where it is infinite, or fits: the difference of two infinite distances is not a number.
+    "literal": Relation(replace(squared_euclidean, prepare=Tensor.double), criterion=sum_square),
 }
 
 
@@ -140,16 +141,21 @@ class IRG(Relational):
         s = self._lower(student)
         t = self._lower(teacher) if self.layers == "one-to-one" else [pair["teacher"].x] * len(s)
         lower = [self._on_edges(pair, *level) for level in zip(s, t, strict=True)]
-        found = torch.stack([FORMS[self.form].of_pair(pair), *lower])
+        found = torch.stack([related(FORMS[self.form], pair), *lower])
         return found.mean() if self.form == "max" else found.sum()
 
     def transitions(self, pair: Pair | None, student: Output, teacher: Output) -> Tensor:
         """Return the difference of the transitions between the last two stage maps, a scalar without its weight."""
-        levels = [stage_maps(output, "IRG", least=2)[-2:] for output in (student, teacher)]
-        if self.form != "literal":  # divided by a maximum, so that a network's own scale has no effect
-            levels = [tuple(x / torch.maximum(*(excess(y.flatten()) for y in maps)) for x in maps) for maps in levels]
-        s, t = (transition(*maps) for maps in levels)
-        return FORMS[self.form].compare(s, t).to(at_least_float32(levels[0][0]).dtype)
+        s, t = (self._moved(*stage_maps(output, "IRG", least=2)[-2:]) for output in (student, teacher))
+        return FORMS[self.form].compare(s, t).to(precision_of(student.maps[-1], teacher.maps[-1]))
+
+    def _moved(self, earlier: Tensor, later: Tensor) -> Tensor:
+        """Return the transitions between two maps in float64, where the squares of any float32 fit."""
+        one, other = earlier.double(), later.double()
+        if self.form != "literal":  # divided by a maximum, so that the scale makes no difference
+            factor = torch.maximum(excess(one.flatten()), excess(other.flatten()))
+            one, other = one / factor, other / factor
+        return transition(one, other)
 
     def edge_transitions(self, pair: Pair, student: Output, teacher: Output) -> Tensor:
         """Return the squared difference of how much the edges change between the last two stage maps, unweighted."""
@@ -161,7 +167,7 @@ class IRG(Relational):
     def _on_edges(self, pair: Pair, one: Tensor, other: Tensor) -> Tensor:
         """Return the relation of other nodes `(N, D)` on the edges of a pair, in its form: a scalar."""
         build = replace(self.builder, topology=topology_of(pair), form=pair.form)
-        return FORMS[self.form].of_pair(build(one, other))
+        return related(FORMS[self.form], build(one, other))
 
     def _lower(self, output: Output) -> list[Tensor]:
         """Return the nodes on the levels below the first, of the last map first."""
@@ -171,7 +177,7 @@ class IRG(Relational):
 
 
 def transition(earlier: Tensor, later: Tensor) -> Tensor:
-    """Return how far each image moves from one stage map to the next, its squared distance `(N,)` in float64.
+    """Return how far each image moves from one stage map to the next, its squared distance `(N,)`.
 
     The earlier map is averaged over space to the size of the later, `(N, C, H, W) -> (N, C, h, w)`, and the later one
     over neighbouring channels to the number of the earlier's, `(N, g * C, h, w) -> (N, C, h, w)`.
@@ -180,12 +186,12 @@ def transition(earlier: Tensor, later: Tensor) -> Tensor:
         RelgraphError: if the later map's channels are no multiple of the earlier's.
 
     >>> transition(torch.ones(1, 1, 2, 2), torch.tensor([1.0, 5.0]).view(1, 2, 1, 1))  # (1 - (1 + 5) / 2)^2
-    tensor([4.], dtype=torch.float64)
+    tensor([4.])
     """
     channels, (more, height, width) = earlier.shape[1], later.shape[1:]
     if more % channels:
         expected = "transitions need a last stage map whose channels are a multiple of those of the map before"
         raise RelgraphError(f"{expected}, got {more} after {channels} (without them: transition_weight=0)")
-    pooled: Tensor = adaptive_avg_pool2d(earlier.double(), (height, width))
-    grouped = later.double().reshape(len(later), channels, more // channels, height, width).mean(2)
+    pooled: Tensor = adaptive_avg_pool2d(at_least_float32(earlier), (height, width))
+    grouped = at_least_float32(later).reshape(len(later), channels, more // channels, height, width).mean(2)
     return (pooled - grouped).square().flatten(1).sum(1)

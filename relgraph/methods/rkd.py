@@ -23,8 +23,8 @@ LARGEST = 2**21
 
 
 def _of_two_images(x: Tensor, y: Tensor) -> Tensor:
-    # The official code has at least 1e-6 for two images that coincide, so that they count in the mean distance, as here:
-    # whether rounding finds 0 or not then makes no difference. Here lengths are relative to the largest number.
+    # The official code has at least 1e-6 for two images that coincide, so that they count in the mean distance, as
+    # here: whether rounding finds 0 or not then makes no difference. Lengths are relative to the largest number here.
     return squared_in_float64(x, y).clamp_min(1e-24).to(x.dtype)
 
 
