@@ -57,30 +57,26 @@ def _dot(x: Tensor, y: Tensor) -> Tensor:
     return x @ y.mT
 
 
-def _squared_distance(x: Tensor, y: Tensor) -> Tensor:
-    # The expansion |x|^2 + |y|^2 - 2 x y' cancels digits of near nodes, and of all if they lie far from the origin, as
-    # features after a ReLU do: distances do not move with the origin, so the mean of `y` is subtracted first, and
-    # float64 keeps the digits of all nodes that float32 can tell apart. What is below the error of the sums is 0.
-    return squared_in_float64(x, y).to(x.dtype)
-
-
-def squared_in_float64(x: Tensor, y: Tensor) -> Tensor:
-    """Return `|x_i - y_j|^2` in float64, which squares of any float32 fit, `(..., N, D), (..., M, D) -> (..., N, M)`.
+def squared_differences(x: Tensor, y: Tensor, least: float = 0.0, dtype: torch.dtype | None = None) -> Tensor:
+    """Return `|x_i - y_j|^2`, at least `least`, `(..., N, D), (..., M, D) -> (..., N, M)`, in the type of `x`.
 
     It is 0 where it is below `D * 2.2e-16` of the sum of both nodes' squared distances from the mean of `y`: rounding
-    does not tell such nodes from equal ones, and equal ones are at distance 0 whatever their scale and place.
+    does not tell such nodes from equal ones, and equal ones are at distance 0 whatever their scale and place. It is
+    computed in float64, which the squares of any float32 fit; `dtype` is that of the result where they are to stay.
     """
-    x, y = x.double(), y.double()
-    origin = y.mean(-2, keepdim=True).detach()
-    x, y = x - origin, y - origin
-    size = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2)
-    square = size - 2 * (x @ y.mT)
-    return torch.where(square <= x.shape[-1] * torch.finfo(x.dtype).eps * size, 0, square)  # what is no number stays
+    # The expansion |x|^2 + |y|^2 - 2 x y' cancels digits of near nodes, and of all if they lie far from the origin, as
+    # features after a ReLU do: distances do not move with the origin, so the mean of `y` is subtracted first, and
+    # float64 keeps the digits of all nodes that float32 can tell apart.
+    origin = y.double().mean(-2, keepdim=True).detach()
+    one, other = x.double() - origin, y.double() - origin
+    size = one.square().sum(-1).unsqueeze(-1) + other.square().sum(-1).unsqueeze(-2)
+    square = size - 2 * (one @ other.mT)
+    rounding = x.shape[-1] * torch.finfo(torch.float64).eps * size
+    return torch.where(square <= rounding, 0, square).clamp_min(least).to(x.dtype if dtype is None else dtype)
 
 
 dot = Product(_dot, bilinear=True)
-# |x_i - y_j|^2, never negative; see `squared_in_float64`.
-squared_distance = Product(_squared_distance, own=0.0)
+squared_distance = Product(squared_differences, own=0.0)
 
 
 @dataclass(frozen=True)

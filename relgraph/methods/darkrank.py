@@ -8,7 +8,7 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import Criterion
-from relgraph.graph.kernels import Kernel, identity, squared_distance, squared_in_float64, where_positive
+from relgraph.graph.kernels import Kernel, identity, squared_differences, squared_distance, where_positive
 from relgraph.graph.pair import Pair, PairBuilder, topology_of
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Edges
@@ -113,7 +113,7 @@ def score(alpha: float, beta: float) -> Kernel:
     tensor([[-inf, -16.],
             [-16., -inf]], dtype=torch.float64)
     """
-    product = replace(squared_distance, pairs=squared_in_float64, own=torch.inf)
+    product = replace(squared_distance, pairs=partial(squared_differences, dtype=torch.float64), own=torch.inf)
     return Kernel("euclidean^beta", identity, product, partial(_score, alpha, beta), nearest_is_largest=True)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from relgraph.errors import RelgraphError
 from relgraph.graph.blocks import sum_of_blocks
 from relgraph.graph.criteria import huber
-from relgraph.graph.kernels import at_least_float32, bounded, cosine, euclidean, squared_distance, squared_in_float64
+from relgraph.graph.kernels import at_least_float32, cosine, euclidean, squared_differences, squared_distance
 from relgraph.graph.pair import Pair, topology_of
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_mean
@@ -22,13 +22,10 @@ from relgraph.methods.relational import Relational
 LARGEST = 2**21
 
 
-def _of_two_images(x: Tensor, y: Tensor) -> Tensor:
-    # The official code has at least 1e-6 for two images that coincide, so that they count in the mean distance, as
-    # here: whether rounding finds 0 or not then makes no difference. Lengths are relative to the largest number here.
-    return squared_in_float64(x, y).clamp_min(1e-24).to(x.dtype)
-
-
-DISTANCE = replace(euclidean, product=replace(squared_distance, pairs=_of_two_images), bounded=True)
+# The official code has at least 1e-6 for two images that coincide, so that they count in the mean distance, as here:
+# whether rounding finds 0 or not then makes no difference. Here it is 1e-12, and the largest number of a batch about 1.
+BETWEEN = replace(squared_distance, pairs=partial(squared_differences, least=1e-24))
+DISTANCE = replace(euclidean, product=BETWEEN, bounded=True)
 
 
 class RKD(Relational):
@@ -117,8 +114,8 @@ def related_angles(
     with the same value and gradient.
 
     Args:
-        relation: Kernel and criterion; no scale, and of the criterion its rows: they are sums over edges, whose mean
-            over the triplets is taken.
+        relation: Kernel, which does not see the scale of all nodes, and criterion; no scale, and of the criterion its
+            rows: they are sums over edges, whose mean over the triplets is taken.
         student: Nodes `(N, D_s)`.
         teacher: Nodes `(N, D_t)`.
         topology: Each anchor's candidates; all N nodes if not given, the anchor itself included.
@@ -129,8 +126,8 @@ def related_angles(
     >>> related_angles(Relation(cosine, criterion=mean_square), line, other) * 27  # 2 (-1 - 1)^2 at nodes 0 and 1
     tensor(16.)
     """
-    # Angles do not change with the scale, and a difference of the largest numbers would overflow.
-    nodes = [bounded(at_least_float32(x).flatten()).view_as(x) for x in (student, teacher)]
+    # A difference of the largest numbers would overflow. A power of two rounds nothing, and angles do not see it.
+    nodes = [at_least_float32(x) / 4 for x in (student, teacher)]
     kernel, totals, triplets = relation.kernel, [], 0
 
     def term(anchors: Tensor, candidates: Tensor | None, some: slice, s: Tensor, t: Tensor) -> Tensor:
