@@ -76,8 +76,9 @@ class Criterion:
         else:
             rows = topology.rows(self.of_rows, student, teacher, self.additive)
             anchors = student.shape[:-1].numel() * topology.anchors
-        # A plain float32 sum over the squares of a matrix of N = 4,096 loses three digits.
-        total: Tensor = torch.linalg.vector_norm(rows, dtype=torch.float64) if self.norm else rows.sum()
+        # A plain float32 sum over the squares of a matrix of N = 4,096 loses three digits, and overflows before a mean.
+        wide = torch.float64
+        total: Tensor = torch.linalg.vector_norm(rows, dtype=wide) if self.norm else rows.sum(dtype=wide)
         total = total if self.finish is None else self.finish(total, anchors, student.numel())
         return total.to(torch.result_type(student, teacher))
 
@@ -95,7 +96,7 @@ class Criterion:
     def of_block(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the contribution of some anchors, `(A, M) x (A, M)`, a scalar; `of_blocks` takes the sum over all."""
         rows = self.of_rows(student, teacher)
-        return rows.double().square().sum() if self.norm else rows.sum()
+        return rows.double().square().sum() if self.norm else rows.sum(dtype=torch.float64)
 
     def of_blocks(self, total: Tensor, count: int) -> Tensor:
         """Return the number from the sum over the anchors of all pairs of `count` nodes."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.criteria import mean_square
 from relgraph.graph.kernels import excess, linear
 from relgraph.methods.base import Batch, Output, Terms
 from relgraph.methods.stages import StageMethod, map_pairs, same_size
@@ -74,7 +75,7 @@ def flow_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) ->
     both = zip(student, teacher, strict=True)
     one, other = (torch.maximum(excess(s.flatten()), excess(t.flatten())) for s, t in both)
     s, t = (flow(earlier / one, later / other) for earlier, later in (student, teacher))
-    return ((s - t) * one * other).square().mean()
+    return mean_square((s - t) * one * other, torch.zeros_like(s))
 
 
 def flow(earlier: Tensor, later: Tensor) -> Tensor:

@@ -74,7 +74,8 @@ class VID(StageMethod):
 def variational_loss(mean: Tensor, teacher: Tensor, raw_variance: Tensor) -> Tensor:
     """Return the mean of 1/2 [(mean - t)^2 / v_c + log v_c] over maps `(N, C, H, W)`, with v from p `(C,)`."""
     variance = (softplus(at_least_float32(raw_variance)) + FLOOR).view(-1, 1, 1)
-    return 0.5 * ((at_least_float32(mean) - at_least_float32(teacher)).square() / variance + variance.log()).mean()
+    misfit = (at_least_float32(mean) - at_least_float32(teacher)).square() / variance
+    return 0.5 * (misfit + variance.log()).mean(dtype=torch.float64).to(misfit.dtype)  # the sum overflows before it
 
 
 def _regressor(student: int, teacher: int) -> nn.Sequential:
