@@ -23,7 +23,7 @@ from torch import Tensor
 
 from relgraph.graph.blocks import rows_at_once, sum_of_blocks
 from relgraph.graph.factored import for_rows, gram
-from relgraph.graph.kernels import Kernel, check_positive, quotient, where_positive
+from relgraph.graph.kernels import Kernel, check_positive, quotient, safe_sqrt, where_positive
 from relgraph.graph.topology import ALL_PAIRS, Topology
 from relgraph.processes import ProcessGroup
 
@@ -95,8 +95,9 @@ def _log_softmax(temperature: float, weights: Tensor, topology: Topology) -> Ten
 
 
 def _unit_anchors(weights: Tensor, topology: Topology) -> Tensor:
-    # In float32 the cube of the inverse, which the gradient holds, overflows for a node a trillion times below others.
-    return weights * where_positive(torch.rsqrt, topology.sum(weights.double().square())).to(weights.dtype)
+    total = topology.sum(weights.square())
+    # Of squares that nearly vanish the gradient would overflow. A quotient, since that of rsqrt holds its cube.
+    return quotient(weights, safe_sqrt(total.masked_fill(total < 1e3 * torch.finfo(total.dtype).tiny, 0)))
 
 
 def _unit_factors(x: Tensor, processes: ProcessGroup) -> tuple[Tensor, Tensor]:
