@@ -10,6 +10,9 @@
 | `kl` | the mean over edges of `t log((t + 1e-7) / (s + 1e-7))` for *probabilities*, as in its code | PKT |
 | `cross_entropy` | the mean over anchors of `-sum exp(t) s` for *log-probabilities* | SEED |
 
+Squares of differences overflow in float32 from 2e19 on; their sums are in float64, so that a mean does not overflow
+before its terms.
+
 Sources: EGA (Ma, Chen, Akata, 2022, arXiv 2211.13264), SP (Tung and Mori, 2019, arXiv 1907.09682), CC (Peng et al.,
 2019, arXiv 1904.01802), IRG (Liu et al., CVPR 2019), RKD (Park et al., 2019, arXiv 1904.05068), PKT (Passalis and
 Tefas, 2018, arXiv 1803.10837), SEED (Fang et al., 2021, arXiv 2101.04731).

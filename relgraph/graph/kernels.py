@@ -365,7 +365,7 @@ def check_positive(name: str, value: float) -> None:
 linear = Kernel("linear", identity, dot)
 cosine = Kernel("cosine", unit, dot)
 # Correlation of two embeddings over their D coordinates, in [-1, 1]; unchanged by x -> a x + b with a > 0 for each
-# node by itself. A node without variance has correlation 0 with everything, itself included.
+# node by itself. A node without variance, of equal numbers, has correlation 0 with everything, itself included.
 pearson = Kernel("pearson", standardise, dot)
 squared_euclidean = Kernel("squared euclidean", identity, squared_distance, nearest_is_largest=False)
 euclidean = Kernel("euclidean", identity, squared_distance, safe_sqrt, nearest_is_largest=False)

@@ -3,7 +3,7 @@
 | scale | weights become | of |
 |---|---|---|
 | `raw` | themselves | EGA, CC |
-| `by_anchor_norm` | each anchor's divided by their Euclidean length; zeros stay 0 | SP |
+| `by_anchor_norm` | each anchor's divided by their Euclidean length; 0 of a length of 0 (float32: below 1e-17) | SP |
 | `by_anchor_sum` | each anchor's divided by their sum, which makes probabilities of weights >= 0 | PKT |
 | `softmax(T)` | `w / T - log sum exp(w / T)` over each anchor's edges | NCE, SEED |
 | `by_mean` | all divided by the mean of the positive ones; 0 if there are none | RKD's distances |

@@ -27,7 +27,9 @@ class CC(Relational):
     over all pairs, the diagonal included, or the mean over the edges of a sparse graph. The kernel k is the Gaussian
     `exp(-gamma |x - y|^2)` on unit vectors (`correlation="gaussian"`), its Taylor polynomial in their dot product,
     `sum_p exp(-2 gamma) (2 gamma)^p / p! (x.y)^p` over the orders p = 0..P ("taylor"), or `x.y` ("bilinear").
-    Called with outputs or vectors of student and teacher, `(N, D_s)` and `(N, D_t)`; returns a scalar >= 0.
+    Called with outputs or vectors of student and teacher, `(N, D_s)` and `(N, D_t)`; returns a scalar >= 0. With nodes
+    that are not of unit length it is infinite from lengths of about 4e9 on ("bilinear"), the P-th root of that
+    ("taylor") or 2e19 ("consecutive"); products are computed in float64, and beyond that the loss is not a number.
 
     `correlation="consecutive"` is the form that the authors contributed to a benchmark (RepDistiller), and a different
     loss: its products are of neighbours in the order of the batch, not of pairs of one network (see

@@ -27,7 +27,8 @@ class DarkRank(Relational):
     the mean over images of minus the log-likelihood of the teacher's order under the student's Plackett-Luce model. On
     a sparse graph the list is taken from the image's edges, at least L of them; with k = N - 1 it is the dense form, in
     value and gradient. The loss depends on the length of the nodes: scores grow with a power of their distances, and
-    the defaults come from codes with unit vectors (of float16 nodes longer than some tens the gradient overflows).
+    the defaults come from codes with unit vectors. It is infinite where a score of the student is beyond 3e38, at
+    distances of 5e12 with the defaults (of float16 nodes longer than some tens the gradient overflows).
 
     Called with outputs or vectors of student and teacher, `(N, D_s)` and `(N, D_t)`; returns a scalar >= 0. A graph
     whose anchors differ in their number of edges (given edges, union or mutual neighbours) reads the largest and the

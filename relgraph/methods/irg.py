@@ -49,7 +49,8 @@ class IRG(Relational):
     on the level of the nodes and read on all, with each node's edge to itself; means and maxima are those of the edges.
     A refinement moves the nodes, not the maps. A term of weight 0 reads nothing: without vertex and transition, and
     with `levels=1`, the method reads bare vectors of student and teacher, `(N, D_s)` and `(N, D_t)`; else outputs.
-    Returns a scalar >= 0.
+    Returns a scalar >= 0, which is infinite where logits differ by 2e19 or more and, with `form="literal"`, a fourth
+    power of all numbers, from about 4e9 on.
 
     Paper, official code and this one: `form="literal"` is the paper's, without maxima and with sums in place of all
     means, over levels as well; its weights are not known. `form="caffe"` is that of the authors' Caffe layers:

@@ -11,7 +11,8 @@ class KD(Method):
     """Match the teacher's class distribution, `T^2 / N * sum_i KL(softmax(z_t_i / T) || softmax(z_s_i / T))`.
 
     Reads logits `(N, classes)` of both; sum over classes, mean over the batch. Called with outputs that hold logits;
-    returns a scalar >= 0. The teacher receives no gradient.
+    returns a scalar >= 0, which is infinite where T times a difference of logits is beyond 3e38. The teacher receives
+    no gradient.
 
     Paper, official code and this one: the paper weighs the two losses and multiplies this one by T^2, as the benchmark
     code (RepDistiller) does with T = 4, 0.9 of it and 0.1 of the cross-entropy; T = 4 is the default here as well, and

@@ -24,7 +24,7 @@ class VID(StageMethod):
     has; it and p are trained with the student. The larger map is averaged over space to the size of the smaller before.
     The maps of the stems are left out. Networks with different numbers of stages are paired from the end, deepest with
     deepest, as many as the shorter has. Called with outputs that hold maps `(N, C, H, W)`; returns a scalar, which is
-    negative if the prediction is good. The teacher receives no gradient.
+    negative if the prediction is good, and infinite where it misses by 2e19 or more. The teacher receives no gradient.
 
     Paper, official code and this one: the paper sums the log-likelihood over all numbers of a map, the benchmark code
     (RepDistiller) averages, as here. The code pairs stages from the front: the same where their numbers are equal.
