@@ -7,7 +7,15 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import mean_square
-from relgraph.graph.kernels import at_least_float32, cosine, full_precision, gaussian, gaussian_taylor, precision_of
+from relgraph.graph.kernels import (
+    at_least_float32,
+    cosine,
+    full_precision,
+    gaussian,
+    gaussian_taylor,
+    linear,
+    precision_of,
+)
 from relgraph.graph.pair import Pair, check_nodes
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Nearest
@@ -112,7 +120,7 @@ class CC(Relational):
         if self.correlation == "consecutive":
             return None
         if self.correlation == "bilinear":
-            kernel = cosine
+            kernel = cosine if self.unit_length else linear
         elif self.correlation == "gaussian":
             kernel = gaussian(self.rbf_gamma)
         else:
