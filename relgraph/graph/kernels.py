@@ -204,6 +204,11 @@ def excess(x: Tensor) -> Tensor:
     return (size / most).clamp_min(1)
 
 
+def excess_of_all(x: Tensor) -> Tensor:
+    """Return the largest `excess` of all rows of a batch, `(..., D) -> (1,)`."""
+    return excess(x).amax().view(1)  # in one dimension, so that a tensor of half precision is divided in float32
+
+
 def bounded(x: Tensor) -> Tensor:
     """Divide each row by its largest magnitude, `(..., N, D) -> (..., N, D)`.
 
@@ -307,8 +312,11 @@ def quotient(x: Tensor, total: Tensor) -> Tensor:
 
 
 def where_positive(function: Map, x: Tensor) -> Tensor:
-    """Return a function of the positive numbers, and 0 with gradient 0 (not infinity, and then NaN) for all below."""
-    positive = ~(x <= 0)  # NaN stays
+    """Return a function of the positive numbers, and 0 with gradient 0 (not infinity, and then NaN) for the others.
+
+    What is no number stays none.
+    """
+    positive = ~(x <= 0)
     return torch.where(positive, function(torch.where(positive, x, 1)), 0)
 
 

@@ -38,8 +38,9 @@ class DarkRank(Relational):
     here. The authors' own code ranks all others of a batch, of 8 unit vectors by default, for the images of its first
     half (`length=7`, but for all images). RKD's code, which this one follows, ranks the 4 nearest of every image, with
     alpha 2 and beta 3 in its script and 3 and 3 in its class, and drops the first of each order, which is the image
-    itself unless another one equals it; here the image itself is left out. Equal scores of the teacher are ranked in
-    the order of the batch here, in any order there. Sparse graphs are ours.
+    itself unless another one equals it; here the image itself is left out. Scores of the
+    teacher that are equal in float32 are ranked in the order of the batch here, in any order there. Sparse graphs are
+    ours.
 
     Paper: DarkRank: Accelerating Deep Metric Learning via Cross Sample Similarities Transfer (Chen, Wang, Zhang,
         AAAI 2018, arXiv 1707.01220)

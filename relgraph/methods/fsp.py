@@ -7,7 +7,7 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import mean_square
-from relgraph.graph.kernels import excess, linear
+from relgraph.graph.kernels import excess_of_all, linear
 from relgraph.methods.base import Batch, Output, Terms
 from relgraph.methods.stages import StageMethod, map_pairs, same_size
 
@@ -73,7 +73,7 @@ def flow_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) ->
     """Return the mean squared difference of the flow between two maps of the student and two of the teacher."""
     # Where products overflow, so does the loss: infinity less infinity would be no number.
     both = zip(student, teacher, strict=True)
-    one, other = (torch.maximum(excess(s.flatten()), excess(t.flatten())) for s, t in both)
+    one, other = (torch.maximum(excess_of_all(s), excess_of_all(t)) for s, t in both)
     s, t = (flow(earlier / one, later / other) for earlier, later in (student, teacher))
     return mean_square((s - t) * one * other, torch.zeros_like(s))
 

@@ -75,7 +75,7 @@ class FT(StageMethod):
         [(s, t)] = self.pairs(student, teacher)
         # Not under no_grad: autocast keeps the weights it casts, in older torch (its issue 158232) as constants then,
         # and the paraphraser would get no gradient from its own loss.
-        t = t / excess(t.flatten(1)).view(-1, 1, 1, 1)  # of each image, whose attention does not see its scale
+        t = t / excess(t).amax((1, 2, 3), keepdim=True)  # of each image, whose attention does not see its scale
         target = through(self.encoder, t)[0].detach()
         return {"ft": factor_loss(through(self.translator, s)[0], target)}
 

@@ -9,7 +9,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import half_square, mean_square, sum_square
-from relgraph.graph.kernels import at_least_float32, excess, precision_of, squared_euclidean
+from relgraph.graph.kernels import at_least_float32, excess_of_all, precision_of, squared_euclidean
 from relgraph.graph.pair import Form as GraphForm
 from relgraph.graph.pair import Pair, topology_of
 from relgraph.graph.relation import Relation
@@ -154,7 +154,7 @@ class IRG(Relational):
         """Return the transitions between two maps in float64, where the squares of any float32 fit."""
         one, other = earlier.double(), later.double()
         if self.form != "literal":  # divided by a maximum, so that the scale makes no difference
-            factor = torch.maximum(excess(one.flatten()), excess(other.flatten()))
+            factor = torch.maximum(excess_of_all(one), excess_of_all(other))
             one, other = one / factor, other / factor
         return transition(one, other)
 

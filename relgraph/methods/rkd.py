@@ -144,7 +144,7 @@ def related_angles(
         triplets += len(anchors) * width**2
     if not totals:  # mutual neighbours, or a threshold, may leave no edge
         return nodes[0][:0].sum() + nodes[1][:0].sum()
-    return torch.stack(totals).sum() / triplets
+    return (torch.stack(totals).sum() / triplets).to(torch.result_type(*nodes))
 
 
 def differences(x: Tensor, anchors: Tensor, candidates: Tensor | None = None) -> Tensor:

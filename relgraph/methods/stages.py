@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.kernels import at_least_float32, excess
+from relgraph.graph.kernels import at_least_float32, excess_of_all
 from relgraph.methods.base import Method, Output, RunFacts, Shapes
 
 T = TypeVar("T")
@@ -117,7 +117,7 @@ def same_size(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pooled(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    factor = excess(maps.flatten())  # a sum of the largest numbers overflows, their mean does not
+    factor = excess_of_all(maps)  # a sum of the largest numbers overflows, their mean does not
     return adaptive_avg_pool2d(maps / factor, size) * factor
 
 
@@ -128,7 +128,7 @@ def through(layers: nn.Module, maps: Tensor) -> tuple[Tensor, Tensor]:
     norm behind a convolution takes it out again, and beside such numbers a bias is none. Under autocast the layers
     compute in its type.
     """
-    factor = excess(maps.flatten())
+    factor = excess_of_all(maps)
     return at_least_float32(layers((maps / factor).to(next(layers.parameters()).dtype))), factor
 
 
