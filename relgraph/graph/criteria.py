@@ -10,6 +10,9 @@
 | `kl` | the mean over edges of `t log((t + 1e-7) / (s + 1e-7))` for *probabilities*, as in its code | PKT |
 | `cross_entropy` | the mean over anchors of `-sum exp(t) s` for *log-probabilities* | SEED |
 
+Squares of differences overflow in float32 from 2e19 on; their sums are in float64, so that a mean does not overflow
+before its terms.
+
 Sources: EGA (Ma, Chen, Akata, 2022, arXiv 2211.13264), SP (Tung and Mori, 2019, arXiv 1907.09682), CC (Peng et al.,
 2019, arXiv 1904.01802), IRG (Liu et al., CVPR 2019), RKD (Park et al., 2019, arXiv 1904.05068), PKT (Passalis and
 Tefas, 2018, arXiv 1803.10837), SEED (Fang et al., 2021, arXiv 2101.04731).
@@ -76,8 +79,9 @@ class Criterion:
         else:
             rows = topology.rows(self.of_rows, student, teacher, self.additive)
             anchors = student.shape[:-1].numel() * topology.anchors
-        # A plain float32 sum over the squares of a matrix of N = 4,096 loses three digits.
-        total: Tensor = torch.linalg.vector_norm(rows, dtype=torch.float64) if self.norm else rows.sum()
+        # A plain float32 sum over the squares of a matrix of N = 4,096 loses three digits, and overflows before a mean.
+        wide = torch.float64
+        total: Tensor = torch.linalg.vector_norm(rows, dtype=wide) if self.norm else rows.sum(dtype=wide)
         total = total if self.finish is None else self.finish(total, anchors, student.numel())
         return total.to(torch.result_type(student, teacher))
 
@@ -93,9 +97,9 @@ class Criterion:
         return found
 
     def of_block(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the contribution of some anchors, `(A, M) x (A, M)`, a scalar; `of_blocks` takes the sum over all."""
+        """Return the contribution of some anchors, `(A, M) x (A, M)`, in float64, a scalar; `of_blocks` reads the sum."""
         rows = self.of_rows(student, teacher)
-        return rows.double().square().sum() if self.norm else rows.sum()
+        return rows.double().square().sum() if self.norm else rows.sum(dtype=torch.float64)
 
     def of_blocks(self, total: Tensor, count: int) -> Tensor:
         """Return the number from the sum over the anchors of all pairs of `count` nodes."""

@@ -27,6 +27,11 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def precision_of(x: Tensor, y: Tensor) -> torch.dtype:
+    """Return the type of a number that compares two tensors: theirs, float32 or wider, whatever it is computed in."""
+    return torch.promote_types(torch.result_type(x, y), torch.float32)
+
+
 def full_precision(x: Tensor) -> AbstractContextManager[None]:
     """Return a context that disables autocast for operations on a tensor's device, if autocast is enabled."""
     on = torch.is_autocast_enabled(x.device.type)  # entering a context costs more than this check
@@ -52,19 +57,26 @@ def _dot(x: Tensor, y: Tensor) -> Tensor:
     return x @ y.mT
 
 
-def _squared_distance(x: Tensor, y: Tensor) -> Tensor:
-    # The expansion |x|^2 + |y|^2 - 2 x y' cancels digits when the nodes lie far from the origin, as features after a
-    # ReLU do (relative error 7e-4 in float32); distances do not move with the origin, so the mean of `y` is subtracted
-    # first (1e-7).
-    origin = y.mean(-2, keepdim=True).detach()
-    x, y = x - origin, y - origin
-    square = x.square().sum(-1).unsqueeze(-1) + y.square().sum(-1).unsqueeze(-2) - 2 * (x @ y.mT)
-    return square.clamp_min(0)
+def squared_differences(x: Tensor, y: Tensor, least: float = 0.0, dtype: torch.dtype | None = None) -> Tensor:
+    """Return `|x_i - y_j|^2`, at least `least`, `(..., N, D), (..., M, D) -> (..., N, M)`, in the type of `x`.
+
+    It is 0 where it is below `D * 2.2e-16` of the sum of both nodes' squared distances from the mean of `y`: rounding
+    does not tell such nodes from equal ones, and equal ones are at distance 0 whatever their scale and place. It is
+    computed in float64, which the squares of any float32 fit; `dtype` is that of the result where they are to stay.
+    """
+    # The expansion |x|^2 + |y|^2 - 2 x y' cancels digits of near nodes, and of all if they lie far from the origin, as
+    # features after a ReLU do: distances do not move with the origin, so the mean of `y` is subtracted first, and
+    # float64 keeps the digits of all nodes that float32 can tell apart.
+    origin = y.double().mean(-2, keepdim=True).detach()
+    one, other = x.double() - origin, y.double() - origin
+    size = one.square().sum(-1).unsqueeze(-1) + other.square().sum(-1).unsqueeze(-2)
+    square = size - 2 * (one @ other.mT)
+    rounding = x.shape[-1] * torch.finfo(torch.float64).eps * size
+    return torch.where(square <= rounding, 0, square).clamp_min(least).to(x.dtype if dtype is None else dtype)
 
 
 dot = Product(_dot, bilinear=True)
-# |x_i - y_j|^2, never negative.
-squared_distance = Product(_squared_distance, own=0.0)
+squared_distance = Product(squared_differences, own=0.0)
 
 
 @dataclass(frozen=True)
@@ -77,8 +89,9 @@ class Kernel:
         product: `dot`, `squared_distance`, or a user-defined function, `(..., N, D) x (..., M, D) -> (..., N, M)`.
         finish: Map of each number of the matrix; none if not given.
         nearest_is_largest: Whether a larger number means nearer, as in a correlation, or farther, as in a distance.
-        bounded: Whether prepared nodes are divided by the largest magnitude among all of them, because the result is
-            scale-invariant, but squares of its numbers would overflow, or vanish, without the division.
+        bounded: Whether prepared nodes are divided by the largest magnitude among all of them, down to a power of two,
+            which rounds nothing: the result is scale-invariant, but without the division squares of its numbers would
+            overflow, or vanish.
 
     >>> pearson(torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]))
     tensor([[ 1., -1.],
@@ -114,7 +127,8 @@ class Kernel:
         if not self.bounded:
             return z
         size = over_all(largest(z).amax(-2, keepdim=True))
-        return z / size.masked_fill(size == 0, 1)
+        size = size.masked_fill(size == 0, 1)
+        return z / (size / (2 * torch.frexp(size).mantissa))
 
     def degenerate(self, nodes: Tensor) -> Tensor:
         """Return which *prepared* nodes have weight 0 to every node, `(..., N)`; for Pearson: no variance."""
@@ -180,6 +194,21 @@ def largest(x: Tensor) -> Tensor:
     return torch.maximum(x.amax(-1, keepdim=True), -x.amin(-1, keepdim=True))  # abs would copy the tensor (N, D)
 
 
+def excess(x: Tensor) -> Tensor:
+    """Return what to divide each row by so that sums of its fourth powers are finite, `(..., D) -> (..., 1)`: mostly 1.
+
+    The fourth root of the largest number is 4e9 in float32, the type of narrower ones, and 1e77 in float64.
+    """
+    size = at_least_float32(largest(x))
+    most: float = torch.finfo(size.dtype).max ** 0.25
+    return (size / most).clamp_min(1)
+
+
+def excess_of_all(x: Tensor) -> Tensor:
+    """Return the largest `excess` of all rows of a batch, `(..., D) -> (1,)`."""
+    return excess(x).amax().view(1)  # in one dimension, so that a tensor of half precision is divided in float32
+
+
 def bounded(x: Tensor) -> Tensor:
     """Divide each row by its largest magnitude, `(..., N, D) -> (..., N, D)`.
 
@@ -193,7 +222,7 @@ def bounded(x: Tensor) -> Tensor:
 def unit(x: Tensor) -> Tensor:
     """Divide each row by its length, `(..., N, D) -> (..., N, D)`; a row of zeros stays 0 and gets no gradient."""
     steps = _Direction.forward if torch.compiler.is_compiling() else _Direction.apply
-    direction: Tensor = steps(x, False, 0.0)[0]
+    direction: Tensor = steps(x, False)[0]
     return direction
 
 
@@ -212,18 +241,19 @@ def _nearly_unit(epsilon: float, x: Tensor) -> Tensor:
 def standardise(x: Tensor) -> Tensor:
     """Subtract each row's mean and divide by its length, `(..., N, D) -> (..., N, D)`; 0 without variance.
 
-    The mean of D equal numbers is off by some units in the last place. The remainder is rounding error, and the
-    division would scale it to a vector of length 1; so a deviation (root mean square) below 8 epsilon of the row's
-    largest number is treated as zero, and gets no gradient.
+    Only a row of equal numbers has no variance, and gets no gradient. Of a row whose numbers have one sign the nearest
+    to zero is subtracted first, so that neither the mean nor a division rounds small differences of large numbers.
     """
-    rounding = 8 * torch.finfo(x.dtype).eps * math.sqrt(x.shape[-1])
     steps = _Direction.forward if torch.compiler.is_compiling() else _Direction.apply
-    direction: Tensor = steps(x, True, rounding)[0]
+    direction: Tensor = steps(x, True)[0]
     return direction
 
 
 class _Direction(torch.autograd.Function):
     """Rows, or their deviations from their means, divided by their lengths: `u = d / |d|`, `d = x / size - mean`.
+
+    The size is the largest magnitude of the row; of a row that is centred, after the number nearest to zero is
+    subtracted if all have one sign.
 
     As one function it saves only u for the gradient, `(g - u <u, g>) / |d| / size` less its mean, because memory limits
     the largest batches. `1 / |d|` is an output so that the gradient can itself be differentiated. The result must not
@@ -233,35 +263,41 @@ class _Direction(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, centred: bool, rounding: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(x: Tensor, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
         constant = x.detach()
-        size = torch.maximum(constant.amax(-1, keepdim=True), -constant.amin(-1, keepdim=True))
-        size = size.masked_fill(size == 0, 1)
-        direction = x / size
+        most, least = constant.amax(-1, keepdim=True), constant.amin(-1, keepdim=True)
         if centred:
+            nearest = least.clamp_min(0) + most.clamp_max(0)
+            size = torch.maximum(most - nearest, nearest - least)
+            size = size.masked_fill(size == 0, 1)
+            direction = (x - nearest).div_(size)
             direction -= direction.mean(-1, keepdim=True)
+        else:
+            size = torch.maximum(most, -least)
+            size = size.masked_fill(size == 0, 1)
+            direction = x / size
         length = torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
-        length = length.masked_fill(length <= rounding, float("inf"))
+        length = length.masked_fill(length == 0, float("inf"))
         return direction / length, length.reciprocal(), size
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, bool, float], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, bool], output: tuple[Tensor, Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[2])
         ctx.save_for_backward(*output)
         ctx.save_for_forward(*output)
         ctx.centred = inputs[1]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, of_inverse: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor, of_inverse: Tensor, _: Tensor) -> tuple[Tensor, None]:
         direction, inverse, size = ctx.saved_tensors
         along = (gradient * direction).sum(-1, keepdim=True)
         gradient = torch.addcmul(gradient, direction, -along - of_inverse * inverse).mul_(inverse)
         if ctx.centred:
             gradient -= gradient.mean(-1, keepdim=True)
-        return gradient.div_(size), None, None
+        return gradient.div_(size), None
 
     @staticmethod
-    def jvp(ctx: Any, change: Tensor, _: None, __: None) -> tuple[Tensor, Tensor, None]:
+    def jvp(ctx: Any, change: Tensor, _: None) -> tuple[Tensor, Tensor, None]:
         direction, inverse, size = ctx.saved_tensors
         change = change / size
         if ctx.centred:
@@ -276,8 +312,11 @@ def quotient(x: Tensor, total: Tensor) -> Tensor:
 
 
 def where_positive(function: Map, x: Tensor) -> Tensor:
-    """Return a function of the positive numbers, and 0 with gradient 0 (not infinity, and then NaN) for the others."""
-    positive = x > 0
+    """Return a function of the positive numbers, and 0 with gradient 0 (not infinity, and then NaN) for the others.
+
+    What is no number stays none.
+    """
+    positive = ~(x <= 0)
     return torch.where(positive, function(torch.where(positive, x, 1)), 0)
 
 
@@ -334,7 +373,7 @@ def check_positive(name: str, value: float) -> None:
 linear = Kernel("linear", identity, dot)
 cosine = Kernel("cosine", unit, dot)
 # Correlation of two embeddings over their D coordinates, in [-1, 1]; unchanged by x -> a x + b with a > 0 for each
-# node by itself. A node without variance has correlation 0 with everything, itself included.
+# node by itself. A node without variance, of equal numbers, has correlation 0 with everything, itself included.
 pearson = Kernel("pearson", standardise, dot)
 squared_euclidean = Kernel("squared euclidean", identity, squared_distance, nearest_is_largest=False)
 euclidean = Kernel("euclidean", identity, squared_distance, safe_sqrt, nearest_is_largest=False)

@@ -3,7 +3,7 @@
 | scale | weights become | of |
 |---|---|---|
 | `raw` | themselves | EGA, CC |
-| `by_anchor_norm` | each anchor's divided by their Euclidean length; zeros stay 0 | SP |
+| `by_anchor_norm` | each anchor's divided by their Euclidean length; 0 of a length of 0 (float32: below 1e-17) | SP |
 | `by_anchor_sum` | each anchor's divided by their sum, which makes probabilities of weights >= 0 | PKT |
 | `softmax(T)` | `w / T - log sum exp(w / T)` over each anchor's edges | NCE, SEED |
 | `by_mean` | all divided by the mean of the positive ones; 0 if there are none | RKD's distances |
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from relgraph.graph.blocks import rows_at_once, sum_of_blocks
 from relgraph.graph.factored import for_rows, gram
-from relgraph.graph.kernels import Kernel, check_positive, quotient, where_positive
+from relgraph.graph.kernels import Kernel, check_positive, quotient, safe_sqrt, where_positive
 from relgraph.graph.topology import ALL_PAIRS, Topology
 from relgraph.processes import ProcessGroup
 
@@ -95,7 +95,9 @@ def _log_softmax(temperature: float, weights: Tensor, topology: Topology) -> Ten
 
 
 def _unit_anchors(weights: Tensor, topology: Topology) -> Tensor:
-    return weights * where_positive(torch.rsqrt, topology.sum(weights.square()))
+    total = topology.sum(weights.square())
+    # Of squares that nearly vanish the gradient would overflow. A quotient, since that of rsqrt holds its cube.
+    return quotient(weights, safe_sqrt(total.masked_fill(total < 1e3 * torch.finfo(total.dtype).tiny, 0)))
 
 
 def _unit_factors(x: Tensor, processes: ProcessGroup) -> tuple[Tensor, Tensor]:

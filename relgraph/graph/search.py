@@ -91,6 +91,7 @@ def nearest_in_blocks(
     for start, first, anchors, candidates in _two_blocks(z, block, progress):
         rows, columns = slice(start, start + block), slice(first, first + block)
         tile = _nearness(kernel, anchors, candidates)
+        weights = weights.to(tile.dtype)  # some kernels compute in float64
         if first == start:
             tile.fill_diagonal_(float("-inf"))
         else:
@@ -206,30 +207,32 @@ def edge_weights(x: Rows, y: Rows, edge_index: Tensor, kernel: Kernel = pearson,
     chunk = fitting(chunk, CHUNK, x)
     tensors = isinstance(anchors, Tensor) and isinstance(candidates, Tensor)
     weigh = _EdgeWeights.apply if tensors else _weigh_in_chunks
-    return weigh(anchors, candidates, edge_index, kernel, chunk)
+    return weigh(anchors, candidates, edge_index, kernel, chunk, y is x)
 
 
-def _weigh_in_chunks(x: Rows, y: Rows, edge_index: Tensor, kernel: Kernel, chunk: int) -> Tensor:
-    parts = torch.split(edge_index, chunk, dim=1)
-    return torch.cat([_weigh(kernel, x[anchor], y[candidate]) for candidate, anchor in parts])
+def _weigh_in_chunks(x: Rows, y: Rows, edges: Tensor, kernel: Kernel, chunk: int, one_graph: bool) -> Tensor:
+    parts = torch.split(edges, chunk, dim=1)
+    return torch.cat([_weigh(kernel, part, one_graph, x[part[1]], y[part[0]]) for part in parts])
 
 
-def _weigh(kernel: Kernel, one: Tensor, other: Tensor) -> Tensor:
-    return kernel.matrix(one.unsqueeze(-2), other.unsqueeze(-2)).flatten()
+def _weigh(kernel: Kernel, edges: Tensor, one_graph: bool, one: Tensor, other: Tensor) -> Tensor:
+    """Return the weights of edges (2, E) from their ends, `(E, D), (E, D) -> (E,)`; of one graph, own ones exactly."""
+    own = (edges[0] == edges[1]).view(-1, 1, 1) if one_graph else None
+    return kernel.matrix(one.unsqueeze(-2), other.unsqueeze(-2), own).flatten()
 
 
 class _EdgeWeights(OneByOne):
     """Weights of some edges at a time, computed once more for the gradient."""
 
     @staticmethod
-    def forward(x: Tensor, y: Tensor, edge_index: Tensor, kernel: Kernel, chunk: int) -> Tensor:
-        return _weigh_in_chunks(x, y, edge_index, kernel, chunk)
+    def forward(x: Tensor, y: Tensor, edge_index: Tensor, kernel: Kernel, chunk: int, one_graph: bool) -> Tensor:
+        return _weigh_in_chunks(x, y, edge_index, kernel, chunk, one_graph)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:3])
         ctx.save_for_forward(*inputs[:3])
-        ctx.kernel, ctx.chunk = inputs[3:]
+        ctx.kernel, ctx.chunk, ctx.one_graph = inputs[3:]
 
     @staticmethod
     @once_differentiable
@@ -239,19 +242,22 @@ class _EdgeWeights(OneByOne):
         found = [torch.zeros_like(nodes) if need else None for nodes, need in zip((x, y), needed, strict=True)]
         add = Tensor.index_add if transformed() else Tensor.index_add_
         parts = zip(torch.split(edge_index, ctx.chunk, dim=1), torch.split(gradient, ctx.chunk), strict=True)
-        for (candidate, anchor), weight in parts:
-            pull_back = torch.func.vjp(partial(_weigh, ctx.kernel), x[anchor], y[candidate])[1]
+        for edges, weight in parts:
+            candidate, anchor = edges
+            weigh = partial(_weigh, ctx.kernel, edges, ctx.one_graph)
+            pull_back = torch.func.vjp(weigh, x[anchor], y[candidate])[1]
             of_ends = zip(found, (anchor, candidate), pull_back(weight), strict=True)
             found = [None if total is None else add(total, 0, at, of_end) for total, at, of_end in of_ends]
-        return *found, None, None, None
+        return *found, None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *changes: Tensor | None) -> Tensor:
-        x, y, (candidate, anchor) = ctx.saved_tensors
+        x, y, edges = ctx.saved_tensors
+        candidate, anchor = edges
         ends = x[anchor], y[candidate]
         moved = zip(changes[:2], (anchor, candidate), ends, strict=True)
         tangents = tuple(torch.zeros_like(end) if change is None else change[at] for change, at, end in moved)
-        along: Tensor = torch.func.jvp(partial(_weigh, ctx.kernel), ends, tangents)[1]
+        along: Tensor = torch.func.jvp(partial(_weigh, ctx.kernel, edges, ctx.one_graph), ends, tangents)[1]
         return along
 
 

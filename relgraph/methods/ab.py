@@ -67,7 +67,7 @@ class AB(StageMethod):
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `ab`."""
         pairs = self.pairs(student, teacher)
-        connected = [through(connector, s) for connector, (s, _) in zip(self.connectors, pairs, strict=True)]
+        connected = [through(connector, s)[0] for connector, (s, _) in zip(self.connectors, pairs, strict=True)]
         return {"ab": boundary_loss(connected, [t for _, t in pairs], self.margin)}
 
 

@@ -105,6 +105,11 @@ class Method(nn.Module):
     method needs nothing else. The teacher is detached in `terms`, once, for all methods: no method passes gradient to
     it. A loss has no side effects: it may read a memory and never writes it; `remember` does.
 
+    Numbers of half precision are read as float32. Any batch of finite numbers, from one image on, has a finite loss and
+    gradient where these fit their types. A loss that grows with a power of its inputs is infinite where that overflows;
+    the method's docstring says from where on, in float32 (in float64 the exponents of ten are eight times as large). A
+    gradient in float16 is infinite from 65,504 on, as soon as that of one term is.
+
     A method is a dataclass: its options are annotated fields with `option(default, ...)`, from which the constructor,
     the command line and YAML files are made. It builds its layers in `__post_init__` and implements `compare`. Facts of
     a run that it needs, such as the networks' widths, are passed to `for_run`. Its docstring has a line `Paper:`, and

@@ -1,13 +1,21 @@
 """Correlation congruence (Peng et al., ICCV 2019, arXiv 1904.01802)."""
 
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Any, Literal, Self
 
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import mean_square
-from relgraph.graph.kernels import at_least_float32, cosine, full_precision, gaussian, gaussian_taylor, linear
+from relgraph.graph.kernels import (
+    at_least_float32,
+    cosine,
+    full_precision,
+    gaussian,
+    gaussian_taylor,
+    linear,
+    precision_of,
+)
 from relgraph.graph.pair import Pair, check_nodes
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Nearest
@@ -27,7 +35,9 @@ class CC(Relational):
     over all pairs, the diagonal included, or the mean over the edges of a sparse graph. The kernel k is the Gaussian
     `exp(-gamma |x - y|^2)` on unit vectors (`correlation="gaussian"`), its Taylor polynomial in their dot product,
     `sum_p exp(-2 gamma) (2 gamma)^p / p! (x.y)^p` over the orders p = 0..P ("taylor"), or `x.y` ("bilinear").
-    Called with outputs or vectors of student and teacher, `(N, D_s)` and `(N, D_t)`; returns a scalar >= 0.
+    Called with outputs or vectors of student and teacher, `(N, D_s)` and `(N, D_t)`; returns a scalar >= 0. With nodes
+    that are not of unit length it is infinite from lengths of about 4e9 on ("bilinear"), the P-th root of that
+    ("taylor") or 2e19 ("consecutive"); products are computed in float64, and beyond that the loss is not a number.
 
     `correlation="consecutive"` is the form that the authors contributed to a benchmark (RepDistiller), and a different
     loss: its products are of neighbours in the order of the batch, not of pairs of one network (see
@@ -110,10 +120,13 @@ class CC(Relational):
         if self.correlation == "consecutive":
             return None
         if self.correlation == "bilinear":
-            return Relation(cosine if self.unit_length else linear, criterion=mean_square)
-        gamma = self.rbf_gamma
-        kernel = gaussian(gamma) if self.correlation == "gaussian" else gaussian_taylor(gamma, self.order)
-        return Relation(kernel if self.unit_length else kernel.of_prepared, criterion=mean_square)
+            kernel = cosine if self.unit_length else linear
+        elif self.correlation == "gaussian":
+            kernel = gaussian(self.rbf_gamma)
+        else:
+            kernel = gaussian_taylor(self.rbf_gamma, self.order)
+        # In float64, where products of any float32 numbers fit: the difference of two infinite ones is not a number.
+        return Relation(kernel if self.unit_length else replace(kernel, prepare=Tensor.double), criterion=mean_square)
 
     def compare_pair(self, pair: Pair | None, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `cc`."""
@@ -144,5 +157,6 @@ def consecutive_rows(student: Tensor, teacher: Tensor) -> Tensor:
     check_nodes(student, teacher, one_width=True)
     if student.ndim != 2:
         raise RelgraphError(f"consecutive rows are those of one batch (N, D), got {tuple(student.shape)}")
-    delta = (at_least_float32(student) - at_least_float32(teacher)).abs()
-    return (delta[:-1] * delta[1:]).sum() / max(1, len(delta) - 1)
+    delta = (student.double() - teacher.double()).abs()
+    total = (delta[:-1] * delta[1:]).sum() / max(1, len(delta) - 1)
+    return total.to(precision_of(student, teacher))

@@ -1,10 +1,8 @@
 """Compositional contrastive learning (Chen et al., CVPR 2021, arXiv 2104.10955), as in the code of EGA."""
 
-from torch.nn.functional import kl_div
-
-from relgraph.graph.kernels import at_least_float32
 from relgraph.graph.pair import Pair
 from relgraph.methods.base import Batch, Output, Terms, logits_of
+from relgraph.methods.kd import divergence
 from relgraph.methods.nce import NCE
 
 
@@ -48,7 +46,6 @@ class CCL(NCE):
 
     def compare_pair(self, pair: Pair, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `nce` and `jeffreys`."""
-        s, t = (at_least_float32(logits).log_softmax(-1) for logits in logits_of(student, teacher, "CCL"))
-        there = kl_div(s, t, reduction="batchmean", log_target=True)
-        back = kl_div(t, s, reduction="batchmean", log_target=True)
-        return {**super().compare_pair(pair, student, teacher, batch), "jeffreys": (there + back) / 2}
+        s, t = logits_of(student, teacher, "CCL")
+        jeffreys = (divergence(s, t) + divergence(t, s)).mean() / 2
+        return {**super().compare_pair(pair, student, teacher, batch), "jeffreys": jeffreys}

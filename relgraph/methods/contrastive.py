@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.kernels import cosine, full_precision
+from relgraph.graph.kernels import cosine, excess, full_precision
 from relgraph.graph.memory import Queue
 from relgraph.graph.pair import check_nodes
 from relgraph.methods.base import Batch, Method, Output, RunFacts, as_output, chosen_nodes, nodes_of, option
@@ -73,7 +73,7 @@ class Contrastive(Method):
         check_nodes(s, t, one_width=self.projector is None)
         if self.projector is not None:
             with full_precision(s):
-                s = self.projector(s.to(next(self.projector.parameters()).dtype))
+                s = self.projector((s / excess(s)).to(next(self.projector.parameters()).dtype))
         return s, t
 
     def teacher_nodes(self, output: Output) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from relgraph.errors import RelgraphError, unknown
-from relgraph.graph.kernels import at_least_float32, full_precision, unit
+from relgraph.graph.kernels import at_least_float32, excess, full_precision, unit
 from relgraph.graph.memory import Bank, ClassSampler, NearestOthers, RandomOthers
 from relgraph.graph.pair import check_nodes
 from relgraph.graph.topology import Nearest, Rule
@@ -149,7 +149,8 @@ class CRD(Method):
         check_nodes(s, t)
         dtype = self.embed_student.weight.dtype
         with full_precision(s):
-            both = torch.stack([self.embed_student(s.to(dtype)), self.embed_teacher(t.to(dtype))])
+            s, t = ((x / excess(x)).to(dtype) for x in (s, t))
+            both = torch.stack([self.embed_student(s), self.embed_teacher(t)])
             s, t = unit(at_least_float32(both))
         return s, t
 

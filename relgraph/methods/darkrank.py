@@ -8,7 +8,7 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import Criterion
-from relgraph.graph.kernels import Kernel, identity, squared_distance, where_positive
+from relgraph.graph.kernels import Kernel, identity, squared_differences, squared_distance, where_positive
 from relgraph.graph.pair import Pair, PairBuilder, topology_of
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Edges
@@ -27,7 +27,8 @@ class DarkRank(FixedParts):
     the mean over images of minus the log-likelihood of the teacher's order under the student's Plackett-Luce model. On
     a sparse graph the list is taken from the image's edges, at least L of them; with k = N - 1 it is the dense form, in
     value and gradient. The loss depends on the length of the nodes: scores grow with a power of their distances, and
-    the defaults come from codes with unit vectors (of float16 nodes longer than some tens the gradient overflows).
+    the defaults come from codes with unit vectors. It is infinite where a score of the student is beyond 3e38, at
+    distances of 5e12 with the defaults (of float16 nodes longer than some tens the gradient overflows).
 
     Called with outputs or vectors of student and teacher, `(N, D_s)` and `(N, D_t)`; returns a scalar >= 0. A graph
     whose anchors differ in their number of edges (given edges, union or mutual neighbours) reads the largest and the
@@ -37,8 +38,9 @@ class DarkRank(FixedParts):
     here. The authors' own code ranks all others of a batch, of 8 unit vectors by default, for the images of its first
     half (`length=7`, but for all images). RKD's code, which this one follows, ranks the 4 nearest of every image, with
     alpha 2 and beta 3 in its script and 3 and 3 in its class, and drops the first of each order, which is the image
-    itself unless another one equals it; here the image itself is left out. Equal scores of the teacher are ranked in
-    the order of the batch here, in any order there. Sparse graphs are ours.
+    itself unless another one equals it; here the image itself is left out. Scores of the
+    teacher that are equal in float32 are ranked in the order of the batch here, in any order there. Sparse graphs are
+    ours.
 
     Paper: DarkRank: Accelerating Deep Metric Learning via Cross Sample Similarities Transfer (Chen, Wang, Zhang,
         AAAI 2018, arXiv 1707.01220)
@@ -92,7 +94,10 @@ class DarkRank(FixedParts):
     def _likelihood(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return minus the log-likelihood of the teacher's order of its best, `(A, M) x (A, M) -> (A,)`."""
         self._check(teacher.shape[-1] - 1 if self.rule.dense else teacher.shape[-1])  # all pairs: one is itself
-        best = teacher.argsort(dim=-1, descending=True, stable=True)[..., : self.length]
+        # The bits of negative numbers, as integers, grow with the magnitude. Those that float32 lacks are rounded off:
+        # images at one distance would be ranked by rounding error.
+        rounded = (teacher.view(torch.int64) + 2**28) >> 29
+        best = rounded.argsort(dim=-1, stable=True)[..., : self.length]
         return -log_likelihood(student.gather(-1, best))
 
     def _check(self, others: int) -> None:
@@ -104,11 +109,13 @@ class DarkRank(FixedParts):
 def score(alpha: float, beta: float) -> Kernel:
     """Return the kernel `-alpha |x - y|^beta`, with gradient 0 at distance 0; a node's own score is the worst of all.
 
+    In float64: in float32 the scores of nodes of length 1e13 overflow at a beta of 3.
+
     >>> score(2, 3)(torch.tensor([[0.0], [2.0]]))
     tensor([[-inf, -16.],
-            [-16., -inf]])
+            [-16., -inf]], dtype=torch.float64)
     """
-    product = replace(squared_distance, own=torch.inf)
+    product = replace(squared_distance, pairs=partial(squared_differences, dtype=torch.float64), own=torch.inf)
     return Kernel("euclidean^beta", identity, product, partial(_score, alpha, beta), nearest_is_largest=True)
 
 
@@ -127,4 +134,5 @@ def log_likelihood(scores: Tensor) -> Tensor:
     length = scores.shape[-1]
     gone = torch.ones(length, length, dtype=torch.bool, device=scores.device).tril(-1)
     rest = scores.unsqueeze(-2).expand(-1, length, -1).masked_fill(gone, float("-inf"))
-    return (scores - rest.logsumexp(-1)).sum(-1)
+    least = torch.finfo(scores.dtype).min  # where scores overflow the result is infinite
+    return (scores - rest.logsumexp(-1).clamp_min(least)).sum(-1)

@@ -19,8 +19,8 @@ class FitNet(StageMethod):
     3x3 convolution of stride 2 if the student's map is twice as large as the teacher's, a transposed 4x4 convolution of
     stride 2 if it is half as large, else one without padding of as many positions as it must lose, 1 + H_s - H_t; then
     batch norm and ReLU. Without shapes, or with `nodes="embedding"` or "feature", s and t are vectors of one width
-    `(N, D)` and r(s) = s. Called with outputs, or with vectors where it reads these; returns a scalar >= 0. The
-    teacher receives no gradient.
+    `(N, D)` and r(s) = s. Called with outputs, or with vectors where it reads these; returns a scalar >= 0, which is
+    infinite where a number differs by 2e19 or more. The teacher receives no gradient.
 
     Paper, official code and this one: in the paper the hint alone trains the lower part of the student, in a stage
     before the distillation of logits; the benchmark code (RepDistiller) has this single stage, on stage 2, with the
@@ -90,7 +90,7 @@ class FitNet(StageMethod):
         if found != self.shapes:
             expected = f"{self.shapes[0]} and {self.shapes[1]}"
             raise RelgraphError(f"FitNet was built for stage maps {expected}, got {found[0]} and {found[1]}")
-        return {"fitnet": mean_square(*same_size(through(self.regressor, s), t))}
+        return {"fitnet": mean_square(*same_size(through(self.regressor, s)[0], t))}
 
 
 def regressor(student: Shape, teacher: Shape) -> nn.Sequential:

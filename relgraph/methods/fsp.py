@@ -7,7 +7,7 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import mean_square
-from relgraph.graph.kernels import linear
+from relgraph.graph.kernels import excess_of_all, linear
 from relgraph.methods.base import Batch, Output, Terms
 from relgraph.methods.stages import StageMethod, map_pairs, same_size
 
@@ -22,8 +22,8 @@ class FSP(StageMethod):
     with the mean over images and pairs of channels; the first map is that of the stem. The larger of two consecutive
     maps is averaged over space to the size of the smaller before. Student and teacher need as many channels as each
     other in each stage, at any spatial size. Networks with different numbers of stages are paired from the end, deepest
-    with deepest, as many as the shorter has. Called with outputs that hold maps; returns a scalar >= 0. The teacher
-    receives no gradient.
+    with deepest, as many as the shorter has. Called with outputs that hold maps; returns a scalar >= 0, a fourth power
+    of their numbers, which is infinite from about 4e9 on. The teacher receives no gradient.
 
     Paper, official code and this one: paper and benchmark code (RepDistiller) use it to initialise the student, which
     is then trained by labels alone; the code in 30 epochs before its 240, which is 1/9 of the 270 and the share here
@@ -71,7 +71,11 @@ class FSP(StageMethod):
 
 def flow_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:
     """Return the mean squared difference of the flow between two maps of the student and two of the teacher."""
-    return mean_square(flow(*student), flow(*teacher))
+    # Where products overflow, so does the loss: infinity less infinity would be no number.
+    both = zip(student, teacher, strict=True)
+    one, other = (torch.maximum(excess_of_all(s), excess_of_all(t)) for s, t in both)
+    s, t = (flow(earlier / one, later / other) for earlier, later in (student, teacher))
+    return mean_square((s - t) * one * other, torch.zeros_like(s))
 
 
 def flow(earlier: Tensor, later: Tensor) -> Tensor:

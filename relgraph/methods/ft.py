@@ -6,6 +6,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from relgraph.graph.criteria import mean_square
+from relgraph.graph.kernels import at_least_float32, excess
 from relgraph.methods.at import attention
 from relgraph.methods.base import Batch, Loss, Output, Terms, option
 from relgraph.methods.stages import StageMethod, norm, same_size, through
@@ -74,13 +75,15 @@ class FT(StageMethod):
         [(s, t)] = self.pairs(student, teacher)
         # Not under no_grad: autocast keeps the weights it casts, in older torch (its issue 158232) as constants then,
         # and the paraphraser would get no gradient from its own loss.
-        target = through(self.encoder, t).detach()
-        return {"ft": factor_loss(through(self.translator, s), target)}
+        t = t / excess(t).amax((1, 2, 3), keepdim=True)  # of each image, whose attention does not see its scale
+        target = through(self.encoder, t)[0].detach()
+        return {"ft": factor_loss(through(self.translator, s)[0], target)}
 
     def teacher_terms(self, student: Output, teacher: Output, batch: Batch, cross_entropy: Loss) -> Terms:
         """Return `paraphraser`, the mean squared error of its reconstruction of the teacher's last map."""
         t = self.pairs(student, teacher)[0][1].detach()
-        return {"paraphraser": mean_square(through(nn.Sequential(self.encoder, self.decoder), t), t)}
+        found, factor = through(nn.Sequential(self.encoder, self.decoder), t)
+        return {"paraphraser": mean_square(found * factor, at_least_float32(t))}
 
     def teacher_parameters(self) -> Sequence[nn.Parameter]:
         """Return the parameters of the paraphraser."""

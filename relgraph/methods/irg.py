@@ -9,22 +9,24 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import half_square, mean_square, sum_square
-from relgraph.graph.kernels import at_least_float32, squared_euclidean
+from relgraph.graph.kernels import at_least_float32, excess_of_all, precision_of, squared_euclidean
 from relgraph.graph.pair import Form as GraphForm
 from relgraph.graph.pair import Pair, topology_of
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_constant_max, by_max
 from relgraph.methods.base import Batch, Output, Terms, logits_of, option, stage_maps
-from relgraph.methods.relational import FixedParts
+from relgraph.methods.relational import FixedParts, related
 
 Form = Literal["max", "caffe", "literal"]
 
 # Of vertices, edges and transitions; for the paper's own form none are known.
 WEIGHTS = {"max": (0.1, 5.0, 5.0), "caffe": (0.0, 0.005, 0.005), "literal": (0.0, 0.0, 0.0)}
+RELATIVE = replace(squared_euclidean, bounded=True)  # divided by a maximum
 FORMS: dict[Form, Relation] = {
-    "max": Relation(squared_euclidean, scale=by_max, criterion=mean_square),
-    "caffe": Relation(squared_euclidean, scale=by_constant_max, criterion=half_square),
-    "literal": Relation(squared_euclidean, criterion=sum_square),
+    "max": Relation(RELATIVE, scale=by_max, criterion=mean_square),
+    "caffe": Relation(RELATIVE, scale=by_constant_max, criterion=half_square),
+    # In float64, where it is infinite, or fits: the difference of two infinite distances is not a number.
+    "literal": Relation(replace(squared_euclidean, prepare=Tensor.double), criterion=sum_square),
 }
 
 
@@ -47,7 +49,8 @@ class IRG(FixedParts):
     on the level of the nodes and read on all, with each node's edge to itself; means and maxima are those of the edges.
     A refinement moves the nodes, not the maps. A term of weight 0 reads nothing: without vertex and transition, and
     with `levels=1`, the method reads bare vectors of student and teacher, `(N, D_s)` and `(N, D_t)`; else outputs.
-    Returns a scalar >= 0.
+    Returns a scalar >= 0, which is infinite where logits differ by 2e19 or more and, with `form="literal"`, a fourth
+    power of all numbers, from about 4e9 on.
 
     Paper, official code and this one: `form="literal"` is the paper's, without maxima and with sums in place of all
     means, over levels as well; its weights are not known. `form="caffe"` is that of the authors' Caffe layers:
@@ -139,13 +142,21 @@ class IRG(FixedParts):
         s = self._lower(student)
         t = self._lower(teacher) if self.layers == "one-to-one" else [pair["teacher"].x] * len(s)
         lower = [self._on_edges(pair, *level) for level in zip(s, t, strict=True)]
-        found = torch.stack([FORMS[self.form].of_pair(pair), *lower])
+        found = torch.stack([related(FORMS[self.form], pair), *lower])
         return found.mean() if self.form == "max" else found.sum()
 
     def transitions(self, pair: Pair | None, student: Output, teacher: Output) -> Tensor:
         """Return the difference of the transitions between the last two stage maps, a scalar without its weight."""
-        s, t = (transition(*stage_maps(output, "IRG", least=2)[-2:]) for output in (student, teacher))
-        return FORMS[self.form].compare(s, t)
+        s, t = (self._moved(*stage_maps(output, "IRG", least=2)[-2:]) for output in (student, teacher))
+        return FORMS[self.form].compare(s, t).to(precision_of(student.maps[-1], teacher.maps[-1]))
+
+    def _moved(self, earlier: Tensor, later: Tensor) -> Tensor:
+        """Return the transitions between two maps in float64, where the squares of any float32 fit."""
+        one, other = earlier.double(), later.double()
+        if self.form != "literal":  # divided by a maximum, so that the scale makes no difference
+            factor = torch.maximum(excess_of_all(one), excess_of_all(other))
+            one, other = one / factor, other / factor
+        return transition(one, other)
 
     def edge_transitions(self, pair: Pair, student: Output, teacher: Output) -> Tensor:
         """Return the squared difference of how much the edges change between the last two stage maps, unweighted."""
@@ -157,7 +168,7 @@ class IRG(FixedParts):
     def _on_edges(self, pair: Pair, one: Tensor, other: Tensor) -> Tensor:
         """Return the relation of other nodes `(N, D)` on the edges of a pair, in its form: a scalar."""
         build = replace(self.builder, topology=topology_of(pair), form=pair.form)
-        return FORMS[self.form].of_pair(build(one, other))
+        return related(FORMS[self.form], build(one, other))
 
     def _lower(self, output: Output) -> list[Tensor]:
         """Return the nodes on the levels below the first, of the last map first."""

@@ -1,8 +1,9 @@
 """Knowledge distillation of logits (Hinton, Vinyals, Dean, 2015, arXiv 1503.02531)."""
 
+from torch import Tensor
 from torch.nn.functional import kl_div
 
-from relgraph.graph.kernels import at_least_float32
+from relgraph.graph.kernels import precision_of
 from relgraph.methods.base import Batch, Method, Output, Terms, logits_of, option
 
 
@@ -10,7 +11,8 @@ class KD(Method):
     """Match the teacher's class distribution, `T^2 / N * sum_i KL(softmax(z_t_i / T) || softmax(z_s_i / T))`.
 
     Reads logits `(N, classes)` of both; sum over classes, mean over the batch. Called with outputs that hold logits;
-    returns a scalar >= 0. The teacher receives no gradient.
+    returns a scalar >= 0, which is infinite where T times a difference of logits is beyond 3e38. The teacher receives
+    no gradient.
 
     Paper, official code and this one: the paper weighs the two losses and multiplies this one by T^2, as the benchmark
     code (RepDistiller) does with T = 4, 0.9 of it and 0.1 of the cross-entropy; T = 4 is the default here as well, and
@@ -41,5 +43,14 @@ class KD(Method):
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `kd`."""
-        s, t = ((at_least_float32(z) / self.temperature).log_softmax(-1) for z in logits_of(student, teacher, "KD"))
-        return {"kd": self.temperature**2 * kl_div(s, t, reduction="batchmean", log_target=True)}
+        return {"kd": divergence(*logits_of(student, teacher, "KD"), self.temperature).mean()}
+
+
+def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return `T^2 KL(softmax(t / T) || softmax(s / T))` of each row, `(..., M) -> (...)`, in float32 or wider.
+
+    It is computed in float64, in which any float32 can be divided by T: infinity less infinity is not a number.
+    """
+    s, t = ((scores.double() / temperature).log_softmax(-1) for scores in (student, teacher))
+    found = temperature**2 * kl_div(s, t, reduction="none", log_target=True).sum(-1)
+    return found.to(precision_of(student, teacher))

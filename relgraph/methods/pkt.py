@@ -14,8 +14,13 @@ def _half(cosine: Tensor) -> Tensor:
     return (cosine + 1).clamp_min(0) / 2
 
 
-# Rows are divided by their length plus 1e-7, as in the official code: it changes the ninth digit.
-SIMILARITY = Kernel("(cosine + 1) / 2", nearly_unit(1e-7), dot, _half)
+def _directions(x: Tensor) -> Tensor:
+    # Rows are divided by their length plus 1e-7, as in the official code: it changes the ninth digit, and makes
+    # similarities of opposite rows about 1e-7, as the 1e-7 in the logarithm, where float32 would round them to 6e-8.
+    return nearly_unit(1e-7)(x.double())
+
+
+SIMILARITY = Kernel("(cosine + 1) / 2", _directions, dot, _half)
 
 
 class PKT(Relational):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.criteria import Criterion
-from relgraph.graph.kernels import Kernel, pearson
+from relgraph.graph.kernels import Kernel, pearson, precision_of
 from relgraph.graph.pair import Form, Pair, PairBuilder, check_form, graph_pair
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
@@ -146,7 +146,7 @@ class Relational(Method):
         """Return the terms without their weights; the term of the relation is named after the method."""
         if self.relation is None:
             raise NotImplementedError(f"{type(self).__name__} needs make_relation, or a compare_pair of its own")
-        return {type(self).__name__.lower(): self.relation.of_pair(pair)}
+        return {type(self).__name__.lower(): related(self.relation, pair)}
 
     def teacher_terms(self, student: Output, teacher: Output, batch: Batch, cross_entropy: Loss) -> Terms:
         """Return the teacher's cross-entropy on its refined nodes, `refined`, if that refinement has parameters."""
@@ -163,6 +163,11 @@ class Relational(Method):
     def teacher_parameters(self) -> Sequence[nn.Parameter]:
         """Return the parameters of the teacher's side of the refinement."""
         return () if self.refinement is None else tuple(self.refinement.teacher.parameters())
+
+
+def related(relation: Relation, pair: Pair) -> Tensor:
+    """Return a relation's scalar for a pair in the precision of its nodes: some kernels compute in float64."""
+    return relation.of_pair(pair).to(precision_of(pair["student"].x, pair["teacher"].x))
 
 
 def layers_of(part: object) -> Iterator[nn.Module]:

@@ -1,5 +1,6 @@
 """Relational knowledge distillation (Park, Kim, Lu, Cho, CVPR 2019, arXiv 1904.05068)."""
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from relgraph.errors import RelgraphError
 from relgraph.graph.blocks import sum_of_blocks
 from relgraph.graph.criteria import huber
-from relgraph.graph.kernels import at_least_float32, cosine, euclidean
+from relgraph.graph.kernels import at_least_float32, cosine, euclidean, squared_differences, squared_distance
 from relgraph.graph.pair import Pair, topology_of
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_mean
@@ -21,10 +22,16 @@ from relgraph.methods.relational import FixedParts
 LARGEST = 2**21
 
 
+# The official code has at least 1e-6 for two images that coincide, so that they count in the mean distance, as here:
+# whether rounding finds 0 or not then makes no difference. Here it is 1e-12, and the largest number of a batch about 1.
+BETWEEN = replace(squared_distance, pairs=partial(squared_differences, least=1e-24))
+DISTANCE = replace(euclidean, product=BETWEEN, bounded=True)
+
+
 class RKD(FixedParts):
     """Match the teacher's distances between images, relative to their mean, and the angles formed by three images.
 
-    With `d_ij = |x_i - x_j|` of the nodes of one network, mu the mean of those distances that are not 0, and
+    With `d_ij = |x_i - x_j|` of the nodes of one network, mu the mean of those between two images (i != j), and
     `a_ijk = <x_i - x_j, x_k - x_j> / (|x_i - x_j| |x_k - x_j|)`, the cosine of the angle at j,
 
         L_distance = 1 / N^2 * sum_ij  huber(d^s_ij / mu^s, d^t_ij / mu^t)
@@ -34,7 +41,7 @@ class RKD(FixedParts):
     with `huber(s, t) = (s - t)^2 / 2` where `|s - t| < 1`, else `|s - t| - 1/2`. On a sparse graph the distances are
     those of its edges, and the angles at j those between its candidates, j itself included as on all pairs; both are
     means, and with k = N - 1 they are the dense form, in value and gradient. The loss does not change when the nodes of
-    a network are all scaled, shifted or rotated.
+    a network are all scaled, shifted or rotated, equal ones among them.
 
     Called with outputs or vectors of student and teacher, `(N, D_s)` and `(N, D_t)`; returns a scalar >= 0. The angles
     of all pairs are N^3 numbers from N^2 differences of D: for many nodes they are compared a block of anchors at a
@@ -43,7 +50,8 @@ class RKD(FixedParts):
 
     Paper, official code and this one: the paper sums over pairs and triplets, the code takes means, over all N^2
     entries, the diagonal included, and over all N^3 triplets, degenerate ones included (they count 0), as here. The
-    student's mu has a gradient in the code, and here. 25 and 50 are the weights of classification benchmarks
+    student's mu has a gradient in the code, and here. Two images that coincide are at distance 1e-6 in the code, and
+    here at 1e-12 of the largest number: both count them in mu. 25 and 50 are the weights of classification benchmarks
     (RepDistiller); the authors' metric learning has 1 and 2, on embeddings, where the student's are not of unit length
     (`nodes="embedding"`). Sparse graphs are ours.
 
@@ -83,7 +91,7 @@ class RKD(FixedParts):
 
     def make_relation(self) -> Relation:
         """Return the relation of the distances; angles are compared in blocks in every form."""
-        return Relation(euclidean, scale=by_mean, criterion=huber)
+        return Relation(DISTANCE, scale=by_mean, criterion=huber)
 
     def compare_pair(self, pair: Pair, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `distance` and, unless its weight is 0, `angle`."""
@@ -106,8 +114,8 @@ def related_angles(
     with the same value and gradient.
 
     Args:
-        relation: Kernel and criterion; no scale, and of the criterion its rows: they are sums over edges, whose mean
-            over the triplets is taken.
+        relation: Kernel, which does not see the scale of all nodes, and criterion; no scale, and of the criterion its
+            rows: they are sums over edges, whose mean over the triplets is taken.
         student: Nodes `(N, D_s)`.
         teacher: Nodes `(N, D_t)`.
         topology: Each anchor's candidates; all N nodes if not given, the anchor itself included.
@@ -118,8 +126,9 @@ def related_angles(
     >>> related_angles(Relation(cosine, criterion=mean_square), line, other) * 27  # 2 (-1 - 1)^2 at nodes 0 and 1
     tensor(16.)
     """
-    nodes, totals, triplets = (at_least_float32(student), at_least_float32(teacher)), [], 0
-    kernel = relation.kernel
+    # A difference of the largest numbers would overflow. A power of two rounds nothing, and angles do not see it.
+    nodes = [at_least_float32(x) / 4 for x in (student, teacher)]
+    kernel, totals, triplets = relation.kernel, [], 0
 
     def term(anchors: Tensor, candidates: Tensor | None, some: slice, s: Tensor, t: Tensor) -> Tensor:
         chosen = None if candidates is None else candidates[some]
@@ -135,7 +144,7 @@ def related_angles(
         triplets += len(anchors) * width**2
     if not totals:  # mutual neighbours, or a threshold, may leave no edge
         return nodes[0][:0].sum() + nodes[1][:0].sum()
-    return torch.stack(totals).sum() / triplets
+    return (torch.stack(totals).sum() / triplets).to(torch.result_type(*nodes))
 
 
 def differences(x: Tensor, anchors: Tensor, candidates: Tensor | None = None) -> Tensor:

@@ -5,13 +5,13 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import kl_div
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.contrast import batch_contrast
-from relgraph.graph.kernels import at_least_float32, cosine, full_precision
+from relgraph.graph.kernels import at_least_float32, cosine, excess, full_precision
 from relgraph.graph.pair import check_nodes
 from relgraph.methods.base import Method, RunFacts, Terms, Views, extra_of, labels_of, logits_of, nodes_of, option
+from relgraph.methods.kd import divergence
 from relgraph.networks.heads import Projector
 from relgraph.outputs import Batch, Output
 
@@ -135,20 +135,20 @@ class SSKD(Method):
         s, t = logits_of(student, teacher, "SSKD")
         labels = labels_of(batch, "SSKD", len(s))
         student_views, teacher_views = (extra_of(output, self.views, len(s), "SSKD") for output in (student, teacher))
-        kd = _divergence(s, t, self.temperature).mean()
+        kd = divergence(s, t, self.temperature).mean()
 
         classes = torch.where(labels < 0, t.argmax(-1), labels)
         views = logits_of(student_views, teacher_views, "SSKD")
         s, t = (z.reshape(-1, len(classes), z.shape[-1]) for z in views)
         mask = trusted(rank_of(t, classes.expand(t.shape[:2])), self.tf_ratio)
-        transformed = mean_of_trusted(_divergence(s, t, self.temperature), mask)
+        transformed = mean_of_trusted(divergence(s, t, self.temperature), mask)
 
         check_nodes(nodes_of(student, "feature", "SSKD"), nodes_of(teacher, "feature", "SSKD"))
         s = _similarities(self.projector, student, student_views, self.student_width, "student")
         assert self.ss_head is not None
         t = _similarities(self.ss_head, teacher, teacher_views, self.teacher_width, "teacher")
         own = torch.arange(t.shape[-1], device=t.device).expand(t.shape[:2])
-        similar = mean_of_trusted(_divergence(s, t, self.tau), trusted(rank_of(t, own), self.ss_ratio))
+        similar = mean_of_trusted(divergence(s, t, self.tau), trusted(rank_of(t, own), self.ss_ratio))
         return {"kd": kd, "transformed": transformed, "self_supervision": similar}
 
 
@@ -175,18 +175,13 @@ def views_to_images(views: Tensor, images: Tensor, temperature: float = 1.0) -> 
     return torch.stack(found).mean()
 
 
-def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return `T^2 KL(softmax(t / T) || softmax(s / T))` of each row, `(..., M) -> (...)`."""
-    s, t = ((at_least_float32(scores) / temperature).log_softmax(-1) for scores in (student, teacher))
-    return temperature**2 * kl_div(s, t, reduction="none", log_target=True).sum(-1)
-
-
 def _similarities(head: nn.Module, output: Output, views: Output, width: int, side: str) -> Tensor:
     """Return the cosines of each view with each image, `(V, N, N)`."""
     parts = [nodes_of(each, "feature", "SSKD", side, width) for each in (output, views)]
     count = len(parts[0])
     with full_precision(parts[0]):
-        nodes = cosine.nodes(head(at_least_float32(torch.cat(parts))))
+        rows = torch.cat(parts)
+        nodes = cosine.nodes(head(at_least_float32(rows / excess(rows))))
     return cosine.matrix(nodes[count:], nodes[:count]).view(-1, count, count)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.kernels import at_least_float32
+from relgraph.graph.kernels import at_least_float32, excess_of_all
 from relgraph.methods.base import Method, Output, RunFacts, Shapes
 
 T = TypeVar("T")
@@ -112,13 +112,24 @@ def same_size(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """
     size = min(x.shape[-2], y.shape[-2]), min(x.shape[-1], y.shape[-1])
     x, y = (at_least_float32(maps) for maps in (x, y))
-    one, other = (maps if maps.shape[-2:] == size else adaptive_avg_pool2d(maps, size) for maps in (x, y))
+    one, other = (maps if maps.shape[-2:] == size else _pooled(maps, size) for maps in (x, y))
     return one, other
 
 
-def through(layers: nn.Module, maps: Tensor) -> Tensor:
-    """Return the output of layers for maps, in float32 or wider; under autocast the layers compute in its type."""
-    return at_least_float32(layers(maps.to(next(layers.parameters()).dtype)))
+def _pooled(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    factor = excess_of_all(maps)  # a sum of the largest numbers overflows, their mean does not
+    return adaptive_avg_pool2d(maps / factor, size) * factor
+
+
+def through(layers: nn.Module, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the output of layers for maps, in float32 or wider, and the factor by which it is too small, mostly 1.
+
+    Maps of numbers above 4e9 (in float64 1e77) are divided by that factor, so that a variance does not overflow: batch
+    norm behind a convolution takes it out again, and beside such numbers a bias is none. Under autocast the layers
+    compute in its type.
+    """
+    factor = excess_of_all(maps)
+    return at_least_float32(layers((maps / factor).to(next(layers.parameters()).dtype))), factor
 
 
 def norm(channels: int) -> nn.BatchNorm2d:

@@ -24,7 +24,7 @@ class VID(StageMethod):
     has; it and p are trained with the student. The larger map is averaged over space to the size of the smaller before.
     The maps of the stems are left out. Networks with different numbers of stages are paired from the end, deepest with
     deepest, as many as the shorter has. Called with outputs that hold maps `(N, C, H, W)`; returns a scalar, which is
-    negative if the prediction is good. The teacher receives no gradient.
+    negative if the prediction is good, and infinite where it misses by 2e19 or more. The teacher receives no gradient.
 
     Paper, official code and this one: the paper sums the log-likelihood over all numbers of a map, the benchmark code
     (RepDistiller) averages, as here. The code pairs stages from the front: the same where their numbers are equal.
@@ -66,14 +66,16 @@ class VID(StageMethod):
         pairs, losses = self.pairs(student, teacher), []
         for (s, t), regressor, raw in zip(pairs, self.regressors, self.raw_variances, strict=True):
             smaller, target = same_size(s, t)
-            losses.append(variational_loss(through(regressor, smaller), target, raw))
+            found, factor = through(regressor, smaller)
+            losses.append(variational_loss(found * factor, target, raw))
         return {"vid": torch.stack(losses).sum()}
 
 
 def variational_loss(mean: Tensor, teacher: Tensor, raw_variance: Tensor) -> Tensor:
     """Return the mean of 1/2 [(mean - t)^2 / v_c + log v_c] over maps `(N, C, H, W)`, with v from p `(C,)`."""
     variance = (softplus(at_least_float32(raw_variance)) + FLOOR).view(-1, 1, 1)
-    return 0.5 * ((at_least_float32(mean) - at_least_float32(teacher)).square() / variance + variance.log()).mean()
+    misfit = (at_least_float32(mean) - at_least_float32(teacher)).square() / variance
+    return 0.5 * (misfit + variance.log()).mean(dtype=torch.float64).to(misfit.dtype)  # the sum overflows before it
 
 
 def _regressor(student: int, teacher: int) -> nn.Sequential:

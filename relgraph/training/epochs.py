@@ -211,20 +211,21 @@ class Meter:
     def add(self, losses: Losses, labels: Tensor, teacher: Output | None = None) -> None:
         """Add one batch, for which the teacher's own outputs were `teacher`."""
         named = {**losses.terms, **losses.teacher_terms}
-        terms = torch.stack([term.float() for term in named.values()])
+        terms = torch.stack([term.double() for term in named.values()])
         logits = losses.student.logits
         right = labels.new_zeros(()) if logits is None else (logits.argmax(-1) == labels).sum()
         counts = torch.stack([right, (labels >= 0).sum(), losses.degenerate])
         given = () if teacher is None else (teacher.embedding, *teacher.maps)
         fine = torch.stack([terms.new_ones((), dtype=torch.bool), *(x.isfinite().all() for x in given)]).all()
-        row, bad = torch.cat([terms, counts]).double(), ~torch.cat([terms.isfinite(), fine[None]])
+        flags = torch.cat([terms.isinf() + 2 * terms.isnan(), 2 * ~fine[None]])  # 1 is infinite, 2 not a number
+        row = torch.cat([terms, counts])
         if self.steps == 0:
-            self.names, self.of_student, self.sums, self.culprit = list(named), len(losses.terms), row, bad
+            self.names, self.of_student, self.sums, self.culprit = list(named), len(losses.terms), row, flags
         else:
             self.sums = self.sums + row
             # A bad step spoils the weights, and then every later term: only what was not finite in the first bad step
             # is to blame.
-            self.culprit = torch.where(self.culprit.any(), self.culprit, bad)
+            self.culprit = torch.where(self.culprit.any(), self.culprit, flags)
         self.steps += 1
 
     def due(self) -> bool:
@@ -238,20 +239,20 @@ class Meter:
         processes, which must read at the same time, or of this one if not `whole`.
 
         Raises:
-            RelgraphError: if a term was not a number; the message names it.
+            RelgraphError: if a term overflowed, or was not a number; the message says which, and names it.
         """
         sums, culprit = self.sums, self.culprit
         if whole:
-            sums, culprit = self.processes.mean_(sums.clone()), self.processes.maximum(culprit.int()).bool()
+            sums, culprit = self.processes.mean_(sums.clone()), self.processes.maximum(culprit.int())
         if bool(culprit.any()):
             *spoilt, by_teacher = culprit.tolist()
             if by_teacher:
                 told = f"the teacher's outputs are not a number in epoch {epoch + 1}"
                 raise RelgraphError(f"{told}: they overflow in its precision, or the stored ones are damaged")
             bad = [name for name, one in zip(self.names, spoilt, strict=True) if one]
+            told = "the loss is not a number" if 2 in spoilt else "the loss overflowed, it is infinite"
             raise RelgraphError(
-                f"the loss is not a number in epoch {epoch + 1}: {', '.join(bad)} first; "
-                "a smaller learning rate or weight may help"
+                f"{told} in epoch {epoch + 1}: {', '.join(bad)} first; a smaller learning rate or weight may help"
             )
         *terms, hits, labelled, degenerate = sums.tolist()
         means = {name: term / self.steps for name, term in zip(self.names, terms, strict=True)}

@@ -124,11 +124,13 @@ def test_the_first_bad_terms_are_named_and_not_those_that_they_spoil() -> None:
         given: dict[str, Any] = {name: bad if name in names else 1.0 for name in names_of_terms}
         return losses(teacher={"teacher_head": given.pop("teacher_head")}, **given)
 
-    for bad, names in ((math.nan, ["edge"]), (math.inf, ["node", "edge"]), (-math.inf, ["teacher_head"])):
+    nan, infinite = "is not a number", "overflowed, it is infinite"
+    cases = (math.nan, ["edge"], nan), (math.inf, ["node", "edge"], infinite), (-math.inf, ["teacher_head"], infinite)
+    for bad, names, what in cases:
         meter = Meter()
         for given in (of(1.0), of(bad, *names), of(bad, *names_of_terms)):
             meter.add(given, labels)
-        told = rf"^the loss is not a number in epoch 5: {', '.join(names)} first; a smaller learning rate or weight may"
+        told = rf"^the loss {what} in epoch 5: {', '.join(names)} first; a smaller learning rate or weight may"
         assert_refused_like((partial(meter.read, 4), told))
 
 

@@ -89,7 +89,9 @@ def test_what_is_no_number_is_named_and_finished_epochs_are_kept(tmp_path: Path)
         job.objective.weight.data.fill_(math.inf)
 
     late = r"^the weights are not a number after epoch 2: weight first; a smaller learning rate may help$"
-    early = r"^the loss is not a number in epoch 2: product first; a smaller learning rate or weight may help$"
+    early = (
+        r"^the loss overflowed, it is infinite in epoch 2: product first; a smaller learning rate or weight may help$"
+    )
     for owner, name, call, told in ((trainer, "_check_weights", 2, late), (epochs, "step", STEPS + 2, early)):
         path = tmp_path / name
         with pytest.MonkeyPatch.context() as patch:
