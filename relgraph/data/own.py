@@ -50,11 +50,11 @@ class OwnData(Source):
                 when it is read again, images differ in size without an `image_size`, need more than 8 GiB, or the mode
                 is stream.
         """
-        if mode == "stream":
-            raise RelgraphError(f"{self.name} is read into memory: expected --images auto or memory, got stream")
         made = self._made()
         if isinstance(made, Source):
             return made.read(root, image_size, mode)
+        if mode == "stream":
+            raise RelgraphError(f"{self.name} is read into memory: expected --images auto or memory, got stream")
         parts, left_out = _splits(made, self.name), LeftOut()
         reader = _Reader(self.name, image_size, left_out)
         found = {split: reader.read(split, dataset) for split, dataset in parts.items()}
