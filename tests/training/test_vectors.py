@@ -150,7 +150,7 @@ def test_what_needs_the_network_is_refused(data: Path, tmp_path: Path) -> None:
         ({"teacher_size": 32}, "has no network: expected teacher_size None, got 32$"),
         ({"teacher_head": "own"}, "teacher_head 'own' needs a teacher checkpoint:RUN"),
         ({"method": "at"}, "map"),
-        ({"method": "seed", "method_args": ("patches=2",)}, "will not do, since seed reads .* of 2 extra views of an im"),
+        ({"method": "seed", "method_args": ("patches=2",)}, "will not do, since seed reads .* of 2 extra views"),
     ):  # fmt: skip
         with case(options):
             assert_refused_like((partial(lambda given: build(recipe(data, file, **given)), options), told))
