@@ -56,6 +56,7 @@ def _overview() -> None:
 
     rows = [[SPELLINGS[source][0], str(len(listed())), SPELLINGS[source][1]] for source, listed in LISTS.items()]
     rows.append(["checkpoint:FILE", "-", "a student of relgraph: its file, or the directory of its run"])
+    rows.append(["vectors:FILE", "-", "none: a file of its vectors of the training images, .npy or .parquet"])
     say_all(columns([["teacher", "weights", "network"], *rows]))
     say("", "trained without class labels, among others:")
     say_all(columns([["teacher", "method"], *SELF_SUPERVISED]))

@@ -23,6 +23,7 @@ from relgraph.files import first_line
 from relgraph.printing import no_bar
 
 READ_TWICE = 8  # images: one that is flipped at random, as half of them are, is seen with 255 of 256
+DATASETS_LEAST = 4
 KINDS = "a PIL image, a tensor (C, H, W) of uint8 or of floats in [0, 1], or a uint8 array (H, W, C)"
 
 
@@ -57,11 +58,11 @@ class OwnData(Source):
                 when it is read again, images differ in size without an `image_size`, need more than 8 GiB, or the mode
                 is stream.
         """
-        if mode == "stream":
-            raise RelgraphError(f"{self.name} is read into memory: expected --images auto or memory, got stream")
         made = self._made()
         if isinstance(made, Source):
             return made.read(root, image_size, mode)
+        if mode == "stream":
+            raise RelgraphError(f"{self.name} is read into memory: expected --images auto or memory, got stream")
         parts, left_out = _splits(made, self.name), LeftOut()
         reader = _Reader(self.name, image_size, left_out)
         found = {split: reader.read(split, dataset) for split, dataset in parts.items()}
@@ -107,12 +108,16 @@ class HuggingFace(Source):
 
 
 def _load_dataset(name: str) -> Any:
+    """Return the function of the package, of a version that runs no code of a data set's own."""
+    told = f"{name} needs the package datasets, version {DATASETS_LEAST} or later"
     try:
-        from datasets import load_dataset
+        import datasets
     except Exception as error:  # a broken installation raises nearly anything
-        told = "the package datasets, which is not installed or broken: pip install 'relgraph[huggingface]'"
-        raise RelgraphError(f"{name} needs {told}") from error
-    return load_dataset
+        found = "which is not installed or broken: pip install 'relgraph[huggingface]'"
+        raise RelgraphError(f"{told}, {found}") from error
+    if int(datasets.__version__.partition(".")[0]) < DATASETS_LEAST:
+        raise RelgraphError(f"{told}, which runs no code of a data set's own, found {datasets.__version__}")
+    return datasets.load_dataset
 
 
 @contextmanager

@@ -167,6 +167,13 @@ def test_a_part_of_a_data_set_has_its_classes() -> None:
     assert read(Subset(part, [0, 1])).train.classes == ("a", "b", "c")
 
 
+def test_a_pool_joins_own_data(tmp_path: Path) -> None:
+    pool = np.stack([write_image(tmp_path / f"{number}.png", (7, 6), seed=number) for number in range(3)])
+    data = loaded(Images(tensor), unlabelled=tmp_path)
+    assert data.train.labels.tolist()[-4:][1:] == [-1] * 3 and len(data.test) == 3 and len(data.train) == 9 + 3
+    assert torch.equal(data.train.pixels[-3:], torch.from_numpy(pool).permute(0, 3, 1, 2))
+
+
 def label(value: Any) -> Images:
     return Images(tensor, [0, value, 1])
 
@@ -249,7 +256,7 @@ def test_more_than_memory_takes_is_refused_at_the_first_image(monkeypatch: pytes
     assert len(asked) == 12 + 8 + 1
 
 
-def hub(monkeypatch: pytest.MonkeyPatch, found: Any) -> list[tuple[Any, ...]]:
+def hub(monkeypatch: pytest.MonkeyPatch, found: Any, version: str = "4.1.0") -> list[tuple[Any, ...]]:
     """Put a package `datasets` in place whose `load_dataset` gives this; return what it is called with."""
     calls: list[tuple[Any, ...]] = []
 
@@ -260,7 +267,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, found: Any) -> list[tuple[Any, ...]]:
         return found
 
     module = ModuleType("datasets")
-    vars(module)["load_dataset"] = load_dataset
+    vars(module).update(load_dataset=load_dataset, __version__=version)
     monkeypatch.setitem(sys.modules, "datasets", module)
     return calls
 
@@ -295,6 +302,9 @@ def test_what_hugging_face_cannot_read_is_one_line(monkeypatch: pytest.MonkeyPat
     assert_refused_like((attempt, r"^huggingface:a/b could not be read \(ConnectionError: offline\)$"))
     hub(monkeypatch, {"test": []})
     assert_refused_like((attempt, "^huggingface:a/b: expected splits train, test and val, found test$"))
+    calls = hub(monkeypatch, {"train": []}, version="3.6.0")
+    assert_refused_like((attempt, "version 4 or later, which runs no code of a data set's own, found 3.6.0$"))
+    assert calls == []
     monkeypatch.setitem(sys.modules, "datasets", None)
     told = r"^huggingface:a/b needs the package datasets, .*: pip install 'relgraph\[huggingface\]'$"
     assert_refused_like((attempt, told))
