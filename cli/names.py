@@ -11,9 +11,9 @@ Examples:
 """
 
 OTHERS = """
-Also: timm:MODEL and torchvision:MODEL, any of their image classification networks, untrained, or
-with timm:MODEL.TAG and torchvision:MODEL/WEIGHTS from published weights
-(relgraph students timm: lists them)."""
+Also: timm:MODEL and torchvision:MODEL, any of their image classification networks, untrained
+(relgraph students timm: lists them); timm:MODEL.TAG and torchvision:MODEL/WEIGHTS start from
+published weights (relgraph teachers timm: lists them)."""
 
 
 @click.command(epilog=EPILOG)

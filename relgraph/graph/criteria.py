@@ -97,7 +97,7 @@ class Criterion:
         return found
 
     def of_block(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the contribution of some anchors, `(A, M) x (A, M)`, in float64, a scalar; `of_blocks` reads the sum."""
+        """Return the contribution of some anchors, `(A, M) x (A, M)`, in float64: `of_blocks` reads the sum."""
         rows = self.of_rows(student, teacher)
         return rows.double().square().sum() if self.norm else rows.sum(dtype=torch.float64)
 

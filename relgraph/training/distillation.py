@@ -1,7 +1,7 @@
 """Distillation: from a recipe to a student, what distils it and all that its training needs, from one seed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,10 @@ from relgraph.files import first_line
 from relgraph.methods import Method, RunFacts
 from relgraph.methods.base import Shapes
 from relgraph.names import build_method, read_arguments
-from relgraph.networks.backbone import Backbone, choose_stages, map_shapes
+from relgraph.networks.backbone import map_shapes
 from relgraph.networks.batch_norm import average_statistics, synchronised
-from relgraph.networks.files import (
-    find_network,
-    fingerprint_of,
-    load_head,
-    load_network,
-    load_ss_head,
-    load_strictly,
-    read_network,
-    save_network,
-    weights_fingerprint,
-)
+from relgraph.networks.files import fingerprint_of, load_head, load_ss_head, save_network, weights_fingerprint
 from relgraph.networks.heads import Head, Student
-from relgraph.networks.sources import Preparation
 from relgraph.networks.teachers import Teacher
 from relgraph.outputs import Batch, Output, StepInputs
 from relgraph.processes import ProcessGroup
@@ -47,6 +36,7 @@ from relgraph.training.recipe import Recipe
 from relgraph.training.resuming import network_of
 from relgraph.training.runs import Run
 from relgraph.training.schedule import student_schedule
+from relgraph.training.starting import new_backbone, normalised, start_of
 from relgraph.training.tasks import SELECTED_LAST, Classes, Neighbours, Task
 from relgraph.training.threads import trial_step, with_threads
 from relgraph.training.trainer import run_job
@@ -175,11 +165,11 @@ def build(recipe: Recipe, *, restored: bool = False) -> Distillation:
     """
     fabric, data = open_fabric(recipe), open_data(recipe)
     teacher = _teacher(recipe, data).to(fabric.device) if recipe.uses_teacher else None
-    recipe, data = _normalised(recipe, teacher, data)
+    recipe, data = normalised(recipe, teacher, data)
     task = open_task(recipe, on_device(data, fabric.device), fabric.device)
     distiller = new_distiller(recipe, task, teacher, restored=restored)
     frozen = frozen_networks(recipe, teacher)
-    if (start := _start_of(recipe)) and not restored:
+    if (start := start_of(recipe)) and not restored:
         frozen["student weights"] = {"name": start, "fingerprint": weights_fingerprint(distiller.student.backbone)}
     precision = str(fabric.strategy.precision.precision)
     feed, recipe, note = open_feed(recipe, task, teacher, precision, distiller.method)
@@ -239,43 +229,6 @@ def assemble(
     return job
 
 
-def _normalised(recipe: Recipe, teacher: Teacher | None, data: DataSet) -> tuple[Recipe, DataSet]:
-    """Return the recipe with `normalise` decided, and the data with the statistics that it names."""
-    channels, published = data.train.images.shape[1], names.student(recipe.student).published
-    chosen = recipe.normalise
-    if chosen == "auto":
-        chosen = "student" if published and len(_prepared(recipe)[0]) == channels else "dataset"
-    recipe = replace(recipe, normalise=chosen)
-    if chosen == "dataset":
-        return recipe, data
-    if chosen == "student":
-        (mean, std), owner = _prepared(recipe), recipe.student
-    else:  # also for a student alone, so that it is compared on the same input
-        teacher = teacher or open_teacher(recipe)
-        mean, std, owner = teacher.mean, teacher.std, teacher.name
-    if len(mean) != channels:
-        raise RelgraphError(
-            f"normalise {chosen!r} needs images with the {chosen}'s channels, got {channels} and {len(mean)} of "
-            f"{owner}: use 'dataset', or another {chosen}"
-        )
-    return recipe, replace(data, mean=tuple(mean), std=tuple(std))
-
-
-def _prepared(recipe: Recipe) -> Preparation:
-    """Return mean and standard deviation of the images on which the weights were trained that a student starts from."""
-    if recipe.init_from is None:
-        return names.student(recipe.student).preparation()
-    _, info = read_network(find_network(Path(recipe.init_from)))
-    return info["mean"], info["std"]
-
-
-def _start_of(recipe: Recipe) -> str | None:
-    """Return the name of the weights, of a library or a file, that a student starts from; of a run's there is none."""
-    if recipe.student_weights or recipe.init_from:
-        return recipe.student_weights
-    return str(recipe.student) if names.student(recipe.student).published else None
-
-
 def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None, *, restored: bool = False) -> Distiller:
     """Return a new student with what distils it; the weights are drawn from the recipe's seed.
 
@@ -287,7 +240,7 @@ def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None, *, restor
     torch.manual_seed(recipe.seed)
     data, (channels, _, side) = task.data, task.data.train.images.shape[1:]
     classes = len(data.train.classes)
-    backbone = _new_backbone(recipe, channels, side, restored=restored)
+    backbone = new_backbone(recipe, channels, side, restored=restored)
     # Convolutions run 1.2 to 1.4 times as fast with the channels last.
     student = task.student(backbone, recipe.dim).to(memory_format=torch.channels_last)
     head = None if teacher is None else _teacher_head(recipe, teacher, data.train.classes)
@@ -332,27 +285,6 @@ def _teacher_head(recipe: Recipe, teacher: Teacher, classes: tuple[str, ...]) ->
             f"{teacher.width}"
         )
     return head
-
-
-def _new_backbone(recipe: Recipe, channels: int, side: int, *, restored: bool) -> Backbone:
-    """Return a new student's backbone, with the weights that it starts from: a library's, a file's, an earlier run's.
-
-    One that is `restored` gets its weights from a checkpoint, and needs no others.
-    """
-    source = names.student(recipe.student)
-    if _start_of(recipe) and not restored:
-        weights = None if recipe.student_weights is None else Path(recipe.student_weights)
-        backbone = source.start(weights, channels, side)
-    else:
-        backbone = source.build(channels, side)
-    if recipe.init_from is not None:
-        path = Path(recipe.init_from)
-        found, info = load_network(path, names.student_in_file)
-        if info["backbone"] != str(recipe.student):
-            raise RelgraphError(f"{path} holds a {info['backbone']}: expected a {recipe.student}, the student")
-        load_strictly(backbone, found.state_dict(), path)
-    choose_stages(backbone, recipe.student_stages, channels, side, f"student {recipe.student}")
-    return backbone
 
 
 def _facts(recipe: Recipe, data: DataSet, student: Student, teacher: Teacher) -> RunFacts:

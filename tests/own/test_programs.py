@@ -36,7 +36,7 @@ def test_the_notebook(tmp_path: Path) -> None:
     import nbformat
     from nbclient import NotebookClient
 
-    notebook = nbformat.read(EXPERIMENTS / "notebook.ipynb", as_version=4)
+    notebook = nbformat.read(EXPERIMENTS / "notebook.ipynb", as_version=4)  # type: ignore[no-untyped-call]
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
     texts = [
