@@ -106,7 +106,8 @@ def parse_methods(spec: Methods, beta: float | None = None, known: Mapping[str, 
     spec = spec.target if isinstance(spec, Own) else spec
     parts = _summands(spec)
     written = repr(spec) if isinstance(spec, str) else "the sum"
-    if beta is not None and (len(parts) > 1 or any(weight is not None for weight, _ in parts) or "*" in written):
+    weighed = any(weight is not None or (isinstance(given, str) and "*" in given) for weight, given in parts)
+    if beta is not None and (len(parts) > 1 or weighed):
         raise RelgraphError(f"beta is the weight of one method: write the weights of {written} as in 25*rkd+0.9*kd")
     if isinstance(spec, Sum):
         return [Named(name, type(method), spec.weights[name], method) for name, method in spec.each()]
@@ -276,16 +277,16 @@ def _no_option(asked: Sequence[Named], name: str) -> RelgraphError:
 
 
 def build_method(
-    text: Methods,
+    spec: Methods,
     run: RunFacts,
     shared: Mapping[str, Any] | None = None,
     arguments: Sequence[str] = (),
     beta: float | None = None,
 ) -> Sum | None:
-    """Return the methods that a text names, with their weights; `None` for "none", cross-entropy alone.
+    """Return the methods that are meant, with their weights; `None` for "none", cross-entropy alone.
 
     Args:
-        text: As for `parse_methods`.
+        spec: As for `parse_methods`.
         run: The networks and the data, which are passed to each method (`Method.for_run`).
         shared: The run's own options by name, for each method that has one of that name.
         arguments: Options of the methods, `NAME=VALUE`.
@@ -294,7 +295,7 @@ def build_method(
     Raises:
         RelgraphError: for an unknown name, an option that the method does not have, or a value that is not valid.
     """
-    return build(parse_methods(text, beta), run, shared or {}, arguments)
+    return build(parse_methods(spec, beta), run, shared or {}, arguments)
 
 
 # The parts by their names in `relgraph.graph`; those with numbers are functions that return the part.

@@ -14,7 +14,7 @@ from relgraph.graph.pair import Form, Pair, PairBuilder, check_form, graph_pair
 from relgraph.graph.refine import Refinement
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import Scale
-from relgraph.graph.topology import Chooser, Graph, make_rule
+from relgraph.graph.topology import ALL_PAIRS, Chooser, Graph, make_rule
 from relgraph.methods.base import Batch, Loss, Method, Output, Part, RunFacts, Terms, chosen_nodes, nodes_of, option
 
 # What an option of a part takes: the part itself, or where a text is read (`relgraph.names`) its name.
@@ -124,6 +124,9 @@ class Relational(Method):
         """Return the builder of the pair that the loss reads: here with each node's edge to itself."""
         if self.relation is None:
             return PairBuilder(self.rule.with_own(), match=False)
+        if self.relation.topology is not ALL_PAIRS and self.relation.topology is not self.rule:
+            told = "takes its graph from the option graph, expected a relation without a topology of its own"
+            raise RelgraphError(f"{type(self).__name__} {told}, got {type(self.relation.topology).__name__}")
         return replace(self.relation.builder, topology=self.rule.with_own())
 
     def vectors(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:

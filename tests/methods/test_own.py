@@ -165,6 +165,7 @@ def test_what_is_no_method_is_refused() -> None:
         (lambda: parse_methods([EGA(), "ega"]), "a sum names each method once, got ega more often in the sum"),
         (lambda: parse_methods(sum_of_two, 2.0), beta),
         (lambda: parse_methods([(1.0, EGA)], 2.0), beta),
+        (lambda: parse_methods(["2*kd"], 2.0), beta),
         (lambda: parse_methods(Sum({"kd": (1.0, KD())}), 2.0), beta),
     )
 

@@ -97,6 +97,15 @@ def test_a_relation_is_read_from_the_pair_that_the_method_builds() -> None:
     torch.testing.assert_close(terms["weighing"], (s - t).norm())
 
 
+def test_a_relation_does_not_hide_a_topology_from_the_options() -> None:
+    class Near(Relational):
+        def make_relation(self) -> Relation:
+            return Relation(linear, Nearest(2))
+
+    told = "Near takes its graph from the option graph, expected a relation without a topology of its own, got Nearest"
+    assert_refused((Near, told), (lambda: Near(graph="knn", k=2), told))
+
+
 def test_a_method_without_a_relation_has_to_compare_pairs_itself() -> None:
     with pytest.raises(NotImplementedError):
         relational()(*outputs())

@@ -43,6 +43,7 @@ CASES: dict[str, dict[str, Any]] = {
     "memories in parts": {"method": "crd", "parts": 2},
     "refined": {"method": "ega", "refine": "conv"},
     "refined features": {"method": "rkd", "refine": "conv"},
+    "patches": {"method": "seed", "arguments": ["patches=3"]},
     "other parts": {"method": "ega", "kernel": "cosine", "scale": "by_mean", "criterion": "huber"},
     "of a user's own": {"method": [Echo, (0.5, OWN), Relation(linear, criterion=mean_square), "kd"]},
     "of a user's own in parts": {"method": [Echo, (0.5, OWN)], "parts": 2},
@@ -97,7 +98,7 @@ def distiller(options: dict[str, Any], processes: ProcessGroup = SINGLE_PROCESS)
     shared = {"temperature": 4.0, "node_weight": 0.8, "edge_weight": 0.24, **options}
     single = isinstance(options["method"], str) and options["method"] in METHODS
     queued = "seed" in options["method"] or options["method"] == "moco"
-    arguments = (("" if single else "seed.") + "queue=30",) if queued else ()
+    arguments = [*options.get("arguments", ()), *([("" if single else "seed.") + "queue=30"] if queued else [])]
     # Published weights are in the thousands, for losses of very small numbers.
     method = build_method(options["method"], run, shared, arguments, 1.0 if single else None)
     student, head = Student(Net("parts" not in options), DIM, CLASSES), Head(TEACHER_WIDTH, DIM, CLASSES)
