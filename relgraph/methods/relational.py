@@ -182,7 +182,7 @@ def layers_of(part: object) -> Iterator[nn.Module]:
     elif isinstance(part, tuple):
         for one in part:
             yield from layers_of(one)
-    elif is_dataclass(part):
+    elif is_dataclass(part) and not isinstance(part, type):
         yield from layers_of(tuple(getattr(part, item.name) for item in fields(part)))
 
 
