@@ -9,8 +9,9 @@ import click
 
 from relgraph.errors import RelgraphError
 from relgraph.options import Option, check_names, options_of
+from relgraph.training.presets import DIGITS as DIGITS_PRESET
 from relgraph.training.pretrain_recipe import DEFAULTS, DIGITS, PretrainRecipe
-from relgraph.training.recipe import PRESETS, BaseRecipe, Recipe
+from relgraph.training.recipe import BaseRecipe, Recipe
 
 Decorator = Callable[[Any], Any]
 TYPES = {int: click.INT, float: click.FLOAT, str: click.STRING, bool: click.BOOL}
@@ -54,9 +55,8 @@ def recipe_options(*names: str) -> Decorator:
         RelgraphError: if the recipe has no option of a name.
     """
     check_names(Recipe, names)
-    digits = PRESETS["digits"]
     known = options_of(Recipe).values()
-    return _each([_option(item, digits, "digits") for item in known if not names or item.name in names])
+    return _each([_option(item, DIGITS_PRESET, "digits") for item in known if not names or item.name in names])
 
 
 def pretraining_options(command: Any) -> Any:

@@ -22,6 +22,7 @@ from relgraph.networks.checkpoint_source import CheckpointSource, embedded
 from relgraph.networks.files import read_student
 from relgraph.networks.heads import Student
 from relgraph.networks.open_clip_source import OpenClipSource
+from relgraph.networks.published_source import PublishedSource
 from relgraph.networks.sources import Arguments, StudentSource, TeacherSource
 from relgraph.networks.students import BenchmarkSource
 from relgraph.networks.teachers import Teacher
@@ -207,15 +208,6 @@ def build_method(
     return build(parse_methods(text, beta), run, shared or {}, arguments)
 
 
-def is_checkpoint(teacher: str) -> bool:
-    """Return whether a teacher is a network that relgraph trained, `checkpoint:RUN`.
-
-    >>> is_checkpoint("checkpoint:runs/digits"), is_checkpoint("embedded:digits")
-    (True, False)
-    """
-    return teacher.startswith("checkpoint:")
-
-
 def dataset(text: str) -> Source:
     """Return the data set that a text names: a built-in one such as `cifar100`, or `folder:PATH`.
 
@@ -232,7 +224,7 @@ def dataset(text: str) -> Source:
     return DATASETS[text]
 
 
-SOURCES = ("open_clip", "timm", "torchvision", "checkpoint", "embedded")
+SOURCES = ("open_clip", "timm", "torchvision", "checkpoint", "repdistiller", "embedded")
 # The names of the original CLIP release, as the official EGA code spells its teachers.
 CLIP_NAMES = (
     "RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px",
@@ -278,6 +270,8 @@ def teacher(text: str) -> TeacherSource:
             return TorchvisionSource(architecture, tag)
         case "checkpoint":
             return CheckpointSource(Path(name), student)
+        case "repdistiller":
+            return PublishedSource(name)
         case "embedded":
             return CheckpointSource(embedded(name), student)
     raise unknown("teacher source", source, SOURCES)
@@ -329,7 +323,7 @@ def load_teacher(
     Args:
         spec: `SOURCE:NAME[/WEIGHTS]`.
         weights: a file for `open_clip:`, `timm:` and `torchvision:` teachers, instead of the weights that these
-            libraries download.
+            libraries download; the published file of a `repdistiller:` teacher.
         input_size: side of the images in pixels, instead of what the network was trained on.
         mean: per channel on the scale 0..1, instead of the one known for the weights.
         std: per channel on the scale 0..1, instead of the one known for the weights.

@@ -78,9 +78,7 @@ class TrainedRun:
         if head := {n.removeprefix("teacher_head."): t for n, t in weights.items() if n.startswith("teacher_head.")}:
             self.teacher = open_teacher(self.recipe).to(self.device)
             check_frozen(self.inputs, {"teacher": network_of(self.teacher)}, str(self.run.path))
-            self.head = Head(self.teacher.width, *(len(head[f"{layer}.weight"]) for layer in ("project", "classify")))
-            load_strictly(self.head, head, self.run.best)
-            self.head.to(self.device)
+            self.head = load_strictly(Head.like(head, self.teacher.width), head, self.run.best).to(self.device)
         self.contrast_head = self._contrast_head(weights)
 
     def _contrast_head(self, weights: Mapping[str, Tensor]) -> nn.Module | None:

@@ -8,7 +8,11 @@ A teacher is spelled `SOURCE:NAME[/WEIGHTS]`; `relgraph teachers PATTERN` lists 
 | `timm:NAME[.WEIGHTS]` | an image model of timm | pooled features before the classifier |
 | `torchvision:NAME[/WEIGHTS]` | a classification network of torchvision | what its last linear layer reads |
 | `checkpoint:RUN` | what relgraph trained, a student or with `relgraph pretrain`: run or file | pooled features |
+| `repdistiller:NAME` | of the CIFAR benchmark, from a file of RepDistiller or mdistiller | pooled features |
 | `embedded:digits` | a small self-supervised network of this package | pooled features of the backbone |
+
+With `--teacher-weights` the files of `repdistiller:` are those that were published for CIFAR-100, such as
+RepDistiller's `ckpt_epoch_240.pth` of resnet32x4; `--teacher-head own` uses the classifier in them.
 
 The first three come with the weights that their libraries download, or with those of a file. With the argument
 `output=projection` the embedding of a `checkpoint:` of `relgraph pretrain` is the projector's output for the features.
@@ -24,7 +28,7 @@ Stage maps, each `(N, channels, height, width)`, in order, which `Teacher.featur
 | a vision transformer of timm | the tokens of each block, laid out as an image and without class token |
 | a convolutional network of torchvision, MaxViT | the last map of each resolution before the pooling |
 | ViT and Swin of torchvision | none |
-| `checkpoint:`, `embedded:` | those of the student, whatever the output |
+| `checkpoint:`, `repdistiller:`, `embedded:` | those of the student, whatever the output |
 
 Those of timm and open_clip are the output of their `forward_intermediates`. Older versions of timm, such as 1.0.3, lack
 it for many networks: these then return no maps.

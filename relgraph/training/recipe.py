@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from relgraph.errors import RelgraphError, unknown
+from relgraph.errors import RelgraphError
 from relgraph.options import check_names, check_options, option, options_of
+from relgraph.training.presets import find_preset, with_arguments
 
 if TYPE_CHECKING:
     from relgraph.names import Named
@@ -28,12 +29,12 @@ class BaseRecipe:
         bad_images: Stop at an image file that cannot be read, or skip all of them before anything is drawn, and list
             them in inputs.json of the run; to find them, streamed images are decoded once at the start.
         workers: Processes that decode streamed images; if not given one a core, up to 8.
-        val_fraction: Share of the training set held out for choosing the best epoch; 0 with --select test.
+        val_fraction: Share of the training set held out for choosing the best epoch; 0 with --select test or last.
         augment: Random views of the images: crop (padding, crop, flip), the contrastive ones of moco, simclr or
             simclr-small (crop and resize, flip, colours, blur), or digits (bent and shaded); auto: those of the
             method's authors.
-        teacher: embedded:digits, open_clip:NAME/WEIGHTS, timm:NAME, torchvision:NAME[/WEIGHTS], checkpoint:RUN
-            (relgraph teachers lists them).
+        teacher: embedded:digits, open_clip:NAME/WEIGHTS, timm:NAME, torchvision:NAME[/WEIGHTS], checkpoint:RUN, or
+            repdistiller:NAME with a published file (relgraph teachers lists them).
         teacher_weights: File with the teacher's weights, for machines without a hub.
         teacher_size: Input size of the teacher, where it is not the model's own.
         teacher_mean: Mean of the teacher's input, such as 0.5,0.5,0.5.
@@ -41,7 +42,10 @@ class BaseRecipe:
         teacher_args: Arguments of the teacher: of timm's constructor, such as num_classes=1001,pad_type=same, or
             output=projection for the contrastive head of a checkpoint: that relgraph pretrain made.
         momentum: Momentum of both optimisers.
-        select: Split on which the best epoch is chosen; the original chooses it on the test split.
+        drop_last: Leave out the images of an epoch that fill no batch, or train on them as a smaller batch, if there
+            are two or more.
+        select: Split on which the best epoch is chosen, as EGA's official code does on the test split; last: none is
+            chosen, and the figures are those of the last epoch.
         seed: Seed of all random numbers: split, labels, weights, batches, crops.
         device: Where to compute.
         precision: Precision of the networks; auto: bf16 where the processor has it. Relations stay float32.
@@ -67,7 +71,8 @@ class BaseRecipe:
     teacher_std: tuple[float, ...] | None = option(default=None)
     teacher_args: tuple[str, ...] = option(default=())
     momentum: float = option(default=0.9, least=0)
-    select: Literal["val", "test"] = option(default="val")
+    drop_last: bool = option(default=True)
+    select: Literal["val", "test", "last"] = option(default="val")
     seed: int = option(default=0, least=0, most=2**31 - 1)
     device: Literal["auto", "cpu", "cuda"] = option(default="auto")
     precision: Literal["auto", "32-true", "bf16-mixed"] = option(default="auto")
@@ -78,6 +83,11 @@ class BaseRecipe:
     def __post_init__(self) -> None:
         """Check kinds and ranges; names that are open-ended are checked where they are looked up."""
         check_options(self)
+
+    @property
+    def measured(self) -> Literal["val", "test"]:
+        """The split that is measured after an epoch: the test split only where it selects."""
+        return "test" if self.select == "test" else "val"
 
     @property
     def processes(self) -> int:
@@ -114,12 +124,14 @@ class Recipe(BaseRecipe):
             one fits. A store holds a few fixed views of each image, an online teacher reads new ones.
         embeddings: Folder in which relgraph embed keeps its stores.
         teacher_head: The teacher's projection and classifier learn beside the student, are trained first and then
-            fixed, or are the own ones of a checkpoint: that was trained on the same classes.
+            fixed, or are the own ones of a checkpoint: or repdistiller: that was trained on the same classes.
         head_epochs: Epochs for a sequential head; as many as for the student if not given.
         student: resnet8x4, wrn_16_2, vgg8, mobilenetv2, ... (relgraph students lists them), timm:NAME or
             torchvision:NAME.
         init_from: Run, or its file of weights, whose backbone the student starts from: to fine-tune a student that
             seed distilled.
+        head: Layers on top of both backbones: a projection to the embedding and a classifier, or the classifier alone,
+            one linear layer, as published students of most methods have it; for methods that read no embedding.
         dim: Width of the embeddings, the nodes of the graph.
         method: ega, kd, rkd, sp, crd, ... (relgraph methods lists them), a sum such as crd+0.9*kd, or none for
             cross-entropy alone.
@@ -176,6 +188,7 @@ class Recipe(BaseRecipe):
     head_epochs: int | None = option(default=None, least=1)
     student: str = option(default="resnet8x4", aliases=("--model_s",))
     init_from: str | None = option(default=None)
+    head: Literal["projection", "linear"] = option(default="projection")
     dim: int = option(default=256, least=1)
     method: str = option(default="ega", aliases=("--distill",))
     method_args: tuple[str, ...] = option(default=())
@@ -214,18 +227,20 @@ class Recipe(BaseRecipe):
         self._check_stages()
 
     def _check_teacher(self) -> None:
-        from relgraph.names import is_checkpoint
+        from relgraph.names import teacher
 
         got = f"{self.teacher_head!r} and {self.head_epochs}"
         self.refuse_unused(self.teacher_head == "sequential", "teacher_head 'sequential'", got, "head_epochs")
-        if self.teacher_head == "own" and not is_checkpoint(self.teacher):
-            raise RelgraphError(f"teacher_head 'own' needs a teacher checkpoint:RUN, got {self.teacher}")
+        if self.teacher_head == "own" and not teacher(self.teacher).has_classifier:
+            told = "teacher_head 'own' needs a teacher checkpoint:RUN or repdistiller:NAME"
+            raise RelgraphError(f"{told}, got {self.teacher}: another has --teacher-head joint or sequential")
 
     def _check_method(self) -> None:
         """Refuse what no chosen method reads."""
+        from relgraph.methods.base import reads_embedding
         from relgraph.names import has_graph, read_arguments
 
-        read_arguments(self.methods, self.method_args)
+        own, shared = read_arguments(self.methods, self.method_args), {} if self.nodes is None else {"nodes": self.nodes}
         classes, got, related = [item.cls for item in self.methods], self.method, ("refine", "form", "neighbours")
         sskd = any(item.name == "sskd" for item in self.methods)
         self.refuse_unused(sskd, "sskd", f"method {got}", "ss_head")
@@ -234,6 +249,10 @@ class Recipe(BaseRecipe):
         leave = any("nodes" in options_of(cls) for cls in classes)
         self.refuse_unused(leave, "methods that leave the choice of nodes", got, "nodes")
         self.refuse_unused(bool(classes), "a method", got, "beta")
+        self.refuse_unused(self.head == "projection", "head 'projection'", f"{self.head!r} and {self.dim}", "dim")
+        reader = next((item.name for item in self.methods if reads_embedding(item.cls, shared | own[item.name])), None)
+        if self.head == "linear" and reader is not None:
+            raise RelgraphError(f"head 'linear' has no projected embedding, which {reader} compares: use 'projection'")
 
     def _check_graph(self) -> None:
         from relgraph.names import has_graph, reads_graph
@@ -277,6 +296,11 @@ class Recipe(BaseRecipe):
         from relgraph.names import parse_methods
 
         return parse_methods(self.method, self.beta)
+
+    @property
+    def projected(self) -> int | None:
+        """The width of the projected embeddings; `None` for a head without a projection."""
+        return self.dim if self.head == "projection" else None
 
     @property
     def relates(self) -> bool:
@@ -355,24 +379,6 @@ class Recipe(BaseRecipe):
         return 8 if self.k is None else self.k
 
 
-# Over the defaults, which are EGA's official training script. What still differs from it under `ega`: the best epoch is
-# picked on held-out training images (there on the test split, which is `select: test` with `val_fraction: 0`).
-EGA = {"node_weight": 0.8, "edge_weight": 0.24, "views": "independent", "normalise": "teacher"}
-PRESETS: dict[str, dict[str, Any]] = {
-    "none": {},
-    "ega": EGA,
-    # The official script for the sequential strategy.
-    "ega-sequential": {**EGA, "edge_weight": 0.3, "teacher_head": "sequential"},
-    # Few labels, so that a teacher improves the student; the weights are EGA's own.
-    "digits": {
-        "student": "resnet8",
-        "labels_per_class": 3,
-        "epochs": 20,
-        "precision": "32-true",  # bf16 does not speed up such a small network, and float32 is the same everywhere
-    },
-}
-
-
 def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
     """Return the recipe of what a user gave, over the preset, over the defaults.
 
@@ -389,9 +395,10 @@ def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
     check_names(Recipe, given)
     if preset is None:
         preset = "digits" if given.get("dataset", "digits") == "digits" else "none"
-    if preset not in PRESETS:
-        raise unknown("preset", preset, PRESETS)
-    chosen = {**PRESETS[preset], **given}
+    own = find_preset(preset, given.get("method"), given.get("student")).options
+    chosen = {**own, **given}
+    if "method_args" in own and "method_args" in given:
+        chosen["method_args"] = with_arguments(own["method_args"], given["method_args"])
     if "label_fraction" in given and "labels_per_class" not in given:
         chosen.pop("labels_per_class", None)  # two options for the same choice; the user's is kept
     recipe = Recipe(**chosen)

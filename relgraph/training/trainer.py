@@ -78,7 +78,7 @@ def train_epochs(job: Job, run: Run, progress: Progress, board: Board | None = N
     for epoch in range(len(progress.rows), job.schedule.epochs):
         row, measured = train_epoch(job, epoch, progress.within, pauses)
         _check_weights(job, epoch)
-        row |= {f"{job.recipe.select}_{name}": value for name, value in job.evaluate(epoch).items()}
+        row |= {f"{job.recipe.measured}_{name}": value for name, value in job.evaluate(epoch).items()}
         better = progress.add(row, measured, row.get(f"{job.recipe.select}_{job.score}"))
         if job.processes.first:
             if board is not None:
