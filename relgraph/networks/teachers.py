@@ -142,8 +142,8 @@ class Teacher(nn.Module):
             raise RelgraphError(f"teacher {self.name} must give (N, width), got {tuple(embedding.shape)}")
         return int(embedding.shape[1])
 
-    def _blank_image(self) -> Tensor:
-        size = self.input_size or 32
+    def _blank_image(self, side: int = 32) -> Tensor:
+        size = self.input_size or side
         device = next((values.device for values in self.network.parameters()), None)
         return torch.zeros(1, self.channels, size, size, device=device)
 
@@ -172,16 +172,16 @@ class Teacher(nn.Module):
         embedding = pooled.float()
         return Output(embedding, feature=embedding, maps=stages)
 
-    def map_shapes(self) -> tuple[tuple[int, int, int], ...]:
+    def map_shapes(self, side: int = 32) -> tuple[tuple[int, int, int], ...]:
         """Return the `(channels, height, width)` of each stage map of an image, in order; `()` if there are none.
 
-        The image, of zeros, has the teacher's `input_size`, 32 pixels if it has none.
+        The image, of zeros, has the teacher's `input_size`, or `side` pixels if it has none.
 
         >>> from relgraph import load_teacher
         >>> load_teacher("embedded:digits").map_shapes()
         ((16, 8, 8), (16, 8, 8), (32, 4, 4), (64, 2, 2))
         """
-        return tuple((m.shape[1], m.shape[2], m.shape[3]) for m in self.features(self._blank_image()).maps)
+        return tuple((m.shape[1], m.shape[2], m.shape[3]) for m in self.features(self._blank_image(side)).maps)
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hexadecimal, of all layers' kinds and all parameters' and buffers' names and values.

@@ -277,7 +277,7 @@ def _facts(recipe: Recipe, data: DataSet, student: Student, teacher: Teacher) ->
         student_width=student.backbone.width,
         teacher_width=teacher.width,
         student_maps=map_shapes(student.backbone, channels, side),
-        teacher_maps=teacher.map_shapes(),
+        teacher_maps=teacher.map_shapes(side),
         images=len(data.train),
         labels=data.train.labels,
         ss_head=_ss_head(recipe, teacher),
