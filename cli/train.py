@@ -42,8 +42,8 @@ Examples:
 @run_options
 @click.option(
     "--preset",
-    help="A named set of options, which --config and others change: a published protocol (ega, crd, sskd, ...; relgraph "
-    "presets lists them), digits, none.",
+    help="A named set of options, which --config and others change: a published protocol (ega, crd, sskd, ...), "
+    "digits or none; relgraph presets lists them.",
 )
 @click.option(
     "--clip_mode", metavar="NAME", help="The original's spelling of a CLIP teacher: RN50, RN101, ViT-B/32, ViT-B/16."

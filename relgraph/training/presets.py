@@ -1,7 +1,8 @@
 """Published protocols by name: the options of each, its source, and every difference that remains.
 
-A preset's options stand over the defaults of a recipe and under what a user gives. Teacher, student and data set are
-the user's. `docs/protocols.md` has the table of all of them.
+A preset's options stand over the defaults of a recipe and under what a user gives; milestones are those of its epochs,
+and come in proportion for another number. Teacher, student and data set are the user's. `docs/protocols.md` has the
+table of all of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,11 +30,11 @@ class Preset:
     differs: tuple[str, ...] = ()
 
 
-# What the official codes for CIFAR-100 have in common. Milestones are left to their default, 150, 180 and 210 of 240
-# epochs, so that a shorter training has its steps in proportion.
+# What the official codes for CIFAR-100 have in common.
 CIFAR: dict[str, Any] = {
     "epochs": 240, "batch_size": 64, "drop_last": False, "val_fraction": 0.0, "lr": 0.05, "momentum": 0.9,
-    "weight_decay": 5e-4, "schedule": "step", "augment": "crop", "teacher_mode": "online", "precision": "32-true",
+    "weight_decay": 5e-4, "schedule": "step", "milestones": (150, 180, 210), "augment": "crop",
+    "teacher_mode": "online", "precision": "32-true",
 }  # fmt: skip
 # Students that the official codes train with a fifth of the learning rate.
 SMALL = ("mobilenetv2", "shufflenetv1", "shufflenetv2", "MobileNetV2", "ShuffleV1", "ShuffleV2")
@@ -42,7 +43,9 @@ RANDOM = (
     "Weights, order of the images, crops and flips are drawn by generators of this package, from the same "
     "distributions: a seed gives other numbers than in the authors' code."
 )
-POOLS = "Students average over all positions where the authors' networks pool 8 x 8, 4 x 4 or 2 x 2: the same at 32 pixels."
+POOLS = (
+    "Students average over all positions where the authors' networks pool 8 x 8, 4 x 4 or 2 x 2: the same at 32 pixels."
+)
 CLASSIFIER = (
     "The classifier of {student} begins as PyTorch's linear layers do, the authors' with {theirs} and a bias of zero."
 )
@@ -109,9 +112,9 @@ FAMILY: dict[str, dict[str, Any]] = {
     "pkt": {},
     # 30 epochs of the method alone, which are 1/9 and the method's own share, and the 240. The weight that the scripts
     # give multiplies a loss of zero: the code's first stage has none.
-    "ab": {"epochs": 270},
+    "ab": {"epochs": 270, "milestones": (180, 210, 240)},
     "ft": {},
-    "fsp": {"epochs": 270, "beta": 1.0},
+    "fsp": {"epochs": 270, "milestones": (180, 210, 240), "beta": 1.0},
     "nst": {},
     "crd": {},
 }
@@ -120,7 +123,7 @@ STAGES = (
     "published pairs are equal."
 )
 MOMENTUM = (
-    "The optimiser's momentum goes on from the first stage to the second, which begins with a new optimiser in the code."
+    "The optimiser's momentum goes on from the first stage to the second; in the code that has an optimiser of its own."
 )
 FAMILY_DIFFERS: dict[str, tuple[str, ...]] = {
     "at": (STAGES,),
@@ -192,7 +195,7 @@ def _sskd(method: str | None, student: str | None) -> Preset:
             "Images are normalised by RepDistiller's constants, mean 0.5071, 0.4867, 0.4408; the code has 0.5071, "
             "0.4866, 0.4409.",
             "Of equal ranks at the boundary of the selected rows the first in the batch are kept, in the code any.",
-            "As in the code, and other than in the paper, views are rotations alone (transformations=all has all four).",
+            "As in the code, views are rotations alone; the paper has four transformations (transformations=all).",
         ),
     )
 
@@ -222,8 +225,7 @@ def _seed(method: str | None, student: str | None) -> Preset:
             RANDOM,
             VECTORS,
             SMALL_IMAGES,
-            "The cosine begins at once; the code holds the full rate for 5 epochs, in which the cosine is at most 0.1 % "
-            "lower.",
+            "The cosine begins at once; the code holds the full rate for 5 epochs, in which it is at most 0.1 % lower.",
             "For another batch than 256 the code multiplies the rate by batch / 256, and reaches it in 5 epochs: give "
             "--lr.",
             "The precision is --precision's own choice, bfloat16 where the device is fast in it; the code computes in "
@@ -249,15 +251,14 @@ def _moco(method: str | None, student: str | None) -> Preset:
             "The key encoder is the teacher, which is fixed and reads the student's view; in the code it is a running "
             "mean of the network that is trained, with a view of its own. MoCo itself is relgraph pretrain --objective "
             "moco, where a warm-up of 10 epochs is ours (--warmup-epochs 0).",
-            "Batch norm sees the whole batch of a process; the code shuffles keys over 8 GPUs, which a fixed key encoder "
-            "does not need.",
+            "Keys are not shuffled over GPUs, which a fixed key encoder in evaluation mode does not need.",
         ),
     )  # fmt: skip
 
 
 # Few labels, so that a teacher improves the student; the weights are EGA's own. bf16 does not speed up such a small
 # network, and float32 is the same everywhere.
-DIGITS = {"student": "resnet8", "labels_per_class": 3, "epochs": 20, "precision": "32-true"}
+DIGITS: dict[str, Any] = {"student": "resnet8", "labels_per_class": 3, "epochs": 20, "precision": "32-true"}
 
 Make = Callable[[str | None, str | None], Preset]
 PRESETS: dict[str, Make] = {

@@ -240,7 +240,8 @@ class Recipe(BaseRecipe):
         from relgraph.methods.base import reads_embedding
         from relgraph.names import has_graph, read_arguments
 
-        own, shared = read_arguments(self.methods, self.method_args), {} if self.nodes is None else {"nodes": self.nodes}
+        own = read_arguments(self.methods, self.method_args)
+        shared = {} if self.nodes is None else {"nodes": self.nodes}
         classes, got, related = [item.cls for item in self.methods], self.method, ("refine", "form", "neighbours")
         sskd = any(item.name == "sskd" for item in self.methods)
         self.refuse_unused(sskd, "sskd", f"method {got}", "ss_head")
@@ -401,6 +402,8 @@ def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
         chosen["method_args"] = with_arguments(own["method_args"], given["method_args"])
     if "label_fraction" in given and "labels_per_class" not in given:
         chosen.pop("labels_per_class", None)  # two options for the same choice; the user's is kept
+    if "epochs" in given and "milestones" not in given:
+        chosen.pop("milestones", None)  # they come in proportion then
     recipe = Recipe(**chosen)
     dataset_of(recipe.dataset)
     if recipe.uses_teacher and recipe.dataset != "digits" and "teacher" not in given:

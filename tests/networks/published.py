@@ -181,7 +181,8 @@ def state_of(name: str, classes: int, seed: int = 0) -> "OrderedDict[str, Tensor
             fan = shape[1] * shape[-1] ** 2 if len(shape) == 4 else shape[1]
             found[key] = torch.randn(shape, generator=random) * (2 / fan) ** 0.5
         else:
-            found[key] = torch.rand(shape, generator=random) * 0.5 + (0.75 if key.endswith(("weight", "var")) else -0.25)
+            low = 0.75 if key.endswith(("weight", "var")) else -0.25
+            found[key] = low + 0.5 * torch.rand(shape, generator=random)
     return found
 
 

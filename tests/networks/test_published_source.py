@@ -1,6 +1,7 @@
 """Published files against names and shapes written out for each network, and a ResNet computed from their names."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def resnet_of_names(state: "OrderedDict[str, Tensor]", images: Tensor) -> tuple[
 
 def test_a_published_resnet_computes_what_its_names_say(tmp_path: Path) -> None:
     images = torch.randn(3, 3, 32, 32)
-    for name in ("resnet14", "resnet8x4"):
+    for name, channels in (("resnet14", [16, 16, 32, 64]), ("resnet8x4", [32, 64, 128, 256])):
         state = state_of(name, 100)
         file = write(tmp_path / "file.pth", state)
         found = load_teacher(f"repdistiller:{name}", weights=file)
@@ -62,7 +63,7 @@ def test_a_published_resnet_computes_what_its_names_say(tmp_path: Path) -> None:
         head, _ = teacher(f"repdistiller:{name}").classifier(file)
         torch.testing.assert_close(head(found(images))[1], logits, rtol=1e-4, atol=1e-4)
         assert (found.mean, found.std) == CIFAR100_NORMALISATION and (found.channels, found.input_size) == (3, None)
-        assert [shape[0] for shape in found.map_shapes()] == ([16, 16, 32, 64] if name == "resnet14" else [32, 64, 128, 256])
+        assert [shape[0] for shape in found.map_shapes()] == channels
 
 
 def test_the_ways_in_which_such_files_are_written(tmp_path: Path) -> None:
@@ -85,16 +86,27 @@ def test_files_that_misfit(tmp_path: Path) -> None:
     swapped = OrderedDict(sorted(state.items(), key=lambda item: "running_var" in item[0]))
     lost = OrderedDict(state, **{"fc.bias": torch.full((10,), torch.nan)})
     unsafe = write(tmp_path / "unsafe.pth", state, opt=Path("x"))
-    load = {name: partial(load_teacher, "repdistiller:resnet8", weights=write(tmp_path / f"{name}.pth", content))
-            for name, content in (("turned", turned), ("swapped", swapped))}  # fmt: skip
+    nan, turned_, swapped_ = (
+        write(tmp_path / f"{name}.pth", content)
+        for name, content in (("nan", lost), ("turned", turned), ("swapped", swapped))
+    )
+
+    def load(weights: Path | None = None, name: str = "resnet8") -> Callable[[], object]:
+        return partial(load_teacher, f"repdistiller:{name}", weights=weights)
+
     assert_refused_like(
-        (partial(load_teacher, "repdistiller:resnet14", weights=file),
-         r"f\.pth is no resnet14: expected a weight \(16, 16, 3, 3\) for .*, found layer2\.0\.conv1\.weight \(32, 16, 3, 3\)"),
-        (partial(load_teacher, "repdistiller:resnet8", weights=longer), r"longer\.pth is no resnet8: expected \d+ tensors, found \d+$"),
-        (load["turned"], r"is no resnet8: expected a bias \(16,\) for backbone\.stem\.1\.bias, found bn1\.running_mean"),
-        (load["swapped"], r"expected a running_var \(16,\) for backbone\.stem\.1\.running_var, found layer1"),
-        (partial(load_teacher, "repdistiller:resnet8", weights=write(tmp_path / "nan.pth", lost)), "not finite: classify.b"),
-        (partial(load_teacher, "repdistiller:resnet8", weights=unsafe), r"unsafe\.pth cannot be read as weights: .*safety"),
-        (partial(load_teacher, "repdistiller:resnet8"), "^repdistiller:resnet8 needs a published file: give --teacher-we"),
-        (partial(load_teacher, "repdistiller:resnet9", weights=file), "^unknown network of the benchmark 'resnet9': did"),
-    )  # fmt: skip
+        (
+            load(file, "resnet14"),
+            r"f\.pth is no resnet14: expected a weight \(16, 16, 3, 3\) for .*, found layer2\.0\.conv1",
+        ),
+        (load(longer), r"longer\.pth is no resnet8: expected \d+ tensors, found \d+$"),
+        (
+            load(turned_),
+            r"no resnet8: expected a bias \(16,\) for backbone\.stem\.1\.bias, found bn1\.running_mean \(16,\)",
+        ),
+        (load(swapped_), r"expected a running_var \(16,\) for backbone\.stem\.1\.running_var, found layer1"),
+        (load(nan), r"nan\.pth holds weights that are not finite: classify\.bias"),
+        (load(unsafe), r"unsafe\.pth cannot be read as weights: .*safety"),
+        (load(), "^repdistiller:resnet8 needs a published file: give --teacher-weights FILE"),
+        (load(file, "resnet9"), "^unknown network of the benchmark 'resnet9': did you mean"),
+    )

@@ -20,6 +20,7 @@ from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, normalize, s
 from torch.optim import SGD
 
 from relgraph.methods import Output
+from relgraph.names import load_teacher
 from relgraph.networks.files import save_ss_head
 from relgraph.networks.heads import Projector
 from relgraph.outputs import Batch, StepInputs
@@ -91,6 +92,8 @@ class Authors:
         self.backbone, self.fc = start.student.backbone, start.student.head.classify
         self.losses: list[float] = []
         self.step = 0
+        self.memories: list[Tensor] = []
+        self.constants = [0.0, 0.0]
 
     @property
     def layers(self) -> Any:
@@ -126,7 +129,8 @@ def kd(a: Authors, s: Network, t: Network, inputs: StepInputs) -> Tensor:
 
 
 def hint(a: Authors, s: Network, t: Network, inputs: StepInputs) -> Tensor:
-    return 100 * (a.layers.regressor(s[0][2]) - t[0][2]).square().mean()
+    regressed: Tensor = a.layers.regressor(s[0][2])
+    return 100 * (regressed - t[0][2]).square().mean()
 
 
 def attention(a: Authors, s: Network, t: Network, inputs: StepInputs) -> Tensor:
@@ -143,7 +147,7 @@ def similarity(a: Authors, s: Network, t: Network, inputs: StepInputs) -> Tensor
 
 def correlation(a: Authors, s: Network, t: Network, inputs: StepInputs) -> Tensor:
     embed_s, embed_t = a.layers.embeds
-    delta = (embed_s(s[1]) - embed_t(t[1])).abs()
+    delta: Tensor = (embed_s(s[1]) - embed_t(t[1])).abs()
     return 0.02 * (delta[:-1] * delta[1:]).sum(1).mean()
 
 
@@ -164,7 +168,8 @@ def rkd(a: Authors, s: Network, t: Network, inputs: StepInputs) -> Tensor:
         distances.append(d / d[d > 0].mean())
         e = normalize(x[None] - x[:, None], dim=2)
         angles.append((e @ e.transpose(1, 2)).flatten())
-    return 25 * smooth_l1_loss(*distances) + 50 * smooth_l1_loss(*angles)
+    (d_s, d_t), (a_s, a_t) = distances, angles
+    return 25 * smooth_l1_loss(d_s, d_t) + 50 * smooth_l1_loss(a_s, a_t)
 
 
 def pkt(a: Authors, s: Network, t: Network, inputs: StepInputs) -> Tensor:
@@ -218,22 +223,22 @@ def contrast(a: Authors, s: Network, t: Network, inputs: StepInputs) -> Tensor:
     """Return CRD's loss of both directions, and write its memories: the negatives are those that ours draws."""
     own, index = a.layers, inputs.batch.indices
     if a.step == 0:
-        a.banks, a.constants = [own.student_bank.keys.clone(), own.teacher_bank.keys.clone()], [0.0, 0.0]  # type: ignore[attr-defined]
+        a.memories = [own.student_bank.keys.clone(), own.teacher_bank.keys.clone()]
     chosen = torch.cat([index[:, None], own.sampler.others(index, 64)], dim=1)
     own.sampler.advance()
     g = [normalize(layer(x[1])) for layer, x in ((own.embed_student, s), (own.embed_teacher, t))]
-    total, noise = 0.0, 64 / IMAGES
+    total, noise = torch.zeros(()), 64 / IMAGES
     for side in (0, 1):
-        scores = torch.einsum("nd,nkd->nk", g[side], a.banks[1 - side][chosen]).div(0.07).exp()  # type: ignore[attr-defined]
+        scores = torch.einsum("nd,nkd->nk", g[side], a.memories[1 - side][chosen]).div(0.07).exp()
         if a.step == 0:
-            a.constants[side] = scores.mean().item() * IMAGES  # type: ignore[attr-defined]
-        p = scores / a.constants[side]  # type: ignore[attr-defined]
+            a.constants[side] = scores.mean().item() * IMAGES
+        p = scores / a.constants[side]
         right = (p[:, 0] / (p[:, 0] + noise + 1e-7)).log().sum()
         wrong = (noise / (p[:, 1:] + noise + 1e-7)).log().sum()
         total = total - (right + wrong) / len(index)
     for side in (0, 1):
-        a.banks[side][index] = normalize(0.5 * a.banks[side][index] + 0.5 * g[side].detach())  # type: ignore[attr-defined]
-    return 0.8 * torch.as_tensor(total)
+        a.memories[side][index] = normalize(0.5 * a.memories[side][index] + 0.5 * g[side].detach())
+    return 0.8 * total
 
 
 # Each method's loss beside the cross-entropy; that of kd has both, those of two have a stage alone.
@@ -248,21 +253,23 @@ def trained(job: Distillation, epochs: int) -> list[float]:
     return [train_epoch(job, epoch)[0]["loss"] for epoch in range(epochs)]
 
 
-def copies(job: Distillation) -> tuple[Distiller, tuple[Tensor, Tensor]]:
+def split(job: Distillation) -> tuple[Distiller, Recipe, tuple[Tensor, Tensor]]:
     """Return copies of what a job trains and of its teacher's classifier, before the training."""
     own = deepcopy(job.objective)
-    head = own.teacher_head
-    assert head is not None
-    return own, (head.classify.weight.detach(), head.classify.bias.detach())
+    assert own.teacher_head is not None
+    layer = own.teacher_head.classify
+    return own, job.recipe, (layer.weight.detach(), layer.bias.detach())
 
 
 def means(losses: list[float], steps: int) -> list[float]:
     return [sum(losses[at : at + steps]) / steps for at in range(0, len(losses), steps)]
 
 
-def same(job: Distillation, own: Distiller, *names: str) -> None:
-    """Check that both loops end with the same weights and statistics."""
-    found, expected = states(job.objective, *names), states(own, *names)
+def check(job: Distillation, losses: list[float], a: Authors, steps: int) -> None:
+    """Check that both loops had the same losses, and end with the same weights and statistics."""
+    assert losses == pytest.approx(means(a.losses, steps), rel=1e-7)
+    torch.testing.assert_close(states(job.objective, "student."), states(a.own, "student."), **DOUBLE)
+    found, expected = (dict(part(module, job.recipe.method).named_parameters()) for module in (job.objective, a.own))
     torch.testing.assert_close(found, expected, **DOUBLE)
 
 
@@ -272,10 +279,9 @@ def test_a_method_of_the_benchmark(method: str, opened: Opened) -> None:
     options = {"method_args": ("negatives=64",)} if method == "crd" else {}
     alone = method in ("ab", "fsp")
     job, feed = opened(method, epochs=9 if alone else 8, **options)
-    own, classifier = copies(job)
-    a = Authors(own, job.recipe, classifier)
+    a = Authors(*split(job))
     layers = [p for name, p in a.layers.named_parameters() if name.split(".")[0] not in ("encoder", "decoder")]
-    optimiser = SGD([*own.student.parameters(), *layers], lr=0.05, momentum=0.9, weight_decay=5e-4)
+    optimiser = SGD([*a.own.student.parameters(), *layers], lr=0.05, momentum=0.9, weight_decay=5e-4)
     beside = [*a.layers.encoder.parameters(), *a.layers.decoder.parameters()] if method == "ft" else []
     paraphraser = SGD(beside, lr=0.01, momentum=0.9, weight_decay=5e-4) if beside else None
     losses = trained(job, 7)
@@ -293,14 +299,158 @@ def test_a_method_of_the_benchmark(method: str, opened: Opened) -> None:
         else:
             loss = labels + LOSSES[method](a, s, t, inputs)
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         if paraphraser is not None:
             paraphraser.zero_grad()
             copied = t[0][-1]
-            (a.layers.decoder(a.layers.encoder(copied)) - copied).square().mean().backward()
+            torch.autograd.backward((a.layers.decoder(a.layers.encoder(copied)) - copied).square().mean())
             paraphraser.step()
         optimiser.step()
         a.losses.append(loss.item())
-    assert losses == pytest.approx(means(a.losses, 3), rel=1e-7)
-    same(job, own, "student.")
-    torch.testing.assert_close(dict(part(job.objective, method).named_parameters()), dict(a.layers.named_parameters()), **DOUBLE)
+    check(job, losses, a, steps=3)
+
+
+def alignment(student: Tensor, teacher: Tensor, node: float, edge: float) -> Tensor:
+    """Return EGA's loss: one matrix of correlations of both batches, cut in four."""
+    n = len(student)
+    matrix = torch.corrcoef(torch.cat([teacher, student]))
+    edges, nodes = matrix[:n, :n] - matrix[n:, n:], matrix[:n, n:] - torch.eye(n)
+    return node * nodes.square().sum().sqrt() + edge * edges.square().sum().sqrt()
+
+
+def fallen(rate: float, epoch: int) -> float:
+    """Return a rate after the steps that follow the epochs 5, 6 and 7 of 8, which are 150, 180 and 210 of 240."""
+    return rate * 0.1 ** sum(epoch + 1 > at for at in (5, 6, 7))
+
+
+def test_ega(opened: Opened) -> None:
+    """The teacher's head has an optimiser and a constant rate of its own, and no gradient of the distillation."""
+    job, feed = opened("ega", epochs=8)
+    a = Authors(*split(job))
+    head = a.own.teacher_head
+    assert head is not None
+    student = SGD(a.own.student.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    teacher = SGD(head.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    losses = trained(job, 7)
+    for number, inputs in enumerate(feed.given):
+        assert inputs.teacher is not None
+        student.param_groups[0]["lr"] = fallen(0.05, number // 3)
+        x_s = a.own.student.head.project(a.backbone(inputs.images))
+        x_t = head.project(inputs.teacher.embedding)
+        labels = inputs.batch.labels
+        loss = cross_entropy(a.fc(x_s), labels) + alignment(x_s, x_t, 0.8, 0.24)
+        student.zero_grad()
+        torch.autograd.backward(loss, retain_graph=True)
+        teacher.zero_grad()
+        torch.autograd.backward(cross_entropy(head.classify(x_t), labels))
+        student.step()
+        teacher.step()
+        a.losses.append(loss.item())
+    check(job, losses, a, steps=3)
+    torch.testing.assert_close(states(job.objective, "teacher_head."), states(a.own, "teacher_head."), **DOUBLE)
+
+
+def test_ega_sequential(opened: Opened, tmp_path: Path) -> None:
+    """The teacher's head has the student's epochs and steps, at a rate of 0.01, and is fixed afterwards."""
+    job, feed = opened("ega-sequential", epochs=8)
+    a = Authors(*split(job))
+    head = a.own.teacher_head
+    assert head is not None and job.objective.teacher_head is not None
+    head.requires_grad_(True)
+    optimiser = SGD(head.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    train_head(job, job.objective.teacher_head, job.recipe, Run.create(tmp_path / "run", job.recipe))
+    assert [len(inputs.images) for inputs in feed.given] == [16, 16, 4] * 8
+    for number, inputs in enumerate(feed.given):
+        assert inputs.teacher is not None
+        optimiser.param_groups[0]["lr"] = fallen(0.01, number // 3)
+        optimiser.zero_grad()
+        logits = head.classify(head.project(inputs.teacher.embedding))
+        torch.autograd.backward(cross_entropy(logits, inputs.batch.labels))
+        optimiser.step()
+    torch.testing.assert_close(states(job.objective, "teacher_head."), states(a.own, "teacher_head."), **DOUBLE)
+    feed.given.clear()
+    losses = trained(job, 7)
+    student = SGD(a.own.student.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    for number, inputs in enumerate(feed.given):
+        assert inputs.teacher is not None
+        student.param_groups[0]["lr"] = fallen(0.05, number // 3)
+        x_s, x_t = a.own.student.head.project(a.backbone(inputs.images)), head.project(inputs.teacher.embedding)
+        loss = cross_entropy(a.fc(x_s), inputs.batch.labels) + alignment(x_s, x_t.detach(), 0.8, 0.3)
+        student.zero_grad()
+        torch.autograd.backward(loss)
+        student.step()
+        a.losses.append(loss.item())
+    check(job, losses, a, steps=3)
+
+
+def kept(ranks: Tensor, ratio: float) -> Tensor:
+    """Return the selected rows: all of rank 0, and of the others the share of lowest rank."""
+    wrong = int((ranks > 0).sum())
+    return ranks.argsort(stable=True)[: len(ranks) - wrong + int(wrong * ratio)]
+
+
+def test_sskd(opened: Opened, teacher: dict[str, Any], tmp_path: Path) -> None:
+    """Four rows an image pass through the student together; two of its losses read selected rows alone."""
+    torch.manual_seed(0)
+    ss_head = Projector(64, 64)
+    fingerprint = load_teacher(teacher["teacher"], weights=teacher["teacher_weights"]).fingerprint()
+    save_ss_head(tmp_path / "ss_head.safetensors", ss_head, teacher="resnet14", fingerprint=fingerprint)
+    job, feed = opened("sskd", epochs=8, ss_head=str(tmp_path))
+    a, h_t = Authors(*split(job)), ss_head.double()
+    optimiser = SGD([*a.own.student.parameters(), *a.layers.parameters()], lr=0.05, momentum=0.9, weight_decay=5e-4)
+    losses = trained(job, 7)
+    for number, inputs in enumerate(feed.given):
+        optimiser.param_groups[0]["lr"] = fallen(0.05, number // 3)
+        assert inputs.extra is not None and inputs.teacher is not None and inputs.teacher.extra is not None
+        n, labels = len(inputs.images), inputs.batch.labels
+        _, f_s, z_s = a.student(torch.cat([inputs.images, inputs.extra]))
+        (_, f_t, z_t), (_, g_t, y_t) = a.teacher(inputs.teacher), a.teacher(inputs.teacher.extra)
+        order = torch.arange(3 * n).view(3, n).T.flatten()  # the views of an image after each other
+        y_s, y_t = z_s[n:][order], y_t[order]
+        own = torch.arange(n).repeat_interleave(3)
+
+        def similar(h: nn.Module, images: Tensor, views: Tensor) -> Tensor:
+            return normalize(h(views[order])) @ normalize(h(images)).T  # noqa: B023 (called at once)
+
+        a_s, a_t = similar(a.layers.projector, f_s[:n], f_s[n:]), similar(h_t, f_t, g_t).detach()
+        rank_tf = (y_t > y_t.gather(1, labels[own][:, None])).sum(1)
+        rank_ss = (a_t > a_t.gather(1, own[:, None])).sum(1)
+        tf, ss = kept(rank_tf, 1.0), kept(rank_ss, 0.75)
+        loss = (
+            0.1 * cross_entropy(z_s[:n], labels)
+            + 0.9 * divergence(z_s[:n], z_t, 4.0).mean()
+            + 2.7 * divergence(y_s[tf], y_t[tf], 4.0).mean()
+            + 10.0 * divergence(a_s[ss], a_t[ss], 0.5).mean()
+        )
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        optimiser.step()
+        a.losses.append(loss.item())
+    check(job, losses, a, steps=3)
+
+
+@pytest.mark.parametrize("preset", ["seed", "moco"])
+def test_contrast_with_a_queue(preset: str, opened: Opened) -> None:
+    """The rate follows a cosine by epochs from 0.03, and vectors enter the queue after the loss."""
+    job, feed = opened(preset, epochs=12, method_args=("queue=48",))
+    a = Authors(*split(job))
+    keys, at = a.layers.memory.keys.clone(), 0
+    optimiser = SGD([*a.backbone.parameters(), *a.layers.parameters()], lr=0.03, momentum=0.9, weight_decay=1e-4)
+    losses = trained(job, 10)
+    assert [len(inputs.images) for inputs in feed.given] == [16] * 20
+    for number, inputs in enumerate(feed.given):
+        assert inputs.teacher is not None
+        optimiser.param_groups[0]["lr"] = 0.03 * 0.5 * (1 + math.cos(math.pi * (number // 2) / 12))
+        s, t = normalize(a.layers.projector(a.backbone(inputs.images))), normalize(inputs.teacher.embedding)
+        own, others = ((x * t).sum(1, keepdim=True) for x in (s, t))
+        student, teacher = torch.cat([own, s @ keys.T], 1) / 0.2, torch.cat([others, t @ keys.T], 1)
+        if preset == "moco":
+            loss = cross_entropy(student, torch.zeros(len(s), dtype=torch.long))
+        else:
+            loss = -((teacher / 1e-4).softmax(1) * student.log_softmax(1)).sum(1).mean()
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        keys[at : at + len(t)], at = t, (at + len(t)) % 48
+        optimiser.step()
+        a.losses.append(loss.item())
+    check(job, losses, a, steps=2)

@@ -14,8 +14,8 @@ from relgraph.graph.pair import FORMS
 from relgraph.methods import EGA, KD, METHODS, SP
 from relgraph.names import Named
 from relgraph.options import options_of
-from relgraph.training.pretrain_recipe import DEFAULTS, PretrainRecipe
 from relgraph.training.presets import DIGITS, PRESETS
+from relgraph.training.pretrain_recipe import DEFAULTS, PretrainRecipe
 from relgraph.training.recipe import Recipe, resolve
 from tests.checks import assert_refused
 
@@ -57,7 +57,7 @@ def test_ega_is_the_official_script() -> None:
         "alpha": 0.0, "methods": [Named("ega", EGA)],  # at its published weight
         "method_args": (), "refine": None, "initial_epochs": 0, "student": "resnet8x4", "epochs": 240,
         "batch_size": 64, "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "step",
-        "milestones": None,  # 150, 180 and 210 of 240, and in that proportion of other lengths
+        "milestones": (150, 180, 210),
         "val_fraction": 0.0, "select": "test", "drop_last": False, "precision": "32-true", "teacher_mode": "online",
         "dim": 256, "views": "independent", "normalise": "teacher", "teacher_head": "joint", "teacher_lr": 0.01,
     }  # fmt: skip
