@@ -248,8 +248,10 @@ def run_pair(
     reference = student if teacher is None else teacher
     own, width = student.x.shape[1], reference.x.shape[1]
     if own != width:
-        told = f"got {own} of the student and {width} of the teacher's own head in {run}"
-        raise RelgraphError(f"a pair needs embeddings of one width, {told}: train with --dim {width}")
+        linear = opened.recipe.projected is None
+        told = f"got {own} of the student and {width} of the teacher's {'features' if linear else 'own head'} in {run}"
+        remedy = "--head projection" if linear else f"--dim {width}"
+        raise RelgraphError(f"a pair needs embeddings of one width, {told}: train with {remedy}")
     chooser: Chooser = neighbours or ("student" if side == "student" else "teacher")
     make = difference_pair if side == "difference" else partial(split_pair, neighbours=chooser)
     pair = make(student.x, reference.x, graph=graph, k=k, threshold=threshold)
