@@ -18,6 +18,7 @@ from .export import export
 from .launch import LOST, launched, lost_the_others
 from .methods import methods
 from .names import students
+from .presets import presets
 from .pretrain import pretrain
 from .report import report
 from .teachers import teachers
@@ -80,11 +81,12 @@ def main() -> None:
     relgraph pretrain                         a teacher of your own, from images without labels
     relgraph embed --views 4                  run the teacher once, instead of in every step
     relgraph methods                          how to distil: the published methods, any of them on any graph
+    relgraph presets                          published protocols by name, and what differs from them
     relgraph teachers dinov2                  what can teach; students and data list the rest
 
     `relgraph COMMAND --help` describes a command in full.
     """  # noqa: D301 (click wants the backspace itself)
 
 
-for command in (train, pretrain, evaluate, analyze, report, export, embed, data, teachers, students, methods):
+for command in (train, pretrain, evaluate, analyze, report, export, embed, data, teachers, students, methods, presets):
     main.add_command(command)

@@ -1,11 +1,10 @@
 """relgraph methods."""
 
-from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import click
 
-from .show import columns, say, say_all, say_registered
+from .show import columns, entry, say, say_all, say_registered
 
 if TYPE_CHECKING:
     from relgraph.analysis.method_info import MethodInfo
@@ -17,8 +16,6 @@ Examples:
   relgraph train --method rkd --method-args distance_weight=1,angle_weight=2
   relgraph train --method 0.8*crd+kd                       a sum; numbers take the place of the published weights
 """
-
-WIDTH = 110
 
 
 @click.command(epilog=EPILOG)
@@ -46,7 +43,7 @@ def methods(name: str | None) -> None:
     say_all(columns([["method", "reads", "kernel", "topology", "criterion", "weight"], *rows]))
     say("", "papers, and where paper, official code and this one differ:")
     for c in infos:
-        say_all(_entry(c.name, f"{c.paper}: {c.differs}"))
+        say_all(entry(c.name, f"{c.paper}: {c.differs}"))
     for kind in ("methods", "kernels", "scales", "criteria"):
         say_registered(kind)
     say("", "one in full: relgraph methods NAME; cross-entropy alone: --method none")
@@ -57,10 +54,4 @@ def _in_full(c: "MethodInfo") -> str:
     facts |= {"kernel": c.kernel, "topology": c.topology, "criterion": c.criterion, "weight": f"{c.weight:g}"}
     facts |= {"gamma": f"{c.gamma:g}, the weight of the cross-entropy beside it", "views": c.views}
     facts["options"] = ", ".join(f"{name}={value}" for name, value in c.options.items()) or "none of its own"
-    return "\n".join([*(_entry(key, value) for key, value in facts.items()), "", c.doc])
-
-
-def _entry(name: str, text: str) -> str:
-    """Return a name and lines of text beside it."""
-    lines = wrap(text, WIDTH, initial_indent=f"{name:<10}", subsequent_indent=10 * " ", break_on_hyphens=False)
-    return "\n".join(lines)
+    return "\n".join([*(entry(key, value) for key, value in facts.items()), "", c.doc])

@@ -11,8 +11,9 @@ import click
 from relgraph import own_code
 from relgraph.errors import RelgraphError
 from relgraph.options import Option, check_names, options_of
+from relgraph.training.presets import DIGITS as DIGITS_PRESET
 from relgraph.training.pretrain_recipe import DEFAULTS, DIGITS, PretrainRecipe
-from relgraph.training.recipe import OBJECTS, PRESETS, BaseRecipe, Recipe
+from relgraph.training.recipe import OBJECTS, BaseRecipe, Recipe
 
 Decorator = Callable[[Any], Any]
 OWN_CODE = {"student": "student", "teacher": "teacher", "dataset": "data set", "method": "method", "kernel": "kernel",
@@ -68,9 +69,8 @@ def recipe_options(*names: str) -> Decorator:
         RelgraphError: if the recipe has no option of a name.
     """
     check_names(Recipe, names)
-    digits = PRESETS["digits"]
     known = options_of(Recipe).values()
-    return _each([_option(item, digits, "digits") for item in known if not names or item.name in names])
+    return _each([_option(item, DIGITS_PRESET, "digits") for item in known if not names or item.name in names])
 
 
 def pretraining_options(command: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import wrap
 
 import click
 
@@ -42,6 +43,14 @@ def say(*lines: str, err: bool = False) -> None:
 def say_all(text: str) -> None:
     """Print a text of several lines."""
     say(*text.split("\n"))
+
+
+def entry(name: str, text: str, indent: int = 10) -> str:
+    """Return a name and lines of text beside it."""
+    after = indent * " "
+    return "\n".join(
+        wrap(text, 110, initial_indent=name.ljust(indent), subsequent_indent=after, break_on_hyphens=False)
+    )
 
 
 def accuracies(title: str, networks: Mapping[str, Mapping[str, float]]) -> str:

@@ -17,6 +17,7 @@ Examples:
 SPELLINGS = {
     "embedded": ("embedded:NAME", "a small self-supervised network that comes with the package"),
     "open_clip": ("open_clip:NAME/WEIGHTS", "image side of a CLIP"),
+    "repdistiller": ("repdistiller:NAME", "of the CIFAR benchmark, as RepDistiller and mdistiller published them"),
     "timm": ("timm:NAME[.WEIGHTS]", "an image model of timm, up to its classifier"),
     "torchvision": ("torchvision:NAME[/WEIGHTS]", "a classification network of torchvision, up to its classifier"),
 }

@@ -24,6 +24,7 @@ Examples:
   relgraph train --method rkd --graph knn                  another method (relgraph methods lists them)
   relgraph train --method crd+0.9*kd --gamma 0.1           a sum of methods, weights as spelled
   relgraph train --dataset cifar100 --clip_mode ViT-B/32 --preset ega
+  relgraph train --dataset cifar100 --preset crd --teacher repdistiller:resnet32x4 --teacher-weights ckpt_epoch_240.pth
   relgraph train --dataset folder:photos --image-size 64 --teacher timm:vit_small_patch16_224.dino
   relgraph train --dataset stl10+unlabelled --teacher torchvision:resnet50 --student timm:mobilenetv3_small_050
   relgraph train --method seed                             without labels; then fine-tune what came of it:
@@ -42,8 +43,8 @@ Examples:
 @run_options
 @click.option(
     "--preset",
-    help="A named set of options, which --config and others change: ega (EGA's official script), ega-sequential, "
-    "digits, none.",
+    help="A named set of options, which --config and others change: a published protocol (ega, crd, sskd, ...), "
+    "digits or none; relgraph presets lists them.",
 )
 @click.option(
     "--clip_mode", metavar="NAME", help="The original's spelling of a CLIP teacher: RN50, RN101, ViT-B/32, ViT-B/16."
@@ -101,8 +102,8 @@ def _run(recipe: Recipe, path: Path, resume: bool, allow_code: bool, *, named: b
         result = run_recipe(recipe, path, resume=resume, allow_code=allow_code).result
         if not is_first():
             return
-    epochs = {"last": result["epochs"], "best": result["best_epoch"]}
-    rows = {f"{which} epoch ({epoch})": result["test"][which] for which, epoch in epochs.items()}
+    epochs = {"last": result["epochs"], "best": result.get("best_epoch")}
+    rows = {f"{which} epoch ({epochs[which]})": figures for which, figures in result["test"].items()}
     told = accuracies("student on the test split", rows)
     if told:
         say_all(told)

@@ -32,7 +32,8 @@ class TrainOptions(TypedDict, total=False):
     decay_norm_and_bias: bool
     clip_norm: float | None
     min_lr: float
-    select: Literal["val", "test"]
+    drop_last: bool
+    select: Literal["val", "test", "last"]
     seed: int
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "32-true", "bf16-mixed"]
@@ -55,6 +56,7 @@ class TrainOptions(TypedDict, total=False):
     student_weights: str | None
     student_stages: tuple[str, ...]
     init_from: str | None
+    head: Literal["projection", "linear"]
     dim: int
     method: str | Any
     method_args: tuple[str, ...]
@@ -118,6 +120,7 @@ class PretrainOptions(TypedDict, total=False):
     decay_norm_and_bias: bool
     clip_norm: float | None
     min_lr: float
+    drop_last: bool
     select: Literal["val", "test"]
     seed: int
     device: Literal["auto", "cpu", "cuda"]

@@ -38,6 +38,7 @@ from relgraph.networks.files import read_student
 from relgraph.networks.heads import Student
 from relgraph.networks.open_clip_source import OpenClipSource
 from relgraph.networks.own import OwnStudent, OwnTeacher
+from relgraph.networks.published_source import PublishedSource
 from relgraph.networks.sources import Arguments, StudentSource, TeacherSource
 from relgraph.networks.students import ALIASES, STUDENTS, BenchmarkSource
 from relgraph.networks.teachers import Teacher
@@ -507,7 +508,7 @@ def dataset(spec: object) -> Source:
     return own[0] if isinstance(own[0], Source) else OwnData(*own)
 
 
-SOURCES = ("open_clip", "timm", "torchvision", "checkpoint", "embedded", "vectors")
+SOURCES = ("open_clip", "timm", "torchvision", "checkpoint", "repdistiller", "embedded", "vectors")
 # The names of the original CLIP release, as the official EGA code spells its teachers.
 CLIP_NAMES = (
     "RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px",
@@ -568,6 +569,8 @@ def teacher(spec: object) -> TeacherSource:
             return TorchvisionSource(architecture, tag)
         case "checkpoint" if name:
             return CheckpointSource(Path(name), student_in_file)
+        case "repdistiller" if name:
+            return PublishedSource(name)
         case "embedded" if name:
             return CheckpointSource(embedded(name), student_in_file)
         case "vectors" if name:
@@ -646,7 +649,7 @@ def load_teacher(
     Args:
         spec: `SOURCE:NAME[/WEIGHTS]`.
         weights: a file for `open_clip:`, `timm:` and `torchvision:` teachers, instead of the weights that these
-            libraries download.
+            libraries download; the published file of a `repdistiller:` teacher.
         input_size: side of the images in pixels, instead of what the network was trained on.
         mean: per channel on the scale 0..1, instead of the one known for the weights.
         std: per channel on the scale 0..1, instead of the one known for the weights.

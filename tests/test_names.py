@@ -356,7 +356,8 @@ def test_names_of_parts_that_are_refused() -> None:
 
 
 def test_which_teachers_and_data_sets_are_given_by_a_path() -> None:
-    assert names.is_checkpoint("checkpoint:runs/a") and not names.is_checkpoint("timm:checkpoint")
+    own = {"checkpoint:runs/a": True, "repdistiller:vgg13": True, "embedded:digits": False, "timm:checkpoint": False}
+    assert {text: names.teacher(text).has_classifier for text in own} == own
     names.dataset("folder:photos")
     names.dataset("cifar10")
     told = "unknown data set 'cifar': did you mean 'cifar10'? (known: cifar10, …"

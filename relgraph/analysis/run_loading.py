@@ -90,9 +90,7 @@ class TrainedRun:
         elif head:
             self.teacher = open_teacher(self.recipe).to(self.device)
             check_frozen(self.inputs, {"teacher": network_of(self.teacher)}, str(self.run.path))
-            self.head = Head(self.teacher.width, *(len(head[f"{layer}.weight"]) for layer in ("project", "classify")))
-            load_strictly(self.head, head, self.run.best)
-            self.head.to(self.device)
+            self.head = load_strictly(Head.like(head, self.teacher.width), head, self.run.best).to(self.device)
         self.contrast_head = self._contrast_head(weights)
 
     def _contrast_head(self, weights: Mapping[str, Tensor]) -> nn.Module | None:
@@ -263,8 +261,10 @@ def run_pair(
     reference = student if teacher is None else teacher
     own, width = student.x.shape[1], reference.x.shape[1]
     if own != width:
-        told = f"got {own} of the student and {width} of the teacher's own head in {run}"
-        raise RelgraphError(f"a pair needs embeddings of one width, {told}: train with --dim {width}")
+        linear = opened.recipe.projected is None
+        told = f"got {own} of the student and {width} of the teacher's {'features' if linear else 'own head'} in {run}"
+        remedy = "--head projection" if linear else f"--dim {width}"
+        raise RelgraphError(f"a pair needs embeddings of one width, {told}: train with {remedy}")
     chooser: Chooser = neighbours or ("student" if side == "student" else "teacher")
     make = difference_pair if side == "difference" else partial(split_pair, neighbours=chooser)
     pair = make(student.x, reference.x, graph=graph, k=k, threshold=threshold)

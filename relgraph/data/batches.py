@@ -25,6 +25,7 @@ def epoch_batches(
     by_label: bool = True,
     processes: ProcessGroup = SINGLE_PROCESS,
     purpose: str = "batches",
+    drop_last: bool = True,
 ) -> "Batches":
     """Return the batches of one epoch, each a CPU tensor of indices into `labels` `(N,)`, where -1 is an unknown label.
 
@@ -32,8 +33,8 @@ def epoch_batches(
     the shuffled images cut into equal parts. With some unknown, every batch holds `round(labelled_share * batch_size)`
     labelled images (at least one, and at most all there are: no image stands twice in a graph), cycling through them;
     the rest is unlabelled, and the epoch goes once through the unlabelled images. A share that leaves no room for
-    them trains on the labelled images alone. The remainder that fills no batch is dropped; too few images for a single
-    batch are one smaller batch.
+    them trains on the labelled images alone. The remainder that fills no batch is dropped, or without `drop_last` is a
+    last, smaller batch, unless that would be a single image; too few images for a single batch are one smaller batch.
 
     Without `by_label` labels play no part, as training without them needs it: the batches are those of labels that are
     all known.
@@ -60,12 +61,14 @@ def epoch_batches(
     random = generator(purpose, seed, epoch)
     quota = max(1, round(labelled_share * batch_size))
     if known.all():
-        return Batches(torch.randperm(count, generator=random, dtype=torch.int32), batch_size, processes)
+        order = torch.randperm(count, generator=random, dtype=torch.int32)
+        return Batches(order, batch_size, processes, drop_last=drop_last)
     labelled, others = (torch.from_numpy(np.arange(count, dtype=np.int32)[which]) for which in (known, ~known))
     if quota == batch_size:
-        return Batches(_shuffle(labelled, random), batch_size, processes)
+        return Batches(_shuffle(labelled, random), batch_size, processes, drop_last=drop_last)
     quota = min(quota, len(labelled))
-    return Batches(_shuffle(others, random), batch_size - quota, processes, labelled, quota, (seed, epoch))
+    others = _shuffle(others, random)
+    return Batches(others, batch_size - quota, processes, labelled, quota, (seed, epoch), drop_last)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +82,7 @@ class Batches:
         labelled: Images of which each batch has some more, in turn.
         quota: How many of them.
         numbers: A seed and an epoch, by which they are drawn.
+        drop_last: Whether images that fill no batch are left out.
     """
 
     order: Tensor
@@ -87,22 +91,30 @@ class Batches:
     labelled: Tensor | None = None
     quota: int = 0
     numbers: tuple[int, ...] = ()
+    drop_last: bool = True
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many images there are in a full batch, of all processes, and in the last one, where that is smaller."""
+        full, rest = min(self.size, len(self.order)), len(self.order) % self.size
+        smaller = rest < full and self.quota + rest > 1 and rest > 0 and not self.drop_last
+        return [self.quota + full, *([self.quota + rest] if smaller else [])]
 
     def __len__(self) -> int:
-        """Return how many full batches there are."""
-        return max(1, len(self.order) // self.size)
+        """Return how many batches there are."""
+        return max(1, len(self.order) // self.size) + len(self.sizes) - 1
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield each batch, `(B,)` int64."""
         random, size = generator("labelled images", *self.numbers), min(self.size, len(self.order))
-        rows = self.processes.rows(self.quota + size)
+        rows = {count: self.processes.rows(count) for count in self.sizes}
         cycle = None if self.labelled is None else _cycle(self.labelled, self.quota, random)
-        for batch in torch.split(self.order[: len(self) * size], size):
+        for batch in torch.split(self.order, size)[: len(self)]:
             if cycle is not None:
                 # Shuffled once more, so that a device's slice of the batch is not all labelled or all unlabelled.
                 batch = torch.cat((next(cycle), batch))
                 batch = batch[torch.randperm(len(batch), generator=random)]
-            yield batch[rows].long()
+            yield batch[rows[len(batch)]].long()
 
 
 def _shuffle(indices: Tensor, generator: torch.Generator) -> Tensor:

@@ -260,6 +260,18 @@ def chosen_nodes(cls: type[Method], options: Mapping[str, Any]) -> Part:
     return part
 
 
+def reads_embedding(cls: type[Method], options: Mapping[str, Any]) -> bool:
+    """Return whether a method with these options reads the projected embedding.
+
+    >>> from relgraph.methods import EGA, KD, RKD
+    >>> [reads_embedding(cls, {}) for cls in (EGA, KD, RKD)], reads_embedding(RKD, {"nodes": "embedding"})
+    ([True, False, False], True)
+    """
+    if "nodes" in options_of(cls):
+        return chosen_nodes(cls, options) == "embedding"
+    return "embedding" in (getattr(cls, "nodes", None), *cls.reads)
+
+
 def nodes_of(output: Output, part: Part, method: str, side: str = "", width: int | None = None) -> Tensor:
     """Return the nodes `(N, D)` that a method reads of an output: embedding, feature, or the last map, flattened.
 

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from relgraph.errors import RelgraphError
 from relgraph.networks.checkpoint_source import list_embedded
 from relgraph.networks.open_clip_source import list_open_clip
+from relgraph.networks.published_source import list_published
 from relgraph.networks.sources import Listed
 from relgraph.networks.students import ALIASES, STUDENTS
 from relgraph.networks.timm_source import list_timm, timm_names
@@ -16,6 +17,7 @@ from relgraph.networks.torchvision_source import list_torchvision, torchvision_n
 LISTS: Mapping[str, Callable[[], list[Listed]]] = {
     "embedded": list_embedded,
     "open_clip": list_open_clip,
+    "repdistiller": list_published,
     "timm": list_timm,
     "torchvision": list_torchvision,
 }

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError, unknown
 from relgraph.networks.backbone import Backbone
-from relgraph.networks.files import load_network, load_projector, read_network
-from relgraph.networks.heads import Projector
+from relgraph.networks.files import load_head, load_network, load_projector, read_network
+from relgraph.networks.heads import Head, Projector
 from relgraph.networks.sources import Arguments, Listed, Pretrained, StudentSource, TeacherSource
 
 EMBEDDED = {"digits": Path(__file__).parents[1] / "assets" / "digits-simclr.safetensors"}
@@ -42,6 +42,19 @@ class CheckpointSource(TeacherSource):
     find: Callable[[str], StudentSource]
     takes_weights: ClassVar[bool] = False
     takes_arguments: ClassVar[bool] = True
+
+    @property
+    def has_classifier(self) -> bool:
+        """A student's run has one; the networks that come with the package have none."""
+        return self.path not in EMBEDDED.values()
+
+    def classifier(self, weights: Path | None) -> tuple[Head, tuple[str, ...]]:
+        """Return the head of a student and its classes.
+
+        Raises:
+            RelgraphError: if the file cannot be read or holds no head with classes.
+        """
+        return load_head(self.path)
 
     def load(self, weights: Path | None, input_size: int | None, arguments: Arguments) -> Pretrained:
         """Return the network.

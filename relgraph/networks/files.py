@@ -167,8 +167,7 @@ def load_head(path: Path) -> tuple[Head, tuple[str, ...]]:
     path, own, info = _part(path, "head.")
     if not own or not info.get("classes"):
         raise RelgraphError(f"{path} holds no classifier: expected student.safetensors of a training run with labels")
-    dim, width = _sizes(own, "project.weight")
-    head = Head(width, dim, len(info["classes"]))
+    head = Head.like(own, classes=len(info["classes"]))
     return load_strictly(head, own, path).eval(), tuple(map(str, info["classes"]))
 
 

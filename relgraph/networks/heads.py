@@ -1,23 +1,47 @@
 """The layers on top of a pooled vector, projection and classifier or a projector, and the student that has them."""
 
+from collections.abc import Mapping
+from typing import Self
+
 from torch import Tensor, nn
 
 from relgraph.networks.backbone import Backbone
 from relgraph.outputs import Output
+
+LAYERS = "project.weight", "classify.weight"  # of a head's state
 
 
 class Head(nn.Module):
     """Two linear layers, `(N, width) -> embedding (N, dim) -> logits (N, classes)`, with nothing between them.
 
     The embedding is the node of the graph; the student is judged on these logits. As in the official code of EGA
-    (Ma, Chen, Akata, 2022, arXiv 2211.13264), which creates a dropout layer as well and never uses it. Without classes,
-    as for images that have no labels, there is one logit, which no loss trains.
+    (Ma, Chen, Akata, 2022, arXiv 2211.13264), which creates a dropout layer as well and never uses it. Without `dim`
+    there is no projection: the classifier, one linear layer as published students of other methods have it, reads the
+    feature, which is the embedding then. Without classes, as for images that have no labels, there is one logit, which
+    no loss trains.
+
+    Attributes:
+        width: Width of the feature that it reads.
+        dim: Width of the embedding.
+
+    >>> [sum(p.numel() for p in Head(256, dim, 100).parameters()) for dim in (256, None)]
+    [91492, 25700]
     """
 
-    def __init__(self, width: int, dim: int, classes: int) -> None:
+    def __init__(self, width: int, dim: int | None, classes: int) -> None:
         super().__init__()
-        self.project = nn.Linear(width, dim)
-        self.classify = nn.Linear(dim, max(1, classes))
+        self.width, self.dim = width, width if dim is None else dim
+        self.project = nn.Identity() if dim is None else nn.Linear(width, dim)
+        self.classify = nn.Linear(self.dim, max(1, classes))
+
+    @classmethod
+    def like(cls, state: Mapping[str, Tensor], width: int | None = None, classes: int | None = None) -> Self:
+        """Return a new head for the tensors of a stored one: of their sizes, where no others are expected."""
+        shapes = (x.shape if x is not None and x.ndim == 2 else (1, 1) for x in map(state.get, LAYERS))
+        (dim, reads), (found, middle) = shapes
+        if LAYERS[0] not in state:
+            return cls(width or middle, None, classes or found)
+        return cls(width or reads, dim, classes or found)
 
     def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
         """Return embedding and logits."""
@@ -28,10 +52,11 @@ class Head(nn.Module):
 class Student(nn.Module):
     """A backbone with its head, `(N, C, H, W) -> Output` of embedding (N, dim), logits, feature (N, width) and maps.
 
-    For a data set without classes the logits are one number an image, which is not trained.
+    Without `dim` the embedding is the feature (see `Head`). For a data set without classes the logits are one number an
+    image, which is not trained.
     """
 
-    def __init__(self, backbone: Backbone, dim: int, classes: int) -> None:
+    def __init__(self, backbone: Backbone, dim: int | None, classes: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = Head(backbone.width, dim, classes)

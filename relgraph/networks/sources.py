@@ -12,6 +12,7 @@ from torch import nn
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 from relgraph.networks.backbone import Backbone
+from relgraph.networks.heads import Head
 
 Arguments = Mapping[str, str | int | float | bool]
 # Mean and standard deviation of the images that a network was trained on, a value a channel, on the scale 0..1.
@@ -81,6 +82,19 @@ class TeacherSource:
     takes_weights: ClassVar[bool] = True
     takes_arguments: ClassVar[bool] = False
     path: Path | None = None
+
+    @property
+    def has_classifier(self) -> bool:
+        """Whether `classifier` returns one."""
+        return False
+
+    def classifier(self, weights: Path | None) -> tuple[Head, tuple[str, ...] | None]:
+        """Return the classifier that was trained with the network, and its classes if they are named.
+
+        Raises:
+            RelgraphError: if its weights cannot be had or read.
+        """
+        raise NotImplementedError
 
     def load(self, weights: Path | None, input_size: int | None, arguments: Arguments) -> Pretrained:
         """Return the network with the weights of a file, or with those that the source has.

@@ -8,8 +8,12 @@ A teacher is spelled `SOURCE:NAME[/WEIGHTS]`; `relgraph teachers PATTERN` lists 
 | `timm:NAME[.WEIGHTS]` | an image model of timm | pooled features before the classifier |
 | `torchvision:NAME[/WEIGHTS]` | a classification network of torchvision | what its last linear layer reads |
 | `checkpoint:RUN` | what relgraph trained, a student or with `relgraph pretrain`: run or file | pooled features |
+| `repdistiller:NAME` | of the CIFAR benchmark, from a file of RepDistiller or mdistiller | pooled features |
 | `embedded:digits` | a small self-supervised network of this package | pooled features of the backbone |
 | `vectors:FILE` | none (`relgraph.networks.vectors`) | a row of the file |
+
+With `--teacher-weights` the files of `repdistiller:` are those that were published for CIFAR-100, such as
+RepDistiller's `ckpt_epoch_240.pth` of resnet32x4; `--teacher-head own` uses the classifier in them.
 
 The first three come with the weights that their libraries download, or with those of a file. With the argument
 `output=projection` the embedding of a `checkpoint:` of `relgraph pretrain` is the projector's output for the features.
@@ -25,7 +29,7 @@ Stage maps, each `(N, channels, height, width)`, in order, which `Teacher.featur
 | a vision transformer of timm | the tokens of each block, laid out as an image and without class token |
 | a convolutional network of torchvision, MaxViT | the last map of each resolution before the pooling |
 | ViT and Swin of torchvision | none |
-| `checkpoint:`, `embedded:` | those of the student, whatever the output |
+| `checkpoint:`, `repdistiller:`, `embedded:` | those of the student, whatever the output |
 | a module of a user's own | none; a `Backbone`'s are its own |
 
 Of timm, torchvision and modules of a user's own other stages may be chosen, by the names of sub-modules.
@@ -152,8 +156,8 @@ class Teacher(nn.Module):
             raise RelgraphError(f"teacher {self.name} must give (N, width), got {tuple(embedding.shape)}")
         return int(embedding.shape[1])
 
-    def _blank_image(self) -> Tensor:
-        size = self.input_size or SIZE
+    def _blank_image(self, side: int = SIZE) -> Tensor:
+        size = self.input_size or side
         device = next((values.device for values in self.network.parameters()), None)
         return torch.zeros(1, self.channels, size, size, device=device)
 
@@ -182,16 +186,16 @@ class Teacher(nn.Module):
         embedding = pooled.float()
         return Output(embedding, feature=embedding, maps=stages)
 
-    def map_shapes(self) -> tuple[tuple[int, int, int], ...]:
+    def map_shapes(self, side: int = 32) -> tuple[tuple[int, int, int], ...]:
         """Return the `(channels, height, width)` of each stage map of an image, in order; `()` if there are none.
 
-        The image, of zeros, has the teacher's `input_size`, 32 pixels if it has none.
+        The image, of zeros, has the teacher's `input_size`, or `side` pixels if it has none.
 
         >>> from relgraph import load_teacher
         >>> load_teacher("embedded:digits").map_shapes()
         ((16, 8, 8), (16, 8, 8), (32, 4, 4), (64, 2, 2))
         """
-        return tuple((m.shape[1], m.shape[2], m.shape[3]) for m in self.features(self._blank_image()).maps)
+        return tuple((m.shape[1], m.shape[2], m.shape[3]) for m in self.features(self._blank_image(side)).maps)
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hexadecimal, of all layers' kinds and all parameters' and buffers' names and values.

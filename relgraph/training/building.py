@@ -128,21 +128,26 @@ def open_data(recipe: Recipe) -> DataSet:
     if known == 0 and recipe.teacher_head == "sequential":
         raise RelgraphError(f"{recipe.dataset} has no labels, from which a sequential teacher_head learns: use 'joint'")
     if recipe.learns_labels and recipe.select == "val" and len(data.val) == 0:
-        raise RelgraphError("picking the best epoch needs validation images: val_fraction must be above 0, got 0")
-    batches = epoch_batches(data.train.labels, batch_size=recipe.batch_size, labelled_share=recipe.labelled_share,
-                            seed=recipe.seed, epoch=0, by_label=recipe.learns_labels)  # fmt: skip
-    nodes = len(next(iter(batches)))  # all are of one size
+        told = "picking the best epoch needs validation images: val_fraction must be above 0, got 0"
+        raise RelgraphError(f"{told} (--select last picks none)")
     count = ProcessGroup.launched().count
-    _check_parts(nodes, count, recipe.accumulate, "every batch")
-    if recipe.teacher_head == "sequential":
-        _check_parts(min(recipe.batch_size, known), count, 1, "every batch of labelled images, for the teacher's head,")
-    if recipe.relation == "local":
-        nodes //= count
+    sizes = _batch_sizes(recipe, data, recipe.labelled_share, recipe.learns_labels)
+    for images in sizes:
+        _check_parts(images, count, recipe.accumulate, "every batch")
+    for images in _batch_sizes(recipe, data, 1.0, True) if recipe.teacher_head == "sequential" else ():
+        _check_parts(images, count, 1, "every batch of labelled images, for the teacher's head,")
+    nodes = min(sizes) // (count if recipe.relation == "local" else 1)
     if nodes < 2:
         raise RelgraphError(f"a relation needs two images: the training set must hold at least 2, got {nodes}")
     if recipe.relates and recipe.topology == "knn":
         check_k(recipe.neighbours_of_each, nodes)
     return data
+
+
+def _batch_sizes(recipe: Recipe, data: DataSet, labelled_share: float, by_label: bool) -> list[int]:
+    """Return how many images the batches of an epoch hold, each number once."""
+    return epoch_batches(data.train.labels, batch_size=recipe.batch_size, labelled_share=labelled_share, epoch=0,
+                         seed=recipe.seed, by_label=by_label, drop_last=recipe.drop_last).sizes  # fmt: skip
 
 
 def _check_parts(images: int, processes: int, parts: int, what: str) -> None:

@@ -106,7 +106,7 @@ class Job:
     def __post_init__(self) -> None:
         """Place the objective and its optimisers on the device."""
         self.data, self.processes = self.task.data, self.task.processes
-        self.selecting = self.data.val if self.recipe.select == "val" else self.data.test
+        self.selecting = self.data.val if self.recipe.measured == "val" else self.data.test
         self.module, *placed = self.fabric.setup(self.objective, *self.optimisers.values())
         self.optimisers = dict(zip(self.optimisers, placed, strict=True))
 
@@ -168,7 +168,7 @@ class Job:
 
     def line(self, row: Mapping[str, float]) -> str | None:
         """Return a line for the user after an epoch, if it has one."""
-        select = self.recipe.select
+        select = self.recipe.measured
         words = {"train_top1": "train", f"{select}_top1": select, f"{select}_knn": f"{select} k-NN"}
         figures = [f"{word} {row[name]:.2f} %" for name, word in words.items() if name in row]
         if "overlap" in row:
@@ -334,8 +334,8 @@ def steps(
     if state is not None:
         views.set_state(state)
     batches = epoch_batches(train.labels.cpu(), batch_size=recipe.batch_size, labelled_share=job.labelled_share,
-                            seed=recipe.seed, epoch=epoch, by_label=job.task.by_label,
-                            processes=job.processes, purpose=f"{job.stream}batches")  # fmt: skip
+                            seed=recipe.seed, epoch=epoch, by_label=job.task.by_label, processes=job.processes,
+                            purpose=f"{job.stream}batches", drop_last=recipe.drop_last)  # fmt: skip
     left = [*batches][first:] if first else batches
     title = f"{job.title} {epoch + 1}/{job.schedule.epochs}"
     with (

@@ -84,6 +84,7 @@ class PretrainRecipe(BaseRecipe):
     schedule: Literal["cosine", "step", "constant"] = option(default="cosine")
     warmup_epochs: int | None = option(default=None, least=0)
     eval_every: int = option(default=1, least=1)
+    select: Literal["val", "test"] = option(default="val")
 
     def __post_init__(self) -> None:
         """Check each option, and which of them fit each other."""

@@ -8,9 +8,10 @@ from functools import cached_property
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal
 
-from relgraph.errors import RelgraphError, unknown
+from relgraph.errors import RelgraphError
 from relgraph.options import check_names, check_options, option, options_of
 from relgraph.own_code import Own
+from relgraph.training.presets import find_preset, with_arguments
 
 if TYPE_CHECKING:
     from relgraph.names import Named
@@ -46,12 +47,13 @@ class BaseRecipe:
         test_fraction: Share of every class that becomes the test split, of a data set that has none.
         split_seed: Seed that draws this test split; --seed does not move it.
         workers: Processes that decode streamed images; if not given one a core, up to 8.
-        val_fraction: Share of the training set held out for choosing the best epoch; 0 with --select test.
+        val_fraction: Share of the training set held out for choosing the best epoch; 0 with --select test or last.
         augment: Random views of the images: crop (padding, crop, flip), the contrastive ones of moco, simclr or
             simclr-small (crop and resize, flip, colours, blur), or digits (bent and shaded); auto: those of the
             method's authors.
-        teacher: embedded:digits, open_clip:NAME/WEIGHTS, timm:NAME, torchvision:NAME[/WEIGHTS], checkpoint:RUN
-            (relgraph teachers lists them), or vectors:FILE with its vectors of the training images, without a network.
+        teacher: embedded:digits, open_clip:NAME/WEIGHTS, timm:NAME, torchvision:NAME[/WEIGHTS], checkpoint:RUN,
+            repdistiller:NAME with a published file (relgraph teachers lists them), or vectors:FILE with its vectors of
+            the training images, without a network.
         teacher_weights: File with the teacher's weights, for machines without a hub.
         teacher_size: Input size of the teacher, where it is not the model's own.
         teacher_mean: Mean of the teacher's input, such as 0.5,0.5,0.5.
@@ -67,7 +69,10 @@ class BaseRecipe:
         clip_norm: Largest norm of the gradient of all that is trained but the teacher's side; a longer gradient is
             scaled to it. Without a limit if not given.
         min_lr: Rate at the end of the cosine.
-        select: Split on which the best epoch is chosen; the original chooses it on the test split.
+        drop_last: Leave out the images of an epoch that fill no batch, or train on them as a smaller batch, if there
+            are two or more.
+        select: Split on which the best epoch is chosen, as EGA's official code does on the test split; last: none is
+            chosen, and the figures are those of the last epoch.
         seed: Seed of all random numbers: split, labels, weights, batches, crops.
         device: Where to compute.
         precision: Precision of the networks; auto: bf16 where the processor has it. Relations stay float32.
@@ -103,7 +108,8 @@ class BaseRecipe:
     decay_norm_and_bias: bool = option(default=True)
     clip_norm: float | None = option(default=None, above=0)
     min_lr: float = option(default=0.0, least=0)
-    select: Literal["val", "test"] = option(default="val")
+    drop_last: bool = option(default=True)
+    select: Literal["val", "test", "last"] = option(default="val")
     seed: int = option(default=0, least=0, most=2**31 - 1)
     device: Literal["auto", "cpu", "cuda"] = option(default="auto")
     precision: Literal["auto", "32-true", "bf16-mixed"] = option(default="auto")
@@ -129,6 +135,11 @@ class BaseRecipe:
             return value if isinstance(value, (bool, int, float, NoneType)) else str(value)
 
         return {item.name: plainly(getattr(self, item.name)) for item in fields(self)}
+
+    @property
+    def measured(self) -> Literal["val", "test"]:
+        """The split that is measured after an epoch: the test split only where it selects."""
+        return "test" if self.select == "test" else "val"
 
     @property
     def processes(self) -> int:
@@ -182,7 +193,7 @@ class Recipe(BaseRecipe):
         embeddings: Folder in which relgraph embed keeps its stores.
         teacher_stages: Parts of a teacher of timm, torchvision or your own whose outputs are its stage maps.
         teacher_head: The teacher's projection and classifier learn beside the student, are trained first and then
-            fixed, or are the own ones of a checkpoint: that was trained on the same classes.
+            fixed, or are the own ones of a checkpoint: or repdistiller: that was trained on the same classes.
         head_epochs: Epochs for a sequential head; as many as for the student if not given.
         student: resnet8x4, wrn_16_2, vgg8, mobilenetv2, ... (relgraph students lists them), timm:NAME or
             torchvision:NAME, which start from random weights; timm:NAME.TAG and torchvision:NAME/WEIGHTS start from
@@ -193,6 +204,8 @@ class Recipe(BaseRecipe):
             layer1,layer2; its own maps if not given.
         init_from: Run, or its file of weights, whose backbone the student starts from: to fine-tune a student that
             seed distilled.
+        head: Layers on top of both backbones: a projection to the embedding and a classifier, or the classifier alone,
+            one linear layer, as published students of most methods have it; for methods that read no embedding.
         dim: Width of the embeddings, the nodes of the graph.
         method: ega, kd, rkd, sp, crd, ... (relgraph methods lists them), a sum such as crd+0.9*kd, or none for
             cross-entropy alone.
@@ -266,6 +279,7 @@ class Recipe(BaseRecipe):
     student_weights: str | None = option(default=None)
     student_stages: tuple[str, ...] = option(default=())
     init_from: str | None = option(default=None)
+    head: Literal["projection", "linear"] = option(default="projection")
     dim: int = option(default=256, least=1)
     method: str | Own = option(default="ega", aliases=("--distill",))
     method_args: tuple[str, ...] = option(default=())
@@ -315,10 +329,11 @@ class Recipe(BaseRecipe):
         self._check_rate()
 
     def _check_teacher(self) -> None:
-        from relgraph.names import is_checkpoint, is_vectors
+        from relgraph.names import is_vectors, teacher
 
         if is_vectors(self.teacher):
-            used = {"normalise": "dataset", "teacher_weights": None, "teacher_size": None, "teacher_mean": None,
+            normalise = "dataset" if self.normalise == "teacher" else self.normalise
+            used = {"normalise": normalise, "teacher_weights": None, "teacher_size": None, "teacher_mean": None,
                     "teacher_std": None, "teacher_args": ()}  # fmt: skip
             network = [name for name, default in used.items() if getattr(self, name) != default]
             if network or self.teacher_mode == "online":
@@ -327,15 +342,18 @@ class Recipe(BaseRecipe):
                 raise RelgraphError(f"{told}, got {getattr(self, name)!r}")
         got = f"{self.teacher_head!r} and {self.head_epochs}"
         self.refuse_unused(self.teacher_head == "sequential", "teacher_head 'sequential'", got, "head_epochs")
-        if self.teacher_head == "own" and not is_checkpoint(self.teacher):
-            raise RelgraphError(f"teacher_head 'own' needs a teacher checkpoint:RUN, got {self.teacher}")
+        if self.teacher_head == "own" and not teacher(self.teacher).has_classifier:
+            told = "teacher_head 'own' needs a teacher checkpoint:RUN or repdistiller:NAME"
+            raise RelgraphError(f"{told}, got {self.teacher}: another has --teacher-head joint or sequential")
 
     def _check_method(self) -> None:
         """Refuse what no chosen method reads."""
         from relgraph import names
+        from relgraph.methods.base import reads_embedding
 
-        names.read_arguments(self.methods, self.method_args)
+        own = names.read_arguments(self.methods, self.method_args)
         known = {name for item in self.methods for name in item.options}
+        shared = {} if self.nodes is None else {"nodes": self.nodes}
         got, related = str(self.method), ("refine", "form", "neighbours")
         sskd = any(item.name == "sskd" for item in self.methods)
         self.refuse_unused(sskd, "sskd", f"method {got}", "ss_head")
@@ -346,6 +364,10 @@ class Recipe(BaseRecipe):
             self.refuse_unused(part in known, "methods that compare by one relation", got, part)
             read(getattr(self, part))  # an unknown name is told before anything is loaded
         self.refuse_unused(bool(self.methods), "a method", got, "beta")
+        self.refuse_unused(self.head == "projection", "head 'projection'", f"{self.head!r} and {self.dim}", "dim")
+        reader = next((item.name for item in self.methods if reads_embedding(item.cls, shared | own[item.name])), None)
+        if self.head == "linear" and reader is not None:
+            raise RelgraphError(f"head 'linear' has no projected embedding, which {reader} compares: use 'projection'")
 
     def _check_graph(self) -> None:
         from relgraph.names import reads_graph
@@ -390,6 +412,8 @@ class Recipe(BaseRecipe):
         if self.schedule == "step" and min(self.milestones_in_use, default=math.inf) < self.warmup_epochs:
             got = ", ".join(map(str, self.milestones_in_use))
             raise RelgraphError(f"milestones must not lie in the {self.warmup_epochs} warmup_epochs, got {got}")
+        if self.patience is not None and self.select == "last":
+            raise RelgraphError("patience waits for a better score: expected select 'val' or 'test', got 'last'")
         if self.patience is not None and self.patience >= self.epochs:
             raise RelgraphError(f"patience must be below epochs = {self.epochs}, got {self.patience}")
 
@@ -399,6 +423,11 @@ class Recipe(BaseRecipe):
         from relgraph.names import parse_methods
 
         return parse_methods(self.method, self.beta)
+
+    @property
+    def projected(self) -> int | None:
+        """The width of the projected embeddings; `None` for a head without a projection."""
+        return self.dim if self.head == "projection" else None
 
     @property
     def relates(self) -> bool:
@@ -486,24 +515,6 @@ class Recipe(BaseRecipe):
         return 8 if self.k is None else self.k
 
 
-# Over the defaults, which are EGA's official training script. What still differs from it under `ega`: the best epoch is
-# picked on held-out training images (there on the test split, which is `select: test` with `val_fraction: 0`).
-EGA = {"node_weight": 0.8, "edge_weight": 0.24, "views": "independent", "normalise": "teacher"}
-PRESETS: dict[str, dict[str, Any]] = {
-    "none": {},
-    "ega": EGA,
-    # The official script for the sequential strategy.
-    "ega-sequential": {**EGA, "edge_weight": 0.3, "teacher_head": "sequential"},
-    # Few labels, so that a teacher improves the student; the weights are EGA's own.
-    "digits": {
-        "student": "resnet8",
-        "labels_per_class": 3,
-        "epochs": 20,
-        "precision": "32-true",  # bf16 does not speed up such a small network, and float32 is the same everywhere
-    },
-}
-
-
 def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
     """Return the recipe of what a user gave, over the preset, over the defaults.
 
@@ -521,11 +532,14 @@ def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
     check_names(Recipe, given)
     if preset is None:
         preset = "digits" if given.get("dataset", "digits") == "digits" else "none"
-    if preset not in PRESETS:
-        raise unknown("preset", preset, PRESETS)
-    chosen = {**PRESETS[preset], **given}
+    own = find_preset(preset, given.get("method"), given.get("student")).options
+    chosen = {**own, **given}
+    if "method_args" in own and "method_args" in given:
+        chosen["method_args"] = with_arguments(own["method_args"], given["method_args"])
     if "label_fraction" in given and "labels_per_class" not in given:
         chosen.pop("labels_per_class", None)  # two options for the same choice; the user's is kept
+    if "epochs" in given and "milestones" not in given:
+        chosen.pop("milestones", None)  # they come in proportion then
     recipe = Recipe(**settled(chosen))
     dataset_of(recipe.dataset)
     if recipe.uses_teacher and recipe.dataset != "digits" and "teacher" not in given:

@@ -21,6 +21,7 @@ BATCH = 512  # images that are evaluated at a time
 KNOWN = 10_000
 NEIGHBOURS = 20
 
+LAST = "the last epoch: none was picked; the test split was only read at the end"
 SELECTED_LAST = "there are no labelled images to pick the best epoch by: it is the last"
 
 
@@ -60,8 +61,8 @@ class Task:
     score: ClassVar[str]
     selected: ClassVar[dict[str, str]]
 
-    def student(self, backbone: Backbone, dim: int) -> Student:
-        """Return a new student: the backbone with a head, whose embeddings have the width `dim`."""
+    def student(self, backbone: Backbone, dim: int | None) -> Student:
+        """Return a new student: the backbone with a head, whose embeddings have the width `dim` (see `Head`)."""
         return Student(backbone, dim, len(self.data.train.classes))
 
     def evaluate(self, network: Embedder, images: ImageSet, *, probe: bool = False) -> dict[str, float]:
@@ -90,11 +91,14 @@ class Classes(Task):
         "at the end",
         "test": "best epoch picked on the test split itself, as the original code does: the figure of the best epoch "
         "is optimistic",
+        "last": LAST,
     }
 
     @torch.no_grad()
     def evaluate(self, network: Embedder, images: ImageSet, *, probe: bool = False) -> dict[str, float]:
         """Return the accuracy of the network's own classifier on a split."""
+        if len(images) == 0:
+            return {}
         assert isinstance(network, Student)
         network.eval()
         own = torch.arange(len(images))[self.processes.share(len(images))]
@@ -123,6 +127,7 @@ class Neighbours(Task):
         "read at the end",
         "test": "best epoch picked by the k-NN accuracy of the features on the test split itself: the figure of the "
         "best epoch is optimistic",
+        "last": LAST,
     }
 
     def evaluate(self, network: Embedder, images: ImageSet, *, probe: bool = False) -> dict[str, float]:

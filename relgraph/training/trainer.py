@@ -92,7 +92,7 @@ def train_epochs(
         epoch = len(progress.rows)
         row, measured = train_epoch(job, epoch, progress.within, pauses, callbacks)
         _check_weights(job, epoch)
-        row |= {f"{job.recipe.select}_{name}": value for name, value in job.evaluate(epoch).items()}
+        row |= {f"{job.recipe.measured}_{name}": value for name, value in job.evaluate(epoch).items()}
         better = progress.add(row, measured, row.get(f"{job.recipe.select}_{job.score}"))
         if job.processes.first:
             for logger in loggers:

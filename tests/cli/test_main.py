@@ -11,6 +11,7 @@ from tests.cli.conftest import Failing, Program
 
 COMMANDS = (
     "train", "pretrain", "evaluate", "analyze", "report", "export", "embed", "data", "teachers", "students", "methods",
+    "presets",
 )  # fmt: skip
 
 

@@ -44,8 +44,9 @@ def parse(command: click.Group) -> Callable[..., dict[str, Any]]:
 def test_every_option_of_the_recipe(parse: Callable[..., dict[str, Any]]) -> None:
     for item in options_of(Recipe).values():
         if isinstance(item.default, bool):
-            assert parse(f"--{item.name.replace('_', '-')}") == {item.name: True}
-            assert parse(f"--no-{item.name.replace('_', '-')}") == {item.name: False}
+            flag = item.name.replace("_", "-")
+            assert parse(f"--{flag}") == {item.name: True}
+            assert parse(f"--no-{flag}") == {item.name: False}
             continue
         text, value = typed(item)
         for option in (f"--{item.name.replace('_', '-')}", *item.aliases):

@@ -85,6 +85,29 @@ def test_few_unlabelled_images_are_one_batch_and_a_full_share_leaves_them_out() 
     assert sorted(image for batch in drawn for image in batch) == list(range(16))
 
 
+def test_the_images_that_fill_no_batch_are_a_smaller_one_if_asked_for() -> None:
+    """Of unlabelled images as well, but a single image, which has no relations, is left out."""
+    for labels, share, sizes in (
+        (torch.zeros(35), 1.0, [8, 8, 8, 8, 3]),
+        (torch.zeros(32), 1.0, [8, 8, 8, 8]),
+        (torch.zeros(33), 1.0, [8, 8, 8, 8]),
+        (torch.zeros(5), 1.0, [5]),
+        (some_labels(10, 21), 0.25, [8, 8, 8, 5]),
+        (some_labels(10, 19), 0.25, [8, 8, 8, 3]),  # 2 labelled images and a single other one
+        (some_labels(19, 21), 1.0, [8, 8, 3]),
+    ):
+        with case(len(labels), share):
+            drawn = draw(labels, share=share, drop_last=False)
+            assert [len(batch) for batch in drawn] == sizes and len(drawn) == len(sizes)
+            assert drawn.sizes == list(dict.fromkeys(sizes))
+            full = [batch.tolist() for batch in draw(labels, share=share)]
+            assert [batch.tolist() for batch in drawn][: len(full)] == full, "the others are as without it"
+    whole = [batch.tolist() for batch in draw(torch.zeros(36), drop_last=False)]
+    own = [draw(torch.zeros(36), drop_last=False, processes=ProcessGroup(rank, 2)) for rank in range(2)]
+    assert [torch.cat(parts).tolist() for parts in zip(*own, strict=True)] == whole
+    assert sorted(image for batch in whole for image in batch) == list(range(36))
+
+
 def test_misuse_is_named() -> None:
     few, above = "a relation needs at least two images: ", "above 0 and at most 1, got "
     assert_refused_like(

@@ -23,7 +23,7 @@ def test_wildcards_stand_for_the_whole_spelling() -> None:
 
 def test_a_pattern_with_a_source_asks_that_one_alone() -> None:
     assert specs("embedded:") == ["embedded:digits"]
-    assert {spec.split(":")[0] for spec in specs("resnet50")} == {"timm", "torchvision"}
+    assert {spec.split(":")[0] for spec in specs("resnet50")} == {"repdistiller", "timm", "torchvision"}
 
 
 def test_no_match() -> None:

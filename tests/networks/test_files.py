@@ -233,6 +233,14 @@ def test_a_run_and_its_file_give_the_same_student(tmp_path: Path) -> None:
         assert_refused_like((lambda: load_student(file), r"^cannot read the network file .*student\.safetensors: "))
 
 
+def test_a_student_with_a_linear_head_is_described_and_built_again(tmp_path: Path) -> None:
+    student = Student(build_backbone("resnet8", 1), None, 3).eval()
+    file = save_student(tmp_path, student, dim=None)
+    (again, info), (head, classes), images = load_student(file), load_head(file), torch.rand(4, 1, 8, 8)
+    assert info["dim"] is None and equal(head, student.head) and (head.dim, classes) == (64, ("a", "b", "c"))
+    assert torch.equal(again(images).logits, student(images).logits)
+
+
 def test_other_files_are_no_student(tmp_path: Path) -> None:
     def fails(message: str) -> None:
         assert_refused_like((lambda: load_student(tmp_path), message))

@@ -230,3 +230,4 @@ def test_networks_without_stage_maps_and_a_teacher_without_a_size() -> None:
         assert output.maps == teacher.map_shapes() == ()
     teacher = small_teacher(build_backbone("resnet8", 1), None)
     assert teacher.map_shapes() == ((16, 32, 32), (16, 32, 32), (32, 16, 16), (64, 8, 8))
+    assert teacher.map_shapes(8) == ((16, 8, 8), (16, 8, 8), (32, 4, 4), (64, 2, 2)), "the side of the run's images"

@@ -56,6 +56,9 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"labelled_share": 0.0}, r"labelled.share.* must be above 0.*, got 0\.0$"),
     ({"graph": "knn", "k": 6, "labelled_share": 1.0}, r"k must be .*5.*6"),  # batches of the 6 labelled images
     ({"graph": "knn", "k": 36, "batch_size": 64, "labels_per_class": 0}, r"k must be .*35.*36"),
+    # The last, smaller batch, of 36 images.
+    ({"graph": "knn", "k": 4, "batch_size": 16, "labels_per_class": 0, "drop_last": False}, r"k must be .*3.*4"),
+    ({"batch_size": 16, "accumulate": 8, "labels_per_class": 0, "drop_last": False}, r"1 processes x 8 parts.*got 4"),
     ({"dataset": "folder:nowhere"}, r"nowhere: no such folder$"),
 )
 
@@ -82,8 +85,10 @@ def test_images_without_labels_for_what_needs_them_and_for_what_needs_none(make:
 
 
 def test_without_validation_images_only_the_test_split_can_select() -> None:
-    data = open_data(Recipe(val_fraction=0.0, select="test"))
-    assert len(data.val) == 0 and len(data.train) + len(data.test) == 1797
+    """Or nothing is picked."""
+    for recipe in (Recipe(val_fraction=0.0, select="test"), Recipe(val_fraction=0.0, select="last")):
+        data = open_data(recipe)
+        assert len(data.val) == 0 and len(data.train) + len(data.test) == 1797
     told = r"^picking the best epoch needs validation images"
     assert_refused_like((lambda: open_data(Recipe(val_fraction=0.0, select="val")), told))
 

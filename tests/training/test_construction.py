@@ -137,7 +137,7 @@ def test_a_rehearsal_leaves_no_trace(make: RecipeMaker, monkeypatch: pytest.Monk
 
 
 def test_what_a_method_cannot_read_is_told(make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Teacher, "map_shapes", lambda self: ())  # as of a vision transformer of torchvision
+    monkeypatch.setattr(Teacher, "map_shapes", lambda self, side: ())  # as of a vision transformer of torchvision
     maps = r"^SP reads the last stage map: expected Output\(embedding, maps=\(\.\.\.\)\) of both networks"
     for options, told in (
         ({"method": "sp"}, maps),

@@ -18,6 +18,7 @@ from relgraph.training.distillation import build, train
 from relgraph.training.epochs import Meter, step, train_epoch
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
 from relgraph.training.feed import Online
+from relgraph.training.recipe import resolve
 from relgraph.training.runs import Run
 from relgraph.training.tasks import Classes
 from tests.checks import assert_refused_like
@@ -248,6 +249,28 @@ def test_what_the_result_says(finished: Runs) -> None:
         assert (f"{'val' if select == 'test' else 'test'}_top1_of_best") not in result
         if select == "test":
             assert result["test_top1_of_best"] == result["test"]["best"]["top1"]
+
+
+def test_without_a_best_epoch_the_result_is_that_of_the_last(make: RecipeMaker, tmp_path: Path) -> None:
+    """Validation images are measured where there are some; the test split once, at the end."""
+    train(make(select="last", epochs=2), tmp_path / "run")
+    result, rows = result_of(tmp_path / "run"), Run(tmp_path / "run").read_metrics()
+    assert all("val_top1" in row and "test_top1" not in row for row in rows)
+    assert list(result["test"]) == ["last"] and result["selected_on"] == "last" and "best_epoch" not in result
+    assert result["note"] == "the last epoch: none was picked; the test split was only read at the end"
+    kept, best = load_student(tmp_path / "run")[0], load_checkpoint(tmp_path / "run" / "best.ckpt")["objective"]
+    last = load_checkpoint(tmp_path / "run" / "last.ckpt")["objective"]
+    assert equal(best, last) and equal(states(kept), {n: last[f"student.{n}"] for n in kept.state_dict()})
+
+
+def test_all_images_train_without_validation_images(tmp_path: Path) -> None:
+    """Those of an epoch that fill no batch as well."""
+    recipe = resolve({"student": "resnet8", "method": "none", "select": "last", "val_fraction": 0.0, "epochs": 1,
+                      "drop_last": False, "batch_size": 500, "labels_per_class": 0, "device": "cpu"})  # fmt: skip
+    result = train(recipe, tmp_path / "run")
+    assert result["images"] == {"train": 1442, "labelled": 1442, "val": 0, "test": 355}
+    assert result["test"]["last"].keys() == {"top1", "top5"}
+    assert not any(name.startswith("val_") for row in Run(tmp_path / "run").read_metrics() for name in row)
 
 
 def test_the_results_are_those_of_the_stored_students(make: RecipeMaker, tmp_path: Path) -> None:

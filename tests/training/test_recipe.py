@@ -14,8 +14,9 @@ from relgraph.graph.pair import FORMS
 from relgraph.methods import EGA, KD, METHODS, SP
 from relgraph.names import Named
 from relgraph.options import options_of
+from relgraph.training.presets import DIGITS, PRESETS
 from relgraph.training.pretrain_recipe import DEFAULTS, PretrainRecipe
-from relgraph.training.recipe import PRESETS, Recipe, resolve
+from relgraph.training.recipe import Recipe, resolve
 from tests.checks import assert_refused
 
 TEACHER: dict[str, Any] = {"teacher": "timm:resnet50"}
@@ -32,11 +33,10 @@ def test_what_is_given_wins_over_the_preset_and_that_over_the_defaults() -> None
     default = Recipe()
     assert resolve({}, "none") == resolve({"dataset": "digits"}, "none") == default
     preset = resolve({}, "digits")
-    assert preset == replace(default, **PRESETS["digits"]) == resolve({}) == resolve({"dataset": "digits"}) != default
+    assert preset == replace(default, **DIGITS) == resolve({}) == resolve({"dataset": "digits"}) != default
     given = resolve({"student": "resnet20", "lr": 0.2}, "digits")
     assert given == replace(preset, student="resnet20", lr=0.2)
     assert resolve({"student": default.student}, "digits").student == default.student != preset.student
-    assert all(isinstance(resolve({}, name), Recipe) for name in PRESETS)
     assert resolve({"dataset": "cifar100", **TEACHER}) == Recipe(dataset="cifar100", **TEACHER)
 
 
@@ -57,24 +57,27 @@ def test_ega_is_the_official_script() -> None:
         "alpha": 0.0, "methods": [Named("ega", EGA)],  # at its published weight
         "method_args": (), "refine": None, "initial_epochs": 0, "student": "resnet8x4", "epochs": 240,
         "batch_size": 64, "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "step",
-        "milestones": None,  # 150, 180 and 210 of 240, and in that proportion of other lengths
+        "milestones": (150, 180, 210),
+        "val_fraction": 0.0, "select": "test", "drop_last": False, "precision": "32-true", "teacher_mode": "online",
         "dim": 256, "views": "independent", "normalise": "teacher", "teacher_head": "joint", "teacher_lr": 0.01,
     }  # fmt: skip
     assert {name: getattr(recipe, name) for name in official} == official
     assert EGA.weight == 1
+    rates = {name: resolve({"student": name}, "ega").lr for name in ("shufflenetv1", "ShuffleV1", "mobilenetv2")}
+    assert rates == {"shufflenetv1": 0.01, "ShuffleV1": 0.01, "mobilenetv2": 0.05}
     sequential = resolve({"dataset": "cifar100", **TEACHER}, "ega-sequential")
     assert sequential == replace(recipe, edge_weight=0.3, teacher_head="sequential")
 
 
 def test_a_share_of_labels_replaces_the_preset_s_number_of_them() -> None:
     assert resolve({"label_fraction": 0.5}).labels_per_class == 0
-    assert resolve({"label_noise": 0.5}).labels_per_class == PRESETS["digits"]["labels_per_class"]
+    assert resolve({"label_noise": 0.5}).labels_per_class == DIGITS["labels_per_class"]
     assert resolve({"label_fraction": 0.5, "labels_per_class": 2}).labels_per_class == 2
 
 
 def test_unknown_names() -> None:
     refused("unknown option 'batchsize': did you mean 'batch_size'? (known: accumulate, …", resolve, {"batchsize": 8})
-    told = "unknown preset 'digit': did you mean 'digits'? (known: digits, ega, ega-sequential, none)"
+    told = f"unknown preset 'digit': did you mean 'digits'? (known: {', '.join(sorted(PRESETS))})"
     refused(told, resolve, {}, "digit")
     refused("unknown graph 'den': did you mean 'dense'? (known: dense, knn)", resolve, {"graph": "den"})
     refused("unknown data set 'cifar': did you mean 'cifar10'?…", resolve, {"dataset": "cifar", "method": "none"})
@@ -143,7 +146,13 @@ MISFITS: list[tuple[Given, str]] = [
     ({"method": "crd+kd", "graph": "knn"}, "the graph of a sum is that of the images of a batch, got crd+kd: "
      "give crd's own by --method-args crd.graph=... and crd.k=…"),
     # The teacher's head.
-    ({"teacher_head": "own"}, "teacher_head 'own' needs a teacher checkpoint:RUN, got embedded:digits"),
+    ({"teacher_head": "own"}, "teacher_head 'own' needs a teacher checkpoint:RUN or repdistiller:NAME, got …"),
+    # The student's head.
+    ({"head": "linear"}, "head 'linear' has no projected embedding, which ega compares: use 'projection'"),
+    ({"head": "linear", "method": "kd+nce"}, "head 'linear' has no projected embedding, which nce compares: use …"),
+    ({"head": "linear", "method": "rkd", "nodes": "embedding"}, "head 'linear' has no projected embedding, …"),
+    ({"head": "linear", "method": "pkt+kd", "method_args": ("nodes=embedding",)}, "head 'linear' has no projected …"),
+    ({"head": "linear", "method": "kd", "dim": 64}, "dim belongs to head 'projection', got 'linear' and 64"),
     ({"teacher_head": "own", "teacher": "checkpoint:a", "head_epochs": 3},
      "head_epochs belongs to teacher_head 'sequential', got 'own' and 3"),
     # Stages.

@@ -39,7 +39,7 @@ def test_labels_make_a_task_of_classes_and_what_needs_none_one_of_neighbours(mak
     ):
         task = opened(make(**options))
         assert (type(task), task.score, task.by_label) == (kind, score, by_label)
-        assert set(task.selected) == {"val", "test"} and task.device == CPU
+        assert set(task.selected) == {"val", "test", "last"} and task.device == CPU
         images = task.data.train.pixels[:2]
         assert torch.equal(task.student_input(images), Normalise(task.data.mean, task.data.std)(images))
         row = {"loss": 1.0, "seed": 0.5, "train_top1": 30.0}
