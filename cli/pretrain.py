@@ -40,11 +40,11 @@ def pretrain(out: Path | None, resume: Path | None, allow_code: bool, **options:
     """
     refuse_beside_resume(resume, options, out)
     from relgraph.own_code import permitting
-    from relgraph.training.runs import Run, free_name
+    from relgraph.training.runs import RunDirectory, free_name
 
     with permitting(everything=allow_code):
         given = given_options(PretrainRecipe, options, allow_code=allow_code)
-        recipe = resolve_pretraining(given) if resume is None else Run.open(resume).pretraining(given)
+        recipe = resolve_pretraining(given) if resume is None else RunDirectory.open(resume).pretraining(given)
     path = resume or out or free_name(Path("runs"), recipe)
     subject = f"a head for {recipe.teacher}" if recipe.teacher else recipe.network
     epochs = f"{recipe.epochs} epoch{'s' if recipe.epochs != 1 else ''}"

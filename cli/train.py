@@ -67,7 +67,7 @@ def train(
     if clip_mode is not None and options["teacher"] is not None:
         raise click.UsageError("--clip_mode names the teacher: give it or --teacher, not both")
     from relgraph.own_code import permitting
-    from relgraph.training.runs import Run, free_name
+    from relgraph.training.runs import RunDirectory, free_name
 
     if clip_mode is not None:
         from relgraph.names import clip_spec
@@ -75,7 +75,7 @@ def train(
         options["teacher"] = clip_spec(clip_mode)
     with permitting(everything=allow_code):
         given = given_options(Recipe, options, allow_code=allow_code)
-        recipe = resolve(given, preset) if resume is None else Run.open(resume).recipe(given)
+        recipe = resolve(given, preset) if resume is None else RunDirectory.open(resume).recipe(given)
     if devices is not None and devices > 1 and not launched():
         raise SystemExit(launch(devices))
     count = os.environ.get("WORLD_SIZE", "1")

@@ -19,7 +19,7 @@ import click
 from relgraph.files import read_json, read_yaml, write_atomically
 from relgraph.training.distillation import train
 from relgraph.training.recipe import resolve
-from relgraph.training.runs import Run, environment
+from relgraph.training.runs import RunDirectory, environment
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "cross-entropy": {"method": "none"},
@@ -80,7 +80,7 @@ def main(config: Path | None, variants: str, seeds: str, runs: Path, out: Path) 
 
 def run_once(options: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return the result of one run, trained now or read, and its accuracy after each epoch as `curve`."""
-    run, recipe = Run(path), resolve(options)
+    run, recipe = RunDirectory(path), resolve(options)
     if run.result_file.exists():
         run.check_recipe(recipe)
     else:

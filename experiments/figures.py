@@ -25,7 +25,7 @@ from relgraph.errors import RelgraphError
 from relgraph.files import replacing, write_atomically
 from relgraph.graph.search import nearest_in_blocks
 from relgraph.training.recipe import Recipe
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 
 # Line and marker distinguish the curves without their colours.
 STYLES = {
@@ -57,7 +57,7 @@ OUT = click.option("-o", "out", required=True, type=click.Path(path_type=Path), 
 @OUT
 def curves(runs: tuple[Path, ...], out: Path) -> None:
     """Draw training and test error over the epochs, a curve for each training method."""
-    opened = [Run.open(path) for path in runs]
+    opened = [RunDirectory.open(path) for path in runs]
     recipes = [run.recipe() for run in opened]
     check_alike(recipes)
     groups: dict[str, list[tuple[Recipe, list[dict[str, float]]]]] = {}
@@ -206,7 +206,7 @@ def errors(members: list[tuple[Recipe, list[dict[str, float]]]], column: str) ->
     return {**spread, "most": [max(e) for e in epochs], "by_seed": each}
 
 
-def origins(runs: Iterable[Run]) -> list[dict[str, Any]]:
+def origins(runs: Iterable[RunDirectory]) -> list[dict[str, Any]]:
     """Return when, of which commit and on what hardware each run was made."""
     found = []
     for run in runs:

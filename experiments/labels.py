@@ -19,7 +19,7 @@ from compare import run_once
 from relgraph.files import read_yaml, write_atomically
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.pretraining import pretrain
-from relgraph.training.runs import Run, environment
+from relgraph.training.runs import RunDirectory, environment
 
 METHODS: dict[str, dict[str, Any]] = {
     "alone": {"method": "none"},
@@ -47,7 +47,7 @@ def trained_head(options: dict[str, Any], epochs: int, path: Path) -> str:
     given.setdefault("teacher", "embedded:digits")
     recipe = resolve_pretraining({**given, "objective": "sskd-head", "epochs": epochs})
     started = (path / "recipe.yaml").is_file()
-    if not Run(path).result_file.is_file():
+    if not RunDirectory(path).result_file.is_file():
         pretrain(recipe, path, resume=started)
     return str(path)
 

@@ -31,8 +31,7 @@ from relgraph.training import distillation, pretraining, stores
 from relgraph.training.callbacks import Callback
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.recipe import OBJECTS, Recipe, resolve
-from relgraph.training.runs import AnyRecipe, free_name
-from relgraph.training.runs import Run as RunDirectory
+from relgraph.training.runs import AnyRecipe, RunDirectory, free_name
 
 Split = Literal["train", "val", "test"]
 Given = Mapping[str, Any]

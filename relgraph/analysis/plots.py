@@ -7,7 +7,7 @@ from pathlib import Path
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
 from relgraph.printing import printable
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 
 
 def learning_curve(path: Path) -> Path:
@@ -19,7 +19,7 @@ def learning_curve(path: Path) -> Path:
     from matplotlib.figure import Figure  # not pyplot, whose back end is the caller's choice
     from matplotlib.ticker import MaxNLocator
 
-    run = Run.open(path)
+    run = RunDirectory.open(path)
     if not run.metrics_file.is_file():
         raise RelgraphError(f"{path} has no metrics.csv yet: it has not finished an epoch")
     rows = run.read_metrics()

@@ -30,7 +30,7 @@ from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
 from relgraph.training.feed import input_of
 from relgraph.training.resuming import changed_code, check_frozen, network_of
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 
 SPLITS = ("train", "val", "test")
 BATCH = 256
@@ -65,7 +65,7 @@ class TrainedRun:
     """
 
     def __init__(self, path: Path, given: Mapping[str, Any] | None = None) -> None:
-        self.run = Run.open(path)
+        self.run = RunDirectory.open(path)
         self.recipe = self.run.recipe(given)
         self.data = open_data(self.recipe)
         self.device = open_fabric(self.recipe).device

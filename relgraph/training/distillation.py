@@ -34,7 +34,7 @@ from relgraph.training.objective import Distiller, Stage
 from relgraph.training.optimisers import new_optimiser
 from relgraph.training.recipe import Recipe
 from relgraph.training.resuming import network_of
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from relgraph.training.schedule import student_schedule
 from relgraph.training.starting import new_backbone, normalised, start_of
 from relgraph.training.tasks import SELECTED_LAST, Classes, Neighbours, Task
@@ -71,7 +71,7 @@ class Distillation(Job):
         """Return the stage of the student's training in an epoch."""
         return self.recipe.stage(epoch)
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: RunDirectory) -> None:
         """Train the teacher's head, if the recipe trains it first."""
         head = self.objective.teacher_head
         if self.recipe.teacher_head == "sequential" and head is not None:
@@ -98,11 +98,11 @@ class Distillation(Job):
             f"{waited} epochs without a better {score} than {progress.best_score:.2f} % of epoch {progress.best_epoch}"
         )
 
-    def keep(self, run: Run) -> None:
+    def keep(self, run: RunDirectory) -> None:
         """Write the student."""
         save_network(run.student_file, self.student, self.description())
 
-    def kept(self, run: Run) -> Path:
+    def kept(self, run: RunDirectory) -> Path:
         """Return the student's file."""
         return run.student_file
 
@@ -118,7 +118,7 @@ class Distillation(Job):
             **super().description(),
         }
 
-    def result(self, run: Run, progress: Progress) -> dict[str, Any]:
+    def result(self, run: RunDirectory, progress: Progress) -> dict[str, Any]:
         """Return the run's figures: the test split is read here, at the end, for the last epoch and for the best."""
         recipe, data, student = self.recipe, self.data, self.student
         test = {"last": self.task.evaluate(student, data.test, probe=True)}
@@ -154,7 +154,7 @@ def train(recipe: Recipe, path: Path, *, resume: bool = False, callbacks: Callba
             or a loss is not a number. The results of earlier epochs are kept.
     """
     # A run that has a checkpoint reads its weights there, and no others.
-    restored = resume and Run(path).last.exists()
+    restored = resume and RunDirectory(path).last.exists()
     return run_job(lambda: build(recipe, restored=restored), recipe, path, resume=resume, callbacks=callbacks)
 
 

@@ -24,7 +24,7 @@ from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.feed import Feed
 from relgraph.training.moving_average import MovingAverage
 from relgraph.training.objective import Losses, Objective, Stage
-from relgraph.training.runs import AnyRecipe, Run
+from relgraph.training.runs import AnyRecipe, RunDirectory
 from relgraph.training.schedule import Schedule
 from relgraph.training.tasks import Task
 
@@ -134,7 +134,7 @@ class Job:
         """Return the stage of the training in an epoch, counted from 0."""
         return "both"
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: RunDirectory) -> None:
         """Run the preparations before the first epoch."""
 
     def average(self) -> None:
@@ -144,10 +144,10 @@ class Job:
         """Return the metrics of the split that selects after an epoch, by name."""
         return {}
 
-    def keep(self, run: Run) -> None:
+    def keep(self, run: RunDirectory) -> None:
         """Write the network, the best so far, to the run."""
 
-    def kept(self, run: Run) -> Path | None:
+    def kept(self, run: RunDirectory) -> Path | None:
         """Return the file that `keep` writes, if it writes one."""
         return None
 
@@ -176,7 +176,7 @@ class Job:
         start = f"epoch {row['epoch']:>3}/{self.schedule.epochs}", f"loss {row['loss']:.4f}"
         return "  ".join([*start, *figures, f"{row['images_per_s']:.0f} images/s"])
 
-    def result(self, run: Run, progress: Progress) -> dict[str, Any]:
+    def result(self, run: RunDirectory, progress: Progress) -> dict[str, Any]:
         """Return the content of `result.json`, here what all jobs tell."""
         return {
             "epochs": len(progress.rows),

@@ -12,7 +12,7 @@ from relgraph.training.objective import LabelLoss, Losses, Objective, Stage, los
 from relgraph.training.optimisers import new_optimiser
 from relgraph.training.recipe import Recipe
 from relgraph.training.resuming import restore, write_first
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from relgraph.training.schedule import student_schedule
 from relgraph.training.tasks import classes_of
 from relgraph.training.trainer import train_epochs
@@ -48,7 +48,7 @@ class HeadTraining(Job):
         return f"teacher's head: {epochs}, loss {row['loss']:.4f}, train {row['train_top1']:.2f} %, now fixed"
 
 
-def train_head(student: Job, head: Head, recipe: Recipe, run: Run) -> None:
+def train_head(student: Job, head: Head, recipe: Recipe, run: RunDirectory) -> None:
     """Train the head of a job's teacher by cross-entropy on the labelled images, then leave it fixed.
 
     This is the "sequential" strategy of EGA (Ma, Chen, Akata, 2022, arXiv 2211.13264): the student's kind of optimiser

@@ -12,7 +12,7 @@ from relgraph.names import logger as find_logger
 from relgraph.printing import tell
 from relgraph.training.board import Board
 from relgraph.training.recipe import BaseRecipe
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 
 NEEDED = ("log_metrics", "log_hyperparams", "finalize")  # of Lightning's `Logger`, those that are called
 
@@ -45,7 +45,7 @@ class LightningLogger:
         RelgraphError: if it is no logger, or cannot be made.
     """
 
-    def __init__(self, target: Any, spelling: str, recipe: BaseRecipe, run: Run) -> None:
+    def __init__(self, target: Any, spelling: str, recipe: BaseRecipe, run: RunDirectory) -> None:
         self.spelling, self.broken = spelling, False
         try:
             self.logger = target if all(hasattr(target, name) for name in NEEDED) and not inspect.isclass(target) else (
@@ -92,7 +92,9 @@ def find_loggers(recipe: BaseRecipe, run: str | None) -> list[Found]:
     return [(Board, spec) if spec == "tensorboard" else find_logger(spec) for spec in specs]
 
 
-def open_loggers(found: Sequence[Found], recipe: BaseRecipe, run: Run, epochs: int, measured: int) -> list[Logger]:
+def open_loggers(
+    found: Sequence[Found], recipe: BaseRecipe, run: RunDirectory, epochs: int, measured: int
+) -> list[Logger]:
     """Return loggers for a run with so many epochs and measured steps written already.
 
     Raises:

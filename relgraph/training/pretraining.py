@@ -31,7 +31,7 @@ from relgraph.training.objective import Losses, Objective, Stage, losses_of
 from relgraph.training.optimisers import new_optimiser
 from relgraph.training.pretrain_recipe import PretrainRecipe, augmentation, resolve_pretraining
 from relgraph.training.resuming import network_of
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from relgraph.training.schedule import pretraining_schedule
 from relgraph.training.tasks import Neighbours, Task
 from relgraph.training.threads import trial_step, with_threads
@@ -155,7 +155,7 @@ class Pretraining(Job):
 
     recipe: PretrainRecipe
 
-    def result(self, run: Run, progress: Progress) -> dict[str, Any]:
+    def result(self, run: RunDirectory, progress: Progress) -> dict[str, Any]:
         """Return the run's figures."""
         recipe, data = self.recipe, self.data
         return {
@@ -182,12 +182,12 @@ class NetworkPretraining(Pretraining):
             return {}
         return self.task.evaluate(self.objective, self.selecting)
 
-    def keep(self, run: Run) -> None:
+    def keep(self, run: RunDirectory) -> None:
         """Write the network as a teacher."""
         part = nn.ModuleDict({"backbone": self.objective.backbone, "projector": self.objective.projector})
         save_network(run.network_file, part, self.description())
 
-    def kept(self, run: Run) -> Path:
+    def kept(self, run: RunDirectory) -> Path:
         """Return the network's file."""
         return run.network_file
 
@@ -202,7 +202,7 @@ class NetworkPretraining(Pretraining):
             "projector": {"dim": recipe.dim, "hidden": hidden, "norm": isinstance(network, SimCLR)},
         }
 
-    def result(self, run: Run, progress: Progress) -> dict[str, Any]:
+    def result(self, run: RunDirectory, progress: Progress) -> dict[str, Any]:
         """Return the run's figures: the test split is read here, at the end, by the network of the last epoch."""
         untrained = new_network(self.recipe, self.data).to(self.fabric.device)
         networks = {"test": self.objective, "test_untrained": untrained}
@@ -217,13 +217,13 @@ class HeadPretraining(Pretraining):
     objective: SelfSupervisionHead
     feed: Online
 
-    def keep(self, run: Run) -> None:
+    def keep(self, run: RunDirectory) -> None:
         """Write the head."""
         teacher = self.feed.teacher
         save_ss_head(run.ss_head_file, self.objective.projector, teacher=teacher.name,
                      fingerprint=teacher.fingerprint(), transformations=self.recipe.transformations)  # fmt: skip
 
-    def kept(self, run: Run) -> Path:
+    def kept(self, run: RunDirectory) -> Path:
         """Return the head's file."""
         return run.ss_head_file
 

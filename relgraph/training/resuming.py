@@ -12,7 +12,7 @@ from relgraph.networks.teachers import Teacher
 from relgraph.printing import tell
 from relgraph.training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
 from relgraph.training.epochs import Job, Progress
-from relgraph.training.runs import AnyRecipe, Run
+from relgraph.training.runs import AnyRecipe, RunDirectory
 
 SPLITS = ("train", "val", "test")
 
@@ -32,13 +32,13 @@ def checkpoint_of(job: Job, progress: Progress) -> dict[str, Any]:
     return {**job.parts, "progress": asdict(progress), "random": random_state()}
 
 
-def write_first(job: Job, run: Run) -> None:
+def write_first(job: Job, run: RunDirectory) -> None:
     """Write a checkpoint before the first epoch, if there is none: from then on a run without one has lost it."""
     if job.processes.first and not run.last.exists():
         save_checkpoint(run.last, checkpoint_of(job, Progress()))
 
 
-def resumed(job: Job, run: Run) -> Progress:
+def resumed(job: Job, run: RunDirectory) -> Progress:
     """Restore a job to its last checkpoint, once all that it goes on from is as it was, and return its progress.
 
     Of the best epoch's files, what is missing or damaged is written anew from the others where that is possible.
@@ -55,7 +55,7 @@ def resumed(job: Job, run: Run) -> Progress:
     return progress
 
 
-def check_inputs(job: Job, run: Run) -> None:
+def check_inputs(job: Job, run: RunDirectory) -> None:
     """Raise RelgraphError if a run's data or teacher are others now."""
     known = run.inputs()
     for split in SPLITS:
@@ -91,7 +91,7 @@ def network_of(teacher: Teacher) -> dict[str, str]:
     return {"name": teacher.name, "fingerprint": teacher.fingerprint()}
 
 
-def restore(job: Job, run: Run) -> Progress:
+def restore(job: Job, run: RunDirectory) -> Progress:
     """Restore a job to its last checkpoint, and return its progress; without one, at the beginning.
 
     Raises:
@@ -113,7 +113,7 @@ def restore(job: Job, run: Run) -> Progress:
         raise RelgraphError(f"{run.last} does not belong to this run's recipe: {reason}") from error
 
 
-def _check_kept(job: Job, run: Run, progress: Progress) -> None:
+def _check_kept(job: Job, run: RunDirectory, progress: Progress) -> None:
     """Write the best epoch's checkpoint and network again, if one is missing or damaged."""
     last = load_checkpoint(run.last)
     best = last

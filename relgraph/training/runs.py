@@ -37,7 +37,7 @@ AnyRecipe = Recipe | PretrainRecipe
 PACKAGES = ("relgraph", "torch", "torchvision", "torch_geometric", "torch_scatter", "lightning-fabric", "timm", "numpy")
 
 
-class Run:
+class RunDirectory:
     """One run directory and the names of its files.
 
     `recipe.yaml` every option, resolved; `inputs.json` fingerprints of data and teacher; `environment.json` versions,
@@ -63,12 +63,12 @@ class Run:
         self.result_file = path / "result.json"
         self.curve_file = path / "learning_curve.png"
 
-    def of_head(self) -> "Run":
+    def of_head(self) -> "RunDirectory":
         """Return the same directory with the checkpoint and the metrics of a teacher's head that is trained first."""
-        return Run(self.path, "head.ckpt", "teacher_head.csv")
+        return RunDirectory(self.path, "head.ckpt", "teacher_head.csv")
 
     @classmethod
-    def create(cls, path: Path, recipe: AnyRecipe, inputs: Mapping[str, Any] | None = None) -> "Run":
+    def create(cls, path: Path, recipe: AnyRecipe, inputs: Mapping[str, Any] | None = None) -> "RunDirectory":
         """Return a new run directory with its inputs, its environment and its recipe written, which makes it a run.
 
         Raises:
@@ -83,7 +83,7 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, path: Path) -> "Run":
+    def open(cls, path: Path) -> "RunDirectory":
         """Return an existing run directory.
 
         Raises:

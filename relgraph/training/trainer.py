@@ -18,7 +18,7 @@ from relgraph.training.checkpoint import save_checkpoint
 from relgraph.training.epochs import Job, Progress, train_epoch
 from relgraph.training.loggers import Logger, find_loggers, open_loggers
 from relgraph.training.resuming import checkpoint_of, inputs_of, resumed, write_first
-from relgraph.training.runs import AnyRecipe, Run, check_free
+from relgraph.training.runs import AnyRecipe, RunDirectory, check_free
 from relgraph.training.stopping import ASKED, check_stop, stoppable
 
 
@@ -38,13 +38,13 @@ def run_job(
     first = ProcessGroup.launched().first
     found = find_loggers(recipe, str(path) if resume else None)
     if resume:
-        Run.open(path).check_recipe(recipe)
+        RunDirectory.open(path).check_recipe(recipe)
     elif first:
         check_free(path)
     with ExitStack() as held:
         held.enter_context(permitting(own_code_of(recipe)))
         if resume and first:
-            held.enter_context(Run.open(path).locked())
+            held.enter_context(RunDirectory.open(path).locked())
         job = open_job()
         run = _open_run(job, path, held, resume=resume)
         progress = resumed(job, run) if resume else Progress()
@@ -67,7 +67,7 @@ def run_job(
     return result
 
 
-def _open_run(job: Job, path: Path, held: ExitStack, *, resume: bool) -> Run:
+def _open_run(job: Job, path: Path, held: ExitStack, *, resume: bool) -> RunDirectory:
     """Return the run's directory, which the first process makes and names, and keeps from others."""
     path = Path(job.processes.agreed(str(path)))
     if job.processes.first:
@@ -77,14 +77,14 @@ def _open_run(job: Job, path: Path, held: ExitStack, *, resume: bool) -> Run:
                 job.data.test.check()  # which is read when all is trained
             with writing(path):
                 path.mkdir(parents=True, exist_ok=True)
-            held.enter_context(Run(path).locked())
-            Run.create(path, job.recipe, inputs_of(job))
+            held.enter_context(RunDirectory(path).locked())
+            RunDirectory.create(path, job.recipe, inputs_of(job))
     job.processes.wait()
-    return Run.open(path)
+    return RunDirectory.open(path)
 
 
 def train_epochs(
-    job: Job, run: Run, progress: Progress, loggers: Sequence[Logger] = (), callbacks: Callbacks = ()
+    job: Job, run: RunDirectory, progress: Progress, loggers: Sequence[Logger] = (), callbacks: Callbacks = ()
 ) -> None:
     """Train the epochs that are missing from `progress`, each written to the run when it is done."""
     pauses = Amid(job, run, progress) if job.processes.count == 1 else None
@@ -118,7 +118,7 @@ def _over(job: Job, progress: Progress) -> bool:
 class Amid:
     """Checkpoints amid an epoch: by time, if the recipe has one, and where the run is asked to stop."""
 
-    def __init__(self, job: Job, run: Run, progress: Progress) -> None:
+    def __init__(self, job: Job, run: RunDirectory, progress: Progress) -> None:
         self.job, self.run, self.progress = job, run, progress
         self.last = time.monotonic()
 
@@ -138,7 +138,7 @@ class Amid:
         self.last = time.monotonic()
 
 
-def _store(job: Job, run: Run, progress: Progress, *, better: bool) -> None:
+def _store(job: Job, run: RunDirectory, progress: Progress, *, better: bool) -> None:
     """Write the epoch to disk, the last checkpoint at the end: an epoch that stopped before that is repeated."""
     state = checkpoint_of(job, progress)
     if better and job.score is not None:

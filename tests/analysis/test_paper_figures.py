@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from relgraph.training.recipe import Recipe
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from tests.analysis.conftest import Runs
 
 pytestmark = pytest.mark.slow
@@ -26,7 +26,7 @@ def figures(*args: object) -> "subprocess.CompletedProcess[str]":
 
 
 def make_run(root: Path, seed: int, last: float, **options: Any) -> Path:
-    run = Run.create(root / f"{len(list(root.iterdir()))}-{seed}", Recipe(seed=seed, epochs=2, **options))
+    run = RunDirectory.create(root / f"{len(list(root.iterdir()))}-{seed}", Recipe(seed=seed, epochs=2, **options))
     run.write_metrics([{"epoch": 1.0, "train_top1": 30.0, "val_top1": 20.0},
                        {"epoch": 2.0, "train_top1": 60.0, "val_top1": last}])  # fmt: skip
     return run.path

@@ -13,7 +13,7 @@ from PIL import Image
 from relgraph.analysis.plots import learning_curve
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.recipe import Recipe
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from tests.analysis.conftest import Runs
 from tests.checks import assert_refused_like
 
@@ -29,7 +29,7 @@ def test_the_picture_opens_and_shows_two_curves_in_each_half(runs: Runs, tmp_pat
 
 
 def test_a_new_picture_replaces_the_old_and_other_figures_show(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run", Recipe(select="test"))
+    run = RunDirectory.create(tmp_path / "run", Recipe(select="test"))
     row = {"epoch": 1.0, "loss": 2.0, "cross_entropy": 1.0, "train_top1": 30.0, "test_top1": 20.0}
     run.write_metrics([row])
     first = learning_curve(run.path).read_bytes()
@@ -39,7 +39,7 @@ def test_a_new_picture_replaces_the_old_and_other_figures_show(tmp_path: Path) -
 
 
 def test_no_run_and_no_epoch_yet_and_then_the_back_end_of_the_caller_is_left_alone(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run", Recipe())
+    run = RunDirectory.create(tmp_path / "run", Recipe())
     assert_refused_like(
         (lambda: learning_curve(tmp_path), "is not a run"),
         (lambda: learning_curve(run.path), r"has no metrics\.csv yet: it has not finished an epoch$"),
@@ -72,7 +72,7 @@ def drawn(file: Path) -> list[list[int]]:
 
 
 def test_a_pre_training_has_its_loss_and_the_neighbours_of_some_epochs(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run", resolve_pretraining({}))
+    run = RunDirectory.create(tmp_path / "run", resolve_pretraining({}))
     run.write_metrics(LEARNING)
     (loss, no_cross_entropy), (neighbours, no_other) = drawn(learning_curve(run.path))
     assert loss > 10 and neighbours > 10 and no_cross_entropy == no_other == 0
@@ -82,7 +82,7 @@ def test_a_pre_training_has_its_loss_and_the_neighbours_of_some_epochs(tmp_path:
 
 
 def test_the_neighbours_are_those_of_the_split_that_is_looked_at(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run", resolve_pretraining({"select": "test"}))
+    run = RunDirectory.create(tmp_path / "run", resolve_pretraining({"select": "test"}))
     run.write_metrics(LEARNING)
     assert drawn(learning_curve(run.path))[1] == [0, 0], "val_knn is of another split"
     run.write_metrics([{"epoch": 1.0, "loss": 3.0, "test_knn": 50.0}, {"epoch": 2.0, "loss": 2.0, "test_knn": 60.0}])
@@ -91,14 +91,14 @@ def test_the_neighbours_are_those_of_the_split_that_is_looked_at(tmp_path: Path)
 
 def test_without_labels_there_is_a_loss_alone(tmp_path: Path) -> None:
     for name, recipe in (("pre-training", resolve_pretraining({})), ("training", Recipe(method="seed", gamma=0.0))):
-        run = Run.create(tmp_path / name, recipe)
+        run = RunDirectory.create(tmp_path / name, recipe)
         run.write_metrics([{"epoch": 1.0, "loss": 3.0, "cross_entropy": 0.0}, {"epoch": 2.0, "loss": 2.0}])
         (loss, cross_entropy), accuracies = drawn(learning_curve(run.path))
         assert loss > 10 and cross_entropy == 0 and accuracies == [0, 0], name
 
 
 def test_a_student_without_labels_is_judged_by_its_neighbours(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run", Recipe(method="seed", gamma=0.0))
+    run = RunDirectory.create(tmp_path / "run", Recipe(method="seed", gamma=0.0))
     row = {"epoch": 1.0, "loss": 3.0, "cross_entropy": 0.0, "seed": 3.0, "val_knn": 50.0}
     run.write_metrics([row, {**row, "epoch": 2.0, "loss": 2.0, "val_knn": 60.0}])
     assert all(blue > 10 and orange == 0 for blue, orange in drawn(learning_curve(run.path)))

@@ -8,7 +8,7 @@ import pytest
 from relgraph.analysis import plots
 from relgraph.data.embeddings import EmbeddingStore, StoreWriter
 from relgraph.training import stores as embedding
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from tests.cli.conftest import Failing, Program, check_told, ended, recipe
 
 
@@ -83,7 +83,7 @@ def test_training_uses_it_and_says_so(program: Program, failure: Failing, monkey
     assert f"teacher: stored embeddings {store}, 2 views an image" in told
     assert [recipe(run)["teacher_mode"] for run in ("online", "stored")] == ["online", "stored"]
     assert "teacher: online\n" in program(*train, "asked", "--teacher-mode", "online").stdout
-    rows = [Run.open(Path(run)).read_metrics() for run in ("online", "asked", "stored")]
+    rows = [RunDirectory.open(Path(run)).read_metrics() for run in ("online", "asked", "stored")]
     losses = [[row["loss"] for row in of_run] for of_run in rows]
     assert losses[0] == losses[1] != losses[2]
 

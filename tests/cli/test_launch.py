@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from tests.cli.conftest import Failing, Program
 
 SINGLE_PROCESS = ("--method", "none")
@@ -33,7 +33,7 @@ def test_two_devices_train_one_student(program: Program, tmp_path: Path) -> None
     told, expected = two.stdout.splitlines(), one.stdout.replace("one", "two").splitlines()
     assert len(told) == len(expected), "one process speaks"
     assert told[0] == expected[0] and told[-1] == expected[-1]
-    (single,), (both,) = (Run(tmp_path / run).read_metrics() for run in ("one", "two"))
+    (single,), (both,) = (RunDirectory(tmp_path / run).read_metrics() for run in ("one", "two"))
     for name in ("loss", "node", "edge", "cross_entropy", "teacher_head", "val_top1"):
         assert both[name] == pytest.approx(single[name], rel=1e-3), name
     results = [json.loads((tmp_path / run / "result.json").read_text()) for run in ("one", "two")]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from relgraph.methods import METHODS
 from relgraph.training.presets import FAMILY, PRESETS, find_preset
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from tests.cli.conftest import Failing, Program, check_told
 from tests.networks.published import state_of, write
 
@@ -49,7 +49,7 @@ def test_a_published_teacher_teaches_by_a_preset(program: Program, failure: Fail
     result = json.loads(Path("run/result.json").read_text())
     assert last.startswith("last epoch (1)") and note == result["note"] and following.endswith("run")
     assert (result["weights"], result["images"]["train"]) == ({"kd": 0.9}, 1442)
-    recipe = Run(Path("run")).recipe()
+    recipe = RunDirectory(Path("run")).recipe()
     assert (recipe.head, recipe.gamma, recipe.milestones, recipe.drop_last) == ("linear", 0.1, None, False)
     assert "teacher" in program("evaluate", "run").stdout
     small = write(tmp_path / "small.pth", state_of("resnet8", 5))

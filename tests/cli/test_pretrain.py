@@ -9,7 +9,7 @@ from typing import Any
 import click
 import pytest
 
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from tests.cli.conftest import Failing, Program, check_told, ended, recipe, stopped_in_step_4
 
 QUICK = ("pretrain", "--network", "resnet8", "--epochs", 1, "--device", "cpu")
@@ -28,7 +28,7 @@ def test_what_a_user_reads(digits: tuple[Path, list[str]]) -> None:
     assert first == f"digits: resnet8 by simclr, 1 epoch -> {path}"
     assert note == "1299 images without their labels, views: digits"
     result = json.loads((path / "result.json").read_text())
-    (row,) = Run(path).read_metrics()
+    (row,) = RunDirectory(path).read_metrics()
     assert epoch.startswith(f"epoch   1/1  loss {row['loss']:.4f}  val k-NN {row['val_knn']:.2f} %  ")
     assert header.split("  ") == ["features on the test split", "k-NN %", "linear probe %"]
     assert figures.split() == ["resnet8", f"{result['test']['knn']:.2f}", f"{result['test']['linear']:.2f}"]
@@ -62,7 +62,7 @@ def test_what_it_tells_to_do_next_can_be_done(
     command = shlex.split(following.removeprefix("next: relgraph ").removesuffix(" ..."))
     assert command == ["train", "--method", "sskd", "--teacher", f"checkpoint:{path}", "--ss-head", "a head"]
     program(*command, *quick, "--out", "sskd")
-    assert {"kd", "transformed", "self_supervision"} <= Run(Path("sskd")).read_metrics()[0].keys()
+    assert {"kd", "transformed", "self_supervision"} <= RunDirectory(Path("sskd")).read_metrics()[0].keys()
     projection = ("--teacher-args", "output=projection")
     assert "trained for another teacher" in failure(*command, *quick, *projection, "--out", "no")
 

@@ -10,7 +10,7 @@ import torch
 from relgraph.analysis import plots
 from relgraph.methods import METHODS
 from relgraph.training.checkpoint import load_checkpoint
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from tests.cli.conftest import Failing, Program, check_told, recipe, stopped_in_step_4
 
 # The 30 labelled images of the digits' preset, in one batch: an epoch is one step.
@@ -57,7 +57,7 @@ def ss_head(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_step_of_all_methods_in_one_sum(program: Program, ss_head: Path) -> None:
     """Each is built for the networks of the run, and its terms are finite."""
     program(*STEP, "--method", "+".join(METHODS), "--init-epochs", 0, "--ss-head", ss_head, "--out", "run")
-    (row,) = Run(Path("run")).read_metrics()
+    (row,) = RunDirectory(Path("run")).read_metrics()
     names = list(row)
     own = [name for name in names[: names.index("train_top1")] if name.startswith(("cross_entropy", *METHODS))]
     for method in METHODS:
@@ -71,10 +71,10 @@ def test_a_sum_of_methods_with_options(program: Program) -> None:
     options = ("--method", "rkd+0.9*kd", "--method-args", "distance_weight=0,angle_weight=2", "--temperature", 2)
     path = Path("runs/digits-resnet8-rkd+0.9xkd-dense-seed0")
     assert f"-> {path}\n" in program(*STEP, *options).stdout
-    found, (row,) = recipe(path), Run(path).read_metrics()
+    found, (row,) = recipe(path), RunDirectory(path).read_metrics()
     assert found["method"] == "rkd+0.9*kd" and found["method_args"] == ["distance_weight=0", "angle_weight=2"]
     program(*STEP, "--method", "kd", "--beta", 1, "--temperature", 2, "--out", "kd")
-    (kd,) = Run(Path("kd")).read_metrics()
+    (kd,) = RunDirectory(Path("kd")).read_metrics()
     assert row["kd"] == pytest.approx(0.9 * kd["kd"]) and row["rkd_distance"] == 0 < row["rkd_angle"]
     assert row["loss"] == pytest.approx(row["cross_entropy"] + row["rkd_angle"] + row["kd"])
 
@@ -82,7 +82,7 @@ def test_a_sum_of_methods_with_options(program: Program) -> None:
 def test_a_method_that_comes_first(program: Program) -> None:
     """In a ninth of the epochs, as its authors have it."""
     program(*STEP[:-1], 9, "--method", "ab", "--out", "run")
-    first, *later = Run(Path("run")).read_metrics()
+    first, *later = RunDirectory(Path("run")).read_metrics()
     assert first["cross_entropy"] == 0 < first["ab"] and len(later) == 8
     assert all("ab" not in row and row["cross_entropy"] > 0 for row in later)
 
@@ -116,7 +116,7 @@ def test_from_images_without_labels_to_a_classifier(
 
 def test_a_student_without_labels_is_told_by_its_neighbours(contrasted: tuple[Path, str]) -> None:
     path, text = contrasted
-    told, (row,) = text.splitlines(), Run(path).read_metrics()
+    told, (row,) = text.splitlines(), RunDirectory(path).read_metrics()
     assert row["cross_entropy"] == 0 < row["val_knn"] and row["teacher_head"] > 0 and "val_top1" not in row
     assert row["loss"] == pytest.approx(row["seed"]), "a contrast alone"
     assert "  val k-NN " in told[2] and "train" not in told[2]

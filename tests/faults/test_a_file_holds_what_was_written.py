@@ -18,7 +18,7 @@ from relgraph.files import read_json, read_table, read_yaml
 from relgraph.networks.files import check_network
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.distillation import train
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from tests.checks import case
 
 Command = Callable[[Path], Any]
@@ -36,7 +36,7 @@ READERS: dict[str, Command] = {
 
 
 def resume(path: Path) -> Any:
-    train(Run.open(path).recipe(), path, resume=True)
+    train(RunDirectory.open(path).recipe(), path, resume=True)
     student = (path / "student.safetensors").read_bytes()
     return {**read_json(path / "result.json"), "images_per_s": 0}, student
 
@@ -160,4 +160,4 @@ def test_a_recipe_is_whole_or_refused(run: Path) -> None:
     }.items():
         file.write_text(content)
         with case(name), pytest.raises(RelgraphError, match=r"recipe\.yaml is damaged or was changed"):
-            Run.open(run).recipe()
+            RunDirectory.open(run).recipe()

@@ -18,7 +18,7 @@ from relgraph.training.distillation import train
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.pretraining import pretrain
 from relgraph.training.recipe import Recipe
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from tests.checks import case
 from tests.faults.conftest import QUICK
 
@@ -71,7 +71,7 @@ def stop_at(epoch: int) -> None:
 
 
 def resumed(run: Path) -> object:
-    return train(Run.open(run).recipe(), run, resume=True)
+    return train(RunDirectory.open(run).recipe(), run, resume=True)
 
 
 @pytest.mark.parametrize("mode", ["memory", "stream"])
@@ -98,7 +98,7 @@ def test_other_images_are_refused_and_touched_moved_or_copied_ones_are_not(
     data.rename(tmp_path / "elsewhere")
     shutil.copytree(tmp_path / "elsewhere", data)
     resumed(run)
-    assert len(Run(run).read_metrics()) == 2
+    assert len(RunDirectory(run).read_metrics()) == 2
 
 
 def test_what_reads_a_run_asks_for_the_split_that_it_reads(run: Path) -> None:

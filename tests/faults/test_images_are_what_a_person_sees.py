@@ -25,7 +25,7 @@ from relgraph.data.listing import LeftOut
 from relgraph.files import read_json
 from relgraph.training.building import open_data
 from relgraph.training.distillation import train
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from tests.checks import assert_refused_like, case
 from tests.faults.conftest import Make, write_images
 
@@ -306,10 +306,12 @@ def test_a_run_lists_what_it_skipped_and_goes_on_with_the_same_images(
     assert err.count("skipped 4 images that cannot be read") == 1 and "skipped" not in out
     assert set(read_json(tmp_path / "run/inputs.json")["skipped"]) == {str(data / file) for file in BAD}
     assert evaluate_run(tmp_path / "run")["images"]["test"] == 17
-    train(Run.open(tmp_path / "run").recipe(), tmp_path / "run", resume=True)
+    train(RunDirectory.open(tmp_path / "run").recipe(), tmp_path / "run", resume=True)
     Image.new("RGB", (8, 8)).save(data / "train/ant/00.png")  # mended: these are other images
     told = "the train images are not those of .*: expected 34 images, found 35"
-    assert_refused_like((lambda: train(Run.open(tmp_path / "run").recipe(), tmp_path / "run", resume=True), told))
+    assert_refused_like(
+        (lambda: train(RunDirectory.open(tmp_path / "run").recipe(), tmp_path / "run", resume=True), told)
+    )
 
 
 def test_the_validation_images_are_drawn_from_what_can_be_read(tmp_path: Path, make: Make) -> None:

@@ -13,7 +13,7 @@ from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.distillation import train
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.pretraining import pretrain
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from relgraph.training.stopping import Stopped
 from tests.checks import case
 from tests.faults.conftest import Make
@@ -28,10 +28,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def outcome(path: Path) -> Any:
     """Return what a run must give again: weights, and all figures but the speed."""
-    rows = [{**row, "images_per_s": 0} for row in Run(path).read_metrics()]
+    rows = [{**row, "images_per_s": 0} for row in RunDirectory(path).read_metrics()]
     files = {file.name: load_checkpoint(file)["objective"] for file in (path / "last.ckpt", path / "best.ckpt")}
     weights = {name: [x.numpy().tobytes() for x in part.values()] for name, part in files.items()}
-    diagnostics = Run(path).read_metrics(path / "diagnostics.csv")
+    diagnostics = RunDirectory(path).read_metrics(path / "diagnostics.csv")
     return weights, rows, diagnostics, {**read_json(path / "result.json"), "images_per_s": 0}
 
 

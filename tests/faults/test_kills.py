@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from relgraph.training.checkpoint import load_checkpoint
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from tests.training.conftest import outcome
 
 KILLS = int(os.environ.get("RELGRAPH_KILLS", "3"))
@@ -74,4 +74,4 @@ def test_a_scheduler_ends_a_run_with_a_checkpoint(tmp_path: Path, monkeypatch: p
     assert program.returncode == 143 and "Traceback" not in told
     assert told.splitlines()[-1] == "stopped by SIGTERM; all of it is kept, continue with: relgraph train --resume run"
     progress = load_checkpoint(tmp_path / "run" / "last.ckpt")["progress"]
-    assert len(progress["rows"]) == len(Run(tmp_path / "run").read_metrics())
+    assert len(progress["rows"]) == len(RunDirectory(tmp_path / "run").read_metrics())

@@ -14,18 +14,18 @@ from relgraph.errors import RelgraphError
 from relgraph.files import replacing, write_atomically
 from relgraph.training.distillation import train
 from relgraph.training.recipe import Recipe
-from relgraph.training.runs import Run, check_free, free_name
+from relgraph.training.runs import RunDirectory, check_free, free_name
 from tests.faults.conftest import Make
 
 
 def test_a_run_that_is_written_is_refused(run: Path, make: Make) -> None:
-    with Run.open(run).locked(), pytest.raises(RelgraphError, match="is being written by another process"):
+    with RunDirectory.open(run).locked(), pytest.raises(RelgraphError, match="is being written by another process"):
         train(make(), run, resume=True)
     train(make(), run, resume=True)
 
 
 def hold(path: Path, ready: "multiprocessing.synchronize.Event") -> None:
-    with Run.open(path).locked():
+    with RunDirectory.open(path).locked():
         ready.set()
         time.sleep(600)
 
@@ -36,11 +36,11 @@ def test_a_dead_process_leaves_no_lock(run: Path) -> None:
     process = context.Process(target=hold, args=(run, ready))
     process.start()
     assert ready.wait(60)
-    with pytest.raises(RelgraphError, match="is being written by another process"), Run.open(run).locked():
+    with pytest.raises(RelgraphError, match="is being written by another process"), RunDirectory.open(run).locked():
         pass
     os.kill(process.pid or 0, signal.SIGKILL)
     process.join()
-    with Run.open(run).locked():
+    with RunDirectory.open(run).locked():
         pass
 
 

@@ -21,7 +21,7 @@ from relgraph.training import stores
 from relgraph.training.building import open_data, open_teacher
 from relgraph.training.distillation import train
 from relgraph.training.recipe import Recipe
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from relgraph.training.stores import Wanted, default_path, find_store, store_embeddings
 from tests.checks import assert_refused_like, case
 from tests.faults.conftest import Make
@@ -148,10 +148,10 @@ def test_a_run_whose_store_was_made_anew_does_not_resume(make: Make, store: Path
     kept = store.rename(store.parent / "kept")
     store_embeddings(make(), store, views=2, seed=5)
     told = "the stored embeddings .*: expected those with which .*run was begun, found others"
-    assert_refused_like((lambda: train(Run.open(run).recipe(), run, resume=True), told))
+    assert_refused_like((lambda: train(RunDirectory.open(run).recipe(), run, resume=True), told))
     shutil.rmtree(store)
     kept.rename(store)
-    train(Run.open(run).recipe(), run, resume=True)
+    train(RunDirectory.open(run).recipe(), run, resume=True)
 
 
 def reasons(recipe: Recipe) -> list[str]:

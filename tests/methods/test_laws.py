@@ -18,7 +18,7 @@ from relgraph.analysis.method_info import method_info
 from relgraph.graph import segments
 from relgraph.methods import METHODS, Batch, Method, Output, RunFacts
 from relgraph.methods.relational import Relational
-from relgraph.names import build_method, has_graph
+from relgraph.names import build_method
 from relgraph.networks.heads import Projector
 from relgraph.options import options_of
 from relgraph.training.spread import labelled_cross_entropy
@@ -42,7 +42,7 @@ SCALE_FREE = {"ega", "pkt", "nce", "sp", "cc", "at", "nst"}
 # Which rank 4 others of an image, and can say nothing of one alone.
 RANKS = {"darkrank"}
 
-GRAPHICAL = [name for name, cls in METHODS.items() if has_graph(cls)]
+GRAPHICAL = [name for name, cls in METHODS.items() if "graph" in options_of(cls)]
 RELATIONAL = [name for name, cls in METHODS.items() if issubclass(cls, Relational)]
 each_method = pytest.mark.parametrize("name", METHODS)
 

@@ -17,7 +17,7 @@ from relgraph.training.epochs import Job, Progress
 from relgraph.training.feed import Feed, make_plan
 from relgraph.training.objective import Losses, Objective, Stage
 from relgraph.training.pretrain_recipe import resolve_pretraining
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from relgraph.training.schedule import Schedule
 from relgraph.training.tasks import Neighbours
 from relgraph.training.trainer import run_job
@@ -65,7 +65,7 @@ class Counting(Job):
     def stage(self, epoch: int) -> Stage:
         return "method" if epoch == 0 else "both"
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: RunDirectory) -> None:
         assert run.recipe_file.is_file()
         self.asked.append("begin")
 
@@ -76,10 +76,10 @@ class Counting(Job):
         self.asked.append(f"evaluate {epoch}")
         return self.found[epoch]
 
-    def keep(self, run: Run) -> None:
+    def keep(self, run: RunDirectory) -> None:
         self.asked.append(f"keep {len(run.read_metrics()) if run.metrics_file.exists() else 0}")
 
-    def result(self, run: Run, progress: Progress) -> dict[str, Any]:
+    def result(self, run: RunDirectory, progress: Progress) -> dict[str, Any]:
         best = progress.best_epoch, progress.best_score
         return {"best": list(best), "rows": len(progress.rows), **super().result(run, progress)}
 

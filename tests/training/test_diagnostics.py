@@ -18,7 +18,7 @@ from relgraph.training import diagnostics
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.distillation import build, train
 from relgraph.training.epochs import train_epoch
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from relgraph.training.spread import Spread
 from tests.checks import MEASURES
 from tests.training.conftest import RecipeMaker, Runs, call_before, equal, states
@@ -160,12 +160,12 @@ def test_of_many_nodes_some_are_measured(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_files_of_a_run(finished: Runs, make: RecipeMaker, tmp_path: Path) -> None:
-    run, path = Run(finished("dense")), tmp_path / "run"
+    run, path = RunDirectory(finished("dense")), tmp_path / "run"
     rows = run.read_metrics(run.diagnostics_file)
     assert [(row["epoch"], row["step"]) for row in rows] == [(1, 0), (2, 0), (3, 0)], "5 steps an epoch"
     assert [row["overlap"] for row in rows] == [row["overlap"] for row in run.read_metrics()]
     assert set(MEASURES) <= set(run.read_metrics()[0])
     train(make(epochs=1, diagnose_every=2), path)
-    assert [row["step"] for row in Run(path).read_metrics(Run(path).diagnostics_file)] == [0, 2, 4]
-    assert not Run(finished("none")).diagnostics_file.exists()
+    assert [row["step"] for row in RunDirectory(path).read_metrics(RunDirectory(path).diagnostics_file)] == [0, 2, 4]
+    assert not RunDirectory(finished("none")).diagnostics_file.exists()
     assert any((finished("dense") / "tensorboard" / "steps").iterdir())

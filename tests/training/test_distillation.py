@@ -19,7 +19,7 @@ from relgraph.training.epochs import Meter, step, train_epoch
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
 from relgraph.training.feed import Online
 from relgraph.training.recipe import resolve
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from relgraph.training.tasks import Classes
 from tests.checks import assert_refused_like
 from tests.training.conftest import RecipeMaker, Runs, call_before, equal, in_pieces, outcome, part, result_of, states
@@ -39,9 +39,9 @@ def test_a_stopped_run_ends_as_if_it_had_not_stopped(make: RecipeMaker, finished
             call_before(patch, epochs, "step", STEPS + 3)
             with pytest.raises(KeyboardInterrupt):
                 train(make(variant), path)
-        assert len(Run(path).read_metrics()) == 1 and not (path / "result.json").exists()
+        assert len(RunDirectory(path).read_metrics()) == 1 and not (path / "result.json").exists()
         torch.manual_seed(12345)
-        train(Run.open(path).recipe(), path, resume=True)
+        train(RunDirectory.open(path).recipe(), path, resume=True)
         assert outcome(path) == outcome(finished(variant))
 
 
@@ -169,11 +169,11 @@ def test_patches_go_through_both_networks_and_stay_in_memory(make: RecipeMaker) 
 
 def test_a_method_that_comes_first_trains_alone_and_then_no_more(make: RecipeMaker, finished: Runs) -> None:
     """Its column stays, and its later cells are empty."""
-    first, *later = Run(finished("early")).read_metrics()
+    first, *later = RunDirectory(finished("early")).read_metrics()
     assert first["cross_entropy"] == 0 < first["sp"] == first["loss"]
     assert len(later) == 2 and all("sp" not in row and 0 < row["cross_entropy"] == row["loss"] for row in later)
     assert [row["lr"] for row in later] == pytest.approx([first["lr"], first["lr"] / 10]), "the steps come after it"
-    with Run(finished("early")).metrics_file.open(newline="") as stream:
+    with RunDirectory(finished("early")).metrics_file.open(newline="") as stream:
         cells = [row["sp"] for row in csv.DictReader(stream)]
     assert float(cells[0]) > 0 and cells[1:] == ["", ""]
     job = build(make(method="sp", init_epochs=1))
@@ -240,7 +240,7 @@ def test_what_the_result_says(finished: Runs) -> None:
         result, select = result_of(path), "test" if variant == "select-test" else "val"
         assert (result["method"], result["weights"], result["graph"]) == (method, weights, graph)
         score = f"{select}_{'knn' if variant == 'seed' else 'top1'}"
-        values = [row[score] for row in Run(path).read_metrics()]
+        values = [row[score] for row in RunDirectory(path).read_metrics()]
         assert result["selected_on"] == select and result[f"{score}_of_best"] == max(values)
         assert result["best_epoch"] == 1 + values.index(max(values)), "the first of the best"
         how = {"seed": "by the k-NN accuracy of the features on a validation split held out", "select-test": "on the "
@@ -254,7 +254,7 @@ def test_what_the_result_says(finished: Runs) -> None:
 def test_without_a_best_epoch_the_result_is_that_of_the_last(make: RecipeMaker, tmp_path: Path) -> None:
     """Validation images are measured where there are some; the test split once, at the end."""
     train(make(select="last", epochs=2), tmp_path / "run")
-    result, rows = result_of(tmp_path / "run"), Run(tmp_path / "run").read_metrics()
+    result, rows = result_of(tmp_path / "run"), RunDirectory(tmp_path / "run").read_metrics()
     assert all("val_top1" in row and "test_top1" not in row for row in rows)
     assert list(result["test"]) == ["last"] and result["selected_on"] == "last" and "best_epoch" not in result
     assert result["note"] == "the last epoch: none was picked; the test split was only read at the end"
@@ -270,7 +270,7 @@ def test_all_images_train_without_validation_images(tmp_path: Path) -> None:
     result = train(recipe, tmp_path / "run")
     assert result["images"] == {"train": 1442, "labelled": 1442, "val": 0, "test": 355}
     assert result["test"]["last"].keys() == {"top1", "top5"}
-    assert not any(name.startswith("val_") for row in Run(tmp_path / "run").read_metrics() for name in row)
+    assert not any(name.startswith("val_") for row in RunDirectory(tmp_path / "run").read_metrics() for name in row)
 
 
 def test_the_results_are_those_of_the_stored_students(make: RecipeMaker, tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_a_student_without_labels_is_judged_by_its_neighbours(make: RecipeMaker,
     """Also by a linear probe in the end; both learn from all training images and their true labels."""
     path = finished("seed")
     result = result_of(path)
-    for row in Run(path).read_metrics():
+    for row in RunDirectory(path).read_metrics():
         assert 0 <= row["val_knn"] <= 100 and not {"val_top1", "train_top1", "val_linear"} & row.keys()
     job = build(make("seed"))
     data, student, device = job.data, job.objective.student.eval(), torch.device("cpu")
@@ -326,7 +326,7 @@ def test_images_without_labels(make: RecipeMaker, finished: Runs) -> None:
     assert result["note"] == "there are no labelled images to pick the best epoch by: it is the last"
     assert not any(name.endswith("_of_best") for name in result)
     assert result["images"] == {"train": 36, "labelled": 0, "val": 0, "test": 0}
-    rows = Run(path).read_metrics()
+    rows = RunDirectory(path).read_metrics()
     assert [row["teacher_head"] for row in rows] == [0, 0] and all(row["infonce"] > 0 for row in rows)
     assert not any(name.startswith(("val_", "test_")) or name == "train_top1" for row in rows for name in row)
     student, info = load_student(path)

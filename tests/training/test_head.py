@@ -17,7 +17,7 @@ from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.distillation import Distillation, build, train
 from relgraph.training.epochs import Meter, step
 from relgraph.training.head import head_recipe, train_head
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from relgraph.training.schedule import student_schedule
 from tests.checks import assert_refused_like
 from tests.training.conftest import RecipeMaker, in_pieces, outcome, states
@@ -36,7 +36,7 @@ def test_it_is_trained_as_a_plain_classifier_on_the_labelled_images(make: Recipe
     head, labels = head_of(job), job.data.train.labels
     own = deepcopy(head).requires_grad_()
     optimiser = SGD(own.parameters(), momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    train_head(job, head, recipe, Run.create(tmp_path / "run", recipe))
+    train_head(job, head, recipe, RunDirectory.create(tmp_path / "run", recipe))
     for epoch in range(4):
         optimiser.param_groups[0]["lr"] = recipe.teacher_lr * 0.1 ** sum(epoch >= step for step in (2, 3, 4))
         views = generator("teacher's head: views", recipe.seed, epoch)
@@ -61,7 +61,7 @@ def test_it_has_the_kind_of_the_student_s_optimiser_and_no_clipping(make: Recipe
         job = build(recipe)
         heads[name] = head_of(job)
         own = deepcopy(heads[name])
-        train_head(job, heads[name], recipe, run := Run.create(tmp_path / name, recipe))
+        train_head(job, heads[name], recipe, run := RunDirectory.create(tmp_path / name, recipe))
         groups = load_checkpoint(run.of_head().last)["optimiser"]["param_groups"]
         assert [(group["weight_decay"], group["betas"], group["lr"]) for group in groups] == [
             (0.0, (0.9, 0.999), 0.01), (0.3, (0.9, 0.999), 0.01)
@@ -75,8 +75,8 @@ def test_a_run_with_a_head_in_pieces(make: RecipeMaker, tmp_path: Path, capsys: 
     recipe, whole, path = make(**SEQUENTIAL), tmp_path / "whole", tmp_path / "pieces"
     train(recipe, whole)
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("teacher's head: ")]
-    rows = Run(whole).of_head().read_metrics()
-    assert [row["epoch"] for row in rows] == [1, 2, 3, 4] and len(Run(whole).read_metrics()) == 2
+    rows = RunDirectory(whole).of_head().read_metrics()
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4] and len(RunDirectory(whole).read_metrics()) == 2
     assert all(row["teacher_head"] == row["loss"] > 0 and 0 <= row["train_top1"] <= 100 for row in rows)
     figures = f"loss {rows[-1]['loss']:.4f}, train {rows[-1]['train_top1']:.2f} %"
     assert told == [f"teacher's head: 4 epochs, {figures}, now fixed"]
@@ -128,7 +128,7 @@ def test_without_a_teacher_there_is_no_head(make: RecipeMaker, tmp_path: Path) -
 
 def test_what_is_refused(make: RecipeMaker, tmp_path: Path) -> None:
     recipe = make(**SEQUENTIAL)
-    job, run = build(recipe), Run.create(tmp_path / "other", recipe)
+    job, run = build(recipe), RunDirectory.create(tmp_path / "other", recipe)
     torch.save({"objective": {"a": torch.zeros(1)}, "optimiser": {}}, run.of_head().last)
     assert_refused_like(
         (lambda: make(head_epochs=3), r"^head_epochs belongs to teacher_head 'sequential', got 'joint' and 3$"),

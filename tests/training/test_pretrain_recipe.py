@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from relgraph.training.pretrain_recipe import DIGITS, PretrainRecipe, augmentation, resolve_pretraining
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from tests.checks import assert_refused
 
 PHOTOS = {"dataset": "folder:photos"}
@@ -63,7 +63,7 @@ def test_resolved_twice_and_through_a_file_it_is_the_same(tmp_path: Path) -> Non
     for number, given in enumerate(cases):
         recipe = resolve_pretraining(given)
         assert resolve_pretraining(asdict(recipe)) == recipe
-        run = Run.create(tmp_path / str(number), recipe)
+        run = RunDirectory.create(tmp_path / str(number), recipe)
         assert run.stored() == recipe
         assert set(yaml.safe_load(run.recipe_file.read_text())) == {item.name for item in fields(PretrainRecipe)}
         run.check_recipe(recipe)

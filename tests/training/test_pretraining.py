@@ -28,7 +28,7 @@ from relgraph.training.epochs import Meter, step, train_epoch
 from relgraph.training.feed import Online, input_of
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.pretraining import MoCo, SelfSupervisionHead, SimCLR, build_pretraining, pretrain
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from tests.checks import assert_refused, assert_refused_like
 from tests.methods.golden import views_to_images
 from tests.training.conftest import RecipeMaker, Runs, call_before, equal, in_pieces, outcome, result_of, states
@@ -179,8 +179,8 @@ def test_a_run_directory_is_complete(pretrained: Runs, recipes: Maker) -> None:
         path, recipe = pretrained(variant), recipes(variant)
         own = "ss_head.safetensors" if variant == "sskd-head" else "network.safetensors"
         assert {file.name for file in path.iterdir()} == files | {own}
-        assert Run.open(path).stored() == recipe
-        result, rows = result_of(path), Run(path).read_metrics()
+        assert RunDirectory.open(path).stored() == recipe
+        result, rows = result_of(path), RunDirectory(path).read_metrics()
         assert len(rows) == recipe.epochs == result["epochs"] and result["loss"] == rows[-1]["loss"]
         assert all(row[term] == row["loss"] > 0 and "train_top1" not in row for row in rows)
         assert ["val_knn" in row for row in rows] == [bool(found) for found in knn]
@@ -194,7 +194,7 @@ def test_a_run_directory_is_complete(pretrained: Runs, recipes: Maker) -> None:
 def test_the_network_is_that_of_the_last_epoch_and_teaches(pretrained: Runs) -> None:
     for variant in ("simclr", "moco", "unlabelled"):
         path = pretrained(variant)
-        recipe, state = Run.open(path).stored(), load_checkpoint(path / "last.ckpt")
+        recipe, state = RunDirectory.open(path).stored(), load_checkpoint(path / "last.ckpt")
         tensors, info = read_network(path / "network.safetensors")
         assert isinstance(recipe, PretrainRecipe) and len(state["progress"]["rows"]) == recipe.epochs
         weights = state["objective"]
@@ -208,7 +208,7 @@ def test_the_network_is_that_of_the_last_epoch_and_teaches(pretrained: Runs) -> 
         network.load_state_dict(weights)
         assert result["test"] == job.task.evaluate(network.eval(), job.data.test, probe=True)
         if variant == "simclr":
-            assert Run(path).read_metrics()[-1]["val_knn"] == job.task.evaluate(network, job.data.val)["knn"]
+            assert RunDirectory(path).read_metrics()[-1]["val_knn"] == job.task.evaluate(network, job.data.val)["knn"]
         whole = nn.Sequential(network.backbone, network.projector)
         for arguments, layers in (({}, network.backbone), ({"output": "projection"}, whole)):
             teacher = load_teacher(f"checkpoint:{path}", arguments=arguments)
@@ -235,7 +235,7 @@ def test_no_epoch_is_picked_by_its_neighbours_and_the_test_split_is_read_at_the_
         splits.clear()
         pretrain(recipes(select=select), tmp_path / select)
         assert splits == [select] * 3 + ["test"] * 2
-        assert [row[f"{select}_knn"] for row in Run(tmp_path / select).read_metrics()] == [60, 20, -20]
+        assert [row[f"{select}_knn"] for row in RunDirectory(tmp_path / select).read_metrics()] == [60, 20, -20]
         assert (tmp_path / select / "network.safetensors").read_bytes() == weights
 
 
@@ -277,7 +277,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_stopped(recipes: Maker, pretrained:
         if variant == "moco":
             state = load_checkpoint(path / "last.ckpt")["objective"]
             assert int(state["queue.next"]) == 72 % 20 and int(state["queue.next"]) % 12 == 0
-        stored = Run.open(path).stored()
+        stored = RunDirectory.open(path).stored()
         assert isinstance(stored, PretrainRecipe)
         for _ in range(2):  # a finished run stays as it is
             pretrain(stored, path, resume=True)
@@ -300,7 +300,7 @@ def test_a_recipe_with_gaps_is_filled_in(tmp_path: Path, recipes: Maker) -> None
     whole = recipes(epochs=1)
     gaps = replace(whole, temperature=None, weight_decay=None, warmup_epochs=None)
     result = pretrain(gaps, tmp_path / "run")
-    assert Run.open(tmp_path / "run").stored() == whole
+    assert RunDirectory.open(tmp_path / "run").stored() == whole
     assert pretrain(gaps, tmp_path / "run", resume=True) == result
 
 
@@ -326,7 +326,7 @@ def test_a_batch_of_two_images_and_one_of_all(unlabelled: Path, recipes: Maker, 
     for variant, size in (("unlabelled", 2), ("unlabelled", 100), ("moco", 2), ("moco", 100)):
         options = {"dataset": f"folder:{small}", "epochs": 2, "batch_size": size, "lr": 0.001}
         pretrain(recipes(variant, **options), tmp_path / f"{variant}{size}")
-        assert len(Run(tmp_path / f"{variant}{size}").read_metrics()) == 2
+        assert len(RunDirectory(tmp_path / f"{variant}{size}").read_metrics()) == 2
 
 
 # What was trained teaches
@@ -344,7 +344,7 @@ def test_the_head_of_the_last_epoch_teaches_by_sskd_and_so_does_a_network(
     assert info["fingerprint"] == load_teacher("embedded:digits").fingerprint()
     sskd: dict[str, Any] = {"method": "sskd", "ss_head": str(path), "epochs": 1}
     train(make(**sskd, teacher="embedded:digits", labels_per_class=0), tmp_path / "run")
-    (row,) = Run(tmp_path / "run").read_metrics()
+    (row,) = RunDirectory(tmp_path / "run").read_metrics()
     assert min(row["kd"], row["transformed"], row["self_supervision"]) > 0
     told = r"was trained for another teacher: embedded:digits, or other weights of it"
     assert_refused_like((lambda: train(make(**sskd, teacher=simclr), tmp_path / "other"), told))

@@ -31,7 +31,7 @@ from relgraph.training.head import train_head
 from relgraph.training.objective import Distiller
 from relgraph.training.presets import FAMILY
 from relgraph.training.recipe import Recipe, resolve
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from tests.networks.published import state_of, write
 from tests.training.conftest import part, states
 
@@ -360,7 +360,7 @@ def test_ega_sequential(opened: Opened, tmp_path: Path) -> None:
     assert head is not None and job.objective.teacher_head is not None
     head.requires_grad_(True)
     optimiser = SGD(head.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    train_head(job, job.objective.teacher_head, job.recipe, Run.create(tmp_path / "run", job.recipe))
+    train_head(job, job.objective.teacher_head, job.recipe, RunDirectory.create(tmp_path / "run", job.recipe))
     assert [len(inputs.images) for inputs in feed.given] == [16, 16, 4] * 8
     for number, inputs in enumerate(feed.given):
         assert inputs.teacher is not None

@@ -15,7 +15,7 @@ import yaml
 from relgraph.files import digest, read_yaml
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.recipe import Recipe, resolve
-from relgraph.training.runs import Run, check_free, environment, free_name
+from relgraph.training.runs import RunDirectory, check_free, environment, free_name
 from tests.checks import MEASURES, assert_refused_like
 from tests.training.conftest import Runs
 
@@ -59,8 +59,8 @@ RECIPES = [
 def test_the_recipe_comes_back_as_it_was(tmp_path: Path) -> None:
     names = [item.name for item in fields(Recipe)]
     for number, recipe in enumerate(RECIPES):
-        run = Run.create(tmp_path / str(number), recipe)
-        again = Run.open(run.path).recipe()
+        run = RunDirectory.create(tmp_path / str(number), recipe)
+        again = RunDirectory.open(run.path).recipe()
         assert again == recipe
         assert all(type(getattr(again, name)) is type(getattr(recipe, name)) for name in names)
         written = yaml.safe_load(run.recipe_file.read_text(encoding="utf-8"))
@@ -69,7 +69,7 @@ def test_the_recipe_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_columns_and_sums_of_the_metrics(finished: Runs) -> None:
     for variant, (terms, judged) in COLUMNS.items():
-        for row in Run(finished(variant)).read_metrics():
+        for row in RunDirectory(finished(variant)).read_metrics():
             own = terms
             if variant == "early" and row["epoch"] > 1:
                 own = ["cross_entropy", "teacher_head"]  # the method has had its stage
@@ -125,7 +125,7 @@ def test_names_of_new_runs(tmp_path: Path) -> None:
 
 def test_what_is_no_run(tmp_path: Path) -> None:
     told = r"is not a run: expected a directory with recipe\.yaml"
-    assert_refused_like((lambda: Run.open(tmp_path), told))
+    assert_refused_like((lambda: RunDirectory.open(tmp_path), told))
     for text, told in (
         ("lr: [\n", r"^cannot read .*recipe\.yaml: [^\n]*$"),
         ("- a\n- b\n", r"recipe\.yaml must hold options as 'name: value' lines, got list$"),
@@ -138,13 +138,13 @@ def test_what_is_no_run(tmp_path: Path) -> None:
         ("a: !!python/object/apply:os.getcwd []\n", r"^cannot read .*recipe\.yaml: [^\n]*$"),
     ):
         (tmp_path / "recipe.yaml").write_text(f"{text}# sha256: {digest(text.encode())}\n")
-        assert_refused_like((lambda: Run.open(tmp_path).recipe(), told))
+        assert_refused_like((lambda: RunDirectory.open(tmp_path).recipe(), told))
     for rows in ("1,nothing\n", "1,2,3,4\n"):
         seal = digest(f"epoch,loss,\n{rows}".encode())
         (tmp_path / "metrics.csv").write_text(f"epoch,loss,sha256:{seal}\n{rows}")
-        assert_refused_like((lambda: Run(tmp_path).read_metrics(), r"^cannot read .*metrics.csv: "))
+        assert_refused_like((lambda: RunDirectory(tmp_path).read_metrics(), r"^cannot read .*metrics.csv: "))
     (tmp_path / "metrics.csv").write_bytes(b"\xff\xfe")
-    assert_refused_like((lambda: Run(tmp_path).read_metrics(), r"^cannot read .*metrics.csv: "))
+    assert_refused_like((lambda: RunDirectory(tmp_path).read_metrics(), r"^cannot read .*metrics.csv: "))
 
 
 def test_options_from_yaml(tmp_path: Path) -> None:
@@ -159,7 +159,10 @@ def test_options_from_yaml(tmp_path: Path) -> None:
 
 def test_pre_trainings_and_trainings_are_told_apart(tmp_path: Path) -> None:
     pretraining, training = resolve_pretraining({"objective": "moco", "epochs": 1}), Recipe()
-    first, second = Run.create(tmp_path / "first", pretraining), Run.create(tmp_path / "second", training)
+    first, second = (
+        RunDirectory.create(tmp_path / "first", pretraining),
+        RunDirectory.create(tmp_path / "second", training),
+    )
     assert first.stored() == pretraining and isinstance(first.stored(), PretrainRecipe)
     assert second.stored() == second.recipe() == training
     told = (r"first is a pre-training \(moco\): expected a run of relgraph train; its network is a teacher, --teacher "

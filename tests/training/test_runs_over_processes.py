@@ -14,7 +14,7 @@ from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.distillation import build, train
 from relgraph.training.epochs import Progress, train_epoch
 from relgraph.training.recipe import Recipe
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from tests.checks import refusal
 from tests.processes import run_on
 from tests.training.conftest import VARIANTS, RecipeMaker, call_before
@@ -121,7 +121,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def done(work: Work, folder: Path) -> list[Done]:
     """Return what each of two processes came to; a run that three have begun is resumed."""
     run_on(3, stop, folder, work.resumed, folder / "resumed")
-    assert len(Run.open(folder / "resumed").read_metrics()) == 1
+    assert len(RunDirectory.open(folder / "resumed").read_metrics()) == 1
     return run_on(2, work_on, folder, work, folder, seconds=240)
 
 
@@ -130,7 +130,7 @@ def test_two_processes_have_the_figures_of_one(
     name: str, work: Work, folder: Path, done: list[Done], tmp_path: Path
 ) -> None:
     expected = train(work.trained[name], tmp_path / "run")
-    run, alone = Run.open(folder / name / "0"), Run.open(tmp_path / "run")
+    run, alone = RunDirectory.open(folder / name / "0"), RunDirectory.open(tmp_path / "run")
     assert not (folder / name / "1").exists()
     assert {file.name for file in run.path.iterdir()} == {file.name for file in alone.path.iterdir()}
     # Parts hold other images than on one process, and so have other statistics of batch norm.
@@ -148,7 +148,7 @@ def test_two_processes_have_the_figures_of_one(
         )
         assert apart < 1e-6 * moved
     if name == "dense":  # the run that was resumed on another number of processes
-        resumed = Run.open(folder / "resumed")
+        resumed = RunDirectory.open(folder / "resumed")
         compare(resumed, alone, close)
         state, expected_state = (load_checkpoint(found.last)["objective"] for found in (resumed, alone))
         assert state.keys() == expected_state.keys()
@@ -156,7 +156,7 @@ def test_two_processes_have_the_figures_of_one(
             assert torch.allclose(state[key], value, rtol=0.02, atol=0.02), key
 
 
-def compare(run: Run, alone: Run, close: float) -> None:
+def compare(run: RunDirectory, alone: RunDirectory, close: float) -> None:
     for row, wanted in zip(run.read_metrics(), alone.read_metrics(), strict=True):
         assert row.keys() == wanted.keys()
         for term in TERMS & row.keys():
@@ -171,7 +171,7 @@ def test_weights_and_memories_are_alike_also_where_relations_are_local_and_batch
 
 
 def test_a_local_relation_is_another_loss(done: list[Done], folder: Path) -> None:
-    rows = {name: Run.open(folder / name / "0").read_metrics()[0] for name in ("global", "local")}
+    rows = {name: RunDirectory.open(folder / name / "0").read_metrics()[0] for name in ("global", "local")}
     assert rows["local"]["cross_entropy"] == pytest.approx(rows["global"]["cross_entropy"], rel=1e-5)
     assert rows["local"]["node"] < 0.9 * rows["global"]["node"], "a graph of six nodes instead of twelve"
 

@@ -24,7 +24,7 @@ from relgraph.training.epochs import Meter, step, steps, train_epoch
 from relgraph.training.evaluation import accuracy
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.pretraining import build_pretraining
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from relgraph.training.tasks import Classes
 from tests.checks import assert_refused_like, case
 from tests.training.conftest import RecipeMaker, call_before, equal, in_pieces, outcome, result_of, states
@@ -125,7 +125,7 @@ def test_the_average_is_evaluated_selected_and_kept(make: RecipeMaker, tmp_path:
                 found[which, split.split] = accuracy(kept((split.pixels / 255 - mean) / std).logits, split.labels)
         assert result["test"][which] == pytest.approx(found[which, "test"])
     assert result["val_top1_of_best"] == pytest.approx(found["best", "val"]["top1"])
-    assert Run(path).read_metrics()[-1]["val_top1"] == pytest.approx(found["last", "val"]["top1"])
+    assert RunDirectory(path).read_metrics()[-1]["val_top1"] == pytest.approx(found["last", "val"]["top1"])
     # The student itself goes on as without an average.
     train(make(method="none", lr=0.3, seed=2), tmp_path / "plain")
     alone = load_checkpoint(tmp_path / "plain" / "last.ckpt")
@@ -135,7 +135,7 @@ def test_the_average_is_evaluated_selected_and_kept(make: RecipeMaker, tmp_path:
 def test_a_kept_average_that_is_gone_is_written_again(make: RecipeMaker, tmp_path: Path) -> None:
     recipe = make(ema=0.7, epochs=2)
     train(recipe, tmp_path / "run")
-    file = Run(tmp_path / "run").student_file
+    file = RunDirectory(tmp_path / "run").student_file
     before = file.read_bytes()
     file.unlink()
     train(recipe, tmp_path / "run", resume=True)
@@ -170,7 +170,10 @@ def test_a_run_ends_after_epochs_without_a_better_score(
         with case(name), monkeypatch.context() as patch:
             scored(patch, scores)
             result = train(make(**options), path)
-            assert result["epochs"] == len(Run(path).read_metrics()) == len(scores) and result["best_epoch"] == best
+            assert (
+                result["epochs"] == len(RunDirectory(path).read_metrics()) == len(scores)
+                and result["best_epoch"] == best
+            )
             told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ended ")]
             why = f"2 epochs without a better val_top1 than {scores[best - 1]:.2f} % of epoch {best}"
             assert told == ([f"ended after epoch {ended} of 6: {why}"] if ended else [])
@@ -226,7 +229,7 @@ def test_a_run_with_every_option_stops_anywhere_and_ends_as_if_it_had_not(
             except KeyboardInterrupt:
                 continue
         break
-    rows = len(Run(stopped).read_metrics())
+    rows = len(RunDirectory(stopped).read_metrics())
     assert rows < 8 and saves == STEPS * rows - 1, "after each step but the last"
     assert everything(stopped) == everything(tmp_path / "steps")
 

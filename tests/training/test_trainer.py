@@ -14,7 +14,7 @@ from relgraph.errors import RelgraphError
 from relgraph.training import epochs, trainer
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.pretrain_recipe import resolve_pretraining
-from relgraph.training.runs import Run
+from relgraph.training.runs import RunDirectory
 from relgraph.training.trainer import run_job
 from tests.checks import assert_refused_like
 from tests.training.conftest import allowed, call_before, interrupt, outcome
@@ -30,7 +30,7 @@ def test_a_score_picks_the_first_best_epoch_and_without_one_the_newest_is_kept(t
     for number, (picked, found, best, kept, weights) in enumerate(cases):
         job = counting(found, picked)
         result = run(job, tmp_path / str(number))
-        opened = Run.open(tmp_path / str(number))
+        opened = RunDirectory.open(tmp_path / str(number))
         assert result["best"] == best and result["rows"] == result["epochs"] == 4
         assert [asked for asked in job.asked if asked.startswith("keep")] == [f"keep {epoch}" for epoch in range(kept)]
         assert opened.best.exists() == (weights is not None)
@@ -59,7 +59,7 @@ def test_a_run_that_is_stopped_before_any_write_ends_as_if_it_had_not(tmp_path: 
         assert {**result, "images_per_s": 0} == {**expected, "images_per_s": 0} and outcome(path) == outcome(whole)
         assert [words for words in job.asked if words[0] == "e"] == [f"evaluate {epoch}" for epoch in range(done, 4)]
         assert ("begin" in job.asked) == (done == 0)
-        folder, rows = path / "tensorboard", Run(path).read_metrics()
+        folder, rows = path / "tensorboard", RunDirectory(path).read_metrics()
         epochs, steps = (EventAccumulator(str(place)).Reload() for place in (folder, folder / "steps"))
         told = {name: [(event.step, event.value) for event in epochs.Scalars(name)] for name in ("loss", "val_knn")}
         assert told["loss"] == [(int(row["epoch"]), pytest.approx(row["loss"], rel=1e-6)) for row in rows]
@@ -97,7 +97,11 @@ def test_what_is_no_number_is_named_and_finished_epochs_are_kept(tmp_path: Path)
         with pytest.MonkeyPatch.context() as patch:
             call_before(patch, owner, name, call, spoil)
             assert_refused_like((partial(run, counting(), path), told))
-        assert len(Run(path).read_metrics()) == len(load_checkpoint(Run(path).last)["progress"]["rows"]) == 1
+        assert (
+            len(RunDirectory(path).read_metrics())
+            == len(load_checkpoint(RunDirectory(path).last)["progress"]["rows"])
+            == 1
+        )
         run(counting(), path, resume=True)
         assert outcome(path) == outcome(tmp_path / "whole")
 
@@ -118,7 +122,7 @@ def test_what_is_refused_leaves_everything_as_it_was(tmp_path: Path, monkeypatch
     )
     assert not path.exists()
     start()
-    before, kept = outcome(path), Run(path).last.read_bytes()
+    before, kept = outcome(path), RunDirectory(path).last.read_bytes()
     other = resolve_pretraining({"epochs": 4, "batch_size": 4, "lr": 0.5})
     assert_refused_like(
         (start, r"exists already: continue it with --resume .*, or choose another --out$"),
@@ -130,11 +134,11 @@ def test_what_is_refused_leaves_everything_as_it_was(tmp_path: Path, monkeypatch
         (r"last\.ckpt does not belong to this run's recipe: [^\n]*$", {"objective": {"other": torch.zeros(())}}),
         (r"last\.ckpt does not belong to this run's recipe: 'optimiser'$", {"objective": {"weight": torch.zeros(())}}),
     ):
-        torch.save(content, Run(path).last)
+        torch.save(content, RunDirectory(path).last)
         assert_refused_like((resume, told))
-    Run(path).last.write_bytes(kept[: len(kept) // 2])
+    RunDirectory(path).last.write_bytes(kept[: len(kept) // 2])
     assert_refused_like((resume, r"^cannot read the checkpoint .*last\.ckpt: it is damaged"))
-    Run(path).last.write_bytes(kept)
+    RunDirectory(path).last.write_bytes(kept)
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "train_epoch", interrupt)
         resume()

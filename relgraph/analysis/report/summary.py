@@ -10,7 +10,7 @@ from relgraph.errors import RelgraphError
 from relgraph.files import read_json
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.recipe import Recipe
-from relgraph.training.runs import AnyRecipe, Run
+from relgraph.training.runs import AnyRecipe, RunDirectory
 
 # Options that are always listed; others are listed only where they are not the default.
 ALWAYS = ("dataset", "teacher", "student", "network", "objective", "method", "graph", "epochs", "batch_size", "seed")
@@ -93,7 +93,7 @@ def summaries(paths: Sequence[Path], given: Mapping[Path, Mapping[str, Any]] | N
 
 
 def _summary(path: Path, name: str, given: Mapping[str, Any] | None) -> Summary:
-    run = Run.open(path)
+    run = RunDirectory.open(path)
     metrics = run.read_metrics() if run.metrics_file.is_file() else []
     result, environment, inputs = map(_known, (run.result_file, run.environment_file, run.inputs_file))
     found = Summary(name, run.stored(given), result, environment, inputs, metrics)

@@ -1,0 +1,38 @@
+"""Names of data sets."""
+
+from collections.abc import Callable
+
+from relgraph import own_code
+from relgraph.data.file_sources import ClassFolders, Folder, Table
+from relgraph.data.own import HuggingFace, OwnData
+from relgraph.data.sources import SOURCES as DATASETS
+from relgraph.data.sources import Source
+from relgraph.errors import unknown
+from relgraph.names.own import find_own
+
+OWN_DATA: dict[str, Callable[[str], Source]] = {
+    "folder": Folder, "classes": ClassFolders, "csv": Table, "huggingface": HuggingFace
+}  # fmt: skip
+
+
+def dataset(spec: object) -> Source:
+    """Return the data set of a spelling: a built-in one such as `cifar100`, or one of `OWN_DATA`; or an object.
+
+    Raises:
+        RelgraphError: for an unknown name.
+
+    >>> dataset("folder:/photos/birds").short_name
+    'birds'
+    """
+    if isinstance(spec, Source):
+        return spec
+    kind, _, place = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+    if kind in OWN_DATA and place:
+        return OWN_DATA[kind](place)
+    if isinstance(spec, str) and spec in DATASETS:
+        return DATASETS[spec]
+    own = find_own("datasets", spec)
+    if own is None:
+        others = "folder:PATH", "classes:PATH", "csv:FILE", "huggingface:NAME"
+        raise unknown("data set", str(spec), [*DATASETS, *others, *own_code.registered("datasets")])
+    return own[0] if isinstance(own[0], Source) else OwnData(*own)
