@@ -96,7 +96,7 @@ def _module(text: str, place: str) -> ModuleType:
     try:
         return _of_file(Path(place).expanduser().absolute()) if in_file else _by_name(place)
     except ModuleNotFoundError as error:
-        if in_file or error.name not in (place, place.split(".")[0]):
+        if error.name != place or "." in place:
             raise RelgraphError(f"{text} needs the module {error.name}, which is not installed") from error
         raise unknown("source or module", place, SOURCES - {"object"}) from error
     except Exception as error:  # what code of another's raises
