@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from .show import say_all
+
 # The options of each subject in the order of the help; a dash marks those that only --help-all lists.
 GROUPS = {
     "Run": "preset config out resume seed device devices"
@@ -90,5 +92,5 @@ def first_sentence(text: str) -> str:
 def _show_all(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         ctx.meta["help_all"] = True
-        click.echo(ctx.get_help(), color=ctx.color)
+        say_all(ctx.get_help())
         ctx.exit()

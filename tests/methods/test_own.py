@@ -139,10 +139,11 @@ def test_methods_are_given_as_classes_instances_and_relations() -> None:
     assert parse_methods([]) == []
 
 
-def test_an_instance_is_used_as_it_is() -> None:
+def test_an_instance_is_used_with_its_options() -> None:
     made = RKD(angle_weight=0.0, graph="knn", k=2)
     loss = build_method(made, RUN, {"graph": "dense", "kernel": "cosine", "refine": "smooth"})
-    assert isinstance(loss, Sum) and loss.parts["rkd"] is made and loss.weights == {"rkd": 1.0}
+    assert isinstance(loss, Sum) and loss.weights == {"rkd": 1.0}
+    assert loss.parts["rkd"] is not made and repr(loss.parts["rkd"]) == repr(made), "a copy is trained"
     pkt = build_method(PKT(), RUN)
     assert pkt is not None and pkt.weights == {"pkt": 30000.0}, "the published weight"
     (item,) = parse_methods(made)
