@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from relgraph.outputs import Batch, Output
 
@@ -51,7 +51,7 @@ class EpochEnd:
     epochs: int
     metrics: Mapping[str, float]
     best: bool
-    network: nn.Module
+    network: Any
     run: Path
 
 

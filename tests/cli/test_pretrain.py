@@ -68,7 +68,7 @@ def test_what_it_tells_to_do_next_can_be_done(
 
 
 def test_help(program: Program) -> None:
-    told = " ".join(program("pretrain", "--help").stdout.split())
+    told = " ".join(program("pretrain", "--help-all").stdout.split())
     default = "[default: simclr 0.5, moco 0.2, sskd-head 1.0] [simclr on digits: 0.2]"
     example, warmup = "Examples: relgraph pretrain the teacher", "10, or a tenth of the epochs if that is fewer"
     assert all(words in told for words in (example, "--objective [simclr|moco|sskd-head]", default, warmup))

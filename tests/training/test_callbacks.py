@@ -132,7 +132,10 @@ def test_the_functions_refuse_what_does_not_fit(tmp_path: Path) -> None:
     assert_refused_like(
         (lambda: relgraph.train(resume=run.path, epochs=3), "resume keeps the recipe of the run: .*, got epochs"),
         (lambda: relgraph.train(resume=run.path, preset="ega"), "resume keeps the recipe of the run: .*, got preset"),
-        (lambda: relgraph.train(epoch=3), "unknown option 'epoch': did you mean 'epochs'.*"),
+        (
+            lambda: relgraph.train(epoch=3),  # type: ignore[call-arg]
+            "unknown option 'epoch': did you mean 'epochs'.*",
+        ),
         (
             lambda: relgraph.pretrain(resume=run.path),
             ".* is a run of relgraph train: continue it with relgraph train .*",

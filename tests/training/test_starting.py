@@ -1,6 +1,5 @@
 """Students that start from weights: published ones, a file's; how their images are normalised; stages by name."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,9 @@ import torch
 from torch import nn
 from torchvision import models
 
-from relgraph import names
 from relgraph.files import read_json, read_yaml
 from relgraph.names import build_backbone, load_student
 from relgraph.networks.files import save_network, weights_fingerprint
-from relgraph.networks.own import OwnStudent
 from relgraph.training.distillation import build, train
 from relgraph.training.pretrain_recipe import resolve_pretraining
 from relgraph.training.pretraining import pretrain
@@ -170,27 +167,13 @@ def small() -> nn.Module:
     )
 
 
-@pytest.fixture
-def own(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], None]:
-    """Return a function that makes a user's target the student of the name "net"."""
-    find = names.student
-
-    def name(target: object) -> None:
-        monkeypatch.setattr(names, "student", lambda text: OwnStudent(target, text) if text == "net" else find(text))
-
-    return name
-
-
-def test_methods_that_read_maps_work_with_own_networks(
-    make: RecipeMaker, own: Callable[[object], None], tmp_path: Path
-) -> None:
-    own(small)
+def test_methods_that_read_maps_work_with_own_networks(make: RecipeMaker, tmp_path: Path) -> None:
     stages = ("0", "1", "2", "3")
-    options: dict[str, Any] = {"student": "net", "epochs": 1}
+    options: dict[str, Any] = {"student": small, "epochs": 1}
     for method in ("at", "sp", "fitnet"):
         path = tmp_path / method
         train(make(method=method, student_stages=stages, **options), path)
-        student, info = load_student(path)
+        student, info = load_student(path, student=small)
         assert info["stages"] == list(stages)
         assert [tuple(m.shape[1:]) for m in student(torch.rand(1, 3, 8, 8)).maps] == [
             (16, 8, 8), (16, 8, 8), (32, 4, 4), (64, 2, 2)
@@ -198,11 +181,10 @@ def test_methods_that_read_maps_work_with_own_networks(
         assert_refused_like((partial(build, make(method=method, **options)), r"maps=\(\.\.\.\)|map"))
 
 
-def test_two_runs_from_one_module_begin_equal(make: RecipeMaker, own: Callable[[object], None], tmp_path: Path) -> None:
+def test_two_runs_from_one_module_begin_equal(make: RecipeMaker, tmp_path: Path) -> None:
     module = small()
     before = {name: x.clone() for name, x in module.state_dict().items()}
-    own(module)
-    recipe = make(method="sp", student="net", student_stages=("2",), epochs=1, accumulate=2)
+    recipe = make(method="sp", student=module, student_stages=("2",), epochs=1, accumulate=2)
     for name in ("first", "second"):
         train(recipe, tmp_path / name)
     assert outcome(tmp_path / "first") == outcome(tmp_path / "second")
