@@ -26,6 +26,7 @@ def relgraph(*arguments: str, launcher: tuple[str, ...] = (), **environment: str
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
 
 
+@pytest.mark.slow
 def test_two_devices_train_one_student(program: Program, tmp_path: Path) -> None:
     two = relgraph("train", "--devices", "2", *QUICK, "--out", "two")
     assert (two.returncode, two.stderr) == (0, "")
@@ -46,6 +47,7 @@ def test_two_devices_train_one_student(program: Program, tmp_path: Path) -> None
     assert again.stdout.splitlines()[-1] == one.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_an_error_is_one_line(tmp_path: Path) -> None:
     found = relgraph("train", "--devices", "2", "--batch-size", "25", "--labelled-share", "1")
     assert found.returncode == 1
@@ -93,6 +95,7 @@ def endless(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
         os.killpg(program.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_finished_epochs(endless: "subprocess.Popen[str]", tmp_path: Path) -> None:
     """Also where it reaches the launcher alone, as from an editor's button."""
     endless.send_signal(signal.SIGINT)
