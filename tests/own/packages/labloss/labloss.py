@@ -13,6 +13,16 @@ signs = Kernel("signs", lambda x: torch.tanh(3 * x), dot)
 relation = Relation(signs, criterion=mean_square)
 
 
+def doubled(weights: Tensor) -> Tensor:
+    """Return the weights of an anchor, twice as large."""
+    return 2 * weights
+
+
+def largest(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the largest difference of an anchor's weights."""
+    return (student - teacher).abs().amax(-1)
+
+
 class Regression(Method):
     """Regress the teacher's feature from the student's by one layer.
 
