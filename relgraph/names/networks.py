@@ -65,14 +65,17 @@ def student(spec: object) -> StudentSource:
     return BenchmarkSource(str(spec)) if own is None else OwnStudent(*own)
 
 
-def student_in_file(text: str) -> StudentSource:
-    """Return the student that a file names.
+def student_in_file(file: str | Path) -> Callable[[str], StudentSource]:
+    """Return the function that finds the student which a file names.
 
-    Raises:
-        RelgraphError: if it is code of one's own that was not permitted, or cannot be found.
+    It raises RelgraphError for code of one's own that was not permitted, or cannot be found.
     """
-    check_permitted(text, "the network's file")
-    return student(text)
+
+    def find(text: str) -> StudentSource:
+        check_permitted(text, str(file))
+        return student(text)
+
+    return find
 
 
 def teacher(spec: object) -> TeacherSource:
@@ -94,11 +97,11 @@ def teacher(spec: object) -> TeacherSource:
         case "torchvision" if name:
             return TorchvisionSource(architecture, tag)
         case "checkpoint" if name:
-            return CheckpointSource(Path(name), student_in_file)
+            return CheckpointSource(Path(name), student_in_file(name))
         case "repdistiller" if name:
             return PublishedSource(name)
         case "embedded" if name:
-            return CheckpointSource(embedded(name), student_in_file)
+            return CheckpointSource(embedded(name), student_in_file(name))
         case "vectors" if name:
             return VectorSource(Path(name))
     own = find_own("teachers", spec)
@@ -152,7 +155,7 @@ def load_student(
             for code of one's own that was neither given again nor allowed.
     """
     with own_code.permitting(everything=allow_code):
-        return read_student(Path(path), student_in_file if student is None else _always(student))
+        return read_student(Path(path), student_in_file(path) if student is None else _always(student))
 
 
 def _always(spec: object) -> Callable[[str], StudentSource]:

@@ -34,7 +34,7 @@ def new_backbone(recipe: Recipe, channels: int, side: int, *, restored: bool) ->
         backbone = source.build(channels, side)
     if recipe.init_from is not None:
         path = Path(recipe.init_from)
-        found, info = load_network(path, names.student_in_file)
+        found, info = load_network(path, names.student_in_file(path))
         if info["backbone"] != str(recipe.student):
             raise RelgraphError(f"{path} holds a {info['backbone']}: expected a {recipe.student}, the student")
         load_strictly(backbone, found.state_dict(), path)
