@@ -24,7 +24,7 @@ from relgraph.graph.pair import Pair
 from relgraph.graph.topology import Chooser
 from relgraph.keywords import EmbedOptions, PretrainOptions, TrainOptions
 from relgraph.names import load_student, own_spellings
-from relgraph.networks.heads import Student
+from relgraph.networks.plain import PlainStudent
 from relgraph.own_code import Own, permitting
 from relgraph.processes import ProcessGroup
 from relgraph.training import distillation, pretraining, stores
@@ -90,10 +90,10 @@ class Run:
         file = self._directory.diagnostics_file
         return self._directory.read_metrics(file) if file.is_file() else []
 
-    def student(self) -> Student:
-        """Return the best student, in evaluation mode: images `(N, C, H, W)` to an `Output`."""
+    def student(self) -> PlainStudent:
+        """Return the best student, in evaluation mode: see `relgraph.load_student`."""
         own = {"student": self._given.get("student")}
-        return load_student(self._directory.student_file, **own, allow_code=self._allow_code)[0]
+        return load_student(self._directory.student_file, **own, allow_code=self._allow_code)
 
     def evaluate(self, k: int = 20) -> dict[str, Any]:
         """Return the accuracies of student and teacher: see `relgraph.evaluate`."""

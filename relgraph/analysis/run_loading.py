@@ -20,10 +20,10 @@ from relgraph.files import first_line
 from relgraph.graph.pair import Pair
 from relgraph.graph.topology import Chooser
 from relgraph.methods import Output
-from relgraph.methods.contrastive import Contrastive, head_like
-from relgraph.names import is_vectors, load_student, read_arguments
+from relgraph.methods.contrastive import Contrastive
+from relgraph.names import is_vectors, open_student, read_arguments
 from relgraph.networks.files import load_strictly
-from relgraph.networks.heads import Head
+from relgraph.networks.heads import Head, layers_like
 from relgraph.printing import tell
 from relgraph.training.building import open_data, open_fabric, open_teacher
 from relgraph.training.checkpoint import load_checkpoint
@@ -69,7 +69,7 @@ class TrainedRun:
         self.recipe = self.run.recipe(given)
         self.data = open_data(self.recipe)
         self.device = open_fabric(self.recipe).device
-        self.student, self.description = load_student(self.run.student_file, student=(given or {}).get("student"))
+        self.student, self.description = open_student(self.run.student_file, student=(given or {}).get("student"))
         self.student.to(self.device)
         if tuple(self.description["classes"]) != self.data.train.classes:
             counts = f"expected {len(self.description['classes'])}, got {len(self.data.train.classes)}"
@@ -106,7 +106,7 @@ class TrainedRun:
         if chosen.get("nodes", self.recipe.nodes) not in (None, "feature"):
             return None
         own = {name.split(".projector.")[1]: t for name, t in weights.items() if ".projector." in name}
-        head = head_like(own) or nn.Identity()
+        head = layers_like(own) or nn.Identity()
         load_strictly(head, own, self.run.best)
         return head.to(self.device).eval()
 

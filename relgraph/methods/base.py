@@ -54,6 +54,20 @@ class Summand(NamedTuple):
         return {name if self.owner in ("", name) else f"{self.owner}_{name}": term for name, term in terms.items()}
 
 
+class Space(NamedTuple):
+    """The vectors of one image that a method compares: a part of each network's output, behind layers of the method's.
+
+    Attributes:
+        part: The part.
+        student: The layers on the student's, if the method has some.
+        teacher: Those on the teacher's.
+    """
+
+    part: Literal["embedding", "feature"]
+    student: nn.Module | None = None
+    teacher: nn.Module | None = None
+
+
 FACT = r"^(Paper|Differs|Kernel|Topology|Criterion): (.+(?:\n    .+)*)"
 # Attributes of every method, which no option may be called.
 RESERVED = frozenset({"weight", "gamma", "views", "reads", "augment", "init_share", "pointwise"})
@@ -217,6 +231,12 @@ class Method(nn.Module):
         on this side: only those with `teacher_parameters` are asked for losses in a training.
         """
         return {}
+
+    def space(self) -> Space:
+        """Return where the vectors of one image are compared: for maps and logits, that of the feature below them."""
+        nodes = getattr(self, "nodes", None)
+        reads_embedding = nodes == "embedding" or (nodes is None and "embedding" in self.reads)
+        return Space("embedding" if reads_embedding else "feature")
 
     def teacher_parameters(self) -> Sequence[nn.Parameter]:
         """Return the parameters that `teacher_terms` trains, which the student's optimiser does not update."""

@@ -19,7 +19,7 @@ from relgraph.graph.kernels import (
 from relgraph.graph.pair import Pair, check_nodes
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import Nearest
-from relgraph.methods.base import Batch, Output, RunFacts, Terms, option
+from relgraph.methods.base import Batch, Output, RunFacts, Space, Terms, option
 from relgraph.methods.relational import Relational
 
 Correlation = Literal["taylor", "gaussian", "bilinear", "consecutive"]
@@ -114,6 +114,10 @@ class CC(Relational):
     def for_run(cls, run: RunFacts, refine: str | None = None, **options: Any) -> Self:
         """Return the method for the widths of the run's features."""
         return super().for_run(run, refine, student_width=run.student_width, teacher_width=run.teacher_width, **options)
+
+    def space(self) -> Space:
+        """Return the linear layers of the correlation "consecutive"."""
+        return Space("feature", *self.embeds) if len(self.embeds) else super().space()
 
     def make_relation(self) -> Relation | None:
         """Return the relation of the correlation; "consecutive" has none."""

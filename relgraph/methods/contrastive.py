@@ -1,6 +1,5 @@
 """Base classes of contrastive methods: nodes, the student's head, and a queue if there is one."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -10,7 +9,7 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import cosine, excess, full_precision
 from relgraph.graph.memory import Queue
 from relgraph.graph.pair import check_nodes
-from relgraph.methods.base import Batch, Method, Output, RunFacts, as_output, chosen_nodes, nodes_of, option
+from relgraph.methods.base import Batch, Method, Output, RunFacts, Space, as_output, chosen_nodes, nodes_of, option
 from relgraph.networks.heads import Projector
 
 Vectors = Literal["embedding", "feature"]
@@ -76,6 +75,10 @@ class Contrastive(Method):
                 s = self.projector((s / excess(s)).to(next(self.projector.parameters()).dtype))
         return s, t
 
+    def space(self) -> Space:
+        """Return the student's layers; the teacher's vectors are its nodes."""
+        return Space(self.nodes, self.projector)
+
     def teacher_nodes(self, output: Output) -> Tensor:
         """Return the teacher's nodes `(N, D_t)`, of the width that the method was built for."""
         return nodes_of(output, self.nodes, type(self).__name__, "teacher", self.teacher_width)
@@ -113,17 +116,3 @@ class Queued(Contrastive):
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:
         """Put the teacher's vectors, of unit length, in place of the oldest."""
         self.memory.remember(cosine.nodes(self.teacher_nodes(as_output(teacher))))
-
-
-def head_like(state: Mapping[str, Tensor]) -> nn.Module | None:
-    """Return new layers of the shapes that a stored head's `state_dict` has; `None` for the state of no head.
-
-    >>> head_like(nn.Linear(4, 6).state_dict())
-    Linear(in_features=4, out_features=6, bias=True)
-    """
-    if not state:
-        return None
-    if "weight" in state:
-        return nn.Linear(state["weight"].shape[1], len(state["weight"]))
-    first, last = state["0.weight"], state["2.weight"]
-    return Projector(first.shape[1], len(last), len(first))

@@ -13,7 +13,18 @@ from relgraph.graph.kernels import at_least_float32, excess, full_precision, uni
 from relgraph.graph.memory import Bank, ClassSampler, NearestOthers, RandomOthers
 from relgraph.graph.pair import check_nodes
 from relgraph.graph.topology import Nearest, Rule
-from relgraph.methods.base import Batch, Method, Output, RunFacts, Terms, as_output, chosen_nodes, nodes_of, option
+from relgraph.methods.base import (
+    Batch,
+    Method,
+    Output,
+    RunFacts,
+    Space,
+    Terms,
+    as_output,
+    chosen_nodes,
+    nodes_of,
+    option,
+)
 from relgraph.methods.contrastive import Vectors
 
 # Dot products over tau of one direction: own (N,), negative (N, K), and the number of negatives (N,).
@@ -141,6 +152,10 @@ class CRD(Method):
         self.student_bank.remember(indices, s, self.bank_momentum)
         self.teacher_bank.remember(indices, t, self.bank_momentum)
         self.sampler.advance()
+
+    def space(self) -> Space:
+        """Return the layers of both sides; the vectors are compared at unit length."""
+        return Space(self.nodes, self.embed_student, self.embed_teacher)
 
     def _anchors(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
         """Return g_s and g_t, `(N, key_dim)`."""

@@ -10,7 +10,18 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.contrast import batch_contrast
 from relgraph.graph.kernels import at_least_float32, cosine, excess, full_precision
 from relgraph.graph.pair import check_nodes
-from relgraph.methods.base import Method, RunFacts, Terms, Views, extra_of, labels_of, logits_of, nodes_of, option
+from relgraph.methods.base import (
+    Method,
+    RunFacts,
+    Space,
+    Terms,
+    Views,
+    extra_of,
+    labels_of,
+    logits_of,
+    nodes_of,
+    option,
+)
 from relgraph.methods.kd import divergence
 from relgraph.networks.heads import Projector
 from relgraph.outputs import Batch, Output
@@ -122,6 +133,10 @@ class SSKD(Method):
     def for_run(cls, run: RunFacts, **options: Any) -> Self:
         """Return the method for the widths of a run's features, with its self-supervision head."""
         return cls(run.student_width, run.teacher_width, run.ss_head, **options)
+
+    def space(self) -> Space:
+        """Return the heads behind which views are compared with images."""
+        return Space("feature", self.projector if self.head == "mlp" else None, self.ss_head)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of the student's side; the teacher's head stays in evaluation mode."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.methods.base import Batch, Loss, Method, Output, Summand, Terms
+from relgraph.methods.base import Batch, Loss, Method, Output, Space, Summand, Terms
 
 
 class Sum(Method):
@@ -70,6 +70,11 @@ class Sum(Method):
         for part in self.summands():
             terms |= part.named(part.method.teacher_terms(student, teacher, batch, cross_entropy))
         return terms
+
+    def space(self) -> Space:
+        """Return the space of the first method that has layers of its own, else that of the first."""
+        spaces = [method.space() for _, method in self.each()]
+        return next((space for space in spaces if space.student is not None), spaces[0])
 
     def teacher_parameters(self) -> Sequence[nn.Parameter]:
         """Return the parameters of the methods' sides of the teacher."""

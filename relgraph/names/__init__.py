@@ -21,6 +21,7 @@ from relgraph.names.networks import clip_spec as clip_spec
 from relgraph.names.networks import is_vectors as is_vectors
 from relgraph.names.networks import load_student as load_student
 from relgraph.names.networks import load_teacher as load_teacher
+from relgraph.names.networks import open_student as open_student
 from relgraph.names.networks import student as student
 from relgraph.names.networks import student_in_file as student_in_file
 from relgraph.names.networks import teacher as teacher

@@ -14,6 +14,7 @@ from relgraph.networks.files import read_student
 from relgraph.networks.heads import Student
 from relgraph.networks.open_clip_source import OpenClipSource
 from relgraph.networks.own import OwnStudent, OwnTeacher
+from relgraph.networks.plain import PlainStudent, read_plain
 from relgraph.networks.published_source import PublishedSource
 from relgraph.networks.sources import Arguments, StudentSource, TeacherSource
 from relgraph.networks.students import ALIASES, STUDENTS, BenchmarkSource
@@ -137,10 +138,29 @@ def build_backbone(name: object, in_channels: int = 3, *, image_size: int | None
     return source.start(None, in_channels, image_size) if source.published else source.build(in_channels, image_size)
 
 
-def load_student(
+def load_student(path: str | Path, *, student: object = None, allow_code: bool = False) -> PlainStudent:
+    """Return a trained student as a plain module in evaluation mode, from a run or its `student.safetensors`.
+
+    It maps a normalised batch `(N, C, H, W)` to vectors `(N, D)`, in the space in which the method compared them with
+    the teacher's, and logits; `preprocess` prepares an image.
+
+    Args:
+        path: The run or the file.
+        student: The network of one's own that it holds, given again: its spelling, or the object.
+        allow_code: Whether code of one's own that the file names may be run.
+
+    Raises:
+        RelgraphError: if the file is missing, truncated, without a head, or of another architecture than it declares;
+            for code of one's own that was neither given again nor allowed.
+    """
+    with own_code.permitting(everything=allow_code):
+        return read_plain(Path(path), student_in_file(path) if student is None else _always(student))
+
+
+def open_student(
     path: str | Path, *, student: object = None, allow_code: bool = False
 ) -> tuple[Student, dict[str, Any]]:
-    """Return a trained student, in evaluation mode, and its description, from a run or its `student.safetensors`.
+    """Return a trained student as it was trained, in evaluation mode, and its description: see `load_student`.
 
     The description contains the properties of its input: `in_channels`, `image_size`, `mean`, `std` (of images in 0..1)
     and `classes`.

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError, unknown
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import load_head, load_network, load_projector, read_network
-from relgraph.networks.heads import Head, Projector
+from relgraph.networks.heads import Head
 from relgraph.networks.sources import Arguments, Listed, Pretrained, StudentSource, TeacherSource
 
 EMBEDDED = {"digits": Path(__file__).parents[1] / "assets" / "digits-simclr.safetensors"}
@@ -20,7 +20,7 @@ OUTPUTS = ("feature", "projection")  # of a checkpoint
 class Projected(Backbone):
     """A backbone and the projector that was trained on top of it, `(N, C, H, W) -> (N, width)`, the projection's."""
 
-    def __init__(self, backbone: Backbone, projector: Projector) -> None:
+    def __init__(self, backbone: Backbone, projector: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.projector = projector

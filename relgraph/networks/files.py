@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from relgraph.errors import RelgraphError
 from relgraph.files import SEAL, reading, write_atomically
 from relgraph.networks.backbone import Backbone, choose_stages
-from relgraph.networks.heads import Head, Projector, Student
+from relgraph.networks.heads import Head, Projector, Student, layers_like
 from relgraph.networks.sources import StudentSource
 
 DESCRIBED = {"backbone", "in_channels", "image_size", "mean", "std"}  # keys of the description of any network file
 NETWORK_FILES = ("network.safetensors", "student.safetensors")  # of a run directory: a pre-training's, a training's
 M = TypeVar("M", bound=nn.Module)
+ABOVE = ("head.", "projector.", "teacher.")  # what a network's file holds besides its backbone
 SS_HEAD_FILE = "ss_head.safetensors"
 SS_HEAD_KIND = "sskd-head"  # the `kind` in the description of such a file
 
@@ -29,8 +30,8 @@ def save_network(path: Path, network: nn.Module, info: Mapping[str, Any]) -> Non
     """Write weights and `info` (JSON values, of a network at least those of `DESCRIBED`) to a safetensors file.
 
     A network and the layers on top of it are stored together: the keys of its backbone begin with `backbone.`, those of
-    a student's head with `head.`, those of a projector with `projector.`; `info` then describes the projector by
-    `{"projector": {"dim": int, "hidden": int, "norm": bool}}`.
+    a student's head with `head.`, those of a projector with `projector.`, and what the teacher's side of a training
+    learned with `teacher.head.` and `teacher.projector.`.
     """
     # Cloned, since safetensors stores no two names for one memory, which CoaT has: its blocks share a layer.
     layout = torch.contiguous_format
@@ -129,9 +130,8 @@ def load_network(path: Path, find: Callable[[str], StudentSource]) -> tuple[Back
     """
     path = find_network(path)
     tensors, info = read_network(path)
-    backbone = _built(info, find)
-    above = ("head.", "projector.")
-    own = {name.removeprefix("backbone."): t for name, t in tensors.items() if not name.startswith(above)}
+    backbone = built(info, find)
+    own = {name.removeprefix("backbone."): t for name, t in tensors.items() if not name.startswith(ABOVE)}
     return load_strictly(backbone, own, path).eval(), info
 
 
@@ -147,11 +147,12 @@ def read_student(path: Path, find: Callable[[str], StudentSource]) -> tuple[Stud
     tensors, info = read_network(path)
     if "dim" not in info or "classes" not in info:
         raise RelgraphError(f"{path} holds a backbone without a head: expected student.safetensors of a training run")
-    student = Student(_built(info, find), info["dim"], len(info["classes"]))
-    return load_strictly(student, tensors, path).eval(), info
+    student = Student(built(info, find), info["dim"], len(info["classes"]))
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith(ABOVE[1:])}
+    return load_strictly(student, own, path).eval(), info
 
 
-def _built(info: Mapping[str, Any], find: Callable[[str], StudentSource]) -> Backbone:
+def built(info: Mapping[str, Any], find: Callable[[str], StudentSource]) -> Backbone:
     """Return the untrained network that a file describes, with the stages that were chosen for it."""
     backbone = find(info["backbone"]).build(info["in_channels"], info["image_size"])
     choose_stages(backbone, info.get("stages", ()), info["in_channels"], info["image_size"], info["backbone"])
@@ -171,19 +172,18 @@ def load_head(path: Path) -> tuple[Head, tuple[str, ...]]:
     return load_strictly(head, own, path).eval(), tuple(map(str, info["classes"]))
 
 
-def load_projector(path: Path) -> Projector:
-    """Return the trained projector of a pre-training, in float32 and evaluation mode, from a file or run.
+def load_projector(path: Path, prefix: str = "projector.") -> nn.Module:
+    """Return the trained layers on top of a network's vectors, in float32 and evaluation mode, from a file or run.
 
     Raises:
-        RelgraphError: if the file cannot be read, holds no projector, or one that lacks weights.
+        RelgraphError: if the file cannot be read, holds no such layers, or they lack weights.
     """
-    path, own, _ = _part(path, "projector.")
-    if not own:
-        raise RelgraphError(f"{path} holds no projector: expected the network.safetensors of relgraph pretrain")
-    norm = "3.weight" in own
-    hidden, width = _sizes(own, "0.weight")
-    dim, _ = _sizes(own, f"{2 + norm}.weight")
-    return load_strictly(Projector(width, dim, hidden, norm), own, path).eval()
+    path, own, _ = _part(path, prefix)
+    layers = layers_like(own)
+    if layers is None:
+        told = "expected the network.safetensors of relgraph pretrain, or the student of a method that has one"
+        raise RelgraphError(f"{path} holds no projector: {told}")
+    return load_strictly(layers, own, path).eval()
 
 
 def _part(path: Path, prefix: str) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:

@@ -84,3 +84,19 @@ class Projector(nn.Sequential):
         hidden = width if hidden is None else hidden
         middle = [nn.BatchNorm1d(hidden)] if norm else []
         super().__init__(nn.Linear(width, hidden), *middle, nn.ReLU(), nn.Linear(hidden, dim))
+
+
+def layers_like(state: Mapping[str, Tensor]) -> nn.Module | None:
+    """Return new layers of the shapes that a stored projector's state has; `None` for the state of none.
+
+    >>> layers_like(nn.Linear(4, 6).state_dict())
+    Linear(in_features=4, out_features=6, bias=True)
+    """
+    norm = "3.weight" in state
+    shapes = {n: x.shape if x.ndim == 2 else (1, 1) for n, x in state.items()}  # loading refuses what does not fit
+    if not state:
+        return None
+    if "weight" in state:
+        return nn.Linear(shapes["weight"][1], shapes["weight"][0], bias="bias" in state)
+    (hidden, width), (dim, _) = shapes.get("0.weight", (1, 1)), shapes.get(f"{2 + norm}.weight", (1, 1))
+    return Projector(width, dim, hidden, norm)

@@ -14,7 +14,7 @@ from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 from relgraph.methods import Method, RunFacts
-from relgraph.methods.base import Shapes
+from relgraph.methods.base import Shapes, Space
 from relgraph.names import build_method, read_arguments
 from relgraph.networks.backbone import map_shapes
 from relgraph.networks.batch_norm import average_statistics, synchronised
@@ -100,7 +100,19 @@ class Distillation(Job):
 
     def keep(self, run: RunDirectory) -> None:
         """Write the student."""
-        save_network(run.student_file, self.student, self.description())
+        save_network(run.student_file, self._whole(), self.description())
+
+    def _whole(self) -> nn.Module:
+        """Return what makes vectors of an image: the student with its projector, and the teacher's learned side."""
+        space, student = self._space(), self.student
+        teacher = {"head": self.objective.teacher_head, "projector": space.teacher}
+        parts = {"backbone": student.backbone, "head": student.head, "projector": space.student}
+        own = nn.ModuleDict({name: part for name, part in teacher.items() if part is not None})
+        return nn.ModuleDict({name: part for name, part in {**parts, "teacher": own}.items() if part is not None})
+
+    def _space(self) -> Space:
+        method = self.objective.method
+        return Space("embedding") if method is None else method.space()
 
     def kept(self, run: RunDirectory) -> Path:
         """Return the student's file."""
@@ -115,6 +127,8 @@ class Distillation(Job):
             **({"stages": list(recipe.student_stages)} if recipe.student_stages else {}),
             "dim": recipe.projected,
             "classes": list(self.data.train.classes),
+            "vectors": self._space().part,
+            "learns_labels": recipe.learns_labels,
             **super().description(),
         }
 

@@ -22,7 +22,7 @@ from relgraph.analysis.run_loading import evaluate_run
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.errors import RelgraphError
 from relgraph.files import read_json, read_table, read_yaml, torch_load
-from relgraph.names import load_student, load_teacher
+from relgraph.names import load_teacher, open_student
 from relgraph.networks.files import read_network
 from relgraph.networks.weights import from_hub, from_url, read_weights
 from relgraph.training.building import parse_arguments
@@ -105,7 +105,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "w.pt": lambda path: load_teacher("torchvision:squeezenet1_1", weights=path),
     "clip.pt": lambda path: load_teacher("open_clip:ViT-S-32-alt", weights=path),
     "network.safetensors": read_network,
-    "student.safetensors": load_student,
+    "student.safetensors": open_student,
     "teacher.safetensors": lambda path: load_teacher(f"checkpoint:{path}"),
     "pair.pt": read_pair,
     "recipe.yaml": read_yaml,

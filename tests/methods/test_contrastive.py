@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.methods import InfoNCE, NTXent
-from relgraph.methods.contrastive import head_like
-from relgraph.networks.heads import Projector
+from relgraph.networks.heads import Projector, layers_like
 from tests.checks import assert_refused, case
 from tests.methods.golden import check, embeddings, infonce, ntxent, vectors
 
@@ -66,9 +65,9 @@ def test_settings_and_what_it_refuses(cls: Batchwise) -> None:
 
 def test_layers_like_a_stored_head_take_its_weights() -> None:
     for head in (nn.Linear(5, 7), Projector(5, 7), Projector(5, 7, hidden=9)):
-        found = head_like(head.state_dict())
+        found = layers_like(head.state_dict())
         assert found is not None
         found.load_state_dict(head.state_dict())
         x = torch.randn(3, 5)
         assert torch.equal(found(x), head(x))
-    assert head_like({}) is None
+    assert layers_like({}) is None

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from relgraph.names import build_backbone, load_student, student
+from relgraph.names import build_backbone, open_student, student
 from relgraph.networks.files import (
     find_network,
     load_head,
@@ -160,7 +160,7 @@ def test_parts_that_are_missing_damaged_or_of_other_sizes(tmp_path: Path) -> Non
     assert_refused_like(
         (head, r"classify.bias is \(2,\) in the network, \(3,\) in the file$"),
         (partial(load_head, pre), "n holds no classifier: expected"),
-        (partial(load_projector, run), r"holds no projector: expected the network\.safetensors of relgraph pretrain$"),
+        (partial(load_projector, run), r"holds no projector: expected the network\.safetensors of relgraph pretrain, "),
     )
     first, last = nn.Linear(64, 12), nn.Linear(12, 5)
     for layers, words in (
@@ -220,30 +220,30 @@ def test_a_run_and_its_file_give_the_same_student(tmp_path: Path) -> None:
     student(images)  # so that running statistics are unlike a new network's
     file = save_student(tmp_path, student)
     for path in (tmp_path, str(file)):
-        again, info = load_student(path)
+        again, info = open_student(path)
         assert not again.training and info == {**INFO, "dim": 16, "classes": ["a", "b", "c"]}
         assert torch.equal(again(images).logits, student.eval()(images).logits)
     of_timm = Student(build_backbone("timm:test_vit", 1, image_size=32), 16, 3).eval()  # is built for a size
     save_student(tmp_path, of_timm, backbone="timm:test_vit", image_size=32)
     images = torch.rand(2, 1, 32, 32)
-    assert torch.equal(load_student(tmp_path)[0](images).logits, of_timm(images).logits)
+    assert torch.equal(open_student(tmp_path)[0](images).logits, of_timm(images).logits)
     for keep in (0, 100, -1):
         save_student(tmp_path, student)
         file.write_bytes(file.read_bytes()[:keep])
-        assert_refused_like((lambda: load_student(file), r"^cannot read the network file .*student\.safetensors: "))
+        assert_refused_like((lambda: open_student(file), r"^cannot read the network file .*student\.safetensors: "))
 
 
 def test_a_student_with_a_linear_head_is_described_and_built_again(tmp_path: Path) -> None:
     student = Student(build_backbone("resnet8", 1), None, 3).eval()
     file = save_student(tmp_path, student, dim=None)
-    (again, info), (head, classes), images = load_student(file), load_head(file), torch.rand(4, 1, 8, 8)
+    (again, info), (head, classes), images = open_student(file), load_head(file), torch.rand(4, 1, 8, 8)
     assert info["dim"] is None and equal(head, student.head) and (head.dim, classes) == (64, ("a", "b", "c"))
     assert torch.equal(again(images).logits, student(images).logits)
 
 
 def test_other_files_are_no_student(tmp_path: Path) -> None:
     def fails(message: str) -> None:
-        assert_refused_like((lambda: load_student(tmp_path), message))
+        assert_refused_like((lambda: open_student(tmp_path), message))
 
     fails(r"student\.safetensors")
     file = save_student(tmp_path, Student(build_backbone("resnet8", 1), 8, 3))
@@ -256,6 +256,6 @@ def test_other_files_are_no_student(tmp_path: Path) -> None:
 
 def test_a_student_of_images_without_labels(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     save_student(tmp_path, Student(build_backbone("resnet8", 1), 16, 0), classes=())
-    student, info = load_student(tmp_path)
+    student, info = open_student(tmp_path)
     assert info["classes"] == [] and student(torch.rand(2, 1, 8, 8)).logits.shape == (2, 1)
     assert not recwarn.list, "torch warns of layers without outputs"

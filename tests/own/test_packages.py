@@ -116,8 +116,8 @@ def test_objects_in_python(site: Path, tmp_path: Path) -> None:
     run = relgraph.train(**parts, method=method, out=tmp_path / "run", **QUICK)
     assert run.result["epochs"] == 1 and [row["epoch"] for row in run.metrics] == [1.0]
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items()), "a copy is trained"
-    found = run.student()(torch.rand(2, 3, 12, 12))
-    assert found.embedding.shape == (2, 8) and found.feature is not None and found.feature.shape == (2, 16)
+    vectors, logits = run.student()(torch.rand(2, 3, 12, 12))
+    assert vectors.shape == (2, 16) and logits is not None and logits.shape == (2, 3)
     figures = run.evaluate()
     assert figures["student"]["top1"] == pytest.approx(run.result["test"]["best"]["top1"])
     assert run.export(tmp_path / "graph.gexf").path.is_file() and run.report(tmp_path / "r.html").is_file()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from relgraph.graph.criteria import huber
 from relgraph.graph.scales import by_mean
 from relgraph.methods import EGA, KD, METHODS, SP, SSKD, Batch, Method, Output, RunFacts, Sum, Views
-from relgraph.names import build_backbone, load_student, load_teacher
+from relgraph.names import build_backbone, load_teacher, open_student
 from relgraph.networks.backbone import map_shapes
 from relgraph.networks.files import load_head, load_ss_head, save_network, save_ss_head
 from relgraph.networks.heads import Projector
@@ -163,7 +163,7 @@ def pretrained(tmp_path: Path) -> tuple[Path, nn.Module]:
 
 def test_where_a_student_may_start_from(make: RecipeMaker, finished: Runs, pretrained: tuple[Path, nn.Module]) -> None:
     run, (path, backbone) = finished("seed"), pretrained
-    stored, _ = load_student(run)
+    stored, _ = open_student(run)
     plain = new(make(method="none")).student
     assert not equal(states(plain.backbone), states(stored.backbone))
     for given, method, expected in (
@@ -197,7 +197,7 @@ def owner(finished: Runs) -> dict[str, Any]:
 
 def test_a_teacher_keeps_its_own_head(make: RecipeMaker, owner: dict[str, Any], finished: Runs) -> None:
     """Its logits are those of the run that it comes from, before the training and after it."""
-    source, _ = load_student(finished("kd"))
+    source, _ = open_student(finished("kd"))
     for options in ({"method": "kd", "dim": 24}, {"method": "ega"}, {"method": "ega", "refine": "conv"}):
         job = build(make(**owner, **options))
         head = job.objective.teacher_head

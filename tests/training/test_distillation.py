@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import normalize
 
 from relgraph.methods import CRD, SEED, Batch
-from relgraph.names import load_student
+from relgraph.names import open_student
 from relgraph.training import epochs
 from relgraph.training.building import open_data, open_teacher
 from relgraph.training.checkpoint import load_checkpoint
@@ -258,7 +258,7 @@ def test_without_a_best_epoch_the_result_is_that_of_the_last(make: RecipeMaker, 
     assert all("val_top1" in row and "test_top1" not in row for row in rows)
     assert list(result["test"]) == ["last"] and result["selected_on"] == "last" and "best_epoch" not in result
     assert result["note"] == "the last epoch: none was picked; the test split was only read at the end"
-    kept, best = load_student(tmp_path / "run")[0], load_checkpoint(tmp_path / "run" / "best.ckpt")["objective"]
+    kept, best = open_student(tmp_path / "run")[0], load_checkpoint(tmp_path / "run" / "best.ckpt")["objective"]
     last = load_checkpoint(tmp_path / "run" / "last.ckpt")["objective"]
     assert equal(best, last) and equal(states(kept), {n: last[f"student.{n}"] for n in kept.state_dict()})
 
@@ -278,7 +278,7 @@ def test_the_results_are_those_of_the_stored_students(make: RecipeMaker, tmp_pat
     result = train(recipe, path)
     assert result_of(path) == result
     assert result["test"]["best"] != result["test"]["last"], "else this test could not tell them apart"
-    data, (student, info) = open_data(recipe), load_student(path)
+    data, (student, info) = open_data(recipe), open_student(path)
     mean, std = (torch.tensor(info[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
     for which in ("best", "last"):
         weights = load_checkpoint(path / f"{which}.ckpt")["objective"]
@@ -329,7 +329,7 @@ def test_images_without_labels(make: RecipeMaker, finished: Runs) -> None:
     rows = RunDirectory(path).read_metrics()
     assert [row["teacher_head"] for row in rows] == [0, 0] and all(row["infonce"] > 0 for row in rows)
     assert not any(name.startswith(("val_", "test_")) or name == "train_top1" for row in rows for name in row)
-    student, info = load_student(path)
+    student, info = open_student(path)
     last = load_checkpoint(path / "last.ckpt")["objective"]
     assert all(torch.equal(last[f"student.{name}"], tensor) for name, tensor in student.state_dict().items())
     assert info["classes"] == [] and info["objective"] == "infonce"

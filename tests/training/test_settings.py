@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, AdamW
 
 from relgraph.methods import Batch
-from relgraph.names import load_student
+from relgraph.names import open_student
 from relgraph.training import trainer
 from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.distillation import Distillation, build, train
@@ -111,7 +111,7 @@ def test_a_pre_training_has_the_optimiser_and_its_clipping(images: Path) -> None
 def test_the_average_is_evaluated_selected_and_kept(make: RecipeMaker, tmp_path: Path) -> None:
     path, recipe = tmp_path / "run", make(method="none", lr=0.3, seed=2, ema=0.7)
     result, data = train(recipe, path), build(recipe).data
-    kept, info = load_student(path)
+    kept, info = open_student(path)
     best, last = (load_checkpoint(path / name) for name in ("best.ckpt", "last.ckpt"))
     assert equal(states(kept), best["ema"])
     raw = {name.removeprefix("student."): x for name, x in best["objective"].items()}

@@ -10,7 +10,7 @@ from torch import nn
 from torchvision import models
 
 from relgraph.files import read_json, read_yaml
-from relgraph.names import build_backbone, load_student
+from relgraph.names import build_backbone, open_student
 from relgraph.networks.files import save_network, weights_fingerprint
 from relgraph.training.distillation import build, train
 from relgraph.training.pretrain_recipe import resolve_pretraining
@@ -115,7 +115,7 @@ def test_a_run_goes_on_and_its_student_is_read_without_the_published_weights(
     assert outcome(stopped) == outcome(whole)
     assert read_yaml(stopped / "recipe.yaml", sealed=True)["normalise"] == "student"
     assert read_json(stopped / "inputs.json")["student weights"]["name"] == TAGGED
-    student, info = load_student(stopped)
+    student, info = open_student(stopped)
     assert (info["backbone"], tuple(info["mean"])) == (TAGGED, IMAGENET[0])
     torch.manual_seed(0)
     assert student(torch.rand(2, 3, 8, 8)).logits is not None
@@ -173,7 +173,7 @@ def test_methods_that_read_maps_work_with_own_networks(make: RecipeMaker, tmp_pa
     for method in ("at", "sp", "fitnet"):
         path = tmp_path / method
         train(make(method=method, student_stages=stages, **options), path)
-        student, info = load_student(path, student=small)
+        student, info = open_student(path, student=small)
         assert info["stages"] == list(stages)
         assert [tuple(m.shape[1:]) for m in student(torch.rand(1, 3, 8, 8)).maps] == [
             (16, 8, 8), (16, 8, 8), (32, 4, 4), (64, 2, 2)

@@ -1,0 +1,113 @@
+"""The student that leaves a run: its vectors are those that the method compared; its file holds what makes them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+
+import relgraph
+from relgraph.methods.crd import CRD
+from relgraph.names import open_student
+from relgraph.networks.files import load_head, load_projector, read_network
+from relgraph.training.checkpoint import load_checkpoint
+from relgraph.training.distillation import build
+from relgraph.training.runs import RunDirectory
+from tests.checks import assert_refused_like
+
+QUICK: dict[str, Any] = {
+    "student": "resnet8", "epochs": 1, "batch_size": 128, "device": "cpu", "precision": "32-true",
+}  # fmt: skip
+CASES: dict[str, dict[str, Any]] = {
+    "ega": {"method": "ega", "dim": 12},
+    "rkd": {"method": "rkd", "head": "linear"},
+    "seed": {"method": "seed", "method_args": ("queue=64",)},
+    "crd": {"method": "crd", "method_args": ("negatives=8",)},
+    "sum": {"method": "sp+cc", "method_args": ("cc.correlation=consecutive",)},
+    "none": {"method": "none"},
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, relgraph.Run]:
+    name = request.param
+    return name, relgraph.train(**QUICK, **CASES[name], out=tmp_path_factory.mktemp("plain") / name)
+
+
+def test_vectors_are_those_that_the_method_compared(run: tuple[str, relgraph.Run]) -> None:
+    name, trained = run
+    job = build(trained.recipe)  # type: ignore[arg-type]
+    job.load(load_checkpoint(RunDirectory(trained.path).best))
+    images = torch.rand(5, 1, 8, 8)
+    plain, student = trained.student(), job.student.eval()
+    vectors, logits = plain(images)
+    with torch.no_grad():
+        output = student(images)
+    method: Any = job.objective.method
+    parts = {} if method is None else method.parts
+    feature, embedding = output.feature, output.embedding
+    assert feature is not None
+    expected: dict[str, Callable[[], Tensor]] = {
+        "ega": lambda: embedding,
+        "none": lambda: embedding,
+        "rkd": lambda: feature,
+        "seed": lambda: parts["seed"].vectors(output, output._replace(feature=torch.rand(5, 64)))[0],
+        "crd": lambda: parts["crd"].embed_student(feature),
+        "sum": lambda: parts["cc"].embeds[0](feature),
+    }
+    torch.testing.assert_close(vectors, expected[name]())
+    if name == "crd":
+        anchors = parts["crd"]
+        assert isinstance(anchors, CRD)
+        found, _ = anchors._anchors(output, output._replace(feature=torch.rand(5, 64)))
+        torch.testing.assert_close(normalize(vectors), found)
+    if name == "seed":
+        assert logits is None and plain.classes == (), "no loss trained the classifier"
+    else:
+        assert logits is not None and output.logits is not None
+        torch.testing.assert_close(logits, output.logits)
+        assert plain.classes == tuple("0123456789")
+
+
+def test_the_file_holds_the_teacher_s_side_as_well(run: tuple[str, relgraph.Run]) -> None:
+    name, trained = run
+    file = RunDirectory(trained.path).student_file
+    student, _ = open_student(file)
+    assert student.head.dim == {"rkd": 64, "ega": 12}.get(name, 256), "and opens as it was trained"
+    state = load_checkpoint(RunDirectory(trained.path).best)["objective"]
+    if name in ("seed", "crd", "sum"):
+        assert load_projector(file)(torch.rand(2, 64)).shape[1] > 0
+    else:
+        assert_refused_like((lambda: load_projector(file), ".* holds no projector: .*"))
+    if name == "ega":
+        weight = state["teacher_head.project.weight"]
+        tensors, _ = read_network(file)
+        assert torch.equal(tensors["teacher.head.project.weight"], weight)
+    if name == "crd":
+        assert load_projector(file, "teacher.projector.")(torch.rand(2, 64)).shape == (2, 128)
+    if name != "seed":
+        assert load_head(file)[1] == tuple("0123456789")
+
+
+def test_an_image_is_prepared_as_the_run_s_were(run: tuple[str, relgraph.Run], tmp_path: Path) -> None:
+    name, trained = run
+    if name != "ega":
+        pytest.skip("the same for each")
+    student, gradient = trained.student(), torch.arange(20 * 12 * 3).reshape(12, 20, 3) % 256
+    picture = Image.fromarray(gradient.to(torch.uint8).numpy())
+    picture.save(tmp_path / "a.png")
+    prepared = student.preprocess(tmp_path / "a.png")
+    assert prepared.shape == (1, 8, 8) and student.preprocess.size == 8
+    for image in (picture, gradient.to(torch.uint8).permute(2, 0, 1), gradient.permute(2, 0, 1).float() / 255):
+        torch.testing.assert_close(student.preprocess(image), prepared)
+    pixels = student.preprocess.pixels(picture)
+    assert pixels.dtype == torch.uint8 and pixels.shape == (3, 8, 8)
+    grey = (pixels.float() / 255 * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0)
+    torch.testing.assert_close(prepared[0], (grey - student.preprocess.mean[0]) / student.preprocess.std[0])
+    exported = torch.export.export(student, (prepared[None],)).module()
+    torch.testing.assert_close(exported(prepared[None])[0], student(prepared[None])[0])
+    assert_refused_like((lambda: student.preprocess(tmp_path / "none.png"), ".*none.png.*"))
