@@ -28,6 +28,7 @@ from relgraph.files import (
     writing,
 )
 from relgraph.names import OWN, check_permitted, dataset, own_spellings
+from relgraph.own_code import is_own, registered
 from relgraph.processes import ProcessGroup
 from relgraph.training.hardware import processor
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
@@ -118,11 +119,20 @@ class RunDirectory:
                 content[name] = given[name]
             else:
                 check_permitted(text, str(self.recipe_file))
+        self._check_packages(given or {})
         found = resolve_pretraining(content) if "objective" in content else resolve(content, preset="none")
         lacking = [item.name for item in fields(found) if item.name not in content]
         if lacking:
             raise RelgraphError(f"{self.recipe_file} must hold every option, it lacks {', '.join(lacking)}")
         return found
+
+    def _check_packages(self, given: Mapping[str, Any]) -> None:
+        """Raise RelgraphError if a package that registered a name in the recipe is no longer installed."""
+        for part, code in (self.inputs().get("code", {}) if self.inputs_file.is_file() else {}).items():
+            name, spelling = part.split()[0], code["spelling"]
+            if given.get(name) is None and not is_own(spelling) and spelling not in registered(OWN[name]):
+                package = f"the package {code.get('package')} {code.get('version')}, which does not register it here"
+                raise RelgraphError(f"{self.path} was made with the {name} {spelling} of {package}")
 
     def inputs(self) -> dict[str, Any]:
         """Return the fingerprints of the data and the teacher that the run was made of.
