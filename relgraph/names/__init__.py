@@ -25,6 +25,7 @@ from relgraph.names.networks import student as student
 from relgraph.names.networks import student_in_file as student_in_file
 from relgraph.names.networks import teacher as teacher
 from relgraph.names.own import OWN as OWN
+from relgraph.names.own import check_options_of as check_options_of
 from relgraph.names.own import check_permitted as check_permitted
 from relgraph.names.own import logger as logger
 from relgraph.names.own import origins as origins

@@ -65,6 +65,13 @@ def check_permitted(text: str, owner: str) -> None:
         own_code.check_permitted(part, owner)
 
 
+def check_options_of(content: Mapping[str, Any], owner: str) -> None:
+    """Raise RelgraphError if options that a file holds name code of one's own that was not permitted."""
+    for name in {*OWN, "method_args", "logger"} & content.keys():
+        for text in content[name] if isinstance(content[name], (tuple, list)) else (content[name],):
+            check_permitted(str(text).partition("=")[2] if name == "method_args" else str(text), owner)
+
+
 def find_own(kind: str, spec: object) -> tuple[Any, str] | None:
     """Return what code of one's own a spelling or an object stands for and its spelling, `None` for other spellings.
 

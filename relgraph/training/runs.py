@@ -27,7 +27,7 @@ from relgraph.files import (
     write_yaml,
     writing,
 )
-from relgraph.names import OWN, check_permitted, dataset, own_spellings
+from relgraph.names import OWN, check_options_of, dataset, own_spellings
 from relgraph.processes import ProcessGroup
 from relgraph.training.hardware import processor
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
@@ -107,17 +107,15 @@ class RunDirectory:
                 was neither given again nor permitted, or something is given again that is none.
         """
         content = read_yaml(self.recipe_file, sealed=True)
-        for text in content.get("method_args", ()):
-            check_permitted(str(text).partition("=")[2], str(self.recipe_file))
-        for name in OWN:
+        again = {name: spec for name, spec in (given or {}).items() if name in OWN and spec is not None}
+        for name in again:
             text = str(content.get(name))
-            own = own_spellings(text) or "object:" in text
-            if given and given.get(name) is not None:
-                if not own:
-                    raise RelgraphError(f"{name} of {self.path} is {text}, no code of its own: it is not given again")
-                content[name] = given[name]
-            else:
-                check_permitted(text, str(self.recipe_file))
+            if not (own_spellings(text) or "object:" in text):
+                raise RelgraphError(f"{name} of {self.path} is {text}, no code of its own: it is not given again")
+        # Loggers are loaded where a run is resumed alone, and checked there.
+        named = {name: value for name, value in content.items() if name not in again and name != "logger"}
+        check_options_of(named, str(self.recipe_file))
+        content |= again
         found = resolve_pretraining(content) if "objective" in content else resolve(content, preset="none")
         lacking = [item.name for item in fields(found) if item.name not in content]
         if lacking:
