@@ -9,6 +9,8 @@ import pytest
 from relgraph import names, own_code
 from relgraph.errors import RelgraphError
 from relgraph.own_code import Own, is_own, load, permitting, spelling_of
+from relgraph.training.recipe import Recipe
+from relgraph.training.resuming import changed_code
 from tests.checks import assert_refused, assert_refused_like, case
 
 
@@ -105,6 +107,25 @@ def test_what_a_file_names_is_refused_unless_it_is_named_again() -> None:
         assert_refused((check, refused))
     for harmless in ("kd", "timm:resnet18", "object:Net", ""):
         names.check_permitted(harmless, "run")
-    assert names.settled({"method": "0.5*l.py:M+kd", "seed": 3, "teacher_mean": [1.0]}) == {
-        "method": f"0.5*{Path.cwd() / 'l.py'}:M+kd", "seed": 3, "teacher_mean": (1.0,),
+
+
+def test_files_are_found_from_any_directory() -> None:
+    here = Path.cwd()
+    assert names.settled({
+        "method": "0.5*l.py:M+kd+l.py:M2", "method_args": ["kernel= k.py:f ", "tau=1"], "logger": ("l.py:L", "none"),
+        "seed": 3, "teacher_mean": [1.0],
+    }) == {
+        "method": f"0.5*{here}/l.py:M+kd+{here}/l.py:M2", "method_args": (f"kernel={here}/k.py:f", "tau=1"),
+        "logger": (f"{here}/l.py:L", "none"), "seed": 3, "teacher_mean": (1.0,),
     }  # fmt: skip
+
+
+def test_the_code_of_every_option_is_recorded_and_told_if_it_changes(tmp_path: Path) -> None:
+    (tmp_path / "parts.py").write_text("from relgraph.graph.kernels import cosine\n")
+    recipe = Recipe(method="sp", method_args=(f"kernel={tmp_path / 'parts.py'}:cosine",))
+    known = {"code": names.origins(recipe)}
+    assert known["code"]["method_args"]["file"] == str(tmp_path / "parts.py")
+    assert names.own_code_of(recipe) == [f"{tmp_path / 'parts.py'}:cosine"] and not changed_code(known, recipe, "run")
+    (tmp_path / "parts.py").write_text("from relgraph.graph.kernels import cosine  # as it was\n")
+    (line,) = changed_code(known, recipe, "run")
+    assert line.startswith("the code of the method_args")

@@ -31,6 +31,7 @@ from relgraph.names.own import logger as logger
 from relgraph.names.own import origins as origins
 from relgraph.names.own import own_code_of as own_code_of
 from relgraph.names.own import own_spellings as own_spellings
+from relgraph.names.own import replace_own as replace_own
 from relgraph.names.own import settled as settled
 from relgraph.names.own import split_sum as split_sum
 from relgraph.names.parts import PARTS as PARTS

@@ -27,7 +27,7 @@ from relgraph.files import (
     write_yaml,
     writing,
 )
-from relgraph.names import OWN, check_options_of, dataset, own_spellings
+from relgraph.names import OWN, check_options_of, dataset, own_spellings, replace_own
 from relgraph.processes import ProcessGroup
 from relgraph.training.hardware import processor
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
@@ -253,10 +253,7 @@ def _subject(recipe: AnyRecipe) -> str:
 
 def _short(spec: object) -> str:
     """Return a spelling without paths and modules, for the name of a directory."""
-    text = str(spec)
-    for own in own_spellings(text):
-        text = text.replace(own, re.split(r"[:.]", own)[-1])
-    return text.removeprefix("object:")
+    return replace_own(str(spec), lambda own: re.split(r"[:.]", own)[-1]).replace("object:", "")
 
 
 def environment(seed: int) -> dict[str, Any]:
