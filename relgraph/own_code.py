@@ -68,11 +68,18 @@ def is_own(text: str) -> bool:
 
 
 def absolute(text: str) -> str:
-    """Return a spelling with the whole path of its file, which is found from any directory; others as they are."""
-    if not is_own(text) or not IN_FILE.fullmatch(text):
+    """Return a spelling with the whole path of its file, which is found from any directory; others as they are.
+
+    Raises:
+        RelgraphError: for a path with a plus or a star, which are read as a sum of methods.
+    """
+    if not IN_FILE.fullmatch(text):
         return text
     file, _, attribute = text.rpartition(":")
-    return f"{Path(file).expanduser().absolute()}:{attribute}"
+    found = f"{Path(file).expanduser().absolute()}:{attribute}"
+    if not is_own(found):
+        raise RelgraphError(f"{text} must lie at a path without + and *, which stand for sums, got {found}")
+    return found
 
 
 def load(text: str) -> Any:
@@ -94,7 +101,8 @@ def _module(text: str, place: str) -> ModuleType:
     if in_file and not Path(place).expanduser().is_file():
         raise RelgraphError(f"{text}: expected a file {place}, found none")
     try:
-        return _of_file(Path(place).expanduser().absolute()) if in_file else _by_name(place)
+        file = Path(place).expanduser().absolute()
+        return _of_file(file, file.read_bytes()) if in_file else _by_name(place)
     except ModuleNotFoundError as error:
         if error.name != place or "." in place:
             raise RelgraphError(f"{text} needs the module {error.name}, which is not installed") from error
@@ -105,17 +113,17 @@ def _module(text: str, place: str) -> ModuleType:
 
 
 @cache
-def _of_file(file: Path) -> ModuleType:
-    """Return the module that a file defines, which may import its neighbours, as a script does."""
+def _of_file(file: Path, content: bytes) -> ModuleType:
+    """Return the module that a file of this content defines, which may import its neighbours, as a script does."""
     name = MODULE + hashlib.sha256(str(file).encode()).hexdigest()[:16]
     found = importlib.util.spec_from_file_location(name, file)
-    assert found is not None and found.loader is not None, "it ends with .py"
+    assert found is not None, "it ends with .py"
     module = importlib.util.module_from_spec(found)
     if str(file.parent) not in sys.path:
         sys.path.append(str(file.parent))
     sys.modules[name] = module  # dataclasses look their module up
     try:
-        found.loader.exec_module(module)
+        exec(compile(content, str(file), "exec"), vars(module))  # what is recorded, and no older bytecode
     except BaseException:
         del sys.modules[name]
         raise
@@ -143,8 +151,14 @@ def spelling_of(target: Any) -> str:
     module, name = getattr(target, "__module__", "") or "", getattr(target, "__qualname__", "<")
     if "<" in name or module in ("", "__main__"):
         return f"object:{type(target).__name__}"
-    file = getattr(sys.modules.get(module), "__file__", None)
-    return f"{file if module.startswith(MODULE) else module}:{name}"
+    place, spelled = sys.modules.get(module), f"object:{type(target).__name__}"
+    try:
+        if reduce(getattr, name.split("."), place) != target:  # a method of an object, or what a decorator made
+            return spelled
+    except AttributeError:
+        return spelled
+    found = f"{getattr(place, '__file__', None) if module.startswith(MODULE) else module}:{name}"
+    return found if is_own(found) else spelled
 
 
 def origin(kind: str, text: str) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Spellings of code of one's own: what they are, what they load, and when a file may name them."""
 
 import sys
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,21 @@ def test_a_file_is_loaded_once_and_may_import_its_neighbours(tmp_path: Path) -> 
     assert spelling_of(found) == text, "found again by the file"
     code = own_code.origin("students", text)
     assert code["file"] == str(tmp_path / "nets.py") and code["spelling"] == text and len(code["sha256"]) == 64
+
+
+def test_a_file_that_was_changed_is_loaded_again(tmp_path: Path) -> None:
+    file = tmp_path / "changing.py"
+    for value in (1, 2):
+        file.write_text(f"value = {value}\n")
+        assert load(f"{file}:value") == value
+    assert not (tmp_path / "__pycache__").exists()
+
+
+def test_a_path_that_would_be_read_as_a_sum_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "c++").mkdir()
+    monkeypatch.chdir(tmp_path / "c++")
+    told = "nets.py:Net must lie at a path without + and *, which stand for sums, got /…"
+    assert_refused((lambda: own_code.absolute("nets.py:Net"), told))
 
 
 def test_faults_are_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +91,8 @@ def test_spellings_of_objects() -> None:
         "pathlib:Path.cwd": Path.cwd,
         "object:int": 3,
         "object:function": local,
+        "object:method": Path("x").exists,
+        "object:partial": partial(RelgraphError, "x"),
         "0.5*relgraph.errors:RelgraphError+kd+2*object:int": [(0.5, RelgraphError), "kd", (2, 3)],
     }
     for expected, target in cases.items():
@@ -83,6 +101,7 @@ def test_spellings_of_objects() -> None:
                 spelling_of(target) == expected
                 and str(Own.of(target) if expected != "object:int" else expected) == expected
             )
+    assert spelling_of(wraps(RelgraphError)(local)) == "object:function", "not what it says that it is"
     for plain in ("text", 3, 0.5, None, True):
         assert Own.of(plain) is plain
     assert Own(1, "a:b") == Own(2, "a:b") and Own.of(Own(1, "a:b")).target == 1
