@@ -34,6 +34,7 @@ from relgraph.names.own import own_spellings as own_spellings
 from relgraph.names.own import replace_own as replace_own
 from relgraph.names.own import settled as settled
 from relgraph.names.own import split_sum as split_sum
+from relgraph.names.own import texts_of as texts_of
 from relgraph.names.parts import PARTS as PARTS
 from relgraph.names.parts import criterion as criterion
 from relgraph.names.parts import kernel as kernel

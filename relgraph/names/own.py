@@ -89,8 +89,13 @@ def check_permitted(text: str, owner: str) -> None:
 def check_options_of(content: Mapping[str, Any], owner: str) -> None:
     """Raise RelgraphError if options that a file holds name code of one's own that was not permitted."""
     for name in {*OWN, "method_args", "logger"} & content.keys():
-        for text in content[name] if isinstance(content[name], (tuple, list)) else (content[name],):
-            check_permitted(str(text).partition("=")[2] if name == "method_args" else str(text), owner)
+        for text in texts_of(content[name]):
+            check_permitted(text.partition("=")[2] if name == "method_args" else text, owner)
+
+
+def texts_of(value: Any) -> list[str]:
+    """Return the text of an option's value, or of each of several."""
+    return [*map(str, value)] if isinstance(value, (tuple, list)) else [str(value)]
 
 
 def find_own(kind: str, spec: object) -> tuple[Any, str] | None:

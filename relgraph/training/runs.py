@@ -27,7 +27,7 @@ from relgraph.files import (
     write_yaml,
     writing,
 )
-from relgraph.names import OWN, check_options_of, dataset, own_spellings, replace_own
+from relgraph.names import OWN, check_options_of, dataset, own_spellings, replace_own, texts_of
 from relgraph.processes import ProcessGroup
 from relgraph.training.hardware import processor
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
@@ -107,11 +107,12 @@ class RunDirectory:
                 was neither given again nor permitted, or something is given again that is none.
         """
         content = read_yaml(self.recipe_file, sealed=True)
-        again = {name: spec for name, spec in (given or {}).items() if name in OWN and spec is not None}
+        again = {name: spec for name, spec in (given or {}).items() if name in (*OWN, "logger") and spec is not None}
         for name in again:
-            text = str(content.get(name))
-            if not (own_spellings(text) or "object:" in text):
-                raise RelgraphError(f"{name} of {self.path} is {text}, no code of its own: it is not given again")
+            texts = texts_of(content.get(name))
+            if not any(own_spellings(text) or "object:" in text for text in texts):
+                told = f"{name} of {self.path} is {', '.join(texts)}, no code of its own"
+                raise RelgraphError(f"{told}: it is not given again")
         # Loggers are loaded where a run is resumed alone, and checked there.
         named = {name: value for name, value in content.items() if name not in again and name != "logger"}
         check_options_of(named, str(self.recipe_file))
@@ -171,7 +172,7 @@ class RunDirectory:
         """Raise RelgraphError if the run was started with another recipe, naming the first option that differs.
 
         Where the recipe leaves to the program whether the teacher runs or is read, or how images are normalised, what
-        was found then stands.
+        was found then stands. Loggers may be others, since no figure depends on them.
         """
         own = {name: getattr(recipe, name, None) for name in OWN}
         stored = self.stored({name: spec for name, spec in own.items() if spec is not None and self._again(name, spec)})
@@ -187,7 +188,7 @@ class RunDirectory:
             recipe = replace(recipe, normalise=stored.normalise)
         for item in fields(recipe):
             was, now = getattr(stored, item.name), getattr(recipe, item.name)
-            if was != now:
+            if was != now and item.name != "logger":
                 raise RelgraphError(f"{self.path} was started with another recipe: {item.name} was {was}, is now {now}")
 
     def _again(self, name: str, spec: Any) -> bool:

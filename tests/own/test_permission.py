@@ -45,3 +45,12 @@ def test_a_run_s_recipe_runs_no_code(tmp_path: Path) -> None:
             with case(options), pytest.raises(RelgraphError):
                 verb()
             assert not mark.exists(), options
+
+
+def test_permission_for_one_run_of_a_report_is_not_for_another(tmp_path: Path) -> None:
+    code, mark = mark_of(tmp_path)
+    mine, other = (RunDirectory.create(tmp_path / name, Recipe()) for name in ("mine", "other"))
+    write_yaml(other.recipe_file, {**read_yaml(other.recipe_file, sealed=True), "method": code})
+    with pytest.raises(RelgraphError, match="names code of its own"):
+        relgraph.report([relgraph.Run(mine.path, allow_code=True), other.path], tmp_path / "report.html")
+    assert not mark.exists()
