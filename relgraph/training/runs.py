@@ -175,7 +175,7 @@ class RunDirectory:
         was found then stands. Loggers may be others, since no figure depends on them.
         """
         own = {name: getattr(recipe, name, None) for name in OWN}
-        stored = self.stored({name: spec for name, spec in own.items() if spec is not None and self._again(name, spec)})
+        stored = self.stored({name: spec for name, spec in own.items() if self._again(name, spec)})
         if type(stored) is not type(recipe):
             was, now = ("training" if isinstance(r, Recipe) else "pre-training" for r in (stored, recipe))
             raise RelgraphError(f"{self.path} is a {was}: expected a {now}")
@@ -189,12 +189,20 @@ class RunDirectory:
         for item in fields(recipe):
             was, now = getattr(stored, item.name), getattr(recipe, item.name)
             if was != now and item.name != "logger":
-                raise RelgraphError(f"{self.path} was started with another recipe: {item.name} was {was}, is now {now}")
+                raise self._another(item.name, was, now)
 
     def _again(self, name: str, spec: Any) -> bool:
-        """Return whether this is code of one's own that the run names, perhaps from another place."""
-        was, now = str(read_yaml(self.recipe_file, sealed=True).get(name)), str(spec)
-        return was.rpartition(":")[2] == now.rpartition(":")[2] and (bool(own_spellings(was)) or "object:" in was)
+        """Return whether the run names code of one's own here, which this must be as well, perhaps from elsewhere."""
+        texts = str(read_yaml(self.recipe_file, sealed=True).get(name)), str(spec)
+        if not own_spellings(texts[0]) and "object:" not in texts[0]:
+            return False
+        was, now = (replace_own(text, lambda own: own.rpartition(":")[2]).replace("object:", "") for text in texts)
+        if was != now:
+            raise self._another(name, *texts)
+        return True
+
+    def _another(self, name: str, was: object, now: object) -> RelgraphError:
+        return RelgraphError(f"{self.path} was started with another recipe: {name} was {was}, is now {now}")
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]], file: Path | None = None) -> None:
         """Write all rows, one an epoch: what a stopped run wrote after its last checkpoint is trained again."""
