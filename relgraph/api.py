@@ -401,7 +401,10 @@ def _again(run: Run | str | Path, allow_code: bool, given: Given) -> Run:
 @contextmanager
 def _permitted(given: Given, allow_code: bool) -> Iterator[None]:
     """Permit that files name the code of one's own that is spelled here, or any."""
-    specs = [one for spec in given.values() for one in (spec if isinstance(spec, tuple) else (spec,))]
-    texts = [text for spec in specs for text in own_spellings(str(Own.of(spec)))]
+    several = {
+        name: spec if name == "logger" and isinstance(spec, (tuple, list)) else [spec] for name, spec in given.items()
+    }
+    specs = [Own.of(spec, name) for name, parts in several.items() for spec in parts]
+    texts = [text for spec in specs for text in own_spellings(str(spec))]
     with permitting(texts, everything=allow_code):
         yield

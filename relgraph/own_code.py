@@ -52,9 +52,14 @@ class Own:
         return self.spelling
 
     @classmethod
-    def of(cls, spec: Any) -> Any:
-        """Return an object with its spelling; texts, numbers, nothing, and what has its spelling as they are."""
-        return spec if isinstance(spec, (str, int, float, cls, NoneType)) else cls(spec, spelling_of(spec))
+    def of(cls, spec: Any, option: str = "") -> Any:
+        """Return an object with its spelling; texts, numbers, nothing, and what has its spelling as they are.
+
+        A list is a sum of methods where the `option` is `method`; a data set may be a list as well.
+        """
+        if isinstance(spec, (str, int, float, cls, NoneType)):
+            return spec
+        return cls(spec, sum_of(spec) if option == "method" and isinstance(spec, list) else spelling_of(spec))
 
 
 def is_own(text: str) -> bool:
@@ -144,10 +149,6 @@ def spelling_of(target: Any) -> str:
     >>> spelling_of(RelgraphError), spelling_of(3)
     ('relgraph.errors:RelgraphError', 'object:int')
     """
-    if isinstance(target, list):  # a sum of methods, each alone or as (weight, method)
-        parts = [part if isinstance(part, tuple) and len(part) == 2 else (None, part) for part in target]
-        words = [part if isinstance(part, str) else spelling_of(part) for _, part in parts]
-        return "+".join(word if w is None else f"{w:g}*{word}" for (w, _), word in zip(parts, words, strict=True))
     module, name = getattr(target, "__module__", "") or "", getattr(target, "__qualname__", "<")
     if "<" in name or module in ("", "__main__"):
         return f"object:{type(target).__name__}"
@@ -159,6 +160,17 @@ def spelling_of(target: Any) -> str:
         return spelled
     found = f"{getattr(place, '__file__', None) if module.startswith(MODULE) else module}:{name}"
     return found if is_own(found) else spelled
+
+
+def sum_of(methods: list[Any]) -> str:
+    """Return the spelling of a sum of methods, each alone or as (weight, method).
+
+    >>> sum_of(["kd", (0.5, RelgraphError)])
+    'kd+0.5*relgraph.errors:RelgraphError'
+    """
+    parts = [part if isinstance(part, tuple) and len(part) == 2 else (None, part) for part in methods]
+    words = [part if isinstance(part, str) else spelling_of(part) for _, part in parts]
+    return "+".join(word if w is None else f"{w}*{word}" for (w, _), word in zip(parts, words, strict=True))
 
 
 def origin(kind: str, text: str) -> dict[str, str]:

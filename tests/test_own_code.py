@@ -93,7 +93,7 @@ def test_spellings_of_objects() -> None:
         "object:function": local,
         "object:method": Path("x").exists,
         "object:partial": partial(RelgraphError, "x"),
-        "0.5*relgraph.errors:RelgraphError+kd+2*object:int": [(0.5, RelgraphError), "kd", (2, 3)],
+        "object:list": [(0.5, RelgraphError)],
     }
     for expected, target in cases.items():
         with case(expected):
@@ -101,6 +101,9 @@ def test_spellings_of_objects() -> None:
                 spelling_of(target) == expected
                 and str(Own.of(target) if expected != "object:int" else expected) == expected
             )
+    assert str(Own.of([(Path("image"), 3)], "dataset")) == "object:list", "no sum of methods"
+    several = [(0.5, RelgraphError), "kd", (0.123456789, 3)]
+    assert str(Own.of(several, "method")) == "0.5*relgraph.errors:RelgraphError+kd+0.123456789*object:int"
     assert spelling_of(wraps(RelgraphError)(local)) == "object:function", "not what it says that it is"
     for plain in ("text", 3, 0.5, None, True):
         assert Own.of(plain) is plain

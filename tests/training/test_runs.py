@@ -182,7 +182,7 @@ def test_pre_trainings_and_trainings_are_told_apart(tmp_path: Path) -> None:
 
 def test_a_sum_with_ones_own_method_is_resumed_with_its_weights(tmp_path: Path) -> None:
     def recipe(weight: float, other: str = "kd") -> Recipe:
-        return Recipe(method=Own.of([other, (weight, Relation())]))
+        return Recipe(method=Own.of([other, (weight, Relation())], "method"))
 
     run = RunDirectory.create(tmp_path / "run", recipe(0.5))
     run.check_recipe(recipe(0.5))
