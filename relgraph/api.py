@@ -23,7 +23,7 @@ from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.pair import Pair
 from relgraph.graph.topology import Chooser
 from relgraph.keywords import EmbedOptions, PretrainOptions, TrainOptions
-from relgraph.names import load_student, own_spellings
+from relgraph.names import load_student, own_code_of, own_spellings
 from relgraph.networks.heads import Student
 from relgraph.own_code import Own, permitting
 from relgraph.processes import ProcessGroup
@@ -35,6 +35,7 @@ from relgraph.training.runs import AnyRecipe, RunDirectory, free_name
 
 Split = Literal["train", "val", "test"]
 Given = Mapping[str, Any]
+AGAIN = OBJECTS | {"logger"}  # what a run that names code of one's own is given again
 
 
 class Run:
@@ -50,8 +51,8 @@ class Run:
     """
 
     def __init__(self, path: str | Path, *, allow_code: bool = False, **given: Any) -> None:
-        for name in given.keys() - OBJECTS:
-            raise unknown("part of a run that is given again", name, OBJECTS)
+        for name in given.keys() - AGAIN:
+            raise unknown("part of a run that is given again", name, AGAIN)
         self._directory = RunDirectory.open(Path(path))
         self._allow_code, self._given = allow_code, given
 
@@ -155,7 +156,7 @@ def train(
     with _permitted(options, allow_code):
         recipe = _recipe(resume, preset, options)
         path = Path(resume or out or free_name(Path("runs"), recipe))
-    return run_recipe(recipe, path, resume=resume is not None, callbacks=callbacks, allow_code=allow_code)
+        return run_recipe(recipe, path, resume=resume is not None, callbacks=callbacks, allow_code=allow_code)
 
 
 def _recipe(resume: str | Path | None, preset: str | None, options: Given) -> Recipe:
@@ -188,7 +189,7 @@ def pretrain(
             _refuse_beside_resume(None, options)
             recipe = RunDirectory.open(Path(resume)).pretraining(options)
         path = Path(resume or out or free_name(Path("runs"), recipe))
-    return run_recipe(recipe, path, resume=resume is not None, callbacks=callbacks, allow_code=allow_code)
+        return run_recipe(recipe, path, resume=resume is not None, callbacks=callbacks, allow_code=allow_code)
 
 
 def run_recipe(
@@ -206,20 +207,23 @@ def run_recipe(
             distillation.train(recipe, path, resume=resume, callbacks=callbacks)
     if ProcessGroup.launched().first:
         learning_curve(path)
-    own = {name: getattr(recipe, name, None) for name in OBJECTS}
+    own = {name: getattr(recipe, name, None) for name in AGAIN}
     return Run(path, allow_code=allow_code, **{name: spec for name, spec in own.items() if _is_own(spec)})
 
 
 def _refuse_beside_resume(preset: str | None, options: Given) -> None:
     """Raise RelgraphError for what is no code of one's own beside `resume`."""
-    others = [*(["preset"] if preset else []), *(name for name, spec in options.items() if not _is_own(spec))]
+    again = {name for name, spec in options.items() if name in AGAIN and _is_own(spec)}
+    others = [*(["preset"] if preset else []), *(name for name in options if name not in again)]
     if others:
         raise RelgraphError(f"resume keeps the recipe of the run: give no other option with it, got {others[0]}")
 
 
 def _is_own(spec: Any) -> bool:
     """Return whether an option is an object of one's own, or spells one."""
-    return not isinstance(spec, (str, int, float, tuple, NoneType)) or bool(own_spellings(str(spec)))
+    if isinstance(spec, (tuple, list)):
+        return any(map(_is_own, spec))
+    return not isinstance(spec, (str, int, float, NoneType)) or bool(own_spellings(str(spec)))
 
 
 def embed(
@@ -372,8 +376,9 @@ def report(
         RelgraphError: if a run cannot be opened, or the file cannot be written.
     """
     several = [runs] if isinstance(runs, (Run, str, Path)) else list(runs)
-    opened = [run if isinstance(run, Run) else Run(run, allow_code=allow_code, **given) for run in several]
-    with _permitted(given, allow_code or any(run._allow_code for run in opened)):
+    opened = [_again(run, allow_code, given) for run in several]
+    named = [text for run in opened for text in own_code_of(run.recipe)]  # each by its own permission
+    with permitting(named, everything=all(run._allow_code for run in opened)):
         known = {run.path: run._given for run in opened}
         write_report([run.path for run in opened], Path(output), split=split, first=first, k=k, given=known)
     return Path(output)
@@ -382,15 +387,24 @@ def report(
 @contextmanager
 def _opened(run: Run | str | Path, allow_code: bool, given: Given) -> Iterator[TrainedRun]:
     """Open a run, with the code of one's own that was given again."""
-    known = run if isinstance(run, Run) else Run(run)
-    again = Run(known.path, allow_code=allow_code or known._allow_code, **{**known._given, **given})
+    again = _again(run, allow_code, given)
     with _permitted(again._given, again._allow_code):
         yield TrainedRun(again.path, again._given)
+
+
+def _again(run: Run | str | Path, allow_code: bool, given: Given) -> Run:
+    """Return a run with the code of one's own that is given again, besides what it was opened with."""
+    known = run if isinstance(run, Run) else Run(run)
+    return Run(known.path, allow_code=allow_code or known._allow_code, **{**known._given, **given})
 
 
 @contextmanager
 def _permitted(given: Given, allow_code: bool) -> Iterator[None]:
     """Permit that files name the code of one's own that is spelled here, or any."""
-    texts = [text for spec in given.values() for text in own_spellings(str(Own.of(spec)))]
+    several = {
+        name: spec if name == "logger" and isinstance(spec, (tuple, list)) else [spec] for name, spec in given.items()
+    }
+    specs = [Own.of(spec, name) for name, parts in several.items() for spec in parts]
+    texts = [text for spec in specs for text in own_spellings(str(spec))]
     with permitting(texts, everything=allow_code):
         yield

@@ -36,7 +36,7 @@ class LightningLogger:
 
     Args:
         target: Such a logger, or a class or function that returns one, called with those of `root_dir`, `save_dir`
-            (the run's directory), `name` (its last part) and `version` ("") that it takes.
+            (the run's directory) and `name` (its last part) that it takes.
         spelling: Its name in messages.
         recipe: The recipe, whose options are the hyper-parameters.
         run: The run.

@@ -121,7 +121,7 @@ class BaseRecipe:
     def __post_init__(self) -> None:
         """Check kinds and ranges; names that are open-ended are checked where they are looked up."""
         for name in OBJECTS & vars(self).keys():
-            object.__setattr__(self, name, Own.of(getattr(self, name)))
+            object.__setattr__(self, name, Own.of(getattr(self, name), name))
         loggers = self.logger if isinstance(self.logger, tuple) else (self.logger,)
         object.__setattr__(self, "logger", tuple(map(Own.of, loggers)))
         check_options(self)

@@ -112,6 +112,23 @@ def test_an_error_of_a_callback_ends_a_run_that_can_go_on(tmp_path: Path) -> Non
     assert all(torch.equal(one, other) for one, other in zip(*(state.values() for state in states), strict=True))
 
 
+def test_loggers_of_a_stopped_run_are_given_again(tmp_path: Path) -> None:
+    class Ending(Callback):
+        def after_epoch(self, end: EpochEnd) -> None:
+            raise ZeroDivisionError
+
+    loggers: dict[str, Any] = {"object": Foreign(tmp_path, "mine"), "spelled": Foreign}
+    for name, logger in loggers.items():
+        with pytest.raises(ZeroDivisionError):
+            relgraph.train(**QUICK, out=tmp_path / name, logger=(logger, "tensorboard"), callbacks=[Ending()])
+        with pytest.raises(RelgraphError, match=r"pass it again|names code of its own"):
+            relgraph.train(resume=tmp_path / name)
+        made.clear()
+        relgraph.train(resume=tmp_path / name, logger=(logger, "tensorboard"))
+        (told,) = made or [logger]
+        assert told.calls[-1] == "success"
+
+
 def test_loggers_that_are_none(tmp_path: Path) -> None:
     def train(logger: Any) -> Any:
         return lambda: relgraph.train(**QUICK, out=tmp_path / "run", logger=logger)
@@ -131,6 +148,13 @@ def test_the_functions_refuse_what_does_not_fit(tmp_path: Path) -> None:
     run = relgraph.train(**QUICK, out=tmp_path / "run")
     assert_refused_like(
         (lambda: relgraph.train(resume=run.path, epochs=3), "resume keeps the recipe of the run: .*, got epochs"),
+        (lambda: relgraph.train(resume=run.path, milestones=[1]), "resume keeps .*, got milestones"),  # type: ignore[arg-type]
+        (lambda: relgraph.train(resume=run.path, root="a.b:c"), "resume keeps .*, got root"),
+        (lambda: relgraph.train(resume=run.path, student="a.b:c"), "student of .* is resnet8, no code of its own: .*"),
+        (
+            lambda: relgraph.train(resume=run.path, logger=("a.b:c",)),
+            "logger of .* is tensorboard, no code of its own: .*",
+        ),
         (lambda: relgraph.train(resume=run.path, preset="ega"), "resume keeps the recipe of the run: .*, got preset"),
         (
             lambda: relgraph.train(epoch=3),  # type: ignore[call-arg]
@@ -142,6 +166,6 @@ def test_the_functions_refuse_what_does_not_fit(tmp_path: Path) -> None:
         ),
         (lambda: relgraph.evaluate(run, student="vgg8"), "student of .* is resnet8, no code of its own: .*"),
         (lambda: relgraph.Run(tmp_path), ".* is not a run: .*"),
-        (lambda: relgraph.export(run, "g.txt"), ".*"),
+        (lambda: relgraph.export(run, "g.txt"), "unknown graph format .txt."),
     )
     assert relgraph.train(resume=run.path).result == run.result, "a finished run is finished"
