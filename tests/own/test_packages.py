@@ -71,7 +71,7 @@ def test_a_run_of_registered_names_needs_no_word(relgraph_process: Relgraph, tmp
     assert done.returncode == 0, done.stderr
     assert 0 <= json.loads(done.stdout)["student"]["top1"] <= 100
     gone = relgraph_process("evaluate", "run", cwd=tmp_path, installed=False)
-    assert gone.returncode == 1 and "unknown method 'labreg'" in gone.stderr and len(gone.stderr.splitlines()) == 1
+    assert gone.returncode == 1 and "unknown data set 'labflat'" in gone.stderr and len(gone.stderr.splitlines()) == 1
     for listing, name in (
         ("students", "labtiny"),
         ("teachers", "labcolours"),
@@ -98,7 +98,7 @@ def test_files_are_found_from_any_directory_and_from_another_place(relgraph_proc
     for name in ("labnets", "labdata", "labloss"):
         (tmp_path / f"{name}.py").rename(other / f"{name}.py")
     lost = relgraph_process("evaluate", "../run", "--allow-code", cwd=other, installed=False)
-    assert lost.returncode == 1 and lost.stderr.endswith("labloss.py, found none\n"), lost.stderr
+    assert lost.returncode == 1 and lost.stderr.endswith("labdata.py, found none\n"), lost.stderr
     done = relgraph_process("evaluate", "../run", *flags(spelled), cwd=other, installed=False)
     assert done.returncode == 0, done.stderr
     (other / "labnets.py").write_text((other / "labnets.py").read_text() + "\n# another version\n")
