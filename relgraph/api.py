@@ -3,8 +3,9 @@
 Where a command takes a spelling, a function takes the object itself as well: a network, a data set, a method.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NamedTuple, Unpack
@@ -30,7 +31,7 @@ from relgraph.processes import ProcessGroup
 from relgraph.training import distillation, pretraining, stores
 from relgraph.training.callbacks import Callback
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
-from relgraph.training.recipe import OBJECTS, Recipe, resolve
+from relgraph.training.recipe import OBJECTS, resolve
 from relgraph.training.runs import AnyRecipe, RunDirectory, free_name
 
 Split = Literal["train", "val", "test"]
@@ -153,17 +154,9 @@ def train(
         RelgraphError: for options that do not fit, data or weights that cannot be read, or a loss that is not a number.
             The results of earlier epochs are kept.
     """
-    with _permitted(options, allow_code):
-        recipe = _recipe(resume, preset, options)
-        path = Path(resume or out or free_name(Path("runs"), recipe))
-        return run_recipe(recipe, path, resume=resume is not None, callbacks=callbacks, allow_code=allow_code)
-
-
-def _recipe(resume: str | Path | None, preset: str | None, options: Given) -> Recipe:
-    if resume is None:
-        return resolve(options, preset)
-    _refuse_beside_resume(preset, options)
-    return RunDirectory.open(Path(resume)).recipe(options)
+    beside = {**options, "preset": preset} if preset else options
+    new, stored = partial(resolve, options, preset), RunDirectory.recipe
+    return _trained(new, stored, beside, out, resume, callbacks, allow_code)
 
 
 def pretrain(
@@ -182,12 +175,20 @@ def pretrain(
     Raises:
         RelgraphError: for options that do not fit, data or weights that cannot be read, or a loss that is not a number.
     """
+    new, stored = partial(resolve_pretraining, options), RunDirectory.pretraining
+    return _trained(new, stored, options, out, resume, callbacks, allow_code)
+
+
+def _trained(
+    new: Callable[[], AnyRecipe], stored: Callable[[RunDirectory, Given], AnyRecipe], options: Given,
+    out: str | Path | None, resume: str | Path | None, callbacks: Sequence[Callback], allow_code: bool,
+) -> Run:  # fmt: skip
+    """Train by a new recipe, or by that of the run to resume, beside which only code of one's own is given."""
     with _permitted(options, allow_code):
-        if resume is None:
-            recipe = resolve_pretraining(options)
-        else:
-            _refuse_beside_resume(None, options)
-            recipe = RunDirectory.open(Path(resume)).pretraining(options)
+        others = [name for name, spec in options.items() if name not in AGAIN or not _is_own(spec)]
+        if resume is not None and others:
+            raise RelgraphError(f"resume keeps the recipe of the run: give no other option with it, got {others[0]}")
+        recipe = new() if resume is None else stored(RunDirectory.open(Path(resume)), options)
         path = Path(resume or out or free_name(Path("runs"), recipe))
         return run_recipe(recipe, path, resume=resume is not None, callbacks=callbacks, allow_code=allow_code)
 
@@ -209,14 +210,6 @@ def run_recipe(
         learning_curve(path)
     own = {name: getattr(recipe, name, None) for name in AGAIN}
     return Run(path, allow_code=allow_code, **{name: spec for name, spec in own.items() if _is_own(spec)})
-
-
-def _refuse_beside_resume(preset: str | None, options: Given) -> None:
-    """Raise RelgraphError for what is no code of one's own beside `resume`."""
-    again = {name for name, spec in options.items() if name in AGAIN and _is_own(spec)}
-    others = [*(["preset"] if preset else []), *(name for name in options if name not in again)]
-    if others:
-        raise RelgraphError(f"resume keeps the recipe of the run: give no other option with it, got {others[0]}")
 
 
 def _is_own(spec: Any) -> bool:

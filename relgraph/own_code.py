@@ -72,6 +72,21 @@ def is_own(text: str) -> bool:
     return bool(module or IN_FILE.fullmatch(text))
 
 
+@contextmanager
+def telling(what: str) -> Iterator[None]:
+    """Tell in one sentence of an error that another's code raises.
+
+    Raises:
+        RelgraphError: if it raises any.
+    """
+    try:
+        yield
+    except RelgraphError:
+        raise
+    except Exception as error:
+        raise RelgraphError(f"{what} ({type(error).__name__}: {first_line(error)[:300]})") from error
+
+
 def absolute(text: str) -> str:
     """Return a spelling with the whole path of its file, which is found from any directory; others as they are.
 
@@ -206,11 +221,8 @@ def load_registered(kind: str, name: str) -> Any:
         RelgraphError: if it cannot be imported.
     """
     entry = registered(kind)[name]
-    try:
+    with telling(f"{name} of the package {entry.dist.name if entry.dist else entry.value} cannot be loaded"):
         return entry.load()
-    except Exception as error:  # what code of another's raises
-        owner = entry.dist.name if entry.dist else entry.value
-        raise RelgraphError(f"{name} of the package {owner} cannot be loaded: {first_line(error)}") from error
 
 
 @contextmanager

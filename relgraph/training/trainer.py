@@ -51,10 +51,10 @@ def run_job(
         job.processes.wait()
         if not progress.rows and progress.within is None:
             job.begin(run)
-        write_first(job, run)
-        done = len(progress.rows), len(progress.diagnostics)
-        loggers = open_loggers(found, recipe, run, *done) if job.processes.first else []
         with stoppable(job.processes):
+            write_first(job, run)
+            done = len(progress.rows), len(progress.diagnostics)
+            loggers = open_loggers(found, recipe, run, *done) if job.processes.first else []
             train_epochs(job, run, progress, loggers, callbacks)
         result = job.result(run, progress)
         if job.processes.first:

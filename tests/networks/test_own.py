@@ -153,9 +153,9 @@ def test_what_is_no_student_is_told_in_one_sentence() -> None:
         (nn.Conv2d(1, 2, 3), f"{size}Given groups=1, …"),
         (3, f"net is no network: {expected}int"),
         (lambda: 3, "net must return an nn.Module, got int"),
-        (broken, "net cannot be built: OSError: no disk"),
-        (lambda depth: convolutional(), "net cannot be built: TypeError: …"),
-        (uncopied, "net cannot be copied: RuntimeError: Only Tensors created explicitly by the user …"),
+        (broken, "net cannot be built (OSError: no disk)"),
+        (lambda depth: convolutional(), "net cannot be built (TypeError: …"),
+        (uncopied, "net cannot be copied (RuntimeError: Only Tensors created explicitly by the user …"),
     ):
         with case(told):
             assert_refused((partial(OwnStudent(target, "net").build, 3, 8), told))
