@@ -19,7 +19,7 @@ from relgraph.data.folders import SPLITS, check_memory
 from relgraph.data.listing import LeftOut
 from relgraph.data.sources import OriginalSplits, Source, original_split
 from relgraph.errors import RelgraphError
-from relgraph.files import first_line
+from relgraph.files import told_of
 from relgraph.printing import no_bar
 
 READ_TWICE = 8  # images: one that is flipped at random, as half of them are, is seen with 255 of 256
@@ -128,7 +128,7 @@ def _told(what: str) -> Iterator[None]:
     except RelgraphError:
         raise
     except Exception as error:
-        raise RelgraphError(f"{what} ({type(error).__name__}: {first_line(error)[:300]})") from error
+        raise RelgraphError(f"{what}: {told_of(error)[:300]}") from error
 
 
 def _splits(made: Any, name: str) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError, unknown
-from relgraph.files import first_line
+from relgraph.files import told_of
 from relgraph.networks.backbone import Backbone, Wrapped, kind_of
 from relgraph.networks.files import load_strictly
 from relgraph.networks.sources import Arguments, Preparation, Pretrained, TeacherSource, reading_images
@@ -103,6 +104,7 @@ class OwnTeacher(TeacherSource):
     def load(self, weights: Path | None, input_size: int | None, arguments: Arguments) -> Pretrained:
         """Return the network with its own weights, or those of a file, all of them and no others.
 
+        Weights that it draws are drawn from seed 0, so that a run is opened with the teacher that it had.
         The attributes `input_size`, `channels`, `mean` and `std` of the module tell how images are prepared, else
         timm's `pretrained_cfg` or `default_cfg`; what neither has is left empty. A `mean` that is a tensor is not
         taken: a module with one may subtract it itself.
@@ -110,7 +112,9 @@ class OwnTeacher(TeacherSource):
         Raises:
             RelgraphError: if the target returns no module or takes no such argument, or the file does not match.
         """
-        found = _module(self.target, self.name, {"image_size": input_size} if input_size else {}, arguments)
+        with torch.random.fork_rng(devices=[]):  # one network in every run, store and process
+            torch.manual_seed(0)
+            found = _module(self.target, self.name, {"image_size": input_size} if input_size else {}, arguments)
         backbone = _backbone(found)
         if weights is not None:
             _load(backbone, weights)
@@ -162,7 +166,7 @@ def _said(told: str) -> Iterator[None]:
     except RelgraphError:
         raise
     except Exception as error:
-        raise RelgraphError(f"{told}: {type(error).__name__}: {first_line(error)}") from error
+        raise RelgraphError(f"{told}: {told_of(error)}") from error
 
 
 def _backbone(module: nn.Module) -> Backbone:
