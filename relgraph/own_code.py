@@ -21,7 +21,7 @@ from types import ModuleType, NoneType
 from typing import Any
 
 from relgraph.errors import RelgraphError, unknown
-from relgraph.files import first_line, reading
+from relgraph.files import reading, told_of
 
 # What stands before a colon and names no module: sources of networks and of data, and objects of an earlier process.
 SOURCES = frozenset({
@@ -84,7 +84,7 @@ def telling(what: str) -> Iterator[None]:
     except RelgraphError:
         raise
     except Exception as error:
-        raise RelgraphError(f"{what} ({type(error).__name__}: {first_line(error)[:300]})") from error
+        raise RelgraphError(f"{what}: {told_of(error)}") from error
 
 
 def absolute(text: str) -> str:
@@ -113,7 +113,8 @@ def load(text: str) -> Any:
     try:
         return reduce(getattr, attribute.split("."), module)
     except AttributeError as error:
-        raise unknown(f"attribute of {place}", attribute, [n for n in vars(module) if n[0] != "_"]) from error
+        named = [name for name, value in vars(module).items() if name[0] != "_" and not isinstance(value, ModuleType)]
+        raise unknown(f"attribute of {place}", attribute, named) from error
 
 
 def _module(text: str, place: str) -> ModuleType:
@@ -125,11 +126,11 @@ def _module(text: str, place: str) -> ModuleType:
         return _of_file(file, file.read_bytes()) if in_file else _by_name(place)
     except ModuleNotFoundError as error:
         if error.name != place or "." in place:
-            raise RelgraphError(f"{text} needs the module {error.name}, which is not installed") from error
+            told = "which is neither installed nor in this directory"
+            raise RelgraphError(f"{text} needs the module {error.name}, {told}") from error
         raise unknown("source or module", place, SOURCES - {"object"}) from error
     except Exception as error:  # what code of another's raises
-        told = f"{type(error).__name__}: {first_line(error)}"
-        raise RelgraphError(f"{text} cannot be imported: {told}") from error
+        raise RelgraphError(f"{text} cannot be imported: {told_of(error)}") from error
 
 
 @cache

@@ -257,7 +257,7 @@ def run_pair(
     run = opened.run.path
     if teacher is None and side != "student":
         told = "has no teacher's network" if is_vectors(opened.recipe.teacher) else "was trained without a teacher"
-        raise RelgraphError(f"{run} {told}: export its student's graph (side student)")
+        raise RelgraphError(f"{run} {told}: export its student's graph (--side student)")
     reference = student if teacher is None else teacher
     _check_widths(opened, student.x.shape[1], reference.x.shape[1])
     chooser: Chooser = neighbours or ("student" if side == "student" else "teacher")

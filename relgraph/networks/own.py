@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError, unknown
@@ -102,6 +103,7 @@ class OwnTeacher(TeacherSource):
     def load(self, weights: Path | None, input_size: int | None, arguments: Arguments) -> Pretrained:
         """Return the network with its own weights, or those of a file, all of them and no others.
 
+        Weights that it draws are drawn from seed 0, so that a run is opened with the teacher that it had.
         The attributes `input_size`, `channels`, `mean` and `std` of the module tell how images are prepared, else
         timm's `pretrained_cfg` or `default_cfg`; what neither has is left empty. A `mean` that is a tensor is not
         taken: a module with one may subtract it itself.
@@ -109,7 +111,9 @@ class OwnTeacher(TeacherSource):
         Raises:
             RelgraphError: if the target returns no module or takes no such argument, or the file does not match.
         """
-        found = _module(self.target, self.name, {"image_size": input_size} if input_size else {}, arguments)
+        with torch.random.fork_rng(devices=[]):  # one network in every run, store and process
+            torch.manual_seed(0)
+            found = _module(self.target, self.name, {"image_size": input_size} if input_size else {}, arguments)
         backbone = _backbone(found)
         if weights is not None:
             _load(backbone, weights)

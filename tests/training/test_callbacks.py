@@ -129,6 +129,18 @@ def test_loggers_of_a_stopped_run_are_given_again(tmp_path: Path) -> None:
         assert told.calls[-1] == "success"
 
 
+def test_what_is_no_callback_is_refused_before_the_training(tmp_path: Path) -> None:
+    def train(callbacks: Any) -> Any:
+        return lambda: relgraph.train(**QUICK, out=tmp_path / "run", callbacks=callbacks)
+
+    assert_refused_like(
+        (train(Told()), "callbacks must be a list of objects derived from relgraph.Callback, got Told"),
+        (train([Told]), "a callback must be an object derived from relgraph.Callback, got the class Told"),
+        (train([Told(), print]), "a callback must be an .*, got builtin_function_or_method"),
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_loggers_that_are_none(tmp_path: Path) -> None:
     def train(logger: Any) -> Any:
         return lambda: relgraph.train(**QUICK, out=tmp_path / "run", logger=logger)
