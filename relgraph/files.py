@@ -347,6 +347,17 @@ def read_table(path: Path) -> list[dict[str, float]]:
         raise RelgraphError(f"cannot read {path}: {first_line(error)}") from error
 
 
+@contextmanager
+def said(told: str) -> Iterator[None]:
+    """Turn any exception of a user's own code into one sentence, but for those that are one."""
+    try:
+        yield
+    except RelgraphError:
+        raise
+    except Exception as error:
+        raise RelgraphError(f"{told}: {type(error).__name__}: {first_line(error)}") from error
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its kind where it has none.
 

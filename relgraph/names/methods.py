@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from relgraph import own_code
 from relgraph.errors import RelgraphError, unknown
+from relgraph.files import said
 from relgraph.graph.relation import Relation
 from relgraph.graph.topology import ALL_PAIRS
 from relgraph.methods import METHODS
@@ -55,7 +56,8 @@ class Named(NamedTuple):
         given = {**self.given, **options}
         if any(layers_of(tuple(given.values()))):
             given = deepcopy(given, {id(ALL_PAIRS): ALL_PAIRS})  # which is known by its identity
-        return self.cls.for_run(run, **given)
+        with said(f"{self.name} cannot be built"):
+            return self.cls.for_run(run, **given)
 
 
 # A method in Python, and what stands for one or several: a text, a method, or a list of these, with weights or without.

@@ -1,8 +1,7 @@
 """Networks of a user's own as students and teachers: any `nn.Module`, or a class or function that returns one."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError, unknown
-from relgraph.files import first_line
+from relgraph.files import said
 from relgraph.networks.backbone import Backbone, Wrapped, kind_of
 from relgraph.networks.files import load_strictly
 from relgraph.networks.sources import Arguments, Preparation, Pretrained, TeacherSource, reading_images
@@ -126,7 +125,7 @@ def _module(target: object, name: str, offered: Mapping[str, Any], asked: Argume
     if isinstance(target, nn.Module):
         if asked:
             raise RelgraphError(f"{name} is a module already and takes no arguments, got {dict(asked)}")
-        with _said(f"{name} cannot be copied"):
+        with said(f"{name} cannot be copied"):
             return deepcopy(target)
     if not callable(target):
         expected = "expected an nn.Module, or a class or function that returns one"
@@ -136,7 +135,7 @@ def _module(target: object, name: str, offered: Mapping[str, Any], asked: Argume
         if argument not in taken:
             raise unknown(f"argument of {name}", argument, taken)
     given = {key: value for key, value in offered.items() if key in taken} | dict(asked)
-    with _said(f"{name} cannot be built"):
+    with said(f"{name} cannot be built"):
         found = target(**given)
         if not isinstance(found, nn.Module):
             raise RelgraphError(f"{name} must return an nn.Module, got {kind_of(found)}")
@@ -152,17 +151,6 @@ def _parameters(target: Any) -> tuple[list[str], bool]:
         return [], False
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return [each.name for each in found if each.kind in by_name], any(each.kind is each.VAR_KEYWORD for each in found)
-
-
-@contextmanager
-def _said(told: str) -> Iterator[None]:
-    """Turn any exception of a user's own code into one sentence, but for those that are one."""
-    try:
-        yield
-    except RelgraphError:
-        raise
-    except Exception as error:
-        raise RelgraphError(f"{told}: {type(error).__name__}: {first_line(error)}") from error
 
 
 def _backbone(module: nn.Module) -> Backbone:

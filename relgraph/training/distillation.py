@@ -343,12 +343,24 @@ def rehearse(method: Method, head: Head, recipe: Recipe, classes: int, facts: Ru
     assert facts.labels is not None
     method.eval()  # or norms would count it
     try:
-        method(student, teacher, Batch(torch.arange(n), facts.labels[:n].cpu()))
-    except (RelgraphError, RuntimeError) as error:  # layers of a refinement raise torch's errors
-        if own == facts.dim or recipe.projected is None:
-            raise
+        _check_scalars(method.terms(student, teacher, Batch(torch.arange(n), facts.labels[:n].cpu())))
+    except Exception as error:  # layers of a refinement raise torch's errors, methods of one's own any
+        known = isinstance(error, (RelgraphError, RuntimeError))
+        if not known or own == facts.dim or recipe.projected is None:
+            if isinstance(error, RelgraphError):
+                raise
+            told = f"{type(error).__name__}: {first_line(error)}"
+            raise RelgraphError(f"{recipe.method} cannot compare a batch: {told}") from error
         raise RelgraphError(
             f"{recipe.method} does not compare embeddings of width {recipe.dim} with those of the teacher's own head, "
             f"{own}: use --dim {own} ({first_line(error)})"
         ) from error
     method.train()
+
+
+def _check_scalars(terms: Mapping[str, object]) -> None:
+    """Raise RelgraphError for a term that is no scalar."""
+    for name, term in terms.items():
+        if not isinstance(term, Tensor) or term.ndim > 0:
+            got = f"shape {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
+            raise RelgraphError(f"the term {name} of a loss must be a scalar tensor, got {got}")
