@@ -19,7 +19,7 @@ from relgraph.methods.sum import Sum
 from relgraph.names.own import find_own, split_sum
 from relgraph.names.parts import part_of
 from relgraph.options import Option, options_of
-from relgraph.own_code import Own
+from relgraph.own_code import Own, telling
 
 
 class Named(NamedTuple):
@@ -55,7 +55,8 @@ class Named(NamedTuple):
         given = {**self.given, **options}
         if any(layers_of(tuple(given.values()))):
             given = deepcopy(given, {id(ALL_PAIRS): ALL_PAIRS})  # which is known by its identity
-        return self.cls.for_run(run, **given)
+        with telling(f"{self.name} cannot be built"):
+            return self.cls.for_run(run, **given)
 
 
 # A method in Python, and what stands for one or several: a text, a method, or a list of these, with weights or without.

@@ -9,6 +9,9 @@ import torch
 
 import relgraph
 from relgraph.errors import RelgraphError
+from relgraph.methods.base import Method, Terms
+from relgraph.options import option
+from relgraph.outputs import Batch, Output
 from relgraph.training.callbacks import Callback, EpochEnd, StepEnd
 from tests.checks import assert_refused_like
 
@@ -181,3 +184,26 @@ def test_the_functions_refuse_what_does_not_fit(tmp_path: Path) -> None:
         (lambda: relgraph.export(run, "g.txt"), "unknown graph format .txt."),
     )
     assert relgraph.train(resume=run.path).result == run.result, "a finished run is finished"
+
+
+def test_faults_of_ones_own_method_are_told_before_the_training(tmp_path: Path) -> None:
+    class Own(Method):
+        fault: Any = option(default=None)
+
+        def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
+            return {"own": self.fault(student.embedding, teacher.embedding)}
+
+    def train(method: Any) -> Any:
+        return lambda: relgraph.train(**QUICK, out=tmp_path / "run", method=method)
+
+    class Unmade(Own):
+        def __post_init__(self) -> None:
+            raise KeyError("x")
+
+    assert_refused_like(
+        (train(Own(lambda s, t: s @ t)), "cannot compare a batch: RuntimeError: mat1 and mat2 shapes"),
+        (train(Own(lambda s, t: 1 / 0)), "cannot compare a batch: ZeroDivisionError"),
+        (train(Own(lambda s, t: s.sum(1))), r"the term own of a loss must be a scalar tensor, got shape \(128,\)"),
+        (train(Unmade), "unmade cannot be built: KeyError: 'x'"),
+    )
+    assert not (tmp_path / "run").exists()

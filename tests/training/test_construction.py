@@ -186,6 +186,7 @@ def test_where_a_student_may_start_from(make: RecipeMaker, finished: Runs, pretr
         assert equal(states(module.student.backbone), states(expected)) and module.student.backbone.training
         assert not equal(states(module.student.head), states(stored.head)), "the head is a new one, for other classes"
         assert {id(p) for p in module.student_parameters()} == {id(p) for p in module.student.parameters()}
+    build(make(method="none", init_from="gone"), restored=True)  # its weights are in a checkpoint
 
 
 def test_what_no_student_can_start_from(make: RecipeMaker, finished: Runs, tmp_path: Path) -> None:
