@@ -66,6 +66,7 @@ def test_faults_are_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.Mon
         Path(f"{name}.py").write_text(text + "\n")
     path = sys.path.copy()
     assert_refused_like(
+        (lambda: names.student("fine.py"), "fine.py is a file of code: name what is in it, as fine.py:ATTRIBUTE"),
         (lambda: load("none.py:Net"), "none.py:Net: expected a file none.py, found none"),
         (lambda: load("fine.py:nets"), "unknown attribute of fine.py 'nets': did you mean 'net'\\? \\(known: net\\)"),
         (lambda: load("broken.py:Net"), "broken.py:Net needs the module no_such_module_at_all, which is neither .*"),

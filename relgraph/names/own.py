@@ -114,6 +114,8 @@ def find_own(kind: str, spec: object) -> tuple[Any, str] | None:
         raise RelgraphError(f"the {one} was {spec.removeprefix('object:')}, an object in Python: {told}")
     if own_code.is_own(spec):
         return own_code.load(spec), spec
+    if spec.endswith(".py"):
+        raise RelgraphError(f"{spec} is a file of code: name what is in it, as {spec}:ATTRIBUTE")
     return (own_code.load_registered(kind, spec), spec) if spec in own_code.registered(kind) else None
 
 

@@ -27,7 +27,7 @@ from relgraph.files import (
     write_yaml,
     writing,
 )
-from relgraph.names import OWN, check_options_of, dataset, own_spellings, replace_own, texts_of
+from relgraph.names import OWN, check_options_of, dataset, own_data, own_spellings, replace_own, texts_of
 from relgraph.own_code import is_own, registered
 from relgraph.processes import ProcessGroup
 from relgraph.training.hardware import processor
@@ -111,7 +111,8 @@ class RunDirectory:
         again = {name: spec for name, spec in (given or {}).items() if name in (*OWN, "logger") and spec is not None}
         for name in again:
             texts = texts_of(content.get(name))
-            if not any(own_spellings(text) or "object:" in text for text in texts):
+            moved = name == "dataset" and own_data(again[name]) == own_data(content[name]) != ""
+            if not moved and not any(own_spellings(text) or "object:" in text for text in texts):
                 told = f"{name} of {self.path} is {', '.join(texts)}, no code of its own"
                 raise RelgraphError(f"{told}: it is not given again")
         # Loggers are loaded where a run is resumed alone, and checked there.
@@ -251,7 +252,8 @@ def free_name(root: Path, recipe: AnyRecipe) -> Path:
         RelgraphError: if it cannot be made.
     """
     # A name that begins with a dash would be an option, with a dot hidden.
-    name = f"{dataset(recipe.dataset).short_name}-{_subject(recipe)}-seed{recipe.seed}".lstrip("-.").replace("/", "-")
+    name = f"{dataset(recipe.dataset).short_name}-{_subject(recipe)}-seed{recipe.seed}".lstrip("-.")
+    name = re.sub("[/:]", "-", name)  # a colon is a machine's name to scp and rsync
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
         for path in (root / name, *(root / f"{name}-{i}" for i in range(2, 10_000))):

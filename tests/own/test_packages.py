@@ -14,6 +14,7 @@ from relgraph.errors import RelgraphError
 from tests.checks import assert_refused_like
 from tests.cli.conftest import recipe
 from tests.own.conftest import PACKAGES, Relgraph
+from tests.pictures import write_folder, write_image
 
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "32-true", "dim": 8}
 FLAGS = ["--epochs", "1", "--batch-size", "16", "--device", "cpu", "--precision", "32-true", "--dim", "8"]
@@ -133,3 +134,23 @@ def test_objects_in_python(site: Path, tmp_path: Path) -> None:
     assert relgraph.evaluate(tmp_path / "run", **parts, method=method) == figures
     with pytest.raises(RelgraphError, match="unknown part of a run that is given again 'seed'"):
         relgraph.Run(tmp_path / "run", seed=3)
+
+
+def test_data_of_one_s_own_is_named_again_from_another_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "photos", {"train": 12, "test": 4})
+    monkeypatch.chdir(tmp_path)
+    run = relgraph.train(
+        dataset="folder:photos", method="none", student="resnet8", val_fraction=0.25, **QUICK, out="run"
+    )
+    figures = run.evaluate(k=3)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    place = tmp_path / "photos"
+    assert_refused_like(
+        (lambda: relgraph.evaluate("../run", k=3), "photos: no such folder in .*elsewhere"),
+        (lambda: relgraph.evaluate("../run", k=3, dataset=f"classes:{place}"), "dataset of .* is folder:photos, .*"),
+    )
+    assert {**relgraph.evaluate("../run", k=3, dataset=f"folder:{place}"), "run": ""} == {**figures, "run": ""}
+    write_image(place / "test" / "cat" / "more.png", seed=99)
+    with pytest.raises(RelgraphError, match="the test images are not those of"):
+        relgraph.evaluate("../run", k=3, dataset=f"folder:{place}")
