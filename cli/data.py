@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from .show import say, say_all, table
+from .show import say, say_all, say_registered, table
 
 EPILOG = """\b
 Examples:
@@ -48,6 +48,7 @@ def data(root: Path, names: tuple[str, ...]) -> None:
         say(f"{name}: {_fetch(name, root)}")
     if not names:
         say_all(_listing(root))
+        say_registered("datasets")
 
 
 def _fetch(name: str, root: Path) -> str:

@@ -1,6 +1,5 @@
 """Command-line options made from the typed options of a recipe, so that each is written once."""
 
-import re
 from collections.abc import Callable, Mapping
 from functools import reduce
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any, get_args, get_origin
 
 import click
 
-from relgraph import own_code
 from relgraph.errors import RelgraphError
 from relgraph.options import Option, check_names, options_of
 from relgraph.training.presets import DIGITS as DIGITS_PRESET
@@ -110,28 +108,28 @@ def _type(item: Option) -> Any:
     return TYPES[kind]
 
 
-def given_options(recipe: type[BaseRecipe], options: Mapping[str, Any], *, allow_code: bool = False) -> dict[str, Any]:
+def given_options(recipe: type[BaseRecipe], options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that a user gave: on the command line, else in `config`, a YAML file; `null` there is `None`.
 
     Raises:
         RelgraphError: if the file cannot be read, for an unknown option, a value that the option does not take, or code
-            of one's own in the file that is not allowed.
+            of one's own in the file that was not permitted.
     """
     given = {name: value for name, value in options.items() if value is not None}
     config = given.pop("config", None)
     if config is None:
         return given
     from relgraph.files import read_yaml
+    from relgraph.names import check_options_of
 
     content = read_yaml(config)
     check_names(recipe, content)
-    for name in (OBJECTS & content.keys()) - given.keys() if not allow_code else ():
-        if any(own_code.is_own(part.strip()) for part in re.split("[*+]", str(content[name]))):
-            own_code.check_permitted(str(content[name]), str(config))
     try:
-        return {**{name: options_of(recipe)[name].read(value) for name, value in content.items()}, **given}
+        found = {name: options_of(recipe)[name].read(value) for name, value in content.items()}
     except RelgraphError as error:
         raise RelgraphError(f"{config}: {error}") from error
+    check_options_of({name: value for name, value in found.items() if name not in given}, str(config))
+    return {**found, **given}
 
 
 def refuse_beside_resume(resume: Path | None, options: Mapping[str, Any], *others: Any) -> None:
@@ -139,6 +137,8 @@ def refuse_beside_resume(resume: Path | None, options: Mapping[str, Any], *other
 
     Code of one's own that the run names is given again.
     """
-    given = [value for name, value in options.items() if name not in OBJECTS or not own_code.is_own(str(value))]
+    from relgraph.names import own_spellings
+
+    given = [value for name, value in options.items() if name not in OBJECTS or not own_spellings(str(value))]
     if resume is not None and any(other is not None for other in (*given, *others)):
         raise click.UsageError("--resume keeps the recipe of the run: give no other option with it")

@@ -43,7 +43,7 @@ def pretrain(out: Path | None, resume: Path | None, allow_code: bool, **options:
     from relgraph.training.runs import RunDirectory, free_name
 
     with permitting(everything=allow_code):
-        given = given_options(PretrainRecipe, options, allow_code=allow_code)
+        given = given_options(PretrainRecipe, options)
         recipe = resolve_pretraining(given) if resume is None else RunDirectory.open(resume).pretraining(given)
     path = resume or out or free_name(Path("runs"), recipe)
     subject = f"a head for {recipe.teacher}" if recipe.teacher else recipe.network

@@ -74,7 +74,7 @@ def train(
 
         options["teacher"] = clip_spec(clip_mode)
     with permitting(everything=allow_code):
-        given = given_options(Recipe, options, allow_code=allow_code)
+        given = given_options(Recipe, options)
         recipe = resolve(given, preset) if resume is None else RunDirectory.open(resume).recipe(given)
     if devices is not None and devices > 1 and not launched():
         raise SystemExit(launch(devices))

@@ -86,15 +86,15 @@ def run_once(options: dict[str, Any], path: Path) -> dict[str, Any]:
     else:
         train(recipe, path, resume=run.recipe_file.exists())
     result: dict[str, Any] = read_json(run.result_file)
-    return {**result, "curve": [row[f"{recipe.select}_top1"] for row in run.read_metrics()]}
+    return {**result, "curve": [row[f"{recipe.measured}_top1"] for row in run.read_metrics()]}
 
 
 def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
-    """Return mean and deviation over seeds of the test accuracy of the last and the best epoch, by variant."""
+    """Return mean and deviation over seeds of the test accuracy of the last and, if chosen, the best epoch."""
     table = {}
     for name, runs in results.items():
         row: dict[str, float] = {"n": len(runs)}
-        for which in ("last", "best"):
+        for which in runs[0]["test"]:
             values = [run["test"][which]["top1"] for run in runs]
             row[f"{which}_top1_mean"] = round(mean(values), 2)
             row[f"{which}_top1_deviation"] = round(stdev(values), 2) if len(values) > 1 else 0.0

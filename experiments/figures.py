@@ -63,7 +63,7 @@ def curves(runs: tuple[Path, ...], out: Path) -> None:
     groups: dict[str, list[tuple[Recipe, list[dict[str, float]]]]] = {}
     for run, recipe in zip(opened, recipes, strict=True):
         groups.setdefault(name_of(recipe), []).append((recipe, run.read_metrics()))
-    split = recipes[0].select
+    split = recipes[0].measured
     columns = {"training": "train_top1", "validation" if split == "val" else split: f"{split}_top1"}
     numbers = {
         name: {

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from relgraph.graph.pair import graph_pair
     from relgraph.graph.relation import Relation
     from relgraph.graph.topology import AllPairs, Given, Nearest
-    from relgraph.methods import EGA, KD, METHODS, Output, ega_loss
+    from relgraph.methods import EGA, KD, METHODS, Method, Output, ega_loss
     from relgraph.names import build_backbone, load_student, load_teacher
     from relgraph.networks.heads import Head
     from relgraph.training.callbacks import Callback, EpochEnd, StepEnd
@@ -29,7 +29,7 @@ _HOME = {
     "relgraph.graph.pair": ("graph_pair",),
     "relgraph.graph.relation": ("Relation",),
     "relgraph.graph.topology": ("AllPairs", "Given", "Nearest"),
-    "relgraph.methods": ("EGA", "KD", "METHODS", "Output", "ega_loss"),
+    "relgraph.methods": ("EGA", "KD", "METHODS", "Method", "Output", "ega_loss"),
     "relgraph.names": ("build_backbone", "load_student", "load_teacher"),
     "relgraph.networks.heads": ("Head",),
     "relgraph.training.callbacks": ("Callback", "EpochEnd", "StepEnd"),
@@ -38,10 +38,10 @@ _HOME = {
 
 __version__ = version("relgraph")
 __all__ = [
-    "EGA", "KD", "METHODS", "AllPairs", "Callback", "EpochEnd", "Given", "Head", "Nearest", "Output", "Relation",
-    "RelgraphError", "Run", "StepEnd", "analyze", "build_backbone", "ega_loss", "embed", "evaluate", "export",
-    "graph_pair", "load_student", "load_teacher", "pretrain", "read_pair", "report", "spread_over", "to_networkx",
-    "train", "write_graph",
+    "EGA", "KD", "METHODS", "AllPairs", "Callback", "EpochEnd", "Given", "Head", "Method", "Nearest", "Output",
+    "Relation", "RelgraphError", "Run", "StepEnd", "analyze", "build_backbone", "ega_loss", "embed", "evaluate",
+    "export", "graph_pair", "load_student", "load_teacher", "pretrain", "read_pair", "report", "spread_over",
+    "to_networkx", "train", "write_graph",
 ]  # fmt: skip
 
 

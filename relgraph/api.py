@@ -3,8 +3,9 @@
 Where a command takes a spelling, a function takes the object itself as well: a network, a data set, a method.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NamedTuple, Unpack
@@ -23,18 +24,19 @@ from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.pair import Pair
 from relgraph.graph.topology import Chooser
 from relgraph.keywords import EmbedOptions, PretrainOptions, TrainOptions
-from relgraph.names import load_student, own_spellings
+from relgraph.names import load_student, own_code_of, own_spellings
 from relgraph.networks.plain import PlainStudent
 from relgraph.own_code import Own, permitting
 from relgraph.processes import ProcessGroup
 from relgraph.training import distillation, pretraining, stores
 from relgraph.training.callbacks import Callback
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
-from relgraph.training.recipe import OBJECTS, Recipe, resolve
+from relgraph.training.recipe import OBJECTS, resolve
 from relgraph.training.runs import AnyRecipe, RunDirectory, free_name
 
 Split = Literal["train", "val", "test"]
 Given = Mapping[str, Any]
+AGAIN = OBJECTS | {"logger"}  # what a run that names code of one's own is given again
 
 
 class Run:
@@ -50,8 +52,8 @@ class Run:
     """
 
     def __init__(self, path: str | Path, *, allow_code: bool = False, **given: Any) -> None:
-        for name in given.keys() - OBJECTS:
-            raise unknown("part of a run that is given again", name, OBJECTS)
+        for name in given.keys() - AGAIN:
+            raise unknown("part of a run that is given again", name, AGAIN)
         self._directory = RunDirectory.open(Path(path))
         self._allow_code, self._given = allow_code, given
 
@@ -152,17 +154,9 @@ def train(
         RelgraphError: for options that do not fit, data or weights that cannot be read, or a loss that is not a number.
             The results of earlier epochs are kept.
     """
-    with _permitted(options, allow_code):
-        recipe = _recipe(resume, preset, options)
-        path = Path(resume or out or free_name(Path("runs"), recipe))
-    return run_recipe(recipe, path, resume=resume is not None, callbacks=callbacks, allow_code=allow_code)
-
-
-def _recipe(resume: str | Path | None, preset: str | None, options: Given) -> Recipe:
-    if resume is None:
-        return resolve(options, preset)
-    _refuse_beside_resume(preset, options)
-    return RunDirectory.open(Path(resume)).recipe(options)
+    beside = {**options, "preset": preset} if preset else options
+    new, stored = partial(resolve, options, preset), RunDirectory.recipe
+    return _trained(new, stored, beside, out, resume, callbacks, allow_code)
 
 
 def pretrain(
@@ -181,14 +175,22 @@ def pretrain(
     Raises:
         RelgraphError: for options that do not fit, data or weights that cannot be read, or a loss that is not a number.
     """
+    new, stored = partial(resolve_pretraining, options), RunDirectory.pretraining
+    return _trained(new, stored, options, out, resume, callbacks, allow_code)
+
+
+def _trained(
+    new: Callable[[], AnyRecipe], stored: Callable[[RunDirectory, Given], AnyRecipe], options: Given,
+    out: str | Path | None, resume: str | Path | None, callbacks: Sequence[Callback], allow_code: bool,
+) -> Run:  # fmt: skip
+    """Train by a new recipe, or by that of the run to resume, beside which only code of one's own is given."""
     with _permitted(options, allow_code):
-        if resume is None:
-            recipe = resolve_pretraining(options)
-        else:
-            _refuse_beside_resume(None, options)
-            recipe = RunDirectory.open(Path(resume)).pretraining(options)
+        others = [name for name, spec in options.items() if name not in AGAIN or not _is_own(spec)]
+        if resume is not None and others:
+            raise RelgraphError(f"resume keeps the recipe of the run: give no other option with it, got {others[0]}")
+        recipe = new() if resume is None else stored(RunDirectory.open(Path(resume)), options)
         path = Path(resume or out or free_name(Path("runs"), recipe))
-    return run_recipe(recipe, path, resume=resume is not None, callbacks=callbacks, allow_code=allow_code)
+        return run_recipe(recipe, path, resume=resume is not None, callbacks=callbacks, allow_code=allow_code)
 
 
 def run_recipe(
@@ -206,20 +208,15 @@ def run_recipe(
             distillation.train(recipe, path, resume=resume, callbacks=callbacks)
     if ProcessGroup.launched().first:
         learning_curve(path)
-    own = {name: getattr(recipe, name, None) for name in OBJECTS}
+    own = {name: getattr(recipe, name, None) for name in AGAIN}
     return Run(path, allow_code=allow_code, **{name: spec for name, spec in own.items() if _is_own(spec)})
-
-
-def _refuse_beside_resume(preset: str | None, options: Given) -> None:
-    """Raise RelgraphError for what is no code of one's own beside `resume`."""
-    others = [*(["preset"] if preset else []), *(name for name, spec in options.items() if not _is_own(spec))]
-    if others:
-        raise RelgraphError(f"resume keeps the recipe of the run: give no other option with it, got {others[0]}")
 
 
 def _is_own(spec: Any) -> bool:
     """Return whether an option is an object of one's own, or spells one."""
-    return not isinstance(spec, (str, int, float, tuple, NoneType)) or bool(own_spellings(str(spec)))
+    if isinstance(spec, (tuple, list)):
+        return any(map(_is_own, spec))
+    return not isinstance(spec, (str, int, float, NoneType)) or bool(own_spellings(str(spec)))
 
 
 def embed(
@@ -372,8 +369,9 @@ def report(
         RelgraphError: if a run cannot be opened, or the file cannot be written.
     """
     several = [runs] if isinstance(runs, (Run, str, Path)) else list(runs)
-    opened = [run if isinstance(run, Run) else Run(run, allow_code=allow_code, **given) for run in several]
-    with _permitted(given, allow_code or any(run._allow_code for run in opened)):
+    opened = [_again(run, allow_code, given) for run in several]
+    named = [text for run in opened for text in own_code_of(run.recipe)]  # each by its own permission
+    with permitting(named, everything=all(run._allow_code for run in opened)):
         known = {run.path: run._given for run in opened}
         write_report([run.path for run in opened], Path(output), split=split, first=first, k=k, given=known)
     return Path(output)
@@ -382,15 +380,24 @@ def report(
 @contextmanager
 def _opened(run: Run | str | Path, allow_code: bool, given: Given) -> Iterator[TrainedRun]:
     """Open a run, with the code of one's own that was given again."""
-    known = run if isinstance(run, Run) else Run(run)
-    again = Run(known.path, allow_code=allow_code or known._allow_code, **{**known._given, **given})
+    again = _again(run, allow_code, given)
     with _permitted(again._given, again._allow_code):
         yield TrainedRun(again.path, again._given)
+
+
+def _again(run: Run | str | Path, allow_code: bool, given: Given) -> Run:
+    """Return a run with the code of one's own that is given again, besides what it was opened with."""
+    known = run if isinstance(run, Run) else Run(run)
+    return Run(known.path, allow_code=allow_code or known._allow_code, **{**known._given, **given})
 
 
 @contextmanager
 def _permitted(given: Given, allow_code: bool) -> Iterator[None]:
     """Permit that files name the code of one's own that is spelled here, or any."""
-    texts = [text for spec in given.values() for text in own_spellings(str(Own.of(spec)))]
+    several = {
+        name: spec if name == "logger" and isinstance(spec, (tuple, list)) else [spec] for name, spec in given.items()
+    }
+    specs = [Own.of(spec, name) for name, parts in several.items() for spec in parts]
+    texts = [text for spec in specs for text in own_spellings(str(spec))]
     with permitting(texts, everything=allow_code):
         yield

@@ -12,12 +12,14 @@ import io
 import json
 import os
 import re
+import sysconfig
 import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import extract_tb
 from typing import IO, Any
 
 from relgraph.errors import RelgraphError
@@ -354,3 +356,15 @@ def first_line(error: BaseException) -> str:
     'no such file'
     """
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+
+
+def told_of(error: BaseException) -> str:
+    """Return kind and first line of an error, and the last line of code outside of any library that led to it.
+
+    >>> told_of(KeyError("x"))
+    "KeyError: 'x'"
+    """
+    libraries = str(Path(__file__).parent), sysconfig.get_path("stdlib"), "<"
+    frames = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith(libraries)]
+    own = [f" ({Path(f.filename).name}, line {f.lineno})" for f in frames if "-packages" not in f.filename]
+    return f"{type(error).__name__}: {first_line(error)}{own[-1] if own else ''}"

@@ -21,7 +21,7 @@ from types import ModuleType, NoneType
 from typing import Any
 
 from relgraph.errors import RelgraphError, unknown
-from relgraph.files import first_line, reading
+from relgraph.files import reading, told_of
 
 # What stands before a colon and names no module: sources of networks and of data, and objects of an earlier process.
 SOURCES = frozenset({
@@ -52,9 +52,14 @@ class Own:
         return self.spelling
 
     @classmethod
-    def of(cls, spec: Any) -> Any:
-        """Return an object with its spelling; texts, numbers, nothing, and what has its spelling as they are."""
-        return spec if isinstance(spec, (str, int, float, cls, NoneType)) else cls(spec, spelling_of(spec))
+    def of(cls, spec: Any, option: str = "") -> Any:
+        """Return an object with its spelling; texts, numbers, nothing, and what has its spelling as they are.
+
+        A list is a sum of methods where the `option` is `method`; a data set may be a list as well.
+        """
+        if isinstance(spec, (str, int, float, cls, NoneType)):
+            return spec
+        return cls(spec, sum_of(spec) if option == "method" and isinstance(spec, list) else spelling_of(spec))
 
 
 def is_own(text: str) -> bool:
@@ -67,12 +72,34 @@ def is_own(text: str) -> bool:
     return bool(module or IN_FILE.fullmatch(text))
 
 
+@contextmanager
+def telling(what: str) -> Iterator[None]:
+    """Tell in one sentence of an error that another's code raises.
+
+    Raises:
+        RelgraphError: if it raises any.
+    """
+    try:
+        yield
+    except RelgraphError:
+        raise
+    except Exception as error:
+        raise RelgraphError(f"{what}: {told_of(error)}") from error
+
+
 def absolute(text: str) -> str:
-    """Return a spelling with the whole path of its file, which is found from any directory; others as they are."""
-    if not is_own(text) or not IN_FILE.fullmatch(text):
+    """Return a spelling with the whole path of its file, which is found from any directory; others as they are.
+
+    Raises:
+        RelgraphError: for a path with a plus or a star, which are read as a sum of methods.
+    """
+    if not IN_FILE.fullmatch(text):
         return text
     file, _, attribute = text.rpartition(":")
-    return f"{Path(file).expanduser().absolute()}:{attribute}"
+    found = f"{Path(file).expanduser().absolute()}:{attribute}"
+    if not is_own(found):
+        raise RelgraphError(f"{text} must lie at a path without + and *, which stand for sums, got {found}")
+    return found
 
 
 def load(text: str) -> Any:
@@ -86,7 +113,8 @@ def load(text: str) -> Any:
     try:
         return reduce(getattr, attribute.split("."), module)
     except AttributeError as error:
-        raise unknown(f"attribute of {place}", attribute, [n for n in vars(module) if n[0] != "_"]) from error
+        named = [name for name, value in vars(module).items() if name[0] != "_" and not isinstance(value, ModuleType)]
+        raise unknown(f"attribute of {place}", attribute, named) from error
 
 
 def _module(text: str, place: str) -> ModuleType:
@@ -94,28 +122,29 @@ def _module(text: str, place: str) -> ModuleType:
     if in_file and not Path(place).expanduser().is_file():
         raise RelgraphError(f"{text}: expected a file {place}, found none")
     try:
-        return _of_file(Path(place).expanduser().absolute()) if in_file else _by_name(place)
+        file = Path(place).expanduser().absolute()
+        return _of_file(file, file.read_bytes()) if in_file else _by_name(place)
     except ModuleNotFoundError as error:
         if error.name != place or "." in place:
-            raise RelgraphError(f"{text} needs the module {error.name}, which is not installed") from error
+            told = "which is neither installed nor in this directory"
+            raise RelgraphError(f"{text} needs the module {error.name}, {told}") from error
         raise unknown("source or module", place, SOURCES - {"object"}) from error
     except Exception as error:  # what code of another's raises
-        told = f"{type(error).__name__}: {first_line(error)}"
-        raise RelgraphError(f"{text} cannot be imported: {told}") from error
+        raise RelgraphError(f"{text} cannot be imported: {told_of(error)}") from error
 
 
 @cache
-def _of_file(file: Path) -> ModuleType:
-    """Return the module that a file defines, which may import its neighbours, as a script does."""
+def _of_file(file: Path, content: bytes) -> ModuleType:
+    """Return the module that a file of this content defines, which may import its neighbours, as a script does."""
     name = MODULE + hashlib.sha256(str(file).encode()).hexdigest()[:16]
     found = importlib.util.spec_from_file_location(name, file)
-    assert found is not None and found.loader is not None, "it ends with .py"
+    assert found is not None, "it ends with .py"
     module = importlib.util.module_from_spec(found)
     if str(file.parent) not in sys.path:
         sys.path.append(str(file.parent))
     sys.modules[name] = module  # dataclasses look their module up
     try:
-        found.loader.exec_module(module)
+        exec(compile(content, str(file), "exec"), vars(module))  # what is recorded, and no older bytecode
     except BaseException:
         del sys.modules[name]
         raise
@@ -136,15 +165,28 @@ def spelling_of(target: Any) -> str:
     >>> spelling_of(RelgraphError), spelling_of(3)
     ('relgraph.errors:RelgraphError', 'object:int')
     """
-    if isinstance(target, list):  # a sum of methods, each alone or as (weight, method)
-        parts = [part if isinstance(part, tuple) and len(part) == 2 else (None, part) for part in target]
-        words = [part if isinstance(part, str) else spelling_of(part) for _, part in parts]
-        return "+".join(word if w is None else f"{w:g}*{word}" for (w, _), word in zip(parts, words, strict=True))
     module, name = getattr(target, "__module__", "") or "", getattr(target, "__qualname__", "<")
     if "<" in name or module in ("", "__main__"):
         return f"object:{type(target).__name__}"
-    file = getattr(sys.modules.get(module), "__file__", None)
-    return f"{file if module.startswith(MODULE) else module}:{name}"
+    place, spelled = sys.modules.get(module), f"object:{type(target).__name__}"
+    try:
+        if reduce(getattr, name.split("."), place) != target:  # a method of an object, or what a decorator made
+            return spelled
+    except AttributeError:
+        return spelled
+    found = f"{getattr(place, '__file__', None) if module.startswith(MODULE) else module}:{name}"
+    return found if is_own(found) else spelled
+
+
+def sum_of(methods: list[Any]) -> str:
+    """Return the spelling of a sum of methods, each alone or as (weight, method).
+
+    >>> sum_of(["kd", (0.5, RelgraphError)])
+    'kd+0.5*relgraph.errors:RelgraphError'
+    """
+    parts = [part if isinstance(part, tuple) and len(part) == 2 else (None, part) for part in methods]
+    words = [part if isinstance(part, str) else spelling_of(part) for _, part in parts]
+    return "+".join(word if w is None else f"{w}*{word}" for (w, _), word in zip(parts, words, strict=True))
 
 
 def origin(kind: str, text: str) -> dict[str, str]:
@@ -180,11 +222,8 @@ def load_registered(kind: str, name: str) -> Any:
         RelgraphError: if it cannot be imported.
     """
     entry = registered(kind)[name]
-    try:
+    with telling(f"{name} of the package {entry.dist.name if entry.dist else entry.value} cannot be loaded"):
         return entry.load()
-    except Exception as error:  # what code of another's raises
-        owner = entry.dist.name if entry.dist else entry.value
-        raise RelgraphError(f"{name} of the package {owner} cannot be loaded: {first_line(error)}") from error
 
 
 @contextmanager

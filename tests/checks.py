@@ -45,7 +45,9 @@ def assert_refused_like(*cases: tuple[Callable[[], object], str]) -> None:
     """Check that each call raises RelgraphError with one line in which the pattern is found."""
     for call, pattern in cases:
         found = refusal(call)
-        assert re.search(pattern, found) and "\n" not in found, f"{found!r} does not match {pattern!r}"
+        assert found != "no error" and re.search(pattern, found) and "\n" not in found, (
+            f"{found!r} does not match {pattern!r}"
+        )
 
 
 class Intruder:

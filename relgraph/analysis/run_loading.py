@@ -257,14 +257,9 @@ def run_pair(
     run = opened.run.path
     if teacher is None and side != "student":
         told = "has no teacher's network" if is_vectors(opened.recipe.teacher) else "was trained without a teacher"
-        raise RelgraphError(f"{run} {told}: export its student's graph (side student)")
+        raise RelgraphError(f"{run} {told}: export its student's graph (--side student)")
     reference = student if teacher is None else teacher
-    own, width = student.x.shape[1], reference.x.shape[1]
-    if own != width:
-        linear = opened.recipe.projected is None
-        told = f"got {own} of the student and {width} of the teacher's {'features' if linear else 'own head'} in {run}"
-        remedy = "--head projection" if linear else f"--dim {width}"
-        raise RelgraphError(f"a pair needs embeddings of one width, {told}: train with {remedy}")
+    _check_widths(opened, student.x.shape[1], reference.x.shape[1])
     chooser: Chooser = neighbours or ("student" if side == "student" else "teacher")
     make = difference_pair if side == "difference" else partial(split_pair, neighbours=chooser)
     pair = make(student.x, reference.x, graph=graph, k=k, threshold=threshold)
@@ -277,6 +272,14 @@ def run_pair(
         if bool((images.labels < 0).any()):
             store.labelled = images.labels >= 0
     return pair
+
+
+def _check_widths(run: TrainedRun, own: int, width: int) -> None:
+    if own != width:
+        linear = run.recipe.projected is None
+        side = f"the teacher's {'features' if linear else 'own head'} in {run.run.path}"
+        told = f"a pair needs embeddings of one width, got {own} of the student and {width} of {side}"
+        raise RelgraphError(f"{told}: train with {'--head projection' if linear else f'--dim {width}'}")
 
 
 def empty_rows(count: int, width: int) -> Tensor:

@@ -92,16 +92,8 @@ def load(
     original = (source.skipping() if skip_bad else source).read(root.expanduser(), image_size, mode)
     if not original.train.classes:
         _check_unlabelled(source.name, labels_per_class, label_fraction, label_noise)
-    train, val, test = original.train, original.val, original.test
-    if train.classes and len(test) == 0:
-        parts = hold_out(train, test_fraction, generator("test split", split_seed), "test")
-        train, test = (replace(part, index=torch.arange(len(part))) for part in parts)
-    elif (test_fraction, split_seed) != (TEST_FRACTION, 0):
-        told = f"{source.name} has {'a test split of its own' if train.classes else 'no labels'}"
-        raise RelgraphError(
-            f"{told}: expected neither test_fraction nor split_seed, got {test_fraction} and {split_seed}"
-        )
-    whole = len(train)
+    train, test = _with_test(source.name, original.train, original.test, test_fraction, split_seed)
+    val, whole = original.val, len(train)
     if val is None and val_fraction == 0:
         val = replace(train.select(torch.arange(0)), split="val")
     elif val is None:
@@ -115,6 +107,17 @@ def load(
     for images in original.unlabelled:
         train, whole = _join(train, images, first=whole), whole + len(images)
     return DataSet(source.name, train, val, test, mean, std, original.crop_padding, original.flip, original.left_out)
+
+
+def _with_test(dataset: str, train: ImageSet, test: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Return the training and test split; the latter is drawn if a data set with classes has none."""
+    if train.classes and len(test) == 0:
+        train, test = hold_out(train, fraction, generator("test split", seed), "test")
+        train, test = (replace(part, index=torch.arange(len(part))) for part in (train, test))
+    elif (fraction, seed) != (TEST_FRACTION, 0):
+        told = f"{dataset} has {'a test split of its own' if train.classes else 'no labels'}"
+        raise RelgraphError(f"{told}: expected neither test_fraction nor split_seed, got {fraction} and {seed}")
+    return train, test
 
 
 def _check(val: float, count: int | None, share: float, noise: float) -> None:

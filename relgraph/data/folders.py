@@ -52,6 +52,10 @@ class Listed(NamedTuple):
 Listings = dict[str, Listed]  # of each split, train first
 
 
+def _here(path: Path) -> str:
+    return "" if path.is_absolute() else f" in {Path.cwd()}"
+
+
 def read_folder(
     path: Path, image_size: int | None, mode: str = "auto", left_out: LeftOut | None = None
 ) -> tuple[tuple[str, ...], Splits]:
@@ -104,7 +108,7 @@ def list_folder(path: Path, left_out: LeftOut) -> tuple[tuple[str, ...], Listing
 
 def _splits_in(path: Path) -> list[str]:
     if not path.is_dir():
-        raise RelgraphError(f"{path}: no such folder")
+        raise RelgraphError(f"{path}: no such folder{_here(path)}")
     return [split for split in SPLITS if (path / split).is_dir()]
 
 
@@ -146,7 +150,7 @@ def list_pool(path: Path, listings: Listings, left_out: LeftOut) -> Listed:
         RelgraphError: if the folder is missing, there is no such image, or an image of the data set is gone.
     """
     if not path.is_dir():
-        raise RelgraphError(f"{path}: no such folder")
+        raise RelgraphError(f"{path}: no such folder{_here(path)}")
     files = (os.path.join(listed.folder, os.fsdecode(name)) for listed in listings.values() for name in listed.names)
     with reading(path):
         taken = [inode(file) for file in files]

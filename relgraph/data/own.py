@@ -3,7 +3,6 @@
 import operator
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from relgraph.data.folders import SPLITS, check_memory
 from relgraph.data.listing import LeftOut
 from relgraph.data.sources import OriginalSplits, Source, original_split
 from relgraph.errors import RelgraphError
-from relgraph.files import first_line
+from relgraph.own_code import telling
 from relgraph.printing import no_bar
 
 READ_TWICE = 8  # images: one that is flipped at random, as half of them are, is seen with 255 of 256
@@ -75,7 +74,7 @@ class OwnData(Source):
 
     def _made(self) -> Any:
         if isinstance(self.target, type) or (callable(self.target) and not hasattr(self.target, "__getitem__")):
-            with _told(f"{self.name} could not be made"):
+            with telling(f"{self.name} could not be made"):
                 return self.target()
         return self.target
 
@@ -98,7 +97,7 @@ class HuggingFace(Source):
         """
         owner, slash, rest = self.place.partition("/")
         name, _, config = rest.partition("/")
-        with _told(f"{self.name} could not be read"):
+        with telling(f"{self.name} could not be read"):
             found = _load_dataset(self.name)(f"{owner}{slash}{name}", config or None)
         known = {split: part for split, part in found.items() if split in (*SPLITS, "validation")}
         original = OwnData(known, self.name).read(root, image_size, mode)
@@ -118,17 +117,6 @@ def _load_dataset(name: str) -> Any:
     if int(datasets.__version__.partition(".")[0]) < DATASETS_LEAST:
         raise RelgraphError(f"{told}, which runs no code of a data set's own, found {datasets.__version__}")
     return datasets.load_dataset
-
-
-@contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Tell in one sentence of an error that another's code raises."""
-    try:
-        yield
-    except RelgraphError:
-        raise
-    except Exception as error:
-        raise RelgraphError(f"{what} ({type(error).__name__}: {first_line(error)[:300]})") from error
 
 
 def _splits(made: Any, name: str) -> dict[str, Any]:
@@ -183,7 +171,7 @@ class _Reader:
         number = 0
         items = iter(dataset) if count is None else (dataset[position] for position in range(count))
         while True:
-            with _told(f"{self.name}: image {number} of {split} could not be read"):
+            with telling(f"{self.name}: image {number} of {split} could not be read"):
                 try:
                     item = next(items)
                 except StopIteration:
@@ -247,7 +235,7 @@ def _label(label: Any, where: str) -> int:
 def _pixels(image: Any, image_size: int | None, where: str) -> Tensor:
     """Return an image of any kind as `(C, H, W)` uint8, with an `image_size` resized and cropped as a file's."""
     if isinstance(image, Image):
-        with quiet(), _told(f"{where}: not a readable image"):
+        with quiet(), telling(f"{where}: not a readable image"):
             return torch.from_numpy(np.asarray(as_seen(image, image_size)).transpose(2, 0, 1).copy())
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3):

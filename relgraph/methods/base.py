@@ -212,6 +212,10 @@ class Method(nn.Module):
             expected = ", ".join(by) or type(self).__name__.lower()
             returned = ", ".join(found) if isinstance(found, dict) else type(found).__name__
             raise RelgraphError(f"{type(self).__name__} compares by the terms {expected}, a dict, got {returned}")
+        for name, term in found.items():
+            if not isinstance(term, Tensor) or term.ndim:
+                told = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
+                raise RelgraphError(f"{type(self).__name__} compares by terms that are scalars, got {name}: {told}")
         names = {name: name if owner in ("", name) else f"{owner}_{name}" for name in found}
         return {names[name]: weight * by.get(name, 1.0) * term for name, term in found.items()}
 
@@ -220,8 +224,8 @@ class Method(nn.Module):
         return [Summand(self)]
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
-        """Return the terms of one batch without their weights; the teacher's output is detached."""
-        raise NotImplementedError
+        """Return the terms of one batch without their weights, scalars; the teacher's output is detached."""
+        raise RelgraphError(f"{type(self).__name__} needs a method compare(student, teacher, batch), found none")
 
     def teacher_terms(self, student: Output, teacher: Output, batch: Batch, cross_entropy: Loss) -> Terms:
         """Return the losses that train the method's own side of the teacher, by name; they train its head as well.

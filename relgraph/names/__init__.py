@@ -5,6 +5,7 @@ A built-in `NAME`, `SOURCE:NAME`, a name that an installed package registers, `p
 """
 
 from relgraph.names.data import dataset as dataset
+from relgraph.names.data import own_data as own_data
 from relgraph.names.methods import SHARED as SHARED
 from relgraph.names.methods import Methods as Methods
 from relgraph.names.methods import Named as Named
@@ -26,13 +27,16 @@ from relgraph.names.networks import student as student
 from relgraph.names.networks import student_in_file as student_in_file
 from relgraph.names.networks import teacher as teacher
 from relgraph.names.own import OWN as OWN
+from relgraph.names.own import check_options_of as check_options_of
 from relgraph.names.own import check_permitted as check_permitted
 from relgraph.names.own import logger as logger
 from relgraph.names.own import origins as origins
 from relgraph.names.own import own_code_of as own_code_of
 from relgraph.names.own import own_spellings as own_spellings
+from relgraph.names.own import replace_own as replace_own
 from relgraph.names.own import settled as settled
 from relgraph.names.own import split_sum as split_sum
+from relgraph.names.own import texts_of as texts_of
 from relgraph.names.parts import PARTS as PARTS
 from relgraph.names.parts import criterion as criterion
 from relgraph.names.parts import kernel as kernel

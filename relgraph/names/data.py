@@ -15,6 +15,16 @@ OWN_DATA: dict[str, Callable[[str], Source]] = {
 }  # fmt: skip
 
 
+def own_data(spec: object) -> str:
+    """Return which kind of data in a place of the user's own a spelling names: a key of `OWN_DATA`; else "".
+
+    >>> own_data("classes:photos"), own_data("digits")
+    ('classes', '')
+    """
+    kind, _, place = str(spec).partition(":")
+    return kind if place and kind in OWN_DATA else ""
+
+
 def dataset(spec: object) -> Source:
     """Return the data set of a spelling: a built-in one such as `cifar100`, or one of `OWN_DATA`; or an object.
 

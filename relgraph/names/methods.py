@@ -10,15 +10,16 @@ from typing import Any, NamedTuple
 from relgraph import own_code
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.relation import Relation
+from relgraph.graph.topology import ALL_PAIRS
 from relgraph.methods import METHODS
 from relgraph.methods.base import Method, RunFacts
 from relgraph.methods.own import Related
-from relgraph.methods.relational import Relational
+from relgraph.methods.relational import Relational, layers_of
 from relgraph.methods.sum import Sum
 from relgraph.names.own import find_own, split_sum
 from relgraph.names.parts import part_of
 from relgraph.options import Option, options_of
-from relgraph.own_code import Own
+from relgraph.own_code import Own, telling
 
 
 class Named(NamedTuple):
@@ -48,8 +49,14 @@ class Named(NamedTuple):
         return shared_options(self.cls, in_sum) if self.made is None else {}
 
     def build(self, run: RunFacts, options: Mapping[str, Any]) -> Method:
-        """Return the method, built for a run if it was not before."""
-        return self.cls.for_run(run, **self.given, **options) if self.made is None else deepcopy(self.made)
+        """Return the method, built for a run if it was not before; what is learned in it is trained as a copy."""
+        if self.made is not None:
+            return deepcopy(self.made)
+        given = {**self.given, **options}
+        if any(layers_of(tuple(given.values()))):
+            given = deepcopy(given, {id(ALL_PAIRS): ALL_PAIRS})  # which is known by its identity
+        with telling(f"{self.name} cannot be built"):
+            return self.cls.for_run(run, **given)
 
 
 # A method in Python, and what stands for one or several: a text, a method, or a list of these, with weights or without.

@@ -1,21 +1,21 @@
 """Networks of a user's own as students and teachers: any `nn.Module`, or a class or function that returns one."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError, unknown
-from relgraph.files import first_line
 from relgraph.networks.backbone import Backbone, Wrapped, kind_of
 from relgraph.networks.files import load_strictly
 from relgraph.networks.sources import Arguments, Preparation, Pretrained, TeacherSource, reading_images
 from relgraph.networks.weights import read_weights
+from relgraph.own_code import telling
 
 SIZE = 32  # pixels of the images of a network that is built for none
 
@@ -103,6 +103,7 @@ class OwnTeacher(TeacherSource):
     def load(self, weights: Path | None, input_size: int | None, arguments: Arguments) -> Pretrained:
         """Return the network with its own weights, or those of a file, all of them and no others.
 
+        Weights that it draws are drawn from seed 0, so that a run is opened with the teacher that it had.
         The attributes `input_size`, `channels`, `mean` and `std` of the module tell how images are prepared, else
         timm's `pretrained_cfg` or `default_cfg`; what neither has is left empty. A `mean` that is a tensor is not
         taken: a module with one may subtract it itself.
@@ -110,7 +111,9 @@ class OwnTeacher(TeacherSource):
         Raises:
             RelgraphError: if the target returns no module or takes no such argument, or the file does not match.
         """
-        found = _module(self.target, self.name, {"image_size": input_size} if input_size else {}, arguments)
+        with torch.random.fork_rng(devices=[]):  # one network in every run, store and process
+            torch.manual_seed(0)
+            found = _module(self.target, self.name, {"image_size": input_size} if input_size else {}, arguments)
         backbone = _backbone(found)
         if weights is not None:
             _load(backbone, weights)
@@ -126,7 +129,7 @@ def _module(target: object, name: str, offered: Mapping[str, Any], asked: Argume
     if isinstance(target, nn.Module):
         if asked:
             raise RelgraphError(f"{name} is a module already and takes no arguments, got {dict(asked)}")
-        with _said(f"{name} cannot be copied"):
+        with telling(f"{name} cannot be copied"):
             return deepcopy(target)
     if not callable(target):
         expected = "expected an nn.Module, or a class or function that returns one"
@@ -136,7 +139,7 @@ def _module(target: object, name: str, offered: Mapping[str, Any], asked: Argume
         if argument not in taken:
             raise unknown(f"argument of {name}", argument, taken)
     given = {key: value for key, value in offered.items() if key in taken} | dict(asked)
-    with _said(f"{name} cannot be built"):
+    with telling(f"{name} cannot be built"):
         found = target(**given)
         if not isinstance(found, nn.Module):
             raise RelgraphError(f"{name} must return an nn.Module, got {kind_of(found)}")
@@ -152,17 +155,6 @@ def _parameters(target: Any) -> tuple[list[str], bool]:
         return [], False
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return [each.name for each in found if each.kind in by_name], any(each.kind is each.VAR_KEYWORD for each in found)
-
-
-@contextmanager
-def _said(told: str) -> Iterator[None]:
-    """Turn any exception of a user's own code into one sentence, but for those that are one."""
-    try:
-        yield
-    except RelgraphError:
-        raise
-    except Exception as error:
-        raise RelgraphError(f"{told}: {type(error).__name__}: {first_line(error)}") from error
 
 
 def _backbone(module: nn.Module) -> Backbone:

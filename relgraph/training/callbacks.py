@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from relgraph.errors import RelgraphError
 from relgraph.outputs import Batch, Output
 
 
@@ -76,3 +77,18 @@ class Callback:
 
 
 Callbacks = Sequence[Callback]
+
+
+def check_callbacks(callbacks: object) -> None:
+    """Check that these are callbacks, before a training begins.
+
+    Raises:
+        RelgraphError: for one alone, a class of them, or anything else.
+    """
+    if not isinstance(callbacks, list | tuple):
+        told = f"got {type(callbacks).__name__}"
+        raise RelgraphError(f"callbacks must be a list of objects derived from relgraph.Callback, {told}")
+    for each in callbacks:
+        if not isinstance(each, Callback):
+            told = f"the class {each.__name__}" if isinstance(each, type) else type(each).__name__
+            raise RelgraphError(f"a callback must be an object derived from relgraph.Callback, got {told}")

@@ -12,7 +12,7 @@ from relgraph import names
 from relgraph.data.datasets import DataSet
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
-from relgraph.files import first_line
+from relgraph.files import first_line, told_of
 from relgraph.methods import Method, RunFacts
 from relgraph.methods.base import Shapes, Space
 from relgraph.names import build_method, read_arguments
@@ -358,9 +358,11 @@ def rehearse(method: Method, head: Head, recipe: Recipe, classes: int, facts: Ru
     method.eval()  # or norms would count it
     try:
         method(student, teacher, Batch(torch.arange(n), facts.labels[:n].cpu()))
-    except (RelgraphError, RuntimeError) as error:  # layers of a refinement raise torch's errors
-        if own == facts.dim or recipe.projected is None:
-            raise
+    except Exception as error:  # layers of a refinement raise torch's errors, a method of one's own any
+        if own == facts.dim or recipe.projected is None or not isinstance(error, (RelgraphError, RuntimeError)):
+            if isinstance(error, RelgraphError):
+                raise
+            raise RelgraphError(f"{recipe.method} cannot compare a batch: {told_of(error)}") from error
         raise RelgraphError(
             f"{recipe.method} does not compare embeddings of width {recipe.dim} with those of the teacher's own head, "
             f"{own}: use --dim {own} ({first_line(error)})"

@@ -9,6 +9,7 @@ from relgraph.errors import RelgraphError
 from relgraph.files import first_line
 from relgraph.names import check_permitted
 from relgraph.names import logger as find_logger
+from relgraph.own_code import telling
 from relgraph.printing import tell
 from relgraph.training.board import Board
 from relgraph.training.recipe import BaseRecipe
@@ -36,7 +37,7 @@ class LightningLogger:
 
     Args:
         target: Such a logger, or a class or function that returns one, called with those of `root_dir`, `save_dir`
-            (the run's directory), `name` (its last part) and `version` ("") that it takes.
+            (the run's directory) and `name` (its last part) that it takes.
         spelling: Its name in messages.
         recipe: The recipe, whose options are the hyper-parameters.
         run: The run.
@@ -47,12 +48,10 @@ class LightningLogger:
 
     def __init__(self, target: Any, spelling: str, recipe: BaseRecipe, run: RunDirectory) -> None:
         self.spelling, self.broken = spelling, False
-        try:
+        with telling(f"the logger {spelling} cannot be made"):
             self.logger = target if all(hasattr(target, name) for name in NEEDED) and not inspect.isclass(target) else (
                 target(**_taken(target, {"root_dir": run.path, "save_dir": run.path, "name": run.path.name}))
             )  # fmt: skip
-        except Exception as error:  # what code of another's raises
-            raise RelgraphError(f"the logger {spelling} cannot be made: {first_line(error)}") from error
         if lacking := [name for name in NEEDED if not hasattr(self.logger, name)]:
             raise RelgraphError(
                 f"the logger {spelling} has no {lacking[0]}: expected Lightning's interface of a logger"

@@ -34,10 +34,9 @@ class BaseRecipe:
     """The options that a training and a pre-training have in common: data, teacher, seed, device.
 
     Args:
-        dataset: digits, cifar10, cifar100, tiny-imagenet, stl10, stl10+unlabelled (with 100,000 images that have no
-            label); folder:PATH with train/ and val/ or test/, or with images alone, which have no labels then;
-            classes:PATH with a folder for each class; csv:FILE with columns path, label, split; or
-            huggingface:NAME[/CONFIG] (relgraph data lists what is there).
+        dataset: digits, cifar100, ..., classes:PATH, folder:PATH, csv:FILE, huggingface:NAME (relgraph data explains
+            them), or your own, such as data.py:Photos; classes: has a folder for each class, folder: has train/ and
+            val/ or test/, or images alone, which have no labels then, a table the columns path, label and split.
         root: Folder in which downloaded data sets lie.
         image_size: Resize images to this many pixels; needed for folders of mixed sizes.
         images: Hold all images in memory, or stream them from a folder; auto: in memory up to 8 GiB.
@@ -52,8 +51,8 @@ class BaseRecipe:
             simclr-small (crop and resize, flip, colours, blur), or digits (bent and shaded); auto: those of the
             method's authors.
         teacher: embedded:digits, open_clip:NAME/WEIGHTS, timm:NAME, torchvision:NAME[/WEIGHTS], checkpoint:RUN,
-            repdistiller:NAME with a published file (relgraph teachers lists them), or vectors:FILE with its vectors of
-            the training images, without a network.
+            repdistiller:NAME, vectors:FILE (relgraph teachers explains them), or your own, such as nets.py:Net;
+            repdistiller: reads a published file, vectors: are those of the training images, without a network.
         teacher_weights: File with the teacher's weights, for machines without a hub.
         teacher_size: Input size of the teacher, where it is not the model's own.
         teacher_mean: Mean of the teacher's input, such as 0.5,0.5,0.5.
@@ -121,7 +120,7 @@ class BaseRecipe:
     def __post_init__(self) -> None:
         """Check kinds and ranges; names that are open-ended are checked where they are looked up."""
         for name in OBJECTS & vars(self).keys():
-            object.__setattr__(self, name, Own.of(getattr(self, name)))
+            object.__setattr__(self, name, Own.of(getattr(self, name), name))
         loggers = self.logger if isinstance(self.logger, tuple) else (self.logger,)
         object.__setattr__(self, "logger", tuple(map(Own.of, loggers)))
         check_options(self)
@@ -195,9 +194,9 @@ class Recipe(BaseRecipe):
         teacher_head: The teacher's projection and classifier learn beside the student, are trained first and then
             fixed, or are the own ones of a checkpoint: or repdistiller: that was trained on the same classes.
         head_epochs: Epochs for a sequential head; as many as for the student if not given.
-        student: resnet8x4, wrn_16_2, vgg8, mobilenetv2, ... (relgraph students lists them), timm:NAME or
-            torchvision:NAME, which start from random weights; timm:NAME.TAG and torchvision:NAME/WEIGHTS start from
-            published ones (relgraph teachers lists them).
+        student: resnet8x4, wrn_16_2, ... (relgraph students lists them), timm:NAME[.WEIGHTS],
+            torchvision:NAME[/WEIGHTS], or your own, such as nets.py:Net; without WEIGHTS it starts from random ones,
+            with them from published ones (relgraph teachers lists them).
         student_weights: File from whose weights a student of timm, torchvision or your own starts, in the network's own
             names and without relgraph's description; a classifier of timm or torchvision in it is passed over.
         student_stages: Parts of a student of timm, torchvision or your own whose outputs are its stage maps, such as
@@ -207,8 +206,8 @@ class Recipe(BaseRecipe):
         head: Layers on top of both backbones: a projection to the embedding and a classifier, or the classifier alone,
             one linear layer, as published students of most methods have it; for methods that read no embedding.
         dim: Width of the embeddings, the nodes of the graph.
-        method: ega, kd, rkd, sp, crd, ... (relgraph methods lists them), a sum such as crd+0.9*kd, or none for
-            cross-entropy alone.
+        method: ega, kd, rkd, sp, crd, ... (relgraph methods lists them), a sum such as crd+0.9*kd, your own, such as
+            losses.py:Mine, or none for cross-entropy alone.
         method_args: Options of the method, such as angle_weight=2, or teacher_tau=0.01 for softer targets of seed
             (relgraph methods NAME explains them).
         ss_head: Run of relgraph pretrain --objective sskd-head: the teacher's self-supervision head, which sskd reads.
@@ -245,15 +244,16 @@ class Recipe(BaseRecipe):
         accumulate: Parts in which a batch goes through the student, for a large graph on a small device; the graph
             stays that of the batch, and the student runs twice.
         batch_norm: On several devices: batch norm over the images of each, or over all of them (sync).
-        lr: Learning rate of the student.
+        lr: Learning rate of the student; with adamw 0.001 if not given.
         weight_decay: Weight decay of both optimisers.
         schedule: Learning rate over the epochs: x 0.1 at the milestones, a cosine to --min-lr, or constant.
         schedule_by: Whether the cosine falls with each epoch or with each step.
         warmup_epochs: First epochs, in which the student's rate rises from 0 with every step; the schedule begins after
             them, milestones are epochs of the whole run.
         milestones: Epochs of the steps; 150,180,210 of 240, and in that proportion for other lengths, if not given.
-        teacher_lr: Learning rate of the teacher's head: constant for a joint one, with the schedule for a sequential
-            one. Its optimiser is the student's in all but rate, warm-up and clipping.
+        teacher_lr: Learning rate of the teacher's head; with adamw 0.001 if not given. It is constant for a joint head,
+            and has the schedule for a sequential one. Its optimiser is the student's in all but rate, warm-up and
+            clipping.
         ema: Decay of an exponential moving average of the student's weights and statistics, after each step at most
             (1 + step) / (10 + step); the average is evaluated, selected and kept, while the student itself is trained
             on. 0 for none.
@@ -538,6 +538,8 @@ def resolve(given: Mapping[str, Any], preset: str | None = None) -> Recipe:
         chosen["method_args"] = with_arguments(own["method_args"], given["method_args"])
     if "label_fraction" in given and "labels_per_class" not in given:
         chosen.pop("labels_per_class", None)  # two options for the same choice; the user's is kept
+    if chosen.get("optimiser") == "adamw":
+        chosen = {"lr": 1e-3, "teacher_lr": 1e-3, **chosen}  # SGD's defaults are too large for it
     if "epochs" in given and "milestones" not in given:
         chosen.pop("milestones", None)  # they come in proportion then
     recipe = Recipe(**settled(chosen))

@@ -27,7 +27,8 @@ from relgraph.files import (
     write_yaml,
     writing,
 )
-from relgraph.names import OWN, check_permitted, dataset, own_spellings
+from relgraph.names import OWN, check_options_of, dataset, own_data, own_spellings, replace_own, texts_of
+from relgraph.own_code import is_own, registered
 from relgraph.processes import ProcessGroup
 from relgraph.training.hardware import processor
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
@@ -107,22 +108,31 @@ class RunDirectory:
                 was neither given again nor permitted, or something is given again that is none.
         """
         content = read_yaml(self.recipe_file, sealed=True)
-        for text in content.get("method_args", ()):
-            check_permitted(str(text).partition("=")[2], str(self.recipe_file))
-        for name in OWN:
-            text = str(content.get(name))
-            own = own_spellings(text) or "object:" in text
-            if given and given.get(name) is not None:
-                if not own:
-                    raise RelgraphError(f"{name} of {self.path} is {text}, no code of its own: it is not given again")
-                content[name] = given[name]
-            else:
-                check_permitted(text, str(self.recipe_file))
+        again = {name: spec for name, spec in (given or {}).items() if name in (*OWN, "logger") and spec is not None}
+        for name in again:
+            texts = texts_of(content.get(name))
+            moved = name == "dataset" and own_data(again[name]) == own_data(content[name]) != ""
+            if not moved and not any(own_spellings(text) or "object:" in text for text in texts):
+                told = f"{name} of {self.path} is {', '.join(texts)}, no code of its own"
+                raise RelgraphError(f"{told}: it is not given again")
+        # Loggers are loaded where a run is resumed alone, and checked there.
+        named = {name: value for name, value in content.items() if name not in again and name != "logger"}
+        check_options_of(named, str(self.recipe_file))
+        content |= again
+        self._check_packages(again)
         found = resolve_pretraining(content) if "objective" in content else resolve(content, preset="none")
         lacking = [item.name for item in fields(found) if item.name not in content]
         if lacking:
             raise RelgraphError(f"{self.recipe_file} must hold every option, it lacks {', '.join(lacking)}")
         return found
+
+    def _check_packages(self, given: Mapping[str, Any]) -> None:
+        """Raise RelgraphError if a package that registered a name in the recipe is no longer installed."""
+        for part, code in (self.inputs().get("code", {}) if self.inputs_file.is_file() else {}).items():
+            name, spelling = part.split()[0], code["spelling"]
+            if given.get(name) is None and not is_own(spelling) and spelling not in registered(OWN[name]):
+                package = f"the package {code.get('package')} {code.get('version')}, which does not register it here"
+                raise RelgraphError(f"{self.path} was made with the {name} {spelling} of {package}")
 
     def inputs(self) -> dict[str, Any]:
         """Return the fingerprints of the data and the teacher that the run was made of.
@@ -173,10 +183,10 @@ class RunDirectory:
         """Raise RelgraphError if the run was started with another recipe, naming the first option that differs.
 
         Where the recipe leaves to the program whether the teacher runs or is read, or how images are normalised, what
-        was found then stands.
+        was found then stands. Loggers may be others, since no figure depends on them.
         """
         own = {name: getattr(recipe, name, None) for name in OWN}
-        stored = self.stored({name: spec for name, spec in own.items() if spec is not None and self._again(name, spec)})
+        stored = self.stored({name: spec for name, spec in own.items() if self._again(name, spec)})
         if type(stored) is not type(recipe):
             was, now = ("training" if isinstance(r, Recipe) else "pre-training" for r in (stored, recipe))
             raise RelgraphError(f"{self.path} is a {was}: expected a {now}")
@@ -189,13 +199,21 @@ class RunDirectory:
             recipe = replace(recipe, normalise=stored.normalise)
         for item in fields(recipe):
             was, now = getattr(stored, item.name), getattr(recipe, item.name)
-            if was != now:
-                raise RelgraphError(f"{self.path} was started with another recipe: {item.name} was {was}, is now {now}")
+            if was != now and item.name != "logger":
+                raise self._another(item.name, was, now)
 
     def _again(self, name: str, spec: Any) -> bool:
-        """Return whether this is code of one's own that the run names, perhaps from another place."""
-        was, now = str(read_yaml(self.recipe_file, sealed=True).get(name)), str(spec)
-        return was.rpartition(":")[2] == now.rpartition(":")[2] and (bool(own_spellings(was)) or "object:" in was)
+        """Return whether the run names code of one's own here, which this must be as well, perhaps from elsewhere."""
+        texts = str(read_yaml(self.recipe_file, sealed=True).get(name)), str(spec)
+        if not own_spellings(texts[0]) and "object:" not in texts[0]:
+            return False
+        was, now = (replace_own(text, lambda own: own.rpartition(":")[2]).replace("object:", "") for text in texts)
+        if was != now:
+            raise self._another(name, *texts)
+        return True
+
+    def _another(self, name: str, was: object, now: object) -> RelgraphError:
+        return RelgraphError(f"{self.path} was started with another recipe: {name} was {was}, is now {now}")
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]], file: Path | None = None) -> None:
         """Write all rows, one an epoch: what a stopped run wrote after its last checkpoint is trained again."""
@@ -234,7 +252,8 @@ def free_name(root: Path, recipe: AnyRecipe) -> Path:
         RelgraphError: if it cannot be made.
     """
     # A name that begins with a dash would be an option, with a dot hidden.
-    name = f"{dataset(recipe.dataset).short_name}-{_subject(recipe)}-seed{recipe.seed}".lstrip("-.").replace("/", "-")
+    name = f"{dataset(recipe.dataset).short_name}-{_subject(recipe)}-seed{recipe.seed}".lstrip("-.")
+    name = re.sub("[/:]", "-", name)  # a colon is a machine's name to scp and rsync
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
         for path in (root / name, *(root / f"{name}-{i}" for i in range(2, 10_000))):
@@ -255,10 +274,7 @@ def _subject(recipe: AnyRecipe) -> str:
 
 def _short(spec: object) -> str:
     """Return a spelling without paths and modules, for the name of a directory."""
-    text = str(spec)
-    for own in own_spellings(text):
-        text = text.replace(own, re.split(r"[:.]", own)[-1])
-    return text.removeprefix("object:")
+    return replace_own(str(spec), lambda own: re.split(r"[:.]", own)[-1]).replace("object:", "")
 
 
 def environment(seed: int) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def new_backbone(recipe: Recipe, channels: int, side: int, *, restored: bool) ->
         backbone = source.start(weights, channels, side)
     else:
         backbone = source.build(channels, side)
-    if recipe.init_from is not None:
+    if recipe.init_from is not None and not restored:
         path = Path(recipe.init_from)
         found, info = load_network(path, names.student_in_file(path))
         if info["backbone"] != str(recipe.student):

@@ -13,7 +13,7 @@ from relgraph.names import own_code_of
 from relgraph.own_code import permitting
 from relgraph.printing import tell
 from relgraph.processes import ProcessGroup
-from relgraph.training.callbacks import Callbacks, EpochEnd
+from relgraph.training.callbacks import Callbacks, EpochEnd, check_callbacks
 from relgraph.training.checkpoint import save_checkpoint
 from relgraph.training.epochs import Job, Progress, train_epoch
 from relgraph.training.loggers import Logger, find_loggers, open_loggers
@@ -35,6 +35,7 @@ def run_job(
             are others now, a file cannot be used, or a loss is not a number. The results of earlier epochs are kept.
         Stopped: if SIGTERM asked for it; a checkpoint holds all that was computed.
     """
+    check_callbacks(callbacks)
     first = ProcessGroup.launched().first
     found = find_loggers(recipe, str(path) if resume else None)
     if resume:
@@ -51,10 +52,10 @@ def run_job(
         job.processes.wait()
         if not progress.rows and progress.within is None:
             job.begin(run)
-        write_first(job, run)
-        done = len(progress.rows), len(progress.diagnostics)
-        loggers = open_loggers(found, recipe, run, *done) if job.processes.first else []
         with stoppable(job.processes):
+            write_first(job, run)
+            done = len(progress.rows), len(progress.diagnostics)
+            loggers = open_loggers(found, recipe, run, *done) if job.processes.first else []
             train_epochs(job, run, progress, loggers, callbacks)
         result = job.result(run, progress)
         if job.processes.first:

@@ -83,8 +83,6 @@ def test_a_pre_training_has_its_loss_and_the_neighbours_of_some_epochs(tmp_path:
 
 def test_the_neighbours_are_those_of_the_split_that_is_looked_at(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run", resolve_pretraining({"select": "test"}))
-    run.write_metrics(LEARNING)
-    assert drawn(learning_curve(run.path))[1] == [0, 0], "val_knn is of another split"
     run.write_metrics([{"epoch": 1.0, "loss": 3.0, "test_knn": 50.0}, {"epoch": 2.0, "loss": 2.0, "test_knn": 60.0}])
     assert drawn(learning_curve(run.path))[1][0] > 10
 

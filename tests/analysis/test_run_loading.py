@@ -95,7 +95,7 @@ def test_a_run_without_a_teacher(runs: Runs, reports: Reports) -> None:
     opened, report = TrainedRun(runs("none")), reports("none")
     assert "teacher" not in report and "linear_few" in report["student"]
     assert (opened.teacher, opened.head, opened.outputs(opened.data.val)[1]) == (None, None, None)
-    told = r"was trained without a teacher: .*\(side student\)$"
+    told = r"was trained without a teacher: .*\(--side student\)$"
     assert_refused_like((lambda: run_pair(opened), told), (lambda: run_pair(opened, side="teacher"), told))
     student = run_pair(opened, side="student", k=3)["student"]
     assert student.x.shape == (355, 32) and "prediction" in student

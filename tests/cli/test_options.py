@@ -7,10 +7,14 @@ import click
 import pytest
 
 from relgraph.errors import RelgraphError
+from relgraph.files import write_yaml
 from relgraph.options import Option, options_of
+from relgraph.own_code import permitting
 from relgraph.training.pretrain_recipe import PretrainRecipe
-from relgraph.training.recipe import Recipe
+from relgraph.training.recipe import Recipe, resolve
+from tests.checks import assert_refused, case
 from tests.cli.conftest import Failing, Program, check_told
+from tests.own.test_permission import mark_of, naming
 
 options = import_module("relgraph_cli.options")
 groups = import_module("relgraph_cli.groups")
@@ -119,6 +123,26 @@ def test_a_file_s_options_are_read_as_those_of_the_command(tmp_path: Path) -> No
         assert options.given_options(recipe, {"seed": None, "config": file}) == expected
     given = {"epochs": 3, "seed": 0, "config": file}
     assert options.given_options(PretrainRecipe, given) == {"epochs": 3, "seed": 0, "lr": 5e-4}
+
+
+def test_a_file_s_options_run_no_code_that_is_not_permitted(tmp_path: Path) -> None:
+    file = tmp_path / "f.yaml"
+    code, mark = mark_of(tmp_path)
+    for content in naming(code):
+        write_yaml(file, content)
+        with case(content), pytest.raises(RelgraphError):
+            resolve(options.given_options(Recipe, {"config": file}))
+        assert not mark.exists()
+    file.write_text(f"method: 0.5*{code}+kd\nmethod_args: kd.temperature=2,kernel={code}\n")
+    assert_refused((lambda: options.given_options(Recipe, {"config": file, "method": "sp"}), f"{file} names code…"))
+    with permitting([code]):
+        assert options.given_options(Recipe, {"config": file})["method"] == f"0.5*{code}+kd"
+
+
+def test_a_sum_of_one_s_own_methods_is_named_again_beside_resume() -> None:
+    options.refuse_beside_resume(Path("run"), {"method": "0.5*losses.py:Mine+kd", "seed": None})
+    with pytest.raises(click.UsageError):
+        options.refuse_beside_resume(Path("run"), {"method": "0.5*crd+kd"})
 
 
 def test_values_of_another_kind(misuse: Failing) -> None:

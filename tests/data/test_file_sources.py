@@ -71,7 +71,7 @@ def test_what_is_no_folder_of_classes_is_refused(flat: Path, tmp_path: Path) -> 
     split = write_folder(tmp_path / "split", {"train": 1, "test": 1})
     (tmp_path / "one/cat").mkdir(parents=True)
     cases = {
-        "nowhere": "nowhere: no such folder$",
+        "nowhere": "nowhere: no such folder.*$",
         str(split): rf"expected one folder for each class, found splits \(train, test\): give folder:{split}$",
         str(tmp_path / "one"): "expected one folder for each of at least 2 classes, found cat$",
     }
@@ -162,7 +162,7 @@ def test_no_image_of_the_data_set_is_in_its_pool(flat: Path, tmp_path: Path) -> 
             assert data.left_out.counts[TAKEN] == taken
     told = rf"flat: expected images without labels at any depth, found no image \(.*left out {TAKEN} \(20\)"
     assert_refused_like((lambda: read(f"classes:{flat}", unlabelled=flat), told))
-    assert_refused_like((lambda: read("digits", unlabelled=tmp_path / "nowhere"), "nowhere: no such folder$"))
+    assert_refused_like((lambda: read("digits", unlabelled=tmp_path / "nowhere"), "nowhere: no such folder.*$"))
 
 
 def test_checksums_of_a_pool_do_not_depend_on_its_place(flat: Path, pool: Path, tmp_path: Path) -> None:

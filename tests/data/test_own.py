@@ -194,7 +194,7 @@ REFUSED: tuple[tuple[Any, str], ...] = (
     (Images(lambda x: tensor(x).permute(1, 2, 0)), r"expected 1 or 3 channels in \(C, H, W\), got \(6, 7, 3\)$"),
     (
         Images(lambda x: Image.fromarray(x[..., 0]).convert("I")),
-        "not a readable image .Unfit: expected 8 bits per channel",
+        "not a readable image: Unfit: expected 8 bits per channel",
     ),
     (
         [PIXELS[0], PIXELS[1][:5]],
@@ -220,9 +220,9 @@ REFUSED: tuple[tuple[Any, str], ...] = (
     ([{"img": PIXELS[0]}], "expected the columns image and label, found img$"),
     (
         Images(lambda x: 1 / 0),
-        r"image 0 of train could not be read \(ZeroDivisionError: division by zero\)$",
+        r"image 0 of train could not be read: ZeroDivisionError: division by zero \(test_own.py, line \d+\)$",
     ),
-    (broken, r"^mine could not be made \(OSError: no disk\)$"),
+    (broken, r"^mine could not be made: OSError: no disk \(test_own.py, line \d+\)$"),
 )
 
 
@@ -299,7 +299,7 @@ def test_what_hugging_face_cannot_read_is_one_line(monkeypatch: pytest.MonkeyPat
         return HuggingFace("a/b").read(Path("unused"), None, "auto")
 
     hub(monkeypatch, ConnectionError("offline\nand more"))
-    assert_refused_like((attempt, r"^huggingface:a/b could not be read \(ConnectionError: offline\)$"))
+    assert_refused_like((attempt, r"^huggingface:a/b could not be read: ConnectionError: offline"))
     hub(monkeypatch, {"test": []})
     assert_refused_like((attempt, "^huggingface:a/b: expected splits train, test and val, found test$"))
     calls = hub(monkeypatch, {"train": []}, version="3.6.0")

@@ -83,6 +83,22 @@ def test_sigterm_leaves_a_checkpoint_amid_the_epoch(
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
+def test_sigterm_before_the_first_step_is_heard(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(*arguments: Any) -> list[Any]:
+        assert (tmp_path / "run" / "last.ckpt").is_file()
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        os.kill(os.getpid(), signal.SIGTERM)
+        return []
+
+    monkeypatch.setattr(trainer, "open_loggers", opened)
+    with pytest.raises(Stopped):
+        train(make(), tmp_path / "run")
+    monkeypatch.undo()
+    train(make(), tmp_path / "whole")
+    train(make(), tmp_path / "run", resume=True)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
 def test_a_pre_training_goes_on_amid_an_epoch(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"dataset": f"folder:{images}", "network": "resnet8", "epochs": 2, "batch_size": 9, "device": "cpu",
                "checkpoint_minutes": 1e-9, "objective": "moco", "queue": 18}  # fmt: skip

@@ -78,8 +78,25 @@ def test_a_base_method_trains_nothing_of_the_teachers_and_compares_nothing() -> 
     method = Product()
     assert list(method.teacher_parameters()) == []
     assert method.teacher_terms(output(), output(), BATCH, never) == {}
-    with pytest.raises(NotImplementedError):
-        Method()(output(), output())
+    assert_refused(
+        (lambda: Method()(output(), output()), "Method needs a method compare(student, teacher, batch), found none")
+    )
+
+
+def test_terms_that_are_no_scalars_are_refused() -> None:
+    class Rows(Method):
+        def __init__(self, found: Any) -> None:
+            super().__init__()
+            self.found = found
+
+        def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+            return {"rows": self.found}
+
+    told = "Rows compares by terms that are scalars, got rows:"
+    assert_refused(
+        (lambda: Rows(torch.ones(3))(output(), output()), f"{told} (3,)"),
+        (lambda: Rows(2.0)(output(), output()), f"{told} float"),
+    )
 
 
 def test_the_parts_of_an_output_that_can_be_nodes() -> None:

@@ -152,6 +152,25 @@ def test_an_instance_is_used_with_its_options() -> None:
     assert_refused((lambda: build_method(made, RUN, {}, ["k=3"]), told))
 
 
+def test_what_a_relation_learns_is_trained_as_a_copy() -> None:
+    class Scaled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.factor = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, weights: Tensor) -> Tensor:
+            return self.factor * weights
+
+    scale = Scaled()
+    for loss in (
+        build_method(Relation(scale=scale), RUN),
+        build_method("sp", RUN, {"scale": scale, "nodes": "feature"}),
+    ):
+        assert loss is not None and loss(*outputs(), BATCH).requires_grad
+        (factor,) = loss.parameters()
+        assert factor is not scale.factor
+
+
 def test_what_is_no_method_is_refused() -> None:
     kinds = "a method of a sum is a name, a class derived from Method, an instance of one, or a Relation, got"
     beta, sum_of_two = "beta is the weight of one method: write the weights of the sum as in 25*rkd+0.9*kd", [EGA, KD]

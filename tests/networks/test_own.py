@@ -153,7 +153,7 @@ def test_what_is_no_student_is_told_in_one_sentence() -> None:
         (nn.Conv2d(1, 2, 3), f"{size}Given groups=1, …"),
         (3, f"net is no network: {expected}int"),
         (lambda: 3, "net must return an nn.Module, got int"),
-        (broken, "net cannot be built: OSError: no disk"),
+        (broken, "net cannot be built: OSError: no disk (test_own.py, line …"),
         (lambda depth: convolutional(), "net cannot be built: TypeError: …"),
         (uncopied, "net cannot be copied: RuntimeError: Only Tensors created explicitly by the user …"),
     ):
@@ -211,6 +211,17 @@ def test_a_teacher_is_called_with_its_arguments() -> None:
         (partial(own_teacher, Pooling, widht=3), "unknown argument of net 'widht': did you mean 'width'? (known: in_…"),
         (partial(own_teacher, Pooling(), width=3), "net is a module already and takes no arguments, got {'width': 3}"),
     )
+
+
+def test_a_teacher_draws_the_same_weights_whatever_was_drawn_before() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    one = own_teacher(Pooling)
+    assert torch.equal(torch.get_rng_state(), before), "and nothing else changes"
+    torch.manual_seed(2)
+    other = own_teacher(Pooling)
+    assert all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
+    assert sum(p.numel() for p in one.parameters()) > 0
 
 
 def test_the_preparation_of_a_teacher_is_never_guessed() -> None:

@@ -14,6 +14,7 @@ from relgraph.errors import RelgraphError
 from tests.checks import assert_refused_like
 from tests.cli.conftest import recipe
 from tests.own.conftest import PACKAGES, Relgraph
+from tests.pictures import write_folder, write_image
 
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "32-true", "dim": 8}
 FLAGS = ["--epochs", "1", "--batch-size", "16", "--device", "cpu", "--precision", "32-true", "--dim", "8"]
@@ -71,7 +72,8 @@ def test_a_run_of_registered_names_needs_no_word(relgraph_process: Relgraph, tmp
     assert done.returncode == 0, done.stderr
     assert 0 <= json.loads(done.stdout)["student"]["top1"] <= 100
     gone = relgraph_process("evaluate", "run", cwd=tmp_path, installed=False)
-    assert gone.returncode == 1 and "unknown data set 'labflat'" in gone.stderr and len(gone.stderr.splitlines()) == 1
+    told = "run was made with the dataset labflat of the package labdata 1.0, which does not register it here"
+    assert gone.returncode == 1 and gone.stderr == f"Error: {told}\n"
     for listing, name in (
         ("students", "labtiny"),
         ("teachers", "labcolours"),
@@ -98,7 +100,7 @@ def test_files_are_found_from_any_directory_and_from_another_place(relgraph_proc
     for name in ("labnets", "labdata", "labloss"):
         (tmp_path / f"{name}.py").rename(other / f"{name}.py")
     lost = relgraph_process("evaluate", "../run", "--allow-code", cwd=other, installed=False)
-    assert lost.returncode == 1 and lost.stderr.endswith("labdata.py, found none\n"), lost.stderr
+    assert lost.returncode == 1 and lost.stderr.endswith("labloss.py, found none\n"), lost.stderr
     done = relgraph_process("evaluate", "../run", *flags(spelled), cwd=other, installed=False)
     assert done.returncode == 0, done.stderr
     (other / "labnets.py").write_text((other / "labnets.py").read_text() + "\n# another version\n")
@@ -132,3 +134,23 @@ def test_objects_in_python(site: Path, tmp_path: Path) -> None:
     assert relgraph.evaluate(tmp_path / "run", **parts, method=method) == figures
     with pytest.raises(RelgraphError, match="unknown part of a run that is given again 'seed'"):
         relgraph.Run(tmp_path / "run", seed=3)
+
+
+def test_data_of_one_s_own_is_named_again_from_another_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "photos", {"train": 12, "test": 4})
+    monkeypatch.chdir(tmp_path)
+    run = relgraph.train(
+        dataset="folder:photos", method="none", student="resnet8", val_fraction=0.25, **QUICK, out="run"
+    )
+    figures = run.evaluate(k=3)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    place = tmp_path / "photos"
+    assert_refused_like(
+        (lambda: relgraph.evaluate("../run", k=3), "photos: no such folder in .*elsewhere"),
+        (lambda: relgraph.evaluate("../run", k=3, dataset=f"classes:{place}"), "dataset of .* is folder:photos, .*"),
+    )
+    assert {**relgraph.evaluate("../run", k=3, dataset=f"folder:{place}"), "run": ""} == {**figures, "run": ""}
+    write_image(place / "test" / "cat" / "more.png", seed=99)
+    with pytest.raises(RelgraphError, match="the test images are not those of"):
+        relgraph.evaluate("../run", k=3, dataset=f"folder:{place}")

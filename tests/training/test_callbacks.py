@@ -9,6 +9,9 @@ import torch
 
 import relgraph
 from relgraph.errors import RelgraphError
+from relgraph.methods.base import Method, Terms
+from relgraph.options import option
+from relgraph.outputs import Batch, Output
 from relgraph.training.callbacks import Callback, EpochEnd, StepEnd
 from tests.checks import assert_refused_like
 
@@ -112,6 +115,35 @@ def test_an_error_of_a_callback_ends_a_run_that_can_go_on(tmp_path: Path) -> Non
     assert all(torch.equal(one, other) for one, other in zip(*(state.values() for state in states), strict=True))
 
 
+def test_loggers_of_a_stopped_run_are_given_again(tmp_path: Path) -> None:
+    class Ending(Callback):
+        def after_epoch(self, end: EpochEnd) -> None:
+            raise ZeroDivisionError
+
+    loggers: dict[str, Any] = {"object": Foreign(tmp_path, "mine"), "spelled": Foreign}
+    for name, logger in loggers.items():
+        with pytest.raises(ZeroDivisionError):
+            relgraph.train(**QUICK, out=tmp_path / name, logger=(logger, "tensorboard"), callbacks=[Ending()])
+        with pytest.raises(RelgraphError, match=r"pass it again|names code of its own"):
+            relgraph.train(resume=tmp_path / name)
+        made.clear()
+        relgraph.train(resume=tmp_path / name, logger=(logger, "tensorboard"))
+        (told,) = made or [logger]
+        assert told.calls[-1] == "success"
+
+
+def test_what_is_no_callback_is_refused_before_the_training(tmp_path: Path) -> None:
+    def train(callbacks: Any) -> Any:
+        return lambda: relgraph.train(**QUICK, out=tmp_path / "run", callbacks=callbacks)
+
+    assert_refused_like(
+        (train(Told()), "callbacks must be a list of objects derived from relgraph.Callback, got Told"),
+        (train([Told]), "a callback must be an object derived from relgraph.Callback, got the class Told"),
+        (train([Told(), print]), "a callback must be an .*, got builtin_function_or_method"),
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_loggers_that_are_none(tmp_path: Path) -> None:
     def train(logger: Any) -> Any:
         return lambda: relgraph.train(**QUICK, out=tmp_path / "run", logger=logger)
@@ -131,6 +163,13 @@ def test_the_functions_refuse_what_does_not_fit(tmp_path: Path) -> None:
     run = relgraph.train(**QUICK, out=tmp_path / "run")
     assert_refused_like(
         (lambda: relgraph.train(resume=run.path, epochs=3), "resume keeps the recipe of the run: .*, got epochs"),
+        (lambda: relgraph.train(resume=run.path, milestones=[1]), "resume keeps .*, got milestones"),  # type: ignore[arg-type]
+        (lambda: relgraph.train(resume=run.path, root="a.b:c"), "resume keeps .*, got root"),
+        (lambda: relgraph.train(resume=run.path, student="a.b:c"), "student of .* is resnet8, no code of its own: .*"),
+        (
+            lambda: relgraph.train(resume=run.path, logger=("a.b:c",)),
+            "logger of .* is tensorboard, no code of its own: .*",
+        ),
         (lambda: relgraph.train(resume=run.path, preset="ega"), "resume keeps the recipe of the run: .*, got preset"),
         (
             lambda: relgraph.train(epoch=3),  # type: ignore[call-arg]
@@ -142,6 +181,29 @@ def test_the_functions_refuse_what_does_not_fit(tmp_path: Path) -> None:
         ),
         (lambda: relgraph.evaluate(run, student="vgg8"), "student of .* is resnet8, no code of its own: .*"),
         (lambda: relgraph.Run(tmp_path), ".* is not a run: .*"),
-        (lambda: relgraph.export(run, "g.txt"), ".*"),
+        (lambda: relgraph.export(run, "g.txt"), "unknown graph format .txt."),
     )
     assert relgraph.train(resume=run.path).result == run.result, "a finished run is finished"
+
+
+def test_faults_of_ones_own_method_are_told_before_the_training(tmp_path: Path) -> None:
+    class Own(Method):
+        fault: Any = option(default=None)
+
+        def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
+            return {"own": self.fault(student.embedding, teacher.embedding)}
+
+    def train(method: Any) -> Any:
+        return lambda: relgraph.train(**QUICK, out=tmp_path / "run", method=method)
+
+    class Unmade(Own):
+        def __post_init__(self) -> None:
+            raise KeyError("x")
+
+    assert_refused_like(
+        (train(Own(lambda s, t: s @ t)), "cannot compare a batch: RuntimeError: mat1 and mat2 shapes"),
+        (train(Own(lambda s, t: 1 / 0)), "cannot compare a batch: ZeroDivisionError"),
+        (train(Own(lambda s, t: s.sum(1))), r"the term own of a loss must be a scalar tensor, got shape \(128,\)"),
+        (train(Unmade), "unmade cannot be built: KeyError: 'x'"),
+    )
+    assert not (tmp_path / "run").exists()

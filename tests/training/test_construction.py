@@ -100,6 +100,16 @@ def test_a_method_is_told_the_facts_and_rehearses(make: RecipeMaker, monkeypatch
     assert isinstance(few, Curious) and len(few.given[0][0].embedding) == 36, "no more than there are images"
 
 
+def test_an_error_in_a_method_of_ones_own_is_one_sentence(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Faulty(Method):
+        def compare(self, student: Output, teacher: Output, batch: Batch | None) -> dict[str, Tensor]:
+            return {"faulty": student.norm()}  # type: ignore[attr-defined]
+
+    monkeypatch.setitem(METHODS, "faulty", Faulty)
+    told = r"^faulty cannot compare a batch: AttributeError: .* 'norm' \(test_construction.py, line \d+\)$"
+    assert_refused_like((lambda: new(make(method="faulty")), told))
+
+
 def test_what_a_method_is_shown_of_extra_views(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "extra", Asking)
     monkeypatch.setattr(Asking, "reads", ("embedding", "feature", "logits"))
@@ -176,6 +186,7 @@ def test_where_a_student_may_start_from(make: RecipeMaker, finished: Runs, pretr
         assert equal(states(module.student.backbone), states(expected)) and module.student.backbone.training
         assert not equal(states(module.student.head), states(stored.head)), "the head is a new one, for other classes"
         assert {id(p) for p in module.student_parameters()} == {id(p) for p in module.student.parameters()}
+    build(make(method="none", init_from="gone"), restored=True)  # its weights are in a checkpoint
 
 
 def test_what_no_student_can_start_from(make: RecipeMaker, finished: Runs, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from relgraph.names import build_backbone
 from relgraph.networks.heads import Student
 from relgraph.training.distillation import build
 from relgraph.training.optimisers import decay_groups, new_optimiser
-from relgraph.training.recipe import Recipe
+from relgraph.training.recipe import Recipe, resolve
 from tests.training.conftest import RecipeMaker
 
 
@@ -77,3 +77,10 @@ def test_optimisers_have_the_recipe_s_settings(make: RecipeMaker) -> None:
         for rate, each in zip((0.01, 0.4), job.optimisers.values(), strict=True):
             assert [(g["lr"], g["weight_decay"]) for g in each.param_groups] == [(rate, 0.0), (rate, 0.3)]
             assert all(settings.items() <= g.items() for g in each.param_groups)
+
+
+def test_adamw_has_smaller_rates_unless_they_are_given() -> None:
+    assert (resolve({}).lr, resolve({}).teacher_lr) == (0.05, 0.01)
+    found = resolve({"optimiser": "adamw"})
+    assert (found.lr, found.teacher_lr) == (0.001, 0.001)
+    assert resolve({"optimiser": "adamw", "lr": 0.05}).lr == 0.05

@@ -13,6 +13,8 @@ import torch
 import yaml
 
 from relgraph.files import digest, read_yaml
+from relgraph.graph.relation import Relation
+from relgraph.own_code import Own
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.recipe import Recipe, resolve
 from relgraph.training.runs import RunDirectory, check_free, environment, free_name
@@ -176,3 +178,16 @@ def test_pre_trainings_and_trainings_are_told_apart(tmp_path: Path) -> None:
          r"was started with another recipe: lr was 0\.03, is now 1\.0$"),
     )  # fmt: skip
     first.check_recipe(pretraining)
+
+
+def test_a_sum_with_ones_own_method_is_resumed_with_its_weights(tmp_path: Path) -> None:
+    def recipe(weight: float, other: str = "kd") -> Recipe:
+        return Recipe(method=Own.of([other, (weight, Relation())], "method"))
+
+    run = RunDirectory.create(tmp_path / "run", recipe(0.5))
+    run.check_recipe(recipe(0.5))
+    told = "another recipe: method was kd.0.5.object:Relation, is now"
+    assert_refused_like(
+        (lambda: run.check_recipe(recipe(2.0)), f"{told} kd.2."),
+        (lambda: run.check_recipe(recipe(0.5, "sp")), f"{told} sp."),
+    )
