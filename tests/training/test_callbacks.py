@@ -203,7 +203,7 @@ def test_faults_of_ones_own_method_are_told_before_the_training(tmp_path: Path) 
     assert_refused_like(
         (train(Own(lambda s, t: s @ t)), "cannot compare a batch: RuntimeError: mat1 and mat2 shapes"),
         (train(Own(lambda s, t: 1 / 0)), "cannot compare a batch: ZeroDivisionError"),
-        (train(Own(lambda s, t: s.sum(1))), r"the term own of a loss must be a scalar tensor, got shape \(128,\)"),
+        (train(Own(lambda s, t: s.sum(1))), r"Own compares by terms that are scalars, got own: \(128,\)"),
         (train(Unmade), "unmade cannot be built: KeyError: 'x'"),
     )
     assert not (tmp_path / "run").exists()
