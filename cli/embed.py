@@ -66,8 +66,8 @@ def embed(out: Path | None, split: Any, allow_code: bool, **options: Any) -> Non
         say(f"{recipe.dataset} by {recipe.teacher} -> {out}")
         with permitting(everything=allow_code):
             written = write_vectors(recipe, out, split=split or "all", batch_size=batch_size)
-        speed = written.images / written.seconds
-        say(f"{quote(str(out))}: {written.images} images x {written.width}; {speed:.0f} images/s")
+        speed = f"{written.images / written.seconds:.0f} images/s, in {written.precision}"
+        say(f"{quote(str(out))}: {written.images} images x {written.width}; {speed}")
         return
     path = out or default_path(recipe, views, dtype, seed)
     say(f"{recipe.dataset} by {recipe.teacher} -> {path}")

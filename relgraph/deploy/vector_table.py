@@ -44,12 +44,14 @@ class VectorTable(NamedTuple):
         images: Number of its rows.
         width: Length of a vector.
         seconds: How long that took.
+        precision: In which the network computed.
     """
 
     path: Path
     images: int
     width: int
     seconds: float
+    precision: str
 
 
 class Block(NamedTuple):
@@ -101,7 +103,8 @@ def write_vectors(recipe: Recipe, path: Path, *, split: Splits = "all", batch_si
         raise RelgraphError(f"batch_size must be at least 1, got {batch_size}")
     check_new(path, *([path.with_suffix(NAMES)] if path.suffix == ".npy" else []))
     fabric = open_fabric(recipe)
-    teacher = open_teacher(recipe).to(fabric.device).hold(str(fabric.strategy.precision.precision))
+    precision = str(fabric.strategy.precision.precision)
+    teacher = open_teacher(recipe).to(fabric.device).hold(precision)
     recipe = whole_splits(recipe)
     if isinstance(dataset(recipe.dataset), FileSource):
         recipe = replace(recipe, images="stream", image_size=recipe.image_size or teacher.input_size)
@@ -116,7 +119,7 @@ def write_vectors(recipe: Recipe, path: Path, *, split: Splits = "all", batch_si
     with replacing(path) as part, FORMATS[path.suffix](part, path, count, teacher.width) as write:
         for block in _blocks(sets, _folder(data), embed, batch_size, recipe.processes):
             write(block)
-    return VectorTable(path, count, teacher.width, time.perf_counter() - start)
+    return VectorTable(path, count, teacher.width, time.perf_counter() - start, precision)
 
 
 def _embedder(teacher: Teacher, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -134,21 +137,27 @@ def _folder(data: DataSet) -> str:
 def _blocks(
     sets: Mapping[str, ImageSet], folder: str, embed: Callable[[Tensor], Tensor], batch_size: int, workers: int
 ) -> Iterator[Block]:
-    """Yield the rows of each split, `AT_ONCE` or somewhat more at a time."""
+    """Yield the rows of each split, at least `AT_ONCE` at a time but for the last."""
     with tqdm(desc="embed", total=sum(map(len, sets.values())), unit="img", disable=no_bar()) as bar:
         for split, images in sets.items():
-            for which in torch.split(torch.arange(len(images)), -(-AT_ONCE // batch_size) * batch_size):
-                some, rows = images.select(which), []
-                with closing(some.batches(torch.split(torch.arange(len(some)), batch_size), workers)) as batches:
-                    for pixels in batches:
-                        rows.append(embed(pixels))
-                        bar.update(len(pixels))
-                vectors, names = torch.cat(rows), _names(some, folder)
-                if not bool((finite := vectors.isfinite().all(dim=1)).all()):
-                    first = names[int((~finite).nonzero()[0])]
-                    raise RelgraphError(f"expected vectors of finite numbers, found others for {first} of {split}")
-                labels = [images.classes[label] if label >= 0 else "" for label in some.true_labels.tolist()]
-                yield Block(split, names, labels, vectors.numpy())
+            rows, first, parts = list[Tensor](), 0, torch.split(torch.arange(len(images)), batch_size)
+            with closing(images.batches(parts, workers)) as batches:
+                for part, pixels in zip(parts, batches, strict=True):
+                    rows.append(embed(pixels))
+                    bar.update(len(part))
+                    after = int(part[-1]) + 1
+                    if after - first >= AT_ONCE or after == len(images):
+                        yield _block(split, images.select(torch.arange(first, after)), torch.cat(rows), folder)
+                        rows, first = [], after
+
+
+def _block(split: str, images: ImageSet, vectors: Tensor, folder: str) -> Block:
+    names, finite = _names(images, folder), vectors.isfinite().all(dim=1)
+    if not bool(finite.all()):
+        bad = names[int((~finite).nonzero()[0])]
+        raise RelgraphError(f"expected vectors of finite numbers, found others for {bad} of {split}")
+    labels = [images.classes[label] if label >= 0 else "" for label in images.true_labels.tolist()]
+    return Block(split, names, labels, vectors.numpy())
 
 
 def _names(images: ImageSet, folder: str) -> list[str]:

@@ -15,7 +15,7 @@ from relgraph.networks.plain import read_plain
 from relgraph.networks.sources import Arguments, Listed, Pretrained, StudentSource, TeacherSource
 
 EMBEDDED = {"digits": Path(__file__).parents[1] / "assets" / "digits-simclr.safetensors"}
-OUTPUTS = ("embedding", "feature", "projection")  # of a checkpoint
+OUTPUTS = ("feature", "projection", "embedding")  # of a checkpoint
 
 
 class Projected(Backbone):
