@@ -56,8 +56,7 @@ class Run:
     """
 
     def __init__(self, path: str | Path, *, allow_code: bool = False, **given: Any) -> None:
-        for name in given.keys() - OBJECTS:
-            raise unknown("part of a run that is given again", name, OBJECTS)
+        _check_given(given)
         self._directory = RunDirectory.open(Path(path))
         self._allow_code, self._given = allow_code, given
 
@@ -125,6 +124,12 @@ class Run:
         """Go on with a stopped run, as if it had not stopped, and return it."""
         verb = pretrain if isinstance(self.recipe, PretrainRecipe) else train
         return verb(resume=self.path, callbacks=callbacks, allow_code=self._allow_code, **self._given)
+
+
+def _check_given(given: Given) -> None:
+    """Raise RelgraphError for what is no code of one's own that a run can name."""
+    for name in given.keys() - OBJECTS:
+        raise unknown("part of a run that is given again", name, OBJECTS)
 
 
 class Exported(NamedTuple):
@@ -292,8 +297,7 @@ def predict(
         raise RelgraphError(f"top and batch_size must be at least 1, got {top} and {batch_size}")
     if path is not None:
         check_new(path)
-    with _permitted(given, allow_code):
-        student = _student(run, allow_code, given)
+    student = _student(run, allow_code, given)
     target, decoding = torch.device("cuda" if on_cuda(device) else "cpu"), Recipe(workers=workers).processes
     places = [images] if isinstance(images, (str, Path)) else images
     with nullcontext() if path is None else replacing(path) as part:
@@ -307,13 +311,13 @@ def predict(
 
 def _student(run: Run | str | Path, allow_code: bool, given: Given) -> PlainStudent:
     """Return the student of a run, which has a classifier."""
+    _check_given(given)
     path = run.path if isinstance(run, Run) else Path(run)
-    if (path / "network.safetensors").is_file():
-        raise no_classifier(path)
-    known = run._given if isinstance(run, Run) else {}
-    own, allowed = given.get("student", known.get("student")), allow_code or (isinstance(run, Run) and run._allow_code)
-    student = load_student(path, student=own, allow_code=allowed)
-    if not student.classes:
+    if isinstance(run, Run):
+        given, allow_code = {**run._given, **given}, allow_code or run._allow_code
+    pretrained = (path / "network.safetensors").is_file()
+    student = None if pretrained else load_student(path, student=given.get("student"), allow_code=allow_code)
+    if student is None or not student.classes:
         raise no_classifier(path)
     return student
 

@@ -32,7 +32,7 @@ from relgraph.training.stores import try_threads, whole_splits
 
 AT_ONCE = 2**13  # images of a block, which is a row group in Parquet: 64 MiB of vectors of width 2,048
 COLUMNS = ("name", "split", "label")  # before the vector
-EMPTY = {"views": 1, "dtype": "float32", "seed": 0}  # options of stores alone, by what a table has
+FIXED = {"views": 1, "dtype": "float32", "seed": 0}  # options of stores, and what a table has
 Splits = Literal["train", "val", "test", "all"]
 
 
@@ -70,15 +70,15 @@ def is_table(path: str | Path | None, split: Splits | None, **options: Any) -> b
     """Return whether a path is that of a table, by its suffix; without one a store is meant.
 
     Raises:
-        RelgraphError: if a store is given a split, or a table another value of an option than `EMPTY` has.
+        RelgraphError: if a store is given a split, or a table another value of an option than `FIXED` has.
     """
     if path is None or Path(path).suffix not in FORMATS:
         if split is not None:
             raise RelgraphError(f"a split is of a table, FILE.parquet, .csv or .npy; a store has train, got {split}")
         return False
     for name, value in options.items():
-        if value != EMPTY[name]:
-            raise RelgraphError(f"{name} is of a store: expected {EMPTY[name]} for the table {path}, got {value}")
+        if value != FIXED[name]:
+            raise RelgraphError(f"{name} is of a store: expected {FIXED[name]} for the table {path}, got {value}")
     return True
 
 
