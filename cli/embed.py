@@ -16,6 +16,8 @@ Examples:
   relgraph embed --dataset digits --teacher embedded:digits --views 4
   relgraph embed --dataset cifar100 --teacher open_clip:ViT-B-32/openai
   relgraph train --dataset cifar100 --teacher open_clip:ViT-B-32/openai --views independent
+  relgraph embed --dataset folder:photos --teacher checkpoint:runs/NAME --teacher-args output=embedding -o v.parquet
+  relgraph embed --dataset cifar100 --teacher timm:vit_small_patch16_224.dino --split test -o dino.npy
 """
 
 
@@ -28,12 +30,14 @@ Examples:
               help="Type of the stored numbers; float16 halves the space.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the crops and flips.")
 @click.option("--batch-size", default=256, show_default=True, type=click.IntRange(min=1), help="Images at a time.")
-@click.option("--out", type=click.Path(path_type=Path),
-              help="Directory of the store. [default: one in the folder --embeddings]")  # fmt: skip
+@click.option("-o", "--out", type=click.Path(path_type=Path),
+              help="Directory of the store, or a table: FILE.parquet, .csv or .npy. "
+              "[default: a store in the folder --embeddings]")  # fmt: skip
+@click.option("--split", type=click.Choice(["train", "val", "test", "all"]), help="Images of a table. [default: all]")
 @ALLOW_CODE
 @recipe_options(*EMBED_OPTIONS)
-def embed(out: Path | None, allow_code: bool, **options: Any) -> None:
-    """Store a teacher's embeddings of a training set, once for all runs that follow.
+def embed(out: Path | None, split: Any, allow_code: bool, **options: Any) -> None:
+    """Store a teacher's embeddings of a training set, once for all runs that follow, or write a table of vectors.
 
     `relgraph train` with the same data set and teacher then reads them and the teacher need not run. All training
     images are embedded, so that every seed, validation split and choice of labels can use the store. When stopped, the
@@ -44,13 +48,27 @@ def embed(out: Path | None, allow_code: bool, **options: Any) -> None:
     same, so that its own augmentation shrinks to N views an image, the first without any crop. With the student's
     `--views independent` the student keeps fresh crops, and the teacher's embeddings are those of another view than
     the student's; one view, of the whole image, is then enough.
+
+    A table is for other programs: of any images, with or without labels, the name (the path within the folder of the
+    data, or the position in the split), the split, the class and the vector. FILE.npy has float32 (N, D), and the names
+    in FILE.names.txt. Image files are resized to the network's size without --image-size. The network may be a student:
+    --teacher checkpoint:RUN, with --teacher-args output=embedding for the vectors that its method compared.
     """
+    from relgraph.deploy.vector_table import is_table, write_vectors
     from relgraph.own_code import permitting
     from relgraph.training.recipe import resolve
     from relgraph.training.stores import default_path, store_embeddings
 
     views, dtype, seed, batch_size = (options.pop(name) for name in ("views", "dtype", "seed", "batch_size"))
     recipe = resolve({name: value for name, value in options.items() if value is not None})
+    if is_table(out, split, views=views, dtype=dtype, seed=seed):
+        assert out is not None
+        say(f"{recipe.dataset} by {recipe.teacher} -> {out}")
+        with permitting(everything=allow_code):
+            written = write_vectors(recipe, out, split=split or "all", batch_size=batch_size)
+        speed = f"{written.images / written.seconds:.0f} images/s, in {written.precision}"
+        say(f"{quote(str(out))}: {written.images} images x {written.width}; {speed}")
+        return
     path = out or default_path(recipe, views, dtype, seed)
     say(f"{recipe.dataset} by {recipe.teacher} -> {path}")
     if views == 1:  # told before hours are spent on it

@@ -18,6 +18,7 @@ from .export import export
 from .launch import LOST, launched, lost_the_others
 from .methods import methods
 from .names import students
+from .predict import predict
 from .presets import presets
 from .pretrain import pretrain
 from .report import report
@@ -78,6 +79,7 @@ def main() -> None:
     relgraph analyze runs/NAME                neighbours, communities, confusions: where the two networks differ
     relgraph report runs/NAME runs/OTHER      all of it as one HTML file, with the graph to explore
     relgraph export runs/NAME -o graph.gexf   the graph for Gephi or networkx
+    relgraph predict runs/NAME photos         the classes of new images, with their probabilities
     relgraph pretrain                         a teacher of your own, from images without labels
     relgraph embed --views 4                  run the teacher once, instead of in every step
     relgraph methods                          how to distil: the published methods, any of them on any graph
@@ -88,5 +90,7 @@ def main() -> None:
     """  # noqa: D301 (click wants the backspace itself)
 
 
-for command in (train, pretrain, evaluate, analyze, report, export, embed, data, teachers, students, methods, presets):
+for command in (
+    train, pretrain, evaluate, analyze, report, export, predict, embed, data, teachers, students, methods, presets
+):  # fmt: skip
     main.add_command(command)

@@ -4,11 +4,13 @@ Where a command takes a spelling, a function takes the object itself as well: a 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NamedTuple, Unpack
+
+import torch
 
 from relgraph.analysis import layout as layouts
 from relgraph.analysis.analysis import analyse, write_summary
@@ -20,7 +22,10 @@ from relgraph.analysis.plots import learning_curve
 from relgraph.analysis.report import write_report
 from relgraph.analysis.run_loading import TrainedRun, evaluate_run, run_pair
 from relgraph.analysis.split_graph import SplitGraph
+from relgraph.deploy.predicting import Format, Predicted, format_of, no_classifier, predict_files
+from relgraph.deploy.vector_table import Splits, VectorTable, is_table, write_vectors
 from relgraph.errors import RelgraphError, unknown
+from relgraph.files import check_new, replacing
 from relgraph.graph.pair import Pair
 from relgraph.graph.topology import Chooser
 from relgraph.keywords import EmbedOptions, PretrainOptions, TrainOptions
@@ -29,6 +34,7 @@ from relgraph.networks.plain import PlainStudent
 from relgraph.own_code import Own, permitting
 from relgraph.processes import ProcessGroup
 from relgraph.training import distillation, pretraining, stores
+from relgraph.training.building import on_cuda
 from relgraph.training.callbacks import Callback
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
 from relgraph.training.recipe import OBJECTS, resolve
@@ -52,8 +58,7 @@ class Run:
     """
 
     def __init__(self, path: str | Path, *, allow_code: bool = False, **given: Any) -> None:
-        for name in given.keys() - AGAIN:
-            raise unknown("part of a run that is given again", name, AGAIN)
+        _check_given(given)
         self._directory = RunDirectory.open(Path(path))
         self._allow_code, self._given = allow_code, given
 
@@ -97,6 +102,10 @@ class Run:
         own = {"student": self._given.get("student")}
         return load_student(self._directory.student_file, **own, allow_code=self._allow_code)
 
+    def predict(self, images: str | Path | Sequence[str | Path], **options: Any) -> Predicted:
+        """Return the most probable classes of images: see `relgraph.predict`."""
+        return predict(self, images, **options)
+
     def evaluate(self, k: int = 20) -> dict[str, Any]:
         """Return the accuracies of student and teacher: see `relgraph.evaluate`."""
         return evaluate(self, k)
@@ -117,6 +126,12 @@ class Run:
         """Go on with a stopped run, as if it had not stopped, and return it."""
         verb = pretrain if isinstance(self.recipe, PretrainRecipe) else train
         return verb(resume=self.path, callbacks=callbacks, allow_code=self._allow_code, **self._given)
+
+
+def _check_given(given: Given) -> None:
+    """Raise RelgraphError for what is no code of one's own that a run can name."""
+    for name in given.keys() - AGAIN:
+        raise unknown("part of a run that is given again", name, AGAIN)
 
 
 class Exported(NamedTuple):
@@ -221,16 +236,19 @@ def _is_own(spec: Any) -> bool:
 
 def embed(
     *, views: int = 1, dtype: Literal["float32", "float16"] = "float32", seed: int = 0, batch_size: int = 256,
-    out: str | Path | None = None, allow_code: bool = False, **options: Unpack[EmbedOptions],
-) -> stores.Embedded:  # fmt: skip
-    """Store a teacher's embeddings of a training set, once for all runs that follow.
+    out: str | Path | None = None, split: Splits | None = None, allow_code: bool = False,
+    **options: Unpack[EmbedOptions],
+) -> stores.Embedded | VectorTable:  # fmt: skip
+    """Store a teacher's embeddings of a training set, once for all runs that follow, or write a table of vectors.
 
     Args:
         views: Views of every image: the image itself, and a fixed crop and flip for each further one.
         dtype: Type of the stored numbers.
         seed: Seed of the crops and flips.
         batch_size: Images at a time.
-        out: Directory of the store; one in the folder `embeddings` if not given.
+        out: Directory of the store; one in the folder `embeddings` if not given. Or the file of a table for other
+            programs, `.parquet`, `.csv` or `.npy` (see `relgraph.deploy.vector_table.write_vectors`).
+        split: Whose images are in the table; all if not given.
         allow_code: Whether code of one's own that is named in files may be run.
         options: Those of `relgraph embed`, with underscores; teacher and data set may be objects.
 
@@ -239,8 +257,66 @@ def embed(
     """
     with _permitted(options, allow_code):
         recipe = resolve(options)
+        if is_table(out, split, views=views, dtype=dtype, seed=seed):
+            return write_vectors(recipe, Path(str(out)), split=split or "all", batch_size=batch_size)
         path = Path(out or stores.default_path(recipe, views, dtype, seed))
         return stores.store_embeddings(recipe, path, views=views, dtype=dtype, seed=seed, batch_size=batch_size)
+
+
+def predict(
+    run: Run | str | Path, images: str | Path | Sequence[str | Path], *, top: int = 1, out: str | Path | None = None,
+    format: Format | None = None, batch_size: int = 256, workers: int | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto", allow_code: bool = False, **given: Any,
+) -> Predicted:  # fmt: skip
+    """Return the most probable classes of images by the student of a run.
+
+    A line on standard error names each file that cannot be read.
+
+    Args:
+        run: The run, its directory, or its `student.safetensors`.
+        images: Files, folders, at any depth, and patterns such as `photos/*.jpg`.
+        top: Number of classes of each image.
+        out: File that they are written to as well, which must be new.
+        format: By the file's suffix if not given.
+        batch_size: Images at a time.
+        workers: Processes that decode images; if not given one a core, up to 8.
+        device: Where to compute.
+        allow_code: Whether code of one's own that the run names may be run.
+        given: Such code, given again: `student`, `teacher`, `dataset`, `method`.
+
+    Raises:
+        RelgraphError: if the run has no student or its classifier was not trained, no image can be read, an option does
+            not fit, or the file cannot be written.
+    """
+    path = None if out is None else Path(out)
+    form = format_of(path, format)
+    if top < 1 or batch_size < 1:
+        raise RelgraphError(f"top and batch_size must be at least 1, got {top} and {batch_size}")
+    if path is not None:
+        check_new(path)
+    student = _student(run, allow_code, given)
+    target, decoding = torch.device("cuda" if on_cuda(device) else "cpu"), Recipe(workers=workers).processes
+    places = [images] if isinstance(images, (str, Path)) else images
+    with nullcontext() if path is None else replacing(path) as part:
+        found = predict_files(
+            student, map(str, places), top=top, batch_size=batch_size, workers=decoding, device=target
+        )
+        if part is not None and form is not None:
+            part.write_text(found.text(form), encoding="utf-8", errors="surrogateescape")
+    return found
+
+
+def _student(run: Run | str | Path, allow_code: bool, given: Given) -> PlainStudent:
+    """Return the student of a run, which has a classifier."""
+    _check_given(given)
+    path = run.path if isinstance(run, Run) else Path(run)
+    if isinstance(run, Run):
+        given, allow_code = {**run._given, **given}, allow_code or run._allow_code
+    pretrained = (path / "network.safetensors").is_file()
+    student = None if pretrained else load_student(path, student=given.get("student"), allow_code=allow_code)
+    if student is None or not student.classes:
+        raise no_classifier(path)
+    return student
 
 
 def evaluate(run: Run | str | Path, k: int = 20, *, allow_code: bool = False, **given: Any) -> dict[str, Any]:

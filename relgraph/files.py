@@ -86,6 +86,16 @@ def _sync(path: Path) -> None:
         os.close(number)
 
 
+def check_new(*paths: Path) -> None:
+    """Check that nothing is where new files shall be.
+
+    Raises:
+        RelgraphError: naming what is there.
+    """
+    for path in filter(os.path.lexists, paths):
+        raise RelgraphError(f"{path} is there already: remove it, or choose another name")
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Tell in one sentence where a block cannot write what is at `path`.

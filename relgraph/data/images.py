@@ -76,6 +76,23 @@ class ImageFiles:
                 self._read(int(number), pixels[slot])
         return torch.from_numpy(pixels)
 
+    def decode_readable(self, which: NDArray[np.int64]) -> tuple[Tensor, dict[int, str]]:
+        """Return those of the images at `which` that can be read, and why others cannot, by their position.
+
+        Raises:
+            RelgraphError: if a readable one has another size.
+        """
+        pixels = np.empty((len(which), *self.shape[1:]), dtype=np.uint8)
+        faults, count = dict[int, str](), 0
+        with quiet():
+            for number in which.tolist():
+                try:
+                    self._read(number, pixels[count])
+                    count += 1
+                except BadImage as error:
+                    faults[number] = error.reason
+        return torch.from_numpy(pixels[:count]), faults
+
     def load(self, progress: str) -> Tensor:
         """Return all images, decoded by threads; `progress` is the name of the bar on a terminal.
 

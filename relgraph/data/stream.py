@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,12 @@ from torch.utils.data import DataLoader
 
 from relgraph.errors import RelgraphError
 
-Decode = Callable[[NDArray[np.int64]], Tensor]
+T = TypeVar("T")
 
 
-def stream(decode: Decode, indices: Iterable[Tensor], workers: int, pin_memory: bool) -> Generator[Tensor, None, None]:
+def stream(
+    decode: Callable[[NDArray[np.int64]], T], indices: Iterable[Tensor], workers: int, pin_memory: bool
+) -> Generator[T, None, None]:
     """Yield `decode(index)` for each index tensor, in order; close it to end the workers.
 
     Each worker is two batches ahead; with 0 workers this process decodes, without being ahead.
@@ -52,7 +54,7 @@ def stream(decode: Decode, indices: Iterable[Tensor], workers: int, pin_memory: 
             del loaded  # the last reference: this ends the workers
 
 
-def _decoded(decode: Decode, index: NDArray[np.int64]) -> Tensor | str:
+def _decoded(decode: Callable[[NDArray[np.int64]], T], index: NDArray[np.int64]) -> T | str:
     """Return a decoded batch, or the error message where decoding failed."""
     try:
         return decode(index)

@@ -9,16 +9,17 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError, unknown
 from relgraph.networks.backbone import Backbone
-from relgraph.networks.files import load_head, load_network, load_projector, read_network
+from relgraph.networks.files import find_network, load_head, load_network, load_projector, read_network
 from relgraph.networks.heads import Head
+from relgraph.networks.plain import read_plain
 from relgraph.networks.sources import Arguments, Listed, Pretrained, StudentSource, TeacherSource
 
 EMBEDDED = {"digits": Path(__file__).parents[1] / "assets" / "digits-simclr.safetensors"}
-OUTPUTS = ("feature", "projection")  # of a checkpoint
+OUTPUTS = ("feature", "projection", "embedding")  # of a checkpoint
 
 
 class Projected(Backbone):
-    """A backbone and the projector that was trained on top of it, `(N, C, H, W) -> (N, width)`, the projection's."""
+    """A backbone and the layers that were trained on top of it, `(N, C, H, W) -> (N, width)`, that of their output."""
 
     def __init__(self, backbone: Backbone, projector: nn.Module) -> None:
         super().__init__()
@@ -59,12 +60,12 @@ class CheckpointSource(TeacherSource):
     def load(self, weights: Path | None, input_size: int | None, arguments: Arguments) -> Pretrained:
         """Return the network.
 
-        The argument `output` chooses the embedding: "feature", the backbone's pooled vector, or "projection", the
-        output of the pre-training's projector for it.
+        The argument `output` chooses the vectors: "feature", the backbone's pooled ones; "projection", the output of
+        the projector for them; "embedding", those of `PlainStudent`, which the student's method compared.
 
         Raises:
             RelgraphError: if the file is missing, damaged or another program's, an argument is unknown, or a projection
-                is asked for where there is no projector.
+                is asked for where there is no projector, or an embedding of what is no student.
         """
         if arguments.keys() - {"output"}:
             known = " or ".join(f"output={each}" for each in OUTPUTS)
@@ -75,6 +76,10 @@ class CheckpointSource(TeacherSource):
         backbone, info = load_network(self.path, self.find)
         if output == "projection":
             backbone = Projected(backbone, load_projector(self.path))
+        elif output == "embedding":
+            plain = read_plain(find_network(self.path), self.find)
+            project = plain.head.project if plain.part == "embedding" else nn.Identity()
+            backbone = Projected(plain.backbone, nn.Sequential(project, plain.projector))
         return Pretrained(backbone, info["image_size"], info["in_channels"], info["mean"], info["std"])
 
 

@@ -16,7 +16,8 @@ With `--teacher-weights` the files of `repdistiller:` are those that were publis
 RepDistiller's `ckpt_epoch_240.pth` of resnet32x4; `--teacher-head own` uses the classifier in them.
 
 The first three come with the weights that their libraries download, or with those of a file. With the argument
-`output=projection` the embedding of a `checkpoint:` of `relgraph pretrain` is the projector's output for the features.
+`output=projection` the embedding of a `checkpoint:` of `relgraph pretrain` is the projector's output for the features,
+and with `output=embedding` that of a student is the vector which its method compared (`relgraph.networks.plain`).
 
 Stage maps, each `(N, channels, height, width)`, in order, which `Teacher.features` gives beside the embedding:
 

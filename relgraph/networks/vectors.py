@@ -53,7 +53,7 @@ class VectorFile:
         """Return the vectors of a NumPy file `(N, D)`, or of a Parquet file with names.
 
         Names of the images of `vectors.npy` are the lines of `vectors.names.txt`, if that is beside it. A Parquet file
-        has one column of names and one of vectors, whatever they are called.
+        has one column of vectors, and one of names or several with one called `name`.
 
         Raises:
             RelgraphError: if it cannot be read, is of another shape, or holds what is no finite number.
@@ -106,6 +106,7 @@ def _read_parquet(path: Path) -> tuple[NDArray[Any], list[str], list[Path]]:
         raise RelgraphError(f"{path}: expected a Parquet file ({first_line(error)[:200]})") from error
     kinds = {name: str(table.schema.field(name).type) for name in table.column_names}
     names = [name for name, kind in kinds.items() if kind in ("string", "large_string", "string_view")]
+    names = ["name"] if "name" in names else names  # beside split and label, as `relgraph embed` writes them
     vectors = [name for name, kind in kinds.items() if "list<" in kind]
     if len(names) != 1 or len(vectors) != 1 or any(table[name].null_count for name in (*names, *vectors)):
         told = "expected one column of names and one of lists of numbers, without nulls"

@@ -33,10 +33,7 @@ def open_fabric(recipe: BaseRecipe) -> Any:
     """
     from lightning_fabric import Fabric
 
-    if recipe.device == "cuda" and not torch.cuda.is_available():
-        raise RelgraphError("device cuda was asked for, but torch finds no CUDA device here: use --device cpu")
-    cuda = recipe.device != "cpu" and torch.cuda.is_available()
-    precision = precision_of(recipe)
+    cuda, precision = on_cuda(recipe.device), precision_of(recipe)
     if cuda:
         # The same seed gives the same numbers, but for sums over edges (k-NN with a refinement), atomic on CUDA.
         torch.backends.cudnn.deterministic = True
@@ -44,6 +41,17 @@ def open_fabric(recipe: BaseRecipe) -> Any:
     if processes.count == 1:
         return Fabric(accelerator=accelerator, devices=1, precision=precision)
     return _connected(accelerator, precision, processes)
+
+
+def on_cuda(device: str) -> bool:
+    """Return whether networks compute on CUDA: "auto" is CUDA where there is one.
+
+    Raises:
+        RelgraphError: if CUDA is requested but not available.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RelgraphError("device cuda was asked for, but torch finds no CUDA device here: use --device cpu")
+    return device != "cpu" and torch.cuda.is_available()
 
 
 def precision_of(recipe: BaseRecipe) -> Literal["32-true", "bf16-mixed"]:

@@ -58,7 +58,8 @@ class BaseRecipe:
         teacher_mean: Mean of the teacher's input, such as 0.5,0.5,0.5.
         teacher_std: Standard deviation of the teacher's input.
         teacher_args: Arguments of the teacher: of timm's constructor, such as num_classes=1001,pad_type=same, or
-            output=projection for the contrastive head of a checkpoint: that relgraph pretrain made.
+            output=projection for the contrastive head of a checkpoint: that relgraph pretrain made, output=embedding
+            for the vectors of a student that its method compared.
         optimiser: SGD with momentum, or AdamW with torch's betas, 0.9 and 0.999, which needs smaller rates: give --lr
             and --teacher-lr with it, such as 0.001.
         momentum: Momentum of SGD.

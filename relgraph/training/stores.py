@@ -206,7 +206,7 @@ def store_embeddings(
             f"got {views}, {batch_size} and {dtype!r}"
         )
     check_place(path)
-    fabric, data = open_fabric(recipe), open_data(_whole(recipe))
+    fabric, data = open_fabric(recipe), open_data(whole_splits(recipe))
     precision = str(fabric.strategy.precision.precision)
     teacher = open_teacher(recipe).to(fabric.device).hold(precision)
     with writing(path):
@@ -216,7 +216,7 @@ def store_embeddings(
         contents = _contents(recipe, data, teacher, record, dtype=dtype, precision=precision, views=views, seed=seed)
         writer, embed = StoreWriter(path, contents, record), _embedder(contents, teacher, fabric)
         if writer.missing and fabric.device.type == "cpu":
-            _try_threads(recipe, data.train, embed, batch_size)
+            try_threads(recipe, data.train, embed, batch_size)
         start = time.perf_counter()
         images = _write(writer, data.train, embed, batch_size, recipe.processes)
         return Embedded(contents, images, time.perf_counter() - start)
@@ -241,7 +241,8 @@ def _contents(
     )
 
 
-def _try_threads(recipe: Recipe, images: ImageSet, embed: Embed, batch_size: int) -> None:
+def try_threads(recipe: Recipe, images: ImageSet, embed: Embed, batch_size: int) -> None:
+    """Set the recipe's number of threads, by a trial if it asks for one, and tell what there is to say of it."""
     few = torch.arange(min(TRIED, batch_size, len(images)))
     pixels = images.select(few).sample(len(few))
     _, line = choose_threads(recipe.threads, lambda: embed(pixels, few))
@@ -267,8 +268,8 @@ def default_path(recipe: Recipe, views: int, dtype: str = "float32", seed: int =
     return Path(recipe.embeddings) / f"{name}-{ending}".lstrip("-")
 
 
-def _whole(recipe: Recipe) -> Recipe:
-    """Return the recipe with the original training split in one piece, and without a graph that batches must fit."""
+def whole_splits(recipe: Recipe) -> Recipe:
+    """Return the recipe with the original splits in one piece, and without a graph that batches must fit."""
     return replace(recipe, val_fraction=0.0, select="test", labels_per_class=0, label_fraction=1.0, label_noise=0.0,
                    method="seed", graph=None, k=None, neighbours="teacher", refine=None)  # fmt: skip
 

@@ -88,6 +88,19 @@ def test_training_uses_it_and_says_so(program: Program, failure: Failing, monkey
     assert losses[0] == losses[1] != losses[2]
 
 
+def test_a_table_for_other_programs(program: Program, failure: Failing, flat: Path) -> None:
+    options = ("embed", "--dataset", f"folder:{flat}", "--teacher", "embedded:digits", "--precision", "32-true")
+    first, last = program(*options, "-o", "v.csv").stdout.splitlines()
+    assert first == f"folder:{flat} by embedded:digits -> v.csv"
+    assert last.startswith("v.csv: 16 images x 64; ") and last.endswith(" images/s, in 32-true")
+    assert len(Path("v.csv").read_text().splitlines()) == 17
+    told = "a split is of a table, FILE.parquet, .csv or .npy; a store has train, got train"
+    assert failure(*options, "--split", "train") == told
+    assert failure(*options, "-o", "v.npy", "--views", 2).startswith("views is of a store: expected 1 for the table")
+    assert "has no images: expected another --split" in failure(*options, "-o", "v.npy", "--split", "test")
+    assert sorted(Path().glob("v*")) == [Path("v.csv")] and not Path("embeddings").exists()
+
+
 def test_help_is_honest_about_fixed_views(program: Program) -> None:
     text = " ".join(program("embed", "--help").stdout.split())
     assert "its own augmentation shrinks to N views an image" in text and "--val-fraction" not in text

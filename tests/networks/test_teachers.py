@@ -196,8 +196,9 @@ def test_a_pre_training_gives_features_or_projections(tmp_path: Path, pretrained
     assert projection.map_shapes() == feature.map_shapes()
     for arguments, words in (
         ({"output": "projektion"}, "unknown output of a checkpoint 'projektion': did you mean 'projection'"),
-        ({"output": 3}, r"unknown output of a checkpoint '3' \(known: feature, projection\)"),
-        ({"width": 3}, "a checkpoint takes the argument output=feature or output=projection, got {'width': 3} for"),
+        ({"output": 3}, r"unknown output of a checkpoint '3' \(known: embedding, feature, projection\)"),
+        ({"output": "embedding"}, "holds no student: expected student.safetensors of a training run"),
+        ({"width": 3}, r"takes the argument output=feature or output=projection or output=embedding, got {'width': 3}"),
     ):
         assert_refused_like((partial(load_teacher, spec, arguments=arguments), words))
 

@@ -73,6 +73,14 @@ def test_vectors_are_those_that_the_method_compared(run: tuple[str, relgraph.Run
         assert plain.classes == tuple("0123456789")
 
 
+def test_a_student_teaches_by_the_same_vectors(run: tuple[str, relgraph.Run]) -> None:
+    _, trained = run
+    teacher = relgraph.load_teacher(f"checkpoint:{trained.path}", arguments={"output": "embedding"})
+    images = torch.rand(3, 1, 8, 8)
+    torch.testing.assert_close(teacher(images), trained.student()(images)[0].detach())
+    assert len(teacher.features(images).maps) == 4
+
+
 def test_the_file_holds_the_teacher_s_side_as_well(run: tuple[str, relgraph.Run]) -> None:
     name, trained = run
     file = RunDirectory(trained.path).student_file

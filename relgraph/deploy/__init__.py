@@ -1,0 +1,1 @@
+"""What a trained student is used for outside of training."""

@@ -1,0 +1,179 @@
+"""What a trained student says of image files: their classes, with probabilities."""
+
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from glob import glob
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from relgraph.data.images import ImageFiles, names_in_one
+from relgraph.data.listing import LeftOut, find_images
+from relgraph.data.stream import stream
+from relgraph.data.views import Normalise
+from relgraph.errors import RelgraphError
+from relgraph.networks.plain import PlainStudent
+from relgraph.printing import no_bar, tell
+
+Format = Literal["csv", "json"]
+
+
+class Prediction(NamedTuple):
+    """The most probable classes of an image, the first of them first.
+
+    Attributes:
+        file: Path of the image.
+        classes: Their names.
+        probabilities: Theirs, the softmax of the logits over all classes.
+    """
+
+    file: str
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+    def cells(self) -> dict[str, str | float]:
+        """Return it as a row of a table.
+
+        >>> Prediction("a.png", ("cat", "dog"), (0.75, 0.25)).cells()
+        {'file': 'a.png', 'class': 'cat', 'probability': 0.75, 'class_2': 'dog', 'probability_2': 0.25}
+        """
+        found: dict[str, str | float] = {"file": self.file}
+        for rank, (name, probability) in enumerate(zip(self.classes, self.probabilities, strict=True), start=1):
+            ending = "" if rank == 1 else f"_{rank}"
+            found |= {f"class{ending}": name, f"probability{ending}": probability}
+        return found
+
+
+class Predicted(NamedTuple):
+    """The classes of images, in the order in which these were named.
+
+    Attributes:
+        rows: Of each image that could be read.
+        skipped: Why others could not, by what was named.
+    """
+
+    rows: list[Prediction]
+    skipped: dict[str, str]
+
+    def text(self, form: Format) -> str:
+        """Return the rows as CSV or JSON."""
+        rows = [row.cells() for row in self.rows]
+        if form == "json":
+            return json.dumps(rows, indent=2) + "\n"
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+
+def format_of(output: Path | None, form: Format | None) -> Format | None:
+    """Return the format that is given, or that of a file by its suffix; `None` where there is neither.
+
+    Raises:
+        RelgraphError: for another suffix.
+    """
+    if form is not None or output is None:
+        return form
+    match output.suffix.lower():
+        case ".csv":
+            return "csv"
+        case ".json":
+            return "json"
+    raise RelgraphError(f"expected an output FILE.csv or FILE.json, or a format, got {output}")
+
+
+def predict_files(
+    student: PlainStudent, places: Iterable[str], *, top: int, batch_size: int, workers: int, device: torch.device
+) -> Predicted:
+    """Return the `top` most probable classes of each image; a line on standard error names what cannot be read.
+
+    Args:
+        student: The network, which has a classifier.
+        places: Files, folders, at any depth, and patterns such as `photos/*.jpg` or `photos/**/*.jpg`.
+        top: Number of classes.
+        batch_size: Images at a time.
+        workers: Processes that decode images ahead.
+        device: Where to compute.
+
+    Raises:
+        RelgraphError: if no image can be read.
+    """
+    skipped: dict[str, str] = {}
+    files = list(dict.fromkeys(_find(places, skipped)))
+    rows = list(_predict(student.to(device), files, skipped, top, batch_size, workers, device)) if files else []
+    if skipped:
+        count = f"{len(skipped):,} of {len(rows) + len(skipped):,}"
+        tell(f"skipped {count} that cannot be read as an image", stream=sys.stderr)
+    if not rows:
+        raise RelgraphError("expected images that can be read, found none")
+    return Predicted(rows, skipped)
+
+
+def _find(places: Iterable[str], skipped: dict[str, str]) -> Iterator[str]:
+    """Yield the files that are named, those in a folder in the order of their names."""
+    for place in places:
+        for path in [place] if os.path.lexists(place) else sorted(glob(place, recursive=True)) or [place]:
+            if os.path.isdir(path):
+                yield from _in_folder(path, skipped)
+            elif os.path.exists(path):
+                yield path
+            else:
+                _skip(skipped, path, "no such file")
+
+
+def _in_folder(folder: str, skipped: dict[str, str]) -> Iterator[str]:
+    left_out = LeftOut()
+    try:
+        (names,) = find_images(Path(folder), [(Path(folder), "")], left_out)
+    except RelgraphError as error:
+        _skip(skipped, folder, str(error))
+        return
+    tell(*left_out.lines(folder), stream=sys.stderr)
+    if not names:
+        _skip(skipped, folder, "no image in this folder")
+    yield from (os.path.join(folder, name) for name in names)
+
+
+def _skip(skipped: dict[str, str], name: str, reason: str) -> None:
+    skipped[name] = reason
+    tell(f"{name}: {reason}", stream=sys.stderr)
+
+
+@torch.inference_mode()
+def _predict(
+    student: PlainStudent, files: Sequence[str], skipped: dict[str, str], top: int, batch_size: int, workers: int,
+    device: torch.device,
+) -> Iterator[Prediction]:  # fmt: skip
+    size, names = student.preprocess.size, student.classes
+    images = ImageFiles(Path(), names_in_one(files), (size, size), size)
+    prepare = Normalise(student.preprocess.mean, student.preprocess.std, device=device)
+    parts = torch.split(torch.arange(len(files)), batch_size)
+    with (
+        closing(stream(images.decode_readable, parts, workers, pin_memory=device.type == "cuda")) as batches,
+        tqdm(desc="predict", total=len(files), unit="img", leave=False, disable=no_bar()) as bar,
+    ):
+        for part, (pixels, faults) in zip(parts, batches, strict=True):
+            for number, reason in faults.items():
+                _skip(skipped, files[number], reason)
+            kept = [files[number] for number in part.tolist() if number not in faults]
+            if kept:
+                _, logits = student(prepare(pixels.to(device)))
+                best = logits.float().softmax(dim=1).topk(min(top, len(names)))
+                for file, values, which in zip(kept, best.values.tolist(), best.indices.tolist(), strict=True):
+                    yield Prediction(file, tuple(names[number] for number in which), tuple(values))
+            bar.update(len(part))
+
+
+def no_classifier(path: Path) -> RelgraphError:
+    """Return the error for a run that trained none."""
+    output = "feature" if (path / "network.safetensors").is_file() else "embedding"
+    instead = f"relgraph embed --teacher checkpoint:{path} --teacher-args output={output}"
+    return RelgraphError(f"{path} trained no classifier, which says the classes of images: {instead} gives vectors")

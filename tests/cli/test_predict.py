@@ -1,0 +1,70 @@
+import csv
+import json
+import os
+from pathlib import Path
+
+import click
+from click.testing import CliRunner
+
+import relgraph
+from tests.cli.conftest import Failing, Program, ended
+from tests.pictures import write_folder
+
+
+def test_a_table_csv_and_json_say_the_same(program: Program, run: Path, flat: Path) -> None:
+    expected = relgraph.predict(run, flat, device="cpu").rows
+    assert len(expected) == 16
+    header, _, *lines = program("predict", run, flat, "--device", "cpu").stdout.splitlines()
+    assert header.split() == ["file", "class", "probability", "%"]
+    told = [line.split() for line in lines]
+    assert told == [[row.file, row.classes[0], f"{100 * row.probabilities[0]:.2f}"] for row in expected]
+    found = json.loads(program("predict", run, flat, "--format", "json", "--device", "cpu").stdout)
+    assert found == [row.cells() for row in expected]
+    assert program("predict", run, flat, "-o", "o.csv", "--top", 2).stdout == "o.csv: 16 images\n"
+    text = Path("o.csv").read_text()
+    assert program("predict", run, flat, "--format", "csv", "--top", 2).stdout == text
+    assert [row["file"] for row in csv.DictReader(text.splitlines())] == [row.file for row in expected]
+
+
+def test_names_come_from_standard_input(command: click.Group, run: Path, flat: Path) -> None:
+    files = sorted(flat.rglob("*.png"))[:3]
+    text = b"\r\n".join(map(os.fsencode, files)) + b"\n\n"
+    result = CliRunner().invoke(command, ["predict", str(run), "-", "--format", "json"], input=text)
+    assert [row["file"] for row in json.loads(result.stdout)] == list(map(str, files))
+
+
+def test_files_that_cannot_be_read_do_not_fail_the_others(command: click.Group, run: Path, flat: Path) -> None:
+    bad = flat / "bad.png"
+    bad.touch()
+    result = ended(command, 0, "predict", run, flat, "none.png", "--format", "csv")
+    assert len(result.stdout.splitlines()) == 17
+    first, second, count = result.stderr.splitlines()
+    assert first == "none.png: no such file" and second.startswith(f"{bad}: not a readable image (")
+    assert count == "skipped 2 of 18 that cannot be read as an image"
+    result = ended(command, 1, "predict", run, bad, "-o", "o.csv")
+    *_, last = result.stderr.splitlines()
+    assert last == "Error: expected images that can be read, found none" and not Path("o.csv").exists()
+
+
+def test_refusals(failure: Failing, misuse: Failing, run: Path, contrasted: tuple[Path, str], flat: Path) -> None:
+    told = failure("predict", contrasted[0], flat)
+    command = f"relgraph embed --teacher checkpoint:{contrasted[0]} --teacher-args output=embedding"
+    assert told.endswith(f": {command} gives vectors")
+    assert "Missing argument 'IMAGES...'" in misuse("predict", run)
+    assert "0 is not in the range" in misuse("predict", run, flat, "--top", 0)
+    assert failure("predict", run, flat, "-o", "o.txt").startswith("expected an output FILE.csv or FILE.json")
+
+
+def test_code_of_one_s_own_is_named_again_or_allowed(program: Program, failure: Failing, tmp_path: Path) -> None:
+    photos = write_folder(tmp_path / "photos", {"train": 4, "test": 1})
+    Path("nets.py").write_text(
+        "from torch import nn\nclass Net(nn.Sequential):\n    def __init__(self):\n"
+        "        super().__init__(nn.Conv2d(3, 4, 3), nn.ReLU())\n"
+    )
+    program("train", "--dataset", f"folder:{photos}", "--student", "nets.py:Net", "--method", "none", "--epochs", 1,
+            "--batch-size", 4, "--out", "own")  # fmt: skip
+    image = photos / "test/cat/0.png"
+    assert "nets.py:Net" in failure("predict", "own", image)
+    again = program("predict", "own", image, "--student", "nets.py:Net").stdout
+    assert program("predict", "own", image, "--allow-code").stdout == again
+    assert str(image) in again
