@@ -37,7 +37,7 @@ from relgraph.training import distillation, pretraining, stores
 from relgraph.training.building import on_cuda
 from relgraph.training.callbacks import Callback
 from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretraining
-from relgraph.training.recipe import OBJECTS, resolve
+from relgraph.training.recipe import OBJECTS, Recipe, resolve
 from relgraph.training.runs import AnyRecipe, RunDirectory, free_name
 
 Split = Literal["train", "val", "test"]
