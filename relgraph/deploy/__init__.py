@@ -1,0 +1,1 @@
+"""A trained student outside of relgraph: files for other runtimes, each compared with the student."""
