@@ -87,5 +87,5 @@ def refused(told: str) -> Iterator[None]:
 
 
 def _in_parts(function: Callable[[Tensor], Outputs], images: Tensor) -> Outputs:
-    parts = [function(part) for part in images.split(AT_ONCE)]
+    parts = [function(part) for part in torch.split(images, AT_ONCE)]
     return [torch.cat(each) for each in zip(*parts, strict=True)]
