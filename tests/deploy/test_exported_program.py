@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from relgraph.deploy.exported_program import EXTRA, _resized, write_exported
@@ -20,9 +21,7 @@ def test_a_program_maps_any_number_of_images_to_the_student_s_outputs(tmp_path: 
             torch.testing.assert_close(found, expected)
     found = json.loads(told[EXTRA])
     assert found["classes"] == list(student.classes) and found["preprocessing"]["mean"] == [0.4, 0.5, 0.6]
-    assert found["input"] == {"name": "images", "type": "float32", "shape": ["batch", 3, 32, 32], "range": [-2, 3]} | {
-        "range": found["input"]["range"]
-    }
+    assert found["input"]["shape"] == ["batch", 3, 32, 32] and found["input"]["range"] == pytest.approx([-2, 3])
 
 
 @torch.no_grad()
