@@ -9,15 +9,13 @@ from .options import RUN, SPLIT, own_code_options
 from .show import say
 
 EPILOG = """\b
-Examples of a student:
-  relgraph export runs/knn8 -o student.onnx                      for onnxruntime, normalised images in
-  relgraph export runs/knn8 -o student.onnx --with-preprocessing uint8 images of any size in
+Examples:
+  relgraph export runs/knn8 -o student.onnx                      the student for onnxruntime, of normalised images
+  relgraph export runs/knn8 --with-preprocessing -o student.onnx  of uint8 images of any size
   relgraph export runs/knn8 -o student.pt2                       a program of torch.export
-  relgraph export runs/knn8 -o student.safetensors               by timm's or torchvision's own names, with config.json
+  relgraph export runs/knn8 -o student.safetensors               by timm's or torchvision's names, with config.json
   relgraph export runs/knn8 -o hub/ --licence mit                a folder for the Hugging Face Hub, with a model card
-\b
-Examples of a graph:
-  relgraph export runs/knn8 -o graph.graphml                     the pair on the test split, 8 nearest neighbours
+  relgraph export runs/knn8 -o graph.graphml                     the graph pair on the test split, 8 nearest neighbours
   relgraph export runs/knn8 --side teacher --k 4 -o teacher.gexf
   relgraph export runs/knn8 --graph threshold --threshold 0.8 --first 500 -o near.json
   relgraph export runs/knn8 --attributes label,prediction,community,overlap --thumbnails -o graph.gexf
