@@ -13,7 +13,7 @@ from tests.checks import case
 
 ROOT = Path(__file__).parents[1]
 
-# cli -> analysis, training -> names -> methods, networks, data -> graph: a module imports its level and those below.
+# cli -> analysis, training, deploy -> names -> methods, networks, data -> graph: a module imports its level and below.
 LEVELS = {
     **{
         f"relgraph.{name}": 0

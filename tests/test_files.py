@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from relgraph.errors import RelgraphError
-from relgraph.files import replacing, write_atomically
+from relgraph.files import new_folder, replacing, write_atomically
 
 
 def test_writing_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -38,3 +38,21 @@ def test_an_interrupt_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    with pytest.raises(KeyboardInterrupt), new_folder(path) as part:
+        (part / "file").write_text("half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+    path.mkdir()  # an empty one is taken
+    with new_folder(path) as part:
+        (part / "file").write_text("whole")
+        assert list(path.iterdir()) == []
+    assert (path / "file").read_text() == "whole" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(RelgraphError, match="exists already: expected a new or an empty folder"), new_folder(path):
+        pass
+    with pytest.raises(RelgraphError, match=r"cannot write .*: No such file"), new_folder(tmp_path / "none" / "folder"):
+        pass
+    assert (path / "file").read_text() == "whole"

@@ -1,1 +1,1 @@
-"""What a trained student is used for outside of training."""
+"""A trained student outside of relgraph: files for other runtimes, classes and vectors of new images, what it costs."""

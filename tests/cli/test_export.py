@@ -1,9 +1,12 @@
 import json
+import re
+import sys
 from collections import Counter
 from pathlib import Path
 
 import networkx as nx
 import pytest
+import torch
 
 import relgraph
 from tests.analysis.test_export import read
@@ -111,6 +114,56 @@ def test_the_difference(program: Program, run: Path) -> None:
         assert {"student_prediction", "teacher_prediction", "index", "x"} <= data.keys()
 
 
+def test_the_student_by_the_ending(program: Program, run: Path, contrasted: tuple[Path, str]) -> None:
+    for name, *options in (("student.pt2",), ("student.safetensors",), ("hub/",), ("other", "--format", "hub")):
+        told = program("export", run, "-o", name, *options).stdout
+        assert re.fullmatch(rf"{name}: compared on 64 images, 0.\d MB, largest relative difference \d.*\n", told), told
+    student, images = relgraph.Run(run).student(), torch.randn(3, 1, 8, 8)
+    program_of = torch.export.load("student.pt2").module()
+    for found in (program_of, relgraph.load_student("hub"), relgraph.load_student("other")):
+        with torch.no_grad():
+            for mine, expected in zip(found(images), student(images), strict=True):
+                torch.testing.assert_close(mine, expected)
+    assert "embedded:digits" in Path("hub/README.md").read_text()
+    vectors = relgraph.export(contrasted[0], "vectors.pt2", with_preprocessing=True)
+    assert vectors.difference is not None and vectors.difference < 1e-4 and vectors.images == 64
+    found, nothing = torch.export.load("vectors.pt2").module()(torch.zeros(1, 3, 20, 30, dtype=torch.uint8))
+    assert found.shape == (1, 64) and nothing is None
+
+
+def test_the_student_as_onnx(program: Program, run: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    told = program("export", run, "-o", "student.onnx", "--with-preprocessing").stdout
+    assert told.startswith("student.onnx: compared on 64 images, ")
+    session = onnxruntime.InferenceSession("student.onnx")
+    pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    student = relgraph.Run(run).student()
+    with torch.no_grad():
+        expected = student(torch.stack([student.preprocess(each) for each in pixels]))
+    for mine, others in zip(session.run(None, {"images": pixels.numpy()}), expected, strict=True):
+        torch.testing.assert_close(torch.from_numpy(mine), others, rtol=1e-4, atol=1e-5)
+
+
+def test_a_student_that_cannot_be_written(failure: Failing, run: Path) -> None:
+    (taken := Path("taken")).mkdir()
+    (taken / "file").touch()
+    check_told(failure, ("export", run, "-o"), {
+        "taken/": "taken exists already: expected a new or an empty folder",
+        "missing/student.pt2": "cannot write missing/student.pt2: No such file",
+        "student.onnx --split train": "student.onnx is the student of a run, for which there is no option split",
+        "student.pt2 --diff": "for which there is no option side, got difference",
+        "graph.gexf --with-preprocessing": "graph.gexf is the graph of a run, for which there is no option with_pre",
+        "a.safetensors --with-preprocessing": "preprocessing can be inside of the formats onnx and pt2, got",
+        "student.pt2 --licence mit": "a licence stands in the model card of the format hub, got the format pt2",
+    })  # fmt: skip
+
+
+def test_onnx_is_an_optional_package(failure: Failing, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    told = failure("export", run, "-o", "student.onnx")
+    assert "of which one is not installed" in told and told.endswith("pip install 'relgraph[deploy]'")
+
+
 def test_a_run_without_a_teacher(program: Program, failure: Failing, alone: Path) -> None:
     placed = export(program, alone, "graph.json", "--side", "student", "--k", 2, "--layout", "spring")
     assert kinds(placed) == {"student": FIRST * 2}
@@ -121,7 +174,7 @@ def test_a_run_without_a_teacher(program: Program, failure: Failing, alone: Path
 
 def test_errors(failure: Failing, misuse: Failing, run: Path) -> None:
     check_told(failure, ("export", run, "-o"), {
-        "graph.gefx": "unknown graph format 'gefx': did you mean 'gexf'?",
+        "graph.gefx": "unknown format to export 'gefx': did you mean 'gexf'?",
         "missing/graph.gexf --first 9 --k 2": "cannot write missing/graph.gexf: No such file",
         "graph.gexf --first 9 --k 9": "k must be between 1 and the number of nodes less one, 8, got 9",
         "graph.gexf --split train --graph dense": "at most 1,000,000 edges",
