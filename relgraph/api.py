@@ -19,6 +19,7 @@ from relgraph.analysis.plots import learning_curve
 from relgraph.analysis.report import write_report
 from relgraph.analysis.run_loading import TrainedRun, evaluate_run, run_pair
 from relgraph.analysis.split_graph import SplitGraph
+from relgraph.deploy.cost import run_cost
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.pair import Pair
 from relgraph.graph.topology import Chooser
@@ -95,9 +96,9 @@ class Run:
         own = {"student": self._given.get("student")}
         return load_student(self._directory.student_file, **own, allow_code=self._allow_code)
 
-    def evaluate(self, k: int = 20) -> dict[str, Any]:
+    def evaluate(self, k: int = 20, *, cost: bool = False) -> dict[str, Any]:
         """Return the accuracies of student and teacher: see `relgraph.evaluate`."""
-        return evaluate(self, k)
+        return evaluate(self, k, cost=cost)
 
     def analyze(self, split: Split = "test", **options: Any) -> dict[str, Any]:
         """Return how the two networks' graphs of a split compare: see `relgraph.analyze`."""
@@ -246,20 +247,26 @@ def embed(
         return stores.store_embeddings(recipe, path, views=views, dtype=dtype, seed=seed, batch_size=batch_size)
 
 
-def evaluate(run: Run | str | Path, k: int = 20, *, allow_code: bool = False, **given: Any) -> dict[str, Any]:
+def evaluate(
+    run: Run | str | Path, k: int = 20, *, cost: bool = False, allow_code: bool = False, **given: Any
+) -> dict[str, Any]:
     """Return the accuracies of student and teacher of a run on its test split, in percent.
 
     Args:
         run: The run, or its directory.
         k: Neighbours that vote in the k-NN accuracy.
+        cost: Whether what they cost to run is measured as well, see `relgraph.deploy.cost.run_cost`.
         allow_code: Whether code of one's own that the run names may be run.
         given: Such code, given again: `student`, `teacher`, `dataset`, `method`.
 
     Raises:
-        RelgraphError: if the run cannot be opened, or has no labels.
+        RelgraphError: if the run cannot be opened, or has no labels; without labels the cost alone is no error.
     """
-    with _opened(run, allow_code, given) as opened:
-        return evaluate_run(opened, k)
+    known = _again(run, allow_code, given)
+    with _opened(known, allow_code, {}) as opened:
+        alone = cost and not opened.has_labels
+        report = {"run": str(known.path)} if alone else evaluate_run(opened, k)
+        return report | ({"cost": run_cost(opened, known.student())} if cost else {})
 
 
 def analyze(
@@ -379,11 +386,15 @@ def report(
     return Path(output)
 
 
+def _again(run: Run | str | Path, allow_code: bool, given: Given) -> Run:
+    known = run if isinstance(run, Run) else Run(run)
+    return Run(known.path, allow_code=allow_code or known._allow_code, **{**known._given, **given})
+
+
 @contextmanager
 def _opened(run: Run | str | Path, allow_code: bool, given: Given) -> Iterator[TrainedRun]:
     """Open a run, with the code of one's own that was given again."""
-    known = run if isinstance(run, Run) else Run(run)
-    again = Run(known.path, allow_code=allow_code or known._allow_code, **{**known._given, **given})
+    again = _again(run, allow_code, given)
     with _permitted(again._given, again._allow_code):
         yield TrainedRun(again.path, again._given)
 

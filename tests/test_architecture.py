@@ -23,7 +23,7 @@ LEVELS = {
     "relgraph.graph": 1,
     **{f"relgraph.{name}": 2 for name in ("methods", "networks", "data")},
     "relgraph.names": 3,
-    **{f"relgraph.{name}": 4 for name in ("training", "analysis", "analysis.report")},
+    **{f"relgraph.{name}": 4 for name in ("training", "analysis", "analysis.report", "deploy")},
     "relgraph.api": 5,
     "relgraph": 5,  # the public names, gathered from all parts
     "relgraph_cli": 6,
