@@ -20,7 +20,7 @@ from relgraph.data.images import ImageSet
 from relgraph.data.views import Normalise
 from relgraph.deploy.neighbours import IMAGES, nearest, neighbours_among, overlap
 from relgraph.deploy.onnx_file import write_onnx
-from relgraph.files import replacing
+from relgraph.files import write_atomically
 from relgraph.networks.plain import PlainStudent
 from relgraph.seeding import generator
 from relgraph.training.evaluation import accuracy
@@ -55,13 +55,14 @@ def some_pixels(images: ImageSet) -> Tensor:
         return next(batches)
 
 
-def write_int8(student: PlainStudent, path: Path, pixels: Tensor) -> Quantised:
+def write_int8(student: PlainStudent, path: Path, pixels: Tensor, *, keep: Path | None = None) -> Quantised:
     """Write a student with weights and activations in 8 bits, input and outputs as those of `write_onnx`.
 
     Args:
         student: In evaluation mode, on the CPU.
         path: The file, which is replaced.
         pixels: Images that calibrate, `(N, C, H, W)` uint8.
+        keep: Where the file in float32 is written, of which this one is made; nowhere if not given.
 
     Raises:
         RelgraphError: if an optional package is missing, the student cannot be exported, or the file not written.
@@ -78,7 +79,8 @@ def write_int8(student: PlainStudent, path: Path, pixels: Tensor) -> Quantised:
             return next(self.batches, None)
 
     with TemporaryDirectory(prefix="relgraph-") as folder:
-        whole, prepared, small = (Path(folder) / name for name in ("whole.onnx", "prepared.onnx", "small.onnx"))
+        prepared, small = Path(folder) / "prepared.onnx", Path(folder) / "small.onnx"
+        whole = keep or Path(folder) / "whole.onnx"
         write_onnx(student, whole, images=pixels)
         # Batch norms are folded into convolutions, and shapes inferred.
         quant_pre_process(whole, prepared, skip_symbolic_shape=True)
@@ -86,12 +88,9 @@ def write_int8(student: PlainStudent, path: Path, pixels: Tensor) -> Quantised:
             prepared, small, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
         )  # fmt: skip
-        model = onnx.load(small)
-        onnx.helper.set_model_props(
-            model, {p.key: p.value for p in onnx.load(whole).metadata_props} | {"weights": "int8"}
-        )
-        with replacing(path) as file:
-            file.write_bytes(model.SerializeToString())
+        model, told = onnx.load(small), {entry.key: entry.value for entry in onnx.load(whole).metadata_props}
+        onnx.helper.set_model_props(model, told | {"weights": "int8"})
+        write_atomically(path, model.SerializeToString())
         return Quantised(path.stat().st_size, whole.stat().st_size, int8_share(path))
 
 
