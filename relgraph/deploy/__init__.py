@@ -1,1 +1,1 @@
-"""What a trained student becomes outside of relgraph, and what it costs to run."""
+"""A trained student outside of relgraph: files for other runtimes, each compared with the student."""

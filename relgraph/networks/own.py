@@ -33,7 +33,8 @@ class OwnNetwork(Wrapped):
             RelgraphError: if the module gives neither vectors `(N, D)` nor a map `(N, C, H, W)`.
         """
         output = self.model(images)
-        if not isinstance(output, Tensor) or output.ndim not in (2, 4) or len(output) != len(images):
+        # Not by len, which would fix an exported program to one number of images.
+        if not isinstance(output, Tensor) or output.ndim not in (2, 4) or output.shape[0] != images.shape[0]:
             told = f"for N = {len(images)} images, got {kind_of(output)}"
             raise RelgraphError(f"a network of your own must give a tensor (N, D) or (N, C, H, W) {told}")
         return output if output.ndim == 2 else output.mean(dim=(2, 3))

@@ -1,0 +1,136 @@
+"""A student as a program of `torch.export`, and its file, `.pt2`."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.nn import functional
+
+from relgraph.data.views import LUMINANCE
+from relgraph.deploy.comparing import Outputs, compared, normalised
+from relgraph.errors import RelgraphError
+from relgraph.files import first_line, replacing
+from relgraph.networks.plain import PlainStudent
+
+EXTRA = "relgraph.json"  # the description among a program's `extra_files`
+
+
+class Prepared(nn.Module):
+    """A student behind its preprocessing: uint8 images `(N, 3, H, W)` of any size to vectors and logits.
+
+    As `Preprocessing` prepares an image by PIL: the shorter side is resized to `size` (bicubic, antialiased, rounded to
+    whole levels), the centre cropped, the rest normalised. PIL rounds after each of two passes and this once, so that
+    a pixel of a resized image can differ by one level; at the final size all are the same.
+    """
+
+    mean: Tensor
+    std: Tensor
+    luminance: Tensor
+
+    def __init__(self, student: PlainStudent) -> None:
+        super().__init__()
+        self.student, self.size, self.channels = student, student.preprocess.size, student.preprocess.channels
+        numbers = {"mean": student.preprocess.mean, "std": student.preprocess.std, "luminance": LUMINANCE}
+        for name, values in numbers.items():
+            self.register_buffer(name, torch.tensor(values)[:, None, None])
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the vectors and the logits."""
+        shorter = torch.sym_min(*images.shape[-2:])
+        height, width = (_resized(length, self.size, shorter) for length in images.shape[-2:])
+        x = functional.interpolate(images.float(), size=(height, width), mode="bicubic", antialias=True)
+        # Not by a slice, whose strides would bind the program to images of the example's size.
+        rows, columns = ((length - self.size) // 2 + torch.arange(self.size) for length in (height, width))
+        x = x.index_select(2, rows).index_select(3, columns).clamp(0, 255).round() / 255
+        if self.channels == 1:
+            x = (x * self.luminance).sum(1, keepdim=True)
+        found: tuple[Tensor, Tensor | None] = self.student((x - self.mean) / self.std)
+        return found
+
+
+def _resized(length: Any, size: int, shorter: Any) -> Any:
+    """Return `round(length * size / shorter)`, a half to the even number, without a branch that would be fixed.
+
+    >>> [_resized(length, 4, 8) for length in (8, 9, 11, 15)], [round(length * 4 / 8) for length in (8, 9, 11, 15)]
+    ([4, 4, 6, 8], [4, 4, 6, 8])
+    """
+    doubled, divisor = 2 * length * size + shorter, 2 * shorter
+    rounded = doubled // divisor
+    half = 1 - torch.sym_min(doubled % divisor, 1)  # 1 where the fraction is exactly a half
+    return rounded - half * (rounded % 2)
+
+
+def description(student: PlainStudent, with_preprocessing: bool) -> dict[str, Any]:
+    """Return what travels with a student as data, as JSON values: its input, its preprocessing, outputs and classes."""
+    prepare = student.preprocess
+    ends = [(x - mean) / std for mean, std in zip(prepare.mean, prepare.std, strict=True) for x in (0, 1)]
+    plain = {"type": "float32", "shape": ["batch", prepare.channels, prepare.size, prepare.size]}
+    pixels = {"type": "uint8", "shape": ["batch", 3, "height", "width"], "range": [0, 255]}
+    return {
+        "input": {"name": "images", **(pixels if with_preprocessing else {**plain, "range": [min(ends), max(ends)]})},
+        "outputs": names_of_outputs(student),
+        "preprocessing": {**prepare._asdict(), "crop": "centre", "scale": 1 / 255, "inside": with_preprocessing},
+        "classes": list(student.classes),
+        "vectors": student.part,
+        "backbone": student.info.get("backbone"),
+    }
+
+
+def names_of_outputs(student: PlainStudent) -> list[str]:
+    """Return the names of what a student gives."""
+    return ["embedding", "logits"] if student.classes else ["embedding"]
+
+
+def traced(student: PlainStudent, with_preprocessing: bool) -> ExportedProgram:
+    """Return a student as a program of `torch.export` for batches of any number, and images of any size if prepared.
+
+    Raises:
+        RelgraphError: if it cannot be exported, as its own code may not be.
+    """
+    size = student.preprocess.size
+    sizes: dict[int, Any] = {0: Dim("batch")}
+    if with_preprocessing:  # an example of two sides, which neither is fixed by
+        sizes |= {2: Dim("height"), 3: Dim("width")}
+        module: nn.Module = Prepared(student).eval()
+        example = torch.zeros(2, 3, size + 18, size + 39, dtype=torch.uint8)
+    else:
+        module, example = student, torch.zeros(2, student.preprocess.channels, size, size)
+    told = f"{student.info['backbone']} cannot be exported by torch.export"
+    try:
+        with torch.no_grad():
+            return torch.export.export(module, (example,), dynamic_shapes=(sizes,))
+    except Exception as error:  # a user's own code raises anything
+        fixed = "its code is for one number of images (such as len(x) in place of x.shape[0])"
+        reason = fixed if "Constraints violated" in str(error) else first_line(error)[:300]
+        raise RelgraphError(f"{told}: {reason}") from error
+
+
+def write_exported(student: PlainStudent, path: Path, *, with_preprocessing: bool = False, images: Tensor) -> float:
+    """Write a student as a program of `torch.export`, and return how far the file's outputs are from the student's.
+
+    `torch.export.load(path).module()` maps `images` to `(embedding, logits)`, or to `(embedding, None)` where no
+    classifier was trained. The description is JSON in `relgraph.json` of its `extra_files`.
+
+    Args:
+        student: The student.
+        path: The file, which is written whole or not at all.
+        with_preprocessing: Whether the program reads uint8 images `(N, 3, H, W)` of any size, not normalised ones.
+        images: uint8 images of the student's size, on which both are compared.
+
+    Raises:
+        RelgraphError: if it cannot be exported or written, or the file gives other outputs.
+    """
+    program, stream = traced(student, with_preprocessing), io.BytesIO()
+    torch.export.save(program, stream, extra_files={EXTRA: json.dumps(description(student, with_preprocessing))})
+    with replacing(path) as part:
+        part.write_bytes(stream.getvalue())
+        loaded = torch.export.load(io.BytesIO(part.read_bytes())).module()
+
+        def run(pixels: Tensor) -> Outputs:
+            return [x for x in loaded(pixels if with_preprocessing else normalised(student, pixels)) if x is not None]
+
+        return compared(student, run, images, path, "torch.export")
