@@ -23,7 +23,7 @@ Examples:
     "--k", default=20, show_default=True, type=click.IntRange(min=1), help="Neighbours that vote in the k-NN accuracy."
 )
 @click.option("--cost", is_flag=True,
-              help="Also what both cost to run: parameters, multiply-accumulates, size, images per second here.")  # fmt: skip
+              help="Also what both cost to run: parameters, MACs, size, images per second here.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @own_code_options
 def evaluate(run: Path, k: int, cost: bool, as_json: bool, allow_code: bool, **given: Any) -> None:

@@ -1,9 +1,7 @@
 """What a student costs to run, beside its teacher: parameters, multiply-accumulates, bytes, images per second here."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
@@ -12,16 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from relgraph.analysis.run_loading import TrainedRun
-from relgraph.data.views import Normalise
+from relgraph.deploy.comparing import normalised
 from relgraph.deploy.neighbours import IMAGES, nearest, neighbours_among, overlap
-from relgraph.deploy.onnx_file import write_onnx
-from relgraph.deploy.quantised import calibration_images, session_of, some_pixels, write_int8
+from relgraph.deploy.onnx_file import Session, write_onnx
+from relgraph.deploy.quantised import calibration_images, some_pixels, write_int8
+from relgraph.deploy.speed import BATCH, images_per_second
 from relgraph.files import first_line
 from relgraph.networks.plain import PlainStudent
 from relgraph.training.feed import input_of
 
-BATCH = 64  # images of a timed call
-REPEATS, SECONDS = 5, 0.5  # a time is the median of so many calls, or of as many as fill this time
 FORMS = ("torch", "compiled", "onnx", "int8")
 
 
@@ -54,20 +51,6 @@ def multiply_accumulates(network: nn.Module, images: Tensor) -> int:
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     return counter.get_total_flops() // 2
-
-
-def images_per_second(call: Callable[[], object], count: int) -> float:
-    """Return how many images a second a call of `count` images computes: the median of calls, after one that warms up.
-
-    On a GPU a call must wait for its result, as `.cpu()` does.
-    """
-    call()
-    seconds: list[float] = []
-    while len(seconds) < REPEATS or sum(seconds) < SECONDS:
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return count / median(seconds)
 
 
 def run_cost(
@@ -108,7 +91,7 @@ def run_cost(
 def _student(
     run: TrainedRun, student: PlainStudent, pixels: Tensor, forms: tuple[str, ...], folder: Path
 ) -> dict[str, Any]:
-    images = Normalise(student.preprocess.mean, student.preprocess.std)(pixels.to(run.device))
+    images = normalised(student, pixels.to(run.device))
     student.to(run.device)
 
     def compiled() -> Work:
@@ -137,8 +120,8 @@ def _in_torch(network: Any, images: Tensor) -> Work:
 
 
 def _in_onnxruntime(path: Path, images: Tensor) -> Work:
-    session, given = session_of(path), {"images": images.cpu().numpy()}
-    return Work(lambda: session.run(None, given), len(images), path.stat().st_size)
+    session, given = Session(path), images.cpu()
+    return Work(lambda: session(given), len(images), path.stat().st_size)
 
 
 def _timed(make: Callable[[], Work]) -> dict[str, Any]:

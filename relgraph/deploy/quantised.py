@@ -5,8 +5,10 @@ with the ranges that the calibration images have; nodes are written as pairs of 
 which onnxruntime and others fuse. torchao's quantisation by `torch.export` gives no file that other runtimes read.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -15,17 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relgraph.analysis.run_loading import BATCH, TrainedRun
+from relgraph.analysis.run_loading import TrainedRun
 from relgraph.data.images import ImageSet
-from relgraph.data.views import Normalise
+from relgraph.deploy.comparing import colour, normalised
 from relgraph.deploy.neighbours import IMAGES, nearest, neighbours_among, overlap
-from relgraph.deploy.onnx_file import write_onnx
+from relgraph.deploy.onnx_file import Session, needing_onnx, write_onnx
+from relgraph.deploy.speed import BATCH, images_per_second
 from relgraph.files import write_atomically
 from relgraph.networks.plain import PlainStudent
 from relgraph.seeding import generator
 from relgraph.training.evaluation import accuracy
 
 CALIBRATION = 256  # images
+COMPARED = 64  # images on which the file in float32 is compared with the student
+AT_ONCE = 32  # images
 
 
 class Quantised(NamedTuple):
@@ -55,33 +60,38 @@ def some_pixels(images: ImageSet) -> Tensor:
         return next(batches)
 
 
-def write_int8(student: PlainStudent, path: Path, pixels: Tensor, *, keep: Path | None = None) -> Quantised:
+def write_int8(
+    student: PlainStudent, path: Path, pixels: Tensor, *, with_preprocessing: bool = False, keep: Path | None = None
+) -> Quantised:
     """Write a student with weights and activations in 8 bits, input and outputs as those of `write_onnx`.
 
     Args:
         student: In evaluation mode, on the CPU.
         path: The file, which is replaced.
-        pixels: Images that calibrate, `(N, C, H, W)` uint8.
+        pixels: Images that calibrate, `(N, C, size, size)` uint8.
+        with_preprocessing: Whether the input is uint8 images of any size instead.
         keep: Where the file in float32 is written, of which this one is made; nowhere if not given.
 
     Raises:
         RelgraphError: if an optional package is missing, the student cannot be exported, or the file not written.
     """
-    import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+    with needing_onnx(path):
+        import onnx
+        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.batches = _batches(student, pixels)
+            self.parts = iter(torch.split(pixels, AT_ONCE))
 
         def get_next(self) -> dict[str, Any] | None:
-            return next(self.batches, None)
+            part = next(self.parts, None)
+            return None if part is None else {"images": fed(student, part, with_preprocessing).numpy()}
 
     with TemporaryDirectory(prefix="relgraph-") as folder:
         prepared, small = Path(folder) / "prepared.onnx", Path(folder) / "small.onnx"
         whole = keep or Path(folder) / "whole.onnx"
-        write_onnx(student, whole, images=pixels)
+        write_onnx(student, whole, with_preprocessing=with_preprocessing, images=pixels[:COMPARED])
         # Batch norms are folded into convolutions, and shapes inferred.
         quant_pre_process(whole, prepared, skip_symbolic_shape=True)
         quantize_static(
@@ -89,15 +99,14 @@ def write_int8(student: PlainStudent, path: Path, pixels: Tensor, *, keep: Path 
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
         )  # fmt: skip
         model, told = onnx.load(small), {entry.key: entry.value for entry in onnx.load(whole).metadata_props}
-        onnx.helper.set_model_props(model, told | {"weights": "int8"})
+        onnx.helper.set_model_props(model, told | {"weights": json.dumps("int8")})
         write_atomically(path, model.SerializeToString())
         return Quantised(path.stat().st_size, whole.stat().st_size, int8_share(path))
 
 
-def _batches(student: PlainStudent, pixels: Tensor) -> Iterator[dict[str, Any]]:
-    prepare = Normalise(student.preprocess.mean, student.preprocess.std)
-    for part in pixels.split(32):
-        yield {"images": prepare(part).numpy()}
+def fed(student: PlainStudent, pixels: Tensor, with_preprocessing: bool) -> Tensor:
+    """Return what a file of a student reads of uint8 images of its size."""
+    return colour(pixels).contiguous() if with_preprocessing else normalised(student, pixels)
 
 
 def int8_share(path: Path) -> float:
@@ -108,21 +117,32 @@ def int8_share(path: Path) -> float:
     return sum(size for kind, size in sizes if kind == onnx.TensorProto.INT8) / sum(size for _, size in sizes)
 
 
-def session_of(path: Path) -> Any:
-    """Return onnxruntime's session of a file, on the CPU with as many threads as torch has."""
-    import onnxruntime
+def export_int8(
+    run: TrainedRun, student: PlainStudent, path: Path, *, with_preprocessing: bool = False
+) -> dict[str, Any]:
+    """Write the student of a run in int8, calibrated on its training images, and return what that changed.
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    `bytes`, `float_bytes`, `share` of `Quantised`, and what `compare_int8` returns.
+
+    Raises:
+        RelgraphError: as `write_int8` and `compare_int8` do.
+    """
+    with TemporaryDirectory(prefix="relgraph-") as folder:
+        whole = Path(folder) / "student.onnx"
+        calibration = calibration_images(run)
+        written = write_int8(student, path, calibration, with_preprocessing=with_preprocessing, keep=whole)
+        return written._asdict() | compare_int8(run, student, whole, path, with_preprocessing=with_preprocessing)
 
 
-def compare_int8(run: TrainedRun, student: PlainStudent, before: Path, after: Path) -> dict[str, Any]:
+def compare_int8(
+    run: TrainedRun, student: PlainStudent, before: Path, after: Path, *, with_preprocessing: bool = False
+) -> dict[str, Any]:
     """Return what a student in float32 and in int8 gives for the test images of a run, or for the training images.
 
-    For `before` and `after`: `top1` and `top5` in percent, where the images have labels and the student a classifier;
-    `overlap` of the k nearest neighbours with the teacher's, in the space in which the method compared them, where
-    there is a teacher. `kept`: overlap of both students' neighbours with each other. Beside them `k`, `split`, `images`.
+    For `before` and `after`: `images_per_second` in onnxruntime, in batches of `batch` on so many `threads`; `top1` and
+    `top5` in percent, where the images have labels and the student a classifier; `overlap` of the k nearest neighbours
+    with the teacher's, in the space in which the method compared them, where there is a teacher. `kept`: overlap of
+    both students' neighbours with each other. Beside them `k`, `split`, `images`.
 
     Raises:
         RelgraphError: if there are fewer than three images.
@@ -130,25 +150,40 @@ def compare_int8(run: TrainedRun, student: PlainStudent, before: Path, after: Pa
     split = "test" if len(run.data.test) else "train"
     images = run.images(split, IMAGES)
     k, labels, teacher = neighbours_among(len(images)), images.true_labels, run.outputs(images)[1]
-    found: dict[str, Any] = {"k": k, "split": split, "images": len(images)}
+    batch = fed(student, some_pixels(images.select(torch.arange(min(BATCH, len(images))))), with_preprocessing)
+    found: dict[str, Any] = {"k": k, "split": split, "images": len(images), "batch": len(batch)}
+    theirs = None if teacher is None else teacher.embedding if student.part == "embedding" else teacher.feature
     tables = {}
     for name, path in (("before", before), ("after", after)):
-        vectors, logits = outputs_of(path, student, images)
+        session = Session(path)
+        parts = [session(fed(student, part, with_preprocessing)) for part in _parts(images)]
+        vectors, *logits = (torch.cat(each) for each in zip(*parts, strict=True))
         tables[name] = nearest(vectors, k)
-        known = logits is not None and bool((labels >= 0).all())
-        found[name] = accuracy(logits, labels) if known else {}
-        if teacher is not None:
-            theirs = teacher.embedding if student.part == "embedding" else teacher.feature
+        found[name] = {"images_per_second": images_per_second(partial(session, batch), len(batch))}
+        if logits and bool((labels >= 0).all()):
+            found[name] |= accuracy(logits[0], labels)
+        if theirs is not None:
             found[name]["overlap"] = overlap(tables[name], nearest(theirs, k))
-    return found | {"kept": overlap(tables["before"], tables["after"])}
+    return found | {"kept": overlap(tables["before"], tables["after"]), "threads": torch.get_num_threads()}
 
 
-def outputs_of(path: Path, student: PlainStudent, images: ImageSet) -> tuple[Tensor, Tensor | None]:
-    """Return the vectors `(N, D)` and logits `(N, classes)` that an ONNX file gives for images, by onnxruntime."""
-    session, prepare = session_of(path), Normalise(student.preprocess.mean, student.preprocess.std)
-    rows = []
-    with closing(images.batches(torch.arange(len(images)).split(BATCH))) as batches:
-        for batch in batches:
-            rows.append(session.run(None, {"images": prepare(batch).numpy()}))
-    vectors, *logits = (torch.from_numpy(np.concatenate(column)) for column in zip(*rows, strict=True))
-    return vectors, logits[0] if logits else None
+def _parts(images: ImageSet) -> Iterator[Tensor]:
+    with closing(images.batches(torch.split(torch.arange(len(images)), AT_ONCE))) as batches:
+        yield from batches
+
+
+def told_int8(found: dict[str, Any]) -> list[str]:
+    """Return the figures of `export_int8` in lines."""
+    share, sizes = 100 * found["share"], (found["bytes"] / 1e6, found["float_bytes"] / 1e6)
+    lines = [f"int8: {share:.1f} % of the numbers, {sizes[0]:.2f} MB for {sizes[1]:.2f} MB in float32"]
+    both, words = (found["before"], found["after"]), []
+    if all("top1" in each for each in both):
+        words.append(f"top-1 {both[0]['top1']:.2f} -> {both[1]['top1']:.2f} %")
+    near = f"{found['k']} nearest neighbours"
+    if all("overlap" in each for each in both):
+        words.append(f"{near} as the teacher's {100 * both[0]['overlap']:.1f} -> {100 * both[1]['overlap']:.1f} %")
+    words.append(f"{near} as in float32 {100 * found['kept']:.1f} %")
+    lines.append(f"{', '.join(words)} ({found['images']:,} images of the split {found['split']})")
+    speeds = " -> ".join(f"{each['images_per_second']:,.0f}" for each in both)
+    threads = f"{found['threads']} thread{'s' if found['threads'] > 1 else ''}"
+    return [*lines, f"images/s in onnxruntime {speeds} (batches of {found['batch']}, {threads})"]

@@ -11,8 +11,9 @@ from torch import nn
 
 import relgraph
 from relgraph.analysis.run_loading import TrainedRun
-from relgraph.deploy import cost
-from relgraph.deploy.cost import images_per_second, multiply_accumulates, run_cost, sentence
+from relgraph.deploy.cost import multiply_accumulates, run_cost, sentence
+from relgraph.deploy.quantised import some_pixels
+from relgraph.deploy.speed import images_per_second
 from relgraph.networks.students import STUDENTS
 from tests.checks import refusal
 from tests.pictures import write_folder
@@ -53,7 +54,7 @@ def test_a_student_s_count_is_the_published_one(name: str) -> None:
 def test_a_speed_is_the_median_after_a_call_that_warms_up(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([9.0, 1.0, 2.0, 90.0, 3.0, 2.5])
     now = [0.0]
-    monkeypatch.setattr(cost.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr("relgraph.deploy.speed.time.perf_counter", lambda: now[0])
 
     def call() -> None:
         now[0] += next(seconds)
@@ -63,7 +64,7 @@ def test_a_speed_is_the_median_after_a_call_that_warms_up(monkeypatch: pytest.Mo
 
 def test_short_calls_are_repeated_for_half_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     now, calls = [0.0], []
-    monkeypatch.setattr(cost.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr("relgraph.deploy.speed.time.perf_counter", lambda: now[0])
 
     def call() -> None:
         now[0] += 2**-5
@@ -112,7 +113,7 @@ def test_a_run_tells_size_speed_and_neighbours_of_both(digits_run: Path) -> None
     assert weights < sizes["torch"] < 1.1 * weights and sizes["int8"] < 0.4 * sizes["onnx"]
 
     test = opened.data.test
-    vectors = student(torch.stack([student.preprocess(pixels) for pixels in test.images[:]]))[0].detach()
+    vectors = student(torch.stack([student.preprocess(pixels) for pixels in some_pixels(test)]))[0].detach()
     of_teacher = opened.outputs(test)[1]
     assert of_teacher is not None and of_teacher.feature is not None
     near = found["neighbours"]

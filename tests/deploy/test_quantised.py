@@ -1,5 +1,6 @@
 """A student in int8: how much of it is, how near it stays, and what is told of it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,10 @@ from sklearn.neighbors import NearestNeighbors
 import relgraph
 from relgraph.analysis.run_loading import TrainedRun
 from relgraph.data.views import Normalise
-from relgraph.deploy.quantised import calibration_images, compare_int8, int8_share, write_int8
-from relgraph.names import build_backbone
-from relgraph.networks.heads import Head
+from relgraph.deploy.quantised import calibration_images, compare_int8, int8_share, some_pixels, told_int8, write_int8
 from relgraph.networks.plain import PlainStudent
 from tests.checks import refusal
-
-
-def untrained(name: str, size: int = 32) -> PlainStudent:
-    """Return a student of colour images with the random weights of a seed."""
-    backbone = build_backbone(name, 3, image_size=size)
-    info = {"in_channels": 3, "image_size": size, "mean": [0.5] * 3, "std": [0.25] * 3, "classes": list("abcde")}
-    return PlainStudent(backbone, Head(backbone.width, 64, 5), None, "embedding", info).eval()
+from tests.deploy.students import student_of
 
 
 def noise(count: int, size: int = 32, seed: int = 0) -> torch.Tensor:
@@ -41,7 +34,7 @@ def run_file(path: Path, student: PlainStudent, pixels: torch.Tensor) -> list[np
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlainStudent, Path, Any]:
     torch.manual_seed(0)
-    student, path = untrained("resnet8x4"), tmp_path_factory.mktemp("int8") / "student.onnx"
+    student, path = student_of("resnet8x4", dim=64), tmp_path_factory.mktemp("int8") / "student.onnx"
     return student, path, write_int8(student, path, noise(64))
 
 
@@ -91,7 +84,7 @@ def test_the_same_images_give_the_same_file(written: tuple[PlainStudent, Path, A
 
 
 def test_nothing_is_left_where_the_file_cannot_be_written(tmp_path: Path) -> None:
-    told = refusal(lambda: write_int8(untrained("resnet8"), tmp_path / "none" / "student.onnx", noise(4)))
+    told = refusal(lambda: write_int8(student_of("resnet8"), tmp_path / "none" / "student.onnx", noise(4)))
     assert told.startswith("cannot write") and "\n" not in told
     assert list(tmp_path.iterdir()) == []
 
@@ -100,7 +93,7 @@ def test_calibration_images_are_training_images_of_a_seed(digits_run: Path) -> N
     run = TrainedRun(digits_run)
     found = calibration_images(run, 20)
     assert found.shape == (20, 1, 8, 8) and found.dtype == torch.uint8
-    training = {bytes(image.numpy().tobytes()) for image in run.data.train.images[:]}
+    training = {bytes(image.numpy().tobytes()) for image in some_pixels(run.data.train)}
     assert all(image.numpy().tobytes() in training for image in found)
     assert calibration_images(run, 20).equal(found) and not calibration_images(run, 20, seed=1).equal(found)
 
@@ -110,11 +103,12 @@ def test_accuracy_and_neighbours_before_and_after_are_those_of_the_files(digits_
     whole, small = tmp_path / "whole.onnx", tmp_path / "int8.onnx"
     write_int8(student, small, calibration_images(run), keep=whole)
     found, test = compare_int8(run, student, whole, small), run.data.test
+    assert (found["batch"], found["threads"]) == (64, 1)
     teacher = run.outputs(test)[1]
     assert teacher is not None
     tables = [near(teacher.embedding.numpy())]
     for name, path in (("before", whole), ("after", small)):
-        vectors, logits = run_file(path, student, test.images[:])
+        vectors, logits = run_file(path, student, some_pixels(test))
         correct = 100 * (logits.argmax(1) == test.labels.numpy()).mean()
         assert found[name]["top1"] == pytest.approx(correct, abs=0.3)  # one image: batches of another size round so
         tables.append(near(vectors))
@@ -131,3 +125,34 @@ def near(vectors: np.ndarray) -> list[set[int]]:
 
 def shared(one: list[set[int]], other: list[set[int]]) -> float:
     return sum(len(a & b) for a, b in zip(one, other, strict=True)) / (10 * len(one))
+
+
+def test_a_file_with_its_preprocessing_takes_pixels_of_any_size(tmp_path: Path) -> None:
+    student, path = student_of("resnet8", channels=1), tmp_path / "student.onnx"
+    pixels = torch.randint(256, (40, 1, 32, 32), dtype=torch.uint8)
+    told = write_int8(student, path, pixels, with_preprocessing=True)
+    assert told.share >= 0.95
+    session = onnxruntime.InferenceSession(path)
+    found = session.run(["embedding"], {"images": pixels.expand(-1, 3, -1, -1).numpy()})[0]
+    expected = student(torch.stack([student.preprocess(image) for image in pixels]))[0].detach().numpy()
+    assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
+    assert session.run(["logits"], {"images": np.zeros((1, 3, 50, 41), np.uint8)})[0].shape == (1, 10)
+    props = session.get_modelmeta().custom_metadata_map
+    assert json.loads(props["weights"]) == "int8" and json.loads(props["preprocessing"])["inside"]
+
+
+def test_the_lines_hold_what_there_is() -> None:
+    both = {"before": {"images_per_second": 100.0}, "after": {"images_per_second": 1_500.0}}
+    found: dict[str, Any] = {"bytes": 260_000, "float_bytes": 1_000_000, "share": 0.987, "k": 10, "kept": 0.912}
+    found |= {"images": 1_000, "split": "train", "batch": 64, "threads": 2, **both}
+    lines = [
+        "int8: 98.7 % of the numbers, 0.26 MB for 1.00 MB in float32",
+        "10 nearest neighbours as in float32 91.2 % (1,000 images of the split train)",
+        "images/s in onnxruntime 100 -> 1,500 (batches of 64, 2 threads)",
+    ]
+    assert told_int8(found) == lines
+    for name, top1, overlap in (("before", 51.0, 0.5), ("after", 50.25, 0.49)):
+        found[name] |= {"top1": top1, "overlap": overlap}
+    assert told_int8(found)[1].startswith(
+        "top-1 51.00 -> 50.25 %, 10 nearest neighbours as the teacher's 50.0 -> 49.0 %"
+    )
