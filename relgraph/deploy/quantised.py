@@ -31,6 +31,8 @@ from relgraph.training.evaluation import accuracy
 CALIBRATION = 256  # images
 COMPARED = 64  # images on which the file in float32 is compared with the student
 AT_ONCE = 32  # images
+# Norms that no convolution takes in have numbers of very different sizes, and no runtime computes them in int8.
+IN_FLOAT = {"BatchNormalization", "InstanceNormalization", "LayerNormalization"}
 
 
 class Quantised(NamedTuple):
@@ -78,6 +80,7 @@ def write_int8(
     with needing_onnx(path):
         import onnx
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization.registry import QDQRegistry
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -97,6 +100,7 @@ def write_int8(
         quantize_static(
             prepared, small, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            op_types_to_quantize=sorted(QDQRegistry.keys() - IN_FLOAT),
         )  # fmt: skip
         model, told = onnx.load(small), {entry.key: entry.value for entry in onnx.load(whole).metadata_props}
         onnx.helper.set_model_props(model, told | {"weights": json.dumps("int8")})
