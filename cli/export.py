@@ -9,7 +9,15 @@ from .options import RUN, SPLIT, own_code_options
 from .show import say
 
 EPILOG = """\b
-Examples:
+Examples of a student:
+  relgraph export runs/knn8 -o student.onnx                      for onnxruntime, normalised images in
+  relgraph export runs/knn8 -o student.onnx --with-preprocessing uint8 images of any size in
+  relgraph export runs/knn8 -o phone.onnx --int8                 a quarter of the size
+  relgraph export runs/knn8 -o student.pt2                       a program of torch.export
+  relgraph export runs/knn8 -o student.safetensors               by timm's or torchvision's own names, with config.json
+  relgraph export runs/knn8 -o hub/ --licence mit                a folder for the Hugging Face Hub, with a model card
+\b
+Examples of a graph:
   relgraph export runs/knn8 -o graph.graphml                     the pair on the test split, 8 nearest neighbours
   relgraph export runs/knn8 --side teacher --k 4 -o teacher.gexf
   relgraph export runs/knn8 --graph threshold --threshold 0.8 --first 500 -o near.json
@@ -21,11 +29,21 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @RUN
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
-@click.option("--format", type=click.Choice(["graphml", "gexf", "json", "pt"]),
-              help="[default: by the file's suffix]")  # fmt: skip
+@click.option("-o", "--output", metavar="FILE|FOLDER/", required=True,
+              help="What to write; its ending says what: a student is .onnx, .pt2, .safetensors or a FOLDER/, a graph "
+              ".graphml, .gexf, .json or .pt.")  # fmt: skip
+@click.option("--format", type=click.Choice(["onnx", "pt2", "safetensors", "hub", "graphml", "gexf", "json", "pt"]),
+              help="[default: by the ending]")  # fmt: skip
+@click.option("--with-preprocessing", is_flag=True,
+              help="Of a student, .onnx and .pt2: read uint8 RGB images of any size; resized, cropped and normalised "
+              "inside.")  # fmt: skip
+@click.option("--int8", is_flag=True,
+              help="Of a student, .onnx: weights and activations in 8 bits.")  # fmt: skip
+@click.option("--licence", metavar="ID", help="Of a student, FOLDER/: what the model card says, such as mit.")
 @SPLIT
-@click.option("--first", type=int, metavar="N", help="Only the first N images of the split.")
+@click.option(
+    "--first", type=int, metavar="N", help="Of a graph, like all below: only the first N images of the split."
+)
 @click.option("--side", type=click.Choice(["pair", "teacher", "student"]), default="pair", show_default=True,
               help="Both graphs and the cross graph between them, or one graph.")  # fmt: skip
 @click.option("--diff", is_flag=True, help="Only the edges on which the two disagree, one node for an image.")
@@ -43,13 +61,19 @@ Examples:
               help="Where nodes stand. [default: tsne in GraphML and GEXF of up to 5,000 images]")  # fmt: skip
 @click.option("--thumbnails", is_flag=True, help="Write each image into OUTPUT_thumbnails/ as well.")
 @own_code_options
-def export(run: Path, output: Path, diff: bool, attributes: str | None, **options: Any) -> None:
-    """Write the graph of a RUN for networkx, Gephi or PyTorch Geometric.
+def export(run: Path, output: str, diff: bool, attributes: str | None, **options: Any) -> None:
+    """Write the student of a RUN for other programs, or its graph for networkx, Gephi or PyTorch Geometric.
 
-    Nodes carry index, label, class name, split, prediction and whether it is correct, or what --attributes names:
-    `community` is that of the node in its own network's graph of k nearest neighbours (Louvain), `overlap` the share
-    of those neighbours on which both networks agree. Edges carry the correlation, its magnitude as `weight`, its sign,
-    and their kind (teacher, student, match).
+    A student maps images to `embedding`, its vectors in the space that the method compared, and `logits`. How images
+    are prepared and the classes are in the metadata (ONNX), in relgraph.json (.pt2) or in config.json. Once written it
+    is opened in its own runtime and compared on 64 test images of the run; where outputs differ by more than 1e-4
+    (relative), nothing is left. With --int8, calibrated on 256 training images, accuracy, neighbours and speed are told
+    instead, before -> after. ONNX needs pip install 'relgraph[deploy]'.
+
+    A graph is that of a split. Nodes carry index, label, class name, split, prediction and whether it is correct, or
+    what --attributes names: `community` is that of the node in its own network's graph of k nearest neighbours
+    (Louvain), `overlap` the share of those neighbours on which both networks agree. Edges carry the correlation, its
+    magnitude as `weight`, its sign, and their kind (teacher, student, match).
 
     Gephi opens GraphML and GEXF with a title, a colour by class and a position for each node. `label` is the title
     there, so the number of a class is `class`. With --thumbnails `image` is the path of a node's PNG file.
@@ -66,5 +90,11 @@ def export(run: Path, output: Path, diff: bool, attributes: str | None, **option
     if diff:
         options["side"] = "difference"
     found = api.export(run, output, attributes=names, **options)
-    told = [f"{found.images} images", f"{output.stat().st_size / 1e6:.1f} MB", *found.notes]
+    if options["int8"]:
+        say(f"{output}:", *found.notes)
+        return
+    files = [found.path] if found.path.is_file() else [*found.path.iterdir()]
+    told = [f"{found.images} images", f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB", *found.notes]
+    if found.difference is not None:
+        told[0] = f"compared on {told[0]}"
     say(f"{output}: {', '.join(told)}")

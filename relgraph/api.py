@@ -3,15 +3,17 @@
 Where a command takes a spelling, a function takes the object itself as well: a network, a data set, a method.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, NamedTuple, Unpack
+from typing import Any, Literal, NamedTuple, Unpack, get_args
 
 from relgraph.analysis import layout as layouts
 from relgraph.analysis.analysis import analyse, write_summary
-from relgraph.analysis.export import Side, check_format, check_pair, write_graph
+from relgraph.analysis.export import Side, check_pair, write_graph
 from relgraph.analysis.layout import Layout, place
 from relgraph.analysis.nodes import check_attributes, measure
 from relgraph.analysis.pictures import write_thumbnails
@@ -19,7 +21,6 @@ from relgraph.analysis.plots import learning_curve
 from relgraph.analysis.report import write_report
 from relgraph.analysis.run_loading import TrainedRun, evaluate_run, run_pair
 from relgraph.analysis.split_graph import SplitGraph
-from relgraph.deploy.cost import run_cost
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.pair import Pair
 from relgraph.graph.topology import Chooser
@@ -35,6 +36,8 @@ from relgraph.training.recipe import OBJECTS, Recipe, resolve
 from relgraph.training.runs import AnyRecipe, RunDirectory, free_name
 
 Split = Literal["train", "val", "test"]
+Format = Literal["onnx", "pt2", "safetensors", "hub", "graphml", "gexf", "json", "pt"]
+STUDENT_FORMATS = ("onnx", "pt2", "safetensors", "hub")
 Given = Mapping[str, Any]
 
 
@@ -105,7 +108,7 @@ class Run:
         return analyze(self, split, **options)
 
     def export(self, output: str | Path, **options: Any) -> "Exported":
-        """Write the graph of a split: see `relgraph.export`."""
+        """Write the student, or the graph of a split: see `relgraph.export`."""
         return export(self, output, **options)
 
     def report(self, output: str | Path = "report.html", **options: Any) -> Path:
@@ -122,14 +125,16 @@ class Exported(NamedTuple):
     """What `export` wrote.
 
     Attributes:
-        path: The file.
-        images: Number of images in it.
+        path: The file or folder.
+        images: Number of images in a graph, or on which a student was compared.
         notes: What a user may want to know, a few words each.
+        difference: The largest relative difference of a student's outputs; `None` for a graph.
     """
 
     path: Path
     images: int
     notes: list[str]
+    difference: float | None = None
 
 
 def train(
@@ -262,11 +267,15 @@ def evaluate(
     Raises:
         RelgraphError: if the run cannot be opened, or has no labels; without labels the cost alone is no error.
     """
-    known = _again(run, allow_code, given)
-    with _opened(known, allow_code, {}) as opened:
+    with _again(run, allow_code, given) as again:
+        opened = TrainedRun(again.path, again._given)
         alone = cost and not opened.has_labels
-        report = {"run": str(known.path)} if alone else evaluate_run(opened, k)
-        return report | ({"cost": run_cost(opened, known.student())} if cost else {})
+        report = {"run": str(again.path)} if alone else evaluate_run(opened, k)
+        if cost:
+            from relgraph.deploy.cost import run_cost
+
+            report["cost"] = run_cost(opened, again.student())
+        return report
 
 
 def analyze(
@@ -298,18 +307,27 @@ def analyze(
 
 
 def export(
-    run: Run | str | Path, output: str | Path, *, format: Literal["graphml", "gexf", "json", "pt"] | None = None,
+    run: Run | str | Path, output: str | Path, *, format: Format | None = None, with_preprocessing: bool = False,
+    int8: bool = False, licence: str | None = None,
     split: Split = "test", first: int | None = None, side: Side = "pair", graph: SplitGraph = "knn", k: int = 8,
     threshold: float = 0.5, neighbours: Chooser | None = None, attributes: Sequence[str] | None = None,
     layout: Layout | None = None, thumbnails: bool = False, allow_code: bool = False, **given: Any,
 ) -> Exported:  # fmt: skip
-    """Write the graph of a run on a split for networkx, Gephi or PyTorch Geometric.
+    """Write the student of a run for other programs, or its graph on a split for networkx, Gephi or PyTorch Geometric.
+
+    A student is compared with what was written in the runtime of that format, on 64 test images of the run or as many
+    as there are; where they differ by more than 1e-4 (relative), nothing is left.
 
     Args:
         run: The run, or its directory.
-        output: File to write.
-        format: By the file's suffix if not given.
-        split: Split of the data set.
+        output: File to write; its ending is the format. A name that ends with `/` is a folder, the format `hub`.
+        format: Of a student `onnx`, `pt2` (`torch.export`), `safetensors` (weights by the names of timm or torchvision,
+            and `config.json`) or `hub` (a folder for the Hugging Face Hub); of a graph `graphml`, `gexf`, `json`, `pt`.
+        with_preprocessing: Of a student: whether `onnx` and `pt2` read uint8 images of any size, RGB.
+        int8: Of a student: whether weights and activations of `onnx` are in 8 bits, calibrated on 256 training images.
+            It is not compared; `notes` have accuracy, neighbours and speed before and after.
+        licence: Of a student: what the model card of `hub` says, an identifier of the Hub such as `mit`.
+        split: Of a graph, like all that follow: split of the data set.
         first: Only so many first images of it.
         side: Both graphs and the cross graph between them, one graph, or their difference.
         graph: Which pairs are edges.
@@ -323,30 +341,81 @@ def export(
         given: Such code, given again: `student`, `teacher`, `dataset`, `method`.
 
     Raises:
-        RelgraphError: if the run cannot be opened, an option does not fit, or the file cannot be written.
+        RelgraphError: if the run cannot be opened, an option does not fit, the student cannot be exported or is not the
+            same in what was written, or that cannot be written.
     """
-    output = Path(output)
-    name = check_format(output, format)
+    name = _format(output, format)
+    of_graph: dict[str, Any] = {
+        "split": split, "first": first, "side": side, "graph": graph, "k": k, "threshold": threshold,
+        "neighbours": neighbours, "attributes": attributes, "layout": layout, "thumbnails": thumbnails,
+    }  # fmt: skip
+    of_student: dict[str, Any] = {"with_preprocessing": with_preprocessing, "int8": int8, "licence": licence}
+    known = signature(export).parameters
+    kind, others = ("student", of_graph) if name in STUDENT_FORMATS else ("graph", of_student)
+    for option, value in others.items():
+        if value != known[option].default:
+            raise RelgraphError(f"{output} is the {kind} of a run, for which there is no option {option}, got {value}")
+    if kind == "graph":
+        with _opened(run, allow_code, given) as opened:
+            return _export_graph(opened, Path(output), name, **of_graph)
+    if of_student.pop("int8"):
+        return _export_int8(run, Path(output), name, **of_student, allow_code=allow_code, given=given)
+    from relgraph.deploy.exporting import export_student
+
+    with _again(run, allow_code, given) as again:
+        worst, count = export_student(again._directory, Path(output), name, **of_student, given=again._given)
+    return Exported(Path(output), count, [f"largest relative difference {worst:.1e}"], worst)
+
+
+def _export_int8(
+    run: Run | str | Path, output: Path, name: str, *, with_preprocessing: bool, licence: str | None, allow_code: bool,
+    given: Given,
+) -> Exported:  # fmt: skip
+    from relgraph.deploy.quantised import export_int8, told_int8
+
+    if name != "onnx" or licence is not None:
+        raise RelgraphError(f"int8 is of the format onnx, without a licence, got {name} and {licence}")
+    with _again(run, allow_code, given) as again:
+        opened = TrainedRun(again.path, again._given)
+        found = export_int8(opened, again.student(), output, with_preprocessing=with_preprocessing)
+    return Exported(output, found["images"], told_int8(found))
+
+
+def _format(output: str | Path, format: str | None) -> str:
+    """Return the format of what is written, by its name if none is given.
+
+    Raises:
+        RelgraphError: for an unknown one.
+    """
+    folder = str(output).endswith(("/", os.sep))
+    name = format or ("hub" if folder else Path(output).suffix.removeprefix(".").lower())
+    if name not in get_args(Format):
+        raise unknown("format to export", name, get_args(Format))
+    return name
+
+
+def _export_graph(
+    opened: TrainedRun, output: Path, name: str, *, split: Split, first: int | None, side: Side, graph: SplitGraph,
+    k: int, threshold: float, neighbours: Chooser | None, attributes: Sequence[str] | None, layout: Layout | None,
+    thumbnails: bool,
+) -> Exported:  # fmt: skip
     check_attributes(attributes or ())
-    with _opened(run, allow_code, given) as opened:
-        if opened.teacher is None and "overlap" in (attributes or ()):
-            raise RelgraphError(
-                f"{opened.run.path} was trained without a teacher, with which its neighbours could overlap"
-            )
-        pair = run_pair(opened, split=split, first=first, side=side, graph=graph, k=k, threshold=threshold,
-                        neighbours=neighbours)  # fmt: skip
-        measure(pair, attributes or (), k)
-        if name != "pt":
-            check_pair(pair, side, attributes)
-        notes = _place(pair, layout, name, side)
-        count = len(pair["student"].x)
-        if thumbnails:
-            folder = output.with_name(f"{output.stem}_thumbnails")
-            paths = write_thumbnails(opened.images(split, count), folder)
-            for kind in ("student", "teacher"):
-                pair[kind].image = paths
-            notes.append(f"thumbnails in {folder}")
-        write_graph(pair, output, name, side, attributes)
+    if opened.teacher is None and "overlap" in (attributes or ()):
+        raise RelgraphError(f"{opened.run.path} was trained without a teacher, with which its neighbours could overlap")
+    pair = run_pair(opened, split=split, first=first, side=side, graph=graph, k=k, threshold=threshold,
+                    neighbours=neighbours)  # fmt: skip
+    measure(pair, attributes or (), k)
+    if name != "pt":
+        check_pair(pair, side, attributes)
+    notes = _place(pair, layout, name, side)
+    count = len(pair["student"].x)
+    if thumbnails:
+        folder = output.with_name(f"{output.stem}_thumbnails")
+        paths = write_thumbnails(opened.images(split, count), folder)
+        for kind in ("student", "teacher"):
+            pair[kind].image = paths
+        notes.append(f"thumbnails in {folder}")
+    write_graph(pair, output, name, side, attributes)
     return Exported(output, count, notes)
 
 
@@ -386,16 +455,19 @@ def report(
     return Path(output)
 
 
-def _again(run: Run | str | Path, allow_code: bool, given: Given) -> Run:
+@contextmanager
+def _again(run: Run | str | Path, allow_code: bool, given: Given) -> Iterator[Run]:
+    """Return a run with the code of one's own that was given again, which is permitted within."""
     known = run if isinstance(run, Run) else Run(run)
-    return Run(known.path, allow_code=allow_code or known._allow_code, **{**known._given, **given})
+    again = Run(known.path, allow_code=allow_code or known._allow_code, **{**known._given, **given})
+    with _permitted(again._given, again._allow_code):
+        yield again
 
 
 @contextmanager
 def _opened(run: Run | str | Path, allow_code: bool, given: Given) -> Iterator[TrainedRun]:
     """Open a run, with the code of one's own that was given again."""
-    again = _again(run, allow_code, given)
-    with _permitted(again._given, again._allow_code):
+    with _again(run, allow_code, given) as again:
         yield TrainedRun(again.path, again._given)
 
 

@@ -57,6 +57,25 @@ def replacing(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`, which takes its place once the block ends well, else nothing is left.
+
+    Raises:
+        RelgraphError: if something is at `path` already, except an empty folder, or it cannot be written.
+    """
+    if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
+        raise RelgraphError(f"{path} exists already: expected a new or an empty folder")
+    with writing(path), tempfile.TemporaryDirectory(".part", f".{path.name}.", path.parent) as outer:
+        part = Path(outer) / "new"
+        part.mkdir()  # with the permissions that folders get, which a temporary one has not
+        yield part
+        for each in (*part.rglob("*"), part):
+            _sync(each)
+        part.replace(path)
+        _sync(path.parent)
+
+
 def _reason(error: OSError) -> str:
     """Return what the system says; of a full disk numpy says only how many numbers were written."""
     short = error.errno is None and " requested and " in str(error)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import inf, isnan
 from pathlib import Path
 
 import torch
@@ -14,7 +15,8 @@ from relgraph.networks.plain import PlainStudent
 
 TOLERANCE = 1e-4  # of the largest magnitude of an output; float32 sums in another order differ by some 1e-6
 AT_ONCE = 16  # images; 64 of 224 pixels would take gigabytes in a large network
-Outputs = Sequence[Tensor]
+Outputs = Sequence[Tensor | None]
+Function = Callable[[Tensor], Outputs]
 
 
 def normalised(student: PlainStudent, images: Tensor) -> Tensor:
@@ -23,43 +25,46 @@ def normalised(student: PlainStudent, images: Tensor) -> Tensor:
     return prepare(images).contiguous()
 
 
-def colour(images: Tensor) -> Tensor:
-    """Return uint8 images `(N, 3, H, W)` of those that may be grey."""
-    return images.expand(-1, 3, -1, -1)
-
-
-@torch.no_grad()
-def outputs_of(student: PlainStudent, images: Tensor) -> Outputs:
-    """Return vectors and, where there are any, logits of uint8 images of the student's size."""
-    return _in_parts(lambda part: [x for x in student(normalised(student, part)) if x is not None], images)
-
-
 def compared(
-    student: PlainStudent, run: Callable[[Tensor], Outputs], images: Tensor, path: Path, runtime: str,
-    expected: Callable[[PlainStudent, Tensor], Outputs] = outputs_of,
+    student: PlainStudent, run: Function, images: Tensor, path: Path, runtime: str, *, with_preprocessing: bool = False,
+    reference: Function | None = None,
 ) -> float:  # fmt: skip
     """Return the largest relative difference between the outputs of another runtime and of the student.
 
-    max |found - expected| / max |expected|, of each output by itself.
+    max |found - expected| / max |expected|, of each output by itself; what is `None` is none.
 
     Args:
         student: The student.
-        run: What the runtime makes of uint8 images `(N, 3, size, size)`.
-        images: Such images, or grey ones.
+        run: What the runtime makes of normalised images, or of uint8 ones `(N, 3, size, size)` with preprocessing.
+        images: uint8 images of the student's size, `(N, 3, size, size)` or grey.
         path: The file that is compared, for messages.
         runtime: Name of the runtime, for messages.
-        expected: What the student makes of the images.
+        with_preprocessing: What `run` takes.
+        reference: What gives the expected outputs of normalised images, in place of the student.
 
     Raises:
         RelgraphError: if the runtime fails, or the difference is above `TOLERANCE`.
     """
-    with refused(f"{path} cannot be run in {runtime}"), torch.no_grad():
-        found = _in_parts(lambda part: run(colour(part)), images)
-    worst = max(difference(*each) for each in zip(found, expected(student, images), strict=True))
+    worst = 0.0
+    for pixels in torch.split(images, AT_ONCE):
+        batch = normalised(student, pixels)
+        with torch.no_grad():
+            expected = _present((reference or student)(batch))
+            with refused(f"{path} is not written: it cannot be run in {runtime}"):
+                found = _present(run(pixels.expand(-1, 3, -1, -1) if with_preprocessing else batch))
+        worst = max([worst, *(difference(*each) for each in zip(found, expected, strict=True))], key=_nan_last)
     if not worst <= TOLERANCE:  # nor NaN
         told = f"expected outputs in {runtime} within {TOLERANCE:g} of the student's (relative), found {worst:.1e}"
         raise RelgraphError(f"{path} is not written: {told}")
     return worst
+
+
+def _present(outputs: Outputs) -> list[Tensor]:
+    return [x for x in outputs if x is not None]
+
+
+def _nan_last(number: float) -> float:
+    return inf if isnan(number) else number
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
@@ -84,8 +89,3 @@ def refused(told: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise RelgraphError(f"{told}: {first_line(error)[:300]}") from error
-
-
-def _in_parts(function: Callable[[Tensor], Outputs], images: Tensor) -> Outputs:
-    parts = [function(part) for part in torch.split(images, AT_ONCE)]
-    return [torch.cat(each) for each in zip(*parts, strict=True)]

@@ -11,7 +11,7 @@ from torch.export import Dim, ExportedProgram
 from torch.nn import functional
 
 from relgraph.data.views import LUMINANCE
-from relgraph.deploy.comparing import Outputs, compared, normalised
+from relgraph.deploy.comparing import compared
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line, replacing
 from relgraph.networks.plain import PlainStudent
@@ -129,8 +129,4 @@ def write_exported(student: PlainStudent, path: Path, *, with_preprocessing: boo
     with replacing(path) as part:
         part.write_bytes(stream.getvalue())
         loaded = torch.export.load(io.BytesIO(part.read_bytes())).module()
-
-        def run(pixels: Tensor) -> Outputs:
-            return [x for x in loaded(pixels if with_preprocessing else normalised(student, pixels)) if x is not None]
-
-        return compared(student, run, images, path, "torch.export")
+        return compared(student, loaded, images, path, "torch.export", with_preprocessing=with_preprocessing)

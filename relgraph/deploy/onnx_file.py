@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from relgraph.deploy.comparing import Outputs, compared, normalised
+from relgraph.deploy.comparing import Outputs, compared
 from relgraph.deploy.exported_program import description, names_of_outputs, traced
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line, replacing
@@ -46,12 +46,8 @@ def write_onnx(student: PlainStudent, path: Path, *, with_preprocessing: bool = 
         model.metadata_props.add(key=name, value=json.dumps(value))
     with replacing(path) as part:
         part.write_bytes(model.SerializeToString())
-
-        def run(pixels: Tensor) -> Outputs:
-            return session(pixels if with_preprocessing else normalised(student, pixels))
-
         session = Session(part)
-        return compared(student, run, images, path, "onnxruntime")
+        return compared(student, session, images, path, "onnxruntime", with_preprocessing=with_preprocessing)
 
 
 class Session:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from relgraph.analysis.run_loading import TrainedRun
 from relgraph.data.images import ImageSet
-from relgraph.deploy.comparing import colour, normalised
+from relgraph.deploy.comparing import normalised
 from relgraph.deploy.neighbours import IMAGES, nearest, neighbours_among, overlap
 from relgraph.deploy.onnx_file import Session, needing_onnx, write_onnx
 from relgraph.deploy.speed import BATCH, images_per_second
@@ -110,7 +110,7 @@ def write_int8(
 
 def fed(student: PlainStudent, pixels: Tensor, with_preprocessing: bool) -> Tensor:
     """Return what a file of a student reads of uint8 images of its size."""
-    return colour(pixels).contiguous() if with_preprocessing else normalised(student, pixels)
+    return pixels.expand(-1, 3, -1, -1).contiguous() if with_preprocessing else normalised(student, pixels)
 
 
 def int8_share(path: Path) -> float:

@@ -14,7 +14,7 @@ from relgraph.networks.files import read_student
 from relgraph.networks.heads import Student
 from relgraph.networks.open_clip_source import OpenClipSource
 from relgraph.networks.own import OwnStudent, OwnTeacher
-from relgraph.networks.plain import PlainStudent, read_plain
+from relgraph.networks.plain import PlainStudent, hub_file, read_plain
 from relgraph.networks.published_source import PublishedSource
 from relgraph.networks.sources import Arguments, StudentSource, TeacherSource
 from relgraph.networks.students import ALIASES, STUDENTS, BenchmarkSource
@@ -139,13 +139,14 @@ def build_backbone(name: object, in_channels: int = 3, *, image_size: int | None
 
 
 def load_student(path: str | Path, *, student: object = None, allow_code: bool = False) -> PlainStudent:
-    """Return a trained student as a plain module in evaluation mode, from a run or its `student.safetensors`.
+    """Return a trained student as a plain module in evaluation mode.
 
     It maps a normalised batch `(N, C, H, W)` to vectors `(N, D)`, in the space in which the method compared them with
     the teacher's, and logits; `preprocess` prepares an image.
 
     Args:
-        path: The run or the file.
+        path: The run, its `student.safetensors`, a folder that `relgraph export` wrote for the Hugging Face Hub, or
+            `hf:OWNER/NAME` there, of which the Hub's local cache is read where the Hub cannot be reached.
         student: The network of one's own that it holds, given again: its spelling, or the object.
         allow_code: Whether code of one's own that the file names may be run.
 
@@ -153,6 +154,8 @@ def load_student(path: str | Path, *, student: object = None, allow_code: bool =
         RelgraphError: if the file is missing, truncated, without a head, or of another architecture than it declares;
             for code of one's own that was neither given again nor allowed.
     """
+    if str(path).startswith("hf:"):
+        path = hub_file(str(path).removeprefix("hf:"))
     with own_code.permitting(everything=allow_code):
         return read_plain(Path(path), student_in_file(path) if student is None else _always(student))
 

@@ -16,7 +16,9 @@ from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import built, load_strictly, read_network
 from relgraph.networks.heads import Head, layers_like
 from relgraph.networks.sources import StudentSource
+from relgraph.networks.weights import from_hub
 
+HUB_FILE = "model.safetensors"  # the name that the Hub expects
 Picture = Image.Image | Tensor | str | Path
 
 
@@ -105,14 +107,16 @@ class PlainStudent(nn.Module):
 
 
 def read_plain(path: Path, find: Callable[[str], StudentSource]) -> PlainStudent:
-    """Return a trained student, in evaluation mode, from a run or its `student.safetensors`.
+    """Return a trained student, in evaluation mode, from a run, its `student.safetensors` or a folder of a hub.
 
     `find` turns the name of its backbone into a source; see `relgraph.load_student`.
 
     Raises:
         RelgraphError: if the file is missing, damaged, without a head, or of another architecture than it declares.
     """
-    path = path / "student.safetensors" if path.is_dir() else path
+    if path.is_dir():
+        hub = path / HUB_FILE
+        path = hub if hub.is_file() else path / "student.safetensors"
     tensors, info = read_network(path)
     if "dim" not in info or "classes" not in info or "vectors" not in info:
         raise RelgraphError(f"{path} holds no student: expected student.safetensors of a training run")
@@ -122,3 +126,14 @@ def read_plain(path: Path, find: Callable[[str], StudentSource]) -> PlainStudent
     student = PlainStudent(backbone, head, layers_like(own), info["vectors"], info)
     mine = {name: tensor for name, tensor in tensors.items() if not name.startswith("teacher.")}
     return load_strictly(student, mine, path).eval()
+
+
+def hub_file(repository: str) -> Path:
+    """Return the file of a student's weights in a repository `owner/name` of the Hugging Face Hub, or in its cache.
+
+    Raises:
+        RelgraphError: if it cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+
+    return Path(from_hub(f"hf:{repository}", repository, HUB_FILE, lambda: hf_hub_download(repository, HUB_FILE)))

@@ -74,19 +74,22 @@ class TimmSource(TeacherSource):
         Raises:
             RelgraphError: for an unknown name, or a size or number of channels that the model cannot read.
         """
+        size, settings = self.arguments(in_channels, image_size)
+        with built_for("timm", self.name.split(".")[0], timm_names(), in_channels, size):
+            return BeforeClassifier(_create(self.name, **settings)).measured(in_channels, size)
+
+    def arguments(self, in_channels: int, image_size: int | None) -> tuple[int, dict[str, Any]]:
+        """Return the size of images and what `timm.create_model` takes to build the model for it, besides its name."""
         import timm.models
 
-        architecture = self.name.split(".")[0]
         # None where nobody published weights, or there is no such model.
-        config: Any = _known_config(self.name) if self.published else timm.models.get_pretrained_cfg(architecture)
+        config: Any = _known_config(self.name) if self.published else timm.models.get_pretrained_cfg(self.name)
         size = image_size or (config.input_size[-1] if config else 224)
         # A network with learned positions is made for one size; the others do not take the argument.
         settings: dict[str, Any] = {"img_size": image_size} if image_size and _of_one_size(config) else {}
         if self.published:
             settings |= _activation(self.name, config, None)
-        with built_for("timm", architecture, timm_names(), in_channels, size):
-            backbone = BeforeClassifier(_create(self.name, in_chans=in_channels, **settings))
-            return backbone.measured(in_channels, size)
+        return size, {"in_chans": in_channels, **settings}
 
     def start(self, weights: Path | None, in_channels: int = 3, image_size: int | None = None) -> Backbone:
         """Return a model as `build` makes it, with the weights of its tag or of a file.

@@ -2,7 +2,7 @@
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -113,8 +113,13 @@ class TorchvisionSource(TeacherSource):
         """
         size = image_size or SIZE
         with built_for("torchvision", self.name, torchvision_names(), in_channels, size):
-            model = _model(self.name, size, init_weights=True, transform_input=self.published)
-            return BeforeLastLayer(model, in_channels, size).measured(in_channels, size)
+            return BeforeLastLayer(_built(self.name, self.arguments(size)), in_channels, size).measured(
+                in_channels, size
+            )
+
+    def arguments(self, size: int) -> dict[str, Any]:
+        """Return what torchvision's `get_model` takes, besides the name, for images of a size."""
+        return _arguments(self.name, size, init_weights=True, transform_input=self.published)
 
     def start(self, weights: Path | None, in_channels: int = 3, image_size: int | None = None) -> Backbone:
         """Return a model as `build` makes it, with the weights of its tag or of a file.
@@ -160,7 +165,7 @@ class TorchvisionSource(TeacherSource):
         weights = weights or self._fetch(published)
         with built_for("torchvision", self.name, torchvision_names(), 3, size):
             # As torchvision builds GoogLeNet and Inception for its weights, less the auxiliary heads.
-            model = _model(self.name, size, init_weights=False, transform_input=True).eval()
+            model = _built(self.name, _arguments(self.name, size, init_weights=False, transform_input=True)).eval()
             network = BeforeLastLayer(model, 3, size)
         _load(network, weights)
         return Pretrained(network, side, 3, tuple(preparation.mean), tuple(preparation.std))
@@ -213,19 +218,20 @@ def _download(url: str, path: Path) -> Path:
     return path
 
 
-def _model(name: str, size: int, **inception: bool) -> nn.Module:
-    """Return a model for images of a size; `inception` is for GoogLeNet and Inception."""
+def _built(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     from torchvision import models
 
-    settings: dict[str, Any] = {}
-    if name in {"googlenet", "inception_v3"}:
-        settings = {"aux_logits": False, **inception}  # without `init_weights` torchvision warns of its default
-    elif name.startswith("vit_"):
-        settings = {"image_size": size}
-    elif name.startswith("maxvit"):
-        settings = {"input_size": (size, size)}
-    model: nn.Module = models.get_model(name, weights=None, **settings)
+    model: nn.Module = models.get_model(name, weights=None, **arguments)
     return model
+
+
+def _arguments(name: str, size: int, **inception: bool) -> dict[str, Any]:
+    """Return what torchvision takes for images of a size; `inception` is for GoogLeNet and Inception."""
+    if name in {"googlenet", "inception_v3"}:
+        return {"aux_logits": False, **inception}  # without `init_weights` torchvision warns of its default
+    if name.startswith("vit_"):
+        return {"image_size": size}
+    return {"input_size": (size, size)} if name.startswith("maxvit") else {}
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

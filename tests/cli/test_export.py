@@ -121,7 +121,7 @@ def test_a_run_without_a_teacher(program: Program, failure: Failing, alone: Path
 
 def test_errors(failure: Failing, misuse: Failing, run: Path) -> None:
     check_told(failure, ("export", run, "-o"), {
-        "graph.gefx": "unknown graph format 'gefx': did you mean 'gexf'?",
+        "graph.gefx": "unknown format to export 'gefx': did you mean 'gexf'?",
         "missing/graph.gexf --first 9 --k 2": "cannot write missing/graph.gexf: No such file",
         "graph.gexf --first 9 --k 9": "k must be between 1 and the number of nodes less one, 8, got 9",
         "graph.gexf --split train --graph dense": "at most 1,000,000 edges",
