@@ -270,7 +270,7 @@ def evaluate(
     with _again(run, allow_code, given) as again:
         opened = TrainedRun(again.path, again._given)
         alone = cost and not opened.has_labels
-        report = {"run": str(again.path)} if alone else evaluate_run(opened, k)
+        report: dict[str, Any] = {"run": str(again.path)} if alone else evaluate_run(opened, k)
         if cost:
             from relgraph.deploy.cost import run_cost
 

@@ -1,6 +1,6 @@
 """What a student costs to run, beside its teacher: parameters, multiply-accumulates, bytes, images per second here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -54,7 +54,7 @@ def multiply_accumulates(network: nn.Module, images: Tensor) -> int:
 
 
 def run_cost(
-    run: TrainedRun, student: PlainStudent, *, forms: tuple[str, ...] = FORMS, batch_size: int = BATCH
+    run: TrainedRun, student: PlainStudent, *, forms: Sequence[str] | None = None, batch_size: int = BATCH
 ) -> dict[str, Any]:
     """Return what the student of a run costs here, beside its teacher, and how many neighbours it has kept.
 
@@ -70,7 +70,7 @@ def run_cost(
     Args:
         run: The run, opened.
         student: Its student.
-        forms: What is timed, of `FORMS`.
+        forms: What is timed, of `FORMS`; all if not given.
         batch_size: Images of a timed call, at most.
 
     Raises:
@@ -84,12 +84,12 @@ def run_cost(
         found["teacher"] = _size(network, images) | {"forms": {"torch": _timed(lambda: _in_torch(network, images))}}
         found["neighbours"] = _neighbours(run, split)
     with TemporaryDirectory(prefix="relgraph-") as folder:
-        found["student"] = _student(run, student, pixels, forms, Path(folder))
+        found["student"] = _student(run, student, pixels, FORMS if forms is None else forms, Path(folder))
     return found | {"sentence": sentence(found)}
 
 
 def _student(
-    run: TrainedRun, student: PlainStudent, pixels: Tensor, forms: tuple[str, ...], folder: Path
+    run: TrainedRun, student: PlainStudent, pixels: Tensor, forms: Sequence[str], folder: Path
 ) -> dict[str, Any]:
     images = normalised(student, pixels.to(run.device))
     student.to(run.device)
