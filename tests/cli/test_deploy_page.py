@@ -1,6 +1,5 @@
 """The commands of docs/deploy.md, in their order, on a few small images and with networks that need no download."""
 
-import json
 import re
 import shlex
 import subprocess
@@ -52,4 +51,3 @@ def test_the_commands_of_the_page_run_in_their_order(command: click.Group) -> No
     check = "import sys; assert not {'torch', 'relgraph'} & set(sys.modules)"
     run = subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True)
     assert re.fullmatch(r"\(1, 256\) (cat|dog)\n", run.stdout), run.stderr
-    json.loads(Path("config.json").read_text(encoding="utf-8"))
