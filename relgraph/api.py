@@ -43,7 +43,7 @@ from relgraph.training.recipe import OBJECTS, Recipe, resolve
 from relgraph.training.runs import AnyRecipe, RunDirectory, free_name
 
 Split = Literal["train", "val", "test"]
-Format = Literal["onnx", "pt2", "safetensors", "hub", "graphml", "gexf", "json", "pt"]
+ExportFormat = Literal["onnx", "pt2", "safetensors", "hub", "graphml", "gexf", "json", "pt"]
 STUDENT_FORMATS = ("onnx", "pt2", "safetensors", "hub")
 Given = Mapping[str, Any]
 AGAIN = OBJECTS | {"logger"}  # what a run that names code of one's own is given again
@@ -110,9 +110,9 @@ class Run:
         """Return the most probable classes of images: see `relgraph.predict`."""
         return predict(self, images, **options)
 
-    def evaluate(self, k: int = 20) -> dict[str, Any]:
+    def evaluate(self, k: int = 20, *, cost: bool = False) -> dict[str, Any]:
         """Return the accuracies of student and teacher: see `relgraph.evaluate`."""
-        return evaluate(self, k)
+        return evaluate(self, k, cost=cost)
 
     def analyze(self, split: Split = "test", **options: Any) -> dict[str, Any]:
         """Return how the two networks' graphs of a split compare: see `relgraph.analyze`."""
@@ -325,20 +325,30 @@ def _student(run: Run | str | Path, allow_code: bool, given: Given) -> PlainStud
     return student
 
 
-def evaluate(run: Run | str | Path, k: int = 20, *, allow_code: bool = False, **given: Any) -> dict[str, Any]:
+def evaluate(
+    run: Run | str | Path, k: int = 20, *, cost: bool = False, allow_code: bool = False, **given: Any
+) -> dict[str, Any]:
     """Return the accuracies of student and teacher of a run on its test split, in percent.
 
     Args:
         run: The run, or its directory.
         k: Neighbours that vote in the k-NN accuracy.
+        cost: Whether what they cost to run is measured as well, see `relgraph.deploy.cost.run_cost`.
         allow_code: Whether code of one's own that the run names may be run.
         given: Such code, given again: `student`, `teacher`, `dataset`, `method`.
 
     Raises:
-        RelgraphError: if the run cannot be opened, or has no labels.
+        RelgraphError: if the run cannot be opened, or has no labels; without labels the cost alone is no error.
     """
-    with _opened(run, allow_code, given) as opened:
-        return evaluate_run(opened, k)
+    with _again(run, allow_code, given) as again:
+        opened = TrainedRun(again.path, again._given)
+        alone = cost and not opened.has_labels
+        report: dict[str, Any] = {"run": str(again.path)} if alone else evaluate_run(opened, k)
+        if cost:
+            from relgraph.deploy.cost import run_cost
+
+            report["cost"] = run_cost(opened, again.student())
+        return report
 
 
 def analyze(
@@ -370,8 +380,8 @@ def analyze(
 
 
 def export(
-    run: Run | str | Path, output: str | Path, *, format: Format | None = None, with_preprocessing: bool = False,
-    licence: str | None = None,
+    run: Run | str | Path, output: str | Path, *, format: ExportFormat | None = None, with_preprocessing: bool = False,
+    int8: bool = False, licence: str | None = None,
     split: Split = "test", first: int | None = None, side: Side = "pair", graph: SplitGraph = "knn", k: int = 8,
     threshold: float = 0.5, neighbours: Chooser | None = None, attributes: Sequence[str] | None = None,
     layout: Layout | None = None, thumbnails: bool = False, allow_code: bool = False, **given: Any,
@@ -387,6 +397,8 @@ def export(
         format: Of a student `onnx`, `pt2` (`torch.export`), `safetensors` (weights by the names of timm or torchvision,
             and `config.json`) or `hub` (a folder for the Hugging Face Hub); of a graph `graphml`, `gexf`, `json`, `pt`.
         with_preprocessing: Of a student: whether `onnx` and `pt2` read uint8 images of any size, RGB.
+        int8: Of a student: whether weights and activations of `onnx` are in 8 bits, calibrated on 256 training images.
+            It is not compared; `notes` have accuracy, neighbours and speed before and after.
         licence: Of a student: what the model card of `hub` says, an identifier of the Hub such as `mit`.
         split: Of a graph, like all that follow: split of the data set.
         first: Only so many first images of it.
@@ -410,7 +422,7 @@ def export(
         "split": split, "first": first, "side": side, "graph": graph, "k": k, "threshold": threshold,
         "neighbours": neighbours, "attributes": attributes, "layout": layout, "thumbnails": thumbnails,
     }  # fmt: skip
-    of_student: dict[str, Any] = {"with_preprocessing": with_preprocessing, "licence": licence}
+    of_student: dict[str, Any] = {"with_preprocessing": with_preprocessing, "int8": int8, "licence": licence}
     known = signature(export).parameters
     kind, others = ("student", of_graph) if name in STUDENT_FORMATS else ("graph", of_student)
     for option, value in others.items():
@@ -419,11 +431,27 @@ def export(
     if kind == "graph":
         with _opened(run, allow_code, given) as opened:
             return _export_graph(opened, Path(output), name, **of_graph)
+    if of_student.pop("int8"):
+        return _export_int8(run, Path(output), name, **of_student, allow_code=allow_code, given=given)
     from relgraph.deploy.exporting import export_student
 
     with _reopened(run, allow_code, given) as again:
         worst, count = export_student(again._directory, Path(output), name, **of_student, given=again._given)
     return Exported(Path(output), count, [f"largest relative difference {worst:.1e}"], worst)
+
+
+def _export_int8(
+    run: Run | str | Path, output: Path, name: str, *, with_preprocessing: bool, licence: str | None, allow_code: bool,
+    given: Given,
+) -> Exported:  # fmt: skip
+    from relgraph.deploy.quantised import export_int8, told_int8
+
+    if name != "onnx" or licence is not None:
+        raise RelgraphError(f"int8 is of the format onnx, without a licence, got {name} and {licence}")
+    with _again(run, allow_code, given) as again:
+        opened = TrainedRun(again.path, again._given)
+        found = export_int8(opened, again.student(), output, with_preprocessing=with_preprocessing)
+    return Exported(output, found["images"], told_int8(found))
 
 
 def _format(output: str | Path, format: str | None) -> str:
@@ -434,8 +462,8 @@ def _format(output: str | Path, format: str | None) -> str:
     """
     folder = str(output).endswith(("/", os.sep))
     name = format or ("hub" if folder else Path(output).suffix.removeprefix(".").lower())
-    if name not in get_args(Format):
-        raise unknown("format to export", name, get_args(Format))
+    if name not in get_args(ExportFormat):
+        raise unknown("format to export", name, get_args(ExportFormat))
     return name
 
 

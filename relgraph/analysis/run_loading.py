@@ -139,6 +139,11 @@ class TrainedRun:
             raise RelgraphError(f"the split {split!r} of {self.recipe.dataset} has no images: expected another --split")
         return images if first is None or first >= len(images) else images.select(torch.arange(first))
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether there are labels, and images to test by which networks can be judged."""
+        return len(self.data.test) > 0 and bool((self.data.train.true_labels >= 0).any())
+
     def has_trained_classifier(self, network: str) -> bool:
         """Return whether a loss trained the classifier of "student" or "teacher": otherwise its logits mean nothing."""
         return self.recipe.learns_labels if network == "student" else bool((self.data.train.labels >= 0).any())
@@ -201,7 +206,7 @@ def evaluate_run(run: TrainedRun | Path, k: int = 20) -> dict[str, Any]:
     opened = run if isinstance(run, TrainedRun) else TrainedRun(run)
     train, test = opened.split("train"), opened.split("test")
     few, every = train.labels, train.true_labels
-    if len(test) == 0 or not bool((every >= 0).any()):
+    if not opened.has_labels:
         raise RelgraphError(f"{opened.recipe.dataset} has no labels, by which networks could be judged")
     # Wrong labels can leave a single class of few, from which no probe learns.
     hidden = bool(((few < 0) & (every >= 0)).any()) and int(few[few >= 0].bincount().count_nonzero()) > 1

@@ -25,6 +25,14 @@ def run(photos: Path) -> relgraph.Run:
     return relgraph.train(dataset=f"folder:{photos}", **QUICK, out=photos.parent / "run")
 
 
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run of one epoch on digits, which tests read and do not change."""
+    path = tmp_path_factory.mktemp("deploy") / "digits"
+    relgraph.train(student="resnet8", epochs=1, device="cpu", out=path)
+    return path
+
+
 @pytest.fixture
 def new(tmp_path: Path) -> Path:
     """Five images of several sizes at several depths, a file that is none, and one of another format."""
