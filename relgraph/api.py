@@ -340,7 +340,7 @@ def evaluate(
     Raises:
         RelgraphError: if the run cannot be opened, or has no labels; without labels the cost alone is no error.
     """
-    with _again(run, allow_code, given) as again:
+    with _reopened(run, allow_code, given) as again:
         opened = TrainedRun(again.path, again._given)
         alone = cost and not opened.has_labels
         report: dict[str, Any] = {"run": str(again.path)} if alone else evaluate_run(opened, k)
@@ -448,7 +448,7 @@ def _export_int8(
 
     if name != "onnx" or licence is not None:
         raise RelgraphError(f"int8 is of the format onnx, without a licence, got {name} and {licence}")
-    with _again(run, allow_code, given) as again:
+    with _reopened(run, allow_code, given) as again:
         opened = TrainedRun(again.path, again._given)
         found = export_int8(opened, again.student(), output, with_preprocessing=with_preprocessing)
     return Exported(output, found["images"], told_int8(found))

@@ -108,7 +108,7 @@ def test_accuracy_and_neighbours_before_and_after_are_those_of_the_files(digits_
     assert teacher is not None
     tables = [near(teacher.embedding.numpy())]
     for name, path in (("before", whole), ("after", small)):
-        parts = [run_file(path, student, part) for part in torch.split(some_pixels(test), 32)]
+        parts = [run_file(path, student, part) for part in some_pixels(test).split(32)]  # type: ignore[no-untyped-call]
         vectors, logits = map(np.concatenate, zip(*parts, strict=True))
         correct = 100 * (logits.argmax(1) == test.labels.numpy()).mean()
         assert found[name]["top1"] == pytest.approx(correct, abs=0.3)  # one image: threads round so
