@@ -431,6 +431,8 @@ def export(
     if kind == "graph":
         with _opened(run, allow_code, given) as opened:
             return _export_graph(opened, Path(output), name, **of_graph)
+    if name != "hub":  # a folder must be new or empty anyway
+        check_new(Path(output))
     if of_student.pop("int8"):
         return _export_int8(run, Path(output), name, **of_student, allow_code=allow_code, given=given)
     from relgraph.deploy.exporting import export_student

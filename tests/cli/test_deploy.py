@@ -12,6 +12,7 @@ import torch
 from tests.cli.conftest import Failing, Program
 
 
+@pytest.mark.slow
 def test_the_cost_is_a_table_and_a_sentence(program: Program, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_compiler(*given: Any) -> None:
         raise RuntimeError("no compiler")

@@ -114,6 +114,7 @@ def test_the_difference(program: Program, run: Path) -> None:
         assert {"student_prediction", "teacher_prediction", "index", "x"} <= data.keys()
 
 
+@pytest.mark.slow
 def test_the_student_by_the_ending(program: Program, run: Path, contrasted: tuple[Path, str]) -> None:
     for name, *options in (("student.pt2",), ("student.safetensors",), ("hub/",), ("other", "--format", "hub")):
         told = program("export", run, "-o", name, *options).stdout
@@ -147,8 +148,11 @@ def test_the_student_as_onnx(program: Program, run: Path) -> None:
 def test_a_student_that_cannot_be_written(failure: Failing, run: Path) -> None:
     (taken := Path("taken")).mkdir()
     (taken / "file").touch()
+    Path("there.onnx").touch()
     check_told(failure, ("export", run, "-o"), {
         "taken/": "taken exists already: expected a new or an empty folder",
+        "there.onnx": "there.onnx is there already: remove it, or choose another name",
+        "there.onnx --int8": "there.onnx is there already: remove it, or choose another name",
         "missing/student.pt2": "cannot write missing/student.pt2: No such file",
         "student.onnx --split train": "student.onnx is the student of a run, for which there is no option split",
         "student.pt2 --diff": "for which there is no option side, got difference",

@@ -96,6 +96,7 @@ def neighbours(vectors: torch.Tensor, k: int) -> list[set[int]]:
     return [set(row) for row in search.kneighbors(return_distance=False).tolist()]
 
 
+@pytest.mark.slow
 def test_a_run_tells_size_speed_and_neighbours_of_both(digits_run: Path) -> None:
     opened, student = TrainedRun(digits_run), relgraph.load_student(digits_run)
     found = run_cost(opened, student, batch_size=32)
@@ -138,6 +139,7 @@ def test_a_missing_package_is_told_and_the_rest_is_measured(digits_run: Path, mo
     assert all("pip install 'relgraph[deploy]'" in forms[form]["skipped"] for form in ("onnx", "int8"))
 
 
+@pytest.mark.slow
 def test_without_labels_the_cost_is_all_that_evaluate_tells(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "flat", {"all": 16}, ["noise"])
     run = relgraph.train(

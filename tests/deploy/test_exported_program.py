@@ -24,6 +24,7 @@ def test_a_program_maps_any_number_of_images_to_the_student_s_outputs(tmp_path: 
     assert found["input"]["shape"] == ["batch", 3, 32, 32] and found["input"]["range"] == pytest.approx([-2, 3])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_preprocessing_inside_takes_images_of_any_size(tmp_path: Path) -> None:
     student, path = student_of("resnet8", classes=0, part="feature", projected=True), tmp_path / "student.pt2"

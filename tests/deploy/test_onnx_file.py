@@ -57,6 +57,7 @@ def test_preprocessing_travels_as_data(tmp_path: Path) -> None:
     assert found["preprocessing"].items() >= {**expected, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}.items()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_preprocessing_can_be_inside(tmp_path: Path) -> None:
     """Images of any size are resized and cropped as PIL does it, but for a level of what it rounds in between."""
@@ -115,6 +116,7 @@ class Fixed(nn.Module):
         return images.mean((2, 3)) / len(images)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_written_is_told_in_a_line_and_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def test_each_weight_is_within_half_a_step_of_its_own_channel(written: tuple[Pla
     assert any(np.abs(difference).max() <= 0.51 * steps for difference in near)
 
 
+@pytest.mark.slow
 def test_the_same_images_give_the_same_file(written: tuple[PlainStudent, Path, Any], tmp_path: Path) -> None:
     student, path, _ = written
     write_int8(student, tmp_path / "again.onnx", noise(64))
@@ -98,6 +99,7 @@ def test_calibration_images_are_training_images_of_a_seed(digits_run: Path) -> N
     assert calibration_images(run, 20).equal(found) and not calibration_images(run, 20, seed=1).equal(found)
 
 
+@pytest.mark.slow
 def test_accuracy_and_neighbours_before_and_after_are_those_of_the_files(digits_run: Path, tmp_path: Path) -> None:
     run, student = TrainedRun(digits_run), relgraph.load_student(digits_run)
     whole, small = tmp_path / "whole.onnx", tmp_path / "int8.onnx"
@@ -128,6 +130,7 @@ def shared(one: list[set[int]], other: list[set[int]]) -> float:
     return sum(len(a & b) for a, b in zip(one, other, strict=True)) / (10 * len(one))
 
 
+@pytest.mark.slow
 def test_a_file_with_its_preprocessing_takes_pixels_of_any_size(tmp_path: Path) -> None:
     student, path = student_of("resnet8", channels=1), tmp_path / "student.onnx"
     pixels = torch.randint(256, (40, 1, 32, 32), dtype=torch.uint8)
