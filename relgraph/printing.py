@@ -19,7 +19,8 @@ def printable(text: str, stream: IO[str] | None = None) -> str:
 
 def no_bar(*, shown: bool = True) -> bool | None:
     """Return what tqdm takes as `disable`: a bar that is `shown` appears on a terminal and in a notebook."""
-    in_notebook = "ipykernel" in sys.modules
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    in_notebook = hasattr(shell, "kernel")  # a program may import ipykernel without being one
     return (False if in_notebook else None) if shown else True
 
 

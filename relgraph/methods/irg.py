@@ -15,7 +15,7 @@ from relgraph.graph.pair import Pair, topology_of
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_constant_max, by_max
 from relgraph.methods.base import Batch, Output, Terms, logits_of, option, stage_maps
-from relgraph.methods.relational import FixedParts, related
+from relgraph.methods.relational import FixedParts, overflowed, related
 
 Form = Literal["max", "caffe", "literal"]
 
@@ -148,7 +148,8 @@ class IRG(FixedParts):
     def transitions(self, pair: Pair | None, student: Output, teacher: Output) -> Tensor:
         """Return the difference of the transitions between the last two stage maps, a scalar without its weight."""
         s, t = (self._moved(*stage_maps(output, "IRG", least=2)[-2:]) for output in (student, teacher))
-        return FORMS[self.form].compare(s, t).to(precision_of(student.maps[-1], teacher.maps[-1]))
+        value = FORMS[self.form].compare(s, t).to(precision_of(student.maps[-1], teacher.maps[-1]))
+        return overflowed(value, *student.maps[-2:], *teacher.maps[-2:])
 
     def _moved(self, earlier: Tensor, later: Tensor) -> Tensor:
         """Return the transitions between two maps in float64, where the squares of any float32 fit."""

@@ -6,6 +6,8 @@ from torch.nn.functional import kl_div
 from relgraph.graph.kernels import precision_of
 from relgraph.methods.base import Batch, Method, Output, Terms, logits_of, option
 
+LEAST = -1e300  # of float64, where sums of some of them are finite
+
 
 class KD(Method):
     """Match the teacher's class distribution, `T^2 / N * sum_i KL(softmax(z_t_i / T) || softmax(z_s_i / T))`.
@@ -49,8 +51,11 @@ class KD(Method):
 def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """Return `T^2 KL(softmax(t / T) || softmax(s / T))` of each row, `(..., M) -> (...)`, in float32 or wider.
 
-    It is computed in float64, in which any float32 can be divided by T: infinity less infinity is not a number.
+    It is computed in float64, in which any float32 can be divided by T, and of differences from each row's largest, of
+    which none is infinite: infinity less infinity is not a number.
     """
-    s, t = ((scores.double() / temperature).log_softmax(-1) for scores in (student, teacher))
+    rows = (scores.double() for scores in (student, teacher))
+    apart = ((x - x.detach().amax(-1, keepdim=True)) / temperature for x in rows)
+    s, t = (difference.clamp_min(LEAST).log_softmax(-1) for difference in apart)
     found = temperature**2 * kl_div(s, t, reduction="none", log_target=True).sum(-1)
     return found.to(precision_of(student, teacher))

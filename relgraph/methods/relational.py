@@ -5,6 +5,7 @@ from dataclasses import field, fields, is_dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
@@ -169,8 +170,19 @@ class Relational(Method):
 
 
 def related(relation: Relation, pair: Pair) -> Tensor:
-    """Return a relation's scalar for a pair in the precision of its nodes: some kernels compute in float64."""
-    return relation.of_pair(pair).to(precision_of(pair["student"].x, pair["teacher"].x))
+    """Return a relation's scalar for a pair in the precision of its nodes: some kernels compute in float64.
+
+    It is infinite where weights of finite nodes overflow: infinity less infinity would be no number.
+    """
+    nodes = pair["student"].x, pair["teacher"].x
+    value = relation.of_pair(pair).to(precision_of(*nodes))
+    return value if relation.kernel.bounded else overflowed(value, *nodes)
+
+
+def overflowed(value: Tensor, *inputs: Tensor) -> Tensor:
+    """Return a scalar of finite numbers, infinite in place of no number; that of inputs with NaN stays what it is."""
+    finite = torch.stack([x.isfinite().all() for x in inputs]).all()
+    return torch.where(value.isnan() & finite, torch.inf, value)
 
 
 def layers_of(part: object) -> Iterator[nn.Module]:

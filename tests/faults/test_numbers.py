@@ -253,8 +253,6 @@ SCALES = {
     torch.float32: (1e-44, 1e-38, 1e-20, 1e-6, 1.0, 1e6, 1e12, 1e18, 8e37),
     torch.float64: (1e-300, 1e-100, 1e-20, 1.0, 1e12, 1e18, 1e60, 4e307),
 }
-# Where differences of products, or of powers of distances, are beyond float64 itself.
-OVERFLOW = ("unit_length=false", "consecutive", "form=literal", "rank_beta", "length=", "temperature=0.5")
 
 
 def forms(name: str, way: str) -> list[str]:
@@ -311,8 +309,6 @@ def check_case(name: str, way: str, given: Case) -> None:
         exact.load_state_dict(method.state_dict())
     value, gradients = evaluated(method, student, teacher, batch)
     reference, slopes = evaluated(exact, student.each(Tensor.double), teacher.each(Tensor.double), batch)
-    if not single and given.scale > 1e100 and (name == "darkrank" or any(word in way for word in OVERFLOW)):
-        return
     # A sum over a batch is above its mean, and a gradient passes intermediate products.
     fits = reference.abs() < 1e-6 * torch.finfo(torch.float32 if single else torch.float64).max
     assert not value.isnan() and not (fits and value.isinf())
