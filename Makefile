@@ -36,7 +36,7 @@ test-slow: $(STAMP)  ## the rest: figures, browser, launchers, whole processes, 
 	$(PYTEST) experiments/benchmark
 
 faults: $(STAMP)  ## damaged files, failing writes, sixty killed runs (20 minutes)
-	RELGRAPH_KILLS=60 $(PYTEST) -m 'slow or not slow' tests/faults
+	RELGRAPH_KILLS=60 RELGRAPH_FUZZ=40 $(PYTEST) -m 'slow or not slow' tests/faults
 
 lint: $(STAMP)  ## ruff: rules and format, changing nothing
 	$(BIN)/ruff check .

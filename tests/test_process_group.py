@@ -159,6 +159,7 @@ def test_a_process_that_dies_is_told(tmp_path: Path) -> None:
         run_on(2, _leave, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_hang_ends(tmp_path: Path) -> None:
     with pytest.raises(pytest.fail.Exception, match=r"^(?:process \d of 2|2 processes ended with)"):
         run_on(2, _sleep, tmp_path, seconds=3)

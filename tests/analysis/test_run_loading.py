@@ -82,6 +82,7 @@ def test_figures_are_those_of_scikit_learn(opened: TrainedRun) -> None:
     assert list(report) == ["run", "images", "neighbours", "neighbours_few", "student", "teacher"]
 
 
+@pytest.mark.slow
 def test_the_head_is_as_good_as_the_run_said(runs: Runs, reports: Reports) -> None:
     for variant in ("all", "none", "memory"):
         student, best = reports(variant)["student"], result(runs(variant))["test"]["best"]
@@ -218,6 +219,7 @@ QUICK: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_on_streamed_images_is_judged_as_one_in_memory(folder: Path, tmp_path: Path) -> None:
     reports, pairs = [], []
     for images in ("memory", "stream"):

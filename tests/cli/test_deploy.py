@@ -42,6 +42,7 @@ def test_a_run_without_a_teacher_tells_its_own_cost(
     assert re.fullmatch(r"0\.\d\d M parameters", found["sentence"])
 
 
+@pytest.mark.slow
 def test_export_in_int8_tells_what_it_changes(program: Program, failure: Failing, run: Path) -> None:
     told = program("export", run, "-o", "phone.onnx", "--int8").stdout.splitlines()
     assert told[0] == "phone.onnx:" and len(told) == 4

@@ -67,6 +67,7 @@ def test_refusals(failure: Failing, misuse: Failing, program: Program, photos: P
     check_told(misuse, options, {"--views 0": "0 is not in the range", "--lr 1": "No such option"})
 
 
+@pytest.mark.slow
 def test_training_uses_it_and_says_so(program: Program, failure: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "learning_curve", lambda path: path)
     train = ("train", "--labelled-share", 1, "--batch-size", 30, "--epochs", 1, "--out")

@@ -132,6 +132,7 @@ def test_the_student_by_the_ending(program: Program, run: Path, contrasted: tupl
     assert found.shape == (1, 64) and nothing is None
 
 
+@pytest.mark.slow
 def test_the_student_as_onnx(program: Program, run: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     told = program("export", run, "-o", "student.onnx", "--with-preprocessing").stdout

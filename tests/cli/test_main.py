@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import click
+import pytest
 
 from tests.cli.conftest import Failing, Program
 
@@ -59,6 +60,7 @@ def test_no_command_of_that_name(misuse: Failing) -> None:
     assert "Missing argument 'RUN'" in misuse("evaluate")
 
 
+@pytest.mark.slow
 def test_an_error_in_a_process_of_its_own() -> None:
     arguments = [sys.executable, "-m", "relgraph", "train", "--student", "resnet9", "--epochs", "1"]
     done = subprocess.run(arguments, capture_output=True, text=True)
@@ -72,6 +74,7 @@ def test_a_directory_that_cannot_be_made_is_named(failure: Failing) -> None:
     assert failure("train", "--epochs", 1, "--out", "file/run") == "cannot write file/run: Not a directory"
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_enough() -> None:
     arguments = [sys.executable, "-u", "-m", "relgraph", "students"]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

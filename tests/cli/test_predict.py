@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import click
+import pytest
 from click.testing import CliRunner
 
 import relgraph
@@ -55,6 +56,7 @@ def test_refusals(failure: Failing, misuse: Failing, run: Path, contrasted: tupl
     assert failure("predict", run, flat, "-o", "o.txt").startswith("expected an output FILE.csv or FILE.json")
 
 
+@pytest.mark.slow
 def test_code_of_one_s_own_is_named_again_or_allowed(program: Program, failure: Failing, tmp_path: Path) -> None:
     photos = write_folder(tmp_path / "photos", {"train": 4, "test": 1})
     Path("nets.py").write_text(

@@ -130,6 +130,7 @@ def test_each_command_resumes_its_own_runs(failure: Failing, digits: tuple[Path,
     assert failure(*QUICK, "--out", path).startswith(f"{path} exists already: continue it with --resume {path}")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_resumed(command: click.Group, program: Program, flat: Path) -> None:
     options = (*SMALL, "--objective", "moco", "--queue", 5, "--dataset", f"folder:{flat}", "--epochs", 3)
     told = stopped_in_step_4(command, *options, "--out", "a run")  # of two in an epoch

@@ -46,6 +46,7 @@ def test_a_file_maps_any_number_of_normalised_images_to_the_student_s_outputs(tm
     assert str(Path(__file__).parents[2]) not in path.read_bytes().decode(errors="ignore"), "no paths of this machine"
 
 
+@pytest.mark.slow
 def test_preprocessing_travels_as_data(tmp_path: Path) -> None:
     student, path = student_of("resnet8"), tmp_path / "student.onnx"
     write_onnx(student, path, images=images_of(student))
@@ -77,6 +78,7 @@ def test_preprocessing_can_be_inside(tmp_path: Path) -> None:
                     torch.testing.assert_close(torch.from_numpy(found), outputs, rtol=0.02, atol=0.02)
 
 
+@pytest.mark.slow
 def test_a_student_without_a_classifier_has_vectors_alone(tmp_path: Path) -> None:
     student, path = student_of("resnet8", classes=0, part="feature", projected=True), tmp_path / "student.onnx"
     write_onnx(student, path, images=images_of(student))

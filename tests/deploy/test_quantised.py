@@ -38,6 +38,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlainStudent, Pat
     return student, path, write_int8(student, path, noise(64))
 
 
+@pytest.mark.slow
 def test_nearly_all_weights_are_int8_and_the_file_is_a_quarter(written: tuple[PlainStudent, Path, Any]) -> None:
     student, path, told = written
     sizes = {kind: 0 for kind in onnx.TensorProto.DataType.values()}
@@ -50,6 +51,7 @@ def test_nearly_all_weights_are_int8_and_the_file_is_a_quarter(written: tuple[Pl
     assert told.float_bytes >= 4 * matrices
 
 
+@pytest.mark.slow
 def test_outputs_stay_near_those_of_the_student(written: tuple[PlainStudent, Path, Any]) -> None:
     student, path, _ = written
     pixels = noise(50, seed=1)
@@ -59,6 +61,7 @@ def test_outputs_stay_near_those_of_the_student(written: tuple[PlainStudent, Pat
         assert 1e-4 < error < 0.05
 
 
+@pytest.mark.slow
 def test_each_weight_is_within_half_a_step_of_its_own_channel(written: tuple[PlainStudent, Path, Any]) -> None:
     student, path, _ = written
     graph = onnx.load(path).graph
@@ -84,12 +87,14 @@ def test_the_same_images_give_the_same_file(written: tuple[PlainStudent, Path, A
     assert (tmp_path / "other.onnx").read_bytes() != path.read_bytes()
 
 
+@pytest.mark.slow
 def test_nothing_is_left_where_the_file_cannot_be_written(tmp_path: Path) -> None:
     told = refusal(lambda: write_int8(student_of("resnet8"), tmp_path / "none" / "student.onnx", noise(4)))
     assert told.startswith("cannot write") and "\n" not in told
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_calibration_images_are_training_images_of_a_seed(digits_run: Path) -> None:
     run = TrainedRun(digits_run)
     found = calibration_images(run, 20)

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import timm
 import torch
 from safetensors.torch import load_file
@@ -21,6 +22,7 @@ def written(student: PlainStudent, folder: Path) -> tuple[dict[str, Tensor], dic
     return load_file(folder / "student.safetensors"), json.loads((folder / "config.json").read_text())
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_timm_loads_its_models_by_its_own_names(tmp_path: Path) -> None:
     for name, channels, classes in (("resnet18", 3, 10), ("resnet18", 1, 0), ("mobilenetv3_small_050", 3, 4)):
@@ -36,6 +38,7 @@ def test_timm_loads_its_models_by_its_own_names(tmp_path: Path) -> None:
             assert told["outputs"] == (["logits"] if classes else ["feature"])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_torchvision_loads_its_models_by_its_own_names(tmp_path: Path) -> None:
     for name, classes in (("resnet18", 10), ("resnet18", 0), ("squeezenet1_1", 10), ("mobilenet_v3_small", 4)):

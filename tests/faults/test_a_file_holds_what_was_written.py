@@ -107,6 +107,7 @@ def check_file(name: str, fault: str, content: bytes | None, run: Path, right: d
     (run / name).write_bytes(data)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_each_file(run: Path, right: dict[str, Any]) -> None:
     for name in READERS:
         for command in COMMANDS:

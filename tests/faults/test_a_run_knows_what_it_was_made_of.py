@@ -74,6 +74,7 @@ def resumed(run: Path) -> object:
     return train(RunDirectory.open(run).recipe(), run, resume=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["memory", "stream"])
 def test_other_images_are_refused_and_touched_moved_or_copied_ones_are_not(
     mode: str, images: Path, tmp_path: Path

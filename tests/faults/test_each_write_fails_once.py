@@ -49,6 +49,7 @@ def failing(owner: Any, name: str, number: int, error: BaseException | None) -> 
         yield calls
 
 
+@pytest.mark.slow
 def test_each_write_of_a_run_fails_once(tmp_path: Path) -> None:
     run(counting(SOME, "knn"), tmp_path / "whole")
     whole = outcome(tmp_path / "whole")

@@ -293,6 +293,7 @@ def test_a_bad_test_image_does_not_cost_a_night(tmp_path: Path, make: Make) -> N
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["memory", "stream"])
 def test_a_run_lists_what_it_skipped_and_goes_on_with_the_same_images(
     mode: str, tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]

@@ -35,6 +35,7 @@ def outcome(path: Path) -> Any:
     return weights, rows, diagnostics, {**read_json(path / "result.json"), "images_per_s": 0}
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_after_each_step(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, options in VARIANTS.items():
         recipe = make(checkpoint_minutes=1e-9, **options)
@@ -99,6 +100,7 @@ def test_sigterm_before_the_first_step_is_heard(make: Make, tmp_path: Path, monk
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_pre_training_goes_on_amid_an_epoch(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"dataset": f"folder:{images}", "network": "resnet8", "epochs": 2, "batch_size": 9, "device": "cpu",
                "checkpoint_minutes": 1e-9, "objective": "moco", "queue": 18}  # fmt: skip

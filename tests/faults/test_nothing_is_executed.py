@@ -114,6 +114,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 }
 
 
+@pytest.mark.slow
 def test_no_reader_executes_what_a_file_holds(tmp_path: Path) -> None:
     witness = tmp_path / "witness"
     for attack, write in attacks(witness).items():
@@ -130,6 +131,7 @@ def test_no_reader_executes_what_a_file_holds(tmp_path: Path) -> None:
     assert witness.exists(), "an ordinary unpickler would have run it"
 
 
+@pytest.mark.slow
 def test_no_file_of_a_run_is_executed(finished: Path, tmp_path: Path) -> None:
     witness = tmp_path / "witness"
     written = attacks(witness)

@@ -5,6 +5,7 @@ float64, in which neither a square of a float32 nor a fourth power overflows.
 """
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,7 @@ from tests.methods.test_laws import BATCH, batch_of, each_way, learning, make, o
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 FORMS: tuple[Form, ...] = ("matrix", "blocked")
+BATCHES = int(os.environ.get("RELGRAPH_FUZZ", 2))  # of the fuzz, for each method and form
 
 
 # Equal images
@@ -320,10 +322,10 @@ def check_case(name: str, way: str, given: Case) -> None:
 
 @each_way
 def test_every_method_bears_every_batch_in_every_type_at_every_scale(name: str, way: str) -> None:
-    """L11, by a seeded fuzz."""
+    """L11, by a seeded fuzz; `make faults` has more batches."""
     random = Random(f"{name} {way}")
     for options in forms(name, way):
-        for _ in range(8):
+        for _ in range(BATCHES):
             given = some_case(name, way, random)
             with case(options, given):
                 check_case(name, options, given)

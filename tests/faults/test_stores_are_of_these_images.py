@@ -66,6 +66,7 @@ def trained(make: Make, store: Path) -> bytes:
     return (run / "student.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_each_damage_of_each_file(make: Make, made: Path, store: Path) -> None:
     right = {"train": trained(make, store), "embed": {file.name: file.read_bytes() for file in made.iterdir()}}
     commands: dict[str, Callable[[], Any]] = {
@@ -226,6 +227,7 @@ def killed(recipe: Recipe, path: Path, number: int, after: bool) -> None:
     embed(recipe, path)
 
 
+@pytest.mark.slow
 def test_an_embed_that_is_killed_at_any_file_is_continued(make: Make, made: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     for number in range(1, 6):

@@ -117,6 +117,7 @@ def test_json_with_many_brackets_is_one_line(tmp_path: Path) -> None:
 HOSTILE = ("ant\x1b[2J", "be\ne\u732b", "c\u202eat\xff")
 
 
+@pytest.mark.slow
 def test_names_are_printed_without_control_characters(tmp_path: Path, make: Make) -> None:
     images = write_images(tmp_path / "da\x1b]0;ta", {"train": 9, "val": 4, "test": 5}, HOSTILE)
     run = tmp_path / "ru\x1b[1m\nn$\\frac$\u732b"
@@ -299,6 +300,7 @@ def test_no_more_neighbours_are_said_to_vote_than_vote(make: Make, tmp_path: Pat
 READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("unshare") is None or os.geteuid() != 0, reason="needs to mount")
 def test_a_run_on_a_read_only_mount_is_refused_before_an_epoch(make: Make, tmp_path: Path) -> None:
     path = tmp_path / "run"

@@ -103,6 +103,7 @@ def test_directions_and_their_gradients_are_those_of_the_written_formula() -> No
                 torch.testing.assert_close(found_slope, slope, rtol=rtol, atol=atol)
 
 
+@pytest.mark.slow
 def test_directions_are_differentiated_twice_and_compiled() -> None:
     x = torch.randn(3, 4, 5, dtype=torch.float64)
 

@@ -17,6 +17,7 @@ from tests.checks import assert_refused_like
 from tests.networks.published import state_of, write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STUDENTS)
 def test_every_tensor_of_a_file_is_read_in_the_authors_order(name: str, tmp_path: Path) -> None:
     state = state_of(name, 5)

@@ -110,6 +110,7 @@ def test_counts_and_maps_are_the_published_ones_and_a_larger_image_makes_larger_
             assert stage.shape == (3, channels, *[side * size // 32 // halved] * 2)
 
 
+@pytest.mark.slow
 @published
 def test_every_parameter_learns_and_an_image_is_embedded_alone_as_in_a_batch(name: str) -> None:
     """Of grey images, the smallest, and of sizes at which the originals break."""

@@ -109,6 +109,7 @@ def test_files_are_found_from_any_directory_and_from_another_place(relgraph_proc
     assert done.returncode == 0 and "the code of the student" in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_objects_in_python(site: Path, tmp_path: Path) -> None:
     labdata, labloss, labnets = map(import_module, ("labdata", "labloss", "labnets"))
 

@@ -95,6 +95,7 @@ def test_callbacks_and_loggers_are_told_of_every_moment(tmp_path: Path, capsys: 
     assert [row["loss"] for row in plain.metrics] == losses and (alone / "tensorboard").is_dir(), "nothing is changed"
 
 
+@pytest.mark.slow
 def test_an_error_of_a_callback_ends_a_run_that_can_go_on(tmp_path: Path) -> None:
     class Ending(Callback):
         def after_epoch(self, end: EpochEnd) -> None:
@@ -115,6 +116,7 @@ def test_an_error_of_a_callback_ends_a_run_that_can_go_on(tmp_path: Path) -> Non
     assert all(torch.equal(one, other) for one, other in zip(*(state.values() for state in states), strict=True))
 
 
+@pytest.mark.slow
 def test_loggers_of_a_stopped_run_are_given_again(tmp_path: Path) -> None:
     class Ending(Callback):
         def after_epoch(self, end: EpochEnd) -> None:
@@ -159,6 +161,7 @@ def test_loggers_that_are_none(tmp_path: Path) -> None:
     assert_refused_like((train((Nothing,)), "the logger .*Nothing has no log_metrics: expected Lightning's interface"))
 
 
+@pytest.mark.slow
 def test_the_functions_refuse_what_does_not_fit(tmp_path: Path) -> None:
     run = relgraph.train(**QUICK, out=tmp_path / "run")
     assert_refused_like(

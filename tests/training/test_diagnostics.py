@@ -135,6 +135,7 @@ def test_measuring_moves_nothing(make: RecipeMaker) -> None:
     assert equal(*weights)
 
 
+@pytest.mark.slow
 def test_a_pair_without_a_matrix_is_measured(make: RecipeMaker) -> None:
     def row(**options: Any) -> dict[str, float]:
         return train_epoch(build(make(diagnose_every=2, lr=0.002, **options)), 0)[0]

@@ -45,6 +45,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_stopped(make: RecipeMaker, finished
         assert outcome(path) == outcome(finished(variant))
 
 
+@pytest.mark.slow
 def test_one_epoch_in_memory_streamed_and_in_pieces(make: RecipeMaker, tmp_path: Path) -> None:
     """A piece is one more write of a file than before: the last epoch, the best as well, has none to write for it."""
     recipe, pieces = make(epochs=1), tmp_path / "pieces"

@@ -70,6 +70,7 @@ def test_it_has_the_kind_of_the_student_s_optimiser_and_no_clipping(make: Recipe
     torch.testing.assert_close(states(heads["clipped"]), states(heads["adamw"]), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_head_in_pieces(make: RecipeMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its checkpoint is one as others are, its figures are told once, and it stays fixed while the student learns."""
     recipe, whole, path = make(**SEQUENTIAL), tmp_path / "whole", tmp_path / "pieces"

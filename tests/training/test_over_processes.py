@@ -177,7 +177,7 @@ def alone() -> dict[str, Trained]:
     return train_all(SINGLE_PROCESS, list(CASES))
 
 
-@pytest.mark.parametrize(("count", "names"), [(2, CASES), (3, ON_THREE)])
+@pytest.mark.parametrize(("count", "names"), [(2, CASES), pytest.param(3, ON_THREE, marks=pytest.mark.slow)])
 def test_n_processes_equal_one(count: int, names: Iterable[str], alone: dict[str, Trained], tmp_path: Path) -> None:
     """All in one start of the processes; a gradient that one of them lacks is 0 there."""
     found = run_on(count, train_all, tmp_path, list(names), seconds=240)

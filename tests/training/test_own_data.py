@@ -40,6 +40,7 @@ def recipe(flat: Path, **options: Any) -> Recipe:
     return Recipe(**{"dataset": f"classes:{flat}", **QUICK, **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["memory", "stream"])
 def test_a_run_finds_its_split_and_its_pool_again(flat: Path, pool: Path, tmp_path: Path, mode: str) -> None:
     run = tmp_path / "run"

@@ -264,6 +264,7 @@ def test_no_label_and_no_image_of_another_split_reaches_the_weights(
     assert judged and "sskd-head" not in judged, "they judge; one figure may be the same by chance"
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_as_if_it_had_not_stopped(recipes: Maker, pretrained: Runs, tmp_path: Path) -> None:
     for variant in ("moco", "sskd-head"):
         path, recipe = tmp_path / variant, recipes(variant)
@@ -284,6 +285,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_stopped(recipes: Maker, pretrained:
             assert outcome(path) == outcome(pretrained(variant))
 
 
+@pytest.mark.slow
 def test_a_run_in_pieces_and_a_streamed_one(recipes: Maker, pretrained: Runs, tmp_path: Path) -> None:
     recipe, path = recipes("unlabelled"), tmp_path / "pieces"
     assert in_pieces(lambda resume: pretrain(recipe, path, resume=resume), path) == 5

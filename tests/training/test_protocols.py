@@ -275,6 +275,7 @@ def check(job: Distillation, losses: list[float], a: Authors, steps: int) -> Non
     torch.testing.assert_close(found, expected, **DOUBLE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", FAMILY)
 def test_a_method_of_the_benchmark(method: str, opened: Opened) -> None:
     """Batches keep the last 4 of 36 images, the rate falls after 5 of 8 epochs, and two methods train alone first."""

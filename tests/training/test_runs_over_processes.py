@@ -125,6 +125,7 @@ def done(work: Work, folder: Path) -> list[Done]:
     return run_on(2, work_on, folder, work, folder, seconds=240)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHOSEN)
 def test_two_processes_have_the_figures_of_one(
     name: str, work: Work, folder: Path, done: list[Done], tmp_path: Path

@@ -156,6 +156,7 @@ def scored(patch: pytest.MonkeyPatch, scores: list[float]) -> None:
     patch.setattr(Classes, "evaluate", evaluate)
 
 
+@pytest.mark.slow
 def test_a_run_ends_after_epochs_without_a_better_score(
     make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -199,6 +200,7 @@ def test_patience_needs_a_score(make: RecipeMaker, tmp_path: Path) -> None:
 # Stops
 
 
+@pytest.mark.slow
 def test_a_run_with_every_option_stops_anywhere_and_ends_as_if_it_had_not(
     make: RecipeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ def started(file: Path) -> dict[str, Any]:
     return {f"model.{name}": x for name, x in torch.load(file).items() if not name.startswith("fc.")}
 
 
+@pytest.mark.slow
 def test_a_student_starts_from_published_weights_or_a_file(make: RecipeMaker, weights: Path) -> None:
     file, expected = str(weights), started(weights)
     for options, name in (
@@ -61,6 +62,7 @@ def test_a_student_starts_from_published_weights_or_a_file(make: RecipeMaker, we
     )
 
 
+@pytest.mark.slow
 def test_images_are_normalised_as_those_of_the_weights(make: RecipeMaker, weights: Path, tmp_path: Path) -> None:
     plain = build(make()).data
     own = (tuple(plain.mean), tuple(plain.std))
@@ -97,6 +99,7 @@ def test_grey_images_are_normalised_as_the_data_set_s(make: RecipeMaker, monkeyp
     assert_refused_like((partial(build, make(method="none", normalise="student", **options)), told))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_and_its_student_is_read_without_the_published_weights(
     make: RecipeMaker, weights: Path, tmp_path: Path
 ) -> None:
@@ -167,6 +170,7 @@ def small() -> nn.Module:
     )
 
 
+@pytest.mark.slow
 def test_methods_that_read_maps_work_with_own_networks(make: RecipeMaker, tmp_path: Path) -> None:
     stages = ("0", "1", "2", "3")
     options: dict[str, Any] = {"student": small, "epochs": 1}

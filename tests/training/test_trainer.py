@@ -41,6 +41,7 @@ def test_a_score_picks_the_first_best_epoch_and_without_one_the_newest_is_kept(t
         assert len(lines) == 4 and len(opened.read_metrics(opened.diagnostics_file)) == 8
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_before_any_write_ends_as_if_it_had_not(tmp_path: Path) -> None:
     """Of any epoch: what a stopped epoch wrote is written again, no epoch is trained twice, and each is told once."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
