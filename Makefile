@@ -56,7 +56,8 @@ scatter: $(STAMP)  ## build the optional torch_scatter (minutes)
 	  echo 'torch_scatter already works under the installed torch.'; \
 	else \
 	  echo 'Compiling torch_scatter: this takes five to ten minutes and needs a C++ compiler.'; \
-	  $(BIN)/python -m pip install --use-pep517 --no-build-isolation --no-cache-dir --no-deps --force-reinstall \
+	  printf '[build_ext]\nparallel=2\n' > $(VENV)/parallel.cfg && \
+	  DIST_EXTRA_CONFIG=$(CURDIR)/$(VENV)/parallel.cfg $(BIN)/python -m pip install --use-pep517 --no-build-isolation --no-cache-dir --no-deps --force-reinstall \
 	    'torch_scatter>=2.1' && \
 	  $(BIN)/python -c 'import torch_scatter'; \
 	fi

@@ -14,7 +14,7 @@ from relgraph.training.checkpoint import load_checkpoint
 from relgraph.training.runs import RunDirectory
 from tests.training.conftest import outcome
 
-KILLS = int(os.environ.get("RELGRAPH_KILLS", "3"))
+KILLS = int(os.environ.get("RELGRAPH_KILLS", "1"))
 OPTIONS = ["--epochs", "6", "--labelled-share", "1", "--batch-size", "30", "--threads", "1"]
 LONG = 300.0  # seconds after which a program hangs
 

@@ -1,5 +1,6 @@
 """Three small packages outside the import path of the project, installed as pip would for those who ask for them."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -56,3 +57,25 @@ def relgraph_process(site: Path) -> Relgraph:
         return subprocess.run(command, capture_output=True, text=True, env=env, check=False, cwd=cwd)
 
     return run
+
+
+SEVERAL = """
+import json, sys
+from importlib.metadata import entry_points
+
+(entry,) = entry_points(group="console_scripts", name="relgraph")
+command = entry.load()
+for arguments in json.load(sys.stdin):
+    try:
+        command(arguments)
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+
+
+def run_several(site: Path, *commands: list[str], cwd: Path) -> "subprocess.CompletedProcess[str]":
+    """Run several commands in one new process, in which the packages are installed, up to the first that fails."""
+    env = os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, "-c", SEVERAL], input=json.dumps(commands), capture_output=True, text=True,
+                          env=env, check=False, cwd=cwd)  # fmt: skip

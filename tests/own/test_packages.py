@@ -14,7 +14,7 @@ import relgraph
 from relgraph.errors import RelgraphError
 from tests.checks import assert_refused_like
 from tests.cli.conftest import recipe
-from tests.own.conftest import PACKAGES, Relgraph
+from tests.own.conftest import PACKAGES, Relgraph, run_several
 from tests.pictures import write_folder, write_image
 
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "32-true", "dim": 8}
@@ -43,7 +43,9 @@ def by_module(relgraph_process: Relgraph, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.slow
-def test_a_run_of_modules_is_opened_if_its_code_is_allowed(by_module: Path, relgraph_process: Relgraph) -> None:
+def test_a_run_of_modules_is_opened_if_its_code_is_allowed(
+    by_module: Path, relgraph_process: Relgraph, site: Path
+) -> None:
     assert recipe(by_module)["method"] == MODULES["method"]
     code = json.loads((by_module / "inputs.json").read_text())["code"]
     assert {code[part]["package"] for part in ("student", "dataset", "method")} == {"labnets", "labdata", "labloss"}
@@ -53,12 +55,12 @@ def test_a_run_of_modules_is_opened_if_its_code_is_allowed(by_module: Path, relg
     assert re.search(r"names code of its own, lab\w+:\w+: it is run only if you name it again", refused.stderr)
     some = relgraph_process("evaluate", by_module, "--dataset", "labdata:Flat", cwd=by_module.parent)
     assert some.returncode == 1 and "names code of its own, lab" in some.stderr and "labdata" not in some.stderr
-    for command in (
-        ["evaluate", by_module, *flags(MODULES)], ["export", by_module, "-o", "graph.json", "--allow-code"],
-        ["analyze", by_module, "--k", "3", "--allow-code"], ["report", by_module, *flags(MODULES)],
-    ):  # fmt: skip
-        done = relgraph_process(*command, cwd=by_module.parent)
-        assert done.returncode == 0, done.stderr
+    run = str(by_module)
+    done = run_several(
+        site, ["evaluate", run, *flags(MODULES)], ["export", run, "-o", "graph.json", "--allow-code"],
+        ["analyze", run, "--k", "3", "--allow-code"], ["report", run, *flags(MODULES)], cwd=by_module.parent,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     assert json.loads((by_module.parent / "graph.json").read_text())["nodes"]
     gone = relgraph_process("evaluate", by_module, "--allow-code", cwd=by_module.parent, installed=False)
     assert gone.returncode == 1 and len(gone.stderr.splitlines()) == 1, gone.stderr
@@ -66,7 +68,7 @@ def test_a_run_of_modules_is_opened_if_its_code_is_allowed(by_module: Path, relg
 
 
 @pytest.mark.slow
-def test_a_run_of_registered_names_needs_no_word(relgraph_process: Relgraph, tmp_path: Path) -> None:
+def test_a_run_of_registered_names_needs_no_word(relgraph_process: Relgraph, site: Path, tmp_path: Path) -> None:
     done = relgraph_process("train", "--out", "run", *FLAGS, *flags(NAMES), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     done = relgraph_process("evaluate", "run", "--json", cwd=tmp_path)
@@ -75,15 +77,9 @@ def test_a_run_of_registered_names_needs_no_word(relgraph_process: Relgraph, tmp
     gone = relgraph_process("evaluate", "run", cwd=tmp_path, installed=False)
     told = "run was made with the dataset labflat of the package labdata 1.0, which does not register it here"
     assert gone.returncode == 1 and gone.stderr == f"Error: {told}\n"
-    for listing, name in (
-        ("students", "labtiny"),
-        ("teachers", "labcolours"),
-        ("data", "labflat"),
-        ("methods", "labreg"),
-    ):
-        told = relgraph_process(listing, cwd=tmp_path).stdout
-        line = next(line for line in told.splitlines() if name in line)
-        assert "1.0" in line, line
+    listings = run_several(site, ["students"], ["teachers"], ["data"], ["methods"], cwd=tmp_path).stdout.splitlines()
+    for name in ("labtiny", "labcolours", "labflat", "labreg"):
+        assert "1.0" in next(line for line in listings if name in line), name
 
 
 @pytest.mark.slow
