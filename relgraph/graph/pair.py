@@ -88,7 +88,7 @@ class PairBuilder:
         if form == "blocked" and not dense:
             self._add_edges(pair, prepared(student, kernel), prepared(teacher, kernel))
             return pair
-        s, t = kernel.nodes(student, processes.maximum), kernel.nodes(teacher, processes.maximum)
+        s, t = kernel.nodes(student, processes), kernel.nodes(teacher, processes)
         one["degenerate"], other["degenerate"] = kernel.degenerate(s), kernel.degenerate(t)
         if form == "matrix":
             self._add_matrices(pair, s, t)

@@ -8,10 +8,11 @@
 | `softmax(T)` | `w / T - log sum exp(w / T)` over each anchor's edges | NCE, SEED |
 | `by_mean` | all divided by the mean of the positive ones; 0 if there are none | RKD's distances |
 | `by_max` | all divided by the largest, with gradient through it (in blocks, through the first of several) | IRG |
+| `by_norm` | all divided by their Frobenius norm; 0 of a norm of 0 | CKA |
 | `by_constant_max` | the same, with the largest a constant for the gradient | IRG's code |
 
 Sources: SP (Tung and Mori, 2019, arXiv 1907.09682), PKT (Passalis and Tefas, 2018, arXiv 1803.10837), RKD (Park et al.,
-2019, arXiv 1904.05068), IRG (Liu et al., CVPR 2019).
+2019, arXiv 1904.05068), IRG (Liu et al., CVPR 2019), CKA (Kornblith et al., 2019, arXiv 1905.00414).
 """
 
 from collections.abc import Callable
@@ -39,8 +40,8 @@ class Scale:
         factors: Of prepared nodes Z whose weights are `Z Z'`, and the processes that hold their rows: the two factors
             of the scaled weights, `(N, D)` each, if they exist. The factored form requires them.
         crossing: Number of nodes per column above which that form is cheaper.
-        divisor: In place of `anchors`, computes from all weights of a graph the number by which they are divided; if it
-            is not positive, the scaled weights are 0.
+        divisor: Computes from all weights of a graph, as `anchors` maps them where it is given too, the number by which
+            they are divided; if it is not positive, the scaled weights are 0.
         divisor_in_blocks: The same for a kernel's weights between all pairs of prepared nodes, `block` rows at a time.
             Without it such a scale has no blocked form.
     """
@@ -55,7 +56,7 @@ class Scale:
     def __call__(self, weights: Tensor, topology: Topology = ALL_PAIRS, divisor: Tensor | None = None) -> Tensor:
         """Return the scaled weights; for some rows of a graph, the whole graph's `divisor` is given."""
         if self.anchors is not None:
-            return self.anchors(weights, topology)
+            weights = self.anchors(weights, topology)
         if weights.numel() == 0 or self.divisor is None:  # mutual neighbours, or a threshold, may leave no edge
             return weights
         divisor = self.divisor(weights) if divisor is None else divisor
@@ -130,6 +131,26 @@ def _mean_positive_in_blocks(kernel: Kernel, nodes: Tensor, block: int | None) -
     return found[0] / found[1].clamp_min(1)
 
 
+def _length(weights: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(weights, dtype=torch.float64)  # squares of float32 would overflow
+    return length
+
+
+def _length_in_blocks(kernel: Kernel, nodes: Tensor, block: int | None) -> Tensor:
+    def square(anchors: slice, nodes: Tensor) -> Tensor:
+        return kernel.rows(nodes, anchors).double().square().sum()
+
+    return safe_sqrt(sum_of_blocks(square, (nodes,), len(nodes), block))
+
+
+def _length_factors(x: Tensor, processes: ProcessGroup) -> tuple[Tensor, Tensor]:
+    """Return twice the nodes over the root of `|x x'| = |x'x|`, in float64, or 0."""
+    x = x.double()
+    length = torch.linalg.matrix_norm(for_rows(gram(x, x, processes), processes))
+    z = quotient(x, safe_sqrt(length))
+    return z, z
+
+
 def _constant_max(weights: Tensor) -> Tensor:
     return weights.detach().max()
 
@@ -156,6 +177,7 @@ raw = Scale("", factors=_nodes_themselves)
 by_anchor_norm = Scale("anchor norm", _unit_anchors, factors=_unit_factors, crossing=8)
 by_anchor_sum = Scale("anchor sum", _sum_to_one)
 by_mean = Scale("mean", divisor=_mean_positive, divisor_in_blocks=_mean_positive_in_blocks)
+by_norm = Scale("norm", None, _length_factors, divisor=_length, divisor_in_blocks=_length_in_blocks)
 by_max = Scale("max", divisor=torch.max, divisor_in_blocks=_largest_in_blocks)
 by_constant_max = Scale("constant max", divisor=_constant_max, divisor_in_blocks=_constant_max_in_blocks)
 

@@ -291,7 +291,7 @@ def _parts(x: Rows, block: int | None) -> Iterator[Tensor]:
 def prepared(x: Rows, kernel: Kernel) -> Rows:
     """Return a kernel's nodes: prepared at once for a small or trained tensor, else when they are read."""
     small = isinstance(x, Tensor) and (x.numel() <= LARGEST or x.requires_grad)
-    return kernel.nodes(x[:]) if small or kernel.bounded else _Prepared(x, kernel)
+    return kernel.nodes(x[:]) if small or kernel.bounded or kernel.centred else _Prepared(x, kernel)
 
 
 def _tiles(x: Rows, y: Rows, block: int, progress: str | None = None) -> Iterator[tuple[int, int, Tensor, Tensor]]:

@@ -55,10 +55,16 @@ class Contrastive(Method):
             raise RelgraphError(f"the head of {name} ends at the teacher's width: expected teacher_width, got none")
         if min(s, t) < 1:
             raise RelgraphError(f"the head of {name} needs widths of at least 1, got {s} and {t}")
+        self.projector = self.make_head(s, t)
+
+    def make_head(self, student: int, teacher: int) -> nn.Module | None:
+        """Return the layers on the student's side for these widths, if there are any."""
         if self.head != "none":
-            self.projector = Projector(s, t) if self.head == "mlp" else nn.Linear(s, t)
-        elif s != t:
-            raise RelgraphError(f"{name} without a head needs student and teacher of one width, got {s} and {t}")
+            return Projector(student, teacher) if self.head == "mlp" else nn.Linear(student, teacher)
+        if student != teacher:
+            told = "without a head needs student and teacher of one width"
+            raise RelgraphError(f"{type(self).__name__} {told}, got {student} and {teacher}")
+        return None
 
     @classmethod
     def for_run(cls, run: RunFacts, **options: Any) -> Self:
@@ -110,7 +116,11 @@ class Queued(Contrastive):
         if self.teacher_width is None:
             name = type(self).__name__
             raise RelgraphError(f"{name} keeps a queue of the teacher's vectors: expected teacher_width, got none")
-        self.memory = Queue(self.queue, self.teacher_width)
+        self.memory = self.make_memory(self.teacher_width)
+
+    def make_memory(self, teacher: int) -> Queue:
+        """Return the queue for the teacher's width."""
+        return Queue(self.queue, teacher)
 
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:

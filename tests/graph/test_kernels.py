@@ -13,6 +13,7 @@ from torch import Tensor
 from relgraph.graph.kernels import (
     Kernel,
     cosine,
+    damped_pearson,
     euclidean,
     gaussian,
     gaussian_taylor,
@@ -37,10 +38,16 @@ def taylor_of(a: Vector, b: Vector) -> float:
     return sum(math.exp(-0.8) * 0.8**p / math.factorial(p) * cosine_of(a, b) ** p for p in range(3))
 
 
+def damped_of(a: Vector, b: Vector) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + 0.5))
+
+
 PAIRWISE: dict[str, tuple[Kernel, Callable[[Vector, Vector], float]]] = {
     "linear": (linear, lambda a, b: float(a @ b)),
     "cosine": (cosine, cosine_of),
     "pearson": (pearson, lambda a, b: float(np.corrcoef(a, b)[0, 1])),
+    "damped pearson": (damped_pearson(0.5), damped_of),
     "squared euclidean": (squared_euclidean, lambda a, b: float(((a - b) ** 2).sum())),
     "euclidean": (euclidean, lambda a, b: float(np.linalg.norm(a - b))),
     "gaussian": (gaussian(0.4), lambda a, b: math.exp(-0.8 * (1 - cosine_of(a, b)))),

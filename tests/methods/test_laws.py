@@ -36,9 +36,9 @@ WIDTHS = {"student": RUN.student_width, "teacher": RUN.teacher_width}
 SHARED: dict[str, Any] = {"graph": "dense", "temperature": 4.0, "node_weight": 0.8, "edge_weight": 0.24}
 
 # Whose state `remember` changes. All others remember nothing.
-MEMORIES = {"crd", "seed", "moco"}
+MEMORIES = {"crd", "seed", "moco", "rrd", "lightly"}
 # Whose value depends on no network's scale, so that the largest number of bfloat16 is nothing to it.
-SCALE_FREE = {"ega", "pkt", "nce", "sp", "cc", "at", "nst"}
+SCALE_FREE = {"ega", "pkt", "nce", "sp", "cc", "at", "nst", "cka", "dist"}
 # Which rank 4 others of an image, and can say nothing of one alone.
 RANKS = {"darkrank"}
 
@@ -63,7 +63,14 @@ WAYS: dict[str, list[str]] = {
     ],
     "sp": on_both("kernel=cosine scale=by_max"),
     "pkt": on_both("kernel=gaussian:0.4", "kernel=cosine scale=softmax:0.5 criterion=cross_entropy"),
-    "kd": ["temperature=0.5"],
+    "kd": ["temperature=0.5", "standardise=true"],
+    "dkd": ["temperature=0.5", "standardise=true"],
+    "dist": ["tau=4", "epsilon=0"],
+    "mlld": ["several=false"],
+    "cka": ["unbiased=true", *on_both("rows=true", "centred=false official=true")],
+    "anchor": ["head=mlp", "distance=smooth_l1", "distance=mean_square head=linear"],
+    "rrd": ["head=mlp", "official=true", "tau=0.1 teacher_tau=0.02"],
+    "lightly": ["head=mlp", "official=true"],
     "rkd": [f"{KNN} neighbours=student", f"{KNN} neighbours=union", f"{KNN} neighbours=mutual", "angle_weight=0"],
     "darkrank": ["rank_beta=0.5", f"rank_beta=0.5 {KNN} neighbours=union", f"length=3 {KNN} neighbours=student"],
     "cc": [
@@ -491,7 +498,7 @@ def complete_graphs(name: str, n: int, choosers: tuple[str, ...]) -> list[dict[s
     return [*({"graph": "knn", "k": n - 1, "neighbours": by} for by in choosers), {"graph": edges}]
 
 
-@each_refined_way("graph=", "consecutive", names=GRAPHICAL)
+@each_refined_way("graph=", "consecutive", "unbiased", names=GRAPHICAL)
 def test_every_pair_as_an_edge_is_all_pairs(name: str, way: str, refinement: Options) -> None:
     """L2, in value and gradient, of two images as well."""
     for n in (N,) if name in RANKS else (N, 2):
@@ -570,6 +577,11 @@ RANGES: dict[str, str] = {
     "sskd": "temperature above 0, kd_weight at least 0, tf_weight at least 0, ss_weight at least 0, tau above 0, "
     "tf_ratio at least 0 and at most 1, ss_ratio at least 0 and at most 1",
     "kd": "temperature above 0",
+    "dkd": "temperature above 0, target_weight at least 0, others_weight at least 0",
+    "dist": "tau above 0, inter_weight at least 0, intra_weight at least 0, epsilon at least 0",
+    "mlld": "temperature above 0, instance_weight at least 0, batch_weight at least 0, class_weight at least 0",
+    "rrd": "queue above 0, tau above 0, teacher_tau above 0",
+    "lightly": "queue above 0, tau above 0",
     "fitnet": "stage at least 0",
     "vid": "init_variance above 1e-05 and below inf",
     "ab": "margin above 0",
@@ -634,13 +646,20 @@ PUBLISHED: dict[str, tuple[float, float, int, bool, str, str]] = {
     "darkrank": (1, 1, 0, False, "feature", "darkrank"),
     "nce": (1, 1, 0, False, "embedding labels", "nce"),
     "ccl": (1, 1, 0, False, "embedding logits labels", "nce jeffreys"),
+    "cka": (1, 1, 0, False, "feature", "cka"),
     "crd": (0.8, 1, 0, False, "feature indices", "student_anchors teacher_anchors"),
     "seed": (1, 0, 0, False, "feature", "seed"),
+    "rrd": (1, 1, 0, False, "feature", "rrd"),
+    "lightly": (1, 0, 0, False, "feature", "lightly"),
     "moco": (1, 0, 0, False, "feature", "moco"),
     "infonce": (1, 0, 0, False, "feature", "infonce"),
     "ntxent": (1, 0, 0, False, "feature", "ntxent"),
     "sskd": (1, 0.1, 0, False, "feature logits labels", "kd transformed self_supervision"),
+    "anchor": (1, 0, 0, True, "feature", "anchor"),
     "kd": (1, 1, 0, True, "logits", "kd"),
+    "dkd": (1, 1, 0, False, "logits labels", "target others"),
+    "dist": (2, 1, 0, False, "logits", "inter intra"),
+    "mlld": (0.9, 0.1, 0, False, "logits", "instance batch class"),
     "fitnet": (100, 1, 0, True, "maps", "fitnet"),
     "at": (1000, 1, 0, True, "maps", "at"),
     "vid": (1, 1, 0, True, "maps", "vid"),
@@ -656,7 +675,7 @@ def test_a_method_has_its_published_weights_and_says_what_it_reads(name: str) ->
     method = make(name)
     found = (method.weight, method.gamma, round(270 * method.init_share), method.pointwise)
     assert (*found, " ".join(method.reads), " ".join(method.terms(*outputs(), BATCH))) == PUBLISHED[name]
-    assert method.augment == ("crop" if method.gamma else "contrastive")
+    assert method.augment == ("crop" if method.gamma or name == "anchor" else "contrastive")
 
 
 @each_method

@@ -15,7 +15,7 @@ from relgraph.graph.kernels import pearson
 from relgraph.graph.pair import STUDENT, TEACHER, Form, graph_pair, has_weights, weights
 from relgraph.graph.refine import Refinement
 from relgraph.graph.topology import ALL_PAIRS, Nearest, Rule
-from relgraph.methods import CC, CCL, EGA, IRG, NCE, PKT, RKD, SP, Batch, DarkRank, Output, RunFacts, ega_loss
+from relgraph.methods import CC, CCL, CKA, EGA, IRG, NCE, PKT, RKD, SP, Batch, DarkRank, Output, RunFacts, ega_loss
 from relgraph.methods.base import as_output
 from relgraph.methods.relational import Relational
 from relgraph.names import build_method
@@ -40,11 +40,14 @@ METHODS: dict[str, Make] = {
     "irg": lambda form, graph: IRG(edge_transition_weight=2.0, graph=graph, graph_form=form),
     "irg caffe": lambda form, graph: IRG(form="caffe", graph=graph, graph_form=form),
     "irg to many": lambda form, graph: IRG(layers="one-to-many", graph=graph, graph_form=form),
+    "cka": lambda form, graph: CKA(graph=graph, form=form),
+    "cka uncentred": lambda form, graph: CKA(centred=False, graph=graph, form=form),
+    "cka rows": lambda form, graph: CKA(rows=True, graph=graph, form=form),
     "darkrank": lambda form, graph: DarkRank(length=3, graph=graph, form=form),
     "nce": lambda form, graph: NCE(graph=graph, form=form),
     "ccl": lambda form, graph: CCL(graph=graph, form=form),
 }
-FACTORED = ("ega", "sp", "cc bilinear", "cc linear")
+FACTORED = ("ega", "sp", "cc bilinear", "cc linear", "cka", "cka uncentred")
 
 
 def output(x: Tensor) -> Output:
