@@ -186,7 +186,10 @@ def test_methods_without_options_say_so() -> None:
         (lambda: build([bare], RUN, {}, ["tau=1"]), "there are no options of bare, got 'tau'"),
         (lambda: build([bare, plain], RUN, {}, ["tau=1"]), "there are no options of bare and plain, got 'tau'"),
         (lambda: build_method("none", RUN, {}, ["tau=1"]), "there are no options of cross-entropy alone, got 'tau'"),
-        (lambda: build_method("kd", RUN, {}, ["tau=1"]), "unknown option of the method 'tau' (known: temperature)"),
+        (
+            lambda: build_method("kd", RUN, {}, ["tau=1"]),
+            "unknown option of the method 'tau' (known: standardise, temperature)",
+        ),
     )
 
 

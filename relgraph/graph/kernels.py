@@ -398,7 +398,7 @@ def damped_pearson(epsilon: float) -> Kernel:
     """
     if not epsilon >= 0:
         raise RelgraphError(f"epsilon must be at least 0, got {epsilon}")
-    return Kernel("damped pearson", deviations, partial(_over_lengths, epsilon))
+    return Kernel("pearson (damped)", deviations, partial(_over_lengths, epsilon))
 
 
 def deviations(x: Tensor) -> Tensor:

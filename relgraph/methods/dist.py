@@ -29,7 +29,7 @@ class DIST(Method):
     Paper: Knowledge Distillation from A Stronger Teacher (Huang, You, Wang, Qian, Xu, NeurIPS 2022, arXiv 2205.10536)
     Differs: tau is 1 on ImageNet (the default) and 4 on CIFAR-100 (--method-args tau=4); vectors without variance
         get no gradient here, a huge one in the code
-    Kernel: damped pearson
+    Kernel: pearson (damped)
     Topology: own edges; classes as nodes
     Criterion: 1 - mean
 

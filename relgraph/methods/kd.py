@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from relgraph.graph.kernels import deviations, nearly_unit, precision_of
+from relgraph.graph.kernels import deviations, excess, nearly_unit, precision_of
 from relgraph.methods.base import Batch, Method, Output, Terms, logits_of, option
 
 LEAST = -1e300  # of float64, where sums of some of them are finite
@@ -52,12 +52,8 @@ class KD(Method):
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `kd`."""
         s, t = logits_of(student, teacher, "KD")
-        found = (
-            divergence(standardised(s), standardised(t), self.temperature)
-            if self.standardise
-            else divergence(s, t, self.temperature)
-        )
-        return {"kd": found.mean().to(precision_of(s, t))}
+        one, other = (standardised(s), standardised(t)) if self.standardise else (s, t)
+        return {"kd": divergence(one, other, self.temperature).mean().to(precision_of(s, t))}
 
 
 def standardised(logits: Tensor) -> Tensor:
@@ -71,7 +67,8 @@ def standardised(logits: Tensor) -> Tensor:
             [ 0.,  0.,  0.]], dtype=torch.float64)
     """
     length = max(1, logits.shape[-1] - 1) ** 0.5  # of a row whose standard deviation is 1
-    found: Tensor = length * nearly_unit(1e-7 * length)(deviations(logits.double()))
+    z = logits.double()
+    found: Tensor = length * nearly_unit(1e-7 * length)(deviations(z / excess(z)))
     return found
 
 

@@ -10,6 +10,7 @@ from relgraph.methods.base import Batch, Method, Output, Terms, logits_of, optio
 from relgraph.methods.kd import cooled, divergence
 
 FURTHER = (3.0, 5.0, 2.0, 6.0)  # temperatures of the release, beside the one that is chosen
+PRODUCTS = Relation(linear, criterion=anchor_square)
 
 
 class MLLD(Method):
@@ -35,6 +36,7 @@ class MLLD(Method):
     Paper: Multi-Level Logit Distillation (Jin, Wang, Lin, CVPR 2023)
     Differs: one view; the code adds a strong one, in part by mistake from the weak one, and multiplies by masks
         that are factors of 1/2
+    Kernel: linear
     Topology: all pairs; classes as nodes
     Criterion: KL T^2; square by anchor
 
@@ -64,11 +66,6 @@ class MLLD(Method):
     class_weight: float = option(default=1.0, least=0, term="class")
     several: bool = option(default=True, kw_only=True)
 
-    def __post_init__(self) -> None:
-        """Build the relation."""
-        super().__post_init__()
-        self.relation = Relation(linear, criterion=anchor_square)
-
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `instance`, `batch` and `class`."""
         s, t = logits_of(student, teacher, "MLLD")
@@ -80,4 +77,4 @@ class MLLD(Method):
         """Return the three terms at one temperature, `(3,)`."""
         s, t = (cooled(logits, temperature).softmax(-1) for logits in (student, teacher))
         instance = divergence(student, teacher, temperature).mean()
-        return torch.stack([instance, self.relation(s, t), self.relation(s.mT, t.mT)])
+        return torch.stack([instance, PRODUCTS(s, t), PRODUCTS(s.mT, t.mT)])

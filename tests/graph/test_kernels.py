@@ -47,7 +47,7 @@ PAIRWISE: dict[str, tuple[Kernel, Callable[[Vector, Vector], float]]] = {
     "linear": (linear, lambda a, b: float(a @ b)),
     "cosine": (cosine, cosine_of),
     "pearson": (pearson, lambda a, b: float(np.corrcoef(a, b)[0, 1])),
-    "damped pearson": (damped_pearson(0.5), damped_of),
+    "pearson (damped)": (damped_pearson(0.5), damped_of),
     "squared euclidean": (squared_euclidean, lambda a, b: float(((a - b) ** 2).sum())),
     "euclidean": (euclidean, lambda a, b: float(np.linalg.norm(a - b))),
     "gaussian": (gaussian(0.4), lambda a, b: math.exp(-0.8 * (1 - cosine_of(a, b)))),
