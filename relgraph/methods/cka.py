@@ -49,7 +49,7 @@ def unbiased(weights: Tensor, topology: Topology) -> Tensor:
 
 # With a divisor of the whole graph it has no blocked form: the sums of columns need all rows.
 UNBIASED = Scale("unbiased norm", unbiased, divisor=by_norm.divisor)
-HALF_SQUARE = replace(sum_square, finish=_half, name="half the sum of squares")
+HALF_SQUARE = replace(sum_square, finish=_half, name="half sum of squares")
 
 
 class CKA(FixedParts):
@@ -71,8 +71,8 @@ class CKA(FixedParts):
     Paper, official code and this one: CKA is a measure; as a loss it is 1 minus the measure. RCKA and PCKA (Zhou et
     al., IJCAI 2024, arXiv 2401.11824) have it with weights of 10 and 15 for detectors. Their code does not centre, in
     spite of the name, and returns minus the alignment, whose least value is -1: that is `centred=False, official=True`
-    (`rows=True` with the rows of both matrices divided by the lengths of their nodes, which its option does on one
-    side only: they are no longer symmetric). Their patches and channels as nodes are vectors that you give.
+    (with `rows=True` its option that divides each row of a matrix by the length of its node and leaves the columns as
+    they are, so that matrices are no longer symmetric). Their patches and channels as nodes are vectors that you give.
 
     Paper: Similarity of Neural Network Representations Revisited (Kornblith, Norouzi, Lee, Hinton, ICML 2019, arXiv
         1905.00414)

@@ -58,7 +58,7 @@ def test_every_method_has_a_page_with_parts_options_and_docstring(program: Progr
         assert text.endswith(shared + "\n") == ("See `Relational`" in str(cls.__doc__))
     for name, options in {
         "rkd": r"distance_weight=25\.0, angle_weight=50\.0, --graph=dense, ",
-        "kd": r"--temperature=4\.0$",
+        "kd": r"standardise=False, --temperature=4\.0$",
         "ega": r"--graph=dense, [^\0]* --kernel=None, [^\0]* --node-weight=0\.8, --edge-weight=0\.24, ",
         "at": "none of its own$",
     }.items():
@@ -69,7 +69,7 @@ def test_every_method_has_a_page_with_parts_options_and_docstring(program: Progr
     assert program("methods", "RKD").stdout == pages["rkd"], "in any case, as --method has it"
     for name in ("none", "None"):
         assert program("methods", name).stdout == "none: cross-entropy alone, without a teacher\n"
-    assert failure("methods", "rdk").startswith("unknown method 'rdk': did you mean 'rkd'?")
+    assert failure("methods", "rkdd").startswith("unknown method 'rkdd': did you mean 'rkd'?")
 
 
 def test_students_of_the_benchmark_by_name_and_by_pattern(program: Program) -> None:
