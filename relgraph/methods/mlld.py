@@ -29,9 +29,9 @@ class MLLD(Method):
     has the view that the networks are given. What it leaves out: the strong view, whose instance term is added at T, 3
     and 5 only (at 2 and 6 the release adds the weak view's once more), and whose batch and class terms are computed and
     never added; and the masks of confident images and classes, which multiply terms that are already reduced, and so
-    are only factors, the share at or below the median, 1/2. With `--method-args
-    instance_weight=0.5,batch_weight=0.5,class_weight=0.5` the terms are the released ones of the weak view. The weight
-    0.9 beside a cross-entropy of 0.1 is the release's.
+    are only factors, the share at or below the median: 1/2, the default weights here, by which the terms are the
+    released ones of the weak view. The weight 0.9 beside a cross-entropy of 0.1 is the release's. The term of classes
+    grows with the square of the images of a class in a batch: with few classes it wants a smaller weight.
 
     Paper: Multi-Level Logit Distillation (Jin, Wang, Lin, CVPR 2023)
     Differs: one view; the code adds a strong one, in part by mistake from the weak one, and multiplies by masks
@@ -53,7 +53,7 @@ class MLLD(Method):
     >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1e4]])  # probabilities 1/2, 1/2 and 0, 1
     >>> terms = MLLD(temperature=1.0, several=False).terms(Output(student, student), Output(teacher, teacher))
     >>> {name: round(term.item(), 4) for name, term in terms.items()}
-    {'instance': 0.6931, 'batch': 0.25, 'class': 0.375}
+    {'instance': 0.3466, 'batch': 0.125, 'class': 0.1875}
     """
 
     gamma = 0.1
@@ -61,9 +61,9 @@ class MLLD(Method):
     reads = ("logits",)
 
     temperature: float = option(default=4.0, above=0)
-    instance_weight: float = option(default=1.0, least=0, term="instance")
-    batch_weight: float = option(default=1.0, least=0, term="batch")
-    class_weight: float = option(default=1.0, least=0, term="class")
+    instance_weight: float = option(default=0.5, least=0, term="instance")
+    batch_weight: float = option(default=0.5, least=0, term="batch")
+    class_weight: float = option(default=0.5, least=0, term="class")
     several: bool = option(default=True, kw_only=True)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
