@@ -94,6 +94,8 @@ def factored_square(student: Factors, teacher: Factors, processes: ProcessGroup 
         others = products if plain else [gram(x, y, processes) for x, y in ((a, a), (a, b), (b, b))]
         one, across, other = map(_inner, others, products)
         return (one - 2 * across + other).clamp_min(0)
+    if a is s and b is t:
+        return squares(s, t, processes).within
     rows, columns = a - b, s - t
     expanded = ((rows, rows), (s, s), (rows, b), (s, columns), (b, b), (columns, columns))
     found = processes.sum(torch.stack([_Gram.apply(*pair) for pair in expanded]))

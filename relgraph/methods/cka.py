@@ -28,7 +28,7 @@ def _half(total: Tensor, anchors: int, edges: int) -> Tensor:
 
 
 def unbiased(weights: Tensor, topology: Topology) -> Tensor:
-    """Return a matrix of all pairs `(N, N)` with 0 in the diagonal, each other row and column of which has the sum 0.
+    """Return a matrix of all pairs `(N, N)` with 0 in the diagonal, whose rows and columns have the sum 0.
 
     `K_ij - r_i / (n - 2) - c_j / (n - 2) + total / ((n - 1)(n - 2))` for i != j, r and c the sums of rows and columns
     without the diagonal: the inner product of two such matrices is n (n - 3) times the unbiased estimate HSIC_1 (Song

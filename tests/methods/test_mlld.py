@@ -38,7 +38,8 @@ def released(weak: tuple[Tensor, Tensor], strong: tuple[Tensor, Tensor]) -> dict
                 ((strong, 4.0), (strong, 3.0), (strong, 5.0), (weak, 2.0), (weak, 6.0))]  # fmt: skip
     return {
         "ce": 0.1 * (cross_entropy(weak[0], labels) + cross_entropy(strong[0], labels)),
-        "kd": loss_of(only("instance", 0.9 * MLLD().instance_weight, several=True), weak) + 0.9 * torch.stack(instance).sum(),
+        "kd": loss_of(only("instance", 0.9 * MLLD().instance_weight, several=True), weak)
+        + 0.9 * torch.stack(instance).sum(),
         "cc": loss_of(only("class", 0.9 * MLLD().class_weight, several=True), weak),
         "bc": loss_of(only("batch", 0.9 * MLLD().batch_weight, several=True), weak),
     }
@@ -71,7 +72,9 @@ def test_a_loop_over_images_classes_and_temperatures() -> None:
             squares = [(x - y) ** 2 for p, q in zip(*products, strict=True) for x, y in zip(p, q, strict=True)]
             expected[name] += sum(squares) / len(a)
         expected["instance"] += KD(temperature)(of_logits(student), of_logits(teacher)).item()
-    assert values(MLLD(1.5, 1, 1, 1).terms(of_logits(student), of_logits(teacher))) == pytest.approx(expected, rel=1e-10)
+    assert values(MLLD(1.5, 1, 1, 1).terms(of_logits(student), of_logits(teacher))) == pytest.approx(
+        expected, rel=1e-10
+    )
 
 
 def test_many_images_are_compared_by_factors() -> None:
