@@ -7,7 +7,7 @@ from relgraph.graph.criteria import anchor_square
 from relgraph.graph.kernels import linear, precision_of
 from relgraph.graph.relation import Relation
 from relgraph.methods.base import Batch, Method, Output, Terms, logits_of, option
-from relgraph.methods.kd import cooled, divergence
+from relgraph.methods.kd import cooled, divergence, standardised
 
 FURTHER = (3.0, 5.0, 2.0, 6.0)  # temperatures of the release, beside the one that is chosen
 PRODUCTS = Relation(linear, criterion=anchor_square)
@@ -31,7 +31,9 @@ class MLLD(Method):
     never added; and the masks of confident images and classes, which multiply terms that are already reduced, and so
     are only factors, the share at or below the median: 1/2, the default weights here, by which the terms are the
     released ones of the weak view. The weight 0.9 beside a cross-entropy of 0.1 is the release's. The term of classes
-    grows with the square of the images of a class in a batch: with few classes it wants a smaller weight.
+    grows with the square of the images of a class in a batch: with few classes it wants a smaller weight. With
+    `standardise` the divergences, and they alone, are of standardised logits, as in the code of logit standardisation
+    (Sun et al., CVPR 2024, arXiv 2403.01427): with T = 2 and the weight 9.
 
     Paper: Multi-Level Logit Distillation (Jin, Wang, Lin, CVPR 2023)
     Differs: one view; the code adds a strong one, in part by mistake from the weak one, and multiplies by masks
@@ -46,6 +48,7 @@ class MLLD(Method):
         batch_weight: Weight of the term of images.
         class_weight: Weight of the term of classes.
         several: Whether the terms are summed over the temperatures 3, 5, 2 and 6 as well.
+        standardise: Whether the divergences are of standardised logits; see `kd`.
 
     Raises:
         RelgraphError: for numbers out of range, or logits that are missing or differ in shape.
@@ -65,6 +68,7 @@ class MLLD(Method):
     batch_weight: float = option(default=0.5, least=0, term="batch")
     class_weight: float = option(default=0.5, least=0, term="class")
     several: bool = option(default=True, kw_only=True)
+    standardise: bool = option(default=False, kw_only=True)
 
     def compare(self, student: Output, teacher: Output, batch: Batch | None) -> Terms:
         """Return `instance`, `batch` and `class`."""
@@ -76,5 +80,6 @@ class MLLD(Method):
     def at(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """Return the three terms at one temperature, `(3,)`."""
         s, t = (cooled(logits, temperature).softmax(-1) for logits in (student, teacher))
-        instance = divergence(student, teacher, temperature).mean()
+        given = (standardised(student), standardised(teacher)) if self.standardise else (student, teacher)
+        instance = divergence(*given, temperature).mean()
         return torch.stack([instance, PRODUCTS(s, t), PRODUCTS(s.mT, t.mT)])

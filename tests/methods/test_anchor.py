@@ -4,14 +4,14 @@ from functools import partial
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, mse_loss, smooth_l1_loss
 
 from relgraph.methods import Anchor, RunFacts
 from relgraph.names import build_method
 from relgraph.networks.heads import Regressor, layers_like
 from tests.checks import assert_refused
-from tests.methods.golden import check, embeddings, value_and_gradient, vectors
+from tests.methods.golden import check, embeddings, maps, value_and_gradient, vectors
 
 
 def test_the_authors_numbers() -> None:
@@ -21,6 +21,18 @@ def test_the_authors_numbers() -> None:
     student, teacher = embeddings()
     loss = partial(Anchor(distance="mean_square"), student, teacher)
     check("feature_regression_mean_square (definition)", loss, {"student": student})
+
+
+@pytest.mark.parametrize("height", [6, 4])
+def test_positions_as_rows_are_lightlys_second_version(height: int) -> None:
+    student, teacher = maps(2, 5, height, 6, phase=0)
+
+    def loss() -> Tensor:
+        rows = (x.movedim(1, -1).flatten(0, -2) for x in (student, teacher))
+        value: Tensor = Anchor(distance="mean_square")(*rows)
+        return value
+
+    check(f"lightly_v2_{height}x6", loss, {"student": student})
 
 
 def test_the_formulas() -> None:

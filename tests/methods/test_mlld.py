@@ -1,6 +1,7 @@
 """MLLD against the authors' numbers for one view and for the sums of the release, and against loops."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +15,10 @@ from tests.methods.golden import check, logits, of_logits, values
 WEIGHTS = ("instance", "batch", "class")
 
 
-def only(term: str, weight: float = 1.0, several: bool = False, temperature: float = 4.0) -> MLLD:
+def only(term: str, weight: float = 1.0, temperature: float = 4.0, **options: bool) -> MLLD:
     """Return the method with one of its terms alone."""
-    weights = {f"{name}_weight": weight * (name == term) for name in WEIGHTS}
-    return MLLD(temperature, **weights, several=several)
+    weights: dict[str, Any] = {f"{name}_weight": weight * (name == term) for name in WEIGHTS}
+    return MLLD(temperature, **weights, **{"several": False, **options})
 
 
 def loss_of(method: MLLD, pair: tuple[Tensor, Tensor]) -> Tensor:
@@ -31,17 +32,23 @@ def test_the_authors_numbers_of_one_temperature(term: str) -> None:
     check(f"mlld_{term}_T4", partial(loss_of, only(term), pair), {"student": pair[0]})
 
 
-def released(weak: tuple[Tensor, Tensor], strong: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+def released(
+    weak: tuple[Tensor, Tensor], strong: tuple[Tensor, Tensor], weight: float, first: float, standardise: bool
+) -> dict[str, Tensor]:
     """Return the sums of the release, of its two views: masks are factors of 1/2, and two temperatures are mistaken."""
     labels = torch.arange(len(weak[0])) % 4
-    instance = [loss_of(only("instance", temperature=t), pair) for pair, t in
-                ((strong, 4.0), (strong, 3.0), (strong, 5.0), (weak, 2.0), (weak, 6.0))]  # fmt: skip
+    given = (strong, first), (strong, 3.0), (strong, 5.0), (weak, 2.0), (weak, 6.0)
+    instance = [loss_of(only("instance", 1.0, t, standardise=standardise), pair) for pair, t in given]
+
+    def of_weak(term: str) -> Tensor:
+        own = weight * getattr(MLLD(), f"{term}_weight")
+        return loss_of(only(term, own, first, several=True, standardise=standardise), weak)
+
     return {
         "ce": 0.1 * (cross_entropy(weak[0], labels) + cross_entropy(strong[0], labels)),
-        "kd": loss_of(only("instance", 0.9 * MLLD().instance_weight, several=True), weak)
-        + 0.9 * torch.stack(instance).sum(),
-        "cc": loss_of(only("class", 0.9 * MLLD().class_weight, several=True), weak),
-        "bc": loss_of(only("batch", 0.9 * MLLD().batch_weight, several=True), weak),
+        "kd": of_weak("instance") + weight * torch.stack(instance).sum(),
+        "cc": of_weak("class"),
+        "bc": of_weak("batch"),
     }
 
 
@@ -49,14 +56,14 @@ def released(weak: tuple[Tensor, Tensor], strong: tuple[Tensor, Tensor]) -> dict
     "key",
     [
         "mlld_released_loss_ce", "mlld_released_loss_kd", "mlld_released_loss_cc", "mlld_released_loss_bc",
-        "mlld_released_total",
+        "mlld_released_total", "lskd_mlkd_released_total",
     ],
 )  # fmt: skip
 def test_the_sums_of_the_release(key: str) -> None:
     weak, strong = logits(), logits(phase=0.5)
 
     def loss() -> Tensor:
-        sums = released(weak, strong)
+        sums = released(weak, strong, *((9.0, 2.0, True) if "lskd" in key else (0.9, 4.0, False)))
         return torch.stack(list(sums.values())).sum() if key.endswith("total") else sums[key.rpartition("_")[2]]
 
     check(key, loss, {"weak": weak[0], "strong": strong[0]})
