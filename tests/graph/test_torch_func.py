@@ -14,9 +14,9 @@ from relgraph.graph.blocks import sum_of_blocks
 from relgraph.graph.contrast import over_keys
 from relgraph.graph.criteria import huber, mean_square
 from relgraph.graph.factored import squares
-from relgraph.graph.kernels import cosine, euclidean, linear, pearson
+from relgraph.graph.kernels import centred, cosine, euclidean, linear, pearson
 from relgraph.graph.relation import Relation
-from relgraph.graph.scales import by_anchor_norm, by_max, by_mean
+from relgraph.graph.scales import by_anchor_norm, by_max, by_mean, by_norm
 from relgraph.graph.search import edge_weights
 from relgraph.graph.topology import Chooser, Given, Nearest
 from tests.checks import case
@@ -42,6 +42,7 @@ LOSSES: dict[str, Loss] = {
     "matrix, by mean": Relation(euclidean, scale=by_mean, criterion=huber, form="matrix"),
     "factored": Relation(pearson, form="factored"),
     "factored, by norm": Relation(linear, scale=by_anchor_norm, criterion=mean_square, form="factored"),
+    "factored, centred": Relation(centred(linear), scale=by_norm, criterion=mean_square, form="factored"),
     "blocked": Relation(pearson, criterion=huber, form="blocked"),
     "blocked, by mean": Relation(euclidean, scale=by_mean, criterion=huber, form="blocked"),
     "blocked, by max": Relation(euclidean, scale=by_max, criterion=huber, form="blocked"),
