@@ -21,8 +21,8 @@ class RAML(Against):
     With `T_ij = cos(t_i, t_j)`, `X_ij = cos(s_i, t_j)`, `Z_ij = cos(s_i, s_j)` and e = 1e-6,
 
         node = mean_i (1 - X_ii + e)^2
-        absolute = mean_ij (X_ij - T_ij + e)^2    relative = mean_ij (Z_ij - T_ij + e)^2    over j other than i
-        L = node + absolute_weight * absolute + relative_weight * relative
+        across = mean_ij (X_ij - T_ij + e)^2    within = mean_ij (Z_ij - T_ij + e)^2    over j other than i
+        L = node + across_weight * across + within_weight * within
 
     over all pairs of the batch, or over the edges of a sparse graph. With both weights 0 it is a regression of each
     node alone. Called with outputs or vectors of student and teacher, `(N, D_s)` and `(N, D_t)`; returns a scalar >= 0.
@@ -39,9 +39,9 @@ class RAML(Against):
     Args:
         student_width: See `Against`.
         teacher_width: See `Against`.
-        absolute_weight: Weight of the similarities of the student's nodes to the teacher's.
-        relative_weight: Weight of those among the student's nodes.
-        official: Whether `absolute_weight` is the weight of both.
+        across_weight: Weight of the similarities of the student's nodes to the teacher's.
+        within_weight: Weight of those among the student's nodes.
+        official: Whether `across_weight` is the weight of both.
         graph: See `Relational`.
         k: See `Relational`.
         neighbours: See `Relational`.
@@ -60,16 +60,16 @@ class RAML(Against):
 
     weight = 10.0
 
-    absolute_weight: float = option(default=0.7482, least=0, term="absolute", kw_only=True)
-    relative_weight: float = option(default=0.6778, least=0, term="relative", kw_only=True)
+    across_weight: float = option(default=0.7482, least=0, term="across", kw_only=True)
+    within_weight: float = option(default=0.6778, least=0, term="within", kw_only=True)
     official: bool = option(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         """Build the relation within the networks."""
         super().__post_init__()
         if self.official:
-            self.relative_weight = self.absolute_weight
-        self.relative = Relation(cosine_marked, criterion=SQUARED_OTHERS)
+            self.within_weight = self.across_weight
+        self.within = Relation(cosine_marked, criterion=SQUARED_OTHERS)
 
     def make_relation(self) -> Relation:
         """Return the relation of the student's nodes to the teacher's."""
@@ -80,9 +80,9 @@ class RAML(Against):
         return replace(super().make_builder(), within=True)
 
     def relations(self) -> dict[str, Relation]:
-        """Return `absolute` and `relative`."""
+        """Return `across` and `within`."""
         assert self.relation is not None
-        return {"absolute": self.relation, "relative": self.relative}
+        return {"across": self.relation, "within": self.within}
 
     def own_terms(self, student: Tensor, teacher: Tensor) -> Terms:
         """Return `node`."""
