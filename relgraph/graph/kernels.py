@@ -377,9 +377,6 @@ def check_positive(name: str, value: float) -> None:
 
 linear = Kernel("linear", identity, dot)
 cosine = Kernel("cosine", unit, dot)
-# The same, and infinite from a node to itself in one graph: a criterion that reads the other nodes alone knows by it
-# which edge of the teacher's is no such edge, in every form and on every topology.
-cosine_marked = Kernel("cosine", unit, Product(_dot, own=math.inf))
 # Correlation of two embeddings over their D coordinates, in [-1, 1]; unchanged by x -> a x + b with a > 0 for each
 # node by itself. A node without variance, of equal numbers, has correlation 0 with everything, itself included.
 pearson = Kernel("pearson", standardise, dot)

@@ -1,13 +1,14 @@
 """Base classes of methods that relate the student's nodes to the teacher's: in a batch, or to the keys of a memory."""
 
-from dataclasses import field
+import math
+from dataclasses import field, replace
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
-from relgraph.graph.kernels import cosine, precision_of
+from relgraph.graph.kernels import Product, cosine, dot, precision_of
 from relgraph.graph.keys import related_to_keys
 from relgraph.graph.memory import Bank, Queue
 from relgraph.graph.pair import Pair
@@ -16,6 +17,10 @@ from relgraph.graph.search import Prepared, Rows
 from relgraph.methods.base import Batch, Output, RunFacts, Space, Terms, as_output, chosen_nodes, nodes_of, option
 from relgraph.methods.contrastive import Vectors, projected
 from relgraph.methods.relational import FixedParts, overflowed, related
+
+# The cosine, infinite from a node to itself in one graph: a criterion that reads the other nodes alone knows by it
+# which of the teacher's edges is no such edge, in every form and on every topology.
+MARKED = replace(cosine, product=Product(dot.pairs, own=math.inf))
 
 
 class Against(FixedParts):
@@ -94,7 +99,7 @@ class Keyed(Against):
     teacher. They are searched in blocks, and compared in blocks of anchors. A memory changes only when `remember` is
     called: once a step, between `backward` and the optimiser's step.
 
-    Topology: teacher's nearest, in the batch or a memory
+    Topology: nearest; memory
 
     Args:
         student_width: See `Against`.

@@ -33,7 +33,7 @@ class CSD(Keyed):
     Paper: Contextual Similarity Distillation for Asymmetric Image Retrieval (Wu, Wang, Zhou, Li, Tian, CVPR 2022)
     Differs: a benchmark's formula, since the authors have no code; its temperatures, 1 and 0.01 at weight 10, leave a
         perfect student a large loss, here both are 0.1 at weight 1; keys of the batch, a queue, or all images
-    Topology: teacher's nearest, in the batch or a memory
+    Topology: nearest; memory
 
     Args:
         student_width: See `Against`.

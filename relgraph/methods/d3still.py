@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from relgraph.graph.criteria import Criterion
-from relgraph.graph.kernels import cosine_marked
 from relgraph.graph.ranking import by_differences, differences, ranked
 from relgraph.graph.relation import Relation
-from relgraph.methods.against import Keyed, own_cosines
+from relgraph.methods.against import MARKED, Keyed, own_cosines
 from relgraph.methods.base import Terms, option
 
 
@@ -38,7 +37,7 @@ class D3still(Keyed):
         He, CVPR 2024)
     Differs: divides by the number of others that there are, the code by length - 1 even in smaller batches
         (official=True); sparse graphs and memories are ours
-    Topology: teacher's nearest, in the batch or a memory
+    Topology: nearest; memory
 
     Args:
         student_width: See `Against`.
@@ -94,9 +93,9 @@ class D3still(Keyed):
         return {"feature": torch.linalg.vector_norm(expected - own) / len(own)}
 
     def _relation(self, sign: int) -> Relation:
-        name = "relative differences" if sign > 0 else "relative differences of other sign"
+        name = "consistent" if sign > 0 else "inconsistent"
         criterion = Criterion(partial(self._of_sign, sign), name=name)
-        return Relation(cosine_marked, criterion=criterion, against="teacher")
+        return Relation(MARKED, criterion=criterion, against="teacher")
 
     def _of_sign(self, sign: int, student: Tensor, teacher: Tensor) -> Tensor:
         s, t = (x[..., 1:] for x in ranked(student, teacher, self.length))  # the first is marked: the image itself

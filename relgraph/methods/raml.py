@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from relgraph.graph.criteria import Criterion
-from relgraph.graph.kernels import cosine_marked
 from relgraph.graph.pair import PairBuilder
 from relgraph.graph.relation import Relation
-from relgraph.methods.against import Against, own_cosines
+from relgraph.methods.against import MARKED, Against, own_cosines
 from relgraph.methods.base import Terms, option
 
 EPSILON = 1e-6  # the code's, inside the square
@@ -69,11 +68,11 @@ class RAML(Against):
         super().__post_init__()
         if self.official:
             self.within_weight = self.across_weight
-        self.within = Relation(cosine_marked, criterion=SQUARED_OTHERS)
+        self.within = Relation(MARKED, criterion=SQUARED_OTHERS)
 
     def make_relation(self) -> Relation:
         """Return the relation of the student's nodes to the teacher's."""
-        return Relation(cosine_marked, criterion=SQUARED_OTHERS, against="teacher")
+        return Relation(MARKED, criterion=SQUARED_OTHERS, against="teacher")
 
     def make_builder(self) -> PairBuilder:
         """Return the builder of a pair with both graphs and the cross graph."""
@@ -100,4 +99,4 @@ def _mean_over_others(total: Tensor, anchors: int, edges: int) -> Tensor:
     return total / max(1, edges - anchors)
 
 
-SQUARED_OTHERS = Criterion(_squares, _mean_over_others, "mean square of others", additive=True)
+SQUARED_OTHERS = Criterion(_squares, _mean_over_others, "square of others", additive=True)

@@ -39,7 +39,7 @@ class ROP(Keyed):
     Paper: A General Rank Preserving Framework for Asymmetric Image Retrieval (Wu, Wang, Zhou, Li, ICLR 2023)
     Differs: a benchmark's code of the first of the paper's two variants, in which the student's similarities are
         compared with the teacher's and later positions weigh more; sparse graphs and memories are ours
-    Topology: teacher's nearest, in the batch or a memory
+    Topology: nearest; memory
 
     Args:
         student_width: See `Against`.
