@@ -142,16 +142,17 @@ class _RowsInBlocks(OneByOne):
             leaves = [x[some].detach().requires_grad_(need) for x, need in zip(inputs, needed, strict=True)]
             with torch.enable_grad():
                 values = row(*leaves)
+                total = values.sum()
             learning = [x for x in leaves if x.requires_grad]
             if learning and values.requires_grad:
-                of_block = torch.autograd.grad(values.sum(), learning, materialize_grads=True)
+                of_block = torch.autograd.grad(total, learning, materialize_grads=True)
                 for gradient, part in zip(gradients, of_block, strict=True):
                     gradient[some] = part
             else:
                 for gradient in gradients:
                     gradient[some] = 0
             found.append(values.detach())
-            del values  # frees the memory of this block before the next one is computed
+            del values, total  # frees the memory of this block before the next one is computed
         return torch.cat(found), *gradients
 
     @staticmethod

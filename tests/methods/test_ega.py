@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from relgraph.graph.kernels import pearson
 from relgraph.graph.pair import MATCHES, STUDENT, weights
 from relgraph.graph.refine import Refinement
 from relgraph.methods import EGA, Output, RunFacts, ega_loss
@@ -98,6 +99,21 @@ def test_conv_starts_at_the_loss_without_refinement() -> None:
     for graph in GRAPHS.values():
         plain, started = EGA(**graph), EGA(**graph, refinement=Refinement("conv", D)).double()
         torch.testing.assert_close(started(student, teacher), plain(student, teacher))
+
+
+def test_the_node_term_is_no_anchor_once_the_batch_exceeds_the_width() -> None:
+    for count, width in ((60, 30), (8, 20)):
+        teacher = torch.randn(count, width).double() + 0.5 * torch.randn(width).double()
+        nodes = pearson.nodes(teacher)
+        # The nodes that are nearest to the identity, behind their own lengths: the graph's rank is the width's less 1.
+        student = torch.linalg.pinv(nodes).T
+        best, copy = (EGA(1, 0)(given, teacher).item() for given in (student, teacher))
+        own = (pearson.nodes(student) * nodes).sum(1).mean().item()
+        with case(count, width):
+            if count > width:
+                assert (count - width + 1) ** 0.5 < best < 0.5 * copy and own < 0.7
+            else:
+                assert best < 1e-6 and own > 0.5
 
 
 def test_what_it_refuses() -> None:
