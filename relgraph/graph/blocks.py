@@ -37,9 +37,7 @@ def sum_of_blocks(term: Term, inputs: Sequence[Tensor], rows: int, block: int | 
     block = rows_at_once(rows, max(x.numel() for x in inputs)) if block is None else block
     if block >= rows:
         return term(slice(0, rows), *inputs)
-    # Inside a transform of torch.func, `requires_grad` does not show whether an outer transform differentiates a
-    # tensor.
-    needed = tuple(torch.is_grad_enabled() and (transformed() or x.requires_grad) for x in inputs)
+    needed = tuple(map(_needed, inputs))
     total: Tensor = _SumOfBlocks.apply(term, rows, block, needed, *inputs)[0]
     return total
 
@@ -57,9 +55,15 @@ def rows_in_blocks(row: Term, inputs: Sequence[Tensor], numbers: int) -> Tensor:
     block = max(1, LARGEST // max(1, numbers))
     if block >= len(inputs[0]):
         return row(*inputs)
-    needed = tuple(torch.is_grad_enabled() and (transformed() or x.requires_grad) for x in inputs)
+    needed = tuple(map(_needed, inputs))
     found: Tensor = _RowsInBlocks.apply(row, block, needed, *inputs)[0]
     return found
+
+
+def _needed(x: Tensor) -> bool:
+    # Inside a transform of torch.func, `requires_grad` does not show whether an outer transform differentiates a
+    # tensor.
+    return torch.is_grad_enabled() and x.is_floating_point() and (transformed() or x.requires_grad)
 
 
 def transformed() -> bool:

@@ -90,12 +90,12 @@ def related_to_keys(
     (count, width), k = t.shape, min(k, len(keys) - (own is not None))
     near = nearest_keys(t.detach(), keys, k, kernel, own)
 
-    def term(anchors: slice, s: Tensor, t: Tensor) -> Tensor:
+    def term(anchors: slice, s: Tensor, t: Tensor, near: Tensor) -> Tensor:
         others = keys[near[anchors].flatten()].view(-1, k, width)
         mine = torch.cat([t[anchors].unsqueeze(-2), others], dim=-2)
         itself = torch.arange(1 + k, device=t.device) == 0
         rows = (kernel.matrix(x[anchors].unsqueeze(-2), mine, at).squeeze(-2) for x, at in ((s, None), (t, itself)))
         return criterion.of_block(*(scale(row, ALL_PAIRS) for row in rows))
 
-    total = sum_of_blocks(term, (s, t), count, max(1, blocks.LARGEST // ((1 + k) * width)))
+    total = sum_of_blocks(term, (s, t, near), count, max(1, blocks.LARGEST // ((1 + k) * width)))
     return criterion.of_blocks(total, count, count * (1 + k)).to(torch.result_type(student, teacher))

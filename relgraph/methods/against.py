@@ -111,7 +111,7 @@ class Keyed(Against):
         queue: Number of keys of the queue.
         images: Number of training images, for "images".
         gallery: The teacher's vectors of all training images `(images, D_t)`, for "images", in place of slots that
-            are filled as images are seen: a tensor, or what reads a store (`EmbeddingStore.view`).
+            are filled as images are seen, in their order (`Batch.indices`): a tensor, or what reads files in blocks.
         nodes: See `Against`.
 
     Raises:
@@ -134,12 +134,16 @@ class Keyed(Against):
             self.reads = (self.nodes, "indices")
         if self.memory != "batch":
             self._check_memory()
+        if isinstance(vectors := self.gallery, Tensor):  # moves with the method, and is in no checkpoint
+            del self.gallery
+            self.register_buffer("gallery", vectors, persistent=False)
         if self.memory == "queue":
             assert self.teacher_width is not None
             self.remembered = Queue(self.queue, self.teacher_width)
         elif self.memory == "images" and self.gallery is None:
             assert self.teacher_width is not None
             self.remembered = Bank(self.images, self.teacher_width)
+            self.remembered.keys.copy_(cosine.nodes(self.remembered.keys))
 
     def _check_memory(self) -> None:
         name = type(self).__name__
@@ -149,6 +153,9 @@ class Keyed(Against):
             raise RelgraphError(f"{name} keeps the teacher's vectors: expected teacher_width, got none")
         if self.memory == "images" and self.gallery is None and self.images < 2:
             raise RelgraphError(f"{name} keeps a vector of each training image: expected images, got {self.images}")
+        if self.gallery is not None and self.images not in (0, len(self.gallery)):
+            told = f"expected a gallery of the {self.images} training images in their order"
+            raise RelgraphError(f"{name} leaves out an image's own slot: {told}, got {len(self.gallery)} vectors")
 
     @classmethod
     def for_run(cls, run: RunFacts, refine: str | None = None, **options: Any) -> Self:

@@ -14,7 +14,7 @@ from relgraph.graph.criteria import Criterion, frobenius, huber, mean_square, su
 from relgraph.graph.kernels import Kernel, Product, cosine, euclidean, linear, pearson, squared_distance
 from relgraph.graph.pair import MATCHES, TEACHER, Form, across, graph_pair, student_weights, weights
 from relgraph.graph.relation import Relation
-from relgraph.graph.scales import by_anchor_norm, by_constant_max, by_max, by_mean, raw
+from relgraph.graph.scales import Scale, by_anchor_norm, by_constant_max, by_max, by_mean, raw
 from relgraph.graph.topology import Above, Given, Graph, Nearest, WithOwn
 from tests.checks import assert_refused, case
 from tests.graph.test_criteria import CRITERIA, SCALES
@@ -24,6 +24,7 @@ from tests.graph.test_kernels import each_kernel
 from tests.methods.golden import EDGES, nearest
 
 N, D = 8, 5
+IN_ROWS: tuple[Form, ...] = ("matrix", "blocked")
 BOTH = partial(Relation, against="teacher")
 
 
@@ -58,7 +59,8 @@ def loop(
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:
-    return x @ y / (x.norm() * y.norm())
+    found: Tensor = x @ y / (x.norm() * y.norm())
+    return found
 
 
 def widest(student: Tensor, teacher: Tensor) -> Tensor:
@@ -91,7 +93,7 @@ def test_every_topology_and_form_is_a_loop_over_student_and_teacher(monkeypatch:
     student, teacher = nodes()
     for name, graph, edges in graphs(teacher, student):
         expected = with_gradient(loop(dot, edges, widest), student, teacher)
-        for form in ("matrix", "blocked"):
+        for form in IN_ROWS:
             with case(name, form):
                 relation = BOTH(cosine, graph, criterion=widest, form=form)
                 found = with_gradient(relation, student, teacher)
@@ -138,7 +140,8 @@ def test_the_own_number_belongs_to_the_teachers_diagonal_alone() -> None:
         return (teacher == 100).sum(-1).to(student.dtype)
 
     student, teacher = nodes()
-    for graph, form in product(("dense", WithOwn(Nearest(2))), ("matrix", "blocked")):
+    graphs: tuple[Graph, ...] = ("dense", WithOwn(Nearest(2)))
+    for graph, form in product(graphs, IN_ROWS):
         with case(graph, form):
             assert BOTH(marked, graph, criterion=row, form=form)(student, teacher) == 1
     same = student.clone()
@@ -236,7 +239,8 @@ def test_degenerate_nodes_and_half_precision_give_finite_numbers() -> None:
 def test_no_matrix_is_held_in_blocks_and_products(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "LARGEST", 4000)
     student, teacher = torch.randn(400, 3, requires_grad=True), torch.randn(400, 3)
-    for form, scale in (("blocked", raw), ("blocked", by_mean), ("blocked", by_max), ("factored", by_anchor_norm)):
+    cases: list[tuple[Form, Scale]] = [("blocked", scale) for scale in (raw, by_mean, by_max)]
+    for form, scale in (*cases, ("factored", by_anchor_norm)):
         with case(form, scale.name), largest_tensor() as seen:
             torch.autograd.backward(BOTH(cosine, scale=scale, form=form)(student, teacher))
         assert seen.numel <= 4000

@@ -74,7 +74,7 @@ def soft(student: Tensor, teacher: Tensor) -> Tensor:
 def test_a_relation_to_keys_is_a_loop_over_anchors(monkeypatch: pytest.MonkeyPatch) -> None:
     student, teacher, keys = nodes()
     slots = torch.randperm(M)[:N]
-    parts = [
+    parts: list[tuple[Kernel, Any, Any, Any]] = [
         (cosine, raw, largest, largest),
         (cosine, softmax(0.3), soft, lambda s, t: soft(*((x / 0.3).log_softmax(-1) for x in (s, t)))),
         (pearson, by_anchor_norm, mean_square, lambda s, t: (s / s.norm() - t / t.norm()).square().mean()),
