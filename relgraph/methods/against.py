@@ -144,6 +144,7 @@ class Keyed(Against):
             assert self.teacher_width is not None
             self.remembered = Bank(self.images, self.teacher_width)
             self.remembered.keys.copy_(cosine.nodes(self.remembered.keys))
+            self.slots = True
 
     def _check_memory(self) -> None:
         name = type(self).__name__
