@@ -102,10 +102,10 @@ class Criterion:
         rows = self.of_rows(student, teacher)
         return rows.double().square().sum() if self.norm else rows.sum(dtype=torch.float64)
 
-    def of_blocks(self, total: Tensor, count: int) -> Tensor:
-        """Return the number from the sum over the anchors of all pairs of `count` nodes."""
+    def of_blocks(self, total: Tensor, count: int, edges: int | None = None) -> Tensor:
+        """Return the number from the sum over `count` anchors, which have all pairs as edges or `edges` in all."""
         total = safe_sqrt(total) if self.norm else total
-        return total if self.finish is None else self.finish(total, count, count**2)
+        return total if self.finish is None else self.finish(total, count, count**2 if edges is None else edges)
 
 
 def _not_one_each(found: Tensor, weights: Tensor) -> RelgraphError:

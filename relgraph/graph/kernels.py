@@ -166,8 +166,13 @@ class Kernel:
         """
         return self.matrix(x.unsqueeze(-2), y.unsqueeze(-2)).flatten(-3)
 
-    def rows(self, x: Tensor, anchors: slice) -> Tensor:
-        """Return those rows of `matrix(x, x)` that belong to some anchors, `(N, D) -> (A, N)`."""
+    def rows(self, x: Tensor, anchors: slice, y: Tensor | None = None) -> Tensor:
+        """Return those rows of `matrix(x, y)` that belong to some anchors, `(N, D) x (M, D) -> (A, M)`.
+
+        Without `y` they are of one graph, with exact weights of a node with itself.
+        """
+        if y is not None and y is not x:
+            return self.matrix(x[anchors], y)
         return self.matrix(x[anchors], x, None if self._product.own is None else own_places(x, anchors))
 
     @cached_property

@@ -33,6 +33,8 @@ from relgraph.methods.cc import CC as CC
 from relgraph.methods.ccl import CCL as CCL
 from relgraph.methods.cka import CKA as CKA
 from relgraph.methods.crd import CRD as CRD
+from relgraph.methods.csd import CSD as CSD
+from relgraph.methods.d3still import D3still as D3still
 from relgraph.methods.darkrank import DarkRank as DarkRank
 from relgraph.methods.dist import DIST as DIST
 from relgraph.methods.dkd import DKD as DKD
@@ -51,7 +53,9 @@ from relgraph.methods.nce import NCE as NCE
 from relgraph.methods.nst import NST as NST
 from relgraph.methods.ntxent import NTXent as NTXent
 from relgraph.methods.pkt import PKT as PKT
+from relgraph.methods.raml import RAML as RAML
 from relgraph.methods.rkd import RKD as RKD
+from relgraph.methods.rop import ROP as ROP
 from relgraph.methods.rrd import RRD as RRD
 from relgraph.methods.seed import SEED as SEED
 from relgraph.methods.sp import SP as SP
@@ -59,10 +63,12 @@ from relgraph.methods.sskd import SSKD as SSKD
 from relgraph.methods.sum import Sum as Sum
 from relgraph.methods.vid import VID as VID
 
-# EGA and the relational family, then contrast and self-supervision, logits and hints, the yardsticks that read maps.
+# EGA and the relational family; those that relate the student to the teacher's own vectors; contrast and
+# self-supervision, logits and hints, the yardsticks that read maps.
 _RELATIONAL: tuple[type[Method], ...] = (EGA, SP, CC, RKD, IRG, PKT, DarkRank, NCE, CCL, CKA)
+_ASYMMETRIC: tuple[type[Method], ...] = (CSD, ROP, D3still, RAML)
 _OTHERS: tuple[type[Method], ...] = (
     CRD, SEED, RRD, Lightly, MoCo, InfoNCE, NTXent, Anchor, SSKD, KD, DKD, DIST, MLLD, FitNet, AT, VID, NST, FSP, AB,
     FT,
 )  # fmt: skip
-METHODS = {cls.__name__.lower(): cls for cls in _RELATIONAL + _OTHERS}
+METHODS = {cls.__name__.lower(): cls for cls in _RELATIONAL + _ASYMMETRIC + _OTHERS}

@@ -76,10 +76,7 @@ class Contrastive(Method):
         s = nodes_of(student, self.nodes, type(self).__name__, "student", self.student_width)
         t = self.teacher_nodes(teacher)
         check_nodes(s, t, one_width=self.projector is None)
-        if self.projector is not None:
-            with full_precision(s):
-                s = self.projector((s / excess(s)).to(next(self.projector.parameters()).dtype))
-        return s, t
+        return s if self.projector is None else projected(self.projector, s), t
 
     def space(self) -> Space:
         """Return the student's layers; the teacher's vectors are its nodes."""
@@ -88,6 +85,13 @@ class Contrastive(Method):
     def teacher_nodes(self, output: Output) -> Tensor:
         """Return the teacher's nodes `(N, D_t)`, of the width that the method was built for."""
         return nodes_of(output, self.nodes, type(self).__name__, "teacher", self.teacher_width)
+
+
+def projected(layers: nn.Module, nodes: Tensor) -> Tensor:
+    """Return nodes behind layers, `(N, D) -> (N, D')`, in float32 or wider; a row of huge numbers is divided first."""
+    with full_precision(nodes):
+        found: Tensor = layers((nodes / excess(nodes)).to(next(layers.parameters()).dtype))
+    return found
 
 
 class Queued(Contrastive):

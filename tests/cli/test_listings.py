@@ -40,7 +40,7 @@ def test_methods_have_a_row_each_with_paper_and_differences_below(program: Progr
     for name, cls in METHODS.items():
         facts = facts_of(cls)
         assert rows[name].endswith(f"{cls.weight:g}") and f"{facts['Paper']}: {facts['Differs']}" in words
-    pattern = r"^\| (`[a-z`, ]+`) \|.*\| ([\d.]+) \| [^|]+\|$"
+    pattern = r"^\| (`[a-z0-9`, ]+`) \|.*\| ([\d.]+) \| [^|]+\|$"
     documented = re.findall(pattern, PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     found = {name.strip("` "): float(weight) for names, weight in documented for name in names.split(",")}
     assert found == {name: cls.weight for name, cls in METHODS.items()}

@@ -14,7 +14,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 from relgraph.graph.topology import Nearest
 from relgraph.methods import Batch, Output
 
-STORED = [Path(__file__).parents[1] / name for name in ("golden.json", "golden2.json")]
+STORED = sorted(Path(__file__).parents[1].glob("golden*.json"))
 GOLDEN: dict[str, dict[str, Any]] = {
     key: entry for file in STORED for key, entry in json.loads(file.read_text(encoding="utf-8"))["golden"].items()
 }

@@ -38,7 +38,9 @@ SHARED: dict[str, Any] = {"graph": "dense", "temperature": 4.0, "node_weight": 0
 # Whose state `remember` changes. All others remember nothing.
 MEMORIES = {"crd", "seed", "moco", "rrd", "lightly"}
 # Whose value depends on no network's scale, so that the largest number of bfloat16 is nothing to it.
-SCALE_FREE = {"ega", "pkt", "nce", "sp", "cc", "at", "nst", "cka", "dist"}
+SCALE_FREE = {"ega", "pkt", "nce", "sp", "cc", "at", "nst", "cka", "dist", "csd", "rop", "d3still", "raml"}
+# Which relate the student's nodes to the teacher's, behind a linear layer where it has another width.
+ASYMMETRIC = {"csd", "rop", "d3still", "raml"}
 # Which rank 4 others of an image, and can say nothing of one alone.
 RANKS = {"darkrank"}
 
@@ -86,6 +88,10 @@ WAYS: dict[str, list[str]] = {
         "layers=one-to-many",
         "levels=1 transition_weight=0",
     ],
+    "csd": ["length=5 memory=queue queue=20", "length=6 memory=images", f"length=3 tau=1 teacher_tau=0.01 {KNN}"],
+    "rop": ["length=5 reference=student memory=images"],
+    "d3still": ["length=4 official=true memory=queue queue=20"],
+    "raml": ["official=true"],
     "crd": ["graph=sampled negatives=9", "graph=sampled negatives=9 positives=relaxed", "tau=0.005"],
     "seed": ["head=linear", "patches=3", "tau=0.01 teacher_tau=0.05"],
     "moco": ["head=linear", "tau=0.005"],
@@ -214,10 +220,11 @@ def test_only_remembering_changes_a_memory(name: str, way: str) -> None:
     first, before = method(student, teacher, BATCH), state(method)
     method.remember(learning(student), learning(teacher), BATCH)
     written = differing(state(method), before)
-    assert bool(written) == (name in MEMORIES)
+    remembers = name in MEMORIES or "memory=" in way
+    assert bool(written) == remembers
     assert not written & {key for key, _ in method.named_parameters()}
     assert not any(buffer.requires_grad for buffer in method.buffers())
-    assert torch.equal(method(student, teacher, BATCH), first) == (name not in MEMORIES)
+    assert torch.equal(method(student, teacher, BATCH), first) == (not remembers)
 
 
 @each_way
@@ -497,7 +504,7 @@ def complete_graphs(name: str, n: int, choosers: tuple[str, ...]) -> list[dict[s
     return [*({"graph": "knn", "k": n - 1, "neighbours": by} for by in choosers), {"graph": edges}]
 
 
-@each_refined_way("graph=", "consecutive", "unbiased", names=GRAPHICAL)
+@each_refined_way("graph=", "consecutive", "unbiased", "memory=", names=GRAPHICAL)
 def test_every_pair_as_an_edge_is_all_pairs(name: str, way: str, refinement: Options) -> None:
     """L2, in value and gradient, of two images as well."""
     for n in (N,) if name in RANKS else (N, 2):
@@ -552,7 +559,7 @@ def test_what_every_method_over_graphs_refuses(name: str) -> None:
         assert_refused(
             (lambda: make(name, nodes="featur"), "unknown nodes 'featur': did you mean 'feature'? (known: …")
         )
-    if name != "sp":  # whose nodes are flattened
+    if name not in ("sp", *ASYMMETRIC):  # whose nodes are flattened, or of widths that are known
         graphs = (Output(torch.zeros(2, 4, 3), torch.zeros(2, 4), torch.zeros(2, 4, 3)) for _ in range(2))
         message = "a graph pair holds one batch (N, D), got (2, 4, 3)"
         assert_refused((lambda: make(name)(*graphs, batch_of(2)), message))
@@ -568,6 +575,11 @@ RANGES: dict[str, str] = {
     "darkrank": "rank_alpha above 0, rank_beta above 0, length at least 2",
     "nce": "tau above 0",
     "ccl": "tau above 0",
+    "csd": "length at least 2, queue above 0, tau above 0, teacher_tau above 0",
+    "rop": "length at least 2, queue above 0, tau above 0, rho at least 0",
+    "d3still": "length at least 2, queue above 0, feature_weight at least 0, inconsistent_weight at least 0, "
+    "consistent_weight at least 0",
+    "raml": "across_weight at least 0, within_weight at least 0",
     "crd": "k at least 1, negatives above 0, tau above 0, key_dim above 0, bank_momentum at least 0 and below 1",
     "seed": "queue above 0, tau above 0, teacher_tau above 0, patches at least 0",
     "moco": "queue above 0, tau above 0",
@@ -646,6 +658,10 @@ PUBLISHED: dict[str, tuple[float, float, int, bool, str, str]] = {
     "nce": (1, 1, 0, False, "embedding labels", "nce"),
     "ccl": (1, 1, 0, False, "embedding logits labels", "nce jeffreys"),
     "cka": (1, 1, 0, False, "feature", "cka"),
+    "csd": (1, 1, 0, False, "feature", "csd"),
+    "rop": (1, 1, 0, False, "feature", "rop"),
+    "d3still": (1, 1, 0, False, "feature", "feature inconsistent consistent"),
+    "raml": (10, 1, 0, False, "feature", "node across within"),
     "crd": (0.8, 1, 0, False, "feature indices", "student_anchors teacher_anchors"),
     "seed": (1, 0, 0, False, "feature", "seed"),
     "rrd": (1, 1, 0, False, "feature", "rrd"),

@@ -37,6 +37,8 @@ OWN = Relation(cosine, Nearest(3), criterion=lambda s, t: (s - t).abs().mean(-1)
 CASES: dict[str, dict[str, Any]] = {
     **{name: {"method": name} for name in METHODS},
     **{f"{name} knn": {"method": name, "graph": "knn", "k": 4} for name in ("ega", "rkd", "crd")},
+    "keys of a queue": {"method": "csd", "arguments": ["memory=queue", "queue=30", "length=7"]},
+    "keys of all images": {"method": "d3still", "arguments": ["memory=images", "length=6"]},
     "none": {"method": "none"},
     "sum": {"method": "0.5*ega+2*sp+kd+seed"},
     "sum in parts": {"method": "0.5*ega+2*sp+kd+seed", "parts": 2},
