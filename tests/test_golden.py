@@ -1,4 +1,4 @@
-"""The authors' own numbers: `golden.json` holds what each official code gave in float64 for inputs of a closed form."""
+"""The authors' own numbers: `golden*.json` hold what each official code gave in float64 for inputs of a closed form."""
 
 import ast
 import re
@@ -111,7 +111,9 @@ def test_sp_of_maps() -> None:
 # The family of methods: each of these numbers is that of a method's class, or says so in the method's own test.
 FAMILY = (
     "kd_", "hint_mse", "pkt", "nce_", "ccl", "rkd_", "sp", "cc_", "irg_", "at_", "vid_", "nst_", "fsp_", "ab_", "ft_",
-    "seed_", "moco_", "infonce_", "ntxent_", "sskd_",
+    "seed_", "moco_", "infonce_", "ntxent_", "sskd_", "csd_", "rop_", "d3still_", "raml_", "dist_", "mlld_", "lskd_",
+    "dkd_", "cka_", "centred_gram", "rcka_", "pcka_", "paka_", "simreg", "feature_regression", "rrd_ts", "lightly_v1",
+    "lightly_v2", "lightly_v3_global",
 )  # fmt: skip
 
 

@@ -186,7 +186,10 @@ def test_methods_without_options_say_so() -> None:
         (lambda: build([bare], RUN, {}, ["tau=1"]), "there are no options of bare, got 'tau'"),
         (lambda: build([bare, plain], RUN, {}, ["tau=1"]), "there are no options of bare and plain, got 'tau'"),
         (lambda: build_method("none", RUN, {}, ["tau=1"]), "there are no options of cross-entropy alone, got 'tau'"),
-        (lambda: build_method("kd", RUN, {}, ["tau=1"]), "unknown option of the method 'tau' (known: temperature)"),
+        (
+            lambda: build_method("kd", RUN, {}, ["tau=1"]),
+            "unknown option of the method 'tau' (known: standardise, temperature)",
+        ),
     )
 
 
@@ -202,7 +205,7 @@ def test_options_reach_the_methods_of_a_sum() -> None:
 def test_what_the_run_says_is_no_option_of_the_method_and_what_it_shares_is_one() -> None:
     relational, parts = {"graph", "k", "neighbours", "nodes", "form"}, {"kernel", "scale", "criterion"}
     assert options_of(SP).keys() == relational | parts
-    assert options_of(NCE).keys() == {"tau"} | relational and options_of(KD).keys() == {"temperature"}
+    assert options_of(NCE).keys() == {"tau"} | relational and options_of(KD).keys() == {"temperature", "standardise"}
     assert options_of(EGA).keys() == {"node_weight", "edge_weight"} | relational - {"nodes"} | parts
     assert not {name for cls in METHODS.values() for name in options_of(cls)} & {*vars(RUN), "refine", "refinement"}
     assert [name for name, cls in KNOWN.items() if "graph" in options_of(cls)] == ["ega", "pkt", "nce", "ccl", "sp"]
@@ -331,6 +334,7 @@ def test_kernels_scales_and_criteria_are_those_of_their_names() -> None:
     x = torch.randn(4, 3)
     for text, expected in (
         ("gaussian:0.5", kernels.gaussian(0.5)),
+        ("damped_pearson:0.5", kernels.damped_pearson(0.5)),
         ("gaussian_taylor:0.5:3", kernels.gaussian_taylor(0.5, 3)),
     ):
         found = names.kernel(text)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import Kernel, pearson
-from relgraph.graph.pair import STUDENT, TEACHER, Pair, weights
+from relgraph.graph.pair import STUDENT, TEACHER, Pair, student_weights, weights
 from relgraph.graph.search import matches_in_blocks
 from relgraph.graph.topology import nearest
 
@@ -19,7 +19,8 @@ def diagnose(pair: Pair, kernel: Kernel = pearson, k: int = 8, labels: Tensor | 
     """Return the measures of a pair, each as `(sum, count)`, (2,) float64, whose quotient it is.
 
     - `overlap`: share of a node's k nearest others in the teacher's graph that are among its k nearest in the student's
-      (all others count, whatever the pair's edges); k is at most N - 1.
+      (all others count, whatever the pair's edges); k is at most N - 1. Where a pair has no graph of the student's own,
+      its neighbours are among the teacher's nodes, here and in the measures below.
     - `edge_rank`: Spearman's rank correlation of both networks' weights over the pair's edges, each pair of nodes once
       and no node with itself on all pairs; equal weights share their mean rank. Its count is 1.
     - `match`: share of student nodes whose nearest teacher node, across the networks, is their own, and no other
@@ -51,8 +52,10 @@ def diagnose(pair: Pair, kernel: Kernel = pearson, k: int = 8, labels: Tensor | 
         raise RelgraphError(f"a graph is diagnosed with at least two nodes, got {count}")
     if labels is not None and labels.shape != (count,):
         raise RelgraphError(f"labels must be one for each of {count} nodes, got {tuple(labels.shape)}")
-    kinds, dense = (STUDENT, TEACHER), pair.graph == "dense"
-    matrices = (weights(pair, kind) if dense else kernel(pair[kind[0]].x) for kind in kinds)
+    if pair.graph == "dense":
+        matrices = student_weights(pair), weights(pair, TEACHER)
+    else:
+        matrices = kernel(student, None if STUDENT in pair.edge_types else teacher), kernel(teacher)
     near = [nearest(matrix, min(k, count - 1), kernel) for matrix in matrices]
     shared = shared_neighbours(near[0], near[1])
     found = {"overlap": _ratio(shared.sum(), near[0].numel()), "edge_rank": _edge_rank(pair)}
@@ -110,7 +113,7 @@ def rank_correlation(student: Tensor, teacher: Tensor, counted: Tensor | None = 
 
 
 def _edge_rank(pair: Pair) -> Tensor:
-    student, teacher, counted = weights(pair, STUDENT), weights(pair, TEACHER), None
+    student, teacher, counted = student_weights(pair), weights(pair, TEACHER), None
     if pair.graph == "sparse":
         neighbour, anchor = pair[TEACHER].edge_index
         counted = neighbour != anchor

@@ -8,6 +8,7 @@ from torch import nn
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.relation import Relation
+from relgraph.methods.against import Against, Keyed
 from relgraph.methods.base import RunFacts, facts_of
 from relgraph.methods.relational import Relational
 from relgraph.names import Methods, parse_methods
@@ -15,6 +16,13 @@ from relgraph.names import Methods, parse_methods
 MAPS = ((2, 8, 8), (2, 8, 8), (2, 4, 4), (4, 2, 2))
 # The least of a run that each method can be built for, so that an instance can show what it reads and holds.
 SMALL_RUN = RunFacts(4, 4, 4, MAPS, MAPS, 4, torch.arange(4), nn.Identity())
+
+# What the docstrings of methods refer to, with what it says.
+BASES: dict[type, str] = {
+    Keyed: "Keys and memory",
+    Against: "Widths of methods that relate the student to the teacher",
+    Relational: "Graph, nodes and refinement of relational methods",
+}
 
 
 class MethodInfo(NamedTuple):
@@ -69,8 +77,9 @@ def method_info(spec: Methods) -> MethodInfo:
     kernels = dict.fromkeys(relation.kernel.name for relation in relations)
     criteria = dict.fromkeys(f"{one.criterion.name} by {one.scale.name}".removesuffix(" by ") for one in relations)
     doc = getdoc(cls) or ""
-    if "See `Relational`" in doc:
-        doc += f"\n\nGraph, nodes and refinement of relational methods:\n\n{getdoc(Relational)}"
+    for base, told in BASES.items():
+        if f"See `{base.__name__}`" in doc:
+            doc += f"\n\n{told}:\n\n{getdoc(base)}"
     extra = "" if method.views is None else f", and {method.views.each} {method.views.kind} of each image"
     facts = {**dict.fromkeys(("Paper", "Differs", "Kernel", "Topology", "Criterion"), "-"), **facts_of(cls)}
     shared, options = item.shared(), item.options

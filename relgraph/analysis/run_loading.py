@@ -20,6 +20,7 @@ from relgraph.files import first_line
 from relgraph.graph.pair import Pair
 from relgraph.graph.topology import Chooser
 from relgraph.methods import Output
+from relgraph.methods.against import Against
 from relgraph.methods.contrastive import Contrastive
 from relgraph.names import is_vectors, open_student, read_arguments
 from relgraph.networks.files import load_strictly
@@ -94,13 +95,13 @@ class TrainedRun:
         self.contrast_head = self._contrast_head(weights)
 
     def _contrast_head(self, weights: Mapping[str, Tensor]) -> nn.Module | None:
-        """Return the layers behind which a contrastive method compared the student's features with the teacher's.
+        """Return the layers behind which a method compared the student's features with the teacher's own.
 
         Such a run trains no projection, so the nodes of its graphs are the vectors that its loss compared.
         `None` for others.
         """
         methods = self.recipe.methods
-        if len(methods) != 1 or not issubclass(methods[0].cls, Contrastive) or self.recipe.learns_labels:
+        if len(methods) != 1 or not issubclass(methods[0].cls, Contrastive | Against) or self.recipe.learns_labels:
             return None
         chosen = read_arguments(methods, self.recipe.method_args)[methods[0].name]
         if chosen.get("nodes", self.recipe.nodes) not in (None, "feature"):

@@ -37,11 +37,33 @@ def sum_of_blocks(term: Term, inputs: Sequence[Tensor], rows: int, block: int | 
     block = rows_at_once(rows, max(x.numel() for x in inputs)) if block is None else block
     if block >= rows:
         return term(slice(0, rows), *inputs)
-    # Inside a transform of torch.func, `requires_grad` does not show whether an outer transform differentiates a
-    # tensor.
-    needed = tuple(torch.is_grad_enabled() and (transformed() or x.requires_grad) for x in inputs)
+    needed = tuple(map(_needed, inputs))
     total: Tensor = _SumOfBlocks.apply(term, rows, block, needed, *inputs)[0]
     return total
+
+
+def rows_in_blocks(row: Term, inputs: Sequence[Tensor], numbers: int) -> Tensor:
+    """Return `row(*inputs)`, a number for each row of tensors `(A, M)`, a block of rows at a time: `(A,)`.
+
+    Each row takes `numbers` numbers, and each result depends on its own row alone. As in `sum_of_blocks` the gradient
+    is computed beside the value and nothing else is kept, so the result can be differentiated once; if one block holds
+    all rows, this is `row(*inputs)`.
+
+    >>> rows_in_blocks(lambda x: x.square().sum(-1), [torch.eye(3)], numbers=1)
+    tensor([1., 1., 1.])
+    """
+    block = max(1, LARGEST // max(1, numbers))
+    if block >= len(inputs[0]):
+        return row(*inputs)
+    needed = tuple(map(_needed, inputs))
+    found: Tensor = _RowsInBlocks.apply(row, block, needed, *inputs)[0]
+    return found
+
+
+def _needed(x: Tensor) -> bool:
+    # Inside a transform of torch.func, `requires_grad` does not show whether an outer transform differentiates a
+    # tensor.
+    return torch.is_grad_enabled() and x.is_floating_point() and (transformed() or x.requires_grad)
 
 
 def transformed() -> bool:
@@ -109,4 +131,50 @@ class _SumOfBlocks(OneByOne):
         along = torch.stack([(gradient * change).sum() for gradient, change in pairs if change is not None]).sum()
         if ctx.shape:
             along = torch.cat([along.view(1), along.new_zeros(ctx.shape[0] - 1)])
+        return along, *(None for _ in learning)
+
+
+class _RowsInBlocks(OneByOne):
+    """The numbers of all rows, with their gradients computed beside them."""
+
+    @staticmethod
+    def forward(row: Term, block: int, needed: tuple[bool, ...], *inputs: Tensor) -> tuple[Tensor, ...]:
+        gradients = [torch.empty_like(x) for x, need in zip(inputs, needed, strict=True) if need]
+        found = []
+        for start in range(0, len(inputs[0]), block):
+            some = slice(start, start + block)
+            leaves = [x[some].detach().requires_grad_(need) for x, need in zip(inputs, needed, strict=True)]
+            with torch.enable_grad():
+                values = row(*leaves)
+                total = values.sum()
+            learning = [x for x in leaves if x.requires_grad]
+            if learning and values.requires_grad:
+                of_block = torch.autograd.grad(total, learning, materialize_grads=True)
+                for gradient, part in zip(gradients, of_block, strict=True):
+                    gradient[some] = part
+            else:
+                for gradient in gradients:
+                    gradient[some] = 0
+            found.append(values.detach())
+            del values, total  # frees the memory of this block before the next one is computed
+        return torch.cat(found), *gradients
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.needed = inputs[2]
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:])
+        ctx.save_for_forward(*output[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, weight: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = iter(ctx.saved_tensors)
+        return None, None, None, *(next(gradients) * weight.unsqueeze(-1) if need else None for need in ctx.needed)
+
+    @staticmethod
+    def jvp(ctx: Any, *changes: Tensor | None) -> tuple[Tensor | None, ...]:
+        learning = [change for change, need in zip(changes[3:], ctx.needed, strict=True) if need]
+        pairs = zip(ctx.saved_tensors, learning, strict=True)
+        along = torch.stack([(gradient * change).sum(-1) for gradient, change in pairs if change is not None]).sum(0)
         return along, *(None for _ in learning)

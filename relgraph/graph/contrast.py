@@ -87,6 +87,38 @@ def soft_queue_contrast(student: Tensor, teacher: Tensor, keys: Tensor, tau: flo
     return (_missed(matched, student_rest) + softened).mean()
 
 
+def soft_rows(student: Tensor, teacher: Tensor, keys: Tensor, tau: float, teacher_tau: float) -> tuple[Tensor, Tensor]:
+    """Return the cross-entropy of each image's similarities to keys with the teacher's, and the teacher's entropy.
+
+        H(p^t_i, p^s_i) = -sum_j p^t_ij log p^s_ij,    p^x_i = softmax over the keys of <x_i, k_j> / tau_x
+
+    and H(p^t_i, p^t_i), `(N,)` each; their difference is KL(p^t_i || p^s_i). The keys are all that there are: unlike
+    in `soft_queue_contrast` the own vector is no candidate unless it is among them. Since `sum_j p^t_ij <s_i, k_j>` is
+    the student's product with the teacher's mean key, the matrices `(N, K)` are never built. The student alone
+    receives gradient, once differentiable.
+
+    Args:
+        student: `(N, D)`, of any length; they are normalised.
+        teacher: `(N, D)`, of any length.
+        keys: `(K, D)`, used as they are.
+        tau: The student's temperature > 0.
+        teacher_tau: The teacher's temperature > 0.
+
+    Raises:
+        RelgraphError: if the two are not (N, D) alike.
+
+    >>> crossed, entropy = soft_rows(torch.eye(2), torch.eye(2), torch.eye(2), 1.0, 1.0)
+    >>> crossed, bool((crossed - entropy).abs().max() < 1e-6)  # log(1 + e) - e / (1 + e)
+    (tensor([0.5822, 0.5822]), True)
+    """
+    _check(student, teacher)
+    s, t = cosine.nodes(student), cosine.nodes(teacher.detach())
+    totals, means = over_keys(torch.cat([s / tau, t / teacher_tau]), keys)
+    of_student, of_teacher = totals.chunk(2)
+    mean = means[len(s) :]
+    return of_student - (s * mean).sum(-1) / tau, of_teacher.detach() - (t * mean).sum(-1) / teacher_tau
+
+
 def batch_contrast(anchors: Tensor, own: Tensor, tau: float) -> Tensor:
     """Return the cross-entropy of identifying each anchor's own key among all keys of the batch, a scalar >= 0.
 

@@ -5,6 +5,7 @@
 | `frobenius` | `sqrt(sum (s - t)^2)`, neither squared nor divided by anything; gradient 0 at zero difference | EGA |
 | `mean_square` | `sum (s - t)^2 / E` over E edges | SP, CC, IRG |
 | `sum_square` | `sum (s - t)^2`, which grows with the square of N on all pairs | IRG's paper |
+| `anchor_square` | `sum (s - t)^2 / N` over N anchors | MLLD |
 | `half_square` | `sum (s - t)^2 / (2 N)` over N anchors, Caffe's Euclidean loss; `(M,)` is one row | IRG's code |
 | `huber` | the mean over edges of `d^2 / 2` where `|d| < 1`, else `|d| - 1/2`, with `d = s - t` | RKD |
 | `kl` | the mean over edges of `t log((t + 1e-7) / (s + 1e-7))` for *probabilities*, as in its code | PKT |
@@ -15,7 +16,7 @@ before its terms.
 
 Sources: EGA (Ma, Chen, Akata, 2022, arXiv 2211.13264), SP (Tung and Mori, 2019, arXiv 1907.09682), CC (Peng et al.,
 2019, arXiv 1904.01802), IRG (Liu et al., CVPR 2019), RKD (Park et al., 2019, arXiv 1904.05068), PKT (Passalis and
-Tefas, 2018, arXiv 1803.10837), SEED (Fang et al., 2021, arXiv 2101.04731).
+Tefas, 2018, arXiv 1803.10837), SEED (Fang et al., 2021, arXiv 2101.04731), MLLD (Jin et al., CVPR 2023).
 """
 
 from collections.abc import Callable
@@ -101,10 +102,10 @@ class Criterion:
         rows = self.of_rows(student, teacher)
         return rows.double().square().sum() if self.norm else rows.sum(dtype=torch.float64)
 
-    def of_blocks(self, total: Tensor, count: int) -> Tensor:
-        """Return the number from the sum over the anchors of all pairs of `count` nodes."""
+    def of_blocks(self, total: Tensor, count: int, edges: int | None = None) -> Tensor:
+        """Return the number from the sum over `count` anchors, which have all pairs as edges or `edges` in all."""
         total = safe_sqrt(total) if self.norm else total
-        return total if self.finish is None else self.finish(total, count, count**2)
+        return total if self.finish is None else self.finish(total, count, count**2 if edges is None else edges)
 
 
 def _not_one_each(found: Tensor, weights: Tensor) -> RelgraphError:
@@ -150,6 +151,7 @@ def _cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
 frobenius = Criterion(_length, None, "Frobenius norm", additive=True, square=True, norm=True)
 mean_square = Criterion(_square, _mean_over_edges, "mean square", additive=True, square=True)
 sum_square = Criterion(_square, None, "sum of squares", additive=True, square=True)
+anchor_square = Criterion(_square, _mean_over_anchors, "square by anchor", additive=True, square=True)
 half_square = Criterion(_square, _half_over_anchors, "half square", additive=True, square=True)
 huber = Criterion(_huber, _mean_over_edges, "Huber", additive=True)
 kl = Criterion(_kl, _mean_over_edges, "KL", additive=True)

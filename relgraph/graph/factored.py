@@ -81,7 +81,7 @@ def factored_square(student: Factors, teacher: Factors, processes: ProcessGroup 
     """Return `|A S' - B T'|^2` of the factors (A, S) and (B, T) of two graphs' weights, a scalar in float64.
 
     The factors of one graph are `(N, D)` each. For equal widths the difference is expanded as
-    `(A - B) S' + B (S - T)'`.
+    `(A - B) S' + B (S - T)'`, and is `(A - B) S'` where S and T are the same nodes.
 
     >>> x, y = torch.eye(2), torch.zeros(2, 3)
     >>> factored_square((x, x), (y, y))
@@ -94,7 +94,12 @@ def factored_square(student: Factors, teacher: Factors, processes: ProcessGroup 
         others = products if plain else [gram(x, y, processes) for x, y in ((a, a), (a, b), (b, b))]
         one, across, other = map(_inner, others, products)
         return (one - 2 * across + other).clamp_min(0)
-    rows, columns = a - b, s - t
+    if a is s and b is t:
+        return squares(s, t, processes).within
+    rows = a - b
+    if s is t:
+        return _inner(gram(rows, rows, processes), gram(s, s, processes)).clamp_min(0)
+    columns = s - t
     expanded = ((rows, rows), (s, s), (rows, b), (s, columns), (b, b), (columns, columns))
     found = processes.sum(torch.stack([_Gram.apply(*pair) for pair in expanded]))
     return (_inner(found[0], found[1]) + 2 * _inner(found[2], found[3]) + _inner(found[4], found[5])).clamp_min(0)

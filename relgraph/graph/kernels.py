@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from relgraph.errors import RelgraphError
+from relgraph.graph.factored import for_rows
+from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 
 Map = Callable[[Tensor], Tensor]
 
@@ -92,6 +94,8 @@ class Kernel:
         bounded: Whether prepared nodes are divided by the largest magnitude among all of them, down to a power of two,
             which rounds nothing: the result is scale-invariant, but without the division squares of its numbers would
             overflow, or vanish.
+        centred: Whether the mean of all nodes is subtracted from each prepared node: with a dot product, the matrix K
+            becomes `H K H` with `H = I - 1 1' / N` (see `centred`).
 
     >>> pearson(torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]))
     tensor([[ 1., -1.],
@@ -109,26 +113,24 @@ class Kernel:
     finish: Map | None = None
     nearest_is_largest: bool = True
     bounded: bool = False
+    centred: bool = False
 
     def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the matrix of all pairs, `(..., N, M)`; of `x` with itself, `(..., N, N)`, if there is no `y`."""
         z = self.nodes(x)
         return self.matrix(z, z if y is None else self.nodes(y))
 
-    def nodes(self, x: Tensor, over_all: Map = identity) -> Tensor:
-        """Return the prepared nodes, `(..., N, D)`, in float32 or wider.
-
-        Where `x` holds some rows of a batch, `over_all` maps their largest magnitude to that of all rows.
-        """
+    def nodes(self, x: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> Tensor:
+        """Return the prepared nodes, `(..., N, D)`, in float32 or wider; `x` may be one process's rows of a batch."""
         if torch.is_autocast_enabled(x.device.type):
             with full_precision(x):
-                return self.nodes(x, over_all)
+                return self.nodes(x, processes)
         z = self.prepare(x if x.dtype == torch.float64 else x.float())
-        if not self.bounded:
-            return z
-        size = over_all(largest(z).amax(-2, keepdim=True))
-        size = size.masked_fill(size == 0, 1)
-        return z / (size / (2 * torch.frexp(size).mantissa))
+        if self.bounded:
+            size = processes.maximum(largest(z).amax(-2, keepdim=True))
+            size = size.masked_fill(size == 0, 1)
+            z = z / (size / (2 * torch.frexp(size).mantissa))
+        return _less_mean(z, processes) if self.centred else z
 
     def degenerate(self, nodes: Tensor) -> Tensor:
         """Return which *prepared* nodes have weight 0 to every node, `(..., N)`; for Pearson: no variance."""
@@ -154,8 +156,23 @@ class Kernel:
             found = found.masked_fill(own, product.own)
         return found if self.finish is None else self.finish(found)
 
-    def rows(self, x: Tensor, anchors: slice) -> Tensor:
-        """Return those rows of `matrix(x, x)` that belong to some anchors, `(N, D) -> (A, N)`."""
+    def paired(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the weight of each *prepared* node with the node in its place, `(..., N, D), (..., N, D) -> (..., N)`.
+
+        Of two networks' nodes these are the own edges of the cross graph, without its other N^2 - N.
+
+        >>> cosine.paired(torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+        tensor([1., 0.])
+        """
+        return self.matrix(x.unsqueeze(-2), y.unsqueeze(-2)).flatten(-3)
+
+    def rows(self, x: Tensor, anchors: slice, y: Tensor | None = None) -> Tensor:
+        """Return those rows of `matrix(x, y)` that belong to some anchors, `(N, D) x (M, D) -> (A, M)`.
+
+        Without `y` they are of one graph, with exact weights of a node with itself.
+        """
+        if y is not None and y is not x:
+            return self.matrix(x[anchors], y)
         return self.matrix(x[anchors], x, None if self._product.own is None else own_places(x, anchors))
 
     @cached_property
@@ -170,7 +187,14 @@ class Kernel:
     @property
     def of_prepared(self) -> "Kernel":
         """The same kernel for nodes that are already prepared."""
-        return replace(self, prepare=identity, bounded=False)
+        return replace(self, prepare=identity, bounded=False, centred=False)
+
+
+def _less_mean(z: Tensor, processes: ProcessGroup) -> Tensor:
+    """Return nodes less the mean of those of all processes, `(..., N, D)`; equal nodes become exactly 0."""
+    z = z - processes.maximum(z.amax(-2, keepdim=True))  # or rounding would leave a direction to equal nodes
+    total = for_rows(processes.sum(z.sum(-2, keepdim=True)), processes)
+    return z - total / (processes.count * z.shape[-2])
 
 
 def own_places(x: Tensor, anchors: slice) -> Tensor:
@@ -362,6 +386,55 @@ def _polynomial(factors: list[float], x: Tensor) -> Tensor:
     for factor in reversed(factors[:-1]):  # Horner's scheme
         total = total * x + factor
     return total
+
+
+def damped_pearson(epsilon: float) -> Kernel:
+    """Return the correlation with a number added to the product of lengths, `<x, y> / (|x| |y| + epsilon)`.
+
+    x and y are nodes less their own means; DIST (Huang et al., 2022, arXiv 2205.10536) adds 1e-8. A node without
+    variance has weight 0 to every node and gets no gradient, whatever epsilon is.
+
+    Raises:
+        RelgraphError: if epsilon is negative.
+
+    >>> damped_pearson(6.0)(torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]))
+    tensor([[ 0.2500, -0.2500],
+            [-0.2500,  0.2500]])
+    """
+    if not epsilon >= 0:
+        raise RelgraphError(f"epsilon must be at least 0, got {epsilon}")
+    return Kernel("pearson (damped)", deviations, partial(_over_lengths, epsilon))
+
+
+def deviations(x: Tensor) -> Tensor:
+    """Subtract each row's mean, `(..., N, D) -> (..., N, D)`; a row of equal numbers becomes exactly 0."""
+    x = x - x.detach().amax(-1, keepdim=True)
+    return x - x.mean(-1, keepdim=True)
+
+
+def _over_lengths(epsilon: float, x: Tensor, y: Tensor) -> Tensor:
+    one, other = x.double(), y.double()  # in which products of lengths of float32 neither overflow nor vanish
+    lengths = one.norm(dim=-1).unsqueeze(-1) * other.norm(dim=-1).unsqueeze(-2)
+    return (one @ other.mT / torch.where(lengths > 0, lengths + epsilon, torch.inf)).to(x.dtype)
+
+
+def centred(kernel: Kernel) -> Kernel:
+    """Return a dot kernel whose matrix K is centred over the nodes, `H K H` with `H = I - 1 1' / N`.
+
+    Each row and each column of it has the mean 0 (CKA; Kornblith et al., 2019, arXiv 1905.00414). The mean that is
+    subtracted is that of all prepared nodes, so that the factored form stays; over processes, of theirs together.
+
+    Raises:
+        RelgraphError: for a kernel whose weights are no dot products.
+
+    >>> centred(linear)(torch.tensor([[1.0], [3.0]]))
+    tensor([[ 1., -1.],
+            [-1.,  1.]])
+    """
+    if not kernel.bilinear:
+        expected = "the kernel of a centred graph is a dot product of nodes, such as linear or cosine"
+        raise RelgraphError(f"{expected}, got {kernel.name}")
+    return replace(kernel, name=f"centred {kernel.name}", centred=True)
 
 
 def check_positive(name: str, value: float) -> None:

@@ -50,12 +50,28 @@ class Queue(nn.Module):
     @torch.no_grad()
     def remember(self, keys: Tensor) -> None:
         """Put keys `(N, D)` in place of the N oldest."""
+        self.keys.index_copy_(0, *self._places(keys))
+        self.next.copy_((self.next + len(keys)) % len(self.keys))
+
+    @torch.no_grad()
+    def after(self, keys: Tensor) -> Tensor:
+        """Return a copy of the queue's keys as they are once `remember(keys)` has been called, `(size, D)`.
+
+        >>> queue = Queue(3, 1)
+        >>> after = queue.after(torch.tensor([[1.0], [2.0]]))
+        >>> queue.remember(torch.tensor([[1.0], [2.0]]))
+        >>> torch.equal(after, queue.keys)
+        True
+        """
+        return self.keys.index_copy(0, *self._places(keys))
+
+    def _places(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the slots of the oldest keys, and the last of the new ones, as many, which take them."""
         size = len(self.keys)
-        start = self.next + max(0, len(keys) - size)
         last = keys[-size:]
+        start = self.next + len(keys) - len(last)
         slots = (start + torch.arange(len(last), device=self.keys.device)) % size
-        self.keys.index_copy_(0, slots, last.to(self.keys))
-        self.next.copy_((self.next + len(keys)) % size)
+        return slots, last.to(self.keys)
 
 
 class Bank(nn.Module):

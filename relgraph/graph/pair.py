@@ -37,6 +37,13 @@ MATCHES: EdgeType = ("teacher", "matches", "student")
 # would be four times as large as the matrix (N = 2,896: 134 MB beside 34).
 LISTED = 512
 
+# What needs embeddings of one width, and how they get it.
+MATCHING = "matching nodes needs embeddings of one width: project student and teacher to it"
+AGAINST = (
+    "relating the student's nodes to the teacher's needs embeddings of one width: project the student to the teacher's "
+    "(--target-space teacher, or a linear layer)"
+)
+
 Form = Literal["auto", "matrix", "factored", "blocked"]
 FORMS: tuple[Form, ...] = get_args(Form)
 
@@ -54,6 +61,7 @@ class PairBuilder:
         kernel: The kernel that weighs them.
         refinement: Moves the nodes before they are matched.
         match: Whether there is a cross graph.
+        within: Whether the student's nodes are related to each other.
         form: How the pair is computed; "auto" chooses one of `forms` by the number of nodes.
         forms: The forms of all pairs that the reader of the pair supports, except "auto".
         crossing: Nodes for each column of the wider network above which "auto" takes the factored form: on a CPU EGA's
@@ -68,6 +76,7 @@ class PairBuilder:
     form: Form = "auto"
     forms: tuple[Form, ...] = ("matrix",)
     crossing: int = 3
+    within: bool = True
 
     def __call__(self, student: Tensor, teacher: Tensor, processes: ProcessGroup = SINGLE_PROCESS) -> Pair:
         """Return the pair of nodes `(N, D_s)` and `(N, D_t)`; in the factored form, they may be one process's rows.
@@ -77,7 +86,7 @@ class PairBuilder:
         """
         from relgraph.graph.pyg import HeteroData
 
-        check_nodes(student, teacher, one_width=self.match)
+        check_nodes(student, teacher, one_width=self.match, remedy=MATCHING if self.within else AGAINST)
         if student.ndim != 2:
             raise RelgraphError(f"a graph pair holds one batch (N, D), got {tuple(student.shape)}")
         pair, kernel, dense = HeteroData(), self.kernel, self.topology.dense
@@ -88,7 +97,7 @@ class PairBuilder:
         if form == "blocked" and not dense:
             self._add_edges(pair, prepared(student, kernel), prepared(teacher, kernel))
             return pair
-        s, t = kernel.nodes(student, processes.maximum), kernel.nodes(teacher, processes.maximum)
+        s, t = kernel.nodes(student, processes), kernel.nodes(teacher, processes)
         one["degenerate"], other["degenerate"] = kernel.degenerate(s), kernel.degenerate(t)
         if form == "matrix":
             self._add_matrices(pair, s, t)
@@ -124,13 +133,17 @@ class PairBuilder:
 
     def _add_matrices(self, pair: Pair, s: Tensor, t: Tensor) -> None:
         """Store the weights that the matrices of prepared nodes hold, and refined nodes."""
-        kernel = self.kernel
+        kernel, dense = self.kernel, self.topology.dense
         edges: Topology = ALL_PAIRS
-        student, teacher = kernel.matrix(s, s), kernel.matrix(t, t)
-        if not self.topology.dense:  # of all pairs the matrices are the weights
+        # The student's own graph may also be needed to choose the edges.
+        needed = self.within or not dense or self.refinement is not None
+        student = kernel.matrix(s, s) if needed else s
+        teacher = kernel.matrix(t, t)
+        if not dense:  # of all pairs the matrices are the weights
             edges = self.topology(student, teacher, kernel)
             student, teacher = edges.pick(student), edges.pick(teacher)
-        found = [(STUDENT, student, edges), (TEACHER, teacher, edges)]
+        found = [(STUDENT, student, edges)] if self.within else []
+        found.append((TEACHER, teacher, edges))
         if self.refinement is not None:
             refine, one, other = self.refinement, pair["student"], pair["teacher"]
             one.refined = refine.refine(refine.student, one.x, student, edges)
@@ -140,7 +153,7 @@ class PairBuilder:
             s, t = kernel.nodes(one.refined), kernel.nodes(other.refined)
         if self.match:
             across, joined = kernel.matrix(s, t), edges
-            if not self.topology.dense:
+            if not dense:
                 joined = edges.with_own()
                 across = joined.pick(across)
             found.append((MATCHES, across, joined))
@@ -153,7 +166,8 @@ class PairBuilder:
         pair["teacher"].degenerate = degenerate_in_blocks(t, kernel)
         edges = self.topology.find(s, t, kernel)
         assert isinstance(edges, Edges)
-        ends = [(STUDENT, s, s, edges), (TEACHER, t, t, edges)]
+        ends = [(STUDENT, s, s, edges)] if self.within else []
+        ends.append((TEACHER, t, t, edges))
         if self.match:
             ends.append((MATCHES, s, t, edges.with_own()))
         _store(pair, [(kind, edge_weights(x, y, listed.edge_index, kernel), listed) for kind, x, y, listed in ends])
@@ -278,6 +292,29 @@ def relations(pair: Pair, *kinds: EdgeType) -> list[Tensor]:
     return [store["adj"].mT if "adj" in store else store["edge_weight"].view(shape) for store in stores]
 
 
+def student_weights(pair: Pair) -> Tensor:
+    """Return the student's weights of the edges that the teacher's graph has: within its own graph, or to the teacher.
+
+    Of a pair whose student has no graph of its own, they are those of the cross graph, which on sparse topologies has
+    each node's edge to its own counterpart as well.
+    """
+    if STUDENT in pair.edge_types:
+        return weights(pair, STUDENT)
+    return across(pair)
+
+
+def across(pair: Pair) -> Tensor:
+    """Return the weights of the cross graph on the teacher's edges, `(N, N)` or `(E,)`.
+
+    >>> from relgraph.graph.topology import Nearest
+    >>> pair = graph_pair(torch.randn(4, 8), torch.randn(4, 8), topology=Nearest(2))
+    >>> weights(pair, MATCHES).shape, across(pair).shape
+    (torch.Size([12]), torch.Size([8]))
+    """
+    (found,) = relations(pair, MATCHES)
+    return found if pair.graph == "dense" else found[len(found) - len(pair[TEACHER]["edge_weight"]) :]
+
+
 def adjacency(pair: Pair, kind: EdgeType = TEACHER) -> Tensor:
     """Return the matrix of one edge type of all pairs, `(N, N)`, row = source, column = target, as `to_dense_adj`.
 
@@ -307,16 +344,18 @@ def has_weights(pair: Pair) -> bool:
     return TEACHER in pair.edge_types
 
 
-def check_nodes(student: Tensor, teacher: Tensor, one_width: bool = False) -> None:
-    """Raise RelgraphError unless both have as many rows (and columns, if asked), floating point, one device."""
+def check_nodes(student: Tensor, teacher: Tensor, one_width: bool = False, remedy: str = MATCHING) -> None:
+    """Raise RelgraphError unless both have as many rows (and columns, if asked), floating point, one device.
+
+    `remedy` says what needs one width, and how they get it.
+    """
     if student.ndim < 2 or teacher.ndim < 2 or student.shape[:-1] != teacher.shape[:-1]:
         expected = "embeddings must be (N, D), student and teacher of the same N images"
         raise RelgraphError(f"{expected}, got {tuple(student.shape)} and {tuple(teacher.shape)}")
     if student.numel() == 0 or teacher.numel() == 0:
         raise RelgraphError(f"embeddings must not be empty, got {tuple(student.shape)} and {tuple(teacher.shape)}")
     if one_width and student.shape[-1] != teacher.shape[-1]:
-        expected = "matching nodes needs embeddings of one width: project student and teacher to it"
-        raise RelgraphError(f"{expected}, got {student.shape[-1]} and {teacher.shape[-1]}")
+        raise RelgraphError(f"{remedy}, got {student.shape[-1]} and {teacher.shape[-1]}")
     if not (student.is_floating_point() and teacher.is_floating_point()):
         raise RelgraphError(f"embeddings must be of floating point, got {student.dtype} and {teacher.dtype}")
     if student.device != teacher.device:

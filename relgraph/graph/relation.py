@@ -5,16 +5,30 @@ Matching measures the distance of the cross graph from the identity, which joins
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from relgraph.errors import RelgraphError
+from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.blocks import sum_of_blocks
 from relgraph.graph.criteria import Criterion, as_criterion, frobenius
 from relgraph.graph.factored import Squares, factored_square, squares
 from relgraph.graph.kernels import Kernel, own_places, pearson
-from relgraph.graph.pair import MATCHES, Form, Pair, PairBuilder, check_form, check_nodes, relations, topology_of
+from relgraph.graph.pair import (
+    AGAINST,
+    MATCHES,
+    MATCHING,
+    TEACHER,
+    Form,
+    Pair,
+    PairBuilder,
+    across,
+    check_form,
+    check_nodes,
+    relations,
+    topology_of,
+)
 from relgraph.graph.scales import Scale, as_scale, raw
 from relgraph.graph.topology import ALL_PAIRS, Graph, Rule, Topology, make_rule
 
@@ -24,6 +38,9 @@ EXPECTED = {
     "scale": "Scale, such as by_mean, or a function of the weights of one anchor",
     "criterion": "Criterion, such as huber, or a function of the weights of one anchor in both networks",
 }
+
+
+Against = Literal["own", "teacher"]
 
 
 def _check_part(name: str, part: object, *kinds: type) -> None:
@@ -43,6 +60,10 @@ class Relation:
     (`relgraph.graph.pair`): "matrix", "factored", "blocked", or "auto", chosen by the number of nodes. Only the
     matrix can be differentiated twice.
 
+    With `against="teacher"` the student's nodes are related to the teacher's, not to each other: `w_s(i, j) =
+    kernel(s_i, t_j)` is compared with `w_t(i, j) = kernel(t_i, t_j)`. Both networks then need one width, and what the
+    student learns are the teacher's own coordinates: a graph of its own alone is blind to a rotation.
+
     Raises:
         RelgraphError: for an unknown form, or one that this relation does not support.
 
@@ -54,6 +75,9 @@ class Relation:
     tensor(0.)
     >>> Relation(criterion=lambda student, teacher: (student - teacher).abs().amax(-1)).forms()
     ('matrix', 'blocked')
+    >>> turned = torch.eye(3).roll(1, 0)  # an own graph as before, and no node near its own teacher node
+    >>> Relation(linear)(turned, torch.eye(3)), Relation(linear, against="teacher")(turned, torch.eye(3))
+    (tensor(0.), tensor(2.4495))
     """
 
     kernel: Kernel
@@ -61,6 +85,7 @@ class Relation:
     scale: Scale
     criterion: Criterion
     form: Form
+    against: Against
 
     def __init__(
         self,
@@ -69,13 +94,16 @@ class Relation:
         scale: Scale | Callable[[Tensor], Tensor] = raw,
         criterion: Criterion | Callable[[Tensor, Tensor], Tensor] = frobenius,
         form: Form = "auto",
+        against: Against = "own",
     ) -> None:
         _check_part("kernel", kernel, Kernel)
         _check_part("topology", topology, Rule, str, Tensor)
         _check_part("scale", scale, Scale)
         _check_part("criterion", criterion, Criterion)
-        parts = (kernel, make_rule(topology), as_scale(scale), as_criterion(criterion), form)
-        vars(self).update(zip((*EXPECTED, "form"), parts, strict=True))  # frozen: its own fields, set once
+        if against not in get_args(Against):
+            raise unknown("graph against which the student's nodes are related", against, get_args(Against))
+        parts = (kernel, make_rule(topology), as_scale(scale), as_criterion(criterion), form, against)
+        vars(self).update(zip((*EXPECTED, "form", "against"), parts, strict=True))  # frozen: its own fields, set once
         check_form(form, self.builder.known_forms, f"the relation of {kernel.name} weights")
 
     def forms(self) -> tuple[Form, ...]:
@@ -88,8 +116,8 @@ class Relation:
     @property
     def builder(self) -> PairBuilder:
         """The builder of the pair that this relation reads."""
-        forms, crossing = self.forms(), self.scale.crossing
-        return PairBuilder(self.topology, self.kernel, None, False, self.form, forms, crossing)
+        forms, crossing, teacher = self.forms(), self.scale.crossing, self.against == "teacher"
+        return PairBuilder(self.topology, self.kernel, None, teacher, self.form, forms, crossing, not teacher)
 
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the scalar for embeddings `(N, D_s)` and `(N, D_t)` of the same N images; the widths may differ.
@@ -101,26 +129,30 @@ class Relation:
         """
         if student.ndim == 2:
             return self.of_pair(self.builder(student, teacher))
-        check_nodes(student, teacher)
+        own = self.against == "own"
+        check_nodes(student, teacher, not own, MATCHING if own else AGAINST)
         if self.form not in ("auto", "matrix"):
             expected = f"the {self.form} form compares the graphs of one batch (N, D)"
             raise RelgraphError(f"{expected}, got {tuple(student.shape)}")
-        s, t = self.kernel(student), self.kernel(teacher)
+        t = self.kernel(teacher)
+        s = self.kernel(student) if own else self.kernel(student, teacher)
         edges = self.topology(s, t, self.kernel)
         return self.compare(edges.pick(s), edges.pick(t), edges)
 
     def of_pair(self, pair: Pair) -> Tensor:
         """Return the scalar for the two graphs of a pair, which was built with this relation's kernel."""
+        own = self.against == "own"
         if pair.edge_types:  # else it holds nodes alone
             topology = ALL_PAIRS if pair.graph == "dense" else topology_of(pair)
-            student, teacher = relations(pair)
+            student, teacher = relations(pair) if own else (across(pair), *relations(pair, TEACHER))
             return self.compare(student, teacher, topology)
         student, teacher = pair["student"].prepared, pair["teacher"].prepared
         if pair.form == "blocked":
             return self.in_blocks(student, teacher)
         assert self.scale.factors is not None
         processes = pair.held_by
-        s, t = self.scale.factors(student, processes), self.scale.factors(teacher, processes)
+        s = self.scale.factors(student, student if own else teacher, processes)
+        t = self.scale.factors(teacher, teacher, processes)
         plain = s[0] is s[1] is student and t[0] is t[1] is teacher and student.shape == teacher.shape
         square = squares_of(pair).within if plain else factored_square(s, t, processes)
         return self.criterion.of_blocks(square, processes.count * len(student)).to(torch.result_type(student, teacher))
@@ -139,12 +171,12 @@ class Relation:
         >>> Relation(linear, criterion=mean_square).in_blocks(torch.eye(2), torch.zeros(2, 3), block=1)
         tensor(0.5000)
         """
-        kernel, scale, count = self.kernel, self.scale, len(student)
-        find = scale.divisor_in_blocks
-        shared = [] if find is None else [find(kernel, nodes, block) for nodes in (student, teacher)]
+        kernel, scale, count, own = self.kernel, self.scale, len(student), self.against == "own"
+        find, other = scale.divisor_in_blocks, student if own else teacher
+        shared = [] if find is None else [find(kernel, *ends, block) for ends in ((student, other), (teacher, teacher))]
 
         def term(anchors: slice, s: Tensor, t: Tensor, *shared: Tensor) -> Tensor:
-            rows = kernel.rows(s, anchors), kernel.rows(t, anchors)
+            rows = kernel.rows(s, anchors, s if own else t), kernel.rows(t, anchors)
             of_each = shared or (None, None)
             scaled = (scale(row, ALL_PAIRS, divisor) for row, divisor in zip(rows, of_each, strict=True))
             return self.criterion.of_block(*scaled)

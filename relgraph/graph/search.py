@@ -54,7 +54,7 @@ def check_k(k: int, count: int) -> None:
         raise RelgraphError(f"k must be between 1 and the number of nodes less one, {count - 1}, got {k}")
 
 
-class _Prepared:
+class Prepared:
     """Rows as a kernel's nodes, prepared each time they are read."""
 
     def __init__(self, rows: Rows, kernel: Kernel) -> None:
@@ -90,7 +90,7 @@ def nearest_in_blocks(
     neighbours = torch.zeros_like(weights, dtype=torch.long)
     for start, first, anchors, candidates in _two_blocks(z, block, progress):
         rows, columns = slice(start, start + block), slice(first, first + block)
-        tile = _nearness(kernel, anchors, candidates)
+        tile = nearness(kernel, anchors, candidates)
         weights = weights.to(tile.dtype)  # some kernels compute in float64
         if first == start:
             tile.fill_diagonal_(float("-inf"))
@@ -155,7 +155,7 @@ def matches_in_blocks(
     for start, first, anchors, candidates in _tiles(one, other, block, progress):
         # Distances are taken from the mean of the second: with the anchors as second argument, equal candidates stay
         # equal.
-        rows, tile = slice(start, start + block), _nearness(kernel, candidates, anchors)
+        rows, tile = slice(start, start + block), nearness(kernel, candidates, anchors)
         if first == start:
             own[rows] = tile.diagonal()
             tile.fill_diagonal_(float("-inf"))
@@ -291,7 +291,7 @@ def _parts(x: Rows, block: int | None) -> Iterator[Tensor]:
 def prepared(x: Rows, kernel: Kernel) -> Rows:
     """Return a kernel's nodes: prepared at once for a small or trained tensor, else when they are read."""
     small = isinstance(x, Tensor) and (x.numel() <= LARGEST or x.requires_grad)
-    return kernel.nodes(x[:]) if small or kernel.bounded else _Prepared(x, kernel)
+    return kernel.nodes(x[:]) if small or kernel.bounded or kernel.centred else Prepared(x, kernel)
 
 
 def _tiles(x: Rows, y: Rows, block: int, progress: str | None = None) -> Iterator[tuple[int, int, Tensor, Tensor]]:
@@ -318,7 +318,7 @@ def _two_blocks(z: Rows, block: int, progress: str | None) -> Iterator[tuple[int
         held.clear()  # frees them before the next blocks are read
 
 
-def _nearness(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
+def nearness(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
     """Return the weights of all pairs, `(N, D), (M, D) -> (N, M)`, negative where the smallest is the nearest."""
     tile = kernel.matrix(x, y)
     return tile if kernel.nearest_is_largest else tile.neg_()

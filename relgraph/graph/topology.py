@@ -113,7 +113,7 @@ class Edges(Rule):
     """The entries that a PyG `edge_index` (2, E) names: row 0 candidates, row 1 anchors. Weights are `(..., E)`.
 
     As a rule, it returns these fixed edges. `degree` is the number of edges of every anchor, if it is known and the
-    same for all.
+    same for all; `has_own` says that each node's edge to itself is among them.
 
     >>> edges = Edges(torch.tensor([[1, 2], [0, 0]]), anchors=3)
     >>> edges.pick(torch.arange(9.0).view(3, 3))
@@ -123,6 +123,7 @@ class Edges(Rule):
     edge_index: Tensor
     anchors: int
     degree: int | None = None
+    has_own: bool = False
     blocked = True
 
     def __call__(self, student: Rows, teacher: Rows, kernel: Kernel) -> "Edges":
@@ -145,10 +146,15 @@ class Edges(Rule):
         return segment_log_softmax(weights, self.edge_index[1], self.anchors)
 
     def with_own(self) -> "Edges":
-        """Return these edges after one of each node to itself, or in a cross graph to its counterpart, (2, N + E)."""
+        """Return these edges after one of each node to itself, or in a cross graph to its counterpart, (2, N + E).
+
+        Edges that have it already are returned as they are.
+        """
+        if self.has_own:
+            return self
         node = torch.arange(self.anchors, device=self.edge_index.device)
         degree = None if self.degree is None else self.degree + 1
-        return Edges(torch.cat([torch.stack([node, node]), self.edge_index], dim=1), self.anchors, degree)
+        return Edges(torch.cat([torch.stack([node, node]), self.edge_index], dim=1), self.anchors, degree, True)
 
     def each_row(self, function: Callable[[Tensor], Tensor], weights: Tensor) -> Tensor:
         """Apply a function of one anchor's weights, which keeps their shape, to each anchor's edges."""

@@ -21,6 +21,7 @@ Those that read logits, stage maps or labels take an `Output` of each network an
 """
 
 from relgraph.methods.ab import AB as AB
+from relgraph.methods.anchor import Anchor as Anchor
 from relgraph.methods.at import AT as AT
 from relgraph.methods.base import Batch as Batch
 from relgraph.methods.base import Method as Method
@@ -30,8 +31,13 @@ from relgraph.methods.base import Views as Views
 from relgraph.methods.base import option as option
 from relgraph.methods.cc import CC as CC
 from relgraph.methods.ccl import CCL as CCL
+from relgraph.methods.cka import CKA as CKA
 from relgraph.methods.crd import CRD as CRD
+from relgraph.methods.csd import CSD as CSD
+from relgraph.methods.d3still import D3still as D3still
 from relgraph.methods.darkrank import DarkRank as DarkRank
+from relgraph.methods.dist import DIST as DIST
+from relgraph.methods.dkd import DKD as DKD
 from relgraph.methods.ega import EGA as EGA
 from relgraph.methods.ega import ega_loss as ega_loss
 from relgraph.methods.fitnet import FitNet as FitNet
@@ -40,19 +46,29 @@ from relgraph.methods.ft import FT as FT
 from relgraph.methods.infonce import InfoNCE as InfoNCE
 from relgraph.methods.irg import IRG as IRG
 from relgraph.methods.kd import KD as KD
+from relgraph.methods.lightly import Lightly as Lightly
+from relgraph.methods.mlld import MLLD as MLLD
 from relgraph.methods.moco import MoCo as MoCo
 from relgraph.methods.nce import NCE as NCE
 from relgraph.methods.nst import NST as NST
 from relgraph.methods.ntxent import NTXent as NTXent
 from relgraph.methods.pkt import PKT as PKT
+from relgraph.methods.raml import RAML as RAML
 from relgraph.methods.rkd import RKD as RKD
+from relgraph.methods.rop import ROP as ROP
+from relgraph.methods.rrd import RRD as RRD
 from relgraph.methods.seed import SEED as SEED
 from relgraph.methods.sp import SP as SP
 from relgraph.methods.sskd import SSKD as SSKD
 from relgraph.methods.sum import Sum as Sum
 from relgraph.methods.vid import VID as VID
 
-# EGA and the relational family, then contrast and self-supervision, logits and hints, the yardsticks that read maps.
-_RELATIONAL: tuple[type[Method], ...] = (EGA, SP, CC, RKD, IRG, PKT, DarkRank, NCE, CCL)
-_OTHERS: tuple[type[Method], ...] = (CRD, SEED, MoCo, InfoNCE, NTXent, SSKD, KD, FitNet, AT, VID, NST, FSP, AB, FT)
-METHODS = {cls.__name__.lower(): cls for cls in _RELATIONAL + _OTHERS}
+# EGA and the relational family; those that relate the student to the teacher's own vectors; contrast and
+# self-supervision, logits and hints, the yardsticks that read maps.
+_RELATIONAL: tuple[type[Method], ...] = (EGA, SP, CC, RKD, IRG, PKT, DarkRank, NCE, CCL, CKA)
+_ASYMMETRIC: tuple[type[Method], ...] = (CSD, ROP, D3still, RAML)
+_OTHERS: tuple[type[Method], ...] = (
+    CRD, SEED, RRD, Lightly, MoCo, InfoNCE, NTXent, Anchor, SSKD, KD, DKD, DIST, MLLD, FitNet, AT, VID, NST, FSP, AB,
+    FT,
+)  # fmt: skip
+METHODS = {cls.__name__.lower(): cls for cls in _RELATIONAL + _ASYMMETRIC + _OTHERS}

@@ -70,7 +70,7 @@ class Space(NamedTuple):
 
 FACT = r"^(Paper|Differs|Kernel|Topology|Criterion): (.+(?:\n    .+)*)"
 # Attributes of every method, which no option may be called.
-RESERVED = frozenset({"weight", "gamma", "views", "reads", "augment", "init_share", "pointwise"})
+RESERVED = frozenset({"weight", "gamma", "views", "reads", "augment", "init_share", "pointwise", "slots"})
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,8 @@ class Method(nn.Module):
         reads: The parts that it reads of the outputs ("embedding", "feature", "map", "maps", "logits") and of the batch
             ("labels", "indices"); if empty, it may read all parts.
         pointwise: Whether the loss is a mean over images, each of which contributes independently.
+        slots: Whether its memory has a slot for each training image, which holds what `remember` got of it last: a run
+            that knows the teacher's vectors of all images has them remembered before it trains.
     """
 
     init_share: ClassVar[float] = 0.0
@@ -153,6 +155,7 @@ class Method(nn.Module):
     weight: float = field(default=1.0, init=False)
     reads: tuple[str, ...] = field(default=(), init=False)
     views: Views | None = field(default=None, init=False)
+    slots: bool = field(default=False, init=False)
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)

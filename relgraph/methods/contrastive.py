@@ -55,10 +55,16 @@ class Contrastive(Method):
             raise RelgraphError(f"the head of {name} ends at the teacher's width: expected teacher_width, got none")
         if min(s, t) < 1:
             raise RelgraphError(f"the head of {name} needs widths of at least 1, got {s} and {t}")
+        self.projector = self.make_head(s, t)
+
+    def make_head(self, student: int, teacher: int) -> nn.Module | None:
+        """Return the layers on the student's side for these widths, if there are any."""
         if self.head != "none":
-            self.projector = Projector(s, t) if self.head == "mlp" else nn.Linear(s, t)
-        elif s != t:
-            raise RelgraphError(f"{name} without a head needs student and teacher of one width, got {s} and {t}")
+            return Projector(student, teacher) if self.head == "mlp" else nn.Linear(student, teacher)
+        if student != teacher:
+            told = "without a head needs student and teacher of one width"
+            raise RelgraphError(f"{type(self).__name__} {told}, got {student} and {teacher}")
+        return None
 
     @classmethod
     def for_run(cls, run: RunFacts, **options: Any) -> Self:
@@ -70,10 +76,7 @@ class Contrastive(Method):
         s = nodes_of(student, self.nodes, type(self).__name__, "student", self.student_width)
         t = self.teacher_nodes(teacher)
         check_nodes(s, t, one_width=self.projector is None)
-        if self.projector is not None:
-            with full_precision(s):
-                s = self.projector((s / excess(s)).to(next(self.projector.parameters()).dtype))
-        return s, t
+        return s if self.projector is None else projected(self.projector, s), t
 
     def space(self) -> Space:
         """Return the student's layers; the teacher's vectors are its nodes."""
@@ -82,6 +85,13 @@ class Contrastive(Method):
     def teacher_nodes(self, output: Output) -> Tensor:
         """Return the teacher's nodes `(N, D_t)`, of the width that the method was built for."""
         return nodes_of(output, self.nodes, type(self).__name__, "teacher", self.teacher_width)
+
+
+def projected(layers: nn.Module, nodes: Tensor) -> Tensor:
+    """Return nodes behind layers, `(N, D) -> (N, D')`, in float32 or wider; a row of huge numbers is divided first."""
+    with full_precision(nodes):
+        found: Tensor = layers((nodes / excess(nodes)).to(next(layers.parameters()).dtype))
+    return found
 
 
 class Queued(Contrastive):
@@ -110,7 +120,11 @@ class Queued(Contrastive):
         if self.teacher_width is None:
             name = type(self).__name__
             raise RelgraphError(f"{name} keeps a queue of the teacher's vectors: expected teacher_width, got none")
-        self.memory = Queue(self.queue, self.teacher_width)
+        self.memory = self.make_memory(self.teacher_width)
+
+    def make_memory(self, teacher: int) -> Queue:
+        """Return the queue for the teacher's width."""
+        return Queue(self.queue, teacher)
 
     @torch.no_grad()
     def remember(self, student: Output | Tensor, teacher: Output | Tensor, batch: Batch) -> None:

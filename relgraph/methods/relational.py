@@ -47,12 +47,12 @@ class Relational(Method):
             "factored" products, or "blocked", a block of rows at a time; "auto" chooses by the number of nodes (see
             `relgraph.graph.pair`). Not every method supports every form; a refinement needs the matrix.
         kernel: A kernel in place of the published one, such as `cosine`; by name pearson, cosine, linear, euclidean,
-            squared_euclidean, gaussian:GAMMA or gaussian_taylor:GAMMA:ORDER.
+            squared_euclidean, gaussian:GAMMA, gaussian_taylor:GAMMA:ORDER or damped_pearson:EPSILON.
         scale: A scale in place of the published one, such as `by_mean`, or a function of the weights of one anchor; by
-            name raw, by_mean, by_max, by_constant_max, by_anchor_norm, by_anchor_sum or softmax:TEMPERATURE.
+            name raw, by_mean, by_max, by_constant_max, by_norm, by_anchor_norm, by_anchor_sum or softmax:TEMPERATURE.
         criterion: A criterion in place of the published one, such as `huber`, or a function of the weights of one
-            anchor in both networks; by name frobenius, mean_square, sum_square, half_square, huber, kl (of
-            probabilities) or cross_entropy (of log-probabilities).
+            anchor in both networks; by name frobenius, mean_square, sum_square, anchor_square, half_square, huber, kl
+            (of probabilities) or cross_entropy (of log-probabilities).
 
     Raises:
         RelgraphError: for unknown names, a form that the method, its parts or the graph do not support, a learned

@@ -21,19 +21,37 @@ from relgraph.own_code import Own
 # The parts by their names in `relgraph.graph`; those with numbers are functions that return the part.
 KERNELS = {
     name: getattr(kernels, name)
-    for name in ("pearson", "cosine", "linear", "euclidean", "squared_euclidean", "gaussian", "gaussian_taylor")
+    for name in (
+        "pearson",
+        "cosine",
+        "linear",
+        "euclidean",
+        "squared_euclidean",
+        "gaussian",
+        "gaussian_taylor",
+        "damped_pearson",
+    )
 }
 
 
 SCALES = {
     name: getattr(scales, name)
-    for name in ("raw", "by_mean", "by_max", "by_constant_max", "by_anchor_norm", "by_anchor_sum", "softmax")
+    for name in ("raw", "by_mean", "by_max", "by_constant_max", "by_norm", "by_anchor_norm", "by_anchor_sum", "softmax")
 }
 
 
 CRITERIA = {
     name: getattr(criteria, name)
-    for name in ("frobenius", "mean_square", "sum_square", "half_square", "huber", "kl", "cross_entropy")
+    for name in (
+        "frobenius",
+        "mean_square",
+        "sum_square",
+        "anchor_square",
+        "half_square",
+        "huber",
+        "kl",
+        "cross_entropy",
+    )
 }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Self
 
 from torch import Tensor, nn
+from torch.nn.functional import batch_norm
 
 from relgraph.networks.backbone import Backbone
 from relgraph.outputs import Output
@@ -86,6 +87,34 @@ class Projector(nn.Sequential):
         super().__init__(nn.Linear(width, hidden), *middle, nn.ReLU(), nn.Linear(hidden, dim))
 
 
+class Regressor(nn.Sequential):
+    """SimReg's four linear layers, `(N, width) -> (N, dim)`, of widths 2w, w, 2w and dim.
+
+    Batch norm and ReLU follow the first and the third (Navaneet et al., 2021, arXiv 2201.05131). One row alone, of
+    which torch's batch norm takes no variance, is normalised by the running statistics.
+
+    Args:
+        width: Width w of the input.
+        dim: Width of the output.
+    """
+
+    def __init__(self, width: int, dim: int) -> None:
+        def block(inputs: int, outputs: int) -> list[nn.Module]:
+            wide = 2 * width
+            return [nn.Linear(inputs, wide), nn.BatchNorm1d(wide), nn.ReLU(), nn.Linear(wide, outputs)]
+
+        super().__init__(*block(width, width), *block(width, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output."""
+        for layer in self:
+            if self.training and len(x) == 1 and type(layer) is nn.BatchNorm1d:
+                x = batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, eps=layer.eps)
+            else:
+                x = layer(x)
+        return x
+
+
 def layers_like(state: Mapping[str, Tensor]) -> nn.Module | None:
     """Return new layers of the shapes that a stored projector's state has; `None` for the state of none.
 
@@ -98,5 +127,7 @@ def layers_like(state: Mapping[str, Tensor]) -> nn.Module | None:
         return None
     if "weight" in state:
         return nn.Linear(shapes["weight"][1], shapes["weight"][0], bias="bias" in state)
+    if "7.weight" in state:
+        return Regressor(shapes["3.weight"][0], shapes["7.weight"][0])
     (hidden, width), (dim, _) = shapes.get("0.weight", (1, 1)), shapes.get(f"{2 + norm}.weight", (1, 1))
     return Projector(width, dim, hidden, norm)

@@ -188,6 +188,8 @@ def build(recipe: Recipe, *, restored: bool = False) -> Distillation:
         frozen["student weights"] = {"name": start, "fingerprint": weights_fingerprint(distiller.student.backbone)}
     precision = str(fabric.strategy.precision.precision)
     feed, recipe, note = open_feed(recipe, task, teacher, precision, distiller.method)
+    if not restored:
+        distiller.to(fabric.device).fill(feed.known, len(task.data.train))
     images = recipe.batch_size // recipe.accumulate
 
     def squares(student: nn.Module, inputs: StepInputs) -> Tensor:  # needs no teacher and no other process

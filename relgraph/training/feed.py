@@ -91,6 +91,10 @@ class Feed:
         view = self.plan.draw(images, generator)
         return StepInputs(self.student_input(self.plan.apply(view, images)), batch)
 
+    def known(self, position: Tensor) -> Output | None:
+        """Return what is known of the teacher's outputs for training images at positions `(B,)`, without running it."""
+        return None
+
 
 @dataclass(frozen=True, eq=False)
 class TwoViews(Feed):
@@ -177,6 +181,11 @@ class Stored(Feed):
             student = self.views.take(view, position).apply(images)
         return StepInputs(self.student_input(student), batch, bare(self.store.rows(view, position)))
 
+    def known(self, position: Tensor) -> Output:
+        """Return the outputs for the first stored view."""
+        position = self.position[position]
+        return bare(self.store.rows(torch.zeros_like(position), position))
+
 
 @dataclass(frozen=True, eq=False)
 class Known(Feed):
@@ -192,8 +201,11 @@ class Known(Feed):
 
     def __call__(self, images: Tensor, batch: Batch, generator: torch.Generator) -> StepInputs:
         """Return fresh views for the student, and the teacher's vectors."""
-        found = self.teacher.rows(batch.indices).to(self.device, non_blocking=True)
-        return super().__call__(images, batch, generator)._replace(teacher=bare(found))
+        return super().__call__(images, batch, generator)._replace(teacher=self.known(batch.indices))
+
+    def known(self, position: Tensor) -> Output:
+        """Return the vectors."""
+        return bare(self.teacher.rows(position).to(self.device, non_blocking=True))
 
 
 def open_feed(

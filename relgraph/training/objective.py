@@ -16,6 +16,7 @@ from relgraph.training.accumulation import in_parts
 from relgraph.training.diagnostics import Diagnostics
 from relgraph.training.spread import Pairs, Spread, labelled_cross_entropy
 
+FILLED = 4096  # slots that are written at a time
 Stage = Literal["method", "labels", "both"]
 LabelLoss = Callable[[Tensor, Tensor, ProcessGroup], Tensor]
 
@@ -169,6 +170,25 @@ class Distiller(Objective):
         """Update the method's memory: before the step, so that its layers are those of the loss."""
         if self.spread is not None and losses.teacher is not None:
             self.spread.remember(losses.student, losses.teacher, batch)
+
+    @torch.no_grad()
+    def fill(self, known: Callable[[Tensor], Output | None], images: int) -> None:
+        """Write the teacher's vectors of all training images into memories that have a slot for each.
+
+        `known` returns what is known of the teacher's outputs for images at positions `(B,)` of the training set; where
+        that is nothing, the slots are filled as images are seen.
+        """
+        slotted = [] if self.method is None else [part.method for part in self.method.summands() if part.method.slots]
+        if self.teacher_head is None or not slotted:
+            return
+        positions = torch.arange(images, device=self.teacher_head.classify.weight.device)
+        for position in torch.split(positions, FILLED):
+            found = known(position)
+            if found is None:
+                return
+            teacher, batch = self._with_head(self.teacher_head, found), Batch(position, torch.full_like(position, -1))
+            for method in slotted:
+                method.remember(teacher, teacher, batch)
 
     def _degenerate(self, pairs: Pairs, student: Output, *teacher: Output) -> Tensor:
         """Return how many nodes of the first pair have weight 0 to every node; without one, those without variance.

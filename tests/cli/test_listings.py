@@ -40,7 +40,7 @@ def test_methods_have_a_row_each_with_paper_and_differences_below(program: Progr
     for name, cls in METHODS.items():
         facts = facts_of(cls)
         assert rows[name].endswith(f"{cls.weight:g}") and f"{facts['Paper']}: {facts['Differs']}" in words
-    pattern = r"^\| (`[a-z`, ]+`) \|.*\| ([\d.]+) \| [^|]+\|$"
+    pattern = r"^\| (`[a-z0-9`, ]+`) \|.*\| ([\d.]+) \| [^|]+\|$"
     documented = re.findall(pattern, PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     found = {name.strip("` "): float(weight) for names, weight in documented for name in names.split(",")}
     assert found == {name: cls.weight for name, cls in METHODS.items()}
@@ -58,7 +58,7 @@ def test_every_method_has_a_page_with_parts_options_and_docstring(program: Progr
         assert text.endswith(shared + "\n") == ("See `Relational`" in str(cls.__doc__))
     for name, options in {
         "rkd": r"distance_weight=25\.0, angle_weight=50\.0, --graph=dense, ",
-        "kd": r"--temperature=4\.0$",
+        "kd": r"standardise=False, --temperature=4\.0$",
         "ega": r"--graph=dense, [^\0]* --kernel=None, [^\0]* --node-weight=0\.8, --edge-weight=0\.24, ",
         "at": "none of its own$",
     }.items():
@@ -69,7 +69,7 @@ def test_every_method_has_a_page_with_parts_options_and_docstring(program: Progr
     assert program("methods", "RKD").stdout == pages["rkd"], "in any case, as --method has it"
     for name in ("none", "None"):
         assert program("methods", name).stdout == "none: cross-entropy alone, without a teacher\n"
-    assert failure("methods", "rdk").startswith("unknown method 'rdk': did you mean 'rkd'?")
+    assert failure("methods", "rkdd").startswith("unknown method 'rkdd': did you mean 'rkd'?")
 
 
 def test_students_of_the_benchmark_by_name_and_by_pattern(program: Program) -> None:

@@ -10,8 +10,28 @@ import pytest
 import torch
 from torch import Tensor
 
-from relgraph.graph.criteria import Criterion, cross_entropy, frobenius, half_square, huber, kl, mean_square, sum_square
-from relgraph.graph.scales import Scale, by_anchor_norm, by_anchor_sum, by_constant_max, by_max, by_mean, raw, softmax
+from relgraph.graph.criteria import (
+    Criterion,
+    anchor_square,
+    cross_entropy,
+    frobenius,
+    half_square,
+    huber,
+    kl,
+    mean_square,
+    sum_square,
+)
+from relgraph.graph.scales import (
+    Scale,
+    by_anchor_norm,
+    by_anchor_sum,
+    by_constant_max,
+    by_max,
+    by_mean,
+    by_norm,
+    raw,
+    softmax,
+)
 from relgraph.graph.topology import ALL_PAIRS, Edges, Topology
 from tests.checks import assert_refused, case
 
@@ -22,6 +42,7 @@ SCALED: dict[str, tuple[Scale, Callable[[Array, Array], Array]]] = {
     "by_mean": (by_mean, lambda row, every: row / every[every > 0].mean()),
     "by_max": (by_max, lambda row, every: row / every.max()),
     "by_constant_max": (by_constant_max, lambda row, every: row / every.max()),
+    "by_norm": (by_norm, lambda row, every: row / np.linalg.norm(every)),
     "by_anchor_norm": (by_anchor_norm, lambda row, every: row / np.linalg.norm(row)),
     "by_anchor_sum": (by_anchor_sum, lambda row, every: row / row.sum()),
     "softmax": (softmax(0.3), lambda row, every: np.log(np.exp(row / 0.3) / np.exp(row / 0.3).sum())),
@@ -31,6 +52,7 @@ COMPARED: dict[str, tuple[Criterion, Callable[[Array, Array], Any]]] = {
     "frobenius": (frobenius, lambda s, t: np.linalg.norm(s - t)),
     "mean_square": (mean_square, lambda s, t: ((s - t) ** 2).mean()),
     "sum_square": (sum_square, lambda s, t: ((s - t) ** 2).sum()),
+    "anchor_square": (anchor_square, lambda s, t: ((s - t) ** 2).sum() / len(s)),
     "half_square": (half_square, lambda s, t: ((s - t) ** 2).sum() / 2 / len(s)),
     "huber": (huber, lambda s, t: np.where(abs(s - t) < 1, (s - t) ** 2 / 2, abs(s - t) - 0.5).mean()),
     "kl": (kl, lambda s, t: (t * np.log((t + 1e-7) / (s + 1e-7))).mean()),

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from relgraph.graph.kernels import (
     Kernel,
+    centred,
     cosine,
+    damped_pearson,
     euclidean,
     gaussian,
     gaussian_taylor,
@@ -37,10 +39,16 @@ def taylor_of(a: Vector, b: Vector) -> float:
     return sum(math.exp(-0.8) * 0.8**p / math.factorial(p) * cosine_of(a, b) ** p for p in range(3))
 
 
+def damped_of(a: Vector, b: Vector) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + 0.5))
+
+
 PAIRWISE: dict[str, tuple[Kernel, Callable[[Vector, Vector], float]]] = {
     "linear": (linear, lambda a, b: float(a @ b)),
     "cosine": (cosine, cosine_of),
     "pearson": (pearson, lambda a, b: float(np.corrcoef(a, b)[0, 1])),
+    "pearson (damped)": (damped_pearson(0.5), damped_of),
     "squared euclidean": (squared_euclidean, lambda a, b: float(((a - b) ** 2).sum())),
     "euclidean": (euclidean, lambda a, b: float(np.linalg.norm(a - b))),
     "gaussian": (gaussian(0.4), lambda a, b: math.exp(-0.8 * (1 - cosine_of(a, b)))),
@@ -217,3 +225,29 @@ def test_two_precisions_are_related_in_the_wider_one() -> None:
     x, y = torch.randn(3, 5, dtype=torch.float64), torch.randn(4, 5)
     torch.testing.assert_close(pearson(x, y), pearson(x, y.double()), rtol=1e-5, atol=1e-6)
     assert pearson(y, x).dtype == torch.float64
+
+
+@pytest.mark.parametrize("kernel", [linear, cosine, pearson], ids=lambda kernel: kernel.name)
+def test_a_centred_kernel_is_its_matrix_centred(kernel: Kernel) -> None:
+    """H K H, with a batch of graphs each by itself, and from far away."""
+    x = torch.randn(2, 6, 4).double()
+    h = np.eye(6) - 1 / 6
+    expected = np.stack([h @ kernel(one).numpy() @ h for one in x])
+    torch.testing.assert_close(centred(kernel)(x), torch.from_numpy(expected), rtol=1e-12, atol=1e-12)
+    equal = centred(kernel)(torch.full((3, 5), 0.1) + 1e3)
+    assert not equal.any(), "nothing is left of equal nodes"
+
+
+@each_kernel
+def test_pairs_of_nodes_in_one_place_are_the_diagonal_of_the_matrix(kernel: Kernel) -> None:
+    x, y = torch.randn(3, 6, 4).double(), torch.randn(3, 6, 4).double()
+    found = kernel.paired(kernel.nodes(x), kernel.nodes(y))
+    torch.testing.assert_close(found, kernel(x, y).diagonal(dim1=-2, dim2=-1))
+
+
+def test_damping_is_no_negative_number_and_makes_no_node_of_a_constant_one() -> None:
+    x = torch.cat([torch.full((1, 4), 0.1), torch.randn(2, 4)]).requires_grad_()
+    found = damped_pearson(0.0)(x)
+    assert not found[0].any() and not torch.autograd.grad(found.sum(), x)[0][0].any()
+    torch.testing.assert_close(found, pearson(x), rtol=1e-5, atol=1e-6)
+    assert_refused((lambda: damped_pearson(-1.0), "epsilon must be at least 0, got -1.0"))

@@ -14,9 +14,10 @@ from relgraph.graph.blocks import sum_of_blocks
 from relgraph.graph.contrast import over_keys
 from relgraph.graph.criteria import huber, mean_square
 from relgraph.graph.factored import squares
-from relgraph.graph.kernels import cosine, euclidean, linear, pearson
+from relgraph.graph.kernels import centred, cosine, euclidean, linear, pearson
+from relgraph.graph.keys import related_to_keys
 from relgraph.graph.relation import Relation
-from relgraph.graph.scales import by_anchor_norm, by_max, by_mean
+from relgraph.graph.scales import by_anchor_norm, by_max, by_mean, by_norm
 from relgraph.graph.search import edge_weights
 from relgraph.graph.topology import Chooser, Given, Nearest
 from tests.checks import case
@@ -42,11 +43,18 @@ LOSSES: dict[str, Loss] = {
     "matrix, by mean": Relation(euclidean, scale=by_mean, criterion=huber, form="matrix"),
     "factored": Relation(pearson, form="factored"),
     "factored, by norm": Relation(linear, scale=by_anchor_norm, criterion=mean_square, form="factored"),
+    "factored, centred": Relation(centred(linear), scale=by_norm, criterion=mean_square, form="factored"),
     "blocked": Relation(pearson, criterion=huber, form="blocked"),
     "blocked, by mean": Relation(euclidean, scale=by_mean, criterion=huber, form="blocked"),
     "blocked, by max": Relation(euclidean, scale=by_max, criterion=huber, form="blocked"),
     "given": Relation(cosine, Given(EDGE_INDEX), form="matrix"),
     "given, blocked": Relation(cosine, Given(EDGE_INDEX), form="blocked"),
+    "against, matrix": Relation(pearson, form="matrix", against="teacher"),
+    "against, factored": Relation(linear, scale=by_anchor_norm, form="factored", against="teacher"),
+    "against, blocked": Relation(euclidean, scale=by_mean, criterion=huber, form="blocked", against="teacher"),
+    "against, blocked, by max": Relation(cosine, scale=by_max, criterion=huber, form="blocked", against="teacher"),
+    "against, given": Relation(cosine, Given(EDGE_INDEX), form="blocked", against="teacher"),
+    "keys": lambda s, t: related_to_keys(Relation(cosine, criterion=huber, against="teacher"), s, t, KEYS, 4),
     "edge_weights": lambda s, t: (edge_weights(s, t, EDGE_INDEX, euclidean) ** 2).sum(),
     "squares": lambda s, t: squares(s, t).within.sqrt() + 2 * squares(s, t).across,
     "over_keys": lambda s, t: over_keys(s, KEYS, largest=2 * N)[0] @ over_keys(t, KEYS, largest=2 * N)[0],

@@ -14,8 +14,10 @@ from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 from relgraph.graph.topology import Nearest
 from relgraph.methods import Batch, Output
 
-STORED = Path(__file__).parents[1] / "golden.json"
-GOLDEN: dict[str, dict[str, Any]] = json.loads(STORED.read_text(encoding="utf-8"))["golden"]
+STORED = sorted(Path(__file__).parents[1].glob("golden*.json"))
+GOLDEN: dict[str, dict[str, Any]] = {
+    key: entry for file in STORED for key, entry in json.loads(file.read_text(encoding="utf-8"))["golden"].items()
+}
 
 
 def outer(rows: int, first: int, columns: int, start: int) -> Tensor:
@@ -25,14 +27,15 @@ def outer(rows: int, first: int, columns: int, start: int) -> Tensor:
     return i[:, None] * j
 
 
-def embeddings(n: int = 8, dim: int = 16) -> tuple[Tensor, Tensor]:
-    """Return the embeddings of student and teacher."""
-    return torch.cos(0.07 * outer(n, 2, dim, 1)), torch.sin(0.1 * outer(n, 1, dim, 1))
+def embeddings(n: int = 8, dim: int = 16, teacher: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return the embeddings of student and teacher, of one width unless the teacher's is given."""
+    return torch.cos(0.07 * outer(n, 2, dim, 1)), torch.sin(0.1 * outer(n, 1, teacher or dim, 1))
 
 
-def logits(n: int = 8, classes: int = 10) -> tuple[Tensor, Tensor]:
-    """Return the logits of student and teacher."""
-    return 2 * torch.cos(0.2 * outer(n, 1, classes, 2)), 2 * torch.sin(0.3 * outer(n, 1, classes, 1))
+def logits(n: int = 8, classes: int = 10, phase: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Return the logits of student and teacher; those of a strong view are at phase 0.5."""
+    s, t = 0.2 * outer(n, 1, classes, 2), 0.3 * outer(n, 1, classes, 1)
+    return 2 * torch.cos(s + phase), 2 * torch.sin(t + phase)
 
 
 def maps(*shape: int, phase: float) -> tuple[Tensor, Tensor]:
@@ -42,9 +45,14 @@ def maps(*shape: int, phase: float) -> tuple[Tensor, Tensor]:
     return student, torch.sin(0.1 * (b + 1) * (c + 1) + 0.2 * (h + 1) * (w + 2) + phase)
 
 
-def queue_keys() -> Tensor:
-    """Return the keys of a queue, (32, 16)."""
-    return normalize(torch.sin(0.05 * outer(16, 1, 32, 2) + 0.3), dim=0).T
+def queue_keys(count: int = 32) -> Tensor:
+    """Return the keys of a queue, (count, 16)."""
+    return normalize(torch.sin(0.05 * outer(16, 1, count, 2) + 0.3), dim=0).T
+
+
+def of_logits(logits: Tensor) -> Output:
+    """Return an output of nothing but logits."""
+    return Output(torch.zeros(len(logits), 2), logits)
 
 
 def random_output(rows: int, dim: int, classes: int, width: int, maps: Sequence[tuple[int, ...]] = ()) -> Output:

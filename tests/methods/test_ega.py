@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from relgraph.graph.kernels import pearson
 from relgraph.graph.pair import MATCHES, STUDENT, weights
 from relgraph.graph.refine import Refinement
 from relgraph.methods import EGA, Output, RunFacts, ega_loss
@@ -98,6 +99,17 @@ def test_conv_starts_at_the_loss_without_refinement() -> None:
     for graph in GRAPHS.values():
         plain, started = EGA(**graph), EGA(**graph, refinement=Refinement("conv", D)).double()
         torch.testing.assert_close(started(student, teacher), plain(student, teacher))
+
+
+def test_the_node_term_is_no_anchor_once_the_batch_exceeds_the_width() -> None:
+    count, width = 60, 30
+    teacher = torch.randn(count, width).double() + 0.5 * torch.randn(width).double()
+    nodes = pearson.nodes(teacher)
+    # Behind their own lengths, these are nearest to the identity: the graph has the rank of the width less 1.
+    student = torch.linalg.pinv(nodes).T
+    best, copy = (EGA(1, 0)(given, teacher).item() for given in (student, teacher))
+    assert (count - width + 1) ** 0.5 < best < 0.5 * copy
+    assert (pearson.nodes(student) * nodes).sum(1).mean() < 0.7
 
 
 def test_what_it_refuses() -> None:

@@ -6,13 +6,9 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from relgraph.methods import KD, Output
+from relgraph.methods import KD
 from tests.checks import case
-from tests.methods.golden import check, logits
-
-
-def output(logits: Tensor) -> Output:
-    return Output(torch.zeros(len(logits), 2), logits)
+from tests.methods.golden import check, logits, of_logits, value_and_gradient
 
 
 def formula(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -23,14 +19,17 @@ def formula(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 def test_official_value_and_gradient() -> None:
     for key, loss in {"kd_T1": KD(1.0), "kd_T4": KD()}.items():
         student, teacher = logits()
-        check(key, partial(loss, output(student), output(teacher)), {"student_logits": student})
+        check(key, partial(loss, of_logits(student), of_logits(teacher)), {"student_logits": student})
 
 
 def test_the_formula() -> None:
     for shape, temperature in product(((1, 2), (5, 10)), (0.5, 1.0, 4.0, 20.0)):
         student, teacher = torch.randn(2, *shape, dtype=torch.float64) * 3
         with case(shape, temperature):
-            found, expected = KD(temperature)(output(student), output(teacher)), formula(student, teacher, temperature)
+            found, expected = (
+                KD(temperature)(of_logits(student), of_logits(teacher)),
+                formula(student, teacher, temperature),
+            )
             torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
 
 
@@ -41,7 +40,27 @@ def test_extreme_logits_keep_their_digits() -> None:
         with case(dtype, temperature, autocast):
             student, teacher = extreme.clone().requires_grad_(), extreme.roll(1, 1)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-                value = KD(temperature)(output(student), output(teacher))
-            expected = KD(temperature)(output(student.double()), output(teacher.double()))
+                value = KD(temperature)(of_logits(student), of_logits(teacher))
+            expected = KD(temperature)(of_logits(student.double()), of_logits(teacher.double()))
             torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=0)
             assert torch.autograd.grad(value, student)[0].isfinite().all()
+
+
+def test_official_value_and_gradient_of_standardised_logits() -> None:
+    for key, weight in {"lskd_kd_T2": 1, "lskd_kd_T2_weight9": 9}.items():
+        student, teacher = logits()
+        loss = partial(KD(2.0, standardise=True), of_logits(student), of_logits(teacher))
+        check(key, lambda loss=loss, weight=weight: weight * loss(), {"student": student})  # type: ignore[misc]
+
+
+def test_standardised_logits_have_no_scale_and_those_without_variance_no_gradient() -> None:
+    loss, (student, teacher) = KD(standardise=True), torch.randn(2, 6, 5).double()
+    expected = loss(of_logits(student), of_logits(teacher))
+    for scale, shift in ((10.0, 0.0), (1.0, 7.0), (1e-3, -1.0)):
+        moved = loss(of_logits(scale * student + shift), of_logits(teacher))
+        torch.testing.assert_close(moved, expected, rtol=1e-3, atol=0)
+    equal = torch.full((6, 5), 0.1).requires_grad_()
+    value, gradient = value_and_gradient(lambda x: loss(of_logits(x), of_logits(teacher)), equal)
+    assert value > 0 and not gradient.any()
+    one = torch.randn(3, 1)
+    assert loss(of_logits(one), of_logits(one)) == 0, "of one class"

@@ -36,9 +36,11 @@ WIDTHS = {"student": RUN.student_width, "teacher": RUN.teacher_width}
 SHARED: dict[str, Any] = {"graph": "dense", "temperature": 4.0, "node_weight": 0.8, "edge_weight": 0.24}
 
 # Whose state `remember` changes. All others remember nothing.
-MEMORIES = {"crd", "seed", "moco"}
+MEMORIES = {"crd", "seed", "moco", "rrd", "lightly"}
 # Whose value depends on no network's scale, so that the largest number of bfloat16 is nothing to it.
-SCALE_FREE = {"ega", "pkt", "nce", "sp", "cc", "at", "nst"}
+SCALE_FREE = {"ega", "pkt", "nce", "sp", "cc", "at", "nst", "cka", "dist", "csd", "rop", "d3still", "raml"}
+# Which relate the student's nodes to the teacher's, behind a linear layer where it has another width.
+ASYMMETRIC = {"csd", "rop", "d3still", "raml"}
 # Which rank 4 others of an image, and can say nothing of one alone.
 RANKS = {"darkrank"}
 
@@ -63,7 +65,13 @@ WAYS: dict[str, list[str]] = {
     ],
     "sp": on_both("kernel=cosine scale=by_max"),
     "pkt": on_both("kernel=gaussian:0.4", "kernel=cosine scale=softmax:0.5 criterion=cross_entropy"),
-    "kd": ["temperature=0.5"],
+    "kd": ["temperature=0.5", "standardise=true"],
+    "dkd": ["standardise=true"],
+    "dist": ["tau=4 epsilon=0"],
+    "cka": ["unbiased=true", "rows=true", f"centred=false official=true {KNN}"],
+    "anchor": ["head=mlp", "distance=mean_square head=linear"],
+    "rrd": ["official=true"],
+    "lightly": ["head=mlp official=true"],
     "rkd": [f"{KNN} neighbours=student", f"{KNN} neighbours=union", f"{KNN} neighbours=mutual", "angle_weight=0"],
     "darkrank": ["rank_beta=0.5", f"rank_beta=0.5 {KNN} neighbours=union", f"length=3 {KNN} neighbours=student"],
     "cc": [
@@ -80,6 +88,10 @@ WAYS: dict[str, list[str]] = {
         "layers=one-to-many",
         "levels=1 transition_weight=0",
     ],
+    "csd": ["length=5 memory=queue queue=20", "length=6 memory=images", f"length=3 tau=1 teacher_tau=0.01 {KNN}"],
+    "rop": ["length=5 reference=student memory=images"],
+    "d3still": ["length=4 official=true memory=queue queue=20"],
+    "raml": ["official=true"],
     "crd": ["graph=sampled negatives=9", "graph=sampled negatives=9 positives=relaxed", "tau=0.005"],
     "seed": ["head=linear", "patches=3", "tau=0.01 teacher_tau=0.05"],
     "moco": ["head=linear", "tau=0.005"],
@@ -208,10 +220,11 @@ def test_only_remembering_changes_a_memory(name: str, way: str) -> None:
     first, before = method(student, teacher, BATCH), state(method)
     method.remember(learning(student), learning(teacher), BATCH)
     written = differing(state(method), before)
-    assert bool(written) == (name in MEMORIES)
+    remembers = name in MEMORIES or "memory=" in way
+    assert bool(written) == remembers
     assert not written & {key for key, _ in method.named_parameters()}
     assert not any(buffer.requires_grad for buffer in method.buffers())
-    assert torch.equal(method(student, teacher, BATCH), first) == (name not in MEMORIES)
+    assert torch.equal(method(student, teacher, BATCH), first) == (not remembers)
 
 
 @each_way
@@ -491,7 +504,7 @@ def complete_graphs(name: str, n: int, choosers: tuple[str, ...]) -> list[dict[s
     return [*({"graph": "knn", "k": n - 1, "neighbours": by} for by in choosers), {"graph": edges}]
 
 
-@each_refined_way("graph=", "consecutive", names=GRAPHICAL)
+@each_refined_way("graph=", "consecutive", "unbiased", "memory=", names=GRAPHICAL)
 def test_every_pair_as_an_edge_is_all_pairs(name: str, way: str, refinement: Options) -> None:
     """L2, in value and gradient, of two images as well."""
     for n in (N,) if name in RANKS else (N, 2):
@@ -546,7 +559,7 @@ def test_what_every_method_over_graphs_refuses(name: str) -> None:
         assert_refused(
             (lambda: make(name, nodes="featur"), "unknown nodes 'featur': did you mean 'feature'? (known: …")
         )
-    if name != "sp":  # whose nodes are flattened
+    if name not in ("sp", *ASYMMETRIC):  # whose nodes are flattened, or of widths that are known
         graphs = (Output(torch.zeros(2, 4, 3), torch.zeros(2, 4), torch.zeros(2, 4, 3)) for _ in range(2))
         message = "a graph pair holds one batch (N, D), got (2, 4, 3)"
         assert_refused((lambda: make(name)(*graphs, batch_of(2)), message))
@@ -562,6 +575,11 @@ RANGES: dict[str, str] = {
     "darkrank": "rank_alpha above 0, rank_beta above 0, length at least 2",
     "nce": "tau above 0",
     "ccl": "tau above 0",
+    "csd": "length at least 2, queue above 0, tau above 0, teacher_tau above 0",
+    "rop": "length at least 2, queue above 0, tau above 0, rho at least 0",
+    "d3still": "length at least 2, queue above 0, feature_weight at least 0, inconsistent_weight at least 0, "
+    "consistent_weight at least 0",
+    "raml": "across_weight at least 0, within_weight at least 0",
     "crd": "k at least 1, negatives above 0, tau above 0, key_dim above 0, bank_momentum at least 0 and below 1",
     "seed": "queue above 0, tau above 0, teacher_tau above 0, patches at least 0",
     "moco": "queue above 0, tau above 0",
@@ -570,6 +588,11 @@ RANGES: dict[str, str] = {
     "sskd": "temperature above 0, kd_weight at least 0, tf_weight at least 0, ss_weight at least 0, tau above 0, "
     "tf_ratio at least 0 and at most 1, ss_ratio at least 0 and at most 1",
     "kd": "temperature above 0",
+    "dkd": "temperature above 0, target_weight at least 0, others_weight at least 0",
+    "dist": "tau above 0, inter_weight at least 0, intra_weight at least 0, epsilon at least 0",
+    "mlld": "temperature above 0, instance_weight at least 0, batch_weight at least 0, class_weight at least 0",
+    "rrd": "queue above 0, tau above 0, teacher_tau above 0",
+    "lightly": "queue above 0, tau above 0",
     "fitnet": "stage at least 0",
     "vid": "init_variance above 1e-05 and below inf",
     "ab": "margin above 0",
@@ -634,13 +657,24 @@ PUBLISHED: dict[str, tuple[float, float, int, bool, str, str]] = {
     "darkrank": (1, 1, 0, False, "feature", "darkrank"),
     "nce": (1, 1, 0, False, "embedding labels", "nce"),
     "ccl": (1, 1, 0, False, "embedding logits labels", "nce jeffreys"),
+    "cka": (1, 1, 0, False, "feature", "cka"),
+    "csd": (1, 1, 0, False, "feature", "csd"),
+    "rop": (1, 1, 0, False, "feature", "rop"),
+    "d3still": (1, 1, 0, False, "feature", "feature inconsistent consistent"),
+    "raml": (10, 1, 0, False, "feature", "node across within"),
     "crd": (0.8, 1, 0, False, "feature indices", "student_anchors teacher_anchors"),
     "seed": (1, 0, 0, False, "feature", "seed"),
+    "rrd": (1, 1, 0, False, "feature", "rrd"),
+    "lightly": (1, 0, 0, False, "feature", "lightly"),
     "moco": (1, 0, 0, False, "feature", "moco"),
     "infonce": (1, 0, 0, False, "feature", "infonce"),
     "ntxent": (1, 0, 0, False, "feature", "ntxent"),
     "sskd": (1, 0.1, 0, False, "feature logits labels", "kd transformed self_supervision"),
+    "anchor": (1, 0, 0, True, "feature", "anchor"),
     "kd": (1, 1, 0, True, "logits", "kd"),
+    "dkd": (1, 1, 0, False, "logits labels", "target others"),
+    "dist": (2, 1, 0, False, "logits", "inter intra"),
+    "mlld": (0.9, 0.1, 0, False, "logits", "instance batch class"),
     "fitnet": (100, 1, 0, True, "maps", "fitnet"),
     "at": (1000, 1, 0, True, "maps", "at"),
     "vid": (1, 1, 0, True, "maps", "vid"),
@@ -656,7 +690,7 @@ def test_a_method_has_its_published_weights_and_says_what_it_reads(name: str) ->
     method = make(name)
     found = (method.weight, method.gamma, round(270 * method.init_share), method.pointwise)
     assert (*found, " ".join(method.reads), " ".join(method.terms(*outputs(), BATCH))) == PUBLISHED[name]
-    assert method.augment == ("crop" if method.gamma else "contrastive")
+    assert method.augment == ("crop" if method.gamma or name == "anchor" else "contrastive")
 
 
 @each_method

@@ -1,6 +1,7 @@
 """One loss in every form: methods without matrices against those with them, alone and over processes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,13 +11,36 @@ from torch import Tensor, nn
 
 from relgraph.graph import blocks, contrast
 from relgraph.graph.contrast import batch_contrast, view_contrast
+from relgraph.graph.criteria import mean_square
 from relgraph.graph.factored import gram
-from relgraph.graph.kernels import pearson
+from relgraph.graph.kernels import cosine, pearson
 from relgraph.graph.pair import STUDENT, TEACHER, Form, graph_pair, has_weights, weights
 from relgraph.graph.refine import Refinement
+from relgraph.graph.relation import Relation
+from relgraph.graph.scales import by_anchor_norm
 from relgraph.graph.topology import ALL_PAIRS, Nearest, Rule
-from relgraph.methods import CC, CCL, EGA, IRG, NCE, PKT, RKD, SP, Batch, DarkRank, Output, RunFacts, ega_loss
+from relgraph.methods import (
+    CC,
+    CCL,
+    CKA,
+    CSD,
+    EGA,
+    IRG,
+    NCE,
+    PKT,
+    RAML,
+    RKD,
+    ROP,
+    SP,
+    Batch,
+    D3still,
+    DarkRank,
+    Output,
+    RunFacts,
+    ega_loss,
+)  # fmt: skip
 from relgraph.methods.base import as_output
+from relgraph.methods.own import Related
 from relgraph.methods.relational import Relational
 from relgraph.names import build_method
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
@@ -26,6 +50,7 @@ from tests.graph.test_factored import largest_tensor, with_gradient
 from tests.processes import run_on
 
 N, DIM = 10, 6
+AGAINST = Relation(cosine, criterion=mean_square, against="teacher")
 BATCH = Batch(torch.arange(N), torch.tensor([0, 1, 2, -1, 1, 0, 2, 2, -1, 0]))
 Make = Callable[[Form, Rule], Relational]
 METHODS: dict[str, Make] = {
@@ -40,11 +65,20 @@ METHODS: dict[str, Make] = {
     "irg": lambda form, graph: IRG(edge_transition_weight=2.0, graph=graph, graph_form=form),
     "irg caffe": lambda form, graph: IRG(form="caffe", graph=graph, graph_form=form),
     "irg to many": lambda form, graph: IRG(layers="one-to-many", graph=graph, graph_form=form),
+    "cka": lambda form, graph: CKA(graph=graph, form=form),
+    "cka uncentred": lambda form, graph: CKA(centred=False, graph=graph, form=form),
+    "cka rows": lambda form, graph: CKA(rows=True, graph=graph, form=form),
     "darkrank": lambda form, graph: DarkRank(length=3, graph=graph, form=form),
     "nce": lambda form, graph: NCE(graph=graph, form=form),
     "ccl": lambda form, graph: CCL(graph=graph, form=form),
+    "csd": lambda form, graph: CSD(length=4, graph=graph, form=form),
+    "rop": lambda form, graph: ROP(length=4, graph=graph, form=form),
+    "d3still": lambda form, graph: D3still(length=4, graph=graph, form=form),
+    "raml": lambda form, graph: RAML(graph=graph, form=form),
+    "against": lambda form, graph: Related(AGAINST, graph=graph, form=form),
+    "against, by norm": lambda form, graph: Related(replace(AGAINST, scale=by_anchor_norm), graph=graph, form=form),
 }
-FACTORED = ("ega", "sp", "cc bilinear", "cc linear")
+FACTORED = ("ega", "sp", "cc bilinear", "cc linear", "cka", "cka uncentred", "against", "against, by norm")
 
 
 def output(x: Tensor) -> Output:
@@ -160,10 +194,11 @@ def test_contrast_in_blocks_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> Non
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
+ONE_WIDTH = ("ega", "against", "against, by norm")
 CASES: dict[str, tuple[str, Form, int]] = {
     **{f"{name}, factored": (name, "factored", DIM) for name in FACTORED},
-    **{f"{name}, factored, two widths": (name, "factored", DIM + 2) for name in FACTORED if name != "ega"},
-    **{f"{name}, blocked": (name, "blocked", DIM) for name in ("ega", "rkd")},
+    **{f"{name}, factored, two widths": (name, "factored", DIM + 2) for name in FACTORED if name not in ONE_WIDTH},
+    **{f"{name}, blocked": (name, "blocked", DIM) for name in ("ega", "rkd", "csd")},
     **{f"{name}, auto": (name, "auto", DIM) for name in ("ega", "pkt")},
 }
 WIDTH, LARGE = 5, 4 * N

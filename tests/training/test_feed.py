@@ -182,6 +182,9 @@ def test_views_of_a_store_are_drawn_uniformly_and_the_generator_decides(make: Re
             line = f"stored embeddings {folder}/three, 3 views an image, one of them drawn for both networks"
             assert one.line == f"teacher: {line}, computed in 32-true"
             continue
+        known = one.feed.known(torch.tensor([4, 0]))
+        stored = one.feed.store.rows(torch.zeros(2, dtype=torch.long), one.data.train.index[torch.tensor([4, 0])])
+        assert torch.equal(feature_of(known), stored)
         # Fresh for the student, and each feature is that of some stored view of its image.
         assert "3 views an image, fresh ones for the student" in one.line
         assert torch.equal(first.images, one.read(one.drawn("crop")[0][0]))

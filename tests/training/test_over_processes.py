@@ -37,12 +37,17 @@ OWN = Relation(cosine, Nearest(3), criterion=lambda s, t: (s - t).abs().mean(-1)
 CASES: dict[str, dict[str, Any]] = {
     **{name: {"method": name} for name in METHODS},
     **{f"{name} knn": {"method": name, "graph": "knn", "k": 4} for name in ("ega", "rkd", "crd")},
+    "keys of a queue": {"method": "csd", "arguments": ["memory=queue", "queue=30", "length=7"]},
+    "keys of all images": {"method": "d3still", "arguments": ["memory=images", "length=6"]},
     "none": {"method": "none"},
     "sum": {"method": "0.5*ega+2*sp+kd+seed"},
     "sum in parts": {"method": "0.5*ega+2*sp+kd+seed", "parts": 2},
     "memories in parts": {"method": "crd", "parts": 2},
     "refined": {"method": "ega", "refine": "conv"},
     "refined features": {"method": "rkd", "refine": "conv"},
+    "an anchor with batch norm": {"method": "anchor", "arguments": ["head=mlp"]},
+    "unbiased": {"method": "cka", "arguments": ["unbiased=true"]},
+    "centred factors": {"method": "cka", "form": "factored"},
     "patches": {"method": "seed", "arguments": ["patches=3"]},
     "other parts": {"method": "ega", "kernel": "cosine", "scale": "by_mean", "criterion": "huber"},
     "of a user's own": {"method": [Echo, (0.5, OWN), Relation(linear, criterion=mean_square), "kd"]},
@@ -97,7 +102,7 @@ def distiller(options: dict[str, Any], processes: ProcessGroup = SINGLE_PROCESS)
     )
     shared = {"temperature": 4.0, "node_weight": 0.8, "edge_weight": 0.24, **options}
     single = isinstance(options["method"], str) and options["method"] in METHODS
-    queued = "seed" in options["method"] or options["method"] == "moco"
+    queued = "seed" in options["method"] or options["method"] in ("moco", "rrd", "lightly")
     arguments = [*options.get("arguments", ()), *([("" if single else "seed.") + "queue=30"] if queued else [])]
     # Published weights are in the thousands, for losses of very small numbers.
     method = build_method(options["method"], run, shared, arguments, 1.0 if single else None)

@@ -28,6 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
     "seed": {"method": "seed", "method_args": ("queue=64",)},
     "crd": {"method": "crd", "method_args": ("negatives=8",)},
     "sum": {"method": "sp+cc", "method_args": ("cc.correlation=consecutive",)},
+    "anchor": {"method": "rkd+anchor", "method_args": ("head=mlp",), "gamma": 0.0},
     "none": {"method": "none"},
 }
 
@@ -57,6 +58,7 @@ def test_vectors_are_those_that_the_method_compared(run: tuple[str, relgraph.Run
         "rkd": lambda: feature,
         "seed": lambda: parts["seed"].vectors(output, output._replace(feature=torch.rand(5, 64)))[0],
         "crd": lambda: parts["crd"].embed_student(feature),
+        "anchor": lambda: parts["anchor"].eval().vectors(output, output._replace(feature=torch.rand(5, 64)))[0],
         "sum": lambda: parts["cc"].embeds[0](feature),
     }
     torch.testing.assert_close(vectors, expected[name]())
@@ -65,7 +67,7 @@ def test_vectors_are_those_that_the_method_compared(run: tuple[str, relgraph.Run
         assert isinstance(anchors, CRD)
         found, _ = anchors._anchors(output, output._replace(feature=torch.rand(5, 64)))
         torch.testing.assert_close(normalize(vectors), found)
-    if name == "seed":
+    if name in ("seed", "anchor"):
         assert logits is None and plain.classes == (), "no loss trained the classifier"
     else:
         assert logits is not None and output.logits is not None
@@ -87,7 +89,7 @@ def test_the_file_holds_the_teacher_s_side_as_well(run: tuple[str, relgraph.Run]
     student, _ = open_student(file)
     assert student.head.dim == {"rkd": 64, "ega": 12}.get(name, 256), "and opens as it was trained"
     state = load_checkpoint(RunDirectory(trained.path).best)["objective"]
-    if name in ("seed", "crd", "sum"):
+    if name in ("seed", "crd", "sum", "anchor"):
         assert load_projector(file)(torch.rand(2, 64)).shape[1] > 0
     else:
         assert_refused_like((lambda: load_projector(file), ".* holds no projector: .*"))

@@ -12,6 +12,8 @@ import torch
 from relgraph.analysis.run_loading import evaluate_run, run_pair
 from relgraph.data.images import ImageFiles
 from relgraph.files import read_json
+from relgraph.graph.memory import Bank
+from relgraph.methods.against import Keyed
 from relgraph.names import load_teacher
 from relgraph.networks.vectors import VectorFile
 from relgraph.outputs import Batch
@@ -116,6 +118,27 @@ def test_seed_learns_from_vectors_alone(data: Path, tmp_path: Path) -> None:
     file = saved(tmp_path / "v.npy", ROWS[:23])
     asked = recipe(data / "train", file, method="seed", method_args=("queue=16",), unlabelled=str(tmp_path / "pool"))
     assert train(asked, tmp_path / "run")["images"]["train"] == 23
+
+
+def slots(job: Distillation) -> torch.Tensor:
+    assert job.objective.method is not None
+    (method,) = (part.method for part in job.objective.method.summands() if isinstance(part.method, Keyed))
+    assert isinstance(method.remembered, Bank)
+    return method.remembered.keys
+
+
+def test_a_memory_with_a_slot_for_each_image_holds_all_vectors_before_the_training(data: Path, tmp_path: Path) -> None:
+    file = saved(tmp_path / "v.npy", ROWS[:20])
+    for nodes, method, name in (("feature", "csd+rkd", "csd"), ("embedding", "rop", "rop")):
+        asked = recipe(data, file, method=method, nodes=nodes, method_args=(f"{name}.memory=images",), gamma=0.0)
+        job = build(asked)
+        expected = torch.from_numpy(ROWS)[job.data.train.index]
+        if nodes == "embedding":
+            assert job.objective.teacher_head is not None
+            expected = job.objective.teacher_head.project(expected).detach()
+        expected = torch.nn.functional.normalize(expected)
+        torch.testing.assert_close(slots(job), expected)
+        assert not torch.allclose(slots(build(asked, restored=True)), expected), "those of a checkpoint are read later"
 
 
 def test_vectors_that_are_not_those_of_the_images_are_refused(data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,101 @@
+"""Keys beyond the batch: each node is related to its own teacher vector and to the nearest keys of a memory.
+
+A memory may be a queue, a bank with a slot for each training image, or vectors in files: prepared keys `(M, D)`, read
+in blocks. Neither the weights of a batch and all keys, `(N, M)`, nor the chosen keys of all anchors, `(N, k, D)`, are
+held: the keys are searched a block at a time, and a block of anchors is compared forward and backward at once.
+"""
+
+import torch
+from torch import Tensor
+
+from relgraph.errors import RelgraphError
+from relgraph.graph import blocks
+from relgraph.graph.blocks import sum_of_blocks
+from relgraph.graph.kernels import Kernel
+from relgraph.graph.pair import AGAINST, check_nodes
+from relgraph.graph.relation import Relation
+from relgraph.graph.search import Rows, fitting, nearness
+from relgraph.graph.topology import ALL_PAIRS
+
+
+@torch.no_grad()
+def nearest_keys(
+    nodes: Tensor, keys: Rows, k: int, kernel: Kernel, own: Tensor | None = None, block: int | None = None
+) -> Tensor:
+    """Return the positions of each node's k nearest keys, nearest first, `(N, D), (M, D) -> (N, k)`.
+
+    Of equally near keys any may be chosen. Nodes and keys are prepared.
+
+    Args:
+        nodes: `(N, D)`.
+        keys: `(M, D)`, read `block` at a time.
+        k: At most M, or M - 1 with `own`.
+        kernel: What weighs them.
+        own: Position of a key of each node that is left out, `(N,)`, such as its own slot in a bank.
+        block: Keys that are read at a time; chosen by the number of nodes if not given.
+
+    >>> from relgraph.graph.kernels import cosine
+    >>> nearest_keys(torch.eye(2), torch.eye(2).flip(0), 1, cosine, own=torch.tensor([1, 1]))
+    tensor([[0],
+            [0]])
+    """
+    block = fitting(max(1, blocks.LARGEST // len(nodes)), len(keys), keys) if block is None else block
+    best, found = nodes.new_zeros(len(nodes), 0), torch.zeros(len(nodes), 0, dtype=torch.long, device=nodes.device)
+    for start in range(0, len(keys), block):
+        tile = nearness(kernel, nodes, keys[start : start + block])
+        place = torch.arange(start, start + tile.shape[1], device=tile.device)
+        if own is not None:
+            tile = tile.masked_fill(own.unsqueeze(-1) == place, -torch.inf)
+        best, found = torch.cat([best.to(tile), tile], 1), torch.cat([found, place.expand(len(nodes), -1)], 1)
+        best, order = best.topk(min(k, best.shape[1]))
+        found = found.gather(1, order)
+    return found
+
+
+def related_to_keys(
+    relation: Relation, student: Tensor, teacher: Tensor, keys: Rows, k: int, own: Tensor | None = None
+) -> Tensor:
+    """Return a relation of the student's nodes to their own teacher vectors and the k nearest keys of each: a scalar.
+
+        w_s(i, j) = kernel(s_i, c_ij)    w_t(i, j) = kernel(t_i, c_ij)    c_i = [t_i, the k keys nearest to t_i]
+
+    The student alone receives gradient from the keys, once differentiable. To have the batch among the keys, they may
+    begin with its teacher's nodes, `own` being 0 to N - 1.
+
+    Args:
+        relation: One with `against="teacher"` on all pairs; no scale of the whole graph.
+        student: Nodes `(N, D)`, not prepared.
+        teacher: Nodes `(N, D)`.
+        keys: Prepared keys `(M, D)`.
+        k: Keys of each anchor; all that there are, if they are fewer.
+        own: Position of a key that is the anchor's own, and no other, `(N,)`.
+
+    Raises:
+        RelgraphError: if nodes and keys are not of one width, or the relation is another.
+
+    >>> from relgraph.graph.kernels import cosine
+    >>> from relgraph.graph.criteria import mean_square
+    >>> relation = Relation(cosine, criterion=mean_square, against="teacher")
+    >>> related_to_keys(relation, torch.eye(2).flip(0), torch.eye(2), -torch.eye(2), k=1)  # (0, -1) for (1, 0)
+    tensor(1.)
+    """
+    kernel, scale, criterion = relation.kernel, relation.scale, relation.criterion
+    if relation.against != "teacher" or not relation.topology.dense or scale.divisor is not None:
+        expected = 'a relation on all pairs with against="teacher" and a scale of each anchor by itself'
+        raise RelgraphError(f"keys beyond the batch need {expected}, got {relation}")
+    check_nodes(student, teacher, one_width=True, remedy=AGAINST)
+    if keys.shape[-1] != teacher.shape[-1]:
+        raise RelgraphError(f"keys must be (M, {teacher.shape[-1]}) as the teacher's nodes, got {tuple(keys.shape)}")
+    s, t = kernel.nodes(student), kernel.nodes(teacher)
+    (count, width), k = t.shape, min(k, len(keys) - (own is not None))
+    near = nearest_keys(t.detach(), keys, k, kernel, own)
+
+    def term(anchors: slice, s: Tensor, t: Tensor, near: Tensor) -> Tensor:
+        others = keys[near[anchors].flatten()].view(-1, k, width)
+        mine = torch.cat([t[anchors].unsqueeze(-2), others], dim=-2)
+        itself = torch.arange(1 + k, device=t.device) == 0
+        rows = (kernel.matrix(x[anchors].unsqueeze(-2), mine, at).squeeze(-2) for x, at in ((s, None), (t, itself)))
+        return criterion.of_block(*(scale(row, ALL_PAIRS) for row in rows))
+
+    total = sum_of_blocks(term, (s, t, near), count, max(1, blocks.LARGEST // ((1 + k) * width)))
+    return criterion.of_blocks(total, count, count * (1 + k)).to(torch.result_type(student, teacher))

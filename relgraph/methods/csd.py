@@ -1,0 +1,74 @@
+"""Contextual similarity distillation (Wu, Wang, Zhou, Li, Tian, CVPR 2022)."""
+
+from torch import Tensor
+
+from relgraph.graph.criteria import Criterion
+from relgraph.graph.kernels import cosine
+from relgraph.graph.ranking import ranked
+from relgraph.graph.relation import Relation
+from relgraph.methods.against import Keyed
+from relgraph.methods.base import option
+
+
+class CSD(Keyed):
+    """Match the teacher's distribution of each image over its nearest teacher vectors.
+
+    With `T_ij = cos(t_i, t_j)` and `X_ij = cos(s_i, t_j)`, and over the `length` keys j that the teacher ranks first,
+    the image itself among them,
+
+        p_i = softmax(T_ij / teacher_tau)    q_i = softmax(X_ij / tau)    L = 1 / N * sum_i KL(p_i || q_i)
+
+    The keys are those of the batch, or of a memory (`memory`). A perfect student has loss 0 where both temperatures are
+    equal. Called with outputs or vectors of student and teacher, `(N, D_s)` and `(N, D_t)`, and for `memory="images"`
+    a `Batch` with indices; returns a scalar >= 0.
+
+    Paper, official code and this one: the authors published no code. The formula is that of a benchmark's code
+    (AIR-Distiller), whose keys are the images of the batch; the paper takes them from the teacher's vectors of the
+    whole training set, as `memory="images"` does (its number of keys and temperatures could not be verified). That code
+    has `tau=1`, `teacher_tau=0.01` and weight 10: since a cosine is at most 1, its student cannot be sharper than e^2
+    from key to key, and a perfect copy of the teacher has a loss far above 0. Both are 0.1 here, at weight 1, which
+    scales the gradient for cosines as weight 10 does at `tau=1`. It refuses batches of fewer than `length` images, all
+    of which are compared here. Sparse graphs and the queue are ours.
+
+    Paper: Contextual Similarity Distillation for Asymmetric Image Retrieval (Wu, Wang, Zhou, Li, Tian, CVPR 2022)
+    Differs: a benchmark's formula, since the authors have no code; its temperatures, 1 and 0.01 at weight 10, leave a
+        perfect student a large loss, here both are 0.1 at weight 1; keys of the batch, a queue, or all images
+    Topology: nearest; memory
+
+    Args:
+        student_width: See `Against`.
+        teacher_width: See `Against`.
+        length: See `Keyed`; the published k.
+        tau: The student's temperature > 0; 1 in the benchmark's code.
+        teacher_tau: The teacher's temperature > 0; 0.01 in the benchmark's code.
+        memory: See `Keyed`.
+        queue: See `Keyed`.
+        images: See `Keyed`.
+        gallery: See `Keyed`.
+        graph: See `Relational`.
+        k: See `Relational`.
+        neighbours: See `Relational`.
+        nodes: See `Against`.
+        refinement: See `Relational`.
+        form: See `Relational`.
+
+    Raises:
+        RelgraphError: as `Keyed`.
+
+    >>> import torch
+    >>> x = torch.randn(8, 4)
+    >>> CSD()(3 * x, x).abs().item() < 1e-6 < CSD()(x.roll(1, 1), x).item()  # not blind to a rotation
+    True
+    """
+
+    tau: float = option(default=0.1, above=0, kw_only=True)
+    teacher_tau: float = option(default=0.1, above=0, kw_only=True)
+
+    def make_relation(self) -> Relation:
+        """Return the relation of distributions."""
+        return Relation(cosine, criterion=Criterion(self._divergence, name="KL"), against="teacher")
+
+    def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+        s, t = ranked(student, teacher, self.length)
+        q, p = (s / self.tau).log_softmax(-1), (t / self.teacher_tau).log_softmax(-1)
+        return (p.exp() * (p - q)).sum(-1)

@@ -1,0 +1,158 @@
+"""Keys beyond the batch against loops over anchors and keys, and against the batch where it is the memory."""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from relgraph.graph import blocks
+from relgraph.graph.criteria import Criterion, frobenius, huber, mean_square
+from relgraph.graph.kernels import Kernel, cosine, euclidean, pearson
+from relgraph.graph.keys import nearest_keys, related_to_keys
+from relgraph.graph.relation import Relation
+from relgraph.graph.scales import by_anchor_norm, by_mean, raw, softmax
+from relgraph.graph.search import Prepared
+from relgraph.graph.topology import Nearest
+from tests.checks import assert_refused, case
+from tests.graph.test_factored import largest_tensor, with_gradient
+
+N, D, M = 6, 4, 23
+
+
+def nodes() -> tuple[Tensor, Tensor, Tensor]:
+    student, teacher, keys = (torch.randn(rows, D).double() for rows in (N, N, M))
+    return student, teacher, keys
+
+
+def near(kernel: Kernel, teacher: Tensor, keys: Tensor, k: int, own: Tensor | None) -> list[list[int]]:
+    """Return the k nearest keys of each node, by Python's sort."""
+    sign = -1 if kernel.nearest_is_largest else 1
+    found = []
+    for i in range(N):
+        others = [j for j in range(len(keys)) if own is None or own[i] != j]
+        weights = {j: kernel(teacher[i : i + 1], keys[j : j + 1]).item() for j in others}
+        found.append(sorted(others, key=lambda j: sign * weights[j])[:k])
+    return found
+
+
+@pytest.mark.parametrize("kernel", [cosine, pearson, euclidean], ids=lambda kernel: kernel.name)
+def test_the_nearest_are_those_of_a_loop(kernel: Kernel) -> None:
+    _, teacher, keys = nodes()
+    slots = torch.randperm(M)[:N]
+    for k, own, block in product((1, 5, M - 1), (None, slots), (None, 1, 7, 100)):
+        with case(k, own, block):
+            found = nearest_keys(kernel.nodes(teacher), kernel.nodes(keys), k, kernel, own, block)
+            assert found.tolist() == near(kernel, teacher, keys, k, own)
+
+
+def loop(kernel: Kernel, row: Any, keys: Tensor, k: int, own: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the mean over anchors of a row of their own vector and their nearest keys."""
+
+    def loss(student: Tensor, teacher: Tensor) -> Tensor:
+        teacher, total = teacher.detach(), torch.zeros(()).double()
+        for i, chosen in enumerate(near(kernel, teacher, keys, k, own)):
+            mine = torch.cat([teacher[i : i + 1], keys[chosen]])
+            s, t = kernel(student[i : i + 1], mine)[0], kernel(teacher[i : i + 1], mine)[0]
+            total = total + row(s, t)
+        return total / N
+
+    return loss
+
+
+def largest(student: Tensor, teacher: Tensor) -> Tensor:
+    return (student - teacher).abs().amax(-1)
+
+
+def soft(student: Tensor, teacher: Tensor) -> Tensor:
+    return -(teacher.exp() * student).sum(-1)
+
+
+def test_a_relation_to_keys_is_a_loop_over_anchors(monkeypatch: pytest.MonkeyPatch) -> None:
+    student, teacher, keys = nodes()
+    slots = torch.randperm(M)[:N]
+    parts: list[tuple[Kernel, Any, Any, Any]] = [
+        (cosine, raw, largest, largest),
+        (cosine, softmax(0.3), soft, lambda s, t: soft(*((x / 0.3).log_softmax(-1) for x in (s, t)))),
+        (pearson, by_anchor_norm, mean_square, lambda s, t: (s / s.norm() - t / t.norm()).square().mean()),
+        (euclidean, raw, huber, partial(torch.nn.functional.smooth_l1_loss)),
+    ]
+    for block, own, (kernel, scale, criterion, row), k in product((2**21, 60), (None, slots), parts, (1, 4, 100)):
+        monkeypatch.setattr(blocks, "LARGEST", block)
+        relation = Relation(kernel, scale=scale, criterion=criterion, against="teacher")
+        prepared = kernel.nodes(keys)
+
+        def found(s: Tensor, t: Tensor, k: int = k, relation: Relation = relation, keys: Tensor = prepared,
+                  own: Tensor | None = own) -> Tensor:  # fmt: skip
+            return related_to_keys(relation, s, t.detach(), keys, k, own)
+
+        with case(block, own, kernel.name, scale.name, k):
+            expected = with_gradient(loop(kernel, row, keys, k, own), student, teacher)
+            torch.testing.assert_close(with_gradient(found, student, teacher), expected, rtol=1e-9, atol=1e-10)
+            assert torch.autograd.gradcheck(found, (student.clone().requires_grad_(), teacher), fast_mode=True)
+
+
+def test_where_the_batch_is_the_memory_it_is_the_relation_of_the_batch() -> None:
+    student, teacher, _ = nodes()
+    own = torch.arange(N)
+    for scale, criterion in ((raw, frobenius), (raw, mean_square), (softmax(0.5), Criterion(soft))):
+        relation = Relation(cosine, scale=scale, criterion=criterion, against="teacher")
+
+        def found(s: Tensor, t: Tensor, relation: Relation = relation) -> Tensor:
+            return related_to_keys(relation, s, t, cosine.nodes(t), N - 1, own)
+
+        expected = with_gradient(lambda s, t, r=relation: r(s, t.detach()), student, teacher)  # type: ignore[misc]
+        value = with_gradient(lambda s, t, f=found: f(s, t.detach()), student, teacher)  # type: ignore[misc]
+        torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_keys_in_files_are_prepared_when_they_are_read() -> None:
+    student, teacher, keys = nodes()
+    relation = Relation(cosine, criterion=largest, against="teacher")
+    expected = related_to_keys(relation, student, teacher, cosine.nodes(keys), 3)
+    torch.testing.assert_close(related_to_keys(relation, student, teacher, Prepared(keys, cosine), 3), expected)
+
+
+def test_neither_all_weights_nor_all_chosen_keys_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "LARGEST", 2000)
+    student, teacher, keys = torch.randn(100, D, requires_grad=True), torch.randn(100, D), torch.randn(3000, D)
+    relation = Relation(cosine, criterion=largest, against="teacher")
+    keys = cosine.nodes(keys)
+    with largest_tensor(views=False) as seen:
+        torch.autograd.backward(related_to_keys(relation, student, teacher, keys, 20))
+    # Of 300,000 weights and 8,400 numbers of chosen keys; the positions of the nearest are held twice at a time.
+    assert seen.numel <= 2 * 100 * (20 + 20)
+
+
+def test_half_precision_autocast_and_degenerate_nodes() -> None:
+    student, teacher, keys = (x.float() for x in nodes())
+    student[1], teacher[2], teacher[4] = 0, 0, teacher[3]
+    relation = Relation(cosine, criterion=largest, against="teacher")
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        with case(dtype), torch.autocast("cpu", dtype=torch.bfloat16):
+            ends = student.to(dtype).requires_grad_(), teacher.to(dtype)
+            value = related_to_keys(relation, *ends, cosine.nodes(keys), 3)
+            (gradient,) = torch.autograd.grad(value, ends[0])
+            assert value.dtype == (torch.float32 if dtype == torch.float32 else dtype) and value.isfinite()
+            assert gradient.isfinite().all() and not gradient[1].any()
+
+
+def test_what_is_refused() -> None:
+    student, teacher, keys = nodes()
+    need = 'keys beyond the batch need a relation on all pairs with against="teacher" and a scale of each anchor by…'
+    across = partial(Relation, cosine, against="teacher")
+    told = "relating the student's nodes to the teacher's needs embeddings of one width: project the student to the…"
+    assert_refused(
+        *(
+            (partial(related_to_keys, relation, student, teacher, keys, 3), need)
+            for relation in (Relation(cosine), across(Nearest(2)), across(scale=by_mean))
+        ),
+        (lambda: related_to_keys(across(), student[:, :3], teacher, keys, 3), told),
+        (
+            lambda: related_to_keys(across(), student, teacher, keys[:, :3], 3),
+            "keys must be (M, 4) as the teacher's nodes, got (23, 3)",
+        ),
+    )
