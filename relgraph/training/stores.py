@@ -91,18 +91,28 @@ def find_store(wanted: Wanted) -> tuple[EmbeddingStore | None, list[str]]:
         except RelgraphError as error:
             reasons.append(str(error))
     for path, contents in sorted(found, key=lambda item: (-item[1].views, item[0])):
-        try:  # the cheap comparisons come first, the teacher runs last
-            check_complete(path, contents)
-            _check_contents(wanted, path, contents)
-            store = EmbeddingStore(path, wanted.device)
-            _check_images(wanted, store)
-            _check_values(wanted, store)
-            return store, []
+        try:
+            return fitting_store(wanted, path, contents), []
         except RelgraphError as error:
             asked = (str(wanted.recipe.dataset), str(wanted.recipe.teacher))
             if path == folder or (contents.dataset, contents.teacher) == asked:
                 reasons.append(str(error))
     return None, reasons
+
+
+def fitting_store(wanted: Wanted, path: Path, contents: Contents) -> EmbeddingStore:
+    """Return the store at a path if it holds a run's training images, embedded by its teacher.
+
+    Raises:
+        RelgraphError: if it does not, or is not finished or damaged.
+    """
+    # The cheap comparisons come first, the teacher runs last.
+    check_complete(path, contents)
+    _check_contents(wanted, path, contents)
+    store = EmbeddingStore(path, wanted.device)
+    _check_images(wanted, store)
+    _check_values(wanted, store)
+    return store
 
 
 def _is_store(path: Path) -> bool:
