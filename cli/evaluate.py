@@ -32,9 +32,9 @@ SIDES = {
               help="Neighbours that vote in the k-NN accuracy, or with --gallery those of which the overlap with the "
               "teacher's is told.  [default: 20, with --gallery 10]")  # fmt: skip
 @click.option("--gallery", metavar="teacher|own|PATH",
-              help="Retrieval in place of accuracies: queries by the student against an index, the split's images by the "
-              "teacher or the student itself, or the path of a store of relgraph embed or of a table, .npy or .parquet.",
-              )  # fmt: skip
+              help="Retrieval in place of accuracies: queries by the student against an index, the split's images by "
+              "the teacher or the student itself, or the path of a store of relgraph embed or of a table, .npy or "
+              ".parquet.")  # fmt: skip
 @click.option("--zero-shot", metavar="FILE", type=click.Path(path_type=Path),
               help="Accuracy by vectors of class names, of the text side of an open_clip teacher; a class a line, NAME "
               "or NAME: words.")  # fmt: skip
