@@ -95,11 +95,13 @@ def _say_accuracies(report: dict[str, Any]) -> None:
 
 
 def _say_retrieval(report: dict[str, Any]) -> None:
-    rows = {told: report[name] for name, told in SIDES.items() if name in report}
-    say_all(accuracies("queries", rows))
+    found = {told: report[name] for name, told in SIDES.items() if name in report}
+    columns = list(next(iter(found.values())))
+    rows = [[told, *(row.get(name) for name in columns)] for told, row in found.items()]
+    say_all(table(["queries", *(f"{name} %" for name in columns)], rows))
     queries = f"{report['queries']} queries, the {report['split']} images, among {report['images']} images"
-    shared = f"; overlap: of the {report['k']} nearest images, those that are the teacher's too"
-    say(queries + (shared if any("overlap" in row for row in rows.values()) else ""))
+    shared = f"; overlap: of the {report['k']} nearest, those that are among the teacher's as well"
+    say(queries + (shared if f"overlap@{report['k']}" in columns else ""))
     if not report["labels"]:
         say("no labels of the images are known: recall and mAP are left out")
 

@@ -20,7 +20,6 @@ COLUMNS = {
     "recall@10": "recall@10 %",
     "mAP": "mAP %",
     "mAP@R": "mAP@R %",
-    "overlap": "overlap %",
 }
 
 

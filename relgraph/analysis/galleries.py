@@ -17,6 +17,7 @@ from relgraph.errors import RelgraphError
 from relgraph.graph.gallery import Search
 from relgraph.graph.search import Rows, check_finite
 from relgraph.names import is_vectors
+from relgraph.networks.teachers import Teacher
 from relgraph.networks.vectors import VectorFile
 from relgraph.training.stores import FACTS, Wanted, facts, fitting_store
 from relgraph.training.vectors import in_original, names_of, original_size, rows_by_name
@@ -71,7 +72,7 @@ def compared(run: TrainedRun, teacher: Rows) -> Rows:
         changed: Tensor = side(rows.float().to(run.device)).cpu()
         return changed
 
-    return teacher if len(side) == 0 else Mapped(teacher, change)
+    return teacher if next(side.children(), None) is None else Mapped(teacher, change)
 
 
 def evaluate_gallery(run: TrainedRun, gallery: str, split: str = "test", k: int = OVERLAP) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def evaluate_gallery(run: TrainedRun, gallery: str, split: str = "test", k: int 
         `queries` and `images`, their numbers, `k`, and a row of figures for each pair of networks of which vectors are
         at hand: `student_teacher` are queries by the student against the teacher's index, `teacher_teacher` by the
         teacher itself, the ceiling, `student_student` by the student against its own. Figures are those of
-        `relgraph.analysis.retrieval.retrieval`, where images have labels, and `overlap`, in percent.
+        `relgraph.analysis.retrieval.retrieval`, where images have labels, and `overlap@k`, in percent.
 
     Raises:
         RelgraphError: if the run has no teacher where its vectors are needed, the index is of another teacher, width,
@@ -121,7 +122,7 @@ def evaluate_gallery(run: TrainedRun, gallery: str, split: str = "test", k: int 
     for name, (queries, held) in sides.items():
         row = _figures(queries, held, images.true_labels, index, name) if known else {}
         if teacher is not None and index.teacher is not None:
-            row["overlap"] = overlap(queries, teacher, held, index.teacher, own=index.own, k=k, progress=name)
+            row[f"overlap@{k}"] = overlap(queries, teacher, held, index.teacher, own=index.own, k=k, progress=name)
         report[name] = row
     return report
 
@@ -163,30 +164,30 @@ def _of_store(run: TrainedRun, path: Path, images: ImageSet) -> Index:
     check_complete(path, contents)
     if run.teacher is None:
         raise RelgraphError(f"{path} is by the network {contents.teacher}, and {run.run.path} has none to compare with")
-    here = facts(run.recipe, run.data, run.teacher)
-    for name in ("width", "fingerprint", "input_size", "mean", "std", "arguments"):
-        if getattr(contents, name) != here[name]:
-            told = (
-                f"{FACTS[name]} is {str(getattr(contents, name))[:12]} there, {str(here[name])[:12]} in {run.run.path}"
-            )
-            raise RelgraphError(f"{path} is an index of another teacher, {contents.teacher}: {told}")
+    _check_teacher(run, run.teacher, path, contents)
     store = EmbeddingStore(path, run.device)
     labels, own = torch.full((contents.images,), -1), torch.full((len(images),), -1)
     if contents.dataset != str(run.recipe.dataset):
         return Index(compared(run, store.view()), None, labels, own)
-    parts = [
-        part for part in (run.data.train, run.data.val, run.data.test) if len(part) and in_original(run.data, part)
-    ]
+    parts = [part for part in run.splits() if in_original(run.data, part)]
     for part in parts:
-        wanted = Wanted(
-            replace(run.recipe, views="independent"), replace(run.data, train=part), run.teacher, run.device
-        )
-        fitting_store(wanted, path, contents)
+        recipe, data = replace(run.recipe, views="independent"), replace(run.data, train=part)
+        fitting_store(Wanted(recipe, data, run.teacher, run.device), path, contents)
         labels[part.index.cpu()] = _numbered(part, images)
     if in_original(run.data, images):
         own = images.index.cpu()
     whole = sum(map(len, parts)) == contents.images
     return Index(compared(run, store.view()), _student_rows(run, parts) if whole else None, labels, own)
+
+
+def _check_teacher(run: TrainedRun, teacher: Teacher, path: Path, contents: Contents) -> None:
+    """Raise RelgraphError if a store is of another teacher than the run's, or of one that reads images otherwise."""
+    here = facts(run.recipe, run.data, teacher)
+    for name in ("width", "fingerprint", "input_size", "mean", "std", "arguments"):
+        if getattr(contents, name) != here[name]:
+            there, own = (str(value)[:12] for value in (getattr(contents, name), here[name]))
+            told = f"{FACTS[name]} is {there} in it, {own} in {run.run.path}"
+            raise RelgraphError(f"{path} is an index of another teacher, {contents.teacher}: {told}")
 
 
 def _student_rows(run: TrainedRun, parts: list[ImageSet]) -> Tensor:
@@ -208,13 +209,11 @@ def _numbered(part: ImageSet, images: ImageSet) -> Tensor:
 
 
 def _of_table(run: TrainedRun, path: Path, images: ImageSet) -> Index:
-    """Return the index of a table of the teacher's vectors; images that it names, or all in their order, have labels."""
+    """Return the index of a table of the teacher's vectors: images that it names, or all in their order, are known."""
     file = VectorFile.read(path)
     labels, own = torch.full((len(file.rows),), -1), torch.full((len(images),), -1)
     table = torch.from_numpy(file.rows)
-    for part in (run.data.train, run.data.val, run.data.test):
-        if len(part) == 0:
-            continue
+    for part in run.splits():
         row = _rows_of(run, file, part)
         labels[row[row >= 0]] = _numbered(part, images)[row >= 0]
         own = row if part.split == images.split else own

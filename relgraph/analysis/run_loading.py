@@ -170,6 +170,10 @@ class TrainedRun:
             self.checked.add(name)
         return images
 
+    def splits(self) -> list[ImageSet]:
+        """Return the splits that have images."""
+        return [self.split(name) for name in SPLITS if len(getattr(self.data, name))]
+
     def images(self, split: str, first: int | None = None) -> ImageSet:
         """Return the images of a split, or so many first ones.
 
