@@ -160,6 +160,7 @@ class EmbedOptions(TypedDict, total=False):
     unlabelled: str | None
     test_fraction: float
     split_seed: int
+    holdout_classes: str | None
     workers: int | None
     teacher: str | Any
     teacher_weights: str | None

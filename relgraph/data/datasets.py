@@ -133,6 +133,17 @@ def _with_val(train: ImageSet, val: ImageSet | None, fraction: float, seed: int)
     return hold_out(train, fraction, generator("validation", seed))
 
 
+def joined(data: DataSet) -> ImageSet:
+    """Return the original training split of which classes were held out: all images, in its order, without labels."""
+    parts = [images for images in (data.train, data.val, data.test) if len(images)]
+    index = torch.cat([images.index for images in parts])
+    images = parts[0].images
+    for part in parts[1:]:
+        images = images.followed_by(part.images) if isinstance(images, ImageFiles) else torch.cat([images, part.pixels])
+    labels = torch.full((len(index),), -1)
+    return ImageSet(images, labels, data.train.classes, "train", index).select(index.argsort())
+
+
 def _with_test(dataset: str, train: ImageSet, test: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
     """Return the training and test split; the latter is drawn if a data set with classes has none."""
     if train.classes and len(test) == 0:

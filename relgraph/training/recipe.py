@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 OBJECTS = {"dataset", "student", "network", "teacher", "method", "kernel", "scale", "criterion"}
 # What `relgraph embed` reads of a recipe.
 EMBED_OPTIONS = (
-    "dataset", "root", "image_size", "images", "bad_images", "unlabelled", "test_fraction", "split_seed", "workers",
+    "dataset", "root", "image_size", "images", "bad_images", "unlabelled", "test_fraction", "split_seed",
+    "holdout_classes", "workers",
     "teacher", "teacher_weights", "teacher_size", "teacher_mean", "teacher_std", "teacher_args", "embeddings", "device",
     "precision", "threads",
 )  # fmt: skip
