@@ -157,7 +157,7 @@ def test_an_index_of_other_images_has_no_labels_and_overlap_alone(run: TrainedRu
 def test_indexes_that_do_not_fit_are_refused_in_one_line(run: TrainedRun, store: Path, tmp_path: Path) -> None:
     student = f"checkpoint:{run.run.path}"
     store_embeddings(Recipe(**QUICK, teacher=student), tmp_path / "other", views=1)
-    again = {"teacher_args": ("output=embedding",)}
+    again: dict[str, Any] = {"teacher_args": ("output=embedding",)}
     store_embeddings(Recipe(**QUICK, teacher=student, **again), tmp_path / "own", views=1)
     np.save(tmp_path / "narrow.npy", np.ones((5, 3), np.float32))
     shutil.copytree(store, tmp_path / "changed")
