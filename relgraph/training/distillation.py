@@ -38,7 +38,7 @@ from relgraph.training.resuming import network_of
 from relgraph.training.runs import RunDirectory
 from relgraph.training.schedule import student_schedule
 from relgraph.training.starting import new_backbone, normalised, start_of
-from relgraph.training.tasks import SELECTED_LAST, Classes, LabelledRetrieval, Neighbours, Retrieval, Task
+from relgraph.training.tasks import Classes, LabelledRetrieval, Neighbours, Retrieval, Task
 from relgraph.training.threads import trial_step, with_threads
 from relgraph.training.trainer import run_job
 from relgraph.training.vectors import open_vectors
@@ -153,7 +153,7 @@ class Distillation(Job):
             self.load(load_checkpoint(run.best))
             test["best"] = self.task.evaluate(self.judged, data.test, probe=True)
             found = any(score in row for row in progress.rows)
-            told = {f"{score}_of_best": progress.best_score} if found else {"note": SELECTED_LAST}
+            told = {f"{score}_of_best": progress.best_score} if found else {"note": self.task.unscored}
             selected = {"best_epoch": progress.best_epoch, **selected, **told}
         return {
             "method": str(recipe.method),
@@ -209,9 +209,19 @@ def build(recipe: Recipe, *, restored: bool = False) -> Distillation:
     recipe, line = with_threads(recipe, trial, task.processes)
     if start:
         note += f"\nstudent: from the weights of {start}, its images normalised as the {recipe.normalise}'s"
+    if teacher is not None:
+        note += _narrow(recipe, distiller.student.backbone.width, teacher.width)
     if isinstance(feed, Stored):
         frozen["stored embeddings"] = {"name": str(feed.store.path), "fingerprint": feed.store.contents.sha256}
     return assemble(recipe, fabric, task, feed, distiller, note + line, frozen)
+
+
+def _narrow(recipe: Recipe, width: int, of_teacher: int) -> str:
+    """Return a line for a student whose vectors cannot fill the teacher's space."""
+    if recipe.target_space == "projection" or width >= of_teacher:
+        return ""
+    told = f"the student's features have the width {width}, the teacher's vectors {of_teacher}"
+    return f"\n{told}: its vectors span {width} dimensions of theirs at most"
 
 
 def _teacher(recipe: Recipe, data: DataSet) -> Teacher:

@@ -205,8 +205,8 @@ def store_embeddings(
 
     All images are embedded, those that a run would hold out as well, so that every seed, `val_fraction`, choice of
     labels and of held-out classes can use the store. Of a data set without a test split that is all but the test images
-    that are drawn, and with `holdout_classes`, for which none are drawn, all. An interrupt loses the shard that is being
-    computed.
+    that are drawn, and with `holdout_classes`, for which none are drawn, all. An interrupt loses the shard that is
+    being computed.
 
     Raises:
         RelgraphError: if the recipe's names are unknown, a number is out of range, something else is at `path`, or the

@@ -51,6 +51,7 @@ class Task:
         of_vectors: Whether `evaluate` is given what makes a student's vectors, in place of the student.
         score: The metric of `evaluate` by which the best epoch is picked.
         selected: A sentence on how it was picked, by the split that selects.
+        unscored: A sentence where there was no score to pick it by.
     """
 
     data: DataSet
@@ -64,6 +65,7 @@ class Task:
     of_vectors: ClassVar[bool] = False
     score: ClassVar[str]
     selected: ClassVar[dict[str, str]]
+    unscored: ClassVar[str] = SELECTED_LAST
 
     def student(self, backbone: Backbone, dim: int | None) -> Student:
         """Return a new student: the backbone with a head, whose embeddings have the width `dim` (see `Head`)."""
@@ -186,9 +188,10 @@ class Retrieval(Task):
         "themselves: the figure of the best epoch is optimistic",
         "last": LAST,
     }
+    unscored = "there are no images of two validation classes to pick the best epoch by: it is the last"
 
     def evaluate(self, network: Embedder, images: ImageSet, *, probe: bool = False) -> dict[str, float]:
-        """Return how well the vectors of a split find others of their class; `{}` where no class has two images.
+        """Return how well the vectors of a split find others of their class; `{}` where that says nothing.
 
         At most `KNOWN` images, drawn once, are read, all with `probe`. Of several processes each embeds its share.
         """
@@ -205,9 +208,9 @@ class Retrieval(Task):
         return retrieval(found, found, labels, labels, torch.arange(len(images)), k)
 
     def scores(self, images: ImageSet) -> bool:
-        """Return whether some class of a split has two images."""
+        """Return whether a split has two classes, or each image finds its own, and one of them two images."""
         known = images.true_labels[images.true_labels >= 0]
-        return len(known) > 0 and int(known.bincount().max()) > 1
+        return len(known) > 0 and bool((known != known[0]).any()) and int(known.bincount().max()) > 1
 
     def figures(self, row: dict[str, float]) -> dict[str, float]:
         """Return the means but for the accuracy of a classifier that is not trained."""
