@@ -106,6 +106,19 @@ class PlainStudent(nn.Module):
         return vectors, logits if self.classes else None
 
 
+class VectorsAlone(nn.Module):
+    """The vectors of a student `(N, D)`, without its logits, as embeddings of a whole split are computed."""
+
+    def __init__(self, student: PlainStudent) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the vectors of a normalised batch."""
+        vectors: Tensor = self.student(images)[0]
+        return vectors
+
+
 def read_plain(path: Path, find: Callable[[str], StudentSource]) -> PlainStudent:
     """Return a trained student, in evaluation mode, from a run, its `student.safetensors` or a folder of a hub.
 
