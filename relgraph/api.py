@@ -242,8 +242,8 @@ def _is_own(spec: Any) -> bool:
 
 def embed(
     *, views: int = 1, dtype: Literal["float32", "float16"] = "float32", seed: int = 0, batch_size: int = 256,
-    out: str | Path | None = None, split: Splits | None = None, allow_code: bool = False,
-    **options: Unpack[EmbedOptions],
+    index_transform: str | None = None, out: str | Path | None = None, split: Splits | None = None,
+    allow_code: bool = False, **options: Unpack[EmbedOptions],
 ) -> stores.Embedded | VectorTable:  # fmt: skip
     """Store a teacher's embeddings of a training set, once for all runs that follow, or write a table of vectors.
 
@@ -252,6 +252,9 @@ def embed(
         dtype: Type of the stored numbers.
         seed: Seed of the crops and flips.
         batch_size: Images at a time.
+        index_transform: With which the store answers queries, beside its rows, which stay as they are: `centre` (the
+            mean is subtracted), `pca:D` (D principal directions are kept then) or `none`; vectors are divided by their
+            length then. What the store has if not given, `centre` for a new one.
         out: Directory of the store; one in the folder `embeddings` if not given. Or the file of a table for other
             programs, `.parquet`, `.csv` or `.npy` (see `relgraph.deploy.vector_table.write_vectors`).
         split: Whose images are in the table; all if not given.
@@ -263,10 +266,11 @@ def embed(
     """
     with _permitted(options, allow_code):
         recipe = resolve(options)
-        if is_table(out, split, views=views, dtype=dtype, seed=seed):
+        if is_table(out, split, views=views, dtype=dtype, seed=seed, index_transform=index_transform):
             return write_vectors(recipe, Path(str(out)), split=split or "all", batch_size=batch_size)
         path = Path(out or stores.default_path(recipe, views, dtype, seed))
-        return stores.store_embeddings(recipe, path, views=views, dtype=dtype, seed=seed, batch_size=batch_size)
+        chosen: dict[str, Any] = {"views": views, "dtype": dtype, "seed": seed, "batch_size": batch_size}
+        return stores.store_embeddings(recipe, path, **chosen, index=index_transform)
 
 
 def predict(

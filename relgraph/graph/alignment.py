@@ -247,4 +247,5 @@ def _principal(products: Tensor, count: int) -> Tensor:
         raise RelgraphError(f"pca must keep 1 to {rank} directions, in which the vectors vary, got {count}")
     found = vectors.T.flip(0)[:count]
     largest = found.gather(1, found.abs().argmax(1, keepdim=True))
-    return found * largest.sign()
+    turned: Tensor = found * largest.sign()
+    return turned

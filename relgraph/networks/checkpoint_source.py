@@ -79,7 +79,9 @@ class CheckpointSource(TeacherSource):
         elif output == "embedding":
             plain = read_plain(find_network(self.path), self.find)
             project = plain.head.project if plain.part == "embedding" else nn.Identity()
-            backbone = Projected(plain.backbone, nn.Sequential(project, plain.projector))
+            # An identity for the alignment of most students would give their stores another fingerprint.
+            aligned = () if isinstance(plain.align, nn.Identity) else (plain.align,)
+            backbone = Projected(plain.backbone, nn.Sequential(project, plain.projector, *aligned))
         return Pretrained(backbone, info["image_size"], info["in_channels"], info["mean"], info["std"])
 
 
