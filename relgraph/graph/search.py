@@ -95,8 +95,8 @@ def nearest_in_blocks(
         if first == start:
             tile.fill_diagonal_(float("-inf"))
         else:
-            _keep_nearest(weights[columns], neighbours[columns], tile.mT, start)
-        _keep_nearest(weights[rows], neighbours[rows], tile, first)
+            keep_nearest(weights[columns], neighbours[columns], tile.mT, start)
+        keep_nearest(weights[rows], neighbours[rows], tile, first)
     return neighbours, weights if kernel.nearest_is_largest else -weights
 
 
@@ -334,7 +334,7 @@ def prepared(x: Rows, kernel: Kernel) -> Rows:
 
 def _tiles(x: Rows, y: Rows, block: int, progress: str | None = None) -> Iterator[tuple[int, int, Tensor, Tensor]]:
     """Yield each block of `x` with each block of `y`, with their first rows."""
-    for start in _starts(len(x), block, progress):
+    for start in block_starts(len(x), block, progress):
         anchors = x[start : start + block]
         for first in range(0, len(y), block):
             yield start, first, anchors, y[first : first + block]
@@ -346,7 +346,7 @@ def _two_blocks(z: Rows, block: int, progress: str | None) -> Iterator[tuple[int
     The partners of each block are yielded in ascending order of their first rows.
     """
     strip = block if isinstance(z, Tensor) else STRIP * block
-    for begin in _starts(len(z), strip, progress):
+    for begin in block_starts(len(z), strip, progress):
         starts = range(begin, min(begin + strip, len(z)), block)
         held = {start: z[start : start + block] for start in starts}
         for first in range(begin, len(z), block):
@@ -362,7 +362,7 @@ def _nearness(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
     return tile if kernel.nearest_is_largest else tile.neg_()
 
 
-def _keep_nearest(weights: Tensor, neighbours: Tensor, tile: Tensor, first: int) -> None:
+def keep_nearest(weights: Tensor, neighbours: Tensor, tile: Tensor, first: int) -> None:
     """Update each row's k nearest with nearer columns of a tile, `(N, k), (N, k), (N, M)`.
 
     The tile holds the columns from `first` on, which come after all columns of earlier calls. It is read as groups of
@@ -395,7 +395,7 @@ def _keep_nearest(weights: Tensor, neighbours: Tensor, tile: Tensor, first: int)
     neighbours.copy_(names.gather(1, best.indices[:, :k]))
 
 
-def _starts(count: int, block: int, progress: str | None) -> Iterable[int]:
+def block_starts(count: int, block: int, progress: str | None) -> Iterable[int]:
     """Return the first row of each block, with a progress bar on a terminal if `progress` gives its title."""
     from tqdm import tqdm
 
