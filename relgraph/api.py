@@ -24,6 +24,7 @@ from relgraph.analysis.plots import learning_curve
 from relgraph.analysis.report import write_report
 from relgraph.analysis.run_loading import TrainedRun, evaluate_run, run_pair
 from relgraph.analysis.split_graph import SplitGraph
+from relgraph.deploy.aligning import Alignment, align_run, told_gain
 from relgraph.deploy.predicting import Format, Predicted, format_of, no_classifier, predict_files
 from relgraph.deploy.vector_table import Splits, VectorTable, is_table, write_vectors
 from relgraph.errors import RelgraphError, unknown
@@ -32,8 +33,9 @@ from relgraph.graph.pair import Pair
 from relgraph.graph.topology import Chooser
 from relgraph.keywords import EmbedOptions, PretrainOptions, TrainOptions
 from relgraph.names import load_student, own_code_of, own_spellings
-from relgraph.networks.plain import PlainStudent
+from relgraph.networks.plain import PlainStudent, is_aligned, write_unaligned
 from relgraph.own_code import Own, permitting
+from relgraph.printing import tell
 from relgraph.processes import ProcessGroup
 from relgraph.training import distillation, pretraining, stores
 from relgraph.training.building import on_cuda
@@ -117,6 +119,10 @@ class Run:
     def analyze(self, split: Split = "test", **options: Any) -> dict[str, Any]:
         """Return how the two networks' graphs of a split compare: see `relgraph.analyze`."""
         return analyze(self, split, **options)
+
+    def align(self, **options: Any) -> Alignment | None:
+        """Turn the student's vectors into the teacher's space: see `relgraph.align`."""
+        return align(self, **options)
 
     def export(self, output: str | Path, **options: Any) -> "Exported":
         """Write the student, or the graph of a split: see `relgraph.export`."""
@@ -230,7 +236,20 @@ def run_recipe(
     if ProcessGroup.launched().first:
         learning_curve(path)
     own = {name: getattr(recipe, name, None) for name in AGAIN}
-    return Run(path, allow_code=allow_code, **{name: spec for name, spec in own.items() if _is_own(spec)})
+    run = Run(path, allow_code=allow_code, **{name: spec for name, spec in own.items() if _is_own(spec)})
+    if isinstance(recipe, Recipe) and recipe.align and ProcessGroup.launched().first:
+        _align_trained(run)
+    return run
+
+
+def _align_trained(run: Run) -> None:
+    """Align the student of a run that was trained with `align`, unless it is aligned already."""
+    if ProcessGroup.launched().count > 1:  # whose device and memory the others still hold
+        tell(f"a run of several processes is aligned when it is over: relgraph align {run.path}")
+    elif not is_aligned(run.student()):
+        found = run.align()
+        assert found is not None
+        tell(f"aligned with the vectors of {found.teacher}; {told_gain(found)}", *found.notes)
 
 
 def _is_own(spec: Any) -> bool:
@@ -327,6 +346,39 @@ def _student(run: Run | str | Path, allow_code: bool, given: Given) -> PlainStud
     if student is None or not student.classes:
         raise no_classifier(path)
     return student
+
+
+def align(
+    run: Run | str | Path, *, index: str | Path | None = None, dry_run: bool = False, undo: bool = False,
+    allow_code: bool = False, **given: Any,
+) -> Alignment | None:  # fmt: skip
+    """Turn the vectors of a run's student into its teacher's space, so that they ask the teacher's index.
+
+    A rotation in closed form, fitted to the vectors of the training images and written into the student's file as a
+    last linear map (see `relgraph.deploy.aligning.align_run`). What it gains and loses is returned.
+
+    Args:
+        run: The run, or its directory.
+        index: A store of the teacher's vectors of the training images; that which the run trained by, if not given,
+            else the teacher is run on the images.
+        dry_run: Whether nothing is written.
+        undo: Whether the rotation is taken out of the file again, and nothing else done; `None` is returned.
+        allow_code: Whether code of one's own that the run names may be run.
+        given: Such code, given again: `student`, `teacher`, `dataset`, `method`.
+
+    Raises:
+        RelgraphError: if the run cannot be opened or has no teacher, its student is aligned already, or not where that
+            shall be undone, the store is of another teacher, width or images, or the file cannot be written.
+    """
+    with _reopened(run, allow_code, given) as again:
+        if undo:
+            if index is not None or dry_run:
+                raise RelgraphError("undo takes an alignment back: expected neither index nor dry_run with it")
+            with again._directory.locked():
+                write_unaligned(again._directory.student_file)
+            return None
+        place = None if index is None else Path(index)
+        return align_run(TrainedRun(again.path, again._given), again.student(), index=place, dry_run=dry_run)
 
 
 def evaluate(

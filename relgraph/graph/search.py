@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.blocks import OneByOne, transformed
-from relgraph.graph.kernels import Kernel, linear, pearson
+from relgraph.graph.kernels import Kernel, pearson
 from relgraph.printing import no_bar
 
 # A block against a block is 30 MiB of float32. From 32 MiB on the C library takes new memory from the system each time:
@@ -97,44 +97,6 @@ def nearest_in_blocks(
         else:
             keep_nearest(weights[columns], neighbours[columns], tile.mT, start)
         keep_nearest(weights[rows], neighbours[rows], tile, first)
-    return neighbours, weights if kernel.nearest_is_largest else -weights
-
-
-@torch.no_grad()
-def nearest_rows(
-    queries: Tensor, gallery: Rows, k: int, kernel: Kernel = linear, block: int | None = None,
-    progress: str | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return the k nearest rows of a gallery to each query, nearest first, and their weights, `(Q, k), (Q, k)`.
-
-    Exact, `block` rows of the gallery at a time. Of equal weights, the one at the lower position is the nearer.
-
-    Args:
-        queries: `(Q, D)`.
-        gallery: `(M, D)`.
-        k: At least 1, at most M.
-        kernel: What is compared: by default inner products, which are cosines of normalised vectors.
-        block: Rows at a time.
-        progress: Title of a progress bar on a terminal; `None` disables it.
-
-    Raises:
-        RelgraphError: if `k` is not in 1..M, or the widths differ.
-
-    >>> nearest_rows(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0], [0.8, 0.6], [1.0, 0.0]]), k=2)
-    (tensor([[2, 1]]), tensor([[1.0000, 0.8000]]))
-    """
-    if queries.ndim != 2 or queries.shape[1:] != tuple(gallery.shape[1:]):
-        found = f"{tuple(queries.shape)} and {tuple(gallery.shape)}"
-        raise RelgraphError(f"queries and gallery must be (Q, D) and (M, D), got {found}")
-    if not 1 <= k <= len(gallery):
-        raise RelgraphError(f"k must be between 1 and the size of the gallery, {len(gallery)}, got {k}")
-    nodes, block = kernel.nodes(queries), fitting(block, BLOCK, gallery)
-    weights = nodes.new_full((len(queries), k), float("-inf"))
-    neighbours = torch.zeros_like(weights, dtype=torch.long)
-    for first in _starts(len(gallery), block, progress):
-        tile = _nearness(kernel, nodes, kernel.nodes(gallery[first : first + block]))
-        weights = weights.to(tile.dtype)  # some kernels compute in float64
-        _keep_nearest(weights, neighbours, tile, first)
     return neighbours, weights if kernel.nearest_is_largest else -weights
 
 

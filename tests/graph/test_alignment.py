@@ -6,7 +6,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from relgraph.graph.alignment import Moments, VectorTransform, procrustes, rotation
-from relgraph.graph.search import nearest_rows
 from tests.checks import assert_refused_like, case
 from tests.methods.golden import embeddings
 
@@ -135,19 +134,4 @@ def test_a_transform_that_cannot_be_fitted_is_refused() -> None:
         (lambda: VectorTransform.fit([]), "expected vectors to fit a transform to, got none$"),
         (lambda: VectorTransform.fit(x)(torch.zeros(2, 3)), "the index holds vectors of width 6, got 3$"),
         (lambda: VectorTransform.like({"mean": x}, {}), r"expected the transform of an index.*\(4, 6\)"),
-    )
-
-
-def test_the_nearest_rows_are_those_of_a_full_sort() -> None:
-    queries, gallery = torch.randn(7, 5), torch.randn(100, 5)
-    gallery[40] = gallery[3]  # of equal weights the lower position is the nearer
-    expected = (queries @ gallery.T).sort(dim=1, descending=True, stable=True)
-    for block in (None, 1, 7, 64):
-        with case(block):
-            neighbours, weights = nearest_rows(queries, gallery, 100, block=block)
-            assert torch.equal(neighbours[:, :90], expected.indices[:, :90])
-            torch.testing.assert_close(weights, expected.values)
-    assert_refused_like(
-        (lambda: nearest_rows(queries, gallery, 101), "k must be between 1 and the size of the gallery, 100, got 101$"),
-        (lambda: nearest_rows(queries[:, :4], gallery, 3), r"\(Q, D\) and \(M, D\), got \(7, 4\) and \(100, 5\)$"),
     )
