@@ -25,7 +25,8 @@ from relgraph.analysis.report import write_report
 from relgraph.analysis.run_loading import TrainedRun, evaluate_run, run_pair
 from relgraph.analysis.split_graph import SplitGraph
 from relgraph.deploy.aligning import Alignment, align_run, told_gain
-from relgraph.deploy.predicting import Format, Predicted, format_of, no_classifier, predict_files
+from relgraph.deploy.predicting import Asked, Format, Predicted, format_of, no_classifier, predict_files
+from relgraph.deploy.querying import Queried, queried
 from relgraph.deploy.vector_table import Splits, VectorTable, is_table, write_vectors
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import check_new, replacing
@@ -123,6 +124,10 @@ class Run:
     def align(self, **options: Any) -> Alignment | None:
         """Turn the student's vectors into the teacher's space: see `relgraph.align`."""
         return align(self, **options)
+
+    def query(self, images: str | Path | Sequence[str | Path], **options: Any) -> Queried:
+        """Return the images of an index that are nearest to images: see `relgraph.query`."""
+        return query(self, images, **options)
 
     def export(self, output: str | Path, **options: Any) -> "Exported":
         """Write the student, or the graph of a split: see `relgraph.export`."""
@@ -379,6 +384,51 @@ def align(
             return None
         place = None if index is None else Path(index)
         return align_run(TrainedRun(again.path, again._given), again.student(), index=place, dry_run=dry_run)
+
+
+def query(
+    run: Run | str | Path, images: str | Path | Sequence[str | Path], *, index: str | Path, k: int = 10,
+    html: str | Path | None = None, images_in: str | Path | None = None, batch_size: int = 256,
+    workers: int | None = None, device: Literal["auto", "cpu", "cuda"] = "auto", allow_code: bool = False, **given: Any,
+) -> Queried:  # fmt: skip
+    """Return the images of an index that are nearest to images, by the vectors of the student of a run.
+
+    A line on standard error names each file that cannot be read.
+
+    Args:
+        run: The run, its directory, or its `student.safetensors`.
+        images: Files, folders, at any depth, and patterns such as `photos/*.jpg`.
+        index: A store of `relgraph.embed`, or a table `.npy` or `.parquet`, of vectors in the student's space.
+        k: Number of answers to an image.
+        html: File for a page with thumbnails, which must be new.
+        images_in: Folder within which the names of a table are paths; that of the run's images if not given.
+        batch_size: Images at a time.
+        workers: Processes that decode images; if not given one a core, up to 8.
+        device: Where to compute.
+        allow_code: Whether code of one's own that the run names may be run.
+        given: Such code, given again: `student`, `teacher`, `dataset`, `method`.
+
+    Raises:
+        RelgraphError: if the run has no student, the index is of another space or width or has fewer than k images, no
+            image can be read, or the page cannot be written.
+    """
+    path = None if html is None else Path(html)
+    if k < 1 or batch_size < 1:
+        raise RelgraphError(f"k and batch_size must be at least 1, got {k} and {batch_size}")
+    if path is not None:
+        check_new(path)
+    target, decoding = torch.device("cuda" if on_cuda(device) else "cpu"), Recipe(workers=workers).processes
+    places = [images] if isinstance(images, (str, Path)) else images
+    asked = Asked([*map(str, places)], "query", batch_size, decoding, target)
+    place = run.path if isinstance(run, Run) else Path(run)
+    if (place / "recipe.yaml").is_file():
+        with _reopened(run, allow_code, given) as again:
+            recipe, inputs = again._directory.recipe(again._given), again._directory.inputs()
+            return queried(again.student(), Path(index), asked, k, path, recipe, inputs, images_in)
+    _check_given(given)
+    return queried(
+        load_student(place, student=given.get("student"), allow_code=allow_code), Path(index), asked, k, path
+    )
 
 
 def evaluate(
