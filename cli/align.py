@@ -15,7 +15,6 @@ Examples:
   relgraph align runs/NAME --index embeddings/STORE   or read: a store of its vectors, by relgraph embed
   relgraph align runs/NAME --undo
 """
-COLUMNS = {"recall@1": "recall@1 %", "mAP": "mAP %", "overlap@10": "overlap@10 %", "cosine": "cosine"}
 
 
 @click.command(epilog=EPILOG)
@@ -44,10 +43,11 @@ def align(run: Path, undo: bool, **options: Any) -> None:
     if found is None:
         say(f"{run}: the student is as it was before it was aligned")
         return
-    columns = [name for name in COLUMNS if any(name in figures for figures in found.figures.values())]
+    columns = [*found.figures["teacher's index, after"]]
     rows = [[name, *(figures.get(column) for column in columns)] for name, figures in found.figures.items()]
     judged, split = found.judged
-    say_all(table([f"{judged} {split} images", *map(COLUMNS.get, columns)], rows))  # type: ignore[list-item]
+    header = [column if column == "cosine" else f"{column} %" for column in columns]
+    say_all(table([f"{judged} {split} images", *header], rows))
     fitted = f"fitted to {found.images} training images, {found.widths[0]} -> {found.widths[1]}"
     say(f"{fitted}, as an index: {found.transform}", *found.notes)
     say(f"{run}: {'the student is aligned; --undo takes it back' if found.written else 'nothing was written'}")

@@ -14,13 +14,14 @@ from relgraph.analysis.run_vectors import in_original, student_vectors, teacher_
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.data.images import ImageSet
 from relgraph.data.index_transform import read_transform
+from relgraph.deploy.neighbours import neighbours_among
 from relgraph.errors import RelgraphError
 from relgraph.graph.alignment import Moments, VectorTransform, rotation
 from relgraph.names import is_vectors
 from relgraph.networks.plain import PlainStudent, check_unaligned, write_aligned
 from relgraph.printing import no_bar
 
-NEIGHBOURS = 10
+LEAST = 3  # images, among which neighbours can be compared
 JUDGED = 10_000  # images at most, each of which is a query among the others
 HELD_OUT = 10  # every so many training images are judged where there are no validation images
 
@@ -29,8 +30,8 @@ class Alignment(NamedTuple):
     """What an alignment gains and loses, on images that it was not fitted to.
 
     Each figure of `figures` is of queries among the judged images, their own image left out: `recall@1` and `mAP` where
-    there are labels, `overlap@10`, the share of the ten nearest images that teacher queries find as well (all of them
-    in percent), and of student queries in the teacher's index `cosine`, the mean of a query and its own image there.
+    there are labels, `overlap@10`, the share of the ten nearest images that teacher queries find as well (of fewer
+    images fewer; all in percent), and of student queries in the teacher's index `cosine`, the mean of a query and its own image there.
 
     Attributes:
         teacher: Name of the teacher.
@@ -160,11 +161,11 @@ def _store(run: TrainedRun, given: Path | None) -> EmbeddingStore | None:
 def _splits(run: TrainedRun, source: _Source) -> tuple[ImageSet, ImageSet]:
     """Return the images that the rotation is fitted to, and those on which it is judged."""
     train, val = run.split("train"), run.split("val")
-    if len(val) > NEIGHBOURS + 1 and source.knows(val):
+    if len(val) >= LEAST and source.knows(val):
         return train, val.select(torch.arange(min(JUDGED, len(val))))
     held = torch.arange(len(train)) % HELD_OUT == 0
-    if int(held.sum()) <= NEIGHBOURS + 1:
-        told = f"more than {(NEIGHBOURS + 1) * HELD_OUT} training images, or validation images"
+    if int(held.sum()) < LEAST:
+        told = f"{LEAST} validation images or {LEAST * HELD_OUT} training images"
         raise RelgraphError(f"an alignment is judged on images that it was not fitted to: expected {told}")
     return train.select(~held), train.select(held.nonzero().flatten()[:JUDGED])
 
@@ -194,14 +195,14 @@ def _figures(
 
 
 def _answers(queries: Tensor, gallery: Tensor, teacher: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return how queries are answered, and how many of the ten nearest images teacher queries find as well."""
+    """Return how queries are answered, and how many of their nearest images teacher queries find as well."""
     each = torch.arange(len(queries))
     found: dict[str, float] = {}
     if bool((labels[labels >= 0].bincount() > 1).any()):
         of_labels = retrieval(queries, gallery, labels, labels, each, [1])
         found = {name: of_labels[name] for name in ("recall@1", "mAP")}
-    shared = overlap(queries, teacher, gallery, teacher, own=each, k=NEIGHBOURS)
-    return {**found, f"overlap@{NEIGHBOURS}": shared}
+    k = neighbours_among(len(queries))
+    return {**found, f"overlap@{k}": overlap(queries, teacher, gallery, teacher, own=each, k=k)}
 
 
 def _notes(student: PlainStudent, transform: VectorTransform) -> list[str]:
@@ -220,6 +221,6 @@ def told_gain(found: Alignment) -> str:
     "mAP in the teacher's index 8.20 % on 20 val images"
     """
     after, before = (found.figures.get(f"teacher's index, {when}", {}) for when in ("after", "before"))
-    name = "mAP" if "mAP" in after else f"overlap@{NEIGHBOURS}"
+    name = "mAP" if "mAP" in after else next(name for name in after if name.startswith("overlap"))
     earlier = f"{before[name]:.2f} -> " if name in before else ""
     return f"{name} in the teacher's index {earlier}{after[name]:.2f} % on {found.judged[0]} {found.judged[1]} images"
