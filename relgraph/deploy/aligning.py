@@ -30,8 +30,9 @@ class Alignment(NamedTuple):
     """What an alignment gains and loses, on images that it was not fitted to.
 
     Each figure of `figures` is of queries among the judged images, their own image left out: `recall@1` and `mAP` where
-    there are labels, `overlap@10`, the share of the ten nearest images that teacher queries find as well (of fewer
-    images fewer; all in percent), and of student queries in the teacher's index `cosine`, the mean of a query and its own image there.
+    there are labels, `overlap@10`, the share of the ten nearest images that teacher queries find as well, or of all but
+    one where there are fewer (all in percent), and of student queries in the teacher's index `cosine`, the mean of a
+    query and its own image there.
 
     Attributes:
         teacher: Name of the teacher.
