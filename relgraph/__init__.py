@@ -23,7 +23,19 @@ if TYPE_CHECKING:
 
 # Loaded when first asked for, so that `import relgraph` costs nothing.
 _HOME = {
-    "relgraph.api": tuple("Run align analyze embed evaluate export predict pretrain query report train".split()),
+    "relgraph.api": (
+        "Run",
+        "align",
+        "analyze",
+        "embed",
+        "evaluate",
+        "export",
+        "predict",
+        "pretrain",
+        "query",
+        "report",
+        "train",
+    ),
     "relgraph.analysis.export": ("read_pair", "to_networkx", "write_graph"),
     "relgraph.errors": ("RelgraphError",),
     "relgraph.graph.pair": ("graph_pair",),
