@@ -30,6 +30,9 @@ Examples:
               help="Type of the stored numbers; float16 halves the space.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the crops and flips.")
 @click.option("--batch-size", default=256, show_default=True, type=click.IntRange(min=1), help="Images at a time.")
+@click.option("--index-transform", metavar="centre|pca:D|none",
+              help="How the store answers queries: about the mean of its vectors, in D principal directions, or with "
+              "vectors as they are. Its rows stay.  [default: what the store has, centre for a new one]")  # fmt: skip
 @click.option("-o", "--out", type=click.Path(path_type=Path),
               help="Directory of the store, or a table: FILE.parquet, .csv or .npy. "
               "[default: a store in the folder --embeddings]")  # fmt: skip
@@ -49,6 +52,9 @@ def embed(out: Path | None, split: Any, allow_code: bool, **options: Any) -> Non
     `--views independent` the student keeps fresh crops, and the teacher's embeddings are those of another view than
     the student's; one view, of the whole image, is then enough.
 
+    A store is also an index, which `relgraph query` asks. --index-transform is what it does with a vector before two
+    are compared by their cosine, with its own ones and with those of queries: fitted to the first view of all images.
+
     A table is for other programs: of any images, with or without labels, the name (the path within the folder of the
     data, or the position in the split), the split, the class and the vector. FILE.npy has float32 (N, D), and the names
     in FILE.names.txt. Image files are resized to the network's size without --image-size. The network may be a student:
@@ -59,9 +65,10 @@ def embed(out: Path | None, split: Any, allow_code: bool, **options: Any) -> Non
     from relgraph.training.recipe import resolve
     from relgraph.training.stores import default_path, store_embeddings
 
-    views, dtype, seed, batch_size = (options.pop(name) for name in ("views", "dtype", "seed", "batch_size"))
+    own = {name: options.pop(name) for name in ("views", "dtype", "seed")}
+    batch_size, index = options.pop("batch_size"), options.pop("index_transform")
     recipe = resolve({name: value for name, value in options.items() if value is not None})
-    if is_table(out, split, views=views, dtype=dtype, seed=seed):
+    if is_table(out, split, **own, index_transform=index):
         assert out is not None
         say(f"{recipe.dataset} by {recipe.teacher} -> {out}")
         with permitting(everything=allow_code):
@@ -69,13 +76,13 @@ def embed(out: Path | None, split: Any, allow_code: bool, **options: Any) -> Non
         speed = f"{written.images / written.seconds:.0f} images/s, in {written.precision}"
         say(f"{quote(str(out))}: {written.images} images x {written.width}; {speed}")
         return
-    path = out or default_path(recipe, views, dtype, seed)
+    path = out or default_path(recipe, **own)
     say(f"{recipe.dataset} by {recipe.teacher} -> {path}")
-    if views == 1:  # told before hours are spent on it
+    if own["views"] == 1:  # told before hours are spent on it
         say("one view an image is for relgraph train --views independent; for its default, shared: --views N")
     try:
         with permitting(everything=allow_code):
-            done = store_embeddings(recipe, path, views=views, dtype=dtype, seed=seed, batch_size=batch_size)
+            done = store_embeddings(recipe, path, **own, batch_size=batch_size, index=index)
     except KeyboardInterrupt:
         say("", "stopped; finished shards are kept, the same command continues", err=True)
         raise SystemExit(130) from None
@@ -86,6 +93,7 @@ def _summary(path: Path, done: Any) -> str:
     found = done.contents
     views = f"{found.views} view{'s' if found.views > 1 else ''}"
     size = f"{found.images} images x {views} x {found.width}, {found.dtype}, {found.bytes / 1e6:.1f} MB"
+    size += f", as an index: {done.index}"
     if done.images == 0:
         return f"{quote(str(path))} was finished already: {size}"
     # Every view of an image goes through the teacher on its own.

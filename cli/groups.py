@@ -17,7 +17,7 @@ GROUPS = {
     " -workers -views -normalise",
     "Teacher": "teacher clip_mode teacher_weights teacher_size teacher_head"
     " -teacher_mean -teacher_std -teacher_args -teacher_stages -teacher_mode -embeddings -head_epochs -teacher_lr",
-    "Student": "student student_weights init_from head target_space dim -student_stages",
+    "Student": "student student_weights init_from head target_space dim align -student_stages",
     "Network": "network hidden",
     "Method": "method objective method_args beta gamma alpha temperature transformations queue key_momentum"
     " -node_weight -edge_weight -ss_head -init_epochs",

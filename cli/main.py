@@ -10,6 +10,7 @@ import click
 from relgraph.errors import RelgraphError
 from relgraph.printing import printable
 
+from .align import align
 from .analyze import analyze
 from .data import data
 from .embed import embed
@@ -21,6 +22,7 @@ from .names import students
 from .predict import predict
 from .presets import presets
 from .pretrain import pretrain
+from .query import query
 from .report import report
 from .teachers import teachers
 from .train import train
@@ -82,6 +84,8 @@ def main() -> None:
     relgraph predict runs/NAME photos         the classes of new images, with their probabilities
     relgraph pretrain                         a teacher of your own, from images without labels
     relgraph embed --views 4                  run the teacher once, instead of in every step
+    relgraph align runs/NAME                  turn the student's vectors into the teacher's space
+    relgraph query runs/NAME photo.jpg --index STORE
     relgraph methods                          how to distil: the published methods, any of them on any graph
     relgraph presets                          published protocols by name, and what differs from them
     relgraph teachers dinov2                  what can teach; students and data list the rest
@@ -91,6 +95,7 @@ def main() -> None:
 
 
 for command in (
-    train, pretrain, evaluate, analyze, report, export, predict, embed, data, teachers, students, methods, presets
+    train, pretrain, evaluate, analyze, report, export, predict, embed, align, query, data, teachers, students, methods,
+    presets,
 ):  # fmt: skip
     main.add_command(command)

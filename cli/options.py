@@ -1,5 +1,7 @@
 """Command-line options made from the typed options of a recipe, so that each is written once."""
 
+import os
+import sys
 from collections.abc import Callable, Mapping
 from functools import reduce
 from pathlib import Path
@@ -130,6 +132,14 @@ def given_options(recipe: type[BaseRecipe], options: Mapping[str, Any]) -> dict[
         raise RelgraphError(f"{config}: {error}") from error
     check_options_of({name: value for name, value in found.items() if name not in given}, str(config))
     return {**found, **given}
+
+
+def named_places(place: str) -> list[str]:
+    """Return a place that was named, or the lines of standard input for `-`."""
+    if place != "-":
+        return [place]
+    lines = sys.stdin.buffer.read().split(b"\n")
+    return [os.fsdecode(line.removesuffix(b"\r")) for line in lines if line.strip()]
 
 
 def refuse_beside_resume(resume: Path | None, options: Mapping[str, Any], *others: Any) -> None:

@@ -1,13 +1,11 @@
 """relgraph predict."""
 
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from .options import RUN, own_code_options
+from .options import RUN, named_places, own_code_options
 from .show import say, say_all, table
 
 EPILOG = """\b
@@ -39,7 +37,7 @@ def predict(run: Path, images: tuple[str, ...], out: Path | None, **options: Any
     """
     from relgraph import api
 
-    found = api.predict(run, [name for place in images for name in _names(place)], out=out, **options)
+    found = api.predict(run, [name for place in images for name in named_places(place)], out=out, **options)
     if out is not None:
         say(f"{out}: {len(found.rows)} images")
     elif options["format"] is not None:
@@ -48,11 +46,3 @@ def predict(run: Path, images: tuple[str, ...], out: Path | None, **options: Any
         header = [name.replace("probability", "probability %").replace("_", " ") for name in found.rows[0].cells()]
         percent = ([100 * x if isinstance(x, float) else x for x in row.cells().values()] for row in found.rows)
         say_all(table(header, list(percent)))
-
-
-def _names(place: str) -> list[str]:
-    """Return a place that was named, or the lines of standard input."""
-    if place != "-":
-        return [place]
-    lines = sys.stdin.buffer.read().split(b"\n")
-    return [os.fsdecode(line.removesuffix(b"\r")) for line in lines if line.strip()]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from relgraph.analysis.export import read_pair, to_networkx, write_graph
-    from relgraph.api import Run, analyze, embed, evaluate, export, predict, pretrain, report, train
+    from relgraph.api import Run, align, analyze, embed, evaluate, export, predict, pretrain, query, report, train
     from relgraph.errors import RelgraphError
     from relgraph.graph.pair import graph_pair
     from relgraph.graph.relation import Relation
@@ -23,7 +23,19 @@ if TYPE_CHECKING:
 
 # Loaded when first asked for, so that `import relgraph` costs nothing.
 _HOME = {
-    "relgraph.api": ("Run", "analyze", "embed", "evaluate", "export", "predict", "pretrain", "report", "train"),
+    "relgraph.api": (
+        "Run",
+        "align",
+        "analyze",
+        "embed",
+        "evaluate",
+        "export",
+        "predict",
+        "pretrain",
+        "query",
+        "report",
+        "train",
+    ),
     "relgraph.analysis.export": ("read_pair", "to_networkx", "write_graph"),
     "relgraph.errors": ("RelgraphError",),
     "relgraph.graph.pair": ("graph_pair",),
@@ -39,9 +51,9 @@ _HOME = {
 __version__ = version("relgraph")
 __all__ = [
     "EGA", "KD", "METHODS", "AllPairs", "Callback", "EpochEnd", "Given", "Head", "Method", "Nearest", "Output",
-    "Relation", "RelgraphError", "Run", "StepEnd", "analyze", "build_backbone", "ega_loss", "embed", "evaluate",
-    "export", "graph_pair", "load_student", "load_teacher", "predict", "pretrain", "read_pair", "report", "spread_over",
-    "to_networkx", "train", "write_graph",
+    "Relation", "RelgraphError", "Run", "StepEnd", "align", "analyze", "build_backbone", "ega_loss", "embed",
+    "evaluate", "export", "graph_pair", "load_student", "load_teacher", "predict", "pretrain", "query", "read_pair",
+    "report", "spread_over", "to_networkx", "train", "write_graph",
 ]  # fmt: skip
 
 

@@ -26,7 +26,9 @@ from relgraph.analysis.report import write_report
 from relgraph.analysis.run_loading import TrainedRun, evaluate_run, run_pair
 from relgraph.analysis.split_graph import SplitGraph
 from relgraph.analysis.zero_shot import evaluate_zero_shot
-from relgraph.deploy.predicting import Format, Predicted, format_of, no_classifier, predict_files
+from relgraph.deploy.aligning import Alignment, align_run, told_gain
+from relgraph.deploy.predicting import Asked, Format, Predicted, format_of, no_classifier, predict_files
+from relgraph.deploy.querying import Queried, queried
 from relgraph.deploy.vector_table import Splits, VectorTable, is_table, write_vectors
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import check_new, replacing
@@ -34,8 +36,9 @@ from relgraph.graph.pair import Pair
 from relgraph.graph.topology import Chooser
 from relgraph.keywords import EmbedOptions, PretrainOptions, TrainOptions
 from relgraph.names import load_student, own_code_of, own_spellings
-from relgraph.networks.plain import PlainStudent
+from relgraph.networks.plain import PlainStudent, is_aligned, write_unaligned
 from relgraph.own_code import Own, permitting
+from relgraph.printing import tell
 from relgraph.processes import ProcessGroup
 from relgraph.training import distillation, pretraining, stores
 from relgraph.training.building import on_cuda
@@ -119,6 +122,14 @@ class Run:
     def analyze(self, split: Split = "test", **options: Any) -> dict[str, Any]:
         """Return how the two networks' graphs of a split compare: see `relgraph.analyze`."""
         return analyze(self, split, **options)
+
+    def align(self, **options: Any) -> Alignment | None:
+        """Turn the student's vectors into the teacher's space: see `relgraph.align`."""
+        return align(self, **options)
+
+    def query(self, images: str | Path | Sequence[str | Path], **options: Any) -> Queried:
+        """Return the images of an index that are nearest to images: see `relgraph.query`."""
+        return query(self, images, **options)
 
     def export(self, output: str | Path, **options: Any) -> "Exported":
         """Write the student, or the graph of a split: see `relgraph.export`."""
@@ -232,7 +243,20 @@ def run_recipe(
     if ProcessGroup.launched().first:
         learning_curve(path)
     own = {name: getattr(recipe, name, None) for name in AGAIN}
-    return Run(path, allow_code=allow_code, **{name: spec for name, spec in own.items() if _is_own(spec)})
+    run = Run(path, allow_code=allow_code, **{name: spec for name, spec in own.items() if _is_own(spec)})
+    if isinstance(recipe, Recipe) and recipe.align and ProcessGroup.launched().first:
+        _align_trained(run)
+    return run
+
+
+def _align_trained(run: Run) -> None:
+    """Align the student of a run that was trained with `align`, unless it is aligned already."""
+    if ProcessGroup.launched().count > 1:  # whose device and memory the others still hold
+        tell(f"a run of several processes is aligned when it is over: relgraph align {run.path}")
+    elif not is_aligned(run.student()):
+        found = run.align()
+        assert found is not None
+        tell(f"aligned with the vectors of {found.teacher}; {told_gain(found)}", *found.notes)
 
 
 def _is_own(spec: Any) -> bool:
@@ -244,8 +268,8 @@ def _is_own(spec: Any) -> bool:
 
 def embed(
     *, views: int = 1, dtype: Literal["float32", "float16"] = "float32", seed: int = 0, batch_size: int = 256,
-    out: str | Path | None = None, split: Splits | None = None, allow_code: bool = False,
-    **options: Unpack[EmbedOptions],
+    index_transform: str | None = None, out: str | Path | None = None, split: Splits | None = None,
+    allow_code: bool = False, **options: Unpack[EmbedOptions],
 ) -> stores.Embedded | VectorTable:  # fmt: skip
     """Store a teacher's embeddings of a training set, once for all runs that follow, or write a table of vectors.
 
@@ -254,6 +278,9 @@ def embed(
         dtype: Type of the stored numbers.
         seed: Seed of the crops and flips.
         batch_size: Images at a time.
+        index_transform: With which the store answers queries, beside its rows, which stay as they are: `centre` (the
+            mean is subtracted), `pca:D` (D principal directions are kept then) or `none`; vectors are divided by their
+            length then. What the store has if not given, `centre` for a new one.
         out: Directory of the store; one in the folder `embeddings` if not given. Or the file of a table for other
             programs, `.parquet`, `.csv` or `.npy` (see `relgraph.deploy.vector_table.write_vectors`).
         split: Whose images are in the table; all if not given.
@@ -265,10 +292,11 @@ def embed(
     """
     with _permitted(options, allow_code):
         recipe = resolve(options)
-        if is_table(out, split, views=views, dtype=dtype, seed=seed):
+        if is_table(out, split, views=views, dtype=dtype, seed=seed, index_transform=index_transform):
             return write_vectors(recipe, Path(str(out)), split=split or "all", batch_size=batch_size)
         path = Path(out or stores.default_path(recipe, views, dtype, seed))
-        return stores.store_embeddings(recipe, path, views=views, dtype=dtype, seed=seed, batch_size=batch_size)
+        chosen: dict[str, Any] = {"views": views, "dtype": dtype, "seed": seed, "batch_size": batch_size}
+        return stores.store_embeddings(recipe, path, **chosen, index=index_transform)
 
 
 def predict(
@@ -325,6 +353,84 @@ def _student(run: Run | str | Path, allow_code: bool, given: Given) -> PlainStud
     if student is None or not student.classes:
         raise no_classifier(path)
     return student
+
+
+def align(
+    run: Run | str | Path, *, index: str | Path | None = None, dry_run: bool = False, undo: bool = False,
+    allow_code: bool = False, **given: Any,
+) -> Alignment | None:  # fmt: skip
+    """Turn the vectors of a run's student into its teacher's space, so that they ask the teacher's index.
+
+    A rotation in closed form, fitted to the vectors of the training images and written into the student's file as a
+    last linear map (see `relgraph.deploy.aligning.align_run`). What it gains and loses is returned.
+
+    Args:
+        run: The run, or its directory.
+        index: A store of the teacher's vectors of the training images; that which the run trained by, if not given,
+            else the teacher is run on the images.
+        dry_run: Whether nothing is written.
+        undo: Whether the rotation is taken out of the file again, and nothing else done; `None` is returned.
+        allow_code: Whether code of one's own that the run names may be run.
+        given: Such code, given again: `student`, `teacher`, `dataset`, `method`.
+
+    Raises:
+        RelgraphError: if the run cannot be opened or has no teacher, its student is aligned already, or not where that
+            shall be undone, the store is of another teacher, width or images, or the file cannot be written.
+    """
+    with _reopened(run, allow_code, given) as again:
+        if undo:
+            if index is not None or dry_run:
+                raise RelgraphError("undo takes an alignment back: expected neither index nor dry_run with it")
+            with again._directory.locked():
+                write_unaligned(again._directory.student_file)
+            return None
+        place = None if index is None else Path(index)
+        return align_run(TrainedRun(again.path, again._given), again.student(), index=place, dry_run=dry_run)
+
+
+def query(
+    run: Run | str | Path, images: str | Path | Sequence[str | Path], *, index: str | Path, k: int = 10,
+    html: str | Path | None = None, images_in: str | Path | None = None, batch_size: int = 256,
+    workers: int | None = None, device: Literal["auto", "cpu", "cuda"] = "auto", allow_code: bool = False, **given: Any,
+) -> Queried:  # fmt: skip
+    """Return the images of an index that are nearest to images, by the vectors of the student of a run.
+
+    A line on standard error names each file that cannot be read.
+
+    Args:
+        run: The run, its directory, or its `student.safetensors`.
+        images: Files, folders, at any depth, and patterns such as `photos/*.jpg`.
+        index: A store of `relgraph.embed`, or a table `.npy` or `.parquet`, of vectors in the student's space.
+        k: Number of answers to an image.
+        html: File for a page with thumbnails, which must be new.
+        images_in: Folder within which the names of a table are paths; that of the run's images if not given.
+        batch_size: Images at a time.
+        workers: Processes that decode images; if not given one a core, up to 8.
+        device: Where to compute.
+        allow_code: Whether code of one's own that the run names may be run.
+        given: Such code, given again: `student`, `teacher`, `dataset`, `method`.
+
+    Raises:
+        RelgraphError: if the run has no student, the index is of another space or width or has fewer than k images, no
+            image can be read, or the page cannot be written.
+    """
+    path = None if html is None else Path(html)
+    if k < 1 or batch_size < 1:
+        raise RelgraphError(f"k and batch_size must be at least 1, got {k} and {batch_size}")
+    if path is not None:
+        check_new(path)
+    target, decoding = torch.device("cuda" if on_cuda(device) else "cpu"), Recipe(workers=workers).processes
+    places = [images] if isinstance(images, (str, Path)) else images
+    asked = Asked([*map(str, places)], "query", batch_size, decoding, target)
+    place = run.path if isinstance(run, Run) else Path(run)
+    if (place / "recipe.yaml").is_file():
+        with _reopened(run, allow_code, given) as again:
+            recipe, inputs = again._directory.recipe(again._given), again._directory.inputs()
+            return queried(again.student(), Path(index), asked, k, path, recipe, inputs, images_in)
+    _check_given(given)
+    return queried(
+        load_student(place, student=given.get("student"), allow_code=allow_code), Path(index), asked, k, path
+    )
 
 
 def evaluate(

@@ -91,6 +91,7 @@ class TrainOptions(TypedDict, total=False):
     warmup_epochs: int
     milestones: tuple[int, ...] | None
     teacher_lr: float
+    align: bool
     ema: float
     patience: int | None
     diagnose_every: int

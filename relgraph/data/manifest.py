@@ -1,8 +1,10 @@
 """The description of a store of embeddings: `manifest.json`, in a directory with the store's arrays."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,13 +96,23 @@ class Contents:
         """Return where the CRC-32 of a shard's first row begins: a store's rows are numbered, from its SHA-256 on."""
         return int(self.sha256[:8], 16) + shard * self.images_per_shard * self.views
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path, beside: Mapping[str, Any] | None = None) -> None:
         """Write `manifest.json` into the directory `path`, whole or not at all.
+
+        Args:
+            path: The directory.
+            beside: Further entries, of what is no part of the embeddings.
 
         Raises:
             RelgraphError: if it cannot be written.
         """
-        content = {"format": FORMAT, "version": VERSION, "sha256": self.sha256, "contents": asdict(self)}
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "sha256": self.sha256,
+            "contents": asdict(self),
+            **(beside or {}),
+        }
         write_atomically(manifest_file(path), (json.dumps(content, indent=2) + "\n").encode())
 
     @classmethod

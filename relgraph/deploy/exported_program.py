@@ -14,7 +14,7 @@ from relgraph.data.views import LUMINANCE
 from relgraph.deploy.comparing import compared
 from relgraph.errors import RelgraphError
 from relgraph.files import first_line, replacing
-from relgraph.networks.plain import PlainStudent
+from relgraph.networks.plain import PlainStudent, is_aligned
 
 EXTRA = "relgraph.json"  # the description among a program's `extra_files`
 
@@ -76,6 +76,7 @@ def description(student: PlainStudent, with_preprocessing: bool) -> dict[str, An
         "preprocessing": {**prepare._asdict(), "crop": "centre", "scale": 1 / 255, "inside": with_preprocessing},
         "classes": list(student.classes),
         "vectors": student.part,
+        **({"aligned": student.info["align"]} if is_aligned(student) else {}),
         "backbone": student.info.get("backbone"),
     }
 

@@ -56,7 +56,8 @@ class HubStudent(PlainStudent, ModelHubMixin):
     """
 
     def __init__(self, student: PlainStudent, card: str) -> None:
-        super().__init__(student.backbone, student.head, student.projector, student.part, student.info)
+        parts = student.backbone, student.head, student.projector, student.part, student.info
+        super().__init__(*parts, student.align, student.index)
         self.card = card
         self.train(student.training)
 
@@ -103,7 +104,9 @@ def write_hub(student: PlainStudent, path: Path, made: Made, *, images: Tensor, 
         RelgraphError: if something is at `path`, it cannot be written, or it gives other outputs.
     """
     info = {**student.info, "dataset": made.dataset}  # whose spelling may have a path of this machine
-    named = PlainStudent(student.backbone, student.head, student.projector, student.part, info).eval()
+    named = PlainStudent(
+        student.backbone, student.head, student.projector, student.part, info, student.align, student.index
+    ).eval()
     with new_folder(path) as part:
         HubStudent(named, model_card(student, made)).save_pretrained(part)
         loaded = HubStudent.from_pretrained(part, student=own)

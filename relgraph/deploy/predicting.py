@@ -7,11 +7,13 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from relgraph.data.images import ImageFiles, names_in_one
@@ -106,15 +108,77 @@ def predict_files(
     Raises:
         RelgraphError: if no image can be read.
     """
-    skipped: dict[str, str] = {}
-    files = list(dict.fromkeys(_find(places, skipped)))
-    rows = list(_predict(student.to(device), files, skipped, top, batch_size, workers, device)) if files else []
-    if skipped:
-        count = f"{len(skipped):,} of {len(rows) + len(skipped):,}"
-        tell(f"skipped {count} that cannot be read as an image", stream=sys.stderr)
-    if not rows:
-        raise RelgraphError("expected images that can be read, found none")
-    return Predicted(rows, skipped)
+    asked = Asked(list(dict.fromkeys(map(str, places))), "predict", batch_size, workers, device)
+    rows = [
+        Prediction(file, tuple(student.classes[number] for number in which), tuple(values))
+        for files, _, logits in asked.outputs(student)
+        for file, values, which in _most_probable(files, logits, min(top, len(student.classes)))
+    ]
+    return Predicted(rows, asked.skipped)
+
+
+def _most_probable(files: Sequence[str], logits: Tensor | None, top: int) -> Iterator[tuple[str, Any, Any]]:
+    """Yield each file with its largest probabilities and the numbers of their classes."""
+    assert logits is not None
+    best = logits.float().softmax(dim=1).topk(top)
+    yield from zip(files, best.values.tolist(), best.indices.tolist(), strict=True)
+
+
+@dataclass
+class Asked:
+    """Image files that a student is asked about; what cannot be read is named on standard error.
+
+    Attributes:
+        places: Files, folders, at any depth, and patterns such as `photos/*.jpg` or `photos/**/*.jpg`.
+        title: Of the progress bar.
+        batch_size: Images at a time.
+        workers: Processes that decode images ahead.
+        device: Where to compute.
+        skipped: Why what was named could not be read, once it was tried.
+    """
+
+    places: Sequence[str]
+    title: str
+    batch_size: int
+    workers: int
+    device: torch.device
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def outputs(self, student: PlainStudent) -> Iterator[tuple[list[str], Tensor, Tensor | None]]:
+        """Yield files that could be read with the student's vectors and logits, in order, a batch at a time.
+
+        Raises:
+            RelgraphError: if no image can be read.
+        """
+        files, count = list(dict.fromkeys(_find(self.places, self.skipped))), 0
+        for part in self._outputs(student.to(self.device), files) if files else ():
+            count += len(part[0])
+            yield part
+        if self.skipped:
+            told = f"{len(self.skipped):,} of {count + len(self.skipped):,}"
+            tell(f"skipped {told} that cannot be read as an image", stream=sys.stderr)
+        if count == 0:
+            raise RelgraphError("expected images that can be read, found none")
+
+    @torch.inference_mode()
+    def _outputs(
+        self, student: PlainStudent, files: Sequence[str]
+    ) -> Iterator[tuple[list[str], Tensor, Tensor | None]]:
+        size, device = student.preprocess.size, self.device
+        images = ImageFiles(Path(), names_in_one(files), (size, size), size)
+        prepare = Normalise(student.preprocess.mean, student.preprocess.std, device=device)
+        parts = torch.split(torch.arange(len(files)), self.batch_size)
+        with (
+            closing(stream(images.decode_readable, parts, self.workers, pin_memory=device.type == "cuda")) as batches,
+            tqdm(desc=self.title, total=len(files), unit="img", leave=False, disable=no_bar()) as bar,
+        ):
+            for part, (pixels, faults) in zip(parts, batches, strict=True):
+                for number, reason in faults.items():
+                    _skip(self.skipped, files[number], reason)
+                kept = [files[number] for number in part.tolist() if number not in faults]
+                if kept:
+                    yield kept, *student(prepare(pixels.to(device)))
+                bar.update(len(part))
 
 
 def _find(places: Iterable[str], skipped: dict[str, str]) -> Iterator[str]:
@@ -145,31 +209,6 @@ def _in_folder(folder: str, skipped: dict[str, str]) -> Iterator[str]:
 def _skip(skipped: dict[str, str], name: str, reason: str) -> None:
     skipped[name] = reason
     tell(f"{name}: {reason}", stream=sys.stderr)
-
-
-@torch.inference_mode()
-def _predict(
-    student: PlainStudent, files: Sequence[str], skipped: dict[str, str], top: int, batch_size: int, workers: int,
-    device: torch.device,
-) -> Iterator[Prediction]:  # fmt: skip
-    size, names = student.preprocess.size, student.classes
-    images = ImageFiles(Path(), names_in_one(files), (size, size), size)
-    prepare = Normalise(student.preprocess.mean, student.preprocess.std, device=device)
-    parts = torch.split(torch.arange(len(files)), batch_size)
-    with (
-        closing(stream(images.decode_readable, parts, workers, pin_memory=device.type == "cuda")) as batches,
-        tqdm(desc="predict", total=len(files), unit="img", leave=False, disable=no_bar()) as bar,
-    ):
-        for part, (pixels, faults) in zip(parts, batches, strict=True):
-            for number, reason in faults.items():
-                _skip(skipped, files[number], reason)
-            kept = [files[number] for number in part.tolist() if number not in faults]
-            if kept:
-                _, logits = student(prepare(pixels.to(device)))
-                best = logits.float().softmax(dim=1).topk(min(top, len(names)))
-                for file, values, which in zip(kept, best.values.tolist(), best.indices.tolist(), strict=True):
-                    yield Prediction(file, tuple(names[number] for number in which), tuple(values))
-            bar.update(len(part))
 
 
 def no_classifier(path: Path) -> RelgraphError:

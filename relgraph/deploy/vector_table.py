@@ -32,7 +32,7 @@ from relgraph.training.stores import try_threads, whole_splits
 
 AT_ONCE = 2**13  # images of a block, which is a row group in Parquet: 64 MiB of vectors of width 2,048
 COLUMNS = ("name", "split", "label")  # before the vector
-FIXED = {"views": 1, "dtype": "float32", "seed": 0}  # options of stores, and what a table has
+FIXED = {"views": 1, "dtype": "float32", "seed": 0, "index_transform": None}  # options of stores, and what a table has
 Splits = Literal["train", "val", "test", "all"]
 
 
@@ -78,7 +78,8 @@ def is_table(path: str | Path | None, split: Splits | None, **options: Any) -> b
         return False
     for name, value in options.items():
         if value != FIXED[name]:
-            raise RelgraphError(f"{name} is of a store: expected {FIXED[name]} for the table {path}, got {value}")
+            expected = "none to be given" if FIXED[name] is None else FIXED[name]
+            raise RelgraphError(f"{name} is of a store: expected {expected} for the table {path}, got {value}")
     return True
 
 

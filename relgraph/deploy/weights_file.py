@@ -1,6 +1,9 @@
 """A student's network as weights alone, `.safetensors` with `config.json`, under the names of the library it is of."""
 
 import json
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,14 +14,15 @@ from torch import Tensor, nn
 from relgraph.deploy.comparing import compared
 from relgraph.deploy.exported_program import description
 from relgraph.errors import RelgraphError
-from relgraph.files import replacing
+from relgraph.files import check_new, replacing
 from relgraph.names import student as named_student
 from relgraph.networks.backbone import Wrapped
-from relgraph.networks.plain import PlainStudent
+from relgraph.networks.plain import PlainStudent, is_aligned
 from relgraph.networks.timm_source import BeforeClassifier, TimmSource
 from relgraph.networks.torchvision_source import BeforeLastLayer, TorchvisionSource
 
 CONFIG = "config.json"
+LAYERS = "embedding.safetensors"  # of a student that was aligned: what makes its vectors of the network's feature
 
 
 class Network(NamedTuple):
@@ -41,13 +45,14 @@ def write_weights(student: PlainStudent, path: Path, *, images: Tensor) -> float
     The names are those of timm or torchvision, where the network is theirs, so that their model loads the file by
     `load_state_dict`, strictly. Where their model ends in a linear layer and a classifier was trained, that layer is
     the student's projection and classifier in one, and gives its logits. Other files hold the network up to its pooled
-    vector, with the names of the network's own module.
+    vector, with the names of the network's own module. Of a student that was aligned (`relgraph align`) the layers that
+    make vectors of the pooled one, `project`, `projector` and `align` in this order, are in `embedding.safetensors`.
 
     `config.json` tells how the model is built, what it gives, its preprocessing and its classes.
 
     Args:
         student: The student.
-        path: The file; it and `config.json` are written whole or not at all.
+        path: The file; it and those beside it are written whole or not at all.
         images: uint8 images of the student's size, on which both are compared.
 
     Raises:
@@ -61,9 +66,11 @@ def write_weights(student: PlainStudent, path: Path, *, images: Tensor) -> float
     network = network if layers else _network(student, 0)
     gives = "logits" if layers else "feature"
     told = {"relgraph": "weights", **network.told, **description(student, False), "outputs": [gives]}
+    if is_aligned(student):
+        told["embedding"] = {"file": LAYERS, "reads": "feature", "layers": list(_on_top(student))}
     # Cloned, since safetensors stores no two names for one memory.
     tensors = {n: x.detach().cpu().contiguous().clone() for n, x in {**_tensors(student), **(layers or {})}.items()}
-    with replacing(path) as part, replacing(config) as beside:
+    with replacing(path) as part, replacing(config) as beside, _with_layers(student, path.with_name(LAYERS), images):
         part.write_bytes(save(tensors, {"format": "pt"}))
         beside.write_text(json.dumps(told, indent=2) + "\n")
         network.module.load_state_dict(load_file(part))
@@ -73,6 +80,32 @@ def write_weights(student: PlainStudent, path: Path, *, images: Tensor) -> float
             student, lambda batch: [run(batch)], images, path, network.told["library"],
             reference=lambda batch: [student(batch)[1] if layers else student.backbone(batch)],
         )  # fmt: skip
+
+
+def _on_top(student: PlainStudent) -> dict[str, nn.Module]:
+    """Return the layers that make vectors of the pooled one, in their order; those without weights are left out."""
+    project = student.head.project if student.part == "embedding" else nn.Identity()
+    layers = {"project": project, "projector": student.projector, "align": student.align}
+    return {name: layer for name, layer in layers.items() if not isinstance(layer, nn.Identity)}
+
+
+@contextmanager
+def _with_layers(student: PlainStudent, path: Path, images: Tensor) -> Iterator[None]:
+    """Write the layers on top of an aligned student's network while a block writes what is below, compared as well."""
+    if not is_aligned(student):
+        yield
+        return
+    if not _is_ours(path.with_name(CONFIG)):
+        check_new(path)
+    layers = nn.Sequential(OrderedDict(_on_top(student)))
+    tensors = {name: x.detach().cpu().contiguous().clone() for name, x in layers.state_dict().items()}
+    with replacing(path) as part:
+        part.write_bytes(save(tensors, {"format": "pt"}))
+        again = deepcopy(layers)
+        again.load_state_dict(load_file(part))
+        compared(student, lambda batch: [again(student.backbone(batch))], images, path, "torch",
+                 reference=lambda batch: [student(batch)[0]])  # fmt: skip
+        yield
 
 
 def _tensors(student: PlainStudent) -> dict[str, Tensor]:

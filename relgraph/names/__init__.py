@@ -7,6 +7,7 @@ A built-in `NAME`, `SOURCE:NAME`, a name that an installed package registers, `p
 from relgraph.names.data import dataset as dataset
 from relgraph.names.data import own_data as own_data
 from relgraph.names.data import unseen_classes as unseen_classes
+from relgraph.names.index import index_transform as index_transform
 from relgraph.names.methods import SHARED as SHARED
 from relgraph.names.methods import Methods as Methods
 from relgraph.names.methods import Named as Named

@@ -11,7 +11,7 @@ from relgraph.errors import RelgraphError, unknown
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.files import find_network, load_head, load_network, load_projector, read_network
 from relgraph.networks.heads import Head
-from relgraph.networks.plain import read_plain
+from relgraph.networks.plain import PlainStudent, is_aligned, read_plain
 from relgraph.networks.sources import Arguments, Listed, Pretrained, StudentSource, TeacherSource
 
 EMBEDDED = {"digits": Path(__file__).parents[1] / "assets" / "digits-simclr.safetensors"}
@@ -30,6 +30,14 @@ class Projected(Backbone):
         """Return the backbone's maps and the projection."""
         maps, feature = self.backbone.stages(images)
         return maps, self.projector(feature)
+
+
+def embedding_network(student: PlainStudent) -> Projected:
+    """Return the network whose output is a student's vectors, as the argument `output=embedding` gives it."""
+    project = student.head.project if student.part == "embedding" else nn.Identity()
+    # An identity for the alignment of most students would give their stores another fingerprint.
+    aligned = (student.align,) if is_aligned(student) else ()
+    return Projected(student.backbone, nn.Sequential(project, student.projector, *aligned))
 
 
 @dataclass(frozen=True)
@@ -77,9 +85,7 @@ class CheckpointSource(TeacherSource):
         if output == "projection":
             backbone = Projected(backbone, load_projector(self.path))
         elif output == "embedding":
-            plain = read_plain(find_network(self.path), self.find)
-            project = plain.head.project if plain.part == "embedding" else nn.Identity()
-            backbone = Projected(plain.backbone, nn.Sequential(project, plain.projector))
+            backbone = embedding_network(read_plain(find_network(self.path), self.find))
         return Pretrained(backbone, info["image_size"], info["in_channels"], info["mean"], info["std"])
 
 

@@ -21,7 +21,7 @@ from relgraph.networks.sources import StudentSource
 DESCRIBED = {"backbone", "in_channels", "image_size", "mean", "std"}  # keys of the description of any network file
 NETWORK_FILES = ("network.safetensors", "student.safetensors")  # of a run directory: a pre-training's, a training's
 M = TypeVar("M", bound=nn.Module)
-ABOVE = ("head.", "projector.", "teacher.")  # what a network's file holds besides its backbone
+ABOVE = ("head.", "projector.", "teacher.", "align.", "index.")  # what a network's file holds besides its backbone
 SS_HEAD_FILE = "ss_head.safetensors"
 SS_HEAD_KIND = "sskd-head"  # the `kind` in the description of such a file
 
@@ -31,11 +31,17 @@ def save_network(path: Path, network: nn.Module, info: Mapping[str, Any]) -> Non
 
     A network and the layers on top of it are stored together: the keys of its backbone begin with `backbone.`, those of
     a student's head with `head.`, those of a projector with `projector.`, and what the teacher's side of a training
-    learned with `teacher.head.` and `teacher.projector.`.
+    learned with `teacher.head.` and `teacher.projector.`, those of an alignment with `align.`, and those of the
+    transform of an index with `index.`.
     """
+    save_tensors(path, network.state_dict(), info)
+
+
+def save_tensors(path: Path, named: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+    """Write the tensors of a network by their names, and `info`: see `save_network`."""
     # Cloned, since safetensors stores no two names for one memory, which CoaT has: its blocks share a layer.
     layout = torch.contiguous_format
-    tensors = {n: tensor.detach().clone(memory_format=layout).cpu() for n, tensor in network.state_dict().items()}
+    tensors = {name: tensor.detach().clone(memory_format=layout).cpu() for name, tensor in named.items()}
     # One entry, since safetensors writes several in any order.
     header = json.dumps({**info, SEAL: _digest(tensors, info)})
     write_atomically(path, save(tensors, metadata={"relgraph": header}))

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from relgraph.data.decoding import as_seen, read_image
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
+from relgraph.graph.alignment import VectorTransform
 from relgraph.networks.backbone import Backbone
-from relgraph.networks.files import built, load_strictly, read_network
+from relgraph.networks.files import built, load_strictly, read_network, save_tensors
 from relgraph.networks.heads import Head, layers_like
 from relgraph.networks.sources import StudentSource
 from relgraph.networks.weights import from_hub
@@ -75,13 +76,16 @@ class PlainStudent(nn.Module):
     """A trained student, a normalised batch `(N, C, H, W)` to its vectors `(N, D)` and logits `(N, classes)`.
 
     The vectors are those that the method compared with the teacher's: of the embedding or the feature, behind the
-    method's own layers where it has some. Logits are `None` where no classifier was trained.
+    method's own layers where it has some, and where the student was aligned (`relgraph align`) behind the rotation into
+    the teacher's space, whose width D is then. Logits are `None` where no classifier was trained.
 
     Attributes:
         backbone: The network, images to one pooled vector an image.
         head: Projection and classifier.
         projector: The method's layers on top of `part`, or an identity.
         part: What the vectors are made of.
+        align: The rotation into the teacher's space, or an identity.
+        index: What the teacher's index does with a vector, for its gallery and for queries; `None` where none is known.
         classes: Names of the classes; empty where no classifier was trained.
         preprocess: What prepares an image.
         info: The description in its file.
@@ -89,11 +93,12 @@ class PlainStudent(nn.Module):
 
     def __init__(
         self, backbone: Backbone, head: Head, projector: nn.Module | None, part: Literal["embedding", "feature"],
-        info: Mapping[str, Any],
+        info: Mapping[str, Any], align: nn.Module | None = None, index: VectorTransform | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.backbone, self.head = backbone, head
         self.projector = nn.Identity() if projector is None else projector
+        self.align, self.index = nn.Identity() if align is None else align, index
         self.part, self.info = part, dict(info)
         self.classes = tuple(map(str, info["classes"])) if info.get("learns_labels", True) else ()
         self.preprocess = Preprocessing.of(info)
@@ -102,7 +107,7 @@ class PlainStudent(nn.Module):
         """Return the vectors and the logits."""
         feature = self.backbone(images)
         embedding, logits = self.head(feature)
-        vectors: Tensor = self.projector(feature if self.part == "feature" else embedding)
+        vectors: Tensor = self.align(self.projector(feature if self.part == "feature" else embedding))
         return vectors, logits if self.classes else None
 
 
@@ -119,6 +124,52 @@ class VectorsAlone(nn.Module):
         return vectors
 
 
+def is_aligned(student: PlainStudent) -> bool:
+    """Return whether a student's vectors end in the rotation into its teacher's space."""
+    return not isinstance(student.align, nn.Identity)
+
+
+def write_aligned(path: Path, align: nn.Linear, index: VectorTransform, told: Mapping[str, Any]) -> None:
+    """Write the rotation into the teacher's space, and what its index does with a vector, into a student's file.
+
+    What the file held stays in it, so that `write_unaligned` gives it back as it was.
+
+    Args:
+        path: `student.safetensors` of a run, replaced whole or not at all.
+        align: The rotation.
+        index: The transform of the teacher's index.
+        told: Whose space it is and how it was fitted, as JSON values, with `teacher`, its name.
+
+    Raises:
+        RelgraphError: if the file cannot be read, or its student is aligned already.
+    """
+    tensors, info = read_network(path)
+    check_unaligned(path, info)
+    parts = {"align": align, "index": index}
+    own = {f"{name}.{key}": x.float() for name, part in parts.items() for key, x in part.state_dict().items()}
+    save_tensors(path, {**tensors, **own}, {**info, "align": dict(told), "index": index.plain()})
+
+
+def check_unaligned(path: Path, info: Mapping[str, Any]) -> None:
+    """Raise RelgraphError if the description in a student's file says that it is aligned."""
+    if "align" in info:
+        told = f"{path} is aligned with the vectors of {info['align']['teacher']} already"
+        raise RelgraphError(f"{told}: undo that first, by relgraph align RUN --undo")
+
+
+def write_unaligned(path: Path) -> None:
+    """Take what `write_aligned` wrote out of a student's file, which is then what it was before.
+
+    Raises:
+        RelgraphError: if the file cannot be read, or its student is not aligned.
+    """
+    tensors, info = read_network(path)
+    if "align" not in info:
+        raise RelgraphError(f"{path} is not aligned: there is nothing to undo")
+    kept = {name: x for name, x in tensors.items() if not name.startswith(("align.", "index."))}
+    save_tensors(path, kept, {name: value for name, value in info.items() if name not in ("align", "index")})
+
+
 def read_plain(path: Path, find: Callable[[str], StudentSource]) -> PlainStudent:
     """Return a trained student, in evaluation mode, from a run, its `student.safetensors` or a folder of a hub.
 
@@ -133,12 +184,18 @@ def read_plain(path: Path, find: Callable[[str], StudentSource]) -> PlainStudent
     tensors, info = read_network(path)
     if "dim" not in info or "classes" not in info or "vectors" not in info:
         raise RelgraphError(f"{path} holds no student: expected student.safetensors of a training run")
-    own = {n.removeprefix("projector."): t for n, t in tensors.items() if n.startswith("projector.")}
+    projector, align, index = (_named(tensors, part) for part in ("projector.", "align.", "index."))
     backbone = built(info, find)
     head = Head(backbone.width, info["dim"], len(info["classes"]))
-    student = PlainStudent(backbone, head, layers_like(own), info["vectors"], info)
+    transform = VectorTransform.like(index, info.get("index", {})) if index else None
+    student = PlainStudent(backbone, head, layers_like(projector), info["vectors"], info, layers_like(align), transform)
     mine = {name: tensor for name, tensor in tensors.items() if not name.startswith("teacher.")}
     return load_strictly(student, mine, path).eval()
+
+
+def _named(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a part's, without it."""
+    return {name.removeprefix(part): values for name, values in tensors.items() if name.startswith(part)}
 
 
 def hub_file(repository: str) -> Path:

@@ -204,18 +204,21 @@ class Teacher(nn.Module):
         Teachers with equal weights have equal fingerprints, whatever file the weights came from; one value that differs
         gives another. Stored embeddings are matched with their teacher by it.
         """
-        if self._fingerprint:
-            return self._fingerprint
-        digest = sha256()
-        # Two activations differ in no weight.
-        digest.update(" ".join(type(module).__name__ for module in self.network.modules()).encode())
-        tensors = {**dict(self.network.named_parameters()), **dict(self.network.named_buffers())}
-        for name, tensor in sorted(tensors.items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            # Of each tensor in its logical order, since a device or version may choose another one in memory.
-            values = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-            digest.update(values.numpy().data)
-        return digest.hexdigest()
+        return self._fingerprint or fingerprint_of_network(self.network)
+
+
+def fingerprint_of_network(network: nn.Module) -> str:
+    """Return the fingerprint that a teacher of this network has: see `Teacher.fingerprint`."""
+    digest = sha256()
+    # Two activations differ in no weight.
+    digest.update(" ".join(type(module).__name__ for module in network.modules()).encode())
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        # Of each tensor in its logical order, since a device or version may choose another one in memory.
+        values = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        digest.update(values.numpy().data)
+    return digest.hexdigest()
 
 
 def _positions_first(attention: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -272,6 +272,8 @@ class Recipe(BaseRecipe):
         teacher_lr: Learning rate of the teacher's head; with adamw 0.001 if not given. It is constant for a joint head,
             and has the schedule for a sequential one. Its optimiser is the student's in all but rate, warm-up and
             clipping.
+        align: Turn the student's vectors into the teacher's space at the end, by a rotation in closed form, so that
+            they ask the teacher's index (relgraph align).
         ema: Decay of an exponential moving average of the student's weights and statistics, after each step at most
             (1 + step) / (10 + step); the average is evaluated, selected and kept, while the student itself is trained
             on. 0 for none.
@@ -331,6 +333,7 @@ class Recipe(BaseRecipe):
     warmup_epochs: int = option(default=0, least=0)
     milestones: tuple[int, ...] | None = option(default=None)
     teacher_lr: float = option(default=0.01, least=0)
+    align: bool = option(default=False)
     ema: float = option(default=0.0, least=0, below=1)
     patience: int | None = option(default=None, least=1)
     diagnose_every: int = option(default=50, least=0)
@@ -384,6 +387,7 @@ class Recipe(BaseRecipe):
             self.refuse_unused(part in known, "methods that compare by one relation", got, part)
             read(getattr(self, part))  # an unknown name is told before anything is loaded
         self.refuse_unused(bool(self.methods), "a method", got, "beta")
+        self.refuse_unused(self.uses_teacher, "a training by a teacher", f"method {got}", "align")
         self.refuse_unused(self.head == "projection", "head 'projection'", f"{self.head!r} and {self.dim}", "dim")
         reader = next((item.name for item in self.methods if reads_embedding(item.cls, shared | own[item.name])), None)
         if self.head == "linear" and reader is not None:

@@ -23,10 +23,11 @@ from relgraph.data.manifest import DTYPES, Contents, images_per_shard, manifest_
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
 from relgraph.files import digest, locked, writing
-from relgraph.names import dataset
+from relgraph.names import dataset, index_transform
 from relgraph.networks.teachers import Teacher
 from relgraph.printing import no_bar, tell
 from relgraph.training.building import open_data, open_fabric, open_teacher, precision_of
+from relgraph.training.indexing import fit_index
 from relgraph.training.recipe import Recipe
 from relgraph.training.threads import choose_threads
 
@@ -191,22 +192,34 @@ class Embedded:
         contents: what is in it.
         images: how many of its images were embedded now; the others had been before.
         seconds: how long that took.
+        index: spelling of the transform with which it answers queries as an index.
     """
 
     contents: Contents
     images: int
     seconds: float
+    index: str
 
 
 def store_embeddings(
-    recipe: Recipe, path: Path, *, views: int, dtype: str = "float32", seed: int = 0, batch_size: int = 256
-) -> Embedded:
+    recipe: Recipe, path: Path, *, views: int, dtype: str = "float32", seed: int = 0, batch_size: int = 256,
+    index: str | None = None,
+) -> Embedded:  # fmt: skip
     """Write the recipe's teacher's embeddings of its original training split to `path`, or continue to.
 
     All images are embedded, those that a run would hold out as well, so that every seed, `val_fraction`, choice of
     labels and of held-out classes can use the store. Of a data set without a test split that is all but the test images
     that are drawn, and with `holdout_classes`, for which none are drawn, all. An interrupt loses the shard that is
     being computed.
+
+    Args:
+        recipe: Of which the options of `relgraph embed` count.
+        path: Directory of the store.
+        views: Of each image.
+        dtype: Of the stored numbers.
+        seed: Of the crops and flips.
+        batch_size: Images at a time.
+        index: Spelling of the transform with which the store answers queries, beside its rows (see `fit_index`).
 
     Raises:
         RelgraphError: if the recipe's names are unknown, a number is out of range, something else is at `path`, or the
@@ -217,6 +230,8 @@ def store_embeddings(
             "views and batch_size must be at least 1 and dtype float32 or float16, "
             f"got {views}, {batch_size} and {dtype!r}"
         )
+    if index is not None:
+        index_transform(index)  # before hours are spent
     check_place(path)
     fabric, data = open_fabric(recipe), open_data(whole_splits(recipe))
     data = replace(data, train=joined(data)) if data.unseen else data
@@ -232,7 +247,8 @@ def store_embeddings(
             try_threads(recipe, data.train, embed, batch_size)
         start = time.perf_counter()
         images = _write(writer, data.train, embed, batch_size, recipe.processes)
-        return Embedded(contents, images, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        return Embedded(contents, images, seconds, fit_index(path, index))
 
 
 def _contents(

@@ -121,12 +121,15 @@ def page(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Page:
 def test_sections_and_their_contents(runs: Runs, page: Page) -> None:
     sections = [attributes["id"] for attributes in page.all("section")]
     assert sections == [
-        "results", "settings", "curves", "diagnostics", "classes", "matrices", "maps", "graph", "worst", "environment",
+        "results", "settings", "curves", "diagnostics", "classes", "matrices", "maps", "graph", "worst", "answers",
+        "environment",
     ]  # fmt: skip
     links = [link["href"] for link in page.all("a")]
     assert [f"#{section}" for section in sections] == links[-len(sections) :]
     thumbs = [picture for picture in page.all("img") if picture["alt"].count(", number ") == 1]
-    assert len(thumbs) == 12 * (1 + 2 * 4), "the worst are shown with their neighbours"
+    ranked = [picture for picture in thumbs if ", rank " in picture["alt"]]
+    assert len(thumbs) == 12 * (1 + 2 * 4) + 10 * (1 + 2 * 8), "the worst are shown with their neighbours"
+    assert len(ranked) == 10 * 2 * 8, "the answers of both networks are shown with their ranks"
     assert str(runs("few").parent) not in page.source, "paths of the machine are not told"
 
 
@@ -186,7 +189,7 @@ def test_another_split_and_fewer_images(hostile: Path, tmp_path: Path) -> None:
 
 def test_without_a_teacher(runs: Runs, tmp_path: Path) -> None:
     page = report(tmp_path, runs("none"), first=40)
-    assert page.graph["edges"]["teacher"] == [] and "worst" not in page.ids
+    assert page.graph["edges"]["teacher"] == [] and not {"worst", "answers"} & {*page.ids}
     assert "graph" in page.ids and "matrices" in page.ids
 
 

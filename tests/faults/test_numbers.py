@@ -29,7 +29,7 @@ from tests.methods.test_laws import BATCH, batch_of, each_way, learning, make, o
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 FORMS: tuple[Form, ...] = ("matrix", "blocked")
-BATCHES = int(os.environ.get("RELGRAPH_FUZZ", 2))  # of the fuzz, for each method and form
+TRIES = int(os.environ.get("RELGRAPH_FUZZ", 2))  # of the fuzz, for each method and form
 
 
 # Equal images
@@ -325,7 +325,7 @@ def test_every_method_bears_every_batch_in_every_type_at_every_scale(name: str, 
     """L11, by a seeded fuzz; `make faults` has more batches."""
     random = Random(f"{name} {way}")
     for options in forms(name, way):
-        for _ in range(BATCHES):
+        for _ in range(TRIES):
             given = some_case(name, way, random)
             with case(options, given):
                 check_case(name, options, given)

@@ -1,0 +1,227 @@
+"""The rotation of a student into its teacher's space: fitted in closed form, judged, and written into its file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from relgraph.analysis.retrieval import overlap, retrieval
+from relgraph.analysis.run_loading import IMAGES_AT_ONCE, TrainedRun
+from relgraph.analysis.run_vectors import in_original, student_vectors, teacher_vectors
+from relgraph.data.embeddings import EmbeddingStore
+from relgraph.data.images import ImageSet
+from relgraph.data.index_transform import read_transform
+from relgraph.deploy.neighbours import neighbours_among
+from relgraph.errors import RelgraphError
+from relgraph.graph.alignment import Moments, VectorTransform, rotation
+from relgraph.names import is_vectors
+from relgraph.networks.plain import PlainStudent, check_unaligned, write_aligned
+from relgraph.printing import no_bar
+
+LEAST = 3  # images, among which neighbours can be compared
+JUDGED = 10_000  # images at most, each of which is a query among the others
+HELD_OUT = 10  # every so many training images are judged where there are no validation images
+
+
+class Alignment(NamedTuple):
+    """What an alignment gains and loses, on images that it was not fitted to.
+
+    Each figure of `figures` is of queries among the judged images, their own image left out: `recall@1` and `mAP` where
+    there are labels, `overlap@10`, the share of the ten nearest images that teacher queries find as well, or of all but
+    one where there are fewer (all in percent), and of student queries in the teacher's index `cosine`, the mean of a
+    query and its own image there.
+
+    Attributes:
+        teacher: Name of the teacher.
+        images: Number of training images that the rotation was fitted to.
+        widths: Of the student's vectors before, and of the teacher's.
+        transform: What the teacher's index does with a vector, as it was spelled.
+        judged: Number of images that were judged, and of which split.
+        figures: By what is asked: "teacher's index, before" (where the widths are equal) and "teacher's index, after",
+            "own index, before" and "own index, after", "teacher itself".
+        notes: What a user may want to know, a few words each.
+        written: Whether the rotation is in the student's file.
+    """
+
+    teacher: str
+    images: int
+    widths: tuple[int, int]
+    transform: str
+    judged: tuple[int, str]
+    figures: dict[str, dict[str, float]]
+    notes: list[str]
+    written: bool
+
+
+class _Pair(NamedTuple):
+    """The vectors of some images by student and teacher."""
+
+    student: Tensor
+    teacher: Tensor
+
+
+class _Source:
+    """The vectors of a run's images: the student's, and the teacher's from a store, its file of vectors or itself."""
+
+    def __init__(self, run: TrainedRun, student: PlainStudent, store: EmbeddingStore | None) -> None:
+        self.run, self.student, self.store = run, student, store
+
+    def knows(self, images: ImageSet) -> bool:
+        """Return whether the teacher's vectors of a split can be had."""
+        stored = self.store is not None and in_original(self.run.data, images)
+        return stored or self.run.teacher is not None or images.split == "train"
+
+    def blocks(self, images: ImageSet, progress: str) -> Iterator[_Pair]:
+        """Yield the vectors of images, some thousands at a time."""
+        parts = torch.split(torch.arange(len(images)), IMAGES_AT_ONCE)
+        for part in tqdm(parts, progress, leave=False, disable=no_bar(shown=len(parts) > 1)):
+            yield self._of(images.select(part.to(images.labels.device)))
+
+    def _of(self, images: ImageSet) -> _Pair:
+        student = student_vectors(self.run, self.student, images)
+        if self.store is not None and in_original(self.run.data, images):
+            return _Pair(student, self.store.view(0)[images.index.cpu()])
+        teacher = teacher_vectors(self.run, images)
+        assert teacher is not None
+        return _Pair(student, teacher)
+
+
+def align_run(run: TrainedRun, student: PlainStudent, *, index: Path | None = None, dry_run: bool = False) -> Alignment:
+    """Fit the rotation of a run's student into its teacher's space, judge it, and write it into the student's file.
+
+    `W = argmin |S W - T|_F` over matrices of orthonormal rows or columns, of the vectors of the training images about
+    their means, with the best scale (`relgraph.graph.alignment.procrustes`). Images are read once, and only products of
+    vectors are held. From then on the student's vectors have the teacher's width. Neither network learns anything.
+
+    Args:
+        run: The run, opened.
+        student: Its student.
+        index: A store of the teacher's vectors of the training images, whose transform is then the student's as well.
+            That which the run trained by, if not given; else the teacher is run on the images.
+        dry_run: Whether nothing is written.
+
+    Raises:
+        RelgraphError: if the run has no teacher, its student is aligned already, the store is of another teacher, width
+            or images, or a file cannot be written.
+    """
+    check_unaligned(run.run.student_file, student.info)
+    if "teacher" not in run.inputs:
+        raise RelgraphError(
+            f"{run.run.path} was trained without a teacher, with whose vectors its own could be aligned"
+        )
+    store = _store(run, index)
+    source = _Source(run, student, store)
+    fitted, judged = _splits(run, source)
+    moments = None
+    for pair in source.blocks(fitted, "align"):
+        moments = moments or Moments(pair.student.shape[1], pair.teacher.shape[1])
+        moments.add(*pair)
+    assert moments is not None
+    found = rotation(moments, scaled=True)
+    transform, spelling = _transform(store, moments)
+    pairs = list(source.blocks(judged, "judge"))
+    pair = _Pair(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))
+    figures = _figures(pair, judged.true_labels.cpu(), found, transform, moments)
+    teacher = run.inputs["teacher"]
+    told = {
+        "teacher": teacher["name"], "fingerprint": teacher["fingerprint"], "width": moments.products.shape[1],
+        "images": moments.count, "transform": spelling,
+    }  # fmt: skip
+    if not dry_run:
+        with run.run.locked():
+            write_aligned(run.run.student_file, found, transform, told)
+    widths = moments.products.shape[0], moments.products.shape[1]
+    return Alignment(
+        teacher["name"], moments.count, widths, spelling, (len(judged), judged.split), figures,
+        _notes(student, transform), not dry_run,
+    )  # fmt: skip
+
+
+def _store(run: TrainedRun, given: Path | None) -> EmbeddingStore | None:
+    """Return the store of the teacher's vectors that is given, or by which the run was trained, if it is there."""
+    stored = Path(run.recipe.embeddings) if run.recipe.teacher_mode == "stored" else None
+    if given is None and (stored is None or is_vectors(run.recipe.teacher) or not stored.is_dir()):
+        return None
+    path = given or stored
+    assert path is not None
+    store, expected = EmbeddingStore(path), run.inputs["teacher"]
+    if store.contents.fingerprint != expected["fingerprint"]:
+        told = f"{path} is an index of {store.contents.teacher}, or of other weights of it"
+        raise RelgraphError(f"{told}: expected the teacher of {run.run.path}, {expected['name']}")
+    train = run.split("train")
+    if int(train.index.max()) >= store.contents.images or (changed := store.record.first_changed(train)) is not None:
+        image = store.contents.images if int(train.index.max()) >= store.contents.images else int(train.index[changed])
+        told = f"{path} does not know the training images of {run.run.path}"
+        raise RelgraphError(f"{told}: image {image} of the training split is not there, or another one")
+    return store
+
+
+def _splits(run: TrainedRun, source: _Source) -> tuple[ImageSet, ImageSet]:
+    """Return the images that the rotation is fitted to, and those on which it is judged."""
+    train, val = run.split("train"), run.split("val")
+    if len(val) >= LEAST and source.knows(val):
+        return train, val.select(torch.arange(min(JUDGED, len(val))))
+    held = torch.arange(len(train)) % HELD_OUT == 0
+    if int(held.sum()) < LEAST:
+        told = f"{LEAST} validation images or {LEAST * HELD_OUT} training images"
+        raise RelgraphError(f"an alignment is judged on images that it was not fitted to: expected {told}")
+    return train.select(~held), train.select(held.nonzero().flatten()[:JUDGED])
+
+
+def _transform(store: EmbeddingStore | None, moments: Moments) -> tuple[VectorTransform, str]:
+    """Return the transform of the index, of a store its own one, else about the mean of the teacher's vectors."""
+    found = None if store is None else read_transform(store.path)
+    return found or (VectorTransform.of_moments(moments), "centre")
+
+
+def _figures(
+    pair: _Pair, labels: Tensor, align: nn.Linear, transform: VectorTransform, moments: Moments
+) -> dict[str, dict[str, float]]:
+    gallery = transform(pair.teacher)
+    after = transform(align(pair.student))
+    asked = {"teacher's index, after": after, "own index, before": pair.student - moments.means[0].float()}
+    if pair.student.shape == pair.teacher.shape:
+        asked = {"teacher's index, before": transform(pair.student), **asked}
+    asked |= {"own index, after": after, "teacher itself": gallery}
+    found = {}
+    for name, queries in asked.items():
+        own = queries if name.startswith("own") else gallery
+        found[name] = _answers(queries, own, gallery, labels)
+        if name.startswith("teacher's"):
+            found[name]["cosine"] = float(torch.cosine_similarity(queries, gallery).mean())
+    return found
+
+
+def _answers(queries: Tensor, gallery: Tensor, teacher: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return how queries are answered, and how many of their nearest images teacher queries find as well."""
+    each = torch.arange(len(queries))
+    found: dict[str, float] = {}
+    if bool((labels[labels >= 0].bincount() > 1).any()):
+        of_labels = retrieval(queries, gallery, labels, labels, each, [1])
+        found = {name: of_labels[name] for name in ("recall@1", "mAP")}
+    k = neighbours_among(len(queries))
+    return {**found, f"overlap@{k}": overlap(queries, teacher, gallery, teacher, own=each, k=k)}
+
+
+def _notes(student: PlainStudent, transform: VectorTransform) -> list[str]:
+    """Return a warning where the student's backbone is narrower than the index."""
+    width, dimensions = student.backbone.width, transform.dimensions
+    if width >= dimensions:
+        return []
+    told = f"the student's backbone has {width} features, the index {dimensions} dimensions: its vectors lie in {width}"
+    return [f"{told} of them, which costs precision; a wider student, or an index of pca:{width}, has no such gap"]
+
+
+def told_gain(found: Alignment) -> str:
+    """Return in a few words what an alignment gained: its first figure, of queries in the teacher's index.
+
+    >>> told_gain(Alignment("t", 9, (4, 4), "centre", (20, "val"), {"teacher's index, after": {"mAP": 8.2}}, [], True))
+    "mAP in the teacher's index 8.20 % on 20 val images"
+    """
+    after, before = (found.figures.get(f"teacher's index, {when}", {}) for when in ("after", "before"))
+    name = "mAP" if "mAP" in after else next(name for name in after if name.startswith("overlap"))
+    earlier = f"{before[name]:.2f} -> " if name in before else ""
+    return f"{name} in the teacher's index {earlier}{after[name]:.2f} % on {found.judged[0]} {found.judged[1]} images"

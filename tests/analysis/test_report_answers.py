@@ -1,0 +1,60 @@
+"""The section on answers against a loop over queries, in the student's own index and in the teacher's."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+import relgraph
+from relgraph.analysis.report.answers import Answers, answers, answers_section
+from relgraph.analysis.run_loading import TrainedRun
+from relgraph.analysis.run_vectors import student_vectors, teacher_vectors
+from relgraph.data.images import ImageSet
+from relgraph.graph.alignment import VectorTransform, procrustes
+from relgraph.networks.plain import PlainStudent
+
+
+def naive(queries: Tensor, gallery: Tensor, query: int) -> list[int]:
+    """Return all other images, the nearest first."""
+    cosines = normalize(gallery.double()) @ normalize(queries[query].double(), dim=0)
+    order = sorted(range(len(gallery)), key=lambda place: -float(cosines[place]))
+    return [place for place in order if place != query]
+
+
+def check(found: Answers, student: tuple[Tensor, Tensor], teacher: Tensor) -> None:
+    assert len(found.found) == 10 and found.k == 8 and found.images == len(teacher)
+    for one in found.found:
+        own, other = naive(*student, one.query), naive(teacher, teacher, one.query)
+        assert one.student == [(place, other.index(place) + 1) for place in own[:8]]
+        assert one.teacher == [(place, own.index(place) + 1) for place in other[:8]]
+        assert one.overlap == len({*own[:8]} & {*other[:8]}) / 8
+    assert [one.overlap for one in found.found] == sorted(one.overlap for one in found.found)
+    assert found.found[-1].overlap <= found.overlap
+
+
+def aligned(student: PlainStudent, s: Tensor, t: Tensor) -> PlainStudent:
+    head, own, info = student.head, student.projector, student.info
+    turn, transform = procrustes(s, t), VectorTransform.fit(t)
+    return PlainStudent(student.backbone, head, own, student.part, info, turn, transform).eval()
+
+
+def test_queries_with_the_fewest_answers_in_common_and_their_ranks(opened: TrainedRun) -> None:
+    images: ImageSet = opened.data.test.select(torch.arange(60))
+    student = relgraph.load_student(opened.run.path)
+    s, t = student_vectors(opened, student, images), teacher_vectors(opened, images)
+    assert t is not None
+    own, gallery = VectorTransform.fit(s)(s), VectorTransform.fit(t)(t)
+    found = answers(opened, student, images)
+    assert found is not None and not found.shared
+    check(found, (own, own), gallery)
+    page = answers_section(found, images)
+    assert "an index of its own" in page and page.count(" by the teacher, ") == page.count(" by the student, ") == 160
+    turned = aligned(student, s, t)
+    found = answers(opened, turned, images)
+    assert found is not None and found.shared
+    check(found, (VectorTransform.fit(t)(student_vectors(opened, turned, images)), gallery), gallery)
+    assert "the same index" in answers_section(found, images)
+
+
+def test_few_images_have_no_such_section(opened: TrainedRun) -> None:
+    student = relgraph.load_student(opened.run.path)
+    assert answers(opened, student, opened.data.test.select(torch.arange(9))) is None
