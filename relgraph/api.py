@@ -385,7 +385,7 @@ def align(
                 write_unaligned(again._directory.student_file)
             return None
         place = None if index is None else Path(index)
-        return align_run(TrainedRun(again.path, again._given), again.student(), index=place, dry_run=dry_run)
+        return align_run(TrainedRun(again.path, again._given), index=place, dry_run=dry_run)
 
 
 def query(

@@ -64,7 +64,7 @@ class Against(FixedParts):
 
     def space(self) -> Space:
         """Return the student's layer; the teacher's vectors are its nodes."""
-        return Space(self.nodes, self.projector)
+        return Space(self.nodes, self.projector, joint=True)
 
     def relations(self) -> dict[str, Relation]:
         """Return the relations by the names of their terms: the one, named after the method."""

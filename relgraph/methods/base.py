@@ -61,11 +61,14 @@ class Space(NamedTuple):
         part: The part.
         student: The layers on the student's, if the method has some.
         teacher: Those on the teacher's.
+        joint: Whether a student's vector is compared with teacher vectors, which gives both networks one space; a
+            relation of each network's own vectors leaves the student's turned.
     """
 
     part: Literal["embedding", "feature"]
     student: nn.Module | None = None
     teacher: nn.Module | None = None
+    joint: bool = False
 
 
 FACT = r"^(Paper|Differs|Kernel|Topology|Criterion): (.+(?:\n    .+)*)"

@@ -80,7 +80,7 @@ class Contrastive(Method):
 
     def space(self) -> Space:
         """Return the student's layers; the teacher's vectors are its nodes."""
-        return Space(self.nodes, self.projector)
+        return Space(self.nodes, self.projector, joint=True)
 
     def teacher_nodes(self, output: Output) -> Tensor:
         """Return the teacher's nodes `(N, D_t)`, of the width that the method was built for."""

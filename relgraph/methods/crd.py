@@ -155,7 +155,7 @@ class CRD(Method):
 
     def space(self) -> Space:
         """Return the layers of both sides; the vectors are compared at unit length."""
-        return Space(self.nodes, self.embed_student, self.embed_teacher)
+        return Space(self.nodes, self.embed_student, self.embed_teacher, joint=True)
 
     def _anchors(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
         """Return g_s and g_t, `(N, key_dim)`."""

@@ -10,7 +10,7 @@ from relgraph.graph.kernels import Kernel, pearson
 from relgraph.graph.pair import Form, Pair, PairBuilder
 from relgraph.graph.relation import Relation, matching
 from relgraph.graph.topology import Chooser, Graph
-from relgraph.methods.base import Batch, Output, Part, Terms, option
+from relgraph.methods.base import Batch, Output, Part, Space, Terms, option
 from relgraph.methods.relational import Relational
 
 
@@ -102,6 +102,10 @@ class EGA(Relational):
     def moving_kernel(self) -> Kernel:
         """The kernel of the edges."""
         return self.builder.kernel
+
+    def space(self) -> Space:
+        """Return the space of the embeddings, which the node term makes one."""
+        return Space("embedding", joint=self.node_weight > 0)
 
     def vectors(self, student: Output, teacher: Output) -> tuple[Tensor, Tensor]:
         """Return the embeddings, which the pair itself refines."""

@@ -72,9 +72,13 @@ class Sum(Method):
         return terms
 
     def space(self) -> Space:
-        """Return the space of the first method that has layers of its own, else that of the first."""
+        """Return the space of the first method that has layers of its own, else that of the first.
+
+        It is joint if a method makes it so.
+        """
         spaces = [method.space() for _, method in self.each()]
-        return next((space for space in spaces if space.student is not None), spaces[0])
+        found = next((space for space in spaces if space.student is not None), spaces[0])
+        return found._replace(joint=any(space.joint for space in spaces if space.part == found.part))
 
     def teacher_parameters(self) -> Sequence[nn.Parameter]:
         """Return the parameters of the methods' sides of the teacher."""

@@ -129,6 +129,11 @@ def is_aligned(student: PlainStudent) -> bool:
     return not isinstance(student.align, nn.Identity)
 
 
+def in_teacher_space(student: PlainStudent) -> bool:
+    """Return whether a student's vectors stand in the space of its teacher's own, so that they ask the same index."""
+    return is_aligned(student) or bool(student.info.get("in_teacher_space"))
+
+
 def write_aligned(path: Path, align: nn.Linear, index: VectorTransform, told: Mapping[str, Any]) -> None:
     """Write the rotation into the teacher's space, and what its index does with a vector, into a student's file.
 

@@ -123,6 +123,12 @@ class Distillation(Job):
         method = self.objective.method
         return Space("embedding") if method is None else method.space()
 
+    def _in_teacher_space(self) -> bool:
+        """Return whether the student's vectors stand in the space of the teacher's own, without an alignment."""
+        space = self._space()
+        untouched = space.part == "feature" or self.recipe.target_space == "teacher"
+        return space.joint and space.teacher is None and untouched
+
     def kept(self, run: RunDirectory) -> Path:
         """Return the student's file."""
         return run.student_file
@@ -135,7 +141,7 @@ class Distillation(Job):
             "backbone": str(recipe.student),
             **({"stages": list(recipe.student_stages)} if recipe.student_stages else {}),
             "dim": self.student.head.dim if recipe.head == "projection" else None,
-            "target_space": recipe.target_space,
+            "in_teacher_space": self._in_teacher_space(),
             **({"held_out": self.data.held_out} if self.data.unseen else {}),
             "classes": list(self.data.train.classes),
             "vectors": self._space().part,

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 import relgraph
 from relgraph.analysis.run_loading import TrainedRun
-from relgraph.analysis.run_vectors import student_vectors, teacher_vectors
 from relgraph.data.images import ImageSet
 from relgraph.deploy import aligning
 from relgraph.deploy.aligning import Alignment
@@ -37,9 +36,9 @@ def run(digits_run: Path, tmp_path: Path) -> relgraph.Run:
 def vectors(run: relgraph.Run, split: str) -> tuple[Tensor, Tensor, ImageSet]:
     opened = TrainedRun(run.path)
     images = opened.split(split)
-    teacher = teacher_vectors(opened, images)
+    student, teacher = opened.vectors(images)
     assert teacher is not None
-    return student_vectors(opened, run.student(), images), teacher, images
+    return student, teacher, images
 
 
 def aligned(run: relgraph.Run, **options: object) -> Alignment:

@@ -97,7 +97,7 @@ def test_ega_needs_no_labels(make: RecipeMaker, tmp_path: Path) -> None:
 def test_a_run_in_the_teachers_space_is_found_again_in_its_file(make: RecipeMaker, tmp_path: Path) -> None:
     train(make(epochs=1, method="rkd", method_args=("angle_weight=0",), **SPACE), tmp_path / "run")
     _, info = read_network(tmp_path / "run" / "student.safetensors")
-    assert (info["dim"], info["vectors"], info["target_space"]) == (WIDTH, "embedding", "teacher")
+    assert (info["dim"], info["vectors"], info["in_teacher_space"]) == (WIDTH, "embedding", False), "a relation alone"
     report = evaluate_run(tmp_path / "run")
     assert {"top1", "knn"} <= set(report["student"]) and {"top1", "knn"} <= set(report["teacher"])
     train(make(epochs=1, gamma=0.0, **SPACE), tmp_path / "unread")
