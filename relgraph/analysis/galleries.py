@@ -12,16 +12,20 @@ from relgraph.analysis.retrieval import CUTS, overlap, retrieval
 from relgraph.analysis.run_loading import TrainedRun, empty_rows
 from relgraph.data.embeddings import EmbeddingStore, check_complete
 from relgraph.data.images import ImageSet
-from relgraph.data.manifest import Contents
+from relgraph.data.index_transform import read_transform
+from relgraph.data.manifest import Contents, manifest_file
 from relgraph.errors import RelgraphError
+from relgraph.graph.alignment import VectorTransform
 from relgraph.graph.gallery import Search
 from relgraph.graph.search import Rows, check_finite
 from relgraph.names import is_vectors
+from relgraph.networks.plain import in_teacher_space, is_aligned
 from relgraph.networks.teachers import Teacher
 from relgraph.networks.vectors import VectorFile
 from relgraph.training.stores import FACTS, Wanted, facts, fitting_store
 from relgraph.training.vectors import in_original, names_of, original_size, rows_by_name
 
+Sides = dict[str, tuple[Rows, Rows]]
 TABLES = (".npy", ".parquet")
 OVERLAP = 10  # neighbours of a query that both networks may share
 
@@ -60,10 +64,10 @@ class Mapped:
 
 
 def compared(run: TrainedRun, teacher: Rows) -> Rows:
-    """Return the teacher's own vectors as the run's method compared them: the one place where an index is changed.
+    """Return the teacher's own vectors in the space of the student's: behind the layers that the run learned for them.
 
-    With target_space teacher they stay as they are, since nothing was learned on the teacher's side. Queries by the
-    teacher pass here as well; those of the student are what its file gives.
+    With target_space teacher, or a student that is aligned, they stay as they are. Queries by the teacher pass here as
+    well; those of the student are what its file gives.
     """
     side = run.teacher_side
 
@@ -72,7 +76,34 @@ def compared(run: TrainedRun, teacher: Rows) -> Rows:
         changed: Tensor = side(rows.float().to(run.device)).cpu()
         return changed
 
-    return teacher if next(side.children(), None) is None else Mapped(teacher, change)
+    return teacher if _has_own_vectors(run) else Mapped(teacher, change)
+
+
+def _has_own_vectors(run: TrainedRun) -> bool:
+    """Return whether the vectors of the teacher's index are the teacher's own."""
+    return is_aligned(run.plain) or next(run.teacher_side.children(), None) is None
+
+
+def _transform(run: TrainedRun, gallery: str) -> tuple[VectorTransform, str] | None:
+    """Return what the index of the teacher's own vectors does with a vector, and how that is spelled.
+
+    It is that of the student's file, else of the store that is asked, else of the one by which the run was trained.
+    """
+    if run.plain.index is not None:
+        return run.plain.index.cpu(), str(run.plain.info["align"]["transform"])
+    trained_by = run.inputs.get("stored embeddings", {}).get("name")
+    stores = [Path(gallery), *([] if trained_by is None else [Path(trained_by)])]
+    store = next((path for path in stores if manifest_file(path).is_file()), None)
+    return None if store is None or not _has_own_vectors(run) else read_transform(store)
+
+
+def _transformed(run: TrainedRun, transform: VectorTransform, sides: Sides) -> Sides:
+    """Return queries and galleries as an index compares them: a student in a space of its own has its own mean."""
+    own = sides.get("student_student")
+    by = {name: transform for name in sides}
+    if own is not None and not in_teacher_space(run.plain):
+        by["student_student"] = VectorTransform.fit(own[1])
+    return {name: (Mapped(queries, by[name]), Mapped(held, by[name])) for name, (queries, held) in sides.items()}
 
 
 def evaluate_gallery(run: TrainedRun, gallery: str, split: str = "test", k: int = OVERLAP) -> dict[str, Any]:
@@ -92,7 +123,10 @@ def evaluate_gallery(run: TrainedRun, gallery: str, split: str = "test", k: int 
         `queries` and `images`, their numbers, `k`, and a row of figures for each pair of networks of which vectors are
         at hand: `student_teacher` are queries by the student against the teacher's index, `teacher_teacher` by the
         teacher itself, the ceiling, `student_student` by the student against its own. Figures are those of
-        `relgraph.analysis.retrieval.retrieval`, where images have labels, and `overlap@k`, in percent.
+        `relgraph.analysis.retrieval.retrieval`, where images have labels, and `overlap@k`, in percent. `transform` is
+        what the index does with vectors before it compares them: that in the file of an aligned student, else of the
+        store that is asked, else of the one by which the run was trained, else "none". A student in a space of its own
+        has an index about its own mean, where the teacher's is about a mean.
 
     Raises:
         RelgraphError: if the run has no teacher where its vectors are needed, the index is of another teacher, width,
@@ -107,24 +141,34 @@ def evaluate_gallery(run: TrainedRun, gallery: str, split: str = "test", k: int 
             check_finite(vectors, name)
     if gallery != "own":
         _check_widths(student, index, gallery)
-    sides: dict[str, tuple[Rows, Rows]] = {}
+    sides, found = _sides(student, teacher, index, gallery), _transform(run, gallery)
+    if found is not None:
+        sides = _transformed(run, found[0], sides)
+    known = bool((images.true_labels >= 0).any() and (index.labels >= 0).any())
+    if not known and teacher is None:
+        raise RelgraphError(f"{gallery} has no labels, and there is no teacher's ranking to compare the student's with")
+    report: dict[str, Any] = {"run": str(run.run.path), "gallery": gallery, "split": split, "queries": len(images),
+                              "images": len(index.labels), "labels": known, "k": k,
+                              "transform": "none" if found is None else found[1]}  # fmt: skip
+    for name, (queries, held) in sides.items():
+        row = _figures(queries, held, images.true_labels, index, name) if known else {}
+        if "teacher_teacher" in sides:
+            asked, ranked = sides["teacher_teacher"]
+            row[f"overlap@{k}"] = overlap(queries, asked, held, ranked, own=index.own, k=k, progress=name)
+        report[name] = row
+    return report
+
+
+def _sides(student: Tensor, teacher: Rows | None, index: Index, gallery: str) -> Sides:
+    """Return queries and gallery of each pair of networks of which both are at hand."""
+    sides: Sides = {}
     if gallery != "own" and index.teacher is not None:
         sides["student_teacher"] = student, index.teacher
     if teacher is not None and index.teacher is not None:
         sides["teacher_teacher"] = teacher, index.teacher
     if index.student is not None:
         sides["student_student"] = student, index.student
-    known = bool((images.true_labels >= 0).any() and (index.labels >= 0).any())
-    if not known and teacher is None:
-        raise RelgraphError(f"{gallery} has no labels, and there is no teacher's ranking to compare the student's with")
-    report: dict[str, Any] = {"run": str(run.run.path), "gallery": gallery, "split": split, "queries": len(images),
-                              "images": len(index.labels), "labels": known, "k": k}  # fmt: skip
-    for name, (queries, held) in sides.items():
-        row = _figures(queries, held, images.true_labels, index, name) if known else {}
-        if teacher is not None and index.teacher is not None:
-            row[f"overlap@{k}"] = overlap(queries, teacher, held, index.teacher, own=index.own, k=k, progress=name)
-        report[name] = row
-    return report
+    return sides
 
 
 def _figures(queries: Rows, held: Rows, labels: Tensor, index: Index, name: str) -> dict[str, float]:

@@ -7,16 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 from torch import Tensor
 
 from relgraph import api, load_student, load_teacher
 from relgraph.analysis.galleries import evaluate_gallery
 from relgraph.analysis.retrieval import overlap, retrieval
 from relgraph.analysis.run_loading import TrainedRun
+from relgraph.data.embeddings import EmbeddingStore
 from relgraph.data.views import Normalise
 from relgraph.files import read_json
 from relgraph.training.distillation import train
 from relgraph.training.feed import input_of
+from relgraph.training.indexing import fit_index
 from relgraph.training.recipe import Recipe
 from relgraph.training.stores import store_embeddings
 from tests.analysis.conftest import Runs
@@ -47,7 +50,7 @@ def run(path: Path) -> TrainedRun:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a store of all training images of digits, made without knowing of held-out classes."""
     found = tmp_path_factory.mktemp("stores") / "store"
-    store_embeddings(Recipe(**QUICK), found, views=2)
+    store_embeddings(Recipe(**QUICK), found, views=2, index="none")
     return found
 
 
@@ -98,6 +101,48 @@ def test_a_store_of_all_training_images(run: TrainedRun, store: Path) -> None:
         assert report["images"] == 1442
         for name in SIDES:
             assert report[name] == pytest.approx(expected[name], abs=0.3), name  # a store may round otherwise
+
+
+def test_an_index_transforms_gallery_and_queries_alike(run: TrainedRun, store: Path, tmp_path: Path) -> None:
+    centred = shutil.copytree(store, tmp_path / "centred")
+    assert fit_index(centred, "pca:20") == "pca:20"
+    mean = torch.from_numpy(PCA(20).fit(EmbeddingStore(centred).view(0)[:].double().numpy()).mean_)
+    axes = PCA(20).fit(EmbeddingStore(centred).view(0)[:].double().numpy()).components_.T
+    parts = {name: vectors_of(run, name) for name in ("train", "val", "test")}
+    order = torch.cat([run.data.train.index, run.data.val.index, run.data.test.index]).argsort()
+    student, teacher, digits = (torch.cat(part)[order] for part in zip(*parts.values(), strict=True))
+
+    def moved(vectors: Tensor) -> Tensor:
+        return (vectors.double() - mean) @ torch.from_numpy(axes)
+
+    queries = moved(parts["test"][0]), moved(parts["test"][1]), parts["test"][2]
+    expected = expected_of(queries, (moved(student), moved(teacher), digits), run.images("test").index)
+    report = evaluate_gallery(run, str(centred))
+    assert report["transform"] == "pca:20" and evaluate_gallery(run, str(store))["transform"] == "none"
+    for name in SIDES:
+        assert report[name] == pytest.approx(expected[name], abs=0.3), name
+
+
+def test_an_aligned_student_asks_the_teachers_own_index(runs: Runs, tmp_path: Path, store: Path) -> None:
+    path = shutil.copytree(runs("few"), tmp_path / "run")
+    api.align(path)
+    run = TrainedRun(path)
+    images = run.images("test")
+    student, teacher = run.vectors(images)
+    assert teacher is not None and student.shape == teacher.shape and run.plain.index is not None
+    with torch.no_grad():
+        s, t = run.plain.index(student), run.plain.index(teacher)
+    labels, own = images.labels, torch.arange(len(images))
+    for gallery in ("teacher", str(store)):
+        assert evaluate_gallery(run, gallery)["transform"] == "centre"
+    report = evaluate_gallery(run, "teacher")
+    for name, (queries, held) in {
+        "student_teacher": (s, t),
+        "teacher_teacher": (t, t),
+        "student_student": (s, s),
+    }.items():
+        expected = retrieval(queries, held, labels, labels, own)
+        assert {key: report[name][key] for key in expected} == pytest.approx(expected, abs=0.3)
 
 
 def test_a_table_by_order_and_by_names(run: TrainedRun, store: Path, tmp_path: Path) -> None:
