@@ -20,7 +20,14 @@ from relgraph.graph.topology import ALL_PAIRS
 
 @torch.no_grad()
 def nearest_keys(
-    nodes: Tensor, keys: Rows, k: int, kernel: Kernel, own: Tensor | None = None, block: int | None = None
+    nodes: Tensor,
+    keys: Rows,
+    k: int,
+    kernel: Kernel,
+    own: Tensor | None = None,
+    *,
+    shared: bool = False,
+    block: int | None = None,
 ) -> Tensor:
     """Return the positions of each node's k nearest keys, nearest first, `(N, D), (M, D) -> (N, k)`.
 
@@ -29,9 +36,10 @@ def nearest_keys(
     Args:
         nodes: `(N, D)`.
         keys: `(M, D)`, read `block` at a time.
-        k: At most M, or M - 1 with `own`.
+        k: At most the number of keys that are not left out.
         kernel: What weighs them.
         own: Position of a key of each node that is left out, `(N,)`, such as its own slot in a bank.
+        shared: Whether the keys of all nodes are left out of all.
         block: Keys that are read at a time; chosen by the number of nodes if not given.
 
     >>> from relgraph.graph.kernels import cosine
@@ -45,7 +53,7 @@ def nearest_keys(
         tile = nearness(kernel, nodes, keys[start : start + block])
         place = torch.arange(start, start + tile.shape[1], device=tile.device)
         if own is not None:
-            tile = tile.masked_fill(own.unsqueeze(-1) == place, -torch.inf)
+            tile = tile.masked_fill(torch.isin(place, own) if shared else own.unsqueeze(-1) == place, -torch.inf)
         best, found = torch.cat([best.to(tile), tile], 1), torch.cat([found, place.expand(len(nodes), -1)], 1)
         best, order = best.topk(min(k, best.shape[1]))
         found = found.gather(1, order)
@@ -53,14 +61,22 @@ def nearest_keys(
 
 
 def related_to_keys(
-    relation: Relation, student: Tensor, teacher: Tensor, keys: Rows, k: int, own: Tensor | None = None
+    relation: Relation,
+    student: Tensor,
+    teacher: Tensor,
+    keys: Rows,
+    k: int,
+    own: Tensor | None = None,
+    *,
+    batch: bool = False,
 ) -> Tensor:
     """Return a relation of the student's nodes to their own teacher vectors and the k nearest keys of each: a scalar.
 
         w_s(i, j) = kernel(s_i, c_ij)    w_t(i, j) = kernel(t_i, c_ij)    c_i = [t_i, the k keys nearest to t_i]
 
-    The student alone receives gradient from the keys, once differentiable. To have the batch among the keys, they may
-    begin with its teacher's nodes, `own` being 0 to N - 1.
+    With `batch` the keys of each anchor begin with all teacher nodes of the batch, not its own alone: the nearest keys
+    lie all on one side, so that a criterion of their differences, as after a softmax, says little of where in the
+    teacher's space the student's node is. The student alone receives gradient from the keys, once differentiable.
 
     Args:
         relation: One with `against="teacher"` on all pairs; no scale of the whole graph.
@@ -68,7 +84,8 @@ def related_to_keys(
         teacher: Nodes `(N, D)`.
         keys: Prepared keys `(M, D)`.
         k: Keys of each anchor; all that there are, if they are fewer.
-        own: Position of a key that is the anchor's own, and no other, `(N,)`.
+        own: Position of the key that is the anchor's own image, `(N,)`, and is left out; with `batch`, those of all.
+        batch: Whether all nodes of the batch are keys.
 
     Raises:
         RelgraphError: if nodes and keys are not of one width, or the relation is another.
@@ -87,15 +104,30 @@ def related_to_keys(
     if keys.shape[-1] != teacher.shape[-1]:
         raise RelgraphError(f"keys must be (M, {teacher.shape[-1]}) as the teacher's nodes, got {tuple(keys.shape)}")
     s, t = kernel.nodes(student), kernel.nodes(teacher)
-    (count, width), k = t.shape, min(k, len(keys) - (own is not None))
-    near = nearest_keys(t.detach(), keys, k, kernel, own)
+    (count, width), first = t.shape, len(t) if batch else 1
+    k = max(0, min(k, len(keys) - (0 if own is None else first)))
+    near = nearest_keys(t.detach(), keys, k, kernel, own, shared=batch)
 
     def term(anchors: slice, s: Tensor, t: Tensor, near: Tensor) -> Tensor:
         others = keys[near[anchors].flatten()].view(-1, k, width)
-        mine = torch.cat([t[anchors].unsqueeze(-2), others], dim=-2)
-        itself = torch.arange(1 + k, device=t.device) == 0
-        rows = (kernel.matrix(x[anchors].unsqueeze(-2), mine, at).squeeze(-2) for x, at in ((s, None), (t, itself)))
+        rows = (
+            torch.cat([_to_batch(kernel, x, t, anchors, batch), _to_each(kernel, x[anchors], others)], -1)
+            for x in (s, t)
+        )
         return criterion.of_block(*(scale(row, ALL_PAIRS) for row in rows))
 
-    total = sum_of_blocks(term, (s, t, near), count, max(1, blocks.LARGEST // ((1 + k) * width)))
-    return criterion.of_blocks(total, count, count * (1 + k)).to(torch.result_type(student, teacher))
+    total = sum_of_blocks(term, (s, t, near), count, max(1, blocks.LARGEST // (k * width + first)))
+    return criterion.of_blocks(total, count, count * (first + k)).to(torch.result_type(student, teacher))
+
+
+def _to_batch(kernel: Kernel, x: Tensor, teacher: Tensor, anchors: slice, whole: bool) -> Tensor:
+    """Return the weights of anchors among x to the batch's teacher nodes `(A, N)`, or to their own alone `(A, 1)`."""
+    if whole:
+        return kernel.rows(x, anchors, teacher)
+    own = torch.ones(1, 1, dtype=torch.bool, device=x.device) if x is teacher else None
+    return kernel.matrix(x[anchors].unsqueeze(-2), teacher[anchors].unsqueeze(-2), own).squeeze(-2)
+
+
+def _to_each(kernel: Kernel, x: Tensor, keys: Tensor) -> Tensor:
+    """Return the weights of nodes to keys of their own, `(A, D), (A, k, D) -> (A, k)`."""
+    return kernel.matrix(x.unsqueeze(-2), keys).squeeze(-2)

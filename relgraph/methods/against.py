@@ -171,9 +171,14 @@ class Keyed(Against):
         own = self._own(batch, len(s))
         terms = self.own_terms(s, t)
         for name, relation in self.relations().items():
-            value = related_to_keys(relation, s, t, self.keys(), self.length - 1, own).to(precision_of(s, t))
-            terms[name] = overflowed(value, s, t)
+            value = related_to_keys(relation, s, t, self.keys(), self.length - 1, own, batch=self.with_batch)
+            terms[name] = overflowed(value.to(precision_of(s, t)), s, t)
         return terms
+
+    @property
+    def with_batch(self) -> bool:
+        """Whether all images of the batch are keys of every anchor beside those of a memory, not its own alone."""
+        return False
 
     def keys(self) -> Rows:
         """Return the keys of the memory, of unit length."""

@@ -18,13 +18,16 @@ class CSD(Keyed):
 
         p_i = softmax(T_ij / teacher_tau)    q_i = softmax(X_ij / tau)    L = 1 / N * sum_i KL(p_i || q_i)
 
-    The keys are those of the batch, or of a memory (`memory`). A perfect student has loss 0 where both temperatures are
-    equal. Called with outputs or vectors of student and teacher, `(N, D_s)` and `(N, D_t)`, and for `memory="images"`
-    a `Batch` with indices; returns a scalar >= 0.
+    The keys are those of the batch, or of a memory (`memory`) beside the batch. A perfect student has loss 0 where both
+    temperatures are equal. Called with outputs or vectors of student and teacher, `(N, D_s)` and `(N, D_t)`, and for
+    `memory="images"` a `Batch` with indices; returns a scalar >= 0.
 
     Paper, official code and this one: the authors published no code. The formula is that of a benchmark's code
     (AIR-Distiller), whose keys are the images of the batch; the paper takes them from the teacher's vectors of the
-    whole training set, as `memory="images"` does (its number of keys and temperatures could not be verified). That code
+    whole training set, as `memory="images", batch_keys=False` does (its number of keys and temperatures could not be
+    verified). A softmax over the nearest keys alone, which all lie on one side, says little of where the student's
+    vector is: on the digits example 64 keys of 1,153 images trained to nothing, with the batch beside them they did
+    not, hence the default. That code
     has `tau=1`, `teacher_tau=0.01` and weight 10: since a cosine is at most 1, its student cannot be sharper than e^2
     from key to key, and a perfect copy of the teacher has a loss far above 0. Both are 0.1 here, at weight 1, which
     scales the gradient for cosines as weight 10 does at `tau=1`. It refuses batches of fewer than `length` images, all
@@ -41,6 +44,8 @@ class CSD(Keyed):
         length: See `Keyed`; the published k.
         tau: The student's temperature > 0; 1 in the benchmark's code.
         teacher_tau: The teacher's temperature > 0; 0.01 in the benchmark's code.
+        batch_keys: Whether the keys of an anchor are also all images of the batch, beside its `length - 1` nearest ones
+            of a memory; without, they are those and the image itself.
         memory: See `Keyed`.
         queue: See `Keyed`.
         images: See `Keyed`.
@@ -63,12 +68,19 @@ class CSD(Keyed):
 
     tau: float = option(default=0.1, above=0, kw_only=True)
     teacher_tau: float = option(default=0.1, above=0, kw_only=True)
+    batch_keys: bool = option(default=True, kw_only=True)
+
+    @property
+    def with_batch(self) -> bool:
+        """Whether the batch's images are keys beside those of a memory."""
+        return self.batch_keys
 
     def make_relation(self) -> Relation:
         """Return the relation of distributions."""
         return Relation(cosine, criterion=Criterion(self._divergence, name="KL"), against="teacher")
 
     def _divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
-        s, t = ranked(student, teacher, self.length)
+        every = self.batch_keys and not self.paired  # keys of a memory are `length` at most, and all are compared
+        s, t = ranked(student, teacher, None if every else self.length)
         q, p = (s / self.tau).log_softmax(-1), (t / self.teacher_tau).log_softmax(-1)
         return (p.exp() * (p - q)).sum(-1)

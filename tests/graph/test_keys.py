@@ -45,7 +45,7 @@ def test_the_nearest_are_those_of_a_loop(kernel: Kernel) -> None:
     slots = torch.randperm(M)[:N]
     for k, own, block in product((1, 5, M - 1), (None, slots), (None, 1, 7, 100)):
         with case(k, own, block):
-            found = nearest_keys(kernel.nodes(teacher), kernel.nodes(keys), k, kernel, own, block)
+            found = nearest_keys(kernel.nodes(teacher), kernel.nodes(keys), k, kernel, own, block=block)
             assert found.tolist() == near(kernel, teacher, keys, k, own)
 
 
@@ -93,6 +93,30 @@ def test_a_relation_to_keys_is_a_loop_over_anchors(monkeypatch: pytest.MonkeyPat
             expected = with_gradient(loop(kernel, row, keys, k, own), student, teacher)
             torch.testing.assert_close(with_gradient(found, student, teacher), expected, rtol=1e-9, atol=1e-10)
             assert torch.autograd.gradcheck(found, (student.clone().requires_grad_(), teacher), fast_mode=True)
+
+
+def test_the_batch_may_stand_beside_its_nearest_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    student, teacher, keys = nodes()
+    slots = torch.randperm(M)[:N]
+    left = [j for j in range(M) if j not in slots.tolist()]
+    for block, own, k in product((2**21, 60), (None, slots), (1, 4, 100)):
+        monkeypatch.setattr(blocks, "LARGEST", block)
+        relation = Relation(euclidean, criterion=largest, against="teacher")
+        held = keys if own is None else keys[left]
+
+        def found(s: Tensor, t: Tensor, k: int = k, own: Tensor | None = own, relation: Relation = relation) -> Tensor:
+            return related_to_keys(relation, s, t.detach(), keys, k, own, batch=True)
+
+        def expected(s: Tensor, t: Tensor, k: int = k, held: Tensor = held) -> Tensor:
+            t, rows = t.detach(), []
+            for i, chosen in enumerate(near(euclidean, t, held, k, None)):
+                mine = torch.cat([t, held[chosen]])
+                rows.append(largest(euclidean(s[i : i + 1], mine), euclidean(t[i : i + 1], mine)))
+            return torch.stack(rows).mean()
+
+        with case(block, own, k):
+            one, other = (with_gradient(loss, student, teacher) for loss in (found, expected))
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
 
 
 def test_where_the_batch_is_the_memory_it_is_the_relation_of_the_batch() -> None:

@@ -1,6 +1,7 @@
 """What methods that relate the student to the teacher share: the layer, and the memories against loops and a deque."""
 
 from collections import deque
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from tests.methods.golden import value_and_gradient
 
 N, STUDENT, TEACHER, IMAGES = 5, 4, 6, 14
 KEYED: dict[str, type[Keyed]] = {"csd": CSD, "rop": ROP, "d3still": D3still}
+# Options with which the keys of a memory stand beside the own vector, not beside the batch.
+ALONE: dict[str, dict[str, Any]] = {"csd": {"batch_keys": False}, "rop": {}, "d3still": {}}
 keyed = pytest.mark.parametrize("name", KEYED)
 
 
@@ -51,7 +54,7 @@ def test_a_queue_is_a_deque_of_the_teachers_vectors(name: str, monkeypatch: pyte
     size = 12
     for largest in (blocks.LARGEST, 50):
         monkeypatch.setattr(blocks, "LARGEST", largest)
-        loss = KEYED[name](TEACHER, TEACHER, length=4, memory="queue", queue=size).double()
+        loss = KEYED[name](TEACHER, TEACHER, length=4, memory="queue", queue=size, **ALONE[name]).double()
         assert loss.remembered is not None and loss.projector is None and not loss.paired
         held = deque(loss.remembered.keys.clone(), maxlen=size)
         for step in range(4):
@@ -63,7 +66,7 @@ def test_a_queue_is_a_deque_of_the_teachers_vectors(name: str, monkeypatch: pyte
 
 @keyed
 def test_images_leave_out_their_own_slot(name: str) -> None:
-    loss = KEYED[name](TEACHER, TEACHER, length=5, memory="images", images=IMAGES).double()
+    loss = KEYED[name](TEACHER, TEACHER, length=5, memory="images", images=IMAGES, **ALONE[name]).double()
     assert loss.remembered is not None and loss.reads == ("feature", "indices")
     slots = loss.remembered.keys.clone()
     torch.testing.assert_close(slots.norm(dim=1), torch.ones(IMAGES).double())
@@ -87,6 +90,19 @@ def test_a_gallery_is_read_and_never_written(name: str) -> None:
     torch.testing.assert_close(value_and_gradient(loss, student, teacher, images), expected)
     loss.remember(student, teacher, images)
     torch.testing.assert_close(value_and_gradient(loss, student, teacher, images), expected)
+
+
+def test_csd_compares_all_images_of_the_batch_beside_the_nearest_keys() -> None:
+    student, teacher, images = batch(0)
+    loss = CSD(TEACHER, TEACHER, length=3, memory="images", images=IMAGES).double()
+    assert loss.remembered is not None
+    slots = [key for j, key in enumerate(loss.remembered.keys) if j not in images.indices.tolist()]
+    rows = []
+    for s, t in zip(normalize(student), normalize(teacher), strict=True):
+        keys = torch.stack([*normalize(teacher), *sorted(slots, key=lambda key: -(t @ key).item())[:2]])
+        q, p = ((keys @ x / 0.1).log_softmax(0) for x in (s, t))
+        rows.append((p.exp() * (p - q)).sum())
+    torch.testing.assert_close(loss(student, teacher, images), torch.stack(rows).mean())
 
 
 def test_more_keys_than_there_are_are_all_of_them() -> None:

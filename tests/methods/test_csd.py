@@ -26,7 +26,7 @@ def test_official_value_and_gradient() -> None:
 
 
 def test_the_number_of_own_vector_and_queue() -> None:
-    loss = CSD(16, 16, length=6, tau=1.0, teacher_tau=0.01, memory="queue", queue=32).double()
+    loss = CSD(16, 16, length=6, tau=1.0, teacher_tau=0.01, memory="queue", queue=32, batch_keys=False).double()
     assert loss.remembered is not None
     loss.remembered.keys.copy_(queue_keys())
     student, teacher = embeddings()
