@@ -11,6 +11,7 @@ import torch
 
 from relgraph import load_student
 from relgraph.analysis.run_loading import TrainedRun, evaluate_run, run_pair
+from relgraph.data.manifest import Contents
 from relgraph.files import read_json
 from relgraph.methods import Method, Output
 from relgraph.networks.files import read_network
@@ -18,12 +19,14 @@ from relgraph.networks.heads import Head
 from relgraph.outputs import Batch
 from relgraph.own_code import Own
 from relgraph.training.distillation import Distillation, build, train
+from relgraph.training.pretrain_recipe import resolve_pretraining
+from relgraph.training.pretraining import build_pretraining
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import RunDirectory
 from relgraph.training.stores import store_embeddings
 from relgraph.training.tasks import Classes, LabelledRetrieval, Neighbours, Retrieval
 from tests.checks import assert_refused, assert_refused_like, case, refusal
-from tests.pictures import write_folder
+from tests.pictures import write_folder, write_image
 from tests.training.conftest import RecipeMaker, in_pieces, outcome, part, result_of
 
 WIDTH = 64  # of the embedded teacher
@@ -254,3 +257,25 @@ def test_a_head_without_a_projection_leaves_vectors_alone() -> None:
     vectors = torch.randn(3, 5)
     assert Head(5, None, 2)(vectors)[0] is vectors
     assert json.dumps(Recipe().plain()["dim"]) == "null"
+
+
+def test_a_store_of_a_data_set_without_a_test_split_holds_all_images(make: RecipeMaker, tmp_path: Path) -> None:
+    for number in range(36):
+        write_image(tmp_path / "classes" / NAMES[number % 6] / f"{number}.png", seed=number)
+    options = {"dataset": f"classes:{tmp_path / 'classes'}", "batch_size": 8, "views": "independent"}
+    held = {"holdout_classes": "0.3,0.3", **options}
+    store_embeddings(make(**held), tmp_path / "store", views=1)
+    assert Contents.read(tmp_path / "store").images == 36
+    job = build(make(gamma=0.0, epochs=1, embeddings=str(tmp_path / "store"), teacher_mode="stored", **held, **SPACE))
+    assert "stored embeddings" in job.note
+    told = r"^no stored embeddings fit: .*it has 36 images|another one there|is another one"
+    without = make(gamma=0.0, embeddings=str(tmp_path / "store"), teacher_mode="stored", **options)
+    assert_refused_like((lambda: build(without), told))
+
+
+def test_a_pretraining_holds_classes_out_as_well() -> None:
+    given = {"holdout_classes": "0.2,0.3", "epochs": 1, "network": "resnet8", "device": "cpu", "threads": 1}
+    job = build_pretraining(resolve_pretraining(given))
+    assert type(job.task) is Retrieval and len(job.data.train.classes) == 5
+    network: Any = job.objective
+    assert set(job.task.evaluate(network, job.data.val)) >= {"recall@1", "mAP"}
