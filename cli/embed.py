@@ -86,14 +86,13 @@ def embed(out: Path | None, split: Any, allow_code: bool, **options: Any) -> Non
     except KeyboardInterrupt:
         say("", "stopped; finished shards are kept, the same command continues", err=True)
         raise SystemExit(130) from None
-    say(_summary(path, done))
+    say(_summary(path, done), f"as an index: {done.index}")
 
 
 def _summary(path: Path, done: Any) -> str:
     found = done.contents
     views = f"{found.views} view{'s' if found.views > 1 else ''}"
     size = f"{found.images} images x {views} x {found.width}, {found.dtype}, {found.bytes / 1e6:.1f} MB"
-    size += f", as an index: {done.index}"
     if done.images == 0:
         return f"{quote(str(path))} was finished already: {size}"
     # Every view of an image goes through the teacher on its own.

@@ -85,7 +85,7 @@ def main() -> None:
     relgraph pretrain                         a teacher of your own, from images without labels
     relgraph embed --views 4                  run the teacher once, instead of in every step
     relgraph align runs/NAME                  turn the student's vectors into the teacher's space
-    relgraph query runs/NAME photo.jpg --index STORE
+    relgraph query runs/NAME x.jpg --index S  the nearest images of an index, by the student's vectors
     relgraph methods                          how to distil: the published methods, any of them on any graph
     relgraph presets                          published protocols by name, and what differs from them
     relgraph teachers dinov2                  what can teach; students and data list the rest

@@ -18,7 +18,7 @@ def test_digits_from_end_to_end(program: Program) -> None:
     assert told[0] == f"digits by embedded:digits -> {path}"
     assert told[1].startswith(f"{path}: 1442 images x 3 views x 64, float32, 1.1 MB; ")
     assert told[1].endswith(" images/s through the teacher, in 32-true")
-    assert EmbeddingStore(path).contents.views == 3
+    assert told[2:] == ["as an index: centre"] and EmbeddingStore(path).contents.views == 3
     again = program("embed", "--views", 3).stdout.splitlines()
     assert again[1] == f"{path} was finished already: 1442 images x 3 views x 64, float32, 1.1 MB"
 

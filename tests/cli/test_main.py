@@ -11,8 +11,8 @@ import pytest
 from tests.cli.conftest import Failing, Program
 
 COMMANDS = (
-    "train", "pretrain", "evaluate", "analyze", "report", "export", "predict", "embed", "data", "teachers", "students",
-    "methods", "presets",
+    "train", "pretrain", "evaluate", "analyze", "report", "export", "predict", "embed", "align", "query", "data",
+    "teachers", "students", "methods", "presets",
 )  # fmt: skip
 
 
