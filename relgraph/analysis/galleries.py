@@ -181,8 +181,8 @@ def _check_widths(student: Tensor, index: Index, gallery: str) -> None:
     width = student.shape[1] if index.teacher is None else index.teacher.shape[1]
     if width != student.shape[1]:
         told = f"the student's vectors have the width {student.shape[1]}, those of the gallery {gallery} {width}"
-        raise RelgraphError(f"{told}: relgraph align turns them into the teacher's space, --target-space teacher trains "
-                            "them there")  # fmt: skip
+        raise RelgraphError(f"{told}: relgraph align turns them into the teacher's space, --target-space teacher trains"
+                            " them there")  # fmt: skip
 
 
 def _index(run: TrainedRun, gallery: str, images: ImageSet, student: Tensor, teacher: Rows | None) -> Index:

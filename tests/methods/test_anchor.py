@@ -98,7 +98,7 @@ def test_a_sum_with_an_anchor_stores_its_head_with_the_student() -> None:
         assert isinstance(anchor, Anchor)
         assert space.student is anchor.projector is not None and space.part == "feature"
     built = build_method("ega+anchor", run, {}, ["anchor.nodes=embedding"])
-    assert built is not None and built.space() == ("embedding", None, None)
+    assert built is not None and built.space() == Space("embedding", joint=True)
 
 
 def test_what_it_refuses() -> None:
