@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, mse_loss, smooth_l1_loss
 
 from relgraph.methods import Anchor, RunFacts
+from relgraph.methods.base import Space
 from relgraph.names import build_method
 from relgraph.networks.heads import Regressor, layers_like
 from tests.checks import assert_refused
