@@ -226,7 +226,8 @@ class Recipe(BaseRecipe):
         scale: Scale of the method's relation, in place of the published one: raw, by_mean, by_max, by_constant_max,
             by_norm, by_anchor_norm, by_anchor_sum or softmax:TEMPERATURE.
         criterion: Criterion of the method's relation, in place of the published one: frobenius, mean_square,
-            sum_square, anchor_square, half_square, huber, kl (of probabilities) or cross_entropy (of log-probabilities).
+            sum_square, anchor_square, half_square, huber, kl (of probabilities) or cross_entropy (of
+            log-probabilities).
         nodes: What a method's nodes are: the projected embedding, the pooled feature below it, or the last stage map;
             the method's own choice if not given.
         node_weight: Weight of EGA's node term, 0.8 if not given. Grows with the batch: retune it for another batch
@@ -238,8 +239,8 @@ class Recipe(BaseRecipe):
         beta: Weight of the method; the published one if not given (relgraph methods).
         init_epochs: Number of first epochs in which the method trains alone, and then no more; if not given 1/9 of all
             for fsp and ab, else 0.
-        temperature: Temperature of the methods that have one (kd, dkd, mlld, sskd) and of --alpha; the method's own, 4, if not
-            given.
+        temperature: Temperature of the methods that have one (kd, dkd, mlld, sskd) and of --alpha; the method's own, 4,
+            if not given.
         epochs: Passes over the training set.
         batch_size: Images in a batch, which are the nodes of its graph, at least two; of all devices together.
         accumulate: Parts in which a batch goes through the student, for a large graph on a small device; the graph
