@@ -13,6 +13,7 @@ def ranked(student: Tensor, teacher: Tensor, length: int | None = None) -> tuple
     At most `length` of them. Of weights that are equal in float32 the first of the row comes first: equal keys would
     else be ranked by rounding. The order has no gradient.
 
+    >>> import torch
     >>> ranked(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.2, 0.9, 0.5]), length=2)
     (tensor([2., 3.]), tensor([0.9000, 0.5000]))
     """
@@ -25,6 +26,7 @@ def differences(weights: Tensor, others: Tensor | None = None) -> Tensor:
 
     With `others` it is `w_n - others_m`.
 
+    >>> import torch
     >>> differences(torch.tensor([1.0, 3.0]))
     tensor([[ 0.,  2.],
             [-2.,  0.]])

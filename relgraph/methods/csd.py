@@ -26,12 +26,12 @@ class CSD(Keyed):
     (AIR-Distiller), whose keys are the images of the batch; the paper takes them from the teacher's vectors of the
     whole training set, as `memory="images", batch_keys=False` does (its number of keys and temperatures could not be
     verified). A softmax over the nearest keys alone, which all lie on one side, says little of where the student's
-    vector is: on the digits example 64 keys of 1,153 images trained to nothing, with the batch beside them they did
-    not, hence the default. That code
-    has `tau=1`, `teacher_tau=0.01` and weight 10: since a cosine is at most 1, its student cannot be sharper than e^2
-    from key to key, and a perfect copy of the teacher has a loss far above 0. Both are 0.1 here, at weight 1, which
-    scales the gradient for cosines as weight 10 does at `tau=1`. It refuses batches of fewer than `length` images, all
-    of which are compared here. Sparse graphs and the queue are ours.
+    vector is: with 64 keys of the 1,299 images of the digits example (10 epochs, one seed) 5 % of the teacher's ten
+    nearest images were found, with the batch beside them 63 %, hence the default. The benchmark's code has `tau=1`,
+    `teacher_tau=0.01` and weight 10: since a cosine is at most 1, its student cannot be sharper than e^2 from key to
+    key, and a perfect copy of the teacher has a loss far above 0. Both are 0.1 here, at weight 1, which scales the
+    gradient for cosines as weight 10 does at `tau=1`. That code refuses batches of fewer than `length` images, all of
+    which are compared here. Sparse graphs and the queue are ours.
 
     Paper: Contextual Similarity Distillation for Asymmetric Image Retrieval (Wu, Wang, Zhou, Li, Tian, CVPR 2022)
     Differs: a benchmark's formula, since the authors have no code; its temperatures, 1 and 0.01 at weight 10, leave a

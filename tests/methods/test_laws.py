@@ -88,7 +88,11 @@ WAYS: dict[str, list[str]] = {
         "layers=one-to-many",
         "levels=1 transition_weight=0",
     ],
-    "csd": ["length=5 memory=queue queue=20", "length=6 memory=images", f"length=3 tau=1 teacher_tau=0.01 {KNN}"],
+    "csd": [
+        "length=5 memory=queue queue=20",
+        "length=6 memory=images batch_keys=false",
+        f"length=3 tau=1 teacher_tau=0.01 {KNN}",
+    ],
     "rop": ["length=5 reference=student memory=images"],
     "d3still": ["length=4 official=true memory=queue queue=20"],
     "raml": ["official=true"],
