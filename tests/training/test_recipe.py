@@ -136,7 +136,7 @@ MISFITS: list[tuple[Given, str]] = [
     ({"method": "kd", "scale": "raw"}, "scale belongs to methods that compare by one relation, got kd"),
     ({"method": "none", "criterion": "huber"}, "criterion belongs to methods that compare by one relation, got none"),
     # Names and options of methods, as relgraph.names reads them.
-    ({"kernel": "cosin"}, "unknown kernel 'cosin': did you mean 'cosine'? (known: cosine, euclidean, …"),
+    ({"kernel": "cosin"}, "unknown kernel 'cosin': did you mean 'cosine'? (known: cosine, damped_pearson, …"),
     ({"method_args": ("scale=by_men",)}, "unknown scale 'by_men': did you mean 'by_mean'?…"),
     ({"method": "sp+kf"}, "unknown method 'kf': did you mean 'kd'?…"),
     ({"method": "sp+kd", "beta": 2.0}, "beta is the weight of one method: write the weights of 'sp+kd' as in …"),
