@@ -60,19 +60,34 @@ def nearest_keys(
     return found
 
 
-def related_to_keys(
-    relation: Relation,
-    student: Tensor,
-    teacher: Tensor,
-    keys: Rows,
-    k: int,
-    own: Tensor | None = None,
-    *,
-    batch: bool = False,
+def keys_around(
+    kernel: Kernel, teacher: Tensor, keys: Rows, k: int, own: Tensor | None = None, *, batch: bool = False
 ) -> Tensor:
-    """Return a relation of the student's nodes to their own teacher vectors and the k nearest keys of each: a scalar.
+    """Return the positions of the keys with which `related_to_keys` compares the teacher's nodes `(N, D)`, `(N, k)`.
 
-        w_s(i, j) = kernel(s_i, c_ij)    w_t(i, j) = kernel(t_i, c_ij)    c_i = [t_i, the k keys nearest to t_i]
+    Args:
+        kernel: What weighs them.
+        teacher: Nodes, not prepared.
+        keys: Prepared keys `(M, D)`.
+        k: Keys of each anchor; all that there are, if they are fewer.
+        own: Position of the key that is the anchor's own image, `(N,)`, and is left out; with `batch`, those of all.
+        batch: Whether all nodes of the batch are keys beside these.
+
+    Raises:
+        RelgraphError: if nodes and keys are not of one width.
+    """
+    if keys.shape[-1] != teacher.shape[-1]:
+        raise RelgraphError(f"keys must be (M, {teacher.shape[-1]}) as the teacher's nodes, got {tuple(keys.shape)}")
+    left = len(keys) - (0 if own is None else len(teacher) if batch else 1)
+    return nearest_keys(kernel.nodes(teacher.detach()), keys, max(0, min(k, left)), kernel, own, shared=batch)
+
+
+def related_to_keys(
+    relation: Relation, student: Tensor, teacher: Tensor, keys: Rows, near: Tensor, *, batch: bool = False
+) -> Tensor:
+    """Return a relation of the student's nodes to their own teacher vectors and the nearest keys of each: a scalar.
+
+        w_s(i, j) = kernel(s_i, c_ij)    w_t(i, j) = kernel(t_i, c_ij)    c_i = [t_i, the keys near_i]
 
     With `batch` the keys of each anchor begin with all teacher nodes of the batch, not its own alone: the nearest keys
     lie all on one side, so that a criterion of their differences, as after a softmax, says little of where in the
@@ -83,17 +98,17 @@ def related_to_keys(
         student: Nodes `(N, D)`, not prepared.
         teacher: Nodes `(N, D)`.
         keys: Prepared keys `(M, D)`.
-        k: Keys of each anchor; all that there are, if they are fewer.
-        own: Position of the key that is the anchor's own image, `(N,)`, and is left out; with `batch`, those of all.
+        near: Positions of the keys of each anchor, `(N, k)`, from `keys_around`.
         batch: Whether all nodes of the batch are keys.
 
     Raises:
-        RelgraphError: if nodes and keys are not of one width, or the relation is another.
+        RelgraphError: if the nodes are not of one width, or the relation is another.
 
     >>> from relgraph.graph.kernels import cosine
     >>> from relgraph.graph.criteria import mean_square
     >>> relation = Relation(cosine, criterion=mean_square, against="teacher")
-    >>> related_to_keys(relation, torch.eye(2).flip(0), torch.eye(2), -torch.eye(2), k=1)  # (0, -1) for (1, 0)
+    >>> near = keys_around(cosine, torch.eye(2), -torch.eye(2), k=1)
+    >>> related_to_keys(relation, torch.eye(2).flip(0), torch.eye(2), -torch.eye(2), near)  # (0, -1) for (1, 0)
     tensor(1.)
     """
     kernel, scale, criterion = relation.kernel, relation.scale, relation.criterion
@@ -101,12 +116,8 @@ def related_to_keys(
         expected = 'a relation on all pairs with against="teacher" and a scale of each anchor by itself'
         raise RelgraphError(f"keys beyond the batch need {expected}, got {relation}")
     check_nodes(student, teacher, one_width=True, remedy=AGAINST)
-    if keys.shape[-1] != teacher.shape[-1]:
-        raise RelgraphError(f"keys must be (M, {teacher.shape[-1]}) as the teacher's nodes, got {tuple(keys.shape)}")
     s, t = kernel.nodes(student), kernel.nodes(teacher)
-    (count, width), first = t.shape, len(t) if batch else 1
-    k = max(0, min(k, len(keys) - (0 if own is None else first)))
-    near = nearest_keys(t.detach(), keys, k, kernel, own, shared=batch)
+    (count, width), k, first = t.shape, near.shape[1], len(t) if batch else 1
 
     def term(anchors: slice, s: Tensor, t: Tensor, near: Tensor) -> Tensor:
         others = keys[near[anchors].flatten()].view(-1, k, width)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from relgraph.errors import RelgraphError
 from relgraph.graph.kernels import Product, cosine, dot, precision_of
-from relgraph.graph.keys import related_to_keys
+from relgraph.graph.keys import keys_around, related_to_keys
 from relgraph.graph.memory import Bank, Queue
-from relgraph.graph.pair import Pair
+from relgraph.graph.pair import AGAINST, Pair, check_nodes
 from relgraph.graph.relation import Relation
 from relgraph.graph.search import Prepared, Rows
 from relgraph.methods.base import Batch, Output, RunFacts, Space, Terms, as_output, chosen_nodes, nodes_of, option
@@ -169,9 +169,11 @@ class Keyed(Against):
             return super().compare(student, teacher, batch)
         s, t = self.vectors(student, teacher)
         own = self._own(batch, len(s))
-        terms = self.own_terms(s, t)
+        check_nodes(s, t, one_width=True, remedy=AGAINST)
+        terms, keys, batched = self.own_terms(s, t), self.keys(), self.with_batch
+        near = keys_around(cosine, t, keys, self.length - 1, own, batch=batched)
         for name, relation in self.relations().items():
-            value = related_to_keys(relation, s, t, self.keys(), self.length - 1, own, batch=self.with_batch)
+            value = related_to_keys(relation, s, t, keys, near, batch=batched)
             terms[name] = overflowed(value.to(precision_of(s, t)), s, t)
         return terms
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from relgraph.graph import blocks
 from relgraph.graph.criteria import Criterion, frobenius, huber, mean_square
 from relgraph.graph.kernels import Kernel, cosine, euclidean, pearson
-from relgraph.graph.keys import nearest_keys, related_to_keys
+from relgraph.graph.keys import keys_around, nearest_keys, related_to_keys
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_anchor_norm, by_mean, raw, softmax
-from relgraph.graph.search import Prepared
+from relgraph.graph.search import Prepared, Rows
 from relgraph.graph.topology import Nearest
 from tests.checks import assert_refused, case
 from tests.graph.test_factored import largest_tensor, with_gradient
@@ -26,6 +26,20 @@ N, D, M = 6, 4, 23
 def nodes() -> tuple[Tensor, Tensor, Tensor]:
     student, teacher, keys = (torch.randn(rows, D).double() for rows in (N, N, M))
     return student, teacher, keys
+
+
+def related(
+    relation: Relation,
+    student: Tensor,
+    teacher: Tensor,
+    keys: Rows,
+    k: int,
+    own: Tensor | None = None,
+    batch: bool = False,
+) -> Tensor:
+    """Return the relation to the keys that the teacher's nodes are nearest to."""
+    chosen = keys_around(relation.kernel, teacher, keys, k, own, batch=batch)
+    return related_to_keys(relation, student, teacher, keys, chosen, batch=batch)
 
 
 def near(kernel: Kernel, teacher: Tensor, keys: Tensor, k: int, own: Tensor | None) -> list[list[int]]:
@@ -87,7 +101,7 @@ def test_a_relation_to_keys_is_a_loop_over_anchors(monkeypatch: pytest.MonkeyPat
 
         def found(s: Tensor, t: Tensor, k: int = k, relation: Relation = relation, keys: Tensor = prepared,
                   own: Tensor | None = own) -> Tensor:  # fmt: skip
-            return related_to_keys(relation, s, t.detach(), keys, k, own)
+            return related(relation, s, t.detach(), keys, k, own)
 
         with case(block, own, kernel.name, scale.name, k):
             expected = with_gradient(loop(kernel, row, keys, k, own), student, teacher)
@@ -105,7 +119,7 @@ def test_the_batch_may_stand_beside_its_nearest_keys(monkeypatch: pytest.MonkeyP
         held = keys if own is None else keys[left]
 
         def found(s: Tensor, t: Tensor, k: int = k, own: Tensor | None = own, relation: Relation = relation) -> Tensor:
-            return related_to_keys(relation, s, t.detach(), keys, k, own, batch=True)
+            return related(relation, s, t.detach(), keys, k, own, batch=True)
 
         def expected(s: Tensor, t: Tensor, k: int = k, held: Tensor = held) -> Tensor:
             t, rows = t.detach(), []
@@ -126,7 +140,7 @@ def test_where_the_batch_is_the_memory_it_is_the_relation_of_the_batch() -> None
         relation = Relation(cosine, scale=scale, criterion=criterion, against="teacher")
 
         def found(s: Tensor, t: Tensor, relation: Relation = relation) -> Tensor:
-            return related_to_keys(relation, s, t, cosine.nodes(t), N - 1, own)
+            return related(relation, s, t, cosine.nodes(t), N - 1, own)
 
         expected = with_gradient(lambda s, t, r=relation: r(s, t.detach()), student, teacher)  # type: ignore[misc]
         value = with_gradient(lambda s, t, f=found: f(s, t.detach()), student, teacher)  # type: ignore[misc]
@@ -136,8 +150,8 @@ def test_where_the_batch_is_the_memory_it_is_the_relation_of_the_batch() -> None
 def test_keys_in_files_are_prepared_when_they_are_read() -> None:
     student, teacher, keys = nodes()
     relation = Relation(cosine, criterion=largest, against="teacher")
-    expected = related_to_keys(relation, student, teacher, cosine.nodes(keys), 3)
-    torch.testing.assert_close(related_to_keys(relation, student, teacher, Prepared(keys, cosine), 3), expected)
+    expected = related(relation, student, teacher, cosine.nodes(keys), 3)
+    torch.testing.assert_close(related(relation, student, teacher, Prepared(keys, cosine), 3), expected)
 
 
 def test_neither_all_weights_nor_all_chosen_keys_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +160,7 @@ def test_neither_all_weights_nor_all_chosen_keys_are_held(monkeypatch: pytest.Mo
     relation = Relation(cosine, criterion=largest, against="teacher")
     keys = cosine.nodes(keys)
     with largest_tensor(views=False) as seen:
-        torch.autograd.backward(related_to_keys(relation, student, teacher, keys, 20))
+        torch.autograd.backward(related(relation, student, teacher, keys, 20))
     # Of 300,000 weights and 8,400 numbers of chosen keys; the positions of the nearest are held twice at a time.
     assert seen.numel <= 2 * 100 * (20 + 20)
 
@@ -158,7 +172,7 @@ def test_half_precision_autocast_and_degenerate_nodes() -> None:
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
         with case(dtype), torch.autocast("cpu", dtype=torch.bfloat16):
             ends = student.to(dtype).requires_grad_(), teacher.to(dtype)
-            value = related_to_keys(relation, *ends, cosine.nodes(keys), 3)
+            value = related(relation, *ends, cosine.nodes(keys), 3)
             (gradient,) = torch.autograd.grad(value, ends[0])
             assert value.dtype == (torch.float32 if dtype == torch.float32 else dtype) and value.isfinite()
             assert gradient.isfinite().all() and not gradient[1].any()
@@ -171,12 +185,12 @@ def test_what_is_refused() -> None:
     told = "relating the student's nodes to the teacher's needs embeddings of one width: project the student to the…"
     assert_refused(
         *(
-            (partial(related_to_keys, relation, student, teacher, keys, 3), need)
+            (partial(related, relation, student, teacher, keys, 3), need)
             for relation in (Relation(cosine), across(Nearest(2)), across(scale=by_mean))
         ),
-        (lambda: related_to_keys(across(), student[:, :3], teacher, keys, 3), told),
+        (lambda: related(across(), student[:, :3], teacher, keys, 3), told),
         (
-            lambda: related_to_keys(across(), student, teacher, keys[:, :3], 3),
+            lambda: related(across(), student, teacher, keys[:, :3], 3),
             "keys must be (M, 4) as the teacher's nodes, got (23, 3)",
         ),
     )

@@ -15,7 +15,7 @@ from relgraph.graph.contrast import over_keys
 from relgraph.graph.criteria import huber, mean_square
 from relgraph.graph.factored import squares
 from relgraph.graph.kernels import centred, cosine, euclidean, linear, pearson
-from relgraph.graph.keys import related_to_keys
+from relgraph.graph.keys import keys_around, related_to_keys
 from relgraph.graph.relation import Relation
 from relgraph.graph.scales import by_anchor_norm, by_max, by_mean, by_norm
 from relgraph.graph.search import edge_weights
@@ -54,7 +54,9 @@ LOSSES: dict[str, Loss] = {
     "against, blocked": Relation(euclidean, scale=by_mean, criterion=huber, form="blocked", against="teacher"),
     "against, blocked, by max": Relation(cosine, scale=by_max, criterion=huber, form="blocked", against="teacher"),
     "against, given": Relation(cosine, Given(EDGE_INDEX), form="blocked", against="teacher"),
-    "keys": lambda s, t: related_to_keys(Relation(cosine, criterion=huber, against="teacher"), s, t, KEYS, 4),
+    "keys": lambda s, t: related_to_keys(
+        Relation(cosine, criterion=huber, against="teacher"), s, t, KEYS, keys_around(cosine, t, KEYS, 4)
+    ),
     "edge_weights": lambda s, t: (edge_weights(s, t, EDGE_INDEX, euclidean) ** 2).sum(),
     "squares": lambda s, t: squares(s, t).within.sqrt() + 2 * squares(s, t).across,
     "over_keys": lambda s, t: over_keys(s, KEYS, largest=2 * N)[0] @ over_keys(t, KEYS, largest=2 * N)[0],
