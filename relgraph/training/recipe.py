@@ -46,10 +46,9 @@ class BaseRecipe:
         unlabelled: Folder of images that join the training set without labels, at any depth.
         test_fraction: Share of every class that becomes the test split, of a data set that has none.
         split_seed: Seed that draws this test split, or the classes that are held out; --seed does not move them.
-        holdout_classes: Classes that are kept out of training altogether, as retrieval is judged: shares of all classes
-            for validation and testing, such as 0.16,0.2, or their names, such as val=apple,bear+test=cat. All their
-            images of the original training split are the validation and test images; the original test split is left
-            out.
+        holdout_classes: Classes kept out of training, for validation and testing: shares such as 0.16,0.2, or names.
+            Names are written val=apple,bear+test=cat. All images of the original training split that are of these
+            classes are the validation and test images, as retrieval is judged; the original test split is left out.
         workers: Processes that decode streamed images; if not given one a core, up to 8.
         val_fraction: Share of the training set held out for choosing the best epoch; 0 with --select test or last.
         augment: Random views of the images: crop (padding, crop, flip), the contrastive ones of moco, simclr or
@@ -220,9 +219,9 @@ class Recipe(BaseRecipe):
             seed distilled.
         head: Layers on top of both backbones: a projection to the embedding and a classifier, or the classifier alone,
             one linear layer, as published students of most methods have it; for methods that read no embedding.
-        target_space: Where embeddings are compared: in that of a projection of the teacher, which its labels train, or
-            in the teacher's own, so that the student answers queries against an index of the teacher's vectors: these
-            are then the nodes as they are, and the student's projection ends at their width.
+        target_space: Whose embeddings are the teacher's nodes: a projection's, which labels train, or its own. With its
+            own vectors as they are, the student's projection ends at their width, so that it answers queries against
+            an index of them.
         dim: Width of the embeddings, the nodes of the graph; 256 if not given, with target_space teacher the teacher's.
         method: ega, kd, rkd, sp, crd, ... (relgraph methods lists them), a sum such as crd+0.9*kd, your own, such as
             losses.py:Mine, or none for cross-entropy alone.
