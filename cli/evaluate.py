@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
-from .options import own_code_options
+from .options import SPLIT, own_code_options
 from .show import accuracies, say, say_all, table
 
 EPILOG = """\b
@@ -14,23 +14,47 @@ Examples:
   relgraph evaluate runs/digits-resnet8-ega-dense-seed0
   relgraph evaluate runs/knn8 --json > knn8.json
   relgraph evaluate runs/knn8 --cost
+  relgraph evaluate runs/clip --gallery teacher                   the student's queries against the teacher's vectors
+  relgraph evaluate runs/clip --gallery embeddings/cifar100-clip  against all that relgraph embed stored
+  relgraph evaluate runs/clip --zero-shot classes.txt
 """
+# The rows of a table of retrieval: who asks, and whose index answers.
+SIDES = {
+    "student_teacher": "student in the teacher's index",
+    "teacher_teacher": "teacher in its own index",
+    "student_student": "student in its own index",
+}
 
 
 @click.command(epilog=EPILOG)
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option(
-    "--k", default=20, show_default=True, type=click.IntRange(min=1), help="Neighbours that vote in the k-NN accuracy."
-)
+@click.option("--k", type=click.IntRange(min=1),
+              help="Neighbours that vote in the k-NN accuracy, or with --gallery those of which the overlap with the "
+              "teacher's is told.  [default: 20, with --gallery 10]")  # fmt: skip
+@click.option("--gallery", metavar="teacher|own|PATH",
+              help="Retrieval in place of accuracies: queries by the student against an index, the split's images by "
+              "the teacher or the student itself, or the path of a store of relgraph embed or of a table, .npy or "
+              ".parquet.")  # fmt: skip
+@click.option("--zero-shot", metavar="FILE", type=click.Path(path_type=Path),
+              help="Accuracy by vectors of class names, of the text side of an open_clip teacher; a class a line, NAME "
+              "or NAME: words.")  # fmt: skip
+@SPLIT
 @click.option("--cost", is_flag=True,
               help="Also what both cost to run: parameters, MACs, size, images per second here.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @own_code_options
-def evaluate(run: Path, k: int, cost: bool, as_json: bool, allow_code: bool, **given: Any) -> None:
+def evaluate(
+    run: Path, k: int | None, gallery: str | None, zero_shot: Path | None, split: Literal["train", "val", "test"],
+    cost: bool, as_json: bool, allow_code: bool, **given: Any,
+) -> None:  # fmt: skip
     """Compare student and teacher of a RUN on its test split.
 
     Accuracy is that of the network's head. k-NN and linear probe read the pooled features and learn from the training
     split, with all its labels, and with those labels alone that the run was given, where these are few.
+
+    With --gallery each image of the split is a query: recall@k, whether one of the k nearest images is of its class,
+    mAP, mAP@R, and the share of the 10 nearest images that are the teacher's as well. An image is never its own answer.
+    Where a run was trained with --holdout-classes, the accuracies are such figures of each network's own index.
 
     With --cost a table has what the student costs on this machine in torch, compiled by torch, and in onnxruntime as
     float32 and int8 (`pip install 'relgraph[deploy]'`), beside the teacher in torch. MACs are multiply-accumulates for
@@ -38,12 +62,18 @@ def evaluate(run: Path, k: int, cost: bool, as_json: bool, allow_code: bool, **g
     """
     from relgraph import api
 
-    report = api.evaluate(run, k, cost=cost, allow_code=allow_code, **given)
+    report = api.evaluate(
+        run, k, gallery=gallery, split=split, zero_shot=zero_shot, cost=cost, allow_code=allow_code, **given
+    )
     if as_json:
         say_all(json.dumps(report, indent=2))
         return
     if "images" in report:
         _say_accuracies(report)
+    if gallery is not None:
+        _say_retrieval(report["retrieval"])
+    if zero_shot is not None:
+        _say_zero_shot(report["zero_shot"])
     if cost:
         say_all(_cost_table(report["cost"]))
         say(*_cost_notes(report["cost"]))
@@ -52,11 +82,33 @@ def evaluate(run: Path, k: int, cost: bool, as_json: bool, allow_code: bool, **g
 def _say_accuracies(report: dict[str, Any]) -> None:
     networks: dict[str, Any] = {name: report[name] for name in ("student", "teacher") if name in report}
     say_all(accuracies("network", networks))
-    images, votes = report["images"], str(report["neighbours"])
+    images = report["images"]
+    if "held_out" in report:
+        classes = f"{len(report['held_out']['test'])} classes that no training image has"
+        say(f"{images['test']} test images of {classes}, each a query among the others by its network's own vectors")
+        return
+    votes = str(report["neighbours"])
     if any("knn_few" in row for row in networks.values()):
         votes += f", and {report['neighbours_few']} with few labels"
     labelled = f"{images['labelled']} of them with a label in the run"
     say(f"{images['test']} test images; {images['train']} training images, {labelled}; k = {votes}")
+
+
+def _say_retrieval(report: dict[str, Any]) -> None:
+    found = {told: report[name] for name, told in SIDES.items() if name in report}
+    columns = list(next(iter(found.values())))
+    rows = [[told, *(row.get(name) for name in columns)] for told, row in found.items()]
+    say_all(table(["queries", *(f"{name} %" for name in columns)], rows))
+    queries = f"{report['queries']} queries, the {report['split']} images, among {report['images']} images"
+    shared = f"; overlap: of the {report['k']} nearest, those that are among the teacher's as well"
+    say(queries + (shared if f"overlap@{report['k']}" in columns else ""))
+    if not report["labels"]:
+        say("no labels of the images are known: recall and mAP are left out")
+
+
+def _say_zero_shot(report: dict[str, Any]) -> None:
+    say_all(accuracies("zero-shot", {name: report[name] for name in ("student", "teacher")}))
+    say(f"{report['images']} {report['split']} images, {report['classes']} classes by their names")
 
 
 def _cost_table(cost: dict[str, Any]) -> str:

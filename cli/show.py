@@ -15,6 +15,11 @@ COLUMNS = {
     "linear": "linear probe %",
     "knn_few": "k-NN, few labels %",
     "linear_few": "probe, few labels %",
+    "recall@1": "recall@1 %",
+    "recall@5": "recall@5 %",
+    "recall@10": "recall@10 %",
+    "mAP": "mAP %",
+    "mAP@R": "mAP@R %",
 }
 
 

@@ -17,6 +17,7 @@ import torch
 from relgraph.analysis import layout as layouts
 from relgraph.analysis.analysis import analyse, write_summary
 from relgraph.analysis.export import Side, check_pair, write_graph
+from relgraph.analysis.galleries import OVERLAP, evaluate_gallery
 from relgraph.analysis.layout import Layout, place
 from relgraph.analysis.nodes import check_attributes, measure
 from relgraph.analysis.pictures import write_thumbnails
@@ -24,6 +25,7 @@ from relgraph.analysis.plots import learning_curve
 from relgraph.analysis.report import write_report
 from relgraph.analysis.run_loading import TrainedRun, evaluate_run, run_pair
 from relgraph.analysis.split_graph import SplitGraph
+from relgraph.analysis.zero_shot import evaluate_zero_shot
 from relgraph.deploy.aligning import Alignment, align_run, told_gain
 from relgraph.deploy.predicting import Asked, Format, Predicted, format_of, no_classifier, predict_files
 from relgraph.deploy.querying import Queried, queried
@@ -113,9 +115,9 @@ class Run:
         """Return the most probable classes of images: see `relgraph.predict`."""
         return predict(self, images, **options)
 
-    def evaluate(self, k: int = 20, *, cost: bool = False) -> dict[str, Any]:
+    def evaluate(self, k: int | None = None, **options: Any) -> dict[str, Any]:
         """Return the accuracies of student and teacher: see `relgraph.evaluate`."""
-        return evaluate(self, k, cost=cost)
+        return evaluate(self, k, **options)
 
     def analyze(self, split: Split = "test", **options: Any) -> dict[str, Any]:
         """Return how the two networks' graphs of a split compare: see `relgraph.analyze`."""
@@ -383,7 +385,7 @@ def align(
                 write_unaligned(again._directory.student_file)
             return None
         place = None if index is None else Path(index)
-        return align_run(TrainedRun(again.path, again._given), again.student(), index=place, dry_run=dry_run)
+        return align_run(TrainedRun(again.path, again._given), index=place, dry_run=dry_run)
 
 
 def query(
@@ -432,13 +434,22 @@ def query(
 
 
 def evaluate(
-    run: Run | str | Path, k: int = 20, *, cost: bool = False, allow_code: bool = False, **given: Any
-) -> dict[str, Any]:
+    run: Run | str | Path, k: int | None = None, *, gallery: str | Path | None = None, split: Split = "test",
+    zero_shot: str | Path | None = None, cost: bool = False, allow_code: bool = False, **given: Any,
+) -> dict[str, Any]:  # fmt: skip
     """Return the accuracies of student and teacher of a run on its test split, in percent.
+
+    With a `gallery` it is instead, as `retrieval`, how the student answers queries against that index, and with
+    `zero_shot` classes, of the same name, the accuracy by vectors of their names.
 
     Args:
         run: The run, or its directory.
-        k: Neighbours that vote in the k-NN accuracy.
+        k: Neighbours that vote in the k-NN accuracy, 20 if not given; with a gallery those of which the overlap with
+            the teacher's is told, 10.
+        gallery: "teacher" or "own", the images of the split by that network, or the path of a store of `relgraph embed`
+            or of a table of vectors (see `relgraph.analysis.galleries.evaluate_gallery`).
+        split: Whose images are queries of a gallery, or are classified by `zero_shot`.
+        zero_shot: File with a class a line, `NAME` or `NAME: words` (see `relgraph.analysis.zero_shot`).
         cost: Whether what they cost to run is measured as well, see `relgraph.deploy.cost.run_cost`.
         allow_code: Whether code of one's own that the run names may be run.
         given: Such code, given again: `student`, `teacher`, `dataset`, `method`.
@@ -448,8 +459,15 @@ def evaluate(
     """
     with _reopened(run, allow_code, given) as again:
         opened = TrainedRun(again.path, again._given)
-        alone = cost and not opened.has_labels
-        report: dict[str, Any] = {"run": str(again.path)} if alone else evaluate_run(opened, k)
+        report: dict[str, Any] = {"run": str(again.path)}
+        if gallery is not None:
+            report["retrieval"] = evaluate_gallery(opened, str(gallery), split, OVERLAP if k is None else k)
+        if zero_shot is not None:
+            report["zero_shot"] = evaluate_zero_shot(opened, Path(zero_shot), split)
+        if gallery is zero_shot is None and split != "test":
+            raise RelgraphError(f"a split is that of a gallery or of zero-shot classes: expected test, got {split}")
+        if gallery is zero_shot is None and (opened.has_labels or not cost):
+            report = evaluate_run(opened, 20 if k is None else k)
         if cost:
             from relgraph.deploy.cost import run_cost
 

@@ -17,6 +17,7 @@ class TrainOptions(TypedDict, total=False):
     unlabelled: str | None
     test_fraction: float
     split_seed: int
+    holdout_classes: str | None
     workers: int | None
     val_fraction: float
     augment: Literal["auto", "crop", "moco", "simclr", "simclr-small", "digits"]
@@ -57,7 +58,8 @@ class TrainOptions(TypedDict, total=False):
     student_stages: tuple[str, ...]
     init_from: str | None
     head: Literal["projection", "linear"]
-    dim: int
+    target_space: Literal["projection", "teacher"]
+    dim: int | None
     method: str | Any
     method_args: tuple[str, ...]
     ss_head: str | None
@@ -106,6 +108,7 @@ class PretrainOptions(TypedDict, total=False):
     unlabelled: str | None
     test_fraction: float
     split_seed: int
+    holdout_classes: str | None
     workers: int | None
     val_fraction: float
     augment: Literal["auto", "crop", "moco", "simclr", "simclr-small", "digits"]
@@ -158,6 +161,7 @@ class EmbedOptions(TypedDict, total=False):
     unlabelled: str | None
     test_fraction: float
     split_seed: int
+    holdout_classes: str | None
     workers: int | None
     teacher: str | Any
     teacher_weights: str | None

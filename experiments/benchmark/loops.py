@@ -171,7 +171,7 @@ class LoopBuilder:
         return start
 
     def _original(self) -> Original:
-        settings, dim = self.settings, self.recipe(ORIGINAL).dim
+        settings, dim = self.settings, self.recipe(ORIGINAL).projected(None)
         teacher = untrained_teacher(settings.teacher)  # its own, since the other one has the channels last
         backbone = build_backbone(settings.student, 3, image_size=settings.image_size)
         return Original(

@@ -30,7 +30,7 @@ def learning_curve(path: Path) -> Path:
         named["cross_entropy"] = "cross-entropy"
     called = "validation" if split == "val" else split
     accuracies = {"train_top1": "top-1, training, labelled images", f"{split}_top1": f"top-1, {called}"}
-    accuracies[f"{split}_knn"] = f"k-NN on features, {called}"
+    accuracies |= {f"{split}_knn": f"k-NN on features, {called}", f"{split}_mAP": f"mAP of vectors, {called}"}
     panels = ("training loss", None, named), ("accuracy in %", 101, accuracies)
     for axis, (label, most, curves) in zip(figure.subplots(1, 2), panels, strict=True):
         for column, name in curves.items():

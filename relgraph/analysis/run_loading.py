@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile, gettempdir
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from relgraph.analysis.retrieval import CUTS, retrieval
 from relgraph.analysis.split_graph import SplitGraph, difference_pair, split_pair
 from relgraph.data.fingerprint import check_unchanged
 from relgraph.data.images import ImageSet
@@ -21,9 +22,10 @@ from relgraph.graph.pair import Pair
 from relgraph.graph.topology import Chooser
 from relgraph.methods import Output
 from relgraph.methods.contrastive import Contrastive
-from relgraph.names import is_vectors, open_student, read_arguments
-from relgraph.networks.files import load_strictly
+from relgraph.names import is_vectors, load_student, open_student, read_arguments
+from relgraph.networks.files import load_strictly, read_network
 from relgraph.networks.heads import Head, layers_like
+from relgraph.networks.plain import PlainStudent, VectorsAlone
 from relgraph.printing import tell
 from relgraph.training.building import open_data, open_fabric, open_teacher
 from relgraph.training.checkpoint import load_checkpoint
@@ -31,6 +33,7 @@ from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_p
 from relgraph.training.feed import input_of
 from relgraph.training.resuming import changed_code, check_frozen, network_of
 from relgraph.training.runs import RunDirectory
+from relgraph.training.vectors import in_original, open_vectors
 
 SPLITS = ("train", "val", "test")
 BATCH = 256
@@ -65,7 +68,7 @@ class TrainedRun:
     """
 
     def __init__(self, path: Path, given: Mapping[str, Any] | None = None) -> None:
-        self.run = RunDirectory.open(path)
+        self.run, self._given = RunDirectory.open(path), given or {}
         self.recipe = self.run.recipe(given)
         self.data = open_data(self.recipe)
         self.device = open_fabric(self.recipe).device
@@ -82,12 +85,8 @@ class TrainedRun:
         tell(*changed_code(self.inputs, self.recipe, str(path)), stream=sys.stderr)
         self.teacher = self.head = None
         head = {n.removeprefix("teacher_head."): t for n, t in weights.items() if n.startswith("teacher_head.")}
-        if head and is_vectors(self.recipe.teacher):
-            told = (
-                f"{self.recipe.teacher} has no network, and its vectors are of training images: the teacher is left out"
-            )
-            tell(told, stream=sys.stderr)
-        elif head:
+        self._silent = not (head and is_vectors(self.recipe.teacher))  # whether its teacher's absence is to be told
+        if head and not is_vectors(self.recipe.teacher):
             self.teacher = open_teacher(self.recipe).to(self.device)
             check_frozen(self.inputs, {"teacher": network_of(self.teacher)}, str(self.run.path))
             self.head = load_strictly(Head.like(head, self.teacher.width), head, self.run.best).to(self.device)
@@ -103,12 +102,57 @@ class TrainedRun:
         if len(methods) != 1 or not issubclass(methods[0].cls, Contrastive) or self.recipe.learns_labels:
             return None
         chosen = read_arguments(methods, self.recipe.method_args)[methods[0].name]
-        if chosen.get("nodes", self.recipe.nodes) not in (None, "feature"):
+        if chosen.get("nodes", self.recipe.chosen_nodes) not in (None, "feature"):
             return None
         own = {name.split(".projector.")[1]: t for name, t in weights.items() if ".projector." in name}
         head = layers_like(own) or nn.Identity()
         load_strictly(head, own, self.run.best)
         return head.to(self.device).eval()
+
+    @cached_property
+    def plain(self) -> PlainStudent:
+        """The student as its file has it, which makes vectors in the space in which its method compared them."""
+        return load_student(self.run.student_file, student=self._given.get("student")).to(self.device)
+
+    @cached_property
+    def teacher_side(self) -> nn.Module:
+        """The layers that the run learned on the teacher's own vectors `(N, D_t)`, to those that its method compared.
+
+        With target_space teacher it is the identity.
+        """
+        tensors, info = read_network(self.run.student_file)
+        head, own = (
+            {name.removeprefix(part): t for name, t in tensors.items() if name.startswith(part)}
+            for part in ("teacher.head.", "teacher.projector.")
+        )
+        layers = nn.Sequential()
+        if info["vectors"] == "embedding" and "project.weight" in head:
+            layers.append(load_strictly(Head.like(head), head, self.run.student_file).project)
+        projector = layers_like(own)
+        if projector is not None:
+            layers.append(load_strictly(projector, own, self.run.student_file))
+        return layers.to(self.device).eval()
+
+    @torch.no_grad()
+    def vectors(self, images: ImageSet, *, teacher: bool = True) -> tuple[Tensor, Tensor | None]:
+        """Return the student's vectors of images, and the teacher's own ones, on the CPU; `None` without a teacher.
+
+        The student's are those of its file, in the space in which its method compared; the teacher's become such by
+        `teacher_side`. Of a teacher `vectors:FILE` they are known of images of the original training split alone.
+        Without `teacher` it is not asked.
+        """
+        prepare = Normalise(self.description["mean"], self.description["std"])
+        embedded = partial(embed, images=images, batch_size=BATCH, device=self.device, workers=self.recipe.processes)
+        student = embedded(VectorsAlone(self.plain), prepare=prepare, progress="student")
+        if not teacher:
+            return student, None
+        if self.teacher is not None:
+            return student, embedded(self.teacher, prepare=input_of(self.teacher), progress="teacher")
+        if not is_vectors(self.recipe.teacher) or not in_original(self.data, images):
+            return student, None
+        known = open_vectors(self.recipe, self.data, images)
+        check_frozen(self.inputs, {"teacher": network_of(known)}, str(self.run.path))
+        return student, known.rows(torch.arange(len(images)))
 
     def split(self, name: str) -> ImageSet:
         """Return a split of the data by name, with the images that the run had.
@@ -125,6 +169,10 @@ class TrainedRun:
                 tell(told, stream=sys.stderr)
             self.checked.add(name)
         return images
+
+    def splits(self) -> list[ImageSet]:
+        """Return the splits that have images."""
+        return [self.split(name) for name in SPLITS if len(getattr(self.data, name))]
 
     def images(self, split: str, first: int | None = None) -> ImageSet:
         """Return the images of a split, or so many first ones.
@@ -146,7 +194,9 @@ class TrainedRun:
 
     def has_trained_classifier(self, network: str) -> bool:
         """Return whether a loss trained the classifier of "student" or "teacher": otherwise its logits mean nothing."""
-        return self.recipe.learns_labels if network == "student" else bool((self.data.train.labels >= 0).any())
+        if network == "student":
+            return self.recipe.learns_labels
+        return self.recipe.reads_teacher_classifier and bool((self.data.train.labels >= 0).any())
 
     @torch.no_grad()
     def outputs(self, images: ImageSet) -> tuple[Output, Output | None]:
@@ -155,6 +205,10 @@ class TrainedRun:
         Embeddings are projected ones; in a contrastive run without labels, which trains no projection, they are the
         student's behind the method's head and the teacher's feature, which its loss compared.
         """
+        if not self._silent:
+            told = "has no network, and its vectors are of training images: the teacher is left out"
+            tell(f"{self.recipe.teacher} {told}", stream=sys.stderr)
+            self._silent = True
         own, contrasted = Normalise(self.description["mean"], self.description["std"]), self.contrast_head
         networks: list[tuple[str, nn.Module, Head, Normalise, nn.Module | None]]
         networks = [("student", self.student.backbone, self.student.head, own, contrasted)]
@@ -198,12 +252,15 @@ def evaluate_run(run: TrainedRun | Path, k: int = 20) -> dict[str, Any]:
     For each network: `top1` and `top5` of its head; k-NN (cosine, majority) and linear probe on its pooled features,
     from the images of the training split, with all their labels (`knn`, `linear`) and, where the run was given
     fewer of two classes or more, with those alone (`linear_few`, and `knn_few` with no more votes than a class has
-    labels).
+    labels). Where the test images are of unseen classes, each is a query among all others by the network's vectors in
+    the space that the method compared: `recall@1`, `recall@5`, `recall@10`, `mAP` and `mAP@R`.
 
     Raises:
         RelgraphError: if the run cannot be opened.
     """
     opened = run if isinstance(run, TrainedRun) else TrainedRun(run)
+    if opened.data.unseen:
+        return _unseen_figures(opened)
     train, test = opened.split("train"), opened.split("test")
     few, every = train.labels, train.true_labels
     if not opened.has_labels:
@@ -223,6 +280,19 @@ def evaluate_run(run: TrainedRun | Path, k: int = 20) -> dict[str, Any]:
             for suffix, labels, votes in chosen:
                 row[f"knn{suffix}"] = knn_accuracy(known.feature, labels, asked.feature, test.labels, k=votes)
                 row[f"linear{suffix}"] = linear_probe(known.feature, labels, asked.feature, test.labels)
+    return report
+
+
+@torch.no_grad()
+def _unseen_figures(run: TrainedRun) -> dict[str, Any]:
+    test = run.images("test")
+    labels, own = test.true_labels, torch.arange(len(test))
+    counts = {"train": len(run.split("train")), "labelled": int((run.data.train.labels >= 0).sum()), "test": len(test)}
+    report: dict[str, Any] = {"run": str(run.run.path), "images": counts, "held_out": run.data.held_out}
+    for name, vectors in zip(("student", "teacher"), run.vectors(test), strict=True):
+        if vectors is not None:
+            found = vectors if name == "student" else run.teacher_side(vectors.to(run.device)).cpu()
+            report[name] = retrieval(found, found, labels, labels, own, [k for k in CUTS if k < len(test)])
     return report
 
 
@@ -272,7 +342,8 @@ def run_pair(
     for name, nodes in (("student", student), ("teacher", reference)):
         store = pair[name]
         store.image_id, store.y = images.index, images.true_labels
-        if opened.has_trained_classifier(name if teacher is not None else "student"):
+        classified = images.classes == opened.data.train.classes  # those of unseen classes are never right
+        if classified and opened.has_trained_classifier(name if teacher is not None else "student"):
             store.prediction, store.correct = nodes.prediction, nodes.prediction == images.true_labels
         if bool((images.labels < 0).any()):
             store.labelled = images.labels >= 0
@@ -281,7 +352,7 @@ def run_pair(
 
 def _check_widths(run: TrainedRun, own: int, width: int) -> None:
     if own != width:
-        linear = run.recipe.projected is None
+        linear = run.recipe.head == "linear"
         side = f"the teacher's {'features' if linear else 'own head'} in {run.run.path}"
         told = f"a pair needs embeddings of one width, got {own} of the student and {width} of {side}"
         raise RelgraphError(f"{told}: train with {'--head projection' if linear else f'--dim {width}'}")

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from relgraph.data.images import ImageFiles, ImageSet
 from relgraph.data.listing import LeftOut
 from relgraph.data.sources import Normalisation, Source, resized
+from relgraph.data.unseen import UnseenClasses
 from relgraph.errors import RelgraphError
 from relgraph.seeding import generator
 
@@ -23,7 +24,8 @@ class DataSet:
     """Training, validation and test images, mean and std per channel (0..1 scale), and the augmentation that suits.
 
     A data set without labels has no `classes`, the label -1 for every training image, and no validation or test images.
-    `left_out` is what its folder holds beside them.
+    `left_out` is what its folder holds beside them. Where it is `unseen`, validation and test images are of classes
+    that no training image has, and each split has the `classes` of its own images.
     """
 
     name: str
@@ -35,6 +37,12 @@ class DataSet:
     crop_padding: int
     flip: bool
     left_out: LeftOut = field(default_factory=LeftOut)
+    unseen: bool = False
+
+    @property
+    def held_out(self) -> dict[str, list[str]]:
+        """The names of the classes that are kept out of training, those for validation and for testing; else empty."""
+        return {split.split: list(split.classes) for split in (self.val, self.test)} if self.unseen else {}
 
 
 def load(
@@ -52,6 +60,7 @@ def load(
     test_fraction: float = TEST_FRACTION,
     split_seed: int = 0,
     unlabelled: Path | None = None,
+    unseen: UnseenClasses | None = None,
 ) -> DataSet:
     """Load a data set: one of `sources.SOURCES`, of `file_sources`, or another object like them.
 
@@ -62,6 +71,10 @@ def load(
     becomes them, drawn by `seed`. A share of 0 leaves the validation split empty. `root` is where downloads are kept.
     With an `image_size` the images are resized to it (bicubic). The `mode` auto, memory or stream is that of
     `folders.read_folder`.
+
+    Where `unseen` names classes, or shares of them that are drawn by `split_seed` alone, these are kept out of
+    training: all their images in the original training split become the validation and test images, and the original
+    ones of these splits are left out, so that no share of images is drawn.
 
     All but `labels_per_class` training labels a class, or the share `label_fraction` of every class, become -1; of
     those that remain, the share `label_noise` becomes wrong. All of it is drawn by `seed`, each from a stream of its
@@ -92,12 +105,13 @@ def load(
     original = (source.skipping() if skip_bad else source).read(root.expanduser(), image_size, mode)
     if not original.train.classes:
         _check_unlabelled(source.name, labels_per_class, label_fraction, label_noise)
-    train, test = _with_test(source.name, original.train, original.test, test_fraction, split_seed)
-    val, whole = original.val, len(train)
-    if val is None and val_fraction == 0:
-        val = replace(train.select(torch.arange(0)), split="val")
-    elif val is None:
-        train, val = hold_out(train, val_fraction, generator("validation", seed))
+    if unseen is None:
+        train, test = _with_test(source.name, original.train, original.test, test_fraction, split_seed)
+        whole = len(train)
+        train, val = _with_val(train, original.val, val_fraction, seed)
+    else:
+        train, val, test = unseen.split(original.train, split_seed, source.name)
+        whole = len(original.train)
     pixels = train.images if isinstance(train.images, Tensor) else train.sample(SAMPLE)
     mean, std = original.normalisation or channel_statistics(pixels)
     if labels_per_class is not None or label_fraction < 1:
@@ -106,7 +120,28 @@ def load(
         train = add_noise(train, label_noise, generator("label noise", seed))
     for images in original.unlabelled:
         train, whole = _join(train, images, first=whole), whole + len(images)
-    return DataSet(source.name, train, val, test, mean, std, original.crop_padding, original.flip, original.left_out)
+    return DataSet(source.name, train, val, test, mean, std, original.crop_padding, original.flip, original.left_out,
+                   unseen is not None)  # fmt: skip
+
+
+def _with_val(train: ImageSet, val: ImageSet | None, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Return the training and validation images; the latter are drawn if the data set has none of its own."""
+    if val is not None:
+        return train, val
+    if fraction == 0:
+        return train, replace(train.select(torch.arange(0)), split="val")
+    return hold_out(train, fraction, generator("validation", seed))
+
+
+def joined(data: DataSet) -> ImageSet:
+    """Return the original training split of which classes were held out: all images, in its order, without labels."""
+    parts = [images for images in (data.train, data.val, data.test) if len(images)]
+    index = torch.cat([images.index for images in parts])
+    images = parts[0].images
+    for part in parts[1:]:
+        images = images.followed_by(part.images) if isinstance(images, ImageFiles) else torch.cat([images, part.pixels])
+    labels = torch.full((len(index),), -1)
+    return ImageSet(images, labels, data.train.classes, "train", index).select(index.argsort())
 
 
 def _with_test(dataset: str, train: ImageSet, test: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:

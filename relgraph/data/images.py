@@ -56,6 +56,11 @@ class ImageFiles:
         """Return these images and, after them, those of another folder; none is decoded."""
         return replace(self, names=np.concatenate([self.names, np.char.add(IN_POOL, pool.names)]), pool=pool.folder)
 
+    def followed_by(self, others: "ImageFiles | Tensor") -> "ImageFiles":
+        """Return these images and, after them, others of the same folder; none is decoded."""
+        assert isinstance(others, ImageFiles)  # parts of one data set are all files
+        return replace(self, names=np.concatenate([self.names, others.names]))
+
     def path(self, number: int) -> str:
         """Return the path of the image at a position."""
         name: bytes = self.names[number]

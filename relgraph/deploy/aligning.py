@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from relgraph.analysis.retrieval import overlap, retrieval
 from relgraph.analysis.run_loading import IMAGES_AT_ONCE, TrainedRun
-from relgraph.analysis.run_vectors import in_original, student_vectors, teacher_vectors
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.data.images import ImageSet
 from relgraph.data.index_transform import read_transform
@@ -20,6 +19,7 @@ from relgraph.graph.alignment import Moments, VectorTransform, rotation
 from relgraph.names import is_vectors
 from relgraph.networks.plain import PlainStudent, check_unaligned, write_aligned
 from relgraph.printing import no_bar
+from relgraph.training.vectors import in_original
 
 LEAST = 3  # images, among which neighbours can be compared
 JUDGED = 10_000  # images at most, each of which is a query among the others
@@ -66,13 +66,12 @@ class _Pair(NamedTuple):
 class _Source:
     """The vectors of a run's images: the student's, and the teacher's from a store, its file of vectors or itself."""
 
-    def __init__(self, run: TrainedRun, student: PlainStudent, store: EmbeddingStore | None) -> None:
-        self.run, self.student, self.store = run, student, store
+    def __init__(self, run: TrainedRun, store: EmbeddingStore | None) -> None:
+        self.run, self.store = run, store
 
     def knows(self, images: ImageSet) -> bool:
         """Return whether the teacher's vectors of a split can be had."""
-        stored = self.store is not None and in_original(self.run.data, images)
-        return stored or self.run.teacher is not None or images.split == "train"
+        return self.run.teacher is not None or in_original(self.run.data, images)
 
     def blocks(self, images: ImageSet, progress: str) -> Iterator[_Pair]:
         """Yield the vectors of images, some thousands at a time."""
@@ -81,15 +80,16 @@ class _Source:
             yield self._of(images.select(part.to(images.labels.device)))
 
     def _of(self, images: ImageSet) -> _Pair:
-        student = student_vectors(self.run, self.student, images)
-        if self.store is not None and in_original(self.run.data, images):
-            return _Pair(student, self.store.view(0)[images.index.cpu()])
-        teacher = teacher_vectors(self.run, images)
+        stored = self.store is not None and in_original(self.run.data, images)
+        student, teacher = self.run.vectors(images, teacher=not stored)
+        if stored:
+            assert self.store is not None
+            teacher = self.store.view(0)[images.index.cpu()]
         assert teacher is not None
         return _Pair(student, teacher)
 
 
-def align_run(run: TrainedRun, student: PlainStudent, *, index: Path | None = None, dry_run: bool = False) -> Alignment:
+def align_run(run: TrainedRun, *, index: Path | None = None, dry_run: bool = False) -> Alignment:
     """Fit the rotation of a run's student into its teacher's space, judge it, and write it into the student's file.
 
     `W = argmin |S W - T|_F` over matrices of orthonormal rows or columns, of the vectors of the training images about
@@ -98,7 +98,6 @@ def align_run(run: TrainedRun, student: PlainStudent, *, index: Path | None = No
 
     Args:
         run: The run, opened.
-        student: Its student.
         index: A store of the teacher's vectors of the training images, whose transform is then the student's as well.
             That which the run trained by, if not given; else the teacher is run on the images.
         dry_run: Whether nothing is written.
@@ -107,13 +106,13 @@ def align_run(run: TrainedRun, student: PlainStudent, *, index: Path | None = No
         RelgraphError: if the run has no teacher, its student is aligned already, the store is of another teacher, width
             or images, or a file cannot be written.
     """
-    check_unaligned(run.run.student_file, student.info)
+    check_unaligned(run.run.student_file, run.plain.info)
     if "teacher" not in run.inputs:
         raise RelgraphError(
             f"{run.run.path} was trained without a teacher, with whose vectors its own could be aligned"
         )
     store = _store(run, index)
-    source = _Source(run, student, store)
+    source = _Source(run, store)
     fitted, judged = _splits(run, source)
     moments = None
     for pair in source.blocks(fitted, "align"):
@@ -136,7 +135,7 @@ def align_run(run: TrainedRun, student: PlainStudent, *, index: Path | None = No
     widths = moments.products.shape[0], moments.products.shape[1]
     return Alignment(
         teacher["name"], moments.count, widths, spelling, (len(judged), judged.split), figures,
-        _notes(student, transform), not dry_run,
+        _notes(run.plain, transform), not dry_run,
     )  # fmt: skip
 
 

@@ -20,6 +20,8 @@ FIGURES = {
     "top1": "top-1 accuracy",
     "top5": "top-5 accuracy",
     "knn": "k-NN accuracy of the features",
+    "recall@1": "recall@1 among images of unseen classes",
+    "mAP": "mAP among images of unseen classes",
     "linear": "linear probe of the features",
 }
 

@@ -166,7 +166,7 @@ def compare_int8(
         vectors, *logits = (torch.cat(each) for each in zip(*parts, strict=True))
         tables[name] = nearest(vectors, k)
         found[name] = {"images_per_second": images_per_second(partial(session, batch), len(batch))}
-        if logits and bool((labels >= 0).all()):
+        if logits and bool((labels >= 0).all()) and images.classes == run.data.train.classes:
             found[name] |= accuracy(logits[0], labels)
         if theirs is not None:
             found[name]["overlap"] = overlap(tables[name], nearest(theirs, k))

@@ -19,7 +19,7 @@ from relgraph.files import replacing
 from relgraph.graph.alignment import VectorTransform
 from relgraph.names import dataset
 from relgraph.networks.checkpoint_source import embedding_network
-from relgraph.networks.plain import PlainStudent, is_aligned
+from relgraph.networks.plain import PlainStudent, in_teachers_space
 from relgraph.networks.teachers import fingerprint_of_network
 from relgraph.printing import tell
 from relgraph.training.recipe import Recipe
@@ -137,7 +137,7 @@ def check_space(student: PlainStudent, index: Index, run: Mapping[str, Any]) -> 
         raise RelgraphError(
             f"{index.path} is an index of {name}, or of other weights of it: expected {told}, {teacher}"
         )
-    elif not is_aligned(student) and student.info.get("target_space") != "teacher":  # TO-MERGE: of the branch space
+    elif not in_teachers_space(student):
         tell(
             f"the student is not aligned with {index.path}, its answers mean little: relgraph align", stream=sys.stderr
         )

@@ -129,12 +129,12 @@ class Ranks(NamedTuple):
     Attributes:
         which: The queries.
         ranks: Ascending, `(B, P)`; behind the last one of a query infinity.
-        count: Number of positives of each query, `(B,)`.
+        found: Number of positives of each query, `(B,)`.
     """
 
     which: slice
     ranks: Tensor
-    count: Tensor
+    found: Tensor
 
 
 @torch.no_grad()

@@ -6,12 +6,14 @@ A built-in `NAME`, `SOURCE:NAME`, a name that an installed package registers, `p
 
 from relgraph.names.data import dataset as dataset
 from relgraph.names.data import own_data as own_data
+from relgraph.names.data import unseen_classes as unseen_classes
 from relgraph.names.index import index_transform as index_transform
 from relgraph.names.methods import SHARED as SHARED
 from relgraph.names.methods import Methods as Methods
 from relgraph.names.methods import Named as Named
 from relgraph.names.methods import build as build
 from relgraph.names.methods import build_method as build_method
+from relgraph.names.methods import may_read_all as may_read_all
 from relgraph.names.methods import parse_methods as parse_methods
 from relgraph.names.methods import read_arguments as read_arguments
 from relgraph.names.methods import reads_graph as reads_graph

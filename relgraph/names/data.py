@@ -1,5 +1,6 @@
 """Names of data sets."""
 
+import re
 from collections.abc import Callable
 
 from relgraph import own_code
@@ -7,7 +8,8 @@ from relgraph.data.file_sources import ClassFolders, Folder, Table
 from relgraph.data.own import HuggingFace, OwnData
 from relgraph.data.sources import SOURCES as DATASETS
 from relgraph.data.sources import Source
-from relgraph.errors import unknown
+from relgraph.data.unseen import UnseenClasses
+from relgraph.errors import RelgraphError, unknown
 from relgraph.names.own import find_own
 
 OWN_DATA: dict[str, Callable[[str], Source]] = {
@@ -46,3 +48,30 @@ def dataset(spec: object) -> Source:
         others = "folder:PATH", "classes:PATH", "csv:FILE", "huggingface:NAME"
         raise unknown("data set", str(spec), [*DATASETS, *others, *own_code.registered("datasets")])
     return own[0] if isinstance(own[0], Source) else OwnData(*own)
+
+
+def unseen_classes(spec: str) -> UnseenClasses:
+    """Return the held-out classes of a spelling: their shares for validation and testing, or their names.
+
+    >>> unseen_classes("0.16,0.2")
+    UnseenClasses(val=0.16, test=0.2)
+    >>> unseen_classes("val=apple,bear+test=cat").val
+    ('apple', 'bear')
+
+    Raises:
+        RelgraphError: if it is spelled otherwise, a share is out of range, or a class is named twice.
+    """
+    if "=" not in spec:
+        try:
+            val, test = map(float, spec.split(","))
+        except ValueError:
+            told = "classes are held out as VAL,TEST, shares such as 0.16,0.2, or as val=NAME,...+test=NAME,..."
+            raise RelgraphError(f"{told}, got {spec!r}") from None
+        return UnseenClasses(val, test)
+    named: dict[str, tuple[str, ...]] = {}
+    for part in re.split(r"\+(?=(?:val|test)=)", spec):
+        split, sign, text = part.partition("=")
+        if split not in ("val", "test") or not sign or split in named:
+            raise RelgraphError(f"held-out classes are named once each as val=NAME,...+test=NAME,..., got {spec!r}")
+        named[split] = tuple(name.strip() for name in text.split(",") if name.strip())
+    return UnseenClasses(named.get("val", ()), named.get("test", ()))

@@ -206,6 +206,16 @@ def reads_graph(named: Sequence[Named]) -> bool:
     return any("graph" in item.shared(len(named) > 1) for item in named)
 
 
+def may_read_all(item: Named) -> bool:
+    """Return whether a method names no part of the outputs that it reads, so that it may read every one.
+
+    >>> from relgraph.methods import KD
+    >>> may_read_all(Named("kd", KD))
+    False
+    """
+    return not item.cls.reads and "nodes" not in item.options and getattr(item.cls, "nodes", None) is None
+
+
 def read_arguments(named: Sequence[Named], arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the options of each method by name, from `OPTION=VALUE` or `METHOD.OPTION=VALUE`.
 

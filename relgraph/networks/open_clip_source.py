@@ -1,6 +1,7 @@
 """Teachers of open_clip: the image side of a CLIP."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,7 +50,7 @@ class ImageTower(Backbone):
 
 @dataclass(frozen=True)
 class OpenClipSource(TeacherSource):
-    """The image side of a CLIP by its architecture and the tag of its weights; the text side is discarded."""
+    """The image side of a CLIP by its architecture and the tag of its weights; a teacher has no text side."""
 
     name: str
     tag: str = ""
@@ -66,18 +67,8 @@ class OpenClipSource(TeacherSource):
         import open_clip
 
         config = _config(self.name, self.tag, needed=weights is None)
-        if weights is None:
-            repository, file = os.path.split(config["hf_hub"])  # without a file where it has the usual name
-            file = file or "open_clip_model.safetensors (or open_clip_pytorch_model.bin)"
-            download = partial(open_clip.download_pretrained, config)
-            weights = Path(from_hub(f"open_clip:{self.name}/{self.tag}", repository, file, download))
-        settings = {"force_quick_gelu": bool(config.get("quick_gelu")), "force_image_size": input_size}
-        try:
-            with silent():  # it warns that the weights are random
-                model = open_clip.create_model(self.name, text_cfg=dict(NO_TEXT), **settings)
-        except Exception as error:  # it differs between networks
-            told = f"cannot be built for images of {input_size or 'its own'} pixels"
-            raise RelgraphError(f"open_clip:{self.name} {told}: {first_line(error)}") from error
+        weights = self._file(config) if weights is None else weights
+        model = self._model(config, force_image_size=input_size, text_cfg=dict(NO_TEXT))
         if not self.tag and any(isinstance(module, nn.GELU) for module in model.visual.modules()):
             _tell_of_quick_gelu(self.name, weights)
         tensors = read_weights(weights)
@@ -92,6 +83,58 @@ class OpenClipSource(TeacherSource):
         size = preparation["size"]
         side = size if isinstance(size, int) else size[-1]
         return Pretrained(ImageTower(model.visual), side, 3, preparation["mean"], preparation["std"])
+
+    def class_vectors(self, weights: Path | None, classes: Sequence[str]) -> Tensor:
+        """Return a vector of unit length of each class by the text side, `(C, width)`, as open_clip's zero-shot has it.
+
+        The mean over open_clip's 80 prompts for ImageNet ("a photo of a {}." and others) of the unit vectors of the
+        class in each. Weights are those of `load`.
+
+        Raises:
+            RelgraphError: if the weights cannot be had or read, or have no text side, or the tokenizer cannot be had.
+        """
+        import open_clip
+
+        config = _config(self.name, self.tag, needed=weights is None)
+        weights = self._file(config) if weights is None else weights
+        model, tensors = self._model(config), read_weights(weights)
+        with converting(weights):
+            tensors = open_clip.convert.convert_state_dict(model, tensors)
+        state = model.state_dict()
+        text = [name for name in state if not name.startswith(("visual.", "logit_"))]
+        for name in text:
+            if name not in tensors or tensors[name].shape != state[name].shape:
+                told = "expected the weights of both sides of the CLIP"
+                raise RelgraphError(f"{weights} has no text side of open_clip:{self.name}: {told}, {name} is not there")
+        model.load_state_dict({name: tensors[name] for name in text}, strict=False)
+        try:
+            tokenizer = open_clip.get_tokenizer(self.name)
+        except Exception as error:  # those of other libraries are downloads
+            raise RelgraphError(f"the tokenizer of open_clip:{self.name} cannot be had: {first_line(error)}") from error
+        prompts = open_clip.OPENAI_IMAGENET_TEMPLATES
+        found: Tensor = open_clip.build_zero_shot_classifier(model.eval(), tokenizer, list(classes), prompts)
+        return found.T.float()
+
+    def _file(self, config: dict[str, Any]) -> Path:
+        """Return the file with the weights of the tag, downloaded if it is not in the cache."""
+        import open_clip
+
+        repository, file = os.path.split(config["hf_hub"])  # without a file where it has the usual name
+        file = file or "open_clip_model.safetensors (or open_clip_pytorch_model.bin)"
+        download = partial(open_clip.download_pretrained, config)
+        return Path(from_hub(f"open_clip:{self.name}/{self.tag}", repository, file, download))
+
+    def _model(self, config: dict[str, Any], **settings: Any) -> Any:
+        """Return the network with random weights."""
+        import open_clip
+
+        settings["force_quick_gelu"] = bool(config.get("quick_gelu"))
+        try:
+            with silent():  # it warns that the weights are random
+                return open_clip.create_model(self.name, **settings)
+        except Exception as error:  # it differs between networks
+            told = f"cannot be built for images of {settings.get('force_image_size') or 'its own'} pixels"
+            raise RelgraphError(f"open_clip:{self.name} {told}: {first_line(error)}") from error
 
 
 def list_open_clip() -> list[Listed]:

@@ -111,9 +111,27 @@ class PlainStudent(nn.Module):
         return vectors, logits if self.classes else None
 
 
+class VectorsAlone(nn.Module):
+    """The vectors of a student `(N, D)`, without its logits, as embeddings of a whole split are computed."""
+
+    def __init__(self, student: PlainStudent) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the vectors of a normalised batch."""
+        vectors: Tensor = self.student(images)[0]
+        return vectors
+
+
 def is_aligned(student: PlainStudent) -> bool:
     """Return whether a student's vectors end in the rotation into its teacher's space."""
     return not isinstance(student.align, nn.Identity)
+
+
+def in_teachers_space(student: PlainStudent) -> bool:
+    """Return whether a student's vectors are in its teacher's own space: aligned with it, or trained there."""
+    return is_aligned(student) or student.info.get("target_space") == "teacher"
 
 
 def write_aligned(path: Path, align: nn.Linear, index: VectorTransform, told: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from relgraph.data.datasets import DataSet, load
 from relgraph.errors import RelgraphError
 from relgraph.files import is_plain, parse_yaml
 from relgraph.graph.search import check_k
-from relgraph.names import dataset, load_teacher
+from relgraph.names import dataset, load_teacher, unseen_classes
 from relgraph.networks.teachers import Teacher
 from relgraph.printing import tell
 from relgraph.processes import MEETING, ProcessGroup
@@ -117,7 +117,8 @@ def read_data(
                 skip_bad=recipe.bad_images == "skip", val_fraction=recipe.val_fraction,
                 labels_per_class=labels_per_class, label_fraction=label_fraction, label_noise=label_noise,
                 seed=recipe.seed, test_fraction=recipe.test_fraction, split_seed=recipe.split_seed,
-                unlabelled=None if recipe.unlabelled is None else Path(recipe.unlabelled))  # fmt: skip
+                unlabelled=None if recipe.unlabelled is None else Path(recipe.unlabelled),
+                unseen=None if recipe.holdout_classes is None else unseen_classes(recipe.holdout_classes))  # fmt: skip
 
 
 def open_data(recipe: Recipe) -> DataSet:
@@ -136,7 +137,8 @@ def open_data(recipe: Recipe) -> DataSet:
     if known == 0 and recipe.teacher_head == "sequential":
         raise RelgraphError(f"{recipe.dataset} has no labels, from which a sequential teacher_head learns: use 'joint'")
     if recipe.learns_labels and recipe.select == "val" and len(data.val) == 0:
-        told = "picking the best epoch needs validation images: val_fraction must be above 0, got 0"
+        share = "the share of validation classes in holdout_classes" if data.unseen else "val_fraction"
+        told = f"picking the best epoch needs validation images: {share} must be above 0, got 0"
         raise RelgraphError(f"{told} (--select last picks none)")
     count = ProcessGroup.launched().count
     sizes = _batch_sizes(recipe, data, recipe.labelled_share, recipe.learns_labels)

@@ -20,6 +20,7 @@ from relgraph.networks.backbone import map_shapes
 from relgraph.networks.batch_norm import average_statistics, synchronised
 from relgraph.networks.files import fingerprint_of, load_ss_head, save_network, weights_fingerprint
 from relgraph.networks.heads import Head, Student
+from relgraph.networks.plain import PlainStudent
 from relgraph.networks.teachers import Teacher
 from relgraph.outputs import Batch, Output, StepInputs
 from relgraph.processes import ProcessGroup
@@ -37,7 +38,7 @@ from relgraph.training.resuming import network_of
 from relgraph.training.runs import RunDirectory
 from relgraph.training.schedule import student_schedule
 from relgraph.training.starting import new_backbone, normalised, start_of
-from relgraph.training.tasks import SELECTED_LAST, Classes, Neighbours, Task
+from relgraph.training.tasks import Classes, LabelledRetrieval, Neighbours, Retrieval, Task
 from relgraph.training.threads import trial_step, with_threads
 from relgraph.training.trainer import run_job
 from relgraph.training.vectors import open_vectors
@@ -85,7 +86,15 @@ class Distillation(Job):
 
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Return the student's metrics on the split that selects."""
-        return self.task.evaluate(self.student, self.selecting)
+        return self.task.evaluate(self.judged, self.selecting)
+
+    @property
+    def judged(self) -> Student | PlainStudent:
+        """What the task evaluates: the student, or what makes its vectors."""
+        if not self.task.of_vectors:
+            return self.student
+        space = self._space()
+        return PlainStudent(self.student.backbone, self.student.head, space.student, space.part, self.description())
 
     def ending(self, progress: Progress) -> str | None:
         """Return whether the recipe's patience is over: none is lost while a method trains alone, before the labels."""
@@ -125,7 +134,9 @@ class Distillation(Job):
             "objective": f"{method} ({recipe.graph_in_use})" if recipe.graph_in_use else method,
             "backbone": str(recipe.student),
             **({"stages": list(recipe.student_stages)} if recipe.student_stages else {}),
-            "dim": recipe.projected,
+            "dim": self.student.head.dim if recipe.head == "projection" else None,
+            "target_space": recipe.target_space,
+            **({"held_out": self.data.held_out} if self.data.unseen else {}),
             "classes": list(self.data.train.classes),
             "vectors": self._space().part,
             "learns_labels": recipe.learns_labels,
@@ -134,15 +145,15 @@ class Distillation(Job):
 
     def result(self, run: RunDirectory, progress: Progress) -> dict[str, Any]:
         """Return the run's figures: the test split is read here, at the end, for the last epoch and for the best."""
-        recipe, data, student = self.recipe, self.data, self.student
-        test = {"last": self.task.evaluate(student, data.test, probe=True)}
+        recipe, data = self.recipe, self.data
+        test = {"last": self.task.evaluate(self.judged, data.test, probe=True)}
         method, score = self.objective.method, f"{recipe.select}_{self.score}"
         selected: dict[str, Any] = {"note": self.task.selected[recipe.select]}
         if recipe.select != "last":
             self.load(load_checkpoint(run.best))
-            test["best"] = self.task.evaluate(student, data.test, probe=True)
+            test["best"] = self.task.evaluate(self.judged, data.test, probe=True)
             found = any(score in row for row in progress.rows)
-            told = {f"{score}_of_best": progress.best_score} if found else {"note": SELECTED_LAST}
+            told = {f"{score}_of_best": progress.best_score} if found else {"note": self.task.unscored}
             selected = {"best_epoch": progress.best_epoch, **selected, **told}
         return {
             "method": str(recipe.method),
@@ -198,9 +209,19 @@ def build(recipe: Recipe, *, restored: bool = False) -> Distillation:
     recipe, line = with_threads(recipe, trial, task.processes)
     if start:
         note += f"\nstudent: from the weights of {start}, its images normalised as the {recipe.normalise}'s"
+    if teacher is not None:
+        note += _narrow(recipe, distiller.student.backbone.width, teacher.width)
     if isinstance(feed, Stored):
         frozen["stored embeddings"] = {"name": str(feed.store.path), "fingerprint": feed.store.contents.sha256}
     return assemble(recipe, fabric, task, feed, distiller, note + line, frozen)
+
+
+def _narrow(recipe: Recipe, width: int, of_teacher: int) -> str:
+    """Return a line for a student whose vectors cannot fill the teacher's space."""
+    if recipe.target_space == "projection" or width >= of_teacher:
+        return ""
+    told = f"the student's features have the width {width}, the teacher's vectors {of_teacher}"
+    return f"\n{told}: its vectors span {width} dimensions of theirs at most"
 
 
 def _teacher(recipe: Recipe, data: DataSet) -> Teacher:
@@ -210,8 +231,10 @@ def _teacher(recipe: Recipe, data: DataSet) -> Teacher:
 
 
 def open_task(recipe: Recipe, data: DataSet, device: torch.device) -> Task:
-    """Return what the recipe's student is trained for: classes, or neighbours if no label teaches it."""
-    kind = Classes if recipe.learns_labels else Neighbours
+    """Return what the recipe's student is trained for: classes, neighbours if no label teaches it, unseen classes."""
+    kind: type[Task] = Classes if recipe.learns_labels else Neighbours
+    if data.unseen:
+        kind = LabelledRetrieval if recipe.learns_labels else Retrieval
     return kind(data, Normalise(data.mean, data.std), device, recipe.processes, ProcessGroup.current())
 
 
@@ -257,14 +280,17 @@ def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None, *, restor
     classes = len(data.train.classes)
     backbone = new_backbone(recipe, channels, side, restored=restored)
     # Convolutions run 1.2 to 1.4 times as fast with the channels last.
-    student = task.student(backbone, recipe.projected).to(memory_format=torch.channels_last)
+    dim = recipe.projected(None if teacher is None else teacher.width)
+    student = task.student(backbone, dim).to(memory_format=torch.channels_last)
     head = None if teacher is None else _teacher_head(recipe, teacher, data.train.classes)
     method = None
     if teacher is not None:
         facts = _facts(recipe, data, student, teacher)
-        method = build_method(recipe.method, facts, vars(recipe), recipe.method_args, recipe.beta)
+        shared = {**vars(recipe), "nodes": recipe.chosen_nodes}
+        method = build_method(recipe.method, facts, shared, recipe.method_args, recipe.beta)
         if method is not None:
             assert head is not None
+            _check_space(recipe, method)
             rehearse(method, head, recipe, max(1, classes), facts)
     return Distiller(
         student,
@@ -273,8 +299,9 @@ def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None, *, restor
         gamma=recipe.label_weight,
         alpha=recipe.alpha,
         temperature=4.0 if recipe.temperature is None else recipe.temperature,
-        # Without classes it is not trained either, and weight decay alone would shrink it.
-        head_fixed=recipe.teacher_head != "joint" or classes == 0,
+        # Without classes, or readers, it is not trained either, and weight decay alone would shrink it.
+        head_fixed=recipe.teacher_head != "joint" or classes == 0 or not recipe.reads_teacher_classifier,
+        head_read=recipe.reads_teacher_classifier,
         label_loss=task.loss,
         processes=task.processes,
         local=recipe.relation == "local",
@@ -284,8 +311,10 @@ def new_distiller(recipe: Recipe, task: Task, teacher: Teacher | None, *, restor
 
 def _teacher_head(recipe: Recipe, teacher: Teacher, classes: tuple[str, ...]) -> Head:
     """Return a new head for the teacher, or the one that it came with."""
+    in_own_space = recipe.target_space == "teacher"
     if recipe.teacher_head != "own":
-        return Head(teacher.width, recipe.projected, len(classes))
+        dim = None if in_own_space else recipe.projected(teacher.width)
+        return Head(teacher.width, dim, len(classes))
     weights = None if recipe.teacher_weights is None else Path(recipe.teacher_weights)
     head, own = names.teacher(recipe.teacher).classifier(weights)
     # A published file names no classes.
@@ -297,7 +326,17 @@ def _teacher_head(recipe: Recipe, teacher: Teacher, classes: tuple[str, ...]) ->
     if head.width != teacher.width:
         told = f"the classifier of {recipe.teacher} reads features of width {head.width}"
         raise RelgraphError(f"{told}, the teacher gives {teacher.width}")
+    if in_own_space and isinstance(head.project, nn.Linear):
+        told = f"the own head of {recipe.teacher} has a projection, and target_space 'teacher' none of the teacher's"
+        raise RelgraphError(f"{told}: expected teacher_head 'joint' or 'sequential'")
     return head
+
+
+def _check_space(recipe: Recipe, method: Method) -> None:
+    """Raise RelgraphError if vectors are to be compared in the teacher's own space, and layers lead out of it."""
+    if recipe.target_space == "teacher" and method.space().teacher is not None:
+        told = "has layers of its own on the teacher's vectors, which target_space 'teacher' compares as they are"
+        raise RelgraphError(f"{recipe.method} {told}: use 'projection'")
 
 
 def _facts(recipe: Recipe, data: DataSet, student: Student, teacher: Teacher) -> RunFacts:
@@ -359,12 +398,12 @@ def rehearse(method: Method, head: Head, recipe: Recipe, classes: int, facts: Ru
     try:
         method(student, teacher, Batch(torch.arange(n), facts.labels[:n].cpu()))
     except Exception as error:  # layers of a refinement raise torch's errors, a method of one's own any
-        if own == facts.dim or recipe.projected is None or not isinstance(error, (RelgraphError, RuntimeError)):
+        if own == facts.dim or recipe.head == "linear" or not isinstance(error, (RelgraphError, RuntimeError)):
             if isinstance(error, RelgraphError):
                 raise
             raise RelgraphError(f"{recipe.method} cannot compare a batch: {told_of(error)}") from error
         raise RelgraphError(
-            f"{recipe.method} does not compare embeddings of width {recipe.dim} with those of the teacher's own head, "
+            f"{recipe.method} does not compare embeddings of width {facts.dim} with those of the teacher's own head, "
             f"{own}: use --dim {own} ({first_line(error)})"
         ) from error
     method.train()

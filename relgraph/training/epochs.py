@@ -169,7 +169,8 @@ class Job:
     def line(self, row: Mapping[str, float]) -> str | None:
         """Return a line for the user after an epoch, if it has one."""
         select = self.recipe.measured
-        words = {"train_top1": "train", f"{select}_top1": select, f"{select}_knn": f"{select} k-NN"}
+        words = {"train_top1": "train", f"{select}_top1": select, f"{select}_knn": f"{select} k-NN",
+                 f"{select}_mAP": f"{select} mAP"}  # fmt: skip
         figures = [f"{word} {row[name]:.2f} %" for name, word in words.items() if name in row]
         if "overlap" in row:
             figures.append(f"overlap {row['overlap']:.2f}")

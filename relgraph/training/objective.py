@@ -72,7 +72,8 @@ class Distiller(Objective):
 
     The teacher's backbone is frozen and not part of this. Its head, one linear projection and one classifier, is
     trained by its own cross-entropy only: every method gets it detached. With `head_fixed` it was trained before and is
-    fixed. Cross-entropies are means over the images that have a label.
+    fixed; without `head_read` nothing reads its classifier, which has no loss then. Cross-entropies are means over the
+    images that have a label.
 
     In the stage "method" the student is trained by the method alone, in the stage "labels" by all terms but the
     method's: some methods are used before the main training. In the stage "both", the default, it is trained by all.
@@ -92,6 +93,7 @@ class Distiller(Objective):
         alpha: float = 0.0,
         temperature: float = 4.0,
         head_fixed: bool = False,
+        head_read: bool = True,
         label_loss: LabelLoss = labelled_cross_entropy,
         processes: ProcessGroup = SINGLE_PROCESS,
         local: bool = False,
@@ -102,7 +104,7 @@ class Distiller(Objective):
         self.teacher_head = teacher_head
         self.method = method
         self.kd = KD(temperature) if alpha > 0 else None
-        self.gamma, self.alpha, self.parts = gamma, alpha, parts
+        self.gamma, self.alpha, self.parts, self.head_read = gamma, alpha, parts, head_read
         self.label_loss, self.processes = label_loss, processes
         self.spread = None if method is None else Spread(method, processes, local)
         if head_fixed and teacher_head is not None:
@@ -160,7 +162,7 @@ class Distiller(Objective):
 
     def _teacher_terms(self, student: Output, teacher: Output, batch: Batch) -> Terms:
         assert teacher.logits is not None
-        terms = {"head": self.label_loss(teacher.logits, batch.labels, self.processes)}
+        terms = {"head": self.label_loss(teacher.logits, batch.labels, self.processes)} if self.head_read else {}
         if self.spread is not None:
             terms |= self.spread.teacher_terms(student, teacher, batch, self._classify)
         return {f"teacher_{name}": term for name, term in terms.items()}

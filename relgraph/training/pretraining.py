@@ -33,7 +33,7 @@ from relgraph.training.pretrain_recipe import PretrainRecipe, augmentation, reso
 from relgraph.training.resuming import network_of
 from relgraph.training.runs import RunDirectory
 from relgraph.training.schedule import pretraining_schedule
-from relgraph.training.tasks import Neighbours, Task
+from relgraph.training.tasks import Neighbours, Retrieval, Task
 from relgraph.training.threads import trial_step, with_threads
 from relgraph.training.trainer import run_job
 
@@ -254,7 +254,9 @@ def build_pretraining(recipe: PretrainRecipe) -> Pretraining:
         raise RelgraphError(f"pretrain runs in one process, got {count}: train alone takes several")
     fabric = open_fabric(recipe)
     data = on_device(open_images(recipe), fabric.device)
-    task = Neighbours(data, Normalise(data.mean, data.std), fabric.device, recipe.processes)
+    task = (Retrieval if data.unseen else Neighbours)(
+        data, Normalise(data.mean, data.std), fabric.device, recipe.processes
+    )
     seen = augmentation(recipe, data.train.images.shape[-1])
     note = f"{len(data.train)} images without their labels, views: {seen}"
     if recipe.objective == "moco" and recipe.queue >= len(data.train):

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 OBJECTS = {"dataset", "student", "network", "teacher", "method", "kernel", "scale", "criterion"}
 # What `relgraph embed` reads of a recipe.
 EMBED_OPTIONS = (
-    "dataset", "root", "image_size", "images", "bad_images", "unlabelled", "test_fraction", "split_seed", "workers",
+    "dataset", "root", "image_size", "images", "bad_images", "unlabelled", "test_fraction", "split_seed",
+    "holdout_classes", "workers",
     "teacher", "teacher_weights", "teacher_size", "teacher_mean", "teacher_std", "teacher_args", "embeddings", "device",
     "precision", "threads",
 )  # fmt: skip
@@ -44,7 +45,11 @@ class BaseRecipe:
             them in inputs.json of the run; to find them, streamed images are decoded once at the start.
         unlabelled: Folder of images that join the training set without labels, at any depth.
         test_fraction: Share of every class that becomes the test split, of a data set that has none.
-        split_seed: Seed that draws this test split; --seed does not move it.
+        split_seed: Seed that draws this test split, or the classes that are held out; --seed does not move them.
+        holdout_classes: Classes that are kept out of training altogether, as retrieval is judged: shares of all classes
+            for validation and testing, such as 0.16,0.2, or their names, such as val=apple,bear+test=cat. All their
+            images of the original training split are the validation and test images; the original test split is left
+            out.
         workers: Processes that decode streamed images; if not given one a core, up to 8.
         val_fraction: Share of the training set held out for choosing the best epoch; 0 with --select test or last.
         augment: Random views of the images: crop (padding, crop, flip), the contrastive ones of moco, simclr or
@@ -93,6 +98,7 @@ class BaseRecipe:
     unlabelled: str | None = option(default=None)
     test_fraction: float = option(default=0.2, above=0, below=1)
     split_seed: int = option(default=0, least=0, most=2**31 - 1)
+    holdout_classes: str | None = option(default=None)
     workers: int | None = option(default=None, least=0)
     val_fraction: float = option(default=0.1)
     augment: Literal["auto", "crop", "moco", "simclr", "simclr-small", "digits"] = option(default="auto")
@@ -125,6 +131,14 @@ class BaseRecipe:
         loggers = self.logger if isinstance(self.logger, tuple) else (self.logger,)
         object.__setattr__(self, "logger", tuple(map(Own.of, loggers)))
         check_options(self)
+        if self.holdout_classes is not None:
+            from relgraph.names import unseen_classes
+
+            unseen_classes(self.holdout_classes)
+            self.refuse_unused(False, "data without holdout_classes", self.holdout_classes, "test_fraction")
+            if self.val_fraction not in (0, options_of(type(self))["val_fraction"].default):
+                told = "val_fraction belongs to data without holdout_classes, whose validation images are of classes"
+                raise RelgraphError(f"{told} of their own, got {self.val_fraction} and {self.holdout_classes}")
 
     def plain(self) -> dict[str, Any]:
         """Return every option as JSON and YAML hold it: objects by their spelling, several values as a list."""
@@ -206,7 +220,10 @@ class Recipe(BaseRecipe):
             seed distilled.
         head: Layers on top of both backbones: a projection to the embedding and a classifier, or the classifier alone,
             one linear layer, as published students of most methods have it; for methods that read no embedding.
-        dim: Width of the embeddings, the nodes of the graph.
+        target_space: Where embeddings are compared: in that of a projection of the teacher, which its labels train, or
+            in the teacher's own, so that the student answers queries against an index of the teacher's vectors: these
+            are then the nodes as they are, and the student's projection ends at their width.
+        dim: Width of the embeddings, the nodes of the graph; 256 if not given, with target_space teacher the teacher's.
         method: ega, kd, rkd, sp, crd, ... (relgraph methods lists them), a sum such as crd+0.9*kd, your own, such as
             losses.py:Mine, or none for cross-entropy alone.
         method_args: Options of the method, such as angle_weight=2, or teacher_tau=0.01 for softer targets of seed
@@ -228,7 +245,7 @@ class Recipe(BaseRecipe):
         criterion: Criterion of the method's relation, in place of the published one: frobenius, mean_square,
             sum_square, half_square, huber, kl (of probabilities) or cross_entropy (of log-probabilities).
         nodes: What a method's nodes are: the projected embedding, the pooled feature below it, or the last stage map;
-            the method's own choice if not given.
+            the method's own choice if not given, with target_space teacher the embedding.
         node_weight: Weight of EGA's node term, 0.8 if not given. Grows with the batch: retune it for another batch
             size.
         edge_weight: Weight of EGA's edge term, 0.24 if not given. Grows with the batch as well.
@@ -283,7 +300,8 @@ class Recipe(BaseRecipe):
     student_stages: tuple[str, ...] = option(default=())
     init_from: str | None = option(default=None)
     head: Literal["projection", "linear"] = option(default="projection")
-    dim: int = option(default=256, least=1)
+    target_space: Literal["projection", "teacher"] = option(default="projection")
+    dim: int | None = option(default=None, least=1)
     method: str | Own = option(default="ega", aliases=("--distill",))
     method_args: tuple[str, ...] = option(default=())
     ss_head: str | None = option(default=None)
@@ -328,6 +346,7 @@ class Recipe(BaseRecipe):
                                 f"{self.student_weights}")  # fmt: skip
         self._check_teacher()
         self._check_method()
+        self._check_space()
         self._check_graph()
         self._check_stages()
         self._check_rate()
@@ -357,7 +376,7 @@ class Recipe(BaseRecipe):
 
         own = names.read_arguments(self.methods, self.method_args)
         known = {name for item in self.methods for name in item.options}
-        shared = {} if self.nodes is None else {"nodes": self.nodes}
+        shared = {} if self.chosen_nodes is None else {"nodes": self.chosen_nodes}
         got, related = str(self.method), ("refine", "form", "neighbours")
         sskd = any(item.name == "sskd" for item in self.methods)
         self.refuse_unused(sskd, "sskd", f"method {got}", "ss_head")
@@ -373,6 +392,28 @@ class Recipe(BaseRecipe):
         reader = next((item.name for item in self.methods if reads_embedding(item.cls, shared | own[item.name])), None)
         if self.head == "linear" and reader is not None:
             raise RelgraphError(f"head 'linear' has no projected embedding, which {reader} compares: use 'projection'")
+
+    def _check_space(self) -> None:
+        """Refuse the teacher's space where nothing would be compared in it, or its vectors would be changed."""
+        from relgraph import names
+        from relgraph.methods.base import reads_embedding
+
+        if self.target_space != "teacher":
+            return
+        if self.head == "linear":
+            told = "target_space 'teacher' needs the projection that maps the student into the teacher's width"
+            raise RelgraphError(f"{told}: expected head 'projection', got 'linear'")
+        own = names.read_arguments(self.methods, self.method_args)
+        chosen = {"nodes": self.chosen_nodes}
+        # A method that is given as an instance, or of one's own, and names no part, may read all.
+        open_ended = (item.made is not None or names.may_read_all(item) for item in self.methods)
+        if not any(open_ended) and not any(reads_embedding(item.cls, chosen | own[item.name]) for item in self.methods):
+            told = "target_space 'teacher' belongs to methods that compare embeddings"
+            nodes = f" with nodes {self.nodes!r}" if self.nodes else ""
+            raise RelgraphError(f"{told}, got method {self.method}{nodes}")
+        if self.teacher_head == "sequential" and not self.reads_teacher_classifier:
+            told = "teacher_head 'sequential' trains a classifier that nothing reads with target_space 'teacher' here"
+            raise RelgraphError(f"{told}: expected 'joint'")
 
     def _check_graph(self) -> None:
         from relgraph.names import reads_graph
@@ -430,9 +471,29 @@ class Recipe(BaseRecipe):
         return parse_methods(self.method, self.beta)
 
     @property
-    def projected(self) -> int | None:
-        """The width of the projected embeddings; `None` for a head without a projection."""
-        return self.dim if self.head == "projection" else None
+    def chosen_nodes(self) -> Literal["embedding", "feature", "map"] | None:
+        """What the run chooses as nodes for all methods that leave the choice; `None` for their own choice."""
+        return "embedding" if self.nodes is None and self.target_space == "teacher" else self.nodes
+
+    def projected(self, teacher_width: int | None) -> int | None:
+        """Return the width of the student's projected embeddings; `None` for a head without a projection.
+
+        Raises:
+            RelgraphError: if another was chosen than the teacher's, in whose space they are compared.
+        """
+        if self.head == "linear":
+            return None
+        if self.target_space == "projection" or teacher_width is None:
+            return 256 if self.dim is None else self.dim
+        if self.dim not in (None, teacher_width):
+            told = f"target_space 'teacher' has embeddings of the teacher's width, {teacher_width}"
+            raise RelgraphError(f"{told}: leave dim out, got {self.dim}")
+        return teacher_width
+
+    @property
+    def reads_teacher_classifier(self) -> bool:
+        """Whether anything reads the classifier of the teacher's head: its projection is trained by it."""
+        return self.target_space == "projection" or self.learns_labels or self.refine == "conv"
 
     @property
     def relates(self) -> bool:

@@ -24,6 +24,7 @@ def inputs_of(job: Job) -> dict[str, Any]:
     """
     skipped = {"skipped": job.data.left_out.skipped} if job.data.left_out.skipped else {}
     return {"data": {split: fingerprint(getattr(job.data, split)) for split in SPLITS}, **skipped, **job.frozen,
+            **({"held_out": job.data.held_out} if job.data.unseen else {}),
             **({"code": code} if (code := origins(job.recipe)) else {})}  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from relgraph.data.datasets import DataSet
+from relgraph.data.datasets import DataSet, joined
 from relgraph.data.embeddings import RECORD, EmbeddingStore, StoreWriter, check_complete, check_place
 from relgraph.data.fingerprint import ImageRecord
 from relgraph.data.images import ImageFiles, ImageSet
@@ -92,18 +92,28 @@ def find_store(wanted: Wanted) -> tuple[EmbeddingStore | None, list[str]]:
         except RelgraphError as error:
             reasons.append(str(error))
     for path, contents in sorted(found, key=lambda item: (-item[1].views, item[0])):
-        try:  # the cheap comparisons come first, the teacher runs last
-            check_complete(path, contents)
-            _check_contents(wanted, path, contents)
-            store = EmbeddingStore(path, wanted.device)
-            _check_images(wanted, store)
-            _check_values(wanted, store)
-            return store, []
+        try:
+            return fitting_store(wanted, path, contents), []
         except RelgraphError as error:
             asked = (str(wanted.recipe.dataset), str(wanted.recipe.teacher))
             if path == folder or (contents.dataset, contents.teacher) == asked:
                 reasons.append(str(error))
     return None, reasons
+
+
+def fitting_store(wanted: Wanted, path: Path, contents: Contents) -> EmbeddingStore:
+    """Return the store at a path if it holds a run's training images, embedded by its teacher.
+
+    Raises:
+        RelgraphError: if it does not, or is not finished or damaged.
+    """
+    # The cheap comparisons come first, the teacher runs last.
+    check_complete(path, contents)
+    _check_contents(wanted, path, contents)
+    store = EmbeddingStore(path, wanted.device)
+    _check_images(wanted, store)
+    _check_values(wanted, store)
+    return store
 
 
 def _is_store(path: Path) -> bool:
@@ -168,7 +178,7 @@ TRIED = 32  # images of a trial of threads
 NAME_LIMIT = 150  # characters of a default name before what sets it apart; file systems take 255 bytes
 # Options of which another value makes another store, besides the teacher's arguments, whose order makes none.
 DISTINGUISHING = (
-    "dataset", "image_size", "images", "unlabelled", "test_fraction", "split_seed", "teacher",
+    "dataset", "image_size", "images", "unlabelled", "test_fraction", "split_seed", "holdout_classes", "teacher",
     "teacher_weights", "teacher_size", "teacher_mean", "teacher_std",
 )  # fmt: skip
 Embed = Callable[[Tensor, Tensor], Tensor]
@@ -197,8 +207,10 @@ def store_embeddings(
 ) -> Embedded:  # fmt: skip
     """Write the recipe's teacher's embeddings of its original training split to `path`, or continue to.
 
-    All images are embedded, those that a run would hold out for validation as well, so that every seed, `val_fraction`
-    and choice of labels can use the store. An interrupt loses the shard that is being computed.
+    All images are embedded, those that a run would hold out as well, so that every seed, `val_fraction`, choice of
+    labels and of held-out classes can use the store. Of a data set without a test split that is all but the test images
+    that are drawn, and with `holdout_classes`, for which none are drawn, all. An interrupt loses the shard that is
+    being computed.
 
     Args:
         recipe: Of which the options of `relgraph embed` count.
@@ -222,6 +234,7 @@ def store_embeddings(
         index_transform(index)  # before hours are spent
     check_place(path)
     fabric, data = open_fabric(recipe), open_data(whole_splits(recipe))
+    data = replace(data, train=joined(data)) if data.unseen else data
     precision = str(fabric.strategy.precision.precision)
     teacher = open_teacher(recipe).to(fabric.device).hold(precision)
     with writing(path):

@@ -8,10 +8,12 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from relgraph.analysis.retrieval import CUTS, retrieval
 from relgraph.data.datasets import DataSet
 from relgraph.data.images import ImageSet
 from relgraph.networks.backbone import Backbone
 from relgraph.networks.heads import Student
+from relgraph.networks.plain import PlainStudent, VectorsAlone
 from relgraph.processes import SINGLE_PROCESS, ProcessGroup
 from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_probe
 from relgraph.training.spread import labelled_cross_entropy
@@ -46,8 +48,10 @@ class Task:
         processes: Those over which an evaluation is spread.
         loss: What labels teach by, of logits `(N, C)` and labels `(N,)`, -1 where unknown.
         by_label: Whether labelled and unlabelled images are mixed in each batch.
+        of_vectors: Whether `evaluate` is given what makes a student's vectors, in place of the student.
         score: The metric of `evaluate` by which the best epoch is picked.
         selected: A sentence on how it was picked, by the split that selects.
+        unscored: A sentence where there was no score to pick it by.
     """
 
     data: DataSet
@@ -58,8 +62,10 @@ class Task:
 
     loss: ClassVar = staticmethod(labelled_cross_entropy)
     by_label: ClassVar[bool]
+    of_vectors: ClassVar[bool] = False
     score: ClassVar[str]
     selected: ClassVar[dict[str, str]]
+    unscored: ClassVar[str] = SELECTED_LAST
 
     def student(self, backbone: Backbone, dim: int | None) -> Student:
         """Return a new student: the backbone with a head, whose embeddings have the width `dim` (see `Head`)."""
@@ -162,6 +168,59 @@ class Neighbours(Task):
     def figures(self, row: dict[str, float]) -> dict[str, float]:
         """Return the means but for the accuracy of a classifier that is not trained."""
         return {name: value for name, value in row.items() if name != "train_top1"}
+
+
+class Retrieval(Task):
+    """Validation and test images are of unseen classes, and its vectors are evaluated by which of them they find.
+
+    Each image of a split is a query among all others: `recall@1`, `recall@5`, `recall@10`, `mAP` and `mAP@R` of
+    `relgraph.analysis.retrieval`. No label of these classes teaches anything. The vectors are those of a student's
+    file, in the space in which its method compared them; of another network its features.
+    """
+
+    by_label = False
+    of_vectors = True
+    score = "mAP"
+    selected: ClassVar = {
+        "val": "best epoch picked by the mAP of the student's vectors among the images of validation classes, of which "
+        "no training image is; the test classes were only read at the end",
+        "test": "best epoch picked by the mAP of the student's vectors among the images of the test classes "
+        "themselves: the figure of the best epoch is optimistic",
+        "last": LAST,
+    }
+    unscored = "there are no images of two validation classes to pick the best epoch by: it is the last"
+
+    def evaluate(self, network: Embedder, images: ImageSet, *, probe: bool = False) -> dict[str, float]:
+        """Return how well the vectors of a split find others of their class; `{}` where that says nothing.
+
+        At most `KNOWN` images, drawn once, are read, all with `probe`. Of several processes each embeds its share.
+        """
+        if not self.scores(images):
+            return {}
+        if not probe and len(images) > KNOWN:
+            chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:KNOWN]
+            images = images.select(chosen.sort().values)
+        vectors = VectorsAlone(network) if isinstance(network, PlainStudent) else network.backbone
+        own = images.select(torch.arange(len(images))[self.processes.share(len(images))])
+        part = embed(vectors, own, self.student_input, BATCH, self.device, None, self.workers)
+        found, labels = self.processes.collect(part.to(self.device)), images.true_labels.cpu()
+        k = [each for each in CUTS if each < len(images)]
+        return retrieval(found, found, labels, labels, torch.arange(len(images)), k)
+
+    def scores(self, images: ImageSet) -> bool:
+        """Return whether a split has two classes, or each image finds its own, and one of them two images."""
+        known = images.true_labels[images.true_labels >= 0]
+        return len(known) > 0 and bool((known != known[0]).any()) and int(known.bincount().max()) > 1
+
+    def figures(self, row: dict[str, float]) -> dict[str, float]:
+        """Return the means but for the accuracy of a classifier that is not trained."""
+        return row if self.by_label else {name: value for name, value in row.items() if name != "train_top1"}
+
+
+class LabelledRetrieval(Retrieval):
+    """`Retrieval` of a student whose classifier learns the training classes."""
+
+    by_label = True
 
 
 def classes_of(task: Task) -> Classes:

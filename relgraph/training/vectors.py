@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from relgraph.data.datasets import DataSet
-from relgraph.data.images import ImageFiles
+from relgraph.data.images import ImageFiles, ImageSet
 from relgraph.errors import RelgraphError
 from relgraph.networks.vectors import VectorFile, VectorTeacher
 from relgraph.training.building import read_data
 from relgraph.training.recipe import Recipe
 
 
-def open_vectors(recipe: Recipe, data: DataSet) -> VectorTeacher:
-    """Return the recipe's teacher `vectors:FILE` for its data.
+def open_vectors(recipe: Recipe, data: DataSet, images: ImageSet | None = None) -> VectorTeacher:
+    """Return the recipe's teacher `vectors:FILE` for its training images, or other `images` that it knows.
 
     Without names, vectors are in the order of the original training split, images without labels that were added
     behind it, and there are as many. With names, paths of files within the folder of the training images or the one
@@ -28,39 +28,62 @@ def open_vectors(recipe: Recipe, data: DataSet) -> VectorTeacher:
     Raises:
         RelgraphError: if the file cannot be read, or its vectors are not those of the training images.
     """
+    images = data.train if images is None else images
     file = VectorFile.read(Path(str(recipe.teacher).removeprefix("vectors:")).expanduser())
     if file.names is not None:
-        return VectorTeacher(file, _by_name(file, *_named(file.names, recipe, data)))
-    expected = _original_size(data)
+        named, places = names_of(file.names, recipe, images)
+        row = rows_by_name(file, named, places)
+        missing = (row < 0).nonzero().flatten()
+        if len(missing):
+            told = f"{len(missing)} of {len(row)} have none, the first is {named[int(missing[0])]}"
+            raise RelgraphError(
+                f"{file.path}: expected the vectors of all {images.split} images by their names, {told}"
+            )
+        return VectorTeacher(file, row)
+    expected = original_size(data)
     if len(file.rows) != expected:
         told = f"expected a vector for each of {expected} training images of {recipe.dataset}, in their order"
         raise RelgraphError(f"{file.path}: {told}, found {len(file.rows)}")
-    return VectorTeacher(file, data.train.index.cpu())
+    return VectorTeacher(file, images.index.cpu())
 
 
-def _original_size(data: DataSet) -> int:
-    """Return the size of the original training split, of which validation images may have been drawn."""
-    train, val = (split.index.tolist() for split in (data.train, data.val))
-    return len(train) if set(train) & set(val) else len(train) + len(val)
+def original_size(data: DataSet) -> int:
+    """Return the size of the original training split, of which other images may have been drawn."""
+    return sum(len(images) for images in (data.train, data.val, data.test) if in_original(data, images))
 
 
-def _named(names: Sequence[str], recipe: Recipe, data: DataSet) -> tuple[list[str], list[str | Path]]:
-    """Return how each training image is called, and the folders within which names are paths.
+def in_original(data: DataSet, images: ImageSet) -> bool:
+    """Return whether the images of a split were drawn from the data set's original training split.
+
+    Their `index` is then their position in it.
+    """
+    if images.split == "train" or data.unseen:
+        return True
+    return images.split == "val" and not set(data.train.index.tolist()) & set(data.val.index.tolist())
+
+
+def names_of(names: Sequence[str], recipe: Recipe, images: ImageSet) -> tuple[list[str], list[str | Path]]:
+    """Return how each image is called, and the folders within which names are paths.
 
     Images are called by their files, of images in memory listed once more, or where all names are numbers by those.
     """
     if all(name.isdecimal() for name in names):  # no image file has such a name
-        return [str(number) for number in data.train.index.tolist()], [""]
-    files = data.train.images
+        return [str(number) for number in images.index.tolist()], [""]
+    files = images.images
     if not isinstance(files, ImageFiles):
-        files = read_data(recipe, "stream").train.images
+        whole: ImageSet = getattr(read_data(recipe, "stream"), images.split)
+        files = whole.select(torch.searchsorted(whole.index, images.index.cpu())).images
     assert isinstance(files, ImageFiles)  # others refuse to be streamed
     pool = [] if files.pool is None else [files.pool]
     return [files.path(number) for number in range(len(files))], [files.folder, files.folder.parent, *pool]
 
 
-def _by_name(file: VectorFile, images: Sequence[str], places: Sequence[str | Path]) -> Tensor:
-    """Return the row of each image, by what it is called."""
+def rows_by_name(file: VectorFile, images: Sequence[str], places: Sequence[str | Path]) -> Tensor:
+    """Return the row of each image, by what it is called, `(N,)`; -1 of one that is not there.
+
+    Raises:
+        RelgraphError: if two rows are of one image.
+    """
     position = {_key(image): number for number, image in enumerate(images)}
     found = np.full(len(images), -1)
     assert file.names is not None
@@ -71,10 +94,6 @@ def _by_name(file: VectorFile, images: Sequence[str], places: Sequence[str | Pat
                 told = f"rows {found[number]} and {row} are both of {images[number]}"
                 raise RelgraphError(f"{file.path}: expected one vector an image, {told}")
             found[number] = row
-    missing = np.flatnonzero(found < 0)
-    if len(missing):
-        told = f"{len(missing)} of {len(found)} have none, the first is {images[int(missing[0])]}"
-        raise RelgraphError(f"{file.path}: expected the vectors of all training images by their names, {told}")
     return torch.from_numpy(found)
 
 

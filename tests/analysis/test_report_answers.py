@@ -1,13 +1,12 @@
 """The section on answers against a loop over queries, in the student's own index and in the teacher's."""
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-import relgraph
 from relgraph.analysis.report.answers import Answers, answers, answers_section
 from relgraph.analysis.run_loading import TrainedRun
-from relgraph.analysis.run_vectors import student_vectors, teacher_vectors
 from relgraph.data.images import ImageSet
 from relgraph.graph.alignment import VectorTransform, procrustes
 from relgraph.networks.plain import PlainStudent
@@ -31,30 +30,27 @@ def check(found: Answers, student: tuple[Tensor, Tensor], teacher: Tensor) -> No
     assert found.found[-1].overlap <= found.overlap
 
 
-def aligned(student: PlainStudent, s: Tensor, t: Tensor) -> PlainStudent:
-    head, own, info = student.head, student.projector, student.info
-    turn, transform = procrustes(s, t), VectorTransform.fit(t)
-    return PlainStudent(student.backbone, head, own, student.part, info, turn, transform).eval()
-
-
-def test_queries_with_the_fewest_answers_in_common_and_their_ranks(opened: TrainedRun) -> None:
+def test_queries_with_the_fewest_answers_in_common_and_their_ranks(
+    opened: TrainedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images: ImageSet = opened.data.test.select(torch.arange(60))
-    student = relgraph.load_student(opened.run.path)
-    s, t = student_vectors(opened, student, images), teacher_vectors(opened, images)
+    s, t = opened.vectors(images)
     assert t is not None
     own, gallery = VectorTransform.fit(s)(s), VectorTransform.fit(t)(t)
-    found = answers(opened, student, images)
+    found = answers(opened, images)
     assert found is not None and not found.shared
     check(found, (own, own), gallery)
     page = answers_section(found, images)
     assert "an index of its own" in page and page.count(" by the teacher, ") == page.count(" by the student, ") == 160
-    turned = aligned(student, s, t)
-    found = answers(opened, turned, images)
+    student, turn = opened.plain, procrustes(s, t)
+    parts = student.backbone, student.head, student.projector, student.part, student.info
+    turned = PlainStudent(*parts, turn, VectorTransform.fit(t)).eval()
+    monkeypatch.setitem(opened.__dict__, "plain", turned)
+    found = answers(opened, images)
     assert found is not None and found.shared
-    check(found, (VectorTransform.fit(t)(student_vectors(opened, turned, images)), gallery), gallery)
+    check(found, (VectorTransform.fit(t)(turn(s)), gallery), gallery)
     assert "the same index" in answers_section(found, images)
 
 
 def test_few_images_have_no_such_section(opened: TrainedRun) -> None:
-    student = relgraph.load_student(opened.run.path)
-    assert answers(opened, student, opened.data.test.select(torch.arange(9))) is None
+    assert answers(opened, opened.data.test.select(torch.arange(9))) is None

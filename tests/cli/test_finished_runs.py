@@ -127,3 +127,48 @@ def test_what_cannot_be_judged(failure: Failing, misuse: Failing, run: Path, tmp
     assert "Missing argument" in misuse("report")
     check_told(misuse, ("analyze", run), {"--k 0": "0 is not in the range", "--first 1": "1 is not in the range"})
     check_told(misuse, ("report", run), {"--first 1": "1 is not in the range", "--split all": "'all' is not one of"})
+
+
+def test_a_gallery_is_a_table_of_who_asks_and_whose_index_answers(
+    program: Program, failure: Failing, run: Path
+) -> None:
+    report = json.loads(program("evaluate", run, "--gallery", "teacher", "--json").stdout)["retrieval"]
+    told = program("evaluate", run, "--gallery", "teacher").stdout
+    header, _, *rows, below = told.splitlines()
+    assert header.split() == [
+        "queries",
+        *" % ".join(["recall@1", "recall@5", "recall@10", "mAP", "mAP@R", "overlap@10", ""]).split(),
+    ]
+    names = {
+        "student in the teacher's index": "student_teacher", "teacher in its own index": "teacher_teacher",
+        "student in its own index": "student_student",
+    }  # fmt: skip
+    assert [row[:30].strip() for row in rows] == list(names)
+    for words, name in names.items():
+        assert cells(told, words) == [f"{value:.2f}" for value in report[name].values()]
+    assert below.startswith("355 queries, the test images, among 355 images; overlap: of the 10 nearest")
+    own = program("evaluate", run, "--gallery", "own", "--split", "val", "--k", 3).stdout
+    assert "overlap@3 %" in own and "student in the teacher's index" not in own
+    told = failure("evaluate", run, "--gallery", "teacher", "--k", 5000)
+    assert told.endswith("can answer a query, 354, got 5000")
+    assert failure("evaluate", run, "--zero-shot", "classes.txt").endswith("an open_clip teacher, got embedded:digits")
+    assert failure("evaluate", run, "--split", "val").startswith("a split is that of a gallery or of zero-shot classes")
+
+
+def test_unseen_classes_from_the_training_to_the_figures(program: Program, tmp_path: Path) -> None:
+    options = ("--target-space", "teacher", "--holdout-classes", "0.2,0.3", "--method", "sp", "--gamma", 0)
+    told = program("train", *options, "--epochs", 1, "--batch-size", 360, "--out", "unseen").stdout
+    assert (
+        re.search(r"epoch +1/1 +loss [\d.]+ +val mAP [\d.]+ %", told)
+        and "student on the test split  recall@1 %" in told
+    )
+    found = program("evaluate", "unseen").stdout
+    assert re.search(
+        r"^433 test images of 3 classes that no training image has, each a query among the others", found, re.M
+    )
+    report = json.loads(program("evaluate", "unseen", "--json").stdout)
+    assert len(report["held_out"]["test"]) == 3 and set(report["student"]) == set(report["teacher"])
+    for name, figures in (("student", report["student"]), ("teacher", report["teacher"])):
+        assert cells(found, name) == [f"{value:.2f}" for value in figures.values()]
+    assert program("analyze", "unseen", "--k", 3).stdout.startswith("digits, test: 433 images")
+    program("export", "unseen", "-o", "graph.json")

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 import relgraph
 from relgraph.analysis.run_loading import TrainedRun
-from relgraph.analysis.run_vectors import student_vectors, teacher_vectors
 from relgraph.data.images import ImageSet
 from relgraph.deploy import aligning
 from relgraph.deploy.aligning import Alignment
@@ -37,9 +36,9 @@ def run(digits_run: Path, tmp_path: Path) -> relgraph.Run:
 def vectors(run: relgraph.Run, split: str) -> tuple[Tensor, Tensor, ImageSet]:
     opened = TrainedRun(run.path)
     images = opened.split(split)
-    teacher = teacher_vectors(opened, images)
+    student, teacher = opened.vectors(images)
     assert teacher is not None
-    return student_vectors(opened, run.student(), images), teacher, images
+    return student, teacher, images
 
 
 def aligned(run: relgraph.Run, **options: object) -> Alignment:
@@ -114,6 +113,24 @@ def test_a_store_gives_the_vectors_and_the_transform(run: relgraph.Run, tmp_path
     )
 
 
+def test_a_gallery_tells_what_the_alignment_told(run: relgraph.Run, tmp_path: Path) -> None:
+    found = aligned(run)
+    report = run.evaluate(gallery="teacher", split="val")["retrieval"]
+    for ours, theirs in (
+        ("teacher's index, after", "student_teacher"),
+        ("own index, after", "student_student"),
+        ("teacher itself", "teacher_teacher"),
+    ):
+        with case(ours):
+            told = {name: value for name, value in found.figures[ours].items() if name != "cosine"}
+            assert told == pytest.approx({name: report[theirs][name] for name in told}, abs=1e-6)
+    relgraph.embed(out=tmp_path / "store", index_transform="none", device="cpu", precision="32-true")
+    other = run.evaluate(gallery=tmp_path / "store", split="val")["retrieval"]["student_teacher"]["mAP"]
+    relgraph.embed(out=tmp_path / "store", index_transform="centre", device="cpu", precision="32-true")
+    centred = run.evaluate(gallery=tmp_path / "store", split="val")["retrieval"]["student_teacher"]["mAP"]
+    assert centred > other, "the transform of the store is that of its queries"
+
+
 def test_other_images_are_refused(run: relgraph.Run, photos: Path, tmp_path: Path) -> None:
     relgraph.embed(dataset=f"folder:{photos}", teacher="embedded:digits", out=tmp_path / "photos", device="cpu")
     told = "does not know the training images of .*: image 20 of the training split is not there"
@@ -138,10 +155,10 @@ def test_vectors_without_a_network_are_enough(run: relgraph.Run, tmp_path: Path)
     relgraph.embed(out=tmp_path / "t.npy", split="train", device="cpu", precision="32-true")
     by_file = relgraph.train(
         teacher=f"vectors:{tmp_path / 't.npy'}", views="independent", epochs=1, student="resnet8", device="cpu",
-        out=tmp_path / "by_file",
+        out=tmp_path / "by_file", select="last", val_fraction=0.0,
     )  # fmt: skip
-    found = aligned(by_file)
-    assert found.judged[1] == "train" and found.judged[0] == -(-1299 // 10) and found.images == 1299 - found.judged[0]
+    found = aligned(by_file)  # a tenth of the training images is left out, where there are none for validation
+    assert found.judged == (-(-1442 // 10), "train") and found.images == 1442 - found.judged[0]
     assert by_file.student().info["align"]["width"] == 64
 
 

@@ -53,7 +53,7 @@ def test_nearest_and_ranks_are_those_of_a_loop() -> None:
 
 def rows_of(part: Any) -> list[list[int]]:
     assert part.ranks.shape[0] == part.which.stop - part.which.start
-    assert part.ranks.isfinite().sum(1).tolist() == part.count.tolist()
+    assert part.ranks.isfinite().sum(1).tolist() == part.found.tolist()
     return [[int(rank) for rank in row if rank < torch.inf] for row in part.ranks]
 
 
@@ -104,7 +104,7 @@ def test_a_gallery_is_read_in_blocks_alone() -> None:
     for search in (Search(queries, Blocks(gallery, 6), own, block=6), Search(queries, gallery, own)):
         nearest, ranks = nearest_in_gallery(search, 4)[0], [*ranks_of_positives(search, asked, held)]
         assert nearest.tolist() == nearest_in_gallery(Search(queries, gallery, own), 4)[0].tolist()
-        assert sum(len(part.count) for part in ranks) == 23
+        assert sum(len(part.found) for part in ranks) == 23
 
 
 def test_what_does_not_fit_is_refused_in_one_line() -> None:
@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_refused_in_one_line() -> None:
     assert_refused(
         (
             lambda: Search(queries, gallery[:, :4]),
-            "queries and gallery must be (Q, D) and (M, D), got (23, 5) and (37…",
+            "queries and gallery must be (Q, D) and (M, D), got (23, 5) and …",
         ),
         (lambda: Search(queries, gallery[:0]), "queries and gallery must be (Q, D) and (M, D), got (23, 5) and (0, 5)"),
         (lambda: Search(queries, gallery, own + 37), "own must hold a position below 37, or -1, for each of 23 queri…"),

@@ -18,7 +18,6 @@ from relgraph.analysis.report.summary import summaries
 from relgraph.analysis.run_loading import TrainedRun
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
-from relgraph.names import load_student
 from relgraph.printing import no_bar
 from relgraph.training.recipe import Recipe
 
@@ -48,8 +47,7 @@ def write_report(
         sections["curves"] = ("Learning curves", curves)
     distilled = [(run, one.name) for run, one in zip(runs, described, strict=True) if isinstance(one.recipe, Recipe)]
     for run, name in distilled[:1]:
-        own = given.get(run) or {}
-        detailed = _in_detail(TrainedRun(run, own), own.get("student"), name, split, first, k)
+        detailed = _in_detail(TrainedRun(run, given.get(run)), name, split, first, k)
         sections |= dict(tqdm(detailed, f"report on {name}", 7, leave=False, disable=no_bar()))
     sections["environment"] = ("Environment", section.environment(described))
     title = described[0].name if len(described) == 1 else f"{described[0].name} and {len(described) - 1} more"
@@ -61,9 +59,7 @@ def write_report(
     return len(page)
 
 
-def _in_detail(
-    opened: TrainedRun, own: object, name: str, split: str | None, first: int | None, k: int
-) -> Iterator[Section]:
+def _in_detail(opened: TrainedRun, name: str, split: str | None, first: int | None, k: int) -> Iterator[Section]:
     chosen = split or ("test" if len(opened.data.test) > 0 else "train")
     found, images = analyse(opened, chosen, k, first), opened.images(chosen)
     summary = found.summary()
@@ -77,7 +73,7 @@ def _in_detail(
     if found.teacher is not None:
         yield "worst", ("Where they disagree most", detail.worst_neighbourhoods(found, worst(found), images))
     shown = images if first is None else images.select(torch.arange(min(first, len(images))))
-    answered = answers(opened, load_student(opened.run.student_file, student=own), shown)
+    answered = answers(opened, shown)
     if answered is not None:
         heading = "Answers of the teacher's index" if answered.shared else "Answers of both networks' indexes"
         yield "answers", (heading, answers_section(answered, shown))

@@ -10,12 +10,11 @@ from relgraph.analysis.diagnostics import shared_neighbours
 from relgraph.analysis.pictures import data_uri, thumbnails
 from relgraph.analysis.report.page import fill
 from relgraph.analysis.run_loading import TrainedRun
-from relgraph.analysis.run_vectors import student_vectors, teacher_vectors
 from relgraph.data.images import ImageSet
 from relgraph.graph.alignment import VectorTransform
 from relgraph.graph.gallery import Search, nearest_in_gallery
 from relgraph.graph.kernels import cosine
-from relgraph.networks.plain import PlainStudent, is_aligned
+from relgraph.networks.plain import in_teachers_space
 
 QUERIES = 10  # that are shown
 ANSWERS = 8  # to each
@@ -49,19 +48,19 @@ class Answers(NamedTuple):
     overlap: float
 
 
-def answers(run: TrainedRun, student: PlainStudent, images: ImageSet) -> Answers | None:
+def answers(run: TrainedRun, images: ImageSet) -> Answers | None:
     """Return the queries of a split on whose answers student and teacher agree least; `None` without a teacher.
 
     A student in its teacher's space asks the teacher's index, any other its own. Vectors are taken from the mean of the
     index, or as the index does that the student's file tells, and compared by their cosine; no image is its own answer.
     """
     images = images.select(torch.arange(min(len(images), IMAGES), device=images.labels.device))
-    teacher = teacher_vectors(run, images) if len(images) > ANSWERS + 1 else None
+    own, teacher = run.vectors(images) if len(images) > ANSWERS + 1 else (torch.empty(0), None)
     if teacher is None:
         return None
-    own = student_vectors(run, student, images)
-    shared = is_aligned(student) or student.info.get("target_space") == "teacher"  # TO-MERGE: of the branch space
-    transform = (student.index or VectorTransform.fit(teacher)).cpu()
+    shared = in_teachers_space(run.plain)
+    known = run.plain.index
+    transform = VectorTransform.fit(teacher) if known is None or known.width != teacher.shape[1] else known.cpu()
     gallery = transform(teacher)
     queries = transform(own) if shared else VectorTransform.fit(own)(own)
     of_student, of_teacher = ((queries, gallery if shared else queries), (gallery, gallery))

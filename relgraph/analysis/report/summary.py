@@ -15,7 +15,14 @@ from relgraph.training.runs import AnyRecipe, RunDirectory
 # Options that are always listed; others are listed only where they are not the default.
 ALWAYS = ("dataset", "teacher", "student", "network", "objective", "method", "graph", "epochs", "batch_size", "seed")
 # Columns of the table of figures and their names: with "last" and "best" where a run has both.
-FIGURES = {"top1": "top-1", "top5": "top-5", "knn": "k-NN", "linear": "linear probe"}
+FIGURES = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "knn": "k-NN",
+    "linear": "linear probe",
+    "recall@1": "recall@1",
+    "mAP": "mAP",
+}
 
 
 class Summary(NamedTuple):

@@ -1,0 +1,259 @@
+"""A finished run's student against an index: of the teacher's vectors, of its own, or one that is stored."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relgraph.analysis.retrieval import CUTS, overlap, retrieval
+from relgraph.analysis.run_loading import TrainedRun, empty_rows
+from relgraph.data.embeddings import EmbeddingStore, check_complete
+from relgraph.data.images import ImageSet
+from relgraph.data.index_transform import read_transform
+from relgraph.data.manifest import Contents, manifest_file
+from relgraph.errors import RelgraphError
+from relgraph.graph.gallery import Search
+from relgraph.graph.search import Rows, check_finite
+from relgraph.names import is_vectors
+from relgraph.networks.plain import in_teachers_space, is_aligned
+from relgraph.networks.teachers import Teacher
+from relgraph.networks.vectors import VectorFile
+from relgraph.training.stores import FACTS, Wanted, facts, fitting_store
+from relgraph.training.vectors import in_original, names_of, original_size, rows_by_name
+
+TABLES = (".npy", ".parquet")
+OVERLAP = 10  # neighbours of a query that both networks may share
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """The images among which queries are answered, M of them.
+
+    Attributes:
+        teacher: The teacher's vectors of them, in the space in which the method compared; `None` without a teacher.
+        student: The student's own; `None` where the images are not at hand.
+        labels: Their classes, numbered as those of the queries, -1 where unknown, `(M,)`.
+        own: Position of each query's own image among them, -1 for none, `(Q,)`.
+    """
+
+    teacher: Rows | None
+    student: Rows | None
+    labels: Tensor
+    own: Tensor
+
+    def behind(self, change: Callable[[Tensor], Tensor]) -> "Index":
+        """Return the same images with all vectors behind a map."""
+        teacher, student = (None if rows is None else Mapped(rows, change) for rows in (self.teacher, self.student))
+        return replace(self, teacher=teacher, student=student)
+
+
+class Mapped:
+    """Rows `(M, D)` behind a map of vectors, which is computed when they are read."""
+
+    def __init__(self, rows: Rows, change: Callable[[Tensor], Tensor]) -> None:
+        self._rows, self._change = rows, change
+        self.shape = len(rows), self[:1].shape[1]
+
+    def __len__(self) -> int:
+        """Return M."""
+        return self.shape[0]
+
+    def __getitem__(self, index: slice | Tensor, /) -> Tensor:
+        """Return the changed rows."""
+        return self._change(self._rows[index])
+
+
+def compared(run: TrainedRun, teacher: Rows) -> Rows:
+    """Return the teacher's own vectors as the run's method compared them: the one place where an index is changed.
+
+    With target_space teacher, and behind an alignment, they stay as they are, since nothing that was learned on the
+    teacher's side counts. Queries by the teacher pass here as well; those of the student are what its file gives.
+    """
+    if is_aligned(run.plain):
+        return teacher
+    side = run.teacher_side
+
+    @torch.no_grad()
+    def change(rows: Tensor) -> Tensor:
+        changed: Tensor = side(rows.float().to(run.device)).cpu()
+        return changed
+
+    return teacher if next(side.children(), None) is None else Mapped(teacher, change)
+
+
+def evaluate_gallery(run: TrainedRun, gallery: str, split: str = "test", k: int = OVERLAP) -> dict[str, Any]:
+    """Return how the student of a run answers queries against an index, beside the teacher and its own index.
+
+    The queries are all images of a split. The gallery is that split, by the "teacher" or by the student itself, "own":
+    an image is never its own answer. Or it is a path: a store of `relgraph embed`, whose gallery is the first view of
+    all images in it, or a table of vectors, `.npy` or `.parquet`.
+
+    Args:
+        run: The run.
+        gallery: "teacher", "own", or the path.
+        split: Whose images are the queries.
+        k: Neighbours of a query of which the overlap with the teacher's is told.
+
+    Returns:
+        `queries` and `images`, their numbers, `k`, and a row of figures for each pair of networks of which vectors are
+        at hand: `student_teacher` are queries by the student against the teacher's index, `teacher_teacher` by the
+        teacher itself, the ceiling, `student_student` by the student against its own. Figures are those of
+        `relgraph.analysis.retrieval.retrieval`, where images have labels, and `overlap@k`, in percent.
+
+    Raises:
+        RelgraphError: if the run has no teacher where its vectors are needed, the index is of another teacher, width,
+            version or of other images, or has too few of them, or there is nothing to compare by.
+    """
+    images = run.images(split)
+    vectors, own_vectors = run.vectors(images)
+    student: Rows = vectors
+    teacher = None if own_vectors is None else compared(run, own_vectors)
+    index = _index(run, gallery, images, vectors, teacher)
+    if gallery != "own":
+        _check_widths(vectors, index, gallery)
+    if (change := _transform(run, gallery)) is not None:
+        student, teacher = Mapped(student, change), None if teacher is None else Mapped(teacher, change)
+        index = index.behind(change)
+    for name, rows in (("student", student), ("teacher", teacher), ("teacher", index.teacher)):
+        if rows is not None:
+            check_finite(rows, name)
+    sides: dict[str, tuple[Rows, Rows]] = {}
+    if gallery != "own" and index.teacher is not None:
+        sides["student_teacher"] = student, index.teacher
+    if teacher is not None and index.teacher is not None:
+        sides["teacher_teacher"] = teacher, index.teacher
+    if index.student is not None:
+        sides["student_student"] = student, index.student
+    known = bool((images.true_labels >= 0).any() and (index.labels >= 0).any())
+    if not known and teacher is None:
+        raise RelgraphError(f"{gallery} has no labels, and there is no teacher's ranking to compare the student's with")
+    report: dict[str, Any] = {"run": str(run.run.path), "gallery": gallery, "split": split, "queries": len(images),
+                              "images": len(index.labels), "labels": known, "k": k}  # fmt: skip
+    for name, (queries, held) in sides.items():
+        row = _figures(queries, held, images.true_labels, index, name) if known else {}
+        if teacher is not None and index.teacher is not None:
+            row[f"overlap@{k}"] = overlap(queries, teacher, held, index.teacher, own=index.own, k=k, progress=name)
+        report[name] = row
+    return report
+
+
+def _transform(run: TrainedRun, gallery: str) -> Callable[[Tensor], Tensor] | None:
+    """Return what the index does with a vector, for student and teacher; `None` for nothing, and for no shared space.
+
+    It is that of the store, else that which the student's file tells.
+    """
+    known = read_transform(Path(gallery)) if manifest_file(Path(gallery)).is_file() else None
+    found = run.plain.index if known is None else known[0]
+    if found is None or not in_teachers_space(run.plain):
+        return None
+    transform = found.cpu()
+    return lambda rows: transform(rows.float().cpu())
+
+
+def _figures(queries: Rows, held: Rows, labels: Tensor, index: Index, name: str) -> dict[str, float]:
+    most = Search(queries, held, index.own).answers
+    cuts = [each for each in CUTS if each <= most]
+    return retrieval(queries, held, labels, index.labels, index.own, cuts, progress=name.replace("_", " in "))
+
+
+def _check_widths(student: Tensor, index: Index, gallery: str) -> None:
+    width = student.shape[1] if index.teacher is None else index.teacher.shape[1]
+    if width != student.shape[1]:
+        told = f"the student's vectors have the width {student.shape[1]}, those of the gallery {gallery} {width}"
+        raise RelgraphError(
+            f"{told}: train with --target-space teacher, relgraph align it, or compare with --gallery own"
+        )
+
+
+def _index(run: TrainedRun, gallery: str, images: ImageSet, student: Tensor, teacher: Rows | None) -> Index:
+    if gallery in ("teacher", "own"):
+        if gallery == "teacher" and teacher is None:
+            raise _no_teacher(run, images)
+        return Index(teacher, student, images.true_labels.cpu(), torch.arange(len(images)))
+    path = Path(gallery)
+    if not path.exists():
+        raise RelgraphError(f"a gallery is teacher, own, or the path of a store or a table of vectors, got {gallery}")
+    return _of_table(run, path, images) if path.suffix in TABLES else _of_store(run, path, images)
+
+
+def _no_teacher(run: TrainedRun, images: ImageSet) -> RelgraphError:
+    if is_vectors(run.recipe.teacher) and run.recipe.uses_teacher:
+        told = f"{run.recipe.teacher} has no vectors of the {images.split} images: expected --split train"
+        return RelgraphError(f"{told}, --gallery own, or a run with --holdout-classes")
+    return RelgraphError(f"{run.run.path} was trained without a teacher: expected --gallery own")
+
+
+def _of_store(run: TrainedRun, path: Path, images: ImageSet) -> Index:
+    """Return the index of all images of a store; those of the run's own data set have labels."""
+    contents = Contents.read(path)
+    check_complete(path, contents)
+    if run.teacher is None:
+        raise RelgraphError(f"{path} is by the network {contents.teacher}, and {run.run.path} has none to compare with")
+    _check_teacher(run, run.teacher, path, contents)
+    store = EmbeddingStore(path, run.device)
+    labels, own = torch.full((contents.images,), -1), torch.full((len(images),), -1)
+    if contents.dataset != str(run.recipe.dataset):
+        return Index(compared(run, store.view()), None, labels, own)
+    parts = [part for part in run.splits() if in_original(run.data, part)]
+    for part in parts:
+        recipe, data = replace(run.recipe, views="independent"), replace(run.data, train=part)
+        fitting_store(Wanted(recipe, data, run.teacher, run.device), path, contents)
+        labels[part.index.cpu()] = _numbered(part, images)
+    if in_original(run.data, images):
+        own = images.index.cpu()
+    whole = sum(map(len, parts)) == contents.images
+    return Index(compared(run, store.view()), _student_rows(run, parts) if whole else None, labels, own)
+
+
+def _check_teacher(run: TrainedRun, teacher: Teacher, path: Path, contents: Contents) -> None:
+    """Raise RelgraphError if a store is of another teacher than the run's, or of one that reads images otherwise."""
+    here = facts(run.recipe, run.data, teacher)
+    for name in ("width", "fingerprint", "input_size", "mean", "std", "arguments"):
+        if getattr(contents, name) != here[name]:
+            there, own = (str(value)[:12] for value in (getattr(contents, name), here[name]))
+            told = f"{FACTS[name]} is {there} in it, {own} in {run.run.path}"
+            raise RelgraphError(f"{path} is an index of another teacher, {contents.teacher}: {told}")
+
+
+def _student_rows(run: TrainedRun, parts: list[ImageSet]) -> Tensor:
+    """Return the student's vectors of all images of the original training split, in its order."""
+    rows = None
+    for part in parts:
+        vectors = run.vectors(part, teacher=False)[0]
+        rows = empty_rows(sum(map(len, parts)), vectors.shape[1]) if rows is None else rows
+        rows[part.index.cpu()] = vectors
+    assert rows is not None
+    return rows
+
+
+def _numbered(part: ImageSet, images: ImageSet) -> Tensor:
+    """Return the true labels of a split, numbered as the classes of the queries: -1 for classes of which none is."""
+    numbers = {name: number for number, name in enumerate(images.classes)}
+    table = torch.tensor([*(numbers.get(name, -1) for name in part.classes), -1])
+    return table[part.true_labels.cpu()]
+
+
+def _of_table(run: TrainedRun, path: Path, images: ImageSet) -> Index:
+    """Return the index of a table of the teacher's vectors: images that it names, or all in their order, are known."""
+    file = VectorFile.read(path)
+    labels, own = torch.full((len(file.rows),), -1), torch.full((len(images),), -1)
+    table = torch.from_numpy(file.rows)
+    for part in run.splits():
+        row = _rows_of(run, file, part)
+        labels[row[row >= 0]] = _numbered(part, images)[row >= 0]
+        own = row if part.split == images.split else own
+    return Index(compared(run, table), None, labels, own)
+
+
+def _rows_of(run: TrainedRun, file: VectorFile, part: ImageSet) -> Tensor:
+    """Return the row of each image of a split in a table, -1 where it has none."""
+    none = torch.full((len(part),), -1)
+    cut = in_original(run.data, part)
+    if file.names is None:
+        return part.index.cpu() if cut and len(file.rows) == original_size(run.data) else none
+    if all(name.isdecimal() for name in file.names) and not cut:
+        return none  # they number the original training split
+    return rows_by_name(file, *names_of(file.names, run.recipe, part))
