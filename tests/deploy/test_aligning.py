@@ -22,7 +22,7 @@ from relgraph.deploy.onnx_file import Session, write_onnx
 from relgraph.deploy.weights_file import LAYERS, write_weights
 from relgraph.graph.alignment import VectorTransform
 from relgraph.networks.checkpoint_source import embedding_network
-from relgraph.networks.plain import PlainStudent
+from relgraph.networks.plain import PlainStudent, write_aligned
 from tests.checks import assert_refused_like, case
 from tests.deploy.conftest import QUICK
 from tests.deploy.students import images_of, student_of
@@ -135,6 +135,13 @@ def test_other_images_are_refused(run: relgraph.Run, photos: Path, tmp_path: Pat
     relgraph.embed(dataset=f"folder:{photos}", teacher="embedded:digits", out=tmp_path / "photos", device="cpu")
     told = "does not know the training images of .*: image 20 of the training split is not there"
     assert_refused_like((lambda: run.align(index=tmp_path / "photos"), told))
+
+
+def test_an_alignment_with_another_teacher_is_refused(run: relgraph.Run) -> None:
+    told = {"teacher": "timm:other", "fingerprint": "0"}
+    write_aligned(run.path / "student.safetensors", nn.Linear(256, 64), VectorTransform(torch.zeros(64)), told)
+    expected = "was aligned with another teacher than the run's, timm:other: undo that by relgraph align .* --undo$"
+    assert_refused_like((run.align, expected), (lambda: run.evaluate(gallery="teacher"), expected))
 
 
 def test_a_training_ends_aligned(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
