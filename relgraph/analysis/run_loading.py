@@ -112,8 +112,19 @@ class TrainedRun:
 
     @cached_property
     def plain(self) -> PlainStudent:
-        """The student as its file has it, which makes vectors in the space in which its method compared them."""
-        return load_student(self.run.student_file, student=self._given.get("student")).to(self.device)
+        """The student as its file has it, which makes vectors in the space in which its method compared them.
+
+        Aligned, they are in the teacher's own.
+
+        Raises:
+            RelgraphError: if it was aligned with another teacher.
+        """
+        found = load_student(self.run.student_file, student=self._given.get("student")).to(self.device)
+        aligned, known = found.info.get("align"), self.inputs.get("teacher", {}).get("fingerprint")
+        if aligned is not None and aligned["fingerprint"] != known:
+            told = f"{self.run.student_file} was aligned with another teacher than the run's, {aligned['teacher']}"
+            raise RelgraphError(f"{told}: undo that by relgraph align {self.run.path} --undo")
+        return found
 
     @cached_property
     def teacher_side(self) -> nn.Module:

@@ -71,8 +71,7 @@ class _Source:
 
     def knows(self, images: ImageSet) -> bool:
         """Return whether the teacher's vectors of a split can be had."""
-        stored = self.store is not None and in_original(self.run.data, images)
-        return stored or self.run.teacher is not None or images.split == "train"
+        return self.run.teacher is not None or in_original(self.run.data, images)
 
     def blocks(self, images: ImageSet, progress: str) -> Iterator[_Pair]:
         """Yield the vectors of images, some thousands at a time."""

@@ -47,8 +47,7 @@ def write_report(
         sections["curves"] = ("Learning curves", curves)
     distilled = [(run, one.name) for run, one in zip(runs, described, strict=True) if isinstance(one.recipe, Recipe)]
     for run, name in distilled[:1]:
-        own = given.get(run) or {}
-        detailed = _in_detail(TrainedRun(run, own), name, split, first, k)
+        detailed = _in_detail(TrainedRun(run, given.get(run)), name, split, first, k)
         sections |= dict(tqdm(detailed, f"report on {name}", 7, leave=False, disable=no_bar()))
     sections["environment"] = ("Environment", section.environment(described))
     title = described[0].name if len(described) == 1 else f"{described[0].name} and {len(described) - 1} more"

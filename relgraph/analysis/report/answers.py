@@ -55,11 +55,12 @@ def answers(run: TrainedRun, images: ImageSet) -> Answers | None:
     index, or as the index does that the student's file tells, and compared by their cosine; no image is its own answer.
     """
     images = images.select(torch.arange(min(len(images), IMAGES), device=images.labels.device))
-    own, teacher = run.vectors(images) if len(images) > ANSWERS + 1 else (None, None)
-    if own is None or teacher is None:
+    own, teacher = run.vectors(images) if len(images) > ANSWERS + 1 else (torch.empty(0), None)
+    if teacher is None:
         return None
     shared = in_teacher_space(run.plain)
-    transform = (run.plain.index or VectorTransform.fit(teacher)).cpu()
+    known = run.plain.index
+    transform = VectorTransform.fit(teacher) if known is None or known.width != teacher.shape[1] else known.cpu()
     gallery = transform(teacher)
     queries = transform(own) if shared else VectorTransform.fit(own)(own)
     of_student, of_teacher = ((queries, gallery if shared else queries), (gallery, gallery))
