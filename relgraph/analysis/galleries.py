@@ -87,14 +87,17 @@ def _has_own_vectors(run: TrainedRun) -> bool:
 def _transform(run: TrainedRun, gallery: str) -> tuple[VectorTransform, str] | None:
     """Return what the index of the teacher's own vectors does with a vector, and how that is spelled.
 
-    It is that of the student's file, else of the store that is asked, else of the one by which the run was trained.
+    It is that of the store that is asked, else of the student's file, else of the store by which the run was trained.
     """
-    if run.plain.index is not None:
-        return run.plain.index.cpu(), str(run.plain.info["align"]["transform"])
+    if not _has_own_vectors(run):
+        return None
     trained_by = run.inputs.get("stored embeddings", {}).get("name")
-    stores = [Path(gallery), *([] if trained_by is None else [Path(trained_by)])]
-    store = next((path for path in stores if manifest_file(path).is_file()), None)
-    return None if store is None or not _has_own_vectors(run) else read_transform(store)
+    found = read_transform(Path(gallery)) if manifest_file(Path(gallery)).is_file() else None
+    if found is None and run.plain.index is not None:
+        return run.plain.index.cpu(), str(run.plain.info["align"]["transform"])
+    if found is None and trained_by is not None and manifest_file(Path(trained_by)).is_file():
+        return read_transform(Path(trained_by))
+    return found
 
 
 def _transformed(run: TrainedRun, transform: VectorTransform, sides: Sides) -> Sides:
@@ -124,8 +127,8 @@ def evaluate_gallery(run: TrainedRun, gallery: str, split: str = "test", k: int 
         at hand: `student_teacher` are queries by the student against the teacher's index, `teacher_teacher` by the
         teacher itself, the ceiling, `student_student` by the student against its own. Figures are those of
         `relgraph.analysis.retrieval.retrieval`, where images have labels, and `overlap@k`, in percent. `transform` is
-        what the index does with vectors before it compares them: that in the file of an aligned student, else of the
-        store that is asked, else of the one by which the run was trained, else "none". A student in a space of its own
+        what the index does with vectors before it compares them: that of the store that is asked, else of the file of
+        an aligned student, else of the store by which the run was trained, else "none". A student in a space of its own
         has an index about its own mean, where the teacher's is about a mean.
 
     Raises:

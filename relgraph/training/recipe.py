@@ -272,8 +272,7 @@ class Recipe(BaseRecipe):
         teacher_lr: Learning rate of the teacher's head; with adamw 0.001 if not given. It is constant for a joint head,
             and has the schedule for a sequential one. Its optimiser is the student's in all but rate, warm-up and
             clipping.
-        align: Turn the student's vectors into the teacher's space at the end, by a rotation in closed form, so that
-            they ask the teacher's index (relgraph align).
+        align: Rotate the vectors into the teacher's space at the end (relgraph align).
         ema: Decay of an exponential moving average of the student's weights and statistics, after each step at most
             (1 + step) / (10 + step); the average is evaluated, selected and kept, while the student itself is trained
             on. 0 for none.

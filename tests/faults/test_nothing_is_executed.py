@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from relgraph.analysis.export import read_pair
 from relgraph.analysis.run_loading import evaluate_run
 from relgraph.data.embeddings import EmbeddingStore
+from relgraph.data.index_transform import read_transform
 from relgraph.errors import RelgraphError
 from relgraph.files import read_json, read_table, read_yaml, torch_load
 from relgraph.names import load_teacher, open_student
@@ -160,6 +161,7 @@ def test_no_file_of_a_store_is_executed(make: Make, tmp_path: Path) -> None:
             write(file)
             with case(attack, file.name), pytest.raises(RelgraphError):
                 EmbeddingStore(path).rows(torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+                read_transform(path)
             assert not witness.exists()
         file.write_bytes(content)
 
