@@ -143,6 +143,7 @@ def test_files_are_found_from_any_directory() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_code_of_every_option_is_recorded_and_told_if_it_changes(tmp_path: Path) -> None:
     (tmp_path / "parts.py").write_text("from relgraph.graph.kernels import cosine\n")
     recipe = Recipe(method="sp", method_args=(f"kernel={tmp_path / 'parts.py'}:cosine",))

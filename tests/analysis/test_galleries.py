@@ -75,6 +75,7 @@ def expected_of(
     return rows
 
 
+@pytest.mark.slow
 def test_a_split_is_its_own_gallery(run: TrainedRun) -> None:
     for split in ("test", "val"):
         both = vectors_of(run, split)
@@ -89,6 +90,7 @@ def test_a_split_is_its_own_gallery(run: TrainedRun) -> None:
         assert own["student_student"] == report["student_student"]
 
 
+@pytest.mark.slow
 def test_a_store_of_all_training_images(run: TrainedRun, store: Path) -> None:
     """Images of training classes are in it, which are no answer to any query; an image is never its own."""
     parts = {name: vectors_of(run, name) for name in ("train", "val", "test")}

@@ -118,6 +118,7 @@ def page(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Page:
     return report(tmp_path_factory.mktemp("report"), runs("few"), runs("all"), runs("none"), k=4)
 
 
+@pytest.mark.slow
 def test_sections_and_their_contents(runs: Runs, page: Page) -> None:
     sections = [attributes["id"] for attributes in page.all("section")]
     assert sections == [

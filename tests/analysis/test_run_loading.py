@@ -134,6 +134,7 @@ def test_predictions_of_a_pair(opened: TrainedRun) -> None:
     assert share == pytest.approx(result(opened.run.path)["test"]["best"]["top1"])
 
 
+@pytest.mark.slow
 def test_nodes_are_the_outputs_wherever_they_lie(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     for variant in ("few", "none", "seed"):
         opened = TrainedRun(runs(variant))
@@ -297,6 +298,7 @@ def own(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_teacher_with_a_head_of_its_own_is_as_good_as_it_was(own: Path, reports: Reports) -> None:
     report, before = evaluate_run(own), reports("all")
     assert {name: report["teacher"][name] for name in before["student"]} == before["student"]

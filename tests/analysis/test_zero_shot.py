@@ -72,6 +72,7 @@ def by_loop(model: Any, words: list[str]) -> Tensor:
     return torch.stack(found)
 
 
+@pytest.mark.slow
 def test_accuracies_are_those_of_a_loop(run: TrainedRun, clip: tuple[nn.Module, Path], tmp_path: Path) -> None:
     file = tmp_path / "classes.txt"
     file.write_text("wolf\nbee: honey bee\n\nsea_lion\nant\nfox\ngnu\n")

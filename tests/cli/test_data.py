@@ -43,6 +43,7 @@ def test_what_is_there_in_part_is_told(program: Program) -> None:
     assert f"tiny-imagenet: incomplete: {folder} lacks words.txt, val/images, val/val_annotations.txt: move" in text
 
 
+@pytest.mark.slow
 def test_data_of_one_s_own_goes_through_every_command(program: Program, flat: Path) -> None:
     """That is classes as folders, with a pool: embedded, trained on, evaluated, exported."""
     folder = write_folder(Path("photos"), {".": 6})

@@ -25,6 +25,7 @@ def kinds(graph: "nx.Graph[str]") -> dict[str, int]:
     return Counter(nx.get_edge_attributes(graph, "kind").values())
 
 
+@pytest.mark.slow
 def test_formats_open_again(program: Program, run: Path) -> None:
     for name in ("graphml", "gexf", "json"):
         graph = export(program, run, f"graph.{name}", "--k", 3)

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.cli.conftest import Failing, Program, check_told
 
 FIRST = 40
@@ -110,6 +112,7 @@ def test_a_report_is_written_and_told(program: Program, run: Path, alone: Path) 
         assert page.startswith("<!doctype html>") and "30 images of the test split, 3 nearest neighbours" in page
 
 
+@pytest.mark.slow
 def test_what_cannot_be_judged(failure: Failing, misuse: Failing, run: Path, tmp_path: Path) -> None:
     for command in ("analyze", "evaluate", "report"):
         assert failure(command, "nothing").startswith("nothing is not a run: expected a directory with recipe.yaml")
@@ -155,6 +158,7 @@ def test_a_gallery_is_a_table_of_who_asks_and_whose_index_answers(
     assert failure("evaluate", run, "--split", "val").startswith("a split is that of a gallery or of zero-shot classes")
 
 
+@pytest.mark.slow
 def test_unseen_classes_from_the_training_to_the_figures(program: Program, tmp_path: Path) -> None:
     options = ("--target-space", "teacher", "--holdout-classes", "0.2,0.3", "--method", "sp", "--gamma", 0)
     told = program("train", *options, "--epochs", 1, "--batch-size", 360, "--out", "unseen").stdout

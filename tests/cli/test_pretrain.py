@@ -47,6 +47,7 @@ def test_a_run_directory_is_complete(digits: tuple[Path, list[str]]) -> None:
     assert (found["optimiser"], found["dim"], found["hidden"], found["warmup_epochs"]) == ("adamw", 64, 128, 0)
 
 
+@pytest.mark.slow
 def test_what_it_tells_to_do_next_can_be_done(
     digits: tuple[Path, list[str]], program: Program, failure: Failing
 ) -> None:
@@ -83,6 +84,7 @@ def test_a_folder_without_labels(program: Program, flat: Path) -> None:
     assert (path / "learning_curve.png").exists() and (path / "network.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_moco_and_free_names(program: Program, flat: Path) -> None:
     for name in ("flat-resnet8-moco-seed3", "flat-resnet8-moco-seed3-2"):
         options = ("--objective", "moco", "--queue", 20, "--dataset", f"folder:{flat}", "--seed", 3)

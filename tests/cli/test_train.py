@@ -67,6 +67,7 @@ def test_a_step_of_all_methods_in_one_sum(program: Program, ss_head: Path) -> No
     assert any(name.endswith("paraphraser") for name in row), "the teacher's side learns"
 
 
+@pytest.mark.slow
 def test_a_sum_of_methods_with_options(program: Program) -> None:
     options = ("--method", "rkd+0.9*kd", "--method-args", "distance_weight=0,angle_weight=2", "--temperature", 2)
     path = Path("runs/digits-resnet8-rkd+0.9xkd-dense-seed0")
@@ -93,6 +94,7 @@ def test_a_teacher_of_one_s_own_hands_on_its_maps(program: Program, alone: Path)
     assert "teacher: online, in every step (fsp+sp reads the teacher's stage maps)" in told
 
 
+@pytest.mark.slow
 def test_from_images_without_labels_to_a_classifier(
     program: Program, failure: Failing, photos: Path, flat: Path
 ) -> None:

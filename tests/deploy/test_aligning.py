@@ -144,6 +144,7 @@ def test_an_alignment_with_another_teacher_is_refused(run: relgraph.Run) -> None
     assert_refused_like((run.align, expected), (lambda: run.evaluate(gallery="teacher"), expected))
 
 
+@pytest.mark.slow
 def test_a_training_ends_aligned(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = {**QUICK, "dataset": f"folder:{photos}", "val_fraction": 0.3, "method": "sp", "nodes": "embedding"}
     run = relgraph.train(**options, align=True, out=tmp_path / "run")

@@ -31,6 +31,7 @@ def shapes(values: Any) -> dict[str, list[Any]]:
     }
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_file_maps_any_number_of_normalised_images_to_the_student_s_outputs(tmp_path: Path) -> None:
     student, path = student_of("resnet8"), tmp_path / "student.onnx"

@@ -125,6 +125,7 @@ def test_each_damage_of_each_file(name: str, finished: Path, tmp_path: Path, rig
                 check_file(name, fault, content, path, right, command)
 
 
+@pytest.mark.slow
 def test_a_student_and_a_best_checkpoint_are_written_again(run: Path, right: dict[str, Any]) -> None:
     for name in ("student.safetensors", "best.ckpt"):
         for content in (None, b"", b"\0" * 1000):

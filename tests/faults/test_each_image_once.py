@@ -109,6 +109,7 @@ def test_a_split_or_a_class_that_is_another_is_refused(data: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_relgraph_writes_below_the_data_is_no_data(data: Path, make: Make) -> None:
     """Three runs below a folder without labels see the images that it had, and so does one below a class."""
     images = data / "train"

@@ -62,6 +62,7 @@ def test_a_run_that_stops_after_each_step(make: Make, tmp_path: Path, monkeypatc
             assert outcome(path) == outcome(tmp_path / name / "whole")
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_a_checkpoint_amid_the_epoch(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +85,7 @@ def test_sigterm_leaves_a_checkpoint_amid_the_epoch(
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_sigterm_before_the_first_step_is_heard(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def opened(*arguments: Any) -> list[Any]:
         assert (tmp_path / "run" / "last.ckpt").is_file()

@@ -483,6 +483,7 @@ def test_relations_are_float32_under_autocast_and_of_half_precision(name: str, w
             torch.testing.assert_close(found, exact, rtol=0.05 if rough else 1e-4, atol=0.05 if rough else 1e-6)
 
 
+@pytest.mark.slow
 @each_refined_way("sampled", "union", "mutual")
 def test_no_number_is_read_back_from_the_device(
     name: str, way: str, refinement: Options, monkeypatch: pytest.MonkeyPatch

@@ -227,6 +227,7 @@ def _learned(processes: ProcessGroup) -> tuple[dict[str, tuple[Tensor, Tensor, i
     return found, gram(x, x[:, :1], processes)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     count = 2
     (whole, gram), found = _learned(SINGLE_PROCESS), run_on(count, _learned, tmp_path)

@@ -87,6 +87,7 @@ def test_every_student_is_compared() -> None:
     assert set(PUBLISHED) == set(STUDENTS)
 
 
+@pytest.mark.slow
 @published
 def test_counts_and_maps_are_the_published_ones_and_a_larger_image_makes_larger_maps(name: str) -> None:
     with_100, with_10, alone, width, operations, convolutions, shapes = PUBLISHED[name]

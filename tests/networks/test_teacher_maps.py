@@ -68,6 +68,7 @@ CASES: list[tuple[str, int | None, Shapes]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spec", "size", "shapes"), CASES)
 def test_the_embedding_and_the_shapes_in_order(load: Load, spec: str, size: int | None, shapes: Shapes) -> None:
     """The teacher is frozen all the while, and a copy has maps of its own."""

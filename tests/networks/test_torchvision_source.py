@@ -31,6 +31,7 @@ def last_linear(model: nn.Module) -> nn.Module:
     return [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
 
 
+@pytest.mark.slow
 def test_embedding_is_what_the_last_layer_reads(tmp_path: Path) -> None:
     of_googlenet = {"init_weights": False, "aux_logits": True, "transform_input": True}
     settings: dict[str, Any]

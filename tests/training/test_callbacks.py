@@ -68,6 +68,7 @@ def failing(save_dir: Path, name: str) -> Foreign:
     return Foreign(save_dir, name, "the server is gone")
 
 
+@pytest.mark.slow
 def test_callbacks_and_loggers_are_told_of_every_moment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told, alone = Told(), tmp_path / "alone"
     made.clear()

@@ -31,6 +31,7 @@ INDEX = torch.tensor([5, 1, 30, 20])
 # One seed, one run
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_as_if_it_had_not_stopped(make: RecipeMaker, finished: Runs, tmp_path: Path) -> None:
     """Two optimisers, memories, maps, and a stage that is over; with other random numbers drawn in between."""
     for variant in ("knn-conv", "memory-maps", "seed", "early"):

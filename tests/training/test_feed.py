@@ -252,6 +252,7 @@ def test_what_no_store_holds(make: RecipeMaker, folder: Path) -> None:
 EXTRA = (Views("rotations", 3), "crop"), (Views("transformations", 4), "crop"), (Views("patches", 2), "moco")
 
 
+@pytest.mark.slow
 def test_both_networks_see_the_same_extra_views(make: RecipeMaker) -> None:
     """Drawn after the first ones, with the flip of the student's, view by view: also where the teacher has its own."""
     for (wanted, name), views in product(EXTRA, SHARING):

@@ -69,6 +69,7 @@ def test_a_changed_pool_is_seen(flat: Path, pool: Path, tmp_path: Path) -> None:
     assert_refused_like((lambda: train(asked, tmp_path / "run", resume=True), told))
 
 
+@pytest.mark.slow
 def test_stored_embeddings_are_those_of_the_drawn_split_and_the_pool(flat: Path, pool: Path, tmp_path: Path) -> None:
     options = {"unlabelled": str(pool), "views": "independent", "embeddings": str(tmp_path / "store")}
     asked = recipe(flat, **options)

@@ -39,6 +39,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return name, relgraph.train(**QUICK, **CASES[name], out=tmp_path_factory.mktemp("plain") / name)
 
 
+@pytest.mark.slow
 def test_vectors_are_those_that_the_method_compared(run: tuple[str, relgraph.Run]) -> None:
     name, trained = run
     job = build(trained.recipe)  # type: ignore[arg-type]

@@ -239,6 +239,7 @@ def test_no_epoch_is_picked_by_its_neighbours_and_the_test_split_is_read_at_the_
         assert (tmp_path / select / "network.safetensors").read_bytes() == weights
 
 
+@pytest.mark.slow
 def test_no_label_and_no_image_of_another_split_reaches_the_weights(
     recipes: Maker, pretrained: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,6 +165,7 @@ def compare(run: RunDirectory, alone: RunDirectory, close: float) -> None:
             assert row[term] == pytest.approx(wanted[term], rel=close, abs=close), term
 
 
+@pytest.mark.slow
 def test_weights_and_memories_are_alike_also_where_relations_are_local_and_batches_in_parts(done: list[Done]) -> None:
     one, other = (found.learned for found in done)
     assert one.keys() == other.keys() and any("log_z" in name for name in one)

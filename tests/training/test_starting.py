@@ -124,6 +124,7 @@ def test_a_run_goes_on_and_its_student_is_read_without_the_published_weights(
     assert student(torch.rand(2, 3, 8, 8)).logits is not None
 
 
+@pytest.mark.slow
 def test_other_weights_are_noticed_where_they_are_read_again(make: RecipeMaker, weights: Path, tmp_path: Path) -> None:
     recipe, path = make(student=TAGGED, epochs=1), tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
