@@ -1,0 +1,155 @@
+"""Which student answers queries against its teacher's index? Classes that no training image has, and no label.
+
+    relgraph embed --dataset folder:data/cifar100 --split train -o data/teacher.npy  ... (see experiments/README.md)
+    python experiments/retrieval.py --config experiments/cifar100_retrieval.yaml --minutes 60 --out retrieval.json
+
+Every method trains with the same images, optimiser (AdamW, which does not read the scale of a loss), schedule and
+seeds, once, with its default options. Queries and gallery are the images of the test classes; figures are recall@1, mAP
+and overlap@10 of the student's vectors against the teacher's index and against its own, before and after `relgraph
+align`. Beside them an untrained student after `align`, and a ridge regression from its features to the teacher's
+vectors, whose penalty is chosen on the validation classes. A run that is there already (in --runs) is read.
+"""
+
+import json
+import time
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import click
+import torch
+
+import relgraph
+from compare import run_once
+from relgraph.analysis.galleries import evaluate_gallery
+from relgraph.analysis.retrieval import overlap, retrieval
+from relgraph.analysis.run_loading import TrainedRun
+from relgraph.files import read_yaml, write_atomically
+from relgraph.graph.alignment import VectorTransform
+from relgraph.training.runs import environment
+
+METHODS: dict[str, dict[str, Any]] = {
+    "csd": {"method": "csd"},
+    "regression (cosine)": {"method": "anchor"},
+    "ega edges + anchor": {"method": "ega+anchor", "node_weight": 0.0},
+    "ega": {"method": "ega"},
+    "ega edges": {"method": "ega", "node_weight": 0.0},
+    "seed, 0.1": {"method": "seed", "method_args": ("queue=8192", "head=none", "tau=0.1", "teacher_tau=0.1")},
+    "raml": {"method": "raml"},
+    "d3still": {"method": "d3still"},
+    "rop": {"method": "rop"},
+    "rkd": {"method": "rkd", "method_args": ("angle_weight=0",)},
+    "sp": {"method": "sp"},
+    "pkt": {"method": "pkt"},
+}
+UNTRAINED = {"method": "anchor", "lr": 1e-12, "epochs": 1}
+FIGURES = ("recall@1", "mAP", "overlap@10")
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the mean variance of a feature
+
+
+def figures(path: Path) -> dict[str, Any]:
+    """Return the figures of a run before and after its student is aligned, which is undone again."""
+    run = relgraph.Run(path)
+    if "align" in run.student().info:
+        run.align(undo=True)
+    before = sides(evaluate_gallery(TrainedRun(path), "teacher"))
+    run.align()
+    after = sides(evaluate_gallery(TrainedRun(path), "teacher"))
+    run.align(undo=True)
+    return {
+        "teacher's index": before["student_teacher"],
+        "own index": before["student_student"],
+        "teacher's index, aligned": after["student_teacher"],
+        "own index, aligned": after["student_student"],
+        "teacher itself": after["teacher_teacher"],
+    }
+
+
+def sides(report: dict[str, Any]) -> dict[str, dict[str, float]]:
+    return {
+        side: {name: round(report[side][name], 2) for name in FIGURES}
+        for side in ("student_teacher", "student_student", "teacher_teacher")
+    }
+
+
+@torch.no_grad()
+def ridge(path: Path) -> dict[str, Any]:
+    """Return the figures of a ridge regression from the features of a run's student to its teacher's vectors."""
+    run = TrainedRun(path)
+    parts = {}
+    for split in ("train", "val", "test"):
+        images = run.images(split)
+        feature = run.outputs(images)[0].feature
+        _, teacher = run.vectors(images)
+        assert feature is not None and teacher is not None
+        parts[split] = feature.double(), teacher.double(), images.true_labels
+    features, vectors, _ = parts["train"]
+    middle, centre = features.mean(0), vectors.mean(0)
+    x, y = features - middle, vectors - centre
+    transform = VectorTransform.fit(vectors.float())
+    products, size = x.T @ x, float(x.square().sum() / x.shape[1])
+
+    def judged(split: str, penalty: float) -> dict[str, float]:
+        weight = torch.linalg.solve(products + penalty * size * torch.eye(len(products)).double(), x.T @ y)
+        asked, held, labels = parts[split]
+        queries, gallery = transform(((asked - middle) @ weight + centre).float()), transform(held.float())
+        own = torch.arange(len(queries))
+        found = retrieval(queries, gallery, labels, labels, own)
+        shared = overlap(queries, gallery, gallery, gallery, own=own, k=10)
+        return {name: round({**found, "overlap@10": shared}[name], 2) for name in FIGURES}
+
+    chosen = max(PENALTIES, key=lambda penalty: judged("val", penalty)["mAP"])
+    return {"penalty": chosen, "teacher's index": judged("test", chosen)}
+
+
+def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return mean and deviation over seeds of each figure."""
+    table: dict[str, Any] = {}
+    for name, runs in results.items():
+        for where, row in runs[0].items():
+            if isinstance(row, dict):
+                table.setdefault(name, {"n": len(runs)})[where] = {
+                    figure: [
+                        round(mean(run[where][figure] for run in runs), 2),
+                        round(stdev(run[where][figure] for run in runs), 2) if len(runs) > 1 else None,
+                    ]
+                    for figure in row
+                }
+    return table
+
+
+@click.command(help=__doc__)
+@click.option("--config", required=True, type=click.Path(path_type=Path), help="Options of relgraph train.")
+@click.option("--methods", default=",".join(METHODS), show_default=True)
+@click.option("--students", default="resnet8,resnet20", show_default=True)
+@click.option("--seeds", default=2, show_default=True, type=click.IntRange(min=1))
+@click.option("--minutes", default=600.0, show_default=True, help="No run is begun after that many.")
+@click.option("--runs", default="runs/retrieval", show_default=True, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path))
+def main(config: Path, methods: str, students: str, seeds: int, minutes: float, runs: Path, out: Path) -> None:
+    end = time.monotonic() + 60 * minutes
+    options = read_yaml(config)
+    results: dict[str, list[dict[str, Any]]] = {}
+    tasks = [(student, seed, name) for student in students.split(",") for seed in range(seeds)
+             for name in ("untrained", *methods.split(","))]  # fmt: skip
+    for student, seed, name in tasks:
+        if time.monotonic() > end:
+            click.echo("the time is over; the same command goes on")
+            break
+        own = UNTRAINED if name == "untrained" else METHODS[name]
+        path = runs / f"{student}-{name.replace(' ', '-')}-seed{seed}"
+        result = run_once({**options, **own, "student": student, "seed": seed}, path)
+        found = {"seed": seed, **figures(path), "images_per_s": result["images_per_s"], "epochs": result["epochs"]}
+        key = f"{student}, {name}"
+        results.setdefault(key, []).append(found)
+        if name == "untrained":
+            results.setdefault(f"{student}, ridge regression", []).append(ridge(path))
+        report = {"environment": environment(0), "options": options, "methods": METHODS, "untrained": UNTRAINED,
+                  "summary": summary(results), "runs": results}  # fmt: skip
+        write_atomically(out, (json.dumps(report, indent=1) + "\n").encode())
+        shown = {where: tuple(row.values()) for where, row in found.items() if isinstance(row, dict)}
+        click.echo(f"{key}, seed {seed}: {shown}")
+
+
+if __name__ == "__main__":
+    main()
