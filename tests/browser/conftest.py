@@ -113,8 +113,9 @@ def address(graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> str:
     return file.as_uri()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Chrome"]:
+    """Return a browser, which ends with the tests of a file: its pages are drawn as long as it runs."""
     missing = [str(program) for program in (CHROMIUM, CHROMEDRIVER) if not program.is_file()]
     missing += [] if find_spec("selenium") else ["selenium"]
     if missing:
