@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from relgraph.errors import RelgraphError
 from relgraph.graph.search import Rows, fitting
 
-BLOCK = 2**14  # rows that are read at a time; wider ones are read in smaller blocks
+BLOCK, NUMBERS = 2**14, 2**20  # rows and numbers that are read at a time, at most
 SPECTRUM = 1e-10  # of the largest variance; what is below it is rounding in float32, and no direction
 
 
@@ -202,6 +202,8 @@ class VectorTransform(nn.Module):
     ) -> Self:
         """Return the transform of training vectors, `(N, D)` or blocks of them, read once: see `of_moments`."""
         blocks = vectors if not hasattr(vectors, "shape") else _blocks(vectors)
+        if pca is None:
+            return cls._about_mean(blocks, centre, normalise)
         moments, dtype = None, torch.float32
         for block in blocks:
             if moments is None:
@@ -210,6 +212,21 @@ class VectorTransform(nn.Module):
         if moments is None:
             raise RelgraphError("expected vectors to fit a transform to, got none")
         return cls.of_moments(moments, pca=pca, centre=centre, normalise=normalise, dtype=dtype)
+
+    @classmethod
+    def _about_mean(cls, blocks: Iterable[Tensor], centre: bool, normalise: bool) -> Self:
+        """Return the transform without directions, for which products `(D, D)` need not be held."""
+        total, count, dtype = torch.zeros((), dtype=torch.float64), 0, torch.float32
+        for block in blocks:
+            if not bool(block.isfinite().all()):
+                raise RelgraphError("expected vectors of finite numbers, got NaN or infinity")
+            total = total.to(block.device) + block.sum(0, dtype=torch.float64)
+            count, dtype = count + len(block), _type_of(block)
+        if count == 0:
+            raise RelgraphError("expected vectors to fit a transform to, got none")
+        if count < 1 + int(centre):
+            raise RelgraphError(f"expected at least {1 + int(centre)} vectors to fit a map to, got {count}")
+        return cls((total / count if centre else torch.zeros_like(total)).to(dtype), None, normalise)
 
     @classmethod
     def of_moments(
@@ -235,7 +252,7 @@ class VectorTransform(nn.Module):
 
 
 def _blocks(rows: Any) -> Iterable[Tensor]:
-    block = fitting(None, BLOCK, rows)
+    block = max(1, min(BLOCK, NUMBERS // rows.shape[-1]))
     return (rows[start : start + block] for start in range(0, len(rows), block))
 
 
