@@ -12,6 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+import relgraph.api  # noqa: F401 (before a test patches what it imports)
 from relgraph.training import epochs
 from tests.checks import case
 from tests.pictures import write_folder
