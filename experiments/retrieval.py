@@ -6,8 +6,10 @@
 Every method trains with the same images, optimiser (AdamW, which does not read the scale of a loss), schedule and
 seeds, once, with its default options. Queries and gallery are the images of the test classes; figures are recall@1, mAP
 and overlap@10 of the student's vectors against the teacher's index and against its own, before and after `relgraph
-align`. Beside them an untrained student after `align`, and a ridge regression from its features to the teacher's
-vectors, whose penalty is chosen on the validation classes. A run that is there already (in --runs) is read.
+align`: before it vectors are compared as they are (a teacher of a file has no transform of an index), after it about
+the mean of the index, so that the two differ by the centring as well. Beside them an untrained student after `align`,
+and a ridge regression from its features to the teacher's vectors, whose penalty is chosen on the validation classes. A
+run that is there already (in --runs) is read.
 """
 
 import json
@@ -20,13 +22,14 @@ import click
 import torch
 
 import relgraph
-from compare import run_once
 from relgraph.analysis.galleries import evaluate_gallery
 from relgraph.analysis.retrieval import overlap, retrieval
 from relgraph.analysis.run_loading import TrainedRun
-from relgraph.files import read_yaml, write_atomically
+from relgraph.files import read_json, read_yaml, write_atomically
 from relgraph.graph.alignment import VectorTransform
-from relgraph.training.runs import environment
+from relgraph.training.distillation import train
+from relgraph.training.recipe import resolve
+from relgraph.training.runs import RunDirectory, environment
 
 METHODS: dict[str, dict[str, Any]] = {
     "csd": {"method": "csd"},
@@ -45,6 +48,17 @@ METHODS: dict[str, dict[str, Any]] = {
 UNTRAINED = {"method": "anchor", "lr": 1e-12, "epochs": 1}
 FIGURES = ("recall@1", "mAP", "overlap@10")
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the mean variance of a feature
+
+
+def trained(options: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the result of one run, trained now, resumed or read."""
+    run, recipe = RunDirectory(path), resolve(options)
+    if run.result_file.exists():
+        run.check_recipe(recipe)
+    else:
+        train(recipe, path, resume=run.recipe_file.exists())
+    result: dict[str, Any] = read_json(run.result_file)
+    return result
 
 
 def figures(path: Path) -> dict[str, Any]:
@@ -138,7 +152,7 @@ def main(config: Path, methods: str, students: str, seeds: int, minutes: float, 
             break
         own = UNTRAINED if name == "untrained" else METHODS[name]
         path = runs / f"{student}-{name.replace(' ', '-')}-seed{seed}"
-        result = run_once({**options, **own, "student": student, "seed": seed}, path)
+        result = trained({**options, **own, "student": student, "seed": seed}, path)
         found = {"seed": seed, **figures(path), "images_per_s": result["images_per_s"], "epochs": result["epochs"]}
         key = f"{student}, {name}"
         results.setdefault(key, []).append(found)
