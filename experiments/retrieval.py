@@ -9,7 +9,7 @@ and overlap@10 of the student's vectors against the teacher's index and against 
 align`: before it vectors are compared as they are (a teacher of a file has no transform of an index), after it about
 the mean of the index, so that the two differ by the centring as well. Beside them an untrained student after `align`,
 and a ridge regression from its features to the teacher's vectors, whose penalty is chosen on the validation classes. A
-run that is there already (in --runs) is read.
+run whose figures are in --out already, of the same options, is not made again; one that is in --runs is read.
 """
 
 import json
@@ -79,6 +79,21 @@ def figures(path: Path) -> dict[str, Any]:
     }
 
 
+def known(out: Path, options: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return the figures that a file has already.
+
+    Raises:
+        ClickException: if they are of other options.
+    """
+    if not out.exists():
+        return {}
+    report = read_json(out)
+    if (report["options"], report["methods"]) != (options, json.loads(json.dumps(METHODS))):
+        raise click.ClickException(f"{out} has figures of other options or methods: expected another --out")
+    found: dict[str, list[dict[str, Any]]] = report["runs"]
+    return found
+
+
 def sides(report: dict[str, Any]) -> dict[str, dict[str, float]]:
     return {
         side: {name: round(report[side][name], 2) for name in FIGURES}
@@ -143,18 +158,20 @@ def summary(results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 def main(config: Path, methods: str, students: str, seeds: int, minutes: float, runs: Path, out: Path) -> None:
     end = time.monotonic() + 60 * minutes
     options = read_yaml(config)
-    results: dict[str, list[dict[str, Any]]] = {}
+    results = known(out, options)
     tasks = [(student, seed, name) for student in students.split(",") for seed in range(seeds)
              for name in ("untrained", *methods.split(","))]  # fmt: skip
     for student, seed, name in tasks:
         if time.monotonic() > end:
             click.echo("the time is over; the same command goes on")
             break
+        key = f"{student}, {name}"
+        if any(row["seed"] == seed for row in results.get(key, [])):
+            continue
         own = UNTRAINED if name == "untrained" else METHODS[name]
         path = runs / f"{student}-{name.replace(' ', '-')}-seed{seed}"
         result = trained({**options, **own, "student": student, "seed": seed}, path)
         found = {"seed": seed, **figures(path), "images_per_s": result["images_per_s"], "epochs": result["epochs"]}
-        key = f"{student}, {name}"
         results.setdefault(key, []).append(found)
         if name == "untrained":
             results.setdefault(f"{student}, ridge regression", []).append(ridge(path))
