@@ -22,7 +22,7 @@ import click
 import torch
 
 import relgraph
-from relgraph.analysis.galleries import evaluate_gallery
+from relgraph.analysis.galleries import PAIRS, evaluate_gallery
 from relgraph.analysis.retrieval import overlap, retrieval
 from relgraph.analysis.run_loading import TrainedRun
 from relgraph.files import read_json, read_yaml, write_atomically
@@ -61,22 +61,26 @@ def trained(options: dict[str, Any], path: Path) -> dict[str, Any]:
     return result
 
 
-def figures(path: Path) -> dict[str, Any]:
-    """Return the figures of a run before and after its student is aligned, which is undone again."""
+def figures(path: Path, ceiling: bool) -> dict[str, Any]:
+    """Return the figures of a run before and after its student is aligned, which is undone again.
+
+    With `ceiling` also those of the teacher itself, which are the same for all runs.
+    """
     run = relgraph.Run(path)
     if "align" in run.student().info:
         run.align(undo=True)
-    before = sides(evaluate_gallery(TrainedRun(path), "teacher"))
+    before = sides(evaluate_gallery(TrainedRun(path), "teacher", pairs=("student_teacher", "student_student")))
     run.align()
-    after = sides(evaluate_gallery(TrainedRun(path), "teacher"))
+    after = sides(evaluate_gallery(TrainedRun(path), "teacher", pairs=PAIRS if ceiling else ("student_teacher",)))
     run.align(undo=True)
-    return {
+    found = {
         "teacher's index": before["student_teacher"],
         "own index": before["student_student"],
         "teacher's index, aligned": after["student_teacher"],
-        "own index, aligned": after["student_student"],
-        "teacher itself": after["teacher_teacher"],
     }
+    if ceiling:
+        found |= {"own index, aligned": after["student_student"], "teacher itself": after["teacher_teacher"]}
+    return found
 
 
 def known(out: Path, options: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -95,10 +99,7 @@ def known(out: Path, options: dict[str, Any]) -> dict[str, list[dict[str, Any]]]
 
 
 def sides(report: dict[str, Any]) -> dict[str, dict[str, float]]:
-    return {
-        side: {name: round(report[side][name], 2) for name in FIGURES}
-        for side in ("student_teacher", "student_student", "teacher_teacher")
-    }
+    return {side: {name: round(report[side][name], 2) for name in FIGURES} for side in report.keys() & {*PAIRS}}
 
 
 @torch.no_grad()
@@ -171,7 +172,8 @@ def main(config: Path, methods: str, students: str, seeds: int, minutes: float, 
         own = UNTRAINED if name == "untrained" else METHODS[name]
         path = runs / f"{student}-{name.replace(' ', '-')}-seed{seed}"
         result = trained({**options, **own, "student": student, "seed": seed}, path)
-        found = {"seed": seed, **figures(path), "images_per_s": result["images_per_s"], "epochs": result["epochs"]}
+        measured = figures(path, name == "untrained")
+        found = {"seed": seed, **measured, "images_per_s": result["images_per_s"], "epochs": result["epochs"]}
         results.setdefault(key, []).append(found)
         if name == "untrained":
             results.setdefault(f"{student}, ridge regression", []).append(ridge(path))

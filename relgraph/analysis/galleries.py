@@ -1,6 +1,6 @@
 """A finished run's student against an index: of the teacher's vectors, of its own, or one that is stored."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relgraph.analysis.retrieval import CUTS, overlap, retrieval
+from relgraph.analysis.retrieval import CUTS, retrieval, share
 from relgraph.analysis.run_loading import TrainedRun, empty_rows
 from relgraph.data.embeddings import EmbeddingStore, check_complete
 from relgraph.data.images import ImageSet
@@ -16,7 +16,7 @@ from relgraph.data.index_transform import read_transform
 from relgraph.data.manifest import Contents, manifest_file
 from relgraph.errors import RelgraphError
 from relgraph.graph.alignment import VectorTransform
-from relgraph.graph.gallery import Search
+from relgraph.graph.gallery import Search, nearest_in_gallery
 from relgraph.graph.search import Rows, check_finite
 from relgraph.names import is_vectors
 from relgraph.networks.plain import in_teacher_space, is_aligned
@@ -28,6 +28,7 @@ from relgraph.training.vectors import in_original, names_of, original_size, rows
 Sides = dict[str, tuple[Rows, Rows]]
 TABLES = (".npy", ".parquet")
 OVERLAP = 10  # neighbours of a query that both networks may share
+PAIRS = ("student_teacher", "teacher_teacher", "student_student")  # whose queries and whose index
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +110,9 @@ def _transformed(run: TrainedRun, transform: VectorTransform, sides: Sides) -> S
     return {name: (Mapped(queries, by[name]), Mapped(held, by[name])) for name, (queries, held) in sides.items()}
 
 
-def evaluate_gallery(run: TrainedRun, gallery: str, split: str = "test", k: int = OVERLAP) -> dict[str, Any]:
+def evaluate_gallery(
+    run: TrainedRun, gallery: str, split: str = "test", k: int = OVERLAP, pairs: Sequence[str] = PAIRS
+) -> dict[str, Any]:
     """Return how the student of a run answers queries against an index, beside the teacher and its own index.
 
     The queries are all images of a split. The gallery is that split, by the "teacher" or by the student itself, "own":
@@ -121,6 +124,7 @@ def evaluate_gallery(run: TrainedRun, gallery: str, split: str = "test", k: int 
         gallery: "teacher", "own", or the path.
         split: Whose images are the queries.
         k: Neighbours of a query of which the overlap with the teacher's is told.
+        pairs: Which of the rows below are computed.
 
     Returns:
         `queries` and `images`, their numbers, `k`, and a row of figures for each pair of networks of which vectors are
@@ -153,11 +157,16 @@ def evaluate_gallery(run: TrainedRun, gallery: str, split: str = "test", k: int 
     report: dict[str, Any] = {"run": str(run.run.path), "gallery": gallery, "split": split, "queries": len(images),
                               "images": len(index.labels), "labels": known, "k": k,
                               "transform": "none" if found is None else found[1]}  # fmt: skip
-    for name, (queries, held) in sides.items():
+    ranked = None
+    if "teacher_teacher" in sides:
+        ranked = nearest_in_gallery(Search(*sides["teacher_teacher"], index.own, progress="teacher"), k)[0]
+    for name in [name for name in sides if name in pairs]:
+        queries, held = sides[name]
         row = _figures(queries, held, images.true_labels, index, name) if known else {}
-        if "teacher_teacher" in sides:
-            asked, ranked = sides["teacher_teacher"]
-            row[f"overlap@{k}"] = overlap(queries, asked, held, ranked, own=index.own, k=k, progress=name)
+        if ranked is not None:
+            own = name == "teacher_teacher"
+            near = ranked if own else nearest_in_gallery(Search(queries, held, index.own, progress=name), k)[0]
+            row[f"overlap@{k}"] = share(near, ranked)
         report[name] = row
     return report
 

@@ -110,4 +110,9 @@ def overlap(
         raise RelgraphError(f"both networks' queries and galleries must be of the same images, got {counts}")
     one = nearest_in_gallery(Search(student_queries, gallery, own, None, block, progress), k)[0]
     two = nearest_in_gallery(Search(teacher_queries, other, own, None, block, progress), k)[0]
-    return 100 * float(shared_neighbours(one, two).double().mean()) / k
+    return share(one, two)
+
+
+def share(one: Tensor, other: Tensor) -> float:
+    """Return how many of each query's nearest images two tables of them have in common, `(Q, k)`, in percent."""
+    return 100 * float(shared_neighbours(one, other).double().mean()) / one.shape[1]
