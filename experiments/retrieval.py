@@ -91,7 +91,7 @@ def known(out: Path, options: dict[str, Any]) -> dict[str, list[dict[str, Any]]]
     """
     if not out.exists():
         return {}
-    report = read_json(out)
+    report = json.loads(out.read_text(encoding="utf-8"))
     if (report["options"], report["methods"]) != (options, json.loads(json.dumps(METHODS))):
         raise click.ClickException(f"{out} has figures of other options or methods: expected another --out")
     found: dict[str, list[dict[str, Any]]] = report["runs"]
