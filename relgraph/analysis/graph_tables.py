@@ -9,6 +9,7 @@ from torch import Tensor
 
 from relgraph.analysis.colours import NO_CLASS, class_colours, rgb
 from relgraph.analysis.nodes import columns_of, number_of_classes, titles_of
+from relgraph.analysis.sources import title
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, EdgeType, Pair, adjacency, weights
 
@@ -79,9 +80,19 @@ def parts_of(side: str) -> tuple[tuple[str, ...], tuple[EdgeType, ...]]:
     return SIDES[side]
 
 
-def node_tables(
-    pair: Pair, side: Side, attributes: Sequence[str] | None = None, *, gephi: bool = False
-) -> list[Table]:
+def about(pair: Pair, side: Side) -> dict[str, str]:
+    """Return what the graph of a side says of itself, where the pair knows it.
+
+    `source` is whose vectors the nodes are of, of both networks' those of the teacher's, and `name` says it in words.
+    """
+    if not hasattr(pair, "source"):
+        return {}
+    source = "student" if side == "student" else pair.source
+    both = len(SIDES[side][0]) > 1
+    return {"source": source, "name": f"{title('student')} and {title(source)}" if both else title(source)}
+
+
+def node_tables(pair: Pair, side: Side, attributes: Sequence[str] | None = None, *, gephi: bool = False) -> list[Table]:
     """Return the nodes of a side, a table for each network; see `to_networkx`.
 
     For Gephi the title of a node is its `label` and the number of its class `class`, and `r`, `g` and `b` its colour.
@@ -155,7 +166,7 @@ def _listed(pair: Pair, edge_type: EdgeType) -> tuple[Tensor, Tensor]:
 
 def _classes(pair: Pair, edge_type: EdgeType, ends: Tensor) -> tuple[Tensor, Tensor]:
     """Return the place in `SAME_CLASS` of each edge `(E,)`, and the class of its source."""
-    unknown_class = torch.full((len(pair["student"].x),), -1)
+    unknown_class = torch.full((len(pair[edge_type[0]].x),), -1)
     labels = (pair[edge_type[end]].get("y", unknown_class).cpu() for end in (0, 2))
     source, target = (of_node[end] for of_node, end in zip(labels, ends, strict=True))
     known = (source >= 0) & (target >= 0)
