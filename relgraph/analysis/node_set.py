@@ -86,11 +86,14 @@ def pair_of(
     Of one network's nodes it is that network's graph alone.
 
     Raises:
-        RelgraphError: if the graph does not fit the number of images.
+        RelgraphError: if the graph does not fit the number of images, or its edges are those of nodes that are not
+            there.
     """
     options: dict[str, Any] = {"graph": graph, "k": k, "threshold": threshold}
     name, *others = nodes.networks
     if not others:
+        if neighbours not in (None, name):
+            raise RelgraphError(f"there is the {name}'s graph alone, which has its own edges: got {neighbours!r}")
         pair = lone_pair(nodes.networks[name].x, name, **options)
     else:
         chooser: Chooser = neighbours or ("student" if side == "student" else "teacher")
