@@ -27,7 +27,10 @@ Examples:
 @SPLIT
 @click.option("--k", type=click.IntRange(min=1), default=10, show_default=True, help="Neighbours of each image.")
 @click.option(
-    "--first", type=click.IntRange(min=2), metavar="N", help="Only the first N images of the split. [default: all]"
+    "--first",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="Only N images of the split, drawn evenly over its classes. [default: all]",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the search for communities.")
 @click.option("--search", type=click.Choice(["blocks", "faiss"]),

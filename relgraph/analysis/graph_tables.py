@@ -79,9 +79,7 @@ def parts_of(side: str) -> tuple[tuple[str, ...], tuple[EdgeType, ...]]:
     return SIDES[side]
 
 
-def node_tables(
-    pair: Pair, side: Side, attributes: Sequence[str] | None = None, *, gephi: bool = False
-) -> list[Table]:
+def node_tables(pair: Pair, side: Side, attributes: Sequence[str] | None = None, *, gephi: bool = False) -> list[Table]:
     """Return the nodes of a side, a table for each network; see `to_networkx`.
 
     For Gephi the title of a node is its `label` and the number of its class `class`, and `r`, `g` and `b` its colour.

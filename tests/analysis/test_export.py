@@ -18,7 +18,12 @@ from torch_geometric.data import HeteroData
 from relgraph.analysis import export, graph_tables
 from relgraph.analysis.colours import NO_CLASS, class_colours, rgb
 from relgraph.analysis.export import (
-    FORMATS, TABLES, check_format, nodes_file, read_pair, to_networkx, write_graph
+    FORMATS,
+    TABLES,
+    check_format,
+    read_pair,
+    to_networkx,
+    write_graph,
 )  # fmt: skip
 from relgraph.analysis.graph_tables import BETWEEN_CLASSES, EDGE_COLOURS, Side
 from relgraph.analysis.nodes import ATTRIBUTES, titles_of
@@ -58,6 +63,9 @@ def make_difference() -> HeteroData:
     for number, side in enumerate(("student", "teacher")):
         pair[side].community, pair[side].overlap = torch.arange(9) // (number + 2), torch.arange(9) / 9
         pair[side].position, pair[side].image = torch.randn(9, 2), [f"a & b/{i}.png" for i in range(9)]
+        pair[side].file = [f"\"a\" & b/{i}\udcff.png" for i in range(9)]  # of bytes that are no UTF-8
+        for name in ("train_mask", "val_mask", "test_mask"):
+            pair[side][name] = torch.arange(9) % 3 == len(name) % 3
     return pair
 
 
@@ -93,7 +101,7 @@ def colour_of(edge: dict[str, Any], label: int | None) -> tuple[int, int, int]:
 def by_networkx(pair: HeteroData, path: Path, side: Side, names: list[str] | None) -> None:
     """Write what `write_graph` writes for Gephi by networkx, as an oracle."""
     graph = to_networkx(pair, side, names)
-    labels = to_networkx(pair, side, ["label"]).nodes if "y" in pair["student"] else dict.fromkeys(graph, {})
+    labels = to_networkx(pair, side, ["label"]).nodes if "y" in pair["student"] else {node: {} for node in graph}
     kinds = ["student"] if side in ("student", "difference") else ["teacher", "student"][: 1 + (side == "pair")]
     titles = [title for kind in kinds for title in titles_of(pair, kind)]
     for data, (title, colour) in zip(graph.nodes.values(), titles, strict=True):
@@ -267,7 +275,8 @@ def test_pt_holds_the_pair_itself(tmp_path: Path) -> None:
             pair["student"].x.requires_grad and not found["student"].x.requires_grad
         )  # the pair that was written is as it was
         for store in (*found.stores, *pair.stores):
-            store.pop("image", None)  # the paths, which the content holds
+            for paths in ("image", "file"):
+                store.pop(paths, None)  # which the content holds
         assert_same_pair(found, pair, tolerance=0)
 
 
@@ -346,7 +355,7 @@ def test_pairs_that_cannot_be_graphs_are_refused(monkeypatch: pytest.MonkeyPatch
     )
     assert graph("teacher").number_of_edges() == 36
     pair["teacher"].prediction = torch.ones(8)
-    wrong = r"prediction must hold one number for each of 9 teacher nodes, got \(8,\)"
+    wrong = r"prediction must hold one value for each of 9 teacher nodes, got \(8,\)"
     assert_refused_like((lambda: graph("teacher"), wrong))
     adjacency(pair, STUDENT)[0, 1] = float("nan")
     assert_refused_like((graph, "NaN or infinity among the edges student relates student"))
