@@ -28,7 +28,6 @@ RUN = click.argument("run", type=click.Path(path_type=Path))
 SPLITS = click.Choice(["train", "val", "test"])
 SPLIT = click.option("--split", type=SPLITS, default="test", show_default=True)
 RUN_OR_STORE = click.argument("run", type=click.Path(path_type=Path), metavar="RUN|STORE")
-SPLIT_OF_RUN = click.option("--split", type=SPLITS, help="Of a RUN. [default: test]")
 RESUME = click.option(
     "--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue a stopped run as if it had not stopped."
 )

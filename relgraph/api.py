@@ -17,8 +17,8 @@ import torch
 from relgraph.analysis import layout as layouts
 from relgraph.analysis.analysis import analyse, analyse_nodes, write_summary
 from relgraph.analysis.export import TABLES, check_pair, nodes_file, write_graph
-from relgraph.analysis.graph_tables import Side, about
 from relgraph.analysis.galleries import OVERLAP, evaluate_gallery
+from relgraph.analysis.graph_tables import Side, about
 from relgraph.analysis.layout import Layout, place
 from relgraph.analysis.node_set import NodeSet, check_graph, pair_of
 from relgraph.analysis.nodes import check_attributes, measure
@@ -53,7 +53,7 @@ from relgraph.training.recipe import OBJECTS, Recipe, resolve
 from relgraph.training.runs import AnyRecipe, RunDirectory, free_name
 
 Split = Literal["train", "val", "test"]
-ExportFormat = Literal["onnx", "pt2", "safetensors", "hub", "graphml", "gexf", "json", "pt"]
+ExportFormat = Literal["onnx", "pt2", "safetensors", "hub", "graphml", "gexf", "json", "csv", "parquet", "pt"]
 STUDENT_FORMATS = ("onnx", "pt2", "safetensors", "hub")
 Given = Mapping[str, Any]
 AGAIN = OBJECTS | {"logger"}  # what a run that names code of one's own is given again
@@ -492,7 +492,7 @@ def analyze(
             whose graph is analysed alone, the teacher's.
         split: Split of a run's data set, "test" if not given.
         k: Neighbours of each image.
-        first: Only so many first images of the split.
+        first: Only so many images of the split, drawn evenly over its classes; the same ones each time.
         seed: Of the search for communities.
         search: How neighbours are found, both exact; faiss if it is installed and nothing is given.
         source: Whose vectors the teacher's graph is of: the frozen teacher's own, or the run's projection; with
@@ -522,7 +522,7 @@ def _stored(run: Run | str | Path) -> Path | None:
     return path if is_index(path) else None
 
 
-def _stored_nodes(path: Path, split: Split | None, first: int | None, source: Source | None, given: Given) -> NodeSet:
+def _stored_nodes(path: Path, split: str | None, first: int | None, source: Source | None, given: Given) -> NodeSet:
     """Return the nodes of a store or a table, to which few options of a run apply."""
     check_source(source or "teacher", path)
     others = {"split": split, **{name: spec for name, spec in given.items() if name != "dataset"}}
@@ -535,7 +535,7 @@ def _stored_nodes(path: Path, split: Split | None, first: int | None, source: So
 def export(
     run: Run | str | Path, output: str | Path, *, format: ExportFormat | None = None, with_preprocessing: bool = False,
     int8: bool = False, licence: str | None = None,
-    split: Split | None = None, first: int | None = None, side: Side | None = None, source: Source | None = None,
+    split: Splits | None = None, first: int | None = None, side: Side | None = None, source: Source | None = None,
     graph: SplitGraph = "knn", k: int = 8, threshold: float = 0.5, neighbours: Chooser | None = None,
     attributes: Sequence[str] | None = None, layout: Layout | None = None, thumbnails: bool = False,
     allow_code: bool = False, **given: Any,
@@ -550,13 +550,16 @@ def export(
             whose graph is written, the teacher's.
         output: File to write; its ending is the format. A name that ends with `/` is a folder, the format `hub`.
         format: Of a student `onnx`, `pt2` (`torch.export`), `safetensors` (weights by the names of timm or torchvision,
-            and `config.json`) or `hub` (a folder for the Hugging Face Hub); of a graph `graphml`, `gexf`, `json`, `pt`.
+            and `config.json`) or `hub` (a folder for the Hugging Face Hub); of a graph `graphml`, `gexf`, `json`, `pt`,
+            or `csv` or `parquet`, a table of the edges with one of the nodes beside it: `nodes.csv` beside `edges.csv`,
+            `graph_nodes.csv` beside `graph.csv`.
         with_preprocessing: Of a student: whether `onnx` and `pt2` read uint8 images of any size, RGB.
         int8: Of a student: whether weights and activations of `onnx` are in 8 bits, calibrated on 256 training images.
             It is not compared; `notes` have accuracy, neighbours and speed before and after.
         licence: Of a student: what the model card of `hub` says, an identifier of the Hub such as `mit`.
-        split: Of a graph, like all that follow: split of a run's data set, "test" if not given.
-        first: Only so many first images of it.
+        split: Of a graph, like all that follow: split of a run's data set, or "all" three as one graph; "test" if not
+            given.
+        first: Only so many of its images, drawn evenly over the classes; the same ones each time.
         side: Both graphs and the cross graph between them ("pair", if not given), one graph, or their difference.
         source: Whose vectors the teacher's graph is of: the frozen teacher's own, or, of a pair if not given, which
             matches nodes of one width, the run's projection; with "student" there is the student's graph alone.
@@ -653,7 +656,7 @@ def _export_graph(
     pair = pair_of(nodes, side, graph=graph, k=k, threshold=threshold, neighbours=neighbours)
     measure(pair, attributes or (), k)
     if name != "pt":
-        check_pair(pair, side, attributes)
+        check_pair(pair, side, attributes, name)
     notes = [f"of {about(pair, side)['name']}", *_place(pair, layout, name, side)]
     if name == "pt" and len(pair.node_types) > 1 and side != "difference" and MATCHES not in pair.edge_types:
         notes.append("no cross graph, since student and teacher differ in width")
@@ -667,7 +670,7 @@ def _export_graph(
             pair[kind].image = paths
         notes.append(f"thumbnails in {folder}")
     write_graph(pair, output, name, side, attributes)
-    return Exported(output, count, notes)
+    return Exported(output, count, [*notes, *([f"nodes in {nodes_file(output)}"] if name in TABLES else [])])
 
 
 def _place(pair: Pair, layout: Layout | None, name: str, side: Side) -> list[str]:
@@ -691,7 +694,7 @@ def report(
         runs: Runs, or their directories.
         output: File to write.
         split: Split of the first run that trained a student; "test", or "train" where there are no test images.
-        first: Only so many first images of it.
+        first: Only so many of its images, drawn evenly over its classes; the same ones each time.
         k: Neighbours of each image.
         source: Whose vectors the teacher's graph is of: the frozen teacher's own, or the run's projection; with
             "student" there is the student's graph alone.

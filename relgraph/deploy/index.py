@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from relgraph.analysis.pictures import thumbnails
+from relgraph.data.datasets import DataSet
 from relgraph.data.decoding import BadImage, quiet, read_image
 from relgraph.data.embeddings import EmbeddingStore
 from relgraph.data.file_sources import FileSource
@@ -67,7 +68,7 @@ class Described(NamedTuple):
         labels: Their classes `(N,)`, -1 where unknown.
         classes: Names of the classes.
         images: The images, where they are at hand.
-        names: Paths of their files, where a table has them.
+        files: Paths of their files, within the folder of the data set where it has one; `None` where there are none.
     """
 
     dataset: str
@@ -75,7 +76,7 @@ class Described(NamedTuple):
     labels: Tensor
     classes: tuple[str, ...] = ()
     images: ImageSet | None = None
-    names: list[str] | None = None
+    files: list[str] | None = None
 
 
 @dataclass(eq=False)
@@ -95,8 +96,12 @@ class Index(ABC):
     network: tuple[str, str] | None
 
     @abstractmethod
-    def describe(self, count: int) -> Described:
-        """Return what is known of so many first images."""
+    def describe(self) -> Described:
+        """Return what is known of the images.
+
+        Raises:
+            RelgraphError: if they are none of the data set that was given.
+        """
 
     @abstractmethod
     def names(self, positions: Sequence[int]) -> list[str]:
@@ -155,6 +160,7 @@ class StoredIndex(Index):
         if data is not None or recipe is None or str(recipe.dataset) != contents.dataset:
             recipe = Recipe(dataset=data or contents.dataset, method="none")
         self.recipe = recipe
+        self._data: DataSet | None = None
         network = contents.teacher, contents.fingerprint
         super().__init__(path, self.store.view(0), None if found is None else found[0], network)
 
@@ -165,7 +171,8 @@ class StoredIndex(Index):
         told = "they are other ones there"
         try:
             for size in dict.fromkeys([recipe.image_size, None, contents.image_shape[-1]]):
-                found = load_data(_undecoded(replace(recipe, image_size=size))).train
+                self._data = load_data(_undecoded(replace(recipe, image_size=size)))
+                found = self._data.train
                 if len(found) == contents.images and self._changed(found.select(torch.arange(1))) is None:
                     return found
         except RelgraphError as error:
@@ -199,12 +206,14 @@ class StoredIndex(Index):
         self.images = None
         return None
 
-    def describe(self, count: int) -> Described:
-        """Return what is known of so many first images."""
-        found, contents = self.known(range(count)), self.store.contents
-        if found is None:
-            return Described(contents.dataset, "train", torch.full((count,), -1))
-        return Described(contents.dataset, "train", found.true_labels, found.classes, found)
+    def describe(self) -> Described:
+        """Return what is known of the images."""
+        contents = self.store.contents
+        found = self.known(range(contents.images))
+        if found is None or self._data is None:
+            return Described(contents.dataset, "train", torch.full((contents.images,), -1))
+        files = self._data.file_names(found)
+        return Described(contents.dataset, "train", found.true_labels, found.classes, found, files)
 
     def names(self, positions: Sequence[int]) -> list[str]:
         """Return the paths of the images, or their positions in the original training split where they are no files."""
@@ -238,8 +247,8 @@ class TableIndex(Index):
         self.folders, self.data = folders, data
         super().__init__(path, torch.from_numpy(self.file.rows), None, (f"vectors:{path}", self.file.sha256))
 
-    def describe(self, count: int) -> Described:
-        """Return what is known of so many first images: by the data set, or else by the classes in the table.
+    def describe(self) -> Described:
+        """Return what is known of the images: by the data set, or else by the classes in the table.
 
         Raises:
             RelgraphError: if the table has none of the data set's images.
@@ -250,8 +259,8 @@ class TableIndex(Index):
         labels, names = torch.tensor([numbers.get(name, -1) for name in given]), self.file.names
         if self.data is not None:
             labels, classes = self._of_data()
-        known = None if names is None or all(name.isdecimal() for name in names) else list(names[:count])
-        return Described(str(self.data or self.path), "", labels[:count], classes, None, known)
+        files = None if names is None or all(name.isdecimal() for name in names) else list(names)
+        return Described(str(self.data or self.path), "", labels, classes, None, files)
 
     def _of_data(self) -> tuple[Tensor, tuple[str, ...]]:
         recipe = _undecoded(Recipe(dataset=self.data, method="none"))
