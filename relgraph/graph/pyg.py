@@ -9,6 +9,7 @@ import warnings
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
     from torch_geometric.data import HeteroData as HeteroData
+    from torch_geometric.nn import conv as convolutions  # noqa: F401
     from torch_geometric.nn.pool import MIPSKNNIndex as MIPSKNNIndex
     from torch_geometric.utils import scatter as scatter
     from torch_geometric.utils import to_undirected as to_undirected

@@ -44,3 +44,4 @@ from relgraph.names.parts import PARTS as PARTS
 from relgraph.names.parts import criterion as criterion
 from relgraph.names.parts import kernel as kernel
 from relgraph.names.parts import scale as scale
+from relgraph.names.refinements import refiner as refiner
