@@ -10,7 +10,7 @@ from torch import Tensor
 
 from relgraph.analysis.graph_files import write_csv, write_gexf, write_graphml, write_parquet
 from relgraph.analysis.graph_tables import Side as Side
-from relgraph.analysis.graph_tables import Table, edge_tables, node_tables, parts_of
+from relgraph.analysis.graph_tables import Table, about, edge_tables, node_tables, parts_of
 from relgraph.analysis.nodes import check_attributes, columns_of
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import replacing, torch_load, torch_save
@@ -46,6 +46,9 @@ def to_networkx(pair: Pair, side: Side = "pair", attributes: Sequence[str] | Non
     by `only`, with `student_correlation`, `teacher_correlation`, `difference` (the student's less the teacher's), its
     `sign`, and its magnitude as `weight`.
 
+    Attributes of the graph, of a pair with a `source`: `source`, whose vectors the nodes are of (see
+    `relgraph.analysis.sources.title`), of both networks' the teacher's, and `name`, which says it in words.
+
     Raises:
         RelgraphError: for an unknown side or attribute, if the pair lacks its edges or an attribute, if there are more
             than 1,000,000 edges, if a weight is not finite, or if metadata are not one number for each node.
@@ -59,6 +62,7 @@ def to_networkx(pair: Pair, side: Side = "pair", attributes: Sequence[str] | Non
 
     check_pair(pair, side, attributes)
     graph: nx.Graph[str] = nx.Graph() if pair.graph == "dense" else nx.DiGraph()
+    graph.graph.update(about(pair, side))
     for table in node_tables(pair, side, attributes):
         for node, *values in _rows(table):
             graph.add_node(node, **_named(table, values, 1))
@@ -164,8 +168,9 @@ def read_pair(path: str | Path) -> Pair:
         raise RelgraphError(f"cannot read the graph pair {path}: {error}") from error
     stores = stored if isinstance(stored, dict) else {}
     named = all(isinstance(store, dict) and all(isinstance(name, str) for name in store) for store in stores.values())
-    if not (named and {"student", "teacher"} <= stores.keys() and "graph" in stores.get("_global_store", ())):
-        raise RelgraphError(f"{path} must hold a graph pair of student and teacher, got {type(stored).__name__}")
+    if not (named and {"student", "teacher"} & stores.keys() and "graph" in stores.get("_global_store", ())):
+        told = "must hold a graph pair of student and teacher, or the graph of one"
+        raise RelgraphError(f"{path} {told}, got {type(stored).__name__}")
     return HeteroData.from_dict(stored)
 
 
@@ -190,7 +195,7 @@ def _in_xml(write: Callable[..., None]) -> "Writer":
     def writer(pair: Pair, stream: IO[bytes], side: Side, attributes: Names) -> None:
         check_pair(pair, side, attributes, "xml")
         nodes, edges = node_tables(pair, side, attributes, gephi=True), edge_tables(pair, side, gephi=True)
-        write(nodes, edges, pair.graph != "dense", stream)
+        write(nodes, edges, pair.graph != "dense", stream, about(pair, side))
 
     return writer
 

@@ -23,8 +23,10 @@ Tables = Sequence[Table]
 Keys = dict[str, dict[str, str]]  # of node and edge: each attribute's name, and how it is called in rows
 
 
-def write_graphml(nodes: Tables, edges: Tables, directed: bool, stream: IO[bytes]) -> None:
-    """Write a graph as GraphML.
+def write_graphml(
+    nodes: Tables, edges: Tables, directed: bool, stream: IO[bytes], about: Mapping[str, str] | None = None
+) -> None:
+    """Write a graph as GraphML; what it says `about` itself are its attributes.
 
     Gephi takes a key with the id d3 for the title of a node and d7 for that of an edge, as yEd has them, whatever their
     names are: a weight in d7, as networkx numbers keys, would be lost. So no id here begins with a d.
@@ -37,7 +39,11 @@ def write_graphml(nodes: Tables, edges: Tables, directed: bool, stream: IO[bytes
         for name, key in keys[scope].items():
             told = f'<key id="{key}" for="{scope}" attr.name="{name}" attr.type="{TYPES[types[name]]}" />\n'
             stream.write(told.encode())
+    own = [(f"graph{number}", name, text) for number, (name, text) in enumerate((about or {}).items())]
+    for key, name, _ in own:
+        stream.write(f'<key id="{key}" for="graph" attr.name="{name}" attr.type="string" />\n'.encode())
     stream.write(f'<graph edgedefault="{_direction(directed)}">\n'.encode())
+    stream.write("".join(f'<data key="{key}">{escape(text)}</data>\n' for key, _, text in own).encode())
     for scope, tables in scopes.items():
         for table in tables:
             for block in table.blocks():
@@ -46,12 +52,19 @@ def write_graphml(nodes: Tables, edges: Tables, directed: bool, stream: IO[bytes
     stream.write(b"</graph></graphml>\n")
 
 
-def write_gexf(nodes: Tables, edges: Tables, directed: bool, stream: IO[bytes]) -> None:
-    """Write a graph as GEXF 1.2: title, colour, position and weight in their own places, the rest as attributes."""
+def write_gexf(
+    nodes: Tables, edges: Tables, directed: bool, stream: IO[bytes], about: Mapping[str, str] | None = None
+) -> None:
+    """Write a graph as GEXF 1.2: title, colour, position and weight in their own places, the rest as attributes.
+
+    Of what it says `about` itself the `name` is its description, and its name, which networkx reads.
+    """
     scopes = {"node": nodes, "edge": edges}
     keys, number = _keys(scopes, "{}", DRAWN), count()
     stream.write(HEAD.format("gexf", GEXF, f'xmlns:viz="{GEXF}/viz" {XSI}', "gexf.xsd").encode())
-    stream.write(f' version="1.2"><graph defaultedgetype="{_direction(directed)}" mode="static">\n'.encode())
+    name = (about or {}).get("name", "")
+    stream.write(f' version="1.2"><meta><description>{escape(name)}</description></meta>\n'.encode())
+    stream.write(f'<graph defaultedgetype="{_direction(directed)}" mode="static" name="{_quoted(name)}">\n'.encode())
     for scope, tables in scopes.items():
         types = types_of(tables)
         each = (f'<attribute id="{key}" title="{name}" type="{TYPES[types[name]]}" />' for name, key in

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from relgraph.analysis.colours import NO_CLASS, class_colours, rgb
 from relgraph.analysis.nodes import columns_of, number_of_classes, titles_of
+from relgraph.analysis.sources import title
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, EdgeType, Pair, adjacency, weights
 
@@ -77,6 +78,18 @@ def parts_of(side: str) -> tuple[tuple[str, ...], tuple[EdgeType, ...]]:
     if side not in SIDES:
         raise unknown("side", side, SIDES)
     return SIDES[side]
+
+
+def about(pair: Pair, side: Side) -> dict[str, str]:
+    """Return what the graph of a side says of itself, where the pair knows it.
+
+    `source` is whose vectors the nodes are of, of both networks' those of the teacher's, and `name` says it in words.
+    """
+    if not hasattr(pair, "source"):
+        return {}
+    source = "student" if side == "student" else pair.source
+    both = len(SIDES[side][0]) > 1
+    return {"source": source, "name": f"{title('student')} and {title(source)}" if both else title(source)}
 
 
 def node_tables(pair: Pair, side: Side, attributes: Sequence[str] | None = None, *, gephi: bool = False) -> list[Table]:

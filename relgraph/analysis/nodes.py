@@ -44,17 +44,20 @@ def measure(pair: Pair, names: Sequence[str], k: int) -> None:
     node's in its network's (Louvain), `overlap` the share of neighbours that both networks choose.
 
     Raises:
-        RelgraphError: if `k` is not in 1..N-1.
+        RelgraphError: if `k` is not in 1..N-1, or for `overlap` in a pair of one network.
     """
     from relgraph.analysis.neighbourhoods import communities, neighbour_overlap
 
     if not set(MEASURED) & set(names):
         return
-    tables = {side: nearest_in_blocks(pair[side].x, k) for side in ("student", "teacher")}
-    overlap = neighbour_overlap(tables["student"][0], tables["teacher"][0])
+    tables = {side: nearest_in_blocks(pair[side].x, k) for side in pair.node_types}
+    if "overlap" in names and len(tables) < 2:
+        raise RelgraphError(
+            f"the attribute overlap is of two networks' neighbours, got the {pair.node_types[0]}'s alone"
+        )
     for side, table in tables.items():
         if "overlap" in names:
-            pair[side].overlap = overlap
+            pair[side].overlap = neighbour_overlap(*(neighbours for neighbours, _ in tables.values()))
         if "community" in names:
             pair[side].community = communities(*table)
 

@@ -281,17 +281,8 @@ class ImageSet:
         return replace(self, **chosen, **beside)
 
     def evenly(self, count: int) -> "ImageSet":
-        """Return `count` images, as many of each class as there are, or can be; those without a label are a class too.
-
-        They are drawn by a fixed seed and stay in their order. Those of a smaller count are among those of a larger.
-        """
-        if count >= len(self):
-            return self
-        order = torch.randperm(len(self), generator=generator("images evenly over classes"))
-        order = order[self.true_labels.cpu()[order].argsort(stable=True)]  # class by class, in a drawn order each
-        counts = (self.true_labels + 1).bincount().tolist()  # -1 is no label
-        turn = torch.cat([torch.arange(members) for members in counts])
-        return self.select(order[turn.argsort(stable=True)[:count]].sort().values)
+        """Return `count` images: see `evenly`."""
+        return self if count >= len(self) else self.select(evenly(self.true_labels, count))
 
     def to(self, device: torch.device | str) -> "ImageSet":
         """Return the images that lie in memory, and the labels, on a device."""
@@ -350,3 +341,14 @@ class ImageSet:
             return self.images.checksums()
         pixels: NDArray[Any] = self.images.cpu().contiguous().numpy()
         return torch.tensor([zlib.crc32(image) for image in pixels], dtype=torch.int64)
+
+
+def evenly(labels: Tensor, count: int) -> Tensor:
+    """Return `count` positions, as many of each class as there are, or can be; those without a label are a class too.
+
+    They are drawn by a fixed seed and stay in their order. Those of a smaller count are among those of a larger.
+    """
+    order = torch.randperm(len(labels), generator=generator("images evenly over classes"))
+    order = order[labels.cpu()[order].argsort(stable=True)]  # class by class, in a drawn order each
+    turn = torch.cat([torch.arange(members) for members in (labels + 1).bincount().tolist()])  # -1 is no label
+    return order[turn.argsort(stable=True)[:count]].sort().values
