@@ -113,7 +113,7 @@ class Run:
 
     def student(self) -> PlainStudent:
         """Return the best student, in evaluation mode: see `relgraph.load_student`."""
-        own = {"student": self._given.get("student")}
+        own = {name: self._given.get(name) for name in ("student", "refine")}
         return load_student(self._directory.student_file, **own, allow_code=self._allow_code)
 
     def predict(self, images: str | Path | Sequence[str | Path], **options: Any) -> Predicted:

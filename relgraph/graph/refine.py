@@ -219,25 +219,32 @@ class Refined(NamedTuple):
     kernel: Kernel
 
 
-class NodeRefinement(nn.Module):
+@dataclass(frozen=True)
+class NodeRefinement:
     """The trained refinement of one network's vectors, which are moved by their neighbours among them.
 
-    Args:
+    Attributes:
         module: The side of a `Refinement`.
         part: The part of an output that it moves.
-        k: Neighbours of each vector, where no edges are given.
+        k: Neighbours of each vector, where no graph is given.
         kernel: What weighs the edges and finds neighbours.
     """
 
-    def __init__(self, module: nn.Module, part: Literal["embedding", "feature"], k: int, kernel: Kernel) -> None:
-        super().__init__()
-        self.module, self.part, self.k, self.kernel = module, part, k, kernel
+    module: nn.Module
+    part: Literal["embedding", "feature"]
+    k: int
+    kernel: Kernel
 
     @torch.no_grad()
-    def forward(self, x: Tensor, edge_index: Tensor | None = None) -> Tensor:
-        """Return vectors `(N, D)` refined over edges (2, E), neighbour above anchor, or else k nearest neighbours."""
-        if edge_index is None and len(x) > 1:
-            edge_index = Nearest(min(self.k, len(x) - 1), "student").find(x, x, self.kernel).edge_index
-        edges = Edges(torch.empty(2, 0, dtype=torch.long) if edge_index is None else edge_index, len(x))
-        refined: Tensor = self.module(x, edge_weights(x, x, edges.edge_index, self.kernel), edges)
+    def __call__(self, x: Tensor, topology: Topology | None = None) -> Tensor:
+        """Return vectors `(N, D)` refined over a graph of them, or over the k nearest neighbours of each.
+
+        The memory that this takes is that of a vector for each edge.
+        """
+        if topology is None:
+            nearest = Nearest(min(self.k, len(x) - 1), "student").find(x, x, self.kernel) if len(x) > 1 else None
+            topology = nearest or Edges(torch.empty(2, 0, dtype=torch.long), len(x))
+        edges = topology.edge_index if isinstance(topology, Edges) else None
+        weights = self.kernel(x) if edges is None else edge_weights(x, x, edges, self.kernel)
+        refined: Tensor = self.module(at_least_float32(x), weights, topology)
         return refined

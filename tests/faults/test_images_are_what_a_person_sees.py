@@ -253,7 +253,9 @@ def test_bad_images_stop_or_are_skipped_before_anything_is_drawn(mode: str, tmp_
         "train": 34, "val": 14, "test": 17,
     }  # fmt: skip
     for split, (images, labels, files) in splits.items():
-        assert len(files) == len(labels) and not {str(data / file) for file in BAD} & {*map(files.path, range(len(files)))}
+        assert len(files) == len(labels) and not {str(data / file) for file in BAD} & {
+            *map(files.path, range(len(files)))
+        }
         pixels = [i.load(split) if isinstance(i, ImageFiles) else i for i in (images, expected[split][0])]
         assert torch.equal(*pixels) and torch.equal(labels, expected[split][1])
     assert set(left_out.skipped) == {str(data / file) for file in BAD}
