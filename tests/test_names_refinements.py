@@ -1,4 +1,4 @@
-"""Graph convolutions of PyTorch Geometric as refinements: each against the convolution itself, and where it could fail."""
+"""Graph convolutions of PyTorch Geometric as refinements: against the convolution itself, and where it could fail."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def nearest(matrix: Tensor, k: int) -> Edges:
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_a_convolution_of_pyg(name: str) -> None:
-    """All pairs are N - 1 neighbours, the node itself is added, and degenerate nodes give finite values and gradients."""
+    """All pairs are N - 1 neighbours, the node itself is added, degenerate nodes give finite values and gradients."""
     module = refiner(name)(D)
     x = torch.randn(N, D)
     matrix = pearson(x)

@@ -10,7 +10,14 @@ from torch_geometric.nn import GraphConv
 from relgraph.graph.kernels import pearson
 from relgraph.graph.pair import MATCHES, STUDENT, TEACHER, graph_pair, weights
 from relgraph.graph.refine import (
-    REFINERS, Convolution, NodeRefinement, Refinement, SignedConv, Smoothing, neighbourhood, raw
+    REFINERS,
+    Convolution,
+    NodeRefinement,
+    Refinement,
+    SignedConv,
+    Smoothing,
+    neighbourhood,
+    raw,
 )  # fmt: skip
 from relgraph.graph.topology import ALL_PAIRS, AllPairs, Edges, Nearest
 from tests.checks import assert_refused
