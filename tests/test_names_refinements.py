@@ -1,5 +1,6 @@
 """Graph convolutions of PyTorch Geometric as refinements: against the convolution itself, and where it could fail."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch_geometric import nn as pyg
 
 from relgraph.graph.kernels import pearson
-from relgraph.graph.topology import ALL_PAIRS, Edges, Nearest
+from relgraph.graph.topology import ALL_PAIRS, AllPairs, Edges, Nearest
 from relgraph.methods import EGA, Output, RunFacts
 from relgraph.names import build_method, refiner
 from relgraph.names.refinements import CONVOLUTIONS
@@ -16,7 +17,7 @@ from relgraph.own_code import Own
 from tests.checks import assert_refused_like, case
 
 N, D = 7, 6
-DEGENERATE = {
+DEGENERATE: dict[str, Callable[[], Tensor]] = {
     "random": lambda: torch.randn(N, D),
     "constant rows": lambda: torch.arange(float(N))[:, None].expand(N, D),
     "equal rows": lambda: torch.randn(D).expand(N, D),
@@ -53,7 +54,8 @@ def test_a_convolution_of_pyg(name: str) -> None:
         with case(what):
             x = make().clone().requires_grad_()
             matrix = pearson(x)
-            graphs = [ALL_PAIRS] if len(x) == 1 else [ALL_PAIRS, nearest(matrix, min(3, len(x) - 1))]
+            graphs: list[AllPairs | Edges] = [ALL_PAIRS]
+            graphs += [nearest(matrix, min(3, len(x) - 1))] if len(x) > 1 else []
             for topology in graphs:
                 moved = module(x, topology.pick(matrix), topology)
                 (gradient,) = torch.autograd.grad(moved.square().sum(), x, retain_graph=True)

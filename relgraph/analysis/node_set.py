@@ -13,7 +13,7 @@ from relgraph.analysis.sources import Source
 from relgraph.analysis.split_graph import SplitGraph, difference_pair, lone_pair, split_pair
 from relgraph.data.images import ImageSet
 from relgraph.errors import RelgraphError
-from relgraph.graph.pair import Pair, topology_of
+from relgraph.graph.pair import Pair, Texts, topology_of
 from relgraph.graph.topology import Chooser, Topology
 
 
@@ -115,7 +115,7 @@ def _describe(store: Any, nodes: NodeSet) -> None:
     """Tell the nodes of a network what is known of their images."""
     store.image_id, store.y, images = nodes.index, nodes.labels, nodes.images
     if nodes.files is not None:
-        store.file = nodes.files
+        store.file = Texts(nodes.files)
     if images is not None:
         store.update(images.masks)
         if bool((images.labels < 0).any()):

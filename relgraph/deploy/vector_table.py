@@ -160,7 +160,7 @@ def _refined(blocks: Iterable[Block], refinement: NodeRefinement) -> Iterator[Bl
     """Yield the rows with the vectors that a refinement makes of all of them."""
     held = list(blocks)
     moved = refinement(torch.cat([torch.from_numpy(block.vectors) for block in held])).float()
-    for block, rows in zip(held, moved.split([len(block.vectors) for block in held]), strict=True):
+    for block, rows in zip(held, torch.split(moved, [len(block.vectors) for block in held]), strict=True):
         yield block._replace(refined=rows.numpy())
 
 
