@@ -64,7 +64,7 @@ def make_difference() -> HeteroData:
     for number, side in enumerate(("student", "teacher")):
         pair[side].community, pair[side].overlap = torch.arange(9) // (number + 2), torch.arange(9) / 9
         pair[side].position, pair[side].image = torch.randn(9, 2), Texts(f"a & b/{i}.png" for i in range(9))
-        pair[side].file = [f'"a" & b/{i}\udcff.png' for i in range(9)]  # of bytes that are no UTF-8
+        pair[side].file = Texts(f'"a" & b/{i}\udcff.png' for i in range(9))  # of bytes that are no UTF-8
         for name in ("train_mask", "val_mask", "test_mask"):
             pair[side][name] = torch.arange(9) % 3 == len(name) % 3
     return pair
