@@ -1,0 +1,45 @@
+"""The graph that is measured after each epoch, against scikit-learn's neighbours of both networks' vectors."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+from relgraph.analysis.run_loading import TrainedRun
+from relgraph.training import validation_graph
+from relgraph.training.distillation import build
+from relgraph.training.runs import RunDirectory
+from tests.training.conftest import RecipeMaker, Runs
+
+
+def nearest(vectors: Tensor) -> np.ndarray:
+    """Return the 8 nearest others by Pearson correlation, `(N, 8)`."""
+    found = NearestNeighbors(n_neighbors=9, metric="correlation", algorithm="brute").fit(vectors.double().numpy())
+    return np.asarray(found.kneighbors(return_distance=False, n_neighbors=8))
+
+
+def test_it_is_that_of_the_frozen_teacher_s_own_vectors(finished: Runs) -> None:
+    for variant, split in (("dense", "val"), ("seed", "val"), ("select-test", "test")):
+        opened = TrainedRun(finished(variant))
+        images = opened.split(split)
+        student, teacher = opened.vectors(images)
+        assert teacher is not None
+        rows = RunDirectory(finished(variant)).read_metrics()
+        best = rows[torch.load(opened.run.best, weights_only=True)["progress"]["best_epoch"] - 1]
+        tables = {"student": nearest(student), "teacher": nearest(teacher)}
+        shared = [len({*a} & {*b}) / 8 for a, b in zip(*map(np.ndarray.tolist, tables.values()), strict=True)]
+        assert best[f"{split}_overlap@8"] == pytest.approx(100 * np.mean(shared))
+        labels = images.true_labels.numpy()
+        for side, table in tables.items():
+            expected = 100 * np.mean(labels[table] == labels[:, None])
+            assert best[f"{split}_homophily_{side}"] == pytest.approx(expected)
+
+
+def test_a_sample_of_many_images_and_nothing_of_few(make: RecipeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation_graph, "SAMPLE", 17)
+    found = build(make("select-test")).graph
+    assert found is not None and found.images.index.tolist() == [*range(17)], "of 18 images the last is left out"
+    assert build(make(diagnose_every=0)).graph is None and build(make("none")).graph is None
+    monkeypatch.setattr("relgraph.training.distillation.FEWEST", 19)
+    assert build(make()).graph is None
