@@ -284,7 +284,8 @@ def assemble(
         optimisers["teacher_optimiser"] = new_optimiser(recipe, distiller, of_teacher, recipe.teacher_lr)
     ema = MovingAverage(distiller.to(fabric.device).student, recipe.ema) if recipe.ema > 0 else None
     job = Distillation(recipe, fabric, task, feed, distiller, optimisers, student_schedule(recipe), note,
-                       recipe.labelled_share, recipe.diagnose_every, frozen or {}, recipe.clip_norm, ema, graph)  # fmt: skip
+                       recipe.labelled_share, recipe.diagnose_every, frozen or {}, recipe.clip_norm, ema,
+                       graph)  # fmt: skip
     if recipe.compile:
         distiller.student.compile()
     return job

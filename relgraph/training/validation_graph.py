@@ -58,4 +58,3 @@ class ValidationGraph:
             for side, neighbours in (("student", found), ("teacher", self.neighbours)):
                 measured[f"homophily_{side}"] = 100 * homophily(neighbours, labels)
         return measured
-

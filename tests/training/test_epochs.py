@@ -46,7 +46,9 @@ def test_an_epoch_is_a_plain_loop(by_epoch: bool) -> None:
         assert list(row) == ["epoch", "lr", "loss", "product", "degenerate", "batch_overlap", "images_per_s"]
         assert row["epoch"] == epoch + 1 and row["lr"] == pytest.approx(rate) and row["batch_overlap"] == 50
         assert row["loss"] == row["product"] == pytest.approx(sum(losses) / STEPS, rel=1e-5)
-        steps = [{"epoch": epoch + 1, "step": STEPS * epoch + step, "batch_overlap": 25.0 * (1 + step)} for step in (0, 2)]
+        steps = [
+            {"epoch": epoch + 1, "step": STEPS * epoch + step, "batch_overlap": 25.0 * (1 + step)} for step in (0, 2)
+        ]
         assert measured == steps and job.asked == ["average"] * (epoch + 1)
 
 
