@@ -23,7 +23,8 @@ from relgraph.analysis.nodes import check_attributes, measure
 from relgraph.analysis.pictures import write_thumbnails
 from relgraph.analysis.plots import learning_curve
 from relgraph.analysis.report import write_report
-from relgraph.analysis.run_loading import TrainedRun, evaluate_run, run_pair
+from relgraph.analysis.run_loading import TrainedRun, chosen_side, evaluate_run, run_pair
+from relgraph.analysis.sources import Source
 from relgraph.analysis.split_graph import SplitGraph
 from relgraph.analysis.zero_shot import evaluate_zero_shot
 from relgraph.deploy.aligning import Alignment, align_run, told_gain
@@ -477,8 +478,8 @@ def evaluate(
 
 def analyze(
     run: Run | str | Path, split: Split = "test", *, k: int = 10, first: int | None = None, seed: int = 0,
-    search: Literal["blocks", "faiss"] | None = None, out: str | Path | None = None, allow_code: bool = False,
-    **given: Any,
+    search: Literal["blocks", "faiss"] | None = None, source: Source = "teacher", out: str | Path | None = None,
+    allow_code: bool = False, **given: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Return how the k-NN graphs of student and teacher on a split compare, as `Analysis.summary` describes it.
 
@@ -489,6 +490,8 @@ def analyze(
         first: Only so many first images of the split.
         seed: Of the search for communities.
         search: How neighbours are found, both exact; faiss if it is installed and nothing is given.
+        source: Whose vectors the teacher's graph is of: the frozen teacher's own, or the run's projection; with
+            "student" there is the student's graph alone.
         out: JSON file that the figures are written to as well.
         allow_code: Whether code of one's own that the run names may be run.
         given: Such code, given again: `student`, `teacher`, `dataset`, `method`.
@@ -497,7 +500,7 @@ def analyze(
         RelgraphError: if the run cannot be opened, or the split has too few images.
     """
     with _opened(run, allow_code, given) as opened:
-        summary = analyse(opened, split, k, first, seed, search).summary()
+        summary = analyse(opened, split, k, first, seed, search, source).summary()
     if out is not None:
         write_summary(summary, Path(out))
     return summary
@@ -506,9 +509,10 @@ def analyze(
 def export(
     run: Run | str | Path, output: str | Path, *, format: ExportFormat | None = None, with_preprocessing: bool = False,
     int8: bool = False, licence: str | None = None,
-    split: Split = "test", first: int | None = None, side: Side = "pair", graph: SplitGraph = "knn", k: int = 8,
-    threshold: float = 0.5, neighbours: Chooser | None = None, attributes: Sequence[str] | None = None,
-    layout: Layout | None = None, thumbnails: bool = False, allow_code: bool = False, **given: Any,
+    split: Split = "test", first: int | None = None, side: Side | None = None, source: Source | None = None,
+    graph: SplitGraph = "knn", k: int = 8, threshold: float = 0.5, neighbours: Chooser | None = None,
+    attributes: Sequence[str] | None = None, layout: Layout | None = None, thumbnails: bool = False,
+    allow_code: bool = False, **given: Any,
 ) -> Exported:  # fmt: skip
     """Write the student of a run for other programs, or its graph on a split for networkx, Gephi or PyTorch Geometric.
 
@@ -526,7 +530,9 @@ def export(
         licence: Of a student: what the model card of `hub` says, an identifier of the Hub such as `mit`.
         split: Of a graph, like all that follow: split of the data set.
         first: Only so many first images of it.
-        side: Both graphs and the cross graph between them, one graph, or their difference.
+        side: Both graphs and the cross graph between them ("pair", if not given), one graph, or their difference.
+        source: Whose vectors the teacher's graph is of: the frozen teacher's own, or, of a pair if not given, which
+            matches nodes of one width, the run's projection; with "student" there is the student's graph alone.
         graph: Which pairs are edges.
         k: Neighbours of each node.
         threshold: Least magnitude of an edge's correlation.
@@ -543,7 +549,7 @@ def export(
     """
     name = _format(output, format)
     of_graph: dict[str, Any] = {
-        "split": split, "first": first, "side": side, "graph": graph, "k": k, "threshold": threshold,
+        "split": split, "first": first, "side": side, "source": source, "graph": graph, "k": k, "threshold": threshold,
         "neighbours": neighbours, "attributes": attributes, "layout": layout, "thumbnails": thumbnails,
     }  # fmt: skip
     of_student: dict[str, Any] = {"with_preprocessing": with_preprocessing, "int8": int8, "licence": licence}
@@ -594,24 +600,25 @@ def _format(output: str | Path, format: str | None) -> str:
 
 
 def _export_graph(
-    opened: TrainedRun, output: Path, name: str, *, split: Split, first: int | None, side: Side, graph: SplitGraph,
-    k: int, threshold: float, neighbours: Chooser | None, attributes: Sequence[str] | None, layout: Layout | None,
-    thumbnails: bool,
+    opened: TrainedRun, output: Path, name: str, *, split: Split, first: int | None, side: Side | None,
+    source: Source | None, graph: SplitGraph, k: int, threshold: float, neighbours: Chooser | None,
+    attributes: Sequence[str] | None, layout: Layout | None, thumbnails: bool,
 ) -> Exported:  # fmt: skip
     check_attributes(attributes or ())
     if opened.teacher is None and "overlap" in (attributes or ()):
         raise RelgraphError(f"{opened.run.path} was trained without a teacher, with which its neighbours could overlap")
-    pair = run_pair(opened, split=split, first=first, side=side, graph=graph, k=k, threshold=threshold,
+    side, source = chosen_side(side, source)
+    pair = run_pair(opened, split=split, first=first, side=side, source=source, graph=graph, k=k, threshold=threshold,
                     neighbours=neighbours)  # fmt: skip
     measure(pair, attributes or (), k)
     if name != "pt":
         check_pair(pair, side, attributes)
     notes = _place(pair, layout, name, side)
-    count = len(pair["student"].x)
+    count = len(pair[pair.node_types[0]].x)
     if thumbnails:
         folder = output.with_name(f"{output.stem}_thumbnails")
         paths = write_thumbnails(opened.images(split, count), folder)
-        for kind in ("student", "teacher"):
+        for kind in pair.node_types:
             pair[kind].image = paths
         notes.append(f"thumbnails in {folder}")
     write_graph(pair, output, name, side, attributes)
@@ -621,7 +628,7 @@ def _export_graph(
 def _place(pair: Pair, layout: Layout | None, name: str, side: Side) -> list[str]:
     """Give nodes their positions, and return a note on them for the user."""
     if layout is None and name in ("graphml", "gexf"):
-        if len(pair["student"].x) > layouts.TSNE_NODES:
+        if len(pair[pair.node_types[0]].x) > layouts.TSNE_NODES:
             return [f"no positions (more than {layouts.TSNE_NODES:,} images: --layout tsne takes minutes)"]
         layout = "tsne"
     place(pair, layout or "none", side)
@@ -630,7 +637,8 @@ def _place(pair: Pair, layout: Layout | None, name: str, side: Side) -> list[str
 
 def report(
     runs: Run | str | Path | Sequence[Run | str | Path], output: str | Path = "report.html", *,
-    split: Split | None = None, first: int | None = None, k: int = 8, allow_code: bool = False, **given: Any,
+    split: Split | None = None, first: int | None = None, k: int = 8, source: Source = "teacher",
+    allow_code: bool = False, **given: Any,
 ) -> Path:  # fmt: skip
     """Write one HTML page on one run or several, which opens offline and loads nothing else, and return its path.
 
@@ -640,6 +648,8 @@ def report(
         split: Split of the first run that trained a student; "test", or "train" where there are no test images.
         first: Only so many first images of it.
         k: Neighbours of each image.
+        source: Whose vectors the teacher's graph is of: the frozen teacher's own, or the run's projection; with
+            "student" there is the student's graph alone.
         allow_code: Whether code of one's own that the runs name may be run.
         given: Such code of the runs, given again: `student`, `teacher`, `dataset`, `method`.
 
@@ -651,7 +661,8 @@ def report(
     named = [text for run in opened for text in own_code_of(run.recipe)]  # each by its own permission
     with permitting(named, everything=all(run._allow_code for run in opened)):
         known = {run.path: run._given for run in opened}
-        write_report([run.path for run in opened], Path(output), split=split, first=first, k=k, given=known)
+        places = [run.path for run in opened]
+        write_report(places, Path(output), split=split, first=first, k=k, source=source, given=known)
     return Path(output)
 
 

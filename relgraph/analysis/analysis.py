@@ -15,6 +15,7 @@ from torch import Tensor
 from relgraph.analysis import neighbourhoods as measures
 from relgraph.analysis.diagnostics import rank_correlation
 from relgraph.analysis.run_loading import TrainedRun
+from relgraph.analysis.sources import Source
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import write_atomically
 from relgraph.graph import search as searching
@@ -98,6 +99,8 @@ class Analysis:
         student: The student's graph.
         teacher: The teacher's; `None` in a run without one.
         comparison: Both together; `None` without a teacher.
+        source: Whose vectors the teacher's graph is of, "teacher" or "projection"; "student" where there is none (see
+            `relgraph.analysis.sources.title`).
     """
 
     run: Path
@@ -111,6 +114,7 @@ class Analysis:
     student: NetworkGraph
     teacher: NetworkGraph | None
     comparison: Comparison | None
+    source: Source
 
     @property
     def graphs(self) -> dict[str, NetworkGraph]:
@@ -148,7 +152,13 @@ class Analysis:
         """
         comparison, graphs, labels = self.comparison, self.graphs, self.labels
         found: dict[str, Any] = {"run": str(self.run), "dataset": self.dataset, "split": self.split}
-        found |= {"images": len(labels), "labelled": int((labels >= 0).sum()), "k": self.k, "search": self.search}
+        found |= {
+            "source": self.source,
+            "images": len(labels),
+            "labelled": int((labels >= 0).sum()),
+            "k": self.k,
+            "search": self.search,
+        }
         found |= {name: network_figures(graph, self) for name, graph in graphs.items()}
         if comparison is not None:
             found |= _comparison_figures(comparison, list(graphs.values()))
@@ -167,11 +177,12 @@ def analyse(
     first: int | None = None,
     seed: int = 0,
     search: str | None = None,
+    source: Source = "teacher",
 ) -> Analysis:
     """Return the k-NN graphs of a run's student and teacher on a split, or on its first images, and their comparison.
 
     Nodes are those of `TrainedRun.nodes`, unrefined, edges their correlations, as those of `run_pair`; each network
-    chooses its own neighbours.
+    chooses its own neighbours. Where the teacher's vectors have another width than the student's, no node matches.
 
     Args:
         run: A finished run, or its path.
@@ -181,6 +192,8 @@ def analyse(
         seed: Of the communities.
         search: A name of `SEARCHES`; by default faiss where it is installed and the nodes are not large, else blocks,
             which alone holds no copy of them.
+        source: Whose vectors the teacher's graph is of: the frozen "teacher"'s own, or the "projection" that the run
+            learned; with "student" there is the student's graph alone.
 
     Raises:
         RelgraphError: if the run cannot be opened, or the split has no images or too few for k neighbours.
@@ -191,7 +204,7 @@ def analyse(
     images = opened.images(split, first)
     if not 0 < k < len(images):
         raise RelgraphError(f"k must be between 1 and the number of images less one, {len(images) - 1}, got {k}")
-    networks = zip(("student", "teacher"), opened.nodes(images), strict=True)
+    networks = zip(("student", "teacher"), opened.nodes(images, source), strict=True)
     found = {name: nodes for name, nodes in networks if nodes is not None}
     if search is None:
         small = k < searching.FAISS_LIMIT and max(nodes.x.numel() for nodes in found.values()) <= searching.LARGEST
@@ -205,7 +218,8 @@ def analyse(
     student, teacher = graphs["student"], graphs.get("teacher")
     comparison = None if teacher is None else compare(student, teacher)
     facts = opened.run.path, str(opened.recipe.dataset), split, k, search, tuple(images.classes)
-    return Analysis(*facts, images.index, images.true_labels, student, teacher, comparison)
+    found_source: Source = "student" if teacher is None else opened.source_of_teacher(source)
+    return Analysis(*facts, images.index, images.true_labels, student, teacher, comparison, found_source)
 
 
 def compare(student: NetworkGraph, teacher: NetworkGraph) -> Comparison:

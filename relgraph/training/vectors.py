@@ -17,8 +17,21 @@ from relgraph.training.building import read_data
 from relgraph.training.recipe import Recipe
 
 
-def open_vectors(recipe: Recipe, data: DataSet, images: ImageSet | None = None) -> VectorTeacher:
+def vector_file(recipe: Recipe) -> VectorFile:
+    """Return the file of the recipe's teacher `vectors:FILE`.
+
+    Raises:
+        RelgraphError: if it cannot be read.
+    """
+    return VectorFile.read(Path(str(recipe.teacher).removeprefix("vectors:")).expanduser())
+
+
+def open_vectors(
+    recipe: Recipe, data: DataSet, images: ImageSet | None = None, file: VectorFile | None = None
+) -> VectorTeacher:
     """Return the recipe's teacher `vectors:FILE` for its training images, or other `images` that it knows.
+
+    The `file` is read if it is not at hand.
 
     Without names, vectors are in the order of the original training split, images without labels that were added
     behind it, and there are as many. With names, paths of files within the folder of the training images or the one
@@ -29,7 +42,7 @@ def open_vectors(recipe: Recipe, data: DataSet, images: ImageSet | None = None) 
         RelgraphError: if the file cannot be read, or its vectors are not those of the training images.
     """
     images = data.train if images is None else images
-    file = VectorFile.read(Path(str(recipe.teacher).removeprefix("vectors:")).expanduser())
+    file = vector_file(recipe) if file is None else file
     if file.names is not None:
         named, places = names_of(file.names, recipe, images)
         row = rows_by_name(file, named, places)

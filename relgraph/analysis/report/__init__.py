@@ -16,6 +16,7 @@ from relgraph.analysis.report.content import maps, matrices, worst
 from relgraph.analysis.report.page import document
 from relgraph.analysis.report.summary import summaries
 from relgraph.analysis.run_loading import TrainedRun
+from relgraph.analysis.sources import Source
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
 from relgraph.printing import no_bar
@@ -27,13 +28,14 @@ LIMIT = 10 * 2**20  # bytes: what a browser opens at once and a mail still takes
 
 def write_report(
     runs: Sequence[Path], path: Path, *, split: str | None = None, first: int | None = None, k: int = 8,
-    given: Mapping[Path, Mapping[str, Any]] | None = None,
+    source: Source = "teacher", given: Mapping[Path, Mapping[str, Any]] | None = None,
 ) -> int:  # fmt: skip
     """Write a report on `runs` as one HTML file, whole or not at all, and return its size in bytes.
 
     All runs are described and compared, and the first of them that trained a student is shown in detail: its graphs of
     `k` nearest neighbours on a split, or on its first images. The split is by default "test", or "train" where
-    there are no test images. Code of one's own that a run names may be `given` again (see `TrainedRun`).
+    there are no test images; `source` says whose vectors the teacher's graph is of (see `analyse`). Code of one's own
+    that a run names may be `given` again (see `TrainedRun`).
 
     Raises:
         RelgraphError: if a run cannot be opened, the split has too few images, the report would exceed 10 MiB, or the
@@ -47,7 +49,7 @@ def write_report(
         sections["curves"] = ("Learning curves", curves)
     distilled = [(run, one.name) for run, one in zip(runs, described, strict=True) if isinstance(one.recipe, Recipe)]
     for run, name in distilled[:1]:
-        detailed = _in_detail(TrainedRun(run, given.get(run)), name, split, first, k)
+        detailed = _in_detail(TrainedRun(run, given.get(run)), name, split, first, k, source)
         sections |= dict(tqdm(detailed, f"report on {name}", 7, leave=False, disable=no_bar()))
     sections["environment"] = ("Environment", section.environment(described))
     title = described[0].name if len(described) == 1 else f"{described[0].name} and {len(described) - 1} more"
@@ -59,9 +61,11 @@ def write_report(
     return len(page)
 
 
-def _in_detail(opened: TrainedRun, name: str, split: str | None, first: int | None, k: int) -> Iterator[Section]:
+def _in_detail(
+    opened: TrainedRun, name: str, split: str | None, first: int | None, k: int, source: Source
+) -> Iterator[Section]:
     chosen = split or ("test" if len(opened.data.test) > 0 else "train")
-    found, images = analyse(opened, chosen, k, first), opened.images(chosen)
+    found, images = analyse(opened, chosen, k, first, source=source), opened.images(chosen)
     summary = found.summary()
     yield "diagnostics", (f"Neighbourhoods of {name}", detail.diagnostics(found, summary))
     if found.labelled:
