@@ -23,9 +23,7 @@ from relgraph.files import first_line
 from relgraph.graph.pair import Pair
 from relgraph.graph.topology import Chooser
 from relgraph.methods import Output
-from relgraph.methods.against import Against
-from relgraph.methods.contrastive import Contrastive
-from relgraph.names import is_vectors, load_student, open_student, read_arguments
+from relgraph.names import is_vectors, load_student, open_student
 from relgraph.networks.files import load_strictly, read_network
 from relgraph.networks.heads import Head, layers_like
 from relgraph.networks.plain import PlainStudent, VectorsAlone
@@ -37,6 +35,7 @@ from relgraph.training.evaluation import accuracy, embed, knn_accuracy, linear_p
 from relgraph.training.feed import input_of
 from relgraph.training.resuming import changed_code, check_frozen, network_of
 from relgraph.training.runs import RunDirectory
+from relgraph.training.validation_graph import compares_features
 from relgraph.training.vectors import in_original, open_vectors, vector_file
 
 SPLITS = ("train", "val", "test")
@@ -106,11 +105,7 @@ class TrainedRun:
         Such a run trains no projection, so the nodes of its graphs are the vectors that its loss compared.
         `None` for others.
         """
-        methods = self.recipe.methods
-        if len(methods) != 1 or not issubclass(methods[0].cls, Contrastive | Against) or self.recipe.learns_labels:
-            return None
-        chosen = read_arguments(methods, self.recipe.method_args)[methods[0].name]
-        if chosen.get("nodes", self.recipe.chosen_nodes) not in (None, "feature"):
+        if not compares_features(self.recipe):
             return None
         own = {name.split(".projector.")[1]: t for name, t in weights.items() if ".projector." in name}
         head = layers_like(own) or nn.Identity()

@@ -41,7 +41,7 @@ from relgraph.training.starting import new_backbone, normalised, start_of
 from relgraph.training.tasks import Classes, LabelledRetrieval, Neighbours, Retrieval, Task
 from relgraph.training.threads import trial_step, with_threads
 from relgraph.training.trainer import run_job
-from relgraph.training.validation_graph import FEWEST, ValidationGraph
+from relgraph.training.validation_graph import FEWEST, ValidationGraph, compares_features
 from relgraph.training.vectors import open_vectors
 
 
@@ -89,17 +89,16 @@ class Distillation(Job):
     def evaluate(self, epoch: int) -> dict[str, float]:
         """Return the student's metrics on the split that selects, those of its graph included."""
         found = self.task.evaluate(self.judged, self.selecting)
-        return found if self.graph is None else found | self.graph.measure(self.plain)
+        return found if self.graph is None else found | self.graph.measure(self._plain(analysed=True))
 
     @property
     def judged(self) -> Student | PlainStudent:
         """What the task evaluates: the student, or what makes its vectors."""
-        return self.plain if self.task.of_vectors else self.student
+        return self._plain() if self.task.of_vectors else self.student
 
-    @property
-    def plain(self) -> PlainStudent:
-        """What makes the student's vectors in the space in which its method compares them."""
-        space = self._space()
+    def _plain(self, *, analysed: bool = False) -> PlainStudent:
+        """Return what makes the student's vectors as its method compares them, or the nodes of its `analysed` graph."""
+        space = Space("embedding") if analysed and not compares_features(self.recipe) else self._space()
         return PlainStudent(self.student.backbone, self.student.head, space.student, space.part, self.description())
 
     def ending(self, progress: Progress) -> str | None:

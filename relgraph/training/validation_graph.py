@@ -10,10 +10,14 @@ from torch import Tensor
 from relgraph.analysis.neighbourhoods import homophily, neighbour_overlap
 from relgraph.data.images import ImageSet
 from relgraph.graph.search import nearest_in_blocks
+from relgraph.methods.against import Against
+from relgraph.methods.contrastive import Contrastive
+from relgraph.names import read_arguments
 from relgraph.networks.plain import PlainStudent, VectorsAlone
 from relgraph.networks.teachers import Teacher
 from relgraph.training.evaluation import embed
 from relgraph.training.feed import input_of
+from relgraph.training.recipe import Recipe
 from relgraph.training.tasks import Task
 
 SAMPLE = 1_000  # images: their search takes milliseconds, and both networks read no more than that
@@ -39,7 +43,7 @@ class ValidationGraph:
         self.neighbours = nearest_in_blocks(self.teacher, NEIGHBOURS)[0]
 
     def vectors(self, student: PlainStudent) -> Tensor:
-        """Return the vectors of a student, in the space in which its method compares them, `(N, D)`."""
+        """Return the nodes of a student's graph, `(N, D)`."""
         return embed(
             VectorsAlone(student), self.images, self.task.student_input, BATCH, self.task.device, None,
             self.task.workers,
@@ -58,3 +62,16 @@ class ValidationGraph:
             for side, neighbours in (("student", found), ("teacher", self.neighbours)):
                 measured[f"homophily_{side}"] = 100 * homophily(neighbours, labels)
         return measured
+
+
+def compares_features(recipe: Recipe) -> bool:
+    """Return whether no label trains a run's projections, and its method compares features with the teacher's own.
+
+    The nodes of the student's graph are then what its loss compared, behind the layers of the method; else they are its
+    embeddings.
+    """
+    methods = recipe.methods
+    if len(methods) != 1 or not issubclass(methods[0].cls, Contrastive | Against) or recipe.learns_labels:
+        return False
+    chosen = read_arguments(methods, recipe.method_args)[methods[0].name]
+    return chosen.get("nodes", recipe.chosen_nodes) in (None, "feature")

@@ -1,15 +1,16 @@
 """The graph that is measured after each epoch, against scikit-learn's neighbours of both networks' vectors."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from relgraph.analysis.run_loading import TrainedRun
 from relgraph.training import validation_graph
-from relgraph.training.distillation import build
-from relgraph.training.runs import RunDirectory
+from relgraph.training.checkpoint import load_checkpoint
+from relgraph.training.distillation import build, train
 from tests.training.conftest import RecipeMaker, Runs
 
 
@@ -19,15 +20,17 @@ def nearest(vectors: Tensor) -> np.ndarray:
     return np.asarray(found.kneighbors(return_distance=False, n_neighbors=8))
 
 
-def test_it_is_that_of_the_frozen_teacher_s_own_vectors(finished: Runs) -> None:
-    for variant, split in (("dense", "val"), ("seed", "val"), ("select-test", "test")):
-        opened = TrainedRun(finished(variant))
+def test_it_is_that_of_the_frozen_teacher_s_own_vectors(finished: Runs, make: RecipeMaker, tmp_path: Path) -> None:
+    """Its nodes are those of an analysis, also where these are what a loss without labels compared."""
+    train(make("seed", labels_per_class=0, epochs=1), tmp_path / "alone")
+    runs = (finished("dense"), "val"), (finished("seed"), "val"), (finished("select-test"), "test")
+    for path, split in (*runs, (tmp_path / "alone", "val")):
+        opened = TrainedRun(path)
         images = opened.split(split)
-        student, teacher = opened.vectors(images)
+        student, teacher = opened.nodes(images)
         assert teacher is not None
-        rows = RunDirectory(finished(variant)).read_metrics()
-        best = rows[torch.load(opened.run.best, weights_only=True)["progress"]["best_epoch"] - 1]
-        tables = {"student": nearest(student), "teacher": nearest(teacher)}
+        best = opened.run.read_metrics()[load_checkpoint(opened.run.best)["progress"]["best_epoch"] - 1]
+        tables = {"student": nearest(student.x), "teacher": nearest(teacher.x)}
         shared = [len({*a} & {*b}) / 8 for a, b in zip(*map(np.ndarray.tolist, tables.values()), strict=True)]
         assert best[f"{split}_overlap@8"] == pytest.approx(100 * np.mean(shared))
         labels = images.true_labels.numpy()
