@@ -81,7 +81,8 @@ class TrainedRun:
             counts = f"expected {len(self.description['classes'])}, got {len(self.data.train.classes)}"
             told = f"the classes of {self.recipe.dataset} are no longer those of the student in {path}"
             raise RelgraphError(f"{told}: {counts} or other names")
-        weights = load_checkpoint(self.run.best)["objective"]
+        best = load_checkpoint(self.run.best)
+        self.epoch, weights = len(best["progress"]["rows"]), best["objective"]  # from 1
         if any(name.startswith("method.") and not name.startswith("method.parts.") for name in weights):
             raise RelgraphError(f"{self.run.best} is of a version of relgraph whose runs this one cannot read")
         self.inputs, self.checked = self.run.inputs(), set[str]()

@@ -42,7 +42,7 @@ def _environment() -> Environment:
     made = Environment(loader=PackageLoader("relgraph", "assets/report"), autoescape=True, undefined=StrictUndefined,
                        trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     made.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    made.filters["number"] = number
+    made.filters |= {"number": number, "percent": percent}
     return made
 
 
@@ -60,3 +60,12 @@ def number(value: float | None) -> str:
     if value is None or math.isnan(value):
         return NOTHING
     return (f"{value:,}" if isinstance(value, int) else f"{value:.3f}").replace("-", MINUS)
+
+
+def percent(share: float | None) -> str:
+    """Return a share from 0 to 1 in percent, with one decimal, and a dash where there is none.
+
+    >>> percent(0.4321).replace(chr(160), " ")
+    '43.2 %'
+    """
+    return NOTHING if share is None or math.isnan(share) else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
