@@ -50,8 +50,8 @@ HEADS = ("Run", "Data", "Seed")
 EPOCHS = {"epochs": "Epochs", "shown": "Best epoch"}
 OVERLAP = (
     "overlap is the share of the teacher's nearest neighbours that are the student's too; edges are those of either "
-    "graph: one that a single network chose is strong there and weaker in the other, so that their rank correlation can "
-    "be below 0"
+    "graph, and one that a single network chose is strong there and weaker in the other, so that their rank "
+    "correlation can be below 0"
 )
 UNFINISHED = "runs that are not finished are measured by their best student so far"
 BAND = "A line is the mean over the seeds of a recipe, its band one standard deviation (of the sample) to either side."
@@ -119,7 +119,7 @@ def _nearest(measured: Sequence[Group]) -> str | None:
 
 
 def _counted(figure: Spread) -> str:
-    return f"{_figure(figure, percent)} (n = {figure.count})"
+    return f"{_figure(figure, percent)} (n = {figure.runs})"
 
 
 def _heads(group: Group) -> list[Any]:
@@ -166,7 +166,10 @@ def environment(runs: Sequence[Summary]) -> Markup:
     for run in runs:
         known = run.environment
         hardware, versions = known.get("hardware") or {}, known.get("versions") or {}
-        found = {"Started": _minute(str(known.get("started") or "")), "Commit": str(known.get("commit") or "")[:12]}
+        found: dict[str, Any] = {
+            "Started": _minute(str(known.get("started") or "")),
+            "Commit": str(known.get("commit") or "")[:12],
+        }
         found |= {"Processor": hardware.get("processor"), "GPU": hardware.get("gpu")}
         found |= {"Device": run.result.get("device"), "Precision": run.result.get("precision")}
         speed = run.result.get("images_per_s")

@@ -1,13 +1,13 @@
 """The runs as plain data: recipe, result, environment and metrics of each."""
 
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from relgraph.analysis.report.measures import Measured
 from relgraph.errors import RelgraphError
@@ -17,6 +17,7 @@ from relgraph.training.pretrain_recipe import PretrainRecipe, resolve_pretrainin
 from relgraph.training.recipe import Recipe
 from relgraph.training.runs import AnyRecipe, RunDirectory
 
+Key = TypeVar("Key")
 # Options that are always listed; others are listed only where they are not the default.
 ALWAYS = ("dataset", "teacher", "student", "network", "objective", "method", "graph", "epochs", "batch_size", "seed")
 # Columns of the table of figures and their names: with "last" and "best" where a run has both.
@@ -35,14 +36,14 @@ class Spread(NamedTuple):
 
     mean: float
     deviation: float | None
-    count: int
+    runs: int
 
 
 def spread(values: Sequence[float]) -> Spread:
     """Return the spread of at least one value.
 
     >>> spread([1.0, 3.0])
-    Spread(mean=2.0, deviation=1.4142135623730951, count=2)
+    Spread(mean=2.0, deviation=1.4142135623730951, runs=2)
     """
     return Spread(mean(values), stdev(values) if len(values) > 1 else None, len(values))
 
@@ -131,15 +132,12 @@ class Group:
 
     @property
     def name(self) -> str:
-        """The run's name, or what the names of several begin with, and their number.
-
-        >>> re.sub(r"[-_ .]*(seed|s)?[-_ .=]*$", "", os.path.commonprefix(["knn-seed0", "knn-seed1"]))
-        'knn'
-        """
+        """The run's name, or what the names of several begin with, and their number."""
         names = [run.name for run in self.runs]
         if len(names) == 1:
             return names[0]
-        shared = re.sub(r"[-_ .]*(seed|s)?[-_ .=]*$", "", os.path.commonprefix(names))
+        alike = takewhile(lambda letters: len({*letters}) == 1, zip(*names, strict=False))
+        shared = re.sub(r"[-_ .]*(seed|s)?[-_ .=]*$", "", "".join(letters[0] for letters in alike))
         return f"{shared}, {len(names)} seeds" if shared else f"{names[0]} and {len(names) - 1} more"
 
     @cached_property
@@ -154,14 +152,12 @@ class Group:
 
     def curve(self, column: str) -> dict[int, Spread]:
         """Return a column of their metrics by epoch, where all of them have it."""
-        every = [{int(row["epoch"]): row[column] for row in run.metrics if column in row} for run in self.runs]
-        return {
-            epoch: spread([one[epoch] for one in every]) for epoch in every[0] if all(epoch in one for one in every)
-        }
+        return _spreads([{int(row["epoch"]): row[column] for row in run.metrics if column in row} for run in self.runs])
 
 
-def _spreads(every: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
-    names = every[0] if every else {}
+def _spreads(every: Sequence[Mapping[Key, float]]) -> dict[Key, Spread]:
+    """Return the spread of each number that all of them have."""
+    names: Iterable[Key] = every[0] if every else ()
     return {name: spread([one[name] for one in every]) for name in names if all(name in one for one in every)}
 
 
