@@ -21,7 +21,7 @@ from relgraph.data.folders import SPLITS
 from relgraph.data.images import ImageFiles, ImageSet
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
-from relgraph.files import check_new, replacing
+from relgraph.files import check_new, parquet_packages, replacing
 from relgraph.names import dataset
 from relgraph.networks.teachers import Teacher
 from relgraph.networks.vectors import NAMES
@@ -212,12 +212,7 @@ def _write_csv(part: Path, path: Path, count: int, width: int) -> Iterator[Write
 
 @contextmanager
 def _write_parquet(part: Path, path: Path, count: int, width: int) -> Iterator[Write]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except Exception as error:  # a broken installation raises nearly anything
-        told = "the package pyarrow, which is not installed or broken: pip install 'relgraph[parquet]'"
-        raise RelgraphError(f"{path} needs {told}, or write an .npy or .csv file") from error
+    pyarrow, parquet = parquet_packages(path)
     vector = pyarrow.list_(pyarrow.float32(), width)
     schema = pyarrow.schema([*((name, pyarrow.string()) for name in COLUMNS), ("vector", vector)])
     with parquet.ParquetWriter(part, schema) as writer:

@@ -82,7 +82,7 @@ def test_mistakes_are_told(opened: TrainedRun, monkeypatch: pytest.MonkeyPatch) 
         assert_refused_like((partial(analyse, opened, k=k, first=first), told))
     student, teacher = opened.nodes(opened.images("test").select(torch.arange(20)))
     student.x[3] = torch.nan
-    monkeypatch.setattr(opened, "nodes", lambda images: (student, teacher))
+    monkeypatch.setattr(opened, "nodes", lambda *_: (student, teacher))
     assert_refused_like(
         (lambda: analyse(opened, "tets"), "unknown split 'tets'"),
         (lambda: analyse(opened, search="block"), "unknown search 'block'"),
@@ -204,7 +204,7 @@ def test_a_figure_that_is_no_number_is_null(found: Analysis, tmp_path: Path) -> 
     one = found.labels.clone().fill_(-1)
     one[0] = 0  # its neighbours have no label
     nothing = found.student._replace(weights=torch.zeros_like(found.student.weights))
-    summary = replace(found, labels=one, student=nothing).summary()
+    summary = replace(found, labels=one, graphs={**found.graphs, "student": nothing}).summary()
     assert summary["student"]["homophily"] is summary["student"]["modularity"] is None
     assert summary["per_class"][0]["homophily_student"] is None
     write_summary(summary, tmp_path / "null.json")
