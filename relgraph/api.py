@@ -16,9 +16,9 @@ import torch
 
 from relgraph.analysis import layout as layouts
 from relgraph.analysis.analysis import analyse, write_summary
-from relgraph.analysis.export import TABLES, check_pair, nodes_file, write_graph
-from relgraph.analysis.graph_tables import Side
+from relgraph.analysis.export import check_pair, write_graph
 from relgraph.analysis.galleries import OVERLAP, evaluate_gallery
+from relgraph.analysis.graph_tables import Side
 from relgraph.analysis.layout import Layout, place
 from relgraph.analysis.nodes import check_attributes, measure
 from relgraph.analysis.pictures import write_thumbnails

@@ -117,7 +117,7 @@ def _in_detail(shown: Shown, first: int | None) -> Iterator[Section]:
     yield "diagnostics", (f"Neighbourhoods of {run.name}{of_epoch}", detail.diagnostics(found, summary))
     if found.labelled:
         yield "classes", ("Classes", detail.by_class(found, summary))
-    yield "matrices", ("Edge matrices", detail.edge_matrices(matrices(found), len(found.classes)))
+    yield "matrices", ("Edge matrices", detail.edge_matrices(matrices(found), found))
     placed = maps(found)
     yield "maps", ("Maps", detail.class_maps(found, placed))
     yield "graph", ("The graph", detail.graph_view(found, placed, images))

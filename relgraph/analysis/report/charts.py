@@ -34,12 +34,17 @@ class Curve(NamedTuple):
         return [(epoch, value - d, value + d) for (epoch, value), d in both if d is not None and math.isfinite(d)]
 
 
-def chart(title: str, curves: Sequence[Curve], epochs: tuple[float, float], note: str = "") -> Markup:
-    """Return a chart of values against epochs, from the first to the last of `epochs`; 0 is on the value axis."""
+def chart(
+    title: str, curves: Sequence[Curve], epochs: tuple[float, float], note: str = "", *, most: float = math.inf
+) -> Markup:
+    """Return a chart of values against epochs, from the first to the last of `epochs`; 0 is on the value axis.
+
+    Bands are cut off at 0 and at `most`, if no value is beyond: a share cannot be.
+    """
     values = [value for curve in curves for _, value in curve.points]
-    least = min(0.0, *values)  # a band is cut off there: few figures can be below 0
-    most = max(0.0, *values, *(high for curve in curves for *_, high in curve.band))
-    rows, columns = ticks(least, most), ticks(*epochs, integers=True)
+    least, most = min(0.0, *values), max(most, *values)
+    highest = max(0.0, *values, *(min(high, most) for curve in curves for *_, high in curve.band))
+    rows, columns = ticks(least, highest), ticks(*epochs, integers=True)
 
     def x(epoch: float) -> float:
         return _between(epoch, *epochs, LEFT, RIGHT)
@@ -53,7 +58,7 @@ def chart(title: str, curves: Sequence[Curve], epochs: tuple[float, float], note
 
     def around(curve: Curve) -> list[str]:
         band = curve.band if len(curve.band) > 1 else []
-        ends = [(e, max(low, least)) for e, low, _ in band] + [(e, high) for e, _, high in reversed(band)]
+        ends = [(e, max(low, least)) for e, low, _ in band] + [(e, min(high, most)) for e, _, high in reversed(band)]
         return [f"{x(e):.1f},{y(v):.1f}" for e, v in ends]
 
     points = ([f"{x(e):.1f},{y(v):.1f}" for e, v in curve.points] for curve in curves)

@@ -15,7 +15,7 @@ from relgraph.analysis.sources import title
 
 PARTS = {"": "", " best": "best epoch", " last": "last epoch"}
 SPLITS = {"val": "validation", "test": "test"}
-BATCHES = "in batches of the training, as the loss reads them"
+BATCHES = "in training batches, as the loss reads them"
 # The charts in order: title, then the columns of the metrics, each with its part of the chart.
 CHARTS: dict[str, dict[str, str]] = {
     "Training loss": {"loss": ""},
@@ -35,19 +35,19 @@ CHARTS: dict[str, dict[str, str]] = {
     f"Node match in %, {BATCHES}": {"batch_match": ""},
     f"Label homophily in %, {BATCHES}": {"batch_homophily_student": "student", "batch_homophily_teacher": "teacher"},
 }  # fmt: skip
-# The measures of the graphs: name, and how its numbers are written.
-MEASURES: dict[str, tuple[str, Callable[[float | None], str]]] = {
-    "overlap": ("Neighbour overlap", percent),
-    "edge_rank": ("Rank correlation of edges", number),
-    "pair_rank": ("Rank correlation of all pairs", number),
-    "match": ("Node match", percent),
-    "homophily_student": ("Homophily, student", percent),
-    "homophily_teacher": ("Homophily, teacher", percent),
-    "nmi_teacher": ("NMI of communities, both networks", number),
-    "nmi_labels": ("NMI of communities, student and labels", number),
+# The measures of the graphs: name, of what, and how its numbers are written.
+MEASURES: dict[str, tuple[str, str, Callable[[float | None], str]]] = {
+    "overlap": ("Overlap", "neighbours", percent),
+    "edge_rank": ("Rank correlation", "edges", number),
+    "pair_rank": ("Rank correlation", "all pairs", number),
+    "match": ("Match", "nodes", percent),
+    "homophily_student": ("Homophily", "student", percent),
+    "homophily_teacher": ("Homophily", "teacher", percent),
+    "nmi_teacher": ("NMI, communities", "teacher's", number),
+    "nmi_labels": ("NMI, communities", "labels", number),
 }
 HEADS = ("Run", "Data", "Seed")
-EPOCHS = {"epochs": "Epochs", "shown": "Best epoch"}
+EPOCHS = ("Epochs", "Best epoch")
 OVERLAP = (
     "overlap is the share of the teacher's nearest neighbours that are the student's too; edges are those of either "
     "graph, and one that a single network chose is strong there and weaker in the other, so that their rank "
@@ -65,19 +65,18 @@ def results(grouped: Sequence[Group], notes: Sequence[str] = ()) -> Markup:
     """Return the table of figures on the test split: a row for each group of runs that differ in the seed alone."""
     known = {name for group in grouped for name in group.figures}
     columns = [(name, when) for name in FIGURES for when in PARTS if name + when in known]
-    small = {when: Markup("<small>{}</small>").format(part) if part else "" for when, part in PARTS.items()}
-    header = [Markup("{}{}").format(FIGURES[name], small[when]) for name, when in columns]
+    header = [_two_lines(FIGURES[name], PARTS[when]) for name, when in columns]
     rows = []
     for group in grouped:
         told = (_figure(group.figures.get(name + when), _of_hundred) for name, when in columns)
-        epochs = (", ".join(dict.fromkeys(getattr(run, name) or NOTHING for run in group.runs)) for name in EPOCHS)
-        rows.append([*_heads(group), *told, *epochs])
+        done = ", ".join(dict.fromkeys(run.epochs for run in group.runs))
+        rows.append([*_heads(group), *told, done, ", ".join(run.shown or NOTHING for run in group.runs)])
     every = [run for group in grouped for run in group.runs]
     of_results = list(dict.fromkeys(str(run.result["note"]) for run in every if "note" in run.result))
     if len({run.data for run in every}) > 1:
         of_results.append("figures of runs on different data, or on different test images, cannot be compared")
     return fill("results.html", told=[], caption=f"Test split{_over_seeds(grouped)}",
-                header=[*HEADS, *header, *EPOCHS.values()], rows=rows, notes=[*of_results, *notes])  # fmt: skip
+                header=[*HEADS, *header, *EPOCHS], rows=rows, notes=[*of_results, *notes])  # fmt: skip
 
 
 def nearness(grouped: Sequence[Group]) -> Markup | None:
@@ -87,14 +86,15 @@ def nearness(grouped: Sequence[Group]) -> Markup | None:
     if len(found) < 2:
         return None
     columns = [name for name in MEASURES if any(name in group.graph for group in measured)]
-    rows = [[*_heads(group), *(_figure(group.graph.get(name), MEASURES[name][1]) for name in columns)]
+    rows = [[*_heads(group), *(_figure(group.graph.get(name), MEASURES[name][2]) for name in columns)]
             for group in measured]  # fmt: skip
     by_data = (list(members) for _, members in groupby(measured, key=lambda group: group.runs[0].data))
     sources = dict.fromkeys(title(one.source) for one in found if one.source != "student")
     where = dict.fromkeys(f"{one.images:,} images of the {one.split} split" for one in found)
     told = f"Graphs of nearest neighbours on {', '.join(where)}; the teacher's: {' or '.join(sources) or 'none'}"
     notes = [OVERLAP, *([UNFINISHED] if any(not run.finished for group in measured for run in group.runs) else [])]
-    header, answers = [*HEADS, *(MEASURES[name][0] for name in columns)], list(filter(None, map(_nearest, by_data)))
+    header = [*HEADS, *(_two_lines(*MEASURES[name][:2]) for name in columns)]
+    answers = list(filter(None, map(_nearest, by_data)))
     return fill("results.html", told=answers, caption=f"{told}{_over_seeds(measured)}", header=header, rows=rows,
                 notes=notes)  # fmt: skip
 
@@ -126,6 +126,10 @@ def _heads(group: Group) -> list[Any]:
     names = Markup().join(Markup('<span class="run-name">{}</span>').format(run.name) for run in group.runs)
     seeds = ", ".join(str(run.recipe.seed) for run in group.runs)
     return [names, group.runs[0].data_name, f"{seeds} (n = {len(group.runs)})" if len(group.runs) > 1 else seeds]
+
+
+def _two_lines(name: str, part: str) -> Markup:
+    return Markup("{}<small>{}</small>").format(name, part) if part else Markup("{}").format(name)
 
 
 def _figure(figure: Spread | None, written: Callable[[float | None], str]) -> str:
@@ -195,14 +199,15 @@ def curves(grouped: Sequence[Group]) -> Markup | None:
     """Return the charts of loss, accuracy and diagnostics, all runs overlaid; `None` if no run has an epoch."""
     epochs = [row["epoch"] for group in grouped for run in group.runs for row in run.metrics]
     overlaid = {title: _curves(grouped, columns) for title, columns in CHARTS.items()}
-    drawn = [chart(title, found, (min(epochs), max(epochs)), _counted_edges(grouped, CHARTS[title]))
+    drawn = [chart(title, found, (min(epochs), max(epochs)), _counted_edges(grouped, CHARTS[title]),
+                   most=100 if "in %" in title else math.inf)
              for title, found in overlaid.items() if found]  # fmt: skip
     if not drawn:
         return None
     columns = {column for group in grouped for run in group.runs for row in run.metrics for column in row}
     notes = [BAND] if any(len(group.runs) > 1 for group in grouped) else []
     notes += [SAMPLED] if any("overlap@8" in column for column in columns) else []
-    return fill("curves.html", charts=drawn, names=[group.name for group in grouped], notes=notes)
+    return fill("curves.html", charts=drawn, names=[group.label for group in grouped], notes=notes)
 
 
 def _curves(grouped: Sequence[Group], columns: dict[str, str]) -> list[Curve]:
@@ -212,7 +217,7 @@ def _curves(grouped: Sequence[Group], columns: dict[str, str]) -> list[Curve]:
         for column, part in columns.items():
             points = {epoch: one for epoch, one in group.curve(column).items() if math.isfinite(one.mean)}
             if points:
-                found.append(Curve(place, group.name, part, [(epoch, one.mean) for epoch, one in points.items()],
+                found.append(Curve(place, group.label, part, [(epoch, one.mean) for epoch, one in points.items()],
                                    [one.deviation for one in points.values()]))  # fmt: skip
     return found
 

@@ -132,13 +132,18 @@ class Group:
 
     @property
     def name(self) -> str:
-        """The run's name, or what the names of several begin with, and their number."""
+        """The run's name, or what the names of several begin with."""
         names = [run.name for run in self.runs]
         if len(names) == 1:
             return names[0]
         alike = takewhile(lambda letters: len({*letters}) == 1, zip(*names, strict=False))
         shared = re.sub(r"[-_ .]*(seed|s)?[-_ .=]*$", "", "".join(letters[0] for letters in alike))
-        return f"{shared}, {len(names)} seeds" if shared else f"{names[0]} and {len(names) - 1} more"
+        return shared or f"{names[0]} and {len(names) - 1} more"
+
+    @property
+    def label(self) -> str:
+        """The name, with the number of seeds if they are several."""
+        return self.name if len(self.runs) == 1 else f"{self.name} ({len(self.runs)} seeds)"
 
     @cached_property
     def figures(self) -> dict[str, Spread]:
