@@ -89,7 +89,7 @@ def _measure(
             if not isinstance(run.recipe, Recipe):
                 continue
             if not RunDirectory(run.path).student_file.is_file():
-                notes.append(f"{run.name} has no student yet: {run.epochs}")
+                notes.append(f"there is no student of {run.name} yet, epochs: {run.epochs}")
                 continue
             stages(f"graphs of {run.name}")
             try:
@@ -104,7 +104,7 @@ def _measure(
                 group.runs[place] = run._replace(measured=measured)
             except RelgraphError as error:
                 errors.append(error)
-                notes.append(f"the graphs of {run.name} are left out: {error}")
+                notes.append(f"the graphs of {run.name} are left out: {str(error).replace(str(run.path), run.name)}")
     if errors and shown is None:
         raise errors[0]
     return shown, notes

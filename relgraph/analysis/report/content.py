@@ -169,13 +169,10 @@ def agreement(summary: Mapping[str, Any]) -> dict[str, tuple[float, bool]]:
     }
 
 
-def network(side: str, source: str) -> str:
-    """Return what a network is called in a heading: the word teacher alone means the frozen teacher's own vectors.
-
-    >>> network("teacher", "teacher"), network("teacher", "projection")
-    ('Teacher', "Teacher's projection")
-    """
-    return "Teacher's projection" if (side, source) == ("teacher", "projection") else side.capitalize()
+def networks(analysis: Analysis) -> list[str]:
+    """Return what the networks are called in headings: "Teacher" alone means the frozen teacher's own vectors."""
+    called = {"teacher": "Teacher's projection"} if analysis.source == "projection" else {}
+    return [called.get(side, side.capitalize()) for side in analysis.graphs]
 
 
 def scale_of(matrix: Tensor) -> tuple[float, float]:

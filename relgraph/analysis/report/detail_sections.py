@@ -26,10 +26,7 @@ THUMBNAIL = 64
 
 def diagnostics(analysis: Analysis, summary: Mapping[str, Any]) -> Markup:
     """Return the measures of the k-NN graphs, as cards and a table."""
-    found, header = (
-        content.figures(analysis, summary),
-        [content.network(side, analysis.source) for side in analysis.graphs],
-    )
+    found, header = content.figures(analysis, summary), content.networks(analysis)
     rows = [[name, *map(percent if name in content.SHARES else number, values)] for name, values in found.items()]
     known = "" if summary["labelled"] == summary["images"] else f", {summary['labelled']:,} of them with a label"
     caption = f"{len(analysis.labels):,} images of the {analysis.split} split{known}, {analysis.k} nearest neighbours"
@@ -50,9 +47,9 @@ def by_class(analysis: Analysis, summary: Mapping[str, Any]) -> Markup:
     order = "relation error, the mean |r_s - r_t| of an edge" if analysis.teacher is not None else "homophily"
     some = "The classes" if len(classes) <= WORST_CLASSES else f"{WORST_CLASSES} of {len(classes)} classes, the worst"
     more = f", {WORST_CLASSES} of {len(mixed):,} pairs" if len(mixed) > WORST_CLASSES else ""
-    networks = ["From → to", *(content.network(side, analysis.source) for side in analysis.graphs)]
-    return fill("classes.html", worst=f"{some} by {order}", header=["Class", "Images", *map(COLUMNS.get, shown)], rows=rows,
-                mixed=mixed[:WORST_CLASSES], more=more, networks=networks)  # fmt: skip
+    header, networks = ["Class", "Images", *map(COLUMNS.get, shown)], ["From → to", *content.networks(analysis)]
+    return fill("classes.html", worst=f"{some} by {order}", header=header, rows=rows, mixed=mixed[:WORST_CLASSES],
+                more=more, networks=networks)  # fmt: skip
 
 
 def edge_matrices(found: Matrices, analysis: Analysis) -> Markup:
@@ -60,17 +57,14 @@ def edge_matrices(found: Matrices, analysis: Analysis) -> Markup:
     s, t = Markup("E<sub>s</sub>"), Markup("E<sub>t</sub>")
     drawn = [_panel(s + ", student", "E_s, student", found.student)]
     if found.teacher is not None:
-        side, difference = content.network("teacher", analysis.source).lower(), found.student - found.teacher
+        side, difference = content.networks(analysis)[1].lower(), found.student - found.teacher
         largest = max(map(abs, content.scale_of(difference)))
         drawn.append(_panel(t + f", {side}", f"E_t, {side}", found.teacher))
         symbol, name = Markup(f"{s} {MINUS} {t}, difference"), f"E_s {MINUS} E_t, difference"
         drawn.append(_panel(symbol, name, difference, (-largest, largest), "RdBu_r"))
     ends, count = list(accumulate(size for _, size in found.blocks)), len(found.chosen)
     middles = [(end - size / 2, name) for end, (name, size) in zip(ends, found.blocks, strict=True)]
-    order = [
-        (0.5, f"image {analysis.index[found.chosen[0]]}"),
-        (count - 0.5, f"image {analysis.index[found.chosen[-1]]}"),
-    ]
+    order = [(place + 0.5, f"image {analysis.index[found.chosen[place]]}") for place in (0, count - 1)]
     axis = [(100 * at / count, name) for at, name in middles or order]
     return fill("matrices.html", count=count, total=len(analysis.labels), classes=len(analysis.classes),
                 blocks=len(found.blocks), lines=ends[:-1], panels=drawn, axis=axis)  # fmt: skip

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, groupby
 from typing import Any
 
@@ -38,20 +38,20 @@ CHARTS: dict[str, dict[str, str]] = {
 # The measures of the graphs: name, of what, and how its numbers are written.
 MEASURES: dict[str, tuple[str, str, Callable[[float | None], str]]] = {
     "overlap": ("Overlap", "neighbours", percent),
-    "edge_rank": ("Rank correlation", "edges", number),
-    "pair_rank": ("Rank correlation", "all pairs", number),
+    "edge_rank": ("Spearman", "edges", number),
+    "pair_rank": ("Spearman", "all pairs", number),
     "match": ("Match", "nodes", percent),
     "homophily_student": ("Homophily", "student", percent),
     "homophily_teacher": ("Homophily", "teacher", percent),
-    "nmi_teacher": ("NMI, communities", "teacher's", number),
-    "nmi_labels": ("NMI, communities", "labels", number),
+    "nmi_teacher": ("NMI", "with the teacher's", number),
+    "nmi_labels": ("NMI", "with labels", number),
 }
 HEADS = ("Run", "Data", "Seed")
-EPOCHS = ("Epochs", "Best epoch")
+EPOCHS = ("Epochs", "Student of epoch")
 OVERLAP = (
     "overlap is the share of the teacher's nearest neighbours that are the student's too; edges are those of either "
     "graph, and one that a single network chose is strong there and weaker in the other, so that their rank "
-    "correlation can be below 0"
+    "correlation can be below 0; NMI compares the communities of the student's graph"
 )
 UNFINISHED = "runs that are not finished are measured by their best student so far"
 BAND = "A line is the mean over the seeds of a recipe, its band one standard deviation (of the sample) to either side."
@@ -68,15 +68,15 @@ def results(grouped: Sequence[Group], notes: Sequence[str] = ()) -> Markup:
     header = [_two_lines(FIGURES[name], PARTS[when]) for name, when in columns]
     rows = []
     for group in grouped:
+        done, shown = dict.fromkeys(run.epochs for run in group.runs), (run.shown or NOTHING for run in group.runs)
         told = (_figure(group.figures.get(name + when), _of_hundred) for name, when in columns)
-        done = ", ".join(dict.fromkeys(run.epochs for run in group.runs))
-        rows.append([*_heads(group), *told, done, ", ".join(run.shown or NOTHING for run in group.runs)])
+        rows.append([*_heads(group), ", ".join(done), ", ".join(shown), *told])
     every = [run for group in grouped for run in group.runs]
     of_results = list(dict.fromkeys(str(run.result["note"]) for run in every if "note" in run.result))
     if len({run.data for run in every}) > 1:
         of_results.append("figures of runs on different data, or on different test images, cannot be compared")
     return fill("results.html", told=[], caption=f"Test split{_over_seeds(grouped)}",
-                header=[*HEADS, *header, *EPOCHS], rows=rows, notes=[*of_results, *notes])  # fmt: skip
+                header=[*HEADS, *EPOCHS, *header], rows=rows, notes=[*of_results, *notes])  # fmt: skip
 
 
 def nearness(grouped: Sequence[Group]) -> Markup | None:
@@ -90,13 +90,19 @@ def nearness(grouped: Sequence[Group]) -> Markup | None:
             for group in measured]  # fmt: skip
     by_data = (list(members) for _, members in groupby(measured, key=lambda group: group.runs[0].data))
     sources = dict.fromkeys(title(one.source) for one in found if one.source != "student")
-    where = dict.fromkeys(f"{one.images:,} images of the {one.split} split" for one in found)
-    told = f"Graphs of nearest neighbours on {', '.join(where)}; the teacher's: {' or '.join(sources) or 'none'}"
+    told = f"The teacher's graphs: {' or '.join(sources) or 'none'}; {', '.join(dict.fromkeys(_images(measured)))}"
     notes = [OVERLAP, *([UNFINISHED] if any(not run.finished for group in measured for run in group.runs) else [])]
     header = [*HEADS, *(_two_lines(*MEASURES[name][:2]) for name in columns)]
     answers = list(filter(None, map(_nearest, by_data)))
     return fill("results.html", told=answers, caption=f"{told}{_over_seeds(measured)}", header=header, rows=rows,
                 notes=notes)  # fmt: skip
+
+
+def _images(measured: Sequence[Group]) -> Iterator[str]:
+    """Yield on how many images of which split graphs were measured, by data set."""
+    for run in (run for group in measured for run in group.runs):
+        if run.measured is not None:
+            yield f"{run.measured.images:,} images of {run.data_name} ({run.measured.split} split)"
 
 
 def _nearest(measured: Sequence[Group]) -> str | None:
@@ -196,24 +202,29 @@ def _minute(time: str) -> str:
 
 
 def curves(grouped: Sequence[Group]) -> Markup | None:
-    """Return the charts of loss, accuracy and diagnostics, all runs overlaid; `None` if no run has an epoch."""
-    epochs = [row["epoch"] for group in grouped for run in group.runs for row in run.metrics]
-    overlaid = {title: _curves(grouped, columns) for title, columns in CHARTS.items()}
-    drawn = [chart(title, found, (min(epochs), max(epochs)), _counted_edges(grouped, CHARTS[title]),
-                   most=100 if "in %" in title else math.inf)
-             for title, found in overlaid.items() if found]  # fmt: skip
-    if not drawn:
+    """Return the charts of loss, accuracy and diagnostics, runs on the same data overlaid; `None` without an epoch."""
+    numbered = [(place, group) for place, group in enumerate(grouped) if any(run.metrics for run in group.runs)]
+    if not numbered:
         return None
-    columns = {column for group in grouped for run in group.runs for row in run.metrics for column in row}
+    by_data = [list(part) for _, part in groupby(numbered, key=lambda one: one[1].runs[0].data)]
+    drawn = [(part[0][1].runs[0].data_name if len(by_data) > 1 else "", _charts(part)) for part in by_data]
+    columns = {column for _, group in numbered for run in group.runs for row in run.metrics for column in row}
     notes = [BAND] if any(len(group.runs) > 1 for group in grouped) else []
     notes += [SAMPLED] if any("overlap@8" in column for column in columns) else []
-    return fill("curves.html", charts=drawn, names=[group.label for group in grouped], notes=notes)
+    return fill("curves.html", drawn=drawn, names=[(place, group.label) for place, group in numbered], notes=notes)
 
 
-def _curves(grouped: Sequence[Group], columns: dict[str, str]) -> list[Curve]:
+def _charts(numbered: Sequence[tuple[int, Group]]) -> list[Markup]:
+    epochs = [row["epoch"] for _, group in numbered for run in group.runs for row in run.metrics]
+    overlaid = {title: _curves(numbered, columns) for title, columns in CHARTS.items()}
+    return [chart(title, found, (min(epochs), max(epochs)), _counted_edges(numbered, CHARTS[title]),
+                  most=100 if "in %" in title else math.inf) for title, found in overlaid.items() if found]  # fmt: skip
+
+
+def _curves(numbered: Sequence[tuple[int, Group]], columns: dict[str, str]) -> list[Curve]:
     """Return the curves of some columns; each has a name of its own where there are several."""
     found = []
-    for place, group in enumerate(grouped):
+    for place, group in numbered:
         for column, part in columns.items():
             points = {epoch: one for epoch, one in group.curve(column).items() if math.isfinite(one.mean)}
             if points:
@@ -222,12 +233,12 @@ def _curves(grouped: Sequence[Group], columns: dict[str, str]) -> list[Curve]:
     return found
 
 
-def _counted_edges(grouped: Sequence[Group], columns: dict[str, str]) -> str:
+def _counted_edges(numbered: Sequence[tuple[int, Group]], columns: dict[str, str]) -> str:
     """Return how many edges a homophily in batches is of: with few labels they are few."""
     if "batch_homophily_student" not in columns:
         return ""
     column = "batch_homophily_edges"
-    counts = [row[column] for group in grouped for run in group.runs for row in run.metrics if column in row]
+    counts = [row[column] for _, group in numbered for run in group.runs for row in run.metrics if column in row]
     fewest, most = (f"{round(count(counts, default=0)):,}" for count in (min, max))
     told = fewest if fewest == most else f"{fewest} to {most}"
     return f"of the {told} edges an epoch that were measured and whose both ends have a label"

@@ -188,12 +188,12 @@ def summaries(
             found.append(_summary(run, name, (given or {}).get(path)))
         except RelgraphError as error:
             failed.append(error)
-            left_out.append(f"{name} is left out: {error}")
+            left_out.append(f"left out is {name}: {str(error).replace(str(path), name)}")
     if not found:
         raise failed[0]
     twice = len(paths) - len(kept)
     if twice:
-        left_out.append(f"{twice} of {len(paths)} runs were given twice, and count once")
+        left_out.append(f"of {len(paths)} runs that were given {twice} are the same as others, and count once")
     return found, left_out
 
 
@@ -254,7 +254,7 @@ def groups(runs: Sequence[Summary]) -> tuple[list[Group], list[str]]:
         key = run.data, replace(run.recipe, seed=0), run.finished
         first = found.setdefault(key, {}).setdefault(run.recipe.seed, run)
         if first is not run:
-            repeated.append(f"{run.name} has the recipe and the seed of {first.name}, and does not count again")
+            repeated.append(f"not counted is {run.name}, which has the recipe and the seed of {first.name}")
     order = list(dict.fromkeys(run.data for run in runs))
     made = [Group([*members.values()]) for members in found.values()]
     return sorted(made, key=lambda group: order.index(group.runs[0].data)), repeated
