@@ -24,6 +24,7 @@ from relgraph.networks.plain import PlainStudent
 from relgraph.networks.teachers import Teacher
 from relgraph.outputs import Batch, Output, StepInputs
 from relgraph.processes import ProcessGroup
+from relgraph.training.board import write_projector
 from relgraph.training.building import on_device, open_data, open_fabric, open_teacher
 from relgraph.training.callbacks import Callbacks
 from relgraph.training.checkpoint import load_checkpoint
@@ -166,6 +167,9 @@ class Distillation(Job):
             found = any(score in row for row in progress.rows)
             told = {f"{score}_of_best": progress.best_score} if found else {"note": self.task.unscored}
             selected = {"best_epoch": progress.best_epoch, **selected, **told}
+        if self.graph is not None and "tensorboard" in recipe.logger and self.processes.first:
+            both = {"student": self.graph.vectors(self._plain(analysed=True)), "teacher": self.graph.teacher}
+            write_projector(run.path / "tensorboard", both, self.graph.images)
         return {
             "method": str(recipe.method),
             "weights": {} if method is None else method.weights,

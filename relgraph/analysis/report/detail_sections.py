@@ -28,7 +28,7 @@ def diagnostics(analysis: Analysis, summary: Mapping[str, Any]) -> Markup:
     """Return the measures of the k-NN graphs, as cards and a table."""
     found, header = content.figures(analysis, summary), content.networks(analysis)
     rows = [[name, *map(percent if name in content.SHARES else number, values)] for name, values in found.items()]
-    known = "" if summary["labelled"] == summary["images"] else f", {summary['labelled']:,} of them with a label"
+    known = "" if summary["labelled"] == summary["images"] else f", {summary['labelled'] or 'none'} with a label"
     caption = f"{len(analysis.labels):,} images of the {analysis.split} split{known}, {analysis.k} nearest neighbours"
     cards = {name: (percent if share else number)(value) for name, (value, share) in content.agreement(summary).items()}
     return fill("diagnostics.html", cards=cards, caption=caption, header=["", *header], rows=rows,
@@ -64,7 +64,7 @@ def edge_matrices(found: Matrices, analysis: Analysis) -> Markup:
         drawn.append(_panel(symbol, name, difference, (-largest, largest), "RdBu_r"))
     ends, count = list(accumulate(size for _, size in found.blocks)), len(found.chosen)
     middles = [(end - size / 2, name) for end, (name, size) in zip(ends, found.blocks, strict=True)]
-    order = [(place + 0.5, f"image {analysis.index[found.chosen[place]]}") for place in (0, count - 1)]
+    order = [(place + 0.5, f"{analysis.index[found.chosen[place]]}") for place in (0, count - 1)]
     axis = [(100 * at / count, name) for at, name in middles or order]
     return fill("matrices.html", count=count, total=len(analysis.labels), classes=len(analysis.classes),
                 blocks=len(found.blocks), lines=ends[:-1], panels=drawn, axis=axis)  # fmt: skip
@@ -75,7 +75,7 @@ def _panel(
 ) -> tuple[Any, ...]:
     """Return a matrix for its template: symbol, name, picture, and the ends and the colours of its scale."""
     low, high = scale or content.scale_of(matrix)
-    ends = [f"{end:.2f}".replace("-", MINUS) for end in (low, high)]
+    ends = [f"{end:.{2 if high - low > 0.05 else 4}f}".replace("-", MINUS) for end in (low, high)]
     bar = matrix_picture(torch.linspace(0, 1, 128)[None], 0.0, 1.0, colours)
     return symbol, name, matrix_picture(matrix, low, high, colours), *ends, bar
 
