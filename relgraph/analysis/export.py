@@ -9,7 +9,6 @@ from typing import IO, TYPE_CHECKING, Any
 from torch import Tensor
 
 from relgraph.analysis.graph_files import write_csv, write_gexf, write_graphml, write_parquet
-from relgraph.analysis.graph_tables import SIDES as SIDES
 from relgraph.analysis.graph_tables import Side as Side
 from relgraph.analysis.graph_tables import Table, about, edge_tables, node_tables, parts_of
 from relgraph.analysis.nodes import check_attributes, columns_of

@@ -43,9 +43,8 @@ class NodeSet:
         labels: True labels, `(N,)`, negative where unknown.
         networks: Nodes by "student" and "teacher", in this order, of which there is one at least.
         source: Whose vectors the teacher's are; "student" without a teacher.
-        labelled: Which images had a label in training, `(N,)`; `None` where all had.
         images: The images, where they are at hand.
-        names: Paths of the images' files; `None` where they are none.
+        files: Paths of the images' files within the folder of the data set; `None` where they come from none.
     """
 
     kind: Literal["run", "store"]
@@ -57,9 +56,8 @@ class NodeSet:
     labels: Tensor
     networks: Mapping[str, Nodes]
     source: Source
-    labelled: Tensor | None = None
     images: ImageSet | None = None
-    names: list[str] | None = None
+    files: list[str] | None = None
 
 
 def check_graph(side: Side, graph: SplitGraph, threshold: float, first: int | None, neighbours: Chooser | None) -> None:
@@ -86,11 +84,14 @@ def pair_of(
     Of one network's nodes it is that network's graph alone.
 
     Raises:
-        RelgraphError: if the graph does not fit the number of images.
+        RelgraphError: if the graph does not fit the number of images, or its edges are those of nodes that are not
+            there.
     """
     options: dict[str, Any] = {"graph": graph, "k": k, "threshold": threshold}
     name, *others = nodes.networks
     if not others:
+        if neighbours not in (None, name):
+            raise RelgraphError(f"there is the {name}'s graph alone, which has its own edges: got {neighbours!r}")
         pair = lone_pair(nodes.networks[name].x, name, **options)
     else:
         chooser: Chooser = neighbours or ("student" if side == "student" else "teacher")
@@ -100,12 +101,18 @@ def pair_of(
     if nodes.split:
         pair.split = nodes.split
     for name, part in nodes.networks.items():
-        store = pair[name]
-        store.image_id, store.y = nodes.index, nodes.labels
+        _describe(pair[name], nodes)
         if part.prediction is not None:
-            store.prediction, store.correct = part.prediction, part.prediction == nodes.labels
-        if nodes.labelled is not None:
-            store.labelled = nodes.labelled
-        if nodes.names is not None:
-            store.file = nodes.names
+            pair[name].prediction, pair[name].correct = part.prediction, part.prediction == nodes.labels
     return pair
+
+
+def _describe(store: Any, nodes: NodeSet) -> None:
+    """Tell the nodes of a network what is known of their images."""
+    store.image_id, store.y, images = nodes.index, nodes.labels, nodes.images
+    if nodes.files is not None:
+        store.file = nodes.files
+    if images is not None:
+        store.update(images.masks)
+        if bool((images.labels < 0).any()):
+            store.labelled = (images.labels >= 0) & store.train_mask

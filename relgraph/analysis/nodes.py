@@ -4,15 +4,19 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from relgraph.analysis.colours import NO_CLASS, class_colours
+from relgraph.data.images import SPLITS
 from relgraph.errors import RelgraphError, unknown
 from relgraph.graph.pair import Pair
 from relgraph.graph.search import nearest_in_blocks
 
 # The name of an attribute, and its key in the pair's node stores, mostly the same; two are of the whole pair.
-OWN_KEYS = ("prediction", "correct", "labelled", "degenerate", "community", "overlap")
+MASKS = tuple(f"{split}_mask" for split in SPLITS)
+OWN_KEYS = ("prediction", "correct", "labelled", "degenerate", "community", "overlap", "file", *MASKS)
 ATTRIBUTES = {"index": "image_id", "class_name": "", "split": "", "label": "y", **{name: name for name in OWN_KEYS}}
-DEFAULT_ATTRIBUTES = ("index", "label", "class_name", "split", "prediction", "correct", "labelled")
+DEFAULT_ATTRIBUTES = ("index", "label", "class_name", "split", "prediction", "correct", "labelled", "file")
 MEASURED = ("community", "overlap")
 # Attributes that belong to a network's node; all others belong to the image.
 OF_NETWORK = ("prediction", "correct", "degenerate", "community")
@@ -122,12 +126,16 @@ def _columns(pair: Pair, kind: str) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {"index": list(range(count))}
     for name, key in ATTRIBUTES.items():
         if key and key in store:
-            if store[key].shape != (count,):
-                expected = f"{key} must hold one number for each of {count} {kind} nodes"
-                raise RelgraphError(f"{expected}, got {tuple(store[key].shape)}")
-            columns[name] = store[key].tolist()
+            found = store[key]
+            shape = (len(found),) if isinstance(found, list) else tuple(found.shape)
+            if shape != (count,):
+                raise RelgraphError(f"{key} must hold one value for each of {count} {kind} nodes, got {shape}")
+            columns[name] = [writable(text) for text in found] if isinstance(found, list) else found.tolist()
     if hasattr(pair, "split"):
         columns["split"] = [writable(pair.split)] * count
+    if getattr(pair, "split", "") == "all":
+        of_split = torch.stack([store[name] for name in MASKS]).long().argmax(0)
+        columns["split"] = [SPLITS[number] for number in of_split.tolist()]
     if "label" in columns:
         labels, classes = columns["label"], [writable(name) for name in getattr(pair, "classes", [])]
         if classes:

@@ -16,8 +16,9 @@ from relgraph.analysis.node_set import Nodes, NodeSet, check_graph, pair_of
 from relgraph.analysis.retrieval import CUTS, retrieval
 from relgraph.analysis.sources import Source, check_source, title
 from relgraph.analysis.split_graph import SplitGraph
+from relgraph.data.datasets import together
 from relgraph.data.fingerprint import check_unchanged
-from relgraph.data.images import ImageSet
+from relgraph.data.images import SPLITS, ImageSet
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import first_line
@@ -39,7 +40,6 @@ from relgraph.training.runs import RunDirectory
 from relgraph.training.validation_graph import compares_features
 from relgraph.training.vectors import in_original, open_vectors, vector_file
 
-SPLITS = ("train", "val", "test")
 BATCH = 256
 # Images whose features (of width 2,048: 64 MiB) and logits are held at once.
 IMAGES_AT_ONCE = 32 * BATCH
@@ -190,17 +190,18 @@ class TrainedRun:
         return [self.split(name) for name in SPLITS if len(getattr(self.data, name))]
 
     def images(self, split: str, first: int | None = None) -> ImageSet:
-        """Return the images of a split, or so many first ones.
+        """Return the images of a split, or `first` of them drawn evenly over its classes (see `ImageSet.evenly`).
 
-        Their `true_labels`, `(N,)`, are also those that were hidden from the run's training, or changed there.
+        Their `true_labels`, `(N,)`, are also those that were hidden from the run's training, or changed there. The
+        split "all" has the images of the three.
 
         Raises:
             RelgraphError: for an unknown split, one without images, or one that has other images now than the run had.
         """
-        images = self.split(split)
+        images = together(self.splits()) if split == "all" else self.split(split)
         if len(images) == 0:
             raise RelgraphError(f"the split {split!r} of {self.recipe.dataset} has no images: expected another --split")
-        return images if first is None or first >= len(images) else images.select(torch.arange(first))
+        return images if first is None else images.evenly(first)
 
     @property
     def has_labels(self) -> bool:
@@ -265,7 +266,7 @@ class TrainedRun:
         return NodeSet(
             "run", self.run.path, str(self.recipe.dataset), images.split, tuple(images.classes), images.index,
             images.true_labels, networks, self.source_of_teacher(source) if "teacher" in found else "student",
-            images.labels >= 0 if bool((images.labels < 0).any()) else None, images,
+            images, self.data.file_names(images),
         )  # fmt: skip
 
     def nodes(self, images: ImageSet, source: Source = "teacher") -> tuple[Nodes, Nodes | None]:
@@ -355,14 +356,15 @@ def run_pair(
     threshold: float = 0.5,
     neighbours: Chooser | None = None,
 ) -> Pair:
-    """Return the graph pair of a split of a run, or of its first images, with labels and predictions.
+    """Return the graph pair of a split of a run, or of `first` of its images, with labels and predictions.
 
     Nodes are those of `TrainedRun.nodes`, unrefined, in the order of the split, and edges their correlations, whatever
-    relations the run's method compares; `image_id` is an image's position in the data set's original split. A network
-    whose classifier no loss trained has no predictions. The teacher's nodes are its own vectors, or of the side "pair",
-    which matches them with the student's, the run's projection, unless `source` says otherwise; `pair.source` is which.
-    Where their width is not the student's, there is no cross graph. The source "student" gives its graph alone, and so
-    does a run without a teacher.
+    relations the run's method compares; `image_id` is an image's position in the data set's original split, `file` its
+    path in the data set's folder, if it has one, and `train_mask`, `val_mask` and `test_mask` say of which split it is.
+    A network whose classifier no loss trained has no predictions. The teacher's nodes are its own vectors, or of the
+    side "pair", which matches them with the student's, the run's projection, unless `source` says otherwise;
+    `pair.source` is which. Where their width is not the student's, there is no cross graph. The source "student" gives
+    its graph alone, and so does a run without a teacher.
     Edges are chosen by the side that is asked for, the teacher for the pair, unless `neighbours` names another; the
     side "difference" is the `difference_pair`, for which each network chooses its own. `path` is the run's, or the run
     that is open already.
