@@ -51,6 +51,8 @@ def write_report(
     for run, name in distilled[:1]:
         detailed = _in_detail(TrainedRun(run, given.get(run)), name, split, first, k, source)
         sections |= dict(tqdm(detailed, f"report on {name}", 7, leave=False, disable=no_bar()))
+    # What one looks for first stands first.
+    sections = dict(sorted(sections.items(), key=lambda item: (item[0] != "results", item[0] != "graph")))
     sections["environment"] = ("Environment", section.environment(described))
     title = described[0].name if len(described) == 1 else f"{described[0].name} and {len(described) - 1} more"
     subtitle = f"relgraph report on {len(described)} run{'s' if len(described) > 1 else ''}"
@@ -73,9 +75,9 @@ def _in_detail(
     yield "matrices", ("Edge matrices", detail.edge_matrices(matrices(found), len(found.classes)))
     placed = maps(found)
     yield "maps", ("Maps", detail.class_maps(found, placed))
-    yield "graph", ("The graph", detail.graph_view(found, placed, images))
+    yield "graph", (f"The graph of {name}", detail.graph_view(found, placed, images))
     if found.teacher is not None:
-        yield "worst", ("Where they disagree most", detail.worst_neighbourhoods(found, worst(found), images))
+        yield "worst", ("Where they disagree most", detail.worst_neighbourhoods(found, worst(found), placed, images))
     shown = images if first is None else images.select(torch.arange(min(first, len(images))))
     answered = answers(opened, shown)
     if answered is not None:
