@@ -12,8 +12,9 @@ const state = {
   most: 0, least: null, across: false, names: true,
   current: null, byKeyboard: false, anchor: null, trail: [], pinned: null,
 };
+let area = { width: 600, height: 400 }; // of the stage, in pixels
 let graph, theme, view, groups, marks = [], middles = [], links = [], version = 0;
-let stage, edgeCanvas, overlay, card, live, panel, legend, count, table, least;
+let stage, edgeCanvas, overlay, printed, card, live, panel, legend, count, table, least;
 let matching = new Set(), restTimer = 0, moving = 0, armed = false, touched = false;
 const sprite = new Image();
 
@@ -59,6 +60,7 @@ function build() {
   });
   edgeCanvas = el("canvas", { class: "rg-edges", "aria-hidden": "true" });
   overlay = el("canvas", { class: "rg-overlay", "aria-hidden": "true" });
+  printed = el("canvas", { class: "rg-print", "aria-hidden": "true" });
   card = el("div", { class: "rg-card", hidden: true, "aria-hidden": "true" });
   live = el("p", { class: "visually-hidden", "aria-live": "polite", role: "status" });
   panel = el("div", { class: "rg-panel" });
@@ -81,9 +83,10 @@ function build() {
 
 function startView() {
   const mount = el("div", { class: "rg-mount", "aria-hidden": "true" });
-  stage.append(edgeCanvas, mount, overlay, card);
+  stage.append(edgeCanvas, mount, overlay, printed, card);
+  measure();
   view = new ForceGraph(mount)
-    .width(stage.clientWidth || 600).height(stage.clientHeight || 400)
+    .width(area.width).height(area.height)
     .enablePointerInteraction(false) // it would paint everything twice; the nearest node is found here
     .enableNodeDrag(false)
     .enableZoomInteraction(zooms)
@@ -95,14 +98,35 @@ function startView() {
     .onZoom(moved);
 }
 
+function measure() {
+  if (stage.clientWidth && stage.clientHeight) area = { width: stage.clientWidth, height: stage.clientHeight };
+}
+
+/** A page on paper has one picture of the graph, as it is seen, in the colours of paper. */
+function paintForPrint() {
+  const context = cleared(printed, area.width, area.height);
+  context.drawImage(edgeCanvas, -MARGIN * area.width, -MARGIN * area.height, (1 + 2 * MARGIN) * area.width, (1 + 2 * MARGIN) * area.height);
+  for (const canvas of [stage.querySelector(".rg-mount canvas"), overlay]) {
+    context.drawImage(canvas, 0, 0, area.width, area.height);
+  }
+}
+
 function watch() {
-  const retheme = () => { readTheme(); paintEdges(); repaint(); paintOverlay(); };
-  for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", retheme);
+  const prints = matchMedia("print");
+  const retheme = () => {
+    readTheme();
+    paintEdges();
+    repaint();
+    paintOverlay();
+    if (prints.matches) paintForPrint();
+  };
+  for (const query of [matchMedia("(prefers-color-scheme: dark)"), prints]) query.addEventListener("change", retheme);
   const attributeFilter = ["data-theme", "class", "style"];
   new MutationObserver(retheme).observe(document.documentElement, { attributes: true, attributeFilter });
   new ResizeObserver(() => {
-    if (!stage.clientWidth || !stage.clientHeight || matchMedia("print").matches) return;
-    view.width(stage.clientWidth).height(stage.clientHeight);
+    if (prints.matches) return;
+    measure();
+    view.width(area.width).height(area.height);
     if (!touched) fit();
     paintEdges();
     repaint();

@@ -34,7 +34,7 @@ function drawnLinks() {
 
 function paintEdges() {
   const start = performance.now();
-  const [width, height] = [stage.clientWidth, stage.clientHeight].map((side) => side * (1 + 2 * MARGIN));
+  const [width, height] = [area.width, area.height].map((side) => side * (1 + 2 * MARGIN));
   const context = cleared(edgeCanvas, width, height);
   const [zoom, { x, y }] = [view.zoom(), view.centerAt()];
   const across = width / 2 / zoom, down = height / 2 / zoom;

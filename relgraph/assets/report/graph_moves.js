@@ -61,7 +61,7 @@ function listenToFingers() {
     const zoom = bounded((view.zoom() * now.far) / last.far);
     touched = true;
     view.zoom(zoom);
-    view.centerAt(held.x - (now.x - stage.clientWidth / 2) / zoom, held.y - (now.y - stage.clientHeight / 2) / zoom);
+    view.centerAt(held.x - (now.x - area.width / 2) / zoom, held.y - (now.y - area.height / 2) / zoom);
     last = now;
   });
   listen("touchend", () => { last = null; });
@@ -127,7 +127,7 @@ function enter() {
 }
 
 function pickMiddle() {
-  const node = state.pinned ?? nearestNode(stage.clientWidth / 2, stage.clientHeight / 2, Infinity);
+  const node = state.pinned ?? nearestNode(area.width / 2, area.height / 2, Infinity);
   if (node) setCurrent(node, { keyboard: true });
 }
 

@@ -2,7 +2,7 @@
 const ROOM = 1.25; // sides of a thumbnail from one to the next: they do not lie on each other
 let placed = { key: "", nodes: new Set() }; // the images that are thumbnails at the present zoom
 
-const breadth = () => Math.max(1, Math.min(stage.clientWidth, stage.clientHeight));
+const breadth = () => Math.max(1, Math.min(area.width, area.height));
 const fitZoom = () => breadth() / (2.12 * SCALE);
 /** Roughly how far apart neighbouring nodes lie on the screen, in pixels. */
 const spacing = () => (breadth() / Math.sqrt(graph.nodes.length + 1)) * (view.zoom() / fitZoom());
@@ -33,7 +33,7 @@ function paintNodes(context, zoom) {
   const [r, side] = [radius() / zoom, thumbSide() / zoom];
   const thumbs = placeThumbs(side);
   const corner = view.screen2GraphCoords(-40, -40);
-  const end = view.screen2GraphCoords(stage.clientWidth + 40, stage.clientHeight + 40);
+  const end = view.screen2GraphCoords(area.width + 40, area.height + 40);
   const inside = (node) => node.x > corner.x && node.x < end.x && node.y > corner.y && node.y < end.y;
   const paint = (nodes, colour, shape) => {
     context.fillStyle = colour;
@@ -84,11 +84,11 @@ function thumbnail(node, side) {
 
 /** What follows the pointer or the keyboard stands on a canvas of its own, above the nodes. */
 function paintOverlay() {
-  const context = cleared(overlay, stage.clientWidth, stage.clientHeight);
+  const context = cleared(overlay, area.width, area.height);
   const veil = (strength) => {
     context.globalAlpha = strength;
     context.fillStyle = theme.surface;
-    context.fillRect(0, 0, stage.clientWidth, stage.clientHeight);
+    context.fillRect(0, 0, area.width, area.height);
     context.globalAlpha = 1;
   };
   if (state.lit !== null) {
@@ -162,7 +162,7 @@ function paintNames(context) {
     const at = view.graph2ScreenCoords(x, y);
     const half = context.measureText(name).width / 2 + 4;
     const hidden = taken.some((other) => Math.abs(other.x - at.x) < other.half + half && Math.abs(other.y - at.y) < 18);
-    if (hidden || at.x < half || at.x > stage.clientWidth - half || at.y < 10 || at.y > stage.clientHeight - 10) continue;
+    if (hidden || at.x < half || at.x > area.width - half || at.y < 10 || at.y > area.height - 10) continue;
     taken.push({ ...at, half });
     context.strokeStyle = theme.surface;
     context.lineWidth = 4;

@@ -30,7 +30,7 @@ function placeCard() {
   const { x, y } = place(state.current);
   const [width, height] = [card.offsetWidth, card.offsetHeight];
   const gap = 16 + thumbSide() * 0.7;
-  const edge = stage.clientWidth - (stage.clientWidth > 600 ? 52 : 4); // keeps off the buttons where there is room
+  const edge = area.width - (area.width > 600 ? 52 : 4); // keeps off the buttons where there is room
   const [left, right] = [x - gap - width, x + gap];
   const fits = { left: left >= 4, right: right + width <= edge };
   const near = neighbours(state.current, state.edges);
@@ -38,15 +38,15 @@ function placeCard() {
   const side = fits[away] ? away : (fits.left ? "left" : "right");
   const clamp = (value, most) => Math.round(Math.max(4, Math.min(value, most)));
   const beside = fits.left || fits.right;
-  const above = y > stage.clientHeight / 2 ? y - gap - height : y + gap;
-  card.style.left = `${clamp(beside ? { left, right }[side] : x - width / 2, stage.clientWidth - width - 4)}px`;
-  card.style.top = `${clamp(beside ? y - height / 2 : above, stage.clientHeight - height - 4)}px`;
+  const above = y > area.height / 2 ? y - gap - height : y + gap;
+  card.style.left = `${clamp(beside ? { left, right }[side] : x - width / 2, area.width - width - 4)}px`;
+  card.style.top = `${clamp(beside ? y - height / 2 : above, area.height - height - 4)}px`;
 }
 
 function bringIntoView(node) {
   const { x, y } = place(node);
   const margin = 40;
-  if (x > margin && y > margin && x < stage.clientWidth - margin && y < stage.clientHeight - margin) return;
+  if (x > margin && y > margin && x < area.width - margin && y < area.height - margin) return;
   touched = true;
   view.centerAt(node.x, node.y, calm() ? 0 : 300);
 }
