@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from relgraph.data.images import ImageSet
+from relgraph.data.images import SPLITS, ImageSet
 from relgraph.errors import RelgraphError
 from relgraph.files import write_atomically
 from relgraph.printing import no_bar
@@ -26,8 +26,9 @@ PNG_LIMIT = 400_000  # bytes up to which a picture stays without loss
 def write_thumbnails(images: ImageSet, folder: Path) -> list[str]:
     """Write each image into a folder and return the files' paths from where the folder stands, in order.
 
-    A file is named after the image's `index`, its position in the data set's original split, and is at most 96 pixels
-    wide and high; smaller images stay as they are. What else is in the folder stays there.
+    A file is named after the image's `index`, its position in the data set's original split, behind the split where
+    they are of several, and is at most 96 pixels wide and high; smaller images stay as they are. What else is in the
+    folder stays there.
 
     Raises:
         RelgraphError: if a file cannot be written, or a streamed image cannot be read.
@@ -37,6 +38,8 @@ def write_thumbnails(images: ImageSet, folder: Path) -> list[str]:
     except OSError as error:
         raise RelgraphError(f"cannot make the folder {folder}: {error.strerror}") from error
     names = [f"{number}.png" for number in images.index.tolist()]
+    if images.part is not None:
+        names = [f"{SPLITS[part]}-{name}" for part, name in zip(images.part.tolist(), names, strict=True)]
     small = _small(images, LARGEST, Image.Resampling.BICUBIC)
     for name, picture in zip(names, tqdm(small, "thumbnails", len(names), leave=False, disable=no_bar()), strict=True):
         write_atomically(folder / name, _encoded(picture, "PNG"))

@@ -3,20 +3,22 @@
 import os
 import sys
 from collections.abc import Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from tempfile import NamedTemporaryFile, gettempdir
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from relgraph.analysis.export import Side
+from relgraph.analysis.node_set import Nodes, NodeSet, check_graph, pair_of
 from relgraph.analysis.retrieval import CUTS, retrieval
 from relgraph.analysis.sources import Source, check_source, title
-from relgraph.analysis.split_graph import SplitGraph, difference_pair, lone_pair, split_pair
+from relgraph.analysis.split_graph import SplitGraph
+from relgraph.data.datasets import together
 from relgraph.data.fingerprint import check_unchanged
-from relgraph.data.images import ImageSet
+from relgraph.data.images import SPLITS, ImageSet
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError, unknown
 from relgraph.files import first_line
@@ -39,24 +41,11 @@ from relgraph.training.resuming import changed_code, check_frozen, network_of
 from relgraph.training.runs import RunDirectory
 from relgraph.training.vectors import in_original, open_vectors, vector_file
 
-SPLITS = ("train", "val", "test")
 BATCH = 256
 # Images whose features (of width 2,048: 64 MiB) and logits are held at once.
 IMAGES_AT_ONCE = 32 * BATCH
 # Bytes of a network's embeddings in memory, at most: those of 1,281,167 images are in a file from width 210 on.
 MEMORY_LIMIT = 2**30
-
-
-class Nodes(NamedTuple):
-    """The part of a network's outputs on N images that a graph of a whole split needs.
-
-    Attributes:
-        x: Embeddings, `(N, D)`, in a temporary file if they are large (see `empty_rows`).
-        prediction: The class of the largest logit, `(N,)`.
-    """
-
-    x: Tensor
-    prediction: Tensor
 
 
 class TrainedRun:
@@ -205,17 +194,18 @@ class TrainedRun:
         return [self.split(name) for name in SPLITS if len(getattr(self.data, name))]
 
     def images(self, split: str, first: int | None = None) -> ImageSet:
-        """Return the images of a split, or so many first ones.
+        """Return the images of a split, or `first` of them drawn evenly over its classes (see `ImageSet.evenly`).
 
-        Their `true_labels`, `(N,)`, are also those that were hidden from the run's training, or changed there.
+        Their `true_labels`, `(N,)`, are also those that were hidden from the run's training, or changed there. The
+        split "all" has the images of the three.
 
         Raises:
             RelgraphError: for an unknown split, one without images, or one that has other images now than the run had.
         """
-        images = self.split(split)
+        images = together(self.splits()) if split == "all" else self.split(split)
         if len(images) == 0:
             raise RelgraphError(f"the split {split!r} of {self.recipe.dataset} has no images: expected another --split")
-        return images if first is None or first >= len(images) else images.select(torch.arange(first))
+        return images if first is None else images.evenly(first)
 
     @property
     def has_labels(self) -> bool:
@@ -265,6 +255,24 @@ class TrainedRun:
             embedding = contrasted(feature.to(self.device))
         return Output(embedding.cpu(), logits.cpu(), feature)
 
+    def node_set(self, images: ImageSet, source: Source = "teacher") -> NodeSet:
+        """Return the `nodes` of student and teacher, with what is known of the images.
+
+        Raises:
+            RelgraphError: as `nodes`.
+        """
+        found = {n: one for n, one in zip(("student", "teacher"), self.nodes(images, source), strict=True) if one}
+        seen = images.classes == self.data.train.classes  # those of unseen classes are never right
+        networks = {
+            name: one if seen and self.has_trained_classifier(name) else one._replace(prediction=None)
+            for name, one in found.items()
+        }
+        return NodeSet(
+            "run", self.run.path, str(self.recipe.dataset), images.split, tuple(images.classes), images.index,
+            images.true_labels, networks, self.source_of_teacher(source) if "teacher" in found else "student",
+            images, self.data.file_names(images),
+        )  # fmt: skip
+
     def nodes(self, images: ImageSet, source: Source = "teacher") -> tuple[Nodes, Nodes | None]:
         """Return the nodes of student and teacher, with the arg max of their logits.
 
@@ -275,20 +283,19 @@ class TrainedRun:
         Raises:
             RelgraphError: if there are no images, for an unknown source, or if the temporary file cannot be written.
         """
-        source, found = self.source_of_teacher(source), dict[int, Nodes]()
+        source, found = self.source_of_teacher(source), dict[int, tuple[Tensor, Tensor]]()
         for positions in torch.split(torch.arange(len(images)), IMAGES_AT_ONCE):
             part = images if len(positions) == len(images) else images.select(positions)
             for place, output in enumerate(self.outputs(part, teacher=source != "student")):
                 if output is not None:
-                    own = place == 1 and source == "teacher"
-                    x = output.feature if own else output.embedding
+                    x = output.feature if place == 1 and source == "teacher" else output.embedding
                     assert x is not None and output.logits is not None
                     if place not in found:
                         rows = empty_rows(len(images), x.shape[1])
-                        found[place] = Nodes(rows, torch.empty(len(images), dtype=torch.long))
-                    found[place].x[positions] = x.float()
-                    found[place].prediction[positions] = output.logits.argmax(-1)
-        return found[0], found.get(1)
+                        found[place] = rows, torch.empty(len(images), dtype=torch.long)
+                    for whole, values in zip(found[place], (x.float(), output.logits.argmax(-1)), strict=True):
+                        whole[positions] = values
+        return Nodes(*found[0]), Nodes(*found[1]) if 1 in found else None
 
 
 def evaluate_run(run: TrainedRun | Path, k: int = 20) -> dict[str, Any]:
@@ -353,14 +360,15 @@ def run_pair(
     threshold: float = 0.5,
     neighbours: Chooser | None = None,
 ) -> Pair:
-    """Return the graph pair of a split of a run, or of its first images, with labels and predictions.
+    """Return the graph pair of a split of a run, or of `first` of its images, with labels and predictions.
 
     Nodes are those of `TrainedRun.nodes`, unrefined, in the order of the split, and edges their correlations, whatever
-    relations the run's method compares; `image_id` is an image's position in the data set's original split. A network
-    whose classifier no loss trained has no predictions. The teacher's nodes are its own vectors, or of the side "pair",
-    which matches them with the student's, the run's projection, unless `source` says otherwise; `pair.source` is which.
-    Where their width is not the student's, there is no cross graph. The source "student" gives its graph alone, and so
-    does a run without a teacher.
+    relations the run's method compares; `image_id` is an image's position in the data set's original split, `file` its
+    path in the data set's folder, if it has one, and `train_mask`, `val_mask` and `test_mask` say of which split it is.
+    A network whose classifier no loss trained has no predictions. The teacher's nodes are its own vectors, or of the
+    side "pair", which matches them with the student's, the run's projection, unless `source` says otherwise;
+    `pair.source` is which. Where their width is not the student's, there is no cross graph. The source "student" gives
+    its graph alone, and so does a run without a teacher.
     Edges are chosen by the side that is asked for, the teacher for the pair, unless `neighbours` names another; the
     side "difference" is the `difference_pair`, for which each network chooses its own. `path` is the run's, or the run
     that is open already.
@@ -370,40 +378,28 @@ def run_pair(
             by which they could be matched, or the graph does not fit the number of images.
     """
     side, source = chosen_side(side, source)
-    if side == "difference" and neighbours is not None:
-        raise RelgraphError(f"in the difference each network chooses its own edges: expected none, got {neighbours!r}")
-    if graph == "threshold" and not 0 < threshold <= 1:
-        raise RelgraphError(f"the threshold of a correlation must be above 0 and at most 1, got {threshold}")
-    if first is not None and first < 2:
-        raise RelgraphError(f"a graph needs two images, got {first}")
+    check_graph(side, graph, threshold, first, neighbours)
     opened = path if isinstance(path, TrainedRun) else TrainedRun(path)
-    images = opened.images(split, first)
-    student, teacher = opened.nodes(images, source)
-    if teacher is None and side != "student":
-        told = "has no teacher's network" if is_vectors(opened.recipe.teacher) else "was trained without a teacher"
-        raise RelgraphError(f"{opened.run.path} {told}: export its student's graph (--side student)")
-    found = opened.source_of_teacher(source) if teacher is not None else "student"
-    if side == "pair" and teacher is not None:
-        _check_widths(opened, student.x.shape[1], teacher.x.shape[1], found)
-    chooser: Chooser = neighbours or ("student" if side == "student" else "teacher")
-    options: dict[str, Any] = {"graph": graph, "k": k, "threshold": threshold}
-    if teacher is None:
-        pair = lone_pair(student.x, "student", **options)
-    else:
-        make = difference_pair if side == "difference" else partial(split_pair, neighbours=chooser)
-        pair = make(student.x, teacher.x, **options)
-    pair.source, pair.classes, pair.split = found, list(images.classes), split
-    for name, nodes in (("student", student), ("teacher", teacher)):
-        if nodes is None:
-            continue
-        store = pair[name]
-        store.image_id, store.y = images.index, images.true_labels
-        classified = images.classes == opened.data.train.classes  # those of unseen classes are never right
-        if classified and opened.has_trained_classifier(name):
-            store.prediction, store.correct = nodes.prediction, nodes.prediction == images.true_labels
-        if bool((images.labels < 0).any()):
-            store.labelled = images.labels >= 0
-    return pair
+    nodes = opened.node_set(opened.images(split, first), source)
+    check_side(opened, nodes, side)
+    return pair_of(nodes, side, graph=graph, k=k, threshold=threshold, neighbours=neighbours)
+
+
+def check_side(run: TrainedRun, nodes: NodeSet, side: Side) -> None:
+    """Raise RelgraphError if the nodes of a run lack the teacher's, or one width, where a side of a pair needs it."""
+    if "teacher" not in nodes.networks:
+        if side != "student":
+            told = "has no teacher's network" if is_vectors(run.recipe.teacher) else "was trained without a teacher"
+            raise RelgraphError(f"{run.run.path} {told}: export its student's graph (--side student)")
+        return
+    own, width = (part.x.shape[1] for part in nodes.networks.values())
+    if side == "pair" and own != width:
+        told = f"the cross graph of a pair needs vectors of one width, got {own} of the student and {width} of"
+        linear = run.recipe.head == "linear"
+        if nodes.source == "teacher" and not linear:
+            raise RelgraphError(f"{told} {title('teacher')}: take --source projection, or one graph, --side teacher")
+        whose = f"the teacher's {'features' if linear else 'own head'} in {run.run.path}"
+        raise RelgraphError(f"{told} {whose}: train with {'--head projection' if linear else f'--dim {width}'}")
 
 
 def chosen_side(side: Side | None, source: Source | None) -> tuple[Side, Source]:
@@ -419,16 +415,6 @@ def chosen_side(side: Side | None, source: Source | None) -> tuple[Side, Source]
     if source == "student" and side != "student":
         raise RelgraphError(f"the source student gives its graph alone: expected no --side, got {side}")
     return side, source or ("projection" if side == "pair" else "teacher")
-
-
-def _check_widths(run: TrainedRun, own: int, width: int, source: Source) -> None:
-    if own != width:
-        told = f"the cross graph of a pair needs vectors of one width, got {own} of the student and {width} of"
-        linear = run.recipe.head == "linear"
-        if source == "teacher" and not linear:
-            raise RelgraphError(f"{told} {title(source)}: take --source projection, or one graph, --side teacher")
-        side = f"the teacher's {'features' if linear else 'own head'} in {run.run.path}"
-        raise RelgraphError(f"{told} {side}: train with {'--head projection' if linear else f'--dim {width}'}")
 
 
 def empty_rows(count: int, width: int) -> Tensor:

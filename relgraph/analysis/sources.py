@@ -1,5 +1,6 @@
 """Whose vectors a graph is of: the frozen teacher's own, what the run learned to make of them, or the student's."""
 
+from pathlib import Path
 from typing import Literal, get_args
 
 from relgraph.errors import RelgraphError, unknown
@@ -30,9 +31,9 @@ def title(source: str) -> str:
     return TITLES[source]
 
 
-def check_source(source: str, of: Literal["run", "store"] = "run") -> None:
+def check_source(source: str, stored: Path | None = None) -> None:
     """Raise RelgraphError for an unknown source, or one that a store of a teacher's vectors does not have."""
     if source not in TITLES:
         raise unknown("source", source, get_args(Source))
-    if of == "store" and source != "teacher":
-        raise RelgraphError(f"a store holds {TITLES['teacher']} alone: expected no --source, got {source}")
+    if stored is not None and source != "teacher":
+        raise RelgraphError(f"{stored} holds {TITLES['teacher']} alone: expected no --source, got {source}")

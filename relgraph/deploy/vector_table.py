@@ -18,10 +18,10 @@ from tqdm import tqdm
 from relgraph.data.datasets import DataSet
 from relgraph.data.file_sources import FileSource
 from relgraph.data.folders import SPLITS
-from relgraph.data.images import ImageFiles, ImageSet
+from relgraph.data.images import ImageSet
 from relgraph.data.views import Normalise
 from relgraph.errors import RelgraphError
-from relgraph.files import check_new, replacing
+from relgraph.files import check_new, parquet_packages, replacing
 from relgraph.names import dataset
 from relgraph.networks.teachers import Teacher
 from relgraph.networks.vectors import NAMES
@@ -118,7 +118,7 @@ def write_vectors(recipe: Recipe, path: Path, *, split: Splits = "all", batch_si
         try_threads(recipe, next(iter(sets.values())), lambda images, _: embed(images), batch_size)
     start, count = time.perf_counter(), sum(map(len, sets.values()))
     with replacing(path) as part, FORMATS[path.suffix](part, path, count, teacher.width) as write:
-        for block in _blocks(sets, _folder(data), embed, batch_size, recipe.processes):
+        for block in _blocks(sets, data, embed, batch_size, recipe.processes):
             write(block)
     return VectorTable(path, count, teacher.width, time.perf_counter() - start, precision)
 
@@ -129,14 +129,8 @@ def _embedder(teacher: Teacher, device: torch.device) -> Callable[[Tensor], Tens
     return lambda images: teacher(prepare(images.to(device))).cpu()
 
 
-def _folder(data: DataSet) -> str:
-    """Return the folder in which all files of a data set lie; "" where there are none."""
-    files = [images.images for images in (data.train, data.val, data.test) if isinstance(images.images, ImageFiles)]
-    return os.path.commonpath([os.path.abspath(images.folder) for images in files]) if files else ""
-
-
 def _blocks(
-    sets: Mapping[str, ImageSet], folder: str, embed: Callable[[Tensor], Tensor], batch_size: int, workers: int
+    sets: Mapping[str, ImageSet], data: DataSet, embed: Callable[[Tensor], Tensor], batch_size: int, workers: int
 ) -> Iterator[Block]:
     """Yield the rows of each split, at least `AT_ONCE` at a time but for the last."""
     with tqdm(desc="embed", total=sum(map(len, sets.values())), unit="img", disable=no_bar()) as bar:
@@ -148,12 +142,12 @@ def _blocks(
                     bar.update(len(part))
                     after = int(part[-1]) + 1
                     if after - first >= AT_ONCE or after == len(images):
-                        yield _block(split, images.select(torch.arange(first, after)), torch.cat(rows), folder)
+                        yield _block(split, images.select(torch.arange(first, after)), torch.cat(rows), data)
                         rows, first = [], after
 
 
-def _block(split: str, images: ImageSet, vectors: Tensor, folder: str) -> Block:
-    names, finite = _names(images, folder), vectors.isfinite().all(dim=1)
+def _block(split: str, images: ImageSet, vectors: Tensor, data: DataSet) -> Block:
+    names, finite = _names(images, data), vectors.isfinite().all(dim=1)
     if not bool(finite.all()):
         bad = names[int((~finite).nonzero()[0])]
         raise RelgraphError(f"expected vectors of finite numbers, found others for {bad} of {split}")
@@ -161,13 +155,11 @@ def _block(split: str, images: ImageSet, vectors: Tensor, folder: str) -> Block:
     return Block(split, names, labels, vectors.numpy())
 
 
-def _names(images: ImageSet, folder: str) -> list[str]:
+def _names(images: ImageSet, data: DataSet) -> list[str]:
     """Return how each image is called in a table."""
-    files = images.images
-    if not isinstance(files, ImageFiles):
+    names = data.file_names(images)
+    if names is None:
         return [str(number) for number in images.index.tolist()]
-    paths = [os.path.abspath(files.path(number)) for number in range(len(files))]
-    names = [path.removeprefix(os.path.join(folder, "")) for path in paths]
     for name in names:
         if name.encode(errors="ignore") != os.fsencode(name):
             raise RelgraphError(f"expected names of files in UTF-8, found {name!a}")
@@ -212,12 +204,7 @@ def _write_csv(part: Path, path: Path, count: int, width: int) -> Iterator[Write
 
 @contextmanager
 def _write_parquet(part: Path, path: Path, count: int, width: int) -> Iterator[Write]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except Exception as error:  # a broken installation raises nearly anything
-        told = "the package pyarrow, which is not installed or broken: pip install 'relgraph[parquet]'"
-        raise RelgraphError(f"{path} needs {told}, or write an .npy or .csv file") from error
+    pyarrow, parquet = parquet_packages(path)
     vector = pyarrow.list_(pyarrow.float32(), width)
     schema = pyarrow.schema([*((name, pyarrow.string()) for name in COLUMNS), ("vector", vector)])
     with parquet.ParquetWriter(part, schema) as writer:

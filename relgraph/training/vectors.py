@@ -91,6 +91,20 @@ def names_of(names: Sequence[str], recipe: Recipe, images: ImageSet) -> tuple[li
     return [files.path(number) for number in range(len(files))], [files.folder, files.folder.parent, *pool]
 
 
+def rows_of(file: VectorFile, recipe: Recipe, data: DataSet, part: ImageSet) -> Tensor:
+    """Return the row of each image of a split of the data in a file, by order or by name, `(N,)`; -1 where it has none.
+
+    Raises:
+        RelgraphError: if two rows are of one image.
+    """
+    none, cut = torch.full((len(part),), -1), in_original(data, part)
+    if file.names is None:
+        return part.index.cpu() if cut and len(file.rows) == original_size(data) else none
+    if all(name.isdecimal() for name in file.names) and not cut:
+        return none  # they number the original training split
+    return rows_by_name(file, *names_of(file.names, recipe, part))
+
+
 def rows_by_name(file: VectorFile, images: Sequence[str], places: Sequence[str | Path]) -> Tensor:
     """Return the row of each image, by what it is called, `(N,)`; -1 of one that is not there.
 

@@ -177,7 +177,7 @@ def test_edges_of_a_pair_are_those_of_its_embeddings(opened: TrainedRun) -> None
     for kind in (TEACHER, STUDENT, MATCHES):
         assert torch.equal(found[kind].edge_index, expected[kind].edge_index)
         assert torch.equal(found[kind].edge_weight, expected[kind].edge_weight)
-    found = run_pair(opened, side="difference", first=40, k=5)
+    found = run_pair(opened, side="difference", source="projection", first=40, k=5)
     expected = difference_pair(student, teacher, k=5)
     assert all(torch.equal(found[kind].edge_index, expected[kind].edge_index) for kind in (TEACHER, STUDENT))
     assert "prediction" in found["student"]
@@ -185,7 +185,7 @@ def test_edges_of_a_pair_are_those_of_its_embeddings(opened: TrainedRun) -> None
 
 def test_edges_are_chosen_by_the_side_that_is_asked_for(opened: TrainedRun) -> None:
     def edges(**options: Any) -> torch.Tensor:
-        found: torch.Tensor = run_pair(opened, first=50, k=3, **options)[STUDENT].edge_index
+        found: torch.Tensor = run_pair(opened, first=50, k=3, source="projection", **options)[STUDENT].edge_index
         return found
 
     teacher, student = edges(neighbours="teacher"), edges(neighbours="student")
