@@ -56,7 +56,11 @@ def write_report(
     sections["settings"] = ("What was run", section.options(described))
     if (curves := section.curves(grouped)) is not None:
         sections["curves"] = ("Learning curves", curves)
-    sections |= {**details, "environment": ("Environment", section.environment(described))}
+    sections |= details
+    # What one looks for first stands first.
+    first_ones = "results", "nearness", "graph"
+    sections = dict(sorted(sections.items(), key=lambda item: [item[0] != name for name in first_ones]))
+    sections["environment"] = ("Environment", section.environment(described))
     title = described[0].name if len(described) == 1 else f"{described[0].name} and {len(described) - 1} more"
     subtitle = f"relgraph report on {len(described)} run{'s' if len(described) > 1 else ''}"
     page = document(title, sections, subtitle).encode()
@@ -120,9 +124,9 @@ def _in_detail(shown: Shown, first: int | None) -> Iterator[Section]:
     yield "matrices", ("Edge matrices", detail.edge_matrices(matrices(found), found))
     placed = maps(found)
     yield "maps", ("Maps", detail.class_maps(found, placed))
-    yield "graph", ("The graph", detail.graph_view(found, placed, images))
+    yield "graph", (f"The graph of {run.name}{of_epoch}", detail.graph_view(found, placed, images))
     if found.teacher is not None:
-        yield "worst", ("Where they disagree most", detail.worst_neighbourhoods(found, worst(found), images))
+        yield "worst", ("Where they disagree most", detail.worst_neighbourhoods(found, worst(found), placed, images))
     asked = images if first is None else images.select(torch.arange(min(first, len(images))))
     answered = answers(opened, asked)
     if answered is not None:

@@ -6,9 +6,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from markupsafe import Markup
-from torch import Tensor
 
-from relgraph.analysis.colours import NO_CLASS
 from relgraph.analysis.report.page import fill
 
 WIDTH, HEIGHT = 460, 250
@@ -75,14 +73,6 @@ def chart(
         note=note,
         **{"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
     )
-
-
-def scatter(places: Tensor, labels: Sequence[int], colours: Sequence[str]) -> list[tuple[int, str, str]]:
-    """Return points `(n, 2)` within -1..1 as label, colour and path of each class, those without a label first."""
-    points: dict[int, list[str]] = {}
-    for (x, y), label in zip(places.tolist(), labels, strict=True):
-        points.setdefault(label, []).append(f"M{x:.3f} {-y:.3f}h0")
-    return [(label, colours[label] if label >= 0 else NO_CLASS, "".join(points[label])) for label in sorted(points)]
 
 
 def ticks(low: float, high: float, *, integers: bool = False, most: int = 6) -> list[float]:

@@ -11,8 +11,6 @@ from torch import Tensor
 from relgraph.analysis.analysis import Analysis
 from relgraph.analysis.layout import planes
 from relgraph.graph.kernels import pearson
-from relgraph.graph.search import nearest_in_blocks
-from relgraph.graph.topology import edges_of
 
 MAP_NODES = 2_000  # which the graph view draws fluidly, and t-SNE places within seconds
 MATRIX_NODES = 400
@@ -82,8 +80,9 @@ def matrices(analysis: Analysis) -> Matrices:
 
 
 def maps(analysis: Analysis) -> Maps:
-    """Return at most 2,000 evenly spaced images in the plane, by each network of the run."""
-    chosen = spread(len(analysis.labels), MAP_NODES)
+    """Return 2,000 evenly spaced images in the plane, or all, by each network of the run; the worst are among them."""
+    listed = [one.image for one in worst(analysis)]
+    chosen = torch.cat([spread(len(analysis.labels), MAP_NODES), torch.tensor(listed, dtype=torch.long)]).unique()
     places, method = planes([graph.embedding[chosen] for graph in analysis.graphs.values()])
     return Maps(chosen, places, method)
 
@@ -98,38 +97,6 @@ def worst(analysis: Analysis, count: int = WORST, shown: int = 8) -> list[Neighb
     student, teacher = (graph.neighbours[:, :shown].tolist() for graph in analysis.graphs.values())
     overlap = analysis.comparison.overlap.tolist()
     return [Neighbourhood(i, student[i], teacher[i], overlap[i]) for i in analysis.comparison.worst(count)]
-
-
-def graph_data(analysis: Analysis, maps: Maps, thumbs: list[list[int]]) -> dict[str, Any]:
-    """Return nodes, classes and edges for the graph view; `thumbs` are the images' places in the sprite.
-
-    Nodes are the images of the maps, and neighbours are sought among them. Without a teacher the nodes have the
-    student's places and communities for both, and there are no teacher's edges.
-    """
-    chosen, k = maps.chosen, min(analysis.k, len(maps.chosen) - 1)
-    labels = [analysis.class_name(place) for place in chosen.tolist()]
-    columns = {"label": labels, "class": analysis.labels[chosen].clamp_min(-1).tolist()}
-    columns |= {"index": analysis.index[chosen].tolist(), "thumb": thumbs}
-    for name, places in zip(SIDES, [*maps.places, maps.places[0]], strict=False):
-        graph = analysis.graphs.get(name, analysis.student)
-        prediction = graph.prediction if name in analysis.graphs else None
-        columns[f"prediction_{name}"] = [None] * len(thumbs) if prediction is None else prediction[chosen].tolist()
-        columns[f"community_{name}"] = graph.communities[chosen].tolist()
-        for axis, values in zip("xy", places.T.tolist(), strict=True):
-            columns[f"{axis}_{name}"] = [round(value, 4) for value in values]
-    rows = enumerate(zip(*columns.values(), strict=True))
-    nodes = [{"id": number, **dict(zip(columns, row, strict=True))} for number, row in rows]
-    edges = {name: _edges(graph.embedding[chosen], k) for name, graph in analysis.graphs.items()}
-    return {"nodes": nodes, "classes": list(analysis.classes), "edges": {"teacher": [], **edges}, "k": k}
-
-
-def _edges(x: Tensor, k: int) -> list[list[float]]:
-    """Return the k-NN graph as anchor, neighbour and correlation, a pair that both choose once."""
-    neighbours, weights = nearest_in_blocks(x, k)
-    found: dict[frozenset[int], list[float]] = {}
-    for neighbour, anchor, weight in zip(*edges_of(neighbours).tolist(), weights.flatten().tolist(), strict=True):
-        found.setdefault(frozenset((anchor, neighbour)), [anchor, neighbour, round(weight, 3)])
-    return list(found.values())
 
 
 def figures(analysis: Analysis, summary: Mapping[str, Any]) -> dict[str, list[float | None]]:

@@ -9,11 +9,12 @@ from markupsafe import Markup
 from torch import Tensor
 
 from relgraph.analysis.analysis import Analysis
-from relgraph.analysis.colours import NO_CLASS, class_colours
+from relgraph.analysis.colours import NO_CLASS, class_colours, class_shapes
 from relgraph.analysis.pictures import data_uri, matrix_picture, sprite, thumbnails
 from relgraph.analysis.report import content
-from relgraph.analysis.report.charts import scatter
 from relgraph.analysis.report.content import SIDES, Maps, Matrices, Neighbourhood
+from relgraph.analysis.report.graph_data import graph_data
+from relgraph.analysis.report.marks import Marks, class_names, outline, scatter
 from relgraph.analysis.report.page import MINUS, fill, number, percent
 from relgraph.analysis.sources import title
 from relgraph.data.images import ImageSet
@@ -22,6 +23,7 @@ WORST_CLASSES = 10
 COLUMNS = {"overlap": "Overlap", "relation_error": "Relation error"}
 COLUMNS |= {f"homophily_{side}": f"Homophily, {side}" for side in SIDES}
 THUMBNAIL = 64
+CROWDED = 800  # images on a map, from which on their marks are smaller
 
 
 def diagnostics(analysis: Analysis, summary: Mapping[str, Any]) -> Markup:
@@ -81,30 +83,41 @@ def _panel(
 
 
 def class_maps(analysis: Analysis, maps: Maps) -> Markup:
-    """Return the maps of both networks side by side, the teacher's first, with one legend."""
-    labels, colours = analysis.labels[maps.chosen].tolist(), class_colours(len(analysis.classes))
-    panels = [(side, scatter(places, labels, colours)) for side, places in zip(SIDES, maps.places, strict=False)]
-    return fill("maps.html", method=maps.method, count=len(labels), panels=panels[::-1], classes=analysis.classes,
-                colours=colours, unlabelled=-1 in labels, grey=NO_CLASS)  # fmt: skip
+    """Return the maps of both networks side by side, the student's first, with one legend and the classes' names."""
+    labels, classes = analysis.labels[maps.chosen].clamp_min(-1), len(analysis.classes)
+    radius = 0.017 if len(labels) > CROWDED else 0.024
+    panels = [
+        (side, scatter(places, labels.tolist(), classes, radius), class_names(places, labels, analysis.classes))
+        for side, places in zip(SIDES, maps.places, strict=False)
+    ]
+    keys = [
+        (number, analysis.classes[number], Marks(number, colour, shape, "M0 0" + outline(shape, 1.0)))
+        for number, (colour, shape) in enumerate(zip(class_colours(classes), class_shapes(classes), strict=True))
+    ]
+    if (labels < 0).any():
+        keys.append((-1, "no label", Marks(-1, NO_CLASS, "circle", "M0 0h0")))
+    return fill("maps.html", method=maps.method, count=len(labels), panels=panels, keys=keys, radius=radius)
 
 
-def graph_view(analysis: Analysis, maps: Maps, images: ImageSet) -> Markup:
-    """Return the place of the interactive view, and its data."""
+def graph_view(analysis: Analysis, maps: Maps, images: ImageSet, files: list[str] | None = None) -> Markup:
+    """Return the place of the interactive view, and its data; `files` are the names of all images, where known."""
     picture, places = sprite(images.select(maps.chosen.to(images.labels.device)))
-    data = content.graph_data(analysis, maps, places)
-    data |= {"sprite": picture, "colours": class_colours(len(analysis.classes)), "layout": maps.method}
-    return fill("graph.html", data=data)
+    shown = None if files is None else [files[place] for place in maps.chosen.tolist()]
+    return fill("graph.html", data=graph_data(analysis, maps, places, shown) | {"sprite": picture})
 
 
-def worst_neighbourhoods(analysis: Analysis, found: list[Neighbourhood], images: ImageSet) -> Markup:
+def worst_neighbourhoods(
+    analysis: Analysis, found: list[Neighbourhood], maps: Maps, images: ImageSet, files: list[str] | None = None
+) -> Markup:
     """Return the images on which the networks disagree most, with their neighbours as thumbnails."""
     wanted = sorted({i for one in found for i in (one.image, *one.student, *one.teacher)})
     pictures = thumbnails(images.select(torch.tensor(wanted, device=images.labels.device)), THUMBNAIL)
+    nodes = {place: node for node, place in enumerate(maps.chosen.tolist())}
     told = {}
     for place, picture in zip(wanted, pictures, strict=True):
-        name = analysis.class_name(place)
-        words = f"{name or 'image'}, number {int(analysis.index[place])}"
-        told[place] = {"name": name, "told": words, "picture": data_uri(picture)}
+        name, number = analysis.class_name(place), int(analysis.index[place])
+        file = f"number {number}" if files is None else files[place]
+        told[place] = {"name": name, "file": file, "told": f"{name or 'image'}, {file}", "picture": data_uri(picture)}
 
     def neighbour(place: int, one: Neighbourhood) -> dict[str, Any]:
         shared = place in one.student and place in one.teacher
@@ -114,8 +127,9 @@ def worst_neighbourhoods(analysis: Analysis, found: list[Neighbourhood], images:
     shown = [
         {
             "image": told[one.image],
+            "node": nodes[one.image],
             "overlap": one.overlap,
-            "rows": {side: [neighbour(i, one) for i in getattr(one, side)] for side in reversed(SIDES)},
+            "rows": {side: [neighbour(i, one) for i in getattr(one, side)] for side in SIDES},
         }
         for one in found
     ]

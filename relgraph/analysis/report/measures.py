@@ -101,4 +101,5 @@ def _kept(path: Path) -> dict[str, Any]:
 
 def _key(path: Path, asked: Asked) -> str:
     """Return what the measures depend on; the data and the teacher of a run are always the same."""
-    return json.dumps({**asdict(asked), "student": fingerprint_of(RunDirectory(path).student_file), "by": version("relgraph")})
+    known = {**asdict(asked), "student": fingerprint_of(RunDirectory(path).student_file), "by": version("relgraph")}
+    return json.dumps(known)

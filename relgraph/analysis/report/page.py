@@ -12,7 +12,11 @@ from markupsafe import Markup
 
 ASSETS = files("relgraph.assets.report")
 STYLES = ("page.css", "graph.css")
-SCRIPTS = ("vendor/force-graph.min.js", "page.js", "graph.js")
+SCRIPTS = ("vendor/force-graph.min.js", "page.js")
+GRAPH = tuple(
+    f"graph{part}.js"
+    for part in ("_elements", "_data", "_colours", "_edges", "_paint", "_moves", "_panel", "_maps", "")
+)
 # Characters that no HTML document may hold, and surrogates, which stand in names of files that are not UTF-8.
 FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 NOTHING = "\N{EN DASH}"
@@ -22,10 +26,16 @@ MINUS = "\N{MINUS SIGN}"
 def document(title: str, sections: Mapping[str, tuple[str, Markup]], subtitle: str) -> str:
     """Return the document of sections, by their id: heading and content. Each is an entry of the contents."""
     styles = [Markup(asset(name)) for name in STYLES]
-    # No string or comment of JavaScript may end the element that holds it.
-    scripts = [Markup(re.sub("</(?=script)", r"<\\/", asset(name), flags=re.IGNORECASE)) for name in SCRIPTS]
-    page = fill("page.html", title=title, sections=sections, subtitle=subtitle, styles=styles, scripts=scripts)
+    page = fill("page.html", title=title, sections=sections, subtitle=subtitle, styles=styles, scripts=scripts())
     return FORBIDDEN.sub("\ufffd", page)
+
+
+def scripts() -> list[Markup]:
+    """Return the page's scripts: the library, the page's own, and the parts of the graph view as one."""
+    graph = "(() => {\n'use strict';\n" + "\n".join(map(asset, GRAPH)) + "})();\n"
+    # No string or comment of JavaScript may end the element that holds it.
+    found = [*map(asset, SCRIPTS), graph]
+    return [Markup(re.sub("</(?=script)", r"<\\/", script, flags=re.IGNORECASE)) for script in found]
 
 
 def fill(template: str, **content: Any) -> Markup:
