@@ -64,13 +64,13 @@ def sprite(images: ImageSet) -> tuple[dict[str, Any], list[list[int]]]:
     return {"tile": tile, "columns": columns, "data": data_uri(canvas)}, places
 
 
-def matrix_picture(matrix: Tensor, limit: float) -> str:
-    """Return a matrix with values in -limit..limit as a picture of so many pixels, blue over white to red."""
+def matrix_picture(matrix: Tensor, low: float, high: float, colours: str = "RdBu_r") -> str:
+    """Return a matrix as a picture of so many pixels, its values from `low` to `high` in matplotlib's colours."""
     from matplotlib import colormaps
 
-    picture = Image.fromarray(((matrix / limit).clamp(-1, 1) * 127 + 127.5).to(torch.uint8).numpy())
-    colours = colormaps["RdBu_r"](np.linspace(0, 1, 256))[:, :3]
-    picture.putpalette(np.rint(colours * 255).astype(int).flatten().tolist())
+    picture = Image.fromarray((((matrix - low) / (high - low)).clamp(0, 1) * 255).to(torch.uint8).numpy())
+    palette = colormaps[colours](np.linspace(0, 1, 256))[:, :3]
+    picture.putpalette(np.rint(palette * 255).astype(int).flatten().tolist())
     return data_uri(picture)
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,8 @@ MATRIX_NODES = 400
 MATRIX_CLASSES = 20  # more blocks than these could not be distinguished
 WORST = 12
 SIDES = ("student", "teacher")
-OF_LABELS = ("Accuracy of the head", "Label homophily", "Communities and labels, NMI", "Communities and labels, ARI")
+SHARES = ("Accuracy of the head", "Label homophily")
+OF_LABELS = (*SHARES, "Communities and labels, NMI", "Communities and labels, ARI")
 
 
 class Matrices(NamedTuple):
@@ -121,12 +123,27 @@ def figures(analysis: Analysis, summary: Mapping[str, Any]) -> dict[str, list[fl
     return {name: [column[name] for column in columns] for name in listed}
 
 
-def agreement(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Return how well student and teacher agree; empty in a run without a teacher."""
+def agreement(summary: Mapping[str, Any]) -> dict[str, tuple[float, bool]]:
+    """Return how well student and teacher agree, and whether a number is a share; empty in a run without a teacher."""
     named = {
-        f"Neighbour overlap@{summary['k']}": summary.get("overlap"),
-        "Node-match accuracy": summary.get("match"),
-        "Rank correlation of all pairs": summary.get("pair_rank"),
-        "Communities of both, NMI": summary["agreement"].get("student_teacher", {}).get("nmi"),
+        f"Neighbour overlap@{summary['k']}": (summary.get("overlap"), True),
+        "Node match": (summary.get("match"), True),
+        "Rank correlation of all pairs": (summary.get("pair_rank"), False),
+        "Communities of both, NMI": (summary["agreement"].get("student_teacher", {}).get("nmi"), False),
     }
-    return {name: value for name, value in named.items() if value is not None and math.isfinite(value)}
+    return {
+        name: (value, share) for name, (value, share) in named.items() if value is not None and math.isfinite(value)
+    }
+
+
+def networks(analysis: Analysis) -> list[str]:
+    """Return what the networks are called in headings: "Teacher" alone means the frozen teacher's own vectors."""
+    called = {"teacher": "Teacher's projection"} if analysis.source == "projection" else {}
+    return [called.get(side, side.capitalize()) for side in analysis.graphs]
+
+
+def scale_of(matrix: Tensor) -> tuple[float, float]:
+    """Return the range of a matrix's numbers off its diagonal, without 1 % at either end, outliers."""
+    others = matrix[~torch.eye(len(matrix), dtype=torch.bool)].double().numpy()
+    low, high = np.quantile(others, (0.01, 0.99)) if len(others) else (-1.0, 1.0)
+    return (float(low), float(high)) if high - low > 1e-6 else (float(low) - 0.5, float(low) + 0.5)

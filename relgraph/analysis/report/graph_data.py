@@ -12,7 +12,9 @@ from relgraph.graph.search import edge_weights, nearest_in_blocks
 from relgraph.graph.topology import edges_of
 
 
-def graph_data(analysis: Analysis, maps: Maps, thumbs: list[list[int]], files: list[str] | None = None) -> dict[str, Any]:
+def graph_data(
+    analysis: Analysis, maps: Maps, thumbs: list[list[int]], files: list[str] | None = None
+) -> dict[str, Any]:
     """Return nodes, classes, numbers and edges for the graph view, as JSON has them.
 
     Nodes are the images of the maps, and neighbours are sought among them. Without a teacher the nodes have the
@@ -45,7 +47,7 @@ def graph_data(analysis: Analysis, maps: Maps, thumbs: list[list[int]], files: l
     return {
         "nodes": nodes,
         "classes": list(analysis.classes),
-        "numbers": [{"key": key, "name": name} for key, (name, _) in numbers.items()],
+        "numbers": [{"key": key, "name": name, "share": key == "overlap"} for key, (name, _) in numbers.items()],
         "edges": {"teacher": [], **edges},
         "k": k,
         "layout": maps.method,
